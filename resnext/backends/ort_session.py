@@ -1,0 +1,305 @@
+"""ONNX Runtime, CPU or CUDA provider. What the runtime did not really use is an error, not a note."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ..artifact import Artifact
+from ..cuda_driver import probe_driver
+from ..errors import BadArtifact, MissingRequirement, SessionFailed, SilentFallback
+from ..session import Arrays, Boundary, Delivered, DeliveredLayer, Session, TensorSpec
+from . import SessionOptions
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8", "tensor(int64)": "int64",
+}  # fmt: skip
+#: Fused operators that ONNX Runtime makes of a convolution or a matrix product.
+_HEAVY = {"Conv": "Conv", "FusedConv": "Conv", "NhwcFusedConv": "Conv", "Gemm": "Gemm", "FusedGemm": "Gemm"}
+
+
+def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSession:
+    """Open ``ort-cpu``, ``ort-cuda``, or for ``ort`` the best of the two that works here.
+
+    Raises:
+        MissingRequirement: this build of ONNX Runtime, or this machine, has no CUDA.
+        SilentFallback: ONNX Runtime left the provider out.
+    """
+    device = {"ort-cpu": "cpu", "ort-cuda": "cuda"}.get(name, options.device)
+    if device == "auto":
+        has_cuda = PROVIDERS["cuda"] in ort.get_available_providers() and probe_driver().problem is None
+        device = "cuda" if has_cuda and _cuda_libraries_load() else "cpu"
+    if device == "cpu":
+        return OrtSession(subject, options, name)
+    if PROVIDERS["cuda"] not in ort.get_available_providers():
+        raise MissingRequirement(
+            f"this onnxruntime ({ort.__version__}) has no CUDA provider: pip uninstall onnxruntime, "
+            "pip install onnxruntime-gpu"
+        )
+    return CudaOrtSession(subject, options, name)
+
+
+def _cuda_libraries_load() -> bool:
+    """Whether the CUDA provider's library can be loaded, which needs cuBLAS and cuDNN; torch's wheels bring them."""
+    import ctypes
+
+    ort.preload_dlls()
+    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    shared = library.with_name("libonnxruntime_providers_shared.so")
+    try:
+        ctypes.CDLL(str(shared), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library))
+    except OSError:
+        return False
+    return True
+
+
+def session_options(options: SessionOptions) -> ort.SessionOptions:
+    """ONNX Runtime's options for ``options``: all graph optimisations, warnings off, errors on."""
+    native = ort.SessionOptions()
+    native.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    native.log_severity_level = 3
+    native.intra_op_num_threads = options.threads or 0
+    return native
+
+
+class OrtSession(Session):
+    """An ONNX file on ONNX Runtime's CPU provider; `CudaOrtSession` is the same on CUDA."""
+
+    device = "cpu"
+
+    def __init__(self, artifact: Artifact, options: SessionOptions, name: str) -> None:
+        self.backend = name
+        self._artifact = artifact
+        self._options = options
+        self._native = self._create(session_options(options))
+        self.inputs = tuple(_spec(value) for value in self._native.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self._native.get_outputs())
+        self._names = [spec.name for spec in self.outputs]
+        self._bound: dict[str, NDArray[Any]] = {}
+        self._results: list[NDArray[Any]] = []
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """One call of ONNX Runtime's own run."""
+        try:
+            results = self._native.run(self._names, inputs)
+        except Exception as exc:
+            self.check_inputs(inputs)  # the clearer message, where the input is at fault
+            raise SessionFailed(f"{self.backend} failed: {_first_line(exc)}") from exc
+        return dict(zip(self._names, results, strict=True))
+
+    def bind(self, inputs: Arrays) -> None:
+        """Keep copies of ``inputs`` and run once."""
+        self.check_inputs(inputs)
+        self._bound = {name: np.ascontiguousarray(array).copy() for name, array in inputs.items()}
+        self._results = list(self.run(self._bound).values())
+
+    def enqueue(self) -> None:
+        """Run over the bound input; finished when it returns."""
+        self._results = self._native.run(self._names, self._bound)
+
+    def synchronize(self) -> None:
+        """A CPU has nothing pending."""
+
+    def fetch(self) -> dict[str, NDArray[Any]]:
+        """Copies of the last outputs."""
+        if not self._results:
+            raise SessionFailed("nothing is bound; call bind() first")
+        return {name: array.copy() for name, array in zip(self._names, self._results, strict=True)}
+
+    def delivered(self) -> Delivered:
+        """Every node of the optimised graph with its provider and element type, from one profiled run."""
+        layers = []
+        with tempfile.TemporaryDirectory() as folder:
+            native = session_options(self._options)
+            native.enable_profiling = True
+            native.profile_file_prefix = str(Path(folder) / "profile")
+            session = self._create(native)
+            shapes = {s.name: ([1 if d is None else d for d in s.shape], s.dtype) for s in self.inputs}
+            session.run(self._names, {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()})
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        for event in events:
+            details = event.get("args", {})
+            if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
+                op = str(details.get("op_name"))
+                inputs = details.get("input_type_shape") or [{}]
+                dtype = {"float": "float32", "double": "float64"}.get(t := next(iter(inputs[0]), "unknown"), t)
+                provider = str(details.get("provider", "unknown")).removesuffix("ExecutionProvider")
+                name = str(event["name"]).removesuffix("_kernel_time")
+                layers.append(DeliveredLayer(name, _HEAVY.get(op, op), dtype, provider))
+        notes = {"providers": ", ".join(self._native.get_providers())}
+        if self.device == "cpu":
+            notes["threads"] = str(self._options.threads or "one for each physical core")
+        return Delivered(self.device, tuple(layers), notes)
+
+    def close(self) -> None:
+        """Drop the session and its buffers."""
+        self._native = None
+        self._bound, self._results = {}, []
+
+    def _create(self, native: ort.SessionOptions) -> Any:
+        return self._load(native, [PROVIDERS["cpu"]])
+
+    def _load(self, native: ort.SessionOptions, providers: list[Any]) -> Any:
+        wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+        try:
+            session = ort.InferenceSession(str(self._artifact.path), native, providers=providers)
+        except Exception as exc:
+            text = _first_line(exc)
+            if "fallback" in text.lower():
+                raise SilentFallback(
+                    f"{self.backend}: {wanted} does not take every node of {self._artifact.path.name} ({text})"
+                ) from exc
+            raise BadArtifact(f"ONNX Runtime cannot load {self._artifact.path}: {text}") from exc
+        if session.get_providers()[0] != wanted:
+            raise SilentFallback(
+                f"ONNX Runtime fell back from {wanted} to {session.get_providers()[0]}: its CUDA libraries (cuBLAS, "
+                "cuDNN of the version it was built for) are not found; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            )
+        return session
+
+
+class CudaOrtSession(OrtSession):
+    """ONNX Runtime's CUDA provider: buffers bound once on the device, a CUDA graph for the bound shape."""
+
+    device = "cuda"
+
+    def __init__(self, artifact: Artifact, options: SessionOptions, name: str) -> None:
+        ort.preload_dlls()
+        self._stream: Any = None
+        self._graph_on = False
+        self._binding: Any = None
+        super().__init__(artifact, options, name)
+
+    def bind(self, inputs: Arrays) -> None:
+        """Copy ``inputs`` to the device, make outputs there, and run until a CUDA graph is captured."""
+        self.check_inputs(inputs)
+        batch = next(iter(inputs.values())).shape[0]
+        if self._options.cuda_graph:
+            # ONNX Runtime captures one graph for a session and its shapes, so each bind starts a session afresh.
+            self._binding = None
+            self._graph_on = True
+            self._native = self._create(session_options(self._options))
+        binding = self._native.io_binding()
+        self._held = {}
+        for name, array in inputs.items():
+            self._held[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
+            binding.bind_ortvalue_input(name, self._held[name])
+        for spec in self.outputs:
+            shape = [batch if size is None else size for size in spec.shape]
+            self._held[spec.name] = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(spec.dtype), "cuda", 0)
+            binding.bind_ortvalue_output(spec.name, self._held[spec.name])
+        self._binding = binding
+        try:
+            for _ in range(3):
+                self.enqueue()
+            self.synchronize()
+        except Exception as exc:
+            raise SessionFailed(f"{self.backend} failed: {_first_line(exc)}") from exc
+
+    def enqueue(self) -> None:
+        """Launch over the bound device buffers without waiting."""
+        self._native.run_with_iobinding(self._binding, self._run_options())
+
+    def synchronize(self) -> None:
+        """Wait for the session's stream."""
+        if self._stream is not None:
+            self._stream.synchronize()
+        elif self._binding is not None:
+            self._binding.synchronize_outputs()
+
+    def fetch(self) -> dict[str, NDArray[Any]]:
+        """Copies of the outputs, on the host."""
+        if self._binding is None:
+            raise SessionFailed("nothing is bound; call bind() first")
+        self.synchronize()
+        return {name: self._held[name].numpy() for name in self._names}
+
+    def delivered(self) -> Delivered:
+        """As on a CPU; a graph cannot be profiled, so the profiled run is a plain one."""
+        graph_on, self._graph_on = self._graph_on, False
+        try:
+            found = super().delivered()
+        finally:
+            self._graph_on = graph_on
+        return Delivered(found.device, found.layers, {**found.notes, "cuda graph": "on" if graph_on else "off"})
+
+    @property
+    def enqueue_boundary(self) -> Boundary:
+        """``graph`` where CUDA graphs are on."""
+        return "graph" if self._graph_on else "device"
+
+    @property
+    def cuda_stream(self) -> int | None:
+        """The stream that ONNX Runtime was given, where PyTorch has CUDA to make one."""
+        return None if self._stream is None else int(self._stream.cuda_stream)
+
+    def close(self) -> None:
+        """Drop the session, its binding and device buffers."""
+        self._binding = None
+        self._held = {}
+        super().close()
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Copies in and out included; never through a captured graph, whose addresses are fixed."""
+        if self._graph_on:
+            return self._run_bound(inputs)
+        return super().run(inputs)
+
+    def _run_bound(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        self.check_inputs(inputs)
+        if any(self._held[name].shape() != list(array.shape) for name, array in inputs.items()):
+            self.bind(inputs)
+        for name, array in inputs.items():
+            self._held[name].update_inplace(np.ascontiguousarray(array))
+        self.enqueue()
+        return self.fetch()
+
+    def _run_options(self) -> Any:
+        if not hasattr(self, "_async_options"):
+            self._async_options = ort.RunOptions()
+            # Without this ONNX Runtime waits for the device inside run, and a launch could not be told from a run.
+            self._async_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        return self._async_options
+
+    def _create(self, native: ort.SessionOptions) -> Any:
+        # A node on the CPU provider would be a silent fallback: have ONNX Runtime refuse the session instead.
+        native.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        settings = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
+        if self._graph_on:
+            settings["enable_cuda_graph"] = "1"
+        if (stream := self._torch_stream()) is not None:
+            settings["user_compute_stream"] = str(stream.cuda_stream)
+        return self._load(native, [(PROVIDERS["cuda"], settings)])
+
+    def _torch_stream(self) -> Any:
+        """A stream that the harness can record events on; None where PyTorch has no CUDA."""
+        import torch
+
+        if self._stream is None and torch.cuda.is_available():
+            self._stream = torch.cuda.Stream()
+        return self._stream
+
+
+def _spec(value: Any) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    return TensorSpec(name=value.name, dtype=_DTYPES.get(value.type, value.type), shape=shape)
+
+
+def _first_line(exc: Exception) -> str:
+    text = str(exc).strip()
+    return text.splitlines()[0] if text else type(exc).__name__
+
+
+# Telemetry of the Windows builds, off before the first session.
+if os.name == "nt":
+    ort.disable_telemetry_events()

@@ -1,0 +1,307 @@
+"""PyTorch, eager or compiled, on CPU or CUDA. The reference of every parity check is a `reference_logits` from here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import MissingRequirement, SessionFailed
+from ..session import Arrays, Boundary, Delivered, DeliveredLayer, Session, TensorSpec
+from ..weights import Weights, load_model
+from . import SessionOptions
+
+_TRIALS = 3
+_OPS = {"conv2d": "Conv", "linear": "Gemm", "Conv2d": "Conv", "Linear": "Gemm"}
+
+
+def open_session(subject: Weights, options: SessionOptions, name: str) -> TorchSession:
+    """Open eager PyTorch (``torch``) or Inductor (``torch-compile``).
+
+    Raises:
+        MissingRequirement: no CUDA device, or a PyTorch build without CUDA, though CUDA was asked for.
+    """
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingRequirement(
+            f"PyTorch {torch.__version__} cannot use this machine's CUDA device; install a CUDA build of torch "
+            "(pytorch.org, Get Started), or use --device cpu"
+        )
+    session_class = CudaTorchSession if device == "cuda" else TorchSession
+    return session_class(subject, options, name, torch.device(device))
+
+
+def reference_logits(weights: Weights, images: NDArray[np.float32], dtype: torch.dtype = torch.float64) -> NDArray[Any]:
+    """Eager PyTorch on the CPU, the reference that candidates are held against.
+
+    Args:
+        weights: the network.
+        images: N x C x H x W, preprocessed.
+        dtype: precision that weights and arithmetic are promoted to.
+
+    Returns:
+        N x classes, of ``dtype``.
+    """
+    model = load_model(weights).to(dtype)
+    with torch.inference_mode():
+        # A few at a time: float64 activations of a large batch would not fit a small machine.
+        parts = [model(torch.from_numpy(images[start : start + 8]).to(dtype)) for start in range(0, len(images), 8)]
+    logits: NDArray[Any] = torch.cat(parts).numpy()
+    return logits
+
+
+class TorchSession(Session):
+    """The network on a CPU, through PyTorch; `CudaTorchSession` is the same on CUDA."""
+
+    def __init__(self, weights: Weights, options: SessionOptions, name: str, device: torch.device) -> None:
+        config = weights.config
+        self.backend = name
+        self.inputs = (TensorSpec(name="input", dtype="float32", shape=(None, config.in_channels, *config.input_size)),)
+        self.outputs = (TensorSpec(name="logits", dtype="float32", shape=(None, config.num_classes)),)
+        self._device = device
+        self._options = options
+        if device.type == "cpu" and options.threads is not None:
+            torch.set_num_threads(options.threads)
+        self._model = load_model(weights).to(device)
+        self._forward: Callable[[Tensor], Tensor] = self._model
+        self._graphs: list[torch.fx.GraphModule] = []
+        self._format: torch.memory_format | None = _FORMATS[options.memory_format]
+        self._trial_ms: dict[str, float] = {}
+        self._bound: Tensor | None = None
+        self._result: Tensor | None = None
+        if name == "torch-compile":
+            self._forward = self._compiled()
+        if self._format is not None:
+            self._model.to(memory_format=self._format)
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Copy in, run, copy out."""
+        self.check_inputs(inputs)
+        with torch.inference_mode(), _translated(self.backend):
+            images = self._place(torch.from_numpy(inputs["input"]))
+            if self._format is None:
+                images = self._place(self._choose_format(images))
+            return {"logits": self._forward(images).cpu().numpy()}
+
+    def bind(self, inputs: Arrays) -> None:
+        """Place the input, choose the memory format, compile, and run once."""
+        self.check_inputs(inputs)
+        with torch.inference_mode(), _translated(self.backend):
+            images = self._place(torch.from_numpy(inputs["input"].copy()))
+            if self._format is None:
+                images = self._choose_format(images)
+            self._bound = images
+            self._result = self._forward(images)
+        self.synchronize()
+
+    def enqueue(self) -> None:
+        """Run over the bound input."""
+        with torch.inference_mode():
+            self._result = self._forward(self._bound)  # type: ignore[arg-type]  # bind() came first, by contract
+
+    def synchronize(self) -> None:
+        """A CPU has nothing pending."""
+
+    def fetch(self) -> dict[str, NDArray[Any]]:
+        """A copy of the last logits."""
+        if self._result is None:
+            raise SessionFailed("nothing is bound; call bind() first")
+        return {"logits": self._result.float().cpu().numpy().copy()}
+
+    def delivered(self) -> Delivered:
+        """Element type and device of each convolution and the classifier, seen while it ran.
+
+        For ``torch-compile`` these are the nodes of the graphs that Inductor was given; more than one graph means
+        that the network was broken into parts.
+        """
+        layers = self._graph_layers() if self._graphs else self._module_layers()
+        notes = {"memory format": "channels-last" if self._format == torch.channels_last else "nchw"}
+        if self._device.type == "cpu":
+            notes["threads"] = str(torch.get_num_threads())
+        notes.update({f"trial {name}": f"{ms:.1f} ms" for name, ms in self._trial_ms.items()})
+        if self.backend == "torch-compile":
+            notes["graphs"] = str(len(self._graphs))
+        return Delivered(self._device_name(), tuple(layers), notes)
+
+    def close(self) -> None:
+        """Drop model and buffers."""
+        self._bound = self._result = None
+        self._graphs = []
+        self._forward = self._model = nn.Identity()  # type: ignore[assignment]  # the memory goes with the model
+
+    def _device_name(self) -> str:
+        return "cpu"
+
+    def _place(self, images: Tensor) -> Tensor:
+        images = images.to(self._device)
+        return images if self._format is None else images.contiguous(memory_format=self._format)
+
+    def _choose_format(self, images: Tensor) -> Tensor:
+        """Time both layouts on the eager model, keep the faster for good, and return ``images`` in it."""
+        took = {}
+        for name in ("nchw", "channels-last"):
+            layout = _FORMATS[name]
+            assert layout is not None
+            self._model.to(memory_format=layout)
+            placed = images.contiguous(memory_format=layout)
+            self._model(placed)
+            self.synchronize()
+            samples = []
+            for _ in range(_TRIALS):
+                started = time.perf_counter_ns()
+                self._model(placed)
+                self.synchronize()
+                samples.append(time.perf_counter_ns() - started)
+            took[name] = min(samples) / 1e6
+        best = min(took, key=took.__getitem__)
+        self._trial_ms = took
+        self._format = _FORMATS[best]
+        assert self._format is not None
+        self._model.to(memory_format=self._format)
+        return images.contiguous(memory_format=self._format)
+
+    def _compiled(self) -> Callable[[Tensor], Tensor]:
+        from torch._inductor.compile_fx import compile_fx
+
+        def inductor(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
+            self._graphs.append(graph)
+            return compile_fx(graph, example)
+
+        compiled: Callable[[Tensor], Tensor] = torch.compile(self._model, backend=inductor, dynamic=False)
+        return compiled
+
+    def _graph_layers(self) -> list[DeliveredLayer]:
+        layers = []
+        for node in self._graphs[-1].graph.nodes:
+            op = _OPS.get(getattr(node.target, "__name__", str(node.target)))
+            value = node.meta.get("example_value")
+            if op and isinstance(value, Tensor):
+                layers.append(DeliveredLayer(node.name, op, str(value.dtype).removeprefix("torch."), value.device.type))
+        return layers
+
+    def _module_layers(self) -> list[DeliveredLayer]:
+        layers: list[DeliveredLayer] = []
+
+        def note(name: str, op: str) -> Callable[[nn.Module, Any, Tensor], None]:
+            def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+                dtype = str(output.dtype).removeprefix("torch.")
+                layers.append(DeliveredLayer(name, op, dtype, output.device.type))
+
+            return hook
+
+        hooks = [
+            module.register_forward_hook(note(name, _OPS[type(module).__name__]))
+            for name, module in self._model.named_modules()
+            if type(module).__name__ in _OPS
+        ]
+        try:
+            spec = self.inputs[0]
+            shape = [1 if size is None else size for size in spec.shape]
+            with torch.inference_mode():
+                self._model(self._place(torch.zeros(shape)))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return layers
+
+
+_FORMATS = {"auto": None, "nchw": torch.contiguous_format, "channels-last": torch.channels_last}
+
+
+class CudaTorchSession(TorchSession):
+    """The network on CUDA: its own stream, pinned copies in and out, a CUDA graph for the bound shape."""
+
+    def __init__(self, weights: Weights, options: SessionOptions, name: str, device: torch.device) -> None:
+        # float32 means float32: TF32 would be a precision that nobody asked for.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
+        super().__init__(weights, options, name, device)
+        self._stream = torch.cuda.Stream(device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def bind(self, inputs: Arrays) -> None:
+        """As on a CPU, on the session's stream; then capture a CUDA graph, or keep the plain path and say why."""
+        self._graph = None
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            super().bind(inputs)
+            for _ in range(3):  # cuDNN and Inductor choose kernels in the first runs, which must not be captured
+                super().enqueue()
+        self.synchronize()
+        if self._options.cuda_graph:
+            graph = torch.cuda.CUDAGraph()
+            with torch.inference_mode(), _translated(self.backend):
+                with torch.cuda.graph(graph, stream=self._stream):
+                    self._result = self._forward(self._bound)  # type: ignore[arg-type]  # set by super().bind
+                graph.replay()
+            self._graph = graph
+            self.synchronize()
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Copy in, run, copy out, on the session's stream."""
+        with torch.cuda.stream(self._stream):
+            return super().run(inputs)
+
+    def enqueue(self) -> None:
+        """Replay the graph, or launch kernel by kernel."""
+        with torch.cuda.stream(self._stream):
+            if self._graph is not None:
+                self._graph.replay()
+            else:
+                super().enqueue()
+
+    def synchronize(self) -> None:
+        """Wait for the session's stream."""
+        self._stream.synchronize()
+
+    def fetch(self) -> dict[str, NDArray[Any]]:
+        """A copy of the last logits."""
+        self.synchronize()
+        return super().fetch()
+
+    @property
+    def enqueue_boundary(self) -> Boundary:
+        """``graph`` where one was captured."""
+        return "graph" if self._graph is not None else "device"
+
+    @property
+    def cuda_stream(self) -> int:
+        """The session's own stream."""
+        return int(self._stream.cuda_stream)
+
+    def close(self) -> None:
+        """Drop graph, model and buffers."""
+        self._graph = None
+        super().close()
+
+    def _device_name(self) -> str:
+        return f"cuda:{torch.cuda.current_device()} {torch.cuda.get_device_name(self._device)}"
+
+
+class _translated:
+    """Turn what PyTorch raises into one line."""
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+            raise MissingRequirement(f"{self._backend}: out of memory; use a smaller --batch") from error
+        if isinstance(error, RuntimeError):
+            text = str(error).strip()
+            if "InvalidCxxCompiler" in type(error).__name__ or "No working C++ compiler" in text:
+                raise MissingRequirement(
+                    f"{self._backend} needs a C++ compiler: apt-get install g++, or use --backend torch"
+                ) from error
+            raise SessionFailed(f"{self._backend} failed: {text.splitlines()[0] if text else type(error).__name__}") from error

@@ -1,0 +1,37 @@
+"""Asks the CUDA driver itself, through libcuda, what this machine has. Never imports a framework, never crashes."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What the driver answered.
+
+    Attributes:
+        problem: why no device can be used, or None where one can.
+        devices: number of devices.
+        cuda_version: newest CUDA that the driver serves, as ``13.0``, or None.
+    """
+
+    problem: str | None
+    devices: int = 0
+    cuda_version: str | None = None
+
+
+def probe_driver(library: str = "libcuda.so.1") -> Driver:
+    """Ask for driver version and device count."""
+    try:
+        cuda = ctypes.CDLL(library)
+    except OSError:
+        return Driver("the NVIDIA driver is not installed (no libcuda.so.1)")
+    status = cuda.cuInit(0)
+    if status != 0:
+        return Driver(f"the NVIDIA driver is installed but cuInit failed with CUDA error {status}")
+    count, version = ctypes.c_int(), ctypes.c_int()
+    if cuda.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return Driver("the NVIDIA driver sees no device (is CUDA_VISIBLE_DEVICES empty?)")
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    return Driver(None, count.value, f"{version.value // 1000}.{version.value % 1000 // 10}")

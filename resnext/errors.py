@@ -1,0 +1,85 @@
+"""The error tree. Each class owns the exit code that a command ends with.
+
+    ResnextError                    1   (never raised itself)
+    ├── GateFailed                  1   a check said no: parity, a regression, delivered precision
+    ├── UsageError                  2   the call itself is off
+    │   └── UnknownName             2   a model, backend or format that is not in its registry
+    ├── MissingRequirement          3   the environment lacks something: GPU, package, driver, disk, permission
+    │   └── SilentFallback          3   a runtime did not use the device or provider that was asked for
+    ├── BadInput                    4   a file or value that cannot be worked with
+    │   ├── BadWeights              4   a checkpoint that does not fit, or is not safe to read
+    │   └── BadArtifact             4   an artifact that is broken, altered or of an unknown format
+    └── SessionFailed               4   a runtime refused or failed on a given artifact or input
+
+A message is one line: what was got, what is allowed, what to do. Errors of other libraries are
+translated once, where the library is called, with ``raise X from exc``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class ResnextError(Exception):
+    """Root of every error that this toolkit raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class GateFailed(ResnextError):
+    """A check that the user asked for came out negative."""
+
+
+class UsageError(ResnextError):
+    """The call is wrong whatever the environment or the files."""
+
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """A name that a registry does not hold; lists the known ones and the nearest.
+
+    Args:
+        kind: what the name should have named, for example ``"model"``.
+        name: the name that was asked for.
+        known: every name that would have been accepted.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        self.known = tuple(known)
+        near = difflib.get_close_matches(name, self.known, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(self.known)}")
+
+
+class MissingRequirement(ResnextError):
+    """The environment lacks something; the message says what to install or do."""
+
+    exit_code = 3
+
+
+class SilentFallback(MissingRequirement):
+    """A runtime accepted a request and then used something else."""
+
+
+class BadInput(ResnextError):
+    """A file or value that cannot be worked with."""
+
+    exit_code = 4
+
+
+class BadWeights(BadInput):
+    """A checkpoint that does not fit its configuration, or is not safe to read."""
+
+
+class BadArtifact(BadInput):
+    """An artifact whose bytes, manifest or format are not what they should be."""
+
+
+class SessionFailed(ResnextError):
+    """A runtime refused an artifact or failed while running it."""
+
+    exit_code = 4

@@ -1,0 +1,135 @@
+"""Parameters and multiply-accumulates: counted from a configuration, and the table of known values.
+
+`FACTS` is the hand-written table; tests hold `parameters` and `macs` against it and against the real modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from .config import ResNeXtConfig
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution or fully connected layer, for one image.
+
+    Attributes:
+        name: the parameter prefix in the state dict, for example ``layer1.0.conv2``.
+        kernel: height and width of the (square) kernel; 1 for the fully connected layer.
+        inputs: input channels.
+        outputs: output channels.
+        groups: convolution groups.
+        out_size: (height, width) of the output, pixels.
+        has_bias: True for the fully connected layer; a convolution is followed by a batch norm instead.
+    """
+
+    name: str
+    kernel: int
+    inputs: int
+    outputs: int
+    groups: int
+    out_size: tuple[int, int]
+    has_bias: bool = False
+
+    @property
+    def weights(self) -> int:
+        """Values in the weight tensor."""
+        return self.kernel**2 * (self.inputs // self.groups) * self.outputs
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image."""
+        return self.weights * self.out_size[0] * self.out_size[1]
+
+    @property
+    def parameters(self) -> int:
+        """Weights, plus the bias, or the scale and shift of the batch norm that follows."""
+        return self.weights + (self.outputs if self.has_bias else 2 * self.outputs)
+
+
+def layers(config: ResNeXtConfig) -> Iterator[Layer]:
+    """Every weighted layer of ``config``, in the order in which data meets them."""
+
+    def shrink(size: tuple[int, int]) -> tuple[int, int]:  # kernel 3 or 7 padded, or 1x1, at stride 2
+        return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+    size = config.input_size
+    channels = config.stem_channels
+    if config.stem == "imagenet":
+        size = shrink(size)
+        yield Layer("conv1", 7, config.in_channels, channels, 1, size)
+        size = shrink(size)
+    else:
+        yield Layer("conv1", 3, config.in_channels, channels, 1, size)
+    for stage, depth in enumerate(config.depths):
+        inner, outer = config.inner_channels(stage), config.out_channels(stage)
+        for block in range(depth):
+            name = f"layer{stage + 1}.{block}"
+            strided = stage > 0 and block == 0
+            yield Layer(f"{name}.conv1", 1, channels, inner, 1, size)
+            size = shrink(size) if strided else size
+            yield Layer(f"{name}.conv2", 3, inner, inner, config.cardinality, size)
+            yield Layer(f"{name}.conv3", 1, inner, outer, 1, size)
+            if strided or channels != outer:
+                yield Layer(f"{name}.downsample.0", 1, channels, outer, 1, size)
+            channels = outer
+    yield Layer("fc", 1, channels, config.num_classes, 1, (1, 1), has_bias=True)
+
+
+def parameters(config: ResNeXtConfig) -> int:
+    """Trainable parameters."""
+    return sum(layer.parameters for layer in layers(config))
+
+
+def macs(config: ResNeXtConfig) -> int:
+    """Multiply-accumulates of one image through convolutions and the classifier."""
+    return sum(layer.macs for layer in layers(config))
+
+
+def stage_templates(config: ResNeXtConfig) -> list[str]:
+    """The rows of the paper's Table 1: each stage's output size and block template."""
+    rows = []
+    outputs = {layer.name: layer.out_size for layer in layers(config)}
+    for stage, depth in enumerate(config.depths):
+        height, width = outputs[f"layer{stage + 1}.0.conv3"]
+        inner, outer = config.inner_channels(stage), config.out_channels(stage)
+        cardinality = f", C={config.cardinality}" if config.cardinality > 1 else ""
+        rows.append(f"{height}x{width}: [1x1, {inner}; 3x3, {inner}{cardinality}; 1x1, {outer}] x {depth}")
+    return rows
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is known of a variant.
+
+    Attributes:
+        parameters: trainable parameters, exact.
+        gmacs: 10^9 multiply-accumulates at the variant's input size, to three decimals.
+        printed: what a publication prints of it, or "" where none was found.
+    """
+
+    parameters: int
+    gmacs: float
+    printed: str
+
+
+#: One row for each variant, written by hand and held by tests against `parameters`, `macs`, the built modules and
+#: torch's FLOP counter. The paper's "FLOPs" are multiply-accumulates.
+FACTS: Mapping[str, Fact] = MappingProxyType(
+    {
+        "resnet50": Fact(25_557_032, 4.089, "paper, Table 1: 25.5 M, 4.1 G"),
+        "resnet101": Fact(44_549_160, 7.801, "torchvision: 44,549,160, 7.80 G"),
+        "resnext50_32x4d": Fact(25_028_904, 4.230, "paper, Table 1: 25.0 M, 4.2 G"),
+        "resnext101_32x4d": Fact(44_177_704, 7.970, "timm: 44.18 M, 8.01 G"),
+        "resnext101_32x8d": Fact(88_791_336, 16.414, "torchvision: 88,791,336, 16.41 G"),
+        "resnext101_64x4d": Fact(83_455_272, 15.460, "torchvision: 83,455,272, 15.46 G"),
+        "resnext152_32x4d": Fact(59_951_400, 11.710, ""),
+        "resnext29_8x64d": Fact(34_426_698, 5.387, "paper, Table 7: 34.4 M"),
+        "resnext29_16x64d": Fact(68_155_210, 10.689, "paper, Table 7: 68.1 M"),
+        "resnext11_8x4d_digits": Fact(135_610, 0.002, ""),
+        "resnext11_8x4d_fashion": Fact(135_610, 0.018, ""),
+    }
+)

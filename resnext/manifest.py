@@ -1,0 +1,165 @@
+"""The manifest: an artifact's passport, a strict and versioned file beside the bytes that it describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .config import ResNeXtConfig
+from .errors import BadArtifact, ResnextError
+from .preprocess import Preprocessing
+from .session import TensorSpec
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Precision = Literal["fp32"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BatchRange(_Strict):
+    """Batch sizes that an artifact takes.
+
+    Attributes:
+        min: smallest.
+        opt: the one that an engine is tuned for.
+        max: largest; None where there is no limit.
+    """
+
+    min: int = Field(ge=1)
+    opt: int = Field(ge=1)
+    max: int | None = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BatchRange:
+        if self.opt < self.min or (self.max is not None and self.max < self.opt):
+            raise ValueError("batch range must satisfy MIN <= OPT <= MAX")
+        return self
+
+    @property
+    def static(self) -> bool:
+        """True where only one batch size is taken."""
+        return self.min == self.max
+
+    def __contains__(self, batch: int) -> bool:
+        return self.min <= batch and (self.max is None or batch <= self.max)
+
+    def __str__(self) -> str:
+        if self.static:
+            return str(self.min)
+        return f"{self.min}..{'any' if self.max is None else self.max}"
+
+
+class WeightsRecord(_Strict):
+    """Where the weights came from, and the digest of their tensors (not of the file that held them)."""
+
+    source: str
+    sha256: Sha256
+
+
+class CheckRecord(_Strict):
+    """Parity of the written bytes against eager PyTorch, when the artifact was made.
+
+    Attributes:
+        batches: batch sizes that were compared.
+        backend: runtime that ran the written bytes.
+        max_error: largest absolute difference over root mean square of the reference logits, over all batches.
+        tolerance: what ``max_error`` had to stay under.
+    """
+
+    batches: tuple[int, ...]
+    backend: str
+    max_error: float
+    tolerance: float
+
+
+class Manifest(_Strict):
+    """Everything that a later stage needs to know of an artifact without opening it.
+
+    Attributes:
+        format_version: of this file; readers refuse any other.
+        kind: format of the artifact.
+        file: name of the artifact's file, beside the manifest.
+        file_sha256: digest of its bytes.
+        file_size_bytes: its size.
+        model: the variant's name, or None for a configuration without one.
+        config: the network.
+        weights: what was exported.
+        precision: element type of weights and activations that was asked for.
+        inputs: the graph's inputs.
+        outputs: the graph's outputs.
+        batch: batch sizes that it takes.
+        preprocessing: what an image goes through before the network.
+        preprocessing_baked: True where the graph takes uint8 N x H x W x C pixels and normalises them itself.
+        class_names: one for each logit, or none.
+        opset: ONNX operator set.
+        parent_sha256: digest of the artifact that this one was made from, or None.
+        versions: of this toolkit and the libraries that made the artifact.
+        created: UTC time, ISO 8601.
+        check: the parity check that the written bytes passed, or None where it was skipped.
+    """
+
+    format_version: Literal[1] = 1
+    kind: Literal["onnx"]
+    file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    file_sha256: Sha256
+    file_size_bytes: int = Field(ge=1)
+    model: str | None
+    config: ResNeXtConfig
+    weights: WeightsRecord
+    precision: Precision
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch: BatchRange
+    preprocessing: Preprocessing
+    preprocessing_baked: bool = False
+    class_names: tuple[str, ...] = ()
+    opset: int
+    parent_sha256: Sha256 | None = None
+    versions: dict[str, str]
+    created: str
+    check: CheckRecord | None = None
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest file.
+
+    Raises:
+        BadArtifact: missing, not JSON, of an unknown format version, or not as the schema says.
+    """
+    import json
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as exc:
+        raise BadArtifact(f"no {MANIFEST_NAME} at {path}; an artifact is a folder that resnext-export wrote") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BadArtifact(f"cannot read {path}: {exc}") from exc
+    try:
+        raw = json.loads(text)
+    except ValueError as exc:
+        raise BadArtifact(f"{path} is not JSON: {exc}; export the artifact again") from exc
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION:
+        raise BadArtifact(
+            f"{path} has format_version {version!r}, this version reads {FORMAT_VERSION}; "
+            "export the artifact again or use the toolkit that wrote it"
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "manifest"
+        raise BadArtifact(f"{path} is not valid: {where}: {first['msg']}; export the artifact again") from exc
+    except ResnextError as exc:
+        raise BadArtifact(f"{path} is not valid: {exc}") from exc

@@ -1,0 +1,237 @@
+"""Checkpoints in and out, checked against the configuration.
+
+A weights SPEC is one of::
+
+    seeded, seeded:7      conditioned random weights (see resnext.seeded); the default for ImageNet-size models
+    digits                trained on scikit-learn's digits, shipped; implies its model
+    fashion-mnist         trained on Fashion-MNIST, shipped; implies its model
+    PATH.safetensors      this toolkit's, torchvision's or timm's parameter names
+    PATH.pth, PATH.pt     the same, read with weights_only=True: a pickle that would run code is refused
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .config import ResNeXtConfig, variant, variant_name
+from .errors import BadInput, BadWeights, UsageError
+from .preprocess import Preprocessing, default_preprocessing
+from .seeded import seeded_state_dict
+from .shipped import SHIPPED
+
+if TYPE_CHECKING:
+    from .model import ResNeXt
+
+#: Key of the JSON header that `save_weights` writes into a .safetensors file.
+METADATA_KEY = "resnext"
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict that fits its configuration, and where it came from.
+
+    Attributes:
+        config: the network that the tensors fit.
+        state_dict: float32 tensors (and integer batch counters) by parameter name, on the CPU.
+        source: the SPEC that gave them; a path is absolute.
+        preprocessing: what an image must go through before this network.
+        class_names: one name for each logit, or empty where none are known.
+    """
+
+    config: ResNeXtConfig
+    state_dict: Mapping[str, Tensor]
+    source: str
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Digest of names, dtypes, shapes and bytes; the container's format does not matter."""
+        return state_dict_sha256(self.state_dict)
+
+
+def load_weights(spec: str | None = None, model: str | ResNeXtConfig | None = None) -> Weights:
+    """Find, read and check the weights that ``spec`` names.
+
+    Args:
+        spec: a weights SPEC as the module describes it; None means ``seeded``, or the shipped weights of a shipped
+            model.
+        model: a variant's name or a configuration; None means what the checkpoint implies, else resnext50_32x4d.
+
+    Raises:
+        UsageError: ``spec`` is not of any known form, or names weights of another model than ``model``.
+        BadWeights: the file is missing, unsafe, or does not fit; names the first tensors that do not.
+    """
+    config = variant(model) if isinstance(model, str) else model
+    if spec is None:
+        spec = next((name for name, known in SHIPPED.items() if known.config == config), "seeded")
+    if spec in SHIPPED:
+        return _load_shipped(spec, config)
+    if spec == "seeded" or spec.startswith("seeded:"):
+        config = config or variant("resnext50_32x4d")
+        state = seeded_state_dict(config, _seed(spec))
+        return Weights(config, state, spec, default_preprocessing(config))
+    if Path(spec).suffix in _SUFFIXES:
+        return _load_file(Path(spec), config)
+    raise UsageError(
+        f"weights {spec!r} are not of a known form; give seeded[:N], {', '.join(SHIPPED)}, "
+        f"or a path that ends in {', '.join(_SUFFIXES)}"
+    )
+
+
+def load_model(weights: Weights) -> ResNeXt:
+    """A float32 ResNeXt on the CPU, in eval mode, that owns a copy of ``weights``."""
+    from .model import ResNeXt
+
+    with torch.device("meta"):
+        model = ResNeXt(weights.config)
+    model.load_state_dict({name: value.clone() for name, value in weights.state_dict.items()}, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def save_weights(weights: Weights, path: Path) -> None:
+    """Write ``weights`` as .safetensors, with model, preprocessing and class names in its header."""
+    from safetensors.torch import save_file
+
+    header = {
+        "model": variant_name(weights.config),
+        "preprocessing": weights.preprocessing.model_dump(mode="json"),
+        "class_names": list(weights.class_names),
+    }
+    save_file(dict(weights.state_dict), path, {"format": "pt", METADATA_KEY: json.dumps(header, sort_keys=True)})
+
+
+def state_dict_sha256(state: Mapping[str, Tensor]) -> str:
+    """Digest of a state dict's names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().contiguous().cpu()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_state_dict(state: Mapping[str, Tensor], config: ResNeXtConfig, source: str) -> dict[str, Tensor]:
+    """Return ``state`` as float32 if it fits ``config`` exactly.
+
+    Batch counters (``num_batches_tracked``) may be absent, as in old checkpoints.
+
+    Raises:
+        BadWeights: names the first missing, unexpected, misshapen or non-finite tensors.
+    """
+    from .model import ResNeXt
+
+    with torch.device("meta"):
+        wanted = ResNeXt(config).state_dict()
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    problems = []
+    if missing := [name for name in wanted if name not in state and name not in counters]:
+        problems.append(_listed("missing", missing))
+    if unexpected := [name for name in state if name not in wanted]:
+        problems.append(_listed("unexpected", unexpected))
+    misshapen = [
+        f"{name} (got {tuple(state[name].shape)}, want {tuple(wanted[name].shape)})"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if misshapen:
+        problems.append(_listed("misshapen", misshapen))
+    if problems:
+        name = variant_name(config) or "this configuration"
+        raise BadWeights(f"{source} does not fit {name}: {'; '.join(problems)}. Is --model (or --num-classes) right?")
+    checked = {}
+    for name, like in wanted.items():
+        if name in counters:
+            checked[name] = torch.as_tensor(state.get(name, 0), dtype=torch.int64).reshape(())
+        else:
+            checked[name] = state[name].detach().to(like.dtype).contiguous()
+    if bad := [name for name, value in checked.items() if not torch.isfinite(value).all()]:
+        raise BadWeights(f"{source} holds NaN or infinite values: {_listed('tensors', bad)}")
+    return checked
+
+
+def _listed(what: str, names: list[str], shown: int = 3) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{what} {', '.join(names[:shown])}{rest}"
+
+
+def _seed(spec: str) -> int:
+    _, _, number = spec.partition(":")
+    if spec != "seeded" and not (number.isascii() and number.isdigit()):
+        raise UsageError(f"weights {spec!r}: the seed after 'seeded:' must be a whole number of 0 or more")
+    return int(number or 0)
+
+
+def _load_shipped(name: str, config: ResNeXtConfig | None) -> Weights:
+    shipped = SHIPPED[name]
+    if config is not None and config != shipped.config:
+        raise UsageError(
+            f"weights {name!r} are of model {variant_name(shipped.config)}; leave --model and --num-classes out, "
+            "or choose other weights"
+        )
+    return replace(_load_file(shipped.path, shipped.config), source=name)
+
+
+def _load_file(path: Path, config: ResNeXtConfig | None) -> Weights:
+    if not path.is_file():
+        raise BadWeights(f"no weights file at {path}")
+    state, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
+    if config is None:
+        named = header.get("model")
+        config = variant(named) if isinstance(named, str) else variant("resnext50_32x4d")
+    checked = check_state_dict(state, config, str(path))
+    try:
+        preprocessing = Preprocessing.model_validate(header["preprocessing"])
+    except KeyError:
+        preprocessing = default_preprocessing(config)
+    except ValueError as exc:
+        raise BadWeights(f"{path} declares a preprocessing that is not valid: {exc}") from exc
+    names = tuple(str(name) for name in header.get("class_names", ()))
+    if names and len(names) != config.num_classes:
+        raise BadWeights(f"{path} names {len(names)} classes for {config.num_classes} logits")
+    if preprocessing.crop != config.input_size:
+        preprocessing = preprocessing.model_copy(update={"crop": config.input_size})
+    return Weights(config, checked, str(path.resolve()), preprocessing, names)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object | list[object]]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+        header = json.loads(metadata.get(METADATA_KEY, "{}"))
+    except (SafetensorError, OSError, ValueError) as exc:
+        raise BadWeights(f"{path} is not a readable .safetensors file: {exc}") from exc
+    return state, header if isinstance(header, dict) else {}
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        raise BadWeights(
+            f"{path} holds more than tensors and was refused unread, because a pickle can run code when it is loaded; "
+            "save its state_dict() alone, best as .safetensors"
+        ) from exc
+    except (RuntimeError, OSError, EOFError, ValueError) as exc:
+        first = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+        raise BadWeights(f"{path} is not a readable PyTorch checkpoint: {first}") from exc
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise BadInput(f"{path} holds no state dict (a mapping of parameter names to tensors)")
+    # DataParallel saves every name behind "module.".
+    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
