@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .config import ResNeXtConfig
-from .errors import BadArtifact, ResnextError
+from .errors import BadArtifact, ResnextError, UsageError
 from .preprocess import Preprocessing
 from .session import TensorSpec
 
@@ -41,6 +41,23 @@ class BatchRange(_Strict):
         if self.opt < self.min or (self.max is not None and self.max < self.opt):
             raise ValueError("batch range must satisfy MIN <= OPT <= MAX")
         return self
+
+    @classmethod
+    def parse(cls, text: str) -> BatchRange:
+        """Read ``N`` (static), ``MIN:OPT`` (no upper limit) or ``MIN:OPT:MAX``.
+
+        Raises:
+            UsageError: not of that form, below 1, or not in order.
+        """
+        parts = text.split(":")
+        if len(parts) > 3 or not all(part.isascii() and part.isdigit() for part in parts):
+            raise UsageError(f"batch {text!r} is not N, MIN:OPT or MIN:OPT:MAX with whole numbers of at least 1")
+        sizes = [int(part) for part in parts]
+        low, opt = sizes[0], sizes[min(1, len(sizes) - 1)]
+        high = None if len(sizes) == 2 else sizes[-1]
+        if not (1 <= low <= opt and (high is None or opt <= high)):
+            raise UsageError(f"batch {text!r} must satisfy 1 <= MIN <= OPT <= MAX")
+        return cls(min=low, opt=opt, max=high)
 
     @property
     def static(self) -> bool:

@@ -47,7 +47,7 @@ def seeded_state_dict(config: ResNeXtConfig, seed: int) -> dict[str, Tensor]:
         for stage in model.stages:
             blocks = [block for block in stage.modules() if isinstance(block, Bottleneck)]
             for block in blocks:
-                block.bn3.weight.mul_(_eleven_bits(torch.tensor(min(1.0, 1.5 / len(blocks) ** 0.5))))
+                block.bn3.weight.mul_(_eleven_bits(torch.tensor(min(1.0, 0.5 / len(blocks) ** 0.5))))
         _condition(model, config)
     state = {name: value.float() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     return {name: value.contiguous() for name, value in state.items()}

@@ -1,0 +1,57 @@
+"""The table behind ``resnext-export --list-models``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from resnext import facts
+from resnext.config import VARIANTS
+from resnext.shipped import SHIPPED
+
+
+def print_models(*, as_json: bool) -> None:
+    """Print every variant: as a table, or as JSON."""
+    shipped = {known.config: name for name, known in SHIPPED.items()}
+    rows = []
+    for name, config in VARIANTS.items():
+        rows.append(
+            {
+                "model": name,
+                "input": [config.in_channels, *config.input_size],
+                "classes": config.num_classes,
+                "depths": list(config.depths),
+                "cardinality": config.cardinality,
+                "bottleneck_width": config.bottleneck_width,
+                "parameters": facts.parameters(config),
+                "macs": facts.macs(config),
+                "published": facts.FACTS[name].printed,
+                "stages": facts.stage_templates(config),
+                "shipped_weights": shipped.get(config),
+            }
+        )
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", no_wrap=True)
+    for heading in ("input", "C x d", "parameters", "GMACs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
+    table.add_column("published", no_wrap=True)
+    for row, config in zip(rows, VARIANTS.values(), strict=True):
+        table.add_row(
+            str(row["model"]),
+            "x".join(map(str, (config.in_channels, *config.input_size))),
+            f"{config.cardinality} x {config.bottleneck_width}d",
+            f"{facts.parameters(config):,}",
+            f"{facts.macs(config) / 1e9:.3f}",
+            str(row["shipped_weights"] or "seeded"),
+            str(row["published"]),
+        )
+    console = Console(width=None if Console().is_terminal else 120)
+    console.print(table)

@@ -1,0 +1,153 @@
+"""What every command shares: errors in one line with the right exit code, weights options, signals."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .config import VARIANTS, ResNeXtConfig, variant
+from .errors import ResnextError, UnknownName
+
+if TYPE_CHECKING:
+    from .weights import Weights
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Click settings of every command.
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def guarded(function: F) -> F:
+    """Turn errors of this toolkit into one line on stderr and their exit code.
+
+    Adds ``--debug``, which shows the traceback instead. Ctrl-C and SIGTERM unwind, so that nothing half-written stays.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, debug: bool, **kwargs: Any) -> Any:
+        previous = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            return function(*args, **kwargs)
+        except ResnextError as exc:
+            if debug:
+                raise
+            click.echo(f"{_styled('error:')} {exc}", err=True)
+            sys.exit(exc.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted; nothing half-written was left", err=True)
+            sys.exit(130)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(141)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as exc:
+            if debug:
+                raise
+            text = " ".join(str(exc).split()) or "no message"
+            click.echo(f"{_styled('error:')} unexpected {type(exc).__name__}: {text[:300]} (--debug shows where)", err=True)
+            sys.exit(70)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    option = click.option("--debug", is_flag=True, help="Show tracebacks instead of one-line errors.")
+    return option(wrapper)  # type: ignore[return-value]  # the decorated function keeps its name and options
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _styled(text: str) -> str:
+    import os
+
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg="red", bold=True)
+
+
+class NameType(click.ParamType):
+    """A name from a registry; anything else lists the known names and the nearest."""
+
+    def __init__(self, kind: str, known: tuple[str, ...], *, many: bool = False) -> None:
+        self.name = kind
+        self._known = known
+        self._many = many
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check one name, or a comma-separated list of them."""
+        if not isinstance(value, str):
+            return value
+        names = tuple(dict.fromkeys(part.strip() for part in value.split(","))) if self._many else (value,)
+        for name in names:
+            if name not in self._known:
+                self.fail(str(UnknownName(self.name, name, self._known)), param, ctx)
+        return names if self._many else value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:  # noqa: ARG002
+        """Names that start with what was typed."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(name) for name in self._known if name.startswith(incomplete)]
+
+
+class CountsType(click.ParamType):
+    """Whole numbers of at least 1, separated by commas."""
+
+    name = "N[,N...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check and split."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isascii() and part.isdigit() and int(part) >= 1 for part in parts):
+            self.fail(f"{value!r} must be whole numbers of at least 1, separated by commas", param, ctx)
+        return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def weights_options(function: F) -> F:
+    """Add ``--model``, ``--weights``, ``--num-classes`` and ``--input-size``."""
+    for option in (
+        click.option(
+            "--input-size", metavar="HxW", help="Input height and width in pixels, where not the variant's own."
+        ),
+        click.option("--num-classes", type=click.IntRange(min=1), help="Classes, where not the variant's own."),
+        click.option(
+            "--weights", "spec", metavar="SPEC",
+            help="seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  "
+            "[default: the shipped ones of a shipped model, else seeded]",
+        ),
+        click.option(
+            "--model", type=NameType("model", tuple(VARIANTS)), metavar="NAME",
+            help="Variant; resnext-export --list-models shows all.  [default: what the weights imply, "
+            "else resnext50_32x4d]",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def chosen_weights(model: str | None, spec: str | None, num_classes: int | None, input_size: str | None) -> Weights:
+    """Load what the options of `weights_options` name."""
+    from .progress import working
+    from .weights import load_weights
+
+    config: str | ResNeXtConfig | None = model
+    if num_classes is not None or input_size is not None:
+        base = variant(model or "resnext50_32x4d")
+        size = base.input_size if input_size is None else _size(input_size)
+        config = replace(base, num_classes=num_classes or base.num_classes, input_size=size)
+    with working("loading weights"):
+        return load_weights(spec, config)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and (width.isdigit() or not width)):
+        raise click.BadParameter(f"{text!r} is not HEIGHTxWIDTH in pixels, for example 224x224", param_hint="--input-size")
+    return int(height), int(width or height)

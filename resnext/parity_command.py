@@ -1,0 +1,147 @@
+"""The command ``resnext-parity``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .command import SETTINGS, NameType, guarded
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
+    from .parity import Parity
+    from .weights import Weights
+
+_BACKENDS = ("ort", "ort-cpu", "ort-cuda")
+
+_EPILOG = """\b
+Examples:
+  resnext-parity --artifact resnext50_32x4d-seeded-fp32-onnx --backend ort
+  resnext-parity --artifact out/ --backend ort-cuda --batch 64 --json
+  resnext-parity --artifact out/ --backend ort --weights moved/checkpoint.pth
+Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
+"""
+
+
+@click.command(context_settings=SETTINGS, epilog=_EPILOG)
+@click.option("--artifact", "path", type=click.Path(path_type=Path), required=True, metavar="PATH",
+              help="Folder that resnext-export wrote, or the file in it.")
+@click.option("--backend", "backend_name", type=NameType("backend", _BACKENDS), default="ort", show_default=True,
+              metavar="NAME", help=f"Runtime that runs the artifact: {', '.join(_BACKENDS)}.")
+@click.option("--against", type=click.Choice(["torch", "torch-fp32"]), default="torch", show_default=True,
+              help="Reference: eager PyTorch in float64, or in float32.")
+@click.option("--batch", type=click.IntRange(min=1), default=None, help="Images in one call.  [default: 7, or the "
+              "artifact's own fixed batch]")
+@click.option("--images", type=click.IntRange(min=1), default=28, show_default=True, help="Images to compare in all.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which test images.")
+@click.option("--weights", "spec", metavar="SPEC", help="Weights that the artifact was made from, where they moved.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@click.version_option(__version__, prog_name="resnext-parity")
+@guarded
+def main(path: Path, backend_name: str, against: str, batch: int | None, images: int, seed: int, spec: str | None,
+         as_json: bool) -> None:
+    """Check that an artifact computes the same function as PyTorch, on the bytes as they are on disk.
+
+    Compares logits on seeded test images; NaN, infinity, a wrong shape, dtype or order of rows fail always. The
+    verdict names the sha256 that it holds for.
+    """
+    from .artifact import read_artifact
+    from .errors import GateFailed
+
+    artifact = read_artifact(path)
+    weights = artifact_weights(artifact, spec)
+    outcome = check_artifact(artifact, weights, backend_name, against, batch, images, seed)
+    if as_json:
+        click.echo(outcome.model_dump_json(indent=2))
+    else:
+        _print(outcome, artifact, backend_name, against)
+    if not outcome.passed:
+        raise GateFailed(f"{artifact.path} on {backend_name} is outside the parity gate: {'; '.join(outcome.failures)}")
+
+
+def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
+    """The weights that an artifact was made from, loaded again and held against the manifest's digest.
+
+    Raises:
+        BadWeights: they cannot be found, or are not those.
+    """
+    from .errors import BadWeights
+    from .weights import load_weights
+
+    record = artifact.manifest.weights
+    try:
+        weights = load_weights(spec or record.source, artifact.manifest.config)
+    except BadWeights as exc:
+        if spec is not None:
+            raise
+        raise BadWeights(f"{exc}. If the checkpoint moved, name it with --weights") from exc
+    if weights.sha256 != record.sha256:
+        raise BadWeights(
+            f"weights {spec or record.source} are not those that {artifact.path} was made from (sha256 "
+            f"{weights.sha256[:12]}, manifest {record.sha256[:12]}); name the right ones with --weights"
+        )
+    return weights
+
+
+def check_artifact(artifact: Artifact, weights: Weights, backend_name: str, against: str, batch: int | None,
+                   images: int, seed: int) -> Parity:
+    """Run ``images`` seeded images through the artifact and through PyTorch, and compare.
+
+    Raises:
+        UsageError: the artifact does not take that batch.
+        GateFailed: the reference cannot tell images apart, so nothing could be proven.
+    """
+    import numpy as np
+    import torch
+
+    from .backends import open_session
+    from .backends.torch_session import reference_logits
+    from .errors import GateFailed, UsageError
+    from .inputs import seeded_pixels
+    from .parity import compare, discriminates, gate_for
+
+    manifest = artifact.manifest
+    if batch is None:
+        batch = manifest.batch.min if manifest.batch.static else max(7, manifest.batch.min)
+        batch = min(batch, manifest.batch.max or batch)
+    if batch not in manifest.batch:
+        raise UsageError(f"{artifact.path} takes batch {manifest.batch}, not {batch}")
+    images = -(-max(images, batch) // batch) * batch
+    pixels = seeded_pixels(manifest.config, images, seed)
+    prepared = weights.preprocessing.normalise(pixels)
+    inputs = pixels if manifest.preprocessing_baked else prepared
+    with open_session(backend_name, artifact) as session:
+        name, out = manifest.inputs[0].name, manifest.outputs[0].name
+        parts = [session.run({name: inputs[at : at + batch]})[out] for at in range(0, images, batch)]
+    eager = reference_logits(weights, prepared, torch.float32)
+    reference = reference_logits(weights, prepared) if against == "torch" else eager
+    if not discriminates(reference):
+        raise GateFailed("the reference gives nearly the same logits for every image; a comparison proves nothing")
+    baseline = eager if against == "torch" else None
+    return compare(
+        reference, np.concatenate(parts), gate=gate_for(manifest.precision), baseline=baseline,
+        dtype=manifest.outputs[0].dtype, artifact_sha256=manifest.file_sha256,
+    )
+
+
+def _print(outcome: Parity, artifact: Artifact, backend_name: str, against: str) -> None:
+    reference = "float64 PyTorch" if against == "torch" else "float32 PyTorch"
+    click.echo(f"{'PASS' if outcome.passed else 'FAIL'}  {artifact.path} on {backend_name} against {reference}")
+    click.echo(f"  sha256          {outcome.artifact_sha256}")
+    click.echo(f"  images          {outcome.rows}")
+    if outcome.max_error is not None:
+        click.echo(f"  max error       {outcome.max_error:.2e} of the logits' RMS  (absolute {outcome.max_abs:.2e})")
+        click.echo(f"  mean error      {outcome.mean_error:.2e}  (absolute {outcome.mean_abs:.2e})")
+        click.echo(f"  max relative    {outcome.max_relative:.2e}, mean {outcome.mean_relative:.2e}")
+        click.echo(f"  min cosine      {outcome.min_cosine:.9f}")
+        click.echo(f"  top-1 agrees    {outcome.top1:.2%}  (at least {outcome.top1_low:.2%} with 95 % confidence)")
+        click.echo(f"  top-5 agrees    {outcome.top5:.2%}")
+    if outcome.error_ratio is not None:
+        click.echo(f"  error ratio     {outcome.error_ratio:.2f} times what eager float32 PyTorch loses")
+
+
+if __name__ == "__main__":
+    main()
