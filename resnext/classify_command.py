@@ -21,17 +21,36 @@ Examples:
 
 @click.command(context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--artifact", "path", type=click.Path(path_type=Path), metavar="PATH",
-              help="Exported artifact to run, instead of --weights in PyTorch.")
-@click.option("--backend", "backend_name", type=NameType("backend", _BACKENDS), metavar="NAME",
-              help="Runtime.  [default: ort for an artifact, torch for weights]")
+@click.option(
+    "--artifact",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Exported artifact to run, instead of --weights in PyTorch.",
+)
+@click.option(
+    "--backend",
+    "backend_name",
+    type=NameType("backend", _BACKENDS),
+    metavar="NAME",
+    help="Runtime.  [default: ort for an artifact, torch for weights]",
+)
 @weights_options
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show for an image.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 @click.version_option(__version__, prog_name="resnext-classify")
 @guarded
-def main(images: tuple[Path, ...], path: Path | None, backend_name: str | None, model: str | None, spec: str | None,
-         num_classes: int | None, input_size: str | None, top: int, as_json: bool) -> None:
+def main(
+    images: tuple[Path, ...],
+    path: Path | None,
+    backend_name: str | None,
+    model: str | None,
+    spec: str | None,
+    num_classes: int | None,
+    input_size: str | None,
+    top: int,
+    as_json: bool,
+) -> None:
     """Classify image files, with the preprocessing that weights or artifact declare."""
     import json
 

@@ -51,7 +51,9 @@ def guarded(function: F) -> F:
             if debug:
                 raise
             text = " ".join(str(exc).split()) or "no message"
-            click.echo(f"{_styled('error:')} unexpected {type(exc).__name__}: {text[:300]} (--debug shows where)", err=True)
+            click.echo(
+                f"{_styled('error:')} unexpected {type(exc).__name__}: {text[:300]} (--debug shows where)", err=True
+            )
             sys.exit(70)
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -149,5 +151,7 @@ def chosen_weights(model: str | None, spec: str | None, num_classes: int | None,
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
     if not (height.isdigit() and (width.isdigit() or not width)):
-        raise click.BadParameter(f"{text!r} is not HEIGHTxWIDTH in pixels, for example 224x224", param_hint="--input-size")
+        raise click.BadParameter(
+            f"{text!r} is not HEIGHTxWIDTH in pixels, for example 224x224", param_hint="--input-size"
+        )
     return int(height), int(width or height)

@@ -50,9 +50,7 @@ class Bottleneck(nn.Module):
         # Identity wherever shapes allow it, a projection where they do not (the paper's option B).
         self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels)
-            )
+            self.downsample = nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (N x in_channels x H x W) to N x out_channels x H/stride x W/stride."""
@@ -78,9 +76,7 @@ class ResNeXt(nn.Module):
             self.conv1 = nn.Conv2d(config.in_channels, config.stem_channels, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(config.stem_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = (
-            nn.MaxPool2d(3, stride=2, padding=1) if config.stem == "imagenet" else nn.Identity()
-        )
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if config.stem == "imagenet" else nn.Identity()
         channels = config.stem_channels
         for stage, depth in enumerate(config.depths):
             blocks = []

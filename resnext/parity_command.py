@@ -27,22 +27,52 @@ Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 
 
 @click.command(context_settings=SETTINGS, epilog=_EPILOG)
-@click.option("--artifact", "path", type=click.Path(path_type=Path), required=True, metavar="PATH",
-              help="Folder that resnext-export wrote, or the file in it.")
-@click.option("--backend", "backend_name", type=NameType("backend", _BACKENDS), default="ort", show_default=True,
-              metavar="NAME", help=f"Runtime that runs the artifact: {', '.join(_BACKENDS)}.")
-@click.option("--against", type=click.Choice(["torch", "torch-fp32"]), default="torch", show_default=True,
-              help="Reference: eager PyTorch in float64, or in float32.")
-@click.option("--batch", type=click.IntRange(min=1), default=None, help="Images in one call.  [default: 7, or the "
-              "artifact's own fixed batch]")
+@click.option(
+    "--artifact",
+    "path",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="PATH",
+    help="Folder that resnext-export wrote, or the file in it.",
+)
+@click.option(
+    "--backend",
+    "backend_name",
+    type=NameType("backend", _BACKENDS),
+    default="ort",
+    show_default=True,
+    metavar="NAME",
+    help=f"Runtime that runs the artifact: {', '.join(_BACKENDS)}.",
+)
+@click.option(
+    "--against",
+    type=click.Choice(["torch", "torch-fp32"]),
+    default="torch",
+    show_default=True,
+    help="Reference: eager PyTorch in float64, or in float32.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Images in one call.  [default: 7, or the artifact's own fixed batch]",
+)
 @click.option("--images", type=click.IntRange(min=1), default=28, show_default=True, help="Images to compare in all.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which test images.")
 @click.option("--weights", "spec", metavar="SPEC", help="Weights that the artifact was made from, where they moved.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 @click.version_option(__version__, prog_name="resnext-parity")
 @guarded
-def main(path: Path, backend_name: str, against: str, batch: int | None, images: int, seed: int, spec: str | None,
-         as_json: bool) -> None:
+def main(
+    path: Path,
+    backend_name: str,
+    against: str,
+    batch: int | None,
+    images: int,
+    seed: int,
+    spec: str | None,
+    as_json: bool,
+) -> None:
     """Check that an artifact computes the same function as PyTorch, on the bytes as they are on disk.
 
     Compares logits on seeded test images; NaN, infinity, a wrong shape, dtype or order of rows fail always. The
@@ -86,8 +116,9 @@ def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
     return weights
 
 
-def check_artifact(artifact: Artifact, weights: Weights, backend_name: str, against: str, batch: int | None,
-                   images: int, seed: int) -> Parity:
+def check_artifact(
+    artifact: Artifact, weights: Weights, backend_name: str, against: str, batch: int | None, images: int, seed: int
+) -> Parity:
     """Run ``images`` seeded images through the artifact and through PyTorch, and compare.
 
     Raises:
@@ -122,8 +153,12 @@ def check_artifact(artifact: Artifact, weights: Weights, backend_name: str, agai
         raise GateFailed("the reference gives nearly the same logits for every image; a comparison proves nothing")
     baseline = eager if against == "torch" else None
     return compare(
-        reference, np.concatenate(parts), gate=gate_for(manifest.precision), baseline=baseline,
-        dtype=manifest.outputs[0].dtype, artifact_sha256=manifest.file_sha256,
+        reference,
+        np.concatenate(parts),
+        gate=gate_for(manifest.precision),
+        baseline=baseline,
+        dtype=manifest.outputs[0].dtype,
+        artifact_sha256=manifest.file_sha256,
     )
 
 

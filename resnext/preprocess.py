@@ -61,7 +61,7 @@ class Preprocessing(BaseModel):
 
     def to_pixels(self, image: Image) -> NDArray[np.uint8]:
         """Resize and crop ``image``; returns uint8 pixels, H x W x C."""
-        from PIL import Image as PIL
+        import PIL.Image
 
         image = image.convert(self.color)
         scale = self.resize / min(image.size)
@@ -69,7 +69,7 @@ class Preprocessing(BaseModel):
         width = max(round(image.width * scale), crop_w)
         height = max(round(image.height * scale), crop_h)
         if (width, height) != image.size:
-            filters = {"bilinear": PIL.Resampling.BILINEAR, "bicubic": PIL.Resampling.BICUBIC}
+            filters = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
             image = image.resize((width, height), filters[self.interpolation])
         left, top = (width - crop_w) // 2, (height - crop_h) // 2
         pixels = np.asarray(image.crop((left, top, left + crop_w, top + crop_h)), dtype=np.uint8)
@@ -87,17 +87,16 @@ class Preprocessing(BaseModel):
         Raises:
             BadInput: the file is missing or is not an image that PIL can read.
         """
-        from PIL import Image as PIL
-        from PIL import UnidentifiedImageError
+        import PIL.Image
 
         try:
-            with PIL.open(path) as image:
+            with PIL.Image.open(path) as image:
                 return self.to_pixels(image)[np.newaxis]
         except FileNotFoundError as exc:
             raise BadInput(f"no image at {path}") from exc
-        except UnidentifiedImageError as exc:
+        except PIL.UnidentifiedImageError as exc:
             raise BadInput(f"{path} is not an image that PIL can read") from exc
-        except (OSError, PIL.DecompressionBombError) as exc:
+        except (OSError, PIL.Image.DecompressionBombError) as exc:
             raise BadInput(f"cannot read the image {path}: {exc}") from exc
 
 

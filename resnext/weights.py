@@ -16,6 +16,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ class Weights:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Digest of names, dtypes, shapes and bytes; the container's format does not matter."""
         return state_dict_sha256(self.state_dict)

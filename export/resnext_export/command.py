@@ -105,7 +105,7 @@ def main(
         done = manifest.check
         click.echo(
             f"parity    ok: max error {done.max_error:.1e} of the logits' RMS (allowed {done.tolerance:.0e}) against "
-            f"float64 PyTorch, batch {' and '.join(map(str, done.batches))}, on {done.backend}"
+            f"eager PyTorch, batch {' and '.join(map(str, done.batches))}, on {done.backend}"
         )
 
 

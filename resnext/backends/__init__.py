@@ -108,6 +108,23 @@ def open_session(name: str, subject: Weights | Artifact, options: SessionOptions
     return opener(subject, options, name)
 
 
+def available_backends(device: str = "auto") -> tuple[str, ...]:
+    """Every backend that can run here on ``device``, each runtime and device once (so not ``ort``, an alias)."""
+    import shutil
+
+    names = ["torch"]
+    if device == "cuda" or any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+        names.append("torch-compile")
+    if device != "cuda":
+        names.append("ort-cpu")
+    if device != "cpu":
+        from .ort_session import cuda_works
+
+        if cuda_works():
+            names.append("ort-cuda")
+    return tuple(names)
+
+
 def require_cuda() -> None:
     """Check that this machine has a CUDA driver with a device, through the driver alone.
 

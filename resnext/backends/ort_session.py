@@ -36,8 +36,7 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSe
     """
     device = {"ort-cpu": "cpu", "ort-cuda": "cuda"}.get(name, options.device)
     if device == "auto":
-        has_cuda = PROVIDERS["cuda"] in ort.get_available_providers() and probe_driver().problem is None
-        device = "cuda" if has_cuda and _cuda_libraries_load() else "cpu"
+        device = "cuda" if cuda_works() else "cpu"
     if device == "cpu":
         return OrtSession(subject, options, name)
     if PROVIDERS["cuda"] not in ort.get_available_providers():
@@ -48,9 +47,15 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSe
     return CudaOrtSession(subject, options, name)
 
 
-def _cuda_libraries_load() -> bool:
-    """Whether the CUDA provider's library can be loaded, which needs cuBLAS and cuDNN; torch's wheels bring them."""
+def cuda_works() -> bool:
+    """Whether ONNX Runtime can use CUDA here: in this build, with this driver, and with cuBLAS and cuDNN to be found.
+
+    PyTorch's CUDA wheels bring the two libraries.
+    """
     import ctypes
+
+    if PROVIDERS["cuda"] not in ort.get_available_providers() or probe_driver().problem is not None:
+        return False
 
     ort.preload_dlls()
     library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"

@@ -84,21 +84,16 @@ class TorchSession(Session):
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Copy in, run, copy out."""
         self.check_inputs(inputs)
-        with torch.inference_mode(), _translated(self.backend):
+        with torch.inference_mode(), _Translated(self.backend):
             images = self._place(torch.from_numpy(inputs["input"]))
-            if self._format is None:
-                images = self._place(self._choose_format(images))
             return {"logits": self._forward(images).cpu().numpy()}
 
     def bind(self, inputs: Arrays) -> None:
         """Place the input, choose the memory format, compile, and run once."""
         self.check_inputs(inputs)
-        with torch.inference_mode(), _translated(self.backend):
-            images = self._place(torch.from_numpy(inputs["input"].copy()))
-            if self._format is None:
-                images = self._choose_format(images)
-            self._bound = images
-            self._result = self._forward(images)
+        with torch.inference_mode(), _Translated(self.backend):
+            self._bound = self._place(torch.from_numpy(inputs["input"].copy()))
+            self._result = self._forward(self._bound)
         self.synchronize()
 
     def enqueue(self) -> None:
@@ -141,10 +136,13 @@ class TorchSession(Session):
 
     def _place(self, images: Tensor) -> Tensor:
         images = images.to(self._device)
-        return images if self._format is None else images.contiguous(memory_format=self._format)
+        if self._format is None:
+            self._format = self._faster_format(images)
+            self._model.to(memory_format=self._format)
+        return images.contiguous(memory_format=self._format)
 
-    def _choose_format(self, images: Tensor) -> Tensor:
-        """Time both layouts on the eager model, keep the faster for good, and return ``images`` in it."""
+    def _faster_format(self, images: Tensor) -> torch.memory_format:
+        """Time both layouts on the eager model, over ``images``."""
         took = {}
         for name in ("nchw", "channels-last"):
             layout = _FORMATS[name]
@@ -160,12 +158,10 @@ class TorchSession(Session):
                 self.synchronize()
                 samples.append(time.perf_counter_ns() - started)
             took[name] = min(samples) / 1e6
-        best = min(took, key=took.__getitem__)
         self._trial_ms = took
-        self._format = _FORMATS[best]
-        assert self._format is not None
-        self._model.to(memory_format=self._format)
-        return images.contiguous(memory_format=self._format)
+        best = _FORMATS[min(took, key=took.__getitem__)]
+        assert best is not None
+        return best
 
     def _compiled(self) -> Callable[[Tensor], Tensor]:
         from torch._inductor.compile_fx import compile_fx
@@ -238,7 +234,7 @@ class CudaTorchSession(TorchSession):
         self.synchronize()
         if self._options.cuda_graph:
             graph = torch.cuda.CUDAGraph()
-            with torch.inference_mode(), _translated(self.backend):
+            with torch.inference_mode(), _Translated(self.backend):
                 with torch.cuda.graph(graph, stream=self._stream):
                     self._result = self._forward(self._bound)  # type: ignore[arg-type]  # set by super().bind
                 graph.replay()
@@ -286,7 +282,7 @@ class CudaTorchSession(TorchSession):
         return f"cuda:{torch.cuda.current_device()} {torch.cuda.get_device_name(self._device)}"
 
 
-class _translated:
+class _Translated:
     """Turn what PyTorch raises into one line."""
 
     def __init__(self, backend: str) -> None:
@@ -304,4 +300,6 @@ class _translated:
                 raise MissingRequirement(
                     f"{self._backend} needs a C++ compiler: apt-get install g++, or use --backend torch"
                 ) from error
-            raise SessionFailed(f"{self._backend} failed: {text.splitlines()[0] if text else type(error).__name__}") from error
+            raise SessionFailed(
+                f"{self._backend} failed: {text.splitlines()[0] if text else type(error).__name__}"
+            ) from error

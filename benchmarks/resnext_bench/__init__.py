@@ -1,0 +1,1 @@
+"""Session to measurement to report. Command: ``resnext-bench``."""

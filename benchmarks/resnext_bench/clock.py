@@ -1,0 +1,62 @@
+"""The one clock. Sessions never time themselves; everything that is reported was taken here.
+
+Host times are differences of ``time.perf_counter_ns`` around a call that has finished when it returns. Device times
+are CUDA events recorded on the session's own stream, around the work alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from resnext.session import Session
+
+now_ns = time.perf_counter_ns
+
+
+def time_host(call: Callable[[], object], iterations: int) -> list[int]:
+    """Nanoseconds of each of ``iterations`` calls, back to back. ``call`` must return only when its work is done."""
+    clock = now_ns
+    stamps = [0] * (iterations + 1)
+    with _no_collection():
+        stamps[0] = clock()
+        for index in range(1, iterations + 1):
+            call()
+            stamps[index] = clock()
+    return [after - before for before, after in itertools.pairwise(stamps)]
+
+
+def time_device(session: Session, iterations: int) -> list[int]:
+    """Nanoseconds on the device of each of ``iterations`` enqueued runs, between CUDA events on the session's stream.
+
+    The session must be bound, and must have a CUDA stream.
+    """
+    import torch
+
+    handle = session.cuda_stream
+    assert handle is not None, "time_device needs a session with a CUDA stream"
+    stream = torch.cuda.ExternalStream(handle)
+    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(iterations)]
+    session.synchronize()
+    with _no_collection():
+        for start, end in pairs:
+            start.record(stream)
+            session.enqueue()
+            end.record(stream)
+        session.synchronize()
+    return [round(start.elapsed_time(end) * 1e6) for start, end in pairs]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector out of the timed stretch."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -1,0 +1,248 @@
+"""The command ``resnext-bench``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from resnext.command import SETTINGS, CountsType, NameType, chosen_weights, guarded, weights_options
+from resnext.version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .result import Run
+
+# resnext.backends holds the registry itself, but importing it loads pydantic, which --help need not wait for;
+# a test holds the two equal.
+_BACKENDS = ("torch", "torch-compile", "ort", "ort-cpu", "ort-cuda")
+
+_EPILOG = """\b
+Examples:
+  resnext-bench --backend torch,ort --batch 1,8               ResNeXt-50 32x4d, seeded weights
+  resnext-bench --backend all --weights digits --batch 64     everything that this machine has
+  resnext-bench --backend ort-cpu --artifact out/ --batch 1 --samples 662     enough for a p99
+  resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
+Exit code 0: every row was measured and is right. 1: an output was wrong, or a row is
+invalid. 3, 4: a backend failed; its row says why.
+"""
+
+
+@click.command(context_settings=SETTINGS, epilog=_EPILOG)
+@click.option(
+    "--backend",
+    "backends",
+    type=NameType("backend", ("all", *_BACKENDS), many=True),
+    required=True,
+    metavar="NAME[,NAME...]",
+    help=f"What to measure: {', '.join(_BACKENDS)}, or all that this machine has. Speedups are against the first.",
+)
+@click.option("--batch", "batches", type=CountsType(), default="1", show_default=True, help="Batch sizes.")
+@weights_options
+@click.option(
+    "--precision",
+    type=NameType("precision", ("fp32",)),
+    default="fp32",
+    show_default=True,
+    metavar="fp32",
+    help="Element type of weights and activations.",
+)
+@click.option(
+    "--artifact",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Artifact for the backends that run one.  [default: exported once into the cache, then reused]",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="For backends that run on either.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: one for each physical core]")
+@click.option(
+    "--memory-format",
+    type=click.Choice(["auto", "nchw", "channels-last"]),
+    default="auto",
+    show_default=True,
+    help="For PyTorch; auto times both and keeps the faster.",
+)
+@click.option("--cuda-graph/--no-cuda-graph", default=True, help="Replay a CUDA graph.  [default: on]")
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Timed seconds for each row.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Interleaved visits that the time is spread over.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=11,
+    show_default=True,
+    help="Fewest timed runs of a row (11: median, 64: p90, 662: p99).",
+)
+@click.option(
+    "--warmup",
+    type=click.FloatRange(min=0),
+    default=0.5,
+    show_default=True,
+    metavar="SECONDS",
+    help="Untimed seconds before, for each row.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of images and order.")
+@click.option("--json", "json_path", metavar="PATH", help="Write raw samples and everything else; - is stdout alone.")
+@click.option(
+    "--markdown",
+    "markdown_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PATH",
+    help="Write a report.",
+)
+@click.version_option(__version__, prog_name="resnext-bench")
+@guarded
+def main(
+    backends: tuple[str, ...], batches: tuple[int, ...], model: str | None, spec: str | None, num_classes: int | None,
+    input_size: str | None, precision: str, path: Path | None, device: Literal["auto", "cpu", "cuda"],
+    threads: int | None, memory_format: Literal["auto", "nchw", "channels-last"], cuda_graph: bool, duration: float,
+    rounds: int, samples: int, warmup: float, seed: int, json_path: str | None, markdown_path: Path | None,
+) -> None:  # fmt: skip
+    """Measure latency, throughput, memory and parity of a ResNeXt across backends.
+
+    Backends take turns in short rounds, so that drift of the machine hits all alike. Each row's output, that of the
+    timed runs themselves, is compared with float64 PyTorch.
+    """
+    from resnext.backends import SessionOptions, available_backends
+    from resnext.errors import UsageError
+
+    from .plan import Cell, Plan
+    from .run import run_benchmark
+
+    for target in (json_path, markdown_path):
+        _check_writable(target)
+    if "all" in backends:
+        backends = available_backends(device)
+    artifact = None
+    if path is not None:
+        from resnext.artifact import read_artifact
+        from resnext.parity_command import artifact_weights
+
+        if model is not None or num_classes is not None or input_size is not None:
+            raise UsageError("an artifact has its own model; drop --model, --num-classes and --input-size")
+        artifact = read_artifact(path)
+        weights = artifact_weights(artifact, spec)
+    else:
+        weights = chosen_weights(model, spec, num_classes, input_size)
+    cells = tuple(Cell(name, batch) for batch in batches for name in backends)
+    plan = Plan(cells, duration, rounds, warmup, samples, seed)
+    options = SessionOptions(device, threads, memory_format, cuda_graph)
+    console = _console(to_stderr=json_path == "-")
+    with _status() as say:
+        run = run_benchmark(weights, plan, artifact=artifact, options=options, precision=precision, say=say)
+    _show(run, console)
+    if json_path is not None:
+        _write(json_path, run.model_dump_json(indent=None) + "\n")
+    if markdown_path is not None:
+        from .report import markdown
+
+        _write(str(markdown_path), markdown(run))
+    if code := exit_code(run):
+        sys.exit(code)
+
+
+def exit_code(run: Run) -> int:
+    """0 where every row is valid; 1 where one is invalid; else the code of the first backend that failed."""
+    if any(row.status == "invalid" for row in run.rows):
+        return 1
+    return next((row.exit_code for row in run.rows if row.status == "failed"), 0)
+
+
+def _show(run: Run, console: Console) -> None:
+    from .report import LEGEND, remarks, table
+
+    console.print(f"[dim]{run.environment.title()}[/dim]")
+    for line in run.reused:
+        console.print(f"[dim]reused {line}[/dim]")
+    console.print(table(run))
+    console.print(f"[dim]{LEGEND}[/dim]")
+    for line in remarks(run):
+        console.print(line, style="yellow", markup=False)
+
+
+def _console(*, to_stderr: bool) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=to_stderr, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=to_stderr, highlight=False, width=140)
+    return console
+
+
+def _check_writable(target: str | Path | None) -> None:
+    """Refuse an output that cannot be written before minutes are spent measuring."""
+    from resnext.errors import MissingRequirement
+
+    if target is None or str(target) == "-":
+        return
+    path = Path(target)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        with path.open("a"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as exc:
+        raise MissingRequirement(f"cannot write {path}: {exc.strerror}; choose another path") from exc
+
+
+def _write(target: str, text: str) -> None:
+    """Write whole or not at all; ``-`` is stdout."""
+    from resnext.errors import MissingRequirement
+
+    if target == "-":
+        click.echo(text, nl=False)
+        return
+    path = Path(target)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as exc:
+        partial.unlink(missing_ok=True)
+        raise MissingRequirement(f"cannot write {path}: {exc.strerror}; choose another path") from exc
+    click.echo(f"wrote {path}", err=True)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """Say what is going on: a spinner with the time gone on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=2) as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda line: progress.update(task, description=line)
+
+
+if __name__ == "__main__":
+    main()

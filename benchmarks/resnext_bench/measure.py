@@ -1,0 +1,113 @@
+"""Runs a plan over open sessions: warm-up, then interleaved rounds. Knows nothing of backends or reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from resnext.errors import ResnextError
+from resnext.session import Boundary, Session
+
+from .clock import now_ns, time_device, time_host
+from .plan import Cell, Plan
+
+_WARMUP_RUNS = 3
+
+
+@dataclass
+class Samples:
+    """Raw times of one cell.
+
+    Attributes:
+        host_ns: host times, one list for each round, nanoseconds.
+        device_ns: device times likewise, where the session has a CUDA stream.
+        device_boundary: what the device times enclose.
+        warmup_runs: untimed runs before the first round.
+        output: what the last timed run gave; its parity is the parity of what was timed.
+        bound_output: what the last device-timed run gave, likewise.
+        error: why measuring stopped, or None.
+    """
+
+    host_ns: list[list[int]] = field(default_factory=list)
+    device_ns: list[list[int]] = field(default_factory=list)
+    device_boundary: Boundary | None = None
+    warmup_runs: int = 0
+    output: NDArray[Any] | None = None
+    bound_output: NDArray[Any] | None = None
+    error: ResnextError | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An open session with the input that it is measured on."""
+
+    session: Session
+    inputs: dict[str, NDArray[Any]]
+
+
+def measure(
+    subjects: Mapping[Cell, Subject], plan: Plan, progress: Callable[[str], None] = lambda _: None
+) -> dict[Cell, Samples]:
+    """Measure every cell of ``subjects`` as ``plan`` says.
+
+    Args:
+        subjects: bound sessions. A cell of the plan that is not in here is left out.
+        plan: rounds, durations and order.
+        progress: called with a line at every visit.
+
+    Returns:
+        Raw samples by cell. A session that raises keeps its samples so far and the error; the rest goes on.
+    """
+    samples = {cell: Samples() for cell in plan.cells if cell in subjects}
+    estimate_ns: dict[Cell, float] = {}
+    for cell in samples:
+        progress(f"warming up {cell}")
+        estimate_ns[cell] = _guard(samples[cell], lambda c=cell: _warm_up(subjects[c], plan, samples[c])) or 1e9
+    for round_index in range(plan.rounds):
+        for cell in plan.order(round_index):
+            if cell in samples and samples[cell].error is None:
+                progress(f"round {round_index + 1}/{plan.rounds}, {cell}")
+                count = plan.iterations(estimate_ns[cell])
+                _guard(samples[cell], lambda c=cell, n=count: _visit(subjects[c], samples[c], n))
+    return samples
+
+
+def _guard(samples: Samples, step: Callable[[], Any]) -> Any:
+    try:
+        return step()
+    except ResnextError as exc:
+        samples.error = exc
+        return None
+
+
+def _warm_up(subject: Subject, plan: Plan, samples: Samples) -> float:
+    """Run until warm; returns the nanoseconds that one run takes, from the last of them."""
+    started = now_ns()
+    took = 0
+    while samples.warmup_runs < _WARMUP_RUNS or now_ns() - started < plan.warmup_s * 1e9:
+        before = now_ns()
+        subject.session.run(subject.inputs)
+        took = now_ns() - before
+        samples.warmup_runs += 1
+    return float(took)
+
+
+def _visit(subject: Subject, samples: Samples, iterations: int) -> None:
+    session, inputs = subject.session, subject.inputs
+    last: dict[str, NDArray[Any]] = {}
+
+    def call() -> None:
+        nonlocal last
+        last = session.run(inputs)
+
+    call()  # untimed: caches and thread pools still belong to the cell before
+    samples.host_ns.append(time_host(call, iterations))
+    samples.output = last[session.outputs[0].name]
+    if session.cuda_stream is not None:
+        session.enqueue()
+        samples.device_ns.append(time_device(session, iterations))
+        samples.device_boundary = session.enqueue_boundary
+        samples.bound_output = session.fetch()[session.outputs[0].name]

@@ -1,0 +1,248 @@
+"""One benchmark from weights to stored result: build or reuse, open, measure, compare, judge."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnext.artifact import Artifact
+from resnext.backends import BACKENDS, SessionOptions, open_session
+from resnext.config import variant_name
+from resnext.errors import ResnextError
+from resnext.inputs import seeded_pixels
+from resnext.manifest import WeightsRecord
+from resnext.parity import Parity, compare, gate_for
+from resnext.session import Delivered
+
+from .clock import now_ns
+from .environment import record_environment
+from .measure import Samples, Subject, measure
+from .memory import Peak, peak_memory
+from .plan import Cell, Plan
+from .result import Row, Run, Timing
+from .stats import derive, ratio_by_round
+from .validity import reasons_against
+
+if TYPE_CHECKING:
+    from resnext.weights import Weights
+
+Say = Callable[[str], None]
+#: Rows of a batch whose logits are compared, first and last among them.
+_COMPARED_ROWS = 16
+
+
+@dataclass
+class _Opened:
+    """What opening a cell gave: a subject to measure, or the error."""
+
+    subject: Subject | None = None
+    error: ResnextError | None = None
+    artifact: Artifact | None = None
+    peak: Peak = field(default_factory=Peak)
+    setup_s: float | None = None
+
+
+def run_benchmark(
+    weights: Weights,
+    plan: Plan,
+    *,
+    artifact: Artifact | None = None,
+    options: SessionOptions | None = None,
+    precision: str = "fp32",
+    say: Say = lambda _: None,
+) -> Run:
+    """Measure every cell of ``plan``.
+
+    Args:
+        weights: the network; the reference of every row's parity.
+        plan: what and how long.
+        artifact: what ONNX backends run; None means the cache's, exported now where it is not there yet.
+        options: device, threads, memory format, CUDA graphs.
+        precision: asked for.
+        say: called with one line at every step.
+
+    Returns:
+        The run. A backend that fails has a row that says why; the others go on.
+    """
+    options = options or SessionOptions()
+    environment = record_environment()
+    images = _Images(weights, plan)
+    reused: list[str] = []
+    source = _ArtifactSource(weights, artifact, reused, say)
+    with ExitStack() as stack:
+        opened = {cell: _open(cell, source, weights, images, options, stack, say) for cell in plan.cells}
+        subjects = {cell: found.subject for cell, found in opened.items() if found.subject is not None}
+        samples = measure(subjects, plan, say)
+        rows = []
+        for cell in plan.cells:
+            say(f"comparing the outputs of {cell}")
+            rows.append(_row(cell, opened[cell], samples, images, weights, precision))
+    return Run(
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        model=variant_name(weights.config),
+        weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
+        precision=precision,
+        duration_s=plan.duration_s,
+        rounds=plan.rounds,
+        seed=plan.seed,
+        threads=options.threads,
+        reused=tuple(reused),
+        environment=environment,
+        rows=_with_speedups(rows),
+    )
+
+
+class _Images:
+    """The images of every batch size, and float64 reference logits, each computed once."""
+
+    def __init__(self, weights: Weights, plan: Plan) -> None:
+        self._weights = weights
+        self.pixels = seeded_pixels(weights.config, max(cell.batch for cell in plan.cells), plan.seed)
+        self.prepared = weights.preprocessing.normalise(self.pixels)
+        self._reference: dict[int, NDArray[Any]] = {}
+
+    def rows_to_compare(self, batch: int) -> list[int]:
+        return sorted({int(index) for index in np.linspace(0, batch - 1, min(batch, _COMPARED_ROWS))})
+
+    def reference(self, rows: list[int]) -> NDArray[Any]:
+        from resnext.backends.torch_session import reference_logits
+
+        missing = [row for row in rows if row not in self._reference]
+        if missing:
+            logits = reference_logits(self._weights, self.prepared[missing])
+            self._reference.update(zip(missing, logits, strict=True))
+        return np.stack([self._reference[row] for row in rows])
+
+
+class _ArtifactSource:
+    """The artifact that ONNX backends run: the one given, or the cache's, asked for once."""
+
+    def __init__(self, weights: Weights, artifact: Artifact | None, reused: list[str], say: Say) -> None:
+        self._weights = weights
+        self._artifact = artifact
+        self._reused = reused
+        self._say = say
+
+    def get(self) -> Artifact:
+        if self._artifact is None:
+            from resnext_export.cache import build_or_reuse
+
+            self._say("exporting to ONNX, or reusing what the cache has")
+            built = build_or_reuse(self._weights)
+            self._artifact = built.artifact
+            if built.reused:
+                self._reused.append(f"{built.artifact.path} (sha256 {built.artifact.manifest.file_sha256[:12]})")
+        return self._artifact
+
+
+def _open(
+    cell: Cell, source: _ArtifactSource, weights: Weights, images: _Images, options: SessionOptions, stack: ExitStack,
+    say: Say,
+) -> _Opened:  # fmt: skip
+    found = _Opened()
+    try:
+        subject: Weights | Artifact = weights
+        if BACKENDS[cell.backend].source == "onnx":
+            subject = found.artifact = source.get()
+        say(f"opening {cell}")
+        cuda = options.device != "cpu" and BACKENDS[cell.backend].device != "cpu"
+        with peak_memory(cuda=cuda) as found.peak:
+            before = now_ns()
+            session = stack.enter_context(open_session(cell.backend, subject, _for(cell.backend, options)))
+            baked = found.artifact is not None and found.artifact.manifest.preprocessing_baked
+            pool: NDArray[Any] = images.pixels if baked else images.prepared
+            inputs = {session.inputs[0].name: np.ascontiguousarray(pool[: cell.batch])}
+            session.bind(inputs)
+            found.setup_s = (now_ns() - before) / 1e9
+        found.subject = Subject(session, inputs)
+    except ResnextError as exc:
+        found.error = exc
+    return found
+
+
+def _for(backend: str, options: SessionOptions) -> SessionOptions:
+    """``options`` with a device that ``backend`` can be asked for."""
+    fixed = BACKENDS[backend].device
+    return options if fixed == "auto" else replace(options, device=fixed)
+
+
+def _row(
+    cell: Cell, opened: _Opened, samples: Mapping[Cell, Samples], images: _Images, weights: Weights, precision: str
+) -> Row:
+    taken = samples.get(cell)
+    error = opened.error or (taken.error if taken else None)
+    if error is not None or opened.subject is None or taken is None or taken.output is None:
+        reason = str(error) if error else "no sample was taken"
+        code = error.exit_code if error else 1
+        return Row(backend=cell.backend, batch=cell.batch, status="failed", reasons=(reason,), exit_code=code)
+    try:
+        delivered = opened.subject.session.delivered()
+    except ResnextError as exc:
+        delivered = Delivered("unknown", (), {"delivered": str(exc)})
+    parity = _parity(taken, cell, images, opened.artifact, precision)
+    reasons = reasons_against(taken.host_ns, cell.batch, parity, delivered, precision)
+    timings = [_timing(taken.host_ns, "host", cell.batch)]
+    if taken.device_ns and taken.device_boundary:
+        timings.append(_timing(taken.device_ns, taken.device_boundary, cell.batch))
+    if opened.artifact is not None:
+        size, digest = opened.artifact.manifest.file_size_bytes, opened.artifact.manifest.file_sha256
+    else:
+        size, digest = sum(value.nbytes for value in weights.state_dict.values()), None
+    return Row(
+        backend=cell.backend,
+        batch=cell.batch,
+        status="invalid" if reasons else "valid",
+        reasons=reasons,
+        device=delivered.device,
+        delivered=delivered.summary(),
+        notes=dict(delivered.notes),
+        timings=tuple(timings),
+        warmup_runs=taken.warmup_runs,
+        setup_s=opened.setup_s,
+        peak_host_bytes=opened.peak.host_bytes,
+        peak_device_bytes=opened.peak.device_bytes,
+        model_size_bytes=size,
+        artifact_sha256=digest,
+        parity=parity,
+    )
+
+
+def _timing(rounds: list[list[int]], boundary: Any, batch: int) -> Timing:
+    return Timing(boundary=boundary, rounds_ns=tuple(map(tuple, rounds)), stats=derive(rounds, batch))
+
+
+def _parity(taken: Samples, cell: Cell, images: _Images, artifact: Artifact | None, precision: str) -> Parity:
+    """Compare what the timed runs gave. Host and device runs must both be right; the worse of the two is kept."""
+    rows = images.rows_to_compare(cell.batch)
+    reference = images.reference(rows)
+    sha256 = artifact.manifest.file_sha256 if artifact else None
+    outcomes = []
+    for output in (taken.output, taken.bound_output):
+        if output is not None:
+            # Rows that are not compared must at least be finite, and be there.
+            whole = output.shape[:1] == (cell.batch,) and np.isfinite(output).all()
+            chosen = output[rows] if whole else output
+            outcomes.append(compare(reference, chosen, gate=gate_for(precision), artifact_sha256=sha256))
+    return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
+
+
+def _with_speedups(rows: list[Row]) -> tuple[Row, ...]:
+    """Rows with how much faster each is than the first measured backend at the same batch and boundary."""
+    base: dict[tuple[int, str], Timing] = {}
+    done = []
+    for row in rows:
+        timings = []
+        for timing in row.timings:
+            first = base.setdefault((row.batch, timing.boundary), timing)
+            if first is not timing:
+                ratio = ratio_by_round(first.rounds_ns, timing.rounds_ns)
+                timing = timing.model_copy(update={"speedup": ratio})
+            timings.append(timing)
+        done.append(row.model_copy(update={"timings": tuple(timings)}))
+    return tuple(done)
