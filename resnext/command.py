@@ -17,6 +17,11 @@ from .errors import ResnextError, UnknownName
 if TYPE_CHECKING:
     from .weights import Weights
 
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:  # not generic before click 8.2
+    _ParamType = click.ParamType
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Click settings of every command.
@@ -72,7 +77,7 @@ def _styled(text: str) -> str:
     return text if os.environ.get("NO_COLOR") else click.style(text, fg="red", bold=True)
 
 
-class NameType(click.ParamType):
+class NameType(_ParamType):
     """A name from a registry; anything else lists the known names and the nearest."""
 
     def __init__(self, kind: str, known: tuple[str, ...], *, many: bool = False) -> None:
@@ -97,7 +102,7 @@ class NameType(click.ParamType):
         return [CompletionItem(name) for name in self._known if name.startswith(incomplete)]
 
 
-class CountsType(click.ParamType):
+class CountsType(_ParamType):
     """Whole numbers of at least 1, separated by commas."""
 
     name = "N[,N...]"

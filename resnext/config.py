@@ -54,17 +54,18 @@ class ResNeXtConfig:
             value = getattr(self, field)
             if not _is_count(value):
                 raise UsageError(f"{field} must be an integer of at least 1, got {value!r}")
-        if not (isinstance(self.depths, tuple) and 1 <= len(self.depths) <= 6 and all(map(_is_count, self.depths))):
+        depths: object = self.depths  # as object: callers that are not type-checked may pass anything
+        if not (isinstance(depths, tuple) and 1 <= len(depths) <= 6 and all(map(_is_count, depths))):
             raise UsageError(f"depths must be a tuple of 1 to 6 integers of at least 1, got {self.depths!r}")
         if self.stem not in ("imagenet", "small"):
             raise UsageError(f"stem must be 'imagenet' or 'small', got {self.stem!r}")
-        size = self.input_size
+        size: object = self.input_size
         if not (isinstance(size, tuple) and len(size) == 2 and all(map(_is_count, size))):
             raise UsageError(f"input_size must be a pair (height, width) of integers, got {size!r}")
-        if min(size) < self.total_stride:
+        if min(self.input_size) < self.total_stride:
             raise UsageError(
-                f"input_size {size[0]}x{size[1]} is too small: this network divides height and width by "
-                f"{self.total_stride}, so each must be at least {self.total_stride}"
+                f"input_size {self.input_size[0]}x{self.input_size[1]} is too small: this network divides height "
+                f"and width by {self.total_stride}, so each must be at least {self.total_stride}"
             )
 
     @property

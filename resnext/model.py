@@ -58,7 +58,8 @@ class Bottleneck(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return self.relu(y + shortcut)
+        out: Tensor = self.relu(y + shortcut)
+        return out
 
 
 class ResNeXt(nn.Module):

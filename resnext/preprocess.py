@@ -78,8 +78,9 @@ class Preprocessing(BaseModel):
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 pixels (N x H x W x C) to the network's float32 input (N x C x H x W, contiguous)."""
         scaled = pixels.astype(np.float32) / np.float32(255)
-        scaled = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+        mean: NDArray[np.float32] = np.asarray(self.mean, np.float32)
+        std: NDArray[np.float32] = np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(((scaled - mean) / std).transpose(0, 3, 1, 2), np.float32)
 
     def load(self, path: Path) -> NDArray[np.uint8]:
         """Read an image file; returns uint8 pixels, 1 x H x W x C.

@@ -42,7 +42,8 @@ def seeded_state_dict(config: ResNeXtConfig, seed: int) -> dict[str, Tensor]:
             elif isinstance(module, nn.BatchNorm2d):
                 module.weight.copy_(_uniform(rng, module.weight, 0.6, 1.4))
                 module.bias.copy_(_uniform(rng, module.bias, -0.3, 0.3))
-                module.num_batches_tracked.zero_()  # type: ignore[operator]  # typed as Tensor | Module
+                assert module.num_batches_tracked is not None
+                module.num_batches_tracked.zero_()
         # Damp what each block adds to its shortcut, or activations would grow with the depth of a stage.
         for stage in model.stages:
             blocks = [block for block in stage.modules() if isinstance(block, Bottleneck)]

@@ -15,10 +15,10 @@ import hashlib
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -105,7 +105,7 @@ def save_weights(weights: Weights, path: Path) -> None:
     from safetensors.torch import save_file
 
     header = {
-        "model": variant_name(weights.config),
+        "config": asdict(weights.config),
         "preprocessing": weights.preprocessing.model_dump(mode="json"),
         "class_names": list(weights.class_names),
     }
@@ -188,8 +188,7 @@ def _load_file(path: Path, config: ResNeXtConfig | None) -> Weights:
         raise BadWeights(f"no weights file at {path}")
     state, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
     if config is None:
-        named = header.get("model")
-        config = variant(named) if isinstance(named, str) else variant("resnext50_32x4d")
+        config = _declared_config(header, path) or variant("resnext50_32x4d")
     checked = check_state_dict(state, config, str(path))
     try:
         preprocessing = Preprocessing.model_validate(header["preprocessing"])
@@ -205,7 +204,18 @@ def _load_file(path: Path, config: ResNeXtConfig | None) -> Weights:
     return Weights(config, checked, str(path.resolve()), preprocessing, names)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object | list[object]]]:
+def _declared_config(header: Mapping[str, Any], path: Path) -> ResNeXtConfig | None:
+    from pydantic import TypeAdapter
+
+    if "config" not in header:
+        return None
+    try:
+        return TypeAdapter(ResNeXtConfig).validate_python(header["config"])
+    except (ValueError, UsageError) as exc:
+        raise BadWeights(f"{path} declares a configuration that is not valid: {' '.join(str(exc).split())}") from exc
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -11,6 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from resnext.session import Session
 
@@ -38,8 +39,9 @@ def time_device(session: Session, iterations: int) -> list[int]:
 
     handle = session.cuda_stream
     assert handle is not None, "time_device needs a session with a CUDA stream"
-    stream = torch.cuda.ExternalStream(handle)
-    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(iterations)]
+    stream = torch.cuda.ExternalStream(handle)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    events: Any = torch.cuda.Event  # untyped in torch
+    pairs = [(events(enable_timing=True), events(enable_timing=True)) for _ in range(iterations)]
     session.synchronize()
     with _no_collection():
         for start, end in pairs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -65,13 +66,13 @@ def measure(
     estimate_ns: dict[Cell, float] = {}
     for cell in samples:
         progress(f"warming up {cell}")
-        estimate_ns[cell] = _guard(samples[cell], lambda c=cell: _warm_up(subjects[c], plan, samples[c])) or 1e9
+        estimate_ns[cell] = _guard(samples[cell], partial(_warm_up, subjects[cell], plan, samples[cell])) or 1e9
     for round_index in range(plan.rounds):
         for cell in plan.order(round_index):
             if cell in samples and samples[cell].error is None:
                 progress(f"round {round_index + 1}/{plan.rounds}, {cell}")
                 count = plan.iterations(estimate_ns[cell])
-                _guard(samples[cell], lambda c=cell, n=count: _visit(subjects[c], samples[c], n))
+                _guard(samples[cell], partial(_visit, subjects[cell], samples[cell], count))
     return samples
 
 

@@ -220,15 +220,18 @@ def _timing(rounds: list[list[int]], boundary: Any, batch: int) -> Timing:
 def _parity(taken: Samples, cell: Cell, images: _Images, artifact: Artifact | None, precision: str) -> Parity:
     """Compare what the timed runs gave. Host and device runs must both be right; the worse of the two is kept."""
     rows = images.rows_to_compare(cell.batch)
-    reference = images.reference(rows)
     sha256 = artifact.manifest.file_sha256 if artifact else None
     outcomes = []
     for output in (taken.output, taken.bound_output):
         if output is not None:
-            # Rows that are not compared must at least be finite, and be there.
-            whole = output.shape[:1] == (cell.batch,) and np.isfinite(output).all()
-            chosen = output[rows] if whole else output
-            outcomes.append(compare(reference, chosen, gate=gate_for(precision), artifact_sha256=sha256))
+            # Rows that are not compared must at least be there, and be finite: those that are not join the compared.
+            if output.shape[:1] == (cell.batch,):
+                bad = np.flatnonzero(~np.isfinite(output.reshape(cell.batch, -1)).all(axis=1))[:1].tolist()
+                chosen = sorted({*rows, *bad})
+                want, got = images.reference(chosen), output[chosen]
+            else:
+                want, got = images.reference(list(range(cell.batch))), output
+            outcomes.append(compare(want, got, gate=gate_for(precision), artifact_sha256=sha256))
     return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
 
 

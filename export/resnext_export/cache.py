@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ def build_or_reuse(weights: Weights, folder: Path | None = None) -> Built:
             if artifact.manifest.check is not None and artifact.manifest.weights.sha256 == weights.sha256:
                 return Built(artifact, reused=True)
         except BadArtifact:
-            pass  # absent, or damaged since: built below, over what is there
+            shutil.rmtree(entry, ignore_errors=True)  # absent, or damaged since; the cache owns its entries
         return Built(export_onnx(weights, entry, force=entry.exists()), reused=False)
     finally:
         lock.release()

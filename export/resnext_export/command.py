@@ -110,7 +110,7 @@ def main(
 
 
 def _default_name(source: str, model: str | None, precision: str, target: str) -> str:
-    from resnext.weights import SHIPPED
+    from resnext.shipped import SHIPPED
 
     weights = Path(source).stem if source.endswith((".safetensors", ".pth", ".pt")) else source.replace(":", "")
     parts = [weights] if source in SHIPPED else [model or "resnext50_32x4d", weights]

@@ -84,7 +84,7 @@ def prove(artifact: Artifact, weights: Weights) -> CheckRecord:
 
     manifest = artifact.manifest
     gate = gate_for(manifest.precision)
-    batches = (manifest.batch.min,) if manifest.batch.static else CHECK_BATCHES
+    batches: tuple[int, ...] = (manifest.batch.min,) if manifest.batch.static else CHECK_BATCHES
     batches = tuple(size for size in batches if size in manifest.batch) or (manifest.batch.min,)
     pixels = seeded_pixels(weights.config, max(batches))
     images = weights.preprocessing.normalise(pixels)

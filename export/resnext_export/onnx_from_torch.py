@@ -24,6 +24,9 @@ _PRIVATE_NOTES = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
 class PixelInput(nn.Module):
     """A network that takes uint8 pixels (N x H x W x C) and carries its own normalisation."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.model = model

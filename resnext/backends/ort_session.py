@@ -291,7 +291,7 @@ class CudaOrtSession(OrtSession):
         import torch
 
         if self._stream is None and torch.cuda.is_available():
-            self._stream = torch.cuda.Stream()
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return self._stream
 
 

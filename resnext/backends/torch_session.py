@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -79,7 +80,7 @@ class TorchSession(Session):
         if name == "torch-compile":
             self._forward = self._compiled()
         if self._format is not None:
-            self._model.to(memory_format=self._format)
+            _set_format(self._model, self._format)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Copy in, run, copy out."""
@@ -138,7 +139,7 @@ class TorchSession(Session):
         images = images.to(self._device)
         if self._format is None:
             self._format = self._faster_format(images)
-            self._model.to(memory_format=self._format)
+            _set_format(self._model, self._format)
         return images.contiguous(memory_format=self._format)
 
     def _faster_format(self, images: Tensor) -> torch.memory_format:
@@ -147,7 +148,7 @@ class TorchSession(Session):
         for name in ("nchw", "channels-last"):
             layout = _FORMATS[name]
             assert layout is not None
-            self._model.to(memory_format=layout)
+            _set_format(self._model, layout)
             placed = images.contiguous(memory_format=layout)
             self._model(placed)
             self.synchronize()
@@ -164,7 +165,9 @@ class TorchSession(Session):
         return best
 
     def _compiled(self) -> Callable[[Tensor], Tensor]:
-        from torch._inductor.compile_fx import compile_fx
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own modules warn of each other
+            from torch._inductor.compile_fx import compile_fx
 
         def inductor(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
             self._graphs.append(graph)
@@ -184,6 +187,9 @@ class TorchSession(Session):
 
     def _module_layers(self) -> list[DeliveredLayer]:
         layers: list[DeliveredLayer] = []
+        shape = [1 if size is None else size for size in self.inputs[0].shape]
+        with torch.inference_mode():
+            probe = self._place(torch.zeros(shape))  # before the hooks: placing may run trials of its own
 
         def note(name: str, op: str) -> Callable[[nn.Module, Any, Tensor], None]:
             def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
@@ -198,14 +204,17 @@ class TorchSession(Session):
             if type(module).__name__ in _OPS
         ]
         try:
-            spec = self.inputs[0]
-            shape = [1 if size is None else size for size in spec.shape]
             with torch.inference_mode():
-                self._model(self._place(torch.zeros(shape)))
+                self._model(probe)
         finally:
             for hook in hooks:
                 hook.remove()
         return layers
+
+
+def _set_format(model: nn.Module, layout: torch.memory_format) -> None:
+    """Lay out the convolution weights of ``model`` as ``layout``, in place."""
+    model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub leaves this form out
 
 
 _FORMATS = {"auto": None, "nchw": torch.contiguous_format, "channels-last": torch.channels_last}
@@ -220,7 +229,7 @@ class CudaTorchSession(TorchSession):
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
         super().__init__(weights, options, name, device)
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def bind(self, inputs: Arrays) -> None:

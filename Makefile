@@ -1,0 +1,47 @@
+# make demo        set everything up and run the main job: export, parity, benchmark, report
+# make test        set everything up and pass lint, types and tests
+# make speed       measure the speed claims that the README makes of the toolkit itself
+# make gpu-accept  tests/gpu and a benchmark over every backend present; needs Python with torch, no virtual environment
+# make clean       remove what these made
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   := demo
+OUT    ?= gpu-accept
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONUNBUFFERED := 1
+
+.PHONY: demo test lint types pytest speed gpu-accept clean
+.DEFAULT_GOAL := demo
+
+# The stamp is newer than what it was installed from, so that a second make installs nothing.
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	@touch $@
+
+demo: $(VENV)/.installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/demo.sh $(DEMO)
+
+test: lint types pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+pytest: $(VENV)/.installed
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+speed: $(VENV)/.installed
+	$(BIN)/python benchmarks/check_speed.py
+
+gpu-accept:
+	PYTHONPATH=.:export:benchmarks $(PYTHON) benchmarks/gpu_accept.py --out $(OUT)
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

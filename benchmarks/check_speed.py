@@ -1,0 +1,127 @@
+"""Measures the claims that this toolkit makes about its own speed, interleaved in one run; fails where one is missed.
+
+    python benchmarks/check_speed.py [--json PATH]
+
+1. ``--help`` of every command answers in under 0.3 s.
+2. Export end to end, check of the written bytes included, takes at most 1.5 times a bare ``torch.onnx.export``.
+3. The harness adds under 5 us to an iteration, measured on a session that does nothing.
+4. ``ort-cpu`` is as fast as a plain loop over the same onnxruntime session: ratio 1.00 +- 0.02.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from resnext.artifact import Artifact
+from resnext.backends import SessionOptions, open_session
+from resnext.backends.ort_session import session_options
+from resnext.fake_session import FakeSession
+from resnext.weights import load_model, load_weights
+from resnext_bench.clock import time_host
+from resnext_bench.environment import record_environment
+from resnext_bench.measure import Samples, Subject, _visit
+from resnext_export.onnx_artifact import export_onnx
+from resnext_export.onnx_from_torch import _export
+
+COMMANDS = ("resnext-export", "resnext-bench", "resnext-parity", "resnext-classify")
+
+
+def help_seconds() -> dict[str, Any]:
+    """Wall time of ``--help``, median of 7 for each command, the slowest command's."""
+    folder = Path(sys.executable).parent
+    took: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for _ in range(7):
+        for name in COMMANDS:
+            before = time.perf_counter()
+            subprocess.run([folder / name, "--help"], check=True, capture_output=True)
+            took[name].append(time.perf_counter() - before)
+    worst = max(statistics.median(samples) for samples in took.values())
+    return {"claim": "--help, slowest command", "value": worst, "unit": "s", "limit": "< 0.3", "ok": worst < 0.3}
+
+
+def export_ratio(rounds: int) -> tuple[dict[str, Any], Artifact]:
+    """Full export over bare export of ResNeXt-50, paired round by round."""
+    weights = load_weights("seeded", "resnext50_32x4d")
+    model, example = load_model(weights), torch.zeros(2, 3, 224, 224)
+    dynamic = ({0: torch.export.Dim("batch", min=1)},)
+    folder = Path(tempfile.mkdtemp())
+    _export(model, example, dynamic)  # the first export of a process also imports
+    ratios = []
+    for index in range(rounds):
+        before = time.perf_counter()
+        _export(model, example, dynamic)
+        bare = time.perf_counter() - before
+        before = time.perf_counter()
+        artifact = export_onnx(weights, folder / str(index))
+        ratios.append((time.perf_counter() - before) / bare)
+    ratio = statistics.median(ratios)
+    claim = {"claim": "export with check / bare torch.onnx.export", "value": ratio, "unit": "x", "limit": "<= 1.5"}
+    return {**claim, "ok": ratio <= 1.5, "samples": ratios}, artifact
+
+
+def harness_overhead() -> dict[str, Any]:
+    """Median time of one timed iteration of a session that does nothing."""
+    samples = Samples()
+    subject = Subject(FakeSession(), {"input": np.zeros((1, 1), np.float32)})
+    _visit(subject, samples, 20000)
+    overhead = statistics.median(samples.host_ns[0]) / 1e3
+    return {"claim": "harness overhead", "value": overhead, "unit": "us", "limit": "< 5", "ok": overhead < 5}
+
+
+def ort_ratio(artifact: Artifact, rounds: int) -> dict[str, Any]:
+    """The ``ort-cpu`` session through the harness against a plain loop over onnxruntime, paired visit by visit.
+
+    The order within a pair alternates, or whichever comes second would always find the other's data in the caches.
+    """
+    images = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    feeds = {"input": images}
+    options = session_options(SessionOptions())
+    plain = ort.InferenceSession(str(artifact.path), options, providers=["CPUExecutionProvider"])
+    ratios = []
+    with open_session("ort-cpu", artifact) as session:
+        ours, theirs = (lambda: session.run(feeds)), (lambda: plain.run(["logits"], feeds))
+        for call in (ours, theirs) * 3:
+            call()
+        for index in range(rounds):
+            took = {}
+            for call in (ours, theirs) if index % 2 else (theirs, ours):
+                call()
+                took[call is ours] = statistics.median(time_host(call, 10))
+            ratios.append(took[False] / took[True])
+    ratio = statistics.median(ratios)
+    claim = {"claim": "ort-cpu speed / plain onnxruntime loop", "value": ratio, "unit": "x", "limit": "1.00 +- 0.02"}
+    return {**claim, "ok": abs(ratio - 1) <= 0.02, "samples": ratios}
+
+
+@click.command(help=__doc__.splitlines()[0] if __doc__ else None)
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Also write the results here.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Paired exports.")
+def main(path: Path | None, rounds: int) -> None:
+    """Measure every claim, print a table, exit 1 where one is missed."""
+    environment = record_environment()
+    first, artifact = export_ratio(rounds)
+    results = [help_seconds(), first, harness_overhead(), ort_ratio(artifact, rounds * 8)]
+    click.echo(f"{environment.title()}, load {environment.load_1min:.2f} at the start")
+    for result in results:
+        verdict = "ok" if result["ok"] else "MISSED"
+        click.echo(f"{result['claim']:44} {result['value']:8.3f} {result['unit']:2}  {result['limit']:12}  {verdict}")
+    if path is not None:
+        path.write_text(json.dumps({"environment": environment.model_dump(), "results": results}, indent=1) + "\n")
+    if not all(result["ok"] for result in results):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# The main job on real input: export two networks, prove them, classify pictures, benchmark every backend that is here.
+set -euo pipefail
+out=${1:-demo}
+here=$(cd "$(dirname "$0")/.." && pwd)
+mkdir -p "$out"
+say() { printf '\n== %s\n' "$*"; }
+
+say "1/5  export the shipped, trained digits network to ONNX"
+resnext-export --format onnx --weights digits --output "$out/digits-onnx" --force
+say "2/5  classify pictures with the exported file"
+resnext-classify "$here"/resnext/shipped/images/digits/{0_0,3_3,7_7}.png --artifact "$out/digits-onnx"
+say "3/5  export ResNeXt-50 32x4d to ONNX"
+resnext-export --format onnx --model resnext50_32x4d --output "$out/resnext50-onnx" --force
+say "4/5  parity of the file on disk against float64 PyTorch"
+resnext-parity --artifact "$out/resnext50-onnx" --backend ort --json >"$out/parity.json"
+resnext-parity --artifact "$out/digits-onnx" --backend ort
+say "5/5  benchmark every backend that this machine has (about two minutes)"
+resnext-bench --backend all --batch 1,8 --artifact "$out/resnext50-onnx" \
+  --json "$out/benchmark.json" --markdown "$out/benchmark.md"
+say "written: $out/benchmark.json, $out/benchmark.md, $out/parity.json and two ONNX artifacts"

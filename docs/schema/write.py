@@ -1,0 +1,29 @@
+"""Write the JSON Schemas of the stored files: ``python docs/schema/write.py [FOLDER]``; the default is this folder.
+
+Run it after a change of a stored model; a test holds the files and the models equal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from resnext.manifest import Manifest
+from resnext_bench.result import Run
+
+#: The stored models by the name of their schema; the number is the format_version.
+MODELS: dict[str, type[BaseModel]] = {"manifest-1.json": Manifest, "run-1.json": Run}
+
+
+def main(folder: Path) -> None:
+    """Write every schema into ``folder``."""
+    for name, model in MODELS.items():
+        text = json.dumps(model.model_json_schema(), indent=2, sort_keys=True) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)

@@ -1,0 +1,238 @@
+"""Measuring over sessions that behave and sessions that do not. Every planted fault must show in its row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import resnext_bench.run as bench_run
+from resnext.backends import SessionOptions, torch_session
+from resnext.errors import MissingRequirement, SessionFailed
+from resnext.fake_session import FakeSession
+from resnext.session import Delivered, DeliveredLayer, Session
+from resnext.weights import Weights, load_weights
+from resnext_bench.command import exit_code
+from resnext_bench.measure import Subject, measure
+from resnext_bench.plan import Cell, Plan
+from resnext_bench.result import Run
+from resnext_bench.run import run_benchmark
+
+QUICK = {"duration_s": 0.05, "rounds": 4, "warmup_s": 0.0}
+
+
+def subject(session: Session) -> Subject:
+    return Subject(session, {"input": np.zeros((1, 1), np.float32)})
+
+
+def test_cells_take_turns_in_every_round() -> None:
+    visits: list[str] = []
+
+    class Recording(FakeSession):
+        def run(self, inputs: Any) -> dict[str, NDArray[Any]]:
+            if not visits or visits[-1] != self.tag:
+                visits.append(self.tag)
+            return super().run(inputs)
+
+        tag = ""
+
+    sessions = {Cell(name, 1): Recording() for name in "abc"}
+    for cell, session in sessions.items():
+        session.tag = cell.backend
+    plan = Plan(tuple(sessions), duration_s=0.01, rounds=6, warmup_s=0)
+    samples = measure({cell: subject(session) for cell, session in sessions.items()}, plan)
+    assert all(len(found.host_ns) == 6 for found in samples.values())
+    assert len(visits) >= 3 + 6 * 3 - 6  # neighbours in the list may be the same cell at a seam of rounds
+    assert all(visits.count(name) >= 4 for name in "abc")
+
+
+def test_warm_up_and_the_first_run_of_a_visit_are_not_timed() -> None:
+    calls = 0
+
+    def slow_at_first(images: NDArray[Any]) -> NDArray[Any]:
+        nonlocal calls
+        calls += 1
+        if calls <= 3:
+            time.sleep(0.05)
+        return np.zeros((len(images), 2), np.float32)
+
+    cell = Cell("a", 1)
+    found = measure({cell: subject(FakeSession(slow_at_first))}, Plan((cell,), 0.01, 2, 0.0))[cell]
+    assert found.warmup_runs >= 3
+    assert max(max(burst) for burst in found.host_ns) < 0.04e9
+
+
+def test_a_session_that_fails_keeps_its_error_and_the_others_go_on() -> None:
+    calls = 0
+
+    def breaks(images: NDArray[Any]) -> NDArray[Any]:
+        nonlocal calls
+        calls += 1
+        if calls > 6:
+            raise SessionFailed("planted")
+        return np.zeros((len(images), 2), np.float32)
+
+    bad, good = Cell("bad", 1), Cell("good", 1)
+    plan = Plan((bad, good), **QUICK)  # type: ignore[arg-type]  # mixed value types
+    samples = measure({bad: subject(FakeSession(breaks)), good: subject(FakeSession())}, plan)
+    assert str(samples[bad].error) == "planted"
+    assert samples[good].error is None
+    assert len(samples[good].host_ns) == 4
+
+
+@pytest.fixture(scope="module")
+def digits() -> Weights:
+    return load_weights("digits")
+
+
+Alter = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def bench(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, alter: Alter, session_class: type[FakeSession] = FakeSession
+) -> Run:
+    """A run of one fake backend that computes the right logits and then ``alter``s them."""
+
+    def correct(images: NDArray[Any]) -> NDArray[Any]:
+        return torch_session.reference_logits(digits, images).astype(np.float32)
+
+    def open_fake(_name: str, _subject: Any, _options: Any) -> Session:
+        return session_class(lambda images: alter(correct(images)), (1, 8, 8), 10)
+
+    monkeypatch.setattr(bench_run, "open_session", open_fake)
+    plan = Plan((Cell("torch", 7),), **QUICK)  # type: ignore[arg-type]  # mixed value types
+    return run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
+
+
+def test_a_right_backend_is_valid(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnext_bench.validity.MOST_ROUND_SPREAD", 9.0)  # a busy test machine proves nothing here
+    run = bench(digits, monkeypatch, lambda logits: logits)
+    assert run.rows[0].status == "valid", run.rows[0].reasons
+    assert exit_code(run) == 0
+
+
+def poisoned(logits: NDArray[Any]) -> NDArray[Any]:
+    logits[3, 2] = np.nan
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("alter", "reason"),
+    [
+        (poisoned, "1 NaN"),
+        (lambda logits: logits[::-1].copy(), "rows are swapped"),
+        (lambda logits: logits[:1].repeat(len(logits), axis=0), "rows are swapped or repeated"),
+        (lambda logits: logits + 0.01 * np.abs(logits).max(), "max error"),
+        (lambda logits: logits[:3], "shape is"),
+        (lambda logits: logits.astype(np.float16), "dtype is float16"),
+        (lambda logits: np.zeros_like(logits), "max error"),
+    ],
+)
+def test_a_wrong_output_makes_the_row_invalid(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, alter: Alter, reason: str
+) -> None:
+    run = bench(digits, monkeypatch, alter)
+    assert run.rows[0].status == "invalid"
+    assert reason in "; ".join(run.rows[0].reasons)
+    assert exit_code(run) == 1
+
+
+def test_a_wrong_row_between_the_compared_ones_is_found_when_not_finite(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_run, "_COMPARED_ROWS", 2)  # rows 0 and 6; the NaN sits in row 3
+    assert "NaN" in "; ".join(bench(digits, monkeypatch, poisoned).rows[0].reasons)
+
+
+def test_a_precision_that_was_not_delivered_makes_the_row_invalid(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Half(FakeSession):
+        def delivered(self) -> Delivered:
+            layers = [DeliveredLayer(f"conv{i}", "Conv", "float16" if i else "float32", "cpu") for i in range(4)]
+            return Delivered("cpu", tuple(layers))
+
+    run = bench(digits, monkeypatch, lambda logits: logits, Half)
+    assert "only 25% of convolutions" in "; ".join(run.rows[0].reasons)
+
+
+def test_too_few_samples_and_an_unsteady_machine_make_a_row_invalid() -> None:
+    from resnext_bench.validity import reasons_against
+
+    delivered = FakeSession().delivered()
+    few = reasons_against([[100] * 5], 1, None, delivered, "fp32")
+    assert any("only 5 samples" in reason for reason in few)
+    assert any("not compared" in reason for reason in few)
+    drifting = reasons_against([[100 + 60 * i] * 5 for i in range(6)], 1, None, delivered, "fp32")
+    assert any("not steady" in reason for reason in drifting)
+    assert any("took no time" in r for r in reasons_against([[0] * 12], 1, None, delivered, "fp32"))
+
+
+def test_a_backend_that_cannot_open_has_its_row_with_the_reason_and_the_rest_goes_on(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resnext.backends import open_session as real
+
+    def no_gpu(name: str, subject: Any, options: Any) -> Session:
+        if name == "torch-compile":
+            raise MissingRequirement("no compiler here")
+        return real(name, subject, options)
+
+    monkeypatch.setattr(bench_run, "open_session", no_gpu)
+    plan = Plan((Cell("torch-compile", 2), Cell("torch", 2)), **QUICK)  # type: ignore[arg-type]  # mixed value types
+    run = run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
+    failed, fine = run.rows
+    assert (failed.status, failed.reasons, failed.exit_code) == ("failed", ("no compiler here",), 3)
+    assert fine.timings
+    assert fine.timings[0].speedup is None  # the first that was measured is the base
+    if fine.status == "valid":
+        assert exit_code(run) == 3
+
+
+def test_stored_statistics_are_derived_from_the_stored_samples(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resnext_bench.stats import derive
+
+    run = bench(digits, monkeypatch, lambda logits: logits)
+    timing = run.rows[0].timings[0]
+    assert timing.stats == derive(timing.rounds_ns, 7)
+    assert Run.model_validate_json(run.model_dump_json()) == run
+
+
+def test_sessions_are_closed_also_when_measuring_is_interrupted(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[FakeSession] = []
+
+    class Tracked(FakeSession):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            opened.append(self)
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_run, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench(digits, monkeypatch, lambda logits: logits, Tracked)
+    assert [session.closed for session in opened] == [True]
+
+
+def test_the_reference_is_that_of_the_weights_and_not_of_the_backend(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(digits, state_dict={k: v * 1.01 for k, v in digits.state_dict.items()})
+
+    def of_other_weights(_name: str, _subject: Any, options: Any) -> Session:
+        return torch_session.open_session(other, options, "torch")
+
+    monkeypatch.setattr(bench_run, "open_session", of_other_weights)
+    plan = Plan((Cell("torch", 2),), **QUICK)  # type: ignore[arg-type]  # mixed value types
+    run = run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
+    assert "wrong output" in "; ".join(run.rows[0].reasons)

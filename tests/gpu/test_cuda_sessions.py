@@ -1,0 +1,132 @@
+"""CUDA sessions: the same function at every batch, graphs on and off, times that enclose what they say."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from resnext.artifact import Artifact
+from resnext.backends import BACKENDS, SessionOptions, open_session, ort_session
+from resnext.backends.torch_session import reference_logits
+from resnext.inputs import seeded_pixels
+from resnext.parity import compare
+from resnext.session import Session
+from resnext.weights import Weights, load_weights
+from resnext_bench.clock import time_device, time_host
+from resnext_export.onnx_artifact import export_onnx
+
+BATCHES = (1, 8, 64)
+needs_ort_cuda = pytest.mark.skipif(
+    not ort_session.cuda_works(), reason="this onnxruntime has no CUDA provider that loads"
+)
+ALL = ["torch", "torch-compile", pytest.param("ort-cuda", marks=needs_ort_cuda)]
+EAGER = ["torch", pytest.param("ort-cuda", marks=needs_ort_cuda)]
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return load_weights("seeded", "resnext50_32x4d")
+
+
+@pytest.fixture(scope="module")
+def artifact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return export_onnx(weights, tmp_path_factory.mktemp("gpu") / "artifact")
+
+
+@pytest.fixture(scope="module")
+def images(weights: Weights) -> Any:
+    return weights.preprocessing.normalise(seeded_pixels(weights.config, max(BATCHES)))
+
+
+@pytest.fixture(scope="module")
+def reference(weights: Weights, images: Any) -> Any:
+    return reference_logits(weights, images)
+
+
+def open_cuda(name: str, weights: Weights, artifact: Artifact, *, graph: bool = True) -> Session:
+    subject: Weights | Artifact = weights if BACKENDS[name].source == "model" else artifact
+    return open_session(name, subject, SessionOptions(device="cuda", cuda_graph=graph))
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("name", ALL)
+def test_bound_and_host_runs_are_float64s(
+    name: str, batch: int, weights: Weights, artifact: Artifact, images: Any, reference: Any
+) -> None:
+    with open_cuda(name, weights, artifact) as session:
+        session.bind({"input": images[:batch]})
+        session.enqueue()
+        session.synchronize()
+        for logits in (session.fetch()["logits"], session.run({"input": images[:batch]})["logits"]):
+            outcome = compare(reference[:batch], logits)
+            assert outcome.passed, outcome.failures
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_a_graph_gives_what_plain_launches_give(name: str, weights: Weights, artifact: Artifact, images: Any) -> None:
+    outputs = []
+    for graph in (True, False):
+        with open_cuda(name, weights, artifact, graph=graph) as session:
+            session.bind({"input": images[:8]})
+            assert session.enqueue_boundary == ("graph" if graph else "device")
+            session.enqueue()
+            session.synchronize()
+            outputs.append(session.fetch()["logits"])
+    # Kernel choice may differ between the two, so equal to float32 rounding of a deep network, not to the bit.
+    np.testing.assert_allclose(outputs[0], outputs[1], rtol=0, atol=1e-4 * np.abs(outputs[1]).max())
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_binding_again_takes_the_new_input_and_batch(
+    name: str, weights: Weights, artifact: Artifact, images: Any, reference: Any
+) -> None:
+    with open_cuda(name, weights, artifact) as session:
+        for rows in (slice(0, 8), slice(8, 16), slice(3, 4)):
+            session.bind({"input": images[rows]})
+            session.enqueue()
+            session.synchronize()
+            assert compare(reference[rows], session.fetch()["logits"]).passed
+            assert compare(reference[20:22], session.run({"input": images[20:22]})["logits"]).passed
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_everything_runs_on_the_device_in_float32(name: str, weights: Weights, artifact: Artifact) -> None:
+    with open_cuda(name, weights, artifact) as session:
+        delivered = session.delivered()
+    heavy = [layer for layer in delivered.layers if layer.op in ("Conv", "Gemm")]
+    assert len(heavy) == 54
+    assert {layer.dtype for layer in heavy} == {"float32"}
+    assert {layer.device.lower() for layer in heavy} == {"cuda"}
+
+
+def test_float32_is_not_tf32(weights: Weights, images: Any, reference: Any) -> None:
+    with open_session("torch", weights, SessionOptions(device="cuda")) as session:
+        exact = compare(reference[:8], session.run({"input": images[:8]})["logits"]).max_error
+        torch.backends.cudnn.allow_tf32 = True
+        loose = compare(reference[:8], session.run({"input": images[:8]})["logits"]).max_error
+        torch.backends.cudnn.allow_tf32 = False
+    assert exact is not None
+    assert loose is not None
+    assert exact * 10 < loose  # the gate would tell the two apart
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_device_time_is_within_host_time_and_grows_with_work(
+    name: str, weights: Weights, artifact: Artifact, images: Any
+) -> None:
+    medians = {}
+    for batch in (8, 64):
+        with open_cuda(name, weights, artifact) as session:
+            inputs = {"input": images[:batch]}
+            session.bind(inputs)
+            if session.cuda_stream is None:
+                pytest.skip("this PyTorch has no CUDA, so there are no events to time with")
+            device = statistics.median(time_device(session, 20))
+            host = statistics.median(time_host(lambda s=session, i=inputs: s.run(i), 10))  # type: ignore[misc]  # defaults bind
+            assert 0 < device < host
+            medians[batch] = device
+    assert medians[64] > 2 * medians[8]
