@@ -55,7 +55,9 @@ def _run(command: list[str], limit_s: int) -> tuple[int, str]:
             command, cwd=_ROOT, env=_environment(), capture_output=True, text=True, timeout=limit_s, check=False
         )
     except subprocess.TimeoutExpired as exc:
-        return 124, f"{exc.stdout or ''}\nstopped after {limit_s} s"
+        so_far: object = exc.stdout  # bytes, text or None, whatever text=True promised
+        so_far = so_far.decode(errors="replace") if isinstance(so_far, bytes) else so_far or ""
+        return 124, f"{so_far}\nstopped after {limit_s} s"
     return done.returncode, done.stdout + done.stderr
 
 

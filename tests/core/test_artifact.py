@@ -210,13 +210,28 @@ def dead_pid() -> int:
     return process.pid
 
 
-@pytest.mark.parametrize("ending", ["", ".old"])
-def test_what_a_killed_process_left_is_removed(tmp_path: Path, ending: str) -> None:
-    left = tmp_path / f".out.partial-{dead_pid()}{ending}"
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / f".out.partial-{dead_pid()}"
     left.mkdir()
     (left / "model.onnx").write_bytes(b"half")
     write(tmp_path / "out")
     assert held(tmp_path) == WHOLE
+
+
+def test_an_old_artifact_whose_replacement_was_killed_is_removed_once_there_is_a_new_one(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    shutil.copytree(artifact.directory, tmp_path / f".out.partial-{dead_pid()}.old")
+    write(artifact.directory, b"new", force=True)
+    assert held(tmp_path) == WHOLE
+
+
+def test_an_old_artifact_is_kept_where_it_is_the_only_copy(artifact: Artifact, tmp_path: Path) -> None:
+    old = tmp_path / f".out.partial-{dead_pid()}.old"  # killed between moving the old one away and the new one in
+    artifact.directory.rename(old)
+    with pytest.raises(ValueError, match="no"), staging(artifact.directory):
+        raise ValueError("no")
+    assert read_artifact(old).path.read_bytes() == PAYLOAD
 
 
 def test_what_a_live_process_is_writing_stays(tmp_path: Path) -> None:
