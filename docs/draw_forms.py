@@ -49,7 +49,7 @@ def draw_summed(ax: Axes) -> None:
         arrow(ax, (x, ROW2 - 0.45), (x, ROW3 + 0.45))
         box(ax, x, ROW3, "1×1, 4→256", EXPAND)
         arrow(ax, (x, ROW3 - 0.45), (4.6, JOINED + 0.3))
-        label(ax, x - 0.3 if x < 4.6 else x + 0.3, ROW1 + 0.72, name, side="left" if x < 4.6 else "right")
+        label(ax, x + 0.15, (ROW1 + ROW2) / 2, name, side="right")
     for row in (ROW1, ROW2, ROW3):
         label(ax, 5.85, row, "···", size=15)
     plus(ax, 4.6, JOINED)

@@ -59,7 +59,7 @@ def grouped_from_block(block: Block) -> Bottleneck:
     """
     if isinstance(block, Bottleneck):
         return copy.deepcopy(block)
-    paths = cast("list[Path]", list(block.paths))
+    paths = cast("list[Transformation]", list(block.paths))
     first = paths[0]
     inner = len(paths) * _agreed("width", (path.conv2.in_channels for path in paths))
     with torch.device("meta"):  # for its shape alone: every layer is replaced below
@@ -166,7 +166,7 @@ def merged_macs(config: ResNeXtConfig, least_width: int) -> int:
     return sum(layer.macs for layer in merged_layers(config, least_width))
 
 
-class Path(nn.Module):
+class Transformation(nn.Module):
     """One of the C transformations: 1x1 (in_channels to d), 3x3 (d to d, strided), each with its batch norm and ReLU.
 
     In form (a) ``conv3``, a 1x1 (d to out_channels), follows; in form (b) it is None.
@@ -193,7 +193,7 @@ class Path(nn.Module):
 class SummedPaths(nn.Module):
     """Figure 3 (a): C whole paths; ``bn3`` comes after their sum and before the shortcut, as the paper has it."""
 
-    def __init__(self, paths: Sequence[Path], bn3: nn.BatchNorm2d, downsample: nn.Sequential | None) -> None:
+    def __init__(self, paths: Sequence[Transformation], bn3: nn.BatchNorm2d, downsample: nn.Sequential | None) -> None:
         super().__init__()
         self.paths = nn.ModuleList(paths)
         self.bn3, self.downsample = bn3, downsample
@@ -214,7 +214,7 @@ class ConcatenatedPaths(nn.Module):
     """Figure 3 (b): C half paths, concatenated to C·d channels, and one 1x1 ``conv3`` to the output channels."""
 
     def __init__(
-        self, paths: Sequence[Path], conv3: nn.Conv2d, bn3: nn.BatchNorm2d, downsample: nn.Sequential | None
+        self, paths: Sequence[Transformation], conv3: nn.Conv2d, bn3: nn.BatchNorm2d, downsample: nn.Sequential | None
     ) -> None:
         super().__init__()
         self.paths = nn.ModuleList(paths)
@@ -229,11 +229,11 @@ class ConcatenatedPaths(nn.Module):
         return out
 
 
-def _half_paths(block: Bottleneck) -> list[Path]:
+def _half_paths(block: Bottleneck) -> list[Transformation]:
     width = block.conv2.in_channels // block.conv2.groups
     cuts = [slice(start, start + width) for start in range(0, block.conv2.in_channels, width)]
     return [
-        Path(
+        Transformation(
             _conv(block.conv1, block.conv1.weight[cut]),
             _norm_cut(block.bn1, cut),
             _conv(block.conv2, block.conv2.weight[cut]),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -17,8 +17,8 @@ from resnext.model import Bottleneck, ResNeXt
 from resnext.reformulate import (
     Block,
     ConcatenatedPaths,
-    Path,
     SummedPaths,
+    Transformation,
     concatenated_from_block,
     grouped_from_block,
     merge_groups,
@@ -48,6 +48,15 @@ SHORTCUTS = {"identity": (20, 20, 1), "projection": (10, 20, 1), "strided projec
 every_cardinality = pytest.mark.parametrize("cardinality", WIDTHS)
 every_shortcut = pytest.mark.parametrize("shortcut", SHORTCUTS)
 every_form = pytest.mark.parametrize("form", FORMS)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    # On tensors as small as these, threads that wait for each other take several times as long on a busy machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make_block(cardinality: int = 4, shortcut: str = "strided projection") -> Bottleneck:
@@ -85,8 +94,8 @@ def difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).detach().abs().max())
 
 
-def paths_of(block: SummedPaths | ConcatenatedPaths) -> list[Path]:
-    return cast("list[Path]", list(block.paths))
+def paths_of(block: SummedPaths | ConcatenatedPaths) -> list[Transformation]:
+    return cast("list[Transformation]", list(block.paths))
 
 
 def assert_same_bits(one: nn.Module, other: nn.Module) -> None:
@@ -250,19 +259,19 @@ def test_concatenating_paths_in_another_order_shows_in_the_output() -> None:
     assert difference(concatenated(images()), block(images())) > VISIBLE
 
 
-def count_another_batch(path: Path) -> None:
+def count_another_batch(path: Transformation) -> None:
     path.bn1.state_dict()["num_batches_tracked"].add_(1)
 
 
-def widen(path: Path) -> None:
+def widen(path: Transformation) -> None:
     path.conv2 = nn.Conv2d(12, 12, 3)
 
 
-def freeze_statistics(path: Path) -> None:
+def freeze_statistics(path: Transformation) -> None:
     path.bn2.train()
 
 
-def change_momentum(path: Path) -> None:
+def change_momentum(path: Transformation) -> None:
     path.bn2.momentum = 0.5
 
 
@@ -275,7 +284,7 @@ def change_momentum(path: Path) -> None:
         (change_momentum, "momentum"),
     ],
 )
-def test_paths_that_differ_do_not_become_groups(change: Callable[[Path], None], told: str) -> None:
+def test_paths_that_differ_do_not_become_groups(change: Callable[[Transformation], None], told: str) -> None:
     concatenated = concatenated_from_block(make_block())
     change(paths_of(concatenated)[-1])
     with pytest.raises(BadInput, match=told):

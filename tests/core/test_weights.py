@@ -19,7 +19,7 @@ from resnext.inputs import seeded_pixels
 from resnext.preprocess import Preprocessing, default_preprocessing
 from resnext.shipped import SHIPPED
 from resnext.shipped.train import FASHION_DATA, RECIPES, accuracy, digits, fashion_mnist, train
-from resnext.weights import METADATA_KEY, Weights, load_model, load_weights, save_weights
+from resnext.weights import METADATA_KEY, Weights, load_model, load_weights, save_weights, state_dict_sha256
 
 DIGITS = variant("resnext11_8x4d_digits")
 #: The release that made the shipped checkpoints; another may round differently.
@@ -193,6 +193,21 @@ def test_the_digest_changes_with_the_last_bit_of_any_value(
     state[name] = value.reshape(state[name].shape)
     torch.save(state, tmp_path / "moved.pth")
     assert load_weights(str(tmp_path / "moved.pth"), DIGITS).sha256 != shipped.sha256
+
+
+def test_the_digest_is_of_names_dtypes_shapes_and_bytes_in_the_order_of_the_names() -> None:
+    a, b = torch.arange(6.0), torch.ones(2)
+    digest = state_dict_sha256({"a": a, "b": b})
+    assert state_dict_sha256({"b": b, "a": a}) == digest
+    others = [
+        {"a": a, "c": b},
+        {"a": a.reshape(2, 3), "b": b},
+        {"a": a.view(torch.int32), "b": b},
+        {"a": a.flip(0), "b": b},
+        {"a": a},
+    ]
+    assert digest not in [state_dict_sha256(other) for other in others]
+    assert state_dict_sha256({"a": torch.stack([a, a], 1)[:, 0], "b": b}) == digest  # strided in memory
 
 
 def test_a_model_owns_its_copy_of_the_weights(shipped: Weights) -> None:
