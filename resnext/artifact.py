@@ -96,8 +96,10 @@ def check_destination(directory: Path, *, force: bool) -> None:
 def _is_artifact_folder(directory: Path, held: list[str]) -> bool:
     if MANIFEST_NAME not in held:
         return False
-    match = re.search(r'"file":\s*"([^"/]+)"', (directory / MANIFEST_NAME).read_text("utf-8", "replace"))
-    return set(held) <= {MANIFEST_NAME, *(match.groups() if match else ())}
+    text = (directory / MANIFEST_NAME).read_text("utf-8", "replace")
+    match = re.search(r'"file":\s*"([^"/]+)"', text)
+    ours = match is not None and '"format_version"' in text and '"file_sha256"' in text
+    return ours and set(held) <= {MANIFEST_NAME, *(match.groups() if match else ())}
 
 
 @contextmanager
@@ -158,7 +160,9 @@ def _remove_stale(directory: Path) -> None:
     """Remove what killed processes left beside ``directory``; those of live processes stay."""
     directory = directory.absolute()
     for left in directory.parent.glob(f".{directory.name}.partial-*"):
-        pid = left.name.rpartition("-")[2]
+        pid = left.name.rpartition("-")[2].removesuffix(".old")
+        if left.name.endswith(".old") and not directory.exists():
+            continue  # killed between two renames: this is the only copy of the old artifact
         if pid.isdigit() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists()):
             shutil.rmtree(left, ignore_errors=True)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .command import SETTINGS, NameType, chosen_weights, guarded, weights_options
+from .command import SETTINGS, NameType, OneLineCommand, chosen_weights, guarded, weights_options
 from .version import __version__
 
 _BACKENDS = ("torch", "ort", "ort-cpu", "ort-cuda")
@@ -19,7 +19,7 @@ Examples:
 """
 
 
-@click.command(context_settings=SETTINGS, epilog=_EPILOG)
+@click.command(cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--artifact",

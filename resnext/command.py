@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -50,6 +50,8 @@ def guarded(function: F) -> F:
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(141)
+        except click.UsageError as exc:
+            _refuse(exc)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as exc:
@@ -65,6 +67,23 @@ def guarded(function: F) -> F:
 
     option = click.option("--debug", is_flag=True, help="Show tracebacks instead of one-line errors.")
     return option(wrapper)  # type: ignore[return-value]  # the decorated function keeps its name and options
+
+
+class OneLineCommand(click.Command):
+    """A command whose own complaints about its options are one line too, like every other error."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as exc:
+            _refuse(exc)
+
+
+def _refuse(exc: click.UsageError) -> NoReturn:
+    text = " ".join(exc.format_message().split())
+    click.echo(f"{_styled('error:')} {text} (--help shows every option)", err=True)
+    sys.exit(exc.exit_code)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
@@ -155,7 +174,7 @@ def chosen_weights(model: str | None, spec: str | None, num_classes: int | None,
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and (width.isdigit() or not width)):
+    if not (text.isascii() and height.isdigit() and (width.isdigit() or not width)):
         raise click.BadParameter(
             f"{text!r} is not HEIGHTxWIDTH in pixels, for example 224x224", param_hint="--input-size"
         )

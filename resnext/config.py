@@ -61,7 +61,7 @@ class ResNeXtConfig:
             raise UsageError(f"stem must be 'imagenet' or 'small', got {self.stem!r}")
         size: object = self.input_size
         if not (isinstance(size, tuple) and len(size) == 2 and all(map(_is_count, size))):
-            raise UsageError(f"input_size must be a pair (height, width) of integers, got {size!r}")
+            raise UsageError(f"input_size must be a pair (height, width) of integers of at least 1, got {size!r}")
         if min(self.input_size) < self.total_stride:
             raise UsageError(
                 f"input_size {self.input_size[0]}x{self.input_size[1]} is too small: this network divides height "

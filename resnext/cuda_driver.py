@@ -25,8 +25,11 @@ def probe_driver(library: str = "libcuda.so.1") -> Driver:
     """Ask for driver version and device count."""
     try:
         cuda = ctypes.CDLL(library)
+        cuda.cuInit, cuda.cuDeviceGetCount, cuda.cuDriverGetVersion  # noqa: B018  # each look-up may fail
     except OSError:
-        return Driver("the NVIDIA driver is not installed (no libcuda.so.1)")
+        return Driver(f"the NVIDIA driver is not installed (no {library})")
+    except AttributeError as exc:
+        return Driver(f"{library} is not the NVIDIA driver's ({exc})")
     status = cuda.cuInit(0)
     if status != 0:
         return Driver(f"the NVIDIA driver is installed but cuInit failed with CUDA error {status}")

@@ -34,17 +34,20 @@ class FakeSession(Session):
         self.closed = False
         self._function = function
         self._bound: NDArray[Any] = np.zeros((1, *in_shape), np.float32)
-        self._result: NDArray[Any] = np.zeros((1, classes), np.float32)
+        self._result: NDArray[Any] = self._zeros(1)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Apply the function."""
+        self.check_inputs(inputs)
         self.calls += 1
-        return {"logits": self._function(inputs["input"]) if self._function else self._result}
+        images = inputs["input"]
+        return {"logits": self._function(images) if self._function else self._zeros(len(images))}
 
     def bind(self, inputs: Arrays) -> None:
         """Check and keep the input."""
         self.check_inputs(inputs)
         self._bound = inputs["input"].copy()
+        self._result = self._zeros(len(self._bound))
 
     def enqueue(self) -> None:
         """Apply the function to the bound input."""
@@ -62,6 +65,9 @@ class FakeSession(Session):
     def delivered(self) -> Delivered:
         """One layer, in float32."""
         return Delivered("cpu", (DeliveredLayer("function", "Conv", "float32", "cpu"),))
+
+    def _zeros(self, rows: int) -> NDArray[Any]:
+        return np.zeros((rows, self.outputs[0].shape[1] or 1), np.float32)
 
     def close(self) -> None:
         """Remember that it was called."""

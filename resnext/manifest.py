@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from .config import ResNeXtConfig
 from .errors import BadArtifact, ResnextError, UsageError
@@ -131,8 +131,8 @@ class Manifest(_Strict):
     config: ResNeXtConfig
     weights: WeightsRecord
     precision: Precision
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     batch: BatchRange
     preprocessing: Preprocessing
     preprocessing_baked: bool = False
@@ -142,6 +142,14 @@ class Manifest(_Strict):
     versions: dict[str, str]
     created: str
     check: CheckRecord | None = None
+
+    @field_validator("class_names")
+    @classmethod
+    def _one_for_each_logit(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        config = info.data.get("config")
+        if names and config is not None and len(names) != config.num_classes:
+            raise ValueError(f"{len(names)} names for {config.num_classes} logits")
+        return names
 
     def to_json(self) -> str:
         """The file's text."""
@@ -164,7 +172,7 @@ def read_manifest(path: Path) -> Manifest:
         raise BadArtifact(f"cannot read {path}: {exc}") from exc
     try:
         raw = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BadArtifact(f"{path} is not JSON: {exc}; export the artifact again") from exc
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if version != FORMAT_VERSION:

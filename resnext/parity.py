@@ -131,6 +131,8 @@ def compare(
     rms = float(np.sqrt(np.mean(want**2)))
     if not np.isfinite(want).all() or rms == 0:
         raise UsageError("the reference itself is NaN, infinite or all zero; it can prove nothing")
+    if baseline is not None and (baseline.shape != want.shape or not np.isfinite(baseline).all()):
+        raise UsageError(f"the baseline must be finite and of shape {want.shape}, got shape {baseline.shape}")
 
     failures = []
     if candidate.dtype != np.dtype(dtype):
@@ -221,7 +223,8 @@ def _incomparable(failures: list[str], rows: int, sha256: str | None) -> Parity:
 def _cosine(got: NDArray[Any], want: NDArray[Any]) -> NDArray[Any]:
     norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
     cosine: NDArray[Any] = np.sum(got * want, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
-    return cosine
+    # A row of zeros has no direction; max_error judges it.
+    return np.where(np.any(want, axis=1), cosine, 1.0)
 
 
 def _tied(want: NDArray[Any], rms: float) -> NDArray[np.bool_]:

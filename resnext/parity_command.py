@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .command import SETTINGS, NameType, guarded
+from .command import SETTINGS, NameType, OneLineCommand, guarded
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
 
 
-@click.command(context_settings=SETTINGS, epilog=_EPILOG)
+@click.command(cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.option(
     "--artifact",
     "path",

@@ -8,11 +8,11 @@ then float32, divided by 255, normalised by channel. The first half (`to_pixels`
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from .config import ResNeXtConfig
 from .errors import BadInput
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: Mean and standard deviation of ImageNet's training images, channels R, G, B, in units of full scale.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+_Size = Annotated[int, Field(ge=1)]
 
 
 class Preprocessing(BaseModel):
@@ -41,9 +44,9 @@ class Preprocessing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     resize: int = Field(ge=1)
-    crop: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    crop: tuple[_Size, _Size]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[FiniteFloat, ...]
     color: Literal["RGB", "L"] = "RGB"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     layout: Literal["NCHW"] = "NCHW"
@@ -55,7 +58,7 @@ class Preprocessing(BaseModel):
             raise ValueError(f"mean and std need {channels} values for color {self.color}")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
-        if max(self.crop) > self.resize and min(self.crop) > self.resize:
+        if min(self.crop) > self.resize:
             raise ValueError("crop must not be larger than resize")
         return self
 
@@ -64,8 +67,9 @@ class Preprocessing(BaseModel):
         import PIL.Image
 
         image = image.convert(self.color)
-        scale = self.resize / min(image.size)
         crop_h, crop_w = self.crop
+        # An oblong crop may need more than the shorter side asks for; the image is never stretched.
+        scale = max(self.resize / min(image.size), crop_w / image.width, crop_h / image.height)
         width = max(round(image.width * scale), crop_w)
         height = max(round(image.height * scale), crop_h)
         if (width, height) != image.size:
@@ -97,7 +101,7 @@ class Preprocessing(BaseModel):
             raise BadInput(f"no image at {path}") from exc
         except PIL.UnidentifiedImageError as exc:
             raise BadInput(f"{path} is not an image that PIL can read") from exc
-        except (OSError, PIL.Image.DecompressionBombError) as exc:
+        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as exc:
             raise BadInput(f"cannot read the image {path}: {exc}") from exc
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from typing_extensions import Self
 
 from .errors import BadInput
@@ -42,6 +42,14 @@ class TensorSpec(BaseModel):
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+
+    @field_validator("dtype")
+    @classmethod
+    def _known(cls, dtype: str) -> str:
+        try:
+            return np.dtype(dtype).name
+        except TypeError:
+            raise ValueError(f"{dtype!r} is not NumPy's name of an element type") from None
 
     def check(self, array: NDArray[Any]) -> None:
         """Check one array against this spec.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -190,18 +191,27 @@ def _load_file(path: Path, config: ResNeXtConfig | None) -> Weights:
     if config is None:
         config = _declared_config(header, path) or variant("resnext50_32x4d")
     checked = check_state_dict(state, config, str(path))
+    names = header.get("class_names", [])
+    if not isinstance(names, list) or (names and len(names) != config.num_classes):
+        raise BadWeights(f"{path} does not name its classes by a list of {config.num_classes}, one for each logit")
+    preprocessing = _declared_preprocessing(header, config, path)
+    return Weights(config, checked, str(path.resolve()), preprocessing, tuple(map(str, names)))
+
+
+def _declared_preprocessing(header: Mapping[str, Any], config: ResNeXtConfig, path: Path) -> Preprocessing:
+    if "preprocessing" not in header:
+        return default_preprocessing(config)
     try:
-        preprocessing = Preprocessing.model_validate(header["preprocessing"])
-    except KeyError:
-        preprocessing = default_preprocessing(config)
+        declared = Preprocessing.model_validate(header["preprocessing"])
     except ValueError as exc:
-        raise BadWeights(f"{path} declares a preprocessing that is not valid: {exc}") from exc
-    names = tuple(str(name) for name in header.get("class_names", ()))
-    if names and len(names) != config.num_classes:
-        raise BadWeights(f"{path} names {len(names)} classes for {config.num_classes} logits")
-    if preprocessing.crop != config.input_size:
-        preprocessing = preprocessing.model_copy(update={"crop": config.input_size})
-    return Weights(config, checked, str(path.resolve()), preprocessing, names)
+        raise BadWeights(f"{path} declares a preprocessing that is not valid: {' '.join(str(exc).split())}") from exc
+    if len(declared.mean) != config.in_channels:
+        raise BadWeights(f"{path} declares a preprocessing of {declared.color} for {config.in_channels} input channels")
+    if declared.crop == config.input_size:
+        return declared
+    # Another input size was asked for: the resize keeps its proportion to the crop.
+    resize = round(declared.resize * min(config.input_size) / min(declared.crop))
+    return declared.model_copy(update={"crop": config.input_size, "resize": max(resize, min(config.input_size))})
 
 
 def _declared_config(header: Mapping[str, Any], path: Path) -> ResNeXtConfig | None:
@@ -230,13 +240,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of a pickle protocol that it does not expect, before it refuses the file
+            warnings.simplefilter("ignore", UserWarning)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         raise BadWeights(
             f"{path} holds more than tensors and was refused unread, because a pickle can run code when it is loaded; "
             "save its state_dict() alone, best as .safetensors"
         ) from exc
-    except (RuntimeError, OSError, EOFError, ValueError) as exc:
+    except Exception as exc:  # a damaged pickle raises whatever its bytes happen to mean: KeyError, IndexError, ...
         first = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
         raise BadWeights(f"{path} is not a readable PyTorch checkpoint: {first}") from exc
     for wrapper in ("state_dict", "model_state_dict", "model"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from resnext.command import SETTINGS, CountsType, NameType, chosen_weights, guarded, weights_options
+from resnext.command import SETTINGS, CountsType, NameType, OneLineCommand, chosen_weights, guarded, weights_options
 from resnext.version import __version__
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ invalid. 3, 4: a backend failed; its row says why.
 """
 
 
-@click.command(context_settings=SETTINGS, epilog=_EPILOG)
+@click.command(cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.option(
     "--backend",
     "backends",

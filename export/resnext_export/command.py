@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from resnext.command import SETTINGS, NameType, chosen_weights, guarded, weights_options
+from resnext.command import SETTINGS, NameType, OneLineCommand, chosen_weights, guarded, weights_options
 from resnext.version import __version__
 
 FORMATS = {"onnx": "ONNX, opset 20: one self-contained file, batch norms folded, any batch size"}
@@ -22,7 +22,7 @@ Examples:
 """
 
 
-@click.command(context_settings=SETTINGS, epilog=_EPILOG)
+@click.command(cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.option(
     "--format", "target", type=NameType("format", tuple(FORMATS)), metavar="|".join(FORMATS),
     help="What to export to.  " + "; ".join(f"{name}: {about}" for name, about in FORMATS.items()) + ".",
