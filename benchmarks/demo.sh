@@ -13,9 +13,9 @@ resnext-classify "$here"/resnext/shipped/images/digits/{0_0,3_3,7_7}.png --artif
 say "3/5  export ResNeXt-50 32x4d to ONNX"
 resnext-export --format onnx --model resnext50_32x4d --output "$out/resnext50-onnx" --force
 say "4/5  parity of the file on disk against float64 PyTorch"
-resnext-parity --artifact "$out/resnext50-onnx" --backend ort --json >"$out/parity.json"
-resnext-parity --artifact "$out/digits-onnx" --backend ort
+resnext-parity --artifact "$out/resnext50-onnx" --backend ort --json "$out/resnext50-parity.json"
+resnext-parity --artifact "$out/digits-onnx" --backend ort --json "$out/digits-parity.json"
 say "5/5  benchmark every backend that this machine has (about two minutes)"
 resnext-bench --backend all --batch 1,8 --artifact "$out/resnext50-onnx" \
   --json "$out/benchmark.json" --markdown "$out/benchmark.md"
-say "written: $out/benchmark.json, $out/benchmark.md, $out/parity.json and two ONNX artifacts"
+say "written: two ONNX artifacts, parity and benchmark as JSON, and the report $out/benchmark.md"

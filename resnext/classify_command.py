@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from .command import SETTINGS, NameType, OneLineCommand, chosen_weights, guarded, weights_options
+from .command import (
+    SETTINGS,
+    NameType,
+    OneLineCommand,
+    check_writable,
+    chosen_weights,
+    guarded,
+    json_option,
+    weights_options,
+    write_text,
+)
 from .version import __version__
 
 _BACKENDS = ("torch", "ort", "ort-cpu", "ort-cuda")
@@ -15,7 +25,7 @@ _EPILOG = """\b
 Examples:
   resnext-classify digit.png --weights digits
   resnext-classify photo.jpg --artifact engine/ --backend ort --top 5
-  resnext-classify a.png b.png --weights fashion-mnist --json
+  resnext-classify a.png b.png --weights fashion-mnist --json -
 """
 
 
@@ -37,7 +47,7 @@ Examples:
 )
 @weights_options
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show for an image.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@json_option("Write the result as JSON")
 @click.version_option(__version__, prog_name="resnext-classify")
 @guarded
 def main(
@@ -49,7 +59,7 @@ def main(
     num_classes: int | None,
     input_size: str | None,
     top: int,
-    as_json: bool,
+    json_path: str | None,
 ) -> None:
     """Classify image files, with the preprocessing that weights or artifact declare."""
     import json
@@ -60,6 +70,7 @@ def main(
     from .errors import UsageError
     from .session import Session
 
+    check_writable(json_path)
     session: Session
     if path is not None:
         from .artifact import read_artifact
@@ -96,8 +107,9 @@ def main(
                     {"index": int(i), "name": names[i] if names else None, "probability": float(odds[i])} for i in best
                 ],
             })  # fmt: skip
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
+    if json_path is not None:
+        write_text(json_path, json.dumps(rows, indent=2) + "\n")
+    if json_path == "-":
         return
     for row in rows:
         found = row["classes"]

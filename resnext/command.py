@@ -7,12 +7,13 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from .config import VARIANTS, ResNeXtConfig, variant
-from .errors import ResnextError, UnknownName
+from .errors import MissingRequirement, ResnextError, UnknownName
 
 if TYPE_CHECKING:
     from .weights import Weights
@@ -134,6 +135,51 @@ class CountsType(_ParamType):
         if not all(part.isascii() and part.isdigit() and int(part) >= 1 for part in parts):
             self.fail(f"{value!r} must be whole numbers of at least 1, separated by commas", param, ctx)
         return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def check_writable(target: str | Path | None) -> None:
+    """Check that a file can be written at ``target`` (None and ``-`` always can), before long work.
+
+    Raises:
+        MissingRequirement: it cannot.
+    """
+    if target is None or str(target) == "-":
+        return
+    path = Path(target)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        with path.open("a"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as exc:
+        raise MissingRequirement(f"cannot write {path}: {exc.strerror}; choose another path") from exc
+
+
+def write_text(target: str, text: str) -> None:
+    """Write ``text`` to a file, whole or not at all; ``-`` is stdout.
+
+    Raises:
+        MissingRequirement: the file cannot be written.
+    """
+    if target == "-":
+        click.echo(text, nl=False)
+        return
+    path = Path(target)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as exc:
+        partial.unlink(missing_ok=True)
+        raise MissingRequirement(f"cannot write {path}: {exc.strerror}; choose another path") from exc
+    click.echo(f"wrote {path}", err=True)
+
+
+def json_option(what: str) -> Callable[[F], F]:
+    """Add ``--json PATH``; ``-`` prints JSON alone on stdout."""
+    return click.option("--json", "json_path", metavar="PATH", help=f"{what}; - is stdout, and then nothing else is.")
 
 
 def weights_options(function: F) -> F:

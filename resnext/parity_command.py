@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .command import SETTINGS, NameType, OneLineCommand, guarded
+from .command import SETTINGS, NameType, OneLineCommand, check_writable, guarded, json_option, write_text
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _BACKENDS = ("ort", "ort-cpu", "ort-cuda")
 _EPILOG = """\b
 Examples:
   resnext-parity --artifact resnext50_32x4d-seeded-fp32-onnx --backend ort
-  resnext-parity --artifact out/ --backend ort-cuda --batch 64 --json
+  resnext-parity --artifact out/ --backend ort-cuda --batch 64 --json parity.json
   resnext-parity --artifact out/ --backend ort --weights moved/checkpoint.pth
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
@@ -60,7 +60,7 @@ Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 @click.option("--images", type=click.IntRange(min=1), default=28, show_default=True, help="Images to compare in all.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which test images.")
 @click.option("--weights", "spec", metavar="SPEC", help="Weights that the artifact was made from, where they moved.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@json_option("Write the result as JSON")
 @click.version_option(__version__, prog_name="resnext-parity")
 @guarded
 def main(
@@ -71,7 +71,7 @@ def main(
     images: int,
     seed: int,
     spec: str | None,
-    as_json: bool,
+    json_path: str | None,
 ) -> None:
     """Check that an artifact computes the same function as PyTorch, on the bytes as they are on disk.
 
@@ -81,13 +81,14 @@ def main(
     from .artifact import read_artifact
     from .errors import GateFailed
 
+    check_writable(json_path)
     artifact = read_artifact(path)
     weights = artifact_weights(artifact, spec)
     outcome = check_artifact(artifact, weights, backend_name, against, batch, images, seed)
-    if as_json:
-        click.echo(outcome.model_dump_json(indent=2))
-    else:
+    if json_path != "-":
         _print(outcome, artifact, backend_name, against)
+    if json_path is not None:
+        write_text(json_path, outcome.model_dump_json(indent=2) + "\n")
     if not outcome.passed:
         raise GateFailed(f"{artifact.path} on {backend_name} is outside the parity gate: {'; '.join(outcome.failures)}")
 

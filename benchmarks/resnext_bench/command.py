@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from resnext.command import SETTINGS, CountsType, NameType, OneLineCommand, chosen_weights, guarded, weights_options
+from resnext.command import (
+    SETTINGS,
+    CountsType,
+    NameType,
+    OneLineCommand,
+    check_writable,
+    chosen_weights,
+    guarded,
+    json_option,
+    weights_options,
+    write_text,
+)
 from resnext.version import __version__
 
 if TYPE_CHECKING:
@@ -106,7 +117,7 @@ invalid. 3, 4: a backend failed; its row says why.
     help="Untimed seconds before, for each row.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of images and order.")
-@click.option("--json", "json_path", metavar="PATH", help="Write raw samples and everything else; - is stdout alone.")
+@json_option("Write raw samples and everything else as JSON")
 @click.option(
     "--markdown",
     "markdown_path",
@@ -134,7 +145,7 @@ def main(
     from .run import run_benchmark
 
     for target in (json_path, markdown_path):
-        _check_writable(target)
+        check_writable(target)
     if "all" in backends:
         backends = available_backends(device)
     artifact = None
@@ -156,11 +167,11 @@ def main(
         run = run_benchmark(weights, plan, artifact=artifact, options=options, precision=precision, say=say)
     _show(run, console)
     if json_path is not None:
-        _write(json_path, run.model_dump_json(indent=None) + "\n")
+        write_text(json_path, run.model_dump_json(indent=None) + "\n")
     if markdown_path is not None:
         from .report import markdown
 
-        _write(str(markdown_path), markdown(run))
+        write_text(str(markdown_path), markdown(run))
     if code := exit_code(run):
         sys.exit(code)
 
@@ -191,42 +202,6 @@ def _console(*, to_stderr: bool) -> Console:
     if not console.is_terminal:
         console = Console(stderr=to_stderr, highlight=False, width=140)
     return console
-
-
-def _check_writable(target: str | Path | None) -> None:
-    """Refuse an output that cannot be written before minutes are spent measuring."""
-    from resnext.errors import MissingRequirement
-
-    if target is None or str(target) == "-":
-        return
-    path = Path(target)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        with path.open("a"):
-            pass
-        if not existed:
-            path.unlink()
-    except OSError as exc:
-        raise MissingRequirement(f"cannot write {path}: {exc.strerror}; choose another path") from exc
-
-
-def _write(target: str, text: str) -> None:
-    """Write whole or not at all; ``-`` is stdout."""
-    from resnext.errors import MissingRequirement
-
-    if target == "-":
-        click.echo(text, nl=False)
-        return
-    path = Path(target)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as exc:
-        partial.unlink(missing_ok=True)
-        raise MissingRequirement(f"cannot write {path}: {exc.strerror}; choose another path") from exc
-    click.echo(f"wrote {path}", err=True)
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def record_environment() -> Environment:
         load_1min=os.getloadavg()[0],
         governor=governor.read_text().strip() if governor.is_file() else None,
         gpus=_gpus(),
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        system=f"{platform.system()} {platform.release().partition("-")[0]} {platform.machine()}",
         python=platform.python_version(),
         packages=packages,
     )

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import click
 
-from resnext.command import SETTINGS, NameType, OneLineCommand, chosen_weights, guarded, weights_options
+from resnext.command import (
+    SETTINGS,
+    NameType,
+    OneLineCommand,
+    check_writable,
+    chosen_weights,
+    guarded,
+    json_option,
+    weights_options,
+    write_text,
+)
 from resnext.version import __version__
 
 FORMATS = {"onnx": "ONNX, opset 20: one self-contained file, batch norms folded, any batch size"}
@@ -43,7 +53,7 @@ Examples:
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an artifact that is already in DIR.")
 @click.option("--check/--no-check", default=True, help="Compare the written file with PyTorch.  [default: check]")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest (or the model list) as JSON on stdout.")
+@json_option("Write the manifest, or the model list, as JSON")
 @click.option("--list-models", is_flag=True, help="Print every variant with parameters and MACs, and stop.")
 @click.version_option(__version__, prog_name="resnext-export")
 @guarded
@@ -59,7 +69,7 @@ def main(
     output: Path | None,
     force: bool,
     check: bool,
-    as_json: bool,
+    json_path: str | None,
     list_models: bool,
 ) -> None:
     """Export a ResNeXt, and prove that the written file computes what PyTorch computes.
@@ -67,10 +77,11 @@ def main(
     The folder that appears holds the model and manifest.json, its passport: configuration, weights, preprocessing,
     sha256, versions, and the outcome of the check. It appears whole or not at all.
     """
+    check_writable(json_path)
     if list_models:
         from .model_table import print_models
 
-        print_models(as_json=as_json)
+        print_models(json_path)
         return
     if target is None:
         raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or --list-models)")
@@ -90,8 +101,9 @@ def main(
         weights, directory, batch=batch_range, bake_preprocessing=bake_preprocessing, check=check, force=force
     )
     manifest = artifact.manifest
-    if as_json:
-        click.echo(manifest.to_json(), nl=False)
+    if json_path is not None:
+        write_text(json_path, manifest.to_json())
+    if json_path == "-":
         return
     spec_in, spec_out = manifest.inputs[0], manifest.outputs[0]
     click.echo(f"wrote     {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, opset {manifest.opset})")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 
-import click
-
 from resnext import facts
+from resnext.command import write_text
 from resnext.config import VARIANTS
 from resnext.shipped import SHIPPED
 
 
-def print_models(*, as_json: bool) -> None:
-    """Print every variant: as a table, or as JSON."""
+def print_models(json_path: str | None) -> None:
+    """Print every variant as a table, and write them to ``json_path`` where one is given (``-``: stdout, alone)."""
     shipped = {known.config: name for name, known in SHIPPED.items()}
     rows = []
     for name, config in VARIANTS.items():
@@ -31,8 +30,9 @@ def print_models(*, as_json: bool) -> None:
                 "shipped_weights": shipped.get(config),
             }
         )
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
+    if json_path is not None:
+        write_text(json_path, json.dumps(rows, indent=2) + "\n")
+    if json_path == "-":
         return
     from rich.console import Console
     from rich.table import Table

@@ -311,7 +311,7 @@ def test_number_of_classes_and_input_size_override_the_variants() -> None:
 def test_the_list_of_models_is_json_on_stdout_alone() -> None:
     import json
 
-    done = call("resnext-export", "--list-models", "--json")
+    done = call("resnext-export", "--list-models", "--json", "-")
     assert done.exit_code == 0
     assert done.stderr == ""
     assert [row["model"] for row in json.loads(done.stdout)] == list(VARIANTS)
@@ -327,7 +327,7 @@ def test_classify_knows_the_shipped_sample_images(name: str) -> None:
     from resnext.shipped import SHIPPED
 
     paths = sorted(SHIPPED[name].images.glob("*.png"))
-    done = call("resnext-classify", *map(str, paths), "--weights", name, "--json", "--top", "2")
+    done = call("resnext-classify", *map(str, paths), "--weights", name, "--json", "-", "--top", "2")
     assert done.exit_code == 0
     rows = json.loads(done.stdout)
     assert [row["image"] for row in rows] == [str(path) for path in paths]
