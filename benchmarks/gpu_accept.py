@@ -40,7 +40,8 @@ def main(out: Path, rehearse: bool) -> None:
     bench = _benchmark(out, rehearse=rehearse)
     (out / "accept.json").write_text(json.dumps({"tests": tests, "benchmark": bench}, indent=1) + "\n")
     _print_table(out, tests)
-    if tests["exit_code"] != 0 or bench["exit_code"] != 0:
+    skipped = "skipped" in str(tests["closing_line"]) and not rehearse
+    if skipped or tests["exit_code"] != 0 or bench["exit_code"] != 0:
         raise GateFailed(f"GPU acceptance failed: tests {tests['closing_line']}, benchmark exit {bench['exit_code']}")
 
 
@@ -71,7 +72,9 @@ def _tests(out: Path) -> dict[str, int | str]:
 
 def _benchmark(out: Path, *, rehearse: bool) -> dict[str, int | str]:
     # Through a file, not -c: a compiler's worker processes start from the main module again.
-    command = [sys.executable, "-m", "resnext_bench.command", "--backend", "all"]
+    # Named one by one: "all" would leave out in silence what this environment lacks.
+    backends = "torch,torch-compile,ort-cpu" if rehearse else "torch,torch-compile,ort-cuda"
+    command = [sys.executable, "-m", "resnext_bench.command", "--backend", backends]
     command += ["--json", str((out / "benchmark.json").resolve())]
     command += ["--markdown", str((out / "benchmark.md").resolve())]
     if rehearse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import re
@@ -159,7 +160,7 @@ def _partial(directory: Path) -> Path:
 def _remove_stale(directory: Path) -> None:
     """Remove what killed processes left beside ``directory``; those of live processes stay."""
     directory = directory.absolute()
-    for left in directory.parent.glob(f".{directory.name}.partial-*"):
+    for left in directory.parent.glob(f".{glob.escape(directory.name)}.partial-*"):
         pid = left.name.rpartition("-")[2].removesuffix(".old")
         if left.name.endswith(".old") and not directory.exists():
             continue  # killed between two renames: this is the only copy of the old artifact

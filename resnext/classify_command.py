@@ -67,7 +67,7 @@ def main(
     import numpy as np
 
     from .backends import open_session
-    from .errors import UsageError
+    from .errors import SessionFailed, UsageError
     from .session import Session
 
     check_writable(json_path)
@@ -80,24 +80,28 @@ def main(
         artifact = read_artifact(path)
         manifest = artifact.manifest
         preprocessing, names, baked = manifest.preprocessing, manifest.class_names, manifest.preprocessing_baked
+        least, source = manifest.batch.min, manifest.weights.source
         session = open_session(backend_name or "ort", artifact)
     else:
         if backend_name not in (None, "torch"):
             raise UsageError(f"backend {backend_name!r} runs an exported artifact: give --artifact")
         weights = chosen_weights(model, spec, num_classes, input_size)
         preprocessing, names, baked = weights.preprocessing, weights.class_names, False
+        least, source = 1, weights.source
         session = open_session("torch", weights)
+    if source.startswith("seeded"):
+        click.echo("warning: seeded weights are not trained; these classes mean nothing", err=True)
     rows = []
     with session:
         wanted, given = session.inputs[0], session.outputs[0]
-        fixed = wanted.shape[0] or 1
+        fixed = wanted.shape[0] or least
         for image in images:
             pixels = preprocessing.load(image)
             array = pixels if baked else preprocessing.normalise(pixels)
             # A fixed batch is filled with copies; the first row is the answer.
             logits = session.run({wanted.name: np.repeat(array, fixed, axis=0)})[given.name][0].astype(np.float64)
             if not np.isfinite(logits).all():
-                raise UsageError(f"the network gave NaN or infinite logits for {image}")
+                raise SessionFailed(f"the network gave NaN or infinite logits for {image}")
             odds = np.exp(logits - logits.max())
             odds /= odds.sum()
             best = np.argsort(-odds, kind="stable")[:top]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from .config import VARIANTS, ResNeXtConfig, variant
-from .errors import MissingRequirement, ResnextError, UnknownName
+from .config import VARIANTS
+from .errors import MissingRequirement, ResnextError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from .weights import Weights
@@ -37,7 +37,8 @@ def guarded(function: F) -> F:
 
     @functools.wraps(function)
     def wrapper(*args: Any, debug: bool, **kwargs: Any) -> Any:
-        previous = signal.signal(signal.SIGTERM, _interrupt)
+        previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+        _interrupted.clear()
         try:
             return function(*args, **kwargs)
         except ResnextError as exc:
@@ -55,7 +56,15 @@ def guarded(function: F) -> F:
             _refuse(exc)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except (ModuleNotFoundError, MemoryError) as exc:
+            if debug:
+                raise
+            click.echo(f"{_styled('error:')} {lacking(exc)}", err=True)
+            sys.exit(MissingRequirement.exit_code)
         except Exception as exc:
+            if _interrupted:  # a library wrapped the interruption in an error of its own
+                click.echo("interrupted; nothing half-written was left", err=True)
+                sys.exit(130)
             if debug:
                 raise
             text = " ".join(str(exc).split()) or "no message"
@@ -64,7 +73,8 @@ def guarded(function: F) -> F:
             )
             sys.exit(70)
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     option = click.option("--debug", is_flag=True, help="Show tracebacks instead of one-line errors.")
     return option(wrapper)  # type: ignore[return-value]  # the decorated function keeps its name and options
@@ -87,14 +97,50 @@ def _refuse(exc: click.UsageError) -> NoReturn:
     sys.exit(exc.exit_code)
 
 
-def _interrupt(_signal: int, _frame: object) -> None:
+_interrupted: list[int] = []
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    _interrupted.append(number)
     raise KeyboardInterrupt
 
 
-def _styled(text: str) -> str:
-    import os
+def lacking(exc: ModuleNotFoundError | MemoryError) -> str:
+    """What to do about a package or memory that is not there."""
+    if isinstance(exc, MemoryError):
+        return "out of memory; use a smaller --batch or --input-size"
+    package = (exc.name or "").partition(".")[0]
+    package = {"PIL": "pillow", "cpuinfo": "py-cpuinfo", "pynvml": "nvidia-ml-py", "sklearn": "scikit-learn"}.get(
+        package, package
+    )
+    return f"the Python package {package or exc} is not installed: pip install {package or 'it'}"
 
+
+def _styled(text: str) -> str:
     return text if os.environ.get("NO_COLOR") else click.style(text, fg="red", bold=True)
+
+
+#: Digits of the largest size or count that is taken: anything longer is a slip of the keyboard.
+_MOST_DIGITS = 6
+
+
+class SecondsType(_ParamType):
+    """A finite number of seconds, of at least ``least``."""
+
+    name = "SECONDS"
+
+    def __init__(self, least: float) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Check and convert."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = float("nan")
+        if not self._least <= seconds <= 86400:  # false for NaN too
+            self.fail(f"{value!r} must be a number of seconds from {self._least:g} to 86400", param, ctx)
+        return seconds
 
 
 class NameType(_ParamType):
@@ -132,7 +178,8 @@ class CountsType(_ParamType):
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in str(value).split(",")]
-        if not all(part.isascii() and part.isdigit() and int(part) >= 1 for part in parts):
+        plain = all(part.isascii() and part.isdigit() and len(part) <= _MOST_DIGITS for part in parts)
+        if not plain or not all(int(part) >= 1 for part in parts):
             self.fail(f"{value!r} must be whole numbers of at least 1, separated by commas", param, ctx)
         return tuple(dict.fromkeys(int(part) for part in parts))
 
@@ -141,24 +188,27 @@ def check_writable(target: str | Path | None) -> None:
     """Check that a file can be written at ``target`` (None and ``-`` always can), before long work.
 
     Raises:
-        MissingRequirement: it cannot.
+        UsageError: the file would be one of an artifact's.
+        MissingRequirement: it cannot be written.
     """
     if target is None or str(target) == "-":
         return
-    path = Path(target)
+    path = Path(target).expanduser().resolve()
+    if (path.parent / "manifest.json").exists() and path.exists():
+        raise UsageError(f"{target} is in an artifact's folder and would be overwritten; choose another path")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        with path.open("a"):
-            pass
-        if not existed:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
             path.unlink()
+        elif path.is_dir() or not os.access(path, os.W_OK):
+            raise MissingRequirement(f"cannot write {target}: it is a folder or not writable; choose another path")
     except OSError as exc:
-        raise MissingRequirement(f"cannot write {path}: {exc.strerror}; choose another path") from exc
+        raise MissingRequirement(f"cannot write {target}: {exc.strerror}; choose another path") from exc
 
 
 def write_text(target: str, text: str) -> None:
-    """Write ``text`` to a file, whole or not at all; ``-`` is stdout.
+    """Write ``text`` to a file, whole or not at all; ``-`` is stdout. Links are followed, pipes and devices written to.
 
     Raises:
         MissingRequirement: the file cannot be written.
@@ -166,15 +216,24 @@ def write_text(target: str, text: str) -> None:
     if target == "-":
         click.echo(text, nl=False)
         return
-    path = Path(target)
-    partial = path.with_name(f".{path.name}.partial")
+    path = Path(target).expanduser()
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        if path.exists() and not path.is_file():
+            with path.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+        else:
+            path = path.resolve()
+            partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+            try:
+                partial.write_text(text, encoding="utf-8")
+                if path.exists():
+                    partial.chmod(path.stat().st_mode & 0o7777)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
     except OSError as exc:
-        partial.unlink(missing_ok=True)
-        raise MissingRequirement(f"cannot write {path}: {exc.strerror}; choose another path") from exc
-    click.echo(f"wrote {path}", err=True)
+        raise MissingRequirement(f"cannot write {target}: {exc.strerror}; choose another path") from exc
+    click.echo(f"wrote {target}", err=True)
 
 
 def json_option(what: str) -> Callable[[F], F]:
@@ -209,18 +268,15 @@ def chosen_weights(model: str | None, spec: str | None, num_classes: int | None,
     from .progress import working
     from .weights import load_weights
 
-    config: str | ResNeXtConfig | None = model
-    if num_classes is not None or input_size is not None:
-        base = variant(model or "resnext50_32x4d")
-        size = base.input_size if input_size is None else _size(input_size)
-        config = replace(base, num_classes=num_classes or base.num_classes, input_size=size)
+    size = None if input_size is None else _size(input_size)
     with working("loading weights"):
-        return load_weights(spec, config)
+        return load_weights(spec, model, num_classes=num_classes, input_size=size)
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (text.isascii() and height.isdigit() and (width.isdigit() or not width)):
+    height, cross, width = text.lower().partition("x")
+    digits = (height, width) if cross else (height,)
+    if not (text.isascii() and all(part.isdigit() and len(part) <= _MOST_DIGITS for part in digits)):
         raise click.BadParameter(
             f"{text!r} is not HEIGHTxWIDTH in pixels, for example 224x224", param_hint="--input-size"
         )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
+#: CUDA_ERROR_NO_DEVICE of the driver's interface.
+_NO_DEVICE = 100
+
 
 @dataclass(frozen=True)
 class Driver:
@@ -31,6 +34,8 @@ def probe_driver(library: str = "libcuda.so.1") -> Driver:
     except AttributeError as exc:
         return Driver(f"{library} is not the NVIDIA driver's ({exc})")
     status = cuda.cuInit(0)
+    if status == _NO_DEVICE:
+        return Driver("the NVIDIA driver sees no device (is CUDA_VISIBLE_DEVICES empty?)")
     if status != 0:
         return Driver(f"the NVIDIA driver is installed but cuInit failed with CUDA error {status}")
     count, version = ctypes.c_int(), ctypes.c_int()

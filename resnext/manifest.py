@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from .config import ResNeXtConfig
+from .config import Precision, ResNeXtConfig
 from .errors import BadArtifact, ResnextError, UsageError
 from .preprocess import Preprocessing
 from .session import TensorSpec
@@ -16,7 +16,6 @@ MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Precision = Literal["fp32"]
 
 
 class _Strict(BaseModel):
@@ -50,8 +49,8 @@ class BatchRange(_Strict):
             UsageError: not of that form, below 1, or not in order.
         """
         parts = text.split(":")
-        if len(parts) > 3 or not all(part.isascii() and part.isdigit() for part in parts):
-            raise UsageError(f"batch {text!r} is not N, MIN:OPT or MIN:OPT:MAX with whole numbers of at least 1")
+        if len(parts) > 3 or not all(part.isascii() and part.isdigit() and len(part) <= 6 for part in parts):
+            raise UsageError(f"batch {text[:40]!r} is not N, MIN:OPT or MIN:OPT:MAX with whole numbers of at least 1")
         sizes = [int(part) for part in parts]
         low, opt = sizes[0], sizes[min(1, len(sizes) - 1)]
         high = None if len(sizes) == 2 else sizes[-1]

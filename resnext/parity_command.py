@@ -130,12 +130,17 @@ def check_artifact(
     import torch
 
     from .backends import open_session
-    from .backends.torch_session import reference_logits
-    from .errors import GateFailed, UsageError
+    from .backends.torch_session import DTYPES, reference_logits
+    from .errors import BadArtifact, GateFailed, UsageError
     from .inputs import seeded_pixels
     from .parity import compare, discriminates, gate_for
 
     manifest = artifact.manifest
+    if weights.preprocessing != manifest.preprocessing or weights.class_names != manifest.class_names:
+        raise BadArtifact(
+            f"the manifest of {artifact.path} declares another preprocessing or other class names than its weights; "
+            "export the artifact again"
+        )
     if batch is None:
         batch = manifest.batch.min if manifest.batch.static else max(7, manifest.batch.min)
         batch = min(batch, manifest.batch.max or batch)
@@ -150,9 +155,13 @@ def check_artifact(
         parts = [session.run({name: inputs[at : at + batch]})[out] for at in range(0, images, batch)]
     eager = reference_logits(weights, prepared, torch.float32)
     reference = reference_logits(weights, prepared) if against == "torch" else eager
+    if not np.isfinite(reference).all():
+        raise GateFailed("PyTorch itself gives NaN or infinite logits for these weights; a comparison proves nothing")
     if not discriminates(reference):
         raise GateFailed("the reference gives nearly the same logits for every image; a comparison proves nothing")
-    baseline = eager if against == "torch" else None
+    if manifest.precision != "fp32":
+        eager = reference_logits(weights, prepared, DTYPES[manifest.precision])
+    baseline = eager.astype(np.float64) if against == "torch" else None
     return compare(
         reference,
         np.concatenate(parts),
@@ -176,7 +185,9 @@ def _print(outcome: Parity, artifact: Artifact, backend_name: str, against: str)
         click.echo(f"  top-1 agrees    {outcome.top1:.2%}  (at least {outcome.top1_low:.2%} with 95 % confidence)")
         click.echo(f"  top-5 agrees    {outcome.top5:.2%}")
     if outcome.error_ratio is not None:
-        click.echo(f"  error ratio     {outcome.error_ratio:.2f} times what eager float32 PyTorch loses")
+        click.echo(
+            f"  error ratio     {outcome.error_ratio:.2f} times what eager {artifact.manifest.precision} PyTorch loses"
+        )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+#: Pixels of the largest image that a resize may make; beyond it the sides are out of all proportion.
+_MOST_PIXELS = 50_000_000
 _Size = Annotated[int, Field(ge=1)]
 
 
@@ -63,15 +65,23 @@ class Preprocessing(BaseModel):
         return self
 
     def to_pixels(self, image: Image) -> NDArray[np.uint8]:
-        """Resize and crop ``image``; returns uint8 pixels, H x W x C."""
+        """Resize and crop ``image``; returns uint8 pixels, H x W x C.
+
+        Turned upright as its EXIF orientation says. 16-bit grey is scaled to 8 bits.
+
+        Raises:
+            BadInput: it has see-through or floating-point pixels, which have no one reading, or is far too oblong.
+        """
         import PIL.Image
 
-        image = image.convert(self.color)
+        image = _eight_bits(image).convert(self.color)
         crop_h, crop_w = self.crop
         # An oblong crop may need more than the shorter side asks for; the image is never stretched.
         scale = max(self.resize / min(image.size), crop_w / image.width, crop_h / image.height)
         width = max(round(image.width * scale), crop_w)
         height = max(round(image.height * scale), crop_h)
+        if width * height > _MOST_PIXELS:
+            raise BadInput(f"an image of {image.width}x{image.height} is too oblong to be resized for this network")
         if (width, height) != image.size:
             filters = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
             image = image.resize((width, height), filters[self.interpolation])
@@ -92,17 +102,50 @@ class Preprocessing(BaseModel):
         Raises:
             BadInput: the file is missing or is not an image that PIL can read.
         """
+        import warnings
+
         import PIL.Image
 
         try:
-            with PIL.Image.open(path) as image:
-                return self.to_pixels(image)[np.newaxis]
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+                with PIL.Image.open(path) as image:
+                    return self.to_pixels(image)[np.newaxis]
+        except BadInput as exc:
+            raise BadInput(f"{path}: {exc}") from exc
         except FileNotFoundError as exc:
             raise BadInput(f"no image at {path}") from exc
         except PIL.UnidentifiedImageError as exc:
             raise BadInput(f"{path} is not an image that PIL can read") from exc
-        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as exc:
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            PIL.Image.DecompressionBombWarning,
+            PIL.Image.DecompressionBombError,
+        ) as exc:
             raise BadInput(f"cannot read the image {path}: {exc}") from exc
+
+
+def _eight_bits(image: Image) -> Image:
+    """``image`` upright, opaque and of 8 bits a channel, or an error: nothing is guessed."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    image = PIL.ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadInput("its integer pixels are not 16-bit; save it with 8 or 16 bits a channel")
+        return PIL.Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode == "F":
+        raise BadInput("its pixels are floating-point, of unknown range; save it with 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        lowest, _ = image.getchannel("A").getextrema()
+        if isinstance(lowest, tuple) or lowest < 255:
+            raise BadInput("it is partly see-through; flatten it onto a background first")
+    return image
 
 
 def default_preprocessing(config: ResNeXtConfig) -> Preprocessing:

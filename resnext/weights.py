@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -62,33 +62,67 @@ class Weights:
         return state_dict_sha256(self.state_dict)
 
 
-def load_weights(spec: str | None = None, model: str | ResNeXtConfig | None = None) -> Weights:
+def load_weights(
+    spec: str | None = None,
+    model: str | ResNeXtConfig | None = None,
+    *,
+    num_classes: int | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> Weights:
     """Find, read and check the weights that ``spec`` names.
 
     Args:
-        spec: a weights SPEC as the module describes it; None means ``seeded``, or the shipped weights of a shipped
-            model.
+        spec: a weights SPEC as the module describes it; None means the shipped weights of a shipped model, else
+            ``seeded``.
         model: a variant's name or a configuration; None means what the checkpoint implies, else resnext50_32x4d.
+        num_classes: logits, where not the model's own.
+        input_size: (height, width) in pixels, where not the model's own.
 
     Raises:
-        UsageError: ``spec`` is not of any known form, or names weights of another model than ``model``.
-        BadWeights: the file is missing, unsafe, or does not fit; names the first tensors that do not.
+        UsageError: ``spec`` is not of any known form, or names shipped weights of another model than ``model``.
+        BadWeights: the file is missing, unsafe, declares another model, or does not fit; names the first tensors that
+            do not.
     """
-    config = variant(model) if isinstance(model, str) else model
+    named = variant(model) if isinstance(model, str) else model
     if spec is None:
-        spec = next((name for name, known in SHIPPED.items() if known.config == config), "seeded")
+        spec = next((name for name, known in SHIPPED.items() if known.config == named), "seeded")
+    implied = _implied_config(spec)
+    if implied is not None and named is not None:
+        # A configuration may say another input size than the checkpoint was trained at; a name says what it says.
+        wanted = named if isinstance(model, str) else replace(named, input_size=implied.input_size)
+        if wanted != implied:
+            _refuse_other_model(spec, implied)
+    config = named or implied or variant("resnext50_32x4d")
+    config = replace(config, num_classes=num_classes or config.num_classes, input_size=input_size or config.input_size)
     if spec in SHIPPED:
-        return _load_shipped(spec, config)
+        return replace(_load_file(SHIPPED[spec].path, config), source=spec)
     if spec == "seeded" or spec.startswith("seeded:"):
-        config = config or variant("resnext50_32x4d")
         state = seeded_state_dict(config, _seed(spec))
         return Weights(config, state, spec, default_preprocessing(config))
-    if Path(spec).suffix in _SUFFIXES:
-        return _load_file(Path(spec), config)
-    raise UsageError(
-        f"weights {spec!r} are not of a known form; give seeded[:N], {', '.join(SHIPPED)}, "
-        f"or a path that ends in {', '.join(_SUFFIXES)}"
-    )
+    return _load_file(Path(spec), config)
+
+
+def _implied_config(spec: str) -> ResNeXtConfig | None:
+    """The configuration that ``spec`` says by itself; None where it says none."""
+    if spec in SHIPPED:
+        return SHIPPED[spec].config
+    if spec == "seeded" or spec.startswith("seeded:"):
+        return None
+    path = Path(spec)
+    if path.suffix not in _SUFFIXES:
+        raise UsageError(
+            f"weights {spec!r} are not of a known form; give seeded[:N], {', '.join(SHIPPED)}, "
+            f"or a path that ends in {', '.join(_SUFFIXES)}"
+        )
+    if not path.is_file():
+        raise BadWeights(f"no weights file at {path}")
+    return _declared_config(_read_header(path), path) if path.suffix == ".safetensors" else None
+
+
+def _refuse_other_model(spec: str, implied: ResNeXtConfig) -> NoReturn:
+    name = variant_name(implied) or "a configuration of their own"
+    message = f"weights {spec!r} are of model {name}; leave --model and --num-classes out, or choose other weights"
+    raise UsageError(message) if spec in SHIPPED else BadWeights(message)
 
 
 def load_model(weights: Weights) -> ResNeXt:
@@ -151,6 +185,9 @@ def check_state_dict(state: Mapping[str, Tensor], config: ResNeXtConfig, source:
     if problems:
         name = variant_name(config) or "this configuration"
         raise BadWeights(f"{source} does not fit {name}: {'; '.join(problems)}. Is --model (or --num-classes) right?")
+    odd = [name for name in wanted if name in state and name not in counters and not _is_plain(state[name])]
+    if odd:
+        raise BadWeights(f"{source} holds tensors that are not dense floating-point: {_listed('tensors', odd)}")
     checked = {}
     for name, like in wanted.items():
         if name in counters:
@@ -159,7 +196,13 @@ def check_state_dict(state: Mapping[str, Tensor], config: ResNeXtConfig, source:
             checked[name] = state[name].detach().to(like.dtype).contiguous()
     if bad := [name for name, value in checked.items() if not torch.isfinite(value).all()]:
         raise BadWeights(f"{source} holds NaN or infinite values: {_listed('tensors', bad)}")
+    if bad := [name for name, value in checked.items() if name.endswith("running_var") and bool((value < 0).any())]:
+        raise BadWeights(f"{source} holds negative variances: {_listed('tensors', bad)}")
     return checked
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.layout == torch.strided
 
 
 def _listed(what: str, names: list[str], shown: int = 3) -> str:
@@ -174,22 +217,11 @@ def _seed(spec: str) -> int:
     return int(number or 0)
 
 
-def _load_shipped(name: str, config: ResNeXtConfig | None) -> Weights:
-    shipped = SHIPPED[name]
-    if config is not None and config != shipped.config:
-        raise UsageError(
-            f"weights {name!r} are of model {variant_name(shipped.config)}; leave --model and --num-classes out, "
-            "or choose other weights"
-        )
-    return replace(_load_file(shipped.path, shipped.config), source=name)
-
-
-def _load_file(path: Path, config: ResNeXtConfig | None) -> Weights:
-    if not path.is_file():
-        raise BadWeights(f"no weights file at {path}")
-    state, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
-    if config is None:
-        config = _declared_config(header, path) or variant("resnext50_32x4d")
+def _load_file(path: Path, config: ResNeXtConfig) -> Weights:
+    if path.suffix == ".safetensors":
+        header, state = _read_header(path), _read_safetensors(path)
+    else:
+        header, state = {}, _read_pickle(path)
     checked = check_state_dict(state, config, str(path))
     names = header.get("class_names", [])
     if not isinstance(names, list) or (names and len(names) != config.num_classes):
@@ -225,17 +257,27 @@ def _declared_config(header: Mapping[str, Any], path: Path) -> ResNeXtConfig | N
         raise BadWeights(f"{path} declares a configuration that is not valid: {' '.join(str(exc).split())}") from exc
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_header(path: Path) -> dict[str, Any]:
+    """What `save_weights` wrote about the tensors; empty for files of others."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-        header = json.loads(metadata.get(METADATA_KEY, "{}"))
+            header = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
     except (SafetensorError, OSError, ValueError) as exc:
         raise BadWeights(f"{path} is not a readable .safetensors file: {exc}") from exc
-    return state, header if isinstance(header, dict) else {}
+    return header if isinstance(header, dict) else {}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, OSError, ValueError) as exc:
+        raise BadWeights(f"{path} is not a readable .safetensors file: {exc}") from exc
+    return _unwrapped(state)
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -256,5 +298,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise BadInput(f"{path} holds no state dict (a mapping of parameter names to tensors)")
-    # DataParallel saves every name behind "module.".
-    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+    return _unwrapped(loaded)
+
+
+def _unwrapped(state: Mapping[Any, Tensor]) -> dict[str, Tensor]:
+    """Names without what DataParallel ("module.") and torch.compile ("_orig_mod.") put before them."""
+    return {str(name).removeprefix("module.").removeprefix("_orig_mod."): value for name, value in state.items()}

@@ -30,10 +30,15 @@ def time_host(call: Callable[[], object], iterations: int) -> list[int]:
     return [after - before for before, after in itertools.pairwise(stamps)]
 
 
-def time_device(session: Session, iterations: int) -> list[int]:
+def time_device(session: Session, iterations: int) -> tuple[list[int], int]:
     """Nanoseconds on the device of each of ``iterations`` enqueued runs, between CUDA events on the session's stream.
 
     The session must be bound, and must have a CUDA stream.
+
+    Returns:
+        The times, and the host's time around all of them, waiting included. Where the queue never runs dry the first
+        add up to about the second; where the events sit on another stream than the work, or there is no work, they do
+        not.
     """
     import torch
 
@@ -44,12 +49,16 @@ def time_device(session: Session, iterations: int) -> list[int]:
     pairs = [(events(enable_timing=True), events(enable_timing=True)) for _ in range(iterations)]
     session.synchronize()
     with _no_collection():
+        began = now_ns()
+        session.enqueue()  # untimed: it fills the queue, so that no timed run starts on an idle stream
         for start, end in pairs:
             start.record(stream)
             session.enqueue()
             end.record(stream)
         session.synchronize()
-    return [round(start.elapsed_time(end) * 1e6) for start, end in pairs]
+        wall_ns = now_ns() - began
+    times = [round(start.elapsed_time(end) * 1e6) for start, end in pairs]
+    return times, wall_ns
 
 
 @contextmanager

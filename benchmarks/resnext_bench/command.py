@@ -15,6 +15,7 @@ from resnext.command import (
     CountsType,
     NameType,
     OneLineCommand,
+    SecondsType,
     check_writable,
     chosen_weights,
     guarded,
@@ -22,6 +23,7 @@ from resnext.command import (
     weights_options,
     write_text,
 )
+from resnext.config import PRECISIONS, Precision
 from resnext.version import __version__
 
 if TYPE_CHECKING:
@@ -57,11 +59,9 @@ invalid. 3, 4: a backend failed; its row says why.
 @weights_options
 @click.option(
     "--precision",
-    type=NameType("precision", ("fp32",)),
-    default="fp32",
-    show_default=True,
-    metavar="fp32",
-    help="Element type of weights and activations.",
+    type=NameType("precision", PRECISIONS),
+    metavar="|".join(PRECISIONS),
+    help="Element type of weights and activations.  [default: the artifact's, else fp32]",
 )
 @click.option(
     "--artifact",
@@ -88,7 +88,7 @@ invalid. 3, 4: a backend failed; its row says why.
 @click.option("--cuda-graph/--no-cuda-graph", default=True, help="Replay a CUDA graph.  [default: on]")
 @click.option(
     "--duration",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SecondsType(0.001),
     default=5.0,
     show_default=True,
     metavar="SECONDS",
@@ -110,7 +110,7 @@ invalid. 3, 4: a backend failed; its row says why.
 )
 @click.option(
     "--warmup",
-    type=click.FloatRange(min=0),
+    type=SecondsType(0),
     default=0.5,
     show_default=True,
     metavar="SECONDS",
@@ -129,7 +129,7 @@ invalid. 3, 4: a backend failed; its row says why.
 @guarded
 def main(
     backends: tuple[str, ...], batches: tuple[int, ...], model: str | None, spec: str | None, num_classes: int | None,
-    input_size: str | None, precision: str, path: Path | None, device: Literal["auto", "cpu", "cuda"],
+    input_size: str | None, precision: Precision | None, path: Path | None, device: Literal["auto", "cpu", "cuda"],
     threads: int | None, memory_format: Literal["auto", "nchw", "channels-last"], cuda_graph: bool, duration: float,
     rounds: int, samples: int, warmup: float, seed: int, json_path: str | None, markdown_path: Path | None,
 ) -> None:  # fmt: skip
@@ -144,6 +144,8 @@ def main(
     from .plan import Cell, Plan
     from .run import run_benchmark
 
+    if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
+        raise UsageError("--markdown needs a file of its own")
     for target in (json_path, markdown_path):
         check_writable(target)
     if "all" in backends:
@@ -156,6 +158,9 @@ def main(
         if model is not None or num_classes is not None or input_size is not None:
             raise UsageError("an artifact has its own model; drop --model, --num-classes and --input-size")
         artifact = read_artifact(path)
+        if precision not in (None, artifact.manifest.precision):
+            raise UsageError(f"{path} is {artifact.manifest.precision}; drop --precision {precision}")
+        precision = artifact.manifest.precision
         weights = artifact_weights(artifact, spec)
     else:
         weights = chosen_weights(model, spec, num_classes, input_size)
@@ -164,7 +169,7 @@ def main(
     options = SessionOptions(device, threads, memory_format, cuda_graph)
     console = _console(to_stderr=json_path == "-")
     with _status() as say:
-        run = run_benchmark(weights, plan, artifact=artifact, options=options, precision=precision, say=say)
+        run = run_benchmark(weights, plan, artifact=artifact, options=options, precision=precision or "fp32", say=say)
     _show(run, console)
     if json_path is not None:
         write_text(json_path, run.model_dump_json(indent=None) + "\n")
@@ -173,6 +178,9 @@ def main(
 
         write_text(str(markdown_path), markdown(run))
     if code := exit_code(run):
+        bad = [row for row in run.rows if row.status != "valid"]
+        first = f"{bad[0].backend} batch {bad[0].batch}: {bad[0].reasons[0]}"
+        click.echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid; {first}", err=True)
         sys.exit(code)
 
 
@@ -199,9 +207,8 @@ def _console(*, to_stderr: bool) -> Console:
     from rich.console import Console
 
     console = Console(stderr=to_stderr, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=to_stderr, highlight=False, width=140)
-    return console
+    # Never narrower than the table: numbers cut short would be worse than lines that wrap.
+    return console if console.width >= 140 else Console(stderr=to_stderr, highlight=False, width=140)
 
 
 @contextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,7 +29,7 @@ class Gpu(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    memory_bytes: int
+    memory_bytes: int | None
     driver: str
     sm_clock_mhz: int | None = None
     max_sm_clock_mhz: int | None = None
@@ -85,7 +87,7 @@ def record_environment() -> Environment:
         load_1min=os.getloadavg()[0],
         governor=governor.read_text().strip() if governor.is_file() else None,
         gpus=_gpus(),
-        system=f"{platform.system()} {platform.release().partition("-")[0]} {platform.machine()}",
+        system=f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
         python=platform.python_version(),
         packages=packages,
     )
@@ -114,18 +116,27 @@ def _gpus() -> tuple[Gpu, ...]:
         pynvml.nvmlInit()
     except Exception:  # NVML raises its own errors where there is no driver; then there is no GPU to record
         return ()
+
+    def ask(call: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return call(*args)
+        except pynvml.NVMLError:  # shared, virtual and integrated GPUs answer only some questions
+            return None
+
     try:
         found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        for index in range(ask(pynvml.nvmlDeviceGetCount) or 0):
+            handle = ask(pynvml.nvmlDeviceGetHandleByIndex, index)
+            memory = ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+            power_mw = ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
             found.append(
                 Gpu(
-                    name=_text(pynvml.nvmlDeviceGetName(handle)),
-                    memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-                    driver=_text(pynvml.nvmlSystemGetDriverVersion()),
-                    sm_clock_mhz=pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-                    max_sm_clock_mhz=pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM),
-                    power_limit_w=pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+                    name=_text(ask(pynvml.nvmlDeviceGetName, handle) or "unnamed GPU"),
+                    memory_bytes=None if memory is None else int(memory.total),
+                    driver=_text(ask(pynvml.nvmlSystemGetDriverVersion) or "unknown"),
+                    sm_clock_mhz=ask(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+                    max_sm_clock_mhz=ask(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
+                    power_limit_w=None if power_mw is None else power_mw / 1000,
                 )
             )
         return tuple(found)

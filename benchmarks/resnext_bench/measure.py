@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from resnext.errors import ResnextError
+from resnext.errors import ResnextError, SessionFailed
 from resnext.session import Boundary, Session
 
 from .clock import now_ns, time_device, time_host
@@ -25,6 +25,7 @@ class Samples:
     Attributes:
         host_ns: host times, one list for each round, nanoseconds.
         device_ns: device times likewise, where the session has a CUDA stream.
+        device_wall_ns: host time around each round's device times, waiting included; they must account for it.
         device_boundary: what the device times enclose.
         warmup_runs: untimed runs before the first round.
         output: what the last timed run gave; its parity is the parity of what was timed.
@@ -34,6 +35,7 @@ class Samples:
 
     host_ns: list[list[int]] = field(default_factory=list)
     device_ns: list[list[int]] = field(default_factory=list)
+    device_wall_ns: list[int] = field(default_factory=list)
     device_boundary: Boundary | None = None
     warmup_runs: int = 0
     output: NDArray[Any] | None = None
@@ -76,11 +78,19 @@ def measure(
     return samples
 
 
+def as_failure(exc: Exception) -> ResnextError:
+    """An error of any library as one of this toolkit's, with its first line."""
+    if isinstance(exc, ResnextError):
+        return exc
+    first = next((line for line in str(exc).splitlines() if line.strip()), "no message")
+    return SessionFailed(f"{type(exc).__name__}: {first}")
+
+
 def _guard(samples: Samples, step: Callable[[], Any]) -> Any:
     try:
         return step()
-    except ResnextError as exc:
-        samples.error = exc
+    except Exception as exc:  # whatever a runtime raises ends its own cell alone
+        samples.error = as_failure(exc)
         return None
 
 
@@ -108,7 +118,8 @@ def _visit(subject: Subject, samples: Samples, iterations: int) -> None:
     samples.host_ns.append(time_host(call, iterations))
     samples.output = last[session.outputs[0].name]
     if session.cuda_stream is not None:
-        session.enqueue()
-        samples.device_ns.append(time_device(session, iterations))
+        times, wall_ns = time_device(session, iterations)
+        samples.device_ns.append(times)
+        samples.device_wall_ns.append(wall_ns)
         samples.device_boundary = session.enqueue_boundary
         samples.bound_output = session.fetch()[session.outputs[0].name]

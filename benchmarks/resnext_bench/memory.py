@@ -38,7 +38,8 @@ def peak_memory(*, cuda: bool = False) -> Iterator[Peak]:
         peak.host_bytes = None if after is None else max(0, after - before)
     if device_before is not None:
         after = _device_used()
-        peak.device_bytes = None if after is None else max(0, after - device_before)
+        grown = None if after is None else after - device_before
+        peak.device_bytes = grown if grown is not None and grown >= 0 else None  # others gave memory back meanwhile
 
 
 def _trim() -> None:

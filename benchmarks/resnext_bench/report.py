@@ -17,7 +17,8 @@ HEADINGS = (
 LEGEND = (
     "time: host = end to end, copies included; device = CUDA events around the launch; graph = around a CUDA-graph "
     "replay. p90, p99: upper bounds at 99 % confidence, from 64 and 662 samples on. speedup: against the first "
-    "backend at the same batch, median over interleaved rounds. memory: peak that opening and running added. "
+    "backend at the same batch, median over interleaved rounds. memory: peak that opening and "
+    "first running added (on a GPU: what it then held). "
     "max error, top-1: the timed output against float64 PyTorch, error relative to the logits' RMS."
 )
 
@@ -42,7 +43,7 @@ def _line(row: Row, timing: Timing) -> tuple[str, ...]:
         "-" if stats.p90_ns is None else f"{stats.p90_ns / 1e6:.3f}",
         "-" if stats.p99_ns is None else f"{stats.p99_ns / 1e6:.3f}",
         f"{stats.images_per_s:,.1f}",
-        "1 (base)" if timing.speedup is None else f"{timing.speedup[0]:.2f}x",
+        "-" if timing.speedup is None else f"{timing.speedup[0]:.2f}x",
         "-" if memory is None else f"{memory / 1e6:.0f}",
         "-" if row.model_size_bytes is None else f"{row.model_size_bytes / 1e6:.1f}",
         "-" if parity is None or parity.max_error is None else f"{parity.max_error:.1e}",

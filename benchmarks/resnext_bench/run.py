@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact import Artifact
-from resnext.backends import BACKENDS, SessionOptions, open_session
-from resnext.config import variant_name
-from resnext.errors import ResnextError
+from resnext.backends import BACKENDS, SessionOptions, load_backend, open_session
+from resnext.config import Precision, variant_name
+from resnext.errors import BadInput, ResnextError
 from resnext.inputs import seeded_pixels
 from resnext.manifest import WeightsRecord
 from resnext.parity import Parity, compare, gate_for
@@ -22,7 +22,7 @@ from resnext.session import Delivered
 
 from .clock import now_ns
 from .environment import record_environment
-from .measure import Samples, Subject, measure
+from .measure import Samples, Subject, as_failure, measure
 from .memory import Peak, peak_memory
 from .plan import Cell, Plan
 from .result import Row, Run, Timing
@@ -54,7 +54,7 @@ def run_benchmark(
     *,
     artifact: Artifact | None = None,
     options: SessionOptions | None = None,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     say: Say = lambda _: None,
 ) -> Run:
     """Measure every cell of ``plan``.
@@ -70,11 +70,11 @@ def run_benchmark(
     Returns:
         The run. A backend that fails has a row that says why; the others go on.
     """
-    options = options or SessionOptions()
+    options = replace(options or SessionOptions(), precision=precision)
     environment = record_environment()
-    images = _Images(weights, plan)
+    images = _Images(weights, plan, precision)
     reused: list[str] = []
-    source = _ArtifactSource(weights, artifact, reused, say)
+    source = _ArtifactSource(weights, artifact, precision, reused, say)
     with ExitStack() as stack:
         opened = {cell: _open(cell, source, weights, images, options, stack, say) for cell in plan.cells}
         subjects = {cell: found.subject for cell, found in opened.items() if found.subject is not None}
@@ -101,31 +101,45 @@ def run_benchmark(
 class _Images:
     """The images of every batch size, and float64 reference logits, each computed once."""
 
-    def __init__(self, weights: Weights, plan: Plan) -> None:
+    def __init__(self, weights: Weights, plan: Plan, precision: Precision) -> None:
         self._weights = weights
+        self._precision = precision
         self.pixels = seeded_pixels(weights.config, max(cell.batch for cell in plan.cells), plan.seed)
         self.prepared = weights.preprocessing.normalise(self.pixels)
-        self._reference: dict[int, NDArray[Any]] = {}
+        self._logits: dict[str, dict[int, NDArray[Any]]] = {"fp64": {}, "eager": {}}
 
     def rows_to_compare(self, batch: int) -> list[int]:
         return sorted({int(index) for index in np.linspace(0, batch - 1, min(batch, _COMPARED_ROWS))})
 
     def reference(self, rows: list[int]) -> NDArray[Any]:
-        from resnext.backends.torch_session import reference_logits
+        """Float64 logits of ``rows``."""
+        return self._known("fp64", rows)
 
-        missing = [row for row in rows if row not in self._reference]
-        if missing:
-            logits = reference_logits(self._weights, self.prepared[missing])
-            self._reference.update(zip(missing, logits, strict=True))
-        return np.stack([self._reference[row] for row in rows])
+    def eager_loss(self, rows: list[int]) -> NDArray[Any]:
+        """Logits of ``rows`` that eager PyTorch on the CPU gives at the precision asked for."""
+        return self._known("eager", rows).astype(np.float64)
+
+    def _known(self, kind: str, rows: list[int]) -> NDArray[Any]:
+        import torch
+
+        from resnext.backends.torch_session import DTYPES, reference_logits
+
+        known = self._logits[kind]
+        if missing := [row for row in rows if row not in known]:
+            dtype = torch.float64 if kind == "fp64" else DTYPES[self._precision]
+            known.update(zip(missing, reference_logits(self._weights, self.prepared[missing], dtype), strict=True))
+        return np.stack([known[row] for row in rows])
 
 
 class _ArtifactSource:
     """The artifact that ONNX backends run: the one given, or the cache's, asked for once."""
 
-    def __init__(self, weights: Weights, artifact: Artifact | None, reused: list[str], say: Say) -> None:
+    def __init__(
+        self, weights: Weights, artifact: Artifact | None, precision: Precision, reused: list[str], say: Say
+    ) -> None:
         self._weights = weights
         self._artifact = artifact
+        self._precision = precision
         self._reused = reused
         self._say = say
 
@@ -134,7 +148,7 @@ class _ArtifactSource:
             from resnext_export.cache import build_or_reuse
 
             self._say("exporting to ONNX, or reusing what the cache has")
-            built = build_or_reuse(self._weights)
+            built = build_or_reuse(self._weights, precision=self._precision)
             self._artifact = built.artifact
             if built.reused:
                 self._reused.append(f"{built.artifact.path} (sha256 {built.artifact.manifest.file_sha256[:12]})")
@@ -147,9 +161,12 @@ def _open(
 ) -> _Opened:  # fmt: skip
     found = _Opened()
     try:
+        load_backend(cell.backend)  # first: not to export for a runtime that is missing, nor count importing as memory
         subject: Weights | Artifact = weights
         if BACKENDS[cell.backend].source == "onnx":
             subject = found.artifact = source.get()
+            if cell.batch not in found.artifact.manifest.batch:
+                raise BadInput(f"{found.artifact.path} takes batch {found.artifact.manifest.batch}, not {cell.batch}")
         say(f"opening {cell}")
         cuda = options.device != "cpu" and BACKENDS[cell.backend].device != "cpu"
         with peak_memory(cuda=cuda) as found.peak:
@@ -161,15 +178,15 @@ def _open(
             session.bind(inputs)
             found.setup_s = (now_ns() - before) / 1e9
         found.subject = Subject(session, inputs)
-    except ResnextError as exc:
-        found.error = exc
+    except Exception as exc:  # whatever a runtime raises ends its own cell alone
+        found.error = as_failure(exc)
     return found
 
 
 def _for(backend: str, options: SessionOptions) -> SessionOptions:
     """``options`` with a device that ``backend`` can be asked for."""
     fixed = BACKENDS[backend].device
-    return options if fixed == "auto" else replace(options, device=fixed)
+    return options if fixed == "auto" or options.device != "auto" else replace(options, device=fixed)
 
 
 def _row(
@@ -183,10 +200,10 @@ def _row(
         return Row(backend=cell.backend, batch=cell.batch, status="failed", reasons=(reason,), exit_code=code)
     try:
         delivered = opened.subject.session.delivered()
-    except ResnextError as exc:
-        delivered = Delivered("unknown", (), {"delivered": str(exc)})
+    except Exception as exc:  # the samples are taken; not knowing what was delivered makes the row invalid
+        delivered = Delivered("unknown", (), {"delivered": str(as_failure(exc))})
     parity = _parity(taken, cell, images, opened.artifact, precision)
-    reasons = reasons_against(taken.host_ns, cell.batch, parity, delivered, precision)
+    reasons = reasons_against(taken, cell.batch, parity, delivered, precision)
     timings = [_timing(taken.host_ns, "host", cell.batch)]
     if taken.device_ns and taken.device_boundary:
         timings.append(_timing(taken.device_ns, taken.device_boundary, cell.batch))
@@ -194,6 +211,7 @@ def _row(
         size, digest = opened.artifact.manifest.file_size_bytes, opened.artifact.manifest.file_sha256
     else:
         size, digest = sum(value.nbytes for value in weights.state_dict.values()), None
+        size = size // 2 if precision == "fp16" else size  # of the tensors as the live model holds them
     return Row(
         backend=cell.backend,
         batch=cell.batch,
@@ -228,22 +246,26 @@ def _parity(taken: Samples, cell: Cell, images: _Images, artifact: Artifact | No
             if output.shape[:1] == (cell.batch,):
                 bad = np.flatnonzero(~np.isfinite(output.reshape(cell.batch, -1)).all(axis=1))[:1].tolist()
                 chosen = sorted({*rows, *bad})
-                want, got = images.reference(chosen), output[chosen]
+                got = output[chosen]
             else:
-                want, got = images.reference(list(range(cell.batch))), output
-            outcomes.append(compare(want, got, gate=gate_for(precision), artifact_sha256=sha256))
+                chosen, got = list(range(cell.batch)), output
+            want, loss = images.reference(chosen), images.eager_loss(chosen)
+            outcomes.append(compare(want, got, gate=gate_for(precision), baseline=loss, artifact_sha256=sha256))
     return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
 
 
 def _with_speedups(rows: list[Row]) -> tuple[Row, ...]:
-    """Rows with how much faster each is than the first measured backend at the same batch and boundary."""
-    base: dict[tuple[int, str], Timing] = {}
+    """Rows with how much faster each valid one is than the first row of the same batch and boundary, if that is valid.
+
+    A wrong or unsteady result is no yardstick, and has no speed to boast of.
+    """
+    base: dict[tuple[int, str], tuple[Row, Timing]] = {}
     done = []
     for row in rows:
         timings = []
         for timing in row.timings:
-            first = base.setdefault((row.batch, timing.boundary), timing)
-            if first is not timing:
+            first_row, first = base.setdefault((row.batch, timing.boundary), (row, timing))
+            if first is not timing and first_row.status == row.status == "valid":
                 ratio = ratio_by_round(first.rounds_ns, timing.rounds_ns)
                 timing = timing.model_copy(update={"speedup": ratio})
             timings.append(timing)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext.artifact import Artifact, read_artifact
+from resnext.config import Precision
 from resnext.errors import BadArtifact, MissingRequirement
 from resnext.manifest import FORMAT_VERSION, BatchRange
 
@@ -36,10 +37,10 @@ def cache_folder() -> Path:
     from platformdirs import user_cache_path
 
     chosen = os.environ.get("RESNEXT_CACHE_DIR")
-    return Path(chosen) if chosen else user_cache_path("resnext-toolkit")
+    return Path(chosen).expanduser() if chosen else user_cache_path("resnext-toolkit")
 
 
-def build_or_reuse(weights: Weights, folder: Path | None = None) -> Built:
+def build_or_reuse(weights: Weights, folder: Path | None = None, precision: Precision = "fp32") -> Built:
     """The checked ONNX artifact of ``weights``, exported now if no earlier run left it.
 
     Safe for several processes: the first builds, the others wait and reuse. A damaged entry is built again.
@@ -53,7 +54,7 @@ def build_or_reuse(weights: Weights, folder: Path | None = None) -> Built:
     from .onnx_artifact import export_onnx
 
     folder = folder or cache_folder()
-    entry = folder / "onnx" / _key(weights)
+    entry = folder / "onnx" / _key(weights, precision)
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(entry.with_suffix(".lock"))
@@ -69,19 +70,21 @@ def build_or_reuse(weights: Weights, folder: Path | None = None) -> Built:
                 return Built(artifact, reused=True)
         except BadArtifact:
             shutil.rmtree(entry, ignore_errors=True)  # absent, or damaged since; the cache owns its entries
-        return Built(export_onnx(weights, entry, force=entry.exists()), reused=False)
+        return Built(export_onnx(weights, entry, precision=precision, force=entry.exists()), reused=False)
     finally:
         lock.release()
 
 
-def _key(weights: Weights) -> str:
+def _key(weights: Weights, precision: Precision = "fp32") -> str:
     """A name that changes with everything that changes the bytes, versions of the exporting libraries included."""
     from .onnx_artifact import library_versions
     from .onnx_from_torch import OPSET
 
     batch = BatchRange(min=1, opt=8, max=None)
     facts = {
-        "format": FORMAT_VERSION, "config": asdict(weights.config), "weights": weights.sha256, "batch": str(batch),
+        "format": FORMAT_VERSION,
+        "precision": precision,
+        "config": asdict(weights.config), "weights": weights.sha256, "batch": str(batch),
         "preprocessing": weights.preprocessing.model_dump(mode="json"), "classes": weights.class_names,
         "opset": OPSET, "versions": library_versions(),
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,7 +19,11 @@ from resnext.command import (
     weights_options,
     write_text,
 )
+from resnext.config import PRECISIONS, Precision
 from resnext.version import __version__
+
+if TYPE_CHECKING:
+    from resnext.weights import Weights
 
 FORMATS = {"onnx": "ONNX, opset 20: one self-contained file, batch norms folded, any batch size"}
 
@@ -39,8 +44,8 @@ Examples:
 )  # fmt: skip
 @weights_options
 @click.option(
-    "--precision", type=NameType("precision", ("fp32",)), default="fp32", show_default=True, metavar="fp32",
-    help="Element type of weights and activations.",
+    "--precision", type=NameType("precision", PRECISIONS), default="fp32", show_default=True,
+    metavar="|".join(PRECISIONS), help="Element type of weights and activations; inputs and outputs stay float32.",
 )  # fmt: skip
 @click.option(
     "--batch", default="1:8", show_default=True, metavar="MIN:OPT[:MAX]|N",
@@ -63,7 +68,7 @@ def main(
     spec: str | None,
     num_classes: int | None,
     input_size: str | None,
-    precision: str,
+    precision: Precision,
     batch: str,
     bake_preprocessing: bool,
     output: Path | None,
@@ -93,12 +98,18 @@ def main(
     if output is not None:
         check_destination(output, force=force)
     weights = chosen_weights(model, spec, num_classes, input_size)
-    directory = output or Path(_default_name(weights.source, model, precision, target))
+    directory = output or Path(_default_name(weights, precision, target))
 
     from .onnx_artifact import export_onnx
 
     artifact = export_onnx(
-        weights, directory, batch=batch_range, bake_preprocessing=bake_preprocessing, check=check, force=force
+        weights,
+        directory,
+        batch=batch_range,
+        bake_preprocessing=bake_preprocessing,
+        precision=precision,
+        check=check,
+        force=force,
     )
     manifest = artifact.manifest
     if json_path is not None:
@@ -121,12 +132,16 @@ def main(
         )
 
 
-def _default_name(source: str, model: str | None, precision: str, target: str) -> str:
+def _default_name(weights: Weights, precision: str, target: str) -> str:
+    from resnext.config import variant_name
     from resnext.shipped import SHIPPED
 
-    weights = Path(source).stem if source.endswith((".safetensors", ".pth", ".pt")) else source.replace(":", "")
-    parts = [weights] if source in SHIPPED else [model or "resnext50_32x4d", weights]
-    return "-".join([*parts, precision, target])
+    config, source = weights.config, weights.source
+    if source in SHIPPED and SHIPPED[source].config == config:
+        return f"{source}-{precision}-{target}"
+    name = variant_name(config) or f"custom_{config.input_size[0]}x{config.input_size[1]}_{config.num_classes}"
+    stem = Path(source).stem if Path(source).is_absolute() else source.replace(":", "")
+    return f"{name}-{stem}-{precision}-{target}"
 
 
 def _shape(shape: tuple[int | None, ...]) -> str:

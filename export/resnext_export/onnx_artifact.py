@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from resnext.artifact import Artifact, check_destination, file_sha256, seal, staging
 from resnext.backends import SessionOptions, open_session
-from resnext.config import variant_name
+from resnext.config import Precision, variant_name
 from resnext.errors import BadArtifact, GateFailed
 from resnext.inputs import seeded_pixels
 from resnext.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
@@ -35,6 +35,7 @@ def export_onnx(
     *,
     batch: BatchRange | None = None,
     bake_preprocessing: bool = False,
+    precision: Precision = "fp32",
     check: bool = True,
     force: bool = False,
 ) -> Artifact:
@@ -45,6 +46,7 @@ def export_onnx(
         directory: folder to make; ``model.onnx`` and ``manifest.json`` appear in it together.
         batch: batch sizes to take; None means any.
         bake_preprocessing: take uint8 N x H x W x C pixels and normalise inside the graph.
+        precision: of weights and activations; input and output stay float32 (or uint8).
         check: compare the written bytes with eager PyTorch; off, the manifest says that nothing was compared.
         force: replace an artifact that is already there.
 
@@ -58,9 +60,9 @@ def export_onnx(
     batch = batch or BatchRange(min=1, opt=8, max=None)
     check_destination(directory, force=force)
     with working("exporting to ONNX"):
-        proto = onnx_from_torch(weights, batch, bake_preprocessing=bake_preprocessing)
+        proto = onnx_from_torch(weights, batch, bake_preprocessing=bake_preprocessing, precision=precision)
     with staging(directory, force=force) as folder:
-        manifest = _write(proto, folder, weights, batch, baked=bake_preprocessing)
+        manifest = _write(proto, folder, weights, batch, precision, baked=bake_preprocessing)
         if check:
             with working("comparing the written file with PyTorch"):
                 record = prove(Artifact(folder, manifest), weights)
@@ -78,17 +80,27 @@ def prove(artifact: Artifact, weights: Weights) -> CheckRecord:
     Raises:
         GateFailed: they do not agree; the message gives batch and reasons.
     """
+    import numpy as np
     import torch
 
-    from resnext.backends.torch_session import reference_logits
+    from resnext.backends.torch_session import DTYPES, reference_logits
 
     manifest = artifact.manifest
     gate = gate_for(manifest.precision)
-    batches: tuple[int, ...] = (manifest.batch.min,) if manifest.batch.static else CHECK_BATCHES
-    batches = tuple(size for size in batches if size in manifest.batch) or (manifest.batch.min,)
-    pixels = seeded_pixels(weights.config, max(batches))
+    low, high = manifest.batch.min, manifest.batch.max
+    # Both ends of the range, as near to CHECK_BATCHES as it allows.
+    batches = tuple(sorted({max(low, size) if high is None else min(max(low, size), high) for size in CHECK_BATCHES}))
+    # More images than the batch where that is small, so that one can tell whether the network tells images apart.
+    pixels = seeded_pixels(weights.config, max(*batches, *CHECK_BATCHES))
     images = weights.preprocessing.normalise(pixels)
     reference = reference_logits(weights, images, torch.float32)
+    # What PyTorch itself loses at that precision is the sharper yardstick; float32 loses next to nothing.
+    loses = manifest.precision != "fp32"
+    baseline = reference_logits(weights, images, DTYPES[manifest.precision]) if loses else None
+    if not np.isfinite(reference).all():
+        raise GateFailed(
+            "PyTorch itself gives NaN or infinite logits for these weights; --no-check exports them unproven"
+        )
     if not discriminates(reference):
         raise GateFailed(
             "the network gives nearly the same logits for every test image, so a comparison would prove nothing; "
@@ -99,7 +111,13 @@ def prove(artifact: Artifact, weights: Weights) -> CheckRecord:
         for size in batches:
             inputs = pixels if manifest.preprocessing_baked else images
             logits = session.run({manifest.inputs[0].name: inputs[:size]})[manifest.outputs[0].name]
-            outcome = compare(reference[:size], logits, gate=gate, artifact_sha256=manifest.file_sha256)
+            outcome = compare(
+                reference[:size],
+                logits,
+                gate=gate,
+                baseline=None if baseline is None else baseline[:size].astype(np.float64),
+                artifact_sha256=manifest.file_sha256,
+            )
             if not outcome.passed:
                 raise GateFailed(
                     f"the exported file does not compute what PyTorch computes, batch {size}: "
@@ -110,7 +128,9 @@ def prove(artifact: Artifact, weights: Weights) -> CheckRecord:
     return CheckRecord(batches=batches, backend="ort-cpu", max_error=worst, tolerance=gate.max_error)
 
 
-def _write(proto: onnx.ModelProto, folder: Path, weights: Weights, batch: BatchRange, *, baked: bool) -> Manifest:
+def _write(
+    proto: onnx.ModelProto, folder: Path, weights: Weights, batch: BatchRange, precision: Precision, *, baked: bool
+) -> Manifest:
     config = weights.config
     shape: tuple[int, ...] = (config.in_channels, *config.input_size)
     if baked:
@@ -129,7 +149,7 @@ def _write(proto: onnx.ModelProto, folder: Path, weights: Weights, batch: BatchR
         model=name,
         config=config,
         weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
-        precision="fp32",
+        precision=precision,
         inputs=(TensorSpec(name="input", dtype="uint8" if baked else "float32", shape=(size, *shape)),),
         outputs=(TensorSpec(name="logits", dtype="float32", shape=(size, config.num_classes)),),
         batch=batch,

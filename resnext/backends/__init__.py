@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from ..artifact import Artifact
+from ..config import Precision
 from ..errors import MissingRequirement, UnknownName, UsageError
 from ..session import Session
 from ..weights import Weights
@@ -27,12 +28,14 @@ class SessionOptions:
         threads: threads inside one operator on a CPU; None means one for each physical core.
         memory_format: ``nchw``, ``channels-last``, or ``auto``: whichever a short trial finds faster.
         cuda_graph: replay a CUDA graph where the runtime can.
+        precision: of weights and activations, for a live model; an artifact has its own.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     memory_format: Literal["auto", "nchw", "channels-last"] = "auto"
     cuda_graph: bool = True
+    precision: Precision = "fp32"
 
 
 class Opener(Protocol):
@@ -104,8 +107,23 @@ def open_session(name: str, subject: Weights | Artifact, options: SessionOptions
         raise UsageError(f"backend {name!r} runs on {known.device} only; drop --device {options.device}")
     if options.device == "cuda" or known.device == "cuda":
         require_cuda()
-    opener: Opener = import_module(f".{known.module}", __name__).open_session
-    return opener(subject, options, name)
+    return load_backend(name)(subject, options, name)
+
+
+def load_backend(name: str) -> Opener:
+    """Import the module of backend ``name``; returns what opens it.
+
+    Raises:
+        UnknownName: no such backend.
+        MissingRequirement: its package is not installed.
+    """
+    try:
+        opener: Opener = import_module(f".{backend(name).module}", __name__).open_session
+    except ModuleNotFoundError as exc:
+        raise MissingRequirement(
+            f"backend {name!r} needs the Python package {exc.name}: pip install {exc.name}"
+        ) from exc
+    return opener
 
 
 def available_backends(device: str = "auto") -> tuple[str, ...]:
@@ -113,13 +131,17 @@ def available_backends(device: str = "auto") -> tuple[str, ...]:
     import shutil
 
     names = ["torch"]
-    if device == "cuda" or any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+    # Inductor needs a C++ compiler for a CPU, Triton a C compiler for its launchers.
+    compilers = ("cc", "gcc", "clang") if device == "cuda" else ("c++", "g++", "clang++")
+    if any(shutil.which(compiler) for compiler in compilers):
         names.append("torch-compile")
     if device != "cuda":
         names.append("ort-cpu")
     if device != "cpu":
-        from .ort_session import cuda_works
-
+        try:
+            from .ort_session import cuda_works
+        except ModuleNotFoundError:  # asked for by name, the backend says what is missing
+            return tuple(names)
         if cuda_works():
             names.append("ort-cuda")
     return tuple(names)

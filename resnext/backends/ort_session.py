@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..artifact import Artifact
 from ..cuda_driver import probe_driver
-from ..errors import BadArtifact, MissingRequirement, SessionFailed, SilentFallback
+from ..errors import BadArtifact, MissingRequirement, ResnextError, SessionFailed, SilentFallback
 from ..session import Arrays, Boundary, Delivered, DeliveredLayer, Session, TensorSpec
 from . import SessionOptions
 
@@ -44,28 +47,54 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSe
             f"this onnxruntime ({ort.__version__}) has no CUDA provider: pip uninstall onnxruntime, "
             "pip install onnxruntime-gpu"
         )
+    if not cuda_works():
+        raise MissingRequirement(
+            f"onnxruntime {ort.__version__} cannot use CUDA here: it needs cuBLAS and cuDNN of the CUDA version "
+            "that it was built for; pip install 'onnxruntime-gpu[cuda,cudnn]', or a torch build of that CUDA version"
+        )
     return CudaOrtSession(subject, options, name)
 
 
+@functools.lru_cache(maxsize=1)
 def cuda_works() -> bool:
-    """Whether ONNX Runtime can use CUDA here: in this build, with this driver, and with cuBLAS and cuDNN to be found.
+    """Whether ONNX Runtime can use CUDA here, asked of ONNX Runtime itself: one small convolution on the device.
 
-    PyTorch's CUDA wheels bring the two libraries.
+    That needs this build, the driver, and cuBLAS and cuDNN of the right versions, which PyTorch's CUDA wheels bring.
     """
-    import ctypes
-
     if PROVIDERS["cuda"] not in ort.get_available_providers() or probe_driver().problem is not None:
         return False
-
-    ort.preload_dlls()
-    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
-    shared = library.with_name("libonnxruntime_providers_shared.so")
+    preload_libraries()
+    quiet = ort.SessionOptions()
+    quiet.log_severity_level = 4
     try:
-        ctypes.CDLL(str(shared), mode=ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(library))
-    except OSError:
+        session = ort.InferenceSession(_small_convolution(), quiet, providers=[PROVIDERS["cuda"]], enable_fallback=0)
+        if session.get_providers()[0] != PROVIDERS["cuda"]:
+            return False
+        session.run(None, {"x": np.zeros((1, 1, 3, 3), np.float32)})
+    except Exception:  # onnxruntime's errors have no common base of their own
         return False
     return True
+
+
+def preload_libraries() -> None:
+    """Load the CUDA libraries that PyTorch's wheels bring; what onnxruntime prints of it goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr):
+        ort.preload_dlls()
+
+
+def _small_convolution() -> bytes:
+    from onnx import TensorProto, helper
+
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (1, 1, 3, 3), [1.0] * 9)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 1, 3, 3))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 1, 1, 1))],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
 
 
 def session_options(options: SessionOptions) -> ort.SessionOptions:
@@ -90,6 +119,7 @@ class OrtSession(Session):
         self.inputs = tuple(_spec(value) for value in self._native.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._native.get_outputs())
         self._names = [spec.name for spec in self.outputs]
+        self._check_manifest()
         self._bound: dict[str, NDArray[Any]] = {}
         self._results: list[NDArray[Any]] = []
 
@@ -151,13 +181,36 @@ class OrtSession(Session):
         self._native = None
         self._bound, self._results = {}, []
 
+    def _check_manifest(self) -> None:
+        """The manifest must say what the file says; only the file's bytes are under a digest.
+
+        Raises:
+            BadArtifact: names what differs.
+        """
+        manifest = self._artifact.manifest
+        noted = self._native.get_modelmeta().custom_metadata_map
+        declared = {
+            "preprocessing": manifest.preprocessing.model_dump_json(),
+            "preprocessing_baked": json.dumps(manifest.preprocessing_baked),
+            "class_names": json.dumps(list(manifest.class_names)),
+            "weights_sha256": manifest.weights.sha256,
+        }
+        differ = [key for key, value in declared.items() if noted.get(f"resnext.{key}") != value]
+        differ += [] if self.inputs == manifest.inputs else ["inputs"]
+        differ += [] if self.outputs == manifest.outputs else ["outputs"]
+        if differ:
+            raise BadArtifact(
+                f"the manifest of {self._artifact.path} does not agree with the file on {', '.join(differ)}; "
+                "one of them was altered: export the artifact again"
+            )
+
     def _create(self, native: ort.SessionOptions) -> Any:
         return self._load(native, [PROVIDERS["cpu"]])
 
     def _load(self, native: ort.SessionOptions, providers: list[Any]) -> Any:
         wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         try:
-            session = ort.InferenceSession(str(self._artifact.path), native, providers=providers)
+            session = ort.InferenceSession(str(self._artifact.path), native, providers=providers, enable_fallback=0)
         except Exception as exc:
             text = _first_line(exc)
             if "fallback" in text.lower():
@@ -174,46 +227,55 @@ class OrtSession(Session):
 
 
 class CudaOrtSession(OrtSession):
-    """ONNX Runtime's CUDA provider: buffers bound once on the device, a CUDA graph for the bound shape."""
+    """ONNX Runtime's CUDA provider: `enqueue` works on device buffers bound once, in a CUDA graph where asked for.
+
+    A captured graph has fixed addresses and one shape, so it lives in a session of its own: `run` always goes through a
+    plain one, copies in and out, and leaves what is bound alone.
+    """
 
     device = "cuda"
 
     def __init__(self, artifact: Artifact, options: SessionOptions, name: str) -> None:
-        ort.preload_dlls()
+        preload_libraries()
         self._stream: Any = None
-        self._graph_on = False
+        self._graph: Any = None
         self._binding: Any = None
+        self._held: dict[str, Any] = {}
+        self._asynchronous = ort.RunOptions()
+        # Without this ONNX Runtime waits for the device inside run, and a launch could not be told from a run.
+        self._asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
         super().__init__(artifact, options, name)
 
     def bind(self, inputs: Arrays) -> None:
         """Copy ``inputs`` to the device, make outputs there, and run until a CUDA graph is captured."""
         self.check_inputs(inputs)
         batch = next(iter(inputs.values())).shape[0]
-        if self._options.cuda_graph:
-            # ONNX Runtime captures one graph for a session and its shapes, so each bind starts a session afresh.
-            self._binding = None
-            self._graph_on = True
-            self._native = self._create(session_options(self._options))
-        binding = self._native.io_binding()
-        self._held = {}
-        for name, array in inputs.items():
-            self._held[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
-            binding.bind_ortvalue_input(name, self._held[name])
-        for spec in self.outputs:
-            shape = [batch if size is None else size for size in spec.shape]
-            self._held[spec.name] = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(spec.dtype), "cuda", 0)
-            binding.bind_ortvalue_output(spec.name, self._held[spec.name])
-        self._binding = binding
+        self._binding = self._graph = None
         try:
+            if self._options.cuda_graph:
+                self._graph = self._load(session_options(self._options), self._providers(cuda_graph=True))
+            binding = (self._graph or self._native).io_binding()
+            held = {}
+            for name, array in inputs.items():
+                held[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
+                binding.bind_ortvalue_input(name, held[name])
+            for spec in self.outputs:
+                shape = [batch if size is None else size for size in spec.shape]
+                held[spec.name] = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(spec.dtype), "cuda", 0)
+                binding.bind_ortvalue_output(spec.name, held[spec.name])
+            self._held, self._binding = held, binding
             for _ in range(3):
                 self.enqueue()
             self.synchronize()
-        except Exception as exc:
+        except ResnextError:
+            raise
+        except Exception as exc:  # onnxruntime's errors have no common base of their own
+            self._binding = self._graph = None
             raise SessionFailed(f"{self.backend} failed: {_first_line(exc)}") from exc
 
     def enqueue(self) -> None:
         """Launch over the bound device buffers without waiting."""
-        self._native.run_with_iobinding(self._binding, self._run_options())
+        (self._graph or self._native).run_with_iobinding(self._binding, self._asynchronous)
 
     def synchronize(self) -> None:
         """Wait for the session's stream."""
@@ -230,18 +292,18 @@ class CudaOrtSession(OrtSession):
         return {name: self._held[name].numpy() for name in self._names}
 
     def delivered(self) -> Delivered:
-        """As on a CPU; a graph cannot be profiled, so the profiled run is a plain one."""
-        graph_on, self._graph_on = self._graph_on, False
-        try:
-            found = super().delivered()
-        finally:
-            self._graph_on = graph_on
-        return Delivered(found.device, found.layers, {**found.notes, "cuda graph": "on" if graph_on else "off"})
+        """As on a CPU; a graph cannot be profiled, so the profiled run is a plain one.
+
+        The element type is that of a layer's storage: ONNX Runtime may still retry a convolution in TF32 where cuDNN
+        has no plan without it, and does not say so. Parity would show it.
+        """
+        found = super().delivered()
+        return Delivered(found.device, found.layers, {**found.notes, "cuda graph": "on" if self._graph else "off"})
 
     @property
     def enqueue_boundary(self) -> Boundary:
-        """``graph`` where CUDA graphs are on."""
-        return "graph" if self._graph_on else "device"
+        """``graph`` where one was captured."""
+        return "graph" if self._graph is not None else "device"
 
     @property
     def cuda_stream(self) -> int | None:
@@ -249,42 +311,26 @@ class CudaOrtSession(OrtSession):
         return None if self._stream is None else int(self._stream.cuda_stream)
 
     def close(self) -> None:
-        """Drop the session, its binding and device buffers."""
-        self._binding = None
+        """Drop sessions, binding and device buffers."""
+        self._binding = self._graph = None
         self._held = {}
         super().close()
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Copies in and out included; never through a captured graph, whose addresses are fixed."""
-        if self._graph_on:
-            return self._run_bound(inputs)
-        return super().run(inputs)
-
-    def _run_bound(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        self.check_inputs(inputs)
-        if any(self._held[name].shape() != list(array.shape) for name, array in inputs.items()):
-            self.bind(inputs)
-        for name, array in inputs.items():
-            self._held[name].update_inplace(np.ascontiguousarray(array))
-        self.enqueue()
-        return self.fetch()
-
-    def _run_options(self) -> Any:
-        if not hasattr(self, "_async_options"):
-            self._async_options = ort.RunOptions()
-            # Without this ONNX Runtime waits for the device inside run, and a launch could not be told from a run.
-            self._async_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        return self._async_options
-
     def _create(self, native: ort.SessionOptions) -> Any:
-        # A node on the CPU provider would be a silent fallback: have ONNX Runtime refuse the session instead.
-        native.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        return self._load(native, self._providers(cuda_graph=False))
+
+    def _providers(self, *, cuda_graph: bool) -> list[Any]:
         settings = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
-        if self._graph_on:
+        if cuda_graph:
             settings["enable_cuda_graph"] = "1"
         if (stream := self._torch_stream()) is not None:
             settings["user_compute_stream"] = str(stream.cuda_stream)
-        return self._load(native, [(PROVIDERS["cuda"], settings)])
+        return [(PROVIDERS["cuda"], settings)]
+
+    def _load(self, native: ort.SessionOptions, providers: list[Any]) -> Any:
+        # A node on the CPU provider would be a silent fallback: have ONNX Runtime refuse the session instead.
+        native.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        return super()._load(native, providers)
 
     def _torch_stream(self) -> Any:
         """A stream that the harness can record events on; None where PyTorch has no CUDA."""

@@ -125,7 +125,7 @@ def test_another_batch_than_a_fixed_artifacts_fails_its_row(tmp_path: Path) -> N
     export_onnx(load_weights("digits"), tmp_path / "a", batch=BatchRange.parse("4"))
     result = bench("--backend", "ort-cpu", "--artifact", f"{tmp_path}/a", "--batch", "4,8")
     assert result.exit_code == 4
-    assert "want 4x1x8x8" in result.output
+    assert "takes batch 4, not 8" in result.output
 
 
 def test_the_environment_names_machine_and_versions_and_no_host_or_user() -> None:

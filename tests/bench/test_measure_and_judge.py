@@ -18,7 +18,7 @@ from resnext.fake_session import FakeSession
 from resnext.session import Delivered, DeliveredLayer, Session
 from resnext.weights import Weights, load_weights
 from resnext_bench.command import exit_code
-from resnext_bench.measure import Subject, measure
+from resnext_bench.measure import Samples, Subject, measure
 from resnext_bench.plan import Cell, Plan
 from resnext_bench.result import Run
 from resnext_bench.run import run_benchmark
@@ -161,16 +161,67 @@ def test_a_precision_that_was_not_delivered_makes_the_row_invalid(
     assert "only 25% of convolutions" in "; ".join(run.rows[0].reasons)
 
 
-def test_too_few_samples_and_an_unsteady_machine_make_a_row_invalid() -> None:
+def verdict(host_ns: list[list[int]], **device: Any) -> str:
     from resnext_bench.validity import reasons_against
 
-    delivered = FakeSession().delivered()
-    few = reasons_against([[100] * 5], 1, None, delivered, "fp32")
-    assert any("only 5 samples" in reason for reason in few)
-    assert any("not compared" in reason for reason in few)
-    drifting = reasons_against([[100 + 60 * i] * 5 for i in range(6)], 1, None, delivered, "fp32")
-    assert any("not steady" in reason for reason in drifting)
-    assert any("took no time" in r for r in reasons_against([[0] * 12], 1, None, delivered, "fp32"))
+    return "; ".join(reasons_against(Samples(host_ns, **device), 1, None, FakeSession().delivered(), "fp32"))
+
+
+def test_too_few_samples_and_an_unsteady_machine_make_a_row_invalid() -> None:
+    few = verdict([[100] * 5])
+    assert "only 5 host samples" in few
+    assert "not compared" in few
+    assert "not steady" in verdict([[100 + 60 * i] * 5 for i in range(6)])
+    assert "took no time" in verdict([[0] * 12])
+
+
+STEADY = [[1000] * 4] * 4
+
+
+@pytest.mark.parametrize(
+    ("device_ns", "wall_ns", "reason"),
+    [
+        ([[0] * 4] * 4, [4000] * 4, "a graph run took no time"),
+        ([[2] * 4] * 4, [4000] * 4, "the events are not around the work"),  # events on an idle stream
+        ([[1000] * 4] * 4, [1000] * 4, "the events are not around the work"),  # more time than there was
+        ([[1000] * 2] * 4, [2000] * 4, "only 8 graph samples"),
+        ([[1000 + 700 * i] * 4 for i in range(4)], [4000 + 2800 * i for i in range(4)], "graph rounds spread"),
+    ],
+)
+def test_device_times_are_judged_like_host_times(device_ns: list[list[int]], wall_ns: list[int], reason: str) -> None:
+    found = verdict(STEADY, device_ns=device_ns, device_wall_ns=wall_ns, device_boundary="graph")
+    assert reason in found
+
+
+def test_steady_device_times_that_account_for_the_wall_time_are_accepted() -> None:
+    found = verdict(STEADY, device_ns=STEADY, device_wall_ns=[4200] * 4, device_boundary="graph")
+    assert found == "its output was not compared"
+
+
+def test_an_error_that_is_none_of_ours_ends_its_cell_alone() -> None:
+    def breaks(_: NDArray[Any]) -> NDArray[Any]:
+        raise RuntimeError("CUDA error: out of memory\nmore lines")
+
+    bad, good = Cell("bad", 1), Cell("good", 1)
+    plan = Plan((bad, good), **QUICK)  # type: ignore[arg-type]  # mixed value types
+    samples = measure({bad: subject(FakeSession(breaks)), good: subject(FakeSession())}, plan)
+    assert str(samples[bad].error) == "RuntimeError: CUDA error: out of memory"
+    assert len(samples[good].host_ns) == 4
+
+
+def test_a_wrong_first_row_is_no_yardstick_for_speed(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnext_bench.validity.MOST_ROUND_SPREAD", 9.0)
+    plan = Plan((Cell("torch-compile", 2), Cell("torch", 2)), **QUICK)  # type: ignore[arg-type]  # mixed value types
+
+    def wrong_first(name: str, _subject: Any, options: Any) -> Session:
+        if name == "torch-compile":
+            return FakeSession(lambda images: np.ones((len(images), 10), np.float32), (1, 8, 8), 10)
+        return torch_session.open_session(digits, options, "torch")
+
+    monkeypatch.setattr(bench_run, "open_session", wrong_first)
+    run = run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
+    assert [row.status for row in run.rows] == ["invalid", "valid"]
+    assert [row.timings[0].speedup for row in run.rows] == [None, None]
 
 
 def test_a_backend_that_cannot_open_has_its_row_with_the_reason_and_the_rest_goes_on(

@@ -193,7 +193,8 @@ class FakeCuda:
     ("answers", "problem", "devices"),
     [
         ((0, 0, 2), None, 2),
-        ((100, 0, 2), "cuInit failed with CUDA error 100", 0),
+        ((100, 0, 2), "sees no device", 0),
+        ((803, 0, 2), "cuInit failed with CUDA error 803", 0),
         ((0, 0, 0), "sees no device", 0),
         ((0, 3, 1), "sees no device", 0),
     ],

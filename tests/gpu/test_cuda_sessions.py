@@ -20,6 +20,8 @@ from resnext_bench.clock import time_device, time_host
 from resnext_export.onnx_artifact import export_onnx
 
 BATCHES = (1, 8, 64)
+#: Float64 on the host's processor is slow: the first images are compared, whatever the batch.
+COMPARED = 16
 needs_ort_cuda = pytest.mark.skipif(
     not ort_session.cuda_works(), reason="this onnxruntime has no CUDA provider that loads"
 )
@@ -44,7 +46,7 @@ def images(weights: Weights) -> Any:
 
 @pytest.fixture(scope="module")
 def reference(weights: Weights, images: Any) -> Any:
-    return reference_logits(weights, images)
+    return reference_logits(weights, images[:COMPARED])
 
 
 def open_cuda(name: str, weights: Weights, artifact: Artifact, *, graph: bool = True) -> Session:
@@ -62,7 +64,8 @@ def test_bound_and_host_runs_are_float64s(
         session.enqueue()
         session.synchronize()
         for logits in (session.fetch()["logits"], session.run({"input": images[:batch]})["logits"]):
-            outcome = compare(reference[:batch], logits)
+            assert np.isfinite(logits).all()
+            outcome = compare(reference[:batch], logits[:COMPARED])
             assert outcome.passed, outcome.failures
 
 
@@ -90,7 +93,10 @@ def test_binding_again_takes_the_new_input_and_batch(
             session.enqueue()
             session.synchronize()
             assert compare(reference[rows], session.fetch()["logits"]).passed
-            assert compare(reference[20:22], session.run({"input": images[20:22]})["logits"]).passed
+            assert compare(reference[10:12], session.run({"input": images[10:12]})["logits"]).passed
+            session.enqueue()  # a run between must leave what is bound alone
+            session.synchronize()
+            assert compare(reference[rows], session.fetch()["logits"]).passed
 
 
 @pytest.mark.parametrize("name", EAGER)
@@ -125,7 +131,7 @@ def test_device_time_is_within_host_time_and_grows_with_work(
             session.bind(inputs)
             if session.cuda_stream is None:
                 pytest.skip("this PyTorch has no CUDA, so there are no events to time with")
-            device = statistics.median(time_device(session, 20))
+            device = statistics.median(time_device(session, 20)[0])
             host = statistics.median(time_host(lambda s=session, i=inputs: s.run(i), 10))  # type: ignore[misc]  # defaults bind
             assert 0 < device < host
             medians[batch] = device
