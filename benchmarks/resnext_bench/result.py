@@ -30,7 +30,7 @@ class Timing(_Strict):
         rounds_ns: raw nanoseconds, one list for each round.
         stats: derived from them.
         speedup: times faster than the first backend at the same batch and boundary: (median, lowest, highest) over
-            rounds; None for that backend itself, and wherever one of the two is not valid.
+            rounds; None where one of the two is not valid.
     """
 
     boundary: Boundary

@@ -265,7 +265,7 @@ def _with_speedups(rows: list[Row]) -> tuple[Row, ...]:
         timings = []
         for timing in row.timings:
             first_row, first = base.setdefault((row.batch, timing.boundary), (row, timing))
-            if first is not timing and first_row.status == row.status == "valid":
+            if first_row.status == row.status == "valid":
                 ratio = ratio_by_round(first.rounds_ns, timing.rounds_ns)
                 timing = timing.model_copy(update={"speedup": ratio})
             timings.append(timing)

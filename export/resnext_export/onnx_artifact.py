@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from resnext.artifact import Artifact, check_destination, file_sha256, seal, staging
 from resnext.backends import SessionOptions, open_session
@@ -61,42 +66,57 @@ def export_onnx(
     check_destination(directory, force=force)
     with working("exporting to ONNX"):
         proto = onnx_from_torch(weights, batch, bake_preprocessing=bake_preprocessing, precision=precision)
-    with staging(directory, force=force) as folder:
+    # PyTorch computes the reference on another thread while the file is written, checked and hashed.
+    with staging(directory, force=force) as folder, ThreadPoolExecutor(max_workers=1) as pool:
+        expected = pool.submit(expect, weights, batch, precision) if check else None
         manifest = _write(proto, folder, weights, batch, precision, baked=bake_preprocessing)
-        if check:
+        if expected is not None:
             with working("comparing the written file with PyTorch"):
-                record = prove(Artifact(folder, manifest), weights)
+                record = prove(Artifact(folder, manifest), expected.result())
             manifest = manifest.model_copy(update={"check": record})
         seal(folder, manifest)
     return Artifact(directory, manifest)
 
 
-def prove(artifact: Artifact, weights: Weights) -> CheckRecord:
-    """Load the artifact's bytes from disk, run them, and compare with eager PyTorch at each of `CHECK_BATCHES`.
+@dataclass(frozen=True)
+class Expected:
+    """What PyTorch gives for the images of the check.
 
-    The reference is eager float32, a fifth of float64's time; the gate is far above what float32 loses, and
+    Attributes:
+        batches: batch sizes to compare at.
+        pixels: N x H x W x C, uint8.
+        images: the same, preprocessed, N x C x H x W.
+        reference: logits, N x classes, eager float32.
+        baseline: logits of eager PyTorch at the artifact's precision; None for fp32, where it is the reference.
+    """
+
+    batches: tuple[int, ...]
+    pixels: NDArray[np.uint8]
+    images: NDArray[np.float32]
+    reference: NDArray[Any]
+    baseline: NDArray[Any] | None
+
+
+def expect(weights: Weights, batch: BatchRange, precision: Precision) -> Expected:
+    """Run eager PyTorch on seeded images.
+
+    The reference is float32, a fifth of float64's time; the gate is far above what float32 loses, and
     ``resnext-parity`` compares with float64.
 
     Raises:
-        GateFailed: they do not agree; the message gives batch and reasons.
+        GateFailed: the logits are not finite, or hardly differ from image to image, so nothing could be proven.
     """
-    import numpy as np
     import torch
 
     from resnext.backends.torch_session import DTYPES, reference_logits
 
-    manifest = artifact.manifest
-    gate = gate_for(manifest.precision)
-    low, high = manifest.batch.min, manifest.batch.max
     # Both ends of the range, as near to CHECK_BATCHES as it allows.
+    low, high = batch.min, batch.max
     batches = tuple(sorted({max(low, size) if high is None else min(max(low, size), high) for size in CHECK_BATCHES}))
     # More images than the batch where that is small, so that one can tell whether the network tells images apart.
     pixels = seeded_pixels(weights.config, max(*batches, *CHECK_BATCHES))
     images = weights.preprocessing.normalise(pixels)
     reference = reference_logits(weights, images, torch.float32)
-    # What PyTorch itself loses at that precision is the sharper yardstick; float32 loses next to nothing.
-    loses = manifest.precision != "fp32"
-    baseline = reference_logits(weights, images, DTYPES[manifest.precision]) if loses else None
     if not np.isfinite(reference).all():
         raise GateFailed(
             "PyTorch itself gives NaN or infinite logits for these weights; --no-check exports them unproven"
@@ -106,16 +126,30 @@ def prove(artifact: Artifact, weights: Weights) -> CheckRecord:
             "the network gives nearly the same logits for every test image, so a comparison would prove nothing; "
             "are the weights trained? --no-check exports them unproven"
         )
+    # What PyTorch itself loses at a lower precision is the sharper yardstick; float32 loses next to nothing.
+    loses = precision != "fp32"
+    baseline = reference_logits(weights, images, DTYPES[precision]).astype(np.float64) if loses else None
+    return Expected(batches, pixels, images, reference, baseline)
+
+
+def prove(artifact: Artifact, expected: Expected) -> CheckRecord:
+    """Load the artifact's bytes from disk, run them, and compare with what eager PyTorch gives.
+
+    Raises:
+        GateFailed: they do not agree; the message gives batch and reasons.
+    """
+    manifest = artifact.manifest
+    gate = gate_for(manifest.precision)
     worst = 0.0
     with open_session("ort-cpu", artifact, SessionOptions()) as session:
-        for size in batches:
-            inputs = pixels if manifest.preprocessing_baked else images
+        inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
+        for size in expected.batches:
             logits = session.run({manifest.inputs[0].name: inputs[:size]})[manifest.outputs[0].name]
             outcome = compare(
-                reference[:size],
+                expected.reference[:size],
                 logits,
                 gate=gate,
-                baseline=None if baseline is None else baseline[:size].astype(np.float64),
+                baseline=None if expected.baseline is None else expected.baseline[:size],
                 artifact_sha256=manifest.file_sha256,
             )
             if not outcome.passed:
@@ -125,7 +159,7 @@ def prove(artifact: Artifact, weights: Weights) -> CheckRecord:
                 )
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)
-    return CheckRecord(batches=batches, backend="ort-cpu", max_error=worst, tolerance=gate.max_error)
+    return CheckRecord(batches=expected.batches, backend="ort-cpu", max_error=worst, tolerance=gate.max_error)
 
 
 def _write(
@@ -139,8 +173,9 @@ def _write(
     name = variant_name(config)
     _describe(proto, weights, name, baked=baked)
     path = folder / FILE_NAME
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    path.write_bytes(proto.SerializeToString())
     _check_file(path)
+    _check_shapes_known(proto)
     return Manifest(
         kind="onnx",
         file=FILE_NAME,
@@ -191,17 +226,22 @@ def _describe(proto: onnx.ModelProto, weights: Weights, name: str | None, *, bak
 
 
 def _check_file(path: Path) -> None:
-    """ONNX's own full check with strict shape inference, on the bytes as written; then: is every shape known?"""
+    """ONNX's own full check with strict shape inference, on the bytes as written."""
     import onnx
 
     with _onnx_errors(path):
         # By path, ONNX reads the file itself and nothing is serialised again.
         onnx.checker.check_model(str(path), full_check=True)
-        light = onnx.load(path)
-        for tensor in light.graph.initializer:
-            if len(tensor.raw_data) > 4096:  # weights: their shape says all, and shape inference would copy them twice
-                tensor.ClearField("raw_data")
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
+
+
+def _check_shapes_known(proto: onnx.ModelProto) -> None:
+    """Every tensor must have a shape by inference. Drops the weights from ``proto``, which has been written."""
+    import onnx
+
+    for tensor in proto.graph.initializer:
+        if len(tensor.raw_data) > 4096:  # a weight's shape says all, and shape inference would copy its values twice
+            tensor.ClearField("raw_data")
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     known = {value.name for value in (*inferred.graph.value_info, *inferred.graph.output)}
     unknown = [name for node in inferred.graph.node for name in node.output if name not in known]
     if unknown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 
@@ -83,7 +84,14 @@ def onnx_from_torch(
     else:
         example = torch.zeros(size, config.in_channels, *config.input_size)
     dynamic = None if batch.static else ({0: torch.export.Dim("batch", min=1)},)
-    proto = _export(model, example, dynamic)
+    # The exporter makes millions of short-lived objects; looking through them for cycles takes a tenth of its time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        proto = _export(model, example, dynamic)
+    finally:
+        if collecting:
+            gc.enable()
     _tidy(proto)
     _check_as_asked(proto, None if batch.static else "batch", size, precision)
     return proto
