@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from resnext import facts
 from resnext.command import write_text
 from resnext.config import VARIANTS
 from resnext.shipped import SHIPPED
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def print_models(json_path: str | None) -> None:
@@ -55,3 +59,24 @@ def print_models(json_path: str | None) -> None:
         )
     console = Console(width=None if Console().is_terminal else 120)
     console.print(table)
+    console.print(_paper_table())
+
+
+def _paper_table() -> Table:
+    """The paper's Table 1, from the configurations: ResNet-50 against ResNeXt-50 32x4d."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    compared = ("resnet50", "resnext50_32x4d")
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", title="\nThe paper's Table 1, counted here", title_justify="left"
+    )
+    for heading in ("stage", "output", *compared):
+        table.add_column(heading, no_wrap=True)
+    templates = [facts.stage_templates(VARIANTS[name]) for name in compared]
+    for stage, blocks in enumerate(zip(*templates, strict=True)):
+        size = blocks[0].partition(":")[0]
+        table.add_row(f"conv{stage + 2}", size, *(escape(text.partition(": ")[2]) for text in blocks))
+    table.add_row("params", "", *(f"{facts.parameters(VARIANTS[name]) / 1e6:.1f} M" for name in compared))
+    table.add_row("FLOPs", "", *(f"{facts.macs(VARIANTS[name]) / 1e9:.1f} G (MACs)" for name in compared))
+    return table

@@ -338,7 +338,8 @@ class _Translated:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
             raise MissingRequirement(f"{self._backend}: out of memory; use a smaller --batch") from error
-        if isinstance(error, RuntimeError):
+        # Not all of PyTorch's own errors derive from RuntimeError.
+        if isinstance(error, RuntimeError) or type(error).__module__.startswith("torch."):
             text = str(error).strip()
             if any(sign in f"{type(error).__name__} {text}" for sign in _NO_COMPILER):
                 raise MissingRequirement(
