@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ..artifact import Artifact
 from ..cuda_driver import probe_driver
-from ..errors import BadArtifact, MissingRequirement, ResnextError, SessionFailed, SilentFallback
-from ..session import Arrays, Boundary, Delivered, DeliveredLayer, Session, TensorSpec
+from ..errors import BadArtifact, MissingRequirement, SessionFailed, SilentFallback
+from ..session import Arrays, Delivered, DeliveredLayer, Session, TensorSpec
 from . import SessionOptions
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -52,6 +52,8 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSe
             f"onnxruntime {ort.__version__} cannot use CUDA here: it needs cuBLAS and cuDNN of the CUDA version "
             "that it was built for; pip install 'onnxruntime-gpu[cuda,cudnn]', or a torch build of that CUDA version"
         )
+    from .ort_cuda_session import CudaOrtSession
+
     return CudaOrtSession(subject, options, name)
 
 
@@ -129,7 +131,7 @@ class OrtSession(Session):
             results = self._native.run(self._names, inputs)
         except Exception as exc:
             self.check_inputs(inputs)  # the clearer message, where the input is at fault
-            raise SessionFailed(f"{self.backend} failed: {_first_line(exc)}") from exc
+            raise SessionFailed(f"{self.backend} failed: {first_line(exc)}") from exc
         return dict(zip(self._names, results, strict=True))
 
     def bind(self, inputs: Arrays) -> None:
@@ -212,7 +214,7 @@ class OrtSession(Session):
         try:
             session = ort.InferenceSession(str(self._artifact.path), native, providers=providers, enable_fallback=0)
         except Exception as exc:
-            text = _first_line(exc)
+            text = first_line(exc)
             if "fallback" in text.lower():
                 raise SilentFallback(
                     f"{self.backend}: {wanted} does not take every node of {self._artifact.path.name} ({text})"
@@ -226,127 +228,13 @@ class OrtSession(Session):
         return session
 
 
-class CudaOrtSession(OrtSession):
-    """ONNX Runtime's CUDA provider: `enqueue` works on device buffers bound once, in a CUDA graph where asked for.
-
-    A captured graph has fixed addresses and one shape, so it lives in a session of its own: `run` always goes through a
-    plain one, copies in and out, and leaves what is bound alone.
-    """
-
-    device = "cuda"
-
-    def __init__(self, artifact: Artifact, options: SessionOptions, name: str) -> None:
-        preload_libraries()
-        self._stream: Any = None
-        self._graph: Any = None
-        self._binding: Any = None
-        self._held: dict[str, Any] = {}
-        self._asynchronous = ort.RunOptions()
-        # Without this ONNX Runtime waits for the device inside run, and a launch could not be told from a run.
-        self._asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        super().__init__(artifact, options, name)
-
-    def bind(self, inputs: Arrays) -> None:
-        """Copy ``inputs`` to the device, make outputs there, and run until a CUDA graph is captured."""
-        self.check_inputs(inputs)
-        batch = next(iter(inputs.values())).shape[0]
-        self._binding = self._graph = None
-        try:
-            if self._options.cuda_graph:
-                self._graph = self._load(session_options(self._options), self._providers(cuda_graph=True))
-            binding = (self._graph or self._native).io_binding()
-            held = {}
-            for name, array in inputs.items():
-                held[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
-                binding.bind_ortvalue_input(name, held[name])
-            for spec in self.outputs:
-                shape = [batch if size is None else size for size in spec.shape]
-                held[spec.name] = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(spec.dtype), "cuda", 0)
-                binding.bind_ortvalue_output(spec.name, held[spec.name])
-            self._held, self._binding = held, binding
-            for _ in range(3):
-                self.enqueue()
-            self.synchronize()
-        except ResnextError:
-            raise
-        except Exception as exc:  # onnxruntime's errors have no common base of their own
-            self._binding = self._graph = None
-            raise SessionFailed(f"{self.backend} failed: {_first_line(exc)}") from exc
-
-    def enqueue(self) -> None:
-        """Launch over the bound device buffers without waiting."""
-        (self._graph or self._native).run_with_iobinding(self._binding, self._asynchronous)
-
-    def synchronize(self) -> None:
-        """Wait for the session's stream."""
-        if self._stream is not None:
-            self._stream.synchronize()
-        elif self._binding is not None:
-            self._binding.synchronize_outputs()
-
-    def fetch(self) -> dict[str, NDArray[Any]]:
-        """Copies of the outputs, on the host."""
-        if self._binding is None:
-            raise SessionFailed("nothing is bound; call bind() first")
-        self.synchronize()
-        return {name: self._held[name].numpy() for name in self._names}
-
-    def delivered(self) -> Delivered:
-        """As on a CPU; a graph cannot be profiled, so the profiled run is a plain one.
-
-        The element type is that of a layer's storage: ONNX Runtime may still retry a convolution in TF32 where cuDNN
-        has no plan without it, and does not say so. Parity would show it.
-        """
-        found = super().delivered()
-        return Delivered(found.device, found.layers, {**found.notes, "cuda graph": "on" if self._graph else "off"})
-
-    @property
-    def enqueue_boundary(self) -> Boundary:
-        """``graph`` where one was captured."""
-        return "graph" if self._graph is not None else "device"
-
-    @property
-    def cuda_stream(self) -> int | None:
-        """The stream that ONNX Runtime was given, where PyTorch has CUDA to make one."""
-        return None if self._stream is None else int(self._stream.cuda_stream)
-
-    def close(self) -> None:
-        """Drop sessions, binding and device buffers."""
-        self._binding = self._graph = None
-        self._held = {}
-        super().close()
-
-    def _create(self, native: ort.SessionOptions) -> Any:
-        return self._load(native, self._providers(cuda_graph=False))
-
-    def _providers(self, *, cuda_graph: bool) -> list[Any]:
-        settings = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
-        if cuda_graph:
-            settings["enable_cuda_graph"] = "1"
-        if (stream := self._torch_stream()) is not None:
-            settings["user_compute_stream"] = str(stream.cuda_stream)
-        return [(PROVIDERS["cuda"], settings)]
-
-    def _load(self, native: ort.SessionOptions, providers: list[Any]) -> Any:
-        # A node on the CPU provider would be a silent fallback: have ONNX Runtime refuse the session instead.
-        native.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        return super()._load(native, providers)
-
-    def _torch_stream(self) -> Any:
-        """A stream that the harness can record events on; None where PyTorch has no CUDA."""
-        import torch
-
-        if self._stream is None and torch.cuda.is_available():
-            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return self._stream
-
-
 def _spec(value: Any) -> TensorSpec:
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     return TensorSpec(name=value.name, dtype=_DTYPES.get(value.type, value.type), shape=shape)
 
 
-def _first_line(exc: Exception) -> str:
+def first_line(exc: Exception) -> str:
+    """The first line of what an error says, or its name where it says nothing."""
     text = str(exc).strip()
     return text.splitlines()[0] if text else type(exc).__name__
 

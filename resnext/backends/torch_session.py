@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import MissingRequirement, SessionFailed, SilentFallback
-from ..session import Arrays, Boundary, Delivered, DeliveredLayer, Session, TensorSpec
+from ..session import Arrays, Delivered, DeliveredLayer, Session, TensorSpec
 from ..weights import Weights, load_model
 from . import SessionOptions
 
@@ -40,8 +40,11 @@ def open_session(subject: Weights, options: SessionOptions, name: str) -> TorchS
             f"PyTorch {torch.__version__} cannot use this machine's CUDA device; install a CUDA build of torch "
             "(pytorch.org, Get Started), or use --device cpu"
         )
-    session_class = CudaTorchSession if device == "cuda" else TorchSession
-    return session_class(subject, options, name, torch.device(device))
+    if device == "cuda":
+        from .torch_cuda_session import CudaTorchSession
+
+        return CudaTorchSession(subject, options, name, torch.device(device))
+    return TorchSession(subject, options, name, torch.device(device))
 
 
 def reference_logits(weights: Weights, images: NDArray[np.float32], dtype: torch.dtype = torch.float64) -> NDArray[Any]:
@@ -91,7 +94,7 @@ class TorchSession(Session):
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Copy in, run, copy out."""
         self.check_inputs(inputs)
-        with torch.inference_mode(), _Translated(self.backend):
+        with torch.inference_mode(), Translated(self.backend):
             images = self._place(torch.from_numpy(inputs["input"]))
             logits = self._forward(images).float().cpu().numpy()
         return {"logits": logits}
@@ -99,7 +102,7 @@ class TorchSession(Session):
     def bind(self, inputs: Arrays) -> None:
         """Place the input, choose the memory format, compile, and run once."""
         self.check_inputs(inputs)
-        with torch.inference_mode(), _Translated(self.backend):
+        with torch.inference_mode(), Translated(self.backend):
             self._bound = self._place(torch.from_numpy(inputs["input"].copy()))
             self._result = self._forward(self._bound)
         self.synchronize()
@@ -243,90 +246,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 _FORMATS = {"auto": None, "nchw": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
-class CudaTorchSession(TorchSession):
-    """The network on CUDA, on a stream of its own: `enqueue` replays a CUDA graph, `run` launches kernel by kernel."""
-
-    def __init__(self, weights: Weights, options: SessionOptions, name: str, device: torch.device) -> None:
-        # float32 means float32: TF32 would be a precision that nobody asked for.
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.benchmark = True
-        super().__init__(weights, options, name, device)
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._stream.wait_stream(torch.cuda.current_stream(device))  # the weights were laid out over there
-
-    def bind(self, inputs: Arrays) -> None:
-        """As on a CPU, on the session's stream; then capture a CUDA graph where options ask for one.
-
-        Raises:
-            SessionFailed: the capture failed; ``cuda_graph=False`` goes without.
-        """
-        self._graph = None
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream), _Translated(self.backend):
-            super().bind(inputs)
-            for _ in range(3):  # cuDNN and Inductor choose kernels in the first runs, which must not be captured
-                super().enqueue()
-            self.synchronize()
-        if self._options.cuda_graph:
-            graph = torch.cuda.CUDAGraph()
-            with torch.inference_mode(), _Translated(self.backend):
-                with torch.cuda.graph(graph, stream=self._stream):
-                    self._result = self._forward(self._bound)  # type: ignore[arg-type]  # set by super().bind
-                graph.replay()
-            self._graph = graph
-            self.synchronize()
-
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Copy in, run, copy out, on the session's stream."""
-        with torch.cuda.stream(self._stream):
-            return super().run(inputs)
-
-    def enqueue(self) -> None:
-        """Replay the graph, or launch kernel by kernel."""
-        with torch.cuda.stream(self._stream):
-            if self._graph is not None:
-                self._graph.replay()
-            else:
-                super().enqueue()
-
-    def synchronize(self) -> None:
-        """Wait for the session's stream."""
-        self._stream.synchronize()
-
-    def delivered(self) -> Delivered:
-        """As on a CPU, on the session's stream."""
-        with torch.cuda.stream(self._stream), _Translated(self.backend):
-            found = super().delivered()
-        self.synchronize()
-        return found
-
-    def fetch(self) -> dict[str, NDArray[Any]]:
-        """A copy of the last logits."""
-        self.synchronize()
-        return super().fetch()
-
-    @property
-    def enqueue_boundary(self) -> Boundary:
-        """``graph`` where one was captured."""
-        return "graph" if self._graph is not None else "device"
-
-    @property
-    def cuda_stream(self) -> int:
-        """The session's own stream."""
-        return int(self._stream.cuda_stream)
-
-    def close(self) -> None:
-        """Drop graph, model and buffers."""
-        self._graph = None
-        super().close()
-
-    def _device_name(self) -> str:
-        return f"cuda:{torch.cuda.current_device()} {torch.cuda.get_device_name(self._device)}"
-
-
-class _Translated:
+class Translated:
     """Turn what PyTorch raises into one line."""
 
     def __init__(self, backend: str) -> None:

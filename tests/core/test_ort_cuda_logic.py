@@ -1,0 +1,127 @@
+"""The logic of the CUDA session of ONNX Runtime, run on the CPU provider: binding, rebinding, errors, options.
+
+What only a GPU can show (device times, captured graphs) is in tests/gpu.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from resnext.artifact import Artifact
+from resnext.backends import SessionOptions, ort_cuda_session, ort_session
+from resnext.backends.ort_cuda_session import CudaOrtSession
+from resnext.backends.torch_session import reference_logits
+from resnext.errors import BadInput, SessionFailed
+from resnext.inputs import seeded_pixels
+from resnext.parity import compare
+from resnext.weights import Weights, load_weights
+from resnext_export.onnx_artifact import export_onnx
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return load_weights("digits")
+
+
+@pytest.fixture(scope="module")
+def artifact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return export_onnx(weights, tmp_path_factory.mktemp("logic") / "artifact")
+
+
+@pytest.fixture(scope="module")
+def images(weights: Weights) -> Any:
+    return weights.preprocessing.normalise(seeded_pixels(weights.config, 12))
+
+
+class CpuOrtValue:
+    """Makes host values where the session asks for device values."""
+
+    @staticmethod
+    def ortvalue_from_numpy(array: Any, device: str, index: int) -> Any:
+        assert (device, index) == ("cuda", 0)
+        return ort.OrtValue.ortvalue_from_numpy(array, "cpu", 0)
+
+    @staticmethod
+    def ortvalue_from_shape_and_type(shape: Any, dtype: Any, device: str, index: int) -> Any:
+        assert (device, index) == ("cuda", 0)
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cpu", 0)
+
+
+class OnTheCpu:
+    """onnxruntime, with the CPU provider in the place of CUDA's; remembers what sessions were asked for."""
+
+    OrtValue = CpuOrtValue
+    RunOptions = ort.RunOptions
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[dict[str, str], str]] = []
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> OnTheCpu:
+    fake = OnTheCpu()
+    real = ort.InferenceSession
+
+    def make(path: str, options: Any, providers: Any, **settings: Any) -> Any:
+        ((provider, wanted),) = providers
+        assert provider == "CUDAExecutionProvider"
+        assert settings == {"enable_fallback": 0}
+        fake.asked.append((wanted, options.get_session_config_entry("session.disable_cpu_ep_fallback")))
+        plain = ort.SessionOptions()
+        plain.enable_profiling, plain.profile_file_prefix = options.enable_profiling, options.profile_file_prefix
+        session = real(path, plain, providers=["CPUExecutionProvider"])
+        monkeypatch.setattr(session, "get_providers", lambda: ["CUDAExecutionProvider"])
+        return session
+
+    monkeypatch.setattr(ort_session.ort, "InferenceSession", make)  # type: ignore[attr-defined]  # the module itself
+    monkeypatch.setattr(ort_cuda_session, "ort", fake)
+    monkeypatch.setattr(ort_cuda_session, "preload_libraries", lambda: None)
+    monkeypatch.setattr(CudaOrtSession, "_torch_stream", lambda _self: None)
+    return fake
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_bound_runs_and_host_runs_are_right_and_leave_each_other_alone(
+    runtime: OnTheCpu, graph: bool, artifact: Artifact, weights: Weights, images: Any
+) -> None:
+    reference = reference_logits(weights, images)
+    with CudaOrtSession(artifact, SessionOptions(cuda_graph=graph), "ort-cuda") as session:
+        for rows in (slice(0, 8), slice(8, 12)):
+            session.bind({"input": images[rows]})
+            assert session.enqueue_boundary == ("graph" if graph else "device")
+            assert compare(reference[2:5], session.run({"input": images[2:5]})["logits"]).passed
+            session.enqueue()
+            session.synchronize()
+            assert compare(reference[rows], session.fetch()["logits"]).passed
+    assert len(runtime.asked) == (3 if graph else 1)  # a graph has a session of its own for each bind
+
+
+def test_options_keep_float32_exact_and_refuse_the_cpu(runtime: OnTheCpu, artifact: Artifact, images: Any) -> None:
+    with CudaOrtSession(artifact, SessionOptions(), "ort-cuda") as session:
+        session.bind({"input": images[:2]})
+        notes = session.delivered().notes
+    assert notes["cuda graph"] == "on"
+    assert all(settings["use_tf32"] == "0" and refuses == "1" for settings, refuses in runtime.asked)
+    assert [settings.get("enable_cuda_graph") for settings, _ in runtime.asked] == [None, "1", None]
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_failed_bind_leaves_nothing_bound(artifact: Artifact, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with CudaOrtSession(artifact, SessionOptions(), "ort-cuda") as session:
+        with pytest.raises(SessionFailed, match="bind"):
+            session.fetch()
+        with pytest.raises(BadInput):
+            session.bind({"input": np.zeros((1, 2, 8, 8), np.float32)})
+
+        def breaks(_self: Any) -> None:
+            raise RuntimeError("CUDA failure 2: out of memory")
+
+        monkeypatch.setattr(CudaOrtSession, "enqueue", breaks)
+        with pytest.raises(SessionFailed, match="CUDA failure 2"):
+            session.bind({"input": images[:1]})
+        with pytest.raises(SessionFailed, match="bind"):
+            session.fetch()
