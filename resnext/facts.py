@@ -123,7 +123,7 @@ FACTS: Mapping[str, Fact] = MappingProxyType(
         "resnet50": Fact(25_557_032, 4.089, "paper, Table 1: 25.5 M, 4.1 G"),
         "resnet101": Fact(44_549_160, 7.801, "torchvision: 44,549,160, 7.80 G"),
         "resnext50_32x4d": Fact(25_028_904, 4.230, "paper, Table 1: 25.0 M, 4.2 G"),
-        "resnext101_32x4d": Fact(44_177_704, 7.970, "timm: 44.18 M, 8.01 G"),
+        "resnext101_32x4d": Fact(44_177_704, 7.970, "timm: 44.2 M, 8.0 G"),
         "resnext101_32x8d": Fact(88_791_336, 16.414, "torchvision: 88,791,336, 16.41 G"),
         "resnext101_64x4d": Fact(83_455_272, 15.460, "torchvision: 83,455,272, 15.46 G"),
         "resnext152_32x4d": Fact(59_951_400, 11.710, ""),

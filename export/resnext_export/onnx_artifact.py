@@ -100,7 +100,7 @@ class Expected:
 def expect(weights: Weights, batch: BatchRange, precision: Precision) -> Expected:
     """Run eager PyTorch on seeded images.
 
-    The reference is float32, a fifth of float64's time; the gate is far above what float32 loses, and
+    The reference is float32, a third of float64's time; the gate is far above what float32 loses, and
     ``resnext-parity`` compares with float64.
 
     Raises:
