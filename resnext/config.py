@@ -103,6 +103,7 @@ def _paper(depths: tuple[int, ...], cardinality: int, width: int) -> ResNeXtConf
 
 
 def _cifar(cardinality: int, width: int) -> ResNeXtConfig:
+    # Original blocks, as the authors' released code recommends; the paper's CIFAR results are of pre-activated ones.
     return ResNeXtConfig((3, 3, 3), cardinality, width, input_size=(32, 32), num_classes=10, stem="small")
 
 
