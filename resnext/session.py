@@ -77,12 +77,15 @@ class DeliveredLayer:
         op: operator, for example ``Conv``.
         dtype: element type that it computes in.
         device: device or provider that it runs on.
+        modules: convolutions and classifier that it computes, by parameter prefix (``layer1.0.conv2``); none for
+            other layers.
     """
 
     name: str
     op: str
     dtype: str
     device: str
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,10 @@ class Delivered:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def share(self, dtype: str, ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul")) -> float:
-        """Share (0 to 1) of the layers whose operator is in ``ops`` that compute in ``dtype``; 0 if there are none."""
+        """Share (0 to 1) of the layers whose operator is in ``ops`` that compute in ``dtype``; 0 if there are none.
+
+        It counts layers; `resnext.delivered.delivered_share` weighs them and misses none.
+        """
         heavy = [layer for layer in self.layers if layer.op in ops]
         return sum(layer.dtype == dtype for layer in heavy) / len(heavy) if heavy else 0.0
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import floor
 
+from resnext.config import ResNeXtConfig
+from resnext.delivered import delivered_share, undelivered, wanted_dtypes
 from resnext.parity import Parity
 from resnext.session import Delivered
 
@@ -12,15 +15,15 @@ from .stats import LEAST_SAMPLES, derive
 
 #: Interquartile range of the rounds' medians, over their median, above which the machine was not steady.
 MOST_ROUND_SPREAD = 0.25
-_DTYPES = {"fp32": "float32", "fp16": "float16"}
-
+#: Layers without the precision asked for that a reason names.
+_NAMED = 3
 
 #: Share of the host's time around device-timed runs that their times must add up to. Launch-bound work leaves gaps.
 LEAST_ACCOUNTED, MOST_ACCOUNTED = 0.3, 1.05
 
 
 def reasons_against(
-    taken: Samples, batch: int, parity: Parity | None, delivered: Delivered, precision: str
+    taken: Samples, batch: int, parity: Parity | None, delivered: Delivered, config: ResNeXtConfig, precision: str
 ) -> tuple[str, ...]:
     """Why a row is not valid; empty for a valid one."""
     found = _unsteady("host", taken.host_ns, batch)
@@ -36,10 +39,29 @@ def reasons_against(
         found.append("its output was not compared")
     elif not parity.passed:
         found.append(f"wrong output: {'; '.join(parity.failures)}")
-    wanted = _DTYPES[precision]
-    if (share := delivered.share(wanted)) < 1:
-        found.append(f"{precision} asked for, but only {share:.0%} of convolutions and products got {wanted}")
+    proven = parity is not None and parity.passed
+    found += _not_delivered(delivered, config, precision, proven=proven)
     return tuple(found)
+
+
+def _not_delivered(delivered: Delivered, config: ResNeXtConfig, precision: str, *, proven: bool) -> list[str]:
+    wanted = wanted_dtypes(precision)
+    missed = [(module, got) for module, got in undelivered(delivered, config, wanted[0]) if got not in wanted]
+    if not missed:
+        return []
+    if {got for _, got in missed} == {"unknown"}:
+        # TensorRT inside ONNX Runtime shows no layers. float32 is proven all the same: nothing less passes its gate.
+        if proven and precision == "fp32":
+            return []
+        return [f"{precision} asked for, and this runtime does not tell what its layers got; --backend trt does"]
+    share = sum(delivered_share(delivered, config, dtype) for dtype in wanted)
+    share_percent = floor(1000 * share) / 10  # never up: 99.95 % is not 100 %
+    named = ", ".join(f"{module} {got}" for module, got in missed[:_NAMED])
+    more = f" and {len(missed) - _NAMED} more" if len(missed) > _NAMED else ""
+    return [
+        f"{precision} asked for, but only {share_percent} % of convolution and product FLOPs got "
+        f"{' or '.join(wanted)}: {named}{more}"
+    ]
 
 
 def _unsteady(boundary: str, rounds_ns: Sequence[Sequence[int]], batch: int) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..artifact import Artifact
 from ..cuda_driver import probe_driver
+from ..delivered import module_of
 from ..errors import BadArtifact, MissingRequirement, SessionFailed, SilentFallback
 from ..session import Arrays, Delivered, DeliveredLayer, Session, TensorSpec
 from . import SessionOptions
@@ -26,8 +28,13 @@ _DTYPES = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(uint8)": "uint8",
     "tensor(int8)": "int8", "tensor(int64)": "int64",
 }  # fmt: skip
-#: Fused operators that ONNX Runtime makes of a convolution or a matrix product.
-_HEAVY = {"Conv": "Conv", "FusedConv": "Conv", "NhwcFusedConv": "Conv", "Gemm": "Gemm", "FusedGemm": "Gemm"}
+#: Fused and quantized operators that ONNX Runtime makes of a convolution or a matrix product.
+_HEAVY = {
+    "Conv": "Conv", "FusedConv": "Conv", "NhwcFusedConv": "Conv", "QLinearConv": "Conv",
+    "Gemm": "Gemm", "FusedGemm": "Gemm", "QGemm": "Gemm",
+}  # fmt: skip
+#: What ONNX Runtime adds to names: the blocked layout of its CPU kernels, casts of fp16, a number to keep names apart.
+_ADDED = re.compile(r"^InsertedPrecisionFreeCast_|(?:_nchwc)?(?:_token_\d+)?$")
 
 
 def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSession:
@@ -156,6 +163,7 @@ class OrtSession(Session):
     def delivered(self) -> Delivered:
         """Every node of the optimised graph with its provider and element type, from one profiled run."""
         layers = []
+        makers = self._modules_by_output()
         with tempfile.TemporaryDirectory() as folder:
             native = session_options(self._options)
             native.enable_profiling = True
@@ -172,11 +180,27 @@ class OrtSession(Session):
                 dtype = {"float": "float32", "double": "float64"}.get(t := next(iter(inputs[0]), "unknown"), t)
                 provider = str(details.get("provider", "unknown")).removesuffix("ExecutionProvider")
                 name = str(event["name"]).removesuffix("_kernel_time")
-                layers.append(DeliveredLayer(name, _HEAVY.get(op, op), dtype, provider))
+                bare = _ADDED.sub("", name)
+                module = (module_of(bare) or makers.get(bare)) if op in _HEAVY else None
+                modules = (module,) if module else ()
+                layers.append(DeliveredLayer(name, _HEAVY.get(op, op), dtype, provider, modules))
         notes = {"providers": ", ".join(self._native.get_providers())}
         if self.device == "cpu":
             notes["threads"] = str(self._options.threads or "one for each physical core")
         return Delivered(self.device, tuple(layers), notes)
+
+    def _modules_by_output(self) -> dict[str, str]:
+        """The module of each tensor that a convolution gives, also after its ReLU: some kernels are named after it."""
+        import onnx
+
+        found: dict[str, str] = {}
+        for node in onnx.load(self._artifact.path, load_external_data=False).graph.node:
+            module = module_of(node.name) if node.op_type in _HEAVY else None
+            if node.op_type == "Relu":
+                module = found.get(node.input[0])
+            if module:
+                found[node.output[0]] = module
+        return found
 
     def close(self) -> None:
         """Drop the session and its buffers."""

@@ -206,7 +206,10 @@ class TorchSession(Session):
             op = _OPS.get(getattr(node.target, "__name__", str(node.target)))
             value = node.meta.get("example_value")
             if op and isinstance(value, Tensor):
-                layers.append(DeliveredLayer(node.name, op, str(value.dtype).removeprefix("torch."), value.device.type))
+                dtype = str(value.dtype).removeprefix("torch.")
+                # The innermost of the modules that the call came from, as ("L['self'].layer1.0.conv1", its class).
+                paths = [path.removeprefix("L['self'].") for path, _ in node.meta.get("nn_module_stack", {}).values()]
+                layers.append(DeliveredLayer(node.name, op, dtype, value.device.type, tuple(paths[-1:])))
         return layers
 
     def _module_layers(self) -> list[DeliveredLayer]:
@@ -218,7 +221,7 @@ class TorchSession(Session):
         def note(name: str, op: str) -> Callable[[nn.Module, Any, Tensor], None]:
             def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
                 dtype = str(output.dtype).removeprefix("torch.")
-                layers.append(DeliveredLayer(name, op, dtype, output.device.type))
+                layers.append(DeliveredLayer(name, op, dtype, output.device.type, (name,)))
 
             return hook
 
@@ -241,8 +244,8 @@ def _set_format(model: nn.Module, layout: torch.memory_format) -> None:
     model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub leaves this form out
 
 
-#: Element types by precision.
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+#: Element types by precision. TF32 keeps as many bits of mantissa as float16, so that is what it may lose.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "tf32": torch.float16}
 _FORMATS = {"auto": None, "nchw": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
