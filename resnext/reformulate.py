@@ -121,11 +121,15 @@ def split_groups(block: Bottleneck, factor: int) -> Bottleneck:
     return split
 
 
-def merge_model_groups(model: ResNeXt, least_width: int) -> ResNeXt:
+def merge_model_groups(model: _M, least_width: int) -> _M:
     """The model with the groups of every 3x3 at least ``least_width`` channels wide; the same function.
 
     Each block gets the smallest factor that divides its groups and reaches ``least_width``, or one group where none
-    does. ``config`` stays that of the unmerged network, whose function this still is.
+    does. A network's ``config`` stays that of the unmerged one, whose function this still is.
+
+    Args:
+        model: a network, or any other module that holds blocks; for one block alone there is `merge_groups`.
+        least_width: input channels that each group shall have at least.
 
     Raises:
         UsageError: ``least_width`` is not an integer of at least 1.
@@ -286,7 +290,7 @@ def _with_mode_of(block: Block, new: _M) -> _M:
     return new
 
 
-def _with_each_block(model: ResNeXt, change: Callable[[Bottleneck], Bottleneck]) -> ResNeXt:
+def _with_each_block(model: _M, change: Callable[[Bottleneck], Bottleneck]) -> _M:
     new = copy.deepcopy(model)
     for name, block in model.named_modules():
         if isinstance(block, Bottleneck):
