@@ -27,7 +27,7 @@ class CudaOrtSession(OrtSession):
     def __init__(self, artifact: Artifact, options: SessionOptions, name: str) -> None:
         preload_libraries()
         self._stream: Any = None
-        self._graph: Any = None
+        self._own: Any = None
         self._binding: Any = None
         self._held: dict[str, Any] = {}
         self._asynchronous = ort.RunOptions()
@@ -39,11 +39,10 @@ class CudaOrtSession(OrtSession):
         """Copy ``inputs`` to the device, make outputs there, and run until a CUDA graph is captured."""
         self.check_inputs(inputs)
         batch = next(iter(inputs.values())).shape[0]
-        self._binding = self._graph = None
+        self._binding = self._own = None
         try:
-            if self._options.cuda_graph:
-                self._graph = self._load(session_options(self._options), self._providers(cuda_graph=True))
-            binding = (self._graph or self._native).io_binding()
+            self._own = self._session_for(batch)
+            binding = (self._own or self._native).io_binding()
             held = {}
             for name, array in inputs.items():
                 held[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
@@ -59,12 +58,12 @@ class CudaOrtSession(OrtSession):
         except ResnextError:
             raise
         except Exception as exc:  # onnxruntime's errors have no common base of their own
-            self._binding = self._graph = None
+            self._binding = self._own = None
             raise SessionFailed(f"{self.backend} failed: {first_line(exc)}") from exc
 
     def enqueue(self) -> None:
         """Launch over the bound device buffers without waiting."""
-        (self._graph or self._native).run_with_iobinding(self._binding, self._asynchronous)
+        (self._own or self._native).run_with_iobinding(self._binding, self._asynchronous)
 
     def synchronize(self) -> None:
         """Wait for the session's stream."""
@@ -87,12 +86,13 @@ class CudaOrtSession(OrtSession):
         has no plan without it, and does not say so. Parity would show it.
         """
         found = super().delivered()
-        return Delivered(found.device, found.layers, {**found.notes, "cuda graph": "on" if self._graph else "off"})
+        graph = "on" if self.enqueue_boundary == "graph" else "off"
+        return Delivered(found.device, found.layers, {**found.notes, "cuda graph": graph})
 
     @property
     def enqueue_boundary(self) -> Boundary:
         """``graph`` where one was captured."""
-        return "graph" if self._graph is not None else "device"
+        return "graph" if self._own is not None and self._options.cuda_graph else "device"
 
     @property
     def cuda_stream(self) -> int | None:
@@ -101,12 +101,18 @@ class CudaOrtSession(OrtSession):
 
     def close(self) -> None:
         """Drop sessions, binding and device buffers."""
-        self._binding = self._graph = None
+        self._binding = self._own = None
         self._held = {}
         super().close()
 
     def _create(self, native: ort.SessionOptions) -> Any:
         return self._load(native, self._providers(cuda_graph=False))
+
+    def _session_for(self, batch: int) -> Any:  # noqa: ARG002  # a provider that builds for one batch needs it
+        """A session for what is bound alone, where it must have its own: a captured graph has one shape."""
+        if not self._options.cuda_graph:
+            return None
+        return self._load(session_options(self._options), self._providers(cuda_graph=True))
 
     def _providers(self, *, cuda_graph: bool) -> list[Any]:
         settings = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
