@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .command import (
+    ARTIFACT_BACKENDS,
     SETTINGS,
     NameType,
     OneLineCommand,
@@ -18,8 +19,6 @@ from .command import (
     write_text,
 )
 from .version import __version__
-
-_BACKENDS = ("torch", "ort", "ort-cpu", "ort-cuda")
 
 _EPILOG = """\b
 Examples:
@@ -41,9 +40,9 @@ Examples:
 @click.option(
     "--backend",
     "backend_name",
-    type=NameType("backend", _BACKENDS),
+    type=NameType("backend", ("torch", *ARTIFACT_BACKENDS)),
     metavar="NAME",
-    help="Runtime.  [default: ort for an artifact, torch for weights]",
+    help="Runtime.  [default: torch for weights, for an artifact its own]",
 )
 @weights_options
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show for an image.")
@@ -66,7 +65,7 @@ def main(
 
     import numpy as np
 
-    from .backends import open_session
+    from .backends import natural_backend, open_session
     from .errors import SessionFailed, UsageError
     from .session import Session
 
@@ -81,7 +80,7 @@ def main(
         manifest = artifact.manifest
         preprocessing, names, baked = manifest.preprocessing, manifest.class_names, manifest.preprocessing_baked
         least, source = manifest.batch.min, manifest.weights.source
-        session = open_session(backend_name or "ort", artifact)
+        session = open_session(backend_name or natural_backend(artifact), artifact)
     else:
         if backend_name not in (None, "torch"):
             raise UsageError(f"backend {backend_name!r} runs an exported artifact: give --artifact")

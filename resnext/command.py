@@ -25,6 +25,12 @@ else:  # not generic before click 8.2
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: Names of every backend. resnext.backends holds the registry itself, but importing it loads pydantic, which --help
+#: need not wait for; a test holds the two equal.
+BACKEND_NAMES = ("torch", "torch-compile", "ort", "ort-cpu", "ort-cuda", "ort-trt", "ort-trt-rtx", "trt", "trt-rtx")
+#: Those that run an artifact.
+ARTIFACT_BACKENDS = tuple(name for name in BACKEND_NAMES if not name.startswith("torch"))
+
 #: Click settings of every command.
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -87,6 +93,26 @@ class OneLineCommand(click.Command):
         """Parse the options."""
         try:
             return super().make_context(*args, **kwargs)
+        except click.UsageError as exc:
+            _refuse(exc)
+
+
+class OneLineGroup(click.Group):
+    """A command with subcommands beside its own options, and complaints in one line."""
+
+    command_class = OneLineCommand
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as exc:
+            _refuse(exc)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the subcommand; a name that is none is one line too."""
+        try:
+            return super().resolve_command(ctx, args)
         except click.UsageError as exc:
             _refuse(exc)
 

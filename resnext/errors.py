@@ -8,7 +8,8 @@
     │   └── SilentFallback          3   a runtime did not use the device or provider that was asked for
     ├── BadInput                    4   a file or value that cannot be worked with
     │   ├── BadWeights              4   a checkpoint that does not fit, or is not safe to read
-    │   └── BadArtifact             4   an artifact that is broken, altered or of an unknown format
+    │   ├── BadArtifact             4   an artifact that is broken, altered or of an unknown format
+    │   └── EngineRefused           4   a model that an engine builder does not parse or build
     └── SessionFailed               4   a runtime refused or failed on a given artifact or input
 
 A message is one line: what was got, what is allowed, what to do. Errors of other libraries are
@@ -78,6 +79,19 @@ class BadWeights(BadInput):
 
 class BadArtifact(BadInput):
     """An artifact whose bytes, manifest or format are not what they should be."""
+
+
+class EngineRefused(BadInput):
+    """A model that an engine builder does not parse or build.
+
+    Args:
+        message: why, in the library's words.
+        nodes: names of the nodes that it blames, as far as it says.
+    """
+
+    def __init__(self, message: str, nodes: tuple[str, ...] = ()) -> None:
+        self.nodes = nodes
+        super().__init__(message)
 
 
 class SessionFailed(ResnextError):

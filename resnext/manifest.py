@@ -5,10 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from .batch_range import BatchRange as BatchRange
 from .config import Precision, ResNeXtConfig
-from .errors import BadArtifact, ResnextError, UsageError
+from .engine_record import EngineRecord
+from .errors import BadArtifact, ResnextError
 from .preprocess import Preprocessing
 from .session import TensorSpec
 
@@ -20,56 +30,6 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BatchRange(_Strict):
-    """Batch sizes that an artifact takes.
-
-    Attributes:
-        min: smallest.
-        opt: the one that an engine is tuned for.
-        max: largest; None where there is no limit.
-    """
-
-    min: int = Field(ge=1)
-    opt: int = Field(ge=1)
-    max: int | None = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> BatchRange:
-        if self.opt < self.min or (self.max is not None and self.max < self.opt):
-            raise ValueError("batch range must satisfy MIN <= OPT <= MAX")
-        return self
-
-    @classmethod
-    def parse(cls, text: str) -> BatchRange:
-        """Read ``N`` (static), ``MIN:OPT`` (no upper limit) or ``MIN:OPT:MAX``.
-
-        Raises:
-            UsageError: not of that form, below 1, or not in order.
-        """
-        parts = text.split(":")
-        if len(parts) > 3 or not all(part.isascii() and part.isdigit() and len(part) <= 6 for part in parts):
-            raise UsageError(f"batch {text[:40]!r} is not N, MIN:OPT or MIN:OPT:MAX with whole numbers of at least 1")
-        sizes = [int(part) for part in parts]
-        low, opt = sizes[0], sizes[min(1, len(sizes) - 1)]
-        high = None if len(sizes) == 2 else sizes[-1]
-        if not (1 <= low <= opt and (high is None or opt <= high)):
-            raise UsageError(f"batch {text!r} must satisfy 1 <= MIN <= OPT <= MAX")
-        return cls(min=low, opt=opt, max=high)
-
-    @property
-    def static(self) -> bool:
-        """True where only one batch size is taken."""
-        return self.min == self.max
-
-    def __contains__(self, batch: int) -> bool:
-        return self.min <= batch and (self.max is None or batch <= self.max)
-
-    def __str__(self) -> str:
-        if self.static:
-            return str(self.min)
-        return f"{self.min}..{'any' if self.max is None else self.max}"
 
 
 class WeightsRecord(_Strict):
@@ -100,7 +60,7 @@ class Manifest(_Strict):
 
     Attributes:
         format_version: of this file; readers refuse any other.
-        kind: format of the artifact.
+        kind: format of the artifact: an ONNX file, or an engine of TensorRT or of TensorRT-RTX.
         file: name of the artifact's file, beside the manifest.
         file_sha256: digest of its bytes.
         file_size_bytes: its size.
@@ -119,10 +79,11 @@ class Manifest(_Strict):
         versions: of this toolkit and the libraries that made the artifact.
         created: UTC time, ISO 8601.
         check: the parity check that the written bytes passed, or None where it was skipped.
+        engine: how an engine was built, for what, and what its layers got; None for an ONNX file.
     """
 
     format_version: Literal[1] = 1
-    kind: Literal["onnx"]
+    kind: Literal["onnx", "trt", "trt-rtx"]
     file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     file_sha256: Sha256
     file_size_bytes: int = Field(ge=1)
@@ -141,6 +102,13 @@ class Manifest(_Strict):
     versions: dict[str, str]
     created: str
     check: CheckRecord | None = None
+    engine: EngineRecord | None = None
+
+    @model_validator(mode="after")
+    def _engine_where_kind_says_so(self) -> Manifest:
+        if (self.kind != "onnx") != (self.engine is not None):
+            raise ValueError(f"a manifest of kind {self.kind} {'needs an' if self.engine is None else 'has no'} engine")
+        return self
 
     @field_validator("class_names")
     @classmethod
@@ -149,6 +117,21 @@ class Manifest(_Strict):
         if names and config is not None and len(names) != config.num_classes:
             raise ValueError(f"{len(names)} names for {config.num_classes} logits")
         return names
+
+    @property
+    def numerics(self) -> str:
+        """What parity is judged by: the precision, or ``tf32`` for a float32 engine that may round to TF32."""
+        return "tf32" if self.engine is not None and self.engine.options.tf32 else self.precision
+
+    def takes(self, batch: int) -> bool:
+        """Whether the artifact runs at ``batch``; an engine does where one of its optimization profiles covers it."""
+        ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
+        return any(batch in covered for covered in ranges)
+
+    def batches(self) -> str:
+        """The batch sizes that the artifact takes, for people."""
+        ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
+        return ", ".join(map(str, ranges))
 
     def to_json(self) -> str:
         """The file's text."""

@@ -41,11 +41,13 @@ class Gate:
 
 
 #: Gates by precision. fp16 rounds a deep network's activations by up to 3e-2 of the logits (measured on seeded
-#: ResNeXt-50 to -152), so its sharp gate is the ratio to what eager PyTorch loses in fp16 on the same images.
+#: ResNeXt-50 to -152), so its sharp gate is the ratio to what eager PyTorch loses in fp16 on the same images. TF32
+#: rounds to the same 10 bits of mantissa.
 GATES: Mapping[str, Gate] = MappingProxyType(
     {
         "fp32": Gate(max_error=1e-4, min_cosine=0.999999, min_top1=1.0, max_error_ratio=50.0),
         "fp16": Gate(max_error=5e-2, min_cosine=0.9995, min_top1=0.9, max_error_ratio=4.0),
+        "tf32": Gate(max_error=5e-2, min_cosine=0.9995, min_top1=0.9, max_error_ratio=4.0),
     }
 )
 

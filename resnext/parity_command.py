@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .command import SETTINGS, NameType, OneLineCommand, check_writable, guarded, json_option, write_text
+from .command import (
+    ARTIFACT_BACKENDS,
+    SETTINGS,
+    NameType,
+    OneLineCommand,
+    check_writable,
+    guarded,
+    json_option,
+    write_text,
+)
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -15,12 +24,11 @@ if TYPE_CHECKING:
     from .parity import Parity
     from .weights import Weights
 
-_BACKENDS = ("ort", "ort-cpu", "ort-cuda")
-
 _EPILOG = """\b
 Examples:
   resnext-parity --artifact resnext50_32x4d-seeded-fp32-onnx --backend ort
   resnext-parity --artifact out/ --backend ort-cuda --batch 64 --json parity.json
+  resnext-parity --artifact engine/ --backend trt
   resnext-parity --artifact out/ --backend ort --weights moved/checkpoint.pth
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
@@ -38,11 +46,9 @@ Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 @click.option(
     "--backend",
     "backend_name",
-    type=NameType("backend", _BACKENDS),
-    default="ort",
-    show_default=True,
+    type=NameType("backend", ARTIFACT_BACKENDS),
     metavar="NAME",
-    help=f"Runtime that runs the artifact: {', '.join(_BACKENDS)}.",
+    help=f"Runtime that runs the artifact: {', '.join(ARTIFACT_BACKENDS)}.  [default: ort, for an engine its own]",
 )
 @click.option(
     "--against",
@@ -65,7 +71,7 @@ Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 @guarded
 def main(
     path: Path,
-    backend_name: str,
+    backend_name: str | None,
     against: str,
     batch: int | None,
     images: int,
@@ -79,11 +85,13 @@ def main(
     verdict names the sha256 that it holds for.
     """
     from .artifact import read_artifact
+    from .backends import natural_backend
     from .errors import GateFailed
 
     check_writable(json_path)
     artifact = read_artifact(path)
     weights = artifact_weights(artifact, spec)
+    backend_name = backend_name or natural_backend(artifact)
     outcome = check_artifact(artifact, weights, backend_name, against, batch, images, seed)
     if json_path != "-":
         _print(outcome, artifact, backend_name, against)
@@ -144,8 +152,9 @@ def check_artifact(
     if batch is None:
         batch = manifest.batch.min if manifest.batch.static else max(7, manifest.batch.min)
         batch = min(batch, manifest.batch.max or batch)
-    if batch not in manifest.batch:
-        raise UsageError(f"{artifact.path} takes batch {manifest.batch}, not {batch}")
+        batch = batch if manifest.takes(batch) else manifest.batch.min
+    if not manifest.takes(batch):
+        raise UsageError(f"{artifact.path} takes batch {manifest.batches()}, not {batch}")
     images = -(-max(images, batch) // batch) * batch
     pixels = seeded_pixels(manifest.config, images, seed)
     prepared = weights.preprocessing.normalise(pixels)
@@ -159,13 +168,13 @@ def check_artifact(
         raise GateFailed("PyTorch itself gives NaN or infinite logits for these weights; a comparison proves nothing")
     if not discriminates(reference):
         raise GateFailed("the reference gives nearly the same logits for every image; a comparison proves nothing")
-    if manifest.precision != "fp32":
-        eager = reference_logits(weights, prepared, DTYPES[manifest.precision])
+    if manifest.numerics != "fp32":
+        eager = reference_logits(weights, prepared, DTYPES[manifest.numerics])
     baseline = eager.astype(np.float64) if against == "torch" else None
     return compare(
         reference,
         np.concatenate(parts),
-        gate=gate_for(manifest.precision),
+        gate=gate_for(manifest.numerics),
         baseline=baseline,
         dtype=manifest.outputs[0].dtype,
         artifact_sha256=manifest.file_sha256,

@@ -1,13 +1,14 @@
 """One module for each runtime, and the registry that opens them by name.
 
-A backend's name is what ``--backend`` takes. ``source`` says what it runs: the live PyTorch ``model``, or an
-``onnx`` artifact. A module is imported only when its backend is opened.
+A backend's name is what ``--backend`` takes. ``source`` says what it runs: the live PyTorch ``model``, an ``onnx``
+artifact, or an engine. A module is imported only when its backend is opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
@@ -51,13 +52,13 @@ class Backend:
 
     Attributes:
         module: the module under `resnext.backends` that opens it.
-        source: what it runs, and so what must be built first.
+        source: what it runs, and so what must be built first: the live model, or an artifact of that format.
         device: the only device it runs on, or ``auto``.
         about: one line for ``--help``.
     """
 
     module: str
-    source: Literal["model", "onnx"]
+    source: Literal["model", "onnx", "trt", "trt-rtx"]
     device: Literal["auto", "cpu", "cuda"]
     about: str
 
@@ -70,6 +71,10 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         "ort": Backend("ort_session", "onnx", "auto", "ONNX Runtime on the best device that it has here"),
         "ort-cpu": Backend("ort_session", "onnx", "cpu", "ONNX Runtime, CPU provider"),
         "ort-cuda": Backend("ort_session", "onnx", "cuda", "ONNX Runtime, CUDA provider"),
+        "ort-trt": Backend("ort_trt_session", "onnx", "cuda", "ONNX Runtime, TensorRT provider (TensorRT 10)"),
+        "ort-trt-rtx": Backend("ort_trt_session", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider"),
+        "trt": Backend("trt_session", "trt", "cuda", "TensorRT, or TensorRT-RTX where only that is installed"),
+        "trt-rtx": Backend("trt_session", "trt-rtx", "cuda", "TensorRT-RTX"),
     }
 )
 
@@ -102,12 +107,31 @@ def open_session(name: str, subject: Weights | Artifact, options: SessionOptions
     options = options or SessionOptions()
     known = backend(name)
     if (known.source == "model") != isinstance(subject, Weights):
-        raise UsageError(f"backend {name!r} runs {'weights' if known.source == 'model' else 'an ONNX artifact'}")
+        runs = {"model": "weights", "onnx": "an ONNX artifact"}.get(known.source, "an engine")
+        raise UsageError(f"backend {name!r} runs {runs}")
+    if isinstance(subject, Artifact):
+        _check_kind(name, known, subject)
     if known.device != "auto" and options.device not in ("auto", known.device):
         raise UsageError(f"backend {name!r} runs on {known.device} only; drop --device {options.device}")
-    if options.device == "cuda" or known.device == "cuda":
+    if options.device == "cuda" or (known.device == "cuda" and known.source == "onnx"):
         require_cuda()
     return load_backend(name)(subject, options, name)
+
+
+def natural_backend(artifact: Artifact) -> str:
+    """The backend that runs ``artifact`` where none is named: ``ort`` for an ONNX file, an engine's own library."""
+    return "ort" if artifact.manifest.kind == "onnx" else artifact.manifest.kind
+
+
+def _check_kind(name: str, known: Backend, subject: Artifact) -> None:
+    kind = subject.manifest.kind
+    if kind == known.source or (known.source == "trt" and kind == "trt-rtx"):
+        return
+    other = f"; build an engine of it: --format {name} --onnx {subject.directory}" if kind == "onnx" else ""
+    raise UsageError(
+        f"backend {name!r} runs artifacts of kind {known.source}, and {subject.directory} is of kind {kind}: "
+        f"use --backend {'ort' if kind == 'onnx' else kind}{other}"
+    )
 
 
 def load_backend(name: str) -> Opener:
@@ -144,7 +168,28 @@ def available_backends(device: str = "auto") -> tuple[str, ...]:
             return tuple(names)
         if cuda_works():
             names.append("ort-cuda")
+        names += _engine_backends()
     return tuple(names)
+
+
+def _engine_backends() -> list[str]:
+    """Those of TensorRT's libraries that are installed and take the GPU here; ``trt`` alone is an alias at times."""
+    from ..cuda_driver import probe_driver
+    from ..passport import serves
+    from ..trt_flavour import FLAVOURS
+    from .ort_trt_libraries import load_tensorrt10, plugin_device
+
+    driver = probe_driver()
+    if driver.problem is not None:
+        return []
+    names: list[str] = [kind for kind, flavour in FLAVOURS.items() if flavour.version and serves(flavour, driver)]
+    for name, needed in (("ort-trt", load_tensorrt10), ("ort-trt-rtx", partial(plugin_device, driver))):
+        try:
+            needed()
+        except MissingRequirement:
+            continue
+        names.append(name)
+    return names
 
 
 def require_cuda() -> None:

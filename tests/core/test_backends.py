@@ -16,7 +16,7 @@ from resnext import cuda_driver
 from resnext.artifact import Artifact
 from resnext.backends import BACKENDS, SessionOptions, available_backends, open_session, ort_session, torch_session
 from resnext.backends.torch_session import reference_logits
-from resnext.cuda_driver import Driver
+from resnext.cuda_driver import Driver, Gpu
 from resnext.errors import (
     BadArtifact,
     BadInput,
@@ -29,6 +29,7 @@ from resnext.errors import (
 from resnext.inputs import seeded_pixels
 from resnext.parity import compare, gate_for
 from resnext.session import Session
+from resnext.trt_flavour import FLAVOURS
 from resnext.weights import Weights, load_weights
 from resnext_export.onnx_artifact import export_onnx
 
@@ -201,7 +202,10 @@ def test_a_memory_format_that_was_asked_for_is_kept(layout: Any, weights: Weight
 
 def test_registry_entries_open_or_say_what_is_missing(weights: Weights, artifact: Artifact) -> None:
     for name, backend in BACKENDS.items():
-        if backend.device == "cuda" and cuda_driver.probe_driver().problem is not None:
+        if backend.source in FLAVOURS:
+            with pytest.raises(UsageError, match=f"build an engine of it: --format {name} "):
+                open_here(name, weights, artifact, SessionOptions())
+        elif backend.device == "cuda" and cuda_driver.probe_driver().problem is not None:
             with pytest.raises(MissingRequirement, match="no CUDA device"):
                 open_here(name, weights, artifact, SessionOptions())
         elif name != "torch-compile":
@@ -214,6 +218,8 @@ def test_unknown_backend_names_the_nearest(weights: Weights) -> None:
 
 
 def test_a_backend_refuses_what_it_cannot_run(weights: Weights, artifact: Artifact) -> None:
+    with pytest.raises(UsageError, match="runs an engine"):
+        open_session("trt", weights)
     with pytest.raises(UsageError, match="runs an ONNX artifact"):
         open_session("ort-cpu", weights)
     with pytest.raises(UsageError, match="runs weights"):
@@ -229,6 +235,16 @@ def test_cuda_asked_for_without_a_device_is_an_error_and_no_fallback(
 ) -> None:
     with pytest.raises(MissingRequirement, match="no CUDA device"):
         open_here(name, weights, artifact, SessionOptions(device="cuda"))
+
+
+@pytest.mark.parametrize(("capability", "found"), [("8.9", ["trt-rtx"]), ("12.0", ["trt-rtx"]), ("9.0", [])])
+def test_all_means_the_engine_libraries_that_take_this_gpu_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, capability: str, found: list[str]
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr(cuda_driver, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", capability),)))
+    monkeypatch.setattr("resnext.backends.ort_session.cuda_works", lambda: False)
+    assert [name for name in available_backends() if "trt" in name] == found
 
 
 @pytest.fixture

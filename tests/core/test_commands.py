@@ -102,14 +102,11 @@ def test_the_version_is_told(command: str) -> None:
 
 
 def test_names_of_backends_are_those_of_the_registry() -> None:
-    from resnext import classify_command, parity_command
     from resnext.backends import BACKENDS
-    from resnext_bench import command as bench_command
+    from resnext.command import ARTIFACT_BACKENDS, BACKEND_NAMES
 
-    assert tuple(BACKENDS) == vars(bench_command)["_BACKENDS"]
-    onnx = tuple(name for name, backend in BACKENDS.items() if backend.source == "onnx")
-    assert onnx == vars(parity_command)["_BACKENDS"]
-    assert set(vars(classify_command)["_BACKENDS"]) == {"torch", *onnx}
+    assert tuple(BACKENDS) == BACKEND_NAMES
+    assert tuple(name for name, backend in BACKENDS.items() if backend.source != "model") == ARTIFACT_BACKENDS
 
 
 # ---- errors

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnext.cuda_driver import probe_driver
+from resnext.cuda_driver import Gpu, probe_driver
 from resnext.errors import BadInput
 from resnext.fake_session import FakeSession
 from resnext.session import Delivered, DeliveredLayer, Session, TensorSpec
@@ -172,7 +172,7 @@ def test_a_library_that_is_no_driver_is_a_problem_and_no_crash() -> None:
 
 
 class FakeCuda:
-    """libcuda's three entry points with chosen answers."""
+    """libcuda's entry points with chosen answers; its devices are of compute capability 8.9."""
 
     def __init__(self, init: int, count_status: int, count: int) -> None:
         self._init, self._count_status, self._count = init, count_status, count
@@ -186,6 +186,18 @@ class FakeCuda:
 
     def cuDriverGetVersion(self, pointer: Any) -> int:  # noqa: N802  # the driver's name
         pointer._obj.value = 13010
+        return 0
+
+    def cuDeviceGet(self, pointer: Any, index: int) -> int:  # noqa: N802  # the driver's name
+        pointer._obj.value = index
+        return 0
+
+    def cuDeviceGetName(self, buffer: Any, _size: int, device: Any) -> int:  # noqa: N802  # the driver's name
+        buffer.value = f"GPU {device.value}".encode()
+        return 0
+
+    def cuDeviceGetAttribute(self, pointer: Any, attribute: int, _device: Any) -> int:  # noqa: N802  # likewise
+        pointer._obj.value = {75: 8, 76: 9}[attribute]
         return 0
 
 
@@ -208,5 +220,6 @@ def test_what_the_driver_answers_is_told(
     if problem is None:
         assert driver.problem is None
         assert driver.cuda_version == "13.1"
+        assert driver.gpus == (Gpu("GPU 0", "8.9"), Gpu("GPU 1", "8.9"))
     else:
         assert problem in (driver.problem or "")

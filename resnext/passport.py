@@ -1,0 +1,176 @@
+"""Can this machine load that engine? Answered from the manifest alone, before anything is deserialised."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from .cuda_driver import Driver, probe_driver
+from .engine_record import EngineRecord
+from .errors import MissingRequirement
+from .manifest import Manifest
+from .trt_flavour import FLAVOURS, RTX_DEFAULT_TARGETS, Flavour, this_platform
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What an engine meets.
+
+    Attributes:
+        driver: what the driver answered.
+        version: version of the engine's library that is installed, or None.
+        cuda: major version of CUDA that the installed library was built for, or None where that is not known.
+        platform: as ``linux-x86_64``.
+    """
+
+    driver: Driver
+    version: str | None
+    cuda: int | None
+    platform: str
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One reason why an engine does not load.
+
+    Attributes:
+        reason: what does not fit.
+        fix: what to do about it; "" where only building the engine anew helps.
+        rebuild: whether an engine that is built anew, on or for this machine, would load.
+    """
+
+    reason: str
+    fix: str = ""
+    rebuild: bool = True
+
+
+def this_machine(flavour: Flavour) -> Machine:
+    """What an engine of ``flavour`` meets here."""
+    return Machine(probe_driver(), flavour.version, flavour.cuda, this_platform())
+
+
+def obstacles(manifest: Manifest, machine: Machine) -> tuple[Obstacle, ...]:
+    """Why ``machine`` cannot load the engine of ``manifest``; empty where nothing is known against it.
+
+    The rules are those of the libraries' documents on engine compatibility. TensorRT: the same version (or a later
+    one, if asked for when it was built), compute capability (or any from Ampere on, likewise) and platform.
+    TensorRT-RTX: the same version, and a GPU among the targets.
+    """
+    record = manifest.engine
+    if record is None:
+        return ()
+    flavour = FLAVOURS["trt" if record.library == "tensorrt" else "trt-rtx"]
+    found = [*_library(record, flavour, machine), *_driver(record, machine)]
+    if flavour.kind == "trt" and machine.platform != record.platform:
+        found.append(Obstacle(f"it was built on {record.platform}, this is {machine.platform}"))
+    if machine.driver.problem is None:
+        found += _gpu(record, machine)
+    if record.options.strip_weights and not record.refitted:
+        fix = "put them in: resnext-export refit ENGINE --output DIR, on a GPU"
+        found.append(Obstacle("its weights were stripped", fix, rebuild=False))
+    return tuple(found)
+
+
+def remarks(manifest: Manifest, machine: Machine) -> tuple[str, ...]:
+    """What does not keep the engine from loading and is still worth knowing."""
+    record, gpus = manifest.engine, machine.driver.gpus
+    if record is None or not gpus or record.gpu in (None, gpus[0].name) or record.library != "tensorrt":
+        return ()
+    return (f"its kernels were chosen on {record.gpu}; on {gpus[0].name} they may not be the fastest",)
+
+
+def serves(flavour: Flavour, driver: Driver) -> bool:
+    """Whether ``flavour`` can build engines here and run them on the first GPU of ``driver``."""
+    if driver.problem is not None or not driver.gpus:
+        return False
+    return flavour.kind == "trt" or _rtx_serves(_numbers(driver.gpus[0].compute_capability))
+
+
+def refuse_if_not_loadable(manifest: Manifest, machine: Machine) -> None:
+    """Check that ``machine`` can load the engine.
+
+    Raises:
+        MissingRequirement: with every reason, and what to do.
+    """
+    found = obstacles(manifest, machine)
+    if not found:
+        return
+    reasons = "; ".join(obstacle.reason for obstacle in found)
+    fixes = list(dict.fromkeys(obstacle.fix for obstacle in found if obstacle.fix))
+    if any(obstacle.rebuild for obstacle in found):
+        fixes.append(f"build it for this machine: {rebuild_command(manifest, machine)}")
+    raise MissingRequirement(f"this machine cannot load the engine: {reasons}. To do: {'; '.join(fixes)}")
+
+
+def rebuild_command(manifest: Manifest, machine: Machine) -> str:
+    """The command that builds the engine anew, to be run on ``machine``, for it."""
+    record = manifest.engine
+    assert record is not None
+    options = record.options
+    profiles = ",".join(f"{p.min}:{p.opt}:{p.max}" for p in options.profiles)
+    words = ["resnext-export", "--format", manifest.kind, "--weights", manifest.weights.source]
+    words += ["--model", manifest.model] if manifest.model else []
+    words += ["--precision", manifest.precision, "--batch", profiles]
+    words += ["--tf32"] if options.tf32 else []
+    words += ["--workspace", str(options.workspace_mib)] if options.workspace_mib is not None else []
+    words += ["--optimization-level", str(options.optimization_level)] if options.optimization_level is not None else []
+    words += ["--tiling-level", options.tiling_level] if options.tiling_level is not None else []
+    words += ["--compatibility", options.compatibility] if options.compatibility != "none" else []
+    if options.targets:
+        gpus = [f"sm_{gpu.compute_capability.replace('.', '')}" for gpu in machine.driver.gpus[:1]]
+        words += ["--target", ",".join(gpus or options.targets)]
+    words += ["--bake-preprocessing"] if manifest.preprocessing_baked else []
+    words += ["--strip-weights"] if options.strip_weights else []
+    return shlex.join(words)
+
+
+def _library(record: EngineRecord, flavour: Flavour, machine: Machine) -> list[Obstacle]:
+    wanted = f"{flavour.package}=={record.version}"
+    if machine.version is None:
+        return [Obstacle(f"{flavour.title} is not installed", f"pip install {wanted}", rebuild=False)]
+    have, built = _numbers(machine.version), _numbers(record.version)
+    later_is_fine = record.options.compatibility == "version" and have >= built
+    if have == built or later_is_fine:
+        return []
+    return [
+        Obstacle(
+            f"it was built by {flavour.title} {record.version}, installed is {machine.version}",
+            f"pip install {wanted}, or build it anew",
+        )
+    ]
+
+
+def _driver(record: EngineRecord, machine: Machine) -> list[Obstacle]:
+    if machine.driver.problem is not None:
+        return [Obstacle(machine.driver.problem, "run it on a machine with an NVIDIA GPU and driver", rebuild=False)]
+    serves, needs = machine.driver.cuda_version, machine.cuda or record.cuda
+    if serves is None or needs is None or _numbers(serves)[0] >= needs:
+        return []
+    reason = f"the driver serves CUDA {serves}, the library needs CUDA {needs}"
+    return [Obstacle(reason, "install a newer driver", rebuild=False)]
+
+
+def _gpu(record: EngineRecord, machine: Machine) -> list[Obstacle]:
+    gpu = machine.driver.gpus[0]
+    capability = _numbers(gpu.compute_capability)
+    if record.library == "tensorrt_rtx":
+        targets = [_numbers(f"{target[3:-1]}.{target[-1]}") for target in record.options.targets]
+        fits = capability in targets if targets else _rtx_serves(capability)
+        built = ", ".join(record.options.targets) or RTX_DEFAULT_TARGETS
+    elif record.options.compatibility == "ampere+":
+        fits, built = capability >= (8, 0), "Ampere and later"
+    else:
+        fits, built = (
+            gpu.compute_capability == record.compute_capability,
+            f"compute capability {record.compute_capability}",
+        )
+    return [] if fits else [Obstacle(f"it was built for {built}, {gpu.name} has {gpu.compute_capability}")]
+
+
+def _rtx_serves(capability: tuple[int, ...]) -> bool:
+    """Whether an engine of TensorRT-RTX without targets is for that compute capability; see RTX_DEFAULT_TARGETS."""
+    return capability in ((8, 0), (8, 6), (8, 9)) or capability >= (12, 0)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
