@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from resnext.command import (
+    BACKEND_NAMES,
     SETTINGS,
     CountsType,
     NameType,
@@ -31,15 +32,12 @@ if TYPE_CHECKING:
 
     from .result import Run
 
-# resnext.backends holds the registry itself, but importing it loads pydantic, which --help need not wait for;
-# a test holds the two equal.
-_BACKENDS = ("torch", "torch-compile", "ort", "ort-cpu", "ort-cuda")
-
 _EPILOG = """\b
 Examples:
   resnext-bench --backend torch,ort --batch 1,8               ResNeXt-50 32x4d, seeded weights
   resnext-bench --backend all --weights digits --batch 64     everything that this machine has
   resnext-bench --backend ort-cpu --artifact out/ --batch 1 --samples 662     enough for a p99
+  resnext-bench --backend trt --batch 64 --precision fp16     builds the engine once, then reuses it
   resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
 Exit code 0: every row was measured and is right. 1: an output was wrong, or a row is
 invalid. 3, 4: a backend failed; its row says why.
@@ -50,10 +48,10 @@ invalid. 3, 4: a backend failed; its row says why.
 @click.option(
     "--backend",
     "backends",
-    type=NameType("backend", ("all", *_BACKENDS), many=True),
+    type=NameType("backend", ("all", *BACKEND_NAMES), many=True),
     required=True,
     metavar="NAME[,NAME...]",
-    help=f"What to measure: {', '.join(_BACKENDS)}, or all that this machine has. Speedups are against the first.",
+    help=f"What to measure: {', '.join(BACKEND_NAMES)}, or all that this machine has. Speedups are against the first.",
 )
 @click.option("--batch", "batches", type=CountsType(), default="1", show_default=True, help="Batch sizes.")
 @weights_options

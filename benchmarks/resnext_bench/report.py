@@ -101,6 +101,7 @@ def markdown(run: Run) -> str:
     delivered = [
         f"- {row.backend} batch {row.batch}: {row.delivered}; "
         f"{', '.join(f'{name} {value}' for name, value in row.notes.items())}; set-up {row.setup_s:.1f} s"
+        + ("" if row.bind_s is None else f", of which compiling and first run {row.bind_s:.1f} s")
         for row in run.rows
         if row.delivered is not None and row.setup_s is not None
     ]

@@ -54,6 +54,8 @@ class Row(_Strict):
         timings: by boundary; empty for a failed row.
         warmup_runs: untimed runs before.
         setup_s: seconds to open, bind and first run the session, compilation included.
+        bind_s: seconds of the bind and first run alone: kernels are chosen or compiled (TensorRT-RTX) and CUDA graphs
+            captured here.
         peak_host_bytes: peak memory that this session added to the process.
         peak_device_bytes: memory that it added on the device.
         model_size_bytes: size of the artifact's file, or of the tensors for a live model.
@@ -72,6 +74,7 @@ class Row(_Strict):
     timings: tuple[Timing, ...] = ()
     warmup_runs: int = 0
     setup_s: float | None = None
+    bind_s: float | None = None
     peak_host_bytes: int | None = None
     peak_device_bytes: int | None = None
     model_size_bytes: int | None = None

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from resnext.artifact import Artifact
 from resnext.backends import BACKENDS, SessionOptions, load_backend, open_session
 from resnext.config import Precision, variant_name
+from resnext.engine_record import EngineOptions
 from resnext.errors import BadInput, ResnextError
 from resnext.inputs import seeded_pixels
-from resnext.manifest import WeightsRecord
+from resnext.manifest import BatchRange, WeightsRecord
 from resnext.parity import Parity, compare, gate_for
 from resnext.session import Delivered
+from resnext.trt_flavour import driver_or_refuse, flavour_for
 
 from .clock import now_ns
 from .environment import record_environment
@@ -30,7 +32,9 @@ from .stats import derive, ratio_by_round
 from .validity import reasons_against
 
 if TYPE_CHECKING:
+    from resnext.trt_flavour import EngineKind
     from resnext.weights import Weights
+    from resnext_export.cache import Built
 
 Say = Callable[[str], None]
 #: Rows of a batch whose logits are compared, first and last among them.
@@ -46,6 +50,7 @@ class _Opened:
     artifact: Artifact | None = None
     peak: Peak = field(default_factory=Peak)
     setup_s: float | None = None
+    bind_s: float | None = None
 
 
 def run_benchmark(
@@ -72,9 +77,9 @@ def run_benchmark(
     """
     options = replace(options or SessionOptions(), precision=precision)
     environment = record_environment()
-    images = _Images(weights, plan, precision)
+    images = _Images(weights, plan)
     reused: list[str] = []
-    source = _ArtifactSource(weights, artifact, precision, reused, say)
+    source = _ArtifactSource(weights, artifact, precision, plan, reused, say)
     with ExitStack() as stack:
         opened = {cell: _open(cell, source, weights, images, options, stack, say) for cell in plan.cells}
         subjects = {cell: found.subject for cell, found in opened.items() if found.subject is not None}
@@ -101,12 +106,11 @@ def run_benchmark(
 class _Images:
     """The images of every batch size, and float64 reference logits, each computed once."""
 
-    def __init__(self, weights: Weights, plan: Plan, precision: Precision) -> None:
+    def __init__(self, weights: Weights, plan: Plan) -> None:
         self._weights = weights
-        self._precision = precision
         self.pixels = seeded_pixels(weights.config, max(cell.batch for cell in plan.cells), plan.seed)
         self.prepared = weights.preprocessing.normalise(self.pixels)
-        self._logits: dict[str, dict[int, NDArray[Any]]] = {"fp64": {}, "eager": {}}
+        self._logits: dict[str, dict[int, NDArray[Any]]] = {}
 
     def rows_to_compare(self, batch: int) -> list[int]:
         return sorted({int(index) for index in np.linspace(0, batch - 1, min(batch, _COMPARED_ROWS))})
@@ -115,44 +119,64 @@ class _Images:
         """Float64 logits of ``rows``."""
         return self._known("fp64", rows)
 
-    def eager_loss(self, rows: list[int]) -> NDArray[Any]:
-        """Logits of ``rows`` that eager PyTorch on the CPU gives at the precision asked for."""
-        return self._known("eager", rows).astype(np.float64)
+    def eager_loss(self, rows: list[int], numerics: str) -> NDArray[Any]:
+        """Logits of ``rows`` that eager PyTorch on the CPU gives at ``numerics``, as `Manifest.numerics` has it."""
+        return self._known(numerics, rows).astype(np.float64)
 
     def _known(self, kind: str, rows: list[int]) -> NDArray[Any]:
         import torch
 
         from resnext.backends.torch_session import DTYPES, reference_logits
 
-        known = self._logits[kind]
+        known = self._logits.setdefault(kind, {})
         if missing := [row for row in rows if row not in known]:
-            dtype = torch.float64 if kind == "fp64" else DTYPES[self._precision]
+            dtype = torch.float64 if kind == "fp64" else DTYPES[kind]
             known.update(zip(missing, reference_logits(self._weights, self.prepared[missing], dtype), strict=True))
         return np.stack([known[row] for row in rows])
 
 
 class _ArtifactSource:
-    """The artifact that ONNX backends run: the one given, or the cache's, asked for once."""
+    """The artifacts that backends run: the one given, or the cache's, each asked for once.
+
+    An ONNX artifact that is given serves the engine backends too: engines are built from it.
+    """
 
     def __init__(
-        self, weights: Weights, artifact: Artifact | None, precision: Precision, reused: list[str], say: Say
+        self, weights: Weights, artifact: Artifact | None, precision: Precision, plan: Plan, reused: list[str], say: Say
     ) -> None:
         self._weights = weights
-        self._artifact = artifact
+        self._given = artifact
         self._precision = precision
+        self._plan = plan
         self._reused = reused
         self._say = say
+        self._made: dict[str, Artifact] = {}
 
-    def get(self) -> Artifact:
-        if self._artifact is None:
-            from resnext_export.cache import build_or_reuse
-
-            self._say("exporting to ONNX, or reusing what the cache has")
-            built = build_or_reuse(self._weights, precision=self._precision)
-            self._artifact = built.artifact
+    def get(self, source: str) -> Artifact:
+        if self._given is not None and (source == "onnx" or self._given.manifest.kind != "onnx"):
+            return self._given
+        if source not in self._made:
+            built = self._onnx() if source == "onnx" else self._engine(cast("EngineKind", source))
+            self._made[source] = built.artifact
             if built.reused:
                 self._reused.append(f"{built.artifact.path} (sha256 {built.artifact.manifest.file_sha256[:12]})")
-        return self._artifact
+        return self._made[source]
+
+    def _onnx(self) -> Built:
+        from resnext_export.cache import build_or_reuse
+
+        self._say("exporting to ONNX, or reusing what the cache has")
+        return build_or_reuse(self._weights, precision=self._precision)
+
+    def _engine(self, kind: EngineKind) -> Built:
+        from resnext_export.cache import engine_or_reuse
+
+        # An optimization profile for each batch size that is measured: kernels are chosen for exactly these.
+        sizes = dict.fromkeys(cell.batch for cell in self._plan.cells if BACKENDS[cell.backend].source == kind)
+        profiles = tuple(BatchRange(min=size, opt=size, max=size) for size in sizes)
+        parent = self.get("onnx")
+        self._say("building the engine, or reusing what the cache has")
+        return engine_or_reuse(parent, self._weights, kind, EngineOptions(profiles=profiles))
 
 
 def _open(
@@ -163,10 +187,14 @@ def _open(
     try:
         load_backend(cell.backend)  # first: not to export for a runtime that is missing, nor count importing as memory
         subject: Weights | Artifact = weights
-        if BACKENDS[cell.backend].source == "onnx":
-            subject = found.artifact = source.get()
-            if cell.batch not in found.artifact.manifest.batch:
-                raise BadInput(f"{found.artifact.path} takes batch {found.artifact.manifest.batch}, not {cell.batch}")
+        kind = BACKENDS[cell.backend].source
+        if kind in ("trt", "trt-rtx"):
+            driver_or_refuse(flavour_for(kind))  # before anything is exported in vain
+        if kind != "model":
+            subject = found.artifact = source.get(kind)
+            manifest = found.artifact.manifest
+            if not manifest.takes(cell.batch):
+                raise BadInput(f"{found.artifact.path} takes batch {manifest.batches()}, not {cell.batch}")
         say(f"opening {cell}")
         cuda = options.device != "cpu" and BACKENDS[cell.backend].device != "cpu"
         with peak_memory(cuda=cuda) as found.peak:
@@ -175,7 +203,9 @@ def _open(
             baked = found.artifact is not None and found.artifact.manifest.preprocessing_baked
             pool: NDArray[Any] = images.pixels if baked else images.prepared
             inputs = {session.inputs[0].name: np.ascontiguousarray(pool[: cell.batch])}
+            opened = now_ns()
             session.bind(inputs)
+            found.bind_s = (now_ns() - opened) / 1e9
             found.setup_s = (now_ns() - before) / 1e9
         found.subject = Subject(session, inputs)
     except Exception as exc:  # whatever a runtime raises ends its own cell alone
@@ -202,8 +232,9 @@ def _row(
         delivered = opened.subject.session.delivered()
     except Exception as exc:  # the samples are taken; not knowing what was delivered makes the row invalid
         delivered = Delivered("unknown", (), {"delivered": str(as_failure(exc))})
-    parity = _parity(taken, cell, images, opened.artifact, precision)
-    reasons = reasons_against(taken, cell.batch, parity, delivered, precision)
+    numerics = opened.artifact.manifest.numerics if opened.artifact is not None else precision
+    parity = _parity(taken, cell, images, opened.artifact, numerics)
+    reasons = reasons_against(taken, cell.batch, parity, delivered, weights.config, numerics)
     timings = [_timing(taken.host_ns, "host", cell.batch)]
     if taken.device_ns and taken.device_boundary:
         timings.append(_timing(taken.device_ns, taken.device_boundary, cell.batch))
@@ -223,6 +254,7 @@ def _row(
         timings=tuple(timings),
         warmup_runs=taken.warmup_runs,
         setup_s=opened.setup_s,
+        bind_s=opened.bind_s,
         peak_host_bytes=opened.peak.host_bytes,
         peak_device_bytes=opened.peak.device_bytes,
         model_size_bytes=size,
@@ -235,7 +267,7 @@ def _timing(rounds: list[list[int]], boundary: Any, batch: int) -> Timing:
     return Timing(boundary=boundary, rounds_ns=tuple(map(tuple, rounds)), stats=derive(rounds, batch))
 
 
-def _parity(taken: Samples, cell: Cell, images: _Images, artifact: Artifact | None, precision: str) -> Parity:
+def _parity(taken: Samples, cell: Cell, images: _Images, artifact: Artifact | None, numerics: str) -> Parity:
     """Compare what the timed runs gave. Host and device runs must both be right; the worse of the two is kept."""
     rows = images.rows_to_compare(cell.batch)
     sha256 = artifact.manifest.file_sha256 if artifact else None
@@ -249,8 +281,8 @@ def _parity(taken: Samples, cell: Cell, images: _Images, artifact: Artifact | No
                 got = output[chosen]
             else:
                 chosen, got = list(range(cell.batch)), output
-            want, loss = images.reference(chosen), images.eager_loss(chosen)
-            outcomes.append(compare(want, got, gate=gate_for(precision), baseline=loss, artifact_sha256=sha256))
+            want, loss = images.reference(chosen), images.eager_loss(chosen, numerics)
+            outcomes.append(compare(want, got, gate=gate_for(numerics), baseline=loss, artifact_sha256=sha256))
     return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
 
 

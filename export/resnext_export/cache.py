@@ -1,19 +1,25 @@
-"""Build an artifact once, reuse it ever after: the one function through which benchmarks reach exporting."""
+"""Build an artifact once, reuse it ever after: the two functions through which benchmarks reach exporting."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resnext.artifact import Artifact, read_artifact
+from resnext.cache_folder import cache_folder
 from resnext.config import Precision
+from resnext.cuda_driver import probe_driver
+from resnext.engine_record import EngineOptions
 from resnext.errors import BadArtifact, MissingRequirement
-from resnext.manifest import FORMAT_VERSION, BatchRange
+from resnext.manifest import FORMAT_VERSION, BatchRange, Manifest
+from resnext.passport import obstacles, this_machine
+from resnext.trt_flavour import EngineKind, Flavour, flavour_for
 
 if TYPE_CHECKING:
     from resnext.weights import Weights
@@ -32,14 +38,6 @@ class Built:
     reused: bool
 
 
-def cache_folder() -> Path:
-    """Where artifacts are kept: ``$RESNEXT_CACHE_DIR``, or the platform's cache folder."""
-    from platformdirs import user_cache_path
-
-    chosen = os.environ.get("RESNEXT_CACHE_DIR")
-    return Path(chosen).expanduser() if chosen else user_cache_path("resnext-toolkit")
-
-
 def build_or_reuse(weights: Weights, folder: Path | None = None, precision: Precision = "fp32") -> Built:
     """The checked ONNX artifact of ``weights``, exported now if no earlier run left it.
 
@@ -49,28 +47,87 @@ def build_or_reuse(weights: Weights, folder: Path | None = None, precision: Prec
         MissingRequirement: the cache folder cannot be written to.
         GateFailed: the export does not agree with PyTorch.
     """
-    from filelock import FileLock
-
     from .onnx_artifact import export_onnx
 
+    def good(manifest: Manifest) -> bool:
+        return manifest.check is not None and manifest.weights.sha256 == weights.sha256
+
+    def build(entry: Path) -> Artifact:
+        return export_onnx(weights, entry, precision=precision, force=entry.exists())
+
+    return _once((folder or cache_folder()) / "onnx" / _key(weights, precision), good, build)
+
+
+def engine_or_reuse(
+    parent: Artifact, weights: Weights, kind: EngineKind, options: EngineOptions, folder: Path | None = None
+) -> Built:
+    """The engine of ``parent`` for this machine, built now if no earlier run left it.
+
+    As `build_or_reuse`; what TensorRT times while it builds is kept as well, and reused by the next build.
+
+    Raises:
+        MissingRequirement: the cache folder cannot be written to, or the library or its GPU is missing.
+        EngineRefused: the library does not build it.
+        GateFailed: the engine does not agree with PyTorch.
+    """
+    from .engine_artifact import export_engine
+
+    flavour = flavour_for(kind)
     folder = folder or cache_folder()
-    entry = folder / "onnx" / _key(weights, precision)
+    machine = _machine_facts(flavour)
+    times = None if flavour.kind == "trt-rtx" else folder / "trt-timing" / f"{_digest(machine)}.cache"
+
+    def good(manifest: Manifest) -> bool:
+        # Without a check where it could have been checked: somebody built it on a machine that had no GPU then.
+        return manifest.parent_sha256 == parent.manifest.file_sha256 and (
+            manifest.check is not None or bool(obstacles(manifest, this_machine(flavour)))
+        )
+
+    def build(entry: Path) -> Artifact:
+        return export_engine(
+            parent, weights, entry, kind=kind, options=options, timing_cache=times, force=entry.exists()
+        )
+
+    facts = {"onnx": parent.manifest.file_sha256, **machine, "options": options.model_dump(mode="json")}
+    return _once(folder / flavour.kind / _digest(facts), good, build)
+
+
+def _machine_facts(flavour: Flavour) -> dict[str, Any]:
+    """What an engine or a kernel's time hangs on beside the graph."""
+    driver = probe_driver()
+    return {
+        "format": FORMAT_VERSION, "library": flavour.package, "version": flavour.version, "cuda": flavour.cuda,
+        "gpu": [asdict(gpu) for gpu in driver.gpus[:1]], "driver": driver.cuda_version,
+    }  # fmt: skip
+
+
+def _once(entry: Path, good: Callable[[Manifest], bool], build: Callable[[Path], Artifact]) -> Built:
+    """The artifact at ``entry`` if it is whole and ``good``, else what ``build`` makes there, under a lock."""
+    with _locked(entry):
+        try:
+            artifact = read_artifact(entry)
+            if good(artifact.manifest):
+                return Built(artifact, reused=True)
+        except BadArtifact:
+            shutil.rmtree(entry, ignore_errors=True)  # absent, or damaged since; the cache owns its entries
+        return Built(build(entry), reused=False)
+
+
+@contextmanager
+def _locked(entry: Path) -> Iterator[None]:
+    from filelock import FileLock
+
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(entry.with_suffix(".lock"))
         lock.acquire()
     except OSError as exc:
         raise MissingRequirement(
-            f"cannot use the cache folder {folder}: {exc.strerror or exc}; set RESNEXT_CACHE_DIR to one that can be"
+            f"cannot use the cache folder {entry.parent.parent}: {exc.strerror or exc}; "
+            "set RESNEXT_CACHE_DIR to one that can be"
         ) from exc
     try:
-        try:
-            artifact = read_artifact(entry)
-            if artifact.manifest.check is not None and artifact.manifest.weights.sha256 == weights.sha256:
-                return Built(artifact, reused=True)
-        except BadArtifact:
-            shutil.rmtree(entry, ignore_errors=True)  # absent, or damaged since; the cache owns its entries
-        return Built(export_onnx(weights, entry, precision=precision, force=entry.exists()), reused=False)
+        yield
     finally:
         lock.release()
 
@@ -81,11 +138,16 @@ def _key(weights: Weights, precision: Precision = "fp32") -> str:
     from .onnx_from_torch import OPSET
 
     batch = BatchRange(min=1, opt=8, max=None)
-    facts = {
-        "format": FORMAT_VERSION,
-        "precision": precision,
-        "config": asdict(weights.config), "weights": weights.sha256, "batch": str(batch),
-        "preprocessing": weights.preprocessing.model_dump(mode="json"), "classes": weights.class_names,
-        "opset": OPSET, "versions": library_versions(),
-    }  # fmt: skip
+    return _digest(
+        {
+            "format": FORMAT_VERSION,
+            "precision": precision,
+            "config": asdict(weights.config), "weights": weights.sha256, "batch": str(batch),
+            "preprocessing": weights.preprocessing.model_dump(mode="json"), "classes": weights.class_names,
+            "opset": OPSET, "versions": library_versions(),
+        }
+    )  # fmt: skip
+
+
+def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]

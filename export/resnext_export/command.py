@@ -11,7 +11,7 @@ import click
 from resnext.command import (
     SETTINGS,
     NameType,
-    OneLineCommand,
+    OneLineGroup,
     check_writable,
     chosen_weights,
     guarded,
@@ -22,36 +22,53 @@ from resnext.command import (
 from resnext.config import PRECISIONS, Precision
 from resnext.version import __version__
 
+from .check_trt_command import check_trt
+from .engine_options import asked_for, engine_options
+from .inspect_command import inspect
+from .refit_command import refit
+
 if TYPE_CHECKING:
+    from resnext.artifact import Artifact
+    from resnext.manifest import Manifest
     from resnext.weights import Weights
 
-FORMATS = {"onnx": "ONNX, opset 20: one self-contained file, batch norms folded, any batch size"}
+FORMATS = {
+    "onnx": "ONNX, opset 20: one self-contained file, batch norms folded, any batch size",
+    "trt": "an engine of TensorRT, or of TensorRT-RTX where only that is installed",
+    "trt-rtx": "an engine of TensorRT-RTX, built without a GPU",
+}
 
 _EPILOG = """\b
 Examples:
   resnext-export --format onnx                                ResNeXt-50 32x4d, seeded weights
   resnext-export --format onnx --weights digits               a shipped, trained network
   resnext-export --format onnx --model resnext101_32x8d --weights checkpoint.pth --output engine/
-  resnext-export --format onnx --batch 8                      a fixed batch of 8
+  resnext-export --format trt --precision fp16 --batch 1:8:64
+  resnext-export --format trt --batch 1,64:64:256             two optimization profiles
+  resnext-export --format trt-rtx --target sm_89,sm_120       ahead of time, for other machines' GPUs
+  resnext-export inspect engine/                              can this machine load it? what did each layer get?
+  resnext-export check-trt model.onnx                         does TensorRT take this file? no GPU needed
   resnext-export --list-models                                variants, parameters, MACs
 """
 
 
-@click.command(cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.group(cls=OneLineGroup, invoke_without_command=True, context_settings=SETTINGS, epilog=_EPILOG)
 @click.option(
     "--format", "target", type=NameType("format", tuple(FORMATS)), metavar="|".join(FORMATS),
     help="What to export to.  " + "; ".join(f"{name}: {about}" for name, about in FORMATS.items()) + ".",
 )  # fmt: skip
 @weights_options
 @click.option(
-    "--precision", type=NameType("precision", PRECISIONS), default="fp32", show_default=True,
-    metavar="|".join(PRECISIONS), help="Element type of weights and activations; inputs and outputs stay float32.",
+    "--precision", type=NameType("precision", PRECISIONS), metavar="|".join(PRECISIONS),
+    help="Element type of weights and activations; inputs and outputs stay float32.  [default: fp32]",
 )  # fmt: skip
 @click.option(
-    "--batch", default="1:8", show_default=True, metavar="MIN:OPT[:MAX]|N",
-    help="Batch sizes to take: a range (no MAX: no limit), or one fixed size.",
+    "--batch", metavar="MIN:OPT[:MAX]|N[,...]",
+    help="Batch sizes to take: a range (no MAX: no limit), or one fixed size; for an engine, one or several ranges "
+    "with MAX, each an optimization profile.  [default: 1:8, for an engine 1:8:64]",
 )  # fmt: skip
 @click.option("--bake-preprocessing", is_flag=True, help="Take uint8 NHWC pixels and normalise inside the graph.")
+@engine_options
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR",
     help="Folder to make.  [default: ./MODEL-WEIGHTS-PRECISION-FORMAT]",
@@ -61,27 +78,36 @@ Examples:
 @json_option("Write the manifest, or the model list, as JSON")
 @click.option("--list-models", is_flag=True, help="Print every variant with parameters and MACs, and stop.")
 @click.version_option(__version__, prog_name="resnext-export")
+@click.pass_context
 @guarded
 def main(
+    ctx: click.Context,
+    /,
     target: str | None,
     model: str | None,
     spec: str | None,
     num_classes: int | None,
     input_size: str | None,
-    precision: Precision,
-    batch: str,
+    precision: Precision | None,
+    batch: str | None,
     bake_preprocessing: bool,
     output: Path | None,
     force: bool,
     check: bool,
     json_path: str | None,
     list_models: bool,
+    **engine: object,
 ) -> None:
     """Export a ResNeXt, and prove that the written file computes what PyTorch computes.
 
     The folder that appears holds the model and manifest.json, its passport: configuration, weights, preprocessing,
     sha256, versions, and the outcome of the check. It appears whole or not at all.
     """
+    if ctx.invoked_subcommand is not None:
+        typed = click.core.ParameterSource.COMMANDLINE
+        if any(ctx.get_parameter_source(name) is typed for name in ctx.params):
+            raise click.UsageError(f"options go after {ctx.invoked_subcommand}, and it has its own")
+        return
     check_writable(json_path)
     if list_models:
         from .model_table import print_models
@@ -89,47 +115,82 @@ def main(
         print_models(json_path)
         return
     if target is None:
-        raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or --list-models)")
-
-    from resnext.artifact import check_destination
-    from resnext.manifest import BatchRange
-
-    batch_range = BatchRange.parse(batch)
+        others = "--list-models, inspect, check-trt or refit"
+        raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or {others})")
+    if target == "onnx":
+        asked_for(engine).refuse_for_onnx()
     if output is not None:
+        from resnext.artifact import check_destination
+
         check_destination(output, force=force)
-    weights = chosen_weights(model, spec, num_classes, input_size)
-    directory = output or Path(_default_name(weights, precision, target))
+    if target == "onnx":
+        from resnext.manifest import BatchRange
 
-    from .onnx_artifact import export_onnx
+        from .onnx_artifact import export_onnx
 
-    artifact = export_onnx(
-        weights,
-        directory,
-        batch=batch_range,
-        bake_preprocessing=bake_preprocessing,
-        precision=precision,
-        check=check,
-        force=force,
-    )
-    manifest = artifact.manifest
+        batch_range = BatchRange.parse(batch or "1:8")
+        weights = chosen_weights(model, spec, num_classes, input_size)
+        artifact = export_onnx(
+            weights, output or Path(_default_name(weights, precision or "fp32", target)), batch=batch_range,
+            bake_preprocessing=bake_preprocessing, precision=precision or "fp32", check=check, force=force,
+        )  # fmt: skip
+    else:
+        from .engine_command import export_engine_as_asked
+
+        artifact = export_engine_as_asked(
+            target, asked_for(engine), model=model, spec=spec, num_classes=num_classes, input_size=input_size,
+            precision=precision, batch=batch, bake_preprocessing=bake_preprocessing, output=output,
+            default_name=_default_name, check=check, force=force,
+        )  # fmt: skip
     if json_path is not None:
-        write_text(json_path, manifest.to_json())
-    if json_path == "-":
-        return
+        write_text(json_path, artifact.manifest.to_json())
+    if json_path != "-":
+        _say(artifact)
+
+
+main.add_command(inspect)
+main.add_command(check_trt)
+main.add_command(refit)
+
+
+def _say(artifact: Artifact) -> None:
+    manifest = artifact.manifest
     spec_in, spec_out = manifest.inputs[0], manifest.outputs[0]
-    click.echo(f"wrote     {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, opset {manifest.opset})")
+    how = f"opset {manifest.opset}"
+    if manifest.engine is not None:
+        record = manifest.engine
+        how = f"{record.library} {record.version}, built in {record.build_s:.1f} s"
+    click.echo(f"wrote     {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {how})")
     click.echo(f"model     {manifest.model or 'custom'}, weights {manifest.weights.source}, {manifest.precision}")
-    click.echo(f"input     {spec_in.name} {spec_in.dtype} {_shape(spec_in.shape)}, batch {manifest.batch}")
+    click.echo(f"input     {spec_in.name} {spec_in.dtype} {_shape(spec_in.shape)}, batch {manifest.batches()}")
     click.echo(f"output    {spec_out.name} {spec_out.dtype} {_shape(spec_out.shape)}")
     click.echo(f"sha256    {manifest.file_sha256}")
-    if manifest.check is None:
-        click.echo("parity    NOT CHECKED (--no-check)")
-    else:
-        done = manifest.check
-        click.echo(
-            f"parity    ok: max error {done.max_error:.1e} of the logits' RMS (allowed {done.tolerance:.0e}) against "
+    if manifest.engine is not None:
+        from .engine_command import say_engine
+
+        say_engine(manifest)
+    click.echo(f"parity    {_parity(manifest)}")
+
+
+def _parity(manifest: Manifest) -> str:
+    done = manifest.check
+    if done is not None:
+        return (
+            f"ok: max error {done.max_error:.1e} of the logits' RMS (allowed {done.tolerance:.0e}) against "
             f"eager PyTorch, batch {' and '.join(map(str, done.batches))}, on {done.backend}"
         )
+    later = f"resnext-parity --artifact DIR --backend {manifest.kind}"
+    if manifest.engine is not None and manifest.engine.gpu is None:
+        return f"NOT CHECKED: there is no GPU here to run the engine on; on its machine: {later}"
+    if manifest.engine is not None and manifest.engine.options.strip_weights:
+        return "NOT CHECKED: the engine has no weights yet; resnext-export refit puts them in and checks"
+    if manifest.engine is not None:
+        from resnext.passport import obstacles, this_machine
+        from resnext.trt_flavour import FLAVOURS
+
+        if found := obstacles(manifest, this_machine(FLAVOURS["trt" if manifest.kind == "trt" else "trt-rtx"])):
+            return f"NOT CHECKED: {found[0].reason}; on its machine: {later}"
+    return "NOT CHECKED (--no-check)"
 
 
 def _default_name(weights: Weights, precision: str, target: str) -> str:

@@ -97,11 +97,17 @@ class Expected:
     baseline: NDArray[Any] | None
 
 
-def expect(weights: Weights, batch: BatchRange, precision: Precision) -> Expected:
+def expect(weights: Weights, batch: BatchRange, numerics: str, batches: tuple[int, ...] | None = None) -> Expected:
     """Run eager PyTorch on seeded images.
 
     The reference is float32, a third of float64's time; the gate is far above what float32 loses, and
     ``resnext-parity`` compares with float64.
+
+    Args:
+        weights: the network.
+        batch: sizes that the artifact takes.
+        numerics: what to compare at, as `Manifest.numerics` has it.
+        batches: sizes to compare at; None means both ends of ``batch``, as near to CHECK_BATCHES as it allows.
 
     Raises:
         GateFailed: the logits are not finite, or hardly differ from image to image, so nothing could be proven.
@@ -110,9 +116,10 @@ def expect(weights: Weights, batch: BatchRange, precision: Precision) -> Expecte
 
     from resnext.backends.torch_session import DTYPES, reference_logits
 
-    # Both ends of the range, as near to CHECK_BATCHES as it allows.
     low, high = batch.min, batch.max
-    batches = tuple(sorted({max(low, size) if high is None else min(max(low, size), high) for size in CHECK_BATCHES}))
+    batches = batches or tuple(
+        sorted({max(low, size) if high is None else min(max(low, size), high) for size in CHECK_BATCHES})
+    )
     # More images than the batch where that is small, so that one can tell whether the network tells images apart.
     pixels = seeded_pixels(weights.config, max(*batches, *CHECK_BATCHES))
     images = weights.preprocessing.normalise(pixels)
@@ -127,21 +134,21 @@ def expect(weights: Weights, batch: BatchRange, precision: Precision) -> Expecte
             "are the weights trained? --no-check exports them unproven"
         )
     # What PyTorch itself loses at a lower precision is the sharper yardstick; float32 loses next to nothing.
-    loses = precision != "fp32"
-    baseline = reference_logits(weights, images, DTYPES[precision]).astype(np.float64) if loses else None
+    loses = numerics != "fp32"
+    baseline = reference_logits(weights, images, DTYPES[numerics]).astype(np.float64) if loses else None
     return Expected(batches, pixels, images, reference, baseline)
 
 
-def prove(artifact: Artifact, expected: Expected) -> CheckRecord:
-    """Load the artifact's bytes from disk, run them, and compare with what eager PyTorch gives.
+def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> CheckRecord:
+    """Load the artifact's bytes from disk, run them on ``backend``, and compare with what eager PyTorch gives.
 
     Raises:
         GateFailed: they do not agree; the message gives batch and reasons.
     """
     manifest = artifact.manifest
-    gate = gate_for(manifest.precision)
+    gate = gate_for(manifest.numerics)
     worst = 0.0
-    with open_session("ort-cpu", artifact, SessionOptions()) as session:
+    with open_session(backend, artifact, SessionOptions()) as session:
         inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
         for size in expected.batches:
             logits = session.run({manifest.inputs[0].name: inputs[:size]})[manifest.outputs[0].name]
@@ -159,7 +166,7 @@ def prove(artifact: Artifact, expected: Expected) -> CheckRecord:
                 )
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)
-    return CheckRecord(batches=expected.batches, backend="ort-cpu", max_error=worst, tolerance=gate.max_error)
+    return CheckRecord(batches=expected.batches, backend=backend, max_error=worst, tolerance=gate.max_error)
 
 
 def _write(

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from resnext.backends import BACKENDS
 from resnext.cuda_driver import probe_driver
 from resnext.errors import BadInput
 from resnext.weights import load_weights
@@ -29,10 +28,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 def bench(*args: str) -> Result:
     return CliRunner().invoke(command.main, [*FAST, *args], catch_exceptions=False)
-
-
-def test_the_commands_backends_are_the_registrys() -> None:
-    assert set(command._BACKENDS) == set(BACKENDS)
 
 
 def test_two_backends_and_two_batches_give_four_valid_rows_and_reports(tmp_path: Path) -> None:

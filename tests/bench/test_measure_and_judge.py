@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 import resnext_bench.run as bench_run
 from resnext.backends import SessionOptions, torch_session
+from resnext.config import VARIANTS
 from resnext.errors import MissingRequirement, SessionFailed
+from resnext.facts import layers
 from resnext.fake_session import FakeSession
+from resnext.parity import Parity, compare
 from resnext.session import Delivered, DeliveredLayer, Session
 from resnext.weights import Weights, load_weights
 from resnext_bench.command import exit_code
@@ -22,6 +25,7 @@ from resnext_bench.measure import Samples, Subject, measure
 from resnext_bench.plan import Cell, Plan
 from resnext_bench.result import Run
 from resnext_bench.run import run_benchmark
+from resnext_bench.validity import reasons_against
 
 QUICK = {"duration_s": 0.05, "rounds": 4, "warmup_s": 0.0}
 
@@ -91,10 +95,25 @@ def digits() -> Weights:
 
 
 Alter = Callable[[NDArray[Any]], NDArray[Any]]
+DIGITS = VARIANTS["resnext11_8x4d_digits"]
+
+
+class Whole(FakeSession):
+    """Says that every layer of the digits network got ``precision``, except those in ``other``."""
+
+    precision = "float32"
+    other: ClassVar[dict[str, str]] = {}
+
+    def delivered(self) -> Delivered:
+        names = [layer.name for layer in layers(DIGITS)]
+        return Delivered(
+            "cpu",
+            tuple(DeliveredLayer(n, "Conv", self.other.get(n, self.precision), "cpu", (n,)) for n in names),
+        )
 
 
 def bench(
-    digits: Weights, monkeypatch: pytest.MonkeyPatch, alter: Alter, session_class: type[FakeSession] = FakeSession
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, alter: Alter, session_class: type[FakeSession] = Whole
 ) -> Run:
     """A run of one fake backend that computes the right logits and then ``alter``s them."""
 
@@ -152,19 +171,79 @@ def test_a_wrong_row_between_the_compared_ones_is_found_when_not_finite(
 def test_a_precision_that_was_not_delivered_makes_the_row_invalid(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Half(FakeSession):
-        def delivered(self) -> Delivered:
-            layers = [DeliveredLayer(f"conv{i}", "Conv", "float16" if i else "float32", "cpu") for i in range(4)]
-            return Delivered("cpu", tuple(layers))
+    class Mixed(Whole):
+        other: ClassVar[dict[str, str]] = {"layer1.0.conv2": "float16"}
 
-    run = bench(digits, monkeypatch, lambda logits: logits, Half)
-    assert "only 25% of convolutions" in "; ".join(run.rows[0].reasons)
+    macs = {layer.name: layer.macs for layer in layers(DIGITS)}
+    share = 1 - macs["layer1.0.conv2"] / sum(macs.values())
+    run = bench(digits, monkeypatch, lambda logits: logits, Mixed)
+    (reason,) = [reason for reason in run.rows[0].reasons if "FLOPs" in reason]
+    assert reason == (
+        f"fp32 asked for, but only {100 * share:.1f} % of convolution and product FLOPs got float32: "
+        "layer1.0.conv2 float16"
+    )
+    assert run.rows[0].status == "invalid"
 
 
-def verdict(host_ns: list[list[int]], **device: Any) -> str:
-    from resnext_bench.validity import reasons_against
+def test_a_long_list_of_layers_without_their_precision_is_cut_and_counted() -> None:
+    class Half(Whole):
+        precision = "float16"
 
-    return "; ".join(reasons_against(Samples(host_ns, **device), 1, None, FakeSession().delivered(), "fp32"))
+    found = verdict(STEADY, of=Half())
+    assert "only 0.0 % of" in found
+    assert found.endswith("conv1 float16, layer1.0.conv1 float16, layer1.0.conv2 float16 and 11 more")
+    unseen = verdict(STEADY, of=FakeSession())
+    assert "conv1 unseen, layer1.0.conv1 unseen" in unseen
+
+
+def test_a_share_just_below_all_is_not_rounded_up_to_all() -> None:
+    config = VARIANTS["resnext50_32x4d"]
+    names = [layer.name for layer in layers(config)]
+    most = Delivered("cpu", tuple(DeliveredLayer(n, "Conv", "float32", "cpu", (n,)) for n in names if n != "fc"))
+    samples = Samples([[1000] * 4] * 4)
+    (*_, reason) = reasons_against(samples, 1, None, most, config, "fp32")  # fc is 0.048 % of the network
+    assert "only 99.9 % of" in reason
+    assert reason.endswith(": fc unseen")
+
+
+def verdict(host_ns: list[list[int]], of: FakeSession | None = None, **device: Any) -> str:
+    delivered = (of or Whole()).delivered()
+    return "; ".join(reasons_against(Samples(host_ns, **device), 1, None, delivered, DIGITS, "fp32"))
+
+
+def test_where_tf32_is_allowed_it_and_float32_are_both_delivered() -> None:
+    class Rounded(Whole):
+        other: ClassVar[dict[str, str]] = {"conv1": "tfloat32"}
+
+    class Narrow(Whole):
+        other: ClassVar[dict[str, str]] = {"conv1": "float16"}
+
+    def judged(session: FakeSession, precision: str) -> str:
+        return reasons_against(Samples(STEADY), 1, None, session.delivered(), DIGITS, precision)[-1]
+
+    assert "FLOPs" not in judged(Rounded(), "tf32")
+    assert judged(Rounded(), "fp32").endswith("conv1 tfloat32")
+    assert judged(Narrow(), "tf32").endswith("got tfloat32 or float32: conv1 float16")
+
+
+def test_a_runtime_that_does_not_tell_is_believed_at_fp32_alone_and_only_where_parity_proves_it() -> None:
+    class Silent(Whole):
+        precision = "unknown"
+
+    class Half(Whole):
+        precision = "unknown"
+        other: ClassVar[dict[str, str]] = {"conv1": "float16"}
+
+    logits = (np.arange(12).reshape(3, 4) + np.eye(3, 4)).astype(np.float32)
+    right, wrong = compare(logits, logits), compare(logits, logits[::-1])
+
+    def judged(session: FakeSession, parity: Parity, precision: str) -> str:
+        return "; ".join(reasons_against(Samples(STEADY), 1, parity, session.delivered(), DIGITS, precision))
+
+    assert judged(Silent(), right, "fp32") == ""
+    assert "does not tell" in judged(Silent(), wrong, "fp32")
+    assert "does not tell" in judged(Silent(), right, "fp16")
+    assert "conv1 float16" in judged(Half(), right, "fp32")
 
 
 def test_too_few_samples_and_an_unsteady_machine_make_a_row_invalid() -> None:

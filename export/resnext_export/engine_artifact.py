@@ -1,0 +1,337 @@
+"""The whole way from a checked ONNX artifact to an engine artifact: build, fall back where allowed, check, seal."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnext.artifact import Artifact, check_destination, file_sha256, seal, staging
+from resnext.cuda_driver import probe_driver
+from resnext.engine_name import engine_name
+from resnext.engine_record import EngineOptions, EngineRecord, Fallback
+from resnext.errors import EngineRefused, UsageError
+from resnext.manifest import BatchRange, Manifest
+from resnext.passport import obstacles, this_machine
+from resnext.session import TensorSpec
+from resnext.trt_flavour import EngineKind, Flavour, flavour_for, this_platform
+
+from .build_monitor import BuildWatch, build_bars
+from .engine_from_onnx import BuiltEngine, engine_from_onnx
+from .timing_cache import TimingCache
+
+if TYPE_CHECKING:
+    import onnx
+
+    from resnext.weights import Weights
+
+FILE_NAME = "model.engine"
+#: Channels in each group that every flavour has fp16 kernels for.
+MERGED_WIDTH = 32
+#: Largest batch that the check runs: its reference is computed on the CPU.
+_LARGEST_CHECKED = 64
+
+
+def export_engine(
+    parent: Artifact,
+    weights: Weights,
+    directory: Path,
+    *,
+    kind: EngineKind,
+    options: EngineOptions,
+    timing_cache: Path | None = None,
+    check: bool = True,
+    force: bool = False,
+) -> Artifact:
+    """Build an engine from an ONNX artifact, into ``directory``, whole or not at all.
+
+    Where this machine can load it, the engine as it lies on disk is run and compared with PyTorch before it is sealed.
+    Where it cannot (TensorRT-RTX, ahead of time, for another machine's GPU), the manifest says so by having no check.
+
+    Args:
+        parent: the ONNX artifact; its precision is the engine's.
+        weights: what it was exported from, for the comparison.
+        directory: folder to make; ``model.engine`` and ``manifest.json`` appear in it together.
+        kind: ``trt`` or ``trt-rtx``; ``trt`` means TensorRT-RTX where only that is installed.
+        options: what to ask of the builder.
+        timing_cache: file with kernel times to reuse and add to; TensorRT only.
+        check: compare the engine with PyTorch, where it can run here.
+        force: replace an artifact that is already there.
+
+    Raises:
+        UsageError: an option that the library or the parent does not have, or ``directory`` is taken.
+        MissingRequirement: the library, or a GPU that it needs, is missing.
+        EngineRefused: the library does not build it, and the fallbacks that are allowed do not help.
+        GateFailed: the engine does not compute what PyTorch computes. Nothing is written.
+    """
+    flavour = flavour_for(kind)
+    check_destination(directory, force=force)
+    _check_parent(parent, flavour, options, timing_cache)
+    flavour.check_can_build(options, probe_driver())
+    times = None if timing_cache is None else TimingCache(timing_cache)
+
+    def build(source: Path | bytes, watch: BuildWatch) -> BuiltEngine:
+        return engine_from_onnx(
+            source, flavour, options, shapes=_open_shapes(parent.manifest), timing_cache=times, watch=watch,
+            name=engine_name(parent.manifest, refittable=options.strip_weights),
+        )  # fmt: skip
+
+    with build_bars() as watch:
+        tried = build_with_fallbacks(parent.path, lambda source: build(source, watch), options.fallbacks)
+    if tried.done and options.strip_weights:
+        raise UsageError(f"--strip-weights needs a graph as exported, and it had to be changed: {tried.done[0]}")
+    with staging(directory, force=force) as folder:
+        if tried.changed is not None and check:
+            _prove_changed(tried.changed, parent, weights, folder)
+        (folder / FILE_NAME).write_bytes(tried.engine.data)
+        manifest = _manifest(parent, flavour, options, tried, folder / FILE_NAME)
+        if check and not obstacles(manifest, this_machine(flavour)):
+            manifest = _proven(Artifact(folder, manifest), weights)
+        seal(folder, manifest)
+    return Artifact(directory, manifest)
+
+
+def refit_engine(
+    thin: Artifact, spec: str | None, directory: Path, *, check: bool = True, force: bool = False
+) -> Artifact:
+    """Put weights into an engine that was built without, into ``directory``, whole or not at all.
+
+    Args:
+        thin: the engine without weights.
+        spec: which weights, as ``--weights``; None means those that it was built from.
+        directory: folder to make.
+        check: compare the outcome with PyTorch.
+        force: replace an artifact that is already there.
+
+    Raises:
+        BadWeights: the weights are not of the engine's configuration.
+        EngineRefused: the library does not take them.
+        GateFailed: the outcome does not compute what PyTorch computes. Nothing is written.
+    """
+    from resnext.manifest import WeightsRecord
+    from resnext.parity_command import artifact_weights
+    from resnext.weights import load_weights
+
+    from .onnx_from_torch import onnx_from_torch
+    from .refitted_from_engine import refitted_from_engine
+
+    manifest, record = thin.manifest, thin.manifest.engine
+    assert record is not None
+    weights = artifact_weights(thin) if spec is None else load_weights(spec, manifest.config)
+    any_batch = BatchRange(min=1, opt=8, max=None)
+    proto = onnx_from_torch(
+        weights, any_batch, bake_preprocessing=manifest.preprocessing_baked, precision=manifest.precision
+    )
+    flavour = flavour_for("trt" if record.library == "tensorrt" else "trt-rtx")
+    data = refitted_from_engine(thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options)
+    with staging(directory, force=force) as folder:
+        path = folder / FILE_NAME
+        path.write_bytes(data)
+        manifest = manifest.model_copy(
+            update={
+                "file_sha256": file_sha256(path),
+                "file_size_bytes": path.stat().st_size,
+                "weights": WeightsRecord(source=weights.source, sha256=weights.sha256),
+                "parent_sha256": manifest.file_sha256,
+                "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                "engine": record.model_copy(update={"refitted": True}),
+            }
+        )
+        if check:
+            manifest = _proven(Artifact(folder, manifest), weights)
+        seal(folder, manifest)
+    return Artifact(directory, manifest)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A build that went through, perhaps not at the first try.
+
+    Attributes:
+        engine: the engine.
+        done: fallbacks that were needed, in words.
+        changed: the ONNX model that was built in the end, where that is not the parent's.
+    """
+
+    engine: BuiltEngine
+    done: tuple[str, ...] = ()
+    changed: onnx.ModelProto | None = None
+
+
+def build_with_fallbacks(
+    path: Path, build: Callable[[Path | bytes], BuiltEngine], allowed: tuple[Fallback, ...]
+) -> Tried:
+    """Build; where half-precision grouped convolutions are refused, change the graph as ``allowed`` says and try again.
+
+    TensorRT 11 has no kernels for some of them in strongly typed networks (NVIDIA/TensorRT#4838). Merging groups keeps
+    precision and function; computing the refused convolutions in float32 keeps the function.
+
+    Raises:
+        EngineRefused: refused for another reason, or still refused after the last fallback.
+    """
+    try:
+        return Tried(build(path))
+    except EngineRefused as exc:
+        refused = exc
+    import onnx
+
+    proto = onnx.load(str(path))
+    grouped = _half_grouped_convolutions(proto)
+    if not set(refused.nodes) & set(grouped):
+        raise refused
+    done: list[str] = []
+    for fallback in allowed:
+        if fallback == "merge-groups":
+            from .merged_from_onnx import merged_from_onnx
+
+            proto, names = merged_from_onnx(proto, MERGED_WIDTH)
+            if not names:  # all are as wide already
+                continue
+            done.append(f"merge-groups: to {MERGED_WIDTH} channels a group in {_some(names)}")
+        else:
+            from .islands_from_onnx import islands_from_onnx
+
+            names = tuple(name for name in refused.nodes if name in grouped) or grouped
+            proto = islands_from_onnx(proto, names)
+            done.append(f"fp32-islands: float32 in {_some(names)}")
+        tried = _until_no_more_are_named(proto, build, fallback, set(grouped), done)
+        if isinstance(tried, Tried):
+            return tried
+        refused = tried
+    blamed = tuple(name for name in refused.nodes if name in grouped)
+    lacking = f"these half-precision grouped convolutions have no kernel: {_some(blamed)}; " if blamed else ""
+    tried_so_far = f"tried {'; '.join(done)}" if done else "no fallback was tried"
+    fix = "allow another one with --on-refusal" if len(allowed) < 2 else "use --precision fp32 or TensorRT 10"
+    raise EngineRefused(f"{refused}; {lacking}{tried_so_far}; {fix}", refused.nodes) from refused
+
+
+def _until_no_more_are_named(
+    proto: onnx.ModelProto, build: Callable[[Path | bytes], BuiltEngine], fallback: Fallback, grouped: set[str],
+    done: list[str],
+) -> Tried | EngineRefused:  # fmt: skip
+    """Build ``proto``. The library names one refused layer at a time, so islands are added until it names no more."""
+    from .islands_from_onnx import islands_from_onnx
+
+    for _ in range(len(grouped) + 1):
+        try:
+            return Tried(build(proto.SerializeToString()), tuple(done), proto)
+        except EngineRefused as exc:
+            # Of the convolutions that were grouped: a merge may have left one group.
+            half = {node.name for node in _half_convolutions(proto)}
+            more = tuple(name for name in exc.nodes if name in grouped & half)
+            if fallback != "fp32-islands" or not more:
+                return exc
+            proto = islands_from_onnx(proto, more)
+            done[-1] += f", {', '.join(more)}"
+    raise AssertionError("each turn makes one more convolution float32")
+
+
+def _half_grouped_convolutions(proto: onnx.ModelProto) -> tuple[str, ...]:
+    return tuple(
+        node.name
+        for node in _half_convolutions(proto)
+        if any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
+    )
+
+
+def _half_convolutions(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    from onnx import TensorProto
+
+    half = {t.name for t in proto.graph.initializer if t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)}
+    return [node for node in proto.graph.node if node.op_type == "Conv" and node.input[1] in half]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _check_parent(parent: Artifact, flavour: Flavour, options: EngineOptions, timing_cache: Path | None) -> None:
+    manifest = parent.manifest
+    if manifest.kind != "onnx":
+        raise UsageError(f"an engine is built from an ONNX artifact; {parent.directory} is of kind {manifest.kind}")
+    if flavour.kind == "trt-rtx" and timing_cache is not None:
+        raise UsageError("--timing-cache is TensorRT's: TensorRT-RTX times no kernels when it builds")
+    for profile in options.profiles:
+        if not (profile.min in manifest.batch and (profile.max or 0) in manifest.batch):
+            raise UsageError(f"the ONNX artifact takes batch {manifest.batch}, so not the profile {profile}")
+
+
+def _open_shapes(manifest: Manifest) -> dict[str, tuple[int | None, ...]]:
+    return {spec.name: spec.shape for spec in manifest.inputs if None in spec.shape}
+
+
+def _manifest(parent: Artifact, flavour: Flavour, options: EngineOptions, tried: Tried, path: Path) -> Manifest:
+    from .onnx_artifact import library_versions
+
+    driver = probe_driver()
+    gpu = driver.gpus[0] if driver.gpus else None
+    version = flavour.version
+    assert version is not None
+    of = parent.manifest
+    return of.model_copy(
+        update={
+            "kind": flavour.kind,
+            "file": FILE_NAME,
+            "file_sha256": file_sha256(path),
+            "file_size_bytes": path.stat().st_size,
+            "batch": options.batch,
+            "inputs": tuple(_sized(spec, options) for spec in of.inputs),
+            "outputs": tuple(_sized(spec, options) for spec in of.outputs),
+            "parent_sha256": of.file_sha256,
+            "versions": {**library_versions(), flavour.package: version},
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "check": None,
+            "engine": EngineRecord(
+                library=flavour.package,
+                version=version,
+                cuda=flavour.cuda,
+                platform=this_platform(),
+                gpu=gpu and gpu.name,
+                compute_capability=gpu and gpu.compute_capability,
+                cuda_driver=driver.cuda_version,
+                options=options,
+                done=tried.done,
+                build_s=round(tried.engine.build_s, 3),
+                layers=tried.engine.layers,
+                layers_from=tried.engine.layers_from,
+            ),
+        }
+    )
+
+
+def _sized(spec: TensorSpec, options: EngineOptions) -> TensorSpec:
+    batch = options.batch.min if options.batch.static and len(options.profiles) == 1 else None
+    return spec.model_copy(update={"shape": (spec.shape[0] if spec.shape[0] is not None else batch, *spec.shape[1:])})
+
+
+def _prove_changed(proto: onnx.ModelProto, parent: Artifact, weights: Weights, folder: Path) -> None:
+    """The changed graph must still compute what PyTorch computes; ONNX Runtime can say so without a GPU."""
+    import tempfile
+
+    from .onnx_artifact import expect, prove
+
+    manifest = parent.manifest
+    with tempfile.TemporaryDirectory(dir=folder) as kept:  # goes with the folder, whatever happens
+        path = Path(kept) / manifest.file
+        path.write_bytes(proto.SerializeToString())
+        stand_in = manifest.model_copy(
+            update={"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
+        )
+        prove(Artifact(Path(kept), stand_in), expect(weights, manifest.batch, manifest.precision))
+
+
+def _proven(artifact: Artifact, weights: Weights) -> Manifest:
+    from resnext.progress import working
+
+    from .onnx_artifact import expect, prove
+
+    manifest = artifact.manifest
+    assert manifest.engine is not None
+    wanted = {size for profile in manifest.engine.options.profiles for size in (profile.min, profile.opt)}
+    batches = tuple(sorted(size for size in wanted if size <= _LARGEST_CHECKED)) or (min(wanted),)
+    with working("comparing the engine on disk with PyTorch"):
+        record = prove(artifact, expect(weights, manifest.batch, manifest.numerics, batches), manifest.kind)
+    return manifest.model_copy(update={"check": record})

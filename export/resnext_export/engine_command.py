@@ -1,0 +1,106 @@
+"""What ``resnext-export --format trt`` does, and what it says of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from resnext.command import chosen_weights
+from resnext.config import Precision
+
+if TYPE_CHECKING:
+    from resnext.artifact import Artifact
+    from resnext.manifest import Manifest
+    from resnext.trt_flavour import EngineKind
+    from resnext.weights import Weights
+
+    from .engine_options import EngineRequest
+
+
+def export_engine_as_asked(
+    target: str,
+    request: EngineRequest,
+    *,
+    model: str | None,
+    spec: str | None,
+    num_classes: int | None,
+    input_size: str | None,
+    precision: Precision | None,
+    batch: str | None,
+    bake_preprocessing: bool,
+    output: Path | None,
+    default_name: Callable[[Weights, str, str], str],
+    check: bool,
+    force: bool,
+) -> Artifact:
+    """Find or export the ONNX artifact, then build the engine from it.
+
+    Raises:
+        UsageError: options that do not go together.
+        ResnextError: whatever `export_engine` raises.
+    """
+    from resnext.cuda_driver import probe_driver
+    from resnext.errors import UsageError
+    from resnext.trt_flavour import flavour_for
+
+    from .engine_artifact import export_engine
+
+    kind = cast("EngineKind", target)
+    options = request.options(batch)
+    flavour = flavour_for(kind)
+    flavour.check_can_build(options, probe_driver())  # before any weights are loaded or exported
+    if request.onnx is not None:
+        given = [name for name, value in (("--model", model), ("--num-classes", num_classes),
+                 ("--input-size", input_size), ("--precision", precision)) if value is not None]  # fmt: skip
+        if given or bake_preprocessing:
+            raise UsageError(f"the ONNX artifact has its own {(given or ['--bake-preprocessing'])[0][2:]}; drop it")
+        from resnext.artifact import read_artifact
+        from resnext.parity_command import artifact_weights
+
+        parent = read_artifact(request.onnx)
+        weights = artifact_weights(parent, spec)
+    else:
+        weights = chosen_weights(model, spec, num_classes, input_size)
+        parent = _parent(weights, precision or "fp32", bake_preprocessing=bake_preprocessing, check=check)
+    return export_engine(
+        parent, weights, output or Path(default_name(weights, parent.manifest.precision, flavour.kind)), kind=kind,
+        options=options, timing_cache=request.timing_cache, check=check, force=force,
+    )  # fmt: skip
+
+
+def _parent(weights: Weights, precision: Precision, *, bake_preprocessing: bool, check: bool) -> Artifact:
+    """The cache's ONNX artifact; one with baked preprocessing, or unchecked, is made for the occasion."""
+    if not bake_preprocessing and check:
+        from .cache import build_or_reuse
+
+        return build_or_reuse(weights, precision=precision).artifact
+    import atexit
+    import shutil
+    import tempfile
+
+    from .onnx_artifact import export_onnx
+
+    folder = tempfile.mkdtemp(prefix="resnext-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return export_onnx(
+        weights, Path(folder) / "onnx", bake_preprocessing=bake_preprocessing, precision=precision, check=check
+    )
+
+
+def say_engine(manifest: Manifest) -> None:
+    """Print what is particular to an engine: what it was built for, fallbacks, delivered precision."""
+    from resnext.trt_flavour import RTX_DEFAULT_TARGETS
+
+    from .inspect_command import delivered_line
+
+    record = manifest.engine
+    assert record is not None
+    ahead = record.library == "tensorrt_rtx"
+    where = (", ".join(record.options.targets) or RTX_DEFAULT_TARGETS) if ahead else record.gpu
+    click.echo(f"built for {where}")
+    for done in record.done:
+        click.echo(f"fallback  {done}")
+    click.echo(f"delivered {delivered_line(manifest)}")

@@ -1,0 +1,229 @@
+"""The command ``resnext-export inspect``: an artifact's passport, and what its layers really got."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resnext.command import (
+    BACKEND_NAMES,
+    SETTINGS,
+    NameType,
+    OneLineCommand,
+    check_writable,
+    guarded,
+    json_option,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from resnext.artifact import Artifact
+    from resnext.manifest import Manifest
+    from resnext.passport import Machine, Obstacle
+    from resnext.session import Delivered
+
+_EPILOG = """\b
+Examples:
+  resnext-export inspect engine/                              passport, loadable here or not, layers
+  resnext-export inspect engine/ --require-delivered 0.99     exit 1 where the precision was not delivered
+  resnext-export inspect engine/ --require-loadable           exit 3 where this machine cannot load it
+  resnext-export inspect out/ --backend ort-cpu               what ONNX Runtime makes of each layer
+Reads an engine's manifest only, before anything is deserialised; --backend asks the loaded thing.
+"""
+
+
+@click.command("inspect", cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--backend", type=NameType("backend", BACKEND_NAMES), metavar="NAME",
+    help="Open the artifact on this backend and ask it.  [default: an engine's manifest, for an ONNX file ort]",
+)  # fmt: skip
+@click.option(
+    "--require-delivered", type=click.FloatRange(0, 1), metavar="SHARE",
+    help="Exit 1 where less of the convolution and product FLOPs got the precision asked for.",
+)  # fmt: skip
+@click.option("--require-loadable", is_flag=True, help="Exit 3 where this machine cannot load the engine.")
+@click.option("--layers/--no-layers", "show_layers", default=True, help="Print every layer.  [default: on]")
+@json_option("Write passport, obstacles and layers as JSON")
+@guarded
+def inspect(
+    path: Path,
+    backend: str | None,
+    require_delivered: float | None,
+    require_loadable: bool,
+    show_layers: bool,
+    json_path: str | None,
+) -> None:
+    """Say what an artifact is, whether this machine can load it, and what precision each layer got.
+
+    Where the engine does not load here, say why, and which command builds one that does.
+    """
+    check_writable(json_path)
+    from resnext.artifact import read_artifact
+    from resnext.errors import GateFailed, MissingRequirement
+    from resnext.passport import obstacles, remarks, this_machine
+    from resnext.trt_flavour import FLAVOURS
+
+    artifact = read_artifact(path)
+    manifest = artifact.manifest
+    machine = this_machine(FLAVOURS["trt-rtx" if manifest.kind == "onnx" else manifest.kind])
+    found, noted = obstacles(manifest, machine), remarks(manifest, machine)
+    delivered, source = _delivered(artifact, backend)
+    share = share_of(manifest, delivered)
+    if json_path is not None:
+        write_text(json_path, json.dumps(_facts(manifest, machine, delivered, source, share), indent=2) + "\n")
+    if json_path != "-":
+        _say(artifact, found, noted, machine)
+        click.echo(f"delivered  {_share_line(manifest, delivered, share)} ({source})")
+        if show_layers:
+            _print_layers(manifest, delivered, recorded=backend is None)
+    if require_loadable and found:
+        raise MissingRequirement(f"{artifact.path} does not load here: {found[0].reason}")
+    if require_delivered is not None and share < require_delivered:
+        raise GateFailed(
+            f"{artifact.path} delivers {manifest.precision} to {share:.2%} of its convolution and product FLOPs, "
+            f"{require_delivered:.2%} were required"
+        )
+
+
+def share_of(manifest: Manifest, delivered: Delivered) -> float:
+    """Share (0 to 1) of convolution and product FLOPs that got what the artifact's precision means."""
+    from resnext.delivered import delivered_share, wanted_dtypes
+
+    return sum(delivered_share(delivered, manifest.config, dtype) for dtype in wanted_dtypes(manifest.numerics))
+
+
+def delivered_line(manifest: Manifest) -> str:
+    """One line on what an engine's layers got, as its manifest records it."""
+    from resnext.delivered import delivered_from_engine
+
+    record = manifest.engine
+    assert record is not None
+    delivered = delivered_from_engine(record.layers, record.gpu or "ahead of time")
+    return f"{_share_line(manifest, delivered, share_of(manifest, delivered))} ({record.layers_from})"
+
+
+def _share_line(manifest: Manifest, delivered: Delivered, share: float) -> str:
+    from resnext.delivered import undelivered, wanted_dtypes
+
+    wanted = wanted_dtypes(manifest.numerics)
+    text = f"{' or '.join(wanted)} in {share:.1%} of convolution and product FLOPs"
+    missed = undelivered(delivered, manifest.config, wanted[0]) if share < 1 else ()
+    missed = tuple(entry for entry in missed if entry[1] not in wanted)
+    if missed:
+        some = ", ".join(f"{name} {got}" for name, got in missed[:3])
+        text += f"; not in {some}" + (f" and {len(missed) - 3} more" if len(missed) > 3 else "")
+    return text
+
+
+def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]:
+    from resnext.delivered import delivered_from_engine
+    from resnext.progress import working
+
+    record = artifact.manifest.engine
+    if record is not None and backend is None:
+        found = delivered_from_engine(record.layers, record.gpu or "ahead of time")
+        return found, f"from the manifest, {record.layers_from}"
+    from resnext.backends import SessionOptions, open_session
+    from resnext.backends import backend as known_backend
+    from resnext.parity_command import artifact_weights
+
+    name = backend or "ort"
+    subject: Any = artifact
+    precision = artifact.manifest.precision
+    if known_backend(name).source == "model":
+        subject = artifact_weights(artifact)
+    with working(f"asking {name}"), open_session(name, subject, SessionOptions(precision=precision)) as session:
+        if record is not None or name.startswith("torch"):
+            _bind_smallest(artifact, session, live_model=record is None)
+        return session.delivered(), f"asked of {name}, running"
+
+
+def _bind_smallest(artifact: Artifact, session: Any, *, live_model: bool) -> None:
+    import numpy as np
+
+    manifest = artifact.manifest
+    spec = session.inputs[0]
+    batch = 1 if live_model else manifest.batch.min
+    session.bind({spec.name: np.zeros((batch, *spec.shape[1:]), spec.dtype)})
+
+
+def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine) -> None:
+    from resnext.trt_flavour import RTX_DEFAULT_TARGETS
+
+    manifest, record = artifact.manifest, artifact.manifest.engine
+    library = f"opset {manifest.opset}" if record is None else f"{record.library} {record.version}"
+    click.echo(f"artifact   {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {manifest.kind}, {library})")
+    click.echo(f"sha256     {manifest.file_sha256}")
+    click.echo(f"model      {manifest.model or 'custom'}, weights {manifest.weights.source}, {manifest.precision}")
+    click.echo(f"batch      {manifest.batches()}")
+    parity = "none recorded"
+    if manifest.check is not None:
+        sizes = ", ".join(map(str, manifest.check.batches))
+        parity = f"ok on {manifest.check.backend} when made, batch {sizes}: max error {manifest.check.max_error:.1e}"
+    click.echo(f"parity     {parity}")
+    if record is None:
+        return
+    where = f"{record.gpu} (compute capability {record.compute_capability})" if record.gpu else "no GPU"
+    click.echo(f"built      {manifest.created} on {record.platform}, {where}, in {record.build_s:.1f} s")
+    if record.library == "tensorrt_rtx":
+        click.echo(f"for        {', '.join(record.options.targets) or RTX_DEFAULT_TARGETS}")
+    elif record.options.compatibility != "none":
+        click.echo(f"for        --compatibility {record.options.compatibility}")
+    for done in record.done:
+        click.echo(f"fallback   {done}")
+    if not found:
+        click.echo("here       this machine can load it")
+    for obstacle in found:
+        click.echo(f"here       cannot be loaded: {obstacle.reason}" + (f" -> {obstacle.fix}" if obstacle.fix else ""))
+    for line in noted:
+        click.echo(f"note       {line}")
+    if any(obstacle.rebuild for obstacle in found):
+        from resnext.passport import rebuild_command
+
+        click.echo(f"rebuild    {rebuild_command(manifest, machine)}")
+
+
+def _print_layers(manifest: Manifest, delivered: Delivered, *, recorded: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    record = manifest.engine
+    if record is not None and recorded:
+        for heading in ("layer", "kind", "computes in", "inputs", "outputs", "tactic"):
+            table.add_column(heading, no_wrap=True)
+        for layer in record.layers:
+            nodes = ", ".join(layer.nodes) or layer.name
+            table.add_row(
+                nodes, layer.kind, layer.dtype, "; ".join(layer.inputs), "; ".join(layer.outputs), layer.tactic
+            )
+    else:
+        for heading in ("layer", "operator", "computes in", "on"):
+            table.add_column(heading, no_wrap=True)
+        for row in delivered.layers:
+            table.add_row(", ".join(row.modules) or row.name, row.op, row.dtype, row.device)
+    # Cut on a terminal, whole in a pipe: there, lines are for tools. Names may look like rich's markup.
+    width = None if Console().is_terminal else 400
+    Console(highlight=False, markup=False, emoji=False, width=width).print(table)
+
+
+def _facts(manifest: Manifest, machine: Machine, delivered: Delivered, source: str, share: float) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from resnext.passport import obstacles, rebuild_command, remarks
+
+    found = obstacles(manifest, machine)
+    return {
+        "manifest": manifest.model_dump(mode="json"),
+        "loadable_here": not found,
+        "obstacles": [asdict(obstacle) for obstacle in found],
+        "remarks": list(remarks(manifest, machine)),
+        "rebuild": rebuild_command(manifest, machine) if any(obstacle.rebuild for obstacle in found) else None,
+        "delivered_share": share,
+        "delivered_source": source,
+        "delivered": [asdict(layer) for layer in delivered.layers],
+    }
