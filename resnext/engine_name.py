@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 _PREFIX = "resnext-facts-"
 
 
-def engine_name(manifest: Manifest, *, refittable: bool) -> str:
+def engine_name(manifest: Manifest, *, refittable: bool, tf32: bool = False) -> str:
     """The network name that an engine of ``manifest``, or of the ONNX file that it describes, must bear.
 
     Args:
         manifest: of the engine, or of the ONNX artifact that it is built from.
         refittable: leave the weights out: a refit changes them and cannot change the name.
+        tf32: the engine may round to TF32, which widens the gate that its parity is judged by.
     """
     facts = {
         "config": asdict(manifest.config),
@@ -31,5 +32,6 @@ def engine_name(manifest: Manifest, *, refittable: bool) -> str:
         "preprocessing_baked": manifest.preprocessing_baked,
         "class_names": list(manifest.class_names),
         "weights": None if refittable else manifest.weights.sha256,
+        "tf32": tf32,
     }
     return _PREFIX + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -43,4 +44,5 @@ class TimingCache:
         except OSError as exc:
             raise MissingRequirement(f"cannot write the timing cache {self.path}: {exc.strerror or exc}") from exc
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)

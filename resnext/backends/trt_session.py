@@ -135,6 +135,7 @@ class TrtSession(Session):
                 self._graphs[batch] = bound
                 self._kernels.keep()
             self._current = bound
+            self._spoil(bound)
             self.enqueue()
         self.fetch()
 
@@ -202,8 +203,8 @@ class TrtSession(Session):
         with contextlib.suppress(RuntimeError):  # a GPU that has failed says so again, and nothing is under way on it
             self._memory.synchronize()
         self._current = None
-        for bound in self._graphs.values():
-            bound.replay = None
+        for batch in self._graphs:  # no name may hold on to a context longer than to the engine
+            self._graphs[batch].replay = None
         self._graphs, self._plain = {}, {}
         self._kernels.drop()
         self._engine = self._runtime = None
@@ -237,6 +238,13 @@ class TrtSession(Session):
                 bound.scratch = self._memory.empty((size_bytes,), "uint8")
                 context.set_device_memory(bound.scratch.data_ptr(), size_bytes)
         return bound
+
+    def _spoil(self, bound: _Bound) -> None:
+        """Fill the outputs with NaN: a graph that captured nothing must not show what the plain run left."""
+        with self._memory.current():
+            for spec in self.outputs:
+                if bound.buffers[spec.name].is_floating_point():
+                    bound.buffers[spec.name].fill_(float("nan"))
 
     def _profile(self, batch: int) -> int:
         """The profile that covers ``batch`` and was tuned nearest to it.
@@ -298,8 +306,9 @@ class TrtSession(Session):
         differ = [] if self.inputs == manifest.inputs else ["inputs"]
         differ += [] if self.outputs == manifest.outputs else ["outputs"]
         differ += [] if held == told else ["optimization profiles"]
-        if self._engine.name != engine_name(manifest, refittable=record.options.strip_weights):
-            differ.append("model, weights, precision, preprocessing or class names")
+        options = record.options
+        if self._engine.name != engine_name(manifest, refittable=options.strip_weights, tf32=options.tf32):
+            differ.append("model, weights, precision, TF32, preprocessing or class names")
         if differ:
             raise BadArtifact(
                 f"the manifest of {self._artifact.path} does not agree with the engine on {', '.join(differ)}; "
