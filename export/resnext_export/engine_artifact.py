@@ -12,14 +12,14 @@ from resnext.artifact import Artifact, check_destination, file_sha256, seal, sta
 from resnext.cuda_driver import probe_driver
 from resnext.engine_name import engine_name
 from resnext.engine_record import EngineOptions, EngineRecord, Fallback
-from resnext.errors import EngineRefused, UsageError
+from resnext.errors import BadWeights, EngineRefused, UsageError
 from resnext.manifest import BatchRange, Manifest
 from resnext.passport import obstacles, this_machine
 from resnext.session import TensorSpec
 from resnext.trt_flavour import EngineKind, Flavour, flavour_for, this_platform
 
 from .build_monitor import BuildWatch, build_bars
-from .engine_from_onnx import BuiltEngine, engine_from_onnx
+from .engine_from_onnx import BuiltEngine, NoKernel, engine_from_onnx
 from .timing_cache import TimingCache
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 FILE_NAME = "model.engine"
 #: Channels in each group that every flavour has fp16 kernels for.
 MERGED_WIDTH = 32
-#: Largest batch that the check runs: its reference is computed on the CPU.
-_LARGEST_CHECKED = 64
 
 
 def export_engine(
@@ -68,14 +66,14 @@ def export_engine(
     """
     flavour = flavour_for(kind)
     check_destination(directory, force=force)
-    _check_parent(parent, flavour, options, timing_cache)
-    flavour.check_can_build(options, probe_driver())
+    check_request(flavour, options, timing_cache)
+    _check_parent(parent, options)
     times = None if timing_cache is None else TimingCache(timing_cache)
 
     def build(source: Path | bytes, watch: BuildWatch) -> BuiltEngine:
         return engine_from_onnx(
             source, flavour, options, shapes=_open_shapes(parent.manifest), timing_cache=times, watch=watch,
-            name=engine_name(parent.manifest, refittable=options.strip_weights),
+            name=engine_name(parent.manifest, refittable=options.strip_weights, tf32=options.tf32),
         )  # fmt: skip
 
     with build_bars() as watch:
@@ -106,7 +104,7 @@ def refit_engine(
         force: replace an artifact that is already there.
 
     Raises:
-        BadWeights: the weights are not of the engine's configuration.
+        BadWeights: the weights are not of the engine's configuration, or declare other facts than it has inside.
         EngineRefused: the library does not take them.
         GateFailed: the outcome does not compute what PyTorch computes. Nothing is written.
     """
@@ -120,6 +118,11 @@ def refit_engine(
     manifest, record = thin.manifest, thin.manifest.engine
     assert record is not None
     weights = artifact_weights(thin) if spec is None else load_weights(spec, manifest.config)
+    if weights.preprocessing != manifest.preprocessing or weights.class_names != manifest.class_names:
+        raise BadWeights(
+            f"weights {weights.source} declare another preprocessing or other class names than the engine has inside; "
+            "build an engine from them"
+        )
     any_batch = BatchRange(min=1, opt=8, max=None)
     proto = onnx_from_torch(
         weights, any_batch, bake_preprocessing=manifest.preprocessing_baked, precision=manifest.precision
@@ -173,8 +176,8 @@ def build_with_fallbacks(
     """
     try:
         return Tried(build(path))
-    except EngineRefused as exc:
-        refused = exc
+    except NoKernel as exc:
+        refused: EngineRefused = exc
     import onnx
 
     proto = onnx.load(str(path))
@@ -200,7 +203,7 @@ def build_with_fallbacks(
         if isinstance(tried, Tried):
             return tried
         refused = tried
-    blamed = tuple(name for name in refused.nodes if name in grouped)
+    blamed = tuple(name for name in refused.nodes if name in grouped and isinstance(refused, NoKernel))
     lacking = f"these half-precision grouped convolutions have no kernel: {_some(blamed)}; " if blamed else ""
     tried_so_far = f"tried {'; '.join(done)}" if done else "no fallback was tried"
     fix = "allow another one with --on-refusal" if len(allowed) < 2 else "use --precision fp32 or TensorRT 10"
@@ -220,7 +223,7 @@ def _until_no_more_are_named(
         except EngineRefused as exc:
             # Of the convolutions that were grouped: a merge may have left one group.
             half = {node.name for node in _half_convolutions(proto)}
-            more = tuple(name for name in exc.nodes if name in grouped & half)
+            more = tuple(name for name in exc.nodes if name in grouped & half and isinstance(exc, NoKernel))
             if fallback != "fp32-islands" or not more:
                 return exc
             proto = islands_from_onnx(proto, more)
@@ -248,12 +251,22 @@ def _some(names: tuple[str, ...]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
-def _check_parent(parent: Artifact, flavour: Flavour, options: EngineOptions, timing_cache: Path | None) -> None:
+def check_request(flavour: Flavour, options: EngineOptions, timing_cache: Path | None) -> None:
+    """Check that ``flavour`` can build here what is asked of it, before any work is done.
+
+    Raises:
+        UsageError: an option that the library does not have.
+        MissingRequirement: it needs a GPU.
+    """
+    if flavour.kind == "trt-rtx" and timing_cache is not None:
+        raise UsageError("--timing-cache is TensorRT's: TensorRT-RTX times no kernels when it builds")
+    flavour.check_can_build(options, probe_driver())
+
+
+def _check_parent(parent: Artifact, options: EngineOptions) -> None:
     manifest = parent.manifest
     if manifest.kind != "onnx":
         raise UsageError(f"an engine is built from an ONNX artifact; {parent.directory} is of kind {manifest.kind}")
-    if flavour.kind == "trt-rtx" and timing_cache is not None:
-        raise UsageError("--timing-cache is TensorRT's: TensorRT-RTX times no kernels when it builds")
     for profile in options.profiles:
         if not (profile.min in manifest.batch and (profile.max or 0) in manifest.batch):
             raise UsageError(f"the ONNX artifact takes batch {manifest.batch}, so not the profile {profile}")
@@ -330,8 +343,8 @@ def _proven(artifact: Artifact, weights: Weights) -> Manifest:
 
     manifest = artifact.manifest
     assert manifest.engine is not None
-    wanted = {size for profile in manifest.engine.options.profiles for size in (profile.min, profile.opt)}
-    batches = tuple(sorted(size for size in wanted if size <= _LARGEST_CHECKED)) or (min(wanted),)
+    profiles = manifest.engine.options.profiles
+    batches = tuple(sorted({size for profile in profiles for size in (profile.min, profile.opt, profile.max or 0)}))
     with working("comparing the engine on disk with PyTorch"):
         record = prove(artifact, expect(weights, manifest.batch, manifest.numerics, batches), manifest.kind)
     return manifest.model_copy(update={"check": record})

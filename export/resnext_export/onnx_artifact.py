@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 FILE_NAME = "model.onnx"
 #: Batch sizes at which the written bytes must agree with PyTorch; 7 fits no vector width, so padding faults show.
 CHECK_BATCHES = (1, 7)
+#: Different images at most; a larger batch repeats them. A prime, so that rows that are shifted by any usual size show.
+_DIFFERENT = 13
 
 
 def export_onnx(
@@ -84,7 +86,7 @@ class Expected:
 
     Attributes:
         batches: batch sizes to compare at.
-        pixels: N x H x W x C, uint8.
+        pixels: N x H x W x C, uint8; a larger batch repeats them.
         images: the same, preprocessed, N x C x H x W.
         reference: logits, N x classes, eager float32.
         baseline: logits of eager PyTorch at the artifact's precision; None for fp32, where it is the reference.
@@ -121,7 +123,7 @@ def expect(weights: Weights, batch: BatchRange, numerics: str, batches: tuple[in
         sorted({max(low, size) if high is None else min(max(low, size), high) for size in CHECK_BATCHES})
     )
     # More images than the batch where that is small, so that one can tell whether the network tells images apart.
-    pixels = seeded_pixels(weights.config, max(*batches, *CHECK_BATCHES))
+    pixels = seeded_pixels(weights.config, min(max(*batches, *CHECK_BATCHES), _DIFFERENT))
     images = weights.preprocessing.normalise(pixels)
     reference = reference_logits(weights, images, torch.float32)
     if not np.isfinite(reference).all():
@@ -151,12 +153,13 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
     with open_session(backend, artifact, SessionOptions()) as session:
         inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
         for size in expected.batches:
-            logits = session.run({manifest.inputs[0].name: inputs[:size]})[manifest.outputs[0].name]
+            rows = np.arange(size) % len(inputs)
+            logits = session.run({manifest.inputs[0].name: inputs[rows]})[manifest.outputs[0].name]
             outcome = compare(
-                expected.reference[:size],
+                expected.reference[rows],
                 logits,
                 gate=gate,
-                baseline=None if expected.baseline is None else expected.baseline[:size],
+                baseline=None if expected.baseline is None else expected.baseline[rows],
                 artifact_sha256=manifest.file_sha256,
             )
             if not outcome.passed:

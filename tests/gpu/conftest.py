@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from resnext.artifact import Artifact
+from resnext.backends import SessionOptions, open_session
+from resnext.backends.torch_session import reference_logits
 from resnext.cuda_driver import probe_driver
+from resnext.inputs import seeded_pixels
+from resnext.weights import Weights, load_weights
+from resnext_export.onnx_artifact import export_onnx
+
+LARGEST_BATCH = 256
+#: Float64 on the host's processor is slow: the first images are compared, whatever the batch.
+COMPARED = 16
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,3 +27,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gpu)
             if driver.problem is not None:
                 item.add_marker(pytest.mark.skip(reason=f"needs a CUDA device: {driver.problem}"))
+
+
+@pytest.fixture(scope="session")
+def weights() -> Weights:
+    return load_weights("seeded", "resnext50_32x4d")
+
+
+@pytest.fixture(scope="session")
+def artifact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return export_onnx(weights, tmp_path_factory.mktemp("gpu") / "artifact")
+
+
+@pytest.fixture(scope="session")
+def images(weights: Weights) -> Any:
+    return weights.preprocessing.normalise(seeded_pixels(weights.config, LARGEST_BATCH))
+
+
+@pytest.fixture(scope="session")
+def reference(weights: Weights, images: Any) -> Any:
+    return reference_logits(weights, images[:COMPARED])
+
+
+@pytest.fixture(scope="session")
+def baseline(weights: Weights, images: Any) -> Any:
+    """What eager PyTorch gives in fp16, on the GPU: what anybody would lose at that precision."""
+    with open_session("torch", weights, SessionOptions(device="cuda", precision="fp16")) as session:
+        return session.run({"input": images[:COMPARED]})["logits"]

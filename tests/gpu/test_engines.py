@@ -1,0 +1,394 @@
+"""Engines on a GPU: PyTorch's function at every batch and precision, graphs, caches, refits, refusals and speed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from resnext.artifact import Artifact
+from resnext.backends import SessionOptions, open_session
+from resnext.backends.torch_session import reference_logits
+from resnext.config import Precision
+from resnext.cuda_driver import probe_driver
+from resnext.delivered import delivered_share
+from resnext.engine_record import EngineOptions
+from resnext.errors import EngineRefused, MissingRequirement, SessionFailed
+from resnext.inputs import seeded_pixels
+from resnext.manifest import BatchRange
+from resnext.parity import Parity, compare, gate_for
+from resnext.passport import serves
+from resnext.session import Session
+from resnext.trt_flavour import FLAVOURS, EngineKind
+from resnext.weights import Weights, load_weights
+from resnext_bench.plan import Cell, Plan
+from resnext_bench.run import run_benchmark
+from resnext_export.cache import build_or_reuse, engine_or_reuse
+from resnext_export.command import main
+from resnext_export.engine_artifact import export_engine, refit_engine
+from resnext_export.onnx_artifact import export_onnx
+
+BATCHES = (1, 8, 64, 256)
+#: One for small batches, one for large ones.
+PROFILES = ("1:8:8", "64:64:256")
+
+
+def why_not(kind: EngineKind) -> str:
+    """Why engines of ``kind`` cannot be built and run here; "" where they can."""
+    flavour, driver = FLAVOURS[kind], probe_driver()
+    if flavour.version is None:
+        return f"{flavour.title} is not installed"
+    if driver.problem is None and not serves(flavour, driver):
+        gpu = driver.gpus[0]
+        return f"{flavour.title} does not build for {gpu.name} (compute capability {gpu.compute_capability})"
+    return ""
+
+
+KINDS: tuple[EngineKind, ...] = tuple(kind for kind in FLAVOURS if not why_not(kind))
+pytestmark = pytest.mark.skipif(not KINDS, reason="; ".join(why_not(kind) for kind in FLAVOURS))
+
+
+@pytest.fixture(scope="module", params=KINDS or tuple(FLAVOURS))
+def kind(request: pytest.FixtureRequest) -> EngineKind:
+    return cast("EngineKind", request.param)
+
+
+def options_for(kind: EngineKind, *profiles: str, quick: bool = True, **asked: bool) -> EngineOptions:
+    """Options of a build; ``quick`` does not look long for fast kernels where TensorRT times them."""
+    level = 1 if quick and kind == "trt" else None
+    parsed = tuple(BatchRange.parse(profile) for profile in profiles)
+    return EngineOptions(profiles=parsed, optimization_level=level, **asked)
+
+
+@pytest.fixture(scope="module")
+def folder(kind: EngineKind, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp(f"engines-{kind}")
+
+
+@pytest.fixture(scope="module")
+def times(kind: EngineKind, folder: Path) -> Path | None:
+    """A timing cache that the builds of this module share."""
+    return folder / "times" if kind == "trt" else None
+
+
+@pytest.fixture(scope="module")
+def artifact_fp16(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    # Unchecked: the engines are held against float64 here, and float16 is slow on the host's processor.
+    return export_onnx(weights, tmp_path_factory.mktemp("gpu") / "fp16", precision="fp16", check=False)
+
+
+@pytest.fixture(scope="module")
+def built(
+    kind: EngineKind, artifact: Artifact, artifact_fp16: Artifact, weights: Weights, folder: Path, times: Path | None
+) -> Callable[[Precision], Artifact]:
+    """The engine of either precision, built when it is first asked for."""
+
+    @functools.cache
+    def build(precision: Precision) -> Artifact:
+        parent = {"fp16": artifact_fp16, "fp32": artifact}[precision]
+        options = options_for(kind, *PROFILES, quick=precision == "fp32")  # the other one's speed is tested, too
+        return export_engine(
+            parent, weights, folder / precision, kind=kind, options=options, timing_cache=times, check=False
+        )
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def fp16(built: Callable[[Precision], Artifact]) -> Artifact:
+    return built("fp16")
+
+
+@pytest.fixture(scope="module")
+def fp32(built: Callable[[Precision], Artifact]) -> Artifact:
+    return built("fp32")
+
+
+@pytest.fixture
+def engine(built: Callable[[Precision], Artifact], precision: Precision) -> Artifact:
+    return built(precision)
+
+
+BOTH = pytest.mark.parametrize("precision", ["fp16", "fp32"])
+
+
+@pytest.fixture(scope="module")
+def small() -> Weights:
+    """A network that is built in seconds, for what does not hang on size."""
+    return load_weights("seeded:0", "resnext11_8x4d_digits")
+
+
+def opened(engine: Artifact, *, graph: bool = True) -> Session:
+    return open_session(engine.manifest.kind, engine, SessionOptions(cuda_graph=graph))
+
+
+def bound_logits(session: Session, images: Any) -> Any:
+    session.bind({"input": images})
+    session.enqueue()
+    session.synchronize()
+    return session.fetch()["logits"]
+
+
+Judge = Callable[[Artifact, Any, slice], Parity]
+
+
+@pytest.fixture(scope="module")
+def judged(reference: Any, baseline: Any) -> Judge:
+    """Compares logits of the images ``rows`` with float64's, as an engine's precision is to be judged."""
+
+    def judge(engine: Artifact, logits: Any, rows: slice) -> Parity:
+        numerics = engine.manifest.numerics
+        want = reference[rows]
+        loss = None if numerics == "fp32" else baseline[rows]
+        return compare(want, logits[: len(want)], gate=gate_for(numerics), baseline=loss)
+
+    return judge
+
+
+# --- function ----------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_bound_and_host_runs_are_float64s_at_every_batch(engine: Artifact, images: Any, judged: Judge) -> None:
+    assert engine.manifest.numerics == engine.manifest.precision
+    with opened(engine) as session:
+        for batch in BATCHES:
+            bound = bound_logits(session, images[:batch])
+            assert session.enqueue_boundary == "graph", session.delivered().notes
+            host = session.run({"input": images[:batch]})["logits"]
+            for logits in (bound, host):
+                assert logits.shape == (batch, engine.manifest.config.num_classes)
+                outcome = judged(engine, logits, slice(0, batch))
+                assert outcome.passed, (batch, outcome.failures)
+
+
+@BOTH
+def test_rows_that_are_not_compared_do_not_hang_on_the_batch(engine: Artifact, images: Any) -> None:
+    """The reference has the first images alone; the others are held against what they give eight at a time."""
+    with opened(engine) as session:
+        whole = session.run({"input": images[:64]})["logits"]
+        parts = [session.run({"input": images[start : start + 8]})["logits"] for start in range(0, 64, 8)]
+    gate = gate_for(engine.manifest.numerics)
+    outcome = compare(np.concatenate(parts), whole, gate=gate)
+    assert outcome.passed, outcome.failures
+
+
+def test_images_in_another_order_are_caught(fp16: Artifact, images: Any, judged: Judge) -> None:
+    with opened(fp16) as session:
+        logits = session.run({"input": images[:8]})["logits"]
+    assert judged(fp16, logits, slice(0, 8)).passed
+    outcome = judged(fp16, logits[::-1].copy(), slice(0, 8))
+    assert any("swapped" in failure for failure in outcome.failures)
+
+
+@BOTH
+def test_a_cuda_graph_gives_what_plain_launches_give(engine: Artifact, images: Any) -> None:
+    logits = {}
+    for graph in (True, False):
+        with opened(engine, graph=graph) as session:
+            logits[graph] = bound_logits(session, images[:8])
+            assert session.enqueue_boundary == ("graph" if graph else "device")
+            assert session.delivered().notes["cuda graph"] == ("on" if graph else "off: not asked for")
+    # The same kernels: only sums that are taken in no fixed order may differ.
+    np.testing.assert_allclose(logits[True], logits[False], rtol=0, atol=1e-5 * np.abs(logits[False]).max())
+
+
+@BOTH
+def test_going_back_and_forth_between_batches_takes_each_times_input(
+    engine: Artifact, images: Any, judged: Judge
+) -> None:
+    """Profiles change, graphs are captured and replayed again, and host runs between leave what is bound alone."""
+    with opened(engine) as session:
+        for start, stop in ((0, 8), (4, 5), (0, 64), (8, 16), (9, 10), (2, 66), (3, 11), (0, 256)):
+            rows = slice(start, min(stop, 16))
+            first = bound_logits(session, images[start:stop])
+            between = session.run({"input": images[10:12]})["logits"]
+            session.enqueue()
+            session.synchronize()
+            again = session.fetch()["logits"]
+            for logits, of in ((first, rows), (between, slice(10, 12)), (again, rows)):
+                outcome = judged(engine, logits, of)
+                assert outcome.passed, (start, stop, outcome.failures)
+
+
+def test_outputs_belong_to_the_caller(fp16: Artifact, images: Any) -> None:
+    with opened(fp16) as session:
+        first = session.run({"input": images[:8]})["logits"]
+        kept = first.copy()
+        fetched = bound_logits(session, images[:8])
+        kept_fetched = fetched.copy()
+        session.run({"input": images[8:16]})
+        bound_logits(session, images[8:16])
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(fetched, kept_fetched)
+
+
+# --- precision ---------------------------------------------------------------------------------------------------
+
+
+def test_tf32_stays_within_its_own_gate_and_float32_within_float32s(
+    kind: EngineKind, artifact: Artifact, fp32: Artifact, weights: Weights, folder: Path, images: Any, judged: Judge
+) -> None:
+    options = options_for(kind, "8", tf32=True)
+    loose = export_engine(artifact, weights, folder / "tf32", kind=kind, options=options, check=False)
+    assert (loose.manifest.numerics, fp32.manifest.numerics) == ("tf32", "fp32")
+    outcomes = {}
+    for engine in (loose, fp32):
+        with opened(engine) as session:
+            outcomes[engine.manifest.numerics] = judged(engine, bound_logits(session, images[:8]), slice(0, 8))
+    assert outcomes["tf32"].passed, outcomes["tf32"].failures
+    assert outcomes["fp32"].passed, outcomes["fp32"].failures
+
+
+def test_all_of_an_fp16_engine_is_delivered_in_float16(fp16: Artifact, images: Any) -> None:
+    with opened(fp16) as session:
+        session.bind({"input": images[:8]})
+        found = session.delivered()
+    assert delivered_share(found, fp16.manifest.config, "float16") == 1.0, found.summary()
+    assert found.device.startswith("cuda:0 ")
+    for live in ([], ["--backend", fp16.manifest.kind]):
+        arguments = ["inspect", str(fp16.directory), "--require-delivered", "0.99", "--require-loadable", *live]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
+
+
+def test_an_engine_in_float32_is_not_called_float16(fp32: Artifact, images: Any) -> None:
+    with opened(fp32) as session:
+        session.bind({"input": images[:8]})
+        found = session.delivered()
+    assert delivered_share(found, fp32.manifest.config, "float16") == 0.0
+    assert delivered_share(found, fp32.manifest.config, "float32") == 1.0, found.summary()
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------
+
+
+def test_infinite_weights_are_refused(kind: EngineKind, small: Weights, tmp_path: Path) -> None:
+    bias = small.state_dict["fc.bias"].clone()
+    bias[3] = torch.inf
+    bad = replace(small, state_dict={**small.state_dict, "fc.bias": bias})
+    artifact = export_onnx(bad, tmp_path / "onnx", check=False)
+    images = small.preprocessing.normalise(seeded_pixels(small.config, 8))
+    options = options_for(kind, "8")
+
+    def build_and_run() -> None:
+        engine = export_engine(artifact, bad, tmp_path / "engine", kind=kind, options=options, check=False)
+        with opened(engine) as session:
+            session.run({"input": images})
+
+    with pytest.raises((EngineRefused, SessionFailed)) as caught:  # the builder may say so first
+        build_and_run()
+    assert isinstance(caught.value, EngineRefused) or "NaN or infinity" in str(caught.value)
+
+
+def test_an_engine_of_another_compute_capability_is_refused_before_it_is_loaded(
+    kind: EngineKind, fp16: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = fp16.manifest.engine
+    assert record is not None
+    capability = probe_driver().gpus[0].compute_capability
+    other = "9.0" if capability != "9.0" else "8.0"
+    changes: dict[str, Any] = {"compute_capability": other}
+    if kind == "trt-rtx":
+        target = "sm_75" if capability != "7.5" else "sm_86"
+        changes["options"] = record.options.model_copy(update={"targets": (target,)})
+    moved = fp16.manifest.model_copy(update={"engine": record.model_copy(update=changes)})
+
+    def loaded(*_given: Any) -> Any:
+        raise AssertionError("the library was asked to load it")
+
+    monkeypatch.setattr(type(FLAVOURS[kind]), "runtime", loaded)
+    with pytest.raises(MissingRequirement, match="it was built for"):
+        opened(Artifact(fp16.directory, moved))
+    with pytest.raises(AssertionError, match="asked to load"):
+        opened(fp16)
+
+
+# --- refit -------------------------------------------------------------------------------------------------------
+
+
+def test_a_refit_changes_the_output_as_the_weights_do(kind: EngineKind, small: Weights, tmp_path: Path) -> None:
+    artifact = export_onnx(small, tmp_path / "onnx", check=False)
+    thin = export_engine(
+        artifact, small, tmp_path / "thin", kind=kind, options=options_for(kind, "1:8:8", strip_weights=True)
+    )
+    with pytest.raises(MissingRequirement, match="weights were stripped"):
+        opened(thin)
+    whole = refit_engine(thin, "seeded:1", tmp_path / "whole")
+    assert whole.manifest.file_size_bytes > thin.manifest.file_size_bytes
+    images = small.preprocessing.normalise(seeded_pixels(small.config, 8))
+    with opened(whole) as session:
+        logits = bound_logits(session, images)
+    new = compare(reference_logits(load_weights("seeded:1", small.config), images), logits)
+    assert new.passed, new.failures
+    assert not compare(reference_logits(small, images), logits).passed
+
+
+# --- caches ------------------------------------------------------------------------------------------------------
+
+SECOND_PROCESS = """
+import json
+from resnext.backends import SessionOptions, open_session
+from resnext.batch_range import BatchRange
+from resnext.engine_record import EngineOptions
+from resnext.inputs import seeded_pixels
+from resnext.weights import load_weights
+from resnext_export.cache import build_or_reuse, engine_or_reuse
+
+weights = load_weights("digits")
+images = weights.preprocessing.normalise(seeded_pixels(weights.config, 8))
+parent = build_or_reuse(weights)
+built = engine_or_reuse(parent.artifact, weights, KIND, EngineOptions(profiles=(BatchRange.parse("1:8:8"),)))
+with open_session(KIND, built.artifact, SessionOptions()) as session:
+    session.bind({"input": images})
+    notes = dict(session.delivered().notes)
+print(json.dumps({"reused": [parent.reused, built.reused], "notes": notes}))
+"""
+
+
+def test_a_second_process_builds_and_compiles_nothing(
+    kind: EngineKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
+    digits = load_weights("digits")
+    parent = build_or_reuse(digits).artifact
+    built = engine_or_reuse(parent, digits, kind, EngineOptions(profiles=(BatchRange.parse("1:8:8"),)))
+    assert not built.reused
+    assert built.artifact.manifest.check is not None
+    images = digits.preprocessing.normalise(seeded_pixels(digits.config, 8))
+    with opened(built.artifact) as session:
+        session.bind({"input": images})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SECOND_PROCESS.replace("KIND", repr(kind))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["reused"] == [True, True]
+    assert told["notes"].get("kernel cache") == ("reused" if kind == "trt-rtx" else None)
+
+
+# --- speed -------------------------------------------------------------------------------------------------------
+
+
+def test_an_engine_is_at_least_as_fast_as_torch_compile(kind: EngineKind, fp16: Artifact, weights: Weights) -> None:
+    cells = (Cell("torch-compile", 64), Cell(kind, 64))
+    plan = Plan(cells, duration_s=1.5, rounds=5, warmup_s=0.5)
+    run = run_benchmark(weights, plan, artifact=fp16, options=SessionOptions(device="cuda"), precision="fp16")
+    for row in run.rows:
+        assert row.status == "valid", row.reasons
+    compiled, engine = run.rows
+    speedups = {timing.boundary: timing.speedup for timing in engine.timings}
+    assert {timing.boundary for timing in compiled.timings} == set(speedups) == {"host", "graph"}
+    assert speedups["graph"] is not None
+    assert speedups["graph"][0] >= 1.0, speedups

@@ -1,0 +1,80 @@
+"""ONNX Runtime over TensorRT and TensorRT-RTX: PyTorch's function, every node in TensorRT, engines reused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnext.artifact import Artifact
+from resnext.backends import SessionOptions, open_session
+from resnext.backends.ort_trt_libraries import load_tensorrt10, plugin_device
+from resnext.cuda_driver import probe_driver
+from resnext.errors import MissingRequirement
+from resnext.manifest import BatchRange
+from resnext.parity import compare, gate_for
+from resnext.weights import Weights
+from resnext_export.onnx_artifact import export_onnx
+
+BATCHES = (1, 8)
+
+
+@pytest.fixture(scope="module", params=["ort-trt", "ort-trt-rtx"])
+def name(request: pytest.FixtureRequest) -> str:
+    needed: dict[str, Callable[[], Any]] = {
+        "ort-trt": load_tensorrt10,
+        "ort-trt-rtx": partial(plugin_device, probe_driver()),
+    }
+    try:
+        needed[request.param]()
+    except MissingRequirement as exc:
+        pytest.skip(str(exc))
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A cache folder of its own, so that engines are built here and not found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNEXT_CACHE_DIR", str(tmp_path_factory.mktemp("ort-trt")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def limited(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Batches up to 8, so that one engine serves them all."""
+    folder: Path = tmp_path_factory.mktemp("limited")
+    batch = BatchRange(min=1, opt=8, max=8)
+    return export_onnx(weights, folder / "artifact", batch=batch, precision="fp16", check=False)
+
+
+def test_bound_and_host_runs_are_float64s(
+    name: str, limited: Artifact, images: Any, reference: Any, baseline: Any
+) -> None:
+    with open_session(name, limited, SessionOptions(cuda_graph=False)) as session:
+        for batch in BATCHES:
+            session.bind({"input": images[:batch]})
+            session.enqueue()
+            session.synchronize()
+            for logits in (session.fetch()["logits"], session.run({"input": images[:batch]})["logits"]):
+                outcome = compare(reference[:batch], logits, gate=gate_for("fp16"), baseline=baseline[:batch])
+                assert outcome.passed, (batch, outcome.failures)
+        found = session.delivered()
+    assert sum(layer.op in ("Conv", "Gemm") for layer in found.layers) == 54
+
+
+def test_a_graph_replays_what_is_bound(
+    name: str, limited: Artifact, images: Any, reference: Any, baseline: Any
+) -> None:
+    with open_session(name, limited, SessionOptions(cuda_graph=True)) as session:
+        for rows in (slice(0, 8), slice(8, 16)):
+            session.bind({"input": images[rows]})
+            assert session.enqueue_boundary == "graph"
+            session.enqueue()
+            session.synchronize()
+            logits = session.fetch()["logits"]
+            outcome = compare(reference[rows], logits, gate=gate_for("fp16"), baseline=baseline[rows])
+            assert outcome.passed, outcome.failures
