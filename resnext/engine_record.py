@@ -10,7 +10,7 @@ from .batch_range import BatchRange
 from .engine_layers import EngineLayer
 
 #: Levels of ``--compatibility``: this GPU model; any GPU from Ampere on; any GPU of the same compute capability; any
-#: later version of TensorRT within the same major one.
+#: later version of TensorRT.
 Compatibility = Literal["none", "ampere+", "same-cc", "version"]
 TilingLevel = Literal["none", "fast", "moderate", "full"]
 #: What may be done where TensorRT refuses fp16 grouped convolutions, in order.

@@ -10,6 +10,7 @@
     │   ├── BadWeights              4   a checkpoint that does not fit, or is not safe to read
     │   ├── BadArtifact             4   an artifact that is broken, altered or of an unknown format
     │   └── EngineRefused           4   a model that an engine builder does not parse or build
+    │       └── NoKernel            4   likewise, for want of a kernel: another form of the graph may build
     └── SessionFailed               4   a runtime refused or failed on a given artifact or input
 
 A message is one line: what was got, what is allowed, what to do. Errors of other libraries are
@@ -92,6 +93,10 @@ class EngineRefused(BadInput):
     def __init__(self, message: str, nodes: tuple[str, ...] = ()) -> None:
         self.nodes = nodes
         super().__init__(message)
+
+
+class NoKernel(EngineRefused):
+    """No kernel serves a layer in the types that the graph gives it; the same function in another form may have one."""
 
 
 class SessionFailed(ResnextError):

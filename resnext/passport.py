@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from .config import VARIANTS
 from .cuda_driver import Driver, probe_driver
-from .engine_record import EngineRecord
+from .engine_record import EngineOptions, EngineRecord
 from .errors import MissingRequirement
 from .manifest import Manifest
-from .trt_flavour import FLAVOURS, RTX_DEFAULT_TARGETS, Flavour, this_platform
+from .trt_flavour import FLAVOURS, RTX_DEFAULT_TARGETS, RTX_TARGETS, Flavour, this_platform
 
 
 @dataclass(frozen=True)
@@ -109,19 +110,41 @@ def rebuild_command(manifest: Manifest, machine: Machine) -> str:
     options = record.options
     profiles = ",".join(f"{p.min}:{p.opt}:{p.max}" for p in options.profiles)
     words = ["resnext-export", "--format", manifest.kind, "--weights", manifest.weights.source]
-    words += ["--model", manifest.model] if manifest.model else []
+    words += _network(manifest)
     words += ["--precision", manifest.precision, "--batch", profiles]
     words += ["--tf32"] if options.tf32 else []
     words += ["--workspace", str(options.workspace_mib)] if options.workspace_mib is not None else []
     words += ["--optimization-level", str(options.optimization_level)] if options.optimization_level is not None else []
     words += ["--tiling-level", options.tiling_level] if options.tiling_level is not None else []
     words += ["--compatibility", options.compatibility] if options.compatibility != "none" else []
-    if options.targets:
-        gpus = [f"sm_{gpu.compute_capability.replace('.', '')}" for gpu in machine.driver.gpus[:1]]
-        words += ["--target", ",".join(gpus or options.targets)]
+    if options.fallbacks != EngineOptions(profiles=options.profiles).fallbacks:
+        words += ["--on-refusal", ",".join(options.fallbacks) or "fail"]
+    if targets := _targets_for(record, machine):
+        words += ["--target", ",".join(targets)]
     words += ["--bake-preprocessing"] if manifest.preprocessing_baked else []
     words += ["--strip-weights"] if options.strip_weights else []
     return shlex.join(words)
+
+
+def _network(manifest: Manifest) -> list[str]:
+    """Options that name the network; one without a name is a variant's with other classes or another input size."""
+    config = manifest.config
+    if manifest.model is not None:
+        return ["--model", manifest.model]
+    same = (name for name, known in VARIANTS.items() if replace(
+        known, num_classes=config.num_classes, input_size=config.input_size) == config)  # fmt: skip
+    words = ["--model", name] if (name := next(same, None)) else []
+    return [*words, "--num-classes", str(config.num_classes), "--input-size", "x".join(map(str, config.input_size))]
+
+
+def _targets_for(record: EngineRecord, machine: Machine) -> tuple[str, ...]:
+    """What TensorRT-RTX must be told to build for: this GPU, unless it is served without being told."""
+    if record.library != "tensorrt_rtx" or not machine.driver.gpus:
+        return record.options.targets
+    capability = machine.driver.gpus[0].compute_capability
+    if not record.options.targets and _rtx_serves(_numbers(capability)):
+        return ()
+    return (f"sm_{capability.replace('.', '')}",)
 
 
 def _library(record: EngineRecord, flavour: Flavour, machine: Machine) -> list[Obstacle]:
@@ -164,7 +187,13 @@ def _gpu(record: EngineRecord, machine: Machine) -> list[Obstacle]:
             gpu.compute_capability == record.compute_capability,
             f"compute capability {record.compute_capability}",
         )
-    return [] if fits else [Obstacle(f"it was built for {built}, {gpu.name} has {gpu.compute_capability}")]
+    if fits:
+        return []
+    reason = f"it was built for {built}, {gpu.name} has {gpu.compute_capability}"
+    known = f"sm_{gpu.compute_capability.replace('.', '')}" in RTX_TARGETS or _rtx_serves(capability)
+    if record.library == "tensorrt_rtx" and not known:
+        return [Obstacle(reason, "TensorRT-RTX does not take this GPU: use TensorRT, --format trt", rebuild=False)]
+    return [Obstacle(reason)]
 
 
 def _rtx_serves(capability: tuple[int, ...]) -> bool:

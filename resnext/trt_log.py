@@ -14,7 +14,7 @@ _LOGGERS: dict[str, Any] = {}
 _LAYERS = ("Engine Layer Information:\nLayers:", "Layers:\n")
 #: Noise of a machine without a driver, and the library's own source positions.
 _NO_DRIVER = re.compile(r"cudaError 35|catchCudaError")
-_WHERE = re.compile(r"\s*(In [\w:~<>() ]+ at \S+|\[[\w.]+::[\w~<>:()]+::\d+\]) *")
+_WHERE = re.compile(r"\s*(In [\w:~<>() ]+ at \S+|\[[\w.]+::?[\w~<>:() ]+\]) *")
 
 
 class Log:

@@ -126,24 +126,30 @@ def run_cancellable(work: Callable[[], T], watch: BuildWatch) -> T:
     """
     outcome: list[T] = []
     failure: list[BaseException] = []
+    begin, finished = threading.Event(), threading.Event()
 
     def body() -> None:
+        begin.wait()
         try:
-            outcome.append(work())
+            if not watch.cancelled:
+                outcome.append(work())
         except BaseException as exc:  # handed to the thread that waits
             failure.append(exc)
         finally:
             finished.set()
 
-    # Not Thread.join(): before Python 3.13 one that is interrupted takes the thread for ended.
-    finished = threading.Event()
-    threading.Thread(target=body, name="trt-build", daemon=True).start()
+    thread = threading.Thread(target=body, name="trt-build", daemon=True)
     try:
+        thread.start()
+        begin.set()
+        # Not Thread.join(): before Python 3.13 one that is interrupted takes the thread for ended.
         while not finished.wait(0.05):
             pass
     except BaseException:
         watch.cancelled = True
-        while not finished.is_set():
+        begun = begin.is_set()
+        begin.set()
+        while begun and not finished.is_set():
             # Nor does a second Ctrl-C go first: the library, still at work, would crash the process as it ends.
             with suppress(KeyboardInterrupt):
                 finished.wait(0.05)

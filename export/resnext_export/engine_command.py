@@ -42,16 +42,15 @@ def export_engine_as_asked(
         UsageError: options that do not go together.
         ResnextError: whatever `export_engine` raises.
     """
-    from resnext.cuda_driver import probe_driver
     from resnext.errors import UsageError
     from resnext.trt_flavour import flavour_for
 
-    from .engine_artifact import export_engine
+    from .engine_artifact import check_request, export_engine
 
     kind = cast("EngineKind", target)
     options = request.options(batch)
     flavour = flavour_for(kind)
-    flavour.check_can_build(options, probe_driver())  # before any weights are loaded or exported
+    check_request(flavour, options, request.timing_cache)  # before any weights are loaded or exported
     if request.onnx is not None:
         given = [name for name, value in (("--model", model), ("--num-classes", num_classes),
                  ("--input-size", input_size), ("--precision", precision)) if value is not None]  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 from resnext.cuda_driver import probe_driver
 from resnext.engine_layers import EngineLayer, layers_from_inspector, layers_from_log
 from resnext.engine_record import EngineOptions, LayersFrom
-from resnext.errors import EngineRefused
+from resnext.errors import EngineRefused, NoKernel
 from resnext.trt_flavour import Flavour
 from resnext.trt_log import Log, captured, shorten
 
@@ -76,7 +76,8 @@ def engine_from_onnx(
     Raises:
         UsageError: an option that this library does not have.
         MissingRequirement: the library, or the GPU that it needs, is missing.
-        EngineRefused: the file does not parse or build; says why, and which nodes are to blame.
+        NoKernel: the file does not build for want of a kernel; says for which nodes.
+        EngineRefused: the file does not parse or build for another reason; says why, and which nodes are to blame.
     """
     flavour.check_can_build(options, probe_driver())
     trt = flavour.load()
@@ -95,7 +96,9 @@ def engine_from_onnx(
         plan = run_cancellable(lambda: builder.build_serialized_network(network, config), watch)
         if plan is None:
             reason = f"{flavour.title} {flavour.version} cannot build the engine: {log.reason()}"
-            raise EngineRefused(reason, _refused(trt, log, network))
+            if nodes := _refused(trt, log, network):
+                raise NoKernel(reason, nodes)
+            raise EngineRefused(reason, ())
         if timing_cache is not None:
             timing_cache.keep(config)
         data = bytes(plan)
@@ -108,6 +111,8 @@ def engine_from_onnx(
 def _parse(trt: Any, network: Any, logger: Any, onnx_file: Path | bytes, log: Log) -> None:
     parser = trt.OnnxParser(network, logger)
     parsed = parser.parse(onnx_file) if isinstance(onnx_file, bytes) else parser.parse_from_file(str(onnx_file))
+    if parsed and network.num_outputs == 0:  # text may pass for a model without a graph
+        raise EngineRefused("the file holds no graph: this is not an ONNX file, or it is cut short", ())
     if parsed:
         return
     found = parser_findings(parser)
@@ -125,7 +130,8 @@ def parser_findings(parser: Any) -> tuple[tuple[str, str, str], ...]:
         error = parser.get_error(index)
         of_node = error.node() >= 0
         name = (error.node_name() or f"number {error.node()}") if of_node else ""
-        found.append((name, error.node_operator() if of_node else "", _parser_reason(error.desc())))
+        reason = _parser_reason(error.desc()).removeprefix(f"{name}: ")
+        found.append((name, error.node_operator() if of_node else "", reason))
     return tuple(found)
 
 
@@ -134,6 +140,8 @@ def _parser_reason(text: str) -> str:
     lines = [short for line in text.splitlines() if (short := shorten(line))]
     told = [line for line in lines if not line.startswith(("Invalid Node", "Assertion failed"))]
     first = (told or lines or ["no reason given"])[0]
+    if first == "false":  # all that is said of an operator that the library knows and does not support
+        return "TensorRT does not support this operator"
     known = {
         "Plugin not found": "TensorRT does not know this operator, nor is there a plugin of its name",
         "ParseFromCodedStream": "this is not an ONNX file, or it is cut short",

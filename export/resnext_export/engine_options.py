@@ -38,9 +38,8 @@ class EngineRequest:
 
     def refuse_for_onnx(self) -> None:
         """Raise click.UsageError where an option was given that an ONNX file has no use for."""
-        neutral = {"compatibility": "none"}
-        given = [field.name for field in fields(self) if getattr(self, field.name) not in (None, False)]
-        given = [name for name in given if getattr(self, name) != neutral.get(name)]
+        neutral = {"compatibility": "none", "tf32": False, "strip_weights": False}
+        given = [field.name for field in fields(self) if getattr(self, field.name) != neutral.get(field.name)]
         if given:
             name = {"targets": "target"}.get(given[0], given[0]).replace("_", "-")
             raise click.UsageError(f"--{name} is for engines: --format trt or trt-rtx")

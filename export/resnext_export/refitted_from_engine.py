@@ -33,10 +33,8 @@ def refitted_from_engine(data: bytes, onnx_data: bytes, flavour: Flavour, option
         engine = flavour.runtime(trt, logger, options).deserialize_cuda_engine(data)
         if engine is None:
             raise SessionFailed(f"{flavour.title} cannot load the engine: {log.reason()}")
-        if not engine.refittable:  # so also one that was refitted: the library writes those with their weights for good
-            raise EngineRefused(
-                "the engine takes no other weights; refit the one without weights that it came from", ()
-            )
+        if not engine.refittable:  # so also one that was refitted: its weights are in it for good
+            raise EngineRefused("the engine takes no weights; refit the one that was built without", ())
         refitter = trt.Refitter(engine, logger)
         parser_refitter = trt.OnnxParserRefitter(refitter, logger)
         if not parser_refitter.refit_from_bytes(onnx_data):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -87,19 +87,23 @@ def check_onnx(path: Path, flavour: Flavour, options: EngineOptions, shapes: Map
         proto = onnx.load(str(path), load_external_data=False)
     except Exception:  # protobuf has many names for it; the parser says what is wrong
         proto = None
-    refused = _parse_findings(path, flavour)
+    operators = {} if proto is None else {node.name: node.op_type for node in proto.graph.node}
+    refused = tuple(
+        replace(found, operator=found.operator or operators.get(found.node, ""))
+        for found in _parse_findings(path, flavour)
+    )
     if refused or proto is None:
         reason = "this is not an ONNX file, or it is cut short"
         refused = refused or (Finding("refused", "parse", "", "", reason),)
         return Acceptance(None if proto is None else len(proto.graph.node), refused, None)
-    operators = {node.name: node.op_type for node in proto.graph.node}
     try:
         with build_bars() as watch:
             built = engine_from_onnx(path, flavour, options, shapes=profile_shapes(proto, shapes), watch=watch)
     except EngineRefused as exc:
         names = exc.nodes or ("",)
-        found = [Finding("refused", "build", name, operators.get(name, ""), str(exc)) for name in names]
-        return Acceptance(len(operators), tuple(found), None)
+        reason = str(exc).partition(" cannot build the engine: ")[2] or str(exc)
+        found = [Finding("refused", "build", name, operators.get(name, ""), reason) for name in names]
+        return Acceptance(len(proto.graph.node), tuple(found), None)
     warned = tuple(Finding("warning", "build", "", "", line) for line in built.warnings)
     return Acceptance(len(proto.graph.node), warned, built)
 

@@ -621,7 +621,7 @@ def test_a_graph_that_captured_nothing_does_not_pass_for_the_plain_run_before_it
     make: Make, images: Any, kind: EngineKind
 ) -> None:
     rig = make(kind)
-    rig.fake.memory.capture = lambda _work: lambda: None  # type: ignore[method-assign]  # the fault
+    rig.fake.memory.capture = lambda work: lambda: None  # type: ignore[method-assign]  # noqa: ARG005  # the fault
     with rig.open() as session, pytest.raises(SessionFailed, match="NaN or infinity"):
         session.bind({"input": images[:4]})
 

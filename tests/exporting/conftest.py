@@ -1,10 +1,25 @@
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from resnext.artifact import Artifact
+from resnext import cuda_driver, passport, trt_flavour
+from resnext.artifact import Artifact, read_artifact
+from resnext.cuda_driver import Driver
+from resnext.engine_record import EngineOptions
+from resnext.errors import MissingRequirement
 from resnext.manifest import BatchRange
+from resnext.trt_flavour import Flavour, flavour_for
 from resnext.weights import Weights, load_weights
+from resnext_export import cache, engine_artifact, engine_from_onnx
+from resnext_export.engine_artifact import export_engine
 from resnext_export.onnx_artifact import export_onnx
 
 
@@ -21,3 +36,77 @@ def digits_artifact(digits: Weights, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def static_artifact(digits: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return export_onnx(digits, tmp_path_factory.mktemp("static") / "artifact", batch=BatchRange.parse("3"))
+
+
+@pytest.fixture(scope="session")
+def fp16_artifact(digits: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return export_onnx(digits, tmp_path_factory.mktemp("fp16") / "artifact", precision="fp16")
+
+
+@contextmanager
+def without_driver() -> Iterator[None]:
+    def absent(name: str) -> None:
+        raise OSError(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda_driver, "ctypes", SimpleNamespace(CDLL=absent))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_gpu() -> Iterator[None]:
+    """Engines are built ahead of time here, also where there is a GPU, so that the tests say the same everywhere."""
+    with without_driver():
+        yield
+
+
+@pytest.fixture
+def plant_driver(monkeypatch: pytest.MonkeyPatch) -> Callable[[Driver], None]:
+    """Makes the toolkit see another driver than the machine's."""
+
+    def plant(driver: Driver) -> None:
+        for module in (cuda_driver, trt_flavour, passport, engine_from_onnx, engine_artifact, cache):
+            monkeypatch.setattr(module, "probe_driver", lambda *_: driver)
+
+    return plant
+
+
+@pytest.fixture(scope="session")
+def rtx() -> Flavour:
+    try:
+        return flavour_for("trt-rtx")
+    except MissingRequirement as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def engine(rtx: Flavour, digits: Weights, digits_artifact: Artifact, tmp_path_factory: Any) -> Artifact:
+    options = EngineOptions(profiles=(BatchRange.parse("1:8:64"),))
+    with without_driver():
+        return export_engine(
+            digits_artifact, digits, tmp_path_factory.mktemp("engine") / "fp32", kind=rtx.kind, options=options
+        )
+
+
+@pytest.fixture(scope="session")
+def fp16_engine(rtx: Flavour, digits: Weights, fp16_artifact: Artifact, tmp_path_factory: Any) -> Artifact:
+    options = EngineOptions(profiles=(BatchRange.parse("1:8:64"),), targets=("sm_89", "sm_120"))
+    with without_driver():
+        return export_engine(
+            fp16_artifact, digits, tmp_path_factory.mktemp("engine") / "fp16", kind=rtx.kind, options=options
+        )
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[[Artifact, Callable[[dict[str, Any]], None]], Artifact]:
+    """A copy of an artifact whose manifest says something else; the file stays."""
+
+    def change(artifact: Artifact, edit: Callable[[dict[str, Any]], None]) -> Artifact:
+        folder = tmp_path / "changed"
+        shutil.copytree(artifact.directory, folder)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        edit(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return read_artifact(folder)
+
+    return change
