@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 
 from .config import VARIANTS
 from .cuda_driver import Driver, probe_driver
@@ -131,9 +131,10 @@ def _network(manifest: Manifest) -> list[str]:
     config = manifest.config
     if manifest.model is not None:
         return ["--model", manifest.model]
-    same = (name for name, known in VARIANTS.items() if replace(
-        known, num_classes=config.num_classes, input_size=config.input_size) == config)  # fmt: skip
-    words = ["--model", name] if (name := next(same, None)) else []
+    own = {"num_classes", "input_size"}
+    wanted = {key: value for key, value in asdict(config).items() if key not in own}
+    variants = (name for name, known in VARIANTS.items() if wanted.items() <= asdict(known).items())
+    words = ["--model", name] if (name := next(variants, None)) else []
     return [*words, "--num-classes", str(config.num_classes), "--input-size", "x".join(map(str, config.input_size))]
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from resnext.config import ResNeXtConfig, variant
 from resnext.errors import BadInput, BadWeights, ResnextError, UsageError
-from resnext.inputs import seeded_pixels
 from resnext.preprocess import Preprocessing, default_preprocessing
 from resnext.shipped import SHIPPED
 from resnext.shipped.train import FASHION_DATA, RECIPES, accuracy, digits, fashion_mnist, train
@@ -23,7 +22,6 @@ from resnext.weights import METADATA_KEY, Weights, load_model, load_weights, sav
 
 DIGITS = variant("resnext11_8x4d_digits")
 #: The release that made the shipped checkpoints; another may round differently.
-TRAINED_WITH = "2.13.0"
 
 
 @pytest.fixture(autouse=True)
@@ -449,16 +447,14 @@ def test_shipped_fashion_mnist_is_right_on_91_percent_of_its_test_split() -> Non
 
 
 @pytest.mark.slow
-def test_training_digits_again_gives_the_shipped_network(shipped: Weights) -> None:
+def test_training_digits_again_gives_a_network_as_good_and_the_same_one_twice(shipped: Weights) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     data = digits()
-    again = train(DIGITS, data, RECIPES["digits"])
-    assert accuracy(again, data.test_images, data.test_labels) >= 0.98
+    again, twice = (train(DIGITS, data, RECIPES["digits"]) for _ in range(2))
+    assert again.sha256 == twice.sha256
     assert (again.preprocessing, again.class_names) == (shipped.preprocessing, shipped.class_names)
-    if torch.__version__.partition("+")[0] == TRAINED_WITH:
-        # The same bytes on the processor that trained them; another vector width rounds differently, and training
-        # carries that far.
-        images = torch.from_numpy(shipped.preprocessing.normalise(seeded_pixels(DIGITS, 64)))
-        want, got = load_model(shipped)(images), load_model(again)(images)
-        error = float((got - want).square().mean().sqrt() / want.square().mean().sqrt())
-        assert error < 1e-2, f"relative RMS {error:.1e}"
+    # Another processor rounds differently, and training carries that far: the bytes are its own, the digits are not.
+    assert accuracy(again, data.test_images, data.test_labels) >= 0.98
+    images = torch.from_numpy(shipped.preprocessing.normalise(data.test_images))
+    agree = load_model(shipped)(images).argmax(1) == load_model(again)(images).argmax(1)
+    assert float(agree.float().mean()) >= 0.97
