@@ -9,6 +9,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := demo
 OUT    ?= gpu-accept
+# Tests run side by side, one process for each core with one thread each; make pytest WORKERS=0 keeps to one process.
+WORKERS ?= auto
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
@@ -35,7 +37,7 @@ types: $(VENV)/.installed
 	$(BIN)/mypy
 
 pytest: $(VENV)/.installed
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 speed: $(VENV)/.installed
 	$(BIN)/python benchmarks/check_speed.py

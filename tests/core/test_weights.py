@@ -21,7 +21,6 @@ from resnext.shipped.train import FASHION_DATA, RECIPES, accuracy, digits, fashi
 from resnext.weights import METADATA_KEY, Weights, load_model, load_weights, save_weights, state_dict_sha256
 
 DIGITS = variant("resnext11_8x4d_digits")
-#: The release that made the shipped checkpoints; another may round differently.
 
 
 @pytest.fixture(autouse=True)
