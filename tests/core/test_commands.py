@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,10 +70,16 @@ def test_help_has_examples_of_the_command_itself(command: str) -> None:
 def test_help_answers_in_under_three_tenths_of_a_second(command: str) -> None:
     took = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = processor_s()
         process(command, "--help")
-        took.append(time.perf_counter() - began)
+        took.append(processor_s() - began)
     assert min(took) < 0.3
+
+
+def processor_s() -> float:
+    """Processor time of the processes started so far, seconds: other tests run beside this one, on the same clock."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize("command", COMMANDS)
