@@ -37,6 +37,7 @@ Examples:
   resnext-bench --backend torch,ort --batch 1,8               ResNeXt-50 32x4d, seeded weights
   resnext-bench --backend all --weights digits --batch 64     everything that this machine has
   resnext-bench --backend ort-cpu --artifact out/ --batch 1 --samples 662     enough for a p99
+  resnext-bench --backend torch,ort --weights digits --accuracy digits     accuracy beside latency
   resnext-bench --backend trt --batch 64 --precision fp16     builds the engine once, then reuses it
   resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
 Exit code 0: every row was measured and is right. 1: an output was wrong, or a row is
@@ -114,6 +115,18 @@ invalid. 3, 4: a backend failed; its row says why.
     metavar="SECONDS",
     help="Untimed seconds before, for each row.",
 )
+@click.option(
+    "--accuracy",
+    "accuracy_spec",
+    metavar="digits|fashion-mnist|FOLDER",
+    help="Also run labelled test images (a folder in ImageNet's layout) and hold every row to PyTorch's accuracy.",
+)
+@click.option(
+    "--accuracy-images",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Take a seeded sample of the labelled images, of all classes alike.  [default: all]",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of images and order.")
 @json_option("Write raw samples and everything else as JSON")
 @click.option(
@@ -129,7 +142,8 @@ def main(
     backends: tuple[str, ...], batches: tuple[int, ...], model: str | None, spec: str | None, num_classes: int | None,
     input_size: str | None, precision: Precision | None, path: Path | None, device: Literal["auto", "cpu", "cuda"],
     threads: int | None, memory_format: Literal["auto", "nchw", "channels-last"], cuda_graph: bool, duration: float,
-    rounds: int, samples: int, warmup: float, seed: int, json_path: str | None, markdown_path: Path | None,
+    rounds: int, samples: int, warmup: float, accuracy_spec: str | None, accuracy_images: int | None, seed: int,
+    json_path: str | None, markdown_path: Path | None,
 ) -> None:  # fmt: skip
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
 
@@ -163,11 +177,21 @@ def main(
     else:
         weights = chosen_weights(model, spec, num_classes, input_size)
     cells = tuple(Cell(name, batch) for batch in batches for name in backends)
+    if accuracy_images is not None and accuracy_spec is None:
+        raise UsageError("--accuracy-images says how many of the images of --accuracy: give that too")
+    labelled = None
+    if accuracy_spec is not None:
+        from .labelled import Labelled
+
+        labelled = Labelled(accuracy_spec, weights, accuracy_images)
     plan = Plan(cells, duration, rounds, warmup, samples, seed)
     options = SessionOptions(device, threads, memory_format, cuda_graph)
-    console = _console(to_stderr=json_path == "-")
+    console = _console(to_stderr=json_path == "-", least_width=140 if labelled is None else 180)
     with _status() as say:
-        run = run_benchmark(weights, plan, artifact=artifact, options=options, precision=precision or "fp32", say=say)
+        run = run_benchmark(
+            weights, plan, artifact=artifact, options=options, precision=precision or "fp32",
+            accuracy=labelled, say=say,
+        )  # fmt: skip
     _show(run, console)
     if json_path is not None:
         write_text(json_path, run.model_dump_json(indent=None) + "\n")
@@ -190,23 +214,23 @@ def exit_code(run: Run) -> int:
 
 
 def _show(run: Run, console: Console) -> None:
-    from .report import LEGEND, remarks, table
+    from .report import legend, remarks, table
 
     console.print(f"[dim]{run.environment.title()}[/dim]")
     for line in run.reused:
         console.print(f"[dim]reused {line}[/dim]")
     console.print(table(run))
-    console.print(f"[dim]{LEGEND}[/dim]")
+    console.print(f"[dim]{legend(run)}[/dim]")
     for line in remarks(run):
         console.print(line, style="yellow", markup=False)
 
 
-def _console(*, to_stderr: bool) -> Console:
+def _console(*, to_stderr: bool, least_width: int) -> Console:
     from rich.console import Console
 
     console = Console(stderr=to_stderr, highlight=False)
     # Never narrower than the table: numbers cut short would be worse than lines that wrap.
-    return console if console.width >= 140 else Console(stderr=to_stderr, highlight=False, width=140)
+    return console if console.width >= least_width else Console(stderr=to_stderr, highlight=False, width=least_width)
 
 
 @contextmanager

@@ -11,7 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-_PACKAGES = ("resnext-toolkit", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
+_PACKAGES = (
+    "resnext-toolkit", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt_rtx",
+    "numpy",
+)  # fmt: skip
 
 
 class Gpu(BaseModel):

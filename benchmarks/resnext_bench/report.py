@@ -23,11 +23,43 @@ LEGEND = (
 )
 
 
-def lines(row: Row) -> list[tuple[str, ...]]:
+#: Further columns of a run with labelled images, before the verdict.
+ACCURACY_HEADINGS = ("test top-1", "agrees", "flips +/-")
+_ACCURACY_LEGEND = (
+    " test top-1: share of the labelled images that are right; agrees: share with float32 PyTorch's first class; "
+    "flips: images won and lost against it."
+)
+
+
+def headings(run: Run) -> tuple[str, ...]:
+    """The columns of ``run``."""
+    more = ACCURACY_HEADINGS if _has_accuracy(run) else ()
+    return (*HEADINGS[:-1], *more, HEADINGS[-1])
+
+
+def legend(run: Run) -> str:
+    """What the columns of ``run`` mean."""
+    return LEGEND + (_ACCURACY_LEGEND if _has_accuracy(run) else "")
+
+
+def _has_accuracy(run: Run) -> bool:
+    return any(row.accuracy is not None for row in run.rows)
+
+
+def lines(row: Row, *, accuracy: bool = False) -> list[tuple[str, ...]]:
     """The cells of ``row``: a line for each of its timings, or one for a failed row."""
     if not row.timings:
-        return [(row.backend, str(row.batch), *("-" for _ in HEADINGS[3:]), row.status.upper())]
-    return [_line(row, timing) for timing in row.timings]
+        found = [(row.backend, str(row.batch), *("-" for _ in HEADINGS[3:]), row.status.upper())]
+    else:
+        found = [_line(row, timing) for timing in row.timings]
+    return [(*cells[:-1], *_accuracy(row), cells[-1]) for cells in found] if accuracy else found
+
+
+def _accuracy(row: Row) -> tuple[str, ...]:
+    found = row.accuracy
+    if found is None:
+        return ("-",) * len(ACCURACY_HEADINGS)
+    return (f"{found.top1:.2%}", f"{found.agreement:.2%}", f"+{found.winning_flips} -{found.losing_flips}")
 
 
 def _line(row: Row, timing: Timing) -> tuple[str, ...]:
@@ -68,18 +100,19 @@ def table(run: Run) -> Table:
 
     styles = {"VALID": "green", "INVALID": "yellow", "FAILED": "red"}
     made = Table(title=title(run), title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for heading in HEADINGS:
+    for heading in headings(run):
         left = heading in ("backend", "time", "verdict")
         made.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for row in run.rows:
-        for cells in lines(row):
+        for cells in lines(row, accuracy=_has_accuracy(run)):
             made.add_row(*cells[:-1], f"[{styles[cells[-1]]}]{cells[-1]}[/]")
     return made
 
 
 def markdown(run: Run) -> str:
     """The run as a Markdown document."""
-    rows = [cells for row in run.rows for cells in lines(row)]
+    rows = [cells for row in run.rows for cells in lines(row, accuracy=_has_accuracy(run))]
+    columns = headings(run)
     packages = ", ".join(f"{name} {version}" for name, version in run.environment.packages.items())
     parts = [
         f"# {title(run)}",
@@ -89,11 +122,11 @@ def markdown(run: Run) -> str:
         f"Python {run.environment.python}; {packages}.",
         f"{run.rounds} interleaved rounds, {run.duration_s:g} s of timed runs for each row.",
         "",
-        f"| {' | '.join(HEADINGS)} |",
-        f"|{'|'.join(' --- ' if h in ('backend', 'time', 'verdict') else ' ---: ' for h in HEADINGS)}|",
+        f"| {' | '.join(columns)} |",
+        f"|{'|'.join(' --- ' if h in ('backend', 'time', 'verdict') else ' ---: ' for h in columns)}|",
         *(f"| {' | '.join(cells)} |" for cells in rows),
         "",
-        LEGEND,
+        legend(run),
         "",
     ]
     if found := remarks(run):

@@ -12,6 +12,7 @@ from resnext.manifest import WeightsRecord
 from resnext.parity import Parity
 from resnext.session import Boundary
 
+from .accuracy import Accuracy
 from .environment import Environment
 from .stats import Stats
 
@@ -61,6 +62,7 @@ class Row(_Strict):
         model_size_bytes: size of the artifact's file, or of the tensors for a live model.
         artifact_sha256: digest of the file that ran, or None for a live model.
         parity: of the outputs of the timed runs themselves, against float64 PyTorch.
+        accuracy: on labelled images, against their labels and float32 PyTorch; None where it was not asked for.
     """
 
     backend: str
@@ -80,6 +82,7 @@ class Row(_Strict):
     model_size_bytes: int | None = None
     artifact_sha256: str | None = None
     parity: Parity | None = None
+    accuracy: Accuracy | None = None
 
 
 class Run(_Strict):

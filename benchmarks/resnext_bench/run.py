@@ -22,8 +22,10 @@ from resnext.parity import Parity, compare, gate_for
 from resnext.session import Delivered
 from resnext.trt_flavour import driver_or_refuse, flavour_for
 
+from .accuracy import accuracy_failures
 from .clock import now_ns
 from .environment import record_environment
+from .labelled import Labelled
 from .measure import Samples, Subject, as_failure, measure
 from .memory import Peak, peak_memory
 from .plan import Cell, Plan
@@ -60,6 +62,7 @@ def run_benchmark(
     artifact: Artifact | None = None,
     options: SessionOptions | None = None,
     precision: Precision = "fp32",
+    accuracy: Labelled | None = None,
     say: Say = lambda _: None,
 ) -> Run:
     """Measure every cell of ``plan``.
@@ -70,6 +73,7 @@ def run_benchmark(
         artifact: what ONNX backends run; None means the cache's, exported now where it is not there yet.
         options: device, threads, memory format, CUDA graphs.
         precision: asked for.
+        accuracy: labelled images that every row is held against as well, or None.
         say: called with one line at every step.
 
     Returns:
@@ -87,7 +91,7 @@ def run_benchmark(
         rows = []
         for cell in plan.cells:
             say(f"comparing the outputs of {cell}")
-            rows.append(_row(cell, opened[cell], samples, images, weights, precision))
+            rows.append(_row(cell, opened[cell], samples, images, weights, precision, accuracy))
     return Run(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         model=variant_name(weights.config),
@@ -220,8 +224,9 @@ def _for(backend: str, options: SessionOptions) -> SessionOptions:
 
 
 def _row(
-    cell: Cell, opened: _Opened, samples: Mapping[Cell, Samples], images: _Images, weights: Weights, precision: str
-) -> Row:
+    cell: Cell, opened: _Opened, samples: Mapping[Cell, Samples], images: _Images, weights: Weights, precision: str,
+    labelled: Labelled | None,
+) -> Row:  # fmt: skip
     taken = samples.get(cell)
     error = opened.error or (taken.error if taken else None)
     if error is not None or opened.subject is None or taken is None or taken.output is None:
@@ -235,6 +240,13 @@ def _row(
     numerics = opened.artifact.manifest.numerics if opened.artifact is not None else precision
     parity = _parity(taken, cell, images, opened.artifact, numerics)
     reasons = reasons_against(taken, cell.batch, parity, delivered, weights.config, numerics)
+    accuracy = None
+    if labelled is not None:
+        try:
+            accuracy = labelled.measure(opened.subject.session, cell.batch, opened.artifact)
+            reasons += accuracy_failures(accuracy)
+        except ResnextError as exc:
+            reasons += (f"its accuracy could not be measured: {exc}",)
     timings = [_timing(taken.host_ns, "host", cell.batch)]
     if taken.device_ns and taken.device_boundary:
         timings.append(_timing(taken.device_ns, taken.device_boundary, cell.batch))
@@ -260,6 +272,7 @@ def _row(
         model_size_bytes=size,
         artifact_sha256=digest,
         parity=parity,
+        accuracy=accuracy,
     )
 
 

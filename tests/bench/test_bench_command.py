@@ -157,3 +157,41 @@ def test_peak_memory_sees_what_a_block_takes() -> None:
     assert large.host_bytes > 95e6
     assert small.host_bytes is not None
     assert small.host_bytes < 20e6
+
+
+def test_accuracy_stands_beside_latency_and_is_that_of_the_shipped_network(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    result = bench("--backend", "torch,ort-cpu", "--batch", "8", "--accuracy", "digits", "--json", f"{tmp_path}/r.json",
+                   "--markdown", f"{tmp_path}/r.md")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "test top-1" in result.output
+    run = read_run(tmp_path / "r.json")
+    for row in run.rows:
+        assert row.accuracy is not None
+        assert (row.accuracy.images, row.accuracy.losing_flips, row.accuracy.winning_flips) == (359, 0, 0)
+        assert row.accuracy.top1 == pytest.approx(353 / 359)
+        assert row.accuracy.top1_low < row.accuracy.top1 < row.accuracy.top1_high
+    assert run.rows[1].accuracy is not None
+    assert run.rows[1].accuracy.artifact_sha256 == run.rows[1].artifact_sha256
+    text = (tmp_path / "r.md").read_text()
+    assert "| test top-1 | agrees | flips +/- | verdict |" in text
+    assert text.count("98.33%") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--accuracy", "no/such/folder"], 4, "no/such/folder"),
+        (["--accuracy-images", "5"], 2, "--accuracy"),
+        (["--accuracy", "digits", "--accuracy-images", "500"], 4, "359"),
+        (["--accuracy", "random"], 4, "label"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused_before_anything_is_measured(
+    arguments: list[str], code: int, told: str
+) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    result = bench("--backend", "ort-cpu", *arguments)
+    assert result.exit_code == code, result.output
+    assert told in result.output
+    assert "median" not in result.output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from resnext.parity import Parity, compare
 from resnext.session import Delivered, DeliveredLayer, Session
 from resnext.weights import Weights, load_weights
 from resnext_bench.command import exit_code
+from resnext_bench.labelled import Labelled
 from resnext_bench.measure import Samples, Subject, measure
 from resnext_bench.plan import Cell, Plan
 from resnext_bench.result import Run
@@ -113,8 +115,9 @@ class Whole(FakeSession):
 
 
 def bench(
-    digits: Weights, monkeypatch: pytest.MonkeyPatch, alter: Alter, session_class: type[FakeSession] = Whole
-) -> Run:
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, alter: Alter, session_class: type[FakeSession] = Whole,
+    labelled: Labelled | None = None,
+) -> Run:  # fmt: skip
     """A run of one fake backend that computes the right logits and then ``alter``s them."""
 
     def correct(images: NDArray[Any]) -> NDArray[Any]:
@@ -125,7 +128,7 @@ def bench(
 
     monkeypatch.setattr(bench_run, "open_session", open_fake)
     plan = Plan((Cell("torch", 7),), **QUICK)  # type: ignore[arg-type]  # mixed value types
-    return run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
+    return run_benchmark(digits, plan, options=SessionOptions(device="cpu"), accuracy=labelled)
 
 
 def test_a_right_backend_is_valid(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +141,22 @@ def test_a_right_backend_is_valid(digits: Weights, monkeypatch: pytest.MonkeyPat
 def poisoned(logits: NDArray[Any]) -> NDArray[Any]:
     logits[3, 2] = np.nan
     return logits
+
+
+def test_answers_that_are_wrong_on_labelled_images_make_the_row_invalid(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    monkeypatch.setattr("resnext_bench.validity.MOST_ROUND_SPREAD", 9.0)
+    labelled = Labelled("digits", digits, 100, tmp_path)
+    right = bench(digits, monkeypatch, lambda logits: logits, labelled=labelled).rows[0]
+    assert right.status == "valid", right.reasons
+    wrong = bench(digits, monkeypatch, lambda logits: np.roll(logits, 1, axis=1), labelled=labelled).rows[0]
+    assert "first classes agree" in "; ".join(wrong.reasons)
+    assert wrong.accuracy is not None
+    assert wrong.accuracy.losing_flips > 90
+    nan = bench(digits, monkeypatch, lambda logits: logits * np.float32(np.nan), labelled=labelled).rows[0]
+    assert "100 of 100 images give NaN" in "; ".join(nan.reasons)
 
 
 @pytest.mark.parametrize(
