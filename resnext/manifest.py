@@ -60,7 +60,8 @@ class Manifest(_Strict):
 
     Attributes:
         format_version: of this file; readers refuse any other.
-        kind: format of the artifact: an ONNX file, or an engine of TensorRT or of TensorRT-RTX.
+        kind: format of the artifact: an ONNX file, OpenVINO's IR (both of its files in one), or an engine of TensorRT
+            or of TensorRT-RTX.
         file: name of the artifact's file, beside the manifest.
         file_sha256: digest of its bytes.
         file_size_bytes: its size.
@@ -79,11 +80,11 @@ class Manifest(_Strict):
         versions: of this toolkit and the libraries that made the artifact.
         created: UTC time, ISO 8601.
         check: the parity check that the written bytes passed, or None where it was skipped.
-        engine: how an engine was built, for what, and what its layers got; None for an ONNX file.
+        engine: how an engine was built, for what, and what its layers got; None for what is no engine.
     """
 
     format_version: Literal[1] = 1
-    kind: Literal["onnx", "trt", "trt-rtx"]
+    kind: Literal["onnx", "openvino", "trt", "trt-rtx"]
     file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     file_sha256: Sha256
     file_size_bytes: int = Field(ge=1)
@@ -106,7 +107,7 @@ class Manifest(_Strict):
 
     @model_validator(mode="after")
     def _engine_where_kind_says_so(self) -> Manifest:
-        if (self.kind != "onnx") != (self.engine is not None):
+        if (self.kind in ("trt", "trt-rtx")) != (self.engine is not None):
             raise ValueError(f"a manifest of kind {self.kind} {'needs an' if self.engine is None else 'has no'} engine")
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 FORMATS = {
     "onnx": "ONNX, opset 20: one self-contained file, batch norms folded, any batch size",
+    "openvino": "OpenVINO's IR, in one file",
     "trt": "an engine of TensorRT, or of TensorRT-RTX where only that is installed",
     "trt-rtx": "an engine of TensorRT-RTX, built without a GPU",
 }
@@ -43,6 +45,7 @@ Examples:
   resnext-export --format onnx                                ResNeXt-50 32x4d, seeded weights
   resnext-export --format onnx --weights digits               a shipped, trained network
   resnext-export --format onnx --model resnext101_32x8d --weights checkpoint.pth --output engine/
+  resnext-export --format openvino
   resnext-export --format trt --precision fp16 --batch 1:8:64
   resnext-export --format trt --batch 1,64:64:256             two optimization profiles
   resnext-export --format trt-rtx --target sm_89,sm_120       ahead of time, for other machines' GPUs
@@ -117,8 +120,9 @@ def main(
     if target is None:
         others = "--list-models, inspect, check-trt or refit"
         raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or {others})")
-    if target == "onnx":
-        asked_for(engine).refuse_for_onnx()
+    request = asked_for(engine)
+    if target in ("onnx", "openvino"):
+        request.refuse_without_engine(from_onnx=target != "onnx")
     if output is not None:
         from resnext.artifact import check_destination
 
@@ -135,12 +139,13 @@ def main(
             bake_preprocessing=bake_preprocessing, precision=precision or "fp32", check=check, force=force,
         )  # fmt: skip
     else:
-        from .engine_command import export_engine_as_asked
+        from .engine_command import export_engine_as_asked, export_openvino_as_asked
 
-        artifact = export_engine_as_asked(
-            target, asked_for(engine), model=model, spec=spec, num_classes=num_classes, input_size=input_size,
-            precision=precision, batch=batch, bake_preprocessing=bake_preprocessing, output=output,
-            default_name=_default_name, check=check, force=force,
+        export = export_openvino_as_asked if target == "openvino" else partial(export_engine_as_asked, target)
+        artifact = export(
+            request, model=model, spec=spec, num_classes=num_classes, input_size=input_size, precision=precision,
+            batch=batch, bake_preprocessing=bake_preprocessing, output=output, default_name=_default_name, check=check,
+            force=force,
         )  # fmt: skip
     if json_path is not None:
         write_text(json_path, artifact.manifest.to_json())

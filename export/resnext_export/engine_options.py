@@ -36,13 +36,19 @@ class EngineRequest:
     targets: str | None
     on_refusal: tuple[str, ...] | None
 
-    def refuse_for_onnx(self) -> None:
-        """Raise click.UsageError where an option was given that an ONNX file has no use for."""
+    def refuse_without_engine(self, *, from_onnx: bool) -> None:
+        """Raise click.UsageError where an option was given that only an engine has.
+
+        Args:
+            from_onnx: the format is made from an ONNX artifact as an engine is, so ``--onnx`` may be given.
+        """
         neutral = {"compatibility": "none", "tf32": False, "strip_weights": False}
+        neutral |= {"onnx": self.onnx} if from_onnx else {}
         given = [field.name for field in fields(self) if getattr(self, field.name) != neutral.get(field.name)]
         if given:
             name = {"targets": "target"}.get(given[0], given[0]).replace("_", "-")
-            raise click.UsageError(f"--{name} is for engines: --format trt or trt-rtx")
+            others = ", and for openvino" if name == "onnx" else ""
+            raise click.UsageError(f"--{name} is for engines: --format trt or trt-rtx{others}")
 
     def options(self, batch: str | None) -> EngineOptions:
         """Options of the builder.
@@ -130,7 +136,7 @@ def engine_options(function: F) -> F:
         click.option("--tf32", is_flag=True, help="Let float32 engines round to TF32, which is faster and less exact."),
         click.option(
             "--onnx", type=click.Path(path_type=Path), metavar="PATH",
-            help="ONNX artifact to build the engine from.  [default: exported once into the cache]",
+            help="ONNX artifact to build an engine or IR from.  [default: exported once into the cache]",
         ),
     ):  # fmt: skip
         function = option(function)

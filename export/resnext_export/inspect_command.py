@@ -39,7 +39,7 @@ Reads an engine's manifest only, before anything is deserialised; --backend asks
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--backend", type=NameType("backend", BACKEND_NAMES), metavar="NAME",
-    help="Open the artifact on this backend and ask it.  [default: an engine's manifest, for an ONNX file ort]",
+    help="Open the artifact on this backend and ask it.  [default: an engine's manifest, else ort or openvino]",
 )  # fmt: skip
 @click.option(
     "--require-delivered", type=click.FloatRange(0, 1), metavar="SHARE",
@@ -69,7 +69,7 @@ def inspect(
 
     artifact = read_artifact(path)
     manifest = artifact.manifest
-    machine = this_machine(FLAVOURS["trt-rtx" if manifest.kind == "onnx" else manifest.kind])
+    machine = this_machine(FLAVOURS["trt" if manifest.kind == "trt" else "trt-rtx"])
     found, noted = obstacles(manifest, machine), remarks(manifest, machine)
     delivered, source = _delivered(artifact, backend)
     share = share_of(manifest, delivered)
@@ -127,11 +127,11 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
     if record is not None and backend is None:
         found = delivered_from_engine(record.layers, record.gpu or "ahead of time")
         return found, f"from the manifest, {record.layers_from}"
-    from resnext.backends import SessionOptions, open_session
+    from resnext.backends import SessionOptions, natural_backend, open_session
     from resnext.backends import backend as known_backend
     from resnext.parity_command import artifact_weights
 
-    name = backend or "ort"
+    name = backend or natural_backend(artifact)
     subject: Any = artifact
     precision = artifact.manifest.precision
     if known_backend(name).source == "model":

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
@@ -73,6 +74,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         "ort-cuda": Backend("ort_session", "onnx", "cuda", "ONNX Runtime, CUDA provider"),
         "ort-trt": Backend("ort_trt_session", "onnx", "cuda", "ONNX Runtime, TensorRT provider (TensorRT 10)"),
         "ort-trt-rtx": Backend("ort_trt_session", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider"),
+        "openvino": Backend("openvino_session", "onnx", "cpu", "OpenVINO on the CPU, from ONNX or from its own IR"),
         "trt": Backend("trt_session", "trt", "cuda", "TensorRT, or TensorRT-RTX where only that is installed"),
         "trt-rtx": Backend("trt_session", "trt-rtx", "cuda", "TensorRT-RTX"),
     }
@@ -125,7 +127,7 @@ def natural_backend(artifact: Artifact) -> str:
 
 def _check_kind(name: str, known: Backend, subject: Artifact) -> None:
     kind = subject.manifest.kind
-    if kind == known.source or (known.source == "trt" and kind == "trt-rtx"):
+    if kind in (known.source, name) or (known.source == "trt" and kind == "trt-rtx"):
         return
     other = f"; build an engine of it: --format {name} --onnx {subject.directory}" if kind == "onnx" else ""
     raise UsageError(
@@ -161,6 +163,8 @@ def available_backends(device: str = "auto") -> tuple[str, ...]:
         names.append("torch-compile")
     if device != "cuda":
         names.append("ort-cpu")
+        if find_spec("openvino") is not None:
+            names.append("openvino")
     if device != "cpu":
         try:
             from .ort_session import cuda_works
