@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -75,6 +76,9 @@ def guarded(function: F) -> F:
                 sys.exit(130)
             if debug:
                 raise
+            if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+                click.echo(f"{_styled('error:')} cannot write: {exc.strerror}; make room, or write elsewhere", err=True)
+                sys.exit(MissingRequirement.exit_code)
             text = " ".join(str(exc).split()) or "no message"
             click.echo(
                 f"{_styled('error:')} unexpected {type(exc).__name__}: {text[:300]} (--debug shows where)", err=True
@@ -233,6 +237,11 @@ def check_writable(target: str | Path | None) -> None:
             raise MissingRequirement(f"cannot write {target}: it is a folder or not writable; choose another path")
     except OSError as exc:
         raise MissingRequirement(f"cannot write {target}: {exc.strerror}; choose another path") from exc
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters spelt out: names come from other people's files."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def write_text(target: str, text: str) -> None:

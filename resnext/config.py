@@ -60,6 +60,8 @@ class ResNeXtConfig:
         depths: object = self.depths  # as object: callers that are not type-checked may pass anything
         if not (isinstance(depths, tuple) and 1 <= len(depths) <= 6 and all(map(_is_count, depths))):
             raise UsageError(f"depths must be a tuple of 1 to 6 integers of at least 1, got {self.depths!r}")
+        if sum(self.depths) > _MOST_BLOCKS:
+            raise UsageError(f"depths must add up to {_MOST_BLOCKS} blocks at most, got {sum(self.depths)}")
         if self.stem not in ("imagenet", "small"):
             raise UsageError(f"stem must be 'imagenet' or 'small', got {self.stem!r}")
         size: object = self.input_size
@@ -95,7 +97,12 @@ class ResNeXtConfig:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST
+
+
+#: Larger than anything that could be built; without a limit a slip of the keyboard would keep a machine busy for ever.
+_MOST = 1_000_000
+_MOST_BLOCKS = 10_000
 
 
 def _paper(depths: tuple[int, ...], cardinality: int, width: int) -> ResNeXtConfig:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from .errors import BadArtifact
+
 if TYPE_CHECKING:
+    from .artifact import Artifact
     from .manifest import Manifest
 
 _PREFIX = "resnext-facts-"
@@ -35,3 +40,27 @@ def engine_name(manifest: Manifest, *, refittable: bool, tf32: bool = False) -> 
         "tf32": tf32,
     }
     return _PREFIX + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def check_engine_bytes(artifact: Artifact) -> None:
+    """Check, without loading it, that an engine bears the name that its manifest leads to.
+
+    TensorRT-RTX keeps the name readable in the file. TensorRT may not; then only a session can tell.
+
+    Raises:
+        BadArtifact: the engine is not the one that the manifest tells of, or is no engine at all.
+    """
+    manifest, record = artifact.manifest, artifact.manifest.engine
+    if record is None:
+        return
+    with artifact.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = re.search(_PREFIX.encode() + rb"[0-9a-f]{64}", data)
+        borne = None if found is None else found[0].decode()
+    if borne is None and record.library == "tensorrt":
+        return
+    options = record.options
+    if borne != engine_name(manifest, refittable=options.strip_weights, tf32=options.tf32):
+        raise BadArtifact(
+            f"the manifest of {artifact.path} does not agree with the engine on model, weights, precision, TF32, "
+            "preprocessing or class names; one of them was altered: build the engine again"
+        )

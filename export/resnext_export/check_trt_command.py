@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnext.command import SETTINGS, NameType, OneLineCommand, check_writable, guarded, json_option, write_text
+from resnext.command import (
+    SETTINGS,
+    NameType,
+    OneLineCommand,
+    check_writable,
+    guarded,
+    json_option,
+    printable,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from .trt_findings import Acceptance
@@ -52,7 +61,7 @@ def check_trt(
     from typing import cast
 
     from resnext.engine_record import EngineOptions
-    from resnext.errors import GateFailed, UsageError
+    from resnext.errors import GateFailed, MissingRequirement, UsageError
     from resnext.manifest import MANIFEST_NAME, BatchRange
     from resnext.trt_flavour import EngineKind, flavour_for
 
@@ -76,6 +85,8 @@ def check_trt(
         path = artifact.path
     chosen = tuple(part.strip() for part in (targets or "").split(",") if part.strip())
     flavour = flavour_for(cast("EngineKind", kind))
+    if flavour.kind != kind:  # what is asked here is what this very library takes
+        raise MissingRequirement("TensorRT is not installed: pip install tensorrt, or check with --library trt-rtx")
     outcome = check_onnx(path, flavour, EngineOptions(profiles=(profile,), targets=chosen), shapes)
     if json_path is not None:
         write_text(json_path, json.dumps(_facts(path, flavour.title, flavour.version, outcome), indent=2) + "\n")
@@ -102,7 +113,8 @@ def _print(path: Path, library: str, outcome: Acceptance) -> None:
         for finding in outcome.findings:
             colour = "red" if finding.severity == "refused" else "yellow"
             severity = Text(finding.severity, style=colour)
-            table.add_row(severity, finding.stage, finding.node, finding.operator, finding.reason)
+            cells = (finding.stage, finding.node, finding.operator, finding.reason)
+            table.add_row(severity, *map(printable, cells))
         # Names of nodes may look like rich's markup.
         width = None if Console().is_terminal else 200
         Console(highlight=False, markup=False, emoji=False, width=width).print(table)

@@ -161,6 +161,8 @@ def _check_parent(parent: Artifact, options: EngineOptions) -> None:
     manifest = parent.manifest
     if manifest.kind != "onnx":
         raise UsageError(f"an engine is built from an ONNX artifact; {parent.directory} is of kind {manifest.kind}")
+    if options.tf32 and manifest.precision != "fp32":
+        raise UsageError(f"--tf32 is for float32 engines, and this one is {manifest.precision}; drop it")
     for profile in options.profiles:
         if not (profile.min in manifest.batch and (profile.max or 0) in manifest.batch):
             raise UsageError(f"the ONNX artifact takes batch {manifest.batch}, so not the profile {profile}")

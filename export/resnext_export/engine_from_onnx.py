@@ -112,7 +112,7 @@ def _parse(trt: Any, network: Any, logger: Any, onnx_file: Path | bytes, log: Lo
     parser = trt.OnnxParser(network, logger)
     parsed = parser.parse(onnx_file) if isinstance(onnx_file, bytes) else parser.parse_from_file(str(onnx_file))
     if parsed and network.num_outputs == 0:  # text may pass for a model without a graph
-        raise EngineRefused("the file holds no graph: this is not an ONNX file, or it is cut short", ())
+        raise EngineRefused("the file holds no graph with outputs: this is not an ONNX file, or it is cut short", ())
     if parsed:
         return
     found = parser_findings(parser)
@@ -144,6 +144,7 @@ def _parser_reason(text: str) -> str:
         return "TensorRT does not support this operator"
     known = {
         "Plugin not found": "TensorRT does not know this operator, nor is there a plugin of its name",
+        "Failed to import initializer": "weights that lie outside the file are missing, or not in the file's folder",
         "ParseFromCodedStream": "this is not an ONNX file, or it is cut short",
     }
     return next((plain for said, plain in known.items() if said in first), first)
@@ -170,7 +171,11 @@ def _configured(
         profile = builder.create_optimization_profile()
         for tensor, shape in shapes.items():
             sizes = (batch.min, batch.opt, batch.max)
-            profile.set_shape(tensor, *(tuple(size or at for size in shape) for at in sizes))
+            try:
+                profile.set_shape(tensor, *(tuple(at if size is None else size for size in shape) for at in sizes))
+            except (RuntimeError, TypeError) as exc:
+                reason = f"{flavour.title} takes no input {tensor!r} of shape {shape}: {str(exc).splitlines()[0]}"
+                raise EngineRefused(reason, ()) from exc
         if config.add_optimization_profile(profile) < 0:
             raise EngineRefused(f"{flavour.title} refuses the optimization profile for batch {batch}", ())
     return config

@@ -131,7 +131,7 @@ def engine_options(function: F) -> F:
             "--optimization-level", type=click.IntRange(0, 5), help="How long to look for kernels; TensorRT.",
         ),
         click.option(
-            "--workspace", type=click.IntRange(min=1), metavar="MIB", help="Most scratch memory of a layer, MiB.",
+            "--workspace", type=click.IntRange(1, 1 << 20), metavar="MIB", help="Most scratch memory of a layer, MiB.",
         ),
         click.option("--tf32", is_flag=True, help="Let float32 engines round to TF32, which is faster and less exact."),
         click.option(

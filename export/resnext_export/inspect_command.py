@@ -16,6 +16,7 @@ from resnext.command import (
     check_writable,
     guarded,
     json_option,
+    printable,
     write_text,
 )
 
@@ -63,11 +64,13 @@ def inspect(
     """
     check_writable(json_path)
     from resnext.artifact import read_artifact
+    from resnext.engine_name import check_engine_bytes
     from resnext.errors import GateFailed, MissingRequirement
     from resnext.passport import obstacles, remarks, this_machine
     from resnext.trt_flavour import FLAVOURS
 
     artifact = read_artifact(path)
+    check_engine_bytes(artifact)
     manifest = artifact.manifest
     machine = this_machine(FLAVOURS["trt" if manifest.kind == "trt" else "trt-rtx"])
     found, noted = obstacles(manifest, machine), remarks(manifest, machine)
@@ -194,18 +197,20 @@ def _print_layers(manifest: Manifest, delivered: Delivered, *, recorded: bool) -
     table = Table(box=None, pad_edge=False, header_style="bold")
     record = manifest.engine
     if record is not None and recorded:
-        for heading in ("layer", "kind", "computes in", "inputs", "outputs", "tactic"):
-            table.add_column(heading, no_wrap=True)
+        # The last ones go first where a terminal is too narrow for them all; the precision never does.
+        console = Console()
+        shown = 3 if console.is_terminal and console.width < 120 else 5 if console.is_terminal else 6
+        for heading in ("layer", "kind", "computes in", "inputs", "outputs", "tactic")[:shown]:
+            table.add_column(heading, no_wrap=True, min_width=11 if heading == "computes in" else None)
         for layer in record.layers:
             nodes = ", ".join(layer.nodes) or layer.name
-            table.add_row(
-                nodes, layer.kind, layer.dtype, "; ".join(layer.inputs), "; ".join(layer.outputs), layer.tactic
-            )
+            cells = (nodes, layer.kind, layer.dtype, "; ".join(layer.inputs), "; ".join(layer.outputs), layer.tactic)
+            table.add_row(*map(printable, cells[:shown]))
     else:
         for heading in ("layer", "operator", "computes in", "on"):
             table.add_column(heading, no_wrap=True)
         for row in delivered.layers:
-            table.add_row(", ".join(row.modules) or row.name, row.op, row.dtype, row.device)
+            table.add_row(*map(printable, (", ".join(row.modules) or row.name, row.op, row.dtype, row.device)))
     # Cut on a terminal, whole in a pipe: there, lines are for tools. Names may look like rich's markup.
     width = None if Console().is_terminal else 400
     Console(highlight=False, markup=False, emoji=False, width=width).print(table)

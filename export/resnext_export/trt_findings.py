@@ -120,7 +120,7 @@ def profile_shapes(proto: onnx.ModelProto, given: Mapping[str, str]) -> dict[str
     if unknown := [name for name in given if name not in inputs]:
         raise UsageError(f"the file has no input {unknown[0]!r}; it has {', '.join(inputs)}")
     for name, value in inputs.items():
-        dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
+        dims = [dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim]
         if name in given:
             shape = _parse_shape(given[name])
             fits = len(shape) == len(dims) and all(h in (None, w) for h, w in zip(dims, shape, strict=True))

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from resnext import cuda_driver, passport, trt_flavour
-from resnext.artifact import Artifact, read_artifact
+from resnext.artifact import Artifact, file_sha256, read_artifact
 from resnext.cuda_driver import Driver
+from resnext.engine_name import engine_name
 from resnext.engine_record import EngineOptions
 from resnext.errors import MissingRequirement
-from resnext.manifest import BatchRange
+from resnext.manifest import BatchRange, Manifest
 from resnext.trt_flavour import Flavour, flavour_for
 from resnext.weights import Weights, load_weights
 from resnext_export import cache, engine_artifact, engine_from_onnx
@@ -99,13 +100,21 @@ def fp16_engine(rtx: Flavour, digits: Weights, fp16_artifact: Artifact, tmp_path
 
 @pytest.fixture
 def changed(tmp_path: Path) -> Callable[[Artifact, Callable[[dict[str, Any]], None]], Artifact]:
-    """A copy of an artifact whose manifest says something else; the file stays."""
+    """A copy of an engine with another manifest, as if it had been built so: the name in its bytes is made to fit."""
 
     def change(artifact: Artifact, edit: Callable[[dict[str, Any]], None]) -> Artifact:
         folder = tmp_path / "changed"
         shutil.copytree(artifact.directory, folder)
         manifest = json.loads((folder / "manifest.json").read_text())
         edit(manifest)
+        names = []
+        for told in (artifact.manifest, Manifest.model_validate_json(json.dumps(manifest))):
+            assert told.engine is not None
+            options = told.engine.options
+            names.append(engine_name(told, refittable=options.strip_weights, tf32=options.tf32).encode())
+        file = folder / artifact.manifest.file
+        file.write_bytes(file.read_bytes().replace(names[0], names[1]))
+        manifest["file_sha256"] = file_sha256(file)
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return read_artifact(folder)
 

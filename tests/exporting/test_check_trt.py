@@ -306,3 +306,19 @@ def test_tensorrt_itself_needs_a_gpu(good: Path, monkeypatch: pytest.MonkeyPatch
     result = check(good, "--library", "trt")
     assert result.exit_code == 3
     assert "TensorRT builds on a GPU only" in error(result)
+
+
+def test_another_library_than_the_one_that_was_asked_for_gives_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TensorRT, "version", None)
+    (tmp_path / "model.onnx").write_bytes(b"")
+    result = CliRunner().invoke(main, ["check-trt", str(tmp_path / "model.onnx"), "--library", "trt"])
+    assert result.exit_code == 3, result.output
+    assert "TensorRT is not installed" in result.stderr
+
+
+def test_control_characters_of_a_foreign_file_are_spelt_out() -> None:
+    from resnext.command import printable
+
+    assert printable("evil\x1b[31m\nnode \u00e9") == "evil\\x1b[31m\\nnode \u00e9"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,3 +266,50 @@ def test_no_artifact_or_a_damaged_one_is_exit_4(engine: Artifact, changed: Chang
     result = inspect(artifact)
     assert result.exit_code == 4
     assert "truncated or altered" in error(result)
+
+
+def edited_text(engine: Artifact, folder: Path, *changes: tuple[str, str]) -> Path:
+    """The engine beside a manifest in whose text somebody replaced words."""
+    copy = folder / "edited"
+    shutil.copytree(engine.directory, copy)
+    text = (copy / "manifest.json").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (copy / "manifest.json").write_text(text)
+    return copy
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [('"precision": "fp32"', '"precision": "fp16"'), ('"dtype": "float32"', '"dtype": "float16"')],
+        [('"tf32": false', '"tf32": true')],
+        [('"resize": 8', '"resize": 9')],
+    ],
+)
+def test_an_engine_whose_manifest_was_edited_is_refused_without_being_loaded(
+    engine: Artifact, tmp_path: Path, changes: list[tuple[str, str]]
+) -> None:
+    path = edited_text(engine, tmp_path, *changes)
+    result = CliRunner().invoke(main, ["inspect", str(path), "--require-delivered", "0.99"])
+    assert result.exit_code == 4, result.output
+    assert "does not agree with the engine" in result.stderr
+
+
+def test_bytes_that_are_no_engine_are_refused_even_under_their_own_digest(engine: Artifact, tmp_path: Path) -> None:
+    path = edited_text(engine, tmp_path)
+    (path / engine.manifest.file).write_bytes(b"noise" * 200)
+    text = (path / "manifest.json").read_text()
+    text = text.replace(engine.manifest.file_sha256, hashlib.sha256(b"noise" * 200).hexdigest())
+    text = text.replace(f'"file_size_bytes": {engine.manifest.file_size_bytes}', '"file_size_bytes": 1000')
+    (path / "manifest.json").write_text(text)
+    result = CliRunner().invoke(main, ["inspect", str(path)])
+    assert result.exit_code == 4, result.output
+
+
+def test_a_manifest_of_a_network_beyond_all_bounds_is_refused_at_once(engine: Artifact, tmp_path: Path) -> None:
+    depth = engine.manifest.config.depths[0]
+    path = edited_text(engine, tmp_path, (f'"depths": [\n      {depth}', f'"depths": [\n      1{"0" * 30}'))
+    result = CliRunner().invoke(main, ["inspect", str(path)])
+    assert result.exit_code == 4, result.output
