@@ -10,7 +10,7 @@ from .cuda_driver import Driver, probe_driver
 from .engine_record import EngineOptions, EngineRecord
 from .errors import MissingRequirement
 from .manifest import Manifest
-from .trt_flavour import FLAVOURS, RTX_DEFAULT_TARGETS, RTX_TARGETS, Flavour, this_platform
+from .trt_flavour import RTX_DEFAULT_TARGETS, RTX_TARGETS, Flavour, flavour_of, this_platform
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def obstacles(manifest: Manifest, machine: Machine) -> tuple[Obstacle, ...]:
     record = manifest.engine
     if record is None:
         return ()
-    flavour = FLAVOURS["trt" if record.library == "tensorrt" else "trt-rtx"]
+    flavour = flavour_of(record.library)
     found = [*_library(record, flavour, machine), *_driver(record, machine)]
     if flavour.kind == "trt" and machine.platform != record.platform:
         found.append(Obstacle(f"it was built on {record.platform}, this is {machine.platform}"))

@@ -250,6 +250,11 @@ class TensorRTRTX(Flavour):
 FLAVOURS: Mapping[EngineKind, Flavour] = MappingProxyType({"trt": TensorRT(), "trt-rtx": TensorRTRTX()})
 
 
+def flavour_of(library: Literal["tensorrt", "tensorrt_rtx"]) -> Flavour:
+    """The flavour of an engine, by the Python package that built it."""
+    return next(flavour for flavour in FLAVOURS.values() if flavour.package == library)
+
+
 def flavour_for(name: EngineKind) -> Flavour:
     """The library that ``name`` means here: ``trt`` is TensorRT, or TensorRT-RTX where only that is installed.
 

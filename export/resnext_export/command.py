@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,6 @@ from resnext.command import (
     NameType,
     OneLineGroup,
     check_writable,
-    chosen_weights,
     guarded,
     json_option,
     weights_options,
@@ -23,6 +21,7 @@ from resnext.command import (
 from resnext.config import PRECISIONS, Precision
 from resnext.version import __version__
 
+from .asked import Asked
 from .check_trt_command import check_trt
 from .engine_options import asked_for, engine_options
 from .inspect_command import inspect
@@ -31,7 +30,6 @@ from .refit_command import refit
 if TYPE_CHECKING:
     from resnext.artifact import Artifact
     from resnext.manifest import Manifest
-    from resnext.weights import Weights
 
 FORMATS = {
     "onnx": "ONNX, opset 20: one self-contained file, batch norms folded, any batch size",
@@ -121,6 +119,9 @@ def main(
         others = "--list-models, inspect, check-trt or refit"
         raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or {others})")
     request = asked_for(engine)
+    asked = Asked(
+        target, model, spec, num_classes, input_size, precision, batch, bake_preprocessing, output, check, force
+    )
     if target in ("onnx", "openvino"):
         request.refuse_without_engine(from_onnx=target != "onnx")
     if output is not None:
@@ -128,29 +129,28 @@ def main(
 
         check_destination(output, force=force)
     if target == "onnx":
-        from resnext.manifest import BatchRange
-
-        from .onnx_artifact import export_onnx
-
-        batch_range = BatchRange.parse(batch or "1:8")
-        weights = chosen_weights(model, spec, num_classes, input_size)
-        artifact = export_onnx(
-            weights, output or Path(_default_name(weights, precision or "fp32", target)), batch=batch_range,
-            bake_preprocessing=bake_preprocessing, precision=precision or "fp32", check=check, force=force,
-        )  # fmt: skip
+        artifact = _export_onnx(asked)
     else:
-        from .engine_command import export_engine_as_asked, export_openvino_as_asked
+        from .engine_command import export_from_onnx_as_asked
 
-        export = export_openvino_as_asked if target == "openvino" else partial(export_engine_as_asked, target)
-        artifact = export(
-            request, model=model, spec=spec, num_classes=num_classes, input_size=input_size, precision=precision,
-            batch=batch, bake_preprocessing=bake_preprocessing, output=output, default_name=_default_name, check=check,
-            force=force,
-        )  # fmt: skip
+        artifact = export_from_onnx_as_asked(asked, request)
     if json_path is not None:
         write_text(json_path, artifact.manifest.to_json())
     if json_path != "-":
         _say(artifact)
+
+
+def _export_onnx(asked: Asked) -> Artifact:
+    from resnext.manifest import BatchRange
+
+    from .onnx_artifact import export_onnx
+
+    batch = BatchRange.parse(asked.batch or "1:8")
+    weights, precision = asked.weights(), asked.precision or "fp32"
+    return export_onnx(
+        weights, asked.directory(weights, precision, "onnx"), batch=batch, precision=precision,
+        bake_preprocessing=asked.bake_preprocessing, check=asked.check, force=asked.force,
+    )  # fmt: skip
 
 
 main.add_command(inspect)
@@ -191,23 +191,11 @@ def _parity(manifest: Manifest) -> str:
         return "NOT CHECKED: the engine has no weights yet; resnext-export refit puts them in and checks"
     if manifest.engine is not None:
         from resnext.passport import obstacles, this_machine
-        from resnext.trt_flavour import FLAVOURS
+        from resnext.trt_flavour import flavour_of
 
-        if found := obstacles(manifest, this_machine(FLAVOURS["trt" if manifest.kind == "trt" else "trt-rtx"])):
+        if found := obstacles(manifest, this_machine(flavour_of(manifest.engine.library))):
             return f"NOT CHECKED: {found[0].reason}; on its machine: {later}"
     return "NOT CHECKED (--no-check)"
-
-
-def _default_name(weights: Weights, precision: str, target: str) -> str:
-    from resnext.config import variant_name
-    from resnext.shipped import SHIPPED
-
-    config, source = weights.config, weights.source
-    if source in SHIPPED and SHIPPED[source].config == config:
-        return f"{source}-{precision}-{target}"
-    name = variant_name(config) or f"custom_{config.input_size[0]}x{config.input_size[1]}_{config.num_classes}"
-    stem = Path(source).stem if Path(source).is_absolute() else source.replace(":", "")
-    return f"{name}-{stem}-{precision}-{target}"
 
 
 def _shape(shape: tuple[int | None, ...]) -> str:

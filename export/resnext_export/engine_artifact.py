@@ -14,7 +14,7 @@ from resnext.errors import BadWeights, UsageError
 from resnext.manifest import BatchRange, Manifest
 from resnext.passport import obstacles, this_machine
 from resnext.session import TensorSpec
-from resnext.trt_flavour import EngineKind, Flavour, flavour_for, this_platform
+from resnext.trt_flavour import EngineKind, Flavour, flavour_for, flavour_of, this_platform
 
 from .build_monitor import BuildWatch, build_bars
 from .engine_fallbacks import Tried, build_with_fallbacks
@@ -124,7 +124,7 @@ def refit_engine(
     proto = onnx_from_torch(
         weights, any_batch, bake_preprocessing=manifest.preprocessing_baked, precision=manifest.precision
     )
-    flavour = flavour_for("trt" if record.library == "tensorrt" else "trt-rtx")
+    flavour = flavour_of(record.library)
     data = refitted_from_engine(thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options)
     with staging(directory, force=force) as folder:
         path = folder / FILE_NAME

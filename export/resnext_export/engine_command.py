@@ -2,131 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from resnext.command import chosen_weights
-from resnext.config import Precision
-
 if TYPE_CHECKING:
     from resnext.artifact import Artifact
-    from resnext.manifest import BatchRange, Manifest
+    from resnext.manifest import Manifest
     from resnext.trt_flavour import EngineKind
     from resnext.weights import Weights
 
+    from .asked import Asked
     from .engine_options import EngineRequest
 
 
-def export_engine_as_asked(
-    target: str,
-    request: EngineRequest,
-    *,
-    model: str | None,
-    spec: str | None,
-    num_classes: int | None,
-    input_size: str | None,
-    precision: Precision | None,
-    batch: str | None,
-    bake_preprocessing: bool,
-    output: Path | None,
-    default_name: Callable[[Weights, str, str], str],
-    check: bool,
-    force: bool,
-) -> Artifact:
-    """Find or export the ONNX artifact, then build the engine from it.
+def export_from_onnx_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
+    """Find or export the ONNX artifact, then make an engine or OpenVINO's IR of it.
 
     Raises:
         UsageError: options that do not go together.
-        ResnextError: whatever `export_engine` raises.
+        ResnextError: whatever `export_engine` or `export_openvino` raises.
     """
+    if asked.target == "openvino":
+        from .openvino_artifact import export_openvino
+
+        parent, weights = _source(asked, request, asked.batch)
+        directory = asked.directory(weights, parent.manifest.precision, asked.target)
+        return export_openvino(parent, weights, directory, check=asked.check, force=asked.force)
     from resnext.trt_flavour import flavour_for
 
     from .engine_artifact import check_request, export_engine
 
-    kind = cast("EngineKind", target)
-    options = request.options(batch)
+    kind = cast("EngineKind", asked.target)
+    options = request.options(asked.batch)
     flavour = flavour_for(kind)
     check_request(flavour, options, request.timing_cache)  # before any weights are loaded or exported
-    parent, weights = _source(
-        request,
-        model,
-        spec,
-        num_classes,
-        input_size,
-        precision,
-        None,
-        bake_preprocessing=bake_preprocessing,
-        check=check,
-    )
+    parent, weights = _source(asked, request, None)  # batch sizes are the engine's own
     return export_engine(
-        parent, weights, output or Path(default_name(weights, parent.manifest.precision, flavour.kind)), kind=kind,
-        options=options, timing_cache=request.timing_cache, check=check, force=force,
+        parent, weights, asked.directory(weights, parent.manifest.precision, flavour.kind), kind=kind, options=options,
+        timing_cache=request.timing_cache, check=asked.check, force=asked.force,
     )  # fmt: skip
 
 
-def export_openvino_as_asked(
-    request: EngineRequest,
-    *,
-    model: str | None,
-    spec: str | None,
-    num_classes: int | None,
-    input_size: str | None,
-    precision: Precision | None,
-    batch: str | None,
-    bake_preprocessing: bool,
-    output: Path | None,
-    default_name: Callable[[Weights, str, str], str],
-    check: bool,
-    force: bool,
-) -> Artifact:
-    """Find or export the ONNX artifact, then convert it to OpenVINO's IR.
+def _source(asked: Asked, request: EngineRequest, batch: str | None) -> tuple[Artifact, Weights]:
+    """The ONNX artifact that was named, or the one of the weights that were, and these weights.
 
-    Raises:
-        UsageError: options that do not go together.
-        ResnextError: whatever `export_openvino` raises.
+    Args:
+        asked: what was asked for.
+        request: which names the artifact, or does not.
+        batch: batch sizes that the ONNX artifact is to take, where not any.
     """
-    from resnext.manifest import BatchRange
-
-    from .openvino_artifact import export_openvino
-
-    parent, weights = _source(
-        request, model, spec, num_classes, input_size, precision, None if batch is None else BatchRange.parse(batch),
-        bake_preprocessing=bake_preprocessing, check=check,
-    )  # fmt: skip
-    directory = output or Path(default_name(weights, parent.manifest.precision, "openvino"))
-    return export_openvino(parent, weights, directory, check=check, force=force)
-
-
-def _source(
-    request: EngineRequest, model: str | None, spec: str | None, num_classes: int | None, input_size: str | None,
-    precision: Precision | None, batch: BatchRange | None, *, bake_preprocessing: bool, check: bool,
-) -> tuple[Artifact, Weights]:  # fmt: skip
-    """The ONNX artifact that was named, or the one of the weights that were, and these weights."""
     if request.onnx is None:
-        weights = chosen_weights(model, spec, num_classes, input_size)
-        return _parent(weights, precision or "fp32", batch, bake_preprocessing=bake_preprocessing, check=check), weights
+        weights = asked.weights()
+        return _parent(asked, weights, batch), weights
     from resnext.artifact import read_artifact
     from resnext.errors import UsageError
     from resnext.parity_command import artifact_weights
 
-    asked = {
-        "--model": model, "--num-classes": num_classes, "--input-size": input_size, "--precision": precision,
-        "--batch": batch, "--bake-preprocessing": bake_preprocessing or None,
+    own = {
+        "--model": asked.model, "--num-classes": asked.num_classes, "--input-size": asked.input_size,
+        "--precision": asked.precision, "--batch": batch, "--bake-preprocessing": asked.bake_preprocessing or None,
     }  # fmt: skip
-    if given := [name for name, value in asked.items() if value is not None]:
+    if given := [name for name, value in own.items() if value is not None]:
         raise UsageError(f"the ONNX artifact has its own {given[0][2:]}; drop it")
     parent = read_artifact(request.onnx)
-    return parent, artifact_weights(parent, spec)
+    return parent, artifact_weights(parent, asked.spec)
 
 
-def _parent(
-    weights: Weights, precision: Precision, batch: BatchRange | None, *, bake_preprocessing: bool, check: bool
-) -> Artifact:
+def _parent(asked: Asked, weights: Weights, batch: str | None) -> Artifact:
     """The cache's ONNX artifact; one with baked preprocessing, own batch sizes, or unchecked, is made anew."""
-    if not bake_preprocessing and check and batch is None:
+    precision = asked.precision or "fp32"
+    if not asked.bake_preprocessing and asked.check and batch is None:
         from .cache import build_or_reuse
 
         return build_or_reuse(weights, precision=precision).artifact
@@ -134,13 +81,15 @@ def _parent(
     import shutil
     import tempfile
 
+    from resnext.manifest import BatchRange
+
     from .onnx_artifact import export_onnx
 
     folder = tempfile.mkdtemp(prefix="resnext-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return export_onnx(
-        weights, Path(folder) / "onnx", batch=batch, bake_preprocessing=bake_preprocessing, precision=precision,
-        check=check,
+        weights, Path(folder) / "onnx", batch=None if batch is None else BatchRange.parse(batch), precision=precision,
+        bake_preprocessing=asked.bake_preprocessing, check=asked.check,
     )  # fmt: skip
 
 

@@ -67,12 +67,12 @@ def inspect(
     from resnext.engine_name import check_engine_bytes
     from resnext.errors import GateFailed, MissingRequirement
     from resnext.passport import obstacles, remarks, this_machine
-    from resnext.trt_flavour import FLAVOURS
+    from resnext.trt_flavour import flavour_of
 
     artifact = read_artifact(path)
     check_engine_bytes(artifact)
     manifest = artifact.manifest
-    machine = this_machine(FLAVOURS["trt" if manifest.kind == "trt" else "trt-rtx"])
+    machine = this_machine(flavour_of(manifest.engine.library if manifest.engine is not None else "tensorrt_rtx"))
     found, noted = obstacles(manifest, machine), remarks(manifest, machine)
     delivered, source = _delivered(artifact, backend)
     share = share_of(manifest, delivered)

@@ -28,7 +28,7 @@ def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) 
     """Put weights into an engine that was built with --strip-weights, and prove the outcome."""
     from resnext.artifact import check_destination, read_artifact
     from resnext.errors import UsageError
-    from resnext.trt_flavour import FLAVOURS, driver_or_refuse
+    from resnext.trt_flavour import driver_or_refuse, flavour_of
 
     from .engine_artifact import refit_engine
 
@@ -37,7 +37,7 @@ def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) 
     if record is None or not record.options.strip_weights:
         raise UsageError(f"{path} is not an engine without weights; build one with --format trt --strip-weights")
     check_destination(output, force=force)
-    driver_or_refuse(FLAVOURS["trt" if record.library == "tensorrt" else "trt-rtx"])
+    driver_or_refuse(flavour_of(record.library))
     done = refit_engine(artifact, spec, output, check=check, force=force)
     click.echo(f"wrote     {done.path}  ({done.manifest.file_size_bytes / 1e6:.1f} MB)")
     click.echo(f"weights   {done.manifest.weights.source}, sha256 {done.manifest.weights.sha256}")

@@ -19,7 +19,7 @@ from ..engine_name import engine_name
 from ..errors import BadArtifact, BadInput, SessionFailed, UsageError
 from ..passport import refuse_if_not_loadable, this_machine
 from ..session import Arrays, Boundary, Delivered, Session, TensorSpec
-from ..trt_flavour import FLAVOURS, Flavour, driver_or_refuse
+from ..trt_flavour import Flavour, driver_or_refuse, flavour_of
 from ..trt_log import Log, captured
 from . import SessionOptions
 from .device_memory import CudaMemory, DeviceMemory, Replay
@@ -42,7 +42,7 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSe
             f"backend {name!r} runs an engine, and {subject.directory} is of kind {manifest.kind}; "
             f"build one: resnext-export --format {name} --onnx {subject.directory}"
         )
-    flavour = FLAVOURS["trt" if manifest.engine.library == "tensorrt" else "trt-rtx"]
+    flavour = flavour_of(manifest.engine.library)
     driver_or_refuse(flavour)
     refuse_if_not_loadable(manifest, this_machine(flavour))
     return TrtSession(subject, options, name, flavour, flavour.load(), CudaMemory())

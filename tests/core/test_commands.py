@@ -76,6 +76,15 @@ def test_help_answers_in_under_three_tenths_of_a_second(command: str) -> None:
     assert min(took) < 0.3
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_that_cannot_be_written_is_the_environments_fault() -> None:
+    command = [sys.executable, "-m", "resnext_export.command", "--list-models"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert "No space left" in done.stderr.splitlines()[0]
+
+
 def processor_s() -> float:
     """Processor time of the processes started so far, seconds: other tests run beside this one, on the same clock."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -26,6 +26,7 @@ from resnext.trt_flavour import (
     TensorRTRTX,
     driver_or_refuse,
     flavour_for,
+    flavour_of,
     this_platform,
 )
 from resnext.trt_log import Log, captured, shorten
@@ -44,6 +45,8 @@ def options(**given: Any) -> EngineOptions:
 
 def test_every_flavour_is_in_the_table_under_its_own_kind() -> None:
     assert tuple(FLAVOURS) == get_args(EngineKind)
+    for flavour in FLAVOURS.values():
+        assert flavour_of(flavour.package) is flavour
     assert all(flavour.kind == kind for kind, flavour in FLAVOURS.items())
 
 

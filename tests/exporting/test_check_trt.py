@@ -322,3 +322,43 @@ def test_control_characters_of_a_foreign_file_are_spelt_out() -> None:
     from resnext.command import printable
 
     assert printable("evil\x1b[31m\nnode \u00e9") == "evil\\x1b[31m\\nnode \u00e9"
+
+
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("size", [0, -1, 2**40])
+def test_a_dimension_that_no_tensor_has_is_no_bug_of_ours(size: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "odd.onnx", [conv("x", "y", "only")], [("x", ("N", 4, 8, size))])
+    result = check(path)
+    assert result.exit_code in (1, 2), result.output
+    error(result)
+
+
+@pytest.mark.usefixtures("rtx")
+def test_an_unknown_first_dimension_is_the_batch_however_it_is_written(tmp_path: Path) -> None:
+    for size in (-1, "N"):
+        path = write(tmp_path / "open.onnx", [conv("x", "y", "only")], [("x", (size, 4, 8, 8))])
+        assert check(path).exit_code == 0
+
+
+@pytest.mark.usefixtures("rtx")
+def test_weights_that_lie_elsewhere_are_asked_for_in_words(tmp_path: Path) -> None:
+    path = write(tmp_path / "outside.onnx", [conv("x", "y", "only")])
+    proto = onnx.load(str(path))
+    tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "gone.bin"
+    path.write_bytes(proto.SerializeToString())
+    result = check(path)
+    assert result.exit_code == 1
+    assert "weights that lie outside the file are missing" in error(result)
+
+
+@pytest.mark.usefixtures("rtx")
+def test_a_foreign_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    path = write(tmp_path / "evil.onnx", [node("Quux", "x", "y", "evil\x1b[31m\nline")])
+    result = check(path)
+    assert result.exit_code == 1
+    assert "\x1b" not in result.output
+    assert len(rows(result)) == 1

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnx
 import pytest
@@ -18,7 +18,7 @@ from resnext.config import Precision
 from resnext.cuda_driver import Driver, Gpu
 from resnext.delivered import delivered_from_engine, undelivered
 from resnext.engine_name import engine_name
-from resnext.engine_record import EngineOptions
+from resnext.engine_record import Compatibility, EngineOptions, Fallback, TilingLevel
 from resnext.errors import EngineRefused, GateFailed, MissingRequirement, UsageError
 from resnext.facts import layers
 from resnext.manifest import BatchRange, CheckRecord, Manifest
@@ -28,6 +28,7 @@ from resnext.weights import Weights, load_weights
 from resnext_export import onnx_artifact
 from resnext_export.command import main
 from resnext_export.engine_artifact import export_engine
+from resnext_export.engine_options import COMPATIBILITIES, FALLBACKS, TILING_LEVELS
 from resnext_export.inspect_command import delivered_line, share_of
 from resnext_export.onnx_artifact import export_onnx
 
@@ -416,6 +417,8 @@ def test_no_target_is_said_in_words(rtx: Flavour, digits_artifact: Artifact) -> 
         (["--compatibility", "ampere"], "unknown compatibility level 'ampere'; did you mean 'ampere+'?"),
         (["--optimization-level", "6"], "6 is not in the range 0<=x<=5"),
         (["--workspace", "0"], "0 is not in the range"),
+        (["--workspace", "9" * 20], "is not in the range"),
+        (["--precision", "fp16", "--tf32"], "--tf32 is for float32 engines, and this one is fp16"),
     ],
 )
 def test_an_option_that_does_not_go_is_one_line(arguments: list[str], said: str, elsewhere: Path, rtx: Flavour) -> None:
@@ -532,3 +535,9 @@ def test_a_library_that_is_installed_but_does_not_load_says_so(
     with pytest.raises(MissingRequirement, match="installed but does not load"):
         export_engine(digits_artifact, digits, tmp_path / "e", kind=rtx.kind, options=options())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_names_on_the_command_line_are_those_that_the_record_takes() -> None:
+    assert get_args(Compatibility) == COMPATIBILITIES
+    assert get_args(TilingLevel) == TILING_LEVELS
+    assert get_args(Fallback) == FALLBACKS

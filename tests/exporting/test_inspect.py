@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -313,3 +316,12 @@ def test_a_manifest_of_a_network_beyond_all_bounds_is_refused_at_once(engine: Ar
     path = edited_text(engine, tmp_path, (f'"depths": [\n      {depth}', f'"depths": [\n      1{"0" * 30}'))
     result = CliRunner().invoke(main, ["inspect", str(path)])
     assert result.exit_code == 4, result.output
+
+
+def test_a_narrow_terminal_shows_the_precision_before_anything_else(engine: Artifact) -> None:
+    environment = {**os.environ, "TTY_COMPATIBLE": "1", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "resnext_export.command", "inspect", str(engine.directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    heading = next(line for line in done.stdout.splitlines() if "computes in" in line)
+    assert "tactic" not in heading
+    assert sum("float32" in line for line in done.stdout.splitlines()) > len(list(layers(engine.manifest.config)))

@@ -1,0 +1,48 @@
+"""What was asked of ``resnext-export``, whatever the format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnext.command import chosen_weights
+from resnext.config import Precision
+
+if TYPE_CHECKING:
+    from resnext.weights import Weights
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Options that every format has; None is what was not given."""
+
+    target: str
+    model: str | None
+    spec: str | None
+    num_classes: int | None
+    input_size: str | None
+    precision: Precision | None
+    batch: str | None
+    bake_preprocessing: bool
+    output: Path | None
+    check: bool
+    force: bool
+
+    def weights(self) -> Weights:
+        """The weights that were named."""
+        return chosen_weights(self.model, self.spec, self.num_classes, self.input_size)
+
+    def directory(self, weights: Weights, precision: str, target: str) -> Path:
+        """The folder that was named, or one that says what is in it."""
+        from resnext.config import variant_name
+        from resnext.shipped import SHIPPED
+
+        if self.output is not None:
+            return self.output
+        config, source = weights.config, weights.source
+        if source in SHIPPED and SHIPPED[source].config == config:
+            return Path(f"{source}-{precision}-{target}")
+        name = variant_name(config) or f"custom_{config.input_size[0]}x{config.input_size[1]}_{config.num_classes}"
+        stem = Path(source).stem if Path(source).is_absolute() else source.replace(":", "")
+        return Path(f"{name}-{stem}-{precision}-{target}")
