@@ -7,6 +7,7 @@ import re
 from .config import ResNeXtConfig
 from .engine_layers import EngineLayer
 from .facts import layers
+from .package_record import PackageRecord
 from .session import Delivered, DeliveredLayer
 
 #: A node that bears a module's name, and what runtimes put around it: ``fused conv1``, ``layer1.0.conv2_quant``.
@@ -54,6 +55,24 @@ def delivered_from_engine(engine: tuple[EngineLayer, ...], device: str) -> Deliv
         op = ("Gemm" if "fc" in modules else "Conv") if modules else layer.kind
         found.append(DeliveredLayer(layer.name, op, layer.dtype, device, modules))
     return Delivered(device, tuple(found))
+
+
+def delivered_from_package(record: PackageRecord, device: str) -> Delivered:
+    """The layers of a .pt2 package, in the element types that the compiler was given.
+
+    Args:
+        record: the package's.
+        device: where it runs, or is to run.
+    """
+    found = tuple(DeliveredLayer(one.module, one.op, one.dtype, device, (one.module,)) for one in record.layers)
+    notes = {
+        "layers from": "the graph that the compiler was given",
+        "kernels": record.kernels_line(),
+        "memory format": "channels-last",
+        "frozen": "yes" if record.frozen else "no",
+        "compiled by": f"PyTorch {record.torch}",
+    }
+    return Delivered(device, found, notes)
 
 
 #: Element types that a network may compute in, by what its parity is judged by (`Manifest.numerics`).

@@ -19,6 +19,7 @@ from .batch_range import BatchRange as BatchRange
 from .config import Precision, ResNeXtConfig
 from .engine_record import EngineRecord
 from .errors import BadArtifact, ResnextError
+from .package_record import PackageRecord
 from .preprocess import Preprocessing
 from .session import TensorSpec
 
@@ -60,8 +61,8 @@ class Manifest(_Strict):
 
     Attributes:
         format_version: of this file; readers refuse any other.
-        kind: format of the artifact: an ONNX file, OpenVINO's IR (both of its files in one), or an engine of TensorRT
-            or of TensorRT-RTX.
+        kind: format of the artifact: an ONNX file, OpenVINO's IR (both of its files in one), an engine of TensorRT
+            or of TensorRT-RTX, or an AOTInductor package (pt2).
         file: name of the artifact's file, beside the manifest.
         file_sha256: digest of its bytes.
         file_size_bytes: its size.
@@ -75,16 +76,17 @@ class Manifest(_Strict):
         preprocessing: what an image goes through before the network.
         preprocessing_baked: True where the graph takes uint8 N x H x W x C pixels and normalises them itself.
         class_names: one for each logit, or none.
-        opset: ONNX operator set.
+        opset: ONNX operator set of the graph that the artifact is, or was made from; None for a package, which was not.
         parent_sha256: digest of the artifact that this one was made from, or None.
         versions: of this toolkit and the libraries that made the artifact.
         created: UTC time, ISO 8601.
         check: the parity check that the written bytes passed, or None where it was skipped.
         engine: how an engine was built, for what, and what its layers got; None for what is no engine.
+        package: what a package says of itself: what it needs of a machine, layers, kernels; None for what is none.
     """
 
     format_version: Literal[1] = 1
-    kind: Literal["onnx", "openvino", "trt", "trt-rtx"]
+    kind: Literal["onnx", "openvino", "trt", "trt-rtx", "pt2"]
     file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     file_sha256: Sha256
     file_size_bytes: int = Field(ge=1)
@@ -98,17 +100,27 @@ class Manifest(_Strict):
     preprocessing: Preprocessing
     preprocessing_baked: bool = False
     class_names: tuple[str, ...] = ()
-    opset: int
+    opset: int | None
     parent_sha256: Sha256 | None = None
     versions: dict[str, str]
     created: str
     check: CheckRecord | None = None
     engine: EngineRecord | None = None
+    package: PackageRecord | None = None
 
     @model_validator(mode="after")
     def _engine_where_kind_says_so(self) -> Manifest:
         if (self.kind in ("trt", "trt-rtx")) != (self.engine is not None):
             raise ValueError(f"a manifest of kind {self.kind} {'needs an' if self.engine is None else 'has no'} engine")
+        return self
+
+    @model_validator(mode="after")
+    def _package_where_kind_says_so(self) -> Manifest:
+        is_package = self.kind == "pt2"
+        if is_package != (self.package is not None):
+            raise ValueError(f"a manifest of kind {self.kind} {'needs a' if is_package else 'has no'} package")
+        if is_package != (self.opset is None):
+            raise ValueError(f"a manifest of kind {self.kind} {'has no' if is_package else 'needs an'} opset")
         return self
 
     @field_validator("class_names")

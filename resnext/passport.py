@@ -1,15 +1,17 @@
-"""Can this machine load that engine? Answered from the manifest alone, before anything is deserialised."""
+"""Can this machine load that engine or package? Answered from the manifest alone, before anything is deserialised."""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from .config import VARIANTS
 from .cuda_driver import Driver, probe_driver
 from .engine_record import EngineOptions, EngineRecord
 from .errors import MissingRequirement
 from .manifest import Manifest
+from .package_record import Host, this_host
+from .package_record import obstacles as package_obstacles
 from .trt_flavour import RTX_DEFAULT_TARGETS, RTX_TARGETS, Flavour, flavour_of, this_platform
 
 
@@ -22,12 +24,14 @@ class Machine:
         version: version of the engine's library that is installed, or None.
         cuda: major version of CUDA that the installed library was built for, or None where that is not known.
         platform: as ``linux-x86_64``.
+        host: what a package meets; None where nobody asked, since it takes importing PyTorch.
     """
 
     driver: Driver
     version: str | None
     cuda: int | None
     platform: str
+    host: Host | None = None
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,22 @@ def this_machine(flavour: Flavour) -> Machine:
     return Machine(probe_driver(), flavour.version, flavour.cuda, this_platform())
 
 
+def machine_for(manifest: Manifest) -> Machine:
+    """What the artifact of ``manifest`` meets here."""
+    machine = this_machine(flavour_of(manifest.engine.library if manifest.engine is not None else "tensorrt_rtx"))
+    return machine if manifest.package is None else replace(machine, host=this_host())
+
+
 def obstacles(manifest: Manifest, machine: Machine) -> tuple[Obstacle, ...]:
-    """Why ``machine`` cannot load the engine of ``manifest``; empty where nothing is known against it.
+    """Why ``machine`` cannot load the engine or package of ``manifest``; empty where nothing is known against it.
 
     The rules are those of the libraries' documents on engine compatibility. TensorRT: the same version (or a later
     one, if asked for when it was built), compute capability (or any from Ampere on, likewise) and platform.
-    TensorRT-RTX: the same version, and a GPU among the targets.
+    TensorRT-RTX: the same version, and a GPU among the targets. A package's are in `resnext.package_record`.
     """
     record = manifest.engine
+    if manifest.package is not None:
+        return _of_package(manifest, machine)
     if record is None:
         return ()
     flavour = flavour_of(record.library)
@@ -70,6 +82,16 @@ def obstacles(manifest: Manifest, machine: Machine) -> tuple[Obstacle, ...]:
         fix = "put them in: resnext-export refit ENGINE --output DIR, on a GPU"
         found.append(Obstacle("its weights were stripped", fix, rebuild=False))
     return tuple(found)
+
+
+def _of_package(manifest: Manifest, machine: Machine) -> tuple[Obstacle, ...]:
+    package, host = manifest.package, machine.host
+    assert package is not None
+    assert host is not None  # `machine_for` asks
+    if package.device == "cuda" and host.compute_capability is None:
+        fix = "run it on a machine with a GPU and a CUDA build of PyTorch, or export it for the processor: --device cpu"
+        return tuple(Obstacle(reason, fix, rebuild=False) for reason in package_obstacles(package, host))
+    return tuple(map(Obstacle, package_obstacles(package, host)))
 
 
 def remarks(manifest: Manifest, machine: Machine) -> tuple[str, ...]:
@@ -104,7 +126,9 @@ def refuse_if_not_loadable(manifest: Manifest, machine: Machine) -> None:
 
 
 def rebuild_command(manifest: Manifest, machine: Machine) -> str:
-    """The command that builds the engine anew, to be run on ``machine``, for it."""
+    """The command that makes the engine or package anew, to be run on ``machine``, for it."""
+    if manifest.package is not None:
+        return _recompile_command(manifest)
     record = manifest.engine
     assert record is not None
     options = record.options
@@ -123,6 +147,17 @@ def rebuild_command(manifest: Manifest, machine: Machine) -> str:
         words += ["--target", ",".join(targets)]
     words += ["--bake-preprocessing"] if manifest.preprocessing_baked else []
     words += ["--strip-weights"] if options.strip_weights else []
+    return shlex.join(words)
+
+
+def _recompile_command(manifest: Manifest) -> str:
+    batch, package = manifest.batch, manifest.package
+    assert package is not None
+    sizes = (batch.min,) if batch.static else (batch.min, batch.opt, batch.max)
+    words = ["resnext-export", "--format", manifest.kind, "--weights", manifest.weights.source, *_network(manifest)]
+    words += ["--precision", manifest.precision, "--batch", ":".join(str(size) for size in sizes if size is not None)]
+    words += ["--device", package.device] if package.device != "cpu" else []
+    words += ["--bake-preprocessing"] if manifest.preprocessing_baked else []
     return shlex.join(words)
 
 

@@ -27,7 +27,6 @@ from torch import Tensor
 from .config import ResNeXtConfig, variant, variant_name
 from .errors import BadInput, BadWeights, UsageError
 from .preprocess import Preprocessing, default_preprocessing
-from .seeded import seeded_state_dict
 from .shipped import SHIPPED
 
 if TYPE_CHECKING:
@@ -97,6 +96,8 @@ def load_weights(
     if spec in SHIPPED:
         return replace(_load_file(SHIPPED[spec].path, config), source=spec)
     if spec == "seeded" or spec.startswith("seeded:"):
+        from .seeded import seeded_state_dict  # it builds the model, whose source a compiled package goes without
+
         state = seeded_state_dict(config, _seed(spec))
         return Weights(config, state, spec, default_preprocessing(config))
     return _load_file(Path(spec), config)

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from resnext.backends.pt2_session import RECORD_NAME, PackageLayer, PackageRecord, cpu_flags, this_host
 from resnext.config import Precision
-from resnext.errors import GateFailed, MissingRequirement, SessionFailed
+from resnext.errors import GateFailed, MissingRequirement, SessionFailed, UsageError
 from resnext.facts import layers as weighted_layers
 from resnext.manifest import BatchRange
+from resnext.package_file import RECORD_NAME
+from resnext.package_record import PackageLayer, PackageRecord, cpu_flags, this_host
 from resnext.session import TensorSpec
 from resnext.weights import Weights, load_model
 
@@ -85,12 +86,12 @@ def pt2_from_torch(
         GPU's compute capability) belongs in a manifest.
 
     Raises:
+        UsageError: another precision than fp32 or fp16.
         MissingRequirement: no C++ compiler, or no CUDA device.
         GateFailed: torch.export gave a graph that is not as asked: batch fixed, batch norms left, layers missing.
         SessionFailed: the compiler failed.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MissingRequirement(f"PyTorch {torch.__version__} cannot use a CUDA device here; compile for cpu")
+    refuse_if_not_compilable(precision, device)
     config = weights.config
     size = batch.opt if batch.static else max(2, batch.opt)  # an example of 1 would be specialised
     shape: tuple[int, ...] = (config.in_channels, *config.input_size)
@@ -132,6 +133,25 @@ def pt2_from_torch(
         )
         _write(path, files, record, cache)
     return record
+
+
+def refuse_if_not_compilable(precision: Precision, device: Literal["cpu", "cuda"]) -> None:
+    """Check what can be known before any weights are loaded.
+
+    Raises:
+        UsageError: another precision than fp32 or fp16.
+        MissingRequirement: no C++ compiler, or no CUDA device.
+    """
+    if precision not in _DTYPES:
+        raise UsageError(f"a .pt2 package is made in {' or '.join(_DTYPES)}, not in {precision}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingRequirement(
+            f"PyTorch {torch.__version__} cannot use a CUDA device here; compile for the processor: --device cpu"
+        )
+    with _compiler_errors():
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        get_cpp_compiler()
 
 
 def _folded(model: nn.Module) -> nn.Module:
@@ -281,8 +301,15 @@ def _compiler_errors() -> Iterator[None]:
         yield
     except MemoryError as exc:
         raise MissingRequirement("out of memory while compiling the package; use a smaller --batch") from exc
-    except RuntimeError as exc:
+    except (RuntimeError, OSError) as exc:  # OSError: CUDA's toolkit was not found
         text = f"{type(exc).__name__} {exc}"
+        if any(sign in text for sign in ("CUDA_HOME", "cuda.h:", "cuda_runtime.h:", "cannot find -lcuda")):
+            raise MissingRequirement(
+                "compiling a .pt2 package for CUDA needs the CUDA toolkit's headers and libcuda: install the toolkit, "
+                "set CUDA_HOME to it, or compile for the processor: --device cpu"
+            ) from exc
+        if isinstance(exc, OSError):
+            raise
         if any(
             sign in text for sign in ("InvalidCxxCompiler", "No working C++ compiler", "C compiler", "TritonMissing")
         ):

@@ -20,6 +20,15 @@ from resnext.session import TensorSpec
 
 PAYLOAD = b"the bytes that a runtime loads" * 100
 
+#: What a .pt2 package says of itself, as JSON.
+PACKAGE: dict[str, Any] = {
+    "torch": "2.13.0", "cuda": None, "device": "cpu", "platform": "linux-x86_64", "cpu_capability": "AVX2",
+    "cpu_flags": ["avx2"], "precision": "fp32", "batch": {"min": 1, "opt": 8, "max": None}, "frozen": True,
+    "inputs": [{"name": "input", "dtype": "float32", "shape": [None, 1, 8, 8]}],
+    "outputs": [{"name": "logits", "dtype": "float32", "shape": [None, 10]}],
+    "layers": [{"module": "fc", "op": "Gemm", "dtype": "float32"}], "kernels": {"mm": 1},
+}  # fmt: skip
+
 
 def manifest_of(file: Path) -> Manifest:
     config = variant("resnext11_8x4d_digits")
@@ -391,6 +400,12 @@ def test_a_file_name_that_is_not_plain_is_refused(artifact: Artifact, tmp_path: 
         (lambda raw: raw["preprocessing"].update(extra=1), "preprocessing.extra"),
         (lambda raw: raw["inputs"][0].update(extra=1), "inputs.0.extra"),
         (lambda raw: raw.pop("opset"), "opset"),
+        (lambda raw: raw.update(opset=None), "kind onnx needs an opset"),
+        (lambda raw: raw.update(kind="pt2"), "kind pt2 needs a package"),
+        (lambda raw: raw.update(package=PACKAGE), "kind onnx has no package"),
+        (lambda raw: raw.update(kind="pt2", package=PACKAGE), "kind pt2 has no opset"),
+        (lambda raw: raw.update(kind="pt2", opset=None, package={**PACKAGE, "extra": 1}), "package.extra"),
+        (lambda raw: raw.update(kind="pt2", opset=None, package={**PACKAGE, "device": "tpu"}), "package.device"),
         (lambda raw: raw.update(file_sha256="0" * 63), "file_sha256"),
         (lambda raw: raw.update(file_sha256="G" * 64), "file_sha256"),
         (lambda raw: raw.update(kind="pickle"), "kind"),

@@ -10,11 +10,13 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
+from resnext.backends.fake_package import fake_package
 from resnext.config import VARIANTS, variant
 from resnext.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord, read_manifest
 from resnext.parity import Parity
 from resnext.preprocess import default_preprocessing
 from resnext.session import TensorSpec
+from resnext.weights import load_weights
 from resnext_bench.environment import Environment, Gpu
 from resnext_bench.result import Row, Run, Timing, read_run
 from resnext_bench.stats import derive
@@ -102,6 +104,13 @@ def test_a_written_manifest_fits_the_schema_and_reads_back(tmp_path: Path, model
     written = manifest(model, check)
     validate(written.to_json(), "manifest-1.json")
     (tmp_path / "manifest.json").write_text(written.to_json())
+    assert read_manifest(tmp_path / "manifest.json") == written
+
+
+def test_a_packages_manifest_fits_the_schema_and_reads_back(tmp_path: Path) -> None:
+    written = fake_package(tmp_path, load_weights("digits")).manifest
+    assert written.package is not None
+    assert validate(written.to_json(), "manifest-1.json")["opset"] is None
     assert read_manifest(tmp_path / "manifest.json") == written
 
 

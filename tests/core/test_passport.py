@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from click.core import ParameterSource
 
 from resnext.config import variant
@@ -14,9 +15,11 @@ from resnext.cuda_driver import Driver, Gpu
 from resnext.engine_record import EngineOptions, EngineRecord
 from resnext.errors import MissingRequirement
 from resnext.manifest import BatchRange, Manifest, WeightsRecord
+from resnext.package_record import Host, PackageRecord
 from resnext.passport import (
     Machine,
     Obstacle,
+    machine_for,
     obstacles,
     rebuild_command,
     refuse_if_not_loadable,
@@ -297,3 +300,70 @@ def test_the_command_builds_the_same_network() -> None:
     given, _ = parsed(manifest, machine())
     assert given.get("num_classes") == 7
     assert given.get("input_size") == "64x96"
+
+
+# ---- packages
+
+HOST = Host("2.13.0+cpu", None, "linux-x86_64", "AVX512", frozenset({"avx2", "avx512f"}), None)
+ON_H200: dict[str, Any] = {"torch": "2.13.0+cu130", "cuda": "13.0", "compute_capability": "9.0"}
+
+
+def package(batch: str = "1:8", **changes: Any) -> Manifest:
+    """Compiled on `HOST`, or with ``device="cuda"`` on an H200."""
+    sizes = BatchRange.parse(batch)
+    gpu_facts = {**ON_H200, "gpu": "NVIDIA H200"} if changes.get("device") == "cuda" else {}
+    record = PackageRecord.model_validate({
+        "torch": HOST.torch, "cuda": None, "device": "cpu", "platform": HOST.platform, "cpu_capability": "AVX512",
+        "cpu_flags": ("avx2", "avx512f"), "precision": "fp16", "batch": sizes, "frozen": True, "layers": (),
+        "inputs": engine().inputs, "outputs": engine().outputs, "kernels": {}, **gpu_facts, **changes,
+    })  # fmt: skip
+    made = {"kind": "pt2", "file": "model.pt2", "opset": None, "engine": None, "package": record, "batch": sizes}
+    return Manifest.model_validate({**engine().model_dump(), **made})
+
+
+def meets(**changes: Any) -> Machine:
+    return replace(machine(NO_DRIVER), host=replace(HOST, **changes))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "fits"),
+    [
+        (package(), meets()),
+        (package(), meets(torch="2.13.0", cpu_flags=HOST.cpu_flags | {"amx_tile"})),
+        (package(device="cuda"), meets(**ON_H200)),
+    ],
+)
+def test_a_machine_that_fits_a_package_has_no_obstacle(manifest: Manifest, fits: Machine) -> None:
+    assert obstacles(manifest, fits) == ()
+
+
+@pytest.mark.parametrize(
+    ("manifest", "other", "reason", "rebuild"),
+    [
+        (package(), meets(torch="2.14.0"), "compiled by PyTorch 2.13.0+cpu, installed is 2.14.0", True),
+        (package(), meets(cpu_flags=frozenset({"avx2"})), "may use avx512f, which this processor lacks", True),
+        (package(), meets(platform="linux-aarch64"), "compiled on linux-x86_64, this is linux-aarch64", True),
+        (package(device="cuda"), meets(**{**ON_H200, "compute_capability": "8.9"}), "this GPU has 8.9", True),
+        (package(device="cuda"), meets(), "PyTorch can use none here", False),
+    ],
+)
+def test_what_keeps_a_package_from_loading(manifest: Manifest, other: Machine, reason: str, rebuild: bool) -> None:
+    (found,) = obstacles(manifest, other)
+    assert reason in found.reason
+    assert found.rebuild is rebuild
+    assert ("--device cpu" in found.fix) is not rebuild
+
+
+def test_a_package_is_made_anew_by_the_command_that_made_it() -> None:
+    assert rebuild_command(package(), meets()) == (
+        "resnext-export --format pt2 --weights digits --model resnext11_8x4d_digits --precision fp16 --batch 1:8"
+    )
+    for batch in ("1:4:16", "8"):
+        assert rebuild_command(package(batch, device="cuda"), meets()).endswith(f"--batch {batch} --device cuda")
+
+
+def test_pytorch_is_asked_of_this_machine_for_packages_alone() -> None:
+    assert machine_for(engine()).host is None
+    host = machine_for(package()).host
+    assert host is not None
+    assert host.torch == torch.__version__

@@ -1,16 +1,10 @@
-"""Packages keep the Session contract, and one for another machine, PyTorch or device is refused before it is loaded."""
+"""Packages keep the Session contract: around a stand-in for compiled code, and (exhaustive) around the real thing."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +12,28 @@ import numpy as np
 import pytest
 import torch
 
-from resnext.artifact import Artifact, file_sha256, read_artifact, seal
+from resnext.artifact import Artifact, read_artifact
 from resnext.backends import SessionOptions
 from resnext.backends.device_memory import DeviceMemory, Replay
-from resnext.backends.pt2_session import (
-    HostMemory,
-    PackageRecord,
-    Pt2Session,
-    obstacles,
-    open_session,
-    read_package,
-    this_host,
-)
+from resnext.backends.fake_package import FakeLoader, facts_of, fake_package, record_here, sealed
+from resnext.backends.pt2_session import HostMemory, Pt2Session, open_session
 from resnext.backends.torch_session import reference_logits
 from resnext.delivered import delivered_share, undelivered
-from resnext.errors import BadArtifact, BadInput, MissingRequirement, SessionFailed, UsageError
+from resnext.errors import BadArtifact, BadInput, SessionFailed
 from resnext.facts import layers
 from resnext.inputs import seeded_pixels
-from resnext.manifest import BatchRange, Manifest, WeightsRecord
+from resnext.manifest import BatchRange
+from resnext.package_file import read_package
 from resnext.parity import compare
-from resnext.session import TensorSpec
 from resnext.weights import Weights, load_weights
-
-pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # compiling takes long
 
 CPU = SessionOptions(device="cpu")
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="packages are made by a C++ compiler")
+
+
+def compiles(test: Any) -> Any:
+    """Mark a test that needs a compiled package, which takes long."""
+    return pytest.mark.exhaustive(pytest.mark.slow(needs_compiler(test)))
 
 
 @pytest.fixture(scope="module")
@@ -56,236 +46,21 @@ def images(weights: Weights) -> Any:
     return weights.preprocessing.normalise(seeded_pixels(weights.config, 9))
 
 
-def noted(weights: Weights) -> dict[str, str]:
-    """What an exporter puts into a package's metadata."""
-    return {
-        "resnext.preprocessing": weights.preprocessing.model_dump_json(),
-        "resnext.preprocessing_baked": "false",
-        "resnext.class_names": json.dumps(list(weights.class_names)),
-        "resnext.weights_sha256": weights.sha256,
-    }
-
-
-def sealed(path: Path, weights: Weights, record: PackageRecord) -> Artifact:
-    """The artifact of the package at ``path``."""
-    manifest = Manifest(
-        kind="onnx",  # a session does not ask: `resnext.backends` has
-        file=path.name,
-        file_sha256=file_sha256(path),
-        file_size_bytes=path.stat().st_size,
-        model=None,
-        config=weights.config,
-        weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
-        precision=record.precision,
-        inputs=record.inputs,
-        outputs=record.outputs,
-        batch=record.batch,
-        preprocessing=weights.preprocessing,
-        class_names=weights.class_names,
-        opset=20,
-        versions={},
-        created="2026-01-01T00:00:00+00:00",
-    )
-    seal(path.parent, manifest)
-    return read_artifact(path.parent)
-
-
-def record_here(weights: Weights, **changes: Any) -> PackageRecord:
-    """Record of a package that would load here."""
-    host, config = this_host(), weights.config
-    facts: dict[str, Any] = {
-        "torch": host.torch,
-        "cuda": host.cuda,
-        "device": "cpu",
-        "platform": host.platform,
-        "cpu_capability": host.cpu_capability,
-        "cpu_flags": tuple(sorted(host.cpu_flags)),
-        "precision": "fp32",
-        "batch": BatchRange(min=1, opt=8, max=None),
-        "inputs": (TensorSpec(name="input", dtype="float32", shape=(None, config.in_channels, *config.input_size)),),
-        "outputs": (TensorSpec(name="logits", dtype="float32", shape=(None, config.num_classes)),),
-        "frozen": False,
-        "layers": tuple(
-            {"module": layer.name, "op": "Gemm" if layer.name == "fc" else "Conv", "dtype": "float32"}
-            for layer in layers(config)
-        ),
-        "kernels": {"convolution": 13, "addmm_out": 1},
-    }
-    return PackageRecord.model_validate({**facts, **changes})
-
-
-def zipped(path: Path, weights: Weights, record: PackageRecord | str, library: bytes = b"not a library") -> Path:
-    """A package as `pt2_from_torch` lays it out, around ``library``."""
-    metadata = {"AOTI_DEVICE_KEY": "cpu", **noted(weights)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("m/data/aotinductor/model/resnext.wrapper_metadata.json", json.dumps(metadata))
-        archive.writestr("m/data/aotinductor/model/resnext.wrapper.so", library)
-        text = record if isinstance(record, str) else record.model_dump_json()
-        archive.writestr("m/extra/resnext.json", text)
-        archive.writestr("m/archive_format", "pt2")
-        archive.writestr("m/archive_version", "0")
-        archive.writestr("m/.data/version", "6\n")
-        archive.writestr("m/byteorder", "little")
-    return path
-
-
-class Loader:
-    """Stands for AOTInductor's loader: gives the sums of the images' pixels, ten times."""
-
-    def __init__(self, *_: Any) -> None:
-        self.seen: list[torch.Tensor] = []
-
-    def run(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        self.seen += tensors
-        return [tensors[0].flatten(1).sum(1, keepdim=True).repeat(1, 10)]
+def sums(images: torch.Tensor) -> torch.Tensor:
+    """The sums of the images' pixels, ten times."""
+    return images.flatten(1).sum(1, keepdim=True).repeat(1, 10)
 
 
 @pytest.fixture
-def loader(monkeypatch: pytest.MonkeyPatch) -> list[Loader]:
-    made: list[Loader] = []
+def loader(monkeypatch: pytest.MonkeyPatch) -> list[FakeLoader]:
+    made: list[FakeLoader] = []
 
-    def make(*arguments: Any) -> Loader:
-        made.append(Loader(*arguments))
+    def make(*_: object) -> FakeLoader:
+        made.append(FakeLoader(sums))
         return made[-1]
 
     monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", make)
     return made
-
-
-# What a package hangs on.
-
-
-def test_a_package_of_this_machine_has_nothing_against_it(weights: Weights) -> None:
-    assert obstacles(record_here(weights), this_host()) == ()
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"torch": "2.9.1+cpu"}, r"compiled by PyTorch 2\.9\.1\+cpu, installed is"),
-        ({"platform": "linux-riscv64"}, "compiled on linux-riscv64, this is"),
-        ({"cpu_flags": ("avx9000",)}, "may use avx9000, which this processor lacks"),
-        ({"cpu_flags": (), "cpu_capability": "AVX9000"}, "compiled for AVX9000, this processor has"),
-        ({"device": "cuda", "compute_capability": "9.0"}, "PyTorch can use none here"),
-    ],
-)
-def test_a_package_of_another_machine_is_refused_unloaded(
-    changes: dict[str, Any], named: str, weights: Weights, tmp_path: Path, loader: list[Loader]
-) -> None:
-    if "avx9000" in changes.get("cpu_flags", ()) and not this_host().cpu_flags:
-        pytest.skip("this system does not tell its processor's features")
-    if changes.get("device") == "cuda" and torch.cuda.is_available():
-        pytest.skip("needs a machine without CUDA")
-    artifact = sealed(
-        zipped(tmp_path / "model.pt2", weights, record := record_here(weights, **changes)), weights, record
-    )
-    with pytest.raises(MissingRequirement, match=named) as caught:
-        open_session(artifact, SessionOptions(), "pt2")
-    assert "export it again on this machine" in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
-    assert not loader
-
-
-def test_processor_features_of_another_machine_are_compared_one_by_one(weights: Weights) -> None:
-    record = record_here(weights, cpu_flags=("avx2", "avx512f"))
-    host = replace(this_host(), cpu_flags=frozenset({"avx2", "avx512f", "amx_tile"}))
-    assert obstacles(record, host) == ()  # more than it needs
-    (told,) = obstacles(record, replace(host, cpu_flags=frozenset({"avx2"})))
-    assert told == "its code may use avx512f, which this processor lacks"
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({}, []),
-        ({"torch": "2.13.0+cpu"}, []),  # a build of the same source
-        ({"compute_capability": "8.9"}, ["compiled for compute capability 9.0 (H200), this GPU has 8.9"]),
-        ({"cuda": "12.8"}, ["compiled for CUDA 13.0, this PyTorch is for CUDA 12.8"]),
-        ({"cuda": "13.1"}, []),
-        ({"compute_capability": None}, ["PyTorch can use none here"]),
-        ({"torch": "2.14.0", "compute_capability": "10.0"}, ["PyTorch 2.13.0+cu130", "compute capability 9.0"]),
-    ],
-)
-def test_a_cuda_package_asks_for_its_gpu_and_cuda(changes: dict[str, Any], told: list[str], weights: Weights) -> None:
-    made = {"torch": "2.13.0+cu130", "cuda": "13.0", "compute_capability": "9.0"}
-    record = record_here(weights, device="cuda", gpu="H200", **made)
-    found = obstacles(record, replace(this_host(), **{**made, **changes}))
-    assert len(found) == len(told)
-    assert all(words in reason for words, reason in zip(told, found, strict=True))
-
-
-def test_another_device_than_asked_for_is_a_usage_error(weights: Weights, tmp_path: Path) -> None:
-    record = record_here(weights)
-    artifact = sealed(zipped(tmp_path / "model.pt2", weights, record), weights, record)
-    with pytest.raises(UsageError, match="compiled for cpu; drop --device cuda"):
-        open_session(artifact, SessionOptions(device="cuda"), "pt2")
-
-
-# What a package says of itself.
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"preprocessing": {"mean": (0.9,)}}, "preprocessing"),
-        ({"preprocessing_baked": True}, "preprocessing_baked"),
-        ({"class_names": ()}, "class_names"),
-        ({"weights": {"sha256": "0" * 64}}, "weights_sha256"),
-        ({"precision": "fp16"}, "precision"),
-        ({"batch": BatchRange(min=1, opt=1, max=2)}, "batch"),
-        ({"inputs": (TensorSpec(name="image", dtype="float32", shape=(None, 1, 8, 8)),)}, "inputs"),
-        ({"outputs": (TensorSpec(name="logits", dtype="float16", shape=(None, 10)),)}, "outputs"),
-    ],
-)
-def test_an_altered_manifest_is_refused(
-    changes: dict[str, Any], named: str, weights: Weights, tmp_path: Path, loader: list[Loader]
-) -> None:
-    record = record_here(weights)
-    artifact = sealed(zipped(tmp_path / "model.pt2", weights, record), weights, record)
-    manifest = artifact.manifest
-    altered = {
-        key: getattr(manifest, key).model_copy(update=value) if isinstance(value, dict) else value
-        for key, value in changes.items()
-    }
-    with pytest.raises(BadArtifact, match=rf"does not agree with the file on {named};"):
-        open_session(replace(artifact, manifest=manifest.model_copy(update=altered)), CPU, "pt2")
-    assert not loader
-    open_session(artifact, CPU, "pt2").close()  # unaltered, it opens
-
-
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [
-        (lambda data: data[: len(data) // 2], "is no readable .pt2 package"),
-        (lambda _: b"", "is no readable .pt2 package"),
-        (lambda data: data.replace(b"linux", b"LINUX"), "is no readable .pt2 package"),  # zip's own checksum
-        (lambda data: data.replace(b"extra", b"other"), "is no package that resnext-export wrote"),
-        (lambda data: data.replace(b"aotinductor", b"aotinducted"), "is no package that resnext-export wrote"),
-    ],
-)
-def test_a_damaged_package_is_one_clear_line(
-    damage: Callable[[bytes], bytes], told: str, weights: Weights, tmp_path: Path
-) -> None:
-    path = zipped(tmp_path / "model.pt2", weights, record_here(weights, platform="linux-x86_64"))
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(BadArtifact, match=told) as caught:
-        read_package(path)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"torch": "2.13.0", "future": 1}'])
-def test_a_record_of_another_form_is_one_clear_line(text: str, weights: Weights, tmp_path: Path) -> None:
-    with pytest.raises(BadArtifact, match="a record that this version cannot read"):
-        read_package(zipped(tmp_path / "model.pt2", weights, text))
-
-
-def test_a_library_that_is_none_is_one_clear_line(weights: Weights, tmp_path: Path) -> None:
-    record = record_here(weights)
-    artifact = sealed(zipped(tmp_path / "model.pt2", weights, record), weights, record)
-    with pytest.raises(BadArtifact, match=r"PyTorch cannot load .*model\.pt2: ") as caught:
-        open_session(artifact, CPU, "pt2")
-    assert len(str(caught.value).splitlines()) == 1
 
 
 # The session, around a loader that stands for a compiled network.
@@ -319,12 +94,11 @@ class Device(HostMemory):
 
 def on_cuda(weights: Weights, folder: Path, memory: DeviceMemory, **options: Any) -> Pt2Session:
     record = record_here(weights, device="cuda", compute_capability="9.0", gpu="H200")
-    artifact = sealed(zipped(folder / "model.pt2", weights, record), weights, record)
-    return Pt2Session(artifact, SessionOptions(**options), "pt2", record, memory)
+    return Pt2Session(fake_package(folder, weights, record), SessionOptions(**options), "pt2", record, memory)
 
 
 def test_on_cuda_a_graph_is_captured_after_warm_runs_and_replayed(
-    weights: Weights, images: Any, tmp_path: Path, loader: list[Loader]
+    weights: Weights, images: Any, tmp_path: Path, loader: list[FakeLoader]
 ) -> None:
     with on_cuda(weights, tmp_path, memory := Device()) as session:
         assert str(session.enqueue_boundary) == "device"
@@ -343,7 +117,7 @@ def test_on_cuda_a_graph_is_captured_after_warm_runs_and_replayed(
 
 
 def test_without_a_graph_the_boundary_is_the_device(
-    weights: Weights, images: Any, tmp_path: Path, loader: list[Loader]
+    weights: Weights, images: Any, tmp_path: Path, loader: list[FakeLoader]
 ) -> None:
     with on_cuda(weights, tmp_path, memory := Device(), cuda_graph=False) as session:
         session.bind({"input": images})
@@ -354,7 +128,7 @@ def test_without_a_graph_the_boundary_is_the_device(
 
 
 def test_a_capture_that_fails_is_an_error_and_leaves_nothing_bound(
-    weights: Weights, images: Any, tmp_path: Path, loader: list[Loader]
+    weights: Weights, images: Any, tmp_path: Path, loader: list[FakeLoader]
 ) -> None:
     with on_cuda(weights, tmp_path, memory := Device()) as session:
         session.bind({"input": images})
@@ -370,17 +144,10 @@ def test_a_capture_that_fails_is_an_error_and_leaves_nothing_bound(
 
 @pytest.mark.parametrize("ends", ["2:4:6", "3"])
 def test_batches_outside_the_range_are_refused(
-    ends: str, weights: Weights, images: Any, tmp_path: Path, loader: list[Loader]
+    ends: str, weights: Weights, images: Any, tmp_path: Path, loader: list[FakeLoader]
 ) -> None:
     batch = BatchRange.parse(ends)
-    first = batch.min if batch.static else None
-    changes = {
-        "batch": batch,
-        "inputs": (TensorSpec(name="input", dtype="float32", shape=(first, 1, 8, 8)),),
-        "outputs": (TensorSpec(name="logits", dtype="float32", shape=(first, 10)),),
-    }
-    record = record_here(weights, **changes)
-    artifact = sealed(zipped(tmp_path / "model.pt2", weights, record), weights, record)
+    artifact = fake_package(tmp_path, weights, record_here(weights, batch=batch))
     with open_session(artifact, CPU, "pt2") as session:
         for size in (1, 7):
             for enter in (session.run, session.bind):
@@ -391,10 +158,9 @@ def test_batches_outside_the_range_are_refused(
 
 
 def test_compiled_code_gets_rows_in_order_whatever_the_array_s_strides(
-    weights: Weights, images: Any, tmp_path: Path, loader: list[Loader]
+    weights: Weights, images: Any, tmp_path: Path, loader: list[FakeLoader]
 ) -> None:
-    record = record_here(weights)
-    artifact = sealed(zipped(tmp_path / "model.pt2", weights, record), weights, record)
+    artifact = fake_package(tmp_path, weights)
     odd = [
         np.asfortranarray(images),
         images[::-1],
@@ -409,9 +175,8 @@ def test_compiled_code_gets_rows_in_order_whatever_the_array_s_strides(
             assert seen.stride() == (64, 64, 8, 1)
 
 
-def test_nothing_runs_before_bind_or_after_close(weights: Weights, tmp_path: Path, loader: list[Loader]) -> None:
-    record = record_here(weights)
-    artifact = sealed(zipped(tmp_path / "model.pt2", weights, record), weights, record)
+def test_nothing_runs_before_bind_or_after_close(weights: Weights, tmp_path: Path, loader: list[FakeLoader]) -> None:
+    artifact = fake_package(tmp_path, weights)
     session = open_session(artifact, CPU, "pt2")
     for early in (session.fetch, session.enqueue):
         with pytest.raises(SessionFailed, match="nothing is bound"):
@@ -424,13 +189,12 @@ def test_nothing_runs_before_bind_or_after_close(weights: Weights, tmp_path: Pat
 
 
 def test_delivered_names_every_module_with_what_the_compiler_was_given(
-    weights: Weights, tmp_path: Path, loader: list[Loader]
+    weights: Weights, tmp_path: Path, loader: list[FakeLoader]
 ) -> None:
     half = [{"module": x.name, "op": "Conv", "dtype": "float32"} for x in layers(weights.config)]
     half[2]["dtype"] = "float16"
     for given, share in ((record_here(weights), 1.0), (record_here(weights, layers=tuple(half[1:])), 0.9)):
-        path = zipped(tmp_path / f"{share}" / "model.pt2", weights, given)
-        with open_session(sealed(path, weights, given), CPU, "pt2") as session:
+        with open_session(fake_package(tmp_path / f"{share}", weights, given), CPU, "pt2") as session:
             delivered = session.delivered()
         assert delivered.notes["layers from"] == "the graph that the compiler was given"
         assert delivered.notes["kernels"] == "1 addmm_out, 13 convolution"
@@ -448,12 +212,11 @@ def artifact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Arti
     from resnext_export.pt2_from_torch import pt2_from_torch
 
     path = tmp_path_factory.mktemp("pt2") / "model.pt2"
-    record = pt2_from_torch(weights, BatchRange(min=1, opt=8, max=None), path, metadata=noted(weights))
+    record = pt2_from_torch(weights, BatchRange(min=1, opt=8, max=None), path, metadata=facts_of(weights))
     return sealed(path, weights, record)
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_run_and_bound_run_agree_with_float64(weights: Weights, artifact: Artifact, images: Any) -> None:
     reference = reference_logits(weights, images)
     with open_session(artifact, CPU, "pt2") as session:
@@ -470,8 +233,7 @@ def test_run_and_bound_run_agree_with_float64(weights: Weights, artifact: Artifa
         assert delivered_share(session.delivered(), weights.config, "float32") == 1.0
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_results_belong_to_the_caller_and_bound_inputs_to_the_session(artifact: Artifact, images: Any) -> None:
     with open_session(artifact, CPU, "pt2") as session:
         first = session.run({"input": images[:2]})["logits"]
@@ -489,8 +251,7 @@ def test_results_belong_to_the_caller_and_bound_inputs_to_the_session(artifact: 
         assert session.fetch()["logits"].any()
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_two_sessions_of_one_package_do_not_disturb_each_other(artifact: Artifact, images: Any) -> None:
     with open_session(artifact, CPU, "pt2") as one:
         alone = one.run({"input": images})["logits"]
@@ -506,8 +267,7 @@ def test_two_sessions_of_one_package_do_not_disturb_each_other(artifact: Artifac
     one.close()
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_the_number_of_threads_is_the_session_s(artifact: Artifact, images: Any) -> None:
     before = torch.get_num_threads()
     try:
@@ -518,54 +278,7 @@ def test_the_number_of_threads_is_the_session_s(artifact: Artifact, images: Any)
         torch.set_num_threads(before)
 
 
-_BARE = """
-import sys, types
-
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name in ("resnext.model", "resnext_export", "torch._inductor.compile_fx"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Missing())
-seeded = types.ModuleType("resnext.seeded")  # makes weights by building the model
-seeded.seeded_state_dict = None
-sys.modules["resnext.seeded"] = seeded
-
-from pathlib import Path
-import numpy as np
-from resnext.artifact import read_artifact
-from resnext.backends import SessionOptions
-from resnext.backends.pt2_session import open_session
-
-with open_session(read_artifact(Path(sys.argv[1])), SessionOptions(), "pt2") as session:
-    logits = session.run({"input": np.load(sys.argv[2])})["logits"]
-assert "resnext.model" not in sys.modules
-np.save(sys.argv[3], logits)
-"""
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_it_loads_without_the_model_s_source_or_a_compiler_and_leaves_nothing(
-    weights: Weights, artifact: Artifact, images: Any, tmp_path: Path
-) -> None:
-    np.save(tmp_path / "images.npy", images)
-    (tmp_path / "tmp").mkdir()
-    (tmp_path / "cwd").mkdir()
-    paths = [str(artifact.directory), str(tmp_path / "images.npy"), str(tmp_path / "logits.npy")]
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PATH": ""}
-    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
-    command = [sys.executable, "-W", "error", "-c", _BARE, *paths]
-    done = subprocess.run(command, env=environment, cwd=tmp_path / "cwd", capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout + done.stderr == ""
-    assert compare(reference_logits(weights, images), np.load(tmp_path / "logits.npy")).passed
-    assert not list((tmp_path / "tmp").iterdir())
-    assert not list((tmp_path / "cwd").iterdir())
-
-
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_altered_weights_are_caught_by_the_digest_and_else_by_parity(
     weights: Weights, artifact: Artifact, images: Any, tmp_path: Path
 ) -> None:
@@ -586,8 +299,7 @@ def test_altered_weights_are_caught_by_the_digest_and_else_by_parity(
     assert outcome.max_error > 1e-2
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_a_truncated_package_is_refused_with_and_without_its_digest(
     weights: Weights, artifact: Artifact, tmp_path: Path
 ) -> None:

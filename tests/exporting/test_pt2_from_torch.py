@@ -16,13 +16,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from resnext.backends.pt2_session import PackageRecord, read_package
 from resnext.backends.torch_session import reference_logits
 from resnext.config import Precision, ResNeXtConfig
 from resnext.errors import GateFailed, MissingRequirement
 from resnext.facts import layers
 from resnext.inputs import seeded_pixels
 from resnext.manifest import BatchRange
+from resnext.package_file import read_package
+from resnext.package_record import PackageRecord
 from resnext.parity import Parity, compare, gate_for
 from resnext.weights import Weights, load_weights
 from resnext_export import pt2_from_torch as module
@@ -250,7 +251,7 @@ def test_a_layer_that_is_lost_is_refused(digits: Weights, tmp_path: Path, monkey
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_cuda_package_needs_cuda(digits: Weights, tmp_path: Path) -> None:
-    with pytest.raises(MissingRequirement, match="compile for cpu"):
+    with pytest.raises(MissingRequirement, match="compile for the processor: --device cpu"):
         pt2_from_torch(digits, ANY, tmp_path / "model.pt2", device="cuda")
 
 
