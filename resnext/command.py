@@ -30,6 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: need not wait for; a test holds the two equal.
 BACKEND_NAMES = (
     "torch", "torch-compile", "ort", "ort-cpu", "ort-cuda", "ort-trt", "ort-trt-rtx", "openvino", "trt", "trt-rtx",
+    "pt2",
 )  # fmt: skip
 #: Those that run an artifact.
 ARTIFACT_BACKENDS = tuple(name for name in BACKEND_NAMES if not name.startswith("torch"))

@@ -48,7 +48,7 @@ Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
     "backend_name",
     type=NameType("backend", ARTIFACT_BACKENDS),
     metavar="NAME",
-    help=f"Runtime that runs the artifact: {', '.join(ARTIFACT_BACKENDS)}.  [default: ort, for an engine its own]",
+    help=f"Runtime that runs the artifact: {', '.join(ARTIFACT_BACKENDS)}.  [default: ort, or the artifact's own]",
 )
 @click.option(
     "--against",
@@ -106,10 +106,13 @@ def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
 
     Raises:
         BadWeights: they cannot be found, or are not those.
+        BadArtifact: a package and its manifest do not agree, so the manifest's word on weights is worth nothing.
     """
     from .errors import BadWeights
+    from .package_file import check_package_bytes
     from .weights import load_weights
 
+    check_package_bytes(artifact)
     record = artifact.manifest.weights
     try:
         weights = load_weights(spec or record.source, artifact.manifest.config)

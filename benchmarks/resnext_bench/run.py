@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +83,7 @@ def run_benchmark(
     environment = record_environment()
     images = _Images(weights, plan)
     reused: list[str] = []
-    source = _ArtifactSource(weights, artifact, precision, plan, reused, say)
+    source = _ArtifactSource(weights, artifact, precision, plan, reused, say, options.device)
     with ExitStack() as stack:
         opened = {cell: _open(cell, source, weights, images, options, stack, say) for cell in plan.cells}
         subjects = {cell: found.subject for cell, found in opened.items() if found.subject is not None}
@@ -142,29 +142,47 @@ class _Images:
 class _ArtifactSource:
     """The artifacts that backends run: the one given, or the cache's, each asked for once.
 
-    An ONNX artifact that is given serves the engine backends too: engines are built from it.
+    An ONNX artifact that is given serves the engine backends too: engines are built from it. A package is compiled
+    from the weights, which are the same.
     """
 
     def __init__(
-        self, weights: Weights, artifact: Artifact | None, precision: Precision, plan: Plan, reused: list[str], say: Say
-    ) -> None:
+        self, weights: Weights, artifact: Artifact | None, precision: Precision, plan: Plan, reused: list[str],
+        say: Say, device: Literal["auto", "cpu", "cuda"],
+    ) -> None:  # fmt: skip
         self._weights = weights
         self._given = artifact
         self._precision = precision
         self._plan = plan
         self._reused = reused
         self._say = say
+        self._device = device
         self._made: dict[str, Artifact] = {}
 
-    def get(self, source: str) -> Artifact:
+    def get(self, source: str, batch: int) -> Artifact:
+        """The artifact that a backend of ``source`` runs at ``batch``."""
         if self._given is not None and (source == "onnx" or self._given.manifest.kind != "onnx"):
             return self._given
-        if source not in self._made:
-            built = self._onnx() if source == "onnx" else self._engine(cast("EngineKind", source))
-            self._made[source] = built.artifact
+        name = f"{source} {batch}" if source == "pt2" else source
+        if name not in self._made:
+            if source == "pt2":
+                built = self._package(batch)
+            else:
+                built = self._onnx() if source == "onnx" else self._engine(cast("EngineKind", source))
+            self._made[name] = built.artifact
             if built.reused:
                 self._reused.append(f"{built.artifact.path} (sha256 {built.artifact.manifest.file_sha256[:12]})")
-        return self._made[source]
+        return self._made[name]
+
+    def _package(self, batch: int) -> Built:
+        import torch
+
+        from resnext_export.cache import pt2_or_reuse
+
+        # One for each batch size, so that a row is the same whatever else is measured beside it.
+        self._say(f"compiling the package for batch {batch}, or reusing what the cache has")
+        cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
+        return pt2_or_reuse(self._weights, batch, precision=self._precision, device="cuda" if cuda else "cpu")
 
     def _onnx(self) -> Built:
         from resnext_export.cache import build_or_reuse
@@ -178,7 +196,7 @@ class _ArtifactSource:
         # An optimization profile for each batch size that is measured: kernels are chosen for exactly these.
         sizes = dict.fromkeys(cell.batch for cell in self._plan.cells if BACKENDS[cell.backend].source == kind)
         profiles = tuple(BatchRange(min=size, opt=size, max=size) for size in sizes)
-        parent = self.get("onnx")
+        parent = self.get("onnx", next(iter(sizes)))
         self._say("building the engine, or reusing what the cache has")
         return engine_or_reuse(parent, self._weights, kind, EngineOptions(profiles=profiles))
 
@@ -195,7 +213,7 @@ def _open(
         if kind in ("trt", "trt-rtx"):
             driver_or_refuse(flavour_for(kind))  # before anything is exported in vain
         if kind != "model":
-            subject = found.artifact = source.get(kind)
+            subject = found.artifact = source.get(kind, cell.batch)
             manifest = found.artifact.manifest
             if not manifest.takes(cell.batch):
                 raise BadInput(f"{found.artifact.path} takes batch {manifest.batches()}, not {cell.batch}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from resnext.command import chosen_weights
 from resnext.config import Precision
@@ -28,6 +28,7 @@ class Asked:
     output: Path | None
     check: bool
     force: bool
+    device: Literal["cpu", "cuda"] | None = None
 
     def weights(self) -> Weights:
         """The weights that were named."""

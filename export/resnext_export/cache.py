@@ -1,4 +1,4 @@
-"""Build an artifact once, reuse it ever after: the two functions through which benchmarks reach exporting."""
+"""Build an artifact once, reuse it ever after: the functions through which benchmarks reach exporting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resnext.artifact import Artifact, read_artifact
 from resnext.cache_folder import cache_folder
@@ -18,8 +18,11 @@ from resnext.cuda_driver import probe_driver
 from resnext.engine_record import EngineOptions
 from resnext.errors import BadArtifact, MissingRequirement
 from resnext.manifest import FORMAT_VERSION, BatchRange, Manifest
+from resnext.package_record import obstacles as package_obstacles
+from resnext.package_record import this_host
 from resnext.passport import obstacles, this_machine
 from resnext.trt_flavour import EngineKind, Flavour, flavour_for
+from resnext.version import __version__
 
 if TYPE_CHECKING:
     from resnext.weights import Weights
@@ -90,6 +93,51 @@ def engine_or_reuse(
 
     facts = {"onnx": parent.manifest.file_sha256, **machine, "options": options.model_dump(mode="json")}
     return _once(folder / flavour.kind / _digest(facts), good, build)
+
+
+def pt2_or_reuse(
+    weights: Weights,
+    batch: int,
+    folder: Path | None = None,
+    *,
+    precision: Precision = "fp32",
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> Built:
+    """The checked .pt2 package of ``weights`` for this machine at one batch size, compiled now if none was left.
+
+    As `build_or_reuse`. The size is fixed: the compiler then knows every shape, and a package of a range is slower.
+
+    Raises:
+        UsageError: a package is not made in that precision.
+        MissingRequirement: the cache folder cannot be written to, or there is no C++ compiler or CUDA device.
+        SessionFailed: the compiler failed.
+        GateFailed: the package does not agree with PyTorch.
+    """
+    host = this_host()
+
+    def good(manifest: Manifest) -> bool:
+        package = manifest.package
+        return manifest.check is not None and package is not None and not package_obstacles(package, host)
+
+    def build(entry: Path) -> Artifact:
+        from .pt2_artifact import export_pt2
+
+        sizes = BatchRange(min=batch, opt=batch, max=batch)
+        return export_pt2(weights, entry, batch=sizes, precision=precision, device=device, force=entry.exists())
+
+    # A package hangs on PyTorch and the processor or GPU, not on the ONNX libraries or an operator set.
+    machine = asdict(host) | {"cpu_flags": sorted(host.cpu_flags), "gpu": _gpu_name() if device == "cuda" else None}
+    facts = {
+        "format": FORMAT_VERSION, "toolkit": __version__, "precision": precision, "device": device, "batch": batch,
+        "config": asdict(weights.config), "weights": weights.sha256, "classes": weights.class_names,
+        "preprocessing": weights.preprocessing.model_dump(mode="json"), "machine": machine,
+    }  # fmt: skip
+    return _once((folder or cache_folder()) / "pt2" / _digest(facts), good, build)
+
+
+def _gpu_name() -> str | None:
+    gpus = probe_driver().gpus
+    return gpus[0].name if gpus else None
 
 
 def _machine_facts(flavour: Flavour) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -36,6 +36,7 @@ FORMATS = {
     "openvino": "OpenVINO's IR, in one file",
     "trt": "an engine of TensorRT, or of TensorRT-RTX where only that is installed",
     "trt-rtx": "an engine of TensorRT-RTX, built without a GPU",
+    "pt2": "an AOTInductor package of PyTorch, compiled for machines like this one",
 }
 
 _EPILOG = """\b
@@ -44,6 +45,7 @@ Examples:
   resnext-export --format onnx --weights digits               a shipped, trained network
   resnext-export --format onnx --model resnext101_32x8d --weights checkpoint.pth --output engine/
   resnext-export --format openvino
+  resnext-export --format pt2 --batch 8                       compiled ahead of time by PyTorch
   resnext-export --format trt --precision fp16 --batch 1:8:64
   resnext-export --format trt --batch 1,64:64:256             two optimization profiles
   resnext-export --format trt-rtx --target sm_89,sm_120       ahead of time, for other machines' GPUs
@@ -69,6 +71,9 @@ Examples:
     "with MAX, each an optimization profile.  [default: 1:8, for an engine 1:8:64]",
 )  # fmt: skip
 @click.option("--bake-preprocessing", is_flag=True, help="Take uint8 NHWC pixels and normalise inside the graph.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), help="What a .pt2 package is compiled for.  [default: cpu]"
+)
 @engine_options
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR",
@@ -92,6 +97,7 @@ def main(
     precision: Precision | None,
     batch: str | None,
     bake_preprocessing: bool,
+    device: Literal["cpu", "cuda"] | None,
     output: Path | None,
     force: bool,
     check: bool,
@@ -120,16 +126,23 @@ def main(
         raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or {others})")
     request = asked_for(engine)
     asked = Asked(
-        target, model, spec, num_classes, input_size, precision, batch, bake_preprocessing, output, check, force
-    )
-    if target in ("onnx", "openvino"):
-        request.refuse_without_engine(from_onnx=target != "onnx")
+        target, model, spec, num_classes, input_size, precision, batch, bake_preprocessing, output, check, force,
+        device,
+    )  # fmt: skip
+    if target in ("onnx", "openvino", "pt2"):
+        request.refuse_without_engine(from_onnx=target == "openvino")
+    if device is not None and target != "pt2":
+        raise click.UsageError("--device is for --format pt2")
     if output is not None:
         from resnext.artifact import check_destination
 
         check_destination(output, force=force)
     if target == "onnx":
         artifact = _export_onnx(asked)
+    elif target == "pt2":
+        from .pt2_artifact import export_pt2_as_asked
+
+        artifact = export_pt2_as_asked(asked)
     else:
         from .engine_command import export_from_onnx_as_asked
 
@@ -165,6 +178,8 @@ def _say(artifact: Artifact) -> None:
     if manifest.engine is not None:
         record = manifest.engine
         how = f"{record.library} {record.version}, built in {record.build_s:.1f} s"
+    elif manifest.package is not None:
+        how = manifest.package.title()
     click.echo(f"wrote     {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {how})")
     click.echo(f"model     {manifest.model or 'custom'}, weights {manifest.weights.source}, {manifest.precision}")
     click.echo(f"input     {spec_in.name} {spec_in.dtype} {_shape(spec_in.shape)}, batch {manifest.batches()}")
@@ -195,6 +210,8 @@ def _parity(manifest: Manifest) -> str:
 
         if found := obstacles(manifest, this_machine(flavour_of(manifest.engine.library))):
             return f"NOT CHECKED: {found[0].reason}; on its machine: {later}"
+    if manifest.package is not None:
+        return f"NOT CHECKED (--no-check); later, on a machine that it is for: {later}"
     return "NOT CHECKED (--no-check)"
 
 

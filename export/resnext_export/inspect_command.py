@@ -23,6 +23,7 @@ from resnext.command import (
 if TYPE_CHECKING:
     from resnext.artifact import Artifact
     from resnext.manifest import Manifest
+    from resnext.package_record import PackageRecord
     from resnext.passport import Machine, Obstacle
     from resnext.session import Delivered
 
@@ -32,7 +33,7 @@ Examples:
   resnext-export inspect engine/ --require-delivered 0.99     exit 1 where the precision was not delivered
   resnext-export inspect engine/ --require-loadable           exit 3 where this machine cannot load it
   resnext-export inspect out/ --backend ort-cpu               what ONNX Runtime makes of each layer
-Reads an engine's manifest only, before anything is deserialised; --backend asks the loaded thing.
+Reads an engine's or package's manifest only, before anything is loaded; --backend asks the loaded thing.
 """
 
 
@@ -40,13 +41,14 @@ Reads an engine's manifest only, before anything is deserialised; --backend asks
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--backend", type=NameType("backend", BACKEND_NAMES), metavar="NAME",
-    help="Open the artifact on this backend and ask it.  [default: an engine's manifest, else ort or openvino]",
+    help="Open the artifact on this backend and ask it.  [default: an engine's or package's manifest, "
+    "else ort or openvino]",
 )  # fmt: skip
 @click.option(
     "--require-delivered", type=click.FloatRange(0, 1), metavar="SHARE",
     help="Exit 1 where less of the convolution and product FLOPs got the precision asked for.",
 )  # fmt: skip
-@click.option("--require-loadable", is_flag=True, help="Exit 3 where this machine cannot load the engine.")
+@click.option("--require-loadable", is_flag=True, help="Exit 3 where this machine cannot load it.")
 @click.option("--layers/--no-layers", "show_layers", default=True, help="Print every layer.  [default: on]")
 @json_option("Write passport, obstacles and layers as JSON")
 @guarded
@@ -60,19 +62,20 @@ def inspect(
 ) -> None:
     """Say what an artifact is, whether this machine can load it, and what precision each layer got.
 
-    Where the engine does not load here, say why, and which command builds one that does.
+    Where an engine or package does not load here, say why, and which command makes one that does.
     """
     check_writable(json_path)
     from resnext.artifact import read_artifact
     from resnext.engine_name import check_engine_bytes
     from resnext.errors import GateFailed, MissingRequirement
-    from resnext.passport import obstacles, remarks, this_machine
-    from resnext.trt_flavour import flavour_of
+    from resnext.package_file import check_package_bytes
+    from resnext.passport import machine_for, obstacles, remarks
 
     artifact = read_artifact(path)
     check_engine_bytes(artifact)
+    check_package_bytes(artifact)
     manifest = artifact.manifest
-    machine = this_machine(flavour_of(manifest.engine.library if manifest.engine is not None else "tensorrt_rtx"))
+    machine = machine_for(manifest)
     found, noted = obstacles(manifest, machine), remarks(manifest, machine)
     delivered, source = _delivered(artifact, backend)
     share = share_of(manifest, delivered)
@@ -123,13 +126,16 @@ def _share_line(manifest: Manifest, delivered: Delivered, share: float) -> str:
 
 
 def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]:
-    from resnext.delivered import delivered_from_engine
+    from resnext.delivered import delivered_from_engine, delivered_from_package
     from resnext.progress import working
 
-    record = artifact.manifest.engine
+    record, package = artifact.manifest.engine, artifact.manifest.package
     if record is not None and backend is None:
         found = delivered_from_engine(record.layers, record.gpu or "ahead of time")
         return found, f"from the manifest, {record.layers_from}"
+    if package is not None and backend is None:
+        found = delivered_from_package(package, package.gpu or package.device)
+        return found, f"from the manifest, {found.notes['layers from']}"
     from resnext.backends import SessionOptions, natural_backend, open_session
     from resnext.backends import backend as known_backend
     from resnext.parity_command import artifact_weights
@@ -159,6 +165,7 @@ def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...]
 
     manifest, record = artifact.manifest, artifact.manifest.engine
     library = f"opset {manifest.opset}" if record is None else f"{record.library} {record.version}"
+    library = library if manifest.package is None else manifest.package.title()
     click.echo(f"artifact   {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {manifest.kind}, {library})")
     click.echo(f"sha256     {manifest.file_sha256}")
     click.echo(f"model      {manifest.model or 'custom'}, weights {manifest.weights.source}, {manifest.precision}")
@@ -168,6 +175,9 @@ def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...]
         sizes = ", ".join(map(str, manifest.check.batches))
         parity = f"ok on {manifest.check.backend} when made, batch {sizes}: max error {manifest.check.max_error:.1e}"
     click.echo(f"parity     {parity}")
+    if manifest.package is not None:
+        _say_package(manifest.created, manifest.package)
+        _say_loadable(manifest, found, noted, machine)
     if record is None:
         return
     where = f"{record.gpu} (compute capability {record.compute_capability})" if record.gpu else "no GPU"
@@ -178,6 +188,19 @@ def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...]
         click.echo(f"for        --compatibility {record.options.compatibility}")
     for done in record.done:
         click.echo(f"fallback   {done}")
+    _say_loadable(manifest, found, noted, machine)
+
+
+def _say_package(created: str, package: PackageRecord) -> None:
+    click.echo(f"built      {created} on {package.platform}, by PyTorch {package.torch} for {package.device}")
+    needs = (
+        f"{package.gpu}, compute capability {package.compute_capability}, CUDA {package.cuda}; " if package.gpu else ""
+    )
+    click.echo(f"for        {needs}{package.cpu_capability} with {' '.join(package.cpu_flags) or 'features not known'}")
+    click.echo(f"kernels    {package.kernels_line()}")
+
+
+def _say_loadable(manifest: Manifest, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine) -> None:
     if not found:
         click.echo("here       this machine can load it")
     for obstacle in found:

@@ -148,7 +148,7 @@ def refuse_if_not_compilable(precision: Precision, device: Literal["cpu", "cuda"
         raise MissingRequirement(
             f"PyTorch {torch.__version__} cannot use a CUDA device here; compile for the processor: --device cpu"
         )
-    with _compiler_errors():
+    with _quiet(), _compiler_errors(), _temporary_cache():
         from torch._inductor.cpp_builder import get_cpp_compiler
 
         get_cpp_compiler()

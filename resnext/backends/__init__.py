@@ -1,7 +1,7 @@
 """One module for each runtime, and the registry that opens them by name.
 
 A backend's name is what ``--backend`` takes. ``source`` says what it runs: the live PyTorch ``model``, an ``onnx``
-artifact, or an engine. A module is imported only when its backend is opened.
+artifact, an engine, or a compiled package. A module is imported only when its backend is opened.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Backend:
     """
 
     module: str
-    source: Literal["model", "onnx", "trt", "trt-rtx"]
+    source: Literal["model", "onnx", "trt", "trt-rtx", "pt2"]
     device: Literal["auto", "cpu", "cuda"]
     about: str
 
@@ -77,6 +77,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         "openvino": Backend("openvino_session", "onnx", "cpu", "OpenVINO on the CPU, from ONNX or from its own IR"),
         "trt": Backend("trt_session", "trt", "cuda", "TensorRT, or TensorRT-RTX where only that is installed"),
         "trt-rtx": Backend("trt_session", "trt-rtx", "cuda", "TensorRT-RTX"),
+        "pt2": Backend("pt2_session", "pt2", "auto", "a package that AOTInductor compiled ahead of time"),
     }
 )
 
@@ -109,7 +110,7 @@ def open_session(name: str, subject: Weights | Artifact, options: SessionOptions
     options = options or SessionOptions()
     known = backend(name)
     if (known.source == "model") != isinstance(subject, Weights):
-        runs = {"model": "weights", "onnx": "an ONNX artifact"}.get(known.source, "an engine")
+        runs = {"model": "weights", "onnx": "an ONNX artifact", "pt2": "a .pt2 package"}.get(known.source, "an engine")
         raise UsageError(f"backend {name!r} runs {runs}")
     if isinstance(subject, Artifact):
         _check_kind(name, known, subject)
@@ -121,7 +122,7 @@ def open_session(name: str, subject: Weights | Artifact, options: SessionOptions
 
 
 def natural_backend(artifact: Artifact) -> str:
-    """The backend that runs ``artifact`` where none is named: ``ort`` for an ONNX file, an engine's own library."""
+    """The backend that runs ``artifact`` where none is named: ``ort`` for an ONNX file, else the artifact's own."""
     return "ort" if artifact.manifest.kind == "onnx" else artifact.manifest.kind
 
 
@@ -129,7 +130,11 @@ def _check_kind(name: str, known: Backend, subject: Artifact) -> None:
     kind = subject.manifest.kind
     if kind in (known.source, name) or (known.source == "trt" and kind == "trt-rtx"):
         return
-    other = f"; build an engine of it: --format {name} --onnx {subject.directory}" if kind == "onnx" else ""
+    other = ""
+    if name == "pt2":
+        other = "; a package is made from the weights: resnext-export --format pt2"
+    elif kind == "onnx":
+        other = f"; build an engine of it: --format {name} --onnx {subject.directory}"
     raise UsageError(
         f"backend {name!r} runs artifacts of kind {known.source}, and {subject.directory} is of kind {kind}: "
         f"use --backend {'ort' if kind == 'onnx' else kind}{other}"
@@ -161,6 +166,9 @@ def available_backends(device: str = "auto") -> tuple[str, ...]:
     compilers = ("cc", "gcc", "clang") if device == "cuda" else ("c++", "g++", "clang++")
     if any(shutil.which(compiler) for compiler in compilers):
         names.append("torch-compile")
+        # A package's code is C++ for either device.
+        if any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+            names.append("pt2")
     if device != "cuda":
         names.append("ort-cpu")
         if find_spec("openvino") is not None:

@@ -16,7 +16,7 @@ import torch
 
 from ..artifact import Artifact, file_sha256, read_artifact, seal
 from ..batch_range import BatchRange
-from ..config import variant_name
+from ..config import Precision, variant_name
 from ..facts import layers
 from ..manifest import Manifest, WeightsRecord
 from ..package_file import RECORD_NAME, package_facts
@@ -91,6 +91,25 @@ def write_package(
         archive.writestr("m/archive_version", "0")
         archive.writestr("m/.data/version", "6\n")
         archive.writestr("m/byteorder", "little")
+
+
+def fake_pt2_from_torch(
+    weights: Weights,
+    batch: BatchRange,
+    path: Path,
+    *,
+    bake_preprocessing: bool,
+    precision: Precision,
+    device: str,
+    metadata: dict[str, str],
+) -> PackageRecord:
+    """Stands for the converter of that name: a package without code, at once."""
+    config, first = weights.config, batch.min if batch.static else None
+    pixels = TensorSpec(name="input", dtype="uint8", shape=(first, *config.input_size, config.in_channels))
+    baked = {"inputs": (pixels,)} if bake_preprocessing else {}
+    record = record_here(weights, batch=batch, precision=precision, device=device, **baked)
+    write_package(path, record, metadata)
+    return record
 
 
 def facts_of(weights: Weights) -> dict[str, str]:

@@ -14,7 +14,16 @@ import torch
 
 from resnext import cuda_driver
 from resnext.artifact import Artifact
-from resnext.backends import BACKENDS, SessionOptions, available_backends, open_session, ort_session, torch_session
+from resnext.backends import (
+    BACKENDS,
+    SessionOptions,
+    available_backends,
+    natural_backend,
+    open_session,
+    ort_session,
+    torch_session,
+)
+from resnext.backends.fake_package import fake_package
 from resnext.backends.torch_session import reference_logits
 from resnext.cuda_driver import Driver, Gpu
 from resnext.errors import (
@@ -205,6 +214,9 @@ def test_registry_entries_open_or_say_what_is_missing(weights: Weights, artifact
         if backend.source in FLAVOURS:
             with pytest.raises(UsageError, match=f"build an engine of it: --format {name} "):
                 open_here(name, weights, artifact, SessionOptions())
+        elif backend.source == "pt2":
+            with pytest.raises(UsageError, match="from the weights: resnext-export --format pt2"):
+                open_here(name, weights, artifact, SessionOptions())
         elif backend.device == "cuda" and cuda_driver.probe_driver().problem is not None:
             with pytest.raises(MissingRequirement, match="no CUDA device"):
                 open_here(name, weights, artifact, SessionOptions())
@@ -217,11 +229,38 @@ def test_unknown_backend_names_the_nearest(weights: Weights) -> None:
         open_session("torch-compiled", weights)
 
 
+def test_a_package_is_for_its_own_backend_alone(weights: Weights, tmp_path: Path) -> None:
+    package = fake_package(tmp_path, weights)
+    assert natural_backend(package) == "pt2"
+    for name in ("ort-cpu", "openvino", "ort"):
+        with pytest.raises(UsageError, match="of kind pt2: use --backend pt2"):
+            open_session(name, package)
+
+
+@pytest.mark.parametrize(
+    ("found", "device", "there"),
+    [
+        ({"g++"}, "cpu", {"torch-compile", "pt2"}),
+        (set(), "cpu", set()),
+        ({"cc"}, "cpu", set()),
+        ({"cc"}, "cuda", {"torch-compile"}),
+        ({"cc", "c++"}, "cuda", {"torch-compile", "pt2"}),
+    ],
+)
+def test_all_means_compiled_backends_only_where_their_compiler_is(
+    found: set[str], device: str, there: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in found else None)
+    assert {"torch-compile", "pt2"} & set(available_backends(device)) == there
+
+
 def test_a_backend_refuses_what_it_cannot_run(weights: Weights, artifact: Artifact) -> None:
     with pytest.raises(UsageError, match="runs an engine"):
         open_session("trt", weights)
     with pytest.raises(UsageError, match="runs an ONNX artifact"):
         open_session("ort-cpu", weights)
+    with pytest.raises(UsageError, match=r"runs a \.pt2 package"):
+        open_session("pt2", weights)
     with pytest.raises(UsageError, match="runs weights"):
         open_session("torch", artifact)
     with pytest.raises(UsageError, match="runs on cpu only"):

@@ -29,10 +29,13 @@ from resnext.weights import Weights, load_weights
 from resnext_export import pt2_from_torch as module
 from resnext_export.pt2_from_torch import pt2_from_torch
 
-pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # compiling takes long
-
 ANY = BatchRange(min=1, opt=8, max=None)
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="packages are made by a C++ compiler")
+
+
+def compiles(test: Any) -> Any:
+    """Mark a test that compiles, which takes long."""
+    return pytest.mark.exhaustive(pytest.mark.slow(needs_compiler(test)))
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +88,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Exported(weights, folder / "model.pt2", record, left, cache)
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_a_symbolic_batch_takes_any_size_and_computes_what_pytorch_computes(exported: Exported) -> None:
     for size in (1, 2, 7, 8, 9):
         outcome = parity(exported.path, exported.weights, size)
@@ -95,15 +97,13 @@ def test_a_symbolic_batch_takes_any_size_and_computes_what_pytorch_computes(expo
         assert outcome.max_error < 5e-6
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_nothing_else_is_left(exported: Exported) -> None:
     assert exported.left == []
     assert exported.cache == ("/kept", None)
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_a_package_tells_nothing_of_the_machine_s_folders(exported: Exported) -> None:
     with zipfile.ZipFile(exported.path) as archive:
         assert not [name for name in archive.namelist() if name.endswith((".cpp", ".py"))]
@@ -112,8 +112,7 @@ def test_a_package_tells_nothing_of_the_machine_s_folders(exported: Exported) ->
         assert os.fsencode(own) not in contents
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_metadata_and_record_can_be_read_back(exported: Exported) -> None:
     loaded = torch._C._aoti.AOTIModelPackageLoader(str(exported.path), "model", True, 1, -1).get_metadata()
     read = read_package(exported.path)
@@ -123,8 +122,7 @@ def test_metadata_and_record_can_be_read_back(exported: Exported) -> None:
     assert read.record == exported.record
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_the_record_names_every_layer_and_what_the_code_needs(exported: Exported) -> None:
     record, config = exported.record, exported.weights.config
     assert record.inputs[0].shape == (None, config.in_channels, *config.input_size)
@@ -136,8 +134,7 @@ def test_the_record_names_every_layer_and_what_the_code_needs(exported: Exported
     assert record.cpu_flags
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 @pytest.mark.parametrize("exported", ["colour"], indirect=True)  # one network is enough, compiling takes long
 def test_the_same_export_gives_the_same_bytes(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -147,8 +144,7 @@ def test_the_same_export_gives_the_same_bytes(
     assert (tmp_path / "model.pt2").read_bytes() == exported.path.read_bytes()
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_a_frozen_stem_of_one_channel_is_why_it_is_not_frozen(
     digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,8 +160,7 @@ def test_a_frozen_stem_of_one_channel_is_why_it_is_not_frozen(
     assert not outcome.passed  # where it passes, PyTorch was mended, and the exception can go
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_static_batch_with_preprocessing_inside_takes_pixels(
     precision: Precision, digits: Weights, tmp_path: Path
@@ -183,8 +178,7 @@ def test_a_static_batch_with_preprocessing_inside_takes_pixels(
     assert {layer.dtype for layer in record.layers} == {"float32" if precision == "fp32" else "float16"}
 
 
-@pytest.mark.slow
-@needs_compiler
+@compiles
 def test_resnext50_is_within_the_gate(tmp_path: Path) -> None:
     weights = load_weights("seeded", "resnext50_32x4d")
     record = pt2_from_torch(weights, ANY, tmp_path / "model.pt2")
@@ -205,6 +199,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "_compiled", compile_nothing)
     monkeypatch.setattr(module, "_target", lambda: ({}, ()))
+    monkeypatch.setattr(module, "refuse_if_not_compilable", lambda *_: None)
 
 
 @pytest.mark.usefixtures("uncompiled")
