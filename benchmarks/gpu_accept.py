@@ -5,7 +5,8 @@
 Ends within eight minutes. Writes FOLDER/pytest.log, FOLDER/accept.json, and benchmark-fp32 and benchmark-fp16 there as
 .json, .md and .log. Needs an installed Python environment with this project's dependencies, and a CUDA device;
 ``--rehearse`` runs the same script on a CPU, small. A backend whose library is not installed, or does not take the GPU,
-is left out: accept.json and the table say which, and why.
+is left out: accept.json and the table say which, and why. Packages (pt2) are tested and not benchmarked: compiling one
+for each batch and precision would not fit into the time.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _TESTS_LIMIT_S = 240
 _SKIPPABLE = {
     "tests/gpu/test_engines.py": ("trt", "trt-rtx"),
     "tests/gpu/test_ort_trt.py": ("ort-trt", "ort-trt-rtx"),
+    "tests/gpu/test_pt2.py": ("pt2",),
 }
 #: What a CPU has; ONNX Runtime's CPU provider computes fp16 graphs in float32, so its row would not be valid.
 _REHEARSED = {"fp32": ("torch", "torch-compile", "ort-cpu"), "fp16": ("torch", "torch-compile")}
@@ -90,6 +92,7 @@ _ENGINE_BACKENDS = ("trt", "trt-rtx", "ort-trt", "ort-trt-rtx")
 
 def left_out_backends(driver: Driver) -> dict[str, str]:
     """The engine backends that cannot run with ``driver``, each with the reason."""
+    from resnext.backends import compiles_packages
     from resnext.backends.ort_trt_libraries import load_tensorrt10, plugin_device
     from resnext.passport import serves
     from resnext.trt_flavour import FLAVOURS
@@ -111,6 +114,8 @@ def left_out_backends(driver: Driver) -> dict[str, str]:
         plugin_device(driver)
     except MissingRequirement as exc:
         found["ort-trt-rtx"] = str(exc)
+    if not compiles_packages("cuda"):
+        found["pt2"] = "packages need a C++ compiler and the CUDA toolkit (CUDA_HOME)"
     return found
 
 

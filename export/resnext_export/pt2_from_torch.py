@@ -140,7 +140,7 @@ def refuse_if_not_compilable(precision: Precision, device: Literal["cpu", "cuda"
 
     Raises:
         UsageError: another precision than fp32 or fp16.
-        MissingRequirement: no C++ compiler, or no CUDA device.
+        MissingRequirement: no C++ compiler, no CUDA device, or for CUDA no toolkit of it.
     """
     if precision not in _DTYPES:
         raise UsageError(f"a .pt2 package is made in {' or '.join(_DTYPES)}, not in {precision}")
@@ -152,6 +152,10 @@ def refuse_if_not_compilable(precision: Precision, device: Literal["cpu", "cuda"
         from torch._inductor.cpp_builder import get_cpp_compiler
 
         get_cpp_compiler()
+        if device == "cuda":
+            from torch.utils import cpp_extension
+
+            cpp_extension.include_paths("cuda")  # as Inductor asks, after half a minute's work
 
 
 def _folded(model: nn.Module) -> nn.Module:

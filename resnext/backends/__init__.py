@@ -166,9 +166,8 @@ def available_backends(device: str = "auto") -> tuple[str, ...]:
     compilers = ("cc", "gcc", "clang") if device == "cuda" else ("c++", "g++", "clang++")
     if any(shutil.which(compiler) for compiler in compilers):
         names.append("torch-compile")
-        # A package's code is C++ for either device.
-        if any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
-            names.append("pt2")
+    if compiles_packages(device):
+        names.append("pt2")
     if device != "cuda":
         names.append("ort-cpu")
         if find_spec("openvino") is not None:
@@ -182,6 +181,21 @@ def available_backends(device: str = "auto") -> tuple[str, ...]:
             names.append("ort-cuda")
         names += _engine_backends()
     return tuple(names)
+
+
+def compiles_packages(device: str = "auto") -> bool:
+    """Whether .pt2 packages can be compiled here for ``device``: C++ for either, and for CUDA against its toolkit."""
+    import shutil
+
+    import torch
+
+    if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+        return False
+    if device == "cpu" or not torch.cuda.is_available():
+        return True
+    from torch.utils import cpp_extension
+
+    return cpp_extension.CUDA_HOME is not None
 
 
 def _engine_backends() -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resnext import trt_flavour
+from resnext import backends, trt_flavour
 from resnext.backends import ort_trt_libraries
 from resnext.cuda_driver import Driver, Gpu
 from resnext.errors import MissingRequirement
@@ -72,12 +72,13 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         monkeypatch.setattr(ort_trt_libraries, "load_tensorrt10", (lambda: "10.16.1") if "ort" in versions else missing)
         monkeypatch.setattr(ort_trt_libraries, "plugin_device", missing)
+        monkeypatch.setattr(backends, "compiles_packages", lambda _device: "toolkit" in versions)
 
     return make
 
 
 def test_backends_are_left_out_with_the_reason(accept: ModuleType, machine: Callable[..., None]) -> None:
-    machine(trt="11.4.0", rtx="1.7.1", ort="1.31")
+    machine(trt="11.4.0", rtx="1.7.1", ort="1.31", toolkit="13.0")
     assert accept.left_out_backends(H200) == {
         "trt-rtx": "TensorRT-RTX does not take NVIDIA H200 (compute capability 9.0)",
         "ort-trt-rtx": "the library",
@@ -86,6 +87,7 @@ def test_backends_are_left_out_with_the_reason(accept: ModuleType, machine: Call
     left_out = accept.left_out_backends(H200)
     assert (left_out["trt"], left_out["trt-rtx"]) == ("TensorRT is not installed", "TensorRT-RTX is not installed")
     assert (left_out["ort-trt"], left_out["ort-trt-rtx"]) == ("the library", "the library")
+    assert left_out["pt2"] == "packages need a C++ compiler and the CUDA toolkit (CUDA_HOME)"
 
 
 def test_without_a_driver_every_engine_backend_is_left_out(accept: ModuleType) -> None:

@@ -244,13 +244,18 @@ def test_a_package_is_for_its_own_backend_alone(weights: Weights, tmp_path: Path
         (set(), "cpu", set()),
         ({"cc"}, "cpu", set()),
         ({"cc"}, "cuda", {"torch-compile"}),
-        ({"cc", "c++"}, "cuda", {"torch-compile", "pt2"}),
+        ({"cc", "c++", "toolkit"}, "cuda", {"torch-compile", "pt2"}),
+        ({"cc", "c++"}, "cuda", {"torch-compile"}),  # PyTorch compiles for CUDA against the toolkit's headers
     ],
 )
 def test_all_means_compiled_backends_only_where_their_compiler_is(
     found: set[str], device: str, there: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from torch.utils import cpp_extension
+
     monkeypatch.setattr(shutil, "which", lambda name: name if name in found else None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", "/cuda" if "toolkit" in found else None)
     assert {"torch-compile", "pt2"} & set(available_backends(device)) == there
 
 

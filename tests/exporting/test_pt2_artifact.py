@@ -293,6 +293,20 @@ def test_cudas_headers_that_are_not_there_are_named(raised: Exception) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="the compiler is asked for first")
+def test_a_gpu_without_the_toolkit_is_told_of_before_weights_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils import cpp_extension
+
+    monkeypatch.setattr("resnext.weights.load_weights", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+    result = export("--device", "cuda", "--output", tmp_path / "out")
+    assert result.exit_code == 3, result.output
+    assert "install the toolkit, set CUDA_HOME to it" in error(result)
+
+
 def test_an_error_of_the_disk_stays_one() -> None:
     with pytest.raises(OSError, match="No space left"), converter._compiler_errors():
         raise OSError(28, "No space left on device")

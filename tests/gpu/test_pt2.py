@@ -1,0 +1,93 @@
+"""AOTInductor packages on CUDA: PyTorch's function at every batch, a graph that gives what plain launches give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnext.artifact import Artifact
+from resnext.backends import SessionOptions, compiles_packages, open_session
+from resnext.errors import UsageError
+from resnext.manifest import BatchRange
+from resnext.package_record import obstacles, this_host
+from resnext.parity import compare
+from resnext.weights import Weights, load_weights
+from resnext_export.pt2_artifact import export_pt2
+
+BATCHES = (1, 8, 64)
+pytestmark = pytest.mark.skipif(
+    not compiles_packages("cuda"), reason="packages need a C++ compiler and the CUDA toolkit (CUDA_HOME)"
+)
+
+
+@pytest.fixture(scope="module")
+def package(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Compiled once, for any batch: its own check has then run it on the GPU already."""
+    folder = tmp_path_factory.mktemp("pt2") / "package"
+    return export_pt2(weights, folder, batch=BatchRange.parse("1:8"), device="cuda")
+
+
+def test_the_record_is_of_this_gpu_and_the_check_ran_on_it(package: Artifact) -> None:
+    record, host = package.manifest.package, this_host()
+    assert record is not None
+    assert (record.device, record.compute_capability) == ("cuda", host.compute_capability)
+    assert record.gpu
+    assert obstacles(record, host) == ()
+    assert package.manifest.check is not None
+    assert package.manifest.check.backend == "pt2"
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_bound_and_host_runs_are_float64s(
+    batch: int, graph: bool, package: Artifact, images: Any, reference: Any
+) -> None:
+    with open_session("pt2", package, SessionOptions(device="cuda", cuda_graph=graph)) as session:
+        session.bind({"input": images[:batch]})
+        assert session.enqueue_boundary == ("graph" if graph else "device")
+        session.enqueue()
+        session.synchronize()
+        for logits in (session.fetch()["logits"], session.run({"input": images[:batch]})["logits"]):
+            assert np.isfinite(logits).all()
+            outcome = compare(reference[:batch], logits[: len(reference)])
+            assert outcome.passed, outcome.failures
+
+
+def test_binding_again_takes_the_new_input_and_batch(package: Artifact, images: Any, reference: Any) -> None:
+    with open_session("pt2", package) as session:
+        for rows in (slice(0, 8), slice(8, 16), slice(3, 4)):
+            session.bind({"input": images[rows]})
+            session.enqueue()
+            session.synchronize()
+            assert compare(reference[rows], session.fetch()["logits"]).passed
+            assert compare(reference[10:12], session.run({"input": images[10:12]})["logits"]).passed
+            session.enqueue()  # a run between must leave what is bound alone
+            session.synchronize()
+            assert compare(reference[rows], session.fetch()["logits"]).passed
+
+
+def test_everything_is_on_the_device_in_float32(package: Artifact) -> None:
+    with open_session("pt2", package) as session:
+        assert session.cuda_stream
+        delivered = session.delivered()
+    heavy = [layer for layer in delivered.layers if layer.op in ("Conv", "Gemm")]
+    assert len(heavy) == 54
+    assert {layer.dtype for layer in heavy} == {"float32"}
+    assert delivered.device.startswith("cuda")
+
+
+def test_it_is_not_run_on_the_processor_instead(package: Artifact) -> None:
+    with pytest.raises(UsageError, match="compiled for cuda; drop --device cpu"):
+        open_session("pt2", package, SessionOptions(device="cpu"))
+
+
+def test_half_precision_with_preprocessing_inside_is_proven_on_the_gpu(tmp_path: Any) -> None:
+    artifact = export_pt2(
+        load_weights("digits"), tmp_path / "half", batch=BatchRange.parse("8"), precision="fp16",
+        bake_preprocessing=True, device="cuda",
+    )  # fmt: skip
+    check = artifact.manifest.check
+    assert check is not None
+    assert 1e-5 < check.max_error < check.tolerance  # and it is not float32 in disguise
