@@ -42,6 +42,11 @@ def test_importing_a_sibling_loads_nothing_else(statement: str) -> None:
     assert loaded_after(statement) & {"torch", "onnx", "pydantic", "numpy", "resnext", "click"} == set()
 
 
+def test_manifests_and_packages_are_read_without_pytorch() -> None:
+    loaded = loaded_after("import resnext.manifest, resnext.package_file, resnext.passport")
+    assert loaded & {"torch", "onnx", "onnxruntime"} == set()
+
+
 def test_the_driver_is_asked_without_a_framework() -> None:
     loaded = loaded_after("import resnext.cuda_driver; resnext.cuda_driver.probe_driver()")
     assert loaded & {"torch", "onnx", "onnxruntime", "pydantic", "numpy"} == set()
