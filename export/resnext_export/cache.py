@@ -117,7 +117,8 @@ def pt2_or_reuse(
 
     def good(manifest: Manifest) -> bool:
         package = manifest.package
-        return manifest.check is not None and package is not None and not package_obstacles(package, host)
+        ours = manifest.weights.sha256 == weights.sha256 and manifest.check is not None
+        return ours and package is not None and not package_obstacles(package, host)
 
     def build(entry: Path) -> Artifact:
         from .pt2_artifact import export_pt2
