@@ -157,6 +157,8 @@ def _bind_smallest(artifact: Artifact, session: Any, *, live_model: bool) -> Non
 def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine) -> None:
     from resnext.trt_flavour import RTX_DEFAULT_TARGETS
 
+    from .derivation import derivation
+
     manifest, record = artifact.manifest, artifact.manifest.engine
     library = f"opset {manifest.opset}" if record is None else f"{record.library} {record.version}"
     click.echo(f"artifact   {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {manifest.kind}, {library})")
@@ -168,6 +170,8 @@ def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...]
         sizes = ", ".join(map(str, manifest.check.batches))
         parity = f"ok on {manifest.check.backend} when made, batch {sizes}: max error {manifest.check.max_error:.1e}"
     click.echo(f"parity     {parity}")
+    for line in derivation(manifest):
+        click.echo(f"{line[:10]} {line[10:]}")
     if record is None:
         return
     where = f"{record.gpu} (compute capability {record.compute_capability})" if record.gpu else "no GPU"
