@@ -17,7 +17,7 @@ EXPANSION = 4
 
 Stem = Literal["imagenet", "small"]
 #: What weights and activations may be asked to be; the first is the default.
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 

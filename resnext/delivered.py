@@ -76,11 +76,14 @@ def delivered_from_package(record: PackageRecord, device: str) -> Delivered:
 
 
 #: Element types that a network may compute in, by what its parity is judged by (`Manifest.numerics`).
-_WANTED = {"fp32": ("float32",), "fp16": ("float16",), "tf32": ("tfloat32", "float32")}
+_WANTED = {
+    "fp32": ("float32",), "fp16": ("float16",), "tf32": ("tfloat32", "float32"), "bf16": ("bfloat16",),
+    "int8": ("int8", "uint8"), "fp8": ("float8_e4m3fn",),
+}  # fmt: skip
 
 
 def wanted_dtypes(numerics: str) -> tuple[str, ...]:
-    """Element types that count as delivered: where TF32 is allowed, both it and float32."""
+    """Element types that count as delivered: where TF32 is allowed, both it and float32; for int8, uint8 as well."""
     return _WANTED[numerics]
 
 

@@ -48,12 +48,68 @@ class CheckRecord(_Strict):
         backend: runtime that ran the written bytes.
         max_error: largest absolute difference over root mean square of the reference logits, over all batches.
         tolerance: what ``max_error`` had to stay under.
+        error_ratio: largest ``max_error`` over what the precision costs by itself, where that is known.
     """
 
     batches: tuple[int, ...]
     backend: str
     max_error: float
     tolerance: float
+    error_ratio: float | None = None
+
+
+class RangeRecord(_Strict):
+    """The largest value that a layer of a half-precision network put out, computed in float32.
+
+    Attributes:
+        layer: name of the convolution, addition or classifier.
+        largest: largest absolute value over the images.
+        limit: largest finite value of the precision.
+        images: how many images were run.
+    """
+
+    layer: str
+    largest: float
+    limit: float
+    images: int = Field(ge=1)
+
+
+class QuantizationRecord(_Strict):
+    """How a graph was quantized, and with which images.
+
+    Attributes:
+        runtime: whose form the graph has.
+        method: how calibration judged outliers.
+        source: name of the calibration images; ``random`` are noise.
+        source_sha256: digest of these images.
+        images: how many.
+        left: convolutions and classifier that were left as they are, each with the reason.
+    """
+
+    runtime: Literal["trt", "ort", "openvino"]
+    method: Literal["minmax", "entropy", "percentile"]
+    source: str
+    source_sha256: Sha256
+    images: int = Field(ge=1)
+    left: tuple[tuple[str, str], ...] = ()
+
+
+class MergeRecord(_Strict):
+    """Convolutions whose groups were merged: the same function with fewer, wider groups.
+
+    Attributes:
+        groups: what each changed convolution has now, by its name.
+        max_error: largest difference to the graph before, in float64, over the root mean square of the outputs.
+        runtime: that the choice was timed on, or None where a width was asked for.
+        batch: that it was timed at.
+        speedup: times faster than the graph before, measured interleaved when it was chosen.
+    """
+
+    groups: dict[str, int]
+    max_error: float
+    runtime: Literal["ort", "openvino"] | None = None
+    batch: int | None = None
+    speedup: float | None = None
 
 
 class Manifest(_Strict):
@@ -83,6 +139,9 @@ class Manifest(_Strict):
         check: the parity check that the written bytes passed, or None where it was skipped.
         engine: how an engine was built, for what, and what its layers got; None for what is no engine.
         package: what a package says of itself: what it needs of a machine, layers, kernels; None for what is none.
+        ranges: how far a half-precision network stays from its type's limit; None for other precisions.
+        quantization: how an int8 or fp8 network was calibrated; None for other precisions.
+        merged: convolutions whose groups were merged, or None.
     """
 
     format_version: Literal[1] = 1
@@ -107,6 +166,9 @@ class Manifest(_Strict):
     check: CheckRecord | None = None
     engine: EngineRecord | None = None
     package: PackageRecord | None = None
+    ranges: RangeRecord | None = None
+    quantization: QuantizationRecord | None = None
+    merged: MergeRecord | None = None
 
     @model_validator(mode="after")
     def _engine_where_kind_says_so(self) -> Manifest:
@@ -123,6 +185,13 @@ class Manifest(_Strict):
             raise ValueError(f"a manifest of kind {self.kind} {'has no' if is_package else 'needs an'} opset")
         return self
 
+    @model_validator(mode="after")
+    def _quantization_where_precision_says_so(self) -> Manifest:
+        if (self.precision in ("int8", "fp8")) != (self.quantization is not None):
+            needs = "needs a" if self.quantization is None else "has no"
+            raise ValueError(f"a manifest of precision {self.precision} {needs} quantization record")
+        return self
+
     @field_validator("class_names")
     @classmethod
     def _one_for_each_logit(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -135,6 +204,11 @@ class Manifest(_Strict):
     def numerics(self) -> str:
         """What parity is judged by: the precision, or ``tf32`` for a float32 engine that may round to TF32."""
         return "tf32" if self.engine is not None and self.engine.options.tf32 else self.precision
+
+    @property
+    def left(self) -> frozenset[str]:
+        """Convolutions and classifier that are not of ``precision``, and were never meant to be."""
+        return frozenset() if self.quantization is None else frozenset(name for name, _ in self.quantization.left)
 
     def takes(self, batch: int) -> bool:
         """Whether the artifact runs at ``batch``; an engine does where one of its optimization profiles covers it."""

@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from .parity import Parity
     from .weights import Weights
 
+#: What ``--backend`` takes beside the runtimes.
+NODE_BY_NODE = "node-by-node"
+
 _EPILOG = """\b
 Examples:
   resnext-parity --artifact resnext50_32x4d-seeded-fp32-onnx --backend ort
   resnext-parity --artifact out/ --backend ort-cuda --batch 64 --json parity.json
   resnext-parity --artifact engine/ --backend trt
   resnext-parity --artifact out/ --backend ort --weights moved/checkpoint.pth
+  resnext-parity --artifact fp8/ --backend node-by-node       no runtime here runs it; ONNX says what it means
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
 
@@ -46,9 +50,11 @@ Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 @click.option(
     "--backend",
     "backend_name",
-    type=NameType("backend", ARTIFACT_BACKENDS),
+    type=NameType("backend", (*ARTIFACT_BACKENDS, NODE_BY_NODE)),
     metavar="NAME",
-    help=f"Runtime that runs the artifact: {', '.join(ARTIFACT_BACKENDS)}.  [default: ort, or the artifact's own]",
+    help=f"Runtime that runs the artifact: {', '.join(ARTIFACT_BACKENDS)}; or {NODE_BY_NODE}, which computes an ONNX "
+    "file of any precision as ONNX defines it, without a GPU.  [default: ort, or the artifact's own; for bf16 and fp8 "
+    f"{NODE_BY_NODE}]",
 )
 @click.option(
     "--against",
@@ -86,12 +92,15 @@ def main(
     """
     from .artifact import read_artifact
     from .backends import natural_backend
+    from .emulation import NEEDED
     from .errors import GateFailed
 
     check_writable(json_path)
     artifact = read_artifact(path)
     weights = artifact_weights(artifact, spec)
-    backend_name = backend_name or natural_backend(artifact)
+    if backend_name is None:
+        needed = artifact.manifest.kind == "onnx" and artifact.manifest.precision in NEEDED
+        backend_name = NODE_BY_NODE if needed else natural_backend(artifact)
     outcome = check_artifact(artifact, weights, backend_name, against, batch, images, seed)
     if json_path != "-":
         _print(outcome, artifact, backend_name, against)
@@ -142,6 +151,7 @@ def check_artifact(
 
     from .backends import open_session
     from .backends.torch_session import DTYPES, reference_logits
+    from .emulation import emulated_logits
     from .errors import BadArtifact, GateFailed, UsageError
     from .inputs import seeded_pixels
     from .parity import compare, discriminates, gate_for
@@ -162,24 +172,32 @@ def check_artifact(
     pixels = seeded_pixels(manifest.config, images, seed)
     prepared = weights.preprocessing.normalise(pixels)
     inputs = pixels if manifest.preprocessing_baked else prepared
-    with open_session(backend_name, artifact) as session:
-        name, out = manifest.inputs[0].name, manifest.outputs[0].name
-        parts = [session.run({name: inputs[at : at + batch]})[out] for at in range(0, images, batch)]
+    given, dtype = manifest.inputs[0].given(inputs), manifest.outputs[0].dtype
+    if backend_name == NODE_BY_NODE:
+        parts, dtype = [emulated_logits(artifact, inputs)], "float32"
+    else:
+        with open_session(backend_name, artifact) as session:
+            name, out = manifest.inputs[0].name, manifest.outputs[0].name
+            parts = [session.run({name: given[at : at + batch]})[out] for at in range(0, images, batch)]
     eager = reference_logits(weights, prepared, torch.float32)
     reference = reference_logits(weights, prepared) if against == "torch" else eager
     if not np.isfinite(reference).all():
         raise GateFailed("PyTorch itself gives NaN or infinite logits for these weights; a comparison proves nothing")
     if not discriminates(reference):
         raise GateFailed("the reference gives nearly the same logits for every image; a comparison proves nothing")
-    if manifest.numerics != "fp32":
-        eager = reference_logits(weights, prepared, DTYPES[manifest.numerics])
-    baseline = eager.astype(np.float64) if against == "torch" else None
+    baseline = None
+    if manifest.numerics in DTYPES:
+        if manifest.numerics != "fp32":
+            eager = reference_logits(weights, prepared, DTYPES[manifest.numerics])
+        baseline = eager.astype(np.float64) if against == "torch" else None
+    elif manifest.kind == "onnx" and backend_name != NODE_BY_NODE:
+        baseline = emulated_logits(artifact, inputs).astype(np.float64)
     return compare(
         reference,
         np.concatenate(parts),
         gate=gate_for(manifest.numerics),
         baseline=baseline,
-        dtype=manifest.outputs[0].dtype,
+        dtype=dtype,
         artifact_sha256=manifest.file_sha256,
     )
 
@@ -198,7 +216,7 @@ def _print(outcome: Parity, artifact: Artifact, backend_name: str, against: str)
         click.echo(f"  top-5 agrees    {outcome.top5:.2%}")
     if outcome.error_ratio is not None:
         click.echo(
-            f"  error ratio     {outcome.error_ratio:.2f} times what eager {artifact.manifest.precision} PyTorch loses"
+            f"  error ratio     {outcome.error_ratio:.2f} times what {artifact.manifest.precision} costs by itself"
         )
 
 

@@ -28,6 +28,24 @@ Arrays = Mapping[str, NDArray[Any]]
 Boundary = Literal["host", "device", "graph"]
 
 
+#: Element types that float32 images are converted to.
+_FLOATS = ("float16", "bfloat16")
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The element type called ``name``; bfloat16, which NumPy lacks, is that of ml_dtypes.
+
+    Raises:
+        TypeError: there is none.
+    """
+    if name == "bfloat16":
+        import ml_dtypes
+
+        name = ml_dtypes.bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
+
+
 class TensorSpec(BaseModel):
     """Name, element type and shape of one input or output.
 
@@ -47,9 +65,15 @@ class TensorSpec(BaseModel):
     @classmethod
     def _known(cls, dtype: str) -> str:
         try:
-            return np.dtype(dtype).name
+            return numpy_dtype(dtype).name
         except TypeError:
             raise ValueError(f"{dtype!r} is not NumPy's name of an element type") from None
+
+    def given(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Float32 images as this input takes them, where it is of another floating-point type; others as they are."""
+        if array.dtype != np.float32 or self.dtype not in _FLOATS:
+            return array
+        return array.astype(numpy_dtype(self.dtype))
 
     def check(self, array: NDArray[Any]) -> None:
         """Check one array against this spec.
@@ -57,7 +81,7 @@ class TensorSpec(BaseModel):
         Raises:
             BadInput: wrong element type, rank or size; says what was got and what is wanted.
         """
-        if array.dtype != np.dtype(self.dtype):
+        if array.dtype != numpy_dtype(self.dtype):
             raise BadInput(f"input {self.name!r} has dtype {array.dtype}, want {self.dtype}")
         fits = array.ndim == len(self.shape) and all(
             have >= 1 if want is None else have == want for have, want in zip(array.shape, self.shape, strict=True)

@@ -171,7 +171,7 @@ def measure_accuracy(
         for at in range(0, len(pixels), batch):
             some = pixels[at : at + batch]
             full = some[np.arange(batch) % len(some)]
-            logits = session.run({wanted.name: full if baked else preprocessing.normalise(full)})[given]
+            logits = session.run({wanted.name: full if baked else wanted.given(preprocessing.normalise(full))})[given]
             if logits.shape != (batch, reference.shape[1]):
                 raise SessionFailed(f"logits have shape {logits.shape}, want {(batch, reference.shape[1])}")
             parts.append(logits[: len(some)].astype(np.float32))

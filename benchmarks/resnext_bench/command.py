@@ -39,6 +39,8 @@ Examples:
   resnext-bench --backend ort-cpu --artifact out/ --batch 1 --samples 662     enough for a p99
   resnext-bench --backend torch,ort --weights digits --accuracy digits     accuracy beside latency
   resnext-bench --backend trt --batch 64 --precision fp16     builds the engine once, then reuses it
+  resnext-bench --backend ort,openvino --batch 8 --precision fp32,int8 --calibration photos/
+  resnext-bench --backend ort --batch 8 --artifact int8/ --artifact int8-merged/
   resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
 Exit code 0: every row was measured and is right. 1: an output was wrong, or a row is
 invalid. 3, 4: a backend failed; its row says why.
@@ -58,16 +60,18 @@ invalid. 3, 4: a backend failed; its row says why.
 @weights_options
 @click.option(
     "--precision",
-    type=NameType("precision", PRECISIONS),
-    metavar="|".join(PRECISIONS),
-    help="Element type of weights and activations.  [default: the artifact's, else fp32]",
+    type=NameType("precision", PRECISIONS, many=True),
+    metavar=f"{'|'.join(PRECISIONS)}[,...]",
+    help="Element types of weights and activations.  [default: the artifact's, else fp32]",
 )
 @click.option(
     "--artifact",
-    "path",
+    "paths",
     type=click.Path(path_type=Path),
+    multiple=True,
     metavar="PATH",
-    help="Artifact for the backends that run one.  [default: exported once into the cache, then reused]",
+    help="Artifact for the backends that run one; give it again to compare several of the same weights.  "
+    "[default: exported once into the cache, then reused]",
 )
 @click.option(
     "--device",
@@ -127,6 +131,13 @@ invalid. 3, 4: a backend failed; its row says why.
     metavar="N",
     help="Take a seeded sample of the labelled images, of all classes alike.  [default: all]",
 )
+@click.option(
+    "--calibration",
+    metavar="digits|fashion-mnist|FOLDER|random",
+    help="Images that int8 and fp8 take their ranges from, where no artifact is given.  "
+    "[default: what shipped weights were trained on]",
+)
+@click.option("--calibration-images", type=click.IntRange(min=1), metavar="N", help="[default: 128]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of images and order.")
 @json_option("Write raw samples and everything else as JSON")
 @click.option(
@@ -140,10 +151,11 @@ invalid. 3, 4: a backend failed; its row says why.
 @guarded
 def main(
     backends: tuple[str, ...], batches: tuple[int, ...], model: str | None, spec: str | None, num_classes: int | None,
-    input_size: str | None, precision: Precision | None, path: Path | None, device: Literal["auto", "cpu", "cuda"],
-    threads: int | None, memory_format: Literal["auto", "nchw", "channels-last"], cuda_graph: bool, duration: float,
-    rounds: int, samples: int, warmup: float, accuracy_spec: str | None, accuracy_images: int | None, seed: int,
-    json_path: str | None, markdown_path: Path | None,
+    input_size: str | None, precision: tuple[Precision, ...] | None, paths: tuple[Path, ...],
+    device: Literal["auto", "cpu", "cuda"], threads: int | None,
+    memory_format: Literal["auto", "nchw", "channels-last"], cuda_graph: bool, duration: float, rounds: int,
+    samples: int, warmup: float, accuracy_spec: str | None, accuracy_images: int | None, calibration: str | None,
+    calibration_images: int | None, seed: int, json_path: str | None, markdown_path: Path | None,
 ) -> None:  # fmt: skip
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
 
@@ -153,8 +165,9 @@ def main(
     from resnext.backends import SessionOptions, available_backends
     from resnext.errors import UsageError
 
-    from .plan import Cell, Plan
+    from .plan import Plan
     from .run import run_benchmark
+    from .variants import chosen_cells, given_variants, made_variants
 
     if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
         raise UsageError("--markdown needs a file of its own")
@@ -162,21 +175,18 @@ def main(
         check_writable(target)
     if "all" in backends:
         backends = available_backends(device)
-    artifact = None
-    if path is not None:
-        from resnext.artifact import read_artifact
-        from resnext.parity_command import artifact_weights
-
+    if (calibration or calibration_images) and (paths or not {"int8", "fp8"} & set(precision or ())):
+        raise UsageError("--calibration is for int8 and fp8 where no artifact is given; drop it")
+    if paths:
         if model is not None or num_classes is not None or input_size is not None:
             raise UsageError("an artifact has its own model; drop --model, --num-classes and --input-size")
-        artifact = read_artifact(path)
-        if precision not in (None, artifact.manifest.precision):
-            raise UsageError(f"{path} is {artifact.manifest.precision}; drop --precision {precision}")
-        precision = artifact.manifest.precision
-        weights = artifact_weights(artifact, spec)
+        weights, variants = given_variants(paths, spec, precision)
     else:
         weights = chosen_weights(model, spec, num_classes, input_size)
-    cells = tuple(Cell(name, batch) for batch in batches for name in backends)
+        variants = made_variants(precision or ("fp32",), calibration, calibration_images)
+    cells, left_out = chosen_cells(backends, batches, variants)
+    for line in left_out:
+        click.echo(f"note: {line}", err=True)
     if accuracy_images is not None and accuracy_spec is None:
         raise UsageError("--accuracy-images says how many of the images of --accuracy: give that too")
     labelled = None
@@ -189,8 +199,7 @@ def main(
     console = _console(to_stderr=json_path == "-", least_width=140 if labelled is None else 180)
     with _status() as say:
         run = run_benchmark(
-            weights, plan, artifact=artifact, options=options, precision=precision or "fp32",
-            accuracy=labelled, say=say,
+            weights, plan, options=options, variants=variants, accuracy=labelled, say=say,
         )  # fmt: skip
     _show(run, console)
     if json_path is not None:

@@ -10,13 +10,20 @@ from resnext.errors import UsageError
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of the result: a backend at a batch size."""
+    """One row of the result: a backend at a batch size.
+
+    Attributes:
+        backend: registry name.
+        batch: images in one run.
+        variant: which of the run's precisions or artifacts, where it has several; else nothing.
+    """
 
     backend: str
     batch: int
+    variant: str = ""
 
     def __str__(self) -> str:
-        return f"{self.backend} batch {self.batch}"
+        return f"{self.backend} {self.variant}{' ' * bool(self.variant)}batch {self.batch}"
 
 
 @dataclass(frozen=True)

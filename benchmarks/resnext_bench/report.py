@@ -17,7 +17,7 @@ HEADINGS = (
 LEGEND = (
     "time: host = end to end, copies included; device = CUDA events around the launch; graph = around a CUDA-graph "
     "replay. images/s: batch over the median. p90, p99: upper bounds at 99 % confidence, from 64 and 662 samples on. "
-    "speedup: against the first backend at the same batch, median over interleaved rounds. memory: peak that opening "
+    "speedup: against the first row of the same batch, median over interleaved rounds. memory: peak that opening "
     "and first running added (on a GPU: what it then held). "
     "max error, top-1: the timed output against float64 PyTorch, error relative to the logits' RMS."
 )
@@ -49,7 +49,7 @@ def _has_accuracy(run: Run) -> bool:
 def lines(row: Row, *, accuracy: bool = False) -> list[tuple[str, ...]]:
     """The cells of ``row``: a line for each of its timings, or one for a failed row."""
     if not row.timings:
-        found = [(row.backend, str(row.batch), *("-" for _ in HEADINGS[3:]), row.status.upper())]
+        found = [(_name(row), str(row.batch), *("-" for _ in HEADINGS[3:]), row.status.upper())]
     else:
         found = [_line(row, timing) for timing in row.timings]
     return [(*cells[:-1], *_accuracy(row), cells[-1]) for cells in found] if accuracy else found
@@ -68,7 +68,7 @@ def _line(row: Row, timing: Timing) -> tuple[str, ...]:
     memory = on_device if on_device is not None else row.peak_host_bytes
     where = "" if row.backend.endswith("cpu") or row.device in (None, "cpu") else f" ({str(row.device).split()[0]})"
     return (
-        row.backend + where,
+        _name(row) + where,
         str(row.batch),
         timing.boundary,
         f"{stats.median_ns / 1e6:.3f}",
@@ -84,6 +84,10 @@ def _line(row: Row, timing: Timing) -> tuple[str, ...]:
     )
 
 
+def _name(row: Row) -> str:
+    return f"{row.backend} {row.variant}".strip()
+
+
 def title(run: Run) -> str:
     """One line: model, weights, precision."""
     return f"{run.model or 'custom model'}, weights {run.weights.source}, {run.precision}"
@@ -91,7 +95,7 @@ def title(run: Run) -> str:
 
 def remarks(run: Run) -> list[str]:
     """One line for each reason against a row."""
-    return [f"{row.backend} batch {row.batch}: {reason}" for row in run.rows for reason in row.reasons]
+    return [f"{_name(row)} batch {row.batch}: {reason}" for row in run.rows for reason in row.reasons]
 
 
 def table(run: Run) -> Table:
@@ -132,7 +136,7 @@ def markdown(run: Run) -> str:
     if found := remarks(run):
         parts += ["## Not valid", "", *(f"- {line}" for line in found), ""]
     delivered = [
-        f"- {row.backend} batch {row.batch}: {row.delivered}; "
+        f"- {_name(row)} batch {row.batch}: {row.delivered}; "
         f"{', '.join(f'{name} {value}' for name, value in row.notes.items())}; set-up {row.setup_s:.1f} s"
         + ("" if row.bind_s is None else f", of which compiling and first run {row.bind_s:.1f} s")
         for row in run.rows

@@ -46,6 +46,8 @@ class Row(_Strict):
     Attributes:
         backend: registry name.
         batch: images in one run.
+        variant: which of the run's precisions or artifacts, where it has several; else nothing.
+        precision: asked for; None in files of before a run could have several.
         status: ``valid``; ``invalid``: measured, but not to be believed; ``failed``: not measured.
         reasons: why not valid, each with what to do.
         exit_code: of the error, for a failed row.
@@ -67,6 +69,8 @@ class Row(_Strict):
 
     backend: str
     batch: int
+    variant: str = ""
+    precision: str | None = None
     status: Literal["valid", "invalid", "failed"]
     reasons: tuple[str, ...] = ()
     exit_code: int = 0
@@ -93,7 +97,7 @@ class Run(_Strict):
         created: UTC time, ISO 8601.
         model: variant, or None for a configuration without a name.
         weights: source and digest.
-        precision: that was asked for.
+        precision: that was asked for, or several, joined by commas.
         duration_s: timed seconds asked for each cell.
         rounds: visits to each cell.
         seed: of images and order.

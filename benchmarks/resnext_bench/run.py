@@ -6,13 +6,14 @@ import datetime
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact import Artifact
-from resnext.backends import BACKENDS, SessionOptions, load_backend, open_session
+from resnext.backends import BACKENDS, SessionOptions, check_precision, load_backend, open_session
 from resnext.config import Precision, variant_name
 from resnext.engine_record import EngineOptions
 from resnext.errors import BadInput, ResnextError
@@ -43,6 +44,22 @@ Say = Callable[[str], None]
 _COMPARED_ROWS = 16
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What cells of one kind run.
+
+    Attributes:
+        precision: of weights and activations.
+        artifact: what ONNX backends run; None means the cache's.
+        calibration: images that a quantized artifact takes its ranges from, where the cache has to make one; None means
+            the shipped weights' own data.
+    """
+
+    precision: Precision = "fp32"
+    artifact: Artifact | None = None
+    calibration: tuple[str, int | None] | None = None
+
+
 @dataclass
 class _Opened:
     """What opening a cell gave: a subject to measure, or the error."""
@@ -62,6 +79,7 @@ def run_benchmark(
     artifact: Artifact | None = None,
     options: SessionOptions | None = None,
     precision: Precision = "fp32",
+    variants: Mapping[str, Variant] | None = None,
     accuracy: Labelled | None = None,
     say: Say = lambda _: None,
 ) -> Run:
@@ -73,30 +91,39 @@ def run_benchmark(
         artifact: what ONNX backends run; None means the cache's, exported now where it is not there yet.
         options: device, threads, memory format, CUDA graphs.
         precision: asked for.
+        variants: several artifacts and precisions, by what cells call them; then ``artifact`` and ``precision`` are
+            not looked at.
         accuracy: labelled images that every row is held against as well, or None.
         say: called with one line at every step.
 
     Returns:
         The run. A backend that fails has a row that says why; the others go on.
     """
-    options = replace(options or SessionOptions(), precision=precision)
+    options = options or SessionOptions()
+    variants = variants or {"": Variant(precision, artifact)}
     environment = record_environment()
     images = _Images(weights, plan)
     reused: list[str] = []
-    source = _ArtifactSource(weights, artifact, precision, plan, reused, say, options.device)
+    sources = {
+        name: _ArtifactSource(
+            weights, variant, [cell for cell in plan.cells if cell.variant == name], reused, say, options.device
+        )
+        for name, variant in variants.items()
+    }
     with ExitStack() as stack:
-        opened = {cell: _open(cell, source, weights, images, options, stack, say) for cell in plan.cells}
+        opened = {cell: _open(cell, sources[cell.variant], weights, images, options, stack, say) for cell in plan.cells}
         subjects = {cell: found.subject for cell, found in opened.items() if found.subject is not None}
         samples = measure(subjects, plan, say)
         rows = []
         for cell in plan.cells:
             say(f"comparing the outputs of {cell}")
-            rows.append(_row(cell, opened[cell], samples, images, weights, precision, accuracy))
+            source = sources[cell.variant]
+            rows.append(_row(cell, opened[cell], samples, images, weights, source, accuracy))
     return Run(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         model=variant_name(weights.config),
         weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
-        precision=precision,
+        precision=", ".join(dict.fromkeys(variant.precision for variant in variants.values())),
         duration_s=plan.duration_s,
         rounds=plan.rounds,
         seed=plan.seed,
@@ -127,6 +154,16 @@ class _Images:
         """Logits of ``rows`` that eager PyTorch on the CPU gives at ``numerics``, as `Manifest.numerics` has it."""
         return self._known(numerics, rows).astype(np.float64)
 
+    def emulated(self, artifact: Artifact, rows: list[int]) -> NDArray[Any]:
+        """Logits of ``rows`` that an ONNX artifact gives, computed node by node."""
+        from resnext.emulation import emulated_logits
+
+        known = self._logits.setdefault(artifact.manifest.file_sha256, {})
+        if missing := [row for row in rows if row not in known]:
+            inputs = self.pixels if artifact.manifest.preprocessing_baked else self.prepared
+            known.update(zip(missing, emulated_logits(artifact, inputs[missing]), strict=True))
+        return np.stack([known[row] for row in rows]).astype(np.float64)
+
     def _known(self, kind: str, rows: list[int]) -> NDArray[Any]:
         import torch
 
@@ -140,65 +177,85 @@ class _Images:
 
 
 class _ArtifactSource:
-    """The artifacts that backends run: the one given, or the cache's, each asked for once.
+    """The artifacts that the cells of one variant run: the one given, or the cache's, each asked for once.
 
     An ONNX artifact that is given serves the engine backends too: engines are built from it. A package is compiled
     from the weights, which are the same.
     """
 
     def __init__(
-        self, weights: Weights, artifact: Artifact | None, precision: Precision, plan: Plan, reused: list[str],
-        say: Say, device: Literal["auto", "cpu", "cuda"],
+        self, weights: Weights, variant: Variant, cells: list[Cell], reused: list[str], say: Say,
+        device: Literal["auto", "cpu", "cuda"],
     ) -> None:  # fmt: skip
+        self.variant = variant
         self._weights = weights
-        self._given = artifact
-        self._precision = precision
-        self._plan = plan
+        self._cells = cells
         self._reused = reused
         self._say = say
         self._device = device
-        self._made: dict[str, Artifact] = {}
+        self._made: dict[tuple[str, str], Artifact] = {}
 
-    def get(self, source: str, batch: int) -> Artifact:
-        """The artifact that a backend of ``source`` runs at ``batch``."""
-        if self._given is not None and (source == "onnx" or self._given.manifest.kind != "onnx"):
-            return self._given
-        name = f"{source} {batch}" if source == "pt2" else source
-        if name not in self._made:
-            if source == "pt2":
-                built = self._package(batch)
-            else:
-                built = self._onnx() if source == "onnx" else self._engine(cast("EngineKind", source))
-            self._made[name] = built.artifact
+    def get(self, cell: Cell) -> Artifact:
+        """What ``cell`` runs."""
+        kind, given = BACKENDS[cell.backend].source, self.variant.artifact
+        if given is not None and (kind == "onnx" or given.manifest.kind != "onnx"):
+            return given
+        if kind == "pt2":
+            return self._kept((kind, str(cell.batch)), lambda: self._package(cell.batch))
+        return self._once(kind, _form(cell.backend))
+
+    def onnx(self, backend: str) -> Artifact | None:
+        """The ONNX artifact that ``backend``'s was made of, or that it runs; None where only an engine was given."""
+        given = self.variant.artifact
+        if given is not None:
+            return given if given.manifest.kind == "onnx" else None
+        return self._once("onnx", _form(backend))
+
+    def _once(self, kind: str, form: str) -> Artifact:
+        # Only quantized graphs have a form of their own for each runtime.
+        key = kind, form if self.variant.precision in ("int8", "fp8") else ""
+        make = partial(self._onnx, form) if kind == "onnx" else partial(self._engine, cast("EngineKind", kind), form)
+        return self._kept(key, make)
+
+    def _kept(self, key: tuple[str, str], make: Callable[[], Built]) -> Artifact:
+        if key not in self._made:
+            built = make()
+            self._made[key] = built.artifact
             if built.reused:
                 self._reused.append(f"{built.artifact.path} (sha256 {built.artifact.manifest.file_sha256[:12]})")
-        return self._made[name]
+        return self._made[key]
 
     def _package(self, batch: int) -> Built:
         import torch
 
         from resnext_export.cache import pt2_or_reuse
 
+        check_precision("pt2", self.variant.precision)
         # One for each batch size, so that a row is the same whatever else is measured beside it.
         self._say(f"compiling the package for batch {batch}, or reusing what the cache has")
         cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
-        return pt2_or_reuse(self._weights, batch, precision=self._precision, device="cuda" if cuda else "cpu")
+        return pt2_or_reuse(self._weights, batch, precision=self.variant.precision, device="cuda" if cuda else "cpu")
 
-    def _onnx(self) -> Built:
-        from resnext_export.cache import build_or_reuse
+    def _onnx(self, form: str) -> Built:
+        from resnext_export.cache import onnx_or_reuse
 
         self._say("exporting to ONNX, or reusing what the cache has")
-        return build_or_reuse(self._weights, precision=self._precision)
+        return onnx_or_reuse(self._weights, self.variant.precision, form, self.variant.calibration)
 
-    def _engine(self, kind: EngineKind) -> Built:
+    def _engine(self, kind: EngineKind, form: str) -> Built:
         from resnext_export.cache import engine_or_reuse
 
         # An optimization profile for each batch size that is measured: kernels are chosen for exactly these.
-        sizes = dict.fromkeys(cell.batch for cell in self._plan.cells if BACKENDS[cell.backend].source == kind)
+        sizes = dict.fromkeys(cell.batch for cell in self._cells if BACKENDS[cell.backend].source == kind)
         profiles = tuple(BatchRange(min=size, opt=size, max=size) for size in sizes)
-        parent = self.get("onnx", next(iter(sizes)))
+        parent = self.variant.artifact or self._once("onnx", form)
         self._say("building the engine, or reusing what the cache has")
         return engine_or_reuse(parent, self._weights, kind, EngineOptions(profiles=profiles))
+
+
+def _form(backend: str) -> str:
+    """Whose form of a quantized graph ``backend`` wants."""
+    return "openvino" if backend == "openvino" else "trt" if "trt" in backend else "ort"
 
 
 def _open(
@@ -213,7 +270,7 @@ def _open(
         if kind in ("trt", "trt-rtx"):
             driver_or_refuse(flavour_for(kind))  # before anything is exported in vain
         if kind != "model":
-            subject = found.artifact = source.get(kind, cell.batch)
+            subject = found.artifact = source.get(cell)
             manifest = found.artifact.manifest
             if not manifest.takes(cell.batch):
                 raise BadInput(f"{found.artifact.path} takes batch {manifest.batches()}, not {cell.batch}")
@@ -221,10 +278,11 @@ def _open(
         cuda = options.device != "cpu" and BACKENDS[cell.backend].device != "cpu"
         with peak_memory(cuda=cuda) as found.peak:
             before = now_ns()
-            session = stack.enter_context(open_session(cell.backend, subject, _for(cell.backend, options)))
+            session = stack.enter_context(open_session(cell.backend, subject, _for(cell, source, options)))
             baked = found.artifact is not None and found.artifact.manifest.preprocessing_baked
             pool: NDArray[Any] = images.pixels if baked else images.prepared
-            inputs = {session.inputs[0].name: np.ascontiguousarray(pool[: cell.batch])}
+            wanted = session.inputs[0]
+            inputs = {wanted.name: np.ascontiguousarray(wanted.given(pool[: cell.batch]))}
             opened = now_ns()
             session.bind(inputs)
             found.bind_s = (now_ns() - opened) / 1e9
@@ -235,29 +293,33 @@ def _open(
     return found
 
 
-def _for(backend: str, options: SessionOptions) -> SessionOptions:
-    """``options`` with a device that ``backend`` can be asked for."""
-    fixed = BACKENDS[backend].device
+def _for(cell: Cell, source: _ArtifactSource, options: SessionOptions) -> SessionOptions:
+    """``options`` with the cell's precision and a device that its backend can be asked for."""
+    options = replace(options, precision=source.variant.precision)
+    fixed = BACKENDS[cell.backend].device
     return options if fixed == "auto" or options.device != "auto" else replace(options, device=fixed)
 
 
 def _row(
-    cell: Cell, opened: _Opened, samples: Mapping[Cell, Samples], images: _Images, weights: Weights, precision: str,
-    labelled: Labelled | None,
+    cell: Cell, opened: _Opened, samples: Mapping[Cell, Samples], images: _Images, weights: Weights,
+    source: _ArtifactSource, labelled: Labelled | None,
 ) -> Row:  # fmt: skip
+    precision = source.variant.precision
+    named = {"backend": cell.backend, "batch": cell.batch, "variant": cell.variant, "precision": precision}
     taken = samples.get(cell)
     error = opened.error or (taken.error if taken else None)
     if error is not None or opened.subject is None or taken is None or taken.output is None:
         reason = str(error) if error else "no sample was taken"
         code = error.exit_code if error else 1
-        return Row(backend=cell.backend, batch=cell.batch, status="failed", reasons=(reason,), exit_code=code)
+        return Row(**named, status="failed", reasons=(reason,), exit_code=code)
     try:
         delivered = opened.subject.session.delivered()
     except Exception as exc:  # the samples are taken; not knowing what was delivered makes the row invalid
         delivered = Delivered("unknown", (), {"delivered": str(as_failure(exc))})
-    numerics = opened.artifact.manifest.numerics if opened.artifact is not None else precision
-    parity = _parity(taken, cell, images, opened.artifact, numerics)
-    reasons = reasons_against(taken, cell.batch, parity, delivered, weights.config, numerics)
+    manifest = opened.artifact.manifest if opened.artifact is not None else None
+    numerics, left = (precision, frozenset[str]()) if manifest is None else (manifest.numerics, manifest.left)
+    parity = _parity(taken, cell, images, opened, source, numerics)
+    reasons = reasons_against(taken, cell.batch, parity, delivered, weights.config, numerics, left)
     accuracy = None
     if labelled is not None:
         try:
@@ -272,10 +334,9 @@ def _row(
         size, digest = opened.artifact.manifest.file_size_bytes, opened.artifact.manifest.file_sha256
     else:
         size, digest = sum(value.nbytes for value in weights.state_dict.values()), None
-        size = size // 2 if precision == "fp16" else size  # of the tensors as the live model holds them
+        size = size if precision == "fp32" else size // 2  # of the tensors as the live model holds them
     return Row(
-        backend=cell.backend,
-        batch=cell.batch,
+        **named,
         status="invalid" if reasons else "valid",
         reasons=reasons,
         device=delivered.device,
@@ -298,10 +359,14 @@ def _timing(rounds: list[list[int]], boundary: Any, batch: int) -> Timing:
     return Timing(boundary=boundary, rounds_ns=tuple(map(tuple, rounds)), stats=derive(rounds, batch))
 
 
-def _parity(taken: Samples, cell: Cell, images: _Images, artifact: Artifact | None, numerics: str) -> Parity:
+def _parity(
+    taken: Samples, cell: Cell, images: _Images, opened: _Opened, source: _ArtifactSource, numerics: str
+) -> Parity:
     """Compare what the timed runs gave. Host and device runs must both be right; the worse of the two is kept."""
     rows = images.rows_to_compare(cell.batch)
-    sha256 = artifact.manifest.file_sha256 if artifact else None
+    assert opened.subject is not None
+    sha256 = opened.artifact.manifest.file_sha256 if opened.artifact else None
+    dtype = opened.subject.session.outputs[0].dtype
     outcomes = []
     for output in (taken.output, taken.bound_output):
         if output is not None:
@@ -312,9 +377,19 @@ def _parity(taken: Samples, cell: Cell, images: _Images, artifact: Artifact | No
                 got = output[chosen]
             else:
                 chosen, got = list(range(cell.batch)), output
-            want, loss = images.reference(chosen), images.eager_loss(chosen, numerics)
-            outcomes.append(compare(want, got, gate=gate_for(numerics), baseline=loss, artifact_sha256=sha256))
+            want, loss = images.reference(chosen), _loss(cell, images, source, numerics, chosen)
+            outcomes.append(
+                compare(want, got, gate=gate_for(numerics), baseline=loss, dtype=dtype, artifact_sha256=sha256)
+            )
     return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
+
+
+def _loss(cell: Cell, images: _Images, source: _ArtifactSource, numerics: str, rows: list[int]) -> NDArray[Any] | None:
+    """What the precision costs by itself: in eager PyTorch, or for a quantized graph, computed node by node."""
+    if numerics not in ("int8", "fp8"):
+        return images.eager_loss(rows, numerics)
+    graph = source.onnx(cell.backend)
+    return None if graph is None else images.emulated(graph, rows)
 
 
 def _with_speedups(rows: list[Row]) -> tuple[Row, ...]:

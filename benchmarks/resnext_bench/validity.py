@@ -23,9 +23,20 @@ LEAST_ACCOUNTED, MOST_ACCOUNTED = 0.3, 1.05
 
 
 def reasons_against(
-    taken: Samples, batch: int, parity: Parity | None, delivered: Delivered, config: ResNeXtConfig, precision: str
-) -> tuple[str, ...]:
-    """Why a row is not valid; empty for a valid one."""
+    taken: Samples, batch: int, parity: Parity | None, delivered: Delivered, config: ResNeXtConfig, precision: str,
+    left: frozenset[str] = frozenset(),
+) -> tuple[str, ...]:  # fmt: skip
+    """Why a row is not valid; empty for a valid one.
+
+    Args:
+        taken: the samples.
+        batch: images in one run.
+        parity: of the outputs.
+        delivered: what the layers got.
+        config: the network.
+        precision: asked for, as `Manifest.numerics` has it.
+        left: modules that were never meant to be of it.
+    """
     found = _unsteady("host", taken.host_ns, batch)
     if taken.device_ns:
         found += _unsteady(str(taken.device_boundary), taken.device_ns, batch)
@@ -40,13 +51,19 @@ def reasons_against(
     elif not parity.passed:
         found.append(f"wrong output: {'; '.join(parity.failures)}")
     proven = parity is not None and parity.passed
-    found += _not_delivered(delivered, config, precision, proven=proven)
+    found += _not_delivered(delivered, config, precision, left, proven=proven)
     return tuple(found)
 
 
-def _not_delivered(delivered: Delivered, config: ResNeXtConfig, precision: str, *, proven: bool) -> list[str]:
+def _not_delivered(
+    delivered: Delivered, config: ResNeXtConfig, precision: str, left: frozenset[str], *, proven: bool
+) -> list[str]:
     wanted = wanted_dtypes(precision)
-    missed = [(module, got) for module, got in undelivered(delivered, config, wanted[0]) if got not in wanted]
+    missed = [
+        (module, got)
+        for module, got in undelivered(delivered, config, wanted[0])
+        if got not in wanted and module not in left
+    ]
     if not missed:
         return []
     if {got for _, got in missed} == {"unknown"}:

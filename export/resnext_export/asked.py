@@ -12,6 +12,9 @@ from resnext.config import Precision
 if TYPE_CHECKING:
     from resnext.weights import Weights
 
+    from .recipe import Recipe
+    from .recipe_options import RecipeRequest
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -28,7 +31,19 @@ class Asked:
     output: Path | None
     check: bool
     force: bool
+    recipe: RecipeRequest
     device: Literal["cpu", "cuda"] | None = None
+
+    def wanted_recipe(self, batch: int = 8) -> Recipe | None:
+        """What to make of the float32 ONNX artifact, or None where that is it.
+
+        Args:
+            batch: at which merged groups are timed.
+
+        Raises:
+            UsageError: options that do not go together.
+        """
+        return self.recipe.recipe(self.precision, self.target, batch)
 
     def weights(self) -> Weights:
         """The weights that were named."""
@@ -41,6 +56,10 @@ class Asked:
 
         if self.output is not None:
             return self.output
+        if target == "onnx" and precision == "int8" and self.recipe.runtime not in (None, "ort"):
+            precision += f"-for-{self.recipe.runtime}"
+        if self.recipe.merge_groups is not None:
+            precision += "-merged"
         config, source = weights.config, weights.source
         if source in SHIPPED and SHIPPED[source].config == config:
             return Path(f"{source}-{precision}-{target}")

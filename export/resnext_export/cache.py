@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from resnext.artifact import Artifact, read_artifact
 from resnext.cache_folder import cache_folder
@@ -27,6 +29,8 @@ from resnext.version import __version__
 if TYPE_CHECKING:
     from resnext.weights import Weights
 
+    from .recipe import Recipe, Runtime
+
 
 @dataclass(frozen=True)
 class Built:
@@ -41,14 +45,20 @@ class Built:
     reused: bool
 
 
-def build_or_reuse(weights: Weights, folder: Path | None = None, precision: Precision = "fp32") -> Built:
+def build_or_reuse(weights: Weights, folder: Path | None = None, recipe: Recipe | None = None) -> Built:
     """The checked ONNX artifact of ``weights``, exported now if no earlier run left it.
 
     Safe for several processes: the first builds, the others wait and reuse. A damaged entry is built again.
 
+    Args:
+        weights: the network.
+        folder: of the cache; None means `cache_folder`.
+        recipe: what to make of the float32 artifact, as `derived_or_reuse` does; None leaves it.
+
     Raises:
         MissingRequirement: the cache folder cannot be written to.
         GateFailed: the export does not agree with PyTorch.
+        ResnextError: whatever `derived_or_reuse` raises.
     """
     from .onnx_artifact import export_onnx
 
@@ -56,9 +66,73 @@ def build_or_reuse(weights: Weights, folder: Path | None = None, precision: Prec
         return manifest.check is not None and manifest.weights.sha256 == weights.sha256
 
     def build(entry: Path) -> Artifact:
-        return export_onnx(weights, entry, precision=precision, force=entry.exists())
+        return export_onnx(weights, entry, force=entry.exists())
 
-    return _once((folder or cache_folder()) / "onnx" / _key(weights, precision), good, build)
+    plain = _once((folder or cache_folder()) / "onnx" / _key(weights), good, build)
+    return plain if recipe is None else derived_or_reuse(plain.artifact, weights, recipe, folder)
+
+
+def onnx_or_reuse(
+    weights: Weights, precision: Precision, form: str = "ort", calibration: tuple[str, int | None] | None = None
+) -> Built:
+    """The checked ONNX artifact of ``weights`` at ``precision``; as `build_or_reuse`.
+
+    Args:
+        weights: the network.
+        precision: of weights and activations.
+        form: the runtime that a quantized graph is for.
+        calibration: its images, as `Calibration` has them, and how many (None: the default); None means the shipped
+            weights' own data.
+
+    Raises:
+        ResnextError: whatever `build_or_reuse` raises.
+    """
+    from .recipe import IMAGES, QUANTIZED, Calibration, Recipe
+
+    if precision == "fp32":
+        return build_or_reuse(weights)
+    if precision not in QUANTIZED:
+        return build_or_reuse(weights, recipe=Recipe(precision))
+    images = None if calibration is None else Calibration(calibration[0], calibration[1] or IMAGES)
+    runtime = cast("Runtime", "trt" if precision == "fp8" else form)
+    return build_or_reuse(weights, recipe=Recipe(precision, runtime=runtime, calibration=images))
+
+
+def derived_or_reuse(
+    parent: Artifact,
+    weights: Weights,
+    recipe: Recipe,
+    folder: Path | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> Built:
+    """What ``recipe`` makes of ``parent``, made now if no earlier run left it; as `build_or_reuse`.
+
+    Raises:
+        MissingRequirement: the cache folder cannot be written to, or a data set is not installed.
+        ResnextError: whatever `derive_onnx` raises.
+    """
+    from .derived_artifact import derive_onnx
+    from .onnx_artifact import library_versions
+    from .recipe import QUANTIZED
+
+    images = None
+    if recipe.precision in QUANTIZED:
+        asked = recipe.calibrated_for(weights)
+        images = [asked.source(weights).digest, asked.images, asked.method]
+    facts = {
+        "onnx": parent.manifest.file_sha256, "recipe": {**asdict(recipe), "calibration": images},
+        "versions": library_versions(),
+        "machine": [platform.processor(), os.cpu_count()] if recipe.merge == "auto" else None,
+    }  # fmt: skip
+
+    def good(manifest: Manifest) -> bool:
+        return manifest.check is not None and manifest.parent_sha256 == parent.manifest.file_sha256
+
+    def build(entry: Path) -> Artifact:
+        return derive_onnx(parent, weights, entry, recipe, force=entry.exists(), say=say)
+
+    return _once((folder or cache_folder()) / "onnx" / _digest(facts), good, build)
 
 
 def engine_or_reuse(
@@ -181,7 +255,7 @@ def _locked(entry: Path) -> Iterator[None]:
         lock.release()
 
 
-def _key(weights: Weights, precision: Precision = "fp32") -> str:
+def _key(weights: Weights) -> str:
     """A name that changes with everything that changes the bytes, versions of the exporting libraries included."""
     from .onnx_artifact import library_versions
     from .onnx_from_torch import OPSET
@@ -190,7 +264,7 @@ def _key(weights: Weights, precision: Precision = "fp32") -> str:
     return _digest(
         {
             "format": FORMAT_VERSION,
-            "precision": precision,
+            "precision": "fp32",
             "config": asdict(weights.config), "weights": weights.sha256, "batch": str(batch),
             "preprocessing": weights.preprocessing.model_dump(mode="json"), "classes": weights.class_names,
             "opset": OPSET, "versions": library_versions(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -23,8 +23,10 @@ from resnext.version import __version__
 
 from .asked import Asked
 from .check_trt_command import check_trt
+from .derivation import derivation
 from .engine_options import asked_for, engine_options
 from .inspect_command import inspect
+from .recipe_options import recipe_options, recipe_request
 from .refit_command import refit
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ Examples:
 @weights_options
 @click.option(
     "--precision", type=NameType("precision", PRECISIONS), metavar="|".join(PRECISIONS),
-    help="Element type of weights and activations; inputs and outputs stay float32.  [default: fp32]",
+    help="Element type of weights and activations: made of the float32 ONNX artifact.  [default: fp32]",
 )  # fmt: skip
 @click.option(
     "--batch", metavar="MIN:OPT[:MAX]|N[,...]",
@@ -74,6 +76,7 @@ Examples:
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), help="What a .pt2 package is compiled for.  [default: cpu]"
 )
+@recipe_options
 @engine_options
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR",
@@ -103,7 +106,7 @@ def main(
     check: bool,
     json_path: str | None,
     list_models: bool,
-    **engine: object,
+    **others: Any,
 ) -> None:
     """Export a ResNeXt, and prove that the written file computes what PyTorch computes.
 
@@ -122,31 +125,32 @@ def main(
         print_models(json_path)
         return
     if target is None:
-        others = "--list-models, inspect, check-trt or refit"
-        raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or {others})")
-    request = asked_for(engine)
+        instead = "--list-models, inspect, check-trt or refit"
+        raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or {instead})")
     asked = Asked(
         target, model, spec, num_classes, input_size, precision, batch, bake_preprocessing, output, check, force,
-        device,
+        recipe_request(others), device,
     )  # fmt: skip
+    request = asked_for(others)
+    derived = target == "onnx" and asked.wanted_recipe() is not None
     if target in ("onnx", "openvino", "pt2"):
-        request.refuse_without_engine(from_onnx=target == "openvino")
+        request.refuse_without_engine(from_onnx=target != "onnx" or derived)
     if device is not None and target != "pt2":
         raise click.UsageError("--device is for --format pt2")
     if output is not None:
         from resnext.artifact import check_destination
 
         check_destination(output, force=force)
-    if target == "onnx":
+    if target == "onnx" and not derived:
         artifact = _export_onnx(asked)
     elif target == "pt2":
         from .pt2_artifact import export_pt2_as_asked
 
-        artifact = export_pt2_as_asked(asked)
+        artifact = export_pt2_as_asked(asked, request)
     else:
-        from .engine_command import export_from_onnx_as_asked
+        from .engine_command import export_derived_as_asked, export_from_onnx_as_asked
 
-        artifact = export_from_onnx_as_asked(asked, request)
+        artifact = (export_derived_as_asked if derived else export_from_onnx_as_asked)(asked, request)
     if json_path is not None:
         write_text(json_path, artifact.manifest.to_json())
     if json_path != "-":
@@ -159,10 +163,10 @@ def _export_onnx(asked: Asked) -> Artifact:
     from .onnx_artifact import export_onnx
 
     batch = BatchRange.parse(asked.batch or "1:8")
-    weights, precision = asked.weights(), asked.precision or "fp32"
+    weights = asked.weights()
     return export_onnx(
-        weights, asked.directory(weights, precision, "onnx"), batch=batch, precision=precision,
-        bake_preprocessing=asked.bake_preprocessing, check=asked.check, force=asked.force,
+        weights, asked.directory(weights, "fp32", "onnx"), batch=batch, bake_preprocessing=asked.bake_preprocessing,
+        check=asked.check, force=asked.force,
     )  # fmt: skip
 
 
@@ -185,6 +189,8 @@ def _say(artifact: Artifact) -> None:
     click.echo(f"input     {spec_in.name} {spec_in.dtype} {_shape(spec_in.shape)}, batch {manifest.batches()}")
     click.echo(f"output    {spec_out.name} {spec_out.dtype} {_shape(spec_out.shape)}")
     click.echo(f"sha256    {manifest.file_sha256}")
+    for line in derivation(manifest):
+        click.echo(line)
     if manifest.engine is not None:
         from .engine_command import say_engine
 
@@ -195,8 +201,11 @@ def _say(artifact: Artifact) -> None:
 def _parity(manifest: Manifest) -> str:
     done = manifest.check
     if done is not None:
+        ratio = ""
+        if done.error_ratio is not None:
+            ratio = f", {done.error_ratio:.2g} times what {manifest.precision} costs by itself"
         return (
-            f"ok: max error {done.max_error:.1e} of the logits' RMS (allowed {done.tolerance:.0e}) against "
+            f"ok: max error {done.max_error:.1e} of the logits' RMS (allowed {done.tolerance:.0e}){ratio}, against "
             f"eager PyTorch, batch {' and '.join(map(str, done.batches))}, on {done.backend}"
         )
     later = f"resnext-parity --artifact DIR --backend {manifest.kind}"

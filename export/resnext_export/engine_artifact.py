@@ -83,7 +83,7 @@ def export_engine(
         (folder / FILE_NAME).write_bytes(tried.engine.data)
         manifest = _manifest(parent, flavour, options, tried, folder / FILE_NAME)
         if check and not obstacles(manifest, this_machine(flavour)):
-            manifest = _proven(Artifact(folder, manifest), weights)
+            manifest = _proven(Artifact(folder, manifest), weights, parent)
         seal(folder, manifest)
     return Artifact(directory, manifest)
 
@@ -109,6 +109,7 @@ def refit_engine(
     from resnext.parity_command import artifact_weights
     from resnext.weights import load_weights
 
+    from .lowered_from_onnx import lowered_from_onnx
     from .onnx_from_torch import onnx_from_torch
     from .refitted_from_engine import refitted_from_engine
 
@@ -121,9 +122,10 @@ def refit_engine(
             "build an engine from them"
         )
     any_batch = BatchRange(min=1, opt=8, max=None)
-    proto = onnx_from_torch(
-        weights, any_batch, bake_preprocessing=manifest.preprocessing_baked, precision=manifest.precision
-    )
+    proto = onnx_from_torch(weights, any_batch, bake_preprocessing=manifest.preprocessing_baked)
+    if manifest.precision == "fp16" or manifest.precision == "bf16":
+        native_io = manifest.outputs[0].dtype != "float32"
+        proto = lowered_from_onnx(proto, manifest.precision, native_io=native_io)
     flavour = flavour_of(record.library)
     data = refitted_from_engine(thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options)
     with staging(directory, force=force) as folder:
@@ -163,6 +165,10 @@ def _check_parent(parent: Artifact, options: EngineOptions) -> None:
         raise UsageError(f"an engine is built from an ONNX artifact; {parent.directory} is of kind {manifest.kind}")
     if options.tf32 and manifest.precision != "fp32":
         raise UsageError(f"--tf32 is for float32 engines, and this one is {manifest.precision}; drop it")
+    if options.strip_weights and manifest.quantization is not None:
+        raise UsageError(
+            f"--strip-weights is for float networks; the scales of {manifest.precision} are for these very weights"
+        )
     for profile in options.profiles:
         if not (profile.min in manifest.batch and (profile.max or 0) in manifest.batch):
             raise UsageError(f"the ONNX artifact takes batch {manifest.batch}, so not the profile {profile}")
@@ -229,10 +235,10 @@ def _prove_changed(proto: onnx.ModelProto, parent: Artifact, weights: Weights, f
         stand_in = manifest.model_copy(
             update={"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
         )
-        prove(Artifact(Path(kept), stand_in), expect(weights, manifest.batch, manifest.precision))
+        prove(Artifact(Path(kept), stand_in), expect(weights, manifest.batch, manifest.precision, parent=parent))
 
 
-def _proven(artifact: Artifact, weights: Weights) -> Manifest:
+def _proven(artifact: Artifact, weights: Weights, parent: Artifact | None = None) -> Manifest:
     from resnext.progress import working
 
     from .onnx_artifact import expect, prove
@@ -242,5 +248,6 @@ def _proven(artifact: Artifact, weights: Weights) -> Manifest:
     profiles = manifest.engine.options.profiles
     batches = tuple(sorted({size for profile in profiles for size in (profile.min, profile.opt, profile.max or 0)}))
     with working("comparing the engine on disk with PyTorch"):
-        record = prove(artifact, expect(weights, manifest.batch, manifest.numerics, batches), manifest.kind)
+        expected = expect(weights, manifest.batch, manifest.numerics, batches, parent)
+        record = prove(artifact, expected, manifest.kind)
     return manifest.model_copy(update={"check": record})

@@ -27,7 +27,7 @@ def export_from_onnx_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
     if asked.target == "openvino":
         from .openvino_artifact import export_openvino
 
-        parent, weights = _source(asked, request, asked.batch)
+        parent, weights = _derived_source(asked, request, asked.batch)
         directory = asked.directory(weights, parent.manifest.precision, asked.target)
         return export_openvino(parent, weights, directory, check=asked.check, force=asked.force)
     from resnext.trt_flavour import flavour_for
@@ -38,11 +38,79 @@ def export_from_onnx_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
     options = request.options(asked.batch)
     flavour = flavour_for(kind)
     check_request(flavour, options, request.timing_cache)  # before any weights are loaded or exported
-    parent, weights = _source(asked, request, None)  # batch sizes are the engine's own
+    # Batch sizes are the engine's own; groups are timed at the size that it is tuned for.
+    parent, weights = _derived_source(asked, request, None, options.batch.opt)
     return export_engine(
         parent, weights, asked.directory(weights, parent.manifest.precision, flavour.kind), kind=kind, options=options,
         timing_cache=request.timing_cache, check=asked.check, force=asked.force,
     )  # fmt: skip
+
+
+def export_derived_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
+    """Find or export the ONNX artifact, then make another one of it.
+
+    Raises:
+        UsageError: options that do not go together.
+        ResnextError: whatever `derive_onnx` raises.
+    """
+    from .derived_artifact import derive_onnx
+
+    asked.wanted_recipe()  # before any weights are loaded or exported
+    parent, weights = _source(asked, request, asked.batch)
+    recipe = asked.wanted_recipe(parent.manifest.batch.opt)
+    assert recipe is not None  # or this would not have been called
+    directory = asked.directory(weights, recipe.precision or parent.manifest.precision, asked.target)
+    return derive_onnx(parent, weights, directory, recipe, check=asked.check, force=asked.force, say=_note)
+
+
+def _derived_source(
+    asked: Asked, request: EngineRequest, batch: str | None, tuned: int = 8
+) -> tuple[Artifact, Weights]:
+    """The ONNX artifact to build from, of the precision that was asked for, and its weights.
+
+    Args:
+        asked: what was asked for.
+        request: which names the artifact to start from, or does not.
+        batch: as `_source`.
+        tuned: batch size at which merged groups are timed.
+    """
+    recipe = asked.wanted_recipe(tuned)
+    parent, weights = _source(asked, request, batch)
+    if recipe is None or (recipe.merge is None and recipe.precision == parent.manifest.precision):
+        _check_same(asked, parent)
+        return parent, weights
+    if asked.check:
+        from .cache import derived_or_reuse
+
+        return derived_or_reuse(parent, weights, recipe, say=_note).artifact, weights
+    from .derived_artifact import derive_onnx
+
+    return derive_onnx(parent, weights, _scratch() / "derived", recipe, check=False, say=_note), weights
+
+
+def _check_same(asked: Asked, parent: Artifact) -> None:
+    from resnext.errors import UsageError
+
+    if asked.precision not in (None, parent.manifest.precision):
+        raise UsageError(
+            f"{parent.directory} is {parent.manifest.precision}, not {asked.precision}; drop --precision, or start "
+            "from the float32 export"
+        )
+
+
+def _note(line: str) -> None:
+    click.echo(f"note: {line}", err=True)
+
+
+def _scratch() -> Path:
+    """A folder that goes when the process does."""
+    import atexit
+    import shutil
+    import tempfile
+
+    folder = tempfile.mkdtemp(prefix="resnext-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _source(asked: Asked, request: EngineRequest, batch: str | None) -> tuple[Artifact, Weights]:
@@ -62,7 +130,7 @@ def _source(asked: Asked, request: EngineRequest, batch: str | None) -> tuple[Ar
 
     own = {
         "--model": asked.model, "--num-classes": asked.num_classes, "--input-size": asked.input_size,
-        "--precision": asked.precision, "--batch": batch, "--bake-preprocessing": asked.bake_preprocessing or None,
+        "--batch": batch, "--bake-preprocessing": asked.bake_preprocessing or None,
     }  # fmt: skip
     if given := [name for name, value in own.items() if value is not None]:
         raise UsageError(f"the ONNX artifact has its own {given[0][2:]}; drop it")
@@ -72,23 +140,16 @@ def _source(asked: Asked, request: EngineRequest, batch: str | None) -> tuple[Ar
 
 def _parent(asked: Asked, weights: Weights, batch: str | None) -> Artifact:
     """The cache's ONNX artifact; one with baked preprocessing, own batch sizes, or unchecked, is made anew."""
-    precision = asked.precision or "fp32"
     if not asked.bake_preprocessing and asked.check and batch is None:
         from .cache import build_or_reuse
 
-        return build_or_reuse(weights, precision=precision).artifact
-    import atexit
-    import shutil
-    import tempfile
-
+        return build_or_reuse(weights).artifact
     from resnext.manifest import BatchRange
 
     from .onnx_artifact import export_onnx
 
-    folder = tempfile.mkdtemp(prefix="resnext-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return export_onnx(
-        weights, Path(folder) / "onnx", batch=None if batch is None else BatchRange.parse(batch), precision=precision,
+        weights, _scratch() / "onnx", batch=None if batch is None else BatchRange.parse(batch),
         bake_preprocessing=asked.bake_preprocessing, check=asked.check,
     )  # fmt: skip
 

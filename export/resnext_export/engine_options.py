@@ -47,8 +47,11 @@ class EngineRequest:
         given = [field.name for field in fields(self) if getattr(self, field.name) != neutral.get(field.name)]
         if given:
             name = {"targets": "target"}.get(given[0], given[0]).replace("_", "-")
-            others = ", and for openvino" if name == "onnx" else ""
-            raise click.UsageError(f"--{name} is for engines: --format trt or trt-rtx{others}")
+            if name == "onnx":
+                raise click.UsageError(
+                    "--onnx is what to start from: it takes another --format, a --precision or --merge-groups"
+                )
+            raise click.UsageError(f"--{name} is for engines: --format trt or trt-rtx")
 
     def options(self, batch: str | None) -> EngineOptions:
         """Options of the builder.
@@ -136,7 +139,7 @@ def engine_options(function: F) -> F:
         click.option("--tf32", is_flag=True, help="Let float32 engines round to TF32, which is faster and less exact."),
         click.option(
             "--onnx", type=click.Path(path_type=Path), metavar="PATH",
-            help="ONNX artifact to build an engine or IR from.  [default: exported once into the cache]",
+            help="ONNX artifact to start from.  [default: exported once into the cache]",
         ),
     ):  # fmt: skip
         function = option(function)

@@ -57,8 +57,7 @@ def fp8_from_onnx(
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _LEAST_OPSET:
         raise BadInput(f"the graph is of opset {opset}, float8 needs {_LEAST_OPSET}; export it anew")
-    reasons = ((conv.name, _reason(conv, weights[conv.name], least_width)) for conv in convolutions(proto.graph, None))
-    left = tuple((name, reason) for name, reason in reasons if reason)
+    left = left_by_fp8(proto, least_width)
     if len(left) == len(weights):
         raise BadInput(f"no convolution can be float8: {left[0][0]} has {left[0][1]}, for one; merge groups first")
     lowered = onnx.ModelProto()
@@ -96,6 +95,18 @@ def fp8_from_onnx(
     del graph.initializer[:]
     graph.initializer.extend(stored)
     return finished(lowered, proto), left
+
+
+def left_by_fp8(proto: onnx.ModelProto, least_width: int = 32) -> tuple[tuple[str, str], ...]:
+    """The convolutions that `fp8_from_onnx` would leave as they are, each with the reason, in graph order.
+
+    Raises:
+        BadInput: a weight is no constant of the file, or not finite.
+    """
+    weights = convolution_weights(proto)
+    named = ((conv.name, conv) for conv in convolutions(proto.graph, None))
+    reasons = ((name, _reason(conv, weights[name], least_width)) for name, conv in named)
+    return tuple((name, reason) for name, reason in reasons if reason)
 
 
 def _reason(conv: onnx.NodeProto, weight: NDArray[Any], least_width: int) -> str:

@@ -163,6 +163,8 @@ def _bind_smallest(artifact: Artifact, session: Any, *, live_model: bool) -> Non
 def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine) -> None:
     from resnext.trt_flavour import RTX_DEFAULT_TARGETS
 
+    from .derivation import derivation
+
     manifest, record = artifact.manifest, artifact.manifest.engine
     library = f"opset {manifest.opset}" if record is None else f"{record.library} {record.version}"
     library = library if manifest.package is None else manifest.package.title()
@@ -175,6 +177,8 @@ def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...]
         sizes = ", ".join(map(str, manifest.check.batches))
         parity = f"ok on {manifest.check.backend} when made, batch {sizes}: max error {manifest.check.max_error:.1e}"
     click.echo(f"parity     {parity}")
+    for line in derivation(manifest):
+        click.echo(f"{line[:10]} {line[10:]}")
     if manifest.package is not None:
         _say_package(manifest.created, manifest.package)
         _say_loadable(manifest, found, noted, machine)

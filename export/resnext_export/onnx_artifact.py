@@ -5,15 +5,18 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnext import emulation
 from resnext.artifact import Artifact, check_destination, file_sha256, seal, staging
 from resnext.backends import SessionOptions, open_session
 from resnext.config import Precision, variant_name
@@ -22,7 +25,7 @@ from resnext.inputs import seeded_pixels
 from resnext.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.parity import compare, discriminates, gate_for
 from resnext.progress import working
-from resnext.session import TensorSpec
+from resnext.session import Session, TensorSpec
 from resnext.version import __version__
 from resnext.weights import Weights
 
@@ -33,7 +36,7 @@ FILE_NAME = "model.onnx"
 #: Batch sizes at which the written bytes must agree with PyTorch; 7 fits no vector width, so padding faults show.
 CHECK_BATCHES = (1, 7)
 #: Different images at most; a larger batch repeats them. A prime, so that rows that are shifted by any usual size show.
-_DIFFERENT = 13
+DIFFERENT = 13
 
 
 def export_onnx(
@@ -48,12 +51,15 @@ def export_onnx(
 ) -> Artifact:
     """Export ``weights`` to ``directory``, whole or not at all.
 
+    Another precision than float32 is made of the float32 export, as `derive_onnx` does, and its manifest names that.
+
     Args:
         weights: what to export.
         directory: folder to make; ``model.onnx`` and ``manifest.json`` appear in it together.
         batch: batch sizes to take; None means any.
         bake_preprocessing: take uint8 N x H x W x C pixels and normalise inside the graph.
-        precision: of weights and activations; input and output stay float32 (or uint8).
+        precision: of weights and activations; input and output stay float32 (or uint8). int8 and fp8 are for weights
+            that come with images; `derive_onnx` takes others.
         check: compare the written bytes with eager PyTorch; off, the manifest says that nothing was compared.
         force: replace an artifact that is already there.
 
@@ -66,12 +72,21 @@ def export_onnx(
 
     batch = batch or BatchRange(min=1, opt=8, max=None)
     check_destination(directory, force=force)
+    if precision != "fp32":
+        from .derived_artifact import derive_onnx
+        from .recipe import Recipe
+
+        with TemporaryDirectory(prefix="resnext-") as scratch:
+            parent = export_onnx(
+                weights, Path(scratch) / "fp32", batch=batch, bake_preprocessing=bake_preprocessing, check=False
+            )
+            return derive_onnx(parent, weights, directory, Recipe(precision), check=check, force=force)
     with working("exporting to ONNX"):
-        proto = onnx_from_torch(weights, batch, bake_preprocessing=bake_preprocessing, precision=precision)
+        proto = onnx_from_torch(weights, batch, bake_preprocessing=bake_preprocessing)
     # PyTorch computes the reference on another thread while the file is written, checked and hashed.
     with staging(directory, force=force) as folder, ThreadPoolExecutor(max_workers=1) as pool:
         expected = pool.submit(expect, weights, batch, precision) if check else None
-        manifest = _write(proto, folder, weights, batch, precision, baked=bake_preprocessing)
+        manifest = _write(proto, folder, weights, batch, baked=bake_preprocessing)
         if expected is not None:
             with working("comparing the written file with PyTorch"):
                 record = prove(Artifact(folder, manifest), expected.result())
@@ -89,7 +104,8 @@ class Expected:
         pixels: N x H x W x C, uint8; a larger batch repeats them.
         images: the same, preprocessed, N x C x H x W.
         reference: logits, N x classes, eager float32.
-        baseline: logits of eager PyTorch at the artifact's precision; None for fp32, where it is the reference.
+        baseline: logits of eager PyTorch at the artifact's precision; None for fp32, where it is the reference, and
+            for quantized networks, which PyTorch does not run.
     """
 
     batches: tuple[int, ...]
@@ -99,8 +115,15 @@ class Expected:
     baseline: NDArray[Any] | None
 
 
-def expect(weights: Weights, batch: BatchRange, numerics: str, batches: tuple[int, ...] | None = None) -> Expected:
-    """Run eager PyTorch on seeded images.
+def expect(
+    weights: Weights,
+    batch: BatchRange,
+    numerics: str,
+    batches: tuple[int, ...] | None = None,
+    parent: Artifact | None = None,
+    pixels: NDArray[np.uint8] | None = None,
+) -> Expected:
+    """Run eager PyTorch on seeded images, or on the ones given.
 
     The reference is float32, a third of float64's time; the gate is far above what float32 loses, and
     ``resnext-parity`` compares with float64.
@@ -110,6 +133,8 @@ def expect(weights: Weights, batch: BatchRange, numerics: str, batches: tuple[in
         batch: sizes that the artifact takes.
         numerics: what to compare at, as `Manifest.numerics` has it.
         batches: sizes to compare at; None means both ends of ``batch``, as near to CHECK_BATCHES as it allows.
+        parent: ONNX artifact of a quantized network, whose own loss is the baseline then.
+        pixels: images to compare, N x H x W x C; None means seeded ones.
 
     Raises:
         GateFailed: the logits are not finite, or hardly differ from image to image, so nothing could be proven.
@@ -123,7 +148,8 @@ def expect(weights: Weights, batch: BatchRange, numerics: str, batches: tuple[in
         sorted({max(low, size) if high is None else min(max(low, size), high) for size in CHECK_BATCHES})
     )
     # More images than the batch where that is small, so that one can tell whether the network tells images apart.
-    pixels = seeded_pixels(weights.config, min(max(*batches, *CHECK_BATCHES), _DIFFERENT))
+    if pixels is None:
+        pixels = seeded_pixels(weights.config, min(max(*batches, *CHECK_BATCHES), DIFFERENT))
     images = weights.preprocessing.normalise(pixels)
     reference = reference_logits(weights, images, torch.float32)
     if not np.isfinite(reference).all():
@@ -136,25 +162,36 @@ def expect(weights: Weights, batch: BatchRange, numerics: str, batches: tuple[in
             "are the weights trained? --no-check exports them unproven"
         )
     # What PyTorch itself loses at a lower precision is the sharper yardstick; float32 loses next to nothing.
-    loses = numerics != "fp32"
+    loses = numerics != "fp32" and numerics in DTYPES
     baseline = reference_logits(weights, images, DTYPES[numerics]).astype(np.float64) if loses else None
+    if parent is not None and parent.manifest.quantization is not None:
+        inputs: NDArray[Any] = pixels if parent.manifest.preprocessing_baked else images
+        baseline = emulation.emulated_logits(parent, inputs).astype(np.float64)
     return Expected(batches, pixels, images, reference, baseline)
 
 
 def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> CheckRecord:
     """Load the artifact's bytes from disk, run them on ``backend``, and compare with what eager PyTorch gives.
 
+    An ONNX file of a precision that ONNX Runtime's CPU provider does not run is computed node by node.
+
     Raises:
         GateFailed: they do not agree; the message gives batch and reasons.
     """
     manifest = artifact.manifest
     gate = gate_for(manifest.numerics)
-    worst = 0.0
-    with open_session(backend, artifact, SessionOptions()) as session:
+    worst, ratios = 0.0, []
+    if manifest.kind == "onnx" and manifest.precision in emulation.NEEDED:
+        backend = emulation.NAME
+    with ExitStack() as stack:
+        if backend == emulation.NAME:
+            run = partial(emulation.emulated_logits, artifact)
+        else:
+            run = partial(_run, stack.enter_context(open_session(backend, artifact, SessionOptions())))
         inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
         for size in expected.batches:
-            rows = np.arange(size) % len(inputs)
-            logits = session.run({manifest.inputs[0].name: inputs[rows]})[manifest.outputs[0].name]
+            rows = np.arange(-(-len(inputs) // size) * size) % len(inputs)
+            logits = np.concatenate([run(inputs[some]) for some in rows.reshape(-1, size)])
             outcome = compare(
                 expected.reference[rows],
                 logits,
@@ -169,12 +206,19 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
                 )
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)
-    return CheckRecord(batches=expected.batches, backend=backend, max_error=worst, tolerance=gate.max_error)
+            ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
+    return CheckRecord(
+        batches=expected.batches, backend=backend, max_error=worst, tolerance=gate.max_error,
+        error_ratio=max(ratios, default=None),
+    )  # fmt: skip
 
 
-def _write(
-    proto: onnx.ModelProto, folder: Path, weights: Weights, batch: BatchRange, precision: Precision, *, baked: bool
-) -> Manifest:
+def _run(session: Session, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    logits = session.run({session.inputs[0].name: session.inputs[0].given(inputs)})[session.outputs[0].name]
+    return logits.astype(np.float32, copy=False)
+
+
+def _write(proto: onnx.ModelProto, folder: Path, weights: Weights, batch: BatchRange, *, baked: bool) -> Manifest:
     config = weights.config
     shape: tuple[int, ...] = (config.in_channels, *config.input_size)
     if baked:
@@ -182,10 +226,7 @@ def _write(
     size = batch.min if batch.static else None
     name = variant_name(config)
     _describe(proto, weights, name, baked=baked)
-    path = folder / FILE_NAME
-    path.write_bytes(proto.SerializeToString())
-    _check_file(path)
-    _check_shapes_known(proto)
+    path = write_onnx(proto, folder)
     return Manifest(
         kind="onnx",
         file=FILE_NAME,
@@ -194,7 +235,7 @@ def _write(
         model=name,
         config=config,
         weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
-        precision=precision,
+        precision="fp32",
         inputs=(TensorSpec(name="input", dtype="uint8" if baked else "float32", shape=(size, *shape)),),
         outputs=(TensorSpec(name="logits", dtype="float32", shape=(size, config.num_classes)),),
         batch=batch,
@@ -205,6 +246,20 @@ def _write(
         versions=library_versions(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
+    """Write ``proto`` to ``folder``, and check what was written; the model's large weights are dropped from memory.
+
+    Raises:
+        BadArtifact: it is not valid ONNX.
+        GateFailed: a tensor has no known shape.
+    """
+    path = folder / FILE_NAME
+    path.write_bytes(proto.SerializeToString())
+    _check_file(path)
+    _check_shapes_known(proto)
+    return path
 
 
 def library_versions() -> dict[str, str]:

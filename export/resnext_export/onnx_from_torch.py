@@ -10,7 +10,6 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from resnext.config import Precision
 from resnext.errors import GateFailed
 from resnext.manifest import BatchRange
 from resnext.preprocess import Preprocessing
@@ -55,16 +54,13 @@ class HalfInside(nn.Module):
         return logits.float()
 
 
-def onnx_from_torch(
-    weights: Weights, batch: BatchRange, *, bake_preprocessing: bool = False, precision: Precision = "fp32"
-) -> onnx.ModelProto:
+def onnx_from_torch(weights: Weights, batch: BatchRange, *, bake_preprocessing: bool = False) -> onnx.ModelProto:
     """Trace the network and convert it, batch norms folded into their convolutions.
 
     Args:
         weights: what to export.
         batch: a static range gives a fixed first dimension, any other a symbolic one.
         bake_preprocessing: take uint8 N x H x W x C pixels instead of float32 N x C x H x W images.
-        precision: of weights and activations; the input and output stay float32 (or uint8 pixels).
 
     Returns:
         A model of opset 20 with input ``input``, output ``logits``, weights inside, and convolutions named after the
@@ -76,8 +72,6 @@ def onnx_from_torch(
     config = weights.config
     model: nn.Module = load_model(weights)
     size = batch.opt if batch.static else max(2, batch.min)  # an example of 1 is specialised by some releases
-    if precision == "fp16":
-        model = HalfInside(model).eval()
     if bake_preprocessing:
         model = PixelInput(model, weights.preprocessing).eval()
         example = torch.zeros(size, *config.input_size, config.in_channels, dtype=torch.uint8)
@@ -93,7 +87,7 @@ def onnx_from_torch(
         if collecting:
             gc.enable()
     _tidy(proto)
-    _check_as_asked(proto, None if batch.static else "batch", size, precision)
+    _check_as_asked(proto, None if batch.static else "batch", size)
     return proto
 
 
@@ -129,7 +123,7 @@ def _tidy(proto: onnx.ModelProto) -> None:
             node.name = node.input[1].removesuffix(".weight").replace("model.", "")
 
 
-def _check_as_asked(proto: onnx.ModelProto, symbol: str | None, size: int, precision: Precision) -> None:
+def _check_as_asked(proto: onnx.ModelProto, symbol: str | None, size: int) -> None:
     graph = proto.graph
     if [value.name for value in graph.input] != [INPUT_NAME] or [value.name for value in graph.output] != [OUTPUT_NAME]:
         raise GateFailed("the exporter renamed or added graph inputs or outputs; try another torch release")
@@ -140,11 +134,9 @@ def _check_as_asked(proto: onnx.ModelProto, symbol: str | None, size: int, preci
                 f"the exporter fixed the batch of {value.name!r} at {first.dim_value}; "
                 "torch before 2.13 may do so: upgrade torch, or ask for a static --batch"
             )
-    wanted = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}[precision]
-    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
     weighted = {name for node in graph.node if node.op_type in ("Conv", "Gemm") for name in node.input[1:]}
-    kept = [t.name for t in graph.initializer if t.name in weighted and t.data_type in floats - {wanted}]
-    if kept:
-        raise GateFailed(f"{len(kept)} weights are not {precision}, first {kept[0]}; upgrade torch and onnxscript")
+    odd = [t.name for t in graph.initializer if t.name in weighted and t.data_type != onnx.TensorProto.FLOAT]
+    if odd:
+        raise GateFailed(f"{len(odd)} weights are not float32, first {odd[0]}; upgrade torch and onnxscript")
     if left := [node.name for node in graph.node if node.op_type == "BatchNormalization"]:
         raise GateFailed(f"{len(left)} batch norms were not folded, first {left[0]}; upgrade onnxscript")

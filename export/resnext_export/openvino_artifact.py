@@ -60,7 +60,8 @@ def export_openvino(
         )
         if check:
             with working("comparing the written file with PyTorch"):
-                record = prove(Artifact(folder, manifest), expect(weights, of.batch, of.numerics), "openvino")
+                expected = expect(weights, of.batch, of.numerics, parent=parent)
+                record = prove(Artifact(folder, manifest), expected, "openvino")
             manifest = manifest.model_copy(update={"check": record})
         seal(folder, manifest)
     return Artifact(directory, manifest)

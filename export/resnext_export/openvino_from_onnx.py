@@ -9,7 +9,15 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from resnext.backends.openvino_session import GRAPH_NAME, METADATA, WEIGHTS_NAME, ov, read_ovir, weight_dtypes
+from resnext.backends.openvino_session import (
+    GRAPH_NAME,
+    METADATA,
+    WEIGHTS_NAME,
+    ov,
+    read_ovir,
+    shared_core,
+    weight_dtypes,
+)
 from resnext.errors import BadArtifact, GateFailed
 
 FILE_NAME = "model.ovir"
@@ -42,7 +50,7 @@ def openvino_from_onnx(source: Path | bytes, metadata: dict[str, str]) -> bytes:
         BadArtifact: OpenVINO cannot read the model.
         GateFailed: the packed weights are not of the types that the model's are.
     """
-    core = ov.Core()
+    core = shared_core()
     try:
         model = core.read_model(source if isinstance(source, Path) else io.BytesIO(source))
     except RuntimeError as exc:

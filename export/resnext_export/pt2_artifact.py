@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from resnext.artifact import Artifact, check_destination, file_sha256, seal, staging
 from resnext.config import Precision, variant_name
+from resnext.errors import UsageError
 from resnext.manifest import BatchRange, Manifest, WeightsRecord
 from resnext.package_file import package_facts
 from resnext.progress import working
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from resnext.weights import Weights
 
     from .asked import Asked
+    from .engine_options import EngineRequest
 
 FILE_NAME = "model.pt2"
 Device = Literal["cpu", "cuda"]
@@ -114,14 +116,18 @@ def _manifest(path: Path, weights: Weights, name: str | None, record: PackageRec
     )
 
 
-def export_pt2_as_asked(asked: Asked) -> Artifact:
+def export_pt2_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
     """What ``resnext-export --format pt2`` does.
 
     Raises:
+        UsageError: an option that only an ONNX artifact has.
         ResnextError: whatever `export_pt2` raises; what can be known is asked before any weights are loaded.
     """
     from .pt2_from_torch import refuse_if_not_compilable
 
+    given = (*(["--onnx"] if request.onnx is not None else []), *asked.recipe.given())
+    if given:
+        raise UsageError(f"a .pt2 package is made from the weights, not from an ONNX artifact; drop {given[0]}")
     precision, device = asked.precision or "fp32", asked.device or "cpu"
     batch = BatchRange.parse(asked.batch or "1:8")
     with working("looking for a compiler"):

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from ..artifact import Artifact
-from ..config import Precision
+from ..config import PRECISIONS, Precision
 from ..errors import MissingRequirement, UnknownName, UsageError
 from ..session import Session
 from ..weights import Weights
@@ -56,28 +56,42 @@ class Backend:
         source: what it runs, and so what must be built first: the live model, or an artifact of that format.
         device: the only device it runs on, or ``auto``.
         about: one line for ``--help``.
+        precisions: that it can run, on some machine at least.
     """
 
     module: str
     source: Literal["model", "onnx", "trt", "trt-rtx", "pt2"]
     device: Literal["auto", "cpu", "cuda"]
     about: str
+    precisions: tuple[Precision, ...] = PRECISIONS
+
+
+#: What PyTorch runs a live model in; a quantized network is a converted file.
+_LIVE: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+#: ONNX Runtime rewrites float8 graphs wrongly, before any provider sees them.
+_ORT: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+#: And its CPU provider has no bfloat16 convolutions.
+_ORT_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 #: Every backend that works, by name.
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
-        "torch": Backend("torch_session", "model", "auto", "eager PyTorch"),
-        "torch-compile": Backend("torch_session", "model", "auto", "torch.compile with Inductor"),
-        "ort": Backend("ort_session", "onnx", "auto", "ONNX Runtime on the best device that it has here"),
-        "ort-cpu": Backend("ort_session", "onnx", "cpu", "ONNX Runtime, CPU provider"),
-        "ort-cuda": Backend("ort_session", "onnx", "cuda", "ONNX Runtime, CUDA provider"),
-        "ort-trt": Backend("ort_trt_session", "onnx", "cuda", "ONNX Runtime, TensorRT provider (TensorRT 10)"),
-        "ort-trt-rtx": Backend("ort_trt_session", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider"),
-        "openvino": Backend("openvino_session", "onnx", "cpu", "OpenVINO on the CPU, from ONNX or from its own IR"),
+        "torch": Backend("torch_session", "model", "auto", "eager PyTorch", _LIVE),
+        "torch-compile": Backend("torch_session", "model", "auto", "torch.compile with Inductor", _LIVE),
+        "ort": Backend("ort_session", "onnx", "auto", "ONNX Runtime on the best device that it has here", _ORT),
+        "ort-cpu": Backend("ort_session", "onnx", "cpu", "ONNX Runtime, CPU provider", _ORT_CPU),
+        "ort-cuda": Backend("ort_session", "onnx", "cuda", "ONNX Runtime, CUDA provider", _ORT),
+        "ort-trt": Backend("ort_trt_session", "onnx", "cuda", "ONNX Runtime, TensorRT provider (TensorRT 10)", _ORT),
+        "ort-trt-rtx": Backend("ort_trt_session", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider", _ORT),
+        "openvino": Backend(
+            "openvino_session", "onnx", "cpu", "OpenVINO on the CPU, from ONNX or from its own IR", _ORT
+        ),
         "trt": Backend("trt_session", "trt", "cuda", "TensorRT, or TensorRT-RTX where only that is installed"),
         "trt-rtx": Backend("trt_session", "trt-rtx", "cuda", "TensorRT-RTX"),
-        "pt2": Backend("pt2_session", "pt2", "auto", "a package that AOTInductor compiled ahead of time"),
+        "pt2": Backend(
+            "pt2_session", "pt2", "auto", "a package that AOTInductor compiled ahead of time", ("fp32", "fp16")
+        ),
     }
 )
 
@@ -114,11 +128,23 @@ def open_session(name: str, subject: Weights | Artifact, options: SessionOptions
         raise UsageError(f"backend {name!r} runs {runs}")
     if isinstance(subject, Artifact):
         _check_kind(name, known, subject)
+    check_precision(name, subject.manifest.precision if isinstance(subject, Artifact) else options.precision)
     if known.device != "auto" and options.device not in ("auto", known.device):
         raise UsageError(f"backend {name!r} runs on {known.device} only; drop --device {options.device}")
     if options.device == "cuda" or (known.device == "cuda" and known.source == "onnx"):
         require_cuda()
     return load_backend(name)(subject, options, name)
+
+
+def check_precision(name: str, precision: Precision) -> None:
+    """Check that backend ``name`` can run ``precision``.
+
+    Raises:
+        UsageError: it never can; names those that can.
+    """
+    if precision not in backend(name).precisions:
+        able = [other for other, known in BACKENDS.items() if precision in known.precisions]
+        raise UsageError(f"backend {name!r} does not run {precision}; --backend {', '.join(able)} can")
 
 
 def natural_backend(artifact: Artifact) -> str:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import MissingRequirement
+from ..session import numpy_dtype
 
 Replay = Callable[[], None]
 
@@ -79,7 +80,7 @@ class CudaMemory(DeviceMemory):
         """Through page-locked memory, which the last copy must have left."""
         staged = self._staged(target)
         self._stream.synchronize()
-        staged.numpy()[...] = array
+        host_view(staged)[...] = _bits(array)
         with torch.cuda.stream(self._stream):
             target.copy_(staged, non_blocking=True)
 
@@ -89,7 +90,7 @@ class CudaMemory(DeviceMemory):
         with torch.cuda.stream(self._stream):
             staged.copy_(source, non_blocking=True)
         self._stream.synchronize()
-        return np.array(staged.numpy())
+        return from_host(staged)
 
     def synchronize(self) -> None:
         """Wait for the stream."""
@@ -119,6 +120,21 @@ class CudaMemory(DeviceMemory):
         if key not in self._staging:
             self._staging[key] = torch.empty(key[0], dtype=key[1], pin_memory=True)
         return self._staging[key]
+
+
+def host_view(tensor: torch.Tensor) -> NDArray[Any]:
+    """The memory of a CPU tensor; bfloat16, which PyTorch does not show to NumPy, as the integers of its bits."""
+    return tensor.view(torch.int16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def from_host(tensor: torch.Tensor) -> NDArray[Any]:
+    """A copy of a CPU tensor."""
+    copy = np.array(host_view(tensor))
+    return copy.view(numpy_dtype("bfloat16")) if tensor.dtype == torch.bfloat16 else copy
+
+
+def _bits(array: NDArray[Any]) -> NDArray[Any]:
+    return array.view(np.int16) if array.dtype == numpy_dtype("bfloat16") else array
 
 
 def _torch_dtype(name: str) -> torch.dtype:

@@ -6,6 +6,7 @@ is always asked for, and every compiled network is asked back.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import struct
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from ..artifact import Artifact
 from ..delivered import module_of, wanted_dtypes
 from ..errors import BadArtifact, BadInput, MissingRequirement, SessionFailed, SilentFallback, UsageError
-from ..session import Arrays, Delivered, DeliveredLayer, Session, TensorSpec
+from ..session import Arrays, Delivered, DeliveredLayer, Session, TensorSpec, numpy_dtype
 from . import SessionOptions
 
 
@@ -48,6 +49,17 @@ def _load_quietly() -> Any:
 ov = _load_quietly()
 properties, hints = ov.properties, ov.properties.hint
 
+
+@functools.lru_cache(maxsize=1)
+def shared_core() -> Any:
+    """The process's ``openvino.Core``, which is never given up.
+
+    Each one puts a signal stack of its own in place and puts back the one before when it goes. Where two go in the
+    order in which they came, the thread is left with a stack that is freed, and the next signal kills the process.
+    """
+    return ov.Core()
+
+
 #: What a packed IR (``.ovir``, a ZIP file) holds. Neither is compressed, so the weights are mapped as they lie.
 GRAPH_NAME, WEIGHTS_NAME = "model.xml", "model.bin"
 #: Where OpenVINO keeps what an ONNX file's metadata says, and an IR made of one too.
@@ -56,7 +68,7 @@ METADATA = "framework"
 _DEVICE = "CPU"
 _VERSION = ov.__version__.partition("-")[0]
 #: What to ask for, by the artifact's precision. A quantized network computes the rest in float32.
-_PRECISIONS = {"fp32": ov.Type.f32, "fp16": ov.Type.f16}
+_PRECISIONS = {"fp32": ov.Type.f32, "fp16": ov.Type.f16, "bf16": ov.Type.bf16}
 _DTYPES = {
     "f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64", "i8": "int8", "u8": "uint8",
     "i32": "int32", "i64": "int64",
@@ -97,7 +109,7 @@ class OpenvinoSession(Session):
     def __init__(self, artifact: Artifact, options: SessionOptions, name: str) -> None:
         self.backend = name
         self._artifact, self._options = artifact, options
-        self._core = ov.Core()
+        self._core = shared_core()
         with _translated(BadArtifact, f"OpenVINO cannot read {artifact.path}"):
             # What the model's constants stand on, where that is the mapped file: it must live as long as the model.
             self._model, self._memory = _READERS[artifact.manifest.kind](self._core, artifact.path)
@@ -198,13 +210,16 @@ class OpenvinoSession(Session):
         self.check_inputs(inputs)
         for name, array in inputs.items():
             # Smallest and largest take a tenth of a millisecond for eight pictures and no memory; NaN is either.
-            if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            if array.dtype.kind != "u" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
                 raise BadInput(
                     f"input {name!r} holds NaN or infinity, which OpenVINO's ReLU would turn into 0 and hide"
                 )
 
     def _copies(self, request: Any) -> dict[str, NDArray[Any]]:
-        return {spec.name: request.get_tensor(spec.name).data.copy() for spec in self.outputs}
+        # Of bfloat16, OpenVINO shows the bits as float16's.
+        return {
+            spec.name: request.get_tensor(spec.name).data.copy().view(numpy_dtype(spec.dtype)) for spec in self.outputs
+        }
 
     def _compiled_for(self, shapes: dict[str, tuple[int, ...]]) -> Any:
         """The network compiled for exactly ``shapes``."""
@@ -404,7 +419,10 @@ def _tensor_ready(array: NDArray[Any]) -> NDArray[Any]:
 
 def _set_inputs(request: Any, arrays: dict[str, NDArray[Any]]) -> None:
     for name, array in arrays.items():
-        request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+        if array.dtype == numpy_dtype("bfloat16"):  # which OpenVINO takes as bits alone
+            request.set_tensor(name, ov.Tensor(array.view(np.int16), ov.Shape(array.shape), ov.Type.bf16))
+        else:
+            request.set_tensor(name, ov.Tensor(array, shared_memory=True))
 
 
 @contextmanager

@@ -34,7 +34,12 @@ from .ort_trt_libraries import TENSORRT_PROVIDER, load_tensorrt10, plugin_device
 
 #: What TensorRT's builder, weakly typed in this provider, must be allowed beyond float32; TensorRT-RTX reads the graph.
 PRECISION_OPTIONS: Mapping[Precision, Mapping[str, str]] = MappingProxyType(
-    {"fp32": {}, "fp16": {"trt_fp16_enable": "1"}}
+    {
+        "fp32": {},
+        "fp16": {"trt_fp16_enable": "1"},
+        "bf16": {"trt_bf16_enable": "1"},
+        "int8": {"trt_int8_enable": "1"},
+    }
 )
 
 
@@ -168,8 +173,8 @@ class TrtOrtSession(CudaOrtSession):
 
     def _precision_note(self, precision: Precision) -> str:
         unseen = "ONNX Runtime does not see what a layer inside TensorRT computes in"
-        if precision == "fp16":
-            return f"{unseen}; weakly typed, fp16 allowed everywhere, also where the graph says float32"
+        if precision != "fp32":
+            return f"{unseen}; weakly typed, {precision} allowed everywhere, also where the graph says float32"
         if tf32_is_off():
             return f"{unseen}; TF32 off by NVIDIA_TF32_OVERRIDE=0"
         return (
@@ -267,7 +272,7 @@ class RtxOrtSession(TrtOrtSession):
         super().__init__(artifact, options, name, library)
 
     def _precision_note(self, precision: Precision) -> str:
-        if precision == "fp16":
+        if precision != "fp32":
             return "as the graph is typed; ONNX Runtime does not see what a layer inside TensorRT-RTX computes in"
         return super()._precision_note(precision)
 

@@ -56,13 +56,14 @@ def reference_logits(weights: Weights, images: NDArray[np.float32], dtype: torch
         dtype: precision that weights and arithmetic are promoted to.
 
     Returns:
-        N x classes, of ``dtype``.
+        N x classes, of ``dtype``; float32 for bfloat16, which NumPy has not.
     """
     model = load_model(weights).to(dtype)
     with torch.inference_mode():
         # A few at a time: float64 activations of a large batch would not fit a small machine.
         parts = [model(torch.from_numpy(images[start : start + 8]).to(dtype)) for start in range(0, len(images), 8)]
-    logits: NDArray[Any] = torch.cat(parts).numpy()
+    joined = torch.cat(parts)
+    logits: NDArray[Any] = (joined.float() if dtype == torch.bfloat16 else joined).numpy()
     return logits
 
 
@@ -245,7 +246,7 @@ def _set_format(model: nn.Module, layout: torch.memory_format) -> None:
 
 
 #: Element types by precision. TF32 keeps as many bits of mantissa as float16, so that is what it may lose.
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "tf32": torch.float16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "tf32": torch.float16, "bf16": torch.bfloat16}
 _FORMATS = {"auto": None, "nchw": torch.contiguous_format, "channels-last": torch.channels_last}
 
 

@@ -66,6 +66,26 @@ def test_an_onnx_artifact_beside_it_is_of_the_same_weights(tmp_path: Path, asked
     assert asked == [("3", "fp16", "cpu")]
 
 
+def test_a_precision_that_a_package_does_not_take_is_refused_or_left_out(asked: list[tuple[str, str, str]]) -> None:
+    alone = bench("--backend", "pt2", "--precision", "int8", "--device", "cpu")
+    assert alone.exit_code == 2, alone.output
+    assert "backend 'pt2' does not run int8" in alone.output
+    among = bench("--backend", "pt2", "--precision", "fp32,int8", "--batch", "3", "--device", "cpu")
+    assert "pt2 does not run int8: left out" in among.stderr
+    assert asked == [("3", "fp32", "cpu")]
+
+
+def test_of_several_onnx_artifacts_of_one_precision_it_runs_once(
+    tmp_path: Path, asked: list[tuple[str, str, str]]
+) -> None:
+    for name in ("a", "b"):
+        export_onnx(load_weights("digits"), tmp_path / name)
+    both = ["--artifact", f"{tmp_path}/a", "--artifact", f"{tmp_path}/b"]
+    bench("--backend", "pt2,torch", *both, "--batch", "3", "--device", "cpu", "--json", f"{tmp_path}/r.json")
+    assert [(row.backend, row.variant) for row in read_run(tmp_path / "r.json").rows] == [("pt2", "a"), ("torch", "a")]
+    assert asked == [("3", "fp32", "cpu")]
+
+
 def test_a_package_that_was_named_is_what_runs(tmp_path: Path, asked: list[tuple[str, str, str]]) -> None:
     package = fake_package(tmp_path / "p", load_weights("digits"))
     result = bench("--backend", "pt2", "--artifact", f"{tmp_path}/p", "--batch", "3", "--json", f"{tmp_path}/r.json")

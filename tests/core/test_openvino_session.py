@@ -506,3 +506,22 @@ def test_opening_warns_of_nothing(artifact: Artifact) -> None:
         warnings.simplefilter("always")
         opened(artifact).close()
     assert caught == []
+
+
+def test_a_signal_finds_its_handler_after_two_sessions_closed_in_order(artifact: Artifact) -> None:
+    """Two cores of OpenVINO that go in the order in which they came leave a freed signal stack behind."""
+    code = (
+        "import signal, sys\n"
+        "from pathlib import Path\n"
+        "from resnext.artifact import read_artifact\n"
+        "from resnext.backends import open_session\n"
+        "first, second = (open_session('openvino', read_artifact(Path(sys.argv[1]))) for _ in range(2))\n"
+        "first.close(); del first\n"
+        "second.close(); del second\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('handled', flush=True))\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(artifact.directory)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -188,7 +188,7 @@ def test_the_error_ratio_is_over_what_the_baseline_loses(reference: Logits) -> N
     loose = Gate(max_error=1.0, min_cosine=0.0, min_top1=0.0, max_error_ratio=2.0)
     outcome = compare(reference, candidate, gate=loose, baseline=eager)
     assert outcome.error_ratio == pytest.approx(3, rel=1e-2)
-    assert "3.0 times eager PyTorch's, allowed 2" in reasons(outcome)
+    assert "3.0 times what its precision costs, allowed 2" in reasons(outcome)
     assert compare(reference, candidate, gate=Gate(1.0, 0.0, 0.0, 4.0), baseline=eager).passed
     assert compare(reference, candidate, gate=loose).error_ratio is None
 

@@ -431,7 +431,7 @@ def test_an_option_that_does_not_go_is_one_line(arguments: list[str], said: str,
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--onnx", "x"], ["--tf32"], ["--workspace", "64"], ["--optimization-level", "0"], ["--tiling-level", "none"],
+        ["--tf32"], ["--workspace", "64"], ["--optimization-level", "0"], ["--tiling-level", "none"],
         ["--timing-cache", "x"], ["--compatibility", "version"], ["--strip-weights"], ["--target", "sm_89"],
         ["--on-refusal", "fail"],
     ],
@@ -446,8 +446,7 @@ def test_an_engines_option_is_refused_for_onnx(arguments: list[str], elsewhere: 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize(
     "arguments",
-    [["--model", "resnet50"], ["--num-classes", "7"], ["--input-size", "8"], ["--precision", "fp16"],
-     ["--bake-preprocessing"]],
+    [["--model", "resnet50"], ["--num-classes", "7"], ["--input-size", "8"], ["--bake-preprocessing"]],
 )  # fmt: skip
 def test_what_the_onnx_artifact_fixes_cannot_be_asked_for_beside_it(
     arguments: list[str], rtx: Flavour, digits_artifact: Artifact

@@ -25,6 +25,7 @@ from resnext.weights import Weights, load_weights
 from resnext_export.calibration import Ranges, calibrate
 from resnext_export.engine_from_onnx import engine_from_onnx
 from resnext_export.fp8_from_onnx import fp8_from_onnx
+from resnext_export.lowered_from_onnx import lowered_from_onnx
 from resnext_export.merged_from_onnx import merged_from_onnx
 from resnext_export.onnx_artifact import export_onnx
 from resnext_export.onnx_from_torch import onnx_from_torch
@@ -50,7 +51,7 @@ def fp32(digits_artifact: Artifact) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def fp16(digits: Weights, fp32: onnx.ModelProto) -> onnx.ModelProto:
-    proto = onnx_from_torch(digits, BatchRange.parse("1:8"), precision="fp16")
+    proto = lowered_from_onnx(onnx_from_torch(digits, BatchRange.parse("1:8")), "fp16")
     proto.metadata_props.extend(fp32.metadata_props)
     return proto
 

@@ -28,6 +28,7 @@ from resnext_export import merged_from_onnx as converter
 from resnext_export.constants import Constants
 from resnext_export.engine_from_onnx import engine_from_onnx
 from resnext_export.islands_from_onnx import islands_from_onnx
+from resnext_export.lowered_from_onnx import lowered_from_onnx
 from resnext_export.merged_from_onnx import merged_from_onnx
 from resnext_export.onnx_from_torch import onnx_from_torch
 
@@ -53,7 +54,8 @@ def images(digits: Weights) -> NDArray[np.float32]:
 
 
 def exported(weights: Weights, precision: Precision) -> onnx.ModelProto:
-    return onnx_from_torch(weights, BatchRange(min=1, opt=8, max=None), precision=precision)
+    proto = onnx_from_torch(weights, BatchRange(min=1, opt=8, max=None))
+    return lowered_from_onnx(proto, "fp16") if precision == "fp16" else proto
 
 
 def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:

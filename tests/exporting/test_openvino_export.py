@@ -65,7 +65,7 @@ def test_parity_classify_and_inspect_run_it_on_openvino_without_being_told(expor
         (["--tf32"], "--tf32 is for engines"),
         (["--target", "sm_89"], "--target is for engines"),
         (["--onnx", "PARENT", "--batch", "4"], "has its own batch"),
-        (["--onnx", "PARENT", "--precision", "fp16"], "has its own precision"),
+        (["--onnx", "PARENT", "--bake-preprocessing"], "has its own bake-preprocessing"),
         (["--onnx", "IR"], "is made from an ONNX artifact"),
     ],
 )

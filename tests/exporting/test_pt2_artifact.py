@@ -18,8 +18,7 @@ from resnext import classify_command, parity_command, passport
 from resnext.artifact import Artifact, read_artifact
 from resnext.backends import pt2_session
 from resnext.backends.fake_package import FakeLoader, fake_package, fake_pt2_from_torch, record_here
-from resnext.config import Precision
-from resnext.errors import MissingRequirement, SessionFailed, UsageError
+from resnext.errors import MissingRequirement, SessionFailed
 from resnext.manifest import BatchRange
 from resnext.package_record import this_host
 from resnext.weights import Weights, load_model
@@ -224,7 +223,11 @@ def test_a_damaged_file_is_exit_4_with_and_without_its_digest(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--onnx", "PARENT"], "--onnx is for engines"),
+        (["--onnx", "PARENT"], "made from the weights, not from an ONNX artifact; drop --onnx"),
+        (["--merge-groups", "32"], "drop --merge-groups"),
+        (["--precision", "fp16", "--io", "native"], "drop --io"),
+        (["--for", "ort"], "drop --for"),
+        (["--precision", "int8", "--calibration", "random"], "drop --calibration"),
         (["--tf32"], "--tf32 is for engines"),
         (["--target", "sm_89"], "--target is for engines"),
         (["--device", "tpu"], "'tpu' is not one of"),
@@ -246,10 +249,14 @@ def test_options_that_do_not_go_together_are_one_line(
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8", "fp8"])
-def test_a_precision_that_a_package_does_not_take_is_refused_before_anything_is_traced(precision: Precision) -> None:
-    with pytest.raises(UsageError, match=f"made in fp32 or fp16, not in {precision}") as caught:
-        converter.refuse_if_not_compilable(precision, "cpu")
-    assert len(str(caught.value).splitlines()) == 1
+def test_a_precision_that_a_package_does_not_take_is_refused_before_weights_are_loaded(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnext.weights.load_weights", None)
+    result = export("--precision", precision, "--output", tmp_path / "out")
+    assert result.exit_code == 2, result.output
+    assert f"made in fp32 or fp16, not in {precision}" in error(result)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -27,6 +27,7 @@ from resnext.trt_flavour import FLAVOURS
 from resnext.weights import Weights, load_weights
 from resnext_export.calibration import Ranges, calibrate
 from resnext_export.engine_from_onnx import engine_from_onnx
+from resnext_export.lowered_from_onnx import lowered_from_onnx
 from resnext_export.merged_from_onnx import merged_from_onnx
 from resnext_export.onnx_artifact import export_onnx
 from resnext_export.onnx_from_torch import onnx_from_torch
@@ -484,7 +485,7 @@ def test_a_full_temporary_folder_is_a_clear_error(
 
 
 def test_half_precision_is_refused(digits: Weights, ranges: Ranges) -> None:
-    half = onnx_from_torch(digits, BatchRange.parse("1:8"), precision="fp16")
+    half = lowered_from_onnx(onnx_from_torch(digits, BatchRange.parse("1:8")), "fp16")
     refused(half, ranges, "'conv1' is float16; quantize the float32 export")
 
 

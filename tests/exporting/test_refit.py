@@ -180,9 +180,9 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Planted:
 
 
 @pytest.fixture
-def exported(fp16_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def exported(digits_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """No export, for what does not hang on the graph."""
-    proto = onnx.load(str(fp16_artifact.path))
+    proto = onnx.load(str(digits_artifact.path))
     monkeypatch.setattr(onnx_from_torch, "onnx_from_torch", lambda *_, **__: proto)
 
 

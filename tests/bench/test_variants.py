@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from resnext.artifact import Artifact
+from resnext.backends import ort_session
+from resnext.errors import UsageError
+from resnext.weights import Weights, load_weights
+from resnext_bench.command import main
+from resnext_bench.result import read_run
+from resnext_bench.run import Variant
+from resnext_bench.variants import chosen_cells, given_variants, made_variants
+from resnext_export.derived_artifact import derive_onnx
+from resnext_export.onnx_artifact import export_onnx
+from resnext_export.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return load_weights("digits")
+
+
+@pytest.fixture(scope="module")
+def artifacts(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    folder = tmp_path_factory.mktemp("variants")
+    plain = export_onnx(weights, folder / "plain", check=False)
+    recipes = {
+        "int8": Recipe("int8"), "trt8": Recipe("int8", runtime="trt"), "merged": Recipe("int8", merge=16),
+        "bf16": Recipe("bf16"),
+    }  # fmt: skip
+    made = {name: derive_onnx(plain, weights, folder / name, recipe, check=False) for name, recipe in recipes.items()}
+    return {"plain": plain, **made}
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str) -> Result:
+        quick = ("--duration", "0.05", "--warmup", "0", "--json", "run.json")
+        return CliRunner().invoke(main, [*args, *quick])
+
+    return run
+
+
+# --- which rows there are ----------------------------------------------------------------------------------------
+
+
+def test_a_single_variant_has_no_name() -> None:
+    assert made_variants(("int8",), None, None) == {"": Variant("int8")}
+    assert list(made_variants(("fp32", "int8"), None, None)) == ["fp32", "int8"]
+
+
+def test_only_quantized_variants_are_calibrated() -> None:
+    variants = made_variants(("fp32", "int8", "fp8"), "photos", 7)
+    assert [variant.calibration for variant in variants.values()] == [None, ("photos", 7), ("photos", 7)]
+
+
+def test_combinations_that_cannot_be_are_left_out_by_name() -> None:
+    variants = made_variants(("fp32", "int8", "bf16"), None, None)
+    cells, left_out = chosen_cells(("torch", "ort-cpu"), (1, 8), variants)
+    assert [(cell.backend, cell.variant) for cell in cells if cell.batch == 1] == [
+        ("torch", "fp32"), ("ort-cpu", "fp32"), ("ort-cpu", "int8"), ("torch", "bf16"),
+    ]  # fmt: skip
+    assert len(cells) == 8
+    assert left_out == [
+        "torch does not run int8: left out for int8", "ort-cpu does not run bf16: left out for bf16",
+    ]  # fmt: skip
+
+
+def test_what_was_asked_for_alone_is_not_left_out() -> None:
+    cells, left_out = chosen_cells(("torch",), (1,), made_variants(("int8",), None, None))
+    assert (len(cells), left_out) == (1, [])
+
+
+def test_a_live_model_is_measured_once_for_each_precision(artifacts: dict[str, Artifact]) -> None:
+    paths = tuple(artifacts[name].directory for name in ("int8", "merged", "plain"))
+    _, variants = given_variants(paths, None, None)
+    cells, _ = chosen_cells(("torch", "ort-cpu"), (1,), variants)
+    assert [(cell.backend, cell.variant) for cell in cells] == [
+        ("ort-cpu", "int8"), ("ort-cpu", "merged"), ("torch", "plain"), ("ort-cpu", "plain"),
+    ]  # fmt: skip
+
+
+def test_artifacts_of_different_weights_are_not_compared(artifacts: dict[str, Artifact], tmp_path: Path) -> None:
+    other = export_onnx(load_weights("seeded", artifacts["plain"].manifest.config), tmp_path / "other", check=False)
+    with pytest.raises(UsageError, match="different weights"):
+        given_variants((artifacts["plain"].directory, other.directory), None, None)
+    with pytest.raises(UsageError, match="given twice"):
+        given_variants((artifacts["plain"].directory,) * 2, None, None)
+    with pytest.raises(UsageError, match="is int8; drop --precision fp32"):
+        given_variants((artifacts["int8"].directory,), None, ("fp32",))
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--calibration", "digits"),
+        ("--calibration-images", "3", "--precision", "fp32"),
+        ("--precision", "int9"),
+    ],
+)
+def test_options_that_do_not_go_together(args: tuple[str, ...], bench: Callable[..., Result]) -> None:
+    result = bench("--backend", "ort-cpu", "--weights", "digits", *args)
+    assert result.exit_code == 2
+    assert len(result.output.strip().splitlines()) == 1
+
+
+# --- what is measured --------------------------------------------------------------------------------------------
+
+
+def rows(path: str = "run.json") -> dict[str, Any]:
+    return {f"{row.backend} {row.variant}".strip(): row for row in read_run(Path(path)).rows}
+
+
+def told(row: Any) -> str:
+    """Reasons against a row, without those of a machine that is not quiet."""
+    return "; ".join(reason for reason in row.reasons if "steady" not in reason)
+
+
+def test_precisions_are_measured_side_by_side(bench: Callable[..., Result]) -> None:
+    result = bench("--backend", "torch,ort-cpu,openvino", "--weights", "digits", "--precision", "fp32,int8")
+    assert "torch does not run int8" in result.output
+    found = rows()
+    assert list(found) == ["torch fp32", "ort-cpu fp32", "openvino fp32", "ort-cpu int8", "openvino int8"]
+    for name, row in found.items():
+        assert told(row) == "", name
+        assert row.precision == name.split()[1]
+        assert row.parity.passed
+    for name in ("ort-cpu int8", "openvino int8"):
+        assert found[name].parity.error_ratio < 2
+    # Each runtime has a form of its own of the same calibration.
+    assert found["ort-cpu int8"].artifact_sha256 != found["openvino int8"].artifact_sha256
+    assert read_run(Path("run.json")).precision == "fp32, int8"
+
+
+def test_a_graph_in_another_runtimes_form_is_no_int8(bench: Any, artifacts: dict[str, Artifact]) -> None:
+    given = [str(artifacts[name].directory) for name in ("int8", "trt8")]
+    bench("--backend", "ort-cpu", "--artifact", given[0], "--artifact", given[1])
+    found = rows()
+    assert told(found["ort-cpu int8"]) == ""
+    assert "int8 asked for, but only 0.0 %" in told(found["ort-cpu trt8"])
+
+
+def test_a_runtime_that_computes_something_else_is_caught(
+    bench: Any, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ort_session.OrtSession.run
+
+    def off(self: Any, inputs: Any) -> Any:
+        logits = original(self, inputs)
+        return {name: array + 0.3 * np.abs(array).max() for name, array in logits.items()}
+
+    monkeypatch.setattr(ort_session.OrtSession, "run", off)
+    bench("--backend", "ort-cpu", "--artifact", str(artifacts["int8"].directory))
+    (row,) = rows().values()
+    assert row.parity.max_error < 2  # which the wide gate alone would let pass
+    assert "times what its precision costs" in told(row)
+
+
+def test_bfloat16_runs_in_pytorch_and_not_on_onnx_runtimes_cpu(bench: Any, artifacts: dict[str, Artifact]) -> None:
+    result = bench("--backend", "torch,ort-cpu", "--artifact", str(artifacts["bf16"].directory))
+    found = rows()
+    assert result.exit_code in (1, 2)
+    assert told(found["torch"]) == ""
+    assert found["ort-cpu"].status == "failed"
+    assert "does not run bf16" in told(found["ort-cpu"])
