@@ -1,9 +1,9 @@
-"""GPU acceptance: tests/gpu, then a benchmark in fp32 and one in fp16 over every backend present; short table last.
+"""GPU acceptance: tests/gpu, then a benchmark in each precision over every backend present; short table last.
 
     PYTHONPATH=.:export:benchmarks python3 benchmarks/gpu_accept.py --out FOLDER
 
-Ends within eight minutes. Writes FOLDER/pytest.log, FOLDER/accept.json, and benchmark-fp32 and benchmark-fp16 there as
-.json, .md and .log. Needs an installed Python environment with this project's dependencies, and a CUDA device;
+Ends within eight minutes. Writes FOLDER/pytest.log, FOLDER/accept.json, and benchmark-fp32, benchmark-fp16 and so on
+there as .json, .md and .log. Needs an installed Python environment with this project's dependencies, and a CUDA device;
 ``--rehearse`` runs the same script on a CPU, small. A backend whose library is not installed, or does not take the GPU,
 is left out: accept.json and the table say which, and why. Packages (pt2) are tested and not benchmarked: compiling one
 for each batch and precision would not fit into the time.
@@ -23,7 +23,9 @@ from typing import TypedDict
 
 import click
 
+from resnext.backends import BACKENDS
 from resnext.command import guarded
+from resnext.config import PRECISIONS, Precision
 from resnext.cuda_driver import Driver, probe_driver
 from resnext.errors import GateFailed, MissingRequirement
 
@@ -37,7 +39,10 @@ _SKIPPABLE = {
     "tests/gpu/test_pt2.py": ("pt2",),
 }
 #: What a CPU has; ONNX Runtime's CPU provider computes fp16 graphs in float32, so its row would not be valid.
-_REHEARSED = {"fp32": ("torch", "torch-compile", "ort-cpu"), "fp16": ("torch", "torch-compile")}
+_REHEARSED: dict[Precision, tuple[str, ...]] = {
+    "fp32": ("torch", "torch-compile", "ort-cpu"), "fp16": ("torch", "torch-compile"), "bf16": ("torch",),
+    "int8": ("ort-cpu",),
+}  # fmt: skip
 
 
 class Tests(TypedDict):
@@ -72,9 +77,11 @@ def main(out: Path, rehearse: bool) -> None:
     present = ("torch", "torch-compile", "ort-cuda", *(name for name in _ENGINE_BACKENDS if name not in left_out))
     tests = _tests(out, left_out)
     benchmarks: dict[str, Benchmark] = {}
-    for precision, share in (("fp32", 0.5), ("fp16", 1.0)):
-        limit_s = max(1, int((_LIMIT_S - (time.monotonic() - started)) * share))
-        backends = _REHEARSED[precision] if rehearse else present
+    runs = _REHEARSED if rehearse else runs_for(present)
+    for done, (precision, backends) in enumerate(runs.items()):
+        left_s = _LIMIT_S - (time.monotonic() - started)
+        # A run may take half as much again as its share: the next ones have what it leaves.
+        limit_s = max(1, int(min(left_s, 1.5 * left_s / (len(runs) - done))))
         benchmarks[precision] = _benchmark(out, precision, backends, limit_s, rehearse=rehearse)
     facts = {"tests": tests, "benchmarks": benchmarks, "left_out": left_out}
     (out / "accept.json").write_text(json.dumps(facts, indent=1) + "\n")
@@ -85,6 +92,14 @@ def main(out: Path, rehearse: bool) -> None:
         failed.insert(0, f"tests {tests['closing_line']}{''.join(f' (skipped: {line})' for line in unexpected)}")
     if failed:
         raise GateFailed(f"GPU acceptance failed: {', '.join(failed)}")
+
+
+def runs_for(present: tuple[str, ...]) -> dict[Precision, tuple[str, ...]]:
+    """What to measure in each precision: those of ``present`` that run it; a precision that none runs is left out."""
+    able = {
+        precision: tuple(name for name in present if precision in BACKENDS[name].precisions) for precision in PRECISIONS
+    }
+    return {precision: backends for precision, backends in able.items() if backends}
 
 
 _ENGINE_BACKENDS = ("trt", "trt-rtx", "ort-trt", "ort-trt-rtx")
@@ -179,6 +194,8 @@ def _benchmark(out: Path, precision: str, backends: tuple[str, ...], limit_s: in
         command += ["--weights", "digits", "--batch", "1,8", "--duration", "0.3", "--device", "cpu"]
     else:
         command += ["--batch", "1,8,64", "--duration", "1.5", "--device", "cuda"]
+        # Seeded weights have no images of their own; speed does not hang on them.
+        command += ["--calibration", "random", "--calibration-images", "16"] if precision in ("int8", "fp8") else []
     Path(f"{path}.json").unlink(missing_ok=True)  # an earlier run's must not pass for this one's
     code, text = _run(command, limit_s)
     Path(f"{path}.log").write_text(text)

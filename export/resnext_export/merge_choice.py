@@ -8,41 +8,25 @@ speeds up meanwhile hits all of them alike.
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
-from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import TypeAlias
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from resnext.backends import SessionOptions, load_backend
-from resnext.errors import (
-    BadInput,
-    MissingRequirement,
-    ResnextError,
-    SessionFailed,
-    SilentFallback,
-    UsageError,
-)
+from resnext.errors import BadInput, UsageError
 from resnext.progress import working
 
 from .constants import Constants, convolutions
 from .merge_proof import prove_merge, weight_chain
 from .merged_from_onnx import merged_from_onnx
+from .model_timer import RUNNERS, Runtime, Timer, model_timer
 
-Runtime = Literal["ort", "openvino"]
-#: Runs a model for a while when called; gives the milliseconds of one run.
-Timer: TypeAlias = Callable[[], float]
 #: Opens a model for timing.
 Opener: TypeAlias = Callable[[onnx.ModelProto], Timer]
-_Feeds: TypeAlias = "dict[str, NDArray[Any]]"
 
 #: A wider choice must be faster than a narrower one by this factor: 2 %.
 _WINS = 1.02
@@ -52,10 +36,11 @@ _CLOSE = 1.1
 _LOST = 1.3
 #: The result must be faster than the original by this factor, measured anew.
 _PAYS = 1.01
-#: What each timed visit of a small network lasts at least.
-_VISIT_NS = 30_000_000
 #: Rounds of each width against the unmerged stage, of those that are close together, and of the final measurement.
 _ROUNDS, _LAST_ROUNDS, _FINAL_ROUNDS = 3, 4, 7
+
+#: Widths that are tried for all stages alike in the end.
+_UNIFORM = (16, 32, 64)
 
 _STAGE = re.compile(r"(layer\d+)\..+")
 
@@ -130,11 +115,11 @@ def fastest_merge(
         SilentFallback: the runtime uses fewer threads than were asked for.
         SessionFailed: the runtime refuses the model or fails while running it.
     """
-    if runtime not in _RUNNERS:
-        raise UsageError(f"unknown runtime {runtime!r}; known: {', '.join(_RUNNERS)}")
+    if runtime not in RUNNERS:
+        raise UsageError(f"unknown runtime {runtime!r}; known: {', '.join(RUNNERS)}")
     if batch < 1 or (threads is not None and threads < 1):
         raise UsageError(f"batch and threads must be at least 1, got {batch} and {threads}")
-    opened = open_timer or partial(_timer, runtime=runtime, batch=batch, threads=threads)
+    opened = open_timer or partial(model_timer, runtime=runtime, batch=batch, threads=threads)
     stages = _stages(proto)
     timings: list[StageTiming] = []
     if not stages:
@@ -145,16 +130,34 @@ def fastest_merge(
             merged, timer, timed = _fastest(merged, timer, stage, convs, opened)
         timings += timed
     del timer  # the last measurement opens both models anew
-    speedup = 1.0
-    if merged is not proto:
-        with working(f"timing the merged model against the original on {runtime}"):
-            base, one = (_Candidate(1, 1, opened(model)) for model in (proto, merged))
-            _take_turns(base, [one], _FINAL_ROUNDS)
-        speedup = _ratio(base.times, one.times)
-    if speedup <= _PAYS:
-        merged, speedup = proto, 1.0
+    with working(f"timing the merged model against the original on {runtime}"):
+        merged, speedup = _final(proto, merged, opened)
     widths = {stage: _width(merged, convs) for stage, convs in stages.items()}
     return MergeChoice(widths, tuple(timings), speedup, merged)
+
+
+def _final(proto: onnx.ModelProto, chosen: onnx.ModelProto, opened: Opener) -> tuple[onnx.ModelProto, float]:
+    """The fastest of the original, what was chosen stage by stage, and one width for all; how much faster it is.
+
+    The stages' choices are each within the noise of a busy machine, and stages that share a width may win together.
+    """
+    models = [] if chosen is proto else [chosen]
+    for width in _UNIFORM:
+        merged, changed = merged_from_onnx(proto, width)
+        if changed and all(_shapes(merged, changed) != _shapes(other, changed) for other in models):
+            models.append(merged)
+    if not models:
+        return proto, 1.0
+    base, rivals = _Candidate(1, 1, opened(proto)), [(model, _Candidate(1, 1, opened(model))) for model in models]
+    _take_turns(base, [one for _, one in rivals], _FINAL_ROUNDS)
+    best, speedup = proto, 1.0
+    for merged, one in rivals:
+        faster = _ratio(base.times, one.times)
+        if faster > (_PAYS if merged is chosen else speedup * _WINS):
+            best, speedup = merged, faster
+    if best is not proto and best is not chosen:
+        prove_merge(proto, best)
+    return best, speedup
 
 
 @dataclass
@@ -270,93 +273,3 @@ def _wider(proto: onnx.ModelProto, convs: Sequence[str]) -> Iterator[tuple[int, 
             shapes = found
             yield width, merged
         del merged
-
-
-def _timer(proto: onnx.ModelProto, *, runtime: Runtime, batch: int, threads: int | None) -> Timer:
-    """Open ``proto`` on ``runtime``, and warm it up. Both runtimes have finished when their call returns."""
-    load_backend(runtime)  # says what is not installed
-    feeds = _feeds(proto, batch)
-    with _translated(runtime):
-        run = _RUNNERS[runtime](proto, feeds, threads)
-        run()
-        began = time.perf_counter_ns()
-        run()
-        runs = max(1, min(1000, round(_VISIT_NS / max(1, time.perf_counter_ns() - began))))
-
-    def visit() -> float:
-        with _translated(runtime):
-            if runs > 1:
-                run()  # not timed: the caches still belong to the model before
-            began = time.perf_counter_ns()
-            for _ in range(runs):
-                run()
-            return (time.perf_counter_ns() - began) / runs / 1e6
-
-    return visit
-
-
-def _feeds(proto: onnx.ModelProto, batch: int) -> _Feeds:
-    """Seeded inputs: pixels for integers, normally distributed values for floating-point numbers."""
-    held = {tensor.name for tensor in proto.graph.initializer}
-    random, feeds = np.random.default_rng(0), {}
-    for value in (value for value in proto.graph.input if value.name not in held):
-        kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        first, *shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim] or [-1]
-        if first not in (0, batch) or not all(shape):
-            known = " x ".join(str(size or "any") for size in (first, *shape))
-            raise BadInput(f"input {value.name!r} is {known}: it must take {batch} images, and have no other free size")
-        size = (batch, *shape)
-        drawn = random.integers(0, 256, size) if kind.kind in "iu" else random.standard_normal(size, np.float32)
-        feeds[value.name] = drawn.astype(kind)
-    return feeds
-
-
-def _ort_runner(proto: onnx.ModelProto, feeds: _Feeds, threads: int | None) -> Callable[[], object]:
-    import onnxruntime as ort
-
-    from resnext.backends.ort_session import PROVIDERS, session_options
-
-    options = session_options(SessionOptions(threads=threads))
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=[PROVIDERS["cpu"]])
-    return partial(session.run, None, feeds)
-
-
-def _openvino_runner(proto: onnx.ModelProto, feeds: _Feeds, threads: int | None) -> Callable[[], object]:
-    from resnext.backends.openvino_session import hints, ov, properties
-
-    core = ov.Core()
-    model = core.read_model(proto.SerializeToString())
-    model.reshape({name: list(array.shape) for name, array in feeds.items()})
-    asked = {
-        hints.inference_precision: ov.Type.f32,
-        hints.performance_mode: hints.PerformanceMode.LATENCY,
-        properties.num_streams: 1,
-    }
-    if threads is not None:
-        asked[properties.inference_num_threads] = threads
-    compiled = core.compile_model(model, "CPU", asked)
-    if threads not in (None, given := compiled.get_property(properties.inference_num_threads)):
-        raise SilentFallback(f"{threads} threads were asked for, and OpenVINO uses {given} on this machine")
-    request = compiled.create_infer_request()
-    for name, array in feeds.items():
-        request.set_tensor(name, ov.Tensor(array))
-    return partial(request.infer, share_outputs=True)
-
-
-#: Opens a model over given inputs; what it gives runs the model once.
-_RUNNERS: Mapping[str, Callable[[onnx.ModelProto, _Feeds, int | None], Callable[[], object]]] = MappingProxyType(
-    {"ort": _ort_runner, "openvino": _openvino_runner}
-)
-
-
-@contextmanager
-def _translated(runtime: Runtime) -> Iterator[None]:
-    try:
-        yield
-    except ResnextError:
-        raise
-    except MemoryError as exc:
-        raise MissingRequirement(f"{runtime}: out of memory while timing; use a smaller batch") from exc
-    except Exception as exc:  # the runtimes' errors have no common base of their own
-        lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-        raise SessionFailed(f"{runtime} cannot run the model: {lines[-1] if lines else type(exc).__name__}") from exc

@@ -69,9 +69,10 @@ class Backend:
 #: What PyTorch runs a live model in; a quantized network is a converted file.
 _LIVE: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 #: ONNX Runtime rewrites float8 graphs wrongly, before any provider sees them.
-_ORT: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
-#: And its CPU provider has no bfloat16 convolutions.
+_NOT_FP8: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+#: And of its own convolutions, those of the CPU provider have no bfloat16, those of the CUDA provider no int8 either.
 _ORT_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+_ORT_CUDA: tuple[Precision, ...] = ("fp32", "fp16")
 
 
 #: Every backend that works, by name.
@@ -79,13 +80,17 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
         "torch": Backend("torch_session", "model", "auto", "eager PyTorch", _LIVE),
         "torch-compile": Backend("torch_session", "model", "auto", "torch.compile with Inductor", _LIVE),
-        "ort": Backend("ort_session", "onnx", "auto", "ONNX Runtime on the best device that it has here", _ORT),
+        "ort": Backend("ort_session", "onnx", "auto", "ONNX Runtime on the best device that it has here", _ORT_CPU),
         "ort-cpu": Backend("ort_session", "onnx", "cpu", "ONNX Runtime, CPU provider", _ORT_CPU),
-        "ort-cuda": Backend("ort_session", "onnx", "cuda", "ONNX Runtime, CUDA provider", _ORT),
-        "ort-trt": Backend("ort_trt_session", "onnx", "cuda", "ONNX Runtime, TensorRT provider (TensorRT 10)", _ORT),
-        "ort-trt-rtx": Backend("ort_trt_session", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider", _ORT),
+        "ort-cuda": Backend("ort_session", "onnx", "cuda", "ONNX Runtime, CUDA provider", _ORT_CUDA),
+        "ort-trt": Backend(
+            "ort_trt_session", "onnx", "cuda", "ONNX Runtime, TensorRT provider (TensorRT 10)", _NOT_FP8
+        ),
+        "ort-trt-rtx": Backend(
+            "ort_trt_session", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider", _NOT_FP8
+        ),
         "openvino": Backend(
-            "openvino_session", "onnx", "cpu", "OpenVINO on the CPU, from ONNX or from its own IR", _ORT
+            "openvino_session", "onnx", "cpu", "OpenVINO on the CPU, from ONNX or from its own IR", _NOT_FP8
         ),
         "trt": Backend("trt_session", "trt", "cuda", "TensorRT, or TensorRT-RTX where only that is installed"),
         "trt-rtx": Backend("trt_session", "trt-rtx", "cuda", "TensorRT-RTX"),

@@ -21,7 +21,7 @@ from ..cuda_driver import probe_driver
 from ..delivered import module_of
 from ..errors import BadArtifact, MissingRequirement, SessionFailed, SilentFallback
 from ..session import Arrays, Delivered, DeliveredLayer, Session, TensorSpec
-from . import SessionOptions, check_precision
+from . import BACKENDS, SessionOptions, check_precision
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {
@@ -43,13 +43,13 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSe
     Raises:
         MissingRequirement: this build of ONNX Runtime, or this machine, has no CUDA.
         SilentFallback: ONNX Runtime left the provider out.
-        UsageError: the CPU provider was meant, and cannot run the artifact's precision.
+        UsageError: the provider that was meant has no convolutions of the artifact's precision.
     """
-    device = {"ort-cpu": "cpu", "ort-cuda": "cuda"}.get(name, options.device)
+    device, precision = {"ort-cpu": "cpu", "ort-cuda": "cuda"}.get(name, options.device), subject.manifest.precision
     if device == "auto":
-        device = "cuda" if cuda_works() else "cpu"
+        device = "cuda" if precision in BACKENDS["ort-cuda"].precisions and cuda_works() else "cpu"
+    check_precision(f"ort-{device}", precision)
     if device == "cpu":
-        check_precision("ort-cpu", subject.manifest.precision)
         return OrtSession(subject, options, name)
     if PROVIDERS["cuda"] not in ort.get_available_providers():
         raise MissingRequirement(

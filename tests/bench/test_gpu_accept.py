@@ -93,3 +93,9 @@ def test_backends_are_left_out_with_the_reason(accept: ModuleType, machine: Call
 def test_without_a_driver_every_engine_backend_is_left_out(accept: ModuleType) -> None:
     left_out = accept.left_out_backends(Driver("no driver"))
     assert left_out == dict.fromkeys(("trt", "trt-rtx", "ort-trt", "ort-trt-rtx"), "no driver")
+
+
+def test_each_precision_is_measured_where_a_backend_runs_it(accept: ModuleType) -> None:
+    runs = accept.runs_for(("torch", "ort-cuda"))
+    assert runs == {"fp32": ("torch", "ort-cuda"), "fp16": ("torch", "ort-cuda"), "bf16": ("torch",)}
+    assert accept.runs_for(("torch", "trt"))["fp8"] == ("trt",)

@@ -18,10 +18,11 @@ from resnext.artifact import Artifact
 from resnext.errors import BadArtifact, BadInput, GateFailed, MissingRequirement, SessionFailed, UsageError
 from resnext.inputs import seeded_pixels
 from resnext.weights import Weights
-from resnext_export import merge_choice
+from resnext_export import merge_choice, model_timer
 from resnext_export.calibration import calibrate
-from resnext_export.merge_choice import MergeChoice, Runtime, Timer, fastest_merge
+from resnext_export.merge_choice import MergeChoice, fastest_merge
 from resnext_export.merge_proof import prove_merge
+from resnext_export.model_timer import Runtime, Timer
 from resnext_export.quantized_from_onnx import quantized_from_onnx
 
 #: Names, groups and width of the convolutions of the small network that the planted clock times.
@@ -112,6 +113,12 @@ def chosen(clock: Clock, proto: onnx.ModelProto | None = None) -> MergeChoice:
     return fastest_merge(proto or small(), "ort", 8, open_timer=clock)
 
 
+@pytest.fixture(autouse=True)
+def _stages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the stages' choices come to, without one width for all."""
+    monkeypatch.setattr(merge_choice, "_UNIFORM", ())
+
+
 def test_each_stage_gets_its_fastest_width() -> None:
     proto = small()
     before = proto.SerializeToString()
@@ -128,6 +135,33 @@ def test_each_stage_gets_its_fastest_width() -> None:
     assert [(timing.stage, timing.width) for timing in choice.timings] == [row[:2] for row in expected]
     for timing, (_, _, ms, ratio) in zip(choice.timings, expected, strict=True):
         assert [timing.median_ms, timing.ratio] == pytest.approx([ms, ratio])
+
+
+class Together(Clock):
+    """A machine on which stages of one width run faster together than each alone says."""
+
+    def __init__(self, together: float) -> None:
+        super().__init__({"layer1": {4: 10, 8: 9.9, 16: 8.5, 32: 9}, "layer2": {8: 10, 16: 10, 32: 9}})
+        self.together = together
+
+    def __call__(self, proto: onnx.ModelProto) -> Timer:
+        run, alike = super().__call__(proto), len(set(widths(proto).values())) == 1
+        return lambda: run() * (self.together if alike else 1)
+
+
+@pytest.mark.parametrize(
+    ("together", "wanted"),
+    [(0.7, {"layer1": 16, "layer2": 16}), (0.97, {"layer1": 16, "layer2": 32}), (1.2, {"layer1": 16, "layer2": 32})],
+)
+def test_one_width_for_all_wins_where_it_is_faster_by_two_percent(
+    together: float, wanted: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge_choice, "_UNIFORM", (16,))
+    proto = small()
+    choice = chosen(Together(together), proto)
+    assert choice.widths == widths(choice.proto) == wanted
+    assert choice.speedup == pytest.approx(20 / (18.5 * together) if together == 0.7 else 20 / 17.5)
+    assert prove_merge(proto, choice.proto).convs == tuple(LAYERS)
 
 
 def test_a_tie_keeps_the_narrower_width() -> None:
@@ -265,7 +299,7 @@ def test_a_network_without_groups_is_not_even_opened() -> None:
 
 @pytest.fixture
 def short_visits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merge_choice, "_VISIT_NS", 1_000_000)
+    monkeypatch.setattr(model_timer, "_VISIT_NS", 1_000_000)
 
 
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,9 +364,9 @@ def test_a_time_is_that_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return run
 
-    monkeypatch.setattr(merge_choice, "_RUNNERS", {"ort": runner})
-    monkeypatch.setattr("resnext_export.merge_choice.time.perf_counter_ns", lambda: now_ns)
-    timer = merge_choice._timer(small(), runtime="ort", batch=8, threads=None)
+    monkeypatch.setattr(model_timer, "RUNNERS", {"ort": runner})
+    monkeypatch.setattr("resnext_export.model_timer.time.perf_counter_ns", lambda: now_ns)
+    timer = model_timer.model_timer(small(), runtime="ort", batch=8, threads=None)
     assert len(runs) == 2
     assert timer() == 10.0
     assert len(runs) == 2 + 1 + 3  # one to warm up, and 30 ms of timed ones

@@ -22,7 +22,7 @@ from resnext.backends import SessionOptions, open_session
 from resnext.backends.torch_session import reference_logits
 from resnext.config import Precision
 from resnext.cuda_driver import probe_driver
-from resnext.delivered import delivered_share
+from resnext.delivered import delivered_share, undelivered
 from resnext.engine_record import EngineOptions
 from resnext.errors import EngineRefused, MissingRequirement, SessionFailed
 from resnext.inputs import seeded_pixels
@@ -36,8 +36,10 @@ from resnext_bench.plan import Cell, Plan
 from resnext_bench.run import run_benchmark
 from resnext_export.cache import build_or_reuse, engine_or_reuse
 from resnext_export.command import main
+from resnext_export.derived_artifact import derive_onnx
 from resnext_export.engine_artifact import export_engine, refit_engine
 from resnext_export.onnx_artifact import export_onnx
+from resnext_export.recipe import QUANTIZED, Calibration, Recipe
 
 BATCHES = (1, 8, 64, 256)
 #: One for small batches, one for large ones.
@@ -269,6 +271,37 @@ def test_an_engine_in_float32_is_not_called_float16(fp32: Artifact, images: Any)
         found = session.delivered()
     assert delivered_share(found, fp32.manifest.config, "float16") == 0.0
     assert delivered_share(found, fp32.manifest.config, "float32") == 1.0, found.summary()
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("int8", "int8"), ("fp8", "float8_e4m3fn")])
+@pytest.mark.parametrize("merge", [None, 32])
+def test_other_precisions_are_right_and_delivered(
+    kind: EngineKind, precision: Precision, dtype: str, merge: int | None, tmp_path: Path
+) -> None:
+    capability = probe_driver().gpus[0].compute_capability
+    if precision == "fp8" and tuple(map(int, capability.split("."))) < (8, 9):
+        pytest.skip(f"no float8 on compute capability {capability}")
+    weights = load_weights("digits")
+    calibration = Calibration("random", 32) if precision in QUANTIZED else None
+    plain = export_onnx(weights, tmp_path / "fp32", check=False)
+    recipe = Recipe(precision, runtime="trt", calibration=calibration, merge=merge)
+    parent = derive_onnx(plain, weights, tmp_path / "onnx", recipe)
+    options = options_for(kind, "1:8:64")
+    engine = export_engine(parent, weights, tmp_path / "engine", kind=kind, options=options)  # which compares
+    assert engine.manifest.check is not None
+    with opened(engine) as session:
+        session.bind({"input": np.zeros((8, 1, 8, 8), np.float32)})
+        missed = dict(undelivered(session.delivered(), weights.config, dtype))
+    assert missed.keys() <= engine.manifest.left, missed
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_native_inputs_and_outputs(kind: EngineKind, precision: Precision, small: Weights, tmp_path: Path) -> None:
+    plain = export_onnx(small, tmp_path / "fp32", check=False)
+    parent = derive_onnx(plain, small, tmp_path / "onnx", Recipe(precision, native_io=True), check=False)
+    engine = export_engine(parent, small, tmp_path / "engine", kind=kind, options=options_for(kind, "8"))
+    assert engine.manifest.inputs[0].dtype == {"fp16": "float16", "bf16": "bfloat16"}[precision]
+    assert engine.manifest.check is not None
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------
