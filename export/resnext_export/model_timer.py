@@ -92,6 +92,8 @@ def _ort_runner(proto: onnx.ModelProto, feeds: _Feeds, threads: int | None) -> C
     from resnext.backends.ort_session import PROVIDERS, session_options
 
     options = session_options(SessionOptions(threads=threads))
+    # Its threads go on looking for work after a run, and would take the cores from the model that is timed next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=[PROVIDERS["cpu"]])
     return partial(session.run, None, feeds)
 
