@@ -108,7 +108,7 @@ def derive_onnx(
         expected = awaited.result() if awaited is not None else None
     if expected is not None and calibrated is not None:
         with working("computing what this precision costs at best"):
-            expected = replace(expected, baseline=_at_best(parent, recipe, precision, expected))
+            expected = replace(expected, baseline=_at_best(parent, recipe, precision, calibrated[1].method, expected))
     with staging(directory, force=force) as folder:
         manifest = _write(derived, parent, precision, recipe, folder)
         if expected is not None:
@@ -197,7 +197,9 @@ def _probes(of: Manifest, weights: Weights) -> NDArray[Any]:
     return pixels if of.preprocessing_baked else weights.preprocessing.normalise(pixels)
 
 
-def _at_best(parent: Artifact, recipe: Recipe, precision: Precision, expected: Expected) -> NDArray[np.float64]:
+def _at_best(
+    parent: Artifact, recipe: Recipe, precision: Precision, method: Method, expected: Expected
+) -> NDArray[np.float64]:
     """Logits of the same form calibrated on the very images that are compared, which is as good as it gets."""
     from .calibration import Source, calibrate
 
@@ -205,7 +207,7 @@ def _at_best(parent: Artifact, recipe: Recipe, precision: Precision, expected: E
     fixed = parent.manifest.inputs[0].shape[0] or 1
     whole = images[np.arange(-(-len(images) // fixed) * fixed) % len(images)]
     source = Source.of("the compared images", whole)
-    ranges = calibrate(parent.path, source.batches(), "minmax", source=source.name, source_sha256=source.sha256)
+    ranges = calibrate(parent.path, source.batches(), method, source=source.name, source_sha256=source.sha256)
     proto = onnx.load(parent.path)
     if precision == "fp8":
         proto = _lowered(_merged(_Derived(proto, {}), recipe), "fp16", recipe, None).proto

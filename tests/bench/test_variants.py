@@ -136,8 +136,6 @@ def test_precisions_are_measured_side_by_side(bench: Callable[..., Result]) -> N
         assert row.parity.passed
     for name in ("ort-cpu int8", "openvino int8"):
         assert found[name].parity.error_ratio < 2
-    # Each runtime has a form of its own of the same calibration.
-    assert found["ort-cpu int8"].artifact_sha256 != found["openvino int8"].artifact_sha256
     assert read_run(Path("run.json")).precision == "fp32, int8"
 
 
