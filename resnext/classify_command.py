@@ -96,7 +96,7 @@ def main(
         fixed = wanted.shape[0] or least
         for image in images:
             pixels = preprocessing.load(image)
-            array = pixels if baked else preprocessing.normalise(pixels)
+            array = pixels if baked else wanted.given(preprocessing.normalise(pixels))
             # A fixed batch is filled with copies; the first row is the answer.
             logits = session.run({wanted.name: np.repeat(array, fixed, axis=0)})[given.name][0].astype(np.float64)
             if not np.isfinite(logits).all():

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 _PACKAGES = (
-    "resnext-toolkit", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt_rtx",
-    "numpy",
+    "resnext-toolkit", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt",
+    "tensorrt_rtx", "numpy",
 )  # fmt: skip
 
 

@@ -319,7 +319,8 @@ def _row(
     manifest = opened.artifact.manifest if opened.artifact is not None else None
     numerics, left = (precision, frozenset[str]()) if manifest is None else (manifest.numerics, manifest.left)
     parity = _parity(taken, cell, images, opened, source, numerics)
-    reasons = reasons_against(taken, cell.batch, parity, delivered, weights.config, numerics, left)
+    form = manifest.quantization.runtime if manifest is not None and manifest.quantization is not None else None
+    reasons = reasons_against(taken, cell.batch, parity, delivered, weights.config, numerics, left, form)
     accuracy = None
     if labelled is not None:
         try:

@@ -24,7 +24,7 @@ LEAST_ACCOUNTED, MOST_ACCOUNTED = 0.3, 1.05
 
 def reasons_against(
     taken: Samples, batch: int, parity: Parity | None, delivered: Delivered, config: ResNeXtConfig, precision: str,
-    left: frozenset[str] = frozenset(),
+    left: frozenset[str] = frozenset(), form: str | None = None,
 ) -> tuple[str, ...]:  # fmt: skip
     """Why a row is not valid; empty for a valid one.
 
@@ -36,6 +36,7 @@ def reasons_against(
         config: the network.
         precision: asked for, as `Manifest.numerics` has it.
         left: modules that were never meant to be of it.
+        form: the runtime that a quantized graph is for.
     """
     found = _unsteady("host", taken.host_ns, batch)
     if taken.device_ns:
@@ -51,7 +52,9 @@ def reasons_against(
     elif not parity.passed:
         found.append(f"wrong output: {'; '.join(parity.failures)}")
     proven = parity is not None and parity.passed
-    found += _not_delivered(delivered, config, precision, left, proven=proven)
+    missing = _not_delivered(delivered, config, precision, left, proven=proven)
+    hint = "" if form is None else f"; the graph is in the form for {form}: --for makes another"
+    found += [line + hint for line in missing]
     return tuple(found)
 
 

@@ -153,8 +153,11 @@ def check_precision(name: str, precision: Precision) -> None:
 
 
 def natural_backend(artifact: Artifact) -> str:
-    """The backend that runs ``artifact`` where none is named: ``ort`` for an ONNX file, else the artifact's own."""
-    return "ort" if artifact.manifest.kind == "onnx" else artifact.manifest.kind
+    """The backend that runs ``artifact`` where none is named: its own, and ``ort`` for an ONNX file if that can."""
+    manifest = artifact.manifest
+    if manifest.kind != "onnx":
+        return manifest.kind
+    return "ort" if manifest.precision in BACKENDS["ort"].precisions else "openvino"
 
 
 def _check_kind(name: str, known: Backend, subject: Artifact) -> None:

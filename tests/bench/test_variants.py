@@ -145,6 +145,7 @@ def test_a_graph_in_another_runtimes_form_is_no_int8(bench: Any, artifacts: dict
     found = rows()
     assert told(found["ort-cpu int8"]) == ""
     assert "int8 asked for, but only 0.0 %" in told(found["ort-cpu trt8"])
+    assert "in the form for trt" in told(found["ort-cpu trt8"])
 
 
 def test_a_runtime_that_computes_something_else_is_caught(

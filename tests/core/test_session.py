@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from resnext.cuda_driver import Gpu, probe_driver
 from resnext.errors import BadInput
 from resnext.fake_session import FakeSession
-from resnext.session import Delivered, DeliveredLayer, Session, TensorSpec
+from resnext.session import Delivered, DeliveredLayer, Session, TensorSpec, numpy_dtype
 
 Images = NDArray[np.float32]
 
@@ -223,3 +223,18 @@ def test_what_the_driver_answers_is_told(
         assert driver.gpus == (Gpu("GPU 0", "8.9"), Gpu("GPU 1", "8.9"))
     else:
         assert problem in (driver.problem or "")
+
+
+def test_float32_images_are_converted_only_where_an_input_is_narrower() -> None:
+    images = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    for name in ("float16", "bfloat16"):
+        spec = TensorSpec(name="x", dtype=name, shape=(None, 3))
+        given = spec.given(images)
+        assert given.dtype == numpy_dtype(name)
+        spec.check(given)
+        with pytest.raises(BadInput, match="has dtype float32"):
+            spec.check(images)
+    for name in ("float32", "uint8"):
+        assert TensorSpec(name="x", dtype=name, shape=(None, 3)).given(images) is images
+    pixels = np.zeros((2, 3), np.uint8)
+    assert TensorSpec(name="x", dtype="float16", shape=(None, 3)).given(pixels) is pixels
