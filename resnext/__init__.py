@@ -5,10 +5,14 @@ Names are imported on first use, so that ``import resnext`` (and a command's ``-
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .version import __version__
+
+#: ONNX Runtime's wheels report to their maker as soon as they are imported, from 1.31 on Linux too.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "Artifact": "artifact",

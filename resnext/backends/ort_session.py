@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import re
 import sys
 import tempfile
@@ -265,6 +264,5 @@ def first_line(exc: Exception) -> str:
     return text.splitlines()[0] if text else type(exc).__name__
 
 
-# Telemetry of the Windows builds, off before the first session.
-if os.name == "nt":
-    ort.disable_telemetry_events()
+# Where it was imported before this toolkit could say so (`resnext`), it stops here.
+ort.disable_telemetry_events()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -353,3 +356,11 @@ def test_a_truncated_graph_is_a_bad_artifact_and_not_a_crash(artifact: Artifact,
     (folder / "model.onnx").write_bytes(artifact.path.read_bytes()[:500])
     with pytest.raises(BadArtifact, match="cannot load"):
         open_session("ort-cpu", Artifact(folder, artifact.manifest))
+
+
+def test_onnx_runtime_does_not_report_to_its_maker(tmp_path: Path) -> None:
+    """It leaves a file with an identity in the temporary folder where it does."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", "import resnext, onnxruntime"], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
