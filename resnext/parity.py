@@ -7,9 +7,9 @@ root mean square of the reference logits, so one tolerance serves every network.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict
 
 from .errors import UsageError
 from .session import numpy_dtype
+
+if TYPE_CHECKING:
+    from .manifest import Manifest
 
 #: Confidence of the Clopper-Pearson bound on agreement.
 CONFIDENCE = 0.95
@@ -114,6 +117,17 @@ def gate_for(precision: str) -> Gate:
         return GATES[precision]
     except KeyError:
         raise UsageError(f"no parity gate for precision {precision!r}; known: {', '.join(GATES)}") from None
+
+
+def gate_of(manifest: Manifest) -> Gate:
+    """The gate for an artifact: its precision's, and for a quantized one not much more than it lost when it was made.
+
+    What a sound int8 network loses hangs on the network, so the table's figure only stops nonsense.
+    """
+    gate = gate_for(manifest.numerics)
+    if manifest.quantization is None or manifest.check is None:
+        return gate
+    return replace(gate, max_error=min(gate.max_error, gate.max_error_ratio * manifest.check.max_error))
 
 
 def compare(

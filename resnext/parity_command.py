@@ -115,13 +115,15 @@ def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
 
     Raises:
         BadWeights: they cannot be found, or are not those.
-        BadArtifact: a package and its manifest do not agree, so the manifest's word on weights is worth nothing.
+        BadArtifact: the file and its manifest do not agree, so the manifest's word on weights is worth nothing.
     """
     from .errors import BadWeights
+    from .onnx_precision import check_onnx_precision
     from .package_file import check_package_bytes
     from .weights import load_weights
 
     check_package_bytes(artifact)
+    check_onnx_precision(artifact)
     record = artifact.manifest.weights
     try:
         weights = load_weights(spec or record.source, artifact.manifest.config)
@@ -154,7 +156,7 @@ def check_artifact(
     from .emulation import emulated_logits
     from .errors import BadArtifact, GateFailed, UsageError
     from .inputs import seeded_pixels
-    from .parity import compare, discriminates, gate_for
+    from .parity import compare, discriminates, gate_of
 
     manifest = artifact.manifest
     if weights.preprocessing != manifest.preprocessing or weights.class_names != manifest.class_names:
@@ -195,7 +197,7 @@ def check_artifact(
     return compare(
         reference,
         np.concatenate(parts),
-        gate=gate_for(manifest.numerics),
+        gate=gate_of(manifest),
         baseline=baseline,
         dtype=dtype,
         artifact_sha256=manifest.file_sha256,
@@ -215,9 +217,10 @@ def _print(outcome: Parity, artifact: Artifact, backend_name: str, against: str)
         click.echo(f"  top-1 agrees    {outcome.top1:.2%}  (at least {outcome.top1_low:.2%} with 95 % confidence)")
         click.echo(f"  top-5 agrees    {outcome.top5:.2%}")
     if outcome.error_ratio is not None:
-        click.echo(
-            f"  error ratio     {outcome.error_ratio:.2f} times what {artifact.manifest.precision} costs by itself"
-        )
+        of = f"what eager {artifact.manifest.precision} PyTorch loses"
+        if artifact.manifest.quantization is not None:
+            of = "what the file loses computed node by node; resnext-bench --accuracy says what that costs"
+        click.echo(f"  error ratio     {outcome.error_ratio:.2f} times {of}")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ invalid. 3, 4: a backend failed; its row says why.
     help="Images that int8 and fp8 take their ranges from, where no artifact is given.  "
     "[default: what shipped weights were trained on]",
 )
-@click.option("--calibration-images", type=click.IntRange(min=1), metavar="N", help="[default: 128]")
+@click.option("--calibration-images", type=click.IntRange(1, 100_000), metavar="N", help="[default: 128]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of images and order.")
 @json_option("Write raw samples and everything else as JSON")
 @click.option(
@@ -162,7 +162,7 @@ def main(
     Backends take turns in short rounds, so that drift of the machine hits all alike. Each row's output, that of the
     timed runs themselves, is compared with float64 PyTorch.
     """
-    from resnext.backends import SessionOptions, available_backends
+    from resnext.backends import BACKENDS, SessionOptions, available_backends
     from resnext.errors import UsageError
 
     from .plan import Plan
@@ -173,7 +173,7 @@ def main(
         raise UsageError("--markdown needs a file of its own")
     for target in (json_path, markdown_path):
         check_writable(target)
-    if "all" in backends:
+    if taken_all := "all" in backends:
         backends = available_backends(device)
     if (calibration or calibration_images) and (paths or not {"int8", "fp8"} & set(precision or ())):
         raise UsageError("--calibration is for int8 and fp8 where no artifact is given; drop it")
@@ -184,6 +184,8 @@ def main(
     else:
         weights = chosen_weights(model, spec, num_classes, input_size)
         variants = made_variants(precision or ("fp32",), calibration, calibration_images)
+    if taken_all:
+        backends = tuple(n for n in backends if any(v.precision in BACKENDS[n].precisions for v in variants.values()))
     cells, left_out = chosen_cells(backends, batches, variants)
     for line in left_out:
         click.echo(f"note: {line}", err=True)

@@ -19,7 +19,7 @@ from resnext.engine_record import EngineOptions
 from resnext.errors import BadInput, ResnextError
 from resnext.inputs import seeded_pixels
 from resnext.manifest import BatchRange, WeightsRecord
-from resnext.parity import Parity, compare, gate_for
+from resnext.parity import Parity, compare, gate_for, gate_of
 from resnext.session import Delivered
 from resnext.trt_flavour import driver_or_refuse, flavour_for
 
@@ -368,6 +368,7 @@ def _parity(
     assert opened.subject is not None
     sha256 = opened.artifact.manifest.file_sha256 if opened.artifact else None
     dtype = opened.subject.session.outputs[0].dtype
+    gate = gate_for(numerics) if opened.artifact is None else gate_of(opened.artifact.manifest)
     outcomes = []
     for output in (taken.output, taken.bound_output):
         if output is not None:
@@ -379,9 +380,7 @@ def _parity(
             else:
                 chosen, got = list(range(cell.batch)), output
             want, loss = images.reference(chosen), _loss(cell, images, source, numerics, chosen)
-            outcomes.append(
-                compare(want, got, gate=gate_for(numerics), baseline=loss, dtype=dtype, artifact_sha256=sha256)
-            )
+            outcomes.append(compare(want, got, gate=gate, baseline=loss, dtype=dtype, artifact_sha256=sha256))
     return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
 
 

@@ -257,7 +257,9 @@ def calibrate(
             raise BadInput(f"no images to calibrate {model_path} with: {source} is empty")
         with redirect_stdout(io.StringIO()):
             found = calibrator.compute_data()
-    ends = {name: map(float, map(np.squeeze, found[name].range_value)) for name in _tensors(proto) if name in found}
+    ends = {
+        name: map(float, map(np.squeeze, found[name].range_value)) for name in float_tensors(proto) if name in found
+    }
     return Ranges(
         onnx_sha256=_digest(data),
         weights_sha256=weights if _SHA256.fullmatch(weights) else None,
@@ -300,7 +302,7 @@ def _parsed(data: bytes, path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _tensors(proto: onnx.ModelProto) -> dict[str, int]:
+def float_tensors(proto: onnx.ModelProto) -> dict[str, int]:
     """Element types of the floating-point tensors that nodes read or give, without constants, in graph order."""
     inferred = onnx.shape_inference.infer_shapes(proto).graph
     values = (*inferred.value_info, *inferred.input, *inferred.output)
@@ -318,7 +320,7 @@ def _calibrator(proto: onnx.ModelProto, method: Method, scratch: Path, path: Pat
     watched.CopyFrom(proto)
     graph = watched.graph
     # ReduceMin and ReduceMax pass over NaN, as nanmin does; a sum of absolute values is as finite as they are.
-    tensors = _tensors(proto)
+    tensors = float_tensors(proto)
     for name, kind in tensors.items():
         if kind == TensorProto.FLOAT16:  # whose sum would overflow
             graph.node.append(helper.make_node("Cast", [name], [f"{_WATCH}wide.{name}"], to=TensorProto.FLOAT))

@@ -32,7 +32,6 @@ def derivation(manifest: Manifest) -> list[str]:
         lines.append(f"left      {', '.join([*kept, 'the classifier'])}: not {manifest.precision}")
     if (merged := manifest.merged) is not None:
         how = "" if merged.speedup is None else f", {merged.speedup:.2f} times as fast on {merged.runtime}"
-        lines.append(
-            f"merged    {len(merged.groups)} convolutions{how}; float64 differs by {merged.max_error:.0e} at most"
-        )
+        what = "convolution" + "s" * (len(merged.groups) > 1)
+        lines.append(f"merged    {len(merged.groups)} {what}{how}; float64 differs by {merged.max_error:.0e} at most")
     return lines

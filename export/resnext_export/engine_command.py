@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from .recipe import QUANTIZED
+
 if TYPE_CHECKING:
     from resnext.artifact import Artifact
     from resnext.manifest import Manifest
@@ -55,7 +57,7 @@ def export_derived_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
     """
     from .derived_artifact import derive_onnx
 
-    asked.wanted_recipe()  # before any weights are loaded or exported
+    _check_images(asked, request)
     parent, weights = _source(asked, request, asked.batch)
     recipe = asked.wanted_recipe(parent.manifest.batch.opt)
     assert recipe is not None  # or this would not have been called
@@ -74,6 +76,7 @@ def _derived_source(
         batch: as `_source`.
         tuned: batch size at which merged groups are timed.
     """
+    _check_images(asked, request)
     recipe = asked.wanted_recipe(tuned)
     parent, weights = _source(asked, request, batch)
     if recipe is None or (recipe.merge is None and recipe.precision == parent.manifest.precision):
@@ -86,6 +89,13 @@ def _derived_source(
     from .derived_artifact import derive_onnx
 
     return derive_onnx(parent, weights, _scratch() / "derived", recipe, check=False, say=_note), weights
+
+
+def _check_images(asked: Asked, request: EngineRequest) -> None:
+    """What can be known to be missing is said before anything is exported."""
+    recipe = asked.wanted_recipe()
+    if recipe is not None and recipe.precision in QUANTIZED and request.onnx is None:
+        recipe.calibrated_for(asked.weights())
 
 
 def _check_same(asked: Asked, parent: Artifact) -> None:

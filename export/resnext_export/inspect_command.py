@@ -66,13 +66,18 @@ def inspect(
     """
     check_writable(json_path)
     from resnext.artifact import read_artifact
+    from resnext.backends import backend as known_backend
     from resnext.engine_name import check_engine_bytes
-    from resnext.errors import GateFailed, MissingRequirement
+    from resnext.errors import GateFailed, MissingRequirement, UsageError
+    from resnext.onnx_precision import check_onnx_precision
     from resnext.package_file import check_package_bytes
     from resnext.passport import machine_for, obstacles, remarks
 
     artifact = read_artifact(path)
     check_engine_bytes(artifact)
+    check_onnx_precision(artifact)
+    if backend is not None and require_delivered is not None and known_backend(backend).source == "model":
+        raise UsageError(f"{backend} runs the live model and does not look at the file; drop --require-delivered")
     check_package_bytes(artifact)
     manifest = artifact.manifest
     machine = machine_for(manifest)
@@ -139,8 +144,11 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
     from resnext.backends import SessionOptions, natural_backend, open_session
     from resnext.backends import backend as known_backend
     from resnext.parity_command import artifact_weights
+    from resnext.session import Delivered as Unasked
 
     name = backend or natural_backend(artifact)
+    if backend is None and artifact.manifest.precision not in known_backend(name).precisions:
+        return Unasked("nowhere", ()), f"not asked: {name} does not run {artifact.manifest.precision}"
     subject: Any = artifact
     precision = artifact.manifest.precision
     if known_backend(name).source == "model":

@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from resnext.errors import BadInput, MissingRequirement, UsageError
 
-from .calibration import Ranges, refuse_quantized
+from .calibration import Ranges, float_tensors, refuse_quantized
 
 Runtime = Literal["trt", "ort", "openvino"]
 
@@ -92,7 +92,10 @@ def quantized_from_onnx(proto: onnx.ModelProto, ranges: Ranges, runtime: Runtime
     if wrong := [name for name, weight in weights.items() if weight.dtype != np.float32]:
         # Its quantizer takes float16 scales under 6e-5 for zero, and the channels with them.
         raise BadInput(f"convolution {wrong[0]!r} is {weights[wrong[0]].dtype}; quantize the float32 export")
-    nodes = [node for node in proto.graph.node if node.op_type in form.operators]
+    floats = {*float_tensors(proto), *(tensor.name for tensor in proto.graph.initializer), ""}
+    named = [node for node in proto.graph.node if node.op_type in form.operators]
+    # Where the batch is open, baked preprocessing adds up shapes, in integers.
+    nodes = [node for node in named if floats.issuperset(node.input)]
     marked = [] if form.outputs else shortcuts(proto)
     constants = {tensor.name for tensor in proto.graph.initializer}
     read = (name for node in nodes for name in (*node.input, *(node.output if form.outputs else ())))
@@ -112,7 +115,7 @@ def quantized_from_onnx(proto: onnx.ModelProto, ranges: Ranges, runtime: Runtime
                 },
             ),
             nodes_to_quantize=[],
-            nodes_to_exclude=[],
+            nodes_to_exclude=[node.name for node in named if node not in nodes],
             op_types_to_quantize=list(form.operators),
             extra_options={
                 "ActivationSymmetric": form.symmetric,

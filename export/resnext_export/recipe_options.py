@@ -105,7 +105,7 @@ def recipe_options(function: F) -> F:
             help="How outliers are judged: kept, cut where the histogram loses least, or the rarest 0.01 % cut.  "
             "[default: minmax]",
         ),
-        click.option("--calibration-images", type=click.IntRange(min=1), metavar="N", help=f"[default: {IMAGES}]"),
+        click.option("--calibration-images", type=click.IntRange(1, 100_000), metavar="N", help=f"[default: {IMAGES}]"),
         click.option(
             "--calibration", metavar="digits|fashion-mnist|FOLDER|random",
             help="Images that int8 and fp8 take their ranges from; random is noise.  "

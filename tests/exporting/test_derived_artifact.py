@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, numpy_helper
 from PIL import Image
 
-from resnext.artifact import Artifact, read_artifact
+from resnext.artifact import Artifact, file_sha256, read_artifact
 from resnext.emulation import NAME as NODE_BY_NODE
 from resnext.errors import BadArtifact, BadInput, GateFailed, ResnextError, UsageError
+from resnext.onnx_precision import check_onnx_precision
+from resnext.parity_command import main as parity
 from resnext.weights import Weights, load_weights
 from resnext_export import derived_artifact, quantized_from_onnx
 from resnext_export.command import main
@@ -414,3 +417,80 @@ def test_an_edited_manifest_without_its_calibration_is_refused(derive: Derive) -
         path.write_text(json.dumps(json.loads(artifact.manifest.to_json()) | change))
         with pytest.raises(BadArtifact, match="quantization record"):
             read_artifact(artifact.directory)
+
+
+# --- what a manifest claims, held against the bytes ---------------------------------------------------------------
+
+
+def edited(artifact: Artifact, folder: Path, **changes: Any) -> Path:
+    """A copy with another manifest."""
+    shutil.copytree(artifact.directory, folder)
+    manifest = json.loads(artifact.manifest.to_json()) | changes
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_precision_that_the_bytes_do_not_have_is_refused(
+    derive: Derive, digits_artifact: Artifact, tmp_path: Path, export: Callable[..., Result]
+) -> None:
+    real = derive(Recipe("int8"))
+    record = json.loads(real.manifest.to_json())["quantization"]
+    claims = {
+        "fp16": edited(digits_artifact, tmp_path / "a", precision="fp16"),
+        "int8": edited(digits_artifact, tmp_path / "b", precision="int8", quantization=record),
+        "fp32": edited(real, tmp_path / "c", precision="fp32", quantization=None),
+    }
+    for name, path in claims.items():
+        for command, args in ((parity, ["--artifact", str(path)]), (main, ["inspect", str(path)])):
+            result = CliRunner().invoke(command, args)
+            assert result.exit_code == BadArtifact.exit_code, (name, result.output)
+            assert f"says {name}, and the weights of" in result.output
+        for target in ("openvino", "trt-rtx"):
+            result = export("--format", target, "--onnx", str(path), "--output", "laundered")
+            assert result.exit_code in (BadArtifact.exit_code, 3), result.output
+            assert not Path("laundered").exists()
+    for name in RECIPES:
+        check_onnx_precision(derive(RECIPES[name], force=True))
+
+
+def test_a_quantized_file_that_lost_accuracy_since_is_caught(derive: Derive) -> None:
+    """Beside its own arithmetic any file looks well; it is held against what it lost when it was made."""
+    artifact = derive(Recipe("int8"))
+    assert CliRunner().invoke(parity, ["--artifact", str(artifact.directory)]).exit_code == 0
+    proto = onnx.load(artifact.path)
+    scale = next(t for t in proto.graph.initializer if t.name == "layer1.0.conv3.weight_scale")
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(0.5), scale.name))
+    artifact.path.write_bytes(proto.SerializeToString())
+    manifest = json.loads(artifact.manifest.to_json())
+    manifest |= {"file_sha256": file_sha256(artifact.path), "file_size_bytes": artifact.path.stat().st_size}
+    (artifact.directory / "manifest.json").write_text(json.dumps(manifest))
+    result = CliRunner().invoke(parity, ["--artifact", str(artifact.directory)])
+    assert result.exit_code == GateFailed.exit_code, result.output
+    assert "max error" in result.output
+
+
+@pytest.mark.parametrize("name", ["int8", "int8 for openvino", "fp8", "bf16"])
+def test_pixels_and_an_open_batch_go_with_every_precision(
+    name: str, digits: Weights, derive: Derive, tmp_path: Path
+) -> None:
+    parent = export_onnx(digits, tmp_path / "pixels", bake_preprocessing=True, check=False)
+    manifest = derive(RECIPES[name], parent).manifest
+    assert manifest.check is not None
+    assert (manifest.inputs[0].dtype, manifest.inputs[0].shape[0]) == ("uint8", None)
+
+
+def test_inspect_tells_of_files_that_nothing_here_runs(derive: Derive) -> None:
+    artifact = derive(RECIPES["fp8"], check=False)
+    result = CliRunner().invoke(main, ["inspect", str(artifact.directory)])
+    assert result.exit_code == 0, result.output
+    assert "not asked: openvino does not run fp8" in result.output
+    refused = CliRunner().invoke(main, ["inspect", str(artifact.directory), "--require-delivered", "0.5"])
+    assert refused.exit_code == GateFailed.exit_code
+
+
+def test_a_live_model_does_not_speak_for_a_file(digits_artifact: Artifact) -> None:
+    arguments = ["inspect", str(digits_artifact.directory), "--backend", "torch"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    result = CliRunner().invoke(main, [*arguments, "--require-delivered", "0.9"])
+    assert result.exit_code == 2
+    assert "does not look at the file" in result.output
