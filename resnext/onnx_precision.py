@@ -47,7 +47,9 @@ def check_onnx_precision(artifact: Artifact) -> None:
     try:
         found = weight_types(onnx.load(artifact.path, load_external_data=False))
     except Exception as exc:  # protobuf has many names for it
-        raise BadArtifact(f"{artifact.path} is not readable ONNX: {str(exc).splitlines()[0]}") from exc
+        raise BadArtifact(
+            f"{artifact.path}: this is not an ONNX file, or it is cut short; export the artifact again"
+        ) from exc
     wanted = _WEIGHTS[manifest.precision]
     if odd := [(name, kind) for name, kind in found.items() if kind != wanted and name not in manifest.left]:
         name, kind = odd[0]
