@@ -51,13 +51,13 @@ class Variant:
     Attributes:
         precision: of weights and activations.
         artifact: what ONNX backends run; None means the cache's.
-        calibration: images that a quantized artifact takes its ranges from, where the cache has to make one; None means
-            the shipped weights' own data.
+        calibration: images that a quantized artifact takes its ranges from, where the cache has to make one, and how
+            many; None for either means the default.
     """
 
     precision: Precision = "fp32"
     artifact: Artifact | None = None
-    calibration: tuple[str, int | None] | None = None
+    calibration: tuple[str | None, int | None] = (None, None)
 
 
 @dataclass

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 def made_variants(precisions: tuple[Precision, ...], calibration: str | None, images: int | None) -> dict[str, Variant]:
     """A variant for each precision, with artifacts from the cache; a single one has no name."""
-    chosen = (calibration, images) if calibration is not None else None
     return {
         precision if len(precisions) > 1 else "": Variant(
-            precision, calibration=chosen if precision in ("int8", "fp8") else None
+            precision, calibration=(calibration, images) if precision in ("int8", "fp8") else (None, None)
         )
         for precision in precisions
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from resnext.cuda_driver import probe_driver
 from resnext.engine_record import EngineOptions
 from resnext.errors import BadArtifact, MissingRequirement
 from resnext.manifest import FORMAT_VERSION, BatchRange, Manifest
+from resnext.package_record import cpu_flags, this_host
 from resnext.package_record import obstacles as package_obstacles
-from resnext.package_record import this_host
 from resnext.passport import obstacles, this_machine
 from resnext.trt_flavour import EngineKind, Flavour, flavour_for
 from resnext.version import __version__
@@ -73,7 +72,7 @@ def build_or_reuse(weights: Weights, folder: Path | None = None, recipe: Recipe 
 
 
 def onnx_or_reuse(
-    weights: Weights, precision: Precision, form: str = "ort", calibration: tuple[str, int | None] | None = None
+    weights: Weights, precision: Precision, form: str = "ort", calibration: tuple[str | None, int | None] = (None, None)
 ) -> Built:
     """The checked ONNX artifact of ``weights`` at ``precision``; as `build_or_reuse`.
 
@@ -81,8 +80,7 @@ def onnx_or_reuse(
         weights: the network.
         precision: of weights and activations.
         form: the runtime that a quantized graph is for.
-        calibration: its images, as `Calibration` has them, and how many (None: the default); None means the shipped
-            weights' own data.
+        calibration: its images, as `Calibration` has them, and how many; None for either means the default.
 
     Raises:
         ResnextError: whatever `build_or_reuse` raises.
@@ -93,7 +91,7 @@ def onnx_or_reuse(
         return build_or_reuse(weights)
     if precision not in QUANTIZED:
         return build_or_reuse(weights, recipe=Recipe(precision))
-    images = None if calibration is None else Calibration(calibration[0], calibration[1] or IMAGES)
+    images = Calibration(calibration[0], calibration[1] or IMAGES)
     runtime = cast("Runtime", "trt" if precision == "fp8" else form)
     return build_or_reuse(weights, recipe=Recipe(precision, runtime=runtime, calibration=images))
 
@@ -118,12 +116,12 @@ def derived_or_reuse(
 
     images = None
     if recipe.precision in QUANTIZED:
-        asked = recipe.calibrated_for(weights)
+        asked = recipe.calibration
         images = [asked.source(weights).digest, asked.images, asked.method]
     facts = {
         "onnx": parent.manifest.file_sha256, "recipe": {**asdict(recipe), "calibration": images},
         "versions": library_versions(),
-        "machine": [platform.processor(), os.cpu_count()] if recipe.merge == "auto" else None,
+        "machine": [sorted(cpu_flags()), os.cpu_count()] if recipe.merge == "auto" else None,
     }  # fmt: skip
 
     def good(manifest: Manifest) -> bool:

@@ -29,11 +29,12 @@ from resnext.errors import BadArtifact, BadInput, MissingRequirement, UsageError
 from resnext.manifest import Sha256
 from resnext.progress import track
 
+from .recipe import Method as Method
+
 if TYPE_CHECKING:
     from resnext.image_source import ImageSource
 
 FORMAT_VERSION = 1
-Method = Literal["minmax", "entropy", "percentile"]
 #: Share of a tensor's values, in percent, that ``percentile`` keeps.
 PERCENTILE = 99.99
 #: Bins at first; they grow with the values, and entropy's search takes their square. ONNX Runtime's own default for
@@ -205,9 +206,12 @@ def calibrate_or_reuse(model_path: Path, source: Source, method: Method, folder:
         ) from exc
     try:
         try:
-            return read_ranges(entry)
+            kept = read_ranges(entry)
+            if kept.ranges.keys() >= float_tensors(_parsed(_read(model_path), model_path)).keys():
+                return kept
         except BadArtifact:  # absent, or damaged since
-            ranges = calibrate(model_path, source.batches(), method, source=source.name, source_sha256=source.sha256)
+            pass
+        ranges = calibrate(model_path, source.batches(), method, source=source.name, source_sha256=source.sha256)
         if ranges.images != source.images:
             raise BadInput(f"{source.name} gave {ranges.images} images and was said to hold {source.images}")
         ranges.write(entry)

@@ -31,6 +31,8 @@ def derivation(manifest: Manifest) -> list[str]:
         kept = counted(reason for name, reason in quantized.left if name != "fc")
         lines.append(f"left      {', '.join([*kept, 'the classifier'])}: not {manifest.precision}")
     if (merged := manifest.merged) is not None:
+        if not merged.groups:
+            return [*lines, f"merged    none: no merge is faster on {merged.runtime} here, batch {merged.batch}"]
         how = "" if merged.speedup is None else f", {merged.speedup:.2f} times as fast on {merged.runtime}"
         what = "convolution" + "s" * (len(merged.groups) > 1)
         lines.append(f"merged    {len(merged.groups)} {what}{how}; float64 differs by {merged.max_error:.0e} at most")

@@ -90,12 +90,15 @@ def derive_onnx(
     if precision == of.precision and recipe.merge is None:
         raise UsageError(f"{parent.directory} is {precision} already, and no groups are to be merged: nothing to do")
     check_destination(directory, force=force)
+    graph = _Derived(onnx.load(parent.path), {})
+    if precision == "fp8" != of.precision:  # which groups have to be wide for
+        graph = _merged(graph, recipe)
     calibrated = pixels = None
     if precision != of.precision and precision in QUANTIZED:
-        asked = recipe.calibrated_for(weights)
+        asked = recipe.calibration
         images = asked.source(weights)
         if precision == "fp8":
-            _say_left(parent, recipe, say)
+            _say_left(graph.proto, say)
         if asked.spec == "random":
             say("calibrating on noise: the file will be good for trying speed, not for use")
         calibrated = _calibrated(parent, recipe.runtime, images, asked.method)
@@ -104,11 +107,13 @@ def derive_onnx(
     # PyTorch computes the reference on another thread meanwhile.
     with ThreadPoolExecutor(max_workers=1) as pool:
         awaited = pool.submit(expect, weights, of.batch, precision, pixels=pixels) if check else None
-        derived = _derive(parent, recipe, precision, calibrated, _probes(of, weights))
+        derived = _derive(graph, parent, recipe, precision, calibrated, _probes(of, weights))
         expected = awaited.result() if awaited is not None else None
     if expected is not None and calibrated is not None:
         with working("computing what this precision costs at best"):
-            expected = replace(expected, baseline=_at_best(parent, recipe, precision, calibrated[1].method, expected))
+            expected = replace(
+                expected, baseline=_at_best(graph.proto, parent, recipe, precision, calibrated[1].method, expected)
+            )
     with staging(directory, force=force) as folder:
         manifest = _write(derived, parent, precision, recipe, folder)
         if expected is not None:
@@ -120,14 +125,11 @@ def derive_onnx(
 
 
 def _derive(
-    parent: Artifact, recipe: Recipe, precision: Precision, calibrated: _Calibrated | None,
+    graph: _Derived, parent: Artifact, recipe: Recipe, precision: Precision, calibrated: _Calibrated | None,
     probes: NDArray[Any],
 ) -> _Derived:  # fmt: skip
-    graph = _Derived(onnx.load(parent.path), {})
     if precision == parent.manifest.precision:
         return _merged(graph, recipe)
-    if precision == "fp8":  # which groups have to be wide for
-        graph = _merged(graph, recipe)
     if precision in (*HALVES, "fp8"):
         half = cast("HalfPrecision", "fp16" if precision == "fp8" else precision)
         with working(f"converting to {precision}"):
@@ -198,7 +200,7 @@ def _probes(of: Manifest, weights: Weights) -> NDArray[Any]:
 
 
 def _at_best(
-    parent: Artifact, recipe: Recipe, precision: Precision, method: Method, expected: Expected
+    proto: onnx.ModelProto, parent: Artifact, recipe: Recipe, precision: Precision, method: Method, expected: Expected
 ) -> NDArray[np.float64]:
     """Logits of the same form calibrated on the very images that are compared, which is as good as it gets."""
     from .calibration import Source, calibrate
@@ -208,9 +210,8 @@ def _at_best(
     whole = images[np.arange(-(-len(images) // fixed) * fixed) % len(images)]
     source = Source.of("the compared images", whole)
     ranges = calibrate(parent.path, source.batches(), method, source=source.name, source_sha256=source.sha256)
-    proto = onnx.load(parent.path)
     if precision == "fp8":
-        proto = _lowered(_merged(_Derived(proto, {}), recipe), "fp16", recipe, None).proto
+        proto = _lowered(_Derived(proto, {}), "fp16", recipe, None).proto
     proto, _ = _quantized(proto, ranges, precision, recipe)
     return node_by_node(proto, images).astype(np.float64)
 
@@ -242,11 +243,10 @@ def _merged(graph: _Derived, recipe: Recipe) -> _Derived:
     return _Derived(merged, graph.facts | {"merged": MergeRecord(groups=groups, max_error=proof.max_error, **facts)})
 
 
-def _say_left(parent: Artifact, recipe: Recipe, say: Callable[[str], None]) -> None:
+def _say_left(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:
     """Say which convolutions will not be float8, before the work begins."""
     from .fp8_from_onnx import left_by_fp8
 
-    proto = _merged(_Derived(onnx.load(parent.path), {}), recipe).proto
     left = left_by_fp8(proto)
     count = sum(node.op_type == "Conv" for node in proto.graph.node)
     told = ", ".join(counted(reason for _, reason in left))

@@ -165,6 +165,10 @@ def _check_parent(parent: Artifact, options: EngineOptions) -> None:
         raise UsageError(f"an engine is built from an ONNX artifact; {parent.directory} is of kind {manifest.kind}")
     if options.tf32 and manifest.precision != "fp32":
         raise UsageError(f"--tf32 is for float32 engines, and this one is {manifest.precision}; drop it")
+    if options.strip_weights and manifest.merged is not None:
+        raise UsageError(
+            "--strip-weights needs a graph as exported, and this one's groups were merged; drop one of the two"
+        )
     if options.strip_weights and manifest.quantization is not None:
         raise UsageError(
             f"--strip-weights is for float networks; the scales of {manifest.precision} are for these very weights"

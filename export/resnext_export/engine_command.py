@@ -95,7 +95,7 @@ def _check_images(asked: Asked, request: EngineRequest) -> None:
     """What can be known to be missing is said before anything is exported."""
     recipe = asked.wanted_recipe()
     if recipe is not None and recipe.precision in QUANTIZED and request.onnx is None:
-        recipe.calibrated_for(asked.weights())
+        recipe.calibration.check(asked.weights())
 
 
 def _check_same(asked: Asked, parent: Artifact) -> None:

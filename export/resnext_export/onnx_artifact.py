@@ -148,7 +148,7 @@ def expect(
         sorted({max(low, size) if high is None else min(max(low, size), high) for size in CHECK_BATCHES})
     )
     # More images than the batch where that is small, so that one can tell whether the network tells images apart.
-    if pixels is None:
+    if not (given := pixels is not None):
         pixels = seeded_pixels(weights.config, min(max(*batches, *CHECK_BATCHES), DIFFERENT))
     images = weights.preprocessing.normalise(pixels)
     reference = reference_logits(weights, images, torch.float32)
@@ -157,6 +157,11 @@ def expect(
             "PyTorch itself gives NaN or infinite logits for these weights; --no-check exports them unproven"
         )
     if not discriminates(reference):
+        if given:
+            raise GateFailed(
+                "the network gives nearly the same logits for every calibration image, so a comparison would prove "
+                "nothing; are the images all alike? --no-check exports unproven"
+            )
         raise GateFailed(
             "the network gives nearly the same logits for every test image, so a comparison would prove nothing; "
             "are the weights trained? --no-check exports them unproven"

@@ -41,19 +41,6 @@ class PixelInput(nn.Module):
         return logits
 
 
-class HalfInside(nn.Module):
-    """A network that computes in float16 between float32 images and float32 logits."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model.half()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N x classes, float32) of float32 ``images``."""
-        logits: Tensor = self.model(images.half())
-        return logits.float()
-
-
 def onnx_from_torch(weights: Weights, batch: BatchRange, *, bake_preprocessing: bool = False) -> onnx.ModelProto:
     """Trace the network and convert it, batch norms folded into their convolutions.
 

@@ -26,7 +26,7 @@ from resnext.package_record import PackageLayer, PackageRecord, cpu_flags, this_
 from resnext.session import TensorSpec
 from resnext.weights import Weights, load_model
 
-from .onnx_from_torch import INPUT_NAME, OUTPUT_NAME, HalfInside, PixelInput
+from .onnx_from_torch import INPUT_NAME, OUTPUT_NAME, PixelInput
 
 _DTYPES: Mapping[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 _OPS: Mapping[str, Literal["Conv", "Gemm"]] = {"aten.conv2d.default": "Conv", "aten.linear.default": "Gemm"}
@@ -42,6 +42,19 @@ _KERNEL = re.compile(r"\baoti_torch_(?:cpu|cuda)_(\w*(?:conv|linear|mm)\w*)\(")
 
 #: The note that a linker leaves in a library: 20 bytes, a digest of all that it linked.
 _BUILD_ID = re.compile(rb"(\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0).{20}", re.DOTALL)
+
+
+class HalfInside(nn.Module):
+    """A network that computes in float16 between float32 images and float32 logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.half()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N x classes, float32) of float32 ``images``."""
+        logits: Tensor = self.model(images.half())
+        return logits.float()
 
 
 class ChannelsLast(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,8 +18,7 @@ from onnx import TensorProto, numpy_helper
 from resnext.errors import BadInput, MissingRequirement, UsageError
 
 from .calibration import Ranges, float_tensors, refuse_quantized
-
-Runtime = Literal["trt", "ort", "openvino"]
+from .recipe import Runtime as Runtime
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,13 @@ class Calibration:
     """Images to calibrate on.
 
     Attributes:
-        spec: ``digits``, ``fashion-mnist``, a folder of pictures, or ``random``, which is noise and must be said.
+        spec: ``digits``, ``fashion-mnist``, a folder of pictures, or ``random``, which is noise and must be said; None
+            means what shipped weights were trained on.
         images: how many.
         method: how outliers are judged.
     """
 
-    spec: str
+    spec: str | None = None
     images: int = IMAGES
     method: Method = "minmax"
 
@@ -40,12 +41,34 @@ class Calibration:
         """The images, for the network of ``weights``.
 
         Raises:
+            UsageError: none were named, and the weights come with none.
             BadInput: no such folder, no or too few pictures in it, or an unreadable one.
             MissingRequirement: the package with the data set is not installed.
         """
         from resnext.image_source import image_source
 
-        return image_source(self.spec, weights.preprocessing, split="calibration", limit=self.images)
+        return image_source(
+            self.spec or self._own(weights), weights.preprocessing, split="calibration", limit=self.images
+        )
+
+    def check(self, weights: Weights) -> None:
+        """Check that there are images to calibrate on, without reading any.
+
+        Raises:
+            UsageError: none were named, and ``weights`` come with none.
+        """
+        if self.spec is None:
+            self._own(weights)
+
+    def _own(self, weights: Weights) -> str:
+        from resnext.shipped import SHIPPED
+
+        if weights.source in SHIPPED and SHIPPED[weights.source].config == weights.config:
+            return weights.source
+        raise UsageError(
+            "int8 and fp8 need images to calibrate on: --calibration FOLDER, with pictures as the network will see "
+            "them (or digits, or fashion-mnist; random is noise, and only good for trying speed)"
+        )
 
 
 @dataclass(frozen=True)
@@ -56,9 +79,7 @@ class Recipe:
         precision: of the new one; None leaves it as it is.
         native_io: let inputs and outputs be of ``precision`` too (fp16, bf16).
         runtime: what an int8 graph is for, and what ``merge`` is timed on.
-        calibration: images for int8 and fp8; None means the shipped weights' own data, ``images`` and ``method`` of it.
-        images: how many of these, where ``calibration`` is None.
-        method: how outliers are judged, where ``calibration`` is None.
+        calibration: images for int8 and fp8.
         merge: input channels that each convolution group shall have at least; ``auto`` times the choices.
         batch: batch size that ``auto`` times at.
     """
@@ -66,35 +87,16 @@ class Recipe:
     precision: Precision | None = None
     native_io: bool = False
     runtime: Runtime = "ort"
-    calibration: Calibration | None = None
-    images: int | None = None
-    method: Method = "minmax"
+    calibration: Calibration = Calibration()
     merge: int | Literal["auto"] | None = None
     batch: int = 8
 
     def __post_init__(self) -> None:
         if self.native_io and self.precision not in HALVES:
             raise UsageError("native inputs and outputs are for fp16 and bf16: float32 goes with the rest")
-        if self.calibration is not None and self.precision not in QUANTIZED:
+        if self.calibration != Calibration() and self.precision not in QUANTIZED:
             raise UsageError(f"calibration is for {' and '.join(QUANTIZED)}; give --precision int8, or drop it")
         if self.precision == "fp8" and self.runtime != "trt":
             raise UsageError("fp8 is for TensorRT; give --for trt")
         if self.merge == "auto" and self.runtime == "trt":
             raise UsageError("--merge-groups auto times on a CPU: give --for ort or openvino, or a number of channels")
-
-    def calibrated_for(self, weights: Weights) -> Calibration:
-        """The images to calibrate on.
-
-        Raises:
-            UsageError: none were named, and the weights come with none.
-        """
-        from resnext.shipped import SHIPPED
-
-        if self.calibration is not None:
-            return self.calibration
-        if weights.source in SHIPPED and SHIPPED[weights.source].config == weights.config:
-            return Calibration(weights.source, self.images or IMAGES, self.method)
-        raise UsageError(
-            f"{self.precision} needs images to calibrate on: --calibration FOLDER, with pictures as the network will "
-            "see them (or digits, or fashion-mnist; random is noise, and only good for trying speed)"
-        )

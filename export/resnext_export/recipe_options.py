@@ -72,13 +72,12 @@ class RecipeRequest:
         natural = "trt" if precision == "fp8" else _NATURAL[target]
         if target != "onnx" and self.runtime not in (None, natural):
             raise UsageError(f"--for {self.runtime} and --format {target} are for two runtimes; drop --for")
-        calibration = None
-        if self.calibration is not None:
-            calibration = Calibration(self.calibration, self.calibration_images or IMAGES, self._method())
+        calibration = Calibration(
+            self.calibration, self.calibration_images or IMAGES, self.calibration_method or "minmax"
+        )
         return Recipe(
             precision=precision, native_io=self.io == "native", runtime=self.runtime or natural,
-            calibration=calibration, images=self.calibration_images, method=self._method(), merge=self.merge_groups,
-            batch=batch,
+            calibration=calibration, merge=self.merge_groups, batch=batch,
         )  # fmt: skip
 
     def given(self) -> tuple[str, ...]:
@@ -87,9 +86,6 @@ class RecipeRequest:
         return tuple(
             f"--{spelt.get(name, name).replace('_', '-')}" for name in NAMES if getattr(self, name) is not None
         )
-
-    def _method(self) -> Method:
-        return self.calibration_method or "minmax"
 
 
 def recipe_options(function: F) -> F:

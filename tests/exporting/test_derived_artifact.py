@@ -225,7 +225,7 @@ def test_a_wrong_half_precision_file_is_caught(
 
 
 def test_entropy_and_percentile_are_calibrated_with(derive: Derive) -> None:
-    record = derive(Recipe("int8", method="percentile", images=64)).manifest.quantization
+    record = derive(Recipe("int8", calibration=Calibration(images=64, method="percentile"))).manifest.quantization
     assert record is not None
     assert (record.method, record.images) == ("percentile", 64)
 

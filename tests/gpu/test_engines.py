@@ -282,7 +282,7 @@ def test_other_precisions_are_right_and_delivered(
     if precision == "fp8" and tuple(map(int, capability.split("."))) < (8, 9):
         pytest.skip(f"no float8 on compute capability {capability}")
     weights = load_weights("digits")
-    calibration = Calibration("random", 32) if precision in QUANTIZED else None
+    calibration = Calibration("random", 32) if precision in QUANTIZED else Calibration()
     plain = export_onnx(weights, tmp_path / "fp32", check=False)
     recipe = Recipe(precision, runtime="trt", calibration=calibration, merge=merge)
     parent = derive_onnx(plain, weights, tmp_path / "onnx", recipe)
