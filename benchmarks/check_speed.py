@@ -27,9 +27,9 @@ import torch
 from resnext.artifact import Artifact
 from resnext.backends import SessionOptions, open_session
 from resnext.backends.ort_session import session_options
+from resnext.clock import time_host
 from resnext.fake_session import FakeSession
 from resnext.weights import load_model, load_weights
-from resnext_bench.clock import time_host
 from resnext_bench.environment import record_environment
 from resnext_bench.measure import Samples, Subject, _visit
 from resnext_export.onnx_artifact import export_onnx

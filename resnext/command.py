@@ -29,8 +29,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Names of every backend. resnext.backends holds the registry itself, but importing it loads pydantic, which --help
 #: need not wait for; a test holds the two equal.
 BACKEND_NAMES = (
-    "torch", "torch-compile", "ort", "ort-cpu", "ort-cuda", "ort-trt", "ort-trt-rtx", "openvino", "trt", "trt-rtx",
-    "pt2",
+    "torch", "torch-folded", "torch-compile", "ort", "ort-cpu", "ort-cuda", "ort-trt", "ort-trt-rtx", "openvino",
+    "trt", "trt-rtx", "pt2",
 )  # fmt: skip
 #: Those that run an artifact.
 ARTIFACT_BACKENDS = tuple(name for name in BACKEND_NAMES if not name.startswith("torch"))

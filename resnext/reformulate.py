@@ -16,10 +16,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .config import ResNeXtConfig
 from .errors import BadInput, UsageError
@@ -152,6 +154,20 @@ def split_model_groups(model: ResNeXt) -> ResNeXt:
     return _with_each_block(model, lambda block: split_groups(block, model.config.cardinality // block.conv2.groups))
 
 
+def fold_batch_norms(model: _M) -> _M:
+    """The model with each batch norm folded into the convolution before it; for inference, in eval mode alone.
+
+    What remains of a batch norm is an identity, so layers keep their names.
+    """
+    new = copy.deepcopy(model)
+    for module in list(new.modules()):
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    return new
+
+
 def merged_layers(config: ResNeXtConfig, least_width: int) -> Iterator[Layer]:
     """Every weighted layer of ``config`` as `merge_model_groups` leaves it; zeros count as weights.
 
@@ -248,11 +264,16 @@ def _half_paths(block: Bottleneck) -> list[Transformation]:
 
 
 def _conv(like: nn.Conv2d, weight: Tensor, groups: int = 1) -> nn.Conv2d:
+    """A convolution of ``weight``; ``like``'s bias, which a folded batch norm left, goes with its output channels."""
     outputs, inputs, kernel, _ = weight.shape
+    if like.bias is not None and outputs != like.out_channels:
+        raise BadInput("this block's batch norms are folded; change its form first, then fold them")
     conv = nn.Conv2d(
         inputs * groups, outputs, kernel, like.stride[0], kernel // 2, groups=groups, bias=False, device="meta"
     )
     conv.weight = nn.Parameter(weight.detach().clone(), requires_grad=like.weight.requires_grad)
+    if like.bias is not None:
+        conv.bias = nn.Parameter(like.bias.detach().clone(), requires_grad=like.bias.requires_grad)
     return conv.train(like.training)
 
 

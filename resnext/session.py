@@ -201,6 +201,11 @@ class Session(ABC):
         """Handle of the CUDA stream that `enqueue` works on, for events; None on a CPU."""
         return None
 
+    @property
+    def model_size_bytes(self) -> int | None:
+        """Size of the weights as a live model holds them; None for a session of a file."""
+        return None
+
     def close(self) -> None:  # noqa: B027  # not abstract: many sessions hold nothing to give back
         """Give back what the session holds. May be called twice."""
 

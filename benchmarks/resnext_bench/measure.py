@@ -9,10 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from resnext.clock import now_ns, time_device, time_host
 from resnext.errors import ResnextError, SessionFailed
 from resnext.session import Boundary, Session
 
-from .clock import now_ns, time_device, time_host
 from .plan import Cell, Plan
 
 _WARMUP_RUNS = 3

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from resnext.artifact import Artifact
 from resnext.backends import BACKENDS, SessionOptions, check_precision, load_backend, open_session
+from resnext.clock import now_ns
 from resnext.config import Precision, variant_name
 from resnext.engine_record import EngineOptions
 from resnext.errors import BadInput, ResnextError
@@ -24,7 +25,6 @@ from resnext.session import Delivered
 from resnext.trt_flavour import driver_or_refuse, flavour_for
 
 from .accuracy import accuracy_failures
-from .clock import now_ns
 from .environment import record_environment
 from .labelled import Labelled
 from .measure import Samples, Subject, as_failure, measure
@@ -331,11 +331,11 @@ def _row(
     timings = [_timing(taken.host_ns, "host", cell.batch)]
     if taken.device_ns and taken.device_boundary:
         timings.append(_timing(taken.device_ns, taken.device_boundary, cell.batch))
+    size: int | None
     if opened.artifact is not None:
         size, digest = opened.artifact.manifest.file_size_bytes, opened.artifact.manifest.file_sha256
     else:
-        size, digest = sum(value.nbytes for value in weights.state_dict.values()), None
-        size = size if precision == "fp32" else size // 2  # of the tensors as the live model holds them
+        size, digest = opened.subject.session.model_size_bytes, None
     return Row(
         **named,
         status="invalid" if reasons else "valid",

@@ -9,13 +9,11 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from resnext.config import Precision
 from resnext.errors import GateFailed, MissingRequirement, SessionFailed, UsageError
@@ -23,6 +21,7 @@ from resnext.facts import layers as weighted_layers
 from resnext.manifest import BatchRange
 from resnext.package_file import RECORD_NAME
 from resnext.package_record import PackageLayer, PackageRecord, cpu_flags, this_host
+from resnext.reformulate import fold_batch_norms
 from resnext.session import TensorSpec
 from resnext.weights import Weights, load_model
 
@@ -112,7 +111,7 @@ def pt2_from_torch(
     if bake_preprocessing:
         shape, kind = (*config.input_size, config.in_channels), "uint8"
     example = torch.zeros(size, *shape, dtype=getattr(torch, kind), device=device)
-    model: nn.Module = ChannelsLast(_folded(load_model(weights)))
+    model: nn.Module = ChannelsLast(fold_batch_norms(load_model(weights)))
     if precision == "fp16":
         model = HalfInside(model)
     if bake_preprocessing:
@@ -169,16 +168,6 @@ def refuse_if_not_compilable(precision: Precision, device: Literal["cpu", "cuda"
             from torch.utils import cpp_extension
 
             cpp_extension.include_paths("cuda")  # as Inductor asks, after half a minute's work
-
-
-def _folded(model: nn.Module) -> nn.Module:
-    """``model`` with each batch norm folded into the convolution before it; it is changed in place."""
-    for module in list(model.modules()):
-        for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, nn.Identity())
-    return model
 
 
 def _traced(model: nn.Module, example: Tensor, batch: BatchRange) -> torch.export.ExportedProgram:

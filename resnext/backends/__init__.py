@@ -28,9 +28,12 @@ class SessionOptions:
     Attributes:
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA where the runtime has it).
         threads: threads inside one operator on a CPU; None means one for each physical core.
-        memory_format: ``nchw``, ``channels-last``, or ``auto``: whichever a short trial finds faster.
+        memory_format: ``nchw``, ``channels-last``, or ``auto``: whichever a short trial finds faster (for
+            ``torch-folded``: channels-last).
         cuda_graph: replay a CUDA graph where the runtime can.
         precision: of weights and activations, for a live model; an artifact has its own.
+        merge_groups: input channels that each group of a live model's convolutions has at least; ``auto`` is whichever
+            a short trial finds fastest, None leaves the groups alone.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -38,6 +41,7 @@ class SessionOptions:
     memory_format: Literal["auto", "nchw", "channels-last"] = "auto"
     cuda_graph: bool = True
     precision: Precision = "fp32"
+    merge_groups: int | Literal["auto"] | None = None
 
 
 class Opener(Protocol):
@@ -79,6 +83,9 @@ _ORT_CUDA: tuple[Precision, ...] = ("fp32", "fp16")
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
         "torch": Backend("torch_session", "model", "auto", "eager PyTorch", _LIVE),
+        "torch-folded": Backend(
+            "torch_session", "model", "auto", "eager PyTorch, batch norms folded, channels-last", _LIVE
+        ),
         "torch-compile": Backend("torch_session", "model", "auto", "torch.compile with Inductor", _LIVE),
         "ort": Backend("ort_session", "onnx", "auto", "ONNX Runtime on the best device that it has here", _ORT_CPU),
         "ort-cpu": Backend("ort_session", "onnx", "cpu", "ONNX Runtime, CPU provider", _ORT_CPU),
@@ -195,7 +202,7 @@ def available_backends(device: str = "auto") -> tuple[str, ...]:
     """Every backend that can run here on ``device``, each runtime and device once (so not ``ort``, an alias)."""
     import shutil
 
-    names = ["torch"]
+    names = ["torch", "torch-folded"]
     # Inductor needs a C++ compiler for a CPU, Triton a C compiler for its launchers.
     compilers = ("cc", "gcc", "clang") if device == "cuda" else ("c++", "g++", "clang++")
     if any(shutil.which(compiler) for compiler in compilers):

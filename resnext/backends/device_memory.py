@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ..errors import MissingRequirement
 from ..session import numpy_dtype
 
 Replay = Callable[[], None]
+_T = TypeVar("_T")
 
 
 class DeviceMemory(ABC):
@@ -22,11 +23,15 @@ class DeviceMemory(ABC):
 
     Attributes:
         stream: handle of the stream that everything is queued on.
-        device: for people.
+        device: human-readable device name.
+        on_cuda: whether there are a stream, events and graphs.
+        torch_device: where tensors are made.
     """
 
     stream: int
     device: str
+    on_cuda = True
+    torch_device = "cuda"
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
@@ -35,6 +40,12 @@ class DeviceMemory(ABC):
     @abstractmethod
     def load(self, target: torch.Tensor, array: NDArray[Any]) -> None:
         """Queue a copy of ``array`` into ``target``; ``array`` may be changed as soon as this returns."""
+
+    def place(self, array: NDArray[Any]) -> torch.Tensor:
+        """``array`` on the device, row-major; on a CPU it may share the array's memory: read it, then drop it."""
+        target = self.empty(array.shape, array.dtype.name)
+        self.load(target, array)
+        return target
 
     @abstractmethod
     def fetch(self, source: torch.Tensor) -> NDArray[Any]:
@@ -120,6 +131,96 @@ class CudaMemory(DeviceMemory):
         if key not in self._staging:
             self._staging[key] = torch.empty(key[0], dtype=key[1], pin_memory=True)
         return self._staging[key]
+
+
+class HostMemory(DeviceMemory):
+    """The host's own memory: nothing is ever pending."""
+
+    stream = 0
+    on_cuda = False
+    device = torch_device = "cpu"
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+        """An uninitialized row-major tensor."""
+        return torch.empty(shape, dtype=_torch_dtype(dtype))
+
+    def load(self, target: torch.Tensor, array: NDArray[Any]) -> None:
+        """Copy."""
+        host_view(target)[...] = _bits(array)
+
+    def place(self, array: NDArray[Any]) -> torch.Tensor:
+        """``array`` without a copy, if it is row-major and writable."""
+        array = np.require(array, requirements=["C", "W"])
+        # NumPy's strides of a dimension of size 1 are arbitrary, and compiled code is specialized on strides.
+        rows = torch.empty(array.shape, dtype=torch.uint8, device="meta").stride()
+        return torch.from_numpy(array).as_strided(array.shape, rows)
+
+    def fetch(self, source: torch.Tensor) -> NDArray[Any]:
+        """Copy."""
+        return from_host(source.contiguous())
+
+    def synchronize(self) -> None:
+        """Nothing is pending."""
+
+    def current(self) -> AbstractContextManager[Any]:
+        """There is no stream."""
+        return nullcontext()
+
+    def capture(self, work: Callable[[], None]) -> Replay:  # noqa: ARG002  # the interface's
+        """There is nothing to capture."""
+        raise RuntimeError("a CPU has no CUDA graphs")
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute float32 as float32, not TF32, and let cuDNN search for the fastest kernels; then put back what was set.
+
+    PyTorch keeps these settings for the whole process: a session that left them changed would decide how the next one
+    runs. Both of PyTorch's interfaces to them are set, because it refuses to read one that disagrees with the other.
+    Takes about 10 us.
+    """
+    cudnn: Any = torch.backends.cudnn  # torch's stubs lack what it makes at run time
+    mkldnn: Any = torch.backends.mkldnn
+    exact: tuple[Any, ...] = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
+    kept = [(spot, spot.fp32_precision) for spot in (*exact, mkldnn.matmul)]
+    legacy = _readable(lambda: cudnn.allow_tf32), _readable(torch.get_float32_matmul_precision)
+    search = cudnn.benchmark
+    try:
+        cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+        for spot in exact:
+            spot.fp32_precision = "ieee"
+        cudnn.benchmark = True
+        yield
+    finally:
+        cudnn.benchmark = search
+        if legacy[1] is not None:
+            torch.set_float32_matmul_precision(legacy[1])
+        if legacy[0] is not None:
+            cudnn.allow_tf32 = legacy[0]
+        for spot, precision in kept:
+            spot.fp32_precision = precision
+
+
+def _readable(setting: Callable[[], _T]) -> _T | None:
+    try:
+        return setting()
+    except RuntimeError:  # it was set through the other interface
+        return None
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let PyTorch use ``count`` threads inside the block; None leaves their number alone."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def host_view(tensor: torch.Tensor) -> NDArray[Any]:

@@ -24,7 +24,7 @@ from ..trt_log import Log, captured
 from . import SessionOptions
 from .device_memory import CudaMemory, DeviceMemory, Replay
 from .kernel_cache import KernelCache
-from .torch_session import Translated
+from .tensor_session import Translated
 
 
 def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSession:

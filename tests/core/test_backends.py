@@ -46,7 +46,9 @@ from resnext.weights import Weights, load_weights
 from resnext_export.onnx_artifact import export_onnx
 
 CPU = SessionOptions(device="cpu")
-HERE = ["torch", "ort", "ort-cpu", pytest.param("torch-compile", marks=pytest.mark.slow)]
+#: Compiling takes seconds, and a trial of two layouts compiles twice.
+ONE_LAYOUT = SessionOptions(device="cpu", memory_format="nchw")
+HERE = ["torch", "torch-folded", "ort", "ort-cpu", pytest.param("torch-compile", marks=pytest.mark.slow)]
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile on a CPU needs a C++ compiler")
 
 
@@ -66,6 +68,8 @@ def images(weights: Weights) -> Any:
 
 
 def open_here(name: str, weights: Weights, artifact: Artifact, options: SessionOptions = CPU) -> Session:
+    if name == "torch-compile" and options is CPU:
+        options = ONE_LAYOUT
     return open_session(name, weights if BACKENDS[name].source == "model" else artifact, options)
 
 
@@ -146,7 +150,7 @@ def test_every_convolution_and_product_is_reported_delivered(name: str, weights:
 @pytest.mark.slow
 @needs_compiler
 def test_torch_compile_gets_the_whole_network_as_one_graph(weights: Weights, images: Any) -> None:
-    with open_session("torch-compile", weights, CPU) as session:
+    with open_session("torch-compile", weights, ONE_LAYOUT) as session:
         session.bind({"input": images})
         delivered = session.delivered()
         assert delivered.notes["graphs"] == "1"
@@ -161,9 +165,12 @@ def test_a_network_that_pytorch_ran_eagerly_is_not_passed_off_as_compiled(
     # Past the recompile limit PyTorch runs a compiled model eagerly; the limit counts over all sessions of a process.
     torch.compiler.reset()
     monkeypatch.setattr(torch_session, "_RECOMPILE_LIMIT", 1)
-    with torch._dynamo.config.patch(recompile_limit=1), open_session("torch-compile", weights, CPU) as first:
+    with torch._dynamo.config.patch(recompile_limit=1), open_session("torch-compile", weights, ONE_LAYOUT) as first:
         first.bind({"input": images[:2]})
-        with open_session("torch-compile", weights, CPU) as second, pytest.raises((SilentFallback, SessionFailed)):
+        with (
+            open_session("torch-compile", weights, ONE_LAYOUT) as second,
+            pytest.raises((SilentFallback, SessionFailed)),
+        ):
             second.bind({"input": images[:3]})
     torch.compiler.reset()
 
@@ -175,7 +182,7 @@ def test_more_compiled_sessions_than_pytorchs_own_limit_are_all_compiled(weights
     limit = 2  # instead of PyTorch's 8, for the time that a compilation takes
     with torch._dynamo.config.patch(recompile_limit=limit), contextlib.ExitStack() as stack:
         for batch in range(1, limit + 2):
-            session = stack.enter_context(open_session("torch-compile", weights, CPU))
+            session = stack.enter_context(open_session("torch-compile", weights, ONE_LAYOUT))
             session.bind({"input": images[:batch]})
             assert session.delivered().notes["graphs"] == "1"
     torch.compiler.reset()

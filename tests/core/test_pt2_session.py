@@ -14,9 +14,9 @@ import torch
 
 from resnext.artifact import Artifact, read_artifact
 from resnext.backends import SessionOptions
-from resnext.backends.device_memory import DeviceMemory, Replay
+from resnext.backends.device_memory import DeviceMemory, HostMemory, Replay
 from resnext.backends.fake_package import FakeLoader, facts_of, fake_package, record_here, sealed
-from resnext.backends.pt2_session import HostMemory, Pt2Session, open_session
+from resnext.backends.pt2_session import Pt2Session, open_session
 from resnext.backends.torch_session import reference_logits
 from resnext.delivered import delivered_share, undelivered
 from resnext.errors import BadArtifact, BadInput, SessionFailed
@@ -69,7 +69,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> list[FakeLoader]:
 class Device(HostMemory):
     """The host in the place of a GPU: a graph is the work itself, done again."""
 
-    stream, device = 4711, "cuda:0 H200"
+    stream, device, on_cuda = 4711, "cuda:0 H200", True
 
     def __init__(self, refuses: bool = False) -> None:
         self.did: list[str] = []
@@ -104,7 +104,8 @@ def test_on_cuda_a_graph_is_captured_after_warm_runs_and_replayed(
         assert str(session.enqueue_boundary) == "device"
         assert session.cuda_stream == 4711
         session.bind({"input": images})
-        assert memory.did.index("capture") == 3  # three warm runs on the session's stream
+        assert memory.did == ["stream", "capture", "replay"]
+        assert len(loader[0].seen) == 5  # three warm runs, the captured one, and the fake graph's replay
         assert session.enqueue_boundary == "graph"
         memory.did.clear()
         session.enqueue()

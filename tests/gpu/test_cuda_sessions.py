@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,18 @@ import pytest
 import torch
 
 from resnext.artifact import Artifact
-from resnext.backends import BACKENDS, SessionOptions, open_session, ort_session
+from resnext.backends import BACKENDS, SessionOptions, open_session, ort_session, tensor_session
+from resnext.clock import time_device, time_host
 from resnext.parity import compare
 from resnext.session import Session
 from resnext.weights import Weights
-from resnext_bench.clock import time_device, time_host
 
 BATCHES = (1, 8, 64)
 needs_ort_cuda = pytest.mark.skipif(
     not ort_session.cuda_works(), reason="this onnxruntime has no CUDA provider that loads"
 )
-ALL = ["torch", "torch-compile", pytest.param("ort-cuda", marks=needs_ort_cuda)]
-EAGER = ["torch", pytest.param("ort-cuda", marks=needs_ort_cuda)]
+ALL = ["torch", "torch-folded", "torch-compile", pytest.param("ort-cuda", marks=needs_ort_cuda)]
+EAGER = ["torch", "torch-folded", pytest.param("ort-cuda", marks=needs_ort_cuda)]
 
 
 def open_cuda(name: str, weights: Weights, artifact: Artifact, *, graph: bool = True) -> Session:
@@ -84,12 +85,16 @@ def test_everything_runs_on_the_device_in_float32(name: str, weights: Weights, a
     assert {layer.device.lower() for layer in heavy} == {"cuda"}
 
 
-def test_float32_is_not_tf32(weights: Weights, images: Any, reference: Any) -> None:
-    with open_session("torch", weights, SessionOptions(device="cuda")) as session:
+def test_float32_is_not_tf32_whatever_the_process_was_told(
+    weights: Weights, images: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True),
+        open_session("torch", weights, SessionOptions(device="cuda")) as session,
+    ):
         exact = compare(reference[:8], session.run({"input": images[:8]})["logits"]).max_error
-        torch.backends.cudnn.allow_tf32 = True
+        monkeypatch.setattr(tensor_session, "full_float32", nullcontext)  # the session without its guard
         loose = compare(reference[:8], session.run({"input": images[:8]})["logits"]).max_error
-        torch.backends.cudnn.allow_tf32 = False
     assert exact is not None
     assert loose is not None
     assert exact * 10 < loose  # the gate would tell the two apart

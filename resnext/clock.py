@@ -1,4 +1,4 @@
-"""The one clock. Sessions never time themselves; everything that is reported was taken here.
+"""The one clock: everything that is reported, and every choice that a trial makes, was timed here.
 
 Host times are differences of ``time.perf_counter_ns`` around a call that has finished when it returns. Device times
 are CUDA events recorded on the session's own stream, around the work alone.
@@ -11,11 +11,23 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from resnext.session import Session
+from typing import Any, Protocol
 
 now_ns = time.perf_counter_ns
+
+
+class Queue(Protocol):
+    """What `time_device` times: a bound session, or anything else that queues work on a CUDA stream."""
+
+    @property
+    def cuda_stream(self) -> int | None:
+        """Handle of the stream."""
+
+    def enqueue(self) -> object:
+        """Queue one run."""
+
+    def synchronize(self) -> None:
+        """Wait for the stream."""
 
 
 def time_host(call: Callable[[], object], iterations: int) -> list[int]:
@@ -30,7 +42,7 @@ def time_host(call: Callable[[], object], iterations: int) -> list[int]:
     return [after - before for before, after in itertools.pairwise(stamps)]
 
 
-def time_device(session: Session, iterations: int) -> tuple[list[int], int]:
+def time_device(session: Queue, iterations: int) -> tuple[list[int], int]:
     """Nanoseconds on the device of each of ``iterations`` enqueued runs, between CUDA events on the session's stream.
 
     The session must be bound, and must have a CUDA stream.
