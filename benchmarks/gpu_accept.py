@@ -1,235 +1,438 @@
-"""GPU acceptance: tests/gpu, then a benchmark in each precision over every backend present; short table last.
+"""GPU acceptance: everything that only a GPU can show, most worth for each second first, nothing lost when killed.
 
-    PYTHONPATH=.:export:benchmarks python3 benchmarks/gpu_accept.py --out FOLDER
+    PYTHONPATH=.:export:benchmarks python3 benchmarks/gpu_accept.py --out FOLDER --budget 540
 
-Ends within eight minutes. Writes FOLDER/pytest.log, FOLDER/accept.json, and benchmark-fp32, benchmark-fp16 and so on
-there as .json, .md and .log. Needs an installed Python environment with this project's dependencies, and a CUDA device;
-``--rehearse`` runs the same script on a CPU, small. A backend whose library is not installed, or does not take the GPU,
-is left out: accept.json and the table say which, and why. Packages (pt2) are tested and not benchmarked: compiling one
-for each batch and precision would not fit into the time.
+Each step is a process group of its own. Rows are appended to FOLDER/rows.jsonl as they come and printed; accept.json
+and accept.md are written anew, whole, after each step; steps.log holds what the steps print, environment.json the
+machine, junit.xml the tests. A step that fails, hangs or does not fit into the time is a line, and the next goes on.
+``--resume`` leaves out what FOLDER has from the same code and device. ``--rehearse`` runs the same on a CPU, small.
 """
 
 from __future__ import annotations
 
+import ctypes
+import datetime
 import json
 import os
-import re
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 import click
 
-from resnext.backends import BACKENDS
-from resnext.command import guarded
-from resnext.config import PRECISIONS, Precision
-from resnext.cuda_driver import Driver, probe_driver
-from resnext.errors import GateFailed, MissingRequirement
+from gpu_acceptance.rows import ROOT, Row, append_row, code_digest, read_rows, write_whole
+from resnext.cuda_driver import probe_driver
 
-_ROOT = Path(__file__).resolve().parent.parent
-_LIMIT_S = 470
-_TESTS_LIMIT_S = 240
-#: Tests that may be skipped, by file, and the backends that must all be left out for it.
-_SKIPPABLE = {
-    "tests/gpu/test_engines.py": ("trt", "trt-rtx"),
-    "tests/gpu/test_ort_trt.py": ("ort-trt", "ort-trt-rtx"),
-    "tests/gpu/test_pt2.py": ("pt2",),
-}
-#: What a CPU has; ONNX Runtime's CPU provider computes fp16 graphs in float32, so its row would not be valid.
-_REHEARSED: dict[Precision, tuple[str, ...]] = {
-    "fp32": ("torch", "torch-compile", "ort-cpu"), "fp16": ("torch", "torch-compile"), "bf16": ("torch",),
-    "int8": ("ort-cpu",),
-}  # fmt: skip
+#: Seconds that stay free at the end of the budget, for writing results.
+RESERVE_S = 20.0
+#: Under this a step is not begun.
+LEAST_S = 8.0
+#: Between asking a step to stop and killing it.
+GRACE_S = 4.0
 
 
-class Tests(TypedDict):
-    """What pytest said."""
+@dataclass(frozen=True)
+class Step:
+    """One step.
 
-    exit_code: int
-    closing_line: str
-    skipped: list[str]
-    unexpected_skips: list[str]
+    Attributes:
+        name: of `gpu_acceptance.steps`, or ``benchmark`` or ``tests``.
+        share_s: the most seconds that it gets; None means whatever is left.
+        stop: signal that makes it stop in order.
+    """
 
-
-class Benchmark(TypedDict):
-    """What resnext-bench said."""
-
-    backends: list[str]
-    exit_code: int
-    last_line: str
+    name: str
+    share_s: float | None
+    stop: signal.Signals = signal.SIGTERM
 
 
-@click.command(help=__doc__.splitlines()[0] if __doc__ else None)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("gpu-accept"), show_default=True, help="Folder.")
-@click.option("--rehearse", is_flag=True, help="Run on a CPU with the small shipped network, to try the script.")
-@guarded
-def main(out: Path, rehearse: bool) -> None:
-    """Run tests and benchmarks, write everything to ``out``, end with a short table."""
-    started = time.monotonic()
-    driver = probe_driver()
-    if driver.problem is not None and not rehearse:
-        raise MissingRequirement(f"GPU acceptance needs a CUDA device: {driver.problem}; --rehearse runs without one")
-    out.mkdir(parents=True, exist_ok=True)
-    left_out = left_out_backends(driver)
-    present = ("torch", "torch-compile", "ort-cuda", *(name for name in _ENGINE_BACKENDS if name not in left_out))
-    tests = _tests(out, left_out)
-    benchmarks: dict[str, Benchmark] = {}
-    runs = _REHEARSED if rehearse else runs_for(present)
-    for done, (precision, backends) in enumerate(runs.items()):
-        left_s = _LIMIT_S - (time.monotonic() - started)
-        # A run may take half as much again as its share: the next ones have what it leaves.
-        limit_s = max(1, int(min(left_s, 1.5 * left_s / (len(runs) - done))))
-        benchmarks[precision] = _benchmark(out, precision, backends, limit_s, rehearse=rehearse)
-    facts = {"tests": tests, "benchmarks": benchmarks, "left_out": left_out}
-    (out / "accept.json").write_text(json.dumps(facts, indent=1) + "\n")
-    _print_table(out, tests, benchmarks, left_out)
-    failed = [f"benchmark {name} exit {done['exit_code']}" for name, done in benchmarks.items() if done["exit_code"]]
-    if tests["exit_code"] != 0 or (tests["unexpected_skips"] and not rehearse):
-        unexpected = tests["unexpected_skips"][:1]
-        failed.insert(0, f"tests {tests['closing_line']}{''.join(f' (skipped: {line})' for line in unexpected)}")
-    if failed:
-        raise GateFailed(f"GPU acceptance failed: {', '.join(failed)}")
+#: In this order: what nobody knows yet, and what the rest is measured against, comes first.
+STEPS = (
+    Step("environment", 20), Step("ceilings", 25), Step("smoke", 40), Step("eager", 110), Step("merged", 70),
+    Step("chunks", 35), Step("compile", 180), Step("package", 110), Step("benchmark", 75), Step("ort-cuda", 60),
+    Step("tests", None, signal.SIGINT),
+)  # fmt: skip
+
+#: What is expected, said before the run so that a surprise is seen: text, and the rows that tell, by step and cell.
+PREDICTIONS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
+    ("fp16 product 700 to 800 TFLOP/s", "ceilings", "fp16 product", lambda row: f"{row['tflops']:.0f} TFLOP/s"),
+    ("copy 3.0 TB/s (H100), 4.3 (H200)", "ceilings", "copy", lambda row: f"{row['tb_s']:.2f} TB/s"),
+    ("about 2 us a launch in a graph", "ceilings", "empty launch", lambda row: f"{row['launch_us']:.2f} us"),
+    ("eager channels-last, fp16, batch 64: 10k to 16k images/s; floor 48.8k", "eager",
+     "fp16 batch 64 channels-last", lambda row: f"{row['images_s']:,.0f} images/s"),
+    ("batch 1 in a graph: 250 to 500 us", "eager", "fp16 batch 1 channels-last",
+     lambda row: f"{row['median_us']:.0f} us"),
+    ("fp32 without TF32, batch 64: 3k to 5k images/s", "eager", "fp32 batch 64 channels-last",
+     lambda row: f"{row['images_s']:,.0f} images/s"),
+    ("merged to 32 within 3 % of unmerged, or faster", "merged", "fp16 batch 64 groups 32",
+     lambda row: f"{row['median_us']:.0f} us"),
+    ("unmerged, to compare with", "merged", "fp16 batch 64 groups as is", lambda row: f"{row['median_us']:.0f} us"),
+    ("torch.compile, fp16, batch 64: 18k to 22k images/s", "compile", "fp16 batch 64",
+     lambda row: f"{row['images_s']:,.0f} images/s"),
+)  # fmt: skip
 
 
-def runs_for(present: tuple[str, ...]) -> dict[Precision, tuple[str, ...]]:
-    """What to measure in each precision: those of ``present`` that run it; a precision that none runs is left out."""
-    able = {
-        precision: tuple(name for name in present if precision in BACKENDS[name].precisions) for precision in PRECISIONS
-    }
-    return {precision: backends for precision, backends in able.items() if backends}
+@dataclass
+class Outcome:
+    """How a step ended.
+
+    Attributes:
+        status: ``done``, ``failed``, ``timeout``, ``stopped``, ``no time`` or ``not run`` yet.
+        seconds: that it took.
+        rows: that it wrote.
+        error: first line of what went wrong.
+    """
+
+    status: str = "not run"
+    seconds: float = 0.0
+    rows: int = 0
+    error: str = ""
 
 
-_ENGINE_BACKENDS = ("trt", "trt-rtx", "ort-trt", "ort-trt-rtx")
+@dataclass
+class Acceptance:
+    """One call: where results go, how much time there is, what has ended how."""
 
+    out: Path
+    deadline: float
+    rehearse: bool
+    resume: bool
+    steps: tuple[Step, ...]
+    budget_s: float
+    code: str
+    created: str
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    runs: dict[str, Any] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    printed: int = 0
 
-def left_out_backends(driver: Driver) -> dict[str, str]:
-    """The engine backends that cannot run with ``driver``, each with the reason."""
-    from resnext.backends import compiles_packages
-    from resnext.backends.ort_trt_libraries import load_tensorrt10, plugin_device
-    from resnext.passport import serves
-    from resnext.trt_flavour import FLAVOURS
+    @property
+    def rows_path(self) -> Path:
+        """Where rows are appended."""
+        return self.out / "rows.jsonl"
 
-    if driver.problem is not None:
-        return dict.fromkeys(_ENGINE_BACKENDS, driver.problem)
-    found: dict[str, str] = {}
-    gpu = driver.gpus[0]
-    for kind, flavour in FLAVOURS.items():
-        if flavour.version is None:
-            found[kind] = f"{flavour.title} is not installed"
-        elif not serves(flavour, driver):
-            found[kind] = f"{flavour.title} does not take {gpu.name} (compute capability {gpu.compute_capability})"
-    try:
-        load_tensorrt10()
-    except MissingRequirement as exc:
-        found["ort-trt"] = str(exc)
-    try:
-        plugin_device(driver)
-    except MissingRequirement as exc:
-        found["ort-trt-rtx"] = str(exc)
-    if not compiles_packages("cuda"):
-        found["pt2"] = "packages need a C++ compiler and the CUDA toolkit (CUDA_HOME)"
-    return found
-
-
-def _environment() -> dict[str, str]:
-    paths = [str(_ROOT / part) for part in (".", "export", "benchmarks")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
-
-
-def _run(command: list[str], limit_s: int) -> tuple[int, str]:
-    try:
-        done = subprocess.run(
-            command, cwd=_ROOT, env=_environment(), capture_output=True, text=True, timeout=limit_s, check=False
-        )
-    except subprocess.TimeoutExpired as exc:
-        so_far: object = exc.stdout  # bytes, text or None, whatever text=True promised
-        so_far = so_far.decode(errors="replace") if isinstance(so_far, bytes) else so_far or ""
-        return 124, f"{so_far}\nstopped after {limit_s} s"
-    return done.returncode, done.stdout + done.stderr
-
-
-def _tests(out: Path, left_out: Mapping[str, str]) -> Tests:
-    command = [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-ra", "-p", "no:cacheprovider"]
-    code, text = _run(command, _TESTS_LIMIT_S)
-    (out / "pytest.log").write_text(text)
-    lines = [line for line in text.splitlines() if re.search(r"\d+ (passed|failed|skipped|error)", line)]
-    skipped = skipped_tests(text)
-    return {
-        "exit_code": code,
-        "closing_line": lines[-1] if lines else "no closing line, see pytest.log",
-        "skipped": skipped,
-        "unexpected_skips": unexpected_skips(skipped, left_out),
-    }
-
-
-def skipped_tests(text: str) -> list[str]:
-    """``FILE[:LINE]: REASON`` of each group of skipped tests in pytest's summary."""
-    return re.findall(r"^SKIPPED \[\d+\] (.*)$", text, re.MULTILINE)
-
-
-def unexpected_skips(skipped: list[str], left_out: Mapping[str, str]) -> list[str]:
-    """Those of ``skipped`` that no backend in ``left_out`` accounts for; each name of a file has its own backends."""
-    found = []
-    for line in skipped:
-        needed = _SKIPPABLE.get(line.partition(":")[0], ())
-        if line.startswith("tests/gpu/test_ort_trt.py"):  # its tests are skipped by backend, each for its own reason
-            accounted = any(left_out.get(name) and left_out[name] in line for name in needed)
-        else:
-            accounted = bool(needed) and all(name in left_out for name in needed)
-        if not accounted:
-            found.append(line)
-    return found
-
-
-def _benchmark(out: Path, precision: str, backends: tuple[str, ...], limit_s: int, *, rehearse: bool) -> Benchmark:
-    # Through a file, not -c: a compiler's worker processes start from the main module again.
-    # Named one by one: "all" would leave out in silence what this environment lacks.
-    path = (out / f"benchmark-{precision}").resolve()
-    command = [sys.executable, "-m", "resnext_bench.command", "--backend", ",".join(backends)]
-    command += ["--precision", precision, "--json", f"{path}.json", "--markdown", f"{path}.md"]
-    if rehearse:
-        command += ["--weights", "digits", "--batch", "1,8", "--duration", "0.3", "--device", "cpu"]
-    else:
-        command += ["--batch", "1,8,64", "--duration", "1.5", "--device", "cuda"]
-        # Seeded weights have no images of their own; speed does not hang on them.
-        command += ["--calibration", "random", "--calibration-images", "16"] if precision in ("int8", "fp8") else []
-    Path(f"{path}.json").unlink(missing_ok=True)  # an earlier run's must not pass for this one's
-    code, text = _run(command, limit_s)
-    Path(f"{path}.log").write_text(text)
-    last = text.strip().splitlines()[-1] if text.strip() else ""
-    return {"backends": list(backends), "exit_code": code, "last_line": last}
-
-
-def _print_table(out: Path, tests: Tests, benchmarks: Mapping[str, Benchmark], left_out: Mapping[str, str]) -> None:
-    click.echo(f"tests      {tests['closing_line']}")
-    for line in dict.fromkeys(re.sub(r"\.py:\d+", ".py", line) for line in tests["unexpected_skips"]):
-        click.echo(f"skipped    {line}")
-    for precision in benchmarks:
-        _print_run(out / f"benchmark-{precision}.json", precision)
-    for name, reason in left_out.items():
-        click.echo(f"left out   {name}: {reason}")
-
-
-def _print_run(path: Path, precision: str) -> None:
-    if not path.is_file():
-        click.echo(f"benchmark  {precision} wrote nothing, see {path.with_suffix('.log')}")
-        return
-    from resnext_bench.report import lines, remarks
-    from resnext_bench.result import read_run
-
-    run = read_run(path)
-    click.echo(f"machine    {run.environment.title()}, {precision}")
-    for row in run.rows:
-        for cells in lines(row):
-            backend, batch, boundary, median, _, _, rate, speedup, *_, error, _, verdict = cells
+    def run(self) -> None:
+        """Every step, then the verdict."""
+        for step in self.steps:
+            left = self.deadline - time.monotonic() - RESERVE_S
+            limit = left if step.share_s is None else min(step.share_s, left)
+            outcome = self.outcomes[step.name]
+            if limit < LEAST_S:
+                outcome.status = "no time"
+                continue
+            click.echo(f"--- {step.name}, at most {limit:.0f} s of {left:.0f}")
+            self._step(step, limit, outcome)
+            self.save()
             click.echo(
-                f"{backend:22} {batch:>3} {boundary:7} {median:>9} ms {rate:>10} /s {speedup:>9} {error:>8}  {verdict}"
+                f"--- {step.name}: {outcome.status} in {outcome.seconds:.0f} s, {outcome.rows} rows {outcome.error}"
             )
-    for line in remarks(run):
-        click.echo(line)
+        self.save()
+
+    def _step(self, step: Step, limit_s: float, outcome: Outcome) -> None:
+        before, started = self._count(step), time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="gpu-accept-") as scratch:
+            command = self._command(step, limit_s, Path(scratch))
+            try:
+                code = self._wait(step, command, started + limit_s)
+            except OSError as exc:
+                code, outcome.error = 127, str(exc)
+            self._collect(step, Path(scratch))
+        outcome.seconds = time.monotonic() - started
+        outcome.rows = self._count(step) - before
+        outcome.status = "done" if code == 0 else "timeout" if code is None else "failed"
+        if code:
+            outcome.error = outcome.error or f"exit {code}: {self._last_line()}"
+        self._print_rows()
+
+    def _command(self, step: Step, limit_s: float, scratch: Path) -> list[str]:
+        flags = ["--rehearse"] * self.rehearse + ["--resume"] * self.resume
+        if step.name == "benchmark":
+            wanted = ["--weights", "digits", "--batch", "1,8"] if self.rehearse else ["--batch", "8,64"]
+            precision = "fp32" if self.rehearse else "fp16"
+            return [
+                sys.executable, "-m", "resnext_bench.command", "--backend", "torch,torch-folded,torch-compile",
+                *wanted, "--precision", precision, "--duration", "1", "--device", "cpu" if self.rehearse else "cuda",
+                "--max-seconds", f"{max(5.0, limit_s - 15):.0f}", "--json", str(scratch / "run.json"),
+            ]  # fmt: skip
+        if step.name == "tests":
+            return [
+                sys.executable, "-m", "pytest", "tests/gpu", "-v", "-ra", "-p", "no:cacheprovider", "-o",
+                "filterwarnings=default", "-o", "timeout=60", f"--junitxml={self.out / 'junit.xml'}",
+            ]  # fmt: skip
+        return [
+            sys.executable, "-m", "gpu_acceptance.steps", step.name, "--rows", str(self.rows_path),
+            "--cache", str(cache()), *flags,
+        ]  # fmt: skip
+
+    def _wait(self, step: Step, command: list[str], deadline: float) -> int | None:
+        """Run ``command`` until it ends or ``deadline``; its exit code, None if it had to be stopped."""
+        with (self.out / "steps.log").open("ab") as log:
+            log.write(f"\n--- {' '.join(command)}\n".encode())
+            log.flush()
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+            code: int | None = None
+            while (code := self.process.poll()) is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+                self._print_rows()
+            self.stop(step.stop)
+            return code
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End the running step's whole process group, compile workers and all."""
+        if self.process is None:
+            return
+        group, self_ended = self.process.pid, self.process.poll() is not None
+        if not self_ended:
+            _signal(group, how)
+            end = time.monotonic() + GRACE_S
+            while self.process.poll() is None and time.monotonic() < end:
+                time.sleep(0.05)
+        _signal(group, signal.SIGKILL)  # what it started and left behind, too
+        self.process.wait()
+        self.process = None
+
+    def _collect(self, step: Step, scratch: Path) -> None:
+        """Turn what commands wrote into rows."""
+        if step.name == "benchmark":
+            try:
+                run = json.loads((scratch / "run.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                return
+            self.runs[step.name] = run
+            for row in run["rows"]:
+                for timing in row["timings"] or [None]:
+                    name = f"{row['backend']} batch {row['batch']} {timing['boundary'] if timing else ''}".strip()
+                    facts: Row = {} if timing is None else {"median_us": timing["stats"]["median_ns"] / 1e3,
+                                                       "images_s": timing["stats"]["images_per_s"]}  # fmt: skip
+                    facts |= {"error": row["reasons"][0]} if row["reasons"] else {}
+                    facts |= {"max_error": row["parity"]["max_error"]} if row["parity"] else {}
+                    self._write(step, name, "ok" if row["status"] == "valid" else "failed", **facts)
+        elif step.name == "tests":
+            for name, status, why in test_results(self.out / "junit.xml"):
+                self._write(step, name, status, **({"error": why} if why else {}))
+
+    def _write(self, step: Step, cell: str, status: str, **facts: Any) -> None:
+        device = "cpu (rehearsal)" if self.rehearse else probe_driver().gpus[0].name
+        append_row(
+            self.rows_path,
+            {"step": step.name, "cell": cell, "status": status, "device": device, "code": self.code, **facts},
+        )
+
+    def _count(self, step: Step) -> int:
+        return sum(row["step"] == step.name for row in read_rows(self.rows_path))
+
+    def _print_rows(self) -> None:
+        rows = read_rows(self.rows_path)
+        for row in rows[self.printed :]:
+            click.echo(line(row))
+        self.printed = len(rows)
+
+    def _last_line(self) -> str:
+        lines = (self.out / "steps.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1][:300] if lines else ""
+
+    def save(self) -> None:
+        """accept.json and accept.md, each whole."""
+        rows = latest(read_rows(self.rows_path))
+        facts = {
+            "created": self.created, "code": self.code, "rehearsal": self.rehearse, "budget_s": self.budget_s,
+            "steps": {name: asdict(outcome) for name, outcome in self.outcomes.items()},
+            "problems": self.problems(rows), "rows": rows, "runs": self.runs,
+        }  # fmt: skip
+        write_whole(self.out / "accept.json", json.dumps(facts, indent=1) + "\n")
+        write_whole(self.out / "accept.md", self.markdown(rows))
+
+    def problems(self, rows: Sequence[Row]) -> list[str]:
+        """Why the acceptance is not passed; empty if it is."""
+        found = [
+            f"step {name}: {outcome.status} {outcome.error}".strip()
+            for name, outcome in self.outcomes.items()
+            if outcome.status != "done"
+        ]
+        return found + [
+            f"{row['step']}: {row['cell']}: {row.get('error', '')}" for row in rows if row["status"] == "failed"
+        ]
+
+    def markdown(self, rows: Sequence[Row]) -> str:
+        """Steps, predictions and rows as tables."""
+        device = next((row["device"] for row in rows), "no rows yet")
+        parts = [f"# GPU acceptance, {device}, {self.created}, code {self.code}", "", "| step | status | s | rows | |"]
+        parts += ["| --- | --- | ---: | ---: | --- |"]
+        parts += [
+            f"| {name} | {outcome.status} | {outcome.seconds:.0f} | {outcome.rows} | {_cell(outcome.error)} |"
+            for name, outcome in self.outcomes.items()
+        ]
+        parts += ["", "| predicted | seen |", "| --- | --- |"]
+        parts += [f"| {text} | {seen(rows, step, cell, say)} |" for text, step, cell, say in PREDICTIONS]
+        heads = "step | cell | status | median us | p90 us | plain us | images/s | of floor | error | top-1 | MHz | why"
+        parts += ["", f"| {heads} |"]
+        parts += ["| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"]
+        parts += [f"| {' | '.join(columns(row))} |" for row in rows if row["step"] != "tests" or row["status"] != "ok"]
+        passed = sum(row["step"] == "tests" and row["status"] == "ok" for row in rows)
+        return "\n".join([*parts, "", f"Tests passed: {passed}.", ""])
+
+
+def columns(row: Row) -> tuple[str, ...]:
+    """The cells of a row in the table."""
+
+    def number(key: str, form: str) -> str:
+        value = row.get(key)
+        return "-" if value is None else format(value, form)
+
+    share = row["floor_us"] / row["median_us"] if row.get("floor_us") and row.get("median_us") else None
+    return (
+        row["step"], _cell(row["cell"]), row["status"], number("median_us", ".1f"), number("p90_us", ".1f"),
+        number("plain_us", ".1f"), number("images_s", ",.0f"), "-" if share is None else f"{share:.1%}",
+        number("max_error", ".1e"), number("top1", ".0%"), number("sm_mhz", ""), _cell(str(row.get("error", ""))),
+    )  # fmt: skip
+
+
+def line(row: Row) -> str:
+    """A row on one line, without what it lacks."""
+    more = (
+        ("median_us", " us"),
+        ("images_s", " images/s"),
+        ("tflops", " TFLOP/s"),
+        ("tb_s", " TB/s"),
+        ("launch_us", " us each"),
+    )
+    numbers = [f"{row[key]:,.4g}{unit}" for key, unit in more if row.get(key) is not None]
+    error = [f"max error {row['max_error']:.1e}"] if row.get("max_error") is not None else []
+    return "  ".join(
+        [f"{row['status']:7}{row['step']}: {row['cell']}", *numbers, *error, str(row.get("error", ""))]
+    ).rstrip()
+
+
+def latest(rows: Sequence[Row]) -> list[Row]:
+    """The last row of each cell, in the order in which the cells came first."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        found[row["step"], row["cell"]] = row
+    return list(found.values())
+
+
+def seen(rows: Sequence[Row], step: str, cell: str, say: Callable[[Row], str]) -> str:
+    """What became of a prediction."""
+    row = next((row for row in rows if (row["step"], row["cell"]) == (step, cell)), None)
+    return "not measured" if row is None else say(row) if row["status"] == "ok" else f"failed: {_cell(row['error'])}"
+
+
+def test_results(path: Path) -> list[tuple[str, str, str]]:
+    """Name, status and first line of the error of each test in a JUnit file; none if there is no whole file."""
+    try:
+        cases = ET.parse(path).getroot().iter("testcase")
+    except (OSError, ET.ParseError):
+        return []
+    found = []
+    for case in cases:
+        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
+        verdicts = {child.tag: child for child in case}
+        for tag, status in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
+            if (verdict := verdicts.get(tag)) is not None:
+                found.append((name, status, (verdict.get("message") or "").strip().partition("\n")[0][:300]))
+                break
+        else:
+            found.append((name, "ok", ""))
+    return found
+
+
+def cache() -> Path:
+    """One cache for all steps: weights, references, ONNX, compiled kernels."""
+    return Path(os.environ.get("RESNEXT_CACHE_DIR") or Path(tempfile.gettempdir()) / "gpu-accept-cache")
+
+
+def environment() -> dict[str, str]:
+    """This process's, with the toolkit in front of the caller's own PYTHONPATH and everything cached in one place."""
+    paths = [str(ROOT / part) for part in (".", "export", "benchmarks")]
+    given = os.environ.get("PYTHONPATH")
+    return {
+        "RESNEXT_CACHE_DIR": str(cache()), "TORCHINDUCTOR_CACHE_DIR": str(cache() / "inductor"), **os.environ,
+        "PYTHONPATH": os.pathsep.join([*paths, *([given] if given else [])]), "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")
+
+
+def _signal(group: int, how: signal.Signals) -> None:
+    try:
+        os.killpg(group, how)
+    except ProcessLookupError:
+        return
+
+
+def _die_with_parent() -> None:
+    """If this script is killed, its step is too, or it would go on writing rows (Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+@click.command(help=(__doc__ or "").partition("\n\n")[0])
+@click.option("--out", type=click.Path(path_type=Path), default=Path("gpu-accept"), show_default=True, help="Folder.")
+@click.option(
+    "--budget", type=click.FloatRange(min=30), default=540.0, show_default=True, help="Seconds for all of it."
+)
+@click.option("--steps", "wanted", metavar="NAME[,NAME...]", help=f"Only these of {', '.join(s.name for s in STEPS)}.")
+@click.option("--resume", is_flag=True, help="Leave out what the folder has from the same code and device.")
+@click.option("--rehearse", is_flag=True, help="Run on a CPU, small, to try the script.")
+def main(out: Path, budget: float, wanted: str | None, resume: bool, rehearse: bool) -> None:
+    """Run the steps, print the table so far, end with what went wrong."""
+    deadline = time.monotonic() + budget
+    problem = probe_driver().problem
+    if problem is not None and not rehearse:
+        raise click.ClickException(f"GPU acceptance needs a CUDA device: {problem}; --rehearse runs without one")
+    names = wanted.split(",") if wanted else [step.name for step in STEPS]
+    if unknown := sorted(set(names) - {step.name for step in STEPS}):
+        raise click.UsageError(f"no step {unknown[0]!r}; there are {', '.join(step.name for step in STEPS)}")
+    steps = tuple(step for step in STEPS if step.name in names)
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        for name in RESULTS:
+            (out / name).unlink(missing_ok=True)
+    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    run = Acceptance(
+        out, deadline, rehearse, resume, steps, budget, code_digest(), created, {step.name: Outcome() for step in steps}
+    )
+    run.printed = len(read_rows(run.rows_path))
+    run.save()
+
+    def stopped(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        run.stop()
+        for outcome in run.outcomes.values():
+            outcome.status = "stopped" if outcome.status == "not run" else outcome.status
+        end(run, 128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stopped)
+    run.run()
+    end(run, 0)
+
+
+#: Everything that a run leaves.
+RESULTS = ("accept.json", "accept.md", "rows.jsonl", "environment.json", "steps.log", "junit.xml")
+
+
+def end(run: Acceptance, code: int) -> None:
+    """Save, print the table, and exit with the first thing that went wrong."""
+    run.save()
+    click.echo((run.out / "accept.md").read_text(encoding="utf-8"))
+    problems = run.problems(latest(read_rows(run.rows_path)))
+    if problems:
+        click.echo(f"error: GPU acceptance failed, {len(problems)} problems; first: {problems[0]}", err=True)
+    sys.stdout.flush()
+    os._exit(code or (1 if problems else 0))  # from a signal handler too: nothing is left to do
 
 
 if __name__ == "__main__":

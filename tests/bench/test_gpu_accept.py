@@ -1,101 +1,362 @@
-"""What GPU acceptance lets pass: backends that are left out with a reason, and no test that was skipped without one."""
+"""GPU acceptance keeps what it has measured, whatever fails, hangs or kills it, and lets nothing wrong pass."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
+import torch
+from click.testing import CliRunner
 
-from resnext import backends, trt_flavour
-from resnext.backends import ort_trt_libraries
-from resnext.cuda_driver import Driver, Gpu
-from resnext.errors import MissingRequirement
+import gpu_accept
+from gpu_acceptance import device, steps
+from gpu_acceptance.device import Bench, Forward, floor_us, live, measure_group
+from gpu_acceptance.rows import append_row, code_digest, latest_line_is_whole, read_rows
+from resnext.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
-H200 = Driver(None, 1, "13.0", (Gpu("NVIDIA H200", "9.0"),))
-SUMMARY = """\
-.....ssss
-=========================== short test summary info ============================
-SKIPPED [10] tests/gpu/test_engines.py: TensorRT is not installed; TensorRT-RTX is not installed
-SKIPPED [2] tests/gpu/test_engines.py:149: TensorRT is not installed; TensorRT-RTX is not installed
-SKIPPED [2] tests/gpu/test_ort_trt.py:36: needs TensorRT 10, and it is not found
-SKIPPED [1] tests/gpu/test_cuda_sessions.py:40: this onnxruntime has no CUDA provider that loads
-30 passed, 15 skipped in 70.00s
-"""
 
 
-@pytest.fixture(scope="module")
-def accept() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_accept", ROOT / "benchmarks" / "gpu_accept.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+# What it runs in.
 
 
-def test_skips_are_read_from_pytests_summary(accept: ModuleType) -> None:
-    skipped = accept.skipped_tests(SUMMARY)
-    assert [line.partition(":")[0].rpartition("/")[2] for line in skipped] == [
-        "test_engines.py", "test_engines.py", "test_ort_trt.py", "test_cuda_sessions.py",
-    ]  # fmt: skip
+def test_make_adds_to_the_callers_pythonpath(tmp_path: Path) -> None:
+    (tmp_path / "carried.py").write_text("")
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import carried, resnext, resnext_bench, gpu_acceptance'\n")
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    made = ["make", "gpu-accept", f"PYTHON={python}"]
+    done = subprocess.run(made, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("left_out", "unexpected"),
-    [
-        ({"trt": "a", "trt-rtx": "b", "ort-trt": "needs TensorRT 10, and it is not found"}, ["cuda_sessions"]),
-        ({"trt": "a", "ort-trt": "needs TensorRT 10, and it is not found"}, ["engines", "engines", "cuda_sessions"]),
-        ({"trt": "a", "trt-rtx": "b", "ort-trt": "no GPU"}, ["ort_trt", "cuda_sessions"]),
-        ({}, ["engines", "engines", "ort_trt", "cuda_sessions"]),
-    ],
-)
-def test_a_skip_that_no_left_out_backend_accounts_for_is_unexpected(
-    accept: ModuleType, left_out: dict[str, str], unexpected: list[str]
-) -> None:
-    found = accept.unexpected_skips(accept.skipped_tests(SUMMARY), left_out)
-    assert [line.partition("test_")[2].partition(".py")[0] for line in found] == unexpected
+def test_steps_get_the_callers_pythonpath_behind_the_toolkits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/carried")
+    paths = gpu_accept.environment()["PYTHONPATH"].split(os.pathsep)
+    assert paths == [str(ROOT), str(ROOT / "export"), str(ROOT / "benchmarks"), "/carried"]
+
+
+def test_the_light_steps_need_no_pydantic(tmp_path: Path) -> None:
+    blocked = "import sys; sys.modules['pydantic'] = sys.modules['platformdirs'] = None\n"
+    code = (
+        f"{blocked}from gpu_acceptance import steps; import gpu_accept\nfolder = {str(tmp_path)!r}\n"
+        "steps.main(['environment', '--rows', folder + '/rows.jsonl', '--cache', folder, '--rehearse'])"
+    )
+    subprocess.run([sys.executable, "-c", code], env=gpu_accept.environment(), check=True)
+    assert [row["status"] for row in read_rows(tmp_path / "rows.jsonl")] == ["ok"]
+    assert "pydantic" in json.loads((tmp_path / "environment.json").read_text())["modules"]
+
+
+def test_without_a_gpu_it_says_so() -> None:
+    done = CliRunner().invoke(gpu_accept.main, [])
+    assert done.exit_code == 1
+    assert "needs a CUDA device" in done.output
+    assert "--rehearse" in done.output
+
+
+def test_an_unknown_step_names_those_there_are() -> None:
+    done = CliRunner().invoke(gpu_accept.main, ["--rehearse", "--steps", "eagre"])
+    assert done.exit_code == 2
+    assert "no step 'eagre'" in done.output
+
+
+# What it keeps.
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def make(**versions: str | None) -> None:
-        for name, kind in (("TensorRT", "trt"), ("TensorRTRTX", "rtx")):
-            monkeypatch.setattr(getattr(trt_flavour, name), "version", versions.get(kind))
+def accept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., gpu_accept.Acceptance]:
+    """An acceptance whose steps are the Python programs given by name; `ROW` in them appends a row."""
+    monkeypatch.setattr(gpu_accept, "GRACE_S", 0.5)
+    monkeypatch.setattr(gpu_accept, "LEAST_S", 0.5)
+    monkeypatch.setattr(gpu_accept, "RESERVE_S", 0.0)
 
-        def missing(*_given: Any) -> Any:
-            raise MissingRequirement("the library")
+    def make(budget: float = 60.0, share: float | None = 20.0, **programs: str) -> gpu_accept.Acceptance:
+        run = gpu_accept.Acceptance(
+            tmp_path / "out", time.monotonic() + budget, rehearse=True, resume=False,
+            steps=tuple(gpu_accept.Step(name, share) for name in programs), budget_s=budget, code="c", created="now",
+            outcomes={name: gpu_accept.Outcome() for name in programs},
+        )  # fmt: skip
+        run.out.mkdir()
 
-        monkeypatch.setattr(ort_trt_libraries, "load_tensorrt10", (lambda: "10.16.1") if "ort" in versions else missing)
-        monkeypatch.setattr(ort_trt_libraries, "plugin_device", missing)
-        monkeypatch.setattr(backends, "compiles_packages", lambda _device: "toolkit" in versions)
+        def command(step: gpu_accept.Step, _limit_s: float, _scratch: Path) -> list[str]:
+            row = {"step": step.name, "device": "d", "code": "c", "status": "ok"}
+            prelude = (
+                "import time, subprocess, sys, os\nfrom pathlib import Path\n"
+                "from gpu_acceptance.rows import append_row\n"
+                f"PATH, FACTS = Path({str(run.rows_path)!r}), {row!r}\n"
+                "def ROW(cell, **more): append_row(PATH, {**FACTS, 'cell': cell, **more})\n"
+            )
+            return [sys.executable, "-c", prelude + programs[step.name]]
+
+        monkeypatch.setattr(run, "_command", command)
+        return run
 
     return make
 
 
-def test_backends_are_left_out_with_the_reason(accept: ModuleType, machine: Callable[..., None]) -> None:
-    machine(trt="11.4.0", rtx="1.7.1", ort="1.31", toolkit="13.0")
-    assert accept.left_out_backends(H200) == {
-        "trt-rtx": "TensorRT-RTX does not take NVIDIA H200 (compute capability 9.0)",
-        "ort-trt-rtx": "the library",
+def statuses(run: gpu_accept.Acceptance) -> dict[str, str]:
+    stored = json.loads((run.out / "accept.json").read_text())
+    return {name: step["status"] for name, step in stored["steps"].items()}
+
+
+def test_what_fails_or_hangs_is_a_line_and_the_rest_goes_on(
+    accept: Callable[..., gpu_accept.Acceptance], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = accept(
+        share=3.0,
+        first="ROW('a', median_us=12.0)",
+        broken="ROW('b'); raise ValueError('the reason')",
+        hangs="ROW('c'); print('hanging', flush=True); time.sleep(60)",
+        last="ROW('d', status='failed', error='wrong')",
+    )
+    run.run()
+    assert statuses(run) == {"first": "done", "broken": "failed", "hangs": "timeout", "last": "done"}
+    assert [row["cell"] for row in read_rows(run.rows_path)] == ["a", "b", "c", "d"]
+    stored = json.loads((run.out / "accept.json").read_text())
+    assert stored["problems"] == [
+        "step broken: failed exit 1: ValueError: the reason", "step hangs: timeout", "last: d: wrong",
+    ]  # fmt: skip
+    printed = capsys.readouterr().out
+    assert printed.index("first: a") < printed.index("broken: b") < printed.index("hangs: c") < printed.index("last: d")
+    assert "hanging" in (run.out / "steps.log").read_text()
+
+
+def test_what_a_step_started_and_left_behind_ends_with_it(accept: Callable[..., gpu_accept.Acceptance]) -> None:
+    orphan = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)']); ROW(str(child.pid))\n"
+    run = accept(share=4.0, ends=orphan, hangs=orphan + "time.sleep(60)")
+    run.run()
+    for row in read_rows(run.rows_path):
+        status = Path(f"/proc/{row['cell']}/status")
+        deadline = time.monotonic() + 5
+        while status.exists() and "State:\tZ" not in status.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not status.exists() or "State:\tZ" in status.read_text()
+
+
+def test_results_are_whole_after_each_step_and_steps_without_time_are_said(
+    accept: Callable[..., gpu_accept.Acceptance],
+) -> None:
+    run = accept(budget=3.0, share=None, takes_all="ROW('a'); time.sleep(60)", too_late="ROW('b')")
+    run.run()
+    assert statuses(run) == {"takes_all": "timeout", "too_late": "no time"}
+    assert "| too_late | no time |" in (run.out / "accept.md").read_text()
+
+
+def test_a_rows_file_that_a_kill_cut_short_is_read_and_written_on(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    append_row(path, {"cell": "a"})
+    path.write_bytes(path.read_bytes() + b'{"cell": "b", "med')
+    assert [row["cell"] for row in read_rows(path)] == ["a"]
+    append_row(path, {"cell": "c"})
+    assert [row["cell"] for row in read_rows(path)] == ["a", "c"]
+    assert latest_line_is_whole(path)
+
+
+def test_the_last_row_of_a_cell_counts() -> None:
+    rows = [
+        {"step": "s", "cell": "a", "status": "failed"}, {"step": "s", "cell": "b", "status": "ok"},
+        {"step": "s", "cell": "a", "status": "ok"},
+    ]  # fmt: skip
+    assert gpu_accept.latest(rows) == [rows[2], rows[1]]
+
+
+def real(out: Path, *more: str, steps: str = "ceilings,eager") -> list[str]:
+    script = str(ROOT / "benchmarks" / "gpu_accept.py")
+    return [sys.executable, script, "--out", str(out), "--rehearse", "--budget", "300", "--steps", steps, *more]
+
+
+def killed(out: Path, how: signal.Signals, after_s: float, *more: str) -> int:
+    """Run the real script and send it ``how``; its exit code."""
+    environment = {**gpu_accept.environment(), "RESNEXT_CACHE_DIR": str(out.parent / "cache")}
+    with subprocess.Popen(real(out, *more), env=environment, stdout=subprocess.DEVNULL) as process:
+        time.sleep(after_s)
+        process.send_signal(how)
+        return process.wait(30)
+
+
+def assert_whole(out: Path) -> None:
+    """Everything on disk can be read, and no step goes on."""
+    stored = json.loads((out / "accept.json").read_text())
+    assert stored["steps"].keys() == {"ceilings", "eager"}
+    assert (out / "accept.md").read_text().startswith("# GPU acceptance")
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} <= set(gpu_accept.RESULTS)
+    deadline = time.monotonic() + 5
+    while (left := steps_of(out)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def steps_of(out: Path) -> str:
+    """Process ids of steps that write into ``out``."""
+    found = subprocess.run(["pgrep", "-f", f"--rows {out}/rows.jsonl"], capture_output=True, text=True, check=False)
+    return found.stdout
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_stop_writes_its_table_and_resume_ends_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert killed(out, signal.SIGTERM, 9) == 128 + signal.SIGTERM
+    assert_whole(out)
+    kept = read_rows(out / "rows.jsonl")
+    environment = {**gpu_accept.environment(), "RESNEXT_CACHE_DIR": str(tmp_path / "cache")}
+    command = real(out, "--resume", steps="ceilings")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    rows = read_rows(out / "rows.jsonl")
+    assert rows[: len(kept)] == kept
+    measured = [row["cell"] for row in rows if row["step"] == "ceilings"]
+    assert len(measured) == len(set(measured)) == 6  # nothing was measured twice
+    assert len(list(out.iterdir())) <= len(gpu_accept.RESULTS) <= 6
+
+
+@pytest.mark.exhaustive
+def test_thirty_kills_at_random_leave_everything_whole_and_resume_ends_it(tmp_path: Path) -> None:
+    out, rng = tmp_path / "out", random.Random(0)
+    for _ in range(30):
+        how = rng.choice([signal.SIGKILL, signal.SIGTERM])
+        killed(out, how, rng.uniform(0.5, 12), "--resume")
+        if (out / "accept.json").exists():
+            assert_whole(out)
+    environment = {**gpu_accept.environment(), "RESNEXT_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(real(out, "--resume"), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    cells = [(row["step"], row["cell"]) for row in read_rows(out / "rows.jsonl")]
+    assert len(cells) == len(set(cells)) == 6 + 16
+
+
+# What it lets pass.
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    before = torch.get_num_threads()
+
+    def make(step: str = "eager", *, resume: bool = False) -> Bench:
+        return Bench(step, tmp_path / "rows.jsonl", tmp_path / "cache", rehearse=True, resume=resume)
+
+    yield make
+    torch.set_num_threads(before)
+
+
+def of(bench: Bench, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], tuple[Forward, int, str]]:
+    """A cell whose logits are changed."""
+
+    def make() -> tuple[Forward, int, str]:
+        forward, batch, precision = live(bench, 2, "fp32", "nchw")
+        run = forward.run
+        return Forward(lambda images: change(run(images)), forward.images), batch, precision
+
+    return make
+
+
+def nothing(logits: torch.Tensor, kept: list[torch.Tensor]) -> torch.Tensor:
+    """What a graph that writes nowhere leaves: the logits of the first run, whoever has overwritten them since."""
+    kept.append(logits)
+    return kept[0]
+
+
+def test_wrong_nan_and_unwritten_outputs_fail_and_right_ones_pass(bench: Callable[..., Bench]) -> None:
+    kept: list[torch.Tensor] = []
+    where = bench()
+    cells: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "right": lambda logits: logits,
+        "scaled": lambda logits: logits * 1.01,
+        "rolled": lambda logits: logits.roll(1, 1),
+        "nan": lambda logits: logits * float("nan"),
+        "unwritten": lambda logits: nothing(logits, kept),
     }
-    machine()
-    left_out = accept.left_out_backends(H200)
-    assert (left_out["trt"], left_out["trt-rtx"]) == ("TensorRT is not installed", "TensorRT-RTX is not installed")
-    assert (left_out["ort-trt"], left_out["ort-trt-rtx"]) == ("the library", "the library")
-    assert left_out["pt2"] == "packages need a C++ compiler and the CUDA toolkit (CUDA_HOME)"
+    measure_group(where, {name: of(where, change) for name, change in cells.items()})
+    found = {row["cell"]: row["status"] for row in read_rows(where.rows)}
+    assert found == {"right": "ok", "scaled": "failed", "rolled": "failed", "nan": "failed", "unwritten": "failed"}
 
 
-def test_without_a_driver_every_engine_backend_is_left_out(accept: ModuleType) -> None:
-    left_out = accept.left_out_backends(Driver("no driver"))
-    assert left_out == dict.fromkeys(("trt", "trt-rtx", "ort-trt", "ort-trt-rtx"), "no driver")
+def test_a_cell_that_raises_is_a_row_with_the_first_line(bench: Callable[..., Bench]) -> None:
+    def broken() -> tuple[Forward, int, str]:
+        raise RuntimeError("\nno kernel for this\nand much more")
+
+    where = bench()
+    measure_group(where, {"broken": broken, "right": of(where, lambda logits: logits)})
+    rows = {row["cell"]: row for row in read_rows(where.rows)}
+    assert rows["broken"]["error"] == "RuntimeError: no kernel for this"
+    assert rows["right"]["status"] == "ok"
 
 
-def test_each_precision_is_measured_where_a_backend_runs_it(accept: ModuleType) -> None:
-    runs = accept.runs_for(("torch", "ort-cuda"))
-    assert runs == {"fp32": ("torch", "ort-cuda"), "fp16": ("torch", "ort-cuda"), "bf16": ("torch",)}
-    assert accept.runs_for(("torch", "trt"))["fp8"] == ("trt",)
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [({}, False), ({"status": "failed"}, True), ({"code": "other"}, True), ({"device": "another GPU"}, True),
+     ({"step": "merged"}, True)],
+)  # fmt: skip
+def test_resume_leaves_out_what_is_good_and_of_this_code_and_device_alone(
+    change: dict[str, str], wanted: bool, bench: Callable[..., Bench]
+) -> None:
+    first = bench()
+    row = {"step": "eager", "cell": "a", "status": "ok", "device": first.name, "code": code_digest(), **change}
+    append_row(first.rows, row)
+    assert bench(resume=True).wants("a") == wanted
+    assert bench().wants("a")
+
+
+def test_every_prediction_is_of_a_cell_that_a_step_measures(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: dict[str, set[str]] = {}
+    where = bench()
+    where.rehearse = False
+
+    def note(bench: Bench, cells: dict[str, object], **_: object) -> None:
+        measured.setdefault(bench.step, set()).update(cells)
+
+    def wants(cell: str) -> bool:
+        measured.setdefault(where.step, set()).add(cell)
+        return False
+
+    monkeypatch.setattr(steps, "measure_group", note)
+    monkeypatch.setattr(where, "wants", wants)
+    for name in ("ceilings", "eager", "merged", "chunks", "compile"):
+        where.step = name
+        steps.STEPS[name](where)
+    missing = [(step, cell) for _, step, cell, _ in gpu_accept.PREDICTIONS if cell not in measured[step]]
+    assert missing == []
+    assert len(measured["eager"]) >= 28
+
+
+@pytest.mark.parametrize(("batch", "microseconds"), [(1, 35), (8, 177), (64, 1311)])
+def test_the_floor_is_that_of_the_design(batch: int, microseconds: float) -> None:
+    assert floor_us(VARIANTS["resnext50_32x4d"], batch, "fp16") == pytest.approx(microseconds, rel=0.05)
+
+
+def test_every_step_has_something_that_runs_it() -> None:
+    assert {step.name for step in gpu_accept.STEPS} == {*steps.STEPS, "benchmark", "tests"}
+
+
+def test_tests_are_rows_with_their_reasons(tmp_path: Path) -> None:
+    path = tmp_path / "junit.xml"
+    path.write_text(
+        '<testsuites><testsuite><testcase classname="tests.gpu.test_a" name="test_ok"/>'
+        '<testcase classname="tests.gpu.test_a" name="test_bad"><failure message="no&#10;more"/></testcase>'
+        '<testcase classname="tests.gpu.test_a" name="test_off"><skipped message="no TensorRT"/></testcase>'
+        "</testsuite></testsuites>"
+    )
+    assert gpu_accept.test_results(path) == [
+        ("test_a::test_ok", "ok", ""),
+        ("test_a::test_bad", "failed", "no"),
+        ("test_a::test_off", "skipped", "no TensorRT"),
+    ]
+    path.write_text("<testsuites><testsuite>")
+    assert gpu_accept.test_results(path) == []
+
+
+def test_gates_are_those_of_the_toolkit() -> None:
+    from resnext.parity import gate_for
+
+    for precision in ("fp32", "fp16", "bf16"):
+        assert device.GATES[precision] == gate_for(precision).max_error

@@ -1,0 +1,382 @@
+"""The device that the acceptance measures on: streams, graphs, rounds, parity, the floor; light modules alone."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import statistics
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resnext.clock import time_device, time_host
+from resnext.config import VARIANTS, ResNeXtConfig
+from resnext.facts import layers
+from resnext.inputs import seeded_pixels
+from resnext.model import ResNeXt
+from resnext.reformulate import fold_batch_norms, merge_model_groups
+from resnext.seeded import seeded_state_dict
+
+from .rows import Row, append_row, code_digest, first_line, read_rows
+
+ROUNDS, ROUND_S = 5, 0.1
+#: Rows of a batch that are held against float64.
+COMPARED = 16
+#: What a precision may lose, relative to the RMS of the logits; a wrong kernel loses more than the whole of it.
+GATES = {"fp16": 0.05, "bf16": 0.4, "fp32": 1e-4, "tf32": 0.05}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+LAYOUTS = {"nchw": torch.contiguous_format, "channels-last": torch.channels_last}
+#: What a rehearsal runs in the place of ResNeXt-50: all four stages, narrow groups, seconds on a CPU.
+SMALL = ResNeXtConfig((1, 1, 1, 1), cardinality=4, bottleneck_width=4, input_size=(64, 64), num_classes=10)
+
+
+class Bench:
+    """The device, the cache, and where rows go.
+
+    Args:
+        step: name of the step.
+        rows: file that rows are appended to.
+        cache: folder for weights and references, shared by all steps.
+        rehearse: run small, on a CPU.
+        resume: leave out cells that this file has a good row of, of the same code and device.
+    """
+
+    def __init__(self, step: str, rows: Path, cache: Path, *, rehearse: bool, resume: bool) -> None:
+        self.step, self.rehearse = step, rehearse
+        self.cuda = torch.cuda.is_available() and not rehearse
+        self.device = torch.device("cuda" if self.cuda else "cpu")
+        self.config = SMALL if rehearse else VARIANTS["resnext50_32x4d"]
+        self.rows, self.cache = rows, cache
+        self.name = torch.cuda.get_device_name() if self.cuda else "cpu (rehearsal)"
+        self._code = code_digest()
+        self._done = {row["cell"] for row in read_rows(rows) if self._is_good(row)} if resume else set()
+        self._stream: Any = torch.cuda.Stream() if self.cuda else None  # type: ignore[no-untyped-call]  # torch's
+        cache.mkdir(parents=True, exist_ok=True)
+
+    def _is_good(self, row: Row) -> bool:
+        ours = (row["step"], row["code"], row["device"]) == (self.step, self._code, self.name)
+        return ours and row["status"] == "ok"
+
+    def wants(self, cell: str) -> bool:
+        """Whether ``cell`` has still to be measured."""
+        return cell not in self._done
+
+    def write(self, cell: str, status: str = "ok", **facts: Any) -> None:
+        """Append one row: one system call, so that a kill leaves it whole or not at all."""
+        row = {"step": self.step, "cell": cell, "status": status, "device": self.name, "code": self._code, **facts}
+        append_row(self.rows, row)
+
+    @contextmanager
+    def guarded(self, *cells: str) -> Iterator[None]:
+        """Turn an error into a row for each of ``cells``."""
+        try:
+            yield
+        except Exception as exc:  # whatever a library raises: the next cells go on
+            error = first_line(exc)
+            for cell in cells:
+                self.write(cell, "failed", error=error)
+        finally:
+            gc.collect()
+            if self.cuda:
+                torch.cuda.empty_cache()
+
+    def settings(self, *, tf32: bool = False) -> AbstractContextManager[Any]:
+        """The stream, cuDNN's search, and TF32 as asked for."""
+        if not self.cuda:
+            return nullcontext()
+        return _cuda_settings(self._stream, tf32=tf32)
+
+    def queue(self, call: Callable[[], object], *, graph: bool, tf32: bool = False) -> Queue:
+        """``call`` ready to be timed: warm, and captured in a CUDA graph if ``graph``."""
+        with self.settings(tf32=tf32):
+            for _ in range(3):
+                call()
+            self.synchronize()
+        if not (self.cuda and graph):
+            return Queue(self, call, tf32=tf32)
+        recorded = torch.cuda.CUDAGraph()
+        with self.settings(tf32=tf32), torch.cuda.graph(recorded, stream=self._stream):
+            call()
+        with torch.cuda.stream(self._stream):
+            recorded.replay()
+        self.synchronize()
+        return Queue(self, recorded.replay, tf32=tf32)
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.cuda:
+            self._stream.synchronize()
+
+    @property
+    def stream(self) -> int | None:
+        """Handle of the stream, None on a CPU."""
+        return int(self._stream.cuda_stream) if self.cuda else None
+
+    def weights(self) -> ResNeXt:
+        """The seeded network, float32 on the CPU; made once for all steps."""
+        path = self.cache / f"weights-{'small' if self.rehearse else 'resnext50'}.pt"
+        if not path.is_file():
+            part = path.with_suffix(f".{os.getpid()}")
+            torch.save(seeded_state_dict(self.config, 0), part)
+            part.replace(path)
+        with torch.device("meta"):
+            model = ResNeXt(self.config)
+        model.load_state_dict(torch.load(path, weights_only=True), assign=True)
+        return model.eval().requires_grad_(False)
+
+    @cached_property
+    def images(self) -> Tensor:
+        """Seeded images, float32, normalised, for the largest batch; the first ones are held against float64."""
+        pixels = seeded_pixels(self.config, COMPARED)
+        first = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().sub(114.75).div(57.375).contiguous()
+        return first.repeat(16, 1, 1, 1)
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """Float64 logits of the first images, by eager PyTorch on the CPU; computed once for all steps."""
+        path = self.cache / f"reference-{'small' if self.rehearse else 'resnext50'}.npy"
+        if not path.is_file():
+            with torch.inference_mode():
+                logits = self.weights().double()(self.images[:COMPARED].double())
+            part = path.with_suffix(f".{os.getpid()}.npy")
+            np.save(part, logits.numpy())
+            part.replace(path)
+        return torch.from_numpy(np.load(path))
+
+    def error(self, logits: Tensor) -> Row:
+        """How far ``logits`` of the first images are from float64's."""
+        got = logits.detach()[:COMPARED].double().cpu()
+        want = self.reference[: len(got)]
+        scale = float(want.square().mean().sqrt())
+        worst = float((got - want).abs().max()) / scale if bool(torch.isfinite(got).all()) else float("nan")
+        agree = float((got.argmax(1) == want.argmax(1)).double().mean())
+        return {"max_error": worst, "top1": agree}
+
+
+class Queue:
+    """One call or captured graph, as the clock wants it."""
+
+    def __init__(self, bench: Bench, launch: Callable[[], object], *, tf32: bool) -> None:
+        self._bench, self._launch, self._tf32 = bench, launch, tf32
+
+    @property
+    def cuda_stream(self) -> int | None:
+        """The bench's stream."""
+        return self._bench.stream
+
+    def enqueue(self) -> None:
+        """Launch."""
+        self._launch()
+
+    def synchronize(self) -> None:
+        """Wait."""
+        self._bench.synchronize()
+
+    def times_ns(self, count: int) -> list[int]:
+        """Of each of ``count`` runs: between events on CUDA, by the host's clock on a CPU."""
+        with self._bench.settings(tf32=self._tf32):
+            return time_device(self, count)[0] if self._bench.cuda else time_host(self._launch, count)
+
+
+def timed(bench: Bench, queues: Mapping[str, Queue], *, rounds: int = ROUNDS) -> dict[str, Row]:
+    """Median and p90 of each, in rounds that take turns, with the card's clock and throttling in the last round."""
+    seconds = 0.02 if bench.rehearse else ROUND_S
+    counts = {name: _count(queue, seconds) for name, queue in queues.items()}
+    taken: dict[str, list[list[int]]] = {name: [] for name in queues}
+    state: dict[str, Row] = {}
+    for _ in range(rounds):
+        for name, queue in queues.items():
+            taken[name].append(queue.times_ns(counts[name]))
+            state[name] = gpu_state() if bench.cuda else {}
+    found = {}
+    for name, samples in taken.items():
+        values = sorted(value for part in samples for value in part)
+        medians = [statistics.median(part) for part in samples]
+        found[name] = {
+            "median_us": statistics.median(values) / 1e3,
+            "p90_us": values[min(len(values) - 1, int(0.9 * len(values)))] / 1e3,
+            "round_medians_us": [median / 1e3 for median in medians],
+            "samples": len(values),
+            **state[name],
+        }
+    return found
+
+
+def _count(queue: Queue, seconds: float) -> int:
+    queue.times_ns(1)
+    estimate_ns = max(1, statistics.median(queue.times_ns(3)))
+    return int(max(3, min(2000, seconds * 1e9 / estimate_ns)))
+
+
+@contextmanager
+def _cuda_settings(stream: Any, *, tf32: bool) -> Iterator[None]:
+    product = torch.backends.cuda.matmul
+    before = product.allow_tf32
+    with (
+        torch.inference_mode(),
+        torch.cuda.stream(stream),
+        torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=tf32),
+    ):
+        product.allow_tf32 = tf32
+        try:
+            yield
+        finally:
+            product.allow_tf32 = before
+
+
+def laid_out(bench: Bench, model: nn.Module, precision: str, layout: str) -> nn.Module:
+    """``model`` on the device."""
+    with bench.settings() if bench.cuda else torch.no_grad(), torch.inference_mode(False), torch.no_grad():
+        moved = model.to(bench.device, DTYPES[precision])
+        moved.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]  # torch's stub leaves this form out
+    bench.synchronize()
+    return moved
+
+
+def placed(bench: Bench, batch: int, precision: str, layout: str) -> Tensor:
+    """The first ``batch`` images on the device."""
+    images = bench.images[:batch].to(bench.device, DTYPES[precision])
+    return images.contiguous(memory_format=LAYOUTS[layout])
+
+
+class Forward:
+    """A network over fixed images; keeps what it gave, which is where a captured graph writes."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor], images: Tensor) -> None:
+        self.run, self.images = run, images
+        self.logits: Tensor = torch.empty(0)
+
+    def __call__(self) -> None:
+        """Run once."""
+        with torch.inference_mode():
+            self.logits = self.run(self.images)
+
+
+def measure_group(
+    bench: Bench, cells: Mapping[str, Callable[[], tuple[Forward, int, str]]], *, plain: bool = True
+) -> None:
+    """Capture every cell of a group, time them in turns, check what the replays left, write a row for each.
+
+    Args:
+        bench: the device.
+        cells: by name, what makes the forward, its batch and precision.
+        plain: also time plain launches.
+    """
+    wanted = {name: make for name, make in cells.items() if bench.wants(name)}
+    ready: dict[str, tuple[Forward, int, str, Queue, bool]] = {}
+    for name, make in wanted.items():
+        with bench.guarded(name):
+            forward, batch, precision = make()
+            try:
+                queue, graph = bench.queue(forward, graph=True), bench.cuda
+            except Exception as exc:  # numbers of plain launches still stand if capturing is what fails
+                if not bench.cuda:
+                    raise
+                bench.write(f"{name} (capture)", "failed", error=first_line(exc))
+                torch.cuda.synchronize()
+                queue, graph = bench.queue(forward, graph=False), False
+            ready[name] = forward, batch, precision, queue, graph
+    with bench.guarded(*ready):
+        found = timed(bench, {name: entry[3] for name, entry in ready.items()}) if ready else {}
+        for name, (forward, batch, precision, queue, graph) in ready.items():
+            poison(bench, forward)
+            with bench.settings():
+                queue.enqueue()
+            bench.synchronize()
+            facts = {**found[name], **bench.error(forward.logits), "boundary": "graph" if graph else "launch"}
+            if plain and graph:
+                facts["plain_us"] = statistics.median(bench.queue(forward, graph=False).times_ns(10)) / 1e3
+            facts["images_s"] = batch / facts["median_us"] * 1e6
+            facts["floor_us"] = floor_us(bench.config, batch, precision)
+            right = facts["max_error"] <= GATES[precision]  # false for NaN
+            error = {} if right else {"error": f"wrong output: max error {facts['max_error']:.2g} of the logits' RMS"}
+            bench.write(name, "ok" if right else "failed", batch=batch, precision=precision, **facts, **error)
+
+
+def poison(bench: Bench, forward: Forward) -> None:
+    """Overwrite what the last run left: an output that nobody writes again shows as NaN."""
+    with bench.settings(), torch.inference_mode():
+        forward.logits.fill_(float("nan"))
+    bench.synchronize()
+
+
+def live(
+    bench: Bench, batch: int, precision: str, layout: str, *, folded: bool = False, width: int | None = None,
+    part: int | None = None, compiled: str | None = None,
+) -> tuple[Forward, int, str]:  # fmt: skip
+    """The network over ``batch`` images: folded, merged to ``width``, in parts, compiled in a mode, as asked for."""
+    model: nn.Module = bench.weights()
+    if folded:
+        model = fold_batch_norms(model)
+    if width is not None:
+        model = merge_model_groups(model, width)
+    model = laid_out(bench, model, precision, layout)
+    run: Callable[[Tensor], Tensor] = model
+    if compiled is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mode = None if compiled == "default" else compiled
+            run = torch.compile(model, dynamic=False, fullgraph=True, mode=mode)
+    if part is not None:
+        run = partial(_in_parts, model, part)
+    return Forward(run, placed(bench, batch, precision, layout)), batch, precision
+
+
+def _in_parts(model: nn.Module, part: int, images: Tensor) -> Tensor:
+    return torch.cat([model(some) for some in torch.split(images, part)])
+
+
+def floor_us(
+    config: ResNeXtConfig, batch: int, precision: str, *, tb_s: float = 3.35, tflops: float | None = None
+) -> float:
+    """Least microseconds of a pass, layer by layer through memory.
+
+    Each convolution reads its input and weights and writes its output once, with batch norm, ReLU and the addition of
+    the shortcut, which the last of a block reads, fused into it; a 1x1 with a stride reads just the pixels that it
+    uses. With the ceilings of an H100 (3.35 TB/s; 800, 800 and 60 TFLOP/s) unless others are given.
+    """
+    size = 4 if precision == "fp32" else 2
+    peak = tflops or {"fp16": 800.0, "bf16": 800.0, "fp32": 60.0}[precision]
+    total = 0.0
+    for layer in layers(config):
+        pixels = layer.out_size[0] * layer.out_size[1]
+        read = layer.inputs * pixels * (4 if _STRIDED.match(layer.name) else 1)
+        written = layer.outputs * pixels
+        shortcut = written if layer.name.endswith(".conv3") else 0
+        moved = (batch * (read + written + shortcut) + layer.weights) * size
+        total += max(moved / (tb_s * 1e6), 2 * layer.macs * batch / (peak * 1e6))
+    return total
+
+
+#: Layers of ImageNet's networks that read four pixels for each that they write.
+_STRIDED = re.compile(r"conv1$|layer[234]\.0\.conv2$")
+
+
+def gpu_state() -> Row:
+    """Clock, power, temperature and throttle reasons now; empty without NVML."""
+    try:
+        pynvml, card = _nvml()
+        return {
+            "sm_mhz": pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_SM),
+            "power_w": pynvml.nvmlDeviceGetPowerUsage(card) / 1000,
+            "temperature_c": pynvml.nvmlDeviceGetTemperature(card, pynvml.NVML_TEMPERATURE_GPU),
+            "throttle": pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(card),
+        }
+    except Exception as exc:  # NVML is a convenience here
+        return {"nvml": first_line(exc)}
+
+
+@cache
+def _nvml() -> tuple[Any, Any]:
+    import pynvml
+
+    pynvml.nvmlInit()
+    return pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)

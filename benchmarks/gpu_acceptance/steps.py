@@ -1,0 +1,398 @@
+"""The steps of GPU acceptance that measure: each cell appends one row of JSON as soon as it is known.
+
+    python3 -m gpu_acceptance.steps STEP --rows rows.jsonl --cache FOLDER [--rehearse] [--resume]
+
+Everything but ``smoke``, ``package`` and ``ort-cuda`` needs PyTorch and the light modules of `resnext` alone, no
+pydantic. A cell that fails is a row with the first line of its error, and the next one goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from resnext.clock import time_device, time_host
+from resnext.config import Precision, ResNeXtConfig
+from resnext.cuda_driver import probe_driver
+from resnext.inputs import seeded_pixels
+
+from .device import COMPARED, LAYOUTS, Bench, Forward, floor_us, gpu_state, laid_out, live, measure_group, timed
+from .rows import Row, first_line, write_whole
+
+
+def environment(bench: Bench) -> None:
+    """What the machine is and has; written as a row and as environment.json beside the rows."""
+    found: Row = {
+        "python": platform.python_version(), "torch": torch.__version__, "torch_file": torch.__file__,
+        "torch_cuda": torch.version.cuda, "cudnn": torch._C._cudnn.getRuntimeVersion() if bench.cuda else None,
+        "driver": repr(probe_driver()), "cpus": os.cpu_count(), "cpu_flags": _cpu_flags(),
+        "nvidia_smi": output("nvidia-smi", "-q")[:6000], "nvcc": toolkit(), "modules": module_versions(),
+        "backends": backend_obstacles(),
+    }  # fmt: skip
+    if bench.cuda:
+        card = torch.cuda.get_device_properties(0)
+        found["card"] = {
+            "name": card.name, "sms": card.multi_processor_count, "memory_bytes": card.total_memory,
+            "l2_bytes": getattr(card, "L2_cache_size", None), "capability": f"{card.major}.{card.minor}",
+            **gpu_state(),
+        }  # fmt: skip
+    bench.write("environment", **{key: found[key] for key in ("torch", "torch_cuda", "cudnn", "backends")})
+    write_whole(bench.rows.parent / "environment.json", json.dumps(found, indent=1, default=str) + "\n")
+
+
+def ceilings(bench: Bench) -> None:
+    """What the card can do at most: copy, products, an empty graph."""
+    size = 2**20 if bench.rehearse else 2**30
+    if bench.wants("copy"):
+        with bench.guarded("copy"):
+            source = torch.empty(size, dtype=torch.uint8, device=bench.device).random_()
+            target = torch.empty_like(source)
+            facts = timed(bench, {"copy": bench.queue(lambda: target.copy_(source), graph=False)})["copy"]
+            bench.write("copy", **facts, tb_s=2 * size / facts["median_us"] / 1e6)
+            del source, target
+    side = 256 if bench.rehearse else 8192
+    for name, dtype, tf32 in (
+        ("fp16 product", torch.float16, False), ("bf16 product", torch.bfloat16, False),
+        ("fp32 product", torch.float32, False), ("tf32 product", torch.float32, True),
+    ):  # fmt: skip
+        if bench.wants(name):
+            with bench.guarded(name):
+                left = torch.randn(side, side, device=bench.device).to(dtype)
+                out = torch.empty_like(left)
+                queue = bench.queue(partial(torch.mm, left, left, out=out), graph=False, tf32=tf32)
+                facts = timed(bench, {name: queue}, rounds=3)[name]
+                bench.write(name, **facts, tflops=2 * side**3 / facts["median_us"] / 1e6)
+    if bench.wants("empty launch"):
+        with bench.guarded("empty launch"):
+            tiny = torch.zeros(1, device=bench.device)
+
+            def hundred() -> None:
+                for _ in range(100):
+                    tiny.add_(1)
+
+            facts = timed(bench, {"x": bench.queue(hundred, graph=True)})["x"]
+            bench.write("empty launch", **facts, launch_us=facts["median_us"] / 100)
+
+
+def smoke(bench: Bench) -> None:
+    """The product's own sessions on the shipped digits network: every switch once, each against float64."""
+    from resnext.backends import SessionOptions, open_session
+    from resnext.backends.torch_session import reference_logits
+    from resnext.parity import gate_for
+    from resnext.weights import load_weights
+
+    weights = load_weights("digits")
+    images = weights.preprocessing.normalise(seeded_pixels(weights.config, 24))
+    reference = reference_logits(weights, images)
+    scale = float(np.sqrt(np.square(reference).mean()))
+    device: Any = "cuda" if bench.cuda else "cpu"
+    for precision in ("fp32", "fp16", "bf16"):
+        for layout in ("nchw", "channels-last", "auto"):
+            for graph in (True, False):
+                cell = f"torch {precision} {layout} {'graph' if graph else 'launch'}"
+                if not bench.wants(cell):
+                    continue
+                with bench.guarded(cell):
+                    options = SessionOptions(
+                        device=device, memory_format=layout, cuda_graph=graph,
+                        precision=precision,
+                    )  # fmt: skip
+                    worst = 0.0
+                    with open_session("torch", weights, options) as session:
+                        for rows in (slice(0, 8), slice(8, 16), slice(3, 4)):  # bind again: other input, other batch
+                            session.bind({"input": images[rows]})
+                            for _ in range(2):
+                                session.enqueue()
+                                session.synchronize()
+                                bound = session.fetch()["logits"]
+                                between = session.run({"input": images[16:24]})["logits"]
+                                worst = max(worst, float(np.abs(bound - reference[rows]).max()) / scale)
+                                worst = max(worst, float(np.abs(between - reference[16:24]).max()) / scale)
+                        boundary = session.enqueue_boundary
+                    limit = 1e-4 if precision == "fp32" else gate_for(precision).max_error
+                    ok = worst <= limit
+                    bench.write(cell, "ok" if ok else "failed", max_error=worst, boundary=boundary)
+
+
+def eager(bench: Bench) -> None:
+    """Eager PyTorch in a CUDA graph: precisions, layouts, batches; with batch norms folded too."""
+    batches = (1, 8) if bench.rehearse else (1, 8, 64, 256)
+    for precision in ("fp16", "bf16", "fp32"):
+        for batch in (8, 64, 1, 256):
+            if batch not in batches:
+                continue
+            cells: dict[str, Callable[[], tuple[Forward, int, str]]] = {}
+            for layout in LAYOUTS:
+                cells[f"{precision} batch {batch} {layout}"] = partial(live, bench, batch, precision, layout)
+            if precision != "fp32":
+                name = f"{precision} batch {batch} channels-last folded"
+                cells[name] = partial(live, bench, batch, precision, "channels-last", folded=True)
+            measure_group(bench, cells)
+
+
+def merged(bench: Bench) -> None:
+    """Merged groups, folded, channels-last, fp16: is widening them free?"""
+    for batch in (8,) if bench.rehearse else (64, 8, 256):
+        cells = {
+            f"fp16 batch {batch} groups {width or 'as is'}": partial(
+                live, bench, batch, "fp16", "channels-last", folded=True, width=width
+            )
+            for width in (None, 8, 16, 32, 64, 128)
+        }
+        measure_group(bench, cells, plain=False)
+    for stage, layer in enumerate(_grouped_layers(bench.config)):
+        names = {width: f"3x3 alone, stage {stage + 1}, batch 64, width {width}" for width in (None, 16, 32, 64, 128)}
+        wanted = {width: name for width, name in names.items() if bench.wants(name)}
+        if not wanted:
+            continue
+        with bench.guarded(*wanted.values()):
+            channels, groups, size = layer
+            images = torch.randn(4 if bench.rehearse else 64, channels, size, size, device=bench.device)
+            images = images.to(torch.float16).contiguous(memory_format=torch.channels_last)
+            queues = {}
+            for width, name in wanted.items():
+                fewer = groups if width is None else max(1, min(groups, channels // max(width, channels // groups)))
+                conv = nn.Conv2d(channels, channels, 3, padding=1, groups=fewer, bias=False)
+                conv = laid_out(bench, conv, "fp16", "channels-last")  # type: ignore[assignment]  # stays a Conv2d
+                queues[name] = bench.queue(Forward(conv, images), graph=True)
+            for name, facts in timed(bench, queues, rounds=3).items():
+                bench.write(name, **facts)
+
+
+def chunks(bench: Bench) -> None:
+    """A batch as several smaller ones in one graph: does a live set that fits into L2 pay?"""
+    plans = ((8, 4),) if bench.rehearse else ((64, 8), (64, 16), (256, 32), (256, 16))
+    for batch in dict.fromkeys(batch for batch, _ in plans):
+        cells = {f"fp16 batch {batch} at once": partial(live, bench, batch, "fp16", "channels-last", folded=True)}
+        for size in (size for whole, size in plans if whole == batch):
+            cells[f"fp16 batch {batch} in parts of {size}"] = partial(
+                live, bench, batch, "fp16", "channels-last", folded=True, part=size
+            )
+        measure_group(bench, cells, plain=False)
+
+
+def compiled(bench: Bench) -> None:
+    """torch.compile, as it comes and with batch norms folded."""
+    plans: list[tuple[str, int, bool, str | None]] = [
+        ("fp16", 64, False, None), ("fp16", 8, False, None), ("fp16", 64, True, None), ("fp16", 1, False, None),
+        ("fp16", 256, False, None), ("bf16", 64, False, None), ("fp32", 64, False, None),
+        ("fp16", 64, True, "max-autotune-no-cudagraphs"),
+    ]  # fmt: skip
+    if bench.rehearse:
+        plans = [("fp32", 8, True, None)]
+    for precision, batch, folded, mode in plans:
+        cell = f"{precision} batch {batch}{' folded' if folded else ''}{' ' + mode if mode else ''}"
+        make = partial(live, bench, batch, precision, "channels-last", folded=folded, compiled=mode or "default")
+        measure_group(bench, {cell: make})
+        torch.compiler.reset()
+
+
+def package(bench: Bench) -> None:
+    """A .pt2 package from export to its own parity check, and how fast it replays."""
+    from resnext.backends import SessionOptions, open_session
+    from resnext.manifest import BatchRange
+    from resnext.weights import load_weights
+    from resnext_export.pt2_artifact import export_pt2
+
+    device: Any = "cuda" if bench.cuda else "cpu"
+    weights = load_weights("digits") if bench.rehearse else load_weights("seeded", "resnext50_32x4d")
+    plans: list[tuple[Precision, int]] = [("fp32", 8)] if bench.rehearse else [("fp16", 64), ("fp32", 8)]
+    for precision, batch in plans:
+        cell = f"pt2 {precision} batch {batch}"
+        if not bench.wants(cell):
+            continue
+        with bench.guarded(cell):
+            folder = bench.cache / f"pt2-{precision}-{batch}"
+            shutil.rmtree(folder, ignore_errors=True)
+            started = time.monotonic()
+            artifact = export_pt2(
+                weights, folder, batch=BatchRange.parse(str(batch)), precision=precision, device=device,
+            )  # fmt: skip
+            built_s = time.monotonic() - started
+            check = artifact.manifest.check
+            images = weights.preprocessing.normalise(seeded_pixels(weights.config, COMPARED))
+            images = np.tile(images, (max(1, batch // COMPARED), 1, 1, 1))[:batch]
+            with open_session("pt2", artifact, SessionOptions(device=device)) as session:
+                session.bind({"input": np.ascontiguousarray(images)})
+                if bench.cuda:
+                    times, _ = time_device(session, 50)
+                else:
+                    times = time_host(session.enqueue, 10)
+                median_us = statistics.median(times) / 1e3
+                boundary = session.enqueue_boundary
+            error = None if check is None else check.max_error
+            bench.write(
+                cell, batch=batch, precision=precision, built_s=built_s, median_us=median_us, boundary=boundary,
+                images_s=batch / median_us * 1e6, max_error=error, floor_us=floor_us(bench.config, batch, precision),
+            )  # fmt: skip
+
+
+def ort_cuda(bench: Bench) -> None:
+    """ONNX Runtime's CUDA provider over its settings: TF32, layout, graph."""
+    import onnxruntime as ort
+
+    from resnext.weights import load_weights
+    from resnext_export.cache import onnx_or_reuse
+
+    provider = "CUDAExecutionProvider" if bench.cuda else "CPUExecutionProvider"
+    if provider not in ort.get_available_providers():
+        bench.write("onnxruntime", "failed", error=f"onnxruntime {ort.__version__} ({ort.__file__}) has no {provider}")
+        return
+    if bench.cuda:
+        ort.preload_dlls()
+    weights = load_weights("digits") if bench.rehearse else load_weights("seeded", "resnext50_32x4d")
+    precisions: tuple[Precision, ...] = ("fp32",) if bench.rehearse else ("fp16", "fp32")
+    for precision in precisions:
+        with bench.guarded(f"ort {precision} export"):
+            artifact = onnx_or_reuse(weights, precision).artifact
+            for batch in (8,) if bench.rehearse else (64, 8, 1):
+                for tf32, nhwc, graph in ((0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 1), (1, 1, 0)):
+                    cell = f"ort {precision} batch {batch} use_tf32={tf32} prefer_nhwc={nhwc} graph={graph}"
+                    if bench.wants(cell):
+                        with bench.guarded(cell):
+                            _ort_cell(bench, ort, artifact, weights, cell, precision, batch, (tf32, nhwc, graph))
+
+
+def _ort_cell(
+    bench: Bench, ort: Any, artifact: Any, weights: Any, cell: str, precision: str, batch: int,
+    switches: tuple[int, int, int],
+) -> None:  # fmt: skip
+    from resnext.backends.torch_session import reference_logits
+
+    tf32, nhwc, graph = switches
+    native = ort.SessionOptions()
+    native.log_severity_level = 3
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if bench.cuda:
+        native.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        settings = {"use_tf32": str(tf32), "prefer_nhwc": str(nhwc), "enable_cuda_graph": str(graph)}
+        settings["user_compute_stream"] = str(bench.stream)
+        providers = [("CUDAExecutionProvider", settings)]
+    session = ort.InferenceSession(str(artifact.path), native, providers=providers)
+    images = weights.preprocessing.normalise(seeded_pixels(weights.config, COMPARED))
+    batch_images = np.ascontiguousarray(np.tile(images, (max(1, batch // COMPARED), 1, 1, 1))[:batch])
+    where = "cuda" if bench.cuda else "cpu"
+    binding = session.io_binding()
+    given = ort.OrtValue.ortvalue_from_numpy(batch_images, where, 0)
+    taken = ort.OrtValue.ortvalue_from_shape_and_type([batch, weights.config.num_classes], np.float32, where, 0)
+    binding.bind_ortvalue_input("input", given)
+    binding.bind_ortvalue_output("logits", taken)
+    run = ort.RunOptions()
+    run.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    queue = bench.queue(lambda: session.run_with_iobinding(binding, run), graph=False)
+    facts = timed(bench, {cell: queue}, rounds=3)[cell]
+    bench.synchronize()
+    want = reference_logits(weights, images[: min(batch, COMPARED)])
+    got = taken.numpy()[: len(want)]
+    error = float(np.abs(got - want).max() / np.sqrt(np.square(want).mean()))
+    bench.write(
+        cell, batch=batch, precision=precision, **facts, images_s=batch / facts["median_us"] * 1e6, max_error=error
+    )
+
+
+STEPS: Mapping[str, Callable[[Bench], None]] = {
+    "environment": environment, "ceilings": ceilings, "smoke": smoke, "eager": eager, "merged": merged,
+    "chunks": chunks, "compile": compiled, "package": package, "ort-cuda": ort_cuda,
+}  # fmt: skip
+
+
+def _grouped_layers(config: ResNeXtConfig) -> list[tuple[int, int, int]]:
+    """Channels, groups and width in pixels of the 3x3s after the first block of each stage."""
+    height = config.input_size[0] // 4
+    return [
+        (config.inner_channels(stage), config.cardinality, max(1, height >> stage))
+        for stage in range(len(config.depths))
+    ]
+
+
+def output(*command: str) -> str:
+    """What a command prints, or why it does not."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return first_line(exc)
+
+
+def toolkit() -> Row:
+    """Where the CUDA toolkit is, by every way of asking."""
+    nvcc = shutil.which("nvcc")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.utils import cpp_extension
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), cpp_extension.CUDA_HOME, "/usr/local/cuda"]
+    return {
+        "which": nvcc,
+        "first_bytes": None if nvcc is None else Path(nvcc).read_bytes()[:200].decode(errors="replace"),
+        "torch_cuda_home": cpp_extension.CUDA_HOME,
+        "headers": {str(home): Path(home, "include", "cuda.h").is_file() for home in homes if home},
+        "libcuda": [line.strip() for line in output("ldconfig", "-p").splitlines() if "libcuda.so" in line],
+    }
+
+
+_MODULES = ("numpy", "triton", "onnx", "onnxruntime", "onnxscript", "pydantic", "platformdirs", "tensorrt", "pytest")
+
+
+def module_versions() -> Row:
+    """Version and file of what would be imported."""
+    found: Row = {}
+    for name in _MODULES:
+        try:
+            module = __import__(name)
+            found[name] = f"{getattr(module, '__version__', '?')} {module.__file__}"
+        except Exception as exc:  # a missing or broken package is what we want to know
+            found[name] = first_line(exc)
+    return found
+
+
+def backend_obstacles() -> Row:
+    """What keeps each backend from running here."""
+    try:
+        from resnext.backends.availability import obstacle
+
+        from resnext.backends import BACKENDS
+
+        return {name: obstacle(name, "auto") or "can run" for name in BACKENDS}
+    except Exception as exc:  # the light part of the environment stands without it
+        return {"unknown": first_line(exc)}
+
+
+def _cpu_flags() -> list[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    return [flag for flag in flags if flag.startswith(("amx", "avx512"))]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one step."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--resume", action="store_true")
+    asked = parser.parse_args(arguments)
+    bench = Bench(asked.step, asked.rows, asked.cache, rehearse=asked.rehearse, resume=asked.resume)
+    with bench.guarded(asked.step):
+        STEPS[asked.step](bench)
+
+
+if __name__ == "__main__":
+    main()
