@@ -31,6 +31,7 @@ from resnext.clock import time_host
 from resnext.fake_session import FakeSession
 from resnext.weights import load_model, load_weights
 from resnext_bench.environment import record_environment
+from resnext_bench.gpu import open_nvml
 from resnext_bench.measure import Samples, Subject, _visit
 from resnext_export.onnx_artifact import export_onnx
 from resnext_export.onnx_from_torch import _export
@@ -111,7 +112,8 @@ def ort_ratio(artifact: Artifact, rounds: int) -> dict[str, Any]:
 @click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Paired exports.")
 def main(path: Path | None, rounds: int) -> None:
     """Measure every claim, print a table, exit 1 where one is missed."""
-    environment = record_environment()
+    with open_nvml() as nvml:
+        environment = record_environment(nvml)
     first, artifact = export_ratio(rounds)
     results = [help_seconds(), first, harness_overhead(), ort_ratio(artifact, rounds * 8)]
     click.echo(f"{environment.title()}, load {environment.load_1min:.2f} at the start")

@@ -27,6 +27,7 @@ from resnext.progress import track
 from resnext.session import Session
 
 from .environment import record_environment
+from .gpu import open_nvml
 
 if TYPE_CHECKING:
     from resnext.weights import Weights
@@ -348,7 +349,8 @@ def _key(facts: dict[str, Any], source: ImageSource, preprocessing: Preprocessin
 
 def _environment_facts() -> dict[str, Any]:
     """What logits hang on beside the artifact."""
-    environment = record_environment()
+    with open_nvml() as nvml:
+        environment = record_environment(nvml)
     gpus = [(gpu.name, gpu.driver) for gpu in environment.gpus]
     return {"cpu": environment.cpu, "gpus": gpus, "packages": environment.packages}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,8 @@ from resnext.command import (
 from resnext.config import PRECISIONS, Precision
 from resnext.version import __version__
 
+from .deadline import Deadline
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -41,9 +45,11 @@ Examples:
   resnext-bench --backend trt --batch 64 --precision fp16     builds the engine once, then reuses it
   resnext-bench --backend ort,openvino --batch 8 --precision fp32,int8 --calibration photos/
   resnext-bench --backend ort --batch 8 --artifact int8/ --artifact int8-merged/
+  resnext-bench --backend all --batch 1,8 --max-seconds 300     a report after about five minutes
   resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
-Exit code 0: every row was measured and is right. 1: an output was wrong, or a row is
-invalid. 3, 4: a backend failed; its row says why.
+Exit code 0: every row was measured and is right. 1: an output was wrong, a row is
+invalid, or time ran out. 3, 4: a backend failed; its row says why. 130: interrupted;
+once measuring has begun, what was measured is still compared, shown and written.
 """
 
 
@@ -120,6 +126,13 @@ invalid. 3, 4: a backend failed; its row says why.
     help="Untimed seconds before, for each row.",
 )
 @click.option(
+    "--max-seconds",
+    type=SecondsType(0.001),
+    metavar="SECONDS",
+    help="Open no further row after half of this time, and begin no further visit after all of it; what has "
+    "begun is finished, and what was measured is compared and reported.  [default: no limit]",
+)
+@click.option(
     "--accuracy",
     "accuracy_spec",
     metavar="digits|fashion-mnist|FOLDER",
@@ -154,14 +167,16 @@ def main(
     input_size: str | None, precision: tuple[Precision, ...] | None, paths: tuple[Path, ...],
     device: Literal["auto", "cpu", "cuda"], threads: int | None,
     memory_format: Literal["auto", "nchw", "channels-last"], cuda_graph: bool, duration: float, rounds: int,
-    samples: int, warmup: float, accuracy_spec: str | None, accuracy_images: int | None, calibration: str | None,
-    calibration_images: int | None, seed: int, json_path: str | None, markdown_path: Path | None,
+    samples: int, warmup: float, max_seconds: float | None, accuracy_spec: str | None, accuracy_images: int | None,
+    calibration: str | None, calibration_images: int | None, seed: int, json_path: str | None,
+    markdown_path: Path | None,
 ) -> None:  # fmt: skip
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
 
     Backends take turns in short rounds, so that drift of the machine hits all alike. Each row's output, that of the
     timed runs themselves, is compared with float64 PyTorch.
     """
+    deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
     from resnext.backends import BACKENDS, SessionOptions, available_backends
     from resnext.errors import UsageError
 
@@ -201,7 +216,7 @@ def main(
     console = _console(to_stderr=json_path == "-", least_width=140 if labelled is None else 180)
     with _status() as say:
         run = run_benchmark(
-            weights, plan, options=options, variants=variants, accuracy=labelled, say=say,
+            weights, plan, options=options, variants=variants, accuracy=labelled, deadline=deadline, say=say,
         )  # fmt: skip
     _show(run, console)
     if json_path is not None:
@@ -210,6 +225,9 @@ def main(
         from .report import markdown
 
         write_text(str(markdown_path), markdown(run))
+    if deadline.interrupted:
+        click.echo("interrupted; what was measured before is reported", err=True)
+        sys.exit(130)
     if code := exit_code(run):
         bad = [row for row in run.rows if row.status != "valid"]
         first = f"{bad[0].backend} batch {bad[0].batch}: {bad[0].reasons[0]}"
@@ -225,12 +243,14 @@ def exit_code(run: Run) -> int:
 
 
 def _show(run: Run, console: Console) -> None:
-    from .report import legend, remarks, table
+    from .report import legend, remarks, rounds_done, table
 
     console.print(f"[dim]{run.environment.title()}[/dim]")
     for line in run.reused:
         console.print(f"[dim]reused {line}[/dim]")
     console.print(table(run))
+    if (done := rounds_done(run)) != str(run.rounds):
+        console.print(f"stopped after {done} rounds", style="yellow")
     console.print(f"[dim]{legend(run)}[/dim]")
     for line in remarks(run):
         console.print(line, style="yellow", markup=False)
@@ -246,9 +266,10 @@ def _console(*, to_stderr: bool, least_width: int) -> Console:
 
 @contextmanager
 def _status() -> Iterator[Callable[[str], None]]:
-    """Say what is going on: a spinner with the time gone on a terminal, nothing elsewhere."""
+    """Say what is going on: a spinner with the time gone on a terminal, a line with the time gone elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda _: None
+        started = time.monotonic()
+        yield lambda line: click.echo(f"{time.monotonic() - started:7.1f} s  {line}", err=True)
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn

@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from pydantic import BaseModel, ConfigDict
 
-_PACKAGES = (
-    "resnext-toolkit", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt",
-    "tensorrt_rtx", "numpy",
-)  # fmt: skip
+from .gpu import Gpu, Nvml
 
-
-class Gpu(BaseModel):
-    """One GPU, as NVML describes it.
-
-    Attributes:
-        name: product name.
-        memory_bytes: total memory.
-        driver: driver version.
-        sm_clock_mhz: clock of the multiprocessors when the run began.
-        max_sm_clock_mhz: highest clock.
-        power_limit_w: enforced power limit.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    memory_bytes: int | None
-    driver: str
-    sm_clock_mhz: int | None = None
-    max_sm_clock_mhz: int | None = None
-    power_limit_w: float | None = None
+#: Distributions by the module that they install.
+_PACKAGES = {
+    "resnext": ("resnext-toolkit",), "torch": ("torch",), "onnx": ("onnx",), "onnxscript": ("onnxscript",),
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"), "openvino": ("openvino",), "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("tensorrt_rtx",), "numpy": ("numpy",),
+}  # fmt: skip
 
 
 class Environment(BaseModel):
@@ -51,7 +33,7 @@ class Environment(BaseModel):
         gpus: GPUs that the driver shows.
         system: operating system and kernel.
         python: interpreter version.
-        packages: versions of what was measured.
+        packages: versions of what was measured, by distribution.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,16 +54,10 @@ class Environment(BaseModel):
         return f"{gpus + '; ' if gpus else ''}{self.cpu}, {self.physical_cores} cores"
 
 
-def record_environment() -> Environment:
+def record_environment(nvml: Nvml) -> Environment:
     """Look at this machine now."""
     import psutil
 
-    packages = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return Environment(
         cpu=_cpu(),
@@ -89,11 +65,40 @@ def record_environment() -> Environment:
         memory_bytes=psutil.virtual_memory().total,
         load_1min=os.getloadavg()[0],
         governor=governor.read_text().strip() if governor.is_file() else None,
-        gpus=_gpus(),
+        gpus=nvml.gpus(),
         system=f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
         python=platform.python_version(),
-        packages=packages,
+        packages=record_packages(),
     )
+
+
+def record_packages() -> dict[str, str]:
+    """Versions by distribution: what imported modules say of themselves, and what is installed of the others.
+
+    A folder on the path can hide what is installed, so call it after sessions were opened. Nothing is imported for it.
+    """
+    found = {}
+    for module_name, names in _PACKAGES.items():
+        installed = {}
+        for name in names:
+            try:
+                installed[name] = version(name)
+            except PackageNotFoundError:
+                continue
+        module = sys.modules.get(module_name)
+        own = getattr(module, "__version__", None)
+        if module is None or own is None:
+            found.update(installed)
+        else:
+            found[_distribution(module, tuple(installed) or names)] = str(own)
+    return found
+
+
+def _distribution(module: ModuleType, names: tuple[str, ...]) -> str:
+    """Which of ``names`` an imported module came with: both wheels of ONNX Runtime fill the same folder."""
+    if len(names) == 1:
+        return names[0]
+    return "onnxruntime-gpu" if "CUDAExecutionProvider" in module.get_available_providers() else "onnxruntime"
 
 
 def _cpu() -> str:
@@ -110,42 +115,3 @@ def _cpu() -> str:
     widest = next((flag for flag in ("amx_int8", "avx512_vnni", "avx512f", "avx2", "asimd") if flag in flags), None)
     detail = [f"family {facts['cpu family']} model {facts['model']}"] if {"cpu family", "model"} <= set(facts) else []
     return f"{name} ({', '.join(detail + ([widest] if widest else []))})"
-
-
-def _gpus() -> tuple[Gpu, ...]:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # NVML raises its own errors where there is no driver; then there is no GPU to record
-        return ()
-
-    def ask(call: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return call(*args)
-        except pynvml.NVMLError:  # shared, virtual and integrated GPUs answer only some questions
-            return None
-
-    try:
-        found = []
-        for index in range(ask(pynvml.nvmlDeviceGetCount) or 0):
-            handle = ask(pynvml.nvmlDeviceGetHandleByIndex, index)
-            memory = ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
-            power_mw = ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-            found.append(
-                Gpu(
-                    name=_text(ask(pynvml.nvmlDeviceGetName, handle) or "unnamed GPU"),
-                    memory_bytes=None if memory is None else int(memory.total),
-                    driver=_text(ask(pynvml.nvmlSystemGetDriverVersion) or "unknown"),
-                    sm_clock_mhz=ask(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
-                    max_sm_clock_mhz=ask(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
-                    power_limit_w=None if power_mw is None else power_mw / 1000,
-                )
-            )
-        return tuple(found)
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

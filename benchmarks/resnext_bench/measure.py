@@ -13,7 +13,10 @@ from resnext.clock import now_ns, time_device, time_host
 from resnext.errors import ResnextError, SessionFailed
 from resnext.session import Boundary, Session
 
+from .deadline import Deadline
+from .gpu import GpuState
 from .plan import Cell, Plan
+from .stats import LEAST_SAMPLES
 
 _WARMUP_RUNS = 3
 
@@ -28,6 +31,7 @@ class Samples:
         device_wall_ns: host time around each round's device times, waiting included; they must account for it.
         device_boundary: what the device times enclose.
         warmup_runs: untimed runs before the first round.
+        gpu: what the GPU did in each round, where NVML tells and the session has a CUDA stream.
         output: what the last timed run gave; its parity is the parity of what was timed.
         bound_output: what the last device-timed run gave, likewise.
         error: why measuring stopped, or None.
@@ -37,6 +41,7 @@ class Samples:
     device_ns: list[list[int]] = field(default_factory=list)
     device_wall_ns: list[int] = field(default_factory=list)
     device_boundary: Boundary | None = None
+    gpu: list[GpuState] = field(default_factory=list)
     warmup_runs: int = 0
     output: NDArray[Any] | None = None
     bound_output: NDArray[Any] | None = None
@@ -52,29 +57,50 @@ class Subject:
 
 
 def measure(
-    subjects: Mapping[Cell, Subject], plan: Plan, progress: Callable[[str], None] = lambda _: None
-) -> dict[Cell, Samples]:
+    subjects: Mapping[Cell, Subject], plan: Plan, progress: Callable[[str], None] = lambda _: None,
+    deadline: Deadline | None = None, gpu_state: Callable[[], GpuState | None] = lambda: None,
+) -> dict[Cell, Samples]:  # fmt: skip
     """Measure every cell of ``subjects`` as ``plan`` says.
 
     Args:
         subjects: bound sessions. A cell of the plan that is not in here is left out.
         plan: rounds, durations and order.
-        progress: called with a line at every visit.
+        progress: called with a line at every warm-up and round.
+        deadline: once it is over, no further visit is begun. Cells then keep the rounds that all of them had, so that
+            their times were taken side by side; one that has too few samples for a row has the deadline as its error.
+        gpu_state: asked after each visit to a session with a CUDA stream, outside of what is timed.
 
     Returns:
         Raw samples by cell. A session that raises keeps its samples so far and the error; the rest goes on.
     """
+    deadline = deadline or Deadline()
     samples = {cell: Samples() for cell in plan.cells if cell in subjects}
     estimate_ns: dict[Cell, float] = {}
     for cell in samples:
+        if deadline.over():
+            return _cut(samples, deadline)
         progress(f"warming up {cell}")
         estimate_ns[cell] = _guard(samples[cell], partial(_warm_up, subjects[cell], plan, samples[cell])) or 1e9
     for round_index in range(plan.rounds):
+        progress(f"round {round_index + 1}/{plan.rounds}")
         for cell in plan.order(round_index):
             if cell in samples and samples[cell].error is None:
-                progress(f"round {round_index + 1}/{plan.rounds}, {cell}")
+                if deadline.over():
+                    return _cut(samples, deadline)
                 count = plan.iterations(estimate_ns[cell])
-                _guard(samples[cell], partial(_visit, subjects[cell], samples[cell], count))
+                _guard(samples[cell], partial(_visit, subjects[cell], samples[cell], count, gpu_state))
+    return samples
+
+
+def _cut(samples: dict[Cell, Samples], deadline: Deadline) -> dict[Cell, Samples]:
+    """What counts of ``samples`` that end early: the rounds that every cell had, or the first if none was complete."""
+    unfinished = [found for found in samples.values() if found.error is None]
+    shared = max(1, min((len(found.host_ns) for found in unfinished), default=0))
+    for found in unfinished:
+        for rounds in (found.host_ns, found.device_ns, found.device_wall_ns, found.gpu):
+            del rounds[shared:]
+        if sum(map(len, found.host_ns)) < LEAST_SAMPLES[50]:
+            found.error = deadline.not_measured()
     return samples
 
 
@@ -106,7 +132,9 @@ def _warm_up(subject: Subject, plan: Plan, samples: Samples) -> float:
     return float(took)
 
 
-def _visit(subject: Subject, samples: Samples, iterations: int) -> None:
+def _visit(
+    subject: Subject, samples: Samples, iterations: int, gpu_state: Callable[[], GpuState | None] = lambda: None
+) -> None:
     session, inputs = subject.session, subject.inputs
     last: dict[str, NDArray[Any]] = {}
 
@@ -119,6 +147,8 @@ def _visit(subject: Subject, samples: Samples, iterations: int) -> None:
     samples.output = last[session.outputs[0].name]
     if session.cuda_stream is not None:
         times, wall_ns = time_device(session, iterations)
+        if (state := gpu_state()) is not None:  # at once: an idle GPU lowers its clocks
+            samples.gpu.append(state)
         samples.device_ns.append(times)
         samples.device_wall_ns.append(wall_ns)
         samples.device_boundary = session.enqueue_boundary

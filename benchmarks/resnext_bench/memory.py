@@ -1,7 +1,8 @@
 """Peak memory that opening, binding and first running a session added.
 
 On a CPU: the kernel's high-water mark of this process (Linux), reset before, over what was resident before. On CUDA:
-the growth of the device's used memory, since runtimes keep what they once took.
+the growth of the device's used memory, since runtimes keep what they once took; or the peak of PyTorch's own tensors,
+if that is higher: it frees some of them before the end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
@@ -30,16 +32,14 @@ def peak_memory(*, cuda: bool = False) -> Iterator[Peak]:
     gc.collect()
     _trim()
     peak = Peak()
-    device_before = _device_used() if cuda else None
+    device = _Device.ready() if cuda else None
     before = _resident("VmRSS") if _reset_high_water() else None
     yield peak
     if before is not None:
         after = _resident("VmHWM")
         peak.host_bytes = None if after is None else max(0, after - before)
-    if device_before is not None:
-        after = _device_used()
-        grown = None if after is None else after - device_before
-        peak.device_bytes = grown if grown is not None and grown >= 0 else None  # others gave memory back meanwhile
+    if device is not None:
+        peak.device_bytes = device.added()
 
 
 def _trim() -> None:
@@ -65,10 +65,52 @@ def _resident(key: str) -> int | None:
     return None
 
 
-def _device_used() -> int | None:
+@dataclass(frozen=True)
+class _Device:
+    """What the CUDA device's memory held before: all of it, and PyTorch's tensors."""
+
+    used: int
+    allocated: int
+
+    @classmethod
+    def ready(cls) -> _Device | None:
+        """The device with nothing cached; None if there is none.
+
+        PyTorch gives its cache back when it captures a CUDA graph: blocks that earlier cells left there would count
+        against the cell that happens to capture.
+        """
+        import torch
+
+        if not torch.cuda.is_available():
+            return None
+        _load_kernels()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return cls(_used(), torch.cuda.memory_allocated())
+
+    def added(self) -> int | None:
+        """Bytes that came since; None if more was given back, by other processes too, than taken."""
+        import torch
+
+        grown, own = _used() - self.used, torch.cuda.max_memory_allocated() - self.allocated
+        grown = max(grown, own) if own > 0 else grown
+        return grown if grown >= 0 else None
+
+
+def _used() -> int:
     import torch
 
-    if not torch.cuda.is_available():
-        return None
     free, total = torch.cuda.mem_get_info()
     return int(total - free)
+
+
+@cache
+def _load_kernels() -> None:
+    """Run a convolution and a product, once: libraries and kernels load at first use and stay for all cells."""
+    import torch
+
+    image = torch.ones(1, 8, 8, 8, device="cuda")
+    with torch.no_grad():
+        torch.nn.functional.conv2d(image, torch.ones(8, 8, 3, 3, device="cuda"))
+        torch.mm(image.view(8, 64), image.view(64, 8))
+    torch.cuda.synchronize()

@@ -93,6 +93,27 @@ def title(run: Run) -> str:
     return f"{run.model or 'custom model'}, weights {run.weights.source}, {run.precision}"
 
 
+def _gpu(row: Row) -> str:
+    """Clocks, power and temperature over the rounds, and whatever kept clocks down in any of them."""
+    found = ""
+    for label, unit, values in (
+        ("SM clock", "MHz", [state.sm_clock_mhz for state in row.gpu]),
+        ("power", "W", [state.power_w for state in row.gpu]),
+        ("temperature", "°C", [state.temperature_c for state in row.gpu]),
+    ):
+        if known := [value for value in values if value is not None]:
+            low, high = f"{min(known):.0f}", f"{max(known):.0f}"
+            found += f"; {label} {low if low == high else f'{low} to {high}'} {unit}"
+    limits = dict.fromkeys(limit for state in row.gpu for limit in state.limits)
+    return found + (f"; clocks held down by: {', '.join(limits)}" if limits else "")
+
+
+def rounds_done(run: Run) -> str:
+    """How many rounds were measured; with how many there should have been, if time ran out before."""
+    done = max((len(timing.rounds_ns) for row in run.rows for timing in row.timings), default=run.rounds)
+    return str(run.rounds) if done == run.rounds else f"{done} of {run.rounds}"
+
+
 def remarks(run: Run) -> list[str]:
     """One line for each reason against a row."""
     return [f"{_name(row)} batch {row.batch}: {reason}" for row in run.rows for reason in row.reasons]
@@ -124,7 +145,7 @@ def markdown(run: Run) -> str:
         f"{run.created}, {run.environment.title()}, {run.environment.memory_bytes / 2**30:.0f} GiB, "
         f"load {run.environment.load_1min:.2f} at the start; {run.environment.system}, "
         f"Python {run.environment.python}; {packages}.",
-        f"{run.rounds} interleaved rounds, {run.duration_s:g} s of timed runs for each row.",
+        f"{rounds_done(run)} interleaved rounds, {run.duration_s:g} s of timed runs for each row.",
         "",
         f"| {' | '.join(columns)} |",
         f"|{'|'.join(' --- ' if h in ('backend', 'time', 'verdict') else ' ---: ' for h in columns)}|",
@@ -139,6 +160,7 @@ def markdown(run: Run) -> str:
         f"- {_name(row)} batch {row.batch}: {row.delivered}; "
         f"{', '.join(f'{name} {value}' for name, value in row.notes.items())}; set-up {row.setup_s:.1f} s"
         + ("" if row.bind_s is None else f", of which compiling and first run {row.bind_s:.1f} s")
+        + _gpu(row)
         for row in run.rows
         if row.delivered is not None and row.setup_s is not None
     ]

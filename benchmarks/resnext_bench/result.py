@@ -14,6 +14,7 @@ from resnext.session import Boundary
 
 from .accuracy import Accuracy
 from .environment import Environment
+from .gpu import GpuState
 from .stats import Stats
 
 FORMAT_VERSION = 1
@@ -61,6 +62,7 @@ class Row(_Strict):
             captured here.
         peak_host_bytes: peak memory that this session added to the process.
         peak_device_bytes: memory that it added on the device.
+        gpu: what the GPU did in each round; empty for a CPU, and where NVML does not tell.
         model_size_bytes: size of the artifact's file, or of the tensors for a live model.
         artifact_sha256: digest of the file that ran, or None for a live model.
         parity: of the outputs of the timed runs themselves, against float64 PyTorch.
@@ -83,6 +85,7 @@ class Row(_Strict):
     bind_s: float | None = None
     peak_host_bytes: int | None = None
     peak_device_bytes: int | None = None
+    gpu: tuple[GpuState, ...] = ()
     model_size_bytes: int | None = None
     artifact_sha256: str | None = None
     parity: Parity | None = None

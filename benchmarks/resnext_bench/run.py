@@ -25,7 +25,9 @@ from resnext.session import Delivered
 from resnext.trt_flavour import driver_or_refuse, flavour_for
 
 from .accuracy import accuracy_failures
-from .environment import record_environment
+from .deadline import Deadline
+from .environment import record_environment, record_packages
+from .gpu import open_nvml
 from .labelled import Labelled
 from .measure import Samples, Subject, as_failure, measure
 from .memory import Peak, peak_memory
@@ -81,6 +83,7 @@ def run_benchmark(
     precision: Precision = "fp32",
     variants: Mapping[str, Variant] | None = None,
     accuracy: Labelled | None = None,
+    deadline: Deadline | None = None,
     say: Say = lambda _: None,
 ) -> Run:
     """Measure every cell of ``plan``.
@@ -94,14 +97,17 @@ def run_benchmark(
         variants: several artifacts and precisions, by what cells call them; then ``artifact`` and ``precision`` are
             not looked at.
         accuracy: labelled images that every row is held against as well, or None.
+        deadline: when to open and measure nothing more; None for no limit. Outputs of what was measured are compared
+            after it all the same, but labelled images are not run. While measuring and comparing, the deadline's
+            signals count as its end; while cells are opened they do what they did before.
         say: called with one line at every step.
 
     Returns:
         The run. A backend that fails has a row that says why; the others go on.
     """
+    deadline = deadline or Deadline()
     options = options or SessionOptions()
     variants = variants or {"": Variant(precision, artifact)}
-    environment = record_environment()
     images = _Images(weights, plan)
     reused: list[str] = []
     sources = {
@@ -111,14 +117,23 @@ def run_benchmark(
         for name, variant in variants.items()
     }
     with ExitStack() as stack:
-        opened = {cell: _open(cell, sources[cell.variant], weights, images, options, stack, say) for cell in plan.cells}
+        nvml = stack.enter_context(open_nvml())
+        environment = record_environment(nvml)
+        opened = {
+            cell: _Opened(error=deadline.not_measured())
+            if deadline.opening_over()
+            else _open(cell, sources[cell.variant], weights, images, options, stack, say)
+            for cell in plan.cells
+        }
         subjects = {cell: found.subject for cell, found in opened.items() if found.subject is not None}
-        samples = measure(subjects, plan, say)
+        stack.enter_context(deadline.heeding_signals())
+        samples = measure(subjects, plan, say, deadline, nvml.state)
+        environment = environment.model_copy(update={"packages": record_packages()})  # now that they are imported
         rows = []
         for cell in plan.cells:
             say(f"comparing the outputs of {cell}")
             source = sources[cell.variant]
-            rows.append(_row(cell, opened[cell], samples, images, weights, source, accuracy))
+            rows.append(_row(cell, opened[cell], samples, images, weights, source, accuracy, deadline))
     return Run(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         model=variant_name(weights.config),
@@ -302,7 +317,7 @@ def _for(cell: Cell, source: _ArtifactSource, options: SessionOptions) -> Sessio
 
 def _row(
     cell: Cell, opened: _Opened, samples: Mapping[Cell, Samples], images: _Images, weights: Weights,
-    source: _ArtifactSource, labelled: Labelled | None,
+    source: _ArtifactSource, labelled: Labelled | None, deadline: Deadline,
 ) -> Row:  # fmt: skip
     precision = source.variant.precision
     named = {"backend": cell.backend, "batch": cell.batch, "variant": cell.variant, "precision": precision}
@@ -322,7 +337,9 @@ def _row(
     form = manifest.quantization.runtime if manifest is not None and manifest.quantization is not None else None
     reasons = reasons_against(taken, cell.batch, parity, delivered, weights.config, numerics, left, form)
     accuracy = None
-    if labelled is not None:
+    if labelled is not None and deadline.over():
+        reasons += (f"its accuracy was {deadline.not_measured()}",)
+    elif labelled is not None:
         try:
             accuracy = labelled.measure(opened.subject.session, cell.batch, opened.artifact)
             reasons += accuracy_failures(accuracy)
@@ -349,6 +366,7 @@ def _row(
         bind_s=opened.bind_s,
         peak_host_bytes=opened.peak.host_bytes,
         peak_device_bytes=opened.peak.device_bytes,
+        gpu=tuple(taken.gpu),
         model_size_bytes=size,
         artifact_sha256=digest,
         parity=parity,

@@ -13,6 +13,7 @@ from resnext.errors import BadInput
 from resnext.weights import load_weights
 from resnext_bench import command
 from resnext_bench.environment import record_environment
+from resnext_bench.gpu import open_nvml
 from resnext_bench.report import HEADINGS
 from resnext_bench.result import read_run
 from resnext_export.onnx_artifact import export_onnx
@@ -127,7 +128,8 @@ def test_the_environment_names_machine_and_versions_and_no_host_or_user() -> Non
     import getpass
     import socket
 
-    environment = record_environment()
+    with open_nvml() as nvml:
+        environment = record_environment(nvml)
     assert environment.physical_cores >= 1
     assert {"torch", "onnx", "numpy"} <= set(environment.packages)
     words = environment.model_dump_json()

@@ -17,7 +17,8 @@ from resnext.parity import Parity
 from resnext.preprocess import default_preprocessing
 from resnext.session import TensorSpec
 from resnext.weights import load_weights
-from resnext_bench.environment import Environment, Gpu
+from resnext_bench.environment import Environment
+from resnext_bench.gpu import Gpu
 from resnext_bench.result import Row, Run, Timing, read_run
 from resnext_bench.stats import derive
 

@@ -1,0 +1,65 @@
+"""When a benchmark begins nothing more: its time is up, or a signal asked it to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from resnext.errors import GateFailed
+
+#: Share of the time in which cells are opened; the rest is there to measure those that are.
+OPENING_SHARE = 0.5
+
+
+class Deadline:
+    """Counts from when it is made. Whatever has begun is finished.
+
+    Args:
+        max_seconds: after which nothing more is measured, and after half of which nothing more is opened; None for
+            no limit.
+        signals: that end measuring as the time's end does; none by default.
+
+    Attributes:
+        interrupted: a signal came.
+    """
+
+    def __init__(self, max_seconds: float | None = None, signals: Collection[signal.Signals] = ()) -> None:
+        self._started = time.monotonic()
+        self._max_seconds = float("inf") if max_seconds is None else max_seconds
+        self._signals = signals
+        self.interrupted = False
+
+    def opening_over(self) -> bool:
+        """Whether no further cell may be opened."""
+        return time.monotonic() - self._started >= OPENING_SHARE * self._max_seconds
+
+    def over(self) -> bool:
+        """Whether nothing further may be measured."""
+        return self.interrupted or time.monotonic() - self._started >= self._max_seconds
+
+    def not_measured(self) -> GateFailed:
+        """What to say of a cell that was left out."""
+        why = "interrupted" if self.interrupted else "out of time; give a longer --max-seconds"
+        return GateFailed(f"not measured: {why}")
+
+    @contextmanager
+    def heeding_signals(self) -> Iterator[None]:
+        """Take the first signal as the end of the time; a second one does what it did before."""
+        previous = {number: signal.getsignal(number) for number in self._signals}
+
+        def put_back() -> None:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+        def stop(_number: int, _frame: object) -> None:
+            self.interrupted = True
+            put_back()
+
+        for number in previous:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            put_back()

@@ -1,0 +1,139 @@
+"""What NVML tells of the GPUs: what they are, and what they do while something is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+#: Why clocks are below their highest, by NVML's bits. Not 0x1, idle: that is what the GPU is when it is asked.
+_LIMITS = {
+    0x2: "set clocks", 0x4: "power cap", 0x8: "hardware slowdown", 0x10: "sync boost",
+    0x20: "software thermal", 0x40: "hardware thermal", 0x80: "power brake", 0x100: "display clocks",
+    0x200: "board limit", 0x400: "reliability",
+}  # fmt: skip
+
+
+class Gpu(BaseModel):
+    """One GPU, as NVML describes it.
+
+    Attributes:
+        name: product name.
+        memory_bytes: total memory.
+        driver: driver version.
+        sm_clock_mhz: clock of the multiprocessors when the run began, most often an idle one.
+        max_sm_clock_mhz: highest clock.
+        power_limit_w: enforced power limit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    memory_bytes: int | None
+    driver: str
+    sm_clock_mhz: int | None = None
+    max_sm_clock_mhz: int | None = None
+    power_limit_w: float | None = None
+
+
+class GpuState(BaseModel):
+    """What the GPU did in one visit to a cell, asked as soon as its timed runs were over; None is no answer.
+
+    Attributes:
+        sm_clock_mhz: clock of the multiprocessors.
+        power_w: power drawn; newer GPUs give the mean of the last second.
+        temperature_c: of the chip.
+        limits: what kept the clocks below their highest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sm_clock_mhz: int | None = None
+    power_w: float | None = None
+    temperature_c: int | None = None
+    limits: tuple[str, ...] = ()
+
+
+class Nvml:
+    """An initialised NVML, or None where there is none: then every answer is empty."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Every GPU that the driver shows."""
+        return tuple(self._describe(index) for index in range(self._count))
+
+    def state(self) -> GpuState | None:
+        """What the first CUDA device does now; None if NVML does not know it."""
+        if self._measured is None:
+            return None
+        power_mw = self._ask("nvmlDeviceGetPowerUsage", self._measured)
+        bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons", self._measured)
+        if bits is None:  # the name before driver 535
+            bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", self._measured)
+        return GpuState(
+            sm_clock_mhz=self._ask("nvmlDeviceGetClockInfo", self._measured, self._library.NVML_CLOCK_SM),
+            power_w=None if power_mw is None else power_mw / 1000,
+            temperature_c=self._ask("nvmlDeviceGetTemperature", self._measured, self._library.NVML_TEMPERATURE_GPU),
+            limits=tuple(name for bit, name in _LIMITS.items() if (bits or 0) & bit),
+        )
+
+    def _describe(self, index: int) -> Gpu:
+        handle = self._ask("nvmlDeviceGetHandleByIndex", index)
+        memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
+        power_mw = self._ask("nvmlDeviceGetEnforcedPowerLimit", handle)
+        return Gpu(
+            name=_text(self._ask("nvmlDeviceGetName", handle) or "unnamed GPU"),
+            memory_bytes=None if memory is None else int(memory.total),
+            driver=_text(self._ask("nvmlSystemGetDriverVersion") or "unknown"),
+            sm_clock_mhz=self._ask("nvmlDeviceGetClockInfo", handle, self._library.NVML_CLOCK_SM),
+            max_sm_clock_mhz=self._ask("nvmlDeviceGetMaxClockInfo", handle, self._library.NVML_CLOCK_SM),
+            power_limit_w=None if power_mw is None else power_mw / 1000,
+        )
+
+    @cached_property
+    def _count(self) -> int:
+        return self._ask("nvmlDeviceGetCount") or 0
+
+    @cached_property
+    def _measured(self) -> Any:
+        """NVML's handle of CUDA's first device, which sessions run on: the two may count GPUs in different orders."""
+        if self._count == 1:
+            return self._ask("nvmlDeviceGetHandleByIndex", 0)
+        import torch
+
+        if self._count == 0 or not torch.cuda.is_available():
+            return None
+        return self._ask("nvmlDeviceGetHandleByUUID", f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+
+    def _ask(self, name: str, *arguments: Any) -> Any:
+        if self._library is None:
+            return None
+        try:
+            return getattr(self._library, name)(*arguments)
+        except (self._library.NVMLError, AttributeError):  # shared and virtual GPUs answer only some questions
+            return None
+
+
+@contextmanager
+def open_nvml() -> Iterator[Nvml]:
+    """NVML for the length of a run: starting it takes milliseconds, asking takes microseconds."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # NVML raises its own errors where there is no driver; then there is no GPU to record
+        yield Nvml(None)
+        return
+    try:
+        yield Nvml(pynvml)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
