@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 
 from resnext.artifact import Artifact
 from resnext.backends import BACKENDS, SessionOptions, open_session, ort_session
+from resnext.config import Precision
+from resnext.delivered import delivered_share
 from resnext.parity import compare
 from resnext.session import Session
 from resnext.weights import Weights
@@ -111,3 +114,27 @@ def test_device_time_is_within_host_time_and_grows_with_work(
             assert 0 < device < host
             medians[batch] = device
     assert medians[64] > 2 * medians[8]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_float16_has_tensor_cores(
+    name: str, weights: Weights, artifact: Artifact, artifact_fp16: Artifact, images: Any
+) -> None:
+    exported: dict[Precision, Artifact] = {"fp32": artifact, "fp16": artifact_fp16}
+    times: dict[Precision, list[int]] = {precision: [] for precision in exported}
+    with contextlib.ExitStack() as stack:
+        sessions: dict[Precision, Session] = {}
+        for precision in exported:
+            subject: Weights | Artifact = weights if BACKENDS[name].source == "model" else exported[precision]
+            options = SessionOptions(device="cuda", precision=precision)
+            session = sessions[precision] = stack.enter_context(open_session(name, subject, options))
+            session.bind({"input": images[:64]})
+            if session.cuda_stream is None:
+                pytest.skip("this PyTorch has no CUDA, so there are no events to time with")
+        assert delivered_share(sessions["fp16"].delivered(), weights.config, "float16") == 1
+        for _ in range(5):  # by turns, so that a clock that sinks slows both
+            for precision, session in sessions.items():
+                times[precision] += time_device(session, 10)[0]
+    medians = {precision: statistics.median(taken) for precision, taken in times.items()}
+    # Without tensor cores float16 is slower, or gains no more than its smaller tensors give.
+    assert medians["fp32"] > 1.5 * medians["fp16"], medians
