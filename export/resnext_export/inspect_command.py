@@ -162,10 +162,12 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
 def _bind_smallest(artifact: Artifact, session: Any, *, live_model: bool) -> None:
     import numpy as np
 
+    from resnext.session import numpy_dtype
+
     manifest = artifact.manifest
     spec = session.inputs[0]
     batch = 1 if live_model else manifest.batch.min
-    session.bind({spec.name: np.zeros((batch, *spec.shape[1:]), spec.dtype)})
+    session.bind({spec.name: np.zeros((batch, *spec.shape[1:]), numpy_dtype(spec.dtype))})
 
 
 def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine) -> None:

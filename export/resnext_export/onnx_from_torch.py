@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx
 import torch
@@ -79,11 +81,7 @@ def onnx_from_torch(weights: Weights, batch: BatchRange, *, bake_preprocessing: 
 
 
 def _export(model: nn.Module, example: Tensor, dynamic: object) -> onnx.ModelProto:
-    # The exporter warns of its own internals, and of torchvision, which this graph has no use for.
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with _quiet():
         program = torch.onnx.export(
             model,
             (example,),
@@ -97,6 +95,21 @@ def _export(model: nn.Module, example: Tensor, dynamic: object) -> onnx.ModelPro
         )
     assert program is not None
     return program.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter warns of its own internals, and of torchvision, which this graph has no use for."""
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _tidy(proto: onnx.ModelProto) -> None:

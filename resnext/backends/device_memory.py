@@ -85,13 +85,13 @@ class CudaMemory(DeviceMemory):
     def empty(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
         """On the device, allocated on the session's stream."""
         with torch.cuda.stream(self._stream):
-            return torch.empty(shape, dtype=_torch_dtype(dtype), device="cuda")
+            return torch.empty(shape, dtype=torch_dtype(dtype), device="cuda")
 
     def load(self, target: torch.Tensor, array: NDArray[Any]) -> None:
         """Through page-locked memory, which the last copy must have left."""
         staged = self._staged(target)
         self._stream.synchronize()
-        host_view(staged)[...] = _bits(array)
+        host_view(staged)[...] = host_bits(array)
         with torch.cuda.stream(self._stream):
             target.copy_(staged, non_blocking=True)
 
@@ -234,11 +234,13 @@ def from_host(tensor: torch.Tensor) -> NDArray[Any]:
     return copy.view(numpy_dtype("bfloat16")) if tensor.dtype == torch.bfloat16 else copy
 
 
-def _bits(array: NDArray[Any]) -> NDArray[Any]:
+def host_bits(array: NDArray[Any]) -> NDArray[Any]:
+    """``array`` as `host_view` shows a tensor of its element type: bfloat16 as the integers of its bits."""
     return array.view(np.int16) if array.dtype == numpy_dtype("bfloat16") else array
 
 
-def _torch_dtype(name: str) -> torch.dtype:
+def torch_dtype(name: str) -> torch.dtype:
+    """PyTorch's element type called ``name``, for example ``bfloat16``."""
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from ..engine_name import engine_name
 from ..facts import layers
-from .device_memory import DeviceMemory, Replay
+from ..session import numpy_dtype
+from .device_memory import DeviceMemory, Replay, from_host, host_bits, host_view, torch_dtype
 
 if TYPE_CHECKING:
     from ..manifest import Manifest
@@ -115,21 +116,21 @@ class HostMemory(DeviceMemory):
         """Filled with NaN, or ones, so that what nobody writes is seen."""
         if self._control.refuses("empty"):
             raise torch.cuda.OutOfMemoryError(self._control.refuse["empty"])
-        array = np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 1).astype(dtype)
-        tensor = torch.from_numpy(array)
-        self.sizes[tensor.data_ptr()] = array.nbytes
+        kind = torch_dtype(dtype)
+        tensor = torch.full(shape, float("nan") if kind.is_floating_point else 1, dtype=kind)
+        self.sizes[tensor.data_ptr()] = tensor.nbytes
         self._control.journal.append(f"buffer {shape}")
         return tensor
 
     def load(self, target: torch.Tensor, array: NDArray[Any]) -> None:
         """Keeps a copy at once, and queues the rest."""
-        source = array.copy()
-        self.submit(lambda: np.copyto(target.numpy(), source))
+        source = host_bits(array.copy())
+        self.submit(lambda: np.copyto(host_view(target), source))
 
     def fetch(self, source: torch.Tensor) -> NDArray[Any]:
         """Wait and copy."""
         self.synchronize()
-        return np.array(source.numpy())
+        return from_host(source)
 
     def synchronize(self) -> None:
         """Do what is queued."""
@@ -244,12 +245,29 @@ class DynamicShapesKernelSpecializationStrategy(Enum):
 
 
 class DataType(Enum):
-    """As the library's, as far as networks of this toolkit use them."""
+    """As the library's."""
 
-    FLOAT = "float32"
-    HALF = "float16"
-    UINT8 = "uint8"
-    INT32 = "int32"
+    FLOAT = 0
+    HALF = 1
+    INT8 = 2
+    INT32 = 3
+    BOOL = 4
+    UINT8 = 5
+    FP8 = 6
+    BF16 = 7
+    INT64 = 8
+    INT4 = 9
+    FP4 = 10
+    E8M0 = 11
+
+
+#: What the library's ``nptype`` knows, which is less than engines may hold.
+_NPTYPES: dict[DataType, type] = {
+    DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT8: np.int8, DataType.INT32: np.int32,
+    DataType.INT64: np.int64, DataType.BOOL: np.bool_, DataType.UINT8: np.uint8,
+}  # fmt: skip
+#: Types of a plan's tensors; others are under the library's own names there, for example ``FP8``.
+_PLANNED = {np.dtype(kind).name: data_type for data_type, kind in _NPTYPES.items()} | {"bfloat16": DataType.BF16}
 
 
 class Runtime:
@@ -305,15 +323,19 @@ class ICudaEngine:
 
     def get_tensor_dtype(self, name: str) -> DataType:
         """Element type."""
-        return DataType(_tensor(self._plan, name)["dtype"])
+        dtype = _tensor(self._plan, name)["dtype"]
+        return _PLANNED[dtype] if dtype in _PLANNED else DataType[dtype]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         """-1 where a size is open."""
         return tuple(-1 if size is None else size for size in _tensor(self._plan, name)["shape"])
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
-        """Smallest, best and largest shape."""
-        rest = _tensor(self._plan, name)["shape"][1:]
+        """Smallest, best and largest shape; raises for what has none, which may be any tensor of one fixed shape."""
+        batch, *rest = _tensor(self._plan, name)["shape"]
+        if batch is not None or not 0 <= profile_index < len(self._plan["profiles"]):
+            why = "Is the tensor name an input and the profile index valid?"
+            raise RuntimeError(f"Could not get profile shape for tensor '{name}'. {why}")
         return [(size, *rest) for size in self._plan["profiles"][profile_index]]
 
     def create_engine_inspector(self) -> EngineInspector:
@@ -342,20 +364,23 @@ class IExecutionContext:
         self._addresses: dict[str, int] = {}
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:  # noqa: ARG002
-        """False for a profile that the engine lacks."""
-        if self._fake.control.refuses("set_optimization_profile_async", self._logger):
-            return False
+        """Raises for a profile that the engine lacks, as the library's binding does; it never returns False."""
+        refused = self._fake.control.refuses("set_optimization_profile_async", self._logger)
+        if refused or not 0 <= profile_index < len(self._plan["profiles"]):
+            raise RuntimeError("Error in set optimization profile async.")
         self._profile = profile_index
         self._fake.control.journal.append(f"profile {profile_index}")
-        return profile_index < len(self._plan["profiles"])
+        return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        """False outside of the profile that is set."""
+        """False outside of the profile that is set, for other fixed sizes than the engine's, and for no input."""
         if self._fake.control.refuses("set_input_shape", self._logger):
             return False
         low, _, high = self._plan["profiles"][self._profile]
-        if not low <= shape[0] <= high:
-            reason = f"Set dimension [{shape[0]}] for tensor {name} does not satisfy any optimization profiles"
+        fixed = [list(tensor["shape"][1:]) for tensor in self._plan["inputs"] if tensor["name"] == name]
+        if not low <= shape[0] <= high or fixed != [list(shape[1:])]:
+            told = ",".join(map(str, shape))
+            reason = f"Set dimension [{told}] for tensor {name} does not satisfy any optimization profiles"
             line = f"IExecutionContext::setInputShape: Error Code 3: API Usage Error ({reason}. In {name} at /a.cpp:1)"
             self._logger.log(ILogger.Severity.ERROR, line)
             return False
@@ -363,8 +388,9 @@ class IExecutionContext:
         return True
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
-        """Where a tensor lies."""
-        if self._fake.control.refuses("set_tensor_address", self._logger):
+        """Where a tensor lies; False for a name that the engine lacks."""
+        known = [tensor["name"] for tensor in (*self._plan["inputs"], *self._plan["outputs"])]
+        if self._fake.control.refuses("set_tensor_address", self._logger) or name not in known:
             return False
         self._addresses[name] = memory
         return True
@@ -395,7 +421,7 @@ class IExecutionContext:
 
     def _view(self, spec: dict[str, Any], batch: int) -> NDArray[Any]:
         """The memory at a tensor's address, which must be a buffer of exactly its size."""
-        address, dtype = self._addresses[spec["name"]], np.dtype(spec["dtype"])
+        address, dtype = self._addresses[spec["name"]], numpy_dtype(spec["dtype"])
         shape = (batch, *spec["shape"][1:])
         size_bytes = prod(shape) * dtype.itemsize
         held = self._fake.memory.sizes.get(address)
@@ -444,11 +470,12 @@ class IRuntimeCache:
         self._fake = fake
         self._compiled: set[int] = set()
 
-    def serialize(self) -> bytes | None:
-        """JSON, of this device; None where that is refused."""
+    def serialize(self) -> memoryview | None:
+        """A buffer with JSON, of this device; None where that is refused. The library's is no ``bytes`` either."""
         if self._fake.control.refuses("serialize"):
             return None
-        return json.dumps({"device": self._fake.memory.device, "batches": sorted(self._compiled)}).encode()
+        held = {"device": self._fake.memory.device, "batches": sorted(self._compiled)}
+        return memoryview(json.dumps(held).encode())
 
     def deserialize(self, blob: bytes) -> bool:
         """False, and nothing taken, for what another device wrote or nobody did."""
@@ -589,7 +616,12 @@ class FakeTensorRT:
         return Runtime(logger, self)
 
     @staticmethod
-    def nptype(trt_type: Enum) -> type:
-        """NumPy's type."""
-        found: type = np.dtype(trt_type.value).type
-        return found
+    def nptype(trt_type: Any) -> type:
+        """NumPy's type.
+
+        Raises:
+            TypeError: NumPy has none: bfloat16, float8, int4 and their like.
+        """
+        if trt_type not in _NPTYPES:
+            raise TypeError("Could not resolve TensorRT datatype to an equivalent numpy datatype.")
+        return _NPTYPES[trt_type]

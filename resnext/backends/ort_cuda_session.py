@@ -9,10 +9,24 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
+from ..config import Precision
 from ..errors import ResnextError, SessionFailed
 from ..session import Arrays, Boundary, Delivered
 from . import SessionOptions
 from .ort_session import PROVIDERS, OrtSession, first_line, preload_libraries, session_options
+
+
+def provider_settings(precision: Precision) -> dict[str, str]:
+    """Options of the CUDA provider for a network of ``precision``, without those of one session (graph, stream).
+
+    TF32 is on unless told otherwise, and is turned off for float32 alone: the provider then drops every plan of cuDNN's
+    that uses tensor cores, without a look at the element type, which would cost float16 its fast kernels.
+
+    The exhaustive search is the best that there is and has been none since ONNX Runtime 1.20: convolutions went over to
+    cuDNN's graph interface, where it means cuDNN's own guess in its slower, better mode (microsoft/onnxruntime#22705).
+    """
+    exact = {"use_tf32": "0"} if precision == "fp32" else {}
+    return {"device_id": "0", "cudnn_conv_algo_search": "EXHAUSTIVE", **exact}
 
 
 class CudaOrtSession(OrtSession):
@@ -86,8 +100,12 @@ class CudaOrtSession(OrtSession):
         has no plan without it, and does not say so. Parity would show it.
         """
         found = super().delivered()
-        graph = "on" if self.enqueue_boundary == "graph" else "off"
-        return Delivered(found.device, found.layers, {**found.notes, "cuda graph": graph})
+        notes = {
+            "cuda graph": "on" if self.enqueue_boundary == "graph" else "off",
+            "convolution kernels": "cuDNN's guess (heuristic mode B), none of them timed",
+            "memory format": "nchw",
+        }
+        return Delivered(found.device, found.layers, {**found.notes, **notes})
 
     @property
     def enqueue_boundary(self) -> Boundary:
@@ -115,7 +133,7 @@ class CudaOrtSession(OrtSession):
         return self._load(session_options(self._options), self._providers(cuda_graph=True))
 
     def _providers(self, *, cuda_graph: bool) -> list[Any]:
-        settings = {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
+        settings = provider_settings(self._artifact.manifest.precision)
         if cuda_graph:
             settings["enable_cuda_graph"] = "1"
         if (stream := self._torch_stream()) is not None:

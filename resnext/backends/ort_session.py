@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from ..artifact import Artifact
 from ..cuda_driver import probe_driver
 from ..delivered import module_of
-from ..errors import BadArtifact, MissingRequirement, SessionFailed, SilentFallback
+from ..errors import BadArtifact, MissingRequirement, SessionFailed, SilentFallback, UsageError
 from ..session import Arrays, Delivered, DeliveredLayer, Session, TensorSpec
 from . import BACKENDS, SessionOptions, check_precision
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(uint8)": "uint8",
-    "tensor(int8)": "int8", "tensor(int64)": "int64",
+    "tensor(int8)": "int8", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool",
 }  # fmt: skip
 #: Fused and quantized operators that ONNX Runtime makes of a convolution or a matrix product.
 _HEAVY = {
@@ -254,8 +254,13 @@ class OrtSession(Session):
 
 
 def _spec(value: Any) -> TensorSpec:
+    if value.type not in _DTYPES:  # bfloat16, for one: an OrtValue of it cannot be made of an array, nor shown as one
+        raise UsageError(
+            f"{value.name!r} is a {value.type}, which ONNX Runtime neither takes as an array nor gives as one; "
+            "export the artifact without --io native"
+        )
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
-    return TensorSpec(name=value.name, dtype=_DTYPES.get(value.type, value.type), shape=shape)
+    return TensorSpec(name=value.name, dtype=_DTYPES[value.type], shape=shape)
 
 
 def first_line(exc: Exception) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,14 @@ from . import SessionOptions
 from .device_memory import CudaMemory, DeviceMemory, Replay
 from .kernel_cache import KernelCache
 from .tensor_session import Translated
+
+#: Names of element types, by the library's. Its own ``nptype`` raises for bfloat16, which NumPy lacks.
+DTYPES: Mapping[str, str] = MappingProxyType(
+    {
+        "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32",
+        "INT64": "int64", "BOOL": "bool",
+    }
+)  # fmt: skip
 
 
 def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSession:
@@ -217,7 +227,10 @@ class TrtSession(Session):
             if context is None:
                 raise SessionFailed(f"{self._flavour.title} cannot make a context for batch {batch}: {log.reason()}")
             self._kernels.take(kept)
-            if index > 0 and not context.set_optimization_profile_async(index, self._memory.stream):
+            chosen = index == 0  # which a new context has
+            with contextlib.suppress(RuntimeError):  # raised where other calls return False
+                chosen = chosen or context.set_optimization_profile_async(index, self._memory.stream)
+            if not chosen:
                 raise SessionFailed(f"{self._flavour.title} refuses profile {index}: {log.reason()}")
             self._memory.synchronize()
             buffers = {}
@@ -299,9 +312,7 @@ class TrtSession(Session):
         manifest = self._artifact.manifest
         record = manifest.engine
         assert record is not None
-        held = [
-            _profile_range(self._engine, self.inputs[0].name, i) for i in range(self._engine.num_optimization_profiles)
-        ]
+        held = _batch_ranges(self._engine, self.inputs[0].name)
         told = [(profile.min, profile.opt, profile.max) for profile in self._profiles]
         differ = [] if self.inputs == manifest.inputs else ["inputs"]
         differ += [] if self.outputs == manifest.outputs else ["outputs"]
@@ -317,23 +328,39 @@ class TrtSession(Session):
 
 
 def _specs(trt: Any, engine: Any, profiles: tuple[Any, ...]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """The engine's own inputs and outputs."""
+    """The engine's own inputs and outputs.
+
+    Raises:
+        BadArtifact: one is of a type that sessions do not take (float8, int4, ...).
+    """
     found: dict[Any, list[TensorSpec]] = {trt.TensorIOMode.INPUT: [], trt.TensorIOMode.OUTPUT: []}
     one_size = len(profiles) == 1 and profiles[0].static
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
-        dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name
+        kind = engine.get_tensor_dtype(name).name
+        if kind not in DTYPES:
+            raise BadArtifact(
+                f"the engine's tensor {name!r} is of type {kind}, which no session takes; "
+                f"build it with inputs and outputs of one of {', '.join(DTYPES.values())}"
+            )
         shape = tuple(None if size < 0 else int(size) for size in engine.get_tensor_shape(name))
         if one_size and shape[:1] == (None,):  # a symbolic batch that the profile allows one size of
             shape = (profiles[0].min, *shape[1:])
-        found[engine.get_tensor_mode(name)].append(TensorSpec(name=name, dtype=dtype, shape=shape))
+        found[engine.get_tensor_mode(name)].append(TensorSpec(name=name, dtype=DTYPES[kind], shape=shape))
     inputs, outputs = found.values()
     return tuple(inputs), tuple(outputs)
 
 
-def _profile_range(engine: Any, name: str, index: int) -> tuple[int, int, int]:
-    low, opt, high = (int(shape[0]) for shape in engine.get_tensor_profile_shape(name, index))
-    return low, opt, high
+def _batch_ranges(engine: Any, name: str) -> list[tuple[int, ...]]:
+    """Smallest, best and largest batch of each profile, or of its own shape if the engine takes one size only.
+
+    The library need not know profile shapes of such an engine: it may raise, or give shapes without dimensions.
+    """
+    batch = int(engine.get_tensor_shape(name)[0])
+    if batch >= 0:
+        return [(batch, batch, batch)]
+    indices = range(engine.num_optimization_profiles)
+    return [tuple(int(shape[0]) for shape in engine.get_tensor_profile_shape(name, index)) for index in indices]
 
 
 def _kernel_file(artifact: Artifact, device: str, flavour: Flavour) -> Path | None:

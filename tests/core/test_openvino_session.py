@@ -67,6 +67,7 @@ def quantized(artifact: Artifact, images: NDArray[np.float32], folder: Path) -> 
 
     folder.mkdir()
     out = folder / "int8.onnx"
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it asks for a preprocessing that this graph does not need
     try:
         quantize_static(
@@ -74,7 +75,7 @@ def quantized(artifact: Artifact, images: NDArray[np.float32], folder: Path) -> 
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
     return with_file(artifact, folder / "artifact", "model.onnx", out.read_bytes(), precision="int8")
 
 

@@ -5,6 +5,10 @@ What only a GPU can show (device times, captured graphs) is in tests/gpu.
 
 from __future__ import annotations
 
+import mmap
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +17,13 @@ import pytest
 
 from resnext.artifact import Artifact
 from resnext.backends import SessionOptions, ort_cuda_session, ort_session
-from resnext.backends.ort_cuda_session import CudaOrtSession
+from resnext.backends.ort_cuda_session import CudaOrtSession, provider_settings
 from resnext.backends.torch_session import reference_logits
-from resnext.errors import BadInput, SessionFailed
+from resnext.config import PRECISIONS, Precision
+from resnext.errors import BadInput, SessionFailed, UsageError
 from resnext.inputs import seeded_pixels
 from resnext.parity import compare
+from resnext.session import numpy_dtype
 from resnext.weights import Weights, load_weights
 from resnext_export.onnx_artifact import export_onnx
 
@@ -105,8 +111,50 @@ def test_options_keep_float32_exact_and_refuse_the_cpu(runtime: OnTheCpu, artifa
         session.bind({"input": images[:2]})
         notes = session.delivered().notes
     assert notes["cuda graph"] == "on"
+    assert notes["convolution kernels"] == "cuDNN's guess (heuristic mode B), none of them timed"
     assert all(settings["use_tf32"] == "0" and refuses == "1" for settings, refuses in runtime.asked)
     assert [settings.get("enable_cuda_graph") for settings, _ in runtime.asked] == [None, "1", None]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_tensor_cores_are_left_to_every_precision_but_float32(precision: Precision) -> None:
+    common = {"device_id": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
+    assert provider_settings(precision) == (common | {"use_tf32": "0"} if precision == "fp32" else common)
+
+
+def test_a_float16_session_asks_for_float16s_settings(runtime: OnTheCpu, artifact: Artifact, images: Any) -> None:
+    half = replace(artifact, manifest=artifact.manifest.model_copy(update={"precision": "fp16"}))
+    with CudaOrtSession(half, SessionOptions(), "ort-cuda") as session:
+        session.bind({"input": images[:2]})
+    assert [settings.get("use_tf32") for settings, _ in runtime.asked] == [None, None]
+
+
+def knows(library: str, name: str) -> bool:
+    """Whether ONNX Runtime's provider library holds ``name`` as a string of its own, or as another one's end."""
+    path = Path(ort.__file__).parent / "capi" / library
+    if not path.exists():
+        pytest.skip(f"this onnxruntime has no {library}")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(name.encode() + b"\0") >= 0
+
+
+def test_provider_options_are_ones_that_the_provider_has(runtime: OnTheCpu, artifact: Artifact, images: Any) -> None:
+    library = "libonnxruntime_providers_cuda.so"  # which refuses an option that it does not know, on a GPU only
+    with CudaOrtSession(artifact, SessionOptions(), "ort-cuda") as session:
+        session.bind({"input": images[:2]})
+    asked = {"user_compute_stream"}.union(*(settings for settings, _ in runtime.asked))
+    assert len(asked) == 5
+    assert [name for name in sorted(asked) if not knows(library, name)] == []
+    assert not knows(library, "use_tf64")
+    assert knows(library, provider_settings("fp32")["cudnn_conv_algo_search"])
+
+
+def test_a_stream_is_given_by_an_option_of_the_providers_own(
+    runtime: OnTheCpu, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CudaOrtSession, "_torch_stream", lambda _self: SimpleNamespace(cuda_stream=7))
+    CudaOrtSession(artifact, SessionOptions(), "ort-cuda").close()
+    assert runtime.asked[0][0]["user_compute_stream"] == "7"
 
 
 @pytest.mark.usefixtures("runtime")
@@ -125,3 +173,22 @@ def test_a_failed_bind_leaves_nothing_bound(artifact: Artifact, images: Any, mon
             session.bind({"input": images[:1]})
         with pytest.raises(SessionFailed, match="bind"):
             session.fetch()
+
+
+# ---- what stands in for ONNX Runtime must not be kinder
+
+
+@pytest.mark.parametrize("dtype", ort_session._DTYPES.values())
+def test_a_type_that_sessions_take_is_one_that_a_value_can_hold(dtype: str) -> None:
+    value = ort.OrtValue.ortvalue_from_shape_and_type([2], np.dtype(dtype), "cpu", 0)
+    spec = ort_session._spec(SimpleNamespace(name="x", type=value.data_type(), shape=[2]))
+    assert (spec.dtype, value.numpy().dtype) == (dtype, np.dtype(dtype))
+
+
+def test_a_type_that_no_value_can_hold_is_refused_in_one_line() -> None:
+    with pytest.raises(RuntimeError, match="OrtValue"):  # as the library itself does
+        ort.OrtValue.ortvalue_from_numpy(np.zeros(2, numpy_dtype("bfloat16")), "cpu", 0)
+    with pytest.raises(
+        UsageError, match=r"^'input' is a tensor\(bfloat16\), .*; export the artifact without --io native$"
+    ):
+        ort_session._spec(SimpleNamespace(name="input", type="tensor(bfloat16)", shape=["N", 1, 8, 8]))

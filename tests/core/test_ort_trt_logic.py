@@ -23,7 +23,7 @@ from resnext.artifact import Artifact
 from resnext.backends import SessionOptions, ort_cuda_session, ort_session, ort_trt_libraries, ort_trt_session
 from resnext.backends.ort_cuda_session import CudaOrtSession
 from resnext.backends.ort_trt_libraries import load_tensorrt10, plugin_device
-from resnext.backends.ort_trt_session import RtxOrtSession, TrtOrtSession, open_session
+from resnext.backends.ort_trt_session import PRECISION_OPTIONS, RtxOrtSession, TrtOrtSession, open_session
 from resnext.backends.torch_session import reference_logits
 from resnext.config import PRECISIONS
 from resnext.cuda_driver import Driver, Gpu
@@ -178,6 +178,19 @@ def open_on(name: str, artifact: Artifact, *, graph: bool = False) -> TrtOrtSess
     if name == "ort-trt":
         return TrtOrtSession(artifact, options, name, "10.16.1")
     return RtxOrtSession(artifact, options, name, "0.5.0", "the listed GPU")
+
+
+def test_options_are_ones_that_the_provider_has(runtime: StandIn, artifacts: dict[str, Artifact], images: Any) -> None:
+    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
+    if not library.exists():
+        pytest.skip("this onnxruntime has no TensorRT provider")
+    known = library.read_bytes()  # it refuses an option that it does not know, on a GPU only
+    with open_on("ort-trt", artifacts["1:4:8"], graph=True) as session:
+        session.bind({"input": images[:4]})
+    asked = {"has_user_compute_stream", "user_compute_stream"}.union(*PRECISION_OPTIONS.values(), *runtime.asked)
+    assert len(asked) == 12
+    assert [name for name in sorted(asked) if name.encode() + b"\0" not in known] == []
+    assert b"trt_fp8_enable\0" not in known
 
 
 # --- what is refused, and how ------------------------------------------------------------------------------------

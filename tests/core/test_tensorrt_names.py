@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import ast
 import enum
+import functools
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from resnext.backends import fake_tensorrt
 from resnext.backends.fake_tensorrt import FakeTensorRT
+from resnext.backends.trt_session import DTYPES
 from resnext.engine_record import TilingLevel
+from resnext.session import numpy_dtype
 from resnext.trt_flavour import RTX_TARGETS
 
 ROOT = Path(__file__).parents[2]
@@ -297,7 +301,7 @@ def test_the_table_of_modules_holds_no_module_that_is_gone_or_silent() -> None:
         ("resnext/trt_log.py", "ILogger", "log"),
         ("resnext/backends/trt_session.py", "IExecutionContext", "execute_async_v3"),
         ("resnext/backends/trt_session.py", "ICudaEngine", "get_tensor_profile_shape"),
-        ("resnext/backends/trt_session.py", "", "nptype"),
+        ("resnext/backends/trt_session.py", "", "TensorIOMode"),
         ("resnext/backends/trt_session.py", "LayerInformationFormat", "JSON"),
         ("export/resnext_export/engine_from_onnx.py", "ParserError", "node_operator"),
         ("export/resnext_export/engine_from_onnx.py", "IBuilderConfig", "tiling_optimization_level"),
@@ -427,6 +431,9 @@ def test_every_level_and_target_has_its_value() -> None:
         assert levels == names.classes["TilingOptimizationLevel"] - {"name", "value"}
     targets = {target.replace("sm_", "SM") for target in RTX_TARGETS}
     assert targets == {name for name in LISTS["tensorrt_rtx-1"].classes["ComputeCapability"] if name.startswith("SM")}
+    for names in LISTS.values():
+        assert set(DTYPES) <= names.classes["DataType"]
+    assert {numpy_dtype(dtype).name for dtype in DTYPES.values()} == set(DTYPES.values())
 
 
 # ---- the real library, where it is installed
@@ -514,3 +521,79 @@ def test_a_use_knows_what_it_lacks() -> None:
     assert use.missing == ("tensorrt-11", "tensorrt_rtx-1")
     assert replace(use, member="TF32").missing == ()
     assert replace(use, kind="NoSuchClass").missing == ALL
+
+
+# ---- the fake must not be kinder than the library
+
+
+def outcome(work: Callable[[], Any]) -> str:
+    """What a call gives, or the error that it raises."""
+    try:
+        return repr(work())
+    except Exception as exc:  # whatever it is, the other side must raise the same
+        return repr(exc)
+
+
+def enumerations(module: Any) -> dict[str, type[enum.Enum]]:
+    """The fake's, by their names in the library."""
+    found = dict(inspect.getmembers(module, lambda kind: inspect.isclass(kind) and issubclass(kind, enum.Enum)))
+    found.pop("Enum")
+    return {**found, "ILogger.Severity": module.ILogger.Severity}
+
+
+@pytest.mark.parametrize("name", enumerations(fake_tensorrt))
+def test_the_fakes_enumerations_have_the_librarys_members_and_values(name: str) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    real = functools.reduce(getattr, name.split("."), trt)
+    fake = enumerations(fake_tensorrt)[name]
+    assert {one: value.value for one, value in fake.__members__.items()} == {
+        one: value.value for one, value in real.__members__.items()
+    }
+
+
+@pytest.mark.parametrize("name", fake_tensorrt.DataType.__members__)
+def test_an_element_type_is_to_numpy_what_it_is_in_the_library(name: str) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    real = outcome(lambda: trt.nptype(trt.DataType.__members__[name]))
+    assert outcome(lambda: FakeTensorRT.nptype(fake_tensorrt.DataType[name])) == real
+    if "TypeError" not in real:
+        assert DTYPES[name] == np.dtype(trt.nptype(trt.DataType.__members__[name])).name
+
+
+def parameters(trt: Any, kind: str, member: str) -> list[list[str]]:
+    """Names of what a method takes, for each of its forms, with and without those that have a default value."""
+    told = re.findall(rf"^(?:\d+\. )?{member}\(self: [\w.]+,? ?(.*)\) -> ", signature(trt, kind, member), re.MULTILINE)
+    forms = [re.findall(r"(?:^|, )(\w+): (?:::|[\w.\[\], ])+?( =|(?=, \w+:)|$)", form) for form in told]
+    return [names for form in forms for names in ([one for one, _ in form], [one for one, rest in form if not rest])]
+
+
+def renamed(trt: Any, module: Any) -> list[str]:
+    """Methods of the fake that take other arguments than the library's, each with what that takes."""
+    found = []
+    for name, fake in inspect.getmembers(module, inspect.isclass):
+        kind = next((base.__name__ for base in fake.__mro__ if hasattr(trt, base.__name__)), None)
+        if fake.__module__ != module.__name__ or kind is None or issubclass(fake, enum.Enum):
+            continue
+        for member, method in inspect.getmembers(fake, inspect.isfunction):
+            taken = list(inspect.signature(method).parameters)[1:]
+            forms = parameters(trt, kind, member) if member[0] != "_" else []
+            if forms and taken not in forms:
+                found.append(f"{name}.{member} takes {taken}, not one of {forms}")
+    return found
+
+
+def test_the_fakes_methods_take_what_the_librarys_take() -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    assert parameters(trt, "IExecutionContext", "set_tensor_address") == [["name", "memory"]] * 2
+    assert parameters(trt, "ICudaEngine", "create_execution_context") == [["strategy"], [], ["runtime_config"], []]
+    assert renamed(trt, fake_tensorrt) == []
+
+
+def test_an_argument_that_the_library_lacks_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr(
+        fake_tensorrt.IExecutionContext, "set_tensor_address", lambda _self, name, address: (name, address)
+    )
+    assert any(
+        "takes ['name', 'address'], not one of [['name', 'memory']" in line for line in renamed(trt, fake_tensorrt)
+    )

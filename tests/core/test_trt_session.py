@@ -21,8 +21,8 @@ from resnext import backends, passport, trt_flavour
 from resnext.artifact import Artifact, read_artifact, seal
 from resnext.backends import SessionOptions, trt_session
 from resnext.backends.device_memory import CudaMemory
-from resnext.backends.fake_tensorrt import FakeTensorRT, host_logits, plan_of
-from resnext.backends.trt_session import TrtSession, open_session
+from resnext.backends.fake_tensorrt import DataType, FakeTensorRT, host_logits, plan_of
+from resnext.backends.trt_session import DTYPES, TrtSession, open_session
 from resnext.batch_range import BatchRange
 from resnext.cache_folder import cache_folder
 from resnext.cuda_driver import Driver, Gpu, probe_driver
@@ -32,7 +32,7 @@ from resnext.engine_record import EngineOptions, EngineRecord
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, SessionFailed, UsageError
 from resnext.inputs import seeded_pixels
 from resnext.manifest import Manifest, WeightsRecord
-from resnext.session import TensorSpec
+from resnext.session import TensorSpec, numpy_dtype
 from resnext.trt_flavour import FLAVOURS, EngineKind, TensorRT, TensorRTRTX, this_platform
 from resnext.weights import Weights, load_weights
 
@@ -97,7 +97,7 @@ def make(weights: Weights, tmp_path: Path) -> Make:
 
     def build(
         kind: EngineKind = "trt", profiles: tuple[str, ...] = PROFILES, precision: str = "fp32",
-        options: dict[str, Any] | None = None, open_batch: bool = False, **behaviour: Any,
+        options: dict[str, Any] | None = None, open_batch: bool = False, dtype: str = "float32", **behaviour: Any,
     ) -> Rig:  # fmt: skip
         asked = EngineOptions(profiles=tuple(map(BatchRange.parse, profiles)), **(options or {}))
         batch = asked.batch.min if asked.batch.static and len(profiles) == 1 else None
@@ -110,8 +110,8 @@ def make(weights: Weights, tmp_path: Path) -> Make:
             "kind": kind, "file": "model.engine", "file_sha256": "0" * 64, "file_size_bytes": 1, "model": None,
             "config": weights.config, "weights": WeightsRecord(source="digits", sha256=weights.sha256),
             "precision": precision, "batch": asked.batch, "preprocessing": weights.preprocessing,
-            "inputs": (TensorSpec(name="input", dtype="float32", shape=(batch, 1, 8, 8)),),
-            "outputs": (TensorSpec(name="logits", dtype="float32", shape=(batch, 10)),),
+            "inputs": (TensorSpec(name="input", dtype=dtype, shape=(batch, 1, 8, 8)),),
+            "outputs": (TensorSpec(name="logits", dtype=dtype, shape=(batch, 10)),),
             "class_names": weights.class_names, "opset": 20, "versions": {}, "created": "2026-11-23T00:00:00+00:00",
             "engine": record,
         }  # fmt: skip
@@ -216,6 +216,57 @@ def test_an_engine_of_one_batch_size_takes_no_other(make: Make, images: Any, ope
         np.testing.assert_array_equal(session.run({"input": images[:3]})["logits"], right(images[:3]))
         with pytest.raises(BadInput, match="has shape 4x1x8x8, want 3x1x8x8"):
             session.run({"input": images[:4]})
+
+
+def test_an_engine_of_one_batch_size_is_held_against_its_own_shape(make: Make) -> None:
+    rig = make(profiles=("3",))  # whose profile has no shapes to ask for
+    record = rig.artifact.manifest.model_dump()["engine"]
+    with pytest.raises(BadArtifact, match="on optimization profiles;"):
+        rig.edited(engine=edited_profiles(record, "4")).open()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("graph", [True, False])
+def test_inputs_and_outputs_may_be_of_the_networks_own_type(make: Make, dtype: str, graph: bool, images: Any) -> None:
+    kind = numpy_dtype(dtype)
+    with make(dtype=dtype).open(SessionOptions(cuda_graph=graph)) as session:
+        given = session.inputs[0].given(images[:4])
+        assert given.dtype == kind
+        session.bind({"input": given})
+        session.enqueue()
+        for logits in (session.fetch()["logits"], session.run({"input": given})["logits"]):
+            assert logits.dtype == kind
+            np.testing.assert_array_equal(logits, right(given).astype(kind))
+        with pytest.raises(BadInput, match="has dtype"):
+            session.run({"input": images[:4].astype(np.float64)})
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values())
+def test_an_engines_element_types_are_read(make: Make, dtype: str) -> None:
+    with make(dtype=dtype).open() as session:
+        assert {spec.dtype for spec in (*session.inputs, *session.outputs)} == {dtype}
+
+
+@pytest.mark.parametrize("kind", sorted(set(DataType.__members__) - set(DTYPES)))
+@pytest.mark.parametrize("role", ["inputs", "outputs"])
+def test_an_element_type_that_no_session_takes_is_named(make: Make, kind: str, role: str) -> None:
+    with pytest.raises(BadArtifact, match=f"is of type {kind}, which no session takes; build it with") as refused:
+        make().planted(**{role: [spec(role, dtype=kind)]}).open()
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_the_fake_refuses_what_the_library_refuses(make: Make) -> None:
+    with make().open() as session:
+        context = session._engine.create_execution_context()
+        assert context.set_input_shape("input", (4, 1, 8, 8))
+        for name, shape in (("input", (4, 1, 8, 9)), ("logits", (4, 1, 8, 8)), ("input", (9, 1, 8, 8))):
+            assert not context.set_input_shape(name, shape)
+        assert not context.set_tensor_address("x", 0)
+        with pytest.raises(RuntimeError, match="Error in set optimization profile async"):
+            context.set_optimization_profile_async(3, 1)
+        for name, profile in (("logits", 3), ("input", -1)):
+            with pytest.raises(RuntimeError, match="Could not get profile shape for tensor"):
+                session._engine.get_tensor_profile_shape(name, profile)
 
 
 def test_inputs_are_checked_before_anything_is_made(make: Make, images: Any) -> None:

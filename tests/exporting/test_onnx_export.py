@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from resnext.artifact import Artifact, read_artifact
 from resnext.backends import open_session
-from resnext.config import ResNeXtConfig
+from resnext.config import Precision, ResNeXtConfig
 from resnext.errors import BadArtifact, BadInput, GateFailed, MissingRequirement, UsageError
 from resnext.inputs import seeded_pixels
 from resnext.manifest import BatchRange
@@ -70,6 +74,35 @@ def test_the_file_names_no_path_of_the_machine_that_made_it(digits_artifact: Art
 def test_exporting_twice_gives_the_same_bytes(digits_artifact: Artifact, digits: Weights, tmp_path: Path) -> None:
     again = export_onnx(digits, tmp_path / "again")
     assert again.manifest.file_sha256 == digits_artifact.manifest.file_sha256
+
+
+def process_state() -> dict[str, object]:
+    """What a library can change for the whole process and must put back."""
+    loggers = {name: logging.getLogger(name) for name in logging.root.manager.loggerDict}
+    return {
+        "levels": {name: log.level for name, log in loggers.items() if log.level != logging.NOTSET},
+        "disabled": logging.root.manager.disable,
+        "warnings": list(warnings.filters),
+        "environment": dict(os.environ),
+        "threads": torch.get_num_threads(),
+        "garbage collection": gc.isenabled(),
+        "random state": torch.get_rng_state().tolist(),
+        "element type": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "folder": Path.cwd(),
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_export_leaves_the_process_as_it_was(digits: Weights, tmp_path: Path, precision: Precision) -> None:
+    export_onnx(digits, tmp_path / "first", precision=precision, check=False)  # imports may settle things once
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.INFO)
+    before = process_state()
+    export_onnx(digits, tmp_path / "second", precision=precision, check=False)
+    after = process_state()
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.NOTSET)
+    assert [name for name in before if before[name] != after[name]] == []
 
 
 def test_manifest_describes_what_was_written_and_proven(digits_artifact: Artifact, digits: Weights) -> None:

@@ -85,12 +85,6 @@ def times(kind: EngineKind, folder: Path) -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def artifact_fp16(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    # Unchecked: the engines are held against float64 here, and float16 is slow on the host's processor.
-    return export_onnx(weights, tmp_path_factory.mktemp("gpu") / "fp16", precision="fp16", check=False)
-
-
-@pytest.fixture(scope="module")
 def built(
     kind: EngineKind, artifact: Artifact, artifact_fp16: Artifact, weights: Weights, folder: Path, times: Path | None
 ) -> Callable[[Precision], Artifact]:
