@@ -142,11 +142,11 @@ class HostMemory(DeviceMemory):
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
         """An uninitialized row-major tensor."""
-        return torch.empty(shape, dtype=_torch_dtype(dtype))
+        return torch.empty(shape, dtype=torch_dtype(dtype))
 
     def load(self, target: torch.Tensor, array: NDArray[Any]) -> None:
         """Copy."""
-        host_view(target)[...] = _bits(array)
+        host_view(target)[...] = host_bits(array)
 
     def place(self, array: NDArray[Any]) -> torch.Tensor:
         """``array`` without a copy, if it is row-major and writable."""
