@@ -16,6 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from resnext.backends.fake_package import record_here
 from resnext.backends.torch_session import reference_logits
 from resnext.config import Precision, ResNeXtConfig
 from resnext.errors import GateFailed, MissingRequirement
@@ -106,10 +107,28 @@ def test_nothing_else_is_left(exported: Exported) -> None:
 @compiles
 def test_a_package_tells_nothing_of_the_machine_s_folders(exported: Exported) -> None:
     with zipfile.ZipFile(exported.path) as archive:
-        assert not [name for name in archive.namelist() if name.endswith((".cpp", ".py"))]
+        assert not [name for name in archive.namelist() if name.endswith(".py")]
+        sources = [archive.read(name) for name in archive.namelist() if name.endswith(".cpp")]
         contents = b"".join(archive.read(name) for name in archive.namelist())
     for own in (exported.path.parent, Path(torch.__file__).parent, Path(module.__file__).parent):
         assert os.fsencode(own) not in contents
+    assert sources == [b"// The source is not packaged.\n"]
+
+
+def test_a_wrapper_s_source_is_packaged_as_a_comment_and_no_other(digits: Weights, tmp_path: Path) -> None:
+    """PyTorch 2.11 opens no package without a .cpp file: it finds the metadata by that file's name."""
+    names = ("resnext.wrapper.cpp", "resnext.kernel.cpp", "resnext.wrapper.so", "resnext.wrapper_metadata.json")
+    files = [tmp_path / name for name in names]
+    for file in files:
+        file.write_text(f"{{}} of {file}")
+    module._write(tmp_path / "model.pt2", files, record_here(digits), tmp_path)
+    with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
+        written = {
+            name.rpartition("/")[2]: archive.read(name) for name in archive.namelist() if "/aotinductor/" in name
+        }
+    assert set(written) == set(names) - {"resnext.kernel.cpp"}
+    assert written["resnext.wrapper.cpp"] == b"// The source is not packaged.\n"
+    assert os.fsencode(tmp_path) not in b"".join(written.values())
 
 
 @compiles
