@@ -47,7 +47,7 @@ pytest: $(VENV)/.installed
 
 $(OLDEST_VENV)/.installed: setup.cfg pyproject.toml oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST_VENV)
-	$(OLDEST_VENV)/bin/python -m pip install --quiet -c oldest.txt -e . pytest pytest-timeout
+	$(OLDEST_VENV)/bin/python -m pip install --quiet -c oldest.txt -e ".[openvino]" pytest pytest-timeout
 	@touch $@
 
 test-oldest: $(OLDEST_VENV)/.installed

@@ -243,9 +243,35 @@ def _compiled(
         **options,
     }
     known = {key: value for key, value in wanted.items() if key in list_options()}
-    files = aot_compile(program.module(), (example,), options=known)
+    with _lasting_names():
+        files = aot_compile(program.module(), (example,), options=known)
     assert isinstance(files, list)  # since it was asked for a package
     return [Path(file) for file in files if isinstance(file, str)]
+
+
+@contextmanager
+def _lasting_names() -> Iterator[None]:
+    """Let Inductor find the arrays that it has declared by the object that wrote them.
+
+    PyTorch 2.11 remembers a bound method by its address, which the next one gets: the code then differs from export to
+    export, and may name an array of another scope. 2.13 remembers the object.
+    """
+    from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
+
+    if not str(torch.__version__).startswith(("2.11.", "2.12.")):
+        yield
+        return
+    original: Any = CppWrapperCpu.codegen_int_array_var
+    kept: dict[Any, Any] = {}  # methods bound to one object are equal, and the first is kept alive with its address
+
+    def lasting(self: Any, int_array: str, writeline: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, int_array, kept.setdefault(writeline, writeline), *args, **kwargs)
+
+    try:
+        CppWrapperCpu.codegen_int_array_var = lasting  # type: ignore[method-assign]
+        yield
+    finally:
+        CppWrapperCpu.codegen_int_array_var = original  # type: ignore[method-assign]
 
 
 def _kernels(files: list[Path]) -> dict[str, int]:

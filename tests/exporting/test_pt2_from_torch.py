@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -161,6 +162,33 @@ def test_the_same_export_gives_the_same_bytes(
     monkeypatch.setattr("tempfile.tempdir", str(exported.path.parent / "tmp"))
     pt2_from_torch(exported.weights, ANY, tmp_path / "model.pt2", metadata={"resnext.a": "ü"})
     assert (tmp_path / "model.pt2").read_bytes() == exported.path.read_bytes()
+
+
+def test_an_array_that_one_scope_declared_is_not_another_s() -> None:
+    from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
+    from torch.utils._ordered_set import OrderedSet
+
+    class Scope:
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def writeline(self, line: str) -> None:
+            self.lines.append(line)
+
+    class Wrapper(CppWrapperCpu):
+        def __init__(self) -> None:
+            self.codegen_int_array_var_cache: dict[Any, Any] = {}
+            self.int_array_id = itertools.count()
+            self.declared_int_array_vars = OrderedSet[str]()
+
+    wrapper, scopes, original = Wrapper(), (Scope(), Scope()), CppWrapperCpu.codegen_int_array_var
+    with module._lasting_names():
+        # A bound method is made for each call, and the next one gets its address.
+        first, other = (wrapper.codegen_int_array_var("{1L}", scope.writeline) for scope in scopes)
+        again = wrapper.codegen_int_array_var("{1L}", scopes[0].writeline)
+    assert (first, other, again) == ("int_array_0", "int_array_1", "int_array_0")
+    assert [len(scope.lines) for scope in scopes] == [1, 1]
+    assert CppWrapperCpu.codegen_int_array_var is original
 
 
 @compiles
