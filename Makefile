@@ -1,5 +1,6 @@
 # make demo        set everything up and run the main job: export, parity, benchmark, report
 # make test        set everything up and pass lint, types and tests
+# make test-oldest  packages, sessions and the exporter on the oldest PyTorch that setup.cfg allows (gigabytes, minutes)
 # make speed       measure the speed claims that the README makes of the toolkit itself
 # make gpu-accept  what only a GPU can show, numbers first, tests last; needs Python with torch, no virtual environment
 # make clean       remove what these made
@@ -13,10 +14,15 @@ OUT    ?= gpu-accept
 BUDGET ?= 540
 # Tests run side by side, one process for each core with one thread each; make pytest WORKERS=0 keeps to one process.
 WORKERS ?= auto
+OLDEST_PYTHON ?= python3.12
+OLDEST_VENV   := .venv-oldest
+OLDEST_TESTS  := tests/core/test_backends.py tests/core/test_package_record.py tests/core/test_package_toolchain.py \
+	tests/core/test_pt2_session.py tests/core/test_session.py tests/core/test_torch_release.py \
+	tests/exporting/test_onnx_export.py tests/exporting/test_pt2_*.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test lint types pytest speed gpu-accept clean
+.PHONY: demo test lint types pytest test-oldest speed gpu-accept clean
 .DEFAULT_GOAL := demo
 
 # The stamp is newer than what it was installed from, so that a second make installs nothing.
@@ -41,6 +47,14 @@ types: $(VENV)/.installed
 pytest: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
+$(OLDEST_VENV)/.installed: setup.cfg pyproject.toml oldest.txt
+	$(OLDEST_PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_VENV)/bin/python -m pip install --quiet -c oldest.txt -e ".[openvino]" pytest pytest-timeout
+	@touch $@
+
+test-oldest: $(OLDEST_VENV)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -q -m "exhaustive or not exhaustive" $(PYTEST_ARGS) $(OLDEST_TESTS)
+
 speed: $(VENV)/.installed
 	$(BIN)/python benchmarks/check_speed.py
 
@@ -48,4 +62,4 @@ gpu-accept:
 	PYTHONPATH=.:export:benchmarks$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu_accept.py --out $(OUT) --budget $(BUDGET)
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

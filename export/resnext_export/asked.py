@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from resnext.command import chosen_weights
 from resnext.config import Precision
+from resnext.torch_release import refuse_older_torch
 
 if TYPE_CHECKING:
     from resnext.weights import Weights
@@ -46,7 +47,12 @@ class Asked:
         return self.recipe.recipe(self.precision, self.target, batch)
 
     def weights(self) -> Weights:
-        """The weights that were named."""
+        """The weights that were named.
+
+        Raises:
+            MissingRequirement: PyTorch is too old to export them; asked before they are made.
+        """
+        refuse_older_torch()
         return chosen_weights(self.model, self.spec, self.num_classes, self.input_size)
 
     def directory(self, weights: Weights, precision: str, target: str) -> Path:

@@ -26,6 +26,7 @@ from resnext.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.parity import compare, discriminates, gate_for
 from resnext.progress import working
 from resnext.session import Session, TensorSpec
+from resnext.torch_release import refuse_older_torch
 from resnext.version import __version__
 from resnext.weights import Weights
 
@@ -66,8 +67,9 @@ def export_onnx(
     Raises:
         GateFailed: the graph is not as asked, or the written bytes do not agree with PyTorch. Nothing is written.
         UsageError: ``directory`` is taken.
-        MissingRequirement: the disk is full or not writable.
+        MissingRequirement: PyTorch is too old, or the disk is full or not writable.
     """
+    refuse_older_torch()
     from .onnx_from_torch import onnx_from_torch
 
     batch = batch or BatchRange(min=1, opt=8, max=None)

@@ -21,6 +21,7 @@ from resnext.facts import layers as weighted_layers
 from resnext.manifest import BatchRange
 from resnext.package_file import RECORD_NAME
 from resnext.package_record import PackageLayer, PackageRecord, cpu_flags, this_host
+from resnext.package_toolchain import obstacle, toolchain
 from resnext.reformulate import fold_batch_norms
 from resnext.session import TensorSpec
 from resnext.weights import Weights, load_model
@@ -116,7 +117,7 @@ def pt2_from_torch(
         model = HalfInside(model)
     if bake_preprocessing:
         model = PixelInput(model, weights.preprocessing)
-    with torch.no_grad(), _quiet(), _compiler_errors(), _temporary_cache() as cache:
+    with torch.no_grad(), _quiet(), _compiler_errors(), toolchain(device), _temporary_cache() as cache:
         program = _traced(model.eval().to(device), example, batch)
         found = _layers(program)
         _check_as_asked(program, found, weights, batch, precision)
@@ -152,22 +153,14 @@ def refuse_if_not_compilable(precision: Precision, device: Literal["cpu", "cuda"
 
     Raises:
         UsageError: another precision than fp32 or fp16.
-        MissingRequirement: no C++ compiler, no CUDA device, or for CUDA no toolkit of it.
+        MissingRequirement: PyTorch is too old, no C++ compiler, no CUDA device, or for CUDA no toolkit of it.
     """
     if precision not in _DTYPES:
         raise UsageError(f"a .pt2 package is made in {' or '.join(_DTYPES)}, not in {precision}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MissingRequirement(
-            f"PyTorch {torch.__version__} cannot use a CUDA device here; compile for the processor: --device cpu"
-        )
-    with _quiet(), _compiler_errors(), _temporary_cache():
-        from torch._inductor.cpp_builder import get_cpp_compiler
-
-        get_cpp_compiler()
-        if device == "cuda":
-            from torch.utils import cpp_extension
-
-            cpp_extension.include_paths("cuda")  # as Inductor asks, after half a minute's work
+    with _quiet():
+        reason = obstacle(device)
+    if reason is not None:
+        raise MissingRequirement(reason)
 
 
 def _traced(model: nn.Module, example: Tensor, batch: BatchRange) -> torch.export.ExportedProgram:
@@ -239,9 +232,35 @@ def _compiled(
         **options,
     }
     known = {key: value for key, value in wanted.items() if key in list_options()}
-    files = aot_compile(program.module(), (example,), options=known)
+    with _lasting_names():
+        files = aot_compile(program.module(), (example,), options=known)
     assert isinstance(files, list)  # since it was asked for a package
     return [Path(file) for file in files if isinstance(file, str)]
+
+
+@contextmanager
+def _lasting_names() -> Iterator[None]:
+    """Let Inductor find the arrays that it has declared by the object that wrote them.
+
+    PyTorch 2.11 remembers a bound method by its address, which the next one gets: the code then differs from export to
+    export, and may name an array of another scope. 2.13 remembers the object.
+    """
+    from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
+
+    if not str(torch.__version__).startswith(("2.11.", "2.12.")):
+        yield
+        return
+    original: Any = CppWrapperCpu.codegen_int_array_var
+    kept: dict[Any, Any] = {}  # methods bound to one object are equal, and the first is kept alive with its address
+
+    def lasting(self: Any, int_array: str, writeline: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, int_array, kept.setdefault(writeline, writeline), *args, **kwargs)
+
+    try:
+        CppWrapperCpu.codegen_int_array_var = lasting  # type: ignore[method-assign]
+        yield
+    finally:
+        CppWrapperCpu.codegen_int_array_var = original  # type: ignore[method-assign]
 
 
 def _kernels(files: list[Path]) -> dict[str, int]:
@@ -251,7 +270,10 @@ def _kernels(files: list[Path]) -> dict[str, int]:
 
 
 def _write(path: Path, files: list[Path], record: PackageRecord, cache: Path) -> None:
-    """Package library and metadata. The sources stay behind: nothing loads them, and they tell of this machine."""
+    """Package library and metadata; the sources stay behind, since they tell of this machine.
+
+    In the wrapper's place is a comment: PyTorch 2.11 finds the metadata by the name of that file, and does not read it.
+    """
     from torch.export.pt2_archive import PT2ArchiveWriter
     from torch.export.pt2_archive.constants import AOTINDUCTOR_DIR, EXTRA_DIR
 
@@ -259,7 +281,11 @@ def _write(path: Path, files: list[Path], record: PackageRecord, cache: Path) ->
         for file in files:
             if file.suffix != ".cpp":
                 data = _without_traces(file.read_bytes(), cache, Path(torch.__file__).parent.parent)
-                archive.write_bytes(f"{AOTINDUCTOR_DIR}model/{file.name}", data)
+            elif file.name.endswith("wrapper.cpp"):
+                data = b"// The source is not packaged.\n"
+            else:
+                continue
+            archive.write_bytes(f"{AOTINDUCTOR_DIR}model/{file.name}", data)
         archive.write_string(f"{EXTRA_DIR}{RECORD_NAME}", record.model_dump_json())
 
 

@@ -198,7 +198,7 @@ def load_backend(name: str) -> Opener:
     return opener
 
 
-def available_backends(device: str = "auto") -> tuple[str, ...]:
+def available_backends(device: Literal["auto", "cpu", "cuda"] = "auto") -> tuple[str, ...]:
     """Every backend that can run here on ``device``, each runtime and device once (so not ``ort``, an alias)."""
     import shutil
 
@@ -224,19 +224,11 @@ def available_backends(device: str = "auto") -> tuple[str, ...]:
     return tuple(names)
 
 
-def compiles_packages(device: str = "auto") -> bool:
-    """Whether .pt2 packages can be compiled here for ``device``: C++ for either, and for CUDA against its toolkit."""
-    import shutil
+def compiles_packages(device: Literal["auto", "cpu", "cuda"] = "auto") -> bool:
+    """Whether .pt2 packages can be compiled here for ``device``; `obstacle` says why not."""
+    from ..package_toolchain import obstacle
 
-    import torch
-
-    if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
-        return False
-    if device == "cpu" or not torch.cuda.is_available():
-        return True
-    from torch.utils import cpp_extension
-
-    return cpp_extension.CUDA_HOME is not None
+    return obstacle(device) is None
 
 
 def _engine_backends() -> list[str]:

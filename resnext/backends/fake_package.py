@@ -85,6 +85,7 @@ def write_package(
     with zipfile.ZipFile(path, "w") as archive:
         model = "m/data/aotinductor/model/resnext.wrapper"
         archive.writestr(f"{model}_metadata.json", json.dumps({"AOTI_DEVICE_KEY": "cpu", **metadata}))
+        archive.writestr(f"{model}.cpp", "// The source is not packaged.\n")
         archive.writestr(f"{model}.so", library)
         archive.writestr(f"m/extra/{RECORD_NAME}", record if isinstance(record, str) else record.model_dump_json())
         archive.writestr("m/archive_format", "pt2")

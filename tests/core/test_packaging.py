@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
 import shutil
 import subprocess
 import sys
@@ -126,9 +127,9 @@ def requirements(setup: configparser.ConfigParser) -> list[Requirement]:
     return [Requirement(text) for text in texts]
 
 
-def pins() -> dict[str, Version]:
+def pins(name: str = "constraints.txt") -> dict[str, Version]:
     found: dict[str, Version] = {}
-    for line in lines((ROOT / "constraints.txt").read_text()):
+    for line in lines((ROOT / name).read_text()):
         if not line.startswith("#"):
             requirement = Requirement(line)
             [pin] = requirement.specifier
@@ -199,3 +200,20 @@ def test_whatever_the_sources_import_is_a_declared_dependency(setup: configparse
                     if not declared & {canonicalize_name(name) for name in providers.get(top, [top])}:
                         missing.add(f"{path.relative_to(ROOT)} imports {top}")
     assert missing == set()
+
+
+def test_the_oldest_set_is_within_what_is_promised(setup: configparser.ConfigParser) -> None:
+    pinned = pins("oldest.txt")
+    for requirement in requirements(setup):
+        if pin := pinned.get(canonicalize_name(requirement.name)):
+            assert requirement.specifier.contains(pin), f"{requirement} does not allow {pin}"
+    (torch,) = next(item for item in requirements(setup) if item.name == "torch").specifier
+    assert pinned["torch"].release[:2] == Version(torch.version).release[:2]  # and the floor is what is tested
+
+
+def test_every_file_that_make_test_oldest_names_is_there() -> None:
+    named = re.search(r"^OLDEST_TESTS.*?(?<!\\)$", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL)
+    assert named is not None
+    patterns = re.findall(r"tests/\S+", named[0])
+    assert patterns
+    assert [pattern for pattern in patterns if not list(ROOT.glob(pattern))] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from resnext import classify_command, parity_command, passport
+from resnext import classify_command, package_toolchain, parity_command, passport
 from resnext.artifact import Artifact, read_artifact
 from resnext.backends import pt2_session
 from resnext.backends.fake_package import FakeLoader, fake_package, fake_pt2_from_torch, record_here
 from resnext.errors import MissingRequirement, SessionFailed
 from resnext.manifest import BatchRange
 from resnext.package_record import this_host
+from resnext.package_toolchain import obstacle
 from resnext.weights import Weights, load_model
 from resnext_export import pt2_from_torch as converter
 from resnext_export.command import main
@@ -270,19 +271,25 @@ def test_a_gpu_that_is_not_there_is_exit_3_before_weights_are_loaded(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_compiler_that_is_not_there_is_exit_3_before_weights_are_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """What could be compiled before and afterwards is not what a test plants."""
+    obstacle.cache_clear()
+    yield
+    obstacle.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+@pytest.mark.parametrize("compiler", ["/nowhere/g++", "false"])  # not there, and there but of no use
+def test_a_compiler_that_does_not_work_is_exit_3_before_weights_are_loaded(
+    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from torch._inductor import cpp_builder, exc
-
-    def missing() -> None:
-        raise exc.InvalidCxxCompiler
-
     monkeypatch.setattr("resnext.weights.load_weights", None)
-    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
+    monkeypatch.setenv("CXX", compiler)
     result = export("--output", tmp_path / "out")
     assert result.exit_code == 3, result.output
-    assert "no working C++ compiler was found: apt-get install g++" in error(result)
+    assert "no working C++ compiler was found" in error(result)
+    assert "apt-get install g++" in error(result)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -300,15 +307,14 @@ def test_cudas_headers_that_are_not_there_are_named(raised: Exception) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="the compiler is asked for first")
+@pytest.mark.usefixtures("asked_anew")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler is asked for first")
 def test_a_gpu_without_the_toolkit_is_told_of_before_weights_are_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from torch.utils import cpp_extension
-
     monkeypatch.setattr("resnext.weights.load_weights", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+    monkeypatch.setattr(package_toolchain, "_toolkits", lambda: iter([tmp_path]))
     result = export("--device", "cuda", "--output", tmp_path / "out")
     assert result.exit_code == 3, result.output
     assert "install the toolkit, set CUDA_HOME to it" in error(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from resnext.backends.fake_package import record_here
 from resnext.backends.torch_session import reference_logits
 from resnext.config import Precision, ResNeXtConfig
 from resnext.errors import GateFailed, MissingRequirement
@@ -106,10 +108,28 @@ def test_nothing_else_is_left(exported: Exported) -> None:
 @compiles
 def test_a_package_tells_nothing_of_the_machine_s_folders(exported: Exported) -> None:
     with zipfile.ZipFile(exported.path) as archive:
-        assert not [name for name in archive.namelist() if name.endswith((".cpp", ".py"))]
+        assert not [name for name in archive.namelist() if name.endswith(".py")]
+        sources = [archive.read(name) for name in archive.namelist() if name.endswith(".cpp")]
         contents = b"".join(archive.read(name) for name in archive.namelist())
     for own in (exported.path.parent, Path(torch.__file__).parent, Path(module.__file__).parent):
         assert os.fsencode(own) not in contents
+    assert sources == [b"// The source is not packaged.\n"]
+
+
+def test_a_wrapper_s_source_is_packaged_as_a_comment_and_no_other(digits: Weights, tmp_path: Path) -> None:
+    """PyTorch 2.11 opens no package without a .cpp file: it finds the metadata by that file's name."""
+    names = ("resnext.wrapper.cpp", "resnext.kernel.cpp", "resnext.wrapper.so", "resnext.wrapper_metadata.json")
+    files = [tmp_path / name for name in names]
+    for file in files:
+        file.write_text(f"{{}} of {file}")
+    module._write(tmp_path / "model.pt2", files, record_here(digits), tmp_path)
+    with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
+        written = {
+            name.rpartition("/")[2]: archive.read(name) for name in archive.namelist() if "/aotinductor/" in name
+        }
+    assert set(written) == set(names) - {"resnext.kernel.cpp"}
+    assert written["resnext.wrapper.cpp"] == b"// The source is not packaged.\n"
+    assert os.fsencode(tmp_path) not in b"".join(written.values())
 
 
 @compiles
@@ -142,6 +162,33 @@ def test_the_same_export_gives_the_same_bytes(
     monkeypatch.setattr("tempfile.tempdir", str(exported.path.parent / "tmp"))
     pt2_from_torch(exported.weights, ANY, tmp_path / "model.pt2", metadata={"resnext.a": "ü"})
     assert (tmp_path / "model.pt2").read_bytes() == exported.path.read_bytes()
+
+
+def test_an_array_that_one_scope_declared_is_not_another_s() -> None:
+    from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
+    from torch.utils._ordered_set import OrderedSet
+
+    class Scope:
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def writeline(self, line: str) -> None:
+            self.lines.append(line)
+
+    class Wrapper(CppWrapperCpu):
+        def __init__(self) -> None:
+            self.codegen_int_array_var_cache: dict[Any, Any] = {}
+            self.int_array_id = itertools.count()
+            self.declared_int_array_vars = OrderedSet[str]()
+
+    wrapper, scopes, original = Wrapper(), (Scope(), Scope()), CppWrapperCpu.codegen_int_array_var
+    with module._lasting_names():
+        # A bound method is made for each call, and the next one gets its address.
+        first, other = (wrapper.codegen_int_array_var("{1L}", scope.writeline) for scope in scopes)
+        again = wrapper.codegen_int_array_var("{1L}", scopes[0].writeline)
+    assert (first, other, again) == ("int_array_0", "int_array_1", "int_array_0")
+    assert [len(scope.lines) for scope in scopes] == [1, 1]
+    assert CppWrapperCpu.codegen_int_array_var is original
 
 
 @compiles

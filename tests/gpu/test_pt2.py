@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from resnext.artifact import Artifact
-from resnext.backends import SessionOptions, compiles_packages, open_session
+from resnext.backends import SessionOptions, open_session
 from resnext.errors import UsageError
 from resnext.manifest import BatchRange
 from resnext.package_record import obstacles, this_host
+from resnext.package_toolchain import obstacle
 from resnext.parity import compare
 from resnext.weights import Weights, load_weights
 from resnext_export.pt2_artifact import export_pt2
 
 BATCHES = (1, 8, 64)
-pytestmark = pytest.mark.skipif(
-    not compiles_packages("cuda"), reason="packages need a C++ compiler and the CUDA toolkit (CUDA_HOME)"
-)
+REASON = obstacle("cuda")
+pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 
 @pytest.fixture(scope="module")
