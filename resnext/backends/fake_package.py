@@ -29,7 +29,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class FakeLoader:
-    """Gives what ``network`` gives.
+    """Gives what ``network`` gives of one input, read as compiled code reads it: by strides of its own.
 
     Attributes:
         seen: every tensor that the code was given.
@@ -40,10 +40,17 @@ class FakeLoader:
         self.seen: list[torch.Tensor] = []
 
     def run(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One call of the compiled code."""
+        """One call of the compiled code.
+
+        Raises:
+            RuntimeError: not one tensor.
+        """
+        if len(tensors) != 1:
+            raise RuntimeError(f"expected inputs vector size to be 1, but got {len(tensors)}")
         self.seen += tensors
+        strides = torch.empty(tensors[0].shape, device="meta").stride()
         with torch.inference_mode():
-            return [self.network(tensors[0])]
+            return [self.network(tensors[0].as_strided(tensors[0].shape, strides))]
 
 
 def record_here(weights: Weights, **changes: Any) -> PackageRecord:

@@ -312,3 +312,29 @@ def test_a_truncated_package_is_refused_with_and_without_its_digest(
         read_artifact(tmp_path)
     with pytest.raises(BadArtifact, match=r"is no readable \.pt2 package"):
         open_session(sealed(path, weights, record), CPU, "pt2")
+
+
+# ---- the fake must not be kinder than the library
+
+
+def test_the_fake_reads_memory_as_compiled_code_does() -> None:
+    fake = FakeLoader(lambda tensor: tensor * torch.arange(4.0))
+    transposed = torch.arange(8.0).reshape(4, 2).t()  # compiled code sees 0 to 7, row by row
+    assert fake.run([transposed])[0].tolist() == [[0, 1, 4, 9], [0, 5, 12, 21]]
+    with pytest.raises(RuntimeError, match="expected inputs vector size to be 1, but got 0"):
+        fake.run([])
+
+
+@compiles
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_compiled_code_reads_memory_so(tmp_path: Path) -> None:
+    class Scale(torch.nn.Module):
+        def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+            return tensor * torch.arange(4.0)
+
+    program = torch.export.export(Scale(), (torch.zeros(2, 4),))
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "scale.pt2"))
+    loader = torch._C._aoti.AOTIModelPackageLoader(path, "model", True, 1, -1)
+    assert loader.run([torch.arange(8.0).reshape(4, 2).t()])[0].tolist() == [[0, 1, 4, 9], [0, 5, 12, 21]]
+    with pytest.raises(RuntimeError, match="expected inputs vector size to be 1, but got 0"):
+        loader.run([])
