@@ -177,7 +177,8 @@ def main(
     timed runs themselves, is compared with float64 PyTorch.
     """
     deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
-    from resnext.backends import BACKENDS, SessionOptions, available_backends
+    from resnext.backends import BACKENDS, SessionOptions
+    from resnext.backends.availability import available_backends
     from resnext.errors import UsageError
 
     from .plan import Plan

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from resnext.artifact import Artifact
 from resnext.backends import BACKENDS, SessionOptions, check_precision, load_backend, open_session
+from resnext.backends.availability import obstacle
 from resnext.clock import now_ns
 from resnext.config import Precision, variant_name
 from resnext.engine_record import EngineOptions
-from resnext.errors import BadInput, ResnextError
+from resnext.errors import BadInput, MissingRequirement, ResnextError
 from resnext.inputs import seeded_pixels
 from resnext.manifest import BatchRange, WeightsRecord
 from resnext.parity import Parity, compare, gate_for, gate_of
 from resnext.session import Delivered
-from resnext.trt_flavour import driver_or_refuse, flavour_for
 
 from .accuracy import accuracy_failures
 from .deadline import Deadline
@@ -210,6 +210,10 @@ class _ArtifactSource:
         self._device = device
         self._made: dict[tuple[str, str], Artifact] = {}
 
+    def is_given(self, kind: str) -> bool:
+        """Whether the variant is an artifact of ``kind``, so that none has to be made."""
+        return self.variant.artifact is not None and self.variant.artifact.manifest.kind == kind
+
     def get(self, cell: Cell) -> Artifact:
         """What ``cell`` runs."""
         kind, given = BACKENDS[cell.backend].source, self.variant.artifact
@@ -279,11 +283,12 @@ def _open(
 ) -> _Opened:  # fmt: skip
     found = _Opened()
     try:
-        load_backend(cell.backend)  # first: not to export for a runtime that is missing, nor count importing as memory
         subject: Weights | Artifact = weights
         kind = BACKENDS[cell.backend].source
-        if kind in ("trt", "trt-rtx"):
-            driver_or_refuse(flavour_for(kind))  # before anything is exported in vain
+        # Before anything is exported for a backend that cannot run. A package that is given needs no compiler.
+        if not source.is_given("pt2") and (reason := obstacle(cell.backend, _for(cell, source, options).device)):
+            raise MissingRequirement(reason)
+        load_backend(cell.backend)  # not to count importing as memory
         if kind != "model":
             subject = found.artifact = source.get(cell)
             manifest = found.artifact.manifest

@@ -88,6 +88,7 @@ def inspect(
         write_text(json_path, json.dumps(_facts(manifest, machine, delivered, source, share), indent=2) + "\n")
     if json_path != "-":
         _say(artifact, found, noted, machine)
+        _say_backends(manifest)
         click.echo(f"delivered  {_share_line(manifest, delivered, share)} ({source})")
         if show_layers:
             _print_layers(manifest, delivered, recorded=backend is None)
@@ -143,6 +144,8 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
         return found, f"from the manifest, {found.notes['layers from']}"
     from resnext.backends import SessionOptions, natural_backend, open_session
     from resnext.backends import backend as known_backend
+    from resnext.backends.availability import obstacle
+    from resnext.errors import MissingRequirement
     from resnext.parity_command import artifact_weights
     from resnext.session import Delivered as Unasked
 
@@ -153,6 +156,8 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
     precision = artifact.manifest.precision
     if known_backend(name).source == "model":
         subject = artifact_weights(artifact)
+    if (reason := obstacle(name)) and not (package is not None and name == "pt2"):
+        raise MissingRequirement(reason)
     with working(f"asking {name}"), open_session(name, subject, SessionOptions(precision=precision)) as session:
         if record is not None or name.startswith("torch"):
             _bind_smallest(artifact, session, live_model=record is None)
@@ -203,6 +208,35 @@ def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...]
     for done in record.done:
         click.echo(f"fallback   {done}")
     _say_loadable(manifest, found, noted, machine)
+
+
+def backends_here(manifest: Manifest) -> dict[str, str | None]:
+    """The backends that run artifacts of this kind and precision, each with what keeps it from running here, or None.
+
+    Of an ONNX file those are named that run the file itself; an engine is another artifact.
+    """
+    from resnext.backends import BACKENDS
+    from resnext.backends.availability import obstacle
+
+    able = [
+        name
+        for name, known in BACKENDS.items()
+        if (known.source == manifest.kind or name == manifest.kind)
+        and name != "ort"  # an alias
+        and manifest.precision in known.precisions
+    ]
+    # What a package hangs on is in its own record; making another one takes more.
+    return {name: None if name == "pt2" else obstacle(name) for name in able}
+
+
+def _say_backends(manifest: Manifest) -> None:
+    if manifest.kind != "onnx":  # an engine or a package has its own line
+        return
+    found = backends_here(manifest)
+    click.echo(f"runs on    {', '.join(name for name, reason in found.items() if reason is None) or 'nothing here'}")
+    for name, reason in found.items():
+        if reason is not None:
+            click.echo(f"not here   {name}: {reason}")
 
 
 def _say_package(created: str, package: PackageRecord) -> None:
@@ -265,6 +299,7 @@ def _facts(manifest: Manifest, machine: Machine, delivered: Delivered, source: s
         "obstacles": [asdict(obstacle) for obstacle in found],
         "remarks": list(remarks(manifest, machine)),
         "rebuild": rebuild_command(manifest, machine) if any(obstacle.rebuild for obstacle in found) else None,
+        "backends": backends_here(manifest),
         "delivered_share": share,
         "delivered_source": source,
         "delivered": [asdict(layer) for layer in delivered.layers],

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
@@ -192,63 +190,13 @@ def load_backend(name: str) -> Opener:
     try:
         opener: Opener = import_module(f".{backend(name).module}", __name__).open_session
     except ModuleNotFoundError as exc:
-        raise MissingRequirement(
-            f"backend {name!r} needs the Python package {exc.name}: pip install {exc.name}"
-        ) from exc
+        raise MissingRequirement(no_package(name, str(exc.name))) from exc
     return opener
 
 
-def available_backends(device: Literal["auto", "cpu", "cuda"] = "auto") -> tuple[str, ...]:
-    """Every backend that can run here on ``device``, each runtime and device once (so not ``ort``, an alias)."""
-    import shutil
-
-    names = ["torch", "torch-folded"]
-    # Inductor needs a C++ compiler for a CPU, Triton a C compiler for its launchers.
-    compilers = ("cc", "gcc", "clang") if device == "cuda" else ("c++", "g++", "clang++")
-    if any(shutil.which(compiler) for compiler in compilers):
-        names.append("torch-compile")
-    if compiles_packages(device):
-        names.append("pt2")
-    if device != "cuda":
-        names.append("ort-cpu")
-        if find_spec("openvino") is not None:
-            names.append("openvino")
-    if device != "cpu":
-        try:
-            from .ort_session import cuda_works
-        except ModuleNotFoundError:  # asked for by name, the backend says what is missing
-            return tuple(names)
-        if cuda_works():
-            names.append("ort-cuda")
-        names += _engine_backends()
-    return tuple(names)
-
-
-def compiles_packages(device: Literal["auto", "cpu", "cuda"] = "auto") -> bool:
-    """Whether .pt2 packages can be compiled here for ``device``; `obstacle` says why not."""
-    from ..package_toolchain import obstacle
-
-    return obstacle(device) is None
-
-
-def _engine_backends() -> list[str]:
-    """Those of TensorRT's libraries that are installed and take the GPU here; ``trt`` alone is an alias at times."""
-    from ..cuda_driver import probe_driver
-    from ..passport import serves
-    from ..trt_flavour import FLAVOURS
-    from .ort_trt_libraries import load_tensorrt10, plugin_device
-
-    driver = probe_driver()
-    if driver.problem is not None:
-        return []
-    names: list[str] = [kind for kind, flavour in FLAVOURS.items() if flavour.version and serves(flavour, driver)]
-    for name, needed in (("ort-trt", load_tensorrt10), ("ort-trt-rtx", partial(plugin_device, driver))):
-        try:
-            needed()
-        except MissingRequirement:
-            continue
-        names.append(name)
-    return names
+def no_package(name: str, package: str) -> str:
+    """What is said if a Python package that backend ``name`` needs is not installed."""
+    return f"backend {name!r} needs the Python package {package}: pip install {package}"
 
 
 def require_cuda() -> None:

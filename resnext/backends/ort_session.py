@@ -50,19 +50,26 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSe
     check_precision(f"ort-{device}", precision)
     if device == "cpu":
         return OrtSession(subject, options, name)
+    if reason := cuda_obstacle():
+        raise MissingRequirement(reason)
+    from .ort_cuda_session import CudaOrtSession
+
+    return CudaOrtSession(subject, options, name)
+
+
+def cuda_obstacle() -> str | None:
+    """Why this ONNX Runtime cannot use the machine's CUDA device, with what to do; None if it can."""
     if PROVIDERS["cuda"] not in ort.get_available_providers():
-        raise MissingRequirement(
+        return (
             f"this onnxruntime ({ort.__version__}) has no CUDA provider: pip uninstall onnxruntime, "
             "pip install onnxruntime-gpu"
         )
     if not cuda_works():
-        raise MissingRequirement(
+        return (
             f"onnxruntime {ort.__version__} cannot use CUDA here: it needs cuBLAS and cuDNN of the CUDA version "
             "that it was built for; pip install 'onnxruntime-gpu[cuda,cudnn]', or a torch build of that CUDA version"
         )
-    from .ort_cuda_session import CudaOrtSession
-
-    return CudaOrtSession(subject, options, name)
+    return None
 
 
 @functools.lru_cache(maxsize=1)

@@ -60,7 +60,11 @@ def test_a_single_variant_has_no_name() -> None:
 
 def test_only_quantized_variants_are_calibrated() -> None:
     variants = made_variants(("fp32", "int8", "fp8"), "photos", 7)
-    assert [variant.calibration for variant in variants.values()] == [None, ("photos", 7), ("photos", 7)]
+    assert [variant.calibration for variant in variants.values()] == [
+        (None, None),
+        ("photos", 7),
+        ("photos", 7),
+    ]
 
 
 def test_combinations_that_cannot_be_are_left_out_by_name() -> None:

@@ -15,17 +15,17 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from resnext import cuda_driver, package_toolchain
+from resnext import cuda_driver, package_toolchain, trt_flavour
 from resnext.artifact import Artifact
 from resnext.backends import (
     BACKENDS,
     SessionOptions,
-    available_backends,
     natural_backend,
     open_session,
     ort_session,
     torch_session,
 )
+from resnext.backends.availability import available_backends
 from resnext.backends.fake_package import fake_package
 from resnext.backends.torch_session import reference_logits
 from resnext.cuda_driver import Driver, Gpu
@@ -262,6 +262,9 @@ def test_all_means_compiled_backends_only_where_their_compiler_is(
     found: set[str], device: Literal["cpu", "cuda"], there: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: name if name in found else None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    if device == "cuda":
+        monkeypatch.setattr(cuda_driver, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", "9.0"),)))
     asked = {device: None if "packages" in found else "something is missing; install it"}
     monkeypatch.setattr(package_toolchain, "obstacle", asked.__getitem__)
     assert {"torch-compile", "pt2"} & set(available_backends(device)) == there
@@ -294,7 +297,8 @@ def test_all_means_the_engine_libraries_that_take_this_gpu_and_no_other(
     monkeypatch: pytest.MonkeyPatch, capability: str, found: list[str]
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    monkeypatch.setattr(cuda_driver, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", capability),)))
+    for module in (cuda_driver, trt_flavour):
+        monkeypatch.setattr(module, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", capability),)))
     monkeypatch.setattr("resnext.backends.ort_session.cuda_works", lambda: False)
     assert [name for name in available_backends() if "trt" in name] == found
 

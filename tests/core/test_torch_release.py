@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from resnext.backends import compiles_packages
+from resnext.backends import availability
 from resnext.errors import MissingRequirement
 from resnext.package_toolchain import obstacle
 from resnext.torch_release import OLDEST, refuse_older_torch, too_old
@@ -66,7 +66,7 @@ def test_programs_are_refused_like_the_command(planted: pytest.MonkeyPatch, tmp_
         export_onnx(None, tmp_path / "out")  # type: ignore[arg-type]  # not looked at
     with pytest.raises(MissingRequirement, match=r"older than 2\.11"):
         refuse_older_torch()
-    assert not compiles_packages("cpu")
+    assert availability.obstacle("pt2", "cpu")
 
 
 def test_the_oldest_is_the_one_that_is_promised_and_tested() -> None:

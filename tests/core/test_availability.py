@@ -1,0 +1,183 @@
+"""One table says what keeps each backend from running here, and it is asked before any work."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import pytest
+import torch
+from click.testing import CliRunner
+
+from resnext import cuda_driver, package_toolchain, trt_flavour
+from resnext.artifact import Artifact
+from resnext.backends import BACKENDS, availability, ort_session, ort_trt_libraries
+from resnext.backends.availability import OBSTACLES, available_backends, obstacle
+from resnext.backends.fake_package import fake_package
+from resnext.cuda_driver import Driver, Gpu
+from resnext.errors import MissingRequirement, UnknownName
+from resnext.weights import Weights, load_weights
+from resnext_bench.plan import Cell, Plan
+from resnext_bench.run import Variant, run_benchmark
+from resnext_export import cache
+from resnext_export.command import main as export
+from resnext_export.onnx_artifact import export_onnx
+
+H100 = Driver(None, 1, "13.0", (Gpu("NVIDIA H100", "9.0"),))
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return load_weights("digits")
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A GPU machine with everything but what is named."""
+
+    def missing(*_: object) -> Any:
+        raise MissingRequirement("the library")
+
+    def make(*lacking: str) -> None:
+        driver = Driver("the NVIDIA driver is not installed") if "driver" in lacking else H100
+        for module in (cuda_driver, trt_flavour, ort_session):
+            monkeypatch.setattr(module, "probe_driver", lambda: driver)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: not {"driver", "torch"} & set(lacking))
+        monkeypatch.setattr(shutil, "which", lambda name: None if "compiler" in lacking else f"/usr/bin/{name}")
+        providers = ["CPUExecutionProvider"] + ["CUDAExecutionProvider"] * ("provider" not in lacking)
+        monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
+        monkeypatch.setattr(ort_session, "cuda_works", lambda: not {"cudnn", "driver"} & set(lacking))
+        monkeypatch.setattr(trt_flavour.TensorRT, "version", None if "trt" in lacking else "11.4.0")
+        monkeypatch.setattr(trt_flavour.TensorRTRTX, "version", None if "rtx" in lacking else "1.7.1")
+        monkeypatch.setattr(ort_trt_libraries, "load_tensorrt10", missing if "trt10" in lacking else lambda: "10.16")
+        monkeypatch.setattr(ort_trt_libraries, "plugin_device", missing if "plugin" in lacking else lambda _: ("1", 0))
+        reason = "no toolkit" if "toolkit" in lacking else None
+        monkeypatch.setattr(package_toolchain, "obstacle", lambda _: reason)
+        real = importlib.util.find_spec
+        gone = {name for name in ("onnxruntime", "openvino") if name in lacking}
+        monkeypatch.setattr(availability, "find_spec", lambda name: None if name in gone else real(name))
+
+    return make
+
+
+def test_every_backend_has_its_question() -> None:
+    assert OBSTACLES.keys() == BACKENDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "name", "device", "said"),
+    [
+        ((), "torch", "cuda", None),
+        (("driver",), "torch", "cuda", "no CUDA device"),
+        (("driver",), "torch", "auto", None),
+        (("torch",), "torch-folded", "cuda", "install a CUDA build of torch"),
+        (("compiler",), "torch-compile", "cpu", "needs a C and C++ compiler"),
+        (("compiler",), "torch-compile", "cuda", "needs a C and C++ compiler"),
+        (("onnxruntime",), "ort-cpu", "cpu", "pip install onnxruntime"),
+        (("onnxruntime",), "ort", "auto", "pip install onnxruntime"),
+        ((), "ort-cpu", "cuda", "runs on cpu only; drop --device cuda"),
+        (("driver",), "ort-cuda", "auto", "no CUDA device"),
+        (("provider",), "ort-cuda", "cuda", "has no CUDA provider: pip uninstall onnxruntime"),
+        (("cudnn",), "ort-cuda", "cuda", "needs cuBLAS and cuDNN"),
+        ((), "ort-cuda", "cpu", "runs on cuda only; drop --device cpu"),
+        (("trt10",), "ort-trt", "auto", "the library"),
+        (("plugin",), "ort-trt-rtx", "auto", "the library"),
+        (("openvino",), "openvino", "auto", "pip install openvino"),
+        (("trt", "rtx"), "trt", "auto", "TensorRT is not installed"),
+        ((), "trt", "auto", None),
+        (("driver",), "trt", "auto", "runs on an NVIDIA GPU only"),
+        ((), "trt-rtx", "auto", "does not take NVIDIA H100"),
+        (("toolkit",), "pt2", "cuda", "no toolkit"),
+        (("driver",), "pt2", "cuda", "no CUDA device"),
+        ((), "pt2", "cpu", None),
+    ],
+)
+def test_what_is_missing_is_named_with_what_to_do(
+    lacking: tuple[str, ...], name: str, device: Any, said: str | None, plant: Callable[..., None]
+) -> None:
+    plant(*lacking)
+    found = obstacle(name, device)
+    assert (found is None) == (said is None), found
+    assert said is None or said in str(found)
+
+
+def test_unknown_backends_are_refused() -> None:
+    with pytest.raises(UnknownName):
+        obstacle("torch-compiled")
+
+
+def test_a_package_whose_import_fails_is_named(monkeypatch: pytest.MonkeyPatch, plant: Callable[..., None]) -> None:
+    plant()
+    monkeypatch.setitem(sys.modules, "resnext.backends.ort_session", None)
+    assert "needs the Python package" in str(obstacle("ort-cuda"))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "device", "names"),
+    [
+        ((), "auto", "torch torch-folded torch-compile ort-cpu ort-cuda ort-trt ort-trt-rtx openvino trt pt2"),
+        ((), "cpu", "torch torch-folded torch-compile ort-cpu openvino pt2"),
+        (("provider", "trt", "trt10", "plugin"), "cuda", "torch torch-folded torch-compile pt2"),
+        (("driver", "toolkit", "compiler"), "auto", "torch torch-folded ort-cpu openvino"),
+    ],
+)
+def test_all_means_those_without_an_obstacle_and_no_alias(
+    lacking: tuple[str, ...], device: Any, names: str, plant: Callable[..., None]
+) -> None:
+    plant(*lacking)
+    assert available_backends(device) == tuple(names.split())
+
+
+@pytest.mark.parametrize("name", ["ort-cuda", "ort-trt", "openvino", "trt", "pt2"])
+def test_the_benchmark_exports_nothing_for_a_backend_that_cannot_run(
+    name: str, weights: Weights, plant: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant("provider", "trt10", "openvino", "trt", "rtx", "toolkit")
+
+    def exported(*_: object, **__: object) -> Any:
+        raise AssertionError("exported in vain")
+
+    for maker in ("onnx_or_reuse", "engine_or_reuse", "pt2_or_reuse", "build_or_reuse"):
+        monkeypatch.setattr(cache, maker, exported)
+    run = run_benchmark(weights, Plan((Cell(name, 1),), duration_s=0.01, warmup_s=0))
+    assert (run.rows[0].status, run.rows[0].exit_code) == ("failed", 3)
+    assert run.rows[0].reasons == (obstacle(name),)
+
+
+def test_a_package_that_is_given_needs_no_compiler(
+    weights: Weights, plant: Callable[..., None], tmp_path: Path
+) -> None:
+    plant("toolkit", "driver")
+    package = fake_package(tmp_path, weights)  # without code, so it fails later, and for another reason
+    variants = {"": Variant(artifact=package)}
+    run = run_benchmark(weights, Plan((Cell("pt2", 1),), duration_s=0.01, warmup_s=0), variants=variants)
+    assert "no toolkit" not in run.rows[0].reasons[0]
+
+
+@pytest.fixture(scope="module")
+def artifact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return export_onnx(weights, tmp_path_factory.mktemp("availability") / "artifact", check=False)
+
+
+def test_inspect_says_what_runs_a_file_here_and_what_does_not(artifact: Artifact, plant: Callable[..., None]) -> None:
+    plant("driver", "trt10")
+    done = CliRunner().invoke(export, ["inspect", str(artifact.directory)])
+    assert done.exit_code == 0, done.output
+    assert "runs on    ort-cpu, openvino\n" in done.output
+    assert "not here   ort-cuda: no CUDA device: the NVIDIA driver is not installed" in done.output
+    told = CliRunner().invoke(export, ["inspect", str(artifact.directory), "--json", "-"])
+    assert json.loads(told.output)["backends"]["ort-cpu"] is None
+    assert "no CUDA device" in json.loads(told.output)["backends"]["ort-cuda"]
+
+
+def test_inspect_asks_before_it_opens(artifact: Artifact, plant: Callable[..., None]) -> None:
+    plant("provider")
+    done = CliRunner().invoke(export, ["inspect", str(artifact.directory), "--backend", "ort-cuda"])
+    assert done.exit_code == 3
+    assert "has no CUDA provider" in done.output
