@@ -266,6 +266,13 @@ def test_cells_that_a_signal_left_without_samples_say_so(
     assert [row.reasons for row in read_run(tmp_path / "r.json").rows] == [("not measured: interrupted",)] * 2
 
 
+def test_signals_do_what_they_did_before_once_measuring_is_over() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Deadline(signals=(signal.SIGTERM,)).heeding_signals():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_a_second_signal_stops_at_once(digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(bench_run, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 8, 9)))
     result = bench(tmp_path)

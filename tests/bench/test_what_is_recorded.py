@@ -287,6 +287,12 @@ def test_the_cache_that_earlier_cells_left_does_not_count_against_the_next(cuda:
         cuda.empty_cache()  # as torch.cuda.graph does
         cuda.take(70 * MB)
 
+    def captures_in_a_runtime_of_its_own() -> None:
+        cuda.empty_cache()
+        cuda.used += 30 * MB
+
+    assert in_block(first) == 500 * MB
+    assert in_block(captures_in_a_runtime_of_its_own) == 30 * MB
     assert in_block(first) == 500 * MB
     assert in_block(captures) == 70 * MB
     assert in_block(lambda: cuda.take(70 * MB)) == 70 * MB  # and is not lent to it unseen
