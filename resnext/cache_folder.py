@@ -1,4 +1,4 @@
-"""Where the toolkit keeps what it can make again: artifacts, engines, kernel times, compiled kernels."""
+"""Where the toolkit keeps what it can make again: artifacts, engines, compiled kernels, reference logits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 def cache_folder() -> Path:
     """``$RESNEXT_CACHE_DIR``, or the platform's cache folder."""
+    if chosen := os.environ.get("RESNEXT_CACHE_DIR"):
+        return Path(chosen).expanduser()
     from platformdirs import user_cache_path
 
-    chosen = os.environ.get("RESNEXT_CACHE_DIR")
-    return Path(chosen).expanduser() if chosen else user_cache_path("resnext-toolkit")
+    return user_cache_path("resnext-toolkit")

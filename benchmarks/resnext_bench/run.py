@@ -182,12 +182,14 @@ class _Images:
     def _known(self, kind: str, rows: list[int]) -> NDArray[Any]:
         import torch
 
-        from resnext.backends.torch_session import DTYPES, reference_logits
+        from resnext.backends.torch_session import DTYPES
+        from resnext.reference_store import kept_reference_logits
 
         known = self._logits.setdefault(kind, {})
         if missing := [row for row in rows if row not in known]:
             dtype = torch.float64 if kind == "fp64" else DTYPES[kind]
-            known.update(zip(missing, reference_logits(self._weights, self.prepared[missing], dtype), strict=True))
+            logits = kept_reference_logits(self._weights, self.prepared[missing], dtype)
+            known.update(zip(missing, logits, strict=True))
         return np.stack([known[row] for row in rows])
 
 

@@ -143,7 +143,8 @@ def expect(
     """
     import torch
 
-    from resnext.backends.torch_session import DTYPES, reference_logits
+    from resnext.backends.torch_session import DTYPES
+    from resnext.reference_store import kept_reference_logits
 
     low, high = batch.min, batch.max
     batches = batches or tuple(
@@ -153,7 +154,7 @@ def expect(
     if not (given := pixels is not None):
         pixels = seeded_pixels(weights.config, min(max(*batches, *CHECK_BATCHES), DIFFERENT))
     images = weights.preprocessing.normalise(pixels)
-    reference = reference_logits(weights, images, torch.float32)
+    reference = kept_reference_logits(weights, images, torch.float32)
     if not np.isfinite(reference).all():
         raise GateFailed(
             "PyTorch itself gives NaN or infinite logits for these weights; --no-check exports them unproven"
@@ -170,7 +171,7 @@ def expect(
         )
     # What PyTorch itself loses at a lower precision is the sharper yardstick; float32 loses next to nothing.
     loses = numerics != "fp32" and numerics in DTYPES
-    baseline = reference_logits(weights, images, DTYPES[numerics]).astype(np.float64) if loses else None
+    baseline = kept_reference_logits(weights, images, DTYPES[numerics]).astype(np.float64) if loses else None
     if parent is not None and parent.manifest.quantization is not None:
         inputs: NDArray[Any] = pixels if parent.manifest.preprocessing_baked else images
         baseline = emulation.emulated_logits(parent, inputs).astype(np.float64)

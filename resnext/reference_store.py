@@ -1,0 +1,94 @@
+"""Reference logits that were computed before, kept image by image in the cache folder.
+
+Float64 takes seconds for each image of a large network, and eager float16 half a minute on a processor without
+instructions for it. A kept file holds one image's logits behind their digest; what is damaged is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cache_folder import cache_folder
+
+if TYPE_CHECKING:
+    import torch
+
+    from .weights import Weights
+
+FORMAT_VERSION = 1
+_DIGEST_BYTES = 32
+
+
+def kept_reference_logits(weights: Weights, images: NDArray[np.float32], dtype: torch.dtype) -> NDArray[Any]:
+    """What `resnext.backends.torch_session.reference_logits` gives, from the cache folder as far as it is there.
+
+    Kept by weights, configuration, image, element type, PyTorch's version and the processor's vector instructions. A
+    cache folder that cannot be read or written to is no error.
+
+    Args:
+        weights: the network.
+        images: N x C x H x W, preprocessed.
+        dtype: precision that weights and arithmetic are promoted to.
+
+    Returns:
+        N x classes, of ``dtype``; float32 for bfloat16.
+    """
+    from .backends import torch_session
+
+    folder = cache_folder() / "references" / _key(weights, dtype)
+    paths = [folder / f"{hashlib.sha256(image.tobytes()).hexdigest()[:32]}.npy" for image in images]
+    found = [_read(path, weights.config.num_classes) for path in paths]
+    if missing := [index for index, logits in enumerate(found) if logits is None]:
+        for index, logits in zip(missing, torch_session.reference_logits(weights, images[missing], dtype), strict=True):
+            found[index] = logits
+            _write(paths[index], logits)
+    return np.stack([logits for logits in found if logits is not None])
+
+
+def _key(weights: Weights, dtype: torch.dtype) -> str:
+    import torch
+
+    facts = {
+        "format": FORMAT_VERSION,
+        "weights": weights.sha256,
+        "config": asdict(weights.config),
+        "dtype": str(dtype),
+        "torch": str(torch.__version__),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _read(path: Path, classes: int) -> NDArray[Any] | None:
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
+            return None
+        logits: NDArray[Any] = np.load(io.BytesIO(data[_DIGEST_BYTES:]), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return logits if logits.shape == (classes,) else None
+
+
+def _write(path: Path, logits: NDArray[Any]) -> None:
+    stream = io.BytesIO()
+    np.save(stream, logits, allow_pickle=False)
+    data = stream.getvalue()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(data).digest() + data)
+        Path(part).replace(path)
+    except OSError:  # a read-only or full cache: it is computed again next time
+        return

@@ -1,0 +1,146 @@
+"""Reference logits are kept by everything that they depend on, and nothing damaged is believed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from resnext.backends import torch_session
+from resnext.inputs import seeded_pixels
+from resnext.reference_store import kept_reference_logits
+from resnext.weights import Weights, load_weights
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return load_weights("digits")
+
+
+@pytest.fixture(scope="module")
+def images(weights: Weights) -> Any:
+    return weights.preprocessing.normalise(seeded_pixels(weights.config, 4))
+
+
+@pytest.fixture
+def computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each call of the model was for; the cache folder is an empty one."""
+    monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
+    counts: list[int] = []
+    real = torch_session.reference_logits
+
+    def counting(weights: Weights, images: Any, dtype: torch.dtype = torch.float64) -> Any:
+        counts.append(len(images))
+        return real(weights, images, dtype)
+
+    monkeypatch.setattr(torch_session, "reference_logits", counting)
+    return counts
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_kept_is_what_was_computed(
+    dtype: torch.dtype, weights: Weights, images: Any, computed: list[int]
+) -> None:
+    first = kept_reference_logits(weights, images, dtype)
+    again = kept_reference_logits(weights, images, dtype)
+    assert computed == [4]
+    np.testing.assert_array_equal(first, again)
+    assert again.dtype == first.dtype == torch_session.reference_logits(weights, images, dtype).dtype
+
+
+def test_images_are_kept_one_by_one_whatever_set_they_come_in(
+    weights: Weights, images: Any, computed: list[int]
+) -> None:
+    whole = kept_reference_logits(weights, images[:3], torch.float64)
+    some = kept_reference_logits(weights, images[[2, 3, 0]], torch.float64)
+    assert computed == [3, 1]
+    np.testing.assert_array_equal(some[[0, 2]], whole[[2, 0]])
+
+
+def other_weights(weights: Weights) -> Weights:
+    state = {name: value.clone() for name, value in weights.state_dict.items()}
+    state["fc.bias"][0] += 1
+    return replace(weights, state_dict=state)
+
+
+CHANGES: dict[str, Callable[[Weights, Any, pytest.MonkeyPatch], tuple[Weights, Any, torch.dtype]]] = {
+    "weights": lambda weights, images, _: (other_weights(weights), images, torch.float64),
+    "images": lambda weights, images, _: (weights, images + np.float32(1e-3), torch.float64),
+    "dtype": lambda weights, images, _: (weights, images, torch.float32),
+    "torch": lambda weights, images, patch: (
+        patch.setattr(torch, "__version__", "2.99"), (weights, images, torch.float64),
+    )[1],
+    "processor": lambda weights, images, patch: (
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "NEON"), (weights, images, torch.float64),
+    )[1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_what_they_depend_on_computes_them_again(
+    change: str, weights: Weights, images: Any, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept_reference_logits(weights, images, torch.float64)
+    kept_reference_logits(*CHANGES[change](weights, images, monkeypatch))
+    assert computed == [4, 4]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "one bit of a logit": lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:],
+    "cut short": lambda data: data[:-8],
+    "empty": lambda _: b"",
+    "another file": lambda _: b"not an array at all, and long enough to hold a digest",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_computed_again_and_replaced(
+    damage: str, weights: Weights, images: Any, computed: list[int], tmp_path: Path
+) -> None:
+    want = kept_reference_logits(weights, images, torch.float64)
+    path = next((tmp_path / "cache" / "references").glob("*/*.npy"))
+    whole = path.read_bytes()
+    path.write_bytes(DAMAGE[damage](whole))
+    np.testing.assert_allclose(kept_reference_logits(weights, images, torch.float64), want, rtol=1e-9)
+    assert computed == [4, 1]
+    kept_reference_logits(weights, images, torch.float64)
+    assert computed == [4, 1]
+
+
+def test_logits_of_another_number_of_classes_are_not_taken(
+    weights: Weights, images: Any, computed: list[int], tmp_path: Path
+) -> None:
+    from resnext import reference_store
+
+    kept_reference_logits(weights, images, torch.float64)
+    path = next((tmp_path / "cache" / "references").glob("*/*.npy"))
+    reference_store._write(path, np.zeros(3))
+    kept_reference_logits(weights, images, torch.float64)
+    assert computed == [4, 1]
+
+
+def test_a_cache_folder_that_cannot_be_used_is_no_error(
+    weights: Weights, images: Any, computed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "file" / "below"))
+    for _ in range(2):
+        kept_reference_logits(weights, images, torch.float64)
+    assert computed == [4, 4]
+
+
+def test_the_cache_folder_that_is_set_needs_no_platformdirs(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['platformdirs'] = None\n"
+        "import os; os.environ['RESNEXT_CACHE_DIR'] = '/somewhere'\n"
+        "from resnext.cache_folder import cache_folder; print(cache_folder())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "/somewhere\n"
