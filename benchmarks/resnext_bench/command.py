@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from .result import Run
+    from .run import Merge
 
 _EPILOG = """\b
 Examples:
@@ -45,12 +46,37 @@ Examples:
   resnext-bench --backend trt --batch 64 --precision fp16     builds the engine once, then reuses it
   resnext-bench --backend ort,openvino --batch 8 --precision fp32,int8 --calibration photos/
   resnext-bench --backend ort --batch 8 --artifact int8/ --artifact int8-merged/
+  resnext-bench --backend torch,torch-folded,ort-cpu --batch 8 --merge-groups off,32
   resnext-bench --backend all --batch 1,8 --max-seconds 300     a report after about five minutes
   resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
 Exit code 0: every row was measured and is right. 1: an output was wrong, a row is
 invalid, or time ran out. 3, 4: a backend failed; its row says why. 130: interrupted;
 once measuring has begun, what was measured is still compared, shown and written.
 """
+
+
+#: Most channels that --merge-groups takes.
+_WIDEST = 4096
+
+
+class MergesType(CountsType):
+    """Least widths of groups."""
+
+    name = "off|N|auto[,...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check and split."""
+        if isinstance(value, tuple):
+            return value
+        found: list[Merge] = []
+        for part in (part.strip() for part in str(value).split(",")):
+            if part in ("off", "auto"):
+                found.append(None if part == "off" else "auto")
+            elif part.isascii() and part.isdigit() and 2 <= int(part) <= _WIDEST:
+                found.append(int(part))
+            else:
+                self.fail(f"{part!r} must be off, auto, or a number of channels from 2 to {_WIDEST}", param, ctx)
+        return tuple(dict.fromkeys(found))
 
 
 @click.command(cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
@@ -93,6 +119,14 @@ once measuring has begun, what was measured is still compared, shown and written
     default="auto",
     show_default=True,
     help="For PyTorch; auto times both and keeps the faster.",
+)
+@click.option(
+    "--merge-groups",
+    "merges",
+    type=MergesType(),
+    metavar="off|N|auto[,...]",
+    help="Merge the groups of each 3x3 until they are N channels wide, which is the same function; auto times the "
+    "widths where the row runs (PyTorch, ort-cpu, openvino). Several are compared, as in off,32.",
 )
 @click.option("--cuda-graph/--no-cuda-graph", default=True, help="Replay a CUDA graph.  [default: on]")
 @click.option(
@@ -166,7 +200,8 @@ def main(
     backends: tuple[str, ...], batches: tuple[int, ...], model: str | None, spec: str | None, num_classes: int | None,
     input_size: str | None, precision: tuple[Precision, ...] | None, paths: tuple[Path, ...],
     device: Literal["auto", "cpu", "cuda"], threads: int | None,
-    memory_format: Literal["auto", "nchw", "channels-last"], cuda_graph: bool, duration: float, rounds: int,
+    memory_format: Literal["auto", "nchw", "channels-last"], merges: tuple[Merge, ...] | None,
+    cuda_graph: bool, duration: float, rounds: int,
     samples: int, warmup: float, max_seconds: float | None, accuracy_spec: str | None, accuracy_images: int | None,
     calibration: str | None, calibration_images: int | None, seed: int, json_path: str | None,
     markdown_path: Path | None,
@@ -183,7 +218,7 @@ def main(
 
     from .plan import Plan
     from .run import run_benchmark
-    from .variants import chosen_cells, given_variants, made_variants
+    from .variants import chosen_cells, given_variants, made_variants, merge_obstacle
 
     if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
         raise UsageError("--markdown needs a file of its own")
@@ -194,14 +229,23 @@ def main(
     if (calibration or calibration_images) and (paths or not {"int8", "fp8"} & set(precision or ())):
         raise UsageError("--calibration is for int8 and fp8 where no artifact is given; drop it")
     if paths:
+        if merges is not None:
+            raise UsageError("an artifact keeps its groups; drop --merge-groups, or export it with that option")
         if model is not None or num_classes is not None or input_size is not None:
             raise UsageError("an artifact has its own model; drop --model, --num-classes and --input-size")
         weights, variants = given_variants(paths, spec, precision)
     else:
         weights = chosen_weights(model, spec, num_classes, input_size)
-        variants = made_variants(precision or ("fp32",), calibration, calibration_images)
+        variants = made_variants(precision or ("fp32",), calibration, calibration_images, merges or (None,))
     if taken_all:
-        backends = tuple(n for n in backends if any(v.precision in BACKENDS[n].precisions for v in variants.values()))
+        backends = tuple(
+            name
+            for name in backends
+            if any(
+                made.precision in BACKENDS[name].precisions and merge_obstacle(name, made.merge) is None
+                for made in variants.values()
+            )
+        )
     cells, left_out = chosen_cells(backends, batches, variants)
     for line in left_out:
         click.echo(f"note: {line}", err=True)

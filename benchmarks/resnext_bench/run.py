@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from resnext_export.cache import Built
 
 Say = Callable[[str], None]
+#: Least width of groups in channels; ``auto`` is the fastest by a trial, None leaves the groups alone.
+Merge: TypeAlias = int | Literal["auto"] | None
 #: Rows of a batch whose logits are compared, first and last among them.
 _COMPARED_ROWS = 16
 
@@ -55,11 +57,13 @@ class Variant:
         artifact: what ONNX backends run; None means the cache's.
         calibration: images that a quantized artifact takes its ranges from, where the cache has to make one, and how
             many; None for either means the default.
+        merge: input channels that each group has at least in what is made, or ``auto``; None leaves groups alone.
     """
 
     precision: Precision = "fp32"
     artifact: Artifact | None = None
     calibration: tuple[str | None, int | None] = (None, None)
+    merge: Merge = None
 
 
 @dataclass
@@ -223,20 +227,22 @@ class _ArtifactSource:
             return given
         if kind == "pt2":
             return self._kept((kind, str(cell.batch)), lambda: self._package(cell.batch))
-        return self._once(kind, _form(cell.backend))
+        return self._once(kind, _form(cell.backend), cell.batch)
 
-    def onnx(self, backend: str) -> Artifact | None:
-        """The ONNX artifact that ``backend``'s was made of, or that it runs; None where only an engine was given."""
+    def onnx(self, cell: Cell) -> Artifact | None:
+        """The ONNX artifact that ``cell``'s was made of, or that it runs; None where only an engine was given."""
         given = self.variant.artifact
         if given is not None:
             return given if given.manifest.kind == "onnx" else None
-        return self._once("onnx", _form(backend))
+        return self._once("onnx", _form(cell.backend), cell.batch)
 
-    def _once(self, kind: str, form: str) -> Artifact:
-        # Only quantized graphs have a form of their own for each runtime.
-        key = kind, form if self.variant.precision in ("int8", "fp8") else ""
-        make = partial(self._onnx, form) if kind == "onnx" else partial(self._engine, cast("EngineKind", kind), form)
-        return self._kept(key, make)
+    def _once(self, kind: str, form: str, batch: int) -> Artifact:
+        # Only quantized graphs have a form for each runtime, and only a trial depends on runtime and batch.
+        timed = self.variant.merge == "auto"
+        key = kind, f"{form} {batch}" if timed else form if self.variant.precision in ("int8", "fp8") else ""
+        if kind == "onnx":
+            return self._kept(key, partial(self._onnx, form, batch))
+        return self._kept(key, partial(self._engine, cast("EngineKind", kind), form, batch))
 
     def _kept(self, key: tuple[str, str], make: Callable[[], Built]) -> Artifact:
         if key not in self._made:
@@ -257,19 +263,22 @@ class _ArtifactSource:
         cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
         return pt2_or_reuse(self._weights, batch, precision=self.variant.precision, device="cuda" if cuda else "cpu")
 
-    def _onnx(self, form: str) -> Built:
+    def _onnx(self, form: str, batch: int) -> Built:
         from resnext_export.cache import onnx_or_reuse
 
         self._say("exporting to ONNX, or reusing what the cache has")
-        return onnx_or_reuse(self._weights, self.variant.precision, form, self.variant.calibration)
+        variant = self.variant
+        return onnx_or_reuse(
+            self._weights, variant.precision, form, variant.calibration, merge=variant.merge, batch=batch
+        )
 
-    def _engine(self, kind: EngineKind, form: str) -> Built:
+    def _engine(self, kind: EngineKind, form: str, batch: int) -> Built:
         from resnext_export.cache import engine_or_reuse
 
         # An optimization profile for each batch size that is measured: kernels are chosen for exactly these.
         sizes = dict.fromkeys(cell.batch for cell in self._cells if BACKENDS[cell.backend].source == kind)
         profiles = tuple(BatchRange(min=size, opt=size, max=size) for size in sizes)
-        parent = self.variant.artifact or self._once("onnx", form)
+        parent = self.variant.artifact or self._once("onnx", form, batch)
         self._say("building the engine, or reusing what the cache has")
         return engine_or_reuse(parent, self._weights, kind, EngineOptions(profiles=profiles))
 
@@ -317,7 +326,7 @@ def _open(
 
 def _for(cell: Cell, source: _ArtifactSource, options: SessionOptions) -> SessionOptions:
     """``options`` with the cell's precision and a device that its backend can be asked for."""
-    options = replace(options, precision=source.variant.precision)
+    options = replace(options, precision=source.variant.precision, merge_groups=source.variant.merge)
     fixed = BACKENDS[cell.backend].device
     return options if fixed == "auto" or options.device != "auto" else replace(options, device=fixed)
 
@@ -413,7 +422,7 @@ def _loss(cell: Cell, images: _Images, source: _ArtifactSource, numerics: str, r
     """What the precision costs by itself: in eager PyTorch, or for a quantized graph, computed node by node."""
     if numerics not in ("int8", "fp8"):
         return images.eager_loss(rows, numerics)
-    graph = source.onnx(cell.backend)
+    graph = source.onnx(cell)
     return None if graph is None else images.emulated(graph, rows)
 
 

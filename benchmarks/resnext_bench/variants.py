@@ -12,20 +12,47 @@ from resnext.errors import UsageError
 from resnext.parity_command import artifact_weights
 
 from .plan import Cell
-from .run import Variant
+from .run import Merge, Variant
 
 if TYPE_CHECKING:
     from resnext.weights import Weights
 
 
-def made_variants(precisions: tuple[Precision, ...], calibration: str | None, images: int | None) -> dict[str, Variant]:
-    """A variant for each precision, with artifacts from the cache; a single one has no name."""
-    return {
-        precision if len(precisions) > 1 else "": Variant(
-            precision, calibration=(calibration, images) if precision in ("int8", "fp8") else (None, None)
-        )
-        for precision in precisions
-    }
+def made_variants(
+    precisions: tuple[Precision, ...], calibration: str | None, images: int | None, merges: tuple[Merge, ...] = (None,)
+) -> dict[str, Variant]:
+    """A variant for each precision and width of groups, with artifacts from the cache; a single plain one has no name.
+
+    Args:
+        precisions: of weights and activations.
+        calibration: images for int8 and fp8, or None for the default.
+        images: how many.
+        merges: least widths of groups; None leaves them alone.
+    """
+    made = {}
+    for precision in precisions:
+        for merge in merges:
+            parts: list[str] = [precision] if len(precisions) > 1 else []
+            parts += [f"merged {merge}"] if merge is not None else []
+            quantized = precision in ("int8", "fp8")
+            made[" ".join(parts)] = Variant(
+                precision, calibration=(calibration, images) if quantized else (None, None), merge=merge
+            )
+    return made
+
+
+def merge_obstacle(backend: str, merge: Merge) -> str | None:
+    """Why rows of ``backend`` cannot have their groups merged so; None if they can.
+
+    ``auto`` has to be timed where the row runs: by the live model itself, or for an ONNX file, on a CPU.
+    """
+    if merge is None or BACKENDS[backend].source == "model":
+        return None
+    if BACKENDS[backend].source == "pt2":
+        return "pt2 packages keep the groups as they are"
+    if merge == "auto" and backend not in ("ort-cpu", "openvino"):
+        return f"auto times the live model, ort-cpu and openvino; for {backend} give a number of channels"
+    return None
 
 
 def given_variants(
@@ -64,16 +91,24 @@ def chosen_cells(
     """The rows to measure, and one line for each combination of several that is left out because it cannot be.
 
     A live model has no artifact, and a package is compiled from the weights: these are measured once for each
-    precision, in the first variant of it.
+    precision and width of groups, in the first variant of it.
+
+    Raises:
+        UsageError: the groups of the only variant cannot be merged as asked for.
     """
     cells, left_out, live = [], [], set()
     for name, variant in variants.items():
         for backend in backends:
-            known = BACKENDS[backend]
-            if len(variants) > 1 and variant.precision not in known.precisions:
+            known, reason = BACKENDS[backend], merge_obstacle(backend, variant.merge)
+            if reason is not None and len(variants) == 1:
+                raise UsageError(f"--merge-groups: {reason}")
+            if reason is not None:
+                left_out.append(f"{reason}: left out for {name}")
+            elif len(variants) > 1 and variant.precision not in known.precisions:
                 left_out.append(f"{backend} does not run {variant.precision}: left out for {name}")
-            elif (backend, variant.precision) not in live:
-                live |= {(backend, variant.precision)} if _of_weights(known.source, variant) else set()
+            elif (backend, variant.precision, variant.merge) not in live:
+                made = (backend, variant.precision, variant.merge)
+                live |= {made} if _of_weights(known.source, variant) else set()
                 cells.append((backend, name))
     return tuple(Cell(backend, batch, name) for batch in batches for backend, name in cells), left_out
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -72,28 +72,37 @@ def build_or_reuse(weights: Weights, folder: Path | None = None, recipe: Recipe 
 
 
 def onnx_or_reuse(
-    weights: Weights, precision: Precision, form: str = "ort", calibration: tuple[str | None, int | None] = (None, None)
+    weights: Weights,
+    precision: Precision,
+    form: str = "ort",
+    calibration: tuple[str | None, int | None] = (None, None),
+    *,
+    merge: int | Literal["auto"] | None = None,
+    batch: int = 8,
 ) -> Built:
     """The checked ONNX artifact of ``weights`` at ``precision``; as `build_or_reuse`.
 
     Args:
         weights: the network.
         precision: of weights and activations.
-        form: the runtime that a quantized graph is for.
+        form: the runtime that a quantized graph is for, and that ``auto`` times on.
         calibration: its images, as `Calibration` has them, and how many; None for either means the default.
+        merge: input channels that each group has at least; ``auto`` is the fastest by a trial, None keeps the groups.
+        batch: that ``auto`` times at.
 
     Raises:
         ResnextError: whatever `build_or_reuse` raises.
     """
     from .recipe import IMAGES, QUANTIZED, Calibration, Recipe
 
-    if precision == "fp32":
+    if precision == "fp32" and merge is None:
         return build_or_reuse(weights)
-    if precision not in QUANTIZED:
-        return build_or_reuse(weights, recipe=Recipe(precision))
-    images = Calibration(calibration[0], calibration[1] or IMAGES)
-    runtime = cast("Runtime", "trt" if precision == "fp8" else form)
-    return build_or_reuse(weights, recipe=Recipe(precision, runtime=runtime, calibration=images))
+    recipe = Recipe(None if precision == "fp32" else precision, merge=merge, batch=batch if merge == "auto" else 8)
+    if precision in QUANTIZED or merge == "auto":
+        recipe = replace(recipe, runtime=cast("Runtime", "trt" if precision == "fp8" else form))
+    if precision in QUANTIZED:
+        recipe = replace(recipe, calibration=Calibration(calibration[0], calibration[1] or IMAGES))
+    return build_or_reuse(weights, recipe=recipe)
 
 
 def derived_or_reuse(

@@ -15,7 +15,7 @@ from resnext.weights import Weights, load_weights
 from resnext_bench.command import main
 from resnext_bench.result import read_run
 from resnext_bench.run import Variant
-from resnext_bench.variants import chosen_cells, given_variants, made_variants
+from resnext_bench.variants import chosen_cells, given_variants, made_variants, merge_obstacle
 from resnext_export.derived_artifact import derive_onnx
 from resnext_export.onnx_artifact import export_onnx
 from resnext_export.recipe import Recipe
@@ -175,3 +175,72 @@ def test_bfloat16_runs_in_pytorch_and_not_on_onnx_runtimes_cpu(bench: Any, artif
     assert told(found["torch"]) == ""
     assert found["ort-cpu"].status == "failed"
     assert "does not run bf16" in told(found["ort-cpu"])
+
+
+# Merged groups.
+
+
+def test_widths_of_groups_are_variants_of_their_own() -> None:
+    variants = made_variants(("fp32", "int8"), None, None, (None, 32, "auto"))
+    assert list(variants) == [
+        "fp32", "fp32 merged 32", "fp32 merged auto", "int8", "int8 merged 32", "int8 merged auto",
+    ]  # fmt: skip
+    cells, left_out = chosen_cells(("torch", "ort-cpu", "pt2"), (1,), made_variants(("fp32",), None, None, (None, 32)))
+    assert [str(cell) for cell in cells] == [
+        "torch batch 1", "ort-cpu batch 1", "pt2 batch 1", "torch merged 32 batch 1", "ort-cpu merged 32 batch 1",
+    ]  # fmt: skip
+    assert left_out == ["pt2 packages keep the groups as they are: left out for merged 32"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "merge", "said"),
+    [
+        ("torch", "auto", None),
+        ("torch-folded", 32, None),
+        ("torch-compile", "auto", None),
+        ("ort-cpu", "auto", None),
+        ("openvino", "auto", None),
+        ("ort-cuda", 32, None),
+        ("trt", 32, None),
+        ("ort-cuda", "auto", "for ort-cuda give a number"),
+        ("trt", "auto", "for trt give a number"),
+        ("pt2", 32, "keep the groups"),
+    ],
+)
+def test_auto_is_for_backends_that_can_be_timed_where_they_run(backend: str, merge: Any, said: str | None) -> None:
+    found = merge_obstacle(backend, merge)
+    assert (found is None) == (said is None)
+    if said is not None:
+        with pytest.raises(UsageError, match=said):
+            chosen_cells((backend,), (1,), made_variants(("fp32",), None, None, (merge,)))
+
+
+@pytest.mark.parametrize("value", ["1", "4097", "x", "off,,32", "auto,-3"])
+def test_a_width_that_is_none_is_refused(value: str) -> None:
+    done = CliRunner().invoke(main, ["--backend", "torch", "--merge-groups", value])
+    assert done.exit_code == 2
+    assert "must be off, auto, or a number of channels" in done.output
+
+
+def test_merged_rows_are_right_and_say_what_they_got(tmp_path: Path) -> None:
+    command = ["--backend", "torch,torch-folded,ort-cpu", "--weights", "digits", "--batch", "4", "--device", "cpu"]
+    command += ["--merge-groups", "off,16", "--duration", "0.05", "--warmup", "0", "--json", f"{tmp_path}/r.json"]
+    CliRunner().invoke(main, command)  # such short runs may be unsteady
+    run = read_run(tmp_path / "r.json")
+    assert [(row.backend, row.variant) for row in run.rows] == [
+        (name, variant) for variant in ("", "merged 16") for name in ("torch", "torch-folded", "ort-cpu")
+    ]
+    for row in run.rows:
+        assert row.parity is not None
+        assert row.parity.passed
+    groups = [row.notes.get("groups") for row in run.rows if row.backend != "ort-cpu"]
+    assert groups == [None, None, *["merged to 16 channels at least"] * 2]
+    plain, merged = (row for row in run.rows if row.backend == "ort-cpu")
+    assert plain.artifact_sha256 != merged.artifact_sha256
+    assert (merged.model_size_bytes or 0) > (plain.model_size_bytes or 0)
+
+
+def test_an_artifact_keeps_its_groups(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["--backend", "ort", "--artifact", str(tmp_path), "--merge-groups", "32"])
+    assert done.exit_code == 2
+    assert "an artifact keeps its groups" in done.output
