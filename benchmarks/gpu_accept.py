@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ from resnext.cuda_driver import probe_driver
 RESERVE_S = 20.0
 #: Under this a step is not begun.
 LEAST_S = 8.0
+#: Characters of a reason that two of them are compared by: results keep the beginning of a long line.
+_REASON = 80
 #: Between asking a step to stop and killing it.
 GRACE_S = 4.0
 
@@ -259,9 +262,11 @@ class Acceptance:
             for name, outcome in self.outcomes.items()
             if outcome.status != "done"
         ]
-        return found + [
-            f"{row['step']}: {row['cell']}: {row.get('error', '')}" for row in rows if row["status"] == "failed"
-        ]
+        failed = [row for row in rows if row["status"] == "failed"]
+        found += [f"{row['step']}: {row['cell']}: {row.get('error', '')}" for row in failed]
+        if not self.rehearse:  # where every test of a GPU is skipped
+            found += [f"skipped without need: {row['cell']}: {row['error']}" for row in unexpected_skips(rows)]
+        return found
 
     def markdown(self, rows: Sequence[Row]) -> str:
         """Steps, predictions and rows as tables."""
@@ -277,9 +282,21 @@ class Acceptance:
         heads = "step | cell | status | median us | p90 us | plain us | images/s | of floor | error | top-1 | MHz | why"
         parts += ["", f"| {heads} |"]
         parts += ["| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"]
-        parts += [f"| {' | '.join(columns(row))} |" for row in rows if row["step"] != "tests" or row["status"] != "ok"]
-        passed = sum(row["step"] == "tests" and row["status"] == "ok" for row in rows)
-        return "\n".join([*parts, "", f"Tests passed: {passed}.", ""])
+        tests = [row for row in rows if row["step"] == "tests"]
+        parts += [f"| {' | '.join(columns(row))} |" for row in rows if row not in tests or row["status"] == "failed"]
+        counts = Counter(row["status"] for row in tests)
+        parts += ["", f"Tests: {counts['ok']} passed, {counts['failed']} failed, {counts['skipped']} skipped.", ""]
+        reasons = Counter(row["error"] for row in tests if row["status"] == "skipped")
+        parts += [f"- {count} skipped: {reason}" for reason, count in reasons.most_common()]
+        return "\n".join([*parts, ""])
+
+
+def unexpected_skips(rows: Sequence[Row]) -> list[Row]:
+    """Skipped tests whose reason is not what keeps a backend from running here, as the first step found out."""
+    told: dict[str, str] = next((row.get("backends", {}) for row in rows if row["step"] == "environment"), {})
+    known = [str(reason)[:_REASON] for reason in told.values() if reason != "can run"]
+    skipped = [row for row in rows if row["step"] == "tests" and row["status"] == "skipped"]
+    return [row for row in skipped if not any(reason in row["error"] for reason in known)]
 
 
 def columns(row: Row) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -353,6 +354,29 @@ def test_tests_are_rows_with_their_reasons(tmp_path: Path) -> None:
     ]
     path.write_text("<testsuites><testsuite>")
     assert gpu_accept.test_results(path) == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("Skipped: TensorRT is not installed: pip install tensorrt", True),
+        ("TensorRT is not installed: pip install tensorrt; TensorRT-RTX does not take NVIDIA H100", True),
+        ("no float8 on compute capability 7.5", False),
+        ("can run", False),
+    ],
+)
+def test_a_skip_that_no_backends_obstacle_accounts_for_fails_the_acceptance(
+    reason: str, expected: bool, accept: Callable[..., gpu_accept.Acceptance]
+) -> None:
+    backends = {"trt": "TensorRT is not installed: pip install tensorrt", "torch": "can run"}
+    rows: list[dict[str, Any]] = [
+        {"step": "environment", "cell": "environment", "status": "ok", "backends": backends},
+        {"step": "tests", "cell": "test_a::test_b", "status": "skipped", "error": reason},
+    ]
+    assert (gpu_accept.unexpected_skips(rows) == []) == expected
+    run = accept()
+    run.rehearse = False
+    assert (run.problems(rows) == []) == expected
 
 
 def test_gates_are_those_of_the_toolkit() -> None:

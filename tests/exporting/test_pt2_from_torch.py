@@ -257,7 +257,7 @@ def test_a_graph_as_asked_goes_to_the_compiler(digits: Weights, tmp_path: Path) 
 
 @pytest.mark.usefixtures("uncompiled")
 def test_batch_norms_that_stay_are_refused(digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_folded", lambda model: model)
+    monkeypatch.setattr(module, "fold_batch_norms", lambda model: model)
     with pytest.raises(GateFailed, match="13 batch norms were not folded"):
         pt2_from_torch(digits, ANY, tmp_path / "model.pt2")
     assert not (tmp_path / "model.pt2").exists()

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from resnext.artifact import Artifact
-from resnext.backends import BACKENDS, SessionOptions, open_session, ort_session, tensor_session
+from resnext.backends import BACKENDS, SessionOptions, open_session, tensor_session
+from resnext.backends.availability import obstacle
 from resnext.backends.ort_cuda_session import CudaOrtSession
 from resnext.clock import time_device, time_host
 from resnext.config import Precision
@@ -24,9 +25,8 @@ from resnext.weights import Weights
 from resnext_export.onnx_artifact import export_onnx
 
 BATCHES = (1, 8, 64)
-needs_ort_cuda = pytest.mark.skipif(
-    not ort_session.cuda_works(), reason="this onnxruntime has no CUDA provider that loads"
-)
+NO_ORT_CUDA = obstacle("ort-cuda")
+needs_ort_cuda = pytest.mark.skipif(NO_ORT_CUDA is not None, reason=str(NO_ORT_CUDA))
 ALL = ["torch", "torch-folded", "torch-compile", pytest.param("ort-cuda", marks=needs_ort_cuda)]
 EAGER = ["torch", "torch-folded", pytest.param("ort-cuda", marks=needs_ort_cuda)]
 

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from resnext.artifact import Artifact
 from resnext.backends import SessionOptions, open_session
+from resnext.backends.availability import obstacle
 from resnext.backends.torch_session import reference_logits
 from resnext.config import Precision
 from resnext.cuda_driver import probe_driver
@@ -28,7 +29,6 @@ from resnext.errors import EngineRefused, MissingRequirement, SessionFailed
 from resnext.inputs import seeded_pixels
 from resnext.manifest import BatchRange
 from resnext.parity import Parity, compare, gate_for
-from resnext.passport import serves
 from resnext.session import Session
 from resnext.trt_flavour import FLAVOURS, EngineKind
 from resnext.weights import Weights, load_weights
@@ -47,13 +47,11 @@ PROFILES = ("1:8:8", "64:64:256")
 
 
 def why_not(kind: EngineKind) -> str:
-    """Why engines of ``kind`` cannot be built and run here; "" where they can."""
-    flavour, driver = FLAVOURS[kind], probe_driver()
-    if flavour.version is None:
-        return f"{flavour.title} is not installed"
-    if driver.problem is None and not serves(flavour, driver):
-        gpu = driver.gpus[0]
-        return f"{flavour.title} does not build for {gpu.name} (compute capability {gpu.compute_capability})"
+    """Why engines of ``kind`` cannot be built and run here; "" if they can, or if there is no driver."""
+    if FLAVOURS[kind].version is None and FLAVOURS["trt-rtx"].version is not None:
+        return f"{FLAVOURS[kind].title} is not installed"  # `trt` would mean TensorRT-RTX
+    if FLAVOURS[kind].version is None or probe_driver().problem is None:
+        return obstacle(kind) or ""
     return ""
 
 

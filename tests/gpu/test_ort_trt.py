@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,7 @@ import pytest
 
 from resnext.artifact import Artifact
 from resnext.backends import SessionOptions, open_session
-from resnext.backends.ort_trt_libraries import load_tensorrt10, plugin_device
-from resnext.cuda_driver import probe_driver
-from resnext.errors import MissingRequirement
+from resnext.backends.availability import obstacle
 from resnext.manifest import BatchRange
 from resnext.parity import compare, gate_for
 from resnext.weights import Weights
@@ -24,14 +20,8 @@ BATCHES = (1, 8)
 
 @pytest.fixture(scope="module", params=["ort-trt", "ort-trt-rtx"])
 def name(request: pytest.FixtureRequest) -> str:
-    needed: dict[str, Callable[[], Any]] = {
-        "ort-trt": load_tensorrt10,
-        "ort-trt-rtx": partial(plugin_device, probe_driver()),
-    }
-    try:
-        needed[request.param]()
-    except MissingRequirement as exc:
-        pytest.skip(str(exc))
+    if reason := obstacle(request.param):
+        pytest.skip(reason)
     return str(request.param)
 
 
