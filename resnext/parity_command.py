@@ -152,11 +152,12 @@ def check_artifact(
     import torch
 
     from .backends import open_session
-    from .backends.torch_session import DTYPES, reference_logits
+    from .backends.torch_session import DTYPES
     from .emulation import emulated_logits
     from .errors import BadArtifact, GateFailed, UsageError
     from .inputs import seeded_pixels
     from .parity import compare, discriminates, gate_of
+    from .reference_store import kept_reference_logits
 
     manifest = artifact.manifest
     if weights.preprocessing != manifest.preprocessing or weights.class_names != manifest.class_names:
@@ -181,8 +182,8 @@ def check_artifact(
         with open_session(backend_name, artifact) as session:
             name, out = manifest.inputs[0].name, manifest.outputs[0].name
             parts = [session.run({name: given[at : at + batch]})[out] for at in range(0, images, batch)]
-    eager = reference_logits(weights, prepared, torch.float32)
-    reference = reference_logits(weights, prepared) if against == "torch" else eager
+    eager = kept_reference_logits(weights, prepared, torch.float32)
+    reference = kept_reference_logits(weights, prepared, torch.float64) if against == "torch" else eager
     if not np.isfinite(reference).all():
         raise GateFailed("PyTorch itself gives NaN or infinite logits for these weights; a comparison proves nothing")
     if not discriminates(reference):
@@ -190,7 +191,7 @@ def check_artifact(
     baseline = None
     if manifest.numerics in DTYPES:
         if manifest.numerics != "fp32":
-            eager = reference_logits(weights, prepared, DTYPES[manifest.numerics])
+            eager = kept_reference_logits(weights, prepared, DTYPES[manifest.numerics])
         baseline = eager.astype(np.float64) if against == "torch" else None
     elif manifest.kind == "onnx" and backend_name != NODE_BY_NODE:
         baseline = emulated_logits(artifact, inputs).astype(np.float64)

@@ -1,12 +1,14 @@
 """Reference logits that were computed before, kept image by image in the cache folder.
 
 Float64 takes seconds for each image of a large network, and eager float16 half a minute on a processor without
-instructions for it. A kept file holds one image's logits behind their digest; what is damaged is computed again.
+instructions for it. A kept file holds one image's logits behind a digest of them and of what they are the logits of;
+what is damaged, or was put under another name, is computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import os
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cache_folder import cache_folder
+from .version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +35,9 @@ _DIGEST_BYTES = 32
 def kept_reference_logits(weights: Weights, images: NDArray[np.float32], dtype: torch.dtype) -> NDArray[Any]:
     """What `resnext.backends.torch_session.reference_logits` gives, from the cache folder as far as it is there.
 
-    Kept by weights, configuration, image, element type, PyTorch's version and the processor's vector instructions. A
-    cache folder that cannot be read or written to is no error.
+    Kept by weights, configuration, image, element type, the versions and threads of PyTorch and this toolkit, the
+    model's source, and the processor's instructions; the last bits depend on the images beside it as well. A cache
+    folder that cannot be found, read or written to is no error.
 
     Args:
         weights: the network.
@@ -45,7 +49,10 @@ def kept_reference_logits(weights: Weights, images: NDArray[np.float32], dtype: 
     """
     from .backends import torch_session
 
-    folder = cache_folder() / "references" / _key(weights, dtype)
+    try:
+        folder = cache_folder() / "references" / _key(weights, dtype)
+    except (ImportError, OSError, RuntimeError):  # no platformdirs, no source of the model, or no home folder
+        return torch_session.reference_logits(weights, images, dtype)
     paths = [folder / f"{hashlib.sha256(image.tobytes()).hexdigest()[:32]}.npy" for image in images]
     found = [_read(path, weights.config.num_classes) for path in paths]
     if missing := [index for index, logits in enumerate(found) if logits is None]:
@@ -58,13 +65,20 @@ def kept_reference_logits(weights: Weights, images: NDArray[np.float32], dtype: 
 def _key(weights: Weights, dtype: torch.dtype) -> str:
     import torch
 
+    from . import model
+    from .package_record import cpu_flags
+
     facts = {
         "format": FORMAT_VERSION,
         "weights": weights.sha256,
         "config": asdict(weights.config),
         "dtype": str(dtype),
+        "toolkit": __version__,
+        "model": inspect.getsource(model),  # or a mend of it would be held against what it gave before
         "torch": str(torch.__version__),
-        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),  # sums are split among them, which the last bits show
+        # The flags beside it: PyTorch's levels do not tell AVX512-FP16, with which oneDNN computes otherwise.
+        "processor": [torch.backends.cpu.get_cpu_capability(), *sorted(cpu_flags())],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -72,12 +86,17 @@ def _key(weights: Weights, dtype: torch.dtype) -> str:
 def _read(path: Path, classes: int) -> NDArray[Any] | None:
     try:
         data = path.read_bytes()
-        if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
+        if _digest(path, data[_DIGEST_BYTES:]) != data[:_DIGEST_BYTES]:
             return None
         logits: NDArray[Any] = np.load(io.BytesIO(data[_DIGEST_BYTES:]), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return logits if logits.shape == (classes,) else None
+
+
+def _digest(path: Path, data: bytes) -> bytes:
+    """Of ``data`` as the logits that belong at ``path``, whose last two names say of what."""
+    return hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode() + data).digest()
 
 
 def _write(path: Path, logits: NDArray[Any]) -> None:
@@ -87,8 +106,11 @@ def _write(path: Path, logits: NDArray[Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(data).digest() + data)
-        Path(part).replace(path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_digest(path, data) + data)
+            Path(part).replace(path)
+        finally:
+            Path(part).unlink(missing_ok=True)  # what a full disk left
     except OSError:  # a read-only or full cache: it is computed again next time
         return

@@ -213,7 +213,7 @@ def main(
     """
     deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
     from resnext.backends import BACKENDS, SessionOptions
-    from resnext.backends.availability import available_backends
+    from resnext.backends.availability import available_backends, require
     from resnext.errors import UsageError
 
     from .plan import Plan
@@ -226,6 +226,8 @@ def main(
         check_writable(target)
     if taken_all := "all" in backends:
         backends = available_backends(device)
+        if not backends:
+            require("torch", device)  # what keeps it keeps all the others
     if (calibration or calibration_images) and (paths or not {"int8", "fp8"} & set(precision or ())):
         raise UsageError("--calibration is for int8 and fp8 where no artifact is given; drop it")
     if paths:

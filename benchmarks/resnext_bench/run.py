@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from resnext.artifact import Artifact
 from resnext.backends import BACKENDS, SessionOptions, check_precision, load_backend, open_session
-from resnext.backends.availability import obstacle
+from resnext.backends.availability import require
 from resnext.clock import now_ns
 from resnext.config import Precision, variant_name
 from resnext.engine_record import EngineOptions
-from resnext.errors import BadInput, MissingRequirement, ResnextError
+from resnext.errors import BadInput, ResnextError
 from resnext.inputs import seeded_pixels
 from resnext.manifest import BatchRange, WeightsRecord
 from resnext.parity import Parity, compare, gate_for, gate_of
@@ -216,14 +216,16 @@ class _ArtifactSource:
         self._device = device
         self._made: dict[tuple[str, str], Artifact] = {}
 
-    def is_given(self, kind: str) -> bool:
-        """Whether the variant is an artifact of ``kind``, so that none has to be made."""
-        return self.variant.artifact is not None and self.variant.artifact.manifest.kind == kind
+    def given(self, backend: str) -> Artifact | None:
+        """The artifact that ``backend`` runs as it was given; None if the cache's, or one made now."""
+        given = self.variant.artifact
+        runs_it = given is not None and (BACKENDS[backend].source == "onnx" or given.manifest.kind != "onnx")
+        return given if runs_it else None
 
     def get(self, cell: Cell) -> Artifact:
         """What ``cell`` runs."""
-        kind, given = BACKENDS[cell.backend].source, self.variant.artifact
-        if given is not None and (kind == "onnx" or given.manifest.kind != "onnx"):
+        kind = BACKENDS[cell.backend].source
+        if (given := self.given(cell.backend)) is not None:
             return given
         if kind == "pt2":
             return self._kept((kind, str(cell.batch)), lambda: self._package(cell.batch))
@@ -296,9 +298,8 @@ def _open(
     try:
         subject: Weights | Artifact = weights
         kind = BACKENDS[cell.backend].source
-        # Before anything is exported for a backend that cannot run. A package that is given needs no compiler.
-        if not source.is_given("pt2") and (reason := obstacle(cell.backend, _for(cell, source, options).device)):
-            raise MissingRequirement(reason)
+        # Before anything is exported for a backend that cannot run.
+        require(cell.backend, options.device, given=source.given(cell.backend) is not None)
         load_backend(cell.backend)  # not to count importing as memory
         if kind != "model":
             subject = found.artifact = source.get(cell)

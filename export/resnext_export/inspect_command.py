@@ -142,10 +142,9 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
     if package is not None and backend is None:
         found = delivered_from_package(package, package.gpu or package.device)
         return found, f"from the manifest, {found.notes['layers from']}"
-    from resnext.backends import SessionOptions, natural_backend, open_session
+    from resnext.backends import SessionOptions, check_subject, natural_backend, open_session
     from resnext.backends import backend as known_backend
-    from resnext.backends.availability import obstacle
-    from resnext.errors import MissingRequirement
+    from resnext.backends.availability import require
     from resnext.parity_command import artifact_weights
     from resnext.session import Delivered as Unasked
 
@@ -154,10 +153,12 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
         return Unasked("nowhere", ()), f"not asked: {name} does not run {artifact.manifest.precision}"
     subject: Any = artifact
     precision = artifact.manifest.precision
-    if known_backend(name).source == "model":
+    live = known_backend(name).source == "model"
+    if not live:
+        check_subject(name, artifact)
+    require(name, given=True)
+    if live:
         subject = artifact_weights(artifact)
-    if (reason := obstacle(name)) and not (package is not None and name == "pt2"):
-        raise MissingRequirement(reason)
     with working(f"asking {name}"), open_session(name, subject, SessionOptions(precision=precision)) as session:
         if record is not None or name.startswith("torch"):
             _bind_smallest(artifact, session, live_model=record is None)
@@ -210,7 +211,7 @@ def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...]
     _say_loadable(manifest, found, noted, machine)
 
 
-def backends_here(manifest: Manifest) -> dict[str, str | None]:
+def backends_here(manifest: Manifest, found: tuple[Obstacle, ...]) -> dict[str, str | None]:
     """The backends that run artifacts of this kind and precision, each with what keeps it from running here, or None.
 
     Of an ONNX file those are named that run the file itself; an engine is another artifact.
@@ -225,14 +226,14 @@ def backends_here(manifest: Manifest) -> dict[str, str | None]:
         and name != "ort"  # an alias
         and manifest.precision in known.precisions
     ]
-    # What a package hangs on is in its own record; making another one takes more.
-    return {name: None if name == "pt2" else obstacle(name) for name in able}
+    # What keeps an engine or package from loading keeps it from running on any of them.
+    return {name: found[0].reason if found else obstacle(name, given=True) for name in able}
 
 
 def _say_backends(manifest: Manifest) -> None:
     if manifest.kind != "onnx":  # an engine or a package has its own line
         return
-    found = backends_here(manifest)
+    found = backends_here(manifest, ())
     click.echo(f"runs on    {', '.join(name for name, reason in found.items() if reason is None) or 'nothing here'}")
     for name, reason in found.items():
         if reason is not None:
@@ -299,7 +300,7 @@ def _facts(manifest: Manifest, machine: Machine, delivered: Delivered, source: s
         "obstacles": [asdict(obstacle) for obstacle in found],
         "remarks": list(remarks(manifest, machine)),
         "rebuild": rebuild_command(manifest, machine) if any(obstacle.rebuild for obstacle in found) else None,
-        "backends": backends_here(manifest),
+        "backends": backends_here(manifest, found),
         "delivered_share": share,
         "delivered_source": source,
         "delivered": [asdict(layer) for layer in delivered.layers],

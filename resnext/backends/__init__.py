@@ -137,10 +137,10 @@ def open_session(name: str, subject: Weights | Artifact, options: SessionOptions
         runs = {"model": "weights", "onnx": "an ONNX artifact", "pt2": "a .pt2 package"}.get(known.source, "an engine")
         raise UsageError(f"backend {name!r} runs {runs}")
     if isinstance(subject, Artifact):
-        _check_kind(name, known, subject)
-    check_precision(name, subject.manifest.precision if isinstance(subject, Artifact) else options.precision)
-    if known.device != "auto" and options.device not in ("auto", known.device):
-        raise UsageError(f"backend {name!r} runs on {known.device} only; drop --device {options.device}")
+        check_subject(name, subject)
+    else:
+        check_precision(name, options.precision)
+    check_device(name, options.device)
     if options.device == "cuda" or (known.device == "cuda" and known.source == "onnx"):
         require_cuda()
     return load_backend(name)(subject, options, name)
@@ -157,6 +157,17 @@ def check_precision(name: str, precision: Precision) -> None:
         raise UsageError(f"backend {name!r} does not run {precision}; --backend {', '.join(able)} can")
 
 
+def check_device(name: str, device: Literal["auto", "cpu", "cuda"]) -> None:
+    """Check that backend ``name`` is for ``device``, whether this machine has it or not.
+
+    Raises:
+        UsageError: it never runs there.
+    """
+    known = backend(name)
+    if known.device != "auto" and device not in ("auto", known.device):
+        raise UsageError(f"backend {name!r} runs on {known.device} only; drop --device {device}")
+
+
 def natural_backend(artifact: Artifact) -> str:
     """The backend that runs ``artifact`` where none is named: its own, and ``ort`` for an ONNX file if that can."""
     manifest = artifact.manifest
@@ -165,9 +176,15 @@ def natural_backend(artifact: Artifact) -> str:
     return "ort" if manifest.precision in BACKENDS["ort"].precisions else "openvino"
 
 
-def _check_kind(name: str, known: Backend, subject: Artifact) -> None:
-    kind = subject.manifest.kind
+def check_subject(name: str, subject: Artifact) -> None:
+    """Check that backend ``name`` runs artifacts of the kind and precision of ``subject``.
+
+    Raises:
+        UsageError: it never can; names what can.
+    """
+    known, kind = backend(name), subject.manifest.kind
     if kind in (known.source, name) or (known.source == "trt" and kind == "trt-rtx"):
+        check_precision(name, subject.manifest.precision)
         return
     other = ""
     if name == "pt2":
@@ -185,18 +202,26 @@ def load_backend(name: str) -> Opener:
 
     Raises:
         UnknownName: no such backend.
-        MissingRequirement: its package is not installed.
+        MissingRequirement: its package is not installed, or does not load.
     """
     try:
         opener: Opener = import_module(f".{backend(name).module}", __name__).open_session
     except ModuleNotFoundError as exc:
         raise MissingRequirement(no_package(name, str(exc.name))) from exc
+    except (ImportError, OSError) as exc:
+        raise MissingRequirement(broken_package(name, exc)) from exc
     return opener
 
 
 def no_package(name: str, package: str) -> str:
     """What is said if a Python package that backend ``name`` needs is not installed."""
     return f"backend {name!r} needs the Python package {package}: pip install {package}"
+
+
+def broken_package(name: str, error: Exception) -> str:
+    """What is said if a package of backend ``name`` is installed, and ``error`` came of importing it."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"backend {name!r} is installed but does not load: {reason}; install its package again"
 
 
 def require_cuda() -> None:

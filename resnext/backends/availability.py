@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,24 +11,27 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from .. import cuda_driver
-from ..errors import MissingRequirement
+from ..errors import MissingRequirement, UsageError
 from ..trt_flavour import EngineKind, driver_or_refuse, flavour_for
-from . import BACKENDS, backend, no_package, require_cuda
+from . import BACKENDS, backend, broken_package, check_device, load_backend, no_package, require_cuda
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
-#: Inductor needs a C++ compiler for a CPU, Triton a C compiler for its launchers.
-_COMPILERS: Mapping[str, tuple[str, ...]] = {"cpu": ("c++", "g++", "clang++"), "cuda": ("cc", "gcc", "clang")}
+#: Inductor needs a C++ compiler for a CPU, Triton a C compiler for its launchers; the variable that names one is first.
+_COMPILERS: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("CXX", "c++", "g++", "clang++"), "cuda": ("CC", "cc", "gcc", "clang"),
+}  # fmt: skip
 
 
-def obstacle(name: str, device: Device = "auto") -> str | None:
+def obstacle(name: str, device: Device = "auto", *, given: bool = False) -> str | None:
     """Why backend ``name`` cannot run here; nothing is exported, compiled or loaded onto a device to find out.
 
-    It is about running what the backend makes itself. An artifact that is given has its own conditions
-    (`resnext.passport`), and a package that is given needs no compiler.
+    An artifact that is given has its own conditions beside these (`resnext.passport`).
 
     Args:
         name: a key of `BACKENDS`.
         device: to run on; ``auto`` is the best that the backend has here.
+        given: whether the engine or package to run is there already: a package needs no compiler then, and an engine
+            may be for a GPU that the builder must be told of.
 
     Returns:
         One line, what is missing and what to do; None if nothing is known against it.
@@ -35,15 +39,29 @@ def obstacle(name: str, device: Device = "auto") -> str | None:
     Raises:
         UnknownName: no such backend.
     """
-    known = backend(name)
-    if known.device != "auto" and device not in ("auto", known.device):
-        return f"it runs on {known.device} only; drop --device {device}"
+    backend(name)
     try:
-        return OBSTACLES[name](device)
-    except MissingRequirement as exc:
+        check_device(name, device)
+        reason = OBSTACLES[name](device)
+        return reason if reason or given or name not in MAKING else MAKING[name](device)
+    except (UsageError, MissingRequirement) as exc:
         return str(exc)
     except ModuleNotFoundError as exc:
         return no_package(name, str(exc.name))
+    except (ImportError, OSError) as exc:
+        return broken_package(name, exc)
+
+
+def require(name: str, device: Device = "auto", *, given: bool = False) -> None:
+    """Check that nothing is known against backend ``name`` here; arguments are those of `obstacle`.
+
+    Raises:
+        UsageError: there is no such backend, or it never runs on ``device``.
+        MissingRequirement: what is missing, and what to do.
+    """
+    check_device(name, device)
+    if reason := obstacle(name, device, given=given):
+        raise MissingRequirement(reason)
 
 
 def available_backends(device: Device = "auto") -> tuple[str, ...]:
@@ -80,14 +98,16 @@ def _torch_compile(device: Device) -> str | None:
     import torch
 
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    if any(shutil.which(compiler) for compiler in _COMPILERS["cuda" if on_cuda else "cpu"]):
+    variable, *names = _COMPILERS["cuda" if on_cuda else "cpu"]
+    if any(shutil.which(compiler) for compiler in (os.environ.get(variable), *names) if compiler):
         return None
-    return "torch-compile needs a C and C++ compiler: apt-get install g++, or use --backend torch"
+    return f"torch-compile needs a C and C++ compiler: apt-get install g++ (or set {variable}), or use --backend torch"
 
 
 def _ort(device: Device) -> str | None:
     if find_spec("onnxruntime") is None:
         return no_package("ort", "onnxruntime")
+    load_backend("ort")
     return _ort_cuda(device) if device == "cuda" else None
 
 
@@ -115,10 +135,18 @@ def _ort_trt_rtx(_device: Device) -> str | None:
 
 
 def _openvino(_device: Device) -> str | None:
-    return None if find_spec("openvino") is not None else no_package("openvino", "openvino")
+    if find_spec("openvino") is None:
+        return no_package("openvino", "openvino")
+    load_backend("openvino")
+    return None
 
 
 def _engine(kind: EngineKind, _device: Device) -> str | None:
+    driver_or_refuse(flavour_for(kind))
+    return None
+
+
+def _builder(kind: EngineKind, _device: Device) -> str | None:
     from ..passport import serves
 
     flavour = flavour_for(kind)
@@ -132,9 +160,7 @@ def _engine(kind: EngineKind, _device: Device) -> str | None:
     )
 
 
-def _pt2(device: Device) -> str | None:
-    if device == "cuda" and (reason := _torch(device)):
-        return reason
+def _toolchain(device: Device) -> str | None:
     from ..package_toolchain import obstacle as toolchain_obstacle
 
     return toolchain_obstacle(device)
@@ -154,6 +180,10 @@ OBSTACLES: Mapping[str, Callable[[Device], str | None]] = MappingProxyType(
         "openvino": _openvino,
         "trt": partial(_engine, "trt"),
         "trt-rtx": partial(_engine, "trt-rtx"),
-        "pt2": _pt2,
+        "pt2": _torch,
     }
+)
+#: Likewise, for making what it runs, unless that is given.
+MAKING: Mapping[str, Callable[[Device], str | None]] = MappingProxyType(
+    {"trt": partial(_builder, "trt"), "trt-rtx": partial(_builder, "trt-rtx"), "pt2": _toolchain}
 )

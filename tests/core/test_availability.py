@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from resnext import cuda_driver, package_toolchain, trt_flavour
+from resnext import cuda_driver, package_toolchain, passport, trt_flavour
 from resnext.artifact import Artifact
 from resnext.backends import BACKENDS, availability, ort_session, ort_trt_libraries
-from resnext.backends.availability import OBSTACLES, available_backends, obstacle
+from resnext.backends.availability import MAKING, OBSTACLES, available_backends, obstacle, require
 from resnext.backends.fake_package import fake_package
 from resnext.cuda_driver import Driver, Gpu
-from resnext.errors import MissingRequirement, UnknownName
+from resnext.errors import MissingRequirement, UnknownName, UsageError
+from resnext.package_record import this_host
 from resnext.weights import Weights, load_weights
+from resnext_bench.command import main as bench
 from resnext_bench.plan import Cell, Plan
 from resnext_bench.run import Variant, run_benchmark
 from resnext_export import cache
@@ -50,6 +53,8 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             monkeypatch.setattr(module, "probe_driver", lambda: driver)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: not {"driver", "torch"} & set(lacking))
         monkeypatch.setattr(shutil, "which", lambda name: None if "compiler" in lacking else f"/usr/bin/{name}")
+        for variable in ("CC", "CXX"):
+            monkeypatch.delenv(variable, raising=False)
         providers = ["CPUExecutionProvider"] + ["CUDAExecutionProvider"] * ("provider" not in lacking)
         monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
         monkeypatch.setattr(ort_session, "cuda_works", lambda: not {"cudnn", "driver"} & set(lacking))
@@ -68,6 +73,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_every_backend_has_its_question() -> None:
     assert OBSTACLES.keys() == BACKENDS.keys()
+    assert MAKING.keys() == {name for name, known in BACKENDS.items() if known.source in ("trt", "trt-rtx", "pt2")}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +122,58 @@ def test_a_package_whose_import_fails_is_named(monkeypatch: pytest.MonkeyPatch, 
     plant()
     monkeypatch.setitem(sys.modules, "resnext.backends.ort_session", None)
     assert "needs the Python package" in str(obstacle("ort-cuda"))
+
+
+@pytest.mark.parametrize("name", ["ort-cpu", "ort-cuda", "openvino"])
+def test_a_package_that_is_installed_and_broken_is_an_obstacle_and_no_crash(
+    name: str, monkeypatch: pytest.MonkeyPatch, plant: Callable[..., None]
+) -> None:
+    plant()
+    real = importlib.import_module
+
+    class Broken:
+        """What a shared library that is missing comes to, whoever imports the module that needs it."""
+
+        def find_spec(self, module: str, *_: object) -> None:
+            if module in ("resnext.backends.ort_session", "resnext.backends.openvino_session"):
+                raise ImportError("libplanted.so.9: cannot open shared object file")
+
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    for module in ("ort_session", "openvino_session"):
+        monkeypatch.delitem(sys.modules, f"resnext.backends.{module}", raising=False)
+        monkeypatch.delattr(real("resnext.backends"), module, raising=False)
+    assert "does not load: libplanted.so.9" in str(obstacle(name))
+    assert name not in available_backends()
+
+
+@pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
+def test_a_compiler_that_a_variable_names_will_do(
+    device: Any, variable: str, plant: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant()
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == "/opt/compiler-18" else None)
+    assert f"set {variable}" in str(obstacle("torch-compile", device))
+    monkeypatch.setenv(variable, "/opt/compiler-18")
+    assert obstacle("torch-compile", device) is None
+
+
+def test_a_device_that_a_backend_never_runs_on_stays_an_error_of_the_call(plant: Callable[..., None]) -> None:
+    plant()
+    with pytest.raises(UsageError, match="'ort-cpu' runs on cpu only"):
+        require("ort-cpu", "cuda")
+    with pytest.raises(UnknownName):
+        require("torch-compiled")
+
+
+@pytest.mark.parametrize(("name", "lacking"), [("trt-rtx", ()), ("pt2", ("toolkit",))])
+def test_what_is_given_does_not_have_to_be_made(
+    name: str, lacking: tuple[str, ...], plant: Callable[..., None]
+) -> None:
+    plant(*lacking)  # TensorRT-RTX builds for an H100 only if it is told so, and such an engine runs
+    assert obstacle(name) is not None
+    assert obstacle(name, given=True) is None
+    plant("driver", "rtx", "trt")
+    assert (obstacle(name, given=True) is None) == (name == "pt2")
 
 
 @pytest.mark.parametrize(
@@ -181,3 +239,35 @@ def test_inspect_asks_before_it_opens(artifact: Artifact, plant: Callable[..., N
     done = CliRunner().invoke(export, ["inspect", str(artifact.directory), "--backend", "ort-cuda"])
     assert done.exit_code == 3
     assert "has no CUDA provider" in done.output
+
+
+def test_inspect_says_first_that_a_backend_is_for_other_artifacts(
+    artifact: Artifact, plant: Callable[..., None]
+) -> None:
+    plant("trt", "rtx", "driver")
+    done = CliRunner().invoke(export, ["inspect", str(artifact.directory), "--backend", "trt"])
+    assert done.exit_code == 2, done.output
+    assert "build an engine of it" in done.output
+
+
+def test_a_package_that_does_not_load_runs_on_nothing(
+    weights: Weights, plant: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant("toolkit", "driver")
+    package = fake_package(tmp_path, weights)
+
+    def kept() -> Any:
+        told = CliRunner().invoke(export, ["inspect", str(package.directory), "--json", "-"])
+        return json.loads(told.output)["backends"]["pt2"]
+
+    assert kept() is None
+    other = replace(this_host(), torch="1.0.0")
+    monkeypatch.setattr(passport, "this_host", lambda: other)
+    assert "installed is 1.0.0" in kept()
+
+
+def test_all_on_a_device_that_nothing_has_says_so(plant: Callable[..., None]) -> None:
+    plant("driver")
+    done = CliRunner().invoke(bench, ["--backend", "all", "--device", "cuda", "--weights", "digits"])
+    assert done.exit_code == 3, done.output
+    assert "no CUDA device" in done.output

@@ -14,9 +14,12 @@ import pytest
 import torch
 
 from resnext.backends import torch_session
+from resnext.cache_folder import cache_folder
 from resnext.inputs import seeded_pixels
+from resnext.parity_command import check_artifact
 from resnext.reference_store import kept_reference_logits
 from resnext.weights import Weights, load_weights
+from resnext_export.onnx_artifact import export_onnx
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,22 @@ CHANGES: dict[str, Callable[[Weights, Any, pytest.MonkeyPatch], tuple[Weights, A
     "dtype": lambda weights, images, _: (weights, images, torch.float32),
     "torch": lambda weights, images, patch: (
         patch.setattr(torch, "__version__", "2.99"), (weights, images, torch.float64),
+    )[1],
+    "threads": lambda weights, images, patch: (
+        patch.setattr(torch, "get_num_threads", lambda: 99), (weights, images, torch.float64),
+    )[1],
+    "configuration": lambda weights, images, _: (
+        replace(weights, config=replace(weights.config, input_size=(9, 8))), images, torch.float64,
+    ),
+    "model's source": lambda weights, images, patch: (
+        patch.setattr("inspect.getsource", lambda _: "another"), (weights, images, torch.float64),
+    )[1],
+    "toolkit": lambda weights, images, patch: (
+        patch.setattr("resnext.reference_store.__version__", "0.0"), (weights, images, torch.float64),
+    )[1],
+    "processor's flags": lambda weights, images, patch: (
+        patch.setattr("resnext.package_record.cpu_flags", lambda: frozenset({"fp16"})),
+        (weights, images, torch.float64),
     )[1],
     "processor": lambda weights, images, patch: (
         patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "NEON"), (weights, images, torch.float64),
@@ -144,3 +163,61 @@ def test_the_cache_folder_that_is_set_needs_no_platformdirs(tmp_path: Path) -> N
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "/somewhere\n"
+
+
+@pytest.mark.parametrize("whose", ["another image's", "other weights'"])
+def test_whole_logits_under_another_name_are_not_believed(
+    whose: str, weights: Weights, images: Any, computed: list[int], tmp_path: Path
+) -> None:
+    want = kept_reference_logits(weights, images[:1], torch.float64)
+    (path,) = (tmp_path / "cache" / "references").glob("*/*.npy")
+    if whose == "another image's":
+        kept_reference_logits(weights, images[1:2], torch.float64)
+    else:
+        kept_reference_logits(other_weights(weights), images[:1], torch.float64)
+    (other,) = (found for found in (tmp_path / "cache" / "references").glob("*/*.npy") if found != path)
+    path.write_bytes(other.read_bytes())
+    np.testing.assert_allclose(kept_reference_logits(weights, images[:1], torch.float64), want, rtol=1e-9)
+    assert computed == [1, 1, 1]
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(
+    weights: Weights, images: Any, computed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_self: Path, _to: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    kept_reference_logits(weights, images, torch.float64)
+    assert computed == [4]
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("planted", [ImportError("no platformdirs"), RuntimeError("no home directory")])
+def test_where_no_cache_folder_can_be_named_they_are_computed(
+    planted: Exception, weights: Weights, images: Any, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> Path:
+        raise planted
+
+    monkeypatch.setattr("resnext.reference_store.cache_folder", fails)
+    for _ in range(2):
+        assert len(kept_reference_logits(weights, images, torch.float64)) == 4
+    assert computed == [4, 4]
+
+
+def test_the_suite_keeps_out_of_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert cache_folder().is_relative_to(tmp_path_factory.getbasetemp())
+
+
+def test_a_second_parity_check_of_the_same_images_runs_no_model(
+    weights: Weights, computed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = export_onnx(weights, tmp_path / "artifact")
+    before = check_artifact(artifact, weights, "ort-cpu", "torch", 4, 8, 0)
+    again = len(computed)
+    after = check_artifact(artifact, weights, "ort-cpu", "torch", 4, 8, 0)
+    assert (before.passed, after.max_error, len(computed)) == (True, before.max_error, again)
+    # And what the file gives is computed anew: kept references pass no other file.
+    monkeypatch.setattr("resnext.backends.ort_session.OrtSession.run", lambda *_: {"logits": np.zeros((4, 10), "f4")})
+    assert not check_artifact(artifact, weights, "ort-cpu", "torch", 4, 8, 0).passed
