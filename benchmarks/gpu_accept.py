@@ -279,9 +279,7 @@ class Acceptance:
         ]
         parts += ["", "| predicted | seen |", "| --- | --- |"]
         parts += [f"| {text} | {seen(rows, step, cell, say)} |" for text, step, cell, say in PREDICTIONS]
-        heads = "step | cell | status | median us | p90 us | plain us | images/s | of floor | error | top-1 | MHz | why"
-        parts += ["", f"| {heads} |"]
-        parts += ["| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"]
+        parts += ["", f"| {' | '.join(_HEADS)} |", f"| --- | --- | --- |{' ---: |' * (len(_HEADS) - 4)} --- |"]
         tests = [row for row in rows if row["step"] == "tests"]
         parts += [f"| {' | '.join(columns(row))} |" for row in rows if row not in tests or row["status"] == "failed"]
         counts = Counter(row["status"] for row in tests)
@@ -299,6 +297,12 @@ def unexpected_skips(rows: Sequence[Row]) -> list[Row]:
     return [row for row in skipped if not any(reason in row["error"] for reason in known)]
 
 
+_HEADS = (
+    "step", "cell", "status", "median us", "p90 us", "plain us", "cold us", "images/s", "of floor", "of own floor",
+    "error", "top-1", "MHz", "why",
+)  # fmt: skip
+
+
 def columns(row: Row) -> tuple[str, ...]:
     """The cells of a row in the table."""
 
@@ -306,10 +310,13 @@ def columns(row: Row) -> tuple[str, ...]:
         value = row.get(key)
         return "-" if value is None else format(value, form)
 
-    share = row["floor_us"] / row["median_us"] if row.get("floor_us") and row.get("median_us") else None
+    def share(floor: str) -> str:
+        return f"{row[floor] / row['median_us']:.1%}" if row.get(floor) and row.get("median_us") else "-"
+
     return (
         row["step"], _cell(row["cell"]), row["status"], number("median_us", ".1f"), number("p90_us", ".1f"),
-        number("plain_us", ".1f"), number("images_s", ",.0f"), "-" if share is None else f"{share:.1%}",
+        number("plain_us", ".1f"), number("cold_us", ".1f"), number("images_s", ",.0f"), share("floor_us"),
+        share("own_floor_us"),
         number("max_error", ".1e"), number("top1", ".0%"), number("sm_mhz", ""), _cell(str(row.get("error", ""))),
     )  # fmt: skip
 

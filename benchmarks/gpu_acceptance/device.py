@@ -96,6 +96,8 @@ class Bench:
 
     def queue(self, call: Callable[[], object], *, graph: bool, tf32: bool = False) -> Queue:
         """``call`` ready to be timed: warm, and captured in a CUDA graph if ``graph``."""
+        if self.cuda:
+            torch.cuda.synchronize()  # inputs were made on the default stream, which ours does not wait for
         with self.settings(tf32=tf32):
             for _ in range(3):
                 call()
@@ -295,10 +297,39 @@ def measure_group(
             if plain and graph:
                 facts["plain_us"] = statistics.median(bench.queue(forward, graph=False).times_ns(10)) / 1e3
             facts["images_s"] = batch / facts["median_us"] * 1e6
+            if batch == 1 and graph:
+                facts["cold_us"] = cold_us(queue)
             facts["floor_us"] = floor_us(bench.config, batch, precision)
+            if (own := own_ceilings(bench, precision)) is not None:
+                facts["own_floor_us"] = floor_us(bench.config, batch, precision, tb_s=own[0], tflops=own[1])
             right = facts["max_error"] <= GATES[precision]  # false for NaN
             error = {} if right else {"error": f"wrong output: max error {facts['max_error']:.2g} of the logits' RMS"}
             bench.write(name, "ok" if right else "failed", batch=batch, precision=precision, **facts, **error)
+
+
+def own_ceilings(bench: Bench, precision: str) -> tuple[float, float] | None:
+    """TB/s and TFLOP/s that the ceilings step saw on this device; None if it did not."""
+    seen = {row["cell"]: row for row in read_rows(bench.rows) if row["step"] == "ceilings" and row["status"] == "ok"}
+    copied, product = seen.get("copy"), seen.get(f"{precision} product")
+    if copied is None or product is None or copied["device"] != bench.name:
+        return None
+    return float(copied["tb_s"]), float(product["tflops"])
+
+
+def cold_us(queue: Queue, runs: int = 20) -> float:
+    """Median of replays, each after something larger than the L2 cache was written; otherwise weights may sit in it."""
+    flush = torch.empty(2**28, dtype=torch.uint8, device="cuda")
+    stream = torch.cuda.ExternalStream(queue.cuda_stream)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    events: Any = torch.cuda.Event  # untyped in torch
+    pairs = [(events(enable_timing=True), events(enable_timing=True)) for _ in range(runs)]
+    with torch.cuda.stream(stream):
+        for start, end in pairs:
+            flush.zero_()
+            start.record(stream)
+            queue.enqueue()
+            end.record(stream)
+    queue.synchronize()
+    return float(statistics.median(start.elapsed_time(end) for start, end in pairs)) * 1e3
 
 
 def poison(bench: Bench, forward: Forward) -> None:

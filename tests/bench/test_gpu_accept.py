@@ -379,6 +379,15 @@ def test_a_skip_that_no_backends_obstacle_accounts_for_fails_the_acceptance(
     assert (run.problems(rows) == []) == expected
 
 
+def test_every_row_has_as_many_columns_as_there_are_headings() -> None:
+    bare = {"step": "s", "cell": "c", "status": "failed", "error": "a|b"}
+    full = bare | {"median_us": 2.0, "floor_us": 1.0, "own_floor_us": 0.5, "cold_us": 3.0, "images_s": 5.0}
+    for row in (bare, full):
+        assert len(gpu_accept.columns(row)) == len(gpu_accept._HEADS)
+    assert gpu_accept.columns(full)[8:10] == ("50.0%", "25.0%")
+    assert gpu_accept.columns(bare)[-1] == "a/b"
+
+
 def test_gates_are_those_of_the_toolkit() -> None:
     from resnext.parity import gate_for
 
