@@ -362,9 +362,8 @@ def module_versions() -> Row:
 def backend_obstacles() -> Row:
     """What keeps each backend from running here."""
     try:
-        from resnext.backends.availability import obstacle
-
         from resnext.backends import BACKENDS
+        from resnext.backends.availability import obstacle
 
         return {name: obstacle(name, "auto") or "can run" for name in BACKENDS}
     except Exception as exc:  # the light part of the environment stands without it
