@@ -272,7 +272,7 @@ def _ort_cell(
     bench: Bench, ort: Any, artifact: Any, weights: Any, cell: str, precision: str, batch: int,
     switches: tuple[int, int, int],
 ) -> None:  # fmt: skip
-    from resnext.backends.torch_session import reference_logits
+    from resnext.reference_store import kept_reference_logits
 
     tf32, nhwc, graph = switches
     native = ort.SessionOptions()
@@ -297,7 +297,7 @@ def _ort_cell(
     queue = bench.queue(lambda: session.run_with_iobinding(binding, run), graph=False)
     facts = timed(bench, {cell: queue}, rounds=3)[cell]
     bench.synchronize()
-    want = reference_logits(weights, images[: min(batch, COMPARED)])
+    want = kept_reference_logits(weights, images[: min(batch, COMPARED)], torch.float64)
     got = taken.numpy()[: len(want)]
     error = float(np.abs(got - want).max() / np.sqrt(np.square(want).mean()))
     bench.write(
