@@ -6,9 +6,10 @@ import gc
 import os
 import re
 import statistics
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,15 @@ class Bench:
         try:
             yield
         except Exception as exc:  # whatever a library raises: the next cells go on
+            traceback.print_exc()  # into the log: the row holds one line
             error = first_line(exc)
             for cell in cells:
                 self.write(cell, "failed", error=error)
         finally:
             gc.collect()
             if self.cuda:
-                torch.cuda.empty_cache()
+                with suppress(Exception):  # after an error that stays, every call raises
+                    torch.cuda.empty_cache()
 
     def settings(self, *, tf32: bool = False) -> AbstractContextManager[Any]:
         """The stream, cuDNN's search, and TF32 as asked for."""
@@ -105,7 +108,10 @@ class Bench:
         if not (self.cuda and graph):
             return Queue(self, call, tf32=tf32)
         recorded = torch.cuda.CUDAGraph()
-        with self.settings(tf32=tf32), torch.cuda.graph(recorded, stream=self._stream):
+        with (
+            self.settings(tf32=tf32),
+            torch.cuda.graph(recorded, stream=self._stream, capture_error_mode="thread_local"),
+        ):
             call()
         with torch.cuda.stream(self._stream):
             recorded.replay()
@@ -282,13 +288,22 @@ def measure_group(
             except Exception as exc:  # numbers of plain launches still stand if capturing is what fails
                 if not bench.cuda:
                     raise
+                traceback.print_exc()
                 bench.write(f"{name} (capture)", "failed", error=first_line(exc))
                 torch.cuda.synchronize()
                 queue, graph = bench.queue(forward, graph=False), False
             ready[name] = forward, batch, precision, queue, graph
     with bench.guarded(*ready):
         found = timed(bench, {name: entry[3] for name, entry in ready.items()}) if ready else {}
-        for name, (forward, batch, precision, queue, graph) in ready.items():
+        _write_group(bench, ready, found, plain=plain)
+
+
+def _write_group(
+    bench: Bench, ready: Mapping[str, tuple[Forward, int, str, Queue, bool]], found: Mapping[str, Row], *, plain: bool
+) -> None:
+    """Check what the replays of each cell left, and write its row; one that raises takes no other with it."""
+    for name, (forward, batch, precision, queue, graph) in ready.items():
+        with bench.guarded(name):
             poison(bench, forward)
             with bench.settings():
                 queue.enqueue()

@@ -66,4 +66,6 @@ def write_whole(path: Path, text: str) -> None:
 def first_line(exc: BaseException) -> str:
     """Type and first line of an error."""
     line = next((line.strip() for line in str(exc).splitlines() if line.strip()), "no message")
-    return f"{type(exc).__name__}: {line[:300]}"
+    # What fails in a capture is hidden behind what ending the capture then raises.
+    behind = "" if exc.__context__ is None else f" (while handling {first_line(exc.__context__)})"
+    return f"{type(exc).__name__}: {line[:300]}{behind}"

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 import gpu_accept
 from gpu_acceptance import device, steps
 from gpu_acceptance.device import Bench, Forward, floor_us, live, measure_group
-from gpu_acceptance.rows import append_row, code_digest, latest_line_is_whole, read_rows
+from gpu_acceptance.rows import append_row, code_digest, first_line, latest_line_is_whole, read_rows
 from resnext.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
@@ -289,6 +289,34 @@ def test_a_cell_that_raises_is_a_row_with_the_first_line(bench: Callable[..., Be
     rows = {row["cell"]: row for row in read_rows(where.rows)}
     assert rows["broken"]["error"] == "RuntimeError: no kernel for this"
     assert rows["right"]["status"] == "ok"
+
+
+def test_a_cell_that_cannot_be_compared_takes_no_other_with_it(bench: Callable[..., Bench]) -> None:
+    where = bench()
+    cells = {"right": of(where, lambda logits: logits), "odd": of(where, lambda logits: logits[:, :3])}
+    measure_group(where, {**cells, "also right": of(where, lambda logits: logits)})
+    found = {row["cell"]: row["status"] for row in read_rows(where.rows)}
+    assert found == {"right": "ok", "odd": "failed", "also right": "ok"}
+
+
+def test_the_error_behind_an_error_is_told() -> None:
+    error = RuntimeError("capture failed")
+    error.__context__ = ValueError("the cause\nand more")
+    assert first_line(error) == "RuntimeError: capture failed (while handling ValueError: the cause)"
+
+
+def test_results_that_cannot_be_read_end_their_own_step_alone(
+    accept: Callable[..., gpu_accept.Acceptance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = accept(odd="ROW('a')", last="ROW('b')")
+
+    def collect(step: gpu_accept.Step, _scratch: Path) -> None:
+        if step.name == "odd":
+            raise KeyError("rows")
+
+    monkeypatch.setattr(run, "_collect", collect)
+    run.run()
+    assert statuses(run) == {"odd": "failed", "last": "done"}
 
 
 @pytest.mark.parametrize(
