@@ -129,8 +129,8 @@ class Bench:
         return int(self._stream.cuda_stream) if self.cuda else None
 
     def weights(self) -> ResNeXt:
-        """The seeded network, float32 on the CPU; made once for all steps."""
-        path = self.cache / f"weights-{'small' if self.rehearse else 'resnext50'}.pt"
+        """The seeded network, float32 on the CPU; made once for all steps of this code."""
+        path = self.cache / f"weights-{'small' if self.rehearse else 'resnext50'}-{self._code}.pt"
         if not path.is_file():
             part = path.with_suffix(f".{os.getpid()}")
             torch.save(seeded_state_dict(self.config, 0), part)
@@ -150,7 +150,7 @@ class Bench:
     @cached_property
     def reference(self) -> Tensor:
         """Float64 logits of the first images, by eager PyTorch on the CPU; computed once for all steps."""
-        path = self.cache / f"reference-{'small' if self.rehearse else 'resnext50'}.npy"
+        path = self.cache / f"reference-{'small' if self.rehearse else 'resnext50'}-{self._code}.npy"
         if not path.is_file():
             with torch.inference_mode():
                 logits = self.weights().double()(self.images[:COMPARED].double())
@@ -226,6 +226,7 @@ def _count(queue: Queue, seconds: float) -> int:
 
 @contextmanager
 def _cuda_settings(stream: Any, *, tf32: bool) -> Iterator[None]:
+    # As `full_float32` of the sessions, which needs pydantic, and with TF32 to choose.
     product = torch.backends.cuda.matmul
     before = product.allow_tf32
     with (

@@ -299,6 +299,15 @@ def test_a_cell_that_cannot_be_compared_takes_no_other_with_it(bench: Callable[.
     assert found == {"right": "ok", "odd": "failed", "also right": "ok"}
 
 
+def test_references_of_other_code_are_not_taken(bench: Callable[..., Bench]) -> None:
+    first = bench()
+    for path in (first.reference, first.cache.glob("reference-*"))[1]:
+        path.write_bytes(b"no array")  # whatever this code left
+    other = bench()
+    other._code = "another"
+    assert bool(torch.isfinite(other.reference).all())
+
+
 def test_the_error_behind_an_error_is_told() -> None:
     error = RuntimeError("capture failed")
     error.__context__ = ValueError("the cause\nand more")
