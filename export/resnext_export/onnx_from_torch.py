@@ -20,8 +20,14 @@ from resnext.weights import Weights, load_model
 OPSET = 20
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
-#: What the exporter notes for each node that a user of the file has no use for: source paths of the exporting machine.
-_PRIVATE_NOTES = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
+#: Notes that the exporter attaches to each node and that a user of the file has no use for: source paths of the
+#: exporting machine, and dotted paths of classes, with which a renamed module would change the bytes of every export.
+_PRIVATE_NOTES = (
+    "namespace",
+    "pkg.torch.onnx.class_hierarchy",
+    "pkg.torch.onnx.fx_node",
+    "pkg.torch.onnx.stack_trace",
+)
 
 
 class PixelInput(nn.Module):
@@ -113,7 +119,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _tidy(proto: onnx.ModelProto) -> None:
-    """Drop paths of this machine; name weighted nodes after their modules, so that reports can be read."""
+    """Drop paths of files and classes; name weighted nodes after their modules, so that reports can be read."""
     proto.producer_name, proto.producer_version = "resnext-toolkit (torch.onnx)", str(torch.__version__)
     for node in proto.graph.node:
         kept = [note for note in node.metadata_props if note.key not in _PRIVATE_NOTES]

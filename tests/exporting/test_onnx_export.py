@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,17 @@ def test_the_file_names_no_path_of_the_machine_that_made_it(digits_artifact: Art
     raw = digits_artifact.path.read_bytes()
     for private in (str(Path.cwd()), str(Path.home()), "site-packages", os.path.sep + "model.py"):
         assert private.encode() not in raw
+
+
+@pytest.mark.parametrize("baked", [False, True])
+def test_no_node_note_holds_the_dotted_path_of_a_class(digits: Weights, tmp_path: Path, baked: bool) -> None:
+    """Or moving a module would change the digest of every export."""
+    written = export_onnx(digits, tmp_path / "out", bake_preprocessing=baked, check=False)
+    nodes = load(written).graph.node
+    notes = [(node.name, note.key, note.value) for node in nodes for note in node.metadata_props]
+    assert {key for _, key, _ in notes} >= {"pkg.torch.onnx.name_scopes"}  # where in the network: this stays
+    modules = re.compile(r"\b(resnext|resnext_export|torch\.nn|__main__)\.\w+|[A-Z]\w+Input\b")
+    assert [note for note in notes if modules.search(note[2])] == []
 
 
 def test_exporting_twice_gives_the_same_bytes(digits_artifact: Artifact, digits: Weights, tmp_path: Path) -> None:
