@@ -16,9 +16,9 @@ BUDGET ?= 540
 WORKERS ?= auto
 OLDEST_PYTHON ?= python3.12
 OLDEST_VENV   := .venv-oldest
-OLDEST_TESTS  := tests/core/test_backends.py tests/core/test_package_record.py tests/core/test_package_toolchain.py \
-	tests/core/test_pt2_session.py tests/core/test_session.py tests/core/test_torch_release.py \
-	tests/exporting/test_onnx_export.py tests/exporting/test_pt2_*.py
+OLDEST_TESTS  := tests/core/runtimes/test_backends.py tests/core/artifact/test_package_record.py tests/core/runtimes/test_package_toolchain.py \
+	tests/core/runtimes/test_pt2_session.py tests/core/runtimes/test_session.py tests/core/runtimes/test_torch_release.py \
+	tests/exporting/convert/test_onnx_export.py tests/exporting/*/test_pt2_*.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 

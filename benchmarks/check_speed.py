@@ -24,17 +24,17 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from resnext.artifact import Artifact
-from resnext.backends import SessionOptions, open_session
-from resnext.backends.ort_session import session_options
-from resnext.clock import time_host
-from resnext.fake_session import FakeSession
-from resnext.weights import load_model, load_weights
-from resnext_bench.environment import record_environment
-from resnext_bench.gpu import open_nvml
+from resnext.artifact.files import Artifact
+from resnext.machine.environment import record_environment
+from resnext.machine.nvml import open_nvml
+from resnext.runtimes.ort.session import session_options
+from resnext.runtimes.registry import SessionOptions, open_session
+from resnext.testing import FakeSession
+from resnext.timing.clock import time_host
+from resnext.weights.spec import load_model, load_weights
 from resnext_bench.measure import Samples, Subject, _visit
-from resnext_export.onnx_artifact import export_onnx
-from resnext_export.onnx_from_torch import _export
+from resnext_export.convert.onnx_from_torch import _export
+from resnext_export.formats.onnx import export_onnx
 
 COMMANDS = ("resnext-export", "resnext-bench", "resnext-parity", "resnext-classify")
 

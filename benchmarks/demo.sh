@@ -9,7 +9,7 @@ say() { printf '\n== %s\n' "$*"; }
 say "1/5  export the shipped, trained digits network to ONNX"
 resnext-export --format onnx --weights digits --output "$out/digits-onnx" --force
 say "2/5  classify pictures with the exported file"
-resnext-classify "$here"/resnext/shipped/images/digits/{0_0,3_3,7_7}.png --artifact "$out/digits-onnx"
+resnext-classify "$here"/resnext/weights/shipped/images/digits/{0_0,3_3,7_7}.png --artifact "$out/digits-onnx"
 say "3/5  export ResNeXt-50 32x4d to ONNX"
 resnext-export --format onnx --model resnext50_32x4d --output "$out/resnext50-onnx" --force
 say "4/5  parity of the file on disk against float64 PyTorch"

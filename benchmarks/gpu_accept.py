@@ -29,7 +29,7 @@ from typing import Any
 import click
 
 from gpu_acceptance.rows import ROOT, Row, append_row, code_digest, read_rows, write_whole
-from resnext.cuda_driver import probe_driver
+from resnext.machine.cuda_driver import probe_driver
 
 #: Seconds that stay free at the end of the budget, for writing results.
 RESERVE_S = 20.0
@@ -165,7 +165,7 @@ class Acceptance:
             wanted = ["--weights", "digits", "--batch", "1,8"] if self.rehearse else ["--batch", "8,64"]
             precision = "fp32" if self.rehearse else "fp16"
             return [
-                sys.executable, "-m", "resnext_bench.command", "--backend", "torch,torch-folded,torch-compile",
+                sys.executable, "-m", "resnext_bench.cli", "--backend", "torch,torch-folded,torch-compile",
                 *wanted, "--precision", precision, "--duration", "1", "--device", "cpu" if self.rehearse else "cuda",
                 "--max-seconds", f"{max(5.0, limit_s - 15):.0f}", "--json", str(scratch / "run.json"),
             ]  # fmt: skip

@@ -15,39 +15,40 @@ from .version import __version__
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
-    "Artifact": "artifact",
-    "Manifest": "manifest",
-    "Parity": "parity",
-    "Preprocessing": "preprocess",
-    "ResNeXt": "model",
-    "ResNeXtConfig": "config",
+    "Artifact": "artifact.files",
+    "Manifest": "artifact.manifest",
+    "Parity": "verify.parity",
+    "Preprocessing": "images.preprocessing",
+    "ResNeXt": "network.model",
+    "ResNeXtConfig": "network.config",
     "ResnextError": "errors",
-    "Session": "session",
-    "VARIANTS": "config",
-    "Weights": "weights",
-    "compare": "parity",
-    "load_model": "weights",
-    "load_weights": "weights",
-    "open_session": "backends",
+    "Session": "runtimes.session",
+    "VARIANTS": "network.config",
+    "Weights": "weights.spec",
+    "compare": "verify.parity",
+    "load_model": "weights.spec",
+    "load_weights": "weights.spec",
+    "open_session": "runtimes.registry",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 if TYPE_CHECKING:
-    from .artifact import Artifact as Artifact
-    from .backends import open_session as open_session
-    from .config import VARIANTS as VARIANTS
-    from .config import ResNeXtConfig as ResNeXtConfig
+    from resnext.artifact.files import Artifact as Artifact
+    from resnext.artifact.manifest import Manifest as Manifest
+    from resnext.images.preprocessing import Preprocessing as Preprocessing
+    from resnext.network.config import VARIANTS as VARIANTS
+    from resnext.network.config import ResNeXtConfig as ResNeXtConfig
+    from resnext.network.model import ResNeXt as ResNeXt
+    from resnext.runtimes.registry import open_session as open_session
+    from resnext.runtimes.session import Session as Session
+    from resnext.verify.parity import Parity as Parity
+    from resnext.verify.parity import compare as compare
+    from resnext.weights.spec import Weights as Weights
+    from resnext.weights.spec import load_model as load_model
+    from resnext.weights.spec import load_weights as load_weights
+
     from .errors import ResnextError as ResnextError
-    from .manifest import Manifest as Manifest
-    from .model import ResNeXt as ResNeXt
-    from .parity import Parity as Parity
-    from .parity import compare as compare
-    from .preprocess import Preprocessing as Preprocessing
-    from .session import Session as Session
-    from .weights import Weights as Weights
-    from .weights import load_model as load_model
-    from .weights import load_weights as load_weights
 
 
 def __getattr__(name: str) -> Any:

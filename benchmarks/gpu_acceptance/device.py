@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnext.clock import time_device, time_host
-from resnext.config import VARIANTS, ResNeXtConfig
-from resnext.facts import layers
-from resnext.inputs import seeded_pixels
-from resnext.model import ResNeXt
-from resnext.reformulate import fold_batch_norms, merge_model_groups
-from resnext.seeded import seeded_state_dict
+from resnext.images.synthetic import seeded_pixels
+from resnext.network.config import VARIANTS, ResNeXtConfig
+from resnext.network.forms import fold_batch_norms, merge_model_groups
+from resnext.network.layers import layers
+from resnext.network.model import ResNeXt
+from resnext.timing.clock import time_device, time_host
+from resnext.weights.conditioned import seeded_state_dict
 
 from .rows import Row, append_row, code_digest, first_line, read_rows
 

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from resnext.clock import time_device, time_host
-from resnext.config import Precision, ResNeXtConfig
-from resnext.cuda_driver import probe_driver
-from resnext.inputs import seeded_pixels
+from resnext.images.synthetic import seeded_pixels
+from resnext.machine.cuda_driver import probe_driver
+from resnext.network.config import Precision, ResNeXtConfig
+from resnext.timing.clock import time_device, time_host
 
 from .device import COMPARED, LAYOUTS, Bench, Forward, floor_us, gpu_state, laid_out, live, measure_group, timed
 from .rows import Row, first_line, write_whole
@@ -95,10 +95,10 @@ def ceilings(bench: Bench) -> None:
 
 def smoke(bench: Bench) -> None:
     """The product's own sessions on the shipped digits network: every switch once, each against float64."""
-    from resnext.backends import SessionOptions, open_session
-    from resnext.backends.torch_session import reference_logits
-    from resnext.parity import gate_for
-    from resnext.weights import load_weights
+    from resnext.runtimes.pytorch.session import reference_logits
+    from resnext.runtimes.registry import SessionOptions, open_session
+    from resnext.verify.parity import gate_for
+    from resnext.weights.spec import load_weights
 
     weights = load_weights("digits")
     images = weights.preprocessing.normalise(seeded_pixels(weights.config, 24))
@@ -218,10 +218,10 @@ def compiled(bench: Bench) -> None:
 
 def package(bench: Bench) -> None:
     """A .pt2 package from export to its own parity check, and how fast it replays."""
-    from resnext.backends import SessionOptions, open_session
-    from resnext.manifest import BatchRange
-    from resnext.weights import load_weights
-    from resnext_export.pt2_artifact import export_pt2
+    from resnext.artifact.manifest import BatchRange
+    from resnext.runtimes.registry import SessionOptions, open_session
+    from resnext.weights.spec import load_weights
+    from resnext_export.formats.pt2 import export_pt2
 
     device: Any = "cuda" if bench.cuda else "cpu"
     weights = load_weights("digits") if bench.rehearse else load_weights("seeded", "resnext50_32x4d")
@@ -260,8 +260,8 @@ def ort_cuda(bench: Bench) -> None:
     """ONNX Runtime's CUDA provider over its settings: TF32, layout, graph."""
     import onnxruntime as ort
 
-    from resnext.weights import load_weights
-    from resnext_export.cache import onnx_or_reuse
+    from resnext.weights.spec import load_weights
+    from resnext_export.store import onnx_or_reuse
 
     provider = "CUDAExecutionProvider" if bench.cuda else "CPUExecutionProvider"
     if provider not in ort.get_available_providers():
@@ -286,7 +286,7 @@ def _ort_cell(
     bench: Bench, ort: Any, artifact: Any, weights: Any, cell: str, precision: str, batch: int,
     switches: tuple[int, int, int],
 ) -> None:  # fmt: skip
-    from resnext.reference_store import kept_reference_logits
+    from resnext.verify.reference import kept_reference_logits
 
     tf32, nhwc, graph = switches
     native = ort.SessionOptions()
@@ -376,8 +376,8 @@ def module_versions() -> Row:
 def backend_obstacles() -> Row:
     """What keeps each backend from running here."""
     try:
-        from resnext.backends import BACKENDS
-        from resnext.backends.availability import obstacle
+        from resnext.runtimes.availability import obstacle
+        from resnext.runtimes.registry import BACKENDS
 
         return {name: obstacle(name, "auto") or "can run" for name in BACKENDS}
     except Exception as exc:  # the light part of the environment stands without it

@@ -9,12 +9,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from resnext.clock import now_ns, time_device, time_host
 from resnext.errors import ResnextError, SessionFailed
-from resnext.session import Boundary, Session
+from resnext.machine.nvml import GpuState
+from resnext.runtimes.session import Boundary, Session
+from resnext.timing.clock import now_ns, time_device, time_host
 
 from .deadline import Deadline
-from .gpu import GpuState
 from .plan import Cell, Plan
 from .stats import LEAST_SAMPLES
 

@@ -7,14 +7,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from resnext.artifact.manifest import WeightsRecord
 from resnext.errors import BadInput
-from resnext.manifest import WeightsRecord
-from resnext.parity import Parity
-from resnext.session import Boundary
+from resnext.machine.environment import Environment
+from resnext.machine.nvml import GpuState
+from resnext.runtimes.session import Boundary
+from resnext.verify.accuracy import Accuracy
+from resnext.verify.parity import Parity
 
-from .accuracy import Accuracy
-from .environment import Environment
-from .gpu import GpuState
 from .stats import Stats
 
 FORMAT_VERSION = 1

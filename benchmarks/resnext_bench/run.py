@@ -12,34 +12,34 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext.artifact import Artifact
-from resnext.backends import BACKENDS, SessionOptions, check_precision, load_backend, open_session
-from resnext.backends.availability import require
-from resnext.clock import now_ns
-from resnext.config import Precision, variant_name
-from resnext.engine_record import EngineOptions
+from resnext.artifact.files import Artifact
+from resnext.artifact.manifest import BatchRange, WeightsRecord
+from resnext.artifact.records import EngineOptions
 from resnext.errors import BadInput, ResnextError
-from resnext.inputs import seeded_pixels
-from resnext.manifest import BatchRange, WeightsRecord
-from resnext.parity import Parity, compare, gate_for, gate_of
-from resnext.session import Delivered
+from resnext.images.synthetic import seeded_pixels
+from resnext.machine.environment import record_environment, record_packages
+from resnext.machine.nvml import open_nvml
+from resnext.network.config import Precision, variant_name
+from resnext.runtimes.availability import require
+from resnext.runtimes.registry import BACKENDS, SessionOptions, check_precision, load_backend, open_session
+from resnext.runtimes.session import Delivered
+from resnext.timing.clock import now_ns
+from resnext.verify.accuracy import accuracy_failures
+from resnext.verify.labelled import Labelled
+from resnext.verify.parity import Parity, compare, gate_for, gate_of
 
-from .accuracy import accuracy_failures
+from .checks import reasons_against
 from .deadline import Deadline
-from .environment import record_environment, record_packages
-from .gpu import open_nvml
-from .labelled import Labelled
 from .measure import Samples, Subject, as_failure, measure
 from .memory import Peak, peak_memory
 from .plan import Cell, Plan
 from .result import Row, Run, Timing
 from .stats import derive, ratio_by_round
-from .validity import reasons_against
 
 if TYPE_CHECKING:
-    from resnext.trt_flavour import EngineKind
-    from resnext.weights import Weights
-    from resnext_export.cache import Built
+    from resnext.runtimes.trt.library import EngineKind
+    from resnext.weights.spec import Weights
+    from resnext_export.store import Built
 
 Say = Callable[[str], None]
 #: Least width of groups in channels; ``auto`` is the fastest by a trial, None leaves the groups alone.
@@ -175,7 +175,7 @@ class _Images:
 
     def emulated(self, artifact: Artifact, rows: list[int]) -> NDArray[Any]:
         """Logits of ``rows`` that an ONNX artifact gives, computed node by node."""
-        from resnext.emulation import emulated_logits
+        from resnext.runtimes.onnx_reference import emulated_logits
 
         known = self._logits.setdefault(artifact.manifest.file_sha256, {})
         if missing := [row for row in rows if row not in known]:
@@ -186,8 +186,8 @@ class _Images:
     def _known(self, kind: str, rows: list[int]) -> NDArray[Any]:
         import torch
 
-        from resnext.backends.torch_session import DTYPES
-        from resnext.reference_store import kept_reference_logits
+        from resnext.runtimes.pytorch.session import DTYPES
+        from resnext.verify.reference import kept_reference_logits
 
         known = self._logits.setdefault(kind, {})
         if missing := [row for row in rows if row not in known]:
@@ -257,7 +257,7 @@ class _ArtifactSource:
     def _package(self, batch: int) -> Built:
         import torch
 
-        from resnext_export.cache import pt2_or_reuse
+        from resnext_export.store import pt2_or_reuse
 
         check_precision("pt2", self.variant.precision)
         # One for each batch size, so that a row is the same whatever else is measured beside it.
@@ -266,7 +266,7 @@ class _ArtifactSource:
         return pt2_or_reuse(self._weights, batch, precision=self.variant.precision, device="cuda" if cuda else "cpu")
 
     def _onnx(self, form: str, batch: int) -> Built:
-        from resnext_export.cache import onnx_or_reuse
+        from resnext_export.store import onnx_or_reuse
 
         self._say("exporting to ONNX, or reusing what the cache has")
         variant = self.variant
@@ -275,7 +275,7 @@ class _ArtifactSource:
         )
 
     def _engine(self, kind: EngineKind, form: str, batch: int) -> Built:
-        from resnext_export.cache import engine_or_reuse
+        from resnext_export.store import engine_or_reuse
 
         # An optimization profile for each batch size that is measured: kernels are chosen for exactly these.
         sizes = dict.fromkeys(cell.batch for cell in self._cells if BACKENDS[cell.backend].source == kind)

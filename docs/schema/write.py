@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from resnext.manifest import Manifest
+from resnext.artifact.manifest import Manifest
 from resnext_bench.result import Run
 
 #: The stored models by the name of their schema; the number is the format_version.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from resnext.config import Precision
 from resnext.errors import UsageError
+from resnext.network.config import Precision
 
 if TYPE_CHECKING:
-    from resnext.image_source import ImageSource
-    from resnext.weights import Weights
+    from resnext.images.sources import ImageSource
+    from resnext.weights.spec import Weights
 
 Runtime: TypeAlias = Literal["trt", "ort", "openvino"]
 Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
@@ -45,7 +45,7 @@ class Calibration:
             BadInput: no such folder, no or too few pictures in it, or an unreadable one.
             MissingRequirement: the package with the data set is not installed.
         """
-        from resnext.image_source import image_source
+        from resnext.images.sources import image_source
 
         return image_source(
             self.spec or self._own(weights), weights.preprocessing, split="calibration", limit=self.images
@@ -61,7 +61,7 @@ class Calibration:
             self._own(weights)
 
     def _own(self, weights: Weights) -> str:
-        from resnext.shipped import SHIPPED
+        from resnext.weights.shipped import SHIPPED
 
         if weights.source in SHIPPED and SHIPPED[weights.source].config == weights.config:
             return weights.source

@@ -15,15 +15,14 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-import resnext_bench.accuracy as module
-from resnext.backends import SessionOptions, open_session, torch_session
+import resnext.verify.accuracy as module
 from resnext.errors import BadInput, MissingRequirement, ResnextError, SessionFailed, UsageError
-from resnext.fake_session import FakeSession
-from resnext.image_source import FASHION_DATA, ImageSource, image_source
-from resnext.parity import clopper_pearson
-from resnext.session import TensorSpec
-from resnext.weights import Weights, load_weights
-from resnext_bench.accuracy import (
+from resnext.images.sources import FASHION_DATA, ImageSource, image_source
+from resnext.runtimes.pytorch import session as torch_session
+from resnext.runtimes.registry import SessionOptions, open_session
+from resnext.runtimes.session import TensorSpec
+from resnext.testing import FakeSession
+from resnext.verify.accuracy import (
     MARGINS,
     Accuracy,
     accuracy_failures,
@@ -31,6 +30,8 @@ from resnext_bench.accuracy import (
     measure_accuracy,
     reference_logits_for,
 )
+from resnext.verify.parity import clopper_pearson
+from resnext.weights.spec import Weights, load_weights
 
 Logits = NDArray[Any]
 CPU = SessionOptions(device="cpu")
@@ -118,8 +119,8 @@ def test_digits_through_pytorch_are_right_on_353_of_359(digits: Weights, source:
 def test_digits_through_onnx_runtime_are_as_often_right(
     digits: Weights, source: ImageSource, reference: Logits, tmp_path: Path
 ) -> None:
-    from resnext.manifest import BatchRange
-    from resnext_export.onnx_artifact import export_onnx
+    from resnext.artifact.manifest import BatchRange
+    from resnext_export.formats.onnx import export_onnx
 
     # A fixed batch that does not divide 359, and one with the normalisation inside.
     for name, options in {"fixed": {"batch": BatchRange.parse("7")}, "baked": {"bake_preprocessing": True}}.items():
@@ -590,8 +591,8 @@ def test_progress_is_shown_by_chunk(digits: Weights, few: ImageSource, tmp_path:
 def test_processes_that_share_a_folder_share_the_work(reference: Logits, tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\nimport numpy as np\n"
-        "import resnext_bench.accuracy as module\nfrom resnext.backends import torch_session\n"
-        "from resnext.image_source import image_source\nfrom resnext.weights import load_weights\n"
+        "import resnext.verify.accuracy as module\nfrom resnext.runtimes.pytorch import session as torch_session\n"
+        "from resnext.images.sources import image_source\nfrom resnext.weights.spec import load_weights\n"
         "module._CHUNK_IMAGES = 8\n"
         "real, count = torch_session.reference_logits, 0\n"
         "def counting(*arguments):\n"

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from resnext.cuda_driver import probe_driver
 from resnext.errors import BadInput
-from resnext.weights import load_weights
-from resnext_bench import command
-from resnext_bench.environment import record_environment
-from resnext_bench.gpu import open_nvml
+from resnext.machine.cuda_driver import probe_driver
+from resnext.machine.environment import record_environment
+from resnext.machine.nvml import open_nvml
+from resnext.weights.spec import load_weights
+from resnext_bench import cli
 from resnext_bench.report import HEADINGS
 from resnext_bench.result import read_run
-from resnext_export.onnx_artifact import export_onnx
+from resnext_export.formats.onnx import export_onnx
 
 FAST = ["--weights", "digits", "--device", "cpu", "--duration", "0.2", "--rounds", "3", "--warmup", "0.05"]
 
@@ -24,11 +24,11 @@ FAST = ["--weights", "digits", "--device", "cpu", "--duration", "0.2", "--rounds
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr("resnext_bench.validity.MOST_ROUND_SPREAD", 9.0)  # a busy test machine proves nothing here
+    monkeypatch.setattr("resnext_bench.checks.MOST_ROUND_SPREAD", 9.0)  # a busy test machine proves nothing here
 
 
 def bench(*args: str) -> Result:
-    return CliRunner().invoke(command.main, [*FAST, *args], catch_exceptions=False)
+    return CliRunner().invoke(cli.main, [*FAST, *args], catch_exceptions=False)
 
 
 def test_two_backends_and_two_batches_give_four_valid_rows_and_reports(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_bad_call_is_one_clear_line(args: list[str], code: int, message: str) 
 
 
 def test_another_batch_than_a_fixed_artifacts_fails_its_row(tmp_path: Path) -> None:
-    from resnext.manifest import BatchRange
+    from resnext.artifact.manifest import BatchRange
 
     export_onnx(load_weights("digits"), tmp_path / "a", batch=BatchRange.parse("4"))
     result = bench("--backend", "ort-cpu", "--artifact", f"{tmp_path}/a", "--batch", "4,8")

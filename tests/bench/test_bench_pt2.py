@@ -9,14 +9,14 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from resnext.backends.fake_package import FakeLoader, fake_package, fake_pt2_from_torch
+from fakes.package import FakeLoader, fake_package, fake_pt2_from_torch
 from resnext.errors import MissingRequirement
-from resnext.package_record import PackageRecord
-from resnext.weights import Weights, load_model, load_weights
-from resnext_bench import command
+from resnext.runtimes.pt2.record import PackageRecord
+from resnext.weights.spec import Weights, load_model, load_weights
+from resnext_bench import cli
 from resnext_bench.result import read_run
-from resnext_export import pt2_from_torch as converter
-from resnext_export.onnx_artifact import export_onnx
+from resnext_export.convert import pt2_from_torch as converter
+from resnext_export.formats.onnx import export_onnx
 
 FAST = ["--weights", "digits", "--duration", "0.1", "--rounds", "2", "--warmup", "0.02"]
 
@@ -25,7 +25,7 @@ FAST = ["--weights", "digits", "--duration", "0.1", "--rounds", "2", "--warmup",
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     """No compiler; the batch, precision and device that it would have been asked for."""
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("resnext_bench.validity.MOST_ROUND_SPREAD", 9.0)  # a busy test machine proves nothing here
+    monkeypatch.setattr("resnext_bench.checks.MOST_ROUND_SPREAD", 9.0)  # a busy test machine proves nothing here
     made: list[tuple[str, str, str]] = []
     model = load_model(load_weights("digits"))
 
@@ -39,7 +39,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, st
 
 
 def bench(*arguments: str) -> Result:
-    return CliRunner().invoke(command.main, [*FAST, *arguments], catch_exceptions=False)
+    return CliRunner().invoke(cli.main, [*FAST, *arguments], catch_exceptions=False)
 
 
 def test_each_batch_size_has_a_package_of_its_own_compiled_once(
@@ -100,18 +100,18 @@ def test_a_package_that_was_named_is_what_runs(tmp_path: Path, asked: list[tuple
 def test_it_is_compiled_for_the_device_that_it_would_run_on(
     device: str, there: bool, compiled_for: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resnext import package_toolchain
-    from resnext_export import cache
+    from resnext.runtimes.pt2 import toolchain
+    from resnext_export import store
 
     seen: list[str] = []
-    monkeypatch.setattr(package_toolchain, "obstacle", lambda _: None)
+    monkeypatch.setattr(toolchain, "obstacle", lambda _: None)
 
     def refuse(*_: object, device: str, **__: object) -> None:
         seen.append(device)
         raise MissingRequirement("far enough")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    monkeypatch.setattr(cache, "pt2_or_reuse", refuse)
+    monkeypatch.setattr(store, "pt2_or_reuse", refuse)
     result = bench("--backend", "pt2", "--device", device)
     assert result.exit_code == 3
     assert seen == [compiled_for]

@@ -14,14 +14,15 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 import resnext_bench.run as bench_run
-from resnext.backends import SessionOptions, torch_session
-from resnext.fake_session import FakeSession
-from resnext.session import Session
-from resnext.weights import Weights, load_weights
-from resnext_bench import command
+from resnext.machine.nvml import GpuState
+from resnext.runtimes.pytorch import session
+from resnext.runtimes.registry import SessionOptions
+from resnext.runtimes.session import Session
+from resnext.testing import FakeSession
+from resnext.verify.labelled import Labelled
+from resnext.weights.spec import Weights, load_weights
+from resnext_bench import cli
 from resnext_bench.deadline import Deadline
-from resnext_bench.gpu import GpuState
-from resnext_bench.labelled import Labelled
 from resnext_bench.measure import Subject, measure
 from resnext_bench.plan import Cell, Plan
 from resnext_bench.report import markdown, rounds_done
@@ -36,7 +37,7 @@ CELLS = tuple(Cell(name, 1) for name in "abc")
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr("resnext_bench.validity.MOST_ROUND_SPREAD", 9.0)  # a busy test machine proves nothing here
+    monkeypatch.setattr("resnext_bench.checks.MOST_ROUND_SPREAD", 9.0)  # a busy test machine proves nothing here
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def real_or_fake(digits: Weights, does: Callable[[str], None] = lambda _: None) 
     """Opens sessions that compute the right logits; each run calls ``does`` with the backend's name first."""
 
     def opens(name: str, _subject: Any, options: SessionOptions) -> Session:
-        real = torch_session.open_session(digits, options, "torch")
+        real = session.open_session(digits, options, "torch")
 
         class Whole(FakeSession):
             delivered = real.delivered
@@ -166,7 +167,7 @@ def test_a_cell_for_which_there_was_no_time_is_not_opened_and_says_so(
     assert set(ran) == {"torch"}
     assert [row.status for row in done.rows] == ["valid", "failed"], done.rows[0].reasons
     assert (done.rows[1].reasons, done.rows[1].exit_code) == ((OUT_OF_TIME,), 1)
-    assert command.exit_code(done) == 1
+    assert cli.exit_code(done) == 1
 
 
 def test_a_row_that_was_not_measured_is_no_yardstick_for_speed(
@@ -205,7 +206,7 @@ def test_labelled_images_are_not_run_after_the_time_is_over(digits: Weights, mon
 def bench(tmp_path: Path, *args: str) -> Result:
     small = ["--weights", "digits", "--device", "cpu", "--duration", "0.2", "--rounds", "3", "--warmup", "0"]
     return CliRunner().invoke(
-        command.main, [*small, "--backend", "torch,torch-compile", "--samples", "60", "--json", f"{tmp_path}/r.json",
+        cli.main, [*small, "--backend", "torch,torch-compile", "--samples", "60", "--json", f"{tmp_path}/r.json",
                        "--markdown", f"{tmp_path}/r.md", *args],
     )  # fmt: skip
 

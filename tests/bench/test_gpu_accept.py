@@ -21,7 +21,7 @@ import gpu_accept
 from gpu_acceptance import device, steps
 from gpu_acceptance.device import Bench, Forward, floor_us, live, measure_group
 from gpu_acceptance.rows import append_row, code_digest, first_line, latest_line_is_whole, read_rows
-from resnext.config import VARIANTS
+from resnext.network.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -426,7 +426,7 @@ def test_every_row_has_as_many_columns_as_there_are_headings() -> None:
 
 
 def test_gates_are_those_of_the_toolkit() -> None:
-    from resnext.parity import gate_for
+    from resnext.verify.parity import gate_for
 
     for precision in ("fp32", "fp16", "bf16"):
         assert device.GATES[precision] == gate_for(precision).max_error

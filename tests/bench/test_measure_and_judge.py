@@ -13,21 +13,22 @@ import pytest
 from numpy.typing import NDArray
 
 import resnext_bench.run as bench_run
-from resnext.backends import SessionOptions, torch_session
-from resnext.config import VARIANTS
 from resnext.errors import MissingRequirement, SessionFailed
-from resnext.facts import layers
-from resnext.fake_session import FakeSession
-from resnext.parity import Parity, compare
-from resnext.session import Delivered, DeliveredLayer, Session
-from resnext.weights import Weights, load_weights
-from resnext_bench.command import exit_code
-from resnext_bench.labelled import Labelled
+from resnext.network.config import VARIANTS
+from resnext.network.layers import layers
+from resnext.runtimes.pytorch import session as torch_session
+from resnext.runtimes.registry import SessionOptions
+from resnext.runtimes.session import Delivered, DeliveredLayer, Session
+from resnext.testing import FakeSession
+from resnext.verify.labelled import Labelled
+from resnext.verify.parity import Parity, compare
+from resnext.weights.spec import Weights, load_weights
+from resnext_bench.checks import reasons_against
+from resnext_bench.cli import exit_code
 from resnext_bench.measure import Samples, Subject, measure
 from resnext_bench.plan import Cell, Plan
 from resnext_bench.result import Run
 from resnext_bench.run import run_benchmark
-from resnext_bench.validity import reasons_against
 
 QUICK = {"duration_s": 0.05, "rounds": 4, "warmup_s": 0.0}
 
@@ -132,7 +133,7 @@ def bench(
 
 
 def test_a_right_backend_is_valid(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnext_bench.validity.MOST_ROUND_SPREAD", 9.0)  # a busy test machine proves nothing here
+    monkeypatch.setattr("resnext_bench.checks.MOST_ROUND_SPREAD", 9.0)  # a busy test machine proves nothing here
     run = bench(digits, monkeypatch, lambda logits: logits)
     assert run.rows[0].status == "valid", run.rows[0].reasons
     assert exit_code(run) == 0
@@ -147,7 +148,7 @@ def test_answers_that_are_wrong_on_labelled_images_make_the_row_invalid(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    monkeypatch.setattr("resnext_bench.validity.MOST_ROUND_SPREAD", 9.0)
+    monkeypatch.setattr("resnext_bench.checks.MOST_ROUND_SPREAD", 9.0)
     labelled = Labelled("digits", digits, 100, tmp_path)
     right = bench(digits, monkeypatch, lambda logits: logits, labelled=labelled).rows[0]
     assert right.status == "valid", right.reasons
@@ -308,7 +309,7 @@ def test_an_error_that_is_none_of_ours_ends_its_cell_alone() -> None:
 
 
 def test_a_wrong_first_row_is_no_yardstick_for_speed(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnext_bench.validity.MOST_ROUND_SPREAD", 9.0)
+    monkeypatch.setattr("resnext_bench.checks.MOST_ROUND_SPREAD", 9.0)
     plan = Plan((Cell("torch-compile", 2), Cell("torch", 2)), **QUICK)  # type: ignore[arg-type]  # mixed value types
 
     def wrong_first(name: str, _subject: Any, options: Any) -> Session:
@@ -325,7 +326,7 @@ def test_a_wrong_first_row_is_no_yardstick_for_speed(digits: Weights, monkeypatc
 def test_a_backend_that_cannot_open_has_its_row_with_the_reason_and_the_rest_goes_on(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resnext.backends import open_session as real
+    from resnext.runtimes.registry import open_session as real
 
     def no_gpu(name: str, subject: Any, options: Any) -> Session:
         if name == "torch-compile":

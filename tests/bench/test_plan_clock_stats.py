@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from resnext import clock
 from resnext.errors import UsageError
+from resnext.timing import clock
 from resnext_bench.plan import Cell, Plan
 from resnext_bench.stats import LEAST_SAMPLES, derive, percentile_bound, ratio_by_round, round_spread
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from resnext.artifact import Artifact
-from resnext.backends import ort_session
+from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
-from resnext.weights import Weights, load_weights
-from resnext_bench.command import main
+from resnext.runtimes.ort import session
+from resnext.weights.spec import Weights, load_weights
+from resnext_bench.cases import chosen_cells, given_variants, made_variants, merge_obstacle
+from resnext_bench.cli import main
 from resnext_bench.result import read_run
 from resnext_bench.run import Variant
-from resnext_bench.variants import chosen_cells, given_variants, made_variants, merge_obstacle
-from resnext_export.derived_artifact import derive_onnx
-from resnext_export.onnx_artifact import export_onnx
+from resnext_export.formats.derived import derive_onnx
+from resnext_export.formats.onnx import export_onnx
 from resnext_export.recipe import Recipe
 
 
@@ -155,13 +155,13 @@ def test_a_graph_in_another_runtimes_form_is_no_int8(bench: Any, artifacts: dict
 def test_a_runtime_that_computes_something_else_is_caught(
     bench: Any, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = ort_session.OrtSession.run
+    original = session.OrtSession.run
 
     def off(self: Any, inputs: Any) -> Any:
         logits = original(self, inputs)
         return {name: array + 0.3 * np.abs(array).max() for name, array in logits.items()}
 
-    monkeypatch.setattr(ort_session.OrtSession, "run", off)
+    monkeypatch.setattr(session.OrtSession, "run", off)
     bench("--backend", "ort-cpu", "--artifact", str(artifacts["int8"].directory))
     (row,) = rows().values()
     assert row.parity.max_error < 2  # which the wide gate alone would let pass

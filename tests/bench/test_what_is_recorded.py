@@ -15,13 +15,14 @@ import pytest
 import torch
 
 import resnext_bench.run as bench_run
-from resnext.backends import SessionOptions
-from resnext.fake_session import FakeSession
-from resnext.session import Session
-from resnext.weights import Weights, load_weights
-from resnext_bench import environment, memory
-from resnext_bench.environment import record_packages
-from resnext_bench.gpu import GpuState, open_nvml
+from resnext.machine import environment
+from resnext.machine.environment import record_packages
+from resnext.machine.nvml import GpuState, open_nvml
+from resnext.runtimes.registry import SessionOptions
+from resnext.runtimes.session import Session
+from resnext.testing import FakeSession
+from resnext.weights.spec import Weights, load_weights
+from resnext_bench import memory
 from resnext_bench.memory import peak_memory
 from resnext_bench.plan import Cell, Plan
 from resnext_bench.report import markdown
@@ -211,7 +212,7 @@ def test_versions_are_asked_after_sessions_were_opened(digits: Weights, monkeypa
 def test_recording_versions_imports_nothing() -> None:
     script = (
         "import sys\n"
-        "from resnext_bench.environment import record_packages\n"
+        "from resnext.machine.environment import record_packages\n"
         "before = set(sys.modules)\n"
         "assert 'torch' in record_packages()\n"
         "assert not {'torch', 'onnx', 'onnxruntime', 'openvino'} & set(sys.modules)\n"

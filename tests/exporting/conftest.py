@@ -10,18 +10,22 @@ from typing import Any
 
 import pytest
 
-from resnext import cuda_driver, passport, trt_flavour
-from resnext.artifact import Artifact, file_sha256, read_artifact
-from resnext.cuda_driver import Driver
-from resnext.engine_name import engine_name
-from resnext.engine_record import EngineOptions
+from resnext.artifact.files import Artifact, file_sha256, read_artifact
+from resnext.artifact.manifest import BatchRange, Manifest
+from resnext.artifact.records import EngineOptions
 from resnext.errors import MissingRequirement
-from resnext.manifest import BatchRange, Manifest
-from resnext.trt_flavour import Flavour, flavour_for
-from resnext.weights import Weights, load_weights
-from resnext_export import cache, engine_artifact, engine_from_onnx
-from resnext_export.engine_artifact import export_engine
-from resnext_export.onnx_artifact import export_onnx
+from resnext.machine import cuda_driver
+from resnext.machine.cuda_driver import Driver
+from resnext.runtimes import compatibility
+from resnext.runtimes.trt import library
+from resnext.runtimes.trt.identity import engine_name
+from resnext.runtimes.trt.library import Flavour, flavour_for
+from resnext.weights.spec import Weights, load_weights
+from resnext_export import store
+from resnext_export.formats import tensorrt
+from resnext_export.formats.onnx import export_onnx
+from resnext_export.formats.tensorrt import export_engine
+from resnext_export.tensorrt import engine_from_onnx
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +70,7 @@ def plant_driver(monkeypatch: pytest.MonkeyPatch) -> Callable[[Driver], None]:
     """Makes the toolkit see another driver than the machine's."""
 
     def plant(driver: Driver) -> None:
-        for module in (cuda_driver, trt_flavour, passport, engine_from_onnx, engine_artifact, cache):
+        for module in (cuda_driver, library, compatibility, engine_from_onnx, tensorrt, store):
             monkeypatch.setattr(module, "probe_driver", lambda *_: driver)
 
     return plant

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from resnext.artifact import Artifact
-from resnext.backends import BACKENDS, SessionOptions, open_session, tensor_session
-from resnext.backends.availability import obstacle
-from resnext.backends.ort_cuda_session import CudaOrtSession
-from resnext.clock import time_device, time_host
-from resnext.config import Precision
-from resnext.delivered import delivered_share
+from resnext.artifact.files import Artifact
 from resnext.errors import ResnextError
-from resnext.parity import compare
-from resnext.session import Session
-from resnext.weights import Weights
-from resnext_export.onnx_artifact import export_onnx
+from resnext.network.config import Precision
+from resnext.runtimes import tensor_session
+from resnext.runtimes.availability import obstacle
+from resnext.runtimes.ort.cuda import CudaOrtSession
+from resnext.runtimes.registry import BACKENDS, SessionOptions, open_session
+from resnext.runtimes.session import Session
+from resnext.timing.clock import time_device, time_host
+from resnext.verify.delivered import delivered_share
+from resnext.verify.parity import compare
+from resnext.weights.spec import Weights
+from resnext_export.formats.onnx import export_onnx
 
 BATCHES = (1, 8, 64)
 NO_ORT_CUDA = obstacle("ort-cuda")

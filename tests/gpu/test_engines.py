@@ -17,29 +17,29 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from resnext.artifact import Artifact
-from resnext.backends import SessionOptions, open_session
-from resnext.backends.availability import obstacle
-from resnext.backends.torch_session import reference_logits
-from resnext.config import Precision
-from resnext.cuda_driver import probe_driver
-from resnext.delivered import delivered_share, undelivered
-from resnext.engine_record import EngineOptions
+from resnext.artifact.files import Artifact
+from resnext.artifact.manifest import BatchRange
+from resnext.artifact.records import EngineOptions
 from resnext.errors import EngineRefused, MissingRequirement, SessionFailed
-from resnext.inputs import seeded_pixels
-from resnext.manifest import BatchRange
-from resnext.parity import Parity, compare, gate_for
-from resnext.session import Session
-from resnext.trt_flavour import FLAVOURS, EngineKind
-from resnext.weights import Weights, load_weights
+from resnext.images.synthetic import seeded_pixels
+from resnext.machine.cuda_driver import probe_driver
+from resnext.network.config import Precision
+from resnext.runtimes.availability import obstacle
+from resnext.runtimes.pytorch.session import reference_logits
+from resnext.runtimes.registry import SessionOptions, open_session
+from resnext.runtimes.session import Session
+from resnext.runtimes.trt.library import FLAVOURS, EngineKind
+from resnext.verify.delivered import delivered_share, undelivered
+from resnext.verify.parity import Parity, compare, gate_for
+from resnext.weights.spec import Weights, load_weights
 from resnext_bench.plan import Cell, Plan
 from resnext_bench.run import run_benchmark
-from resnext_export.cache import build_or_reuse, engine_or_reuse
-from resnext_export.command import main
-from resnext_export.derived_artifact import derive_onnx
-from resnext_export.engine_artifact import export_engine, refit_engine
-from resnext_export.onnx_artifact import export_onnx
+from resnext_export.cli.export import main
+from resnext_export.formats.derived import derive_onnx
+from resnext_export.formats.onnx import export_onnx
+from resnext_export.formats.tensorrt import export_engine, refit_engine
 from resnext_export.recipe import QUANTIZED, Calibration, Recipe
+from resnext_export.store import build_or_reuse, engine_or_reuse
 
 BATCHES = (1, 8, 64, 256)
 #: One for small batches, one for large ones.
@@ -364,12 +364,12 @@ def test_a_refit_changes_the_output_as_the_weights_do(kind: EngineKind, small: W
 
 SECOND_PROCESS = """
 import json
-from resnext.backends import SessionOptions, open_session
-from resnext.batch_range import BatchRange
-from resnext.engine_record import EngineOptions
-from resnext.inputs import seeded_pixels
-from resnext.weights import load_weights
-from resnext_export.cache import build_or_reuse, engine_or_reuse
+from resnext.runtimes.registry import SessionOptions, open_session
+from resnext.artifact.specs import BatchRange
+from resnext.artifact.records import EngineOptions
+from resnext.images.synthetic import seeded_pixels
+from resnext.weights.spec import load_weights
+from resnext_export.store import build_or_reuse, engine_or_reuse
 
 weights = load_weights("digits")
 images = weights.preprocessing.normalise(seeded_pixels(weights.config, 8))

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from resnext.artifact import Artifact
-from resnext.backends import SessionOptions, open_session
-from resnext.backends.availability import obstacle
-from resnext.manifest import BatchRange
-from resnext.parity import compare, gate_for
-from resnext.weights import Weights
-from resnext_export.onnx_artifact import export_onnx
+from resnext.artifact.files import Artifact
+from resnext.artifact.manifest import BatchRange
+from resnext.runtimes.availability import obstacle
+from resnext.runtimes.registry import SessionOptions, open_session
+from resnext.verify.parity import compare, gate_for
+from resnext.weights.spec import Weights
+from resnext_export.formats.onnx import export_onnx
 
 BATCHES = (1, 8)
 

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnext.artifact import Artifact
-from resnext.backends import SessionOptions, open_session
+from resnext.artifact.files import Artifact
+from resnext.artifact.manifest import BatchRange
 from resnext.errors import UsageError
-from resnext.manifest import BatchRange
-from resnext.package_record import obstacles, this_host
-from resnext.package_toolchain import obstacle
-from resnext.parity import compare
-from resnext.weights import Weights, load_weights
-from resnext_export.pt2_artifact import export_pt2
+from resnext.runtimes.pt2.record import obstacles, this_host
+from resnext.runtimes.pt2.toolchain import obstacle
+from resnext.runtimes.registry import SessionOptions, open_session
+from resnext.verify.parity import compare
+from resnext.weights.spec import Weights, load_weights
+from resnext_export.formats.pt2 import export_pt2
 
 BATCHES = (1, 8, 64)
 REASON = obstacle("cuda")

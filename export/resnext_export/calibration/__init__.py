@@ -1,0 +1,1 @@
+"""Ranges of activations, for quantization and for half precision."""

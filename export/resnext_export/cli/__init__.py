@@ -1,0 +1,1 @@
+"""The command resnext-export and its subcommands."""

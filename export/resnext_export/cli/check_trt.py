@@ -1,0 +1,145 @@
+"""The command ``resnext-export check-trt``: a TensorRT acceptance test for any ONNX file, without a GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from resnext.cli.app import (
+    SETTINGS,
+    NameType,
+    OneLineCommand,
+    check_writable,
+    guarded,
+    json_option,
+    printable,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from resnext_export.tensorrt.acceptance import Acceptance
+
+_EPILOG = """\b
+Examples:
+  resnext-export check-trt model.onnx
+  resnext-export check-trt model.onnx --batch 1:8:64 --target sm_89
+  resnext-export check-trt detector.onnx --shape images=Nx3x640x640 --json findings.json
+Exit code 0: an engine was built. 1: the file was refused, the table says by which nodes.
+"""
+
+
+@click.command("check-trt", cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.argument("path", type=click.Path(path_type=Path), metavar="MODEL.onnx")
+@click.option(
+    "--library", "kind", type=NameType("library", ("trt", "trt-rtx")), default="trt-rtx", show_default=True,
+    metavar="trt|trt-rtx", help="TensorRT-RTX, which needs no GPU, or TensorRT on the GPU at hand.",
+)  # fmt: skip
+@click.option(
+    "--batch", default="1:8:64", show_default=True, metavar="MIN:OPT:MAX|N",
+    help="Sizes of open first dimensions.",
+)  # fmt: skip
+@click.option(
+    "--shape", "shape_texts", multiple=True, metavar="INPUT=NxCxHxW",
+    help="An input's dimensions, where more than the first are open; N is the batch. May be given again.",
+)  # fmt: skip
+@click.option(
+    "--target", "targets", metavar="sm_89[,sm_120]", help="GPUs to build for.  [default: all from Ampere on]",
+)  # fmt: skip
+@json_option("Write the findings as JSON")
+@guarded
+def check_trt(
+    path: Path, kind: str, batch: str, shape_texts: tuple[str, ...], targets: str | None, json_path: str | None
+) -> None:
+    """Parse an ONNX file with TensorRT's own parser, build an engine of it, and list what it refuses, node by node.
+
+    The engine is thrown away. No GPU is needed, so this runs in any CI.
+    """
+    check_writable(json_path)
+    from typing import cast
+
+    from resnext.artifact.manifest import MANIFEST_NAME, BatchRange
+    from resnext.artifact.records import EngineOptions
+    from resnext.errors import GateFailed, MissingRequirement, UsageError
+    from resnext.runtimes.trt.library import EngineKind, flavour_for
+    from resnext_export.tensorrt.acceptance import check_onnx
+
+    profile = BatchRange.parse(batch)
+    if profile.max is None:
+        raise UsageError(f"an engine needs an upper limit: --batch {batch}:MAX")
+    shapes = {}
+    for text in shape_texts:
+        name, equals, shape = text.rpartition("=")
+        if not equals:
+            raise UsageError(f"--shape {text!r} is not INPUT=NxCxHxW")
+        shapes[name] = shape
+    if path.is_dir() and (path / MANIFEST_NAME).is_file():
+        from resnext.artifact.files import read_artifact
+
+        artifact = read_artifact(path)
+        if artifact.manifest.kind != "onnx":
+            raise UsageError(f"{path} holds an engine already; resnext-export inspect {path} says what it is")
+        path = artifact.path
+    chosen = tuple(part.strip() for part in (targets or "").split(",") if part.strip())
+    flavour = flavour_for(cast("EngineKind", kind))
+    if flavour.kind != kind:  # what is asked here is what this very library takes
+        raise MissingRequirement("TensorRT is not installed: pip install tensorrt, or check with --library trt-rtx")
+    outcome = check_onnx(path, flavour, EngineOptions(profiles=(profile,), targets=chosen), shapes)
+    if json_path is not None:
+        write_text(json_path, json.dumps(_facts(path, flavour.title, flavour.version, outcome), indent=2) + "\n")
+    if json_path != "-":
+        _print(path, f"{flavour.title} {flavour.version}", outcome)
+    if not outcome.accepted:
+        refused = [finding for finding in outcome.findings if finding.severity == "refused"]
+        where = f" at node {refused[0].node!r}" if refused[0].node else ""
+        raise GateFailed(f"{flavour.title} {flavour.version} refuses {path}{where}: {refused[0].reason}")
+
+
+def _print(path: Path, library: str, outcome: Acceptance) -> None:
+    from collections import Counter
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if outcome.findings:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("finding", "stage", "node", "operator"):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("reason", overflow="fold")
+        for finding in outcome.findings:
+            colour = "red" if finding.severity == "refused" else "yellow"
+            severity = Text(finding.severity, style=colour)
+            cells = (finding.stage, finding.node, finding.operator, finding.reason)
+            table.add_row(severity, *map(printable, cells))
+        # Names of nodes may look like rich's markup.
+        width = None if Console().is_terminal else 200
+        Console(highlight=False, markup=False, emoji=False, width=width).print(table)
+    if outcome.engine is not None:
+        built = outcome.engine
+        types = Counter(layer.dtype for layer in built.layers if layer.multiplies)
+        products = ", ".join(f"{count} in {dtype}" for dtype, count in types.most_common()) or "none"
+        size_mb = len(built.data) / 1e6
+        click.echo(
+            f"accepted  {path}: {outcome.nodes} nodes, engine of {size_mb:.1f} MB in {built.build_s:.1f} s by {library}"
+        )
+        click.echo(f"products  {products} (convolutions and matrix products, after fusion)")
+
+
+def _facts(path: Path, library: str, version: str | None, outcome: Acceptance) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    built = outcome.engine
+    return {
+        "file": str(path),
+        "library": library,
+        "version": version,
+        "accepted": outcome.accepted,
+        "nodes": outcome.nodes,
+        "findings": [asdict(finding) for finding in outcome.findings],
+        "engine_size_bytes": None if built is None else len(built.data),
+        "build_s": None if built is None else round(built.build_s, 3),
+        "layers": [] if built is None else [layer.model_dump(mode="json") for layer in built.layers],
+    }

@@ -1,0 +1,39 @@
+"""What a manifest says of how its precision came about, for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resnext.artifact.manifest import Manifest
+
+
+def counted(reasons: Iterable[str]) -> list[str]:
+    """How many convolutions have each reason to be left as they are."""
+    found = Counter(reasons).items()
+    return [f"{count} convolution{'s' * (count > 1)} ({reason})" for reason, count in found]
+
+
+def derivation(manifest: Manifest) -> list[str]:
+    """Lines on ranges, calibration and merged groups; none for a plain float32 artifact."""
+    lines = []
+    if (ranges := manifest.ranges) is not None:
+        lines.append(
+            f"ranges    at most {ranges.largest:.3g} ({ranges.layer}), {manifest.precision} holds {ranges.limit:.3g} "
+            f"({ranges.images} images)"
+        )
+    if (quantized := manifest.quantization) is not None:
+        lines.append(
+            f"images    {quantized.images} of {quantized.source}, {quantized.method}; form for {quantized.runtime}"
+        )
+        kept = counted(reason for name, reason in quantized.left if name != "fc")
+        lines.append(f"left      {', '.join([*kept, 'the classifier'])}: not {manifest.precision}")
+    if (merged := manifest.merged) is not None:
+        if not merged.groups:
+            return [*lines, f"merged    none: no merge is faster on {merged.runtime} here, batch {merged.batch}"]
+        how = "" if merged.speedup is None else f", {merged.speedup:.2f} times as fast on {merged.runtime}"
+        what = "convolution" + "s" * (len(merged.groups) > 1)
+        lines.append(f"merged    {len(merged.groups)} {what}{how}; float64 differs by {merged.max_error:.0e} at most")
+    return lines

@@ -1,0 +1,46 @@
+"""The command ``resnext-export refit``: weights into an engine that was built without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from resnext.cli.app import SETTINGS, OneLineCommand, guarded
+
+_EPILOG = """\b
+Examples:
+  resnext-export --format trt --strip-weights --output thin/
+  resnext-export refit thin/ --output engine/                          the weights that it was built from
+  resnext-export refit thin/ --weights newer.safetensors --output engine/
+Needs the GPU that the engine was built for. The refitted engine is compared with PyTorch.
+"""
+
+
+@click.command("refit", cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.argument("path", type=click.Path(path_type=Path), metavar="ENGINE")
+@click.option("--weights", "spec", metavar="SPEC", help="As in resnext-export.  [default: those it was built from]")
+@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder to make.")
+@click.option("--force", is_flag=True, help="Replace an artifact that is already in DIR.")
+@click.option("--check/--no-check", default=True, help="Compare the engine with PyTorch.  [default: check]")
+@guarded
+def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) -> None:
+    """Put weights into an engine that was built with --strip-weights, and prove the outcome."""
+    from resnext.artifact.files import check_destination, read_artifact
+    from resnext.errors import UsageError
+    from resnext.runtimes.trt.library import driver_or_refuse, flavour_of
+    from resnext_export.formats.tensorrt import refit_engine
+
+    artifact = read_artifact(path)
+    record = artifact.manifest.engine
+    if record is None or not record.options.strip_weights:
+        raise UsageError(f"{path} is not an engine without weights; build one with --format trt --strip-weights")
+    check_destination(output, force=force)
+    driver_or_refuse(flavour_of(record.library))
+    done = refit_engine(artifact, spec, output, check=check, force=force)
+    click.echo(f"wrote     {done.path}  ({done.manifest.file_size_bytes / 1e6:.1f} MB)")
+    click.echo(f"weights   {done.manifest.weights.source}, sha256 {done.manifest.weights.sha256}")
+    if done.manifest.check is None:
+        click.echo("parity    NOT CHECKED (--no-check)")
+    else:
+        click.echo(f"parity    ok: max error {done.manifest.check.max_error:.1e} on {done.manifest.check.backend}")

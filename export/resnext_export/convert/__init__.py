@@ -1,0 +1,1 @@
+"""Conversions between formats, each named by its ends."""

@@ -1,0 +1,280 @@
+"""The whole way from an ONNX artifact to one of another precision or with merged groups, proven like the first."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
+from resnext.artifact.manifest import Manifest, MergeRecord, QuantizationRecord, RangeRecord
+from resnext.errors import BadInput, GateFailed, UsageError
+from resnext.images.synthetic import seeded_pixels
+from resnext.network.config import Precision
+from resnext.progress import working
+from resnext.runtimes.onnx_reference import node_by_node
+from resnext_export.cli.derivation import counted
+from resnext_export.recipe import HALVES, QUANTIZED, Recipe
+
+from .onnx import CHECK_BATCHES, DIFFERENT, FILE_NAME, Expected, expect, library_versions, prove, write_onnx
+
+if TYPE_CHECKING:
+    from resnext.images.sources import ImageSource
+    from resnext.weights.spec import Weights
+    from resnext_export.calibration.collect import Ranges
+    from resnext_export.passes.lower import HalfPrecision
+    from resnext_export.recipe import Method, Runtime
+
+_Calibrated: TypeAlias = "tuple[Ranges, QuantizationRecord]"
+#: Why the classifier is never int8.
+_CLASSIFIER = "the classifier: next to none of the work, and nothing behind it evens rounding out"
+
+
+@dataclass(frozen=True)
+class _Derived:
+    """A graph on its way.
+
+    Attributes:
+        proto: the graph.
+        facts: what it adds to its parent's manifest.
+    """
+
+    proto: onnx.ModelProto
+    facts: dict[str, Any]
+
+
+def derive_onnx(
+    parent: Artifact,
+    weights: Weights,
+    directory: Path,
+    recipe: Recipe,
+    *,
+    check: bool = True,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Artifact:
+    """Make a new ONNX artifact of ``parent``, in ``directory``, whole or not at all.
+
+    Args:
+        parent: an ONNX artifact; of float32 where ``recipe`` names another precision.
+        weights: what it was exported from, for the comparison.
+        directory: folder to make; ``model.onnx`` and ``manifest.json`` appear in it together.
+        recipe: precision, images to calibrate on, groups to merge.
+        check: compare the written bytes with eager PyTorch.
+        force: replace an artifact that is already there.
+        say: called with one line for what a user should know before the work is done.
+
+    Raises:
+        UsageError: nothing to do, no images to calibrate on, or ``directory`` is taken.
+        BadInput: ``parent`` is quantized already or not of float32; images that cannot be used.
+        GateFailed: a layer's values are beyond the precision, or the written bytes do not compute what PyTorch
+            computes. Nothing is written.
+        MissingRequirement: the images' package is not installed, or the disk is full.
+    """
+    of = parent.manifest
+    if of.kind != "onnx":
+        raise UsageError(f"another precision is made of an ONNX artifact; {parent.directory} is of kind {of.kind}")
+    precision = recipe.precision or of.precision
+    # The precision that it has may be named beside groups to merge.
+    if of.precision != "fp32" and recipe.precision is not None and (precision != of.precision or recipe.merge is None):
+        already = "is quantized already" if of.quantization is not None else "is no float32 artifact"
+        raise BadInput(f"{parent.directory} {already} ({of.precision}); start from the float32 export")
+    if precision == of.precision and recipe.merge is None:
+        raise UsageError(f"{parent.directory} is {precision} already, and no groups are to be merged: nothing to do")
+    check_destination(directory, force=force)
+    graph = _Derived(onnx.load(parent.path), {})
+    if precision == "fp8" != of.precision:  # which groups have to be wide for
+        graph = _merged(graph, recipe)
+    calibrated = pixels = None
+    if precision != of.precision and precision in QUANTIZED:
+        asked = recipe.calibration
+        images = asked.source(weights)
+        if precision == "fp8":
+            _say_left(graph.proto, say)
+        if asked.spec == "random":
+            say("calibrating on noise: the file will be good for trying speed, not for use")
+        calibrated = _calibrated(parent, recipe.runtime, images, asked.method)
+        # Compared on what it was calibrated for; noise is no image, and a network can hardly tell any from another.
+        pixels = None if images.name.startswith("random") else _some(images)
+    # PyTorch computes the reference on another thread meanwhile.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        awaited = pool.submit(expect, weights, of.batch, precision, pixels=pixels) if check else None
+        derived = _derive(graph, parent, recipe, precision, calibrated, _probes(of, weights))
+        expected = awaited.result() if awaited is not None else None
+    if expected is not None and calibrated is not None:
+        with working("computing what this precision costs at best"):
+            expected = replace(
+                expected, baseline=_at_best(graph.proto, parent, recipe, precision, calibrated[1].method, expected)
+            )
+    with staging(directory, force=force) as folder:
+        manifest = _write(derived, parent, precision, recipe, folder)
+        if expected is not None:
+            with working("comparing the written file with PyTorch"):
+                record = prove(Artifact(folder, manifest), expected)
+            manifest = manifest.model_copy(update={"check": record})
+        seal(folder, manifest)
+    return Artifact(directory, manifest)
+
+
+def _derive(
+    graph: _Derived, parent: Artifact, recipe: Recipe, precision: Precision, calibrated: _Calibrated | None,
+    probes: NDArray[Any],
+) -> _Derived:  # fmt: skip
+    if precision == parent.manifest.precision:
+        return _merged(graph, recipe)
+    if precision in (*HALVES, "fp8"):
+        half = cast("HalfPrecision", "fp16" if precision == "fp8" else precision)
+        with working(f"converting to {precision}"):
+            record = _checked_ranges(parent, half, probes)
+            graph = _lowered(graph, half, recipe, None if precision == "fp8" else record)
+    if calibrated is not None:
+        ranges, record_of = calibrated
+        with working(f"quantizing to {precision}"):
+            proto, left = _quantized(graph.proto, ranges, precision, recipe)
+        graph = _Derived(proto, graph.facts | {"quantization": record_of.model_copy(update={"left": left})})
+    return graph if precision == "fp8" else _merged(graph, recipe)
+
+
+def _some(images: ImageSource) -> NDArray[np.uint8]:
+    """A few of the images, from first to last: a folder has them class by class."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, DIFFERENT).astype(int))
+    return np.concatenate([images.pixels(int(index), int(index) + 1) for index in chosen])
+
+
+def _calibrated(parent: Artifact, runtime: Runtime, images: ImageSource, method: Method) -> _Calibrated:
+    from resnext_export.calibration.collect import Source, calibrate_or_reuse
+
+    source = Source.of_images(images, baked=parent.manifest.preprocessing_baked)
+    ranges = calibrate_or_reuse(parent.path, source, method)
+    record = QuantizationRecord(
+        runtime=runtime, method=method, source=images.name, source_sha256=images.digest, images=len(images)
+    )
+    return ranges, record
+
+
+def _quantized(
+    proto: onnx.ModelProto, ranges: Ranges, precision: Precision, recipe: Recipe
+) -> tuple[onnx.ModelProto, tuple[tuple[str, str], ...]]:
+    if precision == "fp8":
+        from resnext_export.passes.quantize_fp8 import fp8_from_onnx
+
+        quantized, left = fp8_from_onnx(proto, ranges)
+        return quantized, (*left, ("fc", _CLASSIFIER))
+    from resnext_export.passes.quantize_int8 import quantized_from_onnx
+
+    return quantized_from_onnx(proto, ranges, recipe.runtime), (("fc", _CLASSIFIER),)
+
+
+def _lowered(graph: _Derived, half: HalfPrecision, recipe: Recipe, record: RangeRecord | None) -> _Derived:
+    from resnext_export.passes.lower import lowered_from_onnx
+
+    proto = lowered_from_onnx(graph.proto, half, native_io=recipe.native_io)
+    return _Derived(proto, graph.facts | ({} if record is None else {"ranges": record}))
+
+
+def _checked_ranges(parent: Artifact, half: HalfPrecision, images: NDArray[Any]) -> RangeRecord:
+    """The largest activation; raises GateFailed where the type cannot hold one."""
+    from resnext_export.calibration.activations import activation_ranges, overflows
+    from resnext_export.passes.lower import LARGEST
+
+    found = activation_ranges(parent.path, images)
+    if beyond := [each for each in overflows(found, half, headroom=1.0) if each.beyond]:
+        more = f" ({len(beyond)} layers are)" if len(beyond) > 1 else ""
+        raise GateFailed(f"{beyond[0]}{more}. Nothing was written")
+    widest = max(found, key=lambda each: each.largest)
+    return RangeRecord(layer=widest.node, largest=widest.largest, limit=LARGEST[half], images=len(images))
+
+
+def _probes(of: Manifest, weights: Weights) -> NDArray[Any]:
+    """Seeded images as the graph takes them."""
+    pixels = seeded_pixels(weights.config, max(CHECK_BATCHES))
+    return pixels if of.preprocessing_baked else weights.preprocessing.normalise(pixels)
+
+
+def _at_best(
+    proto: onnx.ModelProto, parent: Artifact, recipe: Recipe, precision: Precision, method: Method, expected: Expected
+) -> NDArray[np.float64]:
+    """Logits of the same form calibrated on the very images that are compared, which is as good as it gets."""
+    from resnext_export.calibration.collect import Source, calibrate
+
+    images: NDArray[Any] = expected.pixels if parent.manifest.preprocessing_baked else expected.images
+    fixed = parent.manifest.inputs[0].shape[0] or 1
+    whole = images[np.arange(-(-len(images) // fixed) * fixed) % len(images)]
+    source = Source.of("the compared images", whole)
+    ranges = calibrate(parent.path, source.batches(), method, source=source.name, source_sha256=source.sha256)
+    if precision == "fp8":
+        proto = _lowered(_Derived(proto, {}), "fp16", recipe, None).proto
+    proto, _ = _quantized(proto, ranges, precision, recipe)
+    return node_by_node(proto, images).astype(np.float64)
+
+
+def _merged(graph: _Derived, recipe: Recipe) -> _Derived:
+    """``graph`` with merged groups, where some are to be."""
+    from resnext_export.passes.merge_groups import merged_from_onnx
+    from resnext_export.passes.merge_proof import prove_merge
+    from resnext_export.tuning.merge_width import fastest_merge
+
+    facts: dict[str, Any] = {}
+    if recipe.merge is None:
+        return graph
+    if recipe.merge == "auto":
+        assert recipe.runtime != "trt"  # as a recipe is checked
+        choice = fastest_merge(graph.proto, recipe.runtime, recipe.batch)
+        merged = choice.proto
+        facts = {"runtime": recipe.runtime, "batch": recipe.batch, "speedup": round(choice.speedup, 3)}
+    else:
+        merged, changed = merged_from_onnx(graph.proto, recipe.merge)
+        if not changed:
+            raise UsageError(f"no convolution has groups of fewer than {recipe.merge} channels: nothing to merge")
+    proof = prove_merge(graph.proto, merged)
+    groups = {
+        node.name: next(attribute.i for attribute in node.attribute if attribute.name == "group")
+        for node in merged.graph.node
+        if node.op_type == "Conv" and node.name in proof.convs
+    }
+    return _Derived(merged, graph.facts | {"merged": MergeRecord(groups=groups, max_error=proof.max_error, **facts)})
+
+
+def _say_left(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:
+    """Say which convolutions will not be float8, before the work begins."""
+    from resnext_export.passes.quantize_fp8 import left_by_fp8
+
+    left = left_by_fp8(proto)
+    count = sum(node.op_type == "Conv" for node in proto.graph.node)
+    told = ", ".join(counted(reason for _, reason in left))
+    more = "; --merge-groups 32 widens groups" if "a group" in told else ""
+    say(f"fp8: {count - len(left)} of {count} convolutions; left in fp16: {told or 'none'}{more}")
+
+
+def _write(derived: _Derived, parent: Artifact, precision: Precision, recipe: Recipe, folder: Path) -> Manifest:
+    of, opset = parent.manifest, next(e.version for e in derived.proto.opset_import if e.domain in ("", "ai.onnx"))
+    path = write_onnx(derived.proto, folder)
+    native = {"fp16": "float16", "bf16": "bfloat16"}.get(precision) if recipe.native_io else None
+
+    def sized(specs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if native is None:
+            return specs
+        return tuple(s.model_copy(update={"dtype": native}) if s.dtype == "float32" else s for s in specs)
+
+    facts = {
+        "file": FILE_NAME,
+        "file_sha256": file_sha256(path),
+        "file_size_bytes": path.stat().st_size,
+        "precision": precision,
+        "inputs": sized(of.inputs),
+        "outputs": sized(of.outputs),
+        "opset": opset,
+        "parent_sha256": of.file_sha256,
+        "versions": library_versions(),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "check": None,
+        **derived.facts,
+    }
+    return Manifest(**(dict(of) | facts))

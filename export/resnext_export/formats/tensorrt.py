@@ -1,0 +1,255 @@
+"""The whole way from a checked ONNX artifact to an engine artifact: build, fall back where allowed, check, seal."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
+from resnext.artifact.manifest import BatchRange, Manifest
+from resnext.artifact.records import EngineOptions, EngineRecord
+from resnext.errors import BadWeights, UsageError
+from resnext.machine.cuda_driver import probe_driver
+from resnext.runtimes.compatibility import obstacles, this_machine
+from resnext.runtimes.session import TensorSpec
+from resnext.runtimes.trt.identity import engine_name
+from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for, flavour_of, this_platform
+from resnext_export.tensorrt.engine_from_onnx import BuiltEngine, engine_from_onnx
+from resnext_export.tensorrt.fallbacks import Tried, build_with_fallbacks
+from resnext_export.tensorrt.progress import BuildWatch, build_bars
+from resnext_export.tensorrt.timing_cache import TimingCache
+
+if TYPE_CHECKING:
+    import onnx
+
+    from resnext.weights.spec import Weights
+
+FILE_NAME = "model.engine"
+
+
+def export_engine(
+    parent: Artifact,
+    weights: Weights,
+    directory: Path,
+    *,
+    kind: EngineKind,
+    options: EngineOptions,
+    timing_cache: Path | None = None,
+    check: bool = True,
+    force: bool = False,
+) -> Artifact:
+    """Build an engine from an ONNX artifact, into ``directory``, whole or not at all.
+
+    Where this machine can load it, the engine as it lies on disk is run and compared with PyTorch before it is sealed.
+    Where it cannot (TensorRT-RTX, ahead of time, for another machine's GPU), the manifest says so by having no check.
+
+    Args:
+        parent: the ONNX artifact; its precision is the engine's.
+        weights: what it was exported from, for the comparison.
+        directory: folder to make; ``model.engine`` and ``manifest.json`` appear in it together.
+        kind: ``trt`` or ``trt-rtx``; ``trt`` means TensorRT-RTX where only that is installed.
+        options: what to ask of the builder.
+        timing_cache: file with kernel times to reuse and add to; TensorRT only.
+        check: compare the engine with PyTorch, where it can run here.
+        force: replace an artifact that is already there.
+
+    Raises:
+        UsageError: an option that the library or the parent does not have, or ``directory`` is taken.
+        MissingRequirement: the library, or a GPU that it needs, is missing.
+        EngineRefused: the library does not build it, and the fallbacks that are allowed do not help.
+        GateFailed: the engine does not compute what PyTorch computes. Nothing is written.
+    """
+    flavour = flavour_for(kind)
+    check_destination(directory, force=force)
+    check_request(flavour, options, timing_cache)
+    _check_parent(parent, options)
+    times = None if timing_cache is None else TimingCache(timing_cache)
+
+    def build(source: Path | bytes, watch: BuildWatch) -> BuiltEngine:
+        return engine_from_onnx(
+            source, flavour, options, shapes=_open_shapes(parent.manifest), timing_cache=times, watch=watch,
+            name=engine_name(parent.manifest, refittable=options.strip_weights, tf32=options.tf32),
+        )  # fmt: skip
+
+    with build_bars() as watch:
+        tried = build_with_fallbacks(parent.path, lambda source: build(source, watch), options.fallbacks)
+    if tried.done and options.strip_weights:
+        raise UsageError(f"--strip-weights needs a graph as exported, and it had to be changed: {tried.done[0]}")
+    with staging(directory, force=force) as folder:
+        if tried.changed is not None and check:
+            _prove_changed(tried.changed, parent, weights, folder)
+        (folder / FILE_NAME).write_bytes(tried.engine.data)
+        manifest = _manifest(parent, flavour, options, tried, folder / FILE_NAME)
+        if check and not obstacles(manifest, this_machine(flavour)):
+            manifest = _proven(Artifact(folder, manifest), weights, parent)
+        seal(folder, manifest)
+    return Artifact(directory, manifest)
+
+
+def refit_engine(
+    thin: Artifact, spec: str | None, directory: Path, *, check: bool = True, force: bool = False
+) -> Artifact:
+    """Put weights into an engine that was built without, into ``directory``, whole or not at all.
+
+    Args:
+        thin: the engine without weights.
+        spec: which weights, as ``--weights``; None means those that it was built from.
+        directory: folder to make.
+        check: compare the outcome with PyTorch.
+        force: replace an artifact that is already there.
+
+    Raises:
+        BadWeights: the weights are not of the engine's configuration, or declare other facts than it has inside.
+        EngineRefused: the library does not take them.
+        GateFailed: the outcome does not compute what PyTorch computes. Nothing is written.
+    """
+    from resnext.artifact.manifest import WeightsRecord
+    from resnext.cli.parity import artifact_weights
+    from resnext.weights.spec import load_weights
+    from resnext_export.convert.onnx_from_torch import onnx_from_torch
+    from resnext_export.passes.lower import lowered_from_onnx
+    from resnext_export.tensorrt.refit import refitted_from_engine
+
+    manifest, record = thin.manifest, thin.manifest.engine
+    assert record is not None
+    weights = artifact_weights(thin) if spec is None else load_weights(spec, manifest.config)
+    if weights.preprocessing != manifest.preprocessing or weights.class_names != manifest.class_names:
+        raise BadWeights(
+            f"weights {weights.source} declare another preprocessing or other class names than the engine has inside; "
+            "build an engine from them"
+        )
+    any_batch = BatchRange(min=1, opt=8, max=None)
+    proto = onnx_from_torch(weights, any_batch, bake_preprocessing=manifest.preprocessing_baked)
+    if manifest.precision == "fp16" or manifest.precision == "bf16":
+        native_io = manifest.outputs[0].dtype != "float32"
+        proto = lowered_from_onnx(proto, manifest.precision, native_io=native_io)
+    flavour = flavour_of(record.library)
+    data = refitted_from_engine(thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options)
+    with staging(directory, force=force) as folder:
+        path = folder / FILE_NAME
+        path.write_bytes(data)
+        manifest = manifest.model_copy(
+            update={
+                "file_sha256": file_sha256(path),
+                "file_size_bytes": path.stat().st_size,
+                "weights": WeightsRecord(source=weights.source, sha256=weights.sha256),
+                "parent_sha256": manifest.file_sha256,
+                "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                "engine": record.model_copy(update={"refitted": True}),
+            }
+        )
+        if check:
+            manifest = _proven(Artifact(folder, manifest), weights)
+        seal(folder, manifest)
+    return Artifact(directory, manifest)
+
+
+def check_request(flavour: Flavour, options: EngineOptions, timing_cache: Path | None) -> None:
+    """Check that ``flavour`` can build here what is asked of it, before any work is done.
+
+    Raises:
+        UsageError: an option that the library does not have.
+        MissingRequirement: it needs a GPU.
+    """
+    if flavour.kind == "trt-rtx" and timing_cache is not None:
+        raise UsageError("--timing-cache is TensorRT's: TensorRT-RTX times no kernels when it builds")
+    flavour.check_can_build(options, probe_driver())
+
+
+def _check_parent(parent: Artifact, options: EngineOptions) -> None:
+    manifest = parent.manifest
+    if manifest.kind != "onnx":
+        raise UsageError(f"an engine is built from an ONNX artifact; {parent.directory} is of kind {manifest.kind}")
+    if options.tf32 and manifest.precision != "fp32":
+        raise UsageError(f"--tf32 is for float32 engines, and this one is {manifest.precision}; drop it")
+    if options.strip_weights and manifest.merged is not None:
+        raise UsageError(
+            "--strip-weights needs a graph as exported, and this one's groups were merged; drop one of the two"
+        )
+    if options.strip_weights and manifest.quantization is not None:
+        raise UsageError(
+            f"--strip-weights is for float networks; the scales of {manifest.precision} are for these very weights"
+        )
+    for profile in options.profiles:
+        if not (profile.min in manifest.batch and (profile.max or 0) in manifest.batch):
+            raise UsageError(f"the ONNX artifact takes batch {manifest.batch}, so not the profile {profile}")
+
+
+def _open_shapes(manifest: Manifest) -> dict[str, tuple[int | None, ...]]:
+    return {spec.name: spec.shape for spec in manifest.inputs if None in spec.shape}
+
+
+def _manifest(parent: Artifact, flavour: Flavour, options: EngineOptions, tried: Tried, path: Path) -> Manifest:
+    from .onnx import library_versions
+
+    driver = probe_driver()
+    gpu = driver.gpus[0] if driver.gpus else None
+    version = flavour.version
+    assert version is not None
+    of = parent.manifest
+    return of.model_copy(
+        update={
+            "kind": flavour.kind,
+            "file": FILE_NAME,
+            "file_sha256": file_sha256(path),
+            "file_size_bytes": path.stat().st_size,
+            "batch": options.batch,
+            "inputs": tuple(_sized(spec, options) for spec in of.inputs),
+            "outputs": tuple(_sized(spec, options) for spec in of.outputs),
+            "parent_sha256": of.file_sha256,
+            "versions": {**library_versions(), flavour.package: version},
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "check": None,
+            "engine": EngineRecord(
+                library=flavour.package,
+                version=version,
+                cuda=flavour.cuda,
+                platform=this_platform(),
+                gpu=gpu and gpu.name,
+                compute_capability=gpu and gpu.compute_capability,
+                cuda_driver=driver.cuda_version,
+                options=options,
+                done=tried.done,
+                build_s=round(tried.engine.build_s, 3),
+                layers=tried.engine.layers,
+                layers_from=tried.engine.layers_from,
+            ),
+        }
+    )
+
+
+def _sized(spec: TensorSpec, options: EngineOptions) -> TensorSpec:
+    batch = options.batch.min if options.batch.static and len(options.profiles) == 1 else None
+    return spec.model_copy(update={"shape": (spec.shape[0] if spec.shape[0] is not None else batch, *spec.shape[1:])})
+
+
+def _prove_changed(proto: onnx.ModelProto, parent: Artifact, weights: Weights, folder: Path) -> None:
+    """The changed graph must still compute what PyTorch computes; ONNX Runtime can say so without a GPU."""
+    import tempfile
+
+    from .onnx import expect, prove
+
+    manifest = parent.manifest
+    with tempfile.TemporaryDirectory(dir=folder) as kept:  # goes with the folder, whatever happens
+        path = Path(kept) / manifest.file
+        path.write_bytes(proto.SerializeToString())
+        stand_in = manifest.model_copy(
+            update={"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
+        )
+        prove(Artifact(Path(kept), stand_in), expect(weights, manifest.batch, manifest.precision, parent=parent))
+
+
+def _proven(artifact: Artifact, weights: Weights, parent: Artifact | None = None) -> Manifest:
+    from resnext.progress import working
+
+    from .onnx import expect, prove
+
+    manifest = artifact.manifest
+    assert manifest.engine is not None
+    profiles = manifest.engine.options.profiles
+    batches = tuple(sorted({size for profile in profiles for size in (profile.min, profile.opt, profile.max or 0)}))
+    with working("comparing the engine on disk with PyTorch"):
+        expected = expect(weights, manifest.batch, manifest.numerics, batches, parent)
+        record = prove(artifact, expected, manifest.kind)
+    return manifest.model_copy(update={"check": record})

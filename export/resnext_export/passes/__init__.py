@@ -1,0 +1,1 @@
+"""ONNX to ONNX, each pass named by its verb."""

@@ -1,0 +1,58 @@
+"""An engine with weights, from one that was built without: TensorRT's refit, from an ONNX file of the same graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resnext.artifact.records import EngineOptions
+from resnext.errors import EngineRefused, SessionFailed
+from resnext.runtimes.trt.library import Flavour
+from resnext.runtimes.trt.log import captured
+
+from .engine_from_onnx import parser_findings
+
+
+def refitted_from_engine(data: bytes, onnx_data: bytes, flavour: Flavour, options: EngineOptions) -> bytes:
+    """Put the weights of an ONNX file into an engine.
+
+    Args:
+        data: the serialized engine, built with ``strip_weights``.
+        onnx_data: the model, of the same graph.
+        flavour: the library that built the engine. It needs a GPU here.
+        options: that the engine was built with.
+
+    Returns:
+        The serialized engine, weights inside.
+
+    Raises:
+        SessionFailed: the library cannot load the engine.
+        EngineRefused: the weights do not fit, or some are missing.
+    """
+    trt = flavour.load()
+    with captured(trt) as (logger, log):
+        engine = flavour.runtime(trt, logger, options).deserialize_cuda_engine(data)
+        if engine is None:
+            raise SessionFailed(f"{flavour.title} cannot load the engine: {log.reason()}")
+        if not engine.refittable:  # so also one that was refitted: its weights are in it for good
+            raise EngineRefused("the engine takes no weights; refit the one that was built without", ())
+        refitter = trt.Refitter(engine, logger)
+        parser_refitter = trt.OnnxParserRefitter(refitter, logger)
+        if not parser_refitter.refit_from_bytes(onnx_data):
+            found = parser_findings(parser_refitter)
+            node, _, reason = found[0] if found else ("", "", log.reason())
+            where = f"node {node!r}: " if node else ""
+            nodes = tuple(name for name, _, _ in found if name)
+            raise EngineRefused(f"{flavour.title} refuses the weights: {where}{reason}", nodes)
+        if not refitter.refit_cuda_engine():
+            raise EngineRefused(f"{flavour.title} cannot refit: {_missing(refitter) or log.reason()}", ())
+        config = engine.create_serialization_config()
+        config.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)
+        whole = engine.serialize_with_config(config)
+        if whole is None:
+            raise EngineRefused(f"{flavour.title} cannot write the refitted engine: {log.reason()}", ())
+        return bytes(whole)
+
+
+def _missing(refitter: Any) -> str:
+    names = list(refitter.get_missing_weights())
+    return f"{len(names)} weights are missing, first {names[0]}" if names else ""

@@ -1,0 +1,195 @@
+"""Artifact = file + manifest, in one folder. Written whole or not at all, read strictly."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnext.errors import BadArtifact, MissingRequirement, UsageError
+
+from .manifest import MANIFEST_NAME, Manifest, read_manifest
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A checked artifact on disk.
+
+    Attributes:
+        directory: the folder that holds file and manifest.
+        manifest: the passport; its digest matched the file when this was made.
+    """
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def path(self) -> Path:
+        """The file that a runtime loads."""
+        return self.directory / self.manifest.file
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Open the artifact at ``path``: its folder, its manifest or its file.
+
+    Raises:
+        BadArtifact: there is none, its manifest is not valid, or the file's size or digest is not the manifest's.
+    """
+    if not path.exists():
+        raise BadArtifact(f"no artifact at {path}; make one with: resnext-export --format onnx --output {path}")
+    directory = path if path.is_dir() else path.parent
+    manifest = read_manifest(directory / MANIFEST_NAME)
+    artifact = Artifact(directory, manifest)
+    if path.is_file() and path.name not in (MANIFEST_NAME, manifest.file):
+        raise BadArtifact(f"{path} is not the file that {directory / MANIFEST_NAME} describes ({manifest.file})")
+    if artifact.path.is_symlink() or not artifact.path.is_file():
+        raise BadArtifact(f"{artifact.path} is missing or is not a plain file; export the artifact again")
+    size = artifact.path.stat().st_size
+    if size != manifest.file_size_bytes:
+        raise BadArtifact(
+            f"{artifact.path} has {size} bytes, its manifest says {manifest.file_size_bytes}: "
+            "truncated or altered; export the artifact again"
+        )
+    if file_sha256(artifact.path) != manifest.file_sha256:
+        raise BadArtifact(f"{artifact.path} does not have the sha256 of its manifest: altered; export it again")
+    return artifact
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_destination(directory: Path, *, force: bool) -> None:
+    """Check that an artifact may be written to ``directory``, before any work is done.
+
+    Raises:
+        UsageError: something is there and ``force`` is off, or it is not an artifact and so never replaced.
+        MissingRequirement: the parent folder cannot be made or written to.
+    """
+    if os.path.lexists(directory):
+        if not directory.is_dir() or directory.is_symlink():
+            raise UsageError(f"{directory} is there and is not a folder; choose another --output")
+        held = sorted(entry.name for entry in directory.iterdir())
+        if held and not force:
+            raise UsageError(f"{directory} is not empty; give --force to replace it, or choose another --output")
+        if held and not _is_artifact_folder(directory, held):
+            raise UsageError(f"{directory} holds other files than an artifact's; choose another --output")
+    with _disk_errors(directory):
+        directory.absolute().parent.mkdir(parents=True, exist_ok=True)
+        probe = _partial(directory)
+        probe.mkdir()
+        probe.rmdir()
+
+
+def _is_artifact_folder(directory: Path, held: list[str]) -> bool:
+    if MANIFEST_NAME not in held:
+        return False
+    text = (directory / MANIFEST_NAME).read_text("utf-8", "replace")
+    match = re.search(r'"file":\s*"([^"/]+)"', text)
+    ours = match is not None and '"format_version"' in text and '"file_sha256"' in text
+    return ours and set(held) <= {MANIFEST_NAME, *(match.groups() if match else ())}
+
+
+@contextmanager
+def staging(directory: Path, *, force: bool = False) -> Iterator[Path]:
+    """A fresh folder beside ``directory`` that takes its place, whole, when the block ends well.
+
+    On any error or interruption the fresh folder goes, and what was at ``directory`` stays as it was.
+
+    Raises:
+        UsageError: as `check_destination`.
+        MissingRequirement: the disk is full, or the folder cannot be written to.
+    """
+    check_destination(directory, force=force)
+    partial = _partial(directory)
+    _remove_stale(directory)
+    with _disk_errors(directory):
+        partial.mkdir()
+        try:
+            yield partial
+            for file in partial.iterdir():
+                _fsync(file)
+            _fsync(partial)
+            _publish(partial, directory, force=force)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest`` into ``folder``; the artifact's file must already be there."""
+    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+
+
+def _publish(partial: Path, directory: Path, *, force: bool) -> None:
+    old = partial.with_name(partial.name + ".old")
+    replaced = directory.is_dir() and any(directory.iterdir())
+    if replaced and not force:
+        raise UsageError(f"{directory} was written by somebody else meanwhile; nothing was replaced")
+    if directory.is_dir() and not replaced:
+        directory.rmdir()
+    if replaced:
+        directory.rename(old)
+    try:
+        partial.rename(directory)
+    except BaseException:
+        if replaced:
+            old.rename(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    _fsync(directory.absolute().parent)
+
+
+def _partial(directory: Path) -> Path:
+    directory = directory.absolute()
+    return directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+
+
+def _remove_stale(directory: Path) -> None:
+    """Remove what killed processes left beside ``directory``; those of live processes stay."""
+    directory = directory.absolute()
+    for left in directory.parent.glob(f".{glob.escape(directory.name)}.partial-*"):
+        pid = left.name.rpartition("-")[2].removesuffix(".old")
+        if left.name.endswith(".old") and not directory.exists():
+            continue  # killed between two renames: this is the only copy of the old artifact
+        if pid.isdigit() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists()):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors(directory: Path) -> Iterator[None]:
+    """Translate what a disk refuses into one line with the way out."""
+    try:
+        yield
+    except BadArtifact:
+        raise
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise MissingRequirement(
+                f"the disk has no room for {directory} ({exc.strerror}); free some, or choose another --output. "
+                "Nothing was written"
+            ) from exc
+        raise MissingRequirement(
+            f"cannot write to {directory}: {exc.strerror or exc}; choose another --output"
+        ) from exc

@@ -1,0 +1,260 @@
+"""The manifest: an artifact's passport, a strict and versioned file beside the bytes that it describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from resnext.errors import BadArtifact, ResnextError
+from resnext.images.preprocessing import Preprocessing
+from resnext.network.config import Precision, ResNeXtConfig
+from resnext.runtimes.pt2.record import PackageRecord
+from resnext.runtimes.session import TensorSpec
+
+from .records import EngineRecord
+from .specs import BatchRange as BatchRange
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WeightsRecord(_Strict):
+    """Where the weights came from, and the digest of their tensors (not of the file that held them)."""
+
+    source: str
+    sha256: Sha256
+
+
+class CheckRecord(_Strict):
+    """Parity of the written bytes against eager PyTorch, when the artifact was made.
+
+    Attributes:
+        batches: batch sizes that were compared.
+        backend: runtime that ran the written bytes.
+        max_error: largest absolute difference over root mean square of the reference logits, over all batches.
+        tolerance: what ``max_error`` had to stay under.
+        error_ratio: largest ``max_error`` over what the precision costs by itself, where that is known.
+    """
+
+    batches: tuple[int, ...]
+    backend: str
+    max_error: float
+    tolerance: float
+    error_ratio: float | None = None
+
+
+class RangeRecord(_Strict):
+    """The largest value that a layer of a half-precision network put out, computed in float32.
+
+    Attributes:
+        layer: name of the convolution, addition or classifier.
+        largest: largest absolute value over the images.
+        limit: largest finite value of the precision.
+        images: how many images were run.
+    """
+
+    layer: str
+    largest: float
+    limit: float
+    images: int = Field(ge=1)
+
+
+class QuantizationRecord(_Strict):
+    """How a graph was quantized, and with which images.
+
+    Attributes:
+        runtime: whose form the graph has.
+        method: how calibration judged outliers.
+        source: name of the calibration images; ``random`` are noise.
+        source_sha256: digest of these images.
+        images: how many.
+        left: convolutions and classifier that were left as they are, each with the reason.
+    """
+
+    runtime: Literal["trt", "ort", "openvino"]
+    method: Literal["minmax", "entropy", "percentile"]
+    source: str
+    source_sha256: Sha256
+    images: int = Field(ge=1)
+    left: tuple[tuple[str, str], ...] = ()
+
+
+class MergeRecord(_Strict):
+    """Convolutions whose groups were merged: the same function with fewer, wider groups.
+
+    Attributes:
+        groups: what each changed convolution has now, by its name.
+        max_error: largest difference to the graph before, in float64, over the root mean square of the outputs.
+        runtime: that the choice was timed on, or None where a width was asked for.
+        batch: that it was timed at.
+        speedup: times faster than the graph before, measured interleaved when it was chosen.
+    """
+
+    groups: dict[str, int]
+    max_error: float
+    runtime: Literal["ort", "openvino"] | None = None
+    batch: int | None = None
+    speedup: float | None = None
+
+
+class Manifest(_Strict):
+    """Everything that a later stage needs to know of an artifact without opening it.
+
+    Attributes:
+        format_version: of this file; readers refuse any other.
+        kind: format of the artifact: an ONNX file, OpenVINO's IR (both of its files in one), an engine of TensorRT
+            or of TensorRT-RTX, or an AOTInductor package (pt2).
+        file: name of the artifact's file, beside the manifest.
+        file_sha256: digest of its bytes.
+        file_size_bytes: its size.
+        model: the variant's name, or None for a configuration without one.
+        config: the network.
+        weights: what was exported.
+        precision: element type of weights and activations that was asked for.
+        inputs: the graph's inputs.
+        outputs: the graph's outputs.
+        batch: batch sizes that it takes.
+        preprocessing: what an image goes through before the network.
+        preprocessing_baked: True where the graph takes uint8 N x H x W x C pixels and normalises them itself.
+        class_names: one for each logit, or none.
+        opset: ONNX operator set of the graph that the artifact is, or was made from; None for a package, which was not.
+        parent_sha256: digest of the artifact that this one was made from, or None.
+        versions: of this toolkit and the libraries that made the artifact.
+        created: UTC time, ISO 8601.
+        check: the parity check that the written bytes passed, or None where it was skipped.
+        engine: how an engine was built, for what, and what its layers got; None for what is no engine.
+        package: what a package says of itself: what it needs of a machine, layers, kernels; None for what is none.
+        ranges: how far a half-precision network stays from its type's limit; None for other precisions.
+        quantization: how an int8 or fp8 network was calibrated; None for other precisions.
+        merged: convolutions whose groups were merged, or None.
+    """
+
+    format_version: Literal[1] = 1
+    kind: Literal["onnx", "openvino", "trt", "trt-rtx", "pt2"]
+    file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    file_sha256: Sha256
+    file_size_bytes: int = Field(ge=1)
+    model: str | None
+    config: ResNeXtConfig
+    weights: WeightsRecord
+    precision: Precision
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    batch: BatchRange
+    preprocessing: Preprocessing
+    preprocessing_baked: bool = False
+    class_names: tuple[str, ...] = ()
+    opset: int | None
+    parent_sha256: Sha256 | None = None
+    versions: dict[str, str]
+    created: str
+    check: CheckRecord | None = None
+    engine: EngineRecord | None = None
+    package: PackageRecord | None = None
+    ranges: RangeRecord | None = None
+    quantization: QuantizationRecord | None = None
+    merged: MergeRecord | None = None
+
+    @model_validator(mode="after")
+    def _engine_where_kind_says_so(self) -> Manifest:
+        if (self.kind in ("trt", "trt-rtx")) != (self.engine is not None):
+            raise ValueError(f"a manifest of kind {self.kind} {'needs an' if self.engine is None else 'has no'} engine")
+        return self
+
+    @model_validator(mode="after")
+    def _package_where_kind_says_so(self) -> Manifest:
+        is_package = self.kind == "pt2"
+        if is_package != (self.package is not None):
+            raise ValueError(f"a manifest of kind {self.kind} {'needs a' if is_package else 'has no'} package")
+        if is_package != (self.opset is None):
+            raise ValueError(f"a manifest of kind {self.kind} {'has no' if is_package else 'needs an'} opset")
+        return self
+
+    @model_validator(mode="after")
+    def _quantization_where_precision_says_so(self) -> Manifest:
+        if (self.precision in ("int8", "fp8")) != (self.quantization is not None):
+            needs = "needs a" if self.quantization is None else "has no"
+            raise ValueError(f"a manifest of precision {self.precision} {needs} quantization record")
+        return self
+
+    @field_validator("class_names")
+    @classmethod
+    def _one_for_each_logit(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        config = info.data.get("config")
+        if names and config is not None and len(names) != config.num_classes:
+            raise ValueError(f"{len(names)} names for {config.num_classes} logits")
+        return names
+
+    @property
+    def numerics(self) -> str:
+        """What parity is judged by: the precision, or ``tf32`` for a float32 engine that may round to TF32."""
+        return "tf32" if self.engine is not None and self.engine.options.tf32 else self.precision
+
+    @property
+    def left(self) -> frozenset[str]:
+        """Convolutions and classifier that are not of ``precision``, and were never meant to be."""
+        return frozenset() if self.quantization is None else frozenset(name for name, _ in self.quantization.left)
+
+    def takes(self, batch: int) -> bool:
+        """Whether the artifact runs at ``batch``; an engine does where one of its optimization profiles covers it."""
+        ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
+        return any(batch in covered for covered in ranges)
+
+    def batches(self) -> str:
+        """The batch sizes that the artifact takes, for people."""
+        ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
+        return ", ".join(map(str, ranges))
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest file.
+
+    Raises:
+        BadArtifact: missing, not JSON, of an unknown format version, or not as the schema says.
+    """
+    import json
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as exc:
+        raise BadArtifact(f"no {MANIFEST_NAME} at {path}; an artifact is a folder that resnext-export wrote") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BadArtifact(f"cannot read {path}: {exc}") from exc
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise BadArtifact(f"{path} is not JSON: {exc}; export the artifact again") from exc
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION:
+        raise BadArtifact(
+            f"{path} has format_version {version!r}, this version reads {FORMAT_VERSION}; "
+            "export the artifact again or use the toolkit that wrote it"
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "manifest"
+        raise BadArtifact(f"{path} is not valid: {where}: {first['msg']}; export the artifact again") from exc
+    except ResnextError as exc:
+        raise BadArtifact(f"{path} is not valid: {exc}") from exc

@@ -1,0 +1,126 @@
+"""The command ``resnext-classify``: an image file to class names, end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from resnext.version import __version__
+
+from .app import (
+    ARTIFACT_BACKENDS,
+    SETTINGS,
+    NameType,
+    OneLineCommand,
+    check_writable,
+    chosen_weights,
+    guarded,
+    json_option,
+    weights_options,
+    write_text,
+)
+
+_EPILOG = """\b
+Examples:
+  resnext-classify digit.png --weights digits
+  resnext-classify photo.jpg --artifact engine/ --backend ort --top 5
+  resnext-classify a.png b.png --weights fashion-mnist --json -
+"""
+
+
+@click.command(cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--artifact",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Exported artifact to run, instead of --weights in PyTorch.",
+)
+@click.option(
+    "--backend",
+    "backend_name",
+    type=NameType("backend", ("torch", *ARTIFACT_BACKENDS)),
+    metavar="NAME",
+    help="Runtime.  [default: torch for weights, for an artifact its own]",
+)
+@weights_options
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show for an image.")
+@json_option("Write the result as JSON")
+@click.version_option(__version__, prog_name="resnext-classify")
+@guarded
+def main(
+    images: tuple[Path, ...],
+    path: Path | None,
+    backend_name: str | None,
+    model: str | None,
+    spec: str | None,
+    num_classes: int | None,
+    input_size: str | None,
+    top: int,
+    json_path: str | None,
+) -> None:
+    """Classify image files, with the preprocessing that weights or artifact declare."""
+    import json
+
+    import numpy as np
+
+    from resnext.errors import SessionFailed, UsageError
+    from resnext.runtimes.registry import natural_backend, open_session
+    from resnext.runtimes.session import Session
+
+    check_writable(json_path)
+    session: Session
+    if path is not None:
+        from resnext.artifact.files import read_artifact
+
+        if any(option is not None for option in (model, spec, num_classes, input_size)):
+            raise UsageError("an artifact has its own weights; drop --model, --weights, --num-classes, --input-size")
+        artifact = read_artifact(path)
+        manifest = artifact.manifest
+        preprocessing, names, baked = manifest.preprocessing, manifest.class_names, manifest.preprocessing_baked
+        least, source = manifest.batch.min, manifest.weights.source
+        session = open_session(backend_name or natural_backend(artifact), artifact)
+    else:
+        if backend_name not in (None, "torch"):
+            raise UsageError(f"backend {backend_name!r} runs an exported artifact: give --artifact")
+        weights = chosen_weights(model, spec, num_classes, input_size)
+        preprocessing, names, baked = weights.preprocessing, weights.class_names, False
+        least, source = 1, weights.source
+        session = open_session("torch", weights)
+    if source.startswith("seeded"):
+        click.echo("warning: seeded weights are not trained; these classes mean nothing", err=True)
+    rows = []
+    with session:
+        wanted, given = session.inputs[0], session.outputs[0]
+        fixed = wanted.shape[0] or least
+        for image in images:
+            pixels = preprocessing.load(image)
+            array = pixels if baked else wanted.given(preprocessing.normalise(pixels))
+            # A fixed batch is filled with copies; the first row is the answer.
+            logits = session.run({wanted.name: np.repeat(array, fixed, axis=0)})[given.name][0].astype(np.float64)
+            if not np.isfinite(logits).all():
+                raise SessionFailed(f"the network gave NaN or infinite logits for {image}")
+            odds = np.exp(logits - logits.max())
+            odds /= odds.sum()
+            best = np.argsort(-odds, kind="stable")[:top]
+            rows.append({
+                "image": str(image),
+                "classes": [
+                    {"index": int(i), "name": names[i] if names else None, "probability": float(odds[i])} for i in best
+                ],
+            })  # fmt: skip
+    if json_path is not None:
+        write_text(json_path, json.dumps(rows, indent=2) + "\n")
+    if json_path == "-":
+        return
+    for row in rows:
+        found = row["classes"]
+        assert isinstance(found, list)
+        text = ", ".join(f"{c['name'] or 'class ' + str(c['index'])} {c['probability']:.1%}" for c in found)
+        click.echo(f"{row['image']}: {text}")
+
+
+if __name__ == "__main__":
+    main()

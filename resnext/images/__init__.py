@@ -1,0 +1,1 @@
+"""Images: preprocessing, sources of labelled and unlabelled images, and seeded pixels."""

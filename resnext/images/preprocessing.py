@@ -1,0 +1,167 @@
+"""The one declared preprocessing, used by classify, the exporter and every benchmark's inputs.
+
+An image becomes, in order: the declared colour mode, the shorter side resized, the centre cropped, uint8 pixels;
+then float32, divided by 255, normalised by channel. The first half (`to_pixels`) is PIL's, the second
+(`normalise`) is plain arithmetic that an exported graph can carry itself ("baked").
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from resnext.errors import BadInput
+from resnext.network.config import ResNeXtConfig
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Mean and standard deviation of ImageNet's training images, channels R, G, B, in units of full scale.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+#: Pixels of the largest image that a resize may make; beyond it the sides are out of all proportion.
+_MOST_PIXELS = 50_000_000
+_Size = Annotated[int, Field(ge=1)]
+
+
+class Preprocessing(BaseModel):
+    """How an image file becomes the network's input.
+
+    Attributes:
+        resize: length of the shorter side after resizing, pixels.
+        crop: (height, width) of the centre crop, pixels: the network's input size.
+        mean: subtracted from each channel, in units of full scale (0 to 1).
+        std: divides each channel, in units of full scale.
+        color: PIL mode that the image is converted to; ``RGB`` has 3 channels, ``L`` one.
+        interpolation: how the resize interpolates.
+        layout: axes of the network's input.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resize: int = Field(ge=1)
+    crop: tuple[_Size, _Size]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[FiniteFloat, ...]
+    color: Literal["RGB", "L"] = "RGB"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    layout: Literal["NCHW"] = "NCHW"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Preprocessing:
+        channels = 3 if self.color == "RGB" else 1
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise ValueError(f"mean and std need {channels} values for color {self.color}")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        if min(self.crop) > self.resize:
+            raise ValueError("crop must not be larger than resize")
+        return self
+
+    def to_pixels(self, image: Image) -> NDArray[np.uint8]:
+        """Resize and crop ``image``; returns uint8 pixels, H x W x C.
+
+        Turned upright as its EXIF orientation says. 16-bit grey is scaled to 8 bits.
+
+        Raises:
+            BadInput: it has see-through or floating-point pixels, which have no one reading, or is far too oblong.
+        """
+        import PIL.Image
+
+        image = _eight_bits(image).convert(self.color)
+        crop_h, crop_w = self.crop
+        # An oblong crop may need more than the shorter side asks for; the image is never stretched.
+        scale = max(self.resize / min(image.size), crop_w / image.width, crop_h / image.height)
+        width = max(round(image.width * scale), crop_w)
+        height = max(round(image.height * scale), crop_h)
+        if width * height > _MOST_PIXELS:
+            raise BadInput(f"an image of {image.width}x{image.height} is too oblong to be resized for this network")
+        if (width, height) != image.size:
+            filters = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
+            image = image.resize((width, height), filters[self.interpolation])
+        left, top = (width - crop_w) // 2, (height - crop_h) // 2
+        pixels = np.asarray(image.crop((left, top, left + crop_w, top + crop_h)), dtype=np.uint8)
+        return pixels.reshape(crop_h, crop_w, len(self.mean))
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map uint8 pixels (N x H x W x C) to the network's float32 input (N x C x H x W, contiguous)."""
+        scaled = pixels.astype(np.float32) / np.float32(255)
+        mean: NDArray[np.float32] = np.asarray(self.mean, np.float32)
+        std: NDArray[np.float32] = np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(((scaled - mean) / std).transpose(0, 3, 1, 2), np.float32)
+
+    def load(self, path: Path) -> NDArray[np.uint8]:
+        """Read an image file; returns uint8 pixels, 1 x H x W x C.
+
+        Raises:
+            BadInput: the file is missing or is not an image that PIL can read.
+        """
+        import warnings
+
+        import PIL.Image
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+                with PIL.Image.open(path) as image:
+                    return self.to_pixels(image)[np.newaxis]
+        except BadInput as exc:
+            raise BadInput(f"{path}: {exc}") from exc
+        except FileNotFoundError as exc:
+            raise BadInput(f"no image at {path}") from exc
+        except PIL.UnidentifiedImageError as exc:
+            raise BadInput(f"{path} is not an image that PIL can read") from exc
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            PIL.Image.DecompressionBombWarning,
+            PIL.Image.DecompressionBombError,
+        ) as exc:
+            raise BadInput(f"cannot read the image {path}: {exc}") from exc
+
+
+def _eight_bits(image: Image) -> Image:
+    """``image`` upright, opaque and of 8 bits a channel, or an error: nothing is guessed."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    image = PIL.ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadInput("its integer pixels are not 16-bit; save it with 8 or 16 bits a channel")
+        return PIL.Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode == "F":
+        raise BadInput("its pixels are floating-point, of unknown range; save it with 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        lowest, _ = image.getchannel("A").getextrema()
+        if isinstance(lowest, tuple) or lowest < 255:
+            raise BadInput("it is partly see-through; flatten it onto a background first")
+    return image
+
+
+def default_preprocessing(config: ResNeXtConfig) -> Preprocessing:
+    """ImageNet's usual preprocessing (resize 256/224 of the crop) for RGB; half-range scaling for one channel.
+
+    Raises:
+        BadInput: ``config`` takes neither one nor three channels, so no picture format fits.
+    """
+    if config.in_channels not in (1, 3):
+        raise BadInput(
+            f"a network of {config.in_channels} input channels has no default preprocessing; "
+            "pictures have 1 (L) or 3 (RGB)"
+        )
+    if config.in_channels == 1:
+        mean, std = (0.5,), (0.5,)
+        return Preprocessing(resize=min(config.input_size), crop=config.input_size, mean=mean, std=std, color="L")
+    shorter = min(config.input_size)
+    resize = round(shorter * 256 / 224) if config.stem == "imagenet" else shorter
+    return Preprocessing(resize=resize, crop=config.input_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)

@@ -1,0 +1,1 @@
+"""The machine at hand: processor, CUDA driver, GPU state."""

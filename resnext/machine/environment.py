@@ -1,0 +1,117 @@
+"""What the numbers were measured on. Recorded with every run; names no host and no user."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+
+from pydantic import BaseModel, ConfigDict
+
+from .nvml import Gpu, Nvml
+
+#: Distributions by the module that they install.
+_PACKAGES = {
+    "resnext": ("resnext-toolkit",), "torch": ("torch",), "onnx": ("onnx",), "onnxscript": ("onnxscript",),
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"), "openvino": ("openvino",), "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("tensorrt_rtx",), "numpy": ("numpy",),
+}  # fmt: skip
+
+
+class Environment(BaseModel):
+    """Machine and software of a run.
+
+    Attributes:
+        cpu: processor's brand, model number and widest vector extension.
+        physical_cores: cores that this process may use.
+        memory_bytes: of the machine.
+        load_1min: load average when the run began; well above 0 means that the machine was not alone.
+        governor: CPU frequency governor, where the system tells.
+        gpus: GPUs that the driver shows.
+        system: operating system and kernel.
+        python: interpreter version.
+        packages: versions of what was measured, by distribution.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpu: str
+    physical_cores: int
+    memory_bytes: int
+    load_1min: float
+    governor: str | None
+    gpus: tuple[Gpu, ...]
+    system: str
+    python: str
+    packages: dict[str, str]
+
+    def title(self) -> str:
+        """One line that names the machine."""
+        gpus = ", ".join(gpu.name for gpu in self.gpus)
+        return f"{gpus + '; ' if gpus else ''}{self.cpu}, {self.physical_cores} cores"
+
+
+def record_environment(nvml: Nvml) -> Environment:
+    """Look at this machine now."""
+    import psutil
+
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return Environment(
+        cpu=_cpu(),
+        physical_cores=min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0))),
+        memory_bytes=psutil.virtual_memory().total,
+        load_1min=os.getloadavg()[0],
+        governor=governor.read_text().strip() if governor.is_file() else None,
+        gpus=nvml.gpus(),
+        system=f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
+        python=platform.python_version(),
+        packages=record_packages(),
+    )
+
+
+def record_packages() -> dict[str, str]:
+    """Versions by distribution: what imported modules say of themselves, and what is installed of the others.
+
+    A folder on the path can hide what is installed, so call it after sessions were opened. Nothing is imported for it.
+    """
+    found = {}
+    for module_name, names in _PACKAGES.items():
+        installed = {}
+        for name in names:
+            try:
+                installed[name] = version(name)
+            except PackageNotFoundError:
+                continue
+        module = sys.modules.get(module_name)
+        own = getattr(module, "__version__", None)
+        if module is None or own is None:
+            found.update(installed)
+        else:
+            found[_distribution(module, tuple(installed) or names)] = str(own)
+    return found
+
+
+def _distribution(module: ModuleType, names: tuple[str, ...]) -> str:
+    """Which of ``names`` an imported module came with: both wheels of ONNX Runtime fill the same folder."""
+    if len(names) == 1:
+        return names[0]
+    return "onnxruntime-gpu" if "CUDAExecutionProvider" in module.get_available_providers() else "onnxruntime"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
+        name = facts["model name"]
+        flags = facts.get("flags", "").split()
+    except (OSError, KeyError):
+        from cpuinfo import get_cpu_info  # takes about a second, so only where the kernel does not tell
+
+        facts = get_cpu_info()
+        name, flags = str(facts.get("brand_raw", platform.processor())), list(facts.get("flags", ()))
+    widest = next((flag for flag in ("amx_int8", "avx512_vnni", "avx512f", "avx2", "asimd") if flag in flags), None)
+    detail = [f"family {facts['cpu family']} model {facts['model']}"] if {"cpu family", "model"} <= set(facts) else []
+    return f"{name} ({', '.join(detail + ([widest] if widest else []))})"

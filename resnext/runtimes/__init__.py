@@ -1,0 +1,1 @@
+"""Runtimes by name, and the sessions that they open."""

@@ -1,0 +1,184 @@
+"""What an AOTInductor package (.pt2) says of itself, and whether a machine can load it. PyTorch itself is not needed.
+
+A package is code for one kind of machine. Nothing in PyTorch refuses it on another: where a processor lacks the
+instructions that it was compiled for, PyTorch warns at most, and the process dies of SIGILL. So what a package hangs
+on is written into it, and asked before it is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from resnext.artifact.specs import BatchRange
+from resnext.errors import MissingRequirement
+from resnext.network.config import Precision
+from resnext.runtimes.session import TensorSpec
+from resnext.runtimes.trt.library import this_platform
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PackageLayer(_Strict):
+    """One convolution or the classifier, as the compiler was given it.
+
+    Attributes:
+        module: parameter prefix, for example ``layer1.0.conv2``.
+        op: ``Conv`` or ``Gemm``.
+        dtype: element type of its result; its weights have the same.
+    """
+
+    module: str
+    op: Literal["Conv", "Gemm"]
+    dtype: str
+
+
+class PackageRecord(_Strict):
+    """What a package says of itself: what it computes, and what it needs of a machine.
+
+    Attributes:
+        torch: version of PyTorch that compiled it.
+        cuda: version of CUDA that this PyTorch was built for, or None.
+        device: what it runs on.
+        platform: operating system and processor, as ``linux-x86_64``.
+        cpu_capability: PyTorch's name of the processor's vector instructions, for example ``AVX512``.
+        cpu_flags: features of the processor that its code may use, by the kernel's names; empty where not known.
+        gpu: name of the GPU that it was compiled on, or None.
+        compute_capability: of that GPU, as ``9.0``, or None.
+        precision: of weights and activations.
+        batch: batch sizes that it takes.
+        inputs: of the compiled function.
+        outputs: likewise.
+        frozen: whether weights were constants to the compiler, which then laid them out for its kernels.
+        layers: convolutions and classifier, in the graph that the compiler was given.
+        kernels: library kernels that the compiled code calls for them, each with how often.
+    """
+
+    torch: str
+    cuda: str | None
+    device: Literal["cpu", "cuda"]
+    platform: str
+    cpu_capability: str
+    cpu_flags: tuple[str, ...]
+    gpu: str | None = None
+    compute_capability: str | None = None
+    precision: Precision
+    batch: BatchRange
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
+    frozen: bool
+    layers: tuple[PackageLayer, ...]
+    kernels: dict[str, int]
+
+    def title(self) -> str:
+        """What it was made by and for, for people: ``PyTorch 2.13.0, AVX512, frozen``."""
+        made_for = self.gpu or self.cpu_capability
+        return f"PyTorch {self.torch}, {made_for}{', frozen' if self.frozen else ''}"
+
+    def kernels_line(self) -> str:
+        """The library kernels with their numbers, for people."""
+        return ", ".join(f"{count} {kernel}" for kernel, count in sorted(self.kernels.items()))
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a package meets.
+
+    Attributes:
+        torch: version of PyTorch.
+        cuda: version of CUDA that it was built for, or None.
+        platform: as ``linux-x86_64``.
+        cpu_capability: PyTorch's name of the processor's vector instructions.
+        cpu_flags: features of the processor, by the kernel's names; empty where the system does not tell.
+        compute_capability: of the first GPU, as ``9.0``, or None where PyTorch can use none.
+    """
+
+    torch: str
+    cuda: str | None
+    platform: str
+    cpu_capability: str
+    cpu_flags: frozenset[str]
+    compute_capability: str | None
+
+
+def this_host() -> Host:
+    """What a package meets here; imports PyTorch."""
+    import torch
+
+    capability = None
+    if torch.cuda.is_available():
+        capability = "{}.{}".format(*torch.cuda.get_device_capability())
+    return Host(
+        torch=str(torch.__version__),
+        cuda=torch.version.cuda,
+        platform=this_platform(),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        cpu_flags=cpu_flags(),
+        compute_capability=capability,
+    )
+
+
+@lru_cache(maxsize=1)
+def cpu_flags() -> frozenset[str]:
+    """Features of this machine's processor, by the Linux kernel's names; empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    found = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(found.partition(":")[2].split())
+
+
+def obstacles(record: PackageRecord, host: Host) -> tuple[str, ...]:
+    """Why ``host`` cannot run the package; empty where nothing is known against it.
+
+    PyTorch promises no more than that a package runs on the version that compiled it.
+    """
+    found = []
+    if _public(record.torch) != _public(host.torch):
+        found.append(f"it was compiled by PyTorch {record.torch}, installed is {host.torch}")
+    if record.platform != host.platform:
+        found.append(f"it was compiled on {record.platform}, this is {host.platform}")
+    elif lacking := sorted(set(record.cpu_flags) - host.cpu_flags) if host.cpu_flags else []:
+        found.append(f"its code may use {', '.join(lacking)}, which this processor lacks")
+    elif not (record.cpu_flags and host.cpu_flags) and record.cpu_capability != host.cpu_capability:
+        found.append(f"it was compiled for {record.cpu_capability}, this processor has {host.cpu_capability}")
+    if record.device == "cuda":
+        found += _gpu_obstacles(record, host)
+    return tuple(found)
+
+
+def _gpu_obstacles(record: PackageRecord, host: Host) -> list[str]:
+    if host.compute_capability is None:
+        return ["it runs on a CUDA device, and PyTorch can use none here"]
+    found = []
+    if host.compute_capability != record.compute_capability:
+        found.append(f"it was compiled for compute capability {record.compute_capability} ({record.gpu}), "
+                     f"this GPU has {host.compute_capability}")  # fmt: skip
+    if (record.cuda or "").partition(".")[0] != (host.cuda or "").partition(".")[0]:
+        found.append(f"it was compiled for CUDA {record.cuda}, this PyTorch is for CUDA {host.cuda}")
+    return found
+
+
+def refuse_if_not_loadable(record: PackageRecord, host: Host) -> None:
+    """Check that ``host`` can run the package.
+
+    Raises:
+        MissingRequirement: with every reason, and what to do.
+    """
+    if reasons := obstacles(record, host):
+        raise MissingRequirement(
+            f"this machine cannot load the package: {'; '.join(reasons)}. To do: export it again on this machine "
+            f"(--format pt2), or run it where it was made for: PyTorch {_public(record.torch)}, {record.platform}"
+        )
+
+
+def _public(version: str) -> str:
+    """A version without the build that is named after ``+``: CPU and CUDA builds are of the same source."""
+    return version.partition("+")[0]

@@ -1,0 +1,93 @@
+"""AOTInductor packages (.pt2): compiled code and weights in one file, run without the model's Python source."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from resnext.artifact.files import Artifact
+from resnext.errors import BadArtifact, BadInput, SessionFailed, UsageError
+from resnext.runtimes.buffers import CudaMemory, DeviceMemory, HostMemory
+from resnext.runtimes.registry import SessionOptions
+from resnext.runtimes.session import Arrays, Delivered
+from resnext.runtimes.tensor_session import TensorSession
+from resnext.verify.delivered import delivered_from_package
+
+from .package import check_manifest, read_package
+from .record import PackageRecord, refuse_if_not_loadable, this_host
+
+
+def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Session:
+    """Open a package.
+
+    Raises:
+        UsageError: it runs on another device than was asked for.
+        BadArtifact: it is damaged, or it and its manifest do not agree.
+        MissingRequirement: it was compiled for another machine or PyTorch; says for which.
+    """
+    package = read_package(subject.path)
+    record = package.record
+    check_manifest(subject, package)
+    if options.device not in ("auto", record.device):
+        raise UsageError(
+            f"{subject.path} was compiled for {record.device}; drop --device {options.device}, or export it for that"
+        )
+    refuse_if_not_loadable(record, this_host())
+    return Pt2Session(subject, options, name, record, CudaMemory() if record.device == "cuda" else HostMemory())
+
+
+class Pt2Session(TensorSession):
+    """A package.
+
+    Args:
+        artifact: the package.
+        options: threads, CUDA graphs or not.
+        name: the backend's.
+        record: the package's.
+        memory: where tensors live.
+    """
+
+    def __init__(
+        self, artifact: Artifact, options: SessionOptions, name: str, record: PackageRecord, memory: DeviceMemory
+    ) -> None:
+        super().__init__(name, options, memory)
+        self.inputs, self.outputs = record.inputs, record.outputs
+        self._record = record
+        try:
+            # Not torch._inductor.aoti_load_package: it test-compiles programs for seconds, only to warn (pytorch
+            # #191715). Single-threaded means no synchronising of its own, which a CUDA graph could not capture.
+            self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(artifact.path), "model", True, 1, -1)
+        except RuntimeError as exc:
+            reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+            raise BadArtifact(f"PyTorch cannot load {artifact.path}: {reason}; export it again") from exc
+
+    def delivered(self) -> Delivered:
+        """Element types as the compiler was given them, and which library kernels it then chose.
+
+        Compiled code cannot be asked what it computes in; at fp16 on a CPU, kernels may well compute in float32.
+        """
+        found = delivered_from_package(self._record, self._memory.device)
+        return replace(found, notes={**found.notes, **self._device_notes()})
+
+    def check_inputs(self, inputs: Arrays) -> None:
+        """As of any session, and the batch must be in the package's range."""
+        super().check_inputs(inputs)
+        batch = inputs[self.inputs[0].name].shape[0]
+        if batch not in self._record.batch:
+            raise BadInput(f"the package takes batches of {self._record.batch}, got {batch}")
+
+    def close(self) -> None:
+        """Drop graph, buffers and code."""
+        super().close()
+        self._loader = None
+
+    def _ready(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def _call(self, images: torch.Tensor) -> torch.Tensor:
+        if self._loader is None:
+            raise SessionFailed(f"{self.backend}: the session is closed")
+        result: torch.Tensor = self._loader.run([images])[0]
+        return result

@@ -1,0 +1,1 @@
+"""The one clock, and what is built on it."""

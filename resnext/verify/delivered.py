@@ -1,0 +1,101 @@
+"""How much of a network got the precision asked for: counted in multiply-accumulates, so that a stem is not a stage."""
+
+from __future__ import annotations
+
+import re
+
+from resnext.network.config import ResNeXtConfig
+from resnext.network.layers import layers
+from resnext.runtimes.pt2.record import PackageRecord
+from resnext.runtimes.session import Delivered, DeliveredLayer
+from resnext.runtimes.trt.layers import EngineLayer
+
+#: A node that bears a module's name, and what runtimes put around it: ``fused conv1``, ``layer1.0.conv2_quant``.
+_MODULE = re.compile(r"(?:fused )?(conv1|layer\d+\.\d+\.(?:conv[123]|downsample\.0)|fc)(?:_.*)?")
+
+
+def delivered_share(delivered: Delivered, config: ResNeXtConfig, dtype: str) -> float:
+    """Share (0 to 1) of the multiply-accumulates of convolutions and classifier that were done in ``dtype``.
+
+    A module that no layer names counts as not delivered; one that several layers share counts if all agree.
+    """
+    missed = {name for name, _ in undelivered(delivered, config, dtype)}
+    macs = {layer.name: layer.macs for layer in layers(config)}
+    return sum(count for name, count in macs.items() if name not in missed) / sum(macs.values())
+
+
+def undelivered(delivered: Delivered, config: ResNeXtConfig, dtype: str) -> tuple[tuple[str, str], ...]:
+    """Modules that did not get ``dtype``, in the network's order, each with what it got.
+
+    That is an element type, several joined by ``+`` where parts of it differ, or ``unseen`` where no layer names it.
+    """
+    got: dict[str, set[str]] = {}
+    for layer in delivered.layers:
+        for module in layer.modules:
+            got.setdefault(module, set()).add(layer.dtype)
+    return tuple(
+        (layer.name, "+".join(sorted(got.get(layer.name, {"unseen"}))))
+        for layer in layers(config)
+        if got.get(layer.name) != {dtype}
+    )
+
+
+def delivered_from_engine(engine: tuple[EngineLayer, ...], device: str) -> Delivered:
+    """The layers of an engine, as a session reports them.
+
+    Args:
+        engine: layers, as TensorRT reports them.
+        device: where the engine runs.
+    """
+    products = {module for layer in engine if layer.multiplies for module in _modules(layer)}
+    found = []
+    for layer in engine:
+        # Casts and reshapes around a product bear its node's name too. They stand for it only where none is seen.
+        modules = tuple(module for module in _modules(layer) if layer.multiplies or module not in products)
+        op = ("Gemm" if "fc" in modules else "Conv") if modules else layer.kind
+        found.append(DeliveredLayer(layer.name, op, layer.dtype, device, modules))
+    return Delivered(device, tuple(found))
+
+
+def delivered_from_package(record: PackageRecord, device: str) -> Delivered:
+    """The layers of a .pt2 package, in the element types that the compiler was given.
+
+    Args:
+        record: the package's.
+        device: where it runs, or is to run.
+    """
+    found = tuple(DeliveredLayer(one.module, one.op, one.dtype, device, (one.module,)) for one in record.layers)
+    notes = {
+        "layers from": "the graph that the compiler was given",
+        "kernels": record.kernels_line(),
+        "memory format": "channels-last",
+        "frozen": "yes" if record.frozen else "no",
+        "compiled by": f"PyTorch {record.torch}",
+    }
+    return Delivered(device, found, notes)
+
+
+#: Element types that a network may compute in, by what its parity is judged by (`Manifest.numerics`).
+_WANTED = {
+    "fp32": ("float32",), "fp16": ("float16",), "tf32": ("tfloat32", "float32"), "bf16": ("bfloat16",),
+    "int8": ("int8", "uint8"), "fp8": ("float8_e4m3fn",),
+}  # fmt: skip
+
+
+def wanted_dtypes(numerics: str) -> tuple[str, ...]:
+    """Element types that count as delivered: where TF32 is allowed, both it and float32; for int8, uint8 as well."""
+    return _WANTED[numerics]
+
+
+def module_of(node: str) -> str | None:
+    """The convolution or classifier that a node is named after, or None.
+
+    Args:
+        node: name of a node of an exported graph, also as a runtime renamed it.
+    """
+    match = _MODULE.fullmatch(node)
+    return match[1] if match else None
+
+
+def _modules(layer: EngineLayer) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(module for node in layer.nodes if (module := module_of(node))))

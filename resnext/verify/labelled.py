@@ -1,0 +1,59 @@
+"""Labelled images for a whole benchmark: chosen, checked and run through PyTorch once, before anything is timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnext.artifact.files import Artifact
+from resnext.errors import BadInput
+from resnext.images.sources import image_source
+from resnext.runtimes.session import Session
+from resnext.storage import cache_folder
+
+from .accuracy import Accuracy, measure_accuracy, reference_logits_for
+
+if TYPE_CHECKING:
+    from resnext.weights.spec import Weights
+
+
+class Labelled:
+    """Test images of one source with PyTorch's float32 logits for them.
+
+    Logits are kept by chunk in the cache, so an interrupted run goes on where it stopped.
+
+    Args:
+        spec: ``digits``, ``fashion-mnist`` or a folder in ImageNet's layout.
+        weights: the network.
+        limit: a seeded sample of so many images, of all classes alike; None means all.
+        folder: keeps logits; None means the toolkit's cache.
+
+    Raises:
+        BadInput: no such images, or not this network's.
+        MissingRequirement: a package is missing, or the cache folder cannot be written to.
+    """
+
+    def __init__(self, spec: str, weights: Weights, limit: int | None = None, folder: Path | None = None) -> None:
+        self._folder = folder or cache_folder() / "accuracy"
+        self._preprocessing = weights.preprocessing
+        self.source = image_source(
+            spec, weights.preprocessing, split="test", limit=limit, classes=weights.config.num_classes,
+            class_names=weights.class_names,
+        )  # fmt: skip
+        if self.source.labels is None:
+            raise BadInput(f"{spec} has no labels to measure accuracy on; name a folder with one subfolder per class")
+        self._reference = reference_logits_for(weights, self.source, self._folder)
+
+    def measure(self, session: Session, batch: int, artifact: Artifact | None) -> Accuracy:
+        """Run every image through ``session`` at ``batch``; what a file's run computed is taken up again.
+
+        Raises:
+            ResnextError: whatever `measure_accuracy` raises.
+        """
+        manifest = None if artifact is None else artifact.manifest
+        return measure_accuracy(
+            session, self.source, self._reference, batch=batch, preprocessing=self._preprocessing,
+            baked=manifest is not None and manifest.preprocessing_baked,
+            resume=None if manifest is None else self._folder,
+            artifact_sha256=None if manifest is None else manifest.file_sha256,
+        )  # fmt: skip

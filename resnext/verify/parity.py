@@ -1,0 +1,285 @@
+"""Does the candidate compute the same function as the reference? Metrics, gates, and a verdict with its reasons.
+
+The reference is float64 (or eager float32) PyTorch on the same bytes of input. Differences are measured against the
+root mean square of the reference logits, so one tolerance serves every network. NaN and infinity fail, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from resnext.errors import UsageError
+from resnext.runtimes.session import numpy_dtype
+
+if TYPE_CHECKING:
+    from resnext.artifact.manifest import Manifest
+
+#: Confidence of the Clopper-Pearson bound on agreement.
+CONFIDENCE = 0.95
+#: Difference of two logits, over the root mean square, under which either may be called first.
+_TIE = 1e-5
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a candidate of one precision must keep to.
+
+    Attributes:
+        max_error: largest absolute difference, over the root mean square of the reference.
+        min_cosine: smallest cosine of any row with its reference row.
+        min_top1: smallest share of rows with the reference's first class.
+        max_error_ratio: largest ``max_error`` over the baseline's, where there is one: what eager PyTorch loses at the
+            same precision, or for a quantized network the graph itself.
+    """
+
+    max_error: float
+    min_cosine: float
+    min_top1: float
+    max_error_ratio: float
+
+
+#: Gates by precision. fp16 rounds a deep network's activations by up to 3e-2 of the logits (measured on seeded
+#: ResNeXt-50 to -152), so its sharp gate is the ratio to what eager PyTorch loses in fp16 on the same images. TF32
+#: rounds to the same 10 bits of mantissa, bf16 to 7: 0.19 of seeded ResNeXt-101's logits (measured). What int8 and fp8
+#: lose hangs on weights and images far more, untrained networks being the worst, so there the rest only stops nonsense
+#: and the ratio is the gate: of a new file to the same form calibrated on the very images that are compared, of a
+#: runtime to the file computed node by node as ONNX defines it (`resnext.runtimes.onnx_reference`).
+GATES: Mapping[str, Gate] = MappingProxyType(
+    {
+        "fp32": Gate(max_error=1e-4, min_cosine=0.999999, min_top1=1.0, max_error_ratio=50.0),
+        "fp16": Gate(max_error=5e-2, min_cosine=0.9995, min_top1=0.9, max_error_ratio=4.0),
+        "tf32": Gate(max_error=5e-2, min_cosine=0.9995, min_top1=0.9, max_error_ratio=4.0),
+        "bf16": Gate(max_error=0.4, min_cosine=0.995, min_top1=0.75, max_error_ratio=4.0),
+        "int8": Gate(max_error=2.0, min_cosine=0.9, min_top1=0.25, max_error_ratio=4.0),
+        "fp8": Gate(max_error=2.0, min_cosine=0.9, min_top1=0.25, max_error_ratio=4.0),
+    }
+)
+
+
+class Parity(BaseModel):
+    """The outcome of one comparison.
+
+    Errors are of the candidate against the reference; relative ones are over the reference's root mean square
+    (``max_error``, ``mean_error``) or over the single reference value (``max_relative``, ``mean_relative``, where
+    that value is at least a thousandth of the root mean square).
+
+    Attributes:
+        passed: True where no gate was failed.
+        failures: why not, one line each.
+        rows: images compared.
+        max_abs: largest absolute difference.
+        mean_abs: mean absolute difference.
+        max_relative: largest difference relative to its reference value.
+        mean_relative: mean of the same.
+        max_error: ``max_abs`` over the root mean square of the reference.
+        mean_error: ``mean_abs`` over the same.
+        min_cosine: smallest cosine over rows.
+        top1: share of rows whose first class agrees.
+        top1_low: lower Clopper-Pearson bound of ``top1`` (95 %, two-sided).
+        top5: share of rows whose five first classes agree as a set.
+        error_ratio: ``max_error`` over that of the baseline, or None where there was none.
+        artifact_sha256: digest of the file that was compared, or None for a live model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    passed: bool
+    failures: tuple[str, ...]
+    rows: int
+    max_abs: float | None
+    mean_abs: float | None
+    max_relative: float | None
+    mean_relative: float | None
+    max_error: float | None
+    mean_error: float | None
+    min_cosine: float | None
+    top1: float | None
+    top1_low: float | None
+    top5: float | None
+    error_ratio: float | None = None
+    artifact_sha256: str | None = None
+
+
+def gate_for(precision: str) -> Gate:
+    """The gate for ``precision``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return GATES[precision]
+    except KeyError:
+        raise UsageError(f"no parity gate for precision {precision!r}; known: {', '.join(GATES)}") from None
+
+
+def gate_of(manifest: Manifest) -> Gate:
+    """The gate for an artifact: its precision's, and for a quantized one not much more than it lost when it was made.
+
+    What a sound int8 network loses hangs on the network, so the table's figure only stops nonsense.
+    """
+    gate = gate_for(manifest.numerics)
+    if manifest.quantization is None or manifest.check is None:
+        return gate
+    return replace(gate, max_error=min(gate.max_error, gate.max_error_ratio * manifest.check.max_error))
+
+
+def compare(
+    reference: NDArray[Any],
+    candidate: NDArray[Any],
+    *,
+    gate: Gate | None = None,
+    baseline: NDArray[Any] | None = None,
+    dtype: str = "float32",
+    artifact_sha256: str | None = None,
+) -> Parity:
+    """Compare logits.
+
+    Args:
+        reference: N x classes, float64 or float32, finite.
+        candidate: what the tested runtime gave for the same N inputs, in the same order.
+        gate: what it must keep to; None means fp32's.
+        baseline: what the candidate's precision costs on the same inputs, for ``error_ratio``: eager PyTorch at that
+            precision, or a quantized graph computed as ONNX defines it.
+        dtype: element type that the candidate must have.
+        artifact_sha256: digest of the file that gave ``candidate``; the verdict holds for it alone.
+
+    Raises:
+        UsageError: the reference itself cannot serve: empty, not two-dimensional, not finite, all zero.
+    """
+    gate = gate or GATES["fp32"]
+    if reference.ndim != 2 or reference.size == 0:
+        raise UsageError(f"the reference must be N x classes and not empty, got shape {reference.shape}")
+    want = reference.astype(np.float64)
+    rms = float(np.sqrt(np.mean(want**2)))
+    if not np.isfinite(want).all() or rms == 0:
+        raise UsageError("the reference itself is NaN, infinite or all zero; it can prove nothing")
+    if baseline is not None and (baseline.shape != want.shape or not np.isfinite(baseline).all()):
+        raise UsageError(f"the baseline must be finite and of shape {want.shape}, got shape {baseline.shape}")
+
+    failures = []
+    if candidate.dtype != numpy_dtype(dtype):
+        failures.append(f"dtype is {candidate.dtype}, want {dtype}")
+    if candidate.shape != want.shape:
+        failures.append(f"shape is {candidate.shape}, want {want.shape}")
+        return _incomparable(failures, len(want), artifact_sha256)
+    got = candidate.astype(np.float64)
+    finite = np.isfinite(got)
+    if not finite.all():
+        rows = np.flatnonzero(~finite.all(axis=1))
+        failures.append(
+            f"{int(np.isnan(got).sum())} NaN and {int(np.isinf(got).sum())} infinite values, first in row {rows[0]}"
+        )
+        return _incomparable(failures, len(want), artifact_sha256)
+
+    difference = np.abs(got - want)
+    relative = difference[np.abs(want) > rms * 1e-3] / np.abs(want[np.abs(want) > rms * 1e-3])
+    max_error, mean_error = float(difference.max()) / rms, float(difference.mean()) / rms
+    cosine = _cosine(got, want)
+    agreed = got.argmax(axis=1) == want.argmax(axis=1)
+    ratio = None
+    if baseline is not None:
+        # A floor of one float32 rounding, or a lucky baseline would fail every candidate.
+        lost = float(np.abs(baseline.astype(np.float64) - want).max()) / rms
+        ratio = max_error / max(lost, float(np.finfo(np.float32).eps))
+
+    if max_error > gate.max_error:
+        failures.append(f"max error {max_error:.2e} of the logits' RMS, allowed {gate.max_error:.0e}")
+    if float(cosine.min()) < gate.min_cosine:
+        failures.append(f"cosine {float(cosine.min()):.6f} in row {int(cosine.argmin())}, allowed {gate.min_cosine}")
+    if float((agreed | _tied(want, rms)).mean()) < gate.min_top1:
+        failures.append(f"top-1 agrees in {int(agreed.sum())} of {len(agreed)} rows, allowed {gate.min_top1:.0%}")
+    if ratio is not None and ratio > gate.max_error_ratio:
+        failures.append(f"error is {ratio:.1f} times what its precision costs, allowed {gate.max_error_ratio:g}")
+    if failures and (hint := _diagnosis(got, want, gate.max_error * rms)):
+        failures.append(hint)
+    low, _ = clopper_pearson(int(agreed.sum()), len(agreed))
+    return Parity(
+        passed=not failures,
+        failures=tuple(failures),
+        rows=len(want),
+        max_abs=float(difference.max()),
+        mean_abs=float(difference.mean()),
+        max_relative=float(relative.max()),
+        mean_relative=float(relative.mean()),
+        max_error=max_error,
+        mean_error=mean_error,
+        min_cosine=float(cosine.min()),
+        top1=float(agreed.mean()),
+        top1_low=low,
+        top5=_top_set_agreement(got, want, 5),
+        error_ratio=ratio,
+        artifact_sha256=artifact_sha256,
+    )
+
+
+def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Exact two-sided confidence interval of a binomial proportion (Clopper and Pearson, 1934)."""
+    from scipy.special import betaincinv
+
+    tail = (1 - confidence) / 2
+    low = 0.0 if hits == 0 else float(betaincinv(hits, trials - hits + 1, tail))
+    high = 1.0 if hits == trials else float(betaincinv(hits + 1, trials - hits, 1 - tail))
+    return low, high
+
+
+def discriminates(reference: NDArray[Any], least: float = 0.05) -> bool:
+    """Whether the reference's rows differ enough from each other to show a fault; True for a single row.
+
+    Rows that are all alike would let a network pass that ignores its input, or one whose rows are swapped.
+    """
+    if len(reference) < 2:
+        return True
+    values = reference.astype(np.float64)
+    spread = float(values.std(axis=0).mean())
+    return spread > least * float(np.sqrt(np.mean(values**2)))
+
+
+def _incomparable(failures: list[str], rows: int, sha256: str | None) -> Parity:
+    return Parity(
+        passed=False, failures=tuple(failures), rows=rows, max_abs=None, mean_abs=None, max_relative=None,
+        mean_relative=None, max_error=None, mean_error=None, min_cosine=None, top1=None, top1_low=None, top5=None,
+        artifact_sha256=sha256,
+    )  # fmt: skip
+
+
+def _cosine(got: NDArray[Any], want: NDArray[Any]) -> NDArray[Any]:
+    norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
+    cosine: NDArray[Any] = np.sum(got * want, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    # A row of zeros has no direction; max_error judges it.
+    return np.where(np.any(want, axis=1), cosine, 1.0)
+
+
+def _tied(want: NDArray[Any], rms: float) -> NDArray[np.bool_]:
+    """Rows whose two first reference logits are so close that float32 rounding may swap them."""
+    if want.shape[1] < 2:
+        return np.zeros(len(want), np.bool_)
+    ordered = np.sort(want, axis=1)
+    tied: NDArray[np.bool_] = ordered[:, -1] - ordered[:, -2] <= _TIE * rms
+    return tied
+
+
+def _top_set_agreement(got: NDArray[Any], want: NDArray[Any], k: int) -> float:
+    k = min(k, want.shape[1])
+    first_got = np.sort(np.argsort(-got, axis=1, kind="stable")[:, :k], axis=1)
+    first_want = np.sort(np.argsort(-want, axis=1, kind="stable")[:, :k], axis=1)
+    return float((first_got == first_want).all(axis=1).mean())
+
+
+def _diagnosis(got: NDArray[Any], want: NDArray[Any], close: float) -> str | None:
+    """Name a fault that the numbers give away, or None."""
+    if len(want) > 1:
+        # Distance of every candidate row to every reference row.
+        nearest = np.array([int(np.abs(want - row).max(axis=1).argmin()) for row in got])
+        exact = all(float(np.abs(got[i] - want[nearest[i]]).max()) <= close for i in range(len(got)))
+        if exact and not np.array_equal(nearest, np.arange(len(got))):
+            return "every row equals another row of the reference: rows are swapped or repeated"
+        if float(got.std(axis=0).max()) == 0:
+            return "every row is the same: the output does not depend on the input"
+    return None

@@ -1,0 +1,1 @@
+"""Weights: read from a checkpoint, shipped, or seeded; checked against the configuration."""

@@ -1,0 +1,361 @@
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from resnext.cli.app import chosen_weights, guarded
+from resnext.cli.classify import main as classify
+from resnext.cli.parity import main as parity
+from resnext.errors import ResnextError
+from resnext.network.config import VARIANTS
+from resnext_bench.cli import main as bench
+from resnext_export.cli.export import main as export
+
+MODULES = {
+    "resnext-export": "resnext_export.cli.export",
+    "resnext-bench": "resnext_bench.cli",
+    "resnext-parity": "resnext.cli.parity",
+    "resnext-classify": "resnext.cli.classify",
+}
+COMMANDS: dict[str, click.Command] = {
+    "resnext-export": export,
+    "resnext-bench": bench,
+    "resnext-parity": parity,
+    "resnext-classify": classify,
+}
+
+
+def process(command: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **settings}
+    return subprocess.run(
+        [sys.executable, "-m", MODULES[command], *arguments],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+
+
+def call(command: str, *arguments: str) -> Result:
+    return CliRunner().invoke(COMMANDS[command], arguments, prog_name=command)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples_of_the_command_itself(command: str) -> None:
+    done = process(command, "--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    _, found, examples = done.stdout.partition("Examples:\n")
+    assert found
+    assert examples.count(f"{command} ") >= 3
+    assert "--debug" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_answers_in_under_three_tenths_of_a_second(command: str) -> None:
+    took = []
+    for _ in range(5):
+        began = processor_s()
+        process(command, "--help")
+        took.append(processor_s() - began)
+    assert min(took) < 0.3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_that_cannot_be_written_is_the_environments_fault() -> None:
+    command = [sys.executable, "-m", "resnext_export.cli.export", "--list-models"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert "No space left" in done.stderr.splitlines()[0]
+
+
+def processor_s() -> float:
+    """Processor time of the processes started so far, seconds: other tests run beside this one, on the same clock."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_and_wrong_options_load_no_framework(command: str) -> None:
+    for argument in ("--help", "--version", "--no-such-option"):
+        done = process(command, argument, PYTHONPROFILEIMPORTTIME="1")
+        loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+        assert "click" in loaded
+        assert loaded & {"torch", "onnx", "onnxruntime", "numpy", "pydantic", "scipy", "PIL", "safetensors"} == set()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_option_of_an_example_exists(command: str) -> None:
+    known = {text for parameter in COMMANDS[command].params for text in parameter.opts + parameter.secondary_opts}
+    epilog = COMMANDS[command].epilog or ""
+    used = {word for word in epilog.split() if word.startswith("--")}
+    assert used
+    assert used <= known
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_version_is_told(command: str) -> None:
+    from resnext.version import __version__
+
+    assert call(command, "--version").output == f"{command}, version {__version__}\n"
+
+
+def test_names_of_backends_are_those_of_the_registry() -> None:
+    from resnext.cli.app import ARTIFACT_BACKENDS, BACKEND_NAMES
+    from resnext.runtimes.registry import BACKENDS
+
+    assert tuple(BACKENDS) == BACKEND_NAMES
+    assert tuple(name for name, backend in BACKENDS.items() if backend.source != "model") == ARTIFACT_BACKENDS
+
+
+# ---- errors
+
+#: Call, exit code, and what the one line on stderr must say.
+ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
+    (("resnext-export",), 2, ("--format",)),
+    (("resnext-export", "--format", "onx"), 2, ("unknown format 'onx'", "did you mean 'onnx'?")),
+    (
+        ("resnext-export", "--format", "onnx", "--model", "resnext50_32x4"),
+        2,
+        ("unknown model 'resnext50_32x4'", "did you mean 'resnext50_32x4d'?", *VARIANTS),
+    ),
+    (("resnext-export", "--format", "onnx", "--precision", "fp12"), 2, ("unknown precision 'fp12'", "fp32")),
+    (("resnext-export", "--format", "onnx", "--batch", "0"), 2, ("batch '0'",)),
+    (("resnext-export", "--format", "onnx", "--batch", "8:1"), 2, ("MIN <= OPT",)),
+    (("resnext-export", "--format", "onnx", "--weights", "digit"), 2, ("weights 'digit'", "digits", "seeded[:N]")),
+    (("resnext-export", "--format", "onnx", "--weights", "digits", "--model", "resnet50"), 2, ("'digits'",)),
+    (("resnext-export", "--format", "onnx", "--weights", "none.pth"), 4, ("no weights file at none.pth",)),
+    (("resnext-export", "--format", "onnx", "--weights", "seeded:x"), 2, ("seed",)),
+    (("resnext-export", "--format", "onnx", "--input-size", "big"), 2, ("'big'", "224x224")),
+    (("resnext-export", "--format", "onnx", "--input-size", "²x3"), 2, ("'²x3'", "224x224")),
+    (("resnext-export", "--format", "onnx", "--input-size", "0x0"), 2, ("input_size",)),
+    (("resnext-export", "--format", "onnx", "--input-size", "16"), 2, ("too small", "at least 32")),
+    (("resnext-export", "--format", "onnx", "--num-classes", "0"), 2, ("--num-classes",)),
+    (("resnext-export", "--format", "onnx", "--output", "file/out"), 3, ("cannot write", "--output")),
+    (("resnext-export", "--format", "onnx", "--output", "full"), 2, ("not empty", "--force")),
+    (("resnext-export", "--format", "onnx", "--output", "full", "--force"), 2, ("other files",)),
+    (("resnext-export", "--formt", "onnx"), 2, ("--formt",)),
+    (("resnext-bench",), 2, ("--backend",)),
+    (("resnext-bench", "--backend", "trot"), 2, ("unknown backend 'trot'", "did you mean", "torch-compile")),
+    (("resnext-bench", "--backend", "torch,orrt"), 2, ("unknown backend 'orrt'", "did you mean 'ort'?")),
+    (("resnext-bench", "--backend", "torch", "--batch", "0"), 2, ("at least 1",)),
+    (("resnext-bench", "--backend", "torch", "--batch", "1,x"), 2, ("'1,x'",)),
+    (("resnext-bench", "--backend", "torch", "--duration", "0"), 2, ("--duration",)),
+    (("resnext-bench", "--backend", "ort", "--artifact", "none"), 4, ("no artifact at none", "resnext-export")),
+    (("resnext-bench", "--backend", "ort", "--artifact", "none", "--model", "resnet50"), 2, ("drop --model",)),
+    (("resnext-bench", "--backend", "torch", "--json", "file/run.json"), 3, ("cannot write",)),
+    (("resnext-parity",), 2, ("--artifact",)),
+    (("resnext-parity", "--artifact", "none"), 4, ("no artifact at none", "resnext-export")),
+    (("resnext-parity", "--artifact", "full"), 4, ("manifest.json",)),
+    (("resnext-parity", "--artifact", "none", "--backend", "oort"), 2, ("unknown backend 'oort'", "'ort'")),
+    (("resnext-parity", "--artifact", "none", "--batch", "0"), 2, ("--batch",)),
+    (("resnext-parity", "--artifact", "none", "--images", "0"), 2, ("--images",)),
+    (("resnext-classify",), 2, ("IMAGES",)),
+    (("resnext-classify", "none.png", "--weights", "digits"), 4, ("no image at none.png",)),
+    (("resnext-classify", "file", "--weights", "digits"), 4, ("file is not an image",)),
+    (("resnext-classify", "none.png", "--artifact", "none"), 4, ("no artifact at none",)),
+    (("resnext-classify", "x.png", "--artifact", "none", "--weights", "digits"), 2, ("own weights",)),
+    (("resnext-classify", "none.png", "--weights", "digits", "--backend", "ort"), 2, ("give --artifact",)),
+    (("resnext-classify", "none.png", "--backend", "touch"), 2, ("unknown backend 'touch'", "'torch'")),
+    (("resnext-classify", "none.png", "--weights", "digits", "--top", "0"), 2, ("--top",)),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "wanted"), ERRORS, ids=lambda value: str(value)[:70])
+def test_an_error_is_one_line_on_stderr_with_its_exit_code(
+    elsewhere: Path, arguments: tuple[str, ...], code: int, wanted: tuple[str, ...]
+) -> None:
+    (elsewhere / "file").write_text("not an image")
+    (elsewhere / "full").mkdir()
+    (elsewhere / "full" / "thesis.txt").write_text("precious")
+    done = call(*arguments)
+    for part in wanted:
+        assert part in done.stderr
+    assert done.exit_code == code
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert sorted(path.name for path in elsewhere.rglob("*")) == ["file", "full", "thesis.txt"]
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_process_ends_with_the_same_one_line(command: str) -> None:
+    arguments = {
+        "resnext-export": ["--format", "onnx", "--weights", "none.pth"],
+        "resnext-bench": ["--backend", "ort", "--artifact", "none"],
+        "resnext-parity": ["--artifact", "none"],
+        "resnext-classify": ["none.png", "--artifact", "none"],
+    }[command]
+    done = process(command, *arguments)
+    assert done.returncode == 4
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: no ")
+    assert done.stderr.count("\n") == 1
+    debugged = process(command, *arguments, "--debug")
+    assert debugged.returncode != 0
+    assert "Traceback (most recent call last)" in debugged.stderr
+    assert debugged.stderr.splitlines()[-1].startswith("resnext.errors.Bad")
+
+
+def command_that(does: Callable[[], object]) -> click.Command:
+    @click.command()
+    @guarded
+    def main() -> None:
+        does()
+
+    return main
+
+
+def raises(error: BaseException) -> Callable[[], object]:
+    def does() -> None:
+        raise error
+
+    return does
+
+
+def test_every_error_class_ends_with_its_own_exit_code() -> None:
+    from resnext import errors
+
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, ResnextError) and kind is not errors.UnknownName
+    ]
+    assert len(kinds) >= 9
+    for kind in kinds:
+        done = CliRunner().invoke(command_that(raises(kind("what is wrong"))), [])
+        assert (done.exit_code, done.stderr) == (kind.exit_code, "error: what is wrong\n")
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_too() -> None:
+    broken = command_that(raises(ZeroDivisionError("two\nlines")))
+    done = CliRunner().invoke(broken, [])
+    assert done.exit_code == 70
+    assert done.stderr == "error: unexpected ZeroDivisionError: two lines (--debug shows where)\n"
+    assert isinstance(CliRunner().invoke(broken, ["--debug"]).exception, ZeroDivisionError)
+
+
+def test_ctrl_c_says_so_and_ends_with_130() -> None:
+    done = CliRunner().invoke(command_that(raises(KeyboardInterrupt())), [])
+    assert done.exit_code == 130
+    assert done.stderr == "interrupted; nothing half-written was left\n"
+
+
+def test_sigterm_unwinds_as_ctrl_c_does() -> None:
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    unwound = []
+
+    def does() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            unwound.append(True)
+
+    done = CliRunner().invoke(command_that(does), [])
+    assert done.exit_code == 130
+    assert unwound == [True]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def on_a_terminal(command: str, *arguments: str, **settings: str) -> str:
+    """What ``command`` writes to stderr where that is a terminal."""
+    pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
+    master, slave = pty.openpty()
+    environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
+    environment |= {"TERM": "xterm-256color", **settings}
+    child = subprocess.Popen(
+        [sys.executable, "-m", MODULES[command], *arguments], stderr=slave, stdout=subprocess.DEVNULL, env=environment
+    )
+    os.close(slave)
+    written = b""
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # the terminal's other end is closed
+            break
+        if not chunk:
+            break
+        written += chunk
+    os.close(master)
+    child.wait()
+    return written.decode()
+
+
+@pytest.mark.parametrize("arguments", [("--artifact", "none"), ("--artifact", "none", "--backend", "oort")])
+def test_no_color_is_honoured_on_a_terminal(elsewhere: Path, arguments: tuple[str, ...]) -> None:
+    assert "\x1b[" in on_a_terminal("resnext-parity", *arguments)
+    plain = on_a_terminal("resnext-parity", *arguments, NO_COLOR="1")
+    assert "\x1b[" not in plain
+    assert plain.startswith("error: ")
+    assert list(elsewhere.iterdir()) == []
+
+
+# ---- what the commands share
+
+
+def test_number_of_classes_and_input_size_override_the_variants() -> None:
+    weights = chosen_weights("resnext11_8x4d_digits", "seeded", 4, "12x20")
+    assert weights.config.num_classes == 4
+    assert weights.config.input_size == (12, 20)
+    assert weights.preprocessing.crop == (12, 20)
+    assert chosen_weights("resnext11_8x4d_digits", "seeded", None, "9").config.input_size == (9, 9)
+
+
+def test_the_list_of_models_is_json_on_stdout_alone() -> None:
+    import json
+
+    done = call("resnext-export", "--list-models", "--json", "-")
+    assert done.exit_code == 0
+    assert done.stderr == ""
+    assert [row["model"] for row in json.loads(done.stdout)] == list(VARIANTS)
+    table = call("resnext-export", "--list-models").stdout
+    for name in VARIANTS:
+        assert name in table
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion-mnist"])
+def test_classify_knows_the_shipped_sample_images(name: str) -> None:
+    import json
+
+    from resnext.weights.shipped import SHIPPED
+
+    paths = sorted(SHIPPED[name].images.glob("*.png"))
+    done = call("resnext-classify", *map(str, paths), "--weights", name, "--json", "-", "--top", "2")
+    assert done.exit_code == 0
+    rows = json.loads(done.stdout)
+    assert [row["image"] for row in rows] == [str(path) for path in paths]
+    right = sum(row["classes"][0]["index"] == int(path.name[0]) for row, path in zip(rows, paths, strict=True))
+    assert right >= 9
+    for row in rows:
+        first, second = row["classes"]
+        assert 1 >= first["probability"] >= second["probability"] >= 0
+
+
+def test_classify_prints_a_line_for_each_image(elsewhere: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("L", (8, 8)).save(elsewhere / name)
+    done = call("resnext-classify", "a.png", "b.png", "--weights", "digits", "--top", "1")
+    assert done.exit_code == 0
+    first, second = done.stdout.splitlines()
+    assert first.startswith("a.png: ")
+    assert second.startswith("b.png: ")
+    assert first.endswith("%")

@@ -1,0 +1,64 @@
+"""--json and --markdown: whole or not at all, and never over something that is not an old report."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from resnext.cli.app import check_writable, write_text
+from resnext.errors import MissingRequirement, UsageError
+
+
+def test_a_report_is_written_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    write_text(str(tmp_path / "r.json"), "new")
+    assert (tmp_path / "r.json").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_link_is_followed_and_the_files_mode_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "real").chmod(0o600)
+    (tmp_path / "link").symlink_to("real")
+    write_text(str(tmp_path / "link"), "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    write_text(str(tmp_path / "pipe"), "new")
+    reader.join(timeout=10)
+    assert got == ["new"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_checking_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "r.json")
+    check_writable(None)
+    check_writable("-")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_an_artifact_is_never_overwritten(tmp_path: Path) -> None:
+    for name in ("manifest.json", "model.onnx"):
+        (tmp_path / name).write_text("precious")
+    for name in ("manifest.json", "model.onnx"):
+        with pytest.raises(UsageError, match="artifact's folder"):
+            check_writable(tmp_path / name)
+
+
+@pytest.mark.parametrize("target", ["file/r.json", "folder"])
+def test_what_cannot_be_written_is_refused_before_any_work(tmp_path: Path, target: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(MissingRequirement, match="cannot write"):
+        check_writable(tmp_path / target)
+    with pytest.raises(MissingRequirement, match="cannot write"):
+        write_text(str(tmp_path / target), "new")

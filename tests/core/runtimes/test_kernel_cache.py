@@ -1,0 +1,152 @@
+"""Kernels of TensorRT-RTX between processes: whatever is wrong with the file costs time and is never an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnext.runtimes.trt.kernel_cache import KernelCache
+from resnext.runtimes.trt.library import CompiledKernels
+
+
+class Kernels:
+    """The library's cache: serialises to what it was made of."""
+
+    def __init__(self, data: bytes | None) -> None:
+        self.data = data
+        self.asked = 0
+
+    def serialize(self) -> bytes | None:
+        self.asked += 1
+        return self.data
+
+
+def compiled(data: bytes | None, *, rejected: bool = False) -> CompiledKernels:
+    return CompiledKernels(Kernels(data), None, rejected)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "kernels" / "engine.bin"
+
+
+def note(cache: KernelCache) -> str:
+    return cache.notes()["kernel cache"]
+
+
+def test_what_one_process_keeps_the_next_one_reads(path: Path) -> None:
+    first = KernelCache(path)
+    assert first.read() is None
+    first.take(compiled(b"kernels"))
+    first.keep()
+    assert note(first) == "compiled now"
+    second = KernelCache(path)
+    assert second.read() == b"kernels"
+    assert note(second) == "reused"
+
+
+def test_what_this_process_wrote_itself_is_not_called_reused(path: Path) -> None:
+    cache = KernelCache(path)
+    cache.read()
+    cache.take(compiled(b"one"))
+    cache.keep()
+    assert cache.read() == b"one"  # the next context starts from it
+    assert note(cache) == "compiled now"
+
+
+def test_the_newest_context_is_kept_since_it_began_with_the_others_kernels(path: Path) -> None:
+    cache = KernelCache(path)
+    for data in (b"one", b"one two"):
+        cache.take(compiled(data))
+        cache.keep()
+    assert path.read_bytes() == b"one two"
+
+
+def test_nothing_is_written_twice(path: Path) -> None:
+    cache = KernelCache(path)
+    cache.take(compiled(b"kernels"))
+    cache.keep()
+    path.write_bytes(b"another process's, with more in it")
+    cache.keep()
+    assert path.read_bytes() == b"another process's, with more in it"
+
+
+def test_a_library_that_compiles_nothing_has_no_file_and_no_note() -> None:
+    cache = KernelCache(None)
+    kernels = Kernels(b"kernels")
+    cache.take(CompiledKernels(kernels, None, rejected=False))
+    cache.take(None)
+    cache.keep()
+    assert cache.read() is None
+    assert cache.notes() == {}
+    assert kernels.asked == 0
+
+
+@pytest.mark.parametrize("rejected", [True, False])
+def test_kernels_that_the_library_rejects_are_not_called_reused(path: Path, rejected: bool) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"of another driver")
+    cache = KernelCache(path)
+    assert cache.read() == b"of another driver"
+    cache.take(compiled(b"new", rejected=rejected))
+    assert note(cache).startswith("compiled now, since" if rejected else "reused")
+    cache.keep()
+    assert path.read_bytes() == b"new"
+
+
+def test_a_library_with_nothing_to_keep_is_told(path: Path) -> None:
+    cache = KernelCache(path)
+    cache.take(compiled(None))
+    cache.keep()
+    assert note(cache) == "compiled now, not kept: the library gives nothing to keep"
+    assert not path.exists()
+
+
+def test_a_file_where_a_folder_should_be_is_told(path: Path) -> None:
+    path.parent.write_text("a file")
+    cache = KernelCache(path)
+    assert cache.read() is None
+    cache.take(compiled(b"kernels"))
+    cache.keep()
+    assert note(cache).startswith("compiled now, not kept: ")
+    assert path.parent.read_text() == "a file"
+
+
+def test_a_folder_where_the_file_should_be_is_told(path: Path) -> None:
+    path.mkdir(parents=True)
+    cache = KernelCache(path)
+    assert cache.read() is None
+    cache.take(compiled(b"kernels"))
+    cache.keep()
+    assert note(cache).startswith("compiled now, not kept: ")
+    assert list(path.parent.iterdir()) == [path]  # and nothing half-written
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"old")
+    write = Path.write_bytes
+
+    def half(self: Path, data: Any) -> int:
+        write(self, data[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    cache = KernelCache(path)
+    cache.take(compiled(b"kernels"))
+    cache.keep()
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+    assert note(cache) == "compiled now, not kept: No space left on device"
+
+
+def test_dropped_objects_are_not_asked_again(path: Path) -> None:
+    kernels = Kernels(b"kernels")
+    cache = KernelCache(path)
+    cache.take(CompiledKernels(kernels, None, rejected=False))
+    cache.drop()
+    cache.keep()
+    assert kernels.asked == 0
+    assert not path.exists()

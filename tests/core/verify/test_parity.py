@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from resnext.errors import UsageError
+from resnext.verify.parity import GATES, Gate, Parity, clopper_pearson, compare, discriminates, gate_for
+
+Logits = NDArray[np.float64]
+
+
+@pytest.fixture
+def reference() -> Logits:
+    return np.random.default_rng(0).normal(size=(12, 10)) * 3
+
+
+def rms(values: Logits) -> float:
+    return float(np.sqrt((values**2).mean()))
+
+
+def reasons(outcome: Parity) -> str:
+    assert not outcome.passed
+    assert outcome.failures
+    return "; ".join(outcome.failures)
+
+
+def test_the_same_logits_pass_with_every_metric_perfect(reference: Logits) -> None:
+    exact = reference.astype(np.float32)
+    outcome = compare(exact.astype(np.float64), exact, artifact_sha256="a" * 64)
+    assert outcome.passed
+    assert outcome.failures == ()
+    assert (outcome.max_abs, outcome.mean_abs, outcome.max_error, outcome.mean_error) == (0, 0, 0, 0)
+    assert (outcome.max_relative, outcome.mean_relative) == (0, 0)
+    assert (outcome.rows, outcome.top1, outcome.top5) == (12, 1, 1)
+    assert outcome.min_cosine == pytest.approx(1)
+    assert outcome.artifact_sha256 == "a" * 64
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[0.0], [1.0]],  # a row without a direction
+        [[0.0, 0.0], [1.0, -2.0]],
+        [[1.0, 1.0, 1.0]],  # all tied
+        [[-5.0]],
+        [[1e-20, 2e-20], [3e-20, 1e-20]],
+        [[1e20, -1e20], [1.0, 2.0]],
+        [[1e-20, 2e-20], [3.0, 1.0]],
+        [[1000.0, 999.99994], [0.0, 1.0]],
+    ],
+)
+def test_any_logits_pass_against_themselves(values: list[list[float]]) -> None:
+    same = np.array(values, np.float32)
+    outcome = compare(same, same.copy(), baseline=same)
+    assert outcome.passed, outcome.failures
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", [(0, 0), (7, 3), (slice(None), slice(None))])
+def test_nan_and_infinity_fail_wherever_they_are(reference: Logits, value: float, where: Any) -> None:
+    candidate = reference.astype(np.float32)
+    candidate[where] = value
+    outcome = compare(reference, candidate, gate=Gate(np.inf, -1, 0, np.inf))
+    assert ("NaN" if np.isnan(value) else "infinite") in reasons(outcome)
+    assert f"first in row {7 if where == (7, 3) else 0}" in reasons(outcome)
+    assert outcome.max_error is None
+    assert outcome.top1 is None
+
+
+def test_the_numbers_of_nan_and_infinite_values_are_told_apart(reference: Logits) -> None:
+    candidate = reference.astype(np.float32)
+    candidate[1, :3], candidate[2, :2] = np.nan, np.inf
+    assert "3 NaN and 2 infinite values, first in row 1" in reasons(compare(reference, candidate))
+
+
+@pytest.mark.parametrize("shape", [(12, 9), (11, 10), (12, 10, 1), (120,), (1, 10), (0, 10), ()])
+def test_another_shape_fails_even_where_it_would_broadcast(reference: Logits, shape: tuple[int, ...]) -> None:
+    outcome = compare(reference, np.zeros(shape, np.float32))
+    assert f"shape is {shape}, want (12, 10)" in reasons(outcome)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int32"])
+def test_another_dtype_fails_whatever_the_values(dtype: str) -> None:
+    whole = np.arange(20.0).reshape(4, 5)
+    assert reasons(compare(whole, whole.astype(dtype))) == f"dtype is {dtype}, want float32"
+
+
+def test_the_wanted_dtype_can_be_named(reference: Logits) -> None:
+    half = reference.astype(np.float16)
+    assert compare(half.astype(np.float64), half, dtype="float16").passed
+
+
+def test_swapped_rows_fail_and_are_named_as_such(reference: Logits) -> None:
+    candidate = reference.astype(np.float32)
+    candidate[[0, 1]] = candidate[[1, 0]]
+    assert "rows are swapped or repeated" in reasons(compare(reference, candidate))
+
+
+def test_a_repeated_row_fails_and_is_named_as_such(reference: Logits) -> None:
+    candidate = np.repeat(reference.astype(np.float32)[:1], 12, axis=0)
+    assert "rows are swapped or repeated" in reasons(compare(reference, candidate))
+
+
+def test_constant_rows_fail_and_are_named_as_such(reference: Logits) -> None:
+    candidate = np.tile(reference.mean(axis=0).astype(np.float32), (12, 1))
+    assert "the output does not depend on the input" in reasons(compare(reference, candidate))
+
+
+def test_swapped_classes_get_no_wrong_diagnosis(reference: Logits) -> None:
+    candidate = reference.astype(np.float32)[:, ::-1].copy()
+    text = reasons(compare(reference, candidate))
+    assert "swapped" not in text
+    assert "does not depend" not in text
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(0.5, True), (0.99, True), (1.01, False), (100.0, False)])
+def test_one_wrong_value_passes_up_to_the_gate_and_no_further(reference: Logits, factor: float, passes: bool) -> None:
+    gate = Gate(max_error=1e-2, min_cosine=0.9, min_top1=0.0, max_error_ratio=np.inf)
+    candidate = reference.astype(np.float32)
+    candidate[3, 4] += np.float32(factor * gate.max_error * rms(reference))
+    outcome = compare(reference, candidate, gate=gate)
+    assert outcome.passed == passes
+    assert outcome.max_error == pytest.approx(factor * gate.max_error, rel=1e-3)
+    if not passes:
+        assert "max error" in reasons(outcome)
+
+
+def test_the_metrics_are_those_of_their_definition(reference: Logits) -> None:
+    candidate = (reference + np.random.default_rng(1).normal(size=reference.shape) * 0.1).astype(np.float32)
+    difference = np.abs(candidate.astype(np.float64) - reference)
+    outcome = compare(reference, candidate)
+    assert outcome.max_abs == pytest.approx(difference.max())
+    assert outcome.mean_abs == pytest.approx(difference.mean())
+    assert outcome.max_error == pytest.approx(difference.max() / rms(reference))
+    assert outcome.mean_error == pytest.approx(difference.mean() / rms(reference))
+    ratio = (difference / np.abs(reference))[np.abs(reference) > 1e-3 * rms(reference)]
+    assert outcome.max_relative == pytest.approx(ratio.max())
+    assert outcome.mean_relative == pytest.approx(ratio.mean())
+    cosine = [
+        float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        for a, b in zip(candidate.astype(np.float64), reference, strict=True)
+    ]
+    assert outcome.min_cosine == pytest.approx(min(cosine))
+    assert outcome.top1 == (candidate.argmax(1) == reference.argmax(1)).mean()
+    sets = [set(np.argsort(a)[-5:]) == set(np.argsort(b)[-5:]) for a, b in zip(candidate, reference, strict=True)]
+    assert outcome.top5 == pytest.approx(np.mean(sets))
+
+
+def test_a_turned_row_fails_on_its_cosine(reference: Logits) -> None:
+    gate = Gate(max_error=np.inf, min_cosine=0.999, min_top1=0.0, max_error_ratio=np.inf)
+    candidate = reference.astype(np.float32)
+    candidate[5] = -candidate[5]
+    assert "in row 5" in reasons(compare(reference, candidate, gate=gate))
+
+
+def test_a_changed_first_class_fails_however_small_the_error() -> None:
+    reference = np.array([[1.0, 1.01, 0.0], [3.0, 1.0, 0.0]])
+    candidate = np.array([[1.02, 1.01, 0.0], [3.0, 1.0, 0.0]], np.float32)
+    gate = Gate(max_error=0.1, min_cosine=0.99, min_top1=1.0, max_error_ratio=np.inf)
+    outcome = compare(reference, candidate, gate=gate)
+    assert "top-1 agrees in 1 of 2 rows" in reasons(outcome)
+    assert outcome.top1 == 0.5
+
+
+def test_a_tie_in_the_reference_may_fall_either_way() -> None:
+    reference = np.array([[2.0, 2.0 + 1e-7, 0.0], [3.0, 1.0, 0.0]])
+    candidate = np.array([[2.0, 2.0 - 2e-7, 0.0], [3.0, 1.0, 0.0]], np.float32)
+    assert candidate[0].argmax() != reference[0].argmax()
+    outcome = compare(reference, candidate)
+    assert outcome.passed, outcome.failures
+    assert outcome.top1 == 0.5  # as it was, though it is forgiven
+
+
+def test_a_tie_of_the_losers_forgives_nothing() -> None:
+    reference = np.array([[2.0, 1.0, 1.0], [3.0, 1.0, 0.0]])
+    candidate = np.array([[1.0, 2.0, 1.0], [3.0, 1.0, 0.0]], np.float32)
+    gate = Gate(max_error=np.inf, min_cosine=-1, min_top1=1.0, max_error_ratio=np.inf)
+    assert "top-1" in reasons(compare(reference, candidate, gate=gate))
+
+
+def test_the_error_ratio_is_over_what_the_baseline_loses(reference: Logits) -> None:
+    eager = (reference + 1e-3).astype(np.float32)
+    candidate = (reference + 3e-3).astype(np.float32)
+    loose = Gate(max_error=1.0, min_cosine=0.0, min_top1=0.0, max_error_ratio=2.0)
+    outcome = compare(reference, candidate, gate=loose, baseline=eager)
+    assert outcome.error_ratio == pytest.approx(3, rel=1e-2)
+    assert "3.0 times what its precision costs, allowed 2" in reasons(outcome)
+    assert compare(reference, candidate, gate=Gate(1.0, 0.0, 0.0, 4.0), baseline=eager).passed
+    assert compare(reference, candidate, gate=loose).error_ratio is None
+
+
+def test_a_perfect_baseline_does_not_fail_one_rounding(reference: Logits) -> None:
+    exact = reference.astype(np.float32)
+    candidate = np.nextafter(exact, np.float32(100))
+    outcome = compare(exact, candidate, baseline=exact)
+    assert outcome.passed, outcome.failures
+    assert outcome.error_ratio is not None
+    assert np.isfinite(outcome.error_ratio)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_baseline_that_is_not_finite_never_passes_in_silence(reference: Logits, value: float) -> None:
+    baseline = reference.astype(np.float32)
+    baseline[0, 0] = value
+    with pytest.raises(UsageError, match="baseline"):
+        compare(reference, reference.astype(np.float32), baseline=baseline)
+
+
+@pytest.mark.parametrize("shape", [(1, 10), (12, 1), (11, 10)])
+def test_a_baseline_of_another_shape_is_a_usage_error(reference: Logits, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="baseline"):
+        compare(reference, reference.astype(np.float32), baseline=np.ones(shape, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_reference_that_is_not_finite_proves_nothing(reference: Logits, value: float) -> None:
+    reference[2, 2] = value
+    with pytest.raises(UsageError, match="reference"):
+        compare(reference, reference.astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(0, 10), (4, 0), (10,), (2, 3, 4), ()])
+def test_a_reference_of_no_use_is_a_usage_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="reference"):
+        compare(np.ones(shape), np.ones(shape, np.float32))
+
+
+def test_a_reference_of_zeros_proves_nothing() -> None:
+    with pytest.raises(UsageError, match="all zero"):
+        compare(np.zeros((3, 4)), np.zeros((3, 4), np.float32))
+
+
+def test_a_network_of_one_class_can_be_compared() -> None:
+    reference = np.array([[1.0], [2.0], [-3.0]])
+    assert compare(reference, reference.astype(np.float32)).passed
+    assert not compare(reference, -reference.astype(np.float32)).passed
+
+
+def test_a_single_row_can_be_compared(reference: Logits) -> None:
+    assert compare(reference[:1], reference[:1].astype(np.float32)).passed
+    assert not compare(reference[:1], reference[1:2].astype(np.float32)).passed
+
+
+def test_the_inputs_are_left_as_they_were(reference: Logits) -> None:
+    candidate = reference.astype(np.float32)
+    kept, kept_candidate = reference.copy(), candidate.copy()
+    compare(reference, candidate, baseline=candidate)
+    assert np.array_equal(reference, kept)
+    assert np.array_equal(candidate, kept_candidate)
+
+
+def test_a_passed_and_a_failed_outcome_survive_json(reference: Logits) -> None:
+    for candidate in (reference.astype(np.float32), np.full(reference.shape, np.nan, np.float32)):
+        outcome = compare(reference, candidate)
+        assert Parity.model_validate_json(outcome.model_dump_json()) == outcome
+
+
+def test_a_gate_is_found_by_precision() -> None:
+    assert gate_for("fp32") is GATES["fp32"]
+    with pytest.raises(UsageError, match="no parity gate for precision 'fp12'; known: fp32"):
+        gate_for("fp12")
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(0, 1), (1, 1), (0, 28), (28, 28), (27, 28), (14, 28), (1, 1000)])
+@pytest.mark.parametrize("confidence", [0.95, 0.99])
+def test_clopper_pearson_is_scipys_exact_interval(hits: int, trials: int, confidence: float) -> None:
+    want = binomtest(hits, trials).proportion_ci(confidence, method="exact")
+    assert clopper_pearson(hits, trials, confidence) == pytest.approx((want.low, want.high), abs=1e-9)
+
+
+def test_the_lower_bound_of_top1_is_clopper_pearsons(reference: Logits) -> None:
+    candidate = reference.astype(np.float32)
+    candidate[0] = candidate[0, ::-1]
+    outcome = compare(reference, candidate)
+    hits = round((outcome.top1 or 0) * 12)
+    assert hits == 11
+    assert outcome.top1_low == pytest.approx(binomtest(11, 12).proportion_ci(method="exact").low)
+
+
+def test_rows_that_are_all_alike_do_not_discriminate(reference: Logits) -> None:
+    assert discriminates(reference)
+    alike = np.repeat(reference[:1], 12, axis=0)
+    assert not discriminates(alike)
+    assert not discriminates(alike + np.random.default_rng(0).normal(size=alike.shape) * 0.01)
+    assert discriminates(reference[:1])
+    assert not discriminates(np.full((4, 3), np.nan))

@@ -1,0 +1,69 @@
+"""The artifact cache: built once, reused after, never trusted when damaged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnext.errors import MissingRequirement
+from resnext.weights.spec import Weights, load_weights
+from resnext_export import store
+from resnext_export.store import build_or_reuse
+
+
+def test_the_second_call_reuses_what_the_first_built(digits: Weights, tmp_path: Path) -> None:
+    first, second = build_or_reuse(digits, tmp_path), build_or_reuse(digits, tmp_path)
+    assert (first.reused, second.reused) == (False, True)
+    assert first.artifact.manifest == second.artifact.manifest
+
+
+def test_other_weights_get_another_entry(digits: Weights, tmp_path: Path) -> None:
+    seeded = load_weights("seeded:1", digits.config)
+    assert build_or_reuse(digits, tmp_path).artifact.path != build_or_reuse(seeded, tmp_path).artifact.path
+
+
+def test_another_library_version_gets_another_entry(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resnext_export.formats import onnx
+
+    before = store._key(digits)
+    monkeypatch.setattr(onnx, "library_versions", lambda: {"torch": "0.0"})
+    assert store._key(digits) != before
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "no manifest"])
+def test_a_damaged_entry_is_built_again(digits: Weights, tmp_path: Path, damage: str) -> None:
+    good = build_or_reuse(digits, tmp_path).artifact
+    raw = bytearray(good.path.read_bytes())
+    if damage == "cut":
+        good.path.write_bytes(raw[:-10])
+    elif damage == "altered":
+        raw[len(raw) // 2] ^= 1
+        good.path.write_bytes(raw)
+    else:
+        (good.directory / "manifest.json").unlink()
+    again = build_or_reuse(digits, tmp_path)
+    assert not again.reused
+    assert again.artifact.manifest.file_sha256 == good.manifest.file_sha256
+    assert build_or_reuse(digits, tmp_path).reused
+
+
+def test_two_processes_at_a_time_build_it_once(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from resnext.weights.spec import load_weights\n"
+        "from resnext_export.store import build_or_reuse\n"
+        "print(build_or_reuse(load_weights('digits'), Path(sys.argv[1])).reused)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = sorted(child.communicate(timeout=120)[0].strip() for child in children)
+    assert said == ["False", "True"]
+
+
+def test_a_cache_folder_that_cannot_be_made_is_a_clear_error(digits: Weights, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MissingRequirement, match="RESNEXT_CACHE_DIR"):
+        build_or_reuse(digits, tmp_path / "file" / "cache")
