@@ -13,22 +13,29 @@ from xml.sax.saxutils import escape
 
 INK, LINE = "#1f2933", "#7d8590"
 SOURCE, GRAPH, SHIPPED, RUN, VERDICT = "#cfe3f5", "#fbdcb2", "#d3ecd0", "#e3d9f2", "#f7d4d4"
+ARTIFACT = """artifact
+one file: ONNX,
+OpenVINO IR,
+TensorRT engine or
+AOTInductor package
+
+and manifest.json:
+what it is, sha256,
+how it was checked"""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
-#: What `pipeline` draws: x, y, width, height, colour, title and lines below it.
-STAGES: dict[str, tuple[int, int, int, int, str, tuple[str, ...]]] = {
-    "weights": (10, 12, 130, 64, SOURCE, ("weights", ".pth, .safetensors,", "shipped or seeded")),
-    "network": (10, 148, 130, 64, SOURCE, ("ResNeXt", "in PyTorch,", "the reference")),
-    "onnx": (184, 12, 130, 64, GRAPH, ("ONNX", "batch norms folded,", "any batch size")),
-    "passes": (184, 148, 130, 64, GRAPH, ("passes", "fp16 bf16 int8 fp8,", "merged groups")),
-    "artifact": (358, 12, 158, 200, SHIPPED, ("artifact", "one file: ONNX,", "OpenVINO IR,", "TensorRT engine or",
-                                              "AOTInductor package", "", "and manifest.json:", "what it is, sha256,",
-                                              "how it was checked")),
-    "session": (560, 12, 130, 64, RUN, ("session", "runs the bytes", "on disk")),
-    "parity": (560, 148, 130, 64, VERDICT, ("parity", "logits against", "the reference")),
-    "measure": (734, 12, 136, 64, RUN, ("measurement", "interleaved rounds,", "one clock")),
-    "verdict": (734, 148, 136, 64, VERDICT, ("verdict", "VALID or INVALID,", "and why")),
-}  # fmt: skip
+#: What `pipeline` draws: x, y, width, height, color, and the lines of text; the first is the title.
+STAGES: tuple[tuple[int, int, int, int, str, str], ...] = (
+    (10, 12, 130, 64, SOURCE, "weights\n.pth, .safetensors,\nshipped or seeded"),
+    (10, 148, 130, 64, SOURCE, "ResNeXt\nin PyTorch,\nthe reference"),
+    (184, 12, 130, 64, GRAPH, "ONNX\nbatch norms folded,\nany batch size"),
+    (184, 148, 130, 64, GRAPH, "passes\nfp16 bf16 int8 fp8,\nmerged groups"),
+    (358, 12, 158, 200, SHIPPED, ARTIFACT),
+    (560, 12, 130, 64, RUN, "session\nruns the bytes\non disk"),
+    (560, 148, 130, 64, VERDICT, "parity\nlogits against\nthe reference"),
+    (734, 12, 136, 64, RUN, "measurement\ninterleaved rounds,\none clock"),
+    (734, 148, 136, 64, VERDICT, "verdict\nVALID or INVALID,\nand why"),
+)
 #: Arrows of `pipeline`: points in order; the last has the head.
 FLOWS: tuple[tuple[tuple[int, int], ...], ...] = (
     ((75, 76), (75, 146)),
@@ -46,18 +53,31 @@ FLOWS: tuple[tuple[tuple[int, int], ...], ...] = (
 
 #: Folders and modules of each package that `architecture` draws, from the top layer down; a layer
 #: imports lower ones only.
-LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "resnext_bench": (("cli",), ("run", "report"), ("checks", "cases"), ("result", "plan", "stats")),
-    "resnext_export": (("cli",), ("store",), ("formats",), ("tuning", "tensorrt"), ("calibration", "convert", "passes"),
-                       ("request",)),
-    "resnext": (("cli",), ("verify", "timing"), ("runtimes",), ("weights", "artifact"), ("images",),
-                ("network", "machine"), ("errors", "progress", "storage")),
-}  # fmt: skip
+LAYERS: dict[str, tuple[str, ...]] = {
+    "resnext_bench": ("cli", "run report", "checks cases", "result plan stats"),
+    "resnext_export": (
+        "cli",
+        "store",
+        "formats",
+        "tuning tensorrt",
+        "calibration convert passes",
+        "request",
+    ),
+    "resnext": (
+        "cli",
+        "verify timing",
+        "runtimes",
+        "weights artifact",
+        "images",
+        "network machine",
+        "errors progress storage",
+    ),
+}
 
 
 def pipeline() -> str:
     """From weights to verdict."""
-    parts = [box(*stage) for stage in STAGES.values()]
+    parts = [box(*stage) for stage in STAGES]
     parts += [arrow(points) for points in FLOWS]
     return picture(
         880, 252, "From weights through ONNX and artifact to session, parity, measurement and verdict", parts
@@ -70,12 +90,13 @@ def architecture() -> str:
     for index, (package, layers) in enumerate(LAYERS.items()):
         left, width = 10 + index * 296, 268
         parts.append(rectangle(left, 10, width, 396, "none"))
-        parts.append(box(left + 14, 24, width - 28, 34, RUN, (package,)))
-        for row, names in enumerate(layers):
+        parts.append(box(left + 14, 24, width - 28, 34, RUN, package))
+        for row, layer in enumerate(layers):
+            names = layer.split()
             room, x = width - 28 - 8 * (len(names) - 1), left + 14.0
             for name in names:  # long names get more of the room
                 each = room * (len(name) + 3) / sum(len(other) + 3 for other in names)
-                parts.append(box(x, 74 + row * 46, each, 34, (GRAPH, SOURCE)[row % 2], (name,)))
+                parts.append(box(x, 74 + row * 46, each, 34, (GRAPH, SOURCE)[row % 2], name))
                 x += each + 8
     parts += [arrow(((278, 220), (304, 220))), arrow(((574, 220), (600, 220)))]
     return picture(880, 416, "Three packages; each layer imports lower ones only", parts)
@@ -83,37 +104,41 @@ def architecture() -> str:
 
 def picture(width: int, height: int, title: str, parts: list[str]) -> str:
     """An SVG without background."""
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" font-family="{FONT}">\n'
-        f"<title>{escape(title)}</title>\n"
-        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
-        f'<path d="M0 0 8 4 0 8Z" fill="{LINE}"/></marker></defs>\n'
+    return "\n".join(
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"',
+            f' font-family="{FONT}" text-anchor="middle" fill="{INK}">',
+            f"<title>{escape(title)}</title>",
+            '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8"',
+            f' markerHeight="8" orient="auto"><path d="M0 0 8 4 0 8Z" fill="{LINE}"/></marker>',
+            *parts,
+            "</svg>\n",
+        )
     )
-    return head + "\n".join(parts) + "\n</svg>\n"
 
 
-def box(x: float, y: float, width: float, height: float, colour: str, lines: tuple[str, ...]) -> str:
+def box(x: float, y: float, width: float, height: float, color: str, lines: str) -> str:
     """A filled box; the first line is its title."""
-    pitch = 18
-    first = y + height / 2 - pitch * (len(lines) - 1) / 2 + 5
-    text = "".join(
-        f'<text x="{x + width / 2:g}" y="{first + pitch * index:g}" text-anchor="middle" fill="{INK}" '
-        f'font-size="{14 if index == 0 else 12}"{" font-weight=" + chr(34) + "600" + chr(34) if index == 0 else ""}>'
-        f"{escape(line)}</text>"
-        for index, line in enumerate(lines)
-    )
-    return rectangle(x, y, width, height, colour) + text
+    title, *rest = lines.split("\n")
+    pitch, middle = 18, f'x="{x + width / 2:g}"'
+    first = y + height / 2 - pitch * len(rest) / 2 + 5
+    text = [f'<text {middle} y="{first:g}" font-size="14" font-weight="600">{escape(title)}</text>']
+    for index, line in enumerate(rest, start=1):
+        text.append(f'<text {middle} y="{first + pitch * index:g}" font-size="12">{escape(line)}</text>')
+    return "\n".join((rectangle(x, y, width, height, color), *text))
 
 
-def rectangle(x: float, y: float, width: float, height: float, colour: str) -> str:
+def rectangle(x: float, y: float, width: float, height: float, color: str) -> str:
     """A box with round corners."""
-    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="7" fill="{colour}" stroke="{LINE}"/>'
+    place = f'x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}"'
+    return f'<rect {place} rx="7" fill="{color}" stroke="{LINE}"/>'
 
 
 def arrow(points: tuple[tuple[int, int], ...]) -> str:
     """A line through ``points`` with a head at the last."""
     route = " ".join(f"{x},{y}" for x, y in points)
-    return f'<polyline points="{route}" fill="none" stroke="{LINE}" stroke-width="1.5" marker-end="url(#head)"/>'
+    style = f'fill="none" stroke="{LINE}" stroke-width="1.5" marker-end="url(#head)"'
+    return f'<polyline points="{route}" {style}/>'
 
 
 #: The pictures by their path below docs/.

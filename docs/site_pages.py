@@ -1,4 +1,4 @@
-"""MkDocs hook: pages and tables that are made of the code, so that no option or field is typed twice.
+"""MkDocs hook: pages and tables made of the code, so that no option or field is typed twice.
 
 Made whole: the home page (README), a page for each command, a page for each package's public
 names. Filled in wherever a page says ``<!-- generated: WHAT -->``: tables of errors, stored fields

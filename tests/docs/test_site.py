@@ -37,7 +37,7 @@ pictures = script("draw_pipeline")
 
 # ---- commands
 
-#: Options that say no more than their default. None may be added; whoever gives one a help text takes it out.
+#: Options whose help text is only their default. Add none; whoever writes a text takes it out.
 WAITING = {"resnext-export --calibration-images", "resnext-bench --calibration-images"}
 
 
@@ -193,12 +193,26 @@ def test_the_pictures_can_be_read_on_light_and_dark_pages() -> None:
         assert all(contrast(pictures.INK, fill) >= 7 for fill in fills)
 
 
+#: The documents describe the folders by subject.
+by_subject = pytest.mark.skipif(
+    not (ROOT / "resnext" / "network").is_dir(), reason="the folders by subject are not there yet"
+)
+
+
+@by_subject
+def test_folders_and_files_that_documents_name_exist() -> None:
+    pattern = r"`((?:resnext|export|benchmarks|tests|docs)/[\w./-]*)`"
+    for path in (ROOT / "CONTRIBUTING.md", DOCS / "concepts" / "architecture.md"):
+        named = re.findall(pattern, path.read_text(encoding="utf-8"))
+        assert named
+        assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@by_subject
 def test_the_architecture_picture_shows_what_exists() -> None:
-    if not (ROOT / "resnext" / "network").is_dir():
-        pytest.skip("drawn for the folders by subject")
     homes = {"resnext": ROOT, "resnext_export": ROOT / "export", "resnext_bench": ROOT / "benchmarks"}
-    drawn = {package: [name for layer in layers for name in layer] for package, layers in pictures.LAYERS.items()}
-    for package, names in drawn.items():
+    for package, layers in pictures.LAYERS.items():
+        names = " ".join(layers).split()
         home = homes[package] / package
         assert [name for name in names if not ((home / name).is_dir() or (home / f"{name}.py").is_file())] == []
         folders = {path.parent.name for path in home.glob("*/__init__.py")}
