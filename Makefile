@@ -1,7 +1,8 @@
 # make demo        set everything up and run the main job: export, parity, benchmark, report
 # make test        set everything up and pass lint, types and tests
-# make test-oldest  packages, sessions and the exporter on the oldest PyTorch that setup.cfg allows (gigabytes, minutes)
-# make speed       measure the speed claims that the README makes of the toolkit itself
+# make test-oldest packages, sessions and the exporter on the oldest PyTorch that setup.cfg allows (gigabytes, minutes)
+# make docs        build the documents as a site into build/site; a broken link or anchor fails
+# make speed       measure the speed claims that docs/results makes of the toolkit itself
 # make gpu-accept  what only a GPU can show, numbers first, tests last; needs Python with torch, no virtual environment
 # make clean       remove what these made
 
@@ -22,7 +23,7 @@ OLDEST_TESTS  := tests/core/runtimes/test_backends.py tests/core/artifact/test_p
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test lint types pytest test-oldest speed gpu-accept clean
+.PHONY: demo test lint types pytest docs test-oldest speed gpu-accept clean
 .DEFAULT_GOAL := demo
 
 # The stamp is newer than what it was installed from, so that a second make installs nothing.
@@ -46,6 +47,9 @@ types: $(VENV)/.installed
 
 pytest: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(OLDEST_VENV)/.installed: setup.cfg pyproject.toml oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST_VENV)

@@ -1,4 +1,4 @@
-"""Draw ``figure3_forms.svg``: the three forms of a bottleneck block, and merged groups.
+"""Draw ``concepts/figure3_forms.svg``: the three forms of a bottleneck block, and merged groups.
 
 Run from anywhere: ``python docs/draw_forms.py [OUT]``. The same input gives the same bytes.
 """
@@ -170,4 +170,4 @@ def label(ax: Axes, x: float, y: float, text: str, side: str = "centre", size: f
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("figure3_forms.svg"))
+    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "concepts" / "figure3_forms.svg")
