@@ -1,11 +1,13 @@
-"""Measures the claims that this toolkit makes about its own speed, interleaved in one run; fails where one is missed.
+"""Measures the claims that this toolkit makes about its own speed, interleaved in one run; fails
+where one is missed.
 
     python benchmarks/check_speed.py [--json PATH]
 
 1. ``--help`` of every command answers in under 0.3 s.
-2. Export end to end, check of the written bytes included, takes at most 1.5 times a bare ``torch.onnx.export``.
-3. The harness adds under 5 us to an iteration, measured on a session that does nothing.
-4. ``ort-cpu`` is as fast as a plain loop over the same onnxruntime session: ratio 1.00 +- 0.02.
+2. Export end to end, check of the written bytes included, takes at most 1.5 times a bare
+``torch.onnx.export``. 3. The harness adds under 5 us to an iteration, measured on a session that
+does nothing. 4. ``ort-cpu`` is as fast as a plain loop over the same onnxruntime session: ratio
+1.00 +- 0.02.
 """
 
 from __future__ import annotations
@@ -49,7 +51,13 @@ def help_seconds() -> dict[str, Any]:
             subprocess.run([folder / name, "--help"], check=True, capture_output=True)
             took[name].append(time.perf_counter() - before)
     worst = max(statistics.median(samples) for samples in took.values())
-    return {"claim": "--help, slowest command", "value": worst, "unit": "s", "limit": "< 0.3", "ok": worst < 0.3}
+    return {
+        "claim": "--help, slowest command",
+        "value": worst,
+        "unit": "s",
+        "limit": "< 0.3",
+        "ok": worst < 0.3,
+    }
 
 
 def export_ratio(rounds: int) -> tuple[dict[str, Any], Artifact]:
@@ -69,7 +77,12 @@ def export_ratio(rounds: int) -> tuple[dict[str, Any], Artifact]:
         artifact = export_onnx(weights, folder, force=True)
         ratios.append((time.perf_counter() - before) / bare)
     ratio = statistics.median(ratios)
-    claim = {"claim": "export with check / bare torch.onnx.export", "value": ratio, "unit": "x", "limit": "<= 1.5"}
+    claim = {
+        "claim": "export with check / bare torch.onnx.export",
+        "value": ratio,
+        "unit": "x",
+        "limit": "<= 1.5",
+    }
     return {**claim, "ok": ratio <= 1.5, "samples": ratios}, artifact
 
 
@@ -79,13 +92,21 @@ def harness_overhead() -> dict[str, Any]:
     subject = Subject(FakeSession(), {"input": np.zeros((1, 1), np.float32)})
     _visit(subject, samples, 20000)
     overhead = statistics.median(samples.host_ns[0]) / 1e3
-    return {"claim": "harness overhead", "value": overhead, "unit": "us", "limit": "< 5", "ok": overhead < 5}
+    return {
+        "claim": "harness overhead",
+        "value": overhead,
+        "unit": "us",
+        "limit": "< 5",
+        "ok": overhead < 5,
+    }
 
 
 def ort_ratio(artifact: Artifact, rounds: int) -> dict[str, Any]:
-    """The ``ort-cpu`` session through the harness against a plain loop over onnxruntime, paired visit by visit.
+    """The ``ort-cpu`` session through the harness against a plain loop over onnxruntime, paired
+    visit by visit.
 
-    The order within a pair alternates, or whichever comes second would always find the other's data in the caches.
+    The order within a pair alternates, or whichever comes second would always find the other's data
+    in the caches.
     """
     images = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     feeds = {"input": images}
@@ -103,13 +124,22 @@ def ort_ratio(artifact: Artifact, rounds: int) -> dict[str, Any]:
                 took[call is ours] = statistics.median(time_host(call, 10))
             ratios.append(took[False] / took[True])
     ratio = statistics.median(ratios)
-    claim = {"claim": "ort-cpu speed / plain onnxruntime loop", "value": ratio, "unit": "x", "limit": "1.00 +- 0.02"}
+    claim = {
+        "claim": "ort-cpu speed / plain onnxruntime loop",
+        "value": ratio,
+        "unit": "x",
+        "limit": "1.00 +- 0.02",
+    }
     return {**claim, "ok": abs(ratio - 1) <= 0.02, "samples": ratios}
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Also write the results here.")
-@click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Paired exports.")
+@click.option(
+    "--json", "path", type=click.Path(path_type=Path), help="Also write the results here."
+)
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Paired exports."
+)
 def main(path: Path | None, rounds: int) -> None:
     """Measure every claim, print a table, exit 1 where one is missed."""
     with open_nvml() as nvml:
@@ -119,9 +149,15 @@ def main(path: Path | None, rounds: int) -> None:
     click.echo(f"{environment.title()}, load {environment.load_1min:.2f} at the start")
     for result in results:
         verdict = "ok" if result["ok"] else "MISSED"
-        click.echo(f"{result['claim']:44} {result['value']:8.3f} {result['unit']:2}  {result['limit']:12}  {verdict}")
+        click.echo(
+            f"{result['claim']:44} {result['value']:8.3f} {result['unit']:2}  {result['limit']:12} "
+            f" {verdict}"
+        )
     if path is not None:
-        path.write_text(json.dumps({"environment": environment.model_dump(), "results": results}, indent=1) + "\n")
+        path.write_text(
+            json.dumps({"environment": environment.model_dump(), "results": results}, indent=1)
+            + "\n"
+        )
     if not all(result["ok"] for result in results):
         sys.exit(1)
 

@@ -1,11 +1,13 @@
-"""GPU acceptance: everything that only a GPU can show, most worth for each second first, nothing lost when killed.
+"""GPU acceptance: everything that only a GPU can show, most worth for each second first, nothing
+lost when killed.
 
     PYTHONPATH=.:export:benchmarks python3 benchmarks/gpu_accept.py --out FOLDER --budget 540
 
-Each step is a process group of its own. Rows are appended to FOLDER/rows.jsonl as they come and printed; accept.json
-and accept.md are written anew, whole, after each step; steps.log holds what the steps print, environment.json the
-machine, junit.xml the tests. A step that fails, hangs or does not fit into the time is a line, and the next goes on.
-``--resume`` leaves out what FOLDER has from the same code and device. ``--rehearse`` runs the same on a CPU, small.
+Each step is a process group of its own. Rows are appended to FOLDER/rows.jsonl as they come and
+printed; accept.json and accept.md are written anew, whole, after each step; steps.log holds what
+the steps print, environment.json the machine, junit.xml the tests. A step that fails, hangs or does
+not fit into the time is a line, and the next goes on. ``--resume`` leaves out what FOLDER has from
+the same code and device. ``--rehearse`` runs the same on a CPU, small.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from resnext.machine.cuda_driver import probe_driver
 RESERVE_S = 20.0
 #: Under this a step is not begun.
 LEAST_S = 8.0
-#: Characters of a reason that two of them are compared by: results keep the beginning of a long line.
+#: Characters of a reason that two of them are compared by: results keep the beginning of a long
+#: line.
 _REASON = 80
 #: Between asking a step to stop and killing it.
 GRACE_S = 4.0
@@ -58,28 +61,72 @@ class Step:
 
 #: In this order: what nobody knows yet, and what the rest is measured against, comes first.
 STEPS = (
-    Step("environment", 60), Step("ceilings", 25), Step("smoke", 60), Step("eager", 110), Step("merged", 50),
-    Step("chunks", 30), Step("compile", 120), Step("package", 80), Step("benchmark", 60), Step("ort-cuda", 60),
+    Step("environment", 60),
+    Step("ceilings", 25),
+    Step("smoke", 60),
+    Step("eager", 110),
+    Step("merged", 50),
+    Step("chunks", 30),
+    Step("compile", 120),
+    Step("package", 80),
+    Step("benchmark", 60),
+    Step("ort-cuda", 60),
     Step("tests", None, signal.SIGINT),
-)  # fmt: skip
+)
 
-#: What is expected, said before the run so that a surprise is seen: text, and the rows that tell, by step and cell.
+#: What is expected, said before the run so that a surprise is seen: text, and the rows that tell,
+#: by step and cell.
 PREDICTIONS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
-    ("fp16 product 700 to 800 TFLOP/s", "ceilings", "fp16 product", lambda row: f"{row['tflops']:.0f} TFLOP/s"),
+    (
+        "fp16 product 700 to 800 TFLOP/s",
+        "ceilings",
+        "fp16 product",
+        lambda row: f"{row['tflops']:.0f} TFLOP/s",
+    ),
     ("copy 3.0 TB/s (H100), 4.3 (H200)", "ceilings", "copy", lambda row: f"{row['tb_s']:.2f} TB/s"),
-    ("about 2 us a launch in a graph", "ceilings", "empty launch", lambda row: f"{row['launch_us']:.2f} us"),
-    ("eager channels-last, fp16, batch 64: 10k to 16k images/s; floor 48.8k", "eager",
-     "fp16 batch 64 channels-last", lambda row: f"{row['images_s']:,.0f} images/s"),
-    ("batch 1 in a graph: 250 to 500 us", "eager", "fp16 batch 1 channels-last",
-     lambda row: f"{row['median_us']:.0f} us"),
-    ("fp32 without TF32, batch 64: 3k to 5k images/s", "eager", "fp32 batch 64 channels-last",
-     lambda row: f"{row['images_s']:,.0f} images/s"),
-    ("merged to 32 within 3 % of unmerged, or faster", "merged", "fp16 batch 64 groups 32",
-     lambda row: f"{row['median_us']:.0f} us"),
-    ("unmerged, to compare with", "merged", "fp16 batch 64 groups as is", lambda row: f"{row['median_us']:.0f} us"),
-    ("torch.compile, fp16, batch 64: 18k to 22k images/s", "compile", "fp16 batch 64",
-     lambda row: f"{row['images_s']:,.0f} images/s"),
-)  # fmt: skip
+    (
+        "about 2 us a launch in a graph",
+        "ceilings",
+        "empty launch",
+        lambda row: f"{row['launch_us']:.2f} us",
+    ),
+    (
+        "eager channels-last, fp16, batch 64: 10k to 16k images/s; floor 48.8k",
+        "eager",
+        "fp16 batch 64 channels-last",
+        lambda row: f"{row['images_s']:,.0f} images/s",
+    ),
+    (
+        "batch 1 in a graph: 250 to 500 us",
+        "eager",
+        "fp16 batch 1 channels-last",
+        lambda row: f"{row['median_us']:.0f} us",
+    ),
+    (
+        "fp32 without TF32, batch 64: 3k to 5k images/s",
+        "eager",
+        "fp32 batch 64 channels-last",
+        lambda row: f"{row['images_s']:,.0f} images/s",
+    ),
+    (
+        "merged to 32 within 3 % of unmerged, or faster",
+        "merged",
+        "fp16 batch 64 groups 32",
+        lambda row: f"{row['median_us']:.0f} us",
+    ),
+    (
+        "unmerged, to compare with",
+        "merged",
+        "fp16 batch 64 groups as is",
+        lambda row: f"{row['median_us']:.0f} us",
+    ),
+    (
+        "torch.compile, fp16, batch 64: 18k to 22k images/s",
+        "compile",
+        "fp16 batch 64",
+        lambda row: f"{row['images_s']:,.0f} images/s",
+    ),
+)
 
 
 @dataclass
@@ -134,14 +181,17 @@ class Acceptance:
             self._step(step, limit, outcome)
             self.save()
             click.echo(
-                f"--- {step.name}: {outcome.status} in {outcome.seconds:.0f} s, {outcome.rows} rows {outcome.error}"
+                f"--- {step.name}: {outcome.status} in {outcome.seconds:.0f} s, {outcome.rows} rows"
+                f" {outcome.error}"
             )
         self.save()
 
     def _step(self, step: Step, limit_s: float, outcome: Outcome) -> None:
         before, started = self._count(step), time.monotonic()
         if step.name == "tests":
-            (self.out / "junit.xml").unlink(missing_ok=True)  # an earlier run's must not pass for this one's
+            (self.out / "junit.xml").unlink(
+                missing_ok=True
+            )  # an earlier run's must not pass for this one's
         with tempfile.TemporaryDirectory(prefix="gpu-accept-") as scratch:
             command = self._command(step, limit_s, Path(scratch))
             try:
@@ -150,11 +200,15 @@ class Acceptance:
                 code, outcome.error = 127, str(exc)
             try:
                 self._collect(step, Path(scratch))
-            except Exception as exc:  # results in another form than expected end their own step alone
+            except (
+                Exception
+            ) as exc:  # results in another form than expected end their own step alone
                 outcome.error = f"its results could not be read: {type(exc).__name__}: {exc}"
         outcome.seconds = time.monotonic() - started
         outcome.rows = self._count(step) - before
-        outcome.status = "done" if code == 0 and not outcome.error else "timeout" if code is None else "failed"
+        outcome.status = (
+            "done" if code == 0 and not outcome.error else "timeout" if code is None else "failed"
+        )
         if code:
             outcome.error = outcome.error or f"exit {code}: {self._last_line()}"
         self._print_rows()
@@ -162,32 +216,73 @@ class Acceptance:
     def _command(self, step: Step, limit_s: float, scratch: Path) -> list[str]:
         flags = ["--rehearse"] * self.rehearse + ["--resume"] * self.resume
         if step.name == "benchmark":
-            wanted = ["--weights", "digits", "--batch", "1,8"] if self.rehearse else ["--batch", "8,64"]
+            wanted = (
+                ["--weights", "digits", "--batch", "1,8"] if self.rehearse else ["--batch", "8,64"]
+            )
             precision = "fp32" if self.rehearse else "fp16"
             return [
-                sys.executable, "-m", "resnext_bench.cli", "--backend", "torch,torch-folded,torch-compile",
-                *wanted, "--precision", precision, "--duration", "1", "--device", "cpu" if self.rehearse else "cuda",
-                "--max-seconds", f"{max(5.0, limit_s - 15):.0f}", "--json", str(scratch / "run.json"),
-            ]  # fmt: skip
+                sys.executable,
+                "-m",
+                "resnext_bench.cli",
+                "--backend",
+                "torch,torch-folded,torch-compile",
+                *wanted,
+                "--precision",
+                precision,
+                "--duration",
+                "1",
+                "--device",
+                "cpu" if self.rehearse else "cuda",
+                "--max-seconds",
+                f"{max(5.0, limit_s - 15):.0f}",
+                "--json",
+                str(scratch / "run.json"),
+            ]
         if step.name == "tests":
             return [
-                sys.executable, "-m", "pytest", "tests/gpu", "-v", "-ra", "-p", "no:cacheprovider", "-o",
-                "filterwarnings=default", "-o", "timeout=60", f"--junitxml={self.out / 'junit.xml'}",
-            ]  # fmt: skip
+                sys.executable,
+                "-m",
+                "pytest",
+                "tests/gpu",
+                "-v",
+                "-ra",
+                "-p",
+                "no:cacheprovider",
+                "-o",
+                "filterwarnings=default",
+                "-o",
+                "timeout=60",
+                f"--junitxml={self.out / 'junit.xml'}",
+            ]
         return [
-            sys.executable, "-m", "gpu_acceptance.steps", step.name, "--rows", str(self.rows_path),
-            "--cache", str(cache()), *flags,
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "gpu_acceptance.steps",
+            step.name,
+            "--rows",
+            str(self.rows_path),
+            "--cache",
+            str(cache()),
+            *flags,
+        ]
 
     def _wait(self, step: Step, command: list[str], deadline: float) -> int | None:
-        """Run ``command`` until it ends or ``deadline``; its exit code, None if it had to be stopped."""
+        """Run ``command`` until it ends or ``deadline``; its exit code, None if it had to be
+        stopped.
+        """
         with (self.out / "steps.log").open("ab") as log:
             log.write(f"\n--- {' '.join(command)}\n".encode())
             log.flush()
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True, preexec_fn=_die_with_parent,
-            )  # fmt: skip
+                command,
+                cwd=ROOT,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
             code: int | None = None
             while (code := self.process.poll()) is None and time.monotonic() < deadline:
                 time.sleep(0.1)
@@ -219,9 +314,18 @@ class Acceptance:
             self.runs[step.name] = run
             for row in run["rows"]:
                 for timing in row["timings"] or [None]:
-                    name = f"{row['backend']} batch {row['batch']} {timing['boundary'] if timing else ''}".strip()
-                    facts: Row = {} if timing is None else {"median_us": timing["stats"]["median_ns"] / 1e3,
-                                                       "images_s": timing["stats"]["images_per_s"]}  # fmt: skip
+                    name = (
+                        f"{row['backend']} batch {row['batch']}"
+                        f" {timing['boundary'] if timing else ''}".strip()
+                    )
+                    facts: Row = (
+                        {}
+                        if timing is None
+                        else {
+                            "median_us": timing["stats"]["median_ns"] / 1e3,
+                            "images_s": timing["stats"]["images_per_s"],
+                        }
+                    )
                     facts |= {"error": row["reasons"][0]} if row["reasons"] else {}
                     facts |= {"max_error": row["parity"]["max_error"]} if row["parity"] else {}
                     self._write(step, name, "ok" if row["status"] == "valid" else "failed", **facts)
@@ -233,7 +337,14 @@ class Acceptance:
         device = "cpu (rehearsal)" if self.rehearse else probe_driver().gpus[0].name
         append_row(
             self.rows_path,
-            {"step": step.name, "cell": cell, "status": status, "device": device, "code": self.code, **facts},
+            {
+                "step": step.name,
+                "cell": cell,
+                "status": status,
+                "device": device,
+                "code": self.code,
+                **facts,
+            },
         )
 
     def _count(self, step: Step) -> int:
@@ -246,17 +357,27 @@ class Acceptance:
         self.printed = len(rows)
 
     def _last_line(self) -> str:
-        lines = (self.out / "steps.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = (
+            (self.out / "steps.log")
+            .read_text(encoding="utf-8", errors="replace")
+            .strip()
+            .splitlines()
+        )
         return lines[-1][:300] if lines else ""
 
     def save(self) -> None:
         """accept.json and accept.md, each whole."""
         rows = latest(read_rows(self.rows_path))
         facts = {
-            "created": self.created, "code": self.code, "rehearsal": self.rehearse, "budget_s": self.budget_s,
+            "created": self.created,
+            "code": self.code,
+            "rehearsal": self.rehearse,
+            "budget_s": self.budget_s,
             "steps": {name: asdict(outcome) for name, outcome in self.outcomes.items()},
-            "problems": self.problems(rows), "rows": rows, "runs": self.runs,
-        }  # fmt: skip
+            "problems": self.problems(rows),
+            "rows": rows,
+            "runs": self.runs,
+        }
         write_whole(self.out / "accept.json", json.dumps(facts, indent=1) + "\n")
         write_whole(self.out / "accept.md", self.markdown(rows))
 
@@ -270,42 +391,83 @@ class Acceptance:
         failed = [row for row in rows if row["status"] == "failed"]
         found += [f"{row['step']}: {row['cell']}: {row.get('error', '')}" for row in failed]
         if not self.rehearse:  # where every test of a GPU is skipped
-            found += [f"skipped without need: {row['cell']}: {row.get('error', '')}" for row in unexpected_skips(rows)]
+            found += [
+                f"skipped without need: {row['cell']}: {row.get('error', '')}"
+                for row in unexpected_skips(rows)
+            ]
         return found
 
     def markdown(self, rows: Sequence[Row]) -> str:
         """Steps, predictions and rows as tables."""
         device = next((row["device"] for row in rows), "no rows yet")
-        parts = [f"# GPU acceptance, {device}, {self.created}, code {self.code}", "", "| step | status | s | rows | |"]
+        parts = [
+            f"# GPU acceptance, {device}, {self.created}, code {self.code}",
+            "",
+            "| step | status | s | rows | |",
+        ]
         parts += ["| --- | --- | ---: | ---: | --- |"]
         parts += [
-            f"| {name} | {outcome.status} | {outcome.seconds:.0f} | {outcome.rows} | {_cell(outcome.error)} |"
+            f"| {name} | {outcome.status} | {outcome.seconds:.0f} | {outcome.rows} |"
+            f" {_cell(outcome.error)} |"
             for name, outcome in self.outcomes.items()
         ]
         parts += ["", "| predicted | seen |", "| --- | --- |"]
-        parts += [f"| {text} | {seen(rows, step, cell, say)} |" for text, step, cell, say in PREDICTIONS]
-        parts += ["", f"| {' | '.join(_HEADS)} |", f"| --- | --- | --- |{' ---: |' * (len(_HEADS) - 4)} --- |"]
+        parts += [
+            f"| {text} | {seen(rows, step, cell, say)} |" for text, step, cell, say in PREDICTIONS
+        ]
+        parts += [
+            "",
+            f"| {' | '.join(_HEADS)} |",
+            f"| --- | --- | --- |{' ---: |' * (len(_HEADS) - 4)} --- |",
+        ]
         tests = [row for row in rows if row["step"] == "tests"]
-        parts += [f"| {' | '.join(columns(row))} |" for row in rows if row not in tests or row["status"] == "failed"]
+        parts += [
+            f"| {' | '.join(columns(row))} |"
+            for row in rows
+            if row not in tests or row["status"] == "failed"
+        ]
         counts = Counter(row["status"] for row in tests)
-        parts += ["", f"Tests: {counts['ok']} passed, {counts['failed']} failed, {counts['skipped']} skipped.", ""]
+        parts += [
+            "",
+            (
+                f"Tests: {counts['ok']} passed, {counts['failed']} failed, {counts['skipped']}"
+                " skipped."
+            ),
+            "",
+        ]
         reasons = Counter(row.get("error", "") for row in tests if row["status"] == "skipped")
         parts += [f"- {count} skipped: {reason}" for reason, count in reasons.most_common()]
         return "\n".join([*parts, ""])
 
 
 def unexpected_skips(rows: Sequence[Row]) -> list[Row]:
-    """Skipped tests whose reason is not what keeps a backend from running here, as the first step found out."""
-    told: dict[str, str] = next((row.get("backends", {}) for row in rows if row["step"] == "environment"), {})
+    """Skipped tests whose reason is not what keeps a backend from running here, as the first step
+    found out.
+    """
+    told: dict[str, str] = next(
+        (row.get("backends", {}) for row in rows if row["step"] == "environment"), {}
+    )
     known = [str(reason)[:_REASON] for reason in told.values() if reason != "can run"]
     skipped = [row for row in rows if row["step"] == "tests" and row["status"] == "skipped"]
     return [row for row in skipped if not any(reason in row.get("error", "") for reason in known)]
 
 
 _HEADS = (
-    "step", "cell", "status", "median us", "p90 us", "plain us", "cold us", "images/s", "of floor", "of own floor",
-    "error", "top-1", "MHz", "why",
-)  # fmt: skip
+    "step",
+    "cell",
+    "status",
+    "median us",
+    "p90 us",
+    "plain us",
+    "cold us",
+    "images/s",
+    "of floor",
+    "of own floor",
+    "error",
+    "top-1",
+    "MHz",
+    "why",
+)
 
 
 def columns(row: Row) -> tuple[str, ...]:
@@ -316,14 +478,28 @@ def columns(row: Row) -> tuple[str, ...]:
         return "-" if value is None else format(value, form)
 
     def share(floor: str) -> str:
-        return f"{row[floor] / row['median_us']:.1%}" if row.get(floor) and row.get("median_us") else "-"
+        return (
+            f"{row[floor] / row['median_us']:.1%}"
+            if row.get(floor) and row.get("median_us")
+            else "-"
+        )
 
     return (
-        row["step"], _cell(row["cell"]), row["status"], number("median_us", ".1f"), number("p90_us", ".1f"),
-        number("plain_us", ".1f"), number("cold_us", ".1f"), number("images_s", ",.0f"), share("floor_us"),
+        row["step"],
+        _cell(row["cell"]),
+        row["status"],
+        number("median_us", ".1f"),
+        number("p90_us", ".1f"),
+        number("plain_us", ".1f"),
+        number("cold_us", ".1f"),
+        number("images_s", ",.0f"),
+        share("floor_us"),
         share("own_floor_us"),
-        number("max_error", ".1e"), number("top1", ".0%"), number("sm_mhz", ""), _cell(str(row.get("error", ""))),
-    )  # fmt: skip
+        number("max_error", ".1e"),
+        number("top1", ".0%"),
+        number("sm_mhz", ""),
+        _cell(str(row.get("error", ""))),
+    )
 
 
 def line(row: Row) -> str:
@@ -338,7 +514,12 @@ def line(row: Row) -> str:
     numbers = [f"{row[key]:,.4g}{unit}" for key, unit in more if row.get(key) is not None]
     error = [f"max error {row['max_error']:.1e}"] if row.get("max_error") is not None else []
     return "  ".join(
-        [f"{row['status']:7}{row['step']}: {row['cell']}", *numbers, *error, str(row.get("error", ""))]
+        [
+            f"{row['status']:7}{row['step']}: {row['cell']}",
+            *numbers,
+            *error,
+            str(row.get("error", "")),
+        ]
     ).rstrip()
 
 
@@ -353,11 +534,19 @@ def latest(rows: Sequence[Row]) -> list[Row]:
 def seen(rows: Sequence[Row], step: str, cell: str, say: Callable[[Row], str]) -> str:
     """What became of a prediction."""
     row = next((row for row in rows if (row["step"], row["cell"]) == (step, cell)), None)
-    return "not measured" if row is None else say(row) if row["status"] == "ok" else f"failed: {_cell(row['error'])}"
+    return (
+        "not measured"
+        if row is None
+        else say(row)
+        if row["status"] == "ok"
+        else f"failed: {_cell(row['error'])}"
+    )
 
 
 def test_results(path: Path) -> list[tuple[str, str, str]]:
-    """Name, status and first line of the error of each test in a JUnit file; none if there is no whole file."""
+    """Name, status and first line of the error of each test in a JUnit file; none if there is no
+    whole file.
+    """
     try:
         cases = ET.parse(path).getroot().iter("testcase")
     except (OSError, ET.ParseError):
@@ -368,7 +557,9 @@ def test_results(path: Path) -> list[tuple[str, str, str]]:
         verdicts = {child.tag: child for child in case}
         for tag, status in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
             if (verdict := verdicts.get(tag)) is not None:
-                found.append((name, status, (verdict.get("message") or "").strip().partition("\n")[0][:300]))
+                found.append(
+                    (name, status, (verdict.get("message") or "").strip().partition("\n")[0][:300])
+                )
                 break
         else:
             found.append((name, "ok", ""))
@@ -377,17 +568,24 @@ def test_results(path: Path) -> list[tuple[str, str, str]]:
 
 def cache() -> Path:
     """One cache for all steps: weights, references, ONNX, compiled kernels."""
-    return Path(os.environ.get("RESNEXT_CACHE_DIR") or Path(tempfile.gettempdir()) / "gpu-accept-cache")
+    return Path(
+        os.environ.get("RESNEXT_CACHE_DIR") or Path(tempfile.gettempdir()) / "gpu-accept-cache"
+    )
 
 
 def environment() -> dict[str, str]:
-    """This process's, with the toolkit in front of the caller's own PYTHONPATH and everything cached in one place."""
+    """This process's, with the toolkit in front of the caller's own PYTHONPATH and everything
+    cached in one place.
+    """
     paths = [str(ROOT / part) for part in (".", "export", "benchmarks")]
     given = os.environ.get("PYTHONPATH")
     return {
-        "RESNEXT_CACHE_DIR": str(cache()), "TORCHINDUCTOR_CACHE_DIR": str(cache() / "inductor"), **os.environ,
-        "PYTHONPATH": os.pathsep.join([*paths, *([given] if given else [])]), "PYTHONUNBUFFERED": "1",
-    }  # fmt: skip
+        "RESNEXT_CACHE_DIR": str(cache()),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache() / "inductor"),
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*paths, *([given] if given else [])]),
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _cell(text: str) -> str:
@@ -407,22 +605,43 @@ def _die_with_parent() -> None:
 
 
 @click.command(help=(__doc__ or "").partition("\n\n")[0])
-@click.option("--out", type=click.Path(path_type=Path), default=Path("gpu-accept"), show_default=True, help="Folder.")
 @click.option(
-    "--budget", type=click.FloatRange(min=30), default=540.0, show_default=True, help="Seconds for all of it."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("gpu-accept"),
+    show_default=True,
+    help="Folder.",
 )
-@click.option("--steps", "wanted", metavar="NAME[,NAME...]", help=f"Only these of {', '.join(s.name for s in STEPS)}.")
-@click.option("--resume", is_flag=True, help="Leave out what the folder has from the same code and device.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=30),
+    default=540.0,
+    show_default=True,
+    help="Seconds for all of it.",
+)
+@click.option(
+    "--steps",
+    "wanted",
+    metavar="NAME[,NAME...]",
+    help=f"Only these of {', '.join(s.name for s in STEPS)}.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Leave out what the folder has from the same code and device."
+)
 @click.option("--rehearse", is_flag=True, help="Run on a CPU, small, to try the script.")
 def main(out: Path, budget: float, wanted: str | None, resume: bool, rehearse: bool) -> None:
     """Run the steps, print the table so far, end with what went wrong."""
     deadline = time.monotonic() + budget
     problem = probe_driver().problem
     if problem is not None and not rehearse:
-        raise click.ClickException(f"GPU acceptance needs a CUDA device: {problem}; --rehearse runs without one")
+        raise click.ClickException(
+            f"GPU acceptance needs a CUDA device: {problem}; --rehearse runs without one"
+        )
     names = wanted.split(",") if wanted else [step.name for step in STEPS]
     if unknown := sorted(set(names) - {step.name for step in STEPS}):
-        raise click.UsageError(f"no step {unknown[0]!r}; there are {', '.join(step.name for step in STEPS)}")
+        raise click.UsageError(
+            f"no step {unknown[0]!r}; there are {', '.join(step.name for step in STEPS)}"
+        )
     steps = tuple(step for step in STEPS if step.name in names)
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -431,7 +650,15 @@ def main(out: Path, budget: float, wanted: str | None, resume: bool, rehearse: b
             (out / name).unlink(missing_ok=True)
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     run = Acceptance(
-        out, deadline, rehearse, resume, steps, budget, code_digest(), created, {step.name: Outcome() for step in steps}
+        out,
+        deadline,
+        rehearse,
+        resume,
+        steps,
+        budget,
+        code_digest(),
+        created,
+        {step.name: Outcome() for step in steps},
     )
     run.printed = len(read_rows(run.rows_path))
     run.save()
@@ -459,7 +686,10 @@ def end(run: Acceptance, code: int) -> None:
     click.echo((run.out / "accept.md").read_text(encoding="utf-8"))
     problems = run.problems(latest(read_rows(run.rows_path)))
     if problems:
-        click.echo(f"error: GPU acceptance failed, {len(problems)} problems; first: {problems[0]}", err=True)
+        click.echo(
+            f"error: GPU acceptance failed, {len(problems)} problems; first: {problems[0]}",
+            err=True,
+        )
     sys.stdout.flush()
     os._exit(code or (1 if problems else 0))  # from a signal handler too: nothing is left to do
 

@@ -24,7 +24,9 @@ INPUT, ROW1, ROW2, ROW3, JOINED, OUTPUT = 9.3, 7.7, 6.1, 4.5, 2.6, 0.7
 
 def draw(out: Path) -> None:
     """Write the figure to ``out``."""
-    mpl.rcParams.update({"svg.hashsalt": "forms", "svg.fonttype": "path", "font.family": "DejaVu Sans"})
+    mpl.rcParams.update(
+        {"svg.hashsalt": "forms", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
+    )
     figure, axes = plt.subplots(2, 2, figsize=(11, 10.4), facecolor="white")
     draw_summed(axes[0, 0])
     draw_concatenated(axes[0, 1])
@@ -98,28 +100,60 @@ def draw_merged(ax: Axes) -> None:
             for column in range(groups):
                 corner = (left + column * side, top - (row + 1) * side)
                 if row == column:
-                    ax.add_patch(Rectangle(corner, side, side, facecolor=SPATIAL, edgecolor=INK, linewidth=0.8))
+                    ax.add_patch(
+                        Rectangle(
+                            corner, side, side, facecolor=SPATIAL, edgecolor=INK, linewidth=0.8
+                        )
+                    )
                 elif merged and row // factor == column // factor:
-                    ax.add_patch(Rectangle(corner, side, side, facecolor=ZERO, edgecolor="#b0b8bf", linewidth=0.5))
+                    ax.add_patch(
+                        Rectangle(
+                            corner, side, side, facecolor=ZERO, edgecolor="#b0b8bf", linewidth=0.5
+                        )
+                    )
                     label(ax, corner[0] + side / 2, corner[1] + side / 2, "0", size=8)
         wide = side * (factor if merged else 1)
         for start in range(round(groups * side / wide)):
             corner = (left + start * wide, top - (start + 1) * wide)
             ax.add_patch(Rectangle(corner, wide, wide, fill=False, edgecolor=INK, linewidth=1.6))
-        ax.add_patch(Rectangle((left, top - groups * side), groups * side, groups * side, fill=False, edgecolor=INK,
-                               linewidth=0.8, linestyle=(0, (2, 3))))  # fmt: skip
+        ax.add_patch(
+            Rectangle(
+                (left, top - groups * side),
+                groups * side,
+                groups * side,
+                fill=False,
+                edgecolor=INK,
+                linewidth=0.8,
+                linestyle=(0, (2, 3)),
+            )
+        )
     label(ax, 2.4, 8.6, "input channels")
     label(ax, 7.6, 8.6, "input channels")
-    ax.text(0.1, 6.2, "output channels", ha="center", va="center", rotation=90, color=INK, fontsize=10)
+    ax.text(
+        0.1, 6.2, "output channels", ha="center", va="center", rotation=90, color=INK, fontsize=10
+    )
     arrow(ax, (4.6, 6.2), (5.4, 6.2))
     label(ax, 2.4, 3.7, "8 groups of d channels")
     label(ax, 7.6, 3.7, "factor 4: 2 groups of 4·d")
-    legend = ((SPATIAL, "weights, unchanged"), (ZERO, "explicit zeros, stored and multiplied"), (JOIN, "not stored"))
+    legend = (
+        (SPATIAL, "weights, unchanged"),
+        (ZERO, "explicit zeros, stored and multiplied"),
+        (JOIN, "not stored"),
+    )
     for index, (colour, text) in enumerate(legend):
         y = 2.7 - 0.75 * index
         style = (0, (2, 3)) if colour == JOIN else "-"
-        ax.add_patch(Rectangle((1.7, y - 0.22), 0.44, 0.44, facecolor=colour, edgecolor=INK, linewidth=0.8,
-                               linestyle=style))  # fmt: skip
+        ax.add_patch(
+            Rectangle(
+                (1.7, y - 0.22),
+                0.44,
+                0.44,
+                facecolor=colour,
+                edgecolor=INK,
+                linewidth=0.8,
+                linestyle=style,
+            )
+        )
         label(ax, 2.45, y, text, side="right")
 
 
@@ -133,8 +167,15 @@ def panel(ax: Axes, title: str) -> None:
 
 def box(ax: Axes, x: float, y: float, text: str, colour: str, width: float = 2.3) -> None:
     """A layer centred on (x, y)."""
-    shape = FancyBboxPatch((x - width / 2 + 0.1, y - 0.35), width - 0.2, 0.7, boxstyle="round,pad=0.1",
-                           facecolor=colour, edgecolor=INK, linewidth=1)  # fmt: skip
+    shape = FancyBboxPatch(
+        (x - width / 2 + 0.1, y - 0.35),
+        width - 0.2,
+        0.7,
+        boxstyle="round,pad=0.1",
+        facecolor=colour,
+        edgecolor=INK,
+        linewidth=1,
+    )
     ax.add_patch(shape)
     label(ax, x, y, text)
 
@@ -159,8 +200,18 @@ def shortcut(ax: Axes, x: float, aside: float, start: float) -> None:
 
 def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     """An arrow from ``start`` to ``end``."""
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=INK, linewidth=1.2,
-                                 shrinkA=0, shrinkB=0))  # fmt: skip
+    ax.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=11,
+            color=INK,
+            linewidth=1.2,
+            shrinkA=0,
+            shrinkB=0,
+        )
+    )
 
 
 def label(ax: Axes, x: float, y: float, text: str, side: str = "centre", size: float = 10) -> None:
@@ -170,4 +221,8 @@ def label(ax: Axes, x: float, y: float, text: str, side: str = "centre", size: f
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "concepts" / "figure3_forms.svg")
+    draw(
+        Path(sys.argv[1])
+        if len(sys.argv) > 1
+        else Path(__file__).parent / "concepts" / "figure3_forms.svg"
+    )

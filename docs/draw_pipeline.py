@@ -80,7 +80,10 @@ def pipeline() -> str:
     parts = [box(*stage) for stage in STAGES]
     parts += [arrow(points) for points in FLOWS]
     return picture(
-        880, 252, "From weights through ONNX and artifact to session, parity, measurement and verdict", parts
+        880,
+        252,
+        "From weights through ONNX and artifact to session, parity, measurement and verdict",
+        parts,
     )
 
 
@@ -124,7 +127,9 @@ def box(x: float, y: float, width: float, height: float, color: str, lines: str)
     first = y + height / 2 - pitch * len(rest) / 2 + 5
     text = [f'<text {middle} y="{first:g}" font-size="14" font-weight="600">{escape(title)}</text>']
     for index, line in enumerate(rest, start=1):
-        text.append(f'<text {middle} y="{first + pitch * index:g}" font-size="12">{escape(line)}</text>')
+        text.append(
+            f'<text {middle} y="{first + pitch * index:g}" font-size="12">{escape(line)}</text>'
+        )
     return "\n".join((rectangle(x, y, width, height, color), *text))
 
 

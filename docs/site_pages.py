@@ -45,7 +45,9 @@ def commands() -> dict[str, click.Context]:
     found: dict[str, click.Context] = {}
 
     def visit(name: str, command: click.Command, parent: click.Context | None) -> None:
-        context = command.context_class(command, info_name=name, parent=parent, **command.context_settings)
+        context = command.context_class(
+            command, info_name=name, parent=parent, **command.context_settings
+        )
         found[context.command_path] = context
         if isinstance(command, click.Group):
             for each in command.list_commands(context):
@@ -64,12 +66,16 @@ def command_page(context: click.Context) -> str:
     parts = [f"# {context.command_path}", _prose(command.help), f"```text\n{usage}\n```"]
     recorder = _Recorder()
     command.format_options(context, recorder)
-    children = [child for child in commands().values() if _parent_path(child) == context.command_path]
+    children = [
+        child for child in commands().values() if _parent_path(child) == context.command_path
+    ]
     for title, rows in recorder.sections:
         if title != "Commands":
             parts += [f"## {title}", *(_definition(term, meaning) for term, meaning in rows)]
     if children:
-        links = "\n".join(f"- [{child.command_path}]({_file_name(child.command_path)})" for child in children)
+        links = "\n".join(
+            f"- [{child.command_path}]({_file_name(child.command_path)})" for child in children
+        )
         parts += ["## Commands", links]
     epilog = click.HelpFormatter(width=100)
     command.format_epilog(context, epilog)
@@ -80,7 +86,9 @@ def command_page(context: click.Context) -> str:
 
 def public_names() -> dict[str, tuple[str, ...]]:
     """Names of each package's ``__all__``; a package without one has no page."""
-    packages = [line.strip() for line in _setup()["options"]["packages"].split("\n") if line.strip()]
+    packages = [
+        line.strip() for line in _setup()["options"]["packages"].split("\n") if line.strip()
+    ]
     found = {}
     for package in packages:
         names = getattr(importlib.import_module(package), "__all__", ())
@@ -97,8 +105,14 @@ def python_page(package: str, names: tuple[str, ...]) -> str:
 def pages() -> dict[str, str]:
     """Markdown of every page that is made whole, by its path in the site."""
     made = {"index.md": (ROOT / "README.md").read_text(encoding="utf-8")}
-    made |= {f"reference/cli/{_file_name(path)}": command_page(context) for path, context in commands().items()}
-    made |= {f"reference/python/{package}.md": python_page(package, names) for package, names in public_names().items()}
+    made |= {
+        f"reference/cli/{_file_name(path)}": command_page(context)
+        for path, context in commands().items()
+    }
+    made |= {
+        f"reference/python/{package}.md": python_page(package, names)
+        for package, names in public_names().items()
+    }
     return made
 
 
@@ -138,7 +152,9 @@ def schema_tables(name: str) -> str:
     for title, model in [(schema["title"], schema), *sorted(schema.get("$defs", {}).items())]:
         if "properties" not in model:
             continue
-        about, _, attributes = inspect.cleandoc(model.get("description", "")).partition("Attributes:")
+        about, _, attributes = inspect.cleandoc(model.get("description", "")).partition(
+            "Attributes:"
+        )
         meanings = _meanings(attributes)
         parts += [f"## {title}", about.strip(), "| field | type | meaning |\n| --- | --- | --- |"]
         for field, spec in model["properties"].items():
@@ -170,7 +186,9 @@ def relinked(markdown: str, site_path: str) -> str:
             return match[0]
         there = posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
         moved = there.removeprefix("docs/") if there.startswith("docs/") else OUTSIDE + there
-        return before + posixpath.relpath(moved, posixpath.dirname(site_path) or ".") + anchor + after
+        return (
+            before + posixpath.relpath(moved, posixpath.dirname(site_path) or ".") + anchor + after
+        )
 
     return _LINK.sub(link, markdown)
 
@@ -196,7 +214,9 @@ def on_files(files: Any, config: Any) -> Any:
     for section in config.nav:
         if "Reference" in section:
             for folder in ("cli", "python"):
-                section["Reference"] += [path for path in made if path.startswith(f"reference/{folder}/")]
+                section["Reference"] += [
+                    path for path in made if path.startswith(f"reference/{folder}/")
+                ]
     return files
 
 

@@ -1,6 +1,7 @@
 """ResNeXt from configuration to session: the contracts that every stage shares.
 
-Names are imported on first use, so that ``import resnext`` (and a command's ``--help``) loads no framework.
+Names are imported on first use, so that ``import resnext`` (and a command's ``--help``) loads no
+framework.
 """
 
 from __future__ import annotations

@@ -4,13 +4,13 @@
     ├── GateFailed                  1   a check said no: parity, a regression, delivered precision
     ├── UsageError                  2   the call itself is off
     │   └── UnknownName             2   a model, backend or format that is not in its registry
-    ├── MissingRequirement          3   the environment lacks something: GPU, package, driver, disk, permission
-    │   └── SilentFallback          3   a runtime did not use the device or provider that was asked for
+    ├── MissingRequirement          3   the environment lacks a GPU, package, driver or permission
+    │   └── SilentFallback          3   a runtime did not use the requested device or provider
     ├── BadInput                    4   a file or value that cannot be worked with
     │   ├── BadWeights              4   a checkpoint that does not fit, or is not safe to read
     │   ├── BadArtifact             4   an artifact that is broken, altered or of an unknown format
     │   └── EngineRefused           4   a model that an engine builder does not parse or build
-    │       └── NoKernel            4   likewise, for want of a kernel: another form of the graph may build
+    │       └── NoKernel            4   no kernel: another form of the graph may build
     └── SessionFailed               4   a runtime refused or failed on a given artifact or input
 
 A message is one line: what was got, what is allowed, what to do. Errors of other libraries are
@@ -96,7 +96,9 @@ class EngineRefused(BadInput):
 
 
 class NoKernel(EngineRefused):
-    """No kernel serves a layer in the types that the graph gives it; the same function in another form may have one."""
+    """No kernel serves a layer in the types that the graph gives it; the same function in another
+    form may have one.
+    """
 
 
 class SessionFailed(ResnextError):

@@ -1,4 +1,6 @@
-"""Where the toolkit keeps what it can make again: artifacts, engines, compiled kernels, reference logits."""
+"""Where the toolkit keeps what it can make again: artifacts, engines, compiled kernels, reference
+logits.
+"""
 
 from __future__ import annotations
 

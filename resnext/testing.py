@@ -1,4 +1,6 @@
-"""A Session without a runtime: computes any function of its input, for tests and for timing the harness itself."""
+"""A Session without a runtime: computes any function of its input, for tests and for timing the
+harness itself.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,9 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache folder that is empty when the tests start: what the user's holds must not decide what they find."""
+    """A cache folder that is empty when the tests start: what the user's holds must not decide what
+    they find.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESNEXT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -1,4 +1,6 @@
-"""The device that the acceptance measures on: streams, graphs, rounds, parity, the floor; light modules alone."""
+"""The device that the acceptance measures on: streams, graphs, rounds, parity, the floor; light
+modules alone.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,16 @@ from .rows import Row, append_row, code_digest, first_line, read_rows
 ROUNDS, ROUND_S = 5, 0.1
 #: Rows of a batch that are held against float64.
 COMPARED = 16
-#: What a precision may lose, relative to the RMS of the logits; a wrong kernel loses more than the whole of it.
+#: What a precision may lose, relative to the RMS of the logits; a wrong kernel loses more than the
+#: whole of it.
 GATES = {"fp16": 0.05, "bf16": 0.4, "fp32": 1e-4, "tf32": 0.05}
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 LAYOUTS = {"nchw": torch.contiguous_format, "channels-last": torch.channels_last}
-#: What a rehearsal runs in the place of ResNeXt-50: all four stages, narrow groups, seconds on a CPU.
-SMALL = ResNeXtConfig((1, 1, 1, 1), cardinality=4, bottleneck_width=4, input_size=(64, 64), num_classes=10)
+#: What a rehearsal runs in the place of ResNeXt-50: all four stages, narrow groups, seconds on a
+#: CPU.
+SMALL = ResNeXtConfig(
+    (1, 1, 1, 1), cardinality=4, bottleneck_width=4, input_size=(64, 64), num_classes=10
+)
 
 
 class Bench:
@@ -58,7 +64,9 @@ class Bench:
         self.rows, self.cache = rows, cache
         self.name = torch.cuda.get_device_name() if self.cuda else "cpu (rehearsal)"
         self._code = code_digest()
-        self._done = {row["cell"] for row in read_rows(rows) if self._is_good(row)} if resume else set()
+        self._done = (
+            {row["cell"] for row in read_rows(rows) if self._is_good(row)} if resume else set()
+        )
         self._stream: Any = torch.cuda.Stream() if self.cuda else None  # type: ignore[no-untyped-call]  # torch's
         cache.mkdir(parents=True, exist_ok=True)
 
@@ -72,7 +80,14 @@ class Bench:
 
     def write(self, cell: str, status: str = "ok", **facts: Any) -> None:
         """Append one row: one system call, so that a kill leaves it whole or not at all."""
-        row = {"step": self.step, "cell": cell, "status": status, "device": self.name, "code": self._code, **facts}
+        row = {
+            "step": self.step,
+            "cell": cell,
+            "status": status,
+            "device": self.name,
+            "code": self._code,
+            **facts,
+        }
         append_row(self.rows, row)
 
     @contextmanager
@@ -100,7 +115,8 @@ class Bench:
     def queue(self, call: Callable[[], object], *, graph: bool, tf32: bool = False) -> Queue:
         """``call`` ready to be timed: warm, and captured in a CUDA graph if ``graph``."""
         if self.cuda:
-            torch.cuda.synchronize()  # inputs were made on the default stream, which ours does not wait for
+            # inputs were made on the default stream, which ours does not wait for
+            torch.cuda.synchronize()
         with self.settings(tf32=tf32):
             for _ in range(3):
                 call()
@@ -142,15 +158,28 @@ class Bench:
 
     @cached_property
     def images(self) -> Tensor:
-        """Seeded images, float32, normalised, for the largest batch; the first ones are held against float64."""
+        """Seeded images, float32, normalised, for the largest batch; the first ones are held
+        against float64.
+        """
         pixels = seeded_pixels(self.config, COMPARED)
-        first = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().sub(114.75).div(57.375).contiguous()
+        first = (
+            torch.from_numpy(pixels)
+            .permute(0, 3, 1, 2)
+            .float()
+            .sub(114.75)
+            .div(57.375)
+            .contiguous()
+        )
         return first.repeat(16, 1, 1, 1)
 
     @cached_property
     def reference(self) -> Tensor:
-        """Float64 logits of the first images, by eager PyTorch on the CPU; computed once for all steps."""
-        path = self.cache / f"reference-{'small' if self.rehearse else 'resnext50'}-{self._code}.npy"
+        """Float64 logits of the first images, by eager PyTorch on the CPU; computed once for all
+        steps.
+        """
+        path = (
+            self.cache / f"reference-{'small' if self.rehearse else 'resnext50'}-{self._code}.npy"
+        )
         if not path.is_file():
             with torch.inference_mode():
                 logits = self.weights().double()(self.images[:COMPARED].double())
@@ -164,7 +193,11 @@ class Bench:
         got = logits.detach()[:COMPARED].double().cpu()
         want = self.reference[: len(got)]
         scale = float(want.square().mean().sqrt())
-        worst = float((got - want).abs().max()) / scale if bool(torch.isfinite(got).all()) else float("nan")
+        worst = (
+            float((got - want).abs().max()) / scale
+            if bool(torch.isfinite(got).all())
+            else float("nan")
+        )
         agree = float((got.argmax(1) == want.argmax(1)).double().mean())
         return {"max_error": worst, "top1": agree}
 
@@ -191,11 +224,15 @@ class Queue:
     def times_ns(self, count: int) -> list[int]:
         """Of each of ``count`` runs: between events on CUDA, by the host's clock on a CPU."""
         with self._bench.settings(tf32=self._tf32):
-            return time_device(self, count)[0] if self._bench.cuda else time_host(self._launch, count)
+            return (
+                time_device(self, count)[0] if self._bench.cuda else time_host(self._launch, count)
+            )
 
 
 def timed(bench: Bench, queues: Mapping[str, Queue], *, rounds: int = ROUNDS) -> dict[str, Row]:
-    """Median and p90 of each, in rounds that take turns, with the card's clock and throttling in the last round."""
+    """Median and p90 of each, in rounds that take turns, with the card's clock and throttling in
+    the last round.
+    """
     seconds = 0.02 if bench.rehearse else ROUND_S
     counts = {name: _count(queue, seconds) for name, queue in queues.items()}
     taken: dict[str, list[list[int]]] = {name: [] for name in queues}
@@ -232,7 +269,9 @@ def _cuda_settings(stream: Any, *, tf32: bool) -> Iterator[None]:
     with (
         torch.inference_mode(),
         torch.cuda.stream(stream),
-        torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=tf32),
+        torch.backends.cudnn.flags(
+            enabled=True, benchmark=True, deterministic=False, allow_tf32=tf32
+        ),
     ):
         product.allow_tf32 = tf32
         try:
@@ -243,7 +282,11 @@ def _cuda_settings(stream: Any, *, tf32: bool) -> Iterator[None]:
 
 def laid_out(bench: Bench, model: nn.Module, precision: str, layout: str) -> nn.Module:
     """``model`` on the device."""
-    with bench.settings() if bench.cuda else torch.no_grad(), torch.inference_mode(False), torch.no_grad():
+    with (
+        bench.settings() if bench.cuda else torch.no_grad(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+    ):
         moved = model.to(bench.device, DTYPES[precision])
         moved.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]  # torch's stub leaves this form out
     bench.synchronize()
@@ -272,7 +315,8 @@ class Forward:
 def measure_group(
     bench: Bench, cells: Mapping[str, Callable[[], tuple[Forward, int, str]]], *, plain: bool = True
 ) -> None:
-    """Capture every cell of a group, time them in turns, check what the replays left, write a row for each.
+    """Capture every cell of a group, time them in turns, check what the replays left, write a row
+    for each.
 
     Args:
         bench: the device.
@@ -286,7 +330,9 @@ def measure_group(
             forward, batch, precision = make()
             try:
                 queue, graph = bench.queue(forward, graph=True), bench.cuda
-            except Exception as exc:  # numbers of plain launches still stand if capturing is what fails
+            except (
+                Exception
+            ) as exc:  # numbers of plain launches still stand if capturing is what fails
                 if not bench.cuda:
                     raise
                 traceback.print_exc()
@@ -300,32 +346,63 @@ def measure_group(
 
 
 def _write_group(
-    bench: Bench, ready: Mapping[str, tuple[Forward, int, str, Queue, bool]], found: Mapping[str, Row], *, plain: bool
+    bench: Bench,
+    ready: Mapping[str, tuple[Forward, int, str, Queue, bool]],
+    found: Mapping[str, Row],
+    *,
+    plain: bool,
 ) -> None:
-    """Check what the replays of each cell left, and write its row; one that raises takes no other with it."""
+    """Check what the replays of each cell left, and write its row; one that raises takes no other
+    with it.
+    """
     for name, (forward, batch, precision, queue, graph) in ready.items():
         with bench.guarded(name):
             poison(bench, forward)
             with bench.settings():
                 queue.enqueue()
             bench.synchronize()
-            facts = {**found[name], **bench.error(forward.logits), "boundary": "graph" if graph else "launch"}
+            facts = {
+                **found[name],
+                **bench.error(forward.logits),
+                "boundary": "graph" if graph else "launch",
+            }
             if plain and graph:
-                facts["plain_us"] = statistics.median(bench.queue(forward, graph=False).times_ns(10)) / 1e3
+                facts["plain_us"] = (
+                    statistics.median(bench.queue(forward, graph=False).times_ns(10)) / 1e3
+                )
             facts["images_s"] = batch / facts["median_us"] * 1e6
             if batch == 1 and graph:
                 facts["cold_us"] = cold_us(queue)
             facts["floor_us"] = floor_us(bench.config, batch, precision)
             if (own := own_ceilings(bench, precision)) is not None:
-                facts["own_floor_us"] = floor_us(bench.config, batch, precision, tb_s=own[0], tflops=own[1])
+                facts["own_floor_us"] = floor_us(
+                    bench.config, batch, precision, tb_s=own[0], tflops=own[1]
+                )
             right = facts["max_error"] <= GATES[precision]  # false for NaN
-            error = {} if right else {"error": f"wrong output: max error {facts['max_error']:.2g} of the logits' RMS"}
-            bench.write(name, "ok" if right else "failed", batch=batch, precision=precision, **facts, **error)
+            error = (
+                {}
+                if right
+                else {
+                    "error": f"wrong output: max error {facts['max_error']:.2g} of the logits' RMS"
+                }
+            )
+            bench.write(
+                name,
+                "ok" if right else "failed",
+                batch=batch,
+                precision=precision,
+                **facts,
+                **error,
+            )
 
 
 def own_ceilings(bench: Bench, precision: str) -> tuple[float, float] | None:
     """TB/s and TFLOP/s that the ceilings step saw on this device; None if it did not."""
-    seen = {row["cell"]: row for row in read_rows(bench.rows) if row["step"] == "ceilings" and row["status"] == "ok"}
+    seen = {
+        row["cell"]: row
+        for row in read_rows(bench.rows)
+        if row["step"] == "ceilings" and row["status"] == "ok"
+    }
     copied, product = seen.get("copy"), seen.get(f"{precision} product")
     if copied is None or product is None or copied["device"] != bench.name:
         return None
@@ -333,7 +410,9 @@ def own_ceilings(bench: Bench, precision: str) -> tuple[float, float] | None:
 
 
 def cold_us(queue: Queue, runs: int = 20) -> float:
-    """Median of replays, each after something larger than the L2 cache was written; otherwise weights may sit in it."""
+    """Median of replays, each after something larger than the L2 cache was written; otherwise
+    weights may sit in it.
+    """
     flush = torch.empty(2**28, dtype=torch.uint8, device="cuda")
     stream = torch.cuda.ExternalStream(queue.cuda_stream)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     events: Any = torch.cuda.Event  # untyped in torch
@@ -356,10 +435,19 @@ def poison(bench: Bench, forward: Forward) -> None:
 
 
 def live(
-    bench: Bench, batch: int, precision: str, layout: str, *, folded: bool = False, width: int | None = None,
-    part: int | None = None, compiled: str | None = None,
-) -> tuple[Forward, int, str]:  # fmt: skip
-    """The network over ``batch`` images: folded, merged to ``width``, in parts, compiled in a mode, as asked for."""
+    bench: Bench,
+    batch: int,
+    precision: str,
+    layout: str,
+    *,
+    folded: bool = False,
+    width: int | None = None,
+    part: int | None = None,
+    compiled: str | None = None,
+) -> tuple[Forward, int, str]:
+    """The network over ``batch`` images: folded, merged to ``width``, in parts, compiled in a mode,
+    as asked for.
+    """
     model: nn.Module = bench.weights()
     if folded:
         model = fold_batch_norms(model)
@@ -382,13 +470,19 @@ def _in_parts(model: nn.Module, part: int, images: Tensor) -> Tensor:
 
 
 def floor_us(
-    config: ResNeXtConfig, batch: int, precision: str, *, tb_s: float = 3.35, tflops: float | None = None
+    config: ResNeXtConfig,
+    batch: int,
+    precision: str,
+    *,
+    tb_s: float = 3.35,
+    tflops: float | None = None,
 ) -> float:
     """Least microseconds of a pass, layer by layer through memory.
 
-    Each convolution reads its input and weights and writes its output once, with batch norm, ReLU and the addition of
-    the shortcut, which the last of a block reads, fused into it; a 1x1 with a stride reads just the pixels that it
-    uses. With the ceilings of an H100 (3.35 TB/s; 800, 800 and 60 TFLOP/s) unless others are given.
+    Each convolution reads its input and weights and writes its output once, with batch norm, ReLU
+    and the addition of the shortcut, which the last of a block reads, fused into it; a 1x1 with a
+    stride reads just the pixels that it uses. With the ceilings of an H100 (3.35 TB/s; 800, 800 and
+    60 TFLOP/s) unless others are given.
     """
     size = 4 if precision == "fp32" else 2
     peak = tflops or {"fp16": 800.0, "bf16": 800.0, "fp32": 60.0}[precision]

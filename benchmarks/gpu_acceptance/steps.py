@@ -1,9 +1,11 @@
-"""The steps of GPU acceptance that measure: each cell appends one row of JSON as soon as it is known.
+"""The steps of GPU acceptance that measure: each cell appends one row of JSON as soon as it is
+known.
 
     python3 -m gpu_acceptance.steps STEP --rows rows.jsonl --cache FOLDER [--rehearse] [--resume]
 
-Everything but ``smoke``, ``package`` and ``ort-cuda`` needs PyTorch and the light modules of `resnext` alone, no
-pydantic. A cell that fails is a row with the first line of its error, and the next one goes on.
+Everything but ``smoke``, ``package`` and ``ort-cuda`` needs PyTorch and the light modules of
+`resnext` alone, no pydantic. A cell that fails is a row with the first line of its error, and the
+next one goes on.
 """
 
 from __future__ import annotations
@@ -32,30 +34,58 @@ from resnext.machine.cuda_driver import probe_driver
 from resnext.network.config import Precision, ResNeXtConfig
 from resnext.timing.clock import time_device, time_host
 
-from .device import COMPARED, LAYOUTS, Bench, Forward, floor_us, gpu_state, laid_out, live, measure_group, timed
+from .device import (
+    COMPARED,
+    LAYOUTS,
+    Bench,
+    Forward,
+    floor_us,
+    gpu_state,
+    laid_out,
+    live,
+    measure_group,
+    timed,
+)
 from .rows import Row, first_line, write_whole
 
 
 def environment(bench: Bench) -> None:
     """What the machine is and has; written as a row and as environment.json beside the rows."""
     found: Row = {
-        "python": platform.python_version(), "torch": torch.__version__, "torch_file": torch.__file__,
-        "torch_cuda": torch.version.cuda, "cudnn": torch._C._cudnn.getRuntimeVersion() if bench.cuda else None,
-        "driver": repr(probe_driver()), "cpus": os.cpu_count(), "cpu_flags": _cpu_flags(),
-        "compiler": shutil.which("cc"), "python_headers": Path(sysconfig.get_path("include"), "Python.h").is_file(),
-    }  # fmt: skip
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_file": torch.__file__,
+        "torch_cuda": torch.version.cuda,
+        "cudnn": torch._C._cudnn.getRuntimeVersion() if bench.cuda else None,
+        "driver": repr(probe_driver()),
+        "cpus": os.cpu_count(),
+        "cpu_flags": _cpu_flags(),
+        "compiler": shutil.which("cc"),
+        "python_headers": Path(sysconfig.get_path("include"), "Python.h").is_file(),
+    }
     if bench.cuda:
         card = torch.cuda.get_device_properties(0)
         found["card"] = {
-            "name": card.name, "sms": card.multi_processor_count, "memory_bytes": card.total_memory,
-            "l2_bytes": getattr(card, "L2_cache_size", None), "capability": f"{card.major}.{card.minor}",
+            "name": card.name,
+            "sms": card.multi_processor_count,
+            "memory_bytes": card.total_memory,
+            "l2_bytes": getattr(card, "L2_cache_size", None),
+            "capability": f"{card.major}.{card.minor}",
             **gpu_state(),
-        }  # fmt: skip
+        }
     path = bench.rows.parent / "environment.json"
-    write_whole(path, json.dumps(found, indent=1, default=str) + "\n")  # what follows may take long on a cold machine
-    found |= {"nvidia_smi": output("nvidia-smi", "-q")[:6000], "nvcc": toolkit(), "modules": module_versions()}
+    write_whole(
+        path, json.dumps(found, indent=1, default=str) + "\n"
+    )  # what follows may take long on a cold machine
+    found |= {
+        "nvidia_smi": output("nvidia-smi", "-q")[:6000],
+        "nvcc": toolkit(),
+        "modules": module_versions(),
+    }
     found["backends"] = backend_obstacles()
-    bench.write("environment", **{key: found[key] for key in ("torch", "torch_cuda", "cudnn", "backends")})
+    bench.write(
+        "environment", **{key: found[key] for key in ("torch", "torch_cuda", "cudnn", "backends")}
+    )
     write_whole(path, json.dumps(found, indent=1, default=str) + "\n")
 
 
@@ -66,14 +96,18 @@ def ceilings(bench: Bench) -> None:
         with bench.guarded("copy"):
             source = torch.empty(size, dtype=torch.uint8, device=bench.device).random_()
             target = torch.empty_like(source)
-            facts = timed(bench, {"copy": bench.queue(lambda: target.copy_(source), graph=False)})["copy"]
+            facts = timed(bench, {"copy": bench.queue(lambda: target.copy_(source), graph=False)})[
+                "copy"
+            ]
             bench.write("copy", **facts, tb_s=2 * size / facts["median_us"] / 1e6)
             del source, target
     side = 256 if bench.rehearse else 8192
     for name, dtype, tf32 in (
-        ("fp16 product", torch.float16, False), ("bf16 product", torch.bfloat16, False),
-        ("fp32 product", torch.float32, False), ("tf32 product", torch.float32, True),
-    ):  # fmt: skip
+        ("fp16 product", torch.float16, False),
+        ("bf16 product", torch.bfloat16, False),
+        ("fp32 product", torch.float32, False),
+        ("tf32 product", torch.float32, True),
+    ):
         if bench.wants(name):
             with bench.guarded(name):
                 left = torch.randn(side, side, device=bench.device).to(dtype)
@@ -94,7 +128,9 @@ def ceilings(bench: Bench) -> None:
 
 
 def smoke(bench: Bench) -> None:
-    """The product's own sessions on the shipped digits network: every switch once, each against float64."""
+    """The product's own sessions on the shipped digits network: every switch once, each against
+    float64.
+    """
     from resnext.runtimes.pytorch.session import reference_logits
     from resnext.runtimes.registry import SessionOptions, open_session
     from resnext.verify.parity import gate_for
@@ -113,20 +149,30 @@ def smoke(bench: Bench) -> None:
                     continue
                 with bench.guarded(cell):
                     options = SessionOptions(
-                        device=device, memory_format=layout, cuda_graph=graph,
+                        device=device,
+                        memory_format=layout,
+                        cuda_graph=graph,
                         precision=precision,
-                    )  # fmt: skip
+                    )
                     worst = 0.0
                     with open_session("torch", weights, options) as session:
-                        for rows in (slice(0, 8), slice(8, 16), slice(3, 4)):  # bind again: other input, other batch
+                        for rows in (
+                            slice(0, 8),
+                            slice(8, 16),
+                            slice(3, 4),
+                        ):  # bind again: other input, other batch
                             session.bind({"input": images[rows]})
                             for _ in range(2):
                                 session.enqueue()
                                 session.synchronize()
                                 bound = session.fetch()["logits"]
                                 between = session.run({"input": images[16:24]})["logits"]
-                                worst = max(worst, float(np.abs(bound - reference[rows]).max()) / scale)
-                                worst = max(worst, float(np.abs(between - reference[16:24]).max()) / scale)
+                                worst = max(
+                                    worst, float(np.abs(bound - reference[rows]).max()) / scale
+                                )
+                                worst = max(
+                                    worst, float(np.abs(between - reference[16:24]).max()) / scale
+                                )
                         boundary = session.enqueue_boundary
                     limit = 1e-4 if precision == "fp32" else gate_for(precision).max_error
                     ok = worst <= limit
@@ -135,7 +181,8 @@ def smoke(bench: Bench) -> None:
 
 def eager(bench: Bench) -> None:
     """Eager PyTorch in a CUDA graph: precisions, layouts, batches; with batch norms folded too."""
-    # What is least known, and what others are measured against, first: the step may not get to its end.
+    # What is least known, and what others are measured against, first: the step may not get to its
+    # end.
     plans = [
         ("fp16", 64),
         ("fp16", 8),
@@ -151,7 +198,9 @@ def eager(bench: Bench) -> None:
         if not bench.rehearse or batch <= 8:
             cells: dict[str, Callable[[], tuple[Forward, int, str]]] = {}
             for layout in LAYOUTS:
-                cells[f"{precision} batch {batch} {layout}"] = partial(live, bench, batch, precision, layout)
+                cells[f"{precision} batch {batch} {layout}"] = partial(
+                    live, bench, batch, precision, layout
+                )
             if precision != "fp32":
                 name = f"{precision} batch {batch} channels-last folded"
                 cells[name] = partial(live, bench, batch, precision, "channels-last", folded=True)
@@ -169,18 +218,27 @@ def merged(bench: Bench) -> None:
         }
         measure_group(bench, cells, plain=False)
     for stage, layer in enumerate(_grouped_layers(bench.config)):
-        names = {width: f"3x3 alone, stage {stage + 1}, batch 64, width {width}" for width in (None, 16, 32, 64, 128)}
+        names = {
+            width: f"3x3 alone, stage {stage + 1}, batch 64, width {width}"
+            for width in (None, 16, 32, 64, 128)
+        }
         wanted = {width: name for width, name in names.items() if bench.wants(name)}
         if not wanted:
             continue
         with bench.guarded(f"3x3 alone, stage {stage + 1}"):
             channels, groups, size = layer
-            images = torch.randn(4 if bench.rehearse else 64, channels, size, size, device=bench.device)
+            images = torch.randn(
+                4 if bench.rehearse else 64, channels, size, size, device=bench.device
+            )
             images = images.to(torch.float16).contiguous(memory_format=torch.channels_last)
             queues = {}
             for width, name in wanted.items():
                 with bench.guarded(name):
-                    fewer = groups if width is None else max(1, min(groups, channels // max(width, channels // groups)))
+                    fewer = (
+                        groups
+                        if width is None
+                        else max(1, min(groups, channels // max(width, channels // groups)))
+                    )
                     conv = nn.Conv2d(channels, channels, 3, padding=1, groups=fewer, bias=False)
                     conv = laid_out(bench, conv, "fp16", "channels-last")  # type: ignore[assignment]  # stays a Conv2d
                     queues[name] = bench.queue(Forward(conv, images), graph=True)
@@ -192,7 +250,11 @@ def chunks(bench: Bench) -> None:
     """A batch as several smaller ones in one graph: does a live set that fits into L2 pay?"""
     plans = ((8, 4),) if bench.rehearse else ((64, 8), (64, 16), (256, 32), (256, 16))
     for batch in dict.fromkeys(batch for batch, _ in plans):
-        cells = {f"fp16 batch {batch} at once": partial(live, bench, batch, "fp16", "channels-last", folded=True)}
+        cells = {
+            f"fp16 batch {batch} at once": partial(
+                live, bench, batch, "fp16", "channels-last", folded=True
+            )
+        }
         for size in (size for whole, size in plans if whole == batch):
             cells[f"fp16 batch {batch} in parts of {size}"] = partial(
                 live, bench, batch, "fp16", "channels-last", folded=True, part=size
@@ -203,15 +265,28 @@ def chunks(bench: Bench) -> None:
 def compiled(bench: Bench) -> None:
     """torch.compile, as it comes and with batch norms folded."""
     plans: list[tuple[str, int, bool, str | None]] = [
-        ("fp16", 64, False, None), ("fp16", 8, False, None), ("fp16", 64, True, None), ("fp16", 1, False, None),
-        ("fp16", 256, False, None), ("bf16", 64, False, None), ("fp32", 64, False, None),
+        ("fp16", 64, False, None),
+        ("fp16", 8, False, None),
+        ("fp16", 64, True, None),
+        ("fp16", 1, False, None),
+        ("fp16", 256, False, None),
+        ("bf16", 64, False, None),
+        ("fp32", 64, False, None),
         ("fp16", 64, True, "max-autotune-no-cudagraphs"),
-    ]  # fmt: skip
+    ]
     if bench.rehearse:
         plans = [("fp32", 8, True, None)]
     for precision, batch, folded, mode in plans:
         cell = f"{precision} batch {batch}{' folded' if folded else ''}{' ' + mode if mode else ''}"
-        make = partial(live, bench, batch, precision, "channels-last", folded=folded, compiled=mode or "default")
+        make = partial(
+            live,
+            bench,
+            batch,
+            precision,
+            "channels-last",
+            folded=folded,
+            compiled=mode or "default",
+        )
         measure_group(bench, {cell: make})
         torch.compiler.reset()
 
@@ -224,8 +299,12 @@ def package(bench: Bench) -> None:
     from resnext_export.formats.pt2 import export_pt2
 
     device: Any = "cuda" if bench.cuda else "cpu"
-    weights = load_weights("digits") if bench.rehearse else load_weights("seeded", "resnext50_32x4d")
-    plans: list[tuple[Precision, int]] = [("fp32", 8)] if bench.rehearse else [("fp16", 64), ("fp32", 8)]
+    weights = (
+        load_weights("digits") if bench.rehearse else load_weights("seeded", "resnext50_32x4d")
+    )
+    plans: list[tuple[Precision, int]] = (
+        [("fp32", 8)] if bench.rehearse else [("fp16", 64), ("fp32", 8)]
+    )
     for precision, batch in plans:
         cell = f"pt2 {precision} batch {batch}"
         if not bench.wants(cell):
@@ -235,8 +314,12 @@ def package(bench: Bench) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             started = time.monotonic()
             artifact = export_pt2(
-                weights, folder, batch=BatchRange.parse(str(batch)), precision=precision, device=device,
-            )  # fmt: skip
+                weights,
+                folder,
+                batch=BatchRange.parse(str(batch)),
+                precision=precision,
+                device=device,
+            )
             built_s = time.monotonic() - started
             check = artifact.manifest.check
             images = weights.preprocessing.normalise(seeded_pixels(weights.config, COMPARED))
@@ -251,9 +334,16 @@ def package(bench: Bench) -> None:
                 boundary = session.enqueue_boundary
             error = None if check is None else check.max_error
             bench.write(
-                cell, batch=batch, precision=precision, built_s=built_s, median_us=median_us, boundary=boundary,
-                images_s=batch / median_us * 1e6, max_error=error, floor_us=floor_us(bench.config, batch, precision),
-            )  # fmt: skip
+                cell,
+                batch=batch,
+                precision=precision,
+                built_s=built_s,
+                median_us=median_us,
+                boundary=boundary,
+                images_s=batch / median_us * 1e6,
+                max_error=error,
+                floor_us=floor_us(bench.config, batch, precision),
+            )
 
 
 def ort_cuda(bench: Bench) -> None:
@@ -265,27 +355,51 @@ def ort_cuda(bench: Bench) -> None:
 
     provider = "CUDAExecutionProvider" if bench.cuda else "CPUExecutionProvider"
     if provider not in ort.get_available_providers():
-        bench.write("onnxruntime", "skipped", error=f"onnxruntime {ort.__version__} ({ort.__file__}) has no {provider}")
+        bench.write(
+            "onnxruntime",
+            "skipped",
+            error=f"onnxruntime {ort.__version__} ({ort.__file__}) has no {provider}",
+        )
         return
     if bench.cuda:
         ort.preload_dlls()
-    weights = load_weights("digits") if bench.rehearse else load_weights("seeded", "resnext50_32x4d")
+    weights = (
+        load_weights("digits") if bench.rehearse else load_weights("seeded", "resnext50_32x4d")
+    )
     precisions: tuple[Precision, ...] = ("fp32",) if bench.rehearse else ("fp16", "fp32")
     for precision in precisions:
         with bench.guarded(f"ort {precision} export"):
             artifact = onnx_or_reuse(weights, precision).artifact
             for batch in (8,) if bench.rehearse else (64, 8, 1):
                 for tf32, nhwc, graph in ((0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 1), (1, 1, 0)):
-                    cell = f"ort {precision} batch {batch} use_tf32={tf32} prefer_nhwc={nhwc} graph={graph}"
+                    cell = (
+                        f"ort {precision} batch {batch} use_tf32={tf32} prefer_nhwc={nhwc}"
+                        f" graph={graph}"
+                    )
                     if bench.wants(cell):
                         with bench.guarded(cell):
-                            _ort_cell(bench, ort, artifact, weights, cell, precision, batch, (tf32, nhwc, graph))
+                            _ort_cell(
+                                bench,
+                                ort,
+                                artifact,
+                                weights,
+                                cell,
+                                precision,
+                                batch,
+                                (tf32, nhwc, graph),
+                            )
 
 
 def _ort_cell(
-    bench: Bench, ort: Any, artifact: Any, weights: Any, cell: str, precision: str, batch: int,
+    bench: Bench,
+    ort: Any,
+    artifact: Any,
+    weights: Any,
+    cell: str,
+    precision: str,
+    batch: int,
     switches: tuple[int, int, int],
-) -> None:  # fmt: skip
+) -> None:
     from resnext.verify.reference import kept_reference_logits
 
     tf32, nhwc, graph = switches
@@ -294,16 +408,24 @@ def _ort_cell(
     providers: list[Any] = ["CPUExecutionProvider"]
     if bench.cuda:
         native.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        settings = {"use_tf32": str(tf32), "prefer_nhwc": str(nhwc), "enable_cuda_graph": str(graph)}
+        settings = {
+            "use_tf32": str(tf32),
+            "prefer_nhwc": str(nhwc),
+            "enable_cuda_graph": str(graph),
+        }
         settings["user_compute_stream"] = str(bench.stream)
         providers = [("CUDAExecutionProvider", settings)]
     session = ort.InferenceSession(str(artifact.path), native, providers=providers)
     images = weights.preprocessing.normalise(seeded_pixels(weights.config, COMPARED))
-    batch_images = np.ascontiguousarray(np.tile(images, (max(1, batch // COMPARED), 1, 1, 1))[:batch])
+    batch_images = np.ascontiguousarray(
+        np.tile(images, (max(1, batch // COMPARED), 1, 1, 1))[:batch]
+    )
     where = "cuda" if bench.cuda else "cpu"
     binding = session.io_binding()
     given = ort.OrtValue.ortvalue_from_numpy(batch_images, where, 0)
-    taken = ort.OrtValue.ortvalue_from_shape_and_type([batch, weights.config.num_classes], np.float32, where, 0)
+    taken = ort.OrtValue.ortvalue_from_shape_and_type(
+        [batch, weights.config.num_classes], np.float32, where, 0
+    )
     binding.bind_ortvalue_input("input", given)
     binding.bind_ortvalue_output("logits", taken)
     run = ort.RunOptions()
@@ -315,14 +437,26 @@ def _ort_cell(
     got = taken.numpy()[: len(want)]
     error = float(np.abs(got - want).max() / np.sqrt(np.square(want).mean()))
     bench.write(
-        cell, batch=batch, precision=precision, **facts, images_s=batch / facts["median_us"] * 1e6, max_error=error
+        cell,
+        batch=batch,
+        precision=precision,
+        **facts,
+        images_s=batch / facts["median_us"] * 1e6,
+        max_error=error,
     )
 
 
 STEPS: Mapping[str, Callable[[Bench], None]] = {
-    "environment": environment, "ceilings": ceilings, "smoke": smoke, "eager": eager, "merged": merged,
-    "chunks": chunks, "compile": compiled, "package": package, "ort-cuda": ort_cuda,
-}  # fmt: skip
+    "environment": environment,
+    "ceilings": ceilings,
+    "smoke": smoke,
+    "eager": eager,
+    "merged": merged,
+    "chunks": chunks,
+    "compile": compiled,
+    "package": package,
+    "ort-cuda": ort_cuda,
+}
 
 
 def _grouped_layers(config: ResNeXtConfig) -> list[tuple[int, int, int]]:
@@ -337,7 +471,9 @@ def _grouped_layers(config: ResNeXtConfig) -> list[tuple[int, int, int]]:
 def output(*command: str) -> str:
     """What a command prints, or why it does not."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=5, check=False
+        ).stdout
     except (OSError, subprocess.TimeoutExpired) as exc:
         return first_line(exc)
 
@@ -348,17 +484,36 @@ def toolkit() -> Row:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch.utils import cpp_extension
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), cpp_extension.CUDA_HOME, "/usr/local/cuda"]
+    homes = [
+        os.environ.get("CUDA_HOME"),
+        os.environ.get("CUDA_PATH"),
+        cpp_extension.CUDA_HOME,
+        "/usr/local/cuda",
+    ]
     return {
         "which": nvcc,
-        "first_bytes": None if nvcc is None else Path(nvcc).read_bytes()[:200].decode(errors="replace"),
+        "first_bytes": (
+            None if nvcc is None else Path(nvcc).read_bytes()[:200].decode(errors="replace")
+        ),
         "torch_cuda_home": cpp_extension.CUDA_HOME,
         "headers": {str(home): Path(home, "include", "cuda.h").is_file() for home in homes if home},
-        "libcuda": [line.strip() for line in output("ldconfig", "-p").splitlines() if "libcuda.so" in line],
+        "libcuda": [
+            line.strip() for line in output("ldconfig", "-p").splitlines() if "libcuda.so" in line
+        ],
     }
 
 
-_MODULES = ("numpy", "triton", "onnx", "onnxruntime", "onnxscript", "pydantic", "platformdirs", "tensorrt", "pytest")
+_MODULES = (
+    "numpy",
+    "triton",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pydantic",
+    "platformdirs",
+    "tensorrt",
+    "pytest",
+)
 
 
 def module_versions() -> Row:

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
 
 def made_variants(
-    precisions: tuple[Precision, ...], calibration: str | None, images: int | None, merges: tuple[Merge, ...] = (None,)
+    precisions: tuple[Precision, ...],
+    calibration: str | None,
+    images: int | None,
+    merges: tuple[Merge, ...] = (None,),
 ) -> dict[str, Variant]:
-    """A variant for each precision and width of groups, with artifacts from the cache; a single plain one has no name.
+    """A variant for each precision and width of groups, with artifacts from the cache; a single
+    plain one has no name.
 
     Args:
         precisions: of weights and activations.
@@ -36,7 +40,9 @@ def made_variants(
             parts += [f"merged {merge}"] if merge is not None else []
             quantized = precision in ("int8", "fp8")
             made[" ".join(parts)] = Variant(
-                precision, calibration=(calibration, images) if quantized else (None, None), merge=merge
+                precision,
+                calibration=(calibration, images) if quantized else (None, None),
+                merge=merge,
             )
     return made
 
@@ -44,24 +50,30 @@ def made_variants(
 def merge_obstacle(backend: str, merge: Merge) -> str | None:
     """Why rows of ``backend`` cannot have their groups merged so; None if they can.
 
-    ``auto`` has to be timed where the row runs: by the live model itself, or for an ONNX file, on a CPU.
+    ``auto`` has to be timed where the row runs: by the live model itself, or for an ONNX file, on a
+    CPU.
     """
     if merge is None or BACKENDS[backend].source == "model":
         return None
     if BACKENDS[backend].source == "pt2":
         return "pt2 packages keep the groups as they are"
     if merge == "auto" and backend not in ("ort-cpu", "openvino"):
-        return f"auto times the live model, ort-cpu and openvino; for {backend} give a number of channels"
+        return (
+            f"auto times the live model, ort-cpu and openvino; for {backend} give a number of"
+            " channels"
+        )
     return None
 
 
 def given_variants(
     paths: tuple[Path, ...], spec: str | None, precisions: tuple[Precision, ...] | None
 ) -> tuple[Weights, dict[str, Variant]]:
-    """A variant for each artifact, called after its folder, and the weights that all were made from.
+    """A variant for each artifact, called after its folder, and the weights that all were made
+    from.
 
     Raises:
-        UsageError: they are of different weights, one is given twice, or of another precision than was asked for.
+        UsageError: they are of different weights, one is given twice, or of another precision than
+            was asked for.
         BadArtifact: one cannot be read.
     """
     artifacts = [read_artifact(path) for path in paths]
@@ -69,11 +81,13 @@ def given_variants(
     for artifact in artifacts:
         held = artifact.manifest
         if precisions is not None and (held.precision,) != precisions:
-            raise UsageError(f"{artifact.directory} is {held.precision}; drop --precision {','.join(precisions)}")
+            raise UsageError(
+                f"{artifact.directory} is {held.precision}; drop --precision {','.join(precisions)}"
+            )
         if (held.weights.sha256, held.preprocessing) != (first.weights.sha256, first.preprocessing):
             raise UsageError(
-                f"{artifacts[0].directory} and {artifact.directory} are of different weights or preprocessing; "
-                "compare them in two runs"
+                f"{artifacts[0].directory} and {artifact.directory} are of different weights or"
+                " preprocessing; compare them in two runs"
             )
     names = [artifact.directory.resolve().name for artifact in artifacts]
     if len(set(names)) < len(names):
@@ -88,9 +102,11 @@ def given_variants(
 def chosen_cells(
     backends: tuple[str, ...], batches: tuple[int, ...], variants: dict[str, Variant]
 ) -> tuple[tuple[Cell, ...], list[str]]:
-    """The rows to measure, and one line for each combination of several that is left out because it cannot be.
+    """The rows to measure, and one line for each combination of several that is left out because it
+    cannot be.
 
-    A live model has no artifact, and a package is compiled from the weights: these are measured once for each
+    A live model has no artifact, and a package is compiled from the weights: these are measured
+        once for each
     precision and width of groups, in the first variant of it.
 
     Raises:
@@ -110,10 +126,17 @@ def chosen_cells(
                 made = (backend, variant.precision, variant.merge)
                 live |= {made} if _of_weights(known.source, variant) else set()
                 cells.append((backend, name))
-    return tuple(Cell(backend, batch, name) for batch in batches for backend, name in cells), left_out
+    return (
+        tuple(Cell(backend, batch, name) for batch in batches for backend, name in cells),
+        left_out,
+    )
 
 
 def _of_weights(source: str, variant: Variant) -> bool:
-    """Whether a backend of ``source`` runs the weights themselves, whatever artifact the variant has."""
+    """Whether a backend of ``source`` runs the weights themselves, whatever artifact the variant
+    has.
+    """
     given = variant.artifact
-    return source == "model" or (source == "pt2" and (given is None or given.manifest.kind != "pt2"))
+    return source == "model" or (
+        source == "pt2" and (given is None or given.manifest.kind != "pt2")
+    )

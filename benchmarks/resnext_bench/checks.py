@@ -13,19 +13,27 @@ from resnext.verify.parity import Parity
 from .measure import Samples
 from .stats import LEAST_SAMPLES, derive
 
-#: Interquartile range of the rounds' medians, over their median, above which the machine was not steady.
+#: Interquartile range of the rounds' medians, over their median, above which the machine was not
+#: steady.
 MOST_ROUND_SPREAD = 0.25
 #: Layers without the precision asked for that a reason names.
 _NAMED = 3
 
-#: Share of the host's time around device-timed runs that their times must add up to. Launch-bound work leaves gaps.
+#: Share of the host's time around device-timed runs that their times must add up to. Launch-bound
+#: work leaves gaps.
 LEAST_ACCOUNTED, MOST_ACCOUNTED = 0.3, 1.05
 
 
 def reasons_against(
-    taken: Samples, batch: int, parity: Parity | None, delivered: Delivered, config: ResNeXtConfig, precision: str,
-    left: frozenset[str] = frozenset(), form: str | None = None,
-) -> tuple[str, ...]:  # fmt: skip
+    taken: Samples,
+    batch: int,
+    parity: Parity | None,
+    delivered: Delivered,
+    config: ResNeXtConfig,
+    precision: str,
+    left: frozenset[str] = frozenset(),
+    form: str | None = None,
+) -> tuple[str, ...]:
     """Why a row is not valid; empty for a valid one.
 
     Args:
@@ -59,7 +67,12 @@ def reasons_against(
 
 
 def _not_delivered(
-    delivered: Delivered, config: ResNeXtConfig, precision: str, left: frozenset[str], *, proven: bool
+    delivered: Delivered,
+    config: ResNeXtConfig,
+    precision: str,
+    left: frozenset[str],
+    *,
+    proven: bool,
 ) -> list[str]:
     wanted = wanted_dtypes(precision)
     missed = [
@@ -70,10 +83,14 @@ def _not_delivered(
     if not missed:
         return []
     if {got for _, got in missed} == {"unknown"}:
-        # TensorRT inside ONNX Runtime shows no layers. float32 is proven all the same: nothing less passes its gate.
+        # TensorRT inside ONNX Runtime shows no layers. float32 is proven all the same: nothing less
+        # passes its gate.
         if proven and precision == "fp32":
             return []
-        return [f"{precision} asked for, and this runtime does not tell what its layers got; --backend trt does"]
+        return [
+            f"{precision} asked for, and this runtime does not tell what its layers got; --backend"
+            " trt does"
+        ]
     share = sum(delivered_share(delivered, config, dtype) for dtype in wanted)
     share_percent = floor(1000 * share) / 10  # never up: 99.95 % is not 100 %
     named = ", ".join(f"{module} {got}" for module, got in missed[:_NAMED])
@@ -89,13 +106,16 @@ def _unsteady(boundary: str, rounds_ns: Sequence[Sequence[int]], batch: int) -> 
     stats = derive(rounds_ns, batch)
     if stats.count < LEAST_SAMPLES[50]:
         found.append(
-            f"only {stats.count} {boundary} samples, a median needs {LEAST_SAMPLES[50]}: give --samples or --duration"
+            f"only {stats.count} {boundary} samples, a median needs {LEAST_SAMPLES[50]}: give"
+            " --samples or --duration"
         )
     if stats.min_ns <= 0:
-        found.append(f"a {boundary} run took no time by the clock: it did nothing, or the clock is broken")
+        found.append(
+            f"a {boundary} run took no time by the clock: it did nothing, or the clock is broken"
+        )
     if stats.round_spread > MOST_ROUND_SPREAD:
         found.append(
-            f"the medians of the {boundary} rounds spread by {stats.round_spread:.0%}: the machine was not steady; "
-            "stop other work or give a longer --duration"
+            f"the medians of the {boundary} rounds spread by {stats.round_spread:.0%}: the machine"
+            " was not steady; stop other work or give a longer --duration"
         )
     return found

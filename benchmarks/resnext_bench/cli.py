@@ -75,7 +75,11 @@ class MergesType(CountsType):
             elif part.isascii() and part.isdigit() and 2 <= int(part) <= _WIDEST:
                 found.append(int(part))
             else:
-                self.fail(f"{part!r} must be off, auto, or a number of channels from 2 to {_WIDEST}", param, ctx)
+                self.fail(
+                    f"{part!r} must be off, auto, or a number of channels from 2 to {_WIDEST}",
+                    param,
+                    ctx,
+                )
         return tuple(dict.fromkeys(found))
 
 
@@ -86,9 +90,14 @@ class MergesType(CountsType):
     type=NameType("backend", ("all", *BACKEND_NAMES), many=True),
     required=True,
     metavar="NAME[,NAME...]",
-    help=f"What to measure: {', '.join(BACKEND_NAMES)}, or all that this machine has. Speedups are against the first.",
+    help=(
+        f"What to measure: {', '.join(BACKEND_NAMES)}, or all that this machine has. Speedups are"
+        " against the first."
+    ),
 )
-@click.option("--batch", "batches", type=CountsType(), default="1", show_default=True, help="Batch sizes.")
+@click.option(
+    "--batch", "batches", type=CountsType(), default="1", show_default=True, help="Batch sizes."
+)
 @weights_options
 @click.option(
     "--precision",
@@ -102,8 +111,10 @@ class MergesType(CountsType):
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="PATH",
-    help="Artifact for the backends that run one; give it again to compare several of the same weights.  "
-    "[default: exported once into the cache, then reused]",
+    help=(
+        "Artifact for the backends that run one; give it again to compare several of the same"
+        " weights.  [default: exported once into the cache, then reused]"
+    ),
 )
 @click.option(
     "--device",
@@ -112,7 +123,11 @@ class MergesType(CountsType):
     show_default=True,
     help="For backends that run on either.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: one for each physical core]")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads.  [default: one for each physical core]",
+)
 @click.option(
     "--memory-format",
     type=click.Choice(["auto", "nchw", "channels-last"]),
@@ -125,10 +140,15 @@ class MergesType(CountsType):
     "merges",
     type=MergesType(),
     metavar="off|N|auto[,...]",
-    help="Merge the groups of each 3x3 until they are N channels wide, which is the same function; auto times the "
-    "widths where the row runs (PyTorch, ort-cpu, openvino). Several are compared, as in off,32.",
+    help=(
+        "Merge the groups of each 3x3 until they are N channels wide, which is the same function;"
+        " auto times the widths where the row runs (PyTorch, ort-cpu, openvino). Several are"
+        " compared, as in off,32."
+    ),
 )
-@click.option("--cuda-graph/--no-cuda-graph", default=True, help="Replay a CUDA graph.  [default: on]")
+@click.option(
+    "--cuda-graph/--no-cuda-graph", default=True, help="Replay a CUDA graph.  [default: on]"
+)
 @click.option(
     "--duration",
     type=SecondsType(0.001),
@@ -163,14 +183,20 @@ class MergesType(CountsType):
     "--max-seconds",
     type=SecondsType(0.001),
     metavar="SECONDS",
-    help="Open no further row after half of this time, and begin no further visit after all of it; what has "
-    "begun is finished, and what was measured is compared and reported.  [default: no limit]",
+    help=(
+        "Open no further row after half of this time, and begin no further visit after all of it;"
+        " what has begun is finished, and what was measured is compared and reported.  [default: no"
+        " limit]"
+    ),
 )
 @click.option(
     "--accuracy",
     "accuracy_spec",
     metavar="digits|fashion-mnist|FOLDER",
-    help="Also run labelled test images (a folder in ImageNet's layout) and hold every row to PyTorch's accuracy.",
+    help=(
+        "Also run labelled test images (a folder in ImageNet's layout) and hold every row to"
+        " PyTorch's accuracy."
+    ),
 )
 @click.option(
     "--accuracy-images",
@@ -181,11 +207,17 @@ class MergesType(CountsType):
 @click.option(
     "--calibration",
     metavar="digits|fashion-mnist|FOLDER|random",
-    help="Images that int8 and fp8 take their ranges from, where no artifact is given.  "
-    "[default: what shipped weights were trained on]",
+    help=(
+        "Images that int8 and fp8 take their ranges from, where no artifact is given.  "
+        "[default: what shipped weights were trained on]"
+    ),
 )
-@click.option("--calibration-images", type=click.IntRange(1, 100_000), metavar="N", help="[default: 128]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of images and order.")
+@click.option(
+    "--calibration-images", type=click.IntRange(1, 100_000), metavar="N", help="[default: 128]"
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of images and order."
+)
 @json_option("Write raw samples and everything else as JSON")
 @click.option(
     "--markdown",
@@ -197,19 +229,36 @@ class MergesType(CountsType):
 @click.version_option(__version__, prog_name="resnext-bench")
 @guarded
 def main(
-    backends: tuple[str, ...], batches: tuple[int, ...], model: str | None, spec: str | None, num_classes: int | None,
-    input_size: str | None, precision: tuple[Precision, ...] | None, paths: tuple[Path, ...],
-    device: Literal["auto", "cpu", "cuda"], threads: int | None,
-    memory_format: Literal["auto", "nchw", "channels-last"], merges: tuple[Merge, ...] | None,
-    cuda_graph: bool, duration: float, rounds: int,
-    samples: int, warmup: float, max_seconds: float | None, accuracy_spec: str | None, accuracy_images: int | None,
-    calibration: str | None, calibration_images: int | None, seed: int, json_path: str | None,
+    backends: tuple[str, ...],
+    batches: tuple[int, ...],
+    model: str | None,
+    spec: str | None,
+    num_classes: int | None,
+    input_size: str | None,
+    precision: tuple[Precision, ...] | None,
+    paths: tuple[Path, ...],
+    device: Literal["auto", "cpu", "cuda"],
+    threads: int | None,
+    memory_format: Literal["auto", "nchw", "channels-last"],
+    merges: tuple[Merge, ...] | None,
+    cuda_graph: bool,
+    duration: float,
+    rounds: int,
+    samples: int,
+    warmup: float,
+    max_seconds: float | None,
+    accuracy_spec: str | None,
+    accuracy_images: int | None,
+    calibration: str | None,
+    calibration_images: int | None,
+    seed: int,
+    json_path: str | None,
     markdown_path: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
 
-    Backends take turns in short rounds, so that drift of the machine hits all alike. Each row's output, that of the
-    timed runs themselves, is compared with float64 PyTorch.
+    Backends take turns in short rounds, so that drift of the machine hits all alike. Each row's
+    output, that of the timed runs themselves, is compared with float64 PyTorch.
     """
     deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
     from resnext.errors import UsageError
@@ -228,23 +277,32 @@ def main(
         backends = available_backends(device)
         if not backends:
             require("torch", device)  # what keeps it keeps all the others
-    if (calibration or calibration_images) and (paths or not {"int8", "fp8"} & set(precision or ())):
+    if (calibration or calibration_images) and (
+        paths or not {"int8", "fp8"} & set(precision or ())
+    ):
         raise UsageError("--calibration is for int8 and fp8 where no artifact is given; drop it")
     if paths:
         if merges is not None:
-            raise UsageError("an artifact keeps its groups; drop --merge-groups, or export it with that option")
+            raise UsageError(
+                "an artifact keeps its groups; drop --merge-groups, or export it with that option"
+            )
         if model is not None or num_classes is not None or input_size is not None:
-            raise UsageError("an artifact has its own model; drop --model, --num-classes and --input-size")
+            raise UsageError(
+                "an artifact has its own model; drop --model, --num-classes and --input-size"
+            )
         weights, variants = given_variants(paths, spec, precision)
     else:
         weights = chosen_weights(model, spec, num_classes, input_size)
-        variants = made_variants(precision or ("fp32",), calibration, calibration_images, merges or (None,))
+        variants = made_variants(
+            precision or ("fp32",), calibration, calibration_images, merges or (None,)
+        )
     if taken_all:
         backends = tuple(
             name
             for name in backends
             if any(
-                made.precision in BACKENDS[name].precisions and merge_obstacle(name, made.merge) is None
+                made.precision in BACKENDS[name].precisions
+                and merge_obstacle(name, made.merge) is None
                 for made in variants.values()
             )
         )
@@ -252,7 +310,9 @@ def main(
     for line in left_out:
         click.echo(f"note: {line}", err=True)
     if accuracy_images is not None and accuracy_spec is None:
-        raise UsageError("--accuracy-images says how many of the images of --accuracy: give that too")
+        raise UsageError(
+            "--accuracy-images says how many of the images of --accuracy: give that too"
+        )
     labelled = None
     if accuracy_spec is not None:
         from resnext.verify.labelled import Labelled
@@ -263,8 +323,14 @@ def main(
     console = _console(to_stderr=json_path == "-", least_width=140 if labelled is None else 180)
     with _status() as say:
         run = run_benchmark(
-            weights, plan, options=options, variants=variants, accuracy=labelled, deadline=deadline, say=say,
-        )  # fmt: skip
+            weights,
+            plan,
+            options=options,
+            variants=variants,
+            accuracy=labelled,
+            deadline=deadline,
+            say=say,
+        )
     _show(run, console)
     if json_path is not None:
         write_text(json_path, run.model_dump_json(indent=None) + "\n")
@@ -283,7 +349,9 @@ def main(
 
 
 def exit_code(run: Run) -> int:
-    """0 where every row is valid; 1 where one is invalid; else the code of the first backend that failed."""
+    """0 where every row is valid; 1 where one is invalid; else the code of the first backend that
+    failed.
+    """
     if any(row.status == "invalid" for row in run.rows):
         return 1
     return next((row.exit_code for row in run.rows if row.status == "failed"), 0)
@@ -308,12 +376,18 @@ def _console(*, to_stderr: bool, least_width: int) -> Console:
 
     console = Console(stderr=to_stderr, highlight=False)
     # Never narrower than the table: numbers cut short would be worse than lines that wrap.
-    return console if console.width >= least_width else Console(stderr=to_stderr, highlight=False, width=least_width)
+    return (
+        console
+        if console.width >= least_width
+        else Console(stderr=to_stderr, highlight=False, width=least_width)
+    )
 
 
 @contextmanager
 def _status() -> Iterator[Callable[[str], None]]:
-    """Say what is going on: a spinner with the time gone on a terminal, a line with the time gone elsewhere."""
+    """Say what is going on: a spinner with the time gone on a terminal, a line with the time gone
+    elsewhere.
+    """
     if not sys.stderr.isatty():
         started = time.monotonic()
         yield lambda line: click.echo(f"{time.monotonic() - started:7.1f} s  {line}", err=True)
@@ -322,7 +396,9 @@ def _status() -> Iterator[Callable[[str], None]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=2) as progress:
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, refresh_per_second=2
+    ) as progress:
         task = progress.add_task("starting", total=None)
         yield lambda line: progress.update(task, description=line)
 

@@ -17,15 +17,17 @@ class Deadline:
     """Counts from when it is made. Whatever has begun is finished.
 
     Args:
-        max_seconds: after which nothing more is measured, and after half of which nothing more is opened; None for
-            no limit.
+        max_seconds: after which nothing more is measured, and after half of which nothing more is
+            opened; None for no limit.
         signals: that end measuring as the time's end does; none by default.
 
     Attributes:
         interrupted: a signal came.
     """
 
-    def __init__(self, max_seconds: float | None = None, signals: Collection[signal.Signals] = ()) -> None:
+    def __init__(
+        self, max_seconds: float | None = None, signals: Collection[signal.Signals] = ()
+    ) -> None:
         self._started = time.monotonic()
         self._max_seconds = float("inf") if max_seconds is None else max_seconds
         self._signals = signals

@@ -1,4 +1,6 @@
-"""Runs a plan over open sessions: warm-up, then interleaved rounds. Knows nothing of backends or reports."""
+"""Runs a plan over open sessions: warm-up, then interleaved rounds. Knows nothing of backends or
+reports.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class Samples:
     Attributes:
         host_ns: host times, one list for each round, nanoseconds.
         device_ns: device times likewise, where the session has a CUDA stream.
-        device_wall_ns: host time around each round's device times, waiting included; they must account for it.
+        device_wall_ns: host time around each round's device times, waiting included; they must
+            account for it.
         device_boundary: what the device times enclose.
         warmup_runs: untimed runs before the first round.
         gpu: what the GPU did in each round, where NVML tells and the session has a CUDA stream.
@@ -57,21 +60,26 @@ class Subject:
 
 
 def measure(
-    subjects: Mapping[Cell, Subject], plan: Plan, progress: Callable[[str], None] = lambda _: None,
-    deadline: Deadline | None = None, gpu_state: Callable[[], GpuState | None] = lambda: None,
-) -> dict[Cell, Samples]:  # fmt: skip
+    subjects: Mapping[Cell, Subject],
+    plan: Plan,
+    progress: Callable[[str], None] = lambda _: None,
+    deadline: Deadline | None = None,
+    gpu_state: Callable[[], GpuState | None] = lambda: None,
+) -> dict[Cell, Samples]:
     """Measure every cell of ``subjects`` as ``plan`` says.
 
     Args:
         subjects: bound sessions. A cell of the plan that is not in here is left out.
         plan: rounds, durations and order.
         progress: called with a line at every warm-up and round.
-        deadline: once it is over, no further visit is begun. Cells then keep the rounds that all of them had, so that
-            their times were taken side by side; one that has too few samples for a row has the deadline as its error.
+        deadline: once it is over, no further visit is begun. Cells then keep the rounds that all of
+            them had, so that their times were taken side by side; one that has too few samples for
+            a row has the deadline as its error.
         gpu_state: asked after each visit to a session with a CUDA stream, outside of what is timed.
 
     Returns:
-        Raw samples by cell. A session that raises keeps its samples so far and the error; the rest goes on.
+        Raw samples by cell. A session that raises keeps its samples so far and the error; the rest
+        goes on.
     """
     deadline = deadline or Deadline()
     samples = {cell: Samples() for cell in plan.cells if cell in subjects}
@@ -80,7 +88,9 @@ def measure(
         if deadline.over():
             return _cut(samples, deadline)
         progress(f"warming up {cell}")
-        estimate_ns[cell] = _guard(samples[cell], partial(_warm_up, subjects[cell], plan, samples[cell])) or 1e9
+        estimate_ns[cell] = (
+            _guard(samples[cell], partial(_warm_up, subjects[cell], plan, samples[cell])) or 1e9
+        )
     for round_index in range(plan.rounds):
         progress(f"round {round_index + 1}/{plan.rounds}")
         for cell in plan.order(round_index):
@@ -88,12 +98,16 @@ def measure(
                 if deadline.over():
                     return _cut(samples, deadline)
                 count = plan.iterations(estimate_ns[cell])
-                _guard(samples[cell], partial(_visit, subjects[cell], samples[cell], count, gpu_state))
+                _guard(
+                    samples[cell], partial(_visit, subjects[cell], samples[cell], count, gpu_state)
+                )
     return samples
 
 
 def _cut(samples: dict[Cell, Samples], deadline: Deadline) -> dict[Cell, Samples]:
-    """What counts of ``samples`` that end early: the rounds that every cell had, or the first if none was complete."""
+    """What counts of ``samples`` that end early: the rounds that every cell had, or the first if
+    none was complete.
+    """
     unfinished = [found for found in samples.values() if found.error is None]
     shared = max(1, min((len(found.host_ns) for found in unfinished), default=0))
     for found in unfinished:
@@ -133,7 +147,10 @@ def _warm_up(subject: Subject, plan: Plan, samples: Samples) -> float:
 
 
 def _visit(
-    subject: Subject, samples: Samples, iterations: int, gpu_state: Callable[[], GpuState | None] = lambda: None
+    subject: Subject,
+    samples: Samples,
+    iterations: int,
+    gpu_state: Callable[[], GpuState | None] = lambda: None,
 ) -> None:
     session, inputs = subject.session, subject.inputs
     last: dict[str, NDArray[Any]] = {}

@@ -1,8 +1,9 @@
 """Peak memory that opening, binding and first running a session added.
 
-On a CPU: the kernel's high-water mark of this process (Linux), reset before, over what was resident before. On CUDA:
-the growth of the device's used memory, since runtimes keep what they once took; or the peak of PyTorch's own tensors,
-if that is higher: it frees some of them before the end.
+On a CPU: the kernel's high-water mark of this process (Linux), reset before, over what was resident
+    before. On CUDA:
+the growth of the device's used memory, since runtimes keep what they once took; or the peak of
+PyTorch's own tensors, if that is higher: it frees some of them before the end.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass
 class Peak:
-    """Filled when the block ends: bytes added on host and device, None where the system does not tell."""
+    """Filled when the block ends: bytes added on host and device, None where the system does not
+    tell.
+    """
 
     host_bytes: int | None = None
     device_bytes: int | None = None
@@ -76,7 +79,8 @@ class _Device:
     def ready(cls) -> _Device | None:
         """The device with nothing cached; None if there is none.
 
-        PyTorch gives its cache back when it captures a CUDA graph: blocks that earlier cells left there would count
+        PyTorch gives its cache back when it captures a CUDA graph: blocks that earlier cells left
+            there would count
         against the cell that happens to capture.
         """
         import torch
@@ -89,7 +93,9 @@ class _Device:
         return cls(_used(), torch.cuda.memory_allocated())
 
     def added(self) -> int | None:
-        """Bytes that came since; None if more was given back, by other processes too, than taken."""
+        """Bytes that came since; None if more was given back, by other processes too, than
+        taken.
+        """
         import torch
 
         grown, own = _used() - self.used, torch.cuda.max_memory_allocated() - self.allocated
@@ -106,7 +112,9 @@ def _used() -> int:
 
 @cache
 def _load_kernels() -> None:
-    """Run a convolution and a product, once: libraries and kernels load at first use and stay for all cells."""
+    """Run a convolution and a product, once: libraries and kernels load at first use and stay for
+    all cells.
+    """
     import torch
 
     image = torch.ones(1, 8, 8, 8, device="cuda")

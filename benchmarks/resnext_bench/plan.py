@@ -30,7 +30,8 @@ class Cell:
 class Plan:
     """How the cells are measured.
 
-    Cells take turns: each round visits every cell once, in an order drawn anew, so that drift of the machine
+    Cells take turns: each round visits every cell once, in an order drawn anew, so that drift of
+        the machine
     (clocks, neighbours, heat) hits all alike.
 
     Attributes:
@@ -53,7 +54,9 @@ class Plan:
         if not self.cells:
             raise UsageError("nothing to measure: name at least one backend and one batch size")
         if self.duration_s <= 0 or self.warmup_s < 0 or self.rounds < 1 or self.min_samples < 1:
-            raise UsageError("duration must be positive, warm-up not negative, rounds and samples at least 1")
+            raise UsageError(
+                "duration must be positive, warm-up not negative, rounds and samples at least 1"
+            )
 
     def order(self, round_index: int) -> tuple[Cell, ...]:
         """The cells in the order in which round ``round_index`` visits them."""

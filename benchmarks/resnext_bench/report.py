@@ -10,25 +10,39 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HEADINGS = (
-    "backend", "batch", "time", "median ms", "p90 ms", "p99 ms", "images/s", "speedup", "memory MB", "model MB",
-    "max error", "top-1", "verdict",
-)  # fmt: skip
+    "backend",
+    "batch",
+    "time",
+    "median ms",
+    "p90 ms",
+    "p99 ms",
+    "images/s",
+    "speedup",
+    "memory MB",
+    "model MB",
+    "max error",
+    "top-1",
+    "verdict",
+)
 #: What the columns mean, printed under every table.
 LEGEND = (
-    "time: host = end to end, copies included; device = CUDA events around the launch; graph = around a CUDA-graph "
-    "replay. images/s: batch over the median. p90, p99: upper bounds at 99 % confidence, from 64 and 662 samples on. "
-    "speedup: against the first row of the same batch, median over interleaved rounds. memory: peak that opening "
-    "and first running added (on a GPU: what it then held, or PyTorch's own peak if that is higher). "
-    "max error, top-1: the timed output against float64 PyTorch, error relative to the logits' RMS."
+    "time: host = end to end, copies included; device = CUDA events around the launch; graph ="
+    " around a CUDA-graph replay. images/s: batch over the median. p90, p99: upper bounds at 99 %"
+    " confidence, from 64 and 662 samples on. speedup: against the first row of the same batch,"
+    " median over interleaved rounds. memory: peak that opening and first running added (on a GPU:"
+    " what it then held, or PyTorch's own peak if that is higher). max error, top-1: the timed"
+    " output against float64 PyTorch, error relative to the logits' RMS."
 )
 
 
 #: Further columns of a run with labelled images, before the verdict.
 ACCURACY_HEADINGS = ("test top-1", "agrees", "flips +/-")
 _ACCURACY_LEGEND = (
-    " test top-1: share of the labelled images that are right; agrees: share with float32 PyTorch's first class; "
-    "flips: images won and lost against it."
+    " test top-1: share of the labelled images that are right; agrees: share with float32 PyTorch's"
+    " first class; flips: images won and lost against it."
 )
+#: Columns that Markdown aligns to the left.
+_LEFT = ("backend", "time", "verdict")
 
 
 def headings(run: Run) -> tuple[str, ...]:
@@ -59,14 +73,24 @@ def _accuracy(row: Row) -> tuple[str, ...]:
     found = row.accuracy
     if found is None:
         return ("-",) * len(ACCURACY_HEADINGS)
-    return (f"{found.top1:.2%}", f"{found.agreement:.2%}", f"+{found.winning_flips} -{found.losing_flips}")
+    return (
+        f"{found.top1:.2%}",
+        f"{found.agreement:.2%}",
+        f"+{found.winning_flips} -{found.losing_flips}",
+    )
 
 
 def _line(row: Row, timing: Timing) -> tuple[str, ...]:
     stats, parity = timing.stats, row.parity
-    on_device = row.peak_device_bytes if row.peak_device_bytes is not None and row.device != "cpu" else None
+    on_device = (
+        row.peak_device_bytes if row.peak_device_bytes is not None and row.device != "cpu" else None
+    )
     memory = on_device if on_device is not None else row.peak_host_bytes
-    where = "" if row.backend.endswith("cpu") or row.device in (None, "cpu") else f" ({str(row.device).split()[0]})"
+    where = (
+        ""
+        if row.backend.endswith("cpu") or row.device in (None, "cpu")
+        else f" ({str(row.device).split()[0]})"
+    )
     return (
         _name(row) + where,
         str(row.batch),
@@ -94,7 +118,9 @@ def title(run: Run) -> str:
 
 
 def _gpu(row: Row) -> str:
-    """Clocks, power and temperature over the rounds, and whatever kept clocks down in any of them."""
+    """Clocks, power and temperature over the rounds, and whatever kept clocks down in any of
+    them.
+    """
     found = ""
     for label, unit, values in (
         ("SM clock", "MHz", [state.sm_clock_mhz for state in row.gpu]),
@@ -109,14 +135,20 @@ def _gpu(row: Row) -> str:
 
 
 def rounds_done(run: Run) -> str:
-    """How many rounds were measured; with how many there should have been, if time ran out before."""
-    done = max((len(timing.rounds_ns) for row in run.rows for timing in row.timings), default=run.rounds)
+    """How many rounds were measured; with how many there should have been, if time ran out
+    before.
+    """
+    done = max(
+        (len(timing.rounds_ns) for row in run.rows for timing in row.timings), default=run.rounds
+    )
     return str(run.rounds) if done == run.rounds else f"{done} of {run.rounds}"
 
 
 def remarks(run: Run) -> list[str]:
     """One line for each reason against a row."""
-    return [f"{_name(row)} batch {row.batch}: {reason}" for row in run.rows for reason in row.reasons]
+    return [
+        f"{_name(row)} batch {row.batch}: {reason}" for row in run.rows for reason in row.reasons
+    ]
 
 
 def table(run: Run) -> Table:
@@ -124,7 +156,9 @@ def table(run: Run) -> Table:
     from rich.table import Table
 
     styles = {"VALID": "green", "INVALID": "yellow", "FAILED": "red"}
-    made = Table(title=title(run), title_justify="left", header_style="bold", box=None, pad_edge=False)
+    made = Table(
+        title=title(run), title_justify="left", header_style="bold", box=None, pad_edge=False
+    )
     for heading in headings(run):
         left = heading in ("backend", "time", "verdict")
         made.add_column(heading, justify="left" if left else "right", no_wrap=True)
@@ -142,13 +176,15 @@ def markdown(run: Run) -> str:
     parts = [
         f"# {title(run)}",
         "",
-        f"{run.created}, {run.environment.title()}, {run.environment.memory_bytes / 2**30:.0f} GiB, "
-        f"load {run.environment.load_1min:.2f} at the start; {run.environment.system}, "
-        f"Python {run.environment.python}; {packages}.",
+        (
+            f"{run.created}, {run.environment.title()}, {run.environment.memory_bytes / 2**30:.0f}"
+            f" GiB, load {run.environment.load_1min:.2f} at the start; {run.environment.system},"
+            f" Python {run.environment.python}; {packages}."
+        ),
         f"{rounds_done(run)} interleaved rounds, {run.duration_s:g} s of timed runs for each row.",
         "",
         f"| {' | '.join(columns)} |",
-        f"|{'|'.join(' --- ' if h in ('backend', 'time', 'verdict') else ' ---: ' for h in columns)}|",
+        f"|{'|'.join(' --- ' if name in _LEFT else ' ---: ' for name in columns)}|",
         *(f"| {' | '.join(cells)} |" for cells in rows),
         "",
         legend(run),
@@ -157,8 +193,9 @@ def markdown(run: Run) -> str:
     if found := remarks(run):
         parts += ["## Not valid", "", *(f"- {line}" for line in found), ""]
     delivered = [
-        f"- {_name(row)} batch {row.batch}: {row.delivered}; "
-        f"{', '.join(f'{name} {value}' for name, value in row.notes.items())}; set-up {row.setup_s:.1f} s"
+        f"- {_name(row)} batch {row.batch}: {row.delivered};"
+        f" {', '.join(f'{name} {value}' for name, value in row.notes.items())}; set-up"
+        f" {row.setup_s:.1f} s"
         + ("" if row.bind_s is None else f", of which compiling and first run {row.bind_s:.1f} s")
         + _gpu(row)
         for row in run.rows

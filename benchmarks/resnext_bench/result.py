@@ -31,8 +31,8 @@ class Timing(_Strict):
         boundary: what the times enclose; unlike boundaries are never compared.
         rounds_ns: raw nanoseconds, one list for each round.
         stats: derived from them.
-        speedup: times faster than the first backend at the same batch and boundary: (median, lowest, highest) over
-            rounds; None where one of the two is not valid.
+        speedup: times faster than the first backend at the same batch and boundary: (median,
+            lowest, highest) over rounds; None where one of the two is not valid.
     """
 
     boundary: Boundary
@@ -58,15 +58,16 @@ class Row(_Strict):
         timings: by boundary; empty for a failed row.
         warmup_runs: untimed runs before.
         setup_s: seconds to open, bind and first run the session, compilation included.
-        bind_s: seconds of the bind and first run alone: kernels are chosen or compiled (TensorRT-RTX) and CUDA graphs
-            captured here.
+        bind_s: seconds of the bind and first run alone: kernels are chosen or compiled
+            (TensorRT-RTX) and CUDA graphs captured here.
         peak_host_bytes: peak memory that this session added to the process.
         peak_device_bytes: memory that it added on the device.
         gpu: what the GPU did in each round; empty for a CPU, and where NVML does not tell.
         model_size_bytes: size of the artifact's file, or of the tensors for a live model.
         artifact_sha256: digest of the file that ran, or None for a live model.
         parity: of the outputs of the timed runs themselves, against float64 PyTorch.
-        accuracy: on labelled images, against their labels and float32 PyTorch; None where it was not asked for.
+        accuracy: on labelled images, against their labels and float32 PyTorch; None where it was
+            not asked for.
     """
 
     backend: str
@@ -135,7 +136,9 @@ def read_run(path: Path) -> Run:
     except OSError as exc:
         raise BadInput(f"cannot read {path}: {exc.strerror}") from exc
     except (ValidationError, UnicodeDecodeError) as exc:
-        detail = exc.errors()[0] if isinstance(exc, ValidationError) else {"loc": (), "msg": str(exc)}
+        detail = (
+            exc.errors()[0] if isinstance(exc, ValidationError) else {"loc": (), "msg": str(exc)}
+        )
         where = ".".join(map(str, detail["loc"]))
         raise BadInput(
             f"{path} is not a stored run (format_version {FORMAT_VERSION}): {where} {detail['msg']}"

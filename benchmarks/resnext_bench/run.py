@@ -21,7 +21,13 @@ from resnext.machine.environment import record_environment, record_packages
 from resnext.machine.nvml import open_nvml
 from resnext.network.config import Precision, variant_name
 from resnext.runtimes.availability import require
-from resnext.runtimes.registry import BACKENDS, SessionOptions, check_precision, load_backend, open_session
+from resnext.runtimes.registry import (
+    BACKENDS,
+    SessionOptions,
+    check_precision,
+    load_backend,
+    open_session,
+)
 from resnext.runtimes.session import Delivered
 from resnext.timing.clock import now_ns
 from resnext.verify.accuracy import accuracy_failures
@@ -42,7 +48,8 @@ if TYPE_CHECKING:
     from resnext_export.store import Built
 
 Say = Callable[[str], None]
-#: Least width of groups in channels; ``auto`` is the fastest by a trial, None leaves the groups alone.
+#: Least width of groups in channels; ``auto`` is the fastest by a trial, None leaves the groups
+#: alone.
 Merge: TypeAlias = int | Literal["auto"] | None
 #: Rows of a batch whose logits are compared, first and last among them.
 _COMPARED_ROWS = 16
@@ -55,9 +62,10 @@ class Variant:
     Attributes:
         precision: of weights and activations.
         artifact: what ONNX backends run; None means the cache's.
-        calibration: images that a quantized artifact takes its ranges from, where the cache has to make one, and how
-            many; None for either means the default.
-        merge: input channels that each group has at least in what is made, or ``auto``; None leaves groups alone.
+        calibration: images that a quantized artifact takes its ranges from, where the cache has to
+            make one, and how many; None for either means the default.
+        merge: input channels that each group has at least in what is made, or ``auto``; None leaves
+            groups alone.
     """
 
     precision: Precision = "fp32"
@@ -95,15 +103,17 @@ def run_benchmark(
     Args:
         weights: the network; the reference of every row's parity.
         plan: what and how long.
-        artifact: what ONNX backends run; None means the cache's, exported now where it is not there yet.
+        artifact: what ONNX backends run; None means the cache's, exported now where it is not there
+            yet.
         options: device, threads, memory format, CUDA graphs.
         precision: asked for.
-        variants: several artifacts and precisions, by what cells call them; then ``artifact`` and ``precision`` are
-            not looked at.
+        variants: several artifacts and precisions, by what cells call them; then ``artifact`` and
+            ``precision`` are not looked at.
         accuracy: labelled images that every row is held against as well, or None.
-        deadline: when to open and measure nothing more; None for no limit. Outputs of what was measured are compared
-            after it all the same, but labelled images are not run. While measuring and comparing, the deadline's
-            signals count as its end; while cells are opened they do what they did before.
+        deadline: when to open and measure nothing more; None for no limit. Outputs of what was
+            measured are compared after it all the same, but labelled images are not run. While
+            measuring and comparing, the deadline's signals count as its end; while cells are opened
+            they do what they did before.
         say: called with one line at every step.
 
     Returns:
@@ -116,7 +126,12 @@ def run_benchmark(
     reused: list[str] = []
     sources = {
         name: _ArtifactSource(
-            weights, variant, [cell for cell in plan.cells if cell.variant == name], reused, say, options.device
+            weights,
+            variant,
+            [cell for cell in plan.cells if cell.variant == name],
+            reused,
+            say,
+            options.device,
         )
         for name, variant in variants.items()
     }
@@ -129,15 +144,21 @@ def run_benchmark(
             else _open(cell, sources[cell.variant], weights, images, options, stack, say)
             for cell in plan.cells
         }
-        subjects = {cell: found.subject for cell, found in opened.items() if found.subject is not None}
+        subjects = {
+            cell: found.subject for cell, found in opened.items() if found.subject is not None
+        }
         stack.enter_context(deadline.heeding_signals())
         samples = measure(subjects, plan, say, deadline, nvml.state)
-        environment = environment.model_copy(update={"packages": record_packages()})  # now that they are imported
+        environment = environment.model_copy(
+            update={"packages": record_packages()}
+        )  # now that they are imported
         rows = []
         for cell in plan.cells:
             say(f"comparing the outputs of {cell}")
             source = sources[cell.variant]
-            rows.append(_row(cell, opened[cell], samples, images, weights, source, accuracy, deadline))
+            rows.append(
+                _row(cell, opened[cell], samples, images, weights, source, accuracy, deadline)
+            )
     return Run(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         model=variant_name(weights.config),
@@ -158,19 +179,25 @@ class _Images:
 
     def __init__(self, weights: Weights, plan: Plan) -> None:
         self._weights = weights
-        self.pixels = seeded_pixels(weights.config, max(cell.batch for cell in plan.cells), plan.seed)
+        self.pixels = seeded_pixels(
+            weights.config, max(cell.batch for cell in plan.cells), plan.seed
+        )
         self.prepared = weights.preprocessing.normalise(self.pixels)
         self._logits: dict[str, dict[int, NDArray[Any]]] = {}
 
     def rows_to_compare(self, batch: int) -> list[int]:
-        return sorted({int(index) for index in np.linspace(0, batch - 1, min(batch, _COMPARED_ROWS))})
+        return sorted(
+            {int(index) for index in np.linspace(0, batch - 1, min(batch, _COMPARED_ROWS))}
+        )
 
     def reference(self, rows: list[int]) -> NDArray[Any]:
         """Float64 logits of ``rows``."""
         return self._known("fp64", rows)
 
     def eager_loss(self, rows: list[int], numerics: str) -> NDArray[Any]:
-        """Logits of ``rows`` that eager PyTorch on the CPU gives at ``numerics``, as `Manifest.numerics` has it."""
+        """Logits of ``rows`` that eager PyTorch on the CPU gives at ``numerics``, as
+        `Manifest.numerics` has it.
+        """
         return self._known(numerics, rows).astype(np.float64)
 
     def emulated(self, artifact: Artifact, rows: list[int]) -> NDArray[Any]:
@@ -198,16 +225,23 @@ class _Images:
 
 
 class _ArtifactSource:
-    """The artifacts that the cells of one variant run: the one given, or the cache's, each asked for once.
+    """The artifacts that the cells of one variant run: the one given, or the cache's, each asked
+    for once.
 
-    An ONNX artifact that is given serves the engine backends too: engines are built from it. A package is compiled
+    An ONNX artifact that is given serves the engine backends too: engines are built from it. A
+        package is compiled
     from the weights, which are the same.
     """
 
     def __init__(
-        self, weights: Weights, variant: Variant, cells: list[Cell], reused: list[str], say: Say,
+        self,
+        weights: Weights,
+        variant: Variant,
+        cells: list[Cell],
+        reused: list[str],
+        say: Say,
         device: Literal["auto", "cpu", "cuda"],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.variant = variant
         self._weights = weights
         self._cells = cells
@@ -217,9 +251,13 @@ class _ArtifactSource:
         self._made: dict[tuple[str, str], Artifact] = {}
 
     def given(self, backend: str) -> Artifact | None:
-        """The artifact that ``backend`` runs as it was given; None if the cache's, or one made now."""
+        """The artifact that ``backend`` runs as it was given; None if the cache's, or one made
+        now.
+        """
         given = self.variant.artifact
-        runs_it = given is not None and (BACKENDS[backend].source == "onnx" or given.manifest.kind != "onnx")
+        runs_it = given is not None and (
+            BACKENDS[backend].source == "onnx" or given.manifest.kind != "onnx"
+        )
         return given if runs_it else None
 
     def get(self, cell: Cell) -> Artifact:
@@ -232,16 +270,26 @@ class _ArtifactSource:
         return self._once(kind, _form(cell.backend), cell.batch)
 
     def onnx(self, cell: Cell) -> Artifact | None:
-        """The ONNX artifact that ``cell``'s was made of, or that it runs; None where only an engine was given."""
+        """The ONNX artifact that ``cell``'s was made of, or that it runs; None where only an engine
+        was given.
+        """
         given = self.variant.artifact
         if given is not None:
             return given if given.manifest.kind == "onnx" else None
         return self._once("onnx", _form(cell.backend), cell.batch)
 
     def _once(self, kind: str, form: str, batch: int) -> Artifact:
-        # Only quantized graphs have a form for each runtime, and only a trial depends on runtime and batch.
+        # Only quantized graphs have a form for each runtime, and only a trial depends on runtime
+        # and batch.
         timed = self.variant.merge == "auto"
-        key = kind, f"{form} {batch}" if timed else form if self.variant.precision in ("int8", "fp8") else ""
+        key = (
+            kind,
+            f"{form} {batch}"
+            if timed
+            else form
+            if self.variant.precision in ("int8", "fp8")
+            else "",
+        )
         if kind == "onnx":
             return self._kept(key, partial(self._onnx, form, batch))
         return self._kept(key, partial(self._engine, cast("EngineKind", kind), form, batch))
@@ -251,7 +299,9 @@ class _ArtifactSource:
             built = make()
             self._made[key] = built.artifact
             if built.reused:
-                self._reused.append(f"{built.artifact.path} (sha256 {built.artifact.manifest.file_sha256[:12]})")
+                self._reused.append(
+                    f"{built.artifact.path} (sha256 {built.artifact.manifest.file_sha256[:12]})"
+                )
         return self._made[key]
 
     def _package(self, batch: int) -> Built:
@@ -263,7 +313,9 @@ class _ArtifactSource:
         # One for each batch size, so that a row is the same whatever else is measured beside it.
         self._say(f"compiling the package for batch {batch}, or reusing what the cache has")
         cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
-        return pt2_or_reuse(self._weights, batch, precision=self.variant.precision, device="cuda" if cuda else "cpu")
+        return pt2_or_reuse(
+            self._weights, batch, precision=self.variant.precision, device="cuda" if cuda else "cpu"
+        )
 
     def _onnx(self, form: str, batch: int) -> Built:
         from resnext_export.store import onnx_or_reuse
@@ -271,14 +323,22 @@ class _ArtifactSource:
         self._say("exporting to ONNX, or reusing what the cache has")
         variant = self.variant
         return onnx_or_reuse(
-            self._weights, variant.precision, form, variant.calibration, merge=variant.merge, batch=batch
+            self._weights,
+            variant.precision,
+            form,
+            variant.calibration,
+            merge=variant.merge,
+            batch=batch,
         )
 
     def _engine(self, kind: EngineKind, form: str, batch: int) -> Built:
         from resnext_export.store import engine_or_reuse
 
-        # An optimization profile for each batch size that is measured: kernels are chosen for exactly these.
-        sizes = dict.fromkeys(cell.batch for cell in self._cells if BACKENDS[cell.backend].source == kind)
+        # An optimization profile for each batch size that is measured: kernels are chosen for
+        # exactly these.
+        sizes = dict.fromkeys(
+            cell.batch for cell in self._cells if BACKENDS[cell.backend].source == kind
+        )
         profiles = tuple(BatchRange(min=size, opt=size, max=size) for size in sizes)
         parent = self.variant.artifact or self._once("onnx", form, batch)
         self._say("building the engine, or reusing what the cache has")
@@ -291,9 +351,14 @@ def _form(backend: str) -> str:
 
 
 def _open(
-    cell: Cell, source: _ArtifactSource, weights: Weights, images: _Images, options: SessionOptions, stack: ExitStack,
+    cell: Cell,
+    source: _ArtifactSource,
+    weights: Weights,
+    images: _Images,
+    options: SessionOptions,
+    stack: ExitStack,
     say: Say,
-) -> _Opened:  # fmt: skip
+) -> _Opened:
     found = _Opened()
     try:
         subject: Weights | Artifact = weights
@@ -305,12 +370,16 @@ def _open(
             subject = found.artifact = source.get(cell)
             manifest = found.artifact.manifest
             if not manifest.takes(cell.batch):
-                raise BadInput(f"{found.artifact.path} takes batch {manifest.batches()}, not {cell.batch}")
+                raise BadInput(
+                    f"{found.artifact.path} takes batch {manifest.batches()}, not {cell.batch}"
+                )
         say(f"opening {cell}")
         cuda = options.device != "cpu" and BACKENDS[cell.backend].device != "cpu"
         with peak_memory(cuda=cuda) as found.peak:
             before = now_ns()
-            session = stack.enter_context(open_session(cell.backend, subject, _for(cell, source, options)))
+            session = stack.enter_context(
+                open_session(cell.backend, subject, _for(cell, source, options))
+            )
             baked = found.artifact is not None and found.artifact.manifest.preprocessing_baked
             pool: NDArray[Any] = images.pixels if baked else images.prepared
             wanted = session.inputs[0]
@@ -327,17 +396,32 @@ def _open(
 
 def _for(cell: Cell, source: _ArtifactSource, options: SessionOptions) -> SessionOptions:
     """``options`` with the cell's precision and a device that its backend can be asked for."""
-    options = replace(options, precision=source.variant.precision, merge_groups=source.variant.merge)
+    options = replace(
+        options, precision=source.variant.precision, merge_groups=source.variant.merge
+    )
     fixed = BACKENDS[cell.backend].device
-    return options if fixed == "auto" or options.device != "auto" else replace(options, device=fixed)
+    return (
+        options if fixed == "auto" or options.device != "auto" else replace(options, device=fixed)
+    )
 
 
 def _row(
-    cell: Cell, opened: _Opened, samples: Mapping[Cell, Samples], images: _Images, weights: Weights,
-    source: _ArtifactSource, labelled: Labelled | None, deadline: Deadline,
-) -> Row:  # fmt: skip
+    cell: Cell,
+    opened: _Opened,
+    samples: Mapping[Cell, Samples],
+    images: _Images,
+    weights: Weights,
+    source: _ArtifactSource,
+    labelled: Labelled | None,
+    deadline: Deadline,
+) -> Row:
     precision = source.variant.precision
-    named = {"backend": cell.backend, "batch": cell.batch, "variant": cell.variant, "precision": precision}
+    named = {
+        "backend": cell.backend,
+        "batch": cell.batch,
+        "variant": cell.variant,
+        "precision": precision,
+    }
     taken = samples.get(cell)
     error = opened.error or (taken.error if taken else None)
     if error is not None or opened.subject is None or taken is None or taken.output is None:
@@ -346,13 +430,23 @@ def _row(
         return Row(**named, status="failed", reasons=(reason,), exit_code=code)
     try:
         delivered = opened.subject.session.delivered()
-    except Exception as exc:  # the samples are taken; not knowing what was delivered makes the row invalid
+    except (
+        Exception
+    ) as exc:  # the samples are taken; not knowing what was delivered makes the row invalid
         delivered = Delivered("unknown", (), {"delivered": str(as_failure(exc))})
     manifest = opened.artifact.manifest if opened.artifact is not None else None
-    numerics, left = (precision, frozenset[str]()) if manifest is None else (manifest.numerics, manifest.left)
+    numerics, left = (
+        (precision, frozenset[str]()) if manifest is None else (manifest.numerics, manifest.left)
+    )
     parity = _parity(taken, cell, images, opened, source, numerics)
-    form = manifest.quantization.runtime if manifest is not None and manifest.quantization is not None else None
-    reasons = reasons_against(taken, cell.batch, parity, delivered, weights.config, numerics, left, form)
+    form = (
+        manifest.quantization.runtime
+        if manifest is not None and manifest.quantization is not None
+        else None
+    )
+    reasons = reasons_against(
+        taken, cell.batch, parity, delivered, weights.config, numerics, left, form
+    )
     accuracy = None
     if labelled is not None and deadline.over():
         reasons += (f"its accuracy was {deadline.not_measured()}",)
@@ -367,7 +461,10 @@ def _row(
         timings.append(_timing(taken.device_ns, taken.device_boundary, cell.batch))
     size: int | None
     if opened.artifact is not None:
-        size, digest = opened.artifact.manifest.file_size_bytes, opened.artifact.manifest.file_sha256
+        size, digest = (
+            opened.artifact.manifest.file_size_bytes,
+            opened.artifact.manifest.file_sha256,
+        )
     else:
         size, digest = opened.subject.session.model_size_bytes, None
     return Row(
@@ -392,13 +489,22 @@ def _row(
 
 
 def _timing(rounds: list[list[int]], boundary: Any, batch: int) -> Timing:
-    return Timing(boundary=boundary, rounds_ns=tuple(map(tuple, rounds)), stats=derive(rounds, batch))
+    return Timing(
+        boundary=boundary, rounds_ns=tuple(map(tuple, rounds)), stats=derive(rounds, batch)
+    )
 
 
 def _parity(
-    taken: Samples, cell: Cell, images: _Images, opened: _Opened, source: _ArtifactSource, numerics: str
+    taken: Samples,
+    cell: Cell,
+    images: _Images,
+    opened: _Opened,
+    source: _ArtifactSource,
+    numerics: str,
 ) -> Parity:
-    """Compare what the timed runs gave. Host and device runs must both be right; the worse of the two is kept."""
+    """Compare what the timed runs gave. Host and device runs must both be right; the worse of the
+    two is kept.
+    """
     rows = images.rows_to_compare(cell.batch)
     assert opened.subject is not None
     sha256 = opened.artifact.manifest.file_sha256 if opened.artifact else None
@@ -407,20 +513,29 @@ def _parity(
     outcomes = []
     for output in (taken.output, taken.bound_output):
         if output is not None:
-            # Rows that are not compared must at least be there, and be finite: those that are not join the compared.
+            # Rows that are not compared must at least be there, and be finite: those that are not
+            # join the compared.
             if output.shape[:1] == (cell.batch,):
-                bad = np.flatnonzero(~np.isfinite(output.reshape(cell.batch, -1)).all(axis=1))[:1].tolist()
+                bad = np.flatnonzero(~np.isfinite(output.reshape(cell.batch, -1)).all(axis=1))[
+                    :1
+                ].tolist()
                 chosen = sorted({*rows, *bad})
                 got = output[chosen]
             else:
                 chosen, got = list(range(cell.batch)), output
             want, loss = images.reference(chosen), _loss(cell, images, source, numerics, chosen)
-            outcomes.append(compare(want, got, gate=gate, baseline=loss, dtype=dtype, artifact_sha256=sha256))
+            outcomes.append(
+                compare(want, got, gate=gate, baseline=loss, dtype=dtype, artifact_sha256=sha256)
+            )
     return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
 
 
-def _loss(cell: Cell, images: _Images, source: _ArtifactSource, numerics: str, rows: list[int]) -> NDArray[Any] | None:
-    """What the precision costs by itself: in eager PyTorch, or for a quantized graph, computed node by node."""
+def _loss(
+    cell: Cell, images: _Images, source: _ArtifactSource, numerics: str, rows: list[int]
+) -> NDArray[Any] | None:
+    """What the precision costs by itself: in eager PyTorch, or for a quantized graph, computed node
+    by node.
+    """
     if numerics not in ("int8", "fp8"):
         return images.eager_loss(rows, numerics)
     graph = source.onnx(cell)
@@ -428,7 +543,8 @@ def _loss(cell: Cell, images: _Images, source: _ArtifactSource, numerics: str, r
 
 
 def _with_speedups(rows: list[Row]) -> tuple[Row, ...]:
-    """Rows with how much faster each valid one is than the first row of the same batch and boundary, if that is valid.
+    """Rows with how much faster each valid one is than the first row of the same batch and
+    boundary, if that is valid.
 
     A wrong or unsteady result is no yardstick, and has no speed to boast of.
     """

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict
 
-#: Confidence with which a reported percentile is not too low (MLPerf Inference's early stopping uses the same).
+#: Confidence with which a reported percentile is not too low (MLPerf Inference's early stopping
+#: uses the same).
 CONFIDENCE = 0.99
 #: Fewest samples from which p50, p90 and p99 can be told with that confidence.
 LEAST_SAMPLES = {50: 11, 90: 64, 99: 662}
@@ -27,7 +28,8 @@ class Stats(BaseModel):
         p90_ns: with 99 % confidence, 90 % of runs are no slower; None below 64 samples.
         p99_ns: likewise for 99 %; None below 662 samples.
         cv: coefficient of variation, standard deviation over mean.
-        round_spread: interquartile range of the rounds' medians over their median; what drift there was.
+        round_spread: interquartile range of the rounds' medians over their median; what drift there
+            was.
         images_per_s: batch size over the median.
     """
 
@@ -64,7 +66,9 @@ def derive(rounds: Sequence[Sequence[int]], batch: int) -> Stats:
 
 
 def round_spread(rounds: Sequence[Sequence[int]]) -> float:
-    """Interquartile range of the rounds' medians over their median; 0 for fewer than three rounds."""
+    """Interquartile range of the rounds' medians over their median; 0 for fewer than three
+    rounds.
+    """
     medians = sorted(statistics.median(burst) for burst in rounds if burst)
     if len(medians) < 3:
         return 0.0
@@ -73,10 +77,12 @@ def round_spread(rounds: Sequence[Sequence[int]]) -> float:
 
 
 def percentile_bound(samples: Sequence[int], percent: int) -> int | None:
-    """A value that with 99 % confidence is at or above the true percentile, or None where there are too few samples.
+    """A value that with 99 % confidence is at or above the true percentile, or None where there are
+    too few samples.
 
-    MLPerf Inference's early-stopping estimate: of q samples, find the largest t for which a binomial of q trials and
-    probability 1 - p is at most t with probability 1 %; drop the t - 1 slowest, and report the slowest that is left.
+    MLPerf Inference's early-stopping estimate: of q samples, find the largest t for which a
+    binomial of q trials and probability 1 - p is at most t with probability 1 %; drop the t - 1
+    slowest, and report the slowest that is left.
     """
     drop = _droppable(len(samples), percent)
     return None if drop is None else sorted(samples)[len(samples) - 1 - drop]
@@ -98,10 +104,16 @@ def _droppable(count: int, percent: int) -> int | None:
     return low - 1 if low >= 1 else None
 
 
-def ratio_by_round(base: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> tuple[float, float, float]:
+def ratio_by_round(
+    base: Sequence[Sequence[int]], other: Sequence[Sequence[int]]
+) -> tuple[float, float, float]:
     """How many times faster ``other`` is than ``base``: (median, lowest, highest) over rounds.
 
     Each round gives one ratio of medians, taken within seconds of each other, so drift cancels.
     """
-    ratios = [statistics.median(a) / max(statistics.median(b), 1) for a, b in zip(base, other, strict=True) if a and b]
+    ratios = [
+        statistics.median(a) / max(statistics.median(b), 1)
+        for a, b in zip(base, other, strict=True)
+        if a and b
+    ]
     return statistics.median(ratios), min(ratios), max(ratios)

@@ -1,4 +1,5 @@
-"""Write the JSON Schemas of the stored files: ``python docs/schema/write.py [FOLDER]``; the default is this folder.
+"""Write the JSON Schemas of the stored files: ``python docs/schema/write.py [FOLDER]``; the default
+is this folder.
 
 Run it after a change of a stored model; a test holds the files and the models equal.
 """

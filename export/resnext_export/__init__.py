@@ -1,1 +1,3 @@
-"""Model to artifact: each converter is a module named ``<target>_from_<source>``. Command: ``resnext-export``."""
+"""Model to artifact: each converter is a module named ``<target>_from_<source>``. Command:
+``resnext-export``.
+"""

@@ -27,8 +27,8 @@ class Calibration:
     """Images to calibrate on.
 
     Attributes:
-        spec: ``digits``, ``fashion-mnist``, a folder of pictures, or ``random``, which is noise and must be said; None
-            means what shipped weights were trained on.
+        spec: ``digits``, ``fashion-mnist``, a folder of pictures, or ``random``, which is noise and
+            must be said; None means what shipped weights were trained on.
         images: how many.
         method: how outliers are judged.
     """
@@ -48,7 +48,10 @@ class Calibration:
         from resnext.images.sources import image_source
 
         return image_source(
-            self.spec or self._own(weights), weights.preprocessing, split="calibration", limit=self.images
+            self.spec or self._own(weights),
+            weights.preprocessing,
+            split="calibration",
+            limit=self.images,
         )
 
     def check(self, weights: Weights) -> None:
@@ -66,8 +69,9 @@ class Calibration:
         if weights.source in SHIPPED and SHIPPED[weights.source].config == weights.config:
             return weights.source
         raise UsageError(
-            "int8 and fp8 need images to calibrate on: --calibration FOLDER, with pictures as the network will see "
-            "them (or digits, or fashion-mnist; random is noise, and only good for trying speed)"
+            "int8 and fp8 need images to calibrate on: --calibration FOLDER, with pictures as the"
+            " network will see them (or digits, or fashion-mnist; random is noise, and only good"
+            " for trying speed)"
         )
 
 
@@ -80,7 +84,8 @@ class Recipe:
         native_io: let inputs and outputs be of ``precision`` too (fp16, bf16).
         runtime: what an int8 graph is for, and what ``merge`` is timed on.
         calibration: images for int8 and fp8.
-        merge: input channels that each convolution group shall have at least; ``auto`` times the choices.
+        merge: input channels that each convolution group shall have at least; ``auto`` times the
+            choices.
         batch: batch size that ``auto`` times at.
     """
 
@@ -93,10 +98,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.native_io and self.precision not in HALVES:
-            raise UsageError("native inputs and outputs are for fp16 and bf16: float32 goes with the rest")
+            raise UsageError(
+                "native inputs and outputs are for fp16 and bf16: float32 goes with the rest"
+            )
         if self.calibration != Calibration() and self.precision not in QUANTIZED:
-            raise UsageError(f"calibration is for {' and '.join(QUANTIZED)}; give --precision int8, or drop it")
+            raise UsageError(
+                f"calibration is for {' and '.join(QUANTIZED)}; give --precision int8, or drop it"
+            )
         if self.precision == "fp8" and self.runtime != "trt":
             raise UsageError("fp8 is for TensorRT; give --for trt")
         if self.merge == "auto" and self.runtime == "trt":
-            raise UsageError("--merge-groups auto times on a CPU: give --for ort or openvino, or a number of channels")
+            raise UsageError(
+                "--merge-groups auto times on a CPU: give --for ort or openvino, or a number of"
+                " channels"
+            )

@@ -69,6 +69,9 @@ class Asked:
         config, source = weights.config, weights.source
         if source in SHIPPED and SHIPPED[source].config == config:
             return Path(f"{source}-{precision}-{target}")
-        name = variant_name(config) or f"custom_{config.input_size[0]}x{config.input_size[1]}_{config.num_classes}"
+        name = (
+            variant_name(config)
+            or f"custom_{config.input_size[0]}x{config.input_size[1]}_{config.num_classes}"
+        )
         stem = Path(source).stem if Path(source).is_absolute() else source.replace(":", "")
         return Path(f"{name}-{stem}-{precision}-{target}")

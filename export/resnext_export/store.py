@@ -1,4 +1,6 @@
-"""Build an artifact once, reuse it ever after: the functions through which benchmarks reach exporting."""
+"""Build an artifact once, reuse it ever after: the functions through which benchmarks reach
+exporting.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +46,13 @@ class Built:
     reused: bool
 
 
-def build_or_reuse(weights: Weights, folder: Path | None = None, recipe: Recipe | None = None) -> Built:
+def build_or_reuse(
+    weights: Weights, folder: Path | None = None, recipe: Recipe | None = None
+) -> Built:
     """The checked ONNX artifact of ``weights``, exported now if no earlier run left it.
 
-    Safe for several processes: the first builds, the others wait and reuse. A damaged entry is built again.
+    Safe for several processes: the first builds, the others wait and reuse. A damaged entry is
+        built again.
 
     Args:
         weights: the network.
@@ -86,8 +91,10 @@ def onnx_or_reuse(
         weights: the network.
         precision: of weights and activations.
         form: the runtime that a quantized graph is for, and that ``auto`` times on.
-        calibration: its images, as `Calibration` has them, and how many; None for either means the default.
-        merge: input channels that each group has at least; ``auto`` is the fastest by a trial, None keeps the groups.
+        calibration: its images, as `Calibration` has them, and how many; None for either means the
+            default.
+        merge: input channels that each group has at least; ``auto`` is the fastest by a trial, None
+            keeps the groups.
         batch: that ``auto`` times at.
 
     Raises:
@@ -97,7 +104,11 @@ def onnx_or_reuse(
 
     if precision == "fp32" and merge is None:
         return build_or_reuse(weights)
-    recipe = Recipe(None if precision == "fp32" else precision, merge=merge, batch=batch if merge == "auto" else 8)
+    recipe = Recipe(
+        None if precision == "fp32" else precision,
+        merge=merge,
+        batch=batch if merge == "auto" else 8,
+    )
     if precision in QUANTIZED or merge == "auto":
         recipe = replace(recipe, runtime=cast("Runtime", "trt" if precision == "fp8" else form))
     if precision in QUANTIZED:
@@ -129,10 +140,11 @@ def derived_or_reuse(
         asked = recipe.calibration
         images = [asked.source(weights).digest, asked.images, asked.method]
     facts = {
-        "onnx": parent.manifest.file_sha256, "recipe": {**asdict(recipe), "calibration": images},
+        "onnx": parent.manifest.file_sha256,
+        "recipe": {**asdict(recipe), "calibration": images},
         "versions": library_versions(),
         "machine": [sorted(cpu_flags()), os.cpu_count()] if recipe.merge == "auto" else None,
-    }  # fmt: skip
+    }
 
     def good(manifest: Manifest) -> bool:
         return manifest.check is not None and manifest.parent_sha256 == parent.manifest.file_sha256
@@ -144,14 +156,20 @@ def derived_or_reuse(
 
 
 def engine_or_reuse(
-    parent: Artifact, weights: Weights, kind: EngineKind, options: EngineOptions, folder: Path | None = None
+    parent: Artifact,
+    weights: Weights,
+    kind: EngineKind,
+    options: EngineOptions,
+    folder: Path | None = None,
 ) -> Built:
     """The engine of ``parent`` for this machine, built now if no earlier run left it.
 
-    As `build_or_reuse`; what TensorRT times while it builds is kept as well, and reused by the next build.
+    As `build_or_reuse`; what TensorRT times while it builds is kept as well, and reused by the next
+    build.
 
     Raises:
-        MissingRequirement: the cache folder cannot be written to, or the library or its GPU is missing.
+        MissingRequirement: the cache folder cannot be written to, or the library or its GPU is
+            missing.
         EngineRefused: the library does not build it.
         GateFailed: the engine does not agree with PyTorch.
     """
@@ -160,20 +178,33 @@ def engine_or_reuse(
     flavour = flavour_for(kind)
     folder = folder or cache_folder()
     machine = _machine_facts(flavour)
-    times = None if flavour.kind == "trt-rtx" else folder / "trt-timing" / f"{_digest(machine)}.cache"
+    times = (
+        None if flavour.kind == "trt-rtx" else folder / "trt-timing" / f"{_digest(machine)}.cache"
+    )
 
     def good(manifest: Manifest) -> bool:
-        # Without a check where it could have been checked: somebody built it on a machine that had no GPU then.
+        # Without a check where it could have been checked: somebody built it on a machine that had
+        # no GPU then.
         return manifest.parent_sha256 == parent.manifest.file_sha256 and (
             manifest.check is not None or bool(obstacles(manifest, this_machine(flavour)))
         )
 
     def build(entry: Path) -> Artifact:
         return export_engine(
-            parent, weights, entry, kind=kind, options=options, timing_cache=times, force=entry.exists()
+            parent,
+            weights,
+            entry,
+            kind=kind,
+            options=options,
+            timing_cache=times,
+            force=entry.exists(),
         )
 
-    facts = {"onnx": parent.manifest.file_sha256, **machine, "options": options.model_dump(mode="json")}
+    facts = {
+        "onnx": parent.manifest.file_sha256,
+        **machine,
+        "options": options.model_dump(mode="json"),
+    }
     return _once(folder / flavour.kind / _digest(facts), good, build)
 
 
@@ -185,13 +216,16 @@ def pt2_or_reuse(
     precision: Precision = "fp32",
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> Built:
-    """The checked .pt2 package of ``weights`` for this machine at one batch size, compiled now if none was left.
+    """The checked .pt2 package of ``weights`` for this machine at one batch size, compiled now if
+    none was left.
 
-    As `build_or_reuse`. The size is fixed: the compiler then knows every shape, and a package of a range is slower.
+    As `build_or_reuse`. The size is fixed: the compiler then knows every shape, and a package of a
+    range is slower.
 
     Raises:
         UsageError: a package is not made in that precision.
-        MissingRequirement: the cache folder cannot be written to, or there is no C++ compiler or CUDA device.
+        MissingRequirement: the cache folder cannot be written to, or there is no C++ compiler or
+            CUDA device.
         SessionFailed: the compiler failed.
         GateFailed: the package does not agree with PyTorch.
     """
@@ -206,15 +240,28 @@ def pt2_or_reuse(
         from resnext_export.formats.pt2 import export_pt2
 
         sizes = BatchRange(min=batch, opt=batch, max=batch)
-        return export_pt2(weights, entry, batch=sizes, precision=precision, device=device, force=entry.exists())
+        return export_pt2(
+            weights, entry, batch=sizes, precision=precision, device=device, force=entry.exists()
+        )
 
-    # A package hangs on PyTorch and the processor or GPU, not on the ONNX libraries or an operator set.
-    machine = asdict(host) | {"cpu_flags": sorted(host.cpu_flags), "gpu": _gpu_name() if device == "cuda" else None}
+    # A package hangs on PyTorch and the processor or GPU, not on the ONNX libraries or an operator
+    # set.
+    machine = asdict(host) | {
+        "cpu_flags": sorted(host.cpu_flags),
+        "gpu": _gpu_name() if device == "cuda" else None,
+    }
     facts = {
-        "format": FORMAT_VERSION, "toolkit": __version__, "precision": precision, "device": device, "batch": batch,
-        "config": asdict(weights.config), "weights": weights.sha256, "classes": weights.class_names,
-        "preprocessing": weights.preprocessing.model_dump(mode="json"), "machine": machine,
-    }  # fmt: skip
+        "format": FORMAT_VERSION,
+        "toolkit": __version__,
+        "precision": precision,
+        "device": device,
+        "batch": batch,
+        "config": asdict(weights.config),
+        "weights": weights.sha256,
+        "classes": weights.class_names,
+        "preprocessing": weights.preprocessing.model_dump(mode="json"),
+        "machine": machine,
+    }
     return _once((folder or cache_folder()) / "pt2" / _digest(facts), good, build)
 
 
@@ -227,20 +274,30 @@ def _machine_facts(flavour: Flavour) -> dict[str, Any]:
     """What an engine or a kernel's time hangs on beside the graph."""
     driver = probe_driver()
     return {
-        "format": FORMAT_VERSION, "library": flavour.package, "version": flavour.version, "cuda": flavour.cuda,
-        "gpu": [asdict(gpu) for gpu in driver.gpus[:1]], "driver": driver.cuda_version,
-    }  # fmt: skip
+        "format": FORMAT_VERSION,
+        "library": flavour.package,
+        "version": flavour.version,
+        "cuda": flavour.cuda,
+        "gpu": [asdict(gpu) for gpu in driver.gpus[:1]],
+        "driver": driver.cuda_version,
+    }
 
 
-def _once(entry: Path, good: Callable[[Manifest], bool], build: Callable[[Path], Artifact]) -> Built:
-    """The artifact at ``entry`` if it is whole and ``good``, else what ``build`` makes there, under a lock."""
+def _once(
+    entry: Path, good: Callable[[Manifest], bool], build: Callable[[Path], Artifact]
+) -> Built:
+    """The artifact at ``entry`` if it is whole and ``good``, else what ``build`` makes there, under
+    a lock.
+    """
     with _locked(entry):
         try:
             artifact = read_artifact(entry)
             if good(artifact.manifest):
                 return Built(artifact, reused=True)
         except BadArtifact:
-            shutil.rmtree(entry, ignore_errors=True)  # absent, or damaged since; the cache owns its entries
+            shutil.rmtree(
+                entry, ignore_errors=True
+            )  # absent, or damaged since; the cache owns its entries
         return Built(build(entry), reused=False)
 
 
@@ -264,7 +321,9 @@ def _locked(entry: Path) -> Iterator[None]:
 
 
 def _key(weights: Weights) -> str:
-    """A name that changes with everything that changes the bytes, versions of the exporting libraries included."""
+    """A name that changes with everything that changes the bytes, versions of the exporting
+    libraries included.
+    """
     from resnext_export.convert.onnx_from_torch import OPSET
     from resnext_export.formats.onnx import library_versions
 
@@ -273,11 +332,15 @@ def _key(weights: Weights) -> str:
         {
             "format": FORMAT_VERSION,
             "precision": "fp32",
-            "config": asdict(weights.config), "weights": weights.sha256, "batch": str(batch),
-            "preprocessing": weights.preprocessing.model_dump(mode="json"), "classes": weights.class_names,
-            "opset": OPSET, "versions": library_versions(),
+            "config": asdict(weights.config),
+            "weights": weights.sha256,
+            "batch": str(batch),
+            "preprocessing": weights.preprocessing.model_dump(mode="json"),
+            "classes": weights.class_names,
+            "opset": OPSET,
+            "versions": library_versions(),
         }
-    )  # fmt: skip
+    )
 
 
 def _digest(facts: dict[str, Any]) -> str:

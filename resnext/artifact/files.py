@@ -42,17 +42,24 @@ def read_artifact(path: Path) -> Artifact:
     """Open the artifact at ``path``: its folder, its manifest or its file.
 
     Raises:
-        BadArtifact: there is none, its manifest is not valid, or the file's size or digest is not the manifest's.
+        BadArtifact: there is none, its manifest is not valid, or the file's size or digest is not
+            the manifest's.
     """
     if not path.exists():
-        raise BadArtifact(f"no artifact at {path}; make one with: resnext-export --format onnx --output {path}")
+        raise BadArtifact(
+            f"no artifact at {path}; make one with: resnext-export --format onnx --output {path}"
+        )
     directory = path if path.is_dir() else path.parent
     manifest = read_manifest(directory / MANIFEST_NAME)
     artifact = Artifact(directory, manifest)
     if path.is_file() and path.name not in (MANIFEST_NAME, manifest.file):
-        raise BadArtifact(f"{path} is not the file that {directory / MANIFEST_NAME} describes ({manifest.file})")
+        raise BadArtifact(
+            f"{path} is not the file that {directory / MANIFEST_NAME} describes ({manifest.file})"
+        )
     if artifact.path.is_symlink() or not artifact.path.is_file():
-        raise BadArtifact(f"{artifact.path} is missing or is not a plain file; export the artifact again")
+        raise BadArtifact(
+            f"{artifact.path} is missing or is not a plain file; export the artifact again"
+        )
     size = artifact.path.stat().st_size
     if size != manifest.file_size_bytes:
         raise BadArtifact(
@@ -60,7 +67,9 @@ def read_artifact(path: Path) -> Artifact:
             "truncated or altered; export the artifact again"
         )
     if file_sha256(artifact.path) != manifest.file_sha256:
-        raise BadArtifact(f"{artifact.path} does not have the sha256 of its manifest: altered; export it again")
+        raise BadArtifact(
+            f"{artifact.path} does not have the sha256 of its manifest: altered; export it again"
+        )
     return artifact
 
 
@@ -77,7 +86,8 @@ def check_destination(directory: Path, *, force: bool) -> None:
     """Check that an artifact may be written to ``directory``, before any work is done.
 
     Raises:
-        UsageError: something is there and ``force`` is off, or it is not an artifact and so never replaced.
+        UsageError: something is there and ``force`` is off, or it is not an artifact and so never
+            replaced.
         MissingRequirement: the parent folder cannot be made or written to.
     """
     if os.path.lexists(directory):
@@ -85,9 +95,13 @@ def check_destination(directory: Path, *, force: bool) -> None:
             raise UsageError(f"{directory} is there and is not a folder; choose another --output")
         held = sorted(entry.name for entry in directory.iterdir())
         if held and not force:
-            raise UsageError(f"{directory} is not empty; give --force to replace it, or choose another --output")
+            raise UsageError(
+                f"{directory} is not empty; give --force to replace it, or choose another --output"
+            )
         if held and not _is_artifact_folder(directory, held):
-            raise UsageError(f"{directory} holds other files than an artifact's; choose another --output")
+            raise UsageError(
+                f"{directory} holds other files than an artifact's; choose another --output"
+            )
     with _disk_errors(directory):
         directory.absolute().parent.mkdir(parents=True, exist_ok=True)
         probe = _partial(directory)
@@ -108,7 +122,8 @@ def _is_artifact_folder(directory: Path, held: list[str]) -> bool:
 def staging(directory: Path, *, force: bool = False) -> Iterator[Path]:
     """A fresh folder beside ``directory`` that takes its place, whole, when the block ends well.
 
-    On any error or interruption the fresh folder goes, and what was at ``directory`` stays as it was.
+    On any error or interruption the fresh folder goes, and what was at ``directory`` stays as it
+    was.
 
     Raises:
         UsageError: as `check_destination`.
@@ -138,7 +153,9 @@ def _publish(partial: Path, directory: Path, *, force: bool) -> None:
     old = partial.with_name(partial.name + ".old")
     replaced = directory.is_dir() and any(directory.iterdir())
     if replaced and not force:
-        raise UsageError(f"{directory} was written by somebody else meanwhile; nothing was replaced")
+        raise UsageError(
+            f"{directory} was written by somebody else meanwhile; nothing was replaced"
+        )
     if directory.is_dir() and not replaced:
         directory.rmdir()
     if replaced:
@@ -187,8 +204,8 @@ def _disk_errors(directory: Path) -> Iterator[None]:
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise MissingRequirement(
-                f"the disk has no room for {directory} ({exc.strerror}); free some, or choose another --output. "
-                "Nothing was written"
+                f"the disk has no room for {directory} ({exc.strerror}); free some, or choose"
+                " another --output. Nothing was written"
             ) from exc
         raise MissingRequirement(
             f"cannot write to {directory}: {exc.strerror or exc}; choose another --output"

@@ -1,4 +1,6 @@
-"""The manifest: an artifact's passport, a strict and versioned file beside the bytes that it describes."""
+"""The manifest: an artifact's passport, a strict and versioned file beside the bytes that it
+describes.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class _Strict(BaseModel):
 
 
 class WeightsRecord(_Strict):
-    """Where the weights came from, and the digest of their tensors (not of the file that held them)."""
+    """Where the weights came from, and the digest of their tensors (not of the file that held
+    them).
+    """
 
     source: str
     sha256: Sha256
@@ -47,9 +51,11 @@ class CheckRecord(_Strict):
     Attributes:
         batches: batch sizes that were compared.
         backend: runtime that ran the written bytes.
-        max_error: largest absolute difference over root mean square of the reference logits, over all batches.
+        max_error: largest absolute difference over root mean square of the reference logits, over
+            all batches.
         tolerance: what ``max_error`` had to stay under.
-        error_ratio: largest ``max_error`` over what the precision costs by itself, where that is known.
+        error_ratio: largest ``max_error`` over what the precision costs by itself, where that is
+            known.
     """
 
     batches: tuple[int, ...]
@@ -100,7 +106,8 @@ class MergeRecord(_Strict):
 
     Attributes:
         groups: what each changed convolution has now, by its name.
-        max_error: largest difference to the graph before, in float64, over the root mean square of the outputs.
+        max_error: largest difference to the graph before, in float64, over the root mean square of
+            the outputs.
         runtime: that the choice was timed on, or None where a width was asked for.
         batch: that it was timed at.
         speedup: times faster than the graph before, measured interleaved when it was chosen.
@@ -118,8 +125,8 @@ class Manifest(_Strict):
 
     Attributes:
         format_version: of this file; readers refuse any other.
-        kind: format of the artifact: an ONNX file, OpenVINO's IR (both of its files in one), an engine of TensorRT
-            or of TensorRT-RTX, or an AOTInductor package (pt2).
+        kind: format of the artifact: an ONNX file, OpenVINO's IR (both of its files in one), an
+            engine of TensorRT or of TensorRT-RTX, or an AOTInductor package (pt2).
         file: name of the artifact's file, beside the manifest.
         file_sha256: digest of its bytes.
         file_size_bytes: its size.
@@ -131,16 +138,21 @@ class Manifest(_Strict):
         outputs: the graph's outputs.
         batch: batch sizes that it takes.
         preprocessing: what an image goes through before the network.
-        preprocessing_baked: True where the graph takes uint8 N x H x W x C pixels and normalises them itself.
+        preprocessing_baked: True where the graph takes uint8 N x H x W x C pixels and normalises
+            them itself.
         class_names: one for each logit, or none.
-        opset: ONNX operator set of the graph that the artifact is, or was made from; None for a package, which was not.
+        opset: ONNX operator set of the graph that the artifact is, or was made from; None for a
+            package, which was not.
         parent_sha256: digest of the artifact that this one was made from, or None.
         versions: of this toolkit and the libraries that made the artifact.
         created: UTC time, ISO 8601.
         check: the parity check that the written bytes passed, or None where it was skipped.
-        engine: how an engine was built, for what, and what its layers got; None for what is no engine.
-        package: what a package says of itself: what it needs of a machine, layers, kernels; None for what is none.
-        ranges: how far a half-precision network stays from its type's limit; None for other precisions.
+        engine: how an engine was built, for what, and what its layers got; None for what is no
+            engine.
+        package: what a package says of itself: what it needs of a machine, layers, kernels; None
+            for what is none.
+        ranges: how far a half-precision network stays from its type's limit; None for other
+            precisions.
         quantization: how an int8 or fp8 network was calibrated; None for other precisions.
         merged: convolutions whose groups were merged, or None.
     """
@@ -174,23 +186,32 @@ class Manifest(_Strict):
     @model_validator(mode="after")
     def _engine_where_kind_says_so(self) -> Manifest:
         if (self.kind in ("trt", "trt-rtx")) != (self.engine is not None):
-            raise ValueError(f"a manifest of kind {self.kind} {'needs an' if self.engine is None else 'has no'} engine")
+            raise ValueError(
+                f"a manifest of kind {self.kind} {'needs an' if self.engine is None else 'has no'}"
+                " engine"
+            )
         return self
 
     @model_validator(mode="after")
     def _package_where_kind_says_so(self) -> Manifest:
         is_package = self.kind == "pt2"
         if is_package != (self.package is not None):
-            raise ValueError(f"a manifest of kind {self.kind} {'needs a' if is_package else 'has no'} package")
+            raise ValueError(
+                f"a manifest of kind {self.kind} {'needs a' if is_package else 'has no'} package"
+            )
         if is_package != (self.opset is None):
-            raise ValueError(f"a manifest of kind {self.kind} {'has no' if is_package else 'needs an'} opset")
+            raise ValueError(
+                f"a manifest of kind {self.kind} {'has no' if is_package else 'needs an'} opset"
+            )
         return self
 
     @model_validator(mode="after")
     def _quantization_where_precision_says_so(self) -> Manifest:
         if (self.precision in ("int8", "fp8")) != (self.quantization is not None):
             needs = "needs a" if self.quantization is None else "has no"
-            raise ValueError(f"a manifest of precision {self.precision} {needs} quantization record")
+            raise ValueError(
+                f"a manifest of precision {self.precision} {needs} quantization record"
+            )
         return self
 
     @field_validator("class_names")
@@ -203,16 +224,24 @@ class Manifest(_Strict):
 
     @property
     def numerics(self) -> str:
-        """What parity is judged by: the precision, or ``tf32`` for a float32 engine that may round to TF32."""
+        """What parity is judged by: the precision, or ``tf32`` for a float32 engine that may round
+        to TF32.
+        """
         return "tf32" if self.engine is not None and self.engine.options.tf32 else self.precision
 
     @property
     def left(self) -> frozenset[str]:
         """Convolutions and classifier that are not of ``precision``, and were never meant to be."""
-        return frozenset() if self.quantization is None else frozenset(name for name, _ in self.quantization.left)
+        return (
+            frozenset()
+            if self.quantization is None
+            else frozenset(name for name, _ in self.quantization.left)
+        )
 
     def takes(self, batch: int) -> bool:
-        """Whether the artifact runs at ``batch``; an engine does where one of its optimization profiles covers it."""
+        """Whether the artifact runs at ``batch``; an engine does where one of its optimization
+        profiles covers it.
+        """
         ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
         return any(batch in covered for covered in ranges)
 
@@ -237,7 +266,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as exc:
-        raise BadArtifact(f"no {MANIFEST_NAME} at {path}; an artifact is a folder that resnext-export wrote") from exc
+        raise BadArtifact(
+            f"no {MANIFEST_NAME} at {path}; an artifact is a folder that resnext-export wrote"
+        ) from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise BadArtifact(f"cannot read {path}: {exc}") from exc
     try:
@@ -255,6 +286,8 @@ def read_manifest(path: Path) -> Manifest:
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(map(str, first["loc"])) or "manifest"
-        raise BadArtifact(f"{path} is not valid: {where}: {first['msg']}; export the artifact again") from exc
+        raise BadArtifact(
+            f"{path} is not valid: {where}: {first['msg']}; export the artifact again"
+        ) from exc
     except ResnextError as exc:
         raise BadArtifact(f"{path} is not valid: {exc}") from exc

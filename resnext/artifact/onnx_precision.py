@@ -1,4 +1,6 @@
-"""Is an ONNX artifact of the precision that its manifest says? Read from the weights in the file; nothing is run."""
+"""Is an ONNX artifact of the precision that its manifest says? Read from the weights in the file;
+nothing is run.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,20 @@ if TYPE_CHECKING:
     import onnx
 
 #: Element types of the weights by precision.
-_WEIGHTS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8", "fp8": "float8_e4m3fn"}
+_WEIGHTS = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "int8": "int8",
+    "fp8": "float8_e4m3fn",
+}
 _HEAVY = ("Conv", "Gemm", "MatMul")
 
 
 def weight_types(proto: onnx.ModelProto) -> dict[str, str]:
-    """Element type of each convolution's and product's weight by node name, looked up behind its dequantization."""
+    """Element type of each convolution's and product's weight by node name, looked up behind its
+    dequantization.
+    """
     from onnx import helper
 
     kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
@@ -27,7 +37,11 @@ def weight_types(proto: onnx.ModelProto) -> dict[str, str]:
         if node.op_type not in _HEAVY:
             continue
         name = node.input[1]
-        while name not in kinds and name in makers and makers[name].op_type in ("DequantizeLinear", "QuantizeLinear"):
+        while (
+            name not in kinds
+            and name in makers
+            and makers[name].op_type in ("DequantizeLinear", "QuantizeLinear")
+        ):
             name = makers[name].input[0]
         if name in kinds:
             found[node.name] = helper.tensor_dtype_to_np_dtype(kinds[name]).name
@@ -35,7 +49,8 @@ def weight_types(proto: onnx.ModelProto) -> dict[str, str]:
 
 
 def check_onnx_precision(artifact: Artifact) -> None:
-    """Check that the weights are of the type that the manifest's precision means; other kinds of files are left alone.
+    """Check that the weights are of the type that the manifest's precision means; other kinds of
+    files are left alone.
 
     Raises:
         BadArtifact: they are not, or the file cannot be read; names the first.
@@ -49,12 +64,16 @@ def check_onnx_precision(artifact: Artifact) -> None:
         found = weight_types(onnx.load(artifact.path, load_external_data=False))
     except Exception as exc:  # protobuf has many names for it
         raise BadArtifact(
-            f"{artifact.path}: this is not an ONNX file, or it is cut short; export the artifact again"
+            f"{artifact.path}: this is not an ONNX file, or it is cut short; export the artifact"
+            " again"
         ) from exc
     wanted = _WEIGHTS[manifest.precision]
-    if odd := [(name, kind) for name, kind in found.items() if kind != wanted and name not in manifest.left]:
+    if odd := [
+        (name, kind) for name, kind in found.items() if kind != wanted and name not in manifest.left
+    ]:
         name, kind = odd[0]
         raise BadArtifact(
-            f"the manifest of {artifact.path} says {manifest.precision}, and the weights of {name} are {kind} "
-            f"({len(odd)} of {len(found)}): one of them was altered; export the artifact again"
+            f"the manifest of {artifact.path} says {manifest.precision}, and the weights of {name}"
+            f" are {kind} ({len(odd)} of {len(found)}): one of them was altered; export the"
+            " artifact again"
         )

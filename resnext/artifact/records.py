@@ -1,4 +1,6 @@
-"""What an engine's manifest says beyond an ONNX file's: how it was built, for what machine, what its layers got."""
+"""What an engine's manifest says beyond an ONNX file's: how it was built, for what machine, what
+its layers got.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from resnext.runtimes.trt.layers import EngineLayer
 
 from .specs import BatchRange
 
-#: Levels of ``--compatibility``: this GPU model; any GPU from Ampere on; any GPU of the same compute capability; any
-#: later version of TensorRT.
+#: Levels of ``--compatibility``: this GPU model; any GPU from Ampere on; any GPU of the same
+#: compute capability; any later version of TensorRT.
 Compatibility = Literal["none", "ampere+", "same-cc", "version"]
 TilingLevel = Literal["none", "fast", "moderate", "full"]
 #: What may be done where TensorRT refuses fp16 grouped convolutions, in order.
@@ -29,14 +31,17 @@ class EngineOptions(_Strict):
     """What was asked of the builder.
 
     Attributes:
-        profiles: optimization profiles: batch sizes that kernels are chosen for, each with an upper limit.
+        profiles: optimization profiles: batch sizes that kernels are chosen for, each with an upper
+            limit.
         tf32: float32 convolutions may round their inputs to TF32's 10-bit mantissas.
         workspace_mib: memory that a layer may use for scratch, MiB; None for the library's default.
         optimization_level: how long to look for kernels, 0 to 5; None for the library's default.
-        tiling_level: how long to look for kernels that keep tiles in the L2 cache; None for the library's default.
+        tiling_level: how long to look for kernels that keep tiles in the L2 cache; None for the
+            library's default.
         compatibility: which other machines the engine must load on.
         strip_weights: leave the weights out; a refit puts them in.
-        targets: compute capabilities that TensorRT-RTX builds for, as ``sm_89``; empty for every one from Ampere on.
+        targets: compute capabilities that TensorRT-RTX builds for, as ``sm_89``; empty for every
+            one from Ampere on.
         fallbacks: what may be done, in order, where fp16 grouped convolutions are refused.
     """
 
@@ -59,9 +64,13 @@ class EngineOptions(_Strict):
 
     @property
     def batch(self) -> BatchRange:
-        """From the smallest to the largest batch of any profile; there may be gaps between profiles."""
+        """From the smallest to the largest batch of any profile; there may be gaps between
+        profiles.
+        """
         most = max(profile.max or 0 for profile in self.profiles)
-        return BatchRange(min=min(profile.min for profile in self.profiles), opt=self.profiles[0].opt, max=most)
+        return BatchRange(
+            min=min(profile.min for profile in self.profiles), opt=self.profiles[0].opt, max=most
+        )
 
 
 class EngineRecord(_Strict):
@@ -70,7 +79,8 @@ class EngineRecord(_Strict):
     Attributes:
         library: Python package of the builder.
         version: its version.
-        cuda: major version of CUDA that the library was built for, or None where its packages do not say.
+        cuda: major version of CUDA that the library was built for, or None where its packages do
+            not say.
         platform: operating system and processor, as ``linux-x86_64``.
         gpu: name of the GPU that it was built on, or None where there was none.
         compute_capability: of that GPU, as ``9.0``, or None.
@@ -80,8 +90,8 @@ class EngineRecord(_Strict):
         done: fallbacks that were needed, each with the convolutions that it changed.
         build_s: seconds that parsing and building took.
         layers: what each layer got, as the library reports it.
-        layers_from: where that was read: from the loaded engine (``inspector``), from the builder (``build log``), or
-            nowhere (``nothing``), and then no layer is known.
+        layers_from: where that was read: from the loaded engine (``inspector``), from the builder
+            (``build log``), or nowhere (``nothing``), and then no layer is known.
     """
 
     library: Literal["tensorrt", "tensorrt_rtx"]

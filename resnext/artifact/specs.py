@@ -36,8 +36,13 @@ class BatchRange(BaseModel):
             UsageError: not of that form, below 1, or not in order.
         """
         parts = text.split(":")
-        if len(parts) > 3 or not all(part.isascii() and part.isdigit() and len(part) <= 6 for part in parts):
-            raise UsageError(f"batch {text[:40]!r} is not N, MIN:OPT or MIN:OPT:MAX with whole numbers of at least 1")
+        if len(parts) > 3 or not all(
+            part.isascii() and part.isdigit() and len(part) <= 6 for part in parts
+        ):
+            raise UsageError(
+                f"batch {text[:40]!r} is not N, MIN:OPT or MIN:OPT:MAX with whole numbers of at"
+                " least 1"
+            )
         sizes = [int(part) for part in parts]
         low, opt = sizes[0], sizes[min(1, len(sizes) - 1)]
         high = None if len(sizes) == 2 else sizes[-1]

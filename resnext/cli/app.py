@@ -1,4 +1,6 @@
-"""What every command shares: errors in one line with the right exit code, weights options, signals."""
+"""What every command shares: errors in one line with the right exit code, weights options,
+signals.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,22 @@ else:  # not generic before click 8.2
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Names of every backend. resnext.runtimes.registry holds the registry itself, but importing it loads pydantic, which
-#: --help need not wait for; a test holds the two equal.
+#: Names of every backend. resnext.runtimes.registry holds the registry itself, but importing it
+#: loads pydantic, which --help need not wait for; a test holds the two equal.
 BACKEND_NAMES = (
-    "torch", "torch-folded", "torch-compile", "ort", "ort-cpu", "ort-cuda", "ort-trt", "ort-trt-rtx", "openvino",
-    "trt", "trt-rtx", "pt2",
-)  # fmt: skip
+    "torch",
+    "torch-folded",
+    "torch-compile",
+    "ort",
+    "ort-cpu",
+    "ort-cuda",
+    "ort-trt",
+    "ort-trt-rtx",
+    "openvino",
+    "trt",
+    "trt-rtx",
+    "pt2",
+)
 #: Those that run an artifact.
 ARTIFACT_BACKENDS = tuple(name for name in BACKEND_NAMES if not name.startswith("torch"))
 
@@ -42,12 +54,15 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 def guarded(function: F) -> F:
     """Turn errors of this toolkit into one line on stderr and their exit code.
 
-    Adds ``--debug``, which shows the traceback instead. Ctrl-C and SIGTERM unwind, so that nothing half-written stays.
+    Adds ``--debug``, which shows the traceback instead. Ctrl-C and SIGTERM unwind, so that nothing
+    half-written stays.
     """
 
     @functools.wraps(function)
     def wrapper(*args: Any, debug: bool, **kwargs: Any) -> Any:
-        previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {
+            number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         _interrupted.clear()
         try:
             return function(*args, **kwargs)
@@ -77,19 +92,32 @@ def guarded(function: F) -> F:
                 sys.exit(130)
             if debug:
                 raise
-            if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-                click.echo(f"{_styled('error:')} cannot write: {exc.strerror}; make room, or write elsewhere", err=True)
+            if isinstance(exc, OSError) and exc.errno in (
+                errno.ENOSPC,
+                errno.EDQUOT,
+                errno.EFBIG,
+                errno.EROFS,
+            ):
+                click.echo(
+                    f"{_styled('error:')} cannot write: {exc.strerror}; make room, or write"
+                    " elsewhere",
+                    err=True,
+                )
                 sys.exit(MissingRequirement.exit_code)
             text = " ".join(str(exc).split()) or "no message"
             click.echo(
-                f"{_styled('error:')} unexpected {type(exc).__name__}: {text[:300]} (--debug shows where)", err=True
+                f"{_styled('error:')} unexpected {type(exc).__name__}: {text[:300]} (--debug shows"
+                " where)",
+                err=True,
             )
             sys.exit(70)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    option = click.option("--debug", is_flag=True, help="Show tracebacks instead of one-line errors.")
+    option = click.option(
+        "--debug", is_flag=True, help="Show tracebacks instead of one-line errors."
+    )
     return option(wrapper)  # type: ignore[return-value]  # the decorated function keeps its name and options
 
 
@@ -143,9 +171,12 @@ def lacking(exc: ModuleNotFoundError | MemoryError) -> str:
     if isinstance(exc, MemoryError):
         return "out of memory; use a smaller --batch or --input-size"
     package = (exc.name or "").partition(".")[0]
-    package = {"PIL": "pillow", "cpuinfo": "py-cpuinfo", "pynvml": "nvidia-ml-py", "sklearn": "scikit-learn"}.get(
-        package, package
-    )
+    package = {
+        "PIL": "pillow",
+        "cpuinfo": "py-cpuinfo",
+        "pynvml": "nvidia-ml-py",
+        "sklearn": "scikit-learn",
+    }.get(package, package)
     return f"the Python package {package or exc} is not installed: pip install {package or 'it'}"
 
 
@@ -165,14 +196,18 @@ class SecondsType(_ParamType):
     def __init__(self, least: float) -> None:
         self._least = least
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         """Check and convert."""
         try:
             seconds = float(value)
         except ValueError:
             seconds = float("nan")
         if not self._least <= seconds <= 86400:  # false for NaN too
-            self.fail(f"{value!r} must be a number of seconds from {self._least:g} to 86400", param, ctx)
+            self.fail(
+                f"{value!r} must be a number of seconds from {self._least:g} to 86400", param, ctx
+            )
         return seconds
 
 
@@ -188,13 +223,22 @@ class NameType(_ParamType):
         """Check one name, or a comma-separated list of them."""
         if not isinstance(value, str):
             return value
-        names = tuple(dict.fromkeys(part.strip() for part in value.split(","))) if self._many else (value,)
+        names = (
+            tuple(dict.fromkeys(part.strip() for part in value.split(",")))
+            if self._many
+            else (value,)
+        )
         for name in names:
             if name not in self._known:
                 self.fail(str(UnknownName(self.name, name, self._known)), param, ctx)
         return names if self._many else value
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:  # noqa: ARG002
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[Any]:
         """Names that start with what was typed."""
         from click.shell_completion import CompletionItem
 
@@ -211,9 +255,13 @@ class CountsType(_ParamType):
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in str(value).split(",")]
-        plain = all(part.isascii() and part.isdigit() and len(part) <= _MOST_DIGITS for part in parts)
+        plain = all(
+            part.isascii() and part.isdigit() and len(part) <= _MOST_DIGITS for part in parts
+        )
         if not plain or not all(int(part) >= 1 for part in parts):
-            self.fail(f"{value!r} must be whole numbers of at least 1, separated by commas", param, ctx)
+            self.fail(
+                f"{value!r} must be whole numbers of at least 1, separated by commas", param, ctx
+            )
         return tuple(dict.fromkeys(int(part) for part in parts))
 
 
@@ -228,16 +276,22 @@ def check_writable(target: str | Path | None) -> None:
         return
     path = Path(target).expanduser().resolve()
     if (path.parent / "manifest.json").exists() and path.exists():
-        raise UsageError(f"{target} is in an artifact's folder and would be overwritten; choose another path")
+        raise UsageError(
+            f"{target} is in an artifact's folder and would be overwritten; choose another path"
+        )
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             path.unlink()
         elif path.is_dir() or not os.access(path, os.W_OK):
-            raise MissingRequirement(f"cannot write {target}: it is a folder or not writable; choose another path")
+            raise MissingRequirement(
+                f"cannot write {target}: it is a folder or not writable; choose another path"
+            )
     except OSError as exc:
-        raise MissingRequirement(f"cannot write {target}: {exc.strerror}; choose another path") from exc
+        raise MissingRequirement(
+            f"cannot write {target}: {exc.strerror}; choose another path"
+        ) from exc
 
 
 def printable(text: str) -> str:
@@ -246,7 +300,8 @@ def printable(text: str) -> str:
 
 
 def write_text(target: str, text: str) -> None:
-    """Write ``text`` to a file, whole or not at all; ``-`` is stdout. Links are followed, pipes and devices written to.
+    """Write ``text`` to a file, whole or not at all; ``-`` is stdout. Links are followed, pipes and
+    devices written to.
 
     Raises:
         MissingRequirement: the file cannot be written.
@@ -270,38 +325,61 @@ def write_text(target: str, text: str) -> None:
             finally:
                 partial.unlink(missing_ok=True)
     except OSError as exc:
-        raise MissingRequirement(f"cannot write {target}: {exc.strerror}; choose another path") from exc
+        raise MissingRequirement(
+            f"cannot write {target}: {exc.strerror}; choose another path"
+        ) from exc
     click.echo(f"wrote {target}", err=True)
 
 
 def json_option(what: str) -> Callable[[F], F]:
     """Add ``--json PATH``; ``-`` prints JSON alone on stdout."""
-    return click.option("--json", "json_path", metavar="PATH", help=f"{what}; - is stdout, and then nothing else is.")
+    return click.option(
+        "--json",
+        "json_path",
+        metavar="PATH",
+        help=f"{what}; - is stdout, and then nothing else is.",
+    )
 
 
 def weights_options(function: F) -> F:
     """Add ``--model``, ``--weights``, ``--num-classes`` and ``--input-size``."""
     for option in (
         click.option(
-            "--input-size", metavar="HxW", help="Input height and width in pixels, where not the variant's own."
-        ),
-        click.option("--num-classes", type=click.IntRange(min=1), help="Classes, where not the variant's own."),
-        click.option(
-            "--weights", "spec", metavar="SPEC",
-            help="seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  "
-            "[default: the shipped ones of a shipped model, else seeded]",
+            "--input-size",
+            metavar="HxW",
+            help="Input height and width in pixels, where not the variant's own.",
         ),
         click.option(
-            "--model", type=NameType("model", tuple(VARIANTS)), metavar="NAME",
-            help="Variant; resnext-export --list-models shows all.  [default: what the weights imply, "
-            "else resnext50_32x4d]",
+            "--num-classes",
+            type=click.IntRange(min=1),
+            help="Classes, where not the variant's own.",
         ),
-    ):  # fmt: skip
+        click.option(
+            "--weights",
+            "spec",
+            metavar="SPEC",
+            help=(
+                "seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  "
+                "[default: the shipped ones of a shipped model, else seeded]"
+            ),
+        ),
+        click.option(
+            "--model",
+            type=NameType("model", tuple(VARIANTS)),
+            metavar="NAME",
+            help=(
+                "Variant; resnext-export --list-models shows all.  [default: what the weights"
+                " imply, else resnext50_32x4d]"
+            ),
+        ),
+    ):
         function = option(function)
     return function
 
 
-def chosen_weights(model: str | None, spec: str | None, num_classes: int | None, input_size: str | None) -> Weights:
+def chosen_weights(
+    model: str | None, spec: str | None, num_classes: int | None, input_size: str | None
+) -> Weights:
     """Load what the options of `weights_options` name."""
     from resnext.progress import working
     from resnext.weights.spec import load_weights
@@ -314,8 +392,11 @@ def chosen_weights(model: str | None, spec: str | None, num_classes: int | None,
 def _size(text: str) -> tuple[int, int]:
     height, cross, width = text.lower().partition("x")
     digits = (height, width) if cross else (height,)
-    if not (text.isascii() and all(part.isdigit() and len(part) <= _MOST_DIGITS for part in digits)):
+    if not (
+        text.isascii() and all(part.isdigit() and len(part) <= _MOST_DIGITS for part in digits)
+    ):
         raise click.BadParameter(
-            f"{text!r} is not HEIGHTxWIDTH in pixels, for example 224x224", param_hint="--input-size"
+            f"{text!r} is not HEIGHTxWIDTH in pixels, for example 224x224",
+            param_hint="--input-size",
         )
     return int(height), int(width or height)

@@ -46,7 +46,13 @@ Examples:
     help="Runtime.  [default: torch for weights, for an artifact its own]",
 )
 @weights_options
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show for an image.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Classes to show for an image.",
+)
 @json_option("Write the result as JSON")
 @click.version_option(__version__, prog_name="resnext-classify")
 @guarded
@@ -76,10 +82,17 @@ def main(
         from resnext.artifact.files import read_artifact
 
         if any(option is not None for option in (model, spec, num_classes, input_size)):
-            raise UsageError("an artifact has its own weights; drop --model, --weights, --num-classes, --input-size")
+            raise UsageError(
+                "an artifact has its own weights; drop --model, --weights, --num-classes,"
+                " --input-size"
+            )
         artifact = read_artifact(path)
         manifest = artifact.manifest
-        preprocessing, names, baked = manifest.preprocessing, manifest.class_names, manifest.preprocessing_baked
+        preprocessing, names, baked = (
+            manifest.preprocessing,
+            manifest.class_names,
+            manifest.preprocessing_baked,
+        )
         least, source = manifest.batch.min, manifest.weights.source
         session = open_session(backend_name or natural_backend(artifact), artifact)
     else:
@@ -99,18 +112,27 @@ def main(
             pixels = preprocessing.load(image)
             array = pixels if baked else wanted.given(preprocessing.normalise(pixels))
             # A fixed batch is filled with copies; the first row is the answer.
-            logits = session.run({wanted.name: np.repeat(array, fixed, axis=0)})[given.name][0].astype(np.float64)
+            logits = session.run({wanted.name: np.repeat(array, fixed, axis=0)})[given.name][
+                0
+            ].astype(np.float64)
             if not np.isfinite(logits).all():
                 raise SessionFailed(f"the network gave NaN or infinite logits for {image}")
             odds = np.exp(logits - logits.max())
             odds /= odds.sum()
             best = np.argsort(-odds, kind="stable")[:top]
-            rows.append({
-                "image": str(image),
-                "classes": [
-                    {"index": int(i), "name": names[i] if names else None, "probability": float(odds[i])} for i in best
-                ],
-            })  # fmt: skip
+            rows.append(
+                {
+                    "image": str(image),
+                    "classes": [
+                        {
+                            "index": int(i),
+                            "name": names[i] if names else None,
+                            "probability": float(odds[i]),
+                        }
+                        for i in best
+                    ],
+                }
+            )
     if json_path is not None:
         write_text(json_path, json.dumps(rows, indent=2) + "\n")
     if json_path == "-":
@@ -118,7 +140,9 @@ def main(
     for row in rows:
         found = row["classes"]
         assert isinstance(found, list)
-        text = ", ".join(f"{c['name'] or 'class ' + str(c['index'])} {c['probability']:.1%}" for c in found)
+        text = ", ".join(
+            f"{c['name'] or 'class ' + str(c['index'])} {c['probability']:.1%}" for c in found
+        )
         click.echo(f"{row['image']}: {text}")
 
 

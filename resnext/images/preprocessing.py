@@ -1,8 +1,9 @@
 """The one declared preprocessing, used by classify, the exporter and every benchmark's inputs.
 
-An image becomes, in order: the declared colour mode, the shorter side resized, the centre cropped, uint8 pixels;
-then float32, divided by 255, normalised by channel. The first half (`to_pixels`) is PIL's, the second
-(`normalise`) is plain arithmetic that an exported graph can carry itself ("baked").
+An image becomes, in order: the declared colour mode, the shorter side resized, the centre cropped,
+    uint8 pixels;
+then float32, divided by 255, normalised by channel. The first half (`to_pixels`) is PIL's, the
+second (`normalise`) is plain arithmetic that an exported graph can carry itself ("baked").
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from resnext.network.config import ResNeXtConfig
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Mean and standard deviation of ImageNet's training images, channels R, G, B, in units of full scale.
+#: Mean and standard deviation of ImageNet's training images, channels R, G, B, in units of full
+#: scale.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-#: Pixels of the largest image that a resize may make; beyond it the sides are out of all proportion.
+#: Pixels of the largest image that a resize may make; beyond it the sides are out of all
+#: proportion.
 _MOST_PIXELS = 50_000_000
 _Size = Annotated[int, Field(ge=1)]
 
@@ -70,7 +73,8 @@ class Preprocessing(BaseModel):
         Turned upright as its EXIF orientation says. 16-bit grey is scaled to 8 bits.
 
         Raises:
-            BadInput: it has see-through or floating-point pixels, which have no one reading, or is far too oblong.
+            BadInput: it has see-through or floating-point pixels, which have no one reading, or is
+                far too oblong.
         """
         import PIL.Image
 
@@ -81,16 +85,24 @@ class Preprocessing(BaseModel):
         width = max(round(image.width * scale), crop_w)
         height = max(round(image.height * scale), crop_h)
         if width * height > _MOST_PIXELS:
-            raise BadInput(f"an image of {image.width}x{image.height} is too oblong to be resized for this network")
+            raise BadInput(
+                f"an image of {image.width}x{image.height} is too oblong to be resized for this"
+                " network"
+            )
         if (width, height) != image.size:
-            filters = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
+            filters = {
+                "bilinear": PIL.Image.Resampling.BILINEAR,
+                "bicubic": PIL.Image.Resampling.BICUBIC,
+            }
             image = image.resize((width, height), filters[self.interpolation])
         left, top = (width - crop_w) // 2, (height - crop_h) // 2
         pixels = np.asarray(image.crop((left, top, left + crop_w, top + crop_h)), dtype=np.uint8)
         return pixels.reshape(crop_h, crop_w, len(self.mean))
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 pixels (N x H x W x C) to the network's float32 input (N x C x H x W, contiguous)."""
+        """Map uint8 pixels (N x H x W x C) to the network's float32 input (N x C x H x W,
+        contiguous).
+        """
         scaled = pixels.astype(np.float32) / np.float32(255)
         mean: NDArray[np.float32] = np.asarray(self.mean, np.float32)
         std: NDArray[np.float32] = np.asarray(self.std, np.float32)
@@ -139,7 +151,9 @@ def _eight_bits(image: Image) -> Image:
             raise BadInput("its integer pixels are not 16-bit; save it with 8 or 16 bits a channel")
         return PIL.Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode == "F":
-        raise BadInput("its pixels are floating-point, of unknown range; save it with 8 or 16 bits a channel")
+        raise BadInput(
+            "its pixels are floating-point, of unknown range; save it with 8 or 16 bits a channel"
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         lowest, _ = image.getchannel("A").getextrema()
@@ -149,7 +163,8 @@ def _eight_bits(image: Image) -> Image:
 
 
 def default_preprocessing(config: ResNeXtConfig) -> Preprocessing:
-    """ImageNet's usual preprocessing (resize 256/224 of the crop) for RGB; half-range scaling for one channel.
+    """ImageNet's usual preprocessing (resize 256/224 of the crop) for RGB; half-range scaling for
+    one channel.
 
     Raises:
         BadInput: ``config`` takes neither one nor three channels, so no picture format fits.
@@ -161,7 +176,11 @@ def default_preprocessing(config: ResNeXtConfig) -> Preprocessing:
         )
     if config.in_channels == 1:
         mean, std = (0.5,), (0.5,)
-        return Preprocessing(resize=min(config.input_size), crop=config.input_size, mean=mean, std=std, color="L")
+        return Preprocessing(
+            resize=min(config.input_size), crop=config.input_size, mean=mean, std=std, color="L"
+        )
     shorter = min(config.input_size)
     resize = round(shorter * 256 / 224) if config.stem == "imagenet" else shorter
-    return Preprocessing(resize=resize, crop=config.input_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return Preprocessing(
+        resize=resize, crop=config.input_size, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )

@@ -3,10 +3,11 @@
 A SPEC is one of::
 
     digits           scikit-learn's digits; every fifth is test, as the shipped weights were trained
-    fashion-mnist    Debian's package dataset-fashion-mnist (MIT licence, Zalando SE): 60,000 and 10,000 images
+    fashion-mnist    Debian's package dataset-fashion-mnist (MIT licence, Zalando SE):
+                     60,000 and 10,000 images
     random           seeded noise, without labels
-    FOLDER           one folder for each class, as ImageNet has them, or such folders under train/ and val/;
-                     or pictures alone, without labels, for calibration
+    FOLDER           one folder for each class, as ImageNet has them, or such folders under
+                     train/ and val/; or pictures alone, without labels, for calibration
 """
 
 from __future__ import annotations
@@ -33,8 +34,17 @@ from .preprocessing import Preprocessing
 Split = Literal["calibration", "test"]
 
 FASHION_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 FASHION_DATA = Path("/usr/share/datasets/fashion-mnist")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 #: Images of ``random`` where no limit is given.
@@ -50,8 +60,9 @@ class ImageSource:
 
     Attributes:
         name: source and split, for people.
-        digest: sha256 of what the pixels are made from, in order: the data set's pixels, or the files' names and
-            bytes (of more than 1,000 files, names and sizes). Where a folder lies and its labels do not matter.
+        digest: sha256 of what the pixels are made from, in order: the data set's pixels, or the
+            files' names and bytes (of more than 1,000 files, names and sizes). Where a folder lies
+            and its labels do not matter.
         labels: N, int64, read-only: index of each image's class; None where there are none.
         class_names: of the labels, in their order; empty where there are none.
         preprocessing: that the pixels go through.
@@ -69,7 +80,8 @@ class ImageSource:
         return len(self._chosen)
 
     def pixels(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Images ``start`` to ``stop`` (not included) as the network's uint8 pixels, N x H x W x C; the caller's own.
+        """Images ``start`` to ``stop`` (not included) as the network's uint8 pixels, N x H x W x C;
+        the caller's own.
 
         Raises:
             UsageError: there are no such images.
@@ -79,8 +91,9 @@ class ImageSource:
 
         if not 0 <= start < stop <= len(self):
             raise UsageError(f"no images {start} to {stop} in {self.name}, which has {len(self)}")
-        # `Preprocessing.load` sets this filter and puts back what it found, and threads would put back each other's:
-        # with the filter set around them all, nobody ever reads a picture without it, and none is left behind.
+        # `Preprocessing.load` sets this filter and puts back what it found, and threads would put
+        # back each other's: with the filter set around them all, nobody ever reads a picture
+        # without it, and none is left behind.
         with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             return np.concatenate(list(pool.map(self._read, self._chosen[start:stop].tolist())))
@@ -99,20 +112,24 @@ def image_source(
     """The images that ``spec`` names.
 
     Args:
-        spec: as the module describes it; a folder that is called like a data set is given as ``./digits``.
+        spec: as the module describes it; a folder that is called like a data set is given as
+            ``./digits``.
         preprocessing: of the network that they are for.
         split: ``calibration`` (what is trained on) or ``test`` (held out).
-        limit: how many: a seeded sample, of all classes alike. A larger one holds the smaller. None means all.
+        limit: how many: a seeded sample, of all classes alike. A larger one holds the smaller. None
+            means all.
         seed: of the sample, and of ``random``'s noise.
-        classes: the network's logits. Labels that do not fit them are an error; None leaves labels as they are.
-        class_names: the network's; where it has some, labels go by name. For calibration leave both out: there any
-            pictures will do.
+        classes: the network's logits. Labels that do not fit them are an error; None leaves labels
+            as they are.
+        class_names: the network's; where it has some, labels go by name. For calibration leave both
+            out: there any pictures will do.
 
     Raises:
         UsageError: ``limit`` or ``seed`` is too small.
         MissingRequirement: scikit-learn, or the package with Fashion-MNIST, is not installed.
-        BadInput: no such folder, no picture in it, an unreadable or coloured one where the network takes grey, fewer
-            than ``limit``, no labels to test with, or classes that are not the network's.
+        BadInput: no such folder, no picture in it, an unreadable or coloured one where the network
+            takes grey, fewer than ``limit``, no labels to test with, or classes that are not the
+            network's.
     """
     if seed < 0 or (limit is not None and limit < 1):
         raise UsageError(f"limit must be at least 1 and seed at least 0, got {limit} and {seed}")
@@ -126,15 +143,25 @@ def image_source(
         labels.setflags(write=False)
     name = spec if spec in _DATASETS or spec == "random" else Path(spec).resolve().name
     source = ImageSource(
-        f"{name} {split}", found.digest(chosen), labels, names, preprocessing, _chosen=chosen, _read=found.read
+        f"{name} {split}",
+        found.digest(chosen),
+        labels,
+        names,
+        preprocessing,
+        _chosen=chosen,
+        _read=found.read,
     )
-    source.pixels(0, 1)  # pictures of a kind that cannot be used are refused now, not after an hour of other work
+    source.pixels(
+        0, 1
+    )  # pictures of a kind that cannot be used are refused now, not after an hour of other work
     return source
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images as uint8 pixels (N x H x W x 1) and their labels (N, int64), split into training and test."""
+    """Images as uint8 pixels (N x H x W x 1) and their labels (N, int64), split into training and
+    test.
+    """
 
     train_images: NDArray[np.uint8]
     train_labels: NDArray[np.int64]
@@ -144,7 +171,8 @@ class Dataset:
 
 
 def digits() -> Dataset:
-    """scikit-learn's 1,797 digits of 8x8 pixels, grey levels 0 to 16 scaled to 0 to 255; every fifth is test.
+    """scikit-learn's 1,797 digits of 8x8 pixels, grey levels 0 to 16 scaled to 0 to 255; every
+    fifth is test.
 
     Raises:
         MissingRequirement: scikit-learn is not installed.
@@ -152,7 +180,9 @@ def digits() -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as exc:
-        raise MissingRequirement("the digits come from scikit-learn: pip install scikit-learn") from exc
+        raise MissingRequirement(
+            "the digits come from scikit-learn: pip install scikit-learn"
+        ) from exc
     images, labels = load_digits(return_X_y=True)
     pixels = np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     labels = labels.astype(np.int64)
@@ -171,7 +201,9 @@ def fashion_mnist(folder: Path = FASHION_DATA) -> Dataset:
     def read(name: str, header: int) -> NDArray[np.uint8]:
         path = folder / name
         if not path.is_file():
-            raise MissingRequirement(f"no {name} in {folder}: apt-get install dataset-fashion-mnist (Debian, Ubuntu)")
+            raise MissingRequirement(
+                f"no {name} in {folder}: apt-get install dataset-fashion-mnist (Debian, Ubuntu)"
+            )
         try:
             raw = gzip.decompress(path.read_bytes())
         except (OSError, EOFError, zlib.error) as exc:
@@ -187,12 +219,17 @@ def fashion_mnist(folder: Path = FASHION_DATA) -> Dataset:
     return Dataset(*split("train"), *split("t10k"), FASHION_CLASSES)
 
 
-_DATASETS: dict[str, Callable[[], Dataset]] = {"digits": digits, "fashion-mnist": lambda: fashion_mnist(FASHION_DATA)}
+_DATASETS: dict[str, Callable[[], Dataset]] = {
+    "digits": digits,
+    "fashion-mnist": lambda: fashion_mnist(FASHION_DATA),
+}
 
 
 @dataclass(frozen=True)
 class _Found:
-    """All images of a spec. ``read`` gives one as 1 x H x W x C; ``digest`` is of those with the given indices."""
+    """All images of a spec. ``read`` gives one as 1 x H x W x C; ``digest`` is of those with the
+    given indices.
+    """
 
     count: int
     labels: NDArray[np.int64] | None
@@ -201,40 +238,65 @@ class _Found:
     digest: Callable[[NDArray[np.int64]], str]
 
 
-def _found(spec: str, preprocessing: Preprocessing, split: Split, limit: int | None, seed: int) -> _Found:
+def _found(
+    spec: str, preprocessing: Preprocessing, split: Split, limit: int | None, seed: int
+) -> _Found:
     if spec in _DATASETS:
         return _from_dataset(_DATASETS[spec](), preprocessing, split)
     if spec == "random":
         shape = (1, *preprocessing.crop, len(preprocessing.mean))
 
         def noise(index: int) -> NDArray[np.uint8]:
-            return np.random.Generator(np.random.PCG64([seed, index])).integers(0, 256, shape, np.uint8)
+            return np.random.Generator(np.random.PCG64([seed, index])).integers(
+                0, 256, shape, np.uint8
+            )
 
-        return _Found(limit or _RANDOM_IMAGES, None, (), noise, lambda chosen: _sha256(noise(int(i)) for i in chosen))
+        return _Found(
+            limit or _RANDOM_IMAGES,
+            None,
+            (),
+            noise,
+            lambda chosen: _sha256(noise(int(i)) for i in chosen),
+        )
     return _from_folder(Path(spec), preprocessing, split)
 
 
 def _from_dataset(data: Dataset, preprocessing: Preprocessing, split: Split) -> _Found:
     from PIL import Image
 
-    images, labels = (data.test_images, data.test_labels) if split == "test" else (data.train_images, data.train_labels)
+    images, labels = (
+        (data.test_images, data.test_labels)
+        if split == "test"
+        else (data.train_images, data.train_labels)
+    )
 
     def read(index: int) -> NDArray[np.uint8]:
         return preprocessing.to_pixels(Image.fromarray(images[index, :, :, 0]))[np.newaxis]
 
-    return _Found(len(images), labels, data.class_names, read, lambda chosen: _sha256([images[chosen]]))
+    return _Found(
+        len(images), labels, data.class_names, read, lambda chosen: _sha256([images[chosen]])
+    )
 
 
 def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _Found:
     if not folder.is_dir():
-        raise BadInput(f"no folder at {folder}; give {', '.join(_DATASETS)}, random, or a folder of pictures")
+        raise BadInput(
+            f"no folder at {folder}; give {', '.join(_DATASETS)}, random, or a folder of pictures"
+        )
     entries = _entries(folder)
     inner = {entry.name: entry for entry in entries if entry.is_dir()}
     if inner.keys() >= {"train", "val"}:
-        return _from_folder(inner["train" if split == "calibration" else "val"], preprocessing, split)
+        return _from_folder(
+            inner["train" if split == "calibration" else "val"], preprocessing, split
+        )
     if inner and _pictures(entries):
-        raise BadInput(f"{folder} holds both pictures and folders; give one folder for each class, or pictures alone")
-    groups = {name: _pictures(_entries(path)) for name, path in inner.items()} or {"": _pictures(entries)}
+        raise BadInput(
+            f"{folder} holds both pictures and folders; give one folder for each class, or pictures"
+            " alone"
+        )
+    groups = {name: _pictures(_entries(path)) for name, path in inner.items()} or {
+        "": _pictures(entries)
+    }
     for name, pictures in groups.items():
         if not pictures:
             raise BadInput(_no_picture(folder / name, split))
@@ -243,7 +305,9 @@ def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _F
             f"{folder} holds pictures without labels, which can calibrate but not test; "
             "put them into one folder for each class"
         )
-    labels = np.repeat(np.arange(len(groups), dtype=np.int64), [len(pictures) for pictures in groups.values()])
+    labels = np.repeat(
+        np.arange(len(groups), dtype=np.int64), [len(pictures) for pictures in groups.values()]
+    )
     paths = [path for pictures in groups.values() for path in pictures]
 
     def read(index: int) -> NDArray[np.uint8]:
@@ -275,12 +339,19 @@ def _no_picture(folder: Path, split: Split) -> str:
     if not entries:
         return f"the folder {folder} is empty; put pictures into it ({' '.join(_SUFFIXES)})"
     if folder.name in ("train", "val", "test") and entries[0].is_dir():
-        return f"there is no train/ beside a val/ in {folder.parent}; for {split} give {folder} itself"
-    return f"no readable picture in {folder}: its first file, {entries[0].name}, is none of {' '.join(_SUFFIXES)}"
+        return (
+            f"there is no train/ beside a val/ in {folder.parent}; for {split} give {folder} itself"
+        )
+    return (
+        f"no readable picture in {folder}: its first file, {entries[0].name}, is none of"
+        f" {' '.join(_SUFFIXES)}"
+    )
 
 
 def _check_grey(path: Path) -> None:
-    """Refuse a coloured picture: turned grey, it is not what a network of one channel was trained on."""
+    """Refuse a coloured picture: turned grey, it is not what a network of one channel was trained
+    on.
+    """
     from PIL import Image
 
     with Image.open(path) as image:
@@ -288,13 +359,21 @@ def _check_grey(path: Path) -> None:
             return
         red, green, blue = image.convert("RGB").split()
     if not red.tobytes() == green.tobytes() == blue.tobytes():
-        raise BadInput(f"{path} is coloured, and the network takes one grey channel; convert the pictures to grey")
+        raise BadInput(
+            f"{path} is coloured, and the network takes one grey channel; convert the pictures to"
+            " grey"
+        )
 
 
 def _sample(spec: str, found: _Found, limit: int, seed: int) -> NDArray[np.int64]:
-    """``limit`` indices, ascending: every class gives one image in turn, in seeded order, as long as it has any."""
+    """``limit`` indices, ascending: every class gives one image in turn, in seeded order, as long
+    as it has any.
+    """
     if limit > found.count:
-        raise BadInput(f"{spec} has {found.count} images and {limit} were asked for; ask for {found.count} at most")
+        raise BadInput(
+            f"{spec} has {found.count} images and {limit} were asked for; ask for {found.count} at"
+            " most"
+        )
     labels = found.labels if found.labels is not None else np.zeros(found.count, np.int64)
     draw = np.random.Generator(np.random.PCG64(seed)).random(found.count)
     by_class = np.lexsort((draw, labels))
@@ -305,24 +384,35 @@ def _sample(spec: str, found: _Found, limit: int, seed: int) -> NDArray[np.int64
 
 
 def _in_network_order(
-    spec: str, labels: NDArray[np.int64], names: tuple[str, ...], classes: int | None, wanted: tuple[str, ...]
+    spec: str,
+    labels: NDArray[np.int64],
+    names: tuple[str, ...],
+    classes: int | None,
+    wanted: tuple[str, ...],
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels and class names as the network numbers them: by name where it names its classes, else by count alone."""
+    """Labels and class names as the network numbers them: by name where it names its classes, else
+    by count alone.
+    """
     if not wanted:
         if len(names) != classes:
             raise BadInput(
-                f"{spec} has {len(names)} classes and the network {classes} without names, so which class is which "
-                "cannot be told; give one folder for each class of the network"
+                f"{spec} has {len(names)} classes and the network {classes} without names, so which"
+                " class is which cannot be told; give one folder for each class of the network"
             )
         return labels, names
     have, want = [_plain(name) for name in names], [_plain(name) for name in wanted]
     if sorted(have) != sorted(want) or len(set(want)) != len(want):
         odd = [name for name in names if _plain(name) not in want]
         lacking = [name for name in wanted if _plain(name) not in have]
-        parts = [f"{what} {found[0]!r}" for what, found in (("not known", odd), ("missing", lacking)) if found]
+        parts = [
+            f"{what} {found[0]!r}"
+            for what, found in (("not known", odd), ("missing", lacking))
+            if found
+        ]
         raise BadInput(
-            f"the {len(names)} classes of {spec} are not the network's {len(wanted)} by name "
-            f"({', '.join(parts) or 'some share a name'}); name the folders as the network names its classes"
+            f"the {len(names)} classes of {spec} are not the network's {len(wanted)} by name"
+            f" ({', '.join(parts) or 'some share a name'}); name the folders as the network names"
+            " its classes"
         )
     place: NDArray[np.int64] = np.array([want.index(name) for name in have], np.int64)
     return place[labels], wanted
@@ -337,7 +427,11 @@ def _files_sha256(paths: list[Path], root: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
         try:
-            content = path.read_bytes() if len(paths) <= _MOST_HASHED else str(path.stat().st_size).encode()
+            content = (
+                path.read_bytes()
+                if len(paths) <= _MOST_HASHED
+                else str(path.stat().st_size).encode()
+            )
         except OSError as exc:
             raise BadInput(f"cannot read the image {path}: {exc.strerror}") from exc
         digest.update(f"{path.relative_to(root).as_posix()}\n".encode())

@@ -1,4 +1,6 @@
-"""Asks the CUDA driver itself, through libcuda, what this machine has. Never imports a framework, never crashes."""
+"""Asks the CUDA driver itself, through libcuda, what this machine has. Never imports a framework,
+never crashes.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,13 @@ from dataclasses import dataclass
 #: CUDA_ERROR_NO_DEVICE of the driver's interface.
 _NO_DEVICE = 100
 _FUNCTIONS = (
-    "cuInit", "cuDeviceGetCount", "cuDriverGetVersion", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute",
-)  # fmt: skip
+    "cuInit",
+    "cuDeviceGetCount",
+    "cuDriverGetVersion",
+    "cuDeviceGet",
+    "cuDeviceGetName",
+    "cuDeviceGetAttribute",
+)
 #: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
 _MAJOR, _MINOR = 75, 76
 

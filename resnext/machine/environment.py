@@ -15,10 +15,16 @@ from .nvml import Gpu, Nvml
 
 #: Distributions by the module that they install.
 _PACKAGES = {
-    "resnext": ("resnext-toolkit",), "torch": ("torch",), "onnx": ("onnx",), "onnxscript": ("onnxscript",),
-    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"), "openvino": ("openvino",), "tensorrt": ("tensorrt",),
-    "tensorrt_rtx": ("tensorrt_rtx",), "numpy": ("numpy",),
-}  # fmt: skip
+    "resnext": ("resnext-toolkit",),
+    "torch": ("torch",),
+    "onnx": ("onnx",),
+    "onnxscript": ("onnxscript",),
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("tensorrt_rtx",),
+    "numpy": ("numpy",),
+}
 
 
 class Environment(BaseModel):
@@ -28,7 +34,8 @@ class Environment(BaseModel):
         cpu: processor's brand, model number and widest vector extension.
         physical_cores: cores that this process may use.
         memory_bytes: of the machine.
-        load_1min: load average when the run began; well above 0 means that the machine was not alone.
+        load_1min: load average when the run began; well above 0 means that the machine was not
+            alone.
         governor: CPU frequency governor, where the system tells.
         gpus: GPUs that the driver shows.
         system: operating system and kernel.
@@ -73,9 +80,11 @@ def record_environment(nvml: Nvml) -> Environment:
 
 
 def record_packages() -> dict[str, str]:
-    """Versions by distribution: what imported modules say of themselves, and what is installed of the others.
+    """Versions by distribution: what imported modules say of themselves, and what is installed of
+    the others.
 
-    A folder on the path can hide what is installed, so call it after sessions were opened. Nothing is imported for it.
+    A folder on the path can hide what is installed, so call it after sessions were opened. Nothing
+    is imported for it.
     """
     found = {}
     for module_name, names in _PACKAGES.items():
@@ -95,23 +104,45 @@ def record_packages() -> dict[str, str]:
 
 
 def _distribution(module: ModuleType, names: tuple[str, ...]) -> str:
-    """Which of ``names`` an imported module came with: both wheels of ONNX Runtime fill the same folder."""
+    """Which of ``names`` an imported module came with: both wheels of ONNX Runtime fill the same
+    folder.
+    """
     if len(names) == 1:
         return names[0]
-    return "onnxruntime-gpu" if "CUDAExecutionProvider" in module.get_available_providers() else "onnxruntime"
+    return (
+        "onnxruntime-gpu"
+        if "CUDAExecutionProvider" in module.get_available_providers()
+        else "onnxruntime"
+    )
 
 
 def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
+        facts = {
+            key.strip(): value.strip()
+            for key, _, value in (line.partition(":") for line in lines)
+            if value
+        }
         name = facts["model name"]
         flags = facts.get("flags", "").split()
     except (OSError, KeyError):
-        from cpuinfo import get_cpu_info  # takes about a second, so only where the kernel does not tell
+        from cpuinfo import (
+            get_cpu_info,
+        )  # takes about a second, so only where the kernel does not tell
 
         facts = get_cpu_info()
-        name, flags = str(facts.get("brand_raw", platform.processor())), list(facts.get("flags", ()))
-    widest = next((flag for flag in ("amx_int8", "avx512_vnni", "avx512f", "avx2", "asimd") if flag in flags), None)
-    detail = [f"family {facts['cpu family']} model {facts['model']}"] if {"cpu family", "model"} <= set(facts) else []
+        name, flags = (
+            str(facts.get("brand_raw", platform.processor())),
+            list(facts.get("flags", ())),
+        )
+    widest = next(
+        (flag for flag in ("amx_int8", "avx512_vnni", "avx512f", "avx2", "asimd") if flag in flags),
+        None,
+    )
+    detail = (
+        [f"family {facts['cpu family']} model {facts['model']}"]
+        if {"cpu family", "model"} <= set(facts)
+        else []
+    )
     return f"{name} ({', '.join(detail + ([widest] if widest else []))})"

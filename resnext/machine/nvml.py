@@ -9,12 +9,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-#: Why clocks are below their highest, by NVML's bits. Not 0x1, idle: that is what the GPU is when it is asked.
+#: Why clocks are below their highest, by NVML's bits. Not 0x1, idle: that is what the GPU is when
+#: it is asked.
 _LIMITS = {
-    0x2: "set clocks", 0x4: "power cap", 0x8: "hardware slowdown", 0x10: "sync boost",
-    0x20: "software thermal", 0x40: "hardware thermal", 0x80: "power brake", 0x100: "display clocks",
-    0x200: "board limit", 0x400: "reliability",
-}  # fmt: skip
+    0x2: "set clocks",
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "software thermal",
+    0x40: "hardware thermal",
+    0x80: "power brake",
+    0x100: "display clocks",
+    0x200: "board limit",
+    0x400: "reliability",
+}
 
 
 class Gpu(BaseModel):
@@ -40,7 +48,8 @@ class Gpu(BaseModel):
 
 
 class GpuState(BaseModel):
-    """What the GPU did in one visit to a cell, asked as soon as its timed runs were over; None is no answer.
+    """What the GPU did in one visit to a cell, asked as soon as its timed runs were over; None is
+    no answer.
 
     Attributes:
         sm_clock_mhz: clock of the multiprocessors.
@@ -76,9 +85,13 @@ class Nvml:
         if bits is None:  # the name before driver 535
             bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", self._measured)
         return GpuState(
-            sm_clock_mhz=self._ask("nvmlDeviceGetClockInfo", self._measured, self._library.NVML_CLOCK_SM),
+            sm_clock_mhz=self._ask(
+                "nvmlDeviceGetClockInfo", self._measured, self._library.NVML_CLOCK_SM
+            ),
             power_w=None if power_mw is None else power_mw / 1000,
-            temperature_c=self._ask("nvmlDeviceGetTemperature", self._measured, self._library.NVML_TEMPERATURE_GPU),
+            temperature_c=self._ask(
+                "nvmlDeviceGetTemperature", self._measured, self._library.NVML_TEMPERATURE_GPU
+            ),
             limits=tuple(name for bit, name in _LIMITS.items() if (bits or 0) & bit),
         )
 
@@ -91,7 +104,9 @@ class Nvml:
             memory_bytes=None if memory is None else int(memory.total),
             driver=_text(self._ask("nvmlSystemGetDriverVersion") or "unknown"),
             sm_clock_mhz=self._ask("nvmlDeviceGetClockInfo", handle, self._library.NVML_CLOCK_SM),
-            max_sm_clock_mhz=self._ask("nvmlDeviceGetMaxClockInfo", handle, self._library.NVML_CLOCK_SM),
+            max_sm_clock_mhz=self._ask(
+                "nvmlDeviceGetMaxClockInfo", handle, self._library.NVML_CLOCK_SM
+            ),
             power_limit_w=None if power_mw is None else power_mw / 1000,
         )
 
@@ -101,21 +116,28 @@ class Nvml:
 
     @cached_property
     def _measured(self) -> Any:
-        """NVML's handle of CUDA's first device, which sessions run on: the two may count GPUs in different orders."""
+        """NVML's handle of CUDA's first device, which sessions run on: the two may count GPUs in
+        different orders.
+        """
         if self._count == 1:
             return self._ask("nvmlDeviceGetHandleByIndex", 0)
         import torch
 
         if self._count == 0 or not torch.cuda.is_available():
             return None
-        return self._ask("nvmlDeviceGetHandleByUUID", f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+        return self._ask(
+            "nvmlDeviceGetHandleByUUID", f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+        )
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         if self._library is None:
             return None
         try:
             return getattr(self._library, name)(*arguments)
-        except (self._library.NVMLError, AttributeError):  # shared and virtual GPUs answer only some questions
+        except (
+            self._library.NVMLError,
+            AttributeError,
+        ):  # shared and virtual GPUs answer only some questions
             return None
 
 
@@ -126,7 +148,9 @@ def open_nvml() -> Iterator[Nvml]:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # NVML raises its own errors where there is no driver; then there is no GPU to record
+    except (
+        Exception
+    ):  # NVML raises its own errors where there is no driver; then there is no GPU to record
         yield Nvml(None)
         return
     try:

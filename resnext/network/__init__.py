@@ -1,1 +1,3 @@
-"""The network: its configuration, its only `nn.Module` code, its layers, and its equivalent forms."""
+"""The network: its configuration, its only `nn.Module` code, its layers, and its equivalent
+forms.
+"""

@@ -25,8 +25,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 class ResNeXtConfig:
     """Shape of one network. Validated when made, never changed afterwards.
 
-    Stage ``i`` (from 0) has ``depths[i]`` bottleneck blocks. Each block's grouped 3x3 convolution has
-    ``cardinality`` groups of ``bottleneck_width * 2**i`` channels, and the block puts out
+    Stage ``i`` (from 0) has ``depths[i]`` bottleneck blocks. Each block's grouped 3x3 convolution
+    has ``cardinality`` groups of ``bottleneck_width * 2**i`` channels, and the block puts out
     ``stem_channels * 4 * 2**i`` channels. Every stage but the first halves height and width.
 
     Attributes:
@@ -36,7 +36,8 @@ class ResNeXtConfig:
         input_size: (height, width) of the input, pixels.
         in_channels: image channels.
         num_classes: logits.
-        stem: ``"imagenet"`` is a 7x7 convolution of stride 2 and a max pool; ``"small"`` a 3x3 of stride 1.
+        stem: ``"imagenet"`` is a 7x7 convolution of stride 2 and a max pool; ``"small"`` a 3x3 of
+            stride 1.
         stem_channels: output channels of the stem.
 
     Raises:
@@ -53,24 +54,41 @@ class ResNeXtConfig:
     stem_channels: int = 64
 
     def __post_init__(self) -> None:
-        for field in ("cardinality", "bottleneck_width", "in_channels", "num_classes", "stem_channels"):
+        for field in (
+            "cardinality",
+            "bottleneck_width",
+            "in_channels",
+            "num_classes",
+            "stem_channels",
+        ):
             value = getattr(self, field)
             if not _is_count(value):
                 raise UsageError(f"{field} must be an integer of at least 1, got {value!r}")
-        depths: object = self.depths  # as object: callers that are not type-checked may pass anything
-        if not (isinstance(depths, tuple) and 1 <= len(depths) <= 6 and all(map(_is_count, depths))):
-            raise UsageError(f"depths must be a tuple of 1 to 6 integers of at least 1, got {self.depths!r}")
+        depths: object = (
+            self.depths
+        )  # as object: callers that are not type-checked may pass anything
+        if not (
+            isinstance(depths, tuple) and 1 <= len(depths) <= 6 and all(map(_is_count, depths))
+        ):
+            raise UsageError(
+                f"depths must be a tuple of 1 to 6 integers of at least 1, got {self.depths!r}"
+            )
         if sum(self.depths) > _MOST_BLOCKS:
-            raise UsageError(f"depths must add up to {_MOST_BLOCKS} blocks at most, got {sum(self.depths)}")
+            raise UsageError(
+                f"depths must add up to {_MOST_BLOCKS} blocks at most, got {sum(self.depths)}"
+            )
         if self.stem not in ("imagenet", "small"):
             raise UsageError(f"stem must be 'imagenet' or 'small', got {self.stem!r}")
         size: object = self.input_size
         if not (isinstance(size, tuple) and len(size) == 2 and all(map(_is_count, size))):
-            raise UsageError(f"input_size must be a pair (height, width) of integers of at least 1, got {size!r}")
+            raise UsageError(
+                f"input_size must be a pair (height, width) of integers of at least 1, got {size!r}"
+            )
         if min(self.input_size) < self.total_stride:
             raise UsageError(
-                f"input_size {self.input_size[0]}x{self.input_size[1]} is too small: this network divides height "
-                f"and width by {self.total_stride}, so each must be at least {self.total_stride}"
+                f"input_size {self.input_size[0]}x{self.input_size[1]} is too small: this network"
+                f" divides height and width by {self.total_stride}, so each must be at least"
+                f" {self.total_stride}"
             )
 
     @property
@@ -100,7 +118,8 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST
 
 
-#: Larger than anything that could be built; without a limit a slip of the keyboard would keep a machine busy for ever.
+#: Larger than anything that could be built; without a limit a slip of the keyboard would keep a
+#: machine busy for ever.
 _MOST = 1_000_000
 _MOST_BLOCKS = 10_000
 
@@ -110,8 +129,11 @@ def _paper(depths: tuple[int, ...], cardinality: int, width: int) -> ResNeXtConf
 
 
 def _cifar(cardinality: int, width: int) -> ResNeXtConfig:
-    # Original blocks, as the authors' released code recommends; the paper's CIFAR results are of pre-activated ones.
-    return ResNeXtConfig((3, 3, 3), cardinality, width, input_size=(32, 32), num_classes=10, stem="small")
+    # Original blocks, as the authors' released code recommends; the paper's CIFAR results are of
+    # pre-activated ones.
+    return ResNeXtConfig(
+        (3, 3, 3), cardinality, width, input_size=(32, 32), num_classes=10, stem="small"
+    )
 
 
 def _small(size: int) -> ResNeXtConfig:

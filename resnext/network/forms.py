@@ -1,14 +1,18 @@
-"""The same bottleneck block in other shapes: the three forms of the paper's Figure 3, and merged groups.
+"""The same bottleneck block in other shapes: the three forms of the paper's Figure 3, and merged
+groups.
 
-Form (a) sums C whole paths, form (b) concatenates C half paths in front of one 1x1 convolution, and form (c) is the
-grouped convolution that `resnext.network.model.Bottleneck` builds. Merging gives form (c) fewer, wider groups: the 3x3
-weights become block-diagonal, with explicit zeros, for hardware that runs wide groups better than narrow ones.
+Form (a) sums C whole paths, form (b) concatenates C half paths in front of one 1x1 convolution, and
+form (c) is the grouped convolution that `resnext.network.model.Bottleneck` builds. Merging gives
+form (c) fewer, wider groups: the 3x3 weights become block-diagonal, with explicit zeros, for
+hardware that runs wide groups better than narrow ones.
 
-Every function returns a new module that shares no memory with its argument and keeps its dtype, device, train or eval
-mode, ``requires_grad`` and batch-norm settings. Weights are copied, never recomputed, so a round trip gives the same
-bits; outputs agree up to the order in which sums are taken, as long as activations are finite.
+Every function returns a new module that shares no memory with its argument and keeps its dtype,
+device, train or eval mode, ``requires_grad`` and batch-norm settings. Weights are copied, never
+recomputed, so a round trip gives the same bits; outputs agree up to the order in which sums are
+taken, as long as activations are finite.
 
-Source: Xie et al., Aggregated Residual Transformations for Deep Neural Networks, arXiv 1611.05431, Figure 3.
+Source: Xie et al., Aggregated Residual Transformations for Deep Neural Networks, arXiv 1611.05431,
+    Figure 3.
 """
 
 from __future__ import annotations
@@ -36,7 +40,9 @@ _M = TypeVar("_M", bound=nn.Module)
 
 
 def summed_from_block(block: Block) -> SummedPaths:
-    """Figure 3 (a): the block as a sum of C paths of 1x1, 3x3 and 1x1. Raises as `grouped_from_block`."""
+    """Figure 3 (a): the block as a sum of C paths of 1x1, 3x3 and 1x1. Raises as
+    `grouped_from_block`.
+    """
     if isinstance(block, SummedPaths):
         return copy.deepcopy(block)
     block = grouped_from_block(block)
@@ -47,18 +53,23 @@ def summed_from_block(block: Block) -> SummedPaths:
 
 
 def concatenated_from_block(block: Block) -> ConcatenatedPaths:
-    """Figure 3 (b): the block as C paths of 1x1 and 3x3 before one 1x1. Raises as `grouped_from_block`."""
+    """Figure 3 (b): the block as C paths of 1x1 and 3x3 before one 1x1. Raises as
+    `grouped_from_block`.
+    """
     if isinstance(block, ConcatenatedPaths):
         return copy.deepcopy(block)
     block = grouped_from_block(block)
-    return _with_mode_of(block, ConcatenatedPaths(_half_paths(block), block.conv3, block.bn3, block.downsample))
+    return _with_mode_of(
+        block, ConcatenatedPaths(_half_paths(block), block.conv3, block.bn3, block.downsample)
+    )
 
 
 def grouped_from_block(block: Block) -> Bottleneck:
     """Figure 3 (c): the block with one convolution of C groups.
 
     Raises:
-        BadInput: the paths of ``block`` differ in width, mode, batches tracked or batch-norm settings.
+        BadInput: the paths of ``block`` differ in width, mode, batches tracked or batch-norm
+            settings.
     """
     if isinstance(block, Bottleneck):
         return copy.deepcopy(block)
@@ -66,7 +77,13 @@ def grouped_from_block(block: Block) -> Bottleneck:
     first = paths[0]
     inner = len(paths) * _agreed("width", (path.conv2.in_channels for path in paths))
     with torch.device("meta"):  # for its shape alone: every layer is replaced below
-        grouped = Bottleneck(first.conv1.in_channels, inner, block.bn3.num_features, len(paths), first.conv2.stride[0])
+        grouped = Bottleneck(
+            first.conv1.in_channels,
+            inner,
+            block.bn3.num_features,
+            len(paths),
+            first.conv2.stride[0],
+        )
     grouped.conv1 = _conv(first.conv1, torch.cat([path.conv1.weight for path in paths]))
     grouped.bn1 = _joined_norm([path.bn1 for path in paths])
     grouped.conv2 = _conv(first.conv2, torch.cat([path.conv2.weight for path in paths]), len(paths))
@@ -82,10 +99,11 @@ def grouped_from_block(block: Block) -> Bottleneck:
 
 
 def merge_groups(block: Bottleneck, factor: int) -> Bottleneck:
-    """The block with every ``factor`` neighbouring groups merged into one wider group; the same function.
+    """The block with every ``factor`` neighbouring groups merged into one wider group; the same
+    function.
 
-    The 3x3 weights go from (C·d) x d x 3 x 3 to (C·d) x (factor·d) x 3 x 3; what is new is zero. Meant for inference:
-    training would move the zeros.
+    The 3x3 weights go from (C·d) x d x 3 x 3 to (C·d) x (factor·d) x 3 x 3; what is new is zero.
+    Meant for inference: training would move the zeros.
 
     Raises:
         UsageError: ``factor`` does not divide the number of groups; lists those that do.
@@ -105,7 +123,8 @@ def split_groups(block: Bottleneck, factor: int) -> Bottleneck:
 
     Raises:
         UsageError: ``factor`` does not divide the width of a group; lists those that do.
-        BadInput: the weights between the new groups are not all zero, so the split block would be another function.
+        BadInput: the weights between the new groups are not all zero, so the split block would be
+            another function.
     """
     groups = block.conv2.groups
     _check_factor(factor, block.conv2.in_channels // groups, "channels of a group of this block")
@@ -115,8 +134,9 @@ def split_groups(block: Bottleneck, factor: int) -> Bottleneck:
     between.diagonal(dim1=1, dim2=3).zero_()
     if count := int(between.count_nonzero()):
         raise BadInput(
-            f"cannot split {groups} groups into {groups * factor}: {count} weights between the new groups are not zero "
-            f"(largest {float(between.abs().max()):g}); split only what was merged, and not trained since"
+            f"cannot split {groups} groups into {groups * factor}: {count} weights between the new"
+            f" groups are not zero (largest {float(between.abs().max()):g}); split only what was"
+            " merged, and not trained since"
         )
     split = copy.deepcopy(block)
     diagonal = weight.diagonal(dim1=1, dim2=3).movedim(-1, 1)
@@ -125,13 +145,16 @@ def split_groups(block: Bottleneck, factor: int) -> Bottleneck:
 
 
 def merge_model_groups(model: _M, least_width: int) -> _M:
-    """The model with the groups of every 3x3 at least ``least_width`` channels wide; the same function.
+    """The model with the groups of every 3x3 at least ``least_width`` channels wide; the same
+    function.
 
-    Each block gets the smallest factor that divides its groups and reaches ``least_width``, or one group where none
-    does. A network's ``config`` stays that of the unmerged one, whose function this still is.
+    Each block gets the smallest factor that divides its groups and reaches ``least_width``, or one
+    group where none does. A network's ``config`` stays that of the unmerged one, whose function
+    this still is.
 
     Args:
-        model: a network, or any other module that holds blocks; for one block alone there is `merge_groups`.
+        model: a network, or any other module that holds blocks; for one block alone there is
+            `merge_groups`.
         least_width: input channels that each group shall have at least.
 
     Raises:
@@ -152,11 +175,14 @@ def split_model_groups(model: ResNeXt) -> ResNeXt:
     Raises:
         BadInput: a block's weights between groups are not all zero.
     """
-    return _with_each_block(model, lambda block: split_groups(block, model.config.cardinality // block.conv2.groups))
+    return _with_each_block(
+        model, lambda block: split_groups(block, model.config.cardinality // block.conv2.groups)
+    )
 
 
 def fold_batch_norms(model: _M) -> _M:
-    """The model with each batch norm folded into the convolution before it; for inference, in eval mode alone.
+    """The model with each batch norm folded into the convolution before it; for inference, in eval
+    mode alone.
 
     What remains of a batch norm is an identity, so layers keep their names.
     """
@@ -178,7 +204,9 @@ def merged_layers(config: ResNeXtConfig, least_width: int) -> Iterator[Layer]:
     _check_least_width(least_width)
     for layer in layers(config):
         grouped = layer.name.endswith(".conv2")
-        factor = _least_factor(layer.groups, layer.inputs // layer.groups, least_width) if grouped else 1
+        factor = (
+            _least_factor(layer.groups, layer.inputs // layer.groups, least_width) if grouped else 1
+        )
         yield replace(layer, groups=layer.groups // factor)
 
 
@@ -188,14 +216,17 @@ def merged_macs(config: ResNeXtConfig, least_width: int) -> int:
 
 
 class Transformation(nn.Module):
-    """One of the C transformations: 1x1 (in_channels to d), 3x3 (d to d, strided), each with its batch norm and ReLU.
+    """One of the C transformations: 1x1 (in_channels to d), 3x3 (d to d, strided), each with its
+    batch norm and ReLU.
 
     In form (a) ``conv3``, a 1x1 (d to out_channels), follows; in form (b) it is None.
     """
 
     conv3: nn.Conv2d | None
 
-    def __init__(self, conv1: nn.Conv2d, bn1: nn.BatchNorm2d, conv2: nn.Conv2d, bn2: nn.BatchNorm2d) -> None:
+    def __init__(
+        self, conv1: nn.Conv2d, bn1: nn.BatchNorm2d, conv2: nn.Conv2d, bn2: nn.BatchNorm2d
+    ) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv1, bn1
         self.conv2, self.bn2 = conv2, bn2
@@ -212,9 +243,13 @@ class Transformation(nn.Module):
 
 
 class SummedPaths(nn.Module):
-    """Figure 3 (a): C whole paths; ``bn3`` comes after their sum and before the shortcut, as the paper has it."""
+    """Figure 3 (a): C whole paths; ``bn3`` comes after their sum and before the shortcut, as the
+    paper has it.
+    """
 
-    def __init__(self, paths: Sequence[Transformation], bn3: nn.BatchNorm2d, downsample: nn.Sequential | None) -> None:
+    def __init__(
+        self, paths: Sequence[Transformation], bn3: nn.BatchNorm2d, downsample: nn.Sequential | None
+    ) -> None:
         super().__init__()
         self.paths = nn.ModuleList(paths)
         self.bn3, self.downsample = bn3, downsample
@@ -232,10 +267,16 @@ class SummedPaths(nn.Module):
 
 
 class ConcatenatedPaths(nn.Module):
-    """Figure 3 (b): C half paths, concatenated to C·d channels, and one 1x1 ``conv3`` to the output channels."""
+    """Figure 3 (b): C half paths, concatenated to C·d channels, and one 1x1 ``conv3`` to the output
+    channels.
+    """
 
     def __init__(
-        self, paths: Sequence[Transformation], conv3: nn.Conv2d, bn3: nn.BatchNorm2d, downsample: nn.Sequential | None
+        self,
+        paths: Sequence[Transformation],
+        conv3: nn.Conv2d,
+        bn3: nn.BatchNorm2d,
+        downsample: nn.Sequential | None,
     ) -> None:
         super().__init__()
         self.paths = nn.ModuleList(paths)
@@ -265,12 +306,21 @@ def _half_paths(block: Bottleneck) -> list[Transformation]:
 
 
 def _conv(like: nn.Conv2d, weight: Tensor, groups: int = 1) -> nn.Conv2d:
-    """A convolution of ``weight``; ``like``'s bias, which a folded batch norm left, goes with its output channels."""
+    """A convolution of ``weight``; ``like``'s bias, which a folded batch norm left, goes with its
+    output channels.
+    """
     outputs, inputs, kernel, _ = weight.shape
     if like.bias is not None and outputs != like.out_channels:
         raise BadInput("this block's batch norms are folded; change its form first, then fold them")
     conv = nn.Conv2d(
-        inputs * groups, outputs, kernel, like.stride[0], kernel // 2, groups=groups, bias=False, device="meta"
+        inputs * groups,
+        outputs,
+        kernel,
+        like.stride[0],
+        kernel // 2,
+        groups=groups,
+        bias=False,
+        device="meta",
     )
     conv.weight = nn.Parameter(weight.detach().clone(), requires_grad=like.weight.requires_grad)
     if like.bias is not None:
@@ -286,7 +336,10 @@ def _norm(like: nn.BatchNorm2d, state: Mapping[str, Tensor]) -> nn.BatchNorm2d:
 
 def _norm_cut(norm: nn.BatchNorm2d, cut: slice) -> nn.BatchNorm2d:
     # The batch counter is a scalar: every path has its own copy of the whole.
-    return _norm(norm, {name: value[cut] if value.dim() else value for name, value in norm.state_dict().items()})
+    return _norm(
+        norm,
+        {name: value[cut] if value.dim() else value for name, value in norm.state_dict().items()},
+    )
 
 
 def _joined_norm(norms: Sequence[nn.BatchNorm2d]) -> nn.BatchNorm2d:
@@ -294,18 +347,25 @@ def _joined_norm(norms: Sequence[nn.BatchNorm2d]) -> nn.BatchNorm2d:
     _agreed("mode (train or eval)", (norm.training for norm in norms))
     _agreed("batch-norm eps and momentum", ((norm.eps, norm.momentum) for norm in norms))
     _agreed("batches tracked", (int(state["num_batches_tracked"]) for state in states))
-    return _norm(norms[0], {k: torch.cat([s[k] for s in states]) if v.dim() else v for k, v in states[0].items()})
+    return _norm(
+        norms[0],
+        {k: torch.cat([s[k] for s in states]) if v.dim() else v for k, v in states[0].items()},
+    )
 
 
 def _agreed(what: str, values: Iterable[_T]) -> _T:
     first, *others = dict.fromkeys(values)
     if others:
-        raise BadInput(f"the paths differ in {what} ({first} and {others[0]}): no grouped block computes the same")
+        raise BadInput(
+            f"the paths differ in {what} ({first} and {others[0]}): no grouped block computes the"
+            " same"
+        )
     return first
 
 
 def _with_mode_of(block: Block, new: _M) -> _M:
-    # A layer with parameters keeps its own mode, which may differ from its block's (a frozen batch norm).
+    # A layer with parameters keeps its own mode, which may differ from its block's (a frozen batch
+    # norm).
     for module in new.modules():
         if not any(True for _ in module.parameters(recurse=False)):
             module.training = block.training
@@ -321,7 +381,11 @@ def _with_each_block(model: _M, change: Callable[[Bottleneck], Bottleneck]) -> _
 
 
 def _least_factor(groups: int, width: int, least_width: int) -> int:
-    reaching = (factor for factor in range(1, groups) if groups % factor == 0 and factor * width >= least_width)
+    reaching = (
+        factor
+        for factor in range(1, groups)
+        if groups % factor == 0 and factor * width >= least_width
+    )
     return next(reaching, groups)
 
 
@@ -329,7 +393,8 @@ def _check_factor(factor: object, number: int, what: str) -> None:
     allowed = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
     if type(factor) is not int or factor not in allowed:
         raise UsageError(
-            f"factor must divide the {number} {what}: one of {', '.join(map(str, allowed))}; got {factor!r}"
+            f"factor must divide the {number} {what}: one of {', '.join(map(str, allowed))}; got"
+            f" {factor!r}"
         )
 
 

@@ -1,6 +1,7 @@
 """Parameters and multiply-accumulates: counted from a configuration, and the table of known values.
 
-`FACTS` is the hand-written table; tests hold `parameters` and `macs` against it and against the real modules.
+`FACTS` is the hand-written table; tests hold `parameters` and `macs` against it and against the
+real modules.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Layer:
         outputs: output channels.
         groups: convolution groups.
         out_size: (height, width) of the output, pixels.
-        has_bias: True for the fully connected layer; a convolution is followed by a batch norm instead.
+        has_bias: True for the fully connected layer; a convolution is followed by a batch norm
+            instead.
     """
 
     name: str
@@ -53,7 +55,9 @@ class Layer:
 def layers(config: ResNeXtConfig) -> Iterator[Layer]:
     """Every weighted layer of ``config``, in the order in which data meets them."""
 
-    def shrink(size: tuple[int, int]) -> tuple[int, int]:  # kernel 3 or 7 padded, or 1x1, at stride 2
+    def shrink(
+        size: tuple[int, int],
+    ) -> tuple[int, int]:  # kernel 3 or 7 padded, or 1x1, at stride 2
         return (size[0] + 1) // 2, (size[1] + 1) // 2
 
     size = config.input_size
@@ -97,7 +101,9 @@ def stage_templates(config: ResNeXtConfig) -> list[str]:
         height, width = outputs[f"layer{stage + 1}.0.conv3"]
         inner, outer = config.inner_channels(stage), config.out_channels(stage)
         cardinality = f", C={config.cardinality}" if config.cardinality > 1 else ""
-        rows.append(f"{height}x{width}: [1x1, {inner}; 3x3, {inner}{cardinality}; 1x1, {outer}] x {depth}")
+        rows.append(
+            f"{height}x{width}: [1x1, {inner}; 3x3, {inner}{cardinality}; 1x1, {outer}] x {depth}"
+        )
     return rows
 
 
@@ -116,8 +122,8 @@ class Fact:
     printed: str
 
 
-#: One row for each variant, written by hand and held by tests against `parameters`, `macs`, the built modules and
-#: torch's FLOP counter. The paper's "FLOPs" are multiply-accumulates.
+#: One row for each variant, written by hand and held by tests against `parameters`, `macs`, the
+#: built modules and torch's FLOP counter. The paper's "FLOPs" are multiply-accumulates.
 FACTS: Mapping[str, Fact] = MappingProxyType(
     {
         "resnet50": Fact(25_557_032, 4.089, "paper, Table 1: 25.5 M, 4.1 G"),

@@ -1,8 +1,8 @@
 """The network: the only ``nn.Module`` code of the family.
 
-Parameter names and shapes are torchvision's (``conv1``, ``layer1.0.conv2``, ``layer2.0.downsample.0``, ``fc``), so
-its state dicts, and timm's, load strictly. The stride of a stage sits in the 3x3 convolution of its first
-block, as in the paper and in torchvision.
+Parameter names and shapes are torchvision's (``conv1``, ``layer1.0.conv2``,
+``layer2.0.downsample.0``, ``fc``), so its state dicts, and timm's, load strictly. The stride of a
+stage sits in the 3x3 convolution of its first block, as in the paper and in torchvision.
 """
 
 from __future__ import annotations
@@ -37,7 +37,12 @@ class Bottleneck(nn.Module):
     expansion = EXPANSION
 
     def __init__(
-        self, in_channels: int, inner_channels: int, out_channels: int, cardinality: int, stride: int = 1
+        self,
+        in_channels: int,
+        inner_channels: int,
+        out_channels: int,
+        cardinality: int,
+        stride: int = 1,
     ) -> None:
         super().__init__()
         self.conv1 = conv1x1(in_channels, inner_channels)
@@ -50,7 +55,9 @@ class Bottleneck(nn.Module):
         # Identity wherever shapes allow it, a projection where they do not (the paper's option B).
         self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+            self.downsample = nn.Sequential(
+                conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (N x in_channels x H x W) to N x out_channels x H/stride x W/stride."""
@@ -65,19 +72,26 @@ class Bottleneck(nn.Module):
 class ResNeXt(nn.Module):
     """A ResNeXt as `ResNeXtConfig` describes it.
 
-    Weights are whatever PyTorch initialises them to; `resnext.weights.spec` gives trained and seeded ones.
+    Weights are whatever PyTorch initialises them to; `resnext.weights.spec` gives trained and
+    seeded ones.
     """
 
     def __init__(self, config: ResNeXtConfig) -> None:
         super().__init__()
         self.config = config
         if config.stem == "imagenet":
-            self.conv1 = nn.Conv2d(config.in_channels, config.stem_channels, 7, stride=2, padding=3, bias=False)
+            self.conv1 = nn.Conv2d(
+                config.in_channels, config.stem_channels, 7, stride=2, padding=3, bias=False
+            )
         else:
-            self.conv1 = nn.Conv2d(config.in_channels, config.stem_channels, 3, padding=1, bias=False)
+            self.conv1 = nn.Conv2d(
+                config.in_channels, config.stem_channels, 3, padding=1, bias=False
+            )
         self.bn1 = nn.BatchNorm2d(config.stem_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if config.stem == "imagenet" else nn.Identity()
+        self.maxpool = (
+            nn.MaxPool2d(3, stride=2, padding=1) if config.stem == "imagenet" else nn.Identity()
+        )
         channels = config.stem_channels
         for stage, depth in enumerate(config.depths):
             blocks = []
@@ -110,6 +124,8 @@ class ResNeXt(nn.Module):
         return torch.flatten(self.avgpool(x), 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N x num_classes) of preprocessed images ``x`` (N x in_channels x H x W, float)."""
+        """Logits (N x num_classes) of preprocessed images ``x`` (N x in_channels x H x W,
+        float).
+        """
         logits: Tensor = self.fc(self.features(x))
         return logits

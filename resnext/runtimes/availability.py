@@ -1,4 +1,6 @@
-"""What keeps each backend from running on this machine: one table, asked before anything is exported or compiled."""
+"""What keeps each backend from running on this machine: one table, asked before anything is
+exported or compiled.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,37 @@ from resnext.errors import MissingRequirement, UsageError
 from resnext.machine import cuda_driver
 from resnext.runtimes.trt.library import EngineKind, driver_or_refuse, flavour_for
 
-from .registry import BACKENDS, backend, broken_package, check_device, load_backend, no_package, require_cuda
+from .registry import (
+    BACKENDS,
+    backend,
+    broken_package,
+    check_device,
+    load_backend,
+    no_package,
+    require_cuda,
+)
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
-#: Inductor needs a C++ compiler for a CPU, Triton a C compiler for its launchers; the variable that names one is first.
+#: Inductor needs a C++ compiler for a CPU, Triton a C compiler for its launchers; the variable that
+#: names one is first.
 _COMPILERS: Mapping[str, tuple[str, ...]] = {
-    "cpu": ("CXX", "c++", "g++", "clang++"), "cuda": ("CC", "cc", "gcc", "clang"),
-}  # fmt: skip
+    "cpu": ("CXX", "c++", "g++", "clang++"),
+    "cuda": ("CC", "cc", "gcc", "clang"),
+}
 
 
 def obstacle(name: str, device: Device = "auto", *, given: bool = False) -> str | None:
-    """Why backend ``name`` cannot run here; nothing is exported, compiled or loaded onto a device to find out.
+    """Why backend ``name`` cannot run here; nothing is exported, compiled or loaded onto a device
+    to find out.
 
-    An artifact that is given has its own conditions beside these (`resnext.runtimes.compatibility`).
+    An artifact that is given has its own conditions beside these
+    (`resnext.runtimes.compatibility`).
 
     Args:
         name: a key of `BACKENDS`.
         device: to run on; ``auto`` is the best that the backend has here.
-        given: whether the engine or package to run is there already: a package needs no compiler then, and an engine
-            may be for a GPU that the builder must be told of.
+        given: whether the engine or package to run is there already: a package needs no compiler
+            then, and an engine may be for a GPU that the builder must be told of.
 
     Returns:
         One line, what is missing and what to do; None if nothing is known against it.
@@ -67,7 +81,9 @@ def require(name: str, device: Device = "auto", *, given: bool = False) -> None:
 
 def available_backends(device: Device = "auto") -> tuple[str, ...]:
     """Every backend that can run here on ``device``, each runtime and device once: no aliases."""
-    return tuple(name for name in BACKENDS if not _is_alias(name) and obstacle(name, device) is None)
+    return tuple(
+        name for name in BACKENDS if not _is_alias(name) and obstacle(name, device) is None
+    )
 
 
 def _is_alias(name: str) -> bool:
@@ -88,8 +104,8 @@ def _torch(device: Device) -> str | None:
     if torch.cuda.is_available():
         return None
     return (
-        f"PyTorch {torch.__version__} cannot use this machine's CUDA device; install a CUDA build of torch "
-        "(pytorch.org, Get Started), or use --device cpu"
+        f"PyTorch {torch.__version__} cannot use this machine's CUDA device; install a CUDA build"
+        " of torch (pytorch.org, Get Started), or use --device cpu"
     )
 
 
@@ -102,7 +118,10 @@ def _torch_compile(device: Device) -> str | None:
     variable, *names = _COMPILERS["cuda" if on_cuda else "cpu"]
     if any(shutil.which(compiler) for compiler in (os.environ.get(variable), *names) if compiler):
         return None
-    return f"torch-compile needs a C and C++ compiler: apt-get install g++ (or set {variable}), or use --backend torch"
+    return (
+        f"torch-compile needs a C and C++ compiler: apt-get install g++ (or set {variable}), or use"
+        " --backend torch"
+    )
 
 
 def _ort(device: Device) -> str | None:
@@ -156,8 +175,8 @@ def _builder(kind: EngineKind, _device: Device) -> str | None:
         return None
     gpu = driver.gpus[0]
     return (
-        f"{flavour.title} does not take {gpu.name} (compute capability {gpu.compute_capability}); use --backend "
-        f"{'trt' if kind == 'trt-rtx' else 'ort-cuda'}"
+        f"{flavour.title} does not take {gpu.name} (compute capability {gpu.compute_capability});"
+        f" use --backend {'trt' if kind == 'trt-rtx' else 'ort-cuda'}"
     )
 
 

@@ -1,4 +1,6 @@
-"""Buffers, one stream and CUDA graphs for a session, through PyTorch: no second CUDA binding in the process."""
+"""Buffers, one stream and CUDA graphs for a session, through PyTorch: no second CUDA binding in the
+process.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,14 @@ class DeviceMemory(ABC):
 
     @abstractmethod
     def load(self, target: torch.Tensor, array: NDArray[Any]) -> None:
-        """Queue a copy of ``array`` into ``target``; ``array`` may be changed as soon as this returns."""
+        """Queue a copy of ``array`` into ``target``; ``array`` may be changed as soon as this
+        returns.
+        """
 
     def place(self, array: NDArray[Any]) -> torch.Tensor:
-        """``array`` on the device, row-major; on a CPU it may share the array's memory: read it, then drop it."""
+        """``array`` on the device, row-major; on a CPU it may share the array's memory: read it,
+        then drop it.
+        """
         target = self.empty(array.shape, array.dtype.name)
         self.load(target, array)
         return target
@@ -75,8 +81,8 @@ class CudaMemory(DeviceMemory):
     def __init__(self) -> None:
         if not torch.cuda.is_available():
             raise MissingRequirement(
-                f"this PyTorch ({torch.__version__}) has no CUDA, and device buffers go through it; "
-                "install a CUDA build of torch"
+                f"this PyTorch ({torch.__version__}) has no CUDA, and device buffers go through it;"
+                " install a CUDA build of torch"
             )
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.stream = int(self._stream.cuda_stream)
@@ -116,9 +122,13 @@ class CudaMemory(DeviceMemory):
     def capture(self, work: Callable[[], None]) -> Replay:
         """With PyTorch's own graph."""
         graph = torch.cuda.CUDAGraph()
-        # PyTorch leaves its own block on the captured stream where a capture fails; the outer one puts that right.
-        # Other threads, which libraries have for compiling, may allocate meanwhile: only this one is held to the rules.
-        with self.current(), torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+        # PyTorch leaves its own block on the captured stream where a capture fails; the outer one
+        # puts that right. Other threads, which libraries have for compiling, may allocate
+        # meanwhile: only this one is held to the rules.
+        with (
+            self.current(),
+            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+        ):
             work()
 
         def replay() -> None:
@@ -152,7 +162,8 @@ class HostMemory(DeviceMemory):
     def place(self, array: NDArray[Any]) -> torch.Tensor:
         """``array`` without a copy, if it is row-major and writable."""
         array = np.require(array, requirements=["C", "W"])
-        # NumPy's strides of a dimension of size 1 are arbitrary, and compiled code is specialized on strides.
+        # NumPy's strides of a dimension of size 1 are arbitrary, and compiled code is specialized
+        # on strides.
         rows = torch.empty(array.shape, dtype=torch.uint8, device="meta").stride()
         return torch.from_numpy(array).as_strided(array.shape, rows)
 
@@ -174,11 +185,13 @@ class HostMemory(DeviceMemory):
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Compute float32 as float32, not TF32, and let cuDNN search for the fastest kernels; then put back what was set.
+    """Compute float32 as float32, not TF32, and let cuDNN search for the fastest kernels; then put
+    back what was set.
 
-    PyTorch keeps these settings for the whole process: a session that left them changed would decide how the next one
-    runs. Both of PyTorch's interfaces to them are set, because it refuses to read one that disagrees with the other.
-    Takes about 10 us.
+    PyTorch keeps these settings for the whole process: a session that left them changed would
+        decide how the next one
+    runs. Both of PyTorch's interfaces to them are set, because it refuses to read one that
+    disagrees with the other. Takes about 10 us.
     """
     cudnn: Any = torch.backends.cudnn  # torch's stubs lack what it makes at run time
     mkldnn: Any = torch.backends.mkldnn
@@ -225,7 +238,9 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 def host_view(tensor: torch.Tensor) -> NDArray[Any]:
-    """The memory of a CPU tensor; bfloat16, which PyTorch does not show to NumPy, as the integers of its bits."""
+    """The memory of a CPU tensor; bfloat16, which PyTorch does not show to NumPy, as the integers
+    of its bits.
+    """
     return tensor.view(torch.int16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
@@ -236,7 +251,9 @@ def from_host(tensor: torch.Tensor) -> NDArray[Any]:
 
 
 def host_bits(array: NDArray[Any]) -> NDArray[Any]:
-    """``array`` as `host_view` shows a tensor of its element type: bfloat16 as the integers of its bits."""
+    """``array`` as `host_view` shows a tensor of its element type: bfloat16 as the integers of its
+    bits.
+    """
     return array.view(np.int16) if array.dtype == numpy_dtype("bfloat16") else array
 
 

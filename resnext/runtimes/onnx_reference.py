@@ -1,8 +1,10 @@
-"""An ONNX artifact computed as ONNX defines it, node by node: what its bytes mean, whatever a runtime makes of them.
+"""An ONNX artifact computed as ONNX defines it, node by node: what its bytes mean, whatever a
+runtime makes of them.
 
-ONNX Runtime's CPU provider does the arithmetic, with every rewriting of the graph off: that is where runtimes differ,
-and where ONNX Runtime itself gives wrong logits for float8. It has no bfloat16 convolutions, so such a graph is
-computed in float32 and rounded to bfloat16 after each node, as hardware that accumulates in float32 does.
+ONNX Runtime's CPU provider does the arithmetic, with every rewriting of the graph off: that is
+where runtimes differ, and where ONNX Runtime itself gives wrong logits for float8. It has no
+bfloat16 convolutions, so such a graph is computed in float32 and rounded to bfloat16 after each
+node, as hardware that accumulates in float32 does.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ def emulated_logits(artifact: Artifact, inputs: NDArray[Any]) -> NDArray[np.floa
 
     Args:
         artifact: an ONNX artifact.
-        inputs: N x ..., of its input's shape: uint8 pixels, or float32 images, rounded to what the input takes.
+        inputs: N x ..., of its input's shape: uint8 pixels, or float32 images, rounded to what the
+            input takes.
 
     Returns:
         N x classes.
@@ -45,14 +48,18 @@ def emulated_logits(artifact: Artifact, inputs: NDArray[Any]) -> NDArray[np.floa
     manifest = artifact.manifest
     if manifest.kind != "onnx":
         raise UsageError(
-            f"only ONNX artifacts can be computed node by node; {artifact.path} is of kind {manifest.kind}"
+            f"only ONNX artifacts can be computed node by node; {artifact.path} is of kind"
+            f" {manifest.kind}"
         )
     (wanted,) = manifest.inputs
-    return node_by_node(onnx.load(artifact.path), inputs if wanted.dtype == "bfloat16" else wanted.given(inputs))
+    return node_by_node(
+        onnx.load(artifact.path), inputs if wanted.dtype == "bfloat16" else wanted.given(inputs)
+    )
 
 
 def node_by_node(proto: onnx.ModelProto, inputs: NDArray[Any]) -> NDArray[np.float32]:
-    """The output, N x classes, of a model with one input of type float32, float16, bfloat16 or uint8.
+    """The output, N x classes, of a model with one input of type float32, float16, bfloat16 or
+    uint8.
 
     Args:
         proto: the model; left as it is.
@@ -70,7 +77,9 @@ def node_by_node(proto: onnx.ModelProto, inputs: NDArray[Any]) -> NDArray[np.flo
     try:
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime's errors have no common base of their own
-        raise BadArtifact(f"ONNX Runtime cannot load the graph: {str(exc).splitlines()[0]}") from exc
+        raise BadArtifact(
+            f"ONNX Runtime cannot load the graph: {str(exc).splitlines()[0]}"
+        ) from exc
     (wanted,) = session.get_inputs()
     fixed = wanted.shape[0] if isinstance(wanted.shape[0], int) else None
     parts = []
@@ -83,7 +92,8 @@ def node_by_node(proto: onnx.ModelProto, inputs: NDArray[Any]) -> NDArray[np.flo
 
 
 def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """``proto`` with float32 in place of bfloat16, and each result rounded to bfloat16: the same values.
+    """``proto`` with float32 in place of bfloat16, and each result rounded to bfloat16: the same
+    values.
 
     Args:
         proto: a model whose graph notes the types of its tensors; left as it is.
@@ -94,14 +104,21 @@ def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
     wide = onnx.ModelProto()
     wide.CopyFrom(proto)
     graph = wide.graph
-    kinds = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    kinds = {
+        value.name: value.type.tensor_type
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
     half = {name for name, kind in kinds.items() if kind.elem_type == TensorProto.BFLOAT16}
     for kind in kinds.values():
         if kind.elem_type == TensorProto.BFLOAT16:
             kind.elem_type = TensorProto.FLOAT
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.BFLOAT16:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(
+                    numpy_helper.to_array(tensor).astype(np.float32), tensor.name
+                )
+            )
     nodes = []
     for value in graph.input:
         if value.name in half:  # a caller's float32 may hold more than bfloat16 does
@@ -109,7 +126,11 @@ def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
             value.name = f"{value.name}/given"
     for node in graph.node:
         for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
+            if (
+                node.op_type == "Cast"
+                and attribute.name == "to"
+                and attribute.i == TensorProto.BFLOAT16
+            ):
                 attribute.i = TensorProto.FLOAT
         nodes.append(node)
         for index, name in enumerate(node.output):
@@ -125,6 +146,8 @@ def _rounded(name: str, exact: str) -> list[Any]:
     from onnx import TensorProto, helper
 
     return [
-        helper.make_node("Cast", [exact], [f"{name}/bf16"], f"{name}.rounded", to=TensorProto.BFLOAT16),
+        helper.make_node(
+            "Cast", [exact], [f"{name}/bf16"], f"{name}.rounded", to=TensorProto.BFLOAT16
+        ),
         helper.make_node("Cast", [f"{name}/bf16"], [name], f"{name}.widened", to=TensorProto.FLOAT),
     ]

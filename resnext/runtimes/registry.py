@@ -1,7 +1,8 @@
 """One module for each runtime, and the registry that opens them by name.
 
-A backend's name is what ``--backend`` takes. ``source`` says what it runs: the live PyTorch ``model``, an ``onnx``
-artifact, an engine, or a compiled package. A module is imported only when its backend is opened.
+A backend's name is what ``--backend`` takes. ``source`` says what it runs: the live PyTorch
+``model``, an ``onnx`` artifact, an engine, or a compiled package. A module is imported only when
+its backend is opened.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ class SessionOptions:
     Attributes:
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA where the runtime has it).
         threads: threads inside one operator on a CPU; None means one for each physical core.
-        memory_format: ``nchw``, ``channels-last``, or ``auto``: whichever a short trial finds faster (for
-            ``torch-folded``: channels-last).
+        memory_format: ``nchw``, ``channels-last``, or ``auto``: whichever a short trial finds
+            faster (for ``torch-folded``: channels-last).
         cuda_graph: replay a CUDA graph where the runtime can.
         precision: of weights and activations, for a live model; an artifact has its own.
-        merge_groups: input channels that each group of a live model's convolutions has at least; ``auto`` is whichever
-            a short trial finds fastest, None leaves the groups alone.
+        merge_groups: input channels that each group of a live model's convolutions has at least;
+            ``auto`` is whichever a short trial finds fastest, None leaves the groups alone.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -47,7 +48,9 @@ class Opener(Protocol):
     """What a backend's module offers under the name ``open_session``."""
 
     def __call__(self, subject: Any, options: SessionOptions, name: str) -> Session:
-        """Open ``subject``: `Weights` where the backend's source is the model, else an `Artifact`."""
+        """Open ``subject``: `Weights` where the backend's source is the model, else an
+        `Artifact`.
+        """
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class Backend:
 
     Attributes:
         module: the module under `resnext.runtimes` that opens it.
-        source: what it runs, and so what must be built first: the live model, or an artifact of that format.
+        source: what it runs, and so what must be built first: the live model, or an artifact of
+            that format.
         device: the only device it runs on, or ``auto``.
         about: one line for ``--help``.
         precisions: that it can run, on some machine at least.
@@ -73,7 +77,8 @@ class Backend:
 _LIVE: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 #: ONNX Runtime rewrites float8 graphs wrongly, before any provider sees them.
 _NOT_FP8: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
-#: And of its own convolutions, those of the CPU provider have no bfloat16, those of the CUDA provider no int8 either.
+#: And of its own convolutions, those of the CPU provider have no bfloat16, those of the CUDA
+#: provider no int8 either.
 _ORT_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 _ORT_CUDA: tuple[Precision, ...] = ("fp32", "fp16")
 
@@ -83,21 +88,53 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
         "torch": Backend("pytorch.session", "model", "auto", "eager PyTorch", _LIVE),
         "torch-folded": Backend(
-            "pytorch.session", "model", "auto", "eager PyTorch, batch norms folded, channels-last", _LIVE
+            "pytorch.session",
+            "model",
+            "auto",
+            "eager PyTorch, batch norms folded, channels-last",
+            _LIVE,
         ),
-        "torch-compile": Backend("pytorch.session", "model", "auto", "torch.compile with Inductor", _LIVE),
-        "ort": Backend("ort.session", "onnx", "auto", "ONNX Runtime on the best device that it has here", _ORT_CPU),
+        "torch-compile": Backend(
+            "pytorch.session", "model", "auto", "torch.compile with Inductor", _LIVE
+        ),
+        "ort": Backend(
+            "ort.session",
+            "onnx",
+            "auto",
+            "ONNX Runtime on the best device that it has here",
+            _ORT_CPU,
+        ),
         "ort-cpu": Backend("ort.session", "onnx", "cpu", "ONNX Runtime, CPU provider", _ORT_CPU),
-        "ort-cuda": Backend("ort.session", "onnx", "cuda", "ONNX Runtime, CUDA provider", _ORT_CUDA),
-        "ort-trt": Backend("ort.tensorrt", "onnx", "cuda", "ONNX Runtime, TensorRT provider (TensorRT 10)", _NOT_FP8),
-        "ort-trt-rtx": Backend("ort.tensorrt", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider", _NOT_FP8),
-        "openvino": Backend(
-            "openvino.session", "onnx", "cpu", "OpenVINO on the CPU, from ONNX or from its own IR", _NOT_FP8
+        "ort-cuda": Backend(
+            "ort.session", "onnx", "cuda", "ONNX Runtime, CUDA provider", _ORT_CUDA
         ),
-        "trt": Backend("trt.session", "trt", "cuda", "TensorRT, or TensorRT-RTX where only that is installed"),
+        "ort-trt": Backend(
+            "ort.tensorrt",
+            "onnx",
+            "cuda",
+            "ONNX Runtime, TensorRT provider (TensorRT 10)",
+            _NOT_FP8,
+        ),
+        "ort-trt-rtx": Backend(
+            "ort.tensorrt", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider", _NOT_FP8
+        ),
+        "openvino": Backend(
+            "openvino.session",
+            "onnx",
+            "cpu",
+            "OpenVINO on the CPU, from ONNX or from its own IR",
+            _NOT_FP8,
+        ),
+        "trt": Backend(
+            "trt.session", "trt", "cuda", "TensorRT, or TensorRT-RTX where only that is installed"
+        ),
         "trt-rtx": Backend("trt.session", "trt-rtx", "cuda", "TensorRT-RTX"),
         "pt2": Backend(
-            "pt2.session", "pt2", "auto", "a package that AOTInductor compiled ahead of time", ("fp32", "fp16")
+            "pt2.session",
+            "pt2",
+            "auto",
+            "a package that AOTInductor compiled ahead of time",
+            ("fp32", "fp16"),
         ),
     }
 )
@@ -115,12 +152,15 @@ def backend(name: str) -> Backend:
         raise UnknownName("backend", name, BACKENDS) from None
 
 
-def open_session(name: str, subject: Weights | Artifact, options: SessionOptions | None = None) -> Session:
+def open_session(
+    name: str, subject: Weights | Artifact, options: SessionOptions | None = None
+) -> Session:
     """Open ``subject`` on backend ``name``.
 
     Args:
         name: a key of `BACKENDS`.
-        subject: what the backend runs: `Weights` for a ``model`` backend, an `Artifact` for the others.
+        subject: what the backend runs: `Weights` for a ``model`` backend, an `Artifact` for the
+            others.
         options: device, threads, memory format, CUDA graphs.
 
     Raises:
@@ -131,7 +171,9 @@ def open_session(name: str, subject: Weights | Artifact, options: SessionOptions
     options = options or SessionOptions()
     known = backend(name)
     if (known.source == "model") != isinstance(subject, Weights):
-        runs = {"model": "weights", "onnx": "an ONNX artifact", "pt2": "a .pt2 package"}.get(known.source, "an engine")
+        runs = {"model": "weights", "onnx": "an ONNX artifact", "pt2": "a .pt2 package"}.get(
+            known.source, "an engine"
+        )
         raise UsageError(f"backend {name!r} runs {runs}")
     if isinstance(subject, Artifact):
         check_subject(name, subject)
@@ -151,7 +193,9 @@ def check_precision(name: str, precision: Precision) -> None:
     """
     if precision not in backend(name).precisions:
         able = [other for other, known in BACKENDS.items() if precision in known.precisions]
-        raise UsageError(f"backend {name!r} does not run {precision}; --backend {', '.join(able)} can")
+        raise UsageError(
+            f"backend {name!r} does not run {precision}; --backend {', '.join(able)} can"
+        )
 
 
 def check_device(name: str, device: Literal["auto", "cpu", "cuda"]) -> None:
@@ -166,7 +210,9 @@ def check_device(name: str, device: Literal["auto", "cpu", "cuda"]) -> None:
 
 
 def natural_backend(artifact: Artifact) -> str:
-    """The backend that runs ``artifact`` where none is named: its own, and ``ort`` for an ONNX file if that can."""
+    """The backend that runs ``artifact`` where none is named: its own, and ``ort`` for an ONNX file
+    if that can.
+    """
     manifest = artifact.manifest
     if manifest.kind != "onnx":
         return manifest.kind
@@ -189,8 +235,8 @@ def check_subject(name: str, subject: Artifact) -> None:
     elif kind == "onnx":
         other = f"; build an engine of it: --format {name} --onnx {subject.directory}"
     raise UsageError(
-        f"backend {name!r} runs artifacts of kind {known.source}, and {subject.directory} is of kind {kind}: "
-        f"use --backend {'ort' if kind == 'onnx' else kind}{other}"
+        f"backend {name!r} runs artifacts of kind {known.source}, and {subject.directory} is of"
+        f" kind {kind}: use --backend {'ort' if kind == 'onnx' else kind}{other}"
     )
 
 
@@ -216,7 +262,9 @@ def no_package(name: str, package: str) -> str:
 
 
 def broken_package(name: str, error: Exception) -> str:
-    """What is said if a package of backend ``name`` is installed, and ``error`` came of importing it."""
+    """What is said if a package of backend ``name`` is installed, and ``error`` came of importing
+    it.
+    """
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return f"backend {name!r} is installed but does not load: {reason}; install its package again"
 

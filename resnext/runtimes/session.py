@@ -1,7 +1,7 @@
 """The Session interface: one way to run a network, whatever the runtime.
 
-A session never times itself; the harness owns the one clock. A device or provider that was asked for and not
-given is an error when the session is opened, never a silent fallback.
+A session never times itself; the harness owns the one clock. A device or provider that was asked
+for and not given is an error when the session is opened, never a silent fallback.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from resnext.errors import BadInput
 #: Named arrays, the currency between sessions and their callers.
 Arrays = Mapping[str, NDArray[Any]]
 
-#: Where a time was taken: ``host`` end to end with copies, ``device`` between CUDA events around the plain launch,
-#: ``graph`` between CUDA events around a CUDA-graph replay. Unlike boundaries are never compared.
+#: Where a time was taken: ``host`` end to end with copies, ``device`` between CUDA events around
+#: the plain launch, ``graph`` between CUDA events around a CUDA-graph replay. Unlike boundaries are
+#: never compared.
 Boundary = Literal["host", "device", "graph"]
 
 
@@ -70,7 +71,9 @@ class TensorSpec(BaseModel):
             raise ValueError(f"{dtype!r} is not NumPy's name of an element type") from None
 
     def given(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Float32 images as this input takes them, where it is of another floating-point type; others as they are."""
+        """Float32 images as this input takes them, where it is of another floating-point type;
+        others as they are.
+        """
         if array.dtype != np.float32 or self.dtype not in _FLOATS:
             return array
         return array.astype(numpy_dtype(self.dtype))
@@ -84,7 +87,8 @@ class TensorSpec(BaseModel):
         if array.dtype != numpy_dtype(self.dtype):
             raise BadInput(f"input {self.name!r} has dtype {array.dtype}, want {self.dtype}")
         fits = array.ndim == len(self.shape) and all(
-            have >= 1 if want is None else have == want for have, want in zip(array.shape, self.shape, strict=True)
+            have >= 1 if want is None else have == want
+            for have, want in zip(array.shape, self.shape, strict=True)
         )
         if not fits:
             wanted = "x".join("N" if size is None else str(size) for size in self.shape)
@@ -101,8 +105,8 @@ class DeliveredLayer:
         op: operator, for example ``Conv``.
         dtype: element type that it computes in.
         device: device or provider that it runs on.
-        modules: convolutions and classifier that it computes, by parameter prefix (``layer1.0.conv2``); none for
-            other layers.
+        modules: convolutions and classifier that it computes, by parameter prefix
+            (``layer1.0.conv2``); none for other layers.
     """
 
     name: str
@@ -127,7 +131,8 @@ class Delivered:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def share(self, dtype: str, ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul")) -> float:
-        """Share (0 to 1) of the layers whose operator is in ``ops`` that compute in ``dtype``; 0 if there are none.
+        """Share (0 to 1) of the layers whose operator is in ``ops`` that compute in ``dtype``; 0 if
+        there are none.
 
         It counts layers; `resnext.verify.delivered.delivered_share` weighs them and misses none.
         """
@@ -136,8 +141,17 @@ class Delivered:
 
     def summary(self) -> str:
         """One line: how many convolutions and matrix products got which element type, where."""
-        heavy = Counter((layer.dtype, layer.device) for layer in self.layers if layer.op in ("Conv", "Gemm", "MatMul"))
-        return ", ".join(f"{count} {dtype} on {device}" for (dtype, device), count in sorted(heavy.items())) or "none"
+        heavy = Counter(
+            (layer.dtype, layer.device)
+            for layer in self.layers
+            if layer.op in ("Conv", "Gemm", "MatMul")
+        )
+        return (
+            ", ".join(
+                f"{count} {dtype} on {device}" for (dtype, device), count in sorted(heavy.items())
+            )
+            or "none"
+        )
 
 
 class Session(ABC):
@@ -168,7 +182,8 @@ class Session(ABC):
     def bind(self, inputs: Arrays) -> None:
         """Copy ``inputs`` into buffers that the session owns, and make outputs of fitting size.
 
-        Valid until the next `bind` or `close`. Compiling, capturing and choosing kernels for the shape happen here.
+        Valid until the next `bind` or `close`. Compiling, capturing and choosing kernels for the
+        shape happen here.
 
         Raises:
             BadInput: an input is missing or does not fit its spec.
@@ -177,7 +192,9 @@ class Session(ABC):
 
     @abstractmethod
     def enqueue(self) -> None:
-        """Start one run over the bound buffers; may return before it is finished. No checks: this is the timed path."""
+        """Start one run over the bound buffers; may return before it is finished. No checks: this
+        is the timed path.
+        """
 
     @abstractmethod
     def synchronize(self) -> None:
@@ -189,11 +206,15 @@ class Session(ABC):
 
     @abstractmethod
     def delivered(self) -> Delivered:
-        """What precision and device each layer really got. May be slow; never call it between timed runs."""
+        """What precision and device each layer really got. May be slow; never call it between timed
+        runs.
+        """
 
     @property
     def enqueue_boundary(self) -> Boundary:
-        """Which boundary a time taken around `enqueue` has. ``host`` where the device is the host's processor."""
+        """Which boundary a time taken around `enqueue` has. ``host`` where the device is the host's
+        processor.
+        """
         return "host"
 
     @property
@@ -225,6 +246,9 @@ class Session(ABC):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()

@@ -1,4 +1,6 @@
-"""What PyTorch sessions share: one function from images to logits, bound buffers, a stream, a CUDA graph."""
+"""What PyTorch sessions share: one function from images to logits, bound buffers, a stream, a CUDA
+graph.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,17 @@ from .buffers import DeviceMemory, Replay, cpu_threads, full_float32
 from .registry import SessionOptions
 from .session import Arrays, Boundary, Session
 
-#: Runs before a capture: cuDNN and Inductor choose kernels in the first ones, which must not be captured.
+#: Runs before a capture: cuDNN and Inductor choose kernels in the first ones, which must not be
+#: captured.
 WARM_RUNS = 3
 
 
 class TensorSession(Session):
     """A function of one tensor, on a CPU or on CUDA with its own stream.
 
-    `enqueue` replays a CUDA graph if the options ask for one, `run` launches kernel by kernel. Settings that PyTorch
-    keeps for the whole process (TF32, cuDNN's search, threads, current stream) hold inside each call and no longer.
+    `enqueue` replays a CUDA graph if the options ask for one, `run` launches kernel by kernel.
+    Settings that PyTorch keeps for the whole process (TF32, cuDNN's search, threads, current
+    stream) hold inside each call and no longer.
 
     Args:
         name: the backend's.
@@ -61,7 +65,9 @@ class TensorSession(Session):
         Raises:
             SessionFailed: the capture failed; ``cuda_graph=False`` goes without.
         """
-        self._bound = self._result = self._replay = None  # a bind that fails must not leave what the last one gave
+        self._bound = self._result = self._replay = (
+            None  # a bind that fails must not leave what the last one gave
+        )
         self.check_inputs(inputs)
         array = inputs[self.inputs[0].name]
         with Translated(self.backend), self._settings():
@@ -134,7 +140,11 @@ class TensorSession(Session):
 
     def _device_notes(self) -> dict[str, str]:
         if self._memory.on_cuda:
-            return {"cuda graph": "nothing bound" if self._bound is None else "on" if self._replay else "off"}
+            return {
+                "cuda graph": (
+                    "nothing bound" if self._bound is None else "on" if self._replay else "off"
+                )
+            }
         return {"threads": str(self._options.threads or torch.get_num_threads())}
 
 
@@ -147,20 +157,36 @@ class Translated:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: object
+    ) -> None:
         if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-            raise MissingRequirement(f"{self._backend}: out of memory; use a smaller --batch") from error
+            raise MissingRequirement(
+                f"{self._backend}: out of memory; use a smaller --batch"
+            ) from error
         # Not all of PyTorch's own errors derive from RuntimeError.
         if isinstance(error, RuntimeError) or type(error).__module__.startswith("torch."):
             text = str(error).strip()
             if any(sign in f"{type(error).__name__} {text}" for sign in _NO_COMPILER):
                 raise MissingRequirement(
-                    f"{self._backend} needs a C and C++ compiler: apt-get install g++, or use --backend torch"
+                    f"{self._backend} needs a C and C++ compiler: apt-get install g++, or use"
+                    " --backend torch"
                 ) from error
             # The compiler's first line only says that it raised; the reason comes next.
-            lines = [line for line in text.splitlines() if line.strip() and not line.rstrip().endswith("raised:")]
-            raise SessionFailed(f"{self._backend} failed: {lines[0] if lines else type(error).__name__}") from error
+            lines = [
+                line
+                for line in text.splitlines()
+                if line.strip() and not line.rstrip().endswith("raised:")
+            ]
+            raise SessionFailed(
+                f"{self._backend} failed: {lines[0] if lines else type(error).__name__}"
+            ) from error
 
 
 #: What PyTorch's compilers say where they find no C or C++ compiler.
-_NO_COMPILER = ("InvalidCxxCompiler", "No working C++ compiler", "Failed to find C compiler", "TritonMissing")
+_NO_COMPILER = (
+    "InvalidCxxCompiler",
+    "No working C++ compiler",
+    "Failed to find C compiler",
+    "TritonMissing",
+)

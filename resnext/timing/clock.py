@@ -1,7 +1,7 @@
 """The one clock: everything that is reported, and every choice that a trial makes, was timed here.
 
-Host times are differences of ``time.perf_counter_ns`` around a call that has finished when it returns. Device times
-are CUDA events recorded on the session's own stream, around the work alone.
+Host times are differences of ``time.perf_counter_ns`` around a call that has finished when it
+returns. Device times are CUDA events recorded on the session's own stream, around the work alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ now_ns = time.perf_counter_ns
 
 
 class Queue(Protocol):
-    """What `time_device` times: a bound session, or anything else that queues work on a CUDA stream."""
+    """What `time_device` times: a bound session, or anything else that queues work on a CUDA
+    stream.
+    """
 
     @property
     def cuda_stream(self) -> int | None:
@@ -31,7 +33,9 @@ class Queue(Protocol):
 
 
 def time_host(call: Callable[[], object], iterations: int) -> list[int]:
-    """Nanoseconds of each of ``iterations`` calls, back to back. ``call`` must return only when its work is done."""
+    """Nanoseconds of each of ``iterations`` calls, back to back. ``call`` must return only when its
+    work is done.
+    """
     clock = now_ns
     stamps = [0] * (iterations + 1)
     with _no_collection():
@@ -43,14 +47,15 @@ def time_host(call: Callable[[], object], iterations: int) -> list[int]:
 
 
 def time_device(session: Queue, iterations: int) -> tuple[list[int], int]:
-    """Nanoseconds on the device of each of ``iterations`` enqueued runs, between CUDA events on the session's stream.
+    """Nanoseconds on the device of each of ``iterations`` enqueued runs, between CUDA events on the
+    session's stream.
 
     The session must be bound, and must have a CUDA stream.
 
     Returns:
-        The times, and the host's time around all of them, waiting included. Where the queue never runs dry the first
-        add up to about the second; where the events sit on another stream than the work, or there is no work, they do
-        not.
+        The times, and the host's time around all of them, waiting included. Where the queue never
+        runs dry the first add up to about the second; where the events sit on another stream than
+        the work, or there is no work, they do not.
     """
     import torch
 
@@ -62,7 +67,8 @@ def time_device(session: Queue, iterations: int) -> tuple[list[int], int]:
     session.synchronize()
     with _no_collection():
         began = now_ns()
-        session.enqueue()  # untimed: it fills the queue, so that no timed run starts on an idle stream
+        # untimed: it fills the queue, so that no timed run starts on an idle stream
+        session.enqueue()
         for start, end in pairs:
             start.record(stream)
             session.enqueue()

@@ -1,7 +1,9 @@
-"""Is the candidate as often right as the reference, and where do the two part? Over labelled images, and resumable.
+"""Is the candidate as often right as the reference, and where do the two part? Over labelled
+images, and resumable.
 
-The reference is eager float32 PyTorch. Logits are kept by chunk on disk, so that what was interrupted goes on where
-it stopped. Chunks are written whole or not at all, under a lock: processes that share a folder share the work.
+The reference is eager float32 PyTorch. Logits are kept by chunk on disk, so that what was
+interrupted goes on where it stopped. Chunks are written whole or not at all, under a lock:
+processes that share a folder share the work.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ Track = Callable[[Iterable[int], str], Iterable[int]]
 #: Upper ends of the bins of the reference's margin; the last bin is open.
 MARGINS = (0.01, 0.03, 0.1, 0.3, 1.0)
 _TOP = 5
-#: Images of one chunk: half a minute of a large network on a CPU, and 150 MB of float32 at 224 pixels.
+#: Images of one chunk: half a minute of a large network on a CPU, and 150 MB of float32 at 224
+#: pixels.
 _CHUNK_IMAGES = 256
 _DEFAULT_BATCH = 32
 
@@ -52,7 +55,8 @@ class _Strict(BaseModel):
 class MarginBin(_Strict):
     """Images by how sure the reference is of them.
 
-    The margin is the distance of the reference's two first logits, over the root mean square of all its logits.
+    The margin is the distance of the reference's two first logits, over the root mean square of all
+    its logits.
 
     Attributes:
         below: the margins are under this and in no earlier bin; None for the last bin.
@@ -68,19 +72,21 @@ class MarginBin(_Strict):
 class Accuracy(_Strict):
     """What a candidate and its reference make of the same labelled images.
 
-    Bounds are Clopper and Pearson's at 95 %, two-sided. An image for which the candidate gives NaN or infinity is
-    wrong, and agrees with nothing.
+    Bounds are Clopper and Pearson's at 95 %, two-sided. An image for which the candidate gives NaN
+    or infinity is wrong, and agrees with nothing.
 
     Attributes:
         source: name of the images.
         digest: of what they are made from, as `ImageSource.digest`.
         images: how many.
         backend: that ran the candidate.
-        artifact_sha256: digest of the file that ran, or None for a live model; the outcome holds for it alone.
+        artifact_sha256: digest of the file that ran, or None for a live model; the outcome holds
+            for it alone.
         top1: share whose first class is the label.
         top1_low: its lower bound.
         top1_high: its upper bound.
-        top5: share whose label is among the five first classes; None where there are fewer than six classes.
+        top5: share whose label is among the five first classes; None where there are fewer than six
+            classes.
         top5_low: its lower bound.
         top5_high: its upper bound.
         reference_top1: ``top1`` of the reference.
@@ -89,8 +95,8 @@ class Accuracy(_Strict):
         agreement: share for which candidate and reference have the same first class.
         agreement_low: its lower bound.
         flips: images for which they have not.
-        flips_by_margin: these by the reference's margin. Rounding flips what the reference itself was not sure of; a
-            fault flips the rest as well.
+        flips_by_margin: these by the reference's margin. Rounding flips what the reference itself
+            was not sure of; a fault flips the rest as well.
         losing_flips: the reference is right and the candidate wrong.
         winning_flips: the candidate is right and the reference wrong.
         nonfinite: images for which the candidate gives NaN or infinity.
@@ -131,25 +137,27 @@ def measure_accuracy(
     resume: Path | None = None,
     artifact_sha256: str | None = None,
 ) -> Accuracy:
-    """Run every image of ``source`` through ``session`` and hold its answers against labels and reference.
+    """Run every image of ``source`` through ``session`` and hold its answers against labels and
+    reference.
 
     Args:
         session: the candidate.
         source: labelled images.
-        reference: N x classes, the reference's logits for the same images, as `reference_logits_for` gives them.
-        batch: images in one run; None means the session's own fixed size, or 32. The last batch is filled with
-            copies, whose answers are dropped.
+        reference: N x classes, the reference's logits for the same images, as
+            `reference_logits_for` gives them.
+        batch: images in one run; None means the session's own fixed size, or 32. The last batch is
+            filled with copies, whose answers are dropped.
         baked: True where the session takes uint8 pixels and normalises them itself.
         preprocessing: that the candidate declares.
         track: shows progress.
-        resume: folder that keeps the candidate's logits by chunk and gives back those that are there; None keeps
-            nothing. Logits of another file, backend, device, batch, preprocessing, source or version of the
-            software are never taken.
+        resume: folder that keeps the candidate's logits by chunk and gives back those that are
+            there; None keeps nothing. Logits of another file, backend, device, batch,
+            preprocessing, source or version of the software are never taken.
         artifact_sha256: digest of the file that runs; ``resume`` needs it.
 
     Raises:
-        UsageError: no labels, a reference of another length or not finite, a batch that the session does not take,
-            pixels made with another preprocessing, or ``resume`` for a live model.
+        UsageError: no labels, a reference of another length or not finite, a batch that the session
+            does not take, pixels made with another preprocessing, or ``resume`` for a live model.
         BadInput: a label that is no class of the network, or a picture that cannot be read.
         SessionFailed: the session failed, or gave logits of a wrong shape.
         MissingRequirement: ``resume`` cannot be written to.
@@ -161,9 +169,17 @@ def measure_accuracy(
     folder = None
     if resume is not None:
         if artifact_sha256 is None:
-            raise UsageError("logits of a live model cannot be kept and taken up again; leave resume out")
-        facts = {"artifact": artifact_sha256, "backend": session.backend, "session": type(session).__name__,
-                 "batch": batch, "baked": baked, "environment": _environment_facts()}  # fmt: skip
+            raise UsageError(
+                "logits of a live model cannot be kept and taken up again; leave resume out"
+            )
+        facts = {
+            "artifact": artifact_sha256,
+            "backend": session.backend,
+            "session": type(session).__name__,
+            "batch": batch,
+            "baked": baked,
+            "environment": _environment_facts(),
+        }
         folder = resume / "candidate" / _key(facts, source, preprocessing)
 
     def compute(start: int, stop: int) -> NDArray[np.float32]:
@@ -172,28 +188,47 @@ def measure_accuracy(
         for at in range(0, len(pixels), batch):
             some = pixels[at : at + batch]
             full = some[np.arange(batch) % len(some)]
-            logits = session.run({wanted.name: full if baked else wanted.given(preprocessing.normalise(full))})[given]
+            logits = session.run(
+                {wanted.name: full if baked else wanted.given(preprocessing.normalise(full))}
+            )[given]
             if logits.shape != (batch, reference.shape[1]):
-                raise SessionFailed(f"logits have shape {logits.shape}, want {(batch, reference.shape[1])}")
+                raise SessionFailed(
+                    f"logits have shape {logits.shape}, want {(batch, reference.shape[1])}"
+                )
             parts.append(logits[: len(some)].astype(np.float32))
         return np.concatenate(parts)
 
     step = -(-_CHUNK_IMAGES // batch) * batch
-    logits = _by_chunk(folder, len(source), step, reference.shape[1], compute, track, f"accuracy of {session.backend}")
+    logits = _by_chunk(
+        folder,
+        len(source),
+        step,
+        reference.shape[1],
+        compute,
+        track,
+        f"accuracy of {session.backend}",
+    )
     return accuracy_from_logits(
-        logits, reference, labels, source=source, backend=session.backend, artifact_sha256=artifact_sha256
+        logits,
+        reference,
+        labels,
+        source=source,
+        backend=session.backend,
+        artifact_sha256=artifact_sha256,
     )
 
 
 def reference_logits_for(
     weights: Weights, source: ImageSource, folder: Path, *, track: Track = track
 ) -> NDArray[np.float32]:
-    """Eager float32 PyTorch's logits for ``source``, N x classes: those that ``folder`` keeps, the rest computed now.
+    """Eager float32 PyTorch's logits for ``source``, N x classes: those that ``folder`` keeps, the
+    rest computed now.
 
     Args:
         weights: the network.
         source: images, read with the weights' own preprocessing.
-        folder: keeps the logits by chunk, for these weights, images and preprocessing and this PyTorch alone.
+        folder: keeps the logits by chunk, for these weights, images and preprocessing and this
+            PyTorch alone.
         track: shows progress.
 
     Raises:
@@ -206,16 +241,23 @@ def reference_logits_for(
     from resnext.runtimes.pytorch.session import reference_logits
 
     _check_pixels(source, weights.preprocessing)
-    key = _key({"weights": weights.sha256, "torch": torch.__version__}, source, weights.preprocessing)
+    key = _key(
+        {"weights": weights.sha256, "torch": torch.__version__}, source, weights.preprocessing
+    )
 
     def compute(start: int, stop: int) -> NDArray[np.float32]:
         images = weights.preprocessing.normalise(source.pixels(start, stop))
         return reference_logits(weights, images, torch.float32).astype(np.float32)
 
     return _by_chunk(
-        folder / "reference" / key, len(source), _CHUNK_IMAGES, weights.config.num_classes, compute, track,
+        folder / "reference" / key,
+        len(source),
+        _CHUNK_IMAGES,
+        weights.config.num_classes,
+        compute,
+        track,
         "reference logits in PyTorch",
-    )  # fmt: skip
+    )
 
 
 def accuracy_failures(
@@ -223,7 +265,8 @@ def accuracy_failures(
 ) -> tuple[str, ...]:
     """Why ``accuracy`` is not good enough, one line each; empty where it is.
 
-    A reference that is hardly better than one answer for all fails too: with wrong labels or foreign images
+    A reference that is hardly better than one answer for all fails too: with wrong labels or
+        foreign images
     reference and candidate are wrong alike, and nothing is lost because nothing was there to lose.
 
     Args:
@@ -233,24 +276,28 @@ def accuracy_failures(
     """
     failures = []
     if accuracy.nonfinite:
-        failures.append(f"{accuracy.nonfinite} of {accuracy.images} images give NaN or infinite logits")
+        failures.append(
+            f"{accuracy.nonfinite} of {accuracy.images} images give NaN or infinite logits"
+        )
     if not accuracy.reference_top1_low > accuracy.constant_top1:
         failures.append(
-            f"the reference itself is right on {accuracy.reference_top1:.2%} of {accuracy.images} images (at least "
-            f"{accuracy.reference_top1_low:.2%}), no better than one answer for all ({accuracy.constant_top1:.2%}): "
-            "these labels, images or preprocessing are not this network's, or the images are too few"
+            f"the reference itself is right on {accuracy.reference_top1:.2%} of {accuracy.images}"
+            f" images (at least {accuracy.reference_top1_low:.2%}), no better than one answer for"
+            f" all ({accuracy.constant_top1:.2%}): these labels, images or preprocessing are not"
+            " this network's, or the images are too few"
         )
-    # Counted, not subtracted: 0.96 - 0.95 is more than 0.01. And asked so that NaN as a limit fails.
+    # Counted, not subtracted: 0.96 - 0.95 is more than 0.01. And asked so that NaN as a limit
+    # fails.
     loss = (accuracy.losing_flips - accuracy.winning_flips) / accuracy.images
     if not loss <= max_top1_loss:
         failures.append(
-            f"top-1 {accuracy.top1:.2%} is {loss:.2%} under the reference's {accuracy.reference_top1:.2%}, "
-            f"and may be {max_top1_loss:.2%}"
+            f"top-1 {accuracy.top1:.2%} is {loss:.2%} under the reference's"
+            f" {accuracy.reference_top1:.2%}, and may be {max_top1_loss:.2%}"
         )
     if not accuracy.agreement >= min_agreement:
         failures.append(
-            f"first classes agree with the reference's on {accuracy.agreement:.2%} of {accuracy.images} images, "
-            f"want {min_agreement:.2%}"
+            f"first classes agree with the reference's on {accuracy.agreement:.2%} of"
+            f" {accuracy.images} images, want {min_agreement:.2%}"
         )
     return tuple(failures)
 
@@ -275,12 +322,17 @@ def accuracy_from_logits(
     if not np.isfinite(want).all() or rms == 0:
         raise UsageError("the reference itself is NaN, infinite or all zero; it can prove nothing")
     finite = np.isfinite(candidate).all(axis=1)
-    # Stable, so that equal logits put classes in order: a constant output has no label among its first for free.
-    order = np.argsort(-np.where(finite[:, np.newaxis], candidate, 0), axis=1, kind="stable")[:, :_TOP]
+    # Stable, so that equal logits put classes in order: a constant output has no label among its
+    # first for free.
+    order = np.argsort(-np.where(finite[:, np.newaxis], candidate, 0), axis=1, kind="stable")[
+        :, :_TOP
+    ]
     order[~finite] = -1
     first, first_want = order[:, 0], want.argmax(axis=1)
     right, right_want, agreed = first == labels, first_want == labels, first == first_want
-    top1, agreement, reference_top1 = (clopper_pearson(int(hits.sum()), images) for hits in (right, agreed, right_want))
+    top1, agreement, reference_top1 = (
+        clopper_pearson(int(hits.sum()), images) for hits in (right, agreed, right_want)
+    )
     top5_hits = int((order == labels[:, np.newaxis]).sum())
     top5 = clopper_pearson(top5_hits, images) if classes > _TOP else None
     return Accuracy(
@@ -313,26 +365,44 @@ def _by_margin(want: NDArray[np.float64], flipped: NDArray[np.bool_]) -> tuple[M
     margins = ordered[:, -1] - ordered[:, -2] if want.shape[1] > 1 else np.full(len(want), np.inf)
     place = np.searchsorted(MARGINS, margins, side="right")
     return tuple(
-        MarginBin(below=below, images=int((place == index).sum()), flips=int((flipped & (place == index)).sum()))
+        MarginBin(
+            below=below,
+            images=int((place == index).sum()),
+            flips=int((flipped & (place == index)).sum()),
+        )
         for index, below in enumerate((*MARGINS, None))
     )
 
 
 def _check_pixels(source: ImageSource, preprocessing: Preprocessing) -> None:
-    """Mean and standard deviation may differ, and be what is wrong with a candidate; the pixels may not."""
+    """Mean and standard deviation may differ, and be what is wrong with a candidate; the pixels may
+    not.
+    """
     apart = {"mean", "std"}
     if source.preprocessing.model_dump(exclude=apart) != preprocessing.model_dump(exclude=apart):
-        raise UsageError(f"the images of {source.name} were read with another preprocessing; make the source with it")
+        raise UsageError(
+            f"the images of {source.name} were read with another preprocessing; make the source"
+            " with it"
+        )
 
 
 def _labels(source: ImageSource, reference: NDArray[Any]) -> NDArray[np.int64]:
     if source.labels is None:
-        raise UsageError(f"{source.name} has no labels, so accuracy cannot be measured on it; give a labelled test set")
+        raise UsageError(
+            f"{source.name} has no labels, so accuracy cannot be measured on it; give a labelled"
+            " test set"
+        )
     if reference.ndim != 2 or len(reference) != len(source):
-        raise UsageError(f"the reference has shape {reference.shape}, want {len(source)} x classes for {source.name}")
+        raise UsageError(
+            f"the reference has shape {reference.shape}, want {len(source)} x classes for"
+            f" {source.name}"
+        )
     low, high = int(source.labels.min()), int(source.labels.max())
     if low < 0 or high >= reference.shape[1]:
-        raise BadInput(f"{source.name} has labels {low} to {high}, and the network {reference.shape[1]} classes")
+        raise BadInput(
+            f"{source.name} has labels {low} to {high}, and the network {reference.shape[1]}"
+            " classes"
+        )
     return source.labels
 
 
@@ -343,7 +413,11 @@ def _batch(fixed: int | None, batch: int | None) -> int:
 
 
 def _key(facts: dict[str, Any], source: ImageSource, preprocessing: Preprocessing) -> str:
-    facts = {**facts, "source": source.digest, "preprocessing": preprocessing.model_dump(mode="json")}
+    facts = {
+        **facts,
+        "source": source.digest,
+        "preprocessing": preprocessing.model_dump(mode="json"),
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -364,7 +438,9 @@ def _by_chunk(
     track: Track,
     description: str,
 ) -> NDArray[np.float32]:
-    """Logits of all images: of each chunk what ``folder`` keeps, else what ``compute`` gives for (start, stop)."""
+    """Logits of all images: of each chunk what ``folder`` keeps, else what ``compute`` gives for
+    (start, stop).
+    """
     parts = []
     for start in track(range(0, images, step), description):
         stop = min(start + step, images)
@@ -372,7 +448,9 @@ def _by_chunk(
             parts.append(compute(start, stop))
             continue
         path = folder / f"{start:08d}-{stop:08d}.npy"
-        with _locked(folder):  # for each chunk anew, so that two processes take turns and both see progress
+        with _locked(
+            folder
+        ):  # for each chunk anew, so that two processes take turns and both see progress
             part = _read_chunk(path, (stop - start, classes))
             if part is None:
                 part = compute(start, stop)
@@ -422,5 +500,6 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         raise MissingRequirement(
-            f"cannot keep logits in {folder}: {exc.strerror or exc}; free some room or choose another folder"
+            f"cannot keep logits in {folder}: {exc.strerror or exc}; free some room or choose"
+            " another folder"
         ) from exc

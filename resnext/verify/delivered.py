@@ -1,4 +1,6 @@
-"""How much of a network got the precision asked for: counted in multiply-accumulates, so that a stem is not a stage."""
+"""How much of a network got the precision asked for: counted in multiply-accumulates, so that a
+stem is not a stage.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +12,30 @@ from resnext.runtimes.pt2.record import PackageRecord
 from resnext.runtimes.session import Delivered, DeliveredLayer
 from resnext.runtimes.trt.layers import EngineLayer
 
-#: A node that bears a module's name, and what runtimes put around it: ``fused conv1``, ``layer1.0.conv2_quant``.
+#: A node that bears a module's name, and what runtimes put around it: ``fused conv1``,
+#: ``layer1.0.conv2_quant``.
 _MODULE = re.compile(r"(?:fused )?(conv1|layer\d+\.\d+\.(?:conv[123]|downsample\.0)|fc)(?:_.*)?")
 
 
 def delivered_share(delivered: Delivered, config: ResNeXtConfig, dtype: str) -> float:
-    """Share (0 to 1) of the multiply-accumulates of convolutions and classifier that were done in ``dtype``.
+    """Share (0 to 1) of the multiply-accumulates of convolutions and classifier that were done in
+    ``dtype``.
 
-    A module that no layer names counts as not delivered; one that several layers share counts if all agree.
+    A module that no layer names counts as not delivered; one that several layers share counts if
+    all agree.
     """
     missed = {name for name, _ in undelivered(delivered, config, dtype)}
     macs = {layer.name: layer.macs for layer in layers(config)}
     return sum(count for name, count in macs.items() if name not in missed) / sum(macs.values())
 
 
-def undelivered(delivered: Delivered, config: ResNeXtConfig, dtype: str) -> tuple[tuple[str, str], ...]:
+def undelivered(
+    delivered: Delivered, config: ResNeXtConfig, dtype: str
+) -> tuple[tuple[str, str], ...]:
     """Modules that did not get ``dtype``, in the network's order, each with what it got.
 
-    That is an element type, several joined by ``+`` where parts of it differ, or ``unseen`` where no layer names it.
+    That is an element type, several joined by ``+`` where parts of it differ, or ``unseen`` where
+    no layer names it.
     """
     got: dict[str, set[str]] = {}
     for layer in delivered.layers:
@@ -50,8 +58,11 @@ def delivered_from_engine(engine: tuple[EngineLayer, ...], device: str) -> Deliv
     products = {module for layer in engine if layer.multiplies for module in _modules(layer)}
     found = []
     for layer in engine:
-        # Casts and reshapes around a product bear its node's name too. They stand for it only where none is seen.
-        modules = tuple(module for module in _modules(layer) if layer.multiplies or module not in products)
+        # Casts and reshapes around a product bear its node's name too. They stand for it only where
+        # none is seen.
+        modules = tuple(
+            module for module in _modules(layer) if layer.multiplies or module not in products
+        )
         op = ("Gemm" if "fc" in modules else "Conv") if modules else layer.kind
         found.append(DeliveredLayer(layer.name, op, layer.dtype, device, modules))
     return Delivered(device, tuple(found))
@@ -64,7 +75,10 @@ def delivered_from_package(record: PackageRecord, device: str) -> Delivered:
         record: the package's.
         device: where it runs, or is to run.
     """
-    found = tuple(DeliveredLayer(one.module, one.op, one.dtype, device, (one.module,)) for one in record.layers)
+    found = tuple(
+        DeliveredLayer(one.module, one.op, one.dtype, device, (one.module,))
+        for one in record.layers
+    )
     notes = {
         "layers from": "the graph that the compiler was given",
         "kernels": record.kernels_line(),
@@ -75,15 +89,22 @@ def delivered_from_package(record: PackageRecord, device: str) -> Delivered:
     return Delivered(device, found, notes)
 
 
-#: Element types that a network may compute in, by what its parity is judged by (`Manifest.numerics`).
+#: Element types that a network may compute in, by what its parity is judged by
+#: (`Manifest.numerics`).
 _WANTED = {
-    "fp32": ("float32",), "fp16": ("float16",), "tf32": ("tfloat32", "float32"), "bf16": ("bfloat16",),
-    "int8": ("int8", "uint8"), "fp8": ("float8_e4m3fn",),
-}  # fmt: skip
+    "fp32": ("float32",),
+    "fp16": ("float16",),
+    "tf32": ("tfloat32", "float32"),
+    "bf16": ("bfloat16",),
+    "int8": ("int8", "uint8"),
+    "fp8": ("float8_e4m3fn",),
+}
 
 
 def wanted_dtypes(numerics: str) -> tuple[str, ...]:
-    """Element types that count as delivered: where TF32 is allowed, both it and float32; for int8, uint8 as well."""
+    """Element types that count as delivered: where TF32 is allowed, both it and float32; for int8,
+    uint8 as well.
+    """
     return _WANTED[numerics]
 
 

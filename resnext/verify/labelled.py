@@ -1,4 +1,6 @@
-"""Labelled images for a whole benchmark: chosen, checked and run through PyTorch once, before anything is timed."""
+"""Labelled images for a whole benchmark: chosen, checked and run through PyTorch once, before
+anything is timed.
+"""
 
 from __future__ import annotations
 
@@ -33,27 +35,41 @@ class Labelled:
         MissingRequirement: a package is missing, or the cache folder cannot be written to.
     """
 
-    def __init__(self, spec: str, weights: Weights, limit: int | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, spec: str, weights: Weights, limit: int | None = None, folder: Path | None = None
+    ) -> None:
         self._folder = folder or cache_folder() / "accuracy"
         self._preprocessing = weights.preprocessing
         self.source = image_source(
-            spec, weights.preprocessing, split="test", limit=limit, classes=weights.config.num_classes,
+            spec,
+            weights.preprocessing,
+            split="test",
+            limit=limit,
+            classes=weights.config.num_classes,
             class_names=weights.class_names,
-        )  # fmt: skip
+        )
         if self.source.labels is None:
-            raise BadInput(f"{spec} has no labels to measure accuracy on; name a folder with one subfolder per class")
+            raise BadInput(
+                f"{spec} has no labels to measure accuracy on; name a folder with one subfolder per"
+                " class"
+            )
         self._reference = reference_logits_for(weights, self.source, self._folder)
 
     def measure(self, session: Session, batch: int, artifact: Artifact | None) -> Accuracy:
-        """Run every image through ``session`` at ``batch``; what a file's run computed is taken up again.
+        """Run every image through ``session`` at ``batch``; what a file's run computed is taken up
+        again.
 
         Raises:
             ResnextError: whatever `measure_accuracy` raises.
         """
         manifest = None if artifact is None else artifact.manifest
         return measure_accuracy(
-            session, self.source, self._reference, batch=batch, preprocessing=self._preprocessing,
+            session,
+            self.source,
+            self._reference,
+            batch=batch,
+            preprocessing=self._preprocessing,
             baked=manifest is not None and manifest.preprocessing_baked,
             resume=None if manifest is None else self._folder,
             artifact_sha256=None if manifest is None else manifest.file_sha256,
-        )  # fmt: skip
+        )

@@ -1,7 +1,9 @@
-"""Does the candidate compute the same function as the reference? Metrics, gates, and a verdict with its reasons.
+"""Does the candidate compute the same function as the reference? Metrics, gates, and a verdict with
+its reasons.
 
-The reference is float64 (or eager float32) PyTorch on the same bytes of input. Differences are measured against the
-root mean square of the reference logits, so one tolerance serves every network. NaN and infinity fail, always.
+The reference is float64 (or eager float32) PyTorch on the same bytes of input. Differences are
+measured against the root mean square of the reference logits, so one tolerance serves every
+network. NaN and infinity fail, always.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ class Gate:
         max_error: largest absolute difference, over the root mean square of the reference.
         min_cosine: smallest cosine of any row with its reference row.
         min_top1: smallest share of rows with the reference's first class.
-        max_error_ratio: largest ``max_error`` over the baseline's, where there is one: what eager PyTorch loses at the
-            same precision, or for a quantized network the graph itself.
+        max_error_ratio: largest ``max_error`` over the baseline's, where there is one: what eager
+            PyTorch loses at the same precision, or for a quantized network the graph itself.
     """
 
     max_error: float
@@ -45,11 +47,12 @@ class Gate:
     max_error_ratio: float
 
 
-#: Gates by precision. fp16 rounds a deep network's activations by up to 3e-2 of the logits (measured on seeded
-#: ResNeXt-50 to -152), so its sharp gate is the ratio to what eager PyTorch loses in fp16 on the same images. TF32
-#: rounds to the same 10 bits of mantissa, bf16 to 7: 0.19 of seeded ResNeXt-101's logits (measured). What int8 and fp8
-#: lose hangs on weights and images far more, untrained networks being the worst, so there the rest only stops nonsense
-#: and the ratio is the gate: of a new file to the same form calibrated on the very images that are compared, of a
+#: Gates by precision. fp16 rounds a deep network's activations by up to 3e-2 of the logits
+#: (measured on seeded ResNeXt-50 to -152), so its sharp gate is the ratio to what eager PyTorch
+#: loses in fp16 on the same images. TF32 rounds to the same 10 bits of mantissa, bf16 to 7: 0.19 of
+#: seeded ResNeXt-101's logits (measured). What int8 and fp8 lose hangs on weights and images far
+#: more, untrained networks being the worst, so there the rest only stops nonsense and the ratio is
+#: the gate: of a new file to the same form calibrated on the very images that are compared, of a
 #: runtime to the file computed node by node as ONNX defines it (`resnext.runtimes.onnx_reference`).
 GATES: Mapping[str, Gate] = MappingProxyType(
     {
@@ -66,9 +69,10 @@ GATES: Mapping[str, Gate] = MappingProxyType(
 class Parity(BaseModel):
     """The outcome of one comparison.
 
-    Errors are of the candidate against the reference; relative ones are over the reference's root mean square
-    (``max_error``, ``mean_error``) or over the single reference value (``max_relative``, ``mean_relative``, where
-    that value is at least a thousandth of the root mean square).
+    Errors are of the candidate against the reference; relative ones are over the reference's root
+    mean square (``max_error``, ``mean_error``) or over the single reference value
+    (``max_relative``, ``mean_relative``, where that value is at least a thousandth of the root mean
+    square).
 
     Attributes:
         passed: True where no gate was failed.
@@ -116,18 +120,23 @@ def gate_for(precision: str) -> Gate:
     try:
         return GATES[precision]
     except KeyError:
-        raise UsageError(f"no parity gate for precision {precision!r}; known: {', '.join(GATES)}") from None
+        raise UsageError(
+            f"no parity gate for precision {precision!r}; known: {', '.join(GATES)}"
+        ) from None
 
 
 def gate_of(manifest: Manifest) -> Gate:
-    """The gate for an artifact: its precision's, and for a quantized one not much more than it lost when it was made.
+    """The gate for an artifact: its precision's, and for a quantized one not much more than it lost
+    when it was made.
 
     What a sound int8 network loses hangs on the network, so the table's figure only stops nonsense.
     """
     gate = gate_for(manifest.numerics)
     if manifest.quantization is None or manifest.check is None:
         return gate
-    return replace(gate, max_error=min(gate.max_error, gate.max_error_ratio * manifest.check.max_error))
+    return replace(
+        gate, max_error=min(gate.max_error, gate.max_error_ratio * manifest.check.max_error)
+    )
 
 
 def compare(
@@ -145,23 +154,28 @@ def compare(
         reference: N x classes, float64 or float32, finite.
         candidate: what the tested runtime gave for the same N inputs, in the same order.
         gate: what it must keep to; None means fp32's.
-        baseline: what the candidate's precision costs on the same inputs, for ``error_ratio``: eager PyTorch at that
-            precision, or a quantized graph computed as ONNX defines it.
+        baseline: what the candidate's precision costs on the same inputs, for ``error_ratio``:
+            eager PyTorch at that precision, or a quantized graph computed as ONNX defines it.
         dtype: element type that the candidate must have.
         artifact_sha256: digest of the file that gave ``candidate``; the verdict holds for it alone.
 
     Raises:
-        UsageError: the reference itself cannot serve: empty, not two-dimensional, not finite, all zero.
+        UsageError: the reference itself cannot serve: empty, not two-dimensional, not finite, all
+            zero.
     """
     gate = gate or GATES["fp32"]
     if reference.ndim != 2 or reference.size == 0:
-        raise UsageError(f"the reference must be N x classes and not empty, got shape {reference.shape}")
+        raise UsageError(
+            f"the reference must be N x classes and not empty, got shape {reference.shape}"
+        )
     want = reference.astype(np.float64)
     rms = float(np.sqrt(np.mean(want**2)))
     if not np.isfinite(want).all() or rms == 0:
         raise UsageError("the reference itself is NaN, infinite or all zero; it can prove nothing")
     if baseline is not None and (baseline.shape != want.shape or not np.isfinite(baseline).all()):
-        raise UsageError(f"the baseline must be finite and of shape {want.shape}, got shape {baseline.shape}")
+        raise UsageError(
+            f"the baseline must be finite and of shape {want.shape}, got shape {baseline.shape}"
+        )
 
     failures = []
     if candidate.dtype != numpy_dtype(dtype):
@@ -174,7 +188,8 @@ def compare(
     if not finite.all():
         rows = np.flatnonzero(~finite.all(axis=1))
         failures.append(
-            f"{int(np.isnan(got).sum())} NaN and {int(np.isinf(got).sum())} infinite values, first in row {rows[0]}"
+            f"{int(np.isnan(got).sum())} NaN and {int(np.isinf(got).sum())} infinite values, first"
+            f" in row {rows[0]}"
         )
         return _incomparable(failures, len(want), artifact_sha256)
 
@@ -190,13 +205,23 @@ def compare(
         ratio = max_error / max(lost, float(np.finfo(np.float32).eps))
 
     if max_error > gate.max_error:
-        failures.append(f"max error {max_error:.2e} of the logits' RMS, allowed {gate.max_error:.0e}")
+        failures.append(
+            f"max error {max_error:.2e} of the logits' RMS, allowed {gate.max_error:.0e}"
+        )
     if float(cosine.min()) < gate.min_cosine:
-        failures.append(f"cosine {float(cosine.min()):.6f} in row {int(cosine.argmin())}, allowed {gate.min_cosine}")
+        failures.append(
+            f"cosine {float(cosine.min()):.6f} in row {int(cosine.argmin())}, allowed"
+            f" {gate.min_cosine}"
+        )
     if float((agreed | _tied(want, rms)).mean()) < gate.min_top1:
-        failures.append(f"top-1 agrees in {int(agreed.sum())} of {len(agreed)} rows, allowed {gate.min_top1:.0%}")
+        failures.append(
+            f"top-1 agrees in {int(agreed.sum())} of {len(agreed)} rows, allowed"
+            f" {gate.min_top1:.0%}"
+        )
     if ratio is not None and ratio > gate.max_error_ratio:
-        failures.append(f"error is {ratio:.1f} times what its precision costs, allowed {gate.max_error_ratio:g}")
+        failures.append(
+            f"error is {ratio:.1f} times what its precision costs, allowed {gate.max_error_ratio:g}"
+        )
     if failures and (hint := _diagnosis(got, want, gate.max_error * rms)):
         failures.append(hint)
     low, _ = clopper_pearson(int(agreed.sum()), len(agreed))
@@ -230,9 +255,11 @@ def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE) -> t
 
 
 def discriminates(reference: NDArray[Any], least: float = 0.05) -> bool:
-    """Whether the reference's rows differ enough from each other to show a fault; True for a single row.
+    """Whether the reference's rows differ enough from each other to show a fault; True for a single
+    row.
 
-    Rows that are all alike would let a network pass that ignores its input, or one whose rows are swapped.
+    Rows that are all alike would let a network pass that ignores its input, or one whose rows are
+    swapped.
     """
     if len(reference) < 2:
         return True
@@ -243,10 +270,21 @@ def discriminates(reference: NDArray[Any], least: float = 0.05) -> bool:
 
 def _incomparable(failures: list[str], rows: int, sha256: str | None) -> Parity:
     return Parity(
-        passed=False, failures=tuple(failures), rows=rows, max_abs=None, mean_abs=None, max_relative=None,
-        mean_relative=None, max_error=None, mean_error=None, min_cosine=None, top1=None, top1_low=None, top5=None,
+        passed=False,
+        failures=tuple(failures),
+        rows=rows,
+        max_abs=None,
+        mean_abs=None,
+        max_relative=None,
+        mean_relative=None,
+        max_error=None,
+        mean_error=None,
+        min_cosine=None,
+        top1=None,
+        top1_low=None,
+        top5=None,
         artifact_sha256=sha256,
-    )  # fmt: skip
+    )
 
 
 def _cosine(got: NDArray[Any], want: NDArray[Any]) -> NDArray[Any]:
@@ -277,7 +315,9 @@ def _diagnosis(got: NDArray[Any], want: NDArray[Any], close: float) -> str | Non
     if len(want) > 1:
         # Distance of every candidate row to every reference row.
         nearest = np.array([int(np.abs(want - row).max(axis=1).argmin()) for row in got])
-        exact = all(float(np.abs(got[i] - want[nearest[i]]).max()) <= close for i in range(len(got)))
+        exact = all(
+            float(np.abs(got[i] - want[nearest[i]]).max()) <= close for i in range(len(got))
+        )
         if exact and not np.array_equal(nearest, np.arange(len(got))):
             return "every row equals another row of the reference: rows are swapped or repeated"
         if float(got.std(axis=0).max()) == 0:

@@ -1,8 +1,9 @@
 """Reference logits that were computed before, kept image by image in the cache folder.
 
-Float64 takes seconds for each image of a large network, and eager float16 half a minute on a processor without
-instructions for it. A kept file holds one image's logits behind a digest of them and of what they are the logits of;
-what is damaged, or was put under another name, is computed again.
+Float64 takes seconds for each image of a large network, and eager float16 half a minute on a
+processor without instructions for it. A kept file holds one image's logits behind a digest of them
+and of what they are the logits of; what is damaged, or was put under another name, is computed
+again.
 """
 
 from __future__ import annotations
@@ -32,12 +33,15 @@ FORMAT_VERSION = 1
 _DIGEST_BYTES = 32
 
 
-def kept_reference_logits(weights: Weights, images: NDArray[np.float32], dtype: torch.dtype) -> NDArray[Any]:
-    """What `resnext.runtimes.pytorch.session.reference_logits` gives, from the cache folder as far as it is there.
+def kept_reference_logits(
+    weights: Weights, images: NDArray[np.float32], dtype: torch.dtype
+) -> NDArray[Any]:
+    """What `resnext.runtimes.pytorch.session.reference_logits` gives, from the cache folder as far
+    as it is there.
 
-    Kept by weights, configuration, image, element type, the versions and threads of PyTorch and this toolkit, the
-    model's source, and the processor's instructions; the last bits depend on the images beside it as well. A cache
-    folder that cannot be found, read or written to is no error.
+    Kept by weights, configuration, image, element type, the versions and threads of PyTorch and
+    this toolkit, the model's source, and the processor's instructions; the last bits depend on the
+    images beside it as well. A cache folder that cannot be found, read or written to is no error.
 
     Args:
         weights: the network.
@@ -51,12 +55,18 @@ def kept_reference_logits(weights: Weights, images: NDArray[np.float32], dtype: 
 
     try:
         folder = cache_folder() / "references" / _key(weights, dtype)
-    except (ImportError, OSError, RuntimeError):  # no platformdirs, no source of the model, or no home folder
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+    ):  # no platformdirs, no source of the model, or no home folder
         return session.reference_logits(weights, images, dtype)
     paths = [folder / f"{hashlib.sha256(image.tobytes()).hexdigest()[:32]}.npy" for image in images]
     found = [_read(path, weights.config.num_classes) for path in paths]
     if missing := [index for index, logits in enumerate(found) if logits is None]:
-        for index, logits in zip(missing, session.reference_logits(weights, images[missing], dtype), strict=True):
+        for index, logits in zip(
+            missing, session.reference_logits(weights, images[missing], dtype), strict=True
+        ):
             found[index] = logits
             _write(paths[index], logits)
     return np.stack([logits for logits in found if logits is not None])
@@ -74,10 +84,13 @@ def _key(weights: Weights, dtype: torch.dtype) -> str:
         "config": asdict(weights.config),
         "dtype": str(dtype),
         "toolkit": __version__,
-        "model": inspect.getsource(model),  # or a mend of it would be held against what it gave before
+        "model": inspect.getsource(
+            model
+        ),  # or a mend of it would be held against what it gave before
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),  # sums are split among them, which the last bits show
-        # The flags beside it: PyTorch's levels do not tell AVX512-FP16, with which oneDNN computes otherwise.
+        # The flags beside it: PyTorch's levels do not tell AVX512-FP16, with which oneDNN computes
+        # otherwise.
         "processor": [torch.backends.cpu.get_cpu_capability(), *sorted(cpu_flags())],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]

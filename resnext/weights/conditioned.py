@@ -1,15 +1,19 @@
-"""Seeded weights that behave like trained ones where it matters: a fault in any layer shows in the logits.
+"""Seeded weights that behave like trained ones where it matters: a fault in any layer shows in the
+logits.
 
-A plain random initialisation hides faults: activations shrink or grow with depth, every input gets nearly the same
-logits, and a network with its groups rotated still agrees on top-1. These weights are conditioned instead:
+A plain random initialisation hides faults: activations shrink or grow with depth, every input gets
+    nearly the same
+logits, and a network with its groups rotated still agrees on top-1. These weights are conditioned
+instead:
 
-1. Convolutions are uniform with unit gain; batch-norm scales and shifts differ from channel to channel.
-2. One float64 pass over a few seeded images sets each batch norm's running mean and variance to what really arrives
+1. Convolutions are uniform with unit gain; batch-norm scales and shifts differ from channel to
+channel. 2. One float64 pass over a few seeded images sets each batch norm's running mean and
+variance to what really arrives
    there, so every layer puts out values of unit order.
 3. The classifier is centred and scaled on the same images, so logits differ from image to image.
 
-Statistics are rounded to 11 significant bits before the next layer sees them, which makes the result the same on
-every machine, whatever the order in which its sums are taken.
+Statistics are rounded to 11 significant bits before the next layer sees them, which makes the
+result the same on every machine, whatever the order in which its sums are taken.
 """
 
 from __future__ import annotations
@@ -29,7 +33,9 @@ _LOGIT_SPREAD = 3.0
 
 
 def seeded_state_dict(config: ResNeXtConfig, seed: int) -> dict[str, Tensor]:
-    """Float32 state dict of a conditioned network; the same for the same ``config`` and ``seed``."""
+    """Float32 state dict of a conditioned network; the same for the same ``config`` and
+    ``seed``.
+    """
     with torch.device("meta"):
         model = ResNeXt(config)
     model = model.to_empty(device="cpu").double().eval()
@@ -38,24 +44,33 @@ def seeded_state_dict(config: ResNeXtConfig, seed: int) -> dict[str, Tensor]:
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 fan_in = module.weight[0].numel()
-                module.weight.copy_(_uniform(rng, module.weight, -1, 1) * float(np.float32((3 / fan_in) ** 0.5)))
+                module.weight.copy_(
+                    _uniform(rng, module.weight, -1, 1) * float(np.float32((3 / fan_in) ** 0.5))
+                )
             elif isinstance(module, nn.BatchNorm2d):
                 module.weight.copy_(_uniform(rng, module.weight, 0.6, 1.4))
                 module.bias.copy_(_uniform(rng, module.bias, -0.3, 0.3))
                 assert module.num_batches_tracked is not None
                 module.num_batches_tracked.zero_()
-        # Damp what each block adds to its shortcut, or activations would grow with the depth of a stage.
+        # Damp what each block adds to its shortcut, or activations would grow with the depth of a
+        # stage.
         for stage in model.stages:
             blocks = [block for block in stage.modules() if isinstance(block, Bottleneck)]
             for block in blocks:
-                block.bn3.weight.mul_(_eleven_bits(torch.tensor(min(1.0, 0.5 / len(blocks) ** 0.5))))
+                block.bn3.weight.mul_(
+                    _eleven_bits(torch.tensor(min(1.0, 0.5 / len(blocks) ** 0.5)))
+                )
         _condition(model, config)
-    state = {name: value.float() if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    state = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
     return {name: value.contiguous() for name, value in state.items()}
 
 
 def _uniform(rng: np.random.Generator, like: Tensor, low: float, high: float) -> Tensor:
-    # Uniform floats come straight from the generator's bits: no libm, so no difference between machines.
+    # Uniform floats come straight from the generator's bits: no libm, so no difference between
+    # machines.
     values = rng.random(tuple(like.shape), dtype=np.float32)
     return torch.from_numpy(values).double() * (high - low) + low
 
@@ -91,9 +106,16 @@ def _condition(model: ResNeXt, config: ResNeXtConfig) -> None:
 def _calibration_images(config: ResNeXtConfig) -> Tensor:
     height, width = config.input_size
     shrink = max(1.0, min(height, width) / _CALIBRATION_SIZE)
-    size = (max(config.total_stride, round(height / shrink)), max(config.total_stride, round(width / shrink)))
+    size = (
+        max(config.total_stride, round(height / shrink)),
+        max(config.total_stride, round(width / shrink)),
+    )
     small = ResNeXtConfig(
-        config.depths, input_size=size, in_channels=config.in_channels, stem=config.stem, num_classes=1
+        config.depths,
+        input_size=size,
+        in_channels=config.in_channels,
+        stem=config.stem,
+        num_classes=1,
     )
     pixels = torch.from_numpy(seeded_pixels(small, _CALIBRATION_IMAGES, seed=2**31))
     return (pixels.permute(0, 3, 1, 2).double() / 255 - 0.45) / 0.25

@@ -46,10 +46,14 @@ def test_the_packages_are_the_folders_that_are_packages(setup: configparser.Conf
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     installed = {distribution.name for distribution in distributions()}
-    if not {"pip", "setuptools"} <= installed:  # asked of the metadata: finding the module makes setuptools warn
+    if (
+        not {"pip", "setuptools"} <= installed
+    ):  # asked of the metadata: finding the module makes setuptools warn
         pytest.skip("building a wheel needs pip and setuptools")
     folder = tmp_path_factory.mktemp("wheel")
-    copy = folder / "source"  # a build leaves folders behind, and must not leave them in the checkout
+    copy = (
+        folder / "source"
+    )  # a build leaves folders behind, and must not leave them in the checkout
     copy.mkdir()
     leave = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*", "build")
     for name in ROOTS:
@@ -59,24 +63,42 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
             shutil.copy(path, copy)
     (copy / "README.md").touch()
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index",
-         "--disable-pip-version-check", "-w", str(folder), str(copy)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "--disable-pip-version-check",
+            "-w",
+            str(folder),
+            str(copy),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     [built] = folder.glob("*.whl")
     return zipfile.ZipFile(built)
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_sources_and_their_data_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_the_sources_and_their_data_and_nothing_else(
+    wheel: zipfile.ZipFile,
+) -> None:
     want = set()
     for name, folder in packages().items():
         for path in folder.iterdir():
             if path.suffix in (".py", ".safetensors") or path.name == "py.typed":
                 want.add("/".join([*name.split("."), path.name]))
     images = ROOT / "resnext" / "weights" / "shipped" / "images"
-    want |= {f"resnext/weights/shipped/images/{path.relative_to(images).as_posix()}" for path in images.rglob("*.png")}
+    want |= {
+        f"resnext/weights/shipped/images/{path.relative_to(images).as_posix()}"
+        for path in images.rglob("*.png")
+    }
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == want
     for needed in (
@@ -95,7 +117,9 @@ def test_the_wheel_holds_the_sources_and_their_data_and_nothing_else(wheel: zipf
 def test_the_wheel_carries_licence_version_and_commands(wheel: zipfile.ZipFile) -> None:
     from resnext.version import __version__
 
-    info = {name.partition(".dist-info/")[2]: name for name in wheel.namelist() if ".dist-info/" in name}
+    info = {
+        name.partition(".dist-info/")[2]: name for name in wheel.namelist() if ".dist-info/" in name
+    }
     assert "licenses/LICENSE" in info
     assert f"\nVersion: {__version__}\n" in wheel.read(info["METADATA"]).decode()
     commands = wheel.read(info["entry_points.txt"]).decode()
@@ -142,15 +166,22 @@ def test_every_dependency_is_pinned_within_its_range(setup: configparser.ConfigP
     pinned = pins()
     for requirement in requirements(setup):
         name = canonicalize_name(requirement.name)
-        if name == "resnext-toolkit" or (requirement.marker is not None and not requirement.marker.evaluate()):
+        if name == "resnext-toolkit" or (
+            requirement.marker is not None and not requirement.marker.evaluate()
+        ):
             continue
         assert name in pinned, f"{requirement} is not in constraints.txt"
-        assert requirement.specifier.contains(pinned[name]), f"{requirement} does not allow {pinned[name]}"
+        assert requirement.specifier.contains(pinned[name]), (
+            f"{requirement} does not allow {pinned[name]}"
+        )
 
 
-def test_the_whole_test_set_is_installed_so_that_no_skip_hides_a_proof(setup: configparser.ConfigParser) -> None:
+def test_the_whole_test_set_is_installed_so_that_no_skip_hides_a_proof(
+    setup: configparser.ConfigParser,
+) -> None:
     extras = {
-        name: [Requirement(text) for text in lines(value)] for name, value in setup["options.extras_require"].items()
+        name: [Requirement(text) for text in lines(value)]
+        for name, value in setup["options.extras_require"].items()
     }
     wanted, seen = ["test"], {"test"}
     installed = {canonicalize_name(distribution.name) for distribution in distributions()}
@@ -176,11 +207,15 @@ def test_one_onnxruntime_serves_each_platform(setup: configparser.ConfigParser) 
         ("Darwin", "x86_64"),
     ):
         environment = {"platform_system": system, "platform_machine": machine}
-        chosen = [marker for marker in markers if marker is not None and marker.evaluate(environment)]
+        chosen = [
+            marker for marker in markers if marker is not None and marker.evaluate(environment)
+        ]
         assert len(chosen) == 1, (system, machine)
 
 
-def test_whatever_the_sources_import_is_a_declared_dependency(setup: configparser.ConfigParser) -> None:
+def test_whatever_the_sources_import_is_a_declared_dependency(
+    setup: configparser.ConfigParser,
+) -> None:
     declared = {canonicalize_name(requirement.name) for requirement in requirements(setup)}
     providers = packages_distributions()
     own = {
@@ -203,7 +238,9 @@ def test_whatever_the_sources_import_is_a_declared_dependency(setup: configparse
                     top = module.partition(".")[0]
                     if top in own or top in sys.stdlib_module_names:
                         continue
-                    if not declared & {canonicalize_name(name) for name in providers.get(top, [top])}:
+                    if not declared & {
+                        canonicalize_name(name) for name in providers.get(top, [top])
+                    }:
                         missing.add(f"{path.relative_to(ROOT)} imports {top}")
     assert missing == set()
 
@@ -214,11 +251,15 @@ def test_the_oldest_set_is_within_what_is_promised(setup: configparser.ConfigPar
         if pin := pinned.get(canonicalize_name(requirement.name)):
             assert requirement.specifier.contains(pin), f"{requirement} does not allow {pin}"
     (torch,) = next(item for item in requirements(setup) if item.name == "torch").specifier
-    assert pinned["torch"].release[:2] == Version(torch.version).release[:2]  # and the floor is what is tested
+    assert (
+        pinned["torch"].release[:2] == Version(torch.version).release[:2]
+    )  # and the floor is what is tested
 
 
 def test_every_file_that_make_test_oldest_names_is_there() -> None:
-    named = re.search(r"^OLDEST_TESTS.*?(?<!\\)$", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL)
+    named = re.search(
+        r"^OLDEST_TESTS.*?(?<!\\)$", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL
+    )
     assert named is not None
     patterns = re.findall(r"tests/\S+", named[0])
     assert patterns

@@ -22,16 +22,35 @@ PACKAGES = {
 
 def loaded_after(statement: str) -> set[str]:
     """Names of the top-level modules that a fresh interpreter holds after ``statement``."""
-    code = f"import sys; {statement}; print(*sorted(name.partition('.')[0] for name in sys.modules))"
+    code = (
+        f"import sys; {statement}; print(*sorted(name.partition('.')[0] for name in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 
 @pytest.mark.parametrize(
-    "statement", ["import resnext", "import resnext.network.config", "import resnext.errors", "import resnext.cli.app"]
+    "statement",
+    [
+        "import resnext",
+        "import resnext.network.config",
+        "import resnext.errors",
+        "import resnext.cli.app",
+    ],
 )
 def test_importing_the_package_loads_no_framework(statement: str) -> None:
-    heavy = {"torch", "onnx", "onnxruntime", "onnxscript", "pydantic", "numpy", "scipy", "PIL", "rich", "safetensors"}
+    heavy = {
+        "torch",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "pydantic",
+        "numpy",
+        "scipy",
+        "PIL",
+        "rich",
+        "safetensors",
+    }
     loaded = loaded_after(statement)
     assert "resnext" in loaded
     assert loaded & heavy == set()
@@ -39,18 +58,24 @@ def test_importing_the_package_loads_no_framework(statement: str) -> None:
 
 @pytest.mark.parametrize("statement", ["import resnext_export", "import resnext_bench"])
 def test_importing_a_sibling_loads_nothing_else(statement: str) -> None:
-    assert loaded_after(statement) & {"torch", "onnx", "pydantic", "numpy", "resnext", "click"} == set()
+    assert (
+        loaded_after(statement) & {"torch", "onnx", "pydantic", "numpy", "resnext", "click"}
+        == set()
+    )
 
 
 def test_manifests_and_packages_are_read_without_pytorch() -> None:
     loaded = loaded_after(
-        "import resnext.artifact.manifest, resnext.runtimes.pt2.package, resnext.runtimes.compatibility"
+        "import resnext.artifact.manifest, resnext.runtimes.pt2.package,"
+        " resnext.runtimes.compatibility"
     )
     assert loaded & {"torch", "onnx", "onnxruntime"} == set()
 
 
 def test_the_driver_is_asked_without_a_framework() -> None:
-    loaded = loaded_after("import resnext.machine.cuda_driver; resnext.machine.cuda_driver.probe_driver()")
+    loaded = loaded_after(
+        "import resnext.machine.cuda_driver; resnext.machine.cuda_driver.probe_driver()"
+    )
     assert loaded & {"torch", "onnx", "onnxruntime", "pydantic", "numpy"} == set()
 
 
@@ -116,7 +141,9 @@ def test_a_package_imports_no_sibling_above_it(package: str, forbidden: tuple[st
 
 def test_benchmarks_reach_exporting_through_the_cache_only() -> None:
     found = {
-        (module, names) for _, module, names in imports("resnext_bench") if module.partition(".")[0] == "resnext_export"
+        (module, names)
+        for _, module, names in imports("resnext_bench")
+        if module.partition(".")[0] == "resnext_export"
     }
     narrow = {"Built", "engine_or_reuse", "onnx_or_reuse", "pt2_or_reuse"}
     assert found

@@ -1,4 +1,6 @@
-"""Accuracy over labelled images: the published numbers, every planted fault, and resuming without doing work twice."""
+"""Accuracy over labelled images: the published numbers, every planted fault, and resuming without
+doing work twice.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,20 @@ from resnext.weights.spec import Weights, load_weights
 Logits = NDArray[Any]
 CPU = SessionOptions(device="cpu")
 SHA = "5" * 64
-needs_fashion = pytest.mark.skipif(not FASHION_DATA.is_dir(), reason="needs the Debian package dataset-fashion-mnist")
+needs_fashion = pytest.mark.skipif(
+    not FASHION_DATA.is_dir(), reason="needs the Debian package dataset-fashion-mnist"
+)
 
 
 def source_for(weights: Weights, spec: str, limit: int | None = None) -> ImageSource:
     return image_source(
-        spec, weights.preprocessing, split="test", limit=limit,
-        classes=weights.config.num_classes, class_names=weights.class_names,
-    )  # fmt: skip
+        spec,
+        weights.preprocessing,
+        split="test",
+        limit=limit,
+        classes=weights.config.num_classes,
+        class_names=weights.class_names,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +66,9 @@ def source(digits: Weights) -> ImageSource:
 
 
 @pytest.fixture(scope="module")
-def reference(digits: Weights, source: ImageSource, tmp_path_factory: pytest.TempPathFactory) -> Logits:
+def reference(
+    digits: Weights, source: ImageSource, tmp_path_factory: pytest.TempPathFactory
+) -> Logits:
     return reference_logits_for(digits, source, tmp_path_factory.mktemp("reference"))
 
 
@@ -75,12 +85,18 @@ def few(digits: Weights) -> ImageSource:
 
 
 @pytest.fixture(scope="module")
-def few_logits(digits: Weights, few: ImageSource, tmp_path_factory: pytest.TempPathFactory) -> Logits:
+def few_logits(
+    digits: Weights, few: ImageSource, tmp_path_factory: pytest.TempPathFactory
+) -> Logits:
     return reference_logits_for(digits, few, tmp_path_factory.mktemp("few"))
 
 
-def replay(reference: Logits, alter: Callable[[Logits], Logits] = lambda logits: logits) -> Callable[[Logits], Logits]:
-    """What a session computes that gives the reference's logits in order, altered; copies at the end are zeros."""
+def replay(
+    reference: Logits, alter: Callable[[Logits], Logits] = lambda logits: logits
+) -> Callable[[Logits], Logits]:
+    """What a session computes that gives the reference's logits in order, altered; copies at the
+    end are zeros.
+    """
     at = 0
 
     def function(images: Logits) -> Logits:
@@ -93,20 +109,33 @@ def replay(reference: Logits, alter: Callable[[Logits], Logits] = lambda logits:
 
 
 def judged(
-    digits: Weights, source: ImageSource, reference: Logits, alter: Callable[[Logits], Logits] = lambda logits: logits
+    digits: Weights,
+    source: ImageSource,
+    reference: Logits,
+    alter: Callable[[Logits], Logits] = lambda logits: logits,
 ) -> Accuracy:
     session = FakeSession(replay(reference, alter), (1, 8, 8), 10)
-    return measure_accuracy(session, source, reference, batch=50, baked=False, preprocessing=digits.preprocessing)
+    return measure_accuracy(
+        session, source, reference, batch=50, baked=False, preprocessing=digits.preprocessing
+    )
 
 
 # ---- the numbers that the README states
 
 
-def test_digits_through_pytorch_are_right_on_353_of_359(digits: Weights, source: ImageSource, tmp_path: Path) -> None:
+def test_digits_through_pytorch_are_right_on_353_of_359(
+    digits: Weights, source: ImageSource, tmp_path: Path
+) -> None:
     reference = reference_logits_for(digits, source, tmp_path)
     with open_session("torch", digits, CPU) as session:
-        found = measure_accuracy(session, source, reference, batch=50, baked=False, preprocessing=digits.preprocessing)
-    assert (found.images, round(found.top1 * 359), round(found.reference_top1 * 359)) == (359, 353, 353)
+        found = measure_accuracy(
+            session, source, reference, batch=50, baked=False, preprocessing=digits.preprocessing
+        )
+    assert (found.images, round(found.top1 * 359), round(found.reference_top1 * 359)) == (
+        359,
+        353,
+        353,
+    )
     assert (found.top1_low, found.top1_high) == clopper_pearson(353, 359)
     assert (found.agreement, found.flips, found.nonfinite) == (1, 0, 0)
     assert found.agreement_low == clopper_pearson(359, 359)[0]
@@ -123,14 +152,22 @@ def test_digits_through_onnx_runtime_are_as_often_right(
     from resnext_export.formats.onnx import export_onnx
 
     # A fixed batch that does not divide 359, and one with the normalisation inside.
-    for name, options in {"fixed": {"batch": BatchRange.parse("7")}, "baked": {"bake_preprocessing": True}}.items():
+    for name, options in {
+        "fixed": {"batch": BatchRange.parse("7")},
+        "baked": {"bake_preprocessing": True},
+    }.items():
         artifact = export_onnx(digits, tmp_path / name, **options)  # type: ignore[arg-type]  # of two kinds
         manifest = artifact.manifest
         with open_session("ort-cpu", artifact, CPU) as session:
             found = measure_accuracy(
-                session, source, reference, baked=manifest.preprocessing_baked, preprocessing=manifest.preprocessing,
-                resume=tmp_path / "resume", artifact_sha256=manifest.file_sha256,
-            )  # fmt: skip
+                session,
+                source,
+                reference,
+                baked=manifest.preprocessing_baked,
+                preprocessing=manifest.preprocessing,
+                resume=tmp_path / "resume",
+                artifact_sha256=manifest.file_sha256,
+            )
         assert (round(found.top1 * 359), found.flips, found.backend) == (353, 0, "ort-cpu")
         assert found.artifact_sha256 == manifest.file_sha256
         assert accuracy_failures(found) == ()
@@ -142,7 +179,10 @@ def test_fashion_mnist_is_right_on_91_4_percent_of_ten_thousand(tmp_path: Path) 
     weights = load_weights("fashion-mnist")
     source = source_for(weights, "fashion-mnist")
     reference = reference_logits_for(weights, source, tmp_path)
-    found = accuracy_from_logits(reference, reference, source.labels, source=source, backend="torch")  # type: ignore[arg-type]  # it has labels
+    assert source.labels is not None
+    found = accuracy_from_logits(
+        reference, reference, source.labels, source=source, backend="torch"
+    )
     assert found.images == 10_000
     assert round(found.top1, 3) == 0.914
     assert found.top5 is not None
@@ -170,9 +210,14 @@ def test_flips_are_counted_by_who_loses_and_by_margin(source: ImageSource) -> No
     assert found.constant_top1 == 5 / 8
     assert [entry.below for entry in found.flips_by_margin] == [*MARGINS, None]
     bins = np.searchsorted(MARGINS, margins / rms, side="right")
-    assert [entry.images for entry in found.flips_by_margin] == np.bincount(bins, minlength=6).tolist()
-    assert [entry.flips for entry in found.flips_by_margin] == np.bincount(bins[[0, 3, 4, 5, 6]], minlength=6).tolist()
-    # Of six classes the sixth falls out, which is no image's label; NaN has no label among its first.
+    assert [entry.images for entry in found.flips_by_margin] == np.bincount(
+        bins, minlength=6
+    ).tolist()
+    assert [entry.flips for entry in found.flips_by_margin] == np.bincount(
+        bins[[0, 3, 4, 5, 6]], minlength=6
+    ).tolist()
+    # Of six classes the sixth falls out, which is no image's label; NaN has no label among its
+    # first.
     assert found.top5 == 7 / 8
 
 
@@ -203,7 +248,9 @@ def test_the_last_batch_is_filled_and_its_copies_are_dropped(
 
     session = FakeSession(keep, (1, 8, 8), 10)
     session.inputs = (TensorSpec(name="input", dtype="float32", shape=(100, 1, 8, 8)),)
-    found = measure_accuracy(session, source, reference, baked=False, preprocessing=digits.preprocessing)
+    found = measure_accuracy(
+        session, source, reference, baked=False, preprocessing=digits.preprocessing
+    )
     assert found.images == 359
     assert [len(images) for images in seen] == [100] * 4
     np.testing.assert_array_equal(seen[3][59:], seen[3][:41])
@@ -224,7 +271,9 @@ def test_baked_sessions_get_pixels(digits: Weights, source: ImageSource, referen
     assert len(seen[0]) == 32  # where nobody chose
     np.testing.assert_array_equal(np.concatenate(seen)[:359], source.pixels(0, 359))
     with pytest.raises(BadInput, match="dtype float32, want uint8"):
-        measure_accuracy(session, source, reference, baked=False, preprocessing=digits.preprocessing)
+        measure_accuracy(
+            session, source, reference, baked=False, preprocessing=digits.preprocessing
+        )
 
 
 # ---- the gate, and what is planted for it
@@ -250,17 +299,30 @@ def infinite(logits: Logits) -> Logits:
         (lambda logits: np.roll(logits, 1, axis=0), "agree with the reference's on"),
         (lambda logits: np.full_like(logits, np.nan), "359 of 359 images"),
     ],
-    ids=["NaN in a row", "infinity in a row", "classes reversed", "classes shifted", "rows shifted", "all NaN"],
+    ids=[
+        "NaN in a row",
+        "infinity in a row",
+        "classes reversed",
+        "classes shifted",
+        "rows shifted",
+        "all NaN",
+    ],
 )
 def test_a_planted_fault_is_caught(
-    digits: Weights, source: ImageSource, reference: Logits, alter: Callable[[Logits], Logits], reason: str
+    digits: Weights,
+    source: ImageSource,
+    reference: Logits,
+    alter: Callable[[Logits], Logits],
+    reason: str,
 ) -> None:
     failures = accuracy_failures(judged(digits, source, reference, alter))
     assert any(reason in failure for failure in failures), failures
     assert all("\n" not in failure for failure in failures)
 
 
-def test_one_row_of_nan_fails_however_loose_the_gate(source: ImageSource, reference: Logits) -> None:
+def test_one_row_of_nan_fails_however_loose_the_gate(
+    source: ImageSource, reference: Logits
+) -> None:
     spoiled = reference.copy()
     spoiled[17, 4] = np.nan
     found = accuracy_from_logits(spoiled, reference, source.labels, source=source, backend="fake")  # type: ignore[arg-type]  # it has labels
@@ -282,11 +344,14 @@ def test_shifted_labels_are_caught_though_nothing_is_lost(
     assert "no better than one answer for all" in failure
 
 
-def test_labels_in_random_order_are_caught(digits: Weights, source: ImageSource, reference: Logits) -> None:
+def test_labels_in_random_order_are_caught(
+    digits: Weights, source: ImageSource, reference: Logits
+) -> None:
     assert source.labels is not None
     shuffled = replace(source, labels=np.random.default_rng(0).permutation(source.labels))
     assert any(
-        "no better than one answer" in failure for failure in accuracy_failures(judged(digits, shuffled, reference))
+        "no better than one answer" in failure
+        for failure in accuracy_failures(judged(digits, shuffled, reference))
     )
 
 
@@ -295,7 +360,9 @@ def test_a_wrong_normalisation_of_the_candidate_is_caught(
 ) -> None:
     wrong = digits.preprocessing.model_copy(update={"mean": (-0.7,)})
     with open_session("torch", digits, CPU) as session:
-        found = measure_accuracy(session, source, reference, batch=50, baked=False, preprocessing=wrong)
+        found = measure_accuracy(
+            session, source, reference, batch=50, baked=False, preprocessing=wrong
+        )
     assert any("agree with" in failure for failure in accuracy_failures(found)), found
 
 
@@ -304,7 +371,9 @@ def three_bits(weights: Weights) -> Weights:
     state = dict(weights.state_dict)
     for name, value in state.items():
         if name.endswith("weight") and value.ndim > 1:
-            step = value.abs().amax(dim=tuple(range(1, value.ndim)), keepdim=True).clamp(min=1e-12) / 3
+            step = (
+                value.abs().amax(dim=tuple(range(1, value.ndim)), keepdim=True).clamp(min=1e-12) / 3
+            )
             state[name] = (value / step).round() * step
     return replace(weights, state_dict=state)
 
@@ -328,7 +397,9 @@ def test_weights_of_three_bits_are_caught(tmp_path: Path) -> None:
 
 
 def made_up(losing: int, winning: int, both: int, images: int, source: ImageSource) -> Accuracy:
-    """An outcome with so many flips; ``both`` of them wrong before and after. The reference's margin is wide."""
+    """An outcome with so many flips; ``both`` of them wrong before and after. The reference's
+    margin is wide.
+    """
     reference = np.zeros((images, 6))
     labels = np.arange(images) % 6
     reference[np.arange(images), labels] = 3
@@ -345,12 +416,15 @@ def made_up(losing: int, winning: int, both: int, images: int, source: ImageSour
 @pytest.mark.parametrize(
     ("losing", "winning", "both", "failed"),
     [
-        (10, 0, 0, ""), (11, 0, 0, "top-1 98.90% is 1.10% under the reference's 100.00%, and may be 1.00%"),
-        (15, 5, 0, ""), (15, 4, 0, "is 1.10% under"), (0, 0, 20, ""),
+        (10, 0, 0, ""),
+        (11, 0, 0, "top-1 98.90% is 1.10% under the reference's 100.00%, and may be 1.00%"),
+        (15, 5, 0, ""),
+        (15, 4, 0, "is 1.10% under"),
+        (0, 0, 20, ""),
         (0, 0, 21, "on 97.90% of 1000 images, want 98.00%"),
         (0, 21, 0, "on 97.90%"),
     ],
-)  # fmt: skip
+)
 def test_the_gate_closes_just_past_its_limits(
     source: ImageSource, losing: int, winning: int, both: int, failed: str
 ) -> None:
@@ -362,7 +436,9 @@ def test_the_gate_closes_just_past_its_limits(
 def test_a_limit_that_is_not_a_number_lets_nothing_through(source: ImageSource) -> None:
     found = made_up(0, 0, 0, 1000, source)
     assert accuracy_failures(found) == ()
-    assert len(accuracy_failures(found, max_top1_loss=float("nan"), min_agreement=float("nan"))) == 2
+    assert (
+        len(accuracy_failures(found, max_top1_loss=float("nan"), min_agreement=float("nan"))) == 2
+    )
 
 
 def test_too_few_images_prove_nothing(source: ImageSource) -> None:
@@ -381,10 +457,17 @@ def test_the_outcome_is_frozen_and_strict(source: ImageSource) -> None:
 # ---- calls that cannot be served
 
 
-def test_what_cannot_be_measured_is_refused(digits: Weights, source: ImageSource, reference: Logits) -> None:
+def test_what_cannot_be_measured_is_refused(
+    digits: Weights, source: ImageSource, reference: Logits
+) -> None:
     def call(error: type[ResnextError], message: str, **changes: Any) -> None:
-        arguments = {"session": FakeSession(None, (1, 8, 8), 10), "source": source, "reference": reference,
-                     "baked": False, "preprocessing": digits.preprocessing}  # fmt: skip
+        arguments = {
+            "session": FakeSession(None, (1, 8, 8), 10),
+            "source": source,
+            "reference": reference,
+            "baked": False,
+            "preprocessing": digits.preprocessing,
+        }
         with pytest.raises(error, match=message) as caught:
             measure_accuracy(**{**arguments, **changes})
         assert "\n" not in str(caught.value)
@@ -398,11 +481,21 @@ def test_what_cannot_be_measured_is_refused(digits: Weights, source: ImageSource
     call(UsageError, "reference itself is NaN", reference=reference * np.nan)
     call(UsageError, "the session takes batch 4, not 5", session=fixed, batch=5)
     call(UsageError, "the session takes batch of at least 1, not 0", batch=0)
-    call(UsageError, "another preprocessing", preprocessing=digits.preprocessing.model_copy(update={"resize": 9}))
+    call(
+        UsageError,
+        "another preprocessing",
+        preprocessing=digits.preprocessing.model_copy(update={"resize": 9}),
+    )
     call(UsageError, "live model", resume=Path("anywhere"))
-    call(BadInput, "labels 1 to 10, and the network 10 classes", source=replace(source, labels=labels + 1))
+    call(
+        BadInput,
+        "labels 1 to 10, and the network 10 classes",
+        source=replace(source, labels=labels + 1),
+    )
     call(BadInput, "labels -1 to 8", source=replace(source, labels=labels - 1))
-    call(SessionFailed, r"shape \(32, 7\), want \(32, 10\)", session=FakeSession(None, (1, 8, 8), 7))
+    call(
+        SessionFailed, r"shape \(32, 7\), want \(32, 10\)", session=FakeSession(None, (1, 8, 8), 7)
+    )
 
 
 def test_a_reference_needs_images_read_as_the_weights_say(digits: Weights, tmp_path: Path) -> None:
@@ -419,7 +512,9 @@ class Stopped(Exception):
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[int]:
-    """Count the images of each chunk of reference logits that is computed; stop in the midst of one, if asked."""
+    """Count the images of each chunk of reference logits that is computed; stop in the midst of
+    one, if asked.
+    """
     chunks: list[int] = []
     real = torch_session.reference_logits
 
@@ -464,7 +559,9 @@ def test_logits_of_other_weights_images_or_preprocessing_are_not_taken(
     reference_logits_for(digits, first, tmp_path)
     assert len(chunks) == 12
     reference_logits_for(
-        replace(digits, preprocessing=digits.preprocessing.model_copy(update={"mean": (0.0,)})), few, tmp_path
+        replace(digits, preprocessing=digits.preprocessing.model_copy(update={"mean": (0.0,)})),
+        few,
+        tmp_path,
     )
     assert len(chunks) == 18
 
@@ -506,7 +603,11 @@ def test_a_damaged_chunk_is_computed_again(
 
 @pytest.mark.usefixtures("small_chunks")
 def test_a_chunk_is_written_whole_or_not_at_all(
-    digits: Weights, few: ImageSource, few_logits: Logits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Weights,
+    few: ImageSource,
+    few_logits: Logits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(_file: Any, _array: Any) -> None:
         _file.write(b"half")
@@ -521,7 +622,9 @@ def test_a_chunk_is_written_whole_or_not_at_all(
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".npy", ""}
 
 
-def test_a_folder_that_cannot_be_used_is_named(digits: Weights, few: ImageSource, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_used_is_named(
+    digits: Weights, few: ImageSource, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MissingRequirement, match=r"cannot keep logits in .*file"):
         reference_logits_for(digits, few, tmp_path / "file")
@@ -545,12 +648,20 @@ def test_an_interrupted_candidate_goes_on_where_it_stopped(
 
         return FakeSession(function, (1, 8, 8), 10)
 
-    def measured(session: FakeSession, sha256: str = SHA, batch: int = 4, **changes: Any) -> Accuracy:
+    def measured(
+        session: FakeSession, sha256: str = SHA, batch: int = 4, **changes: Any
+    ) -> Accuracy:
         preprocessing = digits.preprocessing.model_copy(update=changes)
         return measure_accuracy(
-            session, few, few_logits, batch=batch, baked=False, preprocessing=preprocessing,
-            resume=tmp_path, artifact_sha256=sha256,
-        )  # fmt: skip
+            session,
+            few,
+            few_logits,
+            batch=batch,
+            baked=False,
+            preprocessing=preprocessing,
+            resume=tmp_path,
+            artifact_sha256=sha256,
+        )
 
     with pytest.raises(Stopped):
         measured(candidate(stop_after=10))  # two chunks of four runs, and two runs of the third
@@ -590,27 +701,25 @@ def test_progress_is_shown_by_chunk(digits: Weights, few: ImageSource, tmp_path:
 @pytest.mark.slow
 def test_processes_that_share_a_folder_share_the_work(reference: Logits, tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nimport numpy as np\n"
-        "import resnext.verify.accuracy as module\nfrom resnext.runtimes.pytorch import session as torch_session\n"
-        "from resnext.images.sources import image_source\nfrom resnext.weights.spec import load_weights\n"
-        "module._CHUNK_IMAGES = 8\n"
-        "real, count = torch_session.reference_logits, 0\n"
-        "def counting(*arguments):\n"
-        "    global count\n"
-        "    count += 1\n"
-        "    return real(*arguments)\n"
-        "torch_session.reference_logits = counting\n"
-        "weights = load_weights('digits')\n"
-        "source = image_source('digits', weights.preprocessing, split='test')\n"
-        "np.save(sys.argv[2], module.reference_logits_for(weights, source, Path(sys.argv[1])))\n"
-        "print(count)\n"
+        "import sys\nfrom pathlib import Path\nimport numpy as np\nimport resnext.verify.accuracy"
+        " as module\nfrom resnext.runtimes.pytorch import session as torch_session\nfrom"
+        " resnext.images.sources import image_source\nfrom resnext.weights.spec import"
+        " load_weights\nmodule._CHUNK_IMAGES = 8\nreal, count = torch_session.reference_logits,"
+        " 0\ndef counting(*arguments):\n    global count\n    count += 1\n    return"
+        " real(*arguments)\ntorch_session.reference_logits = counting\nweights ="
+        " load_weights('digits')\nsource = image_source('digits', weights.preprocessing,"
+        " split='test')\nnp.save(sys.argv[2], module.reference_logits_for(weights, source,"
+        " Path(sys.argv[1])))\nprint(count)\n"
     )
     outputs = [tmp_path / f"{number}.npy" for number in range(3)]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", script, str(tmp_path / "kept"), str(output)],
             stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},  # threads of three processes would stand in each other's way
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+            },  # threads of three processes would stand in each other's way
         )
         for output in outputs
     ]

@@ -18,13 +18,26 @@ from resnext_bench.report import HEADINGS
 from resnext_bench.result import read_run
 from resnext_export.formats.onnx import export_onnx
 
-FAST = ["--weights", "digits", "--device", "cpu", "--duration", "0.2", "--rounds", "3", "--warmup", "0.05"]
+FAST = [
+    "--weights",
+    "digits",
+    "--device",
+    "cpu",
+    "--duration",
+    "0.2",
+    "--rounds",
+    "3",
+    "--warmup",
+    "0.05",
+]
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr("resnext_bench.checks.MOST_ROUND_SPREAD", 9.0)  # a busy test machine proves nothing here
+    monkeypatch.setattr(
+        "resnext_bench.checks.MOST_ROUND_SPREAD", 9.0
+    )  # a busy test machine proves nothing here
 
 
 def bench(*args: str) -> Result:
@@ -32,12 +45,25 @@ def bench(*args: str) -> Result:
 
 
 def test_two_backends_and_two_batches_give_four_valid_rows_and_reports(tmp_path: Path) -> None:
-    result = bench("--backend", "torch,ort", "--batch", "1,8", "--json", f"{tmp_path}/r.json",
-                   "--markdown", f"{tmp_path}/r.md")  # fmt: skip
+    result = bench(
+        "--backend",
+        "torch,ort",
+        "--batch",
+        "1,8",
+        "--json",
+        f"{tmp_path}/r.json",
+        "--markdown",
+        f"{tmp_path}/r.md",
+    )
     assert result.exit_code == 0, result.output
     assert result.output.count("VALID") == 4
     run = read_run(tmp_path / "r.json")
-    assert [(row.backend, row.batch) for row in run.rows] == [("torch", 1), ("ort", 1), ("torch", 8), ("ort", 8)]
+    assert [(row.backend, row.batch) for row in run.rows] == [
+        ("torch", 1),
+        ("ort", 1),
+        ("torch", 8),
+        ("ort", 8),
+    ]
     for row in run.rows:
         timing = row.timings[0]
         assert timing.boundary == "host"
@@ -75,7 +101,16 @@ def test_an_artifact_that_was_named_is_what_runs(tmp_path: Path) -> None:
 
 
 def test_enough_samples_give_p90_and_p99(tmp_path: Path) -> None:
-    bench("--backend", "ort-cpu", "--samples", "662", "--duration", "0.01", "--json", f"{tmp_path}/r.json")
+    bench(
+        "--backend",
+        "ort-cpu",
+        "--samples",
+        "662",
+        "--duration",
+        "0.01",
+        "--json",
+        f"{tmp_path}/r.json",
+    )
     stats = read_run(tmp_path / "r.json").rows[0].timings[0].stats
     assert stats.count >= 662
     assert stats.p99_ns is not None
@@ -104,7 +139,11 @@ def test_a_missing_gpu_has_its_row_and_exit_code_3(tmp_path: Path) -> None:
         (["--backend", "torch", "--batch", "1,x"], 2, "at least 1"),
         (["--backend", "torch", "--duration", "0"], 2, "duration"),
         (["--backend", "torch", "--model", "resnext50"], 2, "did you mean 'resnext50_32x4d'"),
-        (["--backend", "ort-cpu", "--artifact", "/nowhere/at/all"], 4, "no artifact at /nowhere/at/all"),
+        (
+            ["--backend", "ort-cpu", "--artifact", "/nowhere/at/all"],
+            4,
+            "no artifact at /nowhere/at/all",
+        ),
         (["--backend", "torch", "--json", "/proc/nowhere/r.json"], 3, "cannot write"),
     ],
 )
@@ -163,14 +202,28 @@ def test_peak_memory_sees_what_a_block_takes() -> None:
 
 def test_accuracy_stands_beside_latency_and_is_that_of_the_shipped_network(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    result = bench("--backend", "torch,ort-cpu", "--batch", "8", "--accuracy", "digits", "--json", f"{tmp_path}/r.json",
-                   "--markdown", f"{tmp_path}/r.md")  # fmt: skip
+    result = bench(
+        "--backend",
+        "torch,ort-cpu",
+        "--batch",
+        "8",
+        "--accuracy",
+        "digits",
+        "--json",
+        f"{tmp_path}/r.json",
+        "--markdown",
+        f"{tmp_path}/r.md",
+    )
     assert result.exit_code == 0, result.output
     assert "test top-1" in result.output
     run = read_run(tmp_path / "r.json")
     for row in run.rows:
         assert row.accuracy is not None
-        assert (row.accuracy.images, row.accuracy.losing_flips, row.accuracy.winning_flips) == (359, 0, 0)
+        assert (row.accuracy.images, row.accuracy.losing_flips, row.accuracy.winning_flips) == (
+            359,
+            0,
+            0,
+        )
         assert row.accuracy.top1 == pytest.approx(353 / 359)
         assert row.accuracy.top1_low < row.accuracy.top1 < row.accuracy.top1_high
     assert run.rows[1].accuracy is not None

@@ -1,4 +1,6 @@
-"""A benchmark that runs out of time, or is asked to stop, reports what it has and says what is missing."""
+"""A benchmark that runs out of time, or is asked to stop, reports what it has and says what is
+missing.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ CELLS = tuple(Cell(name, 1) for name in "abc")
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr("resnext_bench.checks.MOST_ROUND_SPREAD", 9.0)  # a busy test machine proves nothing here
+    monkeypatch.setattr(
+        "resnext_bench.checks.MOST_ROUND_SPREAD", 9.0
+    )  # a busy test machine proves nothing here
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +52,19 @@ def digits() -> Weights:
 @pytest.mark.parametrize(
     ("max_seconds", "gone_s", "opening_over", "over"),
     [
-        (10, 4.9, False, False), (10, 5.0, True, False), (10, 9.9, True, False), (10, 10.0, True, True),
+        (10, 4.9, False, False),
+        (10, 5.0, True, False),
+        (10, 9.9, True, False),
+        (10, 10.0, True, True),
         (None, 1e6, False, False),
     ],
-)  # fmt: skip
+)
 def test_half_of_the_time_is_for_opening_and_the_rest_for_measuring(
-    monkeypatch: pytest.MonkeyPatch, max_seconds: float | None, gone_s: float, opening_over: bool, over: bool
+    monkeypatch: pytest.MonkeyPatch,
+    max_seconds: float | None,
+    gone_s: float,
+    opening_over: bool,
+    over: bool,
 ) -> None:
     now = 100.0
     monkeypatch.setattr("resnext_bench.deadline.time", SimpleNamespace(monotonic=lambda: now))
@@ -80,16 +91,26 @@ class After(Deadline):
         return self._left < 0
 
 
-def measured(steps: int, min_samples: int = 60, rounds: int = 5) -> tuple[dict[str, int], dict[str, str]]:
-    """Rounds and errors by cell of three cells that do nothing, of which ``steps`` warm-ups and visits begin."""
-    subjects = {cell: Subject(FakeSession(), {"input": np.zeros((1, 1), np.float32)}) for cell in CELLS}
+def measured(
+    steps: int, min_samples: int = 60, rounds: int = 5
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Rounds and errors by cell of three cells that do nothing, of which ``steps`` warm-ups and
+    visits begin.
+    """
+    subjects = {
+        cell: Subject(FakeSession(), {"input": np.zeros((1, 1), np.float32)}) for cell in CELLS
+    }
     plan = Plan(CELLS, 1e-9, rounds, 0.0, min_samples)
     found = measure(subjects, plan, deadline=After(steps))
     kept = {cell.backend: len(samples.host_ns) for cell, samples in found.items()}
-    return kept, {cell.backend: str(samples.error) for cell, samples in found.items() if samples.error}
+    return kept, {
+        cell.backend: str(samples.error) for cell, samples in found.items() if samples.error
+    }
 
 
-@pytest.mark.parametrize(("visits", "kept"), [(3, 1), (4, 1), (5, 1), (6, 2), (8, 2), (14, 4), (15, 5)])
+@pytest.mark.parametrize(
+    ("visits", "kept"), [(3, 1), (4, 1), (5, 1), (6, 2), (8, 2), (14, 4), (15, 5)]
+)
 def test_cells_that_end_early_keep_the_rounds_that_all_of_them_had(visits: int, kept: int) -> None:
     assert measured(3 + visits) == (dict.fromkeys("abc", kept), {})
 
@@ -99,14 +120,18 @@ def test_what_the_device_did_is_cut_like_the_hosts_times(monkeypatch: pytest.Mon
         cuda_stream = 1
 
     monkeypatch.setattr("resnext_bench.measure.time_device", lambda _, count: ([1] * count, count))
-    subjects = {cell: Subject(OnStream(), {"input": np.zeros((1, 1), np.float32)}) for cell in CELLS}
-    found = measure(subjects, Plan(CELLS, 1e-9, 5, 0.0, 60), deadline=After(3 + 8), gpu_state=GpuState)
+    subjects = {
+        cell: Subject(OnStream(), {"input": np.zeros((1, 1), np.float32)}) for cell in CELLS
+    }
+    found = measure(
+        subjects, Plan(CELLS, 1e-9, 5, 0.0, 60), deadline=After(3 + 8), gpu_state=GpuState
+    )
     for samples in found.values():
         kept = samples.host_ns, samples.device_ns, samples.device_wall_ns, samples.gpu
         assert [len(rounds) for rounds in kept] == [2, 2, 2, 2]
 
 
-def test_a_cell_that_was_not_reached_in_the_first_round_is_out_of_time_and_the_others_keep_theirs() -> None:
+def test_a_cell_not_reached_in_the_first_round_is_out_of_time_and_others_keep_theirs() -> None:
     rounds, errors = measured(3 + 2)
     assert sorted(rounds.values()) == [0, 1, 1]
     assert errors == {name: OUT_OF_TIME for name, count in rounds.items() if count == 0}
@@ -134,8 +159,12 @@ def test_rounds_of_unequal_number_are_never_paired() -> None:
         ratio_by_round([[1], [2]], [[1]])
 
 
-def real_or_fake(digits: Weights, does: Callable[[str], None] = lambda _: None) -> Callable[..., Session]:
-    """Opens sessions that compute the right logits; each run calls ``does`` with the backend's name first."""
+def real_or_fake(
+    digits: Weights, does: Callable[[str], None] = lambda _: None
+) -> Callable[..., Session]:
+    """Opens sessions that compute the right logits; each run calls ``does`` with the backend's name
+    first.
+    """
 
     def opens(name: str, _subject: Any, options: SessionOptions) -> Session:
         real = session.open_session(digits, options, "torch")
@@ -195,7 +224,9 @@ def test_a_run_that_ends_early_is_compared_all_the_same_and_says_how_many_rounds
     assert rounds_done(run_with(digits, Deadline())) == "4"
 
 
-def test_labelled_images_are_not_run_after_the_time_is_over(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labelled_images_are_not_run_after_the_time_is_over(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bench_run, "open_session", real_or_fake(digits))
     labelled = cast("Labelled", SimpleNamespace(measure=lambda *_: pytest.fail("images were run")))
     for row in run_with(digits, After(2 + 8), labelled).rows:
@@ -204,11 +235,33 @@ def test_labelled_images_are_not_run_after_the_time_is_over(digits: Weights, mon
 
 
 def bench(tmp_path: Path, *args: str) -> Result:
-    small = ["--weights", "digits", "--device", "cpu", "--duration", "0.2", "--rounds", "3", "--warmup", "0"]
+    small = [
+        "--weights",
+        "digits",
+        "--device",
+        "cpu",
+        "--duration",
+        "0.2",
+        "--rounds",
+        "3",
+        "--warmup",
+        "0",
+    ]
     return CliRunner().invoke(
-        cli.main, [*small, "--backend", "torch,torch-compile", "--samples", "60", "--json", f"{tmp_path}/r.json",
-                       "--markdown", f"{tmp_path}/r.md", *args],
-    )  # fmt: skip
+        cli.main,
+        [
+            *small,
+            "--backend",
+            "torch,torch-compile",
+            "--samples",
+            "60",
+            "--json",
+            f"{tmp_path}/r.json",
+            "--markdown",
+            f"{tmp_path}/r.md",
+            *args,
+        ],
+    )
 
 
 def test_a_command_without_time_still_reports(tmp_path: Path) -> None:
@@ -247,7 +300,9 @@ def test_a_signal_while_measuring_stops_it_and_what_was_measured_is_written(
 ) -> None:
     before = signal.getsignal(number)
     # Two warm-ups of three runs each, then four visits of at least 1 + 20 runs.
-    monkeypatch.setattr(bench_run, "open_session", real_or_fake(digits, Signalling(number, 6 + 2 * 21 + 5)))
+    monkeypatch.setattr(
+        bench_run, "open_session", real_or_fake(digits, Signalling(number, 6 + 2 * 21 + 5))
+    )
     result = bench(tmp_path, "--duration", "0.001")
     assert result.exit_code == 130, result.output
     assert result.stderr.splitlines()[-1] == "interrupted; what was measured before is reported"
@@ -262,9 +317,13 @@ def test_a_signal_while_measuring_stops_it_and_what_was_measured_is_written(
 def test_cells_that_a_signal_left_without_samples_say_so(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(bench_run, "open_session", real_or_fake(digits, Signalling(signal.SIGTERM, 2)))
+    monkeypatch.setattr(
+        bench_run, "open_session", real_or_fake(digits, Signalling(signal.SIGTERM, 2))
+    )
     assert bench(tmp_path).exit_code == 130
-    assert [row.reasons for row in read_run(tmp_path / "r.json").rows] == [("not measured: interrupted",)] * 2
+    assert [row.reasons for row in read_run(tmp_path / "r.json").rows] == [
+        ("not measured: interrupted",)
+    ] * 2
 
 
 def test_signals_do_what_they_did_before_once_measuring_is_over() -> None:
@@ -274,15 +333,21 @@ def test_signals_do_what_they_did_before_once_measuring_is_over() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_second_signal_stops_at_once(digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(bench_run, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 8, 9)))
+def test_a_second_signal_stops_at_once(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        bench_run, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 8, 9))
+    )
     result = bench(tmp_path)
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "interrupted; nothing half-written was left"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_signal_while_opening_stops_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_signal_while_opening_stops_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def opens(*_: Any) -> Session:
         signal.raise_signal(signal.SIGTERM)
         return FakeSession()
@@ -292,8 +357,12 @@ def test_a_signal_while_opening_stops_at_once(monkeypatch: pytest.MonkeyPatch, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_signals_of_a_caller_from_python_are_left_alone(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_run, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 8)))
+def test_signals_of_a_caller_from_python_are_left_alone(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        bench_run, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 8))
+    )
     with pytest.raises(KeyboardInterrupt):
         run_with(digits, Deadline())
 
@@ -303,11 +372,20 @@ def test_a_log_has_a_line_for_each_step_with_the_time_gone_and_stdout_stays_clea
 ) -> None:
     monkeypatch.setattr(bench_run, "open_session", real_or_fake(digits))
     result = bench(tmp_path, "--json", "-", "--duration", "0.001")
-    steps = [line.split(" s  ")[1] for line in result.stderr.splitlines() if line[:7].strip()[:1].isdigit()]
+    steps = [
+        line.split(" s  ")[1]
+        for line in result.stderr.splitlines()
+        if line[:7].strip()[:1].isdigit()
+    ]
     assert steps == [
-        "opening torch batch 1", "opening torch-compile batch 1",
-        "warming up torch batch 1", "warming up torch-compile batch 1",
-        "round 1/3", "round 2/3", "round 3/3",
-        "comparing the outputs of torch batch 1", "comparing the outputs of torch-compile batch 1",
-    ]  # fmt: skip
+        "opening torch batch 1",
+        "opening torch-compile batch 1",
+        "warming up torch batch 1",
+        "warming up torch-compile batch 1",
+        "round 1/3",
+        "round 2/3",
+        "round 3/3",
+        "comparing the outputs of torch batch 1",
+        "comparing the outputs of torch-compile batch 1",
+    ]
     assert Run.model_validate_json(result.stdout).rounds == 3

@@ -1,4 +1,6 @@
-"""GPU acceptance keeps what it has measured, whatever fails, hangs or kills it, and lets nothing wrong pass."""
+"""GPU acceptance keeps what it has measured, whatever fails, hangs or kills it, and lets nothing
+wrong pass.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +34,22 @@ ROOT = Path(__file__).parents[2]
 def test_make_adds_to_the_callers_pythonpath(tmp_path: Path) -> None:
     (tmp_path / "carried.py").write_text("")
     python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import carried, resnext, resnext_bench, gpu_acceptance'\n")
+    python.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'import carried, resnext, resnext_bench,"
+        " gpu_acceptance'\n"
+    )
     python.chmod(0o755)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     made = ["make", "gpu-accept", f"PYTHON={python}"]
-    done = subprocess.run(made, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        made, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
-def test_steps_get_the_callers_pythonpath_behind_the_toolkits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_get_the_callers_pythonpath_behind_the_toolkits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PYTHONPATH", "/carried")
     paths = gpu_accept.environment()["PYTHONPATH"].split(os.pathsep)
     assert paths == [str(ROOT), str(ROOT / "export"), str(ROOT / "benchmarks"), "/carried"]
@@ -49,8 +58,9 @@ def test_steps_get_the_callers_pythonpath_behind_the_toolkits(monkeypatch: pytes
 def test_the_light_steps_need_no_pydantic(tmp_path: Path) -> None:
     blocked = "import sys; sys.modules['pydantic'] = sys.modules['platformdirs'] = None\n"
     code = (
-        f"{blocked}from gpu_acceptance import steps; import gpu_accept\nfolder = {str(tmp_path)!r}\n"
-        "steps.main(['environment', '--rows', folder + '/rows.jsonl', '--cache', folder, '--rehearse'])"
+        f"{blocked}from gpu_acceptance import steps; import gpu_accept\nfolder ="
+        f" {str(tmp_path)!r}\nsteps.main(['environment', '--rows', folder + '/rows.jsonl',"
+        " '--cache', folder, '--rehearse'])"
     )
     subprocess.run([sys.executable, "-c", code], env=gpu_accept.environment(), check=True)
     assert [row["status"] for row in read_rows(tmp_path / "rows.jsonl")] == ["ok"]
@@ -75,17 +85,27 @@ def test_an_unknown_step_names_those_there_are() -> None:
 
 @pytest.fixture
 def accept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., gpu_accept.Acceptance]:
-    """An acceptance whose steps are the Python programs given by name; `ROW` in them appends a row."""
+    """An acceptance whose steps are the Python programs given by name; `ROW` in them appends a
+    row.
+    """
     monkeypatch.setattr(gpu_accept, "GRACE_S", 0.5)
     monkeypatch.setattr(gpu_accept, "LEAST_S", 0.5)
     monkeypatch.setattr(gpu_accept, "RESERVE_S", 0.0)
 
-    def make(budget: float = 60.0, share: float | None = 20.0, **programs: str) -> gpu_accept.Acceptance:
+    def make(
+        budget: float = 60.0, share: float | None = 20.0, **programs: str
+    ) -> gpu_accept.Acceptance:
         run = gpu_accept.Acceptance(
-            tmp_path / "out", time.monotonic() + budget, rehearse=True, resume=False,
-            steps=tuple(gpu_accept.Step(name, share) for name in programs), budget_s=budget, code="c", created="now",
+            tmp_path / "out",
+            time.monotonic() + budget,
+            rehearse=True,
+            resume=False,
+            steps=tuple(gpu_accept.Step(name, share) for name in programs),
+            budget_s=budget,
+            code="c",
+            created="now",
             outcomes={name: gpu_accept.Outcome() for name in programs},
-        )  # fmt: skip
+        )
         run.out.mkdir()
 
         def command(step: gpu_accept.Step, _limit_s: float, _scratch: Path) -> list[str]:
@@ -120,25 +140,46 @@ def test_what_fails_or_hangs_is_a_line_and_the_rest_goes_on(
         last="ROW('d', status='failed', error='wrong')",
     )
     run.run()
-    assert statuses(run) == {"first": "done", "broken": "failed", "hangs": "timeout", "last": "done"}
+    assert statuses(run) == {
+        "first": "done",
+        "broken": "failed",
+        "hangs": "timeout",
+        "last": "done",
+    }
     assert [row["cell"] for row in read_rows(run.rows_path)] == ["a", "b", "c", "d"]
     stored = json.loads((run.out / "accept.json").read_text())
     assert stored["problems"] == [
-        "step broken: failed exit 1: ValueError: the reason", "step hangs: timeout", "last: d: wrong",
-    ]  # fmt: skip
+        "step broken: failed exit 1: ValueError: the reason",
+        "step hangs: timeout",
+        "last: d: wrong",
+    ]
     printed = capsys.readouterr().out
-    assert printed.index("first: a") < printed.index("broken: b") < printed.index("hangs: c") < printed.index("last: d")
+    assert (
+        printed.index("first: a")
+        < printed.index("broken: b")
+        < printed.index("hangs: c")
+        < printed.index("last: d")
+    )
     assert "hanging" in (run.out / "steps.log").read_text()
 
 
-def test_what_a_step_started_and_left_behind_ends_with_it(accept: Callable[..., gpu_accept.Acceptance]) -> None:
-    orphan = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)']); ROW(str(child.pid))\n"
+def test_what_a_step_started_and_left_behind_ends_with_it(
+    accept: Callable[..., gpu_accept.Acceptance],
+) -> None:
+    orphan = (
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)']);"
+        " ROW(str(child.pid))\n"
+    )
     run = accept(share=4.0, ends=orphan, hangs=orphan + "time.sleep(60)")
     run.run()
     for row in read_rows(run.rows_path):
         status = Path(f"/proc/{row['cell']}/status")
         deadline = time.monotonic() + 5
-        while status.exists() and "State:\tZ" not in status.read_text() and time.monotonic() < deadline:
+        while (
+            status.exists()
+            and "State:\tZ" not in status.read_text()
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
         assert not status.exists() or "State:\tZ" in status.read_text()
 
@@ -164,15 +205,27 @@ def test_a_rows_file_that_a_kill_cut_short_is_read_and_written_on(tmp_path: Path
 
 def test_the_last_row_of_a_cell_counts() -> None:
     rows = [
-        {"step": "s", "cell": "a", "status": "failed"}, {"step": "s", "cell": "b", "status": "ok"},
+        {"step": "s", "cell": "a", "status": "failed"},
+        {"step": "s", "cell": "b", "status": "ok"},
         {"step": "s", "cell": "a", "status": "ok"},
-    ]  # fmt: skip
+    ]
     assert gpu_accept.latest(rows) == [rows[2], rows[1]]
 
 
 def real(out: Path, *more: str, steps: str = "ceilings,eager") -> list[str]:
     script = str(ROOT / "benchmarks" / "gpu_accept.py")
-    return [sys.executable, script, "--out", str(out), "--rehearse", "--budget", "300", "--steps", steps, *more]
+    return [
+        sys.executable,
+        script,
+        "--out",
+        str(out),
+        "--rehearse",
+        "--budget",
+        "300",
+        "--steps",
+        steps,
+        *more,
+    ]
 
 
 def killed(out: Path, how: signal.Signals, after_s: float, *more: str) -> int:
@@ -189,7 +242,9 @@ def assert_whole(out: Path) -> None:
     stored = json.loads((out / "accept.json").read_text())
     assert stored["steps"].keys() == {"ceilings", "eager"}
     assert (out / "accept.md").read_text().startswith("# GPU acceptance")
-    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} <= set(gpu_accept.RESULTS)
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} <= set(
+        gpu_accept.RESULTS
+    )
     deadline = time.monotonic() + 5
     while (left := steps_of(out)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -198,7 +253,9 @@ def assert_whole(out: Path) -> None:
 
 def steps_of(out: Path) -> str:
     """Process ids of steps that write into ``out``."""
-    found = subprocess.run(["pgrep", "-f", f"--rows {out}/rows.jsonl"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["pgrep", "-f", f"--rows {out}/rows.jsonl"], capture_output=True, text=True, check=False
+    )
     return found.stdout
 
 
@@ -228,7 +285,9 @@ def test_thirty_kills_at_random_leave_everything_whole_and_resume_ends_it(tmp_pa
         if (out / "accept.json").exists():
             assert_whole(out)
     environment = {**gpu_accept.environment(), "RESNEXT_CACHE_DIR": str(tmp_path / "cache")}
-    done = subprocess.run(real(out, "--resume"), env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        real(out, "--resume"), env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
     cells = [(row["step"], row["cell"]) for row in read_rows(out / "rows.jsonl")]
     assert len(cells) == len(set(cells)) == 6 + 16
@@ -242,13 +301,17 @@ def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     before = torch.get_num_threads()
 
     def make(step: str = "eager", *, resume: bool = False) -> Bench:
-        return Bench(step, tmp_path / "rows.jsonl", tmp_path / "cache", rehearse=True, resume=resume)
+        return Bench(
+            step, tmp_path / "rows.jsonl", tmp_path / "cache", rehearse=True, resume=resume
+        )
 
     yield make
     torch.set_num_threads(before)
 
 
-def of(bench: Bench, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], tuple[Forward, int, str]]:
+def of(
+    bench: Bench, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Callable[[], tuple[Forward, int, str]]:
     """A cell whose logits are changed."""
 
     def make() -> tuple[Forward, int, str]:
@@ -260,12 +323,16 @@ def of(bench: Bench, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable
 
 
 def nothing(logits: torch.Tensor, kept: list[torch.Tensor]) -> torch.Tensor:
-    """What a graph that writes nowhere leaves: the logits of the first run, whoever has overwritten them since."""
+    """What a graph that writes nowhere leaves: the logits of the first run, whoever has overwritten
+    them since.
+    """
     kept.append(logits)
     return kept[0]
 
 
-def test_wrong_nan_and_unwritten_outputs_fail_and_right_ones_pass(bench: Callable[..., Bench]) -> None:
+def test_wrong_nan_and_unwritten_outputs_fail_and_right_ones_pass(
+    bench: Callable[..., Bench],
+) -> None:
     kept: list[torch.Tensor] = []
     where = bench()
     cells: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -277,7 +344,13 @@ def test_wrong_nan_and_unwritten_outputs_fail_and_right_ones_pass(bench: Callabl
     }
     measure_group(where, {name: of(where, change) for name, change in cells.items()})
     found = {row["cell"]: row["status"] for row in read_rows(where.rows)}
-    assert found == {"right": "ok", "scaled": "failed", "rolled": "failed", "nan": "failed", "unwritten": "failed"}
+    assert found == {
+        "right": "ok",
+        "scaled": "failed",
+        "rolled": "failed",
+        "nan": "failed",
+        "unwritten": "failed",
+    }
 
 
 def test_a_cell_that_raises_is_a_row_with_the_first_line(bench: Callable[..., Bench]) -> None:
@@ -293,7 +366,10 @@ def test_a_cell_that_raises_is_a_row_with_the_first_line(bench: Callable[..., Be
 
 def test_a_cell_that_cannot_be_compared_takes_no_other_with_it(bench: Callable[..., Bench]) -> None:
     where = bench()
-    cells = {"right": of(where, lambda logits: logits), "odd": of(where, lambda logits: logits[:, :3])}
+    cells = {
+        "right": of(where, lambda logits: logits),
+        "odd": of(where, lambda logits: logits[:, :3]),
+    }
     measure_group(where, {**cells, "also right": of(where, lambda logits: logits)})
     found = {row["cell"]: row["status"] for row in read_rows(where.rows)}
     assert found == {"right": "ok", "odd": "failed", "also right": "ok"}
@@ -311,7 +387,9 @@ def test_references_of_other_code_are_not_taken(bench: Callable[..., Bench]) -> 
 def test_the_error_behind_an_error_is_told() -> None:
     error = RuntimeError("capture failed")
     error.__context__ = ValueError("the cause\nand more")
-    assert first_line(error) == "RuntimeError: capture failed (while handling ValueError: the cause)"
+    assert (
+        first_line(error) == "RuntimeError: capture failed (while handling ValueError: the cause)"
+    )
 
 
 def test_results_that_cannot_be_read_end_their_own_step_alone(
@@ -330,14 +408,26 @@ def test_results_that_cannot_be_read_end_their_own_step_alone(
 
 @pytest.mark.parametrize(
     ("change", "wanted"),
-    [({}, False), ({"status": "failed"}, True), ({"code": "other"}, True), ({"device": "another GPU"}, True),
-     ({"step": "merged"}, True)],
-)  # fmt: skip
+    [
+        ({}, False),
+        ({"status": "failed"}, True),
+        ({"code": "other"}, True),
+        ({"device": "another GPU"}, True),
+        ({"step": "merged"}, True),
+    ],
+)
 def test_resume_leaves_out_what_is_good_and_of_this_code_and_device_alone(
     change: dict[str, str], wanted: bool, bench: Callable[..., Bench]
 ) -> None:
     first = bench()
-    row = {"step": "eager", "cell": "a", "status": "ok", "device": first.name, "code": code_digest(), **change}
+    row = {
+        "step": "eager",
+        "cell": "a",
+        "status": "ok",
+        "device": first.name,
+        "code": code_digest(),
+        **change,
+    }
     append_row(first.rows, row)
     assert bench(resume=True).wants("a") == wanted
     assert bench().wants("a")
@@ -362,14 +452,18 @@ def test_every_prediction_is_of_a_cell_that_a_step_measures(
     for name in ("ceilings", "eager", "merged", "chunks", "compile"):
         where.step = name
         steps.STEPS[name](where)
-    missing = [(step, cell) for _, step, cell, _ in gpu_accept.PREDICTIONS if cell not in measured[step]]
+    missing = [
+        (step, cell) for _, step, cell, _ in gpu_accept.PREDICTIONS if cell not in measured[step]
+    ]
     assert missing == []
     assert len(measured["eager"]) >= 28
 
 
 @pytest.mark.parametrize(("batch", "microseconds"), [(1, 35), (8, 177), (64, 1311)])
 def test_the_floor_is_that_of_the_design(batch: int, microseconds: float) -> None:
-    assert floor_us(VARIANTS["resnext50_32x4d"], batch, "fp16") == pytest.approx(microseconds, rel=0.05)
+    assert floor_us(VARIANTS["resnext50_32x4d"], batch, "fp16") == pytest.approx(
+        microseconds, rel=0.05
+    )
 
 
 def test_every_step_has_something_that_runs_it() -> None:
@@ -379,10 +473,10 @@ def test_every_step_has_something_that_runs_it() -> None:
 def test_tests_are_rows_with_their_reasons(tmp_path: Path) -> None:
     path = tmp_path / "junit.xml"
     path.write_text(
-        '<testsuites><testsuite><testcase classname="tests.gpu.test_a" name="test_ok"/>'
-        '<testcase classname="tests.gpu.test_a" name="test_bad"><failure message="no&#10;more"/></testcase>'
-        '<testcase classname="tests.gpu.test_a" name="test_off"><skipped message="no TensorRT"/></testcase>'
-        "</testsuite></testsuites>"
+        '<testsuites><testsuite><testcase classname="tests.gpu.test_a" name="test_ok"/><testcase'
+        ' classname="tests.gpu.test_a" name="test_bad"><failure'
+        ' message="no&#10;more"/></testcase><testcase classname="tests.gpu.test_a"'
+        ' name="test_off"><skipped message="no TensorRT"/></testcase></testsuite></testsuites>'
     )
     assert gpu_accept.test_results(path) == [
         ("test_a::test_ok", "ok", ""),
@@ -397,7 +491,13 @@ def test_tests_are_rows_with_their_reasons(tmp_path: Path) -> None:
     ("reason", "expected"),
     [
         ("Skipped: TensorRT is not installed: pip install tensorrt", True),
-        ("TensorRT is not installed: pip install tensorrt; TensorRT-RTX does not take NVIDIA H100", True),
+        (
+            (
+                "TensorRT is not installed: pip install tensorrt; TensorRT-RTX does not take NVIDIA"
+                " H100"
+            ),
+            True,
+        ),
         ("no float8 on compute capability 7.5", False),
         ("can run", False),
     ],
@@ -418,7 +518,13 @@ def test_a_skip_that_no_backends_obstacle_accounts_for_fails_the_acceptance(
 
 def test_every_row_has_as_many_columns_as_there_are_headings() -> None:
     bare = {"step": "s", "cell": "c", "status": "failed", "error": "a|b"}
-    full = bare | {"median_us": 2.0, "floor_us": 1.0, "own_floor_us": 0.5, "cold_us": 3.0, "images_s": 5.0}
+    full = bare | {
+        "median_us": 2.0,
+        "floor_us": 1.0,
+        "own_floor_us": 0.5,
+        "cold_us": 3.0,
+        "images_s": 5.0,
+    }
     for row in (bare, full):
         assert len(gpu_accept.columns(row)) == len(gpu_accept._HEADS)
     assert gpu_accept.columns(full)[8:10] == ("50.0%", "25.0%")

@@ -1,4 +1,6 @@
-"""Measuring over sessions that behave and sessions that do not. Every planted fault must show in its row."""
+"""Measuring over sessions that behave and sessions that do not. Every planted fault must show in
+its row.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_cells_take_turns_in_every_round() -> None:
     plan = Plan(tuple(sessions), duration_s=0.01, rounds=6, warmup_s=0)
     samples = measure({cell: subject(session) for cell, session in sessions.items()}, plan)
     assert all(len(found.host_ns) == 6 for found in samples.values())
-    assert len(visits) >= 3 + 6 * 3 - 6  # neighbours in the list may be the same cell at a seam of rounds
+    assert (
+        len(visits) >= 3 + 6 * 3 - 6
+    )  # neighbours in the list may be the same cell at a seam of rounds
     assert all(visits.count(name) >= 4 for name in "abc")
 
 
@@ -111,14 +115,20 @@ class Whole(FakeSession):
         names = [layer.name for layer in layers(DIGITS)]
         return Delivered(
             "cpu",
-            tuple(DeliveredLayer(n, "Conv", self.other.get(n, self.precision), "cpu", (n,)) for n in names),
+            tuple(
+                DeliveredLayer(n, "Conv", self.other.get(n, self.precision), "cpu", (n,))
+                for n in names
+            ),
         )
 
 
 def bench(
-    digits: Weights, monkeypatch: pytest.MonkeyPatch, alter: Alter, session_class: type[FakeSession] = Whole,
+    digits: Weights,
+    monkeypatch: pytest.MonkeyPatch,
+    alter: Alter,
+    session_class: type[FakeSession] = Whole,
     labelled: Labelled | None = None,
-) -> Run:  # fmt: skip
+) -> Run:
     """A run of one fake backend that computes the right logits and then ``alter``s them."""
 
     def correct(images: NDArray[Any]) -> NDArray[Any]:
@@ -133,7 +143,9 @@ def bench(
 
 
 def test_a_right_backend_is_valid(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnext_bench.checks.MOST_ROUND_SPREAD", 9.0)  # a busy test machine proves nothing here
+    monkeypatch.setattr(
+        "resnext_bench.checks.MOST_ROUND_SPREAD", 9.0
+    )  # a busy test machine proves nothing here
     run = bench(digits, monkeypatch, lambda logits: logits)
     assert run.rows[0].status == "valid", run.rows[0].reasons
     assert exit_code(run) == 0
@@ -152,11 +164,15 @@ def test_answers_that_are_wrong_on_labelled_images_make_the_row_invalid(
     labelled = Labelled("digits", digits, 100, tmp_path)
     right = bench(digits, monkeypatch, lambda logits: logits, labelled=labelled).rows[0]
     assert right.status == "valid", right.reasons
-    wrong = bench(digits, monkeypatch, lambda logits: np.roll(logits, 1, axis=1), labelled=labelled).rows[0]
+    wrong = bench(
+        digits, monkeypatch, lambda logits: np.roll(logits, 1, axis=1), labelled=labelled
+    ).rows[0]
     assert "first classes agree" in "; ".join(wrong.reasons)
     assert wrong.accuracy is not None
     assert wrong.accuracy.losing_flips > 90
-    nan = bench(digits, monkeypatch, lambda logits: logits * np.float32(np.nan), labelled=labelled).rows[0]
+    nan = bench(
+        digits, monkeypatch, lambda logits: logits * np.float32(np.nan), labelled=labelled
+    ).rows[0]
     assert "100 of 100 images give NaN" in "; ".join(nan.reasons)
 
 
@@ -198,9 +214,10 @@ def test_a_precision_that_was_not_delivered_makes_the_row_invalid(
     share = 1 - macs["layer1.0.conv2"] / sum(macs.values())
     run = bench(digits, monkeypatch, lambda logits: logits, Mixed)
     (reason,) = [reason for reason in run.rows[0].reasons if "FLOPs" in reason]
-    assert reason == (
-        f"fp32 asked for, but only {100 * share:.1f} % of convolution and product FLOPs got float32: "
-        "layer1.0.conv2 float16"
+    assert (
+        reason
+        == f"fp32 asked for, but only {100 * share:.1f} % of convolution and product FLOPs got"
+        " float32: layer1.0.conv2 float16"
     )
     assert run.rows[0].status == "invalid"
 
@@ -211,7 +228,9 @@ def test_a_long_list_of_layers_without_their_precision_is_cut_and_counted() -> N
 
     found = verdict(STEADY, of=Half())
     assert "only 0.0 % of" in found
-    assert found.endswith("conv1 float16, layer1.0.conv1 float16, layer1.0.conv2 float16 and 11 more")
+    assert found.endswith(
+        "conv1 float16, layer1.0.conv1 float16, layer1.0.conv2 float16 and 11 more"
+    )
     unseen = verdict(STEADY, of=FakeSession())
     assert "conv1 unseen, layer1.0.conv1 unseen" in unseen
 
@@ -219,16 +238,22 @@ def test_a_long_list_of_layers_without_their_precision_is_cut_and_counted() -> N
 def test_a_share_just_below_all_is_not_rounded_up_to_all() -> None:
     config = VARIANTS["resnext50_32x4d"]
     names = [layer.name for layer in layers(config)]
-    most = Delivered("cpu", tuple(DeliveredLayer(n, "Conv", "float32", "cpu", (n,)) for n in names if n != "fc"))
+    most = Delivered(
+        "cpu", tuple(DeliveredLayer(n, "Conv", "float32", "cpu", (n,)) for n in names if n != "fc")
+    )
     samples = Samples([[1000] * 4] * 4)
-    (*_, reason) = reasons_against(samples, 1, None, most, config, "fp32")  # fc is 0.048 % of the network
+    *_, reason = reasons_against(
+        samples, 1, None, most, config, "fp32"
+    )  # fc is 0.048 % of the network
     assert "only 99.9 % of" in reason
     assert reason.endswith(": fc unseen")
 
 
 def verdict(host_ns: list[list[int]], of: FakeSession | None = None, **device: Any) -> str:
     delivered = (of or Whole()).delivered()
-    return "; ".join(reasons_against(Samples(host_ns, **device), 1, None, delivered, DIGITS, "fp32"))
+    return "; ".join(
+        reasons_against(Samples(host_ns, **device), 1, None, delivered, DIGITS, "fp32")
+    )
 
 
 def test_where_tf32_is_allowed_it_and_float32_are_both_delivered() -> None:
@@ -246,7 +271,7 @@ def test_where_tf32_is_allowed_it_and_float32_are_both_delivered() -> None:
     assert judged(Narrow(), "tf32").endswith("got tfloat32 or float32: conv1 float16")
 
 
-def test_a_runtime_that_does_not_tell_is_believed_at_fp32_alone_and_only_where_parity_proves_it() -> None:
+def test_a_runtime_that_does_not_tell_is_believed_at_fp32_alone_and_only_if_parity_agrees() -> None:
     class Silent(Whole):
         precision = "unknown"
 
@@ -258,7 +283,9 @@ def test_a_runtime_that_does_not_tell_is_believed_at_fp32_alone_and_only_where_p
     right, wrong = compare(logits, logits), compare(logits, logits[::-1])
 
     def judged(session: FakeSession, parity: Parity, precision: str) -> str:
-        return "; ".join(reasons_against(Samples(STEADY), 1, parity, session.delivered(), DIGITS, precision))
+        return "; ".join(
+            reasons_against(Samples(STEADY), 1, parity, session.delivered(), DIGITS, precision)
+        )
 
     assert judged(Silent(), right, "fp32") == ""
     assert "does not tell" in judged(Silent(), wrong, "fp32")
@@ -281,13 +308,27 @@ STEADY = [[1000] * 4] * 4
     ("device_ns", "wall_ns", "reason"),
     [
         ([[0] * 4] * 4, [4000] * 4, "a graph run took no time"),
-        ([[2] * 4] * 4, [4000] * 4, "the events are not around the work"),  # events on an idle stream
-        ([[1000] * 4] * 4, [1000] * 4, "the events are not around the work"),  # more time than there was
+        (
+            [[2] * 4] * 4,
+            [4000] * 4,
+            "the events are not around the work",
+        ),  # events on an idle stream
+        (
+            [[1000] * 4] * 4,
+            [1000] * 4,
+            "the events are not around the work",
+        ),  # more time than there was
         ([[1000] * 2] * 4, [2000] * 4, "only 8 graph samples"),
-        ([[1000 + 700 * i] * 4 for i in range(4)], [4000 + 2800 * i for i in range(4)], "graph rounds spread"),
+        (
+            [[1000 + 700 * i] * 4 for i in range(4)],
+            [4000 + 2800 * i for i in range(4)],
+            "graph rounds spread",
+        ),
     ],
 )
-def test_device_times_are_judged_like_host_times(device_ns: list[list[int]], wall_ns: list[int], reason: str) -> None:
+def test_device_times_are_judged_like_host_times(
+    device_ns: list[list[int]], wall_ns: list[int], reason: str
+) -> None:
     found = verdict(STEADY, device_ns=device_ns, device_wall_ns=wall_ns, device_boundary="graph")
     assert reason in found
 
@@ -308,7 +349,9 @@ def test_an_error_that_is_none_of_ours_ends_its_cell_alone() -> None:
     assert len(samples[good].host_ns) == 4
 
 
-def test_a_wrong_first_row_is_no_yardstick_for_speed(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_first_row_is_no_yardstick_for_speed(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("resnext_bench.checks.MOST_ROUND_SPREAD", 9.0)
     plan = Plan((Cell("torch-compile", 2), Cell("torch", 2)), **QUICK)  # type: ignore[arg-type]  # mixed value types
 

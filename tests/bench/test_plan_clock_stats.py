@@ -12,7 +12,13 @@ import pytest
 from resnext.errors import UsageError
 from resnext.timing import clock
 from resnext_bench.plan import Cell, Plan
-from resnext_bench.stats import LEAST_SAMPLES, derive, percentile_bound, ratio_by_round, round_spread
+from resnext_bench.stats import (
+    LEAST_SAMPLES,
+    derive,
+    percentile_bound,
+    ratio_by_round,
+    round_spread,
+)
 
 CELLS = tuple(Cell(name, batch) for name in ("a", "b", "c") for batch in (1, 8))
 
@@ -32,7 +38,9 @@ def test_visits_share_the_duration_and_never_fall_under_the_least_samples() -> N
     assert Plan(CELLS, rounds=1, min_samples=662).iterations(10e9) == 662
 
 
-@pytest.mark.parametrize("change", [{"duration_s": 0}, {"rounds": 0}, {"warmup_s": -1}, {"min_samples": 0}])
+@pytest.mark.parametrize(
+    "change", [{"duration_s": 0}, {"rounds": 0}, {"warmup_s": -1}, {"min_samples": 0}]
+)
 def test_a_senseless_plan_is_refused(change: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         Plan(CELLS, **change)  # type: ignore[arg-type]  # the point of the test

@@ -31,10 +31,15 @@ def artifacts(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dic
     folder = tmp_path_factory.mktemp("variants")
     plain = export_onnx(weights, folder / "plain", check=False)
     recipes = {
-        "int8": Recipe("int8"), "trt8": Recipe("int8", runtime="trt"), "merged": Recipe("int8", merge=16),
+        "int8": Recipe("int8"),
+        "trt8": Recipe("int8", runtime="trt"),
+        "merged": Recipe("int8", merge=16),
         "bf16": Recipe("bf16"),
-    }  # fmt: skip
-    made = {name: derive_onnx(plain, weights, folder / name, recipe, check=False) for name, recipe in recipes.items()}
+    }
+    made = {
+        name: derive_onnx(plain, weights, folder / name, recipe, check=False)
+        for name, recipe in recipes.items()
+    }
     return {"plain": plain, **made}
 
 
@@ -50,7 +55,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
     return run
 
 
-# --- which rows there are ----------------------------------------------------------------------------------------
+# --- which rows there are
+# ----------------------------------------------------------------------------------------
 
 
 def test_a_single_variant_has_no_name() -> None:
@@ -71,12 +77,16 @@ def test_combinations_that_cannot_be_are_left_out_by_name() -> None:
     variants = made_variants(("fp32", "int8", "bf16"), None, None)
     cells, left_out = chosen_cells(("torch", "ort-cpu"), (1, 8), variants)
     assert [(cell.backend, cell.variant) for cell in cells if cell.batch == 1] == [
-        ("torch", "fp32"), ("ort-cpu", "fp32"), ("ort-cpu", "int8"), ("torch", "bf16"),
-    ]  # fmt: skip
+        ("torch", "fp32"),
+        ("ort-cpu", "fp32"),
+        ("ort-cpu", "int8"),
+        ("torch", "bf16"),
+    ]
     assert len(cells) == 8
     assert left_out == [
-        "torch does not run int8: left out for int8", "ort-cpu does not run bf16: left out for bf16",
-    ]  # fmt: skip
+        "torch does not run int8: left out for int8",
+        "ort-cpu does not run bf16: left out for bf16",
+    ]
 
 
 def test_what_was_asked_for_alone_is_not_left_out() -> None:
@@ -89,12 +99,19 @@ def test_a_live_model_is_measured_once_for_each_precision(artifacts: dict[str, A
     _, variants = given_variants(paths, None, None)
     cells, _ = chosen_cells(("torch", "ort-cpu"), (1,), variants)
     assert [(cell.backend, cell.variant) for cell in cells] == [
-        ("ort-cpu", "int8"), ("ort-cpu", "merged"), ("torch", "plain"), ("ort-cpu", "plain"),
-    ]  # fmt: skip
+        ("ort-cpu", "int8"),
+        ("ort-cpu", "merged"),
+        ("torch", "plain"),
+        ("ort-cpu", "plain"),
+    ]
 
 
-def test_artifacts_of_different_weights_are_not_compared(artifacts: dict[str, Artifact], tmp_path: Path) -> None:
-    other = export_onnx(load_weights("seeded", artifacts["plain"].manifest.config), tmp_path / "other", check=False)
+def test_artifacts_of_different_weights_are_not_compared(
+    artifacts: dict[str, Artifact], tmp_path: Path
+) -> None:
+    other = export_onnx(
+        load_weights("seeded", artifacts["plain"].manifest.config), tmp_path / "other", check=False
+    )
     with pytest.raises(UsageError, match="different weights"):
         given_variants((artifacts["plain"].directory, other.directory), None, None)
     with pytest.raises(UsageError, match="given twice"):
@@ -111,13 +128,16 @@ def test_artifacts_of_different_weights_are_not_compared(artifacts: dict[str, Ar
         ("--precision", "int9"),
     ],
 )
-def test_options_that_do_not_go_together(args: tuple[str, ...], bench: Callable[..., Result]) -> None:
+def test_options_that_do_not_go_together(
+    args: tuple[str, ...], bench: Callable[..., Result]
+) -> None:
     result = bench("--backend", "ort-cpu", "--weights", "digits", *args)
     assert result.exit_code == 2
     assert len(result.output.strip().splitlines()) == 1
 
 
-# --- what is measured --------------------------------------------------------------------------------------------
+# --- what is measured
+# --------------------------------------------------------------------------------------------
 
 
 def rows(path: str = "run.json") -> dict[str, Any]:
@@ -130,10 +150,18 @@ def told(row: Any) -> str:
 
 
 def test_precisions_are_measured_side_by_side(bench: Callable[..., Result]) -> None:
-    result = bench("--backend", "torch,ort-cpu,openvino", "--weights", "digits", "--precision", "fp32,int8")
+    result = bench(
+        "--backend", "torch,ort-cpu,openvino", "--weights", "digits", "--precision", "fp32,int8"
+    )
     assert "torch does not run int8" in result.output
     found = rows()
-    assert list(found) == ["torch fp32", "ort-cpu fp32", "openvino fp32", "ort-cpu int8", "openvino int8"]
+    assert list(found) == [
+        "torch fp32",
+        "ort-cpu fp32",
+        "openvino fp32",
+        "ort-cpu int8",
+        "openvino int8",
+    ]
     for name, row in found.items():
         assert told(row) == "", name
         assert row.precision == name.split()[1]
@@ -143,7 +171,9 @@ def test_precisions_are_measured_side_by_side(bench: Callable[..., Result]) -> N
     assert read_run(Path("run.json")).precision == "fp32, int8"
 
 
-def test_a_graph_in_another_runtimes_form_is_no_int8(bench: Any, artifacts: dict[str, Artifact]) -> None:
+def test_a_graph_in_another_runtimes_form_is_no_int8(
+    bench: Any, artifacts: dict[str, Artifact]
+) -> None:
     given = [str(artifacts[name].directory) for name in ("int8", "trt8")]
     bench("--backend", "ort-cpu", "--artifact", given[0], "--artifact", given[1])
     found = rows()
@@ -168,7 +198,9 @@ def test_a_runtime_that_computes_something_else_is_caught(
     assert "times what its precision costs" in told(row)
 
 
-def test_bfloat16_runs_in_pytorch_and_not_on_onnx_runtimes_cpu(bench: Any, artifacts: dict[str, Artifact]) -> None:
+def test_bfloat16_runs_in_pytorch_and_not_on_onnx_runtimes_cpu(
+    bench: Any, artifacts: dict[str, Artifact]
+) -> None:
     result = bench("--backend", "torch,ort-cpu", "--artifact", str(artifacts["bf16"].directory))
     found = rows()
     assert result.exit_code in (1, 2)
@@ -183,12 +215,23 @@ def test_bfloat16_runs_in_pytorch_and_not_on_onnx_runtimes_cpu(bench: Any, artif
 def test_widths_of_groups_are_variants_of_their_own() -> None:
     variants = made_variants(("fp32", "int8"), None, None, (None, 32, "auto"))
     assert list(variants) == [
-        "fp32", "fp32 merged 32", "fp32 merged auto", "int8", "int8 merged 32", "int8 merged auto",
-    ]  # fmt: skip
-    cells, left_out = chosen_cells(("torch", "ort-cpu", "pt2"), (1,), made_variants(("fp32",), None, None, (None, 32)))
+        "fp32",
+        "fp32 merged 32",
+        "fp32 merged auto",
+        "int8",
+        "int8 merged 32",
+        "int8 merged auto",
+    ]
+    cells, left_out = chosen_cells(
+        ("torch", "ort-cpu", "pt2"), (1,), made_variants(("fp32",), None, None, (None, 32))
+    )
     assert [str(cell) for cell in cells] == [
-        "torch batch 1", "ort-cpu batch 1", "pt2 batch 1", "torch merged 32 batch 1", "ort-cpu merged 32 batch 1",
-    ]  # fmt: skip
+        "torch batch 1",
+        "ort-cpu batch 1",
+        "pt2 batch 1",
+        "torch merged 32 batch 1",
+        "ort-cpu merged 32 batch 1",
+    ]
     assert left_out == ["pt2 packages keep the groups as they are: left out for merged 32"]
 
 
@@ -207,7 +250,9 @@ def test_widths_of_groups_are_variants_of_their_own() -> None:
         ("pt2", 32, "keep the groups"),
     ],
 )
-def test_auto_is_for_backends_that_can_be_timed_where_they_run(backend: str, merge: Any, said: str | None) -> None:
+def test_auto_is_for_backends_that_can_be_timed_where_they_run(
+    backend: str, merge: Any, said: str | None
+) -> None:
     found = merge_obstacle(backend, merge)
     assert (found is None) == (said is None)
     if said is not None:
@@ -223,12 +268,32 @@ def test_a_width_that_is_none_is_refused(value: str) -> None:
 
 
 def test_merged_rows_are_right_and_say_what_they_got(tmp_path: Path) -> None:
-    command = ["--backend", "torch,torch-folded,ort-cpu", "--weights", "digits", "--batch", "4", "--device", "cpu"]
-    command += ["--merge-groups", "off,16", "--duration", "0.05", "--warmup", "0", "--json", f"{tmp_path}/r.json"]
+    command = [
+        "--backend",
+        "torch,torch-folded,ort-cpu",
+        "--weights",
+        "digits",
+        "--batch",
+        "4",
+        "--device",
+        "cpu",
+    ]
+    command += [
+        "--merge-groups",
+        "off,16",
+        "--duration",
+        "0.05",
+        "--warmup",
+        "0",
+        "--json",
+        f"{tmp_path}/r.json",
+    ]
     CliRunner().invoke(main, command)  # such short runs may be unsteady
     run = read_run(tmp_path / "r.json")
     assert [(row.backend, row.variant) for row in run.rows] == [
-        (name, variant) for variant in ("", "merged 16") for name in ("torch", "torch-folded", "ort-cpu")
+        (name, variant)
+        for variant in ("", "merged 16")
+        for name in ("torch", "torch-folded", "ort-cpu")
     ]
     for row in run.rows:
         assert row.parity is not None
@@ -241,6 +306,8 @@ def test_merged_rows_are_right_and_say_what_they_got(tmp_path: Path) -> None:
 
 
 def test_an_artifact_keeps_its_groups(tmp_path: Path) -> None:
-    done = CliRunner().invoke(main, ["--backend", "ort", "--artifact", str(tmp_path), "--merge-groups", "32"])
+    done = CliRunner().invoke(
+        main, ["--backend", "ort", "--artifact", str(tmp_path), "--merge-groups", "32"]
+    )
     assert done.exit_code == 2
     assert "an artifact keeps its groups" in done.output

@@ -35,7 +35,9 @@ class NVMLError(Exception):
 
 
 class FakeNvml(ModuleType):
-    """GPUs that clock up while something is timed on them; the one of UUID ``second`` has a clock of its own."""
+    """GPUs that clock up while something is timed on them; the one of UUID ``second`` has a clock
+    of its own.
+    """
 
     NVML_CLOCK_SM = 1
     NVML_TEMPERATURE_GPU = 0
@@ -56,7 +58,9 @@ class FakeNvml(ModuleType):
             "nvmlSystemGetDriverVersion": "580.1",
             "nvmlDeviceGetEnforcedPowerLimit": 700_000,
             "nvmlDeviceGetMaxClockInfo": 1980,
-            "nvmlDeviceGetClockInfo": lambda gpu, _: 1755 if gpu == "GPU-second" else 1980 if self.busy else 345,
+            "nvmlDeviceGetClockInfo": lambda gpu, _: (
+                1755 if gpu == "GPU-second" else 1980 if self.busy else 345
+            ),
             "nvmlDeviceGetPowerUsage": NVMLError(),
             "nvmlDeviceGetTemperature": 61,
             "nvmlDeviceGetCurrentClocksEventReasons": 0x1 | 0x4 | 0x40,
@@ -86,7 +90,12 @@ def digits() -> Weights:
     return load_weights("digits")
 
 
-def run_on(nvml: FakeNvml, digits: Weights, monkeypatch: pytest.MonkeyPatch, session: Callable[..., Session]) -> Run:
+def run_on(
+    nvml: FakeNvml,
+    digits: Weights,
+    monkeypatch: pytest.MonkeyPatch,
+    session: Callable[..., Session],
+) -> Run:
     """A run of one cell; the GPU is busy from its first timed run on."""
 
     def time_host(call: Callable[[], object], iterations: int) -> list[int]:
@@ -111,16 +120,23 @@ def test_clocks_are_those_of_every_round_and_not_of_the_idle_card(
 ) -> None:
     nvml = FakeNvml()
     run = run_on(nvml, digits, monkeypatch, OnStream)
-    state = GpuState(sm_clock_mhz=1980, power_w=None, temperature_c=61, limits=("power cap", "hardware thermal"))
+    state = GpuState(
+        sm_clock_mhz=1980, power_w=None, temperature_c=61, limits=("power cap", "hardware thermal")
+    )
     assert run.rows[0].gpu == (state,) * 3
     assert run.environment.gpus[0].sm_clock_mhz == 345
     assert (nvml.calls.count("nvmlInit"), nvml.calls.count("nvmlShutdown")) == (1, 1)
     assert nvml.calls[-1] == "nvmlShutdown"
-    assert "; SM clock 1980 MHz; temperature 61 °C; clocks held down by: power cap, hardware thermal" in markdown(run)
+    assert (
+        "; SM clock 1980 MHz; temperature 61 °C; clocks held down by: power cap, hardware thermal"
+        in markdown(run)
+    )
     assert Run.model_validate_json(run.model_dump_json()) == run
 
 
-def test_a_row_of_the_processor_says_nothing_of_a_gpu(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_of_the_processor_says_nothing_of_a_gpu(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = run_on(FakeNvml(), digits, monkeypatch, FakeSession)
     assert run.rows[0].gpu == ()
     assert "SM clock" not in markdown(run)
@@ -134,22 +150,33 @@ def test_a_row_of_before_there_were_clocks_still_reads() -> None:
 @pytest.mark.parametrize(
     ("unknown", "clock_mhz", "limits"),
     [
-        (("nvmlDeviceGetCurrentClocksEventReasons",), 345, ("hardware slowdown",)),  # an older library
+        (
+            ("nvmlDeviceGetCurrentClocksEventReasons",),
+            345,
+            ("hardware slowdown",),
+        ),  # an older library
         (("nvmlDeviceGetClockInfo",), None, ("power cap", "hardware thermal")),
     ],
 )
 def test_a_question_that_nvml_does_not_answer_leaves_the_others(
-    monkeypatch: pytest.MonkeyPatch, unknown: tuple[str, ...], clock_mhz: int | None, limits: tuple[str, ...]
+    monkeypatch: pytest.MonkeyPatch,
+    unknown: tuple[str, ...],
+    clock_mhz: int | None,
+    limits: tuple[str, ...],
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(unknown=unknown))
     with open_nvml() as nvml:
         assert nvml.state() == GpuState(sm_clock_mhz=clock_mhz, temperature_c=61, limits=limits)
 
 
-def test_among_several_gpus_it_is_cudas_first_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_among_several_gpus_it_is_cudas_first_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(count=2))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="second"))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="second")
+    )
     with open_nvml() as nvml:
         state = nvml.state()
         assert len(nvml.gpus()) == 2
@@ -175,19 +202,43 @@ BOTH = {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.1"}
     ("installed", "imported", "recorded"),
     [
         (BOTH, {}, BOTH),  # nobody can tell which would run
-        (BOTH, {"onnxruntime": module("1.31.1", "CUDAExecutionProvider")}, {"onnxruntime-gpu": "1.31.1"}),
-        (BOTH, {"onnxruntime": module("1.30.0", "CPUExecutionProvider")}, {"onnxruntime": "1.30.0"}),
-        # The wheel for CUDA stays what it is on a machine whose libraries do not let its provider be listed.
-        ({"onnxruntime-gpu": "1.31.1"}, {"onnxruntime": module("1.31.1")}, {"onnxruntime-gpu": "1.31.1"}),
-        ({}, {"onnxruntime": module("1.31.1", "CUDAExecutionProvider")}, {"onnxruntime-gpu": "1.31.1"}),
-        ({"torch": "2.11.0"}, {"torch": module("2.13.0+cu130")}, {"torch": "2.13.0+cu130"}),  # a folder hides it
+        (
+            BOTH,
+            {"onnxruntime": module("1.31.1", "CUDAExecutionProvider")},
+            {"onnxruntime-gpu": "1.31.1"},
+        ),
+        (
+            BOTH,
+            {"onnxruntime": module("1.30.0", "CPUExecutionProvider")},
+            {"onnxruntime": "1.30.0"},
+        ),
+        # The wheel for CUDA stays what it is on a machine whose libraries do not let its provider
+        # be listed.
+        (
+            {"onnxruntime-gpu": "1.31.1"},
+            {"onnxruntime": module("1.31.1")},
+            {"onnxruntime-gpu": "1.31.1"},
+        ),
+        (
+            {},
+            {"onnxruntime": module("1.31.1", "CUDAExecutionProvider")},
+            {"onnxruntime-gpu": "1.31.1"},
+        ),
+        (
+            {"torch": "2.11.0"},
+            {"torch": module("2.13.0+cu130")},
+            {"torch": "2.13.0+cu130"},
+        ),  # a folder hides it
         ({"torch": "2.11.0"}, {"torch": module(None)}, {"torch": "2.11.0"}),
         ({"torch": "2.11.0"}, {}, {"torch": "2.11.0"}),
         ({}, {}, {}),
     ],
 )
 def test_versions_are_those_of_what_ran(
-    monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], imported: dict[str, Any], recorded: dict[str, str]
+    monkeypatch: pytest.MonkeyPatch,
+    installed: dict[str, str],
+    imported: dict[str, Any],
+    recorded: dict[str, str],
 ) -> None:
     def version(name: str) -> str:
         if name not in installed:
@@ -199,13 +250,17 @@ def test_versions_are_those_of_what_ran(
     assert record_packages() == recorded
 
 
-def test_versions_are_asked_after_sessions_were_opened(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_are_asked_after_sessions_were_opened(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def opens(*_: Any) -> Session:
         monkeypatch.setitem(sys.modules, "openvino", module("of the module"))
         return FakeSession(None, (1, 8, 8), 10)
 
     monkeypatch.setattr(bench_run, "open_session", opens)
-    run = run_benchmark(digits, Plan((Cell("torch", 1),), 1e-9, 1, 0.0), options=SessionOptions(device="cpu"))
+    run = run_benchmark(
+        digits, Plan((Cell("torch", 1),), 1e-9, 1, 0.0), options=SessionOptions(device="cpu")
+    )
     assert run.environment.packages["openvino"] == "of the module"
 
 
@@ -308,7 +363,9 @@ def test_what_loads_once_is_not_counted_for_the_first_cell(cuda: FakeCuda) -> No
     assert in_block(opens) == MB
 
 
-def test_the_peak_of_pytorchs_tensors_counts_where_it_is_higher_than_what_stays(cuda: FakeCuda) -> None:
+def test_the_peak_of_pytorchs_tensors_counts_where_it_is_higher_than_what_stays(
+    cuda: FakeCuda,
+) -> None:
     cuda.take(5000 * MB)  # of cells that stay open
 
     def opens() -> None:
@@ -327,7 +384,9 @@ def test_device_memory_that_others_gave_back_meanwhile_is_not_known(cuda: FakeCu
     assert in_block(lambda: None) == 0
 
 
-def test_one_convolution_and_one_product_run_before_the_first_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_convolution_and_one_product_run_before_the_first_cell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ran: list[str] = []
 
     def noted(name: str, function: Callable[..., Any], *arguments: Any, device: str = "") -> Any:

@@ -30,10 +30,14 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 RUNNERS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
 NOTE = re.compile(r"not run: .{10,}|output||((exhaustive|exit [1-9]\d*|benchmark)(, (?!$)|$))+")
 #: Blocks for the Python front door and what comes with it run as soon as there is one.
-FRONT_DOOR = re.compile(r"from resnext import .*\bcheck\b|from resnext_(export|bench) import|resnext-export rebuild")
+FRONT_DOOR = re.compile(
+    r"from resnext import .*\bcheck\b|from resnext_(export|bench) import|resnext-export rebuild"
+)
 HAS_FRONT_DOOR = hasattr(resnext, "check")
 
-_BLOCK = re.compile(r"(?:^<!-- (?P<note>[^>]*) -->\n)?^```(?P<language>.*)\n(?P<text>(?:.*\n)*?)^```$", re.MULTILINE)
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<note>[^>]*) -->\n)?^```(?P<language>.*)\n(?P<text>(?:.*\n)*?)^```$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,16 @@ class Block:
     @property
     def exit_code(self) -> int:
         """The exit code that the page is about."""
-        return next((int(note.removeprefix("exit ")) for note in self.notes if note.startswith("exit ")), 0)
+        return next(
+            (int(note.removeprefix("exit ")) for note in self.notes if note.startswith("exit ")), 0
+        )
 
     @property
     def not_run(self) -> str | None:
         """The reason why the block does not run, or None if it does."""
-        return self.note.removeprefix("not run:").strip() if self.note.startswith("not run:") else None
+        return (
+            self.note.removeprefix("not run:").strip() if self.note.startswith("not run:") else None
+        )
 
 
 def blocks(markdown: str) -> list[Block]:
@@ -81,11 +89,17 @@ def blocks(markdown: str) -> list[Block]:
     ]
 
 
-PARSED = {path.relative_to(ROOT).as_posix(): blocks(path.read_text(encoding="utf-8")) for path in PAGES}
+PARSED = {
+    path.relative_to(ROOT).as_posix(): blocks(path.read_text(encoding="utf-8")) for path in PAGES
+}
 
 
 def runs(block: Block) -> bool:
-    return block.language in RUNNERS and block.not_run is None and (HAS_FRONT_DOOR or not FRONT_DOOR.search(block.text))
+    return (
+        block.language in RUNNERS
+        and block.not_run is None
+        and (HAS_FRONT_DOOR or not FRONT_DOOR.search(block.text))
+    )
 
 
 def quick(found: list[Block]) -> bool:
@@ -113,9 +127,13 @@ def test_a_block_that_does_not_run_says_why(page: str) -> None:
     for block in PARSED[page]:
         where = f"{page}:{block.line}"
         assert block.language, f"{where}: name the block's language; text for what is no code"
-        assert NOTE.fullmatch(block.note), f"{where}: {block.note!r} says nothing that this test knows"
+        assert NOTE.fullmatch(block.note), (
+            f"{where}: {block.note!r} says nothing that this test knows"
+        )
         if block.language not in (*RUNNERS, "text"):
-            assert block.not_run, f"{where}: nothing runs {block.language}; above it: <!-- not run: REASON -->"
+            assert block.not_run, (
+                f"{where}: nothing runs {block.language}; above it: <!-- not run: REASON -->"
+            )
 
 
 def test_blocks_that_do_not_run_are_few() -> None:
@@ -142,18 +160,27 @@ def run_page(found: list[Block], folder: Path, *, exhaustive: bool = True) -> No
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # The checkout's own packages, whatever is installed beside the commands.
     sources = os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "benchmarks")))
-    environment = os.environ | {"PATH": path, "PYTHONPATH": sources, "COLUMNS": "200", "NO_COLOR": "1"}
+    environment = os.environ | {
+        "PATH": path,
+        "PYTHONPATH": sources,
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
+    }
     printed: str | None = None
     for block in found:
         if block.note == "output":
             if printed is None:
                 continue  # of a block that did not run this time
-            assert agrees(block.text, printed), f"line {block.line}: the page says\n{block.text}\nand it is\n{printed}"
+            assert agrees(block.text, printed), (
+                f"line {block.line}: the page says\n{block.text}\nand it is\n{printed}"
+            )
         elif not runs(block) or ("exhaustive" in block.notes and not exhaustive):
             printed = None if block.language in RUNNERS else printed
         else:
             command = [*RUNNERS[block.language], block.text]
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+            )
             code, printed = done.returncode, done.stdout + done.stderr
             unsteady = "benchmark" in block.notes and code == 1 and "was not steady" in printed
             assert code == block.exit_code or unsteady, f"line {block.line}: exit {code}\n{printed}"
@@ -162,7 +189,10 @@ def run_page(found: list[Block], folder: Path, *, exhaustive: bool = True) -> No
 def agrees(expected: str, printed: str) -> bool:
     """Whether ``expected`` was printed; ``...`` stands for anything, also for whole lines."""
     pattern = re.escape(expected.rstrip("\n")).replace(re.escape("..."), ".*?")
-    return re.search(pattern, "\n".join(line.rstrip() for line in printed.splitlines()), re.DOTALL) is not None
+    return (
+        re.search(pattern, "\n".join(line.rstrip() for line in printed.splitlines()), re.DOTALL)
+        is not None
+    )
 
 
 # ---- planted faults
@@ -207,16 +237,26 @@ def test_other_output_than_the_page_shows_fails_it(tmp_path: Path) -> None:
 
 
 def test_only_an_unsteady_machine_excuses_a_benchmark(tmp_path: Path) -> None:
-    run_page(page("<!-- benchmark -->", "```sh", "echo the machine was not steady; exit 1", "```"), tmp_path)
+    run_page(
+        page("<!-- benchmark -->", "```sh", "echo the machine was not steady; exit 1", "```"),
+        tmp_path,
+    )
     with pytest.raises(AssertionError, match="exit 1"):
         run_page(page("<!-- benchmark -->", "```sh", "echo wrong output; exit 1", "```"), tmp_path)
 
 
 def test_blocks_share_the_folder_of_their_page_and_skip_what_says_so(tmp_path: Path) -> None:
     found = page(
-        "```sh", "echo 1 > kept", "```",
-        "<!-- not run: it would fail, which is the point -->", "```sh", "exit 1", "```",
-        "```python", "assert open('kept').read() == '1\\n'", "```",
-    )  # fmt: skip
+        "```sh",
+        "echo 1 > kept",
+        "```",
+        "<!-- not run: it would fail, which is the point -->",
+        "```sh",
+        "exit 1",
+        "```",
+        "```python",
+        "assert open('kept').read() == '1\\n'",
+        "```",
+    )
     assert [block.not_run is None for block in found] == [True, False, True]
     run_page(found, tmp_path)

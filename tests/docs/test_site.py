@@ -15,7 +15,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]
+)
 
 _CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
@@ -55,13 +57,18 @@ def undocumented(context: click.Context) -> list[str]:
 
 def test_every_command_has_a_page_and_every_option_has_help_text() -> None:
     commands, made = site.commands(), site.pages()
-    assert {"resnext-export", "resnext-export inspect", "resnext-bench", "resnext-parity"} <= set(commands)
+    assert {"resnext-export", "resnext-export inspect", "resnext-bench", "resnext-parity"} <= set(
+        commands
+    )
     assert {each for context in commands.values() for each in undocumented(context)} <= WAITING
     for path, context in commands.items():
         page = made[f"reference/cli/{path.replace(' ', '-')}.md"]
         for option in context.command.get_params(context):
             if isinstance(option, click.Option) and not option.hidden:
-                assert f"`{option.opts[0]}" in page or f", {option.opts[0]}" in page, (path, option.opts)
+                assert f"`{option.opts[0]}" in page or f", {option.opts[0]}" in page, (
+                    path,
+                    option.opts,
+                )
 
 
 @click.command(help="A command.")
@@ -90,7 +97,10 @@ def test_every_public_name_is_on_its_package_s_page() -> None:
 
     made = site.pages()
     for name in resnext.__all__:
-        assert name.startswith("__") or f"\n::: resnext.{name}\n" in made["reference/python/resnext.md"]
+        assert (
+            name.startswith("__")
+            or f"\n::: resnext.{name}\n" in made["reference/python/resnext.md"]
+        )
 
 
 def test_every_error_class_is_in_the_table_with_its_exit_code() -> None:
@@ -98,7 +108,9 @@ def test_every_error_class_is_in_the_table_with_its_exit_code() -> None:
 
     table = site.error_table()
     root = errors.ResnextError
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, root)]
+    kinds = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, root)
+    ]
     assert len(kinds) > 5
     for kind in kinds:
         assert f"`{kind.__name__}` | {kind.exit_code} |" in table
@@ -116,13 +128,16 @@ def test_every_field_of_a_stored_file_is_on_its_page() -> None:
 def test_every_environment_variable_that_the_code_reads_is_documented() -> None:
     page = (DOCS / "reference" / "environment-variables.md").read_text(encoding="utf-8")
     sources = [
-        path for folder in ("resnext", "export", "benchmarks/resnext_bench") for path in (ROOT / folder).rglob("*.py")
+        path
+        for folder in ("resnext", "export", "benchmarks/resnext_bench")
+        for path in (ROOT / folder).rglob("*.py")
     ]
     used = {
         name
         for path in sources
         for name in re.findall(
-            r"environ(?:\.get\(|\.setdefault\(|\[)\"([A-Z][A-Z0-9_]+)\"", path.read_text(encoding="utf-8")
+            r"environ(?:\.get\(|\.setdefault\(|\[)\"([A-Z][A-Z0-9_]+)\"",
+            path.read_text(encoding="utf-8"),
         )
     }
     assert "RESNEXT_CACHE_DIR" in used
@@ -149,9 +164,14 @@ def broken_links(path: Path, text: str) -> list[str]:
 
 def anchors(text: str) -> set[str]:
     headings = re.findall(
-        r"^#+ (.*)$", _CODE.sub(lambda match: "" if "\n" in match[0] else match[0][1:-1], text), re.MULTILINE
+        r"^#+ (.*)$",
+        _CODE.sub(lambda match: "" if "\n" in match[0] else match[0][1:-1], text),
+        re.MULTILINE,
     )
-    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+    return {
+        re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+        for heading in headings
+    }
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -210,11 +230,19 @@ def test_folders_and_files_that_documents_name_exist() -> None:
 
 @by_subject
 def test_the_architecture_picture_shows_what_exists() -> None:
-    homes = {"resnext": ROOT, "resnext_export": ROOT / "export", "resnext_bench": ROOT / "benchmarks"}
+    homes = {
+        "resnext": ROOT,
+        "resnext_export": ROOT / "export",
+        "resnext_bench": ROOT / "benchmarks",
+    }
     for package, layers in pictures.LAYERS.items():
         names = " ".join(layers).split()
         home = homes[package] / package
-        assert [name for name in names if not ((home / name).is_dir() or (home / f"{name}.py").is_file())] == []
+        assert [
+            name
+            for name in names
+            if not ((home / name).is_dir() or (home / f"{name}.py").is_file())
+        ] == []
         folders = {path.parent.name for path in home.glob("*/__init__.py")}
         assert folders <= set(names), f"{package}: draw these too"
 
@@ -230,12 +258,22 @@ def messages() -> set[str]:
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found.add(node.value)
                 elif isinstance(node, ast.JoinedStr):
-                    found.add("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
+                    found.add(
+                        "".join(
+                            str(p.value) if isinstance(p, ast.Constant) else "…"
+                            for p in node.values
+                        )
+                    )
     return found
 
 
 def test_the_messages_in_the_readme_are_those_of_the_product() -> None:
-    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("what you see here")[2].partition("## ")[0]
+    table = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("what you see here")[2]
+        .partition("## ")[0]
+    )
     shown = re.findall(r"`([^`]*…[^`]*)`", table)
     assert len(shown) >= 6
     known = messages()
@@ -250,12 +288,21 @@ def test_readme_and_contributing_stay_short() -> None:
 def test_every_decision_is_in_the_index_and_says_the_same_things() -> None:
     index = (DOCS / "decisions" / "index.md").read_text(encoding="utf-8")
     records = sorted(DOCS.glob("decisions/0*.md"))
-    assert [record.name[:4] for record in records] == [f"{number:04}" for number in range(1, len(records) + 1)]
+    assert [record.name[:4] for record in records] == [
+        f"{number:04}" for number in range(1, len(records) + 1)
+    ]
     for record in records:
         text = record.read_text(encoding="utf-8")
         assert f"({record.name})" in index
-        assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences", "Evidence"]
-        assert re.search(r"^Status: \w+.*\. Date: \d{4}-\d\d-\d\d\.$", text, re.MULTILINE), record.name
+        assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+            "Context",
+            "Decision",
+            "Consequences",
+            "Evidence",
+        ]
+        assert re.search(r"^Status: \w+.*\. Date: \d{4}-\d\d-\d\d\.$", text, re.MULTILINE), (
+            record.name
+        )
 
 
 # ---- the site
@@ -264,7 +311,17 @@ def test_every_decision_is_in_the_index_and_says_the_same_things() -> None:
 def build(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
     sources = os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "benchmarks")))
     return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config), "--site-dir", str(out)],
+        [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "--config-file",
+            str(config),
+            "--site-dir",
+            str(out),
+        ],
         env=os.environ | {"PYTHONPATH": sources, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
@@ -280,8 +337,18 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> Non
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) > 30
     for page in pages:
-        assert re.findall(r"<(?:script|img|iframe)[^>]*src=\"(?:https?:)?//", page.read_text(encoding="utf-8")) == []
-        assert re.findall(r"<link[^>]*stylesheet[^>]*href=\"(?:https?:)?//", page.read_text(encoding="utf-8")) == []
+        assert (
+            re.findall(
+                r"<(?:script|img|iframe)[^>]*src=\"(?:https?:)?//", page.read_text(encoding="utf-8")
+            )
+            == []
+        )
+        assert (
+            re.findall(
+                r"<link[^>]*stylesheet[^>]*href=\"(?:https?:)?//", page.read_text(encoding="utf-8")
+            )
+            == []
+        )
     bench = (tmp_path / "reference" / "cli" / "resnext-bench.html").read_text(encoding="utf-8")
     assert 'id="--backend"' in bench
 

@@ -40,7 +40,9 @@ def digits_artifact(digits: Weights, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def static_artifact(digits: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return export_onnx(digits, tmp_path_factory.mktemp("static") / "artifact", batch=BatchRange.parse("3"))
+    return export_onnx(
+        digits, tmp_path_factory.mktemp("static") / "artifact", batch=BatchRange.parse("3")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +62,9 @@ def without_driver() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_gpu() -> Iterator[None]:
-    """Engines are built ahead of time here, also where there is a GPU, so that the tests say the same everywhere."""
+    """Engines are built ahead of time here, also where there is a GPU, so that the tests say the
+    same everywhere.
+    """
     with without_driver():
         yield
 
@@ -85,26 +89,40 @@ def rtx() -> Flavour:
 
 
 @pytest.fixture(scope="session")
-def engine(rtx: Flavour, digits: Weights, digits_artifact: Artifact, tmp_path_factory: Any) -> Artifact:
+def engine(
+    rtx: Flavour, digits: Weights, digits_artifact: Artifact, tmp_path_factory: Any
+) -> Artifact:
     options = EngineOptions(profiles=(BatchRange.parse("1:8:64"),))
     with without_driver():
         return export_engine(
-            digits_artifact, digits, tmp_path_factory.mktemp("engine") / "fp32", kind=rtx.kind, options=options
+            digits_artifact,
+            digits,
+            tmp_path_factory.mktemp("engine") / "fp32",
+            kind=rtx.kind,
+            options=options,
         )
 
 
 @pytest.fixture(scope="session")
-def fp16_engine(rtx: Flavour, digits: Weights, fp16_artifact: Artifact, tmp_path_factory: Any) -> Artifact:
+def fp16_engine(
+    rtx: Flavour, digits: Weights, fp16_artifact: Artifact, tmp_path_factory: Any
+) -> Artifact:
     options = EngineOptions(profiles=(BatchRange.parse("1:8:64"),), targets=("sm_89", "sm_120"))
     with without_driver():
         return export_engine(
-            fp16_artifact, digits, tmp_path_factory.mktemp("engine") / "fp16", kind=rtx.kind, options=options
+            fp16_artifact,
+            digits,
+            tmp_path_factory.mktemp("engine") / "fp16",
+            kind=rtx.kind,
+            options=options,
         )
 
 
 @pytest.fixture
 def changed(tmp_path: Path) -> Callable[[Artifact, Callable[[dict[str, Any]], None]], Artifact]:
-    """A copy of an engine with another manifest, as if it had been built so: the name in its bytes is made to fit."""
+    """A copy of an engine with another manifest, as if it had been built so: the name in its bytes
+    is made to fit.
+    """
 
     def change(artifact: Artifact, edit: Callable[[dict[str, Any]], None]) -> Artifact:
         folder = tmp_path / "changed"
@@ -115,7 +133,9 @@ def changed(tmp_path: Path) -> Callable[[Artifact, Callable[[dict[str, Any]], No
         for told in (artifact.manifest, Manifest.model_validate_json(json.dumps(manifest))):
             assert told.engine is not None
             options = told.engine.options
-            names.append(engine_name(told, refittable=options.strip_weights, tf32=options.tf32).encode())
+            names.append(
+                engine_name(told, refittable=options.strip_weights, tf32=options.tf32).encode()
+            )
         file = folder / artifact.manifest.file
         file.write_bytes(file.read_bytes().replace(names[0], names[1]))
         manifest["file_sha256"] = file_sha256(file)

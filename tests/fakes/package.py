@@ -1,7 +1,8 @@
-"""AOTInductor packages without a compiler: the files are real archives, and the code in them is a function of the test.
+"""AOTInductor packages without a compiler: the files are real archives, and the code in them is a
+function of the test.
 
-`FakeLoader` stands for `AOTIModelPackageLoader`. Everything around the code, record, metadata, manifest and session, is
-the toolkit's own.
+`FakeLoader` stands for `AOTIModelPackageLoader`. Everything around the code, record, metadata,
+manifest and session, is the toolkit's own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class FakeLoader:
-    """Gives what ``network`` gives of one input, read as compiled code reads it: by strides of its own.
+    """Gives what ``network`` gives of one input, read as compiled code reads it: by strides of its
+    own.
 
     Attributes:
         seen: every tensor that the code was given.
@@ -69,17 +71,27 @@ def record_here(weights: Weights, **changes: Any) -> PackageRecord:
         "cpu_flags": tuple(sorted(host.cpu_flags)),
         "precision": "fp32",
         "batch": batch,
-        "inputs": (TensorSpec(name="input", dtype="float32", shape=(first, config.in_channels, *config.input_size)),),
+        "inputs": (
+            TensorSpec(
+                name="input", dtype="float32", shape=(first, config.in_channels, *config.input_size)
+            ),
+        ),
         "outputs": (TensorSpec(name="logits", dtype="float32", shape=(first, config.num_classes)),),
         "frozen": False,
-        "layers": tuple({"module": name, "op": "Gemm" if name == "fc" else "Conv", "dtype": dtype} for name in names),
+        "layers": tuple(
+            {"module": name, "op": "Gemm" if name == "fc" else "Conv", "dtype": dtype}
+            for name in names
+        ),
         "kernels": {"convolution": len(names) - 1, "addmm_out": 1},
     }
     return PackageRecord.model_validate({**facts, **changes})
 
 
 def write_package(
-    path: Path, record: PackageRecord | str, metadata: dict[str, str], library: bytes = b"not a library"
+    path: Path,
+    record: PackageRecord | str,
+    metadata: dict[str, str],
+    library: bytes = b"not a library",
 ) -> None:
     """A package as `pt2_from_torch` lays it out, around ``library``.
 
@@ -91,10 +103,15 @@ def write_package(
     """
     with zipfile.ZipFile(path, "w") as archive:
         model = "m/data/aotinductor/model/resnext.wrapper"
-        archive.writestr(f"{model}_metadata.json", json.dumps({"AOTI_DEVICE_KEY": "cpu", **metadata}))
+        archive.writestr(
+            f"{model}_metadata.json", json.dumps({"AOTI_DEVICE_KEY": "cpu", **metadata})
+        )
         archive.writestr(f"{model}.cpp", "// The source is not packaged.\n")
         archive.writestr(f"{model}.so", library)
-        archive.writestr(f"m/extra/{RECORD_NAME}", record if isinstance(record, str) else record.model_dump_json())
+        archive.writestr(
+            f"m/extra/{RECORD_NAME}",
+            record if isinstance(record, str) else record.model_dump_json(),
+        )
         archive.writestr("m/archive_format", "pt2")
         archive.writestr("m/archive_version", "0")
         archive.writestr("m/.data/version", "6\n")
@@ -113,7 +130,9 @@ def fake_pt2_from_torch(
 ) -> PackageRecord:
     """Stands for the converter of that name: a package without code, at once."""
     config, first = weights.config, batch.min if batch.static else None
-    pixels = TensorSpec(name="input", dtype="uint8", shape=(first, *config.input_size, config.in_channels))
+    pixels = TensorSpec(
+        name="input", dtype="uint8", shape=(first, *config.input_size, config.in_channels)
+    )
     baked = {"inputs": (pixels,)} if bake_preprocessing else {}
     record = record_here(weights, batch=batch, precision=precision, device=device, **baked)
     write_package(path, record, metadata)
@@ -157,7 +176,9 @@ def sealed(path: Path, weights: Weights, record: PackageRecord) -> Artifact:
 
 
 def fake_package(folder: Path, weights: Weights, record: PackageRecord | None = None) -> Artifact:
-    """The artifact of a package without code, in ``folder``; None as ``record`` means one that loads here."""
+    """The artifact of a package without code, in ``folder``; None as ``record`` means one that
+    loads here.
+    """
     record = record or record_here(weights)
     folder.mkdir(parents=True, exist_ok=True)
     write_package(folder / "model.pt2", record, facts_of(weights))

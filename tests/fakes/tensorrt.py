@@ -1,8 +1,10 @@
-"""TensorRT's Python interface without TensorRT: engines that are JSON, and contexts that compute on the host.
+"""TensorRT's Python interface without TensorRT: engines that are JSON, and contexts that compute on
+the host.
 
-`FakeTensorRT` stands in for the imported library and `HostMemory` for the GPU's memory, stream and graphs, so that the
-logic of `TrtSession` runs on any machine. Classes and members bear the library's own names and no others, which a test
-holds against the lists of TensorRT 10, TensorRT 11 and TensorRT-RTX; what a test sets and reads is a `Control`.
+`FakeTensorRT` stands in for the imported library and `HostMemory` for the GPU's memory, stream and
+graphs, so that the logic of `TrtSession` runs on any machine. Classes and members bear the
+library's own names and no others, which a test holds against the lists of TensorRT 10, TensorRT 11
+and TensorRT-RTX; what a test sets and reads is a `Control`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,14 @@ import torch
 from numpy.typing import NDArray
 
 from resnext.network.layers import layers
-from resnext.runtimes.buffers import DeviceMemory, Replay, from_host, host_bits, host_view, torch_dtype
+from resnext.runtimes.buffers import (
+    DeviceMemory,
+    Replay,
+    from_host,
+    host_bits,
+    host_view,
+    torch_dtype,
+)
 from resnext.runtimes.session import numpy_dtype
 from resnext.runtimes.trt.identity import engine_name
 
@@ -32,8 +41,12 @@ if TYPE_CHECKING:
 
 #: Scratch memory that a context of TensorRT-RTX works in, for each image.
 _SCRATCH_BYTES = 64
-#: What the library logs where nothing else is asked for, in its own form: kind of error, reason, source position.
-_SAID = "{0}: Error Code 3: API Usage Error (Parameter check failed. In {0} at /_src/runtime/api/fake.cpp:101)"
+#: What the library logs where nothing else is asked for, in its own form: kind of error, reason,
+#: source position.
+_SAID = (
+    "{0}: Error Code 3: API Usage Error (Parameter check failed. In {0} at"
+    " /_src/runtime/api/fake.cpp:101)"
+)
 
 
 @dataclass
@@ -41,16 +54,20 @@ class Control:
     """What a test sets, and what it reads. Everything may be changed while a session is open.
 
     Attributes:
-        refuse: calls that fail, by the method's name, each with the line that it logs. They return None or False as
-            the library does. ``capture`` and ``empty`` (of `HostMemory`) and ``synchronize`` raise RuntimeError.
+        refuse: calls that fail, by the method's name, each with the line that it logs. They return
+            None or False as the library does. ``capture`` and ``empty`` (of `HostMemory`) and
+            ``synchronize`` raise RuntimeError.
         function: maps images (N x ...) and the number of classes to logits (N x classes).
         inspector: which TensorRT's form of JSON the engine inspector speaks.
         extra_classes: added to the width that contexts report of outputs.
-        journal: what was done, in order, for example ``context``, ``launch 4``, ``capture``, ``replay``.
+        journal: what was done, in order, for example ``context``, ``launch 4``, ``capture``,
+            ``replay``.
     """
 
     refuse: dict[str, str] = field(default_factory=dict)
-    function: Callable[[NDArray[Any], int], NDArray[Any]] = field(default_factory=lambda: host_logits)
+    function: Callable[[NDArray[Any], int], NDArray[Any]] = field(
+        default_factory=lambda: host_logits
+    )
     inspector: Literal[10, 11] = 11
     extra_classes: int = 0
     journal: list[str] = field(default_factory=list)
@@ -65,7 +82,9 @@ class Control:
 
 
 def host_logits(images: NDArray[Any], classes: int) -> NDArray[np.float32]:
-    """A fixed linear function of each image, N x ... to N x classes, so that every pixel and its place matter."""
+    """A fixed linear function of each image, N x ... to N x classes, so that every pixel and its
+    place matter.
+    """
     flat = images.reshape(len(images), -1).astype(np.float64)
     weights = np.cos(np.outer(np.arange(flat.shape[1]), np.arange(1, classes + 1)))
     return (flat @ weights / flat.shape[1]).astype(np.float32)
@@ -76,8 +95,10 @@ def plan_of(manifest: Manifest, *, open_batch: bool = False, **changes: Any) -> 
 
     Args:
         manifest: of kind ``trt`` or ``trt-rtx``.
-        open_batch: leave the batch open in the engine's own shapes, also where only one size is allowed.
-        changes: fields of the engine that are not to agree: ``name``, ``profiles``, ``inputs``, ``outputs``.
+        open_batch: leave the batch open in the engine's own shapes, also where only one size is
+            allowed.
+        changes: fields of the engine that are not to agree: ``name``, ``profiles``, ``inputs``,
+            ``outputs``.
     """
     record = manifest.engine
     assert record is not None
@@ -87,9 +108,13 @@ def plan_of(manifest: Manifest, *, open_batch: bool = False, **changes: Any) -> 
         for spec in (*shown["inputs"], *shown["outputs"]):
             spec["shape"] = (None, *spec["shape"][1:])
     plan = {
-        "name": engine_name(manifest, refittable=record.options.strip_weights, tf32=record.options.tf32),
+        "name": engine_name(
+            manifest, refittable=record.options.strip_weights, tf32=record.options.tf32
+        ),
         **shown,
-        "profiles": [(profile.min, profile.opt, profile.max) for profile in record.options.profiles],
+        "profiles": [
+            (profile.min, profile.opt, profile.max) for profile in record.options.profiles
+        ],
         "nodes": [layer.name for layer in layers(manifest.config)],
         "half": manifest.precision == "fp16",
         "host_code": record.options.compatibility == "version",
@@ -98,7 +123,8 @@ def plan_of(manifest: Manifest, *, open_batch: bool = False, **changes: Any) -> 
 
 
 class HostMemory(DeviceMemory):
-    """Tensors on the host behind one stream: nothing queued is done before somebody waits, as on a GPU.
+    """Tensors on the host behind one stream: nothing queued is done before somebody waits, as on a
+    GPU.
 
     Args:
         control: what to refuse, and where to note what was done.
@@ -263,11 +289,18 @@ class DataType(Enum):
 
 #: What the library's ``nptype`` knows, which is less than engines may hold.
 _NPTYPES: dict[DataType, type] = {
-    DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT8: np.int8, DataType.INT32: np.int32,
-    DataType.INT64: np.int64, DataType.BOOL: np.bool_, DataType.UINT8: np.uint8,
-}  # fmt: skip
+    DataType.FLOAT: np.float32,
+    DataType.HALF: np.float16,
+    DataType.INT8: np.int8,
+    DataType.INT32: np.int32,
+    DataType.INT64: np.int64,
+    DataType.BOOL: np.bool_,
+    DataType.UINT8: np.uint8,
+}
 #: Types of a plan's tensors; others are under the library's own names there, for example ``FP8``.
-_PLANNED = {np.dtype(kind).name: data_type for data_type, kind in _NPTYPES.items()} | {"bfloat16": DataType.BF16}
+_PLANNED = {np.dtype(kind).name: data_type for data_type, kind in _NPTYPES.items()} | {
+    "bfloat16": DataType.BF16
+}
 
 
 class Runtime:
@@ -287,8 +320,15 @@ class Runtime:
         except ValueError:
             plan = None
         if plan is None or (plan["host_code"] and not self.engine_host_code_allowed):
-            reason = "Magic tag does not match" if plan is None else "engine_host_code_allowed is not set"
-            line = f"IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization assertion: {reason}.)"
+            reason = (
+                "Magic tag does not match"
+                if plan is None
+                else "engine_host_code_allowed is not set"
+            )
+            line = (
+                "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization"
+                f" assertion: {reason}.)"
+            )
             self._logger.log(ILogger.Severity.ERROR, line)
             return None
         control.journal.append("engine")
@@ -319,7 +359,11 @@ class ICudaEngine:
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         """Input or output."""
-        return TensorIOMode.INPUT if any(t["name"] == name for t in self._plan["inputs"]) else TensorIOMode.OUTPUT
+        return (
+            TensorIOMode.INPUT
+            if any(t["name"] == name for t in self._plan["inputs"])
+            else TensorIOMode.OUTPUT
+        )
 
     def get_tensor_dtype(self, name: str) -> DataType:
         """Element type."""
@@ -331,7 +375,9 @@ class ICudaEngine:
         return tuple(-1 if size is None else size for size in _tensor(self._plan, name)["shape"])
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
-        """Smallest, best and largest shape; raises for what has none, which may be any tensor of one fixed shape."""
+        """Smallest, best and largest shape; raises for what has none, which may be any tensor of
+        one fixed shape.
+        """
         batch, *rest = _tensor(self._plan, name)["shape"]
         if batch is not None or not 0 <= profile_index < len(self._plan["profiles"]):
             why = "Is the tensor name an input and the profile index valid?"
@@ -364,7 +410,9 @@ class IExecutionContext:
         self._addresses: dict[str, int] = {}
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:  # noqa: ARG002
-        """Raises for a profile that the engine lacks, as the library's binding does; it never returns False."""
+        """Raises for a profile that the engine lacks, as the library's binding does; it never
+        returns False.
+        """
         refused = self._fake.control.refuses("set_optimization_profile_async", self._logger)
         if refused or not 0 <= profile_index < len(self._plan["profiles"]):
             raise RuntimeError("Error in set optimization profile async.")
@@ -373,15 +421,25 @@ class IExecutionContext:
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        """False outside of the profile that is set, for other fixed sizes than the engine's, and for no input."""
+        """False outside of the profile that is set, for other fixed sizes than the engine's, and
+        for no input.
+        """
         if self._fake.control.refuses("set_input_shape", self._logger):
             return False
         low, _, high = self._plan["profiles"][self._profile]
-        fixed = [list(tensor["shape"][1:]) for tensor in self._plan["inputs"] if tensor["name"] == name]
+        fixed = [
+            list(tensor["shape"][1:]) for tensor in self._plan["inputs"] if tensor["name"] == name
+        ]
         if not low <= shape[0] <= high or fixed != [list(shape[1:])]:
             told = ",".join(map(str, shape))
-            reason = f"Set dimension [{told}] for tensor {name} does not satisfy any optimization profiles"
-            line = f"IExecutionContext::setInputShape: Error Code 3: API Usage Error ({reason}. In {name} at /a.cpp:1)"
+            reason = (
+                f"Set dimension [{told}] for tensor {name} does not satisfy any optimization"
+                " profiles"
+            )
+            line = (
+                f"IExecutionContext::setInputShape: Error Code 3: API Usage Error ({reason}. In"
+                f" {name} at /a.cpp:1)"
+            )
             self._logger.log(ILogger.Severity.ERROR, line)
             return False
         self._shape = tuple(shape)
@@ -405,7 +463,10 @@ class IExecutionContext:
     def execute_async_v3(self, stream_handle: int) -> bool:
         """Queue the work; False on another stream than the memory's."""
         fake = self._fake
-        if fake.control.refuses("execute_async_v3", self._logger) or stream_handle != fake.memory.stream:
+        if (
+            fake.control.refuses("execute_async_v3", self._logger)
+            or stream_handle != fake.memory.stream
+        ):
             return False
         source, target = self._plan["inputs"][0], self._plan["outputs"][0]
         batch = self._shape[0]
@@ -456,11 +517,23 @@ class EngineInspector:
         if self._control.inspector == 10:
             form = {"Format/Datatype": f"Row major linear {'FP16 format' if half else 'FP32'}"}
         else:
-            form = {"Datatype": "Half" if half else "Float", "Format": "(Linear) Row major linear format"}
+            form = {
+                "Datatype": "Half" if half else "Float",
+                "Format": "(Linear) Row major linear format",
+            }
         tensor = {"Location": "Device", "Dimensions": [-1, 8, 4, 4], **form}
-        ends = {"Inputs": [{"Name": f"{node}_in", **tensor}], "Outputs": [{"Name": f"{node}_out", **tensor}]}
+        ends = {
+            "Inputs": [{"Name": f"{node}_in", **tensor}],
+            "Outputs": [{"Name": f"{node}_out", **tensor}],
+        }
         kind = "gemm" if node == "fc" else "CaskConvolution"
-        return {"Name": node, "LayerType": kind, **ends, "Metadata": f"[ONNX Layer: {node}]", "TacticName": ""}
+        return {
+            "Name": node,
+            "LayerType": kind,
+            **ends,
+            "Metadata": f"[ONNX Layer: {node}]",
+            "TacticName": "",
+        }
 
 
 class IRuntimeCache:
@@ -471,7 +544,9 @@ class IRuntimeCache:
         self._compiled: set[int] = set()
 
     def serialize(self) -> memoryview | None:
-        """A buffer with JSON, of this device; None where that is refused. The library's is no ``bytes`` either."""
+        """A buffer with JSON, of this device; None where that is refused. The library's is no
+        ``bytes`` either.
+        """
         if self._fake.control.refuses("serialize"):
             return None
         held = {"device": self._fake.memory.device, "batches": sorted(self._compiled)}
@@ -498,12 +573,16 @@ class IRuntimeConfig:
     """How a context of TensorRT-RTX is made."""
 
     def __init__(self, fake: FakeTensorRT) -> None:
-        self.dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
+        self.dynamic_shapes_kernel_specialization_strategy = (
+            DynamicShapesKernelSpecializationStrategy.LAZY
+        )
         self._strategy = ExecutionContextAllocationStrategy.STATIC
         self._fake = fake
         self._cache: IRuntimeCache | None = None
 
-    def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
+    def set_execution_context_allocation_strategy(
+        self, strategy: ExecutionContextAllocationStrategy
+    ) -> None:
         """Who allocates what contexts work in."""
         self._strategy = strategy
 
@@ -537,26 +616,36 @@ class RtxEngine(ICudaEngine):
         """Options of a context."""
         return IRuntimeConfig(self._fake)
 
-    def create_execution_context(self, runtime_config: IRuntimeConfig | None = None) -> IExecutionContext | None:
+    def create_execution_context(
+        self, runtime_config: IRuntimeConfig | None = None
+    ) -> IExecutionContext | None:
         """With the cache of the options, or one of its own."""
         if self._fake.control.refuses("create_execution_context", self._logger):
             return None
         self._fake.control.journal.append("context")
-        return RtxContext(self._plan, self._logger, self._fake, runtime_config or IRuntimeConfig(self._fake))
+        return RtxContext(
+            self._plan, self._logger, self._fake, runtime_config or IRuntimeConfig(self._fake)
+        )
 
 
 class RtxContext(IExecutionContext):
-    """A context that compiles kernels for each shape that is new to its cache, in memory that it may have to be given.
+    """A context that compiles kernels for each shape that is new to its cache, in memory that it
+    may have to be given.
 
-    A graph that is captured of kernels that are still being compiled would keep slower ones, so the journal tells.
+    A graph that is captured of kernels that are still being compiled would keep slower ones, so the
+    journal tells.
     """
 
-    def __init__(self, plan: dict[str, Any], logger: Any, fake: FakeTensorRT, config: IRuntimeConfig) -> None:
+    def __init__(
+        self, plan: dict[str, Any], logger: Any, fake: FakeTensorRT, config: IRuntimeConfig
+    ) -> None:
         super().__init__(plan, logger, fake)
         self._cache = config.get_runtime_cache() or IRuntimeCache(fake)
         self._managed = config.get_execution_context_allocation_strategy().name == "USER_MANAGED"
         self._scratch = (0, 0)
-        fake.control.journal.append(f"kernels {config.dynamic_shapes_kernel_specialization_strategy.name}")
+        fake.control.journal.append(
+            f"kernels {config.dynamic_shapes_kernel_specialization_strategy.name}"
+        )
 
     def update_device_memory_size_for_shapes(self) -> int:
         """For the shapes that are set; 0 where that is refused."""
@@ -576,8 +665,16 @@ class RtxContext(IExecutionContext):
     def execute_async_v3(self, stream_handle: int) -> bool:
         """Compile where needed, then as TensorRT."""
         address, size_bytes = self._scratch
-        if self._managed and not _SCRATCH_BYTES * self._shape[0] <= size_bytes <= self._fake.memory.sizes[address]:
-            reason = "IExecutionContext::enqueueV3: Error Code 3: API Usage Error (device memory was not given.)"
+        if (
+            self._managed
+            and not _SCRATCH_BYTES * self._shape[0]
+            <= size_bytes
+            <= self._fake.memory.sizes[address]
+        ):
+            reason = (
+                "IExecutionContext::enqueueV3: Error Code 3: API Usage Error (device memory was not"
+                " given.)"
+            )
             self._logger.log(ILogger.Severity.ERROR, reason)
             return False
         self._cache._compile(self._shape[0])

@@ -41,8 +41,11 @@ def artifact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Arti
 
 @pytest.fixture(scope="session")
 def artifact_fp16(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    # Unchecked: what is made of it is held against float64 here, and float16 is slow on the host's processor.
-    return export_onnx(weights, tmp_path_factory.mktemp("gpu") / "fp16", precision="fp16", check=False)
+    # Unchecked: what is made of it is held against float64 here, and float16 is slow on the host's
+    # processor.
+    return export_onnx(
+        weights, tmp_path_factory.mktemp("gpu") / "fp16", precision="fp16", check=False
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
-"""CUDA sessions: the same function at every batch, graphs on and off, times that enclose what they say."""
+"""CUDA sessions: the same function at every batch, graphs on and off, times that enclose what they
+say.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def test_bound_and_host_runs_are_float64s(
 
 
 @pytest.mark.parametrize("name", EAGER)
-def test_a_graph_gives_what_plain_launches_give(name: str, weights: Weights, artifact: Artifact, images: Any) -> None:
+def test_a_graph_gives_what_plain_launches_give(
+    name: str, weights: Weights, artifact: Artifact, images: Any
+) -> None:
     outputs = []
     for graph in (True, False):
         with open_cuda(name, weights, artifact, graph=graph) as session:
@@ -62,7 +66,8 @@ def test_a_graph_gives_what_plain_launches_give(name: str, weights: Weights, art
             session.enqueue()
             session.synchronize()
             outputs.append(session.fetch()["logits"])
-    # Kernel choice may differ between the two, so equal to float32 rounding of a deep network, not to the bit.
+    # Kernel choice may differ between the two, so equal to float32 rounding of a deep network, not
+    # to the bit.
     np.testing.assert_allclose(outputs[0], outputs[1], rtol=0, atol=1e-4 * np.abs(outputs[1]).max())
 
 
@@ -83,7 +88,9 @@ def test_binding_again_takes_the_new_input_and_batch(
 
 
 @pytest.mark.parametrize("name", EAGER)
-def test_everything_runs_on_the_device_in_float32(name: str, weights: Weights, artifact: Artifact) -> None:
+def test_everything_runs_on_the_device_in_float32(
+    name: str, weights: Weights, artifact: Artifact
+) -> None:
     with open_cuda(name, weights, artifact) as session:
         delivered = session.delivered()
     heavy = [layer for layer in delivered.layers if layer.op in ("Conv", "Gemm")]
@@ -100,7 +107,9 @@ def test_float32_is_not_tf32_whatever_the_process_was_told(
         open_session("torch", weights, SessionOptions(device="cuda")) as session,
     ):
         exact = compare(reference[:8], session.run({"input": images[:8]})["logits"]).max_error
-        monkeypatch.setattr(tensor_session, "full_float32", contextlib.nullcontext)  # the session without its guard
+        monkeypatch.setattr(
+            tensor_session, "full_float32", contextlib.nullcontext
+        )  # the session without its guard
         loose = compare(reference[:8], session.run({"input": images[:8]})["logits"]).max_error
     assert exact is not None
     assert loose is not None
@@ -134,9 +143,13 @@ def test_float16_has_tensor_cores(
     with contextlib.ExitStack() as stack:
         sessions: dict[Precision, Session] = {}
         for precision in exported:
-            subject: Weights | Artifact = weights if BACKENDS[name].source == "model" else exported[precision]
+            subject: Weights | Artifact = (
+                weights if BACKENDS[name].source == "model" else exported[precision]
+            )
             options = SessionOptions(device="cuda", precision=precision)
-            session = sessions[precision] = stack.enter_context(open_session(name, subject, options))
+            session = sessions[precision] = stack.enter_context(
+                open_session(name, subject, options)
+            )
             session.bind({"input": images[:64]})
             if session.cuda_stream is None:
                 pytest.skip("this PyTorch has no CUDA, so there are no events to time with")
@@ -150,8 +163,12 @@ def test_float16_has_tensor_cores(
 
 
 @needs_ort_cuda
-def test_what_ort_cuda_makes_of_bfloat16(weights: Weights, images: Any, reference: Any, tmp_path: Path) -> None:
-    """A report and no check: the table of backends leaves bfloat16 out, and pytest's summary says what releases do."""
+def test_what_ort_cuda_makes_of_bfloat16(
+    weights: Weights, images: Any, reference: Any, tmp_path: Path
+) -> None:
+    """A report and no check: the table of backends leaves bfloat16 out, and pytest's summary says
+    what releases do.
+    """
     exported = export_onnx(weights, tmp_path / "bf16", precision="bf16", check=False)
     try:
         with CudaOrtSession(exported, SessionOptions(device="cuda"), "ort-cuda") as session:
@@ -160,4 +177,6 @@ def test_what_ort_cuda_makes_of_bfloat16(weights: Weights, images: Any, referenc
     except ResnextError as exc:
         pytest.xfail(f"ort-cuda does not run bfloat16: {exc}")
     lost = np.abs(logits - reference[:8]).max() / np.sqrt(np.square(reference[:8]).mean())
-    pytest.xfail(f"ort-cuda runs bfloat16: {share:.0%} of the work, and loses {lost:.2g} of the logits")
+    pytest.xfail(
+        f"ort-cuda runs bfloat16: {share:.0%} of the work, and loses {lost:.2g} of the logits"
+    )

@@ -1,4 +1,6 @@
-"""Engines on a GPU: PyTorch's function at every batch and precision, graphs, caches, refits, refusals and speed."""
+"""Engines on a GPU: PyTorch's function at every batch and precision, graphs, caches, refits,
+refusals and speed.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ PROFILES = ("1:8:8", "64:64:256")
 
 
 def why_not(kind: EngineKind) -> str:
-    """Why engines of ``kind`` cannot be built and run here; "" if they can, or if there is no driver."""
+    """Why engines of ``kind`` cannot be built and run here; "" if they can, or if there is no
+    driver.
+    """
     if FLAVOURS[kind].version is None and FLAVOURS["trt-rtx"].version is not None:
         return f"{FLAVOURS[kind].title} is not installed"  # `trt` would mean TensorRT-RTX
     if FLAVOURS[kind].version is None or probe_driver().problem is None:
@@ -64,8 +68,12 @@ def kind(request: pytest.FixtureRequest) -> EngineKind:
     return cast("EngineKind", request.param)
 
 
-def options_for(kind: EngineKind, *profiles: str, quick: bool = True, **asked: bool) -> EngineOptions:
-    """Options of a build; ``quick`` does not look long for fast kernels where TensorRT times them."""
+def options_for(
+    kind: EngineKind, *profiles: str, quick: bool = True, **asked: bool
+) -> EngineOptions:
+    """Options of a build; ``quick`` does not look long for fast kernels where TensorRT times
+    them.
+    """
     level = 1 if quick and kind == "trt" else None
     parsed = tuple(BatchRange.parse(profile) for profile in profiles)
     return EngineOptions(profiles=parsed, optimization_level=level, **asked)
@@ -84,16 +92,29 @@ def times(kind: EngineKind, folder: Path) -> Path | None:
 
 @pytest.fixture(scope="module")
 def built(
-    kind: EngineKind, artifact: Artifact, artifact_fp16: Artifact, weights: Weights, folder: Path, times: Path | None
+    kind: EngineKind,
+    artifact: Artifact,
+    artifact_fp16: Artifact,
+    weights: Weights,
+    folder: Path,
+    times: Path | None,
 ) -> Callable[[Precision], Artifact]:
     """The engine of either precision, built when it is first asked for."""
 
     @functools.cache
     def build(precision: Precision) -> Artifact:
         parent = {"fp16": artifact_fp16, "fp32": artifact}[precision]
-        options = options_for(kind, *PROFILES, quick=precision == "fp32")  # the other one's speed is tested, too
+        options = options_for(
+            kind, *PROFILES, quick=precision == "fp32"
+        )  # the other one's speed is tested, too
         return export_engine(
-            parent, weights, folder / precision, kind=kind, options=options, timing_cache=times, check=False
+            parent,
+            weights,
+            folder / precision,
+            kind=kind,
+            options=options,
+            timing_cache=times,
+            check=False,
         )
 
     return build
@@ -139,7 +160,9 @@ Judge = Callable[[Artifact, Any, slice], Parity]
 
 @pytest.fixture(scope="module")
 def judged(reference: Any, baseline: Any) -> Judge:
-    """Compares logits of the images ``rows`` with float64's, as an engine's precision is to be judged."""
+    """Compares logits of the images ``rows`` with float64's, as an engine's precision is to be
+    judged.
+    """
 
     def judge(engine: Artifact, logits: Any, rows: slice) -> Parity:
         numerics = engine.manifest.numerics
@@ -150,11 +173,14 @@ def judged(reference: Any, baseline: Any) -> Judge:
     return judge
 
 
-# --- function ----------------------------------------------------------------------------------------------------
+# --- function
+# ------------------------------------------------------------------------------------------
 
 
 @BOTH
-def test_bound_and_host_runs_are_float64s_at_every_batch(engine: Artifact, images: Any, judged: Judge) -> None:
+def test_bound_and_host_runs_are_float64s_at_every_batch(
+    engine: Artifact, images: Any, judged: Judge
+) -> None:
     assert engine.manifest.numerics == engine.manifest.precision
     with opened(engine) as session:
         for batch in BATCHES:
@@ -169,10 +195,14 @@ def test_bound_and_host_runs_are_float64s_at_every_batch(engine: Artifact, image
 
 @BOTH
 def test_rows_that_are_not_compared_do_not_hang_on_the_batch(engine: Artifact, images: Any) -> None:
-    """The reference has the first images alone; the others are held against what they give eight at a time."""
+    """The reference has the first images alone; the others are held against what they give eight at
+    a time.
+    """
     with opened(engine) as session:
         whole = session.run({"input": images[:64]})["logits"]
-        parts = [session.run({"input": images[start : start + 8]})["logits"] for start in range(0, 64, 8)]
+        parts = [
+            session.run({"input": images[start : start + 8]})["logits"] for start in range(0, 64, 8)
+        ]
     gate = gate_for(engine.manifest.numerics)
     outcome = compare(np.concatenate(parts), whole, gate=gate)
     assert outcome.passed, outcome.failures
@@ -193,16 +223,22 @@ def test_a_cuda_graph_gives_what_plain_launches_give(engine: Artifact, images: A
         with opened(engine, graph=graph) as session:
             logits[graph] = bound_logits(session, images[:8])
             assert session.enqueue_boundary == ("graph" if graph else "device")
-            assert session.delivered().notes["cuda graph"] == ("on" if graph else "off: not asked for")
+            assert session.delivered().notes["cuda graph"] == (
+                "on" if graph else "off: not asked for"
+            )
     # The same kernels: only sums that are taken in no fixed order may differ.
-    np.testing.assert_allclose(logits[True], logits[False], rtol=0, atol=1e-5 * np.abs(logits[False]).max())
+    np.testing.assert_allclose(
+        logits[True], logits[False], rtol=0, atol=1e-5 * np.abs(logits[False]).max()
+    )
 
 
 @BOTH
 def test_going_back_and_forth_between_batches_takes_each_times_input(
     engine: Artifact, images: Any, judged: Judge
 ) -> None:
-    """Profiles change, graphs are captured and replayed again, and host runs between leave what is bound alone."""
+    """Profiles change, graphs are captured and replayed again, and host runs between leave what is
+    bound alone.
+    """
     with opened(engine) as session:
         for start, stop in ((0, 8), (4, 5), (0, 64), (8, 16), (9, 10), (2, 66), (3, 11), (0, 256)):
             rows = slice(start, min(stop, 16))
@@ -228,19 +264,30 @@ def test_outputs_belong_to_the_caller(fp16: Artifact, images: Any) -> None:
     np.testing.assert_array_equal(fetched, kept_fetched)
 
 
-# --- precision ---------------------------------------------------------------------------------------------------
+# --- precision
+# ------------------------------------------------------------------------------------------
 
 
 def test_tf32_stays_within_its_own_gate_and_float32_within_float32s(
-    kind: EngineKind, artifact: Artifact, fp32: Artifact, weights: Weights, folder: Path, images: Any, judged: Judge
+    kind: EngineKind,
+    artifact: Artifact,
+    fp32: Artifact,
+    weights: Weights,
+    folder: Path,
+    images: Any,
+    judged: Judge,
 ) -> None:
     options = options_for(kind, "8", tf32=True)
-    loose = export_engine(artifact, weights, folder / "tf32", kind=kind, options=options, check=False)
+    loose = export_engine(
+        artifact, weights, folder / "tf32", kind=kind, options=options, check=False
+    )
     assert (loose.manifest.numerics, fp32.manifest.numerics) == ("tf32", "fp32")
     outcomes = {}
     for engine in (loose, fp32):
         with opened(engine) as session:
-            outcomes[engine.manifest.numerics] = judged(engine, bound_logits(session, images[:8]), slice(0, 8))
+            outcomes[engine.manifest.numerics] = judged(
+                engine, bound_logits(session, images[:8]), slice(0, 8)
+            )
     assert outcomes["tf32"].passed, outcomes["tf32"].failures
     assert outcomes["fp32"].passed, outcomes["fp32"].failures
 
@@ -252,7 +299,14 @@ def test_all_of_an_fp16_engine_is_delivered_in_float16(fp16: Artifact, images: A
     assert delivered_share(found, fp16.manifest.config, "float16") == 1.0, found.summary()
     assert found.device.startswith("cuda:0 ")
     for live in ([], ["--backend", fp16.manifest.kind]):
-        arguments = ["inspect", str(fp16.directory), "--require-delivered", "0.99", "--require-loadable", *live]
+        arguments = [
+            "inspect",
+            str(fp16.directory),
+            "--require-delivered",
+            "0.99",
+            "--require-loadable",
+            *live,
+        ]
         done = CliRunner().invoke(main, arguments)
         assert done.exit_code == 0, done.output
 
@@ -265,7 +319,9 @@ def test_an_engine_in_float32_is_not_called_float16(fp32: Artifact, images: Any)
     assert delivered_share(found, fp32.manifest.config, "float32") == 1.0, found.summary()
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("int8", "int8"), ("fp8", "float8_e4m3fn")])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", "bfloat16"), ("int8", "int8"), ("fp8", "float8_e4m3fn")]
+)
 @pytest.mark.parametrize("merge", [None, 32])
 def test_other_precisions_are_right_and_delivered(
     kind: EngineKind, precision: Precision, dtype: str, merge: int | None, tmp_path: Path
@@ -279,7 +335,9 @@ def test_other_precisions_are_right_and_delivered(
     recipe = Recipe(precision, runtime="trt", calibration=calibration, merge=merge)
     parent = derive_onnx(plain, weights, tmp_path / "onnx", recipe)
     options = options_for(kind, "1:8:64")
-    engine = export_engine(parent, weights, tmp_path / "engine", kind=kind, options=options)  # which compares
+    engine = export_engine(
+        parent, weights, tmp_path / "engine", kind=kind, options=options
+    )  # which compares
     assert engine.manifest.check is not None
     with opened(engine) as session:
         session.bind({"input": np.zeros((8, 1, 8, 8), np.float32)})
@@ -288,15 +346,22 @@ def test_other_precisions_are_right_and_delivered(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_native_inputs_and_outputs(kind: EngineKind, precision: Precision, small: Weights, tmp_path: Path) -> None:
+def test_native_inputs_and_outputs(
+    kind: EngineKind, precision: Precision, small: Weights, tmp_path: Path
+) -> None:
     plain = export_onnx(small, tmp_path / "fp32", check=False)
-    parent = derive_onnx(plain, small, tmp_path / "onnx", Recipe(precision, native_io=True), check=False)
-    engine = export_engine(parent, small, tmp_path / "engine", kind=kind, options=options_for(kind, "8"))
+    parent = derive_onnx(
+        plain, small, tmp_path / "onnx", Recipe(precision, native_io=True), check=False
+    )
+    engine = export_engine(
+        parent, small, tmp_path / "engine", kind=kind, options=options_for(kind, "8")
+    )
     assert engine.manifest.inputs[0].dtype == {"fp16": "float16", "bf16": "bfloat16"}[precision]
     assert engine.manifest.check is not None
 
 
-# --- refusals ----------------------------------------------------------------------------------------------------
+# --- refusals
+# ------------------------------------------------------------------------------------------
 
 
 def test_infinite_weights_are_refused(kind: EngineKind, small: Weights, tmp_path: Path) -> None:
@@ -308,7 +373,9 @@ def test_infinite_weights_are_refused(kind: EngineKind, small: Weights, tmp_path
     options = options_for(kind, "8")
 
     def build_and_run() -> None:
-        engine = export_engine(artifact, bad, tmp_path / "engine", kind=kind, options=options, check=False)
+        engine = export_engine(
+            artifact, bad, tmp_path / "engine", kind=kind, options=options, check=False
+        )
         with opened(engine) as session:
             session.run({"input": images})
 
@@ -340,13 +407,20 @@ def test_an_engine_of_another_compute_capability_is_refused_before_it_is_loaded(
         opened(fp16)
 
 
-# --- refit -------------------------------------------------------------------------------------------------------
+# --- refit
+# ------------------------------------------------------------------------------------------
 
 
-def test_a_refit_changes_the_output_as_the_weights_do(kind: EngineKind, small: Weights, tmp_path: Path) -> None:
+def test_a_refit_changes_the_output_as_the_weights_do(
+    kind: EngineKind, small: Weights, tmp_path: Path
+) -> None:
     artifact = export_onnx(small, tmp_path / "onnx", check=False)
     thin = export_engine(
-        artifact, small, tmp_path / "thin", kind=kind, options=options_for(kind, "1:8:8", strip_weights=True)
+        artifact,
+        small,
+        tmp_path / "thin",
+        kind=kind,
+        options=options_for(kind, "1:8:8", strip_weights=True),
     )
     with pytest.raises(MissingRequirement, match="weights were stripped"):
         opened(thin)
@@ -360,7 +434,8 @@ def test_a_refit_changes_the_output_as_the_weights_do(kind: EngineKind, small: W
     assert not compare(reference_logits(small, images), logits).passed
 
 
-# --- caches ------------------------------------------------------------------------------------------------------
+# --- caches
+# ------------------------------------------------------------------------------------------
 
 SECOND_PROCESS = """
 import json
@@ -374,7 +449,8 @@ from resnext_export.store import build_or_reuse, engine_or_reuse
 weights = load_weights("digits")
 images = weights.preprocessing.normalise(seeded_pixels(weights.config, 8))
 parent = build_or_reuse(weights)
-built = engine_or_reuse(parent.artifact, weights, KIND, EngineOptions(profiles=(BatchRange.parse("1:8:8"),)))
+options = EngineOptions(profiles=(BatchRange.parse("1:8:8"),))
+built = engine_or_reuse(parent.artifact, weights, KIND, options)
 with open_session(KIND, built.artifact, SessionOptions()) as session:
     session.bind({"input": images})
     notes = dict(session.delivered().notes)
@@ -388,7 +464,9 @@ def test_a_second_process_builds_and_compiles_nothing(
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
     digits = load_weights("digits")
     parent = build_or_reuse(digits).artifact
-    built = engine_or_reuse(parent, digits, kind, EngineOptions(profiles=(BatchRange.parse("1:8:8"),)))
+    built = engine_or_reuse(
+        parent, digits, kind, EngineOptions(profiles=(BatchRange.parse("1:8:8"),))
+    )
     assert not built.reused
     assert built.artifact.manifest.check is not None
     images = digits.preprocessing.normalise(seeded_pixels(digits.config, 8))
@@ -403,13 +481,18 @@ def test_a_second_process_builds_and_compiles_nothing(
     assert told["notes"].get("kernel cache") == ("reused" if kind == "trt-rtx" else None)
 
 
-# --- speed -------------------------------------------------------------------------------------------------------
+# --- speed
+# ------------------------------------------------------------------------------------------
 
 
-def test_an_engine_is_at_least_as_fast_as_torch_compile(kind: EngineKind, fp16: Artifact, weights: Weights) -> None:
+def test_an_engine_is_at_least_as_fast_as_torch_compile(
+    kind: EngineKind, fp16: Artifact, weights: Weights
+) -> None:
     cells = (Cell("torch-compile", 64), Cell(kind, 64))
     plan = Plan(cells, duration_s=1.5, rounds=5, warmup_s=0.5)
-    run = run_benchmark(weights, plan, artifact=fp16, options=SessionOptions(device="cuda"), precision="fp16")
+    run = run_benchmark(
+        weights, plan, artifact=fp16, options=SessionOptions(device="cuda"), precision="fp16"
+    )
     for row in run.rows:
         assert row.status == "valid", row.reasons
     compiled, engine = run.rows

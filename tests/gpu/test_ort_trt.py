@@ -1,4 +1,6 @@
-"""ONNX Runtime over TensorRT and TensorRT-RTX: PyTorch's function, every node in TensorRT, engines reused."""
+"""ONNX Runtime over TensorRT and TensorRT-RTX: PyTorch's function, every node in TensorRT, engines
+reused.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +51,13 @@ def test_bound_and_host_runs_are_float64s(
             session.bind({"input": images[:batch]})
             session.enqueue()
             session.synchronize()
-            for logits in (session.fetch()["logits"], session.run({"input": images[:batch]})["logits"]):
-                outcome = compare(reference[:batch], logits, gate=gate_for("fp16"), baseline=baseline[:batch])
+            for logits in (
+                session.fetch()["logits"],
+                session.run({"input": images[:batch]})["logits"],
+            ):
+                outcome = compare(
+                    reference[:batch], logits, gate=gate_for("fp16"), baseline=baseline[:batch]
+                )
                 assert outcome.passed, (batch, outcome.failures)
         found = session.delivered()
     assert sum(layer.op in ("Conv", "Gemm") for layer in found.layers) == 54
@@ -66,5 +73,7 @@ def test_a_graph_replays_what_is_bound(
             session.enqueue()
             session.synchronize()
             logits = session.fetch()["logits"]
-            outcome = compare(reference[rows], logits, gate=gate_for("fp16"), baseline=baseline[rows])
+            outcome = compare(
+                reference[rows], logits, gate=gate_for("fp16"), baseline=baseline[rows]
+            )
             assert outcome.passed, outcome.failures

@@ -1,4 +1,6 @@
-"""AOTInductor packages on CUDA: PyTorch's function at every batch, a graph that gives what plain launches give."""
+"""AOTInductor packages on CUDA: PyTorch's function at every batch, a graph that gives what plain
+launches give.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def test_bound_and_host_runs_are_float64s(
             assert outcome.passed, outcome.failures
 
 
-def test_binding_again_takes_the_new_input_and_batch(package: Artifact, images: Any, reference: Any) -> None:
+def test_binding_again_takes_the_new_input_and_batch(
+    package: Artifact, images: Any, reference: Any
+) -> None:
     with open_session("pt2", package) as session:
         for rows in (slice(0, 8), slice(8, 16), slice(3, 4)):
             session.bind({"input": images[rows]})
@@ -85,9 +89,13 @@ def test_it_is_not_run_on_the_processor_instead(package: Artifact) -> None:
 
 def test_half_precision_with_preprocessing_inside_is_proven_on_the_gpu(tmp_path: Any) -> None:
     artifact = export_pt2(
-        load_weights("digits"), tmp_path / "half", batch=BatchRange.parse("8"), precision="fp16",
-        bake_preprocessing=True, device="cuda",
-    )  # fmt: skip
+        load_weights("digits"),
+        tmp_path / "half",
+        batch=BatchRange.parse("8"),
+        precision="fp16",
+        bake_preprocessing=True,
+        device="cuda",
+    )
     check = artifact.manifest.check
     assert check is not None
     assert 1e-5 < check.max_error < check.tolerance  # and it is not float32 in disguise

@@ -1,4 +1,6 @@
-"""How large the activations of a float32 network get, and which of them a half-precision type cannot hold."""
+"""How large the activations of a float32 network get, and which of them a half-precision type
+cannot hold.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ class ActivationRange:
         node: its name, for example ``layer2.0.conv3``.
         largest: largest absolute value; NaN where the network gives NaN.
         smallest: smallest absolute value that is a normal float32; infinity where there is none.
-        vanishing: share of all values that are not zero and yet below fp16's smallest subnormal, 2**-24.
+        vanishing: share of all values that are not zero and yet below fp16's smallest subnormal,
+            2**-24.
     """
 
     node: str
@@ -50,7 +53,8 @@ class Overflow:
         node: its name.
         precision: the type.
         largest: largest absolute value that was seen.
-        beyond: True where that is more than the type can hold (or NaN), False where other images might yet give more.
+        beyond: True where that is more than the type can hold (or NaN), False where other images
+            might yet give more.
     """
 
     node: str
@@ -62,29 +66,31 @@ class Overflow:
         """One line: what was seen, what is allowed, what to do."""
         is_what = "beyond" if self.beyond else "close to"
         return (
-            f"{self.node} reaches {self.largest:.6g}, {is_what} {self.precision}'s {LARGEST[self.precision]:.6g}; "
-            f"use {_INSTEAD[self.precision]}"
+            f"{self.node} reaches {self.largest:.6g}, {is_what} {self.precision}'s"
+            f" {LARGEST[self.precision]:.6g}; use {_INSTEAD[self.precision]}"
         )
 
 
 def activation_ranges(
     model: Path | onnx.ModelProto, images: NDArray[np.float32] | NDArray[np.uint8]
 ) -> tuple[ActivationRange, ...]:
-    """Run a float32 graph on ONNX Runtime's CPU provider and look at what each weighted node and each Add gives.
+    """Run a float32 graph on ONNX Runtime's CPU provider and look at what each weighted node and
+    each Add gives.
 
     These are what a layer puts out before its activation function, so what a type must hold.
 
     Args:
         model: an ONNX file, or the model itself, which is left as it is.
-        images: what the graph's only input takes; float32, N x C x H x W, preprocessed (or uint8 pixels,
-            N x H x W x C, where the graph carries its own preprocessing).
+        images: what the graph's only input takes; float32, N x C x H x W, preprocessed (or uint8
+            pixels, N x H x W x C, where the graph carries its own preprocessing).
 
     Returns:
         One range for each node, in graph order.
 
     Raises:
         UsageError: no images, or the graph computes in another type.
-        BadArtifact: a shape inside the graph is not known, or shapes and types do not hold together.
+        BadArtifact: a shape inside the graph is not known, or shapes and types do not hold
+            together.
         SessionFailed: ONNX Runtime refuses the graph or the images.
     """
     if not len(images):
@@ -92,12 +98,20 @@ def activation_ranges(
     proto = onnx.load(model) if isinstance(model, Path) else model
     watched = _watched(proto)
     first = proto.graph.input[0].type.tensor_type.shape.dim[0]
-    rows = first.dim_value or max(1, min(len(images), _BUDGET_BYTES // (4 * sum(size for _, _, size in watched))))
+    rows = first.dim_value or max(
+        1, min(len(images), _BUDGET_BYTES // (4 * sum(size for _, _, size in watched)))
+    )
     found: dict[str, list[ActivationRange]] = {}
     for chunk in _chunks(watched, _BUDGET_BYTES // (4 * rows)):
         session = _session(proto, [tensor for _, tensor, _ in chunk])
         for start in range(0, len(images), rows):
-            values = _run(session, proto, images[start : start + rows], rows, [tensor for _, tensor, _ in chunk])
+            values = _run(
+                session,
+                proto,
+                images[start : start + rows],
+                rows,
+                [tensor for _, tensor, _ in chunk],
+            )
             for (node, _, _), value in zip(chunk, values, strict=True):
                 found.setdefault(node, []).append(_range(node, value))
     counts = [len(images[start : start + rows]) for start in range(0, len(images), rows)]
@@ -115,7 +129,8 @@ def overflows(
         headroom: what other images may give more, as a factor; 1 leaves out those that just fit.
 
     Returns:
-        In the order of ``ranges``. The first that is ``beyond`` is the one to blame: what follows inherits it.
+        In the order of ``ranges``. The first that is ``beyond`` is the one to blame: what follows
+        inherits it.
 
     Raises:
         UsageError: ``headroom`` is below 1.
@@ -144,17 +159,25 @@ def _watched(proto: onnx.ModelProto) -> list[tuple[str, str, int]]:
             continue  # arithmetic of shapes
         if kind != onnx.TensorProto.FLOAT:
             told = onnx.helper.tensor_dtype_to_np_dtype(kind) if kind else "an unknown type"
-            raise UsageError(f"{node.name} computes in {told}; activation ranges are measured on the float32 graph")
+            raise UsageError(
+                f"{node.name} computes in {told}; activation ranges are measured on the float32"
+                " graph"
+            )
         sizes = [dim.dim_value for dim in types[tensor].shape.dim[1:]]
         if not all(sizes):
-            raise BadArtifact(f"the shape of what {node.name} gives is not known; export with fixed height and width")
+            raise BadArtifact(
+                f"the shape of what {node.name} gives is not known; export with fixed height and"
+                " width"
+            )
         found.append((node.name or tensor, tensor, prod(sizes)))
     if not found:
         raise UsageError("the graph has no convolution, matrix product or Add to look at")
     return found
 
 
-def _chunks(watched: Sequence[tuple[str, str, int]], most: int) -> Iterator[list[tuple[str, str, int]]]:
+def _chunks(
+    watched: Sequence[tuple[str, str, int]], most: int
+) -> Iterator[list[tuple[str, str, int]]]:
     """Neighbours that together have at most ``most`` values per image, or one alone."""
     chunk: list[tuple[str, str, int]] = []
     for item in watched:
@@ -173,11 +196,15 @@ def _session(proto: onnx.ModelProto, tensors: Sequence[str]) -> Any:
     given = {value.name for value in opened.graph.output}
     for tensor in tensors:
         if tensor not in given:
-            opened.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
+            opened.graph.output.append(
+                onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None)
+            )
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(opened.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            opened.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as exc:  # its classes share no base but Exception
         raise SessionFailed(f"ONNX Runtime refuses the graph: {str(exc).splitlines()[0]}") from exc
 

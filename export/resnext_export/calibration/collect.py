@@ -1,7 +1,9 @@
-"""Calibration: the range of every tensor of an ONNX graph over some images, from which every runtime's scales follow.
+"""Calibration: the range of every tensor of an ONNX graph over some images, from which every
+runtime's scales follow.
 
-ONNX Runtime's calibrators do the counting. They are fed a few images at a time, because those that make histograms
-hold every activation of what they are fed; and they are watched, because they pass over NaN in silence.
+ONNX Runtime's calibrators do the counting. They are fed a few images at a time, because those that
+make histograms hold every activation of what they are fed; and they are watched, because they pass
+over NaN in silence.
 """
 
 from __future__ import annotations
@@ -36,12 +38,13 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 #: Share of a tensor's values, in percent, that ``percentile`` keeps.
 PERCENTILE = 99.99
-#: Bins at first; they grow with the values, and entropy's search takes their square. ONNX Runtime's own default for
-#: entropy, 128, leaves it one candidate: the whole range.
+#: Bins at first; they grow with the values, and entropy's search takes their square. ONNX Runtime's
+#: own default for entropy, 128, leaves it one candidate: the whole range.
 _BINS = {"entropy": 512, "percentile": 4096}
 #: A histogram grows by as many bins as its values outgrow the first images'.
 _MOST_GROWTH = 16.0
-#: Values of the input that are run at a time: six images of 3 x 224 x 224, whose activations take 0.7 GB.
+#: Values of the input that are run at a time: six images of 3 x 224 x 224, whose activations take
+#: 0.7 GB.
 _CHUNK_VALUES = 2**20
 _READ_IMAGES = 32
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
@@ -55,7 +58,8 @@ class Ranges(BaseModel):
     Attributes:
         format_version: of this file; readers refuse any other.
         onnx_sha256: digest of the ONNX file that was run.
-        weights_sha256: digest of its weights, from its metadata (``resnext.weights_sha256``), or None.
+        weights_sha256: digest of its weights, from its metadata (``resnext.weights_sha256``), or
+            None.
         method: how outliers were judged.
         source: name of the images, for people.
         source_sha256: digest of the images.
@@ -85,7 +89,9 @@ class Ranges(BaseModel):
 
     @property
     def degenerate(self) -> tuple[str, ...]:
-        """Tensors that were zero throughout. Allowed, as a dead layer is; but ask whether the images were real."""
+        """Tensors that were zero throughout. Allowed, as a dead layer is; but ask whether the
+        images were real.
+        """
         return tuple(name for name, (low, high) in self.ranges.items() if low == high == 0)
 
     def write(self, path: Path) -> None:
@@ -106,7 +112,9 @@ class Ranges(BaseModel):
             finally:
                 partial.unlink(missing_ok=True)
         except OSError as exc:
-            raise MissingRequirement(f"cannot write {path}: {exc.strerror or exc}; choose another place") from exc
+            raise MissingRequirement(
+                f"cannot write {path}: {exc.strerror or exc}; choose another place"
+            ) from exc
 
 
 def read_ranges(path: Path) -> Ranges:
@@ -125,8 +133,8 @@ def read_ranges(path: Path) -> Ranges:
     found = raw.get("format_version") if isinstance(raw, dict) else None
     if found != FORMAT_VERSION:
         raise BadArtifact(
-            f"{path} has format_version {found!r}, this version reads {FORMAT_VERSION}; calibrate again or use the "
-            "toolkit that wrote it"
+            f"{path} has format_version {found!r}, this version reads {FORMAT_VERSION}; calibrate"
+            " again or use the toolkit that wrote it"
         )
     try:
         return Ranges.model_validate_json(text)
@@ -161,7 +169,9 @@ class Source:
 
     @classmethod
     def of_images(cls, images: ImageSource, *, baked: bool = False) -> Source:
-        """``images``, read and normalised while they are used; as plain pixels for a graph that normalises them."""
+        """``images``, read and normalised while they are used; as plain pixels for a graph that
+        normalises them.
+        """
 
         def batches() -> Iterator[NDArray[Any]]:
             for start in range(0, len(images), _READ_IMAGES):
@@ -171,10 +181,13 @@ class Source:
         return cls(images.name, images.digest, len(images), batches)
 
 
-def calibrate_or_reuse(model_path: Path, source: Source, method: Method, folder: Path | None = None) -> Ranges:
+def calibrate_or_reuse(
+    model_path: Path, source: Source, method: Method, folder: Path | None = None
+) -> Ranges:
     """The ranges of ``model_path`` over ``source``, calibrated now if no earlier run left them.
 
-    Safe for several processes: the first calibrates, the others wait and reuse. A damaged entry is made again.
+    Safe for several processes: the first calibrates, the others wait and reuse. A damaged entry is
+        made again.
 
     Args:
         model_path: the ONNX file.
@@ -189,9 +202,13 @@ def calibrate_or_reuse(model_path: Path, source: Source, method: Method, folder:
     from filelock import FileLock
 
     key = {
-        "format": FORMAT_VERSION, "onnx": _digest(_read(model_path)), "source": source.sha256, "images": source.images,
-        "method": [method, PERCENTILE, _BINS.get(method), _CHUNK_VALUES], "onnxruntime": _onnxruntime_version(),
-    }  # fmt: skip
+        "format": FORMAT_VERSION,
+        "onnx": _digest(_read(model_path)),
+        "source": source.sha256,
+        "images": source.images,
+        "method": [method, PERCENTILE, _BINS.get(method), _CHUNK_VALUES],
+        "onnxruntime": _onnxruntime_version(),
+    }
     folder = (folder or cache_folder()) / "calibration"
     entry = folder / f"{_digest(json.dumps(key, sort_keys=True).encode())[:24]}.json"
     lock = FileLock(entry.with_suffix(".lock"))
@@ -210,9 +227,13 @@ def calibrate_or_reuse(model_path: Path, source: Source, method: Method, folder:
                 return kept
         except BadArtifact:  # absent, or damaged since
             pass
-        ranges = calibrate(model_path, source.batches(), method, source=source.name, source_sha256=source.sha256)
+        ranges = calibrate(
+            model_path, source.batches(), method, source=source.name, source_sha256=source.sha256
+        )
         if ranges.images != source.images:
-            raise BadInput(f"{source.name} gave {ranges.images} images and was said to hold {source.images}")
+            raise BadInput(
+                f"{source.name} gave {ranges.images} images and was said to hold {source.images}"
+            )
         ranges.write(entry)
         return ranges
     finally:
@@ -220,34 +241,48 @@ def calibrate_or_reuse(model_path: Path, source: Source, method: Method, folder:
 
 
 def calibrate(
-    model_path: Path, images: Iterable[NDArray[Any]], method: Method = "minmax", *, source: str, source_sha256: str
+    model_path: Path,
+    images: Iterable[NDArray[Any]],
+    method: Method = "minmax",
+    *,
+    source: str,
+    source_sha256: str,
 ) -> Ranges:
-    """Run ``images`` through the graph, in float32 on ONNX Runtime's CPU provider, and note what each tensor holds.
+    """Run ``images`` through the graph, in float32 on ONNX Runtime's CPU provider, and note what
+    each tensor holds.
 
-    The outcome depends on the images and their order, not on the sizes of the batches that they come in.
+    The outcome depends on the images and their order, not on the sizes of the batches that they
+    come in.
 
     Args:
         model_path: an ONNX file with its weights inside and one input.
-        images: batches as the input takes them: for an export without preprocessing float32, N x C x H x W.
-        method: ``minmax`` keeps every value; ``percentile`` leaves out the rarest 0.01 %, half at each end;
-            ``entropy`` cuts where the histogram loses least by it (Kullback-Leibler; Migacz, GTC 2017).
+        images: batches as the input takes them: for an export without preprocessing float32, N x C
+            x H x W.
+        method: ``minmax`` keeps every value; ``percentile`` leaves out the rarest 0.01 %, half at
+            each end; ``entropy`` cuts where the histogram loses least by it (Kullback-Leibler;
+            Migacz, GTC 2017).
         source: name of the images, to be noted.
         source_sha256: digest of the images, to be noted.
 
     Raises:
-        BadInput: no images, or of another shape or type than the input; a graph that is not readable or is quantized
-            already; NaN or infinity in images or activations; activations that outgrow the first images' 16 times,
-            where ``method`` counts in histograms.
+        BadInput: no images, or of another shape or type than the input; a graph that is not
+            readable or is quantized already; NaN or infinity in images or activations; activations
+            that outgrow the first images' 16 times, where ``method`` counts in histograms.
         UsageError: an unknown method, or ``source_sha256`` is no digest.
-        MissingRequirement: the temporary folder, which takes two copies of the model, cannot be written to.
+        MissingRequirement: the temporary folder, which takes two copies of the model, cannot be
+            written to.
     """
     if method not in get_args(Method):
-        raise UsageError(f"unknown calibration method {method!r}; known: {', '.join(get_args(Method))}")
+        raise UsageError(
+            f"unknown calibration method {method!r}; known: {', '.join(get_args(Method))}"
+        )
     if not _SHA256.fullmatch(source_sha256):
         raise UsageError(f"source_sha256 must be 64 hexadecimal digits, got {source_sha256!r}")
     data = _read(model_path)
     proto = _parsed(data, model_path)
-    weights = {prop.key: prop.value for prop in proto.metadata_props}.get("resnext.weights_sha256", "")
+    weights = {prop.key: prop.value for prop in proto.metadata_props}.get(
+        "resnext.weights_sha256", ""
+    )
     graph_input = proto.graph.input[0]
     seen = 0
     with TemporaryDirectory(prefix="resnext-calibration-") as scratch:
@@ -261,7 +296,9 @@ def calibrate(
         with redirect_stdout(io.StringIO()):
             found = calibrator.compute_data()
     ends = {
-        name: map(float, map(np.squeeze, found[name].range_value)) for name in float_tensors(proto) if name in found
+        name: map(float, map(np.squeeze, found[name].range_value))
+        for name in float_tensors(proto)
+        if name in found
     }
     return Ranges(
         onnx_sha256=_digest(data),
@@ -271,7 +308,8 @@ def calibrate(
         source_sha256=source_sha256,
         images=seen,
         onnxruntime=_onnxruntime_version(),
-        # A histogram's high end is the lower edge of a bin, which for a constant is below the constant.
+        # A histogram's high end is the lower edge of a bin, which for a constant is below the
+        # constant.
         ranges={name: (low, max(low, high)) for name, (low, high) in ends.items()},
     )
 
@@ -279,7 +317,9 @@ def calibrate(
 def refuse_quantized(proto: onnx.ModelProto, what: str) -> None:
     """Raise BadInput where ``proto``, called ``what`` in the message, is quantized already."""
     for node in proto.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type.startswith("QLinear"):
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type.startswith(
+            "QLinear"
+        ):
             raise BadInput(
                 f"{what} is quantized already ({node.op_type} {node.name or node.output[0]!r}); "
                 "start from the export in float32 or float16"
@@ -298,39 +338,53 @@ def _parsed(data: bytes, path: Path) -> onnx.ModelProto:
         proto = onnx.load_from_string(data)
         onnx.checker.check_model(proto)
     except Exception as exc:  # protobuf has many names for it
-        raise BadInput(f"{path} is not an ONNX file with its weights inside: {_first_line(exc)}") from exc
+        raise BadInput(
+            f"{path} is not an ONNX file with its weights inside: {_first_line(exc)}"
+        ) from exc
     refuse_quantized(proto, str(path))
     if len(proto.graph.input) != 1:
-        raise BadInput(f"{path} has {len(proto.graph.input)} inputs; a graph with one can be calibrated")
+        raise BadInput(
+            f"{path} has {len(proto.graph.input)} inputs; a graph with one can be calibrated"
+        )
     return proto
 
 
 def float_tensors(proto: onnx.ModelProto) -> dict[str, int]:
-    """Element types of the floating-point tensors that nodes read or give, without constants, in graph order."""
+    """Element types of the floating-point tensors that nodes read or give, without constants, in
+    graph order.
+    """
     inferred = onnx.shape_inference.infer_shapes(proto).graph
     values = (*inferred.value_info, *inferred.input, *inferred.output)
     kinds = {value.name: value.type.tensor_type.elem_type for value in values}
     constants = {tensor.name for tensor in proto.graph.initializer}
     names = dict.fromkeys(name for node in proto.graph.node for name in (*node.input, *node.output))
-    return {name: kinds[name] for name in names if kinds.get(name) in _FLOATS and name not in constants}
+    return {
+        name: kinds[name] for name in names if kinds.get(name) in _FLOATS and name not in constants
+    }
 
 
-def _calibrator(proto: onnx.ModelProto, method: Method, scratch: Path, path: Path) -> tuple[Any, _Watched]:
+def _calibrator(
+    proto: onnx.ModelProto, method: Method, scratch: Path, path: Path
+) -> tuple[Any, _Watched]:
     """A calibrator of ONNX Runtime, and its session; ``scratch`` must live as long as they."""
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
     graph = watched.graph
-    # ReduceMin and ReduceMax pass over NaN, as nanmin does; a sum of absolute values is as finite as they are.
+    # ReduceMin and ReduceMax pass over NaN, as nanmin does; a sum of absolute values is as finite
+    # as they are.
     tensors = float_tensors(proto)
     for name, kind in tensors.items():
         if kind == TensorProto.FLOAT16:  # whose sum would overflow
-            graph.node.append(helper.make_node("Cast", [name], [f"{_WATCH}wide.{name}"], to=TensorProto.FLOAT))
+            graph.node.append(
+                helper.make_node("Cast", [name], [f"{_WATCH}wide.{name}"], to=TensorProto.FLOAT)
+            )
         wide = f"{_WATCH}wide.{name}" if kind == TensorProto.FLOAT16 else name
         graph.node.append(helper.make_node("ReduceL1", [wide], [_WATCH + name], keepdims=0))
         graph.output.append(helper.make_tensor_value_info(_WATCH + name, TensorProto.FLOAT, []))
-    # The calibrators write beside the file that they read: a folder of their own, not the artifact's.
+    # The calibrators write beside the file that they read: a folder of their own, not the
+    # artifact's.
     file = scratch / "model.onnx"
     try:
         file.write_bytes(watched.SerializeToString())
@@ -338,21 +392,34 @@ def _calibrator(proto: onnx.ModelProto, method: Method, scratch: Path, path: Pat
             file,
             sorted({node.op_type for node in proto.graph.node} - {"Cast", "ReduceL1"}),
             augmented_model_path=str(scratch / "augmented.onnx"),
-            calibrate_method=CalibrationMethod[{"minmax": "MinMax"}.get(method, method.capitalize())],
-            extra_options={"symmetric": False, "num_bins": _BINS.get(method), "percentile": PERCENTILE},
+            calibrate_method=CalibrationMethod[
+                {"minmax": "MinMax"}.get(method, method.capitalize())
+            ],
+            extra_options={
+                "symmetric": False,
+                "num_bins": _BINS.get(method),
+                "percentile": PERCENTILE,
+            },
         )
     except OSError as exc:
-        raise MissingRequirement(f"no room to work in {scratch}: {exc.strerror or exc}; set TMPDIR") from exc
+        raise MissingRequirement(
+            f"no room to work in {scratch}: {exc.strerror or exc}; set TMPDIR"
+        ) from exc
     except Exception as exc:  # onnxruntime's errors have no common base of their own
         raise BadInput(f"ONNX Runtime does not open {path}: {_first_line(exc)}") from exc
-    makers = {name: f"{node.op_type} {node.name!r}" for node in proto.graph.node for name in node.output}
-    session = _Watched(calibrator.infer_session, {name: makers.get(name, "the input") for name in tensors}, method)
+    makers = {
+        name: f"{node.op_type} {node.name!r}" for node in proto.graph.node for name in node.output
+    }
+    session = _Watched(
+        calibrator.infer_session, {name: makers.get(name, "the input") for name in tensors}, method
+    )
     calibrator.infer_session = session
     return calibrator, session
 
 
 class _Watched:
-    """What a calibrator uses of a session, with a look at every tensor before the calibrator sees it.
+    """What a calibrator uses of a session, with a look at every tensor before the calibrator sees
+    it.
 
     Attributes:
         first: number of the next run's first image.
@@ -366,22 +433,29 @@ class _Watched:
         self._largest: dict[str, float] = {}
 
     def run(self, _names: None, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Every output of the graph; those in float16 as float32, whose histograms NumPy counts better."""
+        """Every output of the graph; those in float16 as float32, whose histograms NumPy counts
+        better.
+        """
         try:
             outputs: list[NDArray[Any]] = self._session.run(None, inputs)
         except Exception as exc:
-            raise BadInput(f"ONNX Runtime fails on image {self.first} or one soon after: {_first_line(exc)}") from exc
+            raise BadInput(
+                f"ONNX Runtime fails on image {self.first} or one soon after: {_first_line(exc)}"
+            ) from exc
         given = dict(zip(self._names, outputs, strict=True))
         for name, maker in self._makers.items():
             if not np.isfinite(given[_WATCH + name]):
                 last = self.first + len(next(iter(inputs.values()))) - 1
                 raise BadInput(
-                    f"tensor {name!r}, given by {maker}, is NaN or infinite for one of the images {self.first} to "
-                    f"{last}; check the images and the weights"
+                    f"tensor {name!r}, given by {maker}, is NaN or infinite for one of the images"
+                    f" {self.first} to {last}; check the images and the weights"
                 )
             if self._method in _BINS and name in given:
                 self._check_growth(name, given[name])
-        return [output.astype(np.float32) if output.dtype == np.float16 else output for output in outputs]
+        return [
+            output.astype(np.float32) if output.dtype == np.float16 else output
+            for output in outputs
+        ]
 
     def _check_growth(self, name: str, values: NDArray[Any]) -> None:
         largest = max(abs(float(values.min())), abs(float(values.max())))
@@ -390,8 +464,9 @@ class _Watched:
             self._largest[name] = largest
         elif largest > _MOST_GROWTH * least:
             raise BadInput(
-                f"tensor {name!r}, given by {self._makers[name]}, grows to {largest:.3g} at image {self.first} or soon "
-                f"after, from {least:.3g}: too far for a histogram; shuffle the images, or calibrate with minmax"
+                f"tensor {name!r}, given by {self._makers[name]}, grows to {largest:.3g} at image"
+                f" {self.first} or soon after, from {least:.3g}: too far for a histogram; shuffle"
+                " the images, or calibrate with minmax"
             )
 
 
@@ -406,7 +481,9 @@ class _Once:
         return self._left.pop() if self._left else None
 
 
-def _chunks(images: Iterable[NDArray[Any]], graph_input: onnx.ValueInfoProto, path: Path) -> Iterator[NDArray[Any]]:
+def _chunks(
+    images: Iterable[NDArray[Any]], graph_input: onnx.ValueInfoProto, path: Path
+) -> Iterator[NDArray[Any]]:
     """The same images in batches of one size, but for the last."""
     kind = helper.tensor_dtype_to_np_dtype(graph_input.type.tensor_type.elem_type)
     batch, *shape = (dim.dim_value or None for dim in graph_input.type.tensor_type.shape.dim)
@@ -417,7 +494,10 @@ def _chunks(images: Iterable[NDArray[Any]], graph_input: onnx.ValueInfoProto, pa
         )
         if given.dtype != kind or not fits:
             wanted = " x ".join(["N", *(str(size or "any") for size in shape)])
-            raise BadInput(f"{path} takes {kind} images of shape {wanted}; got {given.dtype} of shape {given.shape}")
+            raise BadInput(
+                f"{path} takes {kind} images of shape {wanted}; got {given.dtype} of shape"
+                f" {given.shape}"
+            )
         left = given if left is None else np.concatenate([left, given])
         size = batch or int(np.clip(_CHUNK_VALUES // max(1, int(np.prod(given.shape[1:]))), 1, 64))
         while len(left) >= size:
@@ -425,7 +505,10 @@ def _chunks(images: Iterable[NDArray[Any]], graph_input: onnx.ValueInfoProto, pa
             left = left[size:]
     if left is not None and len(left):
         if batch is not None:
-            raise BadInput(f"{path} takes batches of {batch}, and {len(left)} images are left over; give a multiple")
+            raise BadInput(
+                f"{path} takes batches of {batch}, and {len(left)} images are left over; give a"
+                " multiple"
+            )
         yield left
 
 

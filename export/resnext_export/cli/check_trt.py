@@ -1,4 +1,6 @@
-"""The command ``resnext-export check-trt``: a TensorRT acceptance test for any ONNX file, without a GPU."""
+"""The command ``resnext-export check-trt``: a TensorRT acceptance test for any ONNX file, without a
+GPU.
+"""
 
 from __future__ import annotations
 
@@ -34,26 +36,49 @@ Exit code 0: an engine was built. 1: the file was refused, the table says by whi
 @click.command("check-trt", cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="MODEL.onnx")
 @click.option(
-    "--library", "kind", type=NameType("library", ("trt", "trt-rtx")), default="trt-rtx", show_default=True,
-    metavar="trt|trt-rtx", help="TensorRT-RTX, which needs no GPU, or TensorRT on the GPU at hand.",
-)  # fmt: skip
+    "--library",
+    "kind",
+    type=NameType("library", ("trt", "trt-rtx")),
+    default="trt-rtx",
+    show_default=True,
+    metavar="trt|trt-rtx",
+    help="TensorRT-RTX, which needs no GPU, or TensorRT on the GPU at hand.",
+)
 @click.option(
-    "--batch", default="1:8:64", show_default=True, metavar="MIN:OPT:MAX|N",
+    "--batch",
+    default="1:8:64",
+    show_default=True,
+    metavar="MIN:OPT:MAX|N",
     help="Sizes of open first dimensions.",
-)  # fmt: skip
+)
 @click.option(
-    "--shape", "shape_texts", multiple=True, metavar="INPUT=NxCxHxW",
-    help="An input's dimensions, where more than the first are open; N is the batch. May be given again.",
-)  # fmt: skip
+    "--shape",
+    "shape_texts",
+    multiple=True,
+    metavar="INPUT=NxCxHxW",
+    help=(
+        "An input's dimensions, where more than the first are open; N is the batch. May be given"
+        " again."
+    ),
+)
 @click.option(
-    "--target", "targets", metavar="sm_89[,sm_120]", help="GPUs to build for.  [default: all from Ampere on]",
-)  # fmt: skip
+    "--target",
+    "targets",
+    metavar="sm_89[,sm_120]",
+    help="GPUs to build for.  [default: all from Ampere on]",
+)
 @json_option("Write the findings as JSON")
 @guarded
 def check_trt(
-    path: Path, kind: str, batch: str, shape_texts: tuple[str, ...], targets: str | None, json_path: str | None
+    path: Path,
+    kind: str,
+    batch: str,
+    shape_texts: tuple[str, ...],
+    targets: str | None,
+    json_path: str | None,
 ) -> None:
-    """Parse an ONNX file with TensorRT's own parser, build an engine of it, and list what it refuses, node by node.
+    """Parse an ONNX file with TensorRT's own parser, build an engine of it, and list what it
+    refuses, node by node.
 
     The engine is thrown away. No GPU is needed, so this runs in any CI.
     """
@@ -80,21 +105,30 @@ def check_trt(
 
         artifact = read_artifact(path)
         if artifact.manifest.kind != "onnx":
-            raise UsageError(f"{path} holds an engine already; resnext-export inspect {path} says what it is")
+            raise UsageError(
+                f"{path} holds an engine already; resnext-export inspect {path} says what it is"
+            )
         path = artifact.path
     chosen = tuple(part.strip() for part in (targets or "").split(",") if part.strip())
     flavour = flavour_for(cast("EngineKind", kind))
     if flavour.kind != kind:  # what is asked here is what this very library takes
-        raise MissingRequirement("TensorRT is not installed: pip install tensorrt, or check with --library trt-rtx")
+        raise MissingRequirement(
+            "TensorRT is not installed: pip install tensorrt, or check with --library trt-rtx"
+        )
     outcome = check_onnx(path, flavour, EngineOptions(profiles=(profile,), targets=chosen), shapes)
     if json_path is not None:
-        write_text(json_path, json.dumps(_facts(path, flavour.title, flavour.version, outcome), indent=2) + "\n")
+        write_text(
+            json_path,
+            json.dumps(_facts(path, flavour.title, flavour.version, outcome), indent=2) + "\n",
+        )
     if json_path != "-":
         _print(path, f"{flavour.title} {flavour.version}", outcome)
     if not outcome.accepted:
         refused = [finding for finding in outcome.findings if finding.severity == "refused"]
         where = f" at node {refused[0].node!r}" if refused[0].node else ""
-        raise GateFailed(f"{flavour.title} {flavour.version} refuses {path}{where}: {refused[0].reason}")
+        raise GateFailed(
+            f"{flavour.title} {flavour.version} refuses {path}{where}: {refused[0].reason}"
+        )
 
 
 def _print(path: Path, library: str, outcome: Acceptance) -> None:
@@ -120,10 +154,13 @@ def _print(path: Path, library: str, outcome: Acceptance) -> None:
     if outcome.engine is not None:
         built = outcome.engine
         types = Counter(layer.dtype for layer in built.layers if layer.multiplies)
-        products = ", ".join(f"{count} in {dtype}" for dtype, count in types.most_common()) or "none"
+        products = (
+            ", ".join(f"{count} in {dtype}" for dtype, count in types.most_common()) or "none"
+        )
         size_mb = len(built.data) / 1e6
         click.echo(
-            f"accepted  {path}: {outcome.nodes} nodes, engine of {size_mb:.1f} MB in {built.build_s:.1f} s by {library}"
+            f"accepted  {path}: {outcome.nodes} nodes, engine of {size_mb:.1f} MB in"
+            f" {built.build_s:.1f} s by {library}"
         )
         click.echo(f"products  {products} (convolutions and matrix products, after fusion)")
 
@@ -141,5 +178,7 @@ def _facts(path: Path, library: str, version: str | None, outcome: Acceptance) -
         "findings": [asdict(finding) for finding in outcome.findings],
         "engine_size_bytes": None if built is None else len(built.data),
         "build_s": None if built is None else round(built.build_s, 3),
-        "layers": [] if built is None else [layer.model_dump(mode="json") for layer in built.layers],
+        "layers": (
+            [] if built is None else [layer.model_dump(mode="json") for layer in built.layers]
+        ),
     }

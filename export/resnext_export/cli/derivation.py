@@ -21,19 +21,33 @@ def derivation(manifest: Manifest) -> list[str]:
     lines = []
     if (ranges := manifest.ranges) is not None:
         lines.append(
-            f"ranges    at most {ranges.largest:.3g} ({ranges.layer}), {manifest.precision} holds {ranges.limit:.3g} "
-            f"({ranges.images} images)"
+            f"ranges    at most {ranges.largest:.3g} ({ranges.layer}), {manifest.precision} holds"
+            f" {ranges.limit:.3g} ({ranges.images} images)"
         )
     if (quantized := manifest.quantization) is not None:
         lines.append(
-            f"images    {quantized.images} of {quantized.source}, {quantized.method}; form for {quantized.runtime}"
+            f"images    {quantized.images} of {quantized.source}, {quantized.method}; form for"
+            f" {quantized.runtime}"
         )
         kept = counted(reason for name, reason in quantized.left if name != "fc")
         lines.append(f"left      {', '.join([*kept, 'the classifier'])}: not {manifest.precision}")
     if (merged := manifest.merged) is not None:
         if not merged.groups:
-            return [*lines, f"merged    none: no merge is faster on {merged.runtime} here, batch {merged.batch}"]
-        how = "" if merged.speedup is None else f", {merged.speedup:.2f} times as fast on {merged.runtime}"
+            return [
+                *lines,
+                (
+                    f"merged    none: no merge is faster on {merged.runtime} here, batch"
+                    f" {merged.batch}"
+                ),
+            ]
+        how = (
+            ""
+            if merged.speedup is None
+            else f", {merged.speedup:.2f} times as fast on {merged.runtime}"
+        )
         what = "convolution" + "s" * (len(merged.groups) > 1)
-        lines.append(f"merged    {len(merged.groups)} {what}{how}; float64 differs by {merged.max_error:.0e} at most")
+        lines.append(
+            f"merged    {len(merged.groups)} {what}{how}; float64 differs by {merged.max_error:.0e}"
+            " at most"
+        )
     return lines

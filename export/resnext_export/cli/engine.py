@@ -1,4 +1,6 @@
-"""What ``resnext-export`` does for formats that are made from an ONNX artifact, and what it says of an engine."""
+"""What ``resnext-export`` does for formats that are made from an ONNX artifact, and what it says of
+an engine.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,21 @@ def export_from_onnx_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
     kind = cast("EngineKind", asked.target)
     options = request.options(asked.batch)
     flavour = flavour_for(kind)
-    check_request(flavour, options, request.timing_cache)  # before any weights are loaded or exported
+    check_request(
+        flavour, options, request.timing_cache
+    )  # before any weights are loaded or exported
     # Batch sizes are the engine's own; groups are timed at the size that it is tuned for.
     parent, weights = _derived_source(asked, request, None, options.batch.opt)
     return export_engine(
-        parent, weights, asked.directory(weights, parent.manifest.precision, flavour.kind), kind=kind, options=options,
-        timing_cache=request.timing_cache, check=asked.check, force=asked.force,
-    )  # fmt: skip
+        parent,
+        weights,
+        asked.directory(weights, parent.manifest.precision, flavour.kind),
+        kind=kind,
+        options=options,
+        timing_cache=request.timing_cache,
+        check=asked.check,
+        force=asked.force,
+    )
 
 
 def export_derived_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
@@ -60,8 +70,12 @@ def export_derived_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
     parent, weights = _source(asked, request, asked.batch)
     recipe = asked.wanted_recipe(parent.manifest.batch.opt)
     assert recipe is not None  # or this would not have been called
-    directory = asked.directory(weights, recipe.precision or parent.manifest.precision, asked.target)
-    return derive_onnx(parent, weights, directory, recipe, check=asked.check, force=asked.force, say=_note)
+    directory = asked.directory(
+        weights, recipe.precision or parent.manifest.precision, asked.target
+    )
+    return derive_onnx(
+        parent, weights, directory, recipe, check=asked.check, force=asked.force, say=_note
+    )
 
 
 def _derived_source(
@@ -87,7 +101,10 @@ def _derived_source(
         return derived_or_reuse(parent, weights, recipe, say=_note).artifact, weights
     from resnext_export.formats.derived import derive_onnx
 
-    return derive_onnx(parent, weights, _scratch() / "derived", recipe, check=False, say=_note), weights
+    return (
+        derive_onnx(parent, weights, _scratch() / "derived", recipe, check=False, say=_note),
+        weights,
+    )
 
 
 def _check_images(asked: Asked, request: EngineRequest) -> None:
@@ -102,8 +119,8 @@ def _check_same(asked: Asked, parent: Artifact) -> None:
 
     if asked.precision not in (None, parent.manifest.precision):
         raise UsageError(
-            f"{parent.directory} is {parent.manifest.precision}, not {asked.precision}; drop --precision, or start "
-            "from the float32 export"
+            f"{parent.directory} is {parent.manifest.precision}, not {asked.precision}; drop"
+            " --precision, or start from the float32 export"
         )
 
 
@@ -138,9 +155,12 @@ def _source(asked: Asked, request: EngineRequest, batch: str | None) -> tuple[Ar
     from resnext.errors import UsageError
 
     own = {
-        "--model": asked.model, "--num-classes": asked.num_classes, "--input-size": asked.input_size,
-        "--batch": batch, "--bake-preprocessing": asked.bake_preprocessing or None,
-    }  # fmt: skip
+        "--model": asked.model,
+        "--num-classes": asked.num_classes,
+        "--input-size": asked.input_size,
+        "--batch": batch,
+        "--bake-preprocessing": asked.bake_preprocessing or None,
+    }
     if given := [name for name, value in own.items() if value is not None]:
         raise UsageError(f"the ONNX artifact has its own {given[0][2:]}; drop it")
     parent = read_artifact(request.onnx)
@@ -148,7 +168,9 @@ def _source(asked: Asked, request: EngineRequest, batch: str | None) -> tuple[Ar
 
 
 def _parent(asked: Asked, weights: Weights, batch: str | None) -> Artifact:
-    """The cache's ONNX artifact; one with baked preprocessing, own batch sizes, or unchecked, is made anew."""
+    """The cache's ONNX artifact; one with baked preprocessing, own batch sizes, or unchecked, is
+    made anew.
+    """
     if not asked.bake_preprocessing and asked.check and batch is None:
         from resnext_export.store import build_or_reuse
 
@@ -157,13 +179,18 @@ def _parent(asked: Asked, weights: Weights, batch: str | None) -> Artifact:
     from resnext_export.formats.onnx import export_onnx
 
     return export_onnx(
-        weights, _scratch() / "onnx", batch=None if batch is None else BatchRange.parse(batch),
-        bake_preprocessing=asked.bake_preprocessing, check=asked.check,
-    )  # fmt: skip
+        weights,
+        _scratch() / "onnx",
+        batch=None if batch is None else BatchRange.parse(batch),
+        bake_preprocessing=asked.bake_preprocessing,
+        check=asked.check,
+    )
 
 
 def say_engine(manifest: Manifest) -> None:
-    """Print what is particular to an engine: what it was built for, fallbacks, delivered precision."""
+    """Print what is particular to an engine: what it was built for, fallbacks, delivered
+    precision.
+    """
     from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS
 
     from .inspect import delivered_line

@@ -40,16 +40,22 @@ class EngineRequest:
         """Raise click.UsageError where an option was given that only an engine has.
 
         Args:
-            from_onnx: the format is made from an ONNX artifact as an engine is, so ``--onnx`` may be given.
+            from_onnx: the format is made from an ONNX artifact as an engine is, so ``--onnx`` may
+                be given.
         """
         neutral = {"compatibility": "none", "tf32": False, "strip_weights": False}
         neutral |= {"onnx": self.onnx} if from_onnx else {}
-        given = [field.name for field in fields(self) if getattr(self, field.name) != neutral.get(field.name)]
+        given = [
+            field.name
+            for field in fields(self)
+            if getattr(self, field.name) != neutral.get(field.name)
+        ]
         if given:
             name = {"targets": "target"}.get(given[0], given[0]).replace("_", "-")
             if name == "onnx":
                 raise click.UsageError(
-                    "--onnx is what to start from: it takes another --format, a --precision or --merge-groups"
+                    "--onnx is what to start from: it takes another --format, a --precision or"
+                    " --merge-groups"
                 )
             raise click.UsageError(f"--{name} is for engines: --format trt or trt-rtx")
 
@@ -81,7 +87,11 @@ class EngineRequest:
             "tiling_level": self.tiling_level,
             "compatibility": self.compatibility,
             "strip_weights": self.strip_weights,
-            "targets": tuple(dict.fromkeys(part.strip() for part in (self.targets or "").split(",") if part.strip())),
+            "targets": tuple(
+                dict.fromkeys(
+                    part.strip() for part in (self.targets or "").split(",") if part.strip()
+                )
+            ),
         }
         if self.on_refusal is not None:
             options["fallbacks"] = () if self.on_refusal == ("fail",) else self.on_refusal
@@ -103,45 +113,73 @@ def engine_options(function: F) -> F:
     """Add what `EngineRequest` holds."""
     for option in (
         click.option(
-            "--on-refusal", type=FallbacksType("fallback", ("fail", *FALLBACKS), many=True),
+            "--on-refusal",
+            type=FallbacksType("fallback", ("fail", *FALLBACKS), many=True),
             metavar="fail|merge-groups|fp32-islands[,...]",
-            help="What to do, in order, where the library has no half-precision kernel for a grouped convolution.  "
-            "[default: merge-groups,fp32-islands]",
+            help=(
+                "What to do, in order, where the library has no half-precision kernel for a grouped"
+                " convolution.  [default: merge-groups,fp32-islands]"
+            ),
         ),
         click.option(
-            "--target", "targets", metavar="sm_89[,sm_120]",
-            help="GPUs to build for, by compute capability; TensorRT-RTX.  [default: all from Ampere on]",
+            "--target",
+            "targets",
+            metavar="sm_89[,sm_120]",
+            help=(
+                "GPUs to build for, by compute capability; TensorRT-RTX.  [default: all from"
+                " Ampere on]"
+            ),
         ),
         click.option(
-            "--strip-weights", is_flag=True,
+            "--strip-weights",
+            is_flag=True,
             help="Leave the weights out of the engine; resnext-export refit puts them in.",
         ),
         click.option(
-            "--compatibility", type=NameType("compatibility level", COMPATIBILITIES), default="none",
+            "--compatibility",
+            type=NameType("compatibility level", COMPATIBILITIES),
+            default="none",
             metavar="|".join(COMPATIBILITIES),
-            help="Other machines that the engine must load on: GPUs from Ampere on, of the same compute capability, or "
-            "later versions of TensorRT.  [default: none]",
+            help=(
+                "Other machines that the engine must load on: GPUs from Ampere on, of the same"
+                " compute capability, or later versions of TensorRT.  [default: none]"
+            ),
         ),
         click.option(
-            "--timing-cache", type=click.Path(path_type=Path, dir_okay=False), metavar="PATH",
+            "--timing-cache",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="PATH",
             help="File with kernel times to reuse and add to; TensorRT.",
         ),
         click.option(
-            "--tiling-level", type=NameType("tiling level", TILING_LEVELS), metavar="|".join(TILING_LEVELS),
+            "--tiling-level",
+            type=NameType("tiling level", TILING_LEVELS),
+            metavar="|".join(TILING_LEVELS),
             help="How long to look for kernels that keep tiles in the L2 cache; TensorRT.",
         ),
         click.option(
-            "--optimization-level", type=click.IntRange(0, 5), help="How long to look for kernels; TensorRT.",
+            "--optimization-level",
+            type=click.IntRange(0, 5),
+            help="How long to look for kernels; TensorRT.",
         ),
         click.option(
-            "--workspace", type=click.IntRange(1, 1 << 20), metavar="MIB", help="Most scratch memory of a layer, MiB.",
+            "--workspace",
+            type=click.IntRange(1, 1 << 20),
+            metavar="MIB",
+            help="Most scratch memory of a layer, MiB.",
         ),
-        click.option("--tf32", is_flag=True, help="Let float32 engines round to TF32, which is faster and less exact."),
         click.option(
-            "--onnx", type=click.Path(path_type=Path), metavar="PATH",
+            "--tf32",
+            is_flag=True,
+            help="Let float32 engines round to TF32, which is faster and less exact.",
+        ),
+        click.option(
+            "--onnx",
+            type=click.Path(path_type=Path),
+            metavar="PATH",
             help="ONNX artifact to start from.  [default: exported once into the cache]",
         ),
-    ):  # fmt: skip
+    ):
         function = option(function)
     return function
 

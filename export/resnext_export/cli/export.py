@@ -43,49 +43,79 @@ FORMATS = {
 
 _EPILOG = """\b
 Examples:
-  resnext-export --format onnx                                ResNeXt-50 32x4d, seeded weights
-  resnext-export --format onnx --weights digits               a shipped, trained network
+  resnext-export --format onnx                    ResNeXt-50 32x4d, seeded weights
+  resnext-export --format onnx --weights digits   a shipped, trained network
   resnext-export --format onnx --model resnext101_32x8d --weights checkpoint.pth --output engine/
   resnext-export --format openvino
-  resnext-export --format pt2 --batch 8                       compiled ahead of time by PyTorch
+  resnext-export --format pt2 --batch 8           compiled ahead of time by PyTorch
   resnext-export --format trt --precision fp16 --batch 1:8:64
-  resnext-export --format trt --batch 1,64:64:256             two optimization profiles
-  resnext-export --format trt-rtx --target sm_89,sm_120       ahead of time, for other machines' GPUs
-  resnext-export inspect engine/                              can this machine load it? what did each layer get?
-  resnext-export check-trt model.onnx                         does TensorRT take this file? no GPU needed
-  resnext-export --list-models                                variants, parameters, MACs
+  resnext-export --format trt --batch 1,64:64:256  two optimization profiles
+  resnext-export --format trt-rtx --target sm_89,sm_120  ahead of time, for other machines' GPUs
+  resnext-export inspect engine/                  can this machine load it? what did each layer get?
+  resnext-export check-trt model.onnx             does TensorRT take this file? no GPU needed
+  resnext-export --list-models                    variants, parameters, MACs
 """
 
 
-@click.group(cls=OneLineGroup, invoke_without_command=True, context_settings=SETTINGS, epilog=_EPILOG)
+@click.group(
+    cls=OneLineGroup, invoke_without_command=True, context_settings=SETTINGS, epilog=_EPILOG
+)
 @click.option(
-    "--format", "target", type=NameType("format", tuple(FORMATS)), metavar="|".join(FORMATS),
-    help="What to export to.  " + "; ".join(f"{name}: {about}" for name, about in FORMATS.items()) + ".",
-)  # fmt: skip
+    "--format",
+    "target",
+    type=NameType("format", tuple(FORMATS)),
+    metavar="|".join(FORMATS),
+    help="What to export to.  "
+    + "; ".join(f"{name}: {about}" for name, about in FORMATS.items())
+    + ".",
+)
 @weights_options
 @click.option(
-    "--precision", type=NameType("precision", PRECISIONS), metavar="|".join(PRECISIONS),
-    help="Element type of weights and activations: made of the float32 ONNX artifact.  [default: fp32]",
-)  # fmt: skip
+    "--precision",
+    type=NameType("precision", PRECISIONS),
+    metavar="|".join(PRECISIONS),
+    help=(
+        "Element type of weights and activations: made of the float32 ONNX artifact.  [default:"
+        " fp32]"
+    ),
+)
 @click.option(
-    "--batch", metavar="MIN:OPT[:MAX]|N[,...]",
-    help="Batch sizes to take: a range (no MAX: no limit), or one fixed size; for an engine, one or several ranges "
-    "with MAX, each an optimization profile.  [default: 1:8, for an engine 1:8:64]",
-)  # fmt: skip
-@click.option("--bake-preprocessing", is_flag=True, help="Take uint8 NHWC pixels and normalise inside the graph.")
+    "--batch",
+    metavar="MIN:OPT[:MAX]|N[,...]",
+    help=(
+        "Batch sizes to take: a range (no MAX: no limit), or one fixed size; for an engine, one or"
+        " several ranges with MAX, each an optimization profile.  [default: 1:8, for an engine"
+        " 1:8:64]"
+    ),
+)
 @click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), help="What a .pt2 package is compiled for.  [default: cpu]"
+    "--bake-preprocessing",
+    is_flag=True,
+    help="Take uint8 NHWC pixels and normalise inside the graph.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    help="What a .pt2 package is compiled for.  [default: cpu]",
 )
 @recipe_options
 @engine_options
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="DIR",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
     help="Folder to make.  [default: ./MODEL-WEIGHTS-PRECISION-FORMAT]",
-)  # fmt: skip
+)
 @click.option("--force", is_flag=True, help="Replace an artifact that is already in DIR.")
-@click.option("--check/--no-check", default=True, help="Compare the written file with PyTorch.  [default: check]")
+@click.option(
+    "--check/--no-check",
+    default=True,
+    help="Compare the written file with PyTorch.  [default: check]",
+)
 @json_option("Write the manifest, or the model list, as JSON")
-@click.option("--list-models", is_flag=True, help="Print every variant with parameters and MACs, and stop.")
+@click.option(
+    "--list-models", is_flag=True, help="Print every variant with parameters and MACs, and stop."
+)
 @click.version_option(__version__, prog_name="resnext-export")
 @click.pass_context
 @guarded
@@ -110,8 +140,8 @@ def main(
 ) -> None:
     """Export a ResNeXt, and prove that the written file computes what PyTorch computes.
 
-    The folder that appears holds the model and manifest.json, its passport: configuration, weights, preprocessing,
-    sha256, versions, and the outcome of the check. It appears whole or not at all.
+    The folder that appears holds the model and manifest.json, its passport: configuration, weights,
+    preprocessing, sha256, versions, and the outcome of the check. It appears whole or not at all.
     """
     if ctx.invoked_subcommand is not None:
         typed = click.core.ParameterSource.COMMANDLINE
@@ -128,9 +158,20 @@ def main(
         instead = "--list-models, inspect, check-trt or refit"
         raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or {instead})")
     asked = Asked(
-        target, model, spec, num_classes, input_size, precision, batch, bake_preprocessing, output, check, force,
-        recipe_request(others), device,
-    )  # fmt: skip
+        target,
+        model,
+        spec,
+        num_classes,
+        input_size,
+        precision,
+        batch,
+        bake_preprocessing,
+        output,
+        check,
+        force,
+        recipe_request(others),
+        device,
+    )
     request = asked_for(others)
     derived = target == "onnx" and asked.wanted_recipe() is not None
     if target in ("onnx", "openvino", "pt2"):
@@ -150,7 +191,9 @@ def main(
     else:
         from .engine import export_derived_as_asked, export_from_onnx_as_asked
 
-        artifact = (export_derived_as_asked if derived else export_from_onnx_as_asked)(asked, request)
+        artifact = (export_derived_as_asked if derived else export_from_onnx_as_asked)(
+            asked, request
+        )
     if json_path is not None:
         write_text(json_path, artifact.manifest.to_json())
     if json_path != "-":
@@ -164,9 +207,13 @@ def _export_onnx(asked: Asked) -> Artifact:
     batch = BatchRange.parse(asked.batch or "1:8")
     weights = asked.weights()
     return export_onnx(
-        weights, asked.directory(weights, "fp32", "onnx"), batch=batch, bake_preprocessing=asked.bake_preprocessing,
-        check=asked.check, force=asked.force,
-    )  # fmt: skip
+        weights,
+        asked.directory(weights, "fp32", "onnx"),
+        batch=batch,
+        bake_preprocessing=asked.bake_preprocessing,
+        check=asked.check,
+        force=asked.force,
+    )
 
 
 main.add_command(inspect)
@@ -184,8 +231,14 @@ def _say(artifact: Artifact) -> None:
     elif manifest.package is not None:
         how = manifest.package.title()
     click.echo(f"wrote     {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {how})")
-    click.echo(f"model     {manifest.model or 'custom'}, weights {manifest.weights.source}, {manifest.precision}")
-    click.echo(f"input     {spec_in.name} {spec_in.dtype} {_shape(spec_in.shape)}, batch {manifest.batches()}")
+    click.echo(
+        f"model     {manifest.model or 'custom'}, weights {manifest.weights.source},"
+        f" {manifest.precision}"
+    )
+    click.echo(
+        f"input     {spec_in.name} {spec_in.dtype} {_shape(spec_in.shape)}, batch"
+        f" {manifest.batches()}"
+    )
     click.echo(f"output    {spec_out.name} {spec_out.dtype} {_shape(spec_out.shape)}")
     click.echo(f"sha256    {manifest.file_sha256}")
     for line in derivation(manifest):
@@ -204,14 +257,18 @@ def _parity(manifest: Manifest) -> str:
         if done.error_ratio is not None:
             ratio = f", {done.error_ratio:.2g} times what {manifest.precision} costs by itself"
         return (
-            f"ok: max error {done.max_error:.1e} of the logits' RMS (allowed {done.tolerance:.0e}){ratio}, against "
-            f"eager PyTorch, batch {' and '.join(map(str, done.batches))}, on {done.backend}"
+            f"ok: max error {done.max_error:.1e} of the logits' RMS (allowed"
+            f" {done.tolerance:.0e}){ratio}, against eager PyTorch, batch"
+            f" {' and '.join(map(str, done.batches))}, on {done.backend}"
         )
     later = f"resnext-parity --artifact DIR --backend {manifest.kind}"
     if manifest.engine is not None and manifest.engine.gpu is None:
         return f"NOT CHECKED: there is no GPU here to run the engine on; on its machine: {later}"
     if manifest.engine is not None and manifest.engine.options.strip_weights:
-        return "NOT CHECKED: the engine has no weights yet; resnext-export refit puts them in and checks"
+        return (
+            "NOT CHECKED: the engine has no weights yet; resnext-export refit puts them in and"
+            " checks"
+        )
     if manifest.engine is not None:
         from resnext.runtimes.compatibility import obstacles, this_machine
         from resnext.runtimes.trt.library import flavour_of

@@ -1,4 +1,6 @@
-"""The command ``resnext-export inspect``: an artifact's passport, and what its layers really got."""
+"""The command ``resnext-export inspect``: an artifact's passport, and what its layers really
+got.
+"""
 
 from __future__ import annotations
 
@@ -29,27 +31,35 @@ if TYPE_CHECKING:
 
 _EPILOG = """\b
 Examples:
-  resnext-export inspect engine/                              passport, loadable here or not, layers
-  resnext-export inspect engine/ --require-delivered 0.99     exit 1 where the precision was not delivered
-  resnext-export inspect engine/ --require-loadable           exit 3 where this machine cannot load it
-  resnext-export inspect out/ --backend ort-cpu               what ONNX Runtime makes of each layer
-Reads an engine's or package's manifest only, before anything is loaded; --backend asks the loaded thing.
+  resnext-export inspect engine/                        passport, loadable here or not, layers
+  resnext-export inspect engine/ --require-delivered 0.99  exit 1 if the precision was not delivered
+  resnext-export inspect engine/ --require-loadable     exit 3 if this machine cannot load it
+  resnext-export inspect out/ --backend ort-cpu         what ONNX Runtime makes of each layer
+An engine's or package's manifest is read before anything is loaded; --backend asks the session.
 """
 
 
 @click.command("inspect", cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
-    "--backend", type=NameType("backend", BACKEND_NAMES), metavar="NAME",
-    help="Open the artifact on this backend and ask it.  [default: an engine's or package's manifest, "
-    "else ort or openvino]",
-)  # fmt: skip
+    "--backend",
+    type=NameType("backend", BACKEND_NAMES),
+    metavar="NAME",
+    help=(
+        "Open the artifact on this backend and ask it.  [default: an engine's or package's"
+        " manifest, else ort or openvino]"
+    ),
+)
 @click.option(
-    "--require-delivered", type=click.FloatRange(0, 1), metavar="SHARE",
+    "--require-delivered",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
     help="Exit 1 where less of the convolution and product FLOPs got the precision asked for.",
-)  # fmt: skip
+)
 @click.option("--require-loadable", is_flag=True, help="Exit 3 where this machine cannot load it.")
-@click.option("--layers/--no-layers", "show_layers", default=True, help="Print every layer.  [default: on]")
+@click.option(
+    "--layers/--no-layers", "show_layers", default=True, help="Print every layer.  [default: on]"
+)
 @json_option("Write passport, obstacles and layers as JSON")
 @guarded
 def inspect(
@@ -76,8 +86,14 @@ def inspect(
     artifact = read_artifact(path)
     check_engine_bytes(artifact)
     check_onnx_precision(artifact)
-    if backend is not None and require_delivered is not None and known_backend(backend).source == "model":
-        raise UsageError(f"{backend} runs the live model and does not look at the file; drop --require-delivered")
+    if (
+        backend is not None
+        and require_delivered is not None
+        and known_backend(backend).source == "model"
+    ):
+        raise UsageError(
+            f"{backend} runs the live model and does not look at the file; drop --require-delivered"
+        )
     check_package_bytes(artifact)
     manifest = artifact.manifest
     machine = machine_for(manifest)
@@ -85,7 +101,10 @@ def inspect(
     delivered, source = _delivered(artifact, backend)
     share = share_of(manifest, delivered)
     if json_path is not None:
-        write_text(json_path, json.dumps(_facts(manifest, machine, delivered, source, share), indent=2) + "\n")
+        write_text(
+            json_path,
+            json.dumps(_facts(manifest, machine, delivered, source, share), indent=2) + "\n",
+        )
     if json_path != "-":
         _say(artifact, found, noted, machine)
         _say_backends(manifest)
@@ -96,16 +115,21 @@ def inspect(
         raise MissingRequirement(f"{artifact.path} does not load here: {found[0].reason}")
     if require_delivered is not None and share < require_delivered:
         raise GateFailed(
-            f"{artifact.path} delivers {manifest.precision} to {share:.2%} of its convolution and product FLOPs, "
-            f"{require_delivered:.2%} were required"
+            f"{artifact.path} delivers {manifest.precision} to {share:.2%} of its convolution and"
+            f" product FLOPs, {require_delivered:.2%} were required"
         )
 
 
 def share_of(manifest: Manifest, delivered: Delivered) -> float:
-    """Share (0 to 1) of convolution and product FLOPs that got what the artifact's precision means."""
+    """Share (0 to 1) of convolution and product FLOPs that got what the artifact's precision
+    means.
+    """
     from resnext.verify.delivered import delivered_share, wanted_dtypes
 
-    return sum(delivered_share(delivered, manifest.config, dtype) for dtype in wanted_dtypes(manifest.numerics))
+    return sum(
+        delivered_share(delivered, manifest.config, dtype)
+        for dtype in wanted_dtypes(manifest.numerics)
+    )
 
 
 def delivered_line(manifest: Manifest) -> str:
@@ -115,7 +139,9 @@ def delivered_line(manifest: Manifest) -> str:
     record = manifest.engine
     assert record is not None
     delivered = delivered_from_engine(record.layers, record.gpu or "ahead of time")
-    return f"{_share_line(manifest, delivered, share_of(manifest, delivered))} ({record.layers_from})"
+    return (
+        f"{_share_line(manifest, delivered, share_of(manifest, delivered))} ({record.layers_from})"
+    )
 
 
 def _share_line(manifest: Manifest, delivered: Delivered, share: float) -> str:
@@ -144,13 +170,21 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
         return found, f"from the manifest, {found.notes['layers from']}"
     from resnext.cli.parity import artifact_weights
     from resnext.runtimes.availability import require
-    from resnext.runtimes.registry import SessionOptions, check_subject, natural_backend, open_session
+    from resnext.runtimes.registry import (
+        SessionOptions,
+        check_subject,
+        natural_backend,
+        open_session,
+    )
     from resnext.runtimes.registry import backend as known_backend
     from resnext.runtimes.session import Delivered as Unasked
 
     name = backend or natural_backend(artifact)
     if backend is None and artifact.manifest.precision not in known_backend(name).precisions:
-        return Unasked("nowhere", ()), f"not asked: {name} does not run {artifact.manifest.precision}"
+        return (
+            Unasked("nowhere", ()),
+            f"not asked: {name} does not run {artifact.manifest.precision}",
+        )
     subject: Any = artifact
     precision = artifact.manifest.precision
     live = known_backend(name).source == "model"
@@ -159,7 +193,10 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
     require(name, given=True)
     if live:
         subject = artifact_weights(artifact)
-    with working(f"asking {name}"), open_session(name, subject, SessionOptions(precision=precision)) as session:
+    with (
+        working(f"asking {name}"),
+        open_session(name, subject, SessionOptions(precision=precision)) as session,
+    ):
         if record is not None or name.startswith("torch"):
             _bind_smallest(artifact, session, live_model=record is None)
         return session.delivered(), f"asked of {name}, running"
@@ -176,7 +213,9 @@ def _bind_smallest(artifact: Artifact, session: Any, *, live_model: bool) -> Non
     session.bind({spec.name: np.zeros((batch, *spec.shape[1:]), numpy_dtype(spec.dtype))})
 
 
-def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine) -> None:
+def _say(
+    artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine
+) -> None:
     from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS
 
     from .derivation import derivation
@@ -184,14 +223,23 @@ def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...]
     manifest, record = artifact.manifest, artifact.manifest.engine
     library = f"opset {manifest.opset}" if record is None else f"{record.library} {record.version}"
     library = library if manifest.package is None else manifest.package.title()
-    click.echo(f"artifact   {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {manifest.kind}, {library})")
+    click.echo(
+        f"artifact   {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {manifest.kind},"
+        f" {library})"
+    )
     click.echo(f"sha256     {manifest.file_sha256}")
-    click.echo(f"model      {manifest.model or 'custom'}, weights {manifest.weights.source}, {manifest.precision}")
+    click.echo(
+        f"model      {manifest.model or 'custom'}, weights {manifest.weights.source},"
+        f" {manifest.precision}"
+    )
     click.echo(f"batch      {manifest.batches()}")
     parity = "none recorded"
     if manifest.check is not None:
         sizes = ", ".join(map(str, manifest.check.batches))
-        parity = f"ok on {manifest.check.backend} when made, batch {sizes}: max error {manifest.check.max_error:.1e}"
+        parity = (
+            f"ok on {manifest.check.backend} when made, batch {sizes}: max error"
+            f" {manifest.check.max_error:.1e}"
+        )
     click.echo(f"parity     {parity}")
     for line in derivation(manifest):
         click.echo(f"{line[:10]} {line[10:]}")
@@ -200,8 +248,12 @@ def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...]
         _say_loadable(manifest, found, noted, machine)
     if record is None:
         return
-    where = f"{record.gpu} (compute capability {record.compute_capability})" if record.gpu else "no GPU"
-    click.echo(f"built      {manifest.created} on {record.platform}, {where}, in {record.build_s:.1f} s")
+    where = (
+        f"{record.gpu} (compute capability {record.compute_capability})" if record.gpu else "no GPU"
+    )
+    click.echo(
+        f"built      {manifest.created} on {record.platform}, {where}, in {record.build_s:.1f} s"
+    )
     if record.library == "tensorrt_rtx":
         click.echo(f"for        {', '.join(record.options.targets) or RTX_DEFAULT_TARGETS}")
     elif record.options.compatibility != "none":
@@ -212,7 +264,8 @@ def _say(artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...]
 
 
 def backends_here(manifest: Manifest, found: tuple[Obstacle, ...]) -> dict[str, str | None]:
-    """The backends that run artifacts of this kind and precision, each with what keeps it from running here, or None.
+    """The backends that run artifacts of this kind and precision, each with what keeps it from
+    running here, or None.
 
     Of an ONNX file those are named that run the file itself; an engine is another artifact.
     """
@@ -234,26 +287,42 @@ def _say_backends(manifest: Manifest) -> None:
     if manifest.kind != "onnx":  # an engine or a package has its own line
         return
     found = backends_here(manifest, ())
-    click.echo(f"runs on    {', '.join(name for name, reason in found.items() if reason is None) or 'nothing here'}")
+    click.echo(
+        "runs on   "
+        f" {', '.join(name for name, reason in found.items() if reason is None) or 'nothing here'}"
+    )
     for name, reason in found.items():
         if reason is not None:
             click.echo(f"not here   {name}: {reason}")
 
 
 def _say_package(created: str, package: PackageRecord) -> None:
-    click.echo(f"built      {created} on {package.platform}, by PyTorch {package.torch} for {package.device}")
-    needs = (
-        f"{package.gpu}, compute capability {package.compute_capability}, CUDA {package.cuda}; " if package.gpu else ""
+    click.echo(
+        f"built      {created} on {package.platform}, by PyTorch {package.torch} for"
+        f" {package.device}"
     )
-    click.echo(f"for        {needs}{package.cpu_capability} with {' '.join(package.cpu_flags) or 'features not known'}")
+    needs = (
+        f"{package.gpu}, compute capability {package.compute_capability}, CUDA {package.cuda}; "
+        if package.gpu
+        else ""
+    )
+    click.echo(
+        f"for        {needs}{package.cpu_capability} with"
+        f" {' '.join(package.cpu_flags) or 'features not known'}"
+    )
     click.echo(f"kernels    {package.kernels_line()}")
 
 
-def _say_loadable(manifest: Manifest, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine) -> None:
+def _say_loadable(
+    manifest: Manifest, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine
+) -> None:
     if not found:
         click.echo("here       this machine can load it")
     for obstacle in found:
-        click.echo(f"here       cannot be loaded: {obstacle.reason}" + (f" -> {obstacle.fix}" if obstacle.fix else ""))
+        click.echo(
+            f"here       cannot be loaded: {obstacle.reason}"
+            + (f" -> {obstacle.fix}" if obstacle.fix else "")
+        )
     for line in noted:
         click.echo(f"note       {line}")
     if any(obstacle.rebuild for obstacle in found):
@@ -269,26 +338,43 @@ def _print_layers(manifest: Manifest, delivered: Delivered, *, recorded: bool) -
     table = Table(box=None, pad_edge=False, header_style="bold")
     record = manifest.engine
     if record is not None and recorded:
-        # The last ones go first where a terminal is too narrow for them all; the precision never does.
+        # The last ones go first where a terminal is too narrow for them all; the precision never
+        # does.
         console = Console()
-        shown = 3 if console.is_terminal and console.width < 120 else 5 if console.is_terminal else 6
+        shown = (
+            3 if console.is_terminal and console.width < 120 else 5 if console.is_terminal else 6
+        )
         for heading in ("layer", "kind", "computes in", "inputs", "outputs", "tactic")[:shown]:
-            table.add_column(heading, no_wrap=True, min_width=11 if heading == "computes in" else None)
+            table.add_column(
+                heading, no_wrap=True, min_width=11 if heading == "computes in" else None
+            )
         for layer in record.layers:
             nodes = ", ".join(layer.nodes) or layer.name
-            cells = (nodes, layer.kind, layer.dtype, "; ".join(layer.inputs), "; ".join(layer.outputs), layer.tactic)
+            cells = (
+                nodes,
+                layer.kind,
+                layer.dtype,
+                "; ".join(layer.inputs),
+                "; ".join(layer.outputs),
+                layer.tactic,
+            )
             table.add_row(*map(printable, cells[:shown]))
     else:
         for heading in ("layer", "operator", "computes in", "on"):
             table.add_column(heading, no_wrap=True)
         for row in delivered.layers:
-            table.add_row(*map(printable, (", ".join(row.modules) or row.name, row.op, row.dtype, row.device)))
-    # Cut on a terminal, whole in a pipe: there, lines are for tools. Names may look like rich's markup.
+            table.add_row(
+                *map(printable, (", ".join(row.modules) or row.name, row.op, row.dtype, row.device))
+            )
+    # Cut on a terminal, whole in a pipe: there, lines are for tools. Names may look like rich's
+    # markup.
     width = None if Console().is_terminal else 400
     Console(highlight=False, markup=False, emoji=False, width=width).print(table)
 
 
-def _facts(manifest: Manifest, machine: Machine, delivered: Delivered, source: str, share: float) -> dict[str, Any]:
+def _facts(
+    manifest: Manifest, machine: Machine, delivered: Delivered, source: str, share: float
+) -> dict[str, Any]:
     from dataclasses import asdict
 
     from resnext.runtimes.compatibility import obstacles, rebuild_command, remarks
@@ -299,7 +385,11 @@ def _facts(manifest: Manifest, machine: Machine, delivered: Delivered, source: s
         "loadable_here": not found,
         "obstacles": [asdict(obstacle) for obstacle in found],
         "remarks": list(remarks(manifest, machine)),
-        "rebuild": rebuild_command(manifest, machine) if any(obstacle.rebuild for obstacle in found) else None,
+        "rebuild": (
+            rebuild_command(manifest, machine)
+            if any(obstacle.rebuild for obstacle in found)
+            else None
+        ),
         "backends": backends_here(manifest, found),
         "delivered_share": share,
         "delivered_source": source,

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def print_models(json_path: str | None) -> None:
-    """Print every variant as a table, and write them to ``json_path`` where one is given (``-``: stdout, alone)."""
+    """Print every variant as a table, and write them to ``json_path`` where one is given (``-``:
+    stdout, alone).
+    """
     shipped = {known.config: name for name, known in SHIPPED.items()}
     rows = []
     for name, config in VARIANTS.items():
@@ -69,14 +71,24 @@ def _paper_table() -> Table:
 
     compared = ("resnet50", "resnext50_32x4d")
     table = Table(
-        box=None, pad_edge=False, header_style="bold", title="\nThe paper's Table 1, counted here", title_justify="left"
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title="\nThe paper's Table 1, counted here",
+        title_justify="left",
     )
     for heading in ("stage", "output", *compared):
         table.add_column(heading, no_wrap=True)
     templates = [layers.stage_templates(VARIANTS[name]) for name in compared]
     for stage, blocks in enumerate(zip(*templates, strict=True)):
         size = blocks[0].partition(":")[0]
-        table.add_row(f"conv{stage + 2}", size, *(escape(text.partition(": ")[2]) for text in blocks))
-    table.add_row("params", "", *(f"{layers.parameters(VARIANTS[name]) / 1e6:.1f} M" for name in compared))
-    table.add_row("FLOPs", "", *(f"{layers.macs(VARIANTS[name]) / 1e9:.1f} G (MACs)" for name in compared))
+        table.add_row(
+            f"conv{stage + 2}", size, *(escape(text.partition(": ")[2]) for text in blocks)
+        )
+    table.add_row(
+        "params", "", *(f"{layers.parameters(VARIANTS[name]) / 1e6:.1f} M" for name in compared)
+    )
+    table.add_row(
+        "FLOPs", "", *(f"{layers.macs(VARIANTS[name]) / 1e9:.1f} G (MACs)" for name in compared)
+    )
     return table

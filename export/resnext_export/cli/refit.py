@@ -11,7 +11,7 @@ from resnext.cli.app import SETTINGS, OneLineCommand, guarded
 _EPILOG = """\b
 Examples:
   resnext-export --format trt --strip-weights --output thin/
-  resnext-export refit thin/ --output engine/                          the weights that it was built from
+  resnext-export refit thin/ --output engine/                     the weights that it was built from
   resnext-export refit thin/ --weights newer.safetensors --output engine/
 Needs the GPU that the engine was built for. The refitted engine is compared with PyTorch.
 """
@@ -19,10 +19,23 @@ Needs the GPU that the engine was built for. The refitted engine is compared wit
 
 @click.command("refit", cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="ENGINE")
-@click.option("--weights", "spec", metavar="SPEC", help="As in resnext-export.  [default: those it was built from]")
-@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder to make.")
+@click.option(
+    "--weights",
+    "spec",
+    metavar="SPEC",
+    help="As in resnext-export.  [default: those it was built from]",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="Folder to make.",
+)
 @click.option("--force", is_flag=True, help="Replace an artifact that is already in DIR.")
-@click.option("--check/--no-check", default=True, help="Compare the engine with PyTorch.  [default: check]")
+@click.option(
+    "--check/--no-check", default=True, help="Compare the engine with PyTorch.  [default: check]"
+)
 @guarded
 def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) -> None:
     """Put weights into an engine that was built with --strip-weights, and prove the outcome."""
@@ -34,7 +47,9 @@ def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) 
     artifact = read_artifact(path)
     record = artifact.manifest.engine
     if record is None or not record.options.strip_weights:
-        raise UsageError(f"{path} is not an engine without weights; build one with --format trt --strip-weights")
+        raise UsageError(
+            f"{path} is not an engine without weights; build one with --format trt --strip-weights"
+        )
     check_destination(output, force=force)
     driver_or_refuse(flavour_of(record.library))
     done = refit_engine(artifact, spec, output, check=check, force=force)
@@ -43,4 +58,7 @@ def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) 
     if done.manifest.check is None:
         click.echo("parity    NOT CHECKED (--no-check)")
     else:
-        click.echo(f"parity    ok: max error {done.manifest.check.max_error:.1e} on {done.manifest.check.backend}")
+        click.echo(
+            f"parity    ok: max error {done.manifest.check.max_error:.1e} on"
+            f" {done.manifest.check.backend}"
+        )

@@ -20,8 +20,9 @@ from resnext.weights.spec import Weights, load_model
 OPSET = 20
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
-#: Notes that the exporter attaches to each node and that a user of the file has no use for: source paths of the
-#: exporting machine, and dotted paths of classes, with which a renamed module would change the bytes of every export.
+#: Notes that the exporter attaches to each node and that a user of the file has no use for: source
+#: paths of the exporting machine, and dotted paths of classes, with which a renamed module would
+#: change the bytes of every export.
 _PRIVATE_NOTES = (
     "namespace",
     "pkg.torch.onnx.class_hierarchy",
@@ -49,7 +50,9 @@ class PixelInput(nn.Module):
         return logits
 
 
-def onnx_from_torch(weights: Weights, batch: BatchRange, *, bake_preprocessing: bool = False) -> onnx.ModelProto:
+def onnx_from_torch(
+    weights: Weights, batch: BatchRange, *, bake_preprocessing: bool = False
+) -> onnx.ModelProto:
     """Trace the network and convert it, batch norms folded into their convolutions.
 
     Args:
@@ -58,22 +61,26 @@ def onnx_from_torch(weights: Weights, batch: BatchRange, *, bake_preprocessing: 
         bake_preprocessing: take uint8 N x H x W x C pixels instead of float32 N x C x H x W images.
 
     Returns:
-        A model of opset 20 with input ``input``, output ``logits``, weights inside, and convolutions named after the
-        module that they came from (``layer1.0.conv2``).
+        A model of opset 20 with input ``input``, output ``logits``, weights inside, and
+        convolutions named after the module that they came from (``layer1.0.conv2``).
 
     Raises:
-        GateFailed: the exporter gave a graph that is not as asked: batch fixed, batch norms left, several outputs.
+        GateFailed: the exporter gave a graph that is not as asked: batch fixed, batch norms left,
+            several outputs.
     """
     config = weights.config
     model: nn.Module = load_model(weights)
-    size = batch.opt if batch.static else max(2, batch.min)  # an example of 1 is specialised by some releases
+    size = (
+        batch.opt if batch.static else max(2, batch.min)
+    )  # an example of 1 is specialised by some releases
     if bake_preprocessing:
         model = PixelInput(model, weights.preprocessing).eval()
         example = torch.zeros(size, *config.input_size, config.in_channels, dtype=torch.uint8)
     else:
         example = torch.zeros(size, config.in_channels, *config.input_size)
     dynamic = None if batch.static else ({0: torch.export.Dim("batch", min=1)},)
-    # The exporter makes millions of short-lived objects; looking through them for cycles takes a tenth of its time.
+    # The exporter makes millions of short-lived objects; looking through them for cycles takes a
+    # tenth of its time.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -105,7 +112,9 @@ def _export(model: nn.Module, example: Tensor, dynamic: object) -> onnx.ModelPro
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter warns of its own internals, and of torchvision, which this graph has no use for."""
+    """Without what the exporter warns of its own internals, and of torchvision, which this graph
+    has no use for.
+    """
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -119,8 +128,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _tidy(proto: onnx.ModelProto) -> None:
-    """Drop paths of files and classes; name weighted nodes after their modules, so that reports can be read."""
-    proto.producer_name, proto.producer_version = "resnext-toolkit (torch.onnx)", str(torch.__version__)
+    """Drop paths of files and classes; name weighted nodes after their modules, so that reports can
+    be read.
+    """
+    proto.producer_name, proto.producer_version = (
+        "resnext-toolkit (torch.onnx)",
+        str(torch.__version__),
+    )
     for node in proto.graph.node:
         kept = [note for note in node.metadata_props if note.key not in _PRIVATE_NOTES]
         del node.metadata_props[:]
@@ -131,8 +145,12 @@ def _tidy(proto: onnx.ModelProto) -> None:
 
 def _check_as_asked(proto: onnx.ModelProto, symbol: str | None, size: int) -> None:
     graph = proto.graph
-    if [value.name for value in graph.input] != [INPUT_NAME] or [value.name for value in graph.output] != [OUTPUT_NAME]:
-        raise GateFailed("the exporter renamed or added graph inputs or outputs; try another torch release")
+    if [value.name for value in graph.input] != [INPUT_NAME] or [
+        value.name for value in graph.output
+    ] != [OUTPUT_NAME]:
+        raise GateFailed(
+            "the exporter renamed or added graph inputs or outputs; try another torch release"
+        )
     for value in (graph.input[0], graph.output[0]):
         first = value.type.tensor_type.shape.dim[0]
         if (first.dim_param or first.dim_value) != (symbol or size):
@@ -140,9 +158,19 @@ def _check_as_asked(proto: onnx.ModelProto, symbol: str | None, size: int) -> No
                 f"the exporter fixed the batch of {value.name!r} at {first.dim_value}; "
                 "torch before 2.13 may do so: upgrade torch, or ask for a static --batch"
             )
-    weighted = {name for node in graph.node if node.op_type in ("Conv", "Gemm") for name in node.input[1:]}
-    odd = [t.name for t in graph.initializer if t.name in weighted and t.data_type != onnx.TensorProto.FLOAT]
+    weighted = {
+        name for node in graph.node if node.op_type in ("Conv", "Gemm") for name in node.input[1:]
+    }
+    odd = [
+        t.name
+        for t in graph.initializer
+        if t.name in weighted and t.data_type != onnx.TensorProto.FLOAT
+    ]
     if odd:
-        raise GateFailed(f"{len(odd)} weights are not float32, first {odd[0]}; upgrade torch and onnxscript")
+        raise GateFailed(
+            f"{len(odd)} weights are not float32, first {odd[0]}; upgrade torch and onnxscript"
+        )
     if left := [node.name for node in graph.node if node.op_type == "BatchNormalization"]:
-        raise GateFailed(f"{len(left)} batch norms were not folded, first {left[0]}; upgrade onnxscript")
+        raise GateFailed(
+            f"{len(left)} batch norms were not folded, first {left[0]}; upgrade onnxscript"
+        )

@@ -30,18 +30,21 @@ _NO_TIME = (1980, 1, 1, 0, 0, 0)
 def openvino_from_onnx(source: Path | bytes, metadata: dict[str, str]) -> bytes:
     """Convert an ONNX model to a packed IR.
 
-    The IR is the portable form: what OpenVINO exports of a compiled network is for one kind of processor and one
-    version. Its graph and its weights are two files, and an artifact is one, so they are packed, uncompressed, into a
-    ZIP file: ``unzip`` gives what any OpenVINO tool reads, and a session maps the weights instead of copying them.
+    The IR is the portable form: what OpenVINO exports of a compiled network is for one kind of
+        processor and one
+    version. Its graph and its weights are two files, and an artifact is one, so they are packed,
+    uncompressed, into a ZIP file: ``unzip`` gives what any OpenVINO tool reads, and a session maps
+    the weights instead of copying them.
 
-    Names of inputs, outputs and nodes are kept, and so are the element types of all weights: OpenVINO would store
-    float32 ones as float16. Q/DQ nodes of a quantized model stay as they are, integer weights with them; OpenVINO fuses
-    them when it compiles.
+    Names of inputs, outputs and nodes are kept, and so are the element types of all weights:
+        OpenVINO would store
+    float32 ones as float16. Q/DQ nodes of a quantized model stay as they are, integer weights with
+    them; OpenVINO fuses them when it compiles.
 
     Args:
         source: an ONNX file, or its bytes (weights included).
-        metadata: facts that the file shall tell of itself, by name (``resnext.class_names``); they are added to those
-            of the ONNX file, and win over them.
+        metadata: facts that the file shall tell of itself, by name (``resnext.class_names``); they
+            are added to those of the ONNX file, and win over them.
 
     Returns:
         The bytes of a ``.ovir`` file; the same for the same model and version of OpenVINO.
@@ -70,7 +73,9 @@ def openvino_from_onnx(source: Path | bytes, metadata: dict[str, str]) -> bytes:
 
 
 def _name_nodes_by_place(model: Any) -> None:
-    """Name the nodes that OpenVINO made up by where they stand; it counts them over the life of the process."""
+    """Name the nodes that OpenVINO made up by where they stand; it counts them over the life of the
+    process.
+    """
     for index, node in enumerate(model.get_ordered_ops()):
         kind = node.get_type_name()
         if re.fullmatch(rf"{kind}_\d+", node.get_friendly_name()):
@@ -99,6 +104,6 @@ def _check_weights(core: Any, model: Any, data: bytes, path: Path) -> None:
     changed = sorted(name for name, dtype in wanted.items() if got.get(name) != dtype)
     if changed:
         raise GateFailed(
-            f"OpenVINO stored the weights of {changed[0]} as {got.get(changed[0])}, they are {wanted[changed[0]]} "
-            f"({len(changed)} of {len(wanted)} differ)"
+            f"OpenVINO stored the weights of {changed[0]} as {got.get(changed[0])}, they are"
+            f" {wanted[changed[0]]} ({len(changed)} of {len(wanted)} differ)"
         )

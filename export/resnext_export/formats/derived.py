@@ -1,4 +1,6 @@
-"""The whole way from an ONNX artifact to one of another precision or with merged groups, proven like the first."""
+"""The whole way from an ONNX artifact to one of another precision or with merged groups, proven
+like the first.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,16 @@ from resnext.runtimes.onnx_reference import node_by_node
 from resnext_export.cli.derivation import counted
 from resnext_export.recipe import HALVES, QUANTIZED, Recipe
 
-from .onnx import CHECK_BATCHES, DIFFERENT, FILE_NAME, Expected, expect, library_versions, prove, write_onnx
+from .onnx import (
+    CHECK_BATCHES,
+    DIFFERENT,
+    FILE_NAME,
+    Expected,
+    expect,
+    library_versions,
+    prove,
+    write_onnx,
+)
 
 if TYPE_CHECKING:
     from resnext.images.sources import ImageSource
@@ -74,20 +85,34 @@ def derive_onnx(
     Raises:
         UsageError: nothing to do, no images to calibrate on, or ``directory`` is taken.
         BadInput: ``parent`` is quantized already or not of float32; images that cannot be used.
-        GateFailed: a layer's values are beyond the precision, or the written bytes do not compute what PyTorch
-            computes. Nothing is written.
+        GateFailed: a layer's values are beyond the precision, or the written bytes do not compute
+            what PyTorch computes. Nothing is written.
         MissingRequirement: the images' package is not installed, or the disk is full.
     """
     of = parent.manifest
     if of.kind != "onnx":
-        raise UsageError(f"another precision is made of an ONNX artifact; {parent.directory} is of kind {of.kind}")
+        raise UsageError(
+            f"another precision is made of an ONNX artifact; {parent.directory} is of kind"
+            f" {of.kind}"
+        )
     precision = recipe.precision or of.precision
     # The precision that it has may be named beside groups to merge.
-    if of.precision != "fp32" and recipe.precision is not None and (precision != of.precision or recipe.merge is None):
-        already = "is quantized already" if of.quantization is not None else "is no float32 artifact"
-        raise BadInput(f"{parent.directory} {already} ({of.precision}); start from the float32 export")
+    if (
+        of.precision != "fp32"
+        and recipe.precision is not None
+        and (precision != of.precision or recipe.merge is None)
+    ):
+        already = (
+            "is quantized already" if of.quantization is not None else "is no float32 artifact"
+        )
+        raise BadInput(
+            f"{parent.directory} {already} ({of.precision}); start from the float32 export"
+        )
     if precision == of.precision and recipe.merge is None:
-        raise UsageError(f"{parent.directory} is {precision} already, and no groups are to be merged: nothing to do")
+        raise UsageError(
+            f"{parent.directory} is {precision} already, and no groups are to be merged: nothing"
+            " to do"
+        )
     check_destination(directory, force=force)
     graph = _Derived(onnx.load(parent.path), {})
     if precision == "fp8" != of.precision:  # which groups have to be wide for
@@ -101,17 +126,23 @@ def derive_onnx(
         if asked.spec == "random":
             say("calibrating on noise: the file will be good for trying speed, not for use")
         calibrated = _calibrated(parent, recipe.runtime, images, asked.method)
-        # Compared on what it was calibrated for; noise is no image, and a network can hardly tell any from another.
+        # Compared on what it was calibrated for; noise is no image, and a network can hardly tell
+        # any from another.
         pixels = None if images.name.startswith("random") else _some(images)
     # PyTorch computes the reference on another thread meanwhile.
     with ThreadPoolExecutor(max_workers=1) as pool:
-        awaited = pool.submit(expect, weights, of.batch, precision, pixels=pixels) if check else None
+        awaited = (
+            pool.submit(expect, weights, of.batch, precision, pixels=pixels) if check else None
+        )
         derived = _derive(graph, parent, recipe, precision, calibrated, _probes(of, weights))
         expected = awaited.result() if awaited is not None else None
     if expected is not None and calibrated is not None:
         with working("computing what this precision costs at best"):
             expected = replace(
-                expected, baseline=_at_best(graph.proto, parent, recipe, precision, calibrated[1].method, expected)
+                expected,
+                baseline=_at_best(
+                    graph.proto, parent, recipe, precision, calibrated[1].method, expected
+                ),
             )
     with staging(directory, force=force) as folder:
         manifest = _write(derived, parent, precision, recipe, folder)
@@ -124,9 +155,13 @@ def derive_onnx(
 
 
 def _derive(
-    graph: _Derived, parent: Artifact, recipe: Recipe, precision: Precision, calibrated: _Calibrated | None,
+    graph: _Derived,
+    parent: Artifact,
+    recipe: Recipe,
+    precision: Precision,
+    calibrated: _Calibrated | None,
     probes: NDArray[Any],
-) -> _Derived:  # fmt: skip
+) -> _Derived:
     if precision == parent.manifest.precision:
         return _merged(graph, recipe)
     if precision in (*HALVES, "fp8"):
@@ -138,7 +173,9 @@ def _derive(
         ranges, record_of = calibrated
         with working(f"quantizing to {precision}"):
             proto, left = _quantized(graph.proto, ranges, precision, recipe)
-        graph = _Derived(proto, graph.facts | {"quantization": record_of.model_copy(update={"left": left})})
+        graph = _Derived(
+            proto, graph.facts | {"quantization": record_of.model_copy(update={"left": left})}
+        )
     return graph if precision == "fp8" else _merged(graph, recipe)
 
 
@@ -148,13 +185,19 @@ def _some(images: ImageSource) -> NDArray[np.uint8]:
     return np.concatenate([images.pixels(int(index), int(index) + 1) for index in chosen])
 
 
-def _calibrated(parent: Artifact, runtime: Runtime, images: ImageSource, method: Method) -> _Calibrated:
+def _calibrated(
+    parent: Artifact, runtime: Runtime, images: ImageSource, method: Method
+) -> _Calibrated:
     from resnext_export.calibration.collect import Source, calibrate_or_reuse
 
     source = Source.of_images(images, baked=parent.manifest.preprocessing_baked)
     ranges = calibrate_or_reuse(parent.path, source, method)
     record = QuantizationRecord(
-        runtime=runtime, method=method, source=images.name, source_sha256=images.digest, images=len(images)
+        runtime=runtime,
+        method=method,
+        source=images.name,
+        source_sha256=images.digest,
+        images=len(images),
     )
     return ranges, record
 
@@ -172,7 +215,9 @@ def _quantized(
     return quantized_from_onnx(proto, ranges, recipe.runtime), (("fc", _CLASSIFIER),)
 
 
-def _lowered(graph: _Derived, half: HalfPrecision, recipe: Recipe, record: RangeRecord | None) -> _Derived:
+def _lowered(
+    graph: _Derived, half: HalfPrecision, recipe: Recipe, record: RangeRecord | None
+) -> _Derived:
     from resnext_export.passes.lower import lowered_from_onnx
 
     proto = lowered_from_onnx(graph.proto, half, native_io=recipe.native_io)
@@ -189,7 +234,9 @@ def _checked_ranges(parent: Artifact, half: HalfPrecision, images: NDArray[Any])
         more = f" ({len(beyond)} layers are)" if len(beyond) > 1 else ""
         raise GateFailed(f"{beyond[0]}{more}. Nothing was written")
     widest = max(found, key=lambda each: each.largest)
-    return RangeRecord(layer=widest.node, largest=widest.largest, limit=LARGEST[half], images=len(images))
+    return RangeRecord(
+        layer=widest.node, largest=widest.largest, limit=LARGEST[half], images=len(images)
+    )
 
 
 def _probes(of: Manifest, weights: Weights) -> NDArray[Any]:
@@ -199,16 +246,27 @@ def _probes(of: Manifest, weights: Weights) -> NDArray[Any]:
 
 
 def _at_best(
-    proto: onnx.ModelProto, parent: Artifact, recipe: Recipe, precision: Precision, method: Method, expected: Expected
+    proto: onnx.ModelProto,
+    parent: Artifact,
+    recipe: Recipe,
+    precision: Precision,
+    method: Method,
+    expected: Expected,
 ) -> NDArray[np.float64]:
-    """Logits of the same form calibrated on the very images that are compared, which is as good as it gets."""
+    """Logits of the same form calibrated on the very images that are compared, which is as good as
+    it gets.
+    """
     from resnext_export.calibration.collect import Source, calibrate
 
-    images: NDArray[Any] = expected.pixels if parent.manifest.preprocessing_baked else expected.images
+    images: NDArray[Any] = (
+        expected.pixels if parent.manifest.preprocessing_baked else expected.images
+    )
     fixed = parent.manifest.inputs[0].shape[0] or 1
     whole = images[np.arange(-(-len(images) // fixed) * fixed) % len(images)]
     source = Source.of("the compared images", whole)
-    ranges = calibrate(parent.path, source.batches(), method, source=source.name, source_sha256=source.sha256)
+    ranges = calibrate(
+        parent.path, source.batches(), method, source=source.name, source_sha256=source.sha256
+    )
     if precision == "fp8":
         proto = _lowered(_Derived(proto, {}), "fp16", recipe, None).proto
     proto, _ = _quantized(proto, ranges, precision, recipe)
@@ -228,18 +286,27 @@ def _merged(graph: _Derived, recipe: Recipe) -> _Derived:
         assert recipe.runtime != "trt"  # as a recipe is checked
         choice = fastest_merge(graph.proto, recipe.runtime, recipe.batch)
         merged = choice.proto
-        facts = {"runtime": recipe.runtime, "batch": recipe.batch, "speedup": round(choice.speedup, 3)}
+        facts = {
+            "runtime": recipe.runtime,
+            "batch": recipe.batch,
+            "speedup": round(choice.speedup, 3),
+        }
     else:
         merged, changed = merged_from_onnx(graph.proto, recipe.merge)
         if not changed:
-            raise UsageError(f"no convolution has groups of fewer than {recipe.merge} channels: nothing to merge")
+            raise UsageError(
+                f"no convolution has groups of fewer than {recipe.merge} channels: nothing to merge"
+            )
     proof = prove_merge(graph.proto, merged)
     groups = {
         node.name: next(attribute.i for attribute in node.attribute if attribute.name == "group")
         for node in merged.graph.node
         if node.op_type == "Conv" and node.name in proof.convs
     }
-    return _Derived(merged, graph.facts | {"merged": MergeRecord(groups=groups, max_error=proof.max_error, **facts)})
+    return _Derived(
+        merged,
+        graph.facts | {"merged": MergeRecord(groups=groups, max_error=proof.max_error, **facts)},
+    )
 
 
 def _say_left(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:
@@ -253,15 +320,22 @@ def _say_left(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:
     say(f"fp8: {count - len(left)} of {count} convolutions; left in fp16: {told or 'none'}{more}")
 
 
-def _write(derived: _Derived, parent: Artifact, precision: Precision, recipe: Recipe, folder: Path) -> Manifest:
-    of, opset = parent.manifest, next(e.version for e in derived.proto.opset_import if e.domain in ("", "ai.onnx"))
+def _write(
+    derived: _Derived, parent: Artifact, precision: Precision, recipe: Recipe, folder: Path
+) -> Manifest:
+    of, opset = (
+        parent.manifest,
+        next(e.version for e in derived.proto.opset_import if e.domain in ("", "ai.onnx")),
+    )
     path = write_onnx(derived.proto, folder)
     native = {"fp16": "float16", "bf16": "bfloat16"}.get(precision) if recipe.native_io else None
 
     def sized(specs: tuple[Any, ...]) -> tuple[Any, ...]:
         if native is None:
             return specs
-        return tuple(s.model_copy(update={"dtype": native}) if s.dtype == "float32" else s for s in specs)
+        return tuple(
+            s.model_copy(update={"dtype": native}) if s.dtype == "float32" else s for s in specs
+        )
 
     facts = {
         "file": FILE_NAME,

@@ -1,4 +1,6 @@
-"""The whole way from weights to a proven ONNX artifact: convert, check, write, read back, compare, seal."""
+"""The whole way from weights to a proven ONNX artifact: convert, check, write, read back, compare,
+seal.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,11 @@ if TYPE_CHECKING:
     import onnx
 
 FILE_NAME = "model.onnx"
-#: Batch sizes at which the written bytes must agree with PyTorch; 7 fits no vector width, so padding faults show.
+#: Batch sizes at which the written bytes must agree with PyTorch; 7 fits no vector width, so
+#: padding faults show.
 CHECK_BATCHES = (1, 7)
-#: Different images at most; a larger batch repeats them. A prime, so that rows that are shifted by any usual size show.
+#: Different images at most; a larger batch repeats them. A prime, so that rows that are shifted by
+#: any usual size show.
 DIFFERENT = 13
 
 
@@ -52,20 +56,23 @@ def export_onnx(
 ) -> Artifact:
     """Export ``weights`` to ``directory``, whole or not at all.
 
-    Another precision than float32 is made of the float32 export, as `derive_onnx` does, and its manifest names that.
+    Another precision than float32 is made of the float32 export, as `derive_onnx` does, and its
+    manifest names that.
 
     Args:
         weights: what to export.
         directory: folder to make; ``model.onnx`` and ``manifest.json`` appear in it together.
         batch: batch sizes to take; None means any.
         bake_preprocessing: take uint8 N x H x W x C pixels and normalise inside the graph.
-        precision: of weights and activations; input and output stay float32 (or uint8). int8 and fp8 are for weights
-            that come with images; `derive_onnx` takes others.
-        check: compare the written bytes with eager PyTorch; off, the manifest says that nothing was compared.
+        precision: of weights and activations; input and output stay float32 (or uint8). int8 and
+            fp8 are for weights that come with images; `derive_onnx` takes others.
+        check: compare the written bytes with eager PyTorch; off, the manifest says that nothing was
+            compared.
         force: replace an artifact that is already there.
 
     Raises:
-        GateFailed: the graph is not as asked, or the written bytes do not agree with PyTorch. Nothing is written.
+        GateFailed: the graph is not as asked, or the written bytes do not agree with PyTorch.
+            Nothing is written.
         UsageError: ``directory`` is taken.
         MissingRequirement: PyTorch is too old, or the disk is full or not writable.
     """
@@ -81,12 +88,19 @@ def export_onnx(
 
         with TemporaryDirectory(prefix="resnext-") as scratch:
             parent = export_onnx(
-                weights, Path(scratch) / "fp32", batch=batch, bake_preprocessing=bake_preprocessing, check=False
+                weights,
+                Path(scratch) / "fp32",
+                batch=batch,
+                bake_preprocessing=bake_preprocessing,
+                check=False,
             )
-            return derive_onnx(parent, weights, directory, Recipe(precision), check=check, force=force)
+            return derive_onnx(
+                parent, weights, directory, Recipe(precision), check=check, force=force
+            )
     with working("exporting to ONNX"):
         proto = onnx_from_torch(weights, batch, bake_preprocessing=bake_preprocessing)
-    # PyTorch computes the reference on another thread while the file is written, checked and hashed.
+    # PyTorch computes the reference on another thread while the file is written, checked and
+    # hashed.
     with staging(directory, force=force) as folder, ThreadPoolExecutor(max_workers=1) as pool:
         expected = pool.submit(expect, weights, batch, precision) if check else None
         manifest = _write(proto, folder, weights, batch, baked=bake_preprocessing)
@@ -107,8 +121,8 @@ class Expected:
         pixels: N x H x W x C, uint8; a larger batch repeats them.
         images: the same, preprocessed, N x C x H x W.
         reference: logits, N x classes, eager float32.
-        baseline: logits of eager PyTorch at the artifact's precision; None for fp32, where it is the reference, and
-            for quantized networks, which PyTorch does not run.
+        baseline: logits of eager PyTorch at the artifact's precision; None for fp32, where it is
+            the reference, and for quantized networks, which PyTorch does not run.
     """
 
     batches: tuple[int, ...]
@@ -128,19 +142,21 @@ def expect(
 ) -> Expected:
     """Run eager PyTorch on seeded images, or on the ones given.
 
-    The reference is float32, a third of float64's time; the gate is far above what float32 loses, and
-    ``resnext-parity`` compares with float64.
+    The reference is float32, a third of float64's time; the gate is far above what float32 loses,
+    and ``resnext-parity`` compares with float64.
 
     Args:
         weights: the network.
         batch: sizes that the artifact takes.
         numerics: what to compare at, as `Manifest.numerics` has it.
-        batches: sizes to compare at; None means both ends of ``batch``, as near to CHECK_BATCHES as it allows.
+        batches: sizes to compare at; None means both ends of ``batch``, as near to CHECK_BATCHES as
+            it allows.
         parent: ONNX artifact of a quantized network, whose own loss is the baseline then.
         pixels: images to compare, N x H x W x C; None means seeded ones.
 
     Raises:
-        GateFailed: the logits are not finite, or hardly differ from image to image, so nothing could be proven.
+        GateFailed: the logits are not finite, or hardly differ from image to image, so nothing
+            could be proven.
     """
     import torch
 
@@ -149,30 +165,43 @@ def expect(
 
     low, high = batch.min, batch.max
     batches = batches or tuple(
-        sorted({max(low, size) if high is None else min(max(low, size), high) for size in CHECK_BATCHES})
+        sorted(
+            {
+                max(low, size) if high is None else min(max(low, size), high)
+                for size in CHECK_BATCHES
+            }
+        )
     )
-    # More images than the batch where that is small, so that one can tell whether the network tells images apart.
+    # More images than the batch where that is small, so that one can tell whether the network tells
+    # images apart.
     if not (given := pixels is not None):
         pixels = seeded_pixels(weights.config, min(max(*batches, *CHECK_BATCHES), DIFFERENT))
     images = weights.preprocessing.normalise(pixels)
     reference = kept_reference_logits(weights, images, torch.float32)
     if not np.isfinite(reference).all():
         raise GateFailed(
-            "PyTorch itself gives NaN or infinite logits for these weights; --no-check exports them unproven"
+            "PyTorch itself gives NaN or infinite logits for these weights; --no-check exports them"
+            " unproven"
         )
     if not discriminates(reference):
         if given:
             raise GateFailed(
-                "the network gives nearly the same logits for every calibration image, so a comparison would prove "
-                "nothing; are the images all alike? --no-check exports unproven"
+                "the network gives nearly the same logits for every calibration image, so a"
+                " comparison would prove nothing; are the images all alike? --no-check exports"
+                " unproven"
             )
         raise GateFailed(
-            "the network gives nearly the same logits for every test image, so a comparison would prove nothing; "
-            "are the weights trained? --no-check exports them unproven"
+            "the network gives nearly the same logits for every test image, so a comparison would"
+            " prove nothing; are the weights trained? --no-check exports them unproven"
         )
-    # What PyTorch itself loses at a lower precision is the sharper yardstick; float32 loses next to nothing.
+    # What PyTorch itself loses at a lower precision is the sharper yardstick; float32 loses next to
+    # nothing.
     loses = numerics != "fp32" and numerics in DTYPES
-    baseline = kept_reference_logits(weights, images, DTYPES[numerics]).astype(np.float64) if loses else None
+    baseline = (
+        kept_reference_logits(weights, images, DTYPES[numerics]).astype(np.float64)
+        if loses
+        else None
+    )
     if parent is not None and parent.manifest.quantization is not None:
         inputs: NDArray[Any] = pixels if parent.manifest.preprocessing_baked else images
         baseline = onnx_reference.emulated_logits(parent, inputs).astype(np.float64)
@@ -180,9 +209,11 @@ def expect(
 
 
 def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> CheckRecord:
-    """Load the artifact's bytes from disk, run them on ``backend``, and compare with what eager PyTorch gives.
+    """Load the artifact's bytes from disk, run them on ``backend``, and compare with what eager
+    PyTorch gives.
 
-    An ONNX file of a precision that ONNX Runtime's CPU provider does not run is computed node by node.
+    An ONNX file of a precision that ONNX Runtime's CPU provider does not run is computed node by
+    node.
 
     Raises:
         GateFailed: they do not agree; the message gives batch and reasons.
@@ -196,7 +227,9 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
         if backend == onnx_reference.NAME:
             run = partial(onnx_reference.emulated_logits, artifact)
         else:
-            run = partial(_run, stack.enter_context(open_session(backend, artifact, SessionOptions())))
+            run = partial(
+                _run, stack.enter_context(open_session(backend, artifact, SessionOptions()))
+            )
         inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
         for size in expected.batches:
             rows = np.arange(-(-len(inputs) // size) * size) % len(inputs)
@@ -217,17 +250,24 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
             worst = max(worst, outcome.max_error)
             ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
     return CheckRecord(
-        batches=expected.batches, backend=backend, max_error=worst, tolerance=gate.max_error,
+        batches=expected.batches,
+        backend=backend,
+        max_error=worst,
+        tolerance=gate.max_error,
         error_ratio=max(ratios, default=None),
-    )  # fmt: skip
+    )
 
 
 def _run(session: Session, inputs: NDArray[Any]) -> NDArray[np.float32]:
-    logits = session.run({session.inputs[0].name: session.inputs[0].given(inputs)})[session.outputs[0].name]
+    logits = session.run({session.inputs[0].name: session.inputs[0].given(inputs)})[
+        session.outputs[0].name
+    ]
     return logits.astype(np.float32, copy=False)
 
 
-def _write(proto: onnx.ModelProto, folder: Path, weights: Weights, batch: BatchRange, *, baked: bool) -> Manifest:
+def _write(
+    proto: onnx.ModelProto, folder: Path, weights: Weights, batch: BatchRange, *, baked: bool
+) -> Manifest:
     config = weights.config
     shape: tuple[int, ...] = (config.in_channels, *config.input_size)
     if baked:
@@ -245,7 +285,9 @@ def _write(proto: onnx.ModelProto, folder: Path, weights: Weights, batch: BatchR
         config=config,
         weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
         precision="fp32",
-        inputs=(TensorSpec(name="input", dtype="uint8" if baked else "float32", shape=(size, *shape)),),
+        inputs=(
+            TensorSpec(name="input", dtype="uint8" if baked else "float32", shape=(size, *shape)),
+        ),
         outputs=(TensorSpec(name="logits", dtype="float32", shape=(size, config.num_classes)),),
         batch=batch,
         preprocessing=weights.preprocessing,
@@ -258,7 +300,8 @@ def _write(proto: onnx.ModelProto, folder: Path, weights: Weights, batch: BatchR
 
 
 def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
-    """Write ``proto`` to ``folder``, and check what was written; the model's large weights are dropped from memory.
+    """Write ``proto`` to ``folder``, and check what was written; the model's large weights are
+    dropped from memory.
 
     Raises:
         BadArtifact: it is not valid ONNX.
@@ -309,17 +352,23 @@ def _check_file(path: Path) -> None:
 
 
 def _check_shapes_known(proto: onnx.ModelProto) -> None:
-    """Every tensor must have a shape by inference. Drops the weights from ``proto``, which has been written."""
+    """Every tensor must have a shape by inference. Drops the weights from ``proto``, which has been
+    written.
+    """
     import onnx
 
     for tensor in proto.graph.initializer:
-        if len(tensor.raw_data) > 4096:  # a weight's shape says all, and shape inference would copy its values twice
+        if (
+            len(tensor.raw_data) > 4096
+        ):  # a weight's shape says all, and shape inference would copy its values twice
             tensor.ClearField("raw_data")
     inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     known = {value.name for value in (*inferred.graph.value_info, *inferred.graph.output)}
     unknown = [name for node in inferred.graph.node for name in node.output if name not in known]
     if unknown:
-        raise GateFailed(f"ONNX shape inference gives no shape for {len(unknown)} tensors, first {unknown[0]}")
+        raise GateFailed(
+            f"ONNX shape inference gives no shape for {len(unknown)} tensors, first {unknown[0]}"
+        )
 
 
 @contextmanager

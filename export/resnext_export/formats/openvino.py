@@ -1,4 +1,6 @@
-"""The whole way from a checked ONNX artifact to OpenVINO's IR: convert, write, run what was written, seal."""
+"""The whole way from a checked ONNX artifact to OpenVINO's IR: convert, write, run what was
+written, seal.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def export_openvino(
 
     of = parent.manifest
     if of.kind != "onnx":
-        raise UsageError(f"OpenVINO's IR is made from an ONNX artifact; {parent.directory} is of kind {of.kind}")
+        raise UsageError(
+            f"OpenVINO's IR is made from an ONNX artifact; {parent.directory} is of kind {of.kind}"
+        )
     check_destination(directory, force=force)
     with working("converting to OpenVINO's IR"):
         data = openvino_from_onnx(parent.path, {})
@@ -55,7 +59,9 @@ def export_openvino(
                 "file_size_bytes": path.stat().st_size,
                 "parent_sha256": of.file_sha256,
                 "versions": {**library_versions(), "openvino": version("openvino")},
-                "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
+                    timespec="seconds"
+                ),
                 "check": None,
             }
         )

@@ -1,4 +1,6 @@
-"""The whole way from weights to a proven AOTInductor package: compile, write, run what was written, compare, seal."""
+"""The whole way from weights to a proven AOTInductor package: compile, write, run what was written,
+compare, seal.
+"""
 
 from __future__ import annotations
 
@@ -38,25 +40,28 @@ def export_pt2(
 ) -> Artifact:
     """Compile ``weights`` to ``directory``, whole or not at all.
 
-    The package runs on machines like this one: with this version of PyTorch, and a processor that has the same level of
+    The package runs on machines like this one: with this version of PyTorch, and a processor that
+        has the same level of
     x86-64 (or the GPU's compute capability). Its manifest says what it needs.
 
     Args:
         weights: what to compile.
         directory: folder to make; ``model.pt2`` and ``manifest.json`` appear in it together.
         batch: batch sizes to take; None means any.
-        precision: of weights and activations, fp32 or fp16; input and output stay float32 (or uint8).
+        precision: of weights and activations, fp32 or fp16; input and output stay float32 (or
+            uint8).
         bake_preprocessing: take uint8 N x H x W x C pixels and normalise inside the compiled code.
         device: what to compile for.
-        check: run the written file and compare with eager PyTorch; off, the manifest says that nothing was compared.
+        check: run the written file and compare with eager PyTorch; off, the manifest says that
+            nothing was compared.
         force: replace an artifact that is already there.
 
     Raises:
         UsageError: ``directory`` is taken, or a package is not made in that precision.
         MissingRequirement: no C++ compiler, no CUDA device, or no room on the disk.
         SessionFailed: the compiler failed.
-        GateFailed: the traced graph is not as asked, or the written file does not compute what PyTorch computes.
-            Nothing is written.
+        GateFailed: the traced graph is not as asked, or the written file does not compute what
+            PyTorch computes. Nothing is written.
     """
     from resnext_export.convert.pt2_from_torch import pt2_from_torch
 
@@ -80,9 +85,14 @@ def export_pt2(
         path = folder / FILE_NAME
         with working(f"compiling for {device}, half a minute or more"):
             record = pt2_from_torch(
-                weights, batch, path, bake_preprocessing=bake_preprocessing, precision=precision, device=device,
+                weights,
+                batch,
+                path,
+                bake_preprocessing=bake_preprocessing,
+                precision=precision,
+                device=device,
                 metadata=facts,
-            )  # fmt: skip
+            )
         manifest = _manifest(path, weights, name, record, baked=bake_preprocessing)
         if check:
             with working("comparing the written file with PyTorch"):
@@ -92,7 +102,9 @@ def export_pt2(
     return Artifact(directory, manifest)
 
 
-def _manifest(path: Path, weights: Weights, name: str | None, record: PackageRecord, *, baked: bool) -> Manifest:
+def _manifest(
+    path: Path, weights: Weights, name: str | None, record: PackageRecord, *, baked: bool
+) -> Manifest:
     return Manifest(
         kind="pt2",
         file=path.name,
@@ -121,19 +133,28 @@ def export_pt2_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
 
     Raises:
         UsageError: an option that only an ONNX artifact has.
-        ResnextError: whatever `export_pt2` raises; what can be known is asked before any weights are loaded.
+        ResnextError: whatever `export_pt2` raises; what can be known is asked before any weights
+            are loaded.
     """
     from resnext_export.convert.pt2_from_torch import refuse_if_not_compilable
 
     given = (*(["--onnx"] if request.onnx is not None else []), *asked.recipe.given())
     if given:
-        raise UsageError(f"a .pt2 package is made from the weights, not from an ONNX artifact; drop {given[0]}")
+        raise UsageError(
+            f"a .pt2 package is made from the weights, not from an ONNX artifact; drop {given[0]}"
+        )
     precision, device = asked.precision or "fp32", asked.device or "cpu"
     batch = BatchRange.parse(asked.batch or "1:8")
     with working("looking for a compiler"):
         refuse_if_not_compilable(precision, device)
     weights = asked.weights()
     return export_pt2(
-        weights, asked.directory(weights, precision, "pt2"), batch=batch, precision=precision, device=device,
-        bake_preprocessing=asked.bake_preprocessing, check=asked.check, force=asked.force,
-    )  # fmt: skip
+        weights,
+        asked.directory(weights, precision, "pt2"),
+        batch=batch,
+        precision=precision,
+        device=device,
+        bake_preprocessing=asked.bake_preprocessing,
+        check=asked.check,
+        force=asked.force,
+    )

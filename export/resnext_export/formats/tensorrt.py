@@ -1,4 +1,6 @@
-"""The whole way from a checked ONNX artifact to an engine artifact: build, fall back where allowed, check, seal."""
+"""The whole way from a checked ONNX artifact to an engine artifact: build, fall back where allowed,
+check, seal.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,9 @@ def export_engine(
 ) -> Artifact:
     """Build an engine from an ONNX artifact, into ``directory``, whole or not at all.
 
-    Where this machine can load it, the engine as it lies on disk is run and compared with PyTorch before it is sealed.
-    Where it cannot (TensorRT-RTX, ahead of time, for another machine's GPU), the manifest says so by having no check.
+    Where this machine can load it, the engine as it lies on disk is run and compared with PyTorch
+    before it is sealed. Where it cannot (TensorRT-RTX, ahead of time, for another machine's GPU),
+    the manifest says so by having no check.
 
     Args:
         parent: the ONNX artifact; its precision is the engine's.
@@ -55,9 +58,11 @@ def export_engine(
         force: replace an artifact that is already there.
 
     Raises:
-        UsageError: an option that the library or the parent does not have, or ``directory`` is taken.
+        UsageError: an option that the library or the parent does not have, or ``directory`` is
+            taken.
         MissingRequirement: the library, or a GPU that it needs, is missing.
-        EngineRefused: the library does not build it, and the fallbacks that are allowed do not help.
+        EngineRefused: the library does not build it, and the fallbacks that are allowed do not
+            help.
         GateFailed: the engine does not compute what PyTorch computes. Nothing is written.
     """
     flavour = flavour_for(kind)
@@ -68,14 +73,23 @@ def export_engine(
 
     def build(source: Path | bytes, watch: BuildWatch) -> BuiltEngine:
         return engine_from_onnx(
-            source, flavour, options, shapes=_open_shapes(parent.manifest), timing_cache=times, watch=watch,
+            source,
+            flavour,
+            options,
+            shapes=_open_shapes(parent.manifest),
+            timing_cache=times,
+            watch=watch,
             name=engine_name(parent.manifest, refittable=options.strip_weights, tf32=options.tf32),
-        )  # fmt: skip
+        )
 
     with build_bars() as watch:
-        tried = build_with_fallbacks(parent.path, lambda source: build(source, watch), options.fallbacks)
+        tried = build_with_fallbacks(
+            parent.path, lambda source: build(source, watch), options.fallbacks
+        )
     if tried.done and options.strip_weights:
-        raise UsageError(f"--strip-weights needs a graph as exported, and it had to be changed: {tried.done[0]}")
+        raise UsageError(
+            f"--strip-weights needs a graph as exported, and it had to be changed: {tried.done[0]}"
+        )
     with staging(directory, force=force) as folder:
         if tried.changed is not None and check:
             _prove_changed(tried.changed, parent, weights, folder)
@@ -100,7 +114,8 @@ def refit_engine(
         force: replace an artifact that is already there.
 
     Raises:
-        BadWeights: the weights are not of the engine's configuration, or declare other facts than it has inside.
+        BadWeights: the weights are not of the engine's configuration, or declare other facts than
+            it has inside.
         EngineRefused: the library does not take them.
         GateFailed: the outcome does not compute what PyTorch computes. Nothing is written.
     """
@@ -114,10 +129,13 @@ def refit_engine(
     manifest, record = thin.manifest, thin.manifest.engine
     assert record is not None
     weights = artifact_weights(thin) if spec is None else load_weights(spec, manifest.config)
-    if weights.preprocessing != manifest.preprocessing or weights.class_names != manifest.class_names:
+    if (
+        weights.preprocessing != manifest.preprocessing
+        or weights.class_names != manifest.class_names
+    ):
         raise BadWeights(
-            f"weights {weights.source} declare another preprocessing or other class names than the engine has inside; "
-            "build an engine from them"
+            f"weights {weights.source} declare another preprocessing or other class names than the"
+            " engine has inside; build an engine from them"
         )
     any_batch = BatchRange(min=1, opt=8, max=None)
     proto = onnx_from_torch(weights, any_batch, bake_preprocessing=manifest.preprocessing_baked)
@@ -125,7 +143,9 @@ def refit_engine(
         native_io = manifest.outputs[0].dtype != "float32"
         proto = lowered_from_onnx(proto, manifest.precision, native_io=native_io)
     flavour = flavour_of(record.library)
-    data = refitted_from_engine(thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options)
+    data = refitted_from_engine(
+        thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options
+    )
     with staging(directory, force=force) as folder:
         path = folder / FILE_NAME
         path.write_bytes(data)
@@ -135,7 +155,9 @@ def refit_engine(
                 "file_size_bytes": path.stat().st_size,
                 "weights": WeightsRecord(source=weights.source, sha256=weights.sha256),
                 "parent_sha256": manifest.file_sha256,
-                "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                "created": (
+                    datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+                ),
                 "engine": record.model_copy(update={"refitted": True}),
             }
         )
@@ -153,34 +175,47 @@ def check_request(flavour: Flavour, options: EngineOptions, timing_cache: Path |
         MissingRequirement: it needs a GPU.
     """
     if flavour.kind == "trt-rtx" and timing_cache is not None:
-        raise UsageError("--timing-cache is TensorRT's: TensorRT-RTX times no kernels when it builds")
+        raise UsageError(
+            "--timing-cache is TensorRT's: TensorRT-RTX times no kernels when it builds"
+        )
     flavour.check_can_build(options, probe_driver())
 
 
 def _check_parent(parent: Artifact, options: EngineOptions) -> None:
     manifest = parent.manifest
     if manifest.kind != "onnx":
-        raise UsageError(f"an engine is built from an ONNX artifact; {parent.directory} is of kind {manifest.kind}")
+        raise UsageError(
+            f"an engine is built from an ONNX artifact; {parent.directory} is of kind"
+            f" {manifest.kind}"
+        )
     if options.tf32 and manifest.precision != "fp32":
-        raise UsageError(f"--tf32 is for float32 engines, and this one is {manifest.precision}; drop it")
+        raise UsageError(
+            f"--tf32 is for float32 engines, and this one is {manifest.precision}; drop it"
+        )
     if options.strip_weights and manifest.merged is not None:
         raise UsageError(
-            "--strip-weights needs a graph as exported, and this one's groups were merged; drop one of the two"
+            "--strip-weights needs a graph as exported, and this one's groups were merged; drop one"
+            " of the two"
         )
     if options.strip_weights and manifest.quantization is not None:
         raise UsageError(
-            f"--strip-weights is for float networks; the scales of {manifest.precision} are for these very weights"
+            f"--strip-weights is for float networks; the scales of {manifest.precision} are for"
+            " these very weights"
         )
     for profile in options.profiles:
         if not (profile.min in manifest.batch and (profile.max or 0) in manifest.batch):
-            raise UsageError(f"the ONNX artifact takes batch {manifest.batch}, so not the profile {profile}")
+            raise UsageError(
+                f"the ONNX artifact takes batch {manifest.batch}, so not the profile {profile}"
+            )
 
 
 def _open_shapes(manifest: Manifest) -> dict[str, tuple[int | None, ...]]:
     return {spec.name: spec.shape for spec in manifest.inputs if None in spec.shape}
 
 
-def _manifest(parent: Artifact, flavour: Flavour, options: EngineOptions, tried: Tried, path: Path) -> Manifest:
+def _manifest(
+    parent: Artifact, flavour: Flavour, options: EngineOptions, tried: Tried, path: Path
+) -> Manifest:
     from .onnx import library_versions
 
     driver = probe_driver()
@@ -221,11 +256,17 @@ def _manifest(parent: Artifact, flavour: Flavour, options: EngineOptions, tried:
 
 def _sized(spec: TensorSpec, options: EngineOptions) -> TensorSpec:
     batch = options.batch.min if options.batch.static and len(options.profiles) == 1 else None
-    return spec.model_copy(update={"shape": (spec.shape[0] if spec.shape[0] is not None else batch, *spec.shape[1:])})
+    return spec.model_copy(
+        update={"shape": (spec.shape[0] if spec.shape[0] is not None else batch, *spec.shape[1:])}
+    )
 
 
-def _prove_changed(proto: onnx.ModelProto, parent: Artifact, weights: Weights, folder: Path) -> None:
-    """The changed graph must still compute what PyTorch computes; ONNX Runtime can say so without a GPU."""
+def _prove_changed(
+    proto: onnx.ModelProto, parent: Artifact, weights: Weights, folder: Path
+) -> None:
+    """The changed graph must still compute what PyTorch computes; ONNX Runtime can say so without a
+    GPU.
+    """
     import tempfile
 
     from .onnx import expect, prove
@@ -237,7 +278,10 @@ def _prove_changed(proto: onnx.ModelProto, parent: Artifact, weights: Weights, f
         stand_in = manifest.model_copy(
             update={"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
         )
-        prove(Artifact(Path(kept), stand_in), expect(weights, manifest.batch, manifest.precision, parent=parent))
+        prove(
+            Artifact(Path(kept), stand_in),
+            expect(weights, manifest.batch, manifest.precision, parent=parent),
+        )
 
 
 def _proven(artifact: Artifact, weights: Weights, parent: Artifact | None = None) -> Manifest:
@@ -248,7 +292,11 @@ def _proven(artifact: Artifact, weights: Weights, parent: Artifact | None = None
     manifest = artifact.manifest
     assert manifest.engine is not None
     profiles = manifest.engine.options.profiles
-    batches = tuple(sorted({size for profile in profiles for size in (profile.min, profile.opt, profile.max or 0)}))
+    batches = tuple(
+        sorted(
+            {size for profile in profiles for size in (profile.min, profile.opt, profile.max or 0)}
+        )
+    )
     with working("comparing the engine on disk with PyTorch"):
         expected = expect(weights, manifest.batch, manifest.numerics, batches, parent)
         record = prove(artifact, expected, manifest.kind)

@@ -1,4 +1,6 @@
-"""The constant tensors of an ONNX graph, to read and to replace while nodes that share them stay right."""
+"""The constant tensors of an ONNX graph, to read and to replace while nodes that share them stay
+right.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from resnext.errors import UnknownName
 
 
 class Constants:
-    """The constant tensors of a graph by name: initializers that are no inputs, and values of Constant nodes.
+    """The constant tensors of a graph by name: initializers that are no inputs, and values of
+    Constant nodes.
 
     Args:
         graph: what the methods change in place.
@@ -22,14 +25,27 @@ class Constants:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         given = {value.name for value in graph.input}
-        inside = (tensor for tensor in graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL)
+        inside = (
+            tensor
+            for tensor in graph.initializer
+            if tensor.data_location != onnx.TensorProto.EXTERNAL
+        )
         self._graph = graph
         self._held: dict[str, onnx.TensorProto] = {t.name: t for t in inside if t.name not in given}
-        constant = ((node.output[0], node.attribute) for node in graph.node if node.op_type == "Constant")
-        self._held |= {name: value.t for name, values in constant for value in values if value.name == "value"}
+        constant = (
+            (node.output[0], node.attribute) for node in graph.node if node.op_type == "Constant"
+        )
+        self._held |= {
+            name: value.t for name, values in constant for value in values if value.name == "value"
+        }
         self._noted = {value.name: value for value in graph.value_info}
         self._uses = Counter(_reads(graph))
-        self._taken = {*self._uses, *self._held, *given, *(name for node in graph.node for name in node.output)}
+        self._taken = {
+            *self._uses,
+            *self._held,
+            *given,
+            *(name for node in graph.node for name in node.output),
+        }
 
     def __getitem__(self, name: str) -> onnx.TensorProto:
         return self._held[name]
@@ -38,7 +54,9 @@ class Constants:
         return name in self._held
 
     def fresh(self, name: str) -> str:
-        """``name``, or one like it where a tensor of the graph bears it already. It is taken from then on."""
+        """``name``, or one like it where a tensor of the graph bears it already. It is taken from
+        then on.
+        """
         while name in self._taken:
             name += "_"
         self._taken.add(name)
@@ -54,8 +72,12 @@ class Constants:
         self._uses.update([name])
         node.input[slot] = name
 
-    def privately(self, node: onnx.NodeProto, slot: int, producer: onnx.NodeProto) -> onnx.NodeProto:
-        """A copy of ``producer`` for ``node`` alone to read as its input ``slot``; the caller adds it to the graph."""
+    def privately(
+        self, node: onnx.NodeProto, slot: int, producer: onnx.NodeProto
+    ) -> onnx.NodeProto:
+        """A copy of ``producer`` for ``node`` alone to read as its input ``slot``; the caller adds
+        it to the graph.
+        """
         copied = onnx.NodeProto()
         copied.CopyFrom(producer)
         copied.name = f"{node.name}.{producer.op_type}"
@@ -65,7 +87,9 @@ class Constants:
         return copied
 
     def replace(self, node: onnx.NodeProto, slot: int, array: NDArray[Any], suffix: str) -> None:
-        """Give ``node`` another constant as its input ``slot``. One that others read too stays, beside the new one."""
+        """Give ``node`` another constant as its input ``slot``. One that others read too stays,
+        beside the new one.
+        """
         if self.shared(node.input[slot]):
             self.redirect(node, slot, self.fresh(f"{node.input[slot]}_{suffix}"))
             self._held[node.input[slot]] = self._graph.initializer.add()

@@ -1,7 +1,9 @@
-"""An ONNX graph with float32 islands: chosen convolutions of a half-precision graph compute in float32.
+"""An ONNX graph with float32 islands: chosen convolutions of a half-precision graph compute in
+float32.
 
-For builders that have no half-precision kernel for a convolution. A strongly typed network computes as the graph says,
-so each island is written into it: Cast to float32, Conv with float32 weights, Cast back.
+For builders that have no half-precision kernel for a convolution. A strongly typed network computes
+as the graph says, so each island is written into it: Cast to float32, Conv with float32 weights,
+Cast back.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ _HALVES: Mapping[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16:
 def islands_from_onnx(proto: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
     """Let the Convs that ``names`` names compute in float32, between a Cast to it and a Cast back.
 
-    The Casts of ``layer1.0.conv2`` are ``layer1.0.conv2.to_fp32`` and ``layer1.0.conv2.to_fp16`` (or ``.to_bf16``).
-    The second gives the tensor that the Conv gave, so that whatever reads it stays as it is; the Conv's own output
-    gets the suffix ``_fp32``.
+    The Casts of ``layer1.0.conv2`` are ``layer1.0.conv2.to_fp32`` and ``layer1.0.conv2.to_fp16``
+    (or ``.to_bf16``). The second gives the tensor that the Conv gave, so that whatever reads it
+    stays as it is; the Conv's own output gets the suffix ``_fp32``.
 
     Args:
         proto: the model, weights inside; left as it is.
@@ -66,12 +68,18 @@ def _island(conv: onnx.NodeProto, constants: Constants) -> list[onnx.NodeProto]:
         )
     for slot, name in enumerate(conv.input):
         if slot and name:
-            constants.replace(conv, slot, numpy_helper.to_array(constants[name]).astype(np.float32), "fp32")
+            constants.replace(
+                conv, slot, numpy_helper.to_array(constants[name]).astype(np.float32), "fp32"
+            )
     given, given_back = conv.input[0], conv.output[0]
     conv.input[0] = constants.fresh(f"{conv.name}.input_fp32")
     conv.output[0] = constants.fresh(f"{given_back}_fp32")
     return [
-        helper.make_node("Cast", [given], [conv.input[0]], f"{conv.name}.to_fp32", to=TensorProto.FLOAT),
+        helper.make_node(
+            "Cast", [given], [conv.input[0]], f"{conv.name}.to_fp32", to=TensorProto.FLOAT
+        ),
         conv,
-        helper.make_node("Cast", [conv.output[0]], [given_back], f"{conv.name}.to_{_HALVES[kind]}", to=kind),
+        helper.make_node(
+            "Cast", [conv.output[0]], [given_back], f"{conv.name}.to_{_HALVES[kind]}", to=kind
+        ),
     ]

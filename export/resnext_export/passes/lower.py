@@ -1,7 +1,10 @@
-"""A half-precision ONNX graph from a float32 one: every weight converted, every type written into the graph.
+"""A half-precision ONNX graph from a float32 one: every weight converted, every type written into
+the graph.
 
-The float32 graph is lowered, not the network traced again: traced in bfloat16, the exporter leaves the weights that it
-folded batch norms into in float32, which ONNX and TensorRT reject; in float16 it folds in float16 and rounds twice.
+The float32 graph is lowered, not the network traced again: traced in bfloat16, the exporter leaves
+    the weights that it
+folded batch norms into in float32, which ONNX and TensorRT reject; in float16 it folds in float16
+and rounds twice.
 """
 
 from __future__ import annotations
@@ -26,23 +29,43 @@ LARGEST: Mapping[HalfPrecision, float] = MappingProxyType({"fp16": 65504.0, "bf1
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: The first opset whose Conv, pooling and other operators all take bfloat16.
 BF16_OPSET = 22
-#: Operators that opsets up to 22 define anew only to take more types. (MaxPool's text also says what runtimes do
-#: anyway with a window that starts in the padding, where ceil_mode is set.) A test compares the definitions.
+#: Operators that opsets up to 22 define anew only to take more types. (MaxPool's text also says
+#: what runtimes do anyway with a window that starts in the padding, where ceil_mode is set.) A test
+#: compares the definitions.
 _ONLY_MORE_TYPES = frozenset(
-    ("Cast", "Constant", "Conv", "Flatten", "GlobalAveragePool", "Identity", "MaxPool", "Reshape", "Shape", "Squeeze",
-     "Transpose", "Unsqueeze")
-)  # fmt: skip
-_HALVES: Mapping[HalfPrecision, int] = MappingProxyType({"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16})
+    (
+        "Cast",
+        "Constant",
+        "Conv",
+        "Flatten",
+        "GlobalAveragePool",
+        "Identity",
+        "MaxPool",
+        "Reshape",
+        "Shape",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    )
+)
+_HALVES: Mapping[HalfPrecision, int] = MappingProxyType(
+    {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+)
 _FLOATS = frozenset((TensorProto.FLOAT, TensorProto.DOUBLE, *_HALVES.values()))
 
 
-def lowered_from_onnx(proto: onnx.ModelProto, precision: HalfPrecision, *, native_io: bool = False) -> onnx.ModelProto:
-    """Let the network compute in ``precision``: all from the first weighted node on, with its weights and biases.
+def lowered_from_onnx(
+    proto: onnx.ModelProto, precision: HalfPrecision, *, native_io: bool = False
+) -> onnx.ModelProto:
+    """Let the network compute in ``precision``: all from the first weighted node on, with its
+    weights and biases.
 
-    What stands before the first weighted node stays in float32: that is preprocessing that was baked in. A Cast leads
-    from there, or from the input, into the network, and another one from the network to the output. They are named
-    after the tensor that they cast: ``input.to_bf16`` (``permute.to_bf16`` in a graph that takes pixels) and
-    ``logits.to_fp32``. Weights are rounded to the nearest, ties to even.
+    What stands before the first weighted node stays in float32: that is preprocessing that was
+        baked in. A Cast leads
+    from there, or from the input, into the network, and another one from the network to the output.
+    They are named after the tensor that they cast: ``input.to_bf16`` (``permute.to_bf16`` in a
+    graph that takes pixels) and ``logits.to_fp32``. Weights are rounded to the nearest, ties to
+    even.
 
     Args:
         proto: a float32 model, weights inside; left as it is.
@@ -50,8 +73,8 @@ def lowered_from_onnx(proto: onnx.ModelProto, precision: HalfPrecision, *, nativ
         native_io: let float32 inputs and outputs be of ``precision`` themselves, without a Cast.
 
     Returns:
-        A copy that shares no memory with ``proto``. Node names, metadata and the symbolic batch are as they were;
-        shapes and types of all tensors are inferred anew.
+        A copy that shares no memory with ``proto``. Node names, metadata and the symbolic batch are
+        as they were; shapes and types of all tensors are inferred anew.
 
     Raises:
         GateFailed: a weight that ``precision`` cannot hold; names the layer.
@@ -104,7 +127,8 @@ def lowered_from_onnx(proto: onnx.ModelProto, precision: HalfPrecision, *, nativ
 
 
 def check_lowered(proto: onnx.ModelProto, precision: HalfPrecision) -> None:
-    """Every constant that enters arithmetic, from the first weighted node on, must be of ``precision``.
+    """Every constant that enters arithmetic, from the first weighted node on, must be of
+    ``precision``.
 
     Raises:
         GateFailed: one is not; names node and constant.
@@ -118,8 +142,8 @@ def check_lowered(proto: onnx.ModelProto, precision: HalfPrecision) -> None:
         for name in node.input:
             if name in constants and (kind := constants[name].data_type) in _FLOATS - {half}:
                 raise GateFailed(
-                    f"{node.name}: {name!r} is {helper.tensor_dtype_to_np_dtype(kind)} in a graph of {precision}; "
-                    "lower the whole float32 graph anew"
+                    f"{node.name}: {name!r} is {helper.tensor_dtype_to_np_dtype(kind)} in a graph"
+                    f" of {precision}; lower the whole float32 graph anew"
                 )
 
 
@@ -132,13 +156,19 @@ def inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
     light = onnx.ModelProto()
     light.CopyFrom(proto)
     for tensor in light.graph.initializer:
-        if len(tensor.raw_data) > 4096:  # a weight's shape says all, and inference would copy its values twice
+        if (
+            len(tensor.raw_data) > 4096
+        ):  # a weight's shape says all, and inference would copy its values twice
             tensor.ClearField("raw_data")
     try:
-        return onnx.shape_inference.infer_shapes(light, check_type=True, strict_mode=True, data_prop=True)
+        return onnx.shape_inference.infer_shapes(
+            light, check_type=True, strict_mode=True, data_prop=True
+        )
     except onnx.shape_inference.InferenceError as exc:
         told = [line for line in str(exc).splitlines() if line.strip()]
-        raise BadArtifact(f"the graph's types or shapes do not hold together: {told[0] if told else exc}") from exc
+        raise BadArtifact(
+            f"the graph's types or shapes do not hold together: {told[0] if told else exc}"
+        ) from exc
 
 
 def _float_tensors(proto: onnx.ModelProto) -> set[str]:
@@ -149,11 +179,14 @@ def _float_tensors(proto: onnx.ModelProto) -> set[str]:
         nested = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
         if nested or node.domain not in ("", "ai.onnx") or node.op_type.endswith("QuantizeLinear"):
             raise UsageError(
-                f"cannot lower {node.name or node.op_type} ({node.op_type}): only plain float32 graphs; "
-                "lower first, then quantize"
+                f"cannot lower {node.name or node.op_type} ({node.op_type}): only plain float32"
+                " graphs; lower first, then quantize"
             )
     graph = inferred(proto).graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
     kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     if other := [name for name, kind in kinds.items() if kind in _FLOATS - {TensorProto.FLOAT}]:
         kind = helper.tensor_dtype_to_np_dtype(kinds[other[0]])
@@ -162,7 +195,9 @@ def _float_tensors(proto: onnx.ModelProto) -> set[str]:
 
 
 def _network(graph: onnx.GraphProto, inside: set[str], floats: set[str]) -> set[tuple[str, ...]]:
-    """Outputs of each node to lower; adds the tensors that will be of half precision to ``inside``."""
+    """Outputs of each node to lower; adds the tensors that will be of half precision to
+    ``inside``.
+    """
     found = set()
     for node in graph.node:
         if node.op_type in WEIGHTED or not inside.isdisjoint(node.input):
@@ -178,7 +213,9 @@ def _lower_constants(
     constants: Constants,
     precision: HalfPrecision,
 ) -> None:
-    outside = {name for node in graph.node if tuple(node.output) not in network for name in node.input}
+    outside = {
+        name for node in graph.node if tuple(node.output) not in network for name in node.input
+    }
     outside |= {value.name for value in graph.output}
     new: dict[str, str] = {}
     for node in graph.node:
@@ -188,7 +225,11 @@ def _lower_constants(
             if name not in new:
                 weight = node.op_type in WEIGHTED and slot == 1
                 array = _rounded(
-                    numpy_helper.to_array(constants[name]), precision, node.name or name, name, weight=weight
+                    numpy_helper.to_array(constants[name]),
+                    precision,
+                    node.name or name,
+                    name,
+                    weight=weight,
                 )
                 new[name] = constants.fresh(f"{name}_{precision}") if name in outside else name
                 tensor = graph.initializer.add() if name in outside else constants[name]
@@ -205,19 +246,19 @@ def _rounded(
     if np.isfinite(largest) and not np.isfinite(lowered.astype(np.float32)).all():
         instead = "bf16 or fp32" if precision == "fp16" else "fp32"
         raise GateFailed(
-            f"{layer}: the largest value of {name!r}, {largest:.6g}, is beyond {precision}'s {LARGEST[precision]:.6g}; "
-            f"use {instead}"
+            f"{layer}: the largest value of {name!r}, {largest:.6g}, is beyond {precision}'s"
+            f" {LARGEST[precision]:.6g}; use {instead}"
         )
-    # A few tiny weights beside large ones do no harm (a channel that training gave up). It is too much where fp16, with
-    # three more bits of mantissa, keeps less of the layer than bf16 would.
+    # A few tiny weights beside large ones do no harm (a channel that training gave up). It is too
+    # much where fp16, with three more bits of mantissa, keeps less of the layer than bf16 would.
     small = np.abs(array) < np.finfo(np.float16).smallest_normal
     if weight and precision == "fp16" and small.any():
         bfloat = array.astype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
         if _lost(array, lowered) > _lost(array, bfloat):
             share = float((small & (array != 0)).sum() / max(1, np.count_nonzero(array)))
             raise GateFailed(
-                f"{layer}: {share:.0%} of {name!r} turns to zero or subnormal in fp16 (its largest value is "
-                f"{largest:.3g}); use bf16 or fp32"
+                f"{layer}: {share:.0%} of {name!r} turns to zero or subnormal in fp16 (its largest"
+                f" value is {largest:.3g}); use bf16 or fp32"
             )
     return lowered
 
@@ -227,23 +268,31 @@ def _lost(array: NDArray[np.float32], rounded: NDArray[Any]) -> float:
 
 
 def _raise_opset(proto: onnx.ModelProto, opset: int) -> None:
-    """Let the model be of ``opset``, unless it is of a later one. onnx's version converter would drop node metadata."""
+    """Let the model be of ``opset``, unless it is of a later one. onnx's version converter would
+    drop node metadata.
+    """
     (entry,) = (entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     if entry.version >= opset:
         return
     for node in proto.graph.node:
-        before, after = (onnx.defs.get_schema(node.op_type, version) for version in (entry.version, opset))
+        before, after = (
+            onnx.defs.get_schema(node.op_type, version) for version in (entry.version, opset)
+        )
         if before.since_version != after.since_version and node.op_type not in _ONLY_MORE_TYPES:
             raise UsageError(
-                f"cannot raise opset {entry.version} to {opset}, which bf16 needs: {node.op_type} is another there; "
-                f"export with opset {opset}"
+                f"cannot raise opset {entry.version} to {opset}, which bf16 needs: {node.op_type}"
+                f" is another there; export with opset {opset}"
             )
     entry.version = opset
-    proto.ir_version = max(proto.ir_version, helper.find_min_ir_version_for(list(proto.opset_import)))
+    proto.ir_version = max(
+        proto.ir_version, helper.find_min_ir_version_for(list(proto.opset_import))
+    )
 
 
 def _keep_symbols(value: onnx.ValueInfoProto, noted: onnx.ValueInfoProto) -> None:
-    """Call open dimensions of ``value`` what ``noted`` calls them: inference loses sight of the batch at a Reshape."""
+    """Call open dimensions of ``value`` what ``noted`` calls them: inference loses sight of the
+    batch at a Reshape.
+    """
     dims = zip(value.type.tensor_type.shape.dim, noted.type.tensor_type.shape.dim, strict=False)
     for dim, before in dims:
         if not dim.HasField("dim_value") and before.dim_param:

@@ -1,5 +1,5 @@
-"""A proof that merging changed nothing but the shape of some groups: everything else is the same, bit for bit, and each
-merged convolution is the same function in float64.
+"""A proof that merging changed nothing but the shape of some groups: everything else is the same,
+bit for bit, and each merged convolution is the same function in float64.
 
 It shares no code with `merged_from_onnx`, so that one mistake cannot hide in both.
 """
@@ -23,14 +23,18 @@ from resnext.errors import GateFailed
 
 from .initializers import Constants
 
-#: The input that a merge may change of each kind of node: a convolution's weight, and what that is dequantized from.
-_FREE_SLOT: Mapping[str, int] = MappingProxyType({"Conv": 1, "DequantizeLinear": 0, "QuantizeLinear": 0})
+#: The input that a merge may change of each kind of node: a convolution's weight, and what that is
+#: dequantized from.
+_FREE_SLOT: Mapping[str, int] = MappingProxyType(
+    {"Conv": 1, "DequantizeLinear": 0, "QuantizeLinear": 0}
+)
 #: Integers that weights are quantized to; what else QuantizeLinear gives is float8.
 _INTEGER = re.compile(r"(U?)INT(\d+)")
 _CONVOLUTIONS: Mapping[int, Callable[..., torch.Tensor]] = MappingProxyType(
     {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 )
-#: Outputs along each dimension of the picture that a convolution is run over, before its padding adds some.
+#: Outputs along each dimension of the picture that a convolution is run over, before its padding
+#: adds some.
 _OUTPUTS = 6
 
 
@@ -40,26 +44,30 @@ class MergeProof:
 
     Attributes:
         convs: names of the convolutions that were merged, in graph order.
-        max_error: largest difference of their outputs in float64, relative to the root mean square of the output; 0
-            where none was merged.
+        max_error: largest difference of their outputs in float64, relative to the root mean square
+            of the output; 0 where none was merged.
     """
 
     convs: tuple[str, ...]
     max_error: float
 
 
-def prove_merge(before: onnx.ModelProto, after: onnx.ModelProto, tolerance: float = 1e-10) -> MergeProof:
+def prove_merge(
+    before: onnx.ModelProto, after: onnx.ModelProto, tolerance: float = 1e-10
+) -> MergeProof:
     """Prove that ``after`` is ``before`` with groups of convolutions merged, and nothing else.
 
-    But for groups and weights of the merged convolutions, and copies where others share these, the models are the same:
-    nodes in order with their attributes, constants byte for byte, inputs, outputs, metadata and opset. Each merged
-    convolution has its old weights, dequantized to float64, on the blocks, and zeros beside them; and both of its
-    forms, run in float64 over a seeded random input, agree.
+    But for groups and weights of the merged convolutions, and copies where others share these, the
+    models are the same: nodes in order with their attributes, constants byte for byte, inputs,
+    outputs, metadata and opset. Each merged convolution has its old weights, dequantized to
+    float64, on the blocks, and zeros beside them; and both of its forms, run in float64 over a
+    seeded random input, agree.
 
     Args:
         before: the model, weights inside.
         after: what a merge made of it.
-        tolerance: largest difference of a convolution's outputs, relative to the root mean square of the output.
+        tolerance: largest difference of a convolution's outputs, relative to the root mean square
+            of the output.
 
     Raises:
         GateFailed: names the first node, tensor or field that differs.
@@ -80,7 +88,9 @@ def prove_merge(before: onnx.ModelProto, after: onnx.ModelProto, tolerance: floa
         if tensor.data_type != new_tensor.data_type:
             _fail(f"the weight of {_name(now)} is stored in another type")
         shapes |= {_weight_input(node): tuple(new_tensor.dims) for node in new_chain}
-        worst = max(worst, _error(was, now, _float64(chain, old), _float64(new_chain, new), tolerance))
+        worst = max(
+            worst, _error(was, now, _float64(chain, old), _float64(new_chain, new), tolerance)
+        )
     if unread := (changed | read) - shapes.keys():
         _fail(f"tensor {min(unread)!r} was added or changed, and is no merged convolution's weight")
     _compare_notes(before.graph, after.graph, shapes)
@@ -88,11 +98,15 @@ def prove_merge(before: onnx.ModelProto, after: onnx.ModelProto, tolerance: floa
 
 
 def weight_chain(
-    conv: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], constants: Constants | Mapping[str, TensorProto]
+    conv: onnx.NodeProto,
+    makers: Mapping[str, onnx.NodeProto],
+    constants: Constants | Mapping[str, TensorProto],
 ) -> list[onnx.NodeProto]:
-    """``conv``, and the DequantizeLinear and QuantizeLinear between it and its constant weight, nearest first.
+    """``conv``, and the DequantizeLinear and QuantizeLinear between it and its constant weight,
+    nearest first.
 
-    ``makers`` are the nodes that give each tensor. Raises GateFailed where the weight is no constant.
+    ``makers`` are the nodes that give each tensor. Raises GateFailed where the weight is no
+    constant.
     """
     chain = [conv]
     while (name := _weight_input(chain[-1])) not in constants:
@@ -115,7 +129,9 @@ def _weight_input(node: onnx.NodeProto) -> str:
 
 
 def _compare_fields(before: Any, after: Any, what: str, without: Collection[str]) -> None:
-    was, now = ({field.name: value for field, value in message.ListFields()} for message in (before, after))
+    was, now = (
+        {field.name: value for field, value in message.ListFields()} for message in (before, after)
+    )
     for name in [field.name for field in before.DESCRIPTOR.fields]:
         if name not in without and was.get(name) != now.get(name):
             _fail(f"{name} of {what} differs")
@@ -126,8 +142,12 @@ def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
     held = {tensor.name: tensor for tensor in graph.initializer}
     if len(held) != len(graph.initializer):
         _fail("two initializers have the same name")
-    constant = ((node.output[0], node.attribute) for node in graph.node if node.op_type == "Constant")
-    return held | {name: value.t for name, values in constant for value in values if value.name == "value"}
+    constant = (
+        (node.output[0], node.attribute) for node in graph.node if node.op_type == "Constant"
+    )
+    return held | {
+        name: value.t for name, values in constant for value in values if value.name == "value"
+    }
 
 
 def _changed_constants(old: Mapping[str, TensorProto], new: Mapping[str, TensorProto]) -> set[str]:
@@ -159,12 +179,17 @@ def _bare(node: onnx.NodeProto) -> bytes:
 def _merged_convolutions(
     before: onnx.GraphProto, after: onnx.GraphProto, changed: Collection[str]
 ) -> tuple[list[tuple[onnx.NodeProto, onnx.NodeProto]], set[str]]:
-    """Pairs of the convolutions that differ or read what differs, and the tensors between them and ``changed``.
+    """Pairs of the convolutions that differ or read what differs, and the tensors between them and
+    ``changed``.
 
     What differs is followed through the graph: only convolutions may read it, as their weight.
     """
     given = {name for node in before.node for name in node.output}
-    copies = {node.output[0] for node in after.node if node.op_type in _FREE_SLOT and given.isdisjoint(node.output)}
+    copies = {
+        node.output[0]
+        for node in after.node
+        if node.op_type in _FREE_SLOT and given.isdisjoint(node.output)
+    }
     differing, pairs = set(changed), []
     left, ahead = iter(before.node), {name for node in after.node for name in node.output}
     for node in after.node:
@@ -191,23 +216,38 @@ def _merged_convolutions(
 
 
 def _inner_reads(node: onnx.NodeProto) -> Iterator[str]:
-    for graph in (graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)):
+    for graph in (
+        graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)
+    ):
         yield from (value.name for value in graph.output)
         for inner in graph.node:
             yield from (*inner.input, *_inner_reads(inner))
 
 
-def _compare_chains(conv: str, chain: list[onnx.NodeProto], new_chain: list[onnx.NodeProto]) -> None:
-    """A copied DequantizeLinear must have the scale and the attributes of the one that it is a copy of."""
+def _compare_chains(
+    conv: str, chain: list[onnx.NodeProto], new_chain: list[onnx.NodeProto]
+) -> None:
+    """A copied DequantizeLinear must have the scale and the attributes of the one that it is a copy
+    of.
+    """
     if len(chain) != len(new_chain):
         _fail(f"the weight of {conv} is quantized otherwise")
     for node, copy in zip(chain[1:], new_chain[1:], strict=True):
-        same = node.op_type == copy.op_type and node.input[1:] == copy.input[1:] and node.domain == copy.domain
+        same = (
+            node.op_type == copy.op_type
+            and node.input[1:] == copy.input[1:]
+            and node.domain == copy.domain
+        )
         if not same or list(map(_bytes, node.attribute)) != list(map(_bytes, copy.attribute)):
-            _fail(f"node {_name(copy)}, which dequantizes the weight of {conv}, differs from {_name(node)}")
+            _fail(
+                f"node {_name(copy)}, which dequantizes the weight of {conv}, differs from"
+                f" {_name(node)}"
+            )
 
 
-def _compare_notes(before: onnx.GraphProto, after: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _compare_notes(
+    before: onnx.GraphProto, after: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
     """Noted shapes must stay, but for those of weights, which must be the new ones."""
     was, now = ({value.name: value for value in graph.value_info} for graph in (before, after))
     for name in dict.fromkeys((*was, *now)):
@@ -221,7 +261,9 @@ def _compare_notes(before: onnx.GraphProto, after: onnx.GraphProto, shapes: Mapp
             _fail(f"the noted type or shape of tensor {name!r} is another")
 
 
-def _float64(chain: list[onnx.NodeProto], constants: Mapping[str, TensorProto]) -> NDArray[np.float64]:
+def _float64(
+    chain: list[onnx.NodeProto], constants: Mapping[str, TensorProto]
+) -> NDArray[np.float64]:
     """The weight that the first of ``chain`` reads, O x I/groups x kernel."""
     tensor = constants[_weight_input(chain[-1])]
     if tensor.data_location == TensorProto.EXTERNAL:
@@ -230,25 +272,36 @@ def _float64(chain: list[onnx.NodeProto], constants: Mapping[str, TensorProto]) 
     for node in reversed(chain[1:]):
         options = _options(node)
         if lacking := [name for name in node.input[1:] if name and name not in constants]:
-            _fail(f"{lacking[0]!r}, which scales the weight of {_name(chain[0])}, is no constant of the file")
+            _fail(
+                f"{lacking[0]!r}, which scales the weight of {_name(chain[0])}, is no constant of"
+                " the file"
+            )
         scale, zero = (constants[name] if name else None for name in (*node.input[1:], "", "")[:2])
         along = options.get("axis", 1) % weight.ndim or options.get("block_size")
         if scale is None or (along and np.prod(scale.dims) != 1):
-            _fail(f"node {_name(node)} scales the weight along another axis than the output channels")
+            _fail(
+                f"node {_name(node)} scales the weight along another axis than the output channels"
+            )
         scales, zeros = _along(scale, weight), _along(zero, weight) if zero else np.zeros(1)
         if node.op_type == "DequantizeLinear":
             weight = (weight - zeros) * scales
         else:
-            weight = _quantized(weight / scales, zeros, zero.data_type if zero else options.get("output_dtype", 0))
+            weight = _quantized(
+                weight / scales, zeros, zero.data_type if zero else options.get("output_dtype", 0)
+            )
     return weight
 
 
 def _along(tensor: TensorProto, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``tensor`` with one value for each output channel or for all, to be broadcast over ``weight``."""
+    """``tensor`` with one value for each output channel or for all, to be broadcast over
+    ``weight``.
+    """
     return numpy_helper.to_array(tensor).astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
 
 
-def _quantized(units: NDArray[np.float64], zero: NDArray[np.float64], kind: int) -> NDArray[np.float64]:
+def _quantized(
+    units: NDArray[np.float64], zero: NDArray[np.float64], kind: int
+) -> NDArray[np.float64]:
     if match := _INTEGER.fullmatch(TensorProto.DataType.Name(kind or TensorProto.UINT8)):
         lowest = 0 if match[1] else -(2 ** (int(match[2]) - 1))
         return np.clip(np.rint(units) + zero, lowest, lowest + 2 ** int(match[2]) - 1)
@@ -256,23 +309,47 @@ def _quantized(units: NDArray[np.float64], zero: NDArray[np.float64], kind: int)
 
 
 def _error(
-    was: onnx.NodeProto, now: onnx.NodeProto, old: NDArray[np.float64], new: NDArray[np.float64], tolerance: float
+    was: onnx.NodeProto,
+    now: onnx.NodeProto,
+    old: NDArray[np.float64],
+    new: NDArray[np.float64],
+    tolerance: float,
 ) -> float:
     """How far apart the outputs of both forms are, relative to their root mean square."""
     groups, new_groups = _options(was).get("group", 1), _options(now).get("group", 1)
-    fits = new_groups and groups % new_groups == 0 and groups * old.shape[1] == new_groups * new.shape[1]
-    if not fits or old.shape[0] % groups or (len(old), *old.shape[2:]) != (len(new), *new.shape[2:]):
-        _fail(f"{_name(now)} has {new_groups} groups and a weight of shape {new.shape}, from {groups} and {old.shape}")
+    fits = (
+        new_groups
+        and groups % new_groups == 0
+        and groups * old.shape[1] == new_groups * new.shape[1]
+    )
+    if (
+        not fits
+        or old.shape[0] % groups
+        or (len(old), *old.shape[2:]) != (len(new), *new.shape[2:])
+    ):
+        _fail(
+            f"{_name(now)} has {new_groups} groups and a weight of shape {new.shape}, from {groups}"
+            f" and {old.shape}"
+        )
     _compare_blocks(_name(now), groups, groups // new_groups, old, new)
     outputs, new_outputs = _run(was, groups, old), _run(now, new_groups, new)
-    error = float((outputs - new_outputs).abs().max()) / (float(outputs.square().mean().sqrt()) or 1.0)
+    error = float((outputs - new_outputs).abs().max()) / (
+        float(outputs.square().mean().sqrt()) or 1.0
+    )
     if not error <= tolerance:
-        _fail(f"outputs of {_name(now)} differ by {error:.3g} of their root mean square, more than {tolerance:g}")
+        _fail(
+            f"outputs of {_name(now)} differ by {error:.3g} of their root mean square, more than"
+            f" {tolerance:g}"
+        )
     return error
 
 
-def _compare_blocks(name: str, groups: int, factor: int, old: NDArray[np.float64], new: NDArray[np.float64]) -> None:
-    """Each output channel must have its old weights where its old group lies in the new one, and zero elsewhere."""
+def _compare_blocks(
+    name: str, groups: int, factor: int, old: NDArray[np.float64], new: NDArray[np.float64]
+) -> None:
+    """Each output channel must have its old weights where its old group lies in the new one, and
+    zero elsewhere.
+    """
     width = old.shape[1]
     place = np.arange(len(old)) // (len(old) // groups) % factor
     for position in range(factor):
@@ -289,14 +366,21 @@ def _run(conv: onnx.NodeProto, groups: int, weight: NDArray[np.float64]) -> torc
     options, rank = _options(conv), weight.ndim - 2
     strides, dilations = (options.get(name, [1] * rank) for name in ("strides", "dilations"))
     pads = options.get("pads", [0] * 2 * rank)
-    reach = [d * (k - 1) + 1 + s * (_OUTPUTS - 1) for k, d, s in zip(weight.shape[2:], dilations, strides, strict=True)]
+    reach = [
+        d * (k - 1) + 1 + s * (_OUTPUTS - 1)
+        for k, d, s in zip(weight.shape[2:], dilations, strides, strict=True)
+    ]
     random = torch.Generator().manual_seed(0)
     pixels = torch.randn(2, groups * weight.shape[1], *reach, generator=random, dtype=torch.float64)
     # PyTorch pads the last dimension first, and both of its ends together.
     sides = [pads[side * rank + dim] for dim in reversed(range(rank)) for side in (0, 1)]
     padded = torch.nn.functional.pad(pixels, sides)
-    return _CONVOLUTIONS[rank](padded, torch.from_numpy(weight), None, strides, 0, dilations, groups)
+    return _CONVOLUTIONS[rank](
+        padded, torch.from_numpy(weight), None, strides, 0, dilations, groups
+    )
 
 
 def _options(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    return {
+        attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
+    }

@@ -1,4 +1,6 @@
-"""Does TensorRT take an ONNX file? Every reason why not, by node; for any file, and without a GPU."""
+"""Does TensorRT take an ONNX file? Every reason why not, by node; for any file, and without a
+GPU.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class Finding:
     """One thing that the library said of the file.
 
     Attributes:
-        severity: ``refused``: the file does not become an engine; ``warning``: it does, and this should be known.
+        severity: ``refused``: the file does not become an engine; ``warning``: it does, and this
+            should be known.
         stage: ``parse`` or ``build``.
         node: name of the node, or "" where the library names none.
         operator: its operator, likewise.
@@ -62,7 +65,9 @@ class Acceptance:
         return self.engine is not None
 
 
-def check_onnx(path: Path, flavour: Flavour, options: EngineOptions, shapes: Mapping[str, str]) -> Acceptance:
+def check_onnx(
+    path: Path, flavour: Flavour, options: EngineOptions, shapes: Mapping[str, str]
+) -> Acceptance:
     """Parse and build the file; the engine is not kept.
 
     Args:
@@ -73,7 +78,8 @@ def check_onnx(path: Path, flavour: Flavour, options: EngineOptions, shapes: Map
 
     Raises:
         BadArtifact: no such file.
-        UsageError: an input with open dimensions that ``shapes`` does not give, or a shape that does not fit.
+        UsageError: an input with open dimensions that ``shapes`` does not give, or a shape that
+            does not fit.
         MissingRequirement: the library, or a GPU that it needs, is missing.
     """
     import onnx
@@ -98,21 +104,28 @@ def check_onnx(path: Path, flavour: Flavour, options: EngineOptions, shapes: Map
         return Acceptance(None if proto is None else len(proto.graph.node), refused, None)
     try:
         with build_bars() as watch:
-            built = engine_from_onnx(path, flavour, options, shapes=profile_shapes(proto, shapes), watch=watch)
+            built = engine_from_onnx(
+                path, flavour, options, shapes=profile_shapes(proto, shapes), watch=watch
+            )
     except EngineRefused as exc:
         names = exc.nodes or ("",)
         reason = str(exc).partition(" cannot build the engine: ")[2] or str(exc)
-        found = [Finding("refused", "build", name, operators.get(name, ""), reason) for name in names]
+        found = [
+            Finding("refused", "build", name, operators.get(name, ""), reason) for name in names
+        ]
         return Acceptance(len(proto.graph.node), tuple(found), None)
     warned = tuple(Finding("warning", "build", "", "", line) for line in built.warnings)
     return Acceptance(len(proto.graph.node), warned, built)
 
 
-def profile_shapes(proto: onnx.ModelProto, given: Mapping[str, str]) -> dict[str, tuple[int | None, ...]]:
+def profile_shapes(
+    proto: onnx.ModelProto, given: Mapping[str, str]
+) -> dict[str, tuple[int | None, ...]]:
     """Shapes of the inputs that an optimization profile must cover; None stands for the batch.
 
     Raises:
-        UsageError: a name that is no input, a shape that does not fit, or open dimensions that are not given.
+        UsageError: a name that is no input, a shape that does not fit, or open dimensions that are
+            not given.
     """
     constants = {tensor.name for tensor in proto.graph.initializer}
     found: dict[str, tuple[int | None, ...]] = {}
@@ -120,19 +133,25 @@ def profile_shapes(proto: onnx.ModelProto, given: Mapping[str, str]) -> dict[str
     if unknown := [name for name in given if name not in inputs]:
         raise UsageError(f"the file has no input {unknown[0]!r}; it has {', '.join(inputs)}")
     for name, value in inputs.items():
-        dims = [dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim]
+        dims = [
+            dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim
+        ]
         if name in given:
             shape = _parse_shape(given[name])
-            fits = len(shape) == len(dims) and all(h in (None, w) for h, w in zip(dims, shape, strict=True))
+            fits = len(shape) == len(dims) and all(
+                h in (None, w) for h, w in zip(dims, shape, strict=True)
+            )
             if not fits:
                 wanted = "x".join("?" if size is None else str(size) for size in dims)
                 raise UsageError(f"--shape {name}={given[name]} does not fit the file's {wanted}")
             found[name] = shape
         elif None in dims[1:]:
-            example = "x".join([BATCH if dims[0] is None else str(dims[0]), *(str(d or 224) for d in dims[1:])])
+            example = "x".join(
+                [BATCH if dims[0] is None else str(dims[0]), *(str(d or 224) for d in dims[1:])]
+            )
             raise UsageError(
-                f"input {name!r} leaves dimensions open that are not the batch; give them, for example "
-                f"--shape {name}={example}"
+                f"input {name!r} leaves dimensions open that are not the batch; give them, for"
+                f" example --shape {name}={example}"
             )
         elif None in dims:
             found[name] = tuple(dims)
@@ -141,7 +160,9 @@ def profile_shapes(proto: onnx.ModelProto, given: Mapping[str, str]) -> dict[str
 
 def _parse_shape(text: str) -> tuple[int | None, ...]:
     parts = text.split("x")
-    if not all(part == BATCH or (part.isascii() and part.isdigit() and int(part) >= 1) for part in parts):
+    if not all(
+        part == BATCH or (part.isascii() and part.isdigit() and int(part) >= 1) for part in parts
+    ):
         raise UsageError(f"{text!r} is not a shape like {BATCH}x3x224x224 ({BATCH}: the batch)")
     return tuple(None if part == BATCH else int(part) for part in parts)
 
@@ -161,9 +182,14 @@ def _parse_findings(path: Path, flavour: Flavour) -> tuple[Finding, ...]:
         network = builder.create_network(typed)
         parser = trt.OnnxParser(network, logger)
         parser.supports_model_v2(path.read_bytes(), str(path))
-        found += [entry for entry in parser_findings(parser) if entry[0] not in {known[0] for known in found}]
+        found += [
+            entry
+            for entry in parser_findings(parser)
+            if entry[0] not in {known[0] for known in found}
+        ]
         if not found:
             found = [("", "", log.reason())]
     return tuple(
-        Finding("refused", "parse", node, operator, shorten(reason) or reason) for node, operator, reason in found
+        Finding("refused", "parse", node, operator, shorten(reason) or reason)
+        for node, operator, reason in found
     )

@@ -1,6 +1,7 @@
 """A TensorRT engine from an ONNX file: one code path for TensorRT 10, TensorRT 11 and TensorRT-RTX.
 
-Precision lives in the ONNX graph: networks are always strongly typed. Nothing here depends on where the file came from.
+Precision lives in the ONNX graph: networks are always strongly typed. Nothing here depends on where
+    the file came from.
 """
 
 from __future__ import annotations
@@ -70,14 +71,16 @@ def engine_from_onnx(
         options: what to ask of it.
         shapes: the shape of each input that leaves dimensions open; None stands for the batch.
         name: of the network, kept inside the engine.
-        timing_cache: kernel times of earlier builds, read before and added to afterwards; TensorRT only.
+        timing_cache: kernel times of earlier builds, read before and added to afterwards; TensorRT
+            only.
         watch: takes progress and can cancel.
 
     Raises:
         UsageError: an option that this library does not have.
         MissingRequirement: the library, or the GPU that it needs, is missing.
         NoKernel: the file does not build for want of a kernel; says for which nodes.
-        EngineRefused: the file does not parse or build for another reason; says why, and which nodes are to blame.
+        EngineRefused: the file does not parse or build for another reason; says why, and which
+            nodes are to blame.
     """
     flavour.check_can_build(options, probe_driver())
     trt = flavour.load()
@@ -92,7 +95,8 @@ def engine_from_onnx(
         config.progress_monitor = monitor_for(trt, watch)
         if timing_cache is not None:
             timing_cache.attach(trt, config)
-        # The library lets go of Python's lock while it builds, and signals are handled on the main thread only.
+        # The library lets go of Python's lock while it builds, and signals are handled on the main
+        # thread only.
         plan = run_cancellable(lambda: builder.build_serialized_network(network, config), watch)
         if plan is None:
             reason = f"{flavour.title} {flavour.version} cannot build the engine: {log.reason()}"
@@ -110,21 +114,30 @@ def engine_from_onnx(
 
 def _parse(trt: Any, network: Any, logger: Any, onnx_file: Path | bytes, log: Log) -> None:
     parser = trt.OnnxParser(network, logger)
-    parsed = parser.parse(onnx_file) if isinstance(onnx_file, bytes) else parser.parse_from_file(str(onnx_file))
+    parsed = (
+        parser.parse(onnx_file)
+        if isinstance(onnx_file, bytes)
+        else parser.parse_from_file(str(onnx_file))
+    )
     if parsed and network.num_outputs == 0:  # text may pass for a model without a graph
-        raise EngineRefused("the file holds no graph with outputs: this is not an ONNX file, or it is cut short", ())
+        raise EngineRefused(
+            "the file holds no graph with outputs: this is not an ONNX file, or it is cut short", ()
+        )
     if parsed:
         return
     found = parser_findings(parser)
     node, operator, reason = found[0] if found else ("", "", log.reason())
     where = f"node {node!r} ({operator}): " if node else ""
     raise EngineRefused(
-        f"TensorRT's ONNX parser refuses the file: {where}{reason}", tuple(name for name, _, _ in found if name)
+        f"TensorRT's ONNX parser refuses the file: {where}{reason}",
+        tuple(name for name, _, _ in found if name),
     )
 
 
 def parser_findings(parser: Any) -> tuple[tuple[str, str, str], ...]:
-    """(node, operator, reason) of each error of a parser; names are "" where an error is not of one node."""
+    """(node, operator, reason) of each error of a parser; names are "" where an error is not of one
+    node.
+    """
     found = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
@@ -136,25 +149,39 @@ def parser_findings(parser: Any) -> tuple[tuple[str, str, str], ...]:
 
 
 def _parser_reason(text: str) -> str:
-    """The most telling line of a parser's error: one of the library's own messages, or else the failed assertion."""
+    """The most telling line of a parser's error: one of the library's own messages, or else the
+    failed assertion.
+    """
     lines = [short for line in text.splitlines() if (short := shorten(line))]
     told = [line for line in lines if not line.startswith(("Invalid Node", "Assertion failed"))]
     first = (told or lines or ["no reason given"])[0]
-    if first == "false":  # all that is said of an operator that the library knows and does not support
+    if (
+        first == "false"
+    ):  # all that is said of an operator that the library knows and does not support
         return "TensorRT does not support this operator"
     known = {
-        "Plugin not found": "TensorRT does not know this operator, nor is there a plugin of its name",
-        "Failed to import initializer": "weights that lie outside the file are missing, or not in the file's folder",
+        "Plugin not found": (
+            "TensorRT does not know this operator, nor is there a plugin of its name"
+        ),
+        "Failed to import initializer": (
+            "weights that lie outside the file are missing, or not in the file's folder"
+        ),
         "ParseFromCodedStream": "this is not an ONNX file, or it is cut short",
     }
     return next((plain for said, plain in known.items() if said in first), first)
 
 
 def _configured(
-    trt: Any, builder: Any, flavour: Flavour, options: EngineOptions, shapes: Mapping[str, tuple[int | None, ...]]
+    trt: Any,
+    builder: Any,
+    flavour: Flavour,
+    options: EngineOptions,
+    shapes: Mapping[str, tuple[int | None, ...]],
 ) -> Any:
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or nobody could say what each layer got
+    config.profiling_verbosity = (
+        trt.ProfilingVerbosity.DETAILED
+    )  # or nobody could say what each layer got
     if not options.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     if options.workspace_mib is not None:
@@ -162,7 +189,9 @@ def _configured(
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.tiling_level is not None:
-        config.tiling_optimization_level = getattr(trt.TilingOptimizationLevel, options.tiling_level.upper())
+        config.tiling_optimization_level = getattr(
+            trt.TilingOptimizationLevel, options.tiling_level.upper()
+        )
     if options.strip_weights:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
         config.set_flag(trt.BuilderFlag.REFIT)
@@ -172,20 +201,29 @@ def _configured(
         for tensor, shape in shapes.items():
             sizes = (batch.min, batch.opt, batch.max)
             try:
-                profile.set_shape(tensor, *(tuple(at if size is None else size for size in shape) for at in sizes))
+                profile.set_shape(
+                    tensor, *(tuple(at if size is None else size for size in shape) for at in sizes)
+                )
             except (RuntimeError, TypeError) as exc:
-                reason = f"{flavour.title} takes no input {tensor!r} of shape {shape}: {str(exc).splitlines()[0]}"
+                reason = (
+                    f"{flavour.title} takes no input {tensor!r} of shape {shape}:"
+                    f" {str(exc).splitlines()[0]}"
+                )
                 raise EngineRefused(reason, ()) from exc
         if config.add_optimization_profile(profile) < 0:
-            raise EngineRefused(f"{flavour.title} refuses the optimization profile for batch {batch}", ())
+            raise EngineRefused(
+                f"{flavour.title} refuses the optimization profile for batch {batch}", ()
+            )
     return config
 
 
 def _refused(trt: Any, log: Log, network: Any) -> tuple[str, ...]:
-    """Names of the layers that the library found no kernel for, in the network's order, as far as it says.
+    """Names of the layers that the library found no kernel for, in the network's order, as far as
+    it says.
 
-    Of layers that are compiled together it names the first and the last; any grouped convolution between them may be
-    the one. An end that is no layer of the network (the library adds some) leaves that side open.
+    Of layers that are compiled together it names the first and the last; any grouped convolution
+    between them may be the one. An end that is no layer of the network (the library adds some)
+    leaves that side open.
     """
     told = [_BEFORE_NAME.split(line)[-1] for line in log.errors if _NO_KERNEL.search(line)]
     if not told:
@@ -202,7 +240,8 @@ def _refused(trt: Any, log: Log, network: Any) -> tuple[str, ...]:
 
 def _said(names: list[str], text: str) -> tuple[int, ...]:
     """Indices of the names that ``text`` holds whole, not as part of a longer name."""
-    # A point ends a sentence, or three stand between two names; between letters it is part of a name.
+    # A point ends a sentence, or three stand between two names; between letters it is part of a
+    # name.
     return tuple(
         index
         for index, name in enumerate(names)
@@ -220,7 +259,9 @@ def _grouped(trt: Any, layer: Any) -> bool:
 def _layers(
     trt: Any, flavour: Flavour, options: EngineOptions, data: bytes, logger: Any, log: Log
 ) -> tuple[tuple[EngineLayer, ...], LayersFrom]:
-    """From the engine itself where it can be loaded; else from what the builder said of it, if anything."""
+    """From the engine itself where it can be loaded; else from what the builder said of it, if
+    anything.
+    """
     if probe_driver().problem is None and not options.strip_weights:
         runtime = flavour.runtime(trt, logger, options)
         engine = runtime.deserialize_cuda_engine(data)

@@ -1,4 +1,6 @@
-"""Ways round half-precision grouped convolutions that an engine builder has no kernel for, tried in order."""
+"""Ways round half-precision grouped convolutions that an engine builder has no kernel for, tried in
+order.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,12 @@ class Tried:
 def build_with_fallbacks(
     path: Path, build: Callable[[Path | bytes], BuiltEngine], allowed: tuple[Fallback, ...]
 ) -> Tried:
-    """Build; where half-precision grouped convolutions are refused, change the graph as ``allowed`` says and try again.
+    """Build; where half-precision grouped convolutions are refused, change the graph as ``allowed``
+    says and try again.
 
-    TensorRT 11 has no kernels for some of them in strongly typed networks (NVIDIA/TensorRT#4838). Merging groups keeps
-    precision and function; computing the refused convolutions in float32 keeps the function.
+    TensorRT 11 has no kernels for some of them in strongly typed networks (NVIDIA/TensorRT#4838).
+    Merging groups keeps precision and function; computing the refused convolutions in float32 keeps
+    the function.
 
     Raises:
         EngineRefused: refused for another reason, or still refused after the last fallback.
@@ -74,18 +78,33 @@ def build_with_fallbacks(
         if isinstance(tried, Tried):
             return tried
         refused = tried
-    blamed = tuple(name for name in refused.nodes if name in grouped and isinstance(refused, NoKernel))
-    lacking = f"these half-precision grouped convolutions have no kernel: {_some(blamed)}; " if blamed else ""
+    blamed = tuple(
+        name for name in refused.nodes if name in grouped and isinstance(refused, NoKernel)
+    )
+    lacking = (
+        f"these half-precision grouped convolutions have no kernel: {_some(blamed)}; "
+        if blamed
+        else ""
+    )
     tried_so_far = f"tried {'; '.join(done)}" if done else "no fallback was tried"
-    fix = "allow another one with --on-refusal" if len(allowed) < 2 else "use --precision fp32 or TensorRT 10"
+    fix = (
+        "allow another one with --on-refusal"
+        if len(allowed) < 2
+        else "use --precision fp32 or TensorRT 10"
+    )
     raise EngineRefused(f"{refused}; {lacking}{tried_so_far}; {fix}", refused.nodes) from refused
 
 
 def _until_no_more_are_named(
-    proto: onnx.ModelProto, build: Callable[[Path | bytes], BuiltEngine], fallback: Fallback, grouped: set[str],
+    proto: onnx.ModelProto,
+    build: Callable[[Path | bytes], BuiltEngine],
+    fallback: Fallback,
+    grouped: set[str],
     done: list[str],
-) -> Tried | EngineRefused:  # fmt: skip
-    """Build ``proto``. The library names one refused layer at a time, so islands are added until it names no more."""
+) -> Tried | EngineRefused:
+    """Build ``proto``. The library names one refused layer at a time, so islands are added until it
+    names no more.
+    """
     from resnext_export.passes.insert_fp32_islands import islands_from_onnx
 
     for _ in range(len(grouped) + 1):
@@ -94,7 +113,9 @@ def _until_no_more_are_named(
         except EngineRefused as exc:
             # Of the convolutions that were grouped: a merge may have left one group.
             half = {node.name for node in _half_convolutions(proto)}
-            more = tuple(name for name in exc.nodes if name in grouped & half and isinstance(exc, NoKernel))
+            more = tuple(
+                name for name in exc.nodes if name in grouped & half and isinstance(exc, NoKernel)
+            )
             if fallback != "fp32-islands" or not more:
                 return exc
             proto = islands_from_onnx(proto, more)
@@ -113,7 +134,11 @@ def _half_grouped_convolutions(proto: onnx.ModelProto) -> tuple[str, ...]:
 def _half_convolutions(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
     from onnx import TensorProto
 
-    half = {t.name for t in proto.graph.initializer if t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)}
+    half = {
+        t.name
+        for t in proto.graph.initializer
+        if t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    }
     return [node for node in proto.graph.node if node.op_type == "Conv" and node.input[1] in half]
 
 

@@ -20,7 +20,9 @@ Watch = Callable[[str, "str | None", int, int], None]
 
 @dataclass(eq=False)
 class _Phase:
-    """A phase that is under way. Names are no key: one may be under way twice, even under one parent."""
+    """A phase that is under way. Names are no key: one may be under way twice, even under one
+    parent.
+    """
 
     name: str
     parent: str | None
@@ -31,7 +33,8 @@ class _Phase:
 
 
 class BuildWatch:
-    """What a build has reached. Phases of one name come again under other parents, each with a bar of its own.
+    """What a build has reached. Phases of one name come again under other parents, each with a bar
+    of its own.
 
     Args:
         progress: where bars are drawn; None draws none.
@@ -50,7 +53,11 @@ class BuildWatch:
         with self._lock:
             above = self._innermost(parent)
             depth = 0 if above is None else above.depth + 1
-            bar = None if self._progress is None else self._progress.add_task("  " * depth + phase, total=steps)
+            bar = (
+                None
+                if self._progress is None
+                else self._progress.add_task("  " * depth + phase, total=steps)
+            )
             self._open.append(_Phase(phase, parent, steps, depth, bar))
             self._tell(phase, parent, 0, steps)
 
@@ -74,7 +81,9 @@ class BuildWatch:
                     self._progress.remove_task(found.bar)
 
     def _innermost(self, phase: str | None) -> _Phase | None:
-        """The library names the phase alone; where several bear that name, it means one that this thread began."""
+        """The library names the phase alone; where several bear that name, it means one that this
+        thread began.
+        """
         named = [entry for entry in reversed(self._open) if entry.name == phase]
         own = (entry for entry in named if entry.thread == threading.get_ident())
         return next(own, named[0] if named else None)
@@ -107,14 +116,21 @@ def monitor_for(trt: Any, watch: BuildWatch) -> Any:
 
 @contextmanager
 def build_bars(watch: Watch | None = None) -> Iterator[BuildWatch]:
-    """Bars on stderr where that is a terminal, one for each phase that is under way; silence elsewhere."""
+    """Bars on stderr where that is a terminal, one for each phase that is under way; silence
+    elsewhere.
+    """
     if not sys.stderr.isatty():
         yield BuildWatch(None, watch)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield BuildWatch(progress, watch)
 
@@ -150,7 +166,8 @@ def run_cancellable(work: Callable[[], T], watch: BuildWatch) -> T:
         begun = begin.is_set()
         begin.set()
         while begun and not finished.is_set():
-            # Nor does a second Ctrl-C go first: the library, still at work, would crash the process as it ends.
+            # Nor does a second Ctrl-C go first: the library, still at work, would crash the process
+            # as it ends.
             with suppress(KeyboardInterrupt):
                 finished.wait(0.05)
         raise

@@ -1,4 +1,6 @@
-"""An engine with weights, from one that was built without: TensorRT's refit, from an ONNX file of the same graph."""
+"""An engine with weights, from one that was built without: TensorRT's refit, from an ONNX file of
+the same graph.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from resnext.runtimes.trt.log import captured
 from .engine_from_onnx import parser_findings
 
 
-def refitted_from_engine(data: bytes, onnx_data: bytes, flavour: Flavour, options: EngineOptions) -> bytes:
+def refitted_from_engine(
+    data: bytes, onnx_data: bytes, flavour: Flavour, options: EngineOptions
+) -> bytes:
     """Put the weights of an ONNX file into an engine.
 
     Args:
@@ -34,7 +38,9 @@ def refitted_from_engine(data: bytes, onnx_data: bytes, flavour: Flavour, option
         if engine is None:
             raise SessionFailed(f"{flavour.title} cannot load the engine: {log.reason()}")
         if not engine.refittable:  # so also one that was refitted: its weights are in it for good
-            raise EngineRefused("the engine takes no weights; refit the one that was built without", ())
+            raise EngineRefused(
+                "the engine takes no weights; refit the one that was built without", ()
+            )
         refitter = trt.Refitter(engine, logger)
         parser_refitter = trt.OnnxParserRefitter(refitter, logger)
         if not parser_refitter.refit_from_bytes(onnx_data):
@@ -44,12 +50,16 @@ def refitted_from_engine(data: bytes, onnx_data: bytes, flavour: Flavour, option
             nodes = tuple(name for name, _, _ in found if name)
             raise EngineRefused(f"{flavour.title} refuses the weights: {where}{reason}", nodes)
         if not refitter.refit_cuda_engine():
-            raise EngineRefused(f"{flavour.title} cannot refit: {_missing(refitter) or log.reason()}", ())
+            raise EngineRefused(
+                f"{flavour.title} cannot refit: {_missing(refitter) or log.reason()}", ()
+            )
         config = engine.create_serialization_config()
         config.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)
         whole = engine.serialize_with_config(config)
         if whole is None:
-            raise EngineRefused(f"{flavour.title} cannot write the refitted engine: {log.reason()}", ())
+            raise EngineRefused(
+                f"{flavour.title} cannot write the refitted engine: {log.reason()}", ()
+            )
         return bytes(whole)
 
 

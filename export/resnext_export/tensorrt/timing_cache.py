@@ -1,4 +1,6 @@
-"""TensorRT's kernel times, kept in a file between builds. TensorRT-RTX times nothing and has no use for one."""
+"""TensorRT's kernel times, kept in a file between builds. TensorRT-RTX times nothing and has no use
+for one.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ class TimingCache:
 
     Attributes:
         path: the file; it need not be there yet.
-        rejected: True where the library would not take what the file holds (another GPU, driver or version).
+        rejected: True where the library would not take what the file holds (another GPU, driver or
+            version).
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,7 +26,9 @@ class TimingCache:
         self.rejected = False
 
     def attach(self, trt: Any, config: Any) -> None:  # noqa: ARG002  # as the builder's other steps
-        """Hand the kept times to the builder's ``config``, or empty ones where there are none that fit."""
+        """Hand the kept times to the builder's ``config``, or empty ones where there are none that
+        fit.
+        """
         kept = self.path.read_bytes() if self.path.is_file() else b""
         times = config.create_timing_cache(kept)  # None where the bytes are no such cache
         if times is None or not config.set_timing_cache(times, False):
@@ -42,7 +47,9 @@ class TimingCache:
             partial.write_bytes(bytes(config.get_timing_cache().serialize()))
             partial.replace(self.path)
         except OSError as exc:
-            raise MissingRequirement(f"cannot write the timing cache {self.path}: {exc.strerror or exc}") from exc
+            raise MissingRequirement(
+                f"cannot write the timing cache {self.path}: {exc.strerror or exc}"
+            ) from exc
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
-"""The group widths at which a graph runs fastest on this machine, found by timing: one choice for each stage.
+"""The group widths at which a graph runs fastest on this machine, found by timing: one choice for
+each stage.
 
-Whole networks are timed, since what a width costs hangs on what the runtime fuses and reorders around it. A stage's
-candidates take turns, there and back in every round, and are compared within rounds: a machine that slows down or
-speeds up meanwhile hits all of them alike.
+Whole networks are timed, since what a width costs hangs on what the runtime fuses and reorders
+around it. A stage's candidates take turns, there and back in every round, and are compared within
+rounds: a machine that slows down or speeds up meanwhile hits all of them alike.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _CLOSE = 1.1
 _LOST = 1.3
 #: The result must be faster than the original by this factor, measured anew.
 _PAYS = 1.01
-#: Rounds of each width against the unmerged stage, of those that are close together, and of the final measurement.
+#: Rounds of each width against the unmerged stage, of those that are close together, and of the
+#: final measurement.
 _ROUNDS, _LAST_ROUNDS, _FINAL_ROUNDS = 3, 4, 7
 
 #: Widths that are tried for all stages alike in the end.
@@ -53,7 +55,8 @@ class StageTiming:
         stage: its name.
         width: input channels of each group of the stage's narrowest convolution.
         median_ms: of one run of the whole network, earlier stages as they were chosen.
-        ratio: to the time of the same network with this stage unmerged, the median over rounds; below 1 is faster.
+        ratio: to the time of the same network with this stage unmerged, the median over rounds;
+            below 1 is faster.
     """
 
     stage: str
@@ -69,8 +72,8 @@ class MergeChoice:
     Attributes:
         widths: input channels of each group by stage, in graph order, in ``proto``.
         timings: what was timed, by stage and width.
-        speedup: how many times as fast as the original ``proto`` runs, measured anew at the end; 1 where it is the
-            original.
+        speedup: how many times as fast as the original ``proto`` runs, measured anew at the end; 1
+            where it is the original.
         proto: the merged model, or the very original where no merge pays.
     """
 
@@ -90,13 +93,15 @@ def fastest_merge(
 ) -> MergeChoice:
     """Choose how far to merge the groups of each stage by timing them on this machine's CPU.
 
-    A stage is what shares ``layer1`` in names such as ``layer1.0.conv2``; convolutions of other names are taken by
-    groups and width (``32x4d``). Stages are decided one after the other, each on top of the earlier choices: as it is,
-    or any width that doubles from there, up to one group. Every merge that is accepted is proven by `prove_merge`. Each
-    width takes some fifteen runs of the whole model, and a stage of ResNeXt-50 has five.
+    A stage is what shares ``layer1`` in names such as ``layer1.0.conv2``; convolutions of other
+    names are taken by groups and width (``32x4d``). Stages are decided one after the other, each on
+    top of the earlier choices: as it is, or any width that doubles from there, up to one group.
+    Every merge that is accepted is proven by `prove_merge`. Each width takes some fifteen runs of
+    the whole model, and a stage of ResNeXt-50 has five.
 
     Args:
-        proto: the model, weights inside, float or Q/DQ, its first dimension the batch; left as it is.
+        proto: the model, weights inside, float or Q/DQ, its first dimension the batch; left as it
+            is.
         runtime: what it will run on.
         batch: images at a time.
         threads: of the runtime; None leaves that to it.
@@ -107,9 +112,10 @@ def fastest_merge(
 
     Raises:
         UsageError: an unknown runtime, or ``batch`` or ``threads`` is below 1.
-        BadInput: the input has other unknown dimensions than the batch, or another batch; or grouped convolutions
-            cannot be told apart by name.
-        BadArtifact: a weight is no constant of the file, or quantized along another axis than its output channels.
+        BadInput: the input has other unknown dimensions than the batch, or another batch; or
+            grouped convolutions cannot be told apart by name.
+        BadArtifact: a weight is no constant of the file, or quantized along another axis than its
+            output channels.
         GateFailed: a merge is not the same function.
         MissingRequirement: the runtime is not installed.
         SilentFallback: the runtime uses fewer threads than were asked for.
@@ -136,10 +142,14 @@ def fastest_merge(
     return MergeChoice(widths, tuple(timings), speedup, merged)
 
 
-def _final(proto: onnx.ModelProto, chosen: onnx.ModelProto, opened: Opener) -> tuple[onnx.ModelProto, float]:
-    """The fastest of the original, what was chosen stage by stage, and one width for all; how much faster it is.
+def _final(
+    proto: onnx.ModelProto, chosen: onnx.ModelProto, opened: Opener
+) -> tuple[onnx.ModelProto, float]:
+    """The fastest of the original, what was chosen stage by stage, and one width for all; how much
+    faster it is.
 
-    The stages' choices are each within the noise of a busy machine, and stages that share a width may win together.
+    The stages' choices are each within the noise of a busy machine, and stages that share a width
+    may win together.
     """
     models = [] if chosen is proto else [chosen]
     for width in _UNIFORM:
@@ -148,7 +158,10 @@ def _final(proto: onnx.ModelProto, chosen: onnx.ModelProto, opened: Opener) -> t
             models.append(merged)
     if not models:
         return proto, 1.0
-    base, rivals = _Candidate(1, 1, opened(proto)), [(model, _Candidate(1, 1, opened(model))) for model in models]
+    base, rivals = (
+        _Candidate(1, 1, opened(proto)),
+        [(model, _Candidate(1, 1, opened(model))) for model in models],
+    )
     _take_turns(base, [one for _, one in rivals], _FINAL_ROUNDS)
     best, speedup = proto, 1.0
     for merged, one in rivals:
@@ -162,7 +175,9 @@ def _final(proto: onnx.ModelProto, chosen: onnx.ModelProto, opened: Opener) -> t
 
 @dataclass
 class _Candidate:
-    """A width of a stage, and the milliseconds that it and the unmerged stage took in the same rounds."""
+    """A width of a stage, and the milliseconds that it and the unmerged stage took in the same
+    rounds.
+    """
 
     least_width: int
     width: int
@@ -181,7 +196,9 @@ class _Candidate:
 def _fastest(
     proto: onnx.ModelProto, timer: Timer, stage: str, convs: Sequence[str], opened: Opener
 ) -> tuple[onnx.ModelProto, Timer, list[StageTiming]]:
-    """``proto``, or its fastest merge of the convolutions of ``stage`` if one is faster; its timer; what was timed."""
+    """``proto``, or its fastest merge of the convolutions of ``stage`` if one is faster; its timer;
+    what was timed.
+    """
     base = _Candidate(1, _width(proto, convs), timer)
     held: list[_Candidate] = []
     lost: list[StageTiming] = []
@@ -207,7 +224,9 @@ def _fastest(
     for one in held:
         if _ratio(winner.times, one.times) > _WINS:
             winner = one
-    timings = sorted([*lost, *(one.timing(stage) for one in (base, *held))], key=lambda timing: timing.width)
+    timings = sorted(
+        [*lost, *(one.timing(stage) for one in (base, *held))], key=lambda timing: timing.width
+    )
     if winner is base:
         return proto, timer, timings
     merged, _ = merged_from_onnx(proto, winner.least_width, convs)
@@ -216,7 +235,9 @@ def _fastest(
 
 
 def _take_turns(base: _Candidate, others: Sequence[_Candidate], rounds: int) -> None:
-    """Time ``base`` and ``others`` for ``rounds``, each there and back: a steady drift falls out of the sums."""
+    """Time ``base`` and ``others`` for ``rounds``, each there and back: a steady drift falls out of
+    the sums.
+    """
     everyone = (base, *others)
     for _ in range(rounds):
         there = [one.timer() for one in everyone]
@@ -252,9 +273,14 @@ def _stages(proto: onnx.ModelProto) -> dict[str, list[str]]:
     """Names of the grouped convolutions by stage, in graph order."""
     merged_from_onnx(proto, 1)  # says what cannot be merged
     convs = convolutions(proto.graph, None)
-    uses, grouped = Counter(conv.name for conv in convs), [conv.name for conv in convs if _groups(conv) > 1]
+    uses, grouped = (
+        Counter(conv.name for conv in convs),
+        [conv.name for conv in convs if _groups(conv) > 1],
+    )
     if unclear := [name for name in grouped if not name or uses[name] > 1]:
-        raise BadInput(f"a grouped convolution has the name {unclear[0]!r}; give each one a name of its own")
+        raise BadInput(
+            f"a grouped convolution has the name {unclear[0]!r}; give each one a name of its own"
+        )
     stages: dict[str, list[str]] = {}
     for name, (groups, width) in _shapes(proto, grouped).items():
         match = _STAGE.fullmatch(name)
@@ -263,13 +289,17 @@ def _stages(proto: onnx.ModelProto) -> dict[str, list[str]]:
 
 
 def _wider(proto: onnx.ModelProto, convs: Sequence[str]) -> Iterator[tuple[int, onnx.ModelProto]]:
-    """``proto`` with ``convs`` merged to groups of twice their width, four times, and so on up to one group."""
+    """``proto`` with ``convs`` merged to groups of twice their width, four times, and so on up to
+    one group.
+    """
     shapes, width = _shapes(proto, convs), _width(proto, convs)
     most = max(groups * each for groups, each in shapes.values())
     while width < most:
         width *= 2
         merged, _ = merged_from_onnx(proto, width, convs)
-        if (found := _shapes(merged, convs)) != shapes:  # else the groups have no factor for this width
+        if (
+            found := _shapes(merged, convs)
+        ) != shapes:  # else the groups have no factor for this width
             shapes = found
             yield width, merged
         del merged

@@ -1,4 +1,6 @@
-"""How long one run of an ONNX model takes on a CPU, for choices that are made by timing while exporting."""
+"""How long one run of an ONNX model takes on a CPU, for choices that are made by timing while
+exporting.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,16 @@ _Feeds: TypeAlias = "dict[str, NDArray[Any]]"
 
 #: What each timed visit of a small network lasts at least.
 _VISIT_NS = 30_000_000
-#: What OpenVINO is asked to compute in, by the type of the weights; a quantized network's rest is float32.
+#: What OpenVINO is asked to compute in, by the type of the weights; a quantized network's rest is
+#: float32.
 _HINTS: dict[int, str] = {onnx.TensorProto.FLOAT16: "f16", onnx.TensorProto.BFLOAT16: "bf16"}
 
 
-def model_timer(proto: onnx.ModelProto, *, runtime: Runtime, batch: int, threads: int | None) -> Timer:
-    """Open ``proto`` on ``runtime``, and warm it up. Both runtimes have finished when their call returns.
+def model_timer(
+    proto: onnx.ModelProto, *, runtime: Runtime, batch: int, threads: int | None
+) -> Timer:
+    """Open ``proto`` on ``runtime``, and warm it up. Both runtimes have finished when their call
+    returns.
 
     Args:
         proto: the model, weights inside, its first dimension the batch.
@@ -65,7 +71,9 @@ def model_timer(proto: onnx.ModelProto, *, runtime: Runtime, batch: int, threads
 
 
 def _feeds(proto: onnx.ModelProto, batch: int) -> _Feeds:
-    """Seeded inputs: pixels for integers, normally distributed values for floating-point numbers."""
+    """Seeded inputs: pixels for integers, normally distributed values for floating-point
+    numbers.
+    """
     held = {tensor.name for tensor in proto.graph.initializer}
     random, feeds = np.random.default_rng(0), {}
     for value in (value for value in proto.graph.input if value.name not in held):
@@ -73,9 +81,16 @@ def _feeds(proto: onnx.ModelProto, batch: int) -> _Feeds:
         first, *shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim] or [-1]
         if first not in (0, batch) or not all(shape):
             known = " x ".join(str(size or "any") for size in (first, *shape))
-            raise BadInput(f"input {value.name!r} is {known}: it must take {batch} images, and have no other free size")
+            raise BadInput(
+                f"input {value.name!r} is {known}: it must take {batch} images, and have no other"
+                " free size"
+            )
         size = (batch, *shape)
-        drawn = random.integers(0, 256, size) if kind.kind in "iu" else random.standard_normal(size, np.float32)
+        drawn = (
+            random.integers(0, 256, size)
+            if kind.kind in "iu"
+            else random.standard_normal(size, np.float32)
+        )
         feeds[value.name] = drawn.astype(kind)
     return feeds
 
@@ -92,13 +107,16 @@ def _ort_runner(proto: onnx.ModelProto, feeds: _Feeds, threads: int | None) -> C
     from resnext.runtimes.ort.session import PROVIDERS, session_options
 
     options = session_options(SessionOptions(threads=threads))
-    # Its threads go on looking for work after a run, and would take the cores from the model that is timed next.
+    # Its threads go on looking for work after a run, and would take the cores from the model that
+    # is timed next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=[PROVIDERS["cpu"]])
     return partial(session.run, None, feeds)
 
 
-def _openvino_runner(proto: onnx.ModelProto, feeds: _Feeds, threads: int | None) -> Callable[[], object]:
+def _openvino_runner(
+    proto: onnx.ModelProto, feeds: _Feeds, threads: int | None
+) -> Callable[[], object]:
     from resnext.runtimes.openvino.session import hints, ov, properties, shared_core
 
     core = shared_core()
@@ -113,7 +131,9 @@ def _openvino_runner(proto: onnx.ModelProto, feeds: _Feeds, threads: int | None)
         asked[properties.inference_num_threads] = threads
     compiled = core.compile_model(model, "CPU", asked)
     if threads not in (None, given := compiled.get_property(properties.inference_num_threads)):
-        raise SilentFallback(f"{threads} threads were asked for, and OpenVINO uses {given} on this machine")
+        raise SilentFallback(
+            f"{threads} threads were asked for, and OpenVINO uses {given} on this machine"
+        )
     request = compiled.create_infer_request()
     for name, array in feeds.items():
         request.set_tensor(name, ov.Tensor(array))
@@ -121,8 +141,8 @@ def _openvino_runner(proto: onnx.ModelProto, feeds: _Feeds, threads: int | None)
 
 
 #: Opens a model over given inputs; what it gives runs the model once.
-RUNNERS: Mapping[str, Callable[[onnx.ModelProto, _Feeds, int | None], Callable[[], object]]] = MappingProxyType(
-    {"ort": _ort_runner, "openvino": _openvino_runner}
+RUNNERS: Mapping[str, Callable[[onnx.ModelProto, _Feeds, int | None], Callable[[], object]]] = (
+    MappingProxyType({"ort": _ort_runner, "openvino": _openvino_runner})
 )
 
 
@@ -133,7 +153,11 @@ def _translated(runtime: Runtime) -> Iterator[None]:
     except ResnextError:
         raise
     except MemoryError as exc:
-        raise MissingRequirement(f"{runtime}: out of memory while timing; use a smaller batch") from exc
+        raise MissingRequirement(
+            f"{runtime}: out of memory while timing; use a smaller batch"
+        ) from exc
     except Exception as exc:  # the runtimes' errors have no common base of their own
         lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-        raise SessionFailed(f"{runtime} cannot run the model: {lines[-1] if lines else type(exc).__name__}") from exc
+        raise SessionFailed(
+            f"{runtime} cannot run the model: {lines[-1] if lines else type(exc).__name__}"
+        ) from exc

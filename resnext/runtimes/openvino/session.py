@@ -1,7 +1,8 @@
-"""OpenVINO on a CPU, from an ONNX file or from an IR of our own packing. What it did not really use is an error.
+"""OpenVINO on a CPU, from an ONNX file or from an IR of our own packing. What it did not really use
+is an error.
 
-Left alone, OpenVINO computes float32 networks in bfloat16 where the processor has instructions for it, so the precision
-is always asked for, and every compiled network is asked back.
+Left alone, OpenVINO computes float32 networks in bfloat16 where the processor has instructions for
+it, so the precision is always asked for, and every compiled network is asked back.
 """
 
 from __future__ import annotations
@@ -22,17 +23,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
-from resnext.errors import BadArtifact, BadInput, MissingRequirement, SessionFailed, SilentFallback, UsageError
+from resnext.errors import (
+    BadArtifact,
+    BadInput,
+    MissingRequirement,
+    SessionFailed,
+    SilentFallback,
+    UsageError,
+)
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer, Session, TensorSpec, numpy_dtype
+from resnext.runtimes.session import (
+    Arrays,
+    Delivered,
+    DeliveredLayer,
+    Session,
+    TensorSpec,
+    numpy_dtype,
+)
 from resnext.verify.delivered import module_of, wanted_dtypes
 
 
 def _load_quietly() -> Any:
     """Import OpenVINO with its telemetry away.
 
-    Otherwise importing it alone writes an identity into the home folder and reports to Google Analytics. It can do
-    without that package, and does where it is not installed.
+    Otherwise importing it alone writes an identity into the home folder and reports to Google
+    Analytics. It can do without that package, and does where it is not installed.
     """
     telemetry = "openvino_telemetry"
     hidden = telemetry not in sys.modules
@@ -54,13 +69,15 @@ properties, hints = ov.properties, ov.properties.hint
 def shared_core() -> Any:
     """The process's ``openvino.Core``, which is never given up.
 
-    Each one puts a signal stack of its own in place and puts back the one before when it goes. Where two go in the
-    order in which they came, the thread is left with a stack that is freed, and the next signal kills the process.
+    Each one puts a signal stack of its own in place and puts back the one before when it goes.
+    Where two go in the order in which they came, the thread is left with a stack that is freed, and
+    the next signal kills the process.
     """
     return ov.Core()
 
 
-#: What a packed IR (``.ovir``, a ZIP file) holds. Neither is compressed, so the weights are mapped as they lie.
+#: What a packed IR (``.ovir``, a ZIP file) holds. Neither is compressed, so the weights are mapped
+#: as they lie.
 GRAPH_NAME, WEIGHTS_NAME = "model.xml", "model.bin"
 #: Where OpenVINO keeps what an ONNX file's metadata says, and an IR made of one too.
 METADATA = "framework"
@@ -70,10 +87,17 @@ _VERSION = ov.__version__.partition("-")[0]
 #: What to ask for, by the artifact's precision. A quantized network computes the rest in float32.
 _PRECISIONS = {"fp32": ov.Type.f32, "fp16": ov.Type.f16, "bf16": ov.Type.bf16}
 _DTYPES = {
-    "f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64", "i8": "int8", "u8": "uint8",
-    "i32": "int32", "i64": "int64",
-}  # fmt: skip
-#: Layers of a compiled network that are convolutions or matrix products, and the nodes that become one.
+    "f32": "float32",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "f64": "float64",
+    "i8": "int8",
+    "u8": "uint8",
+    "i32": "int32",
+    "i64": "int64",
+}
+#: Layers of a compiled network that are convolutions or matrix products, and the nodes that become
+#: one.
 _HEAVY = {"Convolution": "Conv", "FullyConnected": "Gemm", "MatMul": "Gemm"}
 _PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
 #: Layers that compute nothing.
@@ -93,8 +117,9 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Openv
         raise UsageError(f"backend {name!r} runs on cpu only; drop --device cuda")
     if subject.manifest.kind not in _READERS:
         raise UsageError(
-            f"backend {name!r} runs artifacts of kind {' or '.join(_READERS)}, and {subject.directory} is of kind "
-            f"{subject.manifest.kind}; use --backend {subject.manifest.kind}"
+            f"backend {name!r} runs artifacts of kind {' or '.join(_READERS)}, and"
+            f" {subject.directory} is of kind {subject.manifest.kind}; use --backend"
+            f" {subject.manifest.kind}"
         )
     return OpenvinoSession(subject, options, name)
 
@@ -102,8 +127,9 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Openv
 class OpenvinoSession(Session):
     """A network on OpenVINO's CPU plugin, one stream, tuned for latency.
 
-    It is compiled for any batch when it is opened, and once more for exactly the shape that is bound. What OpenVINO
-    compiles is not cached: it would run a damaged cache file without a word, and no digest covers that file.
+    It is compiled for any batch when it is opened, and once more for exactly the shape that is
+    bound. What OpenVINO compiles is not cached: it would run a damaged cache file without a word,
+    and no digest covers that file.
     """
 
     def __init__(self, artifact: Artifact, options: SessionOptions, name: str) -> None:
@@ -111,7 +137,8 @@ class OpenvinoSession(Session):
         self._artifact, self._options = artifact, options
         self._core = shared_core()
         with _translated(BadArtifact, f"OpenVINO cannot read {artifact.path}"):
-            # What the model's constants stand on, where that is the mapped file: it must live as long as the model.
+            # What the model's constants stand on, where that is the mapped file: it must live as
+            # long as the model.
             self._model, self._memory = _READERS[artifact.manifest.kind](self._core, artifact.path)
         self.inputs = tuple(_spec(port) for port in self._model.inputs)
         self.outputs = tuple(_spec(port) for port in self._model.outputs)
@@ -128,8 +155,8 @@ class OpenvinoSession(Session):
         """Run on the caller's own arrays, and copy the outputs, which OpenVINO would overwrite.
 
         Raises:
-            BadInput: as `Session.run`, or an input holds NaN or infinity: OpenVINO's ReLU gives 0 for NaN, so the
-                logits would look sound.
+            BadInput: as `Session.run`, or an input holds NaN or infinity: OpenVINO's ReLU gives 0
+                for NaN, so the logits would look sound.
             SessionFailed: OpenVINO failed, or the session is closed.
         """
         self._check(inputs)
@@ -149,13 +176,16 @@ class OpenvinoSession(Session):
 
         Raises:
             BadInput: as `run`.
-            SilentFallback: for this shape, OpenVINO computes in another precision than the artifact's.
+            SilentFallback: for this shape, OpenVINO computes in another precision than the
+                artifact's.
             SessionFailed: OpenVINO failed, or the session is closed.
         """
         self._check(inputs)
         if self._model is None:
             raise SessionFailed(f"{self.backend}: the session is closed")
-        self._request = None  # a bind that fails must not leave the last one's outputs to be fetched as its own
+        self._request = (
+            None  # a bind that fails must not leave the last one's outputs to be fetched as its own
+        )
         self._bound = {name: np.array(array, order="C") for name, array in inputs.items()}
         shapes = {name: array.shape for name, array in self._bound.items()}
         if shapes != self._shapes:
@@ -185,16 +215,23 @@ class OpenvinoSession(Session):
         return self._copies(self._request)
 
     def delivered(self) -> Delivered:
-        """Every layer of the compiled network, of the bound shape where there is one, with the type it computes in."""
+        """Every layer of the compiled network, of the bound shape where there is one, with the type
+        it computes in.
+        """
         compiled = self._exact or self._any
         if compiled is None:
             raise SessionFailed(f"{self.backend}: the session is closed")
-        kernels = Counter(facts["primitiveType"] for facts in _facts(compiled) if facts["layerType"] in _HEAVY)
+        kernels = Counter(
+            facts["primitiveType"] for facts in _facts(compiled) if facts["layerType"] in _HEAVY
+        )
         notes = {
             "library": f"OpenVINO {_VERSION}",
             "threads": str(compiled.get_property(properties.inference_num_threads)),
             "streams": str(compiled.get_property(properties.num_streams)),
-            "shape": ", ".join("x".join(map(str, shape)) for shape in self._shapes.values()) or "any batch",
+            "shape": (
+                ", ".join("x".join(map(str, shape)) for shape in self._shapes.values())
+                or "any batch"
+            ),
             "kernels": ", ".join(f"{count} {kernel}" for kernel, count in kernels.most_common()),
         }
         return Delivered("cpu", _layers(compiled, _modules_by_node(self._model)), notes)
@@ -209,16 +246,21 @@ class OpenvinoSession(Session):
     def _check(self, inputs: Arrays) -> None:
         self.check_inputs(inputs)
         for name, array in inputs.items():
-            # Smallest and largest take a tenth of a millisecond for eight pictures and no memory; NaN is either.
-            if array.dtype.kind != "u" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            # Smallest and largest take a tenth of a millisecond for eight pictures and no memory;
+            # NaN is either.
+            if array.dtype.kind != "u" and not (
+                np.isfinite(array.min()) and np.isfinite(array.max())
+            ):
                 raise BadInput(
-                    f"input {name!r} holds NaN or infinity, which OpenVINO's ReLU would turn into 0 and hide"
+                    f"input {name!r} holds NaN or infinity, which OpenVINO's ReLU would turn into 0"
+                    " and hide"
                 )
 
     def _copies(self, request: Any) -> dict[str, NDArray[Any]]:
         # Of bfloat16, OpenVINO shows the bits as float16's.
         return {
-            spec.name: request.get_tensor(spec.name).data.copy().view(numpy_dtype(spec.dtype)) for spec in self.outputs
+            spec.name: request.get_tensor(spec.name).data.copy().view(numpy_dtype(spec.dtype))
+            for spec in self.outputs
         }
 
     def _compiled_for(self, shapes: dict[str, tuple[int, ...]]) -> Any:
@@ -247,30 +289,36 @@ class OpenvinoSession(Session):
             if _DEVICE in self._core.available_devices:
                 raise
             raise MissingRequirement(
-                f"this OpenVINO ({_VERSION}) has no device {_DEVICE}: pip install --force-reinstall openvino, or use "
-                f"--backend ort-cpu ({exc})"
+                f"this OpenVINO ({_VERSION}) has no device {_DEVICE}: pip install --force-reinstall"
+                f" openvino, or use --backend ort-cpu ({exc})"
             ) from exc
         self._check_precision(compiled, precision)
         given = compiled.get_property(properties.inference_num_threads)
         if threads is not None and given != threads:
             raise SilentFallback(
-                f"{self.backend}: {threads} threads were asked for, and OpenVINO uses {given} on this machine; "
-                f"use --threads {given}"
+                f"{self.backend}: {threads} threads were asked for, and OpenVINO uses {given} on"
+                f" this machine; use --threads {given}"
             )
         return compiled
 
     def _check_precision(self, compiled: Any, asked: Any) -> None:
-        """What was asked for must be what the compiled network says, and what each of its heavy layers computes in."""
+        """What was asked for must be what the compiled network says, and what each of its heavy
+        layers computes in.
+        """
         precision = self._artifact.manifest.precision
         given = compiled.get_property(hints.inference_precision)
         got = {_dtype(given)} if given != asked else set()
-        if precision in _PRECISIONS:  # a quantized network computes some layers in integers and some not
+        if (
+            precision in _PRECISIONS
+        ):  # a quantized network computes some layers in integers and some not
             layers = _layers(compiled, {})
-            got |= {layer.dtype for layer in layers if layer.op in _HEAVY.values()} - set(wanted_dtypes(precision))
+            got |= {layer.dtype for layer in layers if layer.op in _HEAVY.values()} - set(
+                wanted_dtypes(precision)
+            )
         if got:
             raise SilentFallback(
-                f"{self.backend}: {precision} was asked for, and OpenVINO computes in {', '.join(sorted(got))} on this "
-                "processor; export with --precision fp32"
+                f"{self.backend}: {precision} was asked for, and OpenVINO computes in"
+                f" {', '.join(sorted(got))} on this processor; export with --precision fp32"
             )
 
     def _check_manifest(self) -> None:
@@ -286,7 +334,9 @@ class OpenvinoSession(Session):
             "class_names": json.dumps(list(manifest.class_names)),
             "weights_sha256": manifest.weights.sha256,
         }
-        differ = [key for key, value in declared.items() if _noted(self._model, f"resnext.{key}") != value]
+        differ = [
+            key for key, value in declared.items() if _noted(self._model, f"resnext.{key}") != value
+        ]
         differ += [] if self.inputs == manifest.inputs else ["inputs"]
         differ += [] if self.outputs == manifest.outputs else ["outputs"]
         held = set(weight_dtypes(self._model).values())
@@ -294,13 +344,14 @@ class OpenvinoSession(Session):
             differ.append(f"precision (the weights are {', '.join(sorted(held)) or 'none'})")
         if differ:
             raise BadArtifact(
-                f"the manifest of {self._artifact.path} does not agree with the file on {', '.join(differ)}; "
-                "one of them was altered: export the artifact again"
+                f"the manifest of {self._artifact.path} does not agree with the file on"
+                f" {', '.join(differ)}; one of them was altered: export the artifact again"
             )
 
 
 def weight_dtypes(model: Any) -> dict[str, str]:
-    """NumPy's name of the element type that the weights of each convolution and matrix product are stored in.
+    """NumPy's name of the element type that the weights of each convolution and matrix product are
+    stored in.
 
     Args:
         model: an ``openvino.Model`` that is not compiled.
@@ -312,7 +363,9 @@ def weight_dtypes(model: Any) -> dict[str, str]:
     for node in model.get_ordered_ops():
         if node.get_type_name() in _PRODUCTS:
             source = node.input(1).get_source_output().get_node()
-            while source.get_type_name() != "Constant" and source.inputs():  # reshaped, dequantized or decompressed
+            while (
+                source.get_type_name() != "Constant" and source.inputs()
+            ):  # reshaped, dequantized or decompressed
                 source = source.input(0).get_source_output().get_node()
             if source.get_type_name() == "Constant":
                 found[node.get_friendly_name()] = _dtype(source.get_output_element_type(0))
@@ -327,7 +380,8 @@ def read_ovir(core: Any, path: Path) -> tuple[Any, Any]:
         path: a ZIP file with `GRAPH_NAME` and `WEIGHTS_NAME`, neither compressed.
 
     Returns:
-        The ``openvino.Model``, and the memory of its weights: keep it as long as the model or anything compiled of it.
+        The ``openvino.Model``, and the memory of its weights: keep it as long as the model or
+        anything compiled of it.
 
     Raises:
         BadArtifact: it is no such file.
@@ -336,15 +390,21 @@ def read_ovir(core: Any, path: Path) -> tuple[Any, Any]:
         with zipfile.ZipFile(path) as packed:
             graph, entry = packed.read(GRAPH_NAME), packed.getinfo(WEIGHTS_NAME)
         if entry.compress_type != zipfile.ZIP_STORED:
-            raise BadArtifact(f"{path}: {WEIGHTS_NAME} is compressed in it; export the artifact again")
+            raise BadArtifact(
+                f"{path}: {WEIGHTS_NAME} is compressed in it; export the artifact again"
+            )
         with path.open("rb") as file:
-            file.seek(entry.header_offset + 26)  # the local header's own lengths of name and padding
+            file.seek(
+                entry.header_offset + 26
+            )  # the local header's own lengths of name and padding
             lengths = struct.unpack("<HH", file.read(4))
         start = entry.header_offset + 30 + sum(lengths)
         # Copy on write, because OpenVINO takes writeable memory only.
         weights = np.memmap(path, np.uint8, "c", start, (entry.file_size,))
     except (zipfile.BadZipFile, KeyError, OSError, ValueError, struct.error) as exc:
-        raise BadArtifact(f"{path} is not a packed OpenVINO IR: {exc}; export the artifact again") from exc
+        raise BadArtifact(
+            f"{path} is not a packed OpenVINO IR: {exc}; export the artifact again"
+        ) from exc
     tensor = ov.Tensor(weights, shared_memory=True)
     return core.read_model(graph, tensor), tensor
 
@@ -361,7 +421,9 @@ def _facts(compiled: Any) -> list[dict[str, str]]:
     """What OpenVINO says of each layer of a compiled network, in the order of execution."""
     nodes = compiled.get_runtime_model().get_ordered_ops()
     facts = [{key: str(fact.value) for key, fact in node.get_rt_info().items()} for node in nodes]
-    return [{**said, "name": node.get_friendly_name()} for said, node in zip(facts, nodes, strict=True)]
+    return [
+        {**said, "name": node.get_friendly_name()} for said, node in zip(facts, nodes, strict=True)
+    ]
 
 
 def _layers(compiled: Any, makers: dict[str, str]) -> tuple[DeliveredLayer, ...]:
@@ -370,9 +432,13 @@ def _layers(compiled: Any, makers: dict[str, str]) -> tuple[DeliveredLayer, ...]
     for facts in _facts(compiled):
         kind, dtype = facts["layerType"], facts["runtimePrecision"]
         if kind not in _IDLE:
-            modules = _modules(facts["originalLayersNames"].split(","), makers) if kind in _HEAVY else ()
+            modules = (
+                _modules(facts["originalLayersNames"].split(","), makers) if kind in _HEAVY else ()
+            )
             op = _HEAVY.get(kind, kind)
-            found.append(DeliveredLayer(facts["name"], op, _DTYPES.get(dtype, dtype), "cpu", modules))
+            found.append(
+                DeliveredLayer(facts["name"], op, _DTYPES.get(dtype, dtype), "cpu", modules)
+            )
     return tuple(found)
 
 
@@ -383,13 +449,17 @@ def _modules(names: list[str], makers: dict[str, str]) -> tuple[str, ...]:
 
 
 def _modules_by_node(model: Any) -> dict[str, str]:
-    """The module of each product and of what scale and bias make of it: some fused layers bear only the last name."""
+    """The module of each product and of what scale and bias make of it: some fused layers bear only
+    the last name.
+    """
     found: dict[str, str] = {}
     for node in model.get_ordered_ops():
         name, kind = node.get_friendly_name(), node.get_type_name()
         module = module_of(name.partition("/")[0]) if kind in _PRODUCTS else None
         if kind in ("Add", "Multiply"):
-            sources = [port.get_source_output().get_node().get_friendly_name() for port in node.inputs()]
+            sources = [
+                port.get_source_output().get_node().get_friendly_name() for port in node.inputs()
+            ]
             makers = {found[source] for source in sources if source in found}
             module = makers.pop() if len(makers) == 1 else None
         if module:
@@ -403,7 +473,9 @@ def _noted(model: Any, key: str) -> str | None:
 
 
 def _spec(port: Any) -> TensorSpec:
-    shape = tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+    shape = tuple(
+        None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()
+    )
     return TensorSpec(name=port.get_any_name(), dtype=_dtype(port.get_element_type()), shape=shape)
 
 
@@ -413,21 +485,27 @@ def _dtype(type_: Any) -> str:
 
 
 def _tensor_ready(array: NDArray[Any]) -> NDArray[Any]:
-    """``array``, or a copy where OpenVINO cannot work on its memory: not contiguous, not aligned, or read-only."""
+    """``array``, or a copy where OpenVINO cannot work on its memory: not contiguous, not aligned,
+    or read-only.
+    """
     return array if array.flags.carray else np.array(array, order="C")
 
 
 def _set_inputs(request: Any, arrays: dict[str, NDArray[Any]]) -> None:
     for name, array in arrays.items():
         if array.dtype == numpy_dtype("bfloat16"):  # which OpenVINO takes as bits alone
-            request.set_tensor(name, ov.Tensor(array.view(np.int16), ov.Shape(array.shape), ov.Type.bf16))
+            request.set_tensor(
+                name, ov.Tensor(array.view(np.int16), ov.Shape(array.shape), ov.Type.bf16)
+            )
         else:
             request.set_tensor(name, ov.Tensor(array, shared_memory=True))
 
 
 @contextmanager
 def _translated(kind: type[BadArtifact] | type[SessionFailed], doing: str) -> Iterator[None]:
-    """Turn what OpenVINO raises into one line: its errors are a stack of places, and the reason stands last."""
+    """Turn what OpenVINO raises into one line: its errors are a stack of places, and the reason
+    stands last.
+    """
     try:
         yield
     except MemoryError as exc:

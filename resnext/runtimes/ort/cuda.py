@@ -1,4 +1,6 @@
-"""ONNX Runtime's CUDA provider: device buffers bound once, a CUDA graph, and no node left to the CPU in silence."""
+"""ONNX Runtime's CUDA provider: device buffers bound once, a CUDA graph, and no node left to the
+CPU in silence.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +20,28 @@ from .session import PROVIDERS, OrtSession, first_line, preload_libraries, sessi
 
 
 def provider_settings(precision: Precision) -> dict[str, str]:
-    """Options of the CUDA provider for a network of ``precision``, without those of one session (graph, stream).
+    """Options of the CUDA provider for a network of ``precision``, without those of one session
+    (graph, stream).
 
-    TF32 is on unless told otherwise, and is turned off for float32 alone: the provider then drops every plan of cuDNN's
-    that uses tensor cores, without a look at the element type, which would cost float16 its fast kernels.
+    TF32 is on unless told otherwise, and is turned off for float32 alone: the provider then drops
+        every plan of cuDNN's
+    that uses tensor cores, without a look at the element type, which would cost float16 its fast
+    kernels.
 
-    The exhaustive search is the best that there is and has been none since ONNX Runtime 1.20: convolutions went over to
-    cuDNN's graph interface, where it means cuDNN's own guess in its slower, better mode (microsoft/onnxruntime#22705).
+    The exhaustive search is the best that there is and has been none since ONNX Runtime 1.20:
+    convolutions went over to cuDNN's graph interface, where it means cuDNN's own guess in its
+    slower, better mode (microsoft/onnxruntime#22705).
     """
     exact = {"use_tf32": "0"} if precision == "fp32" else {}
     return {"device_id": "0", "cudnn_conv_algo_search": "EXHAUSTIVE", **exact}
 
 
 class CudaOrtSession(OrtSession):
-    """ONNX Runtime's CUDA provider: `enqueue` works on device buffers bound once, in a CUDA graph where asked for.
+    """ONNX Runtime's CUDA provider: `enqueue` works on device buffers bound once, in a CUDA graph
+    where asked for.
 
-    A captured graph has fixed addresses and one shape, so it lives in a session of its own: `run` always goes through a
+    A captured graph has fixed addresses and one shape, so it lives in a session of its own: `run`
+        always goes through a
     plain one, copies in and out, and leaves what is bound alone.
     """
 
@@ -46,12 +54,15 @@ class CudaOrtSession(OrtSession):
         self._binding: Any = None
         self._held: dict[str, Any] = {}
         self._asynchronous = ort.RunOptions()
-        # Without this ONNX Runtime waits for the device inside run, and a launch could not be told from a run.
+        # Without this ONNX Runtime waits for the device inside run, and a launch could not be told
+        # from a run.
         self._asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
         super().__init__(artifact, options, name)
 
     def bind(self, inputs: Arrays) -> None:
-        """Copy ``inputs`` to the device, make outputs there, and run until a CUDA graph is captured."""
+        """Copy ``inputs`` to the device, make outputs there, and run until a CUDA graph is
+        captured.
+        """
         self.check_inputs(inputs)
         batch = next(iter(inputs.values())).shape[0]
         self._binding = self._own = None
@@ -60,11 +71,15 @@ class CudaOrtSession(OrtSession):
             binding = (self._own or self._native).io_binding()
             held = {}
             for name, array in inputs.items():
-                held[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
+                held[name] = ort.OrtValue.ortvalue_from_numpy(
+                    np.ascontiguousarray(array), "cuda", 0
+                )
                 binding.bind_ortvalue_input(name, held[name])
             for spec in self.outputs:
                 shape = [batch if size is None else size for size in spec.shape]
-                held[spec.name] = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(spec.dtype), "cuda", 0)
+                held[spec.name] = ort.OrtValue.ortvalue_from_shape_and_type(
+                    shape, np.dtype(spec.dtype), "cuda", 0
+                )
                 binding.bind_ortvalue_output(spec.name, held[spec.name])
             self._held, self._binding = held, binding
             for _ in range(3):
@@ -97,8 +112,8 @@ class CudaOrtSession(OrtSession):
     def delivered(self) -> Delivered:
         """As on a CPU; a graph cannot be profiled, so the profiled run is a plain one.
 
-        The element type is that of a layer's storage: ONNX Runtime may still retry a convolution in TF32 where cuDNN
-        has no plan without it, and does not say so. Parity would show it.
+        The element type is that of a layer's storage: ONNX Runtime may still retry a convolution in
+        TF32 where cuDNN has no plan without it, and does not say so. Parity would show it.
         """
         found = super().delivered()
         notes = {
@@ -128,7 +143,9 @@ class CudaOrtSession(OrtSession):
         return self._load(native, self._providers(cuda_graph=False))
 
     def _session_for(self, batch: int) -> Any:  # noqa: ARG002  # a provider that builds for one batch needs it
-        """A session for what is bound alone, where it must have its own: a captured graph has one shape."""
+        """A session for what is bound alone, where it must have its own: a captured graph has one
+        shape.
+        """
         if not self._options.cuda_graph:
             return None
         return self._load(session_options(self._options), self._providers(cuda_graph=True))
@@ -142,7 +159,8 @@ class CudaOrtSession(OrtSession):
         return [(PROVIDERS["cuda"], settings)]
 
     def _load(self, native: ort.SessionOptions, providers: list[Any]) -> Any:
-        # A node on the CPU provider would be a silent fallback: have ONNX Runtime refuse the session instead.
+        # A node on the CPU provider would be a silent fallback: have ONNX Runtime refuse the
+        # session instead.
         native.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         return super()._load(native, providers)
 

@@ -1,4 +1,6 @@
-"""The libraries under ONNX Runtime's two TensorRT providers: are they here, do they load, which GPU do they take?"""
+"""The libraries under ONNX Runtime's two TensorRT providers: are they here, do they load, which GPU
+do they take?
+"""
 
 from __future__ import annotations
 
@@ -26,19 +28,21 @@ _PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
 
 def load_tensorrt10() -> str:
-    """Load TensorRT 10, which ONNX Runtime's provider is linked with, from wheel or system; returns its version.
+    """Load TensorRT 10, which ONNX Runtime's provider is linked with, from wheel or system; returns
+    its version.
 
     Raises:
-        MissingRequirement: this ONNX Runtime has no such provider, or TensorRT 10, cuBLAS or cuDNN are not here.
+        MissingRequirement: this ONNX Runtime has no such provider, or TensorRT 10, cuBLAS or cuDNN
+            are not here.
     """
     if TENSORRT_PROVIDER not in ort.get_available_providers():
         raise MissingRequirement(
-            f"this onnxruntime ({ort.__version__}) has no TensorRT provider: pip uninstall onnxruntime, "
-            "pip install onnxruntime-gpu"
+            f"this onnxruntime ({ort.__version__}) has no TensorRT provider: pip uninstall"
+            " onnxruntime, pip install onnxruntime-gpu"
         )
     cuda = (getattr(ort, "cuda_version", None) or "13").partition(".")[0]
     wheel = importlib.util.find_spec("tensorrt_libs")
-    folders = [Path(folder) for folder in (wheel.submodule_search_locations or ())] if wheel else []
+    folders = [Path(folder) for folder in wheel.submodule_search_locations or ()] if wheel else []
     reason = ""
     for folder in (*folders, Path()):  # an empty path leaves the search to the loader
         try:
@@ -51,8 +55,8 @@ def load_tensorrt10() -> str:
             continue
         if not cuda_works():
             raise MissingRequirement(
-                f"onnxruntime {ort.__version__} cannot use CUDA here: its TensorRT provider needs cuBLAS and cuDNN "
-                f"for CUDA {cuda} too; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+                f"onnxruntime {ort.__version__} cannot use CUDA here: its TensorRT provider needs"
+                f" cuBLAS and cuDNN for CUDA {cuda} too; pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
         number = int(library.getInferLibVersion())
         return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
@@ -66,7 +70,8 @@ def load_tensorrt10() -> str:
 
 
 def plugin_device(driver: Driver) -> tuple[str, Any]:
-    """Register the plugin for TensorRT-RTX; returns its version and what it lists for the first GPU.
+    """Register the plugin for TensorRT-RTX; returns its version and what it lists for the first
+    GPU.
 
     Raises:
         MissingRequirement: the plugin is not installed, does not load, or does not take this GPU.
@@ -75,8 +80,8 @@ def plugin_device(driver: Driver) -> tuple[str, Any]:
         plugin = importlib.import_module(_PLUGIN)
     except ModuleNotFoundError as exc:
         raise MissingRequirement(
-            f"ONNX Runtime's plugin for TensorRT-RTX is not installed (no Python package {exc.name}): "
-            f"pip install {_PLUGIN.replace('_', '-')}"
+            "ONNX Runtime's plugin for TensorRT-RTX is not installed (no Python package"
+            f" {exc.name}): pip install {_PLUGIN.replace('_', '-')}"
         ) from exc
     name, version = plugin.get_ep_name(), str(plugin.__version__)
     try:
@@ -84,24 +89,29 @@ def plugin_device(driver: Driver) -> tuple[str, Any]:
         listed = [device for device in ort.get_ep_devices() if device.ep_name == name]
     except Exception as exc:  # onnxruntime's errors have no common base of their own
         raise MissingRequirement(
-            f"{_PLUGIN} {version} does not load into onnxruntime {ort.__version__}: {first_line(exc)}; it needs "
-            "a driver for its CUDA version, see pip show onnxruntime-ep-nv-tensorrt-rtx"
+            f"{_PLUGIN} {version} does not load into onnxruntime {ort.__version__}:"
+            f" {first_line(exc)}; it needs a driver for its CUDA version, see pip show"
+            " onnxruntime-ep-nv-tensorrt-rtx"
         ) from exc
     for device in listed:  # it takes one device, and everything else here works on the first
         memory = device.memory_info(ort.OrtDeviceMemoryType.DEFAULT)
         if memory is None or memory.device_id == 0:
             return version, device
     gpus = (
-        ", ".join(f"{gpu.name} with {gpu.compute_capability}" for gpu in driver.gpus[:1]) or "not named by the driver"
+        ", ".join(f"{gpu.name} with {gpu.compute_capability}" for gpu in driver.gpus[:1])
+        or "not named by the driver"
     )
     raise MissingRequirement(
-        f"{_PLUGIN} {version} does not take the first GPU ({gpus}): it lists compute capability 8.6, 8.9 and 12.0 on, "
-        "so RTX 30, 40 and 50; choose another with CUDA_VISIBLE_DEVICES, or use --backend ort-cuda or trt"
+        f"{_PLUGIN} {version} does not take the first GPU ({gpus}): it lists compute capability"
+        " 8.6, 8.9 and 12.0 on, so RTX 30, 40 and 50; choose another with CUDA_VISIBLE_DEVICES, or"
+        " use --backend ort-cuda or trt"
     )
 
 
 def tf32_is_off() -> bool:
-    """Whether NVIDIA's libraries were told not to round float32 to TF32; neither provider has an option for it."""
+    """Whether NVIDIA's libraries were told not to round float32 to TF32; neither provider has an
+    option for it.
+    """
     return os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
 
 

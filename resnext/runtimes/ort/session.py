@@ -1,4 +1,6 @@
-"""ONNX Runtime, CPU or CUDA provider. What the runtime did not really use is an error, not a note."""
+"""ONNX Runtime, CPU or CUDA provider. What the runtime did not really use is an error, not a
+note.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
-from resnext.errors import BadArtifact, MissingRequirement, SessionFailed, SilentFallback, UsageError
+from resnext.errors import (
+    BadArtifact,
+    MissingRequirement,
+    SessionFailed,
+    SilentFallback,
+    UsageError,
+)
 from resnext.machine.cuda_driver import probe_driver
 from resnext.runtimes.registry import BACKENDS, SessionOptions, check_precision
 from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer, Session, TensorSpec
@@ -24,15 +32,27 @@ from resnext.verify.delivered import module_of
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {
-    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(uint8)": "uint8",
-    "tensor(int8)": "int8", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool",
-}  # fmt: skip
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
 #: Fused and quantized operators that ONNX Runtime makes of a convolution or a matrix product.
 _HEAVY = {
-    "Conv": "Conv", "FusedConv": "Conv", "NhwcFusedConv": "Conv", "QLinearConv": "Conv",
-    "Gemm": "Gemm", "FusedGemm": "Gemm", "QGemm": "Gemm",
-}  # fmt: skip
-#: What ONNX Runtime adds to names: the blocked layout of its CPU kernels, casts of fp16, a number to keep names apart.
+    "Conv": "Conv",
+    "FusedConv": "Conv",
+    "NhwcFusedConv": "Conv",
+    "QLinearConv": "Conv",
+    "Gemm": "Gemm",
+    "FusedGemm": "Gemm",
+    "QGemm": "Gemm",
+}
+#: What ONNX Runtime adds to names: the blocked layout of its CPU kernels, casts of fp16, a number
+#: to keep names apart.
 _ADDED = re.compile(r"^InsertedPrecisionFreeCast_|(?:_nchwc)?(?:_token_\d+)?$")
 
 
@@ -44,7 +64,10 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSe
         SilentFallback: ONNX Runtime left the provider out.
         UsageError: the provider that was meant has no convolutions of the artifact's precision.
     """
-    device, precision = {"ort-cpu": "cpu", "ort-cuda": "cuda"}.get(name, options.device), subject.manifest.precision
+    device, precision = (
+        {"ort-cpu": "cpu", "ort-cuda": "cuda"}.get(name, options.device),
+        subject.manifest.precision,
+    )
     if device == "auto":
         device = "cuda" if precision in BACKENDS["ort-cuda"].precisions and cuda_works() else "cpu"
     check_precision(f"ort-{device}", precision)
@@ -58,25 +81,30 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSe
 
 
 def cuda_obstacle() -> str | None:
-    """Why this ONNX Runtime cannot use the machine's CUDA device, with what to do; None if it can."""
+    """Why this ONNX Runtime cannot use the machine's CUDA device, with what to do; None if it
+    can.
+    """
     if PROVIDERS["cuda"] not in ort.get_available_providers():
         return (
-            f"this onnxruntime ({ort.__version__}) has no CUDA provider: pip uninstall onnxruntime, "
-            "pip install onnxruntime-gpu"
+            f"this onnxruntime ({ort.__version__}) has no CUDA provider: pip uninstall onnxruntime,"
+            " pip install onnxruntime-gpu"
         )
     if not cuda_works():
         return (
-            f"onnxruntime {ort.__version__} cannot use CUDA here: it needs cuBLAS and cuDNN of the CUDA version "
-            "that it was built for; pip install 'onnxruntime-gpu[cuda,cudnn]', or a torch build of that CUDA version"
+            f"onnxruntime {ort.__version__} cannot use CUDA here: it needs cuBLAS and cuDNN of the"
+            " CUDA version that it was built for; pip install 'onnxruntime-gpu[cuda,cudnn]', or a"
+            " torch build of that CUDA version"
         )
     return None
 
 
 @functools.lru_cache(maxsize=1)
 def cuda_works() -> bool:
-    """Whether ONNX Runtime can use CUDA here, asked of ONNX Runtime itself: one small convolution on the device.
+    """Whether ONNX Runtime can use CUDA here, asked of ONNX Runtime itself: one small convolution
+    on the device.
 
-    That needs this build, the driver, and cuBLAS and cuDNN of the right versions, which PyTorch's CUDA wheels bring.
+    That needs this build, the driver, and cuBLAS and cuDNN of the right versions, which PyTorch's
+    CUDA wheels bring.
     """
     if PROVIDERS["cuda"] not in ort.get_available_providers() or probe_driver().problem is not None:
         return False
@@ -84,7 +112,9 @@ def cuda_works() -> bool:
     quiet = ort.SessionOptions()
     quiet.log_severity_level = 4
     try:
-        session = ort.InferenceSession(_small_convolution(), quiet, providers=[PROVIDERS["cuda"]], enable_fallback=0)
+        session = ort.InferenceSession(
+            _small_convolution(), quiet, providers=[PROVIDERS["cuda"]], enable_fallback=0
+        )
         if session.get_providers()[0] != PROVIDERS["cuda"]:
             return False
         session.run(None, {"x": np.zeros((1, 1, 3, 3), np.float32)})
@@ -94,7 +124,9 @@ def cuda_works() -> bool:
 
 
 def preload_libraries() -> None:
-    """Load the CUDA libraries that PyTorch's wheels bring; what onnxruntime prints of it goes to stderr."""
+    """Load the CUDA libraries that PyTorch's wheels bring; what onnxruntime prints of it goes to
+    stderr.
+    """
     with contextlib.redirect_stdout(sys.stderr):
         ort.preload_dlls()
 
@@ -169,7 +201,9 @@ class OrtSession(Session):
         return {name: array.copy() for name, array in zip(self._names, self._results, strict=True)}
 
     def delivered(self) -> Delivered:
-        """Every node of the optimised graph with its provider and element type, from one profiled run."""
+        """Every node of the optimised graph with its provider and element type, from one profiled
+        run.
+        """
         layers = []
         makers = self._modules_by_output()
         with tempfile.TemporaryDirectory() as folder:
@@ -177,15 +211,22 @@ class OrtSession(Session):
             native.enable_profiling = True
             native.profile_file_prefix = str(Path(folder) / "profile")
             session = self._create(native)
-            shapes = {s.name: ([1 if d is None else d for d in s.shape], s.dtype) for s in self.inputs}
-            session.run(self._names, {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()})
+            shapes = {
+                s.name: ([1 if d is None else d for d in s.shape], s.dtype) for s in self.inputs
+            }
+            session.run(
+                self._names,
+                {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()},
+            )
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         for event in events:
             details = event.get("args", {})
             if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
                 op = str(details.get("op_name"))
                 inputs = details.get("input_type_shape") or [{}]
-                dtype = {"float": "float32", "double": "float64"}.get(t := next(iter(inputs[0]), "unknown"), t)
+                dtype = {"float": "float32", "double": "float64"}.get(
+                    t := next(iter(inputs[0]), "unknown"), t
+                )
                 provider = str(details.get("provider", "unknown")).removesuffix("ExecutionProvider")
                 name = str(event["name"]).removesuffix("_kernel_time")
                 bare = _ADDED.sub("", name)
@@ -198,7 +239,9 @@ class OrtSession(Session):
         return Delivered(self.device, tuple(layers), notes)
 
     def _modules_by_output(self) -> dict[str, str]:
-        """The module of each tensor that a convolution gives, also after its ReLU: some kernels are named after it."""
+        """The module of each tensor that a convolution gives, also after its ReLU: some kernels are
+        named after it.
+        """
         import onnx
 
         found: dict[str, str] = {}
@@ -234,8 +277,8 @@ class OrtSession(Session):
         differ += [] if self.outputs == manifest.outputs else ["outputs"]
         if differ:
             raise BadArtifact(
-                f"the manifest of {self._artifact.path} does not agree with the file on {', '.join(differ)}; "
-                "one of them was altered: export the artifact again"
+                f"the manifest of {self._artifact.path} does not agree with the file on"
+                f" {', '.join(differ)}; one of them was altered: export the artifact again"
             )
 
     def _create(self, native: ort.SessionOptions) -> Any:
@@ -244,27 +287,33 @@ class OrtSession(Session):
     def _load(self, native: ort.SessionOptions, providers: list[Any]) -> Any:
         wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         try:
-            session = ort.InferenceSession(str(self._artifact.path), native, providers=providers, enable_fallback=0)
+            session = ort.InferenceSession(
+                str(self._artifact.path), native, providers=providers, enable_fallback=0
+            )
         except Exception as exc:
             text = first_line(exc)
             if "fallback" in text.lower():
                 raise SilentFallback(
-                    f"{self.backend}: {wanted} does not take every node of {self._artifact.path.name} ({text})"
+                    f"{self.backend}: {wanted} does not take every node of"
+                    f" {self._artifact.path.name} ({text})"
                 ) from exc
             raise BadArtifact(f"ONNX Runtime cannot load {self._artifact.path}: {text}") from exc
         if session.get_providers()[0] != wanted:
             raise SilentFallback(
-                f"ONNX Runtime fell back from {wanted} to {session.get_providers()[0]}: its CUDA libraries (cuBLAS, "
-                "cuDNN of the version it was built for) are not found; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+                f"ONNX Runtime fell back from {wanted} to {session.get_providers()[0]}: its CUDA"
+                " libraries (cuBLAS, cuDNN of the version it was built for) are not found; pip"
+                " install 'onnxruntime-gpu[cuda,cudnn]'"
             )
         return session
 
 
 def _spec(value: Any) -> TensorSpec:
-    if value.type not in _DTYPES:  # bfloat16, for one: an OrtValue of it cannot be made of an array, nor shown as one
+    if (
+        value.type not in _DTYPES
+    ):  # bfloat16, for one: an OrtValue of it cannot be made of an array, nor shown as one
         raise UsageError(
-            f"{value.name!r} is a {value.type}, which ONNX Runtime neither takes as an array nor gives as one; "
-            "export the artifact without --io native"
+            f"{value.name!r} is a {value.type}, which ONNX Runtime neither takes as an array nor"
+            " gives as one; export the artifact without --io native"
         )
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     return TensorSpec(name=value.name, dtype=_DTYPES[value.type], shape=shape)

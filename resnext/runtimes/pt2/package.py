@@ -1,4 +1,6 @@
-"""The file of an AOTInductor package (.pt2), read as the archive that it is: none of its code is loaded or run."""
+"""The file of an AOTInductor package (.pt2), read as the archive that it is: none of its code is
+loaded or run.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +47,23 @@ def read_package(path: Path) -> Package:
             # Every name lies under one folder, called after the file that was first written.
             names = {name.partition("/")[2]: name for name in archive.namelist()}
             record = PackageRecord.model_validate_json(archive.read(names[_EXTRA + RECORD_NAME]))
-            noted = next(name for name in names if name.startswith(_CODE) and name.endswith("_metadata.json"))
-            metadata = {str(key): str(value) for key, value in json.loads(archive.read(names[noted])).items()}
+            noted = next(
+                name for name in names if name.startswith(_CODE) and name.endswith("_metadata.json")
+            )
+            metadata = {
+                str(key): str(value)
+                for key, value in json.loads(archive.read(names[noted])).items()
+            }
     except (OSError, zipfile.BadZipFile) as exc:
         raise BadArtifact(f"{path} is no readable .pt2 package: {exc}; export it again") from exc
     except (KeyError, StopIteration) as exc:
-        raise BadArtifact(f"{path} is no package that resnext-export wrote: it says nothing of itself") from exc
+        raise BadArtifact(
+            f"{path} is no package that resnext-export wrote: it says nothing of itself"
+        ) from exc
     except (ValidationError, ValueError, AttributeError) as exc:
-        raise BadArtifact(f"{path} has a record that this version cannot read; export it again") from exc
+        raise BadArtifact(
+            f"{path} has a record that this version cannot read; export it again"
+        ) from exc
     return Package(record, metadata)
 
 
@@ -64,7 +75,9 @@ def package_facts(
     preprocessing_baked: bool,
     class_names: tuple[str, ...],
 ) -> dict[str, str]:
-    """Metadata that a package bears beside its record: what its manifest says and compiled code cannot."""
+    """Metadata that a package bears beside its record: what its manifest says and compiled code
+    cannot.
+    """
     return {
         "resnext.config": json.dumps(asdict(config), sort_keys=True),
         "resnext.weights_sha256": weights_sha256,
@@ -75,7 +88,8 @@ def package_facts(
 
 
 def check_package_bytes(artifact: Artifact) -> None:
-    """Check, without loading its code, that a package is the one that its manifest tells of; others pass.
+    """Check, without loading its code, that a package is the one that its manifest tells of; others
+    pass.
 
     Raises:
         BadArtifact: it is not, or it is no package at all.
@@ -98,7 +112,11 @@ def check_manifest(artifact: Artifact, package: Package) -> None:
         preprocessing_baked=manifest.preprocessing_baked,
         class_names=manifest.class_names,
     )
-    differ = [key.partition(".")[2] for key, value in declared.items() if package.metadata.get(key) != value]
+    differ = [
+        key.partition(".")[2]
+        for key, value in declared.items()
+        if package.metadata.get(key) != value
+    ]
     for field in ("precision", "batch", "inputs", "outputs"):
         differ += [] if getattr(record, field) == getattr(manifest, field) else [field]
     differ += [] if manifest.package == record else ["package"]

@@ -1,8 +1,9 @@
-"""What an AOTInductor package (.pt2) says of itself, and whether a machine can load it. PyTorch itself is not needed.
+"""What an AOTInductor package (.pt2) says of itself, and whether a machine can load it. PyTorch
+itself is not needed.
 
-A package is code for one kind of machine. Nothing in PyTorch refuses it on another: where a processor lacks the
-instructions that it was compiled for, PyTorch warns at most, and the process dies of SIGILL. So what a package hangs
-on is written into it, and asked before it is loaded.
+A package is code for one kind of machine. Nothing in PyTorch refuses it on another: where a
+processor lacks the instructions that it was compiled for, PyTorch warns at most, and the process
+dies of SIGILL. So what a package hangs on is written into it, and asked before it is loaded.
 """
 
 from __future__ import annotations
@@ -47,15 +48,18 @@ class PackageRecord(_Strict):
         cuda: version of CUDA that this PyTorch was built for, or None.
         device: what it runs on.
         platform: operating system and processor, as ``linux-x86_64``.
-        cpu_capability: PyTorch's name of the processor's vector instructions, for example ``AVX512``.
-        cpu_flags: features of the processor that its code may use, by the kernel's names; empty where not known.
+        cpu_capability: PyTorch's name of the processor's vector instructions, for example
+            ``AVX512``.
+        cpu_flags: features of the processor that its code may use, by the kernel's names; empty
+            where not known.
         gpu: name of the GPU that it was compiled on, or None.
         compute_capability: of that GPU, as ``9.0``, or None.
         precision: of weights and activations.
         batch: batch sizes that it takes.
         inputs: of the compiled function.
         outputs: likewise.
-        frozen: whether weights were constants to the compiler, which then laid them out for its kernels.
+        frozen: whether weights were constants to the compiler, which then laid them out for its
+            kernels.
         layers: convolutions and classifier, in the graph that the compiler was given.
         kernels: library kernels that the compiled code calls for them, each with how often.
     """
@@ -95,7 +99,8 @@ class Host:
         cuda: version of CUDA that it was built for, or None.
         platform: as ``linux-x86_64``.
         cpu_capability: PyTorch's name of the processor's vector instructions.
-        cpu_flags: features of the processor, by the kernel's names; empty where the system does not tell.
+        cpu_flags: features of the processor, by the kernel's names; empty where the system does not
+            tell.
         compute_capability: of the first GPU, as ``9.0``, or None where PyTorch can use none.
     """
 
@@ -148,7 +153,9 @@ def obstacles(record: PackageRecord, host: Host) -> tuple[str, ...]:
     elif lacking := sorted(set(record.cpu_flags) - host.cpu_flags) if host.cpu_flags else []:
         found.append(f"its code may use {', '.join(lacking)}, which this processor lacks")
     elif not (record.cpu_flags and host.cpu_flags) and record.cpu_capability != host.cpu_capability:
-        found.append(f"it was compiled for {record.cpu_capability}, this processor has {host.cpu_capability}")
+        found.append(
+            f"it was compiled for {record.cpu_capability}, this processor has {host.cpu_capability}"
+        )
     if record.device == "cuda":
         found += _gpu_obstacles(record, host)
     return tuple(found)
@@ -159,10 +166,14 @@ def _gpu_obstacles(record: PackageRecord, host: Host) -> list[str]:
         return ["it runs on a CUDA device, and PyTorch can use none here"]
     found = []
     if host.compute_capability != record.compute_capability:
-        found.append(f"it was compiled for compute capability {record.compute_capability} ({record.gpu}), "
-                     f"this GPU has {host.compute_capability}")  # fmt: skip
+        found.append(
+            f"it was compiled for compute capability {record.compute_capability} ({record.gpu}), "
+            f"this GPU has {host.compute_capability}"
+        )
     if (record.cuda or "").partition(".")[0] != (host.cuda or "").partition(".")[0]:
-        found.append(f"it was compiled for CUDA {record.cuda}, this PyTorch is for CUDA {host.cuda}")
+        found.append(
+            f"it was compiled for CUDA {record.cuda}, this PyTorch is for CUDA {host.cuda}"
+        )
     return found
 
 
@@ -174,11 +185,14 @@ def refuse_if_not_loadable(record: PackageRecord, host: Host) -> None:
     """
     if reasons := obstacles(record, host):
         raise MissingRequirement(
-            f"this machine cannot load the package: {'; '.join(reasons)}. To do: export it again on this machine "
-            f"(--format pt2), or run it where it was made for: PyTorch {_public(record.torch)}, {record.platform}"
+            f"this machine cannot load the package: {'; '.join(reasons)}. To do: export it again on"
+            " this machine (--format pt2), or run it where it was made for: PyTorch"
+            f" {_public(record.torch)}, {record.platform}"
         )
 
 
 def _public(version: str) -> str:
-    """A version without the build that is named after ``+``: CPU and CUDA builds are of the same source."""
+    """A version without the build that is named after ``+``: CPU and CUDA builds are of the same
+    source.
+    """
     return version.partition("+")[0]

@@ -1,4 +1,6 @@
-"""AOTInductor packages (.pt2): compiled code and weights in one file, run without the model's Python source."""
+"""AOTInductor packages (.pt2): compiled code and weights in one file, run without the model's
+Python source.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,13 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Se
     check_manifest(subject, package)
     if options.device not in ("auto", record.device):
         raise UsageError(
-            f"{subject.path} was compiled for {record.device}; drop --device {options.device}, or export it for that"
+            f"{subject.path} was compiled for {record.device}; drop --device {options.device}, or"
+            " export it for that"
         )
     refuse_if_not_loadable(record, this_host())
-    return Pt2Session(subject, options, name, record, CudaMemory() if record.device == "cuda" else HostMemory())
+    return Pt2Session(
+        subject, options, name, record, CudaMemory() if record.device == "cuda" else HostMemory()
+    )
 
 
 class Pt2Session(TensorSession):
@@ -50,23 +55,34 @@ class Pt2Session(TensorSession):
     """
 
     def __init__(
-        self, artifact: Artifact, options: SessionOptions, name: str, record: PackageRecord, memory: DeviceMemory
+        self,
+        artifact: Artifact,
+        options: SessionOptions,
+        name: str,
+        record: PackageRecord,
+        memory: DeviceMemory,
     ) -> None:
         super().__init__(name, options, memory)
         self.inputs, self.outputs = record.inputs, record.outputs
         self._record = record
         try:
-            # Not torch._inductor.aoti_load_package: it test-compiles programs for seconds, only to warn (pytorch
-            # #191715). Single-threaded means no synchronising of its own, which a CUDA graph could not capture.
-            self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(artifact.path), "model", True, 1, -1)
+            # Not torch._inductor.aoti_load_package: it test-compiles programs for seconds, only to
+            # warn (pytorch #191715). Single-threaded means no synchronising of its own, which a
+            # CUDA graph could not capture.
+            self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(
+                str(artifact.path), "model", True, 1, -1
+            )
         except RuntimeError as exc:
             reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
-            raise BadArtifact(f"PyTorch cannot load {artifact.path}: {reason}; export it again") from exc
+            raise BadArtifact(
+                f"PyTorch cannot load {artifact.path}: {reason}; export it again"
+            ) from exc
 
     def delivered(self) -> Delivered:
         """Element types as the compiler was given them, and which library kernels it then chose.
 
-        Compiled code cannot be asked what it computes in; at fp16 on a CPU, kernels may well compute in float32.
+        Compiled code cannot be asked what it computes in; at fp16 on a CPU, kernels may well
+        compute in float32.
         """
         found = delivered_from_package(self._record, self._memory.device)
         return replace(found, notes={**found.notes, **self._device_notes()})

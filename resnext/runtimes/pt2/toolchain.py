@@ -1,7 +1,8 @@
-"""What .pt2 packages are compiled with: a C++ compiler, and for CUDA its toolkit's headers and the driver's library.
+"""What .pt2 packages are compiled with: a C++ compiler, and for CUDA its toolkit's headers and the
+driver's library.
 
-Whether it works is found out by compiling. A variable that is set, or a compiler that is there, says nothing of the
-headers behind it; and Inductor would say so only after half a minute's work.
+Whether it works is found out by compiling. A variable that is set, or a compiler that is there,
+says nothing of the headers behind it; and Inductor would say so only after half a minute's work.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from resnext.runtimes.pytorch.release import too_old
 
 #: What Inductor's code for each device asks of the toolchain, in three lines.
 _PROGRAMS: Mapping[str, str] = {
-    "cpu": "#include <cmath>\n#include <vector>\nint main() { return std::vector<double>(1, std::sqrt(1)).empty(); }\n",
+    "cpu": (
+        "#include <cmath>\n#include <vector>\nint main() { return std::vector<double>(1,"
+        " std::sqrt(1)).empty(); }\n"
+    ),
     "cuda": "#include <cuda.h>\n#include <cuda_runtime.h>\nint main() { return cuInit(0); }\n",
 }
 _CONVENTIONAL = Path("/usr/local/cuda")
@@ -32,13 +36,15 @@ _ELSE = "or compile for the processor: --device cpu"
 
 @cache
 def obstacle(device: Literal["auto", "cpu", "cuda"]) -> str | None:
-    """Why .pt2 packages cannot be compiled here for ``device``, asked once per process; imports PyTorch.
+    """Why .pt2 packages cannot be compiled here for ``device``, asked once per process; imports
+    PyTorch.
 
     Args:
         device: what to compile for; ``auto`` is CUDA if PyTorch can use a device of it.
 
     Returns:
-        One line, what is missing and what to do; None if a few lines could be compiled and linked as Inductor would.
+        One line, what is missing and what to do; None if a few lines could be compiled and linked
+        as Inductor would.
     """
     import torch
 
@@ -47,11 +53,14 @@ def obstacle(device: Literal["auto", "cpu", "cuda"]) -> str | None:
     if device == "auto":
         return obstacle("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        return f"PyTorch {torch.__version__} cannot use a CUDA device here; compile for the processor: --device cpu"
+        return (
+            f"PyTorch {torch.__version__} cannot use a CUDA device here; compile for the processor:"
+            " --device cpu"
+        )
     if failed := _build("cpu", []):
         return (
-            f"a .pt2 package is compiled, and no working C++ compiler was found ({failed}): apt-get install g++ "
-            "(or set CXX), or use --format onnx"
+            f"a .pt2 package is compiled, and no working C++ compiler was found ({failed}): apt-get"
+            " install g++ (or set CXX), or use --format onnx"
         )
     return _cuda_obstacle() if device == "cuda" else None
 
@@ -60,8 +69,9 @@ def _cuda_obstacle() -> str | None:
     toolkit = cuda_toolkit()
     if toolkit is None:
         return (
-            "compiling a .pt2 package for CUDA needs the CUDA toolkit, and none with include/cuda.h was found by "
-            f"CUDA_HOME, CUDA_PATH, nvcc or in {_CONVENTIONAL}: install the toolkit, set CUDA_HOME to it, {_ELSE}"
+            "compiling a .pt2 package for CUDA needs the CUDA toolkit, and none with"
+            f" include/cuda.h was found by CUDA_HOME, CUDA_PATH, nvcc or in {_CONVENTIONAL}:"
+            f" install the toolkit, set CUDA_HOME to it, {_ELSE}"
         )
     with toolchain("cuda"):
         from torch.utils import cpp_extension
@@ -73,20 +83,22 @@ def _cuda_obstacle() -> str | None:
         return None
     if "-lcuda" in failed:
         return (
-            "compiling a .pt2 package for CUDA needs the driver's library, and neither libcuda.so.1 nor libcuda.so was "
-            f"found: install the NVIDIA driver, add its folder to LIBRARY_PATH, {_ELSE}"
+            "compiling a .pt2 package for CUDA needs the driver's library, and neither"
+            " libcuda.so.1 nor libcuda.so was found: install the NVIDIA driver, add its folder to"
+            f" LIBRARY_PATH, {_ELSE}"
         )
     return (
-        f"three lines for CUDA could not be compiled with the toolkit in {toolkit} ({failed}): set CUDA_HOME to a "
-        f"whole toolkit, {_ELSE}"
+        f"three lines for CUDA could not be compiled with the toolkit in {toolkit} ({failed}): set"
+        f" CUDA_HOME to a whole toolkit, {_ELSE}"
     )
 
 
 def cuda_toolkit() -> Path | None:
-    """The CUDA toolkit to compile with: the first of the usual places that holds ``include/cuda.h``.
+    """The CUDA toolkit to compile with: the first of the usual places that holds
+    ``include/cuda.h``.
 
-    PyTorch takes the folder above nvcc's, and never looks into it. Where nvcc is a script that calls one elsewhere,
-    there is no toolkit in that folder.
+    PyTorch takes the folder above nvcc's, and never looks into it. Where nvcc is a script that
+    calls one elsewhere, there is no toolkit in that folder.
     """
     for folder in _toolkits():
         if (folder / "include" / "cuda.h").is_file():
@@ -101,22 +113,30 @@ def _toolkits() -> Iterator[Path]:
     if nvcc := shutil.which("nvcc"):
         try:
             done = subprocess.run(
-                [nvcc, "--dryrun", "any.cu"], capture_output=True, text=True, errors="replace", timeout=60, check=False
+                [nvcc, "--dryrun", "any.cu"],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=60,
+                check=False,
             )
         except (OSError, subprocess.SubprocessError):
             pass
         else:
             if top := re.search(r"^#\$ TOP=(.+)$", done.stderr, re.MULTILINE):
                 yield Path(top[1].strip()).resolve()
-        yield Path(nvcc).parent.parent  # as PyTorch guesses, and right for Debian's packages, whose toolkit is /usr
+        # as PyTorch guesses, and right for Debian's packages, whose toolkit is /usr
+        yield Path(nvcc).parent.parent
     yield _CONVENTIONAL
 
 
 @contextmanager
 def toolchain(device: Literal["cpu", "cuda"]) -> Iterator[None]:
-    """What Inductor is to find while it compiles for ``device``; everything is afterwards as it was.
+    """What Inductor is to find while it compiles for ``device``; everything is afterwards as it
+    was.
 
-    For CUDA: the toolkit with the headers, and the loaded driver's library under the name that linkers look for, which
+    For CUDA: the toolkit with the headers, and the loaded driver's library under the name that
+        linkers look for, which
     only development packages have.
     """
     if device == "cpu" or (toolkit := cuda_toolkit()) is None:
@@ -132,7 +152,9 @@ def toolchain(device: Literal["cpu", "cuda"]) -> Iterator[None]:
             if library := driver_library():
                 (Path(folder) / "libcuda.so").symlink_to(library)
                 # Last: what the user named comes first.
-                os.environ["LIBRARY_PATH"] = os.pathsep.join(filter(None, (variables["LIBRARY_PATH"], folder)))
+                os.environ["LIBRARY_PATH"] = os.pathsep.join(
+                    filter(None, (variables["LIBRARY_PATH"], folder))
+                )
             yield
         finally:
             cpp_extension.CUDA_HOME = before
@@ -146,7 +168,11 @@ def driver_library() -> Path | None:
     """The file of the ``libcuda.so.1`` that this process loads, or None if it can load none."""
     try:
         ctypes.CDLL("libcuda.so.1")
-        mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        mapped = (
+            Path("/proc/self/maps")
+            .read_text(encoding="utf-8", errors="surrogateescape")
+            .splitlines()
+        )
     except OSError:
         return None
     # Five columns and the path; the file behind libcuda.so.1 is called after the driver's version.
@@ -155,19 +181,27 @@ def driver_library() -> Path | None:
 
 
 def _build(kind: Literal["cpu", "cuda"], arguments: list[str]) -> str | None:
-    """Compile and link a program of three lines by Inductor's compiler; returns the line that says why not, or None."""
+    """Compile and link a program of three lines by Inductor's compiler; returns the line that says
+    why not, or None.
+    """
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     with tempfile.TemporaryDirectory(prefix="resnext-probe-") as folder:
         source = Path(folder) / "probe.cpp"
         source.write_text(_PROGRAMS[kind])
         command = [compiler, str(source), "-o", str(Path(folder) / "probe"), *arguments]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=120, check=False
+            )
         except (OSError, subprocess.SubprocessError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else "it took more than two minutes"
             return f"{compiler or 'CXX is empty'}: {reason}"
         if done.returncode == 0:
             return None
-        lines = [line.strip().replace(f"{folder}/", "") for line in done.stderr.splitlines() if line.strip()]
+        lines = [
+            line.strip().replace(f"{folder}/", "")
+            for line in done.stderr.splitlines()
+            if line.strip()
+        ]
         blamed = (line for line in lines if "error:" in line or "cannot find" in line)
         return next(blamed, lines[0] if lines else f"{compiler} ended with {done.returncode}")[:300]

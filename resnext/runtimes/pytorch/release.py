@@ -19,7 +19,8 @@ def too_old() -> str | None:
         return None
     oldest = ".".join(map(str, OLDEST))
     return (
-        f"PyTorch {torch.__version__} is older than {oldest}, the oldest to export with: pip install 'torch>={oldest}'"
+        f"PyTorch {torch.__version__} is older than {oldest}, the oldest to export with: pip"
+        f" install 'torch>={oldest}'"
     )
 
 

@@ -1,4 +1,6 @@
-"""PyTorch, eager or compiled, on CPU or CUDA. The reference of every parity check is a `reference_logits` from here."""
+"""PyTorch, eager or compiled, on CPU or CUDA. The reference of every parity check is a
+`reference_logits` from here.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ from resnext.weights.spec import Weights, load_model
 _TURNS = 3
 #: Milliseconds of device time in one turn on CUDA, and the most runs that this may take.
 _TURN_MS, _MOST_RUNS = 20.0, 50
-#: How much faster a candidate must be than the first to be taken: a trial is short, and the first is the usual choice.
+#: How much faster a candidate must be than the first to be taken: a trial is short, and the first
+#: is the usual choice.
 _WORTHWHILE = 0.97
 #: Least widths of groups that ``merge_groups="auto"`` tries.
 _WIDTHS = (8, 16, 32, 64, 128)
@@ -38,23 +41,27 @@ _OPS = {"conv2d": "Conv", "linear": "Gemm", "Conv2d": "Conv", "Linear": "Gemm"}
 
 
 def open_session(subject: Weights, options: SessionOptions, name: str) -> TorchSession:
-    """Open eager PyTorch (``torch``), the same with batch norms folded (``torch-folded``), or Inductor's code.
+    """Open eager PyTorch (``torch``), the same with batch norms folded (``torch-folded``), or
+    Inductor's code.
 
     Raises:
-        MissingRequirement: no CUDA device, or a PyTorch build without CUDA, though CUDA was asked for.
+        MissingRequirement: no CUDA device, or a PyTorch build without CUDA, though CUDA was asked
+            for.
     """
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingRequirement(
-            f"PyTorch {torch.__version__} cannot use this machine's CUDA device; install a CUDA build of torch "
-            "(pytorch.org, Get Started), or use --device cpu"
+            f"PyTorch {torch.__version__} cannot use this machine's CUDA device; install a CUDA"
+            " build of torch (pytorch.org, Get Started), or use --device cpu"
         )
     return TorchSession(subject, options, name, CudaMemory() if device == "cuda" else HostMemory())
 
 
-def reference_logits(weights: Weights, images: NDArray[np.float32], dtype: torch.dtype = torch.float64) -> NDArray[Any]:
+def reference_logits(
+    weights: Weights, images: NDArray[np.float32], dtype: torch.dtype = torch.float64
+) -> NDArray[Any]:
     """Eager PyTorch on the CPU, the reference that candidates are held against.
 
     Args:
@@ -68,7 +75,10 @@ def reference_logits(weights: Weights, images: NDArray[np.float32], dtype: torch
     model = load_model(weights).to(dtype)
     with torch.inference_mode():
         # A few at a time: float64 activations of a large batch would not fit a small machine.
-        parts = [model(torch.from_numpy(images[start : start + 8]).to(dtype)) for start in range(0, len(images), 8)]
+        parts = [
+            model(torch.from_numpy(images[start : start + 8]).to(dtype))
+            for start in range(0, len(images), 8)
+        ]
     joined = torch.cat(parts)
     logits: NDArray[Any] = (joined.float() if dtype == torch.bfloat16 else joined).numpy()
     return logits
@@ -116,15 +126,24 @@ class Network:
 class TorchSession(TensorSession):
     """The live network, through PyTorch.
 
-    What options leave open (memory layout, width of groups) is decided at the first input by a trial: at the boundary
-    that is reported, so on CUDA by replays of captured graphs between events.
+    What options leave open (memory layout, width of groups) is decided at the first input by a
+    trial: at the boundary that is reported, so on CUDA by replays of captured graphs between
+    events.
     """
 
-    def __init__(self, weights: Weights, options: SessionOptions, name: str, memory: DeviceMemory) -> None:
+    def __init__(
+        self, weights: Weights, options: SessionOptions, name: str, memory: DeviceMemory
+    ) -> None:
         super().__init__(name, options, memory)
         config = self._config = weights.config
-        self.inputs = (TensorSpec(name="input", dtype="float32", shape=(None, config.in_channels, *config.input_size)),)
-        self.outputs = (TensorSpec(name="logits", dtype="float32", shape=(None, config.num_classes)),)
+        self.inputs = (
+            TensorSpec(
+                name="input", dtype="float32", shape=(None, config.in_channels, *config.input_size)
+            ),
+        )
+        self.outputs = (
+            TensorSpec(name="logits", dtype="float32", shape=(None, config.num_classes)),
+        )
         self._dtype = DTYPES[options.precision]
         self._model: nn.Module = load_model(weights)
         if name == "torch-folded":
@@ -137,7 +156,8 @@ class TorchSession(TensorSession):
             self._network = self._made(layouts[0], options.merge_groups, keep_model=False)
 
     def bind(self, inputs: Arrays) -> None:
-        """Place the input, decide what the options leave open, compile, run; on CUDA, capture a graph if asked for.
+        """Place the input, decide what the options leave open, compile, run; on CUDA, capture a
+        graph if asked for.
 
         Raises:
             SessionFailed: compiling or capturing failed; ``cuda_graph=False`` goes without a graph.
@@ -145,7 +165,9 @@ class TorchSession(TensorSession):
         """
         super().bind(inputs)
         if self.backend == "torch-compile" and not (self._network and self._network.graphs):
-            raise SilentFallback("torch-compile: nothing was compiled; PyTorch ran the network eagerly")
+            raise SilentFallback(
+                "torch-compile: nothing was compiled; PyTorch ran the network eagerly"
+            )
 
     def delivered(self) -> Delivered:
         """Element type and device of each convolution and the classifier, seen while it ran.
@@ -206,7 +228,10 @@ class TorchSession(TensorSession):
         networks.append(self._made(last, merge, keep_model=wanted == "auto"))
         best = self._fastest(networks, images)
         if wanted == "auto":
-            merged = [self._made(best.layout, width, keep_model=True) for width in widths_to_try(self._config)]
+            merged = [
+                self._made(best.layout, width, keep_model=True)
+                for width in widths_to_try(self._config)
+            ]
             best = self._fastest([best, *merged], images)
             self._model = nn.Identity()
         return best
@@ -230,7 +255,9 @@ class TorchSession(TensorSession):
         return {title: min(values) for title, values in samples.items()}
 
     def _made(self, layout: str, width: int | None, *, keep_model: bool) -> Network:
-        """The model in one form; without ``keep_model`` the session's own is used up, for the memory's sake."""
+        """The model in one form; without ``keep_model`` the session's own is used up, for the
+        memory's sake.
+        """
         with torch.inference_mode(False), torch.no_grad(), self._memory.current():
             if width is not None:
                 model = merge_model_groups(self._model, width)
@@ -256,7 +283,9 @@ class _Trial:
         graph: capture a CUDA graph, and time its replays.
     """
 
-    def __init__(self, network: Network, images: Tensor, memory: DeviceMemory, *, graph: bool) -> None:
+    def __init__(
+        self, network: Network, images: Tensor, memory: DeviceMemory, *, graph: bool
+    ) -> None:
         self._network, self._images, self._memory = network, network.ready(images), memory
         self.enqueue: Callable[[], object] = self._launch
         for _ in range(WARM_RUNS if graph else 1):
@@ -288,7 +317,9 @@ class _Trial:
 
 
 def widths_to_try(config: ResNeXtConfig) -> tuple[int, ...]:
-    """Least widths of groups that give the network different forms, none of which is the unmerged one."""
+    """Least widths of groups that give the network different forms, none of which is the unmerged
+    one.
+    """
     forms = {merged_macs(config, 1): 0}
     for width in _WIDTHS:
         forms.setdefault(merged_macs(config, width), width)
@@ -297,7 +328,9 @@ def widths_to_try(config: ResNeXtConfig) -> tuple[int, ...]:
 
 def _compiled(model: nn.Module, graphs: list[torch.fx.GraphModule]) -> Callable[[Tensor], Tensor]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own modules warn of each other
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # torch's own modules warn of each other
         from torch._inductor.compile_fx import compile_fx
 
     def inductor(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
@@ -307,15 +340,17 @@ def _compiled(model: nn.Module, graphs: list[torch.fx.GraphModule]) -> Callable[
             warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
             return compile_fx(graph, example)
 
-    compiled: Callable[[Tensor], Tensor] = torch.compile(model, backend=inductor, dynamic=False, fullgraph=True)
+    compiled: Callable[[Tensor], Tensor] = torch.compile(
+        model, backend=inductor, dynamic=False, fullgraph=True
+    )
     return compiled
 
 
 def _many_compilations() -> AbstractContextManager[Any]:
     """Let Dynamo compile once more, however many sessions of this process it has compiled for.
 
-    Its limit counts compilations of one code object, so over all sessions. With ``fullgraph`` it raises at the limit
-    instead of running eagerly.
+    Its limit counts compilations of one code object, so over all sessions. With ``fullgraph`` it
+    raises at the limit instead of running eagerly.
     """
     dynamo: Any = torch._dynamo.config
     context: AbstractContextManager[Any] = dynamo.patch(
@@ -333,9 +368,15 @@ def _graph_layers(network: Network) -> list[DeliveredLayer]:
         value = node.meta.get("example_value")
         if op and isinstance(value, Tensor):
             dtype = str(value.dtype).removeprefix("torch.")
-            # The innermost of the modules that the call came from, as ("L['self'].layer1.0.conv1", its class).
-            paths = [path.removeprefix("L['self'].") for path, _ in node.meta.get("nn_module_stack", {}).values()]
-            layers.append(DeliveredLayer(node.name, op, dtype, value.device.type, tuple(paths[-1:])))
+            # The innermost of the modules that the call came from, as ("L['self'].layer1.0.conv1",
+            # its class).
+            paths = [
+                path.removeprefix("L['self'].")
+                for path, _ in node.meta.get("nn_module_stack", {}).values()
+            ]
+            layers.append(
+                DeliveredLayer(node.name, op, dtype, value.device.type, tuple(paths[-1:]))
+            )
     return layers
 
 
@@ -362,6 +403,12 @@ def _module_layers(network: Network, probe: Tensor) -> list[DeliveredLayer]:
     return layers
 
 
-#: Element types by precision. TF32 keeps as many bits of mantissa as float16, so that is what it may lose.
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "tf32": torch.float16, "bf16": torch.bfloat16}
+#: Element types by precision. TF32 keeps as many bits of mantissa as float16, so that is what it
+#: may lose.
+DTYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "tf32": torch.float16,
+    "bf16": torch.bfloat16,
+}
 _LAYOUTS = {"nchw": torch.contiguous_format, "channels-last": torch.channels_last}

@@ -1,7 +1,8 @@
 """The name inside an engine: a digest of what its manifest says and the engine itself cannot.
 
-An engine knows its tensors and profiles, but not its preprocessing, class names or weights. An edited manifest could
-change answers, since only the engine's bytes are under the manifest's digest; the name inside those bytes would differ.
+An engine knows its tensors and profiles, but not its preprocessing, class names or weights. An
+edited manifest could change answers, since only the engine's bytes are under the manifest's digest;
+the name inside those bytes would differ.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _PREFIX = "resnext-facts-"
 
 
 def engine_name(manifest: Manifest, *, refittable: bool, tf32: bool = False) -> str:
-    """The network name that an engine of ``manifest``, or of the ONNX file that it describes, must bear.
+    """The network name that an engine of ``manifest``, or of the ONNX file that it describes, must
+    bear.
 
     Args:
         manifest: of the engine, or of the ONNX artifact that it is built from.
@@ -45,7 +47,8 @@ def engine_name(manifest: Manifest, *, refittable: bool, tf32: bool = False) -> 
 def check_engine_bytes(artifact: Artifact) -> None:
     """Check, without loading it, that an engine bears the name that its manifest leads to.
 
-    TensorRT-RTX keeps the name readable in the file. TensorRT may not; then only a session can tell.
+    TensorRT-RTX keeps the name readable in the file. TensorRT may not; then only a session can
+    tell.
 
     Raises:
         BadArtifact: the engine is not the one that the manifest tells of, or is no engine at all.
@@ -53,7 +56,10 @@ def check_engine_bytes(artifact: Artifact) -> None:
     manifest, record = artifact.manifest, artifact.manifest.engine
     if record is None:
         return
-    with artifact.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with (
+        artifact.path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
         found = re.search(_PREFIX.encode() + rb"[0-9a-f]{64}", data)
         borne = None if found is None else found[0].decode()
     if borne is None and record.library == "tensorrt":
@@ -61,6 +67,7 @@ def check_engine_bytes(artifact: Artifact) -> None:
     options = record.options
     if borne != engine_name(manifest, refittable=options.strip_weights, tf32=options.tf32):
         raise BadArtifact(
-            f"the manifest of {artifact.path} does not agree with the engine on model, weights, precision, TF32, "
-            "preprocessing or class names; one of them was altered: build the engine again"
+            f"the manifest of {artifact.path} does not agree with the engine on model, weights,"
+            " precision, TF32, preprocessing or class names; one of them was altered: build the"
+            " engine again"
         )

@@ -1,4 +1,6 @@
-"""Kernels that TensorRT-RTX compiled for this GPU, kept between processes so that the next one starts faster."""
+"""Kernels that TensorRT-RTX compiled for this GPU, kept between processes so that the next one
+starts faster.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ class KernelCache:
         if self._path is None:
             return {}
         told = "reused" if self._found and not self._rejected else "compiled now"
-        told += ", since those kept do not fit this GPU, driver or version" if self._rejected else ""
+        told += (
+            ", since those kept do not fit this GPU, driver or version" if self._rejected else ""
+        )
         return {"kernel cache": f"{told}, not kept: {self._problem}" if self._problem else told}
 
     def drop(self) -> None:

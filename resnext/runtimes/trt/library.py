@@ -1,7 +1,7 @@
 """TensorRT and TensorRT-RTX: everything in which the two differ, for builders and for sessions.
 
-``trt`` is always the imported library. The code that uses it elsewhere sticks to names that every flavour has; a test
-holds each name against the lists of TensorRT 10, TensorRT 11 and TensorRT-RTX.
+``trt`` is always the imported library. The code that uses it elsewhere sticks to names that every
+flavour has; a test holds each name against the lists of TensorRT 10, TensorRT 11 and TensorRT-RTX.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 EngineKind = Literal["trt", "trt-rtx"]
 
-#: Compute capabilities that TensorRT-RTX names as targets; a test holds this against the installed library.
+#: Compute capabilities that TensorRT-RTX names as targets; a test holds this against the installed
+#: library.
 RTX_TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
 #: What it builds for where none is named, by its documents.
 RTX_DEFAULT_TARGETS = "GPUs of compute capability 8.0, 8.6, 8.9, 12.0 and later"
@@ -74,7 +75,9 @@ class Flavour(ABC):
 
     @property
     def cuda(self) -> int | None:
-        """Major version of CUDA that the installed libraries were built for, or None where no package says."""
+        """Major version of CUDA that the installed libraries were built for, or None where no
+        package says.
+        """
         for major in (12, 13, 14):
             try:
                 version(f"{self.package}_cu{major}_libs")
@@ -93,16 +96,19 @@ class Flavour(ABC):
             return import_module(self.package)
         except ModuleNotFoundError as exc:
             raise MissingRequirement(
-                f"{self.title} is not installed (no Python package {exc.name}): pip install {self.package}"
+                f"{self.title} is not installed (no Python package {exc.name}): pip install"
+                f" {self.package}"
             ) from exc
         except (ImportError, OSError) as exc:
             raise MissingRequirement(
-                f"{self.title} is installed but does not load: {exc}; pip install --force-reinstall {self.package}"
+                f"{self.title} is installed but does not load: {exc}; pip install --force-reinstall"
+                f" {self.package}"
             ) from exc
 
     @abstractmethod
     def check_can_build(self, options: EngineOptions, driver: Driver) -> None:
-        """Check that this library can build an engine with ``options`` on a machine with ``driver``.
+        """Check that this library can build an engine with ``options`` on a machine with
+        ``driver``.
 
         Raises:
             UsageError: an option that this library does not have.
@@ -119,7 +125,8 @@ class Flavour(ABC):
 
     @abstractmethod
     def context(self, engine: Any, cache: bytes | None) -> tuple[Any, CompiledKernels | None]:
-        """An execution context, and the cache of compiled kernels that it fills, or None where there is no such cache.
+        """An execution context, and the cache of compiled kernels that it fills, or None where
+        there is no such cache.
 
         Args:
             engine: the loaded engine.
@@ -127,7 +134,9 @@ class Flavour(ABC):
         """
 
     def scratch_bytes(self, engine: Any, context: Any) -> int:  # noqa: ARG002  # for a library that wants to be given it
-        """Device memory that the caller must give to ``context``, once its shapes are set; 0 where it has its own."""
+        """Device memory that the caller must give to ``context``, once its shapes are set; 0 where
+        it has its own.
+        """
         return 0
 
     @abstractmethod
@@ -136,7 +145,9 @@ class Flavour(ABC):
 
 
 class TensorRT(Flavour):
-    """TensorRT 10.13 and later, and 11: kernels are timed and chosen when the engine is built, on the GPU at hand."""
+    """TensorRT 10.13 and later, and 11: kernels are timed and chosen when the engine is built, on
+    the GPU at hand.
+    """
 
     kind = "trt"
     title = "TensorRT"
@@ -145,11 +156,14 @@ class TensorRT(Flavour):
     def check_can_build(self, options: EngineOptions, driver: Driver) -> None:
         """Every option but ``targets``; a GPU is always needed."""
         if options.targets:
-            raise UsageError("--target is TensorRT-RTX's; TensorRT builds for the GPU at hand, or see --compatibility")
+            raise UsageError(
+                "--target is TensorRT-RTX's; TensorRT builds for the GPU at hand, or see"
+                " --compatibility"
+            )
         if driver.problem is not None:
             raise MissingRequirement(
-                f"TensorRT builds on a GPU only: {driver.problem}; without one, build ahead of time with "
-                "--format trt-rtx --target sm_89 (pip install tensorrt_rtx)"
+                f"TensorRT builds on a GPU only: {driver.problem}; without one, build ahead of time"
+                " with --format trt-rtx --target sm_89 (pip install tensorrt_rtx)"
             )
 
     def configure(self, trt: Any, config: Any, options: EngineOptions) -> None:
@@ -179,7 +193,9 @@ class TensorRT(Flavour):
 
 
 class TensorRTRTX(Flavour):
-    """TensorRT-RTX 1.x: engines are built ahead of time, without a GPU; kernels are compiled where they run."""
+    """TensorRT-RTX 1.x: engines are built ahead of time, without a GPU; kernels are compiled where
+    they run.
+    """
 
     kind = "trt-rtx"
     title = "TensorRT-RTX"
@@ -194,11 +210,13 @@ class TensorRTRTX(Flavour):
         }
         if wrong := [name for name, given in asked.items() if given]:
             raise UsageError(
-                f"{wrong[0]} is TensorRT's: TensorRT-RTX chooses kernels on the machine that runs the engine; "
-                "name the GPUs with --target"
+                f"{wrong[0]} is TensorRT's: TensorRT-RTX chooses kernels on the machine that runs"
+                " the engine; name the GPUs with --target"
             )
         if unknown := [target for target in options.targets if target not in RTX_TARGETS]:
-            raise UsageError(f"TensorRT-RTX has no target {unknown[0]}; known: {', '.join(RTX_TARGETS)}")
+            raise UsageError(
+                f"TensorRT-RTX has no target {unknown[0]}; known: {', '.join(RTX_TARGETS)}"
+            )
         if options.strip_weights and driver.problem is not None:
             raise MissingRequirement(
                 f"TensorRT-RTX builds refittable engines with a driver only: {driver.problem}; "
@@ -214,7 +232,8 @@ class TensorRTRTX(Flavour):
                 capability = getattr(trt.ComputeCapability, target.replace("sm_", "SM"), None)
                 if capability is None or not config.set_compute_capability(capability, index):
                     raise UsageError(
-                        f"TensorRT-RTX {self.version} does not build for {target}; leave it out of --target"
+                        f"TensorRT-RTX {self.version} does not build for {target}; leave it out of"
+                        " --target"
                     )
 
     def runtime(self, trt: Any, logger: Any, options: EngineOptions) -> Any:  # noqa: ARG002  # the same for all
@@ -222,14 +241,21 @@ class TensorRTRTX(Flavour):
         return trt.Runtime(logger)
 
     def context(self, engine: Any, cache: bytes | None) -> tuple[Any, CompiledKernels | None]:
-        """A context that keeps the kernels that it compiles, starting from those of an earlier process where it can."""
+        """A context that keeps the kernels that it compiles, starting from those of an earlier
+        process where it can.
+        """
         trt = self.load()
         config = engine.create_runtime_config()
-        # The default compiles a shape's own kernels in the background and runs slower ones until they are there: a
-        # CUDA graph would keep the slower ones for good, and a benchmark would time a mixture.
-        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        # The default compiles a shape's own kernels in the background and runs slower ones until
+        # they are there: a CUDA graph would keep the slower ones for good, and a benchmark would
+        # time a mixture.
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
         # What an engine built with REQUIRE_USER_ALLOCATION asks for; `scratch_bytes` says how much.
-        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        config.set_execution_context_allocation_strategy(
+            trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
         kernels = config.create_runtime_cache()
         rejected = cache is not None and not kernels.deserialize(cache)
         if rejected:  # written with another driver, GPU or version
@@ -238,7 +264,9 @@ class TensorRTRTX(Flavour):
         return engine.create_execution_context(config), CompiledKernels(kernels, config, rejected)
 
     def scratch_bytes(self, engine: Any, context: Any) -> int:
-        """For the shapes that are set; the most that any shape needs, where the library cannot say."""
+        """For the shapes that are set; the most that any shape needs, where the library cannot
+        say.
+        """
         return int(context.update_device_memory_size_for_shapes() or engine.device_memory_size_v2)
 
     def capturable(self, context: Any, stream: int) -> bool:
@@ -247,7 +275,9 @@ class TensorRTRTX(Flavour):
 
 
 #: Both, by kind. The first that is installed is what ``trt`` means.
-FLAVOURS: Mapping[EngineKind, Flavour] = MappingProxyType({"trt": TensorRT(), "trt-rtx": TensorRTRTX()})
+FLAVOURS: Mapping[EngineKind, Flavour] = MappingProxyType(
+    {"trt": TensorRT(), "trt-rtx": TensorRTRTX()}
+)
 
 
 def flavour_of(library: Literal["tensorrt", "tensorrt_rtx"]) -> Flavour:
@@ -256,7 +286,8 @@ def flavour_of(library: Literal["tensorrt", "tensorrt_rtx"]) -> Flavour:
 
 
 def flavour_for(name: EngineKind) -> Flavour:
-    """The library that ``name`` means here: ``trt`` is TensorRT, or TensorRT-RTX where only that is installed.
+    """The library that ``name`` means here: ``trt`` is TensorRT, or TensorRT-RTX where only that is
+    installed.
 
     Raises:
         MissingRequirement: what was asked for is not installed.
@@ -266,7 +297,9 @@ def flavour_for(name: EngineKind) -> Flavour:
         return FLAVOURS["trt-rtx"]
     if wanted.version is None:
         other = " (or tensorrt_rtx, which builds without a GPU)" if name == "trt" else ""
-        raise MissingRequirement(f"{wanted.title} is not installed: pip install {wanted.package}{other}")
+        raise MissingRequirement(
+            f"{wanted.title} is not installed: pip install {wanted.package}{other}"
+        )
     return wanted
 
 
@@ -279,7 +312,8 @@ def this_platform() -> str:
 
 
 def driver_or_refuse(flavour: Flavour) -> Driver:
-    """Ask the driver, before the library does: without one, a runtime of TensorRT crashes the process.
+    """Ask the driver, before the library does: without one, a runtime of TensorRT crashes the
+    process.
 
     Raises:
         MissingRequirement: no driver or no device; says what works here.

@@ -1,4 +1,6 @@
-"""What TensorRT says. Many of its calls fail by returning None or False and a line in the log, so the log is kept."""
+"""What TensorRT says. Many of its calls fail by returning None or False and a line in the log, so
+the log is kept.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Log:
 
 
 def shorten(text: str) -> str:
-    """One line of the library's without source positions; "" for what only says that there is no driver."""
+    """One line of the library's without source positions; "" for what only says that there is no
+    driver.
+    """
     lines = [line for line in text.splitlines() if line.strip() and not _NO_DRIVER.search(line)]
     if not lines:
         return ""

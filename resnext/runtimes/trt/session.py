@@ -1,4 +1,6 @@
-"""TensorRT and TensorRT-RTX engines. Passport and driver are asked first, and nothing falls back unseen."""
+"""TensorRT and TensorRT-RTX engines. Passport and driver are asked first, and nothing falls back
+unseen.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,20 @@ from .layers import layers_from_inspector
 from .library import Flavour, driver_or_refuse, flavour_of
 from .log import Log, captured
 
-#: Names of element types, by the library's. Its own ``nptype`` raises for bfloat16, which NumPy lacks.
+#: Names of element types, by the library's. Its own ``nptype`` raises for bfloat16, which NumPy
+#: lacks.
 DTYPES: Mapping[str, str] = MappingProxyType(
     {
-        "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32",
-        "INT64": "int64", "BOOL": "bool",
+        "FLOAT": "float32",
+        "HALF": "float16",
+        "BF16": "bfloat16",
+        "UINT8": "uint8",
+        "INT8": "int8",
+        "INT32": "int32",
+        "INT64": "int64",
+        "BOOL": "bool",
     }
-)  # fmt: skip
+)
 
 
 def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSession:
@@ -43,7 +52,8 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSe
 
     Raises:
         UsageError: the artifact is no engine, or not of the library that was asked for by name.
-        MissingRequirement: no GPU, driver or library, or not those that the engine was built for; says what to do.
+        MissingRequirement: no GPU, driver or library, or not those that the engine was built for;
+            says what to do.
         BadArtifact: the engine and its manifest do not agree.
         SessionFailed: the library cannot load it.
     """
@@ -61,7 +71,8 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSe
 
 @dataclass
 class _Bound:
-    """One batch size: a context with its profile set, its buffers, and a captured graph where there is one.
+    """One batch size: a context with its profile set, its buffers, and a captured graph where there
+    is one.
 
     ``scratch`` is memory that the context works in, where the library wants to be given it.
     """
@@ -74,10 +85,11 @@ class _Bound:
 
 
 class TrtSession(Session):
-    """An engine on device buffers. `run` launches kernel by kernel; `enqueue` replays a CUDA graph of the bound batch.
+    """An engine on device buffers. `run` launches kernel by kernel; `enqueue` replays a CUDA graph
+    of the bound batch.
 
-    Each batch size has a context, buffers and a graph of its own, kept until `close`, so that going back to one costs
-    nothing.
+    Each batch size has a context, buffers and a graph of its own, kept until `close`, so that going
+    back to one costs nothing.
 
     Args:
         artifact: the engine.
@@ -88,12 +100,24 @@ class TrtSession(Session):
     """
 
     def __init__(
-        self, artifact: Artifact, options: SessionOptions, name: str, flavour: Flavour, trt: Any, memory: DeviceMemory
-    ) -> None:  # fmt: skip
+        self,
+        artifact: Artifact,
+        options: SessionOptions,
+        name: str,
+        flavour: Flavour,
+        trt: Any,
+        memory: DeviceMemory,
+    ) -> None:
         record = artifact.manifest.engine
         assert record is not None
         self.backend = name
-        self._artifact, self._options, self._flavour, self._trt, self._memory = artifact, options, flavour, trt, memory
+        self._artifact, self._options, self._flavour, self._trt, self._memory = (
+            artifact,
+            options,
+            flavour,
+            trt,
+            memory,
+        )
         self._profiles = record.options.profiles
         self._kernels = KernelCache(_kernel_file(artifact, memory.device, flavour))
         with captured(trt) as (logger, log):
@@ -121,18 +145,23 @@ class TrtSession(Session):
             bound = known or self._prepare(batch)
             self._plain[batch] = bound
             self._load_and_launch(bound, inputs)
-            outputs = {spec.name: self._memory.fetch(bound.buffers[spec.name]) for spec in self.outputs}
+            outputs = {
+                spec.name: self._memory.fetch(bound.buffers[spec.name]) for spec in self.outputs
+            }
         if known is None:
             self._kernels.keep()
         return self._finite(outputs)
 
     def bind(self, inputs: Arrays) -> None:
-        """Copy ``inputs`` to the device, run once plainly, and capture a CUDA graph where asked for.
+        """Copy ``inputs`` to the device, run once plainly, and capture a CUDA graph where asked
+        for.
 
-        TensorRT-RTX compiles its kernels here. Where a graph cannot be captured, `enqueue` launches plainly, and
-        `enqueue_boundary` and `delivered` say so.
+        TensorRT-RTX compiles its kernels here. Where a graph cannot be captured, `enqueue` launches
+        plainly, and `enqueue_boundary` and `delivered` say so.
         """
-        self._current = None  # a bind that fails must not leave the last one's outputs to be fetched as its own
+        self._current = (
+            None  # a bind that fails must not leave the last one's outputs to be fetched as its own
+        )
         self.check_inputs(inputs)
         batch = next(iter(inputs.values())).shape[0]
         known = self._graphs.get(batch)
@@ -187,10 +216,18 @@ class TrtSession(Session):
         inspector = self._engine.create_engine_inspector()
         if self._current is not None:
             inspector.execution_context = self._current.context
-        layers = layers_from_inspector(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+        layers = layers_from_inspector(
+            inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        )
         found = delivered_from_engine(layers, self._memory.device)
         bound = self._current
-        graph = "nothing bound" if bound is None else "on" if bound.replay else f"off: {bound.why_plain}"
+        graph = (
+            "nothing bound"
+            if bound is None
+            else "on"
+            if bound.replay
+            else f"off: {bound.why_plain}"
+        )
         notes = {
             "library": f"{self._flavour.title} {self._flavour.version}",
             "profiles": ", ".join(map(str, self._profiles)),
@@ -202,7 +239,9 @@ class TrtSession(Session):
     @property
     def enqueue_boundary(self) -> Boundary:
         """``graph`` where one was captured."""
-        return "graph" if self._current is not None and self._current.replay is not None else "device"
+        return (
+            "graph" if self._current is not None and self._current.replay is not None else "device"
+        )
 
     @property
     def cuda_stream(self) -> int:
@@ -210,8 +249,12 @@ class TrtSession(Session):
         return self._memory.stream
 
     def close(self) -> None:
-        """Wait for what is under way, then drop graphs, contexts, buffers and engine, in that order."""
-        with contextlib.suppress(RuntimeError):  # a GPU that has failed says so again, and nothing is under way on it
+        """Wait for what is under way, then drop graphs, contexts, buffers and engine, in that
+        order.
+        """
+        with contextlib.suppress(
+            RuntimeError
+        ):  # a GPU that has failed says so again, and nothing is under way on it
             self._memory.synchronize()
         self._current = None
         for batch in self._graphs:  # no name may hold on to a context longer than to the engine
@@ -226,23 +269,35 @@ class TrtSession(Session):
         with captured(self._trt) as (_, log), self._memory.current():
             context, kept = self._flavour.context(self._engine, self._kernels.read())
             if context is None:
-                raise SessionFailed(f"{self._flavour.title} cannot make a context for batch {batch}: {log.reason()}")
+                raise SessionFailed(
+                    f"{self._flavour.title} cannot make a context for batch {batch}: {log.reason()}"
+                )
             self._kernels.take(kept)
             chosen = index == 0  # which a new context has
             with contextlib.suppress(RuntimeError):  # raised where other calls return False
-                chosen = chosen or context.set_optimization_profile_async(index, self._memory.stream)
+                chosen = chosen or context.set_optimization_profile_async(
+                    index, self._memory.stream
+                )
             if not chosen:
-                raise SessionFailed(f"{self._flavour.title} refuses profile {index}: {log.reason()}")
+                raise SessionFailed(
+                    f"{self._flavour.title} refuses profile {index}: {log.reason()}"
+                )
             self._memory.synchronize()
             buffers = {}
             for spec in (*self.inputs, *self.outputs):
                 shape = tuple(batch if size is None else size for size in spec.shape)
                 buffers[spec.name] = self._memory.empty(shape, spec.dtype)
                 if spec in self.inputs and not context.set_input_shape(spec.name, shape):
-                    raise SessionFailed(f"{self._flavour.title} refuses input shape {shape}: {log.reason()}")
+                    raise SessionFailed(
+                        f"{self._flavour.title} refuses input shape {shape}: {log.reason()}"
+                    )
                 if not context.set_tensor_address(spec.name, buffers[spec.name].data_ptr()):
-                    raise SessionFailed(f"{self._flavour.title} refuses the buffer of {spec.name}: {log.reason()}")
-            for spec in self.outputs:  # the engine's word on the shape, against what the manifest led to
+                    raise SessionFailed(
+                        f"{self._flavour.title} refuses the buffer of {spec.name}: {log.reason()}"
+                    )
+            for (
+                spec
+            ) in self.outputs:  # the engine's word on the shape, against what the manifest led to
                 shape = tuple(context.get_tensor_shape(spec.name))
                 if shape != tuple(buffers[spec.name].shape):
                     raise SessionFailed(f"output {spec.name!r} has shape {shape} at batch {batch}")
@@ -254,7 +309,9 @@ class TrtSession(Session):
         return bound
 
     def _spoil(self, bound: _Bound) -> None:
-        """Fill the outputs with NaN: a graph that captured nothing must not show what the plain run left."""
+        """Fill the outputs with NaN: a graph that captured nothing must not show what the plain run
+        left.
+        """
         with self._memory.current():
             for spec in self.outputs:
                 if bound.buffers[spec.name].is_floating_point():
@@ -299,13 +356,15 @@ class TrtSession(Session):
         for name, array in outputs.items():
             if not np.isfinite(array).all():
                 raise SessionFailed(
-                    f"{self.backend}: output {name!r} holds NaN or infinity "
-                    f"({self._artifact.manifest.precision} overflow?); compare with --precision fp32"
+                    f"{self.backend}: output {name!r} holds NaN or infinity"
+                    f" ({self._artifact.manifest.precision} overflow?); compare with --precision"
+                    " fp32"
                 )
         return outputs
 
     def _check_manifest(self) -> None:
-        """The engine must be the one that the manifest tells of; only the engine's bytes are under a digest.
+        """The engine must be the one that the manifest tells of; only the engine's bytes are under
+        a digest.
 
         Raises:
             BadArtifact: names what differs.
@@ -319,16 +378,20 @@ class TrtSession(Session):
         differ += [] if self.outputs == manifest.outputs else ["outputs"]
         differ += [] if held == told else ["optimization profiles"]
         options = record.options
-        if self._engine.name != engine_name(manifest, refittable=options.strip_weights, tf32=options.tf32):
+        if self._engine.name != engine_name(
+            manifest, refittable=options.strip_weights, tf32=options.tf32
+        ):
             differ.append("model, weights, precision, TF32, preprocessing or class names")
         if differ:
             raise BadArtifact(
-                f"the manifest of {self._artifact.path} does not agree with the engine on {', '.join(differ)}; "
-                "one of them was altered: build the engine again"
+                f"the manifest of {self._artifact.path} does not agree with the engine on"
+                f" {', '.join(differ)}; one of them was altered: build the engine again"
             )
 
 
-def _specs(trt: Any, engine: Any, profiles: tuple[Any, ...]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _specs(
+    trt: Any, engine: Any, profiles: tuple[Any, ...]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """The engine's own inputs and outputs.
 
     Raises:
@@ -345,28 +408,43 @@ def _specs(trt: Any, engine: Any, profiles: tuple[Any, ...]) -> tuple[tuple[Tens
                 f"build it with inputs and outputs of one of {', '.join(DTYPES.values())}"
             )
         shape = tuple(None if size < 0 else int(size) for size in engine.get_tensor_shape(name))
-        if one_size and shape[:1] == (None,):  # a symbolic batch that the profile allows one size of
+        if one_size and shape[:1] == (
+            None,
+        ):  # a symbolic batch that the profile allows one size of
             shape = (profiles[0].min, *shape[1:])
-        found[engine.get_tensor_mode(name)].append(TensorSpec(name=name, dtype=DTYPES[kind], shape=shape))
+        found[engine.get_tensor_mode(name)].append(
+            TensorSpec(name=name, dtype=DTYPES[kind], shape=shape)
+        )
     inputs, outputs = found.values()
     return tuple(inputs), tuple(outputs)
 
 
 def _batch_ranges(engine: Any, name: str) -> list[tuple[int, ...]]:
-    """Smallest, best and largest batch of each profile, or of its own shape if the engine takes one size only.
+    """Smallest, best and largest batch of each profile, or of its own shape if the engine takes one
+    size only.
 
-    The library need not know profile shapes of such an engine: it may raise, or give shapes without dimensions.
+    The library need not know profile shapes of such an engine: it may raise, or give shapes without
+        dimensions.
     """
     batch = int(engine.get_tensor_shape(name)[0])
     if batch >= 0:
         return [(batch, batch, batch)]
     indices = range(engine.num_optimization_profiles)
-    return [tuple(int(shape[0]) for shape in engine.get_tensor_profile_shape(name, index)) for index in indices]
+    return [
+        tuple(int(shape[0]) for shape in engine.get_tensor_profile_shape(name, index))
+        for index in indices
+    ]
 
 
 def _kernel_file(artifact: Artifact, device: str, flavour: Flavour) -> Path | None:
-    """Where kernels that TensorRT-RTX compiles are kept: one file for each engine, GPU and version."""
+    """Where kernels that TensorRT-RTX compiles are kept: one file for each engine, GPU and
+    version.
+    """
     if flavour.kind != "trt-rtx":
         return None
     gpu = "".join(letter if letter.isalnum() else "-" for letter in device)
-    return cache_folder() / "trt-rtx-kernels" / f"{artifact.manifest.file_sha256[:24]}-{flavour.version}-{gpu}.bin"
+    return (
+        cache_folder()
+        / "trt-rtx-kernels"
+        / f"{artifact.manifest.file_sha256[:24]}-{flavour.version}-{gpu}.bin"
+    )

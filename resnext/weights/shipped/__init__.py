@@ -30,9 +30,15 @@ class Shipped:
 #: Shipped checkpoints by the name that ``--weights`` takes.
 SHIPPED: Mapping[str, Shipped] = MappingProxyType(
     {
-        "digits": Shipped(VARIANTS["resnext11_8x4d_digits"], _HERE / "digits.safetensors", _HERE / "images" / "digits"),
+        "digits": Shipped(
+            VARIANTS["resnext11_8x4d_digits"],
+            _HERE / "digits.safetensors",
+            _HERE / "images" / "digits",
+        ),
         "fashion-mnist": Shipped(
-            VARIANTS["resnext11_8x4d_fashion"], _HERE / "fashion-mnist.safetensors", _HERE / "images" / "fashion-mnist"
+            VARIANTS["resnext11_8x4d_fashion"],
+            _HERE / "fashion-mnist.safetensors",
+            _HERE / "images" / "fashion-mnist",
         ),
     }
 )

@@ -1,8 +1,10 @@
-"""Train the shipped checkpoints: ``python -m resnext.weights.shipped.train digits|fashion-mnist [--output FILE]``.
+"""Train the shipped checkpoints: ``python -m resnext.weights.shipped.train digits|fashion-mnist
+[--output FILE]``.
 
-Deterministic: seeded, and on one thread, so the same PyTorch on the same processor family gives the same bytes.
-digits needs scikit-learn. fashion-mnist reads the four IDX files of Debian's package dataset-fashion-mnist (MIT
-licence, Zalando SE), or of any other copy, from --data.
+Deterministic: seeded, and on one thread, so the same PyTorch on the same processor family gives the
+    same bytes.
+digits needs scikit-learn. fashion-mnist reads the four IDX files of Debian's package
+dataset-fashion-mnist (MIT licence, Zalando SE), or of any other copy, from --data.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from . import SHIPPED
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one checkpoint is trained: SGD with momentum, one-cycle learning rate, small shifts as augmentation."""
+    """How one checkpoint is trained: SGD with momentum, one-cycle learning rate, small shifts as
+    augmentation.
+    """
 
     epochs: int
     batch: int
@@ -49,7 +53,9 @@ def declared_preprocessing(data: Dataset, config: ResNeXtConfig) -> Preprocessin
     """Mean and standard deviation of the training pixels, rounded to three decimals."""
     scaled = data.train_images.astype(np.float64) / 255
     mean, std = (round(float(scaled.mean()), 3),), (round(float(scaled.std()), 3),)
-    return Preprocessing(resize=min(config.input_size), crop=config.input_size, mean=mean, std=std, color="L")
+    return Preprocessing(
+        resize=min(config.input_size), crop=config.input_size, mean=mean, std=std, color="L"
+    )
 
 
 def train(config: ResNeXtConfig, data: Dataset, recipe: Recipe, seed: int = 0) -> Weights:
@@ -67,8 +73,12 @@ def train(config: ResNeXtConfig, data: Dataset, recipe: Recipe, seed: int = 0) -
         images = torch.from_numpy(preprocessing.normalise(data.train_images))
         labels = torch.from_numpy(data.train_labels)
         steps = len(labels) // recipe.batch
-        optimizer = torch.optim.SGD(model.parameters(), recipe.peak_lr, 0.9, weight_decay=5e-4, nesterov=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak_lr, total_steps=steps * recipe.epochs)
+        optimizer = torch.optim.SGD(
+            model.parameters(), recipe.peak_lr, 0.9, weight_decay=5e-4, nesterov=True
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, recipe.peak_lr, total_steps=steps * recipe.epochs
+        )
         for _ in track(range(recipe.epochs), "training epochs"):
             order = torch.randperm(len(labels), generator=generator)
             for step in range(steps):
@@ -79,7 +89,9 @@ def train(config: ResNeXtConfig, data: Dataset, recipe: Recipe, seed: int = 0) -
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 optimizer.step()
                 schedule.step()
-        return Weights(config, model.eval().state_dict(), "trained here", preprocessing, data.class_names)
+        return Weights(
+            config, model.eval().state_dict(), "trained here", preprocessing, data.class_names
+        )
     finally:
         torch.set_num_threads(threads)
 
@@ -118,8 +130,17 @@ def write_samples(data: Dataset, folder: Path) -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", type=click.Choice(list(RECIPES)))
-@click.option("--output", type=click.Path(path_type=Path), help="Where to write (default: the shipped file itself).")
-@click.option("--data", type=click.Path(path_type=Path), default=FASHION_DATA, help="Fashion-MNIST's IDX files.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where to write (default: the shipped file itself).",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=FASHION_DATA,
+    help="Fashion-MNIST's IDX files.",
+)
 def main(name: str, output: Path | None, data: Path) -> None:
     """Train a shipped checkpoint again, and say its test accuracy and digest."""
     shipped = SHIPPED[name]
@@ -129,7 +150,9 @@ def main(name: str, output: Path | None, data: Path) -> None:
     if output is None:
         write_samples(dataset, shipped.images)
     score = accuracy(weights, dataset.test_images, dataset.test_labels)
-    click.echo(f"{output or shipped.path}: top-1 {score:.4f} on {len(dataset.test_labels)} test images")
+    click.echo(
+        f"{output or shipped.path}: top-1 {score:.4f} on {len(dataset.test_labels)} test images"
+    )
     click.echo(f"weights sha256 {weights.sha256}")
 
 

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from resnext.artifact.files import Artifact, check_destination, file_sha256, read_artifact, seal, staging
+from resnext.artifact.files import (
+    Artifact,
+    check_destination,
+    file_sha256,
+    read_artifact,
+    seal,
+    staging,
+)
 from resnext.artifact.manifest import BatchRange, Manifest, WeightsRecord
 from resnext.errors import BadArtifact, MissingRequirement, UsageError
 from resnext.images.preprocessing import default_preprocessing
@@ -22,12 +29,20 @@ PAYLOAD = b"the bytes that a runtime loads" * 100
 
 #: What a .pt2 package says of itself, as JSON.
 PACKAGE: dict[str, Any] = {
-    "torch": "2.13.0", "cuda": None, "device": "cpu", "platform": "linux-x86_64", "cpu_capability": "AVX2",
-    "cpu_flags": ["avx2"], "precision": "fp32", "batch": {"min": 1, "opt": 8, "max": None}, "frozen": True,
+    "torch": "2.13.0",
+    "cuda": None,
+    "device": "cpu",
+    "platform": "linux-x86_64",
+    "cpu_capability": "AVX2",
+    "cpu_flags": ["avx2"],
+    "precision": "fp32",
+    "batch": {"min": 1, "opt": 8, "max": None},
+    "frozen": True,
     "inputs": [{"name": "input", "dtype": "float32", "shape": [None, 1, 8, 8]}],
     "outputs": [{"name": "logits", "dtype": "float32", "shape": [None, 10]}],
-    "layers": [{"module": "fc", "op": "Gemm", "dtype": "float32"}], "kernels": {"mm": 1},
-}  # fmt: skip
+    "layers": [{"module": "fc", "op": "Gemm", "dtype": "float32"}],
+    "kernels": {"mm": 1},
+}
 
 
 def manifest_of(file: Path) -> Manifest:
@@ -74,7 +89,9 @@ WHOLE = ["out", "out/manifest.json", "out/model.onnx"]
 # ---- writing
 
 
-def test_an_artifact_appears_whole_with_nothing_beside_it(artifact: Artifact, tmp_path: Path) -> None:
+def test_an_artifact_appears_whole_with_nothing_beside_it(
+    artifact: Artifact, tmp_path: Path
+) -> None:
     assert held(tmp_path) == WHOLE
     assert artifact.path.read_bytes() == PAYLOAD
 
@@ -104,8 +121,12 @@ def test_a_relative_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert held(tmp_path) == WHOLE
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3), BadArtifact("no")])
-def test_an_error_or_interruption_inside_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3), BadArtifact("no")]
+)
+def test_an_error_or_interruption_inside_leaves_nothing(
+    tmp_path: Path, error: BaseException
+) -> None:
     with pytest.raises(type(error)) as caught, staging(tmp_path / "out") as folder:  # noqa: PT012  # both must be inside
         (folder / "model.onnx").write_bytes(PAYLOAD)
         raise error
@@ -177,7 +198,9 @@ def test_a_folder_with_foreign_files_is_never_replaced(tmp_path: Path, foreign: 
 
 
 @pytest.mark.parametrize("foreign", ["notes.txt", ".hidden", "sub/x"])
-def test_an_artifact_with_a_foreign_file_beside_it_is_never_replaced(artifact: Artifact, foreign: str) -> None:
+def test_an_artifact_with_a_foreign_file_beside_it_is_never_replaced(
+    artifact: Artifact, foreign: str
+) -> None:
     path = artifact.directory / foreign
     path.parent.mkdir(exist_ok=True)
     path.write_text("precious")
@@ -193,7 +216,9 @@ def test_an_artifact_with_a_foreign_file_beside_it_is_never_replaced(artifact: A
         {"manifest.json": '{"file": "page.html"}', "page.html": "<p>precious"},
     ],
 )
-def test_a_manifest_of_something_else_does_not_make_a_folder_an_artifact(tmp_path: Path, files: dict[str, str]) -> None:
+def test_a_manifest_of_something_else_does_not_make_a_folder_an_artifact(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
     (tmp_path / "out").mkdir()
     for name, text in files.items():
         (tmp_path / "out" / name).write_text(text)
@@ -235,8 +260,12 @@ def test_an_old_artifact_whose_replacement_was_killed_is_removed_once_there_is_a
     assert held(tmp_path) == WHOLE
 
 
-def test_an_old_artifact_is_kept_where_it_is_the_only_copy(artifact: Artifact, tmp_path: Path) -> None:
-    old = tmp_path / f".out.partial-{dead_pid()}.old"  # killed between moving the old one away and the new one in
+def test_an_old_artifact_is_kept_where_it_is_the_only_copy(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    old = (
+        tmp_path / f".out.partial-{dead_pid()}.old"
+    )  # killed between moving the old one away and the new one in
     artifact.directory.rename(old)
     with pytest.raises(ValueError, match="no"), staging(artifact.directory):
         raise ValueError("no")
@@ -263,7 +292,9 @@ def test_the_check_before_the_work_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", [write, lambda path: check_destination(path, force=False)])
-def test_a_path_below_a_file_is_a_missing_requirement(tmp_path: Path, call: Callable[[Path], None]) -> None:
+def test_a_path_below_a_file_is_a_missing_requirement(
+    tmp_path: Path, call: Callable[[Path], None]
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MissingRequirement, match="choose another --output") as caught:
         call(tmp_path / "file" / "out")
@@ -287,12 +318,17 @@ except ResnextError as exc:
 
 
 @pytest.mark.parametrize("replacing", [False, True])
-def test_a_full_disk_is_a_missing_requirement_and_leaves_what_was_there(tmp_path: Path, replacing: bool) -> None:
+def test_a_full_disk_is_a_missing_requirement_and_leaves_what_was_there(
+    tmp_path: Path, replacing: bool
+) -> None:
     if replacing:
         write(tmp_path / "out")
     before = held(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path / "out")], capture_output=True, text=True, check=False
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stderr == ""
     assert done.returncode == 3
@@ -332,7 +368,9 @@ def test_one_altered_byte_is_found(artifact: Artifact, position: int) -> None:
 @pytest.mark.parametrize("payload", [b"", PAYLOAD[:-1], PAYLOAD + b"\0"])
 def test_another_length_is_found(artifact: Artifact, payload: bytes) -> None:
     artifact.path.write_bytes(payload)
-    with pytest.raises(BadArtifact, match=f"has {len(payload)} bytes, its manifest says {len(PAYLOAD)}"):
+    with pytest.raises(
+        BadArtifact, match=f"has {len(payload)} bytes, its manifest says {len(PAYLOAD)}"
+    ):
         read_artifact(artifact.directory)
 
 
@@ -382,8 +420,12 @@ def edit(artifact: Artifact, change: Callable[[dict[str, Any]], object]) -> None
     path.write_text(json.dumps(raw))
 
 
-@pytest.mark.parametrize("file", ["../x", "/etc/passwd", "..", ".", "", "a/b", "a\\b", "model.onnx\n", ".hidden", "é"])
-def test_a_file_name_that_is_not_plain_is_refused(artifact: Artifact, tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize(
+    "file", ["../x", "/etc/passwd", "..", ".", "", "a/b", "a\\b", "model.onnx\n", ".hidden", "é"]
+)
+def test_a_file_name_that_is_not_plain_is_refused(
+    artifact: Artifact, tmp_path: Path, file: str
+) -> None:
     (tmp_path / "x").write_bytes(PAYLOAD)
     edit(artifact, lambda raw: raw.update(file=file))
     with pytest.raises(BadArtifact, match="is not valid: file: "):
@@ -404,8 +446,14 @@ def test_a_file_name_that_is_not_plain_is_refused(artifact: Artifact, tmp_path: 
         (lambda raw: raw.update(kind="pt2"), "kind pt2 needs a package"),
         (lambda raw: raw.update(package=PACKAGE), "kind onnx has no package"),
         (lambda raw: raw.update(kind="pt2", package=PACKAGE), "kind pt2 has no opset"),
-        (lambda raw: raw.update(kind="pt2", opset=None, package={**PACKAGE, "extra": 1}), "package.extra"),
-        (lambda raw: raw.update(kind="pt2", opset=None, package={**PACKAGE, "device": "tpu"}), "package.device"),
+        (
+            lambda raw: raw.update(kind="pt2", opset=None, package={**PACKAGE, "extra": 1}),
+            "package.extra",
+        ),
+        (
+            lambda raw: raw.update(kind="pt2", opset=None, package={**PACKAGE, "device": "tpu"}),
+            "package.device",
+        ),
         (lambda raw: raw.update(file_sha256="0" * 63), "file_sha256"),
         (lambda raw: raw.update(file_sha256="G" * 64), "file_sha256"),
         (lambda raw: raw.update(kind="pickle"), "kind"),
@@ -442,7 +490,8 @@ def test_a_manifest_reads_back_as_it_was_written(artifact: Artifact) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "want", "shown"), [("8", (8, 8, 8), "8"), ("1:8", (1, 8, None), "1..any"), ("2:4:16", (2, 4, 16), "2..16")]
+    ("text", "want", "shown"),
+    [("8", (8, 8, 8), "8"), ("1:8", (1, 8, None), "1..any"), ("2:4:16", (2, 4, 16), "2..16")],
 )
 def test_a_batch_range_is_read(text: str, want: tuple[int, int, int | None], shown: str) -> None:
     batch = BatchRange.parse(text)
@@ -451,7 +500,9 @@ def test_a_batch_range_is_read(text: str, want: tuple[int, int, int | None], sho
     assert batch.static == (text == "8")
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "a", "1:", ":8", "8:1", "1:8:4", "1:2:3:4", "1.5", "²", "0:1", " 1"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "a", "1:", ":8", "8:1", "1:8:4", "1:2:3:4", "1.5", "²", "0:1", " 1"]
+)
 def test_a_batch_range_that_makes_no_sense_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="batch"):
         BatchRange.parse(text)

@@ -1,6 +1,7 @@
 """Artifacts that an earlier release wrote still load and still compute the same function.
 
-Made at commit 4d7abfa, before modules moved into folders and before node notes lost their class paths.
+Made at commit 4d7abfa, before modules moved into folders and before node notes lost their class
+paths.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ from resnext.weights.spec import load_weights
 
 EARLIER = Path(__file__).parents[1] / "data" / "earlier_artifacts"
 #: Largest error of each, relative to the RMS of eager PyTorch's logits.
-RUNNABLE = {"onnx-fp32": 1e-4, "onnx-fp16": 5e-2, "onnx-int8": 0.5, "openvino-fp32": 1e-4, "pt2-fp32": 1e-4}
+RUNNABLE = {
+    "onnx-fp32": 1e-4,
+    "onnx-fp16": 5e-2,
+    "onnx-int8": 0.5,
+    "openvino-fp32": 1e-4,
+    "pt2-fp32": 1e-4,
+}
 
 
 def test_every_earlier_artifact_is_covered() -> None:

@@ -11,7 +11,13 @@ import pytest
 from pydantic import BaseModel
 
 from fakes.package import fake_package
-from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord, read_manifest
+from resnext.artifact.manifest import (
+    BatchRange,
+    CheckRecord,
+    Manifest,
+    WeightsRecord,
+    read_manifest,
+)
 from resnext.images.preprocessing import default_preprocessing
 from resnext.machine.environment import Environment
 from resnext.machine.nvml import Gpu
@@ -37,7 +43,11 @@ def manifest(model: str = "resnext50_32x4d", check: CheckRecord | None = None) -
         config=config,
         weights=WeightsRecord(source="seeded", sha256="b" * 64),
         precision="fp32",
-        inputs=(TensorSpec(name="input", dtype="float32", shape=(None, config.in_channels, *config.input_size)),),
+        inputs=(
+            TensorSpec(
+                name="input", dtype="float32", shape=(None, config.in_channels, *config.input_size)
+            ),
+        ),
         outputs=(TensorSpec(name="logits", dtype="float32", shape=(None, config.num_classes)),),
         batch=BatchRange(min=1, opt=8, max=None),
         preprocessing=default_preprocessing(config),
@@ -51,38 +61,72 @@ def manifest(model: str = "resnext50_32x4d", check: CheckRecord | None = None) -
 def stored_run() -> Run:
     rounds = ((1000, 1100), (1050, 990))
     parity = Parity(
-        passed=True, failures=(), rows=2, max_abs=0.0, mean_abs=0.0, max_relative=0.0, mean_relative=0.0,
-        max_error=0.0, mean_error=0.0, min_cosine=1.0, top1=1.0, top1_low=0.1, top5=1.0,
-    )  # fmt: skip
+        passed=True,
+        failures=(),
+        rows=2,
+        max_abs=0.0,
+        mean_abs=0.0,
+        max_relative=0.0,
+        mean_relative=0.0,
+        max_error=0.0,
+        mean_error=0.0,
+        min_cosine=1.0,
+        top1=1.0,
+        top1_low=0.1,
+        top5=1.0,
+    )
     row = Row(
         backend="torch",
         batch=1,
         status="valid",
-        timings=(Timing(boundary="host", rounds_ns=rounds, stats=derive(rounds, 1), speedup=(1.0, 0.9, 1.1)),),
+        timings=(
+            Timing(
+                boundary="host", rounds_ns=rounds, stats=derive(rounds, 1), speedup=(1.0, 0.9, 1.1)
+            ),
+        ),
         parity=parity,
     )
     failed = Row(backend="ort", batch=1, status="failed", reasons=("no",), exit_code=3)
     environment = Environment(
-        cpu="a processor", physical_cores=2, memory_bytes=1, load_1min=0.0, governor=None,
-        gpus=(Gpu(name="a GPU", memory_bytes=1, driver="1"),), system="Linux", python="3", packages={},
-    )  # fmt: skip
+        cpu="a processor",
+        physical_cores=2,
+        memory_bytes=1,
+        load_1min=0.0,
+        governor=None,
+        gpus=(Gpu(name="a GPU", memory_bytes=1, driver="1"),),
+        system="Linux",
+        python="3",
+        packages={},
+    )
     return Run(
-        created="2020-01-01T00:00:00+00:00", model=None, weights=WeightsRecord(source="seeded", sha256="b" * 64),
-        precision="fp32", duration_s=1.0, rounds=2, seed=0, threads=None, environment=environment, rows=(row, failed),
-    )  # fmt: skip
+        created="2020-01-01T00:00:00+00:00",
+        model=None,
+        weights=WeightsRecord(source="seeded", sha256="b" * 64),
+        precision="fp32",
+        duration_s=1.0,
+        rounds=2,
+        seed=0,
+        threads=None,
+        environment=environment,
+        rows=(row, failed),
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_published_schema_is_that_of_the_model(name: str) -> None:
     published = json.loads((SCHEMAS / name).read_text())
     # Through JSON, which has no tuples.
-    assert published == json.loads(json.dumps(MODELS[name].model_json_schema())), "run docs/schema/write.py"
+    assert published == json.loads(json.dumps(MODELS[name].model_json_schema())), (
+        "run docs/schema/write.py"
+    )
     jsonschema.Draft202012Validator.check_schema(published)
 
 
 def test_the_script_writes_the_published_files(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(SCHEMAS / "write.py"), str(tmp_path)], check=True)
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in SCHEMAS.glob("*.json")}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        path.name for path in SCHEMAS.glob("*.json")
+    }
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (SCHEMAS / path.name).read_bytes(), path.name
 

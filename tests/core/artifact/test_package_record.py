@@ -1,4 +1,6 @@
-"""A package for another machine, PyTorch or device, or an altered one, is refused before its code is loaded."""
+"""A package for another machine, PyTorch or device, or an altered one, is refused before its code
+is loaded.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,10 @@ def test_a_package_of_this_machine_has_nothing_against_it(weights: Weights) -> N
         ({"torch": "2.9.1+cpu"}, r"compiled by PyTorch 2\.9\.1\+cpu, installed is"),
         ({"platform": "linux-riscv64"}, "compiled on linux-riscv64, this is"),
         ({"cpu_flags": ("avx9000",)}, "may use avx9000, which this processor lacks"),
-        ({"cpu_flags": (), "cpu_capability": "AVX9000"}, "compiled for AVX9000, this processor has"),
+        (
+            {"cpu_flags": (), "cpu_capability": "AVX9000"},
+            "compiled for AVX9000, this processor has",
+        ),
         ({"device": "cuda", "compute_capability": "9.0"}, "PyTorch can use none here"),
     ],
 )
@@ -87,14 +92,22 @@ def test_processor_features_of_another_machine_are_compared_one_by_one(weights: 
     [
         ({}, []),
         ({"torch": "2.13.0+cpu"}, []),  # a build of the same source
-        ({"compute_capability": "8.9"}, ["compiled for compute capability 9.0 (H200), this GPU has 8.9"]),
+        (
+            {"compute_capability": "8.9"},
+            ["compiled for compute capability 9.0 (H200), this GPU has 8.9"],
+        ),
         ({"cuda": "12.8"}, ["compiled for CUDA 13.0, this PyTorch is for CUDA 12.8"]),
         ({"cuda": "13.1"}, []),
         ({"compute_capability": None}, ["PyTorch can use none here"]),
-        ({"torch": "2.14.0", "compute_capability": "10.0"}, ["PyTorch 2.13.0+cu130", "compute capability 9.0"]),
+        (
+            {"torch": "2.14.0", "compute_capability": "10.0"},
+            ["PyTorch 2.13.0+cu130", "compute capability 9.0"],
+        ),
     ],
 )
-def test_a_cuda_package_asks_for_its_gpu_and_cuda(changes: dict[str, Any], told: list[str], weights: Weights) -> None:
+def test_a_cuda_package_asks_for_its_gpu_and_cuda(
+    changes: dict[str, Any], told: list[str], weights: Weights
+) -> None:
     made = {"torch": "2.13.0+cu130", "cuda": "13.0", "compute_capability": "9.0"}
     record = record_here(weights, device="cuda", gpu="H200", **made)
     found = obstacles(record, replace(this_host(), **{**made, **changes}))
@@ -123,7 +136,10 @@ def test_another_device_than_asked_for_is_a_usage_error(weights: Weights, tmp_pa
         ({"inputs": (TensorSpec(name="image", dtype="float32", shape=(None, 1, 8, 8)),)}, "inputs"),
         ({"outputs": (TensorSpec(name="logits", dtype="float16", shape=(None, 10)),)}, "outputs"),
         ({"config": replace(variant("resnext11_8x4d_digits"), cardinality=4)}, "config"),
-        ({"package": {"cpu_flags": ()}}, "package"),  # would let it load, and die, on another processor
+        (
+            {"package": {"cpu_flags": ()}},
+            "package",
+        ),  # would let it load, and die, on another processor
         ({"package": {"torch": "2.9.1"}}, "package"),
         ({"package": {"layers": ()}}, "package"),
     ],
@@ -148,9 +164,15 @@ def test_an_altered_manifest_is_refused(
     [
         (lambda data: data[: len(data) // 2], "is no readable .pt2 package"),
         (lambda _: b"", "is no readable .pt2 package"),
-        (lambda data: data.replace(b"linux", b"LINUX"), "is no readable .pt2 package"),  # zip's own checksum
+        (
+            lambda data: data.replace(b"linux", b"LINUX"),
+            "is no readable .pt2 package",
+        ),  # zip's own checksum
         (lambda data: data.replace(b"extra", b"other"), "is no package that resnext-export wrote"),
-        (lambda data: data.replace(b"aotinductor", b"aotinducted"), "is no package that resnext-export wrote"),
+        (
+            lambda data: data.replace(b"aotinductor", b"aotinducted"),
+            "is no package that resnext-export wrote",
+        ),
     ],
 )
 def test_a_damaged_package_is_one_clear_line(
@@ -164,7 +186,9 @@ def test_a_damaged_package_is_one_clear_line(
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"torch": "2.13.0", "future": 1}'])
-def test_a_record_of_another_form_is_one_clear_line(text: str, weights: Weights, tmp_path: Path) -> None:
+def test_a_record_of_another_form_is_one_clear_line(
+    text: str, weights: Weights, tmp_path: Path
+) -> None:
     write_package(tmp_path / "model.pt2", text, facts_of(weights))
     with pytest.raises(BadArtifact, match="a record that this version cannot read"):
         read_package(tmp_path / "model.pt2")

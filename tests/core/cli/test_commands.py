@@ -38,8 +38,11 @@ def process(command: str, *arguments: str, **settings: str) -> subprocess.Comple
     environment = {**os.environ, **settings}
     return subprocess.run(
         [sys.executable, "-m", MODULES[command], *arguments],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
 
 
 def call(command: str, *arguments: str) -> Result:
@@ -86,7 +89,9 @@ def test_an_output_that_cannot_be_written_is_the_environments_fault() -> None:
 
 
 def processor_s() -> float:
-    """Processor time of the processes started so far, seconds: other tests run beside this one, on the same clock."""
+    """Processor time of the processes started so far, seconds: other tests run beside this one, on
+    the same clock.
+    """
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -95,14 +100,24 @@ def processor_s() -> float:
 def test_help_and_wrong_options_load_no_framework(command: str) -> None:
     for argument in ("--help", "--version", "--no-such-option"):
         done = process(command, argument, PYTHONPROFILEIMPORTTIME="1")
-        loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+        loaded = {
+            line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()
+        }
         assert "click" in loaded
-        assert loaded & {"torch", "onnx", "onnxruntime", "numpy", "pydantic", "scipy", "PIL", "safetensors"} == set()
+        assert (
+            loaded
+            & {"torch", "onnx", "onnxruntime", "numpy", "pydantic", "scipy", "PIL", "safetensors"}
+            == set()
+        )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_option_of_an_example_exists(command: str) -> None:
-    known = {text for parameter in COMMANDS[command].params for text in parameter.opts + parameter.secondary_opts}
+    known = {
+        text
+        for parameter in COMMANDS[command].params
+        for text in parameter.opts + parameter.secondary_opts
+    }
     epilog = COMMANDS[command].epilog or ""
     used = {word for word in epilog.split() if word.startswith("--")}
     assert used
@@ -121,7 +136,10 @@ def test_names_of_backends_are_those_of_the_registry() -> None:
     from resnext.runtimes.registry import BACKENDS
 
     assert tuple(BACKENDS) == BACKEND_NAMES
-    assert tuple(name for name, backend in BACKENDS.items() if backend.source != "model") == ARTIFACT_BACKENDS
+    assert (
+        tuple(name for name, backend in BACKENDS.items() if backend.source != "model")
+        == ARTIFACT_BACKENDS
+    )
 
 
 # ---- errors
@@ -135,44 +153,96 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
         2,
         ("unknown model 'resnext50_32x4'", "did you mean 'resnext50_32x4d'?", *VARIANTS),
     ),
-    (("resnext-export", "--format", "onnx", "--precision", "fp12"), 2, ("unknown precision 'fp12'", "fp32")),
+    (
+        ("resnext-export", "--format", "onnx", "--precision", "fp12"),
+        2,
+        ("unknown precision 'fp12'", "fp32"),
+    ),
     (("resnext-export", "--format", "onnx", "--batch", "0"), 2, ("batch '0'",)),
     (("resnext-export", "--format", "onnx", "--batch", "8:1"), 2, ("MIN <= OPT",)),
-    (("resnext-export", "--format", "onnx", "--weights", "digit"), 2, ("weights 'digit'", "digits", "seeded[:N]")),
-    (("resnext-export", "--format", "onnx", "--weights", "digits", "--model", "resnet50"), 2, ("'digits'",)),
-    (("resnext-export", "--format", "onnx", "--weights", "none.pth"), 4, ("no weights file at none.pth",)),
+    (
+        ("resnext-export", "--format", "onnx", "--weights", "digit"),
+        2,
+        ("weights 'digit'", "digits", "seeded[:N]"),
+    ),
+    (
+        ("resnext-export", "--format", "onnx", "--weights", "digits", "--model", "resnet50"),
+        2,
+        ("'digits'",),
+    ),
+    (
+        ("resnext-export", "--format", "onnx", "--weights", "none.pth"),
+        4,
+        ("no weights file at none.pth",),
+    ),
     (("resnext-export", "--format", "onnx", "--weights", "seeded:x"), 2, ("seed",)),
     (("resnext-export", "--format", "onnx", "--input-size", "big"), 2, ("'big'", "224x224")),
     (("resnext-export", "--format", "onnx", "--input-size", "²x3"), 2, ("'²x3'", "224x224")),
     (("resnext-export", "--format", "onnx", "--input-size", "0x0"), 2, ("input_size",)),
     (("resnext-export", "--format", "onnx", "--input-size", "16"), 2, ("too small", "at least 32")),
     (("resnext-export", "--format", "onnx", "--num-classes", "0"), 2, ("--num-classes",)),
-    (("resnext-export", "--format", "onnx", "--output", "file/out"), 3, ("cannot write", "--output")),
+    (
+        ("resnext-export", "--format", "onnx", "--output", "file/out"),
+        3,
+        ("cannot write", "--output"),
+    ),
     (("resnext-export", "--format", "onnx", "--output", "full"), 2, ("not empty", "--force")),
     (("resnext-export", "--format", "onnx", "--output", "full", "--force"), 2, ("other files",)),
     (("resnext-export", "--formt", "onnx"), 2, ("--formt",)),
     (("resnext-bench",), 2, ("--backend",)),
-    (("resnext-bench", "--backend", "trot"), 2, ("unknown backend 'trot'", "did you mean", "torch-compile")),
-    (("resnext-bench", "--backend", "torch,orrt"), 2, ("unknown backend 'orrt'", "did you mean 'ort'?")),
+    (
+        ("resnext-bench", "--backend", "trot"),
+        2,
+        ("unknown backend 'trot'", "did you mean", "torch-compile"),
+    ),
+    (
+        ("resnext-bench", "--backend", "torch,orrt"),
+        2,
+        ("unknown backend 'orrt'", "did you mean 'ort'?"),
+    ),
     (("resnext-bench", "--backend", "torch", "--batch", "0"), 2, ("at least 1",)),
     (("resnext-bench", "--backend", "torch", "--batch", "1,x"), 2, ("'1,x'",)),
     (("resnext-bench", "--backend", "torch", "--duration", "0"), 2, ("--duration",)),
-    (("resnext-bench", "--backend", "ort", "--artifact", "none"), 4, ("no artifact at none", "resnext-export")),
-    (("resnext-bench", "--backend", "ort", "--artifact", "none", "--model", "resnet50"), 2, ("drop --model",)),
+    (
+        ("resnext-bench", "--backend", "ort", "--artifact", "none"),
+        4,
+        ("no artifact at none", "resnext-export"),
+    ),
+    (
+        ("resnext-bench", "--backend", "ort", "--artifact", "none", "--model", "resnet50"),
+        2,
+        ("drop --model",),
+    ),
     (("resnext-bench", "--backend", "torch", "--json", "file/run.json"), 3, ("cannot write",)),
     (("resnext-parity",), 2, ("--artifact",)),
     (("resnext-parity", "--artifact", "none"), 4, ("no artifact at none", "resnext-export")),
     (("resnext-parity", "--artifact", "full"), 4, ("manifest.json",)),
-    (("resnext-parity", "--artifact", "none", "--backend", "oort"), 2, ("unknown backend 'oort'", "'ort'")),
+    (
+        ("resnext-parity", "--artifact", "none", "--backend", "oort"),
+        2,
+        ("unknown backend 'oort'", "'ort'"),
+    ),
     (("resnext-parity", "--artifact", "none", "--batch", "0"), 2, ("--batch",)),
     (("resnext-parity", "--artifact", "none", "--images", "0"), 2, ("--images",)),
     (("resnext-classify",), 2, ("IMAGES",)),
     (("resnext-classify", "none.png", "--weights", "digits"), 4, ("no image at none.png",)),
     (("resnext-classify", "file", "--weights", "digits"), 4, ("file is not an image",)),
     (("resnext-classify", "none.png", "--artifact", "none"), 4, ("no artifact at none",)),
-    (("resnext-classify", "x.png", "--artifact", "none", "--weights", "digits"), 2, ("own weights",)),
-    (("resnext-classify", "none.png", "--weights", "digits", "--backend", "ort"), 2, ("give --artifact",)),
-    (("resnext-classify", "none.png", "--backend", "touch"), 2, ("unknown backend 'touch'", "'torch'")),
+    (
+        ("resnext-classify", "x.png", "--artifact", "none", "--weights", "digits"),
+        2,
+        ("own weights",),
+    ),
+    (
+        ("resnext-classify", "none.png", "--weights", "digits", "--backend", "ort"),
+        2,
+        ("give --artifact",),
+    ),
+    (
+        ("resnext-classify", "none.png", "--backend", "touch"),
+        2,
+        ("unknown backend 'touch'", "'torch'"),
+    ),
     (("resnext-classify", "none.png", "--weights", "digits", "--top", "0"), 2, ("--top",)),
 ]
 
@@ -236,7 +306,9 @@ def test_every_error_class_ends_with_its_own_exit_code() -> None:
     kinds = [
         kind
         for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, ResnextError) and kind is not errors.UnknownName
+        if isinstance(kind, type)
+        and issubclass(kind, ResnextError)
+        and kind is not errors.UnknownName
     ]
     assert len(kinds) >= 9
     for kind in kinds:
@@ -280,10 +352,15 @@ def on_a_terminal(command: str, *arguments: str, **settings: str) -> str:
     """What ``command`` writes to stderr where that is a terminal."""
     pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
     master, slave = pty.openpty()
-    environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")
+    }
     environment |= {"TERM": "xterm-256color", **settings}
     child = subprocess.Popen(
-        [sys.executable, "-m", MODULES[command], *arguments], stderr=slave, stdout=subprocess.DEVNULL, env=environment
+        [sys.executable, "-m", MODULES[command], *arguments],
+        stderr=slave,
+        stdout=subprocess.DEVNULL,
+        env=environment,
     )
     os.close(slave)
     written = b""
@@ -300,7 +377,9 @@ def on_a_terminal(command: str, *arguments: str, **settings: str) -> str:
     return written.decode()
 
 
-@pytest.mark.parametrize("arguments", [("--artifact", "none"), ("--artifact", "none", "--backend", "oort")])
+@pytest.mark.parametrize(
+    "arguments", [("--artifact", "none"), ("--artifact", "none", "--backend", "oort")]
+)
 def test_no_color_is_honoured_on_a_terminal(elsewhere: Path, arguments: tuple[str, ...]) -> None:
     assert "\x1b[" in on_a_terminal("resnext-parity", *arguments)
     plain = on_a_terminal("resnext-parity", *arguments, NO_COLOR="1")
@@ -339,11 +418,16 @@ def test_classify_knows_the_shipped_sample_images(name: str) -> None:
     from resnext.weights.shipped import SHIPPED
 
     paths = sorted(SHIPPED[name].images.glob("*.png"))
-    done = call("resnext-classify", *map(str, paths), "--weights", name, "--json", "-", "--top", "2")
+    done = call(
+        "resnext-classify", *map(str, paths), "--weights", name, "--json", "-", "--top", "2"
+    )
     assert done.exit_code == 0
     rows = json.loads(done.stdout)
     assert [row["image"] for row in rows] == [str(path) for path in paths]
-    right = sum(row["classes"][0]["index"] == int(path.name[0]) for row, path in zip(rows, paths, strict=True))
+    right = sum(
+        row["classes"][0]["index"] == int(path.name[0])
+        for row, path in zip(rows, paths, strict=True)
+    )
     assert right >= 9
     for row in rows:
         first, second = row["classes"]

@@ -1,4 +1,6 @@
-"""A package that is not installed is exit code 3 with its name; an interruption stays one, whoever wraps it."""
+"""A package that is not installed is exit code 3 with its name; an interruption stays one, whoever
+wraps it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def run_without(package: str, folder: Path, *arguments: str) -> subprocess.Compl
     )
     environment = {**os.environ, "RESNEXT_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, "-c", block, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=folder, check=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,9 +51,20 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(
 
 
 def test_a_missing_runtime_fails_its_own_rows_alone(tmp_path: Path) -> None:
-    arguments = ["--backend", "torch,ort-cpu", "--weights", "digits", "--device", "cpu", "--duration", "0.1"]
+    arguments = [
+        "--backend",
+        "torch,ort-cpu",
+        "--weights",
+        "digits",
+        "--device",
+        "cpu",
+        "--duration",
+        "0.1",
+    ]
     done = run_without("onnxruntime", tmp_path, "resnext_bench.cli", *arguments)
-    assert done.returncode in (1, 3), done.stderr  # 1 where this machine was too unsteady for the other row
+    assert done.returncode in (1, 3), (
+        done.stderr
+    )  # 1 where this machine was too unsteady for the other row
     assert "FAILED" in done.stdout
     assert "pip install onnxruntime" in done.stdout + done.stderr
     torch_row = next(line for line in done.stdout.splitlines() if line.startswith("torch "))
@@ -70,7 +85,9 @@ def test_an_interruption_that_a_library_wrapped_is_still_an_interruption() -> No
         "        raise RuntimeError('export failed') from exc\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 130
     assert done.stderr == "interrupted; nothing half-written was left\n"
 
@@ -78,10 +95,17 @@ def test_an_interruption_that_a_library_wrapped_is_still_an_interruption() -> No
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--duration", "nan"], ["--duration", "inf"], ["--duration", "0"], ["--warmup", "inf"], ["--warmup", "nan"],
-        ["--batch", "100000000000"], ["--input-size", "99999999999x8"], ["--input-size", "8x"], ["--batch", "9" * 5000],
+        ["--duration", "nan"],
+        ["--duration", "inf"],
+        ["--duration", "0"],
+        ["--warmup", "inf"],
+        ["--warmup", "nan"],
+        ["--batch", "100000000000"],
+        ["--input-size", "99999999999x8"],
+        ["--input-size", "8x"],
+        ["--batch", "9" * 5000],
     ],
-)  # fmt: skip
+)
 def test_numbers_beyond_reason_are_usage_errors(arguments: list[str]) -> None:
     from click.testing import CliRunner
 

@@ -1,4 +1,6 @@
-"""--json and --markdown: whole or not at all, and never over something that is not an old report."""
+"""--json and --markdown: whole or not at all, and never over something that is not an old
+report.
+"""
 
 from __future__ import annotations
 

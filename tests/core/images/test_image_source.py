@@ -1,4 +1,6 @@
-"""Images by name or from a folder: the right ones, in the right order, with labels that mean what the network means."""
+"""Images by name or from a folder: the right ones, in the right order, with labels that mean what
+the network means.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def pets(tmp_path: Path) -> Path:
     return tmp_path / "pets"
 
 
-def levels(spec: Path | str, split: Split = "test", limit: int | None = None, seed: int = 0) -> list[int]:
+def levels(
+    spec: Path | str, split: Split = "test", limit: int | None = None, seed: int = 0
+) -> list[int]:
     source = image_source(str(spec), GREY, split=split, limit=limit, seed=seed)
     return [int(level) for level in source.pixels(0, len(source))[:, 0, 0, 0]]
 
@@ -69,7 +73,9 @@ def test_images_of_a_data_set_are_made_to_fit_the_network() -> None:
     assert image_source("digits", large, split="test").pixels(3, 5).shape == (2, 16, 12, 3)
 
 
-@pytest.mark.skipif(not FASHION_DATA.is_dir(), reason="needs the Debian package dataset-fashion-mnist")
+@pytest.mark.skipif(
+    not FASHION_DATA.is_dir(), reason="needs the Debian package dataset-fashion-mnist"
+)
 @pytest.mark.parametrize(("split", "count"), [("test", 10_000), ("calibration", 60_000)])
 def test_fashion_mnist_has_its_two_splits(split: Split, count: int) -> None:
     preprocessing = GREY.model_copy(update={"resize": 28, "crop": (28, 28)})
@@ -80,7 +86,9 @@ def test_fashion_mnist_has_its_two_splits(split: Split, count: int) -> None:
     assert source.pixels(count - 1, count).shape == (1, 28, 28, 1)
 
 
-def test_without_fashion_mnist_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fashion_mnist_the_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "FASHION_DATA", tmp_path)
     with pytest.raises(MissingRequirement, match="apt-get install dataset-fashion-mnist"):
         image_source("fashion-mnist", GREY, split="test")
@@ -89,7 +97,9 @@ def test_without_fashion_mnist_the_package_is_named(tmp_path: Path, monkeypatch:
         image_source("fashion-mnist", GREY, split="test")
 
 
-def test_without_scikit_learn_the_way_to_install_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_learn_the_way_to_install_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingRequirement, match="pip install scikit-learn"):
         image_source("digits", GREY, split="test")
@@ -202,8 +212,15 @@ def test_a_broken_picture_in_the_middle_is_named(pets: Path) -> None:
 
 def test_a_coloured_picture_is_refused_where_the_network_takes_grey(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", 100, coloured=True)
-    assert image_source(str(tmp_path), COLOUR, split="calibration").pixels(0, 1).shape == (1, 8, 8, 3)
-    with pytest.raises(BadInput, match=r"a\.png is coloured, and the network takes one grey channel"):
+    assert image_source(str(tmp_path), COLOUR, split="calibration").pixels(0, 1).shape == (
+        1,
+        8,
+        8,
+        3,
+    )
+    with pytest.raises(
+        BadInput, match=r"a\.png is coloured, and the network takes one grey channel"
+    ):
         image_source(str(tmp_path), GREY, split="calibration")
 
 
@@ -248,7 +265,8 @@ def test_a_bomb_is_refused_whatever_another_thread_does_to_the_filters(
     real = PIL.Image.open
 
     def taking_turns(path: Path) -> Any:
-        # The first picture is done, and its filters are put back, while the bomb has been begun and is not yet open.
+        # The first picture is done, and its filters are put back, while the bomb has been begun and
+        # is not yet open.
         started[path.name].set()
         if path.name == "a.png":
             started["b.png"].wait(1)
@@ -315,7 +333,9 @@ def test_a_limit_or_seed_that_is_too_small_is_a_usage_error(limit: int, seed: in
 
 def test_labels_go_by_name_where_the_network_names_its_classes(pets: Path) -> None:
     (pets / "cat").rename(pets / "T-shirt top")
-    source = image_source(str(pets), GREY, split="test", classes=3, class_names=("T-Shirt/top", "bee", "ant"))
+    source = image_source(
+        str(pets), GREY, split="test", classes=3, class_names=("T-Shirt/top", "bee", "ant")
+    )
     assert source.labels is not None
     names = [source.class_names[label] for label in source.labels]
     assert names == ["T-Shirt/top"] * 6 + ["ant"] * 2 + ["bee"] * 4  # the order of the folders
@@ -331,7 +351,9 @@ def test_labels_go_by_name_where_the_network_names_its_classes(pets: Path) -> No
         (("ant", "ant", "bee"), "not known 'cat'"),
     ],
 )
-def test_classes_of_other_names_are_refused(pets: Path, names: tuple[str, ...], message: str) -> None:
+def test_classes_of_other_names_are_refused(
+    pets: Path, names: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(BadInput, match=message):
         image_source(str(pets), GREY, split="test", class_names=names)
 
@@ -381,7 +403,9 @@ def test_the_digest_is_over_the_bytes_of_the_files(pets: Path, tmp_path: Path) -
     assert digest(tmp_path / "elsewhere") != first
 
 
-def test_of_very_many_files_the_digest_is_over_names_and_sizes(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_files_the_digest_is_over_names_and_sizes(
+    pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_MOST_HASHED", 11)
 
     def digest() -> str:
@@ -396,9 +420,15 @@ def test_of_very_many_files_the_digest_is_over_names_and_sizes(pets: Path, monke
 
 def test_another_sample_or_split_has_another_digest() -> None:
     choices: list[tuple[Split, int | None, int]] = [
-        ("test", None, 0), ("calibration", None, 0), ("test", 50, 0), ("test", 50, 1),
-    ]  # fmt: skip
-    found = {image_source("digits", GREY, split=part, limit=limit, seed=seed).digest for part, limit, seed in choices}
+        ("test", None, 0),
+        ("calibration", None, 0),
+        ("test", 50, 0),
+        ("test", 50, 1),
+    ]
+    found = {
+        image_source("digits", GREY, split=part, limit=limit, seed=seed).digest
+        for part, limit, seed in choices
+    }
     assert len(found) == 4
 
 

@@ -1,4 +1,6 @@
-"""Pictures that have more than one reading are read in the declared way or refused, never misread in silence."""
+"""Pictures that have more than one reading are read in the declared way or refused, never misread
+in silence.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +43,14 @@ def test_a_picture_is_turned_upright_as_its_orientation_says(tmp_path: Path) -> 
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # orientation: the camera was turned by 90 degrees
     image.save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(GREY.load(tmp_path / "turned.png")[0, :, :, 0], np.rot90(PIXELS, -1))
+    np.testing.assert_array_equal(
+        GREY.load(tmp_path / "turned.png")[0, :, :, 0], np.rot90(PIXELS, -1)
+    )
 
 
-def test_a_picture_out_of_all_proportion_is_refused_before_it_eats_the_memory(tmp_path: Path) -> None:
+def test_a_picture_out_of_all_proportion_is_refused_before_it_eats_the_memory(
+    tmp_path: Path,
+) -> None:
     PIL.Image.new("L", (1, 30000)).save(tmp_path / "thin.png")
     wide = GREY.model_copy(update={"resize": 256, "crop": (224, 224)})
     with pytest.raises(BadInput, match="too oblong"):

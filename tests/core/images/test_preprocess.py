@@ -11,7 +11,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from resnext.errors import BadInput
-from resnext.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, default_preprocessing
+from resnext.images.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    default_preprocessing,
+)
 from resnext.network.config import ResNeXtConfig, variant
 
 IMAGENET = Preprocessing(resize=256, crop=(224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -46,7 +51,12 @@ def bilinear(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.fl
 
 @pytest.mark.parametrize(
     ("size", "resized"),
-    [((640, 480), (341, 256)), ((480, 640), (256, 341)), ((300, 300), (256, 256)), ((100, 150), (256, 384))],
+    [
+        ((640, 480), (341, 256)),
+        ((480, 640), (256, 341)),
+        ((300, 300), (256, 256)),
+        ((100, 150), (256, 384)),
+    ],
     ids=["landscape", "portrait", "square", "enlarged"],
 )
 def test_pixels_are_the_centre_of_the_image_resized_by_its_shorter_side(
@@ -77,7 +87,9 @@ def test_an_image_of_the_right_size_is_not_touched() -> None:
 
 @pytest.mark.parametrize("crop", [(64, 128), (128, 64)])
 @pytest.mark.parametrize("size", [(200, 200), (400, 200), (200, 400)])
-def test_an_oblong_crop_never_stretches_the_image(crop: tuple[int, int], size: tuple[int, int]) -> None:
+def test_an_oblong_crop_never_stretches_the_image(
+    crop: tuple[int, int], size: tuple[int, int]
+) -> None:
     width, height = size
     y, x = np.mgrid[0:height, 0:width]
     disc = ((x - (width - 1) / 2) ** 2 + (y - (height - 1) / 2) ** 2 < 60**2).astype(np.uint8) * 255
@@ -93,7 +105,9 @@ def test_an_oblong_crop_never_stretches_the_image(crop: tuple[int, int], size: t
 @pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 33, 80])
 @pytest.mark.parametrize("height", [1, 3, 16, 47, 80])
 @pytest.mark.parametrize("crop", [(1, 1), (16, 16), (7, 12), (16, 1)])
-def test_an_image_of_any_size_gives_the_declared_shape(width: int, height: int, crop: tuple[int, int]) -> None:
+def test_an_image_of_any_size_gives_the_declared_shape(
+    width: int, height: int, crop: tuple[int, int]
+) -> None:
     preprocessing = Preprocessing(resize=16, crop=crop, mean=(0.5,), std=(0.5,), color="L")
     assert preprocessing.to_pixels(Image.new("L", (width, height))).shape == (*crop, 1)
 
@@ -133,7 +147,9 @@ def test_normalise_is_the_declared_formula() -> None:
     assert got.flags.c_contiguous
     for channel in range(3):
         for row, column in ((0, 0), (3, 4), (1, 2)):
-            want = (int(pixels[1, row, column, channel]) / 255 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
+            want = (
+                int(pixels[1, row, column, channel]) / 255 - IMAGENET_MEAN[channel]
+            ) / IMAGENET_STD[channel]
             assert got[1, channel, row, column] == pytest.approx(want, rel=1e-5, abs=1e-6)
 
 
@@ -190,14 +206,18 @@ def test_damage_in_a_png_is_a_bad_input_or_read_but_never_a_foreign_error(tmp_pa
             GREY.load(path)
 
 
-def test_an_image_of_absurd_size_is_a_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_absurd_size_is_a_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Image.new("L", (64, 64)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(BadInput, match="bomb"):
         GREY.load(tmp_path / "bomb.png")
 
 
-@pytest.mark.parametrize("preprocessing", [IMAGENET, GREY, IMAGENET.model_copy(update={"interpolation": "bicubic"})])
+@pytest.mark.parametrize(
+    "preprocessing", [IMAGENET, GREY, IMAGENET.model_copy(update={"interpolation": "bicubic"})]
+)
 def test_json_gives_the_same_preprocessing_back(preprocessing: Preprocessing) -> None:
     assert Preprocessing.model_validate_json(preprocessing.model_dump_json()) == preprocessing
 
@@ -234,7 +254,9 @@ def test_a_preprocessing_never_changes() -> None:
         IMAGENET.resize = 1  # type: ignore[misc]  # that it cannot is the point
 
 
-@pytest.mark.parametrize(("name", "resize", "color"), [("resnext50_32x4d", 256, "RGB"), ("resnext29_8x64d", 32, "RGB")])
+@pytest.mark.parametrize(
+    ("name", "resize", "color"), [("resnext50_32x4d", 256, "RGB"), ("resnext29_8x64d", 32, "RGB")]
+)
 def test_the_default_is_imagenets_for_three_channels(name: str, resize: int, color: str) -> None:
     chosen = default_preprocessing(variant(name))
     assert (chosen.resize, chosen.color, chosen.crop) == (resize, color, variant(name).input_size)

@@ -11,7 +11,8 @@ import pytest
 
 from resnext.machine.cuda_driver import Driver, Gpu, probe_driver
 
-#: Two devices. Argument types are the driver's own (cuda.h): a device is an int, attributes are numbers of an enum.
+#: Two devices. Argument types are the driver's own (cuda.h): a device is an int, attributes are
+#: numbers of an enum.
 SOURCE = r"""
 #include <string.h>
 #ifndef INIT
@@ -24,7 +25,10 @@ static int ready = 0;
 int cuInit(unsigned int flags) { ready = flags == 0 && INIT == 0; return INIT; }
 int cuDriverGetVersion(int *version) { *version = 13020; return 0; }
 int cuDeviceGetCount(int *count) { *count = COUNT; return ready ? 0 : 3; }
-int cuDeviceGet(int *device, int ordinal) { *device = 40 + ordinal; return ordinal < COUNT ? 0 : 101; }
+int cuDeviceGet(int *device, int ordinal) {
+  *device = 40 + ordinal;
+  return ordinal < COUNT ? 0 : 101;
+}
 int cuDeviceGetName(char *name, int len, int device) {
     strncpy(name, device == 40 ? "NVIDIA H200" : "NVIDIA GeForce RTX 4090", len);
     return 0;

@@ -20,9 +20,13 @@ def test_a_count_must_be_an_integer_of_at_least_1(field: str, value: object) -> 
     assert str(caught.value) == f"{field} must be an integer of at least 1, got {value!r}"
 
 
-@pytest.mark.parametrize("value", [(), [3, 4, 6, 3], (3, 0), (3, 1.0), (True,), 3, "33", (1,) * 7, None])
+@pytest.mark.parametrize(
+    "value", [(), [3, 4, 6, 3], (3, 0), (3, 1.0), (True,), 3, "33", (1,) * 7, None]
+)
 def test_depths_must_be_a_short_tuple_of_counts(value: Any) -> None:
-    with pytest.raises(UsageError, match=r"depths must be a tuple of 1 to 6 integers of at least 1, got"):
+    with pytest.raises(
+        UsageError, match=r"depths must be a tuple of 1 to 6 integers of at least 1, got"
+    ):
         ResNeXtConfig(depths=value)
 
 
@@ -32,17 +36,25 @@ def test_stem_must_be_one_of_two(value: Any) -> None:
         ResNeXtConfig(stem=value)
 
 
-@pytest.mark.parametrize("value", [224, (224,), (224, 224, 3), [224, 224], (0, 224), (224, -1), (224.0, 224), None])
+@pytest.mark.parametrize(
+    "value", [224, (224,), (224, 224, 3), [224, 224], (0, 224), (224, -1), (224.0, 224), None]
+)
 def test_input_size_must_be_a_pair_of_counts(value: Any) -> None:
     with pytest.raises(UsageError, match="input_size must be a pair"):
         ResNeXtConfig(input_size=value)
 
 
-@pytest.mark.parametrize(("stem", "depths", "stride"), [("imagenet", (3, 4, 6, 3), 32), ("small", (3, 3, 3), 4)])
-def test_an_input_smaller_than_the_total_stride_is_refused(stem: Any, depths: tuple[int, ...], stride: int) -> None:
+@pytest.mark.parametrize(
+    ("stem", "depths", "stride"), [("imagenet", (3, 4, 6, 3), 32), ("small", (3, 3, 3), 4)]
+)
+def test_an_input_smaller_than_the_total_stride_is_refused(
+    stem: Any, depths: tuple[int, ...], stride: int
+) -> None:
     with pytest.raises(UsageError, match=f"each must be at least {stride}$"):
         ResNeXtConfig(depths=depths, stem=stem, input_size=(stride, stride - 1))
-    assert ResNeXtConfig(depths=depths, stem=stem, input_size=(stride, stride)).total_stride == stride
+    assert (
+        ResNeXtConfig(depths=depths, stem=stem, input_size=(stride, stride)).total_stride == stride
+    )
 
 
 def test_a_config_never_changes() -> None:

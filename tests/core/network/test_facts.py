@@ -65,7 +65,9 @@ def test_layers_are_the_weighted_modules_in_the_order_in_which_data_meets_them(n
     for module_name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
 
-            def hook(_module: nn.Module, _args: object, out: torch.Tensor, name: str = module_name) -> None:
+            def hook(
+                _module: nn.Module, _args: object, out: torch.Tensor, name: str = module_name
+            ) -> None:
                 met.append(name)
                 sizes[name] = tuple(out.shape[2:]) or (1, 1)
 
@@ -97,7 +99,8 @@ def test_stage_templates_are_the_papers_table_1(name: str) -> None:
 
 
 def test_parameters_and_macs_are_those_that_the_papers_table_1_prints() -> None:
-    # The paper cuts parameters after the first decimal (25.56 M is printed as 25.5) and rounds multiply-accumulates.
+    # The paper cuts parameters after the first decimal (25.56 M is printed as 25.5) and rounds
+    # multiply-accumulates.
     printed = {"resnet50": (25.5, 4.1), "resnext50_32x4d": (25.0, 4.2)}
     for name, (millions, billions) in printed.items():
         assert facts.parameters(VARIANTS[name]) // 100_000 / 10 == millions

@@ -52,7 +52,8 @@ every_form = pytest.mark.parametrize("form", FORMS)
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    # On tensors as small as these, threads that wait for each other take several times as long on a busy machine.
+    # On tensors as small as these, threads that wait for each other take several times as long on a
+    # busy machine.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -60,14 +61,20 @@ def one_thread() -> Iterator[None]:
 
 
 def make_block(cardinality: int = 4, shortcut: str = "strided projection") -> Bottleneck:
-    """A float64 block in eval mode whose weights and batch-norm statistics differ from channel to channel."""
+    """A float64 block in eval mode whose weights and batch-norm statistics differ from channel to
+    channel.
+    """
     inputs, outputs, stride = SHORTCUTS[shortcut]
     generator = torch.Generator().manual_seed(cardinality)
 
     def uniform(like: Tensor, low: float, high: float) -> Tensor:
         return torch.rand(like.shape, generator=generator, dtype=torch.float64) * (high - low) + low
 
-    block = Bottleneck(inputs, cardinality * WIDTHS[cardinality], outputs, cardinality, stride).double().eval()
+    block = (
+        Bottleneck(inputs, cardinality * WIDTHS[cardinality], outputs, cardinality, stride)
+        .double()
+        .eval()
+    )
     state = block.state_dict()
     for name, value in state.items():
         if value.dim() == 4:
@@ -83,7 +90,9 @@ def make_block(cardinality: int = 4, shortcut: str = "strided projection") -> Bo
 
 
 def images(channels: int = 10) -> Tensor:
-    return torch.randn(2, channels, 9, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.randn(
+        2, channels, 9, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
 
 
 def inputs_of(block: Bottleneck) -> Tensor:
@@ -116,7 +125,9 @@ def test_the_blocks_of_these_tests_have_outputs_of_unit_order() -> None:
 @every_form
 @every_shortcut
 @every_cardinality
-def test_every_form_computes_what_the_grouped_block_computes(cardinality: int, shortcut: str, form: str) -> None:
+def test_every_form_computes_what_the_grouped_block_computes(
+    cardinality: int, shortcut: str, form: str
+) -> None:
     block = make_block(cardinality, shortcut)
     x = inputs_of(block)
     assert difference(FORMS[form](block)(x), block(x)) <= TOLERANCE
@@ -125,7 +136,9 @@ def test_every_form_computes_what_the_grouped_block_computes(cardinality: int, s
 @every_form
 @every_shortcut
 @every_cardinality
-def test_a_training_step_changes_every_form_alike(cardinality: int, shortcut: str, form: str) -> None:
+def test_a_training_step_changes_every_form_alike(
+    cardinality: int, shortcut: str, form: str
+) -> None:
     block = make_block(cardinality, shortcut).train()
     other = FORMS[form](block)
     x = inputs_of(block)
@@ -134,7 +147,13 @@ def test_a_training_step_changes_every_form_alike(cardinality: int, shortcut: st
     for name, value in block.state_dict().items():
         assert difference(changed[name], value) <= TOLERANCE, name
     assert int(changed["bn2.num_batches_tracked"]) == 8
-    assert difference(changed["bn2.running_var"], make_block(cardinality, shortcut).bn2.state_dict()["running_var"]) > 0
+    assert (
+        difference(
+            changed["bn2.running_var"],
+            make_block(cardinality, shortcut).bn2.state_dict()["running_var"],
+        )
+        > 0
+    )
 
 
 def step(block: nn.Module, x: Tensor) -> Tensor:
@@ -166,16 +185,25 @@ def test_form_a_has_a_whole_path_and_form_b_half_a_path_for_each_group(cardinali
     block = make_block(cardinality)
     summed, concatenated = summed_from_block(block), concatenated_from_block(block)
     width = WIDTHS[cardinality]
-    assert [path.conv2.weight.shape for path in paths_of(summed)] == [(width, width, 3, 3)] * cardinality
-    assert [path.conv3.weight.shape for path in paths_of(summed) if path.conv3] == [(20, width, 1, 1)] * cardinality
+    assert [path.conv2.weight.shape for path in paths_of(summed)] == [
+        (width, width, 3, 3)
+    ] * cardinality
+    assert [path.conv3.weight.shape for path in paths_of(summed) if path.conv3] == [
+        (20, width, 1, 1)
+    ] * cardinality
     assert [path.conv3 for path in paths_of(concatenated)] == [None] * cardinality
-    weights = {sum(w.numel() for w in form.parameters() if w.dim() == 4) for form in (block, summed, concatenated)}
+    weights = {
+        sum(w.numel() for w in form.parameters() if w.dim() == 4)
+        for form in (block, summed, concatenated)
+    }
     assert len(weights) == 1
 
 
 @pytest.mark.parametrize("training", [True, False])
 @every_form
-def test_conversion_keeps_dtype_mode_and_batch_norm_settings_of_each_layer(form: str, training: bool) -> None:
+def test_conversion_keeps_dtype_mode_and_batch_norm_settings_of_each_layer(
+    form: str, training: bool
+) -> None:
     block = make_block().to(torch.bfloat16).train(training)
     block.bn1.train(not training)
     block.conv2.requires_grad_(False)
@@ -186,9 +214,19 @@ def test_conversion_keeps_dtype_mode_and_batch_norm_settings_of_each_layer(form:
     back = grouped_from_block(new)
     assert_same_bits(back, block)
     for converted in (new, back):
-        assert {module.training for name, module in converted.named_modules() if name.endswith("bn1")} == {not training}
-        assert {module.training for name, module in converted.named_modules() if not name.endswith("bn1")} == {training}
-        frozen = {name.split(".")[-2] for name, value in converted.named_parameters() if not value.requires_grad}
+        assert {
+            module.training for name, module in converted.named_modules() if name.endswith("bn1")
+        } == {not training}
+        assert {
+            module.training
+            for name, module in converted.named_modules()
+            if not name.endswith("bn1")
+        } == {training}
+        frozen = {
+            name.split(".")[-2]
+            for name, value in converted.named_parameters()
+            if not value.requires_grad
+        }
         assert frozen == {"conv2", "bn2"}
     assert (back.bn2.eps, back.bn2.momentum) == (1e-3, 0.25)
 
@@ -203,9 +241,15 @@ def split_by_one(block: Bottleneck) -> Bottleneck:
 
 @pytest.mark.parametrize(
     ("form", "convert"),
-    [*itertools.product(FORMS, FORMS.values()), ("grouped", merge_by_two), ("grouped", split_by_one)],
+    [
+        *itertools.product(FORMS, FORMS.values()),
+        ("grouped", merge_by_two),
+        ("grouped", split_by_one),
+    ],
 )
-def test_the_argument_is_neither_changed_nor_shared(form: str, convert: Callable[[Block], nn.Module]) -> None:
+def test_the_argument_is_neither_changed_nor_shared(
+    form: str, convert: Callable[[Block], nn.Module]
+) -> None:
     block = FORMS[form](make_block())
     before = copy.deepcopy(block)
     new = convert(block)
@@ -243,7 +287,9 @@ def swap_statistics(block: SummedPaths) -> None:
 
 @pytest.mark.parametrize("cardinality", [4, 32])
 @pytest.mark.parametrize("fault", [drop_path, swap_reduce, swap_expand, swap_statistics])
-def test_a_fault_in_the_paths_shows_in_the_output(fault: Callable[[SummedPaths], None], cardinality: int) -> None:
+def test_a_fault_in_the_paths_shows_in_the_output(
+    fault: Callable[[SummedPaths], None], cardinality: int
+) -> None:
     block = make_block(cardinality)
     summed = summed_from_block(block)
     fault(summed)
@@ -284,7 +330,9 @@ def change_momentum(path: Transformation) -> None:
         (change_momentum, "momentum"),
     ],
 )
-def test_paths_that_differ_do_not_become_groups(change: Callable[[Transformation], None], told: str) -> None:
+def test_paths_that_differ_do_not_become_groups(
+    change: Callable[[Transformation], None], told: str
+) -> None:
     concatenated = concatenated_from_block(make_block())
     change(paths_of(concatenated)[-1])
     with pytest.raises(BadInput, match=told):
@@ -293,7 +341,9 @@ def test_paths_that_differ_do_not_become_groups(change: Callable[[Transformation
 
 @every_shortcut
 @pytest.mark.parametrize(
-    ("cardinality", "factor"), [(c, f) for c in WIDTHS for f in range(1, c + 1) if c % f == 0], ids=str
+    ("cardinality", "factor"),
+    [(c, f) for c in WIDTHS for f in range(1, c + 1) if c % f == 0],
+    ids=str,
 )
 def test_merged_groups_compute_the_same_and_split_to_the_same_bits(
     cardinality: int, factor: int, shortcut: str
@@ -302,7 +352,12 @@ def test_merged_groups_compute_the_same_and_split_to_the_same_bits(
     x = inputs_of(block)
     merged = merge_groups(block, factor)
     assert merged.conv2.groups == cardinality // factor
-    assert merged.conv2.weight.shape == (cardinality * WIDTHS[cardinality], factor * WIDTHS[cardinality], 3, 3)
+    assert merged.conv2.weight.shape == (
+        cardinality * WIDTHS[cardinality],
+        factor * WIDTHS[cardinality],
+        3,
+        3,
+    )
     assert merged.conv2.weight.count_nonzero() == block.conv2.weight.count_nonzero()
     assert difference(merged(x), block(x)) <= TOLERANCE
     assert_same_bits(split_groups(merged, factor), block)
@@ -326,7 +381,10 @@ def test_merging_by_a_factor_that_does_not_divide_the_groups_tells_which_do(fact
 
 
 def test_splitting_by_a_factor_that_does_not_divide_the_width_tells_which_do() -> None:
-    with pytest.raises(UsageError, match=r"divide the 6 channels of a group of this block: one of 1, 2, 3, 6; got 4"):
+    with pytest.raises(
+        UsageError,
+        match=r"divide the 6 channels of a group of this block: one of 1, 2, 3, 6; got 4",
+    ):
         split_groups(make_block(4), 4)
 
 
@@ -366,7 +424,10 @@ def seeded_model(config: ResNeXtConfig) -> ResNeXt:
 
 
 def groups_of(model: ResNeXt) -> list[set[int]]:
-    return [{m.conv2.groups for m in stage.modules() if isinstance(m, Bottleneck)} for stage in model.stages]
+    return [
+        {m.conv2.groups for m in stage.modules() if isinstance(m, Bottleneck)}
+        for stage in model.stages
+    ]
 
 
 @pytest.mark.parametrize(
@@ -383,7 +444,9 @@ def test_a_model_merged_to_32_channels_a_group_computes_the_same(
     model = seeded_model(config)
     before = copy.deepcopy(model)
     merged = merge_model_groups(model, 32)
-    x = torch.randn(2, config.in_channels, *config.input_size, generator=torch.Generator().manual_seed(0)).double()
+    x = torch.randn(
+        2, config.in_channels, *config.input_size, generator=torch.Generator().manual_seed(0)
+    ).double()
     with torch.no_grad():
         logits = model(x)
         assert difference(merged(x), logits) <= TOLERANCE
@@ -424,16 +487,28 @@ def test_merged_layers_count_what_the_merged_model_computes(name: str, least_wid
         merged(torch.empty(1, config.in_channels, *config.input_size))
     assert 2 * merged_macs(config, least_width) == counter.get_total_flops()
     weights = {name: value.numel() for name, value in merged.named_parameters() if value.dim() > 1}
-    assert {f"{layer.name}.weight": layer.weights for layer in merged_layers(config, least_width)} == weights
+    assert {
+        f"{layer.name}.weight": layer.weights for layer in merged_layers(config, least_width)
+    } == weights
 
 
 def test_merging_resnext50_to_32_channels_a_group_adds_13_percent_to_its_macs() -> None:
     config = variant("resnext50_32x4d")
-    # By stage: blocks x channels x 3 x 3 x added width, and the pixels that each of these weights meets.
-    added = {56 * 56: 3 * 128 * 9 * 28, 28 * 28: 4 * 256 * 9 * 24, 14 * 14: 6 * 512 * 9 * 16, 7 * 7: 0}
-    assert merged_macs(config, 32) - macs(config) == sum(pixels * weights for pixels, weights in added.items())
+    # By stage: blocks x channels x 3 x 3 x added width, and the pixels that each of these weights
+    # meets.
+    added = {
+        56 * 56: 3 * 128 * 9 * 28,
+        28 * 28: 4 * 256 * 9 * 24,
+        14 * 14: 6 * 512 * 9 * 16,
+        7 * 7: 0,
+    }
+    assert merged_macs(config, 32) - macs(config) == sum(
+        pixels * weights for pixels, weights in added.items()
+    )
     assert (macs(config), merged_macs(config, 32)) == (4_230_479_872, 4_794_056_704)
-    weights = [sum(layer.weights for layer in kind) for kind in (layers(config), merged_layers(config, 32))]
+    weights = [
+        sum(layer.weights for layer in kind) for kind in (layers(config), merged_layers(config, 32))
+    ]
     assert weights == [24_959_680, 24_959_680 + sum(added.values())] == [24_959_680, 25_720_000]
 
 

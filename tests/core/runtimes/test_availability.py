@@ -55,29 +55,43 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         driver = Driver("the NVIDIA driver is not installed") if "driver" in lacking else H100
         for module in (cuda_driver, library, session):
             monkeypatch.setattr(module, "probe_driver", lambda: driver)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: not {"driver", "torch"} & set(lacking))
-        monkeypatch.setattr(shutil, "which", lambda name: None if "compiler" in lacking else f"/usr/bin/{name}")
+        monkeypatch.setattr(
+            torch.cuda, "is_available", lambda: not {"driver", "torch"} & set(lacking)
+        )
+        monkeypatch.setattr(
+            shutil, "which", lambda name: None if "compiler" in lacking else f"/usr/bin/{name}"
+        )
         for variable in ("CC", "CXX"):
             monkeypatch.delenv(variable, raising=False)
-        providers = ["CPUExecutionProvider"] + ["CUDAExecutionProvider"] * ("provider" not in lacking)
+        providers = ["CPUExecutionProvider"] + ["CUDAExecutionProvider"] * (
+            "provider" not in lacking
+        )
         monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
         monkeypatch.setattr(session, "cuda_works", lambda: not {"cudnn", "driver"} & set(lacking))
         monkeypatch.setattr(library.TensorRT, "version", None if "trt" in lacking else "11.4.0")
         monkeypatch.setattr(library.TensorRTRTX, "version", None if "rtx" in lacking else "1.7.1")
-        monkeypatch.setattr(libraries, "load_tensorrt10", missing if "trt10" in lacking else lambda: "10.16")
-        monkeypatch.setattr(libraries, "plugin_device", missing if "plugin" in lacking else lambda _: ("1", 0))
+        monkeypatch.setattr(
+            libraries, "load_tensorrt10", missing if "trt10" in lacking else lambda: "10.16"
+        )
+        monkeypatch.setattr(
+            libraries, "plugin_device", missing if "plugin" in lacking else lambda _: ("1", 0)
+        )
         reason = "no toolkit" if "toolkit" in lacking else None
         monkeypatch.setattr(toolchain, "obstacle", lambda _: reason)
         real = importlib.util.find_spec
         gone = {name for name in ("onnxruntime", "openvino") if name in lacking}
-        monkeypatch.setattr(availability, "find_spec", lambda name: None if name in gone else real(name))
+        monkeypatch.setattr(
+            availability, "find_spec", lambda name: None if name in gone else real(name)
+        )
 
     return make
 
 
 def test_every_backend_has_its_question() -> None:
     assert OBSTACLES.keys() == BACKENDS.keys()
-    assert MAKING.keys() == {name for name, known in BACKENDS.items() if known.source in ("trt", "trt-rtx", "pt2")}
+    assert MAKING.keys() == {
+        name for name, known in BACKENDS.items() if known.source in ("trt", "trt-rtx", "pt2")
+    }
 
 
 @pytest.mark.parametrize(
@@ -122,7 +136,9 @@ def test_unknown_backends_are_refused() -> None:
         obstacle("torch-compiled")
 
 
-def test_a_package_whose_import_fails_is_named(monkeypatch: pytest.MonkeyPatch, plant: Callable[..., None]) -> None:
+def test_a_package_whose_import_fails_is_named(
+    monkeypatch: pytest.MonkeyPatch, plant: Callable[..., None]
+) -> None:
     plant()
     monkeypatch.setitem(sys.modules, "resnext.runtimes.ort.session", None)
     assert "needs the Python package" in str(obstacle("ort-cuda"))
@@ -136,7 +152,9 @@ def test_a_package_that_is_installed_and_broken_is_an_obstacle_and_no_crash(
     real = importlib.import_module
 
     class Broken:
-        """What a shared library that is missing comes to, whoever imports the module that needs it."""
+        """What a shared library that is missing comes to, whoever imports the module that needs
+        it.
+        """
 
         def find_spec(self, module: str, *_: object) -> None:
             if module in ("resnext.runtimes.ort.session", "resnext.runtimes.openvino.session"):
@@ -161,7 +179,9 @@ def test_a_compiler_that_a_variable_names_will_do(
     assert obstacle("torch-compile", device) is None
 
 
-def test_a_device_that_a_backend_never_runs_on_stays_an_error_of_the_call(plant: Callable[..., None]) -> None:
+def test_a_device_that_a_backend_never_runs_on_stays_an_error_of_the_call(
+    plant: Callable[..., None],
+) -> None:
     plant()
     with pytest.raises(UsageError, match="'ort-cpu' runs on cpu only"):
         require("ort-cpu", "cuda")
@@ -173,7 +193,9 @@ def test_a_device_that_a_backend_never_runs_on_stays_an_error_of_the_call(plant:
 def test_what_is_given_does_not_have_to_be_made(
     name: str, lacking: tuple[str, ...], plant: Callable[..., None]
 ) -> None:
-    plant(*lacking)  # TensorRT-RTX builds for an H100 only if it is told so, and such an engine runs
+    plant(
+        *lacking
+    )  # TensorRT-RTX builds for an H100 only if it is told so, and such an engine runs
     assert obstacle(name) is not None
     assert obstacle(name, given=True) is None
     plant("driver", "rtx", "trt")
@@ -183,7 +205,14 @@ def test_what_is_given_does_not_have_to_be_made(
 @pytest.mark.parametrize(
     ("lacking", "device", "names"),
     [
-        ((), "auto", "torch torch-folded torch-compile ort-cpu ort-cuda ort-trt ort-trt-rtx openvino trt pt2"),
+        (
+            (),
+            "auto",
+            (
+                "torch torch-folded torch-compile ort-cpu ort-cuda ort-trt ort-trt-rtx openvino"
+                " trt pt2"
+            ),
+        ),
         ((), "cpu", "torch torch-folded torch-compile ort-cpu openvino pt2"),
         (("provider", "trt", "trt10", "plugin"), "cuda", "torch torch-folded torch-compile pt2"),
         (("driver", "toolkit", "compiler"), "auto", "torch torch-folded ort-cpu openvino"),
@@ -216,9 +245,13 @@ def test_a_package_that_is_given_needs_no_compiler(
     weights: Weights, plant: Callable[..., None], tmp_path: Path
 ) -> None:
     plant("toolkit", "driver")
-    package = fake_package(tmp_path, weights)  # without code, so it fails later, and for another reason
+    package = fake_package(
+        tmp_path, weights
+    )  # without code, so it fails later, and for another reason
     variants = {"": Variant(artifact=package)}
-    run = run_benchmark(weights, Plan((Cell("pt2", 1),), duration_s=0.01, warmup_s=0), variants=variants)
+    run = run_benchmark(
+        weights, Plan((Cell("pt2", 1),), duration_s=0.01, warmup_s=0), variants=variants
+    )
     assert "no toolkit" not in run.rows[0].reasons[0]
 
 
@@ -227,7 +260,9 @@ def artifact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Arti
     return export_onnx(weights, tmp_path_factory.mktemp("availability") / "artifact", check=False)
 
 
-def test_inspect_says_what_runs_a_file_here_and_what_does_not(artifact: Artifact, plant: Callable[..., None]) -> None:
+def test_inspect_says_what_runs_a_file_here_and_what_does_not(
+    artifact: Artifact, plant: Callable[..., None]
+) -> None:
     plant("driver", "trt10")
     done = CliRunner().invoke(export, ["inspect", str(artifact.directory)])
     assert done.exit_code == 0, done.output
@@ -272,6 +307,8 @@ def test_a_package_that_does_not_load_runs_on_nothing(
 
 def test_all_on_a_device_that_nothing_has_says_so(plant: Callable[..., None]) -> None:
     plant("driver")
-    done = CliRunner().invoke(bench, ["--backend", "all", "--device", "cuda", "--weights", "digits"])
+    done = CliRunner().invoke(
+        bench, ["--backend", "all", "--device", "cuda", "--weights", "digits"]
+    )
     assert done.exit_code == 3, done.output
     assert "no CUDA device" in done.output

@@ -1,4 +1,6 @@
-"""Backends keep the Session contract on the same network, and a device or provider not given is an error."""
+"""Backends keep the Session contract on the same network, and a device or provider not given is an
+error.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,16 @@ from resnext_export.formats.onnx import export_onnx
 CPU = SessionOptions(device="cpu")
 #: Compiling takes seconds, and a trial of two layouts compiles twice.
 ONE_LAYOUT = SessionOptions(device="cpu", memory_format="nchw")
-HERE = ["torch", "torch-folded", "ort", "ort-cpu", pytest.param("torch-compile", marks=pytest.mark.slow)]
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+HERE = [
+    "torch",
+    "torch-folded",
+    "ort",
+    "ort-cpu",
+    pytest.param("torch-compile", marks=pytest.mark.slow),
+]
+needs_compiler = pytest.mark.skipif(
+    shutil.which("c++") is None, reason="torch.compile on a CPU needs a C++ compiler"
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +74,18 @@ def images(weights: Weights) -> Any:
     return weights.preprocessing.normalise(seeded_pixels(weights.config, 9))
 
 
-def open_here(name: str, weights: Weights, artifact: Artifact, options: SessionOptions = CPU) -> Session:
+def open_here(
+    name: str, weights: Weights, artifact: Artifact, options: SessionOptions = CPU
+) -> Session:
     if name == "torch-compile" and options is CPU:
         options = ONE_LAYOUT
     return open_session(name, weights if BACKENDS[name].source == "model" else artifact, options)
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_run_and_bound_run_agree_with_float64(name: str, weights: Weights, artifact: Artifact, images: Any) -> None:
+def test_run_and_bound_run_agree_with_float64(
+    name: str, weights: Weights, artifact: Artifact, images: Any
+) -> None:
     reference = reference_logits(weights, images)
     with open_here(name, weights, artifact) as session:
         for rows in (slice(0, 9), slice(3, 4)):  # more than one batch size from one session
@@ -84,7 +98,9 @@ def test_run_and_bound_run_agree_with_float64(name: str, weights: Weights, artif
 
 
 @pytest.mark.parametrize("name", ["torch", "ort-cpu"])
-def test_results_belong_to_the_caller(name: str, weights: Weights, artifact: Artifact, images: Any) -> None:
+def test_results_belong_to_the_caller(
+    name: str, weights: Weights, artifact: Artifact, images: Any
+) -> None:
     with open_here(name, weights, artifact) as session:
         first = session.run({"input": images[:2]})["logits"]
         kept = first.copy()
@@ -97,7 +113,9 @@ def test_results_belong_to_the_caller(name: str, weights: Weights, artifact: Art
 
 
 @pytest.mark.parametrize("name", ["torch", "ort-cpu"])
-def test_bound_input_is_a_copy(name: str, weights: Weights, artifact: Artifact, images: Any) -> None:
+def test_bound_input_is_a_copy(
+    name: str, weights: Weights, artifact: Artifact, images: Any
+) -> None:
     with open_here(name, weights, artifact) as session:
         mine = images[:2].copy()
         session.bind({"input": mine})
@@ -130,12 +148,17 @@ def test_a_wrong_input_says_what_was_got_and_wanted(
 
 
 def test_a_wrong_input_name_is_refused(artifact: Artifact, images: Any) -> None:
-    with open_session("ort-cpu", artifact) as session, pytest.raises(BadInput, match=r"named \['input'\], got"):
+    with (
+        open_session("ort-cpu", artifact) as session,
+        pytest.raises(BadInput, match=r"named \['input'\], got"),
+    ):
         session.run({"image": images})
 
 
 @pytest.mark.parametrize("name", ["torch", "ort-cpu"])
-def test_every_convolution_and_product_is_reported_delivered(name: str, weights: Weights, artifact: Artifact) -> None:
+def test_every_convolution_and_product_is_reported_delivered(
+    name: str, weights: Weights, artifact: Artifact
+) -> None:
     with open_here(name, weights, artifact) as session:
         delivered = session.delivered()
     heavy = [layer for layer in delivered.layers if layer.op in ("Conv", "Gemm")]
@@ -159,10 +182,14 @@ def test_torch_compile_gets_the_whole_network_as_one_graph(weights: Weights, ima
 def test_a_network_that_pytorch_ran_eagerly_is_not_passed_off_as_compiled(
     weights: Weights, images: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Past the recompile limit PyTorch runs a compiled model eagerly; the limit counts over all sessions of a process.
+    # Past the recompile limit PyTorch runs a compiled model eagerly; the limit counts over all
+    # sessions of a process.
     torch.compiler.reset()
     monkeypatch.setattr(torch_session, "_RECOMPILE_LIMIT", 1)
-    with torch._dynamo.config.patch(recompile_limit=1), open_session("torch-compile", weights, ONE_LAYOUT) as first:
+    with (
+        torch._dynamo.config.patch(recompile_limit=1),
+        open_session("torch-compile", weights, ONE_LAYOUT) as first,
+    ):
         first.bind({"input": images[:2]})
         with (
             open_session("torch-compile", weights, ONE_LAYOUT) as second,
@@ -174,7 +201,9 @@ def test_a_network_that_pytorch_ran_eagerly_is_not_passed_off_as_compiled(
 
 @pytest.mark.slow
 @needs_compiler
-def test_more_compiled_sessions_than_pytorchs_own_limit_are_all_compiled(weights: Weights, images: Any) -> None:
+def test_more_compiled_sessions_than_pytorchs_own_limit_are_all_compiled(
+    weights: Weights, images: Any
+) -> None:
     torch.compiler.reset()
     limit = 2  # instead of PyTorch's 8, for the time that a compilation takes
     with torch._dynamo.config.patch(recompile_limit=limit), contextlib.ExitStack() as stack:
@@ -185,7 +214,9 @@ def test_more_compiled_sessions_than_pytorchs_own_limit_are_all_compiled(weights
     torch.compiler.reset()
 
 
-def test_precision_is_that_asked_for_inside_and_float32_outside(weights: Weights, images: Any) -> None:
+def test_precision_is_that_asked_for_inside_and_float32_outside(
+    weights: Weights, images: Any
+) -> None:
     with open_session("torch", weights, SessionOptions(device="cpu", precision="fp16")) as session:
         logits = session.run({"input": images})["logits"]
         assert session.delivered().share("float16") == 1.0
@@ -201,19 +232,32 @@ def test_memory_format_is_chosen_by_a_trial_and_told(weights: Weights, images: A
     with open_session("torch", weights, CPU) as session:
         session.bind({"input": images})
         notes = session.delivered().notes
-    trials = {name.removeprefix("trial "): float(value.split()[0]) for name, value in notes.items() if "trial" in name}
+    trials = {
+        name.removeprefix("trial "): float(value.split()[0])
+        for name, value in notes.items()
+        if "trial" in name
+    }
     assert set(trials) == {"nchw", "channels-last"}
-    if trials["channels-last"] > trials["nchw"]:  # the notes are rounded, so only a clear case is held
+    if (
+        trials["channels-last"] > trials["nchw"]
+    ):  # the notes are rounded, so only a clear case is held
         assert notes["memory format"] == "nchw"
     if trials["channels-last"] < 0.8 * trials["nchw"]:
         assert notes["memory format"] == "channels-last"
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels-last"])
-def test_a_memory_format_that_was_asked_for_is_kept(layout: Any, weights: Weights, images: Any) -> None:
-    with open_session("torch", weights, SessionOptions(device="cpu", memory_format=layout)) as session:
+def test_a_memory_format_that_was_asked_for_is_kept(
+    layout: Any, weights: Weights, images: Any
+) -> None:
+    with open_session(
+        "torch", weights, SessionOptions(device="cpu", memory_format=layout)
+    ) as session:
         session.bind({"input": images})
-        assert session.delivered().notes == {"memory format": layout, "threads": str(torch.get_num_threads())}
+        assert session.delivered().notes == {
+            "memory format": layout,
+            "threads": str(torch.get_num_threads()),
+        }
 
 
 def test_registry_entries_open_or_say_what_is_missing(weights: Weights, artifact: Artifact) -> None:
@@ -256,12 +300,17 @@ def test_a_package_is_for_its_own_backend_alone(weights: Weights, tmp_path: Path
     ],
 )
 def test_all_means_compiled_backends_only_where_their_compiler_is(
-    found: set[str], device: Literal["cpu", "cuda"], there: set[str], monkeypatch: pytest.MonkeyPatch
+    found: set[str],
+    device: Literal["cpu", "cuda"],
+    there: set[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: name if name in found else None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
     if device == "cuda":
-        monkeypatch.setattr(cuda_driver, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", "9.0"),)))
+        monkeypatch.setattr(
+            cuda_driver, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", "9.0"),))
+        )
     asked = {device: None if "packages" in found else "something is missing; install it"}
     monkeypatch.setattr(toolchain, "obstacle", asked.__getitem__)
     assert {"torch-compile", "pt2"} & set(available_backends(device)) == there
@@ -280,7 +329,9 @@ def test_a_backend_refuses_what_it_cannot_run(weights: Weights, artifact: Artifa
         open_session("ort-cpu", artifact, SessionOptions(device="cuda"))
 
 
-@pytest.mark.skipif(cuda_driver.probe_driver().problem is None, reason="this machine has a CUDA device")
+@pytest.mark.skipif(
+    cuda_driver.probe_driver().problem is None, reason="this machine has a CUDA device"
+)
 @pytest.mark.parametrize("name", ["torch", "torch-compile", "ort"])
 def test_cuda_asked_for_without_a_device_is_an_error_and_no_fallback(
     name: str, weights: Weights, artifact: Artifact
@@ -289,27 +340,38 @@ def test_cuda_asked_for_without_a_device_is_an_error_and_no_fallback(
         open_here(name, weights, artifact, SessionOptions(device="cuda"))
 
 
-@pytest.mark.parametrize(("capability", "found"), [("8.9", ["trt-rtx"]), ("12.0", ["trt-rtx"]), ("9.0", [])])
+@pytest.mark.parametrize(
+    ("capability", "found"), [("8.9", ["trt-rtx"]), ("12.0", ["trt-rtx"]), ("9.0", [])]
+)
 def test_all_means_the_engine_libraries_that_take_this_gpu_and_no_other(
     monkeypatch: pytest.MonkeyPatch, capability: str, found: list[str]
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
     for module in (cuda_driver, library):
-        monkeypatch.setattr(module, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", capability),)))
+        monkeypatch.setattr(
+            module, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", capability),))
+        )
     monkeypatch.setattr("resnext.runtimes.ort.session.cuda_works", lambda: False)
     assert [name for name in available_backends() if "trt" in name] == found
 
 
 @pytest.fixture
 def claims_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose driver shows a device: the checks before ONNX Runtime let the request through."""
+    """A machine whose driver shows a device: the checks before ONNX Runtime let the request
+    through.
+    """
     monkeypatch.setattr(cuda_driver, "probe_driver", lambda: Driver(None, 1, "13.0"))
 
 
 @pytest.mark.usefixtures("claims_a_driver")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a machine with CUDA the provider does load")
-def test_a_provider_that_fell_back_to_the_cpu_is_an_error(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The real onnxruntime-gpu on a machine without CUDA libraries: it warns and carries on with the CPU provider.
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="on a machine with CUDA the provider does load"
+)
+def test_a_provider_that_fell_back_to_the_cpu_is_an_error(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The real onnxruntime-gpu on a machine without CUDA libraries: it warns and carries on with the
+    # CPU provider.
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         pytest.skip("this onnxruntime was built without CUDA")
     with pytest.raises(MissingRequirement, match=r"no CUDA|cannot use CUDA"):
@@ -332,7 +394,9 @@ def test_a_runtime_that_reports_another_provider_is_an_error(
     monkeypatch.setattr(ort, "InferenceSession", on_the_cpu)
     monkeypatch.setattr(ort_session, "cuda_works", lambda: True)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    with pytest.raises(SilentFallback, match="fell back from CUDAExecutionProvider to CPUExecutionProvider"):
+    with pytest.raises(
+        SilentFallback, match="fell back from CUDAExecutionProvider to CPUExecutionProvider"
+    ):
         open_session("ort-cuda", artifact)
 
 
@@ -356,7 +420,9 @@ def test_available_backends_are_registered_and_run_here() -> None:
     assert {"torch", "ort-cpu"} <= set(names)
 
 
-def test_a_truncated_graph_is_a_bad_artifact_and_not_a_crash(artifact: Artifact, tmp_path: Path) -> None:
+def test_a_truncated_graph_is_a_bad_artifact_and_not_a_crash(
+    artifact: Artifact, tmp_path: Path
+) -> None:
     folder = tmp_path / "cut"
     shutil.copytree(artifact.directory, folder)
     (folder / "model.onnx").write_bytes(artifact.path.read_bytes()[:500])
@@ -368,5 +434,7 @@ def test_onnx_runtime_does_not_report_to_its_maker(tmp_path: Path) -> None:
     """It leaves a file with an identity in the temporary folder where it does."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     environment.pop("ORT_DISABLE_TELEMETRY", None)
-    subprocess.run([sys.executable, "-c", "import resnext, onnxruntime"], env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import resnext, onnxruntime"], env=environment, check=True
+    )
     assert list(tmp_path.iterdir()) == []

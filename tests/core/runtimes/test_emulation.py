@@ -45,9 +45,12 @@ def rounded(values: Any) -> Any:
 def bf16_model(*nodes: onnx.NodeProto, kind: int = TensorProto.BFLOAT16) -> onnx.ModelProto:
     weight = helper.make_tensor("w", TensorProto.BFLOAT16, (2, 2), [1.0, 0.3, -0.7, 1.1])
     graph = helper.make_graph(
-        list(nodes), "g", [helper.make_tensor_value_info("x", kind, ("N", 2))],
-        [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, ("N", 2))], [weight],
-    )  # fmt: skip
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("x", kind, ("N", 2))],
+        [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, ("N", 2))],
+        [weight],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
     return onnx.shape_inference.infer_shapes(model)
 
@@ -60,7 +63,9 @@ def test_float32_is_what_a_runtime_gives(plain: Artifact, images: Any) -> None:
 
 def test_every_result_is_rounded_to_bfloat16_once(images: Any) -> None:
     assert images.size
-    model = bf16_model(helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Mul", ["m", "m"], ["y"]))
+    model = bf16_model(
+        helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Mul", ["m", "m"], ["y"])
+    )
     x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
     weight = rounded(np.array([[1.0, 0.3], [-0.7, 1.1]], np.float32))
     product = rounded(rounded(x) @ weight)
@@ -69,9 +74,10 @@ def test_every_result_is_rounded_to_bfloat16_once(images: Any) -> None:
 
 def test_a_cast_into_bfloat16_rounds() -> None:
     model = bf16_model(
-        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.BFLOAT16), helper.make_node("Identity", ["h"], ["y"]),
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.BFLOAT16),
+        helper.make_node("Identity", ["h"], ["y"]),
         kind=TensorProto.FLOAT,
-    )  # fmt: skip
+    )
     x = np.array([[1.001, 3.14159], [-2.71828, 65536.5]], np.float32)
     np.testing.assert_array_equal(node_by_node(model, x), rounded(x))
 
@@ -95,7 +101,9 @@ def test_bfloat16_loses_about_what_pytorch_loses(
     assert theirs / 3 < ours < theirs * 3
 
 
-def test_a_wrong_weight_shows(plain: Artifact, weights: Weights, images: Any, tmp_path: Path) -> None:
+def test_a_wrong_weight_shows(
+    plain: Artifact, weights: Weights, images: Any, tmp_path: Path
+) -> None:
     half = derive_onnx(plain, weights, tmp_path / "bf16", Recipe("bf16"), check=False)
     proto = onnx.load(half.path)
     tensor = next(t for t in proto.graph.initializer if len(t.dims) == 4)
@@ -105,7 +113,9 @@ def test_a_wrong_weight_shows(plain: Artifact, weights: Weights, images: Any, tm
     assert np.abs(node_by_node(proto, images) - emulated_logits(half, images)).max() > 0.5
 
 
-def test_a_fixed_batch_is_filled_and_cut(weights: Weights, images: Any, tmp_path: Path, plain: Artifact) -> None:
+def test_a_fixed_batch_is_filled_and_cut(
+    weights: Weights, images: Any, tmp_path: Path, plain: Artifact
+) -> None:
     fixed = export_onnx(weights, tmp_path / "fixed", batch=BatchRange.parse("3"), check=False)
     logits = emulated_logits(fixed, images[:7])
     assert logits.shape == (7, 10)

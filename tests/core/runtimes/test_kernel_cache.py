@@ -1,4 +1,6 @@
-"""Kernels of TensorRT-RTX between processes: whatever is wrong with the file costs time and is never an error."""
+"""Kernels of TensorRT-RTX between processes: whatever is wrong with the file costs time and is
+never an error.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ def test_a_folder_where_the_file_should_be_is_told(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]  # and nothing half-written
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path.parent.mkdir()
     path.write_bytes(b"old")
     write = Path.write_bytes

@@ -1,4 +1,6 @@
-"""OpenVINO computes what PyTorch computes, in the precision asked for, and says so; what it hides is refused."""
+"""OpenVINO computes what PyTorch computes, in the precision asked for, and says so; what it hides
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,14 @@ from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact, file_sha256
 from resnext.artifact.manifest import BatchRange, Manifest
-from resnext.errors import BadArtifact, BadInput, MissingRequirement, SessionFailed, SilentFallback, UsageError
+from resnext.errors import (
+    BadArtifact,
+    BadInput,
+    MissingRequirement,
+    SessionFailed,
+    SilentFallback,
+    UsageError,
+)
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.openvino import session as openvino_session
 from resnext.runtimes.openvino.session import OpenvinoSession, open_session, ov
@@ -52,12 +61,19 @@ def with_file(artifact: Artifact, folder: Path, name: str, data: bytes, **update
 
 
 def packed(artifact: Artifact, folder: Path) -> Artifact:
-    return with_file(artifact, folder, FILE_NAME, openvino_from_onnx(artifact.path, {}), kind="openvino")
+    return with_file(
+        artifact, folder, FILE_NAME, openvino_from_onnx(artifact.path, {}), kind="openvino"
+    )
 
 
 def quantized(artifact: Artifact, images: NDArray[np.float32], folder: Path) -> Artifact:
     """The artifact with Q/DQ nodes, as ONNX Runtime's quantizer makes them."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
         def __init__(self) -> None:
@@ -72,12 +88,19 @@ def quantized(artifact: Artifact, images: NDArray[np.float32], folder: Path) -> 
     logging.disable(logging.WARNING)  # it asks for a preprocessing that this graph does not need
     try:
         quantize_static(
-            artifact.path, out, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        )  # fmt: skip
+            artifact.path,
+            out,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
     finally:
         logging.disable(before)
-    return with_file(artifact, folder / "artifact", "model.onnx", out.read_bytes(), precision="int8")
+    return with_file(
+        artifact, folder / "artifact", "model.onnx", out.read_bytes(), precision="int8"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +120,20 @@ def artifact(digits: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artif
 
 @pytest.fixture(scope="module")
 def artifacts(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    return {"onnx": artifact, "openvino": packed(artifact, tmp_path_factory.mktemp("openvino") / "ir")}
+    return {
+        "onnx": artifact,
+        "openvino": packed(artifact, tmp_path_factory.mktemp("openvino") / "ir"),
+    }
 
 
 @pytest.mark.parametrize("batch", [1, 7, 8])
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_computes_what_pytorch_and_onnx_runtime_compute(
-    kind: str, batch: int, artifacts: dict[str, Artifact], digits: Weights, images: NDArray[np.float32]
+    kind: str,
+    batch: int,
+    artifacts: dict[str, Artifact],
+    digits: Weights,
+    images: NDArray[np.float32],
 ) -> None:
     inputs = {"input": images[:batch]}
     with open_backend("ort-cpu", artifacts["onnx"]) as session:
@@ -130,7 +160,8 @@ def test_resnext50_keeps_to_the_float32_gate(kind: str, tmp_path: Path) -> None:
     with opened(artifact if kind == "onnx" else packed(artifact, tmp_path / "ir")) as session:
         for batch in (1, 7, 8):
             outcome = compare(
-                reference_logits(weights, pixels[:batch]), session.run({"input": pixels[:batch]})["logits"]
+                reference_logits(weights, pixels[:batch]),
+                session.run({"input": pixels[:batch]})["logits"],
             )
             assert outcome.passed, outcome.failures
             assert (outcome.max_error or 1) < gate_for("fp32").max_error
@@ -167,7 +198,10 @@ def test_every_module_is_seen_with_what_it_got(
         for shape in ("any batch", "7x1x8x8"):
             delivered = session.delivered()
             assert undelivered(delivered, digits.config, "float32") == ()
-            assert Counter(layer.op for layer in delivered.layers if layer.modules) == {"Conv": 13, "Gemm": 1}
+            assert Counter(layer.op for layer in delivered.layers if layer.modules) == {
+                "Conv": 13,
+                "Gemm": 1,
+            }
             assert delivered.device == "cpu"
             assert delivered.notes["shape"] == shape
             assert delivered.notes["threads"] == delivered.notes["streams"] == "1"
@@ -175,12 +209,19 @@ def test_every_module_is_seen_with_what_it_got(
             session.bind({"input": images[:7]})
 
 
-@pytest.mark.skipif("BF16" not in CAPABILITIES, reason="this processor has no bfloat16 instructions")
+@pytest.mark.skipif(
+    "BF16" not in CAPABILITIES, reason="this processor has no bfloat16 instructions"
+)
 def test_a_quiet_bfloat16_is_seen_and_refused(
-    artifact: Artifact, digits: Weights, images: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+    artifact: Artifact,
+    digits: Weights,
+    images: NDArray[np.float32],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(openvino_session._PRECISIONS, "fp32", ov.Type.bf16)
-    with pytest.raises(SilentFallback, match="fp32 was asked for, and OpenVINO computes in bfloat16"):
+    with pytest.raises(
+        SilentFallback, match="fp32 was asked for, and OpenVINO computes in bfloat16"
+    ):
         opened(artifact)
     monkeypatch.setattr(OpenvinoSession, "_check_precision", lambda *_: None)
     with opened(artifact) as session:
@@ -204,14 +245,20 @@ def test_bfloat16_for_the_bound_shape_alone_is_refused_too(
 
 
 @pytest.mark.skipif("FP16" in CAPABILITIES, reason="this processor has float16 instructions")
-def test_float16_that_the_processor_does_not_have_is_refused(digits: Weights, tmp_path: Path) -> None:
+def test_float16_that_the_processor_does_not_have_is_refused(
+    digits: Weights, tmp_path: Path
+) -> None:
     half = export_onnx(digits, tmp_path / "onnx", precision="fp16")
-    with pytest.raises(SilentFallback, match=r"fp16 was asked for, and OpenVINO computes in (bfloat16|float32)"):
+    with pytest.raises(
+        SilentFallback, match=r"fp16 was asked for, and OpenVINO computes in (bfloat16|float32)"
+    ):
         opened(half)
 
 
 def test_threads_that_it_does_not_use_are_refused(artifact: Artifact) -> None:
-    with pytest.raises(SilentFallback, match=r"10000 threads were asked for, and OpenVINO uses \d+"):
+    with pytest.raises(
+        SilentFallback, match=r"10000 threads were asked for, and OpenVINO uses \d+"
+    ):
         opened(artifact, threads=10_000)
 
 
@@ -223,7 +270,9 @@ def test_weights_that_were_stored_as_float16_are_caught(artifact: Artifact, tmp_
             out.write(file, file.name)
     data = (tmp_path / "packed").read_bytes()
     compressed = with_file(artifact, tmp_path / "artifact", FILE_NAME, data, kind="openvino")
-    with pytest.raises(BadArtifact, match=r"does not agree with the file on precision \(the weights are float16"):
+    with pytest.raises(
+        BadArtifact, match=r"does not agree with the file on precision \(the weights are float16"
+    ):
         opened(compressed)
 
 
@@ -262,7 +311,9 @@ def test_outputs_belong_to_the_caller(artifact: Artifact, images: NDArray[np.flo
         session.bind({"input": images[:2]})
         bound = session.fetch()["logits"]
         assert np.array_equal(bound, kept)
-        other = session.run({"input": images[2:4]})["logits"]  # the bound shape, so the same compiled network
+        other = session.run({"input": images[2:4]})[
+            "logits"
+        ]  # the bound shape, so the same compiled network
         assert not np.array_equal(other, kept)
         assert np.array_equal(session.fetch()["logits"], kept)
         session.enqueue()
@@ -273,7 +324,9 @@ def test_outputs_belong_to_the_caller(artifact: Artifact, images: NDArray[np.flo
         assert np.array_equal(bound, kept)
 
 
-def test_the_bound_input_is_the_sessions_own(artifact: Artifact, images: NDArray[np.float32]) -> None:
+def test_the_bound_input_is_the_sessions_own(
+    artifact: Artifact, images: NDArray[np.float32]
+) -> None:
     mine = images[:2].copy()
     with opened(artifact) as session:
         session.bind({"input": mine})
@@ -283,11 +336,15 @@ def test_the_bound_input_is_the_sessions_own(artifact: Artifact, images: NDArray
         assert np.array_equal(session.fetch()["logits"], before)
 
 
-def test_memory_that_openvino_cannot_take_is_copied(artifact: Artifact, images: NDArray[np.float32]) -> None:
+def test_memory_that_openvino_cannot_take_is_copied(
+    artifact: Artifact, images: NDArray[np.float32]
+) -> None:
     locked = images.copy()
     locked.setflags(write=False)
     spread = np.repeat(images, 2, axis=0)[::2]
-    unaligned = np.frombuffer(b"x" + images.tobytes(), np.uint8)[1:].view(np.float32).reshape(images.shape)
+    unaligned = (
+        np.frombuffer(b"x" + images.tobytes(), np.uint8)[1:].view(np.float32).reshape(images.shape)
+    )
     with opened(artifact) as session:
         want = session.run({"input": images})["logits"]
         for array in (locked, spread, unaligned, np.asfortranarray(images)):
@@ -324,7 +381,9 @@ def test_an_input_whose_nan_relu_would_hide_is_refused(
             session.bind({"input": poisoned})
 
 
-def test_wrong_inputs_are_told_as_every_session_tells_them(artifact: Artifact, images: NDArray[np.float32]) -> None:
+def test_wrong_inputs_are_told_as_every_session_tells_them(
+    artifact: Artifact, images: NDArray[np.float32]
+) -> None:
     with opened(artifact) as session:
         for call in (session.run, session.bind):
             with pytest.raises(BadInput, match="dtype float64, want float32"):
@@ -383,13 +442,19 @@ def test_an_engine_is_refused(artifact: Artifact) -> None:
         opened(engine)
 
 
-def test_a_device_that_openvino_does_not_have_is_named(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_openvino_does_not_have_is_named(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(openvino_session, "_DEVICE", "ABACUS")
-    with pytest.raises(MissingRequirement, match=r"has no device ABACUS: pip install .*not registered"):
+    with pytest.raises(
+        MissingRequirement, match=r"has no device ABACUS: pip install .*not registered"
+    ):
         opened(artifact)
 
 
-def test_running_out_of_memory_says_what_to_do(artifact: Artifact, images: NDArray[np.float32]) -> None:
+def test_running_out_of_memory_says_what_to_do(
+    artifact: Artifact, images: NDArray[np.float32]
+) -> None:
     class Full:
         def __init__(self, error: Exception) -> None:
             self.error = error
@@ -402,7 +467,9 @@ def test_running_out_of_memory_says_what_to_do(artifact: Artifact, images: NDArr
             session._runner = Full(error)
             with pytest.raises(MissingRequirement, match="out of memory; use a smaller --batch"):
                 session.run({"input": images})
-        session._runner = Full(RuntimeError("Exception from a.cpp:1:\nCheck 'x' failed\nthe reason\n\n"))
+        session._runner = Full(
+            RuntimeError("Exception from a.cpp:1:\nCheck 'x' failed\nthe reason\n\n")
+        )
         with pytest.raises(SessionFailed, match=r"^openvino failed: the reason$"):
             session.run({"input": images})
 
@@ -470,9 +537,13 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
         "    sys.exit(exc.exit_code)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False,
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-    )  # fmt: skip
+    )
     assert done.returncode == 3, done.stderr
     assert "pip install openvino" in done.stdout
 
@@ -486,16 +557,26 @@ def test_importing_it_reports_to_nobody(tmp_path: Path) -> None:
         "print([name for name in sys.modules if name.startswith('openvino_telemetry')])\n"
     )
     root = Path(__file__).parents[3]
-    quiet = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    quiet = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("CI", "TF_BUILD", "JENKINS_URL")
+    }
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True,
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
         env={**quiet, "HOME": str(tmp_path), "PYTHONPATH": f"{root}:{root / 'export'}"},
-    )  # fmt: skip
+    )
     assert done.stdout.strip() == "[]"
     assert list(tmp_path.iterdir()) == []  # where it keeps the identity that it reports under
 
 
-def test_the_metadata_of_an_ir_is_readable_without_the_toolkit(artifacts: dict[str, Artifact]) -> None:
+def test_the_metadata_of_an_ir_is_readable_without_the_toolkit(
+    artifacts: dict[str, Artifact],
+) -> None:
     with zipfile.ZipFile(artifacts["openvino"].path) as ir:
         graph = ir.read("model.xml").decode()
     assert "resnext.class_names" in graph
@@ -511,19 +592,21 @@ def test_opening_warns_of_nothing(artifact: Artifact) -> None:
 
 
 def test_a_signal_finds_its_handler_after_two_sessions_closed_in_order(artifact: Artifact) -> None:
-    """Two cores of OpenVINO that go in the order in which they came leave a freed signal stack behind."""
+    """Two cores of OpenVINO that go in the order in which they came leave a freed signal stack
+    behind.
+    """
     code = (
-        "import signal, sys\n"
-        "from pathlib import Path\n"
-        "from resnext.artifact.files import read_artifact\n"
-        "from resnext.runtimes.registry import open_session\n"
-        "first, second = (open_session('openvino', read_artifact(Path(sys.argv[1]))) for _ in range(2))\n"
-        "first.close(); del first\n"
-        "second.close(); del second\n"
-        "signal.signal(signal.SIGTERM, lambda *_: print('handled', flush=True))\n"
-        "signal.raise_signal(signal.SIGTERM)\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom resnext.artifact.files import"
+        " read_artifact\nfrom resnext.runtimes.registry import open_session\nfirst, second ="
+        " (open_session('openvino', read_artifact(Path(sys.argv[1]))) for _ in"
+        " range(2))\nfirst.close(); del first\nsecond.close(); del"
+        " second\nsignal.signal(signal.SIGTERM, lambda *_: print('handled',"
+        " flush=True))\nsignal.raise_signal(signal.SIGTERM)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(artifact.directory)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(artifact.directory)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

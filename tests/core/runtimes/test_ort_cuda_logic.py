@@ -1,4 +1,5 @@
-"""The logic of the CUDA session of ONNX Runtime, run on the CPU provider: binding, rebinding, errors, options.
+"""The logic of the CUDA session of ONNX Runtime, run on the CPU provider: binding, rebinding,
+errors, options.
 
 What only a GPU can show (device times, captured graphs) is in tests/gpu.
 """
@@ -60,7 +61,9 @@ class CpuOrtValue:
 
 
 class OnTheCpu:
-    """onnxruntime, with the CPU provider in the place of CUDA's; remembers what sessions were asked for."""
+    """onnxruntime, with the CPU provider in the place of CUDA's; remembers what sessions were asked
+    for.
+    """
 
     OrtValue = CpuOrtValue
     RunOptions = ort.RunOptions
@@ -78,9 +81,14 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> OnTheCpu:
         ((provider, wanted),) = providers
         assert provider == "CUDAExecutionProvider"
         assert settings == {"enable_fallback": 0}
-        fake.asked.append((wanted, options.get_session_config_entry("session.disable_cpu_ep_fallback")))
+        fake.asked.append(
+            (wanted, options.get_session_config_entry("session.disable_cpu_ep_fallback"))
+        )
         plain = ort.SessionOptions()
-        plain.enable_profiling, plain.profile_file_prefix = options.enable_profiling, options.profile_file_prefix
+        plain.enable_profiling, plain.profile_file_prefix = (
+            options.enable_profiling,
+            options.profile_file_prefix,
+        )
         session = real(path, plain, providers=["CPUExecutionProvider"])
         monkeypatch.setattr(session, "get_providers", lambda: ["CUDAExecutionProvider"])
         return session
@@ -105,26 +113,36 @@ def test_bound_runs_and_host_runs_are_right_and_leave_each_other_alone(
             session.enqueue()
             session.synchronize()
             assert compare(reference[rows], session.fetch()["logits"]).passed
-    assert len(runtime.asked) == (3 if graph else 1)  # a graph has a session of its own for each bind
+    assert len(runtime.asked) == (
+        3 if graph else 1
+    )  # a graph has a session of its own for each bind
 
 
-def test_options_keep_float32_exact_and_refuse_the_cpu(runtime: OnTheCpu, artifact: Artifact, images: Any) -> None:
+def test_options_keep_float32_exact_and_refuse_the_cpu(
+    runtime: OnTheCpu, artifact: Artifact, images: Any
+) -> None:
     with CudaOrtSession(artifact, SessionOptions(), "ort-cuda") as session:
         session.bind({"input": images[:2]})
         notes = session.delivered().notes
     assert notes["cuda graph"] == "on"
     assert notes["convolution kernels"] == "cuDNN's guess (heuristic mode B), none of them timed"
-    assert all(settings["use_tf32"] == "0" and refuses == "1" for settings, refuses in runtime.asked)
+    assert all(
+        settings["use_tf32"] == "0" and refuses == "1" for settings, refuses in runtime.asked
+    )
     assert [settings.get("enable_cuda_graph") for settings, _ in runtime.asked] == [None, "1", None]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_tensor_cores_are_left_to_every_precision_but_float32(precision: Precision) -> None:
     common = {"device_id": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
-    assert provider_settings(precision) == (common | {"use_tf32": "0"} if precision == "fp32" else common)
+    assert provider_settings(precision) == (
+        common | {"use_tf32": "0"} if precision == "fp32" else common
+    )
 
 
-def test_a_float16_session_asks_for_float16s_settings(runtime: OnTheCpu, artifact: Artifact, images: Any) -> None:
+def test_a_float16_session_asks_for_float16s_settings(
+    runtime: OnTheCpu, artifact: Artifact, images: Any
+) -> None:
     half = replace(artifact, manifest=artifact.manifest.model_copy(update={"precision": "fp16"}))
     with CudaOrtSession(half, SessionOptions(), "ort-cuda") as session:
         session.bind({"input": images[:2]})
@@ -132,7 +150,9 @@ def test_a_float16_session_asks_for_float16s_settings(runtime: OnTheCpu, artifac
 
 
 def knows(library: str, name: str) -> bool:
-    """Whether ONNX Runtime's provider library holds ``name`` as a string of its own, or as another one's end."""
+    """Whether ONNX Runtime's provider library holds ``name`` as a string of its own, or as another
+    one's end.
+    """
     path = Path(ort.__file__).parent / "capi" / library
     if not path.exists():
         pytest.skip(f"this onnxruntime has no {library}")
@@ -140,8 +160,12 @@ def knows(library: str, name: str) -> bool:
         return data.find(name.encode() + b"\0") >= 0
 
 
-def test_provider_options_are_ones_that_the_provider_has(runtime: OnTheCpu, artifact: Artifact, images: Any) -> None:
-    library = "libonnxruntime_providers_cuda.so"  # which refuses an option that it does not know, on a GPU only
+def test_provider_options_are_ones_that_the_provider_has(
+    runtime: OnTheCpu, artifact: Artifact, images: Any
+) -> None:
+    library = (  # which refuses an option that it does not know, on a GPU only
+        "libonnxruntime_providers_cuda.so"
+    )
     with CudaOrtSession(artifact, SessionOptions(), "ort-cuda") as session:
         session.bind({"input": images[:2]})
     asked = {"user_compute_stream"}.union(*(settings for settings, _ in runtime.asked))
@@ -154,13 +178,17 @@ def test_provider_options_are_ones_that_the_provider_has(runtime: OnTheCpu, arti
 def test_a_stream_is_given_by_an_option_of_the_providers_own(
     runtime: OnTheCpu, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CudaOrtSession, "_torch_stream", lambda _self: SimpleNamespace(cuda_stream=7))
+    monkeypatch.setattr(
+        CudaOrtSession, "_torch_stream", lambda _self: SimpleNamespace(cuda_stream=7)
+    )
     CudaOrtSession(artifact, SessionOptions(), "ort-cuda").close()
     assert runtime.asked[0][0]["user_compute_stream"] == "7"
 
 
 @pytest.mark.usefixtures("runtime")
-def test_a_failed_bind_leaves_nothing_bound(artifact: Artifact, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_bind_leaves_nothing_bound(
+    artifact: Artifact, images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with CudaOrtSession(artifact, SessionOptions(), "ort-cuda") as session:
         with pytest.raises(SessionFailed, match="bind"):
             session.fetch()
@@ -191,6 +219,9 @@ def test_a_type_that_no_value_can_hold_is_refused_in_one_line() -> None:
     with pytest.raises(RuntimeError, match="OrtValue"):  # as the library itself does
         ort.OrtValue.ortvalue_from_numpy(np.zeros(2, numpy_dtype("bfloat16")), "cpu", 0)
     with pytest.raises(
-        UsageError, match=r"^'input' is a tensor\(bfloat16\), .*; export the artifact without --io native$"
+        UsageError,
+        match=r"^'input' is a tensor\(bfloat16\), .*; export the artifact without --io native$",
     ):
-        ort_session._spec(SimpleNamespace(name="input", type="tensor(bfloat16)", shape=["N", 1, 8, 8]))
+        ort_session._spec(
+            SimpleNamespace(name="input", type="tensor(bfloat16)", shape=["N", 1, 8, 8])
+        )

@@ -1,6 +1,8 @@
-"""The sessions of ONNX Runtime over TensorRT and TensorRT-RTX, as far as a machine without a GPU can show them.
+"""The sessions of ONNX Runtime over TensorRT and TensorRT-RTX, as far as a machine without a GPU
+can show them.
 
-The CPU provider stands in for TensorRT's. What only a GPU can show (engines, captured graphs, times) is in tests/gpu.
+The CPU provider stands in for TensorRT's. What only a GPU can show (engines, captured graphs,
+times) is in tests/gpu.
 """
 
 from __future__ import annotations
@@ -32,7 +34,12 @@ from resnext.runtimes.ort import session as ort_session
 from resnext.runtimes.ort import tensorrt
 from resnext.runtimes.ort.cuda import CudaOrtSession
 from resnext.runtimes.ort.libraries import load_tensorrt10, plugin_device
-from resnext.runtimes.ort.tensorrt import PRECISION_OPTIONS, RtxOrtSession, TrtOrtSession, open_session
+from resnext.runtimes.ort.tensorrt import (
+    PRECISION_OPTIONS,
+    RtxOrtSession,
+    TrtOrtSession,
+    open_session,
+)
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.delivered import undelivered
@@ -87,7 +94,9 @@ class CpuOrtValue:
 
 
 class Options(ort.SessionOptions):  # type: ignore[misc]  # onnxruntime is untyped
-    """ONNX Runtime's session options that remember the plugin's devices, which this machine does not have."""
+    """ONNX Runtime's session options that remember the plugin's devices, which this machine does
+    not have.
+    """
 
     chosen: tuple[Any, dict[str, str]] | None = None
 
@@ -97,7 +106,8 @@ class Options(ort.SessionOptions):  # type: ignore[misc]  # onnxruntime is untyp
 
 @dataclass
 class StandIn:
-    """onnxruntime with the CPU provider in TensorRT's place; remembers options, and where asked leaves nodes behind.
+    """onnxruntime with the CPU provider in TensorRT's place; remembers options, and where asked
+    leaves nodes behind.
 
     Attributes:
         asked: provider options of each session, in order.
@@ -133,7 +143,10 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
             assert wanted == TRT
         fake.asked.append(asked)
         plain = ort.SessionOptions()
-        plain.enable_profiling, plain.profile_file_prefix = options.enable_profiling, options.profile_file_prefix
+        plain.enable_profiling, plain.profile_file_prefix = (
+            options.enable_profiling,
+            options.profile_file_prefix,
+        )
         plain.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         session = real(path, plain, providers=["CPUExecutionProvider"])
         parts = session.get_provider_graph_assignment_info()
@@ -162,7 +175,9 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
         monkeypatch.setattr(session, "get_providers", lambda: [fake.fallen or wanted])
         monkeypatch.setattr(session, "get_provider_graph_assignment_info", assigned)
         monkeypatch.setattr(session, "end_profiling", end_profiling)
-        monkeypatch.setattr(session, "run", lambda *given: [fake.outputs(array) for array in run(*given)])
+        monkeypatch.setattr(
+            session, "run", lambda *given: [fake.outputs(array) for array in run(*given)]
+        )
         return session
 
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
@@ -184,20 +199,25 @@ def open_on(name: str, artifact: Artifact, *, graph: bool = False) -> TrtOrtSess
     return RtxOrtSession(artifact, options, name, "0.5.0", "the listed GPU")
 
 
-def test_options_are_ones_that_the_provider_has(runtime: StandIn, artifacts: dict[str, Artifact], images: Any) -> None:
+def test_options_are_ones_that_the_provider_has(
+    runtime: StandIn, artifacts: dict[str, Artifact], images: Any
+) -> None:
     library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
     if not library.exists():
         pytest.skip("this onnxruntime has no TensorRT provider")
     known = library.read_bytes()  # it refuses an option that it does not know, on a GPU only
     with open_on("ort-trt", artifacts["1:4:8"], graph=True) as session:
         session.bind({"input": images[:4]})
-    asked = {"has_user_compute_stream", "user_compute_stream"}.union(*PRECISION_OPTIONS.values(), *runtime.asked)
+    asked = {"has_user_compute_stream", "user_compute_stream"}.union(
+        *PRECISION_OPTIONS.values(), *runtime.asked
+    )
     assert len(asked) == 12
     assert [name for name in sorted(asked) if name.encode() + b"\0" not in known] == []
     assert b"trt_fp8_enable\0" not in known
 
 
-# --- what is refused, and how ------------------------------------------------------------------------------------
+# --- what is refused, and how
+# ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["ort-trt", "ort-trt-rtx"])
@@ -222,7 +242,9 @@ def test_without_a_gpu_the_answer_is_exit_3_and_what_would_work(name: str) -> No
     assert "--backend ort-cpu" in done.stderr
 
 
-@pytest.mark.parametrize(("name", "looked"), [("ort-trt", "load_tensorrt10"), ("ort-trt-rtx", "plugin_device")])
+@pytest.mark.parametrize(
+    ("name", "looked"), [("ort-trt", "load_tensorrt10"), ("ort-trt-rtx", "plugin_device")]
+)
 def test_with_a_gpu_the_library_is_looked_for_before_the_artifact_is_opened(
     name: str, looked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,12 +273,18 @@ class Libraries:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Libraries]:
-    """Makes a machine with these files in the wheel's folder (None: no wheel) and these in the system's."""
+    """Makes a machine with these files in the wheel's folder (None: no wheel) and these in the
+    system's.
+    """
 
-    def make(wheel: list[str] | None, system: list[str], *, cuda: str = "13.0", works: bool = True) -> Libraries:
+    def make(
+        wheel: list[str] | None, system: list[str], *, cuda: str = "13.0", works: bool = True
+    ) -> Libraries:
         for name in wheel or ():
             (tmp_path / name).touch()
-        spec = None if wheel is None else SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+        spec = (
+            None if wheel is None else SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+        )
         libraries = Libraries(*(str(tmp_path / name) for name in wheel or ()), *system)
         monkeypatch.setattr(ort_trt_libraries.importlib.util, "find_spec", lambda _name: spec)  # type: ignore[attr-defined]
         monkeypatch.setattr(ort_trt_libraries.ctypes, "CDLL", libraries)  # type: ignore[attr-defined]
@@ -286,24 +314,32 @@ def test_tensorrt_10_is_loaded_from_its_wheel_and_before_the_systems(
 def test_tensorrt_10_of_the_system_serves_where_the_wheel_does_not(
     machine: Callable[..., Libraries], wheel: list[str] | None
 ) -> None:
-    libraries = machine(wheel, [TEN[0], TEN[2]])  # the library of TensorRT's own operators may be missing
+    libraries = machine(
+        wheel, [TEN[0], TEN[2]]
+    )  # the library of TensorRT's own operators may be missing
     assert load_tensorrt10() == "10.16.1"
     assert libraries.loaded[-2:] == [TEN[0], TEN[2]]
 
 
-@pytest.mark.parametrize(("wheel", "system"), [(["libnvinfer.so.11"], []), (None, ["libnvinfer.so.11"])])
+@pytest.mark.parametrize(
+    ("wheel", "system"), [(["libnvinfer.so.11"], []), (None, ["libnvinfer.so.11"])]
+)
 @pytest.mark.parametrize("cuda", ["12.8", "13.0"])
 def test_tensorrt_11_alone_is_named_with_the_package_that_fits(
     machine: Callable[..., Libraries], wheel: list[str] | None, system: list[str], cuda: str
 ) -> None:
     machine(wheel, system, cuda=cuda)
-    with pytest.raises(MissingRequirement, match="needs TensorRT 10, and only TensorRT 11") as caught:
+    with pytest.raises(
+        MissingRequirement, match="needs TensorRT 10, and only TensorRT 11"
+    ) as caught:
         load_tensorrt10()
     assert f'pip install "tensorrt-cu{cuda[:2]}<11"' in str(caught.value)
     assert "--backend trt" in str(caught.value)
 
 
-@pytest.mark.parametrize(("wheel", "system"), [(None, []), ([], []), (["libnvinfer.so.10"], ["libnvinfer.so.10"])])
+@pytest.mark.parametrize(
+    ("wheel", "system"), [(None, []), ([], []), (["libnvinfer.so.10"], ["libnvinfer.so.10"])]
+)
 def test_no_tensorrt_or_half_of_it_says_what_the_loader_missed(
     machine: Callable[..., Libraries], wheel: list[str] | None, system: list[str]
 ) -> None:
@@ -333,9 +369,13 @@ def listed(name: str, index: int) -> Any:
 def plugin(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """An installed plugin; holds the paths that were registered."""
     registered: list[str] = []
-    module = SimpleNamespace(get_ep_name=lambda: RTX, get_library_path=lambda: "plugin.so", __version__="0.5.0")
+    module = SimpleNamespace(
+        get_ep_name=lambda: RTX, get_library_path=lambda: "plugin.so", __version__="0.5.0"
+    )
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", module)
-    monkeypatch.setattr(ort, "register_execution_provider_library", lambda _name, path: registered.append(path))
+    monkeypatch.setattr(
+        ort, "register_execution_provider_library", lambda _name, path: registered.append(path)
+    )
     ort_trt_libraries._register.cache_clear()
     return registered
 
@@ -351,14 +391,18 @@ def test_the_plugins_device_is_the_first_gpu_and_registered_once(
 
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize("devices", [[], [listed("CUDAExecutionProvider", 0)], [listed(RTX, 1)]])
-def test_a_gpu_that_the_plugin_does_not_list_is_named(devices: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_the_plugin_does_not_list_is_named(
+    devices: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ort, "get_ep_devices", lambda: devices)
     with pytest.raises(MissingRequirement, match=r"NVIDIA H200 with 9\.0.*8\.6, 8\.9 and 12\.0"):
         plugin_device(H200)
 
 
 @pytest.mark.usefixtures("plugin")
-def test_a_plugin_that_is_missing_or_does_not_load_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_is_missing_or_does_not_load_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def breaks(_name: str, _path: str) -> None:
         raise RuntimeError("libcuda.so.1: cannot open shared object file")
 
@@ -370,7 +414,8 @@ def test_a_plugin_that_is_missing_or_does_not_load_is_named(monkeypatch: pytest.
         plugin_device(H200)
 
 
-# --- what the providers are asked for ----------------------------------------------------------------------------
+# --- what the providers are asked for
+# ----------------------------------------------------------------------------
 
 
 def test_every_precision_has_its_options_for_a_weakly_typed_builder() -> None:
@@ -402,14 +447,18 @@ def test_the_plugins_options_have_its_own_names_and_its_one_device(
     assert runtime.devices == ["the listed GPU"] * 2
     assert [asked["enable_cuda_graph"] for asked in runtime.asked] == ["0", "1"]
     assert set(opened) == {"nv_runtime_cache_path", "enable_cuda_graph"}
-    assert {bound[f"nv_profile_{which}_shapes"] for which in ("min", "opt", "max")} == {"input:2x1x8x8"}
+    assert {bound[f"nv_profile_{which}_shapes"] for which in ("min", "opt", "max")} == {
+        "input:2x1x8x8"
+    }
 
 
 @pytest.mark.parametrize("name", ["ort-trt", "ort-trt-rtx"])
 def test_the_stream_that_times_are_taken_on_is_the_providers(
     name: str, runtime: StandIn, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CudaOrtSession, "_torch_stream", lambda _self: SimpleNamespace(cuda_stream=1234))
+    monkeypatch.setattr(
+        CudaOrtSession, "_torch_stream", lambda _self: SimpleNamespace(cuda_stream=1234)
+    )
     open_on(name, artifacts["4"]).close()
     (asked,) = runtime.asked
     assert (asked["has_user_compute_stream"], asked["user_compute_stream"]) == ("1", "1234")
@@ -432,7 +481,11 @@ def test_a_limited_range_is_one_engine_and_a_static_graph_needs_no_profile(
 
 
 def test_an_engine_is_cached_apart_from_every_other_that_the_provider_would_take_for_it(
-    runtime: StandIn, artifacts: dict[str, Artifact], images: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    runtime: StandIn,
+    artifacts: dict[str, Artifact],
+    images: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     with open_on("ort-trt", artifacts["unlimited"]) as session:
         session.bind({"input": images[:2]})
@@ -445,7 +498,10 @@ def test_an_engine_is_cached_apart_from_every_other_that_the_provider_would_take
     folders = [asked["trt_engine_cache_path"] for asked in runtime.asked]
     assert folders[1] == folders[3]
     assert len(set(folders)) == len(folders) - 1
-    assert all(Path(folder).is_dir() and Path(folder).is_relative_to(tmp_path / "cache") for folder in folders)
+    assert all(
+        Path(folder).is_dir() and Path(folder).is_relative_to(tmp_path / "cache")
+        for folder in folders
+    )
 
 
 @pytest.mark.usefixtures("runtime")
@@ -458,7 +514,8 @@ def test_a_cache_folder_that_cannot_be_made_is_named(
         open_on("ort-trt", artifacts["4"])
 
 
-# --- what runs, and where ----------------------------------------------------------------------------------------
+# --- what runs, and where
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("runtime")
@@ -479,7 +536,9 @@ def test_bound_runs_and_host_runs_are_right_and_leave_each_other_alone(
             assert compare(reference[rows], session.fetch()["logits"]).passed
 
 
-@pytest.mark.parametrize(("name", "where"), [("ort-trt", "Tensorrt"), ("ort-trt-rtx", "NvTensorRTRTX")])
+@pytest.mark.parametrize(
+    ("name", "where"), [("ort-trt", "Tensorrt"), ("ort-trt-rtx", "NvTensorRTRTX")]
+)
 def test_delivered_names_every_node_and_claims_no_element_type(
     name: str, where: str, runtime: StandIn, artifacts: dict[str, Artifact], images: Any
 ) -> None:
@@ -487,12 +546,17 @@ def test_delivered_names_every_node_and_claims_no_element_type(
         session.bind({"input": images[:2]})
         found = session.delivered()
     assert "2x1x8x8" in str(runtime.asked[-1])  # the engine that is bound, profiled without a graph
-    assert "1" not in (runtime.asked[-1].get("trt_cuda_graph_enable"), runtime.asked[-1].get("enable_cuda_graph"))
+    assert "1" not in (
+        runtime.asked[-1].get("trt_cuda_graph_enable"),
+        runtime.asked[-1].get("enable_cuda_graph"),
+    )
     assert {layer.device for layer in found.layers} == {where}
     assert {layer.dtype for layer in found.layers} == {"unknown"}
     got = undelivered(found, artifacts["unlimited"].manifest.config, "float32")
     assert len(got) == len(list(layers(artifacts["unlimited"].manifest.config)))
-    assert {dtype for _, dtype in got} == {"unknown"}  # each is there, and none claims an element type
+    assert {dtype for _, dtype in got} == {
+        "unknown"
+    }  # each is there, and none claims an element type
     assert found.share("float32") == found.share("float16") == 0.0
     assert "does not say" in found.notes["cuda graph"]
     assert "NVIDIA_TF32_OVERRIDE=0 before" in found.notes["precision"]
@@ -513,7 +577,9 @@ def test_delivered_without_a_bound_batch_profiles_one_that_the_artifact_takes(
 def test_without_assignment_info_the_profiled_run_alone_decides(
     runtime: StandIn, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorrt, "assigned_nodes", lambda _session: [])  # as before onnxruntime 1.24
+    monkeypatch.setattr(
+        tensorrt, "assigned_nodes", lambda _session: []
+    )  # as before onnxruntime 1.24
     with open_on("ort-trt", artifacts["4"]) as session:
         assert session.delivered().layers
         runtime.strayed = ("Gemm",)
@@ -522,7 +588,9 @@ def test_without_assignment_info_the_profiled_run_alone_decides(
 
 
 @pytest.mark.parametrize("name", ["ort-trt", "ort-trt-rtx"])
-@pytest.mark.parametrize("fault", [{"fallen": "CPUExecutionProvider"}, {"unassigned": ("MaxPool", "Relu")}])
+@pytest.mark.parametrize(
+    "fault", [{"fallen": "CPUExecutionProvider"}, {"unassigned": ("MaxPool", "Relu")}]
+)
 def test_a_session_with_nodes_outside_tensorrt_does_not_open(
     name: str, fault: dict[str, Any], runtime: StandIn, artifacts: dict[str, Artifact]
 ) -> None:
@@ -531,7 +599,9 @@ def test_a_session_with_nodes_outside_tensorrt_does_not_open(
         open_on(name, artifacts["4"])
 
 
-def test_a_node_that_ran_on_the_cpu_is_caught(runtime: StandIn, artifacts: dict[str, Artifact]) -> None:
+def test_a_node_that_ran_on_the_cpu_is_caught(
+    runtime: StandIn, artifacts: dict[str, Artifact]
+) -> None:
     with open_on("ort-trt", artifacts["4"]) as session:
         runtime.strayed = ("Gemm", "FusedGemm")
         with pytest.raises(SilentFallback, match=r"ran outside TensorrtExecutionProvider \(1 of"):
@@ -553,8 +623,16 @@ def test_onnxruntime_itself_refuses_when_the_listed_device_is_the_cpu(
     ("said", "error", "match"),
     [
         ("Please install TensorRT libraries as mentioned", MissingRequirement, "does not load"),
-        ("nodes are assigned to the default CPU EP, but fallback to CPU EP is off", SilentFallback, "every node"),
-        ("TensorRT EP failed to create engine from network", SessionFailed, "no engine of .*failed to create"),
+        (
+            "nodes are assigned to the default CPU EP, but fallback to CPU EP is off",
+            SilentFallback,
+            "every node",
+        ),
+        (
+            "TensorRT EP failed to create engine from network",
+            SessionFailed,
+            "no engine of .*failed to create",
+        ),
     ],
 )
 def test_what_onnxruntime_says_when_it_cannot_open_is_translated(
@@ -590,6 +668,11 @@ def test_an_output_that_is_not_finite_is_no_result(
 
 
 @pytest.mark.usefixtures("runtime")
-def test_a_batch_that_no_engine_covers_is_refused_by_its_size(artifacts: dict[str, Artifact], images: Any) -> None:
-    with open_on("ort-trt", artifacts["1:4:8"]) as session, pytest.raises(BadInput, match=r"batch 9 .* 1\.\.8"):
+def test_a_batch_that_no_engine_covers_is_refused_by_its_size(
+    artifacts: dict[str, Artifact], images: Any
+) -> None:
+    with (
+        open_on("ort-trt", artifacts["1:4:8"]) as session,
+        pytest.raises(BadInput, match=r"batch 9 .* 1\.\.8"),
+    ):
         session.bind({"input": images[:9]})

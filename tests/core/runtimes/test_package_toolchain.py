@@ -1,4 +1,6 @@
-"""Whether packages can be compiled is found out by compiling: around toolkits of a few lines and a driver of one."""
+"""Whether packages can be compiled is found out by compiling: around toolkits of a few lines and a
+driver of one.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from resnext.runtimes.pt2 import toolchain as module
 from resnext.runtimes.pt2.toolchain import cuda_toolkit, obstacle, toolchain
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-without_driver = pytest.mark.skipif(probe_driver().problem is None, reason="this machine has a CUDA driver")
+without_driver = pytest.mark.skipif(
+    probe_driver().problem is None, reason="this machine has a CUDA driver"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +43,9 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def toolkit(folder: Path, **headers: str) -> Path:
-    """A toolkit of two headers; a text in ``headers`` takes the place of one, an empty one leaves it out."""
+    """A toolkit of two headers; a text in ``headers`` takes the place of one, an empty one leaves
+    it out.
+    """
     (folder / "include").mkdir(parents=True)
     (folder / "lib64").mkdir()
     texts = {"cuda": 'extern "C" int cuInit(unsigned);\n', "cuda_runtime": "\n", **headers}
@@ -60,7 +66,9 @@ def nvcc(folder: Path, says: str) -> str:
 
 @pytest.fixture
 def libcuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The driver's library as it lies on a machine without development packages: under its version's name alone."""
+    """The driver's library as it lies on a machine without development packages: under its
+    version's name alone.
+    """
     return planted_driver(tmp_path, monkeypatch)
 
 
@@ -68,7 +76,9 @@ def planted_driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     source, library = folder / "driver.c", folder / "driver" / "libcuda.so.580.65.06"
     source.write_text("int cuInit(unsigned flags) { return (int)flags; }\n")
     library.parent.mkdir()
-    subprocess.run(["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", source, "-o", library], check=True)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", source, "-o", library], check=True
+    )
     monkeypatch.setattr(module, "driver_library", lambda: library)
     return library
 
@@ -76,7 +86,9 @@ def planted_driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # ---- the toolkit
 
 
-def test_the_toolkit_is_the_first_with_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_toolkit_is_the_first_with_headers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     empty = tmp_path / "empty"
     (empty / "include").mkdir(parents=True)
     assert cuda_toolkit() is None
@@ -85,7 +97,9 @@ def test_the_toolkit_is_the_first_with_headers(tmp_path: Path, monkeypatch: pyte
     # The script lies in a folder with no toolkit above it, as on images that keep theirs elsewhere.
     elsewhere = toolkit(tmp_path / "elsewhere")
     (elsewhere / "bin").mkdir()
-    script = nvcc(tmp_path / "script", f"echo '#$ _SPACE_= ' >&2; echo '#$ TOP={elsewhere}/bin/..' >&2")
+    script = nvcc(
+        tmp_path / "script", f"echo '#$ _SPACE_= ' >&2; echo '#$ TOP={elsewhere}/bin/..' >&2"
+    )
     monkeypatch.setattr(shutil, "which", lambda name: script if name == "nvcc" else None)
     assert cuda_toolkit() == elsewhere
     monkeypatch.setenv("CUDA_PATH", str(toolkit(tmp_path / "path")))
@@ -107,7 +121,9 @@ def test_an_nvcc_that_names_no_toolkit_is_asked_for_the_folder_above_it(
     assert cuda_toolkit() == tmp_path / "usr"
 
 
-def test_an_nvcc_that_cannot_be_run_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_nvcc_that_cannot_be_run_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: str(tmp_path / "gone" / "nvcc"))
     monkeypatch.setattr(module, "_CONVENTIONAL", toolkit(tmp_path / "conventional"))
     assert cuda_toolkit() == tmp_path / "conventional"
@@ -117,7 +133,9 @@ def test_an_nvcc_that_cannot_be_run_is_passed_over(tmp_path: Path, monkeypatch: 
 
 
 @needs_compiler
-def test_nothing_is_in_the_way_where_a_few_lines_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_in_the_way_where_a_few_lines_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert obstacle("cpu") is None
     monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "home")))
     planted_driver(tmp_path, monkeypatch)
@@ -138,7 +156,11 @@ def test_nothing_is_in_the_way_where_a_few_lines_compile(tmp_path: Path, monkeyp
     ],
 )
 def test_what_is_missing_for_cuda_is_one_line_with_what_to_do(
-    headers: dict[str, str] | None, driver: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    headers: dict[str, str] | None,
+    driver: bool,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if headers is not None:
         monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "home", **headers)))
@@ -166,10 +188,14 @@ def test_a_compiler_that_does_not_compile_is_in_the_way_of_every_device(
     assert len(reason.splitlines()) == 1
 
 
-def test_a_gpu_that_pytorch_cannot_use_is_named_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_pytorch_cannot_use_is_named_before_anything_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(module, "_build", None)
-    assert "cannot use a CUDA device here; compile for the processor: --device cpu" in str(obstacle("cuda"))
+    assert "cannot use a CUDA device here; compile for the processor: --device cpu" in str(
+        obstacle("cuda")
+    )
 
 
 def test_a_machine_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,14 +217,22 @@ def test_the_loaded_driver_is_linked_by_its_own_name(libcuda: Path, tmp_path: Pa
     with toolchain("cuda"):
         subprocess.run(build, check=True)
     assert b"\0libcuda.so.1\0" in program.read_bytes()
-    assert subprocess.run([program], env={"LD_LIBRARY_PATH": str(tmp_path)}, check=False).returncode != 0
+    assert (
+        subprocess.run([program], env={"LD_LIBRARY_PATH": str(tmp_path)}, check=False).returncode
+        != 0
+    )
     (tmp_path / "libcuda.so.1").symlink_to(libcuda)
-    assert subprocess.run([program], env={"LD_LIBRARY_PATH": str(tmp_path)}, check=False).returncode == 0
+    assert (
+        subprocess.run([program], env={"LD_LIBRARY_PATH": str(tmp_path)}, check=False).returncode
+        == 0
+    )
 
 
 @pytest.mark.usefixtures("libcuda")
 @pytest.mark.parametrize("given", [{}, {"CUDA_HOME": "/mine", "LIBRARY_PATH": "/mine/lib"}])
-def test_what_is_set_while_compiling_is_undone(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_set_while_compiling_is_undone(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     before, guessed = dict(os.environ), cpp_extension.CUDA_HOME
@@ -226,14 +260,18 @@ def test_the_driver_s_file_is_found_by_what_is_loaded(libcuda: Path, tmp_path: P
         environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
         command = [sys.executable, "-c", script]
         found.append(
-            subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+            subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True
+            ).stdout.strip()
         )
     assert found[0] == str(libcuda)
     assert found[1] != str(libcuda)  # the machine's own, or none
 
 
 @needs_compiler
-def test_the_toolkit_of_this_machine_s_nvcc_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_toolkit_of_this_machine_s_nvcc_compiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()
     script = shutil.which("nvcc")
     if script is None:

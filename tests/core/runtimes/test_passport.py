@@ -1,4 +1,6 @@
-"""Can a machine load an engine? Each rule with a machine that fits and one that does not, and the way out."""
+"""Can a machine load an engine? Each rule with a machine that fits and one that does not, and the
+way out.
+"""
 
 from __future__ import annotations
 
@@ -39,25 +41,45 @@ def gpu(name: str = "NVIDIA H200", capability: str = "9.0", cuda: str = "13.0") 
     return Driver(None, 1, cuda, (Gpu(name, capability),))
 
 
-def engine(library: str = "tensorrt", version: str = "11.4.0.106", refitted: bool = False, **options: Any) -> Manifest:
+def engine(
+    library: str = "tensorrt", version: str = "11.4.0.106", refitted: bool = False, **options: Any
+) -> Manifest:
     """Built on an H200, or for TensorRT-RTX on a machine without a GPU."""
     profiles = options.pop("profiles", (BatchRange.parse("1:8:64"),))
     ahead = library == "tensorrt_rtx"
     record = EngineRecord(
-        library="tensorrt_rtx" if ahead else "tensorrt", version=version, cuda=13, platform="linux-x86_64",
-        gpu=None if ahead else "NVIDIA H200", compute_capability=None if ahead else "9.0",
-        cuda_driver=None if ahead else "13.0", options=EngineOptions(profiles=profiles, **options), refitted=refitted,
-        build_s=1.0, layers=(), layers_from="nothing",
-    )  # fmt: skip
+        library="tensorrt_rtx" if ahead else "tensorrt",
+        version=version,
+        cuda=13,
+        platform="linux-x86_64",
+        gpu=None if ahead else "NVIDIA H200",
+        compute_capability=None if ahead else "9.0",
+        cuda_driver=None if ahead else "13.0",
+        options=EngineOptions(profiles=profiles, **options),
+        refitted=refitted,
+        build_s=1.0,
+        layers=(),
+        layers_from="nothing",
+    )
     config = variant("resnext11_8x4d_digits")
     return Manifest(
-        kind="trt-rtx" if ahead else "trt", file="model.engine", file_sha256="0" * 64, file_size_bytes=1,
-        model="resnext11_8x4d_digits", config=config, weights=WeightsRecord(source="digits", sha256="1" * 64),
-        precision="fp16", inputs=(TensorSpec(name="input", dtype="float32", shape=(None, 1, 8, 8)),),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=(None, 10)),), batch=record.options.batch,
-        preprocessing=Preprocessing(resize=8, crop=(8, 8), mean=(0.5,), std=(0.5,), color="L"), opset=20,
-        versions={}, created="2026-11-01T00:00:00+00:00", engine=record,
-    )  # fmt: skip
+        kind="trt-rtx" if ahead else "trt",
+        file="model.engine",
+        file_sha256="0" * 64,
+        file_size_bytes=1,
+        model="resnext11_8x4d_digits",
+        config=config,
+        weights=WeightsRecord(source="digits", sha256="1" * 64),
+        precision="fp16",
+        inputs=(TensorSpec(name="input", dtype="float32", shape=(None, 1, 8, 8)),),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=(None, 10)),),
+        batch=record.options.batch,
+        preprocessing=Preprocessing(resize=8, crop=(8, 8), mean=(0.5,), std=(0.5,), color="L"),
+        opset=20,
+        versions={},
+        created="2026-11-01T00:00:00+00:00",
+        engine=record,
+    )
 
 
 def rtx(version: str = "1.7.1.116", **options: Any) -> Manifest:
@@ -65,9 +87,11 @@ def rtx(version: str = "1.7.1.116", **options: Any) -> Manifest:
 
 
 def machine(
-    driver: Driver | None = None, version: str | None = "11.4.0.106", cuda: int | None = 13,
+    driver: Driver | None = None,
+    version: str | None = "11.4.0.106",
+    cuda: int | None = 13,
     platform: str = "linux-x86_64",
-) -> Machine:  # fmt: skip
+) -> Machine:
     return Machine(driver or gpu(), version, cuda, platform)
 
 
@@ -82,7 +106,10 @@ def rtx_machine(capability: str = "8.9", **facts: Any) -> Machine:
     ("manifest", "fits"),
     [
         (engine(), machine()),
-        (engine(), machine(gpu("NVIDIA H100 80GB HBM3"))),  # another name of the same compute capability
+        (
+            engine(),
+            machine(gpu("NVIDIA H100 80GB HBM3")),
+        ),  # another name of the same compute capability
         (engine(), machine(gpu(cuda="13.2"))),
         (engine(), machine(gpu(cuda="14.0"))),
         (engine(), machine(cuda=None)),
@@ -112,39 +139,141 @@ def test_a_machine_that_fits_has_no_obstacle(manifest: Manifest, fits: Machine) 
 @pytest.mark.parametrize(
     ("manifest", "other", "reason", "fix", "rebuild"),
     [
-        (engine(), machine(gpu("NVIDIA A100", "8.0")),
-         "it was built for compute capability 9.0, NVIDIA A100 has 8.0", "", True),
-        (engine(compatibility="same-cc"), machine(gpu("NVIDIA A100", "8.0")),
-         "it was built for compute capability 9.0, NVIDIA A100 has 8.0", "", True),
-        (engine(compatibility="version"), machine(gpu("NVIDIA A100", "8.0")),
-         "it was built for compute capability 9.0, NVIDIA A100 has 8.0", "", True),
-        (engine(compatibility="ampere+"), machine(gpu("NVIDIA T4", "7.5")),
-         "it was built for Ampere and later, NVIDIA T4 has 7.5", "", True),
-        (engine(), machine(version="11.4.1.1"),
-         "it was built by TensorRT 11.4.0.106, installed is 11.4.1.1", "pip install tensorrt==11.4.0.106", True),
-        (engine(compatibility="version"), machine(version="11.3.9.9"),
-         "it was built by TensorRT 11.4.0.106, installed is 11.3.9.9", "pip install tensorrt==11.4.0.106", True),
-        (engine(compatibility="ampere+"), machine(version="11.5.0.1"),
-         "it was built by TensorRT 11.4.0.106, installed is 11.5.0.1", "pip install tensorrt==11.4.0.106", True),
-        (engine(), machine(version=None), "TensorRT is not installed", "pip install tensorrt==11.4.0.106", False),
-        (engine(), machine(platform="win32-amd64"), "it was built on linux-x86_64, this is win32-amd64", "", True),
-        (engine(), machine(gpu(cuda="12.8")),
-         "the driver serves CUDA 12.8, the library needs CUDA 13", "install a newer driver", False),
-        (engine(), machine(gpu(cuda="12.8"), cuda=None),
-         "the driver serves CUDA 12.8, the library needs CUDA 13", "install a newer driver", False),
-        (engine(), machine(NO_DRIVER), "the NVIDIA driver is not installed", "run it on a machine with an NVIDIA GPU",
-         False),
-        (engine(strip_weights=True), machine(), "its weights were stripped", "resnext-export refit", False),
-        (rtx(), rtx_machine(version="1.8.0.1"), "it was built by TensorRT-RTX 1.7.1.116, installed is 1.8.0.1",
-         "pip install tensorrt_rtx==1.7.1.116", True),
-        (rtx(), rtx_machine(version=None), "TensorRT-RTX is not installed", "pip install tensorrt_rtx==1.7.1.116",
-         False),
-        (rtx(targets=("sm_89",)), rtx_machine("8.6"), "it was built for sm_89, some GPU has 8.6", "", True),
-        (rtx(targets=("sm_120",)), rtx_machine("12.1"), "it was built for sm_120, some GPU has 12.1", "", True),
-        (rtx(), rtx_machine(driver=NO_DRIVER), "the NVIDIA driver is not installed", "run it on a machine", False),
-        (rtx(strip_weights=True), rtx_machine(), "its weights were stripped", "resnext-export refit", False),
+        (
+            engine(),
+            machine(gpu("NVIDIA A100", "8.0")),
+            "it was built for compute capability 9.0, NVIDIA A100 has 8.0",
+            "",
+            True,
+        ),
+        (
+            engine(compatibility="same-cc"),
+            machine(gpu("NVIDIA A100", "8.0")),
+            "it was built for compute capability 9.0, NVIDIA A100 has 8.0",
+            "",
+            True,
+        ),
+        (
+            engine(compatibility="version"),
+            machine(gpu("NVIDIA A100", "8.0")),
+            "it was built for compute capability 9.0, NVIDIA A100 has 8.0",
+            "",
+            True,
+        ),
+        (
+            engine(compatibility="ampere+"),
+            machine(gpu("NVIDIA T4", "7.5")),
+            "it was built for Ampere and later, NVIDIA T4 has 7.5",
+            "",
+            True,
+        ),
+        (
+            engine(),
+            machine(version="11.4.1.1"),
+            "it was built by TensorRT 11.4.0.106, installed is 11.4.1.1",
+            "pip install tensorrt==11.4.0.106",
+            True,
+        ),
+        (
+            engine(compatibility="version"),
+            machine(version="11.3.9.9"),
+            "it was built by TensorRT 11.4.0.106, installed is 11.3.9.9",
+            "pip install tensorrt==11.4.0.106",
+            True,
+        ),
+        (
+            engine(compatibility="ampere+"),
+            machine(version="11.5.0.1"),
+            "it was built by TensorRT 11.4.0.106, installed is 11.5.0.1",
+            "pip install tensorrt==11.4.0.106",
+            True,
+        ),
+        (
+            engine(),
+            machine(version=None),
+            "TensorRT is not installed",
+            "pip install tensorrt==11.4.0.106",
+            False,
+        ),
+        (
+            engine(),
+            machine(platform="win32-amd64"),
+            "it was built on linux-x86_64, this is win32-amd64",
+            "",
+            True,
+        ),
+        (
+            engine(),
+            machine(gpu(cuda="12.8")),
+            "the driver serves CUDA 12.8, the library needs CUDA 13",
+            "install a newer driver",
+            False,
+        ),
+        (
+            engine(),
+            machine(gpu(cuda="12.8"), cuda=None),
+            "the driver serves CUDA 12.8, the library needs CUDA 13",
+            "install a newer driver",
+            False,
+        ),
+        (
+            engine(),
+            machine(NO_DRIVER),
+            "the NVIDIA driver is not installed",
+            "run it on a machine with an NVIDIA GPU",
+            False,
+        ),
+        (
+            engine(strip_weights=True),
+            machine(),
+            "its weights were stripped",
+            "resnext-export refit",
+            False,
+        ),
+        (
+            rtx(),
+            rtx_machine(version="1.8.0.1"),
+            "it was built by TensorRT-RTX 1.7.1.116, installed is 1.8.0.1",
+            "pip install tensorrt_rtx==1.7.1.116",
+            True,
+        ),
+        (
+            rtx(),
+            rtx_machine(version=None),
+            "TensorRT-RTX is not installed",
+            "pip install tensorrt_rtx==1.7.1.116",
+            False,
+        ),
+        (
+            rtx(targets=("sm_89",)),
+            rtx_machine("8.6"),
+            "it was built for sm_89, some GPU has 8.6",
+            "",
+            True,
+        ),
+        (
+            rtx(targets=("sm_120",)),
+            rtx_machine("12.1"),
+            "it was built for sm_120, some GPU has 12.1",
+            "",
+            True,
+        ),
+        (
+            rtx(),
+            rtx_machine(driver=NO_DRIVER),
+            "the NVIDIA driver is not installed",
+            "run it on a machine",
+            False,
+        ),
+        (
+            rtx(strip_weights=True),
+            rtx_machine(),
+            "its weights were stripped",
+            "resnext-export refit",
+            False,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_machine_that_does_not_fit_has_one_obstacle(
     manifest: Manifest, other: Machine, reason: str, fix: str, rebuild: bool
 ) -> None:
@@ -162,12 +291,15 @@ def test_a_machine_that_does_not_fit_has_one_obstacle(
 def test_an_rtx_engine_without_targets_is_not_for_every_gpu(capability: str) -> None:
     (found,) = obstacles(rtx(), rtx_machine(capability))
     assert found.reason == (
-        "it was built for GPUs of compute capability 8.0, 8.6, 8.9, 12.0 and later, some GPU has " + capability
+        "it was built for GPUs of compute capability 8.0, 8.6, 8.9, 12.0 and later, some GPU has "
+        + capability
     )
 
 
 def test_every_obstacle_is_named_and_so_is_every_fix() -> None:
-    worst = machine(gpu("NVIDIA T4", "7.5", cuda="12.2"), version="10.16.1.11", platform="linux-aarch64")
+    worst = machine(
+        gpu("NVIDIA T4", "7.5", cuda="12.2"), version="10.16.1.11", platform="linux-aarch64"
+    )
     manifest = engine(strip_weights=True)
     found = obstacles(manifest, worst)
     assert len(found) == 5
@@ -182,7 +314,10 @@ def test_every_obstacle_is_named_and_so_is_every_fix() -> None:
 def test_another_gpu_of_the_same_kind_is_remarked_on_and_no_obstacle() -> None:
     other = machine(gpu("NVIDIA H100 80GB HBM3"))
     assert remarks(engine(), other) == (
-        "its kernels were chosen on NVIDIA H200; on NVIDIA H100 80GB HBM3 they may not be the fastest",
+        (
+            "its kernels were chosen on NVIDIA H200; on NVIDIA H100 80GB HBM3 they may not be the"
+            " fastest"
+        ),
     )
     assert remarks(engine(), machine()) == ()
     assert remarks(engine(), machine(NO_DRIVER)) == ()
@@ -198,7 +333,11 @@ def test_an_onnx_file_has_neither() -> None:
 def test_this_machine_is_asked_for_each_library() -> None:
     for flavour in FLAVOURS.values():
         here = this_machine(flavour)
-        assert (here.version, here.cuda, here.platform) == (flavour.version, flavour.cuda, this_platform())
+        assert (here.version, here.cuda, here.platform) == (
+            flavour.version,
+            flavour.cuda,
+            this_platform(),
+        )
 
 
 def test_an_obstacle_is_one_that_a_new_engine_overcomes_unless_it_says_otherwise() -> None:
@@ -218,8 +357,18 @@ def parsed(manifest: Manifest, on: Machine) -> tuple[dict[str, Any], EngineOptio
         for name, value in context.params.items()
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    own = {"onnx", "tf32", "workspace", "optimization_level", "tiling_level", "timing_cache", "compatibility",
-           "strip_weights", "targets", "on_refusal"}  # fmt: skip
+    own = {
+        "onnx",
+        "tf32",
+        "workspace",
+        "optimization_level",
+        "tiling_level",
+        "timing_cache",
+        "compatibility",
+        "strip_weights",
+        "targets",
+        "on_refusal",
+    }
     request = asked_for({name: context.params[name] for name in own})
     return given, request.options(context.params["batch"])
 
@@ -241,7 +390,11 @@ def test_the_command_asks_for_the_same_engine(asked: dict[str, Any]) -> None:
     assert manifest.engine is not None
     assert options == manifest.engine.options
     assert given["target"] == "trt"
-    assert (given["spec"], given["model"], given["precision"]) == ("digits", "resnext11_8x4d_digits", "fp16")
+    assert (given["spec"], given["model"], given["precision"]) == (
+        "digits",
+        "resnext11_8x4d_digits",
+        "fp16",
+    )
     assert "bake_preprocessing" not in given
 
 
@@ -282,7 +435,9 @@ def test_an_engine_without_targets_is_built_anew_for_the_machines_own() -> None:
 
 
 @pytest.mark.parametrize("targets", [(), ("sm_89",)])
-def test_where_the_library_serves_no_such_gpu_building_anew_is_no_way_out(targets: tuple[str, ...]) -> None:
+def test_where_the_library_serves_no_such_gpu_building_anew_is_no_way_out(
+    targets: tuple[str, ...],
+) -> None:
     (found,) = obstacles(rtx(targets=targets), rtx_machine("9.0"))
     assert not found.rebuild
 
@@ -295,7 +450,11 @@ def test_the_command_keeps_what_was_allowed_on_a_refusal(fallbacks: tuple[Any, .
 def test_the_command_builds_the_same_network() -> None:
     config = replace(variant("resnext50_32x4d"), num_classes=7, input_size=(64, 96))
     manifest = engine().model_copy(
-        update={"config": config, "model": None, "weights": WeightsRecord(source="seeded:3", sha256="1" * 64)}
+        update={
+            "config": config,
+            "model": None,
+            "weights": WeightsRecord(source="seeded:3", sha256="1" * 64),
+        }
     )
     given, _ = parsed(manifest, machine())
     assert given.get("num_classes") == 7
@@ -312,12 +471,33 @@ def package(batch: str = "1:8", **changes: Any) -> Manifest:
     """Compiled on `HOST`, or with ``device="cuda"`` on an H200."""
     sizes = BatchRange.parse(batch)
     gpu_facts = {**ON_H200, "gpu": "NVIDIA H200"} if changes.get("device") == "cuda" else {}
-    record = PackageRecord.model_validate({
-        "torch": HOST.torch, "cuda": None, "device": "cpu", "platform": HOST.platform, "cpu_capability": "AVX512",
-        "cpu_flags": ("avx2", "avx512f"), "precision": "fp16", "batch": sizes, "frozen": True, "layers": (),
-        "inputs": engine().inputs, "outputs": engine().outputs, "kernels": {}, **gpu_facts, **changes,
-    })  # fmt: skip
-    made = {"kind": "pt2", "file": "model.pt2", "opset": None, "engine": None, "package": record, "batch": sizes}
+    record = PackageRecord.model_validate(
+        {
+            "torch": HOST.torch,
+            "cuda": None,
+            "device": "cpu",
+            "platform": HOST.platform,
+            "cpu_capability": "AVX512",
+            "cpu_flags": ("avx2", "avx512f"),
+            "precision": "fp16",
+            "batch": sizes,
+            "frozen": True,
+            "layers": (),
+            "inputs": engine().inputs,
+            "outputs": engine().outputs,
+            "kernels": {},
+            **gpu_facts,
+            **changes,
+        }
+    )
+    made = {
+        "kind": "pt2",
+        "file": "model.pt2",
+        "opset": None,
+        "engine": None,
+        "package": record,
+        "batch": sizes,
+    }
     return Manifest.model_validate({**engine().model_dump(), **made})
 
 
@@ -340,14 +520,36 @@ def test_a_machine_that_fits_a_package_has_no_obstacle(manifest: Manifest, fits:
 @pytest.mark.parametrize(
     ("manifest", "other", "reason", "rebuild"),
     [
-        (package(), meets(torch="2.14.0"), "compiled by PyTorch 2.13.0+cpu, installed is 2.14.0", True),
-        (package(), meets(cpu_flags=frozenset({"avx2"})), "may use avx512f, which this processor lacks", True),
-        (package(), meets(platform="linux-aarch64"), "compiled on linux-x86_64, this is linux-aarch64", True),
-        (package(device="cuda"), meets(**{**ON_H200, "compute_capability": "8.9"}), "this GPU has 8.9", True),
+        (
+            package(),
+            meets(torch="2.14.0"),
+            "compiled by PyTorch 2.13.0+cpu, installed is 2.14.0",
+            True,
+        ),
+        (
+            package(),
+            meets(cpu_flags=frozenset({"avx2"})),
+            "may use avx512f, which this processor lacks",
+            True,
+        ),
+        (
+            package(),
+            meets(platform="linux-aarch64"),
+            "compiled on linux-x86_64, this is linux-aarch64",
+            True,
+        ),
+        (
+            package(device="cuda"),
+            meets(**{**ON_H200, "compute_capability": "8.9"}),
+            "this GPU has 8.9",
+            True,
+        ),
         (package(device="cuda"), meets(), "PyTorch can use none here", False),
     ],
 )
-def test_what_keeps_a_package_from_loading(manifest: Manifest, other: Machine, reason: str, rebuild: bool) -> None:
+def test_what_keeps_a_package_from_loading(
+    manifest: Manifest, other: Machine, reason: str, rebuild: bool
+) -> None:
     (found,) = obstacles(manifest, other)
     assert reason in found.reason
     assert found.rebuild is rebuild
@@ -355,11 +557,15 @@ def test_what_keeps_a_package_from_loading(manifest: Manifest, other: Machine, r
 
 
 def test_a_package_is_made_anew_by_the_command_that_made_it() -> None:
-    assert rebuild_command(package(), meets()) == (
-        "resnext-export --format pt2 --weights digits --model resnext11_8x4d_digits --precision fp16 --batch 1:8"
+    assert (
+        rebuild_command(package(), meets())
+        == "resnext-export --format pt2 --weights digits --model resnext11_8x4d_digits --precision"
+        " fp16 --batch 1:8"
     )
     for batch in ("1:4:16", "8"):
-        assert rebuild_command(package(batch, device="cuda"), meets()).endswith(f"--batch {batch} --device cuda")
+        assert rebuild_command(package(batch, device="cuda"), meets()).endswith(
+            f"--batch {batch} --device cuda"
+        )
 
 
 def test_pytorch_is_asked_of_this_machine_for_packages_alone() -> None:

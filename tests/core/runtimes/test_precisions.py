@@ -17,7 +17,13 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.network.config import PRECISIONS
 from resnext.runtimes.buffers import from_host, host_view
 from resnext.runtimes.pytorch.session import reference_logits
-from resnext.runtimes.registry import BACKENDS, SessionOptions, check_precision, natural_backend, open_session
+from resnext.runtimes.registry import (
+    BACKENDS,
+    SessionOptions,
+    check_precision,
+    natural_backend,
+    open_session,
+)
 from resnext.runtimes.session import numpy_dtype
 from resnext.verify.delivered import wanted_dtypes
 from resnext.verify.parity import GATES
@@ -45,22 +51,37 @@ def derived(plain: Artifact, weights: Weights, folder: Path, recipe: Recipe) -> 
 def test_every_precision_has_a_gate_and_a_type_and_a_backend() -> None:
     for precision in PRECISIONS:
         assert precision in GATES
-        assert all(numpy_dtype(name) if "8_" not in name else True for name in wanted_dtypes(precision))
+        assert all(
+            numpy_dtype(name) if "8_" not in name else True for name in wanted_dtypes(precision)
+        )
         assert [name for name, known in BACKENDS.items() if precision in known.precisions]
 
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("torch", "int8"), ("torch-compile", "fp8"), ("ort-cpu", "bf16"), ("ort-cuda", "int8"), ("ort-trt", "fp8"),
-     ("openvino", "fp8"), ("ort", "fp8")],
-)  # fmt: skip
-def test_a_precision_that_a_backend_never_runs_is_refused_with_those_that_do(name: str, precision: Any) -> None:
-    with pytest.raises(UsageError, match=f"'{name}' does not run {precision}; --backend .*trt") as caught:
+    [
+        ("torch", "int8"),
+        ("torch-compile", "fp8"),
+        ("ort-cpu", "bf16"),
+        ("ort-cuda", "int8"),
+        ("ort-trt", "fp8"),
+        ("openvino", "fp8"),
+        ("ort", "fp8"),
+    ],
+)
+def test_a_precision_that_a_backend_never_runs_is_refused_with_those_that_do(
+    name: str, precision: Any
+) -> None:
+    with pytest.raises(
+        UsageError, match=f"'{name}' does not run {precision}; --backend .*trt"
+    ) as caught:
         check_precision(name, precision)
     assert f" {name}," not in str(caught.value)
 
 
-def test_it_is_refused_before_anything_is_opened(plain: Artifact, weights: Weights, tmp_path: Path) -> None:
+def test_it_is_refused_before_anything_is_opened(
+    plain: Artifact, weights: Weights, tmp_path: Path
+) -> None:
     half = derived(plain, weights, tmp_path, Recipe("bf16"))
     for name in ("ort", "ort-cpu"):
         with pytest.raises(UsageError, match="does not run bf16"):
@@ -69,7 +90,9 @@ def test_it_is_refused_before_anything_is_opened(plain: Artifact, weights: Weigh
         open_session("torch", weights, SessionOptions(precision="int8"))
 
 
-def test_the_natural_backend_can_run_the_file(plain: Artifact, weights: Weights, tmp_path: Path) -> None:
+def test_the_natural_backend_can_run_the_file(
+    plain: Artifact, weights: Weights, tmp_path: Path
+) -> None:
     assert natural_backend(plain) == "ort"
     assert natural_backend(derived(plain, weights, tmp_path, Recipe("bf16"))) == "openvino"
 
@@ -100,7 +123,9 @@ def test_pytorch_runs_the_live_model_in_bfloat16(weights: Weights) -> None:
     assert reference_logits(weights, images, torch.bfloat16).dtype == np.float32
 
 
-def test_native_inputs_are_classified_too(plain: Artifact, weights: Weights, tmp_path: Path) -> None:
+def test_native_inputs_are_classified_too(
+    plain: Artifact, weights: Weights, tmp_path: Path
+) -> None:
     half = derived(plain, weights, tmp_path, Recipe("fp16", native_io=True))
     (picture,) = sorted(SHIPPED["digits"].images.glob("3_*.png"))[:1]
     result = CliRunner().invoke(classify, [str(picture), "--artifact", str(half.directory)])

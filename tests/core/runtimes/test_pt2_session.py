@@ -1,4 +1,6 @@
-"""Packages keep the Session contract: around a stand-in for compiled code, and (exhaustive) around the real thing."""
+"""Packages keep the Session contract: around a stand-in for compiled code, and (exhaustive) around
+the real thing.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from resnext.verify.parity import compare
 from resnext.weights.spec import Weights, load_weights
 
 CPU = SessionOptions(device="cpu")
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="packages are made by a C++ compiler")
+needs_compiler = pytest.mark.skipif(
+    shutil.which("c++") is None, reason="packages are made by a C++ compiler"
+)
 
 
 def compiles(test: Any) -> Any:
@@ -94,7 +98,9 @@ class Device(HostMemory):
 
 def on_cuda(weights: Weights, folder: Path, memory: DeviceMemory, **options: Any) -> Pt2Session:
     record = record_here(weights, device="cuda", compute_capability="9.0", gpu="H200")
-    return Pt2Session(fake_package(folder, weights, record), SessionOptions(**options), "pt2", record, memory)
+    return Pt2Session(
+        fake_package(folder, weights, record), SessionOptions(**options), "pt2", record, memory
+    )
 
 
 def test_on_cuda_a_graph_is_captured_after_warm_runs_and_replayed(
@@ -105,12 +111,16 @@ def test_on_cuda_a_graph_is_captured_after_warm_runs_and_replayed(
         assert session.cuda_stream == 4711
         session.bind({"input": images})
         assert memory.did == ["stream", "capture", "replay"]
-        assert len(loader[0].seen) == 5  # three warm runs, the captured one, and the fake graph's replay
+        assert (
+            len(loader[0].seen) == 5
+        )  # three warm runs, the captured one, and the fake graph's replay
         assert session.enqueue_boundary == "graph"
         memory.did.clear()
         session.enqueue()
         assert memory.did[0] == "replay"
-        np.testing.assert_allclose(session.fetch()["logits"][:, 0], images.sum((1, 2, 3)), rtol=1e-4)
+        np.testing.assert_allclose(
+            session.fetch()["logits"][:, 0], images.sum((1, 2, 3)), rtol=1e-4
+        )
         delivered = session.delivered()
         assert delivered.notes["cuda graph"] == "on"
         assert delivered.device == "cuda:0 H200"
@@ -134,7 +144,9 @@ def test_a_capture_that_fails_is_an_error_and_leaves_nothing_bound(
     with on_cuda(weights, tmp_path, memory := Device()) as session:
         session.bind({"input": images})
         memory.refuses = True
-        with pytest.raises(SessionFailed, match=r"pt2 failed: operation not permitted when stream is capturing$"):
+        with pytest.raises(
+            SessionFailed, match=r"pt2 failed: operation not permitted when stream is capturing$"
+        ):
             session.bind({"input": images})
         with pytest.raises(SessionFailed, match="nothing is bound"):
             session.fetch()
@@ -152,7 +164,10 @@ def test_batches_outside_the_range_are_refused(
     with open_session(artifact, CPU, "pt2") as session:
         for size in (1, 7):
             for enter in (session.run, session.bind):
-                with pytest.raises(BadInput, match=rf"batches of 2\.\.6, got {size}|shape {size}x1x8x8, want 3x1x8x8"):
+                with pytest.raises(
+                    BadInput,
+                    match=rf"batches of 2\.\.6, got {size}|shape {size}x1x8x8, want 3x1x8x8",
+                ):
                     enter({"input": images[:size]})
         session.run({"input": images[:3]})
     assert len(loader[0].seen) == 1
@@ -176,7 +191,9 @@ def test_compiled_code_gets_rows_in_order_whatever_the_array_s_strides(
             assert seen.stride() == (64, 64, 8, 1)
 
 
-def test_nothing_runs_before_bind_or_after_close(weights: Weights, tmp_path: Path, loader: list[FakeLoader]) -> None:
+def test_nothing_runs_before_bind_or_after_close(
+    weights: Weights, tmp_path: Path, loader: list[FakeLoader]
+) -> None:
     artifact = fake_package(tmp_path, weights)
     session = open_session(artifact, CPU, "pt2")
     for early in (session.fetch, session.enqueue):
@@ -194,8 +211,13 @@ def test_delivered_names_every_module_with_what_the_compiler_was_given(
 ) -> None:
     half = [{"module": x.name, "op": "Conv", "dtype": "float32"} for x in layers(weights.config)]
     half[2]["dtype"] = "float16"
-    for given, share in ((record_here(weights), 1.0), (record_here(weights, layers=tuple(half[1:])), 0.9)):
-        with open_session(fake_package(tmp_path / f"{share}", weights, given), CPU, "pt2") as session:
+    for given, share in (
+        (record_here(weights), 1.0),
+        (record_here(weights, layers=tuple(half[1:])), 0.9),
+    ):
+        with open_session(
+            fake_package(tmp_path / f"{share}", weights, given), CPU, "pt2"
+        ) as session:
             delivered = session.delivered()
         assert delivered.notes["layers from"] == "the graph that the compiler was given"
         assert delivered.notes["kernels"] == "1 addmm_out, 13 convolution"
@@ -213,16 +235,25 @@ def artifact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Arti
     from resnext_export.convert.pt2_from_torch import pt2_from_torch
 
     path = tmp_path_factory.mktemp("pt2") / "model.pt2"
-    record = pt2_from_torch(weights, BatchRange(min=1, opt=8, max=None), path, metadata=facts_of(weights))
+    record = pt2_from_torch(
+        weights, BatchRange(min=1, opt=8, max=None), path, metadata=facts_of(weights)
+    )
     return sealed(path, weights, record)
 
 
 @compiles
-def test_run_and_bound_run_agree_with_float64(weights: Weights, artifact: Artifact, images: Any) -> None:
+def test_run_and_bound_run_agree_with_float64(
+    weights: Weights, artifact: Artifact, images: Any
+) -> None:
     reference = reference_logits(weights, images)
     with open_session(artifact, CPU, "pt2") as session:
         assert (session.enqueue_boundary, session.cuda_stream) == ("host", None)
-        for rows in (slice(0, 9), slice(0, 8), slice(1, 8), slice(3, 4)):  # more than one size from one session
+        for rows in (
+            slice(0, 9),
+            slice(0, 8),
+            slice(1, 8),
+            slice(3, 4),
+        ):  # more than one size from one session
             outcome = compare(reference[rows], session.run({"input": images[rows]})["logits"])
             assert outcome.passed, outcome.failures
             assert outcome.max_error is not None
@@ -235,7 +266,9 @@ def test_run_and_bound_run_agree_with_float64(weights: Weights, artifact: Artifa
 
 
 @compiles
-def test_results_belong_to_the_caller_and_bound_inputs_to_the_session(artifact: Artifact, images: Any) -> None:
+def test_results_belong_to_the_caller_and_bound_inputs_to_the_session(
+    artifact: Artifact, images: Any
+) -> None:
     with open_session(artifact, CPU, "pt2") as session:
         first = session.run({"input": images[:2]})["logits"]
         kept = first.copy()
@@ -253,7 +286,9 @@ def test_results_belong_to_the_caller_and_bound_inputs_to_the_session(artifact: 
 
 
 @compiles
-def test_two_sessions_of_one_package_do_not_disturb_each_other(artifact: Artifact, images: Any) -> None:
+def test_two_sessions_of_one_package_do_not_disturb_each_other(
+    artifact: Artifact, images: Any
+) -> None:
     with open_session(artifact, CPU, "pt2") as one:
         alone = one.run({"input": images})["logits"]
         one.bind({"input": images[:1]})
@@ -291,7 +326,9 @@ def test_altered_weights_are_caught_by_the_digest_and_else_by_parity(
     shutil.copy(artifact.directory / "manifest.json", tmp_path)
     with pytest.raises(BadArtifact, match="does not have the sha256 of its manifest"):
         read_artifact(tmp_path)
-    resealed = sealed(path, weights, read_package(path).record)  # PyTorch itself does not look at zip's checksums
+    resealed = sealed(
+        path, weights, read_package(path).record
+    )  # PyTorch itself does not look at zip's checksums
     with open_session(resealed, CPU, "pt2") as session:
         logits = session.run({"input": images})["logits"]
     outcome = compare(reference_logits(weights, images), logits)
@@ -333,8 +370,13 @@ def test_compiled_code_reads_memory_so(tmp_path: Path) -> None:
             return tensor * torch.arange(4.0)
 
     program = torch.export.export(Scale(), (torch.zeros(2, 4),))
-    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "scale.pt2"))
+    path = torch._inductor.aoti_compile_and_package(
+        program, package_path=str(tmp_path / "scale.pt2")
+    )
     loader = torch._C._aoti.AOTIModelPackageLoader(path, "model", True, 1, -1)
-    assert loader.run([torch.arange(8.0).reshape(4, 2).t()])[0].tolist() == [[0, 1, 4, 9], [0, 5, 12, 21]]
+    assert loader.run([torch.arange(8.0).reshape(4, 2).t()])[0].tolist() == [
+        [0, 1, 4, 9],
+        [0, 5, 12, 21],
+    ]
     with pytest.raises(RuntimeError, match="expected inputs vector size to be 1, but got 0"):
         loader.run([])

@@ -60,7 +60,9 @@ def test_a_result_belongs_to_its_caller(images: Images, function: Any) -> None:
     assert np.array_equal(second, kept)
 
 
-def test_bind_copies_so_that_the_caller_may_reuse_the_array(session: FakeSession, images: Images) -> None:
+def test_bind_copies_so_that_the_caller_may_reuse_the_array(
+    session: FakeSession, images: Images
+) -> None:
     want = images * 2
     session.bind({"input": images})
     images[:] = 0
@@ -134,7 +136,9 @@ def test_a_context_manager_closes_and_lets_errors_through(session: FakeSession) 
     other.close()
 
 
-def test_a_session_is_timed_on_the_host_and_without_a_stream_unless_it_says_otherwise(session: FakeSession) -> None:
+def test_a_session_is_timed_on_the_host_and_without_a_stream_unless_it_says_otherwise(
+    session: FakeSession,
+) -> None:
     assert session.enqueue_boundary == "host"
     assert session.cuda_stream is None
 
@@ -212,7 +216,10 @@ class FakeCuda:
     ],
 )
 def test_what_the_driver_answers_is_told(
-    monkeypatch: pytest.MonkeyPatch, answers: tuple[int, int, int], problem: str | None, devices: int
+    monkeypatch: pytest.MonkeyPatch,
+    answers: tuple[int, int, int],
+    problem: str | None,
+    devices: int,
 ) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: FakeCuda(*answers))
     driver = probe_driver()

@@ -1,7 +1,9 @@
-"""Every name of TensorRT in product code, held against the names that TensorRT 10, TensorRT 11 and TensorRT-RTX have.
+"""Every name of TensorRT in product code, held against the names that TensorRT 10, TensorRT 11 and
+TensorRT-RTX have.
 
-Only a GPU could show a name that is missing, and only on the code's rarest path. Lists under data/tensorrt-api were
-written out of the libraries themselves: a version, then each class with its members, then functions (``FN``).
+Only a GPU could show a name that is missing, and only on the code's rarest path. Lists under
+data/tensorrt-api were written out of the libraries themselves: a version, then each class with its
+members, then functions (``FN``).
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ Kinds = tuple[str, ...]
 #: Stands for the imported library itself.
 LIBRARY: Kinds = ("",)
 
-#: What a variable of this name holds, wherever code talks to TensorRT. This is the code's own convention.
+#: What a variable of this name holds, wherever code talks to TensorRT. This is the code's own
+#: convention.
 CONVENTION: Mapping[str, Kinds] = {
     "trt": LIBRARY,
     "self._trt": LIBRARY,
@@ -57,10 +60,13 @@ CONVENTION: Mapping[str, Kinds] = {
     "parser_refitter": ("OnnxParserRefitter",),
 }
 
-#: Modules that talk to TensorRT, each with the words of the convention that mean something else there, and with words
-#: of its own.
+#: Modules that talk to TensorRT, each with the words of the convention that mean something else
+#: there, and with words of its own.
 MODULES: Mapping[str, Mapping[str, Kinds | None]] = {
-    "resnext/runtimes/trt/library.py": {"self.cache": ("IRuntimeCache",), "self.config": ("IRuntimeConfig",)},
+    "resnext/runtimes/trt/library.py": {
+        "self.cache": ("IRuntimeCache",),
+        "self.config": ("IRuntimeConfig",),
+    },
     "resnext/runtimes/trt/log.py": {},
     "resnext/runtimes/trt/session.py": {"profile": None},
     "export/resnext_export/tensorrt/engine_from_onnx.py": {"layer": ("ILayer",)},
@@ -70,7 +76,9 @@ MODULES: Mapping[str, Mapping[str, Kinds | None]] = {
     "export/resnext_export/tensorrt/acceptance.py": {},
 }
 #: Functions in which a parameter holds one of several things.
-FUNCTIONS: Mapping[str, Mapping[str, Kinds]] = {"parser_findings": {"parser": ("OnnxParser", "OnnxParserRefitter")}}
+FUNCTIONS: Mapping[str, Mapping[str, Kinds]] = {
+    "parser_findings": {"parser": ("OnnxParser", "OnnxParserRefitter")}
+}
 #: Where not every library is meant; elsewhere, all three are.
 CLASSES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("resnext/runtimes/trt/library.py", "TensorRT"): ("tensorrt-10", "tensorrt-11"),
@@ -103,10 +111,15 @@ GIVES: Mapping[tuple[str, str], str] = {
 }
 #: What the code's own methods give.
 OURS: Mapping[str, Kinds] = {
-    "self.load": LIBRARY, "flavour.load": LIBRARY, "self._flavour.load": LIBRARY,
-    "self.runtime": ("Runtime",), "flavour.runtime": ("Runtime",), "self._flavour.runtime": ("Runtime",),
-}  # fmt: skip
-#: Enumerations whose values are looked up by a name that is made at run time; a test below holds the tables of those.
+    "self.load": LIBRARY,
+    "flavour.load": LIBRARY,
+    "self._flavour.load": LIBRARY,
+    "self.runtime": ("Runtime",),
+    "flavour.runtime": ("Runtime",),
+    "self._flavour.runtime": ("Runtime",),
+}
+#: Enumerations whose values are looked up by a name that is made at run time; a test below holds
+#: the tables of those.
 FAMILIES = ("TilingOptimizationLevel", "ComputeCapability")
 
 
@@ -128,7 +141,9 @@ def read_names(path: Path) -> Names:
     version, *lines = path.read_text(encoding="utf-8").splitlines()
     functions = frozenset(line.removeprefix("FN ") for line in lines if line.startswith("FN "))
     pairs = (line.split(" : ") for line in lines if " :" in line)
-    return Names(version, {name: frozenset(" ".join(rest).split()) for name, *rest in pairs}, functions)
+    return Names(
+        version, {name: frozenset(" ".join(rest).split()) for name, *rest in pairs}, functions
+    )
 
 
 LISTS = {re.sub(r"\..*", "", path.stem): read_names(path) for path in sorted(DATA.glob("*.txt"))}
@@ -137,7 +152,9 @@ ALL = tuple(LISTS)
 
 @dataclass(frozen=True)
 class Use:
-    """A name of a library in the code: ``member`` of ``kind``, or of the library itself where that is ""."""
+    """A name of a library in the code: ``member`` of ``kind``, or of the library itself where that
+    is "".
+    """
 
     kind: str
     member: str
@@ -156,7 +173,9 @@ class Reader(ast.NodeVisitor):
         self.uses: list[Use] = []
         self.problems: list[str] = []
         self._path = path
-        self._holds = {word: kinds for word, kinds in {**CONVENTION, **own}.items() if kinds is not None}
+        self._holds = {
+            word: kinds for word, kinds in {**CONVENTION, **own}.items() if kinds is not None
+        }
         self._lists = ALL
 
     def resolve(self, node: ast.AST) -> Kinds:
@@ -166,7 +185,11 @@ class Reader(ast.NodeVisitor):
         if isinstance(node, ast.Attribute):
             base = self.resolve(node.value)
             if base == LIBRARY:
-                return (node.attr,) if any(node.attr in names.classes for names in LISTS.values()) else ()
+                return (
+                    (node.attr,)
+                    if any(node.attr in names.classes for names in LISTS.values())
+                    else ()
+                )
             return tuple(GIVES[kind, node.attr] for kind in base if (kind, node.attr) in GIVES)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             return self.resolve(node.func) or OURS.get(ast.unparse(node.func), ())
@@ -183,7 +206,9 @@ class Reader(ast.NodeVisitor):
         if isinstance(node.func, ast.Name) and node.func.id == "getattr":
             for kind in self.resolve(node.args[0]):
                 if kind not in FAMILIES and not isinstance(node.args[1], ast.Constant):
-                    self._problem(node, f"looks up names of {kind or 'the library'} that no table holds")
+                    self._problem(
+                        node, f"looks up names of {kind or 'the library'} that no table holds"
+                    )
                 if isinstance(node.args[1], ast.Constant):
                     self._use(kind, str(node.args[1].value), node)
         self.generic_visit(node)
@@ -193,10 +218,16 @@ class Reader(ast.NodeVisitor):
         kinds = self.resolve(node.value)
         for target in node.targets if kinds else ():
             text = ast.unparse(target)
-            if isinstance(target, ast.Name) or text.endswith(".__class__"):  # the latter tells which layer it is
+            if isinstance(target, ast.Name) or text.endswith(
+                ".__class__"
+            ):  # the latter tells which layer it is
                 self._holds[text.removesuffix(".__class__")] = kinds
-            elif self._holds.get(text) != kinds and not self.resolve(getattr(target, "value", target)):
-                self._problem(node, f"keeps {kinds[0]} as {text}, which the convention does not know")
+            elif self._holds.get(text) != kinds and not self.resolve(
+                getattr(target, "value", target)
+            ):
+                self._problem(
+                    node, f"keeps {kinds[0]} as {text}, which the convention does not know"
+                )
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # ast's name
         before = self._holds
@@ -215,7 +246,9 @@ class Reader(ast.NodeVisitor):
 
     def _use(self, kind: str, member: str, node: ast.AST) -> None:
         if not member.startswith("__"):
-            self.uses.append(Use(kind, member, self._lists, f"{self._path}:{getattr(node, 'lineno', 0)}"))
+            self.uses.append(
+                Use(kind, member, self._lists, f"{self._path}:{getattr(node, 'lineno', 0)}")
+            )
 
     def _problem(self, node: ast.AST, text: str) -> None:
         self.problems.append(f"{self._path}:{getattr(node, 'lineno', 0)} {text}")
@@ -248,15 +281,28 @@ def strangers(path: str, source: str) -> list[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.startswith("tensorrt")]
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module] if (node.module or "").startswith("tensorrt") and node.module else []
+            names = (
+                [node.module] if (node.module or "").startswith("tensorrt") and node.module else []
+            )
         elif isinstance(node, ast.Name | ast.arg):
-            names = [name for name in [getattr(node, "id", None) or getattr(node, "arg", "")] if name == "trt"]
+            names = [
+                name
+                for name in [getattr(node, "id", None) or getattr(node, "arg", "")]
+                if name == "trt"
+            ]
         elif isinstance(node, ast.Attribute):
             kinds = CONVENTION.get(ast.unparse(node.value), ())
             lists = LISTS.values()
-            known = [kind for kind in kinds if kind and any(names.have(kind, node.attr) for names in lists)]
+            known = [
+                kind
+                for kind in kinds
+                if kind and any(names.have(kind, node.attr) for names in lists)
+            ]
             names = [ast.unparse(node) for _ in known]
-        found += [f"{path}:{getattr(node, 'lineno', 0)} {name}: this module is not in the table" for name in names]
+        found += [
+            f"{path}:{getattr(node, 'lineno', 0)} {name}: this module is not in the table"
+            for name in names
+        ]
     return found
 
 
@@ -278,7 +324,9 @@ def test_there_is_a_list_for_each_library() -> None:
 
 
 def test_every_name_in_the_product_is_one_that_its_libraries_have() -> None:
-    assert [fault for path, source in product_modules().items() for fault in faults(path, source)] == []
+    assert [
+        fault for path, source in product_modules().items() for fault in faults(path, source)
+    ] == []
 
 
 def test_the_table_of_modules_holds_no_module_that_is_gone_or_silent() -> None:
@@ -302,7 +350,11 @@ def test_the_table_of_modules_holds_no_module_that_is_gone_or_silent() -> None:
         ("resnext/runtimes/trt/session.py", "", "TensorIOMode"),
         ("resnext/runtimes/trt/session.py", "LayerInformationFormat", "JSON"),
         ("export/resnext_export/tensorrt/engine_from_onnx.py", "ParserError", "node_operator"),
-        ("export/resnext_export/tensorrt/engine_from_onnx.py", "IBuilderConfig", "tiling_optimization_level"),
+        (
+            "export/resnext_export/tensorrt/engine_from_onnx.py",
+            "IBuilderConfig",
+            "tiling_optimization_level",
+        ),
         ("export/resnext_export/tensorrt/engine_from_onnx.py", "ILayer", "name"),
         ("export/resnext_export/tensorrt/engine_from_onnx.py", "IConvolutionLayer", "num_groups"),
         ("export/resnext_export/tensorrt/refit.py", "ISerializationConfig", "clear_flag"),
@@ -318,7 +370,9 @@ def test_uses_of_every_sort_are_seen(path: str, kind: str, member: str) -> None:
 
 def test_a_parsers_findings_are_read_of_both_parsers() -> None:
     path = "export/resnext_export/tensorrt/engine_from_onnx.py"
-    kinds = {use.kind for use in read(path, product_modules()[path]).uses if use.member == "num_errors"}
+    kinds = {
+        use.kind for use in read(path, product_modules()[path]).uses if use.member == "num_errors"
+    }
     assert kinds == {"OnnxParser", "OnnxParserRefitter"}
 
 
@@ -327,7 +381,11 @@ def test_a_parsers_findings_are_read_of_both_parsers() -> None:
 BUILDER = "export/resnext_export/tensorrt/engine_from_onnx.py"
 FLAVOUR = "resnext/runtimes/trt/library.py"
 PLANTED = {
-    "only TensorRT 10": (BUILDER, "config.set_flag(trt.BuilderFlag.FP16)", "BuilderFlag.FP16 is not in tensorrt-11"),
+    "only TensorRT 10": (
+        BUILDER,
+        "config.set_flag(trt.BuilderFlag.FP16)",
+        "BuilderFlag.FP16 is not in tensorrt-11",
+    ),
     "only TensorRT-RTX": (
         BUILDER,
         "config.set_compute_capability(x, 0)",
@@ -343,7 +401,11 @@ PLANTED = {
         "class TensorRTRTX:\n    def f(self, builder): builder.build_engine_with_config(x)",
         "build_engine_with_config is not in tensorrt_rtx-1",
     ),
-    "a method made up": (BUILDER, "builder.build_it_well(network)", "Builder.build_it_well is not in tensorrt-10"),
+    "a method made up": (
+        BUILDER,
+        "builder.build_it_well(network)",
+        "Builder.build_it_well is not in tensorrt-10",
+    ),
     "an attribute made up": (BUILDER, "config.workspace = 3", "IBuilderConfig.workspace is not in"),
     "a class made up": (BUILDER, "trt.Bulider(logger)", "library.Bulider is not in"),
     "a method of a call's result": (BUILDER, "trt.Builder(logger).run()", "Builder.run is not in"),
@@ -362,7 +424,11 @@ PLANTED = {
         "bound.context.enqueue_v3(1)",
         "IExecutionContext.enqueue_v3 is not in",
     ),
-    "a value of an alias": (FLAVOUR, "levels = trt.HardwareCompatibilityLevel\nlevels.HOPPER", "HOPPER is not in"),
+    "a value of an alias": (
+        FLAVOUR,
+        "levels = trt.HardwareCompatibilityLevel\nlevels.HOPPER",
+        "HOPPER is not in",
+    ),
     "an alias of a nested enumeration": (
         "resnext/runtimes/trt/log.py",
         "severities = trt.ILogger.Severity\nseverities.FATAL",
@@ -373,14 +439,26 @@ PLANTED = {
         "class Monitor(trt.IProgressMonitor):\n    def phase_begin(self): ...",
         "IProgressMonitor.phase_begin is not in",
     ),
-    "names by text": (BUILDER, "getattr(trt.BuilderFlag, name)", "looks up names of BuilderFlag that no table holds"),
-    "one name by text": (BUILDER, "getattr(trt.BuilderFlag, 'INT8')", "BuilderFlag.INT8 is not in tensorrt-11"),
+    "names by text": (
+        BUILDER,
+        "getattr(trt.BuilderFlag, name)",
+        "looks up names of BuilderFlag that no table holds",
+    ),
+    "one name by text": (
+        BUILDER,
+        "getattr(trt.BuilderFlag, 'INT8')",
+        "BuilderFlag.INT8 is not in tensorrt-11",
+    ),
     "only one of two parsers": (
         BUILDER,
         "def parser_findings(parser): parser.num_subgraphs",
         "OnnxParserRefitter.num_subgraphs is not in",
     ),
-    "an object that is put away": (BUILDER, "self._hidden = builder.create_network(0)", "keeps INetworkDefinition as"),
+    "an object that is put away": (
+        BUILDER,
+        "self._hidden = builder.create_network(0)",
+        "keeps INetworkDefinition as",
+    ),
     "an import": ("resnext/errors.py", "import tensorrt_rtx", "this module is not in the table"),
     "an import of a name": (
         "resnext/errors.py",
@@ -412,11 +490,23 @@ def test_a_planted_name_is_reported(name: str) -> None:
     [
         (
             BUILDER,
-            "config.set_flag(trt.BuilderFlag.TF32)\nnetwork.name = 'x'\nbytes(builder.build_serialized_network(a, b))",
+            (
+                "config.set_flag(trt.BuilderFlag.TF32)\nnetwork.name ="
+                " 'x'\nbytes(builder.build_serialized_network(a, b))"
+            ),
         ),
-        (FLAVOUR, "class TensorRTRTX:\n    def f(self, config): config.set_compute_capability(x, 0)"),
-        (FLAVOUR, "def f(engine):\n    config = engine.create_serialization_config()\n    config.flags"),
-        ("resnext/network/config.py", "def f(config, engine, profile): config.num_classes, engine.record, profile.min"),
+        (
+            FLAVOUR,
+            "class TensorRTRTX:\n    def f(self, config): config.set_compute_capability(x, 0)",
+        ),
+        (
+            FLAVOUR,
+            "def f(engine):\n    config = engine.create_serialization_config()\n    config.flags",
+        ),
+        (
+            "resnext/network/config.py",
+            "def f(config, engine, profile): config.num_classes, engine.record, profile.min",
+        ),
     ],
 )
 def test_good_names_are_not_reported(path: str, source: str) -> None:
@@ -424,7 +514,10 @@ def test_good_names_are_not_reported(path: str, source: str) -> None:
 
 
 def test_an_alias_ends_with_its_function() -> None:
-    source = "def f(engine):\n    config = engine.create_runtime_config()\ndef g(config): config.set_flag(1)"
+    source = (
+        "def f(engine):\n    config = engine.create_runtime_config()\ndef g(config):"
+        " config.set_flag(1)"
+    )
     assert faults(BUILDER, source) == []
 
 
@@ -436,7 +529,11 @@ def test_every_level_and_target_has_its_value() -> None:
     for names in LISTS.values():
         assert levels == names.classes["TilingOptimizationLevel"] - {"name", "value"}
     targets = {target.replace("sm_", "SM") for target in RTX_TARGETS}
-    assert targets == {name for name in LISTS["tensorrt_rtx-1"].classes["ComputeCapability"] if name.startswith("SM")}
+    assert targets == {
+        name
+        for name in LISTS["tensorrt_rtx-1"].classes["ComputeCapability"]
+        if name.startswith("SM")
+    }
     for names in LISTS.values():
         assert set(DTYPES) <= names.classes["DataType"]
     assert {numpy_dtype(dtype).name for dtype in DTYPES.values()} == set(DTYPES.values())
@@ -450,7 +547,12 @@ def test_the_list_is_that_of_the_installed_tensorrt_rtx_as_far_as_the_product_us
     if trt.__version__ != LISTS["tensorrt_rtx-1"].version:
         pytest.skip(f"TensorRT-RTX {trt.__version__} is installed")
     modules = product_modules()
-    uses = [use for path in MODULES for use in read(path, modules[path]).uses if "tensorrt_rtx-1" in use.lists]
+    uses = [
+        use
+        for path in MODULES
+        for use in read(path, modules[path]).uses
+        if "tensorrt_rtx-1" in use.lists
+    ]
     assert len({(use.kind, use.member) for use in uses}) > 60
     for use in uses:
         assert hasattr(getattr(trt, use.kind) if use.kind else trt, use.member), use
@@ -465,8 +567,14 @@ def test_what_methods_give_is_what_the_library_says() -> None:
     modules = product_modules()
     for use in (use for path in MODULES for use in read(path, modules[path]).uses if use.kind):
         text = signature(trt, use.kind, use.member)
-        objects = [name for name in re.findall(r"-> \w+\.\w+\.(\w+)$", text, re.MULTILINE) if followed(trt, name)]
-        assert not objects or (use.kind, use.member) in GIVES, f"{use} gives {objects[0]}, which GIVES does not say"
+        objects = [
+            name
+            for name in re.findall(r"-> \w+\.\w+\.(\w+)$", text, re.MULTILINE)
+            if followed(trt, name)
+        ]
+        assert not objects or (use.kind, use.member) in GIVES, (
+            f"{use} gives {objects[0]}, which GIVES does not say"
+        )
 
 
 def signature(trt: Any, kind: str, member: str) -> str:
@@ -474,9 +582,13 @@ def signature(trt: Any, kind: str, member: str) -> str:
 
 
 def followed(trt: Any, name: str) -> bool:
-    """Whether objects of that class have members that the product could use: not enumerations, not plain tuples."""
+    """Whether objects of that class have members that the product could use: not enumerations, not
+    plain tuples.
+    """
     found = getattr(trt, name, None)
-    return found is not None and not hasattr(found, "__members__") and name not in ("Dims", "Weights")
+    return (
+        found is not None and not hasattr(found, "__members__") and name not in ("Dims", "Weights")
+    )
 
 
 # ---- the fake
@@ -490,7 +602,11 @@ def fake_faults(module: Any) -> list[str]:
     known = {name for names in LISTS.values() for name in names.classes}
     missing = []
     for name, fake in inspect.getmembers(module, inspect.isclass):
-        if fake.__module__ != module.__name__ or name in ("Control", "HostMemory", "FakeTensorRT") or name[0] == "_":
+        if (
+            fake.__module__ != module.__name__
+            or name in ("Control", "HostMemory", "FakeTensorRT")
+            or name[0] == "_"
+        ):
             continue
         kind = next(base.__name__ for base in fake.__mro__ if base.__name__ in known)
         only_rtx = kind != name or any(kind not in names.classes for names in LISTS.values())
@@ -501,7 +617,12 @@ def fake_faults(module: Any) -> list[str]:
     for member in vars(module.FakeTensorRT):
         if member[0] != "_" and member != "DynamicShapesKernelSpecializationStrategy":
             missing += [f"library.{member}"] if Use("", member, ALL, "").missing else []
-    instance = set(vars(FakeTensorRT())) - {"__name__", "kind", "control", "memory"}  # what a test sets and reads
+    instance = set(vars(FakeTensorRT())) - {
+        "__name__",
+        "kind",
+        "control",
+        "memory",
+    }  # what a test sets and reads
     return missing + sorted(instance)
 
 
@@ -518,7 +639,9 @@ def public_members(fake: type) -> set[str]:
 def test_a_made_up_name_in_the_fake_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt.IExecutionContext, "enqueue_v9", lambda _self: True, raising=False)
     assert "IExecutionContext.enqueue_v9" in fake_faults(tensorrt)
-    monkeypatch.setattr(tensorrt.IExecutionContext, "is_stream_capturable", None, raising=False)  # only RTX's
+    monkeypatch.setattr(
+        tensorrt.IExecutionContext, "is_stream_capturable", None, raising=False
+    )  # only RTX's
     assert "IExecutionContext.is_stream_capturable" in fake_faults(tensorrt)
 
 
@@ -542,7 +665,11 @@ def outcome(work: Callable[[], Any]) -> str:
 
 def enumerations(module: Any) -> dict[str, type[enum.Enum]]:
     """The fake's, by their names in the library."""
-    found = dict(inspect.getmembers(module, lambda kind: inspect.isclass(kind) and issubclass(kind, enum.Enum)))
+    found = dict(
+        inspect.getmembers(
+            module, lambda kind: inspect.isclass(kind) and issubclass(kind, enum.Enum)
+        )
+    )
     found.pop("Enum")
     return {**found, "ILogger.Severity": module.ILogger.Severity}
 
@@ -567,14 +694,28 @@ def test_an_element_type_is_to_numpy_what_it_is_in_the_library(name: str) -> Non
 
 
 def parameters(trt: Any, kind: str, member: str) -> list[list[str]]:
-    """Names of what a method takes, for each of its forms, with and without those that have a default value."""
-    told = re.findall(rf"^(?:\d+\. )?{member}\(self: [\w.]+,? ?(.*)\) -> ", signature(trt, kind, member), re.MULTILINE)
-    forms = [re.findall(r"(?:^|, )(\w+): (?:::|[\w.\[\], ])+?( =|(?=, \w+:)|$)", form) for form in told]
-    return [names for form in forms for names in ([one for one, _ in form], [one for one, rest in form if not rest])]
+    """Names of what a method takes, for each of its forms, with and without those that have a
+    default value.
+    """
+    told = re.findall(
+        rf"^(?:\d+\. )?{member}\(self: [\w.]+,? ?(.*)\) -> ",
+        signature(trt, kind, member),
+        re.MULTILINE,
+    )
+    forms = [
+        re.findall(r"(?:^|, )(\w+): (?:::|[\w.\[\], ])+?( =|(?=, \w+:)|$)", form) for form in told
+    ]
+    return [
+        names
+        for form in forms
+        for names in ([one for one, _ in form], [one for one, rest in form if not rest])
+    ]
 
 
 def renamed(trt: Any, module: Any) -> list[str]:
-    """Methods of the fake that take other arguments than the library's, each with what that takes."""
+    """Methods of the fake that take other arguments than the library's, each with what that
+    takes.
+    """
     found = []
     for name, fake in inspect.getmembers(module, inspect.isclass):
         kind = next((base.__name__ for base in fake.__mro__ if hasattr(trt, base.__name__)), None)
@@ -591,11 +732,23 @@ def renamed(trt: Any, module: Any) -> list[str]:
 def test_the_fakes_methods_take_what_the_librarys_take() -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     assert parameters(trt, "IExecutionContext", "set_tensor_address") == [["name", "memory"]] * 2
-    assert parameters(trt, "ICudaEngine", "create_execution_context") == [["strategy"], [], ["runtime_config"], []]
+    assert parameters(trt, "ICudaEngine", "create_execution_context") == [
+        ["strategy"],
+        [],
+        ["runtime_config"],
+        [],
+    ]
     assert renamed(trt, tensorrt) == []
 
 
 def test_an_argument_that_the_library_lacks_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    monkeypatch.setattr(tensorrt.IExecutionContext, "set_tensor_address", lambda _self, name, address: (name, address))
-    assert any("takes ['name', 'address'], not one of [['name', 'memory']" in line for line in renamed(trt, tensorrt))
+    monkeypatch.setattr(
+        tensorrt.IExecutionContext,
+        "set_tensor_address",
+        lambda _self, name, address: (name, address),
+    )
+    assert any(
+        "takes ['name', 'address'], not one of [['name', 'memory']" in line
+        for line in renamed(trt, tensorrt)
+    )

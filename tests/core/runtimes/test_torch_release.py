@@ -1,4 +1,6 @@
-"""An older PyTorch than the one that exporting was seen to work with is refused before anything is done."""
+"""An older PyTorch than the one that exporting was seen to work with is refused before anything is
+done.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         ("from-a-branch", False),  # nothing is known against it
     ],
 )
-def test_releases_are_compared_as_numbers(version: str, refused: bool, planted: pytest.MonkeyPatch) -> None:
+def test_releases_are_compared_as_numbers(
+    version: str, refused: bool, planted: pytest.MonkeyPatch
+) -> None:
     planted.setattr(torch, "__version__", version)
     assert (too_old() is not None) == refused
 

@@ -1,4 +1,6 @@
-"""PyTorch sessions: forms of the network, choices at the reported boundary, no setting of the process left changed."""
+"""PyTorch sessions: forms of the network, choices at the reported boundary, no setting of the
+process left changed.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,11 @@ class Device(HostMemory):
         ("torch", {"merge_groups": 1000}, "fp32"),  # one group
         ("torch-folded", {}, "fp32"),
         ("torch-folded", {"memory_format": "nchw"}, "fp32"),
-        ("torch-folded", {"merge_groups": 16}, "fp32"),  # biases of folded batch norms must come along
+        (
+            "torch-folded",
+            {"merge_groups": 16},
+            "fp32",
+        ),  # biases of folded batch norms must come along
         ("torch-folded", {"merge_groups": 16}, "bf16"),
         ("torch", {"merge_groups": "auto"}, "fp32"),
     ],
@@ -80,7 +86,9 @@ def test_every_form_is_the_same_function(
 ) -> None:
     reference, gate = reference_logits(weights, images), gate_for(precision)
     eager = reference_logits(weights, images, torch_session.DTYPES[precision])
-    with open_session(name, weights, SessionOptions(device="cpu", precision=precision, **options)) as session:
+    with open_session(
+        name, weights, SessionOptions(device="cpu", precision=precision, **options)
+    ) as session:
         session.bind({"input": images})
         session.enqueue()
         for logits in (session.fetch()["logits"], session.run({"input": images})["logits"]):
@@ -92,28 +100,38 @@ def test_every_form_is_the_same_function(
         layout = options.get("memory_format", "channels-last" if name == "torch-folded" else None)
         assert layout is None or delivered.notes["memory format"] == layout
         if isinstance(options.get("merge_groups"), int):
-            assert delivered.notes["groups"] == f"merged to {options['merge_groups']} channels at least"
+            assert (
+                delivered.notes["groups"]
+                == f"merged to {options['merge_groups']} channels at least"
+            )
 
 
 def test_folded_means_that_no_batch_norm_runs(weights: Weights) -> None:
     model = fold_batch_norms(load_model(weights))
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert not norms
-    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in load_model(weights).modules()) == 13
+    assert (
+        sum(isinstance(module, torch.nn.BatchNorm2d) for module in load_model(weights).modules())
+        == 13
+    )
 
 
 def test_merging_keeps_the_biases_of_folded_batch_norms(weights: Weights, images: Any) -> None:
     folded = fold_batch_norms(load_model(weights)).double()
     batch = torch.from_numpy(images).double()
     with torch.inference_mode():
-        np.testing.assert_allclose(merge_model_groups(folded, 16)(batch), folded(batch), rtol=0, atol=1e-10)
+        np.testing.assert_allclose(
+            merge_model_groups(folded, 16)(batch), folded(batch), rtol=0, atol=1e-10
+        )
 
 
 def test_the_size_is_of_the_tensors_that_the_form_holds(weights: Weights) -> None:
     sizes = {}
     for width in (None, 64):
         for precision in ("fp32", "fp16"):
-            options = SessionOptions(device="cpu", precision=precision, merge_groups=width, memory_format="nchw")
+            options = SessionOptions(
+                device="cpu", precision=precision, merge_groups=width, memory_format="nchw"
+            )
             with open_session("torch", weights, options) as session:
                 sizes[width, precision] = session.model_size_bytes or 0
     assert sizes[None, "fp32"] == sum(value.nbytes for value in weights.state_dict.values())
@@ -123,19 +141,28 @@ def test_the_size_is_of_the_tensors_that_the_form_holds(weights: Weights) -> Non
 
 @pytest.mark.parametrize(
     ("model", "widths"),
-    [("resnext50_32x4d", (8, 16, 32, 64, 128)), ("resnet50", ()), ("resnext101_32x8d", (16, 32, 64, 128))],
+    [
+        ("resnext50_32x4d", (8, 16, 32, 64, 128)),
+        ("resnet50", ()),
+        ("resnext101_32x8d", (16, 32, 64, 128)),
+    ],
 )
 def test_only_widths_that_change_the_network_are_tried(model: str, widths: tuple[int, ...]) -> None:
     assert widths_to_try(VARIANTS[model]) == widths
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+@pytest.mark.skipif(
+    shutil.which("c++") is None, reason="torch.compile on a CPU needs a C++ compiler"
+)
 def test_one_channel_is_compiled_once_however_its_array_lies(weights: Weights, images: Any) -> None:
-    # With one channel an array counts as contiguous whatever that channel's stride is, and Dynamo guards on strides.
+    # With one channel an array counts as contiguous whatever that channel's stride is, and Dynamo
+    # guards on strides.
     odd = images[:, :, ::-1][:, :, ::-1].copy()
     odd = np.lib.stride_tricks.as_strided(odd, odd.shape, (256, 4, 32, 4))
-    with open_session("torch-compile", weights, SessionOptions(device="cpu", memory_format="nchw")) as session:
+    with open_session(
+        "torch-compile", weights, SessionOptions(device="cpu", memory_format="nchw")
+    ) as session:
         session.bind({"input": images})
         first = session.run({"input": images})["logits"]
         np.testing.assert_array_equal(session.run({"input": odd})["logits"], first)
@@ -148,7 +175,9 @@ def test_arrays_are_placed_row_major_and_writable(array: str, images: Any) -> No
         "plain": images.copy(),
         "read-only": images.copy(),
         "reversed": images[::-1],
-        "one-channel strides": np.lib.stride_tricks.as_strided(images, images.shape, (256, 4, 32, 4)),
+        "one-channel strides": np.lib.stride_tricks.as_strided(
+            images, images.shape, (256, 4, 32, 4)
+        ),
     }[array]
     if array == "read-only":
         given.setflags(write=False)
@@ -161,8 +190,12 @@ def test_arrays_are_placed_row_major_and_writable(array: str, images: Any) -> No
 
 
 @pytest.fixture
-def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float], dict[str, float]], list[str]]:
-    """Plants what the host's clock and the events would say of each form, and notes which was asked."""
+def planted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[dict[str, float], dict[str, float]], list[str]]:
+    """Plants what the host's clock and the events would say of each form, and notes which was
+    asked.
+    """
 
     def plant(on_host: dict[str, float], on_device: dict[str, float]) -> list[str]:
         asked: list[str] = []
@@ -191,24 +224,41 @@ def test_on_cuda_the_layout_is_chosen_by_the_device_s_time_whatever_launching_ta
 ) -> None:
     # Launches look alike to the host, as they do at small batches; the kernels do not.
     asked = planted(LAYOUTS, {"nchw": 0.5, "channels-last": 0.3})
-    with TorchSession(weights, SessionOptions(cuda_graph=graph), "torch", memory := Device()) as session:
+    with TorchSession(
+        weights, SessionOptions(cuda_graph=graph), "torch", memory := Device()
+    ) as session:
         session.bind({"input": images})
         notes = session.delivered().notes
     assert set(asked) == {"events"}
     assert memory.captured == (3 if graph else 0)  # both candidates and the winner's own
     assert notes["memory format"] == "channels-last"
     boundary = "graph" if graph else "device"
-    assert (notes["trial nchw"], notes["trial channels-last"]) == (f"0.500 ms, {boundary}", f"0.300 ms, {boundary}")
+    assert (notes["trial nchw"], notes["trial channels-last"]) == (
+        f"0.500 ms, {boundary}",
+        f"0.300 ms, {boundary}",
+    )
 
 
 @pytest.mark.parametrize(
     ("merged_8", "merged_16", "chosen"),
-    [(0.5, 0.4, "merged to 16 channels at least"), (0.99, 0.98, None), (0.7, 0.9, "merged to 8 channels at least")],
+    [
+        (0.5, 0.4, "merged to 16 channels at least"),
+        (0.99, 0.98, None),
+        (0.7, 0.9, "merged to 8 channels at least"),
+    ],
 )
 def test_the_width_of_groups_is_chosen_likewise_and_must_be_worth_it(
-    merged_8: float, merged_16: float, chosen: str | None, weights: Weights, images: Any, planted: Any
+    merged_8: float,
+    merged_16: float,
+    chosen: str | None,
+    weights: Weights,
+    images: Any,
+    planted: Any,
 ) -> None:
-    times = {**LAYOUTS, **dict.fromkeys((f"merged {width}" for width in widths_to_try(weights.config)), 2.0)}
+    times = {
+        **LAYOUTS,
+        **dict.fromkeys((f"merged {width}" for width in widths_to_try(weights.config)), 2.0),
+    }
     times |= {"merged 8": merged_8, "merged 16": merged_16}
     planted({}, times)
     with TorchSession(weights, SessionOptions(merge_groups="auto"), "torch", Device()) as session:
@@ -226,7 +276,9 @@ def test_on_a_cpu_the_host_s_clock_decides(weights: Weights, images: Any, plante
     assert set(asked) == {"host"}
 
 
-def test_a_capture_that_fails_is_an_error_and_leaves_nothing_bound(weights: Weights, images: Any) -> None:
+def test_a_capture_that_fails_is_an_error_and_leaves_nothing_bound(
+    weights: Weights, images: Any
+) -> None:
     options = SessionOptions(memory_format="nchw")
     with TorchSession(weights, options, "torch", memory := Device()) as session:
         session.bind({"input": images})
@@ -258,7 +310,9 @@ def readable(setting: Callable[[], object]) -> object:
 
 
 def settings() -> dict[str, object]:
-    """Every setting of the process that decides how PyTorch computes, and that a session has a say in."""
+    """Every setting of the process that decides how PyTorch computes, and that a session has a say
+    in.
+    """
     cudnn, mkldnn = BACKENDS.cudnn, BACKENDS.mkldnn
     product = torch.backends.cuda.matmul
     return {
@@ -307,7 +361,9 @@ PLANTED: dict[str, Callable[[], None]] = {
     "convolutions exact": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
     "products in tf32": lambda: torch.set_float32_matmul_precision("high"),
     "products in bfloat16": lambda: torch.set_float32_matmul_precision("medium"),
-    "products, other interface": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "products, other interface": lambda: setattr(
+        torch.backends.cuda.matmul, "fp32_precision", "tf32"
+    ),
     "convolutions, other interface": lambda: setattr(BACKENDS.cudnn.conv, "fp32_precision", "ieee"),
     "all in tf32": tf32_for_everything,
 }
@@ -330,7 +386,11 @@ def test_float32_is_exact_inside_and_the_process_is_left_as_it_was(planted: str)
     assert settings() == before
     assert inside["search"] is True
     assert {inside[name] for name in ("convolution", "rnn", "product")} == {"ieee"}
-    assert (inside["convolution tf32"], inside["product tf32"], inside["matmul"]) == (False, False, "highest")
+    assert (inside["convolution tf32"], inside["product tf32"], inside["matmul"]) == (
+        False,
+        False,
+        "highest",
+    )
 
 
 class Watched(TorchSession):
@@ -355,7 +415,11 @@ def used(session: TensorSession, inputs: Arrays) -> None:
 @pytest.mark.usefixtures("_restored")
 @pytest.mark.parametrize("order", [("pt2", "torch"), ("torch", "pt2")])
 def test_what_a_row_runs_with_does_not_depend_on_what_was_opened_before(
-    order: tuple[str, ...], weights: Weights, images: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    order: tuple[str, ...],
+    weights: Weights,
+    images: Any,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: dict[str, list[dict[str, object]]] = {"pt2": [], "torch": []}
 
@@ -372,7 +436,9 @@ def test_what_a_row_runs_with_does_not_depend_on_what_was_opened_before(
             session.seen = seen["torch"]
         else:
             record = record_here(weights, device="cuda", compute_capability="9.0", gpu="Fake")
-            session = Pt2Session(fake_package(tmp_path, weights, record), SessionOptions(), "pt2", record, Device())
+            session = Pt2Session(
+                fake_package(tmp_path, weights, record), SessionOptions(), "pt2", record, Device()
+            )
         with session:
             used(session, {"input": images})
             assert settings() == before
@@ -394,7 +460,9 @@ def test_a_session_s_threads_are_its_own(name: str, weights: Weights, images: An
     assert torch.get_num_threads() == before
 
 
-def test_threads_hold_while_it_runs(weights: Weights, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_hold_while_it_runs(
+    weights: Weights, images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[int] = []
     real = TorchSession._call
 
@@ -404,16 +472,22 @@ def test_threads_hold_while_it_runs(weights: Weights, images: Any, monkeypatch: 
 
     monkeypatch.setattr(TorchSession, "_call", call)
     wanted = torch.get_num_threads() + 1
-    with open_session("torch", weights, SessionOptions(device="cpu", threads=wanted, memory_format="nchw")) as session:
+    with open_session(
+        "torch", weights, SessionOptions(device="cpu", threads=wanted, memory_format="nchw")
+    ) as session:
         used(session, {"input": images})  # type: ignore[arg-type]  # of this backend
     assert set(seen) == {wanted}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+@pytest.mark.skipif(
+    shutil.which("c++") is None, reason="torch.compile on a CPU needs a C++ compiler"
+)
 def test_compiling_leaves_the_process_as_it_was(weights: Weights, images: Any) -> None:
     before = copy.deepcopy(settings())
-    with open_session("torch-compile", weights, SessionOptions(device="cpu", memory_format="nchw")) as session:
+    with open_session(
+        "torch-compile", weights, SessionOptions(device="cpu", memory_format="nchw")
+    ) as session:
         used(session, {"input": images})  # type: ignore[arg-type]  # of this backend
         session.run({"input": images[:3]})
     assert settings() == before

@@ -1,4 +1,6 @@
-"""The two libraries: what each can build, which one is meant, what is said where one is missing, and what they log."""
+"""The two libraries: what each can build, which one is meant, what is said where one is missing,
+and what they log.
+"""
 
 from __future__ import annotations
 
@@ -53,13 +55,21 @@ def test_every_flavour_is_in_the_table_under_its_own_kind() -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        {}, {"tf32": True}, {"compatibility": "ampere+"}, {"compatibility": "version"}, {"optimization_level": 5},
-        {"tiling_level": "full"}, {"workspace_mib": 64}, {"strip_weights": True},
+        {},
+        {"tf32": True},
+        {"compatibility": "ampere+"},
+        {"compatibility": "version"},
+        {"optimization_level": 5},
+        {"tiling_level": "full"},
+        {"workspace_mib": 64},
+        {"strip_weights": True},
     ],
-)  # fmt: skip
+)
 def test_tensorrt_takes_every_option_but_targets_and_only_with_a_gpu(given: dict[str, Any]) -> None:
     TRT.check_can_build(options(**given), H200)
-    with pytest.raises(MissingRequirement, match=r"builds on a GPU only: .*libcuda.so.1.*--format trt-rtx"):
+    with pytest.raises(
+        MissingRequirement, match=r"builds on a GPU only: .*libcuda.so.1.*--format trt-rtx"
+    ):
         TRT.check_can_build(options(**given), NONE)
     for driver in (H200, NONE):  # the call is wrong whatever the machine
         with pytest.raises(UsageError, match=r"--target is TensorRT-RTX's"):
@@ -67,7 +77,9 @@ def test_tensorrt_takes_every_option_but_targets_and_only_with_a_gpu(given: dict
 
 
 @pytest.mark.parametrize("driver", [H200, NONE])
-@pytest.mark.parametrize("given", [{}, {"targets": RTX_TARGETS}, {"tf32": True}, {"workspace_mib": 64}])
+@pytest.mark.parametrize(
+    "given", [{}, {"targets": RTX_TARGETS}, {"tf32": True}, {"workspace_mib": 64}]
+)
 def test_tensorrt_rtx_builds_with_and_without_a_gpu(driver: Driver, given: dict[str, Any]) -> None:
     RTX.check_can_build(options(**given), driver)
 
@@ -125,11 +137,15 @@ LIBRARY = SimpleNamespace(
 @pytest.mark.parametrize(
     ("compatibility", "flags", "level"),
     [
-        ("none", [], None), ("ampere+", [], "AMPERE_PLUS"), ("same-cc", [], "SAME_COMPUTE_CAPABILITY"),
+        ("none", [], None),
+        ("ampere+", [], "AMPERE_PLUS"),
+        ("same-cc", [], "SAME_COMPUTE_CAPABILITY"),
         ("version", ["VERSION_COMPATIBLE"], None),
     ],
-)  # fmt: skip
-def test_compatibility_is_asked_of_tensorrt(compatibility: str, flags: list[str], level: str | None) -> None:
+)
+def test_compatibility_is_asked_of_tensorrt(
+    compatibility: str, flags: list[str], level: str | None
+) -> None:
     config = Config()
     TRT.configure(LIBRARY, config, options(compatibility=compatibility))
     assert (config.flags, getattr(config, "hardware_compatibility_level", None)) == (flags, level)
@@ -147,14 +163,20 @@ def test_targets_are_asked_of_tensorrt_rtx_in_order() -> None:
 
 
 @pytest.mark.parametrize(("target", "takes"), [("sm_75", True), ("sm_89", False)])
-def test_a_target_that_the_installed_version_lacks_or_refuses_is_named(target: str, takes: bool) -> None:
+def test_a_target_that_the_installed_version_lacks_or_refuses_is_named(
+    target: str, takes: bool
+) -> None:
     with pytest.raises(UsageError, match=f"does not build for {target}"):
         RTX.configure(LIBRARY, Config(takes=takes), options(targets=(target,)))
 
 
 @pytest.mark.parametrize(("compatibility", "allowed"), [("none", False), ("version", True)])
-def test_only_version_compatible_engines_may_run_code_of_their_own(compatibility: str, allowed: bool) -> None:
-    library = SimpleNamespace(Runtime=lambda _logger: SimpleNamespace(engine_host_code_allowed=False))
+def test_only_version_compatible_engines_may_run_code_of_their_own(
+    compatibility: str, allowed: bool
+) -> None:
+    library = SimpleNamespace(
+        Runtime=lambda _logger: SimpleNamespace(engine_host_code_allowed=False)
+    )
     asked = options(compatibility=compatibility)
     assert TRT.runtime(library, None, asked).engine_host_code_allowed == allowed
     assert not RTX.runtime(library, None, asked).engine_host_code_allowed
@@ -162,7 +184,11 @@ def test_only_version_compatible_engines_may_run_code_of_their_own(compatibility
 
 def test_the_targets_are_those_of_the_installed_library() -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    known = {name.replace("SM", "sm_") for name in trt.ComputeCapability.__members__ if name.startswith("SM")}
+    known = {
+        name.replace("SM", "sm_")
+        for name in trt.ComputeCapability.__members__
+        if name.startswith("SM")
+    }
     assert known == set(RTX_TARGETS)
 
 
@@ -195,13 +221,17 @@ def test_trt_means_tensorrt_rtx_where_only_that_is_installed(installed: Install)
     assert flavour_for("trt-rtx") is RTX
     installed(tensorrt="11.4.0.106")
     assert flavour_for("trt") is TRT
-    with pytest.raises(MissingRequirement, match=r"TensorRT-RTX is not installed: pip install tensorrt_rtx$"):
+    with pytest.raises(
+        MissingRequirement, match=r"TensorRT-RTX is not installed: pip install tensorrt_rtx$"
+    ):
         flavour_for("trt-rtx")
 
 
 def test_where_neither_is_installed_both_ways_out_are_told(installed: Install) -> None:
     installed()
-    with pytest.raises(MissingRequirement, match=r"pip install tensorrt \(or tensorrt_rtx, .*without a GPU\)"):
+    with pytest.raises(
+        MissingRequirement, match=r"pip install tensorrt \(or tensorrt_rtx, .*without a GPU\)"
+    ):
         flavour_for("trt")
 
 
@@ -237,7 +267,10 @@ def test_the_platform_is_named_by_system_and_processor() -> None:
 def test_without_a_driver_what_works_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt_flavour, "probe_driver", lambda: NONE)
     for flavour in FLAVOURS.values():
-        with pytest.raises(MissingRequirement, match=f"^{flavour.title} runs on an NVIDIA GPU only: .*--backend torch"):
+        with pytest.raises(
+            MissingRequirement,
+            match=f"^{flavour.title} runs on an NVIDIA GPU only: .*--backend torch",
+        ):
             driver_or_refuse(flavour)
     monkeypatch.setattr(trt_flavour, "probe_driver", lambda: H200)
     assert driver_or_refuse(TRT) is H200
@@ -252,7 +285,11 @@ BROKEN = {
         "no Python package no_such_package_of_anybody",
         "pip",
     ),
-    "an import error": ("raise ImportError('libnvinfer.so.11: file too short')", "file too short", "--force-reinstall"),
+    "an import error": (
+        "raise ImportError('libnvinfer.so.11: file too short')",
+        "file too short",
+        "--force-reinstall",
+    ),
     "a library that does not load": (
         "import ctypes; ctypes.CDLL('libno-such-thing.so.1')",
         "libno-such-thing.so.1",
@@ -266,7 +303,9 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
     """Puts a package of this source, or None for none at all, where the library would be found."""
 
     def install(package: str, source: str | None) -> None:
-        monkeypatch.setitem(sys.modules, package, None)  # Python's own way to say that there is none; undone later
+        monkeypatch.setitem(
+            sys.modules, package, None
+        )  # Python's own way to say that there is none; undone later
         if source is None:
             return
         del sys.modules[package]
@@ -310,8 +349,12 @@ def test_nothing_is_imported_before_it_is_needed() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("source", ["raise ImportError('libtensorrt_rtx.so.1: wrong ELF class')", None])
-def test_a_command_ends_with_3_where_the_library_does_not_load(tmp_path: Path, source: str | None) -> None:
+@pytest.mark.parametrize(
+    "source", ["raise ImportError('libtensorrt_rtx.so.1: wrong ELF class')", None]
+)
+def test_a_command_ends_with_3_where_the_library_does_not_load(
+    tmp_path: Path, source: str | None
+) -> None:
     onnx = tmp_path / "model.onnx"
     onnx.write_bytes(b"never read")
     block = "import sys; sys.modules['tensorrt_rtx'] = None\n" if source is None else ""
@@ -319,12 +362,15 @@ def test_a_command_ends_with_3_where_the_library_does_not_load(tmp_path: Path, s
         (tmp_path / "tensorrt_rtx.py").write_text(source)
     script = (
         f"{block}from resnext.runtimes.trt import library\n"
-        "library.Flavour.version = property(lambda self: '1.7.1.116')\n"  # metadata is there, the library is not
+        # metadata is there, the library is not
+        "library.Flavour.version = property(lambda self: '1.7.1.116')\n"
         "from resnext_export.cli.export import main\n"
         f"main(['check-trt', {str(onnx)!r}])\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment
+    )
     assert done.returncode == 3, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "TensorRT-RTX is" in done.stderr
@@ -333,8 +379,8 @@ def test_a_command_ends_with_3_where_the_library_does_not_load(tmp_path: Path, s
 # ---- what they log
 
 NO_DRIVER = (
-    "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (CUDA driver version is insufficient for CUDA "
-    "runtime version, cudaError 35)"
+    "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (CUDA driver version is"
+    " insufficient for CUDA runtime version, cudaError 35)"
 )
 
 
@@ -342,14 +388,23 @@ NO_DRIVER = (
     ("line", "short"),
     [
         (
-            "IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error (Network has dynamic or shape inputs, but "
-            "no optimization profile has been defined. In validate at /_src/optimizer/api/network.cpp:4023)",
+            (
+                "IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error (Network has"
+                " dynamic or shape inputs, but no optimization profile has been defined. In"
+                " validate at /_src/optimizer/api/network.cpp:4023)"
+            ),
             "Network has dynamic or shape inputs, but no optimization profile has been defined",
         ),
         (
-            "[stdArchiveReader.cpp::StdArchiveReader::42] Error Code 1: Serialization (Serialization assertion "
-            "stdVersionRead == kSERIALIZATION_VERSION failed.Version tag does not match.)",
-            "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version tag does not match",
+            (
+                "[stdArchiveReader.cpp::StdArchiveReader::42] Error Code 1: Serialization"
+                " (Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version"
+                " tag does not match.)"
+            ),
+            (
+                "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version"
+                " tag does not match"
+            ),
         ),
         (NO_DRIVER, ""),
         ("", ""),
@@ -365,13 +420,18 @@ def test_lines_of_the_library_lose_their_source_positions(line: str, short: str)
     ("line", "short"),
     [
         (
-            "IExecutionContext::setInputShape: Error Code 3: API Usage Error (Parameter check failed, condition: "
-            "engineDims.d[i] == dims.d[i]. In setInputShape at /_src/runtime/api/executionContext.cpp:2101)",
+            (
+                "IExecutionContext::setInputShape: Error Code 3: API Usage Error (Parameter check"
+                " failed, condition: engineDims.d[i] == dims.d[i]. In setInputShape at"
+                " /_src/runtime/api/executionContext.cpp:2101)"
+            ),
             "Parameter check failed, condition: engineDims.d[i] == dims.d[i]",
         ),
         (
-            "[optimizer.cpp::computeCosts::4050] Error Code 10: Internal Error (Could not find any implementation for "
-            "node {ForeignNode[layer1.0.conv2...fc]}.)",
+            (
+                "[optimizer.cpp::computeCosts::4050] Error Code 10: Internal Error (Could not find"
+                " any implementation for node {ForeignNode[layer1.0.conv2...fc]}.)"
+            ),
             "Could not find any implementation for node {ForeignNode[layer1.0.conv2...fc]}",
         ),
     ],
@@ -404,10 +464,16 @@ class Library:
 def test_each_severity_goes_where_it_belongs_and_only_while_it_is_captured() -> None:
     library = Library()
     with captured(library) as (logger, log):
-        for severity, line in enumerate(("internal", "error", "warning", "info", "Layers:\nName: x", "chatter")):
+        for severity, line in enumerate(
+            ("internal", "error", "warning", "info", "Layers:\nName: x", "chatter")
+        ):
             logger.log(min(severity, 4), line)
     logger.log(1, "too late")
-    assert (log.errors, log.warnings, log.layers) == (["internal", "error"], ["warning"], "Layers:\nName: x")
+    assert (log.errors, log.warnings, log.layers) == (
+        ["internal", "error"],
+        ["warning"],
+        "Layers:\nName: x",
+    )
     with captured(library) as (again, empty):
         assert again is logger  # the library keeps the first that it is given
     assert (empty.errors, empty.warnings) == ([], [])
@@ -415,7 +481,9 @@ def test_each_severity_goes_where_it_belongs_and_only_while_it_is_captured() -> 
 
 def test_tensorrt_rtx_is_asked_whether_a_graph_can_be_captured() -> None:
     for answer in (True, False):
-        context = SimpleNamespace(is_stream_capturable=lambda stream, answer=answer: answer and stream == 5)
+        context = SimpleNamespace(
+            is_stream_capturable=lambda stream, answer=answer: answer and stream == 5
+        )
         assert RTX.capturable(context, 5) == answer
     assert TRT.capturable(object(), 5)
     assert isinstance(RTX, TensorRTRTX)

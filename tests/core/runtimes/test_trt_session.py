@@ -1,4 +1,6 @@
-"""The session of TensorRT and TensorRT-RTX on a fake of the library. What only a GPU can show is in tests/gpu."""
+"""The session of TensorRT and TensorRT-RTX on a fake of the library. What only a GPU can show is in
+tests/gpu.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def images(weights: Weights) -> Any:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(TensorRTRTX, "load", lambda _self: FakeTensorRT)  # its enumerations, for contexts
+    monkeypatch.setattr(
+        TensorRTRTX, "load", lambda _self: FakeTensorRT
+    )  # its enumerations, for contexts
     return tmp_path / "cache"
 
 
@@ -95,28 +99,53 @@ Make = Callable[..., Rig]
 
 @pytest.fixture
 def make(weights: Weights, tmp_path: Path) -> Make:
-    """Makes an engine artifact of a kind, with profiles and further options, and a fake with some behaviour."""
+    """Makes an engine artifact of a kind, with profiles and further options, and a fake with some
+    behaviour.
+    """
 
     def build(
-        kind: EngineKind = "trt", profiles: tuple[str, ...] = PROFILES, precision: str = "fp32",
-        options: dict[str, Any] | None = None, open_batch: bool = False, dtype: str = "float32", **behaviour: Any,
-    ) -> Rig:  # fmt: skip
+        kind: EngineKind = "trt",
+        profiles: tuple[str, ...] = PROFILES,
+        precision: str = "fp32",
+        options: dict[str, Any] | None = None,
+        open_batch: bool = False,
+        dtype: str = "float32",
+        **behaviour: Any,
+    ) -> Rig:
         asked = EngineOptions(profiles=tuple(map(BatchRange.parse, profiles)), **(options or {}))
         batch = asked.batch.min if asked.batch.static and len(profiles) == 1 else None
         record = EngineRecord(
-            library=FLAVOURS[kind].package, version="11.4.0.106" if kind == "trt" else "1.7.1.116", cuda=13,
-            platform=this_platform(), gpu="NVIDIA H200", compute_capability="9.0", cuda_driver="13.0", options=asked,
-            build_s=1.0, layers=(), layers_from="nothing",
-        )  # fmt: skip
+            library=FLAVOURS[kind].package,
+            version="11.4.0.106" if kind == "trt" else "1.7.1.116",
+            cuda=13,
+            platform=this_platform(),
+            gpu="NVIDIA H200",
+            compute_capability="9.0",
+            cuda_driver="13.0",
+            options=asked,
+            build_s=1.0,
+            layers=(),
+            layers_from="nothing",
+        )
         facts: dict[str, Any] = {
-            "kind": kind, "file": "model.engine", "file_sha256": "0" * 64, "file_size_bytes": 1, "model": None,
-            "config": weights.config, "weights": WeightsRecord(source="digits", sha256=weights.sha256),
-            "precision": precision, "batch": asked.batch, "preprocessing": weights.preprocessing,
+            "kind": kind,
+            "file": "model.engine",
+            "file_sha256": "0" * 64,
+            "file_size_bytes": 1,
+            "model": None,
+            "config": weights.config,
+            "weights": WeightsRecord(source="digits", sha256=weights.sha256),
+            "precision": precision,
+            "batch": asked.batch,
+            "preprocessing": weights.preprocessing,
             "inputs": (TensorSpec(name="input", dtype=dtype, shape=(batch, 1, 8, 8)),),
             "outputs": (TensorSpec(name="logits", dtype=dtype, shape=(batch, 10)),),
-            "class_names": weights.class_names, "opset": 20, "versions": {}, "created": "2026-11-23T00:00:00+00:00",
+            "class_names": weights.class_names,
+            "opset": 20,
+            "versions": {},
+            "created": "2026-11-23T00:00:00+00:00",
             "engine": record,
-        }  # fmt: skip
+        }
         data = plan_of(Manifest(**facts), open_batch=open_batch)
         digest = hashlib.sha256(data).hexdigest()
         manifest = Manifest(**{**facts, "file_sha256": digest, "file_size_bytes": len(data)})
@@ -142,7 +171,9 @@ def test_host_runs_and_bound_runs_are_right_and_leave_each_other_alone(
     make: Make, kind: EngineKind, graph: bool, images: Any
 ) -> None:
     with make(kind).open(SessionOptions(cuda_graph=graph)) as session:
-        np.testing.assert_array_equal(session.run({"input": images[:3]})["logits"], right(images[:3]))
+        np.testing.assert_array_equal(
+            session.run({"input": images[:3]})["logits"], right(images[:3])
+        )
         session.bind({"input": images[:8]})
         np.testing.assert_array_equal(session.fetch()["logits"], right(images[:8]))
         kept = session.run({"input": images[8:16]})["logits"]  # of the bound size, other images
@@ -169,12 +200,16 @@ def test_inputs_may_be_changed_as_soon_as_a_call_returns(make: Make, images: Any
 
 @pytest.mark.parametrize(
     ("batch", "profile"), [(1, 0), (2, 0), (3, 0), (4, 1), (6, 1), (8, 1), (32, 2), (64, 2)]
-)  # fmt: skip
-def test_the_profile_tuned_nearest_to_the_batch_is_taken(make: Make, images: Any, batch: int, profile: int) -> None:
+)
+def test_the_profile_tuned_nearest_to_the_batch_is_taken(
+    make: Make, images: Any, batch: int, profile: int
+) -> None:
     rig = make()
     with rig.open() as session:
         session.run({"input": images[:batch]})
-    assert [line for line in rig.journal if line.startswith("profile")] == ([f"profile {profile}"] if profile else [])
+    assert [line for line in rig.journal if line.startswith("profile")] == (
+        [f"profile {profile}"] if profile else []
+    )
 
 
 @pytest.mark.parametrize("batch", [9, 31, 65])
@@ -185,7 +220,10 @@ def test_a_batch_that_no_profile_covers_is_refused_with_every_range(
     rig = make()
     with rig.open() as session, pytest.raises(BadInput) as refused:
         getattr(session, call)({"input": images[:batch]})
-    assert str(refused.value) == f"no optimization profile takes batch {batch}; the engine has 1..8, 2..8, 32..64"
+    assert (
+        str(refused.value)
+        == f"no optimization profile takes batch {batch}; the engine has 1..8, 2..8, 32..64"
+    )
     assert rig.count("context") == 0
 
 
@@ -199,23 +237,34 @@ def test_a_missing_profile_would_be_noticed_by_the_library(
             session.run({"input": images[:32]})
 
 
-def test_buffers_are_exactly_as_large_as_the_batch(make: Make, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_are_exactly_as_large_as_the_batch(
+    make: Make, images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig = make()
     with rig.open() as session:
         session.run({"input": images[:5]})
-        assert [line for line in rig.journal if line.startswith("buffer")] == ["buffer (5, 1, 8, 8)", "buffer (5, 10)"]
+        assert [line for line in rig.journal if line.startswith("buffer")] == [
+            "buffer (5, 1, 8, 8)",
+            "buffer (5, 10)",
+        ]
         plain = rig.fake.memory.empty
-        monkeypatch.setattr(rig.fake.memory, "empty", lambda shape, dtype: plain((64, *shape[1:]), dtype))
+        monkeypatch.setattr(
+            rig.fake.memory, "empty", lambda shape, dtype: plain((64, *shape[1:]), dtype)
+        )
         with pytest.raises((AssertionError, SessionFailed)):
             session.run({"input": images[:6]})
 
 
 @pytest.mark.parametrize("open_batch", [True, False])
-def test_an_engine_of_one_batch_size_takes_no_other(make: Make, images: Any, open_batch: bool) -> None:
+def test_an_engine_of_one_batch_size_takes_no_other(
+    make: Make, images: Any, open_batch: bool
+) -> None:
     rig = make(profiles=("3",), open_batch=open_batch)
     with rig.open() as session:
         assert session.inputs[0].shape == (3, 1, 8, 8)
-        np.testing.assert_array_equal(session.run({"input": images[:3]})["logits"], right(images[:3]))
+        np.testing.assert_array_equal(
+            session.run({"input": images[:3]})["logits"], right(images[:3])
+        )
         with pytest.raises(BadInput, match="has shape 4x1x8x8, want 3x1x8x8"):
             session.run({"input": images[:4]})
 
@@ -229,7 +278,9 @@ def test_an_engine_of_one_batch_size_is_held_against_its_own_shape(make: Make) -
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("graph", [True, False])
-def test_inputs_and_outputs_may_be_of_the_networks_own_type(make: Make, dtype: str, graph: bool, images: Any) -> None:
+def test_inputs_and_outputs_may_be_of_the_networks_own_type(
+    make: Make, dtype: str, graph: bool, images: Any
+) -> None:
     kind = numpy_dtype(dtype)
     with make(dtype=dtype).open(SessionOptions(cuda_graph=graph)) as session:
         given = session.inputs[0].given(images[:4])
@@ -252,7 +303,9 @@ def test_an_engines_element_types_are_read(make: Make, dtype: str) -> None:
 @pytest.mark.parametrize("kind", sorted(set(DataType.__members__) - set(DTYPES)))
 @pytest.mark.parametrize("role", ["inputs", "outputs"])
 def test_an_element_type_that_no_session_takes_is_named(make: Make, kind: str, role: str) -> None:
-    with pytest.raises(BadArtifact, match=f"is of type {kind}, which no session takes; build it with") as refused:
+    with pytest.raises(
+        BadArtifact, match=f"is of type {kind}, which no session takes; build it with"
+    ) as refused:
         make().planted(**{role: [spec(role, dtype=kind)]}).open()
     assert len(str(refused.value).splitlines()) == 1
 
@@ -261,7 +314,11 @@ def test_the_fake_refuses_what_the_library_refuses(make: Make) -> None:
     with make().open() as session:
         context = session._engine.create_execution_context()
         assert context.set_input_shape("input", (4, 1, 8, 8))
-        for name, shape in (("input", (4, 1, 8, 9)), ("logits", (4, 1, 8, 8)), ("input", (9, 1, 8, 8))):
+        for name, shape in (
+            ("input", (4, 1, 8, 9)),
+            ("logits", (4, 1, 8, 8)),
+            ("input", (9, 1, 8, 8)),
+        ):
             assert not context.set_input_shape(name, shape)
         assert not context.set_tensor_address("x", 0)
         with pytest.raises(RuntimeError, match="Error in set optimization profile async"):
@@ -274,7 +331,11 @@ def test_the_fake_refuses_what_the_library_refuses(make: Make) -> None:
 def test_inputs_are_checked_before_anything_is_made(make: Make, images: Any) -> None:
     rig = make()
     with rig.open() as session:
-        for inputs in ({"x": images[:1]}, {"input": images[:1].astype(np.float64)}, {"input": images[:1, :, :4]}):
+        for inputs in (
+            {"x": images[:1]},
+            {"input": images[:1].astype(np.float64)},
+            {"input": images[:1, :, :4]},
+        ):
             for call in (session.run, session.bind):
                 with pytest.raises(BadInput):
                     call(inputs)
@@ -284,7 +345,9 @@ def test_inputs_are_checked_before_anything_is_made(make: Make, images: Any) -> 
 # ---- binding and graphs
 
 
-def test_going_back_to_a_bound_batch_costs_no_context_and_no_capture(make: Make, images: Any) -> None:
+def test_going_back_to_a_bound_batch_costs_no_context_and_no_capture(
+    make: Make, images: Any
+) -> None:
     rig = make()
     with rig.open() as session:
         session.bind({"input": images[:2]})
@@ -326,13 +389,28 @@ def test_a_replay_computes_anew(make: Make, images: Any) -> None:
     ("kind", "options", "refuse", "why"),
     [
         ("trt", PLAIN, {}, "off: not asked for"),
-        ("trt", SessionOptions(), {"capture": "operation not permitted\nmore"}, "off: capture failed (operation not p"),
+        (
+            "trt",
+            SessionOptions(),
+            {"capture": "operation not permitted\nmore"},
+            "off: capture failed (operation not p",
+        ),
         ("trt", SessionOptions(), {"capture": ""}, "off: capture failed (RuntimeError)"),
-        ("trt-rtx", SessionOptions(), {"is_stream_capturable": ""}, "off: the library says that this engine cannot"),
+        (
+            "trt-rtx",
+            SessionOptions(),
+            {"is_stream_capturable": ""},
+            "off: the library says that this engine cannot",
+        ),
     ],
 )
 def test_without_a_graph_each_run_is_launched_and_it_is_said_why(
-    make: Make, images: Any, kind: EngineKind, options: SessionOptions, refuse: dict[str, str], why: str
+    make: Make,
+    images: Any,
+    kind: EngineKind,
+    options: SessionOptions,
+    refuse: dict[str, str],
+    why: str,
 ) -> None:
     rig = make(kind, refuse=refuse)
     with rig.open(options) as session:
@@ -349,13 +427,17 @@ def test_without_a_graph_each_run_is_launched_and_it_is_said_why(
     assert rig.count("capture") == ("capture" in refuse)
 
 
-def test_a_launch_that_fails_while_it_is_captured_leaves_a_plain_session(make: Make, images: Any) -> None:
+def test_a_launch_that_fails_while_it_is_captured_leaves_a_plain_session(
+    make: Make, images: Any
+) -> None:
     rig = make()
     with rig.open() as session:
         execute = rig.fake.memory.capture
 
         def capture(work: Callable[[], None]) -> Any:
-            rig.fake.control.refuse["execute_async_v3"] = "Error Code 1: Cuda Runtime (operation not permitted)"
+            rig.fake.control.refuse["execute_async_v3"] = (
+                "Error Code 1: Cuda Runtime (operation not permitted)"
+            )
             try:
                 return execute(work)
             finally:
@@ -392,7 +474,13 @@ def test_close_lets_go_in_order_and_may_come_twice(make: Make, images: Any) -> N
     session.bind({"input": images[:2]})
     session.close()
     dropped = [line for line in rig.journal if line.endswith("dropped")]
-    assert dropped == ["graph dropped", "context dropped", "context dropped", "engine dropped", "runtime dropped"]
+    assert dropped == [
+        "graph dropped",
+        "context dropped",
+        "context dropped",
+        "engine dropped",
+        "runtime dropped",
+    ]
     session.close()
     with pytest.raises(SessionFailed, match="nothing is bound"):
         session.enqueue()
@@ -449,7 +537,9 @@ def test_a_timed_launch_that_fails_is_an_error_too(make: Make, images: Any) -> N
     rig = make()
     with rig.open(PLAIN) as session:
         session.bind({"input": images[:4]})
-        rig.fake.control.refuse["execute_async_v3"] = SAID.format("x")  # nobody listens on the timed path
+        rig.fake.control.refuse["execute_async_v3"] = SAID.format(
+            "x"
+        )  # nobody listens on the timed path
         with pytest.raises(SessionFailed, match="failed to launch: is the GPU out of memory"):
             session.enqueue()
 
@@ -464,7 +554,9 @@ def test_an_output_of_another_shape_is_refused(make: Make, images: Any, step: st
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_are_refused_wherever_outputs_are_seen(make: Make, images: Any, bad: float) -> None:
+def test_nan_and_infinity_are_refused_wherever_outputs_are_seen(
+    make: Make, images: Any, bad: float
+) -> None:
     def spoilt(batch: Any, classes: int) -> Any:
         logits = host_logits(batch, classes)
         logits[-1, -1] = bad
@@ -476,32 +568,45 @@ def test_nan_and_infinity_are_refused_wherever_outputs_are_seen(make: Make, imag
         rig.fake.control.function = spoilt
         session.enqueue()
         calls: list[Callable[[], Any]] = [
-            session.fetch, lambda: session.run({"input": images[:4]}), lambda: session.bind({"input": images[:4]}),
+            session.fetch,
+            lambda: session.run({"input": images[:4]}),
+            lambda: session.bind({"input": images[:4]}),
             lambda: session.bind({"input": images[:2]}),
-        ]  # fmt: skip
+        ]
         for call in calls:
-            with pytest.raises(SessionFailed, match=r"'logits' holds NaN or infinity \(fp16 overflow\?\)"):
+            with pytest.raises(
+                SessionFailed, match=r"'logits' holds NaN or infinity \(fp16 overflow\?\)"
+            ):
                 call()
 
 
 def test_what_pytorch_raises_is_one_line(make: Make, images: Any) -> None:
     rig = make()
     with rig.open() as session:
-        rig.fake.control.refuse["empty"] = "CUDA out of memory. Tried to allocate 2 GiB.\nSee documentation"
+        rig.fake.control.refuse["empty"] = (
+            "CUDA out of memory. Tried to allocate 2 GiB.\nSee documentation"
+        )
         for call in (session.run, session.bind):
-            with pytest.raises(MissingRequirement, match=r"^trt: out of memory; use a smaller --batch$"):
+            with pytest.raises(
+                MissingRequirement, match=r"^trt: out of memory; use a smaller --batch$"
+            ):
                 call({"input": images[:4]})
         rig.fake.control.refuse.clear()
         session.bind({"input": images[:4]})
         session.enqueue()
-        rig.fake.control.refuse["synchronize"] = "CUDA error: an illegal memory access was encountered\nPassing 1"
+        rig.fake.control.refuse["synchronize"] = (
+            "CUDA error: an illegal memory access was encountered\nPassing 1"
+        )
         calls: list[Callable[[], Any]] = [
-            session.synchronize, session.fetch, lambda: session.run({"input": images[:4]}),
+            session.synchronize,
+            session.fetch,
+            lambda: session.run({"input": images[:4]}),
             lambda: session.bind({"input": images[:4]}),
-        ]  # fmt: skip
+        ]
         for call_again in calls:
             with pytest.raises(
-                SessionFailed, match=r"^trt failed: CUDA error: an illegal memory access was encountered$"
+                SessionFailed,
+                match=r"^trt failed: CUDA error: an illegal memory access was encountered$",
             ):
                 call_again()
 
@@ -526,9 +631,17 @@ def spec(role: str, **changes: Any) -> dict[str, Any]:
         ("inputs", lambda _old: (spec("inputs", name="x"),), "on inputs;"),
         ("inputs", lambda _old: (spec("inputs", dtype="uint8"),), "on inputs;"),
         ("outputs", lambda _old: (spec("outputs", dtype="float16"),), "on outputs;"),
-        ("engine", lambda old: edited_profiles(old, "1:1:8", "2:6:8", "32:32:128"), "on optimization profiles;"),
+        (
+            "engine",
+            lambda old: edited_profiles(old, "1:1:8", "2:6:8", "32:32:128"),
+            "on optimization profiles;",
+        ),
         ("engine", lambda old: edited_profiles(old, "1:1:8", "2:6:8"), "on optimization profiles;"),
-        ("engine", lambda old: edited_profiles(old, "2:6:8", "1:1:8", "32:32:64"), "on optimization profiles;"),
+        (
+            "engine",
+            lambda old: edited_profiles(old, "2:6:8", "1:1:8", "32:32:64"),
+            "on optimization profiles;",
+        ),
         ("engine", lambda old: {**old, "options": {**old["options"], "tf32": True}}, "TF32"),
     ],
 )
@@ -558,7 +671,9 @@ def edited_profiles(record: dict[str, Any], *profiles: str) -> dict[str, Any]:
         ({"outputs": [spec("outputs", shape=(None, 1000))]}, "outputs"),
     ],
 )
-def test_an_engine_of_another_network_is_refused(make: Make, planted: dict[str, Any], told: str) -> None:
+def test_an_engine_of_another_network_is_refused(
+    make: Make, planted: dict[str, Any], told: str
+) -> None:
     with pytest.raises(BadArtifact, match=f"on {told}"):
         make().planted(**planted).open()
 
@@ -613,7 +728,10 @@ def test_kernels_are_compiled_once_for_all_processes(make: Make, images: Any, ca
         for batch in (4, 2):
             getattr(session, call)({"input": images[:batch]})
         assert session.delivered().notes["kernel cache"] == "compiled now"
-    assert [line for line in first.journal if line.startswith("compile")] == ["compile 4", "compile 2"]
+    assert [line for line in first.journal if line.startswith("compile")] == [
+        "compile 4",
+        "compile 2",
+    ]
     (file,) = kernel_files()
     assert json.loads(file.read_bytes())["batches"] == [2, 4]
     assert first.artifact.manifest.file_sha256[:24] in file.name
@@ -626,12 +744,18 @@ def test_kernels_are_compiled_once_for_all_processes(make: Make, images: Any, ca
 
 
 @pytest.mark.parametrize("damage", ["junk", "another device's", "refused"])
-def test_kernels_that_do_not_fit_are_compiled_again_and_replaced(make: Make, images: Any, damage: str) -> None:
+def test_kernels_that_do_not_fit_are_compiled_again_and_replaced(
+    make: Make, images: Any, damage: str
+) -> None:
     with make("trt-rtx").open() as session:
         session.bind({"input": images[:4]})
     (file,) = kernel_files()
     good = file.read_bytes()
-    damaged = {"junk": b"junk", "another device's": b'{"device": "other", "batches": [4]}', "refused": good}[damage]
+    damaged = {
+        "junk": b"junk",
+        "another device's": b'{"device": "other", "batches": [4]}',
+        "refused": good,
+    }[damage]
     file.write_bytes(damaged)
     rig = make("trt-rtx", refuse={"deserialize": ""} if damage == "refused" else {})
     with rig.open() as session:
@@ -643,8 +767,10 @@ def test_kernels_that_do_not_fit_are_compiled_again_and_replaced(make: Make, ima
 
 def test_a_cache_that_was_rejected_is_never_called_reused(make: Make, images: Any) -> None:
     turns: list[tuple[dict[str, str], str]] = [
-        ({}, "compiled now"), ({}, "reused"), ({"deserialize": ""}, "compiled now, since those kept do not fit"),
-    ]  # fmt: skip
+        ({}, "compiled now"),
+        ({}, "reused"),
+        ({"deserialize": ""}, "compiled now, since those kept do not fit"),
+    ]
     for refuse, told in turns:
         with make("trt-rtx", refuse=refuse).open() as session:
             session.bind({"input": images[:4]})
@@ -652,20 +778,29 @@ def test_a_cache_that_was_rejected_is_never_called_reused(make: Make, images: An
 
 
 @pytest.mark.parametrize("knows", [True, False])
-def test_scratch_memory_is_as_large_as_the_shape_needs(make: Make, images: Any, knows: bool) -> None:
+def test_scratch_memory_is_as_large_as_the_shape_needs(
+    make: Make, images: Any, knows: bool
+) -> None:
     rig = make("trt-rtx", refuse={} if knows else {"update_device_memory_size_for_shapes": ""})
     with rig.open() as session:
         session.bind({"input": images[:4]})
     scratch = [line for line in rig.journal if line.startswith("buffer")][2]
-    assert scratch == ("buffer (256,)" if knows else "buffer (4096,)")  # else enough for the largest batch, 64
+    assert scratch == (
+        "buffer (256,)" if knows else "buffer (4096,)"
+    )  # else enough for the largest batch, 64
     assert rig.count("replay") == 1
 
 
 def test_a_context_without_its_scratch_memory_is_noticed(
     make: Make, images: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TensorRTRTX, "scratch_bytes", lambda _self, _engine, _context: 0)  # the fault
-    with make("trt-rtx").open() as session, pytest.raises(SessionFailed, match="device memory was not given"):
+    monkeypatch.setattr(
+        TensorRTRTX, "scratch_bytes", lambda _self, _engine, _context: 0
+    )  # the fault
+    with (
+        make("trt-rtx").open() as session,
+        pytest.raises(SessionFailed, match="device memory was not given"),
+    ):
         session.run({"input": images[:4]})
 
 
@@ -695,7 +830,9 @@ def test_tensorrt_keeps_no_kernels(make: Make, images: Any, cache: Path) -> None
     assert not cache.exists()
 
 
-def test_a_kernel_cache_that_cannot_be_kept_costs_only_time(make: Make, images: Any, cache: Path) -> None:
+def test_a_kernel_cache_that_cannot_be_kept_costs_only_time(
+    make: Make, images: Any, cache: Path
+) -> None:
     cache.write_text("a file where the folder should be")
     with make("trt-rtx").open() as session:
         session.bind({"input": images[:4]})
@@ -728,11 +865,15 @@ Machine = Callable[[Rig, Driver, str], None]
 
 
 @pytest.mark.parametrize("name", ["trt", "trt-rtx"])
-def test_a_machine_that_fits_opens_the_engine(make: Make, machine: Machine, images: Any, name: EngineKind) -> None:
+def test_a_machine_that_fits_opens_the_engine(
+    make: Make, machine: Machine, images: Any, name: EngineKind
+) -> None:
     rig = make(name)
     machine(rig, *((H200, "11.4.0.106") if name == "trt" else (RTX4090, "1.7.1.116")))
     with registry.open_session(name, rig.artifact) as session:
-        np.testing.assert_array_equal(session.run({"input": images[:2]})["logits"], right(images[:2]))
+        np.testing.assert_array_equal(
+            session.run({"input": images[:2]})["logits"], right(images[:2])
+        )
         assert session.backend == name
     with registry.open_session("trt", rig.artifact) as session:  # trt runs engines of either
         assert session.backend == "trt"
@@ -741,17 +882,41 @@ def test_a_machine_that_fits_opens_the_engine(make: Make, machine: Machine, imag
 @pytest.mark.parametrize(
     ("kind", "options", "driver", "version", "told"),
     [
-        ("trt", {}, RTX4090, "11.4.0.106", "built for compute capability 9.0, NVIDIA GeForce RTX 4090 has 8.9"),
+        (
+            "trt",
+            {},
+            RTX4090,
+            "11.4.0.106",
+            "built for compute capability 9.0, NVIDIA GeForce RTX 4090 has 8.9",
+        ),
         ("trt", {}, H200, "11.5.0.1", "built by TensorRT 11.4.0.106, installed is 11.5.0.1"),
-        ("trt", {}, replace(H200, cuda_version="12.8"), "11.4.0.106", "serves CUDA 12.8, the library needs CUDA 13"),
+        (
+            "trt",
+            {},
+            replace(H200, cuda_version="12.8"),
+            "11.4.0.106",
+            "serves CUDA 12.8, the library needs CUDA 13",
+        ),
         ("trt", {"strip_weights": True}, H200, "11.4.0.106", "its weights were stripped"),
         ("trt-rtx", {"targets": ("sm_120",)}, RTX4090, "1.7.1.116", "built for sm_120"),
         ("trt-rtx", {}, H200, "1.7.1.116", "NVIDIA H200 has 9.0"),
-        ("trt-rtx", {}, RTX4090, "1.6.0.1", "built by TensorRT-RTX 1.7.1.116, installed is 1.6.0.1"),
+        (
+            "trt-rtx",
+            {},
+            RTX4090,
+            "1.6.0.1",
+            "built by TensorRT-RTX 1.7.1.116, installed is 1.6.0.1",
+        ),
     ],
 )
 def test_another_gpu_version_or_driver_is_refused_before_the_engine_is_read(
-    make: Make, machine: Machine, kind: EngineKind, options: dict[str, Any], driver: Driver, version: str, told: str
+    make: Make,
+    machine: Machine,
+    kind: EngineKind,
+    options: dict[str, Any],
+    driver: Driver,
+    version: str,
+    told: str,
 ) -> None:
     rig = make(kind, options=options)
     machine(rig, driver, version)
@@ -774,7 +939,9 @@ def test_an_artifact_of_another_kind_is_a_usage_error(make: Make) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this PyTorch has CUDA")
-def test_a_pytorch_without_cuda_is_named(make: Make, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pytorch_without_cuda_is_named(
+    make: Make, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig = make()
     machine(rig, H200, "11.4.0.106")
     monkeypatch.setattr(trt_session, "CudaMemory", CudaMemory)
@@ -786,12 +953,22 @@ def test_a_pytorch_without_cuda_is_named(make: Make, machine: Machine, monkeypat
 
 
 def parity(path: Path, backend: str) -> SimpleNamespace:
-    command = [sys.executable, "-m", "resnext.cli.parity", "--artifact", str(path), "--backend", backend]
+    command = [
+        sys.executable,
+        "-m",
+        "resnext.cli.parity",
+        "--artifact",
+        str(path),
+        "--backend",
+        backend,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
     return SimpleNamespace(code=done.returncode, lines=done.stderr.splitlines())
 
 
-no_driver = pytest.mark.skipif(probe_driver().problem is None, reason="this machine has a CUDA device")
+no_driver = pytest.mark.skipif(
+    probe_driver().problem is None, reason="this machine has a CUDA device"
+)
 
 
 @no_driver
@@ -809,7 +986,9 @@ REAL = (("1:4:8",), ("3",), ("1", "4:4:8"))
 
 
 @pytest.fixture(scope="module")
-def real(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Artifact]:
+def real(
+    weights: Weights, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, ...], Artifact]:
     pytest.importorskip("tensorrt_rtx")
     from resnext_export.formats.onnx import export_onnx
     from resnext_export.formats.tensorrt import export_engine
@@ -826,7 +1005,9 @@ def real(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dict[tup
 
 @pytest.mark.slow
 @no_driver
-def test_without_a_driver_a_real_engine_ends_with_3_too(real: dict[tuple[str, ...], Artifact]) -> None:
+def test_without_a_driver_a_real_engine_ends_with_3_too(
+    real: dict[tuple[str, ...], Artifact],
+) -> None:
     done = parity(real[REAL[0]].directory, "trt")
     assert done.code == 3, done.lines
     assert len(done.lines) == 1
@@ -846,4 +1027,6 @@ def test_the_manifest_of_a_real_engine_holds_what_the_session_looks_for(
     rig = Rig(Artifact(folder, manifest), FakeTensorRT("trt-rtx"))
     batch = BatchRange.parse(profiles[-1]).opt
     with rig.open() as session:
-        np.testing.assert_array_equal(session.run({"input": images[:batch]})["logits"], right(images[:batch]))
+        np.testing.assert_array_equal(
+            session.run({"input": images[:batch]})["logits"], right(images[:batch])
+        )

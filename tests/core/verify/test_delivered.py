@@ -23,7 +23,9 @@ from resnext_export.formats.onnx import export_onnx
 CPU = SessionOptions(device="cpu")
 R50 = VARIANTS["resnext50_32x4d"]
 MACS = {layer.name: layer.macs for layer in layers(R50)}
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(
+    shutil.which("c++") is None, reason="torch.compile on a CPU needs a C++ compiler"
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,10 @@ def digits() -> Weights:
 def artifacts(digits: Weights, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     folder = tmp_path_factory.mktemp("delivered")
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
-    return {precision: export_onnx(digits, folder / precision, precision=precision) for precision in precisions}
+    return {
+        precision: export_onnx(digits, folder / precision, precision=precision)
+        for precision in precisions
+    }
 
 
 def all_in(dtype: str) -> dict[str, DeliveredLayer]:
@@ -51,7 +56,9 @@ def test_one_convolution_in_float32_lowers_the_share_by_exactly_its_macs() -> No
     assert share(found) == 1.0
     found["layer1.0.conv2"] = replace(found["layer1.0.conv2"], dtype="float32")
     assert share(found) == (macs(R50) - MACS["layer1.0.conv2"]) / macs(R50)
-    assert undelivered(Delivered("cuda:0", tuple(found.values())), R50, "float16") == (("layer1.0.conv2", "float32"),)
+    assert undelivered(Delivered("cuda:0", tuple(found.values())), R50, "float16") == (
+        ("layer1.0.conv2", "float32"),
+    )
 
 
 def test_a_module_that_no_layer_names_is_not_delivered() -> None:
@@ -59,7 +66,9 @@ def test_a_module_that_no_layer_names_is_not_delivered() -> None:
     del found["layer4.2.conv3"]
     nameless = DeliveredLayer("fused", "Conv", "float16", "cuda:0")
     assert share(found, nameless) == (macs(R50) - MACS["layer4.2.conv3"]) / macs(R50)
-    assert undelivered(Delivered("cuda:0", tuple(found.values())), R50, "float16") == (("layer4.2.conv3", "unseen"),)
+    assert undelivered(Delivered("cuda:0", tuple(found.values())), R50, "float16") == (
+        ("layer4.2.conv3", "unseen"),
+    )
     assert share({}) == 0.0
 
 
@@ -95,7 +104,9 @@ def test_layers_that_are_no_module_change_nothing() -> None:
         ("", None),
     ],
 )
-def test_a_node_is_known_by_the_module_that_it_is_named_after(node: str, module: str | None) -> None:
+def test_a_node_is_known_by_the_module_that_it_is_named_after(
+    node: str, module: str | None
+) -> None:
     assert module_of(node) == module
 
 
@@ -106,7 +117,9 @@ def test_every_module_of_every_variant_is_known_by_its_name(variant: str) -> Non
 
 
 def engine_layer(name: str, kind: str, dtype: str, *nodes: str) -> EngineLayer:
-    return EngineLayer(name=name, kind=kind, nodes=nodes, dtype=dtype, inputs=(), outputs=(), tactic="")
+    return EngineLayer(
+        name=name, kind=kind, nodes=nodes, dtype=dtype, inputs=(), outputs=(), tactic=""
+    )
 
 
 def test_a_cast_or_bias_beside_a_product_is_not_mistaken_for_it() -> None:
@@ -121,8 +134,12 @@ def test_a_cast_or_bias_beside_a_product_is_not_mistaken_for_it() -> None:
         "cuda:0",
     )
     assert [(layer.op, layer.modules) for layer in found.layers] == [
-        ("kgen", ()), ("Conv", ("conv1",)), ("maxpool", ()), ("Gemm", ("fc",)), ("kgen", ()),
-    ]  # fmt: skip
+        ("kgen", ()),
+        ("Conv", ("conv1",)),
+        ("maxpool", ()),
+        ("Gemm", ("fc",)),
+        ("kgen", ()),
+    ]
     assert found.share("float16") == 1.0
     assert found.summary() == "2 float16 on cuda:0"
 
@@ -133,8 +150,9 @@ def test_a_product_in_a_kernel_of_an_unknown_kind_is_still_seen() -> None:
         (fused, engine_layer("both", "correlation", "float16", "conv1", "layer1.0.conv1")), "x"
     )
     assert [(layer.op, layer.modules) for layer in found.layers] == [
-        ("Gemm", ("fc",)), ("Conv", ("conv1", "layer1.0.conv1")),
-    ]  # fmt: skip
+        ("Gemm", ("fc",)),
+        ("Conv", ("conv1", "layer1.0.conv1")),
+    ]
     assert ("fc", "float32") in undelivered(found, R50, "float16")
 
 
@@ -166,9 +184,13 @@ assert builder.build_serialized_network(network, config) is not None
 
 
 def rtx_engine(onnx_file: Path) -> Delivered:
-    """Layers of an engine that TensorRT-RTX builds here, in a process of its own: its logger is process-wide."""
+    """Layers of an engine that TensorRT-RTX builds here, in a process of its own: its logger is
+    process-wide.
+    """
     pytest.importorskip("tensorrt_rtx")
-    done = subprocess.run([sys.executable, "-c", _BUILD, str(onnx_file)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _BUILD, str(onnx_file)], capture_output=True, text=True, check=True
+    )
     return delivered_from_engine(layers_from_log(done.stdout), "cuda:0")
 
 
@@ -189,7 +211,9 @@ def test_an_island_of_fp16_in_a_float32_engine_is_found(
     from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load(artifacts["fp32"].path)
-    (index, conv), *_ = [(i, node) for i, node in enumerate(model.graph.node) if node.name == "layer2.0.conv2"]
+    (index, conv), *_ = [
+        (i, node) for i, node in enumerate(model.graph.node) if node.name == "layer2.0.conv2"
+    ]
     for constant in model.graph.initializer:
         if constant.name in conv.input:
             values = numpy_helper.to_array(constant).astype(np.float16)
@@ -197,8 +221,12 @@ def test_an_island_of_fp16_in_a_float32_engine_is_found(
     given, taken = conv.input[0], conv.output[0]
     conv.input[0], conv.output[0] = "island_in", "island_out"
     del model.graph.value_info[:]
-    model.graph.node.insert(index, helper.make_node("Cast", [given], ["island_in"], to=TensorProto.FLOAT16))
-    model.graph.node.insert(index + 2, helper.make_node("Cast", ["island_out"], [taken], to=TensorProto.FLOAT))
+    model.graph.node.insert(
+        index, helper.make_node("Cast", [given], ["island_in"], to=TensorProto.FLOAT16)
+    )
+    model.graph.node.insert(
+        index + 2, helper.make_node("Cast", ["island_out"], [taken], to=TensorProto.FLOAT)
+    )
     onnx.save(model, tmp_path / "island.onnx")
 
     found = rtx_engine(tmp_path / "island.onnx")
@@ -209,9 +237,12 @@ def test_an_island_of_fp16_in_a_float32_engine_is_found(
 
 
 @pytest.mark.parametrize(
-    "name", ["torch", "ort-cpu", pytest.param("torch-compile", marks=[pytest.mark.slow, needs_compiler])]
+    "name",
+    ["torch", "ort-cpu", pytest.param("torch-compile", marks=[pytest.mark.slow, needs_compiler])],
 )
-def test_every_runtime_here_delivers_all_of_float32(name: str, digits: Weights, artifacts: dict[str, Artifact]) -> None:
+def test_every_runtime_here_delivers_all_of_float32(
+    name: str, digits: Weights, artifacts: dict[str, Artifact]
+) -> None:
     with open_session(name, artifacts["fp32"] if name == "ort-cpu" else digits, CPU) as session:
         session.bind({"input": np.zeros((2, 1, 8, 8), np.float32)})
         found = session.delivered()
@@ -221,10 +252,14 @@ def test_every_runtime_here_delivers_all_of_float32(name: str, digits: Weights, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["torch", "ort-cpu", pytest.param("torch-compile", marks=needs_compiler)])
+@pytest.mark.parametrize(
+    "name", ["torch", "ort-cpu", pytest.param("torch-compile", marks=needs_compiler)]
+)
 def test_every_runtime_here_delivers_all_of_a_resnext50(name: str, tmp_path: Path) -> None:
     weights = load_weights("seeded", "resnext50_32x4d")
-    subject = export_onnx(weights, tmp_path / "artifact", check=False) if name == "ort-cpu" else weights
+    subject = (
+        export_onnx(weights, tmp_path / "artifact", check=False) if name == "ort-cpu" else weights
+    )
     with open_session(name, subject, CPU) as session:
         session.bind({"input": np.zeros((1, 3, 224, 224), np.float32)})
         found = session.delivered()
@@ -242,23 +277,38 @@ def test_pytorch_delivers_fp16_and_onnx_runtimes_cpu_provider_does_not(
     assert delivered_share(found, digits.config, "float16") < 1
     # Each is seen for what it is, and none is missing.
     assert {got for _, got in undelivered(found, digits.config, "float16")} == {"float32"}
-    assert delivered_share(found, digits.config, "float16") + delivered_share(found, digits.config, "float32") == 1.0
+    assert (
+        delivered_share(found, digits.config, "float16")
+        + delivered_share(found, digits.config, "float32")
+        == 1.0
+    )
 
 
 def test_quantized_convolutions_of_onnx_runtime_are_seen(
     digits: Weights, artifacts: dict[str, Artifact], tmp_path: Path
 ) -> None:
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Once(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is untyped
         def __init__(self) -> None:
-            self.batches = iter([{"input": np.random.default_rng(0).random((8, 1, 8, 8), np.float32)}])
+            self.batches = iter(
+                [{"input": np.random.default_rng(0).random((8, 1, 8, 8), np.float32)}]
+            )
 
         def get_next(self) -> Any:
             return next(self.batches, None)
 
     path = tmp_path / "quantized.onnx"
-    kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "quant_format": QuantFormat.QDQ}
+    kinds = {
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+        "quant_format": QuantFormat.QDQ,
+    }
     quantize_static(artifacts["fp32"].path, path, Once(), **kinds)
     with open_session("ort-cpu", artifacts["fp32"], CPU) as session:
         manifest = artifacts["fp32"].manifest.model_copy(update={"file": path.name})

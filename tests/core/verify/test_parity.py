@@ -8,7 +8,15 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from resnext.errors import UsageError
-from resnext.verify.parity import GATES, Gate, Parity, clopper_pearson, compare, discriminates, gate_for
+from resnext.verify.parity import (
+    GATES,
+    Gate,
+    Parity,
+    clopper_pearson,
+    compare,
+    discriminates,
+    gate_for,
+)
 
 Logits = NDArray[np.float64]
 
@@ -33,7 +41,12 @@ def test_the_same_logits_pass_with_every_metric_perfect(reference: Logits) -> No
     outcome = compare(exact.astype(np.float64), exact, artifact_sha256="a" * 64)
     assert outcome.passed
     assert outcome.failures == ()
-    assert (outcome.max_abs, outcome.mean_abs, outcome.max_error, outcome.mean_error) == (0, 0, 0, 0)
+    assert (outcome.max_abs, outcome.mean_abs, outcome.max_error, outcome.mean_error) == (
+        0,
+        0,
+        0,
+        0,
+    )
     assert (outcome.max_relative, outcome.mean_relative) == (0, 0)
     assert (outcome.rows, outcome.top1, outcome.top5) == (12, 1, 1)
     assert outcome.min_cosine == pytest.approx(1)
@@ -61,7 +74,9 @@ def test_any_logits_pass_against_themselves(values: list[list[float]]) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", [(0, 0), (7, 3), (slice(None), slice(None))])
-def test_nan_and_infinity_fail_wherever_they_are(reference: Logits, value: float, where: Any) -> None:
+def test_nan_and_infinity_fail_wherever_they_are(
+    reference: Logits, value: float, where: Any
+) -> None:
     candidate = reference.astype(np.float32)
     candidate[where] = value
     outcome = compare(reference, candidate, gate=Gate(np.inf, -1, 0, np.inf))
@@ -78,7 +93,9 @@ def test_the_numbers_of_nan_and_infinite_values_are_told_apart(reference: Logits
 
 
 @pytest.mark.parametrize("shape", [(12, 9), (11, 10), (12, 10, 1), (120,), (1, 10), (0, 10), ()])
-def test_another_shape_fails_even_where_it_would_broadcast(reference: Logits, shape: tuple[int, ...]) -> None:
+def test_another_shape_fails_even_where_it_would_broadcast(
+    reference: Logits, shape: tuple[int, ...]
+) -> None:
     outcome = compare(reference, np.zeros(shape, np.float32))
     assert f"shape is {shape}, want (12, 10)" in reasons(outcome)
 
@@ -117,8 +134,12 @@ def test_swapped_classes_get_no_wrong_diagnosis(reference: Logits) -> None:
     assert "does not depend" not in text
 
 
-@pytest.mark.parametrize(("factor", "passes"), [(0.5, True), (0.99, True), (1.01, False), (100.0, False)])
-def test_one_wrong_value_passes_up_to_the_gate_and_no_further(reference: Logits, factor: float, passes: bool) -> None:
+@pytest.mark.parametrize(
+    ("factor", "passes"), [(0.5, True), (0.99, True), (1.01, False), (100.0, False)]
+)
+def test_one_wrong_value_passes_up_to_the_gate_and_no_further(
+    reference: Logits, factor: float, passes: bool
+) -> None:
     gate = Gate(max_error=1e-2, min_cosine=0.9, min_top1=0.0, max_error_ratio=np.inf)
     candidate = reference.astype(np.float32)
     candidate[3, 4] += np.float32(factor * gate.max_error * rms(reference))
@@ -130,7 +151,9 @@ def test_one_wrong_value_passes_up_to_the_gate_and_no_further(reference: Logits,
 
 
 def test_the_metrics_are_those_of_their_definition(reference: Logits) -> None:
-    candidate = (reference + np.random.default_rng(1).normal(size=reference.shape) * 0.1).astype(np.float32)
+    candidate = (reference + np.random.default_rng(1).normal(size=reference.shape) * 0.1).astype(
+        np.float32
+    )
     difference = np.abs(candidate.astype(np.float64) - reference)
     outcome = compare(reference, candidate)
     assert outcome.max_abs == pytest.approx(difference.max())
@@ -146,7 +169,10 @@ def test_the_metrics_are_those_of_their_definition(reference: Logits) -> None:
     ]
     assert outcome.min_cosine == pytest.approx(min(cosine))
     assert outcome.top1 == (candidate.argmax(1) == reference.argmax(1)).mean()
-    sets = [set(np.argsort(a)[-5:]) == set(np.argsort(b)[-5:]) for a, b in zip(candidate, reference, strict=True)]
+    sets = [
+        set(np.argsort(a)[-5:]) == set(np.argsort(b)[-5:])
+        for a, b in zip(candidate, reference, strict=True)
+    ]
     assert outcome.top5 == pytest.approx(np.mean(sets))
 
 
@@ -203,7 +229,9 @@ def test_a_perfect_baseline_does_not_fail_one_rounding(reference: Logits) -> Non
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_baseline_that_is_not_finite_never_passes_in_silence(reference: Logits, value: float) -> None:
+def test_a_baseline_that_is_not_finite_never_passes_in_silence(
+    reference: Logits, value: float
+) -> None:
     baseline = reference.astype(np.float32)
     baseline[0, 0] = value
     with pytest.raises(UsageError, match="baseline"):
@@ -211,7 +239,9 @@ def test_a_baseline_that_is_not_finite_never_passes_in_silence(reference: Logits
 
 
 @pytest.mark.parametrize("shape", [(1, 10), (12, 1), (11, 10)])
-def test_a_baseline_of_another_shape_is_a_usage_error(reference: Logits, shape: tuple[int, ...]) -> None:
+def test_a_baseline_of_another_shape_is_a_usage_error(
+    reference: Logits, shape: tuple[int, ...]
+) -> None:
     with pytest.raises(UsageError, match="baseline"):
         compare(reference, reference.astype(np.float32), baseline=np.ones(shape, np.float32))
 
@@ -265,11 +295,17 @@ def test_a_gate_is_found_by_precision() -> None:
         gate_for("fp12")
 
 
-@pytest.mark.parametrize(("hits", "trials"), [(0, 1), (1, 1), (0, 28), (28, 28), (27, 28), (14, 28), (1, 1000)])
+@pytest.mark.parametrize(
+    ("hits", "trials"), [(0, 1), (1, 1), (0, 28), (28, 28), (27, 28), (14, 28), (1, 1000)]
+)
 @pytest.mark.parametrize("confidence", [0.95, 0.99])
-def test_clopper_pearson_is_scipys_exact_interval(hits: int, trials: int, confidence: float) -> None:
+def test_clopper_pearson_is_scipys_exact_interval(
+    hits: int, trials: int, confidence: float
+) -> None:
     want = binomtest(hits, trials).proportion_ci(confidence, method="exact")
-    assert clopper_pearson(hits, trials, confidence) == pytest.approx((want.low, want.high), abs=1e-9)
+    assert clopper_pearson(hits, trials, confidence) == pytest.approx(
+        (want.low, want.high), abs=1e-9
+    )
 
 
 def test_the_lower_bound_of_top1_is_clopper_pearsons(reference: Logits) -> None:

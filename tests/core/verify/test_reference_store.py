@@ -73,33 +73,42 @@ def other_weights(weights: Weights) -> Weights:
     return replace(weights, state_dict=state)
 
 
-CHANGES: dict[str, Callable[[Weights, Any, pytest.MonkeyPatch], tuple[Weights, Any, torch.dtype]]] = {
+CHANGES: dict[
+    str, Callable[[Weights, Any, pytest.MonkeyPatch], tuple[Weights, Any, torch.dtype]]
+] = {
     "weights": lambda weights, images, _: (other_weights(weights), images, torch.float64),
     "images": lambda weights, images, _: (weights, images + np.float32(1e-3), torch.float64),
     "dtype": lambda weights, images, _: (weights, images, torch.float32),
     "torch": lambda weights, images, patch: (
-        patch.setattr(torch, "__version__", "2.99"), (weights, images, torch.float64),
+        patch.setattr(torch, "__version__", "2.99"),
+        (weights, images, torch.float64),
     )[1],
     "threads": lambda weights, images, patch: (
-        patch.setattr(torch, "get_num_threads", lambda: 99), (weights, images, torch.float64),
+        patch.setattr(torch, "get_num_threads", lambda: 99),
+        (weights, images, torch.float64),
     )[1],
     "configuration": lambda weights, images, _: (
-        replace(weights, config=replace(weights.config, input_size=(9, 8))), images, torch.float64,
+        replace(weights, config=replace(weights.config, input_size=(9, 8))),
+        images,
+        torch.float64,
     ),
     "model's source": lambda weights, images, patch: (
-        patch.setattr("inspect.getsource", lambda _: "another"), (weights, images, torch.float64),
+        patch.setattr("inspect.getsource", lambda _: "another"),
+        (weights, images, torch.float64),
     )[1],
     "toolkit": lambda weights, images, patch: (
-        patch.setattr("resnext.verify.reference.__version__", "0.0"), (weights, images, torch.float64),
+        patch.setattr("resnext.verify.reference.__version__", "0.0"),
+        (weights, images, torch.float64),
     )[1],
     "processor's flags": lambda weights, images, patch: (
         patch.setattr("resnext.runtimes.pt2.record.cpu_flags", lambda: frozenset({"fp16"})),
         (weights, images, torch.float64),
     )[1],
     "processor": lambda weights, images, patch: (
-        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "NEON"), (weights, images, torch.float64),
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "NEON"),
+        (weights, images, torch.float64),
     )[1],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -127,7 +136,9 @@ def test_a_damaged_file_is_computed_again_and_replaced(
     path = next((tmp_path / "cache" / "references").glob("*/*.npy"))
     whole = path.read_bytes()
     path.write_bytes(DAMAGE[damage](whole))
-    np.testing.assert_allclose(kept_reference_logits(weights, images, torch.float64), want, rtol=1e-9)
+    np.testing.assert_allclose(
+        kept_reference_logits(weights, images, torch.float64), want, rtol=1e-9
+    )
     assert computed == [4, 1]
     kept_reference_logits(weights, images, torch.float64)
     assert computed == [4, 1]
@@ -146,7 +157,11 @@ def test_logits_of_another_number_of_classes_are_not_taken(
 
 
 def test_a_cache_folder_that_cannot_be_used_is_no_error(
-    weights: Weights, images: Any, computed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Weights,
+    images: Any,
+    computed: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "file" / "below"))
@@ -161,7 +176,9 @@ def test_the_cache_folder_that_is_set_needs_no_platformdirs(tmp_path: Path) -> N
         "import os; os.environ['RESNEXT_CACHE_DIR'] = '/somewhere'\n"
         "from resnext.storage import cache_folder; print(cache_folder())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert done.stdout == "/somewhere\n"
 
 
@@ -175,14 +192,22 @@ def test_whole_logits_under_another_name_are_not_believed(
         kept_reference_logits(weights, images[1:2], torch.float64)
     else:
         kept_reference_logits(other_weights(weights), images[:1], torch.float64)
-    (other,) = (found for found in (tmp_path / "cache" / "references").glob("*/*.npy") if found != path)
+    (other,) = (
+        found for found in (tmp_path / "cache" / "references").glob("*/*.npy") if found != path
+    )
     path.write_bytes(other.read_bytes())
-    np.testing.assert_allclose(kept_reference_logits(weights, images[:1], torch.float64), want, rtol=1e-9)
+    np.testing.assert_allclose(
+        kept_reference_logits(weights, images[:1], torch.float64), want, rtol=1e-9
+    )
     assert computed == [1, 1, 1]
 
 
 def test_a_disk_that_is_full_leaves_nothing_behind(
-    weights: Weights, images: Any, computed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Weights,
+    images: Any,
+    computed: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(_self: Path, _to: Path) -> Path:
         raise OSError(28, "No space left on device")
@@ -193,9 +218,15 @@ def test_a_disk_that_is_full_leaves_nothing_behind(
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("planted", [ImportError("no platformdirs"), RuntimeError("no home directory")])
+@pytest.mark.parametrize(
+    "planted", [ImportError("no platformdirs"), RuntimeError("no home directory")]
+)
 def test_where_no_cache_folder_can_be_named_they_are_computed(
-    planted: Exception, weights: Weights, images: Any, computed: list[int], monkeypatch: pytest.MonkeyPatch
+    planted: Exception,
+    weights: Weights,
+    images: Any,
+    computed: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fails() -> Path:
         raise planted
@@ -219,5 +250,8 @@ def test_a_second_parity_check_of_the_same_images_runs_no_model(
     after = check_artifact(artifact, weights, "ort-cpu", "torch", 4, 8, 0)
     assert (before.passed, after.max_error, len(computed)) == (True, before.max_error, again)
     # And what the file gives is computed anew: kept references pass no other file.
-    monkeypatch.setattr("resnext.runtimes.ort.session.OrtSession.run", lambda *_: {"logits": np.zeros((4, 10), "f4")})
+    monkeypatch.setattr(
+        "resnext.runtimes.ort.session.OrtSession.run",
+        lambda *_: {"logits": np.zeros((4, 10), "f4")},
+    )
     assert not check_artifact(artifact, weights, "ort-cpu", "torch", 4, 8, 0).passed

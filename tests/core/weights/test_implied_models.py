@@ -24,8 +24,11 @@ def test_a_declared_model_is_implied(declared: Path) -> None:
     assert load_weights(str(declared)).config == VARIANTS["resnext11_8x4d_fashion"]
 
 
-def test_another_model_than_the_declared_one_is_refused_though_every_tensor_would_fit(declared: Path) -> None:
-    # digits and fashion differ in their input size alone: without the check the picture would be shrunk in silence.
+def test_another_model_than_the_declared_one_is_refused_though_every_tensor_would_fit(
+    declared: Path,
+) -> None:
+    # digits and fashion differ in their input size alone: without the check the picture would be
+    # shrunk in silence.
     with pytest.raises(BadWeights, match="are of model resnext11_8x4d_fashion"):
         load_weights(str(declared), "resnext11_8x4d_digits")
 
@@ -61,7 +64,9 @@ def test_shipped_weights_of_another_model_are_a_usage_error() -> None:
         (lambda t: t.to_sparse(), "not dense floating-point"),
     ],
 )
-def test_tensors_that_are_no_weights_are_refused(tmp_path: Path, change: object, message: str) -> None:
+def test_tensors_that_are_no_weights_are_refused(
+    tmp_path: Path, change: object, message: str
+) -> None:
     assert callable(change)
     state = dict(load_weights("digits").state_dict)
     state["fc.weight"] = change(state["fc.weight"])
@@ -80,5 +85,8 @@ def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
 
 def test_names_from_a_compiled_model_are_understood(tmp_path: Path) -> None:
     digits = load_weights("digits")
-    torch.save({f"_orig_mod.{name}": value for name, value in digits.state_dict.items()}, tmp_path / "c.pth")
+    torch.save(
+        {f"_orig_mod.{name}": value for name, value in digits.state_dict.items()},
+        tmp_path / "c.pth",
+    )
     assert load_weights(str(tmp_path / "c.pth"), "resnext11_8x4d_digits").sha256 == digits.sha256

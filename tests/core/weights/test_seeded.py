@@ -15,8 +15,8 @@ from resnext.network.model import Bottleneck, ResNeXt
 from resnext.weights.conditioned import seeded_state_dict
 from resnext.weights.spec import Weights, load_model, load_weights, state_dict_sha256
 
-#: Digests of the weights themselves. They change only with the recipe, and then every stored result is of other
-#: weights: say so in the changelog.
+#: Digests of the weights themselves. They change only with the recipe, and then every stored result
+#: is of other weights: say so in the changelog.
 PINNED = {
     "resnext11_8x4d_digits": "ef2a6a5c38f2cc29eba9b65a656ac6f6f6f2980801fd15be4812794d412b5a5b",
     "resnext50_32x4d": "d59d9b30e2028aabdd01cbb36d96d95cc5a34b496328f6420c3478747fe3f0c7",
@@ -90,7 +90,9 @@ def test_small_seeded_weights_are_the_pinned_bytes(count: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
-def test_large_seeded_weights_are_the_pinned_bytes(count: int, request: pytest.FixtureRequest) -> None:
+def test_large_seeded_weights_are_the_pinned_bytes(
+    count: int, request: pytest.FixtureRequest
+) -> None:
     if count == 1:
         weights = request.getfixturevalue("large")
     else:

@@ -17,8 +17,22 @@ from resnext.errors import BadInput, BadWeights, ResnextError, UsageError
 from resnext.images.preprocessing import Preprocessing, default_preprocessing
 from resnext.network.config import ResNeXtConfig, variant
 from resnext.weights.shipped import SHIPPED
-from resnext.weights.shipped.train import FASHION_DATA, RECIPES, accuracy, digits, fashion_mnist, train
-from resnext.weights.spec import METADATA_KEY, Weights, load_model, load_weights, save_weights, state_dict_sha256
+from resnext.weights.shipped.train import (
+    FASHION_DATA,
+    RECIPES,
+    accuracy,
+    digits,
+    fashion_mnist,
+    train,
+)
+from resnext.weights.spec import (
+    METADATA_KEY,
+    Weights,
+    load_model,
+    load_weights,
+    save_weights,
+    state_dict_sha256,
+)
 
 DIGITS = variant("resnext11_8x4d_digits")
 
@@ -41,7 +55,9 @@ def state() -> dict[str, Tensor]:
     return {name: value.clone() for name, value in load_weights("digits").state_dict.items()}
 
 
-def refused(path: Path, kind: type[ResnextError] = BadWeights, model: str | None = "resnext11_8x4d_digits") -> str:
+def refused(
+    path: Path, kind: type[ResnextError] = BadWeights, model: str | None = "resnext11_8x4d_digits"
+) -> str:
     """The one line with which ``path`` is refused."""
     with pytest.raises(kind) as caught:
         load_weights(str(path), model)
@@ -79,7 +95,9 @@ def test_a_shipped_model_can_have_seeded_weights() -> None:
     assert weights.preprocessing == default_preprocessing(DIGITS)
 
 
-@pytest.mark.parametrize("spec", ["seeded:", "seeded:-1", "seeded:x", "seeded:1.5", "seeded:²", "seeded: 1"])
+@pytest.mark.parametrize(
+    "spec", ["seeded:", "seeded:-1", "seeded:x", "seeded:1.5", "seeded:²", "seeded: 1"]
+)
 def test_a_seed_must_be_a_whole_number(spec: str) -> None:
     with pytest.raises(UsageError, match="must be a whole number of 0 or more"):
         load_weights(spec, DIGITS)
@@ -94,9 +112,12 @@ def test_an_unknown_form_lists_the_known_ones(spec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "classes"), [("digits", "digits", "0"), ("fashion-mnist", "fashion", "T-shirt/top")]
+    ("name", "model", "classes"),
+    [("digits", "digits", "0"), ("fashion-mnist", "fashion", "T-shirt/top")],
 )
-def test_a_shipped_checkpoint_implies_model_preprocessing_and_class_names(name: str, model: str, classes: str) -> None:
+def test_a_shipped_checkpoint_implies_model_preprocessing_and_class_names(
+    name: str, model: str, classes: str
+) -> None:
     weights = load_weights(name)
     assert weights.config == variant(f"resnext11_8x4d_{model}")
     assert weights.source == name
@@ -104,7 +125,9 @@ def test_a_shipped_checkpoint_implies_model_preprocessing_and_class_names(name: 
     assert len(weights.class_names) == 10
     assert weights.preprocessing.crop == weights.config.input_size
     assert weights.preprocessing.color == "L"
-    assert weights.preprocessing != default_preprocessing(weights.config)  # it was measured on the training images
+    assert weights.preprocessing != default_preprocessing(
+        weights.config
+    )  # it was measured on the training images
 
 
 @pytest.mark.parametrize("model", ["resnext50_32x4d", "resnext11_8x4d_fashion"])
@@ -116,7 +139,9 @@ def test_shipped_weights_are_refused_for_another_model(model: str) -> None:
 # ---- round trips
 
 
-def test_safetensors_keep_tensors_model_preprocessing_and_class_names(tmp_path: Path, shipped: Weights) -> None:
+def test_safetensors_keep_tensors_model_preprocessing_and_class_names(
+    tmp_path: Path, shipped: Weights
+) -> None:
     path = tmp_path / "copy.safetensors"
     save_weights(shipped, path)
     back = load_weights(str(path))
@@ -133,7 +158,12 @@ def test_safetensors_keep_tensors_model_preprocessing_and_class_names(tmp_path: 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model_state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_pth_gives_the_same_weights_however_they_are_wrapped(
-    tmp_path: Path, state: dict[str, Tensor], shipped: Weights, zipped: bool, wrapper: str | None, prefix: str
+    tmp_path: Path,
+    state: dict[str, Tensor],
+    shipped: Weights,
+    zipped: bool,
+    wrapper: str | None,
+    prefix: str,
 ) -> None:
     path = tmp_path / "copy.pth"
     held: Any = {prefix + name: value for name, value in state.items()}
@@ -157,27 +187,43 @@ def test_a_safetensors_file_without_this_toolkits_header_is_read(
 
 def test_batch_counters_may_be_missing(tmp_path: Path, state: dict[str, Tensor]) -> None:
     path = tmp_path / "old.pth"
-    torch.save({name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}, path)
+    torch.save(
+        {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")},
+        path,
+    )
     weights = load_weights(str(path), DIGITS)
     assert int(weights.state_dict["bn1.num_batches_tracked"]) == 0
     assert load_model(weights).state_dict().keys() == state.keys()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
-def test_other_float_types_become_float32(tmp_path: Path, state: dict[str, Tensor], dtype: torch.dtype) -> None:
+def test_other_float_types_become_float32(
+    tmp_path: Path, state: dict[str, Tensor], dtype: torch.dtype
+) -> None:
     path = tmp_path / "copy.safetensors"
-    save_file({name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}, path)
+    save_file(
+        {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in state.items()
+        },
+        path,
+    )
     weights = load_weights(str(path), DIGITS)
     assert weights.state_dict["fc.weight"].dtype == torch.float32
     assert torch.equal(weights.state_dict["fc.weight"], state["fc.weight"].to(dtype).float())
 
 
-def test_the_digest_depends_on_tensors_alone(tmp_path: Path, state: dict[str, Tensor], shipped: Weights) -> None:
+def test_the_digest_depends_on_tensors_alone(
+    tmp_path: Path, state: dict[str, Tensor], shipped: Weights
+) -> None:
     turned = dict(reversed(list(state.items())))
     assert list(turned) != list(state)
     torch.save(turned, tmp_path / "turned.pth")
     save_file(turned, tmp_path / "turned.safetensors", {"note": "another container"})
-    found = {load_weights(str(tmp_path / f"turned{suffix}"), DIGITS).sha256 for suffix in (".pth", ".safetensors")}
+    found = {
+        load_weights(str(tmp_path / f"turned{suffix}"), DIGITS).sha256
+        for suffix in (".pth", ".safetensors")
+    }
     assert found == {shipped.sha256}
 
 
@@ -204,7 +250,9 @@ def test_the_digest_is_of_names_dtypes_shapes_and_bytes_in_the_order_of_the_name
         {"a": a},
     ]
     assert digest not in [state_dict_sha256(other) for other in others]
-    assert state_dict_sha256({"a": torch.stack([a, a], 1)[:, 0], "b": b}) == digest  # strided in memory
+    assert (
+        state_dict_sha256({"a": torch.stack([a, a], 1)[:, 0], "b": b}) == digest
+    )  # strided in memory
 
 
 def test_a_model_owns_its_copy_of_the_weights(shipped: Weights) -> None:
@@ -218,7 +266,9 @@ def test_a_model_owns_its_copy_of_the_weights(shipped: Weights) -> None:
 # ---- what is refused
 
 
-def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_missing_unexpected_and_misshapen_tensors_are_named(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
     del state["layer1.0.bn2.weight"]
     state["head.weight"] = torch.zeros(1)
     state["fc.weight"] = torch.zeros(7, 256)
@@ -231,7 +281,9 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path: Path, stat
     assert "misshapen fc.weight (got (7, 256), want (10, 256))" in message
 
 
-def test_only_the_first_few_of_many_tensors_are_listed(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_only_the_first_few_of_many_tensors_are_listed(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
     path = tmp_path / "off.safetensors"
     save_file({name: value for name, value in state.items() if not name.startswith("layer")}, path)
     message = refused(path)
@@ -240,7 +292,9 @@ def test_only_the_first_few_of_many_tensors_are_listed(tmp_path: Path, state: di
     assert message.count("layer") == 3
 
 
-def test_a_checkpoint_of_another_variant_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_a_checkpoint_of_another_variant_is_refused(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
     path = tmp_path / "small.pth"
     torch.save(state, path)
     message = refused(path, model="resnext50_32x4d")
@@ -250,7 +304,9 @@ def test_a_checkpoint_of_another_variant_is_refused(tmp_path: Path, state: dict[
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_nan_and_infinity_are_refused(tmp_path: Path, state: dict[str, Tensor], value: float, suffix: str) -> None:
+def test_nan_and_infinity_are_refused(
+    tmp_path: Path, state: dict[str, Tensor], value: float, suffix: str
+) -> None:
     state["layer2.0.conv1.weight"].view(-1)[3] = value
     path = tmp_path / f"bad{suffix}"
     (torch.save if suffix == ".pth" else save_file)(state, path)
@@ -300,7 +356,9 @@ def test_a_pickled_module_is_refused_with_the_way_out(tmp_path: Path, shipped: W
 
 @pytest.mark.parametrize("form", [".safetensors", ".pth", ".pt"])
 @pytest.mark.parametrize("part", [0.0, 0.001, 0.01, 0.3, 0.9, 0.9999])
-def test_a_truncated_file_is_refused(tmp_path: Path, state: dict[str, Tensor], form: str, part: float) -> None:
+def test_a_truncated_file_is_refused(
+    tmp_path: Path, state: dict[str, Tensor], form: str, part: float
+) -> None:
     whole, path = tmp_path / f"whole{form}", tmp_path / f"cut{form}"
     if form == ".safetensors":
         save_file(state, whole)
@@ -313,7 +371,14 @@ def test_a_truncated_file_is_refused(tmp_path: Path, state: dict[str, Tensor], f
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize(
-    "raw", [b"hello, this is text\n" * 9, bytes(4096), b"\x80\x05", b"\x89PNG\r\n\x1a\n" + bytes(99), b"PK\x03\x04zip"]
+    "raw",
+    [
+        b"hello, this is text\n" * 9,
+        bytes(4096),
+        b"\x80\x05",
+        b"\x89PNG\r\n\x1a\n" + bytes(99),
+        b"PK\x03\x04zip",
+    ],
 )
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, suffix: str, raw: bytes) -> None:
     path = tmp_path / f"other{suffix}"
@@ -335,11 +400,15 @@ def test_damage_anywhere_in_a_checkpoint_never_escapes_as_a_foreign_error(
         damaged = bytearray(raw)
         damaged[position] ^= int(rng.integers(1, 256))
         path.write_bytes(bytes(damaged))
-        with pytest.raises(BadInput):  # four tensors are not enough even where the damage does no harm
+        with pytest.raises(
+            BadInput
+        ):  # four tensors are not enough even where the damage does no harm
             load_weights(str(path), DIGITS)
 
 
-@pytest.mark.parametrize("held", [[1, 2], {}, {"fc.weight": 3}, torch.zeros(3), {"state_dict": {}}, "text", 7])
+@pytest.mark.parametrize(
+    "held", [[1, 2], {}, {"fc.weight": 3}, torch.zeros(3), {"state_dict": {}}, "text", 7]
+)
 def test_a_pth_that_holds_no_state_dict_is_refused(tmp_path: Path, held: object) -> None:
     path = tmp_path / "other.pth"
     torch.save(held, path)
@@ -367,7 +436,14 @@ RGB = {"resize": 8, "crop": [8, 8], "mean": [0.5] * 3, "std": [0.5] * 3, "color"
         {"preprocessing": "usual"},
         {"preprocessing": RGB},  # three channels for a network of one
     ],
-    ids=["too few names", "names are a number", "names are null", "std of zero", "text", "three channels"],
+    ids=[
+        "too few names",
+        "names are a number",
+        "names are null",
+        "std of zero",
+        "text",
+        "three channels",
+    ],
 )
 def test_a_header_that_does_not_fit_the_network_is_refused(
     tmp_path: Path, state: dict[str, Tensor], header: dict[str, object]
@@ -377,7 +453,9 @@ def test_a_header_that_does_not_fit_the_network_is_refused(
     refused(path)
 
 
-@pytest.mark.parametrize("config", [{"depths": [0]}, {"stem": "huge"}, "resnext50_32x4d", {"depths": [1], "wide": 9}])
+@pytest.mark.parametrize(
+    "config", [{"depths": [0]}, {"stem": "huge"}, "resnext50_32x4d", {"depths": [1], "wide": 9}]
+)
 def test_a_header_with_a_configuration_that_is_not_valid_is_a_bad_file_and_no_wrong_call(
     tmp_path: Path, state: dict[str, Tensor], config: object
 ) -> None:
@@ -399,7 +477,9 @@ def test_a_header_that_is_not_json_is_refused(tmp_path: Path, state: dict[str, T
     refused(path)
 
 
-def test_another_input_size_than_the_files_keeps_a_valid_preprocessing(tmp_path: Path, shipped: Weights) -> None:
+def test_another_input_size_than_the_files_keeps_a_valid_preprocessing(
+    tmp_path: Path, shipped: Weights
+) -> None:
     import dataclasses
 
     path = tmp_path / "copy.safetensors"
@@ -417,7 +497,9 @@ def test_another_input_size_than_the_files_keeps_a_valid_preprocessing(tmp_path:
 def test_a_shipped_file_is_under_a_megabyte_and_has_an_image_of_each_class(name: str) -> None:
     shipped = SHIPPED[name]
     assert shipped.path.stat().st_size < 1_000_000
-    assert sorted(int(path.name.partition("_")[0]) for path in shipped.images.glob("*.png")) == list(range(10))
+    assert sorted(
+        int(path.name.partition("_")[0]) for path in shipped.images.glob("*.png")
+    ) == list(range(10))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -425,8 +507,14 @@ def test_shipped_weights_know_their_own_sample_images(name: str) -> None:
     weights = load_weights(name)
     paths = sorted(SHIPPED[name].images.glob("*.png"))
     pixels = np.concatenate([weights.preprocessing.load(path) for path in paths])
-    best = load_model(weights)(torch.from_numpy(weights.preprocessing.normalise(pixels))).argmax(1).tolist()
-    right = sum(int(path.name.partition("_")[0]) == guess for path, guess in zip(paths, best, strict=True))
+    best = (
+        load_model(weights)(torch.from_numpy(weights.preprocessing.normalise(pixels)))
+        .argmax(1)
+        .tolist()
+    )
+    right = sum(
+        int(path.name.partition("_")[0]) == guess for path, guess in zip(paths, best, strict=True)
+    )
     assert right >= 9
 
 
@@ -438,7 +526,9 @@ def test_shipped_digits_are_right_on_98_percent_of_their_test_split(shipped: Wei
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not FASHION_DATA.is_dir(), reason="needs the Debian package dataset-fashion-mnist")
+@pytest.mark.skipif(
+    not FASHION_DATA.is_dir(), reason="needs the Debian package dataset-fashion-mnist"
+)
 def test_shipped_fashion_mnist_is_right_on_91_percent_of_its_test_split() -> None:
     data = fashion_mnist()
     assert len(data.test_labels) == 10_000
@@ -446,13 +536,16 @@ def test_shipped_fashion_mnist_is_right_on_91_percent_of_its_test_split() -> Non
 
 
 @pytest.mark.slow
-def test_training_digits_again_gives_a_network_as_good_and_the_same_one_twice(shipped: Weights) -> None:
+def test_training_digits_again_gives_a_network_as_good_and_the_same_one_twice(
+    shipped: Weights,
+) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     data = digits()
     again, twice = (train(DIGITS, data, RECIPES["digits"]) for _ in range(2))
     assert again.sha256 == twice.sha256
     assert (again.preprocessing, again.class_names) == (shipped.preprocessing, shipped.class_names)
-    # Another processor rounds differently, and training carries that far: the bytes are its own, the digits are not.
+    # Another processor rounds differently, and training carries that far: the bytes are its own,
+    # the digits are not.
     assert accuracy(again, data.test_images, data.test_labels) >= 0.98
     images = torch.from_numpy(shipped.preprocessing.normalise(data.test_images))
     agree = load_model(shipped)(images).argmax(1) == load_model(again)(images).argmax(1)

@@ -1,4 +1,6 @@
-"""Activation ranges are those of the network, and a layer that a type cannot hold is called by its name."""
+"""Activation ranges are those of the network, and a layer that a type cannot hold is called by its
+name.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,11 @@ def scaled(proto: onnx.ModelProto, layer: str, factor: float) -> onnx.ModelProto
     (names,) = (node.input[1:] for node in changed.graph.node if node.name == layer)
     for tensor in changed.graph.initializer:
         if tensor.name in names:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(
+                    numpy_helper.to_array(tensor) * np.float32(factor), tensor.name
+                )
+            )
     return changed
 
 
@@ -74,10 +80,14 @@ def test_ranges_are_those_that_pytorch_gives(
         size = output.abs()
         assert found[name].largest == pytest.approx(float(size.max()), rel=1e-5)
         assert found[name].smallest == pytest.approx(float(size[size > 0].min()), rel=0.5, abs=1e-6)
-        assert found[name].vanishing == pytest.approx(float((size < 2.0**-24).float().mean()), abs=1e-3)
+        assert found[name].vanishing == pytest.approx(
+            float((size < 2.0**-24).float().mean()), abs=1e-3
+        )
 
 
-def test_a_file_gives_the_same_as_the_model(digits_artifact: Artifact, images: NDArray[np.float32]) -> None:
+def test_a_file_gives_the_same_as_the_model(
+    digits_artifact: Artifact, images: NDArray[np.float32]
+) -> None:
     from_file = activation_ranges(digits_artifact.path, images)
     assert from_file == activation_ranges(onnx.load(digits_artifact.path), images)
 
@@ -107,7 +117,9 @@ def test_little_memory_gives_the_same_ranges(
     assert (len(runs) > 1) == (budget < 1 << 20)
 
 
-def test_the_share_that_vanishes_weighs_images_alike(fp32: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_that_vanishes_weighs_images_alike(
+    fp32: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Seven images in runs of three, three and one; all but the last vanish."""
     images = np.zeros((7, 1, 8, 8), np.float32)
     images[:6] = 1e-9
@@ -118,7 +130,9 @@ def test_the_share_that_vanishes_weighs_images_alike(fp32: onnx.ModelProto, monk
     assert alone > 0.99
     sizes = 4 * sum(size for _, _, size in module._watched(bare))
     monkeypatch.setattr(module, "_BUDGET_BYTES", 3 * sizes)
-    assert by_name(activation_ranges(bare, images))["conv1"].vanishing == pytest.approx(alone * 6 / 7)
+    assert by_name(activation_ranges(bare, images))["conv1"].vanishing == pytest.approx(
+        alone * 6 / 7
+    )
 
 
 def test_a_fixed_batch_is_filled_up_and_not_counted_twice(
@@ -127,13 +141,17 @@ def test_a_fixed_batch_is_filled_up_and_not_counted_twice(
     fixed = onnx.load(static_artifact.path)
     for count in (1, 3, 7):
         for ours, theirs in zip(
-            activation_ranges(fixed, images[:count]), activation_ranges(fp32, images[:count]), strict=True
+            activation_ranges(fixed, images[:count]),
+            activation_ranges(fp32, images[:count]),
+            strict=True,
         ):
             assert ours.largest == pytest.approx(theirs.largest, rel=1e-5)
             assert ours.vanishing == pytest.approx(theirs.vanishing, abs=1e-3)
 
 
-def test_pixels_are_taken_where_the_graph_normalises(digits: Weights, fp32: onnx.ModelProto) -> None:
+def test_pixels_are_taken_where_the_graph_normalises(
+    digits: Weights, fp32: onnx.ModelProto
+) -> None:
     pixels = seeded_pixels(digits.config, 2)
     proto = onnx_from_torch(digits, BatchRange.parse("1:8"), bake_preprocessing=True)
     baked = by_name(activation_ranges(proto, pixels))
@@ -145,7 +163,9 @@ def test_pixels_are_taken_where_the_graph_normalises(digits: Weights, fp32: onnx
     assert baked["fc"].largest == pytest.approx(plain["fc"].largest, rel=1e-5)
 
 
-def test_a_layer_beyond_fp16_is_named_and_bf16_passes(fp32: onnx.ModelProto, images: NDArray[np.float32]) -> None:
+def test_a_layer_beyond_fp16_is_named_and_bf16_passes(
+    fp32: onnx.ModelProto, images: NDArray[np.float32]
+) -> None:
     before = by_name(activation_ranges(fp32, images))
     assert overflows(before.values(), "fp16") == ()
     ranges = activation_ranges(scaled(fp32, FAULTY, 70_000 / before[FAULTY].largest), images)
@@ -153,7 +173,12 @@ def test_a_layer_beyond_fp16_is_named_and_bf16_passes(fp32: onnx.ModelProto, ima
     assert (found[0].node, found[0].beyond) == (FAULTY, True)
     assert found[0].largest == pytest.approx(70_000, rel=1e-4)
     assert str(found[0]) == "layer2.0.conv3 reaches 70000, beyond fp16's 65504; use bf16 or fp32"
-    assert not {each.node for each in found} & {"conv1", "layer1.0.conv3", "layer2.0.conv1", "layer2.0.conv2"}
+    assert not {each.node for each in found} & {
+        "conv1",
+        "layer1.0.conv3",
+        "layer2.0.conv1",
+        "layer2.0.conv2",
+    }
     assert overflows(ranges, "bf16") == ()
 
 
@@ -172,7 +197,9 @@ def test_the_named_layer_is_what_fp16_itself_loses(
     for name, layer in model.named_modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.register_forward_hook(
-                lambda _module, _args, output, name=name: infinite.append(name) if output.isinf().any() else None
+                lambda _module, _args, output, name=name: (
+                    infinite.append(name) if output.isinf().any() else None
+                )
             )
     with torch.inference_mode():
         model(torch.from_numpy(images).half())
@@ -181,7 +208,11 @@ def test_the_named_layer_is_what_fp16_itself_loses(
 
 def test_headroom_is_a_warning(fp32: onnx.ModelProto, images: NDArray[np.float32]) -> None:
     largest = by_name(activation_ranges(fp32, images))[FAULTY].largest
-    near = [each for each in activation_ranges(scaled(fp32, FAULTY, 40_000 / largest), images) if each.node == FAULTY]
+    near = [
+        each
+        for each in activation_ranges(scaled(fp32, FAULTY, 40_000 / largest), images)
+        if each.node == FAULTY
+    ]
     (warning,) = overflows(near, "fp16")
     assert not warning.beyond
     assert str(warning) == "layer2.0.conv3 reaches 40000, close to fp16's 65504; use bf16 or fp32"
@@ -210,7 +241,9 @@ def test_the_largest_values_are_those_of_the_types() -> None:
     assert float(np.finfo(np.float16).smallest_subnormal) == module.FP16_TINIEST
 
 
-def test_what_cannot_be_measured_is_refused(fp32: onnx.ModelProto, images: NDArray[np.float32]) -> None:
+def test_what_cannot_be_measured_is_refused(
+    fp32: onnx.ModelProto, images: NDArray[np.float32]
+) -> None:
     with pytest.raises(UsageError, match="at least one image"):
         activation_ranges(fp32, images[:0])
     with pytest.raises(UsageError, match=r"conv1 computes in float16; .* float32 graph"):
@@ -223,7 +256,9 @@ def test_what_cannot_be_measured_is_refused(fp32: onnx.ModelProto, images: NDArr
     open_height.graph.input[0].type.tensor_type.shape.dim[2].Clear()
     with pytest.raises(BadArtifact, match="conv1 gives is not known; export with fixed height"):
         activation_ranges(open_height, images)
-    graph = helper.make_graph([helper.make_node("Relu", ["input"], ["logits"])], "g", fp32.graph.input, [])
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["input"], ["logits"])], "g", fp32.graph.input, []
+    )
     graph.output.append(helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None))
     with pytest.raises(UsageError, match="no convolution, matrix product or Add"):
         activation_ranges(helper.make_model(graph), images)

@@ -1,4 +1,6 @@
-"""Calibration: what ONNX Runtime's calibrators find is noted exactly, kept safely, and never from bad numbers."""
+"""Calibration: what ONNX Runtime's calibrators find is noted exactly, kept safely, and never from
+bad numbers.
+"""
 
 from __future__ import annotations
 
@@ -50,10 +52,18 @@ def ranges_of(path: Path, images: Any, method: Method = "minmax") -> Ranges:
     return calibrate(path, images, method, source="test images", source_sha256=SHA)
 
 
-def small(folder: Path, nodes: list[onnx.NodeProto], *, batch: int | str = "batch", **constants: Any) -> Path:
+def small(
+    folder: Path, nodes: list[onnx.NodeProto], *, batch: int | str = "batch", **constants: Any
+) -> Path:
     """A graph from ``input`` (batch x 4) to ``output``."""
-    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 4]) for name in ("input", "output")]
-    held = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()]
+    sides = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 4])
+        for name in ("input", "output")
+    ]
+    held = [
+        numpy_helper.from_array(np.asarray(value, np.float32), name)
+        for name, value in constants.items()
+    ]
     graph = helper.make_graph(nodes, "small", sides[:1], sides[1:], held)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(proto, full_check=True)
@@ -86,16 +96,29 @@ def test_minmax_is_what_every_tensor_really_holds(
     ranges = found["minmax"]
     proto = onnx.load(digits_artifact.path)
     names = [name for node in proto.graph.node for name in node.output if name != "logits"]
-    proto.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    proto.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    )
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     held = dict(
-        zip((output.name for output in session.get_outputs()), session.run(None, {"input": images}), strict=True)
+        zip(
+            (output.name for output in session.get_outputs()),
+            session.run(None, {"input": images}),
+            strict=True,
+        )
     )
     held["input"] = images
     assert ranges.ranges.keys() == held.keys()
     for name, values in held.items():
-        np.testing.assert_allclose(ranges.ranges[name], (values.min(), values.max()), rtol=1e-4, atol=1e-5)
-    assert (ranges.images, ranges.method, ranges.source, ranges.source_sha256) == (70, "minmax", "test images", SHA)
+        np.testing.assert_allclose(
+            ranges.ranges[name], (values.min(), values.max()), rtol=1e-4, atol=1e-5
+        )
+    assert (ranges.images, ranges.method, ranges.source, ranges.source_sha256) == (
+        70,
+        "minmax",
+        "test images",
+        SHA,
+    )
     assert ranges.onnx_sha256 == digits_artifact.manifest.file_sha256
     assert ranges.weights_sha256 == digits_artifact.manifest.weights.sha256
     assert ranges.degenerate == ()
@@ -106,7 +129,9 @@ def test_histograms_cut_within_what_is_there(found: dict[Method, Ranges]) -> Non
     for method in ("percentile", "entropy"):
         ends = found[method].ranges
         assert ends.keys() == whole.keys()
-        assert all(whole[name][0] <= low <= high <= whole[name][1] for name, (low, high) in ends.items())
+        assert all(
+            whole[name][0] <= low <= high <= whole[name][1] for name, (low, high) in ends.items()
+        )
         assert ends != whole
 
 
@@ -122,13 +147,18 @@ def test_percentile_leaves_an_outlier_out_and_minmax_does_not(tmp_path: Path) ->
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_batches_that_images_come_in_do_not_matter(
-    method: Method, digits_artifact: Artifact, images: NDArray[np.float32], found: dict[Method, Ranges]
+    method: Method,
+    digits_artifact: Artifact,
+    images: NDArray[np.float32],
+    found: dict[Method, Ranges],
 ) -> None:
     pieces = [images[:1], images[1:1], images[1:40], images[40:]]
     assert ranges_of(digits_artifact.path, iter(pieces), method) == found[method]
 
 
-def test_images_are_drawn_while_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_drawn_while_they_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn, seen = 0, []
 
     def batches() -> Iterator[NDArray[np.float32]]:
@@ -173,19 +203,27 @@ def test_a_tensor_that_is_always_zero_is_reported(tmp_path: Path) -> None:
         assert ranges.degenerate == ("dead",)
 
 
-def test_half_precision_graphs_are_calibrated_too(digits: Weights, found: dict[Method, Ranges], tmp_path: Path) -> None:
+def test_half_precision_graphs_are_calibrated_too(
+    digits: Weights, found: dict[Method, Ranges], tmp_path: Path
+) -> None:
     images = digits.preprocessing.normalise(seeded_pixels(digits.config, 70))
     half = export_onnx(digits, tmp_path / "half", precision="fp16", check=False)
     for method in ("minmax", "percentile"):
         ranges = ranges_of(half.path, [images], method)
         for name in ("relu", "relu_3", "getitem_15"):
-            np.testing.assert_allclose(ranges.ranges[name], found[method].ranges[name], rtol=0.02, atol=0.02)
+            np.testing.assert_allclose(
+                ranges.ranges[name], found[method].ranges[name], rtol=0.02, atol=0.02
+            )
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_an_image_with_nan_or_infinity_is_refused(method: Method, value: float, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"'input', given by the input, is NaN .* images 64 to 69;") as exc:
+def test_an_image_with_nan_or_infinity_is_refused(
+    method: Method, value: float, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        BadInput, match=r"'input', given by the input, is NaN .* images 64 to 69;"
+    ) as exc:
         ranges_of(negated(tmp_path), [rows(*[1.0] * 66, value, *[1.0] * 3)], method)
     one_line(exc)
 
@@ -201,7 +239,9 @@ def test_an_activation_that_is_nan_or_infinite_is_refused_and_named(
         helper.make_node("Relu", ["inner"], ["output"]),
     ]
     path = small(tmp_path, nodes)
-    with pytest.raises(BadInput, match=rf"'inner', given by {operator} 'culprit', is NaN or infinite") as exc:
+    with pytest.raises(
+        BadInput, match=rf"'inner', given by {operator} 'culprit', is NaN or infinite"
+    ) as exc:
         ranges_of(path, [rows(1, 1, 1, bad)], method)
     one_line(exc)
 
@@ -218,7 +258,12 @@ def test_large_but_finite_values_are_not_called_infinite(tmp_path: Path) -> None
     for value in (*half.graph.input, *half.graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
     (tmp_path / "half.onnx").write_bytes(half.SerializeToString())
-    assert ranges_of(tmp_path / "half.onnx", [rows(6e4, 6e4, 6e4).astype(np.float16)]).ranges["output"][0] < -5.9e4
+    assert (
+        ranges_of(tmp_path / "half.onnx", [rows(6e4, 6e4, 6e4).astype(np.float16)]).ranges[
+            "output"
+        ][0]
+        < -5.9e4
+    )
 
 
 @pytest.mark.parametrize("nothing", [[], [rows()], iter(())])
@@ -231,13 +276,18 @@ def test_no_images_are_refused(nothing: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("batch", "said"),
     [
-        (np.ones((2, 5), np.float32), r"takes float32 images of shape N x 4; got float32 of shape \(2, 5\)"),
+        (
+            np.ones((2, 5), np.float32),
+            r"takes float32 images of shape N x 4; got float32 of shape \(2, 5\)",
+        ),
         (np.ones((2, 4, 1), np.float32), r"got float32 of shape \(2, 4, 1\)"),
         (np.ones((2, 4)), r"got float64 of shape"),
         (np.ones((2, 4), np.uint8), r"got uint8 of shape"),
     ],
 )
-def test_images_of_another_shape_or_type_are_refused(batch: NDArray[Any], said: str, tmp_path: Path) -> None:
+def test_images_of_another_shape_or_type_are_refused(
+    batch: NDArray[Any], said: str, tmp_path: Path
+) -> None:
     with pytest.raises(BadInput, match=said) as exc:
         ranges_of(negated(tmp_path), [rows(1), batch])
     one_line(exc)
@@ -245,16 +295,22 @@ def test_images_of_another_shape_or_type_are_refused(batch: NDArray[Any], said: 
 
 def test_a_fixed_batch_is_kept_to(static_artifact: Artifact, images: NDArray[np.float32]) -> None:
     assert ranges_of(static_artifact.path, [images[:5], images[5:9]]).images == 9
-    with pytest.raises(BadInput, match=r"takes batches of 3, and 1 images are left over; give a multiple"):
+    with pytest.raises(
+        BadInput, match=r"takes batches of 3, and 1 images are left over; give a multiple"
+    ):
         ranges_of(static_artifact.path, [images[:10]])
 
 
-def test_values_that_outgrow_the_first_images_are_refused_by_histograms_alone(tmp_path: Path) -> None:
+def test_values_that_outgrow_the_first_images_are_refused_by_histograms_alone(
+    tmp_path: Path,
+) -> None:
     path = negated(tmp_path)
     batches = [rows(*[1.0] * 64), rows(1e6)]
     assert ranges_of(path, batches).ranges["output"] == (-1e6, -1)
     for method in ("percentile", "entropy"):
-        with pytest.raises(BadInput, match=r"'input'.* grows to 1e\+06 at image 64 .* shuffle the images") as exc:
+        with pytest.raises(
+            BadInput, match=r"'input'.* grows to 1e\+06 at image 64 .* shuffle the images"
+        ) as exc:
             ranges_of(path, batches, method)
         one_line(exc)
         # Nothing has been seen yet where the first images gave zeros alone.
@@ -280,7 +336,9 @@ def test_calibration_refuses_a_quantized_file(tmp_path: Path) -> None:
         ],
         scale=0.1,
     )
-    with pytest.raises(BadInput, match=r"small\.onnx is quantized already \(QuantizeLinear 'round'\)"):
+    with pytest.raises(
+        BadInput, match=r"small\.onnx is quantized already \(QuantizeLinear 'round'\)"
+    ):
         ranges_of(path, [rows(1)])
 
 
@@ -306,7 +364,10 @@ def test_a_graph_with_two_inputs_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_fails_while_it_runs_is_refused(tmp_path: Path) -> None:
-    nodes = [helper.make_node("Gather", ["input", "index"], ["inner"]), helper.make_node("Neg", ["inner"], ["output"])]
+    nodes = [
+        helper.make_node("Gather", ["input", "index"], ["inner"]),
+        helper.make_node("Neg", ["inner"], ["output"]),
+    ]
     proto = onnx.load(small(tmp_path, [helper.make_node("Neg", ["input"], ["output"])]))
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
@@ -318,7 +379,9 @@ def test_a_graph_that_fails_while_it_runs_is_refused(tmp_path: Path) -> None:
     one_line(exc)
 
 
-def test_a_full_temporary_folder_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_temporary_folder_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = negated(tmp_path)
 
     def full(*_: object) -> int:
@@ -331,7 +394,9 @@ def test_a_full_temporary_folder_is_a_clear_error(tmp_path: Path, monkeypatch: p
 
 
 def test_a_digest_that_is_none_is_refused_or_left_out(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="source_sha256 must be 64 hexadecimal digits, got 'latest'"):
+    with pytest.raises(
+        UsageError, match="source_sha256 must be 64 hexadecimal digits, got 'latest'"
+    ):
         calibrate(negated(tmp_path), [rows(1)], source="rows", source_sha256="latest")
     proto = onnx.load(negated(tmp_path))
     helper.set_model_props(proto, {"resnext.weights_sha256": "unknown"})
@@ -340,7 +405,9 @@ def test_a_digest_that_is_none_is_refused_or_left_out(tmp_path: Path) -> None:
 
 
 def test_an_unknown_method_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unknown calibration method 'mean'; known: minmax, entropy, percentile"):
+    with pytest.raises(
+        UsageError, match="unknown calibration method 'mean'; known: minmax, entropy, percentile"
+    ):
         ranges_of(negated(tmp_path), [rows(1)], "mean")  # type: ignore[arg-type]
 
 
@@ -348,7 +415,9 @@ def test_an_unknown_method_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_ranges_are_read_back_to_the_last_bit(method: Method, found: dict[Method, Ranges], tmp_path: Path) -> None:
+def test_ranges_are_read_back_to_the_last_bit(
+    method: Method, found: dict[Method, Ranges], tmp_path: Path
+) -> None:
     path = tmp_path / "folder" / "ranges.json"
     found[method].write(path)
     assert read_ranges(path) == found[method]
@@ -373,7 +442,10 @@ def damaged(change: Callable[[dict[str, Any]], None], ranges: Ranges, path: Path
         (lambda raw: raw.update(method="mean"), "method: "),
         (lambda raw: raw.update(onnx_sha256="x"), "onnx_sha256: "),
         (lambda raw: raw.update(ranges={}), "ranges: "),
-        (lambda raw: raw["ranges"].update(relu=[1.0, 0.0]), "'relu' has its low end above its high end"),
+        (
+            lambda raw: raw["ranges"].update(relu=[1.0, 0.0]),
+            "'relu' has its low end above its high end",
+        ),
         (lambda raw: raw["ranges"].update(relu=["0", "1"]), "ranges.relu"),
         (lambda raw: raw["ranges"].update(relu=[0.0, float("inf")]), "relu"),
     ],
@@ -470,13 +542,11 @@ def test_a_source_that_holds_more_than_it_says_is_refused_and_not_kept(tmp_path:
 
 def test_two_processes_at_a_time_calibrate_once(tmp_path: Path) -> None:
     script = (
-        "import sys, time, numpy as np; from pathlib import Path\n"
-        "from resnext_export.calibration.collect import Source, calibrate_or_reuse\n"
-        "opened = []\n"
-        "def batches():\n"
-        "    opened.append(1); time.sleep(1); return [np.ones((3, 4), np.float32)]\n"
-        "calibrate_or_reuse(Path(sys.argv[1]), Source('ones', 'a' * 64, 3, batches), 'minmax', Path(sys.argv[2]))\n"
-        "print(len(opened))\n"
+        "import sys, time, numpy as np; from pathlib import Path\nfrom"
+        " resnext_export.calibration.collect import Source, calibrate_or_reuse\nopened = []\ndef"
+        " batches():\n    opened.append(1); time.sleep(1); return [np.ones((3, 4),"
+        " np.float32)]\ncalibrate_or_reuse(Path(sys.argv[1]), Source('ones', 'a' * 64, 3, batches),"
+        " 'minmax', Path(sys.argv[2]))\nprint(len(opened))\n"
     )
     command = [sys.executable, "-c", script, str(negated(tmp_path)), str(tmp_path / "cache")]
     children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -499,7 +569,9 @@ def test_digests_tell_sources_apart() -> None:
 
 
 @pytest.mark.parametrize("baked", [False, True])
-def test_an_image_source_is_read_as_the_graph_takes_it(baked: bool, digits: Weights, tmp_path: Path) -> None:
+def test_an_image_source_is_read_as_the_graph_takes_it(
+    baked: bool, digits: Weights, tmp_path: Path
+) -> None:
     pytest.importorskip("sklearn")
     from resnext.images.sources import image_source
 
@@ -509,5 +581,7 @@ def test_an_image_source_is_read_as_the_graph_takes_it(baked: bool, digits: Weig
     ranges = calibrate_or_reuse(artifact.path, source, "minmax", tmp_path / "cache")
     assert (ranges.images, ranges.source, ranges.source_sha256) == (40, chosen.name, chosen.digest)
     images = digits.preprocessing.normalise(chosen.pixels(0, 40))
-    first = next(node.input[0] for node in onnx.load(artifact.path).graph.node if node.op_type == "Conv")
+    first = next(
+        node.input[0] for node in onnx.load(artifact.path).graph.node if node.op_type == "Conv"
+    )
     np.testing.assert_allclose(ranges.ranges[first], (images.min(), images.max()), rtol=1e-5)

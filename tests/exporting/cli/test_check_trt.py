@@ -1,4 +1,6 @@
-"""The acceptance test for any ONNX file: every node that TensorRT refuses, why, and exit codes that CI can use."""
+"""The acceptance test for any ONNX file: every node that TensorRT refuses, why, and exit codes that
+CI can use.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,25 @@ IMAGE: Input = ("x", ("N", 4, 8, 8))
 
 
 def write(
-    path: Path, nodes: Sequence[onnx.NodeProto], inputs: Sequence[Input] = (IMAGE,), weights: Any = np.float32
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[Input] = (IMAGE,),
+    weights: Any = np.float32,
 ) -> Path:
-    """A model whose output is ``y`` and whose only weight is ``w``, a 3x3 convolution of 4 channels."""
+    """A model whose output is ``y`` and whose only weight is ``w``, a 3x3 convolution of 4
+    channels.
+    """
     values = np.ones((4, 4, 3, 3), weights)
     graph = helper.make_graph(
-        list(nodes), "planted",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name, shape in inputs],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [numpy_helper.from_array(values, "w")],
-    )  # fmt: skip
+        list(nodes),
+        "planted",
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+            for name, shape in inputs
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(values, "w")],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, str(path))
     return path
@@ -61,7 +73,11 @@ def error(result: Result) -> str:
 
 def rows(result: Result) -> list[list[str]]:
     """Cells of the printed findings; the reason, which has spaces, is the last."""
-    return [line.split(maxsplit=4) for line in result.stdout.splitlines() if line.startswith(("refused", "warning"))]
+    return [
+        line.split(maxsplit=4)
+        for line in result.stdout.splitlines()
+        if line.startswith(("refused", "warning"))
+    ]
 
 
 # ---- accepted
@@ -69,15 +85,21 @@ def rows(result: Result) -> list[list[str]]:
 
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
-    return write(tmp_path / "good.onnx", [conv("x", "a", "first"), node("Relu", "a", "y", "second")])
+    return write(
+        tmp_path / "good.onnx", [conv("x", "a", "first"), node("Relu", "a", "y", "second")]
+    )
 
 
-def test_a_good_file_is_accepted_with_what_its_products_compute_in(rtx: Flavour, good: Path) -> None:
+def test_a_good_file_is_accepted_with_what_its_products_compute_in(
+    rtx: Flavour, good: Path
+) -> None:
     result = check(good)
     assert result.exit_code == 0, result.output
     assert f"accepted  {good}: 2 nodes, engine of " in result.stdout
     assert f"by TensorRT-RTX {rtx.version}\n" in result.stdout
-    assert "products  1 in float32 (convolutions and matrix products, after fusion)\n" in result.stdout
+    assert (
+        "products  1 in float32 (convolutions and matrix products, after fusion)\n" in result.stdout
+    )
     assert result.stderr == ""
     assert [path.name for path in good.parent.iterdir()] == ["good.onnx"]
 
@@ -85,11 +107,12 @@ def test_a_good_file_is_accepted_with_what_its_products_compute_in(rtx: Flavour,
 @pytest.mark.usefixtures("rtx")
 def test_products_are_counted_by_type(tmp_path: Path) -> None:
     nodes = [
-        conv("x", "a", "full"), helper.make_node("Cast", ["a"], ["b"], "down", to=TensorProto.FLOAT16),
+        conv("x", "a", "full"),
+        helper.make_node("Cast", ["a"], ["b"], "down", to=TensorProto.FLOAT16),
         helper.make_node("Cast", ["w"], ["v"], "narrow", to=TensorProto.FLOAT16),
         helper.make_node("Conv", ["b", "v"], ["c"], "half", pads=[1] * 4),
         helper.make_node("Cast", ["c"], ["y"], "up", to=TensorProto.FLOAT),
-    ]  # fmt: skip
+    ]
     result = check(write(tmp_path / "mixed.onnx", nodes))
     assert result.exit_code == 0, result.output
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("products")]
@@ -128,7 +151,11 @@ def test_the_findings_as_json_are_alone_on_stdout(rtx: Flavour, good: Path) -> N
     result = check(good, "--json", "-", "--target", "sm_89")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
-    assert (facts["file"], facts["library"], facts["version"]) == (str(good), "TensorRT-RTX", rtx.version)
+    assert (facts["file"], facts["library"], facts["version"]) == (
+        str(good),
+        "TensorRT-RTX",
+        rtx.version,
+    )
     assert (facts["accepted"], facts["nodes"], facts["findings"]) == (True, 2, [])
     assert facts["engine_size_bytes"] > 1000
     assert facts["build_s"] > 0
@@ -141,9 +168,12 @@ def test_the_findings_as_json_are_alone_on_stdout(rtx: Flavour, good: Path) -> N
 @pytest.fixture
 def unsupported(tmp_path: Path) -> Path:
     nodes = [
-        conv("x", "a", "fine"), node("Nonsense", "a", "b", "first.bad"), node("Relu", "b", "c", "between"),
-        node("Det", "c", "d", "second.bad"), node("Rubbish", "d", "y", "third.bad"),
-    ]  # fmt: skip
+        conv("x", "a", "fine"),
+        node("Nonsense", "a", "b", "first.bad"),
+        node("Relu", "b", "c", "between"),
+        node("Det", "c", "d", "second.bad"),
+        node("Rubbish", "d", "y", "third.bad"),
+    ]
     return write(tmp_path / "unsupported.onnx", nodes)
 
 
@@ -158,7 +188,10 @@ def test_every_unsupported_node_is_listed(rtx: Flavour, unsupported: Path) -> No
     assert rows(result)[0][4].startswith("TensorRT does not know this operator")
     assert rows(result)[1][4].startswith("TensorRT does not support this operator")
     said = error(result)
-    assert f"TensorRT-RTX {rtx.version} refuses {unsupported} at node 'first.bad': TensorRT does not know" in said
+    assert (
+        f"TensorRT-RTX {rtx.version} refuses {unsupported} at node 'first.bad': TensorRT does not"
+        " know" in said
+    )
 
 
 @pytest.mark.usefixtures("rtx")
@@ -167,8 +200,17 @@ def test_what_is_refused_is_in_the_json_too(unsupported: Path, tmp_path: Path) -
     assert result.exit_code == 1
     assert rows(result)
     facts = json.loads((tmp_path / "found.json").read_text())
-    assert (facts["accepted"], facts["nodes"], facts["engine_size_bytes"], facts["layers"]) == (False, 5, None, [])
-    assert [found["node"] for found in facts["findings"]] == ["first.bad", "second.bad", "third.bad"]
+    assert (facts["accepted"], facts["nodes"], facts["engine_size_bytes"], facts["layers"]) == (
+        False,
+        5,
+        None,
+        [],
+    )
+    assert [found["node"] for found in facts["findings"]] == [
+        "first.bad",
+        "second.bad",
+        "third.bad",
+    ]
     alone = check(unsupported, "--json", "-")
     assert alone.exit_code == 1
     assert json.loads(alone.stdout) == facts
@@ -176,11 +218,17 @@ def test_what_is_refused_is_in_the_json_too(unsupported: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("rtx")
 def test_types_that_do_not_go_together_are_refused_at_their_node(tmp_path: Path) -> None:
-    nodes = [node("Relu", "x", "a", "fine"), conv("a", "b", "mixed"), node("Relu", "b", "y", "after")]
+    nodes = [
+        node("Relu", "x", "a", "fine"),
+        conv("a", "b", "mixed"),
+        node("Relu", "b", "y", "after"),
+    ]
     result = check(write(tmp_path / "types.onnx", nodes, weights=np.float16))
     assert result.exit_code == 1
     assert [row[:4] for row in rows(result)] == [["refused", "parse", "mixed", "Conv"]]
-    assert rows(result)[0][4].startswith("IConvolutionLayer `input` and `kernel` must be of same type")
+    assert rows(result)[0][4].startswith(
+        "IConvolutionLayer `input` and `kernel` must be of same type"
+    )
 
 
 @pytest.mark.usefixtures("rtx")
@@ -211,8 +259,10 @@ def test_a_node_may_be_called_anything(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("rtx")
 def test_a_target_that_has_no_kernel_for_a_layer_refuses_the_build(good: Path) -> None:
-    product = [helper.make_node("Reshape", ["w", "flat"], ["v"], "flatten"),
-               helper.make_node("MatMul", ["x", "v"], ["y"], "product")]  # fmt: skip
+    product = [
+        helper.make_node("Reshape", ["w", "flat"], ["v"], "flatten"),
+        helper.make_node("MatMul", ["x", "v"], ["y"], "product"),
+    ]
     path = write(good.parent / "product.onnx", product, [("x", ("N", 9))])
     model = onnx.load(str(path))
     model.graph.initializer.append(numpy_helper.from_array(np.array([9, 16]), "flat"))
@@ -227,13 +277,21 @@ def test_layers_without_a_kernel_are_listed_with_their_operators(
     rtx: Flavour, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise NoKernel(f"TensorRT-RTX {rtx.version} cannot build the engine: no kernel", ("first", "(added)"))
+        raise NoKernel(
+            f"TensorRT-RTX {rtx.version} cannot build the engine: no kernel", ("first", "(added)")
+        )
 
     monkeypatch.setattr(acceptance, "engine_from_onnx", refuse)
     result = check(good, "--json", "-")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["findings"] == [
-        {"severity": "refused", "stage": "build", "node": name, "operator": operator, "reason": "no kernel"}
+        {
+            "severity": "refused",
+            "stage": "build",
+            "node": name,
+            "operator": operator,
+            "reason": "no kernel",
+        }
         for name, operator in (("first", "Conv"), ("(added)", ""))
     ]
 
@@ -245,7 +303,10 @@ def test_open_height_and_width_must_be_given(rtx: Flavour, tmp_path: Path) -> No
     path = write(tmp_path / "open.onnx", [conv("x", "y", "conv")], [("x", ("N", 4, "H", "W"))])
     result = check(path)
     assert result.exit_code == 2
-    assert "input 'x' leaves dimensions open that are not the batch; give them, for example" in error(result)
+    assert (
+        "input 'x' leaves dimensions open that are not the batch; give them, for example"
+        in error(result)
+    )
     assert error(result).endswith("--shape x=Nx4x224x224")
     assert check(path, "--shape", "x=Nx4x16x24").exit_code == 0
     assert check(path, "--shape", "x=2x4x16x24").exit_code == 0
@@ -291,7 +352,9 @@ def test_a_missing_library_is_exit_3(good: Path, monkeypatch: pytest.MonkeyPatch
         assert f"pip install {package}" in error(result)
 
 
-def test_a_library_that_does_not_load_is_exit_3(rtx: Flavour, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_does_not_load_is_exit_3(
+    rtx: Flavour, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_module(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
@@ -313,7 +376,9 @@ def test_another_library_than_the_one_that_was_asked_for_gives_no_answer(
 ) -> None:
     monkeypatch.setattr(TensorRT, "version", None)
     (tmp_path / "model.onnx").write_bytes(b"")
-    result = CliRunner().invoke(main, ["check-trt", str(tmp_path / "model.onnx"), "--library", "trt"])
+    result = CliRunner().invoke(
+        main, ["check-trt", str(tmp_path / "model.onnx"), "--library", "trt"]
+    )
     assert result.exit_code == 3, result.output
     assert "TensorRT is not installed" in result.stderr
 

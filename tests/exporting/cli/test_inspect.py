@@ -1,4 +1,6 @@
-"""What an artifact says of itself, whether it loads here, and what precision its layers got: exit codes for CI."""
+"""What an artifact says of itself, whether it loads here, and what precision its layers got: exit
+codes for CI.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,10 @@ def test_an_engines_passport_is_read_from_its_manifest(rtx: Flavour, fp16_engine
     assert said["here"].startswith("cannot be loaded: the NVIDIA driver is not installed")
     assert said["here"].endswith("-> run it on a machine with an NVIDIA GPU and driver")
     assert "rebuild" not in said  # it would not help
-    assert said["delivered"] == "float16 in 100.0% of convolution and product FLOPs (from the manifest, build log)"
+    assert (
+        said["delivered"]
+        == "float16 in 100.0% of convolution and product FLOPs (from the manifest, build log)"
+    )
 
 
 def test_the_file_in_the_folder_will_do(fp16_engine: Artifact) -> None:
@@ -75,7 +80,9 @@ def test_every_layer_is_printed_whole_unless_told_otherwise(fp16_engine: Artifac
     for layer in fp16_engine.manifest.engine.layers:
         begins = (", ".join(layer.nodes) or layer.name) + " "
         told = (layer.kind, layer.dtype, *layer.inputs, *layer.outputs, layer.tactic)
-        assert any(row.startswith(begins) and all(part in row for part in told) for row in rows), layer
+        assert any(row.startswith(begins) and all(part in row for part in told) for row in rows), (
+            layer
+        )
     assert "correlation" not in inspect(fp16_engine, "--no-layers").stdout
 
 
@@ -106,7 +113,9 @@ def test_an_engine_that_fits_the_machine_is_loadable(
 def test_an_engine_without_a_gpu_is_not_loadable(fp16_engine: Artifact) -> None:
     result = inspect(fp16_engine, "--require-loadable")
     assert result.exit_code == 3
-    assert f"{fp16_engine.path} does not load here: the NVIDIA driver is not installed" in error(result)
+    assert f"{fp16_engine.path} does not load here: the NVIDIA driver is not installed" in error(
+        result
+    )
 
 
 def test_an_engine_for_another_gpu_comes_with_the_command_that_builds_one(
@@ -116,9 +125,10 @@ def test_an_engine_for_another_gpu_comes_with_the_command_that_builds_one(
     result = inspect(fp16_engine, "--require-loadable")
     assert result.exit_code == 3
     assert "it was built for sm_89, sm_120, NVIDIA A10 has 8.6" in error(result)
-    assert lines(result)["rebuild"] == (
-        "resnext-export --format trt-rtx --weights digits --model resnext11_8x4d_digits --precision fp16 "
-        "--batch 1:8:64 --target sm_86"
+    assert (
+        lines(result)["rebuild"]
+        == "resnext-export --format trt-rtx --weights digits --model resnext11_8x4d_digits"
+        " --precision fp16 --batch 1:8:64 --target sm_86"
     )
 
 
@@ -136,7 +146,9 @@ def test_stripped_weights_are_an_obstacle_with_a_way_out(
 
 
 def one_layer_in_float32(manifest: dict[str, Any]) -> None:
-    (layer,) = [layer for layer in manifest["engine"]["layers"] if layer["nodes"][:1] == ["layer2.0.conv1"]]
+    (layer,) = [
+        layer for layer in manifest["engine"]["layers"] if layer["nodes"][:1] == ["layer2.0.conv1"]
+    ]
     layer["dtype"] = "float32"
 
 
@@ -145,33 +157,52 @@ def test_what_was_delivered_passes(fp16_engine: Artifact, engine: Artifact) -> N
         assert inspect(artifact, "--require-delivered", "1").exit_code == 0
 
 
-def test_one_convolution_of_another_precision_is_caught(fp16_engine: Artifact, changed: Change) -> None:
+def test_one_convolution_of_another_precision_is_caught(
+    fp16_engine: Artifact, changed: Change
+) -> None:
     artifact = changed(fp16_engine, one_layer_in_float32)
     config = artifact.manifest.config
     (lost,) = [layer.macs for layer in layers(config) if layer.name == "layer2.0.conv1"]
     share = 1 - lost / macs(config)
     result = inspect(artifact, "--require-delivered", "0.99")
     assert result.exit_code == 1
-    assert f"delivers fp16 to {share:.2%} of its convolution and product FLOPs, 99.00% were required" in error(result)
-    assert f"float16 in {share:.1%} of convolution and product FLOPs; not in layer2.0.conv1 float32" in result.stdout
+    assert (
+        f"delivers fp16 to {share:.2%} of its convolution and product FLOPs, 99.00% were required"
+        in error(result)
+    )
+    assert (
+        f"float16 in {share:.1%} of convolution and product FLOPs; not in layer2.0.conv1 float32"
+        in result.stdout
+    )
     assert inspect(artifact, "--require-delivered", f"{share - 0.01}").exit_code == 0
 
 
-def test_an_engine_of_another_precision_than_asked_for_is_caught(fp16_engine: Artifact, changed: Change) -> None:
-    result = inspect(changed(fp16_engine, lambda m: m.update(precision="fp32")), "--require-delivered", "0.01")
+def test_an_engine_of_another_precision_than_asked_for_is_caught(
+    fp16_engine: Artifact, changed: Change
+) -> None:
+    result = inspect(
+        changed(fp16_engine, lambda m: m.update(precision="fp32")), "--require-delivered", "0.01"
+    )
     assert result.exit_code == 1
     assert "delivers fp32 to 0.00%" in error(result)
 
 
-def test_an_engine_that_says_nothing_of_its_layers_delivers_nothing(engine: Artifact, changed: Change) -> None:
+def test_an_engine_that_says_nothing_of_its_layers_delivers_nothing(
+    engine: Artifact, changed: Change
+) -> None:
     artifact = changed(engine, lambda m: m["engine"].update(layers=[], layers_from="nothing"))
     result = inspect(artifact, "--require-delivered", "0.99")
     assert result.exit_code == 1
-    assert "not in conv1 unseen, layer1.0.conv1 unseen, layer1.0.conv2 unseen and 11 more" in result.stdout
+    assert (
+        "not in conv1 unseen, layer1.0.conv1 unseen, layer1.0.conv2 unseen and 11 more"
+        in result.stdout
+    )
 
 
 @pytest.mark.parametrize(("tf32", "code"), [(True, 0), (False, 1)])
-def test_tf32_counts_where_it_was_allowed(tf32: bool, code: int, engine: Artifact, changed: Change) -> None:
+def test_tf32_counts_where_it_was_allowed(
+    tf32: bool, code: int, engine: Artifact, changed: Change
+) -> None:
     def round_some(manifest: dict[str, Any]) -> None:
         manifest["engine"]["options"]["tf32"] = tf32
         for layer in manifest["engine"]["layers"]:
@@ -184,20 +215,28 @@ def test_tf32_counts_where_it_was_allowed(tf32: bool, code: int, engine: Artifac
 # ---- asked of a running session
 
 
-@pytest.mark.parametrize("backend", ["ort", "ort-cpu", "torch", pytest.param("torch-compile", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["ort", "ort-cpu", "torch", pytest.param("torch-compile", marks=pytest.mark.slow)]
+)
 def test_an_onnx_file_is_asked_of_a_backend(backend: str, digits_artifact: Artifact) -> None:
-    gate = [] if backend.startswith("torch") else ["--require-delivered", "1"]  # a live model speaks for no file
+    gate = (
+        [] if backend.startswith("torch") else ["--require-delivered", "1"]
+    )  # a live model speaks for no file
     result = inspect(digits_artifact, "--backend", backend, *gate, "--require-loadable")
     assert result.exit_code == 0, result.output
     said = lines(result)
-    assert said["delivered"].startswith("float32 in 100.0% of convolution and product FLOPs (asked of " + backend)
+    assert said["delivered"].startswith(
+        "float32 in 100.0% of convolution and product FLOPs (asked of " + backend
+    )
     assert "ok on ort-cpu when made, batch 1, 7: max error" in said["parity"]
     assert {"built", "here", "for"}.isdisjoint(said)
     assert "layer3.0.conv2" in result.stdout
 
 
 def test_a_static_file_is_asked_too(static_artifact: Artifact) -> None:
-    assert inspect(static_artifact, "--backend", "ort-cpu", "--require-delivered", "1").exit_code == 0
+    assert (
+        inspect(static_artifact, "--backend", "ort-cpu", "--require-delivered", "1").exit_code == 0
+    )
     assert inspect(static_artifact, "--backend", "torch").exit_code == 0
 
 
@@ -263,7 +302,9 @@ def test_a_call_that_is_off_is_one_line(arguments: list[str], said: str, tmp_pat
     assert said.lower() in error(result).lower()
 
 
-def test_no_artifact_or_a_damaged_one_is_exit_4(engine: Artifact, changed: Change, tmp_path: Path) -> None:
+def test_no_artifact_or_a_damaged_one_is_exit_4(
+    engine: Artifact, changed: Change, tmp_path: Path
+) -> None:
     assert inspect(tmp_path / "none").exit_code == 4
     artifact = changed(engine, lambda _: None)
     artifact.path.write_bytes(artifact.path.read_bytes()[:-1])
@@ -287,7 +328,10 @@ def edited_text(engine: Artifact, folder: Path, *changes: tuple[str, str]) -> Pa
 @pytest.mark.parametrize(
     "changes",
     [
-        [('"precision": "fp32"', '"precision": "fp16"'), ('"dtype": "float32"', '"dtype": "float16"')],
+        [
+            ('"precision": "fp32"', '"precision": "fp16"'),
+            ('"dtype": "float32"', '"dtype": "float16"'),
+        ],
         [('"tf32": false', '"tf32": true')],
         [('"resize": 8', '"resize": 9')],
     ],
@@ -301,20 +345,28 @@ def test_an_engine_whose_manifest_was_edited_is_refused_without_being_loaded(
     assert "does not agree with the engine" in result.stderr
 
 
-def test_bytes_that_are_no_engine_are_refused_even_under_their_own_digest(engine: Artifact, tmp_path: Path) -> None:
+def test_bytes_that_are_no_engine_are_refused_even_under_their_own_digest(
+    engine: Artifact, tmp_path: Path
+) -> None:
     path = edited_text(engine, tmp_path)
     (path / engine.manifest.file).write_bytes(b"noise" * 200)
     text = (path / "manifest.json").read_text()
     text = text.replace(engine.manifest.file_sha256, hashlib.sha256(b"noise" * 200).hexdigest())
-    text = text.replace(f'"file_size_bytes": {engine.manifest.file_size_bytes}', '"file_size_bytes": 1000')
+    text = text.replace(
+        f'"file_size_bytes": {engine.manifest.file_size_bytes}', '"file_size_bytes": 1000'
+    )
     (path / "manifest.json").write_text(text)
     result = CliRunner().invoke(main, ["inspect", str(path)])
     assert result.exit_code == 4, result.output
 
 
-def test_a_manifest_of_a_network_beyond_all_bounds_is_refused_at_once(engine: Artifact, tmp_path: Path) -> None:
+def test_a_manifest_of_a_network_beyond_all_bounds_is_refused_at_once(
+    engine: Artifact, tmp_path: Path
+) -> None:
     depth = engine.manifest.config.depths[0]
-    path = edited_text(engine, tmp_path, (f'"depths": [\n      {depth}', f'"depths": [\n      1{"0" * 30}'))
+    path = edited_text(
+        engine, tmp_path, (f'"depths": [\n      {depth}', f'"depths": [\n      1{"0" * 30}')
+    )
     result = CliRunner().invoke(main, ["inspect", str(path)])
     assert result.exit_code == 4, result.output
 
@@ -325,4 +377,6 @@ def test_a_narrow_terminal_shows_the_precision_before_anything_else(engine: Arti
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     heading = next(line for line in done.stdout.splitlines() if "computes in" in line)
     assert "tactic" not in heading
-    assert sum("float32" in line for line in done.stdout.splitlines()) > len(list(layers(engine.manifest.config)))
+    assert sum("float32" in line for line in done.stdout.splitlines()) > len(
+        list(layers(engine.manifest.config))
+    )

@@ -1,4 +1,6 @@
-"""The real compiler behind ``resnext-export --format pt2``, once, and every command on what it wrote."""
+"""The real compiler behind ``resnext-export --format pt2``, once, and every command on what it
+wrote.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +30,27 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("c++") is None, reason="packages are made by a C++ compiler"),
 ]
 
-PICTURE = Path(__file__).parents[3] / "resnext" / "weights" / "shipped" / "images" / "digits" / "7_7.png"
+PICTURE = (
+    Path(__file__).parents[3] / "resnext" / "weights" / "shipped" / "images" / "digits" / "7_7.png"
+)
 BATCH = 3
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("pt2")
-    arguments = ["--format", "pt2", "--weights", "digits", "--batch", str(BATCH), "--output", str(folder / "out")]
-    # Half of the time would go into the six programs by which Inductor asks the compiler what it can do.
+    arguments = [
+        "--format",
+        "pt2",
+        "--weights",
+        "digits",
+        "--batch",
+        str(BATCH),
+        "--output",
+        str(folder / "out"),
+    ]
+    # Half of the time would go into the six programs by which Inductor asks the compiler what it
+    # can do.
     with inductor.patch("cpp.vec_isa_ok", True):
         result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -47,11 +61,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 def test_the_passport_and_the_file_say_the_same(exported: Artifact) -> None:
     manifest = exported.manifest
-    assert sorted(path.name for path in exported.directory.iterdir()) == ["manifest.json", "model.pt2"]
+    assert sorted(path.name for path in exported.directory.iterdir()) == [
+        "manifest.json",
+        "model.pt2",
+    ]
     assert (manifest.kind, manifest.opset, str(manifest.batch)) == ("pt2", None, str(BATCH))
     assert manifest.package is not None
     assert manifest.package.frozen
-    assert sum(manifest.package.kernels.values()) == len(manifest.package.layers) == 14  # a library kernel for each
+    assert (
+        sum(manifest.package.kernels.values()) == len(manifest.package.layers) == 14
+    )  # a library kernel for each
     assert manifest.check is not None
     assert (manifest.check.backend, manifest.check.batches) == ("pt2", (BATCH,))
     assert manifest.check.max_error < 5e-6
@@ -66,11 +85,25 @@ def test_parity_inspect_and_classify_run_it_without_being_told_how(exported: Art
     assert "7_7.png: 7 " in classified.stdout
     for more in ((), ("--backend", "pt2")):
         inspected = CliRunner().invoke(
-            main, ["inspect", path, "--require-loadable", "--require-delivered", "1", "--json", "-", *more]
+            main,
+            [
+                "inspect",
+                path,
+                "--require-loadable",
+                "--require-delivered",
+                "1",
+                "--json",
+                "-",
+                *more,
+            ],
         )
         assert inspected.exit_code == 0, inspected.output
         facts = json.loads(inspected.stdout)
-        assert (facts["loadable_here"], facts["delivered_share"], len(facts["delivered"])) == (True, 1, 14)
+        assert (facts["loadable_here"], facts["delivered_share"], len(facts["delivered"])) == (
+            True,
+            1,
+            14,
+        )
 
 
 def test_changed_weights_are_seen_by_parity_also_under_a_digest_of_their_own(
@@ -86,17 +119,25 @@ def test_changed_weights_are_seen_by_parity_also_under_a_digest_of_their_own(
     result = CliRunner().invoke(parity_command.main, ["--artifact", str(changed.parent)])
     assert result.exit_code == 4
     assert "does not have the sha256 of its manifest" in result.stderr
-    manifest.write_text(manifest.read_text().replace(exported.manifest.file_sha256, file_sha256(changed)))
+    manifest.write_text(
+        manifest.read_text().replace(exported.manifest.file_sha256, file_sha256(changed))
+    )
     result = CliRunner().invoke(parity_command.main, ["--artifact", str(changed.parent)])
     assert result.exit_code == 1, result.output
     assert "outside the parity gate" in result.stderr
 
 
-#: A process in which the network's source cannot be imported, nor what would make weights of it or export it.
+#: A process in which the network's source cannot be imported, nor what would make weights of it or
+#: export it.
 _WITHOUT_SOURCE = """
 import importlib, sys
 
-blocked = ("resnext.model", "resnext.weights.conditioned", "resnext_export", "torch._inductor.compile_fx")
+blocked = (
+    "resnext.network.model",
+    "resnext.weights.conditioned",
+    "resnext_export",
+    "torch._inductor.compile_fx",
+)
 sys.modules.update(dict.fromkeys(blocked))
 for name in blocked:
     try:
@@ -127,7 +168,9 @@ def test_it_runs_without_the_networks_source_or_a_compiler_and_leaves_nothing(
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PATH": ""}
     environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
     command = [sys.executable, "-W", "error", "-c", _WITHOUT_SOURCE, *paths]
-    done = subprocess.run(command, env=environment, cwd=tmp_path / "cwd", capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path / "cwd", capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""
     outcome = compare(reference_logits(digits, images), np.load(tmp_path / "logits.npy"))

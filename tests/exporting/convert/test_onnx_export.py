@@ -46,7 +46,9 @@ def test_batch_is_symbolic_and_names_are_declared(digits_artifact: Artifact) -> 
     assert [(value.name, first_dim(value)) for value in graph.output] == [("logits", "batch")]
 
 
-def test_batch_norms_are_folded_and_convolutions_keep_their_module_names(digits_artifact: Artifact) -> None:
+def test_batch_norms_are_folded_and_convolutions_keep_their_module_names(
+    digits_artifact: Artifact,
+) -> None:
     nodes = load(digits_artifact).graph.node
     assert not [node for node in nodes if node.op_type == "BatchNormalization"]
     names = [node.name for node in nodes if node.op_type == "Conv"]
@@ -55,14 +57,21 @@ def test_batch_norms_are_folded_and_convolutions_keep_their_module_names(digits_
 
 
 def test_one_self_contained_file_beside_the_manifest(digits_artifact: Artifact) -> None:
-    assert sorted(path.name for path in digits_artifact.directory.iterdir()) == ["manifest.json", "model.onnx"]
+    assert sorted(path.name for path in digits_artifact.directory.iterdir()) == [
+        "manifest.json",
+        "model.onnx",
+    ]
     assert not [t for t in load(digits_artifact).graph.initializer if t.external_data]
 
 
-def test_metadata_of_the_bare_file_says_how_to_use_it(digits_artifact: Artifact, digits: Weights) -> None:
+def test_metadata_of_the_bare_file_says_how_to_use_it(
+    digits_artifact: Artifact, digits: Weights
+) -> None:
     facts = {prop.key: prop.value for prop in load(digits_artifact).metadata_props}
     assert json.loads(facts["resnext.class_names"]) == list("0123456789")
-    assert json.loads(facts["resnext.preprocessing"]) == digits.preprocessing.model_dump(mode="json")
+    assert json.loads(facts["resnext.preprocessing"]) == digits.preprocessing.model_dump(
+        mode="json"
+    )
     assert facts["resnext.weights_sha256"] == digits.sha256
 
 
@@ -73,17 +82,23 @@ def test_the_file_names_no_path_of_the_machine_that_made_it(digits_artifact: Art
 
 
 @pytest.mark.parametrize("baked", [False, True])
-def test_no_node_note_holds_the_dotted_path_of_a_class(digits: Weights, tmp_path: Path, baked: bool) -> None:
+def test_no_node_note_holds_the_dotted_path_of_a_class(
+    digits: Weights, tmp_path: Path, baked: bool
+) -> None:
     """Or moving a module would change the digest of every export."""
     written = export_onnx(digits, tmp_path / "out", bake_preprocessing=baked, check=False)
     nodes = load(written).graph.node
     notes = [(node.name, note.key, note.value) for node in nodes for note in node.metadata_props]
-    assert {key for _, key, _ in notes} >= {"pkg.torch.onnx.name_scopes"}  # where in the network: this stays
+    assert {key for _, key, _ in notes} >= {
+        "pkg.torch.onnx.name_scopes"
+    }  # where in the network: this stays
     modules = re.compile(r"\b(resnext|resnext_export|torch\.nn|__main__)\.\w+|[A-Z]\w+Input\b")
     assert [note for note in notes if modules.search(note[2])] == []
 
 
-def test_exporting_twice_gives_the_same_bytes(digits_artifact: Artifact, digits: Weights, tmp_path: Path) -> None:
+def test_exporting_twice_gives_the_same_bytes(
+    digits_artifact: Artifact, digits: Weights, tmp_path: Path
+) -> None:
     again = export_onnx(digits, tmp_path / "again")
     assert again.manifest.file_sha256 == digits_artifact.manifest.file_sha256
 
@@ -107,8 +122,12 @@ def process_state() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_export_leaves_the_process_as_it_was(digits: Weights, tmp_path: Path, precision: Precision) -> None:
-    export_onnx(digits, tmp_path / "first", precision=precision, check=False)  # imports may settle things once
+def test_an_export_leaves_the_process_as_it_was(
+    digits: Weights, tmp_path: Path, precision: Precision
+) -> None:
+    export_onnx(
+        digits, tmp_path / "first", precision=precision, check=False
+    )  # imports may settle things once
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.INFO)
     before = process_state()
     export_onnx(digits, tmp_path / "second", precision=precision, check=False)
@@ -117,7 +136,9 @@ def test_an_export_leaves_the_process_as_it_was(digits: Weights, tmp_path: Path,
     assert [name for name in before if before[name] != after[name]] == []
 
 
-def test_manifest_describes_what_was_written_and_proven(digits_artifact: Artifact, digits: Weights) -> None:
+def test_manifest_describes_what_was_written_and_proven(
+    digits_artifact: Artifact, digits: Weights
+) -> None:
     manifest = read_artifact(digits_artifact.directory).manifest
     assert manifest == digits_artifact.manifest
     assert manifest.config == digits.config
@@ -132,7 +153,10 @@ def test_a_fixed_batch_is_fixed_and_another_is_refused(static_artifact: Artifact
     assert first_dim(load(static_artifact).graph.input[0]) == 3
     assert static_artifact.manifest.check is not None
     assert static_artifact.manifest.check.batches == (3,)
-    with open_session("ort-cpu", static_artifact) as session, pytest.raises(BadInput, match=r"shape 2x1x8x8, want 3x1"):
+    with (
+        open_session("ort-cpu", static_artifact) as session,
+        pytest.raises(BadInput, match=r"shape 2x1x8x8, want 3x1"),
+    ):
         session.run({"input": np.zeros((2, 1, 8, 8), np.float32)})
 
 
@@ -149,10 +173,15 @@ def test_baked_preprocessing_takes_pixels_and_gives_the_same_logits(
     assert baked.manifest.preprocessing_baked
     assert baked.manifest.inputs[0].dtype == "uint8"
     pixels = seeded_pixels(digits.config, 5)
-    with open_session("ort-cpu", baked) as pixel_session, open_session("ort-cpu", digits_artifact) as plain:
+    with (
+        open_session("ort-cpu", baked) as pixel_session,
+        open_session("ort-cpu", digits_artifact) as plain,
+    ):
         from_pixels = pixel_session.run({"input": pixels})["logits"]
         from_images = plain.run({"input": digits.preprocessing.normalise(pixels)})["logits"]
-    np.testing.assert_allclose(from_pixels, from_images, rtol=0, atol=1e-5 * np.abs(from_images).max())
+    np.testing.assert_allclose(
+        from_pixels, from_images, rtol=0, atol=1e-5 * np.abs(from_images).max()
+    )
 
 
 def test_a_network_that_is_not_square_nor_of_ten_classes_exports(tmp_path: Path) -> None:
@@ -167,7 +196,9 @@ def test_no_check_is_written_into_the_manifest(digits: Weights, tmp_path: Path) 
     assert export_onnx(digits, tmp_path / "unchecked", check=False).manifest.check is None
 
 
-def test_weights_that_cannot_tell_images_apart_prove_nothing(digits: Weights, tmp_path: Path) -> None:
+def test_weights_that_cannot_tell_images_apart_prove_nothing(
+    digits: Weights, tmp_path: Path
+) -> None:
     state = dict(digits.state_dict)
     state["fc.weight"] = state["fc.weight"] * 1e-6
     with pytest.raises(GateFailed, match="prove nothing"):
@@ -187,14 +218,18 @@ def test_the_old_artifact_stays_when_its_replacement_fails(
     digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = export_onnx(digits, tmp_path / "a", check=False)
-    monkeypatch.setattr(onnx_artifact, "prove", lambda *_: (_ for _ in ()).throw(GateFailed("planted")))
+    monkeypatch.setattr(
+        onnx_artifact, "prove", lambda *_: (_ for _ in ()).throw(GateFailed("planted"))
+    )
     with pytest.raises(GateFailed, match="planted"):
         export_onnx(digits, tmp_path / "a", force=True)
     assert read_artifact(tmp_path / "a").manifest == first.manifest
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_graph_that_fixes_the_batch_is_refused(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_fixes_the_batch_is_refused(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from resnext_export.convert import onnx_from_torch as converter
 
     real = converter._export
@@ -207,14 +242,18 @@ def test_a_graph_that_fixes_the_batch_is_refused(digits: Weights, monkeypatch: p
         converter.onnx_from_torch(digits, BatchRange.parse("1:8"))
 
 
-def test_a_graph_with_batch_norms_left_is_refused(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_with_batch_norms_left_is_refused(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from resnext_export.convert import onnx_from_torch as converter
 
     real = converter._export
 
     def unfolded(*args: object) -> onnx.ModelProto:
         proto = real(*args)  # type: ignore[arg-type]  # passed through
-        proto.graph.node.append(onnx.helper.make_node("BatchNormalization", list("abcde"), ["f"], name="left_over"))
+        proto.graph.node.append(
+            onnx.helper.make_node("BatchNormalization", list("abcde"), ["f"], name="left_over")
+        )
         return proto
 
     monkeypatch.setattr(converter, "_export", unfolded)
@@ -222,8 +261,12 @@ def test_a_graph_with_batch_norms_left_is_refused(digits: Weights, monkeypatch: 
         converter.onnx_from_torch(digits, BatchRange.parse("1:8"))
 
 
-@pytest.mark.parametrize("fault", ["unknown operator", "weights of the wrong rank", "undefined input"])
-def test_an_invalid_graph_is_refused_by_the_full_check(digits_artifact: Artifact, tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize(
+    "fault", ["unknown operator", "weights of the wrong rank", "undefined input"]
+)
+def test_an_invalid_graph_is_refused_by_the_full_check(
+    digits_artifact: Artifact, tmp_path: Path, fault: str
+) -> None:
     proto = load(digits_artifact)
     conv = next(node for node in proto.graph.node if node.name == "layer1.0.conv2")
     if fault == "unknown operator":
@@ -254,20 +297,21 @@ def test_truncated_bytes_with_a_matching_manifest_are_one_clear_error(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("delay_s", [0.0, 0.4])
-def test_an_interrupted_export_leaves_nothing(number: signal.Signals, delay_s: float, tmp_path: Path) -> None:
-    # The child announces that staging began, then dawdles inside it, so that the signal meets a half-written folder.
+def test_an_interrupted_export_leaves_nothing(
+    number: signal.Signals, delay_s: float, tmp_path: Path
+) -> None:
+    # The child announces that staging began, then dawdles inside it, so that the signal meets a
+    # half-written folder.
     script = (
-        "import time, sys\n"
-        "from resnext_export.formats import onnx as onnx_artifact\n"
-        "from resnext_export.cli.export import main\n"
-        "real = onnx_artifact.prove\n"
-        "def slow(*a):\n"
-        "    print('staged', flush=True)\n"
-        "    time.sleep(30)\n"
-        "onnx_artifact.prove = slow\n"
-        f"main(['--format', 'onnx', '--weights', 'digits', '--output', {str(tmp_path / 'out')!r}])\n"
+        "import time, sys\nfrom resnext_export.formats import onnx as onnx_artifact\nfrom"
+        " resnext_export.cli.export import main\nreal = onnx_artifact.prove\ndef slow(*a):\n   "
+        " print('staged', flush=True)\n    time.sleep(30)\nonnx_artifact.prove ="
+        " slow\nmain(['--format', 'onnx', '--weights', 'digits', '--output',"
+        f" {str(tmp_path / 'out')!r}])\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert child.stdout is not None
     assert child.stdout.readline() == "staged\n"
     assert [path.name.startswith(".out.partial") for path in tmp_path.iterdir()] == [True]
@@ -281,13 +325,14 @@ def test_an_interrupted_export_leaves_nothing(number: signal.Signals, delay_s: f
 
 def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path: Path) -> None:
     script = (
-        "import resource, signal\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "from resnext_export.cli.export import main\n"
-        f"main(['--format', 'onnx', '--weights', 'digits', '--output', {str(tmp_path / 'out')!r}])\n"
+        "import resource, signal\nsignal.signal(signal.SIGXFSZ,"
+        " signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\nfrom"
+        " resnext_export.cli.export import main\nmain(['--format', 'onnx', '--weights', 'digits',"
+        f" '--output', {str(tmp_path / 'out')!r}])\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == MissingRequirement.exit_code
     assert done.stderr.startswith("error: the disk has no room")
     assert len(done.stderr.splitlines()) == 1

@@ -1,4 +1,6 @@
-"""The packed IR keeps names, weights and their types, and is a file that OpenVINO's own tools read."""
+"""The packed IR keeps names, weights and their types, and is a file that OpenVINO's own tools
+read.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +41,18 @@ def quantized_convolution() -> bytes:
 
     generator = np.random.default_rng(0)
     constants = [
-        constant("scale", np.float32(0.05)), constant("zero", np.uint8(128)),
+        constant("scale", np.float32(0.05)),
+        constant("zero", np.uint8(128)),
         constant("w", generator.integers(-127, 128, (8, 4, 3, 3), np.int8)),
-        constant("w_scale", np.full(8, 0.01, np.float32)), constant("w_zero", np.zeros(8, np.int8)),
-    ]  # fmt: skip
+        constant("w_scale", np.full(8, 0.01, np.float32)),
+        constant("w_zero", np.zeros(8, np.int8)),
+    ]
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], "x_quantized"),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dq"], "x_dequantized"),
-        helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["wdq"], "w_dequantized", axis=0),
+        helper.make_node(
+            "DequantizeLinear", ["w", "w_scale", "w_zero"], ["wdq"], "w_dequantized", axis=0
+        ),
         helper.make_node("Conv", ["dq", "wdq"], ["y"], "conv1"),
     ]
     graph = helper.make_graph(
@@ -67,15 +73,25 @@ def test_names_and_shapes_are_kept(ir: Path, digits_artifact: Artifact) -> None:
     assert [port.get_names() for port in model.outputs] == [{"logits"}]
     assert model.inputs[0].get_partial_shape() == ov.PartialShape([-1, 1, 8, 8])
     nodes = {node.get_friendly_name() for node in model.get_ops()}
-    convolutions = [node.name for node in onnx.load(digits_artifact.path).graph.node if node.op_type == "Conv"]
+    convolutions = [
+        node.name for node in onnx.load(digits_artifact.path).graph.node if node.op_type == "Conv"
+    ]
     assert len(convolutions) == 13
     assert set(convolutions) <= nodes
 
 
 def test_every_weight_is_kept_bit_by_bit(ir: Path, digits_artifact: Artifact) -> None:
     model, _memory = read(ir)
-    held = {node.get_friendly_name(): node.get_data() for node in model.get_ops() if node.get_type_name() == "Constant"}
-    weights = [tensor for tensor in onnx.load(digits_artifact.path).graph.initializer if tensor.name.endswith("weight")]
+    held = {
+        node.get_friendly_name(): node.get_data()
+        for node in model.get_ops()
+        if node.get_type_name() == "Constant"
+    }
+    weights = [
+        tensor
+        for tensor in onnx.load(digits_artifact.path).graph.initializer
+        if tensor.name.endswith("weight")
+    ]
     assert len(weights) >= 14
     for tensor in weights:
         value = numpy_helper.to_array(tensor)
@@ -95,7 +111,9 @@ def test_float16_by_default_is_caught_as_it_is_written(
         save(model, path)
 
     monkeypatch.setattr(ov, "save_model", save_by_default)
-    with pytest.raises(GateFailed, match=r"stored the weights of conv1.* as float16, they are float32 \(14 of 14"):
+    with pytest.raises(
+        GateFailed, match=r"stored the weights of conv1.* as float16, they are float32 \(14 of 14"
+    ):
         openvino_from_onnx(digits_artifact.path, {})
 
 
@@ -108,7 +126,9 @@ def test_a_float16_network_stays_one(digits: Weights, tmp_path: Path) -> None:
     assert model.inputs[0].get_element_type() == ov.Type.f32
 
 
-def test_the_same_model_gives_the_same_bytes_from_path_and_from_memory(ir: Path, digits_artifact: Artifact) -> None:
+def test_the_same_model_gives_the_same_bytes_from_path_and_from_memory(
+    ir: Path, digits_artifact: Artifact
+) -> None:
     assert openvino_from_onnx(digits_artifact.path, {}) == ir.read_bytes()
     assert openvino_from_onnx(digits_artifact.path.read_bytes(), {}) == ir.read_bytes()
 
@@ -118,7 +138,11 @@ def test_metadata_of_the_onnx_file_is_kept_and_that_of_the_caller_wins(
 ) -> None:
     path = tmp_path / FILE_NAME
     awkward = '{"a": "<&\'>\\n\u00e9", "b": [""]}'
-    path.write_bytes(openvino_from_onnx(digits_artifact.path, {"resnext.weights": "mine", "resnext.more": awkward}))
+    path.write_bytes(
+        openvino_from_onnx(
+            digits_artifact.path, {"resnext.weights": "mine", "resnext.more": awkward}
+        )
+    )
     model, _memory = read(path)
 
     def noted(key: str) -> str:
@@ -156,18 +180,26 @@ def test_integer_weights_stay_integers_and_are_computed_in(tmp_path: Path) -> No
     assert list(weight_dtypes(model).values()) == ["int8"]
     compiled = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    types = {str(fact["runtimePrecision"].value) for fact in facts if fact["layerType"].value == "Convolution"}
+    types = {
+        str(fact["runtimePrecision"].value)
+        for fact in facts
+        if fact["layerType"].value == "Convolution"
+    }
     assert types <= {"u8", "i8"}
     assert types
 
 
-def test_nothing_is_left_behind(digits_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_behind(
+    digits_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     openvino_from_onnx(digits_artifact.path, {})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_openvino_cannot_read_is_told_in_one_line(tmp_path: Path, digits_artifact: Artifact) -> None:
+def test_a_model_that_openvino_cannot_read_is_told_in_one_line(
+    tmp_path: Path, digits_artifact: Artifact
+) -> None:
     broken = tmp_path / "half.onnx"
     data = digits_artifact.path.read_bytes()
     broken.write_bytes(data[: len(data) // 2])

@@ -1,4 +1,6 @@
-"""A package is what was asked for, computes what PyTorch computes, and nothing else is left behind."""
+"""A package is what was asked for, computes what PyTorch computes, and nothing else is left
+behind.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ from resnext_export.convert import pt2_from_torch as module
 from resnext_export.convert.pt2_from_torch import pt2_from_torch
 
 ANY = BatchRange(min=1, opt=8, max=None)
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="packages are made by a C++ compiler")
+needs_compiler = pytest.mark.skipif(
+    shutil.which("c++") is None, reason="packages are made by a C++ compiler"
+)
 
 
 def compiles(test: Any) -> Any:
@@ -42,7 +46,9 @@ def compiles(test: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def colour() -> Weights:
-    """Two stages on 32 x 32 pixels of three channels: what the big networks have and the shipped ones have not."""
+    """Two stages on 32 x 32 pixels of three channels: what the big networks have and the shipped
+    ones have not.
+    """
     config = ResNeXtConfig((1, 1), 8, 4, (32, 32), 3, 10, stem="imagenet", stem_channels=16)
     return load_weights("seeded:3", config)
 
@@ -54,17 +60,30 @@ def logits(path: Path, arrays: NDArray[Any]) -> NDArray[Any]:
     return found
 
 
-def parity(path: Path, weights: Weights, size: int, precision: Precision = "fp32", *, baked: bool = False) -> Parity:
+def parity(
+    path: Path, weights: Weights, size: int, precision: Precision = "fp32", *, baked: bool = False
+) -> Parity:
     pixels = seeded_pixels(weights.config, size)
     images = weights.preprocessing.normalise(pixels)
     reference = reference_logits(weights, images)
-    baseline = None if precision == "fp32" else reference_logits(weights, images, torch.float16).astype(np.float64)
-    return compare(reference, logits(path, pixels if baked else images), gate=gate_for(precision), baseline=baseline)
+    baseline = (
+        None
+        if precision == "fp32"
+        else reference_logits(weights, images, torch.float16).astype(np.float64)
+    )
+    return compare(
+        reference,
+        logits(path, pixels if baked else images),
+        gate=gate_for(precision),
+        baseline=baseline,
+    )
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One export, and what it left in the working and the temporary folder and in the environment."""
+    """One export, and what it left in the working and the temporary folder and in the
+    environment.
+    """
 
     weights: Weights
     path: Path
@@ -91,7 +110,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @compiles
-def test_a_symbolic_batch_takes_any_size_and_computes_what_pytorch_computes(exported: Exported) -> None:
+def test_a_symbolic_batch_takes_any_size_and_computes_what_pytorch_computes(
+    exported: Exported,
+) -> None:
     for size in (1, 2, 7, 8, 9):
         outcome = parity(exported.path, exported.weights, size)
         assert outcome.passed, (size, outcome.failures)
@@ -116,16 +137,27 @@ def test_a_package_tells_nothing_of_the_machine_s_folders(exported: Exported) ->
     assert sources == [b"// The source is not packaged.\n"]
 
 
-def test_a_wrapper_s_source_is_packaged_as_a_comment_and_no_other(digits: Weights, tmp_path: Path) -> None:
-    """PyTorch 2.11 opens no package without a .cpp file: it finds the metadata by that file's name."""
-    names = ("resnext.wrapper.cpp", "resnext.kernel.cpp", "resnext.wrapper.so", "resnext.wrapper_metadata.json")
+def test_a_wrapper_s_source_is_packaged_as_a_comment_and_no_other(
+    digits: Weights, tmp_path: Path
+) -> None:
+    """PyTorch 2.11 opens no package without a .cpp file: it finds the metadata by that file's
+    name.
+    """
+    names = (
+        "resnext.wrapper.cpp",
+        "resnext.kernel.cpp",
+        "resnext.wrapper.so",
+        "resnext.wrapper_metadata.json",
+    )
     files = [tmp_path / name for name in names]
     for file in files:
         file.write_text(f"{{}} of {file}")
     module._write(tmp_path / "model.pt2", files, record_here(digits), tmp_path)
     with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
         written = {
-            name.rpartition("/")[2]: archive.read(name) for name in archive.namelist() if "/aotinductor/" in name
+            name.rpartition("/")[2]: archive.read(name)
+            for name in archive.namelist()
+            if "/aotinductor/" in name
         }
     assert set(written) == set(names) - {"resnext.kernel.cpp"}
     assert written["resnext.wrapper.cpp"] == b"// The source is not packaged.\n"
@@ -134,7 +166,9 @@ def test_a_wrapper_s_source_is_packaged_as_a_comment_and_no_other(digits: Weight
 
 @compiles
 def test_metadata_and_record_can_be_read_back(exported: Exported) -> None:
-    loaded = torch._C._aoti.AOTIModelPackageLoader(str(exported.path), "model", True, 1, -1).get_metadata()
+    loaded = torch._C._aoti.AOTIModelPackageLoader(
+        str(exported.path), "model", True, 1, -1
+    ).get_metadata()
     read = read_package(exported.path)
     assert read.metadata == loaded
     assert loaded["resnext.a"] == "ü"
@@ -155,7 +189,9 @@ def test_the_record_names_every_layer_and_what_the_code_needs(exported: Exported
 
 
 @compiles
-@pytest.mark.parametrize("exported", ["colour"], indirect=True)  # one network is enough, compiling takes long
+@pytest.mark.parametrize(
+    "exported", ["colour"], indirect=True
+)  # one network is enough, compiling takes long
 def test_the_same_export_gives_the_same_bytes(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +249,9 @@ def test_a_static_batch_with_preprocessing_inside_takes_pixels(
     precision: Precision, digits: Weights, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.pt2"
-    record = pt2_from_torch(digits, BatchRange.parse("3"), path, bake_preprocessing=True, precision=precision)
+    record = pt2_from_torch(
+        digits, BatchRange.parse("3"), path, bake_preprocessing=True, precision=precision
+    )
     assert record.inputs[0].shape == (3, 8, 8, 1)
     assert record.inputs[0].dtype == "uint8"
     assert record.outputs[0].shape == (3, 10)
@@ -221,8 +259,12 @@ def test_a_static_batch_with_preprocessing_inside_takes_pixels(
     outcome = parity(path, digits, 3, precision, baked=True)
     assert outcome.passed, outcome.failures
     assert outcome.max_error is not None
-    assert (outcome.max_error < 5e-6) == (precision == "fp32")  # and fp16 is not float32 in disguise
-    assert {layer.dtype for layer in record.layers} == {"float32" if precision == "fp32" else "float16"}
+    assert (outcome.max_error < 5e-6) == (
+        precision == "fp32"
+    )  # and fp16 is not float32 in disguise
+    assert {layer.dtype for layer in record.layers} == {
+        "float32" if precision == "fp32" else "float16"
+    }
 
 
 @compiles
@@ -256,7 +298,9 @@ def test_a_graph_as_asked_goes_to_the_compiler(digits: Weights, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_batch_norms_that_stay_are_refused(digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_norms_that_stay_are_refused(
+    digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "fold_batch_norms", lambda model: model)
     with pytest.raises(GateFailed, match="13 batch norms were not folded"):
         pt2_from_torch(digits, ANY, tmp_path / "model.pt2")
@@ -273,15 +317,21 @@ def test_float32_where_float16_was_asked_for_is_refused(
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_a_batch_that_was_fixed_is_refused(digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_was_fixed_is_refused(
+    digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     traced = module._traced
-    monkeypatch.setattr(module, "_traced", lambda model, example, _: traced(model, example, BatchRange.parse("8")))
+    monkeypatch.setattr(
+        module, "_traced", lambda model, example, _: traced(model, example, BatchRange.parse("8"))
+    )
     with pytest.raises(GateFailed, match="fixed the batch at 8"):
         pt2_from_torch(digits, ANY, tmp_path / "model.pt2")
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_a_layer_that_is_lost_is_refused(digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_is_lost_is_refused(
+    digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = module._layers
     monkeypatch.setattr(module, "_layers", lambda program: found(program)[1:])
     with pytest.raises(GateFailed, match="lost or added 1 layers, first conv1"):
@@ -319,7 +369,9 @@ def test_a_machine_without_a_compiler_is_told_what_to_install(tmp_path: Path) ->
     environment = {**os.environ, "PATH": "", "TMPDIR": str(tmp_path / "tmp")}
     environment.pop("CXX", None)
     command = [sys.executable, "-W", "error", "-c", _NO_COMPILER]
-    done = subprocess.run(command, env=environment, cwd=tmp_path / "cwd", capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path / "cwd", capture_output=True, text=True, check=False
+    )
     assert done.returncode == 3, done.stderr
     assert "apt-get install g++" in done.stdout
     assert len(done.stdout.splitlines()) == 1
@@ -333,9 +385,15 @@ def test_what_the_compiler_blames_is_the_one_line() -> None:
 
     from resnext.errors import SessionFailed
 
-    with pytest.raises(SessionFailed, match=r"could not be compiled: a\.cpp:1: error: bad value") as caught:  # noqa: SIM117
-        with module._compiler_errors():
-            raise CppCompileError(["g++", "a.cpp"], "In file:\na.cpp:1: error: bad value for -march\nmore")
+    with (
+        pytest.raises(
+            SessionFailed, match=r"could not be compiled: a\.cpp:1: error: bad value"
+        ) as caught,
+        module._compiler_errors(),
+    ):
+        raise CppCompileError(
+            ["g++", "a.cpp"], "In file:\na.cpp:1: error: bad value for -march\nmore"
+        )
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -370,11 +428,21 @@ def test_code_is_for_a_level_of_processors_where_there_is_one(
 def test_a_record_reads_back_as_it_was_written(digits: Weights) -> None:
     record = PackageRecord.model_validate(
         {
-            "torch": "2.13.0", "cuda": None, "device": "cpu", "platform": "linux-x86_64", "cpu_capability": "AVX2",
-            "cpu_flags": ("avx2",), "precision": "fp32", "batch": ANY, "frozen": True, "kernels": {"mm": 1},
+            "torch": "2.13.0",
+            "cuda": None,
+            "device": "cpu",
+            "platform": "linux-x86_64",
+            "cpu_capability": "AVX2",
+            "cpu_flags": ("avx2",),
+            "precision": "fp32",
+            "batch": ANY,
+            "frozen": True,
+            "kernels": {"mm": 1},
             "inputs": ({"name": "input", "dtype": "float32", "shape": (None, 1, 8, 8)},),
-            "outputs": ({"name": "logits", "dtype": "float32", "shape": (None, digits.config.num_classes)},),
+            "outputs": (
+                {"name": "logits", "dtype": "float32", "shape": (None, digits.config.num_classes)},
+            ),
             "layers": ({"module": "fc", "op": "Gemm", "dtype": "float32"},),
         }
-    )  # fmt: skip
+    )
     assert PackageRecord.model_validate_json(record.model_dump_json()) == record

@@ -42,16 +42,22 @@ Derive = Callable[..., Artifact]
 
 
 @pytest.fixture
-def derive(digits: Weights, digits_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Derive:
+def derive(
+    digits: Weights, digits_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Derive:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
 
     def make(recipe: Recipe, parent: Artifact = digits_artifact, **options: Any) -> Artifact:
-        return derive_onnx(parent, options.pop("weights", digits), tmp_path / "derived", recipe, **options)
+        return derive_onnx(
+            parent, options.pop("weights", digits), tmp_path / "derived", recipe, **options
+        )
 
     return make
 
 
-def refused(derive: Derive, tmp_path: Path, kind: type[ResnextError], match: str, *args: Any, **options: Any) -> None:
+def refused(
+    derive: Derive, tmp_path: Path, kind: type[ResnextError], match: str, *args: Any, **options: Any
+) -> None:
     """It is refused in one line, and nothing is left."""
     with pytest.raises(kind, match=match) as caught:
         derive(*args, **options)
@@ -60,7 +66,8 @@ def refused(derive: Derive, tmp_path: Path, kind: type[ResnextError], match: str
     assert not list(tmp_path.glob(".derived.*"))
 
 
-# --- what is made ------------------------------------------------------------------------------------------------
+# --- what is made
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -72,36 +79,55 @@ def test_a_derived_artifact_names_its_parent_and_is_proven(
     assert manifest.parent_sha256 == digits_artifact.manifest.file_sha256
     assert manifest.precision == recipe.precision
     assert manifest.check is not None
-    assert manifest.check.backend == (NODE_BY_NODE if recipe.precision in ("bf16", "fp8") else "ort-cpu")
+    assert manifest.check.backend == (
+        NODE_BY_NODE if recipe.precision in ("bf16", "fp8") else "ort-cpu"
+    )
     assert manifest.check.error_ratio is not None
     assert manifest.check.error_ratio < 2
     assert (manifest.quantization is not None) == (recipe.precision in ("int8", "fp8"))
     assert (manifest.ranges is not None) == (recipe.precision in ("fp16", "bf16"))
-    assert (manifest.inputs, manifest.outputs) == (digits_artifact.manifest.inputs, digits_artifact.manifest.outputs)
+    assert (manifest.inputs, manifest.outputs) == (
+        digits_artifact.manifest.inputs,
+        digits_artifact.manifest.outputs,
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("native", [False, True])
-def test_every_weight_is_converted_and_inputs_are_as_asked(precision: Any, native: bool, derive: Derive) -> None:
+def test_every_weight_is_converted_and_inputs_are_as_asked(
+    precision: Any, native: bool, derive: Derive
+) -> None:
     artifact = derive(Recipe(precision, native_io=native))
     graph = onnx.load(artifact.path).graph
-    assert {tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1} == {TYPES[precision]}
+    assert {tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1} == {
+        TYPES[precision]
+    }
     wanted = {"fp16": "float16", "bf16": "bfloat16"}[precision] if native else "float32"
-    assert [spec.dtype for spec in (*artifact.manifest.inputs, *artifact.manifest.outputs)] == [wanted, wanted]
+    assert [spec.dtype for spec in (*artifact.manifest.inputs, *artifact.manifest.outputs)] == [
+        wanted,
+        wanted,
+    ]
     kinds = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
     assert kinds == {TYPES[precision] if native else TensorProto.FLOAT}
 
 
 def test_a_quantized_artifact_says_with_which_images(derive: Derive) -> None:
-    record = derive(Recipe("int8", calibration=Calibration("digits", 40, "percentile"))).manifest.quantization
+    record = derive(
+        Recipe("int8", calibration=Calibration("digits", 40, "percentile"))
+    ).manifest.quantization
     assert record is not None
     assert (record.source, record.images, record.method, record.runtime) == (
-        "digits calibration", 40, "percentile", "ort",
-    )  # fmt: skip
+        "digits calibration",
+        40,
+        "percentile",
+        "ort",
+    )
     assert [name for name, _ in record.left] == ["fc"]
 
 
-def test_what_float8_leaves_is_said_before_the_work_and_noted(derive: Derive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_float8_leaves_is_said_before_the_work_and_noted(
+    derive: Derive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     original = derived._calibrated
 
@@ -115,7 +141,13 @@ def test_what_float8_leaves_is_said_before_the_work_and_noted(derive: Derive, mo
     assert "9 of 13 convolutions" in said[0]
     assert "--merge-groups 32" in said[0]
     assert record is not None
-    assert [name for name, _ in record.left] == ["conv1", "layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2", "fc"]
+    assert [name for name, _ in record.left] == [
+        "conv1",
+        "layer1.0.conv2",
+        "layer2.0.conv2",
+        "layer3.0.conv2",
+        "fc",
+    ]
 
 
 def test_merged_groups_let_float8_take_every_convolution_but_the_stem(derive: Derive) -> None:
@@ -143,10 +175,14 @@ def test_a_merge_of_a_quantized_file_keeps_its_calibration(derive: Derive, tmp_p
     assert second.manifest.parent_sha256 == first.manifest.file_sha256
 
 
-def test_baked_preprocessing_and_a_fixed_batch_are_kept(digits: Weights, derive: Derive, tmp_path: Path) -> None:
+def test_baked_preprocessing_and_a_fixed_batch_are_kept(
+    digits: Weights, derive: Derive, tmp_path: Path
+) -> None:
     from resnext.artifact.manifest import BatchRange
 
-    parent = export_onnx(digits, tmp_path / "p", bake_preprocessing=True, batch=BatchRange.parse("4"), check=False)
+    parent = export_onnx(
+        digits, tmp_path / "p", bake_preprocessing=True, batch=BatchRange.parse("4"), check=False
+    )
     for name in ("bf16", "int8", "fp8"):
         manifest = derive(RECIPES[name], parent, force=True).manifest
         assert manifest.check is not None
@@ -157,7 +193,8 @@ def test_without_a_check_the_manifest_says_so(derive: Derive) -> None:
     assert derive(Recipe("int8"), check=False).manifest.check is None
 
 
-# --- what is caught ----------------------------------------------------------------------------------------------
+# --- what is caught
+# ------------------------------------------------------------------------------------------
 
 
 def test_an_overflow_is_named_by_layer(digits: Weights, derive: Derive, tmp_path: Path) -> None:
@@ -166,29 +203,48 @@ def test_an_overflow_is_named_by_layer(digits: Weights, derive: Derive, tmp_path
         state[f"layer2.0.bn3.{name}"] *= 1e5
     large = replace(digits, state_dict=state)
     parent = export_onnx(large, tmp_path / "large", check=False)
-    refused(derive, tmp_path, GateFailed, r"layer2\.0\.conv3", Recipe("fp16"), parent, weights=large, check=False)
+    refused(
+        derive,
+        tmp_path,
+        GateFailed,
+        r"layer2\.0\.conv3",
+        Recipe("fp16"),
+        parent,
+        weights=large,
+        check=False,
+    )
 
 
 def coarse(tensor: TensorProto, bits: int) -> None:
     values = numpy_helper.to_array(tensor)
     step = 2 ** (8 - bits)
     tensor.CopyFrom(
-        numpy_helper.from_array((np.round(values / step) * step).clip(-128, 127).astype(np.int8), tensor.name)
+        numpy_helper.from_array(
+            (np.round(values / step) * step).clip(-128, 127).astype(np.int8), tensor.name
+        )
     )
 
 
 def doubled(tensor: TensorProto, _: int) -> None:
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(2), tensor.name))
+    tensor.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(2), tensor.name)
+    )
 
 
 @pytest.mark.parametrize(
-    ("spoil", "which"), [(coarse, "_quantized"), (doubled, "_scale")], ids=["3-bit weights", "a scale twice as large"]
+    ("spoil", "which"),
+    [(coarse, "_quantized"), (doubled, "_scale")],
+    ids=["3-bit weights", "a scale twice as large"],
 )
 @pytest.mark.parametrize("runtime", ["ort", "trt", "openvino"])
 def test_a_badly_quantized_file_is_caught(
-    spoil: Callable[[TensorProto, int], None], which: str, runtime: Any, derive: Derive, tmp_path: Path,
+    spoil: Callable[[TensorProto, int], None],
+    which: str,
+    runtime: Any,
+    derive: Derive,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     original = quantize_int8.quantized_from_onnx
     calls: list[str] = []
 
@@ -196,14 +252,22 @@ def test_a_badly_quantized_file_is_caught(
         proto = original(*args)
         calls.append("")
         if len(calls) == 1:  # the file; then comes what it is measured by
-            touched = [t for t in proto.graph.initializer if "weight" in t.name and t.name.endswith(which)]
+            touched = [
+                t for t in proto.graph.initializer if "weight" in t.name and t.name.endswith(which)
+            ]
             for tensor in touched if spoil is coarse else touched[:1]:
                 if tensor.data_type in (TensorProto.INT8, TensorProto.FLOAT) and len(tensor.dims):
                     spoil(tensor, 3)
         return proto
 
     monkeypatch.setattr(quantize_int8, "quantized_from_onnx", spoiled)
-    refused(derive, tmp_path, GateFailed, "times what its precision costs", Recipe("int8", runtime=runtime))
+    refused(
+        derive,
+        tmp_path,
+        GateFailed,
+        "times what its precision costs",
+        Recipe("int8", runtime=runtime),
+    )
     assert len(calls) == 2
 
 
@@ -218,20 +282,27 @@ def test_a_wrong_half_precision_file_is_caught(
     def spoiled(*args: Any, **options: Any) -> onnx.ModelProto:
         proto = original(*args, **options)
         weight = next(t for t in proto.graph.initializer if len(t.dims) == 4)
-        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight)[:, :, ::-1].copy(), weight.name))
+        weight.CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(weight)[:, :, ::-1].copy(), weight.name)
+        )
         return proto
 
     monkeypatch.setattr(lower, "lowered_from_onnx", spoiled)
-    refused(derive, tmp_path, GateFailed, "does not compute what PyTorch computes", Recipe(precision))
+    refused(
+        derive, tmp_path, GateFailed, "does not compute what PyTorch computes", Recipe(precision)
+    )
 
 
 def test_entropy_and_percentile_are_calibrated_with(derive: Derive) -> None:
-    record = derive(Recipe("int8", calibration=Calibration(images=64, method="percentile"))).manifest.quantization
+    record = derive(
+        Recipe("int8", calibration=Calibration(images=64, method="percentile"))
+    ).manifest.quantization
     assert record is not None
     assert (record.method, record.images) == ("percentile", 64)
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------
+# --- bad input
+# ------------------------------------------------------------------------------------------
 
 
 def test_only_a_float32_onnx_file_gets_another_precision(
@@ -239,7 +310,14 @@ def test_only_a_float32_onnx_file_gets_another_precision(
 ) -> None:
     half = derive(Recipe("bf16"), check=False)
     half.directory.rename(tmp_path / "half")
-    refused(derive, tmp_path, BadInput, "no float32 artifact", Recipe("int8"), read_artifact(tmp_path / "half"))
+    refused(
+        derive,
+        tmp_path,
+        BadInput,
+        "no float32 artifact",
+        Recipe("int8"),
+        read_artifact(tmp_path / "half"),
+    )
     quantized = derive(Recipe("int8"), check=False)
     quantized.directory.rename(tmp_path / "quantized")
     given = read_artifact(tmp_path / "quantized")
@@ -251,11 +329,21 @@ def test_only_a_float32_onnx_file_gets_another_precision(
     refused(derive, tmp_path, UsageError, "nothing to merge", Recipe(merge=2))
 
 
-def test_weights_without_images_of_their_own_need_some(tmp_path: Path, derive: Derive, digits: Weights) -> None:
+def test_weights_without_images_of_their_own_need_some(
+    tmp_path: Path, derive: Derive, digits: Weights
+) -> None:
     seeded = load_weights("seeded", digits.config)
     parent = export_onnx(seeded, tmp_path / "seeded", check=False)
     for name in ("int8", "fp8"):
-        refused(derive, tmp_path, UsageError, "--calibration FOLDER", RECIPES[name], parent, weights=seeded)
+        refused(
+            derive,
+            tmp_path,
+            UsageError,
+            "--calibration FOLDER",
+            RECIPES[name],
+            parent,
+            weights=seeded,
+        )
 
 
 def folder_of(folder: Path, *pictures: Image.Image) -> str:
@@ -282,7 +370,9 @@ def test_images_that_cannot_be_used_are_refused(derive: Derive, tmp_path: Path) 
 
 def test_noise_must_be_asked_for_and_is_said(derive: Derive) -> None:
     said: list[str] = []
-    record = derive(Recipe("int8", calibration=Calibration("random", 16)), say=said.append).manifest.quantization
+    record = derive(
+        Recipe("int8", calibration=Calibration("random", 16)), say=said.append
+    ).manifest.quantization
     assert record is not None
     assert record.source == "random calibration"
     assert any("noise" in line for line in said)
@@ -302,7 +392,8 @@ def test_recipes_that_cannot_be(options: dict[str, Any], match: str) -> None:
         Recipe(**options)
 
 
-# --- the command -------------------------------------------------------------------------------------------------
+# --- the command
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -320,7 +411,11 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
     ("args", "folder", "says"),
     [
         (("--precision", "bf16"), "digits-bf16-onnx", "ranges    at most"),
-        (("--precision", "int8"), "digits-int8-onnx", "images    128 of digits calibration, minmax; form for ort"),
+        (
+            ("--precision", "int8"),
+            "digits-int8-onnx",
+            "images    128 of digits calibration, minmax; form for ort",
+        ),
         (("--precision", "int8", "--for", "trt"), "digits-int8-for-trt-onnx", "form for trt"),
         (("--precision", "fp8"), "digits-fp8-onnx", "3 convolutions (4 channels"),
         (("--merge-groups", "16"), "digits-fp32-merged-onnx", "merged    2 convolutions"),
@@ -336,7 +431,9 @@ def test_the_command_makes_what_is_asked(
         assert says in result.output
     assert "times what" in result.output or "merged" in folder
     assert read_artifact(tmp_path / folder).manifest.check is not None
-    shown = export("inspect", folder, "--no-layers", *(("--backend", "openvino") if "bf16" in folder else ()))
+    shown = export(
+        "inspect", folder, "--no-layers", *(("--backend", "openvino") if "bf16" in folder else ())
+    )
     if "fp8" not in folder and "bf16" not in folder:
         assert shown.exit_code == 0, shown.output
 
@@ -357,7 +454,9 @@ def test_the_command_makes_what_is_asked(
         (("--onnx", "somewhere"), "--onnx is what to start from"),
     ],
 )
-def test_options_that_do_not_go_together(args: tuple[str, ...], says: str, export: Any, tmp_path: Path) -> None:
+def test_options_that_do_not_go_together(
+    args: tuple[str, ...], says: str, export: Any, tmp_path: Path
+) -> None:
     result = export("--format", "onnx", "--weights", "digits", *args, "--output", "out")
     assert result.exit_code == 2, result.output
     assert says in result.output
@@ -365,9 +464,22 @@ def test_options_that_do_not_go_together(args: tuple[str, ...], says: str, expor
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_given_is_the_start(export: Callable[..., Result], digits_artifact: Artifact) -> None:
+def test_a_file_that_is_given_is_the_start(
+    export: Callable[..., Result], digits_artifact: Artifact
+) -> None:
     given = str(digits_artifact.directory)
-    result = export("--format", "onnx", "--onnx", given, "--precision", "int8", "--output", "q", "--json", "q.json")
+    result = export(
+        "--format",
+        "onnx",
+        "--onnx",
+        given,
+        "--precision",
+        "int8",
+        "--output",
+        "q",
+        "--json",
+        "q.json",
+    )
     assert result.exit_code == 0, result.output
     manifest = json.loads(Path("q.json").read_text())
     assert manifest["parent_sha256"] == digits_artifact.manifest.file_sha256
@@ -381,8 +493,12 @@ def test_a_file_that_is_given_is_the_start(export: Callable[..., Result], digits
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_openvinos_ir_is_made_at_the_precision(precision: str, export: Callable[..., Result]) -> None:
-    result = export("--format", "openvino", "--weights", "digits", "--precision", precision, "--output", "ir")
+def test_openvinos_ir_is_made_at_the_precision(
+    precision: str, export: Callable[..., Result]
+) -> None:
+    result = export(
+        "--format", "openvino", "--weights", "digits", "--precision", precision, "--output", "ir"
+    )
     assert result.exit_code == 0, result.output
     manifest = read_artifact(Path("ir")).manifest
     assert manifest.precision == precision
@@ -392,10 +508,15 @@ def test_openvinos_ir_is_made_at_the_precision(precision: str, export: Callable[
 
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize(
-    ("precision", "share"), [("bf16", "bfloat16 in 100.0%"), ("int8", "in 99.8%"), ("fp8", "float8_e4m3fn in 84.6%")]
+    ("precision", "share"),
+    [("bf16", "bfloat16 in 100.0%"), ("int8", "in 99.8%"), ("fp8", "float8_e4m3fn in 84.6%")],
 )
-def test_engines_are_built_at_the_precision(precision: str, share: str, export: Callable[..., Result]) -> None:
-    result = export("--format", "trt-rtx", "--weights", "digits", "--precision", precision, "--output", "engine")
+def test_engines_are_built_at_the_precision(
+    precision: str, share: str, export: Callable[..., Result]
+) -> None:
+    result = export(
+        "--format", "trt-rtx", "--weights", "digits", "--precision", precision, "--output", "engine"
+    )
     assert result.exit_code == 0, result.output
     assert share in result.output
     manifest = read_artifact(Path("engine")).manifest
@@ -404,9 +525,13 @@ def test_engines_are_built_at_the_precision(precision: str, share: str, export: 
         assert manifest.quantization.runtime == "trt"
 
 
-def test_scales_and_stripped_weights_do_not_go_together(export: Callable[..., Result], rtx: object) -> None:
+def test_scales_and_stripped_weights_do_not_go_together(
+    export: Callable[..., Result], rtx: object
+) -> None:
     assert rtx
-    result = export("--format", "trt-rtx", "--weights", "digits", "--precision", "int8", "--strip-weights")
+    result = export(
+        "--format", "trt-rtx", "--weights", "digits", "--precision", "int8", "--strip-weights"
+    )
     assert result.exit_code in (2, 3)
     assert len(result.output.strip().splitlines()) == 1
 
@@ -420,7 +545,8 @@ def test_an_edited_manifest_without_its_calibration_is_refused(derive: Derive) -
             read_artifact(artifact.directory)
 
 
-# --- what a manifest claims, held against the bytes ---------------------------------------------------------------
+# --- what a manifest claims, held against the bytes
+# ---------------------------------------------------------------
 
 
 def edited(artifact: Artifact, folder: Path, **changes: Any) -> Path:
@@ -455,15 +581,22 @@ def test_a_precision_that_the_bytes_do_not_have_is_refused(
 
 
 def test_a_quantized_file_that_lost_accuracy_since_is_caught(derive: Derive) -> None:
-    """Beside its own arithmetic any file looks well; it is held against what it lost when it was made."""
+    """Beside its own arithmetic any file looks well; it is held against what it lost when it was
+    made.
+    """
     artifact = derive(Recipe("int8"))
     assert CliRunner().invoke(parity, ["--artifact", str(artifact.directory)]).exit_code == 0
     proto = onnx.load(artifact.path)
     scale = next(t for t in proto.graph.initializer if t.name == "layer1.0.conv3.weight_scale")
-    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(0.5), scale.name))
+    scale.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(0.5), scale.name)
+    )
     artifact.path.write_bytes(proto.SerializeToString())
     manifest = json.loads(artifact.manifest.to_json())
-    manifest |= {"file_sha256": file_sha256(artifact.path), "file_size_bytes": artifact.path.stat().st_size}
+    manifest |= {
+        "file_sha256": file_sha256(artifact.path),
+        "file_size_bytes": artifact.path.stat().st_size,
+    }
     (artifact.directory / "manifest.json").write_text(json.dumps(manifest))
     result = CliRunner().invoke(parity, ["--artifact", str(artifact.directory)])
     assert result.exit_code == GateFailed.exit_code, result.output
@@ -485,7 +618,9 @@ def test_inspect_tells_of_files_that_nothing_here_runs(derive: Derive) -> None:
     result = CliRunner().invoke(main, ["inspect", str(artifact.directory)])
     assert result.exit_code == 0, result.output
     assert "not asked: openvino does not run fp8" in result.output
-    refused = CliRunner().invoke(main, ["inspect", str(artifact.directory), "--require-delivered", "0.5"])
+    refused = CliRunner().invoke(
+        main, ["inspect", str(artifact.directory), "--require-delivered", "0.5"]
+    )
     assert refused.exit_code == GateFailed.exit_code
 
 

@@ -1,4 +1,6 @@
-"""Engines of TensorRT-RTX, built by the real library without a GPU, and options refused where they do not belong."""
+"""Engines of TensorRT-RTX, built by the real library without a GPU, and options refused where they
+do not belong.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,14 @@ from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.network.config import Precision
 from resnext.network.layers import layers
 from resnext.runtimes.trt.identity import engine_name
-from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS, RTX_TARGETS, Flavour, TensorRT, TensorRTRTX, this_platform
+from resnext.runtimes.trt.library import (
+    RTX_DEFAULT_TARGETS,
+    RTX_TARGETS,
+    Flavour,
+    TensorRT,
+    TensorRTRTX,
+    this_platform,
+)
 from resnext.verify.delivered import delivered_from_engine, undelivered
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
@@ -36,7 +45,9 @@ DTYPES: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 
 
 def options(batch: str = "1:8:64", **more: Any) -> EngineOptions:
-    return EngineOptions(profiles=tuple(BatchRange.parse(part) for part in batch.split(",")), **more)
+    return EngineOptions(
+        profiles=tuple(BatchRange.parse(part) for part in batch.split(",")), **more
+    )
 
 
 #: Batch and targets of each engine, and the first dimension of its input.
@@ -56,7 +67,10 @@ def share(manifest: Manifest) -> float:
 
 @pytest.fixture(scope="module")
 def parents(
-    digits: Weights, digits_artifact: Artifact, fp16_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory
+    digits: Weights,
+    digits_artifact: Artifact,
+    fp16_artifact: Artifact,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[tuple[str, Precision], tuple[Weights, Artifact]]:
     found: dict[tuple[str, Precision], tuple[Weights, Artifact]] = {
         ("digits", "fp32"): (digits, digits_artifact),
@@ -66,7 +80,9 @@ def parents(
     for spec in set(SHIPPED) - {"digits"}:
         weights = load_weights(spec)
         for precision in DTYPES:
-            made = export_onnx(weights, folder / f"{spec}-{precision}", precision=precision, check=False)
+            made = export_onnx(
+                weights, folder / f"{spec}-{precision}", precision=precision, check=False
+            )
             found[spec, precision] = (weights, made)
     return found
 
@@ -86,7 +102,11 @@ def test_an_engine_has_the_precision_and_batches_that_were_asked_for(
     manifest = read_artifact(tmp_path / "engine").manifest
     record = manifest.engine
     assert record is not None
-    assert (manifest.kind, record.library, record.version) == ("trt-rtx", "tensorrt_rtx", rtx.version)
+    assert (manifest.kind, record.library, record.version) == (
+        "trt-rtx",
+        "tensorrt_rtx",
+        rtx.version,
+    )
     assert manifest.versions["tensorrt_rtx"] == rtx.version
     assert (record.options, record.done) == (asked, ())
     assert (record.gpu, record.compute_capability, record.cuda_driver) == (None, None, None)
@@ -97,7 +117,10 @@ def test_an_engine_has_the_precision_and_batches_that_were_asked_for(
     assert [spec.shape[0] for spec in (*manifest.inputs, *manifest.outputs)] == [first, first]
     assert manifest.batch == asked.batch
     assert share(manifest) == 1.0
-    assert undelivered(delivered_from_engine(record.layers, ""), weights.config, DTYPES[precision]) == ()
+    assert (
+        undelivered(delivered_from_engine(record.layers, ""), weights.config, DTYPES[precision])
+        == ()
+    )
     assert {DTYPES[precision]} == {layer.dtype for layer in record.layers if layer.multiplies}
 
 
@@ -105,7 +128,9 @@ def test_two_profiles_leave_a_gap_and_no_target_is_the_librarys_own_choice(
     parents: Any, rtx: Flavour, tmp_path: Path
 ) -> None:
     weights, parent = parents["digits", "fp32"]
-    made = export_engine(parent, weights, tmp_path / "e", kind=rtx.kind, options=options("1,4:8:16")).manifest
+    made = export_engine(
+        parent, weights, tmp_path / "e", kind=rtx.kind, options=options("1,4:8:16")
+    ).manifest
     assert [made.takes(batch) for batch in (1, 2, 4, 16, 17)] == [True, False, True, True, False]
     assert made.batches() == "1, 4..16"
     assert made.engine is not None
@@ -115,7 +140,9 @@ def test_two_profiles_leave_a_gap_and_no_target_is_the_librarys_own_choice(
 def test_a_target_reaches_the_library(parents: Any, rtx: Flavour, tmp_path: Path) -> None:
     weights, parent = parents["digits", "fp32"]
     asked = options(targets=("sm_89", "sm_75"))
-    with pytest.raises(EngineRefused, match=r"Turing \(SM75\)"):  # TensorRT-RTX has no float32 products for it
+    with pytest.raises(
+        EngineRefused, match=r"Turing \(SM75\)"
+    ):  # TensorRT-RTX has no float32 products for it
         export_engine(parent, weights, tmp_path / "e", kind=rtx.kind, options=asked)
     assert list(tmp_path.iterdir()) == []
     weights, parent = parents["digits", "fp16"]
@@ -126,7 +153,9 @@ def test_a_target_reaches_the_library(parents: Any, rtx: Flavour, tmp_path: Path
 def test_an_engine_of_a_static_file_needs_no_profile(
     static_artifact: Artifact, digits: Weights, rtx: Flavour, tmp_path: Path
 ) -> None:
-    made = export_engine(static_artifact, digits, tmp_path / "e", kind=rtx.kind, options=options("3")).manifest
+    made = export_engine(
+        static_artifact, digits, tmp_path / "e", kind=rtx.kind, options=options("3")
+    ).manifest
     assert made.inputs[0].shape == (3, 1, 8, 8)
     with pytest.raises(UsageError, match=r"takes batch 3, so not the profile 1\.\.64"):
         export_engine(static_artifact, digits, tmp_path / "other", kind=rtx.kind, options=options())
@@ -138,29 +167,38 @@ def test_profiles_must_lie_in_what_the_onnx_file_takes(
     batch: str, fits: bool, digits: Weights, digits_artifact: Artifact, rtx: Flavour, tmp_path: Path
 ) -> None:
     parent = replace(
-        digits_artifact, manifest=digits_artifact.manifest.model_copy(update={"batch": BatchRange.parse("2:4:6")})
+        digits_artifact,
+        manifest=digits_artifact.manifest.model_copy(update={"batch": BatchRange.parse("2:4:6")}),
     )
     if fits:
-        assert export_engine(parent, digits, tmp_path / "e", kind=rtx.kind, options=options(batch)).path.exists()
+        assert export_engine(
+            parent, digits, tmp_path / "e", kind=rtx.kind, options=options(batch)
+        ).path.exists()
     else:
         with pytest.raises(UsageError, match=r"takes batch 2\.\.6, so not the profile"):
             export_engine(parent, digits, tmp_path / "e", kind=rtx.kind, options=options(batch))
 
 
 def test_an_engine_can_take_pixels(digits: Weights, rtx: Flavour, tmp_path: Path) -> None:
-    parent = export_onnx(digits, tmp_path / "onnx", bake_preprocessing=True, precision="fp16", check=False)
+    parent = export_onnx(
+        digits, tmp_path / "onnx", bake_preprocessing=True, precision="fp16", check=False
+    )
     made = export_engine(parent, digits, tmp_path / "e", kind=rtx.kind, options=options()).manifest
     assert made.preprocessing_baked
     assert (made.inputs[0].dtype, made.inputs[0].shape) == ("uint8", (None, 8, 8, 1))
     assert share(made) == 1.0
 
 
-def test_an_engine_is_not_an_engines_parent(engine: Artifact, digits: Weights, tmp_path: Path) -> None:
+def test_an_engine_is_not_an_engines_parent(
+    engine: Artifact, digits: Weights, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="is of kind trt-rtx"):
         export_engine(engine, digits, tmp_path / "e", kind="trt-rtx", options=options())
 
 
-def test_an_engine_is_not_replaced_without_force(engine: Artifact, digits: Weights, digits_artifact: Artifact) -> None:
+def test_an_engine_is_not_replaced_without_force(
+    engine: Artifact, digits: Weights, digits_artifact: Artifact
+) -> None:
     with pytest.raises(UsageError, match="--force"):
         export_engine(digits_artifact, digits, engine.directory, kind="trt-rtx", options=options())
 
@@ -174,7 +212,9 @@ def test_a_manifest_that_says_another_precision_is_seen(
     liar = replace(parent, manifest=parent.manifest.model_copy(update={"precision": other}))
     made = export_engine(liar, weights, tmp_path / "e", kind=rtx.kind, options=options()).manifest
     assert share(made) == 0.0
-    assert delivered_line(made).startswith(f"{DTYPES[other]} in 0.0% of convolution and product FLOPs; not in conv1")
+    assert delivered_line(made).startswith(
+        f"{DTYPES[other]} in 0.0% of convolution and product FLOPs; not in conv1"
+    )
 
 
 @pytest.mark.slow
@@ -185,7 +225,9 @@ def test_resnext50_builds_in_seconds_with_every_layer_as_asked(
     weights = load_weights("seeded", "resnext50_32x4d")
     parent = export_onnx(weights, tmp_path / "onnx", precision=precision, check=False)
     asked = options("1:8:64,64:128:256", targets=("sm_89",))
-    made = export_engine(parent, weights, tmp_path / "engine", kind=rtx.kind, options=asked).manifest
+    made = export_engine(
+        parent, weights, tmp_path / "engine", kind=rtx.kind, options=asked
+    ).manifest
     assert made.engine is not None
     assert made.engine.build_s < 10
     assert share(made) == 1.0
@@ -196,8 +238,12 @@ def test_resnext50_builds_in_seconds_with_every_layer_as_asked(
 # ---- the digest inside
 
 
-def test_the_engines_bytes_bear_the_digest_of_its_facts(engine: Artifact, fp16_engine: Artifact) -> None:
-    own, others = (engine_name(made.manifest, refittable=False).encode() for made in (engine, fp16_engine))
+def test_the_engines_bytes_bear_the_digest_of_its_facts(
+    engine: Artifact, fp16_engine: Artifact
+) -> None:
+    own, others = (
+        engine_name(made.manifest, refittable=False).encode() for made in (engine, fp16_engine)
+    )
     assert own in engine.path.read_bytes()
     assert others not in engine.path.read_bytes()
 
@@ -217,7 +263,9 @@ def test_another_fact_is_another_digest(
     engine: Artifact, refittable: bool, change: Callable[[Manifest], dict[str, Any]]
 ) -> None:
     other = engine.manifest.model_copy(update=change(engine.manifest))
-    assert engine_name(other, refittable=refittable) != engine_name(engine.manifest, refittable=refittable)
+    assert engine_name(other, refittable=refittable) != engine_name(
+        engine.manifest, refittable=refittable
+    )
 
 
 def test_weights_are_in_the_digest_unless_a_refit_may_change_them(engine: Artifact) -> None:
@@ -228,7 +276,9 @@ def test_weights_are_in_the_digest_unless_a_refit_may_change_them(engine: Artifa
     assert engine_name(other, refittable=True) != engine_name(engine.manifest, refittable=False)
 
 
-def test_where_an_artifact_lies_and_what_its_weights_are_called_change_no_digest(engine: Artifact) -> None:
+def test_where_an_artifact_lies_and_what_its_weights_are_called_change_no_digest(
+    engine: Artifact,
+) -> None:
     weights = engine.manifest.weights.model_copy(update={"source": "/elsewhere/digits.safetensors"})
     moved = engine.manifest.model_copy(update={"weights": weights, "created": "now"})
     assert engine_name(moved, refittable=False) == engine_name(engine.manifest, refittable=False)
@@ -242,9 +292,13 @@ HOPPER = Driver(None, 1, "13.0", (Gpu("NVIDIA H200", "9.0"),))
 
 
 def test_an_engine_that_can_run_here_is_proven_on_its_own_backend(
-    digits: Weights, digits_artifact: Artifact, rtx: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    digits: Weights,
+    digits_artifact: Artifact,
+    rtx: Flavour,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     plant_driver: Callable[[Driver], None],
-) -> None:  # fmt: skip
+) -> None:
     asked_of = []
 
     def prove(artifact: Artifact, expected: onnx_artifact.Expected, backend: str) -> CheckRecord:
@@ -255,8 +309,12 @@ def test_an_engine_that_can_run_here_is_proven_on_its_own_backend(
     plant_driver(ADA)
     monkeypatch.setattr(onnx_artifact, "prove", prove)
     asked = options("1,4:8:16,16:30:40", targets=("sm_89",))
-    made = export_engine(digits_artifact, digits, tmp_path / "e", kind=rtx.kind, options=asked).manifest
-    assert asked_of == [("trt-rtx", (1, 4, 8, 16, 30, 40))]  # every batch that kernels were chosen for
+    made = export_engine(
+        digits_artifact, digits, tmp_path / "e", kind=rtx.kind, options=asked
+    ).manifest
+    assert asked_of == [
+        ("trt-rtx", (1, 4, 8, 16, 30, 40))
+    ]  # every batch that kernels were chosen for
     assert made.check is not None
     assert made.engine is not None
     assert (made.engine.gpu, made.engine.compute_capability) == ("NVIDIA L4", "8.9")
@@ -264,9 +322,13 @@ def test_an_engine_that_can_run_here_is_proven_on_its_own_backend(
 
 
 def test_an_engine_that_computes_something_else_is_not_written(
-    digits: Weights, digits_artifact: Artifact, rtx: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    digits: Weights,
+    digits_artifact: Artifact,
+    rtx: Flavour,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     plant_driver: Callable[[Driver], None],
-) -> None:  # fmt: skip
+) -> None:
     def prove(*_: object) -> CheckRecord:
         raise GateFailed("planted")
 
@@ -275,21 +337,33 @@ def test_an_engine_that_computes_something_else_is_not_written(
     with pytest.raises(GateFailed, match="planted"):
         export_engine(digits_artifact, digits, tmp_path / "e", kind=rtx.kind, options=options())
     assert list(tmp_path.iterdir()) == []
-    export_engine(digits_artifact, digits, tmp_path / "e", kind=rtx.kind, options=options(), check=False)
+    export_engine(
+        digits_artifact, digits, tmp_path / "e", kind=rtx.kind, options=options(), check=False
+    )
 
 
 def test_an_engine_for_other_gpus_than_this_machines_is_built_and_says_that_it_is_unchecked(
     digits_artifact: Artifact, rtx: Flavour, tmp_path: Path, plant_driver: Callable[[Driver], None]
 ) -> None:
     plant_driver(HOPPER)
-    arguments = ["--format", rtx.kind, "--onnx", str(digits_artifact.directory), "--target", "sm_89"]
+    arguments = [
+        "--format",
+        rtx.kind,
+        "--onnx",
+        str(digits_artifact.directory),
+        "--target",
+        "sm_89",
+    ]
     result = CliRunner().invoke(main, [*arguments, "--output", str(tmp_path / "e")])
     assert result.exit_code == 0, result.output
     manifest = read_artifact(tmp_path / "e").manifest
     assert manifest.check is None
     assert manifest.engine is not None
     assert manifest.engine.gpu == "NVIDIA H200"
-    assert "NOT CHECKED: it was built for sm_89, NVIDIA H200 has 9.0; on its machine: resnext-parity" in result.stdout
+    assert (
+        "NOT CHECKED: it was built for sm_89, NVIDIA H200 has 9.0; on its machine: resnext-parity"
+        in result.stdout
+    )
 
 
 # ---- graphs that do not build
@@ -309,13 +383,18 @@ def broken(parent: Artifact, folder: Path, fault: str) -> Artifact:
         if fault == "operator":
             conv.op_type = "Convolve"
         else:
-            weight = next(tensor for tensor in proto.graph.initializer if tensor.name == conv.input[1])
+            weight = next(
+                tensor for tensor in proto.graph.initializer if tensor.name == conv.input[1]
+            )
             values = onnx.numpy_helper.to_array(weight).astype("float16")
             weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
         onnx.save(proto, str(path))
-    seal(folder, parent.manifest.model_copy(
-        update={"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
-    ))  # fmt: skip
+    seal(
+        folder,
+        parent.manifest.model_copy(
+            update={"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
+        ),
+    )
     return read_artifact(folder)
 
 
@@ -323,7 +402,13 @@ def broken(parent: Artifact, folder: Path, fault: str) -> Artifact:
     ("fault", "said"),
     [
         ("operator", "node 'layer1.0.conv2' (Convolve): TensorRT does not know this operator"),
-        ("types", "node 'layer1.0.conv2' (Conv): IConvolutionLayer `input` and `kernel` must be of same type"),
+        (
+            "types",
+            (
+                "node 'layer1.0.conv2' (Conv): IConvolutionLayer `input` and `kernel` must be of"
+                " same type"
+            ),
+        ),
         ("cut", "this is not an ONNX file, or it is cut short"),
         ("text", "this is not an ONNX file, or it is cut short"),
     ],
@@ -336,10 +421,14 @@ def test_a_graph_that_the_library_refuses_is_one_line_with_the_node(
         export_engine(parent, digits, tmp_path / "e", kind=rtx.kind, options=options())
     assert said in str(caught.value)
     assert caught.value.nodes == (("layer1.0.conv2",) if "node" in said else ())
-    result = export("--format", rtx.kind, "--onnx", str(parent.directory), "--output", str(tmp_path / "e"))
+    result = export(
+        "--format", rtx.kind, "--onnx", str(parent.directory), "--output", str(tmp_path / "e")
+    )
     assert result.exit_code == 4
     # The command looks at the weights before the library does.
-    assert ("the weights of layer1.0.conv2 are float16" if fault == "types" else said) in one_line(result)
+    assert ("the weights of layer1.0.conv2 are float16" if fault == "types" else said) in one_line(
+        result
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["onnx"]
 
 
@@ -370,7 +459,9 @@ def one_line(result: Result) -> str:
     return line
 
 
-def test_the_command_builds_into_a_folder_named_after_what_was_asked(elsewhere: Path, rtx: Flavour) -> None:
+def test_the_command_builds_into_a_folder_named_after_what_was_asked(
+    elsewhere: Path, rtx: Flavour
+) -> None:
     asked = ["--batch", "1,4:8:16", "--target", "sm_89,sm_120"]
     result = export("--format", rtx.kind, "--weights", "digits", "--precision", "fp16", *asked)
     assert result.exit_code == 0, result.output
@@ -380,7 +471,10 @@ def test_the_command_builds_into_a_folder_named_after_what_was_asked(elsewhere: 
     assert f"tensorrt_rtx {rtx.version}, built in " in result.stdout
     assert "float32 [N, 1, 8, 8], batch 1, 4..16" in result.stdout
     assert "built for sm_89, sm_120\n" in result.stdout
-    assert "delivered float16 in 100.0% of convolution and product FLOPs (build log)\n" in result.stdout
+    assert (
+        "delivered float16 in 100.0% of convolution and product FLOPs (build log)\n"
+        in result.stdout
+    )
     assert "parity    NOT CHECKED: there is no GPU here" in result.stdout
     assert "resnext-parity --artifact DIR --backend trt-rtx" in result.stdout
 
@@ -408,22 +502,36 @@ def test_no_target_is_said_in_words(rtx: Flavour, digits_artifact: Artifact) -> 
         (["--optimization-level", "5"], "--optimization-level is TensorRT's"),
         (["--tiling-level", "full"], "--tiling-level is TensorRT's"),
         (["--timing-cache", "times"], "--timing-cache is TensorRT's"),
-        (["--target", "sm_90"], "has no target sm_90; known: sm_75, sm_80, sm_86, sm_89, sm_120, sm_121"),
+        (
+            ["--target", "sm_90"],
+            "has no target sm_90; known: sm_75, sm_80, sm_86, sm_89, sm_120, sm_121",
+        ),
         (["--target", "sm_89,ada"], "has no target ada"),
         (["--batch", "1:8"], "an engine needs an upper limit: --batch 1:8:MAX, for example 1:8:64"),
-        (["--batch", "4,2:4"], "an engine needs an upper limit: --batch 2:4:MAX, for example 2:4:32"),
+        (
+            ["--batch", "4,2:4"],
+            "an engine needs an upper limit: --batch 2:4:MAX, for example 2:4:32",
+        ),
         (["--batch", "8:1:64"], "must satisfy 1 <= MIN <= OPT <= MAX"),
         (["--batch", "1:8:64,"], "is not N, MIN:OPT or MIN:OPT:MAX"),
-        (["--on-refusal", "fail,merge-groups"], "'fail' allows no fallback, so none can stand beside it"),
+        (
+            ["--on-refusal", "fail,merge-groups"],
+            "'fail' allows no fallback, so none can stand beside it",
+        ),
         (["--on-refusal", "merge"], "unknown fallback 'merge'; did you mean 'merge-groups'?"),
-        (["--compatibility", "ampere"], "unknown compatibility level 'ampere'; did you mean 'ampere+'?"),
+        (
+            ["--compatibility", "ampere"],
+            "unknown compatibility level 'ampere'; did you mean 'ampere+'?",
+        ),
         (["--optimization-level", "6"], "6 is not in the range 0<=x<=5"),
         (["--workspace", "0"], "0 is not in the range"),
         (["--workspace", "9" * 20], "is not in the range"),
         (["--precision", "fp16", "--tf32"], "--tf32 is for float32 engines, and this one is fp16"),
     ],
 )
-def test_an_option_that_does_not_go_is_one_line(arguments: list[str], said: str, elsewhere: Path, rtx: Flavour) -> None:
+def test_an_option_that_does_not_go_is_one_line(
+    arguments: list[str], said: str, elsewhere: Path, rtx: Flavour
+) -> None:
     result = export("--format", rtx.kind, "--weights", "digits", *arguments)
     assert result.exit_code == 2, result.output
     assert said in one_line(result)
@@ -433,11 +541,17 @@ def test_an_option_that_does_not_go_is_one_line(arguments: list[str], said: str,
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--tf32"], ["--workspace", "64"], ["--optimization-level", "0"], ["--tiling-level", "none"],
-        ["--timing-cache", "x"], ["--compatibility", "version"], ["--strip-weights"], ["--target", "sm_89"],
+        ["--tf32"],
+        ["--workspace", "64"],
+        ["--optimization-level", "0"],
+        ["--tiling-level", "none"],
+        ["--timing-cache", "x"],
+        ["--compatibility", "version"],
+        ["--strip-weights"],
+        ["--target", "sm_89"],
         ["--on-refusal", "fail"],
     ],
-)  # fmt: skip
+)
 def test_an_engines_option_is_refused_for_onnx(arguments: list[str], elsewhere: Path) -> None:
     result = export("--format", "onnx", "--weights", "digits", *arguments)
     assert result.exit_code == 2, result.output
@@ -448,8 +562,13 @@ def test_an_engines_option_is_refused_for_onnx(arguments: list[str], elsewhere: 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize(
     "arguments",
-    [["--model", "resnet50"], ["--num-classes", "7"], ["--input-size", "8"], ["--bake-preprocessing"]],
-)  # fmt: skip
+    [
+        ["--model", "resnet50"],
+        ["--num-classes", "7"],
+        ["--input-size", "8"],
+        ["--bake-preprocessing"],
+    ],
+)
 def test_what_the_onnx_artifact_fixes_cannot_be_asked_for_beside_it(
     arguments: list[str], rtx: Flavour, digits_artifact: Artifact
 ) -> None:
@@ -459,8 +578,12 @@ def test_what_the_onnx_artifact_fixes_cannot_be_asked_for_beside_it(
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_weights_of_another_network_than_the_artifacts_are_refused(rtx: Flavour, digits_artifact: Artifact) -> None:
-    result = export("--format", rtx.kind, "--onnx", str(digits_artifact.directory), "--weights", "seeded")
+def test_weights_of_another_network_than_the_artifacts_are_refused(
+    rtx: Flavour, digits_artifact: Artifact
+) -> None:
+    result = export(
+        "--format", rtx.kind, "--onnx", str(digits_artifact.directory), "--weights", "seeded"
+    )
     assert result.exit_code == 4, result.output
     assert "are not those that" in one_line(result)
 
@@ -490,7 +613,9 @@ def test_a_word_that_is_no_subcommand_is_one_line() -> None:
 # ---- which library
 
 
-def absent(flavour: type[Flavour], monkeypatch: pytest.MonkeyPatch, version: str | None = None) -> None:
+def absent(
+    flavour: type[Flavour], monkeypatch: pytest.MonkeyPatch, version: str | None = None
+) -> None:
     monkeypatch.setattr(flavour, "version", version)
 
 
@@ -498,7 +623,10 @@ def absent(flavour: type[Flavour], monkeypatch: pytest.MonkeyPatch, version: str
 def test_neither_library_is_exit_3_with_both_names(monkeypatch: pytest.MonkeyPatch) -> None:
     absent(TensorRT, monkeypatch)
     absent(TensorRTRTX, monkeypatch)
-    for kind, named in (("trt", "pip install tensorrt (or tensorrt_rtx"), ("trt-rtx", "pip install tensorrt_rtx")):
+    for kind, named in (
+        ("trt", "pip install tensorrt (or tensorrt_rtx"),
+        ("trt-rtx", "pip install tensorrt_rtx"),
+    ):
         result = export("--format", kind, "--weights", "digits")
         assert result.exit_code == 3
         assert named in one_line(result)
@@ -525,7 +653,11 @@ def test_tensorrt_itself_takes_no_targets_and_needs_a_gpu(monkeypatch: pytest.Mo
 
 
 def test_a_library_that_is_installed_but_does_not_load_says_so(
-    rtx: Flavour, digits: Weights, digits_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rtx: Flavour,
+    digits: Weights,
+    digits_artifact: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from resnext.runtimes.trt import library as trt_flavour
 

@@ -1,4 +1,6 @@
-"""Only the file's bytes are under a digest, so the manifest must agree with what the file says of itself."""
+"""Only the file's bytes are under a digest, so the manifest must agree with what the file says of
+itself.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,12 @@ def test_an_altered_manifest_is_refused(
         assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize(("batch", "proven"), [("1:2:4", (1, 4)), ("2:4:6", (2, 6)), ("3:4", (3, 7)), ("9:9:20", (9,))])
-def test_both_ends_of_a_range_are_proven(batch: str, proven: tuple[int, ...], digits: Weights, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("batch", "proven"), [("1:2:4", (1, 4)), ("2:4:6", (2, 6)), ("3:4", (3, 7)), ("9:9:20", (9,))]
+)
+def test_both_ends_of_a_range_are_proven(
+    batch: str, proven: tuple[int, ...], digits: Weights, tmp_path: Path
+) -> None:
     artifact = export_onnx(digits, tmp_path / "a", batch=BatchRange.parse(batch))
     assert artifact.manifest.check is not None
     assert artifact.manifest.check.batches == proven
@@ -65,18 +71,27 @@ def test_both_ends_of_a_range_are_proven(batch: str, proven: tuple[int, ...], di
 def test_classify_fills_the_smallest_batch_of_a_range(digits: Weights, tmp_path: Path) -> None:
     export_onnx(digits, tmp_path / "a", batch=BatchRange.parse("2:4:6"))
     picture = str(SHIPPED["digits"].images / "3_3.png")
-    result = CliRunner().invoke(classify, [picture, "--artifact", str(tmp_path / "a"), "--top", "1"])
+    result = CliRunner().invoke(
+        classify, [picture, "--artifact", str(tmp_path / "a"), "--top", "1"]
+    )
     assert result.exit_code == 0, result.output
     assert ": 3 9" in result.stdout
 
 
 def test_classes_of_untrained_weights_come_with_a_warning(tmp_path: Path) -> None:
     picture = str(SHIPPED["digits"].images / "3_3.png")
-    result = CliRunner().invoke(classify, [picture, "--model", "resnext11_8x4d_digits", "--weights", "seeded"])
+    result = CliRunner().invoke(
+        classify, [picture, "--model", "resnext11_8x4d_digits", "--weights", "seeded"]
+    )
     assert "not trained" in result.stderr
-    assert "not trained" not in CliRunner().invoke(classify, [picture, "--weights", "digits"]).stderr
+    assert (
+        "not trained" not in CliRunner().invoke(classify, [picture, "--weights", "digits"]).stderr
+    )
     export_onnx(load_weights("seeded", "resnext11_8x4d_digits"), tmp_path / "a")
-    assert "not trained" in CliRunner().invoke(classify, [picture, "--artifact", str(tmp_path / "a")]).stderr
+    assert (
+        "not trained"
+        in CliRunner().invoke(classify, [picture, "--artifact", str(tmp_path / "a")]).stderr
+    )
 
 
 def test_fp16_is_fp16_inside_float32_outside_and_proven(digits: Weights, tmp_path: Path) -> None:
@@ -84,7 +99,9 @@ def test_fp16_is_fp16_inside_float32_outside_and_proven(digits: Weights, tmp_pat
 
     artifact = export_onnx(digits, tmp_path / "a", precision="fp16")
     graph = onnx.load(artifact.path).graph
-    weighted = {name for node in graph.node if node.op_type in ("Conv", "Gemm") for name in node.input[1:]}
+    weighted = {
+        name for node in graph.node if node.op_type in ("Conv", "Gemm") for name in node.input[1:]
+    }
     types = {t.data_type for t in graph.initializer if t.name in weighted}
     assert types == {onnx.TensorProto.FLOAT16}
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT

@@ -16,7 +16,9 @@ from resnext_export.cli.export import main
 from resnext_export.formats.onnx import export_onnx
 
 pytest.importorskip("openvino")
-PICTURE = Path(__file__).parents[3] / "resnext" / "weights" / "shipped" / "images" / "digits" / "7_7.png"
+PICTURE = (
+    Path(__file__).parents[3] / "resnext" / "weights" / "shipped" / "images" / "digits" / "7_7.png"
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +36,14 @@ def exported(parent: Artifact) -> Artifact:
 
 
 def export(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["--format", "openvino", *map(str, arguments)], catch_exceptions=False)
+    return CliRunner().invoke(
+        main, ["--format", "openvino", *map(str, arguments)], catch_exceptions=False
+    )
 
 
-def test_the_passport_names_its_parent_and_the_check_that_it_passed(exported: Artifact, parent: Artifact) -> None:
+def test_the_passport_names_its_parent_and_the_check_that_it_passed(
+    exported: Artifact, parent: Artifact
+) -> None:
     manifest = exported.manifest
     assert (manifest.kind, manifest.engine) == ("openvino", None)
     assert manifest.parent_sha256 == parent.manifest.file_sha256
@@ -46,14 +52,18 @@ def test_the_passport_names_its_parent_and_the_check_that_it_passed(exported: Ar
     assert "openvino" in manifest.versions
 
 
-def test_parity_classify_and_inspect_run_it_on_openvino_without_being_told(exported: Artifact) -> None:
+def test_parity_classify_and_inspect_run_it_on_openvino_without_being_told(
+    exported: Artifact,
+) -> None:
     path = str(exported.directory)
     parity = CliRunner().invoke(parity_command.main, ["--artifact", path, "--images", "7"])
     assert parity.exit_code == 0, parity.output
     assert "on openvino against" in parity.output
     classified = CliRunner().invoke(classify.main, [str(PICTURE), "--artifact", path])
     assert "7_7.png: 7 " in classified.output
-    inspected = CliRunner().invoke(main, ["inspect", path, "--require-delivered", "1", "--json", "-"])
+    inspected = CliRunner().invoke(
+        main, ["inspect", path, "--require-delivered", "1", "--json", "-"]
+    )
     assert inspected.exit_code == 0, inspected.output
     facts = json.loads(inspected.stdout)
     assert facts["delivered_share"] == 1
@@ -89,8 +99,14 @@ def test_a_conversion_that_changes_the_function_is_caught_and_leaves_nothing(
     from resnext_export.convert import openvino_from_onnx as converter
 
     proto = onnx.load(str(parent.path))
-    weight = next(tensor for tensor in proto.graph.initializer if tensor.name.endswith("layer2.0.conv2.weight"))
-    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight)[::-1].copy(), weight.name))
+    weight = next(
+        tensor
+        for tensor in proto.graph.initializer
+        if tensor.name.endswith("layer2.0.conv2.weight")
+    )
+    weight.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(weight)[::-1].copy(), weight.name)
+    )
     wrong = converter.openvino_from_onnx(proto.SerializeToString(), {})
     monkeypatch.setattr(converter, "openvino_from_onnx", lambda _source, _metadata: wrong)
     result = export("--onnx", parent.directory, "--output", tmp_path / "out")

@@ -1,4 +1,6 @@
-"""``resnext-export --format pt2`` around a stand-in for the compiler: what is refused, recorded, proven and left."""
+"""``resnext-export --format pt2`` around a stand-in for the compiler: what is refused, recorded,
+proven and left.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from resnext_export.cli.export import main
 from resnext_export.convert import pt2_from_torch as converter
 from resnext_export.formats.pt2 import export_pt2
 
-PICTURE = Path(__file__).parents[3] / "resnext" / "weights" / "shipped" / "images" / "digits" / "7_7.png"
+PICTURE = (
+    Path(__file__).parents[3] / "resnext" / "weights" / "shipped" / "images" / "digits" / "7_7.png"
+)
 
 
 @pytest.fixture
@@ -48,7 +52,9 @@ def loaders(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> list[FakeLoader
 
 
 def export(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["--format", "pt2", "--weights", "digits", *map(str, arguments)])
+    return CliRunner().invoke(
+        main, ["--format", "pt2", "--weights", "digits", *map(str, arguments)]
+    )
 
 
 def inspect(artifact: Artifact, *arguments: str) -> Result:
@@ -65,7 +71,9 @@ def error(result: Result) -> str:
 
 
 @pytest.mark.usefixtures("loaders")
-def test_the_passport_says_what_the_package_hangs_on_and_the_check_that_it_passed(tmp_path: Path) -> None:
+def test_the_passport_says_what_the_package_hangs_on_and_the_check_that_it_passed(
+    tmp_path: Path,
+) -> None:
     result = export("--output", tmp_path / "out")
     assert result.exit_code == 0, result.output
     host = this_host()
@@ -73,7 +81,12 @@ def test_the_passport_says_what_the_package_hangs_on_and_the_check_that_it_passe
     assert "opset" not in result.stdout
     assert "parity    ok: max error" in result.stdout
     manifest = read_artifact(tmp_path / "out").manifest
-    assert (manifest.kind, manifest.opset, manifest.parent_sha256, manifest.engine) == ("pt2", None, None, None)
+    assert (manifest.kind, manifest.opset, manifest.parent_sha256, manifest.engine) == (
+        "pt2",
+        None,
+        None,
+        None,
+    )
     assert manifest.package is not None
     assert (manifest.package.torch, manifest.package.device) == (host.torch, "cpu")
     assert manifest.check is not None
@@ -84,7 +97,9 @@ def test_the_passport_says_what_the_package_hangs_on_and_the_check_that_it_passe
 
 @pytest.mark.usefixtures("loaders")
 def test_options_reach_the_converter(tmp_path: Path) -> None:
-    result = export("--output", tmp_path / "out", "--precision", "fp16", "--batch", "2:4:6", "--no-check")
+    result = export(
+        "--output", tmp_path / "out", "--precision", "fp16", "--batch", "2:4:6", "--no-check"
+    )
     assert result.exit_code == 0, result.output
     assert "NOT CHECKED (--no-check)" in result.stdout
     assert "resnext-parity --artifact DIR --backend pt2" in result.stdout
@@ -118,7 +133,10 @@ def test_the_folder_says_what_is_in_it(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     assert export("--no-check").exit_code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["digits-fp32-pt2"]
-    assert sorted(path.name for path in (tmp_path / "digits-fp32-pt2").iterdir()) == ["manifest.json", "model.pt2"]
+    assert sorted(path.name for path in (tmp_path / "digits-fp32-pt2").iterdir()) == [
+        "manifest.json",
+        "model.pt2",
+    ]
 
 
 # ---- planted faults: caught, and nothing is left
@@ -134,9 +152,13 @@ def test_the_folder_says_what_is_in_it(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_code_that_computes_something_else_is_caught_and_leaves_nothing(
-    fault: Callable[[torch.Tensor], torch.Tensor], told: str, digits: Weights, loaders: list[FakeLoader],
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    fault: Callable[[torch.Tensor], torch.Tensor],
+    told: str,
+    digits: Weights,
+    loaders: list[FakeLoader],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = load_model(digits)
 
     def make(*_: object) -> FakeLoader:
@@ -182,7 +204,11 @@ def test_a_compiler_that_fails_leaves_what_was_there(
     ],
 )
 def test_an_edited_manifest_is_refused_unloaded(
-    edit: Callable[[dict[str, Any]], None], named: str, digits: Weights, loaders: list[FakeLoader], tmp_path: Path
+    edit: Callable[[dict[str, Any]], None],
+    named: str,
+    digits: Weights,
+    loaders: list[FakeLoader],
+    tmp_path: Path,
 ) -> None:
     artifact = fake_package(tmp_path / "out", digits)
     manifest = json.loads((artifact.directory / "manifest.json").read_text())
@@ -211,7 +237,9 @@ def test_a_damaged_file_is_exit_4_with_and_without_its_digest(
     assert result.exit_code == 4
     assert "truncated or altered" in error(result)
     manifest = json.loads((artifact.directory / "manifest.json").read_text())
-    manifest.update(file_sha256=hashlib.sha256(data[:-100]).hexdigest(), file_size_bytes=len(data) - 100)
+    manifest.update(
+        file_sha256=hashlib.sha256(data[:-100]).hexdigest(), file_size_bytes=len(data) - 100
+    )
     (artifact.directory / "manifest.json").write_text(json.dumps(manifest))
     result = inspect(artifact)
     assert result.exit_code == 4
@@ -240,7 +268,11 @@ def test_a_damaged_file_is_exit_4_with_and_without_its_digest(
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(
-    arguments: list[str], told: str, digits_artifact: Artifact, loaders: list[FakeLoader], tmp_path: Path
+    arguments: list[str],
+    told: str,
+    digits_artifact: Artifact,
+    loaders: list[FakeLoader],
+    tmp_path: Path,
 ) -> None:
     named = [str(digits_artifact.directory) if word == "PARENT" else word for word in arguments]
     result = export(*named, "--output", tmp_path / "out")
@@ -281,7 +313,9 @@ def asked_anew() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("asked_anew")
-@pytest.mark.parametrize("compiler", ["/nowhere/g++", "false"])  # not there, and there but of no use
+@pytest.mark.parametrize(
+    "compiler", ["/nowhere/g++", "false"]
+)  # not there, and there but of no use
 def test_a_compiler_that_does_not_work_is_exit_3_before_weights_are_loaded(
     compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,13 +331,22 @@ def test_a_compiler_that_does_not_work_is_exit_3_before_weights_are_loaded(
 @pytest.mark.parametrize(
     "raised",
     [
-        OSError("CUDA_HOME environment variable is not set. Please set it to your CUDA install root."),
-        RuntimeError("C++ compile error\nmodel.cpp:3:10: fatal error: cuda.h: No such file or directory"),
-        RuntimeError("C++ compile error\n/usr/bin/ld: cannot find -lcuda: No such file or directory"),
+        OSError(
+            "CUDA_HOME environment variable is not set. Please set it to your CUDA install root."
+        ),
+        RuntimeError(
+            "C++ compile error\nmodel.cpp:3:10: fatal error: cuda.h: No such file or directory"
+        ),
+        RuntimeError(
+            "C++ compile error\n/usr/bin/ld: cannot find -lcuda: No such file or directory"
+        ),
     ],
 )
 def test_cudas_headers_that_are_not_there_are_named(raised: Exception) -> None:
-    with pytest.raises(MissingRequirement, match="set CUDA_HOME to it") as caught, converter._compiler_errors():
+    with (
+        pytest.raises(MissingRequirement, match="set CUDA_HOME to it") as caught,
+        converter._compiler_errors(),
+    ):
         raise raised
     assert len(str(caught.value).splitlines()) == 1
 
@@ -344,8 +387,10 @@ def test_inspect_reads_the_passport_and_loads_nothing(
     assert said["for"].startswith(host.cpu_capability)
     assert said["kernels"] == "1 addmm_out, 13 convolution"
     assert said["here"] == "this machine can load it"
-    assert said["delivered"] == (
-        "float32 in 100.0% of convolution and product FLOPs (from the manifest, the graph that the compiler was given)"
+    assert (
+        said["delivered"]
+        == "float32 in 100.0% of convolution and product FLOPs (from the manifest, the graph that"
+        " the compiler was given)"
     )
     assert "layer3.0.conv2" in result.stdout
     assert "layer3.0.conv2" not in inspect(artifact, "--no-layers").stdout
@@ -356,7 +401,9 @@ def test_a_layer_of_another_precision_is_caught(digits: Weights, tmp_path: Path)
     given = [layer.model_dump() for layer in record_here(digits).layers]
     given[3]["dtype"] = "float16"
     result = inspect(
-        fake_package(tmp_path / "out", digits, record_here(digits, layers=given)), "--require-delivered", "1"
+        fake_package(tmp_path / "out", digits, record_here(digits, layers=given)),
+        "--require-delivered",
+        "1",
     )
     assert result.exit_code == 1
     assert f"; not in {given[3]['module']} float16" in result.stdout
@@ -366,7 +413,9 @@ def test_a_layer_of_another_precision_is_caught(digits: Weights, tmp_path: Path)
 def test_a_package_of_another_machine_comes_with_the_reason_and_the_command_that_makes_one(
     digits: Weights, loaders: list[FakeLoader], tmp_path: Path
 ) -> None:
-    artifact = fake_package(tmp_path / "out", digits, record_here(digits, torch="2.9.1", platform="linux-riscv64"))
+    artifact = fake_package(
+        tmp_path / "out", digits, record_here(digits, torch="2.9.1", platform="linux-riscv64")
+    )
     result = inspect(artifact, "--require-loadable")
     assert result.exit_code == 3
     assert "does not load here: it was compiled by PyTorch 2.9.1, installed is" in error(result)
@@ -391,7 +440,9 @@ def test_a_package_of_another_machine_comes_with_the_reason_and_the_command_that
 def test_a_processor_without_the_features_is_refused_unloaded(
     digits: Weights, loaders: list[FakeLoader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artifact = fake_package(tmp_path / "out", digits, record_here(digits, cpu_flags=("avx2", "avx512f")))
+    artifact = fake_package(
+        tmp_path / "out", digits, record_here(digits, cpu_flags=("avx2", "avx512f"))
+    )
     older = replace(this_host(), cpu_flags=frozenset({"avx2"}))
     monkeypatch.setattr(compatibility, "this_host", lambda: older)
     monkeypatch.setattr(session, "this_host", lambda: older)
@@ -417,7 +468,9 @@ def test_a_copy_in_another_folder_is_the_same_package(
 ) -> None:
     artifact = fake_package(tmp_path / "out", digits)
     shutil.copytree(artifact.directory, tmp_path / "copy")
-    result = CliRunner().invoke(parity.main, ["--artifact", str(tmp_path / "copy"), "--images", "14"])
+    result = CliRunner().invoke(
+        parity.main, ["--artifact", str(tmp_path / "copy"), "--images", "14"]
+    )
     assert result.exit_code == 0, result.output
     assert "on pt2 against float64 PyTorch" in result.stdout
     assert len(loaders) == 1

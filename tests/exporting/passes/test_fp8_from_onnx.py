@@ -1,4 +1,6 @@
-"""float8 graphs: weights rounded as the format says, the rest untouched, and TensorRT-RTX multiplies in float8."""
+"""float8 graphs: weights rounded as the format says, the rest untouched, and TensorRT-RTX
+multiplies in float8.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ from resnext_export.passes.quantize_fp8 import fp8_from_onnx
 from resnext_export.tensorrt.engine_from_onnx import engine_from_onnx
 
 E4M3 = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
-#: Float8 loses 0.2 to 0.35 of the logits' RMS on trained digits and 1.2 on seeded ResNeXt-50, so the sharp part is the
-#: ratio to what it loses if calibrated on the very images that are compared.
+#: Float8 loses 0.2 to 0.35 of the logits' RMS on trained digits and 1.2 on seeded ResNeXt-50, so
+#: the sharp part is the ratio to what it loses if calibrated on the very images that are compared.
 GATE = Gate(max_error=2.0, min_cosine=0.9, min_top1=0.5, max_error_ratio=2.0)
 STEM = ("conv1", "1 input channels, fewer than 16")
 NARROW = (
@@ -67,7 +69,9 @@ def images(digits: Weights) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def ranges(digits_artifact: Artifact, images: NDArray[np.float32]) -> Ranges:
-    return calibrate(digits_artifact.path, [images[:128]], source="test images", source_sha256="a" * 64)
+    return calibrate(
+        digits_artifact.path, [images[:128]], source="test images", source_sha256="a" * 64
+    )
 
 
 def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -96,38 +100,60 @@ def convs(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
 def lowered(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     """The DequantizeLinear that each float8 convolution reads its weight from."""
     made = makers(proto)
-    return {name: made[conv.input[1]] for name, conv in convs(proto).items() if conv.input[1] in made}
+    return {
+        name: made[conv.input[1]] for name, conv in convs(proto).items() if conv.input[1] in made
+    }
 
 
 def logits(proto: onnx.ModelProto, images: NDArray[Any]) -> NDArray[Any]:
     options = ort.SessionOptions()
-    # Its optimizations take float8 for uint8: they drop the Relu before a Q, and put float8 into QLinearConv.
+    # Its optimizations take float8 for uint8: they drop the Relu before a Q, and put float8 into
+    # QLinearConv.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     return np.asarray(session.run(None, {"input": images})[0])
 
 
 @pytest.fixture(scope="module")
-def baseline(fp32: onnx.ModelProto, digits_artifact: Artifact, images: NDArray[np.float32]) -> NDArray[Any]:
+def baseline(
+    fp32: onnx.ModelProto, digits_artifact: Artifact, images: NDArray[np.float32]
+) -> NDArray[Any]:
     """Logits of a float8 graph that was calibrated on the very images that are compared."""
     best = calibrate(digits_artifact.path, [images], source="all", source_sha256="b" * 64)
     return logits(fp8_from_onnx(fp32, best)[0], images)
 
 
 def judged(
-    reference: onnx.ModelProto, candidate: onnx.ModelProto, images: NDArray[Any], baseline: NDArray[Any]
+    reference: onnx.ModelProto,
+    candidate: onnx.ModelProto,
+    images: NDArray[Any],
+    baseline: NDArray[Any],
 ) -> Parity:
-    return compare(logits(reference, images), logits(candidate, images), gate=GATE, baseline=baseline)
+    return compare(
+        logits(reference, images), logits(candidate, images), gate=GATE, baseline=baseline
+    )
 
 
 def worst_in_steps(proto: onnx.ModelProto, quantized: onnx.ModelProto) -> float:
-    """Largest distance of a weight from its original, in steps of E4M3 at its size: three bits behind the first."""
+    """Largest distance of a weight from its original, in steps of E4M3 at its size: three bits
+    behind the first.
+    """
     before, after, worst = arrays(proto), arrays(quantized), 0.0
     for name, node in lowered(quantized).items():
         weight = before[convs(proto)[name].input[1]].astype(np.float64)
         values, scale, zero = (after[part] for part in node.input)
-        assert (values.dtype, zero.dtype, scale.dtype) == (E4M3, E4M3, before[convs(proto)[name].input[1]].dtype)
-        assert (values.shape, scale.shape, zero.shape) == (weight.shape, weight.shape[:1], weight.shape[:1])
+        assert (values.dtype, zero.dtype, scale.dtype) == (
+            E4M3,
+            E4M3,
+            before[convs(proto)[name].input[1]].dtype,
+        )
+        assert (values.shape, scale.shape, zero.shape) == (
+            weight.shape,
+            weight.shape[:1],
+            weight.shape[:1],
+        )
         assert not zero.astype(np.float32).any()
         each = scale.astype(np.float64).reshape(-1, 1, 1, 1)
         # Below 2**-6 the format's steps stay the same: subnormals.
@@ -147,12 +173,16 @@ def test_weights_are_rounded_to_the_nearest_float8(
     assert worst_in_steps(proto, quantized) <= 0.5 + 1e-3
     before, after = arrays(proto), arrays(quantized)
     for name, node in lowered(quantized).items():
-        largest = np.abs(before[convs(proto)[name].input[1]].astype(np.float64)).reshape(len(after[node.input[1]]), -1)
+        largest = np.abs(before[convs(proto)[name].input[1]].astype(np.float64)).reshape(
+            len(after[node.input[1]]), -1
+        )
         np.testing.assert_allclose(after[node.input[1]], largest.max(axis=1) / 448, rtol=1e-3)
         assert float(after[node.input[0]].astype(np.float32).max()) <= 448
 
 
-def test_activation_scales_are_what_calibration_found(fp32: onnx.ModelProto, ranges: Ranges) -> None:
+def test_activation_scales_are_what_calibration_found(
+    fp32: onnx.ModelProto, ranges: Ranges
+) -> None:
     quantized, _ = fp8_from_onnx(fp32, ranges)
     held = arrays(quantized)
     found = [node for node in quantized.graph.node if node.op_type == "QuantizeLinear"]
@@ -209,7 +239,13 @@ def test_float8_stays_close_to_the_original(
 
 
 @pytest.mark.parametrize(
-    "fault", [one_scale_four_times_too_large, one_activation_scale_too_small, mantissas_cut, filters_rotated]
+    "fault",
+    [
+        one_scale_four_times_too_large,
+        one_activation_scale_too_small,
+        mantissas_cut,
+        filters_rotated,
+    ],
 )
 def test_a_fault_is_caught(
     fault: Callable[[onnx.ModelProto], None],
@@ -225,7 +261,9 @@ def test_a_fault_is_caught(
         assert worst_in_steps(fp32, faulty) > 1
 
 
-def test_numpy_computes_the_same_convolution(fp32: onnx.ModelProto, ranges: Ranges, images: NDArray[Any]) -> None:
+def test_numpy_computes_the_same_convolution(
+    fp32: onnx.ModelProto, ranges: Ranges, images: NDArray[Any]
+) -> None:
     """One 1x1 convolution, worked out here from the stored float8 and what it reads."""
     quantized, _ = fp8_from_onnx(fp32, ranges)
     conv = convs(quantized)["layer1.0.conv1"]
@@ -236,24 +274,37 @@ def test_numpy_computes_the_same_convolution(fp32: onnx.ModelProto, ranges: Rang
         cut.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(cut.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        cut.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     given, got = session.run(None, {"input": images[:8]})
     held, node = arrays(quantized), lowered(quantized)["layer1.0.conv1"]
     scale = held[rounding.input[1]].astype(np.float64)
-    rounded = np.clip(given / scale, -448, 448).astype(np.float32).astype(E4M3).astype(np.float64) * scale
-    weight = held[node.input[0]].astype(np.float64) * held[node.input[1]].astype(np.float64).reshape(-1, 1, 1, 1)
-    want = np.einsum("nchw,oc->nohw", rounded, weight[:, :, 0, 0]) + held[conv.input[2]].reshape(-1, 1, 1)
+    rounded = (
+        np.clip(given / scale, -448, 448).astype(np.float32).astype(E4M3).astype(np.float64) * scale
+    )
+    weight = held[node.input[0]].astype(np.float64) * held[node.input[1]].astype(
+        np.float64
+    ).reshape(-1, 1, 1, 1)
+    want = np.einsum("nchw,oc->nohw", rounded, weight[:, :, 0, 0]) + held[conv.input[2]].reshape(
+        -1, 1, 1
+    )
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
 # What is left, and what must stay.
 
 
-def test_narrow_groups_and_the_stem_are_left_and_said_why(fp32: onnx.ModelProto, ranges: Ranges) -> None:
+def test_narrow_groups_and_the_stem_are_left_and_said_why(
+    fp32: onnx.ModelProto, ranges: Ranges
+) -> None:
     quantized, left = fp8_from_onnx(fp32, ranges)
     assert left == (STEM, *NARROW)
     assert lowered(quantized).keys() == convs(fp32).keys() - {name for name, _ in left}
-    assert fp8_from_onnx(fp32, ranges, 16)[1] == (STEM, *((name, why.replace("32", "16")) for name, why in NARROW[:2]))
+    assert fp8_from_onnx(fp32, ranges, 16)[1] == (
+        STEM,
+        *((name, why.replace("32", "16")) for name, why in NARROW[:2]),
+    )
     assert fp8_from_onnx(fp32, ranges, 1)[1] == (STEM,)
     before, after = arrays(fp32), arrays(quantized)
     for name, _ in left:
@@ -271,7 +322,9 @@ def test_merged_groups_are_wide_enough(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_everything_else_stays(precision: str, ranges: Ranges, request: pytest.FixtureRequest) -> None:
+def test_everything_else_stays(
+    precision: str, ranges: Ranges, request: pytest.FixtureRequest
+) -> None:
     proto = request.getfixturevalue(precision)
     before = proto.SerializeToString()
     quantized, left = fp8_from_onnx(proto, ranges)
@@ -279,20 +332,32 @@ def test_everything_else_stays(precision: str, ranges: Ranges, request: pytest.F
     assert fp8_from_onnx(proto, ranges)[0].SerializeToString() == quantized.SerializeToString()
     onnx.checker.check_model(quantized, full_check=True)
     assert list(quantized.metadata_props) == list(proto.metadata_props) != []
-    assert (quantized.graph.input, quantized.graph.output) == (proto.graph.input, proto.graph.output)
+    assert (quantized.graph.input, quantized.graph.output) == (
+        proto.graph.input,
+        proto.graph.output,
+    )
     assert quantized.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     kept = [node.name for node in quantized.graph.node if "quantize" not in node.op_type.lower()]
     assert kept == [node.name for node in proto.graph.node]
     held = arrays(quantized)
-    assert held.keys() >= {name for node in quantized.graph.node for name in node.input} & arrays(proto).keys()
+    assert (
+        held.keys()
+        >= {name for node in quantized.graph.node for name in node.input} & arrays(proto).keys()
+    )
     floats = Counter(array.dtype for array in held.values())
-    assert floats.keys() == {np.dtype({"fp32": "float32", "fp16": "float16"}[precision]), E4M3, np.dtype("int64")}
+    assert floats.keys() == {
+        np.dtype({"fp32": "float32", "fp16": "float16"}[precision]),
+        E4M3,
+        np.dtype("int64"),
+    }
     gone = arrays(proto).keys() - held.keys()
     assert gone == {conv.input[1] for name, conv in convs(proto).items() if name not in dict(left)}
     assert quantized.ByteSize() < proto.ByteSize()
 
 
-def test_a_dead_channel_stays_dead_and_a_tiny_one_alive(fp16: onnx.ModelProto, ranges: Ranges) -> None:
+def test_a_dead_channel_stays_dead_and_a_tiny_one_alive(
+    fp16: onnx.ModelProto, ranges: Ranges
+) -> None:
     """float16 has no scale small enough for the second."""
     changed = copy_of(fp16)
     name = convs(changed)["layer1.0.conv1"].input[1]
@@ -300,7 +365,9 @@ def test_a_dead_channel_stays_dead_and_a_tiny_one_alive(fp16: onnx.ModelProto, r
     weight[3], weight[4] = 0, weight[4] * np.float16(1e-3)
     put(changed, name, weight)
     quantized, _ = fp8_from_onnx(changed, ranges)
-    values, scale, _ = (arrays(quantized)[part] for part in lowered(quantized)["layer1.0.conv1"].input)
+    values, scale, _ = (
+        arrays(quantized)[part] for part in lowered(quantized)["layer1.0.conv1"].input
+    )
     back = values.astype(np.float64) * scale.astype(np.float64).reshape(-1, 1, 1, 1)
     assert not back[3].any()
     assert np.abs(back[4] - weight[4]).max() < 0.05 * np.abs(weight[4].astype(np.float64)).max()
@@ -323,19 +390,28 @@ def build(proto: onnx.ModelProto, weights: Weights, target: str) -> tuple[tuple[
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("least_width", [32, 1])
 def test_tensorrt_rtx_multiplies_in_float8(
-    precision: str, target: str, least_width: int, digits: Weights, ranges: Ranges, request: pytest.FixtureRequest
+    precision: str,
+    target: str,
+    least_width: int,
+    digits: Weights,
+    ranges: Ranges,
+    request: pytest.FixtureRequest,
 ) -> None:
     quantized, left = fp8_from_onnx(request.getfixturevalue(precision), ranges, least_width)
     rest = {"fp32": "float32", "fp16": "float16"}[precision]
     assert build(quantized, digits, target) == tuple((name, rest) for name in (*dict(left), "fc"))
 
 
-def test_tensorrt_rtx_says_where_there_is_no_float8(fp32: onnx.ModelProto, digits: Weights, ranges: Ranges) -> None:
+def test_tensorrt_rtx_says_where_there_is_no_float8(
+    fp32: onnx.ModelProto, digits: Weights, ranges: Ranges
+) -> None:
     with pytest.raises(EngineRefused, match="HW-specific datatypes: fp8_e4m3"):
         build(fp8_from_onnx(fp32, ranges)[0], digits, "sm_86")
 
 
-def test_types_that_do_not_hold_together_are_refused(fp16: onnx.ModelProto, digits: Weights, ranges: Ranges) -> None:
+def test_types_that_do_not_hold_together_are_refused(
+    fp16: onnx.ModelProto, digits: Weights, ranges: Ranges
+) -> None:
     mixed, _ = fp8_from_onnx(fp16, ranges)
     name = lowered(mixed)["layer1.0.conv1"].input[1]
     put(mixed, name, arrays(mixed)[name].astype(np.float32))
@@ -352,9 +428,13 @@ def test_resnext50_is_float8_but_for_its_narrow_groups(tmp_path: Any) -> None:
     proto = onnx.load(artifact.path)
     ranges = calibrate(artifact.path, [pixels], source="seeded", source_sha256="a" * 64)
     quantized, left = fp8_from_onnx(proto, ranges)
-    assert len(left) == 14  # the stem, and the 13 of 16 grouped convolutions that ModelOpt leaves too
+    assert (
+        len(left) == 14
+    )  # the stem, and the 13 of 16 grouped convolutions that ModelOpt leaves too
     assert worst_in_steps(proto, quantized) <= 0.5 + 1e-3
-    assert build(quantized, weights, "sm_89") == tuple((name, "float32") for name in (*dict(left), "fc"))
+    assert build(quantized, weights, "sm_89") == tuple(
+        (name, "float32") for name in (*dict(left), "fc")
+    )
 
 
 # Bad input.
@@ -366,7 +446,9 @@ def refused(proto: onnx.ModelProto, ranges: Ranges, said: str) -> None:
     assert "\n" not in str(exc.value)
 
 
-def test_a_graph_that_is_quantized_already_is_refused(fp32: onnx.ModelProto, ranges: Ranges) -> None:
+def test_a_graph_that_is_quantized_already_is_refused(
+    fp32: onnx.ModelProto, ranges: Ranges
+) -> None:
     refused(fp8_from_onnx(fp32, ranges)[0], ranges, r"quantized already \(QuantizeLinear ")
 
 
@@ -388,7 +470,11 @@ def test_mixed_types_are_refused(fp32: onnx.ModelProto, ranges: Ranges) -> None:
     mixed = copy_of(fp32)
     name = convs(mixed)["layer1.0.conv1"].input[1]
     put(mixed, name, arrays(mixed)[name].astype(np.float16))
-    refused(mixed, ranges, "the convolutions are float16 and float32; all must be float32 or all float16")
+    refused(
+        mixed,
+        ranges,
+        "the convolutions are float16 and float32; all must be float32 or all float16",
+    )
 
 
 def test_another_calibration_is_refused(fp32: onnx.ModelProto, ranges: Ranges) -> None:

@@ -1,4 +1,6 @@
-"""Float32 islands in half-precision graphs: their types hold together, and they compute the same, only more exactly."""
+"""Float32 islands in half-precision graphs: their types hold together, and they compute the same,
+only more exactly.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def bf16(fp16: onnx.ModelProto) -> onnx.ModelProto:
     kind = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
     for tensor in proto.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT16:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(kind), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(tensor).astype(kind), tensor.name)
+            )
     for value in proto.graph.value_info:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
             value.type.tensor_type.elem_type = TensorProto.BFLOAT16
@@ -80,7 +84,9 @@ def node_of(proto: onnx.ModelProto, name: str) -> onnx.NodeProto:
 
 def kinds(proto: onnx.ModelProto) -> dict[str, int]:
     """Element type of every tensor, the noted ones checked against inference."""
-    inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    inferred = onnx.shape_inference.infer_shapes(
+        proto, check_type=True, strict_mode=True, data_prop=True
+    )
     values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     found = {value.name: int(value.type.tensor_type.elem_type) for value in values}
     return found | {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
@@ -88,7 +94,9 @@ def kinds(proto: onnx.ModelProto) -> dict[str, int]:
 
 def check(proto: onnx.ModelProto) -> None:
     onnx.checker.check_model(proto, full_check=True)
-    held = {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in proto.graph.initializer}
+    held = {
+        tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in proto.graph.initializer
+    }
     for value in proto.graph.value_info:
         kind = value.type.tensor_type
         if value.name in held:
@@ -104,11 +112,15 @@ def logits(proto: onnx.ModelProto, images: NDArray[Any]) -> NDArray[Any]:
 def error(reference: NDArray[Any], candidate: NDArray[Any]) -> float:
     """Largest difference over the root mean square of the reference."""
     assert candidate.shape == reference.shape
-    return float(np.abs(candidate - reference).max() / np.sqrt(np.mean(reference.astype(np.float64) ** 2)))
+    return float(
+        np.abs(candidate - reference).max() / np.sqrt(np.mean(reference.astype(np.float64) ** 2))
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("names", [GROUPED[:1], GROUPED, ("conv1", "layer1.0.conv1", "layer1.0.downsample.0")])
+@pytest.mark.parametrize(
+    "names", [GROUPED[:1], GROUPED, ("conv1", "layer1.0.conv1", "layer1.0.downsample.0")]
+)
 def test_an_island_is_float32_between_two_casts(
     precision: str, names: tuple[str, ...], request: pytest.FixtureRequest
 ) -> None:
@@ -124,7 +136,10 @@ def test_an_island_is_float32_between_two_casts(
         wanted = TensorProto.FLOAT if conv.name in names else half
         assert {found[name] for name in (*conv.input, *conv.output)} == {wanted}
         if conv.name in names:
-            into, back = node_of(islands, f"{conv.name}.to_fp32"), node_of(islands, f"{conv.name}.to_{precision}")
+            into, back = (
+                node_of(islands, f"{conv.name}.to_fp32"),
+                node_of(islands, f"{conv.name}.to_{precision}"),
+            )
             assert (into.input[0], into.output[0]) == (before.input[0], conv.input[0])
             assert (back.input[0], back.output[0]) == (conv.output[0], before.output[0])
             assert conv.output[0] == f"{before.output[0]}_fp32"
@@ -133,15 +148,21 @@ def test_an_island_is_float32_between_two_casts(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_weights_and_biases_keep_their_values(precision: str, request: pytest.FixtureRequest) -> None:
+def test_weights_and_biases_keep_their_values(
+    precision: str, request: pytest.FixtureRequest
+) -> None:
     proto = request.getfixturevalue(precision)
     islands = islands_from_onnx(proto, GROUPED)
     after = {tensor.name: tensor for tensor in islands.graph.initializer}
     assert list(after) == [tensor.name for tensor in proto.graph.initializer]
     retyped = [t.name for t in proto.graph.initializer if after[t.name].data_type != t.data_type]
-    assert sorted(retyped) == sorted(name for conv in GROUPED for name in node_of(proto, conv).input[1:])
+    assert sorted(retyped) == sorted(
+        name for conv in GROUPED for name in node_of(proto, conv).input[1:]
+    )
     for tensor in proto.graph.initializer:
-        old, new = (numpy_helper.to_array(t).astype(np.float64) for t in (tensor, after[tensor.name]))
+        old, new = (
+            numpy_helper.to_array(t).astype(np.float64) for t in (tensor, after[tensor.name])
+        )
         np.testing.assert_array_equal(new, old)
 
 
@@ -155,7 +176,9 @@ def test_weights_of_another_convolution_are_caught(
 ) -> None:
     real = Constants.replace
 
-    def rotated(self: Constants, node: onnx.NodeProto, slot: int, array: NDArray[Any], suffix: str) -> None:
+    def rotated(
+        self: Constants, node: onnx.NodeProto, slot: int, array: NDArray[Any], suffix: str
+    ) -> None:
         real(self, node, slot, np.roll(array, 1, axis=0), suffix)
 
     monkeypatch.setattr(Constants, "replace", rotated)
@@ -178,13 +201,17 @@ def cast_into_forgotten(proto: onnx.ModelProto) -> None:
 
 def weight_left_in_float16(proto: onnx.ModelProto) -> None:
     tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == WEIGHT)
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), WEIGHT))
+    tensor.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), WEIGHT)
+    )
 
 
 def note_left_stale(proto: onnx.ModelProto) -> None:
     """As an exporter that notes weights, and a change that forgets the note, would leave it."""
     tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == WEIGHT)
-    proto.graph.value_info.append(helper.make_tensor_value_info(WEIGHT, TensorProto.FLOAT16, tensor.dims))
+    proto.graph.value_info.append(
+        helper.make_tensor_value_info(WEIGHT, TensorProto.FLOAT16, tensor.dims)
+    )
 
 
 FAULTS = (cast_back_forgotten, cast_into_forgotten, weight_left_in_float16, note_left_stale)
@@ -210,7 +237,10 @@ def test_everything_else_stays(fp16: onnx.ModelProto) -> None:
     for old, new in zip(fp16.graph.node, kept, strict=True):
         assert old == new or old.name in GROUPED
     assert list(islands.metadata_props) == list(fp16.metadata_props) != []
-    assert (islands.ir_version, list(islands.opset_import)) == (fp16.ir_version, list(fp16.opset_import))
+    assert (islands.ir_version, list(islands.opset_import)) == (
+        fp16.ir_version,
+        list(fp16.opset_import),
+    )
     assert islands_from_onnx(fp16, ()).SerializeToString() == before
 
 
@@ -219,7 +249,9 @@ def test_a_convolution_may_give_the_graphs_output(fp16: onnx.ModelProto) -> None
     conv = node_of(cut, "layer2.0.conv2")
     del cut.graph.node[[node.name for node in cut.graph.node].index(conv.name) + 1 :]
     del cut.graph.output[:]
-    cut.graph.output.append(next(value for value in cut.graph.value_info if value.name == conv.output[0]))
+    cut.graph.output.append(
+        next(value for value in cut.graph.value_info if value.name == conv.output[0])
+    )
     islands = islands_from_onnx(cut, [conv.name])
     check(islands)
     assert islands.graph.output == cut.graph.output
@@ -227,7 +259,9 @@ def test_a_convolution_may_give_the_graphs_output(fp16: onnx.ModelProto) -> None
 
 
 def with_a_twin(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """``layer2.0.conv2`` runs again beside itself, with the same weight, and the two results are averaged."""
+    """``layer2.0.conv2`` runs again beside itself, with the same weight, and the two results are
+    averaged.
+    """
     shared = copy_of(proto)
     conv = node_of(shared, "layer2.0.conv2")
     twin = onnx.NodeProto()
@@ -250,17 +284,23 @@ def test_weights_that_others_share_stay_as_they_are(
     islands = islands_from_onnx(shared, names)
     check(islands)
     assert error(logits(shared, images), logits(islands, images)) < 2e-3
-    wide = {name: kinds(islands)[node_of(islands, name).input[1]] for name in ("twin", "layer2.0.conv2")}
+    wide = {
+        name: kinds(islands)[node_of(islands, name).input[1]] for name in ("twin", "layer2.0.conv2")
+    }
     assert {name for name, kind in wide.items() if kind == TensorProto.FLOAT} == set(names)
 
 
-def test_a_shared_weight_retyped_in_place_is_caught(fp16: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_weight_retyped_in_place_is_caught(
+    fp16: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Constants, "shared", lambda *_: False)
     with pytest.raises(onnx.shape_inference.InferenceError):
         check(islands_from_onnx(with_a_twin(fp16), ["twin"]))
 
 
-def test_a_tensor_that_has_the_new_name_already_is_no_obstacle(fp16: onnx.ModelProto, images: NDArray[Any]) -> None:
+def test_a_tensor_that_has_the_new_name_already_is_no_obstacle(
+    fp16: onnx.ModelProto, images: NDArray[Any]
+) -> None:
     taken = copy_of(fp16)
     name = f"{node_of(taken, 'layer2.0.conv2').output[0]}_fp32"
     other = node_of(taken, "layer2.0.conv1")
@@ -271,8 +311,12 @@ def test_a_tensor_that_has_the_new_name_already_is_no_obstacle(fp16: onnx.ModelP
     assert error(logits(taken, images), logits(islands, images)) < 2e-3
 
 
-def test_a_convolution_that_is_float32_already_is_refused(fp32: onnx.ModelProto, fp16: onnx.ModelProto) -> None:
-    with pytest.raises(UsageError, match=r"layer1\.0\.conv2 computes in float; .* float16 or bfloat16"):
+def test_a_convolution_that_is_float32_already_is_refused(
+    fp32: onnx.ModelProto, fp16: onnx.ModelProto
+) -> None:
+    with pytest.raises(
+        UsageError, match=r"layer1\.0\.conv2 computes in float; .* float16 or bfloat16"
+    ):
         islands_from_onnx(fp32, GROUPED[:1])
     with pytest.raises(UsageError, match=r"layer1\.0\.conv2 computes in float;"):
         islands_from_onnx(islands_from_onnx(fp16, GROUPED[:1]), GROUPED)
@@ -298,7 +342,9 @@ def test_a_weight_or_bias_that_is_no_constant_is_refused(slot: int, fp16: onnx.M
 
 
 def build(proto: onnx.ModelProto) -> None:
-    """Build an engine ahead of time, as the toolkit does; raises EngineRefused where TensorRT-RTX refuses the graph."""
+    """Build an engine ahead of time, as the toolkit does; raises EngineRefused where TensorRT-RTX
+    refuses the graph.
+    """
     pytest.importorskip("tensorrt_rtx")
     options = EngineOptions(profiles=(BatchRange(min=1, opt=8, max=16),), targets=("sm_89",))
     shapes = {"input": (None, 1, 8, 8)}
@@ -308,11 +354,15 @@ def build(proto: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("names", [GROUPED, ("conv1", "layer1.0.conv1", "layer1.0.downsample.0")])
-def test_tensorrt_rtx_builds_islands(precision: str, names: tuple[str, ...], request: pytest.FixtureRequest) -> None:
+def test_tensorrt_rtx_builds_islands(
+    precision: str, names: tuple[str, ...], request: pytest.FixtureRequest
+) -> None:
     build(islands_from_onnx(request.getfixturevalue(precision), names))
 
 
-@pytest.mark.parametrize("fault", [cast_back_forgotten, cast_into_forgotten, weight_left_in_float16])
+@pytest.mark.parametrize(
+    "fault", [cast_back_forgotten, cast_into_forgotten, weight_left_in_float16]
+)
 def test_tensorrt_rtx_refuses_types_that_do_not_hold_together(
     fault: Callable[[onnx.ModelProto], None], fp16: onnx.ModelProto
 ) -> None:

@@ -1,4 +1,6 @@
-"""Lowered graphs hold every weight in half precision, exactly as rounded, and compute with nothing else."""
+"""Lowered graphs hold every weight in half precision, exactly as rounded, and compute with nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ KINDS: dict[HalfPrecision, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorPr
 DTYPES: dict[HalfPrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 #: What the order of float32 sums may change, over the logits' root mean square.
 EXACT = 1e-5
-#: The same where fifty layers add up in another order; one layer that is rounded otherwise shows above it.
+#: The same where fifty layers add up in another order; one layer that is rounded otherwise shows
+#: above it.
 EXACT_50 = 4e-5
 
 both = pytest.mark.parametrize("precision", PRECISIONS)
@@ -84,16 +87,24 @@ def tensor_of(proto: onnx.ModelProto, layer: str, slot: int = 1) -> onnx.TensorP
     return tensor
 
 
-def with_values(proto: onnx.ModelProto, layer: str, change: Callable[[NDArray[Any]], Any]) -> onnx.ModelProto:
+def with_values(
+    proto: onnx.ModelProto, layer: str, change: Callable[[NDArray[Any]], Any]
+) -> onnx.ModelProto:
     changed = copy_of(proto)
     tensor = tensor_of(changed, layer)
-    tensor.CopyFrom(numpy_helper.from_array(np.asarray(change(numpy_helper.to_array(tensor).copy())), tensor.name))
+    tensor.CopyFrom(
+        numpy_helper.from_array(
+            np.asarray(change(numpy_helper.to_array(tensor).copy())), tensor.name
+        )
+    )
     return changed
 
 
 def kinds(proto: onnx.ModelProto) -> dict[str, int]:
     """Element type of every tensor, the noted ones checked against inference."""
-    inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    inferred = onnx.shape_inference.infer_shapes(
+        proto, check_type=True, strict_mode=True, data_prop=True
+    )
     values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     found = {value.name: int(value.type.tensor_type.elem_type) for value in values}
     return found | {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
@@ -116,12 +127,18 @@ def module_names(proto: onnx.ModelProto) -> list[str]:
 
 
 def exact(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with the same values, every half-precision type read as float32: its Casts do nothing."""
+    """The same graph with the same values, every half-precision type read as float32: its Casts do
+    nothing.
+    """
     wide, halves = copy_of(proto), set(KINDS.values())
     del wide.graph.value_info[:]
     for tensor in wide.graph.initializer:
         if tensor.data_type in halves:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(
+                    numpy_helper.to_array(tensor).astype(np.float32), tensor.name
+                )
+            )
     for value in (*wide.graph.input, *wide.graph.output):
         if value.type.tensor_type.elem_type in halves:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
@@ -133,7 +150,9 @@ def exact(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def rounded_eager(weights: Weights, fp32: onnx.ModelProto, dtype: torch.dtype) -> nn.Module:
-    """Eager float32 PyTorch without batch norms, with the float32 graph's weights rounded to ``dtype`` by PyTorch."""
+    """Eager float32 PyTorch without batch norms, with the float32 graph's weights rounded to
+    ``dtype`` by PyTorch.
+    """
     model = load_model(weights)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.BatchNorm2d):
@@ -145,7 +164,9 @@ def rounded_eager(weights: Weights, fp32: onnx.ModelProto, dtype: torch.dtype) -
     return model.eval()
 
 
-def run_eager(model: nn.Module, images: NDArray[np.float32], dtype: torch.dtype = torch.float32) -> NDArray[Any]:
+def run_eager(
+    model: nn.Module, images: NDArray[np.float32], dtype: torch.dtype = torch.float32
+) -> NDArray[Any]:
     with torch.inference_mode():
         given: torch.Tensor = model.to(dtype)(torch.from_numpy(images).to(dtype))
         return given.float().numpy()
@@ -153,7 +174,9 @@ def run_eager(model: nn.Module, images: NDArray[np.float32], dtype: torch.dtype 
 
 @both
 @each_io
-def test_all_arithmetic_is_in_half_precision(precision: HalfPrecision, native_io: bool, plain: onnx.ModelProto) -> None:
+def test_all_arithmetic_is_in_half_precision(
+    precision: HalfPrecision, native_io: bool, plain: onnx.ModelProto
+) -> None:
     lowered = lowered_from_onnx(plain, precision, native_io=native_io)
     onnx.checker.check_model(lowered, full_check=True)
     found, half = kinds(lowered), KINDS[precision]
@@ -164,7 +187,9 @@ def test_all_arithmetic_is_in_half_precision(precision: HalfPrecision, native_io
     assert {t.data_type for t in lowered.graph.initializer} == {half, TensorProto.INT64}
     casts = [node.name for node in lowered.graph.node if node.op_type == "Cast"]
     assert casts == ([] if native_io else [f"input.to_{precision}", "logits.to_fp32"])
-    io = [value.type.tensor_type.elem_type for value in (*lowered.graph.input, *lowered.graph.output)]
+    io = [
+        value.type.tensor_type.elem_type for value in (*lowered.graph.input, *lowered.graph.output)
+    ]
     assert io == ([half] * 2 if native_io else [TensorProto.FLOAT] * 2)
 
 
@@ -187,12 +212,19 @@ def test_baked_normalisation_stays_in_float32(
         if node.op_type in ("Conv", "Gemm", "Relu"):
             assert {found[name] for name in node.input} == {half}
     kept = {t.name for t in lowered.graph.initializer if t.data_type == TensorProto.FLOAT}
-    assert kept == {name for node in baked.graph.node if node.op_type in ("Div", "Sub") for name in node.input[1:]}
+    assert kept == {
+        name
+        for node in baked.graph.node
+        if node.op_type in ("Div", "Sub")
+        for name in node.input[1:]
+    }
 
 
 @both
 @each_io
-def test_everything_else_stays(precision: HalfPrecision, native_io: bool, plain: onnx.ModelProto) -> None:
+def test_everything_else_stays(
+    precision: HalfPrecision, native_io: bool, plain: onnx.ModelProto
+) -> None:
     before = plain.SerializeToString()
     lowered = lowered_from_onnx(plain, precision, native_io=native_io)
     assert plain.SerializeToString() == before
@@ -202,15 +234,22 @@ def test_everything_else_stays(precision: HalfPrecision, native_io: bool, plain:
         assert (old.op_type, list(old.attribute)) == (new.op_type, list(new.attribute))
         assert list(old.metadata_props) == list(new.metadata_props) != []
     assert list(lowered.metadata_props) == list(plain.metadata_props) != []
-    assert (lowered.producer_name, lowered.producer_version) == (plain.producer_name, plain.producer_version)
+    assert (lowered.producer_name, lowered.producer_version) == (
+        plain.producer_name,
+        plain.producer_version,
+    )
     assert lowered.opset_import[0].version == {"fp16": 20, "bf16": 22}[precision]
     shapes = [value.type.tensor_type.shape for value in (*plain.graph.input, *plain.graph.output)]
-    assert [v.type.tensor_type.shape for v in (*lowered.graph.input, *lowered.graph.output)] == shapes
+    assert [
+        v.type.tensor_type.shape for v in (*lowered.graph.input, *lowered.graph.output)
+    ] == shapes
     assert {shape.dim[0].dim_param for shape in shapes} == {"batch"}
 
 
 @both
-def test_every_tensor_has_a_shape_that_begins_with_the_batch(precision: HalfPrecision, plain: onnx.ModelProto) -> None:
+def test_every_tensor_has_a_shape_that_begins_with_the_batch(
+    precision: HalfPrecision, plain: onnx.ModelProto
+) -> None:
     lowered = lowered_from_onnx(plain, precision)
     noted = {value.name: value.type.tensor_type.shape.dim for value in lowered.graph.value_info}
     inner = {name for node in lowered.graph.node for name in node.output} - {"logits"}
@@ -221,37 +260,67 @@ def test_every_tensor_has_a_shape_that_begins_with_the_batch(precision: HalfPrec
 
 def test_constants_are_rounded_to_the_nearest_and_ties_to_even(plain: onnx.ModelProto) -> None:
     ties = {
-        "bf16": ([1 + 2.0**-8, 1 + 3 * 2.0**-8, 1 + 2.0**-8 + 2.0**-20], [1, 1 + 2.0**-6, 1 + 2.0**-7]),
-        "fp16": ([1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-11 + 2.0**-20], [1, 1 + 2.0**-9, 1 + 2.0**-10]),
+        "bf16": (
+            [1 + 2.0**-8, 1 + 3 * 2.0**-8, 1 + 2.0**-8 + 2.0**-20],
+            [1, 1 + 2.0**-6, 1 + 2.0**-7],
+        ),
+        "fp16": (
+            [1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-11 + 2.0**-20],
+            [1, 1 + 2.0**-9, 1 + 2.0**-10],
+        ),
     }
 
     def planted(values: list[float]) -> onnx.ModelProto:
         return with_values(
-            plain, "conv1", lambda w: np.concatenate([np.array(values, np.float32), w.flat[3:]]).reshape(w.shape)
+            plain,
+            "conv1",
+            lambda w: np.concatenate([np.array(values, np.float32), w.flat[3:]]).reshape(w.shape),
         )
 
     for precision in PRECISIONS:
         given, wanted = ties[precision]
-        weight = numpy_helper.to_array(tensor_of(lowered_from_onnx(planted(given), precision), "conv1"))
+        weight = numpy_helper.to_array(
+            tensor_of(lowered_from_onnx(planted(given), precision), "conv1")
+        )
         assert weight.flat[:3].astype(np.float64).tolist() == wanted
 
 
 @both
 def test_values_and_wiring_are_exactly_those_of_pytorch(
-    precision: HalfPrecision, digits: Weights, plain: onnx.ModelProto, baked: onnx.ModelProto,
-    pixels: NDArray[np.uint8], images: NDArray[np.float32],
-) -> None:  # fmt: skip
+    precision: HalfPrecision,
+    digits: Weights,
+    plain: onnx.ModelProto,
+    baked: onnx.ModelProto,
+    pixels: NDArray[np.uint8],
+    images: NDArray[np.float32],
+) -> None:
     want = run_eager(rounded_eager(digits, plain, DTYPES[precision]), images)
-    assert error(reference_logits(digits, images), want) > 20 * EXACT  # or this would compare unrounded weights
+    assert (
+        error(reference_logits(digits, images), want) > 20 * EXACT
+    )  # or this would compare unrounded weights
     for native_io in (False, True):
-        assert error(want, logits(exact(lowered_from_onnx(plain, precision, native_io=native_io)), images)) < EXACT
-        assert error(want, logits(exact(lowered_from_onnx(baked, precision, native_io=native_io)), pixels)) < EXACT
+        assert (
+            error(
+                want,
+                logits(exact(lowered_from_onnx(plain, precision, native_io=native_io)), images),
+            )
+            < EXACT
+        )
+        assert (
+            error(
+                want,
+                logits(exact(lowered_from_onnx(baked, precision, native_io=native_io)), pixels),
+            )
+            < EXACT
+        )
 
 
 def cut_off(array: NDArray[Any], kind: Any) -> NDArray[Any]:
     """Rounded towards zero."""
     near = array.astype(kind)
-    bits = near.view(np.uint16) - (np.abs(near.astype(np.float32)) > np.abs(array)).astype(np.uint16)
+    bits = near.view(np.uint16) - (np.abs(near.astype(np.float32)) > np.abs(array)).astype(
+        np.uint16
+    )
     cut: NDArray[Any] = bits.view(kind)
     return cut
 
@@ -280,11 +349,15 @@ def test_other_values_or_wiring_are_caught(
     assert planted("layer3.0.conv1", lambda given: given[::-1], slot=2) > EXACT
     unrounded = exact(lowered)
     for slot in (1, 2):
-        tensor_of(unrounded, "layer2.0.conv2", slot).CopyFrom(tensor_of(plain, "layer2.0.conv2", slot))
+        tensor_of(unrounded, "layer2.0.conv2", slot).CopyFrom(
+            tensor_of(plain, "layer2.0.conv2", slot)
+        )
     assert error(want, logits(unrounded, images)) > EXACT
 
 
-def test_native_fp16_takes_and_gives_fp16(plain: onnx.ModelProto, images: NDArray[np.float32]) -> None:
+def test_native_fp16_takes_and_gives_fp16(
+    plain: onnx.ModelProto, images: NDArray[np.float32]
+) -> None:
     given = logits(lowered_from_onnx(plain, "fp16", native_io=True), images.astype(np.float16))
     assert given.dtype == np.float16
     assert error(logits(lowered_from_onnx(plain, "fp16"), images), given) < 2e-3
@@ -294,7 +367,9 @@ def test_a_fixed_batch_stays_fixed(static_artifact: Artifact, images: NDArray[np
     fixed = onnx.load(static_artifact.path)
     lowered = lowered_from_onnx(fixed, "fp16")
     onnx.checker.check_model(lowered, full_check=True)
-    assert {value.type.tensor_type.shape.dim[0].dim_value for value in lowered.graph.value_info} == {3}
+    assert {
+        value.type.tensor_type.shape.dim[0].dim_value for value in lowered.graph.value_info
+    } == {3}
     assert error(logits(fixed, images[:3]), logits(lowered, images[:3])) < 5e-3
 
 
@@ -302,7 +377,9 @@ def test_a_fixed_batch_stays_fixed(static_artifact: Artifact, images: NDArray[np
 def test_bfloat16_activations_lose_what_pytorchs_own_lose(
     size: int, digits: Weights, plain: onnx.ModelProto, images: NDArray[np.float32]
 ) -> None:
-    """OpenVINO computes the bf16 graph itself, as far as the processor can; in float32 it loses a little less."""
+    """OpenVINO computes the bf16 graph itself, as far as the processor can; in float32 it loses a
+    little less.
+    """
     openvino = pytest.importorskip("openvino")
     core = openvino.Core()
     network = core.read_model(lowered_from_onnx(plain, "bf16").SerializeToString())
@@ -314,13 +391,17 @@ def test_bfloat16_activations_lose_what_pytorchs_own_lose(
     assert error(reference, given) < 2 * error(reference, eager)
 
 
-def test_onnx_runtime_has_no_bfloat16_convolution_on_cpus(plain: onnx.ModelProto, images: NDArray[np.float32]) -> None:
+def test_onnx_runtime_has_no_bfloat16_convolution_on_cpus(
+    plain: onnx.ModelProto, images: NDArray[np.float32]
+) -> None:
     """Why bf16 is proven by its exact values: the day this fails, prove it by running it."""
     with pytest.raises(Exception, match="NOT_IMPLEMENTED"):
         logits(lowered_from_onnx(plain, "bf16"), images)
 
 
-def test_other_reformulations_take_lowered_graphs(plain: onnx.ModelProto, images: NDArray[np.float32]) -> None:
+def test_other_reformulations_take_lowered_graphs(
+    plain: onnx.ModelProto, images: NDArray[np.float32]
+) -> None:
     for precision in PRECISIONS:
         lowered = lowered_from_onnx(plain, precision)
         merged, changed = merged_from_onnx(lowered, 32)
@@ -345,14 +426,22 @@ def test_a_weight_beyond_fp16_is_refused_and_named(plain: onnx.ModelProto) -> No
         return with_values(plain, "layer2.0.conv3", change)
 
     with pytest.raises(
-        GateFailed, match=r"^layer2\.0\.conv3: .*'layer2\.0\.conv3\.weight', 70000, .* fp16's 65504; use bf16 or fp32$"
+        GateFailed,
+        match=(
+            r"^layer2\.0\.conv3: .*'layer2\.0\.conv3\.weight', 70000, .* fp16's 65504; use bf16 or"
+            r" fp32$"
+        ),
     ):
         lowered_from_onnx(planted(-70_000), "fp16")
     for fits in (65504.0, 65519.0):  # what is nearer to 65504 than to the next is rounded to it
-        held = numpy_helper.to_array(tensor_of(lowered_from_onnx(planted(fits), "fp16"), "layer2.0.conv3"))
+        held = numpy_helper.to_array(
+            tensor_of(lowered_from_onnx(planted(fits), "fp16"), "layer2.0.conv3")
+        )
         assert float(held.max()) == 65504
     lowered_from_onnx(planted(-70_000), "bf16")
-    with pytest.raises(GateFailed, match=r"^layer2\.0\.conv3: .* beyond bf16's 3\.38953e\+38; use fp32$"):
+    with pytest.raises(
+        GateFailed, match=r"^layer2\.0\.conv3: .* beyond bf16's 3\.38953e\+38; use fp32$"
+    ):
         lowered_from_onnx(planted(3.4e38), "bf16")
 
 
@@ -368,7 +457,10 @@ def test_weights_that_vanish_in_bulk_are_refused_and_named(plain: onnx.ModelProt
     tiny = with_values(plain, "layer3.0.conv1", lambda w: w * np.float32(1e-6))
     with pytest.raises(
         GateFailed,
-        match=r"^layer3\.0\.conv1: 100% of 'layer3\.0\.conv1\.weight' .*largest value is .*e-0.*bf16 or fp32$",
+        match=(
+            r"^layer3\.0\.conv1: 100% of 'layer3\.0\.conv1\.weight' .*largest value is .*e-0.*bf16"
+            r" or fp32$"
+        ),
     ):
         lowered_from_onnx(tiny, "fp16")
     lowered_from_onnx(tiny, "bf16")
@@ -397,13 +489,17 @@ def test_a_weight_that_is_not_finite_itself_is_carried_through(
 
 
 @both
-def test_a_constant_left_in_float32_is_refused_and_named(precision: HalfPrecision, plain: onnx.ModelProto) -> None:
+def test_a_constant_left_in_float32_is_refused_and_named(
+    precision: HalfPrecision, plain: onnx.ModelProto
+) -> None:
     for layer, slot in (("conv1", 1), ("layer2.0.conv2", 1), ("layer3.0.conv3", 2), ("fc", 1)):
         faulty = lowered_from_onnx(plain, precision)
         check_lowered(faulty, precision)
         name = tensor_of(faulty, layer, slot).name
         tensor_of(faulty, layer, slot).CopyFrom(tensor_of(plain, layer, slot))
-        with pytest.raises(GateFailed, match=rf"^{layer}: '{name}' is float32 in a graph of {precision}"):
+        with pytest.raises(
+            GateFailed, match=rf"^{layer}: '{name}' is float32 in a graph of {precision}"
+        ):
             check_lowered(faulty, precision)
         with pytest.raises(onnx.shape_inference.InferenceError):
             onnx.checker.check_model(faulty, full_check=True)
@@ -411,7 +507,9 @@ def test_a_constant_left_in_float32_is_refused_and_named(precision: HalfPrecisio
             build(faulty, (1, 8, 8))
 
 
-def test_a_converter_that_skips_a_constant_is_caught(plain: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_converter_that_skips_a_constant_is_caught(
+    plain: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = module._rounded
 
     def skips(
@@ -420,12 +518,16 @@ def test_a_converter_that_skips_a_constant_is_caught(plain: onnx.ModelProto, mon
         return array if layer == "layer2.0.conv2" else real(array, precision, layer, *args, **more)
 
     monkeypatch.setattr(module, "_rounded", skips)
-    with pytest.raises(GateFailed, match=r"^layer2\.0\.conv2: 'layer2\.0\.conv2\.weight' is float32 "):
+    with pytest.raises(
+        GateFailed, match=r"^layer2\.0\.conv2: 'layer2\.0\.conv2\.weight' is float32 "
+    ):
         lowered_from_onnx(plain, "bf16")
 
 
 def shared_with_float32(baked: onnx.ModelProto) -> onnx.ModelProto:
-    """The normalisation divides by the classifier's first bias too, so one constant lies on both sides."""
+    """The normalisation divides by the classifier's first bias too, so one constant lies on both
+    sides.
+    """
     shared = copy_of(baked)
     divide = next(node for node in shared.graph.node if node.op_type == "Div")
     (bias,) = (t for t in shared.graph.initializer if t.name == node_of(shared, "conv1").input[2])
@@ -450,17 +552,23 @@ def test_a_constant_that_preprocessing_reads_too_is_kept_beside_the_rounded_one(
 
 
 @both
-def test_a_weight_that_two_layers_share_is_held_once(precision: HalfPrecision, plain: onnx.ModelProto) -> None:
+def test_a_weight_that_two_layers_share_is_held_once(
+    precision: HalfPrecision, plain: onnx.ModelProto
+) -> None:
     tied = copy_of(plain)
     node_of(tied, "layer3.0.conv2").input[2] = node_of(tied, "layer3.0.conv1").input[2]
     lowered = lowered_from_onnx(tied, precision)
     onnx.checker.check_model(lowered, full_check=True)
     assert len(lowered.graph.initializer) == len(tied.graph.initializer)
-    assert node_of(lowered, "layer3.0.conv2").input[2] == node_of(lowered, "layer3.0.conv1").input[2]
+    assert (
+        node_of(lowered, "layer3.0.conv2").input[2] == node_of(lowered, "layer3.0.conv1").input[2]
+    )
 
 
 @both
-def test_a_value_of_a_constant_node_is_lowered_too(precision: HalfPrecision, plain: onnx.ModelProto) -> None:
+def test_a_value_of_a_constant_node_is_lowered_too(
+    precision: HalfPrecision, plain: onnx.ModelProto
+) -> None:
     constant = copy_of(plain)
     held = tensor_of(constant, "fc", 2)
     constant.graph.node.insert(0, helper.make_node("Constant", [], [held.name], "bias", value=held))
@@ -477,14 +585,18 @@ def test_what_is_no_float32_graph_is_refused(plain: onnx.ModelProto) -> None:
         lowered_from_onnx(lowered_from_onnx(plain, "bf16"), "bf16")
     quantized = copy_of(plain)
     node_of(quantized, "node_relu").op_type = "DynamicQuantizeLinear"
-    with pytest.raises(UsageError, match=r"node_relu \(DynamicQuantizeLinear\).* lower first, then quantize"):
+    with pytest.raises(
+        UsageError, match=r"node_relu \(DynamicQuantizeLinear\).* lower first, then quantize"
+    ):
         lowered_from_onnx(quantized, "fp16")
     outside = copy_of(plain)
     tensor_of(outside, "conv1").data_location = TensorProto.EXTERNAL
     with pytest.raises(BadArtifact, match="in another file"):
         lowered_from_onnx(outside, "fp16")
     broken = copy_of(plain)
-    next(node for node in broken.graph.node if node.op_type == "Add").input[0] = "relu"  # 16 channels and 64
+    next(node for node in broken.graph.node if node.op_type == "Add").input[0] = (
+        "relu"  # 16 channels and 64
+    )
     with pytest.raises(BadArtifact, match="do not hold together"):
         lowered_from_onnx(broken, "fp16")
 
@@ -492,7 +604,9 @@ def test_what_is_no_float32_graph_is_refused(plain: onnx.ModelProto) -> None:
 def test_an_operator_that_the_higher_opset_defines_anew_is_refused(plain: onnx.ModelProto) -> None:
     other = copy_of(plain)
     node_of(other, "node_relu").op_type = "HardSwish"
-    with pytest.raises(UsageError, match="raise opset 20 to 22, which bf16 needs: HardSwish is another there"):
+    with pytest.raises(
+        UsageError, match="raise opset 20 to 22, which bf16 needs: HardSwish is another there"
+    ):
         lowered_from_onnx(other, "bf16")
     lowered_from_onnx(other, "fp16")
     other.opset_import[0].version = 23  # nothing to raise
@@ -503,17 +617,29 @@ def test_an_operator_that_the_higher_opset_defines_anew_is_refused(plain: onnx.M
 def test_opset_22_only_adds_types_to_an_operator(operator: str) -> None:
     def definition(opset: int) -> tuple[Any, ...]:
         schema = defs.get_schema(operator, opset)
-        attributes = [(a.name, a.type, a.required, str(a.default_value)) for a in schema.attributes.values()]
-        slots = [[(s.name, s.option, s.description) for s in side] for side in (schema.inputs, schema.outputs)]
+        attributes = [
+            (a.name, a.type, a.required, str(a.default_value)) for a in schema.attributes.values()
+        ]
+        slots = [
+            [(s.name, s.option, s.description) for s in side]
+            for side in (schema.inputs, schema.outputs)
+        ]
         # The one sentence that a definition gained without changing it; see there.
-        told = str(schema.doc).replace(" Sliding windows that would start in the right padded region are ignored.", "")
+        told = str(schema.doc).replace(
+            " Sliding windows that would start in the right padded region are ignored.", ""
+        )
         return sorted(attributes), slots, inspect.cleandoc(told)
 
     def types(opset: int) -> dict[str, set[str]]:
-        return {c.type_param_str: set(c.allowed_type_strs) for c in defs.get_schema(operator, opset).type_constraints}
+        return {
+            c.type_param_str: set(c.allowed_type_strs)
+            for c in defs.get_schema(operator, opset).type_constraints
+        }
 
     assert definition(20) == definition(22)
-    assert defs.get_schema(operator, 20).since_version != defs.get_schema(operator, 22).since_version
+    assert (
+        defs.get_schema(operator, 20).since_version != defs.get_schema(operator, 22).since_version
+    )
     assert all(types(20)[name] <= types(22)[name] for name in types(20))
 
 
@@ -528,12 +654,16 @@ def test_a_definition_that_changed_more_would_be_seen() -> None:
 def build(proto: onnx.ModelProto, shape: tuple[int, ...], target: str = "sm_89") -> BuiltEngine:
     pytest.importorskip("tensorrt_rtx")
     options = EngineOptions(profiles=(BatchRange(min=1, opt=8, max=16),), targets=(target,))
-    return engine_from_onnx(proto.SerializeToString(), FLAVOURS["trt-rtx"], options, shapes={"input": (None, *shape)})
+    return engine_from_onnx(
+        proto.SerializeToString(), FLAVOURS["trt-rtx"], options, shapes={"input": (None, *shape)}
+    )
 
 
 def delivered(built: BuiltEngine, weights: Weights, precision: HalfPrecision) -> float:
     found = delivered_from_engine(built.layers, "cuda:0")
-    return delivered_share(found, weights.config, {"fp16": "float16", "bf16": "bfloat16"}[precision])
+    return delivered_share(
+        found, weights.config, {"fp16": "float16", "bf16": "bfloat16"}[precision]
+    )
 
 
 @both
@@ -547,11 +677,17 @@ def test_tensorrt_rtx_computes_all_of_it_as_asked(
 
 
 @both
-def test_tensorrt_rtx_takes_pixels(precision: HalfPrecision, digits: Weights, baked: onnx.ModelProto) -> None:
-    assert delivered(build(lowered_from_onnx(baked, precision), (8, 8, 1)), digits, precision) == 1.0
+def test_tensorrt_rtx_takes_pixels(
+    precision: HalfPrecision, digits: Weights, baked: onnx.ModelProto
+) -> None:
+    assert (
+        delivered(build(lowered_from_onnx(baked, precision), (8, 8, 1)), digits, precision) == 1.0
+    )
 
 
-def test_a_layer_in_float32_lowers_what_is_delivered(digits: Weights, plain: onnx.ModelProto) -> None:
+def test_a_layer_in_float32_lowers_what_is_delivered(
+    digits: Weights, plain: onnx.ModelProto
+) -> None:
     assert delivered(build(plain, (1, 8, 8)), digits, "bf16") == 0.0
     assert delivered(build(lowered_from_onnx(plain, "fp16"), (1, 8, 8)), digits, "bf16") == 0.0
 

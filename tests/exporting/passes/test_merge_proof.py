@@ -35,19 +35,30 @@ def digits_forms(digits: Weights, digits_artifact: Artifact) -> dict[str, onnx.M
     fp32 = onnx.load(digits_artifact.path)
     images = digits.preprocessing.normalise(seeded_pixels(digits.config, 16))
     ranges = calibrate(digits_artifact.path, [images], source="test images", source_sha256="a" * 64)
-    forms = {runtime: quantized_from_onnx(fp32, ranges, runtime) for runtime in ("trt", "ort", "openvino")}
+    forms = {
+        runtime: quantized_from_onnx(fp32, ranges, runtime)
+        for runtime in ("trt", "ort", "openvino")
+    }
     return {"fp32": fp32, "fp8": fp8_from_onnx(fp32, ranges, 4)[0], **forms}
 
 
 def small(form: str = "float32") -> onnx.ModelProto:
-    """Two grouped convolutions, strided and dilated, with biases; ``form`` is a float type, or how int8 is made."""
+    """Two grouped convolutions, strided and dilated, with biases; ``form`` is a float type, or how
+    int8 is made.
+    """
     random = np.random.default_rng(0)
     nodes: list[onnx.NodeProto] = []
     tensors: dict[str, NDArray[Any]] = {}
-    names = {"bfloat16": TensorProto.BFLOAT16, "float16": TensorProto.FLOAT16, "float8": TensorProto.FLOAT8E4M3FN}
+    names = {
+        "bfloat16": TensorProto.BFLOAT16,
+        "float16": TensorProto.FLOAT16,
+        "float8": TensorProto.FLOAT8E4M3FN,
+    }
     kind = helper.tensor_dtype_to_np_dtype(names.get(form, TensorProto.FLOAT))
     for name, (width, outputs) in {"first": (2, 16), "second": (4, 32)}.items():
-        weight = random.standard_normal((outputs, width, 3, 3)).astype(kind if form != "float8" else np.float32)
+        weight = random.standard_normal((outputs, width, 3, 3)).astype(
+            kind if form != "float8" else np.float32
+        )
         tensors[f"{name}.bias"] = random.standard_normal(outputs).astype(weight.dtype)
         scale = np.linspace(0.01, 0.05, outputs, dtype=np.float32)
         zero: NDArray[Any] = (np.arange(outputs) % 50 - 20).astype(np.int8)
@@ -58,19 +69,37 @@ def small(form: str = "float32") -> onnx.ModelProto:
             tensors |= {f"{name}.scale": scale, f"{name}.zero": zero}
         extra = [f"{name}.scale", f"{name}.zero"]
         if form == "pair":
-            nodes.append(helper.make_node("QuantizeLinear", [source, *extra], [f"{name}.q"], f"{name}.Q", axis=0))
+            nodes.append(
+                helper.make_node(
+                    "QuantizeLinear", [source, *extra], [f"{name}.q"], f"{name}.Q", axis=0
+                )
+            )
             source = f"{name}.q"
         if form in ("int8", "float8"):
             tensors |= {f"{name}.scale": scale, f"{name}.zero": zero}
-            weight = weight if form == "float8" else random.integers(-100, 100, weight.shape).astype(np.int8)
+            weight = (
+                weight
+                if form == "float8"
+                else random.integers(-100, 100, weight.shape).astype(np.int8)
+            )
         tensors[f"{name}.weight"] = weight
         if form in ("int8", "pair", "float8"):
-            nodes.append(helper.make_node("DequantizeLinear", [source, *extra], [f"{name}.dq"], f"{name}.DQ", axis=0))
+            nodes.append(
+                helper.make_node(
+                    "DequantizeLinear", [source, *extra], [f"{name}.dq"], f"{name}.DQ", axis=0
+                )
+            )
             source = f"{name}.dq"
         given = "first.out" if name == "second" else "input"
-        shape: dict[str, Any] = {"strides": [2, 1], "pads": [1, 0, 2, 1]} if name == "first" else {"dilations": [2, 2]}
+        shape: dict[str, Any] = (
+            {"strides": [2, 1], "pads": [1, 0, 2, 1]} if name == "first" else {"dilations": [2, 2]}
+        )
         read = [given, source, f"{name}.bias"]
-        nodes.append(helper.make_node("Conv", read, [f"{name}.out"], name, group=8, kernel_shape=[3, 3], **shape))
+        nodes.append(
+            helper.make_node(
+                "Conv", read, [f"{name}.out"], name, group=8, kernel_shape=[3, 3], **shape
+            )
+        )
     nodes.append(helper.make_node("Relu", ["second.out"], ["output"], "relu"))
     data_type = helper.np_dtype_to_tensor_dtype(tensors["first.bias"].dtype)
     graph = helper.make_graph(
@@ -97,7 +126,9 @@ def node_of(proto: onnx.ModelProto, name: str) -> onnx.NodeProto:
 
 
 def attribute_of(proto: onnx.ModelProto, node: str, name: str) -> onnx.AttributeProto:
-    (attribute,) = (attribute for attribute in node_of(proto, node).attribute if attribute.name == name)
+    (attribute,) = (
+        attribute for attribute in node_of(proto, node).attribute if attribute.name == name
+    )
     assert isinstance(attribute, onnx.AttributeProto)
     return attribute
 
@@ -111,7 +142,9 @@ def change(proto: onnx.ModelProto, name: str, edit: Callable[[NDArray[Any]], obj
 
 @pytest.mark.parametrize("least_width", [8, 16, 10**6])
 @pytest.mark.parametrize("form", FORMS)
-def test_merges_of_every_form_are_proven(form: str, least_width: int, digits_forms: dict[str, onnx.ModelProto]) -> None:
+def test_merges_of_every_form_are_proven(
+    form: str, least_width: int, digits_forms: dict[str, onnx.ModelProto]
+) -> None:
     merged, names = merged_from_onnx(digits_forms[form], least_width)
     proof = prove_merge(digits_forms[form], merged)
     assert proof.convs == names == {8: GROUPED[:1], 16: GROUPED[:2]}.get(least_width, GROUPED)
@@ -161,14 +194,20 @@ def with_twin(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("only", [None, ("second",), ("second.twin",)])
 @pytest.mark.parametrize("form", SMALL)
-def test_copies_of_shared_weights_and_nodes_are_part_of_a_merge(form: str, only: tuple[str, ...] | None) -> None:
+def test_copies_of_shared_weights_and_nodes_are_part_of_a_merge(
+    form: str, only: tuple[str, ...] | None
+) -> None:
     shared = with_twin(small(form), "second")
     merged, names = merged_from_onnx(shared, 16, only)
-    assert prove_merge(shared, merged).convs == names == (only or ("first", "second", "second.twin"))
+    assert (
+        prove_merge(shared, merged).convs == names == (only or ("first", "second", "second.twin"))
+    )
 
 
 @pytest.mark.parametrize("form", SMALL)
-def test_a_shared_weight_merged_in_place_is_caught(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_weight_merged_in_place_is_caught(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shared = with_twin(small(form), "second")
     monkeypatch.setattr(Constants, "shared", lambda *_: False)
     merged, _ = merged_from_onnx(shared, 16, ["second.twin"])
@@ -179,7 +218,9 @@ def test_a_shared_weight_merged_in_place_is_caught(form: str, monkeypatch: pytes
 def test_a_weight_in_a_constant_node_is_proven() -> None:
     proto = small()
     weight = next(tensor for tensor in proto.graph.initializer if tensor.name == "first.weight")
-    proto.graph.node.insert(0, helper.make_node("Constant", [], [weight.name], "held", value=weight))
+    proto.graph.node.insert(
+        0, helper.make_node("Constant", [], [weight.name], "held", value=weight)
+    )
     proto.graph.initializer.remove(weight)
     merged, names = merged_from_onnx(proto, 8)
     assert prove_merge(proto, merged).convs == names == ("first", "second")
@@ -203,7 +244,9 @@ def between_groups(proto: onnx.ModelProto) -> None:
 
 def one_ulp(proto: onnx.ModelProto) -> None:
     def edit(weight: NDArray[Any]) -> None:
-        weight[5, 6, 1, 2] = np.nextafter(weight[5, 6, 1, 2], np.float32(9))  # group 1 reads channels 4 to 7
+        weight[5, 6, 1, 2] = np.nextafter(
+            weight[5, 6, 1, 2], np.float32(9)
+        )  # group 1 reads channels 4 to 7
 
     change(proto, "second.weight", edit)
 
@@ -269,7 +312,9 @@ def input_shape(proto: onnx.ModelProto) -> None:
 
 
 def constant_lost(proto: onnx.ModelProto) -> None:
-    proto.graph.initializer.remove(next(t for t in proto.graph.initializer if t.name == "first.bias"))
+    proto.graph.initializer.remove(
+        next(t for t in proto.graph.initializer if t.name == "first.bias")
+    )
 
 
 def constant_added(proto: onnx.ModelProto) -> None:
@@ -284,7 +329,9 @@ def constants_moved(proto: onnx.ModelProto) -> None:
 
 def other_type(proto: onnx.ModelProto) -> None:
     (tensor,) = (tensor for tensor in proto.graph.initializer if tensor.name == "first.weight")
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    tensor.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name)
+    )
 
 
 def not_a_number(proto: onnx.ModelProto) -> None:
@@ -295,7 +342,9 @@ def not_a_number(proto: onnx.ModelProto) -> None:
 
 
 def stale_note(proto: onnx.ModelProto) -> None:
-    shape = next(value for value in proto.graph.value_info if value.name == "first.out").type.tensor_type.shape
+    shape = next(
+        value for value in proto.graph.value_info if value.name == "first.out"
+    ).type.tensor_type.shape
     shape.dim[1].dim_value += 1
 
 
@@ -326,7 +375,9 @@ def stale_note(proto: onnx.ModelProto) -> None:
         (stale_note, "noted type or shape of tensor 'first.out'"),
     ],
 )
-def test_planted_faults_are_caught_and_named(fault: Callable[[onnx.ModelProto], None], said: str) -> None:
+def test_planted_faults_are_caught_and_named(
+    fault: Callable[[onnx.ModelProto], None], said: str
+) -> None:
     proto = small()
     merged, _ = merged_from_onnx(proto, 8)
     prove_merge(proto, merged)
@@ -400,7 +451,9 @@ def activation_for_weight(proto: onnx.ModelProto) -> None:
         (activation_for_weight, r"the weight of second, 'first\.out', is no constant"),
     ],
 )
-def test_faults_in_how_weights_are_dequantized_are_caught(fault: Callable[[onnx.ModelProto], None], said: str) -> None:
+def test_faults_in_how_weights_are_dequantized_are_caught(
+    fault: Callable[[onnx.ModelProto], None], said: str
+) -> None:
     proto = small("int8")
     merged, _ = merged_from_onnx(proto, 8)
     fault(merged)
@@ -414,7 +467,9 @@ def copy_rescaled(proto: onnx.ModelProto) -> None:
 
 
 def copy_too_late(proto: onnx.ModelProto) -> None:
-    nodes = sorted(proto.graph.node, key=lambda node: str(node.name) == "second.twin.DequantizeLinear")
+    nodes = sorted(
+        proto.graph.node, key=lambda node: str(node.name) == "second.twin.DequantizeLinear"
+    )
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
 
@@ -433,7 +488,13 @@ def idle_copy(proto: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (copy_rescaled, r"node second\.twin\.DequantizeLinear, which dequantizes the weight of second\.twin, differs"),
+        (
+            copy_rescaled,
+            (
+                r"node second\.twin\.DequantizeLinear, which dequantizes the weight of"
+                r" second\.twin, differs"
+            ),
+        ),
         (copy_too_late, r"node second\.twin runs before what it reads"),
         (copy_read_elsewhere, "node second runs before what it reads"),
         (idle_copy, "tensor 'idle.dq' was added or changed"),
@@ -457,10 +518,12 @@ def test_what_only_a_subgraph_reads_is_not_overlooked() -> None:
         [helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)],
     )
     proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
-    proto.graph.node.append(helper.make_node("If", ["yes"], ["seen"], "if", then_branch=inner, else_branch=inner))
+    proto.graph.node.append(
+        helper.make_node("If", ["yes"], ["seen"], "if", then_branch=inner, else_branch=inner)
+    )
     merged, _ = merged_from_onnx(proto, 8)
     prove_merge(proto, merged)  # the converter leaves the branch the old weight
-    (conv, now) = (node_of(merged, "first"), node_of(merged, "if"))
+    conv, now = (node_of(merged, "first"), node_of(merged, "if"))
     for branch in now.attribute:
         branch.g.node[0].input[0] = conv.input[1]
     with pytest.raises(GateFailed, match=r"node if is .*altered|node if reads"):

@@ -1,4 +1,6 @@
-"""Merged graphs compute what the unmerged ones do, on real weights; faults planted into a merge are caught."""
+"""Merged graphs compute what the unmerged ones do, on real weights; faults planted into a merge are
+caught.
+"""
 
 from __future__ import annotations
 
@@ -87,10 +89,17 @@ def float64_logits(proto: onnx.ModelProto, images: NDArray[Any]) -> NDArray[Any]
     del double.graph.value_info[:]
     for tensor in double.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(
+                    numpy_helper.to_array(tensor).astype(np.float64), tensor.name
+                )
+            )
     for value in (*double.graph.input, *double.graph.output):
         value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    (found,) = cast("list[NDArray[Any]]", ReferenceEvaluator(double).run(None, {"input": images.astype(np.float64)}))
+    (found,) = cast(
+        "list[NDArray[Any]]",
+        ReferenceEvaluator(double).run(None, {"input": images.astype(np.float64)}),
+    )
     assert found.dtype == np.float64
     return found
 
@@ -109,7 +118,14 @@ def check(proto: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize(
     ("least_width", "expected"),
-    [(4, (8, 8, 8)), (8, (4, 8, 8)), (16, (2, 4, 8)), (32, (1, 2, 4)), (33, (1, 1, 2)), (1_000_000, (1, 1, 1))],
+    [
+        (4, (8, 8, 8)),
+        (8, (4, 8, 8)),
+        (16, (2, 4, 8)),
+        (32, (1, 2, 4)),
+        (33, (1, 1, 2)),
+        (1_000_000, (1, 1, 1)),
+    ],
 )
 def test_groups_are_merged_as_the_models_are(
     least_width: int, expected: tuple[int, ...], fp32: onnx.ModelProto, digits: Weights
@@ -118,7 +134,9 @@ def test_groups_are_merged_as_the_models_are(
     check(merged)
     model = merge_model_groups(load_model(digits), least_width)
     assert groups(merged) == expected
-    assert expected == tuple(block.conv2.groups for block in model.modules() if isinstance(block, Bottleneck))
+    assert expected == tuple(
+        block.conv2.groups for block in model.modules() if isinstance(block, Bottleneck)
+    )
     changed = zip(GROUPED, groups(fp32), expected, strict=True)
     assert names == tuple(name for name, before, after in changed if before != after)
 
@@ -132,7 +150,9 @@ def test_a_merged_graph_computes_the_same_in_float32(
 
 
 @pytest.mark.parametrize("least_width", WIDTHS)
-def test_a_merged_graph_is_exact_in_float64(least_width: int, fp32: onnx.ModelProto, images: NDArray[Any]) -> None:
+def test_a_merged_graph_is_exact_in_float64(
+    least_width: int, fp32: onnx.ModelProto, images: NDArray[Any]
+) -> None:
     merged, _ = merged_from_onnx(fp32, least_width)
     assert error(float64_logits(fp32, images[:2]), float64_logits(merged, images[:2])) < 1e-10
 
@@ -161,7 +181,10 @@ def zeros_forgotten(block: Bottleneck) -> None:
 
 @pytest.mark.parametrize("fault", [rotated_by_one_group, zeros_forgotten])
 def test_a_faulty_merge_is_caught_by_both_comparisons(
-    fault: Callable[[Bottleneck], None], fp32: onnx.ModelProto, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+    fault: Callable[[Bottleneck], None],
+    fp32: onnx.ModelProto,
+    images: NDArray[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def faulty(blocks: nn.ModuleList, least_width: int) -> nn.ModuleList:
         merged = merge_model_groups(blocks, least_width)
@@ -182,7 +205,9 @@ def test_bfloat16_weights_are_merged_bit_by_bit(fp32: onnx.ModelProto) -> None:
     half = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
     for tensor in halves.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(half), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(tensor).astype(half), tensor.name)
+            )
     for value in (*halves.graph.input, *halves.graph.output, *halves.graph.value_info):
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
             value.type.tensor_type.elem_type = TensorProto.BFLOAT16
@@ -196,7 +221,9 @@ def test_bfloat16_weights_are_merged_bit_by_bit(fp32: onnx.ModelProto) -> None:
 
 
 def quantized(proto: onnx.ModelProto, form: str, *, one_scale: bool = False) -> onnx.ModelProto:
-    """Weights in int8, by channel or with ``one_scale``; ``form`` is symmetric, asymmetric, no zero point or pair."""
+    """Weights in int8, by channel or with ``one_scale``; ``form`` is symmetric, asymmetric, no zero
+    point or pair.
+    """
     new = copy_of(proto)
     held = {tensor.name: tensor for tensor in new.graph.initializer}
     before: list[onnx.NodeProto] = []
@@ -207,7 +234,9 @@ def quantized(proto: onnx.ModelProto, form: str, *, one_scale: bool = False) -> 
         zero: NDArray[np.int8] = np.zeros(len(scale), np.int8)
         if form in ("asymmetric", "pair"):
             zero[:] = np.arange(len(scale)) % 50 - 40
-        integers = (np.rint(rows / scale[:, None]) + zero[:, None]).astype(np.int8).reshape(weight.shape)
+        integers = (
+            (np.rint(rows / scale[:, None]) + zero[:, None]).astype(np.int8).reshape(weight.shape)
+        )
         shape = () if one_scale else (-1,)
         extra = [f"{name}.scale"] if form == "no zero point" else [f"{name}.scale", f"{name}.zero"]
         new.graph.initializer.append(numpy_helper.from_array(scale.reshape(shape), f"{name}.scale"))
@@ -215,7 +244,11 @@ def quantized(proto: onnx.ModelProto, form: str, *, one_scale: bool = False) -> 
         source = conv.input[1]
         axis: dict[str, Any] = {} if one_scale else {"axis": 0}
         if form == "pair":
-            before.append(helper.make_node("QuantizeLinear", [source, *extra], [f"{name}.q"], f"{name}.Q", **axis))
+            before.append(
+                helper.make_node(
+                    "QuantizeLinear", [source, *extra], [f"{name}.q"], f"{name}.Q", **axis
+                )
+            )
             note = helper.make_tensor_value_info(f"{name}.q", TensorProto.INT8, weight.shape)
             new.graph.value_info.append(note)
             source = f"{name}.q"
@@ -223,7 +256,11 @@ def quantized(proto: onnx.ModelProto, form: str, *, one_scale: bool = False) -> 
             held[source].CopyFrom(numpy_helper.from_array(integers, source))
             note = next(value for value in new.graph.value_info if value.name == source)
             note.type.tensor_type.elem_type = TensorProto.INT8
-        before.append(helper.make_node("DequantizeLinear", [source, *extra], [f"{name}.dq"], f"{name}.DQ", **axis))
+        before.append(
+            helper.make_node(
+                "DequantizeLinear", [source, *extra], [f"{name}.dq"], f"{name}.DQ", **axis
+            )
+        )
         note = helper.make_tensor_value_info(f"{name}.dq", TensorProto.FLOAT, weight.shape)
         new.graph.value_info.append(note)
         conv.input[1] = f"{name}.dq"
@@ -248,7 +285,9 @@ def test_quantized_weights_are_merged_behind_their_scales(
     before, after = tensors(narrow), tensors(merged)
     weights = {f"{name}.weight" for name in GROUPED}
     assert {name for name in before if not np.array_equal(before[name], after[name])} == weights
-    assert {after[name].dtype for name in weights} == {np.dtype(np.float32 if form == "pair" else np.int8)}
+    assert {after[name].dtype for name in weights} == {
+        np.dtype(np.float32 if form == "pair" else np.int8)
+    }
 
 
 def test_a_zero_that_is_not_the_zero_point_is_caught(
@@ -274,7 +313,10 @@ def test_everything_but_the_merged_weights_stays(fp32: onnx.ModelProto) -> None:
     assert fp32.SerializeToString() == before
     assert [node.name for node in merged.graph.node] == [node.name for node in fp32.graph.node]
     assert list(merged.metadata_props) == list(fp32.metadata_props) != []
-    assert (merged.ir_version, list(merged.opset_import)) == (fp32.ir_version, list(fp32.opset_import))
+    assert (merged.ir_version, list(merged.opset_import)) == (
+        fp32.ir_version,
+        list(fp32.opset_import),
+    )
     old, new = tensors(fp32), tensors(merged)
     assert old.keys() == new.keys()
     weights = {f"{name}.weight" for name in names}
@@ -288,9 +330,13 @@ def with_the_same_conv_twice(proto: onnx.ModelProto, name: str) -> onnx.ModelPro
     twin = onnx.NodeProto()
     twin.CopyFrom(conv)
     twin.name, twin.output[0] = f"{name}.twin", f"{conv.output[0]}.twin"
-    mean = helper.make_node("Mean", [f"{conv.output[0]}.own", twin.output[0]], [conv.output[0]], "mean_of_twins")
+    mean = helper.make_node(
+        "Mean", [f"{conv.output[0]}.own", twin.output[0]], [conv.output[0]], "mean_of_twins"
+    )
     conv.output[0] = mean.input[0]
-    nodes = [n for node in new.graph.node for n in ([node, twin, mean] if node.name == name else [node])]
+    nodes = [
+        n for node in new.graph.node for n in ([node, twin, mean] if node.name == name else [node])
+    ]
     del new.graph.node[:]
     new.graph.node.extend(nodes)
     return new
@@ -301,12 +347,17 @@ def with_the_same_conv_twice(proto: onnx.ModelProto, name: str) -> onnx.ModelPro
 def test_weights_that_others_share_are_not_broken(
     form: str, only: Collection[str] | None, fp32: onnx.ModelProto, images: NDArray[Any]
 ) -> None:
-    shared = with_the_same_conv_twice(fp32 if form == "plain" else quantized(fp32, form), "layer1.0.conv2")
+    shared = with_the_same_conv_twice(
+        fp32 if form == "plain" else quantized(fp32, form), "layer1.0.conv2"
+    )
     merged, names = merged_from_onnx(shared, 32, only)
     check(merged)
     assert set(names) == set(only or (*GROUPED, "layer1.0.conv2.twin"))
     assert error(logits(shared, images), logits(merged, images)) < 1e-6
-    widths = {name: {a.name: a.i for a in convs(merged)[name].attribute}["group"] for name in convs(merged)}
+    widths = {
+        name: {a.name: a.i for a in convs(merged)[name].attribute}["group"]
+        for name in convs(merged)
+    }
     twins = ("layer1.0.conv2", "layer1.0.conv2.twin")
     assert [widths[name] for name in twins] == [1 if name in names else 8 for name in twins]
 
@@ -315,7 +366,9 @@ def test_weights_that_others_share_are_not_broken(
 def test_a_shared_weight_merged_in_place_is_caught(
     form: str, fp32: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = with_the_same_conv_twice(fp32 if form == "plain" else quantized(fp32, form), "layer1.0.conv2")
+    shared = with_the_same_conv_twice(
+        fp32 if form == "plain" else quantized(fp32, form), "layer1.0.conv2"
+    )
     monkeypatch.setattr(Constants, "shared", lambda *_: False)
     merged, _ = merged_from_onnx(shared, 32, ["layer1.0.conv2.twin"])
     with pytest.raises(ort.capi.onnxruntime_pybind11_state.Fail, match=r"layer1\.0\.conv2"):
@@ -334,8 +387,12 @@ def test_a_stale_shape_in_the_graphs_notes_is_caught(
 
 def test_a_weight_in_a_constant_node_is_merged(fp32: onnx.ModelProto, images: NDArray[Any]) -> None:
     inline = copy_of(fp32)
-    weight = next(tensor for tensor in inline.graph.initializer if tensor.name == "layer1.0.conv2.weight")
-    inline.graph.node.insert(0, helper.make_node("Constant", [], [weight.name], "held", value=weight))
+    weight = next(
+        tensor for tensor in inline.graph.initializer if tensor.name == "layer1.0.conv2.weight"
+    )
+    inline.graph.node.insert(
+        0, helper.make_node("Constant", [], [weight.name], "held", value=weight)
+    )
     inline.graph.initializer.remove(weight)
     merged, names = merged_from_onnx(inline, 32)
     check(merged)
@@ -356,7 +413,9 @@ def test_other_kernels_and_channel_multipliers_are_merged(kernel: tuple[int, ...
         [numpy_helper.from_array(weight, "w")],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    merged, names = merged_from_onnx(proto, 5)  # 6 groups of 2: factors 1, 2, 3, 6, so 5 is reached at 6
+    merged, names = merged_from_onnx(
+        proto, 5
+    )  # 6 groups of 2: factors 1, 2, 3, 6, so 5 is reached at 6
     assert names == ("conv",)
     assert tensors(merged)["w"].shape == (24, 6, *kernel)
     pixels = random.standard_normal(size).astype(np.float32)
@@ -364,14 +423,20 @@ def test_other_kernels_and_channel_multipliers_are_merged(kernel: tuple[int, ...
 
 
 @pytest.mark.parametrize("least_width", [0, -4, 2.0, True])
-def test_a_least_width_below_one_or_no_integer_is_refused(least_width: Any, fp32: onnx.ModelProto) -> None:
+def test_a_least_width_below_one_or_no_integer_is_refused(
+    least_width: Any, fp32: onnx.ModelProto
+) -> None:
     for only in (None, ()):
         with pytest.raises(UsageError, match="least_width must be an integer of at least 1"):
             merged_from_onnx(fp32, least_width, only)
 
 
-def test_a_name_that_no_convolution_has_is_refused_with_those_there_are(fp32: onnx.ModelProto) -> None:
-    with pytest.raises(UnknownName, match=r"'layer1.0.conv5'; did you mean .* Known: conv1, .*layer3.0.conv2"):
+def test_a_name_that_no_convolution_has_is_refused_with_those_there_are(
+    fp32: onnx.ModelProto,
+) -> None:
+    with pytest.raises(
+        UnknownName, match=r"'layer1.0.conv5'; did you mean .* Known: conv1, .*layer3.0.conv2"
+    ):
         merged_from_onnx(fp32, 32, only=["layer1.0.conv2", "layer1.0.conv5"])
     with pytest.raises(UnknownName, match="'fc'"):
         merged_from_onnx(fp32, 32, only=["fc"])
@@ -384,7 +449,9 @@ def weight_computed(proto: onnx.ModelProto) -> None:
 
 
 def weight_given_as_input(proto: onnx.ModelProto) -> None:
-    proto.graph.input.append(helper.make_tensor_value_info("layer2.0.conv2.weight", TensorProto.FLOAT, (64, 8, 3, 3)))
+    proto.graph.input.append(
+        helper.make_tensor_value_info("layer2.0.conv2.weight", TensorProto.FLOAT, (64, 8, 3, 3))
+    )
 
 
 @pytest.mark.parametrize("fault", [weight_computed, weight_given_as_input])
@@ -409,7 +476,9 @@ def test_scales_along_another_axis_are_refused(fp32: onnx.ModelProto) -> None:
 
 def test_a_zero_point_that_is_no_constant_is_refused(fp32: onnx.ModelProto) -> None:
     narrow = quantized(fp32, "symmetric")
-    next(node for node in narrow.graph.node if node.name == "layer2.0.conv2.DQ").input[2] = "elsewhere"
+    next(node for node in narrow.graph.node if node.name == "layer2.0.conv2.DQ").input[2] = (
+        "elsewhere"
+    )
     with pytest.raises(BadArtifact, match=r"layer2\.0\.conv2: its zero point is no constant"):
         merged_from_onnx(narrow, 32)
 
@@ -422,7 +491,9 @@ def test_groups_that_do_not_fit_the_weight_are_refused(fp32: onnx.ModelProto) ->
 
 
 def build(proto: onnx.ModelProto) -> None:
-    """Build an engine ahead of time, as the toolkit does; raises EngineRefused where TensorRT-RTX refuses the graph."""
+    """Build an engine ahead of time, as the toolkit does; raises EngineRefused where TensorRT-RTX
+    refuses the graph.
+    """
     pytest.importorskip("tensorrt_rtx")
     options = EngineOptions(profiles=(BatchRange(min=1, opt=8, max=16),), targets=("sm_89",))
     shapes = {"input": (None, 1, 8, 8)}

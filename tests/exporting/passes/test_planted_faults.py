@@ -1,7 +1,9 @@
-"""Every fault is planted into a real export of real weights, and must be caught by the check of the written bytes.
+"""Every fault is planted into a real export of real weights, and must be caught by the check of the
+written bytes.
 
-Each is a mistake that real exports have shipped with. A fault takes the correct model and gives a module with the same
-inputs and outputs that is wrong. None changes a shape or a dtype, so only a comparison of values can tell.
+Each is a mistake that real exports have shipped with. A fault takes the correct model and gives a
+module with the same inputs and outputs that is wrong. None changes a shape or a dtype, so only a
+comparison of values can tell.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def height_and_width_swapped(model: ResNeXt, _weights: Weights) -> nn.Module:
 
 
 def train_mode_batch_norm(model: ResNeXt, _weights: Weights) -> nn.Module:
-    """Statistics of the batch instead of the stored ones: outputs depend on what else is in the batch."""
+    """Statistics of the batch instead of the stored ones: outputs depend on what else is in the
+    batch.
+    """
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
@@ -173,13 +177,18 @@ def test_a_correct_export_passes(spec: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("spec", SMALL)
 def test_a_fault_is_caught_and_nothing_is_written(spec: str, fault: str, tmp_path: Path) -> None:
-    with planted(FAULTS[fault]), pytest.raises(GateFailed, match="does not compute what PyTorch computes"):
+    with (
+        planted(FAULTS[fault]),
+        pytest.raises(GateFailed, match="does not compute what PyTorch computes"),
+    ):
         export_onnx(weights_of(spec), tmp_path / "artifact")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_was_exported_unchecked_is_caught_by_the_parity_command(fault: str, tmp_path: Path) -> None:
+def test_a_fault_that_was_exported_unchecked_is_caught_by_the_parity_command(
+    fault: str, tmp_path: Path
+) -> None:
     weights = load_weights("digits")
     with planted(FAULTS[fault]):
         export_onnx(weights, tmp_path / "artifact", check=False)
@@ -194,7 +203,10 @@ def test_a_fault_that_was_exported_unchecked_is_caught_by_the_parity_command(fau
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_caught_in_seeded_resnext50(fault: str, tmp_path: Path) -> None:
     weights = load_weights("seeded", "resnext50_32x4d")
-    with planted(FAULTS[fault]), pytest.raises(GateFailed, match="does not compute what PyTorch computes"):
+    with (
+        planted(FAULTS[fault]),
+        pytest.raises(GateFailed, match="does not compute what PyTorch computes"),
+    ):
         export_onnx(weights, tmp_path / "artifact")
 
 

@@ -1,4 +1,6 @@
-"""int8 graphs: exact where they can be, close where they cannot, and each runtime really computes in integers."""
+"""int8 graphs: exact where they can be, close where they cannot, and each runtime really computes
+in integers.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,9 @@ from resnext_export.passes.quantize_int8 import FORMS, Runtime, quantized_from_o
 from resnext_export.tensorrt.engine_from_onnx import engine_from_onnx
 
 RUNTIMES: tuple[Runtime, ...] = tuple(FORMS)
-#: int8 loses 0.1 of the logits' RMS on trained digits, 0.2 on Fashion-MNIST and 0.6 on seeded ResNeXt-50, so the sharp
-#: part is the ratio to what the same form loses if calibrated on the very images that are compared.
+#: int8 loses 0.1 of the logits' RMS on trained digits, 0.2 on Fashion-MNIST and 0.6 on seeded
+#: ResNeXt-50, so the sharp part is the ratio to what the same form loses if calibrated on the very
+#: images that are compared.
 GATE = Gate(max_error=1.0, min_cosine=0.95, min_top1=0.6, max_error_ratio=2.0)
 
 
@@ -75,7 +78,9 @@ def baselines(
 ) -> dict[Runtime, NDArray[Any]]:
     """Logits of each form if it is calibrated on the very images that are compared."""
     best = ranges_of(digits_artifact.path, images)
-    return {runtime: logits(quantized_from_onnx(fp32, best, runtime), images) for runtime in RUNTIMES}
+    return {
+        runtime: logits(quantized_from_onnx(fp32, best, runtime), images) for runtime in RUNTIMES
+    }
 
 
 def ranges_of(path: Path, images: NDArray[np.float32]) -> Ranges:
@@ -117,12 +122,17 @@ def logits(proto: onnx.ModelProto, images: NDArray[Any]) -> NDArray[Any]:
 
 
 def judged(
-    fp32: onnx.ModelProto, candidate: onnx.ModelProto, images: NDArray[Any], baseline: NDArray[Any] | None = None
+    fp32: onnx.ModelProto,
+    candidate: onnx.ModelProto,
+    images: NDArray[Any],
+    baseline: NDArray[Any] | None = None,
 ) -> Parity:
     return compare(logits(fp32, images), logits(candidate, images), gate=GATE, baseline=baseline)
 
 
-def stored(quantized: onnx.ModelProto, name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def stored(
+    quantized: onnx.ModelProto, name: str
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Weight of convolution ``name`` as stored, its scales and its zero points."""
     node = makers(quantized)[node_of(quantized, name).input[1]]
     assert node.op_type == "DequantizeLinear"
@@ -137,7 +147,11 @@ def worst_in_scales(fp32: onnx.ModelProto, quantized: onnx.ModelProto) -> float:
     for conv in convs(fp32):
         weight = held[conv.input[1]].astype(np.float64)
         integers, scale, zero = stored(quantized, conv.name)
-        assert (integers.shape, scale.shape, zero.shape) == (weight.shape, weight.shape[:1], weight.shape[:1])
+        assert (integers.shape, scale.shape, zero.shape) == (
+            weight.shape,
+            weight.shape[:1],
+            weight.shape[:1],
+        )
         assert integers.dtype == np.int8
         assert not zero.any()
         each = scale.astype(np.float64).reshape(-1, 1, 1, 1)
@@ -164,7 +178,8 @@ def test_no_two_products_leave_sixteen_bits_where_processors_sum_them_there(
 ) -> None:
     def overflows(runtime: Runtime) -> bool:
         largest = max(
-            int(np.abs(stored(forms[runtime], conv.name)[0].astype(int)).max()) for conv in convs(forms[runtime])
+            int(np.abs(stored(forms[runtime], conv.name)[0].astype(int)).max())
+            for conv in convs(forms[runtime])
         )
         return 2 * 255 * largest > np.iinfo(np.int16).max
 
@@ -188,7 +203,9 @@ def zero_point_off_by_three(quantized: onnx.ModelProto) -> None:
     node = makers(quantized)[node_of(quantized, "layer1.0.conv3").input[0]]
     assert node.op_type == "DequantizeLinear"
     array = arrays(quantized)[node.input[2]]
-    quantized.graph.initializer.append(numpy_helper.from_array((array + 3).astype(array.dtype), "off_by_three"))
+    quantized.graph.initializer.append(
+        numpy_helper.from_array((array + 3).astype(array.dtype), "off_by_three")
+    )
     node.input[2] = "off_by_three"
 
 
@@ -220,7 +237,9 @@ def test_every_form_stays_close_to_the_original(
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("fault", [one_scale_doubled, zero_point_off_by_three, weights_at_three_bits, groups_rotated])
+@pytest.mark.parametrize(
+    "fault", [one_scale_doubled, zero_point_off_by_three, weights_at_three_bits, groups_rotated]
+)
 def test_a_fault_is_caught(
     fault: Callable[[onnx.ModelProto], None],
     runtime: Runtime,
@@ -247,7 +266,11 @@ def test_a_wrong_scale_that_hardly_shows_in_the_logits_shows_in_the_weights(
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_calibration_on_dull_noise_is_caught(
-    runtime: Runtime, digits: Weights, digits_artifact: Artifact, fp32: onnx.ModelProto, images: NDArray[Any]
+    runtime: Runtime,
+    digits: Weights,
+    digits_artifact: Artifact,
+    fp32: onnx.ModelProto,
+    images: NDArray[Any],
 ) -> None:
     noise = np.random.default_rng(0).integers(118, 138, (64, 8, 8, 1)).astype(np.uint8)
     poor = ranges_of(digits_artifact.path, digits.preprocessing.normalise(noise))
@@ -269,12 +292,22 @@ def test_names_metadata_inputs_and_outputs_stay(
     assert list(quantized.metadata_props) == list(fp32.metadata_props) != []
     assert (quantized.graph.input, quantized.graph.output) == (fp32.graph.input, fp32.graph.output)
     assert quantized.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-    assert (quantized.producer_name, quantized.producer_version) == (fp32.producer_name, fp32.producer_version)
-    assert (quantized.ir_version, list(quantized.opset_import)) == (fp32.ir_version, list(fp32.opset_import))
+    assert (quantized.producer_name, quantized.producer_version) == (
+        fp32.producer_name,
+        fp32.producer_version,
+    )
+    assert (quantized.ir_version, list(quantized.opset_import)) == (
+        fp32.ir_version,
+        list(fp32.opset_import),
+    )
     for conv in convs(fp32):
         assert node_of(quantized, conv.name).attribute == conv.attribute
     lost = {node.name for node in fp32.graph.node} - {node.name for node in quantized.graph.node}
-    assert lost == ({node.name for node in fp32.graph.node if node.op_type == "Relu"} if runtime != "trt" else set())
+    assert lost == (
+        {node.name for node in fp32.graph.node if node.op_type == "Relu"}
+        if runtime != "trt"
+        else set()
+    )
     known = {value.name for value in (*quantized.graph.value_info, *quantized.graph.output)}
     assert {name for node in quantized.graph.node for name in node.output} <= known
 
@@ -284,14 +317,22 @@ def test_another_process_gives_the_same_bytes(
 ) -> None:
     ranges.write(tmp_path / "ranges.json")
     script = (
-        "import sys, hashlib, onnx; from pathlib import Path\n"
-        "from resnext_export.calibration.collect import read_ranges\n"
-        "from resnext_export.passes.quantize_int8 import FORMS, quantized_from_onnx\n"
-        "proto, ranges = onnx.load(sys.argv[1]), read_ranges(Path(sys.argv[2]))\n"
-        "for form in FORMS: print(quantized_from_onnx(proto, ranges, form).SerializeToString().hex())\n"
+        "import sys, hashlib, onnx; from pathlib import Path\nfrom"
+        " resnext_export.calibration.collect import read_ranges\nfrom"
+        " resnext_export.passes.quantize_int8 import FORMS, quantized_from_onnx\nproto, ranges ="
+        " onnx.load(sys.argv[1]), read_ranges(Path(sys.argv[2]))\nfor form in FORMS:"
+        " print(quantized_from_onnx(proto, ranges, form).SerializeToString().hex())\n"
     )
-    command = [sys.executable, "-c", script, str(digits_artifact.path), str(tmp_path / "ranges.json")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.split()
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        str(digits_artifact.path),
+        str(tmp_path / "ranges.json"),
+    ]
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=120
+    ).stdout.split()
     assert said == [forms[runtime].SerializeToString().hex() for runtime in RUNTIMES]
 
 
@@ -300,7 +341,10 @@ def test_a_static_batch_stays_static(static_artifact: Artifact, images: NDArray[
     ranges = ranges_of(static_artifact.path, images[3:303])
     for runtime in RUNTIMES:
         quantized = quantized_from_onnx(proto, ranges, runtime)
-        assert (quantized.graph.input, quantized.graph.output) == (proto.graph.input, proto.graph.output)
+        assert (quantized.graph.input, quantized.graph.output) == (
+            proto.graph.input,
+            proto.graph.output,
+        )
         assert judged(proto, quantized, images[:3]).passed
 
 
@@ -319,7 +363,8 @@ def test_tensorrt_gets_symmetric_activations_and_no_integer_bias(
     sums = [node for node in quantized.graph.node if node.op_type == "Add"]
     assert len(sums) == 3
     for node in sums:
-        # The shortcut is rounded; the branch stays as the convolution gives it, to be fused with it.
+        # The shortcut is rounded; the branch stays as the convolution gives it, to be fused with
+        # it.
         assert sorted(made[name].op_type for name in node.input) == ["Conv", "DequantizeLinear"]
     assert made["logits"].input[1] in held  # the classifier is as it was
     assert made["logits"] == makers(fp32)["logits"]
@@ -331,13 +376,21 @@ def test_a_shortcut_left_in_floating_point_is_caught(fp32: onnx.ModelProto, rang
         quantized = quantized_from_onnx(fp32, ranges, "trt")
     made = makers(quantized)
     sums = [node for node in quantized.graph.node if node.op_type == "Add"]
-    assert any(sorted(made[name].op_type for name in node.input) == ["Conv", "Conv"] for node in sums)
+    assert any(
+        sorted(made[name].op_type for name in node.input) == ["Conv", "Conv"] for node in sums
+    )
 
 
 @pytest.mark.parametrize("runtime", ["ort", "openvino"])
-def test_processors_get_unsigned_activations(runtime: Runtime, forms: dict[Runtime, onnx.ModelProto]) -> None:
+def test_processors_get_unsigned_activations(
+    runtime: Runtime, forms: dict[Runtime, onnx.ModelProto]
+) -> None:
     quantized, held = forms[runtime], arrays(forms[runtime])
-    kinds = Counter(held[node.input[2]].dtype.name for node in quantized.graph.node if node.op_type == "QuantizeLinear")
+    kinds = Counter(
+        held[node.input[2]].dtype.name
+        for node in quantized.graph.node
+        if node.op_type == "QuantizeLinear"
+    )
     assert kinds.keys() == {"uint8"}
     biases = [held[makers(quantized)[conv.input[2]].input[0]] for conv in convs(quantized)]
     assert {bias.dtype.name for bias in biases} == {"int32"}
@@ -355,7 +408,11 @@ def test_onnxruntime_computes_every_convolution_in_integers(
         return Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
 
     found = operators(forms["ort"])
-    assert (found["QLinearConv"], found["QLinearAdd"], found["Conv"] + found["FusedConv"]) == (13, 3, 0)
+    assert (found["QLinearConv"], found["QLinearAdd"], found["Conv"] + found["FusedConv"]) == (
+        13,
+        3,
+        0,
+    )
     assert operators(fp32)["QLinearConv"] == 0
 
 
@@ -381,7 +438,9 @@ def test_openvino_computes_every_convolution_in_integers(
     assert compare(logits(fp32, images), np.asarray(model(images)[0]), gate=GATE).passed
 
 
-def delivered(proto: onnx.ModelProto, weights: Weights, targets: tuple[str, ...] = ("sm_89",)) -> Any:
+def delivered(
+    proto: onnx.ModelProto, weights: Weights, targets: tuple[str, ...] = ("sm_89",)
+) -> Any:
     pytest.importorskip("tensorrt_rtx")
     config = weights.config
     options = EngineOptions(profiles=(BatchRange(min=1, opt=8, max=16),), targets=targets)
@@ -398,7 +457,9 @@ def test_tensorrt_rtx_builds_every_convolution_in_int8(
     assert undelivered(found, digits.config, "int8") == (("fc", "float32"),)
 
 
-def test_a_graph_that_is_not_quantized_is_seen_to_be_so(fp32: onnx.ModelProto, digits: Weights) -> None:
+def test_a_graph_that_is_not_quantized_is_seen_to_be_so(
+    fp32: onnx.ModelProto, digits: Weights
+) -> None:
     assert delivered_share(delivered(fp32, digits), digits.config, "int8") == 0
 
 
@@ -411,7 +472,9 @@ def test_merged_groups_are_quantized_from_the_same_ranges(
         assert judged(fp32, quantized_from_onnx(merged, ranges, runtime), images).passed
 
 
-def test_a_dead_channel_stays_dead(fp32: onnx.ModelProto, ranges: Ranges, images: NDArray[Any]) -> None:
+def test_a_dead_channel_stays_dead(
+    fp32: onnx.ModelProto, ranges: Ranges, images: NDArray[Any]
+) -> None:
     dead = copy_of(fp32)
     name = node_of(dead, "layer1.0.conv1").input[1]
     weight = arrays(dead)[name].copy()
@@ -456,20 +519,33 @@ def test_an_unknown_runtime_is_refused(fp32: onnx.ModelProto, ranges: Ranges) ->
         quantized_from_onnx(fp32, ranges, "tflite")  # type: ignore[arg-type]
 
 
-def test_a_graph_that_is_quantized_already_is_refused(forms: dict[Runtime, onnx.ModelProto], ranges: Ranges) -> None:
+def test_a_graph_that_is_quantized_already_is_refused(
+    forms: dict[Runtime, onnx.ModelProto], ranges: Ranges
+) -> None:
     for quantized in forms.values():
         refused(quantized, ranges, r"the graph is quantized already \((De)?[qQ]uantizeLinear ")
 
 
 def test_a_calibration_of_other_weights_is_refused(fp32: onnx.ModelProto, ranges: Ranges) -> None:
-    refused(fp32, ranges.model_copy(update={"weights_sha256": "0" * 64}), "the calibration is of weights 000000000000")
+    refused(
+        fp32,
+        ranges.model_copy(update={"weights_sha256": "0" * 64}),
+        "the calibration is of weights 000000000000",
+    )
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_tensor_that_was_not_calibrated_is_refused(runtime: Runtime, fp32: onnx.ModelProto, ranges: Ranges) -> None:
+def test_a_tensor_that_was_not_calibrated_is_refused(
+    runtime: Runtime, fp32: onnx.ModelProto, ranges: Ranges
+) -> None:
     for name in ("relu_4", "getitem_15"):
         fewer = {key: ends for key, ends in ranges.ranges.items() if key != name}
-        refused(fp32, ranges.model_copy(update={"ranges": fewer}), f"no range for tensor '{name}'", runtime)
+        refused(
+            fp32,
+            ranges.model_copy(update={"ranges": fewer}),
+            f"no range for tensor '{name}'",
+            runtime,
+        )
 
 
 def test_a_full_temporary_folder_is_a_clear_error(
@@ -488,7 +564,9 @@ def test_half_precision_is_refused(digits: Weights, ranges: Ranges) -> None:
     refused(half, ranges, "'conv1' is float16; quantize the float32 export")
 
 
-def test_a_weight_that_is_no_constant_or_not_finite_is_refused(fp32: onnx.ModelProto, ranges: Ranges) -> None:
+def test_a_weight_that_is_no_constant_or_not_finite_is_refused(
+    fp32: onnx.ModelProto, ranges: Ranges
+) -> None:
     computed = copy_of(fp32)
     conv = node_of(computed, "layer2.0.conv2")
     computed.graph.node.insert(0, helper.make_node("Neg", [conv.input[1]], ["computed"], "neg"))

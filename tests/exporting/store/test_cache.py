@@ -22,10 +22,15 @@ def test_the_second_call_reuses_what_the_first_built(digits: Weights, tmp_path: 
 
 def test_other_weights_get_another_entry(digits: Weights, tmp_path: Path) -> None:
     seeded = load_weights("seeded:1", digits.config)
-    assert build_or_reuse(digits, tmp_path).artifact.path != build_or_reuse(seeded, tmp_path).artifact.path
+    assert (
+        build_or_reuse(digits, tmp_path).artifact.path
+        != build_or_reuse(seeded, tmp_path).artifact.path
+    )
 
 
-def test_another_library_version_gets_another_entry(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_library_version_gets_another_entry(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from resnext_export.formats import onnx
 
     before = store._key(digits)
@@ -63,7 +68,9 @@ def test_two_processes_at_a_time_build_it_once(tmp_path: Path) -> None:
     assert said == ["False", "True"]
 
 
-def test_a_cache_folder_that_cannot_be_made_is_a_clear_error(digits: Weights, tmp_path: Path) -> None:
+def test_a_cache_folder_that_cannot_be_made_is_a_clear_error(
+    digits: Weights, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(MissingRequirement, match="RESNEXT_CACHE_DIR"):
         build_or_reuse(digits, tmp_path / "file" / "cache")

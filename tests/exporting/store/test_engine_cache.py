@@ -1,4 +1,6 @@
-"""The cache of engines: built once for each graph, library, machine and request, reused after, never trusted."""
+"""The cache of engines: built once for each graph, library, machine and request, reused after,
+never trusted.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,12 @@ ADA = Driver(None, 1, "13.0", (Gpu("NVIDIA L4", "8.9"),))
 
 
 @pytest.fixture
-def get(rtx: Flavour, digits: Weights, digits_artifact: Artifact, tmp_path: Path) -> Callable[..., Built]:
-    def get(parent: Artifact = digits_artifact, options: EngineOptions = OPTIONS, **more: Any) -> Built:
+def get(
+    rtx: Flavour, digits: Weights, digits_artifact: Artifact, tmp_path: Path
+) -> Callable[..., Built]:
+    def get(
+        parent: Artifact = digits_artifact, options: EngineOptions = OPTIONS, **more: Any
+    ) -> Built:
         return engine_or_reuse(parent, digits, rtx.kind, options.model_copy(update=more), tmp_path)
 
     return get
@@ -51,7 +57,9 @@ def test_the_second_call_reuses_what_the_first_built(get: Callable[..., Built]) 
         {"fallbacks": ()},
     ],
 )
-def test_another_request_is_another_engine(other: dict[str, Any], get: Callable[..., Built]) -> None:
+def test_another_request_is_another_engine(
+    other: dict[str, Any], get: Callable[..., Built]
+) -> None:
     first, second = get(), get(**other)
     assert (first.reused, second.reused) == (False, False)
     assert first.artifact.path != second.artifact.path
@@ -59,14 +67,18 @@ def test_another_request_is_another_engine(other: dict[str, Any], get: Callable[
     assert get(**other).reused
 
 
-def test_another_graph_is_another_engine(get: Callable[..., Built], fp16_artifact: Artifact) -> None:
+def test_another_graph_is_another_engine(
+    get: Callable[..., Built], fp16_artifact: Artifact
+) -> None:
     first, second = get(), get(fp16_artifact)
     assert not second.reused
     assert first.artifact.path != second.artifact.path
     assert second.artifact.manifest.precision == "fp16"
 
 
-def test_another_version_of_the_library_builds_anew(get: Callable[..., Built], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_the_library_builds_anew(
+    get: Callable[..., Built], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = get()
     monkeypatch.setattr(TensorRTRTX, "version", "9.9.9.9")
     second = get()
@@ -76,8 +88,15 @@ def test_another_version_of_the_library_builds_anew(get: Callable[..., Built], m
     assert second.artifact.manifest.engine.version == "9.9.9.9"
 
 
-def test_another_gpu_or_driver_is_another_machine(rtx: Flavour, plant_driver: Callable[[Driver], None]) -> None:
-    drivers = [Driver("none"), ADA, Driver(None, 1, "13.1", ADA.gpus), Driver(None, 1, "13.0", (Gpu("L4", "8.6"),))]
+def test_another_gpu_or_driver_is_another_machine(
+    rtx: Flavour, plant_driver: Callable[[Driver], None]
+) -> None:
+    drivers = [
+        Driver("none"),
+        ADA,
+        Driver(None, 1, "13.1", ADA.gpus),
+        Driver(None, 1, "13.0", (Gpu("L4", "8.6"),)),
+    ]
     found = []
     for driver in drivers:
         plant_driver(driver)
@@ -106,22 +125,24 @@ def test_a_damaged_entry_is_built_again(damage: str, get: Callable[..., Built]) 
     assert get().reused
 
 
-def test_two_processes_at_a_time_build_it_once(rtx: Flavour, digits_artifact: Artifact, tmp_path: Path) -> None:
+def test_two_processes_at_a_time_build_it_once(
+    rtx: Flavour, digits_artifact: Artifact, tmp_path: Path
+) -> None:
     script = (
-        "import sys; from pathlib import Path\n"
-        "from resnext.artifact.files import read_artifact\n"
-        "from resnext.artifact.records import EngineOptions\n"
-        "from resnext.artifact.manifest import BatchRange\n"
-        "from resnext.weights.spec import load_weights\n"
-        "from resnext_export.store import engine_or_reuse\n"
-        "options = EngineOptions(profiles=(BatchRange.parse('1:8:64'),))\n"
-        "parent = read_artifact(Path(sys.argv[1]))\n"
-        f"built = engine_or_reuse(parent, load_weights('digits'), {rtx.kind!r}, options, Path(sys.argv[2]))\n"
-        "print(built.reused)\n"
+        "import sys; from pathlib import Path\nfrom resnext.artifact.files import"
+        " read_artifact\nfrom resnext.artifact.records import EngineOptions\nfrom"
+        " resnext.artifact.manifest import BatchRange\nfrom resnext.weights.spec import"
+        " load_weights\nfrom resnext_export.store import engine_or_reuse\noptions ="
+        " EngineOptions(profiles=(BatchRange.parse('1:8:64'),))\nparent ="
+        " read_artifact(Path(sys.argv[1]))\nbuilt = engine_or_reuse(parent,"
+        f" load_weights('digits'), {rtx.kind!r}, options, Path(sys.argv[2]))\nprint(built.reused)\n"
     )
     command = [sys.executable, "-c", script, str(digits_artifact.directory), str(tmp_path)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
+    children = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
     said = sorted(child.communicate(timeout=240)[0].strip() for child in children)
     assert said == ["False", "True"]
 
@@ -166,9 +187,13 @@ def test_an_engine_that_cannot_run_here_is_reused_unchecked(
 
 
 def test_tensorrt_gets_a_file_of_kernel_times_for_each_machine_and_rtx_none(
-    digits: Weights, digits_artifact: Artifact, engine: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    digits: Weights,
+    digits_artifact: Artifact,
+    engine: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     plant_driver: Callable[[Driver], None],
-) -> None:  # fmt: skip
+) -> None:
     from resnext_export.formats import tensorrt
 
     asked: list[Path | None] = []

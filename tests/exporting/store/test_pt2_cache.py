@@ -1,4 +1,6 @@
-"""Packages in the cache: compiled once for a batch size and a machine, never trusted where they would not load."""
+"""Packages in the cache: compiled once for a batch size and a machine, never trusted where they
+would not load.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +53,17 @@ def test_whatever_changes_the_bytes_gets_another_entry(
 ) -> None:
     host = this_host()
     seeded = load_weights("seeded:1", digits.config)
-    monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", lambda *_: FakeLoader(load_model(digits)))
-    paths = {pt2_or_reuse(digits, 3, tmp_path).artifact.path, pt2_or_reuse(digits, 4, tmp_path).artifact.path}
+    monkeypatch.setattr(
+        torch._C._aoti, "AOTIModelPackageLoader", lambda *_: FakeLoader(load_model(digits))
+    )
+    paths = {
+        pt2_or_reuse(digits, 3, tmp_path).artifact.path,
+        pt2_or_reuse(digits, 4, tmp_path).artifact.path,
+    }
     paths.add(pt2_or_reuse(digits, 3, tmp_path, precision="fp16").artifact.path)
-    monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", lambda *_: FakeLoader(load_model(seeded)))
+    monkeypatch.setattr(
+        torch._C._aoti, "AOTIModelPackageLoader", lambda *_: FakeLoader(load_model(seeded))
+    )
     paths.add(pt2_or_reuse(seeded, 3, tmp_path).artifact.path)
     assert len(paths) == 4
     entries: list[Path] = []
@@ -73,7 +82,10 @@ def test_whatever_changes_the_bytes_gets_another_entry(
 
 
 def test_a_package_for_cuda_is_for_the_gpu_that_is_here(
-    digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant_driver: Callable[[Driver], None]
+    digits: Weights,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plant_driver: Callable[[Driver], None],
 ) -> None:
     entries: list[Path] = []
     monkeypatch.setattr(store, "_once", lambda entry, *_: entries.append(entry))

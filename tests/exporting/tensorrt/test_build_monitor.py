@@ -1,4 +1,6 @@
-"""Progress of a build by phase and parent, and cancelling it: Ctrl-C waits for the library and leaves nothing."""
+"""Progress of a build by phase and parent, and cancelling it: Ctrl-C waits for the library and
+leaves nothing.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def watched() -> tuple[BuildWatch, Bars, Said]:
 
 def build(flavour: Flavour, parent: Artifact, watch: BuildWatch) -> BuiltEngine:
     options = EngineOptions(profiles=(BatchRange.parse("1:8:64"),))
-    return engine_from_onnx(parent.path, flavour, options, shapes={"input": (None, 1, 8, 8)}, watch=watch)
+    return engine_from_onnx(
+        parent.path, flavour, options, shapes={"input": (None, 1, 8, 8)}, watch=watch
+    )
 
 
 # ---- which bar
@@ -72,8 +76,11 @@ def test_each_phase_has_a_bar_under_its_parents_until_it_ends() -> None:
     watch.finish("build")
     assert bars.shown == {}
     assert said == [
-        ("build", None, 0, 2), ("timing", "build", 0, 3), ("timing", "build", 1, 3), ("build", None, 1, 2),
-    ]  # fmt: skip
+        ("build", None, 0, 2),
+        ("timing", "build", 0, 3),
+        ("timing", "build", 1, 3),
+        ("build", None, 1, 2),
+    ]
 
 
 def test_a_phase_inside_one_of_the_same_name_does_not_move_the_outer_bar() -> None:
@@ -127,8 +134,9 @@ def test_phases_of_one_name_on_two_threads_do_not_mix(parents: tuple[str, str]) 
     for thread in threads:
         thread.join(20)
     assert [step for step in said if step[0] == "timing" and step[2]] == [
-        ("timing", parents[0], 1, 3), ("timing", parents[1], 4, 5),
-    ]  # fmt: skip
+        ("timing", parents[0], 1, 3),
+        ("timing", parents[1], 4, 5),
+    ]
     assert bars.removed == [("  timing", 3, 1), ("  timing", 5, 4)]
 
 
@@ -198,7 +206,9 @@ def test_bars_come_and_go_on_a_terminal(
     assert drawn.rstrip("\r\n").endswith("\x1b[2K")  # the last line is erased
 
 
-def test_nothing_is_drawn_elsewhere(rtx: Flavour, digits_artifact: Artifact, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_drawn_elsewhere(
+    rtx: Flavour, digits_artifact: Artifact, capfd: pytest.CaptureFixture[str]
+) -> None:
     with build_bars() as watch:
         build(rtx, digits_artifact, watch)
     assert capfd.readouterr() == ("", "")
@@ -242,7 +252,9 @@ def test_an_interruption_cancels_waits_for_the_work_and_goes_its_way(interruptio
     assert ended == [True]
 
 
-def test_an_interruption_before_the_work_begins_keeps_it_from_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_before_the_work_begins_keeps_it_from_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ran = []
     start = threading.Thread.start
 
@@ -264,7 +276,8 @@ def test_work_gives_its_outcome_or_its_error() -> None:
         run_cancellable(lambda: 1 // 0, BuildWatch())
 
 
-#: A command whose build says that it is under way; ``delay`` seconds a step, for builds that are over too soon.
+#: A command whose build says that it is under way; ``delay`` seconds a step, for builds that are
+#: over too soon.
 SCRIPT = """
 import sys, time
 from contextlib import contextmanager
@@ -284,13 +297,29 @@ main(sys.argv[2:])
 """
 
 
-def interrupted(delay: float, arguments: list[str], folder: Path, when: Callable[[Any], None]) -> tuple[int, str]:
+def interrupted(
+    delay: float, arguments: list[str], folder: Path, when: Callable[[Any], None]
+) -> tuple[int, str]:
     """Exit code and stderr of a command that is interrupted in the midst of a build."""
     (folder / "tmp").mkdir()
-    environment = {**os.environ, "RESNEXT_CACHE_DIR": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": "",
-                   "TMPDIR": str(folder / "tmp")}  # fmt: skip
-    command = [sys.executable, "-c", SCRIPT, str(delay), *arguments, "--output", str(folder / "out" / "engine")]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    environment = {
+        **os.environ,
+        "RESNEXT_CACHE_DIR": str(folder / "cache"),
+        "CUDA_VISIBLE_DEVICES": "",
+        "TMPDIR": str(folder / "tmp"),
+    }
+    command = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        str(delay),
+        *arguments,
+        "--output",
+        str(folder / "out" / "engine"),
+    ]
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
     when(child.stdout)
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=120)
@@ -302,7 +331,9 @@ def fifth_step(said: Any) -> None:
         assert said.readline()
 
 
-def test_an_interrupted_command_leaves_nothing(rtx: Flavour, digits_artifact: Artifact, tmp_path: Path) -> None:
+def test_an_interrupted_command_leaves_nothing(
+    rtx: Flavour, digits_artifact: Artifact, tmp_path: Path
+) -> None:
     arguments = ["--format", rtx.kind, "--onnx", str(digits_artifact.directory)]
     code, errors = interrupted(0.05, arguments, tmp_path, fifth_step)
     assert (code, errors) == (130, "interrupted; nothing half-written was left\n")
@@ -317,7 +348,15 @@ def test_an_interrupted_build_of_resnext50_leaves_nothing(rtx: Flavour, tmp_path
             pass
         time.sleep(0.1)
 
-    arguments = ["--format", rtx.kind, "--model", "resnext50_32x4d", "--precision", "fp16", "--no-check"]
+    arguments = [
+        "--format",
+        rtx.kind,
+        "--model",
+        "resnext50_32x4d",
+        "--precision",
+        "fp16",
+        "--no-check",
+    ]
     code, errors = interrupted(0, arguments, tmp_path, when)
     assert (code, errors) == (130, "interrupted; nothing half-written was left\n")
     assert list((tmp_path / "out").iterdir()) == []

@@ -1,4 +1,6 @@
-"""Where the library has no kernel for half-precision grouped convolutions: what is done, in what order, and proven."""
+"""Where the library has no kernel for half-precision grouped convolutions: what is done, in what
+order, and proven.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def convolutions(proto: onnx.ModelProto) -> dict[str, Convolution]:
 
 @dataclass
 class Builder:
-    """Builds nothing, and refuses what it is told to refuse; ``seen`` keeps each graph that it was given."""
+    """Builds nothing, and refuses what it is told to refuse; ``seen`` keeps each graph that it was
+    given.
+    """
 
     refuses: Callable[[dict[str, Convolution]], tuple[str, ...]]
     error: type[EngineRefused] = NoKernel
@@ -74,8 +78,12 @@ class Builder:
 
 
 def narrow(convs: dict[str, Convolution]) -> tuple[str, ...]:
-    """All at a time, as long as they are in half precision and have less than 32 channels a group."""
-    return tuple(name for name, conv in convs.items() if conv.half and conv.groups > 1 and conv.width < 32)
+    """All at a time, as long as they are in half precision and have less than 32 channels a
+    group.
+    """
+    return tuple(
+        name for name, conv in convs.items() if conv.half and conv.groups > 1 and conv.width < 32
+    )
 
 
 def stubborn(*names: str) -> Callable[[dict[str, Convolution]], tuple[str, ...]]:
@@ -92,7 +100,9 @@ def test_a_graph_that_builds_is_left_alone(fp16_artifact: Artifact) -> None:
     assert (tried.done, tried.changed, len(build.seen)) == ((), None, 1)
 
 
-def test_groups_are_merged_first_and_the_engine_stays_in_half_precision(fp16_artifact: Artifact) -> None:
+def test_groups_are_merged_first_and_the_engine_stays_in_half_precision(
+    fp16_artifact: Artifact,
+) -> None:
     build = Builder(narrow)
     tried = build_with_fallbacks(fp16_artifact.path, build, BOTH)
     assert tried.engine is ENGINE
@@ -104,13 +114,20 @@ def test_groups_are_merged_first_and_the_engine_stays_in_half_precision(fp16_art
     assert len(build.seen) == 2
 
 
-def test_what_is_still_refused_after_merging_gets_float32_one_by_one(fp16_artifact: Artifact) -> None:
+def test_what_is_still_refused_after_merging_gets_float32_one_by_one(
+    fp16_artifact: Artifact,
+) -> None:
     # layer1.0.conv2 has one group after the merge; it was grouped and is refused all the same.
-    build = Builder(lambda convs: narrow(convs) or stubborn("layer3.0.conv2", "layer1.0.conv2")(convs))
+    build = Builder(
+        lambda convs: narrow(convs) or stubborn("layer3.0.conv2", "layer1.0.conv2")(convs)
+    )
     tried = build_with_fallbacks(fp16_artifact.path, build, BOTH)
     assert tried.done[0].startswith("merge-groups: ")
     assert tried.done[1] == "fp32-islands: float32 in layer3.0.conv2, layer1.0.conv2"
-    assert {name for name, conv in build.seen[-1].items() if not conv.half} == {"layer1.0.conv2", "layer3.0.conv2"}
+    assert {name for name, conv in build.seen[-1].items() if not conv.half} == {
+        "layer1.0.conv2",
+        "layer3.0.conv2",
+    }
     assert [build.seen[-1][name].groups for name in GROUPED] == [1, 2, 4]
     assert len(build.seen) == 4
 
@@ -118,7 +135,9 @@ def test_what_is_still_refused_after_merging_gets_float32_one_by_one(fp16_artifa
 def test_islands_alone_leave_the_groups_as_they_were(fp16_artifact: Artifact) -> None:
     build = Builder(stubborn(*GROUPED))
     tried = build_with_fallbacks(fp16_artifact.path, build, ("fp32-islands",))
-    assert tried.done == ("fp32-islands: float32 in layer1.0.conv2, layer2.0.conv2, layer3.0.conv2",)
+    assert tried.done == (
+        "fp32-islands: float32 in layer1.0.conv2, layer2.0.conv2, layer3.0.conv2",
+    )
     assert [build.seen[-1][name].groups for name in GROUPED] == [8, 8, 8]
 
 
@@ -128,7 +147,9 @@ def test_islands_first_where_they_are_asked_for_first(fp16_artifact: Artifact) -
     assert [done.partition(":")[0] for done in tried.done] == ["fp32-islands", "merge-groups"]
 
 
-def test_groups_that_are_wide_already_are_not_built_again(fp16_artifact: Artifact, tmp_path: Path) -> None:
+def test_groups_that_are_wide_already_are_not_built_again(
+    fp16_artifact: Artifact, tmp_path: Path
+) -> None:
     wide, _ = merge_groups.merged_from_onnx(onnx.load(str(fp16_artifact.path)), 32)
     onnx.save(wide, str(tmp_path / "wide.onnx"))
     build = Builder(stubborn("layer3.0.conv2"))
@@ -144,7 +165,12 @@ def test_groups_that_are_wide_already_are_not_built_again(fp16_artifact: Artifac
     ("allowed", "builds", "tried", "fix"),
     [
         ((), 1, "no fallback was tried", "allow another one with --on-refusal"),
-        (("merge-groups",), 2, "tried merge-groups: to 32 channels", "allow another one with --on-refusal"),
+        (
+            ("merge-groups",),
+            2,
+            "tried merge-groups: to 32 channels",
+            "allow another one with --on-refusal",
+        ),
         (BOTH, 3, "fp32-islands: float32 in layer1.0.conv2", "use --precision fp32 or TensorRT 10"),
     ],
 )
@@ -163,13 +189,17 @@ def test_a_refusal_that_stays_says_what_was_tried_and_what_to_do(
     assert len(build.seen) == builds
 
 
-def test_a_changed_graph_that_is_refused_for_another_reason_blames_no_convolution(fp16_artifact: Artifact) -> None:
+def test_a_changed_graph_that_is_refused_for_another_reason_blames_no_convolution(
+    fp16_artifact: Artifact,
+) -> None:
     def build(source: Path | bytes) -> BuiltEngine:
         if isinstance(source, bytes):
             raise EngineRefused("out of memory", ())
         raise NoKernel("no kernel for layer1.0.conv2", ("layer1.0.conv2",))
 
-    with pytest.raises(EngineRefused, match=r"^out of memory; tried merge-groups: .*; use --precision fp32") as caught:
+    with pytest.raises(
+        EngineRefused, match=r"^out of memory; tried merge-groups: .*; use --precision fp32"
+    ) as caught:
         build_with_fallbacks(fp16_artifact.path, build, BOTH)
     assert "have no kernel" not in str(caught.value)
 
@@ -179,7 +209,10 @@ def test_a_changed_graph_that_is_refused_for_another_reason_blames_no_convolutio
     [
         (NoKernel, ("layer1.0.conv1",)),  # not grouped
         (NoKernel, ("fc", "node_relu")),
-        (EngineRefused, ("layer1.0.conv2",)),  # the parser: grouped, but a kernel is not what it lacks
+        (
+            EngineRefused,
+            ("layer1.0.conv2",),
+        ),  # the parser: grouped, but a kernel is not what it lacks
         (EngineRefused, ()),
     ],
 )
@@ -205,10 +238,15 @@ def test_a_float32_convolution_is_no_case_for_a_fallback(digits_artifact: Artifa
 
 #: What TensorRT 11.2 says (NVIDIA/TensorRT#4838).
 REFUSAL = (
-    "No low-precision conv kernel available for this strongly-typed Conv/ConvTranspose. Consider keeping "
-    "Conv/ConvTranspose in FP32 (op_block_list=['Conv']). Failing node: {}",
-    "IBuilder::buildSerializedNetworkToStream: Error Code 10: Internal Error (Could not find any implementation for "
-    "node {}. In computeCosts at /_src/optimizer/common/tactic/optimizer.cpp:4211)",
+    (
+        "No low-precision conv kernel available for this strongly-typed Conv/ConvTranspose."
+        " Consider keeping Conv/ConvTranspose in FP32 (op_block_list=['Conv']). Failing node: {}"
+    ),
+    (
+        "IBuilder::buildSerializedNetworkToStream: Error Code 10: Internal Error (Could not find"
+        " any implementation for node {}. In computeCosts at"
+        " /_src/optimizer/common/tactic/optimizer.cpp:4211)"
+    ),
 )
 
 
@@ -247,22 +285,34 @@ def layers_of(trt: Any, network: Any) -> Iterator[tuple[str, int, int, Any]]:
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type == trt.LayerType.CONVOLUTION:
-            name, channels, half = layer.name, layer.get_input(0).shape[1], layer.get_input(0).dtype == trt.float16
+            name, channels, half = (
+                layer.name,
+                layer.get_input(0).shape[1],
+                layer.get_input(0).dtype == trt.float16,
+            )
             layer.__class__ = trt.IConvolutionLayer
             yield name, layer.num_groups, channels // layer.num_groups, half
 
 
 def first_narrow(trt: Any, network: Any) -> str | None:
-    found = (name for name, groups, width, half in layers_of(trt, network) if half and groups > 1 and width < 32)
+    found = (
+        name
+        for name, groups, width, half in layers_of(trt, network)
+        if half and groups > 1 and width < 32
+    )
     return next(found, None)
 
 
 def first_grouped(trt: Any, network: Any) -> str | None:
-    return next((name for name, groups, _, half in layers_of(trt, network) if half and groups > 1), None)
+    return next(
+        (name for name, groups, _, half in layers_of(trt, network) if half and groups > 1), None
+    )
 
 
 @pytest.fixture
-def refuse(rtx: Flavour, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any, Any], str | None]], None]:
+def refuse(
+    rtx: Flavour, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[Any, Any], str | None]], None]:
     real = rtx.load()
 
     def plant(rule: Callable[[Any, Any], str | None]) -> None:
@@ -288,14 +338,22 @@ def test_an_engine_with_islands_says_so_wherever_it_is_described(
 ) -> None:
     refuse(first_grouped)
     output = str(tmp_path / "e")
-    arguments = ["--format", "trt-rtx", "--onnx", str(fp16_artifact.directory), "--on-refusal", "fp32-islands"]
+    arguments = [
+        "--format",
+        "trt-rtx",
+        "--onnx",
+        str(fp16_artifact.directory),
+        "--on-refusal",
+        "fp32-islands",
+    ]
     result = CliRunner().invoke(main, [*arguments, "--output", output])
     assert result.exit_code == 0, result.output
     record = read_artifact(tmp_path / "e").manifest.engine
     assert record is not None
     assert record.done == (f"fp32-islands: float32 in {', '.join(GROUPED)}",)
     assert f"fallback  {record.done[0]}\n" in result.stdout
-    # What the library makes of an island is its own affair: TensorRT-RTX 1.7 undoes it, for the data are fp16 already.
+    # What the library makes of an island is its own affair: TensorRT-RTX 1.7 undoes it, for the
+    # data are fp16 already.
     cast = {f"{name}.to_fp32" for name in GROUPED}
     assert cast <= {node for layer in record.layers for node in layer.nodes}
     assert f"fallback   {record.done[0]}\n" in CliRunner().invoke(main, ["inspect", output]).stdout
@@ -303,7 +361,14 @@ def test_an_engine_with_islands_says_so_wherever_it_is_described(
 
 def test_fail_means_fail(fp16_artifact: Artifact, refuse: Any, tmp_path: Path) -> None:
     refuse(first_grouped)
-    arguments = ["--format", "trt-rtx", "--onnx", str(fp16_artifact.directory), "--on-refusal", "fail"]
+    arguments = [
+        "--format",
+        "trt-rtx",
+        "--onnx",
+        str(fp16_artifact.directory),
+        "--on-refusal",
+        "fail",
+    ]
     result = CliRunner().invoke(main, [*arguments, "--output", str(tmp_path / "e")])
     assert result.exit_code == 4
     (line,) = result.stderr.splitlines()
@@ -327,30 +392,49 @@ merge = merge_groups.merged_from_onnx
 
 
 def test_a_merge_that_changes_the_function_is_caught_before_anything_is_written(
-    fp16_artifact: Artifact, digits: Weights, refuse: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fp16_artifact: Artifact,
+    digits: Weights,
+    refuse: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     refuse(first_narrow)
     monkeypatch.setattr(merge_groups, "merged_from_onnx", wrong_merge)
     with pytest.raises(GateFailed, match="does not compute what PyTorch computes"):
         export_engine(fp16_artifact, digits, tmp_path / "e", kind="trt-rtx", options=OPTIONS)
     assert list(tmp_path.iterdir()) == []
-    export_engine(fp16_artifact, digits, tmp_path / "e", kind="trt-rtx", options=OPTIONS, check=False)
+    export_engine(
+        fp16_artifact, digits, tmp_path / "e", kind="trt-rtx", options=OPTIONS, check=False
+    )
 
 
 def test_stripped_weights_and_a_changed_graph_do_not_go_together(
-    fp16_artifact: Artifact, digits: Weights, refuse: Any, tmp_path: Path, plant_driver: Callable[[Driver], None],
+    fp16_artifact: Artifact,
+    digits: Weights,
+    refuse: Any,
+    tmp_path: Path,
+    plant_driver: Callable[[Driver], None],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     plant_driver(Driver(None, 1, "13.0", (Gpu("NVIDIA L4", "8.9"),)))
     refuse(first_narrow)
     real = engine_from_onnx._configured
 
-    def keep_weights(trt: Any, builder: Any, flavour: Any, options: EngineOptions, shapes: Any) -> Any:
-        return real(trt, builder, flavour, options.model_copy(update={"strip_weights": False}), shapes)
+    def keep_weights(
+        trt: Any, builder: Any, flavour: Any, options: EngineOptions, shapes: Any
+    ) -> Any:
+        return real(
+            trt, builder, flavour, options.model_copy(update={"strip_weights": False}), shapes
+        )
 
-    monkeypatch.setattr(engine_from_onnx, "_configured", keep_weights)  # refitting needs a real driver
+    monkeypatch.setattr(
+        engine_from_onnx, "_configured", keep_weights
+    )  # refitting needs a real driver
     asked = OPTIONS.model_copy(update={"strip_weights": True})
-    with pytest.raises(UsageError, match="--strip-weights needs a graph as exported, and it had to be changed: merge"):
+    with pytest.raises(
+        UsageError,
+        match="--strip-weights needs a graph as exported, and it had to be changed: merge",
+    ):
         export_engine(fp16_artifact, digits, tmp_path / "e", kind="trt-rtx", options=asked)
     assert list(tmp_path.iterdir()) == []
 
@@ -371,7 +455,8 @@ def parsed(rtx: Flavour, fp16_artifact: Artifact) -> Iterator[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize(
-    "line", [REFUSAL[1], "Error Code 10: Internal Error (Could not find any implementation for node {}.)"]
+    "line",
+    [REFUSAL[1], "Error Code 10: Internal Error (Could not find any implementation for node {}.)"],
 )
 @pytest.mark.parametrize(
     ("node", "blamed"),
@@ -381,14 +466,26 @@ def parsed(rtx: Flavour, fp16_artifact: Artifact) -> Iterator[tuple[Any, Any]]:
         ("PWN(node_relu_2, layer1.0.conv2)", ("layer1.0.conv2", "node_relu_2")),
         ("{ForeignNode[layer2.0.conv2]}", ("layer2.0.conv2",)),
         ("{ForeignNode[layer1.0.conv2...layer1.0.conv3]}", ("layer1.0.conv2", "layer1.0.conv3")),
-        # Grouped convolutions between the first and the last are suspects, and of the others the ends alone.
-        ("{ForeignNode[conv1...layer2.0.conv3]}", ("conv1", "layer1.0.conv2", "layer2.0.conv2", "layer2.0.conv3")),
-        ("{ForeignNode[layer1.0.conv1 + node_relu_1...node_relu_2]}",
-         ("layer1.0.conv1", "node_relu_1", "layer1.0.conv2", "node_relu_2")),
+        # Grouped convolutions between the first and the last are suspects, and of the others the
+        # ends alone.
+        (
+            "{ForeignNode[conv1...layer2.0.conv3]}",
+            ("conv1", "layer1.0.conv2", "layer2.0.conv2", "layer2.0.conv3"),
+        ),
+        (
+            "{ForeignNode[layer1.0.conv1 + node_relu_1...node_relu_2]}",
+            ("layer1.0.conv1", "node_relu_1", "layer1.0.conv2", "node_relu_2"),
+        ),
         ("{ForeignNode[node_relu...node_relu_1]}", ("node_relu", "node_relu_1")),
         # An end that the library added itself leaves its side open.
-        ("{ForeignNode[ONNXTRT_castHelper...layer2.0.conv1]}", ("layer1.0.conv2", "layer2.0.conv1")),
-        ("{ForeignNode[layer2.0.conv3...(Unnamed Layer* 39) [Shuffle]]}", ("layer2.0.conv3", "layer3.0.conv2")),
+        (
+            "{ForeignNode[ONNXTRT_castHelper...layer2.0.conv1]}",
+            ("layer1.0.conv2", "layer2.0.conv1"),
+        ),
+        (
+            "{ForeignNode[layer2.0.conv3...(Unnamed Layer* 39) [Shuffle]]}",
+            ("layer2.0.conv3", "layer3.0.conv2"),
+        ),
         ("{ForeignNode[ONNXTRT_castHelper...ONNXTRT_castHelper_307]}", GROUPED),
         # Parts of longer names are other layers.
         ("layer1.0.conv2.weight", ()),
@@ -397,8 +494,10 @@ def parsed(rtx: Flavour, fp16_artifact: Artifact) -> Iterator[tuple[Any, Any]]:
         ("layer1.0.conv2/Conv", ()),
         ("layer1.0.conv2_quant", ()),
     ],
-)  # fmt: skip
-def test_the_layers_in_a_refusal_are_found(line: str, node: str, blamed: tuple[str, ...], parsed: Any) -> None:
+)
+def test_the_layers_in_a_refusal_are_found(
+    line: str, node: str, blamed: tuple[str, ...], parsed: Any
+) -> None:
     trt, network = parsed
     log = Log()
     log.errors.append(line.format(node))
@@ -412,8 +511,8 @@ def test_advice_in_a_refusal_is_not_taken_for_names(parsed: Any) -> None:
     trt, network = parsed
     log = Log()
     log.errors += [
-        "No low-precision conv kernel available for this strongly-typed Conv/ConvTranspose. Consider keeping conv1 in "
-        "FP32 (op_block_list=['fc']). Failing node: layer3.0.conv2"
+        "No low-precision conv kernel available for this strongly-typed Conv/ConvTranspose."
+        " Consider keeping conv1 in FP32 (op_block_list=['fc']). Failing node: layer3.0.conv2"
     ]
     assert engine_from_onnx._refused(trt, log, network) == ("layer3.0.conv2",)
 
@@ -422,7 +521,10 @@ def test_advice_in_a_refusal_is_not_taken_for_names(parsed: Any) -> None:
     "line",
     [
         "Error Code 2: OutOfMemory (requested 8 GiB while compiling layer1.0.conv2)",
-        "Error Code 4: API Usage Error (layer1.0.conv2: IConvolutionLayer `input` and `kernel` must be of same type.)",
+        (
+            "Error Code 4: API Usage Error (layer1.0.conv2: IConvolutionLayer `input` and `kernel`"
+            " must be of same type.)"
+        ),
     ],
 )
 def test_other_errors_blame_no_layer_for_want_of_a_kernel(line: str, parsed: Any) -> None:

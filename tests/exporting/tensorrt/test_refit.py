@@ -1,4 +1,6 @@
-"""Weights into an engine that was built without: refusals, and a manifest that says what is in it afterwards."""
+"""Weights into an engine that was built without: refusals, and a manifest that says what is in it
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -62,8 +64,14 @@ class Library:
     class ILogger:
         Severity = SimpleNamespace(ERROR="E", INTERNAL_ERROR="F", WARNING="W")
 
-    def __init__(self, refuses: str = "", *, says: str = "", errors: tuple[Error, ...] = (),
-                 missing: tuple[str, ...] = ()) -> None:  # fmt: skip
+    def __init__(
+        self,
+        refuses: str = "",
+        *,
+        says: str = "",
+        errors: tuple[Error, ...] = (),
+        missing: tuple[str, ...] = (),
+    ) -> None:
         self._refuses, self._says, self._errors, self._missing = refuses, says, errors, missing
         self.steps: list[Any] = []
         self._logger: Any = None
@@ -90,21 +98,24 @@ class Library:
         config = SimpleNamespace(flags=["EXCLUDE_WEIGHTS"])
         config.clear_flag = config.flags.remove
         engine = SimpleNamespace(
-            refittable=self._refuses != "refittable", create_serialization_config=lambda: config,
+            refittable=self._refuses != "refittable",
+            create_serialization_config=lambda: config,
             serialize_with_config=serialize,
-        )  # fmt: skip
+        )
         return SimpleNamespace(deserialize_cuda_engine=deserialize)
 
     def Refitter(self, _engine: Any, _logger: Any) -> Any:  # noqa: N802  # the library's name
         return SimpleNamespace(
-            refit_cuda_engine=lambda: self._does("refit"), get_missing_weights=lambda: list(self._missing)
+            refit_cuda_engine=lambda: self._does("refit"),
+            get_missing_weights=lambda: list(self._missing),
         )
 
     def OnnxParserRefitter(self, _refitter: Any, _logger: Any) -> Any:  # noqa: N802  # likewise
         return SimpleNamespace(
-            refit_from_bytes=lambda data: self._does("parse", data), num_errors=len(self._errors),
+            refit_from_bytes=lambda data: self._does("parse", data),
+            num_errors=len(self._errors),
             get_error=lambda index: self._errors[index],
-        )  # fmt: skip
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -119,29 +130,71 @@ def refit_with(library: Library) -> bytes:
 def test_the_engine_is_written_with_its_weights() -> None:
     library = Library()
     assert refit_with(library) == b"whole"
-    assert library.steps == [("deserialize", b"thin"), ("parse", b"model"), ("refit",), ("serialize", ())]
+    assert library.steps == [
+        ("deserialize", b"thin"),
+        ("parse", b"model"),
+        ("refit",),
+        ("serialize", ()),
+    ]
 
 
 @pytest.mark.parametrize(
     ("library", "error", "said", "nodes"),
     [
-        (Library("deserialize", says="Error Code 1: Serialization (wrong version.)"), SessionFailed,
-         "TensorRT cannot load the engine: wrong version", ()),
-        (Library("refittable"), EngineRefused, "the engine takes no weights; refit the one that was built without", ()),
-        (Library("parse", errors=(Error("conv1", "shapes differ"), Error("fc", "missing"), Error("", "more"))),
-         EngineRefused, "TensorRT refuses the weights: node 'conv1': shapes differ", ("conv1", "fc")),
-        (Library("parse", errors=(Error("", "ParseFromCodedStream failed"),)), EngineRefused,
-         "TensorRT refuses the weights: this is not an ONNX file, or it is cut short", ()),
-        (Library("parse", says="no such weights"), EngineRefused,
-         "TensorRT refuses the weights: no such weights", ()),
-        (Library("refit", missing=("conv1.weight", "fc.bias")), EngineRefused,
-         "TensorRT cannot refit: 2 weights are missing, first conv1.weight", ()),
-        (Library("refit", says="out of memory"), EngineRefused, "TensorRT cannot refit: out of memory", ()),
+        (
+            Library("deserialize", says="Error Code 1: Serialization (wrong version.)"),
+            SessionFailed,
+            "TensorRT cannot load the engine: wrong version",
+            (),
+        ),
+        (
+            Library("refittable"),
+            EngineRefused,
+            "the engine takes no weights; refit the one that was built without",
+            (),
+        ),
+        (
+            Library(
+                "parse",
+                errors=(Error("conv1", "shapes differ"), Error("fc", "missing"), Error("", "more")),
+            ),
+            EngineRefused,
+            "TensorRT refuses the weights: node 'conv1': shapes differ",
+            ("conv1", "fc"),
+        ),
+        (
+            Library("parse", errors=(Error("", "ParseFromCodedStream failed"),)),
+            EngineRefused,
+            "TensorRT refuses the weights: this is not an ONNX file, or it is cut short",
+            (),
+        ),
+        (
+            Library("parse", says="no such weights"),
+            EngineRefused,
+            "TensorRT refuses the weights: no such weights",
+            (),
+        ),
+        (
+            Library("refit", missing=("conv1.weight", "fc.bias")),
+            EngineRefused,
+            "TensorRT cannot refit: 2 weights are missing, first conv1.weight",
+            (),
+        ),
+        (
+            Library("refit", says="out of memory"),
+            EngineRefused,
+            "TensorRT cannot refit: out of memory",
+            (),
+        ),
         (Library("refit"), EngineRefused, "TensorRT cannot refit: the library gave no reason", ()),
-        (Library("serialize", says="no room"), EngineRefused,
-         "TensorRT cannot write the refitted engine: no room", ()),
+        (
+            Library("serialize", says="no room"),
+            EngineRefused,
+            "TensorRT cannot write the refitted engine: no room",
+            (),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_refusal_gives_the_librarys_reason(
     library: Library, error: type[ResnextError], said: str, nodes: tuple[str, ...]
 ) -> None:
@@ -163,14 +216,20 @@ class Planted:
         self.given: list[tuple[bytes, onnx.ModelProto, EngineOptions]] = []
         self.proven: list[str] = []
 
-    def refit(self, data: bytes, onnx_data: bytes, _flavour: object, options: EngineOptions) -> bytes:
+    def refit(
+        self, data: bytes, onnx_data: bytes, _flavour: object, options: EngineOptions
+    ) -> bytes:
         self.given.append((data, onnx.load_from_string(onnx_data), options))
         return self.data
 
-    def prove(self, artifact: Artifact, expected: onnx_artifact.Expected, backend: str) -> CheckRecord:
+    def prove(
+        self, artifact: Artifact, expected: onnx_artifact.Expected, backend: str
+    ) -> CheckRecord:
         assert artifact.path.read_bytes() == self.data
         self.proven.append(backend)
-        return CheckRecord(batches=expected.batches, backend=backend, max_error=0.001, tolerance=0.05)
+        return CheckRecord(
+            batches=expected.batches, backend=backend, max_error=0.001, tolerance=0.05
+        )
 
 
 @pytest.fixture
@@ -196,7 +255,10 @@ def thin(fp16_engine: Artifact, changed: Change) -> Artifact:
 @pytest.fixture
 def newer(digits: Weights, tmp_path: Path) -> Path:
     """Other weights of the same network, with the same preprocessing and class names."""
-    state = {name: tensor * 1.01 if name == "fc.weight" else tensor for name, tensor in digits.state_dict.items()}
+    state = {
+        name: tensor * 1.01 if name == "fc.weight" else tensor
+        for name, tensor in digits.state_dict.items()
+    }
     other = Weights(digits.config, state, "newer", digits.preprocessing, digits.class_names)
     save_weights(other, tmp_path / "newer.safetensors")
     return tmp_path / "newer.safetensors"
@@ -207,7 +269,11 @@ def test_a_refitted_engine_says_what_it_holds_and_was_proven(
 ) -> None:
     refit_engine(thin, None, tmp_path / "whole")
     manifest = read_artifact(tmp_path / "whole").manifest
-    assert manifest.file_sha256 == file_sha256(tmp_path / "whole" / "model.engine") != thin.manifest.file_sha256
+    assert (
+        manifest.file_sha256
+        == file_sha256(tmp_path / "whole" / "model.engine")
+        != thin.manifest.file_sha256
+    )
     assert manifest.parent_sha256 == thin.manifest.file_sha256
     assert manifest.weights.sha256 == digits.sha256
     assert manifest.engine is not None
@@ -218,7 +284,9 @@ def test_a_refitted_engine_says_what_it_holds_and_was_proven(
     assert data == thin.path.read_bytes()
     assert options.strip_weights
     assert "layer3.0.conv2" in {node.name for node in proto.graph.node}
-    assert onnx.TensorProto.FLOAT16 in {tensor.data_type for tensor in proto.graph.initializer}  # as the engine
+    assert onnx.TensorProto.FLOAT16 in {
+        tensor.data_type for tensor in proto.graph.initializer
+    }  # as the engine
     assert planted.proven == ["trt-rtx"]
     assert manifest.check is not None
 
@@ -233,7 +301,9 @@ def test_other_weights_of_the_same_network_may_be_put_in(
     assert planted.proven == []
 
 
-@pytest.mark.parametrize("spec", ["fashion-mnist", "seeded:1"])  # another network; other class names
+@pytest.mark.parametrize(
+    "spec", ["fashion-mnist", "seeded:1"]
+)  # another network; other class names
 def test_weights_that_the_engine_was_not_built_for_are_refused(
     spec: str, thin: Artifact, planted: Planted, tmp_path: Path
 ) -> None:
@@ -302,7 +372,10 @@ def test_an_artifact_that_has_its_weights_is_exit_2(
     for artifact in (engine, digits_artifact):
         result = refit(artifact.directory, "--output", tmp_path / "whole")
         assert result.exit_code == 2
-        assert "is not an engine without weights; build one with --format trt --strip-weights" in error(result)
+        assert (
+            "is not an engine without weights; build one with --format trt --strip-weights"
+            in error(result)
+        )
 
 
 def test_no_output_or_no_artifact_is_one_line(engine: Artifact, tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The choice of group widths: by a planted clock that says what each width costs, and once for real on each runtime."""
+"""The choice of group widths: by a planted clock that says what each width costs, and once for real
+on each runtime.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from resnext.artifact.files import Artifact
-from resnext.errors import BadArtifact, BadInput, GateFailed, MissingRequirement, SessionFailed, UsageError
+from resnext.errors import (
+    BadArtifact,
+    BadInput,
+    GateFailed,
+    MissingRequirement,
+    SessionFailed,
+    UsageError,
+)
 from resnext.images.synthetic import seeded_pixels
 from resnext.weights.spec import Weights
 from resnext_export.calibration.collect import calibrate
@@ -32,9 +41,13 @@ FLAT = {"layer2": {8: 10.0, 16: 10.0, 32: 10.0}}
 
 
 def small(
-    layers: Mapping[str, tuple[int, int]] = LAYERS, kind: int = TensorProto.FLOAT, batch: int | str = "batch"
+    layers: Mapping[str, tuple[int, int]] = LAYERS,
+    kind: int = TensorProto.FLOAT,
+    batch: int | str = "batch",
 ) -> onnx.ModelProto:
-    """Convolutions one after the other, and the first's pixels as N x H x W x C where ``kind`` is uint8."""
+    """Convolutions one after the other, and the first's pixels as N x H x W x C where ``kind`` is
+    uint8.
+    """
     random = np.random.default_rng(0)
     float_kind = TensorProto.FLOAT if kind == TensorProto.UINT8 else kind
     dtype = helper.tensor_dtype_to_np_dtype(float_kind)
@@ -49,7 +62,11 @@ def small(
     for place, (name, (groups, width)) in enumerate(layers.items()):
         weight = random.standard_normal((channels, width, 3, 3)).astype(dtype)
         tensors.append(numpy_helper.from_array(weight, f"{place}.weight"))
-        nodes.append(helper.make_node("Conv", [last, f"{place}.weight"], [f"{place}.out"], name, group=groups))
+        nodes.append(
+            helper.make_node(
+                "Conv", [last, f"{place}.weight"], [f"{place}.out"], name, group=groups
+            )
+        )
         nodes[-1].attribute.append(helper.make_attribute("pads", [1, 1, 1, 1]))
         last = f"{place}.out"
     nodes.append(helper.make_node("Relu", [last], ["output"], "relu"))
@@ -65,7 +82,9 @@ def small(
     return proto
 
 
-def widths(proto: onnx.ModelProto, layers: Mapping[str, tuple[int, int]] = LAYERS) -> dict[str, int]:
+def widths(
+    proto: onnx.ModelProto, layers: Mapping[str, tuple[int, int]] = LAYERS
+) -> dict[str, int]:
     """Width of each stage of `small`'s network."""
     found = {}
     for node in proto.graph.node:
@@ -76,7 +95,8 @@ def widths(proto: onnx.ModelProto, layers: Mapping[str, tuple[int, int]] = LAYER
 
 
 class Clock:
-    """In place of a runtime: a model takes the milliseconds that its widths cost, and the machine drifts meanwhile.
+    """In place of a runtime: a model takes the milliseconds that its widths cost, and the machine
+    drifts meanwhile.
 
     Attributes:
         costs: milliseconds by stage and width.
@@ -87,7 +107,10 @@ class Clock:
     """
 
     def __init__(
-        self, costs: Mapping[str, Mapping[int, float]], drift: float = 0.0, disturbed: frozenset[int] = frozenset()
+        self,
+        costs: Mapping[str, Mapping[int, float]],
+        drift: float = 0.0,
+        disturbed: frozenset[int] = frozenset(),
     ) -> None:
         self.costs, self.drift, self.disturbed = costs, drift, disturbed
         self.runs = 0
@@ -129,10 +152,17 @@ def test_each_stage_gets_its_fastest_width() -> None:
     assert prove_merge(proto, choice.proto).convs == tuple(LAYERS)
     assert proto.SerializeToString() == before
     expected = [
-        ("layer1", 4, 20, 1), ("layer1", 8, 18, 0.9), ("layer1", 16, 15, 0.75), ("layer1", 32, 16, 0.8),
-        ("layer2", 8, 15, 1), ("layer2", 16, 17, 17 / 15), ("layer2", 32, 14, 14 / 15),
-    ]  # fmt: skip
-    assert [(timing.stage, timing.width) for timing in choice.timings] == [row[:2] for row in expected]
+        ("layer1", 4, 20, 1),
+        ("layer1", 8, 18, 0.9),
+        ("layer1", 16, 15, 0.75),
+        ("layer1", 32, 16, 0.8),
+        ("layer2", 8, 15, 1),
+        ("layer2", 16, 17, 17 / 15),
+        ("layer2", 32, 14, 14 / 15),
+    ]
+    assert [(timing.stage, timing.width) for timing in choice.timings] == [
+        row[:2] for row in expected
+    ]
     for timing, (_, _, ms, ratio) in zip(choice.timings, expected, strict=True):
         assert [timing.median_ms, timing.ratio] == pytest.approx([ms, ratio])
 
@@ -141,7 +171,9 @@ class Together(Clock):
     """A machine on which stages of one width run faster together than each alone says."""
 
     def __init__(self, together: float) -> None:
-        super().__init__({"layer1": {4: 10, 8: 9.9, 16: 8.5, 32: 9}, "layer2": {8: 10, 16: 10, 32: 9}})
+        super().__init__(
+            {"layer1": {4: 10, 8: 9.9, 16: 8.5, 32: 9}, "layer2": {8: 10, 16: 10, 32: 9}}
+        )
         self.together = together
 
     def __call__(self, proto: onnx.ModelProto) -> Timer:
@@ -151,7 +183,11 @@ class Together(Clock):
 
 @pytest.mark.parametrize(
     ("together", "wanted"),
-    [(0.7, {"layer1": 16, "layer2": 16}), (0.97, {"layer1": 16, "layer2": 32}), (1.2, {"layer1": 16, "layer2": 32})],
+    [
+        (0.7, {"layer1": 16, "layer2": 16}),
+        (0.97, {"layer1": 16, "layer2": 32}),
+        (1.2, {"layer1": 16, "layer2": 32}),
+    ],
 )
 def test_one_width_for_all_wins_where_it_is_faster_by_two_percent(
     together: float, wanted: dict[str, int], monkeypatch: pytest.MonkeyPatch
@@ -166,13 +202,17 @@ def test_one_width_for_all_wins_where_it_is_faster_by_two_percent(
 
 def test_a_tie_keeps_the_narrower_width() -> None:
     proto = small()
-    tied = Clock({"layer1": {4: 10, 8: 9.8, 16: 9.7, 32: 9.7}, **FLAT})  # 1.5 % of the whole network's 20 ms
+    tied = Clock(
+        {"layer1": {4: 10, 8: 9.8, 16: 9.7, 32: 9.7}, **FLAT}
+    )  # 1.5 % of the whole network's 20 ms
     choice = chosen(tied, proto)
     assert choice.proto is proto
     assert (choice.widths, choice.speedup) == (UNMERGED, 1.0)
     assert len(tied.opened) == 1 + 3 + 2  # nothing is left to be measured anew
     assert chosen(Clock({"layer1": {4: 10, 8: 5, 16: 4.8, 32: 4.9}, **FLAT})).widths["layer1"] == 8
-    assert chosen(Clock({"layer1": {4: 10, 8: 9.7, 16: 9.5, 32: 9.3}, **FLAT})).widths["layer1"] == 16
+    assert (
+        chosen(Clock({"layer1": {4: 10, 8: 9.7, 16: 9.5, 32: 9.3}, **FLAT})).widths["layer1"] == 16
+    )
 
 
 DRIFTS = (0.05, 0.002, -0.002)
@@ -188,7 +228,9 @@ def test_a_machine_that_slows_down_or_speeds_up_does_not_choose(drift: float) ->
     assert choice.speedup == pytest.approx(20 / 19)
 
 
-def test_candidates_timed_one_after_the_other_would_be_fooled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_timed_one_after_the_other_would_be_fooled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def blocks(base: Any, others: Any, rounds: int) -> None:
         for one in (base, *others):
             one.times += [one.timer() for _ in range(2 * rounds)]
@@ -204,7 +246,10 @@ def test_a_moment_of_load_does_not_choose() -> None:
     last = Clock(costs)
     chosen(last)
     for run in range(1, last.runs + 1, 3):
-        assert chosen(Clock(costs, disturbed=frozenset({run}))).widths == {"layer1": 16, "layer2": 8}
+        assert chosen(Clock(costs, disturbed=frozenset({run}))).widths == {
+            "layer1": 16,
+            "layer2": 8,
+        }
 
 
 def test_two_slow_widths_in_a_row_end_the_widening() -> None:
@@ -224,7 +269,9 @@ def test_models_that_lost_are_closed() -> None:
     assert not steep.open
 
 
-def changing(monkeypatch: pytest.MonkeyPatch, clock: Clock, after: dict[str, dict[int, float]]) -> None:
+def changing(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, after: dict[str, dict[int, float]]
+) -> None:
     """Let other costs hold for the last measurement."""
     real = merge_width._take_turns
 
@@ -237,7 +284,9 @@ def changing(monkeypatch: pytest.MonkeyPatch, clock: Clock, after: dict[str, dic
 
 
 @pytest.mark.parametrize("last", [11.0, 10.0, 9.9])
-def test_a_merge_that_does_not_pay_in_the_end_is_undone(last: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_that_does_not_pay_in_the_end_is_undone(
+    last: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     proto = small()
     clock = Clock({"layer1": {4: 10, 8: 8, 16: 5, 32: 6}, **FLAT})
     changing(monkeypatch, clock, {"layer1": {4: 10, 16: last}, **FLAT})
@@ -312,7 +361,9 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def logits(proto: onnx.ModelProto, runtime: Runtime, images: NDArray[Any]) -> NDArray[Any]:
     if runtime == "ort":
-        session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            proto.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
         return np.asarray(session.run(None, {"input": images})[0])
     from resnext.runtimes.openvino.session import hints, ov
 
@@ -335,7 +386,9 @@ def test_a_quantized_network_gives_the_same_logits(
     eager(monkeypatch)
     choice = fastest_merge(proto, runtime, 4, threads=1)
     assert choice.widths == {"layer1": 32, "layer2": 64, "layer3": 128}  # one group each
-    assert [timing.stage for timing in choice.timings] == ["layer1"] * 4 + ["layer2"] * 4 + ["layer3"] * 4
+    assert [timing.stage for timing in choice.timings] == ["layer1"] * 4 + ["layer2"] * 4 + [
+        "layer3"
+    ] * 4
     assert all(timing.median_ms > 0 and timing.ratio > 0 for timing in choice.timings)
     assert choice.speedup > 0
     before, after = (logits(model, runtime, images) for model in (proto, choice.proto))
@@ -345,7 +398,9 @@ def test_a_quantized_network_gives_the_same_logits(
 @pytest.mark.usefixtures("short_visits")
 @pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.FLOAT16])
 @pytest.mark.parametrize("runtime", ["ort", "openvino"])
-def test_pixels_and_half_precision_are_taken_as_the_graph_takes_them(runtime: Runtime, kind: int) -> None:
+def test_pixels_and_half_precision_are_taken_as_the_graph_takes_them(
+    runtime: Runtime, kind: int
+) -> None:
     pytest.importorskip("openvino" if runtime == "openvino" else "onnxruntime")
     for batch in ("batch", 2):
         choice = fastest_merge(small({"a": (2, 4)}, kind, batch), runtime, 2)
