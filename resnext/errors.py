@@ -13,8 +13,10 @@
     │       └── NoKernel            4   no kernel: another form of the graph may build
     └── SessionFailed               4   a runtime refused or failed on a given artifact or input
 
-A message is one line: what was got, what is allowed, what to do. Errors of other libraries are
-translated once, where the library is called, with ``raise X from exc``.
+A message is one line: what was got and what is allowed. The hint, if there is one, says what to
+do. Both name fields in backticks (`` `precision` ``), as Python callers spell them; the command
+line turns them into flags. Errors of other libraries are translated once, where the library is
+called, with ``raise X from exc``.
 """
 
 from __future__ import annotations
@@ -25,16 +27,26 @@ from typing import ClassVar
 
 
 class ResnextError(Exception):
-    """Root of every error that this toolkit raises on purpose."""
+    """Root of every error that this toolkit raises on purpose.
+
+    Args:
+        message: what was got, and what is allowed.
+        hint: what to do about it.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{message}; {hint}" if hint else message)
 
 
 class GateFailed(ResnextError):
     """A check that the user asked for came out negative."""
 
 
-class UsageError(ResnextError):
+class UsageError(ResnextError, ValueError):
     """The call is wrong whatever the environment or the files."""
 
     exit_code = 2
@@ -58,7 +70,7 @@ class UnknownName(UsageError):
         super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(self.known)}")
 
 
-class MissingRequirement(ResnextError):
+class MissingRequirement(ResnextError, RuntimeError):
     """The environment lacks something; the message says what to install or do."""
 
     exit_code = 3
@@ -68,7 +80,7 @@ class SilentFallback(MissingRequirement):
     """A runtime accepted a request and then used something else."""
 
 
-class BadInput(ResnextError):
+class BadInput(ResnextError, ValueError):
     """A file or value that cannot be worked with."""
 
     exit_code = 4
@@ -101,7 +113,7 @@ class NoKernel(EngineRefused):
     """
 
 
-class SessionFailed(ResnextError):
+class SessionFailed(ResnextError, RuntimeError):
     """A runtime refused an artifact or failed while running it."""
 
     exit_code = 4

@@ -31,7 +31,8 @@ from torch import nn
 
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.cuda_driver import probe_driver
-from resnext.network.config import Precision, ResNeXtConfig
+from resnext.network.config import ResNeXtConfig
+from resnext.precision import Precision
 from resnext.timing.clock import time_device, time_host
 
 from .device import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from resnext.artifact.files import read_artifact
 from resnext.cli.parity import artifact_weights
 from resnext.errors import UsageError
-from resnext.network.config import Precision
+from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.registry import BACKENDS
 
 from .plan import Cell
@@ -38,7 +38,7 @@ def made_variants(
         for merge in merges:
             parts: list[str] = [precision] if len(precisions) > 1 else []
             parts += [f"merged {merge}"] if merge is not None else []
-            quantized = precision in ("int8", "fp8")
+            quantized = precision in QUANTIZED
             made[" ".join(parts)] = Variant(
                 precision,
                 calibration=(calibration, images) if quantized else (None, None),

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from math import floor
 
 from resnext.network.config import ResNeXtConfig
+from resnext.precision import NUMERICS
 from resnext.runtimes.session import Delivered
-from resnext.verify.delivered import delivered_share, undelivered, wanted_dtypes
+from resnext.verify.delivered import delivered_share, undelivered
 from resnext.verify.parity import Parity
 
 from .measure import Samples
@@ -74,7 +75,7 @@ def _not_delivered(
     *,
     proven: bool,
 ) -> list[str]:
-    wanted = wanted_dtypes(precision)
+    wanted = NUMERICS[precision].compute_dtypes
     missed = [
         (module, got)
         for module, got in undelivered(delivered, config, wanted[0])

@@ -26,7 +26,7 @@ from resnext.cli.app import (
     weights_options,
     write_text,
 )
-from resnext.network.config import PRECISIONS, Precision
+from resnext.precision import PRECISIONS, QUANTIZED, Precision
 from resnext.version import __version__
 
 from .deadline import Deadline
@@ -101,7 +101,7 @@ class MergesType(CountsType):
 @weights_options
 @click.option(
     "--precision",
-    type=NameType("precision", PRECISIONS, many=True),
+    type=NameType("precision", tuple(PRECISIONS), many=True),
     metavar=f"{'|'.join(PRECISIONS)}[,...]",
     help="Element types of weights and activations.  [default: the artifact's, else fp32]",
 )
@@ -277,9 +277,7 @@ def main(
         backends = available_backends(device)
         if not backends:
             require("torch", device)  # what keeps it keeps all the others
-    if (calibration or calibration_images) and (
-        paths or not {"int8", "fp8"} & set(precision or ())
-    ):
+    if (calibration or calibration_images) and (paths or not set(QUANTIZED) & set(precision or ())):
         raise UsageError("--calibration is for int8 and fp8 where no artifact is given; drop it")
     if paths:
         if merges is not None:

@@ -19,8 +19,10 @@ from resnext.errors import BadInput, ResnextError
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import record_environment, record_packages
 from resnext.machine.nvml import open_nvml
-from resnext.network.config import Precision, variant_name
+from resnext.network.config import variant_name
+from resnext.precision import NUMERICS, QUANTIZED, Precision
 from resnext.runtimes.availability import require
+from resnext.runtimes.buffers import torch_dtype
 from resnext.runtimes.registry import (
     BACKENDS,
     SessionOptions,
@@ -213,12 +215,13 @@ class _Images:
     def _known(self, kind: str, rows: list[int]) -> NDArray[Any]:
         import torch
 
-        from resnext.runtimes.pytorch.session import DTYPES
         from resnext.verify.reference import kept_reference_logits
 
         known = self._logits.setdefault(kind, {})
         if missing := [row for row in rows if row not in known]:
-            dtype = torch.float64 if kind == "fp64" else DTYPES[kind]
+            dtype = (
+                torch.float64 if kind == "fp64" else torch_dtype(str(NUMERICS[kind].eager_dtype))
+            )
             logits = kept_reference_logits(self._weights, self.prepared[missing], dtype)
             known.update(zip(missing, logits, strict=True))
         return np.stack([known[row] for row in rows])
@@ -284,11 +287,7 @@ class _ArtifactSource:
         timed = self.variant.merge == "auto"
         key = (
             kind,
-            f"{form} {batch}"
-            if timed
-            else form
-            if self.variant.precision in ("int8", "fp8")
-            else "",
+            f"{form} {batch}" if timed else form if self.variant.precision in QUANTIZED else "",
         )
         if kind == "onnx":
             return self._kept(key, partial(self._onnx, form, batch))
@@ -536,7 +535,7 @@ def _loss(
     """What the precision costs by itself: in eager PyTorch, or for a quantized graph, computed node
     by node.
     """
-    if numerics not in ("int8", "fp8"):
+    if numerics not in QUANTIZED:
         return images.eager_loss(rows, numerics)
     graph = source.onnx(cell)
     return None if graph is None else images.emulated(graph, rows)

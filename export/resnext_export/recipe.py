@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from resnext.errors import UsageError
-from resnext.network.config import Precision
+from resnext.precision import HALVES, QUANTIZED, Precision
 
 if TYPE_CHECKING:
     from resnext.images.sources import ImageSource
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 Runtime: TypeAlias = Literal["trt", "ort", "openvino"]
 Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
 #: Precisions that take images to calibrate on.
-QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
 #: Precisions whose inputs and outputs can be of that type themselves.
-HALVES: tuple[Precision, ...] = ("fp16", "bf16")
 #: Images to calibrate on where nothing is said.
 IMAGES = 128
 

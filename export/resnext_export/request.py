@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from resnext.cli.app import chosen_weights
-from resnext.network.config import Precision
+from resnext.precision import Precision
 from resnext.runtimes.pytorch.release import refuse_older_torch
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from resnext.artifact.manifest import FORMAT_VERSION, BatchRange, Manifest
 from resnext.artifact.records import EngineOptions
 from resnext.errors import BadArtifact, MissingRequirement
 from resnext.machine.cuda_driver import probe_driver
-from resnext.network.config import Precision
+from resnext.precision import Precision
 from resnext.runtimes.compatibility import obstacles, this_machine
 from resnext.runtimes.pt2.record import cpu_flags, this_host
 from resnext.runtimes.pt2.record import obstacles as package_obstacles
@@ -100,7 +100,9 @@ def onnx_or_reuse(
     Raises:
         ResnextError: whatever `build_or_reuse` raises.
     """
-    from .recipe import IMAGES, QUANTIZED, Calibration, Recipe
+    from resnext.precision import QUANTIZED
+
+    from .recipe import IMAGES, Calibration, Recipe
 
     if precision == "fp32" and merge is None:
         return build_or_reuse(weights)
@@ -130,10 +132,9 @@ def derived_or_reuse(
         MissingRequirement: the cache folder cannot be written to, or a data set is not installed.
         ResnextError: whatever `derive_onnx` raises.
     """
+    from resnext.precision import QUANTIZED
     from resnext_export.formats.derived import derive_onnx
     from resnext_export.formats.onnx import library_versions
-
-    from .recipe import QUANTIZED
 
     images = None
     if recipe.precision in QUANTIZED:

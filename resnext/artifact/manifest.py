@@ -19,7 +19,8 @@ from pydantic import (
 
 from resnext.errors import BadArtifact, ResnextError
 from resnext.images.preprocessing import Preprocessing
-from resnext.network.config import Precision, ResNeXtConfig
+from resnext.network.config import ResNeXtConfig
+from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.pt2.record import PackageRecord
 from resnext.runtimes.session import TensorSpec
 
@@ -207,7 +208,7 @@ class Manifest(_Strict):
 
     @model_validator(mode="after")
     def _quantization_where_precision_says_so(self) -> Manifest:
-        if (self.precision in ("int8", "fp8")) != (self.quantization is not None):
+        if (self.precision in QUANTIZED) != (self.quantization is not None):
             needs = "needs a" if self.quantization is None else "has no"
             raise ValueError(
                 f"a manifest of precision {self.precision} {needs} quantization record"

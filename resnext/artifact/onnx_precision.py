@@ -7,20 +7,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resnext.errors import BadArtifact
+from resnext.precision import PRECISIONS
 
 from .files import Artifact
 
 if TYPE_CHECKING:
     import onnx
 
-#: Element types of the weights by precision.
-_WEIGHTS = {
-    "fp32": "float32",
-    "fp16": "float16",
-    "bf16": "bfloat16",
-    "int8": "int8",
-    "fp8": "float8_e4m3fn",
-}
 _HEAVY = ("Conv", "Gemm", "MatMul")
 
 
@@ -67,7 +60,7 @@ def check_onnx_precision(artifact: Artifact) -> None:
             f"{artifact.path}: this is not an ONNX file, or it is cut short; export the artifact"
             " again"
         ) from exc
-    wanted = _WEIGHTS[manifest.precision]
+    wanted = PRECISIONS[manifest.precision].weight_dtype
     if odd := [
         (name, kind) for name, kind in found.items() if kind != wanted and name not in manifest.left
     ]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from resnext.precision import NUMERICS
+from resnext.runtimes.buffers import torch_dtype
 from resnext.version import __version__
 
 from .app import (
@@ -183,7 +185,6 @@ def check_artifact(
     from resnext.errors import BadArtifact, GateFailed, UsageError
     from resnext.images.synthetic import seeded_pixels
     from resnext.runtimes.onnx_reference import emulated_logits
-    from resnext.runtimes.pytorch.session import DTYPES
     from resnext.runtimes.registry import open_session
     from resnext.verify.parity import compare, discriminates, gate_of
     from resnext.verify.reference import kept_reference_logits
@@ -231,9 +232,9 @@ def check_artifact(
             " nothing"
         )
     baseline = None
-    if manifest.numerics in DTYPES:
-        if manifest.numerics != "fp32":
-            eager = kept_reference_logits(weights, prepared, DTYPES[manifest.numerics])
+    if (eager_dtype := NUMERICS[manifest.numerics].eager_dtype) is not None:
+        if eager_dtype != "float32":
+            eager = kept_reference_logits(weights, prepared, torch_dtype(eager_dtype))
         baseline = eager.astype(np.float64) if against == "torch" else None
     elif manifest.kind == "onnx" and backend_name != NODE_BY_NODE:
         baseline = emulated_logits(artifact, inputs).astype(np.float64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal
 
 from resnext.errors import UnknownName, UsageError
 
@@ -16,9 +16,6 @@ from resnext.errors import UnknownName, UsageError
 EXPANSION = 4
 
 Stem = Literal["imagenet", "small"]
-#: What weights and activations may be asked to be; the first is the default.
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from resnext.artifact.files import Artifact
 from resnext.errors import MissingRequirement, UnknownName, UsageError
-from resnext.network.config import PRECISIONS, Precision
+from resnext.precision import LIVE, PRECISIONS, Precision
 from resnext.weights.spec import Weights
 
 from .session import Session
@@ -70,13 +70,11 @@ class Backend:
     source: Literal["model", "onnx", "trt", "trt-rtx", "pt2"]
     device: Literal["auto", "cpu", "cuda"]
     about: str
-    precisions: tuple[Precision, ...] = PRECISIONS
+    precisions: tuple[Precision, ...] = tuple(PRECISIONS)
 
 
-#: What PyTorch runs a live model in; a quantized network is a converted file.
-_LIVE: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 #: ONNX Runtime rewrites float8 graphs wrongly, before any provider sees them.
-_NOT_FP8: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+_NOT_FP8: tuple[Precision, ...] = tuple(name for name in PRECISIONS if name != "fp8")
 #: And of its own convolutions, those of the CPU provider have no bfloat16, those of the CUDA
 #: provider no int8 either.
 _ORT_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -86,16 +84,16 @@ _ORT_CUDA: tuple[Precision, ...] = ("fp32", "fp16")
 #: Every backend that works, by name.
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
-        "torch": Backend("pytorch.session", "model", "auto", "eager PyTorch", _LIVE),
+        "torch": Backend("pytorch.session", "model", "auto", "eager PyTorch", LIVE),
         "torch-folded": Backend(
             "pytorch.session",
             "model",
             "auto",
             "eager PyTorch, batch norms folded, channels-last",
-            _LIVE,
+            LIVE,
         ),
         "torch-compile": Backend(
-            "pytorch.session", "model", "auto", "torch.compile with Inductor", _LIVE
+            "pytorch.session", "model", "auto", "torch.compile with Inductor", LIVE
         ),
         "ort": Backend(
             "ort.session",

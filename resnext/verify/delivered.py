@@ -89,25 +89,6 @@ def delivered_from_package(record: PackageRecord, device: str) -> Delivered:
     return Delivered(device, found, notes)
 
 
-#: Element types that a network may compute in, by what its parity is judged by
-#: (`Manifest.numerics`).
-_WANTED = {
-    "fp32": ("float32",),
-    "fp16": ("float16",),
-    "tf32": ("tfloat32", "float32"),
-    "bf16": ("bfloat16",),
-    "int8": ("int8", "uint8"),
-    "fp8": ("float8_e4m3fn",),
-}
-
-
-def wanted_dtypes(numerics: str) -> tuple[str, ...]:
-    """Element types that count as delivered: where TF32 is allowed, both it and float32; for int8,
-    uint8 as well.
-    """
-    return _WANTED[numerics]
-
-
 def module_of(node: str) -> str | None:
     """The convolution or classifier that a node is named after, or None.
 

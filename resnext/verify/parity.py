@@ -8,9 +8,7 @@ network. NaN and infinity fail, always.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from resnext.errors import UsageError
+from resnext.precision import NUMERICS, Gate
 from resnext.runtimes.session import numpy_dtype
 
 if TYPE_CHECKING:
@@ -27,43 +26,6 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 #: Difference of two logits, over the root mean square, under which either may be called first.
 _TIE = 1e-5
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What a candidate of one precision must keep to.
-
-    Attributes:
-        max_error: largest absolute difference, over the root mean square of the reference.
-        min_cosine: smallest cosine of any row with its reference row.
-        min_top1: smallest share of rows with the reference's first class.
-        max_error_ratio: largest ``max_error`` over the baseline's, where there is one: what eager
-            PyTorch loses at the same precision, or for a quantized network the graph itself.
-    """
-
-    max_error: float
-    min_cosine: float
-    min_top1: float
-    max_error_ratio: float
-
-
-#: Gates by precision. fp16 rounds a deep network's activations by up to 3e-2 of the logits
-#: (measured on seeded ResNeXt-50 to -152), so its sharp gate is the ratio to what eager PyTorch
-#: loses in fp16 on the same images. TF32 rounds to the same 10 bits of mantissa, bf16 to 7: 0.19 of
-#: seeded ResNeXt-101's logits (measured). What int8 and fp8 lose hangs on weights and images far
-#: more, untrained networks being the worst, so there the rest only stops nonsense and the ratio is
-#: the gate: of a new file to the same form calibrated on the very images that are compared, of a
-#: runtime to the file computed node by node as ONNX defines it (`resnext.runtimes.onnx_reference`).
-GATES: Mapping[str, Gate] = MappingProxyType(
-    {
-        "fp32": Gate(max_error=1e-4, min_cosine=0.999999, min_top1=1.0, max_error_ratio=50.0),
-        "fp16": Gate(max_error=5e-2, min_cosine=0.9995, min_top1=0.9, max_error_ratio=4.0),
-        "tf32": Gate(max_error=5e-2, min_cosine=0.9995, min_top1=0.9, max_error_ratio=4.0),
-        "bf16": Gate(max_error=0.4, min_cosine=0.995, min_top1=0.75, max_error_ratio=4.0),
-        "int8": Gate(max_error=2.0, min_cosine=0.9, min_top1=0.25, max_error_ratio=4.0),
-        "fp8": Gate(max_error=2.0, min_cosine=0.9, min_top1=0.25, max_error_ratio=4.0),
-    }
-)
 
 
 class Parity(BaseModel):
@@ -118,10 +80,10 @@ def gate_for(precision: str) -> Gate:
         UsageError: there is none.
     """
     try:
-        return GATES[precision]
+        return NUMERICS[precision].gate
     except KeyError:
         raise UsageError(
-            f"no parity gate for precision {precision!r}; known: {', '.join(GATES)}"
+            f"no parity gate for precision {precision!r}; known: {', '.join(NUMERICS)}"
         ) from None
 
 
@@ -163,7 +125,7 @@ def compare(
         UsageError: the reference itself cannot serve: empty, not two-dimensional, not finite, all
             zero.
     """
-    gate = gate or GATES["fp32"]
+    gate = gate or NUMERICS["fp32"].gate
     if reference.ndim != 2 or reference.size == 0:
         raise UsageError(
             f"the reference must be N x classes and not empty, got shape {reference.shape}"

@@ -18,8 +18,9 @@ import torch
 from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
 from resnext.artifact.manifest import Manifest, WeightsRecord
 from resnext.artifact.specs import BatchRange
-from resnext.network.config import Precision, variant_name
+from resnext.network.config import variant_name
 from resnext.network.layers import layers
+from resnext.precision import Precision
 from resnext.runtimes.pt2.package import RECORD_NAME, package_facts
 from resnext.runtimes.pt2.record import PackageRecord, this_host
 from resnext.runtimes.session import TensorSpec

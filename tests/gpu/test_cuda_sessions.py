@@ -15,7 +15,7 @@ import torch
 
 from resnext.artifact.files import Artifact
 from resnext.errors import ResnextError
-from resnext.network.config import Precision
+from resnext.precision import Precision
 from resnext.runtimes import tensor_session
 from resnext.runtimes.availability import obstacle
 from resnext.runtimes.ort.cuda import CudaOrtSession

@@ -25,7 +25,7 @@ from resnext.artifact.records import EngineOptions
 from resnext.errors import EngineRefused, MissingRequirement, SessionFailed
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.cuda_driver import probe_driver
-from resnext.network.config import Precision
+from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import obstacle
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions, open_session
@@ -40,7 +40,7 @@ from resnext_export.cli.export import main
 from resnext_export.formats.derived import derive_onnx
 from resnext_export.formats.onnx import export_onnx
 from resnext_export.formats.tensorrt import export_engine, refit_engine
-from resnext_export.recipe import QUANTIZED, Calibration, Recipe
+from resnext_export.recipe import Calibration, Recipe
 from resnext_export.store import build_or_reuse, engine_or_reuse
 
 BATCHES = (1, 8, 64, 256)

@@ -4,11 +4,10 @@ cannot hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,14 @@ import onnx
 from numpy.typing import NDArray
 
 from resnext.errors import BadArtifact, SessionFailed, UsageError
-from resnext_export.passes.lower import LARGEST, WEIGHTED, HalfPrecision, inferred
+from resnext.precision import PRECISIONS
+from resnext_export.passes.lower import WEIGHTED, HalfPrecision, inferred
 
 #: Smallest subnormal of fp16; what is below half of it becomes zero.
 FP16_TINIEST = 2.0**-24
 _SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
 #: Memory for the outputs of one run, bytes. A ResNeXt-50 gives 80 MB for one image of 224 pixels.
 _BUDGET_BYTES = 256 << 20
-#: What to do instead, by the type that does not suffice.
-_INSTEAD: Mapping[HalfPrecision, str] = MappingProxyType({"fp16": "bf16 or fp32", "bf16": "fp32"})
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,11 @@ class Overflow:
 
     def __str__(self) -> str:
         """One line: what was seen, what is allowed, what to do."""
+        limit = PRECISIONS[self.precision]
         is_what = "beyond" if self.beyond else "close to"
         return (
             f"{self.node} reaches {self.largest:.6g}, {is_what} {self.precision}'s"
-            f" {LARGEST[self.precision]:.6g}; use {_INSTEAD[self.precision]}"
+            f" {limit.largest:.6g}; use {' or '.join(limit.wider)}"
         )
 
 
@@ -137,7 +136,7 @@ def overflows(
     """
     if not headroom >= 1:
         raise UsageError(f"headroom must be at least 1, got {headroom}")
-    limit = LARGEST[precision]
+    limit = PRECISIONS[precision].largest
     return tuple(
         Overflow(each.node, precision, each.largest, beyond=not each.largest <= limit)
         for each in ranges

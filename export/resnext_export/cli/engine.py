@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from resnext_export.recipe import QUANTIZED
+from resnext.precision import QUANTIZED
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact

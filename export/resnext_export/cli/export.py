@@ -18,7 +18,7 @@ from resnext.cli.app import (
     weights_options,
     write_text,
 )
-from resnext.network.config import PRECISIONS, Precision
+from resnext.precision import PRECISIONS, Precision
 from resnext.version import __version__
 from resnext_export.request import Asked
 
@@ -72,7 +72,7 @@ Examples:
 @weights_options
 @click.option(
     "--precision",
-    type=NameType("precision", PRECISIONS),
+    type=NameType("precision", tuple(PRECISIONS)),
     metavar="|".join(PRECISIONS),
     help=(
         "Element type of weights and activations: made of the float32 ONNX artifact.  [default:"

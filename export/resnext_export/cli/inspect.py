@@ -21,6 +21,7 @@ from resnext.cli.app import (
     printable,
     write_text,
 )
+from resnext.precision import NUMERICS
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
@@ -124,11 +125,11 @@ def share_of(manifest: Manifest, delivered: Delivered) -> float:
     """Share (0 to 1) of convolution and product FLOPs that got what the artifact's precision
     means.
     """
-    from resnext.verify.delivered import delivered_share, wanted_dtypes
+    from resnext.verify.delivered import delivered_share
 
     return sum(
         delivered_share(delivered, manifest.config, dtype)
-        for dtype in wanted_dtypes(manifest.numerics)
+        for dtype in NUMERICS[manifest.numerics].compute_dtypes
     )
 
 
@@ -145,9 +146,9 @@ def delivered_line(manifest: Manifest) -> str:
 
 
 def _share_line(manifest: Manifest, delivered: Delivered, share: float) -> str:
-    from resnext.verify.delivered import undelivered, wanted_dtypes
+    from resnext.verify.delivered import undelivered
 
-    wanted = wanted_dtypes(manifest.numerics)
+    wanted = NUMERICS[manifest.numerics].compute_dtypes
     text = f"{' or '.join(wanted)} in {share:.1%} of convolution and product FLOPs"
     missed = undelivered(delivered, manifest.config, wanted[0]) if share < 1 else ()
     missed = tuple(entry for entry in missed if entry[1] not in wanted)

@@ -10,8 +10,8 @@ import click
 
 from resnext.cli.app import NameType
 from resnext.errors import UsageError
-from resnext.network.config import Precision
-from resnext_export.recipe import HALVES, IMAGES, QUANTIZED, Calibration, Method, Recipe, Runtime
+from resnext.precision import HALVES, QUANTIZED, Precision
+from resnext_export.recipe import IMAGES, Calibration, Method, Recipe, Runtime
 
 F = TypeVar("F", bound=Callable[..., Any])
 

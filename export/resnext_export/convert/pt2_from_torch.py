@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import GateFailed, MissingRequirement, SessionFailed, UsageError
-from resnext.network.config import Precision
 from resnext.network.forms import fold_batch_norms
 from resnext.network.layers import layers as weighted_layers
+from resnext.precision import Precision
 from resnext.runtimes.pt2.package import RECORD_NAME
 from resnext.runtimes.pt2.record import PackageLayer, PackageRecord, cpu_flags, this_host
 from resnext.runtimes.pt2.toolchain import obstacle, toolchain

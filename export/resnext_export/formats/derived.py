@@ -19,11 +19,11 @@ from resnext.artifact.files import Artifact, check_destination, file_sha256, sea
 from resnext.artifact.manifest import Manifest, MergeRecord, QuantizationRecord, RangeRecord
 from resnext.errors import BadInput, GateFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
-from resnext.network.config import Precision
+from resnext.precision import HALVES, PRECISIONS, QUANTIZED, Precision
 from resnext.progress import working
 from resnext.runtimes.onnx_reference import node_by_node
 from resnext_export.cli.derivation import counted
-from resnext_export.recipe import HALVES, QUANTIZED, Recipe
+from resnext_export.recipe import Recipe
 
 from .onnx import (
     CHECK_BATCHES,
@@ -227,7 +227,6 @@ def _lowered(
 def _checked_ranges(parent: Artifact, half: HalfPrecision, images: NDArray[Any]) -> RangeRecord:
     """The largest activation; raises GateFailed where the type cannot hold one."""
     from resnext_export.calibration.activations import activation_ranges, overflows
-    from resnext_export.passes.lower import LARGEST
 
     found = activation_ranges(parent.path, images)
     if beyond := [each for each in overflows(found, half, headroom=1.0) if each.beyond]:
@@ -235,7 +234,10 @@ def _checked_ranges(parent: Artifact, half: HalfPrecision, images: NDArray[Any])
         raise GateFailed(f"{beyond[0]}{more}. Nothing was written")
     widest = max(found, key=lambda each: each.largest)
     return RangeRecord(
-        layer=widest.node, largest=widest.largest, limit=LARGEST[half], images=len(images)
+        layer=widest.node,
+        largest=widest.largest,
+        limit=PRECISIONS[half].largest,
+        images=len(images),
     )
 
 

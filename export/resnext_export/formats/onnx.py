@@ -22,9 +22,11 @@ from resnext.artifact.files import Artifact, check_destination, file_sha256, sea
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.errors import BadArtifact, GateFailed
 from resnext.images.synthetic import seeded_pixels
-from resnext.network.config import Precision, variant_name
+from resnext.network.config import variant_name
+from resnext.precision import NUMERICS, Precision
 from resnext.progress import working
 from resnext.runtimes import onnx_reference
+from resnext.runtimes.buffers import torch_dtype
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Session, TensorSpec
@@ -160,7 +162,6 @@ def expect(
     """
     import torch
 
-    from resnext.runtimes.pytorch.session import DTYPES
     from resnext.verify.reference import kept_reference_logits
 
     low, high = batch.min, batch.max
@@ -196,10 +197,10 @@ def expect(
         )
     # What PyTorch itself loses at a lower precision is the sharper yardstick; float32 loses next to
     # nothing.
-    loses = numerics != "fp32" and numerics in DTYPES
+    dtype = NUMERICS[numerics].eager_dtype
     baseline = (
-        kept_reference_logits(weights, images, DTYPES[numerics]).astype(np.float64)
-        if loses
+        kept_reference_logits(weights, images, torch_dtype(dtype)).astype(np.float64)
+        if dtype not in (None, "float32")
         else None
     )
     if parent is not None and parent.manifest.quantization is not None:

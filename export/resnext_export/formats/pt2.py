@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
 from resnext.artifact.manifest import BatchRange, Manifest, WeightsRecord
 from resnext.errors import UsageError
-from resnext.network.config import Precision, variant_name
+from resnext.network.config import variant_name
+from resnext.precision import Precision
 from resnext.progress import working
 from resnext.runtimes.pt2.package import package_facts
 from resnext.version import __version__

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from resnext.errors import BadArtifact, GateFailed, UsageError
+from resnext.precision import PRECISIONS
 
 from .initializers import Constants
 
 HalfPrecision: TypeAlias = Literal["fp16", "bf16"]
 #: Largest finite value of each type.
-LARGEST: Mapping[HalfPrecision, float] = MappingProxyType({"fp16": 65504.0, "bf16": 255 * 2.0**120})
 #: Operators whose second input is a weight.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: The first opset whose Conv, pooling and other operators all take bfloat16.
@@ -244,10 +244,9 @@ def _rounded(
     with np.errstate(over="ignore", under="ignore"):
         lowered: NDArray[Any] = array.astype(helper.tensor_dtype_to_np_dtype(_HALVES[precision]))
     if np.isfinite(largest) and not np.isfinite(lowered.astype(np.float32)).all():
-        instead = "bf16 or fp32" if precision == "fp16" else "fp32"
         raise GateFailed(
             f"{layer}: the largest value of {name!r}, {largest:.6g}, is beyond {precision}'s"
-            f" {LARGEST[precision]:.6g}; use {instead}"
+            f" {PRECISIONS[precision].largest:.6g}; use {' or '.join(PRECISIONS[precision].wider)}"
         )
     # A few tiny weights beside large ones do no harm (a channel that training gave up). It is too
     # much where fp16, with three more bits of mantissa, keeps less of the layer than bf16 would.

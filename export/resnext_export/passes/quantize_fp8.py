@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from resnext.errors import BadInput
+from resnext.precision import PRECISIONS
 from resnext_export.calibration.collect import Ranges
 
 from .initializers import Constants, convolutions
 from .quantize_int8 import check_calibrated, convolution_weights, finished, range_of, shortcuts
 
 #: Largest finite value of E4M3.
-_LARGEST = 448.0
+_LARGEST = PRECISIONS["fp8"].largest
 #: First ONNX operator set whose Q and DQ know float8.
 _LEAST_OPSET = 19
 #: Input channels that a convolution of one group must have. TensorRT-RTX computes ResNeXt-50's stem

@@ -31,6 +31,7 @@ from resnext.errors import (
     SilentFallback,
     UsageError,
 )
+from resnext.precision import PRECISIONS
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import (
     Arrays,
@@ -40,7 +41,7 @@ from resnext.runtimes.session import (
     TensorSpec,
     numpy_dtype,
 )
-from resnext.verify.delivered import module_of, wanted_dtypes
+from resnext.verify.delivered import module_of
 
 
 def _load_quietly() -> Any:
@@ -313,7 +314,7 @@ class OpenvinoSession(Session):
         ):  # a quantized network computes some layers in integers and some not
             layers = _layers(compiled, {})
             got |= {layer.dtype for layer in layers if layer.op in _HEAVY.values()} - set(
-                wanted_dtypes(precision)
+                PRECISIONS[precision].compute_dtypes
             )
         if got:
             raise SilentFallback(
@@ -340,7 +341,9 @@ class OpenvinoSession(Session):
         differ += [] if self.inputs == manifest.inputs else ["inputs"]
         differ += [] if self.outputs == manifest.outputs else ["outputs"]
         held = set(weight_dtypes(self._model).values())
-        if manifest.precision in _PRECISIONS and held != set(wanted_dtypes(manifest.precision)):
+        if manifest.precision in _PRECISIONS and held != {
+            PRECISIONS[manifest.precision].weight_dtype
+        }:
             differ.append(f"precision (the weights are {', '.join(sorted(held)) or 'none'})")
         if differ:
             raise BadArtifact(

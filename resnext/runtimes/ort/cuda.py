@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
 from resnext.errors import ResnextError, SessionFailed
-from resnext.network.config import Precision
+from resnext.precision import Precision
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Boundary, Delivered
 

@@ -24,7 +24,7 @@ from resnext.artifact.manifest import Manifest
 from resnext.artifact.specs import BatchRange
 from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback
 from resnext.machine.cuda_driver import probe_driver
-from resnext.network.config import Precision
+from resnext.precision import Precision
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer
 from resnext.storage import cache_folder

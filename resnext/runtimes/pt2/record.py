@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from resnext.artifact.specs import BatchRange
 from resnext.errors import MissingRequirement
-from resnext.network.config import Precision
+from resnext.precision import Precision
 from resnext.runtimes.session import TensorSpec
 from resnext.runtimes.trt.library import this_platform
 

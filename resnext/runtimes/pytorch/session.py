@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from resnext.errors import MissingRequirement, SessionFailed, SilentFallback
 from resnext.network.config import ResNeXtConfig
 from resnext.network.forms import fold_batch_norms, merge_model_groups, merged_macs
-from resnext.runtimes.buffers import CudaMemory, DeviceMemory, HostMemory
+from resnext.precision import PRECISIONS
+from resnext.runtimes.buffers import CudaMemory, DeviceMemory, HostMemory, torch_dtype
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer, TensorSpec
 from resnext.runtimes.tensor_session import WARM_RUNS, TensorSession
@@ -144,7 +145,7 @@ class TorchSession(TensorSession):
         self.outputs = (
             TensorSpec(name="logits", dtype="float32", shape=(None, config.num_classes)),
         )
-        self._dtype = DTYPES[options.precision]
+        self._dtype = torch_dtype(PRECISIONS[options.precision].weight_dtype)
         self._model: nn.Module = load_model(weights)
         if name == "torch-folded":
             self._model = fold_batch_norms(self._model)
@@ -403,12 +404,4 @@ def _module_layers(network: Network, probe: Tensor) -> list[DeliveredLayer]:
     return layers
 
 
-#: Element types by precision. TF32 keeps as many bits of mantissa as float16, so that is what it
-#: may lose.
-DTYPES = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "tf32": torch.float16,
-    "bf16": torch.bfloat16,
-}
 _LAYOUTS = {"nchw": torch.contiguous_format, "channels-last": torch.channels_last}

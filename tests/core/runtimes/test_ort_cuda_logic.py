@@ -19,7 +19,7 @@ import pytest
 from resnext.artifact.files import Artifact
 from resnext.errors import BadInput, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
-from resnext.network.config import PRECISIONS, Precision
+from resnext.precision import PRECISIONS, Precision
 from resnext.runtimes.ort import cuda
 from resnext.runtimes.ort import session as ort_session
 from resnext.runtimes.ort.cuda import CudaOrtSession, provider_settings

@@ -26,8 +26,8 @@ from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.cuda_driver import Driver, Gpu
-from resnext.network.config import PRECISIONS
 from resnext.network.layers import layers
+from resnext.precision import PRECISIONS
 from resnext.runtimes.ort import cuda as ort_cuda_session
 from resnext.runtimes.ort import libraries as ort_trt_libraries
 from resnext.runtimes.ort import session as ort_session

@@ -14,7 +14,7 @@ from resnext.artifact.files import Artifact
 from resnext.cli.classify import main as classify
 from resnext.errors import UsageError
 from resnext.images.synthetic import seeded_pixels
-from resnext.network.config import PRECISIONS
+from resnext.precision import PRECISIONS
 from resnext.runtimes.buffers import from_host, host_view
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import (
@@ -25,8 +25,6 @@ from resnext.runtimes.registry import (
     open_session,
 )
 from resnext.runtimes.session import numpy_dtype
-from resnext.verify.delivered import wanted_dtypes
-from resnext.verify.parity import GATES
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.formats.derived import derive_onnx
@@ -50,9 +48,10 @@ def derived(plain: Artifact, weights: Weights, folder: Path, recipe: Recipe) -> 
 
 def test_every_precision_has_a_gate_and_a_type_and_a_backend() -> None:
     for precision in PRECISIONS:
-        assert precision in GATES
+        assert PRECISIONS[precision].gate.max_error > 0
         assert all(
-            numpy_dtype(name) if "8_" not in name else True for name in wanted_dtypes(precision)
+            numpy_dtype(name) if "8_" not in name else True
+            for name in PRECISIONS[precision].compute_dtypes
         )
         assert [name for name, known in BACKENDS.items() if precision in known.precisions]
 
@@ -119,7 +118,7 @@ def test_pytorch_runs_the_live_model_in_bfloat16(weights: Weights) -> None:
     assert kinds == {"bfloat16"}
     want = reference_logits(weights, images)
     lost = np.abs(logits - want).max() / np.sqrt((want**2).mean())
-    assert 1e-4 < lost < GATES["bf16"].max_error
+    assert 1e-4 < lost < PRECISIONS["bf16"].gate.max_error
     assert reference_logits(weights, images, torch.bfloat16).dtype == np.float32
 
 

@@ -19,7 +19,8 @@ from resnext.errors import SessionFailed
 from resnext.images.synthetic import seeded_pixels
 from resnext.network.config import VARIANTS
 from resnext.network.forms import fold_batch_norms, merge_model_groups
-from resnext.runtimes.buffers import HostMemory, Replay, full_float32
+from resnext.precision import PRECISIONS
+from resnext.runtimes.buffers import HostMemory, Replay, full_float32, torch_dtype
 from resnext.runtimes.pt2.session import Pt2Session
 from resnext.runtimes.pytorch import session as torch_session
 from resnext.runtimes.pytorch.session import TorchSession, reference_logits, widths_to_try
@@ -85,7 +86,7 @@ def test_every_form_is_the_same_function(
     name: str, options: dict[str, Any], precision: Any, weights: Weights, images: Any
 ) -> None:
     reference, gate = reference_logits(weights, images), gate_for(precision)
-    eager = reference_logits(weights, images, torch_session.DTYPES[precision])
+    eager = reference_logits(weights, images, torch_dtype(PRECISIONS[precision].weight_dtype))
     with open_session(
         name, weights, SessionOptions(device="cpu", precision=precision, **options)
     ) as session:

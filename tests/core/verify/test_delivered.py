@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from resnext.artifact.files import Artifact
-from resnext.network.config import VARIANTS, Precision
+from resnext.network.config import VARIANTS
 from resnext.network.layers import layers, macs
+from resnext.precision import Precision
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Delivered, DeliveredLayer
 from resnext.runtimes.trt.layers import EngineLayer, layers_from_log

@@ -8,15 +8,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from resnext.errors import UsageError
-from resnext.verify.parity import (
-    GATES,
-    Gate,
-    Parity,
-    clopper_pearson,
-    compare,
-    discriminates,
-    gate_for,
-)
+from resnext.precision import NUMERICS, Gate
+from resnext.verify.parity import Parity, clopper_pearson, compare, discriminates, gate_for
 
 Logits = NDArray[np.float64]
 
@@ -290,7 +283,7 @@ def test_a_passed_and_a_failed_outcome_survive_json(reference: Logits) -> None:
 
 
 def test_a_gate_is_found_by_precision() -> None:
-    assert gate_for("fp32") is GATES["fp32"]
+    assert gate_for("fp32") is NUMERICS["fp32"].gate
     with pytest.raises(UsageError, match="no parity gate for precision 'fp12'; known: fp32"):
         gate_for("fp12")
 

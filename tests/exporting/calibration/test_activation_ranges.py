@@ -19,11 +19,12 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadArtifact, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
+from resnext.precision import HALVES, PRECISIONS
 from resnext.weights.spec import Weights, load_model
 from resnext_export.calibration import activations as module
 from resnext_export.calibration.activations import ActivationRange, activation_ranges, overflows
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
-from resnext_export.passes.lower import LARGEST, HalfPrecision, lowered_from_onnx
+from resnext_export.passes.lower import HalfPrecision, lowered_from_onnx
 
 FAULTY = "layer2.0.conv3"
 
@@ -229,7 +230,8 @@ def test_a_network_that_is_not_finite_is_beyond_every_type(
     spoilt = images.copy()
     spoilt[3, 0, 4, 4] = value
     ranges = activation_ranges(fp32, spoilt)
-    for precision in LARGEST:
+    halves: tuple[HalfPrecision, ...] = ("fp16", "bf16")
+    for precision in halves:
         assert overflows(ranges, precision)[0].node == "conv1"
         assert overflows(ranges, precision)[0].beyond
     assert by_name(activation_ranges(fp32, spoilt[:3])) != by_name(ranges)
@@ -237,7 +239,9 @@ def test_a_network_that_is_not_finite_is_beyond_every_type(
 
 def test_the_largest_values_are_those_of_the_types() -> None:
     types: dict[HalfPrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
-    assert {precision: torch.finfo(dtype).max for precision, dtype in types.items()} == LARGEST
+    assert {name: torch.finfo(dtype).max for name, dtype in types.items()} == {
+        name: PRECISIONS[name].largest for name in HALVES
+    }
     assert float(np.finfo(np.float16).smallest_subnormal) == module.FP16_TINIEST
 
 

@@ -24,7 +24,8 @@ from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadArtifact, BadInput, GateFailed, MissingRequirement, UsageError
 from resnext.images.synthetic import seeded_pixels
-from resnext.network.config import Precision, ResNeXtConfig
+from resnext.network.config import ResNeXtConfig
+from resnext.precision import Precision
 from resnext.runtimes.registry import open_session
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.formats import onnx as onnx_artifact

@@ -23,8 +23,9 @@ from fakes.package import record_here
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import GateFailed, MissingRequirement
 from resnext.images.synthetic import seeded_pixels
-from resnext.network.config import Precision, ResNeXtConfig
+from resnext.network.config import ResNeXtConfig
 from resnext.network.layers import layers
+from resnext.precision import Precision
 from resnext.runtimes.pt2.package import read_package
 from resnext.runtimes.pt2.record import PackageRecord
 from resnext.runtimes.pytorch.session import reference_logits

@@ -20,8 +20,8 @@ from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest
 from resnext.artifact.records import Compatibility, EngineOptions, Fallback, TilingLevel
 from resnext.errors import EngineRefused, GateFailed, MissingRequirement, UsageError
 from resnext.machine.cuda_driver import Driver, Gpu
-from resnext.network.config import Precision
 from resnext.network.layers import layers
+from resnext.precision import Precision
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import (
     RTX_DEFAULT_TARGETS,

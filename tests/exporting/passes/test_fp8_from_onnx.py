@@ -20,9 +20,10 @@ from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import EngineOptions
 from resnext.errors import BadInput, EngineRefused
 from resnext.images.synthetic import seeded_pixels
+from resnext.precision import Gate
 from resnext.runtimes.trt.library import FLAVOURS
 from resnext.verify.delivered import delivered_from_engine, undelivered
-from resnext.verify.parity import Gate, Parity, compare
+from resnext.verify.parity import Parity, compare
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.calibration.collect import Ranges, calibrate
 from resnext_export.convert.onnx_from_torch import onnx_from_torch

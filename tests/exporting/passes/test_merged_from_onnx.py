@@ -21,9 +21,10 @@ from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import EngineOptions
 from resnext.errors import BadArtifact, EngineRefused, UnknownName, UsageError
 from resnext.images.synthetic import seeded_pixels
-from resnext.network.config import Precision, variant
+from resnext.network.config import variant
 from resnext.network.forms import merge_model_groups, merged_macs
 from resnext.network.model import Bottleneck
+from resnext.precision import Precision
 from resnext.runtimes.trt.library import FLAVOURS
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
