@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext.artifact.files import read_artifact
-from resnext.cli.parity import artifact_weights
 from resnext.errors import UsageError
 from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.registry import BACKENDS
+from resnext.verify.check import artifact_weights
 
 from .plan import Cell
 from .run import Merge, Variant

@@ -106,9 +106,7 @@ def load_weights(
     if spec in SHIPPED:
         return replace(_load_file(SHIPPED[spec].path, config), source=spec)
     if spec == "seeded" or spec.startswith("seeded:"):
-        from .conditioned import (
-            seeded_state_dict,  # it builds the model, whose source a compiled package goes without
-        )
+        from .conditioned import seeded_state_dict
 
         state = seeded_state_dict(config, _seed(spec))
         return Weights(config, state, spec, default_preprocessing(config))

@@ -151,8 +151,8 @@ def _source(asked: Asked, request: EngineRequest, batch: str | None) -> tuple[Ar
         weights = asked.weights()
         return _parent(asked, weights, batch), weights
     from resnext.artifact.files import read_artifact
-    from resnext.cli.parity import artifact_weights
     from resnext.errors import UsageError
+    from resnext.verify.check import artifact_weights
 
     own = {
         "--model": asked.model,

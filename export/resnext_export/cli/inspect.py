@@ -169,7 +169,6 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
     if package is not None and backend is None:
         found = delivered_from_package(package, package.gpu or package.device)
         return found, f"from the manifest, {found.notes['layers from']}"
-    from resnext.cli.parity import artifact_weights
     from resnext.runtimes.availability import require
     from resnext.runtimes.registry import (
         SessionOptions,
@@ -179,6 +178,7 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
     )
     from resnext.runtimes.registry import backend as known_backend
     from resnext.runtimes.session import Delivered as Unasked
+    from resnext.verify.check import artifact_weights
 
     name = backend or natural_backend(artifact)
     if backend is None and artifact.manifest.precision not in known_backend(name).precisions:

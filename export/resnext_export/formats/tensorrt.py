@@ -120,7 +120,7 @@ def refit_engine(
         GateFailed: the outcome does not compute what PyTorch computes. Nothing is written.
     """
     from resnext.artifact.manifest import WeightsRecord
-    from resnext.cli.parity import artifact_weights
+    from resnext.verify.check import artifact_weights
     from resnext.weights.spec import load_weights
     from resnext_export.convert.onnx_from_torch import onnx_from_torch
     from resnext_export.passes.lower import lowered_from_onnx

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from resnext.cli.parity import check_artifact
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.pytorch import session
 from resnext.storage import cache_folder
+from resnext.verify.check import check_artifact
 from resnext.verify.reference import kept_reference_logits
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.formats.onnx import export_onnx

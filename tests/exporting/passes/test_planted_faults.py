@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from resnext.artifact.files import read_artifact
 from resnext.artifact.manifest import BatchRange
-from resnext.cli.parity import check_artifact
 from resnext.errors import GateFailed
 from resnext.network.model import Bottleneck, ResNeXt
+from resnext.verify.check import check_artifact
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_export.convert import onnx_from_torch
 from resnext_export.formats.onnx import export_onnx
