@@ -23,18 +23,10 @@ from resnext.precision import HALVES, PRECISIONS, QUANTIZED, Precision
 from resnext.progress import working
 from resnext.runtimes.onnx_reference import node_by_node
 from resnext_export.cli.derivation import counted
+from resnext_export.proof import CHECK_BATCHES, DIFFERENT, Expected, expect, prove
 from resnext_export.recipe import Recipe
 
-from .onnx import (
-    CHECK_BATCHES,
-    DIFFERENT,
-    FILE_NAME,
-    Expected,
-    expect,
-    library_versions,
-    prove,
-    write_onnx,
-)
+from .onnx import FILE_NAME, library_versions, write_onnx
 
 if TYPE_CHECKING:
     from resnext.images.sources import ImageSource

@@ -37,8 +37,9 @@ def export_openvino(
     from importlib.metadata import version
 
     from resnext_export.convert.openvino_from_onnx import FILE_NAME, openvino_from_onnx
+    from resnext_export.proof import expect, prove
 
-    from .onnx import expect, library_versions, prove
+    from .onnx import library_versions
 
     of = parent.manifest
     if of.kind != "onnx":

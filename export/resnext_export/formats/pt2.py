@@ -65,8 +65,7 @@ def export_pt2(
             PyTorch computes. Nothing is written.
     """
     from resnext_export.convert.pt2_from_torch import pt2_from_torch
-
-    from .onnx import expect, prove
+    from resnext_export.proof import expect, prove
 
     batch = batch or BatchRange(min=1, opt=8, max=None)
     check_destination(directory, force=force)

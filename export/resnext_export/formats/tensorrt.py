@@ -269,7 +269,7 @@ def _prove_changed(
     """
     import tempfile
 
-    from .onnx import expect, prove
+    from resnext_export.proof import expect, prove
 
     manifest = parent.manifest
     with tempfile.TemporaryDirectory(dir=folder) as kept:  # goes with the folder, whatever happens
@@ -286,8 +286,7 @@ def _prove_changed(
 
 def _proven(artifact: Artifact, weights: Weights, parent: Artifact | None = None) -> Manifest:
     from resnext.progress import working
-
-    from .onnx import expect, prove
+    from resnext_export.proof import expect, prove
 
     manifest = artifact.manifest
     assert manifest.engine is not None
