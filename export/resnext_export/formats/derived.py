@@ -28,19 +28,13 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.precision import HALVES, PRECISIONS, QUANTIZED, Precision
 from resnext.progress import working
 from resnext.runtimes.onnx_reference import node_by_node
+from resnext_export import proof
 from resnext_export.cli.derivation import counted
+from resnext_export.proof import CHECK_BATCHES, DIFFERENT, Expected
 from resnext_export.publish import Built, library_versions, publish
 from resnext_export.recipe import Recipe
 
-from .onnx import (
-    CHECK_BATCHES,
-    DIFFERENT,
-    FILE_NAME,
-    Expected,
-    expect,
-    prove,
-    write_onnx,
-)
+from .onnx import FILE_NAME, write_onnx
 
 if TYPE_CHECKING:
     from resnext.images.sources import ImageSource
@@ -152,7 +146,9 @@ def _build(
     # PyTorch computes the reference on another thread meanwhile.
     with ThreadPoolExecutor(max_workers=1) as pool:
         awaited = (
-            pool.submit(expect, weights, of.batch, precision, pixels=pixels) if check else None
+            pool.submit(proof.expect, weights, of.batch, precision, pixels=pixels)
+            if check
+            else None
         )
         derived = _derive(graph, parent, recipe, precision, calibrated, _probes(of, weights))
         expected = awaited.result() if awaited is not None else None
@@ -169,7 +165,7 @@ def _build(
 
     def proven(artifact: Artifact) -> CheckRecord:
         assert expected is not None  # only asked for with a check
-        return prove(artifact, expected)
+        return proof.prove(artifact, expected)
 
     return Built(FILE_NAME, facts, library_versions(), proven)
 

@@ -12,9 +12,8 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import CheckRecord
 from resnext.errors import UsageError
 from resnext.progress import working
+from resnext_export import proof
 from resnext_export.publish import Built, library_versions, publish
-
-from .onnx import expect, prove
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -54,6 +53,8 @@ def _build(parent: Artifact, weights: Weights, folder: Path) -> Built:
 
     def proven(artifact: Artifact) -> CheckRecord:
         of = parent.manifest
-        return prove(artifact, expect(weights, of.batch, of.numerics, parent=parent), "openvino")
+        return proof.prove(
+            artifact, proof.expect(weights, of.batch, of.numerics, parent=parent), "openvino"
+        )
 
     return Built(FILE_NAME, {"kind": "openvino"}, library_versions("openvino"), proven)

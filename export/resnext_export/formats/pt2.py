@@ -16,9 +16,8 @@ from resnext.precision import Precision
 from resnext.progress import working
 from resnext.runtimes.pt2.package import package_facts
 from resnext.version import __version__
+from resnext_export import proof
 from resnext_export.publish import Built, publish
-
-from .onnx import expect, prove
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -124,7 +123,7 @@ def _build(
         FILE_NAME,
         facts,
         versions,
-        lambda artifact: prove(artifact, expect(weights, batch, precision), "pt2"),
+        lambda artifact: proof.prove(artifact, proof.expect(weights, batch, precision), "pt2"),
     )
 
 

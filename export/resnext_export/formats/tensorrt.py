@@ -17,13 +17,12 @@ from resnext.runtimes.compatibility import obstacles, this_machine
 from resnext.runtimes.session import TensorSpec
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for, flavour_of, this_platform
+from resnext_export import proof
 from resnext_export.publish import Built, library_versions, publish
 from resnext_export.tensorrt.engine_from_onnx import BuiltEngine, engine_from_onnx
 from resnext_export.tensorrt.fallbacks import Tried, build_with_fallbacks
 from resnext_export.tensorrt.progress import BuildWatch, build_bars
 from resnext_export.tensorrt.timing_cache import TimingCache
-
-from .onnx import expect, prove
 
 if TYPE_CHECKING:
     import onnx
@@ -261,9 +260,9 @@ def _prove_changed(
         stand_in = manifest.model_copy(
             update={"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
         )
-        prove(
+        proof.prove(
             Artifact(Path(kept), stand_in),
-            expect(weights, manifest.batch, manifest.precision, parent=parent),
+            proof.expect(weights, manifest.batch, manifest.precision, parent=parent),
         )
 
 
@@ -276,5 +275,5 @@ def _proven(weights: Weights, parent: Artifact | None, artifact: Artifact) -> Ch
             {size for profile in profiles for size in (profile.min, profile.opt, profile.max or 0)}
         )
     )
-    expected = expect(weights, manifest.batch, manifest.numerics, batches, parent)
-    return prove(artifact, expected, manifest.kind)
+    expected = proof.expect(weights, manifest.batch, manifest.numerics, batches, parent)
+    return proof.prove(artifact, expected, manifest.kind)
