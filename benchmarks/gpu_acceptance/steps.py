@@ -352,7 +352,8 @@ def ort_cuda(bench: Bench) -> None:
     import onnxruntime as ort
 
     from resnext.weights.spec import load_weights
-    from resnext_export.store import onnx_or_reuse
+    from resnext_export import ExportRequest
+    from resnext_export.store import build_or_reuse
 
     provider = "CUDAExecutionProvider" if bench.cuda else "CPUExecutionProvider"
     if provider not in ort.get_available_providers():
@@ -370,7 +371,7 @@ def ort_cuda(bench: Bench) -> None:
     precisions: tuple[Precision, ...] = ("fp32",) if bench.rehearse else ("fp16", "fp32")
     for precision in precisions:
         with bench.guarded(f"ort {precision} export"):
-            artifact = onnx_or_reuse(weights, precision).artifact
+            artifact = build_or_reuse(ExportRequest(precision=precision), weights).artifact
             for batch in (8,) if bench.rehearse else (64, 8, 1):
                 for tf32, nhwc, graph in ((0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 1), (1, 1, 0)):
                     cell = (

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
-from resnext.artifact.manifest import BatchRange, WeightsRecord
-from resnext.artifact.records import EngineOptions
+from resnext.artifact.manifest import WeightsRecord
 from resnext.errors import BadInput, ResnextError
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import record_environment, record_packages
@@ -47,7 +46,7 @@ from .stats import derive, ratio_by_round
 if TYPE_CHECKING:
     from resnext.runtimes.trt.library import EngineKind
     from resnext.weights.spec import Weights
-    from resnext_export.store import Built
+    from resnext_export.store import Stored
 
 Say = Callable[[str], None]
 #: Least width of groups in channels; ``auto`` is the fastest by a trial, None leaves the groups
@@ -293,7 +292,7 @@ class _ArtifactSource:
             return self._kept(key, partial(self._onnx, form, batch))
         return self._kept(key, partial(self._engine, cast("EngineKind", kind), form, batch))
 
-    def _kept(self, key: tuple[str, str], make: Callable[[], Built]) -> Artifact:
+    def _kept(self, key: tuple[str, str], make: Callable[[], Stored]) -> Artifact:
         if key not in self._made:
             built = make()
             self._made[key] = built.artifact
@@ -303,45 +302,59 @@ class _ArtifactSource:
                 )
         return self._made[key]
 
-    def _package(self, batch: int) -> Built:
+    def _package(self, batch: int) -> Stored:
         import torch
 
-        from resnext_export.store import pt2_or_reuse
+        from resnext_export import ExportRequest
+        from resnext_export.store import build_or_reuse
 
         check_precision("pt2", self.variant.precision)
         # One for each batch size, so that a row is the same whatever else is measured beside it.
         self._say(f"compiling the package for batch {batch}, or reusing what the cache has")
         cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
-        return pt2_or_reuse(
-            self._weights, batch, precision=self.variant.precision, device="cuda" if cuda else "cpu"
+        request = ExportRequest(
+            format="pt2",
+            precision=self.variant.precision,
+            batch=str(batch),
+            device="cuda" if cuda else "cpu",
         )
+        return build_or_reuse(request, self._weights)
 
-    def _onnx(self, form: str, batch: int) -> Built:
-        from resnext_export.store import onnx_or_reuse
+    def _onnx(self, form: str, batch: int) -> Stored:
+        from resnext_export import ExportRequest
+        from resnext_export.store import build_or_reuse
 
         self._say("exporting to ONNX, or reusing what the cache has")
         variant = self.variant
-        return onnx_or_reuse(
-            self._weights,
-            variant.precision,
-            form,
-            variant.calibration,
-            merge=variant.merge,
-            batch=batch,
+        quantized, timed = variant.precision in QUANTIZED, variant.merge == "auto"
+        spec, images = variant.calibration if quantized else (None, None)
+        request = ExportRequest(
+            precision=variant.precision,
+            runtime="trt" if variant.precision == "fp8" else form if quantized or timed else None,
+            calibration=spec,
+            calibration_images=images,
+            merge_groups=variant.merge,
+            # Where merged groups are timed; the artifact takes any size.
+            batch=f"1:{batch}" if timed else None,
         )
+        plain = build_or_reuse(ExportRequest(), self._weights)
+        if not request.derives:
+            return plain
+        return build_or_reuse(request, self._weights, plain.artifact)
 
-    def _engine(self, kind: EngineKind, form: str, batch: int) -> Built:
-        from resnext_export.store import engine_or_reuse
+    def _engine(self, kind: EngineKind, form: str, batch: int) -> Stored:
+        from resnext_export import ExportRequest
+        from resnext_export.store import build_or_reuse
 
         # An optimization profile for each batch size that is measured: kernels are chosen for
         # exactly these.
         sizes = dict.fromkeys(
             cell.batch for cell in self._cells if BACKENDS[cell.backend].source == kind
         )
-        profiles = tuple(BatchRange(min=size, opt=size, max=size) for size in sizes)
         parent = self.variant.artifact or self._once("onnx", form, batch)
         self._say("building the engine, or reusing what the cache has")
-        return engine_or_reuse(parent, self._weights, kind, EngineOptions(profiles=profiles))
+        request = ExportRequest(format=kind, batch=",".join(map(str, sizes)))
+        return build_or_reuse(request, self._weights, parent)
 
 
 def _form(backend: str) -> str:

@@ -16,6 +16,8 @@ from resnext.progress import working
 from resnext.version import __version__
 from resnext.weights.spec import Weights
 
+from .request import ExportRequest
+
 
 @dataclass(frozen=True)
 class Built:
@@ -41,6 +43,7 @@ def publish(
     directory: Path,
     build: Callable[[Path], Built],
     *,
+    request: ExportRequest | None = None,
     check: bool = True,
     force: bool = False,
 ) -> Artifact:
@@ -50,6 +53,7 @@ def publish(
         source: what it is made from; its facts are the manifest's unless the build says otherwise.
         directory: folder to make.
         build: writes the file into the folder that it is given.
+        request: stored in the manifest, so that the artifact can be made again.
         check: compare the written file with PyTorch; if not, the manifest has no check.
         force: replace an artifact that is already there.
 
@@ -74,6 +78,7 @@ def publish(
                     datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
                 ),
                 "check": None,
+                "request": None if request is None else request.record(),
             }
         )
         if check:

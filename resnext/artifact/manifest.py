@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -156,6 +157,8 @@ class Manifest(_Strict):
             precisions.
         quantization: how an int8 or fp8 network was calibrated; None for other precisions.
         merged: convolutions whose groups were merged, or None.
+        request: what the artifact was exported with, as `resnext_export.ExportRequest` takes it;
+            None if it was not made from a request.
     """
 
     format_version: Literal[1] = 1
@@ -183,6 +186,7 @@ class Manifest(_Strict):
     ranges: RangeRecord | None = None
     quantization: QuantizationRecord | None = None
     merged: MergeRecord | None = None
+    request: dict[str, JsonValue] | None = None
 
     @model_validator(mode="after")
     def _engine_where_kind_says_so(self) -> Manifest:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -69,7 +70,7 @@ def guarded(function: F) -> F:
         except ResnextError as exc:
             if debug:
                 raise
-            click.echo(f"{_styled('error:')} {exc}", err=True)
+            click.echo(f"{_styled('error:')} {spelled(str(exc))}", err=True)
             sys.exit(exc.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted; nothing half-written was left", err=True)
@@ -119,6 +120,18 @@ def guarded(function: F) -> F:
         "--debug", is_flag=True, help="Show tracebacks instead of one-line errors."
     )
     return option(wrapper)  # type: ignore[return-value]  # the decorated function keeps its name and options
+
+
+def spelled(message: str) -> str:
+    """``message`` with fields in backticks as the flags of the running command."""
+    context = click.get_current_context(silent=True)
+    parameters = [] if context is None else context.command.get_params(context)
+    flags = {each.name: each.opts[0] for each in parameters if isinstance(each, click.Option)}
+
+    def flag(match: re.Match[str]) -> str:
+        return flags.get(match[1], "--" + match[1].replace("_", "-"))
+
+    return re.sub(r"`([a-z][a-z0-9_]*)`", flag, message)
 
 
 class OneLineCommand(click.Command):

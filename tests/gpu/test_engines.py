@@ -40,8 +40,8 @@ from resnext_export.cli.export import main
 from resnext_export.formats.derived import derive_onnx
 from resnext_export.formats.onnx import export_onnx
 from resnext_export.formats.tensorrt import export_engine, refit_engine
-from resnext_export.recipe import Calibration, Recipe
-from resnext_export.store import build_or_reuse, engine_or_reuse
+from resnext_export.request import ExportRequest
+from resnext_export.store import build_or_reuse
 
 BATCHES = (1, 8, 64, 256)
 #: One for small batches, one for large ones.
@@ -330,9 +330,10 @@ def test_other_precisions_are_right_and_delivered(
     if precision == "fp8" and tuple(map(int, capability.split("."))) < (8, 9):
         pytest.skip(f"no float8 on compute capability {capability}")
     weights = load_weights("digits")
-    calibration = Calibration("random", 32) if precision in QUANTIZED else Calibration()
+    noise = {"runtime": "trt", "calibration": "random", "calibration_images": 32}
+    quantized = noise if precision in QUANTIZED else {}
     plain = export_onnx(weights, tmp_path / "fp32", check=False)
-    recipe = Recipe(precision, runtime="trt", calibration=calibration, merge=merge)
+    recipe = ExportRequest(precision=precision, merge_groups=merge, **quantized)
     parent = derive_onnx(plain, weights, tmp_path / "onnx", recipe)
     options = options_for(kind, "1:8:64")
     engine = export_engine(
@@ -351,7 +352,11 @@ def test_native_inputs_and_outputs(
 ) -> None:
     plain = export_onnx(small, tmp_path / "fp32", check=False)
     parent = derive_onnx(
-        plain, small, tmp_path / "onnx", Recipe(precision, native_io=True), check=False
+        plain,
+        small,
+        tmp_path / "onnx",
+        ExportRequest(precision=precision, io="native"),
+        check=False,
     )
     engine = export_engine(
         parent, small, tmp_path / "engine", kind=kind, options=options_for(kind, "8")
@@ -440,17 +445,15 @@ def test_a_refit_changes_the_output_as_the_weights_do(
 SECOND_PROCESS = """
 import json
 from resnext.runtimes.registry import SessionOptions, open_session
-from resnext.artifact.specs import BatchRange
-from resnext.artifact.records import EngineOptions
 from resnext.images.synthetic import seeded_pixels
 from resnext.weights.spec import load_weights
-from resnext_export.store import build_or_reuse, engine_or_reuse
+from resnext_export import ExportRequest
+from resnext_export.store import build_or_reuse
 
 weights = load_weights("digits")
 images = weights.preprocessing.normalise(seeded_pixels(weights.config, 8))
-parent = build_or_reuse(weights)
-options = EngineOptions(profiles=(BatchRange.parse("1:8:8"),))
-built = engine_or_reuse(parent.artifact, weights, KIND, options)
+parent = build_or_reuse(ExportRequest(), weights)
+built = build_or_reuse(ExportRequest(format=KIND, batch="1:8:8"), weights, parent.artifact)
 with open_session(KIND, built.artifact, SessionOptions()) as session:
     session.bind({"input": images})
     notes = dict(session.delivered().notes)
@@ -463,10 +466,8 @@ def test_a_second_process_builds_and_compiles_nothing(
 ) -> None:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
     digits = load_weights("digits")
-    parent = build_or_reuse(digits).artifact
-    built = engine_or_reuse(
-        parent, digits, kind, EngineOptions(profiles=(BatchRange.parse("1:8:8"),))
-    )
+    parent = build_or_reuse(ExportRequest(), digits).artifact
+    built = build_or_reuse(ExportRequest(format=kind, batch="1:8:8"), digits, parent)
     assert not built.reused
     assert built.artifact.manifest.check is not None
     images = digits.preprocessing.normalise(seeded_pixels(digits.config, 8))

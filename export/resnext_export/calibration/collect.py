@@ -30,7 +30,7 @@ from resnext.artifact.manifest import Sha256
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, UsageError
 from resnext.progress import track
 from resnext.storage import cache_folder
-from resnext_export.recipe import Method as Method
+from resnext_export.options import Method as Method
 
 if TYPE_CHECKING:
     from resnext.images.sources import ImageSource

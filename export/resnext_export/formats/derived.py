@@ -29,10 +29,11 @@ from resnext.precision import HALVES, PRECISIONS, QUANTIZED, Precision
 from resnext.progress import working
 from resnext.runtimes.onnx_reference import node_by_node
 from resnext_export import proof
-from resnext_export.cli.derivation import counted
+from resnext_export.calibration_images import calibration_images
+from resnext_export.derivation import counted
 from resnext_export.proof import CHECK_BATCHES, DIFFERENT, Expected
 from resnext_export.publish import Built, library_versions, publish
-from resnext_export.recipe import Recipe
+from resnext_export.request import ExportRequest
 
 from .onnx import FILE_NAME, write_onnx
 
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from resnext.images.sources import ImageSource
     from resnext.weights.spec import Weights
     from resnext_export.calibration.collect import Ranges
+    from resnext_export.options import Method, Runtime
     from resnext_export.passes.lower import HalfPrecision
-    from resnext_export.recipe import Method, Runtime
 
 _Calibrated: TypeAlias = "tuple[Ranges, QuantizationRecord]"
 #: Why the classifier is never int8.
@@ -65,7 +66,7 @@ def derive_onnx(
     parent: Artifact,
     weights: Weights,
     directory: Path,
-    recipe: Recipe,
+    request: ExportRequest,
     *,
     check: bool = True,
     force: bool = False,
@@ -74,10 +75,10 @@ def derive_onnx(
     """Make a new ONNX artifact of ``parent``, in ``directory``, whole or not at all.
 
     Args:
-        parent: an ONNX artifact; of float32 where ``recipe`` names another precision.
+        parent: an ONNX artifact; of float32 where ``request`` names another precision.
         weights: what it was exported from, for the comparison.
         directory: folder to make; ``model.onnx`` and ``manifest.json`` appear in it together.
-        recipe: precision, images to calibrate on, groups to merge.
+        request: precision, images to calibrate on, groups to merge.
         check: compare the written bytes with eager PyTorch.
         force: replace an artifact that is already there.
         say: called with one line for what a user should know before the work is done.
@@ -89,57 +90,35 @@ def derive_onnx(
             what PyTorch computes. Nothing is written.
         MissingRequirement: the images' package is not installed, or the disk is full.
     """
-    of = parent.manifest
-    if of.kind != "onnx":
-        raise UsageError(
-            f"another precision is made of an ONNX artifact; {parent.directory} is of kind"
-            f" {of.kind}"
-        )
-    precision = recipe.precision or of.precision
-    # The precision that it has may be named beside groups to merge.
-    if (
-        of.precision != "fp32"
-        and recipe.precision is not None
-        and (precision != of.precision or recipe.merge is None)
-    ):
-        already = (
-            "is quantized already" if of.quantization is not None else "is no float32 artifact"
-        )
-        raise BadInput(
-            f"{parent.directory} {already} ({of.precision}); start from the float32 export"
-        )
-    if precision == of.precision and recipe.merge is None:
-        raise UsageError(
-            f"{parent.directory} is {precision} already, and no groups are to be merged: nothing"
-            " to do"
-        )
-    build = partial(_build, parent, weights, recipe, precision, check=check, say=say)
+    build = partial(build_derived, parent, weights, request, check=check, say=say)
     return publish(parent, directory, build, check=check, force=force)
 
 
-def _build(
+def build_derived(
     parent: Artifact,
     weights: Weights,
-    recipe: Recipe,
-    precision: Precision,
+    request: ExportRequest,
     folder: Path,
     *,
     check: bool,
     say: Callable[[str], None],
 ) -> Built:
+    """Write the changed graph of ``parent`` into ``folder``; as `derive_onnx`."""
+    precision = _precision(parent, request)
     of = parent.manifest
     graph = _Derived(onnx.load(parent.path), {})
     if precision == "fp8" != of.precision:  # which groups have to be wide for
-        graph = _merged(graph, recipe)
+        graph = _merged(graph, of, request)
     calibrated = pixels = None
     if precision != of.precision and precision in QUANTIZED:
-        asked = recipe.calibration
-        images = asked.source(weights)
+        images = calibration_images(request, weights)
         if precision == "fp8":
             _say_left(graph.proto, say)
-        if asked.spec == "random":
+        if request.calibration == "random":
             say("calibrating on noise: the file will be good for trying speed, not for use")
-        calibrated = _calibrated(parent, recipe.runtime, images, asked.method)
+        calibrated = _calibrated(
+            parent, request.scheme, images, request.calibration_method or "minmax"
+        )
         # Compared on what it was calibrated for; noise is no image, and a network can hardly tell
         # any from another.
         pixels = None if images.name.startswith("random") else _some(images)
@@ -150,17 +129,17 @@ def _build(
             if check
             else None
         )
-        derived = _derive(graph, parent, recipe, precision, calibrated, _probes(of, weights))
+        derived = _derive(graph, parent, request, precision, calibrated, _probes(of, weights))
         expected = awaited.result() if awaited is not None else None
     if expected is not None and calibrated is not None:
         with working("computing what this precision costs at best"):
             expected = replace(
                 expected,
                 baseline=_at_best(
-                    graph.proto, parent, recipe, precision, calibrated[1].method, expected
+                    graph.proto, parent, request, precision, calibrated[1].method, expected
                 ),
             )
-    facts = _facts(derived, of, precision, recipe)
+    facts = _facts(derived, of, precision, request)
     write_onnx(derived.proto, folder)
 
     def proven(artifact: Artifact) -> CheckRecord:
@@ -170,29 +149,58 @@ def _build(
     return Built(FILE_NAME, facts, library_versions(), proven)
 
 
+def _precision(parent: Artifact, request: ExportRequest) -> Precision:
+    """Precision of the new artifact; refuses what ``parent`` cannot become."""
+    of = parent.manifest
+    if of.kind != "onnx":
+        raise UsageError(
+            f"another precision is made of an ONNX artifact; {parent.directory} is of kind"
+            f" {of.kind}"
+        )
+    precision = request.precision or of.precision
+    # The precision that it has may be named beside groups to merge.
+    if (
+        of.precision != "fp32"
+        and request.precision is not None
+        and (precision != of.precision or request.merge_groups is None)
+    ):
+        already = (
+            "is quantized already" if of.quantization is not None else "is no float32 artifact"
+        )
+        raise BadInput(
+            f"{parent.directory} {already} ({of.precision}); start from the float32 export"
+        )
+    if precision == of.precision and request.merge_groups is None:
+        raise UsageError(
+            f"{parent.directory} is {precision} already, and no groups are to be merged: nothing"
+            " to do"
+        )
+    return precision
+
+
 def _derive(
     graph: _Derived,
     parent: Artifact,
-    recipe: Recipe,
+    request: ExportRequest,
     precision: Precision,
     calibrated: _Calibrated | None,
     probes: NDArray[Any],
 ) -> _Derived:
     if precision == parent.manifest.precision:
-        return _merged(graph, recipe)
+        return _merged(graph, parent.manifest, request)
     if precision in (*HALVES, "fp8"):
         half = cast("HalfPrecision", "fp16" if precision == "fp8" else precision)
         with working(f"converting to {precision}"):
             record = _checked_ranges(parent, half, probes)
-            graph = _lowered(graph, half, recipe, None if precision == "fp8" else record)
+            graph = _lowered(graph, half, request, None if precision == "fp8" else record)
     if calibrated is not None:
         ranges, record_of = calibrated
         with working(f"quantizing to {precision}"):
-            proto, left = _quantized(graph.proto, ranges, precision, recipe)
+            proto, left = _quantized(graph.proto, ranges, precision, request)
         graph = _Derived(
             proto, graph.facts | {"quantization": record_of.model_copy(update={"left": left})}
         )
-    return graph if precision == "fp8" else _merged(graph, recipe)
+    return graph if precision == "fp8" else _merged(graph, parent.manifest, request)
 
 
 def _some(images: ImageSource) -> NDArray[np.uint8]:
@@ -219,7 +227,7 @@ def _calibrated(
 
 
 def _quantized(
-    proto: onnx.ModelProto, ranges: Ranges, precision: Precision, recipe: Recipe
+    proto: onnx.ModelProto, ranges: Ranges, precision: Precision, request: ExportRequest
 ) -> tuple[onnx.ModelProto, tuple[tuple[str, str], ...]]:
     if precision == "fp8":
         from resnext_export.passes.quantize_fp8 import fp8_from_onnx
@@ -228,15 +236,15 @@ def _quantized(
         return quantized, (*left, ("fc", _CLASSIFIER))
     from resnext_export.passes.quantize_int8 import quantized_from_onnx
 
-    return quantized_from_onnx(proto, ranges, recipe.runtime), (("fc", _CLASSIFIER),)
+    return quantized_from_onnx(proto, ranges, request.scheme), (("fc", _CLASSIFIER),)
 
 
 def _lowered(
-    graph: _Derived, half: HalfPrecision, recipe: Recipe, record: RangeRecord | None
+    graph: _Derived, half: HalfPrecision, request: ExportRequest, record: RangeRecord | None
 ) -> _Derived:
     from resnext_export.passes.lower import lowered_from_onnx
 
-    proto = lowered_from_onnx(graph.proto, half, native_io=recipe.native_io)
+    proto = lowered_from_onnx(graph.proto, half, native_io=request.io == "native")
     return _Derived(proto, graph.facts | ({} if record is None else {"ranges": record}))
 
 
@@ -266,7 +274,7 @@ def _probes(of: Manifest, weights: Weights) -> NDArray[Any]:
 def _at_best(
     proto: onnx.ModelProto,
     parent: Artifact,
-    recipe: Recipe,
+    request: ExportRequest,
     precision: Precision,
     method: Method,
     expected: Expected,
@@ -286,34 +294,36 @@ def _at_best(
         parent.path, source.batches(), method, source=source.name, source_sha256=source.sha256
     )
     if precision == "fp8":
-        proto = _lowered(_Derived(proto, {}), "fp16", recipe, None).proto
-    proto, _ = _quantized(proto, ranges, precision, recipe)
+        proto = _lowered(_Derived(proto, {}), "fp16", request, None).proto
+    proto, _ = _quantized(proto, ranges, precision, request)
     return node_by_node(proto, images).astype(np.float64)
 
 
-def _merged(graph: _Derived, recipe: Recipe) -> _Derived:
+def _merged(graph: _Derived, of: Manifest, request: ExportRequest) -> _Derived:
     """``graph`` with merged groups, where some are to be."""
     from resnext_export.passes.merge_groups import merged_from_onnx
     from resnext_export.passes.merge_proof import prove_merge
     from resnext_export.tuning.merge_width import fastest_merge
 
     facts: dict[str, Any] = {}
-    if recipe.merge is None:
+    if request.merge_groups is None:
         return graph
-    if recipe.merge == "auto":
-        assert recipe.runtime != "trt"  # as a recipe is checked
-        choice = fastest_merge(graph.proto, recipe.runtime, recipe.batch)
+    if request.merge_groups == "auto":
+        assert request.scheme != "trt"  # as a request is checked
+        batch = of.batch.opt if request.batch is None else request.profiles()[0].opt
+        choice = fastest_merge(graph.proto, request.scheme, batch)
         merged = choice.proto
         facts = {
-            "runtime": recipe.runtime,
-            "batch": recipe.batch,
+            "runtime": request.scheme,
+            "batch": batch,
             "speedup": round(choice.speedup, 3),
         }
     else:
-        merged, changed = merged_from_onnx(graph.proto, recipe.merge)
+        merged, changed = merged_from_onnx(graph.proto, request.merge_groups)
         if not changed:
             raise UsageError(
-                f"no convolution has groups of fewer than {recipe.merge} channels: nothing to merge"
+                f"no convolution has groups of fewer than {request.merge_groups} channels: nothing"
+                " to merge"
             )
     proof = prove_merge(graph.proto, merged)
     groups = {
@@ -334,12 +344,16 @@ def _say_left(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:
     left = left_by_fp8(proto)
     count = sum(node.op_type == "Conv" for node in proto.graph.node)
     told = ", ".join(counted(reason for _, reason in left))
-    more = "; --merge-groups 32 widens groups" if "a group" in told else ""
+    more = "; `merge_groups` 32 widens groups" if "a group" in told else ""
     say(f"fp8: {count - len(left)} of {count} convolutions; left in fp16: {told or 'none'}{more}")
 
 
-def _facts(derived: _Derived, of: Manifest, precision: Precision, recipe: Recipe) -> dict[str, Any]:
-    native = {"fp16": "float16", "bf16": "bfloat16"}.get(precision) if recipe.native_io else None
+def _facts(
+    derived: _Derived, of: Manifest, precision: Precision, request: ExportRequest
+) -> dict[str, Any]:
+    native = (
+        {"fp16": "float16", "bf16": "bfloat16"}.get(precision) if request.io == "native" else None
+    )
 
     def sized(specs: tuple[Any, ...]) -> tuple[Any, ...]:
         if native is None:

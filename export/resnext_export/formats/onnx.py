@@ -4,25 +4,31 @@ seal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resnext.artifact.files import Artifact, check_destination
 from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.errors import BadArtifact, GateFailed
 from resnext.network.config import variant_name
-from resnext.precision import Precision
+from resnext.precision import QUANTIZED, Precision
 from resnext.progress import working
+from resnext.runtimes.pt2.record import cpu_flags
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.runtimes.session import TensorSpec
 from resnext.weights.spec import Weights
 from resnext_export import proof
+from resnext_export.calibration_images import calibration_images
 from resnext_export.publish import Built, library_versions, publish
+from resnext_export.request import ExportRequest
+
+from .registry import Builder
 
 if TYPE_CHECKING:
     import onnx
@@ -66,8 +72,6 @@ def export_onnx(
     batch = batch or BatchRange(min=1, opt=8, max=None)
     check_destination(directory, force=force)
     if precision != "fp32":
-        from resnext_export.recipe import Recipe
-
         from .derived import derive_onnx
 
         with TemporaryDirectory(prefix="resnext-") as scratch:
@@ -78,34 +82,71 @@ def export_onnx(
                 bake_preprocessing=bake_preprocessing,
                 check=False,
             )
-            return derive_onnx(
-                parent, weights, directory, Recipe(precision), check=check, force=force
-            )
-    # PyTorch computes the reference on another thread while the file is written, checked and
-    # hashed.
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        return publish(
-            weights,
-            directory,
-            partial(_build, weights, batch, pool if check else None, baked=bake_preprocessing),
-            check=check,
-            force=force,
-        )
+            request = ExportRequest(precision=precision)
+            return derive_onnx(parent, weights, directory, request, check=check, force=force)
+    build = partial(_build, weights, batch, baked=bake_preprocessing, check=check)
+    return publish(weights, directory, build, check=check, force=force)
+
+
+class OnnxBuilder(Builder):
+    """The plain export of weights, or an ONNX artifact with a changed graph."""
+
+    def prepare(self, request: ExportRequest) -> str:
+        """Nothing can be refused before the weights are known."""
+        return request.format
+
+    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:
+        """Versions; calibration images; the processor that merged groups are timed on."""
+        from resnext_export.convert.onnx_from_torch import OPSET
+
+        images = None
+        if request.precision in QUANTIZED:
+            images = calibration_images(request, weights).digest
+        timed = request.merge_groups == "auto"
+        return {
+            "opset": OPSET,
+            "versions": library_versions(),
+            "images": images,
+            "machine": [sorted(cpu_flags()), os.cpu_count()] if timed else None,
+        }
+
+    def build(
+        self,
+        source: Weights | Artifact,
+        weights: Weights,
+        request: ExportRequest,
+        folder: Path,
+        *,
+        check: bool,
+        say: Callable[[str], None],
+        cache: Path | None,  # noqa: ARG002  # nothing to keep
+    ) -> Built:
+        """Export the weights, or change the graph of an ONNX artifact."""
+        if isinstance(source, Artifact):
+            from .derived import build_derived
+
+            return build_derived(source, weights, request, folder, check=check, say=say)
+        (batch,) = request.profiles()
+        return _build(weights, batch, folder, baked=request.bake_preprocessing, check=check)
 
 
 def _build(
     weights: Weights,
     batch: BatchRange,
-    pool: ThreadPoolExecutor | None,
     folder: Path,
     *,
     baked: bool,
+    check: bool,
 ) -> Built:
     from resnext_export.convert.onnx_from_torch import onnx_from_torch
 
     with working("exporting to ONNX"):
         proto = onnx_from_torch(weights, batch, bake_preprocessing=baked)
-    expected = pool.submit(proof.expect, weights, batch, "fp32") if pool is not None else None
+    # PyTorch computes the reference on another thread while the file is written, checked and
+    # hashed.
+    pool = ThreadPoolExecutor(max_workers=1)
+    expected = pool.submit(proof.expect, weights, batch, "fp32") if check else None
+    pool.shutdown(wait=False)
     config = weights.config
     shape: tuple[int, ...] = (config.in_channels, *config.input_size)
     if baked:

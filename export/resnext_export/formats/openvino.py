@@ -4,9 +4,10 @@ written, seal.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import CheckRecord
@@ -15,8 +16,11 @@ from resnext.progress import working
 from resnext_export import proof
 from resnext_export.publish import Built, library_versions, publish
 
+from .registry import Builder
+
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
+    from resnext_export.request import ExportRequest
 
 
 def export_openvino(
@@ -37,17 +41,40 @@ def export_openvino(
         SilentFallback: OpenVINO computes in another precision on this processor.
         GateFailed: the written file does not compute what PyTorch computes. Nothing is written.
     """
-    if parent.manifest.kind != "onnx":
-        raise UsageError(
-            f"OpenVINO's IR is made from an ONNX artifact; {parent.directory} is of kind"
-            f" {parent.manifest.kind}"
-        )
     return publish(parent, directory, partial(_build, parent, weights), check=check, force=force)
+
+
+class OpenVinoBuilder(Builder):
+    """OpenVINO's IR of an ONNX artifact."""
+
+    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
+        """Versions."""
+        return library_versions("openvino")
+
+    def build(
+        self,
+        source: Weights | Artifact,
+        weights: Weights,
+        request: ExportRequest,  # noqa: ARG002  # precision and batch sizes are the ONNX artifact's
+        folder: Path,
+        *,
+        check: bool,  # noqa: ARG002
+        say: Callable[[str], None],  # noqa: ARG002
+        cache: Path | None,  # noqa: ARG002
+    ) -> Built:
+        """Convert an ONNX artifact."""
+        assert isinstance(source, Artifact)
+        return _build(source, weights, folder)
 
 
 def _build(parent: Artifact, weights: Weights, folder: Path) -> Built:
     from resnext_export.convert.openvino_from_onnx import FILE_NAME, openvino_from_onnx
 
+    if parent.manifest.kind != "onnx":
+        raise UsageError(
+            f"OpenVINO's IR is made from an ONNX artifact; {parent.directory} is of kind"
+            f" {parent.manifest.kind}"
+        )
     with working("converting to OpenVINO's IR"):
         (folder / FILE_NAME).write_bytes(openvino_from_onnx(parent.path, {}))
 

@@ -4,25 +4,30 @@ compare, seal.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from resnext.artifact.files import Artifact
-from resnext.artifact.manifest import BatchRange
-from resnext.errors import UsageError
+from resnext.artifact.manifest import BatchRange, Manifest
+from resnext.machine.cuda_driver import probe_driver
 from resnext.network.config import variant_name
 from resnext.precision import Precision
 from resnext.progress import working
 from resnext.runtimes.pt2.package import package_facts
+from resnext.runtimes.pt2.record import obstacles as package_obstacles
+from resnext.runtimes.pt2.record import this_host
 from resnext.version import __version__
 from resnext_export import proof
 from resnext_export.publish import Built, publish
 
+from .registry import Builder, PackageOptions
+
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
-    from resnext_export.cli.engine_options import EngineRequest
-    from resnext_export.request import Asked
+    from resnext_export.request import ExportRequest
 
 FILE_NAME = "model.pt2"
 Device = Literal["cpu", "cuda"]
@@ -127,33 +132,54 @@ def _build(
     )
 
 
-def export_pt2_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
-    """What ``resnext-export --format pt2`` does.
+class PackageBuilder(Builder):
+    """A package compiled from the weights."""
 
-    Raises:
-        UsageError: an option that only an ONNX artifact has.
-        ResnextError: whatever `export_pt2` raises; what can be known is asked before any weights
-            are loaded.
-    """
-    from resnext_export.convert.pt2_from_torch import refuse_if_not_compilable
+    def prepare(self, request: ExportRequest) -> str:
+        """Look for a compiler, and for the device."""
+        from resnext_export.convert.pt2_from_torch import refuse_if_not_compilable
 
-    given = (*(["--onnx"] if request.onnx is not None else []), *asked.recipe.given())
-    if given:
-        raise UsageError(
-            f"a .pt2 package is made from the weights, not from an ONNX artifact; drop {given[0]}"
+        with working("looking for a compiler"):
+            refuse_if_not_compilable(request.precision or "fp32", _device(request))
+        return request.format
+
+    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
+        """PyTorch, and the processor or GPU; neither the ONNX libraries nor an operator set."""
+        host, gpus = this_host(), probe_driver().gpus
+        return {
+            "toolkit": __version__,
+            **asdict(host),
+            "cpu_flags": sorted(host.cpu_flags),
+            "gpu": gpus[0].name if gpus and _device(request) == "cuda" else None,
+        }
+
+    def usable(self, manifest: Manifest) -> bool:
+        """Checked, and for this machine."""
+        package = manifest.package
+        return (
+            super().usable(manifest)
+            and package is not None
+            and not package_obstacles(package, this_host())
         )
-    precision, device = asked.precision or "fp32", asked.device or "cpu"
-    batch = BatchRange.parse(asked.batch or "1:8")
-    with working("looking for a compiler"):
-        refuse_if_not_compilable(precision, device)
-    weights = asked.weights()
-    return export_pt2(
-        weights,
-        asked.directory(weights, precision, "pt2"),
-        batch=batch,
-        precision=precision,
-        device=device,
-        bake_preprocessing=asked.bake_preprocessing,
-        check=asked.check,
-        force=asked.force,
-    )
+
+    def build(
+        self,
+        source: Weights | Artifact,
+        weights: Weights,
+        request: ExportRequest,
+        folder: Path,
+        *,
+        check: bool,  # noqa: ARG002
+        say: Callable[[str], None],  # noqa: ARG002
+        cache: Path | None,  # noqa: ARG002
+    ) -> Built:
+        """Compile the weights."""
+        assert source is weights
+        (batch,) = request.profiles()
+        precision, baked = request.precision or "fp32", request.bake_preprocessing
+        return _build(weights, batch, precision, _device(request), folder, baked=baked)
+
+
+def _device(request: ExportRequest) -> Device:
+    assert isinstance(request.options, PackageOptions)
+    return request.options.device

@@ -4,9 +4,13 @@ check, seal.
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from resnext.artifact.files import Artifact, check_destination, file_sha256
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
@@ -24,10 +28,13 @@ from resnext_export.tensorrt.fallbacks import Tried, build_with_fallbacks
 from resnext_export.tensorrt.progress import BuildWatch, build_bars
 from resnext_export.tensorrt.timing_cache import TimingCache
 
+from .registry import Builder, EngineChoices
+
 if TYPE_CHECKING:
     import onnx
 
     from resnext.weights.spec import Weights
+    from resnext_export.request import ExportRequest
 
 FILE_NAME = "model.engine"
 
@@ -71,6 +78,93 @@ def export_engine(
     check_destination(directory, force=force)
     check_request(flavour, options, timing_cache)
     _check_parent(parent, options)
+    build = partial(
+        _build, parent, weights, flavour, options, timing_cache=timing_cache, check=check
+    )
+    return publish(parent, directory, build, check=check, force=force)
+
+
+class EngineBuilder(Builder):
+    """An engine of an ONNX artifact."""
+
+    def prepare(self, request: ExportRequest) -> str:
+        """Find the library, and ask it for what was requested."""
+        flavour = flavour_for(cast("EngineKind", request.format))
+        check_request(flavour, engine_options(request), _choices(request).timing_cache)
+        return flavour.kind
+
+    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
+        """Library, GPU and driver."""
+        flavour = flavour_for(cast("EngineKind", request.format))
+        options = engine_options(request).model_dump(mode="json")
+        return {**machine_facts(flavour), "options": options}
+
+    def usable(self, manifest: Manifest) -> bool:
+        """Checked, unless it cannot run here; a machine without a GPU leaves it unchecked."""
+        assert manifest.engine is not None
+        flavour = flavour_of(manifest.engine.library)
+        return super().usable(manifest) or bool(obstacles(manifest, this_machine(flavour)))
+
+    def build(
+        self,
+        source: Weights | Artifact,
+        weights: Weights,
+        request: ExportRequest,
+        folder: Path,
+        *,
+        check: bool,
+        say: Callable[[str], None],  # noqa: ARG002
+        cache: Path | None,
+    ) -> Built:
+        """Build the engine; with a ``cache``, kernel timings are kept there for this machine."""
+        assert isinstance(source, Artifact)
+        self.prepare(request)
+        flavour = flavour_for(cast("EngineKind", request.format))
+        options, times = engine_options(request), _choices(request).timing_cache
+        if times is None and cache is not None and flavour.kind == "trt":
+            facts = json.dumps(machine_facts(flavour), sort_keys=True).encode()
+            times = cache / "trt-timing" / f"{hashlib.sha256(facts).hexdigest()[:24]}.cache"
+        _check_parent(source, options)
+        return _build(source, weights, flavour, options, folder, timing_cache=times, check=check)
+
+
+def engine_options(request: ExportRequest) -> EngineOptions:
+    """What ``request`` asks of the builder."""
+    choices = _choices(request)
+    return EngineOptions(
+        profiles=request.profiles(),
+        fallbacks=() if choices.fallbacks == "fail" else choices.fallbacks,
+        **choices.model_dump(exclude={"timing_cache", "fallbacks"}),
+    )
+
+
+def machine_facts(flavour: Flavour) -> dict[str, Any]:
+    """What an engine and its kernels' timings depend on, beside the graph."""
+    driver = probe_driver()
+    return {
+        "library": flavour.package,
+        "version": flavour.version,
+        "cuda": flavour.cuda,
+        "gpu": [asdict(gpu) for gpu in driver.gpus[:1]],
+        "driver": driver.cuda_version,
+    }
+
+
+def _choices(request: ExportRequest) -> EngineChoices:
+    assert isinstance(request.options, EngineChoices)
+    return request.options
+
+
+def _build(
+    parent: Artifact,
+    weights: Weights,
+    flavour: Flavour,
+    options: EngineOptions,
+    folder: Path,
+    *,
+    timing_cache: Path | None,
+    check: bool,
+) -> Built:
     times = None if timing_cache is None else TimingCache(timing_cache)
 
     def build(source: Path | bytes, watch: BuildWatch) -> BuiltEngine:
@@ -84,29 +178,25 @@ def export_engine(
             name=engine_name(parent.manifest, refittable=options.strip_weights, tf32=options.tf32),
         )
 
-    def into(folder: Path) -> Built:
-        with build_bars() as watch:
-            tried = build_with_fallbacks(
-                parent.path, lambda source: build(source, watch), options.fallbacks
-            )
-        if tried.done and options.strip_weights:
-            raise UsageError(
-                "--strip-weights needs a graph as exported, and it had to be changed:"
-                f" {tried.done[0]}"
-            )
-        if tried.changed is not None and check:
-            _prove_changed(tried.changed, parent, weights, folder)
-        (folder / FILE_NAME).write_bytes(tried.engine.data)
+    with build_bars() as watch:
+        tried = build_with_fallbacks(
+            parent.path, lambda source: build(source, watch), options.fallbacks
+        )
+    if tried.done and options.strip_weights:
+        raise UsageError(
+            f"`strip_weights` needs a graph as exported, and it had to be changed: {tried.done[0]}"
+        )
+    if tried.changed is not None and check:
+        _prove_changed(tried.changed, parent, weights, folder)
+    (folder / FILE_NAME).write_bytes(tried.engine.data)
 
-        def proven(artifact: Artifact) -> CheckRecord | None:
-            if obstacles(artifact.manifest, this_machine(flavour)):
-                return None
-            return _proven(weights, parent, artifact)
+    def proven(artifact: Artifact) -> CheckRecord | None:
+        if obstacles(artifact.manifest, this_machine(flavour)):
+            return None
+        return _proven(weights, parent, artifact)
 
-        facts = _facts(parent.manifest, flavour, options, tried)
-        return Built(FILE_NAME, facts, library_versions(flavour.package), proven)
-
-    return publish(parent, directory, into, check=check, force=force)
+    facts = _facts(parent.manifest, flavour, options, tried)
+    return Built(FILE_NAME, facts, library_versions(flavour.package), proven)
 
 
 def refit_engine(
@@ -116,7 +206,7 @@ def refit_engine(
 
     Args:
         thin: the engine without weights.
-        spec: which weights, as ``--weights``; None means those that it was built from.
+        spec: which weights, as `load_weights` takes them; None means those that it was built from.
         directory: folder to make.
         check: compare the outcome with PyTorch.
         force: replace an artifact that is already there.
@@ -174,7 +264,7 @@ def check_request(flavour: Flavour, options: EngineOptions, timing_cache: Path |
     """
     if flavour.kind == "trt-rtx" and timing_cache is not None:
         raise UsageError(
-            "--timing-cache is TensorRT's: TensorRT-RTX times no kernels when it builds"
+            "`timing_cache` is TensorRT's: TensorRT-RTX times no kernels when it builds"
         )
     flavour.check_can_build(options, probe_driver())
 
@@ -188,16 +278,16 @@ def _check_parent(parent: Artifact, options: EngineOptions) -> None:
         )
     if options.tf32 and manifest.precision != "fp32":
         raise UsageError(
-            f"--tf32 is for float32 engines, and this one is {manifest.precision}; drop it"
+            f"`tf32` is for float32 engines, and this one is {manifest.precision}; drop it"
         )
     if options.strip_weights and manifest.merged is not None:
         raise UsageError(
-            "--strip-weights needs a graph as exported, and this one's groups were merged; drop one"
+            "`strip_weights` needs a graph as exported, and this one's groups were merged; drop one"
             " of the two"
         )
     if options.strip_weights and manifest.quantization is not None:
         raise UsageError(
-            f"--strip-weights is for float networks; the scales of {manifest.precision} are for"
+            f"`strip_weights` is for float networks; the scales of {manifest.precision} are for"
             " these very weights"
         )
     for profile in options.profiles:

@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 
 from resnext.errors import BadInput, MissingRequirement, UsageError
 from resnext_export.calibration.collect import Ranges, float_tensors, refuse_quantized
-from resnext_export.recipe import Runtime as Runtime
+from resnext_export.options import Runtime as Runtime
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import onnx
 import pytest
@@ -35,10 +35,10 @@ from resnext.verify.delivered import delivered_from_engine, undelivered
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import proof
-from resnext_export.cli.engine_options import COMPATIBILITIES, FALLBACKS, TILING_LEVELS
 from resnext_export.cli.export import main
 from resnext_export.cli.inspect import delivered_line, share_of
 from resnext_export.formats.onnx import export_onnx
+from resnext_export.formats.registry import EngineChoices
 from resnext_export.formats.tensorrt import export_engine
 
 DTYPES: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
@@ -670,7 +670,11 @@ def test_a_library_that_is_installed_but_does_not_load_says_so(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_names_on_the_command_line_are_those_that_the_record_takes() -> None:
-    assert get_args(Compatibility) == COMPATIBILITIES
-    assert get_args(TilingLevel) == TILING_LEVELS
-    assert get_args(Fallback) == FALLBACKS
+def test_the_choices_of_a_request_are_those_that_the_record_takes() -> None:
+    fields = {name: str(field.annotation) for name, field in EngineChoices.model_fields.items()}
+    for name, names in (
+        ("compatibility", Compatibility),
+        ("tiling_level", TilingLevel),
+        ("fallbacks", Fallback),
+    ):
+        assert str(names) in fields[name], name

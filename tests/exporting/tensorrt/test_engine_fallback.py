@@ -433,7 +433,7 @@ def test_stripped_weights_and_a_changed_graph_do_not_go_together(
     asked = OPTIONS.model_copy(update={"strip_weights": True})
     with pytest.raises(
         UsageError,
-        match="--strip-weights needs a graph as exported, and it had to be changed: merge",
+        match="`strip_weights` needs a graph as exported, and it had to be changed: merge",
     ):
         export_engine(fp16_artifact, digits, tmp_path / "e", kind="trt-rtx", options=asked)
     assert list(tmp_path.iterdir()) == []
