@@ -14,7 +14,7 @@ from resnext.artifact.files import Artifact
 from resnext.errors import ResnextError, SessionFailed
 from resnext.precision import Precision
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Boundary, Delivered
+from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered
 
 from .session import PROVIDERS, OrtSession, first_line, preload_libraries, session_options
 
@@ -37,8 +37,8 @@ def provider_settings(precision: Precision) -> dict[str, str]:
 
 
 class CudaOrtSession(OrtSession):
-    """ONNX Runtime's CUDA provider: `enqueue` works on device buffers bound once, in a CUDA graph
-    where asked for.
+    """ONNX Runtime's CUDA provider: `Bound.enqueue` works on device buffers, in a CUDA graph if
+    asked for.
 
     A captured graph has fixed addresses and one shape, so it lives in a session of its own: `run`
         always goes through a
@@ -50,64 +50,31 @@ class CudaOrtSession(OrtSession):
     def __init__(self, artifact: Artifact, options: SessionOptions, name: str) -> None:
         preload_libraries()
         self._stream: Any = None
-        self._own: Any = None
-        self._binding: Any = None
-        self._held: dict[str, Any] = {}
-        self._asynchronous = ort.RunOptions()
-        # Without this ONNX Runtime waits for the device inside run, and a launch could not be told
-        # from a run.
-        self._asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._boundary: Boundary = "device"
         super().__init__(artifact, options, name)
 
-    def bind(self, inputs: Arrays) -> None:
+    def _bind(self, inputs: Arrays) -> Bound:
         """Copy ``inputs`` to the device, make outputs there, and run until a CUDA graph is
         captured.
         """
-        self.check_inputs(inputs)
         batch = next(iter(inputs.values())).shape[0]
-        self._binding = self._own = None
+        own = self._session_for(batch)
+        boundary: Boundary = "graph" if own is not None and self._options.cuda_graph else "device"
         try:
-            self._own = self._session_for(batch)
-            binding = (self._own or self._native).io_binding()
-            held = {}
-            for name, array in inputs.items():
-                held[name] = ort.OrtValue.ortvalue_from_numpy(
-                    np.ascontiguousarray(array), "cuda", 0
-                )
-                binding.bind_ortvalue_input(name, held[name])
-            for spec in self.outputs:
-                shape = [batch if size is None else size for size in spec.shape]
-                held[spec.name] = ort.OrtValue.ortvalue_from_shape_and_type(
-                    shape, np.dtype(spec.dtype), "cuda", 0
-                )
-                binding.bind_ortvalue_output(spec.name, held[spec.name])
-            self._held, self._binding = held, binding
+            bound = DeviceBound(self, own or self._native, inputs, boundary, self._stream)
             for _ in range(3):
-                self.enqueue()
-            self.synchronize()
+                bound.enqueue()
+            bound.synchronize()
         except ResnextError:
             raise
         except Exception as exc:  # onnxruntime's errors have no common base of their own
-            self._binding = self._own = None
             raise SessionFailed(f"{self.backend} failed: {first_line(exc)}") from exc
+        self._boundary = boundary
+        return bound
 
-    def enqueue(self) -> None:
-        """Launch over the bound device buffers without waiting."""
-        (self._own or self._native).run_with_iobinding(self._binding, self._asynchronous)
-
-    def synchronize(self) -> None:
-        """Wait for the session's stream."""
-        if self._stream is not None:
-            self._stream.synchronize()
-        elif self._binding is not None:
-            self._binding.synchronize_outputs()
-
-    def fetch(self) -> dict[str, NDArray[Any]]:
-        """Copies of the outputs, on the host."""
-        if self._binding is None:
-            raise SessionFailed("nothing is bound; call bind() first")
-        self.synchronize()
-        return {name: self._held[name].numpy() for name in self._names}
+    def checked(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """``outputs``, as every caller may see them."""
+        return outputs
 
     def delivered(self) -> Delivered:
         """As on a CPU; a graph cannot be profiled, so the profiled run is a plain one.
@@ -117,27 +84,11 @@ class CudaOrtSession(OrtSession):
         """
         found = super().delivered()
         notes = {
-            "cuda graph": "on" if self.enqueue_boundary == "graph" else "off",
+            "cuda graph": "on" if self._boundary == "graph" else "off",
             "convolution kernels": "cuDNN's guess (heuristic mode B), none of them timed",
             "memory format": "nchw",
         }
         return Delivered(found.device, found.layers, {**found.notes, **notes})
-
-    @property
-    def enqueue_boundary(self) -> Boundary:
-        """``graph`` where one was captured."""
-        return "graph" if self._own is not None and self._options.cuda_graph else "device"
-
-    @property
-    def cuda_stream(self) -> int | None:
-        """The stream that ONNX Runtime was given, where PyTorch has CUDA to make one."""
-        return None if self._stream is None else int(self._stream.cuda_stream)
-
-    def close(self) -> None:
-        """Drop sessions, binding and device buffers."""
-        self._binding = self._own = None
-        self._held = {}
-        super().close()
 
     def _create(self, native: ort.SessionOptions) -> Any:
         return self._load(native, self._providers(cuda_graph=False))
@@ -171,3 +122,63 @@ class CudaOrtSession(OrtSession):
         if self._stream is None and torch.cuda.is_available():
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return self._stream
+
+
+class DeviceBound(Bound):
+    """Inputs and outputs on the device, and the session that runs over them.
+
+    Args:
+        session: whose inputs and outputs these are.
+        native: an ``onnxruntime.InferenceSession``; of its own if it captures a graph.
+        inputs: copied to the device.
+        boundary: what a time around `enqueue` encloses.
+        stream: PyTorch's, that the provider was given; None if it has its own.
+    """
+
+    def __init__(
+        self,
+        session: CudaOrtSession,
+        native: Any,
+        inputs: Arrays,
+        boundary: Boundary,
+        stream: Any,
+    ) -> None:
+        handle = None if stream is None else int(stream.cuda_stream)
+        super().__init__(session.backend, boundary, handle)
+        self._checked, self._stream, self._native = session.checked, stream, native
+        self._asynchronous = ort.RunOptions()
+        # Without this ONNX Runtime waits for the device inside run, and a launch could not be told
+        # from a run.
+        self._asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._binding: Any = native.io_binding()
+        self._values: dict[str, Any] = {}
+        self._names = [spec.name for spec in session.outputs]
+        batch = next(iter(inputs.values())).shape[0]
+        for name, array in inputs.items():
+            value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
+            self._binding.bind_ortvalue_input(name, value)
+            self._values[name] = value
+        for spec in session.outputs:
+            shape = [batch if size is None else size for size in spec.shape]
+            value = ort.OrtValue.ortvalue_from_shape_and_type(
+                shape, np.dtype(spec.dtype), "cuda", 0
+            )
+            self._binding.bind_ortvalue_output(spec.name, value)
+            self._values[spec.name] = value
+
+    def _launch(self) -> None:
+        self._native.run_with_iobinding(self._binding, self._asynchronous)
+
+    def _wait(self) -> None:
+        if self._stream is not None:
+            self._stream.synchronize()
+        else:
+            self._binding.synchronize_outputs()
+
+    def _outputs(self) -> dict[str, NDArray[Any]]:
+        self._wait()
+        return self._checked({name: self._values[name].numpy() for name in self._names})
+
+    def _drop(self) -> None:
+        self._binding = self._native = None
+        self._values = {}

@@ -27,7 +27,7 @@ from resnext.errors import (
 )
 from resnext.machine.cuda_driver import probe_driver
 from resnext.runtimes.registry import BACKENDS, SessionOptions, check_precision
-from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer, Session, TensorSpec
+from resnext.runtimes.session import Arrays, Bound, Delivered, DeliveredLayer, Session, TensorSpec
 from resnext.verify.delivered import module_of
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -161,7 +161,7 @@ class OrtSession(Session):
     device = "cpu"
 
     def __init__(self, artifact: Artifact, options: SessionOptions, name: str) -> None:
-        self.backend = name
+        super().__init__(name)
         self._artifact = artifact
         self._options = options
         self._native = self._create(session_options(options))
@@ -169,8 +169,6 @@ class OrtSession(Session):
         self.outputs = tuple(_spec(value) for value in self._native.get_outputs())
         self._names = [spec.name for spec in self.outputs]
         self._check_manifest()
-        self._bound: dict[str, NDArray[Any]] = {}
-        self._results: list[NDArray[Any]] = []
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """One call of ONNX Runtime's own run."""
@@ -181,24 +179,11 @@ class OrtSession(Session):
             raise SessionFailed(f"{self.backend} failed: {first_line(exc)}") from exc
         return dict(zip(self._names, results, strict=True))
 
-    def bind(self, inputs: Arrays) -> None:
+    def _bind(self, inputs: Arrays) -> Bound:
         """Keep copies of ``inputs`` and run once."""
-        self.check_inputs(inputs)
-        self._bound = {name: np.ascontiguousarray(array).copy() for name, array in inputs.items()}
-        self._results = list(self.run(self._bound).values())
-
-    def enqueue(self) -> None:
-        """Run over the bound input; finished when it returns."""
-        self._results = self._native.run(self._names, self._bound)
-
-    def synchronize(self) -> None:
-        """A CPU has nothing pending."""
-
-    def fetch(self) -> dict[str, NDArray[Any]]:
-        """Copies of the last outputs."""
-        if not self._results:
-            raise SessionFailed("nothing is bound; call bind() first")
-        return {name: array.copy() for name, array in zip(self._names, self._results, strict=True)}
+        kept = {name: np.ascontiguousarray(array).copy() for name, array in inputs.items()}
+        results = list(self.run(kept).values())
+        return HostBound(self.backend, self._native, self._names, kept, results)
 
     def delivered(self) -> Delivered:
         """Every node of the optimised graph with its provider and element type, from one profiled
@@ -255,8 +240,8 @@ class OrtSession(Session):
 
     def close(self) -> None:
         """Drop the session and its buffers."""
+        super().close()
         self._native = None
-        self._bound, self._results = {}, []
 
     def _check_manifest(self) -> None:
         """The manifest must say what the file says; only the file's bytes are under a digest.
@@ -305,6 +290,38 @@ class OrtSession(Session):
                 " install 'onnxruntime-gpu[cuda,cudnn]'"
             )
         return session
+
+
+class HostBound(Bound):
+    """Inputs on the host; a run is finished when `enqueue` returns.
+
+    Args:
+        backend: name of the session's runtime.
+        native: an ``onnxruntime.InferenceSession``.
+        names: of the outputs.
+        inputs: arrays that nobody writes to.
+        results: outputs of a run over them.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        native: Any,
+        names: list[str],
+        inputs: dict[str, NDArray[Any]],
+        results: list[NDArray[Any]],
+    ) -> None:
+        super().__init__(backend)
+        self._native, self._names, self._inputs, self._results = native, names, inputs, results
+
+    def _launch(self) -> None:
+        self._results = self._native.run(self._names, self._inputs)
+
+    def _outputs(self) -> dict[str, NDArray[Any]]:
+        return {name: array.copy() for name, array in zip(self._names, self._results, strict=True)}
+
+    def _drop(self) -> None:
+        self._native, self._inputs, self._results = None, {}, []
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -123,11 +123,7 @@ class TrtOrtSession(CudaOrtSession):
         Raises:
             SessionFailed: the runtime failed, or an output holds NaN or infinity.
         """
-        return self._finite(super().run(inputs))
-
-    def fetch(self) -> dict[str, NDArray[Any]]:
-        """Copies of the outputs, on the host; they must be finite, as for `run`."""
-        return self._finite(super().fetch())
+        return self.checked(super().run(inputs))
 
     def check_inputs(self, inputs: Arrays) -> None:
         """As everywhere, and the batch must be one that the artifact takes."""
@@ -199,7 +195,7 @@ class TrtOrtSession(CudaOrtSession):
             "precision": self._precision_note(manifest.precision),
             "cuda graph": (
                 "asked for; the provider does not say whether it captured one"
-                if self.enqueue_boundary == "graph"
+                if self._boundary == "graph"
                 else "off"
             ),
         }
@@ -219,7 +215,8 @@ class TrtOrtSession(CudaOrtSession):
             "set NVIDIA_TF32_OVERRIDE=0 before the process starts"
         )
 
-    def _finite(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def checked(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """``outputs``, all finite."""
         for name, array in outputs.items():
             if not np.isfinite(array).all():
                 raise SessionFailed(

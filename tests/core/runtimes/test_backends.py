@@ -91,10 +91,10 @@ def test_run_and_bound_run_agree_with_float64(
         for rows in (slice(0, 9), slice(3, 4)):  # more than one batch size from one session
             outcome = compare(reference[rows], session.run({"input": images[rows]})["logits"])
             assert outcome.passed, outcome.failures
-            session.bind({"input": images[rows]})
-            session.enqueue()
-            session.synchronize()
-            assert compare(reference[rows], session.fetch()["logits"]).passed
+            bound = session.bind({"input": images[rows]})
+            bound.enqueue()
+            bound.synchronize()
+            assert compare(reference[rows], bound.fetch()["logits"]).passed
 
 
 @pytest.mark.parametrize("name", ["torch", "ort-cpu"])
@@ -106,10 +106,10 @@ def test_results_belong_to_the_caller(
         kept = first.copy()
         session.run({"input": images[2:4]})
         np.testing.assert_array_equal(first, kept)
-        session.bind({"input": images[:2]})
-        fetched = session.fetch()["logits"]
+        bound = session.bind({"input": images[:2]})
+        fetched = bound.fetch()["logits"]
         fetched[:] = 0
-        assert session.fetch()["logits"].any()
+        assert bound.fetch()["logits"].any()
 
 
 @pytest.mark.parametrize("name", ["torch", "ort-cpu"])
@@ -118,12 +118,12 @@ def test_bound_input_is_a_copy(
 ) -> None:
     with open_here(name, weights, artifact) as session:
         mine = images[:2].copy()
-        session.bind({"input": mine})
-        before = session.fetch()["logits"]
+        bound = session.bind({"input": mine})
+        before = bound.fetch()["logits"]
         mine[:] = 0
-        session.enqueue()
-        session.synchronize()
-        np.testing.assert_allclose(session.fetch()["logits"], before, rtol=1e-6)
+        bound.enqueue()
+        bound.synchronize()
+        np.testing.assert_allclose(bound.fetch()["logits"], before, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["torch", "ort-cpu"])

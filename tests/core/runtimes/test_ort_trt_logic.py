@@ -427,14 +427,15 @@ def test_tensorrts_options_follow_precision_and_cuda_graph(
 ) -> None:
     for kind in ("unlimited", "fp16"):
         with open_on("ort-trt", artifacts[kind], graph=True) as session:
-            session.bind({"input": images[:2]})
-            assert session.enqueue_boundary == "graph"
-    opened, bound, opened_fp16, bound_fp16 = runtime.asked
+            bound = session.bind({"input": images[:2]})
+            assert bound.boundary == "graph"
+    opened, asked_bound, opened_fp16, bound_fp16 = runtime.asked
     assert all(asked["trt_engine_cache_enable"] == "1" for asked in runtime.asked)
     assert [asked.get("trt_fp16_enable") for asked in runtime.asked] == [None, None, "1", "1"]
     assert [asked.get("trt_cuda_graph_enable") for asked in runtime.asked] == [None, "1", None, "1"]
     assert not [key for asked in (opened, opened_fp16) for key in asked if "profile" in key]
-    assert bound["trt_profile_min_shapes"] == bound["trt_profile_max_shapes"] == "input:2x1x8x8"
+    for end in ("min", "max"):
+        assert asked_bound[f"trt_profile_{end}_shapes"] == "input:2x1x8x8"
     assert bound_fp16["trt_profile_opt_shapes"] == "input:2x1x8x8"
 
 
@@ -470,8 +471,8 @@ def test_a_limited_range_is_one_engine_and_a_static_graph_needs_no_profile(
 ) -> None:
     prefix = "trt" if name == "ort-trt" else "nv"
     with open_on(name, artifacts["1:4:8"]) as session:
-        session.bind({"input": images[:3]})
-        assert session.enqueue_boundary == "device"
+        bound = session.bind({"input": images[:3]})
+        assert bound.boundary == "device"
     (asked,) = runtime.asked  # the session for `run` serves what is bound, too
     shapes = [asked[f"{prefix}_profile_{which}_shapes"] for which in ("min", "opt", "max")]
     assert shapes == ["input:1x1x8x8", "input:4x1x8x8", "input:8x1x8x8"]
@@ -528,12 +529,12 @@ def test_bound_runs_and_host_runs_are_right_and_leave_each_other_alone(
     reference = reference_logits(weights, images)
     with open_on(name, artifacts[kind], graph=graph) as session:
         for rows in (slice(0, 8), slice(8, 12)):
-            session.bind({"input": images[rows]})
-            assert session.enqueue_boundary == ("graph" if graph else "device")
+            bound = session.bind({"input": images[rows]})
+            assert bound.boundary == ("graph" if graph else "device")
             assert compare(reference[2:5], session.run({"input": images[2:5]})["logits"]).passed
-            session.enqueue()
-            session.synchronize()
-            assert compare(reference[rows], session.fetch()["logits"]).passed
+            bound.enqueue()
+            bound.synchronize()
+            assert compare(reference[rows], bound.fetch()["logits"]).passed
 
 
 @pytest.mark.parametrize(
@@ -662,9 +663,9 @@ def test_an_output_that_is_not_finite_is_no_result(
         runtime.outputs = lambda array: np.where(array == array.max(), np.float32(value), array)
         with pytest.raises(SessionFailed, match="overflow in fp16"):
             session.run({"input": images[:4]})
-        session.bind({"input": np.full_like(images[:4], np.nan)})
+        bound = session.bind({"input": np.full_like(images[:4], np.nan)})
         with pytest.raises(SessionFailed, match="'logits' holds NaN"):
-            session.fetch()
+            bound.fetch()
 
 
 @pytest.mark.usefixtures("runtime")
