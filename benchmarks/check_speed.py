@@ -29,7 +29,7 @@ import torch
 from resnext.artifact.files import Artifact
 from resnext.machine.environment import record_environment
 from resnext.machine.nvml import open_nvml
-from resnext.runtimes.ort.session import session_options
+from resnext.runtimes.ort.provider import session_options
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.testing import FakeSession
 from resnext.timing.clock import time_host

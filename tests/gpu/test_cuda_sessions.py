@@ -18,7 +18,8 @@ from resnext.errors import ResnextError
 from resnext.precision import Precision
 from resnext.runtimes import tensor_session
 from resnext.runtimes.availability import obstacle
-from resnext.runtimes.ort.cuda import CudaOrtSession
+from resnext.runtimes.ort.cuda import CudaProvider
+from resnext.runtimes.ort.session import OrtSession
 from resnext.runtimes.registry import BACKENDS, SessionOptions, open_session
 from resnext.runtimes.session import Bound, Session
 from resnext.timing.clock import time_device, time_host
@@ -172,7 +173,7 @@ def test_what_ort_cuda_makes_of_bfloat16(
     """
     exported = export_onnx(weights, tmp_path / "bf16", precision="bf16", check=False)
     try:
-        with CudaOrtSession(exported, SessionOptions(device="cuda"), "ort-cuda") as session:
+        with OrtSession(CudaProvider(exported, SessionOptions(), "ort-cuda")) as session:
             logits = session.run({"input": images[:8]})["logits"]
             share = delivered_share(session.delivered(), weights.config, "bfloat16")
     except ResnextError as exc:

@@ -28,18 +28,13 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.network.layers import layers
 from resnext.precision import PRECISIONS
-from resnext.runtimes.ort import cuda as ort_cuda_session
+from resnext.runtimes.ort import device_bound, door, products, tensorrt
 from resnext.runtimes.ort import libraries as ort_trt_libraries
-from resnext.runtimes.ort import session as ort_session
-from resnext.runtimes.ort import tensorrt
-from resnext.runtimes.ort.cuda import CudaOrtSession
+from resnext.runtimes.ort.door import open_session
 from resnext.runtimes.ort.libraries import load_tensorrt10, plugin_device
-from resnext.runtimes.ort.tensorrt import (
-    PRECISION_OPTIONS,
-    RtxOrtSession,
-    TrtOrtSession,
-    open_session,
-)
+from resnext.runtimes.ort.products import PRECISION_OPTIONS
+from resnext.runtimes.ort.session import OrtSession
+from resnext.runtimes.ort.tensorrt import TensorrtProvider
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.delivered import undelivered
@@ -182,21 +177,25 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
 
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-    monkeypatch.setattr(ort_session.ort, "InferenceSession", make)  # type: ignore[attr-defined]  # the module itself
-    for module in (ort_session, tensorrt):  # each has a name of its own for it
-        monkeypatch.setattr(module, "session_options", lambda _options: Options())
+    monkeypatch.setattr(ort, "InferenceSession", make)
+    monkeypatch.setattr(tensorrt, "session_options", lambda _options: Options())
     values = SimpleNamespace(OrtValue=CpuOrtValue, RunOptions=ort.RunOptions)
-    monkeypatch.setattr(ort_cuda_session, "ort", values)
-    monkeypatch.setattr(ort_cuda_session, "preload_libraries", lambda: None)
-    monkeypatch.setattr(CudaOrtSession, "_torch_stream", lambda _self: None)
+    monkeypatch.setattr(device_bound, "ort", values)
+    monkeypatch.setattr(device_bound, "torch_stream", lambda: None)
     return fake
 
 
-def open_on(name: str, artifact: Artifact, *, graph: bool = False) -> TrtOrtSession:
-    options = SessionOptions(cuda_graph=graph)
-    if name == "ort-trt":
-        return TrtOrtSession(artifact, options, name, "10.16.1")
-    return RtxOrtSession(artifact, options, name, "0.5.0", "the listed GPU")
+def open_on(
+    name: str,
+    artifact: Artifact,
+    *,
+    graph: bool = False,
+    version: str = "10.16.1",
+    listed: Any = "the listed GPU",
+) -> OrtSession:
+    rtx = name == "ort-trt-rtx"
+    product = products.tensorrt_rtx("0.5.0", listed) if rtx else products.tensorrt10(version)
+    return OrtSession(TensorrtProvider(artifact, SessionOptions(cuda_graph=graph), name, product))
 
 
 def test_options_are_ones_that_the_provider_has(
@@ -229,7 +228,7 @@ def test_without_a_gpu_the_answer_is_exit_3_and_what_would_work(name: str) -> No
         "@guarded\n"
         "def main():\n"
         "    from resnext.runtimes.registry import SessionOptions\n"
-        "    from resnext.runtimes.ort.tensorrt import open_session\n"
+        "    from resnext.runtimes.ort.door import open_session\n"
         f"    open_session(None, SessionOptions(), {name!r})\n"
         "main()\n"
     )
@@ -251,8 +250,8 @@ def test_with_a_gpu_the_library_is_looked_for_before_the_artifact_is_opened(
     def missing(*_given: Any) -> Any:
         raise MissingRequirement("the library")
 
-    monkeypatch.setattr(tensorrt, "probe_driver", lambda: H200)
-    monkeypatch.setattr(tensorrt, looked, missing)
+    monkeypatch.setattr(door, "probe_driver", lambda: H200)
+    monkeypatch.setattr(ort_trt_libraries, looked, missing)
     with pytest.raises(MissingRequirement, match="the library"):
         open_session(None, SessionOptions(), name)  # type: ignore[arg-type]  # never reached
 
@@ -419,7 +418,7 @@ def test_a_plugin_that_is_missing_or_does_not_load_is_named(
 
 
 def test_every_precision_has_its_options_for_a_weakly_typed_builder() -> None:
-    assert set(tensorrt.PRECISION_OPTIONS) == set(PRECISIONS) - {"fp8"}
+    assert set(PRECISION_OPTIONS) == set(PRECISIONS) - {"fp8"}
 
 
 def test_tensorrts_options_follow_precision_and_cuda_graph(
@@ -457,9 +456,7 @@ def test_the_plugins_options_have_its_own_names_and_its_one_device(
 def test_the_stream_that_times_are_taken_on_is_the_providers(
     name: str, runtime: StandIn, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        CudaOrtSession, "_torch_stream", lambda _self: SimpleNamespace(cuda_stream=1234)
-    )
+    monkeypatch.setattr(device_bound, "torch_stream", lambda: SimpleNamespace(cuda_stream=1234))
     open_on(name, artifacts["4"]).close()
     (asked,) = runtime.asked
     assert (asked["has_user_compute_stream"], asked["user_compute_stream"]) == ("1", "1234")
@@ -493,7 +490,7 @@ def test_an_engine_is_cached_apart_from_every_other_that_the_provider_would_take
         session.bind({"input": images[:3]})
         session.bind({"input": images[:2]})
     open_on("ort-trt", artifacts["other weights"]).close()
-    TrtOrtSession(artifacts["unlimited"], SessionOptions(), "ort-trt", "10.14.0").close()
+    open_on("ort-trt", artifacts["unlimited"], graph=True, version="10.14.0").close()
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     open_on("ort-trt", artifacts["unlimited"]).close()
     folders = [asked["trt_engine_cache_path"] for asked in runtime.asked]
@@ -614,10 +611,9 @@ def test_onnxruntime_itself_refuses_when_the_listed_device_is_the_cpu(
 ) -> None:
     """The real runtime with the plugin's own calls: only the device is the wrong one."""
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(ort_cuda_session, "preload_libraries", lambda: None)
     (cpu,) = [device for device in ort.get_ep_devices() if device.ep_name == "CPUExecutionProvider"]
     with pytest.raises(SilentFallback, match=r"does not take every node .*fallback"):
-        RtxOrtSession(artifacts["4"], SessionOptions(), "ort-trt-rtx", "0.5.0", cpu)
+        open_on("ort-trt-rtx", artifacts["4"], graph=True, listed=cpu)
 
 
 @pytest.mark.parametrize(
@@ -648,7 +644,7 @@ def test_what_onnxruntime_says_when_it_cannot_open_is_translated(
         raise RuntimeError(f"{said}\nand a second line")
 
     assert runtime.asked == []
-    monkeypatch.setattr(ort_session.ort, "InferenceSession", refuses)  # type: ignore[attr-defined]  # the module itself
+    monkeypatch.setattr(ort, "InferenceSession", refuses)
     with pytest.raises(error, match=match) as caught:
         open_on("ort-trt", artifacts["4"])
     assert "\n" not in str(caught.value)
