@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resnext.errors import ResnextError, SessionFailed
 from resnext.machine.nvml import GpuState
-from resnext.runtimes.session import Boundary, Session
+from resnext.runtimes.session import Bound, Boundary, Session
 from resnext.timing.clock import now_ns, time_device, time_host
 
 from .deadline import Deadline
@@ -53,10 +53,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class Subject:
-    """An open session with the input that it is measured on."""
+    """An open session with the input that it is measured on, and the same input bound."""
 
     session: Session
     inputs: dict[str, NDArray[Any]]
+    bound: Bound
 
 
 def measure(
@@ -69,7 +70,7 @@ def measure(
     """Measure every cell of ``subjects`` as ``plan`` says.
 
     Args:
-        subjects: bound sessions. A cell of the plan that is not in here is left out.
+        subjects: open sessions. A cell of the plan that is not in here is left out.
         plan: rounds, durations and order.
         progress: called with a line at every warm-up and round.
         deadline: once it is over, no further visit is begun. Cells then keep the rounds that all of
@@ -152,7 +153,7 @@ def _visit(
     iterations: int,
     gpu_state: Callable[[], GpuState | None] = lambda: None,
 ) -> None:
-    session, inputs = subject.session, subject.inputs
+    session, inputs, bound = subject.session, subject.inputs, subject.bound
     last: dict[str, NDArray[Any]] = {}
 
     def call() -> None:
@@ -162,11 +163,11 @@ def _visit(
     call()  # untimed: caches and thread pools still belong to the cell before
     samples.host_ns.append(time_host(call, iterations))
     samples.output = last[session.outputs[0].name]
-    if session.cuda_stream is not None:
-        times, wall_ns = time_device(session, iterations)
+    if bound.cuda_stream is not None:
+        times, wall_ns = time_device(bound, iterations)
         if (state := gpu_state()) is not None:  # at once: an idle GPU lowers its clocks
             samples.gpu.append(state)
         samples.device_ns.append(times)
         samples.device_wall_ns.append(wall_ns)
-        samples.device_boundary = session.enqueue_boundary
-        samples.bound_output = session.fetch()[session.outputs[0].name]
+        samples.device_boundary = bound.boundary
+        samples.bound_output = bound.fetch()[session.outputs[0].name]

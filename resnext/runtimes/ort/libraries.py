@@ -19,7 +19,8 @@ import onnxruntime as ort
 from resnext.errors import MissingRequirement
 from resnext.machine.cuda_driver import Driver
 
-from .session import cuda_works, first_line
+from .cuda_probe import cuda_works
+from .provider import first_line
 
 #: ONNX Runtime's own provider, which is part of its wheel and linked with TensorRT 10.
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"

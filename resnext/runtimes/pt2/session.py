@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from resnext.artifact.files import Artifact
-from resnext.errors import BadArtifact, BadInput, SessionFailed, UsageError
+from resnext.errors import BadArtifact, BadInput, UsageError
 from resnext.runtimes.buffers import CudaMemory, DeviceMemory, HostMemory
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Delivered
@@ -102,8 +102,7 @@ class Pt2Session(TensorSession):
     def _ready(self, images: torch.Tensor) -> torch.Tensor:
         return images
 
-    def _call(self, images: torch.Tensor) -> torch.Tensor:
-        if self._loader is None:
-            raise SessionFailed(f"{self.backend}: the session is closed")
+    def call(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of ``images``."""
         result: torch.Tensor = self._loader.run([images])[0]
         return result
