@@ -30,6 +30,7 @@ from resnext.runtimes.registry import (
 )
 from resnext.runtimes.session import Delivered
 from resnext.timing.clock import now_ns
+from resnext.timing.paired import ratio_by_round
 from resnext.verify.accuracy import accuracy_failures
 from resnext.verify.labelled import Labelled
 from resnext.verify.parity import Parity, compare, gate_for, gate_of
@@ -41,7 +42,7 @@ from .measure import Samples, Subject, as_failure, measure
 from .memory import Peak, peak_memory
 from .plan import Cell, Plan
 from .result import Row, Run, Timing
-from .stats import derive, ratio_by_round
+from .stats import derive
 
 if TYPE_CHECKING:
     from resnext.runtimes.trt.library import EngineKind
