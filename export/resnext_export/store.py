@@ -134,7 +134,7 @@ def derived_or_reuse(
     """
     from resnext.precision import QUANTIZED
     from resnext_export.formats.derived import derive_onnx
-    from resnext_export.formats.onnx import library_versions
+    from resnext_export.publish import library_versions
 
     images = None
     if recipe.precision in QUANTIZED:
@@ -326,7 +326,7 @@ def _key(weights: Weights) -> str:
     libraries included.
     """
     from resnext_export.convert.onnx_from_torch import OPSET
-    from resnext_export.formats.onnx import library_versions
+    from resnext_export.publish import library_versions
 
     batch = BatchRange(min=1, opt=8, max=None)
     return _digest(

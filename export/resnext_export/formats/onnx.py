@@ -4,26 +4,25 @@ seal.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
-from resnext.artifact.manifest import BatchRange, Manifest, WeightsRecord
+from resnext.artifact.files import Artifact, check_destination
+from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.errors import BadArtifact, GateFailed
 from resnext.network.config import variant_name
 from resnext.precision import Precision
 from resnext.progress import working
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.runtimes.session import TensorSpec
-from resnext.version import __version__
 from resnext.weights.spec import Weights
-from resnext_export.proof import expect, prove
+from resnext_export import proof
+from resnext_export.publish import Built, library_versions, publish
 
 if TYPE_CHECKING:
     import onnx
@@ -64,8 +63,6 @@ def export_onnx(
         MissingRequirement: PyTorch is too old, or the disk is full or not writable.
     """
     refuse_older_torch()
-    from resnext_export.convert.onnx_from_torch import onnx_from_torch
-
     batch = batch or BatchRange(min=1, opt=8, max=None)
     check_destination(directory, force=force)
     if precision != "fp32":
@@ -84,53 +81,55 @@ def export_onnx(
             return derive_onnx(
                 parent, weights, directory, Recipe(precision), check=check, force=force
             )
-    with working("exporting to ONNX"):
-        proto = onnx_from_torch(weights, batch, bake_preprocessing=bake_preprocessing)
     # PyTorch computes the reference on another thread while the file is written, checked and
     # hashed.
-    with staging(directory, force=force) as folder, ThreadPoolExecutor(max_workers=1) as pool:
-        expected = pool.submit(expect, weights, batch, precision) if check else None
-        manifest = _write(proto, folder, weights, batch, baked=bake_preprocessing)
-        if expected is not None:
-            with working("comparing the written file with PyTorch"):
-                record = prove(Artifact(folder, manifest), expected.result())
-            manifest = manifest.model_copy(update={"check": record})
-        seal(folder, manifest)
-    return Artifact(directory, manifest)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return publish(
+            weights,
+            directory,
+            partial(_build, weights, batch, pool if check else None, baked=bake_preprocessing),
+            check=check,
+            force=force,
+        )
 
 
-def _write(
-    proto: onnx.ModelProto, folder: Path, weights: Weights, batch: BatchRange, *, baked: bool
-) -> Manifest:
+def _build(
+    weights: Weights,
+    batch: BatchRange,
+    pool: ThreadPoolExecutor | None,
+    folder: Path,
+    *,
+    baked: bool,
+) -> Built:
+    from resnext_export.convert.onnx_from_torch import onnx_from_torch
+
+    with working("exporting to ONNX"):
+        proto = onnx_from_torch(weights, batch, bake_preprocessing=baked)
+    expected = pool.submit(proof.expect, weights, batch, "fp32") if pool is not None else None
     config = weights.config
     shape: tuple[int, ...] = (config.in_channels, *config.input_size)
     if baked:
         shape = (*config.input_size, config.in_channels)
     size = batch.min if batch.static else None
-    name = variant_name(config)
-    _describe(proto, weights, name, baked=baked)
-    path = write_onnx(proto, folder)
-    return Manifest(
-        kind="onnx",
-        file=FILE_NAME,
-        file_sha256=file_sha256(path),
-        file_size_bytes=path.stat().st_size,
-        model=name,
-        config=config,
-        weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
-        precision="fp32",
-        inputs=(
+    _describe(proto, weights, baked=baked)
+    write_onnx(proto, folder)
+
+    def proven(artifact: Artifact) -> CheckRecord:
+        assert expected is not None  # only asked for with a check
+        return proof.prove(artifact, expected.result())
+
+    facts = {
+        "kind": "onnx",
+        "precision": "fp32",
+        "inputs": (
             TensorSpec(name="input", dtype="uint8" if baked else "float32", shape=(size, *shape)),
         ),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=(size, config.num_classes)),),
-        batch=batch,
-        preprocessing=weights.preprocessing,
-        preprocessing_baked=baked,
-        class_names=weights.class_names,
-        opset=proto.opset_import[0].version,
-        versions=library_versions(),
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    )
+        "outputs": (TensorSpec(name="logits", dtype="float32", shape=(size, config.num_classes)),),
+        "batch": batch,
+        "preprocessing_baked": baked,
+        "opset": proto.opset_import[0].version,
+    }
+    return Built(FILE_NAME, facts, library_versions(), proven)
 
 
 def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
@@ -148,25 +147,14 @@ def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
     return path
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the toolkit and of the libraries that make an ONNX artifact."""
-    found = {"resnext-toolkit": __version__}
-    for name in ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _describe(proto: onnx.ModelProto, weights: Weights, name: str | None, *, baked: bool) -> None:
+def _describe(proto: onnx.ModelProto, weights: Weights, *, baked: bool) -> None:
     """Put what a consumer of the bare file needs into its metadata."""
     import json
 
     from onnx import helper
 
     facts = {
-        "model": name or "custom",
+        "model": variant_name(weights.config) or "custom",
         "weights": Path(weights.source).name,
         "weights_sha256": weights.sha256,
         "preprocessing": weights.preprocessing.model_dump_json(),
