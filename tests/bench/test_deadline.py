@@ -21,6 +21,7 @@ from resnext.runtimes.pytorch import session
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Session
 from resnext.testing import FakeSession
+from resnext.timing.paired import ratio_by_round
 from resnext.verify.labelled import Labelled
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import cli
@@ -30,7 +31,6 @@ from resnext_bench.plan import Cell, Plan
 from resnext_bench.report import markdown, rounds_done
 from resnext_bench.result import Run, read_run
 from resnext_bench.run import run_benchmark
-from resnext_bench.stats import ratio_by_round
 
 OUT_OF_TIME = "not measured: out of time; give a longer --max-seconds"
 CELLS = tuple(Cell(name, 1) for name in "abc")
