@@ -39,7 +39,7 @@ from .onnx import (
 if TYPE_CHECKING:
     from resnext.images.sources import ImageSource
     from resnext.weights.spec import Weights
-    from resnext_export.calibration.collect import Ranges
+    from resnext_export.calibration.ranges import Ranges
     from resnext_export.passes.lower import HalfPrecision
     from resnext_export.recipe import Method, Runtime
 
@@ -188,7 +188,8 @@ def _some(images: ImageSource) -> NDArray[np.uint8]:
 def _calibrated(
     parent: Artifact, runtime: Runtime, images: ImageSource, method: Method
 ) -> _Calibrated:
-    from resnext_export.calibration.collect import Source, calibrate_or_reuse
+    from resnext_export.calibration.images import Source
+    from resnext_export.calibration.reuse import calibrate_or_reuse
 
     source = Source.of_images(images, baked=parent.manifest.preprocessing_baked)
     ranges = calibrate_or_reuse(parent.path, source, method)
@@ -258,7 +259,8 @@ def _at_best(
     """Logits of the same form calibrated on the very images that are compared, which is as good as
     it gets.
     """
-    from resnext_export.calibration.collect import Source, calibrate
+    from resnext_export.calibration.collect import calibrate
+    from resnext_export.calibration.images import Source
 
     images: NDArray[Any] = (
         expected.pixels if parent.manifest.preprocessing_baked else expected.images

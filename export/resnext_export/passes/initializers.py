@@ -5,14 +5,12 @@ right.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
-
-from resnext.errors import UnknownName
 
 
 class Constants:
@@ -102,19 +100,6 @@ class Constants:
         if value := self._noted.get(name):
             kind = data_type or value.type.tensor_type.elem_type
             value.CopyFrom(onnx.helper.make_tensor_value_info(name, kind, shape))
-
-
-def convolutions(graph: onnx.GraphProto, names: Collection[str] | None) -> list[onnx.NodeProto]:
-    """The Convs that bear one of ``names``, in graph order; all where it is None.
-
-    Raises:
-        UnknownName: one of the names is no Conv's.
-    """
-    convs = [node for node in graph.node if node.op_type == "Conv"]
-    known = [conv.name for conv in convs]
-    if unknown := sorted(set(names or ()) - set(known)):
-        raise UnknownName("convolution", unknown[0], known)
-    return [conv for conv in convs if names is None or conv.name in names]
 
 
 def _reads(graph: onnx.GraphProto) -> Iterator[str]:

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resnext.errors import BadArtifact, UsageError
 
-from .initializers import Constants, convolutions
+from .graph import convolutions
+from .initializers import Constants
 
 #: Element types that an island may lie in, and the suffix of the Cast back to each.
 _HALVES: Mapping[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}

@@ -21,12 +21,11 @@ from onnx import TensorProto, helper, numpy_helper
 from resnext.errors import BadArtifact, GateFailed, UsageError
 from resnext.precision import PRECISIONS
 
+from .graph import WEIGHTED, inferred
 from .initializers import Constants
 
 HalfPrecision: TypeAlias = Literal["fp16", "bf16"]
 #: Largest finite value of each type.
-#: Operators whose second input is a weight.
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: The first opset whose Conv, pooling and other operators all take bfloat16.
 BF16_OPSET = 22
 #: Operators that opsets up to 22 define anew only to take more types. (MaxPool's text also says
@@ -145,30 +144,6 @@ def check_lowered(proto: onnx.ModelProto, precision: HalfPrecision) -> None:
                     f"{node.name}: {name!r} is {helper.tensor_dtype_to_np_dtype(kind)} in a graph"
                     f" of {precision}; lower the whole float32 graph anew"
                 )
-
-
-def inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with all its types and shapes, and without its large constants.
-
-    Raises:
-        BadArtifact: they do not hold together.
-    """
-    light = onnx.ModelProto()
-    light.CopyFrom(proto)
-    for tensor in light.graph.initializer:
-        if (
-            len(tensor.raw_data) > 4096
-        ):  # a weight's shape says all, and inference would copy its values twice
-            tensor.ClearField("raw_data")
-    try:
-        return onnx.shape_inference.infer_shapes(
-            light, check_type=True, strict_mode=True, data_prop=True
-        )
-    except onnx.shape_inference.InferenceError as exc:
-        told = [line for line in str(exc).splitlines() if line.strip()]
-        raise BadArtifact(
-            f"the graph's types or shapes do not hold together: {told[0] if told else exc}"
-        ) from exc
 
 
 def _float_tensors(proto: onnx.ModelProto) -> set[str]:

@@ -22,7 +22,8 @@ from resnext.errors import BadArtifact
 from resnext.network.forms import merge_model_groups
 from resnext.network.model import Bottleneck
 
-from .initializers import Constants, convolutions
+from .graph import convolutions
+from .initializers import Constants
 
 
 def merged_from_onnx(

@@ -7,7 +7,7 @@ deviations; here a tensor's largest value becomes the format's, as TensorRT's ow
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -16,10 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resnext.errors import BadInput
 from resnext.precision import PRECISIONS
-from resnext_export.calibration.collect import Ranges
 
-from .initializers import Constants, convolutions
+from .graph import convolutions
+from .initializers import Constants
 from .quantize_int8 import check_calibrated, convolution_weights, finished, range_of, shortcuts
+
+if TYPE_CHECKING:
+    from resnext_export.calibration.ranges import Ranges
 
 #: Largest finite value of E4M3.
 _LARGEST = PRECISIONS["fp8"].largest

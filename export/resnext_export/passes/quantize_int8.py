@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from resnext.errors import BadInput, MissingRequirement, UsageError
-from resnext_export.calibration.collect import Ranges, float_tensors, refuse_quantized
 from resnext_export.recipe import Runtime as Runtime
+
+from .graph import float_tensors, refuse_quantized
+
+if TYPE_CHECKING:
+    from resnext_export.calibration.ranges import Ranges
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ import onnx
 
 from resnext.errors import BadInput, UsageError
 from resnext.progress import working
-from resnext_export.passes.initializers import Constants, convolutions
+from resnext_export.passes.graph import convolutions
+from resnext_export.passes.initializers import Constants
 from resnext_export.passes.merge_groups import merged_from_onnx
 from resnext_export.passes.merge_proof import prove_merge, weight_chain
 

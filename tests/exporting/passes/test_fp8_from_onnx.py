@@ -25,7 +25,8 @@ from resnext.runtimes.trt.library import FLAVOURS
 from resnext.verify.delivered import delivered_from_engine, undelivered
 from resnext.verify.parity import Parity, compare
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.calibration.collect import Ranges, calibrate
+from resnext_export.calibration.collect import calibrate
+from resnext_export.calibration.ranges import Ranges
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
 from resnext_export.formats.onnx import export_onnx
 from resnext_export.passes.lower import lowered_from_onnx

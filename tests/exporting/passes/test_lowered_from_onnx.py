@@ -597,7 +597,7 @@ def test_what_is_no_float32_graph_is_refused(plain: onnx.ModelProto) -> None:
     next(node for node in broken.graph.node if node.op_type == "Add").input[0] = (
         "relu"  # 16 channels and 64
     )
-    with pytest.raises(BadArtifact, match="do not hold together"):
+    with pytest.raises(BadArtifact, match="inconsistent"):
         lowered_from_onnx(broken, "fp16")
 
 

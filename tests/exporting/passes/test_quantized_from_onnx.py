@@ -28,7 +28,8 @@ from resnext.runtimes.trt.library import FLAVOURS
 from resnext.verify.delivered import delivered_from_engine, delivered_share, undelivered
 from resnext.verify.parity import Parity, compare
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.calibration.collect import Ranges, calibrate
+from resnext_export.calibration.collect import calibrate
+from resnext_export.calibration.ranges import Ranges
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
 from resnext_export.formats.onnx import export_onnx
 from resnext_export.passes.lower import lowered_from_onnx
@@ -319,7 +320,7 @@ def test_another_process_gives_the_same_bytes(
     ranges.write(tmp_path / "ranges.json")
     script = (
         "import sys, hashlib, onnx; from pathlib import Path\nfrom"
-        " resnext_export.calibration.collect import read_ranges\nfrom"
+        " resnext_export.calibration.ranges import read_ranges\nfrom"
         " resnext_export.passes.quantize_int8 import FORMS, quantized_from_onnx\nproto, ranges ="
         " onnx.load(sys.argv[1]), read_ranges(Path(sys.argv[2]))\nfor form in FORMS:"
         " print(quantized_from_onnx(proto, ranges, form).SerializeToString().hex())\n"
