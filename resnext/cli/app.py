@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -54,8 +55,9 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 def guarded(function: F) -> F:
     """Turn errors of this toolkit into one line on stderr and their exit code.
 
-    Adds ``--debug``, which shows the traceback instead. Ctrl-C and SIGTERM unwind, so that nothing
-    half-written stays.
+    Fields that a message or hint names in backticks are spelled as flags of the running command
+    (`as_flags`). Adds ``--debug``, which shows the traceback instead. Ctrl-C and SIGTERM unwind,
+    so that nothing half-written stays.
     """
 
     @functools.wraps(function)
@@ -69,7 +71,7 @@ def guarded(function: F) -> F:
         except ResnextError as exc:
             if debug:
                 raise
-            click.echo(f"{_styled('error:')} {exc}", err=True)
+            click.echo(f"{_styled('error:')} {as_flags(str(exc))}", err=True)
             sys.exit(exc.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted; nothing half-written was left", err=True)
@@ -119,6 +121,30 @@ def guarded(function: F) -> F:
         "--debug", is_flag=True, help="Show tracebacks instead of one-line errors."
     )
     return option(wrapper)  # type: ignore[return-value]  # the decorated function keeps its name and options
+
+
+def as_flags(text: str, command: click.Command | None = None) -> str:
+    """Spell fields in backticks as flags: `` `batch` `` becomes ``--batch``.
+
+    Args:
+        text: an error, finding or hint of the library.
+        command: whose options to look up; the running one by default. A field that is no parameter
+            of it becomes ``--`` and its name with dashes.
+    """
+    if command is None:
+        context = click.get_current_context(silent=True)
+        command = context.command if context is not None else None
+    parameters = {parameter.name: parameter for parameter in command.params} if command else {}
+
+    def flag(match: re.Match[str]) -> str:
+        parameter = parameters.get(match[1])
+        if isinstance(parameter, click.Argument):
+            return parameter.human_readable_name
+        options = parameter.opts if parameter is not None else ()
+        long = [option for option in options if option.startswith("--")]
+        return long[0] if long else "--" + match[1].replace("_", "-")
+
+    return re.sub(r"`([^\W\d]\w*)`", flag, text)
 
 
 class OneLineCommand(click.Command):
