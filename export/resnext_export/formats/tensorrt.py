@@ -130,7 +130,8 @@ def refit_engine(
     from resnext.verify.check import artifact_weights
     from resnext.weights.spec import load_weights
     from resnext_export.convert.onnx_from_torch import onnx_from_torch
-    from resnext_export.passes.lower import lowered_from_onnx
+    from resnext_export.passes.base import run_pass
+    from resnext_export.passes.lower import Lower
     from resnext_export.tensorrt.refit import refitted_from_engine
 
     manifest, record = thin.manifest, thin.manifest.engine
@@ -148,7 +149,7 @@ def refit_engine(
     proto = onnx_from_torch(weights, any_batch, bake_preprocessing=manifest.preprocessing_baked)
     if manifest.precision == "fp16" or manifest.precision == "bf16":
         native_io = manifest.outputs[0].dtype != "float32"
-        proto = lowered_from_onnx(proto, manifest.precision, native_io=native_io)
+        proto = run_pass(Lower(manifest.precision, native_io=native_io), proto).proto
     flavour = flavour_of(record.library)
     data = refitted_from_engine(
         thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options
