@@ -8,8 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -17,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import FORMAT_VERSION, BatchRange, Manifest
 from resnext.artifact.records import EngineOptions
-from resnext.errors import BadArtifact, MissingRequirement
+from resnext.errors import BadArtifact
 from resnext.machine.cuda_driver import probe_driver
 from resnext.precision import Precision
 from resnext.runtimes.compatibility import obstacles, this_machine
 from resnext.runtimes.pt2.record import cpu_flags, this_host
 from resnext.runtimes.pt2.record import obstacles as package_obstacles
 from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for
-from resnext.storage import cache_folder
+from resnext.storage import cache_folder, locked
 from resnext.version import __version__
 
 if TYPE_CHECKING:
@@ -290,7 +289,7 @@ def _once(
     """The artifact at ``entry`` if it is whole and ``good``, else what ``build`` makes there, under
     a lock.
     """
-    with _locked(entry):
+    with locked(entry.with_suffix(".lock")):
         try:
             artifact = read_artifact(entry)
             if good(artifact.manifest):
@@ -300,25 +299,6 @@ def _once(
                 entry, ignore_errors=True
             )  # absent, or damaged since; the cache owns its entries
         return Built(build(entry), reused=False)
-
-
-@contextmanager
-def _locked(entry: Path) -> Iterator[None]:
-    from filelock import FileLock
-
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(entry.with_suffix(".lock"))
-        lock.acquire()
-    except OSError as exc:
-        raise MissingRequirement(
-            f"cannot use the cache folder {entry.parent.parent}: {exc.strerror or exc}; "
-            "set RESNEXT_CACHE_DIR to one that can be"
-        ) from exc
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _key(weights: Weights) -> str:

@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from resnext.cli.options import json_option
+from resnext.cli.params import NameType
+from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
-from .app import (
-    ARTIFACT_BACKENDS,
-    SETTINGS,
-    NameType,
-    OneLineCommand,
-    check_writable,
-    guarded,
-    json_option,
-    write_text,
-)
+from .app import ARTIFACT_BACKENDS, SETTINGS, OneLineCommand, guarded
 
 #: What ``--backend`` takes beside the runtimes.
 NODE_BY_NODE = "node-by-node"

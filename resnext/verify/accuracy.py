@@ -9,8 +9,8 @@ processes that share a folder share the work.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from resnext.artifact.manifest import Sha256
+from resnext.artifact.specs import Strict
 from resnext.errors import BadInput, MissingRequirement, SessionFailed, UsageError
 from resnext.images.preprocessing import Preprocessing
 from resnext.images.sources import ImageSource
@@ -28,6 +29,7 @@ from resnext.machine.environment import record_environment
 from resnext.machine.nvml import open_nvml
 from resnext.progress import track
 from resnext.runtimes.session import Session
+from resnext.storage import locked, write_whole
 
 from .parity import clopper_pearson
 
@@ -48,11 +50,7 @@ _CHUNK_IMAGES = 256
 _DEFAULT_BATCH = 32
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MarginBin(_Strict):
+class MarginBin(Strict):
     """Images by how sure the reference is of them.
 
     The margin is the distance of the reference's two first logits, over the root mean square of all
@@ -69,7 +67,7 @@ class MarginBin(_Strict):
     flips: Count
 
 
-class Accuracy(_Strict):
+class Accuracy(Strict):
     """What a candidate and its reference make of the same labelled images.
 
     Bounds are Clopper and Pearson's at 95 %, two-sided. An image for which the candidate gives NaN
@@ -448,9 +446,10 @@ def _by_chunk(
             parts.append(compute(start, stop))
             continue
         path = folder / f"{start:08d}-{stop:08d}.npy"
-        with _locked(
-            folder
-        ):  # for each chunk anew, so that two processes take turns and both see progress
+        with _disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        # One lock for each chunk, so that two processes take turns and both see progress.
+        with locked(folder / ".lock"):
             part = _read_chunk(path, (stop - start, classes))
             if part is None:
                 part = compute(start, stop)
@@ -470,28 +469,10 @@ def _read_chunk(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | Non
 
 
 def _write_chunk(path: Path, part: NDArray[np.float32]) -> None:
-    # One name for all, since the lock is held: what a killed process left is written over.
-    partial = path.with_name("partial.tmp")
+    stream = io.BytesIO()
     with _disk_errors(path.parent):
-        with partial.open("wb") as file:
-            np.save(file, part)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    from filelock import FileLock
-
-    with _disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        np.save(stream, part)
+        write_whole(path, stream.getvalue())
 
 
 @contextmanager

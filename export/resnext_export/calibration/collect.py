@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout
@@ -27,9 +26,9 @@ from onnx import TensorProto, helper
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from resnext.artifact.manifest import Sha256
-from resnext.errors import BadArtifact, BadInput, MissingRequirement, UsageError
+from resnext.errors import BadArtifact, BadInput, MissingRequirement, UsageError, first_line
 from resnext.progress import track
-from resnext.storage import cache_folder
+from resnext.storage import cache_folder, locked, write_whole
 from resnext_export.recipe import Method as Method
 
 if TYPE_CHECKING:
@@ -100,17 +99,8 @@ class Ranges(BaseModel):
         Raises:
             MissingRequirement: it cannot be written.
         """
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("w", encoding="utf-8") as file:
-                    file.write(self.model_dump_json(indent=1) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_whole(path, f"{self.model_dump_json(indent=1)}\n".encode())
         except OSError as exc:
             raise MissingRequirement(
                 f"cannot write {path}: {exc.strerror or exc}; choose another place"
@@ -199,8 +189,6 @@ def calibrate_or_reuse(
         MissingRequirement: the cache folder cannot be written to.
         BadInput: as `calibrate`, or ``source`` gives another number of images than it says.
     """
-    from filelock import FileLock
-
     key = {
         "format": FORMAT_VERSION,
         "onnx": _digest(_read(model_path)),
@@ -211,16 +199,7 @@ def calibrate_or_reuse(
     }
     folder = (folder or cache_folder()) / "calibration"
     entry = folder / f"{_digest(json.dumps(key, sort_keys=True).encode())[:24]}.json"
-    lock = FileLock(entry.with_suffix(".lock"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as exc:
-        raise MissingRequirement(
-            f"cannot use the cache folder {folder.parent}: {exc.strerror or exc}; "
-            "set RESNEXT_CACHE_DIR to one that can be"
-        ) from exc
-    try:
+    with locked(entry.with_suffix(".lock")):
         try:
             kept = read_ranges(entry)
             if kept.ranges.keys() >= float_tensors(_parsed(_read(model_path), model_path)).keys():
@@ -236,8 +215,6 @@ def calibrate_or_reuse(
             )
         ranges.write(entry)
         return ranges
-    finally:
-        lock.release()
 
 
 def calibrate(
@@ -339,7 +316,7 @@ def _parsed(data: bytes, path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(proto)
     except Exception as exc:  # protobuf has many names for it
         raise BadInput(
-            f"{path} is not an ONNX file with its weights inside: {_first_line(exc)}"
+            f"{path} is not an ONNX file with its weights inside: {first_line(exc)}"
         ) from exc
     refuse_quantized(proto, str(path))
     if len(proto.graph.input) != 1:
@@ -406,7 +383,7 @@ def _calibrator(
             f"no room to work in {scratch}: {exc.strerror or exc}; set TMPDIR"
         ) from exc
     except Exception as exc:  # onnxruntime's errors have no common base of their own
-        raise BadInput(f"ONNX Runtime does not open {path}: {_first_line(exc)}") from exc
+        raise BadInput(f"ONNX Runtime does not open {path}: {first_line(exc)}") from exc
     makers = {
         name: f"{node.op_type} {node.name!r}" for node in proto.graph.node for name in node.output
     }
@@ -440,7 +417,7 @@ class _Watched:
             outputs: list[NDArray[Any]] = self._session.run(None, inputs)
         except Exception as exc:
             raise BadInput(
-                f"ONNX Runtime fails on image {self.first} or one soon after: {_first_line(exc)}"
+                f"ONNX Runtime fails on image {self.first} or one soon after: {first_line(exc)}"
             ) from exc
         given = dict(zip(self._names, outputs, strict=True))
         for name, maker in self._makers.items():
@@ -510,10 +487,6 @@ def _chunks(
                 " multiple"
             )
         yield left
-
-
-def _first_line(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
 
 
 def _onnxruntime_version() -> str:

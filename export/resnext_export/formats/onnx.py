@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
-from resnext.errors import BadArtifact, GateFailed
+from resnext.artifact.specs import TensorSpec
+from resnext.errors import BadArtifact, GateFailed, first_line
 from resnext.images.synthetic import seeded_pixels
 from resnext.network.config import variant_name
 from resnext.precision import NUMERICS, Precision
@@ -29,7 +30,7 @@ from resnext.runtimes import onnx_reference
 from resnext.runtimes.buffers import torch_dtype
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.runtimes.registry import SessionOptions, open_session
-from resnext.runtimes.session import Session, TensorSpec
+from resnext.runtimes.session import Session
 from resnext.verify.parity import compare, discriminates, gate_for
 from resnext.version import __version__
 from resnext.weights.spec import Weights
@@ -379,4 +380,4 @@ def _onnx_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise BadArtifact(f"{path.name} is not valid ONNX: {str(exc).splitlines()[0]}") from exc
+        raise BadArtifact(f"{path.name} is not valid ONNX: {first_line(exc)}") from exc

@@ -19,7 +19,7 @@ from resnext.runtimes.pt2.package import package_facts
 from resnext.version import __version__
 
 if TYPE_CHECKING:
-    from resnext.runtimes.pt2.record import PackageRecord
+    from resnext.artifact.records import PackageRecord
     from resnext.weights.spec import Weights
     from resnext_export.cli.engine_options import EngineRequest
     from resnext_export.request import Asked

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from resnext.errors import BadInput, MissingRequirement, UsageError
+from resnext.errors import BadInput, MissingRequirement, UsageError, first_line
 from resnext_export.calibration.collect import Ranges, float_tensors, refuse_quantized
 from resnext_export.recipe import Runtime as Runtime
 
@@ -259,7 +259,5 @@ def finished(quantized: onnx.ModelProto, proto: onnx.ModelProto) -> onnx.ModelPr
         )
         onnx.checker.check_model(inferred)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise BadInput(
-            f"the quantized graph is not valid ONNX: {str(exc).splitlines()[0]}"
-        ) from exc
+        raise BadInput(f"the quantized graph is not valid ONNX: {first_line(exc)}") from exc
     return inferred

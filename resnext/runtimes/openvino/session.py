@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.specs import TensorSpec, numpy_dtype
 from resnext.errors import (
     BadArtifact,
     BadInput,
@@ -31,17 +32,10 @@ from resnext.errors import (
     SilentFallback,
     UsageError,
 )
+from resnext.network.layers import module_of
 from resnext.precision import PRECISIONS
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import (
-    Arrays,
-    Delivered,
-    DeliveredLayer,
-    Session,
-    TensorSpec,
-    numpy_dtype,
-)
-from resnext.verify.delivered import module_of
+from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer, Session
 
 
 def _load_quietly() -> Any:

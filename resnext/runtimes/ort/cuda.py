@@ -11,12 +11,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
-from resnext.errors import ResnextError, SessionFailed
+from resnext.errors import ResnextError, SessionFailed, first_line
 from resnext.precision import Precision
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Boundary, Delivered
 
-from .session import PROVIDERS, OrtSession, first_line, preload_libraries, session_options
+from .session import PROVIDERS, OrtSession, preload_libraries, session_options
 
 
 def provider_settings(precision: Precision) -> dict[str, str]:

@@ -18,17 +18,19 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import (
     BadArtifact,
     MissingRequirement,
     SessionFailed,
     SilentFallback,
     UsageError,
+    first_line,
 )
 from resnext.machine.cuda_driver import probe_driver
+from resnext.network.layers import module_of
 from resnext.runtimes.registry import BACKENDS, SessionOptions, check_precision
-from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer, Session, TensorSpec
-from resnext.verify.delivered import module_of
+from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer, Session
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {
@@ -317,12 +319,6 @@ def _spec(value: Any) -> TensorSpec:
         )
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     return TensorSpec(name=value.name, dtype=_DTYPES[value.type], shape=shape)
-
-
-def first_line(exc: Exception) -> str:
-    """The first line of what an error says, or its name where it says nothing."""
-    text = str(exc).strip()
-    return text.splitlines()[0] if text else type(exc).__name__
 
 
 # Where it was imported before this toolkit could say so (`resnext`), it stops here.

@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import Manifest
 from resnext.artifact.specs import BatchRange
-from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback
+from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback, first_line
 from resnext.machine.cuda_driver import probe_driver
+from resnext.network.layers import module_of
 from resnext.precision import Precision
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer
 from resnext.storage import cache_folder
-from resnext.verify.delivered import module_of
 
 from .cuda import CudaOrtSession
 from .libraries import TENSORRT_PROVIDER, load_tensorrt10, plugin_device, tf32_is_off
-from .session import first_line, session_options
+from .session import session_options
 
 #: What TensorRT's builder, weakly typed in this provider, must be allowed beyond float32;
 #: TensorRT-RTX reads the graph.

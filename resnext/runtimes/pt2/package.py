@@ -12,11 +12,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.records import PackageRecord
 from resnext.errors import BadArtifact
 from resnext.images.preprocessing import Preprocessing
 from resnext.network.config import ResNeXtConfig
-
-from .record import PackageRecord
 
 #: The record's name among the package's extra files.
 RECORD_NAME = "resnext.json"

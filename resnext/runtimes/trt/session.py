@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
-from resnext.errors import BadArtifact, BadInput, SessionFailed, UsageError
+from resnext.artifact.specs import TensorSpec
+from resnext.errors import BadArtifact, BadInput, SessionFailed, UsageError, first_line
 from resnext.runtimes.buffers import CudaMemory, DeviceMemory, Replay
 from resnext.runtimes.compatibility import refuse_if_not_loadable, this_machine
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Boundary, Delivered, Session, TensorSpec
+from resnext.runtimes.session import Arrays, Boundary, Delivered, Session
 from resnext.runtimes.tensor_session import Translated
 from resnext.storage import cache_folder
 from resnext.verify.delivered import delivered_from_engine
@@ -349,8 +350,7 @@ class TrtSession(Session):
             with captured(self._trt) as (_, log):
                 bound.replay = self._memory.capture(lambda: self._launch(bound, log))
         except (RuntimeError, SessionFailed) as exc:
-            told = str(exc).strip() or type(exc).__name__
-            bound.why_plain = f"capture failed ({told.splitlines()[0]})"
+            bound.why_plain = f"capture failed ({first_line(exc)})"
 
     def _finite(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         for name, array in outputs.items():
