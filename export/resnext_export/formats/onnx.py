@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
+from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, GateFailed, first_line
@@ -329,19 +330,19 @@ def library_versions() -> dict[str, str]:
 
 def _describe(proto: onnx.ModelProto, weights: Weights, name: str | None, *, baked: bool) -> None:
     """Put what a consumer of the bare file needs into its metadata."""
-    import json
-
     from onnx import helper
 
     facts = {
-        "model": name or "custom",
-        "weights": Path(weights.source).name,
-        "weights_sha256": weights.sha256,
-        "preprocessing": weights.preprocessing.model_dump_json(),
-        "preprocessing_baked": json.dumps(baked),
-        "class_names": json.dumps(list(weights.class_names)),
+        "resnext.model": name or "custom",
+        "resnext.weights": Path(weights.source).name,
+        **file_facts(
+            weights_sha256=weights.sha256,
+            preprocessing=weights.preprocessing,
+            preprocessing_baked=baked,
+            class_names=weights.class_names,
+        ),
     }
-    helper.set_model_props(proto, {f"resnext.{key}": value for key, value in facts.items()})
+    helper.set_model_props(proto, facts)
 
 
 def _check_file(path: Path) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
+from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import BatchRange, Manifest, WeightsRecord
 from resnext.errors import UsageError
 from resnext.network.config import variant_name
 from resnext.precision import Precision
 from resnext.progress import working
-from resnext.runtimes.pt2.package import package_facts
 from resnext.version import __version__
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def export_pt2(
     facts = {
         "resnext.model": name or "custom",
         "resnext.weights": Path(weights.source).name,
-        **package_facts(
+        **file_facts(
             config=weights.config,
             weights_sha256=weights.sha256,
             preprocessing=weights.preprocessing,
