@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from resnext.artifact.files import Artifact
-from resnext.errors import MissingRequirement, UnknownName, UsageError
+from resnext.errors import MissingRequirement, UnknownName, UsageError, first_line
 from resnext.precision import LIVE, PRECISIONS, Precision
 from resnext.weights.spec import Weights
 
@@ -261,8 +261,10 @@ def broken_package(name: str, error: Exception) -> str:
     """What is said if a package of backend ``name`` is installed, and ``error`` came of importing
     it.
     """
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"backend {name!r} is installed but does not load: {reason}; install its package again"
+    return (
+        f"backend {name!r} is installed but does not load: {first_line(error)}; install its package"
+        " again"
+    )
 
 
 def require_cuda() -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from resnext.artifact.files import Artifact, check_destination, file_sha256
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.records import EngineOptions, EngineRecord
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadWeights, UsageError
 from resnext.machine.cuda_driver import probe_driver
 from resnext.runtimes.compatibility import obstacles, this_machine
-from resnext.runtimes.session import TensorSpec
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for, flavour_of, this_platform
 from resnext_export import proof

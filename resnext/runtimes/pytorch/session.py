@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import MissingRequirement, SilentFallback
 from resnext.network.config import ResNeXtConfig
 from resnext.network.forms import fold_batch_norms, merge_model_groups, merged_macs
 from resnext.precision import PRECISIONS
 from resnext.runtimes.buffers import CudaMemory, DeviceMemory, HostMemory, torch_dtype
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, DeliveredLayer, TensorSpec
+from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, DeliveredLayer
 from resnext.runtimes.tensor_session import WARM_RUNS, TensorSession
 from resnext.timing.clock import iterations_for, time_device, time_visit
 from resnext.timing.interleave import turns

@@ -50,7 +50,7 @@ def weight_of(proto: onnx.ModelProto, conv: str) -> TensorProto:
     name = next(node for node in proto.graph.node if node.name == conv).input[1]
     while name not in tensors:
         name = writers[name].input[0]
-    return tensors[name]
+    return tensors[name]  # type: ignore[no-any-return]
 
 
 def in_float32(proto: onnx.ModelProto) -> None:
