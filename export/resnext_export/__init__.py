@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "ExportRequest": "request",
-    "FORMATS": "formats.registry",
+    "FORMATS": "registry",
     "export": "pipeline",
 }
 
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
-    from .formats.registry import FORMATS as FORMATS
     from .pipeline import export as export
+    from .registry import FORMATS as FORMATS
     from .request import ExportRequest as ExportRequest
 
 

@@ -20,7 +20,7 @@ from resnext.verify.check import artifact_weights
 from resnext.weights.spec import Weights, load_weights
 
 from .calibration_images import require_calibration
-from .formats.registry import FORMATS
+from .formats.base import builder_for
 from .publish import publish
 from .request import ExportRequest
 from .store import build_or_reuse
@@ -88,7 +88,7 @@ def run(
     Raises:
         ResnextError: as `export`.
     """
-    builder = FORMATS[request.format].load()
+    builder = builder_for(request)
     kind = builder.prepare(request)
     if output is not None:
         check_destination(output, force=force)
@@ -180,7 +180,7 @@ def _source(
     if check:
         known = made_from if isinstance(made_from, Artifact) else None
         return build_or_reuse(parent, weights, known, say=say).artifact
-    builder = FORMATS[parent.format].load()
+    builder = builder_for(parent)
     build = partial(builder.build, made_from, weights, parent, check=False, say=say, cache=None)
     return publish(made_from, _scratch() / "onnx", build, request=parent, check=False)
 

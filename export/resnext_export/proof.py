@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +12,10 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.errors import GateFailed
 from resnext.images.synthetic import seeded_pixels
-from resnext.precision import NUMERICS
 from resnext.runtimes import onnx_reference
-from resnext.runtimes.buffers import torch_dtype
-from resnext.runtimes.registry import SessionOptions, open_session
-from resnext.runtimes.session import Session
-from resnext.verify.parity import compare, discriminates, gate_for
+from resnext.verify.check import NODE_BY_NODE, batched, logits_dtype, opened
+from resnext.verify.parity import compare, gate_for
+from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights
 
 #: Batch sizes at which the written bytes must agree with PyTorch; 7 fits no vector width, so
@@ -69,17 +65,13 @@ def expect(
         numerics: what to compare at, as `Manifest.numerics` has it.
         batches: sizes to compare at; None means both ends of ``batch``, as near to CHECK_BATCHES as
             it allows.
-        parent: ONNX artifact of a quantized network, whose own loss is the baseline then.
+        parent: ONNX artifact of a quantized network: what it loses by itself is the baseline.
         pixels: images to compare, N x H x W x C; None means seeded ones.
 
     Raises:
         GateFailed: the logits are not finite, or hardly differ from image to image, so nothing
             could be proven.
     """
-    import torch
-
-    from resnext.verify.reference import kept_reference_logits
-
     low, high = batch.min, batch.max
     batches = batches or tuple(
         sorted(
@@ -93,36 +85,20 @@ def expect(
     # images apart.
     if not (given := pixels is not None):
         pixels = seeded_pixels(weights.config, min(max(*batches, *CHECK_BATCHES), DIFFERENT))
-    images = weights.preprocessing.normalise(pixels)
-    reference = kept_reference_logits(weights, images, torch.float32)
-    if not np.isfinite(reference).all():
-        raise GateFailed(
-            "PyTorch itself gives NaN or infinite logits for these weights; --no-check exports them"
-            " unproven"
-        )
-    if not discriminates(reference):
-        if given:
-            raise GateFailed(
-                "the network gives nearly the same logits for every calibration image, so a"
-                " comparison would prove nothing; are the images all alike? --no-check exports"
-                " unproven"
-            )
-        raise GateFailed(
-            "the network gives nearly the same logits for every test image, so a comparison would"
-            " prove nothing; are the weights trained? --no-check exports them unproven"
-        )
-    # What PyTorch itself loses at a lower precision is the sharper yardstick; float32 loses next to
-    # nothing.
-    dtype = NUMERICS[numerics].eager_dtype
-    baseline = (
-        kept_reference_logits(weights, images, torch_dtype(dtype)).astype(np.float64)
-        if dtype not in (None, "float32")
-        else None
+    reference = Reference(weights, pixels)
+    reference.refuse_if_useless(
+        "float32",
+        images="calibration image" if given else "test image",
+        hint=f"{'are the images all alike' if given else 'are the weights trained'}? Turn `check`"
+        " off to export unproven",
     )
-    if parent is not None and parent.manifest.quantization is not None:
-        inputs: NDArray[Any] = pixels if parent.manifest.preprocessing_baked else images
-        baseline = onnx_reference.emulated_logits(parent, inputs).astype(np.float64)
-    return Expected(batches, pixels, images, reference, baseline)
+    return Expected(
+        batches,
+        pixels,
+        reference.images,
+        reference.logits("float32"),
+        reference.baseline(numerics, against="float32", graph=parent),
+    )
 
 
 def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> CheckRecord:
@@ -139,23 +115,17 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
     gate = gate_for(manifest.numerics)
     worst, ratios = 0.0, []
     if manifest.kind == "onnx" and manifest.precision in onnx_reference.NEEDED:
-        backend = onnx_reference.NAME
-    with ExitStack() as stack:
-        if backend == onnx_reference.NAME:
-            run = partial(onnx_reference.emulated_logits, artifact)
-        else:
-            run = partial(
-                _run, stack.enter_context(open_session(backend, artifact, SessionOptions()))
-            )
-        inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
+        backend = NODE_BY_NODE
+    inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
+    with opened(artifact, backend) as run:
         for size in expected.batches:
             rows = np.arange(-(-len(inputs) // size) * size) % len(inputs)
-            logits = np.concatenate([run(inputs[some]) for some in rows.reshape(-1, size)])
             outcome = compare(
                 expected.reference[rows],
-                logits,
+                batched(run, inputs[rows], size),
                 gate=gate,
                 baseline=None if expected.baseline is None else expected.baseline[rows],
+                dtype=logits_dtype(artifact, backend),
                 artifact_sha256=manifest.file_sha256,
             )
             if not outcome.passed:
@@ -168,15 +138,8 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
             ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
     return CheckRecord(
         batches=expected.batches,
-        backend=backend,
+        backend=onnx_reference.NAME if backend == NODE_BY_NODE else backend,
         max_error=worst,
         tolerance=gate.max_error,
         error_ratio=max(ratios, default=None),
     )
-
-
-def _run(session: Session, inputs: NDArray[Any]) -> NDArray[np.float32]:
-    logits = session.run({session.inputs[0].name: session.inputs[0].given(inputs)})[
-        session.outputs[0].name
-    ]
-    return logits.astype(np.float32, copy=False)

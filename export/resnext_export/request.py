@@ -19,8 +19,8 @@ from resnext.errors import ResnextError, UnknownName, UsageError
 from resnext.network.config import VARIANTS
 from resnext.precision import HALVES, QUANTIZED, Precision
 
-from .formats.registry import FORMATS, Format
 from .options import IMAGES, FormatOptions, Method, Option, Runtime
+from .registry import FORMATS, Format
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights

@@ -5,23 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import FORMAT_VERSION
-from resnext.errors import BadArtifact, MissingRequirement
+from resnext.errors import BadArtifact
 from resnext.precision import QUANTIZED
-from resnext.storage import cache_folder
+from resnext.storage import cache_folder, locked
 from resnext.weights.spec import Weights
 
-from .formats.registry import FORMATS
+from .formats.base import builder_for
 from .publish import publish
 from .request import ExportRequest
 
@@ -79,12 +76,12 @@ def build_or_reuse(
         ResnextError: whatever the build raises.
     """
     folder = folder or cache_folder()
-    builder = FORMATS[request.format].load()
+    builder = builder_for(request)
     made_from: Weights | Artifact = source or weights
     if source is None and (parent := request.parent()) is not None:
         made_from = build_or_reuse(parent, weights, folder=folder, say=say).artifact
     entry = entry_of(request, weights, made_from, folder)
-    with _locked(entry):
+    with locked(entry.with_suffix(".lock")):
         try:
             found = read_artifact(entry)
             if _made_of(found, made_from) and builder.usable(found.manifest):
@@ -115,7 +112,7 @@ def entry_of(
         "request": request.model_dump(mode="json", exclude=_NAMES),
         "precision": request.precision or "fp32",
         "scheme": request.scheme if laid_out else None,
-        "key": FORMATS[request.format].load().key(request, weights),
+        "key": builder_for(request).key(request, weights),
     }
     if isinstance(source, Artifact):
         return folder / request.format / _digest(facts | {"source": source.manifest.file_sha256})
@@ -130,20 +127,3 @@ def entry_of(
 
 def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-@contextmanager
-def _locked(entry: Path) -> Iterator[None]:
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(entry.with_suffix(".lock"))
-        lock.acquire()
-    except OSError as exc:
-        raise MissingRequirement(
-            f"cannot use the cache folder {entry.parent.parent}: {exc.strerror or exc}; "
-            "set RESNEXT_CACHE_DIR to one that can be"
-        ) from exc
-    try:
-        yield
-    finally:
-        lock.release()

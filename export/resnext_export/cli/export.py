@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnext.cli.app import SETTINGS, check_writable, guarded, json_option, spelled, write_text
+from resnext.cli.app import SETTINGS, as_flags, guarded
+from resnext.cli.options import json_option
 from resnext.cli.sections import SectionOption
+from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_export.derivation import derivation
-from resnext_export.formats.registry import FORMATS
+from resnext_export.registry import FORMATS
 
 from .options import ExportGroup, request_from
 
@@ -138,7 +140,7 @@ def report(artifact: Artifact, json_path: str | None = None) -> None:
 
 def note(line: str) -> None:
     """Print a line that does not belong to the output."""
-    click.echo(f"note: {spelled(line)}", err=True)
+    click.echo(f"note: {as_flags(line)}", err=True)
 
 
 def _say(artifact: Artifact) -> None:

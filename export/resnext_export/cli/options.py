@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from resnext.cli.app import NameType
+from resnext.cli.params import NameType
 from resnext.cli.sections import SectionedGroup, SectionOption
-from resnext_export.formats.registry import FORMATS
 from resnext_export.options import Option
+from resnext_export.registry import FORMATS
 from resnext_export.request import FIELDS, ExportRequest, options_of
 
 if TYPE_CHECKING:

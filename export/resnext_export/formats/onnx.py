@@ -5,35 +5,34 @@ seal.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from resnext.artifact.files import Artifact, check_destination
+from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import BatchRange, CheckRecord
-from resnext.errors import BadArtifact, GateFailed
+from resnext.artifact.specs import TensorSpec
 from resnext.network.config import variant_name
 from resnext.precision import QUANTIZED, Precision
 from resnext.progress import working
 from resnext.runtimes.pt2.record import cpu_flags
 from resnext.runtimes.pytorch.release import refuse_older_torch
-from resnext.runtimes.session import TensorSpec
 from resnext.weights.spec import Weights
 from resnext_export import proof
 from resnext_export.calibration_images import calibration_images
 from resnext_export.publish import Built, library_versions, publish
 from resnext_export.request import ExportRequest
 
-from .registry import Builder
+from .base import Builder
+from .derived import build_derived, derive_onnx
+from .onnx_file import FILE_NAME, write_onnx
 
 if TYPE_CHECKING:
     import onnx
-
-FILE_NAME = "model.onnx"
 
 
 def export_onnx(
@@ -72,8 +71,6 @@ def export_onnx(
     batch = batch or BatchRange(min=1, opt=8, max=None)
     check_destination(directory, force=force)
     if precision != "fp32":
-        from .derived import derive_onnx
-
         with TemporaryDirectory(prefix="resnext-") as scratch:
             parent = export_onnx(
                 weights,
@@ -123,8 +120,6 @@ class OnnxBuilder(Builder):
     ) -> Built:
         """Export the weights, or change the graph of an ONNX artifact."""
         if isinstance(source, Artifact):
-            from .derived import build_derived
-
             return build_derived(source, weights, request, folder, check=check, say=say)
         (batch,) = request.profiles()
         return _build(weights, batch, folder, baked=request.bake_preprocessing, check=check)
@@ -173,72 +168,18 @@ def _build(
     return Built(FILE_NAME, facts, library_versions(), proven)
 
 
-def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
-    """Write ``proto`` to ``folder``, and check what was written; the model's large weights are
-    dropped from memory.
-
-    Raises:
-        BadArtifact: it is not valid ONNX.
-        GateFailed: a tensor has no known shape.
-    """
-    path = folder / FILE_NAME
-    path.write_bytes(proto.SerializeToString())
-    _check_file(path)
-    _check_shapes_known(proto)
-    return path
-
-
 def _describe(proto: onnx.ModelProto, weights: Weights, *, baked: bool) -> None:
     """Put what a consumer of the bare file needs into its metadata."""
-    import json
-
     from onnx import helper
 
     facts = {
-        "model": variant_name(weights.config) or "custom",
-        "weights": Path(weights.source).name,
-        "weights_sha256": weights.sha256,
-        "preprocessing": weights.preprocessing.model_dump_json(),
-        "preprocessing_baked": json.dumps(baked),
-        "class_names": json.dumps(list(weights.class_names)),
+        "resnext.model": variant_name(weights.config) or "custom",
+        "resnext.weights": Path(weights.source).name,
+        **file_facts(
+            weights_sha256=weights.sha256,
+            preprocessing=weights.preprocessing,
+            preprocessing_baked=baked,
+            class_names=weights.class_names,
+        ),
     }
-    helper.set_model_props(proto, {f"resnext.{key}": value for key, value in facts.items()})
-
-
-def _check_file(path: Path) -> None:
-    """ONNX's own full check with strict shape inference, on the bytes as written."""
-    import onnx
-
-    with _onnx_errors(path):
-        # By path, ONNX reads the file itself and nothing is serialised again.
-        onnx.checker.check_model(str(path), full_check=True)
-
-
-def _check_shapes_known(proto: onnx.ModelProto) -> None:
-    """Every tensor must have a shape by inference. Drops the weights from ``proto``, which has been
-    written.
-    """
-    import onnx
-
-    for tensor in proto.graph.initializer:
-        if (
-            len(tensor.raw_data) > 4096
-        ):  # a weight's shape says all, and shape inference would copy its values twice
-            tensor.ClearField("raw_data")
-    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    known = {value.name for value in (*inferred.graph.value_info, *inferred.graph.output)}
-    unknown = [name for node in inferred.graph.node for name in node.output if name not in known]
-    if unknown:
-        raise GateFailed(
-            f"ONNX shape inference gives no shape for {len(unknown)} tensors, first {unknown[0]}"
-        )
-
-
-@contextmanager
-def _onnx_errors(path: Path) -> Iterator[None]:
-    import onnx
-
-    try:
-        yield
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise BadArtifact(f"{path.name} is not valid ONNX: {str(exc).splitlines()[0]}") from exc
+    helper.set_model_props(proto, facts)

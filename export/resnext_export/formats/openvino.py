@@ -16,7 +16,7 @@ from resnext.progress import working
 from resnext_export import proof
 from resnext_export.publish import Built, library_versions, publish
 
-from .registry import Builder
+from .base import Builder
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights

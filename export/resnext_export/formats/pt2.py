@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import BatchRange, Manifest
 from resnext.machine.cuda_driver import probe_driver
 from resnext.network.config import variant_name
 from resnext.precision import Precision
 from resnext.progress import working
-from resnext.runtimes.pt2.package import package_facts
 from resnext.runtimes.pt2.record import obstacles as package_obstacles
 from resnext.runtimes.pt2.record import this_host
 from resnext.version import __version__
 from resnext_export import proof
 from resnext_export.publish import Built, publish
+from resnext_export.registry import PackageOptions
 
-from .registry import Builder, PackageOptions
+from .base import Builder
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -91,7 +92,7 @@ def _build(
     metadata = {
         "resnext.model": variant_name(weights.config) or "custom",
         "resnext.weights": Path(weights.source).name,
-        **package_facts(
+        **file_facts(
             config=weights.config,
             weights_sha256=weights.sha256,
             preprocessing=weights.preprocessing,

@@ -29,7 +29,7 @@ from resnext.precision import Precision
 from resnext.runtimes.registry import open_session
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import proof
-from resnext_export.formats import onnx as onnx_artifact
+from resnext_export.formats import onnx_file
 from resnext_export.formats.onnx import export_onnx
 
 
@@ -278,7 +278,7 @@ def test_an_invalid_graph_is_refused_by_the_full_check(
     path = tmp_path / "model.onnx"
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(BadArtifact, match="not valid ONNX"):
-        onnx_artifact._check_file(path)
+        onnx_file._check_file(path)
 
 
 def test_truncated_bytes_with_a_matching_manifest_are_one_clear_error(

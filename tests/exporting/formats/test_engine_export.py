@@ -38,8 +38,8 @@ from resnext_export import proof
 from resnext_export.cli.export import main
 from resnext_export.cli.inspect import delivered_line, share_of
 from resnext_export.formats.onnx import export_onnx
-from resnext_export.formats.registry import EngineChoices
 from resnext_export.formats.tensorrt import export_engine
+from resnext_export.registry import EngineChoices
 
 DTYPES: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 

@@ -19,9 +19,10 @@ from resnext.errors import GateFailed, UnknownName
 from resnext.weights.spec import Weights
 from resnext_export import FORMATS, ExportRequest, export, proof
 from resnext_export.cli.export import main
-from resnext_export.formats.registry import Builder, Format
+from resnext_export.formats.base import Builder, builder_for
 from resnext_export.options import FormatOptions, Option
 from resnext_export.publish import Built, library_versions
+from resnext_export.registry import Format
 
 
 class ToyOptions(FormatOptions):
@@ -81,7 +82,7 @@ def run(*args: str) -> Result:
 
 def stamp_of(folder: Path) -> str:
     properties = onnx.load(read_artifact(folder).path).metadata_props
-    return next(entry.value for entry in properties if entry.key == "stamp")
+    return str(next(entry.value for entry in properties if entry.key == "stamp"))
 
 
 def test_it_has_flags_and_a_help_section() -> None:
@@ -164,7 +165,7 @@ def test_every_format_is_complete(name: str) -> None:
     row = FORMATS[name]
     assert row.name == name
     assert row.about
-    assert isinstance(row.load(), Builder)
+    assert isinstance(builder_for(ExportRequest(format=name)), Builder)
     for field, info in row.options.model_fields.items():
         assert any(isinstance(each, Option) and each.help for each in info.metadata), field
     assert bool(row.options.model_fields) == bool(row.options.section)

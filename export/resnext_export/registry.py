@@ -2,71 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from resnext.errors import UnknownName
-from resnext_export.options import FormatOptions, Option, Runtime
 
-if TYPE_CHECKING:
-    from resnext.artifact.files import Artifact
-    from resnext.artifact.manifest import Manifest
-    from resnext.weights.spec import Weights
-    from resnext_export.publish import Built
-    from resnext_export.request import ExportRequest
-
-
-class Builder(ABC):
-    """How one format is built; `Format.builder` names the class."""
-
-    def prepare(self, request: ExportRequest) -> str:
-        """Refuse what can be refused before any work is done.
-
-        Returns:
-            Name of the format that will be made: ``trt`` can turn out to be ``trt-rtx``.
-
-        Raises:
-            ResnextError: an option, library or device that ``request`` needs is missing.
-        """
-        return request.format
-
-    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
-        """Facts beside request and source that change the bytes: versions, machine, images."""
-        return {}
-
-    def usable(self, manifest: Manifest) -> bool:
-        """Whether a stored artifact may be used here again."""
-        return manifest.check is not None
-
-    @abstractmethod
-    def build(
-        self,
-        source: Weights | Artifact,
-        weights: Weights,
-        request: ExportRequest,
-        folder: Path,
-        *,
-        check: bool,
-        say: Callable[[str], None],
-        cache: Path | None,
-    ) -> Built:
-        """Write the format's file into ``folder``.
-
-        Args:
-            source: what to make it from, of the kind that `Format.source` names.
-            weights: those of ``source``.
-            request: the validated request.
-            folder: where the file goes.
-            check: whether `Built.prove` will be called.
-            say: takes one line that the user should know before the work is done.
-            cache: folder that keeps what later builds can use, or None.
-        """
+from .options import FormatOptions, Option, Runtime
 
 
 @dataclass(frozen=True)
@@ -74,10 +19,10 @@ class Format:
     """One export format.
 
     Attributes:
-        name: what `ExportRequest.format` takes.
+        name: what ``ExportRequest.format`` takes.
         about: one line for ``--help``.
         source: what it is made from: the weights, or an ONNX artifact of the same precision.
-        builder: ``module:class`` of the `Builder`.
+        builder: ``module:class`` of its `resnext_export.formats.base.Builder`.
         options: options that only this format has.
         scheme: runtime that a quantized graph is laid out for by default.
         profiles: it is built for one or several bounded batch ranges (optimization profiles).
@@ -90,11 +35,6 @@ class Format:
     options: type[FormatOptions] = FormatOptions
     scheme: Runtime = "ort"
     profiles: bool = False
-
-    def load(self) -> Builder:
-        """Import the builder."""
-        module, _, name = self.builder.partition(":")
-        return cast("Builder", getattr(import_module(module), name)())
 
 
 class Formats(Mapping[str, Format]):
