@@ -50,7 +50,8 @@ def weight_of(proto: onnx.ModelProto, conv: str) -> TensorProto:
     name = next(node for node in proto.graph.node if node.name == conv).input[1]
     while name not in tensors:
         name = writers[name].input[0]
-    return tensors[name]
+    tensor: TensorProto = tensors[name]
+    return tensor
 
 
 def in_float32(proto: onnx.ModelProto) -> None:
