@@ -1,21 +1,44 @@
-"""Which precisions and artifacts a benchmark compares, by what its rows call them."""
+"""Which precisions and artifacts a benchmark compares, under the names in its rows."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from resnext.artifact.files import read_artifact
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.errors import UsageError
 from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.registry import BACKENDS
 from resnext.verify.check import artifact_weights
 
 from .plan import Cell
-from .run import Merge, Variant
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
+
+#: Minimum width of groups in channels; ``auto`` is the fastest in a trial, None leaves the groups
+#: alone.
+Merge: TypeAlias = int | Literal["auto"] | None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What cells of one kind run.
+
+    Attributes:
+        precision: of weights and activations.
+        artifact: what ONNX backends run; None means the cache's.
+        calibration: images that a quantized artifact of the cache takes its ranges from, and how
+            many; None for either means the default.
+        merge: minimum input channels of a group in what is made, or ``auto``; None leaves groups
+            alone.
+    """
+
+    precision: Precision = "fp32"
+    artifact: Artifact | None = None
+    calibration: tuple[str | None, int | None] = (None, None)
+    merge: Merge = None
 
 
 def made_variants(

@@ -34,8 +34,8 @@ from .deadline import Deadline
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .cases import Merge
     from .result import Run
-    from .run import Merge
 
 _EPILOG = """\b
 Examples:

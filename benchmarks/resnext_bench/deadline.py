@@ -43,8 +43,9 @@ class Deadline:
 
     def not_measured(self) -> GateFailed:
         """What to say of a cell that was left out."""
-        why = "interrupted" if self.interrupted else "out of time; give a longer --max-seconds"
-        return GateFailed(f"not measured: {why}")
+        if self.interrupted:
+            return GateFailed("not measured: interrupted")
+        return GateFailed("not measured: out of time", hint="give a longer `max_seconds`")
 
     @contextmanager
     def heeding_signals(self) -> Iterator[None]:

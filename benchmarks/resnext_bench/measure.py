@@ -101,7 +101,7 @@ def measure(
             if deadline.over():
                 return _cut(samples, deadline)
             count = plan.iterations(estimate_ns[cell])
-            _guard(samples[cell], partial(_visit, subjects[cell], samples[cell], count, gpu_state))
+            _guard(samples[cell], partial(visit, subjects[cell], samples[cell], count, gpu_state))
     return samples
 
 
@@ -147,12 +147,15 @@ def _warm_up(subject: Subject, plan: Plan, samples: Samples) -> float:
     return float(took)
 
 
-def _visit(
+def visit(
     subject: Subject,
     samples: Samples,
     iterations: int,
     gpu_state: Callable[[], GpuState | None] = lambda: None,
 ) -> None:
+    """Time ``iterations`` runs of ``subject`` by the host's clock, and by the device's if it has
+    one; the times and the last outputs go into ``samples``.
+    """
     session, inputs = subject.session, subject.inputs
     last: dict[str, NDArray[Any]] = {}
 

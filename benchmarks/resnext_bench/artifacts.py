@@ -1,0 +1,141 @@
+"""The artifacts that the cells of a benchmark run: named ones, or the cache's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Literal, cast
+
+from resnext.artifact.files import Artifact
+from resnext.artifact.manifest import BatchRange
+from resnext.artifact.records import EngineOptions
+from resnext.precision import QUANTIZED
+from resnext.runtimes.registry import BACKENDS, check_precision
+
+from .cases import Variant
+from .plan import Cell
+
+if TYPE_CHECKING:
+    from resnext.runtimes.trt.library import EngineKind
+    from resnext.weights.spec import Weights
+    from resnext_export.store import Built
+
+
+class ArtifactSource:
+    """The artifacts that the cells of one variant run: the variant's own, or the cache's.
+
+    An ONNX artifact serves the engine backends too: engines are built from it. A package is
+    compiled from the weights, which are the same.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        variant: Variant,
+        cells: list[Cell],
+        reused: list[str],
+        say: Callable[[str], None],
+        device: Literal["auto", "cpu", "cuda"],
+    ) -> None:
+        self.variant = variant
+        self._weights = weights
+        self._cells = cells
+        self._reused = reused
+        self._say = say
+        self._device = device
+        self._made: dict[tuple[str, str], Artifact] = {}
+
+    def given(self, backend: str) -> Artifact | None:
+        """The artifact that ``backend`` runs as it was given; None if the cache's, or one made
+        now.
+        """
+        given = self.variant.artifact
+        runs_it = given is not None and (
+            BACKENDS[backend].source == "onnx" or given.manifest.kind != "onnx"
+        )
+        return given if runs_it else None
+
+    def get(self, cell: Cell) -> Artifact:
+        """What ``cell`` runs."""
+        kind = BACKENDS[cell.backend].source
+        if (given := self.given(cell.backend)) is not None:
+            return given
+        if kind == "pt2":
+            return self._kept((kind, str(cell.batch)), lambda: self._package(cell.batch))
+        return self._once(kind, _form(cell.backend), cell.batch)
+
+    def onnx(self, cell: Cell) -> Artifact | None:
+        """The ONNX artifact that ``cell``'s was made of, or that it runs; None where only an engine
+        was given.
+        """
+        given = self.variant.artifact
+        if given is not None:
+            return given if given.manifest.kind == "onnx" else None
+        return self._once("onnx", _form(cell.backend), cell.batch)
+
+    def _once(self, kind: str, form: str, batch: int) -> Artifact:
+        # Only quantized graphs have a form for each runtime, and only a trial depends on runtime
+        # and batch.
+        timed = self.variant.merge == "auto"
+        key = (
+            kind,
+            f"{form} {batch}" if timed else form if self.variant.precision in QUANTIZED else "",
+        )
+        if kind == "onnx":
+            return self._kept(key, partial(self._onnx, form, batch))
+        return self._kept(key, partial(self._engine, cast("EngineKind", kind), form, batch))
+
+    def _kept(self, key: tuple[str, str], make: Callable[[], Built]) -> Artifact:
+        if key not in self._made:
+            built = make()
+            self._made[key] = built.artifact
+            if built.reused:
+                self._reused.append(
+                    f"{built.artifact.path} (sha256 {built.artifact.manifest.file_sha256[:12]})"
+                )
+        return self._made[key]
+
+    def _package(self, batch: int) -> Built:
+        import torch
+
+        from resnext_export.store import pt2_or_reuse
+
+        check_precision("pt2", self.variant.precision)
+        # One for each batch size, so that a row is the same whatever else is measured beside it.
+        self._say(f"compiling the package for batch {batch}, or reusing what the cache has")
+        cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
+        return pt2_or_reuse(
+            self._weights, batch, precision=self.variant.precision, device="cuda" if cuda else "cpu"
+        )
+
+    def _onnx(self, form: str, batch: int) -> Built:
+        from resnext_export.store import onnx_or_reuse
+
+        self._say("exporting to ONNX, or reusing what the cache has")
+        variant = self.variant
+        return onnx_or_reuse(
+            self._weights,
+            variant.precision,
+            form,
+            variant.calibration,
+            merge=variant.merge,
+            batch=batch,
+        )
+
+    def _engine(self, kind: EngineKind, form: str, batch: int) -> Built:
+        from resnext_export.store import engine_or_reuse
+
+        # An optimization profile for each batch size that is measured: kernels are chosen for
+        # exactly these.
+        sizes = dict.fromkeys(
+            cell.batch for cell in self._cells if BACKENDS[cell.backend].source == kind
+        )
+        profiles = tuple(BatchRange(min=size, opt=size, max=size) for size in sizes)
+        parent = self.variant.artifact or self._once("onnx", form, batch)
+        self._say("building the engine, or reusing what the cache has")
+        return engine_or_reuse(parent, self._weights, kind, EngineOptions(profiles=profiles))
+
+
+def _form(backend: str) -> str:
+    """Whose form of a quantized graph ``backend`` wants."""
+    return "openvino" if backend == "openvino" else "trt" if "trt" in backend else "ort"
