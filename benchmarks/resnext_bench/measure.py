@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resnext.errors import ResnextError, SessionFailed
 from resnext.machine.nvml import GpuState
-from resnext.runtimes.session import Boundary, Session
+from resnext.runtimes.session import Bound, Boundary, Session
 from resnext.timing.clock import now_ns, time_device, time_visit
 from resnext.timing.interleave import turns
 
@@ -54,10 +54,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class Subject:
-    """An open session with the input that it is measured on."""
+    """An open session with the input that it is measured on, and the same input bound."""
 
     session: Session
     inputs: dict[str, NDArray[Any]]
+    bound: Bound
 
 
 def measure(
@@ -70,7 +71,7 @@ def measure(
     """Measure every cell of ``subjects`` as ``plan`` says.
 
     Args:
-        subjects: bound sessions. A cell of the plan that is not in here is left out.
+        subjects: open sessions. A cell of the plan that is not in here is left out.
         plan: rounds, durations and order.
         progress: called with a line at every warm-up and round.
         deadline: once it is over, no further visit is begun. Cells then keep the rounds that all of
@@ -156,7 +157,7 @@ def visit(
     """Time ``iterations`` runs of ``subject`` by the host's clock, and by the device's if it has
     one; the times and the last outputs go into ``samples``.
     """
-    session, inputs = subject.session, subject.inputs
+    session, inputs, bound = subject.session, subject.inputs, subject.bound
     last: dict[str, NDArray[Any]] = {}
 
     def call() -> None:
@@ -165,11 +166,11 @@ def visit(
 
     samples.host_ns.append(time_visit(call, iterations))
     samples.output = last[session.outputs[0].name]
-    if session.cuda_stream is not None:
-        times, wall_ns = time_device(session, iterations)
+    if bound.cuda_stream is not None:
+        times, wall_ns = time_device(bound, iterations)
         if (state := gpu_state()) is not None:  # at once: an idle GPU lowers its clocks
             samples.gpu.append(state)
         samples.device_ns.append(times)
         samples.device_wall_ns.append(wall_ns)
-        samples.device_boundary = session.enqueue_boundary
-        samples.bound_output = session.fetch()[session.outputs[0].name]
+        samples.device_boundary = bound.boundary
+        samples.bound_output = bound.fetch()[session.outputs[0].name]

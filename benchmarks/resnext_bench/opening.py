@@ -89,10 +89,10 @@ def open_cell(
             wanted = session.inputs[0]
             inputs = {wanted.name: np.ascontiguousarray(wanted.given(pool[: cell.batch]))}
             opened = now_ns()
-            session.bind(inputs)
+            bound = session.bind(inputs)
             found.bind_s = (now_ns() - opened) / 1e9
             found.setup_s = (now_ns() - before) / 1e9
-        found.subject = Subject(session, inputs)
+        found.subject = Subject(session, inputs, bound)
     except Exception as exc:  # whatever a runtime raises ends its own cell alone
         found.error = as_failure(exc)
     return found

@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
-from .app import (
-    ARTIFACT_BACKENDS,
-    SETTINGS,
-    NameType,
-    OneLineCommand,
-    check_writable,
-    guarded,
-    json_option,
-    write_text,
-)
+from .app import ARTIFACT_BACKENDS, SETTINGS, OneLineCommand, guarded
+from .options import json_option
+from .params import NameType
 
 #: What ``--backend`` takes beside the runtimes.
 NODE_BY_NODE = "node-by-node"

@@ -17,7 +17,7 @@ now_ns = time.perf_counter_ns
 
 
 class Queue(Protocol):
-    """What `time_device` times: a bound session, or anything else that queues work on a CUDA
+    """What `time_device` times: a `Bound`, or anything else that queues work on a CUDA
     stream.
     """
 
@@ -70,11 +70,9 @@ def iterations_for(
     return count if most is None else min(count, most)
 
 
-def time_device(session: Queue, iterations: int) -> tuple[list[int], int]:
+def time_device(queue: Queue, iterations: int) -> tuple[list[int], int]:
     """Nanoseconds on the device of each of ``iterations`` enqueued runs, between CUDA events on the
-    session's stream.
-
-    The session must be bound, and must have a CUDA stream.
+    queue's stream, which it must have.
 
     Returns:
         The times, and the host's time around all of them, waiting included. Where the queue never
@@ -83,21 +81,21 @@ def time_device(session: Queue, iterations: int) -> tuple[list[int], int]:
     """
     import torch
 
-    handle = session.cuda_stream
-    assert handle is not None, "time_device needs a session with a CUDA stream"
+    handle = queue.cuda_stream
+    assert handle is not None, "time_device needs a CUDA stream"
     stream = torch.cuda.ExternalStream(handle)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     events: Any = torch.cuda.Event  # untyped in torch
     pairs = [(events(enable_timing=True), events(enable_timing=True)) for _ in range(iterations)]
-    session.synchronize()
+    queue.synchronize()
     with _no_collection():
         began = now_ns()
         # untimed: it fills the queue, so that no timed run starts on an idle stream
-        session.enqueue()
+        queue.enqueue()
         for start, end in pairs:
             start.record(stream)
-            session.enqueue()
+            queue.enqueue()
             end.record(stream)
-        session.synchronize()
+        queue.synchronize()
         wall_ns = now_ns() - began
     times = [round(start.elapsed_time(end) * 1e6) for start, end in pairs]
     return times, wall_ns

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from resnext.artifact.manifest import Sha256
+from resnext.artifact.specs import Strict
 from resnext.errors import BadInput, SessionFailed, UsageError
 from resnext.images.preprocessing import Preprocessing
 from resnext.images.sources import ImageSource
@@ -40,11 +41,7 @@ _CHUNK_IMAGES = 256
 _DEFAULT_BATCH = 32
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MarginBin(_Strict):
+class MarginBin(Strict):
     """Images binned by the reference's confidence margin.
 
     The margin is the distance of the reference's two first logits, over the root mean square of all
@@ -61,7 +58,7 @@ class MarginBin(_Strict):
     flips: Count
 
 
-class Accuracy(_Strict):
+class Accuracy(Strict):
     """Accuracy of a candidate and of its reference on the same labelled images.
 
     Bounds are Clopper and Pearson's at 95 %, two-sided. An image for which the candidate gives NaN

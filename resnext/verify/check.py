@@ -19,9 +19,10 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.onnx_reference import NEEDED, emulated_logits
 from resnext.runtimes.pt2.package import check_package_bytes
 from resnext.runtimes.registry import natural_backend, open_session
-from resnext.verify.parity import Parity, compare, gate_of
-from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights, load_weights
+
+from .parity import Parity, compare, gate_of
+from .reference import Reference
 
 #: The reference evaluator, among the names of runtimes.
 NODE_BY_NODE = "node-by-node"

@@ -6,8 +6,8 @@ Chunks are written whole or not at all, under a lock: processes that share a fol
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from resnext.errors import MissingRequirement
 from resnext.images.preprocessing import Preprocessing
 from resnext.images.sources import ImageSource
+from resnext.storage import locked, write_whole
 
 #: How a long step shows its progress; `resnext.progress.track` is one.
 Track: TypeAlias = Callable[[Iterable[int], str], Iterable[int]]
@@ -72,7 +73,9 @@ def logits_by_chunk(
             continue
         path = folder / f"{start:08d}-{stop:08d}.npy"
         # Locked for each chunk, so that two processes take turns and both see progress.
-        with _locked(folder):
+        with _disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / ".lock"):
             part = _read_chunk(path, (stop - start, classes))
             if part is None:
                 part = compute(start, stop)
@@ -92,28 +95,10 @@ def _read_chunk(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | Non
 
 
 def _write_chunk(path: Path, part: NDArray[np.float32]) -> None:
-    # One name for all, since the lock is held: a killed process's leftover is overwritten.
-    partial = path.with_name("partial.tmp")
+    stream = io.BytesIO()
+    np.save(stream, part)
     with _disk_errors(path.parent):
-        with partial.open("wb") as file:
-            np.save(file, part)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    from filelock import FileLock
-
-    with _disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        write_whole(path, stream.getvalue())
 
 
 @contextmanager

@@ -13,9 +13,8 @@ import hashlib
 import inspect
 import io
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from resnext.errors import GateFailed
 from resnext.precision import NUMERICS
-from resnext.storage import cache_folder
+from resnext.storage import cache_folder, write_whole
 from resnext.version import __version__
 
 from .parity import discriminates
@@ -239,14 +238,5 @@ def _write(path: Path, logits: NDArray[Any]) -> None:
     stream = io.BytesIO()
     np.save(stream, logits, allow_pickle=False)
     data = stream.getvalue()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_digest(path, data) + data)
-            Path(part).replace(path)
-        finally:
-            Path(part).unlink(missing_ok=True)  # what a full disk left
-    except OSError:  # a read-only or full cache: it is computed again next time
-        return
+    with suppress(OSError):  # a read-only or full cache: it is computed again next time
+        write_whole(path, _digest(path, data) + data)

@@ -90,15 +90,18 @@ class After(Deadline):
         return self._left < 0
 
 
+def bound_subject(session: FakeSession) -> Subject:
+    inputs = {"input": np.zeros((1, 1), np.float32)}
+    return Subject(session, inputs, session.bind(inputs))
+
+
 def measured(
     steps: int, min_samples: int = 60, rounds: int = 5
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Rounds and errors by cell of three cells that do nothing, of which ``steps`` warm-ups and
     visits begin.
     """
-    subjects = {
-        cell: Subject(FakeSession(), {"input": np.zeros((1, 1), np.float32)}) for cell in CELLS
-    }
+    subjects = {cell: bound_subject(FakeSession()) for cell in CELLS}
     plan = Plan(CELLS, 1e-9, rounds, 0.0, min_samples)
     found = measure(subjects, plan, deadline=After(steps))
     kept = {cell.backend: len(samples.host_ns) for cell, samples in found.items()}
@@ -119,9 +122,7 @@ def test_what_the_device_did_is_cut_like_the_hosts_times(monkeypatch: pytest.Mon
         cuda_stream = 1
 
     monkeypatch.setattr("resnext_bench.measure.time_device", lambda _, count: ([1] * count, count))
-    subjects = {
-        cell: Subject(OnStream(), {"input": np.zeros((1, 1), np.float32)}) for cell in CELLS
-    }
+    subjects = {cell: bound_subject(OnStream()) for cell in CELLS}
     found = measure(
         subjects, Plan(CELLS, 1e-9, 5, 0.0, 60), deadline=After(3 + 8), gpu_state=GpuState
     )

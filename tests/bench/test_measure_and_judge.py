@@ -43,7 +43,8 @@ def reasons_against(*evidence: Any) -> tuple[str, ...]:
 
 
 def subject(session: Session) -> Subject:
-    return Subject(session, {"input": np.zeros((1, 1), np.float32)})
+    inputs = {"input": np.zeros((1, 1), np.float32)}
+    return Subject(session, inputs, session.bind(inputs))
 
 
 def test_cells_take_turns_in_every_round() -> None:

@@ -15,12 +15,7 @@ from resnext.timing import clock
 from resnext.timing.interleave import in_turn, shuffled, there_and_back, turns
 from resnext.timing.paired import ratio, ratio_by_round
 from resnext_bench.plan import Cell, Plan
-from resnext_bench.stats import (
-    LEAST_SAMPLES,
-    derive,
-    percentile_bound,
-    round_spread,
-)
+from resnext_bench.stats import LEAST_SAMPLES, derive, percentile_bound, round_spread
 
 CELLS = tuple(Cell(name, batch) for name in ("a", "b", "c") for batch in (1, 8))
 

@@ -19,7 +19,7 @@ from resnext.machine import environment
 from resnext.machine.environment import record_packages
 from resnext.machine.nvml import GpuState, open_nvml
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Session
+from resnext.runtimes.session import Bound, Session
 from resnext.testing import FakeSession
 from resnext.verify.labelled import Labelled
 from resnext.weights.spec import Weights, load_weights
@@ -83,7 +83,7 @@ class OnStream(FakeSession):
     """Has a stream, as sessions on a GPU have."""
 
     cuda_stream = 1
-    enqueue_boundary = "device"
+    boundary = "device"
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,8 @@ def run_on(
         nvml.timed = False
         return [1000] * iterations
 
-    def time_device(session: Session, iterations: int) -> tuple[list[int], int]:
-        return time_host(session.enqueue, iterations), 1000 * iterations
+    def time_device(bound: Bound, iterations: int) -> tuple[list[int], int]:
+        return time_host(bound.enqueue, iterations), 1000 * iterations
 
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr("resnext_bench.measure.time_device", time_device)

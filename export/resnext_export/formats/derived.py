@@ -30,6 +30,7 @@ from resnext.progress import working
 from resnext.runtimes.onnx_reference import node_by_node
 from resnext_export import proof
 from resnext_export.cli.derivation import counted
+from resnext_export.passes.base import run_pass
 from resnext_export.proof import CHECK_BATCHES, DIFFERENT, Expected
 from resnext_export.publish import Built, library_versions, publish
 from resnext_export.recipe import Recipe
@@ -39,7 +40,7 @@ from .onnx import FILE_NAME, write_onnx
 if TYPE_CHECKING:
     from resnext.images.sources import ImageSource
     from resnext.weights.spec import Weights
-    from resnext_export.calibration.collect import Ranges
+    from resnext_export.calibration.ranges import Ranges
     from resnext_export.passes.lower import HalfPrecision
     from resnext_export.recipe import Method, Runtime
 
@@ -204,7 +205,8 @@ def _some(images: ImageSource) -> NDArray[np.uint8]:
 def _calibrated(
     parent: Artifact, runtime: Runtime, images: ImageSource, method: Method
 ) -> _Calibrated:
-    from resnext_export.calibration.collect import Source, calibrate_or_reuse
+    from resnext_export.calibration.images import Source
+    from resnext_export.calibration.reuse import calibrate_or_reuse
 
     source = Source.of_images(images, baked=parent.manifest.preprocessing_baked)
     ranges = calibrate_or_reuse(parent.path, source, method)
@@ -222,21 +224,21 @@ def _quantized(
     proto: onnx.ModelProto, ranges: Ranges, precision: Precision, recipe: Recipe
 ) -> tuple[onnx.ModelProto, tuple[tuple[str, str], ...]]:
     if precision == "fp8":
-        from resnext_export.passes.quantize_fp8 import fp8_from_onnx
+        from resnext_export.passes.quantize_fp8 import QuantizeFp8
 
-        quantized, left = fp8_from_onnx(proto, ranges)
+        quantized, _, left, _ = run_pass(QuantizeFp8(ranges), proto)
         return quantized, (*left, ("fc", _CLASSIFIER))
-    from resnext_export.passes.quantize_int8 import quantized_from_onnx
+    from resnext_export.passes.quantize_int8 import QuantizeInt8
 
-    return quantized_from_onnx(proto, ranges, recipe.runtime), (("fc", _CLASSIFIER),)
+    return run_pass(QuantizeInt8(ranges, recipe.runtime), proto).proto, (("fc", _CLASSIFIER),)
 
 
 def _lowered(
     graph: _Derived, half: HalfPrecision, recipe: Recipe, record: RangeRecord | None
 ) -> _Derived:
-    from resnext_export.passes.lower import lowered_from_onnx
+    from resnext_export.passes.lower import Lower
 
-    proto = lowered_from_onnx(graph.proto, half, native_io=recipe.native_io)
+    proto = run_pass(Lower(half, native_io=recipe.native_io), graph.proto).proto
     return _Derived(proto, graph.facts | ({} if record is None else {"ranges": record}))
 
 
@@ -274,7 +276,8 @@ def _at_best(
     """Logits of the same form calibrated on the very images that are compared, which is as good as
     it gets.
     """
-    from resnext_export.calibration.collect import Source, calibrate
+    from resnext_export.calibration.collect import calibrate
+    from resnext_export.calibration.images import Source
 
     images: NDArray[Any] = (
         expected.pixels if parent.manifest.preprocessing_baked else expected.images
@@ -293,7 +296,7 @@ def _at_best(
 
 def _merged(graph: _Derived, recipe: Recipe) -> _Derived:
     """``graph`` with merged groups, where some are to be."""
-    from resnext_export.passes.merge_groups import merged_from_onnx
+    from resnext_export.passes.merge_groups import MergeGroups
     from resnext_export.passes.merge_proof import prove_merge
     from resnext_export.tuning.merge_width import fastest_merge
 
@@ -303,35 +306,35 @@ def _merged(graph: _Derived, recipe: Recipe) -> _Derived:
     if recipe.merge == "auto":
         assert recipe.runtime != "trt"  # as a recipe is checked
         choice = fastest_merge(graph.proto, recipe.runtime, recipe.batch)
-        merged = choice.proto
+        merged, proof = choice.proto, prove_merge(graph.proto, choice.proto)
+        changed, max_error = proof.convs, proof.max_error
         facts = {
             "runtime": recipe.runtime,
             "batch": recipe.batch,
             "speedup": round(choice.speedup, 3),
         }
     else:
-        merged, changed = merged_from_onnx(graph.proto, recipe.merge)
+        merged, changed, _, max_error = run_pass(MergeGroups(recipe.merge), graph.proto)
         if not changed:
             raise UsageError(
                 f"no convolution has groups of fewer than {recipe.merge} channels: nothing to merge"
             )
-    proof = prove_merge(graph.proto, merged)
     groups = {
         node.name: next(attribute.i for attribute in node.attribute if attribute.name == "group")
         for node in merged.graph.node
-        if node.op_type == "Conv" and node.name in proof.convs
+        if node.op_type == "Conv" and node.name in changed
     }
     return _Derived(
         merged,
-        graph.facts | {"merged": MergeRecord(groups=groups, max_error=proof.max_error, **facts)},
+        graph.facts | {"merged": MergeRecord(groups=groups, max_error=max_error, **facts)},
     )
 
 
 def _say_left(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:
     """Say which convolutions will not be float8, before the work begins."""
-    from resnext_export.passes.quantize_fp8 import left_by_fp8
+    from resnext_export.passes.quantize_fp8 import skipped_by_fp8
 
-    left = left_by_fp8(proto)
+    left = skipped_by_fp8(proto)
     count = sum(node.op_type == "Conv" for node in proto.graph.node)
     told = ", ".join(counted(reason for _, reason in left))
     more = "; --merge-groups 32 widens groups" if "a group" in told else ""

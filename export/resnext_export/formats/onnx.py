@@ -13,13 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from resnext.artifact.files import Artifact, check_destination
+from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import BatchRange, CheckRecord
-from resnext.errors import BadArtifact, GateFailed
+from resnext.artifact.specs import TensorSpec
+from resnext.errors import BadArtifact, GateFailed, first_line
 from resnext.network.config import variant_name
 from resnext.precision import Precision
 from resnext.progress import working
 from resnext.runtimes.pytorch.release import refuse_older_torch
-from resnext.runtimes.session import TensorSpec
 from resnext.weights.spec import Weights
 from resnext_export import proof
 from resnext_export.publish import Built, library_versions, publish
@@ -149,19 +150,19 @@ def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
 
 def _describe(proto: onnx.ModelProto, weights: Weights, *, baked: bool) -> None:
     """Put what a consumer of the bare file needs into its metadata."""
-    import json
-
     from onnx import helper
 
     facts = {
-        "model": variant_name(weights.config) or "custom",
-        "weights": Path(weights.source).name,
-        "weights_sha256": weights.sha256,
-        "preprocessing": weights.preprocessing.model_dump_json(),
-        "preprocessing_baked": json.dumps(baked),
-        "class_names": json.dumps(list(weights.class_names)),
+        "resnext.model": variant_name(weights.config) or "custom",
+        "resnext.weights": Path(weights.source).name,
+        **file_facts(
+            weights_sha256=weights.sha256,
+            preprocessing=weights.preprocessing,
+            preprocessing_baked=baked,
+            class_names=weights.class_names,
+        ),
     }
-    helper.set_model_props(proto, {f"resnext.{key}": value for key, value in facts.items()})
+    helper.set_model_props(proto, facts)
 
 
 def _check_file(path: Path) -> None:
@@ -200,4 +201,4 @@ def _onnx_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise BadArtifact(f"{path.name} is not valid ONNX: {str(exc).splitlines()[0]}") from exc
+        raise BadArtifact(f"{path.name} is not valid ONNX: {first_line(exc)}") from exc

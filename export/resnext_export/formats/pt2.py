@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import UsageError
 from resnext.network.config import variant_name
 from resnext.precision import Precision
 from resnext.progress import working
-from resnext.runtimes.pt2.package import package_facts
 from resnext.version import __version__
 from resnext_export import proof
 from resnext_export.publish import Built, publish
@@ -86,7 +86,7 @@ def _build(
     metadata = {
         "resnext.model": variant_name(weights.config) or "custom",
         "resnext.weights": Path(weights.source).name,
-        **package_facts(
+        **file_facts(
             config=weights.config,
             weights_sha256=weights.sha256,
             preprocessing=weights.preprocessing,

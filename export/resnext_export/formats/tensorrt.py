@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from resnext.artifact.files import Artifact, check_destination, file_sha256
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.records import EngineOptions, EngineRecord
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadWeights, UsageError
 from resnext.machine.cuda_driver import probe_driver
 from resnext.runtimes.compatibility import obstacles, this_machine
-from resnext.runtimes.session import TensorSpec
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for, flavour_of, this_platform
 from resnext_export import proof
@@ -130,7 +130,8 @@ def refit_engine(
     from resnext.verify.check import artifact_weights
     from resnext.weights.spec import load_weights
     from resnext_export.convert.onnx_from_torch import onnx_from_torch
-    from resnext_export.passes.lower import lowered_from_onnx
+    from resnext_export.passes.base import run_pass
+    from resnext_export.passes.lower import Lower
     from resnext_export.tensorrt.refit import refitted_from_engine
 
     manifest, record = thin.manifest, thin.manifest.engine
@@ -148,7 +149,7 @@ def refit_engine(
     proto = onnx_from_torch(weights, any_batch, bake_preprocessing=manifest.preprocessing_baked)
     if manifest.precision == "fp16" or manifest.precision == "bf16":
         native_io = manifest.outputs[0].dtype != "float32"
-        proto = lowered_from_onnx(proto, manifest.precision, native_io=native_io)
+        proto = run_pass(Lower(manifest.precision, native_io=native_io), proto).proto
     flavour = flavour_of(record.library)
     data = refitted_from_engine(
         thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options

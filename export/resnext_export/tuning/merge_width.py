@@ -22,8 +22,9 @@ from resnext.errors import BadInput, UsageError
 from resnext.progress import working
 from resnext.timing.interleave import there_and_back, turns
 from resnext.timing.paired import ratio
-from resnext_export.passes.initializers import Constants, convolutions
-from resnext_export.passes.merge_groups import merged_from_onnx
+from resnext_export.passes.graph import convolutions
+from resnext_export.passes.initializers import Constants
+from resnext_export.passes.merge_groups import MergeGroups
 from resnext_export.passes.merge_proof import prove_merge, weight_chain
 
 from .model_timer import RUNNERS, Runtime, Timer, model_timer
@@ -155,7 +156,7 @@ def _final(
     """
     models = [] if chosen is proto else [chosen]
     for width in _UNIFORM:
-        merged, changed = merged_from_onnx(proto, width)
+        merged, changed, *_ = MergeGroups(width).apply(proto)
         if changed and all(_shapes(merged, changed) != _shapes(other, changed) for other in models):
             models.append(merged)
     if not models:
@@ -231,7 +232,7 @@ def _fastest(
     )
     if winner is base:
         return proto, timer, timings
-    merged, _ = merged_from_onnx(proto, winner.least_width, convs)
+    merged = MergeGroups(winner.least_width, convs).apply(proto).proto
     prove_merge(proto, merged)
     return merged, winner.timer, timings
 
@@ -269,7 +270,7 @@ def _width(proto: onnx.ModelProto, convs: Sequence[str]) -> int:
 
 def _stages(proto: onnx.ModelProto) -> dict[str, list[str]]:
     """Names of the grouped convolutions by stage, in graph order."""
-    merged_from_onnx(proto, 1)  # says what cannot be merged
+    MergeGroups(1).requires(proto)
     convs = convolutions(proto.graph, None)
     uses, grouped = (
         Counter(conv.name for conv in convs),
@@ -294,7 +295,7 @@ def _wider(proto: onnx.ModelProto, convs: Sequence[str]) -> Iterator[tuple[int, 
     most = max(groups * each for groups, each in shapes.values())
     while width < most:
         width *= 2
-        merged, _ = merged_from_onnx(proto, width, convs)
+        merged = MergeGroups(width, convs).apply(proto).proto
         if (
             found := _shapes(merged, convs)
         ) != shapes:  # else the groups have no factor for this width

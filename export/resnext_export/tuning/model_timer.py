@@ -97,13 +97,14 @@ def _weights_kind(proto: onnx.ModelProto) -> int:
 def _ort_runner(proto: onnx.ModelProto, feeds: _Feeds, threads: int | None) -> Callable[[], object]:
     import onnxruntime as ort
 
-    from resnext.runtimes.ort.session import PROVIDERS, session_options
+    from resnext.runtimes.ort.cpu import CpuProvider
+    from resnext.runtimes.ort.provider import session_options
 
     options = session_options(SessionOptions(threads=threads))
     # Its threads go on looking for work after a run, and would take the cores from the model that
     # is timed next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=[PROVIDERS["cpu"]])
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=[CpuProvider.name])
     return partial(session.run, None, feeds)
 
 

@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from resnext.errors import MissingRequirement, SessionFailed, SilentFallback
+from resnext.artifact.specs import TensorSpec
+from resnext.errors import MissingRequirement, SilentFallback
 from resnext.network.config import ResNeXtConfig
 from resnext.network.forms import fold_batch_norms, merge_model_groups, merged_macs
 from resnext.precision import PRECISIONS
 from resnext.runtimes.buffers import CudaMemory, DeviceMemory, HostMemory, torch_dtype
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer, TensorSpec
+from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, DeliveredLayer
 from resnext.runtimes.tensor_session import WARM_RUNS, TensorSession
 from resnext.timing.clock import iterations_for, time_device, time_visit
 from resnext.timing.interleave import turns
@@ -152,13 +153,13 @@ class TorchSession(TensorSession):
         if name == "torch-folded":
             self._model = fold_batch_norms(self._model)
         self._trial_ms: dict[str, float] = {}
-        self._closed = False
+        self._boundary: Boundary = "device" if memory.on_cuda else "host"
         self._network: Network | None = None
         layouts = self._layouts()
         if len(layouts) == 1 and options.merge_groups != "auto":
             self._network = self._made(layouts[0], options.merge_groups, keep_model=False)
 
-    def bind(self, inputs: Arrays) -> None:
+    def _bind(self, inputs: Arrays) -> Bound:
         """Place the input, decide what the options leave open, compile, run; on CUDA, capture a
         graph if asked for.
 
@@ -166,18 +167,21 @@ class TorchSession(TensorSession):
             SessionFailed: compiling or capturing failed; ``cuda_graph=False`` goes without a graph.
             SilentFallback: nothing was compiled, though that was asked for.
         """
-        super().bind(inputs)
+        bound = super()._bind(inputs)
         if self.backend == "torch-compile" and not (self._network and self._network.graphs):
+            bound.close()
             raise SilentFallback(
                 "torch-compile: nothing was compiled; PyTorch ran the network eagerly"
             )
+        self._boundary = bound.boundary
+        return bound
 
     def delivered(self) -> Delivered:
         """Element type and device of each convolution and the classifier, seen while it ran.
 
         For ``torch-compile`` these are the nodes of the graph that Inductor was given.
         """
-        with self._settings():
+        with self.settings():
             shape = [1 if size is None else size for size in self.inputs[0].shape]
             probe = self._ready(self._memory.place(np.zeros(shape, np.float32)))
             network = self._network
@@ -186,7 +190,7 @@ class TorchSession(TensorSession):
         notes = {"memory format": network.layout, **self._device_notes()}
         if network.width is not None:
             notes["groups"] = f"merged to {network.width} channels at least"
-        unit = f"ms, {self.enqueue_boundary}"
+        unit = f"ms, {self._boundary}"
         notes.update({f"trial {name}": f"{ms:.3f} {unit}" for name, ms in self._trial_ms.items()})
         if self.backend == "torch-compile":
             notes["graphs"] = str(len(network.graphs))
@@ -203,15 +207,13 @@ class TorchSession(TensorSession):
         """Drop network, graph and buffers."""
         super().close()
         self._network, self._model = None, nn.Identity()
-        self._closed = True
 
-    def _call(self, images: Tensor) -> Tensor:
+    def call(self, images: Tensor) -> Tensor:
+        """Logits of ``images``, in the network's layout."""
         assert self._network is not None  # made by _ready
         return self._network(images)
 
     def _ready(self, images: Tensor) -> Tensor:
-        if self._closed:
-            raise SessionFailed(f"{self.backend}: the session is closed")
         images = images.to(self._dtype)  # inputs and outputs stay float32, whatever is between
         if self._network is None:
             self._network = self._chosen(images)

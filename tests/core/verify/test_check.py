@@ -13,19 +13,14 @@ from click.testing import CliRunner
 
 from resnext import check
 from resnext.artifact.files import Artifact
-from resnext.errors import (
-    BadArtifact,
-    BadWeights,
-    GateFailed,
-    UnknownName,
-    UsageError,
-)
+from resnext.errors import BadArtifact, BadWeights, GateFailed, UnknownName, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.ort.session import OrtSession
 from resnext.runtimes.pytorch import session as torch_session
 from resnext.verify.reference import Reference
-from resnext.weights import spec
-from resnext.weights.spec import Weights, load_weights, save_weights
+from resnext.weights import checkpoint, spec
+from resnext.weights.checkpoint import save_weights
+from resnext.weights.spec import Weights, load_weights
 from resnext_export.cli.export import main as export_main
 from resnext_export.formats.onnx import export_onnx
 
@@ -44,13 +39,13 @@ def artifact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Arti
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Files that weights were read from."""
     files: list[str] = []
-    real = spec._load_file
+    real = checkpoint.read_weights
 
     def counting(path: Path, config: Any) -> Weights:
         files.append(path.name)
         return real(path, config)
 
-    monkeypatch.setattr(spec, "_load_file", counting)
+    monkeypatch.setattr(spec, "read_weights", counting)
     return files
 
 

@@ -20,7 +20,8 @@ from resnext.errors import BadWeights, EngineRefused, GateFailed, ResnextError, 
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.runtimes.trt import log as trt_log
 from resnext.runtimes.trt.identity import engine_name
-from resnext.weights.spec import Weights, save_weights
+from resnext.weights.checkpoint import save_weights
+from resnext.weights.spec import Weights
 from resnext_export import proof
 from resnext_export.cli.export import main
 from resnext_export.convert import onnx_from_torch
