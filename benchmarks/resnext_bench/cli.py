@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from resnext.cli.app import BACKEND_NAMES, SETTINGS, OneLineCommand, guarded
+from resnext.cli.app import BACKEND_NAMES, SETTINGS, OneLineCommand, as_flags, guarded
 from resnext.cli.options import chosen_weights, json_option, weights_options
 from resnext.cli.params import CountsType, NameType, SecondsType
-from resnext.precision import PRECISIONS, QUANTIZED, Precision
+from resnext.errors import UsageError
+from resnext.precision import PRECISIONS, Precision
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
 from .deadline import Deadline
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from .cases import Merge
     from .result import Run
 
@@ -251,87 +250,52 @@ def main(
     output, that of the timed runs themselves, is compared with float64 PyTorch.
     """
     deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
-    from resnext.errors import UsageError
-    from resnext.runtimes.availability import available_backends, require
-    from resnext.runtimes.registry import BACKENDS, SessionOptions
-
-    from .cases import chosen_cells, given_variants, made_variants, merge_obstacle
-    from .plan import Plan
-    from .run import run_benchmark
-
     if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
-        raise UsageError("--markdown needs a file of its own")
+        raise UsageError("`markdown` needs a separate file")
     for target in (json_path, markdown_path):
         check_writable(target)
-    if taken_all := "all" in backends:
-        backends = available_backends(device)
-        if not backends:
-            require("torch", device)  # what keeps it keeps all the others
-    if (calibration or calibration_images) and (paths or not set(QUANTIZED) & set(precision or ())):
-        raise UsageError("--calibration is for int8 and fp8 where no artifact is given; drop it")
-    if paths:
-        if merges is not None:
-            raise UsageError(
-                "an artifact keeps its groups; drop --merge-groups, or export it with that option"
-            )
-        if model is not None or num_classes is not None or input_size is not None:
-            raise UsageError(
-                "an artifact has its own model; drop --model, --num-classes and --input-size"
-            )
-        weights, variants = given_variants(paths, spec, precision)
-    else:
-        weights = chosen_weights(model, spec, num_classes, input_size)
-        variants = made_variants(
-            precision or ("fp32",), calibration, calibration_images, merges or (None,)
-        )
-    if taken_all:
-        backends = tuple(
-            name
-            for name in backends
-            if any(
-                made.precision in BACKENDS[name].precisions
-                and merge_obstacle(name, made.merge) is None
-                for made in variants.values()
-            )
-        )
-    cells, left_out = chosen_cells(backends, batches, variants)
-    for line in left_out:
-        click.echo(f"note: {line}", err=True)
-    if accuracy_images is not None and accuracy_spec is None:
+    if paths and (model is not None or num_classes is not None or input_size is not None):
         raise UsageError(
-            "--accuracy-images says how many of the images of --accuracy: give that too"
+            "an artifact has its own model", hint="drop `model`, `num_classes` and `input_size`"
         )
-    labelled = None
-    if accuracy_spec is not None:
-        from resnext.verify.labelled import Labelled
+    from .api import benchmark
 
-        labelled = Labelled(accuracy_spec, weights, accuracy_images)
-    plan = Plan(cells, duration, rounds, warmup, samples, seed)
-    options = SessionOptions(device, threads, memory_format, cuda_graph)
-    console = _console(to_stderr=json_path == "-", least_width=140 if labelled is None else 180)
     with _status() as say:
-        run = run_benchmark(
-            weights,
-            plan,
-            options=options,
-            variants=variants,
-            accuracy=labelled,
-            deadline=deadline,
-            say=say,
+        run = benchmark(
+            paths or backends,
+            runtimes=backends if paths else None,
+            batch=batches,
+            weights=spec if paths else chosen_weights(model, spec, num_classes, input_size),
+            precision=precision,
+            merge_groups=merges or (None,),
+            calibration=calibration,
+            calibration_images=calibration_images,
+            device=device,
+            threads=threads,
+            memory_format=memory_format,
+            cuda_graph=cuda_graph,
+            duration=duration,
+            rounds=rounds,
+            warmup=warmup,
+            samples=samples,
+            seed=seed,
+            accuracy=accuracy_spec,
+            accuracy_images=accuracy_images,
+            max_seconds=deadline,
+            progress=say,
+            note=lambda line: click.echo(f"note: {line}", err=True),
         )
-    _show(run, console)
+    _show(run, to_stderr=json_path == "-")
     if json_path is not None:
         write_text(json_path, run.model_dump_json(indent=None) + "\n")
     if markdown_path is not None:
-        from .report import markdown
-
-        write_text(str(markdown_path), markdown(run))
+        write_text(str(markdown_path), run.markdown())
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)
         sys.exit(130)
     if code := exit_code(run):
         bad = [row for row in run.rows if row.status != "valid"]
-        first = f"{bad[0].backend} batch {bad[0].batch}: {bad[0].reasons[0]}"
+        first = as_flags(f"{bad[0].backend} batch {bad[0].batch}: {bad[0].reasons[0]}")
         click.echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid; {first}", err=True)
         sys.exit(code)
 
@@ -345,9 +309,14 @@ def exit_code(run: Run) -> int:
     return next((row.exit_code for row in run.rows if row.status == "failed"), 0)
 
 
-def _show(run: Run, console: Console) -> None:
-    from .report import legend, remarks, rounds_done, table
+def _show(run: Run, *, to_stderr: bool) -> None:
+    from rich.console import Console
 
+    from .report import least_width, legend, remarks, rounds_done, table
+
+    console = Console(stderr=to_stderr, highlight=False)
+    if console.width < least_width(run):
+        console = Console(stderr=to_stderr, highlight=False, width=least_width(run))
     console.print(f"[dim]{run.environment.title()}[/dim]")
     for line in run.reused:
         console.print(f"[dim]reused {line}[/dim]")
@@ -356,26 +325,12 @@ def _show(run: Run, console: Console) -> None:
         console.print(f"stopped after {done} rounds", style="yellow")
     console.print(f"[dim]{legend(run)}[/dim]")
     for line in remarks(run):
-        console.print(line, style="yellow", markup=False)
-
-
-def _console(*, to_stderr: bool, least_width: int) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=to_stderr, highlight=False)
-    # Never narrower than the table: numbers cut short would be worse than lines that wrap.
-    return (
-        console
-        if console.width >= least_width
-        else Console(stderr=to_stderr, highlight=False, width=least_width)
-    )
+        console.print(as_flags(line), style="yellow", markup=False)
 
 
 @contextmanager
 def _status() -> Iterator[Callable[[str], None]]:
-    """Say what is going on: a spinner with the time gone on a terminal, a line with the time gone
-    elsewhere.
-    """
+    """Show steps with the elapsed time: a spinner on a terminal, otherwise one line each."""
     if not sys.stderr.isatty():
         started = time.monotonic()
         yield lambda line: click.echo(f"{time.monotonic() - started:7.1f} s  {line}", err=True)

@@ -24,7 +24,7 @@ from .deadline import Deadline
 from .measure import Samples, Subject, as_failure
 from .opening import Opened
 from .plan import Cell
-from .result import Row, Timing
+from .record import Row, Timing
 from .stats import derive
 
 #: Rows of a batch whose logits are compared, first and last among them.

@@ -26,8 +26,9 @@ from resnext.weights.spec import Weights, load_weights
 from resnext_bench import memory, opening
 from resnext_bench.memory import peak_memory
 from resnext_bench.plan import Cell, Plan
+from resnext_bench.record import Row
 from resnext_bench.report import markdown
-from resnext_bench.result import Row, Run
+from resnext_bench.result import Run
 from resnext_bench.run import run_benchmark
 
 
