@@ -45,36 +45,36 @@ class ArtifactSource:
         self._device = device
         self._made: dict[tuple[str, str], Artifact] = {}
 
-    def given(self, backend: str) -> Artifact | None:
-        """The artifact that ``backend`` runs as it was given; None if the cache's, or one made
-        now.
+    def named(self, backend: str) -> Artifact | None:
+        """The variant's own artifact, if ``backend`` runs that; None if it runs the cache's, or one
+        made now.
         """
-        given = self.variant.artifact
-        runs_it = given is not None and (
-            BACKENDS[backend].source == "onnx" or given.manifest.kind != "onnx"
+        own = self.variant.artifact
+        runs_it = own is not None and (
+            BACKENDS[backend].source == "onnx" or own.manifest.kind != "onnx"
         )
-        return given if runs_it else None
+        return own if runs_it else None
 
     def get(self, cell: Cell) -> Artifact:
         """What ``cell`` runs."""
         kind = BACKENDS[cell.backend].source
-        if (given := self.given(cell.backend)) is not None:
-            return given
+        if (own := self.named(cell.backend)) is not None:
+            return own
         if kind == "pt2":
             return self._kept((kind, str(cell.batch)), lambda: self._package(cell.batch))
-        return self._once(kind, _form(cell.backend), cell.batch)
+        return self._once(kind, _scheme(cell.backend), cell.batch)
 
     def onnx(self, cell: Cell) -> Artifact | None:
-        """The ONNX artifact that ``cell``'s was made of, or that it runs; None where only an engine
-        was given.
+        """The ONNX artifact that ``cell`` runs or that its engine was built from; None if there is
+        only an engine.
         """
-        given = self.variant.artifact
-        if given is not None:
-            return given if given.manifest.kind == "onnx" else None
-        return self._once("onnx", _form(cell.backend), cell.batch)
+        own = self.variant.artifact
+        if own is not None:
+            return own if own.manifest.kind == "onnx" else None
+        return self._once("onnx", _scheme(cell.backend), cell.batch)
 
     def _once(self, kind: str, form: str, batch: int) -> Artifact:
-        # Only quantized graphs have a form for each runtime, and only a trial depends on runtime
+        # Only quantized graphs have a scheme for each runtime, and only a trial depends on runtime
         # and batch.
         timed = self.variant.merge == "auto"
         key = (
@@ -136,6 +136,6 @@ class ArtifactSource:
         return engine_or_reuse(parent, self._weights, kind, EngineOptions(profiles=profiles))
 
 
-def _form(backend: str) -> str:
-    """Whose form of a quantized graph ``backend`` wants."""
+def _scheme(backend: str) -> str:
+    """The runtime whose Q/DQ scheme ``backend`` runs."""
     return "openvino" if backend == "openvino" else "trt" if "trt" in backend else "ort"

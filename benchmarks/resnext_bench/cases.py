@@ -78,8 +78,7 @@ def made_variants(
 def merge_obstacle(backend: str, merge: Merge) -> str | None:
     """Why rows of ``backend`` cannot have their groups merged so; None if they can.
 
-    ``auto`` has to be timed where the row runs: by the live model itself, or for an ONNX file, on a
-    CPU.
+    ``auto`` is timed on the runtime itself: by the live model, or for an ONNX file, on a CPU.
     """
     if merge is None or BACKENDS[backend].source == "model":
         return None

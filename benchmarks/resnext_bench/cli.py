@@ -44,12 +44,12 @@ once measuring has begun, what was measured is still compared, shown and written
 """
 
 
-#: Most channels that --merge-groups takes.
+#: Largest width of groups.
 _WIDEST = 4096
 
 
 class MergesType(CountsType):
-    """Least widths of groups."""
+    """Minimum widths of groups."""
 
     name = "off|N|auto[,...]"
 
@@ -57,19 +57,19 @@ class MergesType(CountsType):
         """Check and split."""
         if isinstance(value, tuple):
             return value
-        found: list[Merge] = []
+        widths: list[Merge] = []
         for part in (part.strip() for part in str(value).split(",")):
             if part in ("off", "auto"):
-                found.append(None if part == "off" else "auto")
+                widths.append(None if part == "off" else "auto")
             elif part.isascii() and part.isdigit() and 2 <= int(part) <= _WIDEST:
-                found.append(int(part))
+                widths.append(int(part))
             else:
                 self.fail(
                     f"{part!r} must be off, auto, or a number of channels from 2 to {_WIDEST}",
                     param,
                     ctx,
                 )
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(widths))
 
 
 @click.command(cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
@@ -80,12 +80,17 @@ class MergesType(CountsType):
     required=True,
     metavar="NAME[,NAME...]",
     help=(
-        f"What to measure: {', '.join(BACKEND_NAMES)}, or all that this machine has. Speedups are"
-        " against the first."
+        f"Runtimes to measure: {', '.join(BACKEND_NAMES)}, or all that this machine has. Speedups"
+        " are relative to the first."
     ),
 )
 @click.option(
-    "--batch", "batches", type=CountsType(), default="1", show_default=True, help="Batch sizes."
+    "--batch",
+    "batches",
+    type=CountsType(),
+    default="1",
+    show_default=True,
+    help="Batch sizes, separated by commas.",
 )
 @weights_options
 @click.option(
@@ -101,8 +106,8 @@ class MergesType(CountsType):
     multiple=True,
     metavar="PATH",
     help=(
-        "Artifact for the backends that run one; give it again to compare several of the same"
-        " weights.  [default: exported once into the cache, then reused]"
+        "Artifact to run; repeat it to compare several of the same weights.  [default: exported"
+        " once into the cache, then reused]"
     ),
 )
 @click.option(
@@ -110,7 +115,7 @@ class MergesType(CountsType):
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="For backends that run on either.",
+    help="Device, for runtimes that support both.",
 )
 @click.option(
     "--threads",
@@ -122,7 +127,7 @@ class MergesType(CountsType):
     type=click.Choice(["auto", "nchw", "channels-last"]),
     default="auto",
     show_default=True,
-    help="For PyTorch; auto times both and keeps the faster.",
+    help="PyTorch's memory layout; auto times both and keeps the faster.",
 )
 @click.option(
     "--merge-groups",
@@ -130,13 +135,14 @@ class MergesType(CountsType):
     type=MergesType(),
     metavar="off|N|auto[,...]",
     help=(
-        "Merge the groups of each 3x3 until they are N channels wide, which is the same function;"
-        " auto times the widths where the row runs (PyTorch, ort-cpu, openvino). Several are"
-        " compared, as in off,32."
+        "Merge convolution groups until each has N input channels, which is exact; auto times the"
+        " widths on the runtime itself (PyTorch, ort-cpu, openvino). Several are compared: off,32."
     ),
 )
 @click.option(
-    "--cuda-graph/--no-cuda-graph", default=True, help="Replay a CUDA graph.  [default: on]"
+    "--cuda-graph/--no-cuda-graph",
+    default=True,
+    help="Replay a CUDA graph on CUDA devices.  [default: on]",
 )
 @click.option(
     "--duration",
@@ -144,21 +150,21 @@ class MergesType(CountsType):
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="Timed seconds for each row.",
+    help="Timed seconds per row.",
 )
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Interleaved visits that the time is spread over.",
+    help="Interleaved visits to each row; the timed seconds are spread over them.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
     default=11,
     show_default=True,
-    help="Fewest timed runs of a row (11: median, 64: p90, 662: p99).",
+    help="Minimum number of timed runs per row (11: median, 64: p90, 662: p99).",
 )
 @click.option(
     "--warmup",
@@ -166,16 +172,15 @@ class MergesType(CountsType):
     default=0.5,
     show_default=True,
     metavar="SECONDS",
-    help="Untimed seconds before, for each row.",
+    help="Untimed warm-up seconds per row.",
 )
 @click.option(
     "--max-seconds",
     type=SecondsType(0.001),
     metavar="SECONDS",
     help=(
-        "Open no further row after half of this time, and begin no further visit after all of it;"
-        " what has begun is finished, and what was measured is compared and reported.  [default: no"
-        " limit]"
+        "Time limit: open no further row after half of it, and start no further visit after all of"
+        " it. What has started is finished, and what was measured is reported.  [default: no limit]"
     ),
 )
 @click.option(
@@ -183,37 +188,44 @@ class MergesType(CountsType):
     "accuracy_spec",
     metavar="digits|fashion-mnist|FOLDER",
     help=(
-        "Also run labelled test images (a folder in ImageNet's layout) and hold every row to"
-        " PyTorch's accuracy."
+        "Also run labelled test images (a folder in ImageNet's layout), and require PyTorch's"
+        " accuracy of every row."
     ),
 )
 @click.option(
     "--accuracy-images",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Take a seeded sample of the labelled images, of all classes alike.  [default: all]",
+    help="Number of labelled images: a seeded sample, balanced over classes.  [default: all]",
 )
 @click.option(
     "--calibration",
     metavar="digits|fashion-mnist|FOLDER|random",
     help=(
-        "Images that int8 and fp8 take their ranges from, where no artifact is given.  "
-        "[default: what shipped weights were trained on]"
+        "Calibration images for int8 and fp8, if there is no --artifact.  [default: what shipped"
+        " weights were trained on]"
     ),
 )
 @click.option(
-    "--calibration-images", type=click.IntRange(1, 100_000), metavar="N", help="[default: 128]"
+    "--calibration-images",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Number of calibration images.  [default: 128]",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of images and order."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed for the test images and for the order of visits.",
 )
-@json_option("Write raw samples and everything else as JSON")
+@json_option("Write the run with its raw samples as JSON")
 @click.option(
     "--markdown",
     "markdown_path",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="PATH",
-    help="Write a report.",
+    help="Write the report as Markdown.",
 )
 @click.version_option(__version__, prog_name="resnext-bench")
 @guarded
@@ -246,8 +258,8 @@ def main(
 ) -> None:
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
 
-    Backends take turns in short rounds, so that drift of the machine hits all alike. Each row's
-    output, that of the timed runs themselves, is compared with float64 PyTorch.
+    Runtimes take turns in short rounds, so that drift of the machine affects all alike. The output
+    of the timed runs is compared with float64 PyTorch.
     """
     deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
     if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
@@ -260,12 +272,13 @@ def main(
         )
     from .api import benchmark
 
+    weights = spec if paths else chosen_weights(model, spec, num_classes, input_size)
     with _status() as say:
         run = benchmark(
             paths or backends,
             runtimes=backends if paths else None,
             batch=batches,
-            weights=spec if paths else chosen_weights(model, spec, num_classes, input_size),
+            weights=weights,
             precision=precision,
             merge_groups=merges or (None,),
             calibration=calibration,
@@ -301,9 +314,7 @@ def main(
 
 
 def exit_code(run: Run) -> int:
-    """0 where every row is valid; 1 where one is invalid; else the code of the first backend that
-    failed.
-    """
+    """0 if every row is valid, 1 if one is invalid, else the code of the first that failed."""
     if any(row.status == "invalid" for row in run.rows):
         return 1
     return next((row.exit_code for row in run.rows if row.status == "failed"), 0)

@@ -64,42 +64,42 @@ def open_cell(
         stack: closes the session.
         say: called with one line before each step.
     """
-    found = Opened()
+    opened = Opened()
     try:
         subject: Weights | Artifact = images.weights
         kind = BACKENDS[cell.backend].source
         # Before anything is exported for a backend that cannot run.
-        require(cell.backend, options.device, given=source.given(cell.backend) is not None)
+        require(cell.backend, options.device, given=source.named(cell.backend) is not None)
         load_backend(cell.backend)  # not to count importing as memory
         if kind != "model":
-            subject = found.artifact = source.get(cell)
-            manifest = found.artifact.manifest
+            subject = opened.artifact = source.get(cell)
+            manifest = opened.artifact.manifest
             if not manifest.takes(cell.batch):
                 raise BadInput(
-                    f"{found.artifact.path} takes batch {manifest.batches()}, not {cell.batch}"
+                    f"{opened.artifact.path} takes batch {manifest.batches()}, not {cell.batch}"
                 )
         say(f"opening {cell}")
         cuda = options.device != "cpu" and BACKENDS[cell.backend].device != "cpu"
-        with peak_memory(cuda=cuda) as found.peak:
+        with peak_memory(cuda=cuda) as opened.peak:
             before = now_ns()
             session = stack.enter_context(
                 open_session(cell.backend, subject, _for(cell, source, options))
             )
-            pool = images.inputs(None if found.artifact is None else found.artifact.manifest)
-            wanted = session.inputs[0]
-            inputs = {wanted.name: np.ascontiguousarray(wanted.given(pool[: cell.batch]))}
-            opened = now_ns()
+            pool = images.inputs(None if opened.artifact is None else opened.artifact.manifest)
+            spec = session.inputs[0]
+            inputs = {spec.name: np.ascontiguousarray(spec.given(pool[: cell.batch]))}
+            started = now_ns()
             bound = session.bind(inputs)
-            found.bind_s = (now_ns() - opened) / 1e9
-            found.setup_s = (now_ns() - before) / 1e9
-        found.subject = Subject(session, inputs, bound)
+            opened.bind_s = (now_ns() - started) / 1e9
+            opened.setup_s = (now_ns() - before) / 1e9
+        opened.subject = Subject(session, inputs, bound)
     except Exception as exc:  # whatever a runtime raises ends its own cell alone
-        found.error = as_failure(exc)
-    return found
+        opened.error = as_failure(exc)
+    return opened
 
 
 def _for(cell: Cell, source: ArtifactSource, options: SessionOptions) -> SessionOptions:
-    """``options`` with the cell's precision and a device that its backend can be asked for."""
+    """``options`` with the cell's precision, and a device that its backend supports."""
     options = replace(
         options, precision=source.variant.precision, merge_groups=source.variant.merge
     )

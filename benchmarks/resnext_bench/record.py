@@ -23,7 +23,7 @@ class Timing(Strict):
         rounds_ns: raw nanoseconds, one list for each round.
         stats: derived from them.
         speedup: times faster than the first backend at the same batch and boundary: (median,
-            lowest, highest) over rounds; None where one of the two is not valid.
+            lowest, highest) over rounds; None if one of the two is not valid.
     """
 
     boundary: Boundary
@@ -38,13 +38,13 @@ class Row(Strict):
     Attributes:
         backend: registry name.
         batch: images in one run.
-        variant: which of the run's precisions or artifacts, where it has several; else nothing.
-        precision: asked for; None in files of before a run could have several.
-        status: ``valid``; ``invalid``: measured, but not to be believed; ``failed``: not measured.
+        variant: which of the run's precisions or artifacts, if it has several.
+        precision: requested; None in files from before a run could have several.
+        status: ``valid``; ``invalid``: measured, but a check failed; ``failed``: not measured.
         reasons: why not valid, each with what to do.
         exit_code: of the error, for a failed row.
-        device: where it really ran.
-        delivered: what convolutions and matrix products really got.
+        device: the device that it ran on.
+        delivered: element types that convolutions and matrix products computed in.
         notes: threads, memory format, CUDA graph, ...
         timings: by boundary; empty for a failed row.
         warmup_runs: untimed runs before.
@@ -53,12 +53,12 @@ class Row(Strict):
             (TensorRT-RTX) and CUDA graphs captured here.
         peak_host_bytes: peak memory that this session added to the process.
         peak_device_bytes: memory that it added on the device.
-        gpu: what the GPU did in each round; empty for a CPU, and where NVML does not tell.
+        gpu: what the GPU did in each round; empty for a CPU, and without NVML.
         model_size_bytes: size of the artifact's file, or of the tensors for a live model.
         artifact_sha256: digest of the file that ran, or None for a live model.
         parity: of the outputs of the timed runs themselves, against float64 PyTorch.
-        accuracy: on labelled images, against their labels and float32 PyTorch; None where it was
-            not asked for.
+        accuracy: on labelled images, compared with their labels and with float32 PyTorch; None
+            if it was not requested.
     """
 
     backend: str

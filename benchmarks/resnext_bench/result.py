@@ -22,12 +22,12 @@ class Run(RunRecord):
         created: UTC time, ISO 8601.
         model: variant, or None for a configuration without a name.
         weights: source and digest.
-        precision: that was asked for, or several, joined by commas.
-        duration_s: timed seconds asked for each cell.
+        precision: requested; several are joined by commas.
+        duration_s: requested timed seconds per row.
         rounds: visits to each cell.
         seed: of images and order.
-        threads: asked for, or None for each backend's default.
-        reused: artifacts that came from the cache, by what was said of them.
+        threads: requested; None for each runtime's default.
+        reused: cached artifacts, as shown to the user.
         environment: machine and software.
         rows: one for each cell.
     """
@@ -55,7 +55,7 @@ def read_run(path: Path) -> Run:
         detail = (
             exc.errors()[0] if isinstance(exc, ValidationError) else {"loc": (), "msg": str(exc)}
         )
-        where = ".".join(map(str, detail["loc"]))
+        field = ".".join(map(str, detail["loc"]))
         raise BadInput(
-            f"{path} is not a stored run (format_version {FORMAT_VERSION}): {where} {detail['msg']}"
+            f"{path} is not a stored run (format_version {FORMAT_VERSION}): {field} {detail['msg']}"
         ) from exc

@@ -115,7 +115,7 @@ def test_artifacts_of_different_weights_are_not_compared(
         given_variants((artifacts["plain"].directory, other.directory), None, None)
     with pytest.raises(UsageError, match="given twice"):
         given_variants((artifacts["plain"].directory,) * 2, None, None)
-    with pytest.raises(UsageError, match="is int8; drop --precision fp32"):
+    with pytest.raises(UsageError, match="is int8; drop `precision` fp32"):
         given_variants((artifacts["int8"].directory,), None, ("fp32",))
 
 
