@@ -34,7 +34,7 @@ from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.testing import FakeSession
 from resnext.timing.clock import time_host
 from resnext.weights.spec import load_model, load_weights
-from resnext_bench.measure import Samples, Subject, _visit
+from resnext_bench.measure import Samples, Subject, visit
 from resnext_export.convert.onnx_from_torch import _export
 from resnext_export.formats.onnx import export_onnx
 
@@ -91,7 +91,7 @@ def harness_overhead() -> dict[str, Any]:
     samples = Samples()
     session, inputs = FakeSession(), {"input": np.zeros((1, 1), np.float32)}
     subject = Subject(session, inputs, session.bind(inputs))
-    _visit(subject, samples, 20000)
+    visit(subject, samples, 20000)
     overhead = statistics.median(samples.host_ns[0]) / 1e3
     return {
         "claim": "harness overhead",

@@ -1,1 +1,32 @@
-"""Session to measurement to report. Command: ``resnext-bench``."""
+"""Measure runtimes and artifacts: sessions to measurements to a report. Command: ``resnext-bench``.
+
+Names are imported on first use, so that ``import resnext_bench`` loads no framework.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "Run": "result",
+    "benchmark": "api",
+    "read_run": "result",
+}
+
+__all__ = sorted(_PUBLIC)
+
+if TYPE_CHECKING:
+    from .api import benchmark as benchmark
+    from .result import Run as Run
+    from .result import read_run as read_run
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,28 +1,56 @@
-"""Which precisions and artifacts a benchmark compares, by what its rows call them."""
+"""Which precisions and artifacts a benchmark compares, under the names in its rows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from resnext.artifact.files import read_artifact
-from resnext.errors import UsageError
+from resnext.artifact.files import Artifact, read_artifact
+from resnext.errors import BadWeights, UsageError
 from resnext.precision import QUANTIZED, Precision
+from resnext.runtimes.availability import available_backends, require
 from resnext.runtimes.registry import BACKENDS
 from resnext.verify.check import artifact_weights
 
 from .plan import Cell
-from .run import Merge, Variant
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
 
+#: Minimum width of groups in channels; ``auto`` is the fastest in a trial, None leaves the groups
+#: alone.
+Merge: TypeAlias = int | Literal["auto"] | None
+
+#: Every runtime that this machine has, among names of runtimes.
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What cells of one kind run.
+
+    Attributes:
+        precision: of weights and activations.
+        artifact: what ONNX backends run; None means the cache's.
+        calibration: images that a quantized artifact of the cache takes its ranges from, and how
+            many; None for either means the default.
+        merge: minimum input channels of a group in what is made, or ``auto``; None leaves groups
+            alone.
+    """
+
+    precision: Precision = "fp32"
+    artifact: Artifact | None = None
+    calibration: tuple[str | None, int | None] = (None, None)
+    merge: Merge = None
+
 
 def made_variants(
-    precisions: tuple[Precision, ...],
+    precisions: Sequence[Precision],
     calibration: str | None,
     images: int | None,
-    merges: tuple[Merge, ...] = (None,),
+    merges: Sequence[Merge] = (None,),
 ) -> dict[str, Variant]:
     """A variant for each precision and width of groups, with artifacts from the cache; a single
     plain one has no name.
@@ -31,7 +59,7 @@ def made_variants(
         precisions: of weights and activations.
         calibration: images for int8 and fp8, or None for the default.
         images: how many.
-        merges: least widths of groups; None leaves them alone.
+        merges: minimum widths of groups; None leaves them alone.
     """
     made = {}
     for precision in precisions:
@@ -50,8 +78,7 @@ def made_variants(
 def merge_obstacle(backend: str, merge: Merge) -> str | None:
     """Why rows of ``backend`` cannot have their groups merged so; None if they can.
 
-    ``auto`` has to be timed where the row runs: by the live model itself, or for an ONNX file, on a
-    CPU.
+    ``auto`` is timed on the runtime itself: by the live model, or for an ONNX file, on a CPU.
     """
     if merge is None or BACKENDS[backend].source == "model":
         return None
@@ -66,58 +93,107 @@ def merge_obstacle(backend: str, merge: Merge) -> str | None:
 
 
 def given_variants(
-    paths: tuple[Path, ...], spec: str | None, precisions: tuple[Precision, ...] | None
+    subjects: Sequence[Path | Artifact],
+    weights: Weights | str | None,
+    precisions: Sequence[Precision] | None,
+    *,
+    named: bool = False,
 ) -> tuple[Weights, dict[str, Variant]]:
-    """A variant for each artifact, called after its folder, and the weights that all were made
-    from.
+    """A variant for each artifact, named after its folder, and the weights of all of them.
+
+    Args:
+        subjects: artifacts or their paths.
+        weights: what they were made from, loaded or by its SPEC; None means what the first one
+            names.
+        precisions: requested; None means the artifacts' own.
+        named: name a single artifact too.
 
     Raises:
-        UsageError: they are of different weights, one is given twice, or of another precision than
-            was asked for.
+        UsageError: they are of different weights, one is there twice, or one is of another
+            precision than requested.
         BadArtifact: one cannot be read.
+        BadWeights: the weights cannot be found, or are not what the first was made from.
     """
-    artifacts = [read_artifact(path) for path in paths]
+    artifacts = [
+        subject if isinstance(subject, Artifact) else read_artifact(subject) for subject in subjects
+    ]
     first = artifacts[0].manifest
     for artifact in artifacts:
-        held = artifact.manifest
-        if precisions is not None and (held.precision,) != precisions:
+        manifest = artifact.manifest
+        if precisions is not None and (manifest.precision,) != tuple(precisions):
             raise UsageError(
-                f"{artifact.directory} is {held.precision}; drop --precision {','.join(precisions)}"
+                f"{artifact.directory} is {manifest.precision}",
+                hint=f"drop `precision` {','.join(precisions)}",
             )
-        if (held.weights.sha256, held.preprocessing) != (first.weights.sha256, first.preprocessing):
+        if (manifest.weights.sha256, manifest.preprocessing) != (
+            first.weights.sha256,
+            first.preprocessing,
+        ):
             raise UsageError(
                 f"{artifacts[0].directory} and {artifact.directory} are of different weights or"
-                " preprocessing; compare them in two runs"
+                " preprocessing",
+                hint="compare them in two runs",
             )
     names = [artifact.directory.resolve().name for artifact in artifacts]
     if len(set(names)) < len(names):
-        names = [str(path) for path in paths]
+        names = [str(artifact.directory) for artifact in artifacts]
     if len(set(names)) < len(names):
-        raise UsageError("an artifact is given twice; give each --artifact once")
-    weights = artifact_weights(artifacts[0], spec)
+        raise UsageError("an artifact is given twice", hint="give each one once")
+    if weights is None or isinstance(weights, str):
+        weights = artifact_weights(artifacts[0], weights)
+    elif weights.sha256 != first.weights.sha256:
+        raise BadWeights(f"`weights` are not those that {artifacts[0].path} was made from")
     variants = [Variant(artifact.manifest.precision, artifact) for artifact in artifacts]
-    return weights, dict(zip(names if len(names) > 1 else [""], variants, strict=True))
+    return weights, dict(zip(names if named or len(names) > 1 else [""], variants, strict=True))
+
+
+def runtimes_here(
+    names: Sequence[str], device: Literal["auto", "cpu", "cuda"], variants: Mapping[str, Variant]
+) -> tuple[str, ...]:
+    """``names``; if `ALL` is among them, every runtime of this machine that runs a variant.
+
+    Raises:
+        MissingRequirement: nothing can run on ``device``.
+    """
+    if ALL not in names:
+        return tuple(names)
+    available = available_backends(device)
+    if not available:
+        require("torch", device)  # its obstacle is everybody's
+    return tuple(
+        name
+        for name in available
+        if any(
+            variant.precision in BACKENDS[name].precisions
+            and merge_obstacle(name, variant.merge) is None
+            for variant in variants.values()
+        )
+    )
+
+
+def cells_of(cases: Sequence[tuple[str, str]], batches: Sequence[int]) -> tuple[Cell, ...]:
+    """Each case, a backend and the name of a variant, at each batch size."""
+    return tuple(Cell(backend, batch, name) for batch in batches for backend, name in cases)
 
 
 def chosen_cells(
-    backends: tuple[str, ...], batches: tuple[int, ...], variants: dict[str, Variant]
+    backends: Sequence[str], batches: Sequence[int], variants: Mapping[str, Variant]
 ) -> tuple[tuple[Cell, ...], list[str]]:
-    """The rows to measure, and one line for each combination of several that is left out because it
-    cannot be.
+    """The rows to measure, and one line for each combination that is left out because it cannot
+    run, if there are several.
 
     A live model has no artifact, and a package is compiled from the weights: these are measured
-        once for each
-    precision and width of groups, in the first variant of it.
+    once for each precision and width of groups, in the first variant of it.
 
     Raises:
-        UsageError: the groups of the only variant cannot be merged as asked for.
+        UsageError: the groups of the only variant cannot be merged as requested.
     """
-    cells, left_out, live = [], [], set()
+    cases, left_out, live = [], [], set()
     for name, variant in variants.items():
         for backend in backends:
             known, reason = BACKENDS[backend], merge_obstacle(backend, variant.merge)
             if reason is not None and len(variants) == 1:
-                raise UsageError(f"--merge-groups: {reason}")
+                raise UsageError(f"`merge_groups`: {reason}")
             if reason is not None:
                 left_out.append(f"{reason}: left out for {name}")
             elif len(variants) > 1 and variant.precision not in known.precisions:
@@ -125,11 +201,8 @@ def chosen_cells(
             elif (backend, variant.precision, variant.merge) not in live:
                 made = (backend, variant.precision, variant.merge)
                 live |= {made} if _of_weights(known.source, variant) else set()
-                cells.append((backend, name))
-    return (
-        tuple(Cell(backend, batch, name) for batch in batches for backend, name in cells),
-        left_out,
-    )
+                cases.append((backend, name))
+    return cells_of(cases, batches), left_out
 
 
 def _of_weights(source: str, variant: Variant) -> bool:

@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from resnext.cli.app import BACKEND_NAMES, SETTINGS, OneLineCommand, guarded
+from resnext.cli.app import BACKEND_NAMES, SETTINGS, OneLineCommand, as_flags, guarded
 from resnext.cli.options import chosen_weights, json_option, weights_options
 from resnext.cli.params import CountsType, NameType, SecondsType
-from resnext.precision import PRECISIONS, QUANTIZED, Precision
+from resnext.errors import UsageError
+from resnext.precision import PRECISIONS, Precision
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
 from .deadline import Deadline
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from .cases import Merge
     from .result import Run
-    from .run import Merge
 
 _EPILOG = """\b
 Examples:
@@ -45,12 +44,12 @@ once measuring has begun, what was measured is still compared, shown and written
 """
 
 
-#: Most channels that --merge-groups takes.
+#: Largest width of groups.
 _WIDEST = 4096
 
 
 class MergesType(CountsType):
-    """Least widths of groups."""
+    """Minimum widths of groups."""
 
     name = "off|N|auto[,...]"
 
@@ -58,19 +57,19 @@ class MergesType(CountsType):
         """Check and split."""
         if isinstance(value, tuple):
             return value
-        found: list[Merge] = []
+        widths: list[Merge] = []
         for part in (part.strip() for part in str(value).split(",")):
             if part in ("off", "auto"):
-                found.append(None if part == "off" else "auto")
+                widths.append(None if part == "off" else "auto")
             elif part.isascii() and part.isdigit() and 2 <= int(part) <= _WIDEST:
-                found.append(int(part))
+                widths.append(int(part))
             else:
                 self.fail(
                     f"{part!r} must be off, auto, or a number of channels from 2 to {_WIDEST}",
                     param,
                     ctx,
                 )
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(widths))
 
 
 @click.command(cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
@@ -81,12 +80,17 @@ class MergesType(CountsType):
     required=True,
     metavar="NAME[,NAME...]",
     help=(
-        f"What to measure: {', '.join(BACKEND_NAMES)}, or all that this machine has. Speedups are"
-        " against the first."
+        f"Runtimes to measure: {', '.join(BACKEND_NAMES)}, or all that this machine has. Speedups"
+        " are relative to the first."
     ),
 )
 @click.option(
-    "--batch", "batches", type=CountsType(), default="1", show_default=True, help="Batch sizes."
+    "--batch",
+    "batches",
+    type=CountsType(),
+    default="1",
+    show_default=True,
+    help="Batch sizes, separated by commas.",
 )
 @weights_options
 @click.option(
@@ -102,8 +106,8 @@ class MergesType(CountsType):
     multiple=True,
     metavar="PATH",
     help=(
-        "Artifact for the backends that run one; give it again to compare several of the same"
-        " weights.  [default: exported once into the cache, then reused]"
+        "Artifact to run; repeat it to compare several of the same weights.  [default: exported"
+        " once into the cache, then reused]"
     ),
 )
 @click.option(
@@ -111,7 +115,7 @@ class MergesType(CountsType):
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="For backends that run on either.",
+    help="Device, for runtimes that support both.",
 )
 @click.option(
     "--threads",
@@ -123,7 +127,7 @@ class MergesType(CountsType):
     type=click.Choice(["auto", "nchw", "channels-last"]),
     default="auto",
     show_default=True,
-    help="For PyTorch; auto times both and keeps the faster.",
+    help="PyTorch's memory layout; auto times both and keeps the faster.",
 )
 @click.option(
     "--merge-groups",
@@ -131,13 +135,14 @@ class MergesType(CountsType):
     type=MergesType(),
     metavar="off|N|auto[,...]",
     help=(
-        "Merge the groups of each 3x3 until they are N channels wide, which is the same function;"
-        " auto times the widths where the row runs (PyTorch, ort-cpu, openvino). Several are"
-        " compared, as in off,32."
+        "Merge convolution groups until each has N input channels, which is exact; auto times the"
+        " widths on the runtime itself (PyTorch, ort-cpu, openvino). Several are compared: off,32."
     ),
 )
 @click.option(
-    "--cuda-graph/--no-cuda-graph", default=True, help="Replay a CUDA graph.  [default: on]"
+    "--cuda-graph/--no-cuda-graph",
+    default=True,
+    help="Replay a CUDA graph on CUDA devices.  [default: on]",
 )
 @click.option(
     "--duration",
@@ -145,21 +150,21 @@ class MergesType(CountsType):
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="Timed seconds for each row.",
+    help="Timed seconds per row.",
 )
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Interleaved visits that the time is spread over.",
+    help="Interleaved visits to each row; the timed seconds are spread over them.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
     default=11,
     show_default=True,
-    help="Fewest timed runs of a row (11: median, 64: p90, 662: p99).",
+    help="Minimum number of timed runs per row (11: median, 64: p90, 662: p99).",
 )
 @click.option(
     "--warmup",
@@ -167,16 +172,15 @@ class MergesType(CountsType):
     default=0.5,
     show_default=True,
     metavar="SECONDS",
-    help="Untimed seconds before, for each row.",
+    help="Untimed warm-up seconds per row.",
 )
 @click.option(
     "--max-seconds",
     type=SecondsType(0.001),
     metavar="SECONDS",
     help=(
-        "Open no further row after half of this time, and begin no further visit after all of it;"
-        " what has begun is finished, and what was measured is compared and reported.  [default: no"
-        " limit]"
+        "Time limit: open no further row after half of it, and start no further visit after all of"
+        " it. What has started is finished, and what was measured is reported.  [default: no limit]"
     ),
 )
 @click.option(
@@ -184,37 +188,44 @@ class MergesType(CountsType):
     "accuracy_spec",
     metavar="digits|fashion-mnist|FOLDER",
     help=(
-        "Also run labelled test images (a folder in ImageNet's layout) and hold every row to"
-        " PyTorch's accuracy."
+        "Also run labelled test images (a folder in ImageNet's layout), and require PyTorch's"
+        " accuracy of every row."
     ),
 )
 @click.option(
     "--accuracy-images",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Take a seeded sample of the labelled images, of all classes alike.  [default: all]",
+    help="Number of labelled images: a seeded sample, balanced over classes.  [default: all]",
 )
 @click.option(
     "--calibration",
     metavar="digits|fashion-mnist|FOLDER|random",
     help=(
-        "Images that int8 and fp8 take their ranges from, where no artifact is given.  "
-        "[default: what shipped weights were trained on]"
+        "Calibration images for int8 and fp8, if there is no --artifact.  [default: what shipped"
+        " weights were trained on]"
     ),
 )
 @click.option(
-    "--calibration-images", type=click.IntRange(1, 100_000), metavar="N", help="[default: 128]"
+    "--calibration-images",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Number of calibration images.  [default: 128]",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of images and order."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed for the test images and for the order of visits.",
 )
-@json_option("Write raw samples and everything else as JSON")
+@json_option("Write the run with its raw samples as JSON")
 @click.option(
     "--markdown",
     "markdown_path",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="PATH",
-    help="Write a report.",
+    help="Write the report as Markdown.",
 )
 @click.version_option(__version__, prog_name="resnext-bench")
 @guarded
@@ -247,107 +258,76 @@ def main(
 ) -> None:
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
 
-    Backends take turns in short rounds, so that drift of the machine hits all alike. Each row's
-    output, that of the timed runs themselves, is compared with float64 PyTorch.
+    Runtimes take turns in short rounds, so that drift of the machine affects all alike. The output
+    of the timed runs is compared with float64 PyTorch.
     """
     deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
-    from resnext.errors import UsageError
-    from resnext.runtimes.availability import available_backends, require
-    from resnext.runtimes.registry import BACKENDS, SessionOptions
-
-    from .cases import chosen_cells, given_variants, made_variants, merge_obstacle
-    from .plan import Plan
-    from .run import run_benchmark
-
     if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
-        raise UsageError("--markdown needs a file of its own")
+        raise UsageError("`markdown` needs a separate file")
     for target in (json_path, markdown_path):
         check_writable(target)
-    if taken_all := "all" in backends:
-        backends = available_backends(device)
-        if not backends:
-            require("torch", device)  # what keeps it keeps all the others
-    if (calibration or calibration_images) and (paths or not set(QUANTIZED) & set(precision or ())):
-        raise UsageError("--calibration is for int8 and fp8 where no artifact is given; drop it")
-    if paths:
-        if merges is not None:
-            raise UsageError(
-                "an artifact keeps its groups; drop --merge-groups, or export it with that option"
-            )
-        if model is not None or num_classes is not None or input_size is not None:
-            raise UsageError(
-                "an artifact has its own model; drop --model, --num-classes and --input-size"
-            )
-        weights, variants = given_variants(paths, spec, precision)
-    else:
-        weights = chosen_weights(model, spec, num_classes, input_size)
-        variants = made_variants(
-            precision or ("fp32",), calibration, calibration_images, merges or (None,)
-        )
-    if taken_all:
-        backends = tuple(
-            name
-            for name in backends
-            if any(
-                made.precision in BACKENDS[name].precisions
-                and merge_obstacle(name, made.merge) is None
-                for made in variants.values()
-            )
-        )
-    cells, left_out = chosen_cells(backends, batches, variants)
-    for line in left_out:
-        click.echo(f"note: {line}", err=True)
-    if accuracy_images is not None and accuracy_spec is None:
+    if paths and (model is not None or num_classes is not None or input_size is not None):
         raise UsageError(
-            "--accuracy-images says how many of the images of --accuracy: give that too"
+            "an artifact has its own model", hint="drop `model`, `num_classes` and `input_size`"
         )
-    labelled = None
-    if accuracy_spec is not None:
-        from resnext.verify.labelled import Labelled
+    from .api import benchmark
 
-        labelled = Labelled(accuracy_spec, weights, accuracy_images)
-    plan = Plan(cells, duration, rounds, warmup, samples, seed)
-    options = SessionOptions(device, threads, memory_format, cuda_graph)
-    console = _console(to_stderr=json_path == "-", least_width=140 if labelled is None else 180)
+    weights = spec if paths else chosen_weights(model, spec, num_classes, input_size)
     with _status() as say:
-        run = run_benchmark(
-            weights,
-            plan,
-            options=options,
-            variants=variants,
-            accuracy=labelled,
-            deadline=deadline,
-            say=say,
+        run = benchmark(
+            paths or backends,
+            runtimes=backends if paths else None,
+            batch=batches,
+            weights=weights,
+            precision=precision,
+            merge_groups=merges or (None,),
+            calibration=calibration,
+            calibration_images=calibration_images,
+            device=device,
+            threads=threads,
+            memory_format=memory_format,
+            cuda_graph=cuda_graph,
+            duration=duration,
+            rounds=rounds,
+            warmup=warmup,
+            samples=samples,
+            seed=seed,
+            accuracy=accuracy_spec,
+            accuracy_images=accuracy_images,
+            max_seconds=deadline,
+            progress=say,
+            note=lambda line: click.echo(f"note: {line}", err=True),
         )
-    _show(run, console)
+    _show(run, to_stderr=json_path == "-")
     if json_path is not None:
         write_text(json_path, run.model_dump_json(indent=None) + "\n")
     if markdown_path is not None:
-        from .report import markdown
-
-        write_text(str(markdown_path), markdown(run))
+        write_text(str(markdown_path), run.markdown())
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)
         sys.exit(130)
     if code := exit_code(run):
         bad = [row for row in run.rows if row.status != "valid"]
-        first = f"{bad[0].backend} batch {bad[0].batch}: {bad[0].reasons[0]}"
+        first = as_flags(f"{bad[0].backend} batch {bad[0].batch}: {bad[0].reasons[0]}")
         click.echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid; {first}", err=True)
         sys.exit(code)
 
 
 def exit_code(run: Run) -> int:
-    """0 where every row is valid; 1 where one is invalid; else the code of the first backend that
-    failed.
-    """
+    """0 if every row is valid, 1 if one is invalid, else the code of the first that failed."""
     if any(row.status == "invalid" for row in run.rows):
         return 1
     return next((row.exit_code for row in run.rows if row.status == "failed"), 0)
 
 
-def _show(run: Run, console: Console) -> None:
-    from .report import legend, remarks, rounds_done, table
+def _show(run: Run, *, to_stderr: bool) -> None:
+    from rich.console import Console
 
+    from .report import least_width, legend, remarks, rounds_done, table
+
+    console = Console(stderr=to_stderr, highlight=False)
+    if console.width < least_width(run):
+        console = Console(stderr=to_stderr, highlight=False, width=least_width(run))
     console.print(f"[dim]{run.environment.title()}[/dim]")
     for line in run.reused:
         console.print(f"[dim]reused {line}[/dim]")
@@ -356,26 +336,12 @@ def _show(run: Run, console: Console) -> None:
         console.print(f"stopped after {done} rounds", style="yellow")
     console.print(f"[dim]{legend(run)}[/dim]")
     for line in remarks(run):
-        console.print(line, style="yellow", markup=False)
-
-
-def _console(*, to_stderr: bool, least_width: int) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=to_stderr, highlight=False)
-    # Never narrower than the table: numbers cut short would be worse than lines that wrap.
-    return (
-        console
-        if console.width >= least_width
-        else Console(stderr=to_stderr, highlight=False, width=least_width)
-    )
+        console.print(as_flags(line), style="yellow", markup=False)
 
 
 @contextmanager
 def _status() -> Iterator[Callable[[str], None]]:
-    """Say what is going on: a spinner with the time gone on a terminal, a line with the time gone
-    elsewhere.
-    """
+    """Show steps with the elapsed time: a spinner on a terminal, otherwise one line each."""
     if not sys.stderr.isatty():
         started = time.monotonic()
         yield lambda line: click.echo(f"{time.monotonic() - started:7.1f} s  {line}", err=True)

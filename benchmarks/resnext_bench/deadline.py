@@ -1,4 +1,4 @@
-"""When a benchmark begins nothing more: its time is up, or a signal asked it to stop."""
+"""When a benchmark starts nothing more: its time is up, or a signal told it to stop."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ class Deadline:
         return self.interrupted or time.monotonic() - self._started >= self._max_seconds
 
     def not_measured(self) -> GateFailed:
-        """What to say of a cell that was left out."""
-        why = "interrupted" if self.interrupted else "out of time; give a longer --max-seconds"
-        return GateFailed(f"not measured: {why}")
+        """Why a cell was not measured."""
+        if self.interrupted:
+            return GateFailed("not measured: interrupted")
+        return GateFailed("not measured: out of time", hint="give a longer `max_seconds`")
 
     @contextmanager
     def heeding_signals(self) -> Iterator[None]:
-        """Take the first signal as the end of the time; a second one does what it did before."""
+        """The first signal ends the time; a second one does what it did before."""
         previous = {number: signal.getsignal(number) for number in self._signals}
 
         def put_back() -> None:

@@ -30,14 +30,14 @@ class Samples:
 
     Attributes:
         host_ns: host times, one list for each round, nanoseconds.
-        device_ns: device times likewise, where the session has a CUDA stream.
+        device_ns: device times in the same form, if the session has a CUDA stream.
         device_wall_ns: host time around each round's device times, waiting included; they must
             account for it.
         device_boundary: what the device times enclose.
         warmup_runs: untimed runs before the first round.
-        gpu: what the GPU did in each round, where NVML tells and the session has a CUDA stream.
+        gpu: state of the GPU in each round, if NVML tells and the session has a CUDA stream.
         output: what the last timed run gave; its parity is the parity of what was timed.
-        bound_output: what the last device-timed run gave, likewise.
+        bound_output: what the last device-timed run gave.
         error: why measuring stopped, or None.
     """
 
@@ -102,7 +102,7 @@ def measure(
             if deadline.over():
                 return _cut(samples, deadline)
             count = plan.iterations(estimate_ns[cell])
-            _guard(samples[cell], partial(_visit, subjects[cell], samples[cell], count, gpu_state))
+            _guard(samples[cell], partial(visit, subjects[cell], samples[cell], count, gpu_state))
     return samples
 
 
@@ -148,12 +148,15 @@ def _warm_up(subject: Subject, plan: Plan, samples: Samples) -> float:
     return float(took)
 
 
-def _visit(
+def visit(
     subject: Subject,
     samples: Samples,
     iterations: int,
     gpu_state: Callable[[], GpuState | None] = lambda: None,
 ) -> None:
+    """Time ``iterations`` runs of ``subject`` by the host's clock, and by the device's if it has
+    one; the times and the last outputs go into ``samples``.
+    """
     session, inputs, bound = subject.session, subject.inputs, subject.bound
     last: dict[str, NDArray[Any]] = {}
 

@@ -21,7 +21,7 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass
 class Peak:
-    """Filled when the block ends: bytes added on host and device, None where the system does not
+    """Bytes added on host and device, filled when the block ends; None if the system does not
     tell.
     """
 
@@ -70,7 +70,7 @@ def _resident(key: str) -> int | None:
 
 @dataclass(frozen=True)
 class _Device:
-    """What the CUDA device's memory held before: all of it, and PyTorch's tensors."""
+    """Memory in use on the CUDA device before: in total, and by PyTorch's tensors."""
 
     used: int
     allocated: int

@@ -16,7 +16,7 @@ class Cell:
     Attributes:
         backend: registry name.
         batch: images in one run.
-        variant: which of the run's precisions or artifacts, where it has several; else nothing.
+        variant: which of the run's precisions or artifacts, if it has several.
     """
 
     backend: str

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import TYPE_CHECKING
 
-from .result import Row, Run, Timing
+from .record import Row, RunRecord, Timing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,18 +46,18 @@ _ACCURACY_LEGEND = (
 _LEFT = ("backend", "time", "verdict")
 
 
-def headings(run: Run) -> tuple[str, ...]:
+def headings(run: RunRecord) -> tuple[str, ...]:
     """The columns of ``run``."""
     more = ACCURACY_HEADINGS if _has_accuracy(run) else ()
     return (*HEADINGS[:-1], *more, HEADINGS[-1])
 
 
-def legend(run: Run) -> str:
+def legend(run: RunRecord) -> str:
     """What the columns of ``run`` mean."""
     return LEGEND + (_ACCURACY_LEGEND if _has_accuracy(run) else "")
 
 
-def _has_accuracy(run: Run) -> bool:
+def _has_accuracy(run: RunRecord) -> bool:
     return any(row.accuracy is not None for row in run.rows)
 
 
@@ -112,7 +113,7 @@ def _name(row: Row) -> str:
     return f"{row.backend} {row.variant}".strip()
 
 
-def title(run: Run) -> str:
+def title(run: RunRecord) -> str:
     """One line: model, weights, precision."""
     return f"{run.model or 'custom model'}, weights {run.weights.source}, {run.precision}"
 
@@ -134,7 +135,7 @@ def _gpu(row: Row) -> str:
     return found + (f"; clocks held down by: {', '.join(limits)}" if limits else "")
 
 
-def rounds_done(run: Run) -> str:
+def rounds_done(run: RunRecord) -> str:
     """How many rounds were measured; with how many there should have been, if time ran out
     before.
     """
@@ -144,14 +145,14 @@ def rounds_done(run: Run) -> str:
     return str(run.rounds) if done == run.rounds else f"{done} of {run.rounds}"
 
 
-def remarks(run: Run) -> list[str]:
+def remarks(run: RunRecord) -> list[str]:
     """One line for each reason against a row."""
     return [
         f"{_name(row)} batch {row.batch}: {reason}" for row in run.rows for reason in row.reasons
     ]
 
 
-def table(run: Run) -> Table:
+def table(run: RunRecord) -> Table:
     """The terminal's table."""
     from rich.table import Table
 
@@ -168,7 +169,22 @@ def table(run: Run) -> Table:
     return made
 
 
-def markdown(run: Run) -> str:
+def text(run: RunRecord) -> str:
+    """The table with everything that belongs to it, as plain text."""
+    from rich.console import Console
+
+    printed = StringIO()
+    Console(file=printed, width=least_width(run), highlight=False).print(table(run))
+    parts = [run.environment.title(), printed.getvalue(), legend(run), *remarks(run)]
+    return "\n".join(line.rstrip() for part in parts for line in part.splitlines())
+
+
+def least_width(run: RunRecord) -> int:
+    """Columns of a terminal below which the table's numbers would be cut short."""
+    return 180 if _has_accuracy(run) else 140
+
+
+def markdown(run: RunRecord) -> str:
     """The run as a Markdown document."""
     rows = [cells for row in run.rows for cells in lines(row, accuracy=_has_accuracy(run))]
     columns = headings(run)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 #: Confidence with which a reported percentile is not too low (MLPerf Inference's early stopping
 #: uses the same).
 CONFIDENCE = 0.99
-#: Fewest samples from which p50, p90 and p99 can be told with that confidence.
+#: Minimum number of samples for p50, p90 and p99 at that confidence.
 LEAST_SAMPLES = {50: 11, 90: 64, 99: 662}
 
 
@@ -26,7 +26,7 @@ class Stats(BaseModel):
         min_ns: fastest run.
         max_ns: slowest run.
         p90_ns: with 99 % confidence, 90 % of runs are no slower; None below 64 samples.
-        p99_ns: likewise for 99 %; None below 662 samples.
+        p99_ns: the same for 99 %; None below 662 samples.
         cv: coefficient of variation, standard deviation over mean.
         round_spread: interquartile range of the rounds' medians over their median; what drift there
             was.

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 _PUBLIC = {
     "ExportRequest": "request",
     "FORMATS": "registry",
+    "Stored": "store",
+    "build_or_reuse": "store",
     "export": "pipeline",
 }
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from .pipeline import export as export
     from .registry import FORMATS as FORMATS
     from .request import ExportRequest as ExportRequest
+    from .store import Stored as Stored
+    from .store import build_or_reuse as build_or_reuse
 
 
 def __getattr__(name: str) -> Any:

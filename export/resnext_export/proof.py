@@ -35,8 +35,8 @@ class Expected:
         pixels: N x H x W x C, uint8; a larger batch repeats them.
         images: the same, preprocessed, N x C x H x W.
         reference: logits, N x classes, eager float32.
-        baseline: logits of eager PyTorch at the artifact's precision; None for fp32, where it is
-            the reference, and for quantized networks, which PyTorch does not run.
+        baseline: logits of eager PyTorch at the artifact's precision; None for fp32, whose
+            baseline would be the reference, and for quantized networks without a parent.
     """
 
     batches: tuple[int, ...]
@@ -54,7 +54,7 @@ def expect(
     parent: Artifact | None = None,
     pixels: NDArray[np.uint8] | None = None,
 ) -> Expected:
-    """Run eager PyTorch on seeded images, or on the ones given.
+    """Run eager PyTorch on seeded images, or on ``pixels``.
 
     The reference is float32, a third of float64's time; the gate is far above what float32 loses,
     and ``resnext-parity`` compares with float64.
@@ -81,15 +81,14 @@ def expect(
             }
         )
     )
-    # More images than the batch where that is small, so that one can tell whether the network tells
-    # images apart.
-    if not (given := pixels is not None):
+    # More images than a small batch, to see whether the network tells images apart.
+    if seeded := pixels is None:
         pixels = seeded_pixels(weights.config, min(max(*batches, *CHECK_BATCHES), DIFFERENT))
     reference = Reference(weights, pixels)
     reference.refuse_if_useless(
         "float32",
-        images="calibration image" if given else "test image",
-        hint=f"{'are the images all alike' if given else 'are the weights trained'}? Turn `check`"
+        images="test image" if seeded else "calibration image",
+        hint=f"{'are the weights trained' if seeded else 'are the images all alike'}? Turn `check`"
         " off to export unproven",
     )
     return Expected(
@@ -105,8 +104,8 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
     """Load the artifact's bytes from disk, run them on ``backend``, and compare with what eager
     PyTorch gives.
 
-    An ONNX file of a precision that ONNX Runtime's CPU provider does not run is computed node by
-    node.
+    The reference evaluator computes an ONNX file of a precision that ONNX Runtime's CPU provider
+    does not run.
 
     Raises:
         GateFailed: they do not agree; the message gives batch and reasons.

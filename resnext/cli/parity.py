@@ -158,8 +158,8 @@ def _print(outcome: Parity, artifact: Artifact, runtime: str, against: str) -> N
         of = f"what eager {artifact.manifest.precision} PyTorch loses"
         if artifact.manifest.quantization is not None:
             of = (
-                "what the file loses computed node by node; resnext-bench --accuracy says what that"
-                " costs"
+                "what the file loses on the reference evaluator; resnext-bench --accuracy measures"
+                " what that costs"
             )
         click.echo(f"  error ratio     {outcome.error_ratio:.2f} times {of}")
 

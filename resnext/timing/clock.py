@@ -75,8 +75,8 @@ def time_device(queue: Queue, iterations: int) -> tuple[list[int], int]:
     queue's stream, which it must have.
 
     Returns:
-        The times, and the host's time around all of them, waiting included. Where the queue never
-        runs dry the first add up to about the second; where the events sit on another stream than
+        The times, and the host's time around all of them, waiting included. If the queue never
+        runs dry, the first add up to about the second; if the events are on another stream than
         the work, or there is no work, they do not.
     """
     import torch

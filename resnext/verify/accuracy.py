@@ -156,14 +156,12 @@ def measure_accuracy(
     """
     _check_pixels(source, preprocessing)
     labels = _labels(source, reference)
-    wanted, given = session.inputs[0], session.outputs[0].name
-    batch = _batch(wanted.shape[0], batch)
+    taken, logits_name = session.inputs[0], session.outputs[0].name
+    batch = _batch(taken.shape[0], batch)
     folder = None
     if resume is not None:
         if artifact_sha256 is None:
-            raise UsageError(
-                "logits of a live model cannot be kept and taken up again; leave resume out"
-            )
+            raise UsageError("logits of a live model cannot be kept", hint="leave `resume` out")
         facts = {
             "artifact": artifact_sha256,
             "backend": session.backend,
@@ -181,8 +179,8 @@ def measure_accuracy(
             some = pixels[at : at + batch]
             full = some[np.arange(batch) % len(some)]
             logits = session.run(
-                {wanted.name: full if baked else wanted.given(preprocessing.normalise(full))}
-            )[given]
+                {taken.name: full if baked else taken.given(preprocessing.normalise(full))}
+            )[logits_name]
             if logits.shape != (batch, reference.shape[1]):
                 raise SessionFailed(
                     f"logits have shape {logits.shape}, want {(batch, reference.shape[1])}"

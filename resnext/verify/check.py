@@ -33,11 +33,11 @@ _REFERENCES: Mapping[str, str] = MappingProxyType({"torch": "float64", "torch-fp
 
 
 def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
-    """The weights that an artifact was made from, loaded again and held against the manifest's
+    """The weights that an artifact was made from, loaded again and compared with the manifest's
     digest.
 
     Raises:
-        BadWeights: they cannot be found, or are not those.
+        BadWeights: they cannot be found, or have another digest.
         BadArtifact: the file and its manifest do not agree, so the manifest's word on weights is
             worth nothing.
     """
@@ -71,8 +71,8 @@ def opened(artifact: Artifact, runtime: str) -> Iterator[Run]:
         yield partial(emulated_logits, artifact)
         return
     with open_session(runtime, artifact) as session:
-        (taken,), (logits,) = manifest.inputs, manifest.outputs
-        yield lambda images: session.run({taken.name: taken.given(images)})[logits.name]
+        (images,), (logits,) = manifest.inputs, manifest.outputs
+        yield lambda batch: session.run({images.name: images.given(batch)})[logits.name]
 
 
 def batched(run: Run, inputs: NDArray[Any], batch: int) -> NDArray[Any]:

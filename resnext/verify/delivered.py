@@ -1,5 +1,5 @@
-"""How much of a network got the precision asked for: counted in multiply-accumulates, so that a
-stem is not a stage.
+"""How much of a network got the requested precision, weighted by multiply-accumulates: a stem is
+not a stage.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def undelivered(
 ) -> tuple[tuple[str, str], ...]:
     """Modules that did not get ``dtype``, in the network's order, each with what it got.
 
-    That is an element type, several joined by ``+`` where parts of it differ, or ``unseen`` where
+    That is an element type, several joined by ``+`` if parts of it differ, or ``unseen`` if
     no layer names it.
     """
     got: dict[str, set[str]] = {}
@@ -51,7 +51,7 @@ def delivered_from_engine(engine: tuple[EngineLayer, ...], device: str) -> Deliv
     products = {module for layer in engine if layer.multiplies for module in _modules(layer)}
     found = []
     for layer in engine:
-        # Casts and reshapes around a product bear its node's name too. They stand for it only where
+        # Casts and reshapes around a product have its node's name too. They stand for it only if
         # none is seen.
         modules = tuple(
             module for module in _modules(layer) if layer.multiplies or module not in products

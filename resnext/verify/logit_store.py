@@ -85,7 +85,7 @@ def logits_by_chunk(
 
 
 def _read_chunk(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """The chunk at ``path``; None where it is absent or damaged, and so to be computed again."""
+    """The chunk at ``path``; None if it is absent or damaged."""
     try:
         with path.open("rb") as file:
             part: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)

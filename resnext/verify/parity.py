@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Confidence of the Clopper-Pearson bound on agreement.
 CONFIDENCE = 0.95
-#: Difference of two logits, over the root mean square, under which either may be called first.
+#: Two logits closer than this (relative to RMS) count as a tie.
 _TIE = 1e-5
 
 
@@ -33,11 +33,11 @@ class Parity(BaseModel):
 
     Errors are of the candidate against the reference; relative ones are over the reference's root
     mean square (``max_error``, ``mean_error``) or over the single reference value
-    (``max_relative``, ``mean_relative``, where that value is at least a thousandth of the root mean
+    (``max_relative``, ``mean_relative``, for values of at least a thousandth of the root mean
     square).
 
     Attributes:
-        passed: True where no gate was failed.
+        passed: no limit was exceeded.
         failures: why not, one line each.
         rows: images compared.
         max_abs: largest absolute difference.
@@ -50,7 +50,7 @@ class Parity(BaseModel):
         top1: share of rows whose first class agrees.
         top1_low: lower Clopper-Pearson bound of ``top1`` (95 %, two-sided).
         top5: share of rows whose five first classes agree as a set.
-        error_ratio: ``max_error`` over that of the baseline, or None where there was none.
+        error_ratio: ``max_error`` over that of the baseline; None without one.
         artifact_sha256: digest of the file that was compared, or None for a live model.
     """
 
@@ -91,7 +91,8 @@ def gate_of(manifest: Manifest) -> Gate:
     """The gate for an artifact: its precision's, and for a quantized one not much more than it lost
     when it was made.
 
-    What a sound int8 network loses hangs on the network, so the table's figure only stops nonsense.
+    What a sound int8 network loses depends on the network, so the table's limit only catches
+    nonsense.
     """
     gate = gate_for(manifest.numerics)
     if manifest.quantization is None or manifest.check is None:
@@ -114,8 +115,8 @@ def compare(
 
     Args:
         reference: N x classes, float64 or float32, finite.
-        candidate: what the tested runtime gave for the same N inputs, in the same order.
-        gate: what it must keep to; None means fp32's.
+        candidate: logits of the tested runtime for the same N inputs, in the same order.
+        gate: acceptance limits; None means fp32's.
         baseline: what the candidate's precision costs on the same inputs, for ``error_ratio``:
             eager PyTorch at that precision, or a quantized graph computed as ONNX defines it.
         dtype: element type that the candidate must have.

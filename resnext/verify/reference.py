@@ -208,7 +208,7 @@ def _key(weights: Weights, dtype: torch.dtype) -> str:
         "toolkit": __version__,
         "model": inspect.getsource(
             model
-        ),  # or a mend of it would be held against what it gave before
+        ),  # or a fixed model would be compared with what the broken one gave
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),  # sums are split among them, which the last bits show
         # The flags beside it: PyTorch's levels do not tell AVX512-FP16, with which oneDNN computes

@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-import resnext_bench.run as bench_run
 from resnext.machine.nvml import GpuState
 from resnext.runtimes.pytorch import session
 from resnext.runtimes.registry import SessionOptions
@@ -24,7 +23,7 @@ from resnext.testing import FakeSession
 from resnext.timing.paired import ratio_by_round
 from resnext.verify.labelled import Labelled
 from resnext.weights.spec import Weights, load_weights
-from resnext_bench import cli
+from resnext_bench import cli, opening
 from resnext_bench.deadline import Deadline
 from resnext_bench.measure import Subject, measure
 from resnext_bench.plan import Cell, Plan
@@ -32,7 +31,7 @@ from resnext_bench.report import markdown, rounds_done
 from resnext_bench.result import Run, read_run
 from resnext_bench.run import run_benchmark
 
-OUT_OF_TIME = "not measured: out of time; give a longer --max-seconds"
+OUT_OF_TIME = "not measured: out of time; give a longer `max_seconds`"
 CELLS = tuple(Cell(name, 1) for name in "abc")
 
 
@@ -40,7 +39,7 @@ CELLS = tuple(Cell(name, 1) for name in "abc")
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setattr(
-        "resnext_bench.checks.MOST_ROUND_SPREAD", 9.0
+        "resnext_bench.checks.steady.MOST_ROUND_SPREAD", 9.0
     )  # a busy test machine proves nothing here
 
 
@@ -192,7 +191,7 @@ def test_a_cell_for_which_there_was_no_time_is_not_opened_and_says_so(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    monkeypatch.setattr(bench_run, "open_session", real_or_fake(digits, ran.append))
+    monkeypatch.setattr(opening, "open_session", real_or_fake(digits, ran.append))
     done = run_with(digits, After(1000, lambda asked: asked == 1))
     assert set(ran) == {"torch"}
     assert [row.status for row in done.rows] == ["valid", "failed"], done.rows[0].reasons
@@ -203,7 +202,7 @@ def test_a_cell_for_which_there_was_no_time_is_not_opened_and_says_so(
 def test_a_row_that_was_not_measured_is_no_yardstick_for_speed(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_run, "open_session", real_or_fake(digits))
+    monkeypatch.setattr(opening, "open_session", real_or_fake(digits))
     missing, fine = run_with(digits, After(1000, lambda asked: asked == 2)).rows
     assert (missing.status, missing.timings) == ("failed", ())
     assert fine.timings[0].speedup == (1.0, 1.0, 1.0)
@@ -212,7 +211,7 @@ def test_a_row_that_was_not_measured_is_no_yardstick_for_speed(
 def test_a_run_that_ends_early_is_compared_all_the_same_and_says_how_many_rounds_it_had(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_run, "open_session", real_or_fake(digits))
+    monkeypatch.setattr(opening, "open_session", real_or_fake(digits))
     done = run_with(digits, After(2 + 5))  # one visit into the third round
     for row in done.rows:
         assert row.status == "valid", row.reasons
@@ -228,7 +227,7 @@ def test_a_run_that_ends_early_is_compared_all_the_same_and_says_how_many_rounds
 def test_labelled_images_are_not_run_after_the_time_is_over(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_run, "open_session", real_or_fake(digits))
+    monkeypatch.setattr(opening, "open_session", real_or_fake(digits))
     labelled = cast("Labelled", SimpleNamespace(measure=lambda *_: pytest.fail("images were run")))
     for row in run_with(digits, After(2 + 8), labelled).rows:
         assert row.reasons == (f"its accuracy was {OUT_OF_TIME}",)
@@ -302,7 +301,7 @@ def test_a_signal_while_measuring_stops_it_and_what_was_measured_is_written(
     before = signal.getsignal(number)
     # Two warm-ups of three runs each, then four visits of at least 1 + 20 runs.
     monkeypatch.setattr(
-        bench_run, "open_session", real_or_fake(digits, Signalling(number, 6 + 2 * 21 + 5))
+        opening, "open_session", real_or_fake(digits, Signalling(number, 6 + 2 * 21 + 5))
     )
     result = bench(tmp_path, "--duration", "0.001")
     assert result.exit_code == 130, result.output
@@ -319,7 +318,7 @@ def test_cells_that_a_signal_left_without_samples_say_so(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        bench_run, "open_session", real_or_fake(digits, Signalling(signal.SIGTERM, 2))
+        opening, "open_session", real_or_fake(digits, Signalling(signal.SIGTERM, 2))
     )
     assert bench(tmp_path).exit_code == 130
     assert [row.reasons for row in read_run(tmp_path / "r.json").rows] == [
@@ -338,7 +337,7 @@ def test_a_second_signal_stops_at_once(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        bench_run, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 8, 9))
+        opening, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 8, 9))
     )
     result = bench(tmp_path)
     assert result.exit_code == 130
@@ -353,7 +352,7 @@ def test_a_signal_while_opening_stops_at_once(
         signal.raise_signal(signal.SIGTERM)
         return FakeSession()
 
-    monkeypatch.setattr(bench_run, "open_session", opens)
+    monkeypatch.setattr(opening, "open_session", opens)
     assert bench(tmp_path).exit_code == 130
     assert list(tmp_path.iterdir()) == []
 
@@ -361,9 +360,7 @@ def test_a_signal_while_opening_stops_at_once(
 def test_signals_of_a_caller_from_python_are_left_alone(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        bench_run, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 8))
-    )
+    monkeypatch.setattr(opening, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 8)))
     with pytest.raises(KeyboardInterrupt):
         run_with(digits, Deadline())
 
@@ -371,7 +368,7 @@ def test_signals_of_a_caller_from_python_are_left_alone(
 def test_a_log_has_a_line_for_each_step_with_the_time_gone_and_stdout_stays_clean(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(bench_run, "open_session", real_or_fake(digits))
+    monkeypatch.setattr(opening, "open_session", real_or_fake(digits))
     result = bench(tmp_path, "--json", "-", "--duration", "0.001")
     steps = [
         line.split(" s  ")[1]

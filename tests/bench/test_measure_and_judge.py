@@ -25,7 +25,10 @@ from resnext.testing import FakeSession
 from resnext.verify.labelled import Labelled
 from resnext.verify.parity import Parity, compare
 from resnext.weights.spec import Weights, load_weights
-from resnext_bench.checks import reasons_against
+from resnext_bench import opening
+from resnext_bench import rows as bench_rows
+from resnext_bench.checks.evidence import Evidence
+from resnext_bench.checks.registry import judge
 from resnext_bench.cli import exit_code
 from resnext_bench.measure import Samples, Subject, measure
 from resnext_bench.plan import Cell, Plan
@@ -33,6 +36,10 @@ from resnext_bench.result import Run
 from resnext_bench.run import run_benchmark
 
 QUICK = {"duration_s": 0.05, "rounds": 4, "warmup_s": 0.0}
+
+
+def reasons_against(*evidence: Any) -> tuple[str, ...]:
+    return tuple(map(str, judge(Evidence(*evidence))))
 
 
 def subject(session: Session) -> Subject:
@@ -138,14 +145,14 @@ def bench(
     def open_fake(_name: str, _subject: Any, _options: Any) -> Session:
         return session_class(lambda images: alter(correct(images)), (1, 8, 8), 10)
 
-    monkeypatch.setattr(bench_run, "open_session", open_fake)
+    monkeypatch.setattr(opening, "open_session", open_fake)
     plan = Plan((Cell("torch", 7),), **QUICK)  # type: ignore[arg-type]  # mixed value types
     return run_benchmark(digits, plan, options=SessionOptions(device="cpu"), accuracy=labelled)
 
 
 def test_a_right_backend_is_valid(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "resnext_bench.checks.MOST_ROUND_SPREAD", 9.0
+        "resnext_bench.checks.steady.MOST_ROUND_SPREAD", 9.0
     )  # a busy test machine proves nothing here
     run = bench(digits, monkeypatch, lambda logits: logits)
     assert run.rows[0].status == "valid", run.rows[0].reasons
@@ -161,7 +168,7 @@ def test_answers_that_are_wrong_on_labelled_images_make_the_row_invalid(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    monkeypatch.setattr("resnext_bench.checks.MOST_ROUND_SPREAD", 9.0)
+    monkeypatch.setattr("resnext_bench.checks.steady.MOST_ROUND_SPREAD", 9.0)
     labelled = Labelled("digits", digits, 100, tmp_path)
     right = bench(digits, monkeypatch, lambda logits: logits, labelled=labelled).rows[0]
     assert right.status == "valid", right.reasons
@@ -201,7 +208,7 @@ def test_a_wrong_output_makes_the_row_invalid(
 def test_a_wrong_row_between_the_compared_ones_is_found_when_not_finite(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_run, "_COMPARED_ROWS", 2)  # rows 0 and 6; the NaN sits in row 3
+    monkeypatch.setattr(bench_rows, "_COMPARED_ROWS", 2)  # rows 0 and 6; the NaN sits in row 3
     assert "NaN" in "; ".join(bench(digits, monkeypatch, poisoned).rows[0].reasons)
 
 
@@ -353,7 +360,7 @@ def test_an_error_that_is_none_of_ours_ends_its_cell_alone() -> None:
 def test_a_wrong_first_row_is_no_yardstick_for_speed(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnext_bench.checks.MOST_ROUND_SPREAD", 9.0)
+    monkeypatch.setattr("resnext_bench.checks.steady.MOST_ROUND_SPREAD", 9.0)
     plan = Plan((Cell("torch-compile", 2), Cell("torch", 2)), **QUICK)  # type: ignore[arg-type]  # mixed value types
 
     def wrong_first(name: str, _subject: Any, options: Any) -> Session:
@@ -361,7 +368,7 @@ def test_a_wrong_first_row_is_no_yardstick_for_speed(
             return FakeSession(lambda images: np.ones((len(images), 10), np.float32), (1, 8, 8), 10)
         return torch_session.open_session(digits, options, "torch")
 
-    monkeypatch.setattr(bench_run, "open_session", wrong_first)
+    monkeypatch.setattr(opening, "open_session", wrong_first)
     run = run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
     assert [row.status for row in run.rows] == ["invalid", "valid"]
     assert [row.timings[0].speedup for row in run.rows] == [None, None]
@@ -377,7 +384,7 @@ def test_a_backend_that_cannot_open_has_its_row_with_the_reason_and_the_rest_goe
             raise MissingRequirement("no compiler here")
         return real(name, subject, options)
 
-    monkeypatch.setattr(bench_run, "open_session", no_gpu)
+    monkeypatch.setattr(opening, "open_session", no_gpu)
     plan = Plan((Cell("torch-compile", 2), Cell("torch", 2)), **QUICK)  # type: ignore[arg-type]  # mixed value types
     run = run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
     failed, fine = run.rows
@@ -427,7 +434,7 @@ def test_the_reference_is_that_of_the_weights_and_not_of_the_backend(
     def of_other_weights(_name: str, _subject: Any, options: Any) -> Session:
         return torch_session.open_session(other, options, "torch")
 
-    monkeypatch.setattr(bench_run, "open_session", of_other_weights)
+    monkeypatch.setattr(opening, "open_session", of_other_weights)
     plan = Plan((Cell("torch", 2),), **QUICK)  # type: ignore[arg-type]  # mixed value types
     run = run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
     assert "wrong output" in "; ".join(run.rows[0].reasons)

@@ -12,10 +12,9 @@ from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.runtimes.ort import session
 from resnext.weights.spec import Weights, load_weights
-from resnext_bench.cases import chosen_cells, given_variants, made_variants, merge_obstacle
+from resnext_bench.cases import Variant, chosen_cells, given_variants, made_variants, merge_obstacle
 from resnext_bench.cli import main
 from resnext_bench.result import read_run
-from resnext_bench.run import Variant
 from resnext_export.formats.derived import derive_onnx
 from resnext_export.formats.onnx import export_onnx
 from resnext_export.request import ExportRequest
@@ -116,7 +115,7 @@ def test_artifacts_of_different_weights_are_not_compared(
         given_variants((artifacts["plain"].directory, other.directory), None, None)
     with pytest.raises(UsageError, match="given twice"):
         given_variants((artifacts["plain"].directory,) * 2, None, None)
-    with pytest.raises(UsageError, match="is int8; drop --precision fp32"):
+    with pytest.raises(UsageError, match="is int8; drop `precision` fp32"):
         given_variants((artifacts["int8"].directory,), None, ("fp32",))
 
 
@@ -179,7 +178,7 @@ def test_a_graph_in_another_runtimes_form_is_no_int8(
     found = rows()
     assert told(found["ort-cpu int8"]) == ""
     assert "int8 asked for, but only 0.0 %" in told(found["ort-cpu trt8"])
-    assert "in the form for trt" in told(found["ort-cpu trt8"])
+    assert "scheme for trt" in told(found["ort-cpu trt8"])
 
 
 def test_a_runtime_that_computes_something_else_is_caught(

@@ -8,25 +8,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-import resnext_bench.run as bench_run
 from resnext.machine import environment
 from resnext.machine.environment import record_packages
 from resnext.machine.nvml import GpuState, open_nvml
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Bound, Session
 from resnext.testing import FakeSession
+from resnext.verify.labelled import Labelled
 from resnext.weights.spec import Weights, load_weights
-from resnext_bench import memory
+from resnext_bench import memory, opening
 from resnext_bench.memory import peak_memory
 from resnext_bench.plan import Cell, Plan
+from resnext_bench.record import Row
 from resnext_bench.report import markdown
-from resnext_bench.result import Row, Run
+from resnext_bench.result import Run
 from resnext_bench.run import run_benchmark
 
 
@@ -110,7 +112,7 @@ def run_on(
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr("resnext_bench.measure.time_device", time_device)
     monkeypatch.setattr("resnext_bench.measure.time_visit", time_host)
-    monkeypatch.setattr(bench_run, "open_session", lambda *_: session(None, (1, 8, 8), 10))
+    monkeypatch.setattr(opening, "open_session", lambda *_: session(None, (1, 8, 8), 10))
     plan = Plan((Cell("torch", 1),), 1e-9, 3, 0.0)
     return run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
 
@@ -257,7 +259,7 @@ def test_versions_are_asked_after_sessions_were_opened(
         monkeypatch.setitem(sys.modules, "openvino", module("of the module"))
         return FakeSession(None, (1, 8, 8), 10)
 
-    monkeypatch.setattr(bench_run, "open_session", opens)
+    monkeypatch.setattr(opening, "open_session", opens)
     run = run_benchmark(
         digits, Plan((Cell("torch", 1),), 1e-9, 1, 0.0), options=SessionOptions(device="cpu")
     )
@@ -412,3 +414,23 @@ def test_memory_of_the_host_alone_needs_no_torch() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_machine_is_recorded_once_a_run_and_not_again_for_labelled_images(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    calls = []
+    real = environment.record_environment
+
+    def counting(nvml: Any) -> environment.Environment:
+        calls.append(1)
+        return real(nvml)
+
+    for module_name in ("resnext_bench.run", "resnext.verify.accuracy"):
+        monkeypatch.setattr(f"{module_name}.record_environment", counting)
+    labelled = Labelled("digits", digits, 20, tmp_path)
+    plan = Plan((Cell("ort-cpu", 4),), 1e-9, 3, 0.0)
+    (row,) = run_benchmark(digits, plan, accuracy=labelled).rows
+    assert row.accuracy is not None
+    assert (row.accuracy.images, calls) == (20, [1])

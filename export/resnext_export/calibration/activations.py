@@ -200,13 +200,8 @@ def _session(proto: onnx.ModelProto, tensors: Sequence[str]) -> Any:
         return ort.InferenceSession(
             opened.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-<<<<<<< HEAD
     except Exception as exc:  # its classes share no base but Exception
         raise SessionFailed(f"ONNX Runtime refuses the graph: {first_line(exc)}") from exc
-=======
-    except Exception as exc:  # its errors have no common base class
-        raise SessionFailed(f"ONNX Runtime refuses the graph: {str(exc).splitlines()[0]}") from exc
->>>>>>> seam-passes
 
 
 def _run(

@@ -1,7 +1,7 @@
 """The group widths at which a graph runs fastest on this machine, found by timing: one choice for
 each stage.
 
-Whole networks are timed, since what a width costs hangs on what the runtime fuses and reorders
+Whole networks are timed, since the cost of a width depends on what the runtime fuses and reorders
 around it. A stage's candidates take turns, there and back in every round, and are compared within
 rounds: a machine that slows down or speeds up meanwhile hits all of them alike.
 """
@@ -38,7 +38,7 @@ _WINS = 1.02
 _CLOSE = 1.1
 #: A width that is slower than the best by this factor is out; two in a row end the widening.
 _LOST = 1.3
-#: The result must be faster than the original by this factor, measured anew.
+#: The result must be faster than the original by this factor, measured again.
 _PAYS = 1.01
 #: Rounds of each width against the unmerged stage, of those that are close together, and of the
 #: final measurement.
@@ -75,9 +75,9 @@ class MergeChoice:
     Attributes:
         widths: input channels of each group by stage, in graph order, in ``proto``.
         timings: what was timed, by stage and width.
-        speedup: how many times as fast as the original ``proto`` runs, measured anew at the end; 1
-            where it is the original.
-        proto: the merged model, or the very original where no merge pays.
+        speedup: how many times as fast as the original ``proto`` runs, measured again at the end; 1
+            if it is the original.
+        proto: the merged model, or the original itself if no merge pays.
     """
 
     widths: dict[str, int]
@@ -105,7 +105,7 @@ def fastest_merge(
     Args:
         proto: the model, weights inside, float or Q/DQ, its first dimension the batch; left as it
             is.
-        runtime: what it will run on.
+        runtime: that it will run on.
         batch: images at a time.
         threads: of the runtime; None leaves that to it.
         open_timer: opens a model for timing, in place of ``runtime``.
@@ -121,7 +121,7 @@ def fastest_merge(
             output channels.
         GateFailed: a merge is not the same function.
         MissingRequirement: the runtime is not installed.
-        SilentFallback: the runtime uses fewer threads than were asked for.
+        SilentFallback: the runtime uses fewer threads than requested.
         SessionFailed: the runtime refuses the model or fails while running it.
     """
     if runtime not in RUNNERS:
@@ -138,7 +138,7 @@ def fastest_merge(
         with working(f"timing group widths of {stage} ({number} of {len(stages)}) on {runtime}"):
             merged, timer, timed = _fastest(merged, timer, stage, convs, opened)
         timings += timed
-    del timer  # the last measurement opens both models anew
+    del timer  # the last measurement opens both models again
     with working(f"timing the merged model against the original on {runtime}"):
         merged, speedup = _final(proto, merged, opened)
     widths = {stage: _width(merged, convs) for stage, convs in stages.items()}
@@ -278,7 +278,7 @@ def _stages(proto: onnx.ModelProto) -> dict[str, list[str]]:
     )
     if unclear := [name for name in grouped if not name or uses[name] > 1]:
         raise BadInput(
-            f"a grouped convolution has the name {unclear[0]!r}; give each one a name of its own"
+            f"a grouped convolution has the name {unclear[0]!r}; give each one a unique name"
         )
     stages: dict[str, list[str]] = {}
     for name, (groups, width) in _shapes(proto, grouped).items():

@@ -26,7 +26,7 @@ _Feeds: TypeAlias = "dict[str, NDArray[Any]]"
 #: Nanoseconds that a timed visit of a small network lasts.
 _VISIT_NS = 30_000_000
 _MOST_RUNS = 1000
-#: What OpenVINO is asked to compute in, by the type of the weights; a quantized network's rest is
+#: OpenVINO's precision hint by the type of the weights; the rest of a quantized network is
 #: float32.
 _HINTS: dict[int, str] = {onnx.TensorProto.FLOAT16: "f16", onnx.TensorProto.BFLOAT16: "bf16"}
 
@@ -46,7 +46,7 @@ def model_timer(
     Raises:
         BadInput: the input has other unknown dimensions than the batch, or another batch.
         MissingRequirement: the runtime is not installed, or the memory does not suffice.
-        SilentFallback: the runtime uses fewer threads than were asked for.
+        SilentFallback: the runtime uses fewer threads than requested.
         SessionFailed: the runtime refuses the model or fails while running it.
     """
     load_backend(runtime)  # says what is not installed
@@ -116,17 +116,17 @@ def _openvino_runner(
     core = shared_core()
     model = core.read_model(proto.SerializeToString())
     model.reshape({name: list(array.shape) for name, array in feeds.items()})
-    asked = {
+    settings = {
         hints.inference_precision: getattr(ov.Type, _HINTS.get(_weights_kind(proto), "f32")),
         hints.performance_mode: hints.PerformanceMode.LATENCY,
         properties.num_streams: 1,
     }
     if threads is not None:
-        asked[properties.inference_num_threads] = threads
-    compiled = core.compile_model(model, "CPU", asked)
-    if threads not in (None, given := compiled.get_property(properties.inference_num_threads)):
+        settings[properties.inference_num_threads] = threads
+    compiled = core.compile_model(model, "CPU", settings)
+    if threads not in (None, actual := compiled.get_property(properties.inference_num_threads)):
         raise SilentFallback(
-            f"{threads} threads were asked for, and OpenVINO uses {given} on this machine"
+            f"{threads} threads were requested, and OpenVINO uses {actual} on this machine"
         )
     request = compiled.create_infer_request()
     for name, array in feeds.items():
@@ -134,7 +134,7 @@ def _openvino_runner(
     return partial(request.infer, share_outputs=True)
 
 
-#: Opens a model over given inputs; what it gives runs the model once.
+#: Opens a model with its inputs; the result runs the model once.
 RUNNERS: Mapping[str, Callable[[onnx.ModelProto, _Feeds, int | None], Callable[[], object]]] = (
     MappingProxyType({"ort": _ort_runner, "openvino": _openvino_runner})
 )
@@ -150,7 +150,7 @@ def _translated(runtime: Runtime) -> Iterator[None]:
         raise MissingRequirement(
             f"{runtime}: out of memory while timing; use a smaller batch"
         ) from exc
-    except Exception as exc:  # the runtimes' errors have no common base of their own
+    except Exception as exc:  # the runtimes' errors have no common base
         lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
         raise SessionFailed(
             f"{runtime} cannot run the model: {lines[-1] if lines else type(exc).__name__}"

@@ -25,7 +25,8 @@ from resnext.machine.nvml import Gpu
 from resnext.network.config import VARIANTS, variant
 from resnext.verify.parity import Parity
 from resnext.weights.spec import load_weights
-from resnext_bench.result import Row, Run, Timing, read_run
+from resnext_bench.record import Row, Timing
+from resnext_bench.result import Run, read_run
 from resnext_bench.stats import derive
 
 SCHEMAS = Path(__file__).parents[3] / "docs" / "schema"

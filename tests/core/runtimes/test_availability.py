@@ -29,9 +29,10 @@ from resnext.runtimes.pt2.record import this_host
 from resnext.runtimes.registry import BACKENDS
 from resnext.runtimes.trt import library
 from resnext.weights.spec import Weights, load_weights
+from resnext_bench.cases import Variant
 from resnext_bench.cli import main as bench
 from resnext_bench.plan import Cell, Plan
-from resnext_bench.run import Variant, run_benchmark
+from resnext_bench.run import run_benchmark
 from resnext_export import store
 from resnext_export.cli.export import main as export
 from resnext_export.formats.onnx import export_onnx

@@ -1,0 +1,54 @@
+"""The validity checks by their codes, in the order in which a row lists what they find."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, ModuleType
+
+from resnext.findings import Finding
+
+from . import accuracy, delivered, device_clock, no_time, output, samples, steady
+from .evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Check:
+    """One reason not to believe a row.
+
+    Attributes:
+        code: stable name, also of its findings.
+        findings: looks at the evidence; yields nothing for a row that passes.
+        page: what it means and what to do, in Markdown.
+    """
+
+    code: str
+    findings: Callable[[Evidence], Iterable[Finding]]
+    page: str
+
+
+def registry(*modules: ModuleType) -> Mapping[str, Check]:
+    """The checks of ``modules`` by code, in order.
+
+    Raises:
+        ValueError: two have the same code.
+    """
+    checks: dict[str, Check] = {}
+    for module in modules:
+        if module.CODE in checks:
+            raise ValueError(f"two checks have the code {module.CODE!r}")
+        page = inspect.cleandoc(module.__doc__ or "")
+        checks[module.CODE] = Check(module.CODE, module.findings, page)
+    return MappingProxyType(checks)
+
+
+#: Every check by its code.
+CHECKS: Mapping[str, Check] = registry(
+    samples, no_time, steady, device_clock, output, delivered, accuracy
+)
+
+
+def judge(evidence: Evidence) -> tuple[Finding, ...]:
+    """Everything that keeps a row from being valid; empty for a valid one."""
+    return tuple(finding for check in CHECKS.values() for finding in check.findings(evidence))

@@ -1,0 +1,101 @@
+"""What a run stores: raw samples with everything needed to judge them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from resnext.artifact.manifest import WeightsRecord
+from resnext.artifact.specs import Strict
+from resnext.machine.environment import Environment
+from resnext.machine.nvml import GpuState
+from resnext.runtimes.session import Boundary
+from resnext.verify.accuracy import Accuracy
+from resnext.verify.parity import Parity
+
+from .stats import Stats
+
+
+class Timing(Strict):
+    """Times of one cell at one boundary.
+
+    Attributes:
+        boundary: what the times enclose; unlike boundaries are never compared.
+        rounds_ns: raw nanoseconds, one list for each round.
+        stats: derived from them.
+        speedup: times faster than the first backend at the same batch and boundary: (median,
+            lowest, highest) over rounds; None if one of the two is not valid.
+    """
+
+    boundary: Boundary
+    rounds_ns: tuple[tuple[int, ...], ...]
+    stats: Stats
+    speedup: tuple[float, float, float] | None = None
+
+
+class Row(Strict):
+    """One cell's outcome.
+
+    Attributes:
+        backend: registry name.
+        batch: images in one run.
+        variant: which of the run's precisions or artifacts, if it has several.
+        precision: requested; None in files from before a run could have several.
+        status: ``valid``; ``invalid``: measured, but a check failed; ``failed``: not measured.
+        reasons: why not valid, each with what to do.
+        exit_code: of the error, for a failed row.
+        device: the device that it ran on.
+        delivered: element types that convolutions and matrix products computed in.
+        notes: threads, memory format, CUDA graph, ...
+        timings: by boundary; empty for a failed row.
+        warmup_runs: untimed runs before.
+        setup_s: seconds to open, bind and first run the session, compilation included.
+        bind_s: seconds of the bind and first run alone: kernels are chosen or compiled
+            (TensorRT-RTX) and CUDA graphs captured here.
+        peak_host_bytes: peak memory that this session added to the process.
+        peak_device_bytes: memory that it added on the device.
+        gpu: what the GPU did in each round; empty for a CPU, and without NVML.
+        model_size_bytes: size of the artifact's file, or of the tensors for a live model.
+        artifact_sha256: digest of the file that ran, or None for a live model.
+        parity: of the outputs of the timed runs themselves, against float64 PyTorch.
+        accuracy: on labelled images, compared with their labels and with float32 PyTorch; None
+            if it was not requested.
+    """
+
+    backend: str
+    batch: int
+    variant: str = ""
+    precision: str | None = None
+    status: Literal["valid", "invalid", "failed"]
+    reasons: tuple[str, ...] = ()
+    exit_code: int = 0
+    device: str | None = None
+    delivered: str | None = None
+    notes: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
+    timings: tuple[Timing, ...] = ()
+    warmup_runs: int = 0
+    setup_s: float | None = None
+    bind_s: float | None = None
+    peak_host_bytes: int | None = None
+    peak_device_bytes: int | None = None
+    gpu: tuple[GpuState, ...] = ()
+    model_size_bytes: int | None = None
+    artifact_sha256: str | None = None
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
+
+
+class RunRecord(Strict):
+    """The fields of `resnext_bench.result.Run`, which documents them."""
+
+    format_version: Literal[1] = 1
+    created: str
+    model: str | None
+    weights: WeightsRecord
+    precision: str
+    duration_s: float
+    rounds: int
+    seed: int
+    threads: int | None
+    reused: tuple[str, ...] = ()
+    environment: Environment
+    rows: tuple[Row, ...]

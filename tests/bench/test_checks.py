@@ -1,0 +1,128 @@
+"""Every validity check has a code, a page and a planted fault that it alone finds."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import resnext_bench.checks
+from resnext.network.config import VARIANTS
+from resnext.network.layers import layers
+from resnext.runtimes.session import Delivered, DeliveredLayer
+from resnext.verify.accuracy import Accuracy
+from resnext.verify.parity import compare
+from resnext_bench.checks.evidence import Evidence
+from resnext_bench.checks.registry import CHECKS, judge, registry
+from resnext_bench.measure import Samples
+
+DIGITS = VARIANTS["resnext11_8x4d_digits"]
+STEADY = [[1000] * 4] * 4
+LOGITS = (np.arange(12).reshape(3, 4) + np.eye(3, 4)).astype(np.float32)
+
+
+def delivered(dtype: str) -> Delivered:
+    names = [layer.name for layer in layers(DIGITS)]
+    return Delivered(
+        "cpu", tuple(DeliveredLayer(name, "Conv", dtype, "cpu", (name,)) for name in names)
+    )
+
+
+def accuracy(**facts: Any) -> Accuracy:
+    good = {
+        "source": "digits",
+        "digest": "a" * 64,
+        "images": 100,
+        "backend": "ort",
+        "top1": 0.9,
+        "top1_low": 0.8,
+        "top1_high": 0.95,
+        "top5": None,
+        "top5_low": None,
+        "top5_high": None,
+        "reference_top1": 0.9,
+        "reference_top1_low": 0.8,
+        "constant_top1": 0.1,
+        "agreement": 1.0,
+        "agreement_low": 0.96,
+        "flips": 0,
+        "flips_by_margin": (),
+        "losing_flips": 0,
+        "winning_flips": 0,
+        "nonfinite": 0,
+    }
+    return Accuracy(**(good | facts))
+
+
+FINE = Evidence(
+    Samples(STEADY),
+    1,
+    compare(LOGITS, LOGITS),
+    delivered("float32"),
+    DIGITS,
+    "fp32",
+    accuracy=accuracy(),
+)
+FAULTS: dict[str, Evidence] = {
+    "too-few-samples": replace(FINE, samples=Samples([[1000] * 5])),
+    "no-time": replace(FINE, samples=Samples([[0, *[1000] * 3], *STEADY[1:]])),
+    "unsteady-machine": replace(
+        FINE, samples=Samples([[1000 + 600 * index] * 4 for index in range(4)])
+    ),
+    "device-clock": replace(
+        FINE,
+        samples=Samples(
+            STEADY, device_ns=STEADY, device_wall_ns=[1000] * 4, device_boundary="graph"
+        ),
+    ),
+    "wrong-output": replace(FINE, parity=compare(LOGITS, LOGITS[::-1])),
+    "precision-not-delivered": replace(FINE, delivered=delivered("float16")),
+    "accuracy-lost": replace(FINE, accuracy=accuracy(losing_flips=3)),
+}
+
+
+def test_a_sound_row_has_no_finding() -> None:
+    assert judge(FINE) == ()
+
+
+@pytest.mark.parametrize("code", CHECKS)
+def test_each_planted_fault_is_found_by_its_check_alone(code: str) -> None:
+    (finding,) = judge(FAULTS[code])
+    assert finding.code == code
+    assert "\n" not in str(finding)
+
+
+def test_accuracy_that_was_requested_and_is_missing_is_a_finding() -> None:
+    (finding,) = judge(replace(FINE, accuracy=None, accuracy_missing="no time"))
+    assert (finding.code, finding.message) == ("accuracy-lost", "no time")
+
+
+def test_every_module_is_registered_and_has_its_page() -> None:
+    modules = {
+        name
+        for _, name, _ in pkgutil.iter_modules(resnext_bench.checks.__path__)
+        if name not in ("evidence", "registry")
+    }
+    found = {import_module(f"resnext_bench.checks.{name}").CODE for name in modules}
+    assert found == set(CHECKS) == set(FAULTS)
+    for code, check in CHECKS.items():
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)+", code)
+        assert check.code == code
+        title, blank, *rest = check.page.splitlines()
+        assert (title, blank) == (f"# {code}", "")
+        assert "What to do: " in "\n".join(rest)
+
+
+def test_two_checks_of_one_code_are_refused() -> None:
+    first, second = ModuleType("first"), ModuleType("second")
+    for module in (first, second):
+        module.CODE = "same"  # type: ignore[attr-defined]  # the point of the test
+        module.findings = lambda _: ()  # type: ignore[attr-defined]  # the point of the test
+    with pytest.raises(ValueError, match="two checks have the code 'same'"):
+        registry(first, second)
