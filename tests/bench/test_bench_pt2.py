@@ -17,6 +17,7 @@ from resnext.errors import MissingRequirement
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_bench import cli
 from resnext_bench.result import read_run
+from resnext_export import ExportRequest
 from resnext_export.convert import pt2_from_torch as converter
 from resnext_export.formats.onnx import export_onnx
 
@@ -139,17 +140,17 @@ def test_it_is_compiled_for_the_device_that_it_would_run_on(
     device: str, there: bool, compiled_for: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from resnext.runtimes.pt2 import toolchain
-    from resnext_export import store
+    from resnext_bench import artifacts
 
-    seen: list[str] = []
+    seen: list[str | None] = []
     monkeypatch.setattr(toolchain, "obstacle", lambda _: None)
 
-    def refuse(*_: object, device: str, **__: object) -> None:
-        seen.append(device)
+    def refuse(request: ExportRequest, *_: object) -> None:
+        seen.append(request.device)
         raise MissingRequirement("far enough")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    monkeypatch.setattr(store, "pt2_or_reuse", refuse)
+    monkeypatch.setattr(artifacts, "build_or_reuse", refuse)
     result = bench("--backend", "pt2", "--device", device)
     assert result.exit_code == 3
     assert seen == [compiled_for]
