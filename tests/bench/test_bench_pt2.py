@@ -146,7 +146,7 @@ def test_it_is_compiled_for_the_device_that_it_would_run_on(
     monkeypatch.setattr(toolchain, "obstacle", lambda _: None)
 
     def refuse(request: ExportRequest, *_: object) -> None:
-        seen.append(request.device)
+        seen.append(request.model_dump()["options"]["device"])
         raise MissingRequirement("far enough")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
