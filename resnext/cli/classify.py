@@ -6,20 +6,12 @@ from pathlib import Path
 
 import click
 
+from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
-from .app import (
-    ARTIFACT_BACKENDS,
-    SETTINGS,
-    NameType,
-    OneLineCommand,
-    check_writable,
-    chosen_weights,
-    guarded,
-    json_option,
-    weights_options,
-    write_text,
-)
+from .app import ARTIFACT_BACKENDS, SETTINGS, OneLineCommand, guarded
+from .options import chosen_weights, json_option, weights_options
+from .params import NameType
 
 _EPILOG = """\b
 Examples:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from resnext.artifact.files import Artifact
-from resnext.errors import MissingRequirement, UnknownName, UsageError
+from resnext.errors import MissingRequirement, UnknownName, UsageError, first_line
 from resnext.precision import LIVE, PRECISIONS, Precision
 from resnext.weights.spec import Weights
 
@@ -96,25 +96,23 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
             "pytorch.session", "model", "auto", "torch.compile with Inductor", LIVE
         ),
         "ort": Backend(
-            "ort.session",
+            "ort.door",
             "onnx",
             "auto",
             "ONNX Runtime on the best device that it has here",
             _ORT_CPU,
         ),
-        "ort-cpu": Backend("ort.session", "onnx", "cpu", "ONNX Runtime, CPU provider", _ORT_CPU),
-        "ort-cuda": Backend(
-            "ort.session", "onnx", "cuda", "ONNX Runtime, CUDA provider", _ORT_CUDA
-        ),
+        "ort-cpu": Backend("ort.door", "onnx", "cpu", "ONNX Runtime, CPU provider", _ORT_CPU),
+        "ort-cuda": Backend("ort.door", "onnx", "cuda", "ONNX Runtime, CUDA provider", _ORT_CUDA),
         "ort-trt": Backend(
-            "ort.tensorrt",
+            "ort.door",
             "onnx",
             "cuda",
             "ONNX Runtime, TensorRT provider (TensorRT 10)",
             _NOT_FP8,
         ),
         "ort-trt-rtx": Backend(
-            "ort.tensorrt", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider", _NOT_FP8
+            "ort.door", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider", _NOT_FP8
         ),
         "openvino": Backend(
             "openvino.session",
@@ -263,8 +261,10 @@ def broken_package(name: str, error: Exception) -> str:
     """What is said if a package of backend ``name`` is installed, and ``error`` came of importing
     it.
     """
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"backend {name!r} is installed but does not load: {reason}; install its package again"
+    return (
+        f"backend {name!r} is installed but does not load: {first_line(error)}; install its package"
+        " again"
+    )
 
 
 def require_cuda() -> None:

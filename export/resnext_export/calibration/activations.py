@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from resnext.errors import BadArtifact, SessionFailed, UsageError
+from resnext.errors import BadArtifact, SessionFailed, UsageError, first_line
 from resnext.precision import PRECISIONS
 from resnext_export.passes.graph import WEIGHTED, inferred
 from resnext_export.passes.lower import HalfPrecision
@@ -201,7 +201,7 @@ def _session(proto: onnx.ModelProto, tensors: Sequence[str]) -> Any:
             opened.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as exc:  # its errors have no common base class
-        raise SessionFailed(f"ONNX Runtime refuses the graph: {str(exc).splitlines()[0]}") from exc
+        raise SessionFailed(f"ONNX Runtime refuses the graph: {first_line(exc)}") from exc
 
 
 def _run(
@@ -213,7 +213,7 @@ def _run(
     try:
         values = session.run(list(tensors), {proto.graph.input[0].name: images})
     except Exception as exc:
-        raise SessionFailed(f"ONNX Runtime refuses the images: {str(exc).splitlines()[0]}") from exc
+        raise SessionFailed(f"ONNX Runtime refuses the images: {first_line(exc)}") from exc
     return [value[:count] for value in values]
 
 

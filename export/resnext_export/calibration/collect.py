@@ -22,13 +22,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
-from resnext.errors import BadInput, MissingRequirement, UsageError
+from resnext.errors import BadInput, MissingRequirement, UsageError, first_line
 from resnext.progress import track
 from resnext_export.passes.graph import float_tensors, refuse_quantized
 
 from .images import equal_batches
 from .ranges import Method, Ranges
-from .watch import WatchedSession, first_line, with_sums
+from .watch import WatchedSession, with_sums
 
 #: Percentage of a tensor's values that ``percentile`` keeps.
 PERCENTILE = 99.99

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from resnext.errors import BadInput
+from resnext.errors import BadInput, first_line
 from resnext_export.passes.graph import float_tensors
 
 #: A histogram grows by as many bins as its values outgrow those of the first images.
@@ -96,11 +96,6 @@ class WatchedSession:
                 f" {self.first} or soon after, from {reference:.3g}: too far for a histogram",
                 hint="shuffle the images, or calibrate with minmax",
             )
-
-
-def first_line(exc: Exception) -> str:
-    """The first line of a foreign error, or the name of its class."""
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
 
 
 def _producers(proto: onnx.ModelProto, tensors: Iterable[str]) -> Mapping[str, str]:

@@ -4,10 +4,10 @@ like the first.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -15,27 +15,27 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
-from resnext.artifact.manifest import Manifest, MergeRecord, QuantizationRecord, RangeRecord
+from resnext.artifact.files import Artifact
+from resnext.artifact.manifest import (
+    CheckRecord,
+    Manifest,
+    MergeRecord,
+    QuantizationRecord,
+    RangeRecord,
+)
 from resnext.errors import BadInput, GateFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import HALVES, PRECISIONS, QUANTIZED, Precision
 from resnext.progress import working
 from resnext.runtimes.onnx_reference import node_by_node
+from resnext_export import proof
 from resnext_export.cli.derivation import counted
 from resnext_export.passes.base import run_pass
+from resnext_export.proof import CHECK_BATCHES, DIFFERENT, Expected
+from resnext_export.publish import Built, library_versions, publish
 from resnext_export.recipe import Recipe
 
-from .onnx import (
-    CHECK_BATCHES,
-    DIFFERENT,
-    FILE_NAME,
-    Expected,
-    expect,
-    library_versions,
-    prove,
-    write_onnx,
-)
+from .onnx import FILE_NAME, write_onnx
 
 if TYPE_CHECKING:
     from resnext.images.sources import ImageSource
@@ -114,7 +114,21 @@ def derive_onnx(
             f"{parent.directory} is {precision} already, and no groups are to be merged: nothing"
             " to do"
         )
-    check_destination(directory, force=force)
+    build = partial(_build, parent, weights, recipe, precision, check=check, say=say)
+    return publish(parent, directory, build, check=check, force=force)
+
+
+def _build(
+    parent: Artifact,
+    weights: Weights,
+    recipe: Recipe,
+    precision: Precision,
+    folder: Path,
+    *,
+    check: bool,
+    say: Callable[[str], None],
+) -> Built:
+    of = parent.manifest
     graph = _Derived(onnx.load(parent.path), {})
     if precision == "fp8" != of.precision:  # which groups have to be wide for
         graph = _merged(graph, recipe)
@@ -133,7 +147,9 @@ def derive_onnx(
     # PyTorch computes the reference on another thread meanwhile.
     with ThreadPoolExecutor(max_workers=1) as pool:
         awaited = (
-            pool.submit(expect, weights, of.batch, precision, pixels=pixels) if check else None
+            pool.submit(proof.expect, weights, of.batch, precision, pixels=pixels)
+            if check
+            else None
         )
         derived = _derive(graph, parent, recipe, precision, calibrated, _probes(of, weights))
         expected = awaited.result() if awaited is not None else None
@@ -145,14 +161,14 @@ def derive_onnx(
                     graph.proto, parent, recipe, precision, calibrated[1].method, expected
                 ),
             )
-    with staging(directory, force=force) as folder:
-        manifest = _write(derived, parent, precision, recipe, folder)
-        if expected is not None:
-            with working("comparing the written file with PyTorch"):
-                record = prove(Artifact(folder, manifest), expected)
-            manifest = manifest.model_copy(update={"check": record})
-        seal(folder, manifest)
-    return Artifact(directory, manifest)
+    facts = _facts(derived, of, precision, recipe)
+    write_onnx(derived.proto, folder)
+
+    def proven(artifact: Artifact) -> CheckRecord:
+        assert expected is not None  # only asked for with a check
+        return proof.prove(artifact, expected)
+
+    return Built(FILE_NAME, facts, library_versions(), proven)
 
 
 def _derive(
@@ -325,14 +341,7 @@ def _say_left(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:
     say(f"fp8: {count - len(left)} of {count} convolutions; left in fp16: {told or 'none'}{more}")
 
 
-def _write(
-    derived: _Derived, parent: Artifact, precision: Precision, recipe: Recipe, folder: Path
-) -> Manifest:
-    of, opset = (
-        parent.manifest,
-        next(e.version for e in derived.proto.opset_import if e.domain in ("", "ai.onnx")),
-    )
-    path = write_onnx(derived.proto, folder)
+def _facts(derived: _Derived, of: Manifest, precision: Precision, recipe: Recipe) -> dict[str, Any]:
     native = {"fp16": "float16", "bf16": "bfloat16"}.get(precision) if recipe.native_io else None
 
     def sized(specs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -342,18 +351,10 @@ def _write(
             s.model_copy(update={"dtype": native}) if s.dtype == "float32" else s for s in specs
         )
 
-    facts = {
-        "file": FILE_NAME,
-        "file_sha256": file_sha256(path),
-        "file_size_bytes": path.stat().st_size,
+    return {
         "precision": precision,
         "inputs": sized(of.inputs),
         "outputs": sized(of.outputs),
-        "opset": opset,
-        "parent_sha256": of.file_sha256,
-        "versions": library_versions(),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "check": None,
+        "opset": next(e.version for e in derived.proto.opset_import if e.domain in ("", "ai.onnx")),
         **derived.facts,
     }
-    return Manifest(**(dict(of) | facts))

@@ -13,13 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import median
+from statistics import fmean, median
 from typing import TypeAlias
 
 import onnx
 
 from resnext.errors import BadInput, UsageError
 from resnext.progress import working
+from resnext.timing.interleave import there_and_back, turns
+from resnext.timing.paired import ratio
 from resnext_export.passes.graph import convolutions
 from resnext_export.passes.initializers import Constants
 from resnext_export.passes.merge_groups import MergeGroups
@@ -166,7 +168,7 @@ def _final(
     _take_turns(base, [one for _, one in rivals], _FINAL_ROUNDS)
     best, speedup = proto, 1.0
     for merged, one in rivals:
-        faster = _ratio(base.times, one.times)
+        faster = ratio(base.times, one.times).median
         if faster > (_PAYS if merged is chosen else speedup * _WINS):
             best, speedup = merged, faster
     if best is not proto and best is not chosen:
@@ -188,7 +190,7 @@ class _Candidate:
 
     def ratio(self) -> float:
         """To the time of the unmerged stage."""
-        return _ratio(self.times, self.base_times)
+        return ratio(self.times, self.base_times).median
 
     def timing(self, stage: str) -> StageTiming:
         return StageTiming(stage, self.width, median(self.times), self.ratio())
@@ -223,7 +225,7 @@ def _fastest(
         _take_turns(base, held, _LAST_ROUNDS)
     winner = base
     for one in held:
-        if _ratio(winner.times, one.times) > _WINS:
+        if ratio(winner.times, one.times).median > _WINS:
             winner = one
     timings = sorted(
         [*lost, *(one.timing(stage) for one in (base, *held))], key=lambda timing: timing.width
@@ -240,16 +242,12 @@ def _take_turns(base: _Candidate, others: Sequence[_Candidate], rounds: int) -> 
     the sums.
     """
     everyone = (base, *others)
-    for _ in range(rounds):
-        there = [one.timer() for one in everyone]
-        back = [one.timer() for one in reversed(everyone)]
-        for one, first, second in zip(everyone, there, reversed(back), strict=True):
-            one.times.append((first + second) / 2)
-            one.base_times.append(base.times[-1])
-
-
-def _ratio(times: Sequence[float], others: Sequence[float]) -> float:
-    return median(own / other for own, other in zip(times, others, strict=True))
+    visits: list[list[float]] = [[] for _ in everyone]
+    for _, place in turns(range(len(everyone)), rounds, there_and_back):
+        visits[place].append(everyone[place].timer())
+    for one, taken in zip(everyone, visits, strict=True):
+        one.times += [fmean(pair) for pair in zip(taken[::2], taken[1::2], strict=True)]
+        one.base_times += base.times[-rounds:]
 
 
 def _shapes(proto: onnx.ModelProto, convs: Collection[str]) -> dict[str, tuple[int, int]]:

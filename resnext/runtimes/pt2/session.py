@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from resnext.artifact.files import Artifact
-from resnext.errors import BadArtifact, BadInput, SessionFailed, UsageError
+from resnext.artifact.records import PackageRecord
+from resnext.errors import BadArtifact, BadInput, UsageError, first_line
 from resnext.runtimes.buffers import CudaMemory, DeviceMemory, HostMemory
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Delivered
@@ -18,7 +19,7 @@ from resnext.runtimes.tensor_session import TensorSession
 from resnext.verify.delivered import delivered_from_package
 
 from .package import check_manifest, read_package
-from .record import PackageRecord, refuse_if_not_loadable, this_host
+from .record import refuse_if_not_loadable, this_host
 
 
 def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Session:
@@ -73,9 +74,8 @@ class Pt2Session(TensorSession):
                 str(artifact.path), "model", True, 1, -1
             )
         except RuntimeError as exc:
-            reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
             raise BadArtifact(
-                f"PyTorch cannot load {artifact.path}: {reason}; export it again"
+                f"PyTorch cannot load {artifact.path}: {first_line(exc)}; export it again"
             ) from exc
 
     def delivered(self) -> Delivered:
@@ -102,8 +102,7 @@ class Pt2Session(TensorSession):
     def _ready(self, images: torch.Tensor) -> torch.Tensor:
         return images
 
-    def _call(self, images: torch.Tensor) -> torch.Tensor:
-        if self._loader is None:
-            raise SessionFailed(f"{self.backend}: the session is closed")
+    def call(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of ``images``."""
         result: torch.Tensor = self._loader.run([images])[0]
         return result

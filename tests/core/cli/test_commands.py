@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from resnext import errors
-from resnext.cli.app import as_flags, chosen_weights, guarded
+from resnext.cli.app import as_flags, guarded
 from resnext.cli.classify import main as classify
+from resnext.cli.options import chosen_weights
 from resnext.cli.parity import main as parity
 from resnext.errors import ResnextError
 from resnext.network.config import VARIANTS
@@ -359,6 +360,20 @@ def test_a_field_in_a_message_is_the_flag_of_the_running_command(
 
 def test_fields_are_flags_outside_a_command_too() -> None:
     assert as_flags("use `input_size`") == "use --input-size"
+
+
+@pytest.mark.parametrize(
+    ("foreign", "line"),
+    [
+        (ValueError("\n one\ntwo"), "one"),
+        (ValueError(), "ValueError"),
+        (ValueError("pass `weights_only`"), "pass 'weights_only'"),
+    ],
+)
+def test_the_first_line_of_a_foreign_error_names_no_field_of_ours(
+    foreign: Exception, line: str
+) -> None:
+    assert errors.first_line(foreign) == line
 
 
 def test_ctrl_c_says_so_and_ends_with_130() -> None:

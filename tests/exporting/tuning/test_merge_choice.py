@@ -421,7 +421,7 @@ def test_a_time_is_that_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
         return run
 
     monkeypatch.setattr(model_timer, "RUNNERS", {"ort": runner})
-    monkeypatch.setattr("resnext_export.tuning.model_timer.time.perf_counter_ns", lambda: now_ns)
+    monkeypatch.setattr("resnext.timing.clock.now_ns", lambda: now_ns)
     timer = model_timer.model_timer(small(), runtime="ort", batch=8, threads=None)
     assert len(runs) == 2
     assert timer() == 10.0
