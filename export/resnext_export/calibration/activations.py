@@ -200,7 +200,7 @@ def _session(proto: onnx.ModelProto, tensors: Sequence[str]) -> Any:
         return ort.InferenceSession(
             opened.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as exc:  # its classes share no base but Exception
+    except Exception as exc:  # its errors have no common base class
         raise SessionFailed(f"ONNX Runtime refuses the graph: {first_line(exc)}") from exc
 
 

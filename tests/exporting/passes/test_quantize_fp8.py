@@ -467,7 +467,7 @@ def test_a_graph_that_is_quantized_already_is_refused(
 def test_an_old_opset_is_refused(fp32: onnx.ModelProto, ranges: Ranges) -> None:
     old = copy_of(fp32)
     old.opset_import[0].version = 18
-    refused(old, ranges, "of opset 18, float8 needs 19")
+    refused(old, ranges, "has opset 18, float8 needs 19")
 
 
 def test_a_graph_of_narrow_groups_alone_is_refused(fp32: onnx.ModelProto, ranges: Ranges) -> None:
@@ -501,4 +501,4 @@ def test_a_weight_that_is_not_finite_is_refused(fp32: onnx.ModelProto, ranges: R
     weight = arrays(poisoned)[name].copy()
     weight[0, 0, 0, 0] = np.inf
     put(poisoned, name, weight)
-    refused(poisoned, ranges, r"'layer2\.0\.conv1' holds NaN or infinity")
+    refused(poisoned, ranges, r"'layer2\.0\.conv1' contains NaN or infinity")

@@ -584,7 +584,7 @@ def test_a_weight_that_is_no_constant_or_not_finite_is_refused(
     weight = arrays(poisoned)["layer2.0.conv2.weight"].copy()
     weight[5, 0, 1, 1] = np.nan
     put(poisoned, "layer2.0.conv2.weight", weight)
-    refused(poisoned, ranges, r"'layer2\.0\.conv2' holds NaN or infinity")
+    refused(poisoned, ranges, r"'layer2\.0\.conv2' contains NaN or infinity")
 
 
 def test_a_graph_without_convolutions_is_refused(fp32: onnx.ModelProto, ranges: Ranges) -> None:
