@@ -1,6 +1,4 @@
-"""How large the activations of a float32 network get, and which of them a half-precision type
-cannot hold.
-"""
+"""The largest activations of a float32 network, and which of them overflow in half precision."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.errors import BadArtifact, SessionFailed, UsageError, first_line
@@ -19,10 +18,10 @@ from resnext.precision import PRECISIONS
 from resnext_export.passes.graph import WEIGHTED, inferred
 from resnext_export.passes.lower import HalfPrecision
 
-#: Smallest subnormal of fp16; what is below half of it becomes zero.
+#: Smallest subnormal of fp16; values below half of it become zero.
 FP16_TINIEST = 2.0**-24
 _SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
-#: Memory for the outputs of one run, bytes. A ResNeXt-50 gives 80 MB for one image of 224 pixels.
+#: Memory for the outputs of one run, in bytes. ResNeXt-50 takes 80 MB per 224-pixel image.
 _BUDGET_BYTES = 256 << 20
 
 
@@ -32,10 +31,9 @@ class ActivationRange:
 
     Attributes:
         node: its name, for example ``layer2.0.conv3``.
-        largest: largest absolute value; NaN where the network gives NaN.
-        smallest: smallest absolute value that is a normal float32; infinity where there is none.
-        vanishing: share of all values that are not zero and yet below fp16's smallest subnormal,
-            2**-24.
+        largest: largest absolute value; NaN if any value is.
+        smallest: smallest absolute value that is a normal float32; infinity if there is none.
+        vanishing: share of all values that are nonzero but below fp16's smallest subnormal, 2**-24.
     """
 
     node: str
@@ -46,14 +44,13 @@ class ActivationRange:
 
 @dataclass(frozen=True)
 class Overflow:
-    """A node whose output a type cannot hold, or only just.
+    """A node whose output exceeds a type, or comes close.
 
     Attributes:
         node: its name.
         precision: the type.
-        largest: largest absolute value that was seen.
-        beyond: True where that is more than the type can hold (or NaN), False where other images
-            might yet give more.
+        largest: largest absolute value observed.
+        beyond: True if that exceeds the type (or is NaN), False if only other images might.
     """
 
     node: str
@@ -62,11 +59,11 @@ class Overflow:
     beyond: bool
 
     def __str__(self) -> str:
-        """One line: what was seen, what is allowed, what to do."""
+        """One line: the observed value, the limit, what to do."""
         limit = PRECISIONS[self.precision]
-        is_what = "beyond" if self.beyond else "close to"
+        relation = "beyond" if self.beyond else "close to"
         return (
-            f"{self.node} reaches {self.largest:.6g}, {is_what} {self.precision}'s"
+            f"{self.node} reaches {self.largest:.6g}, {relation} {self.precision}'s"
             f" {limit.largest:.6g}; use {' or '.join(limit.wider)}"
         )
 
@@ -74,23 +71,22 @@ class Overflow:
 def activation_ranges(
     model: Path | onnx.ModelProto, images: NDArray[np.float32] | NDArray[np.uint8]
 ) -> tuple[ActivationRange, ...]:
-    """Run a float32 graph on ONNX Runtime's CPU provider and look at what each weighted node and
-    each Add gives.
+    """Run a float32 graph on ONNX Runtime's CPU provider and measure the output of each weighted
+    node and each Add.
 
-    These are what a layer puts out before its activation function, so what a type must hold.
+    These are a layer's values before its activation function, which a type must be able to hold.
 
     Args:
-        model: an ONNX file, or the model itself, which is left as it is.
-        images: what the graph's only input takes; float32, N x C x H x W, preprocessed (or uint8
-            pixels, N x H x W x C, where the graph carries its own preprocessing).
+        model: an ONNX file, or the model itself, which is not modified.
+        images: float32, N x C x H x W, preprocessed; or uint8 pixels, N x H x W x C, if the graph
+            has its own preprocessing.
 
     Returns:
         One range for each node, in graph order.
 
     Raises:
         UsageError: no images, or the graph computes in another type.
-        BadArtifact: a shape inside the graph is not known, or shapes and types do not hold
-            together.
+        BadArtifact: a shape inside the graph is unknown, or shapes and types are inconsistent.
         SessionFailed: ONNX Runtime refuses the graph or the images.
     """
     if not len(images):
@@ -101,7 +97,7 @@ def activation_ranges(
     rows = first.dim_value or max(
         1, min(len(images), _BUDGET_BYTES // (4 * sum(size for _, _, size in watched)))
     )
-    found: dict[str, list[ActivationRange]] = {}
+    parts: dict[str, list[ActivationRange]] = {}
     for chunk in _chunks(watched, _BUDGET_BYTES // (4 * rows)):
         session = _session(proto, [tensor for _, tensor, _ in chunk])
         for start in range(0, len(images), rows):
@@ -113,9 +109,9 @@ def activation_ranges(
                 [tensor for _, tensor, _ in chunk],
             )
             for (node, _, _), value in zip(chunk, values, strict=True):
-                found.setdefault(node, []).append(_range(node, value))
+                parts.setdefault(node, []).append(_range(node, value))
     counts = [len(images[start : start + rows]) for start in range(0, len(images), rows)]
-    return tuple(_joined(ranges, counts) for ranges in found.values())
+    return tuple(_joined(ranges, counts) for ranges in parts.values())
 
 
 def overflows(
@@ -124,64 +120,65 @@ def overflows(
     """Nodes whose output is beyond ``precision``, or within a factor ``headroom`` of it.
 
     Args:
-        ranges: what `activation_ranges` gives.
-        precision: the type that is to hold them.
-        headroom: what other images may give more, as a factor; 1 leaves out those that just fit.
+        ranges: from `activation_ranges`.
+        precision: the type to hold them.
+        headroom: how many times larger the activations of other images may be; 1 reports only
+            ranges that do not fit.
 
     Returns:
-        In the order of ``ranges``. The first that is ``beyond`` is the one to blame: what follows
-        inherits it.
+        In the order of ``ranges``. The first that is ``beyond`` is to blame: later nodes inherit
+        it.
 
     Raises:
         UsageError: ``headroom`` is below 1.
     """
     if not headroom >= 1:
-        raise UsageError(f"headroom must be at least 1, got {headroom}")
+        raise UsageError(f"`headroom` must be at least 1, got {headroom}")
     limit = PRECISIONS[precision].largest
     return tuple(
         Overflow(each.node, precision, each.largest, beyond=not each.largest <= limit)
         for each in ranges
-        if not each.largest * headroom <= limit  # so put, NaN counts
+        if not each.largest * headroom <= limit  # written so that NaN counts
     )
 
 
 def _watched(proto: onnx.ModelProto) -> list[tuple[str, str, int]]:
-    """Node, tensor and values per image of each output to look at, in graph order."""
+    """Node, tensor and values per image of each output to measure, in graph order."""
     graph = inferred(proto).graph
     types = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
-    found = []
+    watched = []
     for node in graph.node:
         if node.op_type not in (*WEIGHTED, "Add"):
             continue
         tensor = node.output[0]
-        kind = types[tensor].elem_type if tensor in types else None
-        if node.op_type == "Add" and kind in (onnx.TensorProto.INT32, onnx.TensorProto.INT64):
-            continue  # arithmetic of shapes
-        if kind != onnx.TensorProto.FLOAT:
-            told = onnx.helper.tensor_dtype_to_np_dtype(kind) if kind else "an unknown type"
+        dtype = types[tensor].elem_type if tensor in types else None
+        if node.op_type == "Add" and dtype in (onnx.TensorProto.INT32, onnx.TensorProto.INT64):
+            continue  # shape arithmetic
+        if dtype != onnx.TensorProto.FLOAT:
+            actual = onnx.helper.tensor_dtype_to_np_dtype(dtype) if dtype else "an unknown type"
             raise UsageError(
-                f"{node.name} computes in {told}; activation ranges are measured on the float32"
+                f"{node.name} computes in {actual}; activation ranges are measured on the float32"
                 " graph"
             )
         sizes = [dim.dim_value for dim in types[tensor].shape.dim[1:]]
         if not all(sizes):
             raise BadArtifact(
-                f"the shape of what {node.name} gives is not known; export with fixed height and"
-                " width"
+                f"the shape of the output of {node.name} is unknown",
+                hint="export with fixed height and width",
             )
-        found.append((node.name or tensor, tensor, prod(sizes)))
-    if not found:
-        raise UsageError("the graph has no convolution, matrix product or Add to look at")
-    return found
+        watched.append((node.name or tensor, tensor, prod(sizes)))
+    if not watched:
+        raise UsageError("the graph has no convolution, matrix product or Add to measure")
+    return watched
 
 
 def _chunks(
-    watched: Sequence[tuple[str, str, int]], most: int
+    watched: Sequence[tuple[str, str, int]], limit: int
 ) -> Iterator[list[tuple[str, str, int]]]:
-    """Neighbours that together have at most ``most`` values per image, or one alone."""
+    """Runs of outputs that have at most ``limit`` values per image in all, or a single output."""
     chunk: list[tuple[str, str, int]] = []
     for item in watched:
-        if chunk and sum(size for _, _, size in (*chunk, item)) > most:
+        if chunk and sum(size for _, _, size in (*chunk, item)) > limit:
             yield chunk
             chunk = []
         chunk.append(item)
@@ -189,13 +186,11 @@ def _chunks(
 
 
 def _session(proto: onnx.ModelProto, tensors: Sequence[str]) -> Any:
-    import onnxruntime as ort
-
     opened = onnx.ModelProto()
     opened.CopyFrom(proto)
-    given = {value.name for value in opened.graph.output}
+    outputs = {value.name for value in opened.graph.output}
     for tensor in tensors:
-        if tensor not in given:
+        if tensor not in outputs:
             opened.graph.output.append(
                 onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None)
             )
@@ -205,8 +200,13 @@ def _session(proto: onnx.ModelProto, tensors: Sequence[str]) -> Any:
         return ort.InferenceSession(
             opened.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
+<<<<<<< HEAD
     except Exception as exc:  # its classes share no base but Exception
         raise SessionFailed(f"ONNX Runtime refuses the graph: {first_line(exc)}") from exc
+=======
+    except Exception as exc:  # its errors have no common base class
+        raise SessionFailed(f"ONNX Runtime refuses the graph: {str(exc).splitlines()[0]}") from exc
+>>>>>>> seam-passes
 
 
 def _run(
@@ -232,7 +232,7 @@ def _range(node: str, value: NDArray[Any]) -> ActivationRange:
 def _joined(parts: Sequence[ActivationRange], counts: Sequence[int]) -> ActivationRange:
     return ActivationRange(
         parts[0].node,
-        float(np.max([part.largest for part in parts])),  # NaN wins, which Python's max would lose
+        float(np.max([part.largest for part in parts])),  # unlike Python's max, keeps NaN
         min(part.smallest for part in parts),
         float(np.average([part.vanishing for part in parts], weights=counts)),
     )

@@ -20,10 +20,9 @@ from resnext.weights.spec import Weights, load_model
 OPSET = 20
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
-#: Notes that the exporter attaches to each node and that a user of the file has no use for: source
-#: paths of the exporting machine, and dotted paths of classes, with which a renamed module would
-#: change the bytes of every export.
-_PRIVATE_NOTES = (
+#: Node metadata of the exporter that is of no use to users: source paths of the exporting machine,
+#: and dotted class paths, which would make a renamed module change the bytes of every export.
+_PRIVATE_METADATA = (
     "namespace",
     "pkg.torch.onnx.class_hierarchy",
     "pkg.torch.onnx.fx_node",
@@ -32,7 +31,7 @@ _PRIVATE_NOTES = (
 
 
 class PixelInput(nn.Module):
-    """A network that takes uint8 pixels (N x H x W x C) and carries its own normalisation."""
+    """A network that takes uint8 pixels (N x H x W x C) and normalizes them itself."""
 
     mean: Tensor
     std: Tensor
@@ -53,34 +52,34 @@ class PixelInput(nn.Module):
 def onnx_from_torch(
     weights: Weights, batch: BatchRange, *, bake_preprocessing: bool = False
 ) -> onnx.ModelProto:
-    """Trace the network and convert it, batch norms folded into their convolutions.
+    """Trace the network and convert it, with batch norms folded into their convolutions.
 
     Args:
-        weights: what to export.
-        batch: a static range gives a fixed first dimension, any other a symbolic one.
+        weights: the network to export.
+        batch: a static range makes the first dimension fixed, any other symbolic.
         bake_preprocessing: take uint8 N x H x W x C pixels instead of float32 N x C x H x W images.
 
     Returns:
         A model of opset 20 with input ``input``, output ``logits``, weights inside, and
-        convolutions named after the module that they came from (``layer1.0.conv2``).
+        convolutions named after their module (``layer1.0.conv2``).
 
     Raises:
-        GateFailed: the exporter gave a graph that is not as asked: batch fixed, batch norms left,
+        GateFailed: the exporter's graph is not as requested: batch fixed, batch norms not folded,
             several outputs.
     """
     config = weights.config
     model: nn.Module = load_model(weights)
     size = (
         batch.opt if batch.static else max(2, batch.min)
-    )  # an example of 1 is specialised by some releases
+    )  # some releases specialize on an example of 1
     if bake_preprocessing:
         model = PixelInput(model, weights.preprocessing).eval()
         example = torch.zeros(size, *config.input_size, config.in_channels, dtype=torch.uint8)
     else:
         example = torch.zeros(size, config.in_channels, *config.input_size)
     dynamic = None if batch.static else ({0: torch.export.Dim("batch", min=1)},)
-    # The exporter makes millions of short-lived objects; looking through them for cycles takes a
-    # tenth of its time.
+    # The exporter makes millions of short-lived objects; collecting cycles among them takes a tenth
+    # of its time.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -89,7 +88,7 @@ def onnx_from_torch(
         if collecting:
             gc.enable()
     _tidy(proto)
-    _check_as_asked(proto, None if batch.static else "batch", size)
+    _check_as_requested(proto, None if batch.static else "batch", size)
     return proto
 
 
@@ -102,7 +101,7 @@ def _export(model: nn.Module, example: Tensor, dynamic: object) -> onnx.ModelPro
             opset_version=OPSET,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
-            dynamic_shapes=dynamic,  # type: ignore[arg-type]  # a tuple is taken, and needed for a positional input
+            dynamic_shapes=dynamic,  # type: ignore[arg-type]  # a tuple works, and a positional input needs it
             external_data=False,
             verbose=False,
         )
@@ -112,9 +111,7 @@ def _export(model: nn.Module, example: Tensor, dynamic: object) -> onnx.ModelPro
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter warns of its own internals, and of torchvision, which this graph
-    has no use for.
-    """
+    """Silence the exporter's warnings about its internals and about torchvision."""
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -128,35 +125,35 @@ def _quiet() -> Iterator[None]:
 
 
 def _tidy(proto: onnx.ModelProto) -> None:
-    """Drop paths of files and classes; name weighted nodes after their modules, so that reports can
-    be read.
-    """
+    """Drop paths of files and classes, and name weighted nodes after their modules."""
     proto.producer_name, proto.producer_version = (
         "resnext-toolkit (torch.onnx)",
         str(torch.__version__),
     )
     for node in proto.graph.node:
-        kept = [note for note in node.metadata_props if note.key not in _PRIVATE_NOTES]
+        public = [prop for prop in node.metadata_props if prop.key not in _PRIVATE_METADATA]
         del node.metadata_props[:]
-        node.metadata_props.extend(kept)
+        node.metadata_props.extend(public)
         if node.op_type in ("Conv", "Gemm"):
             node.name = node.input[1].removesuffix(".weight").replace("model.", "")
 
 
-def _check_as_asked(proto: onnx.ModelProto, symbol: str | None, size: int) -> None:
+def _check_as_requested(proto: onnx.ModelProto, symbol: str | None, size: int) -> None:
     graph = proto.graph
     if [value.name for value in graph.input] != [INPUT_NAME] or [
         value.name for value in graph.output
     ] != [OUTPUT_NAME]:
         raise GateFailed(
-            "the exporter renamed or added graph inputs or outputs; try another torch release"
+            "the exporter renamed or added graph inputs or outputs",
+            hint="try another torch release",
         )
     for value in (graph.input[0], graph.output[0]):
         first = value.type.tensor_type.shape.dim[0]
         if (first.dim_param or first.dim_value) != (symbol or size):
             raise GateFailed(
-                f"the exporter fixed the batch of {value.name!r} at {first.dim_value}; "
-                "torch before 2.13 may do so: upgrade torch, or ask for a static --batch"
+                f"the exporter fixed the batch of {value.name!r} at {first.dim_value};"
+                " torch before 2.13 may do so",
+                hint="upgrade torch, or use a static `batch`",
             )
     weighted = {
         name for node in graph.node if node.op_type in ("Conv", "Gemm") for name in node.input[1:]
@@ -168,9 +165,11 @@ def _check_as_asked(proto: onnx.ModelProto, symbol: str | None, size: int) -> No
     ]
     if odd:
         raise GateFailed(
-            f"{len(odd)} weights are not float32, first {odd[0]}; upgrade torch and onnxscript"
+            f"{len(odd)} weights are not float32, first {odd[0]}",
+            hint="upgrade torch and onnxscript",
         )
-    if left := [node.name for node in graph.node if node.op_type == "BatchNormalization"]:
+    if norms := [node.name for node in graph.node if node.op_type == "BatchNormalization"]:
         raise GateFailed(
-            f"{len(left)} batch norms were not folded, first {left[0]}; upgrade onnxscript"
+            f"{len(norms)} batch norms were not folded, first {norms[0]}",
+            hint="upgrade onnxscript",
         )

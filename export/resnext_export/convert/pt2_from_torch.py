@@ -1,6 +1,4 @@
-"""An AOTInductor package (.pt2) from a PyTorch ResNeXt: traced by torch.export, compiled ahead of
-time by Inductor.
-"""
+"""An AOTInductor package (.pt2) from a PyTorch ResNeXt: traced, and compiled ahead of time."""
 
 from __future__ import annotations
 
@@ -16,6 +14,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.export.pt2_archive import PT2ArchiveWriter
+from torch.export.pt2_archive.constants import AOTINDUCTOR_DIR, EXTRA_DIR
 
 from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import PackageLayer, PackageRecord
@@ -36,9 +36,9 @@ _OPS: Mapping[str, Literal["Conv", "Gemm"]] = {
     "aten.conv2d.default": "Conv",
     "aten.linear.default": "Gemm",
 }
-#: x86-64's levels, best first, by the Linux kernel's names (System V psABI). Compiled for a level,
-#: a package runs on every processor that has it; PyTorch's default, ``native``, is the building
-#: machine alone.
+#: x86-64 levels (System V psABI), best first, by the Linux kernel's names. A package compiled for a
+#: level runs on every processor that has it; PyTorch's default, ``native``, is the building machine
+#: only.
 _V3 = (
     "cx16",
     "lahf_lm",
@@ -61,10 +61,10 @@ _LEVELS = {
     "x86-64-v4": (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
     "x86-64-v3": _V3,
 }
-#: Calls of library kernels in the code that Inductor writes.
+#: Calls of library kernels in the code that Inductor generates.
 _KERNEL = re.compile(r"\baoti_torch_(?:cpu|cuda)_(\w*(?:conv|linear|mm)\w*)\(")
 
-#: The note that a linker leaves in a library: 20 bytes, a digest of all that it linked.
+#: The linker's build ID in a library: a digest of 20 bytes over everything that it linked.
 _BUILD_ID = re.compile(rb"(\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0).{20}", re.DOTALL)
 
 
@@ -82,9 +82,7 @@ class HalfInside(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """A network that takes images of any layout and works in channels-last, which convolutions are
-    fastest in.
-    """
+    """A network that takes images of any layout and computes in channels-last, the fastest."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -108,38 +106,38 @@ def pt2_from_torch(
 ) -> PackageRecord:
     """Trace the network, fold its batch norms, compile it, and write code and weights to ``path``.
 
-    It takes half a minute and more, most of it the C++ compiler's. Nothing else is written; what
-    the compiler leaves goes with a temporary folder.
+    It takes half a minute or more, mostly in the C++ compiler. Nothing else is written; the
+    compiler's other files are deleted with a temporary folder.
 
     Args:
-        weights: what to export.
-        batch: a static range gives a fixed first dimension, any other a symbolic one.
+        weights: the network to export.
+        batch: a static range makes the first dimension fixed, any other symbolic.
         path: file to write, ending in ``.pt2``.
         bake_preprocessing: take uint8 N x H x W x C pixels instead of float32 N x C x H x W images.
-        precision: of weights and activations; the input and output stay float32 (or uint8 pixels).
-        device: what to compile for; ``cuda`` needs the GPU.
-        metadata: what `torch` and C++ programs read by ``get_metadata`` of the loaded package.
+        precision: of weights and activations; input and output stay float32 (or uint8 pixels).
+        device: the device to compile for; ``cuda`` needs the GPU.
+        metadata: facts that Python and C++ programs can read from the loaded package, by
+            ``get_metadata``.
 
     Returns:
-        What the package says of itself: what it hangs on (PyTorch's version, instructions of the
-            processor or the
-        GPU's compute capability) belongs in a manifest.
+        The package's record, for the manifest: what it depends on is PyTorch's version and the
+        processor's instructions or the GPU's compute capability.
 
     Raises:
         UsageError: another precision than fp32 or fp16.
         MissingRequirement: no C++ compiler, or no CUDA device.
-        GateFailed: torch.export gave a graph that is not as asked: batch fixed, batch norms left,
+        GateFailed: torch.export's graph is not as requested: batch fixed, batch norms not folded,
             layers missing.
         SessionFailed: the compiler failed.
     """
     refuse_if_not_compilable(precision, device)
     config = weights.config
-    size = batch.opt if batch.static else max(2, batch.opt)  # an example of 1 would be specialised
+    size = batch.opt if batch.static else max(2, batch.opt)  # torch.export would specialize on 1
     shape: tuple[int, ...] = (config.in_channels, *config.input_size)
-    kind = "float32"
+    dtype = "float32"
     if bake_preprocessing:
-        shape, kind = (*config.input_size, config.in_channels), "uint8"
-    example = torch.zeros(size, *shape, dtype=getattr(torch, kind), device=device)
+        shape, dtype = (*config.input_size, config.in_channels), "uint8"
+    example = torch.zeros(size, *shape, dtype=getattr(torch, dtype), device=device)
     model: nn.Module = ChannelsLast(fold_batch_norms(load_model(weights)))
     if precision == "fp16":
         model = HalfInside(model)
@@ -153,10 +151,10 @@ def pt2_from_torch(
         _temporary_cache() as cache,
     ):
         program = _traced(model.eval().to(device), example, batch)
-        found = _layers(program)
-        _check_as_asked(program, found, weights, batch, precision)
-        # With one channel an image's layout can be read either way. Where the batch is symbolic,
-        # Inductor (2.13) then takes the frozen stem's result for contiguous though its kernel gives
+        layers = _layers(program)
+        _check_as_requested(program, layers, weights, batch, precision)
+        # A one-channel image has the same bytes in both layouts. With a symbolic batch, Inductor
+        # (2.13) then takes the frozen stem's output for contiguous, although its kernel writes
         # channels-last: wrong logits.
         frozen = device == "cpu" and (batch.static or config.in_channels > 1)
         target, flags = _target()
@@ -173,12 +171,12 @@ def pt2_from_torch(
             compute_capability=host.compute_capability if device == "cuda" else None,
             precision=precision,
             batch=batch,
-            inputs=(TensorSpec(name=INPUT_NAME, dtype=kind, shape=(first, *shape)),),
+            inputs=(TensorSpec(name=INPUT_NAME, dtype=dtype, shape=(first, *shape)),),
             outputs=(
                 TensorSpec(name=OUTPUT_NAME, dtype="float32", shape=(first, config.num_classes)),
             ),
             frozen=frozen,
-            layers=found,
+            layers=layers,
             kernels=_kernels(files),
         )
         _write(path, files, record, cache)
@@ -186,12 +184,12 @@ def pt2_from_torch(
 
 
 def refuse_if_not_compilable(precision: Precision, device: Literal["cpu", "cuda"]) -> None:
-    """Check what can be known before any weights are loaded.
+    """Check what can be checked before any weights are loaded.
 
     Raises:
         UsageError: another precision than fp32 or fp16.
-        MissingRequirement: PyTorch is too old, no C++ compiler, no CUDA device, or for CUDA no
-            toolkit of it.
+        MissingRequirement: PyTorch is too old, there is no C++ compiler, no CUDA device, or no CUDA
+            toolkit.
     """
     if precision not in _DTYPES:
         raise UsageError(f"a .pt2 package is made in {' or '.join(_DTYPES)}, not in {precision}")
@@ -209,11 +207,11 @@ def _traced(model: nn.Module, example: Tensor, batch: BatchRange) -> torch.expor
 
 
 def _layers(program: torch.export.ExportedProgram) -> tuple[PackageLayer, ...]:
-    """Convolutions and classifier of the graph, by the module that each came from."""
-    found = []
+    """Convolutions and classifier of the graph, each with its module."""
+    layers = []
     for node in program.graph.nodes:
         if op := _OPS.get(str(node.target)):
-            # The innermost of the modules that the call came from: (path, class).
+            # The innermost of the calling modules: (path, class).
             module = [path for path, _ in node.meta["nn_module_stack"].values()][-1].replace(
                 "model.", ""
             )
@@ -221,13 +219,13 @@ def _layers(program: torch.export.ExportedProgram) -> tuple[PackageLayer, ...]:
                 str(value.meta["val"].dtype).removeprefix("torch.")
                 for value in (node, *node.args[:2])
             }
-            found.append(PackageLayer(module=module, op=op, dtype="+".join(sorted(dtypes))))
-    return tuple(found)
+            layers.append(PackageLayer(module=module, op=op, dtype="+".join(sorted(dtypes))))
+    return tuple(layers)
 
 
-def _check_as_asked(
+def _check_as_requested(
     program: torch.export.ExportedProgram,
-    found: tuple[PackageLayer, ...],
+    layers: tuple[PackageLayer, ...],
     weights: Weights,
     batch: BatchRange,
     precision: Precision,
@@ -237,38 +235,40 @@ def _check_as_asked(
     first = next(node for node in graph.nodes if node.name == name).meta["val"].shape[0]
     if isinstance(first, int) != batch.static:
         raise GateFailed(
-            f"torch.export fixed the batch at {first}; upgrade torch, or ask for a static --batch"
+            f"torch.export fixed the batch at {first}",
+            hint="upgrade torch, or use a static `batch`",
         )
-    if left := [node for node in graph.nodes if "batch_norm" in str(node.target)]:
+    if norms := [node for node in graph.nodes if "batch_norm" in str(node.target)]:
         raise GateFailed(
-            f"{len(left)} batch norms were not folded into a convolution, first {left[0].name}"
+            f"{len(norms)} batch norms were not folded into a convolution, first {norms[0].name}"
         )
-    wanted = {layer.name for layer in weighted_layers(weights.config)}
-    if differ := sorted(wanted ^ {layer.module for layer in found}):
+    expected = {layer.name for layer in weighted_layers(weights.config)}
+    if differ := sorted(expected ^ {layer.module for layer in layers}):
         raise GateFailed(
-            f"torch.export lost or added {len(differ)} layers, first {differ[0]}; upgrade torch"
+            f"torch.export lost or added {len(differ)} layers, first {differ[0]}",
+            hint="upgrade torch",
         )
-    if odd := [layer for layer in found if layer.dtype != _DTYPES[precision]]:
+    if odd := [layer for layer in layers if layer.dtype != _DTYPES[precision]]:
         raise GateFailed(
             f"{len(odd)} layers are not {precision}, first {odd[0].module} with {odd[0].dtype}"
         )
 
 
 def _target() -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Options that choose the processor to compile for, and the features that such code may use."""
+    """Options that select the processor to compile for, and the features that the code may use."""
     from torch._inductor import list_options
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
     host = cpu_flags()
     level = next((name for name, flags in _LEVELS.items() if host.issuperset(flags)), None)
     if level is None or "cpp.march" not in list_options():
-        return {}, tuple(sorted(host))  # compiled for this very processor
-    # PyTorch asks for more beside the level: -mavx512vnni, which the kernel calls avx512_vnni.
-    asked = {
+        return {}, tuple(sorted(host))  # compiled for exactly this processor
+    # PyTorch requests more than the level: -mavx512vnni, which the kernel calls avx512_vnni.
+    requested = {
         flag.removeprefix("-m").replace("-", "")
         for flag in pick_vec_isa().build_arch_flags().split()
     }
-    more = [flag for flag in host if flag.replace("_", "") in asked]
+    more = [flag for flag in host if flag.replace("_", "") in requested]
     return {"cpp.march": level}, tuple(sorted({*_LEVELS[level], *more}))
 
 
@@ -281,33 +281,28 @@ def _compiled(
     """The files that AOTInductor makes of ``program``, in its cache folder."""
     from torch._inductor import aot_compile, list_options
 
-    wanted = {
+    requested = {
         "aot_inductor.package": True,
         "aot_inductor.metadata": dict(metadata),  # a copy: Inductor adds to it
         "aot_inductor.model_name_for_generated_files": "resnext",
         "aot_inductor.enable_line_tables": False,  # source paths of this machine
-        "aot_inductor.precompile_headers": (
-            False
-        ),  # costs more than it saves where each is used once
-        "cpp.dynamic_threads": (
-            True
-        ),  # else the number of threads of this machine would be compiled in
+        "aot_inductor.precompile_headers": (False),  # costs more than it saves if each is used once
+        "cpp.dynamic_threads": (True),  # else this machine's number of threads would be compiled in
         **options,
     }
-    known = {key: value for key, value in wanted.items() if key in list_options()}
+    supported = {key: value for key, value in requested.items() if key in list_options()}
     with _lasting_names():
-        files = aot_compile(program.module(), (example,), options=known)
-    assert isinstance(files, list)  # since it was asked for a package
+        files = aot_compile(program.module(), (example,), options=supported)
+    assert isinstance(files, list)  # because a package was requested
     return [Path(file) for file in files if isinstance(file, str)]
 
 
 @contextmanager
 def _lasting_names() -> Iterator[None]:
-    """Let Inductor find the arrays that it has declared by the object that wrote them.
+    """Let Inductor look up its declared arrays by the object that wrote them.
 
-    PyTorch 2.11 remembers a bound method by its address, which the next one gets: the code then
-    differs from export to export, and may name an array of another scope. 2.13 remembers the
-    object.
+    PyTorch 2.11 identifies a bound method by its address, which may be reused: the code then
+    differs from export to export, and may name an array of another scope. 2.13 uses the object.
     """
     from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
 
@@ -315,12 +310,11 @@ def _lasting_names() -> Iterator[None]:
         yield
         return
     original: Any = CppWrapperCpu.codegen_int_array_var
-    kept: dict[
-        Any, Any
-    ] = {}  # methods bound to one object are equal, and the first is kept alive with its address
+    # Methods bound to one object are equal; the first stays alive, and its address with it.
+    methods: dict[Any, Any] = {}
 
     def lasting(self: Any, int_array: str, writeline: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(self, int_array, kept.setdefault(writeline, writeline), *args, **kwargs)
+        return original(self, int_array, methods.setdefault(writeline, writeline), *args, **kwargs)
 
     try:
         CppWrapperCpu.codegen_int_array_var = lasting  # type: ignore[method-assign]
@@ -330,7 +324,7 @@ def _lasting_names() -> Iterator[None]:
 
 
 def _kernels(files: list[Path]) -> dict[str, int]:
-    """Library kernels that the written code calls for convolutions and products."""
+    """Library kernels that the generated code calls for convolutions and matrix products."""
     text = "".join(
         file.read_text(encoding="utf-8") for file in files if file.name.endswith("wrapper.cpp")
     )
@@ -338,14 +332,11 @@ def _kernels(files: list[Path]) -> dict[str, int]:
 
 
 def _write(path: Path, files: list[Path], record: PackageRecord, cache: Path) -> None:
-    """Package library and metadata; the sources stay behind, since they tell of this machine.
+    """Package library and metadata, without the sources, which contain details of this machine.
 
-    In the wrapper's place is a comment: PyTorch 2.11 finds the metadata by the name of that file,
-    and does not read it.
+    A comment replaces the wrapper: PyTorch 2.11 finds the metadata by the name of that file, but
+    does not read it.
     """
-    from torch.export.pt2_archive import PT2ArchiveWriter
-    from torch.export.pt2_archive.constants import AOTINDUCTOR_DIR, EXTRA_DIR
-
     with PT2ArchiveWriter(str(path)) as archive:
         for file in files:
             if file.suffix != ".cpp":
@@ -359,20 +350,19 @@ def _write(path: Path, files: list[Path], record: PackageRecord, cache: Path) ->
 
 
 def _without_traces(data: bytes, *folders: Path) -> bytes:
-    """Library without the folders that its assertions name and without the digest that hangs on
-    them.
+    """A library without the folders that its assertions name, and without the build ID that depends
+    on them.
 
-    The length stays, so the same export gives the same bytes wherever those folders' names are as
-    long.
+    The length is kept, so an export gives the same bytes wherever the folders' names are as long.
     """
     for folder in map(os.fsencode, folders):
         data = data.replace(folder, b"." * len(folder))
-    return _BUILD_ID.sub(lambda found: found[1] + bytes(20), data, count=1)
+    return _BUILD_ID.sub(lambda match: match[1] + bytes(20), data, count=1)
 
 
 @contextmanager
 def _temporary_cache() -> Iterator[Path]:
-    """A folder for everything that Inductor and Triton write, gone afterwards."""
+    """A temporary folder for everything that Inductor and Triton write."""
     names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
     before = {name: os.environ.get(name) for name in names}
     with tempfile.TemporaryDirectory(prefix="resnext-pt2-") as folder:
@@ -388,34 +378,34 @@ def _temporary_cache() -> Iterator[Path]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what PyTorch's own modules warn each other of."""
+    """Silence warnings of PyTorch's modules about each other."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        # Full float32 was asked for; that TF32 would be faster is no news.
+        # Full float32 is intended; PyTorch warns that TF32 would be faster.
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
         yield
 
 
 @contextmanager
 def _compiler_errors() -> Iterator[None]:
-    """Turn what Inductor and the C++ compiler raise into one line."""
+    """Translate errors of Inductor and the C++ compiler, one line each."""
     try:
         yield
     except MemoryError as exc:
         raise MissingRequirement(
-            "out of memory while compiling the package; use a smaller --batch"
+            "out of memory while compiling the package", hint="use a smaller `batch`"
         ) from exc
-    except (RuntimeError, OSError) as exc:  # OSError: CUDA's toolkit was not found
+    except (RuntimeError, OSError) as exc:  # OSError: the CUDA toolkit was not found
         text = f"{type(exc).__name__} {exc}"
         if any(
             sign in text
             for sign in ("CUDA_HOME", "cuda.h:", "cuda_runtime.h:", "cannot find -lcuda")
         ):
             raise MissingRequirement(
-                "compiling a .pt2 package for CUDA needs the CUDA toolkit's headers and libcuda:"
-                " install the toolkit, set CUDA_HOME to it, or compile for the processor:"
-                " --device cpu"
+                "compiling a .pt2 package for CUDA needs the CUDA toolkit's headers and libcuda",
+                hint="install the toolkit, set CUDA_HOME to it, or compile for the processor:"
+                " `device` cpu",
             ) from exc
         if isinstance(exc, OSError):
             raise
@@ -429,8 +419,8 @@ def _compiler_errors() -> Iterator[None]:
             )
         ):
             raise MissingRequirement(
-                "a .pt2 package is compiled, and no working C++ compiler was found: apt-get install"
-                " g++ (or set CXX), or use --format onnx"
+                "a .pt2 package is compiled, and no working C++ compiler was found",
+                hint="apt-get install g++ (or set CXX), or use `format` onnx",
             ) from exc
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         blamed = next((line for line in lines if "error:" in line), lines[0])

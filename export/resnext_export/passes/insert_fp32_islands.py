@@ -99,10 +99,10 @@ class InsertFp32Islands:
             ):
                 raise GateFailed(f"{conv.name} does not compute in float32 between two Casts")
         names = set(self.names)
-        kept = [node for node in before.graph.node if node.name not in names]
-        outputs = {tuple(node.output) for node in kept}
+        untouched = [node for node in before.graph.node if node.name not in names]
+        outputs = {tuple(node.output) for node in untouched}
         rest = [node for node in after.graph.node if tuple(node.output) in outputs]
-        if kept != rest:
+        if untouched != rest:
             raise GateFailed("inserting float32 islands changed other nodes")
         return 0.0
 

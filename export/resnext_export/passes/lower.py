@@ -127,6 +127,7 @@ class Lower:
                 nodes.append(_cast(inner, value.name, f"{value.name}.to_fp32", TensorProto.FLOAT))
         del graph.node[:], graph.value_info[:]
         graph.node.extend(nodes)
+        check_lowered(lowered, precision)  # names the layer, which inference would not
         for value in inferred(lowered).graph.value_info:
             _keep_symbols(value, value_info.get(value.name, value))
             graph.value_info.append(value)

@@ -157,7 +157,7 @@ def _changed_constants(old: Mapping[str, TensorProto], new: Mapping[str, TensorP
     """Names of the constants that are new or changed; none may be missing or moved."""
     for name, same in zip_longest(old, (name for name in new if name in old)):
         if name != same:
-            _fail(f"constant {name!r} is missing or not where it was")
+            _fail(f"constant {name!r} is missing or has moved")
     return {name for name in new if name not in old or _bytes(old[name]) != _bytes(new[name])}
 
 
@@ -197,7 +197,7 @@ def _merged_convolutions(
     for node in after.node:
         was = node if copies.intersection(node.output) else next(rest, None)
         if was is None or _bare(was) != _bare(node):
-            _fail(f"node {_name(was or node)} is missing, altered or not where it was")
+            _fail(f"node {_name(was or node)} is missing, altered or moved")
         free = _FREE_SLOT.get(node.op_type)
         reads = {slot for slot, name in enumerate(node.input) if name in differing}
         if (reads - {free}) or not differing.isdisjoint(_inner_reads(node)):

@@ -1,7 +1,6 @@
-"""A TensorRT engine from an ONNX file: one code path for TensorRT 10, TensorRT 11 and TensorRT-RTX.
+"""A TensorRT engine from an ONNX file, with TensorRT 10, TensorRT 11 or TensorRT-RTX.
 
-Precision lives in the ONNX graph: networks are always strongly typed. Nothing here depends on where
-    the file came from.
+Precision is in the ONNX graph: networks are always strongly typed. The file may be from any source.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from resnext.runtimes.trt.log import Log, captured, shorten
 from .progress import BuildWatch, monitor_for, run_cancellable
 from .timing_cache import TimingCache
 
-#: What TensorRT says where no kernel serves a layer in the types that the graph gives it.
+#: TensorRT's messages if it has no kernel for a layer in the graph's types.
 _NO_KERNEL = re.compile(
     r"(?i)could not find any implementation for node|no implementation|no low-precision \w+ kernel|"
     r"not supported .* strongly"
 )
-#: What stands before the layer's name in such a line, where it has one.
+#: The words before the layer's name in such a message, if it names one.
 _BEFORE_NAME = re.compile(r"(?i)\b(?:for|of|failing) (?:node|layer):? ")
-#: Layers that are compiled together go by the names of the first and the last.
+#: Layers compiled together are named after the first and the last of them.
 _TOGETHER = re.compile(r"\{ForeignNode\[(.*?)\.\.\.(.*?)\]\}")
 
 
@@ -40,10 +39,10 @@ class BuiltEngine:
 
     Attributes:
         data: the serialized engine.
-        layers: what each layer got.
-        layers_from: where that was read.
-        warnings: what the library warned of, in short.
-        build_s: seconds that parsing and building took.
+        layers: each layer's actual types and kernel.
+        layers_from: where the layers were read from.
+        warnings: the library's warnings, shortened.
+        build_s: duration of parsing and building, in seconds.
     """
 
     data: bytes
@@ -67,20 +66,20 @@ def engine_from_onnx(
 
     Args:
         onnx_file: the model.
-        flavour: the library that builds.
-        options: what to ask of it.
-        shapes: the shape of each input that leaves dimensions open; None stands for the batch.
-        name: of the network, kept inside the engine.
-        timing_cache: kernel times of earlier builds, read before and added to afterwards; TensorRT
-            only.
-        watch: takes progress and can cancel.
+        flavour: the library to build with.
+        options: builder options.
+        shapes: the shape of each input with dynamic dimensions; None stands for the batch.
+        name: the network's name, stored in the engine.
+        timing_cache: kernel times of earlier builds, read before and updated after the build;
+            TensorRT only.
+        watch: receives progress and can cancel.
 
     Raises:
         UsageError: an option that this library does not have.
         MissingRequirement: the library, or the GPU that it needs, is missing.
-        NoKernel: the file does not build for want of a kernel; says for which nodes.
-        EngineRefused: the file does not parse or build for another reason; says why, and which
-            nodes are to blame.
+        NoKernel: there is no kernel for some nodes; names them.
+        EngineRefused: the file does not parse or build for another reason; names the reason, and
+            the nodes to blame.
     """
     flavour.check_can_build(options, probe_driver())
     trt = flavour.load()
@@ -95,8 +94,7 @@ def engine_from_onnx(
         config.progress_monitor = monitor_for(trt, watch)
         if timing_cache is not None:
             timing_cache.attach(trt, config)
-        # The library lets go of Python's lock while it builds, and signals are handled on the main
-        # thread only.
+        # The library releases the GIL while it builds; signals are handled on the main thread only.
         plan = run_cancellable(lambda: builder.build_serialized_network(network, config), watch)
         if plan is None:
             reason = f"{flavour.title} {flavour.version} cannot build the engine: {log.reason()}"
@@ -119,47 +117,41 @@ def _parse(trt: Any, network: Any, logger: Any, onnx_file: Path | bytes, log: Lo
         if isinstance(onnx_file, bytes)
         else parser.parse_from_file(str(onnx_file))
     )
-    if parsed and network.num_outputs == 0:  # text may pass for a model without a graph
+    if parsed and network.num_outputs == 0:  # plain text may parse as a model without a graph
         raise EngineRefused(
             "the file holds no graph with outputs: this is not an ONNX file, or it is cut short", ()
         )
     if parsed:
         return
-    found = parser_findings(parser)
-    node, operator, reason = found[0] if found else ("", "", log.reason())
-    where = f"node {node!r} ({operator}): " if node else ""
+    errors = parser_findings(parser)
+    node, operator, reason = errors[0] if errors else ("", "", log.reason())
+    place = f"node {node!r} ({operator}): " if node else ""
     raise EngineRefused(
-        f"TensorRT's ONNX parser refuses the file: {where}{reason}",
-        tuple(name for name, _, _ in found if name),
+        f"TensorRT's ONNX parser refuses the file: {place}{reason}",
+        tuple(name for name, _, _ in errors if name),
     )
 
 
 def parser_findings(parser: Any) -> tuple[tuple[str, str, str], ...]:
-    """(node, operator, reason) of each error of a parser; names are "" where an error is not of one
-    node.
-    """
-    found = []
+    """(node, operator, reason) of each parser error; names are "" if it is about no one node."""
+    errors = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
         of_node = error.node() >= 0
         name = (error.node_name() or f"number {error.node()}") if of_node else ""
         reason = _parser_reason(error.desc()).removeprefix(f"{name}: ")
-        found.append((name, error.node_operator() if of_node else "", reason))
-    return tuple(found)
+        errors.append((name, error.node_operator() if of_node else "", reason))
+    return tuple(errors)
 
 
 def _parser_reason(text: str) -> str:
-    """The most telling line of a parser's error: one of the library's own messages, or else the
-    failed assertion.
-    """
+    """The most informative line of a parser error: a message, or else the failed assertion."""
     lines = [short for line in text.splitlines() if (short := shorten(line))]
-    told = [line for line in lines if not line.startswith(("Invalid Node", "Assertion failed"))]
-    first = (told or lines or ["no reason given"])[0]
-    if (
-        first == "false"
-    ):  # all that is said of an operator that the library knows and does not support
+    messages = [line for line in lines if not line.startswith(("Invalid Node", "Assertion failed"))]
+    first = (messages or lines or ["no reason given"])[0]
+    if first == "false":  # the whole message for a known but unsupported operator
         return "TensorRT does not support this operator"
-    known = {
+    explanations = {
         "Plugin not found": (
             "TensorRT does not know this operator, nor is there a plugin of its name"
         ),
@@ -168,7 +160,7 @@ def _parser_reason(text: str) -> str:
         ),
         "ParseFromCodedStream": "this is not an ONNX file, or it is cut short",
     }
-    return next((plain for said, plain in known.items() if said in first), first)
+    return next((text for part, text in explanations.items() if part in first), first)
 
 
 def _configured(
@@ -179,9 +171,8 @@ def _configured(
     shapes: Mapping[str, tuple[int | None, ...]],
 ) -> Any:
     config = builder.create_builder_config()
-    config.profiling_verbosity = (
-        trt.ProfilingVerbosity.DETAILED
-    )  # or nobody could say what each layer got
+    # Without this the inspector does not report each layer's types and kernel.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if not options.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     if options.workspace_mib is not None:
@@ -202,7 +193,8 @@ def _configured(
             sizes = (batch.min, batch.opt, batch.max)
             try:
                 profile.set_shape(
-                    tensor, *(tuple(at if size is None else size for size in shape) for at in sizes)
+                    tensor,
+                    *(tuple(batch_size if d is None else d for d in shape) for batch_size in sizes),
                 )
             except (RuntimeError, TypeError) as exc:
                 reason = (
@@ -217,30 +209,28 @@ def _configured(
 
 
 def _refused(trt: Any, log: Log, network: Any) -> tuple[str, ...]:
-    """Names of the layers that the library found no kernel for, in the network's order, as far as
-    it says.
+    """Names of the layers without a kernel, in the network's order, as far as the library says.
 
-    Of layers that are compiled together it names the first and the last; any grouped convolution
-    between them may be the one. An end that is no layer of the network (the library adds some)
-    leaves that side open.
+    Of layers compiled together it names the first and the last; any grouped convolution between
+    them may be to blame. If an end is not a layer of the network (the library adds some), all
+    layers on that side count.
     """
-    told = [_BEFORE_NAME.split(line)[-1] for line in log.errors if _NO_KERNEL.search(line)]
-    if not told:
+    texts = [_BEFORE_NAME.split(line)[-1] for line in log.errors if _NO_KERNEL.search(line)]
+    if not texts:
         return ()
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     names = [layer.name for layer in layers]
-    found = {index for text in told for index in _said(names, text)}
-    for first, last in (ends for text in told for ends in _TOGETHER.findall(text)):
-        start, stop = _said(names, first) or (0,), _said(names, last) or (len(names) - 1,)
+    refused = {index for text in texts for index in _mentioned(names, text)}
+    for first, last in (ends for text in texts for ends in _TOGETHER.findall(text)):
+        start, stop = _mentioned(names, first) or (0,), _mentioned(names, last) or (len(names) - 1,)
         between = range(min(*start, *stop), max(*start, *stop) + 1)
-        found |= {index for index in between if _grouped(trt, layers[index])}
-    return tuple(dict.fromkeys(names[index] for index in sorted(found)))
+        refused |= {index for index in between if _grouped(trt, layers[index])}
+    return tuple(dict.fromkeys(names[index] for index in sorted(refused)))
 
 
-def _said(names: list[str], text: str) -> tuple[int, ...]:
-    """Indices of the names that ``text`` holds whole, not as part of a longer name."""
-    # A point ends a sentence, or three stand between two names; between letters it is part of a
-    # name.
+def _mentioned(names: list[str], text: str) -> tuple[int, ...]:
+    """Indices of the names that ``text`` mentions, but not as part of a longer name."""
+    # A dot ends a sentence, and three dots separate two names; between letters it is part of one.
     return tuple(
         index
         for index, name in enumerate(names)
@@ -251,16 +241,14 @@ def _said(names: list[str], text: str) -> tuple[int, ...]:
 def _grouped(trt: Any, layer: Any) -> bool:
     if layer.type != trt.LayerType.CONVOLUTION:
         return False
-    layer.__class__ = trt.IConvolutionLayer  # the network gives every layer as the base class
+    layer.__class__ = trt.IConvolutionLayer  # the network returns every layer as the base class
     return bool(layer.num_groups > 1)
 
 
 def _layers(
     trt: Any, flavour: Flavour, options: EngineOptions, data: bytes, logger: Any, log: Log
 ) -> tuple[tuple[EngineLayer, ...], LayersFrom]:
-    """From the engine itself where it can be loaded; else from what the builder said of it, if
-    anything.
-    """
+    """Layers as the engine reports them if it can be loaded, else as the build log does."""
     if probe_driver().problem is None and not options.strip_weights:
         runtime = flavour.runtime(trt, logger, options)
         engine = runtime.deserialize_cuda_engine(data)

@@ -87,9 +87,9 @@ def build_with_fallbacks(
     )
     tried_so_far = f"tried {'; '.join(done)}" if done else "no fallback was tried"
     hint = (
-        "allow another one with --on-refusal"
+        "allow another one with `on_refusal`"
         if len(allowed) < 2
-        else "use --precision fp32 or TensorRT 10"
+        else "use `precision` fp32 or TensorRT 10"
     )
     raise EngineRefused(f"{refused}; {missing}{tried_so_far}; {hint}", refused.nodes) from refused
 

@@ -7,22 +7,27 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 T = TypeVar("T")
 
-#: Called with (phase, parent or None, steps done, steps in all); from any thread.
+#: Called with (phase, parent or None, completed steps, total steps), from any thread.
 Watch = Callable[[str, "str | None", int, int], None]
 
 
 @dataclass(eq=False)
 class _Phase:
-    """A phase that is under way. Names are no key: one may be under way twice, even under one
-    parent.
-    """
+    """A running phase. Names are not unique: two may run at once, even under one parent."""
 
     name: str
     parent: str | None
@@ -33,11 +38,10 @@ class _Phase:
 
 
 class BuildWatch:
-    """What a build has reached. Phases of one name come again under other parents, each with a bar
-    of its own.
+    """The progress of a build. Phases with one name may recur under other parents, with a bar each.
 
     Args:
-        progress: where bars are drawn; None draws none.
+        progress: draws the bars; None draws none.
         watch: called at every step.
     """
 
@@ -62,31 +66,29 @@ class BuildWatch:
             self._tell(phase, parent, 0, steps)
 
     def step(self, phase: str, done: int) -> bool:
-        """A step of ``phase`` is done; returns False where the build is to stop."""
+        """A step of ``phase`` is complete; returns False if the build should stop."""
         with self._lock:
-            found = self._innermost(phase)
-            if found is not None:
-                if self._progress is not None and found.bar is not None:
-                    self._progress.update(found.bar, completed=done + 1)
-                self._tell(found.name, found.parent, done + 1, found.steps)
+            running = self._innermost(phase)
+            if running is not None:
+                if self._progress is not None and running.bar is not None:
+                    self._progress.update(running.bar, completed=done + 1)
+                self._tell(running.name, running.parent, done + 1, running.steps)
             return not self.cancelled
 
     def finish(self, phase: str) -> None:
-        """A phase ends; also one that is cut short."""
+        """A phase ends, completed or not."""
         with self._lock:
-            found = self._innermost(phase)
-            if found is not None:
-                self._open.remove(found)
-                if self._progress is not None and found.bar is not None:
-                    self._progress.remove_task(found.bar)
+            running = self._innermost(phase)
+            if running is not None:
+                self._open.remove(running)
+                if self._progress is not None and running.bar is not None:
+                    self._progress.remove_task(running.bar)
 
     def _innermost(self, phase: str | None) -> _Phase | None:
-        """The library names the phase alone; where several bear that name, it means one that this
-        thread began.
-        """
-        named = [entry for entry in reversed(self._open) if entry.name == phase]
-        own = (entry for entry in named if entry.thread == threading.get_ident())
-        return next(own, named[0] if named else None)
+        """The running phase with this name. If there are several, it is one of this thread's."""
+        candidates = [entry for entry in reversed(self._open) if entry.name == phase]
+        own = (entry for entry in candidates if entry.thread == threading.get_ident())
+        return next(own, candidates[0] if candidates else None)
 
     def _tell(self, phase: str, parent: str | None, done: int, steps: int) -> None:
         if self._watch is not None:
@@ -97,7 +99,7 @@ def monitor_for(trt: Any, watch: BuildWatch) -> Any:
     """The library's IProgressMonitor that drives ``watch``."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the library is only known when it is loaded
-        """Passes everything on."""
+        """Forwards every call."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -116,15 +118,10 @@ def monitor_for(trt: Any, watch: BuildWatch) -> Any:
 
 @contextmanager
 def build_bars(watch: Watch | None = None) -> Iterator[BuildWatch]:
-    """Bars on stderr where that is a terminal, one for each phase that is under way; silence
-    elsewhere.
-    """
+    """Bars on stderr, one per running phase, if it is a terminal; else nothing."""
     if not sys.stderr.isatty():
         yield BuildWatch(None, watch)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -136,9 +133,9 @@ def build_bars(watch: Watch | None = None) -> Iterator[BuildWatch]:
 
 
 def run_cancellable(work: Callable[[], T], watch: BuildWatch) -> T:
-    """Run ``work`` on a thread of its own, so that Ctrl-C reaches Python while the library builds.
+    """Run ``work`` on a separate thread, so that Ctrl-C reaches Python while the library builds.
 
-    On an interruption the build is told to stop, waited for, and the interruption goes on its way.
+    An interruption cancels the build, waits for it to end, and is raised again.
     """
     outcome: list[T] = []
     failure: list[BaseException] = []
@@ -149,7 +146,7 @@ def run_cancellable(work: Callable[[], T], watch: BuildWatch) -> T:
         try:
             if not watch.cancelled:
                 outcome.append(work())
-        except BaseException as exc:  # handed to the thread that waits
+        except BaseException as exc:  # raised on the waiting thread
             failure.append(exc)
         finally:
             finished.set()
@@ -158,7 +155,7 @@ def run_cancellable(work: Callable[[], T], watch: BuildWatch) -> T:
     try:
         thread.start()
         begin.set()
-        # Not Thread.join(): before Python 3.13 one that is interrupted takes the thread for ended.
+        # Not Thread.join(): before Python 3.13 an interrupted join() marks the thread as ended.
         while not finished.wait(0.05):
             pass
     except BaseException:
@@ -166,8 +163,8 @@ def run_cancellable(work: Callable[[], T], watch: BuildWatch) -> T:
         begun = begin.is_set()
         begin.set()
         while begun and not finished.is_set():
-            # Nor does a second Ctrl-C go first: the library, still at work, would crash the process
-            # as it ends.
+            # Do not exit on a second Ctrl-C either: the library, still building, would crash the
+            # process.
             with suppress(KeyboardInterrupt):
                 finished.wait(0.05)
         raise

@@ -1,6 +1,4 @@
-"""An engine with weights, from one that was built without: TensorRT's refit, from an ONNX file of
-the same graph.
-"""
+"""Refit: an engine built without weights gets those of an ONNX file of the same graph."""
 
 from __future__ import annotations
 
@@ -22,8 +20,8 @@ def refitted_from_engine(
     Args:
         data: the serialized engine, built with ``strip_weights``.
         onnx_data: the model, of the same graph.
-        flavour: the library that built the engine. It needs a GPU here.
-        options: that the engine was built with.
+        flavour: the library that built the engine. Refitting needs a GPU.
+        options: the options that the engine was built with.
 
     Returns:
         The serialized engine, weights inside.
@@ -37,18 +35,18 @@ def refitted_from_engine(
         engine = flavour.runtime(trt, logger, options).deserialize_cuda_engine(data)
         if engine is None:
             raise SessionFailed(f"{flavour.title} cannot load the engine: {log.reason()}")
-        if not engine.refittable:  # so also one that was refitted: its weights are in it for good
+        if not engine.refittable:  # a refitted engine, too: it keeps its weights
             raise EngineRefused(
-                "the engine takes no weights; refit the one that was built without", ()
+                "the engine takes no weights; refit the one built without weights", ()
             )
         refitter = trt.Refitter(engine, logger)
         parser_refitter = trt.OnnxParserRefitter(refitter, logger)
         if not parser_refitter.refit_from_bytes(onnx_data):
-            found = parser_findings(parser_refitter)
-            node, _, reason = found[0] if found else ("", "", log.reason())
-            where = f"node {node!r}: " if node else ""
-            nodes = tuple(name for name, _, _ in found if name)
-            raise EngineRefused(f"{flavour.title} refuses the weights: {where}{reason}", nodes)
+            errors = parser_findings(parser_refitter)
+            node, _, reason = errors[0] if errors else ("", "", log.reason())
+            place = f"node {node!r}: " if node else ""
+            nodes = tuple(name for name, _, _ in errors if name)
+            raise EngineRefused(f"{flavour.title} refuses the weights: {place}{reason}", nodes)
         if not refitter.refit_cuda_engine():
             raise EngineRefused(
                 f"{flavour.title} cannot refit: {_missing(refitter) or log.reason()}", ()

@@ -1,6 +1,4 @@
-"""TensorRT's kernel times, kept in a file between builds. TensorRT-RTX times nothing and has no use
-for one.
-"""
+"""TensorRT's kernel times, stored in a file between builds (TensorRT-RTX times no kernels)."""
 
 from __future__ import annotations
 
@@ -12,30 +10,27 @@ from resnext.storage import write_whole
 
 
 class TimingCache:
-    """One file. A build reads it, adds what it timed, and writes it back whole.
+    """A file that a build reads, extends and writes back atomically.
 
     Attributes:
-        path: the file; it need not be there yet.
-        rejected: True where the library would not take what the file holds (another GPU, driver or
-            version).
+        path: the file; it need not exist yet.
+        rejected: True if the library does not accept the file (another GPU, driver or version).
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rejected = False
 
-    def attach(self, trt: Any, config: Any) -> None:  # noqa: ARG002  # as the builder's other steps
-        """Hand the kept times to the builder's ``config``, or empty ones where there are none that
-        fit.
-        """
-        kept = self.path.read_bytes() if self.path.is_file() else b""
-        times = config.create_timing_cache(kept)  # None where the bytes are no such cache
+    def attach(self, trt: Any, config: Any) -> None:  # noqa: ARG002  # like the builder's other steps
+        """Pass the stored times to the builder's ``config``, or an empty cache if none fit."""
+        stored = self.path.read_bytes() if self.path.is_file() else b""
+        times = config.create_timing_cache(stored)  # None if the bytes are not a timing cache
         if times is None or not config.set_timing_cache(times, False):
-            self.rejected = bool(kept)
+            self.rejected = bool(stored)
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def keep(self, config: Any) -> None:
-        """Write what the builder knows now.
+        """Write the builder's times.
 
         Raises:
             MissingRequirement: the file cannot be written.

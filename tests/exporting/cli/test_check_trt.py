@@ -303,9 +303,8 @@ def test_open_height_and_width_must_be_given(rtx: Flavour, tmp_path: Path) -> No
     path = write(tmp_path / "open.onnx", [conv("x", "y", "conv")], [("x", ("N", 4, "H", "W"))])
     result = check(path)
     assert result.exit_code == 2
-    assert (
-        "input 'x' leaves dimensions open that are not the batch; give them, for example"
-        in error(result)
+    assert "input 'x' has dynamic dimensions besides the batch; set them, for example" in error(
+        result
     )
     assert error(result).endswith("--shape x=Nx4x224x224")
     assert check(path, "--shape", "x=Nx4x16x24").exit_code == 0

@@ -194,7 +194,7 @@ def test_a_faulty_merge_is_caught_by_both_comparisons(
         return merged
 
     monkeypatch.setattr(converter, "merge_model_groups", faulty)
-    merged, names, *_ = run_pass(MergeGroups(8), fp32)
+    merged, names, *_ = MergeGroups(8).apply(fp32)
     assert names == GROUPED[:1]
     check(merged)
     assert error(logits(fp32, images), logits(merged, images)) > 1e-3
@@ -297,7 +297,7 @@ def test_a_zero_that_is_not_the_zero_point_is_caught(
 ) -> None:
     narrow = quantized(fp32, "asymmetric")
     monkeypatch.setattr(converter, "_zero_bits", lambda *_: np.zeros(1, np.int8))
-    merged, _, *_ = run_pass(MergeGroups(32), narrow)
+    merged, _, *_ = MergeGroups(32).apply(narrow)
     assert error(logits(narrow, images), logits(merged, images)) > 1e-3
 
 
@@ -372,7 +372,7 @@ def test_a_shared_weight_merged_in_place_is_caught(
         fp32 if form == "plain" else quantized(fp32, form), "layer1.0.conv2"
     )
     monkeypatch.setattr(Constants, "shared", lambda *_: False)
-    merged, _, *_ = run_pass(MergeGroups(32, ["layer1.0.conv2.twin"]), shared)
+    merged, _, *_ = MergeGroups(32, ["layer1.0.conv2.twin"]).apply(shared)
     with pytest.raises(ort.capi.onnxruntime_pybind11_state.Fail, match=r"layer1\.0\.conv2"):
         logits(merged, np.zeros((1, 1, 8, 8), np.float32))
 
@@ -382,7 +382,7 @@ def test_a_stale_shape_in_the_graphs_notes_is_caught(
     form: str, fp32: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Constants, "note", lambda *_: None)
-    merged, _, *_ = run_pass(MergeGroups(32), fp32 if form == "plain" else quantized(fp32, form))
+    merged, _, *_ = MergeGroups(32).apply(fp32 if form == "plain" else quantized(fp32, form))
     with pytest.raises(onnx.shape_inference.InferenceError):
         check(merged)
 

@@ -50,7 +50,12 @@ def weight_of(proto: onnx.ModelProto, conv: str) -> TensorProto:
     name = next(node for node in proto.graph.node if node.name == conv).input[1]
     while name not in tensors:
         name = writers[name].input[0]
+<<<<<<< HEAD
     return tensors[name]  # type: ignore[no-any-return]
+=======
+    tensor: TensorProto = tensors[name]
+    return tensor
+>>>>>>> seam-passes
 
 
 def in_float32(proto: onnx.ModelProto) -> None:

@@ -165,14 +165,14 @@ def test_groups_that_are_wide_already_are_not_built_again(
 @pytest.mark.parametrize(
     ("allowed", "builds", "tried", "fix"),
     [
-        ((), 1, "no fallback was tried", "allow another one with --on-refusal"),
+        ((), 1, "no fallback was tried", "allow another one with `on_refusal`"),
         (
             ("merge-groups",),
             2,
             "tried merge-groups: to 32 channels",
-            "allow another one with --on-refusal",
+            "allow another one with `on_refusal`",
         ),
-        (BOTH, 3, "fp32-islands: float32 in layer1.0.conv2", "use --precision fp32 or TensorRT 10"),
+        (BOTH, 3, "fp32-islands: float32 in layer1.0.conv2", "use `precision` fp32 or TensorRT 10"),
     ],
 )
 def test_a_refusal_that_stays_says_what_was_tried_and_what_to_do(
@@ -199,7 +199,7 @@ def test_a_changed_graph_that_is_refused_for_another_reason_blames_no_convolutio
         raise NoKernel("no kernel for layer1.0.conv2", ("layer1.0.conv2",))
 
     with pytest.raises(
-        EngineRefused, match=r"^out of memory; tried merge-groups: .*; use --precision fp32"
+        EngineRefused, match=r"^out of memory; tried merge-groups: .*; use `precision` fp32"
     ) as caught:
         build_with_fallbacks(fp16_artifact.path, build, BOTH)
     assert "have no kernel" not in str(caught.value)

@@ -151,7 +151,7 @@ def test_the_engine_is_written_with_its_weights() -> None:
         (
             Library("refittable"),
             EngineRefused,
-            "the engine takes no weights; refit the one that was built without",
+            "the engine takes no weights; refit the one built without weights",
             (),
         ),
         (
