@@ -5,6 +5,7 @@ got.
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ def inspect(
     if json_path is not None:
         write_text(
             json_path,
-            json.dumps(_facts(manifest, machine, delivered, source, share), indent=2) + "\n",
+            json.dumps(_facts(artifact, machine, delivered, source, share), indent=2) + "\n",
         )
     if json_path != "-":
         _say(artifact, found, noted, machine)
@@ -238,7 +239,7 @@ def _say(
         click.echo(f"{line[:10]} {line[10:]}")
     if manifest.package is not None:
         _say_package(manifest.created, manifest.package)
-        _say_loadable(manifest, found, noted, machine)
+        _say_loadable(artifact, found, noted, machine)
     if record is None:
         return
     where = (
@@ -253,7 +254,7 @@ def _say(
         click.echo(f"for        --compatibility {record.options.compatibility}")
     for done in record.done:
         click.echo(f"fallback   {done}")
-    _say_loadable(manifest, found, noted, machine)
+    _say_loadable(artifact, found, noted, machine)
 
 
 def backends_here(manifest: Manifest, found: tuple[Obstacle, ...]) -> dict[str, str | None]:
@@ -307,7 +308,7 @@ def _say_package(created: str, package: PackageRecord) -> None:
 
 
 def _say_loadable(
-    manifest: Manifest, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine
+    artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine
 ) -> None:
     if not found:
         click.echo("here       this machine can load it")
@@ -319,9 +320,20 @@ def _say_loadable(
     for line in noted:
         click.echo(f"note       {line}")
     if any(obstacle.rebuild for obstacle in found):
-        from resnext.runtimes.compatibility import rebuild_command
+        click.echo(f"rebuild    {rebuild_hint(artifact, machine)}")
 
-        click.echo(f"rebuild    {rebuild_command(manifest, machine)}")
+
+def rebuild_hint(artifact: Artifact, machine: Machine) -> str:
+    """The command that makes an engine or package again, for this machine."""
+    from resnext.runtimes.compatibility import rebuild_command
+
+    manifest, gpus = artifact.manifest, machine.driver.gpus
+    targets = () if manifest.engine is None else manifest.engine.options.targets
+    here = f"sm_{gpus[0].compute_capability.replace('.', '')}" if gpus else None
+    # The stored request names its targets: it would build the same engine once more.
+    if manifest.request is None or (targets and here not in (None, *targets)):
+        return rebuild_command(manifest, machine)
+    return shlex.join(["resnext-export", "rebuild", str(artifact.directory)])
 
 
 def _print_layers(manifest: Manifest, delivered: Delivered, *, recorded: bool) -> None:
@@ -366,12 +378,13 @@ def _print_layers(manifest: Manifest, delivered: Delivered, *, recorded: bool) -
 
 
 def _facts(
-    manifest: Manifest, machine: Machine, delivered: Delivered, source: str, share: float
+    artifact: Artifact, machine: Machine, delivered: Delivered, source: str, share: float
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from resnext.runtimes.compatibility import obstacles, rebuild_command, remarks
+    from resnext.runtimes.compatibility import obstacles, remarks
 
+    manifest = artifact.manifest
     found = obstacles(manifest, machine)
     return {
         "manifest": manifest.model_dump(mode="json"),
@@ -379,9 +392,7 @@ def _facts(
         "obstacles": [asdict(obstacle) for obstacle in found],
         "remarks": list(remarks(manifest, machine)),
         "rebuild": (
-            rebuild_command(manifest, machine)
-            if any(obstacle.rebuild for obstacle in found)
-            else None
+            rebuild_hint(artifact, machine) if any(obstacle.rebuild for obstacle in found) else None
         ),
         "backends": backends_here(manifest, found),
         "delivered_share": share,

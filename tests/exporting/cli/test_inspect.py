@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import Manifest
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.network.layers import layers, macs
+from resnext.runtimes.compatibility import machine_for
 from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS, Flavour
 from resnext_export.cli.export import main
+from resnext_export.cli.inspect import rebuild_hint
+from resnext_export.request import ExportRequest
 
 Change = Callable[[Artifact, Callable[[dict[str, Any]], None]], Artifact]
 ADA = Driver(None, 1, "13.0", (Gpu("NVIDIA L4", "8.9"),))
@@ -380,3 +384,29 @@ def test_a_narrow_terminal_shows_the_precision_before_anything_else(engine: Arti
     assert sum("float32" in line for line in done.stdout.splitlines()) > len(
         list(layers(engine.manifest.config))
     )
+
+
+@pytest.mark.parametrize(
+    ("targets", "hint"),
+    [
+        (("sm_89",), "resnext-export --format trt-rtx "),
+        ((), "resnext-export rebuild "),
+    ],
+)
+def test_a_stored_request_is_the_way_to_rebuild_unless_it_names_other_gpus(
+    targets: tuple[str, ...], hint: str, fp16_engine: Artifact
+) -> None:
+    manifest = fp16_engine.manifest
+    assert manifest.engine is not None
+    request = ExportRequest(format="trt-rtx", targets=targets)
+    options = manifest.engine.options.model_copy(update={"targets": targets})
+    manifest = manifest.model_copy(
+        update={
+            "request": request.record(),
+            "engine": manifest.engine.model_copy(update={"options": options}),
+        }
+    )
+    here = replace(machine_for(manifest), driver=Driver(None, 1, "13.0", (Gpu("A10", "8.6"),)))
+    assert rebuild_hint(Artifact(Path("out dir"), manifest), here).startswith(hint)
+    bare = manifest.model_copy(update={"request": None})
+    assert "--target" in rebuild_hint(Artifact(Path("out"), bare), here) or not targets
