@@ -314,6 +314,6 @@ def test_quantized_convolutions_of_onnx_runtime_are_seen(
     quantize_static(artifacts["fp32"].path, path, Once(), **kinds)
     with open_session("ort-cpu", artifacts["fp32"], CPU) as session:
         manifest = artifacts["fp32"].manifest.model_copy(update={"file": path.name})
-        session._artifact = Artifact(tmp_path, manifest)  # type: ignore[attr-defined]
+        session._provider.artifact = Artifact(tmp_path, manifest)  # type: ignore[attr-defined]
         found = session.delivered()
     assert [got for _, got in undelivered(found, digits.config, "float32")] == ["uint8"] * 14
