@@ -8,18 +8,19 @@ second (`normalise`) is plain arithmetic that an exported graph can carry itself
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 from numpy.typing import NDArray
+from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from resnext.errors import BadInput
 from resnext.network.config import ResNeXtConfig
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 #: Mean and standard deviation of ImageNet's training images, channels R, G, B, in units of full
 #: scale.
@@ -76,8 +77,6 @@ class Preprocessing(BaseModel):
             BadInput: it has see-through or floating-point pixels, which have no one reading, or is
                 far too oblong.
         """
-        import PIL.Image
-
         image = _eight_bits(image).convert(self.color)
         crop_h, crop_w = self.crop
         # An oblong crop may need more than the shorter side asks for; the image is never stretched.
@@ -114,10 +113,6 @@ class Preprocessing(BaseModel):
         Raises:
             BadInput: the file is missing or is not an image that PIL can read.
         """
-        import warnings
-
-        import PIL.Image
-
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
@@ -141,9 +136,6 @@ class Preprocessing(BaseModel):
 
 def _eight_bits(image: Image) -> Image:
     """``image`` upright, opaque and of 8 bits a channel, or an error: nothing is guessed."""
-    import PIL.Image
-    import PIL.ImageOps
-
     image = PIL.ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)

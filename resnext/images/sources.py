@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
+from PIL import Image
 
 from resnext.errors import BadInput, UsageError
 
@@ -73,8 +75,6 @@ class ImageSource:
             UsageError: there are no such images.
             BadInput: a picture cannot be read; names the first such file.
         """
-        import PIL.Image
-
         if not 0 <= start < stop <= len(self):
             raise UsageError(f"no images {start} to {stop} in {self.name}, which has {len(self)}")
         # `Preprocessing.load` sets this filter and puts back what it found, and threads would put
@@ -180,8 +180,6 @@ def _found(
 
 
 def _from_dataset(data: Dataset, preprocessing: Preprocessing, split: Split) -> _Found:
-    from PIL import Image
-
     images, labels = (
         (data.test_images, data.test_labels)
         if split == "test"
@@ -270,8 +268,6 @@ def _check_grey(path: Path) -> None:
     """Refuse a coloured picture: turned grey, it is not what a network of one channel was trained
     on.
     """
-    from PIL import Image
-
     with Image.open(path) as image:
         if image.mode in _GREY_MODES:
             return
