@@ -29,7 +29,7 @@ import torch
 from resnext.artifact.files import Artifact
 from resnext.machine.environment import record_environment
 from resnext.machine.nvml import open_nvml
-from resnext.runtimes.ort.session import session_options
+from resnext.runtimes.ort.provider import session_options
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.testing import FakeSession
 from resnext.timing.clock import time_host
@@ -89,7 +89,8 @@ def export_ratio(rounds: int) -> tuple[dict[str, Any], Artifact]:
 def harness_overhead() -> dict[str, Any]:
     """Median time of one timed iteration of a session that does nothing."""
     samples = Samples()
-    subject = Subject(FakeSession(), {"input": np.zeros((1, 1), np.float32)})
+    session, inputs = FakeSession(), {"input": np.zeros((1, 1), np.float32)}
+    subject = Subject(session, inputs, session.bind(inputs))
     _visit(subject, samples, 20000)
     overhead = statistics.median(samples.host_ns[0]) / 1e3
     return {

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.specs import TensorSpec
-from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer, Session
+from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, DeliveredLayer, Session
 
 
 class FakeSession(Session):
@@ -21,9 +21,14 @@ class FakeSession(Session):
         function: maps the input (N x ...) to the output (N x classes).
         in_shape: shape of the input after the batch.
         classes: width of the output.
+
+    Attributes:
+        boundary: of what it binds.
+        cuda_stream: of what it binds; a subclass may pretend to have one.
     """
 
-    backend = "fake"
+    boundary: Boundary = "host"
+    cuda_stream: int | None = None
 
     def __init__(
         self,
@@ -31,47 +36,66 @@ class FakeSession(Session):
         in_shape: tuple[int, ...] = (1,),
         classes: int = 2,
     ) -> None:
+        super().__init__("fake")
         self.inputs = (TensorSpec(name="input", dtype="float32", shape=(None, *in_shape)),)
         self.outputs = (TensorSpec(name="logits", dtype="float32", shape=(None, classes)),)
         self.calls = 0
         self.closed = False
         self._function = function
-        self._bound: NDArray[Any] = np.zeros((1, *in_shape), np.float32)
-        self._result: NDArray[Any] = self._zeros(1)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Apply the function."""
         self.check_inputs(inputs)
+        return {"logits": self.apply(inputs["input"])}
+
+    def apply(self, images: NDArray[Any]) -> NDArray[Any]:
+        """The function's value, counted as a call."""
         self.calls += 1
-        images = inputs["input"]
-        return {"logits": self._function(images) if self._function else self._zeros(len(images))}
+        return self._function(images) if self._function else self.zeros(len(images))
 
-    def bind(self, inputs: Arrays) -> None:
-        """Check and keep the input."""
-        self.check_inputs(inputs)
-        self._bound = inputs["input"].copy()
-        self._result = self._zeros(len(self._bound))
-
-    def enqueue(self) -> None:
-        """Apply the function to the bound input."""
-        self.calls += 1
-        if self._function:
-            self._result = self._function(self._bound)
-
-    def synchronize(self) -> None:
-        """Nothing is ever pending."""
-
-    def fetch(self) -> dict[str, NDArray[Any]]:
-        """The last result."""
-        return {"logits": self._result.copy()}
+    def _bind(self, inputs: Arrays) -> Bound:
+        return FakeBound(self, inputs["input"].copy(), self.boundary, self.cuda_stream)
 
     def delivered(self) -> Delivered:
         """One layer, in float32."""
         return Delivered("cpu", (DeliveredLayer("function", "Conv", "float32", "cpu"),))
 
-    def _zeros(self, rows: int) -> NDArray[Any]:
+    def zeros(self, rows: int) -> NDArray[Any]:
+        """Outputs of ``rows`` images before any run."""
         return np.zeros((rows, self.outputs[0].shape[1] or 1), np.float32)
 
     def close(self) -> None:
         """Remember that it was called."""
+        super().close()
         self.closed = True
+
+
+class FakeBound(Bound):
+    """A kept input of a `FakeSession`.
+
+    Args:
+        session: whose function is applied.
+        images: the input; `enqueue` reads it and nobody writes it.
+        boundary: as `Bound`.
+        cuda_stream: as `Bound`.
+    """
+
+    def __init__(
+        self,
+        session: FakeSession,
+        images: NDArray[Any],
+        boundary: Boundary,
+        cuda_stream: int | None,
+    ) -> None:
+        super().__init__(session.backend, boundary, cuda_stream)
+        self._session, self._images = session, images
+        self._result = session.zeros(len(images))
+
+    def _launch(self) -> None:
+        self._result = self._session.apply(self._images)
+
+    def _outputs(self) -> dict[str, NDArray[Any]]:
+        return {"logits": self._result.copy()}
+
+    def _drop(self) -> None:
+        self._images = self._result = np.empty(0)

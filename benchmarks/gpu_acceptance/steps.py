@@ -162,19 +162,20 @@ def smoke(bench: Bench) -> None:
                             slice(8, 16),
                             slice(3, 4),
                         ):  # bind again: other input, other batch
-                            session.bind({"input": images[rows]})
+                            bound = session.bind({"input": images[rows]})
+                            boundary = bound.boundary
                             for _ in range(2):
-                                session.enqueue()
-                                session.synchronize()
-                                bound = session.fetch()["logits"]
+                                bound.enqueue()
+                                bound.synchronize()
+                                logits = bound.fetch()["logits"]
                                 between = session.run({"input": images[16:24]})["logits"]
                                 worst = max(
-                                    worst, float(np.abs(bound - reference[rows]).max()) / scale
+                                    worst, float(np.abs(logits - reference[rows]).max()) / scale
                                 )
                                 worst = max(
                                     worst, float(np.abs(between - reference[16:24]).max()) / scale
                                 )
-                        boundary = session.enqueue_boundary
+                            bound.close()
                     limit = 1e-4 if precision == "fp32" else gate_for(precision).max_error
                     ok = worst <= limit
                     bench.write(cell, "ok" if ok else "failed", max_error=worst, boundary=boundary)
@@ -326,13 +327,13 @@ def package(bench: Bench) -> None:
             images = weights.preprocessing.normalise(seeded_pixels(weights.config, COMPARED))
             images = np.tile(images, (max(1, batch // COMPARED), 1, 1, 1))[:batch]
             with open_session("pt2", artifact, SessionOptions(device=device)) as session:
-                session.bind({"input": np.ascontiguousarray(images)})
+                bound = session.bind({"input": np.ascontiguousarray(images)})
                 if bench.cuda:
-                    times, _ = time_device(session, 50)
+                    times, _ = time_device(bound, 50)
                 else:
-                    times = time_host(session.enqueue, 10)
+                    times = time_host(bound.enqueue, 10)
                 median_us = statistics.median(times) / 1e3
-                boundary = session.enqueue_boundary
+                boundary = bound.boundary
             error = None if check is None else check.max_error
             bench.write(
                 cell,
@@ -352,7 +353,8 @@ def ort_cuda(bench: Bench) -> None:
     import onnxruntime as ort
 
     from resnext.weights.spec import load_weights
-    from resnext_export.store import onnx_or_reuse
+    from resnext_export import ExportRequest
+    from resnext_export.store import build_or_reuse
 
     provider = "CUDAExecutionProvider" if bench.cuda else "CPUExecutionProvider"
     if provider not in ort.get_available_providers():
@@ -370,7 +372,7 @@ def ort_cuda(bench: Bench) -> None:
     precisions: tuple[Precision, ...] = ("fp32",) if bench.rehearse else ("fp16", "fp32")
     for precision in precisions:
         with bench.guarded(f"ort {precision} export"):
-            artifact = onnx_or_reuse(weights, precision).artifact
+            artifact = build_or_reuse(ExportRequest(precision=precision), weights).artifact
             for batch in (8,) if bench.rehearse else (64, 8, 1):
                 for tf32, nhwc, graph in ((0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 1), (1, 1, 0)):
                     cell = (

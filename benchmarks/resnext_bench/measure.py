@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from resnext.errors import ResnextError, SessionFailed
 from resnext.machine.nvml import GpuState
-from resnext.runtimes.session import Boundary, Session
-from resnext.timing.clock import now_ns, time_device, time_host
+from resnext.runtimes.session import Bound, Boundary, Session
+from resnext.timing.clock import now_ns, time_device, time_visit
+from resnext.timing.interleave import turns
 
 from .deadline import Deadline
 from .plan import Cell, Plan
@@ -53,10 +54,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class Subject:
-    """An open session with the input that it is measured on."""
+    """An open session with the input that it is measured on, and the same input bound."""
 
     session: Session
     inputs: dict[str, NDArray[Any]]
+    bound: Bound
 
 
 def measure(
@@ -69,7 +71,7 @@ def measure(
     """Measure every cell of ``subjects`` as ``plan`` says.
 
     Args:
-        subjects: bound sessions. A cell of the plan that is not in here is left out.
+        subjects: open sessions. A cell of the plan that is not in here is left out.
         plan: rounds, durations and order.
         progress: called with a line at every warm-up and round.
         deadline: once it is over, no further visit is begun. Cells then keep the rounds that all of
@@ -91,16 +93,16 @@ def measure(
         estimate_ns[cell] = (
             _guard(samples[cell], partial(_warm_up, subjects[cell], plan, samples[cell])) or 1e9
         )
-    for round_index in range(plan.rounds):
-        progress(f"round {round_index + 1}/{plan.rounds}")
-        for cell in plan.order(round_index):
-            if cell in samples and samples[cell].error is None:
-                if deadline.over():
-                    return _cut(samples, deadline)
-                count = plan.iterations(estimate_ns[cell])
-                _guard(
-                    samples[cell], partial(_visit, subjects[cell], samples[cell], count, gpu_state)
-                )
+    shown = 0
+    for index, cell in turns(plan.cells, plan.rounds, lambda _, index: plan.order(index)):
+        if index == shown:
+            shown += 1
+            progress(f"round {shown}/{plan.rounds}")
+        if cell in samples and samples[cell].error is None:
+            if deadline.over():
+                return _cut(samples, deadline)
+            count = plan.iterations(estimate_ns[cell])
+            _guard(samples[cell], partial(_visit, subjects[cell], samples[cell], count, gpu_state))
     return samples
 
 
@@ -152,21 +154,20 @@ def _visit(
     iterations: int,
     gpu_state: Callable[[], GpuState | None] = lambda: None,
 ) -> None:
-    session, inputs = subject.session, subject.inputs
+    session, inputs, bound = subject.session, subject.inputs, subject.bound
     last: dict[str, NDArray[Any]] = {}
 
     def call() -> None:
         nonlocal last
         last = session.run(inputs)
 
-    call()  # untimed: caches and thread pools still belong to the cell before
-    samples.host_ns.append(time_host(call, iterations))
+    samples.host_ns.append(time_visit(call, iterations))
     samples.output = last[session.outputs[0].name]
-    if session.cuda_stream is not None:
-        times, wall_ns = time_device(session, iterations)
+    if bound.cuda_stream is not None:
+        times, wall_ns = time_device(bound, iterations)
         if (state := gpu_state()) is not None:  # at once: an idle GPU lowers its clocks
             samples.gpu.append(state)
         samples.device_ns.append(times)
         samples.device_wall_ns.append(wall_ns)
-        samples.device_boundary = session.enqueue_boundary
-        samples.bound_output = session.fetch()[session.outputs[0].name]
+        samples.device_boundary = bound.boundary
+        samples.bound_output = bound.fetch()[session.outputs[0].name]

@@ -10,19 +10,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
-from resnext.artifact.manifest import BatchRange, WeightsRecord
-from resnext.artifact.records import EngineOptions
+from resnext.artifact.manifest import WeightsRecord
 from resnext.errors import BadInput, ResnextError
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import record_environment, record_packages
 from resnext.machine.nvml import open_nvml
 from resnext.network.config import variant_name
-from resnext.precision import NUMERICS, QUANTIZED, Precision
+from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import require
-from resnext.runtimes.buffers import torch_dtype
 from resnext.runtimes.registry import (
     BACKENDS,
     SessionOptions,
@@ -32,9 +29,11 @@ from resnext.runtimes.registry import (
 )
 from resnext.runtimes.session import Delivered
 from resnext.timing.clock import now_ns
+from resnext.timing.paired import ratio_by_round
 from resnext.verify.accuracy import accuracy_failures
 from resnext.verify.labelled import Labelled
 from resnext.verify.parity import Parity, compare, gate_for, gate_of
+from resnext.verify.reference import Reference
 
 from .checks import reasons_against
 from .deadline import Deadline
@@ -42,12 +41,12 @@ from .measure import Samples, Subject, as_failure, measure
 from .memory import Peak, peak_memory
 from .plan import Cell, Plan
 from .result import Row, Run, Timing
-from .stats import derive, ratio_by_round
+from .stats import derive
 
 if TYPE_CHECKING:
     from resnext.runtimes.trt.library import EngineKind
     from resnext.weights.spec import Weights
-    from resnext_export.store import Built
+    from resnext_export.store import Stored
 
 Say = Callable[[str], None]
 #: Least width of groups in channels; ``auto`` is the fastest by a trial, None leaves the groups
@@ -124,7 +123,8 @@ def run_benchmark(
     deadline = deadline or Deadline()
     options = options or SessionOptions()
     variants = variants or {"": Variant(precision, artifact)}
-    images = _Images(weights, plan)
+    largest = max(cell.batch for cell in plan.cells)
+    images = Reference(weights, seeded_pixels(weights.config, largest, plan.seed))
     reused: list[str] = []
     sources = {
         name: _ArtifactSource(
@@ -174,57 +174,6 @@ def run_benchmark(
         environment=environment,
         rows=_with_speedups(rows),
     )
-
-
-class _Images:
-    """The images of every batch size, and float64 reference logits, each computed once."""
-
-    def __init__(self, weights: Weights, plan: Plan) -> None:
-        self._weights = weights
-        self.pixels = seeded_pixels(
-            weights.config, max(cell.batch for cell in plan.cells), plan.seed
-        )
-        self.prepared = weights.preprocessing.normalise(self.pixels)
-        self._logits: dict[str, dict[int, NDArray[Any]]] = {}
-
-    def rows_to_compare(self, batch: int) -> list[int]:
-        return sorted(
-            {int(index) for index in np.linspace(0, batch - 1, min(batch, _COMPARED_ROWS))}
-        )
-
-    def reference(self, rows: list[int]) -> NDArray[Any]:
-        """Float64 logits of ``rows``."""
-        return self._known("fp64", rows)
-
-    def eager_loss(self, rows: list[int], numerics: str) -> NDArray[Any]:
-        """Logits of ``rows`` that eager PyTorch on the CPU gives at ``numerics``, as
-        `Manifest.numerics` has it.
-        """
-        return self._known(numerics, rows).astype(np.float64)
-
-    def emulated(self, artifact: Artifact, rows: list[int]) -> NDArray[Any]:
-        """Logits of ``rows`` that an ONNX artifact gives, computed node by node."""
-        from resnext.runtimes.onnx_reference import emulated_logits
-
-        known = self._logits.setdefault(artifact.manifest.file_sha256, {})
-        if missing := [row for row in rows if row not in known]:
-            inputs = self.pixels if artifact.manifest.preprocessing_baked else self.prepared
-            known.update(zip(missing, emulated_logits(artifact, inputs[missing]), strict=True))
-        return np.stack([known[row] for row in rows]).astype(np.float64)
-
-    def _known(self, kind: str, rows: list[int]) -> NDArray[Any]:
-        import torch
-
-        from resnext.verify.reference import kept_reference_logits
-
-        known = self._logits.setdefault(kind, {})
-        if missing := [row for row in rows if row not in known]:
-            dtype = (
-                torch.float64 if kind == "fp64" else torch_dtype(str(NUMERICS[kind].eager_dtype))
-            )
-            logits = kept_reference_logits(self._weights, self.prepared[missing], dtype)
-            known.update(zip(missing, logits, strict=True))
-        return np.stack([known[row] for row in rows])
 
 
 class _ArtifactSource:
@@ -293,7 +242,7 @@ class _ArtifactSource:
             return self._kept(key, partial(self._onnx, form, batch))
         return self._kept(key, partial(self._engine, cast("EngineKind", kind), form, batch))
 
-    def _kept(self, key: tuple[str, str], make: Callable[[], Built]) -> Artifact:
+    def _kept(self, key: tuple[str, str], make: Callable[[], Stored]) -> Artifact:
         if key not in self._made:
             built = make()
             self._made[key] = built.artifact
@@ -303,45 +252,59 @@ class _ArtifactSource:
                 )
         return self._made[key]
 
-    def _package(self, batch: int) -> Built:
+    def _package(self, batch: int) -> Stored:
         import torch
 
-        from resnext_export.store import pt2_or_reuse
+        from resnext_export import ExportRequest
+        from resnext_export.store import build_or_reuse
 
         check_precision("pt2", self.variant.precision)
         # One for each batch size, so that a row is the same whatever else is measured beside it.
         self._say(f"compiling the package for batch {batch}, or reusing what the cache has")
         cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
-        return pt2_or_reuse(
-            self._weights, batch, precision=self.variant.precision, device="cuda" if cuda else "cpu"
+        request = ExportRequest(
+            format="pt2",
+            precision=self.variant.precision,
+            batch=str(batch),
+            device="cuda" if cuda else "cpu",
         )
+        return build_or_reuse(request, self._weights)
 
-    def _onnx(self, form: str, batch: int) -> Built:
-        from resnext_export.store import onnx_or_reuse
+    def _onnx(self, form: str, batch: int) -> Stored:
+        from resnext_export import ExportRequest
+        from resnext_export.store import build_or_reuse
 
         self._say("exporting to ONNX, or reusing what the cache has")
         variant = self.variant
-        return onnx_or_reuse(
-            self._weights,
-            variant.precision,
-            form,
-            variant.calibration,
-            merge=variant.merge,
-            batch=batch,
+        quantized, timed = variant.precision in QUANTIZED, variant.merge == "auto"
+        spec, images = variant.calibration if quantized else (None, None)
+        request = ExportRequest(
+            precision=variant.precision,
+            runtime="trt" if variant.precision == "fp8" else form if quantized or timed else None,
+            calibration=spec,
+            calibration_images=images,
+            merge_groups=variant.merge,
+            # Where merged groups are timed; the artifact takes any size.
+            batch=f"1:{batch}" if timed else None,
         )
+        plain = build_or_reuse(ExportRequest(), self._weights)
+        if not request.derives:
+            return plain
+        return build_or_reuse(request, self._weights, plain.artifact)
 
-    def _engine(self, kind: EngineKind, form: str, batch: int) -> Built:
-        from resnext_export.store import engine_or_reuse
+    def _engine(self, kind: EngineKind, form: str, batch: int) -> Stored:
+        from resnext_export import ExportRequest
+        from resnext_export.store import build_or_reuse
 
         # An optimization profile for each batch size that is measured: kernels are chosen for
         # exactly these.
         sizes = dict.fromkeys(
             cell.batch for cell in self._cells if BACKENDS[cell.backend].source == kind
         )
-        profiles = tuple(BatchRange(min=size, opt=size, max=size) for size in sizes)
         parent = self.variant.artifact or self._once("onnx", form, batch)
         self._say("building the engine, or reusing what the cache has")
-        return engine_or_reuse(parent, self._weights, kind, EngineOptions(profiles=profiles))
+        request = ExportRequest(format=kind, batch=",".join(map(str, sizes)))
+        return build_or_reuse(request, self._weights, parent)
 
 
 def _form(backend: str) -> str:
@@ -353,7 +316,7 @@ def _open(
     cell: Cell,
     source: _ArtifactSource,
     weights: Weights,
-    images: _Images,
+    images: Reference,
     options: SessionOptions,
     stack: ExitStack,
     say: Say,
@@ -379,15 +342,14 @@ def _open(
             session = stack.enter_context(
                 open_session(cell.backend, subject, _for(cell, source, options))
             )
-            baked = found.artifact is not None and found.artifact.manifest.preprocessing_baked
-            pool: NDArray[Any] = images.pixels if baked else images.prepared
+            pool = images.inputs(None if found.artifact is None else found.artifact.manifest)
             wanted = session.inputs[0]
             inputs = {wanted.name: np.ascontiguousarray(wanted.given(pool[: cell.batch]))}
             opened = now_ns()
-            session.bind(inputs)
+            bound = session.bind(inputs)
             found.bind_s = (now_ns() - opened) / 1e9
             found.setup_s = (now_ns() - before) / 1e9
-        found.subject = Subject(session, inputs)
+        found.subject = Subject(session, inputs, bound)
     except Exception as exc:  # whatever a runtime raises ends its own cell alone
         found.error = as_failure(exc)
     return found
@@ -408,7 +370,7 @@ def _row(
     cell: Cell,
     opened: _Opened,
     samples: Mapping[Cell, Samples],
-    images: _Images,
+    images: Reference,
     weights: Weights,
     source: _ArtifactSource,
     labelled: Labelled | None,
@@ -496,7 +458,7 @@ def _timing(rounds: list[list[int]], boundary: Any, batch: int) -> Timing:
 def _parity(
     taken: Samples,
     cell: Cell,
-    images: _Images,
+    images: Reference,
     opened: _Opened,
     source: _ArtifactSource,
     numerics: str,
@@ -504,11 +466,12 @@ def _parity(
     """Compare what the timed runs gave. Host and device runs must both be right; the worse of the
     two is kept.
     """
-    rows = images.rows_to_compare(cell.batch)
+    rows = _rows_to_compare(cell.batch)
     assert opened.subject is not None
     sha256 = opened.artifact.manifest.file_sha256 if opened.artifact else None
     dtype = opened.subject.session.outputs[0].dtype
     gate = gate_for(numerics) if opened.artifact is None else gate_of(opened.artifact.manifest)
+    graph = source.onnx(cell) if numerics in QUANTIZED else None
     outcomes = []
     for output in (taken.output, taken.bound_output):
         if output is not None:
@@ -522,23 +485,21 @@ def _parity(
                 got = output[chosen]
             else:
                 chosen, got = list(range(cell.batch)), output
-            want, loss = images.reference(chosen), _loss(cell, images, source, numerics, chosen)
             outcomes.append(
-                compare(want, got, gate=gate, baseline=loss, dtype=dtype, artifact_sha256=sha256)
+                compare(
+                    images.logits(rows=chosen),
+                    got,
+                    gate=gate,
+                    baseline=images.baseline(numerics, graph=graph, rows=chosen),
+                    dtype=dtype,
+                    artifact_sha256=sha256,
+                )
             )
     return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
 
 
-def _loss(
-    cell: Cell, images: _Images, source: _ArtifactSource, numerics: str, rows: list[int]
-) -> NDArray[Any] | None:
-    """What the precision costs by itself: in eager PyTorch, or for a quantized graph, computed node
-    by node.
-    """
-    if numerics not in QUANTIZED:
-        return images.eager_loss(rows, numerics)
-    graph = source.onnx(cell)
-    return None if graph is None else images.emulated(graph, rows)
+def _rows_to_compare(batch: int) -> list[int]:
+    return sorted({int(index) for index in np.linspace(0, batch - 1, min(batch, _COMPARED_ROWS))})
 
 
 def _with_speedups(rows: list[Row]) -> tuple[Row, ...]:

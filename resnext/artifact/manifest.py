@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import (
     Field,
+    JsonValue,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -144,6 +145,8 @@ class Manifest(Strict):
             precisions.
         quantization: how an int8 or fp8 network was calibrated; None for other precisions.
         merged: convolutions whose groups were merged, or None.
+        request: what the artifact was exported with, as `resnext_export.ExportRequest` takes it;
+            None if it was not made from a request.
     """
 
     format_version: Literal[1] = 1
@@ -171,6 +174,7 @@ class Manifest(Strict):
     ranges: RangeRecord | None = None
     quantization: QuantizationRecord | None = None
     merged: MergeRecord | None = None
+    request: dict[str, JsonValue] | None = None
 
     @model_validator(mode="after")
     def _engine_where_kind_says_so(self) -> Manifest:

@@ -119,10 +119,11 @@ def as_flags(text: str, command: click.Command | None = None) -> str:
         command: whose options to look up; the running one by default. A field that is no parameter
             of it becomes ``--`` and its name with dashes.
     """
-    if command is None:
-        context = click.get_current_context(silent=True)
-        command = context.command if context is not None else None
-    parameters = {parameter.name: parameter for parameter in command.params} if command else {}
+    context = click.get_current_context(silent=True)
+    if command is not None:
+        context = click.Context(command)
+    known = context.command.get_params(context) if context is not None else []
+    parameters = {parameter.name: parameter for parameter in known}
 
     def flag(match: re.Match[str]) -> str:
         parameter = parameters.get(match[1])

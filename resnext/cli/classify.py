@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from resnext.cli.options import chosen_weights, json_option, weights_options
-from resnext.cli.params import NameType
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
 from .app import ARTIFACT_BACKENDS, SETTINGS, OneLineCommand, guarded
+from .options import chosen_weights, json_option, weights_options
+from .params import NameType
 
 _EPILOG = """\b
 Examples:

@@ -133,7 +133,7 @@ def _ort(device: Device) -> str | None:
 
 def _ort_cuda(_device: Device) -> str | None:
     require_cuda()
-    from resnext.runtimes.ort.session import cuda_obstacle
+    from resnext.runtimes.ort.cuda_probe import cuda_obstacle
 
     return cuda_obstacle()
 

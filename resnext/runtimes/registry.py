@@ -96,25 +96,23 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
             "pytorch.session", "model", "auto", "torch.compile with Inductor", LIVE
         ),
         "ort": Backend(
-            "ort.session",
+            "ort.door",
             "onnx",
             "auto",
             "ONNX Runtime on the best device that it has here",
             _ORT_CPU,
         ),
-        "ort-cpu": Backend("ort.session", "onnx", "cpu", "ONNX Runtime, CPU provider", _ORT_CPU),
-        "ort-cuda": Backend(
-            "ort.session", "onnx", "cuda", "ONNX Runtime, CUDA provider", _ORT_CUDA
-        ),
+        "ort-cpu": Backend("ort.door", "onnx", "cpu", "ONNX Runtime, CPU provider", _ORT_CPU),
+        "ort-cuda": Backend("ort.door", "onnx", "cuda", "ONNX Runtime, CUDA provider", _ORT_CUDA),
         "ort-trt": Backend(
-            "ort.tensorrt",
+            "ort.door",
             "onnx",
             "cuda",
             "ONNX Runtime, TensorRT provider (TensorRT 10)",
             _NOT_FP8,
         ),
         "ort-trt-rtx": Backend(
-            "ort.tensorrt", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider", _NOT_FP8
+            "ort.door", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider", _NOT_FP8
         ),
         "openvino": Backend(
             "openvino.session",

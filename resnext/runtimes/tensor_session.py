@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnext.errors import MissingRequirement, SessionFailed
+from resnext.errors import MissingRequirement, ResnextError, SessionFailed
 
 from .buffers import DeviceMemory, Replay, cpu_threads, full_float32
 from .registry import SessionOptions
-from .session import Arrays, Boundary, Session
+from .session import Arrays, Bound, Boundary, Session
 
 #: Runs before a capture: cuDNN and Inductor choose kernels in the first ones, which must not be
 #: captured.
@@ -27,7 +27,8 @@ WARM_RUNS = 3
 class TensorSession(Session):
     """A function of one tensor, on a CPU or on CUDA with its own stream.
 
-    `enqueue` replays a CUDA graph if the options ask for one, `run` launches kernel by kernel.
+    `Bound.enqueue` replays a CUDA graph if the options ask for one, `run` launches kernels one by
+    one.
     Settings that PyTorch keeps for the whole process (TF32, cuDNN's search, threads, current
     stream) hold inside each call and no longer.
 
@@ -38,92 +39,43 @@ class TensorSession(Session):
     """
 
     def __init__(self, name: str, options: SessionOptions, memory: DeviceMemory) -> None:
-        self.backend = name
+        super().__init__(name)
         self._options, self._memory = options, memory
-        self._bound: Tensor | None = None
-        self._result: Tensor | None = None
-        self._replay: Replay | None = None
+        self._graph = "nothing bound"
 
     @abstractmethod
-    def _call(self, images: Tensor) -> Tensor:
+    def call(self, images: Tensor) -> Tensor:
         """Run; called with the settings in force."""
 
     @abstractmethod
     def _ready(self, images: Tensor) -> Tensor:
-        """``images``, row-major on the device, as `_call` takes them."""
+        """``images``, row-major on the device, as `call` takes them."""
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Copy in, run, copy out."""
         self.check_inputs(inputs)
-        with Translated(self.backend), self._settings():
+        with Translated(self.backend), self.settings():
             images = self._memory.place(inputs[self.inputs[0].name])
-            return self._named(self._call(self._ready(images)))
+            return self.named(self.call(self._ready(images)))
 
-    def bind(self, inputs: Arrays) -> None:
+    def _bind(self, inputs: Arrays) -> Bound:
         """Place the input and run; on CUDA, capture a CUDA graph if the options ask for one.
 
         Raises:
             SessionFailed: the capture failed; ``cuda_graph=False`` goes without.
         """
-        self._bound = self._result = self._replay = (
-            None  # a bind that fails must not leave what the last one gave
-        )
-        self.check_inputs(inputs)
         array = inputs[self.inputs[0].name]
-        with Translated(self.backend), self._settings():
+        capture = self._memory.on_cuda and self._options.cuda_graph
+        with Translated(self.backend), self.settings():
             owned = self._memory.empty(array.shape, array.dtype.name)
             self._memory.load(owned, array)
-            bound = self._ready(owned)
-            capture = self._memory.on_cuda and self._options.cuda_graph
-            for _ in range(WARM_RUNS if capture else 1):
-                self._launch(bound)
-            self._memory.synchronize()
-            replay = self._memory.capture(lambda: self._launch(bound)) if capture else None
-            if replay is not None:
-                replay()
-                self._memory.synchronize()
-        self._bound, self._replay = bound, replay
-
-    def enqueue(self) -> None:
-        """Replay the graph, or run over the bound input."""
-        if self._replay is not None:
-            self._replay()
-            return
-        if self._bound is None:
-            raise SessionFailed("nothing is bound; call bind() first")
-        with self._settings():
-            self._launch(self._bound)
-
-    def synchronize(self) -> None:
-        """Wait for the session's stream; a CPU has nothing pending."""
-        with Translated(self.backend):
-            self._memory.synchronize()
-
-    def fetch(self) -> dict[str, NDArray[Any]]:
-        """A copy of the last logits."""
-        if self._bound is None or self._result is None:
-            raise SessionFailed("nothing is bound; call bind() first")
-        with Translated(self.backend), self._settings():
-            return self._named(self._result)
-
-    @property
-    def enqueue_boundary(self) -> Boundary:
-        """``host`` on a CPU; else ``graph`` if one was captured."""
-        if not self._memory.on_cuda:
-            return "host"
-        return "graph" if self._replay is not None else "device"
-
-    @property
-    def cuda_stream(self) -> int | None:
-        """The session's own stream."""
-        return self._memory.stream if self._memory.on_cuda else None
-
-    def close(self) -> None:
-        """Drop graph and buffers."""
-        self._replay = self._bound = self._result = None
+            bound = _TensorBound(self, self._memory, self._ready(owned), capture=capture)
+        self._graph = "on" if capture else "off"
+        return bound
 
     @contextmanager
-    def _settings(self) -> Iterator[None]:
+    def settings(self) -> Iterator[None]:
+        """PyTorch's settings for the whole process, as every call of the session needs them."""
         with torch.inference_mode(), self._memory.current():
             if self._memory.on_cuda:
                 with full_float32():
@@ -132,20 +84,65 @@ class TensorSession(Session):
                 with cpu_threads(self._options.threads):
                     yield
 
-    def _launch(self, images: Tensor) -> None:
-        self._result = self._call(images)
-
-    def _named(self, result: Tensor) -> dict[str, NDArray[Any]]:
+    def named(self, result: Tensor) -> dict[str, NDArray[Any]]:
+        """A copy of the logits on the host, by the output's name."""
         return {self.outputs[0].name: self._memory.fetch(result.float())}
 
     def _device_notes(self) -> dict[str, str]:
         if self._memory.on_cuda:
-            return {
-                "cuda graph": (
-                    "nothing bound" if self._bound is None else "on" if self._replay else "off"
-                )
-            }
+            return {"cuda graph": self._graph}
         return {"threads": str(self._options.threads or torch.get_num_threads())}
+
+
+class _TensorBound(Bound):
+    """One input on the device, and a CUDA graph over it if one is captured.
+
+    Args:
+        session: what runs; the settings of its calls are in force.
+        memory: stream and graphs.
+        images: on the device, as the session's `call` takes them.
+        capture: whether `enqueue` replays a CUDA graph.
+    """
+
+    def __init__(
+        self, session: TensorSession, memory: DeviceMemory, images: Tensor, *, capture: bool
+    ) -> None:
+        boundary: Boundary = "host" if not memory.on_cuda else "graph" if capture else "device"
+        super().__init__(session.backend, boundary, memory.stream if memory.on_cuda else None)
+        self._session, self._memory = session, memory
+        self._images: Tensor | None = images
+        self._result: Tensor | None = None
+        self._replay: Replay | None = None
+        for _ in range(WARM_RUNS if capture else 1):
+            self._call()
+        memory.synchronize()
+        if capture:
+            self._replay = memory.capture(self._call)
+            self._replay()
+            memory.synchronize()
+
+    def _call(self) -> None:
+        assert self._images is not None  # until it is closed
+        self._result = self._session.call(self._images)
+
+    def _launch(self) -> None:
+        if self._replay is not None:
+            self._replay()
+            return
+        with self._session.settings():
+            self._call()
+
+    def _wait(self) -> None:
+        with Translated(self.backend):
+            self._memory.synchronize()
+
+    def _outputs(self) -> dict[str, NDArray[Any]]:
+        assert self._result is not None  # made when it was bound
+        with Translated(self.backend), self._session.settings():
+            return self._session.named(self._result)
+
+    def _drop(self) -> None:
+        self._replay = self._images = self._result = None
 
 
 class Translated:
@@ -160,6 +157,8 @@ class Translated:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: object
     ) -> None:
+        if isinstance(error, ResnextError):  # some are RuntimeErrors as well
+            return
         if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
             raise MissingRequirement(
                 f"{self._backend}: out of memory; use a smaller --batch"

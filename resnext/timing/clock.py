@@ -17,7 +17,7 @@ now_ns = time.perf_counter_ns
 
 
 class Queue(Protocol):
-    """What `time_device` times: a bound session, or anything else that queues work on a CUDA
+    """What `time_device` times: a `Bound`, or anything else that queues work on a CUDA
     stream.
     """
 
@@ -46,11 +46,33 @@ def time_host(call: Callable[[], object], iterations: int) -> list[int]:
     return [after - before for before, after in itertools.pairwise(stamps)]
 
 
-def time_device(session: Queue, iterations: int) -> tuple[list[int], int]:
-    """Nanoseconds on the device of each of ``iterations`` enqueued runs, between CUDA events on the
-    session's stream.
+def time_visit(call: Callable[[], object], iterations: int, *, warm: bool = True) -> list[int]:
+    """`time_host` of one visit to a candidate among others.
 
-    The session must be bound, and must have a CUDA stream.
+    Args:
+        call: returns only when its work is done.
+        iterations: timed calls.
+        warm: call once before, untimed: caches and thread pools still belong to the candidate
+            before.
+    """
+    if warm:
+        call()
+    return time_host(call, iterations)
+
+
+def iterations_for(
+    duration_ns: float, estimate_ns: float, *, least: int = 1, most: int | None = None
+) -> int:
+    """Runs of about ``estimate_ns`` each that fill ``duration_ns``, within ``least`` and
+    ``most``.
+    """
+    count = max(least, int(duration_ns / max(estimate_ns, 1)))
+    return count if most is None else min(count, most)
+
+
+def time_device(queue: Queue, iterations: int) -> tuple[list[int], int]:
+    """Nanoseconds on the device of each of ``iterations`` enqueued runs, between CUDA events on the
+    queue's stream, which it must have.
 
     Returns:
         The times, and the host's time around all of them, waiting included. Where the queue never
@@ -59,21 +81,21 @@ def time_device(session: Queue, iterations: int) -> tuple[list[int], int]:
     """
     import torch
 
-    handle = session.cuda_stream
-    assert handle is not None, "time_device needs a session with a CUDA stream"
+    handle = queue.cuda_stream
+    assert handle is not None, "time_device needs a CUDA stream"
     stream = torch.cuda.ExternalStream(handle)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     events: Any = torch.cuda.Event  # untyped in torch
     pairs = [(events(enable_timing=True), events(enable_timing=True)) for _ in range(iterations)]
-    session.synchronize()
+    queue.synchronize()
     with _no_collection():
         began = now_ns()
         # untimed: it fills the queue, so that no timed run starts on an idle stream
-        session.enqueue()
+        queue.enqueue()
         for start, end in pairs:
             start.record(stream)
-            session.enqueue()
+            queue.enqueue()
             end.record(stream)
-        session.synchronize()
+        queue.synchronize()
         wall_ns = now_ns() - began
     times = [round(start.elapsed_time(end) * 1e6) for start, end in pairs]
     return times, wall_ns

@@ -21,6 +21,7 @@ from resnext.runtimes.pytorch import session
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Session
 from resnext.testing import FakeSession
+from resnext.timing.paired import ratio_by_round
 from resnext.verify.labelled import Labelled
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import cli
@@ -30,7 +31,6 @@ from resnext_bench.plan import Cell, Plan
 from resnext_bench.report import markdown, rounds_done
 from resnext_bench.result import Run, read_run
 from resnext_bench.run import run_benchmark
-from resnext_bench.stats import ratio_by_round
 
 OUT_OF_TIME = "not measured: out of time; give a longer --max-seconds"
 CELLS = tuple(Cell(name, 1) for name in "abc")
@@ -91,15 +91,18 @@ class After(Deadline):
         return self._left < 0
 
 
+def bound_subject(session: FakeSession) -> Subject:
+    inputs = {"input": np.zeros((1, 1), np.float32)}
+    return Subject(session, inputs, session.bind(inputs))
+
+
 def measured(
     steps: int, min_samples: int = 60, rounds: int = 5
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Rounds and errors by cell of three cells that do nothing, of which ``steps`` warm-ups and
     visits begin.
     """
-    subjects = {
-        cell: Subject(FakeSession(), {"input": np.zeros((1, 1), np.float32)}) for cell in CELLS
-    }
+    subjects = {cell: bound_subject(FakeSession()) for cell in CELLS}
     plan = Plan(CELLS, 1e-9, rounds, 0.0, min_samples)
     found = measure(subjects, plan, deadline=After(steps))
     kept = {cell.backend: len(samples.host_ns) for cell, samples in found.items()}
@@ -120,9 +123,7 @@ def test_what_the_device_did_is_cut_like_the_hosts_times(monkeypatch: pytest.Mon
         cuda_stream = 1
 
     monkeypatch.setattr("resnext_bench.measure.time_device", lambda _, count: ([1] * count, count))
-    subjects = {
-        cell: Subject(OnStream(), {"input": np.zeros((1, 1), np.float32)}) for cell in CELLS
-    }
+    subjects = {cell: bound_subject(OnStream()) for cell in CELLS}
     found = measure(
         subjects, Plan(CELLS, 1e-9, 5, 0.0, 60), deadline=After(3 + 8), gpu_state=GpuState
     )

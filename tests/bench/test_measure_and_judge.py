@@ -36,7 +36,8 @@ QUICK = {"duration_s": 0.05, "rounds": 4, "warmup_s": 0.0}
 
 
 def subject(session: Session) -> Subject:
-    return Subject(session, {"input": np.zeros((1, 1), np.float32)})
+    inputs = {"input": np.zeros((1, 1), np.float32)}
+    return Subject(session, inputs, session.bind(inputs))
 
 
 def test_cells_take_turns_in_every_round() -> None:

@@ -18,7 +18,7 @@ from resnext_bench.result import read_run
 from resnext_bench.run import Variant
 from resnext_export.formats.derived import derive_onnx
 from resnext_export.formats.onnx import export_onnx
-from resnext_export.recipe import Recipe
+from resnext_export.request import ExportRequest
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,10 @@ def artifacts(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dic
     folder = tmp_path_factory.mktemp("variants")
     plain = export_onnx(weights, folder / "plain", check=False)
     recipes = {
-        "int8": Recipe("int8"),
-        "trt8": Recipe("int8", runtime="trt"),
-        "merged": Recipe("int8", merge=16),
-        "bf16": Recipe("bf16"),
+        "int8": ExportRequest(precision="int8"),
+        "trt8": ExportRequest(precision="int8", runtime="trt"),
+        "merged": ExportRequest(precision="int8", merge_groups=16),
+        "bf16": ExportRequest(precision="bf16"),
     }
     made = {
         name: derive_onnx(plain, weights, folder / name, recipe, check=False)

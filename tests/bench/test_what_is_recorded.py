@@ -19,7 +19,7 @@ from resnext.machine import environment
 from resnext.machine.environment import record_packages
 from resnext.machine.nvml import GpuState, open_nvml
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Session
+from resnext.runtimes.session import Bound, Session
 from resnext.testing import FakeSession
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import memory
@@ -82,7 +82,7 @@ class OnStream(FakeSession):
     """Has a stream, as sessions on a GPU have."""
 
     cuda_stream = 1
-    enqueue_boundary = "device"
+    boundary = "device"
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +104,12 @@ def run_on(
         nvml.timed = False
         return [1000] * iterations
 
-    def time_device(session: Session, iterations: int) -> tuple[list[int], int]:
-        return time_host(session.enqueue, iterations), 1000 * iterations
+    def time_device(bound: Bound, iterations: int) -> tuple[list[int], int]:
+        return time_host(bound.enqueue, iterations), 1000 * iterations
 
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr("resnext_bench.measure.time_device", time_device)
-    monkeypatch.setattr("resnext_bench.measure.time_host", time_host)
+    monkeypatch.setattr("resnext_bench.measure.time_visit", time_host)
     monkeypatch.setattr(bench_run, "open_session", lambda *_: session(None, (1, 8, 8), 10))
     plan = Plan((Cell("torch", 1),), 1e-9, 3, 0.0)
     return run_benchmark(digits, plan, options=SessionOptions(device="cpu"))

@@ -18,9 +18,10 @@ from resnext.errors import ResnextError
 from resnext.precision import Precision
 from resnext.runtimes import tensor_session
 from resnext.runtimes.availability import obstacle
-from resnext.runtimes.ort.cuda import CudaOrtSession
+from resnext.runtimes.ort.cuda import CudaProvider
+from resnext.runtimes.ort.session import OrtSession
 from resnext.runtimes.registry import BACKENDS, SessionOptions, open_session
-from resnext.runtimes.session import Session
+from resnext.runtimes.session import Bound, Session
 from resnext.timing.clock import time_device, time_host
 from resnext.verify.delivered import delivered_share
 from resnext.verify.parity import compare
@@ -45,10 +46,10 @@ def test_bound_and_host_runs_are_float64s(
     name: str, batch: int, weights: Weights, artifact: Artifact, images: Any, reference: Any
 ) -> None:
     with open_cuda(name, weights, artifact) as session:
-        session.bind({"input": images[:batch]})
-        session.enqueue()
-        session.synchronize()
-        for logits in (session.fetch()["logits"], session.run({"input": images[:batch]})["logits"]):
+        bound = session.bind({"input": images[:batch]})
+        bound.enqueue()
+        bound.synchronize()
+        for logits in (bound.fetch()["logits"], session.run({"input": images[:batch]})["logits"]):
             assert np.isfinite(logits).all()
             outcome = compare(reference[:batch], logits[: len(reference)])
             assert outcome.passed, outcome.failures
@@ -61,11 +62,11 @@ def test_a_graph_gives_what_plain_launches_give(
     outputs = []
     for graph in (True, False):
         with open_cuda(name, weights, artifact, graph=graph) as session:
-            session.bind({"input": images[:8]})
-            assert session.enqueue_boundary == ("graph" if graph else "device")
-            session.enqueue()
-            session.synchronize()
-            outputs.append(session.fetch()["logits"])
+            bound = session.bind({"input": images[:8]})
+            assert bound.boundary == ("graph" if graph else "device")
+            bound.enqueue()
+            bound.synchronize()
+            outputs.append(bound.fetch()["logits"])
     # Kernel choice may differ between the two, so equal to float32 rounding of a deep network, not
     # to the bit.
     np.testing.assert_allclose(outputs[0], outputs[1], rtol=0, atol=1e-4 * np.abs(outputs[1]).max())
@@ -77,14 +78,14 @@ def test_binding_again_takes_the_new_input_and_batch(
 ) -> None:
     with open_cuda(name, weights, artifact) as session:
         for rows in (slice(0, 8), slice(8, 16), slice(3, 4)):
-            session.bind({"input": images[rows]})
-            session.enqueue()
-            session.synchronize()
-            assert compare(reference[rows], session.fetch()["logits"]).passed
+            bound = session.bind({"input": images[rows]})
+            bound.enqueue()
+            bound.synchronize()
+            assert compare(reference[rows], bound.fetch()["logits"]).passed
             assert compare(reference[10:12], session.run({"input": images[10:12]})["logits"]).passed
-            session.enqueue()  # a run between must leave what is bound alone
-            session.synchronize()
-            assert compare(reference[rows], session.fetch()["logits"]).passed
+            bound.enqueue()  # a run between must leave what is bound alone
+            bound.synchronize()
+            assert compare(reference[rows], bound.fetch()["logits"]).passed
 
 
 @pytest.mark.parametrize("name", EAGER)
@@ -124,10 +125,10 @@ def test_device_time_is_within_host_time_and_grows_with_work(
     for batch in (8, 64):
         with open_cuda(name, weights, artifact) as session:
             inputs = {"input": images[:batch]}
-            session.bind(inputs)
-            if session.cuda_stream is None:
+            bound = session.bind(inputs)
+            if bound.cuda_stream is None:
                 pytest.skip("this PyTorch has no CUDA, so there are no events to time with")
-            device = statistics.median(time_device(session, 20)[0])
+            device = statistics.median(time_device(bound, 20)[0])
             host = statistics.median(time_host(lambda s=session, i=inputs: s.run(i), 10))  # type: ignore[misc]  # defaults bind
             assert 0 < device < host
             medians[batch] = device
@@ -142,6 +143,7 @@ def test_float16_has_tensor_cores(
     times: dict[Precision, list[int]] = {precision: [] for precision in exported}
     with contextlib.ExitStack() as stack:
         sessions: dict[Precision, Session] = {}
+        bounds: dict[Precision, Bound] = {}
         for precision in exported:
             subject: Weights | Artifact = (
                 weights if BACKENDS[name].source == "model" else exported[precision]
@@ -150,13 +152,13 @@ def test_float16_has_tensor_cores(
             session = sessions[precision] = stack.enter_context(
                 open_session(name, subject, options)
             )
-            session.bind({"input": images[:64]})
-            if session.cuda_stream is None:
+            bound = bounds[precision] = session.bind({"input": images[:64]})
+            if bound.cuda_stream is None:
                 pytest.skip("this PyTorch has no CUDA, so there are no events to time with")
         assert delivered_share(sessions["fp16"].delivered(), weights.config, "float16") == 1
         for _ in range(5):  # by turns, so that a clock that sinks slows both
-            for precision, session in sessions.items():
-                times[precision] += time_device(session, 10)[0]
+            for precision, bound in bounds.items():
+                times[precision] += time_device(bound, 10)[0]
     medians = {precision: statistics.median(taken) for precision, taken in times.items()}
     # Without tensor cores float16 is slower, or gains no more than its smaller tensors give.
     assert medians["fp32"] > 1.5 * medians["fp16"], medians
@@ -171,7 +173,7 @@ def test_what_ort_cuda_makes_of_bfloat16(
     """
     exported = export_onnx(weights, tmp_path / "bf16", precision="bf16", check=False)
     try:
-        with CudaOrtSession(exported, SessionOptions(device="cuda"), "ort-cuda") as session:
+        with OrtSession(CudaProvider(exported, SessionOptions(), "ort-cuda")) as session:
             logits = session.run({"input": images[:8]})["logits"]
             share = delivered_share(session.delivered(), weights.config, "bfloat16")
     except ResnextError as exc:

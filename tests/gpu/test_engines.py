@@ -29,7 +29,7 @@ from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import obstacle
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions, open_session
-from resnext.runtimes.session import Session
+from resnext.runtimes.session import Bound, Session
 from resnext.runtimes.trt.library import FLAVOURS, EngineKind
 from resnext.verify.delivered import delivered_share, undelivered
 from resnext.verify.parity import Parity, compare, gate_for
@@ -40,8 +40,8 @@ from resnext_export.cli.export import main
 from resnext_export.formats.derived import derive_onnx
 from resnext_export.formats.onnx import export_onnx
 from resnext_export.formats.tensorrt import export_engine, refit_engine
-from resnext_export.recipe import Calibration, Recipe
-from resnext_export.store import build_or_reuse, engine_or_reuse
+from resnext_export.request import ExportRequest
+from resnext_export.store import build_or_reuse
 
 BATCHES = (1, 8, 64, 256)
 #: One for small batches, one for large ones.
@@ -148,11 +148,10 @@ def opened(engine: Artifact, *, graph: bool = True) -> Session:
     return open_session(engine.manifest.kind, engine, SessionOptions(cuda_graph=graph))
 
 
-def bound_logits(session: Session, images: Any) -> Any:
-    session.bind({"input": images})
-    session.enqueue()
-    session.synchronize()
-    return session.fetch()["logits"]
+def bound_logits(bound: Bound) -> Any:
+    bound.enqueue()
+    bound.synchronize()
+    return bound.fetch()["logits"]
 
 
 Judge = Callable[[Artifact, Any, slice], Parity]
@@ -184,10 +183,11 @@ def test_bound_and_host_runs_are_float64s_at_every_batch(
     assert engine.manifest.numerics == engine.manifest.precision
     with opened(engine) as session:
         for batch in BATCHES:
-            bound = bound_logits(session, images[:batch])
-            assert session.enqueue_boundary == "graph", session.delivered().notes
+            bound = session.bind({"input": images[:batch]})
+            logits_bound = bound_logits(bound)
+            assert bound.boundary == "graph", session.delivered().notes
             host = session.run({"input": images[:batch]})["logits"]
-            for logits in (bound, host):
+            for logits in (logits_bound, host):
                 assert logits.shape == (batch, engine.manifest.config.num_classes)
                 outcome = judged(engine, logits, slice(0, batch))
                 assert outcome.passed, (batch, outcome.failures)
@@ -221,8 +221,9 @@ def test_a_cuda_graph_gives_what_plain_launches_give(engine: Artifact, images: A
     logits = {}
     for graph in (True, False):
         with opened(engine, graph=graph) as session:
-            logits[graph] = bound_logits(session, images[:8])
-            assert session.enqueue_boundary == ("graph" if graph else "device")
+            bound = session.bind({"input": images[:8]})
+            logits[graph] = bound_logits(bound)
+            assert bound.boundary == ("graph" if graph else "device")
             assert session.delivered().notes["cuda graph"] == (
                 "on" if graph else "off: not asked for"
             )
@@ -242,11 +243,10 @@ def test_going_back_and_forth_between_batches_takes_each_times_input(
     with opened(engine) as session:
         for start, stop in ((0, 8), (4, 5), (0, 64), (8, 16), (9, 10), (2, 66), (3, 11), (0, 256)):
             rows = slice(start, min(stop, 16))
-            first = bound_logits(session, images[start:stop])
+            bound = session.bind({"input": images[start:stop]})
+            first = bound_logits(bound)
             between = session.run({"input": images[10:12]})["logits"]
-            session.enqueue()
-            session.synchronize()
-            again = session.fetch()["logits"]
+            again = bound_logits(bound)
             for logits, of in ((first, rows), (between, slice(10, 12)), (again, rows)):
                 outcome = judged(engine, logits, of)
                 assert outcome.passed, (start, stop, outcome.failures)
@@ -256,10 +256,10 @@ def test_outputs_belong_to_the_caller(fp16: Artifact, images: Any) -> None:
     with opened(fp16) as session:
         first = session.run({"input": images[:8]})["logits"]
         kept = first.copy()
-        fetched = bound_logits(session, images[:8])
+        fetched = bound_logits(session.bind({"input": images[:8]}))
         kept_fetched = fetched.copy()
         session.run({"input": images[8:16]})
-        bound_logits(session, images[8:16])
+        bound_logits(session.bind({"input": images[8:16]}))
     np.testing.assert_array_equal(first, kept)
     np.testing.assert_array_equal(fetched, kept_fetched)
 
@@ -286,7 +286,7 @@ def test_tf32_stays_within_its_own_gate_and_float32_within_float32s(
     for engine in (loose, fp32):
         with opened(engine) as session:
             outcomes[engine.manifest.numerics] = judged(
-                engine, bound_logits(session, images[:8]), slice(0, 8)
+                engine, bound_logits(session.bind({"input": images[:8]})), slice(0, 8)
             )
     assert outcomes["tf32"].passed, outcomes["tf32"].failures
     assert outcomes["fp32"].passed, outcomes["fp32"].failures
@@ -330,9 +330,10 @@ def test_other_precisions_are_right_and_delivered(
     if precision == "fp8" and tuple(map(int, capability.split("."))) < (8, 9):
         pytest.skip(f"no float8 on compute capability {capability}")
     weights = load_weights("digits")
-    calibration = Calibration("random", 32) if precision in QUANTIZED else Calibration()
+    noise = {"runtime": "trt", "calibration": "random", "calibration_images": 32}
+    quantized = noise if precision in QUANTIZED else {}
     plain = export_onnx(weights, tmp_path / "fp32", check=False)
-    recipe = Recipe(precision, runtime="trt", calibration=calibration, merge=merge)
+    recipe = ExportRequest(precision=precision, merge_groups=merge, **quantized)
     parent = derive_onnx(plain, weights, tmp_path / "onnx", recipe)
     options = options_for(kind, "1:8:64")
     engine = export_engine(
@@ -351,7 +352,11 @@ def test_native_inputs_and_outputs(
 ) -> None:
     plain = export_onnx(small, tmp_path / "fp32", check=False)
     parent = derive_onnx(
-        plain, small, tmp_path / "onnx", Recipe(precision, native_io=True), check=False
+        plain,
+        small,
+        tmp_path / "onnx",
+        ExportRequest(precision=precision, io="native"),
+        check=False,
     )
     engine = export_engine(
         parent, small, tmp_path / "engine", kind=kind, options=options_for(kind, "8")
@@ -428,7 +433,7 @@ def test_a_refit_changes_the_output_as_the_weights_do(
     assert whole.manifest.file_size_bytes > thin.manifest.file_size_bytes
     images = small.preprocessing.normalise(seeded_pixels(small.config, 8))
     with opened(whole) as session:
-        logits = bound_logits(session, images)
+        logits = bound_logits(session.bind({"input": images}))
     new = compare(reference_logits(load_weights("seeded:1", small.config), images), logits)
     assert new.passed, new.failures
     assert not compare(reference_logits(small, images), logits).passed
@@ -440,17 +445,15 @@ def test_a_refit_changes_the_output_as_the_weights_do(
 SECOND_PROCESS = """
 import json
 from resnext.runtimes.registry import SessionOptions, open_session
-from resnext.artifact.specs import BatchRange
-from resnext.artifact.records import EngineOptions
 from resnext.images.synthetic import seeded_pixels
 from resnext.weights.spec import load_weights
-from resnext_export.store import build_or_reuse, engine_or_reuse
+from resnext_export import ExportRequest
+from resnext_export.store import build_or_reuse
 
 weights = load_weights("digits")
 images = weights.preprocessing.normalise(seeded_pixels(weights.config, 8))
-parent = build_or_reuse(weights)
-options = EngineOptions(profiles=(BatchRange.parse("1:8:8"),))
-built = engine_or_reuse(parent.artifact, weights, KIND, options)
+parent = build_or_reuse(ExportRequest(), weights)
+built = build_or_reuse(ExportRequest(format=KIND, batch="1:8:8"), weights, parent.artifact)
 with open_session(KIND, built.artifact, SessionOptions()) as session:
     session.bind({"input": images})
     notes = dict(session.delivered().notes)
@@ -463,10 +466,8 @@ def test_a_second_process_builds_and_compiles_nothing(
 ) -> None:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
     digits = load_weights("digits")
-    parent = build_or_reuse(digits).artifact
-    built = engine_or_reuse(
-        parent, digits, kind, EngineOptions(profiles=(BatchRange.parse("1:8:8"),))
-    )
+    parent = build_or_reuse(ExportRequest(), digits).artifact
+    built = build_or_reuse(ExportRequest(format=kind, batch="1:8:8"), digits, parent)
     assert not built.reused
     assert built.artifact.manifest.check is not None
     images = digits.preprocessing.normalise(seeded_pixels(digits.config, 8))

@@ -48,11 +48,11 @@ def test_bound_and_host_runs_are_float64s(
 ) -> None:
     with open_session(name, limited, SessionOptions(cuda_graph=False)) as session:
         for batch in BATCHES:
-            session.bind({"input": images[:batch]})
-            session.enqueue()
-            session.synchronize()
+            bound = session.bind({"input": images[:batch]})
+            bound.enqueue()
+            bound.synchronize()
             for logits in (
-                session.fetch()["logits"],
+                bound.fetch()["logits"],
                 session.run({"input": images[:batch]})["logits"],
             ):
                 outcome = compare(
@@ -68,11 +68,11 @@ def test_a_graph_replays_what_is_bound(
 ) -> None:
     with open_session(name, limited, SessionOptions(cuda_graph=True)) as session:
         for rows in (slice(0, 8), slice(8, 16)):
-            session.bind({"input": images[rows]})
-            assert session.enqueue_boundary == "graph"
-            session.enqueue()
-            session.synchronize()
-            logits = session.fetch()["logits"]
+            bound = session.bind({"input": images[rows]})
+            assert bound.boundary == "graph"
+            bound.enqueue()
+            bound.synchronize()
+            logits = bound.fetch()["logits"]
             outcome = compare(
                 reference[rows], logits, gate=gate_for("fp16"), baseline=baseline[rows]
             )

@@ -47,11 +47,11 @@ def test_bound_and_host_runs_are_float64s(
     batch: int, graph: bool, package: Artifact, images: Any, reference: Any
 ) -> None:
     with open_session("pt2", package, SessionOptions(device="cuda", cuda_graph=graph)) as session:
-        session.bind({"input": images[:batch]})
-        assert session.enqueue_boundary == ("graph" if graph else "device")
-        session.enqueue()
-        session.synchronize()
-        for logits in (session.fetch()["logits"], session.run({"input": images[:batch]})["logits"]):
+        bound = session.bind({"input": images[:batch]})
+        assert bound.boundary == ("graph" if graph else "device")
+        bound.enqueue()
+        bound.synchronize()
+        for logits in (bound.fetch()["logits"], session.run({"input": images[:batch]})["logits"]):
             assert np.isfinite(logits).all()
             outcome = compare(reference[:batch], logits[: len(reference)])
             assert outcome.passed, outcome.failures
@@ -62,19 +62,19 @@ def test_binding_again_takes_the_new_input_and_batch(
 ) -> None:
     with open_session("pt2", package) as session:
         for rows in (slice(0, 8), slice(8, 16), slice(3, 4)):
-            session.bind({"input": images[rows]})
-            session.enqueue()
-            session.synchronize()
-            assert compare(reference[rows], session.fetch()["logits"]).passed
+            bound = session.bind({"input": images[rows]})
+            bound.enqueue()
+            bound.synchronize()
+            assert compare(reference[rows], bound.fetch()["logits"]).passed
             assert compare(reference[10:12], session.run({"input": images[10:12]})["logits"]).passed
-            session.enqueue()  # a run between must leave what is bound alone
-            session.synchronize()
-            assert compare(reference[rows], session.fetch()["logits"]).passed
+            bound.enqueue()  # a run between must leave what is bound alone
+            bound.synchronize()
+            assert compare(reference[rows], bound.fetch()["logits"]).passed
 
 
 def test_everything_is_on_the_device_in_float32(package: Artifact) -> None:
     with open_session("pt2", package) as session:
-        assert session.cuda_stream
+        assert session.bind({"input": np.zeros((1, 1, 8, 8), np.float32)}).cuda_stream
         delivered = session.delivered()
     heavy = [layer for layer in delivered.layers if layer.op in ("Conv", "Gemm")]
     assert len(heavy) == 54

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from resnext.errors import BadArtifact, SessionFailed, UsageError, first_line
 from resnext.precision import PRECISIONS
-from resnext_export.passes.lower import WEIGHTED, HalfPrecision, inferred
+from resnext_export.passes.graph import WEIGHTED, inferred
+from resnext_export.passes.lower import HalfPrecision
 
 #: Smallest subnormal of fp16; what is below half of it becomes zero.
 FP16_TINIEST = 2.0**-24

@@ -4,111 +4,92 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnext.cli.app import SETTINGS, OneLineGroup, guarded
-from resnext.cli.options import json_option, weights_options
-from resnext.cli.params import NameType
-from resnext.precision import PRECISIONS, Precision
+from resnext.cli.app import SETTINGS, as_flags, guarded
+from resnext.cli.options import json_option
+from resnext.cli.sections import SectionOption
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
-from resnext_export.request import Asked
+from resnext_export.derivation import derivation
+from resnext_export.registry import FORMATS
 
-from .check_trt import check_trt
-from .derivation import derivation
-from .engine_options import asked_for, engine_options
-from .inspect import inspect
-from .recipe_options import recipe_options, recipe_request
-from .refit import refit
+from .options import ExportGroup, request_from
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
     from resnext.artifact.manifest import Manifest
 
-FORMATS = {
-    "onnx": "ONNX, opset 20: one self-contained file, batch norms folded, any batch size",
-    "openvino": "OpenVINO's IR, in one file",
-    "trt": "an engine of TensorRT, or of TensorRT-RTX where only that is installed",
-    "trt-rtx": "an engine of TensorRT-RTX, built without a GPU",
-    "pt2": "an AOTInductor package of PyTorch, compiled for machines like this one",
-}
-
 _EPILOG = """\b
 Examples:
-  resnext-export --format onnx                    ResNeXt-50 32x4d, seeded weights
-  resnext-export --format onnx --weights digits   a shipped, trained network
-  resnext-export --format onnx --model resnext101_32x8d --weights checkpoint.pth --output engine/
+  resnext-export --format onnx                      ResNeXt-50 32x4d, seeded weights
+  resnext-export --format onnx --weights digits     shipped, trained network
+  resnext-export --format onnx --model resnext101_32x8d --weights checkpoint.pth --output out/
   resnext-export --format openvino
-  resnext-export --format pt2 --batch 8           compiled ahead of time by PyTorch
+  resnext-export --format pt2 --batch 8             compiled ahead of time by PyTorch
   resnext-export --format trt --precision fp16 --batch 1:8:64
-  resnext-export --format trt --batch 1,64:64:256  two optimization profiles
-  resnext-export --format trt-rtx --target sm_89,sm_120  ahead of time, for other machines' GPUs
-  resnext-export inspect engine/                  can this machine load it? what did each layer get?
-  resnext-export check-trt model.onnx             does TensorRT take this file? no GPU needed
-  resnext-export --list-models                    variants, parameters, MACs
+  resnext-export --format trt --batch 1,64:64:256   two optimization profiles
+  resnext-export --format trt-rtx --target sm_89    ahead of time, for other machines' GPUs
+  resnext-export inspect engine/                    loadable here? what did each layer get?
+  resnext-export check-trt model.onnx               does TensorRT accept it? no GPU needed
+  resnext-export rebuild engine/ --output new/      make an artifact again from its manifest
+  resnext-export --list-models                      variants, parameters, MACs
 """
+
+_COMMANDS = {
+    "check-trt": (
+        "resnext_export.cli.check_trt:check_trt",
+        "Check whether TensorRT accepts an ONNX file.",
+    ),
+    "inspect": (
+        "resnext_export.cli.inspect:inspect",
+        "Show what an artifact is, and whether it loads here.",
+    ),
+    "rebuild": (
+        "resnext_export.cli.rebuild:rebuild",
+        "Make an artifact again from the request in its manifest.",
+    ),
+    "refit": (
+        "resnext_export.cli.refit:refit",
+        "Put weights into an engine that was built without.",
+    ),
+}
 
 
 @click.group(
-    cls=OneLineGroup, invoke_without_command=True, context_settings=SETTINGS, epilog=_EPILOG
+    cls=ExportGroup,
+    lazy=_COMMANDS,
+    invoke_without_command=True,
+    context_settings=SETTINGS,
+    epilog=_EPILOG,
 )
-@click.option(
-    "--format",
-    "target",
-    type=NameType("format", tuple(FORMATS)),
-    metavar="|".join(FORMATS),
-    help="What to export to.  "
-    + "; ".join(f"{name}: {about}" for name, about in FORMATS.items())
-    + ".",
-)
-@weights_options
-@click.option(
-    "--precision",
-    type=NameType("precision", tuple(PRECISIONS)),
-    metavar="|".join(PRECISIONS),
-    help=(
-        "Element type of weights and activations: made of the float32 ONNX artifact.  [default:"
-        " fp32]"
-    ),
-)
-@click.option(
-    "--batch",
-    metavar="MIN:OPT[:MAX]|N[,...]",
-    help=(
-        "Batch sizes to take: a range (no MAX: no limit), or one fixed size; for an engine, one or"
-        " several ranges with MAX, each an optimization profile.  [default: 1:8, for an engine"
-        " 1:8:64]"
-    ),
-)
-@click.option(
-    "--bake-preprocessing",
-    is_flag=True,
-    help="Take uint8 NHWC pixels and normalise inside the graph.",
-)
-@click.option(
-    "--device",
-    type=click.Choice(["cpu", "cuda"]),
-    help="What a .pt2 package is compiled for.  [default: cpu]",
-)
-@recipe_options
-@engine_options
 @click.option(
     "--output",
+    cls=SectionOption,
+    section="Output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder to make.  [default: ./MODEL-WEIGHTS-PRECISION-FORMAT]",
+    help="Folder to create.  [default: ./MODEL-WEIGHTS-PRECISION-FORMAT]",
 )
-@click.option("--force", is_flag=True, help="Replace an artifact that is already in DIR.")
+@click.option(
+    "--force",
+    cls=SectionOption,
+    section="Output",
+    is_flag=True,
+    help="Replace an artifact that is already in DIR.",
+)
 @click.option(
     "--check/--no-check",
+    cls=SectionOption,
+    section="Output",
     default=True,
     help="Compare the written file with PyTorch.  [default: check]",
 )
 @json_option("Write the manifest, or the model list, as JSON")
 @click.option(
-    "--list-models", is_flag=True, help="Print every variant with parameters and MACs, and stop."
+    "--list-models", is_flag=True, help="List every variant with parameters and MACs, and exit."
 )
 @click.version_option(__version__, prog_name="resnext-export")
 @click.pass_context
@@ -116,26 +97,17 @@ Examples:
 def main(
     ctx: click.Context,
     /,
-    target: str | None,
-    model: str | None,
-    spec: str | None,
-    num_classes: int | None,
-    input_size: str | None,
-    precision: Precision | None,
-    batch: str | None,
-    bake_preprocessing: bool,
-    device: Literal["cpu", "cuda"] | None,
     output: Path | None,
     force: bool,
     check: bool,
     json_path: str | None,
     list_models: bool,
-    **others: Any,
+    **fields: Any,
 ) -> None:
     """Export a ResNeXt, and prove that the written file computes what PyTorch computes.
 
-    The folder that appears holds the model and manifest.json, its passport: configuration, weights,
-    preprocessing, sha256, versions, and the outcome of the check. It appears whole or not at all.
+    The output folder holds the model and manifest.json: configuration, weights, preprocessing,
+    sha256, versions, and the result of the check. It appears whole or not at all.
     """
     if ctx.invoked_subcommand is not None:
         typed = click.core.ParameterSource.COMMANDLINE
@@ -148,71 +120,27 @@ def main(
 
         print_models(json_path)
         return
-    if target is None:
-        instead = "--list-models, inspect, check-trt or refit"
+    if fields["format"] is None:
+        instead = f"--list-models, {', '.join(_COMMANDS)}"
         raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or {instead})")
-    asked = Asked(
-        target,
-        model,
-        spec,
-        num_classes,
-        input_size,
-        precision,
-        batch,
-        bake_preprocessing,
-        output,
-        check,
-        force,
-        recipe_request(others),
-        device,
-    )
-    request = asked_for(others)
-    derived = target == "onnx" and asked.wanted_recipe() is not None
-    if target in ("onnx", "openvino", "pt2"):
-        request.refuse_without_engine(from_onnx=target != "onnx" or derived)
-    if device is not None and target != "pt2":
-        raise click.UsageError("--device is for --format pt2")
-    if output is not None:
-        from resnext.artifact.files import check_destination
+    request = request_from(fields)
+    from resnext_export.pipeline import run
 
-        check_destination(output, force=force)
-    if target == "onnx" and not derived:
-        artifact = _export_onnx(asked)
-    elif target == "pt2":
-        from resnext_export.formats.pt2 import export_pt2_as_asked
+    artifact = run(request, output, check=check, force=force, say=note)
+    report(artifact, json_path)
 
-        artifact = export_pt2_as_asked(asked, request)
-    else:
-        from .engine import export_derived_as_asked, export_from_onnx_as_asked
 
-        artifact = (export_derived_as_asked if derived else export_from_onnx_as_asked)(
-            asked, request
-        )
+def report(artifact: Artifact, json_path: str | None = None) -> None:
+    """Print what was written, or its manifest as JSON."""
     if json_path is not None:
         write_text(json_path, artifact.manifest.to_json())
     if json_path != "-":
         _say(artifact)
 
 
-def _export_onnx(asked: Asked) -> Artifact:
-    from resnext.artifact.manifest import BatchRange
-    from resnext_export.formats.onnx import export_onnx
-
-    batch = BatchRange.parse(asked.batch or "1:8")
-    weights = asked.weights()
-    return export_onnx(
-        weights,
-        asked.directory(weights, "fp32", "onnx"),
-        batch=batch,
-        bake_preprocessing=asked.bake_preprocessing,
-        check=asked.check,
-        force=asked.force,
-    )
-
-
-main.add_command(inspect)
-main.add_command(check_trt)
-main.add_command(refit)
+def note(line: str) -> None:
+    """Print a line that does not belong to the output."""
+    click.echo(f"note: {as_flags(line)}", err=True)
 
 
 def _say(artifact: Artifact) -> None:
@@ -238,9 +166,7 @@ def _say(artifact: Artifact) -> None:
     for line in derivation(manifest):
         click.echo(line)
     if manifest.engine is not None:
-        from .engine import say_engine
-
-        say_engine(manifest)
+        _say_engine(manifest)
     click.echo(f"parity    {_parity(manifest)}")
 
 
@@ -272,6 +198,24 @@ def _parity(manifest: Manifest) -> str:
     if manifest.package is not None:
         return f"NOT CHECKED (--no-check); later, on a machine that it is for: {later}"
     return "NOT CHECKED (--no-check)"
+
+
+def _say_engine(manifest: Manifest) -> None:
+    """Print what is particular to an engine: what it was built for, fallbacks, delivered
+    precision.
+    """
+    from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS
+
+    from .inspect import delivered_line
+
+    record = manifest.engine
+    assert record is not None
+    ahead = record.library == "tensorrt_rtx"
+    where = (", ".join(record.options.targets) or RTX_DEFAULT_TARGETS) if ahead else record.gpu
+    click.echo(f"built for {where}")
+    for done in record.done:
+        click.echo(f"fallback  {done}")
+    click.echo(f"delivered {delivered_line(manifest)}")
 
 
 def _shape(shape: tuple[int | None, ...]) -> str:

@@ -211,8 +211,7 @@ def _say(
     artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine
 ) -> None:
     from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS
-
-    from .derivation import derivation
+    from resnext_export.derivation import derivation
 
     manifest, record = artifact.manifest, artifact.manifest.engine
     library = f"opset {manifest.opset}" if record is None else f"{record.library} {record.version}"

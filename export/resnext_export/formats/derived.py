@@ -4,10 +4,10 @@ like the first.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -15,33 +15,35 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
-from resnext.artifact.manifest import Manifest, MergeRecord, QuantizationRecord, RangeRecord
+from resnext.artifact.files import Artifact
+from resnext.artifact.manifest import (
+    CheckRecord,
+    Manifest,
+    MergeRecord,
+    QuantizationRecord,
+    RangeRecord,
+)
 from resnext.errors import BadInput, GateFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import HALVES, PRECISIONS, QUANTIZED, Precision
 from resnext.progress import working
 from resnext.runtimes.onnx_reference import node_by_node
-from resnext_export.cli.derivation import counted
-from resnext_export.recipe import Recipe
+from resnext_export import proof
+from resnext_export.calibration_images import calibration_images
+from resnext_export.derivation import counted
+from resnext_export.passes.base import run_pass
+from resnext_export.proof import CHECK_BATCHES, DIFFERENT, Expected
+from resnext_export.publish import Built, library_versions, publish
+from resnext_export.request import ExportRequest
 
-from .onnx import (
-    CHECK_BATCHES,
-    DIFFERENT,
-    FILE_NAME,
-    Expected,
-    expect,
-    library_versions,
-    prove,
-    write_onnx,
-)
+from .onnx_file import FILE_NAME, write_onnx
 
 if TYPE_CHECKING:
     from resnext.images.sources import ImageSource
     from resnext.weights.spec import Weights
-    from resnext_export.calibration.collect import Ranges
+    from resnext_export.calibration.ranges import Ranges
+    from resnext_export.options import Method, Runtime
     from resnext_export.passes.lower import HalfPrecision
-    from resnext_export.recipe import Method, Runtime
 
 _Calibrated: TypeAlias = "tuple[Ranges, QuantizationRecord]"
 #: Why the classifier is never int8.
@@ -65,7 +67,7 @@ def derive_onnx(
     parent: Artifact,
     weights: Weights,
     directory: Path,
-    recipe: Recipe,
+    request: ExportRequest,
     *,
     check: bool = True,
     force: bool = False,
@@ -74,10 +76,10 @@ def derive_onnx(
     """Make a new ONNX artifact of ``parent``, in ``directory``, whole or not at all.
 
     Args:
-        parent: an ONNX artifact; of float32 where ``recipe`` names another precision.
+        parent: an ONNX artifact; of float32 where ``request`` names another precision.
         weights: what it was exported from, for the comparison.
         directory: folder to make; ``model.onnx`` and ``manifest.json`` appear in it together.
-        recipe: precision, images to calibrate on, groups to merge.
+        request: precision, images to calibrate on, groups to merge.
         check: compare the written bytes with eager PyTorch.
         force: replace an artifact that is already there.
         say: called with one line for what a user should know before the work is done.
@@ -89,18 +91,79 @@ def derive_onnx(
             what PyTorch computes. Nothing is written.
         MissingRequirement: the images' package is not installed, or the disk is full.
     """
+    build = partial(build_derived, parent, weights, request, check=check, say=say)
+    return publish(parent, directory, build, check=check, force=force)
+
+
+def build_derived(
+    parent: Artifact,
+    weights: Weights,
+    request: ExportRequest,
+    folder: Path,
+    *,
+    check: bool,
+    say: Callable[[str], None],
+) -> Built:
+    """Write the changed graph of ``parent`` into ``folder``; as `derive_onnx`."""
+    precision = _precision(parent, request)
+    of = parent.manifest
+    graph = _Derived(onnx.load(parent.path), {})
+    if precision == "fp8" != of.precision:  # which groups have to be wide for
+        graph = _merged(graph, of, request)
+    calibrated = pixels = None
+    if precision != of.precision and precision in QUANTIZED:
+        images = calibration_images(request, weights)
+        if precision == "fp8":
+            _say_left(graph.proto, say)
+        if request.calibration == "random":
+            say("calibrating on noise: the file will be good for trying speed, not for use")
+        calibrated = _calibrated(
+            parent, request.scheme, images, request.calibration_method or "minmax"
+        )
+        # Compared on what it was calibrated for; noise is no image, and a network can hardly tell
+        # any from another.
+        pixels = None if images.name.startswith("random") else _some(images)
+    # PyTorch computes the reference on another thread meanwhile.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        awaited = (
+            pool.submit(proof.expect, weights, of.batch, precision, pixels=pixels)
+            if check
+            else None
+        )
+        derived = _derive(graph, parent, request, precision, calibrated, _probes(of, weights))
+        expected = awaited.result() if awaited is not None else None
+    if expected is not None and calibrated is not None:
+        with working("computing what this precision costs at best"):
+            expected = replace(
+                expected,
+                baseline=_at_best(
+                    graph.proto, parent, request, precision, calibrated[1].method, expected
+                ),
+            )
+    facts = _facts(derived, of, precision, request)
+    write_onnx(derived.proto, folder)
+
+    def proven(artifact: Artifact) -> CheckRecord:
+        assert expected is not None  # only asked for with a check
+        return proof.prove(artifact, expected)
+
+    return Built(FILE_NAME, facts, library_versions(), proven)
+
+
+def _precision(parent: Artifact, request: ExportRequest) -> Precision:
+    """Precision of the new artifact; refuses what ``parent`` cannot become."""
     of = parent.manifest
     if of.kind != "onnx":
         raise UsageError(
             f"another precision is made of an ONNX artifact; {parent.directory} is of kind"
             f" {of.kind}"
         )
-    precision = recipe.precision or of.precision
+    precision = request.precision or of.precision
     # The precision that it has may be named beside groups to merge.
     if (
         of.precision != "fp32"
-        and recipe.precision is not None
-        and (precision != of.precision or recipe.merge is None)
+        and request.precision is not None
+        and (precision != of.precision or request.merge_groups is None)
     ):
         already = (
             "is quantized already" if of.quantization is not None else "is no float32 artifact"
@@ -108,75 +171,37 @@ def derive_onnx(
         raise BadInput(
             f"{parent.directory} {already} ({of.precision}); start from the float32 export"
         )
-    if precision == of.precision and recipe.merge is None:
+    if precision == of.precision and request.merge_groups is None:
         raise UsageError(
             f"{parent.directory} is {precision} already, and no groups are to be merged: nothing"
             " to do"
         )
-    check_destination(directory, force=force)
-    graph = _Derived(onnx.load(parent.path), {})
-    if precision == "fp8" != of.precision:  # which groups have to be wide for
-        graph = _merged(graph, recipe)
-    calibrated = pixels = None
-    if precision != of.precision and precision in QUANTIZED:
-        asked = recipe.calibration
-        images = asked.source(weights)
-        if precision == "fp8":
-            _say_left(graph.proto, say)
-        if asked.spec == "random":
-            say("calibrating on noise: the file will be good for trying speed, not for use")
-        calibrated = _calibrated(parent, recipe.runtime, images, asked.method)
-        # Compared on what it was calibrated for; noise is no image, and a network can hardly tell
-        # any from another.
-        pixels = None if images.name.startswith("random") else _some(images)
-    # PyTorch computes the reference on another thread meanwhile.
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        awaited = (
-            pool.submit(expect, weights, of.batch, precision, pixels=pixels) if check else None
-        )
-        derived = _derive(graph, parent, recipe, precision, calibrated, _probes(of, weights))
-        expected = awaited.result() if awaited is not None else None
-    if expected is not None and calibrated is not None:
-        with working("computing what this precision costs at best"):
-            expected = replace(
-                expected,
-                baseline=_at_best(
-                    graph.proto, parent, recipe, precision, calibrated[1].method, expected
-                ),
-            )
-    with staging(directory, force=force) as folder:
-        manifest = _write(derived, parent, precision, recipe, folder)
-        if expected is not None:
-            with working("comparing the written file with PyTorch"):
-                record = prove(Artifact(folder, manifest), expected)
-            manifest = manifest.model_copy(update={"check": record})
-        seal(folder, manifest)
-    return Artifact(directory, manifest)
+    return precision
 
 
 def _derive(
     graph: _Derived,
     parent: Artifact,
-    recipe: Recipe,
+    request: ExportRequest,
     precision: Precision,
     calibrated: _Calibrated | None,
     probes: NDArray[Any],
 ) -> _Derived:
     if precision == parent.manifest.precision:
-        return _merged(graph, recipe)
+        return _merged(graph, parent.manifest, request)
     if precision in (*HALVES, "fp8"):
         half = cast("HalfPrecision", "fp16" if precision == "fp8" else precision)
         with working(f"converting to {precision}"):
             record = _checked_ranges(parent, half, probes)
-            graph = _lowered(graph, half, recipe, None if precision == "fp8" else record)
+            graph = _lowered(graph, half, request, None if precision == "fp8" else record)
     if calibrated is not None:
         ranges, record_of = calibrated
         with working(f"quantizing to {precision}"):
-            proto, left = _quantized(graph.proto, ranges, precision, recipe)
+            proto, left = _quantized(graph.proto, ranges, precision, request)
         graph = _Derived(
             proto, graph.facts | {"quantization": record_of.model_copy(update={"left": left})}
         )
-    return graph if precision == "fp8" else _merged(graph, recipe)
+    return graph if precision == "fp8" else _merged(graph, parent.manifest, request)
 
 
 def _some(images: ImageSource) -> NDArray[np.uint8]:
@@ -188,7 +213,8 @@ def _some(images: ImageSource) -> NDArray[np.uint8]:
 def _calibrated(
     parent: Artifact, runtime: Runtime, images: ImageSource, method: Method
 ) -> _Calibrated:
-    from resnext_export.calibration.collect import Source, calibrate_or_reuse
+    from resnext_export.calibration.images import Source
+    from resnext_export.calibration.reuse import calibrate_or_reuse
 
     source = Source.of_images(images, baked=parent.manifest.preprocessing_baked)
     ranges = calibrate_or_reuse(parent.path, source, method)
@@ -203,24 +229,24 @@ def _calibrated(
 
 
 def _quantized(
-    proto: onnx.ModelProto, ranges: Ranges, precision: Precision, recipe: Recipe
+    proto: onnx.ModelProto, ranges: Ranges, precision: Precision, request: ExportRequest
 ) -> tuple[onnx.ModelProto, tuple[tuple[str, str], ...]]:
     if precision == "fp8":
-        from resnext_export.passes.quantize_fp8 import fp8_from_onnx
+        from resnext_export.passes.quantize_fp8 import QuantizeFp8
 
-        quantized, left = fp8_from_onnx(proto, ranges)
+        quantized, _, left, _ = run_pass(QuantizeFp8(ranges), proto)
         return quantized, (*left, ("fc", _CLASSIFIER))
-    from resnext_export.passes.quantize_int8 import quantized_from_onnx
+    from resnext_export.passes.quantize_int8 import QuantizeInt8
 
-    return quantized_from_onnx(proto, ranges, recipe.runtime), (("fc", _CLASSIFIER),)
+    return run_pass(QuantizeInt8(ranges, request.scheme), proto).proto, (("fc", _CLASSIFIER),)
 
 
 def _lowered(
-    graph: _Derived, half: HalfPrecision, recipe: Recipe, record: RangeRecord | None
+    graph: _Derived, half: HalfPrecision, request: ExportRequest, record: RangeRecord | None
 ) -> _Derived:
-    from resnext_export.passes.lower import lowered_from_onnx
+    from resnext_export.passes.lower import Lower
 
-    proto = lowered_from_onnx(graph.proto, half, native_io=recipe.native_io)
+    proto = run_pass(Lower(half, native_io=request.io == "native"), graph.proto).proto
     return _Derived(proto, graph.facts | ({} if record is None else {"ranges": record}))
 
 
@@ -250,7 +276,7 @@ def _probes(of: Manifest, weights: Weights) -> NDArray[Any]:
 def _at_best(
     proto: onnx.ModelProto,
     parent: Artifact,
-    recipe: Recipe,
+    request: ExportRequest,
     precision: Precision,
     method: Method,
     expected: Expected,
@@ -258,7 +284,8 @@ def _at_best(
     """Logits of the same form calibrated on the very images that are compared, which is as good as
     it gets.
     """
-    from resnext_export.calibration.collect import Source, calibrate
+    from resnext_export.calibration.collect import calibrate
+    from resnext_export.calibration.images import Source
 
     images: NDArray[Any] = (
         expected.pixels if parent.manifest.preprocessing_baked else expected.images
@@ -270,67 +297,66 @@ def _at_best(
         parent.path, source.batches(), method, source=source.name, source_sha256=source.sha256
     )
     if precision == "fp8":
-        proto = _lowered(_Derived(proto, {}), "fp16", recipe, None).proto
-    proto, _ = _quantized(proto, ranges, precision, recipe)
+        proto = _lowered(_Derived(proto, {}), "fp16", request, None).proto
+    proto, _ = _quantized(proto, ranges, precision, request)
     return node_by_node(proto, images).astype(np.float64)
 
 
-def _merged(graph: _Derived, recipe: Recipe) -> _Derived:
+def _merged(graph: _Derived, of: Manifest, request: ExportRequest) -> _Derived:
     """``graph`` with merged groups, where some are to be."""
-    from resnext_export.passes.merge_groups import merged_from_onnx
+    from resnext_export.passes.merge_groups import MergeGroups
     from resnext_export.passes.merge_proof import prove_merge
     from resnext_export.tuning.merge_width import fastest_merge
 
     facts: dict[str, Any] = {}
-    if recipe.merge is None:
+    if request.merge_groups is None:
         return graph
-    if recipe.merge == "auto":
-        assert recipe.runtime != "trt"  # as a recipe is checked
-        choice = fastest_merge(graph.proto, recipe.runtime, recipe.batch)
-        merged = choice.proto
+    if request.merge_groups == "auto":
+        assert request.scheme != "trt"  # as a request is checked
+        batch = of.batch.opt if request.batch is None else request.profiles()[0].opt
+        choice = fastest_merge(graph.proto, request.scheme, batch)
+        merged, proof = choice.proto, prove_merge(graph.proto, choice.proto)
+        changed, max_error = proof.convs, proof.max_error
         facts = {
-            "runtime": recipe.runtime,
-            "batch": recipe.batch,
+            "runtime": request.scheme,
+            "batch": batch,
             "speedup": round(choice.speedup, 3),
         }
     else:
-        merged, changed = merged_from_onnx(graph.proto, recipe.merge)
+        merged, changed, _, max_error = run_pass(MergeGroups(request.merge_groups), graph.proto)
         if not changed:
             raise UsageError(
-                f"no convolution has groups of fewer than {recipe.merge} channels: nothing to merge"
+                f"no convolution has groups of fewer than {request.merge_groups} channels: nothing"
+                " to merge"
             )
-    proof = prove_merge(graph.proto, merged)
     groups = {
         node.name: next(attribute.i for attribute in node.attribute if attribute.name == "group")
         for node in merged.graph.node
-        if node.op_type == "Conv" and node.name in proof.convs
+        if node.op_type == "Conv" and node.name in changed
     }
     return _Derived(
         merged,
-        graph.facts | {"merged": MergeRecord(groups=groups, max_error=proof.max_error, **facts)},
+        graph.facts | {"merged": MergeRecord(groups=groups, max_error=max_error, **facts)},
     )
 
 
 def _say_left(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:
     """Say which convolutions will not be float8, before the work begins."""
-    from resnext_export.passes.quantize_fp8 import left_by_fp8
+    from resnext_export.passes.quantize_fp8 import skipped_by_fp8
 
-    left = left_by_fp8(proto)
+    left = skipped_by_fp8(proto)
     count = sum(node.op_type == "Conv" for node in proto.graph.node)
     told = ", ".join(counted(reason for _, reason in left))
-    more = "; --merge-groups 32 widens groups" if "a group" in told else ""
+    more = "; `merge_groups` 32 widens groups" if "a group" in told else ""
     say(f"fp8: {count - len(left)} of {count} convolutions; left in fp16: {told or 'none'}{more}")
 
 
-def _write(
-    derived: _Derived, parent: Artifact, precision: Precision, recipe: Recipe, folder: Path
-) -> Manifest:
-    of, opset = (
-        parent.manifest,
-        next(e.version for e in derived.proto.opset_import if e.domain in ("", "ai.onnx")),
+def _facts(
+    derived: _Derived, of: Manifest, precision: Precision, request: ExportRequest
+) -> dict[str, Any]:
+    native = (
+        {"fp16": "float16", "bf16": "bfloat16"}.get(precision) if request.io == "native" else None
     )
-    path = write_onnx(derived.proto, folder)
-    native = {"fp16": "float16", "bf16": "bfloat16"}.get(precision) if recipe.native_io else None
 
     def sized(specs: tuple[Any, ...]) -> tuple[Any, ...]:
         if native is None:
@@ -339,18 +365,10 @@ def _write(
             s.model_copy(update={"dtype": native}) if s.dtype == "float32" else s for s in specs
         )
 
-    facts = {
-        "file": FILE_NAME,
-        "file_sha256": file_sha256(path),
-        "file_size_bytes": path.stat().st_size,
+    return {
         "precision": precision,
         "inputs": sized(of.inputs),
         "outputs": sized(of.outputs),
-        "opset": opset,
-        "parent_sha256": of.file_sha256,
-        "versions": library_versions(),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "check": None,
+        "opset": next(e.version for e in derived.proto.opset_import if e.domain in ("", "ai.onnx")),
         **derived.facts,
     }
-    return Manifest(**(dict(of) | facts))

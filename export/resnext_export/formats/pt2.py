@@ -4,25 +4,31 @@ compare, seal.
 
 from __future__ import annotations
 
-import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
+from resnext.artifact.files import Artifact
 from resnext.artifact.identity import file_facts
-from resnext.artifact.manifest import BatchRange, Manifest, WeightsRecord
-from resnext.errors import UsageError
+from resnext.artifact.manifest import BatchRange, Manifest
+from resnext.machine.cuda_driver import probe_driver
 from resnext.network.config import variant_name
 from resnext.precision import Precision
 from resnext.progress import working
+from resnext.runtimes.pt2.record import obstacles as package_obstacles
+from resnext.runtimes.pt2.record import this_host
 from resnext.version import __version__
+from resnext_export import proof
+from resnext_export.publish import Built, publish
+from resnext_export.registry import PackageOptions
+
+from .base import Builder
 
 if TYPE_CHECKING:
-    from resnext.artifact.records import PackageRecord
     from resnext.weights.spec import Weights
-    from resnext_export.cli.engine_options import EngineRequest
-    from resnext_export.request import Asked
+    from resnext_export.request import ExportRequest
 
 FILE_NAME = "model.pt2"
 Device = Literal["cpu", "cuda"]
@@ -64,98 +70,117 @@ def export_pt2(
         GateFailed: the traced graph is not as asked, or the written file does not compute what
             PyTorch computes. Nothing is written.
     """
+    batch = batch or BatchRange(min=1, opt=8, max=None)
+
+    def build(folder: Path) -> Built:
+        return _build(weights, batch, precision, device, folder, baked=bake_preprocessing)
+
+    return publish(weights, directory, build, check=check, force=force)
+
+
+def _build(
+    weights: Weights,
+    batch: BatchRange,
+    precision: Precision,
+    device: Device,
+    folder: Path,
+    *,
+    baked: bool,
+) -> Built:
     from resnext_export.convert.pt2_from_torch import pt2_from_torch
 
-    from .onnx import expect, prove
-
-    batch = batch or BatchRange(min=1, opt=8, max=None)
-    check_destination(directory, force=force)
-    name = variant_name(weights.config)
-    facts = {
-        "resnext.model": name or "custom",
+    metadata = {
+        "resnext.model": variant_name(weights.config) or "custom",
         "resnext.weights": Path(weights.source).name,
         **file_facts(
             config=weights.config,
             weights_sha256=weights.sha256,
             preprocessing=weights.preprocessing,
-            preprocessing_baked=bake_preprocessing,
+            preprocessing_baked=baked,
             class_names=weights.class_names,
         ),
     }
-    with staging(directory, force=force) as folder:
-        path = folder / FILE_NAME
-        with working(f"compiling for {device}, half a minute or more"):
-            record = pt2_from_torch(
-                weights,
-                batch,
-                path,
-                bake_preprocessing=bake_preprocessing,
-                precision=precision,
-                device=device,
-                metadata=facts,
-            )
-        manifest = _manifest(path, weights, name, record, baked=bake_preprocessing)
-        if check:
-            with working("comparing the written file with PyTorch"):
-                proof = prove(Artifact(folder, manifest), expect(weights, batch, precision), "pt2")
-            manifest = manifest.model_copy(update={"check": proof})
-        seal(folder, manifest)
-    return Artifact(directory, manifest)
-
-
-def _manifest(
-    path: Path, weights: Weights, name: str | None, record: PackageRecord, *, baked: bool
-) -> Manifest:
-    return Manifest(
-        kind="pt2",
-        file=path.name,
-        file_sha256=file_sha256(path),
-        file_size_bytes=path.stat().st_size,
-        model=name,
-        config=weights.config,
-        weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
-        precision=record.precision,
-        inputs=record.inputs,
-        outputs=record.outputs,
-        batch=record.batch,
-        preprocessing=weights.preprocessing,
-        preprocessing_baked=baked,
-        class_names=weights.class_names,
-        opset=None,
-        parent_sha256=None,  # it is made from weights, not from another artifact
-        versions={"resnext-toolkit": __version__, "torch": record.torch, "numpy": version("numpy")},
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        package=record,
-    )
-
-
-def export_pt2_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
-    """What ``resnext-export --format pt2`` does.
-
-    Raises:
-        UsageError: an option that only an ONNX artifact has.
-        ResnextError: whatever `export_pt2` raises; what can be known is asked before any weights
-            are loaded.
-    """
-    from resnext_export.convert.pt2_from_torch import refuse_if_not_compilable
-
-    given = (*(["--onnx"] if request.onnx is not None else []), *asked.recipe.given())
-    if given:
-        raise UsageError(
-            f"a .pt2 package is made from the weights, not from an ONNX artifact; drop {given[0]}"
+    with working(f"compiling for {device}, half a minute or more"):
+        record = pt2_from_torch(
+            weights,
+            batch,
+            folder / FILE_NAME,
+            bake_preprocessing=baked,
+            precision=precision,
+            device=device,
+            metadata=metadata,
         )
-    precision, device = asked.precision or "fp32", asked.device or "cpu"
-    batch = BatchRange.parse(asked.batch or "1:8")
-    with working("looking for a compiler"):
-        refuse_if_not_compilable(precision, device)
-    weights = asked.weights()
-    return export_pt2(
-        weights,
-        asked.directory(weights, precision, "pt2"),
-        batch=batch,
-        precision=precision,
-        device=device,
-        bake_preprocessing=asked.bake_preprocessing,
-        check=asked.check,
-        force=asked.force,
+    facts = {
+        "kind": "pt2",
+        "precision": record.precision,
+        "inputs": record.inputs,
+        "outputs": record.outputs,
+        "batch": record.batch,
+        "preprocessing_baked": baked,
+        "opset": None,
+        "package": record,
+    }
+    versions = {
+        "resnext-toolkit": __version__,
+        "torch": record.torch,
+        "numpy": version("numpy"),
+    }
+    return Built(
+        FILE_NAME,
+        facts,
+        versions,
+        lambda artifact: proof.prove(artifact, proof.expect(weights, batch, precision), "pt2"),
     )
+
+
+class PackageBuilder(Builder):
+    """A package compiled from the weights."""
+
+    def prepare(self, request: ExportRequest) -> str:
+        """Look for a compiler, and for the device."""
+        from resnext_export.convert.pt2_from_torch import refuse_if_not_compilable
+
+        with working("looking for a compiler"):
+            refuse_if_not_compilable(request.precision or "fp32", _device(request))
+        return request.format
+
+    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
+        """PyTorch, and the processor or GPU; neither the ONNX libraries nor an operator set."""
+        host, gpus = this_host(), probe_driver().gpus
+        return {
+            "toolkit": __version__,
+            **asdict(host),
+            "cpu_flags": sorted(host.cpu_flags),
+            "gpu": gpus[0].name if gpus and _device(request) == "cuda" else None,
+        }
+
+    def usable(self, manifest: Manifest) -> bool:
+        """Checked, and for this machine."""
+        package = manifest.package
+        return (
+            super().usable(manifest)
+            and package is not None
+            and not package_obstacles(package, this_host())
+        )
+
+    def build(
+        self,
+        source: Weights | Artifact,
+        weights: Weights,
+        request: ExportRequest,
+        folder: Path,
+        *,
+        check: bool,  # noqa: ARG002
+        say: Callable[[str], None],  # noqa: ARG002
+        cache: Path | None,  # noqa: ARG002
+    ) -> Built:
+        """Compile the weights."""
+        assert source is weights
+        (batch,) = request.profiles()
+        precision, baked = request.precision or "fp32", request.bake_preprocessing
+        return _build(weights, batch, precision, _device(request), folder, baked=baked)
+
+
+def _device(request: ExportRequest) -> Device:
+    assert isinstance(request.options, PackageOptions)
+    return request.options.device

@@ -4,12 +4,16 @@ check, seal.
 
 from __future__ import annotations
 
-import datetime
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
-from resnext.artifact.manifest import BatchRange, Manifest
+from resnext.artifact.files import Artifact, check_destination, file_sha256
+from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.records import EngineOptions, EngineRecord
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadWeights, UsageError
@@ -17,15 +21,21 @@ from resnext.machine.cuda_driver import probe_driver
 from resnext.runtimes.compatibility import obstacles, this_machine
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for, flavour_of, this_platform
+from resnext_export import proof
+from resnext_export.publish import Built, library_versions, publish
+from resnext_export.registry import EngineChoices
 from resnext_export.tensorrt.engine_from_onnx import BuiltEngine, engine_from_onnx
 from resnext_export.tensorrt.fallbacks import Tried, build_with_fallbacks
 from resnext_export.tensorrt.progress import BuildWatch, build_bars
 from resnext_export.tensorrt.timing_cache import TimingCache
 
+from .base import Builder
+
 if TYPE_CHECKING:
     import onnx
 
     from resnext.weights.spec import Weights
+    from resnext_export.request import ExportRequest
 
 FILE_NAME = "model.engine"
 
@@ -69,6 +79,93 @@ def export_engine(
     check_destination(directory, force=force)
     check_request(flavour, options, timing_cache)
     _check_parent(parent, options)
+    build = partial(
+        _build, parent, weights, flavour, options, timing_cache=timing_cache, check=check
+    )
+    return publish(parent, directory, build, check=check, force=force)
+
+
+class EngineBuilder(Builder):
+    """An engine of an ONNX artifact."""
+
+    def prepare(self, request: ExportRequest) -> str:
+        """Find the library, and ask it for what was requested."""
+        flavour = flavour_for(cast("EngineKind", request.format))
+        check_request(flavour, engine_options(request), _choices(request).timing_cache)
+        return flavour.kind
+
+    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
+        """Library, GPU and driver."""
+        flavour = flavour_for(cast("EngineKind", request.format))
+        options = engine_options(request).model_dump(mode="json")
+        return {**machine_facts(flavour), "options": options}
+
+    def usable(self, manifest: Manifest) -> bool:
+        """Checked, unless it cannot run here; a machine without a GPU leaves it unchecked."""
+        assert manifest.engine is not None
+        flavour = flavour_of(manifest.engine.library)
+        return super().usable(manifest) or bool(obstacles(manifest, this_machine(flavour)))
+
+    def build(
+        self,
+        source: Weights | Artifact,
+        weights: Weights,
+        request: ExportRequest,
+        folder: Path,
+        *,
+        check: bool,
+        say: Callable[[str], None],  # noqa: ARG002
+        cache: Path | None,
+    ) -> Built:
+        """Build the engine; with a ``cache``, kernel timings are kept there for this machine."""
+        assert isinstance(source, Artifact)
+        self.prepare(request)
+        flavour = flavour_for(cast("EngineKind", request.format))
+        options, times = engine_options(request), _choices(request).timing_cache
+        if times is None and cache is not None and flavour.kind == "trt":
+            facts = json.dumps(machine_facts(flavour), sort_keys=True).encode()
+            times = cache / "trt-timing" / f"{hashlib.sha256(facts).hexdigest()[:24]}.cache"
+        _check_parent(source, options)
+        return _build(source, weights, flavour, options, folder, timing_cache=times, check=check)
+
+
+def engine_options(request: ExportRequest) -> EngineOptions:
+    """What ``request`` asks of the builder."""
+    choices = _choices(request)
+    return EngineOptions(
+        profiles=request.profiles(),
+        fallbacks=() if choices.fallbacks == "fail" else choices.fallbacks,
+        **choices.model_dump(exclude={"timing_cache", "fallbacks"}),
+    )
+
+
+def machine_facts(flavour: Flavour) -> dict[str, Any]:
+    """What an engine and its kernels' timings depend on, beside the graph."""
+    driver = probe_driver()
+    return {
+        "library": flavour.package,
+        "version": flavour.version,
+        "cuda": flavour.cuda,
+        "gpu": [asdict(gpu) for gpu in driver.gpus[:1]],
+        "driver": driver.cuda_version,
+    }
+
+
+def _choices(request: ExportRequest) -> EngineChoices:
+    assert isinstance(request.options, EngineChoices)
+    return request.options
+
+
+def _build(
+    parent: Artifact,
+    weights: Weights,
+    flavour: Flavour,
+    options: EngineOptions,
+    folder: Path,
+    *,
+    timing_cache: Path | None,
+    check: bool,
+) -> Built:
     times = None if timing_cache is None else TimingCache(timing_cache)
 
     def build(source: Path | bytes, watch: BuildWatch) -> BuiltEngine:
@@ -88,17 +185,19 @@ def export_engine(
         )
     if tried.done and options.strip_weights:
         raise UsageError(
-            f"--strip-weights needs a graph as exported, and it had to be changed: {tried.done[0]}"
+            f"`strip_weights` needs a graph as exported, and it had to be changed: {tried.done[0]}"
         )
-    with staging(directory, force=force) as folder:
-        if tried.changed is not None and check:
-            _prove_changed(tried.changed, parent, weights, folder)
-        (folder / FILE_NAME).write_bytes(tried.engine.data)
-        manifest = _manifest(parent, flavour, options, tried, folder / FILE_NAME)
-        if check and not obstacles(manifest, this_machine(flavour)):
-            manifest = _proven(Artifact(folder, manifest), weights, parent)
-        seal(folder, manifest)
-    return Artifact(directory, manifest)
+    if tried.changed is not None and check:
+        _prove_changed(tried.changed, parent, weights, folder)
+    (folder / FILE_NAME).write_bytes(tried.engine.data)
+
+    def proven(artifact: Artifact) -> CheckRecord | None:
+        if obstacles(artifact.manifest, this_machine(flavour)):
+            return None
+        return _proven(weights, parent, artifact)
+
+    facts = _facts(parent.manifest, flavour, options, tried)
+    return Built(FILE_NAME, facts, library_versions(flavour.package), proven)
 
 
 def refit_engine(
@@ -108,7 +207,7 @@ def refit_engine(
 
     Args:
         thin: the engine without weights.
-        spec: which weights, as ``--weights``; None means those that it was built from.
+        spec: which weights, as `load_weights` takes them; None means those that it was built from.
         directory: folder to make.
         check: compare the outcome with PyTorch.
         force: replace an artifact that is already there.
@@ -119,11 +218,11 @@ def refit_engine(
         EngineRefused: the library does not take them.
         GateFailed: the outcome does not compute what PyTorch computes. Nothing is written.
     """
-    from resnext.artifact.manifest import WeightsRecord
     from resnext.verify.check import artifact_weights
     from resnext.weights.spec import load_weights
     from resnext_export.convert.onnx_from_torch import onnx_from_torch
-    from resnext_export.passes.lower import lowered_from_onnx
+    from resnext_export.passes.base import run_pass
+    from resnext_export.passes.lower import Lower
     from resnext_export.tensorrt.refit import refitted_from_engine
 
     manifest, record = thin.manifest, thin.manifest.engine
@@ -141,30 +240,21 @@ def refit_engine(
     proto = onnx_from_torch(weights, any_batch, bake_preprocessing=manifest.preprocessing_baked)
     if manifest.precision == "fp16" or manifest.precision == "bf16":
         native_io = manifest.outputs[0].dtype != "float32"
-        proto = lowered_from_onnx(proto, manifest.precision, native_io=native_io)
+        proto = run_pass(Lower(manifest.precision, native_io=native_io), proto).proto
     flavour = flavour_of(record.library)
     data = refitted_from_engine(
         thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options
     )
-    with staging(directory, force=force) as folder:
-        path = folder / FILE_NAME
-        path.write_bytes(data)
-        manifest = manifest.model_copy(
-            update={
-                "file_sha256": file_sha256(path),
-                "file_size_bytes": path.stat().st_size,
-                "weights": WeightsRecord(source=weights.source, sha256=weights.sha256),
-                "parent_sha256": manifest.file_sha256,
-                "created": (
-                    datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-                ),
-                "engine": record.model_copy(update={"refitted": True}),
-            }
-        )
-        if check:
-            manifest = _proven(Artifact(folder, manifest), weights)
-        seal(folder, manifest)
-    return Artifact(directory, manifest)
+    facts = {
+        "weights": WeightsRecord(source=weights.source, sha256=weights.sha256),
+        "engine": record.model_copy(update={"refitted": True}),
+    }
+
+    def build(folder: Path) -> Built:
+        (folder / FILE_NAME).write_bytes(data)
+        return Built(FILE_NAME, facts, manifest.versions, partial(_proven, weights, None))
+
+    return publish(thin, directory, build, check=check, force=force)
 
 
 def check_request(flavour: Flavour, options: EngineOptions, timing_cache: Path | None) -> None:
@@ -176,7 +266,7 @@ def check_request(flavour: Flavour, options: EngineOptions, timing_cache: Path |
     """
     if flavour.kind == "trt-rtx" and timing_cache is not None:
         raise UsageError(
-            "--timing-cache is TensorRT's: TensorRT-RTX times no kernels when it builds"
+            "`timing_cache` is TensorRT's: TensorRT-RTX times no kernels when it builds"
         )
     flavour.check_can_build(options, probe_driver())
 
@@ -190,16 +280,16 @@ def _check_parent(parent: Artifact, options: EngineOptions) -> None:
         )
     if options.tf32 and manifest.precision != "fp32":
         raise UsageError(
-            f"--tf32 is for float32 engines, and this one is {manifest.precision}; drop it"
+            f"`tf32` is for float32 engines, and this one is {manifest.precision}; drop it"
         )
     if options.strip_weights and manifest.merged is not None:
         raise UsageError(
-            "--strip-weights needs a graph as exported, and this one's groups were merged; drop one"
+            "`strip_weights` needs a graph as exported, and this one's groups were merged; drop one"
             " of the two"
         )
     if options.strip_weights and manifest.quantization is not None:
         raise UsageError(
-            f"--strip-weights is for float networks; the scales of {manifest.precision} are for"
+            f"`strip_weights` is for float networks; the scales of {manifest.precision} are for"
             " these very weights"
         )
     for profile in options.profiles:
@@ -213,45 +303,31 @@ def _open_shapes(manifest: Manifest) -> dict[str, tuple[int | None, ...]]:
     return {spec.name: spec.shape for spec in manifest.inputs if None in spec.shape}
 
 
-def _manifest(
-    parent: Artifact, flavour: Flavour, options: EngineOptions, tried: Tried, path: Path
-) -> Manifest:
-    from .onnx import library_versions
-
+def _facts(of: Manifest, flavour: Flavour, options: EngineOptions, tried: Tried) -> dict[str, Any]:
     driver = probe_driver()
     gpu = driver.gpus[0] if driver.gpus else None
     version = flavour.version
     assert version is not None
-    of = parent.manifest
-    return of.model_copy(
-        update={
-            "kind": flavour.kind,
-            "file": FILE_NAME,
-            "file_sha256": file_sha256(path),
-            "file_size_bytes": path.stat().st_size,
-            "batch": options.batch,
-            "inputs": tuple(_sized(spec, options) for spec in of.inputs),
-            "outputs": tuple(_sized(spec, options) for spec in of.outputs),
-            "parent_sha256": of.file_sha256,
-            "versions": {**library_versions(), flavour.package: version},
-            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "check": None,
-            "engine": EngineRecord(
-                library=flavour.package,
-                version=version,
-                cuda=flavour.cuda,
-                platform=this_platform(),
-                gpu=gpu and gpu.name,
-                compute_capability=gpu and gpu.compute_capability,
-                cuda_driver=driver.cuda_version,
-                options=options,
-                done=tried.done,
-                build_s=round(tried.engine.build_s, 3),
-                layers=tried.engine.layers,
-                layers_from=tried.engine.layers_from,
-            ),
-        }
-    )
+    return {
+        "kind": flavour.kind,
+        "batch": options.batch,
+        "inputs": tuple(_sized(spec, options) for spec in of.inputs),
+        "outputs": tuple(_sized(spec, options) for spec in of.outputs),
+        "engine": EngineRecord(
+            library=flavour.package,
+            version=version,
+            cuda=flavour.cuda,
+            platform=this_platform(),
+            gpu=gpu and gpu.name,
+            compute_capability=gpu and gpu.compute_capability,
+            cuda_driver=driver.cuda_version,
+            options=options,
+            done=tried.done,
+            build_s=round(tried.engine.build_s, 3),
+            layers=tried.engine.layers,
+            layers_from=tried.engine.layers_from,
+        ),
+    }
 
 
 def _sized(spec: TensorSpec, options: EngineOptions) -> TensorSpec:
@@ -269,8 +345,6 @@ def _prove_changed(
     """
     import tempfile
 
-    from .onnx import expect, prove
-
     manifest = parent.manifest
     with tempfile.TemporaryDirectory(dir=folder) as kept:  # goes with the folder, whatever happens
         path = Path(kept) / manifest.file
@@ -278,17 +352,13 @@ def _prove_changed(
         stand_in = manifest.model_copy(
             update={"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
         )
-        prove(
+        proof.prove(
             Artifact(Path(kept), stand_in),
-            expect(weights, manifest.batch, manifest.precision, parent=parent),
+            proof.expect(weights, manifest.batch, manifest.precision, parent=parent),
         )
 
 
-def _proven(artifact: Artifact, weights: Weights, parent: Artifact | None = None) -> Manifest:
-    from resnext.progress import working
-
-    from .onnx import expect, prove
-
+def _proven(weights: Weights, parent: Artifact | None, artifact: Artifact) -> CheckRecord:
     manifest = artifact.manifest
     assert manifest.engine is not None
     profiles = manifest.engine.options.profiles
@@ -297,7 +367,5 @@ def _proven(artifact: Artifact, weights: Weights, parent: Artifact | None = None
             {size for profile in profiles for size in (profile.min, profile.opt, profile.max or 0)}
         )
     )
-    with working("comparing the engine on disk with PyTorch"):
-        expected = expect(weights, manifest.batch, manifest.numerics, batches, parent)
-        record = prove(artifact, expected, manifest.kind)
-    return manifest.model_copy(update={"check": record})
+    expected = proof.expect(weights, manifest.batch, manifest.numerics, batches, parent)
+    return proof.prove(artifact, expected, manifest.kind)

@@ -35,7 +35,7 @@ from resnext.errors import (
 from resnext.network.layers import module_of
 from resnext.precision import PRECISIONS
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer, Session
+from resnext.runtimes.session import Arrays, Bound, Delivered, DeliveredLayer, Session
 
 
 def _load_quietly() -> Any:
@@ -128,7 +128,7 @@ class OpenvinoSession(Session):
     """
 
     def __init__(self, artifact: Artifact, options: SessionOptions, name: str) -> None:
-        self.backend = name
+        super().__init__(name)
         self._artifact, self._options = artifact, options
         self._core = shared_core()
         with _translated(BadArtifact, f"OpenVINO cannot read {artifact.path}"):
@@ -141,10 +141,8 @@ class OpenvinoSession(Session):
         self._any = self._compile(self._model)
         self._runner = self._any.create_infer_request()
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._bound: dict[str, NDArray[Any]] = {}
         self._exact: Any = None
         self._exact_runner: Any = None
-        self._request: Any = None
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run on the caller's own arrays, and copy the outputs, which OpenVINO would overwrite.
@@ -154,20 +152,18 @@ class OpenvinoSession(Session):
                 for NaN, so the logits would look sound.
             SessionFailed: OpenVINO failed, or the session is closed.
         """
-        self._check(inputs)
+        self.check_inputs(inputs)
         exact = self._shapes == {name: array.shape for name, array in inputs.items()}
         request = self._exact_runner if exact else self._runner
-        if request is None:
-            raise SessionFailed(f"{self.backend}: the session is closed")
         with _translated(SessionFailed, f"{self.backend} failed"):
             # The arrays must outlive the run, which a tensor does not see to.
             arrays = {name: _tensor_ready(array) for name, array in inputs.items()}
             _set_inputs(request, arrays)
             request.infer(share_outputs=True)
-            return self._copies(request)
+            return self.copies(request)
 
-    def bind(self, inputs: Arrays) -> None:
-        """Keep copies of ``inputs``, compile for their shape, and run once.
+    def _bind(self, inputs: Arrays) -> OpenvinoBound:
+        """Compile for the shape of ``inputs``, unless the last one bound had it, and run once.
 
         Raises:
             BadInput: as `run`.
@@ -175,47 +171,25 @@ class OpenvinoSession(Session):
                 artifact's.
             SessionFailed: OpenVINO failed, or the session is closed.
         """
-        self._check(inputs)
-        if self._model is None:
-            raise SessionFailed(f"{self.backend}: the session is closed")
-        self._request = (
-            None  # a bind that fails must not leave the last one's outputs to be fetched as its own
-        )
-        self._bound = {name: np.array(array, order="C") for name, array in inputs.items()}
-        shapes = {name: array.shape for name, array in self._bound.items()}
+        arrays = {name: np.array(array, order="C") for name, array in inputs.items()}
+        shapes = {name: array.shape for name, array in arrays.items()}
         if shapes != self._shapes:
             self._shapes = {}
             self._exact = self._compiled_for(shapes)
             self._exact_runner = self._exact.create_infer_request()
             self._shapes = shapes
         with _translated(SessionFailed, f"{self.backend} failed"):
-            request = self._exact.create_infer_request()
-            _set_inputs(request, self._bound)
-            request.infer(share_outputs=True)
-        self._request = request
-
-    def enqueue(self) -> None:
-        """Run over the bound input; finished when it returns."""
-        if self._request is None:
-            raise SessionFailed("nothing is bound; call bind() first")
-        self._request.infer(share_outputs=True)
-
-    def synchronize(self) -> None:
-        """A CPU has nothing pending."""
-
-    def fetch(self) -> dict[str, NDArray[Any]]:
-        """Copies of the last outputs."""
-        if self._request is None:
-            raise SessionFailed("nothing is bound; call bind() first")
-        return self._copies(self._request)
+            bound = OpenvinoBound(self, self._exact.create_infer_request(), arrays)
+            bound.enqueue()
+        return bound
 
     def delivered(self) -> Delivered:
         """Every layer of the compiled network, of the bound shape where there is one, with the type
         it computes in.
         """
-        compiled = self._exact or self._any
-        if compiled is None:
+        if self._closed:
             raise SessionFailed(f"{self.backend}: the session is closed")
+        compiled = self._exact or self._any
         kernels = Counter(
             facts["primitiveType"] for facts in _facts(compiled) if facts["layerType"] in _HEAVY
         )
@@ -233,13 +207,15 @@ class OpenvinoSession(Session):
 
     def close(self) -> None:
         """Drop requests, networks, and last the weights that they stand on."""
-        self._request = self._runner = self._exact_runner = None
+        super().close()
+        self._runner = self._exact_runner = None
         self._exact = self._any = None
         self._model = self._memory = None
-        self._bound, self._shapes = {}, {}
+        self._shapes = {}
 
-    def _check(self, inputs: Arrays) -> None:
-        self.check_inputs(inputs)
+    def check_inputs(self, inputs: Arrays) -> None:
+        """As of any session, and every number must be finite."""
+        super().check_inputs(inputs)
         for name, array in inputs.items():
             # Smallest and largest take a tenth of a millisecond for eight pictures and no memory;
             # NaN is either.
@@ -251,7 +227,8 @@ class OpenvinoSession(Session):
                     " and hide"
                 )
 
-    def _copies(self, request: Any) -> dict[str, NDArray[Any]]:
+    def copies(self, request: Any) -> dict[str, NDArray[Any]]:
+        """Copies of the outputs of an inference request, by name."""
         # Of bfloat16, OpenVINO shows the bits as float16's.
         return {
             spec.name: request.get_tensor(spec.name).data.copy().view(numpy_dtype(spec.dtype))
@@ -331,6 +308,33 @@ class OpenvinoSession(Session):
         }:
             different.append(f"precision (the weights are {', '.join(sorted(held)) or 'none'})")
         refuse_different(self._artifact, different)
+
+
+class OpenvinoBound(Bound):
+    """One inference request with its input arrays, on the network compiled for their shape.
+
+    Args:
+        session: whose outputs are read.
+        request: an ``openvino.InferRequest`` that nobody else uses.
+        arrays: inputs, row-major, that nobody writes to.
+    """
+
+    def __init__(
+        self, session: OpenvinoSession, request: Any, arrays: dict[str, NDArray[Any]]
+    ) -> None:
+        super().__init__(session.backend)
+        # The arrays must outlive the request, which works on their memory.
+        self._session, self._request, self._arrays = session, request, arrays
+        _set_inputs(request, arrays)
+
+    def _launch(self) -> None:
+        self._request.infer(share_outputs=True)
+
+    def _outputs(self) -> dict[str, NDArray[Any]]:
+        return self._session.copies(self._request)
+
+    def _drop(self) -> None:
+        self._request, self._arrays = None, {}
 
 
 def weight_dtypes(model: Any) -> dict[str, str]:

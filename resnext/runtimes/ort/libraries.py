@@ -19,7 +19,7 @@ import onnxruntime as ort
 from resnext.errors import MissingRequirement, first_line
 from resnext.machine.cuda_driver import Driver
 
-from .session import cuda_works
+from .cuda_probe import cuda_works
 
 #: ONNX Runtime's own provider, which is part of its wheel and linked with TensorRT 10.
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"

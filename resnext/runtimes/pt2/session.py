@@ -11,7 +11,7 @@ import torch
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.records import PackageRecord
-from resnext.errors import BadArtifact, BadInput, SessionFailed, UsageError, first_line
+from resnext.errors import BadArtifact, BadInput, UsageError, first_line
 from resnext.runtimes.buffers import CudaMemory, DeviceMemory, HostMemory
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Delivered
@@ -102,8 +102,7 @@ class Pt2Session(TensorSession):
     def _ready(self, images: torch.Tensor) -> torch.Tensor:
         return images
 
-    def _call(self, images: torch.Tensor) -> torch.Tensor:
-        if self._loader is None:
-            raise SessionFailed(f"{self.backend}: the session is closed")
+    def call(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of ``images``."""
         result: torch.Tensor = self._loader.run([images])[0]
         return result

@@ -18,21 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnext.artifact.specs import TensorSpec
-from resnext.errors import MissingRequirement, SessionFailed, SilentFallback
+from resnext.errors import MissingRequirement, SilentFallback
 from resnext.network.config import ResNeXtConfig
 from resnext.network.forms import fold_batch_norms, merge_model_groups, merged_macs
 from resnext.precision import PRECISIONS
 from resnext.runtimes.buffers import CudaMemory, DeviceMemory, HostMemory, torch_dtype
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Delivered, DeliveredLayer
+from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, DeliveredLayer
 from resnext.runtimes.tensor_session import WARM_RUNS, TensorSession
-from resnext.timing.clock import time_device, time_host
+from resnext.timing.clock import iterations_for, time_device, time_visit
+from resnext.timing.interleave import turns
+from resnext.timing.paired import ratio
 from resnext.weights.spec import Weights, load_model
 
 #: Turns of a trial; the candidates take turns, so that drift of the machine affects them alike.
 _TURNS = 3
-#: Milliseconds of device time in one turn on CUDA, and the most runs that this may take.
-_TURN_MS, _MOST_RUNS = 20.0, 50
+#: Device time in one turn on CUDA, and the most runs that this may take.
+_TURN_NS, _MOST_RUNS = 20_000_000, 50
 #: How much faster a candidate must be than the first to be taken: a trial is short, and the first
 #: is the usual choice.
 _WORTHWHILE = 0.97
@@ -151,13 +153,13 @@ class TorchSession(TensorSession):
         if name == "torch-folded":
             self._model = fold_batch_norms(self._model)
         self._trial_ms: dict[str, float] = {}
-        self._closed = False
+        self._boundary: Boundary = "device" if memory.on_cuda else "host"
         self._network: Network | None = None
         layouts = self._layouts()
         if len(layouts) == 1 and options.merge_groups != "auto":
             self._network = self._made(layouts[0], options.merge_groups, keep_model=False)
 
-    def bind(self, inputs: Arrays) -> None:
+    def _bind(self, inputs: Arrays) -> Bound:
         """Place the input, decide what the options leave open, compile, run; on CUDA, capture a
         graph if asked for.
 
@@ -165,18 +167,21 @@ class TorchSession(TensorSession):
             SessionFailed: compiling or capturing failed; ``cuda_graph=False`` goes without a graph.
             SilentFallback: nothing was compiled, though that was asked for.
         """
-        super().bind(inputs)
+        bound = super()._bind(inputs)
         if self.backend == "torch-compile" and not (self._network and self._network.graphs):
+            bound.close()
             raise SilentFallback(
                 "torch-compile: nothing was compiled; PyTorch ran the network eagerly"
             )
+        self._boundary = bound.boundary
+        return bound
 
     def delivered(self) -> Delivered:
         """Element type and device of each convolution and the classifier, seen while it ran.
 
         For ``torch-compile`` these are the nodes of the graph that Inductor was given.
         """
-        with self._settings():
+        with self.settings():
             shape = [1 if size is None else size for size in self.inputs[0].shape]
             probe = self._ready(self._memory.place(np.zeros(shape, np.float32)))
             network = self._network
@@ -185,7 +190,7 @@ class TorchSession(TensorSession):
         notes = {"memory format": network.layout, **self._device_notes()}
         if network.width is not None:
             notes["groups"] = f"merged to {network.width} channels at least"
-        unit = f"ms, {self.enqueue_boundary}"
+        unit = f"ms, {self._boundary}"
         notes.update({f"trial {name}": f"{ms:.3f} {unit}" for name, ms in self._trial_ms.items()})
         if self.backend == "torch-compile":
             notes["graphs"] = str(len(network.graphs))
@@ -202,15 +207,13 @@ class TorchSession(TensorSession):
         """Drop network, graph and buffers."""
         super().close()
         self._network, self._model = None, nn.Identity()
-        self._closed = True
 
-    def _call(self, images: Tensor) -> Tensor:
+    def call(self, images: Tensor) -> Tensor:
+        """Logits of ``images``, in the network's layout."""
         assert self._network is not None  # made by _ready
         return self._network(images)
 
     def _ready(self, images: Tensor) -> Tensor:
-        if self._closed:
-            raise SessionFailed(f"{self.backend}: the session is closed")
         images = images.to(self._dtype)  # inputs and outputs stay float32, whatever is between
         if self._network is None:
             self._network = self._chosen(images)
@@ -242,19 +245,20 @@ class TorchSession(TensorSession):
         if len(networks) == 1:
             return networks[0]
         took = self._timed(networks, images)
-        self._trial_ms |= took
-        first, best = networks[0], min(networks, key=lambda network: took[network.title])
-        return best if took[best.title] < took[first.title] * _WORTHWHILE else first
+        self._trial_ms |= {title: min(times) for title, times in took.items()}
+        first = networks[0]
+        ratios = {title: ratio(times, took[first.title]).median for title, times in took.items()}
+        best = min(networks, key=lambda network: ratios[network.title])
+        return best if ratios[best.title] < _WORTHWHILE else first
 
-    def _timed(self, networks: Sequence[Network], images: Tensor) -> Mapping[str, float]:
-        """Milliseconds of one run of each, at the boundary that is reported, turn by turn."""
+    def _timed(self, networks: Sequence[Network], images: Tensor) -> Mapping[str, list[float]]:
+        """Milliseconds of one run of each by turns, at the boundary that is reported."""
         graph = self._memory.on_cuda and self._options.cuda_graph
         trials = [_Trial(network, images, self._memory, graph=graph) for network in networks]
         samples: dict[str, list[float]] = {network.title: [] for network in networks}
-        for _ in range(_TURNS):
-            for network, trial in zip(networks, trials, strict=True):
-                samples[network.title].append(trial.milliseconds())
-        return {title: min(values) for title, values in samples.items()}
+        for _, trial in turns(trials, _TURNS):
+            samples[trial.title].append(trial.milliseconds())
+        return samples
 
     def _made(self, layout: str, width: int | None, *, keep_model: bool) -> Network:
         """The model in one form; without ``keep_model`` the session's own is used up, for the
@@ -289,6 +293,7 @@ class _Trial:
         self, network: Network, images: Tensor, memory: DeviceMemory, *, graph: bool
     ) -> None:
         self._network, self._images, self._memory = network, network.ready(images), memory
+        self.title = network.title
         self.enqueue: Callable[[], object] = self._launch
         for _ in range(WARM_RUNS if graph else 1):
             self._launch()
@@ -308,10 +313,9 @@ class _Trial:
     def milliseconds(self) -> float:
         """Of one run: the median of one turn on CUDA, one run on a CPU."""
         if not self._memory.on_cuda:
-            self.enqueue()  # untimed: caches belong to the candidate before
-            return time_host(self.enqueue, 1)[0] / 1e6
-        estimate_ms = statistics.median(time_device(self, 3)[0]) / 1e6
-        runs = max(3, min(_MOST_RUNS, int(_TURN_MS / max(estimate_ms, 1e-3))))
+            return time_visit(self.enqueue, 1)[0] / 1e6
+        estimate_ns = statistics.median(time_device(self, 3)[0])
+        runs = iterations_for(_TURN_NS, estimate_ns, least=3, most=_MOST_RUNS)
         return statistics.median(time_device(self, runs)[0]) / 1e6
 
     def _launch(self) -> None:

@@ -6,32 +6,31 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.identity import different_tensors, refuse_different
 from resnext.artifact.specs import TensorSpec
-from resnext.errors import BadArtifact, BadInput, SessionFailed, UsageError, first_line
-from resnext.runtimes.buffers import CudaMemory, DeviceMemory, Replay
+from resnext.errors import BadArtifact, BadInput, SessionFailed, UsageError
+from resnext.runtimes.buffers import CudaMemory, DeviceMemory
 from resnext.runtimes.compatibility import refuse_if_not_loadable, this_machine
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Boundary, Delivered, Session
+from resnext.runtimes.session import Arrays, Delivered, Session
 from resnext.runtimes.tensor_session import Translated
 from resnext.storage import cache_folder
 from resnext.verify.delivered import delivered_from_engine
 
+from .execution import Execution, TrtBound
 from .identity import NAMED_FACTS, engine_name
 from .kernel_cache import KernelCache
 from .layers import layers_from_inspector
 from .library import Flavour, driver_or_refuse, flavour_of
-from .log import Log, captured
+from .log import captured
 
 #: Names of element types, by the library's. Its own ``nptype`` raises for bfloat16, which NumPy
 #: lacks.
@@ -71,27 +70,12 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSe
     return TrtSession(subject, options, name, flavour, flavour.load(), CudaMemory())
 
 
-@dataclass
-class _Bound:
-    """One batch size: a context with its profile set, its buffers, and a captured graph where there
-    is one.
-
-    ``scratch`` is memory that the context works in, where the library wants to be given it.
-    """
-
-    context: Any
-    buffers: dict[str, torch.Tensor]
-    scratch: torch.Tensor | None = None
-    replay: Replay | None = None
-    why_plain: str = "not asked for"
-
-
 class TrtSession(Session):
-    """An engine on device buffers. `run` launches kernel by kernel; `enqueue` replays a CUDA graph
-    of the bound batch.
+    """An engine on device buffers. `run` launches kernel by kernel; `Bound.enqueue` replays a CUDA
+    graph.
 
-    Each batch size has a context, buffers and a graph of its own, kept until `close`, so that going
-    back to one costs nothing.
+    Each batch size has one context, one set of buffers and one graph, kept until `close`, so that
+    going back to one costs nothing.
 
     Args:
         artifact: the engine.
@@ -112,7 +96,7 @@ class TrtSession(Session):
     ) -> None:
         record = artifact.manifest.engine
         assert record is not None
-        self.backend = name
+        super().__init__(name)
         self._artifact, self._options, self._flavour, self._trt, self._memory = (
             artifact,
             options,
@@ -129,9 +113,8 @@ class TrtSession(Session):
                 raise SessionFailed(f"{flavour.title} cannot load {artifact.path}: {log.reason()}")
         self.inputs, self.outputs = _specs(trt, self._engine, self._profiles)
         self._check_manifest()
-        self._plain: dict[int, _Bound] = {}
-        self._graphs: dict[int, _Bound] = {}
-        self._current: _Bound | None = None
+        self._executions: dict[int, Execution] = {}
+        self._last_bound: Execution | None = None
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Copy in, launch, copy out, and check that the outputs are finite.
@@ -142,93 +125,65 @@ class TrtSession(Session):
         """
         self.check_inputs(inputs)
         batch = next(iter(inputs.values())).shape[0]
-        known = self._plain.get(batch)
+        known = self._executions.get(batch)
         with Translated(self.backend):
-            bound = known or self._prepare(batch)
-            self._plain[batch] = bound
-            self._load_and_launch(bound, inputs)
-            outputs = {
-                spec.name: self._memory.fetch(bound.buffers[spec.name]) for spec in self.outputs
-            }
+            execution = known or self._prepare(batch)
+            execution.load(inputs)
+            execution.launch_logged()
+            outputs = self._fetched(execution)
         if known is None:
+            self._executions[batch] = execution
             self._kernels.keep()
         return self._finite(outputs)
 
-    def bind(self, inputs: Arrays) -> None:
-        """Copy ``inputs`` to the device, run once plainly, and capture a CUDA graph where asked
-        for.
+    def _bind(self, inputs: Arrays) -> TrtBound:
+        """Run once plainly, and capture a CUDA graph if asked for.
 
-        TensorRT-RTX compiles its kernels here. Where a graph cannot be captured, `enqueue` launches
-        plainly, and `enqueue_boundary` and `delivered` say so.
+        TensorRT-RTX compiles its kernels here. If a graph cannot be captured, `Bound.enqueue`
+        launches plainly, and `Bound.boundary` and `delivered` say so.
         """
-        self._current = (
-            None  # a bind that fails must not leave the last one's outputs to be fetched as its own
-        )
-        self.check_inputs(inputs)
         batch = next(iter(inputs.values())).shape[0]
-        known = self._graphs.get(batch)
+        known = self._executions.get(batch)
         with Translated(self.backend):
-            bound = known or self._prepare(batch)
-            self._load_and_launch(bound, inputs)
+            execution = known or self._prepare(batch)
+            execution.load(inputs)
+            execution.launch_logged()
             self._memory.synchronize()
+            if self._options.cuda_graph and not execution.tried:
+                execution.capture()
             if known is None:
-                if self._options.cuda_graph:
-                    self._capture(bound)
-                self._graphs[batch] = bound
+                self._executions[batch] = execution
                 self._kernels.keep()
-            self._current = bound
-            self._spoil(bound)
-            self.enqueue()
-        self.fetch()
+            self._last_bound = execution
+            execution.spoil(tuple(spec.name for spec in self.outputs))
+            kept = {name: np.array(array, order="C") for name, array in inputs.items()}
+            bound = TrtBound(self.backend, execution, kept, self._read)
+            bound.enqueue()
+        bound.fetch()
+        return bound
 
-    def enqueue(self) -> None:
-        """Replay the graph, or launch kernel by kernel."""
-        bound = self._current
-        if bound is None:
-            raise SessionFailed("nothing is bound; call bind() first")
-        if bound.replay is not None:
-            bound.replay()
-        else:
-            self._launch(bound)
-
-    def synchronize(self) -> None:
-        """Wait for the session's stream.
-
-        Raises:
-            SessionFailed: what was enqueued failed on the device.
-        """
+    def _read(self, execution: Execution) -> dict[str, NDArray[Any]]:
         with Translated(self.backend):
-            self._memory.synchronize()
-
-    def fetch(self) -> dict[str, NDArray[Any]]:
-        """Copies of the bound outputs.
-
-        Raises:
-            SessionFailed: nothing is bound, or an output is NaN or infinite.
-        """
-        if self._current is None:
-            raise SessionFailed("nothing is bound; call bind() first")
-        buffers = self._current.buffers
-        with Translated(self.backend):
-            outputs = {spec.name: self._memory.fetch(buffers[spec.name]) for spec in self.outputs}
+            outputs = self._fetched(execution)
         return self._finite(outputs)
+
+    def _fetched(self, execution: Execution) -> dict[str, NDArray[Any]]:
+        return {
+            spec.name: self._memory.fetch(execution.buffers[spec.name]) for spec in self.outputs
+        }
 
     def delivered(self) -> Delivered:
         """What the engine's own inspector says of each layer."""
         inspector = self._engine.create_engine_inspector()
-        if self._current is not None:
-            inspector.execution_context = self._current.context
+        if self._last_bound is not None:
+            inspector.execution_context = self._last_bound.context
         layers = layers_from_inspector(
             inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         )
         found = delivered_from_engine(layers, self._memory.device)
-        bound = self._current
+        last = self._last_bound
         graph = (
-            "nothing bound"
-            if bound is None
-            else "on"
-            if bound.replay
-            else f"off: {bound.why_plain}"
+            "nothing bound" if last is None else "on" if last.replay else f"off: {last.why_plain}"
         )
         notes = {
             "library": f"{self._flavour.title} {self._flavour.version}",
@@ -238,34 +193,23 @@ class TrtSession(Session):
         }
         return Delivered(found.device, found.layers, {**found.notes, **notes})
 
-    @property
-    def enqueue_boundary(self) -> Boundary:
-        """``graph`` where one was captured."""
-        return (
-            "graph" if self._current is not None and self._current.replay is not None else "device"
-        )
-
-    @property
-    def cuda_stream(self) -> int:
-        """The session's own stream."""
-        return self._memory.stream
-
     def close(self) -> None:
         """Wait for what is under way, then drop graphs, contexts, buffers and engine, in that
         order.
         """
+        super().close()
         with contextlib.suppress(
             RuntimeError
         ):  # a GPU that has failed says so again, and nothing is under way on it
             self._memory.synchronize()
-        self._current = None
-        for batch in self._graphs:  # no name may hold on to a context longer than to the engine
-            self._graphs[batch].replay = None
-        self._graphs, self._plain = {}, {}
+        self._last_bound = None
+        for batch in self._executions:  # no name may keep a context longer than the engine
+            self._executions[batch].replay = None
+        self._executions = {}
         self._kernels.drop()
         self._engine = self._runtime = None
 
-    def _prepare(self, batch: int) -> _Bound:
+    def _prepare(self, batch: int) -> Execution:
         """A context with the best profile for ``batch``, and buffers of exactly its size."""
         index = self._profile(batch)
         with captured(self._trt) as (_, log), self._memory.current():
@@ -303,21 +247,12 @@ class TrtSession(Session):
                 shape = tuple(context.get_tensor_shape(spec.name))
                 if shape != tuple(buffers[spec.name].shape):
                     raise SessionFailed(f"output {spec.name!r} has shape {shape} at batch {batch}")
-            bound = _Bound(context, buffers)
+            execution = Execution(self._flavour, self._trt, self._memory, context, buffers)
             size_bytes = self._flavour.scratch_bytes(self._engine, context)
             if size_bytes > 0:
-                bound.scratch = self._memory.empty((size_bytes,), "uint8")
-                context.set_device_memory(bound.scratch.data_ptr(), size_bytes)
-        return bound
-
-    def _spoil(self, bound: _Bound) -> None:
-        """Fill the outputs with NaN: a graph that captured nothing must not show what the plain run
-        left.
-        """
-        with self._memory.current():
-            for spec in self.outputs:
-                if bound.buffers[spec.name].is_floating_point():
-                    bound.buffers[spec.name].fill_(float("nan"))
+                execution.scratch = self._memory.empty((size_bytes,), "uint8")
+                context.set_device_memory(execution.scratch.data_ptr(), size_bytes)
+        return execution
 
     def _profile(self, batch: int) -> int:
         """The profile that covers ``batch`` and was tuned nearest to it.
@@ -330,28 +265,6 @@ class TrtSession(Session):
             ranges = ", ".join(map(str, self._profiles))
             raise BadInput(f"no optimization profile takes batch {batch}; the engine has {ranges}")
         return min(covering, key=lambda index: (abs(self._profiles[index].opt - batch), index))
-
-    def _load_and_launch(self, bound: _Bound, inputs: Arrays) -> None:
-        for name, array in inputs.items():
-            self._memory.load(bound.buffers[name], array)
-        with captured(self._trt) as (_, log):
-            self._launch(bound, log)
-
-    def _launch(self, bound: _Bound, log: Log | None = None) -> None:
-        with self._memory.current():
-            if not bound.context.execute_async_v3(self._memory.stream):
-                reason = "is the GPU out of memory?" if log is None else log.reason()
-                raise SessionFailed(f"{self._flavour.title} failed to launch: {reason}")
-
-    def _capture(self, bound: _Bound) -> None:
-        if not self._flavour.capturable(bound.context, self._memory.stream):
-            bound.why_plain = "the library says that this engine cannot be captured"
-            return
-        try:
-            with captured(self._trt) as (_, log):
-                bound.replay = self._memory.capture(lambda: self._launch(bound, log))
-        except (RuntimeError, SessionFailed) as exc:
-            bound.why_plain = f"capture failed ({first_line(exc)})"
 
     def _finite(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         for name, array in outputs.items():

@@ -23,7 +23,7 @@ from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.runtimes import availability, compatibility
 from resnext.runtimes.availability import MAKING, OBSTACLES, available_backends, obstacle, require
-from resnext.runtimes.ort import libraries, session
+from resnext.runtimes.ort import cuda_probe, libraries
 from resnext.runtimes.pt2 import toolchain
 from resnext.runtimes.pt2.record import this_host
 from resnext.runtimes.registry import BACKENDS
@@ -53,7 +53,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def make(*lacking: str) -> None:
         driver = Driver("the NVIDIA driver is not installed") if "driver" in lacking else H100
-        for module in (cuda_driver, library, session):
+        for module in (cuda_driver, library, cuda_probe):
             monkeypatch.setattr(module, "probe_driver", lambda: driver)
         monkeypatch.setattr(
             torch.cuda, "is_available", lambda: not {"driver", "torch"} & set(lacking)
@@ -67,7 +67,9 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             "provider" not in lacking
         )
         monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
-        monkeypatch.setattr(session, "cuda_works", lambda: not {"cudnn", "driver"} & set(lacking))
+        monkeypatch.setattr(
+            cuda_probe, "cuda_works", lambda: not {"cudnn", "driver"} & set(lacking)
+        )
         monkeypatch.setattr(library.TensorRT, "version", None if "trt" in lacking else "11.4.0")
         monkeypatch.setattr(library.TensorRTRTX, "version", None if "rtx" in lacking else "1.7.1")
         monkeypatch.setattr(
@@ -140,7 +142,7 @@ def test_a_package_whose_import_fails_is_named(
     monkeypatch: pytest.MonkeyPatch, plant: Callable[..., None]
 ) -> None:
     plant()
-    monkeypatch.setitem(sys.modules, "resnext.runtimes.ort.session", None)
+    monkeypatch.setitem(sys.modules, "resnext.runtimes.ort.cuda_probe", None)
     assert "needs the Python package" in str(obstacle("ort-cuda"))
 
 
@@ -150,6 +152,9 @@ def test_a_package_that_is_installed_and_broken_is_an_obstacle_and_no_crash(
 ) -> None:
     plant()
     real = importlib.import_module
+    modules = [
+        f"resnext.runtimes.{name}" for name in ("ort.door", "ort.cuda_probe", "openvino.session")
+    ]
 
     class Broken:
         """What a shared library that is missing comes to, whoever imports the module that needs
@@ -157,13 +162,14 @@ def test_a_package_that_is_installed_and_broken_is_an_obstacle_and_no_crash(
         """
 
         def find_spec(self, module: str, *_: object) -> None:
-            if module in ("resnext.runtimes.ort.session", "resnext.runtimes.openvino.session"):
+            if module in modules:
                 raise ImportError("libplanted.so.9: cannot open shared object file")
 
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    for package in ("resnext.runtimes.ort", "resnext.runtimes.openvino"):
-        monkeypatch.delitem(sys.modules, f"{package}.session", raising=False)
-        monkeypatch.delattr(real(package), "session", raising=False)
+    for module in modules:
+        package, _, last = module.rpartition(".")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.delattr(real(package), last, raising=False)
     assert "does not load: libplanted.so.9" in str(obstacle(name))
     assert name not in available_backends()
 

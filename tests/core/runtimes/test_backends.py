@@ -32,7 +32,7 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.runtimes.availability import available_backends
-from resnext.runtimes.ort import session as ort_session
+from resnext.runtimes.ort import cuda_probe
 from resnext.runtimes.pt2 import toolchain
 from resnext.runtimes.pytorch import session as torch_session
 from resnext.runtimes.pytorch.session import reference_logits
@@ -91,10 +91,10 @@ def test_run_and_bound_run_agree_with_float64(
         for rows in (slice(0, 9), slice(3, 4)):  # more than one batch size from one session
             outcome = compare(reference[rows], session.run({"input": images[rows]})["logits"])
             assert outcome.passed, outcome.failures
-            session.bind({"input": images[rows]})
-            session.enqueue()
-            session.synchronize()
-            assert compare(reference[rows], session.fetch()["logits"]).passed
+            bound = session.bind({"input": images[rows]})
+            bound.enqueue()
+            bound.synchronize()
+            assert compare(reference[rows], bound.fetch()["logits"]).passed
 
 
 @pytest.mark.parametrize("name", ["torch", "ort-cpu"])
@@ -106,10 +106,10 @@ def test_results_belong_to_the_caller(
         kept = first.copy()
         session.run({"input": images[2:4]})
         np.testing.assert_array_equal(first, kept)
-        session.bind({"input": images[:2]})
-        fetched = session.fetch()["logits"]
+        bound = session.bind({"input": images[:2]})
+        fetched = bound.fetch()["logits"]
         fetched[:] = 0
-        assert session.fetch()["logits"].any()
+        assert bound.fetch()["logits"].any()
 
 
 @pytest.mark.parametrize("name", ["torch", "ort-cpu"])
@@ -118,12 +118,12 @@ def test_bound_input_is_a_copy(
 ) -> None:
     with open_here(name, weights, artifact) as session:
         mine = images[:2].copy()
-        session.bind({"input": mine})
-        before = session.fetch()["logits"]
+        bound = session.bind({"input": mine})
+        before = bound.fetch()["logits"]
         mine[:] = 0
-        session.enqueue()
-        session.synchronize()
-        np.testing.assert_allclose(session.fetch()["logits"], before, rtol=1e-6)
+        bound.enqueue()
+        bound.synchronize()
+        np.testing.assert_allclose(bound.fetch()["logits"], before, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["torch", "ort-cpu"])
@@ -351,7 +351,7 @@ def test_all_means_the_engine_libraries_that_take_this_gpu_and_no_other(
         monkeypatch.setattr(
             module, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", capability),))
         )
-    monkeypatch.setattr("resnext.runtimes.ort.session.cuda_works", lambda: False)
+    monkeypatch.setattr("resnext.runtimes.ort.cuda_probe.cuda_works", lambda: False)
     assert [name for name in available_backends() if "trt" in name] == found
 
 
@@ -376,7 +376,7 @@ def test_a_provider_that_fell_back_to_the_cpu_is_an_error(
         pytest.skip("this onnxruntime was built without CUDA")
     with pytest.raises(MissingRequirement, match=r"no CUDA|cannot use CUDA"):
         open_session("ort-cuda", artifact)
-    monkeypatch.setattr(ort_session, "cuda_works", lambda: True)  # and if that had been wrong
+    monkeypatch.setattr(cuda_probe, "cuda_works", lambda: True)  # and if that had been wrong
     with pytest.raises((SilentFallback, BadArtifact)):
         open_session("ort-cuda", artifact)
 
@@ -392,7 +392,7 @@ def test_a_runtime_that_reports_another_provider_is_an_error(
         return real(path, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(ort, "InferenceSession", on_the_cpu)
-    monkeypatch.setattr(ort_session, "cuda_works", lambda: True)
+    monkeypatch.setattr(cuda_probe, "cuda_works", lambda: True)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(
         SilentFallback, match="fell back from CUDAExecutionProvider to CPUExecutionProvider"
@@ -411,7 +411,7 @@ def test_a_build_without_the_provider_says_which_package_has_it(
 
 def test_ort_alone_takes_what_works_here(artifact: Artifact) -> None:
     with open_session("ort", artifact) as session:
-        assert session.delivered().device == ("cuda" if ort_session.cuda_works() else "cpu")
+        assert session.delivered().device == ("cuda" if cuda_probe.cuda_works() else "cpu")
 
 
 def test_available_backends_are_registered_and_run_here() -> None:

@@ -20,7 +20,9 @@ from resnext.runtimes.registry import open_session
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.formats.derived import derive_onnx
 from resnext_export.formats.onnx import export_onnx
-from resnext_export.recipe import Recipe
+from resnext_export.request import ExportRequest
+
+BF16 = ExportRequest(precision="bf16")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_bfloat16_loses_about_what_pytorch_loses(
 ) -> None:
     import torch
 
-    half = derive_onnx(plain, weights, tmp_path / "bf16", Recipe("bf16"), check=False)
+    half = derive_onnx(plain, weights, tmp_path / "bf16", BF16, check=False)
     exact = reference_logits(weights, images)
     ours = np.abs(emulated_logits(half, images) - exact).max()
     theirs = np.abs(reference_logits(weights, images, torch.bfloat16) - exact).max()
@@ -104,7 +106,7 @@ def test_bfloat16_loses_about_what_pytorch_loses(
 def test_a_wrong_weight_shows(
     plain: Artifact, weights: Weights, images: Any, tmp_path: Path
 ) -> None:
-    half = derive_onnx(plain, weights, tmp_path / "bf16", Recipe("bf16"), check=False)
+    half = derive_onnx(plain, weights, tmp_path / "bf16", BF16, check=False)
     proto = onnx.load(half.path)
     tensor = next(t for t in proto.graph.initializer if len(t.dims) == 4)
     values = numpy_helper.to_array(tensor).copy()

@@ -21,9 +21,11 @@ from resnext.artifact.specs import numpy_dtype
 from resnext.errors import BadInput, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import PRECISIONS, Precision
-from resnext.runtimes.ort import cuda
+from resnext.runtimes.ort import cuda_probe, device_bound
 from resnext.runtimes.ort import session as ort_session
-from resnext.runtimes.ort.cuda import CudaOrtSession, provider_settings
+from resnext.runtimes.ort.cuda import CudaProvider, provider_settings
+from resnext.runtimes.ort.device_bound import DeviceBound
+from resnext.runtimes.ort.session import OrtSession
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.parity import compare
@@ -94,10 +96,14 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> OnTheCpu:
         return session
 
     monkeypatch.setattr(ort_session.ort, "InferenceSession", make)  # type: ignore[attr-defined]  # the module itself
-    monkeypatch.setattr(cuda, "ort", fake)
-    monkeypatch.setattr(cuda, "preload_libraries", lambda: None)
-    monkeypatch.setattr(CudaOrtSession, "_torch_stream", lambda _self: None)
+    monkeypatch.setattr(device_bound, "ort", fake)
+    monkeypatch.setattr(cuda_probe, "preload_libraries", lambda: None)
+    monkeypatch.setattr(device_bound, "torch_stream", lambda: None)
     return fake
+
+
+def opened(artifact: Artifact, *, graph: bool = True) -> OrtSession:
+    return OrtSession(CudaProvider(artifact, SessionOptions(cuda_graph=graph), "ort-cuda"))
 
 
 @pytest.mark.parametrize("graph", [True, False])
@@ -105,14 +111,14 @@ def test_bound_runs_and_host_runs_are_right_and_leave_each_other_alone(
     runtime: OnTheCpu, graph: bool, artifact: Artifact, weights: Weights, images: Any
 ) -> None:
     reference = reference_logits(weights, images)
-    with CudaOrtSession(artifact, SessionOptions(cuda_graph=graph), "ort-cuda") as session:
+    with opened(artifact, graph=graph) as session:
         for rows in (slice(0, 8), slice(8, 12)):
-            session.bind({"input": images[rows]})
-            assert session.enqueue_boundary == ("graph" if graph else "device")
+            bound = session.bind({"input": images[rows]})
+            assert bound.boundary == ("graph" if graph else "device")
             assert compare(reference[2:5], session.run({"input": images[2:5]})["logits"]).passed
-            session.enqueue()
-            session.synchronize()
-            assert compare(reference[rows], session.fetch()["logits"]).passed
+            bound.enqueue()
+            bound.synchronize()
+            assert compare(reference[rows], bound.fetch()["logits"]).passed
     assert len(runtime.asked) == (
         3 if graph else 1
     )  # a graph has a session of its own for each bind
@@ -121,7 +127,7 @@ def test_bound_runs_and_host_runs_are_right_and_leave_each_other_alone(
 def test_options_keep_float32_exact_and_refuse_the_cpu(
     runtime: OnTheCpu, artifact: Artifact, images: Any
 ) -> None:
-    with CudaOrtSession(artifact, SessionOptions(), "ort-cuda") as session:
+    with opened(artifact) as session:
         session.bind({"input": images[:2]})
         notes = session.delivered().notes
     assert notes["cuda graph"] == "on"
@@ -144,7 +150,7 @@ def test_a_float16_session_asks_for_float16s_settings(
     runtime: OnTheCpu, artifact: Artifact, images: Any
 ) -> None:
     half = replace(artifact, manifest=artifact.manifest.model_copy(update={"precision": "fp16"}))
-    with CudaOrtSession(half, SessionOptions(), "ort-cuda") as session:
+    with opened(half) as session:
         session.bind({"input": images[:2]})
     assert [settings.get("use_tf32") for settings, _ in runtime.asked] == [None, None]
 
@@ -166,7 +172,7 @@ def test_provider_options_are_ones_that_the_provider_has(
     library = (  # which refuses an option that it does not know, on a GPU only
         "libonnxruntime_providers_cuda.so"
     )
-    with CudaOrtSession(artifact, SessionOptions(), "ort-cuda") as session:
+    with opened(artifact) as session:
         session.bind({"input": images[:2]})
     asked = {"user_compute_stream"}.union(*(settings for settings, _ in runtime.asked))
     assert len(asked) == 5
@@ -178,31 +184,30 @@ def test_provider_options_are_ones_that_the_provider_has(
 def test_a_stream_is_given_by_an_option_of_the_providers_own(
     runtime: OnTheCpu, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        CudaOrtSession, "_torch_stream", lambda _self: SimpleNamespace(cuda_stream=7)
-    )
-    CudaOrtSession(artifact, SessionOptions(), "ort-cuda").close()
+    monkeypatch.setattr(device_bound, "torch_stream", lambda: SimpleNamespace(cuda_stream=7))
+    opened(artifact).close()
     assert runtime.asked[0][0]["user_compute_stream"] == "7"
 
 
 @pytest.mark.usefixtures("runtime")
-def test_a_failed_bind_leaves_nothing_bound(
+def test_a_failed_bind_leaves_what_was_bound_alone(
     artifact: Artifact, images: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with CudaOrtSession(artifact, SessionOptions(), "ort-cuda") as session:
-        with pytest.raises(SessionFailed, match="bind"):
-            session.fetch()
+    with opened(artifact) as session:
+        bound = session.bind({"input": images[1:3]})
+        before = bound.fetch()["logits"]
         with pytest.raises(BadInput):
             session.bind({"input": np.zeros((1, 2, 8, 8), np.float32)})
 
         def breaks(_self: Any) -> None:
             raise RuntimeError("CUDA failure 2: out of memory")
 
-        monkeypatch.setattr(CudaOrtSession, "enqueue", breaks)
-        with pytest.raises(SessionFailed, match="CUDA failure 2"):
-            session.bind({"input": images[:1]})
-        with pytest.raises(SessionFailed, match="bind"):
-            session.fetch()
+        with monkeypatch.context() as broken:
+            broken.setattr(DeviceBound, "_launch", breaks)
+            with pytest.raises(SessionFailed, match="CUDA failure 2"):
+                session.bind({"input": images[:1]})
+        bound.enqueue()
+        np.testing.assert_array_equal(bound.fetch()["logits"], before)
 
 
 # ---- what stands in for ONNX Runtime must not be kinder

@@ -28,18 +28,13 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.network.layers import layers
 from resnext.precision import PRECISIONS
-from resnext.runtimes.ort import cuda as ort_cuda_session
+from resnext.runtimes.ort import device_bound, door, products, tensorrt
 from resnext.runtimes.ort import libraries as ort_trt_libraries
-from resnext.runtimes.ort import session as ort_session
-from resnext.runtimes.ort import tensorrt
-from resnext.runtimes.ort.cuda import CudaOrtSession
+from resnext.runtimes.ort.door import open_session
 from resnext.runtimes.ort.libraries import load_tensorrt10, plugin_device
-from resnext.runtimes.ort.tensorrt import (
-    PRECISION_OPTIONS,
-    RtxOrtSession,
-    TrtOrtSession,
-    open_session,
-)
+from resnext.runtimes.ort.products import PRECISION_OPTIONS
+from resnext.runtimes.ort.session import OrtSession
+from resnext.runtimes.ort.tensorrt import TensorrtProvider
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.delivered import undelivered
@@ -182,21 +177,25 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
 
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-    monkeypatch.setattr(ort_session.ort, "InferenceSession", make)  # type: ignore[attr-defined]  # the module itself
-    for module in (ort_session, tensorrt):  # each has a name of its own for it
-        monkeypatch.setattr(module, "session_options", lambda _options: Options())
+    monkeypatch.setattr(ort, "InferenceSession", make)
+    monkeypatch.setattr(tensorrt, "session_options", lambda _options: Options())
     values = SimpleNamespace(OrtValue=CpuOrtValue, RunOptions=ort.RunOptions)
-    monkeypatch.setattr(ort_cuda_session, "ort", values)
-    monkeypatch.setattr(ort_cuda_session, "preload_libraries", lambda: None)
-    monkeypatch.setattr(CudaOrtSession, "_torch_stream", lambda _self: None)
+    monkeypatch.setattr(device_bound, "ort", values)
+    monkeypatch.setattr(device_bound, "torch_stream", lambda: None)
     return fake
 
 
-def open_on(name: str, artifact: Artifact, *, graph: bool = False) -> TrtOrtSession:
-    options = SessionOptions(cuda_graph=graph)
-    if name == "ort-trt":
-        return TrtOrtSession(artifact, options, name, "10.16.1")
-    return RtxOrtSession(artifact, options, name, "0.5.0", "the listed GPU")
+def open_on(
+    name: str,
+    artifact: Artifact,
+    *,
+    graph: bool = False,
+    version: str = "10.16.1",
+    listed: Any = "the listed GPU",
+) -> OrtSession:
+    rtx = name == "ort-trt-rtx"
+    product = products.tensorrt_rtx("0.5.0", listed) if rtx else products.tensorrt10(version)
+    return OrtSession(TensorrtProvider(artifact, SessionOptions(cuda_graph=graph), name, product))
 
 
 def test_options_are_ones_that_the_provider_has(
@@ -229,7 +228,7 @@ def test_without_a_gpu_the_answer_is_exit_3_and_what_would_work(name: str) -> No
         "@guarded\n"
         "def main():\n"
         "    from resnext.runtimes.registry import SessionOptions\n"
-        "    from resnext.runtimes.ort.tensorrt import open_session\n"
+        "    from resnext.runtimes.ort.door import open_session\n"
         f"    open_session(None, SessionOptions(), {name!r})\n"
         "main()\n"
     )
@@ -251,8 +250,8 @@ def test_with_a_gpu_the_library_is_looked_for_before_the_artifact_is_opened(
     def missing(*_given: Any) -> Any:
         raise MissingRequirement("the library")
 
-    monkeypatch.setattr(tensorrt, "probe_driver", lambda: H200)
-    monkeypatch.setattr(tensorrt, looked, missing)
+    monkeypatch.setattr(door, "probe_driver", lambda: H200)
+    monkeypatch.setattr(ort_trt_libraries, looked, missing)
     with pytest.raises(MissingRequirement, match="the library"):
         open_session(None, SessionOptions(), name)  # type: ignore[arg-type]  # never reached
 
@@ -419,7 +418,7 @@ def test_a_plugin_that_is_missing_or_does_not_load_is_named(
 
 
 def test_every_precision_has_its_options_for_a_weakly_typed_builder() -> None:
-    assert set(tensorrt.PRECISION_OPTIONS) == set(PRECISIONS) - {"fp8"}
+    assert set(PRECISION_OPTIONS) == set(PRECISIONS) - {"fp8"}
 
 
 def test_tensorrts_options_follow_precision_and_cuda_graph(
@@ -427,14 +426,15 @@ def test_tensorrts_options_follow_precision_and_cuda_graph(
 ) -> None:
     for kind in ("unlimited", "fp16"):
         with open_on("ort-trt", artifacts[kind], graph=True) as session:
-            session.bind({"input": images[:2]})
-            assert session.enqueue_boundary == "graph"
-    opened, bound, opened_fp16, bound_fp16 = runtime.asked
+            bound = session.bind({"input": images[:2]})
+            assert bound.boundary == "graph"
+    opened, asked_bound, opened_fp16, bound_fp16 = runtime.asked
     assert all(asked["trt_engine_cache_enable"] == "1" for asked in runtime.asked)
     assert [asked.get("trt_fp16_enable") for asked in runtime.asked] == [None, None, "1", "1"]
     assert [asked.get("trt_cuda_graph_enable") for asked in runtime.asked] == [None, "1", None, "1"]
     assert not [key for asked in (opened, opened_fp16) for key in asked if "profile" in key]
-    assert bound["trt_profile_min_shapes"] == bound["trt_profile_max_shapes"] == "input:2x1x8x8"
+    for end in ("min", "max"):
+        assert asked_bound[f"trt_profile_{end}_shapes"] == "input:2x1x8x8"
     assert bound_fp16["trt_profile_opt_shapes"] == "input:2x1x8x8"
 
 
@@ -456,9 +456,7 @@ def test_the_plugins_options_have_its_own_names_and_its_one_device(
 def test_the_stream_that_times_are_taken_on_is_the_providers(
     name: str, runtime: StandIn, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        CudaOrtSession, "_torch_stream", lambda _self: SimpleNamespace(cuda_stream=1234)
-    )
+    monkeypatch.setattr(device_bound, "torch_stream", lambda: SimpleNamespace(cuda_stream=1234))
     open_on(name, artifacts["4"]).close()
     (asked,) = runtime.asked
     assert (asked["has_user_compute_stream"], asked["user_compute_stream"]) == ("1", "1234")
@@ -470,8 +468,8 @@ def test_a_limited_range_is_one_engine_and_a_static_graph_needs_no_profile(
 ) -> None:
     prefix = "trt" if name == "ort-trt" else "nv"
     with open_on(name, artifacts["1:4:8"]) as session:
-        session.bind({"input": images[:3]})
-        assert session.enqueue_boundary == "device"
+        bound = session.bind({"input": images[:3]})
+        assert bound.boundary == "device"
     (asked,) = runtime.asked  # the session for `run` serves what is bound, too
     shapes = [asked[f"{prefix}_profile_{which}_shapes"] for which in ("min", "opt", "max")]
     assert shapes == ["input:1x1x8x8", "input:4x1x8x8", "input:8x1x8x8"]
@@ -492,7 +490,7 @@ def test_an_engine_is_cached_apart_from_every_other_that_the_provider_would_take
         session.bind({"input": images[:3]})
         session.bind({"input": images[:2]})
     open_on("ort-trt", artifacts["other weights"]).close()
-    TrtOrtSession(artifacts["unlimited"], SessionOptions(), "ort-trt", "10.14.0").close()
+    open_on("ort-trt", artifacts["unlimited"], graph=True, version="10.14.0").close()
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     open_on("ort-trt", artifacts["unlimited"]).close()
     folders = [asked["trt_engine_cache_path"] for asked in runtime.asked]
@@ -528,12 +526,12 @@ def test_bound_runs_and_host_runs_are_right_and_leave_each_other_alone(
     reference = reference_logits(weights, images)
     with open_on(name, artifacts[kind], graph=graph) as session:
         for rows in (slice(0, 8), slice(8, 12)):
-            session.bind({"input": images[rows]})
-            assert session.enqueue_boundary == ("graph" if graph else "device")
+            bound = session.bind({"input": images[rows]})
+            assert bound.boundary == ("graph" if graph else "device")
             assert compare(reference[2:5], session.run({"input": images[2:5]})["logits"]).passed
-            session.enqueue()
-            session.synchronize()
-            assert compare(reference[rows], session.fetch()["logits"]).passed
+            bound.enqueue()
+            bound.synchronize()
+            assert compare(reference[rows], bound.fetch()["logits"]).passed
 
 
 @pytest.mark.parametrize(
@@ -613,10 +611,9 @@ def test_onnxruntime_itself_refuses_when_the_listed_device_is_the_cpu(
 ) -> None:
     """The real runtime with the plugin's own calls: only the device is the wrong one."""
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(ort_cuda_session, "preload_libraries", lambda: None)
     (cpu,) = [device for device in ort.get_ep_devices() if device.ep_name == "CPUExecutionProvider"]
     with pytest.raises(SilentFallback, match=r"does not take every node .*fallback"):
-        RtxOrtSession(artifacts["4"], SessionOptions(), "ort-trt-rtx", "0.5.0", cpu)
+        open_on("ort-trt-rtx", artifacts["4"], graph=True, listed=cpu)
 
 
 @pytest.mark.parametrize(
@@ -647,7 +644,7 @@ def test_what_onnxruntime_says_when_it_cannot_open_is_translated(
         raise RuntimeError(f"{said}\nand a second line")
 
     assert runtime.asked == []
-    monkeypatch.setattr(ort_session.ort, "InferenceSession", refuses)  # type: ignore[attr-defined]  # the module itself
+    monkeypatch.setattr(ort, "InferenceSession", refuses)
     with pytest.raises(error, match=match) as caught:
         open_on("ort-trt", artifacts["4"])
     assert "\n" not in str(caught.value)
@@ -662,9 +659,9 @@ def test_an_output_that_is_not_finite_is_no_result(
         runtime.outputs = lambda array: np.where(array == array.max(), np.float32(value), array)
         with pytest.raises(SessionFailed, match="overflow in fp16"):
             session.run({"input": images[:4]})
-        session.bind({"input": np.full_like(images[:4], np.nan)})
+        bound = session.bind({"input": np.full_like(images[:4], np.nan)})
         with pytest.raises(SessionFailed, match="'logits' holds NaN"):
-            session.fetch()
+            bound.fetch()
 
 
 @pytest.mark.usefixtures("runtime")

@@ -31,8 +31,11 @@ from resnext.runtimes.compatibility import (
 )
 from resnext.runtimes.pt2.record import Host
 from resnext.runtimes.trt.library import FLAVOURS, RTX_TARGETS, this_platform
-from resnext_export.cli.engine_options import asked_for
 from resnext_export.cli.export import main
+from resnext_export.cli.options import request_from
+from resnext_export.formats.tensorrt import engine_options
+from resnext_export.registry import EngineChoices
+from resnext_export.request import ExportRequest
 
 NO_DRIVER = Driver("the NVIDIA driver is not installed (no libcuda.so.1)")
 
@@ -357,20 +360,9 @@ def parsed(manifest: Manifest, on: Machine) -> tuple[dict[str, Any], EngineOptio
         for name, value in context.params.items()
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    own = {
-        "onnx",
-        "tf32",
-        "workspace",
-        "optimization_level",
-        "tiling_level",
-        "timing_cache",
-        "compatibility",
-        "strip_weights",
-        "targets",
-        "on_refusal",
-    }
-    request = asked_for({name: context.params[name] for name in own})
-    return given, request.options(context.params["batch"])
+    names = {*ExportRequest.model_fields, *EngineChoices.model_fields}
+    request = request_from({name: context.params[name] for name in names & context.params.keys()})
+    return given, engine_options(request)
 
 
 @pytest.mark.parametrize(
@@ -389,8 +381,8 @@ def test_the_command_asks_for_the_same_engine(asked: dict[str, Any]) -> None:
     given, options = parsed(manifest, machine(gpu("NVIDIA A100", "8.0")))
     assert manifest.engine is not None
     assert options == manifest.engine.options
-    assert given["target"] == "trt"
-    assert (given["spec"], given["model"], given["precision"]) == (
+    assert given["format"] == "trt"
+    assert (given["weights"], given["model"], given["precision"]) == (
         "digits",
         "resnext11_8x4d_digits",
         "fp16",
@@ -406,7 +398,7 @@ def test_the_command_keeps_baked_preprocessing() -> None:
 def test_paths_with_spaces_survive_the_shell() -> None:
     source = WeightsRecord(source="/data/my weights/it's.pth", sha256="1" * 64)
     given, _ = parsed(engine().model_copy(update={"weights": source}), machine())
-    assert given["spec"] == "/data/my weights/it's.pth"
+    assert given["weights"] == "/data/my weights/it's.pth"
 
 
 @pytest.mark.parametrize("target", RTX_TARGETS)
@@ -415,7 +407,7 @@ def test_the_command_names_the_machines_own_target(target: str) -> None:
     on = rtx_machine(f"{target[3:-1]}.{target[-1]}")
     assert obstacles(rtx(targets=built_for), on)[0].rebuild
     given, options = parsed(rtx(targets=built_for), on)
-    assert given["target"] == "trt-rtx"
+    assert given["format"] == "trt-rtx"
     assert options.targets == (target,)
     assert obstacles(rtx(targets=options.targets), on) == ()
 

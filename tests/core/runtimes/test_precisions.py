@@ -29,7 +29,7 @@ from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.formats.derived import derive_onnx
 from resnext_export.formats.onnx import export_onnx
-from resnext_export.recipe import Recipe
+from resnext_export.request import ExportRequest
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def plain(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifac
     return export_onnx(weights, tmp_path_factory.mktemp("precisions") / "fp32", check=False)
 
 
-def derived(plain: Artifact, weights: Weights, folder: Path, recipe: Recipe) -> Artifact:
+def derived(plain: Artifact, weights: Weights, folder: Path, recipe: ExportRequest) -> Artifact:
     return derive_onnx(plain, weights, folder / "derived", recipe, check=False)
 
 
@@ -81,7 +81,7 @@ def test_a_precision_that_a_backend_never_runs_is_refused_with_those_that_do(
 def test_it_is_refused_before_anything_is_opened(
     plain: Artifact, weights: Weights, tmp_path: Path
 ) -> None:
-    half = derived(plain, weights, tmp_path, Recipe("bf16"))
+    half = derived(plain, weights, tmp_path, ExportRequest(precision="bf16"))
     for name in ("ort", "ort-cpu"):
         with pytest.raises(UsageError, match="does not run bf16"):
             open_session(name, half)
@@ -93,7 +93,10 @@ def test_the_natural_backend_can_run_the_file(
     plain: Artifact, weights: Weights, tmp_path: Path
 ) -> None:
     assert natural_backend(plain) == "ort"
-    assert natural_backend(derived(plain, weights, tmp_path, Recipe("bf16"))) == "openvino"
+    assert (
+        natural_backend(derived(plain, weights, tmp_path, ExportRequest(precision="bf16")))
+        == "openvino"
+    )
 
 
 def test_bfloat16_goes_to_and_from_host_memory_bit_by_bit() -> None:
@@ -125,7 +128,7 @@ def test_pytorch_runs_the_live_model_in_bfloat16(weights: Weights) -> None:
 def test_native_inputs_are_classified_too(
     plain: Artifact, weights: Weights, tmp_path: Path
 ) -> None:
-    half = derived(plain, weights, tmp_path, Recipe("fp16", native_io=True))
+    half = derived(plain, weights, tmp_path, ExportRequest(precision="fp16", io="native"))
     (picture,) = sorted(SHIPPED["digits"].images.glob("3_*.png"))[:1]
     result = CliRunner().invoke(classify, [str(picture), "--artifact", str(half.directory)])
     assert result.exit_code == 0, result.output

@@ -107,20 +107,17 @@ def test_on_cuda_a_graph_is_captured_after_warm_runs_and_replayed(
     weights: Weights, images: Any, tmp_path: Path, loader: list[FakeLoader]
 ) -> None:
     with on_cuda(weights, tmp_path, memory := Device()) as session:
-        assert str(session.enqueue_boundary) == "device"
-        assert session.cuda_stream == 4711
-        session.bind({"input": images})
+        bound = session.bind({"input": images})
+        assert bound.cuda_stream == 4711
         assert memory.did == ["stream", "capture", "replay"]
         assert (
             len(loader[0].seen) == 5
         )  # three warm runs, the captured one, and the fake graph's replay
-        assert session.enqueue_boundary == "graph"
+        assert bound.boundary == "graph"
         memory.did.clear()
-        session.enqueue()
+        bound.enqueue()
         assert memory.did[0] == "replay"
-        np.testing.assert_allclose(
-            session.fetch()["logits"][:, 0], images.sum((1, 2, 3)), rtol=1e-4
-        )
+        np.testing.assert_allclose(bound.fetch()["logits"][:, 0], images.sum((1, 2, 3)), rtol=1e-4)
         delivered = session.delivered()
         assert delivered.notes["cuda graph"] == "on"
         assert delivered.device == "cuda:0 H200"
@@ -131,27 +128,25 @@ def test_without_a_graph_the_boundary_is_the_device(
     weights: Weights, images: Any, tmp_path: Path, loader: list[FakeLoader]
 ) -> None:
     with on_cuda(weights, tmp_path, memory := Device(), cuda_graph=False) as session:
-        session.bind({"input": images})
+        bound = session.bind({"input": images})
         assert "capture" not in memory.did
-        assert session.enqueue_boundary == "device"
+        assert bound.boundary == "device"
         assert session.delivered().notes["cuda graph"] == "off"
     assert len(loader) == 1
 
 
-def test_a_capture_that_fails_is_an_error_and_leaves_nothing_bound(
+def test_a_capture_that_fails_is_an_error_and_leaves_what_was_bound_alone(
     weights: Weights, images: Any, tmp_path: Path, loader: list[FakeLoader]
 ) -> None:
     with on_cuda(weights, tmp_path, memory := Device()) as session:
-        session.bind({"input": images})
+        before = session.bind({"input": images})
         memory.refuses = True
         with pytest.raises(
             SessionFailed, match=r"pt2 failed: operation not permitted when stream is capturing$"
         ):
-            session.bind({"input": images})
-        with pytest.raises(SessionFailed, match="nothing is bound"):
-            session.fetch()
-        with pytest.raises(SessionFailed, match="nothing is bound"):
-            session.enqueue()
+            session.bind({"input": images[:2]})
+        before.enqueue()
+        np.testing.assert_allclose(before.fetch()["logits"][:, 0], images.sum((1, 2, 3)), rtol=1e-4)
     assert len(loader) == 1
 
 
@@ -196,14 +191,19 @@ def test_nothing_runs_before_bind_or_after_close(
 ) -> None:
     artifact = fake_package(tmp_path, weights)
     session = open_session(artifact, CPU, "pt2")
-    for early in (session.fetch, session.enqueue):
-        with pytest.raises(SessionFailed, match="nothing is bound"):
-            early()
-    session.close()
-    session.close()
-    with pytest.raises(SessionFailed, match="closed"):
-        session.run({"input": np.zeros((1, 1, 8, 8), np.float32)})
     assert not loader[0].seen
+    one = {"input": np.zeros((1, 1, 8, 8), np.float32)}
+    bound = session.bind(one)
+    seen = len(loader[0].seen)
+    session.close()
+    session.close()
+    for late in (bound.fetch, bound.enqueue, bound.synchronize):
+        with pytest.raises(SessionFailed, match="closed"):
+            late()
+    for call in (session.run, session.bind):
+        with pytest.raises(SessionFailed, match="closed"):
+            call(one)
+    assert len(loader[0].seen) == seen
 
 
 def test_delivered_names_every_module_with_what_the_compiler_was_given(
@@ -247,7 +247,6 @@ def test_run_and_bound_run_agree_with_float64(
 ) -> None:
     reference = reference_logits(weights, images)
     with open_session(artifact, CPU, "pt2") as session:
-        assert (session.enqueue_boundary, session.cuda_stream) == ("host", None)
         for rows in (
             slice(0, 9),
             slice(0, 8),
@@ -258,10 +257,11 @@ def test_run_and_bound_run_agree_with_float64(
             assert outcome.passed, outcome.failures
             assert outcome.max_error is not None
             assert outcome.max_error < 5e-6
-            session.bind({"input": images[rows]})
-            session.enqueue()
-            session.synchronize()
-            assert compare(reference[rows], session.fetch()["logits"]).passed
+            bound = session.bind({"input": images[rows]})
+            assert (bound.boundary, bound.cuda_stream) == ("host", None)
+            bound.enqueue()
+            bound.synchronize()
+            assert compare(reference[rows], bound.fetch()["logits"]).passed
         assert delivered_share(session.delivered(), weights.config, "float32") == 1.0
 
 
@@ -275,14 +275,14 @@ def test_results_belong_to_the_caller_and_bound_inputs_to_the_session(
         session.run({"input": images[2:4]})
         np.testing.assert_array_equal(first, kept)
         mine = images[:2].copy()
-        session.bind({"input": mine})
+        bound = session.bind({"input": mine})
         mine[:] = 0
         for _ in range(3):
-            session.enqueue()
-        fetched = session.fetch()["logits"]
+            bound.enqueue()
+        fetched = bound.fetch()["logits"]
         np.testing.assert_allclose(fetched, kept, rtol=1e-6)
         fetched[:] = 0
-        assert session.fetch()["logits"].any()
+        assert bound.fetch()["logits"].any()
 
 
 @compiles
@@ -291,13 +291,13 @@ def test_two_sessions_of_one_package_do_not_disturb_each_other(
 ) -> None:
     with open_session(artifact, CPU, "pt2") as one:
         alone = one.run({"input": images})["logits"]
-        one.bind({"input": images[:1]})
+        one_bound = one.bind({"input": images[:1]})
         with open_session(artifact, CPU, "pt2") as two:
-            two.bind({"input": images[1:3]})
-            one.enqueue()
-            two.enqueue()
-            np.testing.assert_allclose(one.fetch()["logits"], alone[:1], atol=1e-5)
-            np.testing.assert_allclose(two.fetch()["logits"], alone[1:3], atol=1e-5)
+            two_bound = two.bind({"input": images[1:3]})
+            one_bound.enqueue()
+            two_bound.enqueue()
+            np.testing.assert_allclose(one_bound.fetch()["logits"], alone[:1], atol=1e-5)
+            np.testing.assert_allclose(two_bound.fetch()["logits"], alone[1:3], atol=1e-5)
         two.close()
         np.testing.assert_allclose(one.run({"input": images})["logits"], alone, atol=1e-5)
     one.close()

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnext.artifact.specs import TensorSpec, numpy_dtype
-from resnext.errors import BadInput
+from resnext.errors import BadInput, SessionFailed
 from resnext.machine.cuda_driver import Gpu, probe_driver
 from resnext.runtimes.session import Delivered, DeliveredLayer, Session
 from resnext.testing import FakeSession
@@ -40,7 +40,7 @@ def test_an_incomplete_session_cannot_be_made() -> None:
         backend = "half"
 
     with pytest.raises(TypeError, match="abstract"):
-        Half()  # type: ignore[abstract]  # that it cannot be made is the point
+        Half()  # type: ignore[abstract, call-arg]  # that it cannot be made is the point
 
 
 def test_run_gives_named_outputs(session: FakeSession, images: Images) -> None:
@@ -65,27 +65,27 @@ def test_bind_copies_so_that_the_caller_may_reuse_the_array(
     session: FakeSession, images: Images
 ) -> None:
     want = images * 2
-    session.bind({"input": images})
+    bound = session.bind({"input": images})
     images[:] = 0
-    session.enqueue()
-    session.synchronize()
-    assert np.array_equal(session.fetch()["logits"], want)
+    bound.enqueue()
+    bound.synchronize()
+    assert np.array_equal(bound.fetch()["logits"], want)
 
 
 def test_fetch_gives_copies(session: FakeSession, images: Images) -> None:
-    session.bind({"input": images})
-    session.enqueue()
-    session.fetch()["logits"][:] = 99
-    assert np.array_equal(session.fetch()["logits"], images * 2)
+    bound = session.bind({"input": images})
+    bound.enqueue()
+    bound.fetch()["logits"][:] = 99
+    assert np.array_equal(bound.fetch()["logits"], images * 2)
 
 
 @pytest.mark.parametrize("function", [double, None])
 def test_outputs_have_as_many_rows_as_inputs(images: Images, function: Any) -> None:
     session = FakeSession(function, (2,), 2)
     assert session.run({"input": images})["logits"].shape == (3, 2)
-    session.bind({"input": images})
-    session.enqueue()
-    assert session.fetch()["logits"].shape == (3, 2)
+    bound = session.bind({"input": images})
+    bound.enqueue()
+    assert bound.fetch()["logits"].shape == (3, 2)
 
 
 BAD_INPUTS: list[tuple[dict[str, NDArray[Any]], str]] = [
@@ -140,8 +140,54 @@ def test_a_context_manager_closes_and_lets_errors_through(session: FakeSession) 
 def test_a_session_is_timed_on_the_host_and_without_a_stream_unless_it_says_otherwise(
     session: FakeSession,
 ) -> None:
-    assert session.enqueue_boundary == "host"
-    assert session.cuda_stream is None
+    bound = session.bind({"input": np.zeros((1, 2), np.float32)})
+    assert bound.boundary == "host"
+    assert bound.cuda_stream is None
+
+
+def test_what_is_bound_keeps_its_input_while_another_is_bound(
+    session: FakeSession, images: Images
+) -> None:
+    first = session.bind({"input": images})
+    second = session.bind({"input": images + 1})
+    for bound, want in ((first, images * 2), (second, images * 2 + 2)):
+        bound.enqueue()
+        assert np.array_equal(bound.fetch()["logits"], want)
+    second.close()
+    first.enqueue()
+    assert np.array_equal(first.fetch()["logits"], images * 2)
+
+
+@pytest.mark.parametrize("closing", ["bound", "session", "with"])
+@pytest.mark.parametrize("method", ["enqueue", "synchronize", "fetch"])
+def test_after_close_nothing_that_was_bound_runs(
+    session: FakeSession, images: Images, closing: str, method: str
+) -> None:
+    bound = session.bind({"input": images})
+    getattr(bound, method)()
+    if closing == "with":
+        with bound as entered:
+            assert entered is bound
+    elif closing == "bound":
+        bound.close()
+    else:
+        session.close()
+    bound.close()
+    calls = session.calls
+    with pytest.raises(SessionFailed, match="fake: the bound input is closed"):
+        getattr(bound, method)()
+    assert session.calls == calls
+    if closing == "session":
+        with pytest.raises(SessionFailed, match="fake: the session is closed"):
+            session.bind({"input": images})
+
+
+def test_calling_a_session_is_running_it_on_its_one_input(
+    session: FakeSession, images: Images
+) -> None:
+    assert np.array_equal(session(images), images * 2)
+    with pytest.raises(BadInput, match="has shape 3x1, want Nx2"):
+        session(images[:, :1])
 
 
 def test_delivered_counts_the_layers_that_do_the_work() -> None:

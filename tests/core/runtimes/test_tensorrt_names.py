@@ -54,8 +54,8 @@ CONVENTION: Mapping[str, Kinds] = {
     "self._engine": ("ICudaEngine",),
     "inspector": ("EngineInspector",),
     "context": ("IExecutionContext",),
-    "bound.context": ("IExecutionContext",),
-    "self._current.context": ("IExecutionContext",),
+    "self.context": ("IExecutionContext",),
+    "self._last_bound.context": ("IExecutionContext",),
     "refitter": ("Refitter",),
     "parser_refitter": ("OnnxParserRefitter",),
 }
@@ -68,6 +68,7 @@ MODULES: Mapping[str, Mapping[str, Kinds | None]] = {
         "self.config": ("IRuntimeConfig",),
     },
     "resnext/runtimes/trt/log.py": {},
+    "resnext/runtimes/trt/execution.py": {},
     "resnext/runtimes/trt/session.py": {"profile": None},
     "export/resnext_export/tensorrt/engine_from_onnx.py": {"layer": ("ILayer",)},
     "export/resnext_export/tensorrt/refit.py": {},
@@ -345,7 +346,7 @@ def test_the_table_of_modules_holds_no_module_that_is_gone_or_silent() -> None:
         ("resnext/runtimes/trt/library.py", "IRuntimeCache", "deserialize"),
         ("resnext/runtimes/trt/log.py", "ILogger", "INTERNAL_ERROR"),
         ("resnext/runtimes/trt/log.py", "ILogger", "log"),
-        ("resnext/runtimes/trt/session.py", "IExecutionContext", "execute_async_v3"),
+        ("resnext/runtimes/trt/execution.py", "IExecutionContext", "execute_async_v3"),
         ("resnext/runtimes/trt/session.py", "ICudaEngine", "get_tensor_profile_shape"),
         ("resnext/runtimes/trt/session.py", "", "TensorIOMode"),
         ("resnext/runtimes/trt/session.py", "LayerInformationFormat", "JSON"),
@@ -420,8 +421,8 @@ PLANTED = {
         "create_execution_context_without_device_memory is not in tensorrt-11, tensorrt_rtx-1",
     ),
     "an attribute of the session's": (
-        "resnext/runtimes/trt/session.py",
-        "bound.context.enqueue_v3(1)",
+        "resnext/runtimes/trt/execution.py",
+        "self.context.enqueue_v3(1)",
         "IExecutionContext.enqueue_v3 is not in",
     ),
     "a value of an alias": (

@@ -25,17 +25,19 @@ from resnext_export.formats import derived
 from resnext_export.formats.derived import derive_onnx
 from resnext_export.formats.onnx import export_onnx
 from resnext_export.formats.openvino import export_openvino
-from resnext_export.passes import quantize_int8
-from resnext_export.recipe import Calibration, Recipe
+from resnext_export.passes.base import PassResult
+from resnext_export.passes.lower import Lower
+from resnext_export.passes.quantize_int8 import QuantizeInt8
+from resnext_export.request import ExportRequest
 
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 RECIPES = {
-    "fp16": Recipe("fp16"),
-    "bf16": Recipe("bf16"),
-    "int8": Recipe("int8"),
-    "int8 for trt": Recipe("int8", runtime="trt"),
-    "int8 for openvino": Recipe("int8", runtime="openvino"),
-    "fp8": Recipe("fp8", runtime="trt"),
+    "fp16": ExportRequest(precision="fp16"),
+    "bf16": ExportRequest(precision="bf16"),
+    "int8": ExportRequest(precision="int8"),
+    "int8 for trt": ExportRequest(precision="int8", runtime="trt"),
+    "int8 for openvino": ExportRequest(precision="int8", runtime="openvino"),
+    "fp8": ExportRequest(precision="fp8", runtime="trt"),
 }
 
 Derive = Callable[..., Artifact]
@@ -47,7 +49,7 @@ def derive(
 ) -> Derive:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
 
-    def make(recipe: Recipe, parent: Artifact = digits_artifact, **options: Any) -> Artifact:
+    def make(recipe: ExportRequest, parent: Artifact = digits_artifact, **options: Any) -> Artifact:
         return derive_onnx(
             parent, options.pop("weights", digits), tmp_path / "derived", recipe, **options
         )
@@ -97,7 +99,7 @@ def test_a_derived_artifact_names_its_parent_and_is_proven(
 def test_every_weight_is_converted_and_inputs_are_as_asked(
     precision: Any, native: bool, derive: Derive
 ) -> None:
-    artifact = derive(Recipe(precision, native_io=native))
+    artifact = derive(ExportRequest(precision=precision, io="native" if native else None))
     graph = onnx.load(artifact.path).graph
     assert {tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1} == {
         TYPES[precision]
@@ -113,7 +115,12 @@ def test_every_weight_is_converted_and_inputs_are_as_asked(
 
 def test_a_quantized_artifact_says_with_which_images(derive: Derive) -> None:
     record = derive(
-        Recipe("int8", calibration=Calibration("digits", 40, "percentile"))
+        ExportRequest(
+            precision="int8",
+            calibration="digits",
+            calibration_images=40,
+            calibration_method="percentile",
+        )
     ).manifest.quantization
     assert record is not None
     assert (record.source, record.images, record.method, record.runtime) == (
@@ -139,7 +146,7 @@ def test_what_float8_leaves_is_said_before_the_work_and_noted(
     record = derive(RECIPES["fp8"], say=said.append).manifest.quantization
     assert said[1] == "calibrating"
     assert "9 of 13 convolutions" in said[0]
-    assert "--merge-groups 32" in said[0]
+    assert "`merge_groups` 32" in said[0]
     assert record is not None
     assert [name for name, _ in record.left] == [
         "conv1",
@@ -151,7 +158,7 @@ def test_what_float8_leaves_is_said_before_the_work_and_noted(
 
 
 def test_merged_groups_let_float8_take_every_convolution_but_the_stem(derive: Derive) -> None:
-    manifest = derive(replace(RECIPES["fp8"], merge=32)).manifest
+    manifest = derive(RECIPES["fp8"].model_copy(update={"merge_groups": 32})).manifest
     assert manifest.quantization is not None
     assert [name for name, _ in manifest.quantization.left] == ["conv1", "fc"]
     assert manifest.merged is not None
@@ -160,7 +167,7 @@ def test_merged_groups_let_float8_take_every_convolution_but_the_stem(derive: De
 
 @pytest.mark.parametrize("precision", [None, "int8", "bf16"])
 def test_merged_groups_are_noted_and_exact(precision: Any, derive: Derive) -> None:
-    manifest = derive(Recipe(precision, merge=16)).manifest
+    manifest = derive(ExportRequest(precision=precision, merge_groups=16)).manifest
     assert manifest.merged is not None
     assert set(manifest.merged.groups) == {"layer1.0.conv2", "layer2.0.conv2"}
     assert manifest.merged.max_error <= 1e-10
@@ -168,9 +175,9 @@ def test_merged_groups_are_noted_and_exact(precision: Any, derive: Derive) -> No
 
 
 def test_a_merge_of_a_quantized_file_keeps_its_calibration(derive: Derive, tmp_path: Path) -> None:
-    first = derive(Recipe("int8"))
+    first = derive(ExportRequest(precision="int8"))
     first.directory.rename(tmp_path / "first")
-    second = derive(Recipe(merge=16), read_artifact(tmp_path / "first"))
+    second = derive(ExportRequest(merge_groups=16), read_artifact(tmp_path / "first"))
     assert second.manifest.quantization == first.manifest.quantization
     assert second.manifest.parent_sha256 == first.manifest.file_sha256
 
@@ -190,7 +197,7 @@ def test_baked_preprocessing_and_a_fixed_batch_are_kept(
 
 
 def test_without_a_check_the_manifest_says_so(derive: Derive) -> None:
-    assert derive(Recipe("int8"), check=False).manifest.check is None
+    assert derive(ExportRequest(precision="int8"), check=False).manifest.check is None
 
 
 # --- what is caught
@@ -208,7 +215,7 @@ def test_an_overflow_is_named_by_layer(digits: Weights, derive: Derive, tmp_path
         tmp_path,
         GateFailed,
         r"layer2\.0\.conv3",
-        Recipe("fp16"),
+        ExportRequest(precision="fp16"),
         parent,
         weights=large,
         check=False,
@@ -245,11 +252,12 @@ def test_a_badly_quantized_file_is_caught(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = quantize_int8.quantized_from_onnx
+    original = QuantizeInt8.apply
     calls: list[str] = []
 
-    def spoiled(*args: Any) -> onnx.ModelProto:
-        proto = original(*args)
+    def spoiled(self: QuantizeInt8, source: onnx.ModelProto) -> PassResult:
+        result = original(self, source)
+        proto = result.proto
         calls.append("")
         if len(calls) == 1:  # the file; then comes what it is measured by
             touched = [
@@ -258,15 +266,15 @@ def test_a_badly_quantized_file_is_caught(
             for tensor in touched if spoil is coarse else touched[:1]:
                 if tensor.data_type in (TensorProto.INT8, TensorProto.FLOAT) and len(tensor.dims):
                     spoil(tensor, 3)
-        return proto
+        return result
 
-    monkeypatch.setattr(quantize_int8, "quantized_from_onnx", spoiled)
+    monkeypatch.setattr(QuantizeInt8, "apply", spoiled)
     refused(
         derive,
         tmp_path,
         GateFailed,
         "times what its precision costs",
-        Recipe("int8", runtime=runtime),
+        ExportRequest(precision="int8", runtime=runtime),
     )
     assert len(calls) == 2
 
@@ -275,27 +283,29 @@ def test_a_badly_quantized_file_is_caught(
 def test_a_wrong_half_precision_file_is_caught(
     precision: Any, derive: Derive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resnext_export.passes import lower
+    original = Lower.apply
 
-    original = lower.lowered_from_onnx
-
-    def spoiled(*args: Any, **options: Any) -> onnx.ModelProto:
-        proto = original(*args, **options)
-        weight = next(t for t in proto.graph.initializer if len(t.dims) == 4)
+    def spoiled(self: Lower, source: onnx.ModelProto) -> PassResult:
+        result = original(self, source)
+        weight = next(t for t in result.proto.graph.initializer if len(t.dims) == 4)
         weight.CopyFrom(
             numpy_helper.from_array(numpy_helper.to_array(weight)[:, :, ::-1].copy(), weight.name)
         )
-        return proto
+        return result
 
-    monkeypatch.setattr(lower, "lowered_from_onnx", spoiled)
+    monkeypatch.setattr(Lower, "apply", spoiled)
     refused(
-        derive, tmp_path, GateFailed, "does not compute what PyTorch computes", Recipe(precision)
+        derive,
+        tmp_path,
+        GateFailed,
+        "does not compute what PyTorch computes",
+        ExportRequest(precision=precision),
     )
 
 
 def test_entropy_and_percentile_are_calibrated_with(derive: Derive) -> None:
     record = derive(
-        Recipe("int8", calibration=Calibration(images=64, method="percentile"))
+        ExportRequest(precision="int8", calibration_images=64, calibration_method="percentile")
     ).manifest.quantization
     assert record is not None
     assert (record.method, record.images) == ("percentile", 64)
@@ -308,25 +318,29 @@ def test_entropy_and_percentile_are_calibrated_with(derive: Derive) -> None:
 def test_only_a_float32_onnx_file_gets_another_precision(
     digits: Weights, derive: Derive, digits_artifact: Artifact, tmp_path: Path
 ) -> None:
-    half = derive(Recipe("bf16"), check=False)
+    half = derive(ExportRequest(precision="bf16"), check=False)
     half.directory.rename(tmp_path / "half")
     refused(
         derive,
         tmp_path,
         BadInput,
         "no float32 artifact",
-        Recipe("int8"),
+        ExportRequest(precision="int8"),
         read_artifact(tmp_path / "half"),
     )
-    quantized = derive(Recipe("int8"), check=False)
+    quantized = derive(ExportRequest(precision="int8"), check=False)
     quantized.directory.rename(tmp_path / "quantized")
     given = read_artifact(tmp_path / "quantized")
-    for recipe in (Recipe("int8"), Recipe("fp16"), RECIPES["fp8"]):
+    for recipe in (
+        ExportRequest(precision="int8"),
+        ExportRequest(precision="fp16"),
+        RECIPES["fp8"],
+    ):
         refused(derive, tmp_path, BadInput, "is quantized already", recipe, given)
     ir = export_openvino(digits_artifact, digits, tmp_path / "ir", check=False)
-    refused(derive, tmp_path, UsageError, "of kind openvino", Recipe("int8"), ir)
-    refused(derive, tmp_path, UsageError, "nothing to do", Recipe("fp32"))
-    refused(derive, tmp_path, UsageError, "nothing to merge", Recipe(merge=2))
+    refused(derive, tmp_path, UsageError, "of kind openvino", ExportRequest(precision="int8"), ir)
+    refused(derive, tmp_path, UsageError, "nothing to do", ExportRequest(precision="fp32"))
+    refused(derive, tmp_path, UsageError, "nothing to merge", ExportRequest(merge_groups=2))
 
 
 def test_weights_without_images_of_their_own_need_some(
@@ -339,7 +353,7 @@ def test_weights_without_images_of_their_own_need_some(
             derive,
             tmp_path,
             UsageError,
-            "--calibration FOLDER",
+            "`calibration` FOLDER",
             RECIPES[name],
             parent,
             weights=seeded,
@@ -354,8 +368,8 @@ def folder_of(folder: Path, *pictures: Image.Image) -> str:
 
 
 def test_images_that_cannot_be_used_are_refused(derive: Derive, tmp_path: Path) -> None:
-    def asked(spec: str, images: int = 1) -> Recipe:
-        return Recipe("int8", calibration=Calibration(spec, images))
+    def asked(spec: str, images: int = 1) -> ExportRequest:
+        return ExportRequest(precision="int8", calibration=spec, calibration_images=images)
 
     empty = folder_of(tmp_path / "empty")
     refused(derive, tmp_path, BadInput, "is empty", asked(empty))
@@ -371,7 +385,8 @@ def test_images_that_cannot_be_used_are_refused(derive: Derive, tmp_path: Path) 
 def test_noise_must_be_asked_for_and_is_said(derive: Derive) -> None:
     said: list[str] = []
     record = derive(
-        Recipe("int8", calibration=Calibration("random", 16)), say=said.append
+        ExportRequest(precision="int8", calibration="random", calibration_images=16),
+        say=said.append,
     ).manifest.quantization
     assert record is not None
     assert record.source == "random calibration"
@@ -381,15 +396,15 @@ def test_noise_must_be_asked_for_and_is_said(derive: Derive) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"precision": "int8", "native_io": True}, "native"),
-        ({"precision": "fp16", "calibration": Calibration("digits")}, "calibration is for"),
+        ({"precision": "int8", "io": "native"}, "native"),
+        ({"precision": "fp16", "calibration": "digits"}, "`calibration` is for"),
         ({"precision": "fp8", "runtime": "ort"}, "TensorRT"),
-        ({"merge": "auto", "runtime": "trt"}, "on a CPU"),
+        ({"merge_groups": "auto", "runtime": "trt"}, "on a CPU"),
     ],
 )
 def test_recipes_that_cannot_be(options: dict[str, Any], match: str) -> None:
     with pytest.raises(UsageError, match=match):
-        Recipe(**options)
+        ExportRequest(**options)
 
 
 # --- the command
@@ -537,7 +552,7 @@ def test_scales_and_stripped_weights_do_not_go_together(
 
 
 def test_an_edited_manifest_without_its_calibration_is_refused(derive: Derive) -> None:
-    artifact = derive(Recipe("int8"), check=False)
+    artifact = derive(ExportRequest(precision="int8"), check=False)
     path = artifact.directory / "manifest.json"
     for change in ({"quantization": None}, {"precision": "fp32"}):
         path.write_text(json.dumps(json.loads(artifact.manifest.to_json()) | change))
@@ -560,7 +575,7 @@ def edited(artifact: Artifact, folder: Path, **changes: Any) -> Path:
 def test_a_precision_that_the_bytes_do_not_have_is_refused(
     derive: Derive, digits_artifact: Artifact, tmp_path: Path, export: Callable[..., Result]
 ) -> None:
-    real = derive(Recipe("int8"))
+    real = derive(ExportRequest(precision="int8"))
     record = json.loads(real.manifest.to_json())["quantization"]
     claims = {
         "fp16": edited(digits_artifact, tmp_path / "a", precision="fp16"),
@@ -584,7 +599,7 @@ def test_a_quantized_file_that_lost_accuracy_since_is_caught(derive: Derive) -> 
     """Beside its own arithmetic any file looks well; it is held against what it lost when it was
     made.
     """
-    artifact = derive(Recipe("int8"))
+    artifact = derive(ExportRequest(precision="int8"))
     assert CliRunner().invoke(parity, ["--artifact", str(artifact.directory)]).exit_code == 0
     proto = onnx.load(artifact.path)
     scale = next(t for t in proto.graph.initializer if t.name == "layer1.0.conv3.weight_scale")

@@ -11,7 +11,12 @@ import pytest
 from resnext.errors import MissingRequirement
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import store
-from resnext_export.store import build_or_reuse
+from resnext_export.request import ExportRequest
+from resnext_export.store import Stored
+
+
+def build_or_reuse(weights: Weights, folder: Path) -> Stored:
+    return store.build_or_reuse(ExportRequest(), weights, folder=folder)
 
 
 def test_the_second_call_reuses_what_the_first_built(digits: Weights, tmp_path: Path) -> None:
@@ -29,13 +34,13 @@ def test_other_weights_get_another_entry(digits: Weights, tmp_path: Path) -> Non
 
 
 def test_another_library_version_gets_another_entry(
-    digits: Weights, monkeypatch: pytest.MonkeyPatch
+    digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from resnext_export.formats import onnx
 
-    before = store._key(digits)
+    before = store.entry_of(ExportRequest(), digits, digits, tmp_path)
     monkeypatch.setattr(onnx, "library_versions", lambda: {"torch": "0.0"})
-    assert store._key(digits) != before
+    assert store.entry_of(ExportRequest(), digits, digits, tmp_path) != before
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "no manifest"])
@@ -59,8 +64,10 @@ def test_two_processes_at_a_time_build_it_once(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "from resnext.weights.spec import load_weights\n"
+        "from resnext_export import ExportRequest\n"
         "from resnext_export.store import build_or_reuse\n"
-        "print(build_or_reuse(load_weights('digits'), Path(sys.argv[1])).reused)\n"
+        "weights, folder = load_weights('digits'), Path(sys.argv[1])\n"
+        "print(build_or_reuse(ExportRequest(), weights, folder=folder).reused)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -20,27 +20,43 @@ from resnext.errors import MissingRequirement
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.runtimes.trt.library import Flavour, TensorRT, TensorRTRTX
 from resnext.weights.spec import Weights
-from resnext_export import store
-from resnext_export.formats import onnx
-from resnext_export.store import Built, engine_or_reuse
+from resnext_export import proof, store
+from resnext_export.formats.tensorrt import machine_facts
+from resnext_export.request import ExportRequest
+from resnext_export.store import Stored
 
 OPTIONS = EngineOptions(profiles=(BatchRange.parse("1:8:64"),))
+
+
+def engine_or_reuse(
+    parent: Artifact, weights: Weights, kind: str, options: EngineOptions, folder: Path
+) -> Stored:
+    fields = options.model_dump(exclude={"profiles", "fallbacks"})
+    request = ExportRequest(
+        format=kind,
+        batch=",".join(f"{each.min}:{each.opt}:{each.max}" for each in options.profiles),
+        fallbacks=options.fallbacks or "fail",
+        **fields,
+    )
+    return store.build_or_reuse(request, weights, parent, folder)
+
+
 ADA = Driver(None, 1, "13.0", (Gpu("NVIDIA L4", "8.9"),))
 
 
 @pytest.fixture
 def get(
     rtx: Flavour, digits: Weights, digits_artifact: Artifact, tmp_path: Path
-) -> Callable[..., Built]:
+) -> Callable[..., Stored]:
     def get(
         parent: Artifact = digits_artifact, options: EngineOptions = OPTIONS, **more: Any
-    ) -> Built:
+    ) -> Stored:
         return engine_or_reuse(parent, digits, rtx.kind, options.model_copy(update=more), tmp_path)
 
     return get
 
 
-def test_the_second_call_reuses_what_the_first_built(get: Callable[..., Built]) -> None:
+def test_the_second_call_reuses_what_the_first_built(get: Callable[..., Stored]) -> None:
     first, second = get(), get()
     assert (first.reused, second.reused) == (False, True)
     assert first.artifact == second.artifact
@@ -58,7 +74,7 @@ def test_the_second_call_reuses_what_the_first_built(get: Callable[..., Built]) 
     ],
 )
 def test_another_request_is_another_engine(
-    other: dict[str, Any], get: Callable[..., Built]
+    other: dict[str, Any], get: Callable[..., Stored]
 ) -> None:
     first, second = get(), get(**other)
     assert (first.reused, second.reused) == (False, False)
@@ -68,7 +84,7 @@ def test_another_request_is_another_engine(
 
 
 def test_another_graph_is_another_engine(
-    get: Callable[..., Built], fp16_artifact: Artifact
+    get: Callable[..., Stored], fp16_artifact: Artifact
 ) -> None:
     first, second = get(), get(fp16_artifact)
     assert not second.reused
@@ -77,7 +93,7 @@ def test_another_graph_is_another_engine(
 
 
 def test_another_version_of_the_library_builds_anew(
-    get: Callable[..., Built], monkeypatch: pytest.MonkeyPatch
+    get: Callable[..., Stored], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = get()
     monkeypatch.setattr(TensorRTRTX, "version", "9.9.9.9")
@@ -100,12 +116,12 @@ def test_another_gpu_or_driver_is_another_machine(
     found = []
     for driver in drivers:
         plant_driver(driver)
-        found.append(store._digest(store._machine_facts(rtx)))
+        found.append(store._digest(machine_facts(rtx)))
     assert len(set(found)) == len(drivers)
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "no manifest", "another parent"])
-def test_a_damaged_entry_is_built_again(damage: str, get: Callable[..., Built]) -> None:
+def test_a_damaged_entry_is_built_again(damage: str, get: Callable[..., Stored]) -> None:
     good = get().artifact
     raw = bytearray(good.path.read_bytes())
     if damage == "cut":
@@ -130,12 +146,11 @@ def test_two_processes_at_a_time_build_it_once(
 ) -> None:
     script = (
         "import sys; from pathlib import Path\nfrom resnext.artifact.files import"
-        " read_artifact\nfrom resnext.artifact.records import EngineOptions\nfrom"
-        " resnext.artifact.manifest import BatchRange\nfrom resnext.weights.spec import"
-        " load_weights\nfrom resnext_export.store import engine_or_reuse\noptions ="
-        " EngineOptions(profiles=(BatchRange.parse('1:8:64'),))\nparent ="
-        " read_artifact(Path(sys.argv[1]))\nbuilt = engine_or_reuse(parent,"
-        f" load_weights('digits'), {rtx.kind!r}, options, Path(sys.argv[2]))\nprint(built.reused)\n"
+        " read_artifact\nfrom resnext.weights.spec import"
+        " load_weights\nfrom resnext_export import ExportRequest\nfrom resnext_export.store import"
+        f" build_or_reuse\nrequest = ExportRequest(format={rtx.kind!r})\nparent ="
+        " read_artifact(Path(sys.argv[1]))\nbuilt = build_or_reuse(request,"
+        " load_weights('digits'), parent, Path(sys.argv[2]))\nprint(built.reused)\n"
     )
     command = [sys.executable, "-c", script, str(digits_artifact.directory), str(tmp_path)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -154,16 +169,16 @@ def test_two_processes_at_a_time_build_it_once(
 def proofs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
 
-    def prove(_artifact: object, expected: onnx.Expected, backend: str) -> CheckRecord:
+    def prove(_artifact: object, expected: proof.Expected, backend: str) -> CheckRecord:
         done.append(backend)
         return CheckRecord(batches=expected.batches, backend=backend, max_error=0.0, tolerance=1e-4)
 
-    monkeypatch.setattr(onnx, "prove", prove)
+    monkeypatch.setattr(proof, "prove", prove)
     return done
 
 
 def test_an_unchecked_engine_is_not_reused_where_it_could_have_been_checked(
-    get: Callable[..., Built], plant_driver: Callable[[Driver], None], proofs: list[str]
+    get: Callable[..., Stored], plant_driver: Callable[[Driver], None], proofs: list[str]
 ) -> None:
     plant_driver(ADA)
     first = get().artifact
@@ -178,7 +193,7 @@ def test_an_unchecked_engine_is_not_reused_where_it_could_have_been_checked(
 
 
 def test_an_engine_that_cannot_run_here_is_reused_unchecked(
-    get: Callable[..., Built], plant_driver: Callable[[Driver], None], proofs: list[str]
+    get: Callable[..., Stored], plant_driver: Callable[[Driver], None], proofs: list[str]
 ) -> None:
     plant_driver(ADA)
     assert get(targets=("sm_120",)).artifact.manifest.check is None
@@ -198,11 +213,15 @@ def test_tensorrt_gets_a_file_of_kernel_times_for_each_machine_and_rtx_none(
 
     asked: list[Path | None] = []
 
-    def export(*_: object, timing_cache: Path | None, **__: object) -> Artifact:
+    def build(*_: object, timing_cache: Path | None, **__: object) -> None:
         asked.append(timing_cache)
+
+    def publish(_: object, entry: Path, build: Callable[[Path], object], **__: object) -> Artifact:
+        build(entry)
         return engine
 
-    monkeypatch.setattr(tensorrt, "export_engine", export)
+    monkeypatch.setattr(tensorrt, "_build", build)
+    monkeypatch.setattr(store, "publish", publish)
     monkeypatch.setattr(TensorRT, "version", "11.4.0.106")
     for gpu in ("NVIDIA L4", "NVIDIA L4", "NVIDIA L40"):
         plant_driver(Driver(None, 1, "13.0", (Gpu(gpu, "8.9"),)))

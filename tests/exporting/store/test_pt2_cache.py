@@ -20,7 +20,21 @@ from resnext.runtimes.pt2.record import this_host
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_export import store
 from resnext_export.convert import pt2_from_torch as converter
-from resnext_export.store import pt2_or_reuse
+from resnext_export.formats import pt2
+from resnext_export.request import ExportRequest
+from resnext_export.store import Stored
+
+
+def request(batch: int, **fields: Any) -> ExportRequest:
+    return ExportRequest(format="pt2", batch=str(batch), **fields)
+
+
+def pt2_or_reuse(weights: Weights, batch: int, folder: Path, **fields: Any) -> Stored:
+    return store.build_or_reuse(request(batch, **fields), weights, folder=folder)
+
+
+def entry(weights: Weights, batch: int, folder: Path, **fields: Any) -> Path:
+    return store.entry_of(request(batch, **fields), weights, weights, folder)
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +82,6 @@ def test_whatever_changes_the_bytes_gets_another_entry(
     paths.add(pt2_or_reuse(seeded, 3, tmp_path).artifact.path)
     assert len(paths) == 4
     entries: list[Path] = []
-    monkeypatch.setattr(store, "_once", lambda entry, *_: entries.append(entry))
     for other in (
         host,
         replace(host, torch="2.14.0"),
@@ -76,23 +89,21 @@ def test_whatever_changes_the_bytes_gets_another_entry(
         replace(host, cpu_capability="AVX9000"),
         replace(host, compute_capability="9.0"),
     ):
-        monkeypatch.setattr(store, "this_host", lambda other=other: other)
-        pt2_or_reuse(digits, 3, tmp_path)
-    pt2_or_reuse(digits, 3, tmp_path, device="cuda")
+        monkeypatch.setattr(pt2, "this_host", lambda other=other: other)
+        entries.append(entry(digits, 3, tmp_path))
+    entries.append(entry(digits, 3, tmp_path, device="cuda"))
     assert len(set(entries)) == len(entries) == 6
 
 
 def test_a_package_for_cuda_is_for_the_gpu_that_is_here(
     digits: Weights,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     plant_driver: Callable[[Driver], None],
 ) -> None:
     entries: list[Path] = []
-    monkeypatch.setattr(store, "_once", lambda entry, *_: entries.append(entry))
     for name in ("NVIDIA L4", "NVIDIA L4", "NVIDIA L40"):
         plant_driver(Driver(None, 1, "13.0", (Gpu(name, "8.9"),)))
-        pt2_or_reuse(digits, 3, tmp_path, device="cuda")
+        entries.append(entry(digits, 3, tmp_path, device="cuda"))
     assert entries[0] == entries[1] != entries[2]
 
 
@@ -100,7 +111,7 @@ def test_an_entry_that_would_not_load_here_is_compiled_again(
     digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[dict[str, Any]]
 ) -> None:
     pt2_or_reuse(digits, 3, tmp_path)
-    monkeypatch.setattr(store, "package_obstacles", lambda *_: ("another processor",))
+    monkeypatch.setattr(pt2, "package_obstacles", lambda *_: ("another processor",))
     assert not pt2_or_reuse(digits, 3, tmp_path).reused
     assert len(compiled) == 2
 

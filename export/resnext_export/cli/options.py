@@ -1,0 +1,160 @@
+"""The options of an export on the command line, made from the fields of its request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from resnext.cli.params import NameType
+from resnext.cli.sections import SectionedGroup, SectionOption
+from resnext_export.options import Option
+from resnext_export.registry import FORMATS
+from resnext_export.request import FIELDS, ExportRequest, options_of
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:  # not generic before click 8.2
+    _ParamType = click.ParamType
+
+
+class ExportGroup(SectionedGroup):
+    """A command that takes every field of an export request, whatever formats are registered."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The request's options, then the command's own."""
+        return [*request_options(), *super().get_params(ctx)]
+
+
+def request_options() -> list[click.Parameter]:
+    """One option for each field: those that all formats share, then those of some."""
+    found: list[click.Parameter] = [_format_option()]
+    weights_only = [row.name for row in FORMATS.values() if row.source == "weights"]
+    for name, option in FIELDS.items():
+        note = f"  [not for {', '.join(weights_only)}]" if option.graph and weights_only else ""
+        found.append(_option(name, option, ExportRequest.model_fields[name], option.section, note))
+    models = dict.fromkeys(row.options for row in FORMATS.values())
+    for model in models:
+        names = [row.name for row in FORMATS.values() if row.options is model]
+        heading = f"{model.section} (--format {', '.join(names)})"
+        for name, option in options_of(model).items():
+            found.append(_option(name, option, model.model_fields[name], heading))
+    return found
+
+
+def request_from(params: dict[str, Any]) -> ExportRequest:
+    """The request that these options make; what was not given is left out.
+
+    Raises:
+        UsageError: options that do not go together.
+    """
+    return ExportRequest(
+        **{
+            name: value
+            for name, value in params.items()
+            if value is not None and value is not False
+        }
+    )
+
+
+def _format_option() -> click.Parameter:
+    about = "; ".join(f"{row.name}: {row.about}" for row in FORMATS.values())
+    return SectionOption(
+        ["--format"],
+        type=NameType("format", tuple(FORMATS)),
+        metavar="|".join(FORMATS),
+        help=f"What to export to.  {about}.",
+        section="Network",
+    )
+
+
+def _option(
+    name: str, option: Option, field: FieldInfo, section: str, note: str = ""
+) -> click.Parameter:
+    flag = option.flag or "--" + name.replace("_", "-")
+    if field.annotation is bool:
+        return SectionOption([flag, name], is_flag=True, help=option.help, section=section)
+    kind, metavar = _type(name, option, field)
+    return SectionOption(
+        [flag, name],
+        type=kind,
+        metavar=option.metavar or metavar,
+        help=option.help + note,
+        section=section,
+    )
+
+
+def _type(name: str, option: Option, field: FieldInfo) -> tuple[Any, str | None]:
+    """The click type of a field, and what stands for its value in the help."""
+    kind = option.kind or name.replace("_", " ")
+    if option.choices:
+        return NameType(kind, option.choices), None
+    parts = _alternatives(field.annotation)
+    names = tuple(str(each) for part in parts for each in get_args(part) if _is(part, Literal))
+    if listed := [get_args(part)[0] for part in parts if _is(part, tuple)]:
+        elements = get_args(listed[0])
+        return _ListType(kind, names, elements), "|".join((*names, *elements)) + "[,...]"
+    if names and len(parts) == 1:
+        return NameType(kind, names), "|".join(names)
+    if names:
+        return _WidthType(kind, names), None
+    if int in parts:
+        return click.IntRange(_limit(field, "ge"), _limit(field, "le")), None
+    return click.Path(path_type=Path) if Path in parts else str, None
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The members of a union but None."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return [annotation]
+    return [part for part in get_args(annotation) if part is not type(None)]
+
+
+def _is(annotation: Any, origin: Any) -> bool:
+    return get_origin(annotation) is origin
+
+
+def _limit(field: FieldInfo, name: str) -> int | None:
+    return next((getattr(each, name) for each in field.metadata if hasattr(each, name)), None)
+
+
+class _ListType(_ParamType):
+    """Values separated by commas, each once; or one of the names that stand alone."""
+
+    def __init__(self, kind: str, alone: tuple[str, ...], elements: tuple[str, ...]) -> None:
+        self.name = kind
+        self._alone = alone
+        self._names = NameType(kind, (*alone, *elements), many=True) if elements else None
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check and split."""
+        if not isinstance(value, str):
+            return value
+        if value in self._alone:
+            return value
+        if self._names is None:
+            return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        parts = self._names.convert(value, param, ctx)
+        if beside := [part for part in parts if part in self._alone]:
+            self.fail(
+                f"{beside[0]!r} allows no {self.name}, so none can stand beside it", param, ctx
+            )
+        return parts
+
+
+class _WidthType(NameType):
+    """A name, or a number of channels."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check and convert."""
+        if not isinstance(value, str) or value in self._known:
+            return value
+        if not (value.isascii() and value.isdigit() and 2 <= int(value) <= 4096):
+            names = ", ".join(self._known)
+            self.fail(
+                f"{value!r} must be {names}, or a number of channels from 2 to 4096", param, ctx
+            )
+        return int(value)

@@ -1,0 +1,69 @@
+"""How one format is built."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from resnext.artifact.files import Artifact
+from resnext.artifact.manifest import Manifest
+from resnext.weights.spec import Weights
+from resnext_export.publish import Built
+from resnext_export.registry import FORMATS
+from resnext_export.request import ExportRequest
+
+
+class Builder(ABC):
+    """How one format is built; `resnext_export.registry.Format.builder` names the class."""
+
+    def prepare(self, request: ExportRequest) -> str:
+        """Refuse what can be refused before any work is done.
+
+        Returns:
+            Name of the format that will be made: ``trt`` can turn out to be ``trt-rtx``.
+
+        Raises:
+            ResnextError: an option, library or device that ``request`` needs is missing.
+        """
+        return request.format
+
+    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
+        """Facts beside request and source that change the bytes: versions, machine, images."""
+        return {}
+
+    def usable(self, manifest: Manifest) -> bool:
+        """Whether a stored artifact may be used here again."""
+        return manifest.check is not None
+
+    @abstractmethod
+    def build(
+        self,
+        source: Weights | Artifact,
+        weights: Weights,
+        request: ExportRequest,
+        folder: Path,
+        *,
+        check: bool,
+        say: Callable[[str], None],
+        cache: Path | None,
+    ) -> Built:
+        """Write the format's file into ``folder``.
+
+        Args:
+            source: what to make it from, of the kind that ``Format.source`` names.
+            weights: those of ``source``.
+            request: the validated request.
+            folder: where the file goes.
+            check: whether `Built.prove` will be called.
+            say: takes one line that the user should know before the work is done.
+            cache: folder that keeps what later builds can use, or None.
+        """
+
+
+def builder_for(request: ExportRequest) -> Builder:
+    """Import the builder of the format that ``request`` names."""
+    module, _, name = FORMATS[request.format].builder.partition(":")
+    return cast("Builder", getattr(import_module(module), name)())

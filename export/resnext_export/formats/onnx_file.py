@@ -1,0 +1,69 @@
+"""An ONNX file on disk: written, and checked as written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnext.errors import BadArtifact, GateFailed, first_line
+
+if TYPE_CHECKING:
+    import onnx
+
+FILE_NAME = "model.onnx"
+
+
+def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
+    """Write ``proto`` to ``folder``, and check what was written; the model's large weights are
+    dropped from memory.
+
+    Raises:
+        BadArtifact: it is not valid ONNX.
+        GateFailed: a tensor has no known shape.
+    """
+    path = folder / FILE_NAME
+    path.write_bytes(proto.SerializeToString())
+    _check_file(path)
+    _check_shapes_known(proto)
+    return path
+
+
+def _check_file(path: Path) -> None:
+    """ONNX's own full check with strict shape inference, on the bytes as written."""
+    import onnx
+
+    with _onnx_errors(path):
+        # By path, ONNX reads the file itself and nothing is serialised again.
+        onnx.checker.check_model(str(path), full_check=True)
+
+
+def _check_shapes_known(proto: onnx.ModelProto) -> None:
+    """Every tensor must have a shape by inference. Drops the weights from ``proto``, which has been
+    written.
+    """
+    import onnx
+
+    for tensor in proto.graph.initializer:
+        if (
+            len(tensor.raw_data) > 4096
+        ):  # a weight's shape says all, and shape inference would copy its values twice
+            tensor.ClearField("raw_data")
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    known = {value.name for value in (*inferred.graph.value_info, *inferred.graph.output)}
+    unknown = [name for node in inferred.graph.node for name in node.output if name not in known]
+    if unknown:
+        raise GateFailed(
+            f"ONNX shape inference gives no shape for {len(unknown)} tensors, first {unknown[0]}"
+        )
+
+
+@contextmanager
+def _onnx_errors(path: Path) -> Iterator[None]:
+    import onnx
+
+    try:
+        yield
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise BadArtifact(f"{path.name} is not valid ONNX: {first_line(exc)}") from exc

@@ -1,0 +1,192 @@
+"""From a request to a published artifact: the front door, and the one way through the formats."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from resnext.artifact.files import Artifact, check_destination, read_artifact
+from resnext.artifact.manifest import MANIFEST_NAME, read_manifest
+from resnext.errors import BadArtifact, UsageError
+from resnext.precision import QUANTIZED
+from resnext.progress import working
+from resnext.runtimes.pytorch.release import refuse_older_torch
+from resnext.verify.check import artifact_weights
+from resnext.weights.spec import Weights, load_weights
+
+from .calibration_images import require_calibration
+from .formats.base import builder_for
+from .publish import publish
+from .request import ExportRequest
+from .store import build_or_reuse
+
+
+def export(
+    source: str | Path | Weights | Artifact,
+    output: str | Path,
+    *,
+    check: bool = True,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    **fields: Any,
+) -> Artifact:
+    """Export a network, and prove that the written file computes what PyTorch computes.
+
+    Args:
+        source: weights (``digits``, ``seeded:1``, a checkpoint's path, `Weights`), or an ONNX
+            artifact to start from (`Artifact`, or the path of its folder).
+        output: folder to make, whole or not at all.
+        check: compare the written file with PyTorch; if not, the manifest has no check.
+        force: replace an artifact that is already there.
+        say: called with one line for what a user should know before the work is done.
+        **fields: of `ExportRequest`, for example ``format``, ``model``, ``precision``, ``batch``,
+            ``calibration``, and the options of the format.
+
+    Raises:
+        UsageError: fields that do not go together, or ``output`` is taken.
+        MissingRequirement: a library, compiler, GPU or disk space is missing.
+        BadInput: weights, images or an artifact that cannot be used.
+        GateFailed: the written file does not compute what PyTorch computes. Nothing is written.
+    """
+    weights = source if isinstance(source, Weights) else None
+    if isinstance(source, Artifact):
+        fields["onnx"] = source.directory
+    elif isinstance(source, Weights):
+        fields["weights"] = source.source
+    elif (Path(source) / "manifest.json").is_file():
+        fields["onnx"] = Path(source)
+    else:
+        fields["weights"] = str(source)
+    request = ExportRequest(**fields)
+    return run(request, Path(output), weights=weights, check=check, force=force, say=say)
+
+
+def run(
+    request: ExportRequest,
+    output: Path | None = None,
+    *,
+    weights: Weights | None = None,
+    check: bool = True,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Artifact:
+    """Do what ``request`` says.
+
+    Args:
+        request: what to export.
+        output: folder to make; None means one in the current folder that says what is in it.
+        weights: what ``request`` names, if they are loaded already.
+        check: as `export`.
+        force: as `export`.
+        say: as `export`.
+
+    Raises:
+        ResnextError: as `export`.
+    """
+    builder = builder_for(request)
+    kind = builder.prepare(request)
+    if output is not None:
+        check_destination(output, force=force)
+    start = None if request.onnx is None else read_artifact(request.onnx)
+    weights = weights or _weights(request, start)
+    if start is None and request.precision in QUANTIZED:
+        require_calibration(request, weights)
+    source = _source(request, weights, start, check=check, say=say)
+    precision = request.precision or "fp32"
+    if isinstance(source, Artifact) and request.format != "onnx":
+        precision = source.manifest.precision
+    elif isinstance(source, Artifact):
+        precision = request.precision or source.manifest.precision
+    build = partial(builder.build, source, weights, request, check=check, say=say, cache=None)
+    directory = output or request.folder(weights, precision, kind)
+    return publish(source, directory, build, request=request, check=check, force=force)
+
+
+def rebuild(
+    path: Path,
+    output: Path | None = None,
+    *,
+    check: bool = True,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Artifact:
+    """Make an artifact again from the request in its manifest.
+
+    Args:
+        path: its folder; only the manifest is read.
+        output: folder to make; None replaces the artifact.
+        check: as `export`.
+        force: as `export`.
+        say: as `export`.
+
+    Raises:
+        BadArtifact: there is no manifest, or it stores no request.
+        ResnextError: as `export`.
+    """
+    manifest = read_manifest(path / MANIFEST_NAME)
+    if manifest.request is None:
+        raise BadArtifact(
+            f"the manifest of {path} stores no request to rebuild from", hint="export it again"
+        )
+    try:
+        request = ExportRequest(**manifest.request)
+    except UsageError as exc:
+        raise BadArtifact(f"the request in the manifest of {path} is not valid: {exc}") from exc
+    return run(request, output or path, check=check, force=force or output is None, say=say)
+
+
+def _weights(request: ExportRequest, start: Artifact | None) -> Weights:
+    if start is not None:
+        return artifact_weights(start, request.weights)
+    refuse_older_torch()
+    with working("loading weights"):
+        return load_weights(
+            request.weights,
+            request.model,
+            num_classes=request.num_classes,
+            input_size=request.pixels(),
+        )
+
+
+def _source(
+    request: ExportRequest,
+    weights: Weights,
+    start: Artifact | None,
+    *,
+    check: bool,
+    say: Callable[[str], None],
+) -> Weights | Artifact:
+    """What ``request`` is made from: weights, or an ONNX artifact, built now or reused."""
+    parent = request.parent()
+    if parent is None:
+        return weights
+    if start is not None:
+        if request.format == "onnx":
+            return start
+        has = start.manifest.precision
+        if not parent.derives or (parent.precision == has and parent.merge_groups is None):
+            if request.precision not in (None, has):
+                raise UsageError(
+                    f"{start.directory} is {has}, not {request.precision}; drop `precision`, or"
+                    " start from the float32 export"
+                )
+            return start
+    made_from = _source(parent, weights, start, check=check, say=say)
+    if check:
+        known = made_from if isinstance(made_from, Artifact) else None
+        return build_or_reuse(parent, weights, known, say=say).artifact
+    builder = builder_for(parent)
+    build = partial(builder.build, made_from, weights, parent, check=False, say=say, cache=None)
+    return publish(made_from, _scratch() / "onnx", build, request=parent, check=False)
+
+
+def _scratch() -> Path:
+    """A folder that goes when the process does."""
+    folder = tempfile.mkdtemp(prefix="resnext-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

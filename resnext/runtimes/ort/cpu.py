@@ -1,0 +1,71 @@
+"""ONNX Runtime's CPU provider: buffers on the host, and every run is finished when it returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnext.artifact.specs import TensorSpec
+from resnext.runtimes.session import Arrays, Bound, Delivered
+
+from .profile import layers_from_profile, profiled_run
+from .provider import Provider, load, session_options
+
+
+class CpuProvider(Provider):
+    """The CPU provider."""
+
+    name = "CPUExecutionProvider"
+    device = "cpu"
+
+    def open(self) -> Any:
+        """One session for host runs and bound runs alike."""
+        return self._load(session_options(self.options))
+
+    def bind(self, native: Any, inputs: Arrays, outputs: tuple[TensorSpec, ...]) -> HostBound:
+        """Copies on the host."""
+        bound = HostBound(self.backend, native, inputs, [spec.name for spec in outputs])
+        bound.enqueue()
+        return bound
+
+    def delivered(self, inputs: tuple[TensorSpec, ...]) -> Delivered:
+        """From a profiled run of the same graph."""
+        session, events = profiled_run(
+            session_options(self.options), self._load, inputs, batch=1, backend=self.backend
+        )
+        notes = {
+            "providers": ", ".join(session.get_providers()),
+            "threads": str(self.options.threads or "one for each physical core"),
+        }
+        return Delivered(self.device, layers_from_profile(events, self.artifact.path), notes)
+
+    def _load(self, native: Any) -> Any:
+        return load(self.artifact.path, native, self.name, backend=self.backend)
+
+
+class HostBound(Bound):
+    """Inputs on the host.
+
+    Args:
+        backend: name of the session's runtime.
+        native: an ``onnxruntime.InferenceSession``.
+        inputs: copied.
+        names: of the outputs.
+    """
+
+    def __init__(self, backend: str, native: Any, inputs: Arrays, names: list[str]) -> None:
+        super().__init__(backend)
+        self._native, self._names = native, names
+        self._inputs = {name: np.array(array, order="C") for name, array in inputs.items()}
+        self._results: list[NDArray[Any]] = []
+
+    def _launch(self) -> None:
+        self._results = self._native.run(self._names, self._inputs)
+
+    def _outputs(self) -> dict[str, NDArray[Any]]:
+        return {name: array.copy() for name, array in zip(self._names, self._results, strict=True)}
+
+    def _drop(self) -> None:
+        self._native, self._inputs, self._results = None, {}, []

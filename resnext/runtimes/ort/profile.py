@@ -1,0 +1,121 @@
+"""One profiled run of ONNX Runtime: which node ran where, in which element type."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from resnext.artifact.specs import TensorSpec
+from resnext.errors import SessionFailed, first_line
+from resnext.network.layers import module_of
+from resnext.runtimes.session import DeliveredLayer
+
+from .provider import Open
+
+#: Fused and quantized operators that ONNX Runtime makes of a convolution or a matrix product.
+HEAVY = {
+    "Conv": "Conv",
+    "FusedConv": "Conv",
+    "NhwcFusedConv": "Conv",
+    "QLinearConv": "Conv",
+    "Gemm": "Gemm",
+    "FusedGemm": "Gemm",
+    "QGemm": "Gemm",
+}
+#: What ONNX Runtime adds to names: the blocked layout of its CPU kernels, casts of fp16, a number
+#: to keep names apart.
+_ADDED = re.compile(r"^InsertedPrecisionFreeCast_|(?:_nchwc)?(?:_token_\d+)?$")
+_DTYPES = {"float": "float32", "double": "float64"}
+
+Event = dict[str, Any]
+
+
+def profiled_run(
+    native: ort.SessionOptions,
+    open_: Open,
+    inputs: tuple[TensorSpec, ...],
+    *,
+    batch: int,
+    backend: str,
+) -> tuple[Any, list[Event]]:
+    """Run zeros once in a new session; returns it and one event for each kernel that ran.
+
+    Args:
+        native: options of the session, which this adds profiling to.
+        open_: opens it.
+        inputs: of the network.
+        batch: images in the run.
+        backend: name of the runtime, for messages.
+
+    Raises:
+        SessionFailed: the run failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        native.enable_profiling = True
+        native.profile_file_prefix = str(Path(folder) / "profile")
+        session = open_(native)
+        arrays = {
+            spec.name: np.zeros([batch if n is None else n for n in spec.shape], spec.dtype)
+            for spec in inputs
+        }
+        try:
+            session.run([value.name for value in session.get_outputs()], arrays)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        except Exception as exc:  # onnxruntime's errors have no common base
+            raise SessionFailed(f"{backend} failed in a profiled run: {first_line(exc)}") from exc
+    return session, [
+        event
+        for event in events
+        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time")
+    ]
+
+
+def layers_from_profile(events: list[Event], model: Path) -> tuple[DeliveredLayer, ...]:
+    """Each node of the optimised graph that ran.
+
+    Args:
+        events: of `profiled_run`.
+        model: the ONNX file, whose names tell which module a kernel computes.
+    """
+    layers, makers = [], _modules_by_output(model)
+    for event in events:
+        details = event.get("args", {})
+        op = str(details.get("op_name"))
+        types = details.get("input_type_shape") or [{}]
+        dtype = next(iter(types[0]), "unknown")
+        provider = str(details.get("provider", "unknown")).removesuffix("ExecutionProvider")
+        name = str(event["name"]).removesuffix("_kernel_time")
+        bare = _ADDED.sub("", name)
+        module = (module_of(bare) or makers.get(bare)) if op in HEAVY else None
+        layers.append(
+            DeliveredLayer(
+                name,
+                HEAVY.get(op, op),
+                _DTYPES.get(dtype, dtype),
+                provider,
+                (module,) if module else (),
+            )
+        )
+    return tuple(layers)
+
+
+def _modules_by_output(model: Path) -> dict[str, str]:
+    """The module of each tensor that a convolution gives, also after its ReLU: some kernels are
+    named after it.
+    """
+    import onnx
+
+    modules: dict[str, str] = {}
+    for node in onnx.load(model, load_external_data=False).graph.node:
+        module = module_of(node.name) if node.op_type in HEAVY else None
+        if node.op_type == "Relu":
+            module = modules.get(node.input[0])
+        if module:
+            modules[node.output[0]] = module
+    return modules

@@ -1,0 +1,150 @@
+"""One batch size of an engine: its execution context, device buffers and CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from resnext.errors import SessionFailed
+from resnext.runtimes.buffers import DeviceMemory, Replay
+from resnext.runtimes.session import Arrays, Bound, Boundary
+from resnext.runtimes.tensor_session import Translated
+
+from .library import Flavour
+from .log import Log, captured
+
+
+@dataclass
+class Execution:
+    """A context with its profile and shapes set, and the only buffers for its batch size.
+
+    `TrtSession.run` and every `TrtBound` of the batch take turns on them.
+
+    Attributes:
+        flavour: the library, and its module ``trt``.
+        memory: stream and graphs.
+        context: the library's.
+        buffers: inputs and outputs on the device, by name.
+        scratch: memory that the context works in, if the library wants to be given it.
+        replay: launches the captured graph; None if there is none.
+        why_plain: why there is none.
+        tried: whether a capture was tried.
+        loaded: the bound inputs that the input buffers hold, by identity; None for other images.
+    """
+
+    flavour: Flavour
+    trt: Any
+    memory: DeviceMemory
+    context: Any
+    buffers: dict[str, torch.Tensor]
+    scratch: torch.Tensor | None = None
+    replay: Replay | None = None
+    why_plain: str = "not asked for"
+    tried: bool = False
+    loaded: Arrays | None = None
+
+    def load(self, inputs: Arrays) -> None:
+        """Queue copies of ``inputs`` to the device."""
+        self.loaded = None  # a copy that fails leaves nobody's input
+        for name, array in inputs.items():
+            self.memory.load(self.buffers[name], array)
+
+    def launch(self, log: Log | None = None) -> None:
+        """Launch kernel by kernel.
+
+        Raises:
+            SessionFailed: the library refuses.
+        """
+        with self.memory.current():
+            if not self.context.execute_async_v3(self.memory.stream):
+                reason = "is the GPU out of memory?" if log is None else log.reason()
+                raise SessionFailed(f"{self.flavour.title} failed to launch: {reason}")
+
+    def launch_logged(self) -> None:
+        """`launch`, with the library's own reason if it refuses."""
+        with captured(self.trt) as (_, log):
+            self.launch(log)
+
+    def start(self) -> None:
+        """Replay the graph, or launch if there is none."""
+        if self.replay is not None:
+            self.replay()
+        else:
+            self.launch()
+
+    def capture(self) -> None:
+        """Capture a graph of `launch`; ``why_plain`` says why if that cannot be done."""
+        self.tried = True
+        if not self.flavour.capturable(self.context, self.memory.stream):
+            self.why_plain = "the library says that this engine cannot be captured"
+            return
+        try:
+            with captured(self.trt) as (_, log):
+                self.replay = self.memory.capture(lambda: self.launch(log))
+        except (RuntimeError, SessionFailed) as exc:
+            text = str(exc).strip() or type(exc).__name__
+            self.why_plain = f"capture failed ({text.splitlines()[0]})"
+
+    def spoil(self, names: tuple[str, ...]) -> None:
+        """Fill outputs with NaN: a graph that captured nothing must not show what the plain run
+        left.
+        """
+        with self.memory.current():
+            for name in names:
+                if self.buffers[name].is_floating_point():
+                    self.buffers[name].fill_(float("nan"))
+
+
+class TrtBound(Bound):
+    """Inputs of one batch size, put back on the device when another run has used the buffers.
+
+    Args:
+        backend: name of the session's runtime.
+        execution: context and buffers of the batch size, shared with the session.
+        inputs: host arrays that nobody writes to.
+        read: copies the outputs to the host and checks them.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        execution: Execution,
+        inputs: Arrays,
+        read: Callable[[Execution], dict[str, NDArray[Any]]],
+    ) -> None:
+        boundary: Boundary = "device" if execution.replay is None else "graph"
+        super().__init__(backend, boundary, execution.memory.stream)
+        self._execution: Execution | None = execution
+        self._memory, self._inputs, self._read = execution.memory, inputs, read
+
+    def _held(self) -> Execution:
+        assert self._execution is not None  # until it is closed
+        return self._execution
+
+    def _launch(self) -> None:
+        execution = self._held()
+        if execution.loaded is not self._inputs:
+            with Translated(self.backend):
+                execution.load(self._inputs)
+            execution.loaded = self._inputs
+        execution.start()
+
+    def _wait(self) -> None:
+        with Translated(self.backend):
+            self._memory.synchronize()
+
+    def _outputs(self) -> dict[str, NDArray[Any]]:
+        execution = self._held()
+        if execution.loaded is not self._inputs:  # the outputs are another run's
+            self._launch()
+        return self._read(execution)
+
+    def _drop(self) -> None:
+        execution = self._held()
+        if execution.loaded is self._inputs:
+            execution.loaded = None
+        self._execution, self._inputs = None, {}

@@ -1,0 +1,171 @@
+"""The seam: a format that a test registers gets its flags, help, manifest, check, rebuild and
+messages without another file knowing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from pydantic import Field
+
+from resnext.artifact.files import Artifact, read_artifact
+from resnext.artifact.manifest import CheckRecord
+from resnext.errors import GateFailed, UnknownName
+from resnext.weights.spec import Weights
+from resnext_export import FORMATS, ExportRequest, export, proof
+from resnext_export.cli.export import main
+from resnext_export.formats.base import Builder, builder_for
+from resnext_export.options import FormatOptions, Option
+from resnext_export.publish import Built, library_versions
+from resnext_export.registry import Format
+
+
+class ToyOptions(FormatOptions):
+    section: ClassVar[str] = "Toy"
+    title: ClassVar[str] = "stamped files: "
+
+    stamp: Annotated[str | None, Option("Text to put into the file.", metavar="TEXT")] = None
+    copies: Annotated[int, Field(ge=1, le=3), Option("Number of stamps.")] = 1
+
+
+class ToyBuilder(Builder):
+    """An ONNX artifact with a stamp in its metadata."""
+
+    def build(
+        self,
+        source: Weights | Artifact,
+        weights: Weights,
+        request: ExportRequest,
+        folder: Path,
+        **_: Any,
+    ) -> Built:
+        assert isinstance(source, Artifact)
+        assert isinstance(request.options, ToyOptions)
+        proto = onnx.load(source.path)
+        stamps = [str(request.options.stamp)] * request.options.copies
+        proto.metadata_props.add(key="stamp", value=" ".join(stamps))
+        if request.options.stamp == "spoiled":
+            bias = next(t for t in proto.graph.initializer if t.name == "fc.bias")
+            bias.raw_data = bytes(len(bias.raw_data))
+        (folder / "toy.onnx").write_bytes(proto.SerializeToString())
+
+        def proven(artifact: Artifact) -> CheckRecord:
+            manifest = artifact.manifest
+            expected = proof.expect(weights, manifest.batch, manifest.numerics)
+            return proof.prove(artifact, expected)
+
+        return Built("toy.onnx", {"kind": "onnx"}, library_versions(), proven)
+
+
+TOY = Format(
+    "toy", "a stamped ONNX file", "onnx", f"{__name__}:ToyBuilder", ToyOptions, scheme="ort"
+)
+
+
+@pytest.fixture(autouse=True)
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    FORMATS.register(TOY)
+    yield
+    FORMATS.unregister("toy")
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(main, args, prog_name="resnext-export")
+
+
+def stamp_of(folder: Path) -> str:
+    properties = onnx.load(read_artifact(folder).path).metadata_props
+    return str(next(entry.value for entry in properties if entry.key == "stamp"))
+
+
+def test_it_has_flags_and_a_help_section() -> None:
+    lines = run("--help").stdout.splitlines()
+    section = lines.index("Toy (--format toy):")
+    assert lines[section + 1].split()[0] == "--stamp"
+    assert lines[section + 2].split()[0] == "--copies"
+    assert "toy: a stamped ONNX file" in " ".join(" ".join(lines).split())
+
+
+def test_it_is_exported_checked_and_rebuilt_from_the_command_line() -> None:
+    asked = ("--weights", "digits", "--stamp", "mine", "--copies", "2", "--precision", "fp16")
+    result = run("--format", "toy", *asked)
+    assert result.exit_code == 0, result.output
+    folder = Path("digits-fp16-toy")
+    manifest = read_artifact(folder).manifest
+    assert manifest.precision == "fp16"
+    assert manifest.parent_sha256 is not None
+    assert manifest.check is not None
+    assert stamp_of(folder) == "mine mine"
+    result = run("rebuild", str(folder), "--output", "again")
+    assert result.exit_code == 0, result.output
+    assert read_artifact(Path("again")).manifest.file_sha256 == manifest.file_sha256
+
+
+def test_it_is_exported_from_python() -> None:
+    artifact = export("digits", "out", format="toy", stamp="mine")
+    assert artifact.manifest.request == {
+        "format": "toy",
+        "weights": "digits",
+        "options": {"stamp": "mine"},
+    }
+    assert stamp_of(artifact.directory) == "mine"
+
+
+def test_a_wrong_file_is_not_written() -> None:
+    with pytest.raises(GateFailed, match="does not compute what PyTorch computes"):
+        export("digits", "out", format="toy", stamp="spoiled")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--format", "onnx", "--stamp", "x"), "--stamp is for stamped files: --format toy"),
+        (("--format", "toy", "--copies", "4"), "4 is not in the range 1<=x<=3"),
+        (("--format", "toy", "--tf32"), "--tf32 is for engines: --format trt or trt-rtx"),
+        (
+            (
+                "--format",
+                "toys",
+            ),
+            "unknown format 'toys'; did you mean 'toy'?",
+        ),
+    ],
+)
+def test_what_does_not_go_is_one_line(args: tuple[str, ...], said: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert said in line
+
+
+def test_a_name_or_an_option_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="a format 'toy' already"):
+        FORMATS.register(TOY)
+
+    class Other(FormatOptions):
+        stamp: str = ""
+
+    with pytest.raises(ValueError, match="'toy' has an option 'stamp' already"):
+        FORMATS.register(Format("other", "", "onnx", "", Other))
+    with pytest.raises(UnknownName, match="did you mean 'toy'"):
+        FORMATS["toi"]
+    assert "other" not in FORMATS
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_every_format_is_complete(name: str) -> None:
+    row = FORMATS[name]
+    assert row.name == name
+    assert row.about
+    assert isinstance(builder_for(ExportRequest(format=name)), Builder)
+    for field, info in row.options.model_fields.items():
+        assert any(isinstance(each, Option) and each.help for each in info.metadata), field
+    assert bool(row.options.model_fields) == bool(row.options.section)
