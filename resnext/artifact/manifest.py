@@ -232,14 +232,12 @@ class Manifest(Strict):
         )
 
     def takes(self, batch: int) -> bool:
-        """Whether the artifact runs at ``batch``; an engine does where one of its optimization
-        profiles covers it.
-        """
+        """Whether the artifact runs at ``batch``: for an engine, whether a profile covers it."""
         ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
         return any(batch in covered for covered in ranges)
 
     def batches(self) -> str:
-        """The batch sizes that the artifact takes, for people."""
+        """Human-readable batch sizes that the artifact takes."""
         ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
         return ", ".join(map(str, ranges))
 

@@ -2,8 +2,7 @@
 [--output FILE]``.
 
 Deterministic: seeded, and on one thread, so the same PyTorch on the same processor family gives the
-    same bytes.
-digits needs scikit-learn. fashion-mnist reads the four IDX files of Debian's package
+same bytes. digits needs scikit-learn. fashion-mnist reads the four IDX files of Debian's package
 dataset-fashion-mnist (MIT licence, Zalando SE), or of any other copy, from --data.
 """
 
@@ -32,9 +31,7 @@ from . import SHIPPED
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one checkpoint is trained: SGD with momentum, one-cycle learning rate, small shifts as
-    augmentation.
-    """
+    """How a checkpoint is trained: SGD with momentum, one-cycle learning rate, small shifts."""
 
     epochs: int
     batch: int
