@@ -27,7 +27,7 @@ from typing import ClassVar
 
 
 class ResnextError(Exception):
-    """Root of every error that this toolkit raises on purpose.
+    """Root of every error that this toolkit raises deliberately.
 
     Args:
         message: what was got, and what is allowed.
@@ -43,21 +43,21 @@ class ResnextError(Exception):
 
 
 class GateFailed(ResnextError):
-    """A check that the user asked for came out negative."""
+    """A requested check failed."""
 
 
 class UsageError(ResnextError, ValueError):
-    """The call is wrong whatever the environment or the files."""
+    """The call itself is wrong, whatever the environment or the files."""
 
     exit_code = 2
 
 
 class UnknownName(UsageError):
-    """A name that a registry does not hold; lists the known ones and the nearest.
+    """An unknown name; the message lists the known ones and suggests the nearest.
 
     Args:
-        kind: what the name should have named, for example ``"model"``.
-        name: the name that was asked for.
+        kind: kind of the name, for example ``"model"``.
+        name: the unknown name.
         known: every name that would have been accepted.
     """
 
@@ -98,8 +98,8 @@ class EngineRefused(BadInput):
     """A model that an engine builder does not parse or build.
 
     Args:
-        message: why, in the library's words.
-        nodes: names of the nodes that it blames, as far as it says.
+        message: the reason, in the library's words.
+        nodes: names of the nodes that the library blames, if it says.
     """
 
     def __init__(self, message: str, nodes: tuple[str, ...] = ()) -> None:
@@ -108,9 +108,7 @@ class EngineRefused(BadInput):
 
 
 class NoKernel(EngineRefused):
-    """No kernel serves a layer in the types that the graph gives it; the same function in another
-    form may have one.
-    """
+    """A layer has no kernel for its types; an equivalent graph may have one."""
 
 
 class SessionFailed(ResnextError, RuntimeError):

@@ -1,11 +1,11 @@
-"""A finding: one reason to say no, or one thing to know, with what to do about it."""
+"""Findings: one reason why something does not pass, or one warning, each with a hint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-#: ``refused``: it does not work or does not count; ``warning``: it does, and this should be known.
+#: ``refused``: it does not work or does not count; ``warning``: it does, with a caveat.
 Severity = Literal["refused", "warning"]
 
 
@@ -14,12 +14,12 @@ class Finding:
     """One finding.
 
     Attributes:
-        code: what kind it is, for example ``unsteady-machine``; stable, so that scripts can match.
-        message: what was found, in one line.
+        code: kind of finding, for example ``unsteady-machine``; stable, so that scripts can match.
+        message: the finding, in one line.
         hint: what to do, in one line; "" if nothing is known. Fields are named in backticks, and
             the command line spells them as flags.
         severity: see `Severity`.
-        where: the node, layer or file that it is about; "" for the whole.
+        where: the node, layer or file concerned; "" for the whole.
     """
 
     code: str

@@ -85,7 +85,7 @@ _ROWS = (
     Numerics("int8", "int8", ("int8", "uint8"), 127.0, _EIGHT_BIT_TYPES, calibrated=True),
     Numerics("fp8", "float8_e4m3fn", ("float8_e4m3fn",), 448.0, _EIGHT_BIT_TYPES, calibrated=True),
 )
-#: A float32 engine that may round products to TF32; no precision of its own, but a wider gate.
+#: A float32 engine that may round products to TF32: not a separate precision, but a wider gate.
 _TF32 = Numerics("tf32", "float32", ("tfloat32", "float32"), _ROWS[0].largest, _TEN_BITS, "float16")
 
 #: Every precision, the default first.

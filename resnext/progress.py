@@ -1,4 +1,4 @@
-"""Progress on a terminal, silence elsewhere: one spelling for every long step.
+"""Progress on a terminal, silence elsewhere.
 
 Bars and spinners go to stderr, so that stdout stays clean for ``--json -``.
 """
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], description: str) -> Iterable[T]:
-    """Iterate over ``items`` with a bar on stderr where that is a terminal."""
+    """Iterate over ``items`` with a progress bar on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         return items
     from rich.console import Console
@@ -25,7 +25,7 @@ def track(items: Iterable[T], description: str) -> Iterable[T]:
 
 @contextmanager
 def working(description: str) -> Iterator[None]:
-    """Show a spinner with ``description`` and the time gone, on stderr where that is a terminal."""
+    """Show a spinner with ``description`` and the elapsed time on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         yield
         return

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from .errors import MissingRequirement, UsageError
 
+_ELSEWHERE = "choose another path"
+
 
 def cache_folder() -> Path:
     """``$RESNEXT_CACHE_DIR``, or the platform's cache folder.
@@ -55,10 +57,10 @@ def locked(lock: Path) -> Iterator[None]:
     """
     from filelock import FileLock
 
-    held = FileLock(lock)
+    file_lock = FileLock(lock)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire()
+        file_lock.acquire()
     except OSError as exc:
         raise MissingRequirement(
             f"cannot use the cache folder {lock.parent}: {exc.strerror or exc}",
@@ -67,14 +69,14 @@ def locked(lock: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def check_writable(target: str | Path | None) -> None:
-    """Check that a file can be written at ``target`` (None and ``-`` always can), before long work.
+    """Check before long work that ``target`` can be written; None and ``-`` always can.
 
     Raises:
-        UsageError: the file would be one of an artifact's.
+        UsageError: ``target`` is a file of an artifact.
         MissingRequirement: it cannot be written.
     """
     if target is None or str(target) == "-":
@@ -82,7 +84,7 @@ def check_writable(target: str | Path | None) -> None:
     path = Path(target).expanduser().resolve()
     if (path.parent / "manifest.json").exists() and path.exists():
         raise UsageError(
-            f"{target} is in an artifact's folder and would be overwritten; choose another path"
+            f"{target} is in an artifact's folder and would be overwritten", hint=_ELSEWHERE
         )
     try:
         if not path.exists():
@@ -91,17 +93,16 @@ def check_writable(target: str | Path | None) -> None:
             path.unlink()
         elif path.is_dir() or not os.access(path, os.W_OK):
             raise MissingRequirement(
-                f"cannot write {target}: it is a folder or not writable; choose another path"
+                f"cannot write {target}: it is a folder or not writable", hint=_ELSEWHERE
             )
     except OSError as exc:
-        raise MissingRequirement(
-            f"cannot write {target}: {exc.strerror}; choose another path"
-        ) from exc
+        raise MissingRequirement(f"cannot write {target}: {exc.strerror}", hint=_ELSEWHERE) from exc
 
 
 def write_text(target: str, text: str) -> None:
-    """Write ``text`` to a file, whole or not at all; ``-`` is stdout. Links are followed, pipes and
-    devices written to.
+    """Write ``text`` to a file, whole or not at all; ``-`` is stdout.
+
+    Symbolic links are followed; pipes and devices are written to in place.
 
     Raises:
         MissingRequirement: the file cannot be written.
@@ -118,7 +119,5 @@ def write_text(target: str, text: str) -> None:
         else:
             write_whole(path.resolve(), text.encode())
     except OSError as exc:
-        raise MissingRequirement(
-            f"cannot write {target}: {exc.strerror}; choose another path"
-        ) from exc
+        raise MissingRequirement(f"cannot write {target}: {exc.strerror}", hint=_ELSEWHERE) from exc
     sys.stderr.write(f"wrote {target}\n")

@@ -1,4 +1,4 @@
-"""Artifact = file + manifest, in one folder. Written whole or not at all, read strictly."""
+"""Artifacts on disk: a file and its manifest in one folder, written whole and read strictly."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from resnext.errors import BadArtifact, MissingRequirement, UsageError
 from .manifest import MANIFEST_NAME, Manifest, read_manifest
 
 _CHUNK_BYTES = 1 << 20
+_ELSEWHERE = "choose another `output`"
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Artifact:
     """A checked artifact on disk.
 
     Attributes:
-        directory: the folder that holds file and manifest.
-        manifest: the passport; its digest matched the file when this was made.
+        directory: folder with the file and its manifest.
+        manifest: the manifest; its digest matched the file when the artifact was read.
     """
 
     directory: Path
@@ -39,15 +40,15 @@ class Artifact:
 
 
 def read_artifact(path: Path) -> Artifact:
-    """Open the artifact at ``path``: its folder, its manifest or its file.
+    """Read and check the artifact at ``path``, which is its folder, its manifest or its file.
 
     Raises:
-        BadArtifact: there is none, its manifest is not valid, or the file's size or digest is not
-            the manifest's.
+        BadArtifact: there is none, its manifest is not valid, or the size or digest of the file
+            does not match the manifest.
     """
     if not path.exists():
         raise BadArtifact(
-            f"no artifact at {path}; make one with: resnext-export --format onnx --output {path}"
+            f"no artifact at {path}", hint="export one first, with this folder as its `output`"
         )
     directory = path if path.is_dir() else path.parent
     manifest = read_manifest(directory / MANIFEST_NAME)
@@ -58,23 +59,25 @@ def read_artifact(path: Path) -> Artifact:
         )
     if artifact.path.is_symlink() or not artifact.path.is_file():
         raise BadArtifact(
-            f"{artifact.path} is missing or is not a plain file; export the artifact again"
+            f"{artifact.path} is missing or is not a plain file", hint="export the artifact again"
         )
     size = artifact.path.stat().st_size
     if size != manifest.file_size_bytes:
         raise BadArtifact(
             f"{artifact.path} has {size} bytes, its manifest says {manifest.file_size_bytes}: "
-            "truncated or altered; export the artifact again"
+            "truncated or altered",
+            hint="export the artifact again",
         )
     if file_sha256(artifact.path) != manifest.file_sha256:
         raise BadArtifact(
-            f"{artifact.path} does not have the sha256 of its manifest: altered; export it again"
+            f"{artifact.path} does not have the sha256 of its manifest: altered",
+            hint="export it again",
         )
     return artifact
 
 
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -83,25 +86,23 @@ def file_sha256(path: Path) -> str:
 
 
 def check_destination(directory: Path, *, force: bool) -> None:
-    """Check that an artifact may be written to ``directory``, before any work is done.
+    """Check before any work that an artifact may be written to ``directory``.
 
     Raises:
-        UsageError: something is there and ``force`` is off, or it is not an artifact and so never
-            replaced.
-        MissingRequirement: the parent folder cannot be made or written to.
+        UsageError: the folder is not empty and ``force`` is off, or it is not an artifact, which is
+            never replaced.
+        MissingRequirement: the parent folder cannot be created or written to.
     """
     if os.path.lexists(directory):
         if not directory.is_dir() or directory.is_symlink():
-            raise UsageError(f"{directory} is there and is not a folder; choose another --output")
-        held = sorted(entry.name for entry in directory.iterdir())
-        if held and not force:
+            raise UsageError(f"{directory} is not a folder", hint=_ELSEWHERE)
+        names = sorted(entry.name for entry in directory.iterdir())
+        if names and not force:
             raise UsageError(
-                f"{directory} is not empty; give --force to replace it, or choose another --output"
+                f"{directory} is not empty", hint=f"set `force` to replace it, or {_ELSEWHERE}"
             )
-        if held and not _is_artifact_folder(directory, held):
-            raise UsageError(
-                f"{directory} holds other files than an artifact's; choose another --output"
-            )
+        if names and not _is_artifact_folder(directory, names):
+            raise UsageError(f"{directory} holds other files besides an artifact", hint=_ELSEWHERE)
     with _disk_errors(directory):
         directory.absolute().parent.mkdir(parents=True, exist_ok=True)
         probe = _partial(directory)
@@ -109,24 +110,23 @@ def check_destination(directory: Path, *, force: bool) -> None:
         probe.rmdir()
 
 
-def _is_artifact_folder(directory: Path, held: list[str]) -> bool:
-    if MANIFEST_NAME not in held:
+def _is_artifact_folder(directory: Path, names: list[str]) -> bool:
+    if MANIFEST_NAME not in names:
         return False
     text = (directory / MANIFEST_NAME).read_text("utf-8", "replace")
     match = re.search(r'"file":\s*"([^"/]+)"', text)
     ours = match is not None and '"format_version"' in text and '"file_sha256"' in text
-    return ours and set(held) <= {MANIFEST_NAME, *(match.groups() if match else ())}
+    return ours and set(names) <= {MANIFEST_NAME, *(match.groups() if match else ())}
 
 
 @contextmanager
 def staging(directory: Path, *, force: bool = False) -> Iterator[Path]:
-    """A fresh folder beside ``directory`` that takes its place, whole, when the block ends well.
+    """A new folder beside ``directory`` that replaces it in one step when the block succeeds.
 
-    On any error or interruption the fresh folder goes, and what was at ``directory`` stays as it
-    was.
+    After an error or interruption the new folder is removed and ``directory`` is unchanged.
 
     Raises:
-        UsageError: as `check_destination`.
+        UsageError: see `check_destination`.
         MissingRequirement: the disk is full, or the folder cannot be written to.
     """
     check_destination(directory, force=force)
@@ -145,7 +145,7 @@ def staging(directory: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
-    """Write ``manifest`` into ``folder``; the artifact's file must already be there."""
+    """Write ``manifest`` into ``folder``, beside the file that it describes."""
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
 
 
@@ -154,7 +154,7 @@ def _publish(partial: Path, directory: Path, *, force: bool) -> None:
     replaced = directory.is_dir() and any(directory.iterdir())
     if replaced and not force:
         raise UsageError(
-            f"{directory} was written by somebody else meanwhile; nothing was replaced"
+            f"another process wrote to {directory} in the meantime; nothing was replaced"
         )
     if directory.is_dir() and not replaced:
         directory.rmdir()
@@ -176,14 +176,14 @@ def _partial(directory: Path) -> Path:
 
 
 def _remove_stale(directory: Path) -> None:
-    """Remove what killed processes left beside ``directory``; those of live processes stay."""
+    """Remove partial folders of killed processes; those of live processes stay."""
     directory = directory.absolute()
-    for left in directory.parent.glob(f".{glob.escape(directory.name)}.partial-*"):
-        pid = left.name.rpartition("-")[2].removesuffix(".old")
-        if left.name.endswith(".old") and not directory.exists():
+    for partial in directory.parent.glob(f".{glob.escape(directory.name)}.partial-*"):
+        pid = partial.name.rpartition("-")[2].removesuffix(".old")
+        if partial.name.endswith(".old") and not directory.exists():
             continue  # killed between two renames: this is the only copy of the old artifact
         if pid.isdigit() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists()):
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _fsync(path: Path) -> None:
@@ -196,7 +196,7 @@ def _fsync(path: Path) -> None:
 
 @contextmanager
 def _disk_errors(directory: Path) -> Iterator[None]:
-    """Translate what a disk refuses into one line with the way out."""
+    """Translate disk errors into one line with a hint."""
     try:
         yield
     except BadArtifact:
@@ -204,9 +204,9 @@ def _disk_errors(directory: Path) -> Iterator[None]:
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise MissingRequirement(
-                f"the disk has no room for {directory} ({exc.strerror}); free some, or choose"
-                " another --output. Nothing was written"
+                f"the disk has no room for {directory} ({exc.strerror})",
+                hint=f"free some space, or {_ELSEWHERE}. Nothing was written",
             ) from exc
         raise MissingRequirement(
-            f"cannot write to {directory}: {exc.strerror or exc}; choose another --output"
+            f"cannot write to {directory}: {exc.strerror or exc}", hint=_ELSEWHERE
         ) from exc

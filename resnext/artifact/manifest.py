@@ -1,9 +1,8 @@
-"""The manifest: an artifact's passport, a strict and versioned file beside the bytes that it
-describes.
-"""
+"""The manifest: a strict, versioned description of an artifact's file, stored beside it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,25 +31,23 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class WeightsRecord(Strict):
-    """Where the weights came from, and the digest of their tensors (not of the file that held
-    them).
-    """
+    """Where the weights came from, and the digest of their tensors (not of the checkpoint file)."""
 
     source: str
     sha256: Sha256
 
 
 class CheckRecord(Strict):
-    """Parity of the written bytes against eager PyTorch, when the artifact was made.
+    """Parity of the written file with eager PyTorch, checked when the artifact was made.
 
     Attributes:
         batches: batch sizes that were compared.
-        backend: runtime that ran the written bytes.
-        max_error: largest absolute difference over root mean square of the reference logits, over
-            all batches.
-        tolerance: what ``max_error`` had to stay under.
-        error_ratio: largest ``max_error`` over what the precision costs by itself, where that is
-            known.
+        backend: runtime that ran the file.
+        max_error: largest absolute difference over all batches, relative to the RMS of the
+            reference logits.
+        tolerance: upper limit of ``max_error``.
+        error_ratio: largest ``max_error`` relative to the error of the precision itself; None if
+            that is not known.
     """
 
     batches: tuple[int, ...]
@@ -61,13 +58,13 @@ class CheckRecord(Strict):
 
 
 class RangeRecord(Strict):
-    """The largest value that a layer of a half-precision network put out, computed in float32.
+    """The largest activation of a half-precision network, computed in float32.
 
     Attributes:
-        layer: name of the convolution, addition or classifier.
+        layer: name of the convolution, addition or classifier with that activation.
         largest: largest absolute value over the images.
         limit: largest finite value of the precision.
-        images: how many images were run.
+        images: number of images.
     """
 
     layer: str
@@ -80,12 +77,12 @@ class QuantizationRecord(Strict):
     """How a graph was quantized, and with which images.
 
     Attributes:
-        runtime: whose form the graph has.
-        method: how calibration judged outliers.
-        source: name of the calibration images; ``random`` are noise.
+        runtime: runtime whose Q/DQ scheme the graph has.
+        method: how calibration treats outliers.
+        source: name of the calibration images; ``random`` is noise.
         source_sha256: digest of these images.
-        images: how many.
-        left: convolutions and classifier that were left as they are, each with the reason.
+        images: number of images.
+        left: layers that were not quantized, each with the reason.
     """
 
     runtime: Literal["trt", "ort", "openvino"]
@@ -100,12 +97,12 @@ class MergeRecord(Strict):
     """Convolutions whose groups were merged: the same function with fewer, wider groups.
 
     Attributes:
-        groups: what each changed convolution has now, by its name.
-        max_error: largest difference to the graph before, in float64, over the root mean square of
-            the outputs.
-        runtime: that the choice was timed on, or None where a width was asked for.
-        batch: that it was timed at.
-        speedup: times faster than the graph before, measured interleaved when it was chosen.
+        groups: number of groups of each changed convolution, by its name.
+        max_error: largest difference to the original graph in float64, relative to the RMS of the
+            outputs.
+        runtime: runtime that the choice was timed on; None if the width was requested.
+        batch: batch size that it was timed at.
+        speedup: speed relative to the original graph, from interleaved timing.
     """
 
     groups: dict[str, int]
@@ -116,37 +113,35 @@ class MergeRecord(Strict):
 
 
 class Manifest(Strict):
-    """Everything that a later stage needs to know of an artifact without opening it.
+    """Everything that later stages need to know about an artifact without opening its file.
 
     Attributes:
-        format_version: of this file; readers refuse any other.
-        kind: format of the artifact: an ONNX file, OpenVINO's IR (both of its files in one), an
-            engine of TensorRT or of TensorRT-RTX, or an AOTInductor package (pt2).
-        file: name of the artifact's file, beside the manifest.
-        file_sha256: digest of its bytes.
-        file_size_bytes: its size.
-        model: the variant's name, or None for a configuration without one.
+        format_version: version of the manifest format; readers refuse any other.
+        kind: format of the artifact: an ONNX file, OpenVINO IR (both of its files in one), a
+            TensorRT or TensorRT-RTX engine, or an AOTInductor package (pt2).
+        file: name of the file beside the manifest.
+        file_sha256: digest of the file.
+        file_size_bytes: size of the file.
+        model: name of the variant; None for a custom configuration.
         config: the network.
-        weights: what was exported.
-        precision: element type of weights and activations that was asked for.
-        inputs: the graph's inputs.
-        outputs: the graph's outputs.
-        batch: batch sizes that it takes.
+        weights: the exported weights.
+        precision: requested element type of weights and activations.
+        inputs: inputs of the graph.
+        outputs: outputs of the graph.
+        batch: batch sizes that the artifact takes.
         preprocessing: what an image goes through before the network.
-        preprocessing_baked: True where the graph takes uint8 N x H x W x C pixels and normalises
-            them itself.
+        preprocessing_baked: the graph takes uint8 N x H x W x C pixels and normalizes them itself.
         class_names: one for each logit, or none.
-        opset: ONNX operator set of the graph that the artifact is, or was made from; None for a
-            package, which was not.
+        opset: ONNX operator set of the graph, or of the graph that the artifact was made from; None
+            for a package, which is not made from ONNX.
         parent_sha256: digest of the artifact that this one was made from, or None.
-        versions: of this toolkit and the libraries that made the artifact.
+        versions: versions of this toolkit and the libraries that made the artifact.
         created: UTC time, ISO 8601.
-        check: the parity check that the written bytes passed, or None where it was skipped.
-        engine: how an engine was built, for what, and what its layers got; None for what is no
-            engine.
-        package: what a package says of itself: what it needs of a machine, layers, kernels; None
-            for what is none.
-        ranges: how far a half-precision network stays from its type's limit; None for other
+        check: the parity check that the file passed; None if it was skipped.
+        engine: how and where an engine was built, and the precision of its layers; None for other
+            formats.
+        package: what a package needs to run, its layers and kernels; None for other formats.
+        ranges: how close a half-precision network comes to the limit of its type; None for other
             precisions.
         quantization: how an int8 or fp8 network was calibrated; None for other precisions.
         merged: convolutions whose groups were merged, or None.
@@ -237,14 +232,12 @@ class Manifest(Strict):
         )
 
     def takes(self, batch: int) -> bool:
-        """Whether the artifact runs at ``batch``; an engine does where one of its optimization
-        profiles covers it.
-        """
+        """Whether the artifact runs at ``batch``: for an engine, whether a profile covers it."""
         ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
         return any(batch in covered for covered in ranges)
 
     def batches(self) -> str:
-        """The batch sizes that the artifact takes, for people."""
+        """Human-readable batch sizes that the artifact takes."""
         ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
         return ", ".join(map(str, ranges))
 
@@ -259,25 +252,24 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         BadArtifact: missing, not JSON, of an unknown format version, or not as the schema says.
     """
-    import json
-
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as exc:
         raise BadArtifact(
-            f"no {MANIFEST_NAME} at {path}; an artifact is a folder that resnext-export wrote"
+            f"no {MANIFEST_NAME} at {path}",
+            hint="an artifact is a folder with a model file and its manifest, as an export writes",
         ) from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise BadArtifact(f"cannot read {path}: {exc}") from exc
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise BadArtifact(f"{path} is not JSON: {exc}; export the artifact again") from exc
+        raise BadArtifact(f"{path} is not JSON: {exc}", hint="export the artifact again") from exc
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if version != FORMAT_VERSION:
         raise BadArtifact(
-            f"{path} has format_version {version!r}, this version reads {FORMAT_VERSION}; "
-            "export the artifact again or use the toolkit that wrote it"
+            f"{path} has format_version {version!r}, this version reads {FORMAT_VERSION}",
+            hint="export the artifact again, or use the toolkit version that wrote it",
         )
     try:
         return Manifest.model_validate_json(text)
@@ -285,7 +277,7 @@ def read_manifest(path: Path) -> Manifest:
         first = exc.errors()[0]
         where = ".".join(map(str, first["loc"])) or "manifest"
         raise BadArtifact(
-            f"{path} is not valid: {where}: {first['msg']}; export the artifact again"
+            f"{path} is not valid: {where}: {first['msg']}", hint="export the artifact again"
         ) from exc
     except ResnextError as exc:
         raise BadArtifact(f"{path} is not valid: {exc}") from exc

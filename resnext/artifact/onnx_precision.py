@@ -1,31 +1,26 @@
-"""Is an ONNX artifact of the precision that its manifest says? Read from the weights in the file;
-nothing is run.
-"""
+"""Whether an ONNX file has the precision in its manifest, judged by its weights; nothing is run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import onnx
+from onnx import helper
 
 from resnext.errors import BadArtifact
 from resnext.precision import PRECISIONS
 
 from .files import Artifact
 
-if TYPE_CHECKING:
-    import onnx
-
 _HEAVY = ("Conv", "Gemm", "MatMul")
 
 
 def weight_types(proto: onnx.ModelProto) -> dict[str, str]:
-    """Element type of each convolution's and product's weight by node name, looked up behind its
-    dequantization.
-    """
-    from onnx import helper
+    """Element type of each convolution's and matrix product's weights, by node name.
 
+    Q/DQ nodes in between are looked through.
+    """
     kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     makers = {name: node for node in proto.graph.node for name in node.output}
-    found = {}
+    types = {}
     for node in proto.graph.node:
         if node.op_type not in _HEAVY:
             continue
@@ -37,36 +32,37 @@ def weight_types(proto: onnx.ModelProto) -> dict[str, str]:
         ):
             name = makers[name].input[0]
         if name in kinds:
-            found[node.name] = helper.tensor_dtype_to_np_dtype(kinds[name]).name
-    return found
+            types[node.name] = helper.tensor_dtype_to_np_dtype(kinds[name]).name
+    return types
 
 
 def check_onnx_precision(artifact: Artifact) -> None:
-    """Check that the weights are of the type that the manifest's precision means; other kinds of
-    files are left alone.
+    """Check that the weights have the element type of the manifest's precision.
+
+    Artifacts of other formats pass.
 
     Raises:
-        BadArtifact: they are not, or the file cannot be read; names the first.
+        BadArtifact: some weights differ, or the file cannot be read; names the first.
     """
-    import onnx
-
     manifest = artifact.manifest
     if manifest.kind != "onnx":
         return
     try:
-        found = weight_types(onnx.load(artifact.path, load_external_data=False))
-    except Exception as exc:  # protobuf has many names for it
+        types = weight_types(onnx.load(artifact.path, load_external_data=False))
+    except Exception as exc:  # protobuf raises many types
         raise BadArtifact(
-            f"{artifact.path}: this is not an ONNX file, or it is cut short; export the artifact"
-            " again"
+            f"{artifact.path}: this is not an ONNX file, or it is cut short",
+            hint="export the artifact again",
         ) from exc
-    wanted = PRECISIONS[manifest.precision].weight_dtype
+    requested = PRECISIONS[manifest.precision].weight_dtype
     if odd := [
-        (name, kind) for name, kind in found.items() if kind != wanted and name not in manifest.left
+        (name, actual)
+        for name, actual in types.items()
+        if actual != requested and name not in manifest.left
     ]:
-        name, kind = odd[0]
+        name, actual = odd[0]
         raise BadArtifact(
             f"the manifest of {artifact.path} says {manifest.precision}, and the weights of {name}"
-            f" are {kind} ({len(odd)} of {len(found)}): one of them was altered; export the"
-            " artifact again"
+            f" are {actual} ({len(odd)} of {len(types)}): one of them was altered",
+            hint="export the artifact again",
         )

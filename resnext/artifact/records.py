@@ -13,17 +13,17 @@ from resnext.precision import Precision
 
 from .specs import BatchRange, Strict, TensorSpec
 
-#: Levels of ``--compatibility``: this GPU model; any GPU from Ampere on; any GPU of the same
-#: compute capability; any later version of TensorRT.
+#: Where an engine must load: this GPU model; any GPU from Ampere on; any GPU of the same compute
+#: capability; any later version of TensorRT.
 Compatibility = Literal["none", "ampere+", "same-cc", "version"]
 TilingLevel = Literal["none", "fast", "moderate", "full"]
-#: What may be done where TensorRT refuses fp16 grouped convolutions, in order.
+#: What to try if TensorRT refuses fp16 grouped convolutions, in order.
 Fallback = Literal["merge-groups", "fp32-islands"]
 
 
 LayersFrom = Literal["inspector", "build log", "nothing"]
 
-#: Kinds of layers that are a convolution or matrix product.
+#: Layer types that are a convolution or matrix product.
 _PRODUCT_KIND = re.compile(
     r"correlation|conv(?!er)|gemm|matrixmultiply|fullyconnected", re.IGNORECASE
 )
@@ -33,21 +33,21 @@ _PRODUCT_TACTIC = re.compile(r"_(?:fprop|gemm)_")
 
 
 class EngineOptions(Strict):
-    """What was asked of the builder.
+    """Build options of an engine.
 
     Attributes:
         profiles: optimization profiles: batch sizes that kernels are chosen for, each with an upper
             limit.
         tf32: float32 convolutions may round their inputs to TF32's 10-bit mantissas.
-        workspace_mib: memory that a layer may use for scratch, MiB; None for the library's default.
-        optimization_level: how long to look for kernels, 0 to 5; None for the library's default.
-        tiling_level: how long to look for kernels that keep tiles in the L2 cache; None for the
+        workspace_mib: workspace limit of a layer, MiB; None for the library's default.
+        optimization_level: builder optimization level, 0 to 5; None for the library's default.
+        tiling_level: effort spent on kernels that keep tiles in the L2 cache; None for the
             library's default.
         compatibility: which other machines the engine must load on.
         strip_weights: leave the weights out; a refit puts them in.
-        targets: compute capabilities that TensorRT-RTX builds for, as ``sm_89``; empty for every
-            one from Ampere on.
-        fallbacks: what may be done, in order, where fp16 grouped convolutions are refused.
+        targets: compute capabilities that TensorRT-RTX builds for, for example ``sm_89``; empty for
+            all from Ampere on.
+        fallbacks: what to try, in order, if fp16 grouped convolutions are refused.
     """
 
     profiles: tuple[BatchRange, ...] = Field(min_length=1)
@@ -69,9 +69,7 @@ class EngineOptions(Strict):
 
     @property
     def batch(self) -> BatchRange:
-        """From the smallest to the largest batch of any profile; there may be gaps between
-        profiles.
-        """
+        """From the smallest to the largest batch of any profile, which may leave gaps between."""
         most = max(profile.max or 0 for profile in self.profiles)
         return BatchRange(
             min=min(profile.min for profile in self.profiles), opt=self.profiles[0].opt, max=most
@@ -79,18 +77,18 @@ class EngineOptions(Strict):
 
 
 class EngineLayer(Strict):
-    """One layer of an engine, after TensorRT's own fusing.
+    """One layer of an engine, after fusion by TensorRT.
 
     Attributes:
-        name: TensorRT's name of it.
+        name: TensorRT's name of the layer.
         kind: TensorRT's LayerType, for example ``correlation``, ``CaskConvolution`` or ``kgen``.
-        nodes: names of the ONNX nodes that it came from; also those of which it only casts or moves
-            data.
-        dtype: element type that it computes in, by NumPy's or ml_dtypes's name, or ``tfloat32`` or
-            ``unknown``. Where kernels are chosen later (TensorRT-RTX) ``float32`` may yet be
+        nodes: names of the ONNX nodes that the layer came from, including those whose data it only
+            casts or moves.
+        dtype: element type that it computes in, by its name in NumPy or ml_dtypes, or ``tfloat32``
+            or ``unknown``. If kernels are chosen later (TensorRT-RTX), ``float32`` may still be
             multiplied in TF32, unless the engine was built without it.
-        inputs: tensors without the constants, for example ``float16 NHWC [-1,64,56,56]``.
-        outputs: likewise.
+        inputs: input tensors without constants, for example ``float16 NHWC [-1,64,56,56]``.
+        outputs: output tensors, in the same form.
         tactic: name of the kernel, or "".
     """
 
@@ -104,9 +102,7 @@ class EngineLayer(Strict):
 
     @property
     def multiplies(self) -> bool:
-        """Whether it is known to be a convolution or matrix product, alone or with more fused to
-        it.
-        """
+        """It is known to be a convolution or matrix product, alone or fused with other layers."""
         return bool(
             _PRODUCT_KIND.search(self.kind)
             or _PRODUCT_NAME.match(self.name)
@@ -120,19 +116,18 @@ class EngineRecord(Strict):
     Attributes:
         library: Python package of the builder.
         version: its version.
-        cuda: major version of CUDA that the library was built for, or None where its packages do
-            not say.
-        platform: operating system and processor, as ``linux-x86_64``.
-        gpu: name of the GPU that it was built on, or None where there was none.
-        compute_capability: of that GPU, as ``9.0``, or None.
-        cuda_driver: newest CUDA that its driver serves, or None.
-        options: what was asked of the builder.
-        refitted: True where weights were put into an engine that was built without.
+        cuda: major version of CUDA that the library was built for; None if its packages do not say.
+        platform: operating system and processor, for example ``linux-x86_64``.
+        gpu: name of the GPU that it was built on; None if there was none.
+        compute_capability: of that GPU, for example ``9.0``, or None.
+        cuda_driver: newest CUDA version that the driver supports, or None.
+        options: the build options.
+        refitted: weights were put into an engine that was built without them.
         done: fallbacks that were needed, each with the convolutions that it changed.
-        build_s: seconds that parsing and building took.
-        layers: what each layer got, as the library reports it.
-        layers_from: where that was read: from the loaded engine (``inspector``), from the builder
-            (``build log``), or nowhere (``nothing``), and then no layer is known.
+        build_s: time to parse and build, seconds.
+        layers: the layers, as the library reports them.
+        layers_from: source of ``layers``: the loaded engine (``inspector``), the builder (``build
+            log``), or none (``nothing``), and then no layer is known.
     """
 
     library: Literal["tensorrt", "tensorrt_rtx"]
@@ -151,12 +146,12 @@ class EngineRecord(Strict):
 
 
 class PackageLayer(Strict):
-    """One convolution or the classifier, as the compiler was given it.
+    """One convolution or the classifier, in the graph that was compiled.
 
     Attributes:
         module: parameter prefix, for example ``layer1.0.conv2``.
         op: ``Conv`` or ``Gemm``.
-        dtype: element type of its result; its weights have the same.
+        dtype: element type of its result and its weights.
     """
 
     module: str
@@ -165,27 +160,26 @@ class PackageLayer(Strict):
 
 
 class PackageRecord(Strict):
-    """What a package says of itself: what it computes, and what it needs of a machine.
+    """What a package computes, and what it needs from the machine that runs it.
 
     Attributes:
         torch: version of PyTorch that compiled it.
         cuda: version of CUDA that this PyTorch was built for, or None.
-        device: what it runs on.
-        platform: operating system and processor, as ``linux-x86_64``.
-        cpu_capability: PyTorch's name of the processor's vector instructions, for example
+        device: device that it runs on.
+        platform: operating system and processor, for example ``linux-x86_64``.
+        cpu_capability: PyTorch's name for the processor's vector instructions, for example
             ``AVX512``.
-        cpu_flags: features of the processor that its code may use, by the kernel's names; empty
-            where not known.
+        cpu_flags: processor features that its code may use, by their names in the Linux kernel;
+            empty if not known.
         gpu: name of the GPU that it was compiled on, or None.
-        compute_capability: of that GPU, as ``9.0``, or None.
-        precision: of weights and activations.
+        compute_capability: of that GPU, for example ``9.0``, or None.
+        precision: element type of weights and activations.
         batch: batch sizes that it takes.
-        inputs: of the compiled function.
-        outputs: likewise.
-        frozen: whether weights were constants to the compiler, which then laid them out for its
-            kernels.
-        layers: convolutions and classifier, in the graph that the compiler was given.
-        kernels: library kernels that the compiled code calls for them, each with how often.
+        inputs: inputs of the compiled function.
+        outputs: outputs of the compiled function.
+        frozen: weights were constants to the compiler, which laid them out for its kernels.
+        layers: convolutions and classifier, in the graph that was compiled.
+        kernels: number of calls to each library kernel in the compiled code.
     """
 
     torch: str
@@ -205,10 +199,10 @@ class PackageRecord(Strict):
     kernels: dict[str, int]
 
     def title(self) -> str:
-        """What it was made by and for, for people: ``PyTorch 2.13.0, AVX512, frozen``."""
-        made_for = self.gpu or self.cpu_capability
-        return f"PyTorch {self.torch}, {made_for}{', frozen' if self.frozen else ''}"
+        """Human-readable origin and target: ``PyTorch 2.13.0, AVX512, frozen``."""
+        target = self.gpu or self.cpu_capability
+        return f"PyTorch {self.torch}, {target}{', frozen' if self.frozen else ''}"
 
     def kernels_line(self) -> str:
-        """The library kernels with their numbers, for people."""
+        """Human-readable list of the library kernels with their counts."""
         return ", ".join(f"{count} {kernel}" for kernel, count in sorted(self.kernels.items()))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from resnext.errors import BadInput, UsageError
 
-#: Element types that float32 images are converted to.
+#: Element types that float32 images are cast to.
 _FLOATS = ("float16", "bfloat16")
 
 
@@ -22,10 +22,10 @@ class Strict(BaseModel):
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The element type called ``name``; bfloat16, which NumPy lacks, is that of ml_dtypes.
+    """The element type called ``name``; bfloat16, which NumPy lacks, comes from ml_dtypes.
 
     Raises:
-        TypeError: there is none.
+        TypeError: no element type has that name.
     """
     if name == "bfloat16":
         name = ml_dtypes.bfloat16
@@ -39,7 +39,7 @@ class TensorSpec(Strict):
     Attributes:
         name: tensor name in the graph.
         dtype: NumPy's name of the element type, for example ``float32``.
-        shape: dimensions; None where any size of at least 1 is taken (the batch).
+        shape: dimensions; None for a dynamic one (the batch), which takes any size of at least 1.
     """
 
     name: str
@@ -55,9 +55,7 @@ class TensorSpec(Strict):
             raise ValueError(f"{dtype!r} is not NumPy's name of an element type") from None
 
     def given(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Float32 images as this input takes them, where it is of another floating-point type;
-        others as they are.
-        """
+        """Cast float32 images to this input's floating-point type; leave other arrays alone."""
         if array.dtype != np.float32 or self.dtype not in _FLOATS:
             return array
         return array.astype(numpy_dtype(self.dtype))
@@ -66,7 +64,7 @@ class TensorSpec(Strict):
         """Check one array against this spec.
 
         Raises:
-            BadInput: wrong element type, rank or size; says what was got and what is wanted.
+            BadInput: wrong element type, rank or size; says what was got and what is allowed.
         """
         if array.dtype != numpy_dtype(self.dtype):
             raise BadInput(f"input {self.name!r} has dtype {array.dtype}, want {self.dtype}")
@@ -75,9 +73,9 @@ class TensorSpec(Strict):
             for have, want in zip(array.shape, self.shape, strict=True)
         )
         if not fits:
-            wanted = "x".join("N" if size is None else str(size) for size in self.shape)
+            shape = "x".join("N" if size is None else str(size) for size in self.shape)
             got = "x".join(map(str, array.shape)) or "scalar"
-            raise BadInput(f"input {self.name!r} has shape {got}, want {wanted}")
+            raise BadInput(f"input {self.name!r} has shape {got}, want {shape}")
 
 
 class BatchRange(Strict):
@@ -86,7 +84,7 @@ class BatchRange(Strict):
     Attributes:
         min: smallest.
         opt: the one that an engine is tuned for.
-        max: largest; None where there is no limit.
+        max: largest; None for no limit.
     """
 
     min: int = Field(ge=1)
@@ -104,7 +102,7 @@ class BatchRange(Strict):
         """Read ``N`` (static), ``MIN:OPT`` (no upper limit) or ``MIN:OPT:MAX``.
 
         Raises:
-            UsageError: not of that form, below 1, or not in order.
+            UsageError: malformed, below 1, or not in order.
         """
         parts = text.split(":")
         if len(parts) > 3 or not all(
@@ -123,7 +121,7 @@ class BatchRange(Strict):
 
     @property
     def static(self) -> bool:
-        """True where only one batch size is taken."""
+        """Only one batch size is taken."""
         return self.min == self.max
 
     def __contains__(self, batch: int) -> bool:

@@ -33,7 +33,7 @@ BACKEND_NAMES = (
     "trt-rtx",
     "pt2",
 )
-#: Those that run an artifact.
+#: Backends that run an artifact.
 ARTIFACT_BACKENDS = tuple(name for name in BACKEND_NAMES if not name.startswith("torch"))
 
 #: Click settings of every command.
@@ -77,7 +77,7 @@ def guarded(function: F) -> F:
             click.echo(f"{_styled('error:')} {lacking(exc)}", err=True)
             sys.exit(MissingRequirement.exit_code)
         except Exception as exc:
-            if _interrupted:  # a library wrapped the interruption in an error of its own
+            if _interrupted:  # a library wrapped the interruption in another error
                 click.echo("interrupted; nothing half-written was left", err=True)
                 sys.exit(130)
             if debug:
@@ -137,7 +137,7 @@ def as_flags(text: str, command: click.Command | None = None) -> str:
 
 
 class OneLineCommand(click.Command):
-    """A command whose own complaints about its options are one line too, like every other error."""
+    """A command that reports usage errors in one line, like every other error."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the options."""
@@ -148,7 +148,7 @@ class OneLineCommand(click.Command):
 
 
 class OneLineGroup(click.Group):
-    """A command with subcommands beside its own options, and complaints in one line."""
+    """A command with options and subcommands that reports usage errors in one line."""
 
     command_class = OneLineCommand
 
@@ -160,7 +160,7 @@ class OneLineGroup(click.Group):
             _refuse(exc)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the subcommand; a name that is none is one line too."""
+        """Find the subcommand; an unknown name is a one-line error."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as exc:
@@ -182,7 +182,7 @@ def _interrupt(number: int, _frame: object) -> None:
 
 
 def lacking(exc: ModuleNotFoundError | MemoryError) -> str:
-    """What to do about a package or memory that is not there."""
+    """What to do about a missing package or too little memory."""
     if isinstance(exc, MemoryError):
         return "out of memory; use a smaller --batch or --input-size"
     package = (exc.name or "").partition(".")[0]
@@ -200,5 +200,5 @@ def _styled(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` with control characters spelt out: names come from other people's files."""
+    """``text`` with control characters escaped: names may come from untrusted files."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

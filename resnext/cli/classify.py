@@ -1,4 +1,4 @@
-"""The command ``resnext-classify``: an image file to class names, end to end."""
+"""The command ``resnext-classify``: from image files to class names."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Examples:
     "path",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Exported artifact to run, instead of --weights in PyTorch.",
+    help="Artifact to run, instead of --weights in PyTorch.",
 )
 @click.option(
     "--backend",
     "backend_name",
     type=NameType("backend", ("torch", *ARTIFACT_BACKENDS)),
     metavar="NAME",
-    help="Runtime.  [default: torch for weights, for an artifact its own]",
+    help="Backend.  [default: torch for weights, else the artifact's natural one]",
 )
 @weights_options
 @click.option(
@@ -43,7 +43,7 @@ Examples:
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Classes to show for an image.",
+    help="Number of classes to show for each image.",
 )
 @json_option("Write the result as JSON")
 @click.version_option(__version__, prog_name="resnext-classify")
@@ -59,7 +59,7 @@ def main(
     top: int,
     json_path: str | None,
 ) -> None:
-    """Classify image files, with the preprocessing that weights or artifact declare."""
+    """Classify image files with the preprocessing that the weights or the artifact declare."""
     import json
 
     import numpy as np
@@ -98,15 +98,14 @@ def main(
         click.echo("warning: seeded weights are not trained; these classes mean nothing", err=True)
     rows = []
     with session:
-        wanted, given = session.inputs[0], session.outputs[0]
-        fixed = wanted.shape[0] or least
+        image_spec, logits_spec = session.inputs[0], session.outputs[0]
+        fixed = image_spec.shape[0] or least
         for image in images:
             pixels = preprocessing.load(image)
-            array = pixels if baked else wanted.given(preprocessing.normalise(pixels))
+            array = pixels if baked else image_spec.given(preprocessing.normalise(pixels))
             # A fixed batch is filled with copies; the first row is the answer.
-            logits = session.run({wanted.name: np.repeat(array, fixed, axis=0)})[given.name][
-                0
-            ].astype(np.float64)
+            batch = {image_spec.name: np.repeat(array, fixed, axis=0)}
+            logits = session.run(batch)[logits_spec.name][0].astype(np.float64)
             if not np.isfinite(logits).all():
                 raise SessionFailed(f"the network gave NaN or infinite logits for {image}")
             odds = np.exp(logits - logits.max())
@@ -130,10 +129,10 @@ def main(
     if json_path == "-":
         return
     for row in rows:
-        found = row["classes"]
-        assert isinstance(found, list)
+        classes = row["classes"]
+        assert isinstance(classes, list)
         text = ", ".join(
-            f"{c['name'] or 'class ' + str(c['index'])} {c['probability']:.1%}" for c in found
+            f"{c['name'] or 'class ' + str(c['index'])} {c['probability']:.1%}" for c in classes
         )
         click.echo(f"{row['image']}: {text}")
 

@@ -23,7 +23,7 @@ def json_option(what: str) -> Callable[[F], F]:
         "--json",
         "json_path",
         metavar="PATH",
-        help=f"{what}; - is stdout, and then nothing else is.",
+        help=f"{what}; - writes to stdout, and nothing else is printed there.",
     )
 
 
@@ -33,12 +33,12 @@ def weights_options(function: F) -> F:
         click.option(
             "--input-size",
             metavar="HxW",
-            help="Input height and width in pixels, where not the variant's own.",
+            help="Input height and width in pixels, if they differ from the model's.",
         ),
         click.option(
             "--num-classes",
             type=click.IntRange(min=1),
-            help="Classes, where not the variant's own.",
+            help="Number of classes, if it differs from the model's.",
         ),
         click.option(
             "--weights",
@@ -46,7 +46,7 @@ def weights_options(function: F) -> F:
             metavar="SPEC",
             help=(
                 "seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  "
-                "[default: the shipped ones of a shipped model, else seeded]"
+                "[default: the shipped weights if the model has some, else seeded]"
             ),
         ),
         click.option(
@@ -54,8 +54,8 @@ def weights_options(function: F) -> F:
             type=NameType("model", tuple(VARIANTS)),
             metavar="NAME",
             help=(
-                "Variant; resnext-export --list-models shows all.  [default: what the weights"
-                " imply, else resnext50_32x4d]"
+                "Variant of the network; resnext-export --list-models shows all.  [default: the"
+                " model that the weights declare, else resnext50_32x4d]"
             ),
         ),
     ):
@@ -66,7 +66,7 @@ def weights_options(function: F) -> F:
 def chosen_weights(
     model: str | None, spec: str | None, num_classes: int | None, input_size: str | None
 ) -> Weights:
-    """Load what the options of `weights_options` name."""
+    """Load the weights that the options of `weights_options` name."""
     from resnext.progress import working
     from resnext.weights.spec import load_weights
 

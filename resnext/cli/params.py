@@ -1,4 +1,4 @@
-"""Types of option values: each checks a value and says in one line what is allowed."""
+"""Types of option values, which report in one line what is allowed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 else:  # not generic before click 8.2
     _ParamType = click.ParamType
 
-#: Digits of the largest size or count that is taken: anything longer is a slip of the keyboard.
+#: Digits of the largest accepted size or count; anything longer is a typing error.
 MOST_DIGITS = 6
 
 
 class SecondsType(_ParamType):
-    """A finite number of seconds, of at least ``least``."""
+    """A finite number of seconds, at least ``least``."""
 
     name = "SECONDS"
 
@@ -69,7 +69,7 @@ class NameType(_ParamType):
         param: click.Parameter,  # noqa: ARG002
         incomplete: str,
     ) -> list[Any]:
-        """Names that start with what was typed."""
+        """Known names with the typed prefix."""
         return [CompletionItem(name) for name in self._known if name.startswith(incomplete)]
 
 

@@ -1,4 +1,4 @@
-"""Labelled data sets that an installed package brings along: nothing is downloaded."""
+"""Labelled data sets from installed packages; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ FASHION_DATA = Path("/usr/share/datasets/fashion-mnist")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images as uint8 pixels (N x H x W x 1) and their labels (N, int64), split into training and
-    test.
-    """
+    """Uint8 images (N x H x W x 1) with int64 labels (N), split into training and test."""
 
     train_images: NDArray[np.uint8]
     train_labels: NDArray[np.int64]
@@ -42,8 +40,9 @@ class Dataset:
 
 
 def digits() -> Dataset:
-    """scikit-learn's 1,797 digits of 8x8 pixels, grey levels 0 to 16 scaled to 0 to 255; every
-    fifth is test.
+    """scikit-learn's 1,797 digits of 8x8 pixels; every fifth is test.
+
+    Grey levels 0 to 16 are scaled to 0 to 255.
 
     Raises:
         MissingRequirement: scikit-learn is not installed.

@@ -1,25 +1,26 @@
-"""The one declared preprocessing, used by classify, the exporter and every benchmark's inputs.
+"""Preprocessing, declared once and used by classification, export and benchmark alike.
 
-An image becomes, in order: the declared colour mode, the shorter side resized, the centre cropped,
-    uint8 pixels;
-then float32, divided by 255, normalised by channel. The first half (`to_pixels`) is PIL's, the
-second (`normalise`) is plain arithmetic that an exported graph can carry itself ("baked").
+An image is converted to the declared color mode, its shorter side resized and its center cropped,
+which gives uint8 pixels; these become float32, divided by 255 and normalized by channel. PIL does
+the first half (`to_pixels`); the second (`normalise`) is plain arithmetic that an exported graph
+can carry itself ("baked").
 """
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 from numpy.typing import NDArray
+from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from resnext.errors import BadInput
 from resnext.network.config import ResNeXtConfig
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 #: Mean and standard deviation of ImageNet's training images, channels R, G, B, in units of full
 #: scale.
@@ -27,8 +28,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-#: Pixels of the largest image that a resize may make; beyond it the sides are out of all
-#: proportion.
+#: Largest image that a resize may produce, pixels; more means absurd proportions.
 _MOST_PIXELS = 50_000_000
 _Size = Annotated[int, Field(ge=1)]
 
@@ -41,8 +41,8 @@ class Preprocessing(BaseModel):
         crop: (height, width) of the centre crop, pixels: the network's input size.
         mean: subtracted from each channel, in units of full scale (0 to 1).
         std: divides each channel, in units of full scale.
-        color: PIL mode that the image is converted to; ``RGB`` has 3 channels, ``L`` one.
-        interpolation: how the resize interpolates.
+        color: PIL mode that the image is converted to; ``RGB`` has three channels, ``L`` one.
+        interpolation: interpolation of the resize.
         layout: axes of the network's input.
     """
 
@@ -70,17 +70,15 @@ class Preprocessing(BaseModel):
     def to_pixels(self, image: Image) -> NDArray[np.uint8]:
         """Resize and crop ``image``; returns uint8 pixels, H x W x C.
 
-        Turned upright as its EXIF orientation says. 16-bit grey is scaled to 8 bits.
+        The image is rotated upright by its EXIF orientation; 16-bit grey is scaled to 8 bits.
 
         Raises:
-            BadInput: it has see-through or floating-point pixels, which have no one reading, or is
+            BadInput: the image has transparent or floating-point pixels, which are ambiguous, or is
                 far too oblong.
         """
-        import PIL.Image
-
         image = _eight_bits(image).convert(self.color)
         crop_h, crop_w = self.crop
-        # An oblong crop may need more than the shorter side asks for; the image is never stretched.
+        # An oblong crop may need a larger scale than the shorter side; the image is not stretched.
         scale = max(self.resize / min(image.size), crop_w / image.width, crop_h / image.height)
         width = max(round(image.width * scale), crop_w)
         height = max(round(image.height * scale), crop_h)
@@ -100,9 +98,7 @@ class Preprocessing(BaseModel):
         return pixels.reshape(crop_h, crop_w, len(self.mean))
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 pixels (N x H x W x C) to the network's float32 input (N x C x H x W,
-        contiguous).
-        """
+        """Map uint8 pixels (N x H x W x C) to contiguous float32 input (N x C x H x W)."""
         scaled = pixels.astype(np.float32) / np.float32(255)
         mean: NDArray[np.float32] = np.asarray(self.mean, np.float32)
         std: NDArray[np.float32] = np.asarray(self.std, np.float32)
@@ -114,10 +110,6 @@ class Preprocessing(BaseModel):
         Raises:
             BadInput: the file is missing or is not an image that PIL can read.
         """
-        import warnings
-
-        import PIL.Image
-
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
@@ -140,10 +132,7 @@ class Preprocessing(BaseModel):
 
 
 def _eight_bits(image: Image) -> Image:
-    """``image`` upright, opaque and of 8 bits a channel, or an error: nothing is guessed."""
-    import PIL.Image
-    import PIL.ImageOps
-
+    """``image`` upright, opaque and with 8 bits a channel, or an error: nothing is guessed."""
     image = PIL.ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
@@ -163,11 +152,10 @@ def _eight_bits(image: Image) -> Image:
 
 
 def default_preprocessing(config: ResNeXtConfig) -> Preprocessing:
-    """ImageNet's usual preprocessing (resize 256/224 of the crop) for RGB; half-range scaling for
-    one channel.
+    """ImageNet's usual preprocessing (resize 256/224 of the crop) for RGB, half-range for grey.
 
     Raises:
-        BadInput: ``config`` takes neither one nor three channels, so no picture format fits.
+        BadInput: ``config`` has neither one nor three input channels, so no picture format fits.
     """
     if config.in_channels not in (1, 3):
         raise BadInput(

@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
+from PIL import Image
 
 from resnext.errors import BadInput, UsageError
 
@@ -33,25 +35,25 @@ from .preprocessing import Preprocessing
 Split = Literal["calibration", "test"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-#: Images of ``random`` where no limit is given.
+#: Number of ``random`` images without a limit.
 _RANDOM_IMAGES = 512
-#: Up to so many files a digest is over their bytes; of more, over names and sizes.
+#: Up to this many files are digested by their bytes; more by names and sizes.
 _MOST_HASHED = 1000
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """Chosen images of one source, read when they are asked for.
+    """A selection of images from one source, read on demand.
 
     Attributes:
-        name: source and split, for people.
+        name: human-readable source and split.
         digest: sha256 of what the pixels are made from, in order: the data set's pixels, or the
-            files' names and bytes (of more than 1,000 files, names and sizes). Where a folder lies
-            and its labels do not matter.
-        labels: N, int64, read-only: index of each image's class; None where there are none.
-        class_names: of the labels, in their order; empty where there are none.
-        preprocessing: that the pixels go through.
+            files' names and bytes (of more than 1,000 files, names and sizes). The location of a
+            folder and its labels do not matter.
+        labels: N, int64, read-only: index of each image's class; None for unlabelled images.
+        class_names: names of the classes, by index; empty for unlabelled images.
+        preprocessing: how images become pixels.
     """
 
     name: str
@@ -73,13 +75,11 @@ class ImageSource:
             UsageError: there are no such images.
             BadInput: a picture cannot be read; names the first such file.
         """
-        import PIL.Image
-
         if not 0 <= start < stop <= len(self):
             raise UsageError(f"no images {start} to {stop} in {self.name}, which has {len(self)}")
-        # `Preprocessing.load` sets this filter and puts back what it found, and threads would put
-        # back each other's: with the filter set around them all, nobody ever reads a picture
-        # without it, and none is left behind.
+        # `Preprocessing.load` sets this filter and restores the previous one. Threads would restore
+        # each other's, so it is set around all of them: no picture is read without it, and it does
+        # not stay behind.
         with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             return np.concatenate(list(pool.map(self._read, self._chosen[start:stop].tolist())))
@@ -98,24 +98,22 @@ def image_source(
     """The images that ``spec`` names.
 
     Args:
-        spec: as the module describes it; a folder that is called like a data set is given as
-            ``./digits``.
-        preprocessing: of the network that they are for.
+        spec: see the module's docstring; write ``./digits`` for a folder named like a data set.
+        preprocessing: of the network that will see the images.
         split: ``calibration`` (what is trained on) or ``test`` (held out).
-        limit: how many: a seeded sample, of all classes alike. A larger one holds the smaller. None
-            means all.
-        seed: of the sample, and of ``random``'s noise.
-        classes: the network's logits. Labels that do not fit them are an error; None leaves labels
-            as they are.
-        class_names: the network's; where it has some, labels go by name. For calibration leave both
-            out: there any pictures will do.
+        limit: size of a seeded sample, balanced over the classes; a larger sample contains the
+            smaller. None means all images.
+        seed: seed of the sample, and of ``random`` noise.
+        classes: number of logits. Labels that do not fit are an error; None leaves labels alone.
+        class_names: names of the network's classes; labels are matched by name if there are any.
+            Leave both out for calibration, which takes any pictures.
 
     Raises:
         UsageError: ``limit`` or ``seed`` is too small.
         MissingRequirement: scikit-learn, or the package with Fashion-MNIST, is not installed.
-        BadInput: no such folder, no picture in it, an unreadable or coloured one where the network
-            takes grey, fewer than ``limit``, no labels to test with, or classes that are not the
-            network's.
+        BadInput: no such folder, no picture in it, an unreadable one, a coloured one for a
+            network that takes grey, fewer than ``limit``, no labels to test with, or classes that
+            are not the network's.
     """
     if seed < 0 or (limit is not None and limit < 1):
         raise UsageError(f"limit must be at least 1 and seed at least 0, got {limit} and {seed}")
@@ -137,17 +135,13 @@ def image_source(
         _chosen=chosen,
         _read=found.read,
     )
-    source.pixels(
-        0, 1
-    )  # pictures of a kind that cannot be used are refused now, not after an hour of other work
+    source.pixels(0, 1)  # refuse unusable pictures now, not after an hour of other work
     return source
 
 
 @dataclass(frozen=True)
 class _Found:
-    """All images of a spec. ``read`` gives one as 1 x H x W x C; ``digest`` is of those with the
-    given indices.
-    """
+    """All images of a spec; ``read`` returns 1 x H x W x C, ``digest`` covers the given indices."""
 
     count: int
     labels: NDArray[np.int64] | None
@@ -180,8 +174,6 @@ def _found(
 
 
 def _from_dataset(data: Dataset, preprocessing: Preprocessing, split: Split) -> _Found:
-    from PIL import Image
-
     images, labels = (
         (data.test_images, data.test_labels)
         if split == "test"
@@ -241,7 +233,7 @@ def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _F
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in ``folder``, sorted by name, without hidden files."""
+    """Entries of ``folder``, sorted by name, without hidden files."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as exc:
@@ -267,11 +259,7 @@ def _no_picture(folder: Path, split: Split) -> str:
 
 
 def _check_grey(path: Path) -> None:
-    """Refuse a coloured picture: turned grey, it is not what a network of one channel was trained
-    on.
-    """
-    from PIL import Image
-
+    """Refuse a coloured picture: converted to grey, it is unlike the training images."""
     with Image.open(path) as image:
         if image.mode in _GREY_MODES:
             return
@@ -284,13 +272,11 @@ def _check_grey(path: Path) -> None:
 
 
 def _sample(spec: str, found: _Found, limit: int, seed: int) -> NDArray[np.int64]:
-    """``limit`` indices, ascending: every class gives one image in turn, in seeded order, as long
-    as it has any.
-    """
+    """``limit`` ascending indices: classes take turns, each in seeded order, while images last."""
     if limit > found.count:
         raise BadInput(
-            f"{spec} has {found.count} images and {limit} were asked for; ask for {found.count} at"
-            " most"
+            f"{spec} has {found.count} images and {limit} were asked for",
+            hint=f"ask for {found.count} at most",
         )
     labels = found.labels if found.labels is not None else np.zeros(found.count, np.int64)
     draw = np.random.Generator(np.random.PCG64(seed)).random(found.count)
@@ -308,9 +294,7 @@ def _in_network_order(
     classes: int | None,
     wanted: tuple[str, ...],
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels and class names as the network numbers them: by name where it names its classes, else
-    by count alone.
-    """
+    """Labels and class names in the network's order, matched by name if it names its classes."""
     if not wanted:
         if len(names) != classes:
             raise BadInput(
@@ -337,7 +321,7 @@ def _in_network_order(
 
 
 def _plain(name: str) -> str:
-    """A class name as a folder can bear it: lower case, without slashes and spaces."""
+    """A class name as a folder can spell it: lower case, without slashes and spaces."""
     return re.sub(r"[\s/\\_-]+", "-", name.strip().lower())
 
 

@@ -1,10 +1,9 @@
-"""Seeded test images: smooth, coloured and different from each other, so that outputs differ too.
+"""Seeded test images: smooth, colored and different from each other, so that outputs differ too.
 
 Plain noise is a poor probe: after global pooling every noise image looks alike, and a wrong network
-    still agrees on
-top-1. These are sums of a few random waves of random direction, wavelength and colour, with some
-noise on top. Exactly the same on every machine to within one grey level (libm's cosine may round
-differently).
+still agrees on top-1. These images are sums of a few waves of random direction, wavelength and
+color, with some noise on top. They are the same on every machine to within one grey level (libm's
+cosine may round differently).
 """
 
 from __future__ import annotations
@@ -18,9 +17,7 @@ _WAVES = 6
 
 
 def seeded_pixels(config: ResNeXtConfig, count: int, seed: int = 0) -> NDArray[np.uint8]:
-    """``count`` images as uint8 pixels, N x H x W x C. Image ``i`` depends on ``seed`` and ``i``
-    alone.
-    """
+    """``count`` uint8 images, N x H x W x C; image ``i`` depends only on ``seed`` and ``i``."""
     height, width = config.input_size
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     y, x = y / max(height, width), x / max(height, width)

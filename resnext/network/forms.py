@@ -155,7 +155,7 @@ def merge_model_groups(model: _M, least_width: int) -> _M:
     Args:
         model: a network, or any other module that holds blocks; for one block alone there is
             `merge_groups`.
-        least_width: input channels that each group shall have at least.
+        least_width: minimum input channels per group.
 
     Raises:
         UsageError: ``least_width`` is not an integer of at least 1.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .config import ResNeXtConfig
 
-#: A node that bears a module's name, and what runtimes put around it: ``fused conv1``,
+#: A node named after a module, with what runtimes put around the name: ``fused conv1``,
 #: ``layer1.0.conv2_quant``.
 _MODULE = re.compile(r"(?:fused )?(conv1|layer\d+\.\d+\.(?:conv[123]|downsample\.0)|fc)(?:_.*)?")
 

@@ -52,7 +52,7 @@ class Bottleneck(nn.Module):
         self.conv3 = conv1x1(inner_channels, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        # Identity wherever shapes allow it, a projection where they do not (the paper's option B).
+        # Identity if shapes allow it, otherwise a projection (the paper's option B).
         self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(

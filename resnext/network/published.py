@@ -12,12 +12,12 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Fact:
-    """What is known of a variant.
+    """Known counts of one variant.
 
     Attributes:
         parameters: trainable parameters, exact.
         gmacs: 10^9 multiply-accumulates at the variant's input size, to three decimals.
-        printed: what a publication prints of it, or "" where none was found.
+        printed: the numbers that a publication prints, or "" if none is known.
     """
 
     parameters: int

@@ -34,9 +34,9 @@ class Weights:
     Attributes:
         config: the network that the tensors fit.
         state_dict: float32 tensors (and integer batch counters) by parameter name, on the CPU.
-        source: the SPEC that gave them; a path is absolute.
+        source: the SPEC that they were loaded from; a path is absolute.
         preprocessing: what an image must go through before this network.
-        class_names: one name for each logit, or empty where none are known.
+        class_names: one name for each logit, or empty if none are known.
     """
 
     config: ResNeXtConfig
@@ -47,14 +47,12 @@ class Weights:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of names, dtypes, shapes and bytes; the container's format does not matter."""
+        """Digest of names, dtypes, shapes and bytes, whatever the file format."""
         return state_dict_sha256(self.state_dict)
 
 
 def save_weights(weights: Weights, path: Path) -> None:
-    """Write ``weights`` as .safetensors, with model, preprocessing and class names in its
-    header.
-    """
+    """Write .safetensors, with configuration, preprocessing and class names in the header."""
     header = {
         "config": asdict(weights.config),
         "preprocessing": weights.preprocessing.model_dump(mode="json"),
@@ -68,7 +66,7 @@ def save_weights(weights: Weights, path: Path) -> None:
 
 
 def state_dict_sha256(state: Mapping[str, Tensor]) -> str:
-    """Digest of a state dict's names, dtypes, shapes and bytes, in the order of the names."""
+    """Digest of a state dict's names, dtypes, shapes and bytes, ordered by name."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().contiguous().cpu()
@@ -88,29 +86,29 @@ def check_state_dict(
         BadWeights: names the first missing, unexpected, misshapen or non-finite tensors.
     """
     with torch.device("meta"):
-        wanted = ResNeXt(config).state_dict()
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+        expected = ResNeXt(config).state_dict()
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
     problems = []
-    if missing := [name for name in wanted if name not in state and name not in counters]:
+    if missing := [name for name in expected if name not in state and name not in counters]:
         problems.append(_listed("missing", missing))
-    if unexpected := [name for name in state if name not in wanted]:
+    if unexpected := [name for name in state if name not in expected]:
         problems.append(_listed("unexpected", unexpected))
     misshapen = [
-        f"{name} (got {tuple(state[name].shape)}, want {tuple(wanted[name].shape)})"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
+        f"{name} (got {tuple(state[name].shape)}, want {tuple(expected[name].shape)})"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
     ]
     if misshapen:
         problems.append(_listed("misshapen", misshapen))
     if problems:
         name = variant_name(config) or "this configuration"
         raise BadWeights(
-            f"{source} does not fit {name}: {'; '.join(problems)}. Is --model (or --num-classes)"
+            f"{source} does not fit {name}: {'; '.join(problems)}. Is `model` (or `num_classes`)"
             " right?"
         )
     odd = [
         name
-        for name in wanted
+        for name in expected
         if name in state and name not in counters and not _is_plain(state[name])
     ]
     if odd:
@@ -118,7 +116,7 @@ def check_state_dict(
             f"{source} holds tensors that are not dense floating-point: {_listed('tensors', odd)}"
         )
     checked = {}
-    for name, like in wanted.items():
+    for name, like in expected.items():
         if name in counters:
             checked[name] = torch.as_tensor(state.get(name, 0), dtype=torch.int64).reshape(())
         else:
@@ -159,8 +157,7 @@ def read_weights(path: Path, config: ResNeXtConfig) -> Weights:
     names = header.get("class_names", [])
     if not isinstance(names, list) or (names and len(names) != config.num_classes):
         raise BadWeights(
-            f"{path} does not name its classes by a list of {config.num_classes}, one for each"
-            " logit"
+            f"the class names in {path} are not a list of {config.num_classes}, one for each logit"
         )
     preprocessing = _declared_preprocessing(header, config, path)
     return Weights(config, checked, str(path.resolve()), preprocessing, tuple(map(str, names)))
@@ -184,7 +181,7 @@ def _declared_preprocessing(
         )
     if declared.crop == config.input_size:
         return declared
-    # Another input size was asked for: the resize keeps its proportion to the crop.
+    # Another input size was requested: keep the proportion of resize to crop.
     resize = round(declared.resize * min(config.input_size) / min(declared.crop))
     return declared.model_copy(
         update={"crop": config.input_size, "resize": max(resize, min(config.input_size))}
@@ -211,7 +208,7 @@ def declared_config(path: Path) -> ResNeXtConfig | None:
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    """What `save_weights` wrote about the tensors; empty for files of others."""
+    """The header that `save_weights` wrote; empty for files from elsewhere."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
@@ -231,17 +228,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # of a pickle protocol that it does not expect, before it refuses the file
+        with warnings.catch_warnings():  # about an unexpected pickle protocol, before it refuses
             warnings.simplefilter("ignore", UserWarning)
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         raise BadWeights(
-            f"{path} holds more than tensors and was refused unread, because a pickle can run code"
-            " when it is loaded; save its state_dict() alone, best as .safetensors"
+            f"{path} contains more than tensors and was refused unread, because a pickle can run"
+            " code when it is loaded",
+            hint="save only its state_dict(), preferably as .safetensors",
         ) from exc
-    except Exception as exc:  # a damaged pickle raises whatever its bytes happen to mean
+    except Exception as exc:  # a damaged pickle can raise anything
         raise BadWeights(f"{path} is not a readable PyTorch checkpoint: {first_line(exc)}") from exc
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
@@ -256,9 +252,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(state: Mapping[Any, Tensor]) -> dict[str, Tensor]:
-    """Names without what DataParallel ("module.") and torch.compile ("_orig_mod.") put before
-    them.
-    """
+    """Names without the prefixes of DataParallel ("module.") and torch.compile ("_orig_mod.")."""
     return {
         str(name).removeprefix("module.").removeprefix("_orig_mod."): value
         for name, value in state.items()

@@ -1,19 +1,16 @@
-"""Seeded weights that behave like trained ones where it matters: a fault in any layer shows in the
-logits.
+"""Seeded weights that expose faults as trained ones do: a fault in any layer shows in the logits.
 
-A plain random initialisation hides faults: activations shrink or grow with depth, every input gets
-    nearly the same
-logits, and a network with its groups rotated still agrees on top-1. These weights are conditioned
-instead:
+Plain random initialization hides faults: activations shrink or grow with depth, all inputs get
+nearly the same logits, and a network with its groups rotated still agrees on top-1. These weights
+are conditioned instead:
 
-1. Convolutions are uniform with unit gain; batch-norm scales and shifts differ from channel to
-channel. 2. One float64 pass over a few seeded images sets each batch norm's running mean and
-variance to what really arrives
-   there, so every layer puts out values of unit order.
-3. The classifier is centred and scaled on the same images, so logits differ from image to image.
+1. Convolutions are uniform with unit gain; batch-norm scales and shifts differ between channels.
+2. One float64 pass over a few seeded images sets each batch norm's running mean and variance to the
+   actual statistics of its input, so that every layer outputs values of order one.
+3. The classifier is centered and scaled on the same images, so that logits differ between images.
 
-Statistics are rounded to 11 significant bits before the next layer sees them, which makes the
-result the same on every machine, whatever the order in which its sums are taken.
+Statistics are rounded to 11 significant bits before the next layer sees them. The result is
+therefore the same on every machine, whatever the order of its sums.
 """
 
 from __future__ import annotations
@@ -33,9 +30,7 @@ _LOGIT_SPREAD = 3.0
 
 
 def seeded_state_dict(config: ResNeXtConfig, seed: int) -> dict[str, Tensor]:
-    """Float32 state dict of a conditioned network; the same for the same ``config`` and
-    ``seed``.
-    """
+    """Float32 state dict of a conditioned network, determined by ``config`` and ``seed``."""
     with torch.device("meta"):
         model = ResNeXt(config)
     model = model.to_empty(device="cpu").double().eval()

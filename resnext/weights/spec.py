@@ -42,16 +42,15 @@ def load_weights(
     """Find, read and check the weights that ``spec`` names.
 
     Args:
-        spec: a weights SPEC as the module describes it; None means the shipped weights of a shipped
-            model, else ``seeded``.
-        model: a variant's name or a configuration; None means what the checkpoint implies, else
-            resnext50_32x4d.
-        num_classes: logits, where not the model's own.
-        input_size: (height, width) in pixels, where not the model's own.
+        spec: a weights SPEC as the module describes it; None means the shipped weights if the model
+            has some, else ``seeded``.
+        model: name of a variant, or a configuration; None means the model that the checkpoint
+            declares, else resnext50_32x4d.
+        num_classes: number of logits, if it differs from the model's.
+        input_size: (height, width) in pixels, if it differs from the model's.
 
     Raises:
-        UsageError: ``spec`` is not of any known form, or names shipped weights of another model
-            than ``model``.
+        UsageError: ``spec`` is malformed, or names shipped weights of another model than ``model``.
         BadWeights: the file is missing, unsafe, declares another model, or does not fit; names the
             first tensors that do not.
     """
@@ -60,10 +59,12 @@ def load_weights(
         spec = next((name for name, known in SHIPPED.items() if known.config == named), "seeded")
     implied = _implied_config(spec)
     if implied is not None and named is not None:
-        # A configuration may say another input size than the checkpoint was trained at; a name says
-        # what it says.
-        wanted = named if isinstance(model, str) else replace(named, input_size=implied.input_size)
-        if wanted != implied:
+        # A configuration may have another input size than the checkpoint was trained at; a name
+        # may not.
+        requested = (
+            named if isinstance(model, str) else replace(named, input_size=implied.input_size)
+        )
+        if requested != implied:
             _refuse_other_model(spec, implied)
     config = named or implied or variant("resnext50_32x4d")
     config = replace(
@@ -80,7 +81,7 @@ def load_weights(
 
 
 def _implied_config(spec: str) -> ResNeXtConfig | None:
-    """The configuration that ``spec`` says by itself; None where it says none."""
+    """The configuration that ``spec`` declares, or None."""
     if spec in SHIPPED:
         return SHIPPED[spec].config
     if spec == "seeded" or spec.startswith("seeded:"):
@@ -97,12 +98,12 @@ def _implied_config(spec: str) -> ResNeXtConfig | None:
 
 
 def _refuse_other_model(spec: str, implied: ResNeXtConfig) -> NoReturn:
-    name = variant_name(implied) or "a configuration of their own"
-    message = (
-        f"weights {spec!r} are of model {name}; leave --model and --num-classes out, or choose"
-        " other weights"
+    name = variant_name(implied) or "a custom configuration"
+    kind = UsageError if spec in SHIPPED else BadWeights
+    raise kind(
+        f"weights {spec!r} are of model {name}",
+        hint="leave `model` and `num_classes` out, or choose other weights",
     )
-    raise UsageError(message) if spec in SHIPPED else BadWeights(message)
 
 
 def load_model(weights: Weights) -> ResNeXt:

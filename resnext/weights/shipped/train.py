@@ -2,8 +2,7 @@
 [--output FILE]``.
 
 Deterministic: seeded, and on one thread, so the same PyTorch on the same processor family gives the
-    same bytes.
-digits needs scikit-learn. fashion-mnist reads the four IDX files of Debian's package
+same bytes. digits needs scikit-learn. fashion-mnist reads the four IDX files of Debian's package
 dataset-fashion-mnist (MIT licence, Zalando SE), or of any other copy, from --data.
 """
 
@@ -16,26 +15,23 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn import functional as F
 
-from resnext.images.datasets import FASHION_DATA as FASHION_DATA
-from resnext.images.datasets import Dataset as Dataset
-from resnext.images.datasets import digits as digits
-from resnext.images.datasets import fashion_mnist as fashion_mnist
+from resnext.images.datasets import FASHION_DATA, Dataset, digits, fashion_mnist
 from resnext.images.preprocessing import Preprocessing
 from resnext.network.config import ResNeXtConfig
 from resnext.network.model import ResNeXt
+from resnext.progress import track
 from resnext.weights.checkpoint import save_weights
-from resnext.weights.spec import Weights
+from resnext.weights.spec import Weights, load_model
 
 from . import SHIPPED
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one checkpoint is trained: SGD with momentum, one-cycle learning rate, small shifts as
-    augmentation.
-    """
+    """How a checkpoint is trained: SGD with momentum, one-cycle learning rate, small shifts."""
 
     epochs: int
     batch: int
@@ -61,8 +57,6 @@ def declared_preprocessing(data: Dataset, config: ResNeXtConfig) -> Preprocessin
 
 def train(config: ResNeXtConfig, data: Dataset, recipe: Recipe, seed: int = 0) -> Weights:
     """Train from scratch on one thread; prints nothing, shows progress on a terminal."""
-    from resnext.progress import track
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -108,8 +102,6 @@ def _augment(images: torch.Tensor, recipe: Recipe, generator: torch.Generator) -
 
 def accuracy(weights: Weights, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
     """Top-1 accuracy (0 to 1) of ``weights`` on uint8 pixels."""
-    from resnext.weights.spec import load_model
-
     model = load_model(weights)
     hits = 0
     for start in range(0, len(labels), 500):
@@ -120,8 +112,6 @@ def accuracy(weights: Weights, images: NDArray[np.uint8], labels: NDArray[np.int
 
 def write_samples(data: Dataset, folder: Path) -> None:
     """Write the first test image of each class as a PNG named ``<index>_<class>.png``."""
-    from PIL import Image
-
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(data.class_names):
         first = int(np.flatnonzero(data.test_labels == index)[0])

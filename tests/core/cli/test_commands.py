@@ -208,7 +208,7 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     (
         ("resnext-bench", "--backend", "ort", "--artifact", "none"),
         4,
-        ("no artifact at none", "resnext-export"),
+        ("no artifact at none", "export one first"),
     ),
     (
         ("resnext-bench", "--backend", "ort", "--artifact", "none", "--model", "resnet50"),
@@ -217,7 +217,7 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     ),
     (("resnext-bench", "--backend", "torch", "--json", "file/run.json"), 3, ("cannot write",)),
     (("resnext-parity",), 2, ("--artifact",)),
-    (("resnext-parity", "--artifact", "none"), 4, ("no artifact at none", "resnext-export")),
+    (("resnext-parity", "--artifact", "none"), 4, ("no artifact at none", "export one first")),
     (("resnext-parity", "--artifact", "full"), 4, ("manifest.json",)),
     (
         ("resnext-parity", "--artifact", "none", "--backend", "oort"),

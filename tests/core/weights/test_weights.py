@@ -14,18 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from resnext.errors import BadInput, BadWeights, ResnextError, UsageError
+from resnext.images.datasets import FASHION_DATA, digits, fashion_mnist
 from resnext.images.preprocessing import Preprocessing, default_preprocessing
 from resnext.network.config import ResNeXtConfig, variant
 from resnext.weights.checkpoint import METADATA_KEY, save_weights, state_dict_sha256
 from resnext.weights.shipped import SHIPPED
-from resnext.weights.shipped.train import (
-    FASHION_DATA,
-    RECIPES,
-    accuracy,
-    digits,
-    fashion_mnist,
-    train,
-)
+from resnext.weights.shipped.train import RECIPES, accuracy, train
 from resnext.weights.spec import Weights, load_model, load_weights
 
 DIGITS = variant("resnext11_8x4d_digits")
@@ -293,7 +287,7 @@ def test_a_checkpoint_of_another_variant_is_refused(
     torch.save(state, path)
     message = refused(path, model="resnext50_32x4d")
     assert "does not fit resnext50_32x4d" in message
-    assert "Is --model" in message
+    assert "Is `model`" in message
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

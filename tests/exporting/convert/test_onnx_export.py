@@ -209,7 +209,7 @@ def test_weights_that_cannot_tell_images_apart_prove_nothing(
 
 def test_an_artifact_is_not_replaced_without_force(digits: Weights, tmp_path: Path) -> None:
     first = export_onnx(digits, tmp_path / "a", check=False)
-    with pytest.raises(UsageError, match="--force"):
+    with pytest.raises(UsageError, match="`force`"):
         export_onnx(digits, tmp_path / "a")
     assert read_artifact(tmp_path / "a").manifest == first.manifest
     export_onnx(digits, tmp_path / "a", force=True)

@@ -199,7 +199,7 @@ def test_an_engine_is_not_an_engines_parent(
 def test_an_engine_is_not_replaced_without_force(
     engine: Artifact, digits: Weights, digits_artifact: Artifact
 ) -> None:
-    with pytest.raises(UsageError, match="--force"):
+    with pytest.raises(UsageError, match="`force`"):
         export_engine(digits_artifact, digits, engine.directory, kind="trt-rtx", options=options())
 
 
