@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from resnext.artifact.files import read_artifact
 from resnext.errors import UsageError
 from resnext.precision import QUANTIZED, Precision
-from resnext.runtimes.registry import BACKENDS
+from resnext.runtimes.registry import RUNTIMES
 from resnext.verify.check import artifact_weights
 
 from .plan import Cell
@@ -53,9 +53,9 @@ def merge_obstacle(backend: str, merge: Merge) -> str | None:
     ``auto`` has to be timed where the row runs: by the live model itself, or for an ONNX file, on a
     CPU.
     """
-    if merge is None or BACKENDS[backend].source == "model":
+    if merge is None or RUNTIMES[backend].live:
         return None
-    if BACKENDS[backend].source == "pt2":
+    if RUNTIMES[backend].formats[0] == "pt2":
         return "pt2 packages keep the groups as they are"
     if merge == "auto" and backend not in ("ort-cpu", "openvino"):
         return (
@@ -115,7 +115,7 @@ def chosen_cells(
     cells, left_out, live = [], [], set()
     for name, variant in variants.items():
         for backend in backends:
-            known, reason = BACKENDS[backend], merge_obstacle(backend, variant.merge)
+            known, reason = RUNTIMES[backend], merge_obstacle(backend, variant.merge)
             if reason is not None and len(variants) == 1:
                 raise UsageError(f"--merge-groups: {reason}")
             if reason is not None:
@@ -124,7 +124,7 @@ def chosen_cells(
                 left_out.append(f"{backend} does not run {variant.precision}: left out for {name}")
             elif (backend, variant.precision, variant.merge) not in live:
                 made = (backend, variant.precision, variant.merge)
-                live |= {made} if _of_weights(known.source, variant) else set()
+                live |= {made} if _of_weights(known.formats[0], variant) else set()
                 cells.append((backend, name))
     return (
         tuple(Cell(backend, batch, name) for batch in batches for backend, name in cells),
@@ -137,6 +137,6 @@ def _of_weights(source: str, variant: Variant) -> bool:
     has.
     """
     given = variant.artifact
-    return source == "model" or (
+    return source == "weights" or (
         source == "pt2" and (given is None or given.manifest.kind != "pt2")
     )

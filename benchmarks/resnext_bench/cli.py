@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from resnext.cli.app import (
-    BACKEND_NAMES,
     SETTINGS,
     CountsType,
     NameType,
@@ -27,6 +26,7 @@ from resnext.cli.app import (
     write_text,
 )
 from resnext.precision import PRECISIONS, QUANTIZED, Precision
+from resnext.runtimes.registry import RUNTIMES
 from resnext.version import __version__
 
 from .deadline import Deadline
@@ -87,11 +87,11 @@ class MergesType(CountsType):
 @click.option(
     "--backend",
     "backends",
-    type=NameType("backend", ("all", *BACKEND_NAMES), many=True),
+    type=NameType("backend", ("all", *RUNTIMES), many=True),
     required=True,
     metavar="NAME[,NAME...]",
     help=(
-        f"What to measure: {', '.join(BACKEND_NAMES)}, or all that this machine has. Speedups are"
+        f"What to measure: {', '.join(RUNTIMES)}, or all that this machine has. Speedups are"
         " against the first."
     ),
 )
@@ -262,8 +262,8 @@ def main(
     """
     deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
     from resnext.errors import UsageError
-    from resnext.runtimes.availability import available_backends, require
-    from resnext.runtimes.registry import BACKENDS, SessionOptions
+    from resnext.runtimes.availability import available_runtimes, require
+    from resnext.runtimes.registry import RUNTIMES, SessionOptions
 
     from .cases import chosen_cells, given_variants, made_variants, merge_obstacle
     from .plan import Plan
@@ -274,7 +274,7 @@ def main(
     for target in (json_path, markdown_path):
         check_writable(target)
     if taken_all := "all" in backends:
-        backends = available_backends(device)
+        backends = available_runtimes(device)
         if not backends:
             require("torch", device)  # what keeps it keeps all the others
     if (calibration or calibration_images) and (paths or not set(QUANTIZED) & set(precision or ())):
@@ -299,7 +299,7 @@ def main(
             name
             for name in backends
             if any(
-                made.precision in BACKENDS[name].precisions
+                made.precision in RUNTIMES[name].precisions
                 and merge_obstacle(name, made.merge) is None
                 for made in variants.values()
             )

@@ -24,10 +24,10 @@ from resnext.precision import NUMERICS, QUANTIZED, Precision
 from resnext.runtimes.availability import require
 from resnext.runtimes.buffers import torch_dtype
 from resnext.runtimes.registry import (
-    BACKENDS,
+    RUNTIMES,
     SessionOptions,
     check_precision,
-    load_backend,
+    load_door,
     open_session,
 )
 from resnext.runtimes.session import Delivered
@@ -259,13 +259,13 @@ class _ArtifactSource:
         """
         given = self.variant.artifact
         runs_it = given is not None and (
-            BACKENDS[backend].source == "onnx" or given.manifest.kind != "onnx"
+            RUNTIMES[backend].formats[0] == "onnx" or given.manifest.kind != "onnx"
         )
         return given if runs_it else None
 
     def get(self, cell: Cell) -> Artifact:
         """What ``cell`` runs."""
-        kind = BACKENDS[cell.backend].source
+        kind = RUNTIMES[cell.backend].formats[0]
         if (given := self.given(cell.backend)) is not None:
             return given
         if kind == "pt2":
@@ -336,7 +336,7 @@ class _ArtifactSource:
         # An optimization profile for each batch size that is measured: kernels are chosen for
         # exactly these.
         sizes = dict.fromkeys(
-            cell.batch for cell in self._cells if BACKENDS[cell.backend].source == kind
+            cell.batch for cell in self._cells if RUNTIMES[cell.backend].formats[0] == kind
         )
         profiles = tuple(BatchRange(min=size, opt=size, max=size) for size in sizes)
         parent = self.variant.artifact or self._once("onnx", form, batch)
@@ -361,11 +361,11 @@ def _open(
     found = _Opened()
     try:
         subject: Weights | Artifact = weights
-        kind = BACKENDS[cell.backend].source
+        kind = RUNTIMES[cell.backend].formats[0]
         # Before anything is exported for a backend that cannot run.
         require(cell.backend, options.device, given=source.given(cell.backend) is not None)
-        load_backend(cell.backend)  # not to count importing as memory
-        if kind != "model":
+        load_door(cell.backend)  # not to count importing as memory
+        if kind != "weights":
             subject = found.artifact = source.get(cell)
             manifest = found.artifact.manifest
             if not manifest.takes(cell.batch):
@@ -373,11 +373,11 @@ def _open(
                     f"{found.artifact.path} takes batch {manifest.batches()}, not {cell.batch}"
                 )
         say(f"opening {cell}")
-        cuda = options.device != "cpu" and BACKENDS[cell.backend].device != "cpu"
+        cuda = options.device != "cpu" and RUNTIMES[cell.backend].device != "cpu"
         with peak_memory(cuda=cuda) as found.peak:
             before = now_ns()
             session = stack.enter_context(
-                open_session(cell.backend, subject, _for(cell, source, options))
+                open_session(subject, cell.backend, options=_for(cell, source, options))
             )
             baked = found.artifact is not None and found.artifact.manifest.preprocessing_baked
             pool: NDArray[Any] = images.pixels if baked else images.prepared
@@ -398,7 +398,7 @@ def _for(cell: Cell, source: _ArtifactSource, options: SessionOptions) -> Sessio
     options = replace(
         options, precision=source.variant.precision, merge_groups=source.variant.merge
     )
-    fixed = BACKENDS[cell.backend].device
+    fixed = RUNTIMES[cell.backend].device
     return (
         options if fixed == "auto" or options.device != "auto" else replace(options, device=fixed)
     )

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from resnext.runtimes.registry import ARTIFACT_RUNTIMES
 from resnext.version import __version__
 
 from .app import (
-    ARTIFACT_BACKENDS,
     SETTINGS,
     NameType,
     OneLineCommand,
@@ -51,10 +51,10 @@ Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 @click.option(
     "--backend",
     "backend_name",
-    type=NameType("backend", (*ARTIFACT_BACKENDS, NODE_BY_NODE)),
+    type=NameType("backend", (*ARTIFACT_RUNTIMES, NODE_BY_NODE)),
     metavar="NAME",
     help=(
-        f"Runtime that runs the artifact: {', '.join(ARTIFACT_BACKENDS)}; or {NODE_BY_NODE}, which"
+        f"Runtime that runs the artifact: {', '.join(ARTIFACT_RUNTIMES)}; or {NODE_BY_NODE}, which"
         " computes an ONNX file of any precision as ONNX defines it, without a GPU.  [default:"
         f" ort, or the artifact's own; for bf16 and fp8 {NODE_BY_NODE}]"
     ),
@@ -110,7 +110,7 @@ def main(
     from resnext.artifact.files import read_artifact
     from resnext.errors import GateFailed
     from resnext.runtimes.onnx_reference import NEEDED
-    from resnext.runtimes.registry import natural_backend
+    from resnext.runtimes.registry import natural_runtime
 
     check_writable(json_path)
     artifact = read_artifact(path)
@@ -119,7 +119,7 @@ def main(
     weights = artifact_weights(artifact, spec)
     if backend_name is None:
         needed = artifact.manifest.kind == "onnx" and artifact.manifest.precision in NEEDED
-        backend_name = NODE_BY_NODE if needed else natural_backend(artifact)
+        backend_name = NODE_BY_NODE if needed else natural_runtime(artifact)
     outcome = check_artifact(artifact, weights, backend_name, against, batch, images, seed)
     if json_path != "-":
         _print(outcome, artifact, backend_name, against)

@@ -88,7 +88,7 @@ def check_artifact(
     if backend_name == NODE_BY_NODE:
         parts, dtype = [emulated_logits(artifact, inputs)], "float32"
     else:
-        with open_session(backend_name, artifact) as session:
+        with open_session(artifact, backend_name) as session:
             name, out = manifest.inputs[0].name, manifest.outputs[0].name
             parts = [
                 session.run({name: given[at : at + batch]})[out] for at in range(0, images, batch)

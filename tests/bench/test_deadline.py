@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import resnext_bench.run as bench_run
 from resnext.machine.nvml import GpuState
-from resnext.runtimes.pytorch import session
+from resnext.runtimes.pytorch import door
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Session
 from resnext.testing import FakeSession
@@ -167,8 +167,8 @@ def real_or_fake(
     first.
     """
 
-    def opens(name: str, _subject: Any, options: SessionOptions) -> Session:
-        real = session.open_session(digits, options, "torch")
+    def opens(_subject: Any, name: str, options: SessionOptions) -> Session:
+        real = door.open_session(digits, options, "torch")
 
         class Whole(FakeSession):
             delivered = real.delivered

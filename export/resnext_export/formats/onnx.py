@@ -229,7 +229,7 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
             run = partial(onnx_reference.emulated_logits, artifact)
         else:
             run = partial(
-                _run, stack.enter_context(open_session(backend, artifact, SessionOptions()))
+                _run, stack.enter_context(open_session(artifact, backend, options=SessionOptions()))
             )
         inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
         for size in expected.batches:

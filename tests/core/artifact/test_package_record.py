@@ -16,9 +16,9 @@ from fakes.package import FakeLoader, facts_of, fake_package, record_here, write
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadArtifact, MissingRequirement, UsageError
 from resnext.network.config import variant
+from resnext.runtimes.pt2.door import open_session
 from resnext.runtimes.pt2.package import read_package
 from resnext.runtimes.pt2.record import obstacles, this_host
-from resnext.runtimes.pt2.session import open_session
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import TensorSpec
 from resnext.weights.spec import Weights, load_weights

@@ -56,7 +56,7 @@ def bf16_model(*nodes: onnx.NodeProto, kind: int = TensorProto.BFLOAT16) -> onnx
 
 
 def test_float32_is_what_a_runtime_gives(plain: Artifact, images: Any) -> None:
-    with open_session("ort-cpu", plain) as session:
+    with open_session(plain, "ort-cpu") as session:
         usual = session.run({"input": images})["logits"]
     assert np.abs(emulated_logits(plain, images) - usual).max() < 1e-4
 
