@@ -41,6 +41,7 @@ test: lint types pytest
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	PYTHONPATH=.:export:benchmarks $(BIN)/lint-imports --no-cache
 
 types: $(VENV)/.installed
 	$(BIN)/mypy

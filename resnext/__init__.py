@@ -26,6 +26,7 @@ _PUBLIC = {
     "Session": "runtimes.session",
     "VARIANTS": "network.config",
     "Weights": "weights.spec",
+    "check": "verify.check",
     "compare": "verify.parity",
     "load_model": "weights.spec",
     "load_weights": "weights.spec",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from resnext.network.model import ResNeXt as ResNeXt
     from resnext.runtimes.registry import open_session as open_session
     from resnext.runtimes.session import Session as Session
+    from resnext.verify.check import check as check
     from resnext.verify.parity import Parity as Parity
     from resnext.verify.parity import compare as compare
     from resnext.weights.spec import Weights as Weights

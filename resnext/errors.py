@@ -117,3 +117,12 @@ class SessionFailed(ResnextError, RuntimeError):
     """A runtime refused an artifact or failed while running it."""
 
     exit_code = 4
+
+
+def first_line(error: BaseException | str) -> str:
+    """The first line of a foreign error, or its class if it has no message.
+
+    Backticks become quotes: in a message of this toolkit they mark fields.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].replace("`", "'")

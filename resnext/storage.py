@@ -1,17 +1,124 @@
-"""Where the toolkit keeps what it can make again: artifacts, engines, compiled kernels, reference
-logits.
-"""
+"""Files and folders: written whole or not at all, one process at a time, and where the cache is."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import MissingRequirement, UsageError
 
 
 def cache_folder() -> Path:
-    """``$RESNEXT_CACHE_DIR``, or the platform's cache folder."""
+    """``$RESNEXT_CACHE_DIR``, or the platform's cache folder.
+
+    It holds what can be made again: artifacts, engines, compiled kernels, reference logits.
+    """
     if chosen := os.environ.get("RESNEXT_CACHE_DIR"):
         return Path(chosen).expanduser()
     from platformdirs import user_cache_path
 
     return user_cache_path("resnext-toolkit")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and flush it to the disk; makes its folder.
+
+    A file that is replaced keeps its mode. Two writers at once are safe: the last one wins.
+
+    Raises:
+        OSError: it cannot be written; nothing has changed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            partial.chmod(path.stat().st_mode & 0o7777)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(lock: Path) -> Iterator[None]:
+    """Hold the lock file ``lock``, so that other processes wait; makes its folder.
+
+    Raises:
+        MissingRequirement: the file cannot be made.
+    """
+    from filelock import FileLock
+
+    held = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
+    except OSError as exc:
+        raise MissingRequirement(
+            f"cannot use the cache folder {lock.parent}: {exc.strerror or exc}",
+            hint="set RESNEXT_CACHE_DIR to one that can be written to",
+        ) from exc
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def check_writable(target: str | Path | None) -> None:
+    """Check that a file can be written at ``target`` (None and ``-`` always can), before long work.
+
+    Raises:
+        UsageError: the file would be one of an artifact's.
+        MissingRequirement: it cannot be written.
+    """
+    if target is None or str(target) == "-":
+        return
+    path = Path(target).expanduser().resolve()
+    if (path.parent / "manifest.json").exists() and path.exists():
+        raise UsageError(
+            f"{target} is in an artifact's folder and would be overwritten; choose another path"
+        )
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            path.unlink()
+        elif path.is_dir() or not os.access(path, os.W_OK):
+            raise MissingRequirement(
+                f"cannot write {target}: it is a folder or not writable; choose another path"
+            )
+    except OSError as exc:
+        raise MissingRequirement(
+            f"cannot write {target}: {exc.strerror}; choose another path"
+        ) from exc
+
+
+def write_text(target: str, text: str) -> None:
+    """Write ``text`` to a file, whole or not at all; ``-`` is stdout. Links are followed, pipes and
+    devices written to.
+
+    Raises:
+        MissingRequirement: the file cannot be written.
+    """
+    if target == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    path = Path(target).expanduser()
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+        else:
+            write_whole(path.resolve(), text.encode())
+    except OSError as exc:
+        raise MissingRequirement(
+            f"cannot write {target}: {exc.strerror}; choose another path"
+        ) from exc
+    sys.stderr.write(f"wrote {target}\n")

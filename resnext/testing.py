@@ -10,15 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext.runtimes.session import (
-    Arrays,
-    Bound,
-    Boundary,
-    Delivered,
-    DeliveredLayer,
-    Session,
-    TensorSpec,
-)
+from resnext.artifact.specs import TensorSpec
+from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, DeliveredLayer, Session
 
 
 class FakeSession(Session):

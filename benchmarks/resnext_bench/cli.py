@@ -12,21 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from resnext.cli.app import (
-    SETTINGS,
-    CountsType,
-    NameType,
-    OneLineCommand,
-    SecondsType,
-    check_writable,
-    chosen_weights,
-    guarded,
-    json_option,
-    weights_options,
-    write_text,
-)
+from resnext.cli.app import SETTINGS, OneLineCommand, guarded
+from resnext.cli.options import chosen_weights, json_option, weights_options
+from resnext.cli.params import CountsType, NameType, SecondsType
 from resnext.precision import PRECISIONS, QUANTIZED, Precision
 from resnext.runtimes.registry import RUNTIMES
+from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
 from .deadline import Deadline

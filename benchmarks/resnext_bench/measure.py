@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from resnext.errors import ResnextError, SessionFailed
 from resnext.machine.nvml import GpuState
 from resnext.runtimes.session import Bound, Boundary, Session
-from resnext.timing.clock import now_ns, time_device, time_host
+from resnext.timing.clock import now_ns, time_device, time_visit
+from resnext.timing.interleave import turns
 
 from .deadline import Deadline
 from .plan import Cell, Plan
@@ -92,16 +93,16 @@ def measure(
         estimate_ns[cell] = (
             _guard(samples[cell], partial(_warm_up, subjects[cell], plan, samples[cell])) or 1e9
         )
-    for round_index in range(plan.rounds):
-        progress(f"round {round_index + 1}/{plan.rounds}")
-        for cell in plan.order(round_index):
-            if cell in samples and samples[cell].error is None:
-                if deadline.over():
-                    return _cut(samples, deadline)
-                count = plan.iterations(estimate_ns[cell])
-                _guard(
-                    samples[cell], partial(_visit, subjects[cell], samples[cell], count, gpu_state)
-                )
+    shown = 0
+    for index, cell in turns(plan.cells, plan.rounds, lambda _, index: plan.order(index)):
+        if index == shown:
+            shown += 1
+            progress(f"round {shown}/{plan.rounds}")
+        if cell in samples and samples[cell].error is None:
+            if deadline.over():
+                return _cut(samples, deadline)
+            count = plan.iterations(estimate_ns[cell])
+            _guard(samples[cell], partial(_visit, subjects[cell], samples[cell], count, gpu_state))
     return samples
 
 
@@ -160,8 +161,7 @@ def _visit(
         nonlocal last
         last = session.run(inputs)
 
-    call()  # untimed: caches and thread pools still belong to the cell before
-    samples.host_ns.append(time_host(call, iterations))
+    samples.host_ns.append(time_visit(call, iterations))
     samples.output = last[session.outputs[0].name]
     if bound.cuda_stream is not None:
         times, wall_ns = time_device(bound, iterations)

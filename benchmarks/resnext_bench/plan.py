@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 from resnext.errors import UsageError
+from resnext.timing.clock import iterations_for
+from resnext.timing.interleave import shuffled
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,8 @@ class Cell:
 class Plan:
     """How the cells are measured.
 
-    Cells take turns: each round visits every cell once, in an order drawn anew, so that drift of
-        the machine
-    (clocks, neighbours, heat) hits all alike.
+    Cells take turns: each round visits every cell once, in an order that is drawn again, so that
+    drift of the machine (clocks, neighbours, heat) affects all alike.
 
     Attributes:
         cells: what to measure.
@@ -60,12 +60,9 @@ class Plan:
 
     def order(self, round_index: int) -> tuple[Cell, ...]:
         """The cells in the order in which round ``round_index`` visits them."""
-        cells = list(self.cells)
-        random.Random(f"{self.seed}/{round_index}").shuffle(cells)
-        return tuple(cells)
+        return tuple(shuffled(self.seed)(self.cells, round_index))
 
     def iterations(self, estimate_ns: float) -> int:
         """Timed runs of one visit to a cell whose runs take about ``estimate_ns``."""
-        by_time = self.duration_s * 1e9 / self.rounds / max(estimate_ns, 1.0)
         by_count = -(-self.min_samples // self.rounds)
-        return max(by_count, int(by_time), 1)
+        return iterations_for(self.duration_s * 1e9 / self.rounds, estimate_ns, least=by_count)

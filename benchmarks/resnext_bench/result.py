@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from resnext.artifact.manifest import WeightsRecord
+from resnext.artifact.specs import Strict
 from resnext.errors import BadInput
 from resnext.machine.environment import Environment
 from resnext.machine.nvml import GpuState
@@ -20,11 +21,7 @@ from .stats import Stats
 FORMAT_VERSION = 1
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Timing(_Strict):
+class Timing(Strict):
     """Times of one cell at one boundary.
 
     Attributes:
@@ -41,7 +38,7 @@ class Timing(_Strict):
     speedup: tuple[float, float, float] | None = None
 
 
-class Row(_Strict):
+class Row(Strict):
     """One cell's outcome.
 
     Attributes:
@@ -79,7 +76,7 @@ class Row(_Strict):
     exit_code: int = 0
     device: str | None = None
     delivered: str | None = None
-    notes: dict[str, str] = {}
+    notes: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
     timings: tuple[Timing, ...] = ()
     warmup_runs: int = 0
     setup_s: float | None = None
@@ -93,7 +90,7 @@ class Row(_Strict):
     accuracy: Accuracy | None = None
 
 
-class Run(_Strict):
+class Run(Strict):
     """Everything of one call of ``resnext-bench``.
 
     Attributes:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange, WeightsRecord
@@ -20,9 +19,8 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import record_environment, record_packages
 from resnext.machine.nvml import open_nvml
 from resnext.network.config import variant_name
-from resnext.precision import NUMERICS, QUANTIZED, Precision
+from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import require
-from resnext.runtimes.buffers import torch_dtype
 from resnext.runtimes.registry import (
     RUNTIMES,
     SessionOptions,
@@ -32,9 +30,11 @@ from resnext.runtimes.registry import (
 )
 from resnext.runtimes.session import Delivered
 from resnext.timing.clock import now_ns
+from resnext.timing.paired import ratio_by_round
 from resnext.verify.accuracy import accuracy_failures
 from resnext.verify.labelled import Labelled
 from resnext.verify.parity import Parity, compare, gate_for, gate_of
+from resnext.verify.reference import Reference
 
 from .checks import reasons_against
 from .deadline import Deadline
@@ -42,7 +42,7 @@ from .measure import Samples, Subject, as_failure, measure
 from .memory import Peak, peak_memory
 from .plan import Cell, Plan
 from .result import Row, Run, Timing
-from .stats import derive, ratio_by_round
+from .stats import derive
 
 if TYPE_CHECKING:
     from resnext.runtimes.trt.library import EngineKind
@@ -124,7 +124,8 @@ def run_benchmark(
     deadline = deadline or Deadline()
     options = options or SessionOptions()
     variants = variants or {"": Variant(precision, artifact)}
-    images = _Images(weights, plan)
+    largest = max(cell.batch for cell in plan.cells)
+    images = Reference(weights, seeded_pixels(weights.config, largest, plan.seed))
     reused: list[str] = []
     sources = {
         name: _ArtifactSource(
@@ -174,57 +175,6 @@ def run_benchmark(
         environment=environment,
         rows=_with_speedups(rows),
     )
-
-
-class _Images:
-    """The images of every batch size, and float64 reference logits, each computed once."""
-
-    def __init__(self, weights: Weights, plan: Plan) -> None:
-        self._weights = weights
-        self.pixels = seeded_pixels(
-            weights.config, max(cell.batch for cell in plan.cells), plan.seed
-        )
-        self.prepared = weights.preprocessing.normalise(self.pixels)
-        self._logits: dict[str, dict[int, NDArray[Any]]] = {}
-
-    def rows_to_compare(self, batch: int) -> list[int]:
-        return sorted(
-            {int(index) for index in np.linspace(0, batch - 1, min(batch, _COMPARED_ROWS))}
-        )
-
-    def reference(self, rows: list[int]) -> NDArray[Any]:
-        """Float64 logits of ``rows``."""
-        return self._known("fp64", rows)
-
-    def eager_loss(self, rows: list[int], numerics: str) -> NDArray[Any]:
-        """Logits of ``rows`` that eager PyTorch on the CPU gives at ``numerics``, as
-        `Manifest.numerics` has it.
-        """
-        return self._known(numerics, rows).astype(np.float64)
-
-    def emulated(self, artifact: Artifact, rows: list[int]) -> NDArray[Any]:
-        """Logits of ``rows`` that an ONNX artifact gives, computed node by node."""
-        from resnext.runtimes.onnx_reference import emulated_logits
-
-        known = self._logits.setdefault(artifact.manifest.file_sha256, {})
-        if missing := [row for row in rows if row not in known]:
-            inputs = self.pixels if artifact.manifest.preprocessing_baked else self.prepared
-            known.update(zip(missing, emulated_logits(artifact, inputs[missing]), strict=True))
-        return np.stack([known[row] for row in rows]).astype(np.float64)
-
-    def _known(self, kind: str, rows: list[int]) -> NDArray[Any]:
-        import torch
-
-        from resnext.verify.reference import kept_reference_logits
-
-        known = self._logits.setdefault(kind, {})
-        if missing := [row for row in rows if row not in known]:
-            dtype = (
-                torch.float64 if kind == "fp64" else torch_dtype(str(NUMERICS[kind].eager_dtype))
-            )
-            logits = kept_reference_logits(self._weights, self.prepared[missing], dtype)
-            known.update(zip(missing, logits, strict=True))
-        return np.stack([known[row] for row in rows])
 
 
 class _ArtifactSource:
@@ -353,7 +303,7 @@ def _open(
     cell: Cell,
     source: _ArtifactSource,
     weights: Weights,
-    images: _Images,
+    images: Reference,
     options: SessionOptions,
     stack: ExitStack,
     say: Say,
@@ -379,8 +329,7 @@ def _open(
             session = stack.enter_context(
                 open_session(subject, cell.backend, options=_for(cell, source, options))
             )
-            baked = found.artifact is not None and found.artifact.manifest.preprocessing_baked
-            pool: NDArray[Any] = images.pixels if baked else images.prepared
+            pool = images.inputs(None if found.artifact is None else found.artifact.manifest)
             wanted = session.inputs[0]
             inputs = {wanted.name: np.ascontiguousarray(wanted.given(pool[: cell.batch]))}
             opened = now_ns()
@@ -408,7 +357,7 @@ def _row(
     cell: Cell,
     opened: _Opened,
     samples: Mapping[Cell, Samples],
-    images: _Images,
+    images: Reference,
     weights: Weights,
     source: _ArtifactSource,
     labelled: Labelled | None,
@@ -496,7 +445,7 @@ def _timing(rounds: list[list[int]], boundary: Any, batch: int) -> Timing:
 def _parity(
     taken: Samples,
     cell: Cell,
-    images: _Images,
+    images: Reference,
     opened: _Opened,
     source: _ArtifactSource,
     numerics: str,
@@ -504,11 +453,12 @@ def _parity(
     """Compare what the timed runs gave. Host and device runs must both be right; the worse of the
     two is kept.
     """
-    rows = images.rows_to_compare(cell.batch)
+    rows = _rows_to_compare(cell.batch)
     assert opened.subject is not None
     sha256 = opened.artifact.manifest.file_sha256 if opened.artifact else None
     dtype = opened.subject.session.outputs[0].dtype
     gate = gate_for(numerics) if opened.artifact is None else gate_of(opened.artifact.manifest)
+    graph = source.onnx(cell) if numerics in QUANTIZED else None
     outcomes = []
     for output in (taken.output, taken.bound_output):
         if output is not None:
@@ -522,23 +472,21 @@ def _parity(
                 got = output[chosen]
             else:
                 chosen, got = list(range(cell.batch)), output
-            want, loss = images.reference(chosen), _loss(cell, images, source, numerics, chosen)
             outcomes.append(
-                compare(want, got, gate=gate, baseline=loss, dtype=dtype, artifact_sha256=sha256)
+                compare(
+                    images.logits(rows=chosen),
+                    got,
+                    gate=gate,
+                    baseline=images.baseline(numerics, graph=graph, rows=chosen),
+                    dtype=dtype,
+                    artifact_sha256=sha256,
+                )
             )
     return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
 
 
-def _loss(
-    cell: Cell, images: _Images, source: _ArtifactSource, numerics: str, rows: list[int]
-) -> NDArray[Any] | None:
-    """What the precision costs by itself: in eager PyTorch, or for a quantized graph, computed node
-    by node.
-    """
-    if numerics not in QUANTIZED:
-        return images.eager_loss(rows, numerics)
-    graph = source.onnx(cell)
-    return None if graph is None else images.emulated(graph, rows)
+def _rows_to_compare(batch: int) -> list[int]:
+    return sorted({int(index) for index in np.linspace(0, batch - 1, min(batch, _COMPARED_ROWS))})
 
 
 def _with_speedups(rows: list[Row]) -> tuple[Row, ...]:

@@ -102,18 +102,3 @@ def _droppable(count: int, percent: int) -> int | None:
         else:
             high = middle - 1
     return low - 1 if low >= 1 else None
-
-
-def ratio_by_round(
-    base: Sequence[Sequence[int]], other: Sequence[Sequence[int]]
-) -> tuple[float, float, float]:
-    """How many times faster ``other`` is than ``base``: (median, lowest, highest) over rounds.
-
-    Each round gives one ratio of medians, taken within seconds of each other, so drift cancels.
-    """
-    ratios = [
-        statistics.median(a) / max(statistics.median(b), 1)
-        for a, b in zip(base, other, strict=True)
-        if a and b
-    ]
-    return statistics.median(ratios), min(ratios), max(ratios)

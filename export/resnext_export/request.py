@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from resnext.cli.app import chosen_weights
+from resnext.cli.options import chosen_weights
 from resnext.precision import Precision
 from resnext.runtimes.pytorch.release import refuse_older_torch
 

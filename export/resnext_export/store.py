@@ -8,8 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -17,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import FORMAT_VERSION, BatchRange, Manifest
 from resnext.artifact.records import EngineOptions
-from resnext.errors import BadArtifact, MissingRequirement
+from resnext.errors import BadArtifact
 from resnext.machine.cuda_driver import probe_driver
 from resnext.precision import Precision
 from resnext.runtimes.compatibility import obstacles, this_machine
 from resnext.runtimes.pt2.record import cpu_flags, this_host
 from resnext.runtimes.pt2.record import obstacles as package_obstacles
 from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for
-from resnext.storage import cache_folder
+from resnext.storage import cache_folder, locked
 from resnext.version import __version__
 
 if TYPE_CHECKING:
@@ -134,7 +133,8 @@ def derived_or_reuse(
     """
     from resnext.precision import QUANTIZED
     from resnext_export.formats.derived import derive_onnx
-    from resnext_export.formats.onnx import library_versions
+
+    from .publish import library_versions
 
     images = None
     if recipe.precision in QUANTIZED:
@@ -290,7 +290,7 @@ def _once(
     """The artifact at ``entry`` if it is whole and ``good``, else what ``build`` makes there, under
     a lock.
     """
-    with _locked(entry):
+    with locked(entry.with_suffix(".lock")):
         try:
             artifact = read_artifact(entry)
             if good(artifact.manifest):
@@ -302,31 +302,13 @@ def _once(
         return Built(build(entry), reused=False)
 
 
-@contextmanager
-def _locked(entry: Path) -> Iterator[None]:
-    from filelock import FileLock
-
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(entry.with_suffix(".lock"))
-        lock.acquire()
-    except OSError as exc:
-        raise MissingRequirement(
-            f"cannot use the cache folder {entry.parent.parent}: {exc.strerror or exc}; "
-            "set RESNEXT_CACHE_DIR to one that can be"
-        ) from exc
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _key(weights: Weights) -> str:
     """A name that changes with everything that changes the bytes, versions of the exporting
     libraries included.
     """
     from resnext_export.convert.onnx_from_torch import OPSET
-    from resnext_export.formats.onnx import library_versions
+
+    from .publish import library_versions
 
     batch = BatchRange(min=1, opt=8, max=None)
     return _digest(

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -21,11 +19,10 @@ from resnext.errors import BadArtifact, ResnextError
 from resnext.images.preprocessing import Preprocessing
 from resnext.network.config import ResNeXtConfig
 from resnext.precision import QUANTIZED, Precision
-from resnext.runtimes.pt2.record import PackageRecord
-from resnext.runtimes.session import TensorSpec
 
-from .records import EngineRecord
+from .records import EngineRecord, PackageRecord
 from .specs import BatchRange as BatchRange
+from .specs import Strict, TensorSpec
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -33,11 +30,7 @@ FORMAT_VERSION = 1
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class WeightsRecord(_Strict):
+class WeightsRecord(Strict):
     """Where the weights came from, and the digest of their tensors (not of the file that held
     them).
     """
@@ -46,7 +39,7 @@ class WeightsRecord(_Strict):
     sha256: Sha256
 
 
-class CheckRecord(_Strict):
+class CheckRecord(Strict):
     """Parity of the written bytes against eager PyTorch, when the artifact was made.
 
     Attributes:
@@ -66,7 +59,7 @@ class CheckRecord(_Strict):
     error_ratio: float | None = None
 
 
-class RangeRecord(_Strict):
+class RangeRecord(Strict):
     """The largest value that a layer of a half-precision network put out, computed in float32.
 
     Attributes:
@@ -82,7 +75,7 @@ class RangeRecord(_Strict):
     images: int = Field(ge=1)
 
 
-class QuantizationRecord(_Strict):
+class QuantizationRecord(Strict):
     """How a graph was quantized, and with which images.
 
     Attributes:
@@ -102,7 +95,7 @@ class QuantizationRecord(_Strict):
     left: tuple[tuple[str, str], ...] = ()
 
 
-class MergeRecord(_Strict):
+class MergeRecord(Strict):
     """Convolutions whose groups were merged: the same function with fewer, wider groups.
 
     Attributes:
@@ -121,7 +114,7 @@ class MergeRecord(_Strict):
     speedup: float | None = None
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """Everything that a later stage needs to know of an artifact without opening it.
 
     Attributes:

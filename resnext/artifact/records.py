@@ -1,16 +1,17 @@
-"""What an engine's manifest says beyond an ONNX file's: how it was built, for what machine, what
-its layers got.
+"""What a manifest says of an engine or a package beyond an ONNX file: how it was built, for which
+machine, and the precision of each layer.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from resnext.runtimes.trt.layers import EngineLayer
+from resnext.precision import Precision
 
-from .specs import BatchRange
+from .specs import BatchRange, Strict, TensorSpec
 
 #: Levels of ``--compatibility``: this GPU model; any GPU from Ampere on; any GPU of the same
 #: compute capability; any later version of TensorRT.
@@ -22,12 +23,16 @@ Fallback = Literal["merge-groups", "fp32-islands"]
 
 LayersFrom = Literal["inspector", "build log", "nothing"]
 
+#: Kinds of layers that are a convolution or matrix product.
+_PRODUCT_KIND = re.compile(
+    r"correlation|conv(?!er)|gemm|matrixmultiply|fullyconnected", re.IGNORECASE
+)
+#: Fused kernels are named after what they do, ``__myl_FcAddRelu_myl0_20``.
+_PRODUCT_NAME = re.compile(r"__myl_(?:[A-Z][a-z0-9]*)*?(?:Corr|Fc)(?![a-z])")
+_PRODUCT_TACTIC = re.compile(r"_(?:fprop|gemm)_")
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-
-class EngineOptions(_Strict):
+class EngineOptions(Strict):
     """What was asked of the builder.
 
     Attributes:
@@ -73,7 +78,43 @@ class EngineOptions(_Strict):
         )
 
 
-class EngineRecord(_Strict):
+class EngineLayer(Strict):
+    """One layer of an engine, after TensorRT's own fusing.
+
+    Attributes:
+        name: TensorRT's name of it.
+        kind: TensorRT's LayerType, for example ``correlation``, ``CaskConvolution`` or ``kgen``.
+        nodes: names of the ONNX nodes that it came from; also those of which it only casts or moves
+            data.
+        dtype: element type that it computes in, by NumPy's or ml_dtypes's name, or ``tfloat32`` or
+            ``unknown``. Where kernels are chosen later (TensorRT-RTX) ``float32`` may yet be
+            multiplied in TF32, unless the engine was built without it.
+        inputs: tensors without the constants, for example ``float16 NHWC [-1,64,56,56]``.
+        outputs: likewise.
+        tactic: name of the kernel, or "".
+    """
+
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+    dtype: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    tactic: str
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether it is known to be a convolution or matrix product, alone or with more fused to
+        it.
+        """
+        return bool(
+            _PRODUCT_KIND.search(self.kind)
+            or _PRODUCT_NAME.match(self.name)
+            or _PRODUCT_TACTIC.search(self.tactic)
+        )
+
+
+class EngineRecord(Strict):
     """Where and how an engine was built.
 
     Attributes:
@@ -107,3 +148,67 @@ class EngineRecord(_Strict):
     build_s: float
     layers: tuple[EngineLayer, ...]
     layers_from: LayersFrom
+
+
+class PackageLayer(Strict):
+    """One convolution or the classifier, as the compiler was given it.
+
+    Attributes:
+        module: parameter prefix, for example ``layer1.0.conv2``.
+        op: ``Conv`` or ``Gemm``.
+        dtype: element type of its result; its weights have the same.
+    """
+
+    module: str
+    op: Literal["Conv", "Gemm"]
+    dtype: str
+
+
+class PackageRecord(Strict):
+    """What a package says of itself: what it computes, and what it needs of a machine.
+
+    Attributes:
+        torch: version of PyTorch that compiled it.
+        cuda: version of CUDA that this PyTorch was built for, or None.
+        device: what it runs on.
+        platform: operating system and processor, as ``linux-x86_64``.
+        cpu_capability: PyTorch's name of the processor's vector instructions, for example
+            ``AVX512``.
+        cpu_flags: features of the processor that its code may use, by the kernel's names; empty
+            where not known.
+        gpu: name of the GPU that it was compiled on, or None.
+        compute_capability: of that GPU, as ``9.0``, or None.
+        precision: of weights and activations.
+        batch: batch sizes that it takes.
+        inputs: of the compiled function.
+        outputs: likewise.
+        frozen: whether weights were constants to the compiler, which then laid them out for its
+            kernels.
+        layers: convolutions and classifier, in the graph that the compiler was given.
+        kernels: library kernels that the compiled code calls for them, each with how often.
+    """
+
+    torch: str
+    cuda: str | None
+    device: Literal["cpu", "cuda"]
+    platform: str
+    cpu_capability: str
+    cpu_flags: tuple[str, ...]
+    gpu: str | None = None
+    compute_capability: str | None = None
+    precision: Precision
+    batch: BatchRange
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
+    frozen: bool
+    layers: tuple[PackageLayer, ...]
+    kernels: dict[str, int]
+
+    def title(self) -> str:
+        """What it was made by and for, for people: ``PyTorch 2.13.0, AVX512, frozen``."""
+        made_for = self.gpu or self.cpu_capability
+        return f"PyTorch {self.torch}, {made_for}{', frozen' if self.frozen else ''}"
+
+    def kernels_line(self) -> str:
+        """The library kernels with their numbers, for people."""
+        return ", ".join(f"{count} {kernel}" for kernel, count in sorted(self.kernels.items()))

@@ -1,13 +1,86 @@
-"""Batch sizes that an artifact takes."""
+"""Tensors and batch sizes that an artifact takes."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Any
 
-from resnext.errors import UsageError
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from resnext.errors import BadInput, UsageError
+
+#: Element types that float32 images are converted to.
+_FLOATS = ("float16", "bfloat16")
 
 
-class BatchRange(BaseModel):
+class Strict(BaseModel):
+    """A frozen record that refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The element type called ``name``; bfloat16, which NumPy lacks, is that of ml_dtypes.
+
+    Raises:
+        TypeError: there is none.
+    """
+    if name == "bfloat16":
+        name = ml_dtypes.bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
+
+
+class TensorSpec(Strict):
+    """Name, element type and shape of one input or output.
+
+    Attributes:
+        name: tensor name in the graph.
+        dtype: NumPy's name of the element type, for example ``float32``.
+        shape: dimensions; None where any size of at least 1 is taken (the batch).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    @field_validator("dtype")
+    @classmethod
+    def _known(cls, dtype: str) -> str:
+        try:
+            return numpy_dtype(dtype).name
+        except TypeError:
+            raise ValueError(f"{dtype!r} is not NumPy's name of an element type") from None
+
+    def given(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Float32 images as this input takes them, where it is of another floating-point type;
+        others as they are.
+        """
+        if array.dtype != np.float32 or self.dtype not in _FLOATS:
+            return array
+        return array.astype(numpy_dtype(self.dtype))
+
+    def check(self, array: NDArray[Any]) -> None:
+        """Check one array against this spec.
+
+        Raises:
+            BadInput: wrong element type, rank or size; says what was got and what is wanted.
+        """
+        if array.dtype != numpy_dtype(self.dtype):
+            raise BadInput(f"input {self.name!r} has dtype {array.dtype}, want {self.dtype}")
+        fits = array.ndim == len(self.shape) and all(
+            have >= 1 if want is None else have == want
+            for have, want in zip(array.shape, self.shape, strict=True)
+        )
+        if not fits:
+            wanted = "x".join("N" if size is None else str(size) for size in self.shape)
+            got = "x".join(map(str, array.shape)) or "scalar"
+            raise BadInput(f"input {self.name!r} has shape {got}, want {wanted}")
+
+
+class BatchRange(Strict):
     """Batch sizes that an artifact takes.
 
     Attributes:
@@ -15,8 +88,6 @@ class BatchRange(BaseModel):
         opt: the one that an engine is tuned for.
         max: largest; None where there is no limit.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min: int = Field(ge=1)
     opt: int = Field(ge=1)

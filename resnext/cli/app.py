@@ -1,30 +1,19 @@
-"""What every command shares: errors in one line with the right exit code, weights options,
-signals.
-"""
+"""What every command shares: errors in one line with the right exit code, flags, signals."""
 
 from __future__ import annotations
 
 import errno
 import functools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from resnext.errors import MissingRequirement, ResnextError, UnknownName, UsageError
-from resnext.network.config import VARIANTS
-
-if TYPE_CHECKING:
-    from resnext.weights.spec import Weights
-
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[Any]
-else:  # not generic before click 8.2
-    _ParamType = click.ParamType
+from resnext.errors import MissingRequirement, ResnextError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,8 +24,9 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 def guarded(function: F) -> F:
     """Turn errors of this toolkit into one line on stderr and their exit code.
 
-    Adds ``--debug``, which shows the traceback instead. Ctrl-C and SIGTERM unwind, so that nothing
-    half-written stays.
+    Fields that a message or hint names in backticks are spelled as flags of the running command
+    (`as_flags`). Adds ``--debug``, which shows the traceback instead. Ctrl-C and SIGTERM unwind,
+    so that nothing half-written stays.
     """
 
     @functools.wraps(function)
@@ -50,7 +40,7 @@ def guarded(function: F) -> F:
         except ResnextError as exc:
             if debug:
                 raise
-            click.echo(f"{_styled('error:')} {exc}", err=True)
+            click.echo(f"{_styled('error:')} {as_flags(str(exc))}", err=True)
             sys.exit(exc.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted; nothing half-written was left", err=True)
@@ -100,6 +90,30 @@ def guarded(function: F) -> F:
         "--debug", is_flag=True, help="Show tracebacks instead of one-line errors."
     )
     return option(wrapper)  # type: ignore[return-value]  # the decorated function keeps its name and options
+
+
+def as_flags(text: str, command: click.Command | None = None) -> str:
+    """Spell fields in backticks as flags: `` `batch` `` becomes ``--batch``.
+
+    Args:
+        text: an error, finding or hint of the library.
+        command: whose options to look up; the running one by default. A field that is no parameter
+            of it becomes ``--`` and its name with dashes.
+    """
+    if command is None:
+        context = click.get_current_context(silent=True)
+        command = context.command if context is not None else None
+    parameters = {parameter.name: parameter for parameter in command.params} if command else {}
+
+    def flag(match: re.Match[str]) -> str:
+        parameter = parameters.get(match[1])
+        if isinstance(parameter, click.Argument):
+            return parameter.human_readable_name
+        options = parameter.opts if parameter is not None else ()
+        long = [option for option in options if option.startswith("--")]
+        return long[0] if long else "--" + match[1].replace("_", "-")
+
+    return re.sub(r"`([^\W\d]\w*)`", flag, text)
 
 
 class OneLineCommand(click.Command):
@@ -165,219 +179,6 @@ def _styled(text: str) -> str:
     return text if os.environ.get("NO_COLOR") else click.style(text, fg="red", bold=True)
 
 
-#: Digits of the largest size or count that is taken: anything longer is a slip of the keyboard.
-_MOST_DIGITS = 6
-
-
-class SecondsType(_ParamType):
-    """A finite number of seconds, of at least ``least``."""
-
-    name = "SECONDS"
-
-    def __init__(self, least: float) -> None:
-        self._least = least
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Check and convert."""
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = float("nan")
-        if not self._least <= seconds <= 86400:  # false for NaN too
-            self.fail(
-                f"{value!r} must be a number of seconds from {self._least:g} to 86400", param, ctx
-            )
-        return seconds
-
-
-class NameType(_ParamType):
-    """A name from a registry; anything else lists the known names and the nearest."""
-
-    def __init__(self, kind: str, known: tuple[str, ...], *, many: bool = False) -> None:
-        self.name = kind
-        self._known = known
-        self._many = many
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Check one name, or a comma-separated list of them."""
-        if not isinstance(value, str):
-            return value
-        names = (
-            tuple(dict.fromkeys(part.strip() for part in value.split(",")))
-            if self._many
-            else (value,)
-        )
-        for name in names:
-            if name not in self._known:
-                self.fail(str(UnknownName(self.name, name, self._known)), param, ctx)
-        return names if self._many else value
-
-    def shell_complete(
-        self,
-        ctx: click.Context,  # noqa: ARG002
-        param: click.Parameter,  # noqa: ARG002
-        incomplete: str,
-    ) -> list[Any]:
-        """Names that start with what was typed."""
-        from click.shell_completion import CompletionItem
-
-        return [CompletionItem(name) for name in self._known if name.startswith(incomplete)]
-
-
-class CountsType(_ParamType):
-    """Whole numbers of at least 1, separated by commas."""
-
-    name = "N[,N...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Check and split."""
-        if isinstance(value, tuple):
-            return value
-        parts = [part.strip() for part in str(value).split(",")]
-        plain = all(
-            part.isascii() and part.isdigit() and len(part) <= _MOST_DIGITS for part in parts
-        )
-        if not plain or not all(int(part) >= 1 for part in parts):
-            self.fail(
-                f"{value!r} must be whole numbers of at least 1, separated by commas", param, ctx
-            )
-        return tuple(dict.fromkeys(int(part) for part in parts))
-
-
-def check_writable(target: str | Path | None) -> None:
-    """Check that a file can be written at ``target`` (None and ``-`` always can), before long work.
-
-    Raises:
-        UsageError: the file would be one of an artifact's.
-        MissingRequirement: it cannot be written.
-    """
-    if target is None or str(target) == "-":
-        return
-    path = Path(target).expanduser().resolve()
-    if (path.parent / "manifest.json").exists() and path.exists():
-        raise UsageError(
-            f"{target} is in an artifact's folder and would be overwritten; choose another path"
-        )
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            path.unlink()
-        elif path.is_dir() or not os.access(path, os.W_OK):
-            raise MissingRequirement(
-                f"cannot write {target}: it is a folder or not writable; choose another path"
-            )
-    except OSError as exc:
-        raise MissingRequirement(
-            f"cannot write {target}: {exc.strerror}; choose another path"
-        ) from exc
-
-
 def printable(text: str) -> str:
     """``text`` with control characters spelt out: names come from other people's files."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
-def write_text(target: str, text: str) -> None:
-    """Write ``text`` to a file, whole or not at all; ``-`` is stdout. Links are followed, pipes and
-    devices written to.
-
-    Raises:
-        MissingRequirement: the file cannot be written.
-    """
-    if target == "-":
-        click.echo(text, nl=False)
-        return
-    path = Path(target).expanduser()
-    try:
-        if path.exists() and not path.is_file():
-            with path.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-        else:
-            path = path.resolve()
-            partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-            try:
-                partial.write_text(text, encoding="utf-8")
-                if path.exists():
-                    partial.chmod(path.stat().st_mode & 0o7777)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
-    except OSError as exc:
-        raise MissingRequirement(
-            f"cannot write {target}: {exc.strerror}; choose another path"
-        ) from exc
-    click.echo(f"wrote {target}", err=True)
-
-
-def json_option(what: str) -> Callable[[F], F]:
-    """Add ``--json PATH``; ``-`` prints JSON alone on stdout."""
-    return click.option(
-        "--json",
-        "json_path",
-        metavar="PATH",
-        help=f"{what}; - is stdout, and then nothing else is.",
-    )
-
-
-def weights_options(function: F) -> F:
-    """Add ``--model``, ``--weights``, ``--num-classes`` and ``--input-size``."""
-    for option in (
-        click.option(
-            "--input-size",
-            metavar="HxW",
-            help="Input height and width in pixels, where not the variant's own.",
-        ),
-        click.option(
-            "--num-classes",
-            type=click.IntRange(min=1),
-            help="Classes, where not the variant's own.",
-        ),
-        click.option(
-            "--weights",
-            "spec",
-            metavar="SPEC",
-            help=(
-                "seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  "
-                "[default: the shipped ones of a shipped model, else seeded]"
-            ),
-        ),
-        click.option(
-            "--model",
-            type=NameType("model", tuple(VARIANTS)),
-            metavar="NAME",
-            help=(
-                "Variant; resnext-export --list-models shows all.  [default: what the weights"
-                " imply, else resnext50_32x4d]"
-            ),
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def chosen_weights(
-    model: str | None, spec: str | None, num_classes: int | None, input_size: str | None
-) -> Weights:
-    """Load what the options of `weights_options` name."""
-    from resnext.progress import working
-    from resnext.weights.spec import load_weights
-
-    size = None if input_size is None else _size(input_size)
-    with working("loading weights"):
-        return load_weights(spec, model, num_classes=num_classes, input_size=size)
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, cross, width = text.lower().partition("x")
-    digits = (height, width) if cross else (height,)
-    if not (
-        text.isascii() and all(part.isdigit() and len(part) <= _MOST_DIGITS for part in digits)
-    ):
-        raise click.BadParameter(
-            f"{text!r} is not HEIGHTxWIDTH in pixels, for example 224x224",
-            param_hint="--input-size",
-        )
-    return int(height), int(width or height)

@@ -7,19 +7,12 @@ from pathlib import Path
 import click
 
 from resnext.runtimes.registry import ARTIFACT_RUNTIMES
+from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
-from .app import (
-    SETTINGS,
-    NameType,
-    OneLineCommand,
-    check_writable,
-    chosen_weights,
-    guarded,
-    json_option,
-    weights_options,
-    write_text,
-)
+from .app import SETTINGS, OneLineCommand, guarded
+from .options import chosen_weights, json_option, weights_options
+from .params import NameType
 
 _EPILOG = """\b
 Examples:

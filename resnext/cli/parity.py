@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from resnext.runtimes.registry import ARTIFACT_RUNTIMES
+from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
-from .app import (
-    SETTINGS,
-    NameType,
-    OneLineCommand,
-    check_writable,
-    guarded,
-    json_option,
-    write_text,
-)
+from .app import SETTINGS, OneLineCommand, guarded
+from .options import json_option
+from .params import NameType
 
 #: What ``--backend`` takes beside the runtimes.
 NODE_BY_NODE = "node-by-node"
@@ -70,23 +65,27 @@ Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
     "--batch",
     type=click.IntRange(min=1),
     default=None,
-    help="Images in one call.  [default: 7, or the artifact's own fixed batch]",
+    help="Images in one run.  [default: 7, or the artifact's fixed batch]",
 )
 @click.option(
     "--images",
     type=click.IntRange(min=1),
     default=28,
     show_default=True,
-    help="Images to compare in all.",
+    help="Number of images to compare.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which test images."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed for the test images.",
 )
 @click.option(
     "--weights",
     "spec",
     metavar="SPEC",
-    help="Weights that the artifact was made from, where they moved.",
+    help="Weights that the artifact was made from, if they moved.",
 )
 @json_option("Write the result as JSON")
 @click.version_option(__version__, prog_name="resnext-parity")
@@ -94,7 +93,7 @@ Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 def main(
     path: Path,
     backend_name: str | None,
-    against: str,
+    against: Literal["torch", "torch-fp32"],
     batch: int | None,
     images: int,
     seed: int,
@@ -109,34 +108,35 @@ def main(
     """
     from resnext.artifact.files import read_artifact
     from resnext.errors import GateFailed
-    from resnext.runtimes.onnx_reference import NEEDED
-    from resnext.runtimes.registry import natural_runtime
+    from resnext.verify.check import check, natural_runtime
 
     check_writable(json_path)
     artifact = read_artifact(path)
-    from resnext.verify.check import artifact_weights, check_artifact
-
-    weights = artifact_weights(artifact, spec)
-    if backend_name is None:
-        needed = artifact.manifest.kind == "onnx" and artifact.manifest.precision in NEEDED
-        backend_name = NODE_BY_NODE if needed else natural_runtime(artifact)
-    outcome = check_artifact(artifact, weights, backend_name, against, batch, images, seed)
+    runtime = backend_name or natural_runtime(artifact)
+    outcome = check(
+        artifact,
+        weights=spec,
+        runtime=runtime,
+        batch=batch,
+        images=images,
+        seed=seed,
+        reference=against,
+    )
     if json_path != "-":
-        _print(outcome, artifact, backend_name, against)
+        _print(outcome, artifact, runtime, against)
     if json_path is not None:
         write_text(json_path, outcome.model_dump_json(indent=2) + "\n")
     if not outcome.passed:
         raise GateFailed(
-            f"{artifact.path} on {backend_name} is outside the parity gate:"
+            f"{artifact.path} on {runtime} is outside the parity gate:"
             f" {'; '.join(outcome.failures)}"
         )
 
 
-def _print(outcome: Parity, artifact: Artifact, backend_name: str, against: str) -> None:
+def _print(outcome: Parity, artifact: Artifact, runtime: str, against: str) -> None:
     reference = "float64 PyTorch" if against == "torch" else "float32 PyTorch"
     click.echo(
-        f"{'PASS' if outcome.passed else 'FAIL'}  {artifact.path} on {backend_name} against"
-        f" {reference}"
+        f"{'PASS' if outcome.passed else 'FAIL'}  {artifact.path} on {runtime} against {reference}"
     )
     click.echo(f"  sha256          {outcome.artifact_sha256}")
     click.echo(f"  images          {outcome.rows}")

@@ -12,12 +12,10 @@ A SPEC is one of::
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import re
 import warnings
-import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,25 +25,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext.errors import BadInput, MissingRequirement, UsageError
+from resnext.errors import BadInput, UsageError
 
+from .datasets import DATASETS, Dataset
 from .preprocessing import Preprocessing
 
 Split = Literal["calibration", "test"]
 
-FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-FASHION_DATA = Path("/usr/share/datasets/fashion-mnist")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 #: Images of ``random`` where no limit is given.
 _RANDOM_IMAGES = 512
@@ -141,7 +127,7 @@ def image_source(
     if labels is not None:
         labels = labels[chosen]
         labels.setflags(write=False)
-    name = spec if spec in _DATASETS or spec == "random" else Path(spec).resolve().name
+    name = spec if spec in DATASETS or spec == "random" else Path(spec).resolve().name
     source = ImageSource(
         f"{name} {split}",
         found.digest(chosen),
@@ -155,74 +141,6 @@ def image_source(
         0, 1
     )  # pictures of a kind that cannot be used are refused now, not after an hour of other work
     return source
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Images as uint8 pixels (N x H x W x 1) and their labels (N, int64), split into training and
-    test.
-    """
-
-    train_images: NDArray[np.uint8]
-    train_labels: NDArray[np.int64]
-    test_images: NDArray[np.uint8]
-    test_labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-
-
-def digits() -> Dataset:
-    """scikit-learn's 1,797 digits of 8x8 pixels, grey levels 0 to 16 scaled to 0 to 255; every
-    fifth is test.
-
-    Raises:
-        MissingRequirement: scikit-learn is not installed.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as exc:
-        raise MissingRequirement(
-            "the digits come from scikit-learn: pip install scikit-learn"
-        ) from exc
-    images, labels = load_digits(return_X_y=True)
-    pixels = np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    labels = labels.astype(np.int64)
-    test = np.arange(len(labels)) % 5 == 4
-    return Dataset(pixels[~test], labels[~test], pixels[test], labels[test], tuple("0123456789"))
-
-
-def fashion_mnist(folder: Path = FASHION_DATA) -> Dataset:
-    """Fashion-MNIST's 60,000 training and 10,000 test images of 28x28 pixels.
-
-    Raises:
-        MissingRequirement: ``folder`` lacks the IDX files.
-        BadInput: a file is not IDX.
-    """
-
-    def read(name: str, header: int) -> NDArray[np.uint8]:
-        path = folder / name
-        if not path.is_file():
-            raise MissingRequirement(
-                f"no {name} in {folder}: apt-get install dataset-fashion-mnist (Debian, Ubuntu)"
-            )
-        try:
-            raw = gzip.decompress(path.read_bytes())
-        except (OSError, EOFError, zlib.error) as exc:
-            raise BadInput(f"cannot read {path}: {exc}") from exc
-        if int.from_bytes(raw[:4], "big") not in (0x801, 0x803):
-            raise BadInput(f"{path} is not an IDX file")
-        return np.frombuffer(raw, np.uint8, offset=header)
-
-    def split(prefix: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        images = read(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1)
-        return images, read(f"{prefix}-labels-idx1-ubyte.gz", 8).astype(np.int64)
-
-    return Dataset(*split("train"), *split("t10k"), FASHION_CLASSES)
-
-
-_DATASETS: dict[str, Callable[[], Dataset]] = {
-    "digits": digits,
-    "fashion-mnist": lambda: fashion_mnist(FASHION_DATA),
-}
 
 
 @dataclass(frozen=True)
@@ -241,8 +159,8 @@ class _Found:
 def _found(
     spec: str, preprocessing: Preprocessing, split: Split, limit: int | None, seed: int
 ) -> _Found:
-    if spec in _DATASETS:
-        return _from_dataset(_DATASETS[spec](), preprocessing, split)
+    if spec in DATASETS:
+        return _from_dataset(DATASETS[spec](), preprocessing, split)
     if spec == "random":
         shape = (1, *preprocessing.crop, len(preprocessing.mean))
 
@@ -281,7 +199,7 @@ def _from_dataset(data: Dataset, preprocessing: Preprocessing, split: Split) -> 
 def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _Found:
     if not folder.is_dir():
         raise BadInput(
-            f"no folder at {folder}; give {', '.join(_DATASETS)}, random, or a folder of pictures"
+            f"no folder at {folder}; give {', '.join(DATASETS)}, random, or a folder of pictures"
         )
     entries = _entries(folder)
     inner = {entry.name: entry for entry in entries if entry.is_dir()}

@@ -1,16 +1,16 @@
-"""Parameters and multiply-accumulates: counted from a configuration, and the table of known values.
-
-`FACTS` is the hand-written table; tests hold `parameters` and `macs` against it and against the
-real modules.
-"""
+"""The weighted layers of a configuration, with their parameters and multiply-accumulates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from .config import ResNeXtConfig
+
+#: A node that bears a module's name, and what runtimes put around it: ``fused conv1``,
+#: ``layer1.0.conv2_quant``.
+_MODULE = re.compile(r"(?:fused )?(conv1|layer\d+\.\d+\.(?:conv[123]|downsample\.0)|fc)(?:_.*)?")
 
 
 @dataclass(frozen=True)
@@ -107,35 +107,11 @@ def stage_templates(config: ResNeXtConfig) -> list[str]:
     return rows
 
 
-@dataclass(frozen=True)
-class Fact:
-    """What is known of a variant.
+def module_of(node: str) -> str | None:
+    """The convolution or classifier that a node is named after, or None.
 
-    Attributes:
-        parameters: trainable parameters, exact.
-        gmacs: 10^9 multiply-accumulates at the variant's input size, to three decimals.
-        printed: what a publication prints of it, or "" where none was found.
+    Args:
+        node: name of a node of an exported graph, also as a runtime renamed it.
     """
-
-    parameters: int
-    gmacs: float
-    printed: str
-
-
-#: One row for each variant, written by hand and held by tests against `parameters`, `macs`, the
-#: built modules and torch's FLOP counter. The paper's "FLOPs" are multiply-accumulates.
-FACTS: Mapping[str, Fact] = MappingProxyType(
-    {
-        "resnet50": Fact(25_557_032, 4.089, "paper, Table 1: 25.5 M, 4.1 G"),
-        "resnet101": Fact(44_549_160, 7.801, "torchvision: 44,549,160, 7.80 G"),
-        "resnext50_32x4d": Fact(25_028_904, 4.230, "paper, Table 1: 25.0 M, 4.2 G"),
-        "resnext101_32x4d": Fact(44_177_704, 7.970, "timm: 44.2 M, 8.0 G"),
-        "resnext101_32x8d": Fact(88_791_336, 16.414, "torchvision: 88,791,336, 16.41 G"),
-        "resnext101_64x4d": Fact(83_455_272, 15.460, "torchvision: 83,455,272, 15.46 G"),
-        "resnext152_32x4d": Fact(59_951_400, 11.710, ""),
-        "resnext29_8x64d": Fact(34_426_698, 5.387, "paper, Table 7: 34.4 M"),
-        "resnext29_16x64d": Fact(68_155_210, 10.689, "paper, Table 7: 68.1 M"),
-        "resnext11_8x4d_digits": Fact(135_610, 0.002, ""),
-        "resnext11_8x4d_fashion": Fact(135_610, 0.018, ""),
-    }
-)
+    match = _MODULE.fullmatch(node)
+    return match[1] if match else None

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resnext.artifact.specs import numpy_dtype
 from resnext.errors import MissingRequirement
-
-from .session import numpy_dtype
 
 Replay = Callable[[], None]
 _T = TypeVar("_T")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
-from resnext.errors import BadArtifact, UsageError
+from resnext.errors import BadArtifact, UsageError, first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -77,9 +77,7 @@ def node_by_node(proto: onnx.ModelProto, inputs: NDArray[Any]) -> NDArray[np.flo
     try:
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime's errors have no common base of their own
-        raise BadArtifact(
-            f"ONNX Runtime cannot load the graph: {str(exc).splitlines()[0]}"
-        ) from exc
+        raise BadArtifact(f"ONNX Runtime cannot load the graph: {first_line(exc)}") from exc
     (wanted,) = session.get_inputs()
     fixed = wanted.shape[0] if isinstance(wanted.shape[0], int) else None
     parts = []

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from resnext.errors import MissingRequirement, UnknownName, UsageError
+from resnext.errors import MissingRequirement, UnknownName, UsageError, first_line
 from resnext.precision import LIVE, PRECISIONS, Precision
 
 if TYPE_CHECKING:
@@ -363,8 +363,10 @@ def broken_package(name: str, error: Exception) -> str:
     """What is said if a package of runtime ``name`` is installed, and ``error`` came of importing
     it.
     """
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"backend {name!r} is installed but does not load: {reason}; install its package again"
+    return (
+        f"backend {name!r} is installed but does not load: {first_line(error)}; install its package"
+        " again"
+    )
 
 
 def require_cuda() -> None:

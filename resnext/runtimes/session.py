@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, NoReturn
 
-import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, field_validator
 from typing_extensions import Self
 
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadInput, SessionFailed
 
 #: Named arrays, the currency between sessions and their callers.
@@ -28,73 +27,6 @@ Arrays = Mapping[str, NDArray[Any]]
 #: the plain launch, ``graph`` between CUDA events around a CUDA-graph replay. Unlike boundaries are
 #: never compared.
 Boundary = Literal["host", "device", "graph"]
-
-
-#: Element types that float32 images are converted to.
-_FLOATS = ("float16", "bfloat16")
-
-
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The element type called ``name``; bfloat16, which NumPy lacks, is that of ml_dtypes.
-
-    Raises:
-        TypeError: there is none.
-    """
-    if name == "bfloat16":
-        import ml_dtypes
-
-        name = ml_dtypes.bfloat16
-    dtype: np.dtype[Any] = np.dtype(name)
-    return dtype
-
-
-class TensorSpec(BaseModel):
-    """Name, element type and shape of one input or output.
-
-    Attributes:
-        name: tensor name in the graph.
-        dtype: NumPy's name of the element type, for example ``float32``.
-        shape: dimensions; None where any size of at least 1 is taken (the batch).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-
-    @field_validator("dtype")
-    @classmethod
-    def _known(cls, dtype: str) -> str:
-        try:
-            return numpy_dtype(dtype).name
-        except TypeError:
-            raise ValueError(f"{dtype!r} is not NumPy's name of an element type") from None
-
-    def given(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Float32 images as this input takes them, where it is of another floating-point type;
-        others as they are.
-        """
-        if array.dtype != np.float32 or self.dtype not in _FLOATS:
-            return array
-        return array.astype(numpy_dtype(self.dtype))
-
-    def check(self, array: NDArray[Any]) -> None:
-        """Check one array against this spec.
-
-        Raises:
-            BadInput: wrong element type, rank or size; says what was got and what is wanted.
-        """
-        if array.dtype != numpy_dtype(self.dtype):
-            raise BadInput(f"input {self.name!r} has dtype {array.dtype}, want {self.dtype}")
-        fits = array.ndim == len(self.shape) and all(
-            have >= 1 if want is None else have == want
-            for have, want in zip(array.shape, self.shape, strict=True)
-        )
-        if not fits:
-            wanted = "x".join("N" if size is None else str(size) for size in self.shape)
-            got = "x".join(map(str, array.shape)) or "scalar"
-            raise BadInput(f"input {self.name!r} has shape {got}, want {wanted}")
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,30 @@ def time_host(call: Callable[[], object], iterations: int) -> list[int]:
     return [after - before for before, after in itertools.pairwise(stamps)]
 
 
+def time_visit(call: Callable[[], object], iterations: int, *, warm: bool = True) -> list[int]:
+    """`time_host` of one visit to a candidate among others.
+
+    Args:
+        call: returns only when its work is done.
+        iterations: timed calls.
+        warm: call once before, untimed: caches and thread pools still belong to the candidate
+            before.
+    """
+    if warm:
+        call()
+    return time_host(call, iterations)
+
+
+def iterations_for(
+    duration_ns: float, estimate_ns: float, *, least: int = 1, most: int | None = None
+) -> int:
+    """Runs of about ``estimate_ns`` each that fill ``duration_ns``, within ``least`` and
+    ``most``.
+    """
+    count = max(least, int(duration_ns / max(estimate_ns, 1)))
+    return count if most is None else min(count, most)
+
+
 def time_device(queue: Queue, iterations: int) -> tuple[list[int], int]:
     """Nanoseconds on the device of each of ``iterations`` enqueued runs, between CUDA events on the
     queue's stream, which it must have.

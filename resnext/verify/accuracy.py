@@ -1,34 +1,29 @@
-"""Is the candidate as often right as the reference, and where do the two part? Over labelled
-images, and resumable.
+"""Is the candidate right as often as the reference, and where do the two differ? Over labelled
+images, resumable.
 
-The reference is eager float32 PyTorch. Logits are kept by chunk on disk, so that what was
-interrupted goes on where it stopped. Chunks are written whole or not at all, under a lock:
-processes that share a folder share the work.
+The reference is eager float32 PyTorch. `resnext.verify.logit_store` keeps logits on disk.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from resnext.artifact.manifest import Sha256
-from resnext.errors import BadInput, MissingRequirement, SessionFailed, UsageError
+from resnext.artifact.specs import Strict
+from resnext.errors import BadInput, SessionFailed, UsageError
 from resnext.images.preprocessing import Preprocessing
 from resnext.images.sources import ImageSource
-from resnext.machine.environment import record_environment
+from resnext.machine.environment import Environment, record_environment
 from resnext.machine.nvml import open_nvml
 from resnext.progress import track
 from resnext.runtimes.session import Session
 
+from .logit_store import Track, logits_by_chunk, logits_key
 from .parity import clopper_pearson
 
 if TYPE_CHECKING:
@@ -36,8 +31,6 @@ if TYPE_CHECKING:
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
-#: How a long step shows its progress; `resnext.progress.track` is one.
-Track = Callable[[Iterable[int], str], Iterable[int]]
 
 #: Upper ends of the bins of the reference's margin; the last bin is open.
 MARGINS = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -48,20 +41,16 @@ _CHUNK_IMAGES = 256
 _DEFAULT_BATCH = 32
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MarginBin(_Strict):
-    """Images by how sure the reference is of them.
+class MarginBin(Strict):
+    """Images binned by the reference's confidence margin.
 
     The margin is the distance of the reference's two first logits, over the root mean square of all
     its logits.
 
     Attributes:
-        below: the margins are under this and in no earlier bin; None for the last bin.
-        images: in the bin.
-        flips: those of them where the candidate's first class is another.
+        below: upper end of the margins in this bin; None for the last bin.
+        images: how many are in the bin.
+        flips: how many of them change their top-1 class.
     """
 
     below: float | None
@@ -69,8 +58,8 @@ class MarginBin(_Strict):
     flips: Count
 
 
-class Accuracy(_Strict):
-    """What a candidate and its reference make of the same labelled images.
+class Accuracy(Strict):
+    """Accuracy of a candidate and of its reference on the same labelled images.
 
     Bounds are Clopper and Pearson's at 95 %, two-sided. An image for which the candidate gives NaN
     or infinity is wrong, and agrees with nothing.
@@ -85,7 +74,7 @@ class Accuracy(_Strict):
         top1: share whose first class is the label.
         top1_low: its lower bound.
         top1_high: its upper bound.
-        top5: share whose label is among the five first classes; None where there are fewer than six
+        top5: share whose label is among the five first classes; None if there are fewer than six
             classes.
         top5_low: its lower bound.
         top5_high: its upper bound.
@@ -94,9 +83,9 @@ class Accuracy(_Strict):
         constant_top1: ``top1`` of the most frequent label as the one answer to every image.
         agreement: share for which candidate and reference have the same first class.
         agreement_low: its lower bound.
-        flips: images for which they have not.
-        flips_by_margin: these by the reference's margin. Rounding flips what the reference itself
-            was not sure of; a fault flips the rest as well.
+        flips: images for which they differ.
+        flips_by_margin: these, binned by the reference's margin. Rounding flips images of which
+            the reference itself was not sure; a fault flips the others as well.
         losing_flips: the reference is right and the candidate wrong.
         winning_flips: the candidate is right and the reference wrong.
         nonfinite: images for which the candidate gives NaN or infinity.
@@ -136,8 +125,9 @@ def measure_accuracy(
     track: Track = track,
     resume: Path | None = None,
     artifact_sha256: str | None = None,
+    environment: Environment | None = None,
 ) -> Accuracy:
-    """Run every image of ``source`` through ``session`` and hold its answers against labels and
+    """Run every image of ``source`` through ``session``, and compare its answers with labels and
     reference.
 
     Args:
@@ -147,13 +137,15 @@ def measure_accuracy(
             `reference_logits_for` gives them.
         batch: images in one run; None means the session's own fixed size, or 32. The last batch is
             filled with copies, whose answers are dropped.
-        baked: True where the session takes uint8 pixels and normalises them itself.
+        baked: the session takes uint8 pixels and normalises them itself.
         preprocessing: that the candidate declares.
         track: shows progress.
         resume: folder that keeps the candidate's logits by chunk and gives back those that are
             there; None keeps nothing. Logits of another file, backend, device, batch,
             preprocessing, source or version of the software are never taken.
         artifact_sha256: digest of the file that runs; ``resume`` needs it.
+        environment: machine and software, which kept logits depend on; None means that it is
+            recorded now.
 
     Raises:
         UsageError: no labels, a reference of another length or not finite, a batch that the session
@@ -178,9 +170,9 @@ def measure_accuracy(
             "session": type(session).__name__,
             "batch": batch,
             "baked": baked,
-            "environment": _environment_facts(),
+            "environment": _environment_facts(environment),
         }
-        folder = resume / "candidate" / _key(facts, source, preprocessing)
+        folder = resume / "candidate" / logits_key(facts, source, preprocessing)
 
     def compute(start: int, stop: int) -> NDArray[np.float32]:
         pixels = source.pixels(start, stop)
@@ -199,7 +191,7 @@ def measure_accuracy(
         return np.concatenate(parts)
 
     step = -(-_CHUNK_IMAGES // batch) * batch
-    logits = _by_chunk(
+    logits = logits_by_chunk(
         folder,
         len(source),
         step,
@@ -241,7 +233,7 @@ def reference_logits_for(
     from resnext.runtimes.pytorch.session import reference_logits
 
     _check_pixels(source, weights.preprocessing)
-    key = _key(
+    key = logits_key(
         {"weights": weights.sha256, "torch": torch.__version__}, source, weights.preprocessing
     )
 
@@ -249,7 +241,7 @@ def reference_logits_for(
         images = weights.preprocessing.normalise(source.pixels(start, stop))
         return reference_logits(weights, images, torch.float32).astype(np.float32)
 
-    return _by_chunk(
+    return logits_by_chunk(
         folder / "reference" / key,
         len(source),
         _CHUNK_IMAGES,
@@ -263,11 +255,11 @@ def reference_logits_for(
 def accuracy_failures(
     accuracy: Accuracy, *, max_top1_loss: float = 0.01, min_agreement: float = 0.98
 ) -> tuple[str, ...]:
-    """Why ``accuracy`` is not good enough, one line each; empty where it is.
+    """Why ``accuracy`` is not good enough, one line each; empty if it is.
 
-    A reference that is hardly better than one answer for all fails too: with wrong labels or
-        foreign images
-    reference and candidate are wrong alike, and nothing is lost because nothing was there to lose.
+    A reference that is hardly better than one answer for all fails too: with wrong labels or other
+    images, reference and candidate are equally wrong, and nothing is lost because there was nothing
+    to lose.
 
     Args:
         accuracy: the outcome.
@@ -286,8 +278,7 @@ def accuracy_failures(
             f" all ({accuracy.constant_top1:.2%}): these labels, images or preprocessing are not"
             " this network's, or the images are too few"
         )
-    # Counted, not subtracted: 0.96 - 0.95 is more than 0.01. And asked so that NaN as a limit
-    # fails.
+    # Counted, not subtracted: 0.96 - 0.95 is more than 0.01. Written so that a limit of NaN fails.
     loss = (accuracy.losing_flips - accuracy.winning_flips) / accuracy.images
     if not loss <= max_top1_loss:
         failures.append(
@@ -412,94 +403,10 @@ def _batch(fixed: int | None, batch: int | None) -> int:
     return fixed or batch or _DEFAULT_BATCH
 
 
-def _key(facts: dict[str, Any], source: ImageSource, preprocessing: Preprocessing) -> str:
-    facts = {
-        **facts,
-        "source": source.digest,
-        "preprocessing": preprocessing.model_dump(mode="json"),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _environment_facts() -> dict[str, Any]:
-    """What logits hang on beside the artifact."""
-    with open_nvml() as nvml:
-        environment = record_environment(nvml)
+def _environment_facts(environment: Environment | None) -> dict[str, Any]:
+    """What logits depend on beside the artifact."""
+    if environment is None:
+        with open_nvml() as nvml:
+            environment = record_environment(nvml)
     gpus = [(gpu.name, gpu.driver) for gpu in environment.gpus]
     return {"cpu": environment.cpu, "gpus": gpus, "packages": environment.packages}
-
-
-def _by_chunk(
-    folder: Path | None,
-    images: int,
-    step: int,
-    classes: int,
-    compute: Callable[[int, int], NDArray[np.float32]],
-    track: Track,
-    description: str,
-) -> NDArray[np.float32]:
-    """Logits of all images: of each chunk what ``folder`` keeps, else what ``compute`` gives for
-    (start, stop).
-    """
-    parts = []
-    for start in track(range(0, images, step), description):
-        stop = min(start + step, images)
-        if folder is None:
-            parts.append(compute(start, stop))
-            continue
-        path = folder / f"{start:08d}-{stop:08d}.npy"
-        with _locked(
-            folder
-        ):  # for each chunk anew, so that two processes take turns and both see progress
-            part = _read_chunk(path, (stop - start, classes))
-            if part is None:
-                part = compute(start, stop)
-                _write_chunk(path, part)
-        parts.append(part)
-    return np.concatenate(parts)
-
-
-def _read_chunk(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """The chunk at ``path``; None where it is absent or damaged, and so to be computed again."""
-    try:
-        with path.open("rb") as file:
-            part: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    return part if part.shape == shape and part.dtype == np.float32 else None
-
-
-def _write_chunk(path: Path, part: NDArray[np.float32]) -> None:
-    # One name for all, since the lock is held: what a killed process left is written over.
-    partial = path.with_name("partial.tmp")
-    with _disk_errors(path.parent):
-        with partial.open("wb") as file:
-            np.save(file, part)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    from filelock import FileLock
-
-    with _disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise MissingRequirement(
-            f"cannot keep logits in {folder}: {exc.strerror or exc}; free some room or choose"
-            " another folder"
-        ) from exc

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
-from resnext.artifact.files import Artifact
+import numpy as np
+from numpy.typing import NDArray
+
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.onnx_precision import check_onnx_precision
-from resnext.errors import BadArtifact, BadWeights, GateFailed, UsageError
+from resnext.errors import BadArtifact, BadWeights, UnknownName, UsageError
 from resnext.images.synthetic import seeded_pixels
-from resnext.precision import NUMERICS
-from resnext.runtimes.buffers import torch_dtype
-from resnext.runtimes.onnx_reference import emulated_logits
+from resnext.runtimes import registry
+from resnext.runtimes.onnx_reference import NEEDED, emulated_logits
 from resnext.runtimes.pt2.package import check_package_bytes
 from resnext.runtimes.registry import open_session
-from resnext.verify.parity import Parity, compare, discriminates, gate_of
-from resnext.verify.reference import kept_reference_logits
 from resnext.weights.spec import Weights, load_weights
+
+from .parity import Parity, compare, gate_of
+from .reference import Reference
 
 #: The reference evaluator, among the names of runtimes.
 NODE_BY_NODE = "node-by-node"
+#: Runs one batch: images as the artifact takes them, to logits.
+Run: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
+#: Element type in which eager PyTorch computes each reference.
+_REFERENCES: Mapping[str, str] = MappingProxyType({"torch": "float64", "torch-fp32": "float32"})
 
 
 def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
@@ -31,41 +42,99 @@ def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
         BadArtifact: the file and its manifest do not agree, so the manifest's word on weights is
             worth nothing.
     """
-
-    check_package_bytes(artifact)
-    check_onnx_precision(artifact)
+    _check_bytes(artifact)
     record = artifact.manifest.weights
     try:
         weights = load_weights(spec or record.source, artifact.manifest.config)
     except BadWeights as exc:
         if spec is not None:
             raise
-        raise BadWeights(f"{exc}. If the checkpoint moved, name it with --weights") from exc
+        raise BadWeights(str(exc), hint="if the checkpoint moved, name it in `weights`") from exc
     if weights.sha256 != record.sha256:
         raise BadWeights(
             f"weights {spec or record.source} are not those that {artifact.path} was made from"
-            f" (sha256 {weights.sha256[:12]}, manifest {record.sha256[:12]}); name the right ones"
-            " with --weights"
+            f" (sha256 {weights.sha256[:12]}, manifest {record.sha256[:12]})",
+            hint="name the right ones in `weights`",
         )
     return weights
 
 
-def check_artifact(
-    artifact: Artifact,
-    weights: Weights,
-    backend_name: str,
-    against: str,
-    batch: int | None,
-    images: int,
-    seed: int,
-) -> Parity:
-    """Run ``images`` seeded images through the artifact and through PyTorch, and compare.
+@contextmanager
+def opened(artifact: Artifact, runtime: str) -> Iterator[Run]:
+    """Open ``artifact``, as `batched` runs it.
 
-    Raises:
-        UsageError: the artifact does not take that batch.
-        GateFailed: the reference cannot tell images apart, so nothing could be proven.
+    Args:
+        artifact: what to run.
+        runtime: a name of the registry, or `NODE_BY_NODE`.
     """
     manifest = artifact.manifest
+    if runtime == NODE_BY_NODE:
+        yield partial(emulated_logits, artifact)
+        return
+    with open_session(artifact, runtime) as session:
+        (taken,), (logits,) = manifest.inputs, manifest.outputs
+        yield lambda images: session.run({taken.name: taken.given(images)})[logits.name]
+
+
+def batched(run: Run, inputs: NDArray[Any], batch: int) -> NDArray[Any]:
+    """Logits of all ``inputs``, ``batch`` at a time; their number must be a multiple of that."""
+    return np.concatenate([run(inputs[at : at + batch]) for at in range(0, len(inputs), batch)])
+
+
+def logits_dtype(artifact: Artifact, runtime: str) -> str:
+    """Element type of the logits that ``artifact`` gives on ``runtime``."""
+    return "float32" if runtime == NODE_BY_NODE else artifact.manifest.outputs[0].dtype
+
+
+def check(
+    artifact: Artifact | Path | str,
+    *,
+    weights: Weights | str | None = None,
+    runtime: str | None = None,
+    batch: int | None = None,
+    images: int = 28,
+    seed: int = 0,
+    reference: Literal["torch", "torch-fp32"] = "torch",
+) -> Parity:
+    """Run an artifact on seeded images and compare its logits with PyTorch's.
+
+    The bytes are those on disk. NaN, infinity, and a wrong shape, element type or order of rows
+    always fail.
+
+    Args:
+        artifact: what `resnext_export.export` returned, or the path of its folder.
+        weights: what it was made from, loaded or by its SPEC (`load_weights`); None means what its
+            manifest names.
+        runtime: runs it; None means the artifact's natural one (`natural_runtime`).
+        batch: images in one run; None means 7, which fits no vector width, or what the artifact
+            takes.
+        images: how many to compare in all; rounded up to whole batches.
+        seed: of the images.
+        reference: eager PyTorch in float64 (``torch``) or in float32 (``torch-fp32``).
+
+    Returns:
+        The verdict, which holds for the file with its ``artifact_sha256``; ``passed`` sums it up.
+
+    Raises:
+        UsageError: the artifact does not take that batch, or the runtime not that artifact.
+        BadArtifact: file and manifest do not agree, or the manifest declares other facts than the
+            weights.
+        BadWeights: the weights cannot be found, or are not those that the artifact was made from.
+        GateFailed: the reference cannot tell images apart, so nothing could be proven.
+        MissingRequirement: this machine lacks what the runtime needs.
+        SessionFailed: the runtime failed.
+    """
+    if reference not in _REFERENCES:
+        raise UnknownName("reference", reference, _REFERENCES)
+    if images < 1 or seed < 0:
+        raise UsageError(f"`images` must be at least 1 and `seed` at least 0, not {images}, {seed}")
+    artifact = artifact if isinstance(artifact, Artifact) else read_artifact(Path(artifact))
+    if weights is None or isinstance(weights, str):
+        weights = artifact_weights(artifact, weights)
+    else:
+        _check_bytes(artifact)
+    runtime = runtime or natural_runtime(artifact)
+    manifest, dtype = artifact.manifest, _REFERENCES[reference]
     if (
         weights.preprocessing != manifest.preprocessing
         or weights.class_names != manifest.class_names
@@ -74,51 +143,45 @@ def check_artifact(
             f"the manifest of {artifact.path} declares another preprocessing or other class names"
             " than its weights; export the artifact again"
         )
-    if batch is None:
-        batch = manifest.batch.min if manifest.batch.static else max(7, manifest.batch.min)
-        batch = min(batch, manifest.batch.max or batch)
-        batch = batch if manifest.takes(batch) else manifest.batch.min
-    if not manifest.takes(batch):
-        raise UsageError(f"{artifact.path} takes batch {manifest.batches()}, not {batch}")
-    images = -(-max(images, batch) // batch) * batch
-    pixels = seeded_pixels(manifest.config, images, seed)
-    prepared = weights.preprocessing.normalise(pixels)
-    inputs = pixels if manifest.preprocessing_baked else prepared
-    given, dtype = manifest.inputs[0].given(inputs), manifest.outputs[0].dtype
-    if backend_name == NODE_BY_NODE:
-        parts, dtype = [emulated_logits(artifact, inputs)], "float32"
-    else:
-        with open_session(artifact, backend_name) as session:
-            name, out = manifest.inputs[0].name, manifest.outputs[0].name
-            parts = [
-                session.run({name: given[at : at + batch]})[out] for at in range(0, images, batch)
-            ]
-    eager = kept_reference_logits(weights, prepared, torch.float32)
-    reference = (
-        kept_reference_logits(weights, prepared, torch.float64) if against == "torch" else eager
-    )
-    if not np.isfinite(reference).all():
-        raise GateFailed(
-            "PyTorch itself gives NaN or infinite logits for these weights; a comparison proves"
-            " nothing"
-        )
-    if not discriminates(reference):
-        raise GateFailed(
-            "the reference gives nearly the same logits for every image; a comparison proves"
-            " nothing"
-        )
-    baseline = None
-    if (eager_dtype := NUMERICS[manifest.numerics].eager_dtype) is not None:
-        if eager_dtype != "float32":
-            eager = kept_reference_logits(weights, prepared, torch_dtype(eager_dtype))
-        baseline = eager.astype(np.float64) if against == "torch" else None
-    elif manifest.kind == "onnx" and backend_name != NODE_BY_NODE:
-        baseline = emulated_logits(artifact, inputs).astype(np.float64)
+    batch = _batch(artifact, batch)
+    count = -(-max(images, batch) // batch) * batch
+    torch_says = Reference(weights, seeded_pixels(manifest.config, count, seed))
+    with opened(artifact, runtime) as run:
+        logits = batched(run, torch_says.inputs(manifest), batch)
+    torch_says.refuse_if_useless(dtype)
+    graph = artifact if manifest.kind == "onnx" and runtime != NODE_BY_NODE else None
     return compare(
-        reference,
-        np.concatenate(parts),
+        torch_says.logits(dtype),
+        logits,
         gate=gate_of(manifest),
-        baseline=baseline,
-        dtype=dtype,
+        baseline=torch_says.baseline(manifest.numerics, against=dtype, graph=graph),
+        dtype=logits_dtype(artifact, runtime),
         artifact_sha256=manifest.file_sha256,
     )
+
+
+def natural_runtime(artifact: Artifact) -> str:
+    """What `check` runs ``artifact`` on if nothing else is named: a runtime that is trusted with
+    its precision, else the reference evaluator.
+    """
+    manifest = artifact.manifest
+    if manifest.kind == "onnx" and manifest.precision in NEEDED:
+        return NODE_BY_NODE
+    return registry.natural_runtime(artifact)
+
+
+def _check_bytes(artifact: Artifact) -> None:
+    """Check that the file's bytes say what the manifest says."""
+    check_package_bytes(artifact)
+    check_onnx_precision(artifact)
+
+
+def _batch(artifact: Artifact, batch: int | None) -> int:
+    sizes = artifact.manifest.batch
+    if batch is None:
+        batch = sizes.min if sizes.static else max(7, sizes.min)
+        batch = min(batch, sizes.max or batch)
+        batch = batch if artifact.manifest.takes(batch) else sizes.min
+    if not artifact.manifest.takes(batch):
+        raise UsageError(f"{artifact.path} takes batch {artifact.manifest.batches()}, not {batch}")
+    return batch

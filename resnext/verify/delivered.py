@@ -4,17 +4,10 @@ stem is not a stage.
 
 from __future__ import annotations
 
-import re
-
+from resnext.artifact.records import EngineLayer, PackageRecord
 from resnext.network.config import ResNeXtConfig
-from resnext.network.layers import layers
-from resnext.runtimes.pt2.record import PackageRecord
+from resnext.network.layers import layers, module_of
 from resnext.runtimes.session import Delivered, DeliveredLayer
-from resnext.runtimes.trt.layers import EngineLayer
-
-#: A node that bears a module's name, and what runtimes put around it: ``fused conv1``,
-#: ``layer1.0.conv2_quant``.
-_MODULE = re.compile(r"(?:fused )?(conv1|layer\d+\.\d+\.(?:conv[123]|downsample\.0)|fc)(?:_.*)?")
 
 
 def delivered_share(delivered: Delivered, config: ResNeXtConfig, dtype: str) -> float:
@@ -87,16 +80,6 @@ def delivered_from_package(record: PackageRecord, device: str) -> Delivered:
         "compiled by": f"PyTorch {record.torch}",
     }
     return Delivered(device, found, notes)
-
-
-def module_of(node: str) -> str | None:
-    """The convolution or classifier that a node is named after, or None.
-
-    Args:
-        node: name of a node of an exported graph, also as a runtime renamed it.
-    """
-    match = _MODULE.fullmatch(node)
-    return match[1] if match else None
 
 
 def _modules(layer: EngineLayer) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from resnext.artifact.files import Artifact
 from resnext.errors import BadInput
 from resnext.images.sources import image_source
+from resnext.machine.environment import Environment
 from resnext.runtimes.session import Session
 from resnext.storage import cache_folder
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class Labelled:
     """Test images of one source with PyTorch's float32 logits for them.
 
-    Logits are kept by chunk in the cache, so an interrupted run goes on where it stopped.
+    Logits are kept by chunk in the cache, so that an interrupted run resumes where it stopped.
 
     Args:
         spec: ``digits``, ``fashion-mnist`` or a folder in ImageNet's layout.
@@ -55,9 +56,20 @@ class Labelled:
             )
         self._reference = reference_logits_for(weights, self.source, self._folder)
 
-    def measure(self, session: Session, batch: int, artifact: Artifact | None) -> Accuracy:
-        """Run every image through ``session`` at ``batch``; what a file's run computed is taken up
-        again.
+    def measure(
+        self,
+        session: Session,
+        batch: int,
+        artifact: Artifact | None,
+        environment: Environment | None = None,
+    ) -> Accuracy:
+        """Run every image through ``session`` at ``batch``; an interrupted run of a file resumes.
+
+        Args:
+            session: the candidate.
+            batch: images in one run.
+            artifact: what the session runs; None for a live model.
+            environment: machine and software; None means that it is recorded now.
 
         Raises:
             ResnextError: whatever `measure_accuracy` raises.
@@ -72,4 +84,5 @@ class Labelled:
             baked=manifest is not None and manifest.preprocessing_baked,
             resume=None if manifest is None else self._folder,
             artifact_sha256=None if manifest is None else manifest.file_sha256,
+            environment=environment,
         )

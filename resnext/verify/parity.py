@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from resnext.artifact.specs import numpy_dtype
 from resnext.errors import UsageError
 from resnext.precision import NUMERICS, Gate
-from resnext.runtimes.session import numpy_dtype
 
 if TYPE_CHECKING:
     from resnext.artifact.manifest import Manifest

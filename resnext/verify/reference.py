@@ -1,9 +1,10 @@
-"""Reference logits that were computed before, kept image by image in the cache folder.
+"""What PyTorch gives for a set of images: the reference, and what a precision costs by itself.
 
-Float64 takes seconds for each image of a large network, and eager float16 half a minute on a
-processor without instructions for it. A kept file holds one image's logits behind a digest of them
-and of what they are the logits of; what is damaged, or was put under another name, is computed
-again.
+`Reference` computes each image at each precision once. What was computed in earlier runs is kept
+image by image in the cache folder: float64 takes seconds for each image of a large network, and
+eager float16 half a minute on a processor without instructions for it. A kept file holds one
+image's logits behind a digest of them and of what they are the logits of; what is damaged, or was
+put under another name, is computed again.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import hashlib
 import inspect
 import io
 import json
-import os
-import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +22,137 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext.storage import cache_folder
+from resnext.errors import GateFailed
+from resnext.precision import NUMERICS
+from resnext.storage import cache_folder, write_whole
 from resnext.version import __version__
+
+from .parity import discriminates
 
 if TYPE_CHECKING:
     import torch
 
+    from resnext.artifact.files import Artifact
+    from resnext.artifact.manifest import Manifest
     from resnext.weights.spec import Weights
 
 FORMAT_VERSION = 1
 _DIGEST_BYTES = 32
+
+
+class Reference:
+    """PyTorch's logits for a set of images; every image is computed once at each precision.
+
+    Args:
+        weights: the network.
+        pixels: N x H x W x C, uint8.
+
+    Attributes:
+        weights: the network.
+        pixels: the images.
+        images: the same, preprocessed: N x C x H x W, float32.
+    """
+
+    def __init__(self, weights: Weights, pixels: NDArray[np.uint8]) -> None:
+        self.weights = weights
+        self.pixels = pixels
+        self.images = weights.preprocessing.normalise(pixels)
+        self._known: dict[str, dict[int, NDArray[Any]]] = {}
+
+    def inputs(self, manifest: Manifest | None) -> NDArray[Any]:
+        """The images as an artifact takes them, or a live model if ``manifest`` is None."""
+        baked = manifest is not None and manifest.preprocessing_baked
+        return self.pixels if baked else self.images
+
+    def logits(self, dtype: str = "float64", rows: Sequence[int] | None = None) -> NDArray[Any]:
+        """Eager PyTorch's logits on the CPU, N x classes.
+
+        Args:
+            dtype: element type of weights and arithmetic.
+            rows: which images; None means all.
+
+        Returns:
+            N x classes, of ``dtype``; float32 for bfloat16.
+        """
+        from resnext.runtimes.buffers import torch_dtype
+
+        def compute(missing: list[int]) -> NDArray[Any]:
+            return kept_reference_logits(self.weights, self.images[missing], torch_dtype(dtype))
+
+        return self._once(dtype, rows, compute)
+
+    def baseline(
+        self,
+        numerics: str,
+        *,
+        against: str = "float64",
+        graph: Artifact | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> NDArray[np.float64] | None:
+        """What a precision costs by itself on these images: logits of the best that it can give.
+
+        Eager PyTorch at that precision; for a quantized network the file itself, as the reference
+        evaluator computes it.
+
+        Args:
+            numerics: what is compared, as `Manifest.numerics` has it.
+            against: element type of the reference that the comparison is with.
+            graph: ONNX artifact of a quantized network.
+            rows: which images; None means all.
+
+        Returns:
+            N x classes; None if the baseline would be the reference itself, or nothing shows what
+            the precision costs.
+        """
+        dtype = NUMERICS[numerics].eager_dtype
+        if dtype is not None:
+            return None if dtype == against else self.logits(dtype, rows).astype(np.float64)
+        if graph is None:
+            return None
+
+        def compute(missing: list[int]) -> NDArray[Any]:
+            from resnext.runtimes.onnx_reference import emulated_logits
+
+            return emulated_logits(graph, self.inputs(graph.manifest)[missing])
+
+        return self._once(graph.manifest.file_sha256, rows, compute).astype(np.float64)
+
+    def refuse_if_useless(self, dtype: str, *, images: str = "test image", hint: str = "") -> None:
+        """Check that a comparison with ``dtype``'s logits can prove something.
+
+        Args:
+            dtype: element type of the reference.
+            images: what the message calls one of the images.
+            hint: what to do.
+
+        Raises:
+            GateFailed: the logits are NaN or infinite, or hardly differ from image to image.
+        """
+        logits = self.logits(dtype)
+        if not np.isfinite(logits).all():
+            raise GateFailed(
+                "PyTorch itself gives NaN or infinite logits for these weights, so a comparison"
+                " would prove nothing",
+                hint=hint,
+            )
+        if not discriminates(logits):
+            raise GateFailed(
+                f"the network gives nearly the same logits for every {images}, so a comparison"
+                " would prove nothing",
+                hint=hint or "are the weights trained?",
+            )
+
+    def _once(
+        self,
+        kind: str,
+        rows: Sequence[int] | None,
+        compute: Callable[[list[int]], NDArray[Any]],
+    ) -> NDArray[Any]:
+        chosen = range(len(self.pixels)) if rows is None else rows
+        known = self._known.setdefault(kind, {})
+        if missing := [row for row in dict.fromkeys(chosen) if row not in known]:
+            known.update(zip(missing, compute(missing), strict=True))
+        return np.stack([known[row] for row in chosen])
 
 
 def kept_reference_logits(
@@ -116,14 +238,5 @@ def _write(path: Path, logits: NDArray[Any]) -> None:
     stream = io.BytesIO()
     np.save(stream, logits, allow_pickle=False)
     data = stream.getvalue()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_digest(path, data) + data)
-            Path(part).replace(path)
-        finally:
-            Path(part).unlink(missing_ok=True)  # what a full disk left
-    except OSError:  # a read-only or full cache: it is computed again next time
-        return
+    with suppress(OSError):  # a read-only or full cache: it is computed again next time
+        write_whole(path, _digest(path, data) + data)

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 import resnext.verify.accuracy as module
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadInput, MissingRequirement, ResnextError, SessionFailed, UsageError
-from resnext.images.sources import FASHION_DATA, ImageSource, image_source
+from resnext.images.datasets import FASHION_DATA
+from resnext.images.sources import ImageSource, image_source
 from resnext.runtimes.pytorch import session as torch_session
 from resnext.runtimes.registry import SessionOptions, open_session
-from resnext.runtimes.session import TensorSpec
 from resnext.testing import FakeSession
 from resnext.verify.accuracy import (
     MARGINS,

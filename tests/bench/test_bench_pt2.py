@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from fakes.package import FakeLoader, fake_package, fake_pt2_from_torch
+from resnext.artifact.records import PackageRecord
 from resnext.errors import MissingRequirement
-from resnext.runtimes.pt2.record import PackageRecord
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_bench import cli
 from resnext_bench.result import read_run

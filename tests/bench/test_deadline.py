@@ -21,6 +21,7 @@ from resnext.runtimes.pytorch import door
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Session
 from resnext.testing import FakeSession
+from resnext.timing.paired import ratio_by_round
 from resnext.verify.labelled import Labelled
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import cli
@@ -30,7 +31,6 @@ from resnext_bench.plan import Cell, Plan
 from resnext_bench.report import markdown, rounds_done
 from resnext_bench.result import Run, read_run
 from resnext_bench.run import run_benchmark
-from resnext_bench.stats import ratio_by_round
 
 OUT_OF_TIME = "not measured: out of time; give a longer --max-seconds"
 CELLS = tuple(Cell(name, 1) for name in "abc")
@@ -349,7 +349,7 @@ def test_a_second_signal_stops_at_once(
 def test_a_signal_while_opening_stops_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def opens(*_: Any) -> Session:
+    def opens(*_: Any, **__: Any) -> Session:
         signal.raise_signal(signal.SIGTERM)
         return FakeSession()
 

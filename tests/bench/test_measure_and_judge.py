@@ -136,7 +136,7 @@ def bench(
     def correct(images: NDArray[Any]) -> NDArray[Any]:
         return torch_session.reference_logits(digits, images).astype(np.float32)
 
-    def open_fake(_name: str, _subject: Any, _options: Any) -> Session:
+    def open_fake(*_: Any, **__: Any) -> Session:
         return session_class(lambda images: alter(correct(images)), (1, 8, 8), 10)
 
     monkeypatch.setattr(bench_run, "open_session", open_fake)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from resnext.errors import UsageError
 from resnext.timing import clock
+from resnext.timing.interleave import in_turn, shuffled, there_and_back, turns
+from resnext.timing.paired import ratio, ratio_by_round
 from resnext_bench.plan import Cell, Plan
-from resnext_bench.stats import (
-    LEAST_SAMPLES,
-    derive,
-    percentile_bound,
-    ratio_by_round,
-    round_spread,
-)
+from resnext_bench.stats import LEAST_SAMPLES, derive, percentile_bound, round_spread
 
 CELLS = tuple(Cell(name, batch) for name in ("a", "b", "c") for batch in (1, 8))
 
@@ -120,3 +117,47 @@ def test_ratio_pairs_rounds_so_that_drift_cancels() -> None:
     base = [[100], [200], [400]]
     other = [[50], [100], [200]]
     assert ratio_by_round(base, other) == (2.0, 2.0, 2.0)
+
+
+def test_a_round_without_a_sample_is_left_out_and_a_time_of_zero_is_no_error() -> None:
+    assert ratio_by_round([[100], []], [[50], [1]]) == (2.0, 2.0, 2.0)
+    assert ratio_by_round([[100]], [[0]]) == (100, 100, 100)
+    assert ratio([0.5, 3.0, 1.0], [1.0, 1.0, 1.0]) == (1.0, 0.5, 3.0)
+    with pytest.raises(ValueError, match="zip"):
+        ratio([1.0], [1.0, 2.0])
+
+
+def test_every_order_visits_every_candidate_in_every_round() -> None:
+    for order, visits in ((in_turn, 1), (shuffled(3), 1), (there_and_back, 2)):
+        taken = list(turns("abc", 4, order))
+        for index in range(4):
+            assert sorted(name for at, name in taken if at == index) == sorted("abc" * visits)
+    assert [name for _, name in turns("abc", 1, there_and_back)] == list("abccba")
+    assert list(turns("abc", 2)) == [(0, c) for c in "abc"] + [(1, c) for c in "abc"]
+
+
+def test_a_visit_begins_with_an_untimed_call_unless_told_otherwise() -> None:
+    calls: list[int] = []
+    assert len(clock.time_visit(lambda: calls.append(1), 3)) == 3
+    assert len(calls) == 4
+    assert len(clock.time_visit(lambda: calls.append(1), 1, warm=False)) == 1
+    assert len(calls) == 5
+
+
+def test_iterations_fill_the_time_within_their_limits() -> None:
+    assert clock.iterations_for(1e9, 1e6) == 1000
+    assert clock.iterations_for(1e9, 1e12) == 1
+    assert clock.iterations_for(1e9, 1e12, least=3) == 3
+    assert clock.iterations_for(1e9, 0, most=50) == 50
+
+
+def test_only_the_clock_reads_the_time_of_what_is_compared() -> None:
+    """Tuning, the trial of a live model and the benchmark time nothing by themselves."""
+    root = Path(__file__).parents[2]
+    files = [
+        *(root / "export" / "resnext_export" / "tuning").glob("*.py"),
+        root / "resnext" / "runtimes" / "pytorch" / "session.py",
+        *(root / "benchmarks" / "resnext_bench").rglob("*.py"),
+    ]
+    assert len(files) > 10
+    assert [str(path) for path in files if "perf_counter" in path.read_text()] == []

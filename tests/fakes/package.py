@@ -16,14 +16,15 @@ from typing import Any
 import torch
 
 from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
+from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import Manifest, WeightsRecord
-from resnext.artifact.specs import BatchRange
+from resnext.artifact.records import PackageRecord
+from resnext.artifact.specs import BatchRange, TensorSpec
 from resnext.network.config import variant_name
 from resnext.network.layers import layers
 from resnext.precision import Precision
-from resnext.runtimes.pt2.package import RECORD_NAME, package_facts
-from resnext.runtimes.pt2.record import PackageRecord, this_host
-from resnext.runtimes.session import TensorSpec
+from resnext.runtimes.pt2.package import RECORD_NAME
+from resnext.runtimes.pt2.record import this_host
 from resnext.weights.spec import Weights
 
 #: What a compiled network computes: logits (N x classes) of images.
@@ -142,7 +143,7 @@ def fake_pt2_from_torch(
 
 def facts_of(weights: Weights) -> dict[str, str]:
     """What an exporter notes of ``weights``, with the preprocessing outside the graph."""
-    return package_facts(
+    return file_facts(
         config=weights.config,
         weights_sha256=weights.sha256,
         preprocessing=weights.preprocessing,

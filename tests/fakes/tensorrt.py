@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resnext.artifact.specs import numpy_dtype
 from resnext.network.layers import layers
 from resnext.runtimes.buffers import (
     DeviceMemory,
@@ -32,7 +33,6 @@ from resnext.runtimes.buffers import (
     host_view,
     torch_dtype,
 )
-from resnext.runtimes.session import numpy_dtype
 from resnext.runtimes.trt.identity import engine_name
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from resnext.errors import BadArtifact, SessionFailed, UsageError
+from resnext.errors import BadArtifact, SessionFailed, UsageError, first_line
 from resnext.precision import PRECISIONS
-from resnext_export.passes.lower import WEIGHTED, HalfPrecision, inferred
+from resnext_export.passes.graph import WEIGHTED, inferred
+from resnext_export.passes.lower import HalfPrecision
 
 #: Smallest subnormal of fp16; what is below half of it becomes zero.
 FP16_TINIEST = 2.0**-24
@@ -205,7 +206,7 @@ def _session(proto: onnx.ModelProto, tensors: Sequence[str]) -> Any:
             opened.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as exc:  # its classes share no base but Exception
-        raise SessionFailed(f"ONNX Runtime refuses the graph: {str(exc).splitlines()[0]}") from exc
+        raise SessionFailed(f"ONNX Runtime refuses the graph: {first_line(exc)}") from exc
 
 
 def _run(
@@ -217,7 +218,7 @@ def _run(
     try:
         values = session.run(list(tensors), {proto.graph.input[0].name: images})
     except Exception as exc:
-        raise SessionFailed(f"ONNX Runtime refuses the images: {str(exc).splitlines()[0]}") from exc
+        raise SessionFailed(f"ONNX Runtime refuses the images: {first_line(exc)}") from exc
     return [value[:count] for value in values]
 
 

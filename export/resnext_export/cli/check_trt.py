@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnext.cli.app import (
-    SETTINGS,
-    NameType,
-    OneLineCommand,
-    check_writable,
-    guarded,
-    json_option,
-    printable,
-    write_text,
-)
+from resnext.cli.app import SETTINGS, OneLineCommand, guarded, printable
+from resnext.cli.options import json_option
+from resnext.cli.params import NameType
+from resnext.storage import check_writable, write_text
 
 if TYPE_CHECKING:
     from resnext_export.tensorrt.acceptance import Acceptance

@@ -66,8 +66,7 @@ def export_derived_as_asked(asked: Asked, request: EngineRequest) -> Artifact:
     """
     from resnext_export.formats.derived import derive_onnx
 
-    _check_images(asked, request)
-    parent, weights = _source(asked, request, asked.batch)
+    parent, weights = _source(asked, request, asked.batch, _check_images(asked, request))
     recipe = asked.wanted_recipe(parent.manifest.batch.opt)
     assert recipe is not None  # or this would not have been called
     directory = asked.directory(
@@ -89,9 +88,9 @@ def _derived_source(
         batch: as `_source`.
         tuned: batch size at which merged groups are timed.
     """
-    _check_images(asked, request)
+    loaded = _check_images(asked, request)
     recipe = asked.wanted_recipe(tuned)
-    parent, weights = _source(asked, request, batch)
+    parent, weights = _source(asked, request, batch, loaded)
     if recipe is None or (recipe.merge is None and recipe.precision == parent.manifest.precision):
         _check_same(asked, parent)
         return parent, weights
@@ -107,11 +106,16 @@ def _derived_source(
     )
 
 
-def _check_images(asked: Asked, request: EngineRequest) -> None:
-    """What can be known to be missing is said before anything is exported."""
+def _check_images(asked: Asked, request: EngineRequest) -> Weights | None:
+    """What can be known to be missing is said before anything is exported; the weights, if they had
+    to be loaded for it.
+    """
     recipe = asked.wanted_recipe()
-    if recipe is not None and recipe.precision in QUANTIZED and request.onnx is None:
-        recipe.calibration.check(asked.weights())
+    if recipe is None or recipe.precision not in QUANTIZED or request.onnx is not None:
+        return None
+    weights = asked.weights()
+    recipe.calibration.check(weights)
+    return weights
 
 
 def _check_same(asked: Asked, parent: Artifact) -> None:
@@ -139,16 +143,19 @@ def _scratch() -> Path:
     return Path(folder)
 
 
-def _source(asked: Asked, request: EngineRequest, batch: str | None) -> tuple[Artifact, Weights]:
+def _source(
+    asked: Asked, request: EngineRequest, batch: str | None, loaded: Weights | None = None
+) -> tuple[Artifact, Weights]:
     """The ONNX artifact that was named, or the one of the weights that were, and these weights.
 
     Args:
         asked: what was asked for.
         request: which names the artifact, or does not.
         batch: batch sizes that the ONNX artifact is to take, where not any.
+        loaded: the named weights, if they are loaded already.
     """
     if request.onnx is None:
-        weights = asked.weights()
+        weights = loaded or asked.weights()
         return _parent(asked, weights, batch), weights
     from resnext.artifact.files import read_artifact
     from resnext.errors import UsageError

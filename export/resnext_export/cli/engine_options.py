@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from resnext.cli.app import NameType
+from resnext.cli.params import NameType
 
 if TYPE_CHECKING:
     from resnext.artifact.records import EngineOptions

@@ -8,17 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from resnext.cli.app import (
-    SETTINGS,
-    NameType,
-    OneLineGroup,
-    check_writable,
-    guarded,
-    json_option,
-    weights_options,
-    write_text,
-)
+from resnext.cli.app import SETTINGS, OneLineGroup, guarded
+from resnext.cli.options import json_option, weights_options
+from resnext.cli.params import NameType
 from resnext.precision import PRECISIONS, Precision
+from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_export.request import Asked
 

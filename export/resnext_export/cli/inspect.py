@@ -10,24 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnext.cli.app import (
-    SETTINGS,
-    NameType,
-    OneLineCommand,
-    check_writable,
-    guarded,
-    json_option,
-    printable,
-    write_text,
-)
+from resnext.cli.app import SETTINGS, OneLineCommand, guarded, printable
+from resnext.cli.options import json_option
+from resnext.cli.params import NameType
 from resnext.precision import NUMERICS
 from resnext.runtimes.registry import RUNTIMES
+from resnext.storage import check_writable, write_text
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
     from resnext.artifact.manifest import Manifest
+    from resnext.artifact.records import PackageRecord
     from resnext.runtimes.compatibility import Machine, Obstacle
-    from resnext.runtimes.pt2.record import PackageRecord
     from resnext.runtimes.session import Delivered
 
 _EPILOG = """\b
@@ -202,7 +196,7 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
 def _bind_smallest(artifact: Artifact, session: Any, *, live_model: bool) -> None:
     import numpy as np
 
-    from resnext.runtimes.session import numpy_dtype
+    from resnext.artifact.specs import numpy_dtype
 
     manifest = artifact.manifest
     spec = session.inputs[0]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from resnext.cli.app import write_text
 from resnext.network import layers
 from resnext.network.config import VARIANTS
+from resnext.network.published import FACTS
+from resnext.storage import write_text
 from resnext.weights.shipped import SHIPPED
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def print_models(json_path: str | None) -> None:
                 "bottleneck_width": config.bottleneck_width,
                 "parameters": layers.parameters(config),
                 "macs": layers.macs(config),
-                "published": layers.FACTS[name].printed,
+                "published": FACTS[name].printed,
                 "stages": layers.stage_templates(config),
                 "shipped_weights": shipped.get(config),
             }

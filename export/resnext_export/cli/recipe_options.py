@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast, get_args
 
 import click
 
-from resnext.cli.app import NameType
+from resnext.cli.params import NameType
 from resnext.errors import UsageError
 from resnext.precision import HALVES, QUANTIZED, Precision
 from resnext_export.recipe import IMAGES, Calibration, Method, Recipe, Runtime

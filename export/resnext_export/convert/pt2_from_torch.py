@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from resnext.artifact.manifest import BatchRange
+from resnext.artifact.records import PackageLayer, PackageRecord
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import GateFailed, MissingRequirement, SessionFailed, UsageError
 from resnext.network.forms import fold_batch_norms
 from resnext.network.layers import layers as weighted_layers
 from resnext.precision import Precision
 from resnext.runtimes.pt2.package import RECORD_NAME
-from resnext.runtimes.pt2.record import PackageLayer, PackageRecord, cpu_flags, this_host
+from resnext.runtimes.pt2.record import cpu_flags, this_host
 from resnext.runtimes.pt2.toolchain import obstacle, toolchain
-from resnext.runtimes.session import TensorSpec
 from resnext.weights.spec import Weights, load_model
 
 from .onnx_from_torch import INPUT_NAME, OUTPUT_NAME, PixelInput

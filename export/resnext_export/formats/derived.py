@@ -4,10 +4,10 @@ like the first.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -15,31 +15,32 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
-from resnext.artifact.manifest import Manifest, MergeRecord, QuantizationRecord, RangeRecord
+from resnext.artifact.files import Artifact
+from resnext.artifact.manifest import (
+    CheckRecord,
+    Manifest,
+    MergeRecord,
+    QuantizationRecord,
+    RangeRecord,
+)
 from resnext.errors import BadInput, GateFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import HALVES, PRECISIONS, QUANTIZED, Precision
 from resnext.progress import working
 from resnext.runtimes.onnx_reference import node_by_node
+from resnext_export import proof
 from resnext_export.cli.derivation import counted
+from resnext_export.passes.base import run_pass
+from resnext_export.proof import CHECK_BATCHES, DIFFERENT, Expected
+from resnext_export.publish import Built, library_versions, publish
 from resnext_export.recipe import Recipe
 
-from .onnx import (
-    CHECK_BATCHES,
-    DIFFERENT,
-    FILE_NAME,
-    Expected,
-    expect,
-    library_versions,
-    prove,
-    write_onnx,
-)
+from .onnx import FILE_NAME, write_onnx
 
 if TYPE_CHECKING:
     from resnext.images.sources import ImageSource
     from resnext.weights.spec import Weights
-    from resnext_export.calibration.collect import Ranges
+    from resnext_export.calibration.ranges import Ranges
     from resnext_export.passes.lower import HalfPrecision
     from resnext_export.recipe import Method, Runtime
 
@@ -113,7 +114,21 @@ def derive_onnx(
             f"{parent.directory} is {precision} already, and no groups are to be merged: nothing"
             " to do"
         )
-    check_destination(directory, force=force)
+    build = partial(_build, parent, weights, recipe, precision, check=check, say=say)
+    return publish(parent, directory, build, check=check, force=force)
+
+
+def _build(
+    parent: Artifact,
+    weights: Weights,
+    recipe: Recipe,
+    precision: Precision,
+    folder: Path,
+    *,
+    check: bool,
+    say: Callable[[str], None],
+) -> Built:
+    of = parent.manifest
     graph = _Derived(onnx.load(parent.path), {})
     if precision == "fp8" != of.precision:  # which groups have to be wide for
         graph = _merged(graph, recipe)
@@ -132,7 +147,9 @@ def derive_onnx(
     # PyTorch computes the reference on another thread meanwhile.
     with ThreadPoolExecutor(max_workers=1) as pool:
         awaited = (
-            pool.submit(expect, weights, of.batch, precision, pixels=pixels) if check else None
+            pool.submit(proof.expect, weights, of.batch, precision, pixels=pixels)
+            if check
+            else None
         )
         derived = _derive(graph, parent, recipe, precision, calibrated, _probes(of, weights))
         expected = awaited.result() if awaited is not None else None
@@ -144,14 +161,14 @@ def derive_onnx(
                     graph.proto, parent, recipe, precision, calibrated[1].method, expected
                 ),
             )
-    with staging(directory, force=force) as folder:
-        manifest = _write(derived, parent, precision, recipe, folder)
-        if expected is not None:
-            with working("comparing the written file with PyTorch"):
-                record = prove(Artifact(folder, manifest), expected)
-            manifest = manifest.model_copy(update={"check": record})
-        seal(folder, manifest)
-    return Artifact(directory, manifest)
+    facts = _facts(derived, of, precision, recipe)
+    write_onnx(derived.proto, folder)
+
+    def proven(artifact: Artifact) -> CheckRecord:
+        assert expected is not None  # only asked for with a check
+        return proof.prove(artifact, expected)
+
+    return Built(FILE_NAME, facts, library_versions(), proven)
 
 
 def _derive(
@@ -188,7 +205,8 @@ def _some(images: ImageSource) -> NDArray[np.uint8]:
 def _calibrated(
     parent: Artifact, runtime: Runtime, images: ImageSource, method: Method
 ) -> _Calibrated:
-    from resnext_export.calibration.collect import Source, calibrate_or_reuse
+    from resnext_export.calibration.images import Source
+    from resnext_export.calibration.reuse import calibrate_or_reuse
 
     source = Source.of_images(images, baked=parent.manifest.preprocessing_baked)
     ranges = calibrate_or_reuse(parent.path, source, method)
@@ -206,21 +224,21 @@ def _quantized(
     proto: onnx.ModelProto, ranges: Ranges, precision: Precision, recipe: Recipe
 ) -> tuple[onnx.ModelProto, tuple[tuple[str, str], ...]]:
     if precision == "fp8":
-        from resnext_export.passes.quantize_fp8 import fp8_from_onnx
+        from resnext_export.passes.quantize_fp8 import QuantizeFp8
 
-        quantized, left = fp8_from_onnx(proto, ranges)
+        quantized, _, left, _ = run_pass(QuantizeFp8(ranges), proto)
         return quantized, (*left, ("fc", _CLASSIFIER))
-    from resnext_export.passes.quantize_int8 import quantized_from_onnx
+    from resnext_export.passes.quantize_int8 import QuantizeInt8
 
-    return quantized_from_onnx(proto, ranges, recipe.runtime), (("fc", _CLASSIFIER),)
+    return run_pass(QuantizeInt8(ranges, recipe.runtime), proto).proto, (("fc", _CLASSIFIER),)
 
 
 def _lowered(
     graph: _Derived, half: HalfPrecision, recipe: Recipe, record: RangeRecord | None
 ) -> _Derived:
-    from resnext_export.passes.lower import lowered_from_onnx
+    from resnext_export.passes.lower import Lower
 
-    proto = lowered_from_onnx(graph.proto, half, native_io=recipe.native_io)
+    proto = run_pass(Lower(half, native_io=recipe.native_io), graph.proto).proto
     return _Derived(proto, graph.facts | ({} if record is None else {"ranges": record}))
 
 
@@ -258,7 +276,8 @@ def _at_best(
     """Logits of the same form calibrated on the very images that are compared, which is as good as
     it gets.
     """
-    from resnext_export.calibration.collect import Source, calibrate
+    from resnext_export.calibration.collect import calibrate
+    from resnext_export.calibration.images import Source
 
     images: NDArray[Any] = (
         expected.pixels if parent.manifest.preprocessing_baked else expected.images
@@ -277,7 +296,7 @@ def _at_best(
 
 def _merged(graph: _Derived, recipe: Recipe) -> _Derived:
     """``graph`` with merged groups, where some are to be."""
-    from resnext_export.passes.merge_groups import merged_from_onnx
+    from resnext_export.passes.merge_groups import MergeGroups
     from resnext_export.passes.merge_proof import prove_merge
     from resnext_export.tuning.merge_width import fastest_merge
 
@@ -287,49 +306,42 @@ def _merged(graph: _Derived, recipe: Recipe) -> _Derived:
     if recipe.merge == "auto":
         assert recipe.runtime != "trt"  # as a recipe is checked
         choice = fastest_merge(graph.proto, recipe.runtime, recipe.batch)
-        merged = choice.proto
+        merged, proof = choice.proto, prove_merge(graph.proto, choice.proto)
+        changed, max_error = proof.convs, proof.max_error
         facts = {
             "runtime": recipe.runtime,
             "batch": recipe.batch,
             "speedup": round(choice.speedup, 3),
         }
     else:
-        merged, changed = merged_from_onnx(graph.proto, recipe.merge)
+        merged, changed, _, max_error = run_pass(MergeGroups(recipe.merge), graph.proto)
         if not changed:
             raise UsageError(
                 f"no convolution has groups of fewer than {recipe.merge} channels: nothing to merge"
             )
-    proof = prove_merge(graph.proto, merged)
     groups = {
         node.name: next(attribute.i for attribute in node.attribute if attribute.name == "group")
         for node in merged.graph.node
-        if node.op_type == "Conv" and node.name in proof.convs
+        if node.op_type == "Conv" and node.name in changed
     }
     return _Derived(
         merged,
-        graph.facts | {"merged": MergeRecord(groups=groups, max_error=proof.max_error, **facts)},
+        graph.facts | {"merged": MergeRecord(groups=groups, max_error=max_error, **facts)},
     )
 
 
 def _say_left(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:
     """Say which convolutions will not be float8, before the work begins."""
-    from resnext_export.passes.quantize_fp8 import left_by_fp8
+    from resnext_export.passes.quantize_fp8 import skipped_by_fp8
 
-    left = left_by_fp8(proto)
+    left = skipped_by_fp8(proto)
     count = sum(node.op_type == "Conv" for node in proto.graph.node)
     told = ", ".join(counted(reason for _, reason in left))
     more = "; --merge-groups 32 widens groups" if "a group" in told else ""
     say(f"fp8: {count - len(left)} of {count} convolutions; left in fp16: {told or 'none'}{more}")
 
 
-def _write(
-    derived: _Derived, parent: Artifact, precision: Precision, recipe: Recipe, folder: Path
-) -> Manifest:
-    of, opset = (
-        parent.manifest,
-        next(e.version for e in derived.proto.opset_import if e.domain in ("", "ai.onnx")),
-    )
-    path = write_onnx(derived.proto, folder)
+def _facts(derived: _Derived, of: Manifest, precision: Precision, recipe: Recipe) -> dict[str, Any]:
     native = {"fp16": "float16", "bf16": "bfloat16"}.get(precision) if recipe.native_io else None
 
     def sized(specs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -339,18 +351,10 @@ def _write(
             s.model_copy(update={"dtype": native}) if s.dtype == "float32" else s for s in specs
         )
 
-    facts = {
-        "file": FILE_NAME,
-        "file_sha256": file_sha256(path),
-        "file_size_bytes": path.stat().st_size,
+    return {
         "precision": precision,
         "inputs": sized(of.inputs),
         "outputs": sized(of.outputs),
-        "opset": opset,
-        "parent_sha256": of.file_sha256,
-        "versions": library_versions(),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "check": None,
+        "opset": next(e.version for e in derived.proto.opset_import if e.domain in ("", "ai.onnx")),
         **derived.facts,
     }
-    return Manifest(**(dict(of) | facts))

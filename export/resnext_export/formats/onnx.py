@@ -4,46 +4,31 @@ seal.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
-from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
-from resnext.errors import BadArtifact, GateFailed
-from resnext.images.synthetic import seeded_pixels
+from resnext.artifact.files import Artifact, check_destination
+from resnext.artifact.identity import file_facts
+from resnext.artifact.manifest import BatchRange, CheckRecord
+from resnext.artifact.specs import TensorSpec
+from resnext.errors import BadArtifact, GateFailed, first_line
 from resnext.network.config import variant_name
-from resnext.precision import NUMERICS, Precision
+from resnext.precision import Precision
 from resnext.progress import working
-from resnext.runtimes import onnx_reference
-from resnext.runtimes.buffers import torch_dtype
 from resnext.runtimes.pytorch.release import refuse_older_torch
-from resnext.runtimes.registry import SessionOptions, open_session
-from resnext.runtimes.session import Session, TensorSpec
-from resnext.verify.parity import compare, discriminates, gate_for
-from resnext.version import __version__
 from resnext.weights.spec import Weights
+from resnext_export import proof
+from resnext_export.publish import Built, library_versions, publish
 
 if TYPE_CHECKING:
     import onnx
 
 FILE_NAME = "model.onnx"
-#: Batch sizes at which the written bytes must agree with PyTorch; 7 fits no vector width, so
-#: padding faults show.
-CHECK_BATCHES = (1, 7)
-#: Different images at most; a larger batch repeats them. A prime, so that rows that are shifted by
-#: any usual size show.
-DIFFERENT = 13
 
 
 def export_onnx(
@@ -79,8 +64,6 @@ def export_onnx(
         MissingRequirement: PyTorch is too old, or the disk is full or not writable.
     """
     refuse_older_torch()
-    from resnext_export.convert.onnx_from_torch import onnx_from_torch
-
     batch = batch or BatchRange(min=1, opt=8, max=None)
     check_destination(directory, force=force)
     if precision != "fp32":
@@ -99,205 +82,55 @@ def export_onnx(
             return derive_onnx(
                 parent, weights, directory, Recipe(precision), check=check, force=force
             )
-    with working("exporting to ONNX"):
-        proto = onnx_from_torch(weights, batch, bake_preprocessing=bake_preprocessing)
     # PyTorch computes the reference on another thread while the file is written, checked and
     # hashed.
-    with staging(directory, force=force) as folder, ThreadPoolExecutor(max_workers=1) as pool:
-        expected = pool.submit(expect, weights, batch, precision) if check else None
-        manifest = _write(proto, folder, weights, batch, baked=bake_preprocessing)
-        if expected is not None:
-            with working("comparing the written file with PyTorch"):
-                record = prove(Artifact(folder, manifest), expected.result())
-            manifest = manifest.model_copy(update={"check": record})
-        seal(folder, manifest)
-    return Artifact(directory, manifest)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return publish(
+            weights,
+            directory,
+            partial(_build, weights, batch, pool if check else None, baked=bake_preprocessing),
+            check=check,
+            force=force,
+        )
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What PyTorch gives for the images of the check.
-
-    Attributes:
-        batches: batch sizes to compare at.
-        pixels: N x H x W x C, uint8; a larger batch repeats them.
-        images: the same, preprocessed, N x C x H x W.
-        reference: logits, N x classes, eager float32.
-        baseline: logits of eager PyTorch at the artifact's precision; None for fp32, where it is
-            the reference, and for quantized networks, which PyTorch does not run.
-    """
-
-    batches: tuple[int, ...]
-    pixels: NDArray[np.uint8]
-    images: NDArray[np.float32]
-    reference: NDArray[Any]
-    baseline: NDArray[Any] | None
-
-
-def expect(
+def _build(
     weights: Weights,
     batch: BatchRange,
-    numerics: str,
-    batches: tuple[int, ...] | None = None,
-    parent: Artifact | None = None,
-    pixels: NDArray[np.uint8] | None = None,
-) -> Expected:
-    """Run eager PyTorch on seeded images, or on the ones given.
+    pool: ThreadPoolExecutor | None,
+    folder: Path,
+    *,
+    baked: bool,
+) -> Built:
+    from resnext_export.convert.onnx_from_torch import onnx_from_torch
 
-    The reference is float32, a third of float64's time; the gate is far above what float32 loses,
-    and ``resnext-parity`` compares with float64.
-
-    Args:
-        weights: the network.
-        batch: sizes that the artifact takes.
-        numerics: what to compare at, as `Manifest.numerics` has it.
-        batches: sizes to compare at; None means both ends of ``batch``, as near to CHECK_BATCHES as
-            it allows.
-        parent: ONNX artifact of a quantized network, whose own loss is the baseline then.
-        pixels: images to compare, N x H x W x C; None means seeded ones.
-
-    Raises:
-        GateFailed: the logits are not finite, or hardly differ from image to image, so nothing
-            could be proven.
-    """
-    import torch
-
-    from resnext.verify.reference import kept_reference_logits
-
-    low, high = batch.min, batch.max
-    batches = batches or tuple(
-        sorted(
-            {
-                max(low, size) if high is None else min(max(low, size), high)
-                for size in CHECK_BATCHES
-            }
-        )
-    )
-    # More images than the batch where that is small, so that one can tell whether the network tells
-    # images apart.
-    if not (given := pixels is not None):
-        pixels = seeded_pixels(weights.config, min(max(*batches, *CHECK_BATCHES), DIFFERENT))
-    images = weights.preprocessing.normalise(pixels)
-    reference = kept_reference_logits(weights, images, torch.float32)
-    if not np.isfinite(reference).all():
-        raise GateFailed(
-            "PyTorch itself gives NaN or infinite logits for these weights; --no-check exports them"
-            " unproven"
-        )
-    if not discriminates(reference):
-        if given:
-            raise GateFailed(
-                "the network gives nearly the same logits for every calibration image, so a"
-                " comparison would prove nothing; are the images all alike? --no-check exports"
-                " unproven"
-            )
-        raise GateFailed(
-            "the network gives nearly the same logits for every test image, so a comparison would"
-            " prove nothing; are the weights trained? --no-check exports them unproven"
-        )
-    # What PyTorch itself loses at a lower precision is the sharper yardstick; float32 loses next to
-    # nothing.
-    dtype = NUMERICS[numerics].eager_dtype
-    baseline = (
-        kept_reference_logits(weights, images, torch_dtype(dtype)).astype(np.float64)
-        if dtype not in (None, "float32")
-        else None
-    )
-    if parent is not None and parent.manifest.quantization is not None:
-        inputs: NDArray[Any] = pixels if parent.manifest.preprocessing_baked else images
-        baseline = onnx_reference.emulated_logits(parent, inputs).astype(np.float64)
-    return Expected(batches, pixels, images, reference, baseline)
-
-
-def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> CheckRecord:
-    """Load the artifact's bytes from disk, run them on ``backend``, and compare with what eager
-    PyTorch gives.
-
-    An ONNX file of a precision that ONNX Runtime's CPU provider does not run is computed node by
-    node.
-
-    Raises:
-        GateFailed: they do not agree; the message gives batch and reasons.
-    """
-    manifest = artifact.manifest
-    gate = gate_for(manifest.numerics)
-    worst, ratios = 0.0, []
-    if manifest.kind == "onnx" and manifest.precision in onnx_reference.NEEDED:
-        backend = onnx_reference.NAME
-    with ExitStack() as stack:
-        if backend == onnx_reference.NAME:
-            run = partial(onnx_reference.emulated_logits, artifact)
-        else:
-            run = partial(
-                _run, stack.enter_context(open_session(artifact, backend, options=SessionOptions()))
-            )
-        inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
-        for size in expected.batches:
-            rows = np.arange(-(-len(inputs) // size) * size) % len(inputs)
-            logits = np.concatenate([run(inputs[some]) for some in rows.reshape(-1, size)])
-            outcome = compare(
-                expected.reference[rows],
-                logits,
-                gate=gate,
-                baseline=None if expected.baseline is None else expected.baseline[rows],
-                artifact_sha256=manifest.file_sha256,
-            )
-            if not outcome.passed:
-                raise GateFailed(
-                    f"the exported file does not compute what PyTorch computes, batch {size}: "
-                    f"{'; '.join(outcome.failures)}. Nothing was written"
-                )
-            assert outcome.max_error is not None
-            worst = max(worst, outcome.max_error)
-            ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
-    return CheckRecord(
-        batches=expected.batches,
-        backend=backend,
-        max_error=worst,
-        tolerance=gate.max_error,
-        error_ratio=max(ratios, default=None),
-    )
-
-
-def _run(session: Session, inputs: NDArray[Any]) -> NDArray[np.float32]:
-    logits = session.run({session.inputs[0].name: session.inputs[0].given(inputs)})[
-        session.outputs[0].name
-    ]
-    return logits.astype(np.float32, copy=False)
-
-
-def _write(
-    proto: onnx.ModelProto, folder: Path, weights: Weights, batch: BatchRange, *, baked: bool
-) -> Manifest:
+    with working("exporting to ONNX"):
+        proto = onnx_from_torch(weights, batch, bake_preprocessing=baked)
+    expected = pool.submit(proof.expect, weights, batch, "fp32") if pool is not None else None
     config = weights.config
     shape: tuple[int, ...] = (config.in_channels, *config.input_size)
     if baked:
         shape = (*config.input_size, config.in_channels)
     size = batch.min if batch.static else None
-    name = variant_name(config)
-    _describe(proto, weights, name, baked=baked)
-    path = write_onnx(proto, folder)
-    return Manifest(
-        kind="onnx",
-        file=FILE_NAME,
-        file_sha256=file_sha256(path),
-        file_size_bytes=path.stat().st_size,
-        model=name,
-        config=config,
-        weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
-        precision="fp32",
-        inputs=(
+    _describe(proto, weights, baked=baked)
+    write_onnx(proto, folder)
+
+    def proven(artifact: Artifact) -> CheckRecord:
+        assert expected is not None  # only asked for with a check
+        return proof.prove(artifact, expected.result())
+
+    facts = {
+        "kind": "onnx",
+        "precision": "fp32",
+        "inputs": (
             TensorSpec(name="input", dtype="uint8" if baked else "float32", shape=(size, *shape)),
         ),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=(size, config.num_classes)),),
-        batch=batch,
-        preprocessing=weights.preprocessing,
-        preprocessing_baked=baked,
-        class_names=weights.class_names,
-        opset=proto.opset_import[0].version,
-        versions=library_versions(),
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    )
+        "outputs": (TensorSpec(name="logits", dtype="float32", shape=(size, config.num_classes)),),
+        "batch": batch,
+        "preprocessing_baked": baked,
+        "opset": proto.opset_import[0].version,
+    }
+    return Built(FILE_NAME, facts, library_versions(), proven)
 
 
 def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
@@ -315,32 +148,21 @@ def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
     return path
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the toolkit and of the libraries that make an ONNX artifact."""
-    found = {"resnext-toolkit": __version__}
-    for name in ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _describe(proto: onnx.ModelProto, weights: Weights, name: str | None, *, baked: bool) -> None:
+def _describe(proto: onnx.ModelProto, weights: Weights, *, baked: bool) -> None:
     """Put what a consumer of the bare file needs into its metadata."""
-    import json
-
     from onnx import helper
 
     facts = {
-        "model": name or "custom",
-        "weights": Path(weights.source).name,
-        "weights_sha256": weights.sha256,
-        "preprocessing": weights.preprocessing.model_dump_json(),
-        "preprocessing_baked": json.dumps(baked),
-        "class_names": json.dumps(list(weights.class_names)),
+        "resnext.model": variant_name(weights.config) or "custom",
+        "resnext.weights": Path(weights.source).name,
+        **file_facts(
+            weights_sha256=weights.sha256,
+            preprocessing=weights.preprocessing,
+            preprocessing_baked=baked,
+            class_names=weights.class_names,
+        ),
     }
-    helper.set_model_props(proto, {f"resnext.{key}": value for key, value in facts.items()})
+    helper.set_model_props(proto, facts)
 
 
 def _check_file(path: Path) -> None:
@@ -379,4 +201,4 @@ def _onnx_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise BadArtifact(f"{path.name} is not valid ONNX: {str(exc).splitlines()[0]}") from exc
+        raise BadArtifact(f"{path.name} is not valid ONNX: {first_line(exc)}") from exc

@@ -4,13 +4,16 @@ written, seal.
 
 from __future__ import annotations
 
-import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
+from resnext.artifact.files import Artifact
+from resnext.artifact.manifest import CheckRecord
 from resnext.errors import UsageError
 from resnext.progress import working
+from resnext_export import proof
+from resnext_export.publish import Built, library_versions, publish
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -34,41 +37,24 @@ def export_openvino(
         SilentFallback: OpenVINO computes in another precision on this processor.
         GateFailed: the written file does not compute what PyTorch computes. Nothing is written.
     """
-    from importlib.metadata import version
+    if parent.manifest.kind != "onnx":
+        raise UsageError(
+            f"OpenVINO's IR is made from an ONNX artifact; {parent.directory} is of kind"
+            f" {parent.manifest.kind}"
+        )
+    return publish(parent, directory, partial(_build, parent, weights), check=check, force=force)
 
+
+def _build(parent: Artifact, weights: Weights, folder: Path) -> Built:
     from resnext_export.convert.openvino_from_onnx import FILE_NAME, openvino_from_onnx
 
-    from .onnx import expect, library_versions, prove
-
-    of = parent.manifest
-    if of.kind != "onnx":
-        raise UsageError(
-            f"OpenVINO's IR is made from an ONNX artifact; {parent.directory} is of kind {of.kind}"
-        )
-    check_destination(directory, force=force)
     with working("converting to OpenVINO's IR"):
-        data = openvino_from_onnx(parent.path, {})
-    with staging(directory, force=force) as folder:
-        path = folder / FILE_NAME
-        path.write_bytes(data)
-        manifest = of.model_copy(
-            update={
-                "kind": "openvino",
-                "file": FILE_NAME,
-                "file_sha256": file_sha256(path),
-                "file_size_bytes": path.stat().st_size,
-                "parent_sha256": of.file_sha256,
-                "versions": {**library_versions(), "openvino": version("openvino")},
-                "created": datetime.datetime.now(datetime.timezone.utc).isoformat(
-                    timespec="seconds"
-                ),
-                "check": None,
-            }
+        (folder / FILE_NAME).write_bytes(openvino_from_onnx(parent.path, {}))
+
+    def proven(artifact: Artifact) -> CheckRecord:
+        of = parent.manifest
+        return proof.prove(
+            artifact, proof.expect(weights, of.batch, of.numerics, parent=parent), "openvino"
         )
-        if check:
-            with working("comparing the written file with PyTorch"):
-                expected = expect(weights, of.batch, of.numerics, parent=parent)
-                record = prove(Artifact(folder, manifest), expected, "openvino")
-            manifest = manifest.model_copy(update={"check": record})
-        seal(folder, manifest)
-    return Artifact(directory, manifest)
+
+    return Built(FILE_NAME, {"kind": "openvino"}, library_versions("openvino"), proven)

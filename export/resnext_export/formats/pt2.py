@@ -4,22 +4,22 @@ compare, seal.
 
 from __future__ import annotations
 
-import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
-from resnext.artifact.manifest import BatchRange, Manifest, WeightsRecord
+from resnext.artifact.files import Artifact
+from resnext.artifact.identity import file_facts
+from resnext.artifact.manifest import BatchRange
 from resnext.errors import UsageError
 from resnext.network.config import variant_name
 from resnext.precision import Precision
 from resnext.progress import working
-from resnext.runtimes.pt2.package import package_facts
 from resnext.version import __version__
+from resnext_export import proof
+from resnext_export.publish import Built, publish
 
 if TYPE_CHECKING:
-    from resnext.runtimes.pt2.record import PackageRecord
     from resnext.weights.spec import Weights
     from resnext_export.cli.engine_options import EngineRequest
     from resnext_export.request import Asked
@@ -64,68 +64,66 @@ def export_pt2(
         GateFailed: the traced graph is not as asked, or the written file does not compute what
             PyTorch computes. Nothing is written.
     """
+    batch = batch or BatchRange(min=1, opt=8, max=None)
+
+    def build(folder: Path) -> Built:
+        return _build(weights, batch, precision, device, folder, baked=bake_preprocessing)
+
+    return publish(weights, directory, build, check=check, force=force)
+
+
+def _build(
+    weights: Weights,
+    batch: BatchRange,
+    precision: Precision,
+    device: Device,
+    folder: Path,
+    *,
+    baked: bool,
+) -> Built:
     from resnext_export.convert.pt2_from_torch import pt2_from_torch
 
-    from .onnx import expect, prove
-
-    batch = batch or BatchRange(min=1, opt=8, max=None)
-    check_destination(directory, force=force)
-    name = variant_name(weights.config)
-    facts = {
-        "resnext.model": name or "custom",
+    metadata = {
+        "resnext.model": variant_name(weights.config) or "custom",
         "resnext.weights": Path(weights.source).name,
-        **package_facts(
+        **file_facts(
             config=weights.config,
             weights_sha256=weights.sha256,
             preprocessing=weights.preprocessing,
-            preprocessing_baked=bake_preprocessing,
+            preprocessing_baked=baked,
             class_names=weights.class_names,
         ),
     }
-    with staging(directory, force=force) as folder:
-        path = folder / FILE_NAME
-        with working(f"compiling for {device}, half a minute or more"):
-            record = pt2_from_torch(
-                weights,
-                batch,
-                path,
-                bake_preprocessing=bake_preprocessing,
-                precision=precision,
-                device=device,
-                metadata=facts,
-            )
-        manifest = _manifest(path, weights, name, record, baked=bake_preprocessing)
-        if check:
-            with working("comparing the written file with PyTorch"):
-                proof = prove(Artifact(folder, manifest), expect(weights, batch, precision), "pt2")
-            manifest = manifest.model_copy(update={"check": proof})
-        seal(folder, manifest)
-    return Artifact(directory, manifest)
-
-
-def _manifest(
-    path: Path, weights: Weights, name: str | None, record: PackageRecord, *, baked: bool
-) -> Manifest:
-    return Manifest(
-        kind="pt2",
-        file=path.name,
-        file_sha256=file_sha256(path),
-        file_size_bytes=path.stat().st_size,
-        model=name,
-        config=weights.config,
-        weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
-        precision=record.precision,
-        inputs=record.inputs,
-        outputs=record.outputs,
-        batch=record.batch,
-        preprocessing=weights.preprocessing,
-        preprocessing_baked=baked,
-        class_names=weights.class_names,
-        opset=None,
-        parent_sha256=None,  # it is made from weights, not from another artifact
-        versions={"resnext-toolkit": __version__, "torch": record.torch, "numpy": version("numpy")},
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        package=record,
+    with working(f"compiling for {device}, half a minute or more"):
+        record = pt2_from_torch(
+            weights,
+            batch,
+            folder / FILE_NAME,
+            bake_preprocessing=baked,
+            precision=precision,
+            device=device,
+            metadata=metadata,
+        )
+    facts = {
+        "kind": "pt2",
+        "precision": record.precision,
+        "inputs": record.inputs,
+        "outputs": record.outputs,
+        "batch": record.batch,
+        "preprocessing_baked": baked,
+        "opset": None,
+        "package": record,
+    }
+    versions = {
+        "resnext-toolkit": __version__,
+        "torch": record.torch,
+        "numpy": version("numpy"),
+    }
+    return Built(
+        FILE_NAME,
+        facts,
+        versions,
+        lambda artifact: proof.prove(artifact, proof.expect(weights, batch, precision), "pt2"),
     )
 
 

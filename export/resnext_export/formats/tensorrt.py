@@ -4,19 +4,21 @@ check, seal.
 
 from __future__ import annotations
 
-import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from resnext.artifact.files import Artifact, check_destination, file_sha256, seal, staging
-from resnext.artifact.manifest import BatchRange, Manifest
+from resnext.artifact.files import Artifact, check_destination, file_sha256
+from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.records import EngineOptions, EngineRecord
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadWeights, UsageError
 from resnext.machine.cuda_driver import probe_driver
 from resnext.runtimes.compatibility import obstacles, this_machine
-from resnext.runtimes.session import TensorSpec
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for, flavour_of, this_platform
+from resnext_export import proof
+from resnext_export.publish import Built, library_versions, publish
 from resnext_export.tensorrt.engine_from_onnx import BuiltEngine, engine_from_onnx
 from resnext_export.tensorrt.fallbacks import Tried, build_with_fallbacks
 from resnext_export.tensorrt.progress import BuildWatch, build_bars
@@ -82,23 +84,29 @@ def export_engine(
             name=engine_name(parent.manifest, refittable=options.strip_weights, tf32=options.tf32),
         )
 
-    with build_bars() as watch:
-        tried = build_with_fallbacks(
-            parent.path, lambda source: build(source, watch), options.fallbacks
-        )
-    if tried.done and options.strip_weights:
-        raise UsageError(
-            f"--strip-weights needs a graph as exported, and it had to be changed: {tried.done[0]}"
-        )
-    with staging(directory, force=force) as folder:
+    def into(folder: Path) -> Built:
+        with build_bars() as watch:
+            tried = build_with_fallbacks(
+                parent.path, lambda source: build(source, watch), options.fallbacks
+            )
+        if tried.done and options.strip_weights:
+            raise UsageError(
+                "--strip-weights needs a graph as exported, and it had to be changed:"
+                f" {tried.done[0]}"
+            )
         if tried.changed is not None and check:
             _prove_changed(tried.changed, parent, weights, folder)
         (folder / FILE_NAME).write_bytes(tried.engine.data)
-        manifest = _manifest(parent, flavour, options, tried, folder / FILE_NAME)
-        if check and not obstacles(manifest, this_machine(flavour)):
-            manifest = _proven(Artifact(folder, manifest), weights, parent)
-        seal(folder, manifest)
-    return Artifact(directory, manifest)
+
+        def proven(artifact: Artifact) -> CheckRecord | None:
+            if obstacles(artifact.manifest, this_machine(flavour)):
+                return None
+            return _proven(weights, parent, artifact)
+
+        facts = _facts(parent.manifest, flavour, options, tried)
+        return Built(FILE_NAME, facts, library_versions(flavour.package), proven)
+
+    return publish(parent, directory, into, check=check, force=force)
 
 
 def refit_engine(
@@ -119,11 +127,11 @@ def refit_engine(
         EngineRefused: the library does not take them.
         GateFailed: the outcome does not compute what PyTorch computes. Nothing is written.
     """
-    from resnext.artifact.manifest import WeightsRecord
     from resnext.verify.check import artifact_weights
     from resnext.weights.spec import load_weights
     from resnext_export.convert.onnx_from_torch import onnx_from_torch
-    from resnext_export.passes.lower import lowered_from_onnx
+    from resnext_export.passes.base import run_pass
+    from resnext_export.passes.lower import Lower
     from resnext_export.tensorrt.refit import refitted_from_engine
 
     manifest, record = thin.manifest, thin.manifest.engine
@@ -141,30 +149,21 @@ def refit_engine(
     proto = onnx_from_torch(weights, any_batch, bake_preprocessing=manifest.preprocessing_baked)
     if manifest.precision == "fp16" or manifest.precision == "bf16":
         native_io = manifest.outputs[0].dtype != "float32"
-        proto = lowered_from_onnx(proto, manifest.precision, native_io=native_io)
+        proto = run_pass(Lower(manifest.precision, native_io=native_io), proto).proto
     flavour = flavour_of(record.library)
     data = refitted_from_engine(
         thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options
     )
-    with staging(directory, force=force) as folder:
-        path = folder / FILE_NAME
-        path.write_bytes(data)
-        manifest = manifest.model_copy(
-            update={
-                "file_sha256": file_sha256(path),
-                "file_size_bytes": path.stat().st_size,
-                "weights": WeightsRecord(source=weights.source, sha256=weights.sha256),
-                "parent_sha256": manifest.file_sha256,
-                "created": (
-                    datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-                ),
-                "engine": record.model_copy(update={"refitted": True}),
-            }
-        )
-        if check:
-            manifest = _proven(Artifact(folder, manifest), weights)
-        seal(folder, manifest)
-    return Artifact(directory, manifest)
+    facts = {
+        "weights": WeightsRecord(source=weights.source, sha256=weights.sha256),
+        "engine": record.model_copy(update={"refitted": True}),
+    }
+
+    def build(folder: Path) -> Built:
+        (folder / FILE_NAME).write_bytes(data)
+        return Built(FILE_NAME, facts, manifest.versions, partial(_proven, weights, None))
+
+    return publish(thin, directory, build, check=check, force=force)
 
 
 def check_request(flavour: Flavour, options: EngineOptions, timing_cache: Path | None) -> None:
@@ -213,45 +212,31 @@ def _open_shapes(manifest: Manifest) -> dict[str, tuple[int | None, ...]]:
     return {spec.name: spec.shape for spec in manifest.inputs if None in spec.shape}
 
 
-def _manifest(
-    parent: Artifact, flavour: Flavour, options: EngineOptions, tried: Tried, path: Path
-) -> Manifest:
-    from .onnx import library_versions
-
+def _facts(of: Manifest, flavour: Flavour, options: EngineOptions, tried: Tried) -> dict[str, Any]:
     driver = probe_driver()
     gpu = driver.gpus[0] if driver.gpus else None
     version = flavour.version
     assert version is not None
-    of = parent.manifest
-    return of.model_copy(
-        update={
-            "kind": flavour.kind,
-            "file": FILE_NAME,
-            "file_sha256": file_sha256(path),
-            "file_size_bytes": path.stat().st_size,
-            "batch": options.batch,
-            "inputs": tuple(_sized(spec, options) for spec in of.inputs),
-            "outputs": tuple(_sized(spec, options) for spec in of.outputs),
-            "parent_sha256": of.file_sha256,
-            "versions": {**library_versions(), flavour.package: version},
-            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "check": None,
-            "engine": EngineRecord(
-                library=flavour.package,
-                version=version,
-                cuda=flavour.cuda,
-                platform=this_platform(),
-                gpu=gpu and gpu.name,
-                compute_capability=gpu and gpu.compute_capability,
-                cuda_driver=driver.cuda_version,
-                options=options,
-                done=tried.done,
-                build_s=round(tried.engine.build_s, 3),
-                layers=tried.engine.layers,
-                layers_from=tried.engine.layers_from,
-            ),
-        }
-    )
+    return {
+        "kind": flavour.kind,
+        "batch": options.batch,
+        "inputs": tuple(_sized(spec, options) for spec in of.inputs),
+        "outputs": tuple(_sized(spec, options) for spec in of.outputs),
+        "engine": EngineRecord(
+            library=flavour.package,
+            version=version,
+            cuda=flavour.cuda,
+            platform=this_platform(),
+            gpu=gpu and gpu.name,
+            compute_capability=gpu and gpu.compute_capability,
+            cuda_driver=driver.cuda_version,
+            options=options,
+            done=tried.done,
+            build_s=round(tried.engine.build_s, 3),
+            layers=tried.engine.layers,
+            layers_from=tried.engine.layers_from,
+        ),
+    }
 
 
 def _sized(spec: TensorSpec, options: EngineOptions) -> TensorSpec:
@@ -269,8 +254,6 @@ def _prove_changed(
     """
     import tempfile
 
-    from .onnx import expect, prove
-
     manifest = parent.manifest
     with tempfile.TemporaryDirectory(dir=folder) as kept:  # goes with the folder, whatever happens
         path = Path(kept) / manifest.file
@@ -278,17 +261,13 @@ def _prove_changed(
         stand_in = manifest.model_copy(
             update={"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
         )
-        prove(
+        proof.prove(
             Artifact(Path(kept), stand_in),
-            expect(weights, manifest.batch, manifest.precision, parent=parent),
+            proof.expect(weights, manifest.batch, manifest.precision, parent=parent),
         )
 
 
-def _proven(artifact: Artifact, weights: Weights, parent: Artifact | None = None) -> Manifest:
-    from resnext.progress import working
-
-    from .onnx import expect, prove
-
+def _proven(weights: Weights, parent: Artifact | None, artifact: Artifact) -> CheckRecord:
     manifest = artifact.manifest
     assert manifest.engine is not None
     profiles = manifest.engine.options.profiles
@@ -297,7 +276,5 @@ def _proven(artifact: Artifact, weights: Weights, parent: Artifact | None = None
             {size for profile in profiles for size in (profile.min, profile.opt, profile.max or 0)}
         )
     )
-    with working("comparing the engine on disk with PyTorch"):
-        expected = expect(weights, manifest.batch, manifest.numerics, batches, parent)
-        record = prove(artifact, expected, manifest.kind)
-    return manifest.model_copy(update={"check": record})
+    expected = proof.expect(weights, manifest.batch, manifest.numerics, batches, parent)
+    return proof.prove(artifact, expected, manifest.kind)

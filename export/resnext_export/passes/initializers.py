@@ -1,69 +1,69 @@
-"""The constant tensors of an ONNX graph, to read and to replace while nodes that share them stay
-right.
-"""
+"""The constant tensors of an ONNX graph, and how to replace one that several nodes share."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from resnext.errors import UnknownName
-
 
 class Constants:
-    """The constant tensors of a graph by name: initializers that are no inputs, and values of
-    Constant nodes.
+    """The constant tensors of a graph by name.
+
+    These are initializers that are not graph inputs, and values of Constant nodes.
 
     Args:
-        graph: what the methods change in place.
+        graph: the graph, which the methods change in place.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        given = {value.name for value in graph.input}
-        inside = (
+        inputs = {value.name for value in graph.input}
+        internal = (
             tensor
             for tensor in graph.initializer
             if tensor.data_location != onnx.TensorProto.EXTERNAL
         )
         self._graph = graph
-        self._held: dict[str, onnx.TensorProto] = {t.name: t for t in inside if t.name not in given}
-        constant = (
+        self._tensors: dict[str, onnx.TensorProto] = {
+            t.name: t for t in internal if t.name not in inputs
+        }
+        constant_nodes = (
             (node.output[0], node.attribute) for node in graph.node if node.op_type == "Constant"
         )
-        self._held |= {
-            name: value.t for name, values in constant for value in values if value.name == "value"
+        self._tensors |= {
+            name: value.t
+            for name, values in constant_nodes
+            for value in values
+            if value.name == "value"
         }
-        self._noted = {value.name: value for value in graph.value_info}
+        self._value_info = {value.name: value for value in graph.value_info}
         self._uses = Counter(_reads(graph))
-        self._taken = {
+        self._names = {
             *self._uses,
-            *self._held,
-            *given,
+            *self._tensors,
+            *inputs,
             *(name for node in graph.node for name in node.output),
         }
 
     def __getitem__(self, name: str) -> onnx.TensorProto:
-        return self._held[name]
+        return self._tensors[name]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._held
+        return name in self._tensors
 
     def fresh(self, name: str) -> str:
-        """``name``, or one like it where a tensor of the graph bears it already. It is taken from
-        then on.
-        """
-        while name in self._taken:
+        """Reserve a new tensor name: ``name``, with underscores appended if it is in use."""
+        while name in self._names:
             name += "_"
-        self._taken.add(name)
+        self._names.add(name)
         return name
 
     def shared(self, name: str) -> bool:
-        """True where several nodes, graph outputs or subgraphs read tensor ``name``."""
+        """True if several nodes, graph outputs or subgraphs read tensor ``name``."""
         return self._uses[name] > 1
 
     def redirect(self, node: onnx.NodeProto, slot: int, name: str) -> None:
@@ -72,11 +72,12 @@ class Constants:
         self._uses.update([name])
         node.input[slot] = name
 
-    def privately(
+    def private_copy(
         self, node: onnx.NodeProto, slot: int, producer: onnx.NodeProto
     ) -> onnx.NodeProto:
-        """A copy of ``producer`` for ``node`` alone to read as its input ``slot``; the caller adds
-        it to the graph.
+        """A copy of ``producer`` whose output only ``node`` reads, as its input ``slot``.
+
+        The caller adds the copy to the graph.
         """
         copied = onnx.NodeProto()
         copied.CopyFrom(producer)
@@ -87,34 +88,22 @@ class Constants:
         return copied
 
     def replace(self, node: onnx.NodeProto, slot: int, array: NDArray[Any], suffix: str) -> None:
-        """Give ``node`` another constant as its input ``slot``. One that others read too stays,
-        beside the new one.
+        """Replace the constant that ``node`` reads as its input ``slot``.
+
+        A shared constant stays for its other readers; the new one gets the name with ``suffix``.
         """
         if self.shared(node.input[slot]):
             self.redirect(node, slot, self.fresh(f"{node.input[slot]}_{suffix}"))
-            self._held[node.input[slot]] = self._graph.initializer.add()
+            self._tensors[node.input[slot]] = self._graph.initializer.add()
         name = node.input[slot]
-        self._held[name].CopyFrom(numpy_helper.from_array(array, name))
-        self.note(name, array.shape, self._held[name].data_type)
+        self._tensors[name].CopyFrom(numpy_helper.from_array(array, name))
+        self.note(name, array.shape, self._tensors[name].data_type)
 
     def note(self, name: str, shape: Sequence[int], data_type: int | None = None) -> None:
-        """Correct shape and type of tensor ``name`` where the graph notes them."""
-        if value := self._noted.get(name):
-            kind = data_type or value.type.tensor_type.elem_type
-            value.CopyFrom(onnx.helper.make_tensor_value_info(name, kind, shape))
-
-
-def convolutions(graph: onnx.GraphProto, names: Collection[str] | None) -> list[onnx.NodeProto]:
-    """The Convs that bear one of ``names``, in graph order; all where it is None.
-
-    Raises:
-        UnknownName: one of the names is no Conv's.
-    """
-    convs = [node for node in graph.node if node.op_type == "Conv"]
-    known = [conv.name for conv in convs]
-    if unknown := sorted(set(names or ()) - set(known)):
-        raise UnknownName("convolution", unknown[0], known)
-    return [conv for conv in convs if names is None or conv.name in names]
+        """Update the value_info of tensor ``name``, if the graph has one."""
+        if value := self._value_info.get(name):
+            element_type = data_type or value.type.tensor_type.elem_type
+            value.CopyFrom(onnx.helper.make_tensor_value_info(name, element_type, shape))
 
 
 def _reads(graph: onnx.GraphProto) -> Iterator[str]:

@@ -1,15 +1,14 @@
-"""A half-precision ONNX graph from a float32 one: every weight converted, every type written into
-the graph.
+"""Lower a float32 graph to half precision: every weight converted, every type written out.
 
-The float32 graph is lowered, not the network traced again: traced in bfloat16, the exporter leaves
-    the weights that it
-folded batch norms into in float32, which ONNX and TensorRT reject; in float16 it folds in float16
-and rounds twice.
+The float32 graph is lowered; the network is not traced again. Traced in bfloat16, the exporter
+leaves the weights that it folded batch norms into in float32, which ONNX and TensorRT reject;
+traced in float16, it folds in float16 and rounds twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -21,17 +20,16 @@ from onnx import TensorProto, helper, numpy_helper
 from resnext.errors import BadArtifact, GateFailed, UsageError
 from resnext.precision import PRECISIONS
 
+from .base import PassResult
+from .graph import WEIGHTED, inferred
 from .initializers import Constants
 
 HalfPrecision: TypeAlias = Literal["fp16", "bf16"]
-#: Largest finite value of each type.
-#: Operators whose second input is a weight.
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: The first opset whose Conv, pooling and other operators all take bfloat16.
 BF16_OPSET = 22
-#: Operators that opsets up to 22 define anew only to take more types. (MaxPool's text also says
-#: what runtimes do anyway with a window that starts in the padding, where ceil_mode is set.) A test
-#: compares the definitions.
+#: Operators that opsets up to 22 redefine only to accept more types; a test compares the
+#: definitions. (MaxPool's text also states what runtimes do anyway with a window that starts in the
+#: padding if ceil_mode is set.)
 _ONLY_MORE_TYPES = frozenset(
     (
         "Cast",
@@ -54,80 +52,95 @@ _HALVES: Mapping[HalfPrecision, int] = MappingProxyType(
 _FLOATS = frozenset((TensorProto.FLOAT, TensorProto.DOUBLE, *_HALVES.values()))
 
 
-def lowered_from_onnx(
-    proto: onnx.ModelProto, precision: HalfPrecision, *, native_io: bool = False
-) -> onnx.ModelProto:
-    """Let the network compute in ``precision``: all from the first weighted node on, with its
-    weights and biases.
+@dataclass(frozen=True)
+class Lower:
+    """Compute in half precision from the first weighted node on, weights and biases included.
 
-    What stands before the first weighted node stays in float32: that is preprocessing that was
-        baked in. A Cast leads
-    from there, or from the input, into the network, and another one from the network to the output.
+    Nodes before the first weighted node stay in float32: they are baked-in preprocessing. One Cast
+    leads from there, or from the input, into the network, and one from the network to the output.
     They are named after the tensor that they cast: ``input.to_bf16`` (``permute.to_bf16`` in a
-    graph that takes pixels) and ``logits.to_fp32``. Weights are rounded to the nearest, ties to
-    even.
+    graph that takes pixels) and ``logits.to_fp32``. Weights are rounded to nearest, ties to even.
+    Node names, metadata and the symbolic batch are kept; shapes and types are inferred again.
 
-    Args:
-        proto: a float32 model, weights inside; left as it is.
-        precision: what to compute in. bf16 raises the opset to 22.
-        native_io: let float32 inputs and outputs be of ``precision`` themselves, without a Cast.
-
-    Returns:
-        A copy that shares no memory with ``proto``. Node names, metadata and the symbolic batch are
-        as they were; shapes and types of all tensors are inferred anew.
-
-    Raises:
-        GateFailed: a weight that ``precision`` cannot hold; names the layer.
-        UsageError: the graph is not of float32, or holds what cannot be lowered.
-        BadArtifact: its types do not hold together, or its weights lie in another file.
+    Attributes:
+        precision: the type to compute in. bf16 raises the opset to 22.
+        native_io: make float32 inputs and outputs half precision, too, without a Cast.
     """
-    lowered = onnx.ModelProto()
-    lowered.CopyFrom(proto)
-    if precision == "bf16":
-        _raise_opset(lowered, BF16_OPSET)
-    floats = _float_tensors(lowered)
-    graph, half = lowered.graph, _HALVES[precision]
-    constants = Constants(graph)
-    inside = {value.name for value in graph.input if native_io and value.name in floats}
-    network = _network(graph, inside, floats)
-    _lower_constants(graph, network, floats, constants, precision)
-    nodes: list[onnx.NodeProto] = []
-    cast: dict[str, str] = {}
-    for node in graph.node:
-        for slot, name in enumerate(node.input if tuple(node.output) in network else ()):
-            if name in floats and name not in inside and name not in constants:
-                if name not in cast:
-                    cast[name] = constants.fresh(f"{name}_{precision}")
-                    nodes.append(_cast(name, cast[name], f"{name}.to_{precision}", half))
-                constants.redirect(node, slot, cast[name])
-        for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and node.output[0] in inside:
-                attribute.i = half
-        nodes.append(node)
-    for value in graph.input if native_io else ():
-        if value.name in inside:
-            value.type.tensor_type.elem_type = half
-    noted = {value.name: value for value in proto.graph.value_info}
-    for value in graph.output:
-        if value.name in inside and native_io:
-            value.type.tensor_type.elem_type = half
-        elif value.name in inside:
-            within = constants.fresh(f"{value.name}_{precision}")
-            noted[within] = value
-            for node in nodes:
-                _rename(node, value.name, within)
-            nodes.append(_cast(within, value.name, f"{value.name}.to_fp32", TensorProto.FLOAT))
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend(nodes)
-    check_lowered(lowered, precision)
-    for value in inferred(lowered).graph.value_info:
-        _keep_symbols(value, noted.get(value.name, value))
-        graph.value_info.append(value)
-    return lowered
+
+    precision: HalfPrecision
+    native_io: bool = False
+
+    def requires(self, proto: onnx.ModelProto) -> None:
+        """Refuse a graph with parts that cannot be lowered.
+
+        Raises:
+            UsageError: a subgraph, a quantized node, or one of another operator domain.
+            BadArtifact: the weights are in another file.
+        """
+        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in proto.graph.initializer):
+            raise BadArtifact(
+                "the weights are in another file", hint="read them in first (onnx.load does)"
+            )
+        for node in proto.graph.node:
+            nested = any(a.HasField("g") or a.graphs for a in node.attribute)
+            quantized = node.op_type.endswith("QuantizeLinear")
+            if nested or quantized or node.domain not in ("", "ai.onnx"):
+                raise UsageError(
+                    f"cannot lower {node.name or node.op_type} ({node.op_type}): only plain float32"
+                    " graphs",
+                    hint="lower first, then quantize",
+                )
+
+    def apply(self, proto: onnx.ModelProto) -> PassResult:
+        """Lower a copy.
+
+        Raises:
+            GateFailed: ``precision`` cannot hold a weight; names the layer.
+            UsageError: the graph is not float32, or its opset cannot be raised.
+            BadArtifact: its types or shapes are inconsistent.
+        """
+        precision, half = self.precision, _HALVES[self.precision]
+        lowered = onnx.ModelProto()
+        lowered.CopyFrom(proto)
+        if precision == "bf16":
+            _raise_opset(lowered, BF16_OPSET)
+        floats = _float32_tensors(lowered)
+        graph = lowered.graph
+        constants = Constants(graph)
+        native = {value.name for value in graph.input if self.native_io and value.name in floats}
+        inside = set(native)
+        network = _network(graph, inside, floats)
+        _lower_constants(graph, network, floats, constants, precision)
+        nodes = _with_casts(graph, network, floats, inside, constants, precision)
+        for value in graph.input:
+            if value.name in native:
+                value.type.tensor_type.elem_type = half
+        value_info = {value.name: value for value in proto.graph.value_info}
+        for value in graph.output:
+            if value.name in inside and self.native_io:
+                value.type.tensor_type.elem_type = half
+            elif value.name in inside:
+                inner = constants.fresh(f"{value.name}_{precision}")
+                value_info[inner] = value
+                for node in nodes:
+                    _rename(node, value.name, inner)
+                nodes.append(_cast(inner, value.name, f"{value.name}.to_fp32", TensorProto.FLOAT))
+        del graph.node[:], graph.value_info[:]
+        graph.node.extend(nodes)
+        for value in inferred(lowered).graph.value_info:
+            _keep_symbols(value, value_info.get(value.name, value))
+            graph.value_info.append(value)
+        changed = (node.name for node in graph.node if node.op_type in WEIGHTED)
+        return PassResult(lowered, tuple(changed))
+
+    def ensures(self, before: onnx.ModelProto, after: onnx.ModelProto) -> float:  # noqa: ARG002  # the outcome alone tells
+        """See `check_lowered`."""
+        check_lowered(after, self.precision)
+        return 0.0
 
 
 def check_lowered(proto: onnx.ModelProto, precision: HalfPrecision) -> None:
-    """Every constant that enters arithmetic, from the first weighted node on, must be of
+    """Check that every constant used in arithmetic, from the first weighted node on, is of
     ``precision``.
 
     Raises:
@@ -140,70 +153,64 @@ def check_lowered(proto: onnx.ModelProto, precision: HalfPrecision) -> None:
             continue
         inside.update(node.output)
         for name in node.input:
-            if name in constants and (kind := constants[name].data_type) in _FLOATS - {half}:
+            if name in constants and (dtype := constants[name].data_type) in _FLOATS - {half}:
                 raise GateFailed(
-                    f"{node.name}: {name!r} is {helper.tensor_dtype_to_np_dtype(kind)} in a graph"
-                    f" of {precision}; lower the whole float32 graph anew"
+                    f"{node.name}: {name!r} is {helper.tensor_dtype_to_np_dtype(dtype)} in a"
+                    f" {precision} graph",
+                    hint="lower the whole float32 graph again",
                 )
 
 
-def inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with all its types and shapes, and without its large constants.
-
-    Raises:
-        BadArtifact: they do not hold together.
-    """
-    light = onnx.ModelProto()
-    light.CopyFrom(proto)
-    for tensor in light.graph.initializer:
-        if (
-            len(tensor.raw_data) > 4096
-        ):  # a weight's shape says all, and inference would copy its values twice
-            tensor.ClearField("raw_data")
-    try:
-        return onnx.shape_inference.infer_shapes(
-            light, check_type=True, strict_mode=True, data_prop=True
-        )
-    except onnx.shape_inference.InferenceError as exc:
-        told = [line for line in str(exc).splitlines() if line.strip()]
-        raise BadArtifact(
-            f"the graph's types or shapes do not hold together: {told[0] if told else exc}"
-        ) from exc
-
-
-def _float_tensors(proto: onnx.ModelProto) -> set[str]:
-    """Names of the float32 tensors. Raises where the graph has parts that cannot be lowered."""
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in proto.graph.initializer):
-        raise BadArtifact("the weights lie in another file; read them in first (onnx.load does)")
-    for node in proto.graph.node:
-        nested = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
-        if nested or node.domain not in ("", "ai.onnx") or node.op_type.endswith("QuantizeLinear"):
-            raise UsageError(
-                f"cannot lower {node.name or node.op_type} ({node.op_type}): only plain float32"
-                " graphs; lower first, then quantize"
-            )
+def _float32_tensors(proto: onnx.ModelProto) -> set[str]:
+    """Names of the float32 tensors; raises UsageError if any are of another floating-point type."""
     graph = inferred(proto).graph
-    kinds = {
+    types = {
         value.name: value.type.tensor_type.elem_type
         for value in (*graph.input, *graph.value_info, *graph.output)
     }
-    kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    if other := [name for name, kind in kinds.items() if kind in _FLOATS - {TensorProto.FLOAT}]:
-        kind = helper.tensor_dtype_to_np_dtype(kinds[other[0]])
-        raise UsageError(f"tensor {other[0]!r} is {kind}; give the float32 graph")
-    return {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    if other := [name for name, dtype in types.items() if dtype in _FLOATS - {TensorProto.FLOAT}]:
+        dtype = helper.tensor_dtype_to_np_dtype(types[other[0]])
+        raise UsageError(f"tensor {other[0]!r} is {dtype}", hint="give the float32 graph")
+    return {name for name, dtype in types.items() if dtype == TensorProto.FLOAT}
 
 
 def _network(graph: onnx.GraphProto, inside: set[str], floats: set[str]) -> set[tuple[str, ...]]:
-    """Outputs of each node to lower; adds the tensors that will be of half precision to
-    ``inside``.
-    """
-    found = set()
+    """Outputs of each node to lower; adds the tensors that become half precision to ``inside``."""
+    network = set()
     for node in graph.node:
         if node.op_type in WEIGHTED or not inside.isdisjoint(node.input):
-            found.add(tuple(node.output))
+            network.add(tuple(node.output))
             inside |= floats & set(node.output)
-    return found
+    return network
+
+
+def _with_casts(
+    graph: onnx.GraphProto,
+    network: set[tuple[str, ...]],
+    floats: set[str],
+    inside: set[str],
+    constants: Constants,
+    precision: HalfPrecision,
+) -> list[onnx.NodeProto]:
+    """The nodes, with a Cast before the first reader of each float32 tensor that enters the
+    network.
+    """
+    half = _HALVES[precision]
+    nodes: list[onnx.NodeProto] = []
+    casts: dict[str, str] = {}
+    for node in graph.node:
+        for slot, name in enumerate(node.input if tuple(node.output) in network else ()):
+            if name in floats and name not in inside and name not in constants:
+                if name not in casts:
+                    casts[name] = constants.fresh(f"{name}_{precision}")
+                    nodes.append(_cast(name, casts[name], f"{name}.to_{precision}", half))
+                constants.redirect(node, slot, casts[name])
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and node.output[0] in inside:
+                attribute.i = half
+        nodes.append(node)
+    return nodes
 
 
 def _lower_constants(
@@ -241,34 +248,37 @@ def _rounded(
     array: NDArray[np.float32], precision: HalfPrecision, layer: str, name: str, *, weight: bool
 ) -> NDArray[Any]:
     largest = float(np.abs(array).max(initial=0))
+    limit = PRECISIONS[precision]
     with np.errstate(over="ignore", under="ignore"):
         lowered: NDArray[Any] = array.astype(helper.tensor_dtype_to_np_dtype(_HALVES[precision]))
     if np.isfinite(largest) and not np.isfinite(lowered.astype(np.float32)).all():
         raise GateFailed(
             f"{layer}: the largest value of {name!r}, {largest:.6g}, is beyond {precision}'s"
-            f" {PRECISIONS[precision].largest:.6g}; use {' or '.join(PRECISIONS[precision].wider)}"
+            f" {limit.largest:.6g}",
+            hint=f"use {' or '.join(limit.wider)}",
         )
     # A few tiny weights beside large ones do no harm (a channel that training gave up). It is too
-    # much where fp16, with three more bits of mantissa, keeps less of the layer than bf16 would.
+    # much if fp16, with three more bits of mantissa, keeps less of the layer than bf16 would.
     small = np.abs(array) < np.finfo(np.float16).smallest_normal
     if weight and precision == "fp16" and small.any():
         bfloat = array.astype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
-        if _lost(array, lowered) > _lost(array, bfloat):
+        if _squared_error(array, lowered) > _squared_error(array, bfloat):
             share = float((small & (array != 0)).sum() / max(1, np.count_nonzero(array)))
             raise GateFailed(
                 f"{layer}: {share:.0%} of {name!r} turns to zero or subnormal in fp16 (its largest"
-                f" value is {largest:.3g}); use bf16 or fp32"
+                f" value is {largest:.3g})",
+                hint="use bf16 or fp32",
             )
     return lowered
 
 
-def _lost(array: NDArray[np.float32], rounded: NDArray[Any]) -> float:
+def _squared_error(array: NDArray[np.float32], rounded: NDArray[Any]) -> float:
     return float(np.square(array.astype(np.float64) - rounded.astype(np.float64)).sum())
 
 
 def _raise_opset(proto: onnx.ModelProto, opset: int) -> None:
-    """Let the model be of ``opset``, unless it is of a later one. onnx's version converter would
-    drop node metadata.
+    """Raise the model's opset to at least ``opset``; onnx's version converter would drop node
+    metadata.
     """
     (entry,) = (entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     if entry.version >= opset:
@@ -280,7 +290,8 @@ def _raise_opset(proto: onnx.ModelProto, opset: int) -> None:
         if before.since_version != after.since_version and node.op_type not in _ONLY_MORE_TYPES:
             raise UsageError(
                 f"cannot raise opset {entry.version} to {opset}, which bf16 needs: {node.op_type}"
-                f" is another there; export with opset {opset}"
+                " has changed in between",
+                hint=f"export with opset {opset}",
             )
     entry.version = opset
     proto.ir_version = max(
@@ -288,18 +299,16 @@ def _raise_opset(proto: onnx.ModelProto, opset: int) -> None:
     )
 
 
-def _keep_symbols(value: onnx.ValueInfoProto, noted: onnx.ValueInfoProto) -> None:
-    """Call open dimensions of ``value`` what ``noted`` calls them: inference loses sight of the
-    batch at a Reshape.
-    """
-    dims = zip(value.type.tensor_type.shape.dim, noted.type.tensor_type.shape.dim, strict=False)
-    for dim, before in dims:
-        if not dim.HasField("dim_value") and before.dim_param:
-            dim.dim_param = before.dim_param
+def _keep_symbols(value: onnx.ValueInfoProto, before: onnx.ValueInfoProto) -> None:
+    """Restore the symbols of dynamic dimensions: inference loses the batch at a Reshape."""
+    dims = zip(value.type.tensor_type.shape.dim, before.type.tensor_type.shape.dim, strict=False)
+    for dim, old in dims:
+        if not dim.HasField("dim_value") and old.dim_param:
+            dim.dim_param = old.dim_param
 
 
-def _cast(given: str, output: str, name: str, kind: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [given], [output], name, to=kind)
+def _cast(source: str, target: str, name: str, data_type: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], name, to=data_type)
 
 
 def _rename(node: onnx.NodeProto, old: str, new: str) -> None:

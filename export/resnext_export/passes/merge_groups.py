@@ -1,14 +1,14 @@
-"""An ONNX graph with fewer, wider convolution groups from one with narrow groups: the same
-function.
+"""Merge narrow convolution groups into fewer, wider ones: the same function.
 
 For builders that refuse narrow groups or run them slower than wide ones.
-`resnext.network.forms.merge_model_groups` defines what a merge is, and does it here too: weights of
-any type are carried through it as bits.
+`resnext.network.forms.merge_model_groups` defines a merge and performs it here, too: weights of any
+type pass through it as bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,67 +22,86 @@ from resnext.errors import BadArtifact
 from resnext.network.forms import merge_model_groups
 from resnext.network.model import Bottleneck
 
-from .initializers import Constants, convolutions
+from .base import PassResult
+from .graph import convolutions
+from .initializers import Constants
+from .merge_proof import prove_merge
 
 
-def merged_from_onnx(
-    proto: onnx.ModelProto, least_width: int, only: Collection[str] | None = None
-) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Merge neighbouring groups of grouped convolutions until each has ``least_width`` input
-    channels.
+@dataclass(frozen=True)
+class MergeGroups:
+    """Merge neighboring groups of grouped convolutions until each is wide enough.
 
     Each Conv gets the smallest factor that divides its groups and reaches ``least_width``, or one
-    group where none does. Its weight (O x I/groups x kernel, of any element type) becomes
-    block-diagonal: what is new is zero or, behind a DequantizeLinear, the channel's zero point.
-    Node names, scales and biases stay as they are.
+    group if there is none. Its weight (O x I/groups x kernel, of any element type) becomes
+    block-diagonal: new values are zero or, behind a DequantizeLinear, the channel's zero point.
+    Node names, scales and biases are kept.
 
-    Args:
-        proto: the model, weights inside; left as it is.
-        least_width: input channels that each group shall have at least.
-        only: names of the Convs to merge, of which those with one group are left alone; None means
-            all.
-
-    Returns:
-        A copy that shares no memory with ``proto``, and the names of the Convs whose groups
-        changed, in graph order.
-
-    Raises:
-        UsageError: ``least_width`` is not an integer of at least 1, or ``only`` holds a name that
-            no Conv has.
-        BadArtifact: a Conv's weight is no constant of this file, does not fit its groups, or is
-            quantized along another axis than its output channels.
+    Attributes:
+        least_width: minimum input channels per group.
+        only: names of the Convs to merge; those with one group are left alone. None means all.
     """
-    merged = onnx.ModelProto()
-    merged.CopyFrom(proto)
-    graph = merged.graph
-    constants = Constants(graph)
-    convs = [conv for conv in convolutions(graph, only) if _group(conv).i > 1]
-    chains = [_chain(conv, graph, constants) for conv in convs]
-    blocks = _merged([_bits(chain, constants) for chain in chains], least_width)
-    changed, copies = [], {}
-    for conv, chain, block in zip(convs, chains, blocks, strict=True):
-        if block.conv2.groups == _group(conv).i:
-            continue
-        weight = numpy_helper.to_array(constants[_feed(chain[-1])])
-        wide = block.conv2.weight.detach().numpy().reshape(len(weight), -1, *weight.shape[2:])
-        wide = (wide ^ _zero_bits(chain, constants)).view(weight.dtype)
-        copies[tuple(conv.output)] = _unshare(chain, constants)
-        constants.replace(chain[-1], _slot(chain[-1]), wide, "merged")
-        for node in chain[1:]:
-            constants.note(node.output[0], wide.shape)
-        _group(conv).i = block.conv2.groups
-        changed.append(conv.name)
-    nodes = [
-        placed for node in graph.node for placed in (*copies.get(tuple(node.output), ()), node)
-    ]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return merged, tuple(changed)
+
+    least_width: int
+    only: Collection[str] | None = None
+
+    def requires(self, proto: onnx.ModelProto) -> None:
+        """Check the grouped convolutions.
+
+        Raises:
+            UnknownName: ``only`` has a name that no Conv has.
+            BadArtifact: a Conv's weight is not a constant of this file, does not fit its groups, or
+                is quantized along another axis than its output channels.
+        """
+        constants = Constants(proto.graph)
+        for conv in _grouped(proto.graph, self.only):
+            _zero_bits(_chain(conv, proto.graph, constants), constants)
+
+    def apply(self, proto: onnx.ModelProto) -> PassResult:
+        """Merge the groups in a copy.
+
+        Raises:
+            UsageError: ``least_width`` is not an integer of at least 1.
+        """
+        merged = onnx.ModelProto()
+        merged.CopyFrom(proto)
+        graph = merged.graph
+        constants = Constants(graph)
+        convs = _grouped(graph, self.only)
+        chains = [_chain(conv, graph, constants) for conv in convs]
+        blocks = _merged([_bits(chain, constants) for chain in chains], self.least_width)
+        changed, copies = [], {}
+        for conv, chain, block in zip(convs, chains, blocks, strict=True):
+            if block.conv2.groups == _group(conv).i:
+                continue
+            weight = numpy_helper.to_array(constants[_feed(chain[-1])])
+            wide = block.conv2.weight.detach().numpy().reshape(len(weight), -1, *weight.shape[2:])
+            wide = (wide ^ _zero_bits(chain, constants)).view(weight.dtype)
+            copies[tuple(conv.output)] = _unshare(chain, constants)
+            constants.replace(chain[-1], _slot(chain[-1]), wide, "merged")
+            for node in chain[1:]:
+                constants.note(node.output[0], wide.shape)
+            _group(conv).i = block.conv2.groups
+            changed.append(conv.name)
+        nodes = [
+            placed for node in graph.node for placed in (*copies.get(tuple(node.output), ()), node)
+        ]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        return PassResult(merged, tuple(changed))
+
+    def ensures(self, before: onnx.ModelProto, after: onnx.ModelProto) -> float:
+        """See `prove_merge`."""
+        return prove_merge(before, after).max_error
+
+
+def _grouped(graph: onnx.GraphProto, only: Collection[str] | None) -> list[onnx.NodeProto]:
+    return [conv for conv in convolutions(graph, only) if _group(conv).i > 1]
 
 
 def _group(conv: onnx.NodeProto) -> onnx.AttributeProto:
-    found = [attribute for attribute in conv.attribute if attribute.name == "group"]
-    return found[0] if found else onnx.helper.make_attribute("group", 1)
+    attributes = [attribute for attribute in conv.attribute if attribute.name == "group"]
+    return attributes[0] if attributes else onnx.helper.make_attribute("group", 1)
 
 
 def _slot(node: onnx.NodeProto) -> int:
@@ -96,9 +115,7 @@ def _feed(node: onnx.NodeProto) -> str:
 def _chain(
     conv: onnx.NodeProto, graph: onnx.GraphProto, constants: Constants
 ) -> list[onnx.NodeProto]:
-    """``conv`` and the DequantizeLinear and QuantizeLinear between it and its constant weight,
-    nearest first.
-    """
+    """``conv``, and the Q and DQ nodes between it and its constant weight, nearest first."""
     makers = {
         node.output[0]: node
         for node in graph.node
@@ -108,15 +125,15 @@ def _chain(
     while (name := _feed(chain[-1])) not in constants:
         if name not in makers:
             raise BadArtifact(
-                f"cannot merge the groups of {conv.name}: its weight {name!r} is no constant of"
-                " this file; export the weights as initializers"
+                f"cannot merge the groups of {conv.name}: its weight {name!r} is not a constant of"
+                " this file",
+                hint="export the weights as initializers",
             )
         chain.append(makers[name])
     shape = tuple(constants[name].dims)
     if len(shape) < 3 or shape[0] % _group(conv).i:
         raise BadArtifact(
-            f"{conv.name} has {_group(conv).i} groups, which its weight of shape {shape} does"
-            " not fit"
+            f"{conv.name} has {_group(conv).i} groups, which do not fit its weight of shape {shape}"
         )
     for node in chain[1:]:
         options = {attribute.name: attribute.i for attribute in node.attribute}
@@ -124,33 +141,29 @@ def _chain(
         if options.get("block_size") or not (one or options.get("axis", 1) % len(shape) == 0):
             raise BadArtifact(
                 f"cannot merge the groups of {conv.name}: {node.name or node.op_type} scales its"
-                " weight along another axis than the output channels (axis 0); quantize it for"
-                " each channel or for the whole tensor"
+                " weight along another axis than the output channels (axis 0)",
+                hint="quantize it per channel or per tensor",
             )
     return chain
 
 
 def _bits(chain: Sequence[onnx.NodeProto], constants: Constants) -> tuple[NDArray[Any], int]:
-    """The weight as integers of its size, 0 for what stands for zero, as O x I/groups x values x 1;
-    and the groups.
-    """
+    """The weight's bits as integers, with zero as 0, O x I/groups x values x 1; and the groups."""
     weight = numpy_helper.to_array(constants[_feed(chain[-1])])
     bits = weight.view(f"i{weight.itemsize}") ^ _zero_bits(chain, constants)
     return bits.reshape(*weight.shape[:2], -1, 1), _group(chain[0]).i
 
 
 def _zero_bits(chain: Sequence[onnx.NodeProto], constants: Constants) -> NDArray[Any]:
-    """The bits that stand for zero in each output channel, to be combined with those of the weight
-    by XOR.
-    """
+    """The bits of zero in each output channel, to be XORed with those of the weight."""
     tensor = constants[_feed(chain[-1])]
     last = chain[-1]
     if last.op_type != "DequantizeLinear" or len(last.input) < 3 or not last.input[2]:
         kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        return np.zeros(1, f"i{kind.itemsize}")  # zero has no bits set in every type of ONNX
+        return np.zeros(1, f"i{kind.itemsize}")  # zero has no bits set in any ONNX type
     if last.input[2] not in constants:
         raise BadArtifact(
-            f"cannot merge the groups of {chain[0].name}: its zero point is no constant of this"
+            f"cannot merge the groups of {chain[0].name}: its zero point is not a constant of this"
             " file"
         )
     zero = numpy_helper.to_array(constants[last.input[2]])
@@ -158,8 +171,7 @@ def _zero_bits(chain: Sequence[onnx.NodeProto], constants: Constants) -> NDArray
 
 
 def _merged(weights: Sequence[tuple[NDArray[Any], int]], least_width: int) -> list[Bottleneck]:
-    # Blocks that are empty but for the weight of their grouped convolution, which is all that a
-    # merge changes.
+    # Each block holds nothing but the weight of its grouped convolution, all that a merge changes.
     blocks = nn.ModuleList()
     for weight, groups in weights:
         with torch.device("meta"):
@@ -171,13 +183,11 @@ def _merged(weights: Sequence[tuple[NDArray[Any], int]], least_width: int) -> li
 
 
 def _unshare(chain: list[onnx.NodeProto], constants: Constants) -> list[onnx.NodeProto]:
-    """Put a copy in place of each node of ``chain`` that others read too; gives the copies, in
-    running order.
-    """
+    """Replace each shared node of ``chain`` with a copy; returns the copies in execution order."""
     copies: list[onnx.NodeProto] = []
     for index, node in enumerate(chain[1:], 1):
         if constants.shared(node.output[0]):
             reader = chain[index - 1]
-            chain[index] = constants.privately(reader, _slot(reader), node)
+            chain[index] = constants.private_copy(reader, _slot(reader), node)
             copies.insert(0, chain[index])
     return copies

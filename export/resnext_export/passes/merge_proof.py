@@ -1,7 +1,7 @@
-"""A proof that merging changed nothing but the shape of some groups: everything else is the same,
-bit for bit, and each merged convolution is the same function in float64.
+"""Prove that a merge changed only group shapes.
 
-It shares no code with `merged_from_onnx`, so that one mistake cannot hide in both.
+Everything else must be the same bit for bit, and each merged convolution the same function in
+float64. The proof shares no code with `MergeGroups`, so no bug can hide in both.
 """
 
 from __future__ import annotations
@@ -23,29 +23,28 @@ from resnext.errors import GateFailed
 
 from .initializers import Constants
 
-#: The input that a merge may change of each kind of node: a convolution's weight, and what that is
-#: dequantized from.
+#: The one input that a merge may change, by operator: a convolution's weight, and the tensor that
+#: it is dequantized from.
 _FREE_SLOT: Mapping[str, int] = MappingProxyType(
     {"Conv": 1, "DequantizeLinear": 0, "QuantizeLinear": 0}
 )
-#: Integers that weights are quantized to; what else QuantizeLinear gives is float8.
+#: Integer types of quantized weights; any other that QuantizeLinear writes is float8.
 _INTEGER = re.compile(r"(U?)INT(\d+)")
 _CONVOLUTIONS: Mapping[int, Callable[..., torch.Tensor]] = MappingProxyType(
     {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 )
-#: Outputs along each dimension of the picture that a convolution is run over, before its padding
-#: adds some.
+#: Output pixels along each dimension when a convolution is run, before padding adds some.
 _OUTPUTS = 6
 
 
 @dataclass(frozen=True)
 class MergeProof:
-    """What `prove_merge` found.
+    """A merge that `prove_merge` accepted.
 
     Attributes:
-        convs: names of the convolutions that were merged, in graph order.
+        convs: names of the merged convolutions, in graph order.
         max_error: largest difference of their outputs in float64, relative to the root mean square
-            of the output; 0 where none was merged.
+            of the output; 0 if none was merged.
     """
 
     convs: tuple[str, ...]
@@ -57,17 +56,17 @@ def prove_merge(
 ) -> MergeProof:
     """Prove that ``after`` is ``before`` with groups of convolutions merged, and nothing else.
 
-    But for groups and weights of the merged convolutions, and copies where others share these, the
-    models are the same: nodes in order with their attributes, constants byte for byte, inputs,
-    outputs, metadata and opset. Each merged convolution has its old weights, dequantized to
-    float64, on the blocks, and zeros beside them; and both of its forms, run in float64 over a
-    seeded random input, agree.
+    Except for groups and weights of the merged convolutions, and copies of shared weights, the
+    models must be the same: nodes in order with their attributes, constants byte for byte, inputs,
+    outputs, metadata and opset. Each merged convolution must have its old weights, dequantized to
+    float64, in the blocks, and zeros around them. Both of its forms, run in float64 over a seeded
+    random input, must agree.
 
     Args:
         before: the model, weights inside.
-        after: what a merge made of it.
-        tolerance: largest difference of a convolution's outputs, relative to the root mean square
-            of the output.
+        after: the merged model.
+        tolerance: largest accepted difference of a convolution's outputs, relative to the root mean
+            square of the output.
 
     Raises:
         GateFailed: names the first node, tensor or field that differs.
@@ -86,13 +85,13 @@ def prove_merge(
         _compare_chains(_name(now), chain, new_chain)
         tensor, new_tensor = old[_weight_input(chain[-1])], new[_weight_input(new_chain[-1])]
         if tensor.data_type != new_tensor.data_type:
-            _fail(f"the weight of {_name(now)} is stored in another type")
+            _fail(f"the weight of {_name(now)} is stored as another type")
         shapes |= {_weight_input(node): tuple(new_tensor.dims) for node in new_chain}
         worst = max(
             worst, _error(was, now, _float64(chain, old), _float64(new_chain, new), tolerance)
         )
     if unread := (changed | read) - shapes.keys():
-        _fail(f"tensor {min(unread)!r} was added or changed, and is no merged convolution's weight")
+        _fail(f"tensor {min(unread)!r} was added or changed, and no merged convolution reads it")
     _compare_notes(before.graph, after.graph, shapes)
     return MergeProof(tuple(_name(now) for _, now in merged), worst)
 
@@ -102,16 +101,20 @@ def weight_chain(
     makers: Mapping[str, onnx.NodeProto],
     constants: Constants | Mapping[str, TensorProto],
 ) -> list[onnx.NodeProto]:
-    """``conv``, and the DequantizeLinear and QuantizeLinear between it and its constant weight,
-    nearest first.
+    """``conv``, and the Q and DQ nodes between it and its constant weight, nearest first.
 
-    ``makers`` are the nodes that give each tensor. Raises GateFailed where the weight is no
-    constant.
+    Args:
+        conv: a convolution.
+        makers: the node that writes each tensor.
+        constants: the constant tensors.
+
+    Raises:
+        GateFailed: the weight is not a constant.
     """
     chain = [conv]
     while (name := _weight_input(chain[-1])) not in constants:
         if name not in makers or makers[name].op_type not in ("DequantizeLinear", "QuantizeLinear"):
-            _fail(f"the weight of {_name(conv)}, {name!r}, is no constant of the file")
+            _fail(f"the weight of {_name(conv)}, {name!r}, is not a constant of the file")
         chain.append(makers[name])
     return chain
 
@@ -139,21 +142,21 @@ def _compare_fields(before: Any, after: Any, what: str, without: Collection[str]
 
 def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
     """Initializers and values of Constant nodes by name, in file order."""
-    held = {tensor.name: tensor for tensor in graph.initializer}
-    if len(held) != len(graph.initializer):
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    if len(tensors) != len(graph.initializer):
         _fail("two initializers have the same name")
     constant = (
         (node.output[0], node.attribute) for node in graph.node if node.op_type == "Constant"
     )
-    return held | {
+    return tensors | {
         name: value.t for name, values in constant for value in values if value.name == "value"
     }
 
 
 def _changed_constants(old: Mapping[str, TensorProto], new: Mapping[str, TensorProto]) -> set[str]:
-    """Names of the constants that are new or of another content; none may be lost or moved."""
-    for name, kept in zip_longest(old, (name for name in new if name in old)):
-        if name != kept:
+    """Names of the constants that are new or changed; none may be missing or moved."""
+    for name, same in zip_longest(old, (name for name in new if name in old)):
+        if name != same:
             _fail(f"constant {name!r} is missing or not where it was")
     return {name for name in new if name not in old or _bytes(old[name]) != _bytes(new[name])}
 
@@ -163,7 +166,7 @@ def _bytes(message: Any) -> bytes:
 
 
 def _bare(node: onnx.NodeProto) -> bytes:
-    """``node`` without what a merge may change of it."""
+    """``node`` without the parts that a merge may change."""
     bare = onnx.NodeProto()
     bare.CopyFrom(node)
     if node.op_type in _FREE_SLOT and len(node.input) > _FREE_SLOT[node.op_type]:
@@ -179,36 +182,35 @@ def _bare(node: onnx.NodeProto) -> bytes:
 def _merged_convolutions(
     before: onnx.GraphProto, after: onnx.GraphProto, changed: Collection[str]
 ) -> tuple[list[tuple[onnx.NodeProto, onnx.NodeProto]], set[str]]:
-    """Pairs of the convolutions that differ or read what differs, and the tensors between them and
-    ``changed``.
+    """Pairs of changed convolutions, and the tensors between them and ``changed``.
 
-    What differs is followed through the graph: only convolutions may read it, as their weight.
+    Changes are followed through the graph: only convolutions may read them, as their weight.
     """
-    given = {name for node in before.node for name in node.output}
+    outputs = {name for node in before.node for name in node.output}
     copies = {
         node.output[0]
         for node in after.node
-        if node.op_type in _FREE_SLOT and given.isdisjoint(node.output)
+        if node.op_type in _FREE_SLOT and outputs.isdisjoint(node.output)
     }
     differing, pairs = set(changed), []
-    left, ahead = iter(before.node), {name for node in after.node for name in node.output}
+    rest, ahead = iter(before.node), {name for node in after.node for name in node.output}
     for node in after.node:
-        was = node if copies.intersection(node.output) else next(left, None)
+        was = node if copies.intersection(node.output) else next(rest, None)
         if was is None or _bare(was) != _bare(node):
             _fail(f"node {_name(was or node)} is missing, altered or not where it was")
         free = _FREE_SLOT.get(node.op_type)
         reads = {slot for slot, name in enumerate(node.input) if name in differing}
         if (reads - {free}) or not differing.isdisjoint(_inner_reads(node)):
-            _fail(f"node {_name(node)} reads a tensor that was changed")
+            _fail(f"node {_name(node)} reads a changed tensor")
         if not ahead.isdisjoint(node.input):
-            _fail(f"node {_name(node)} runs before what it reads")
+            _fail(f"node {_name(node)} runs before its input is written")
         ahead.difference_update(node.output)
         if reads or was is node or _bytes(was) != _bytes(node):
             if node.op_type == "Conv" and was is not node:
                 pairs.append((was, node))
             elif node.op_type != "Constant":
                 differing.update(node.output)
-    if (lost := next(left, None)) is not None:
+    if (lost := next(rest, None)) is not None:
         _fail(f"node {_name(lost)} is missing")
     if ends := [value.name for value in (*after.input, *after.output) if value.name in differing]:
         _fail(f"tensor {ends[0]!r} was changed, and is an input or output of the graph")
@@ -227,11 +229,9 @@ def _inner_reads(node: onnx.NodeProto) -> Iterator[str]:
 def _compare_chains(
     conv: str, chain: list[onnx.NodeProto], new_chain: list[onnx.NodeProto]
 ) -> None:
-    """A copied DequantizeLinear must have the scale and the attributes of the one that it is a copy
-    of.
-    """
+    """A copied DequantizeLinear must have the scale and the attributes of its original."""
     if len(chain) != len(new_chain):
-        _fail(f"the weight of {conv} is quantized otherwise")
+        _fail(f"the weight of {conv} is quantized differently")
     for node, copy in zip(chain[1:], new_chain[1:], strict=True):
         same = (
             node.op_type == copy.op_type
@@ -248,33 +248,33 @@ def _compare_chains(
 def _compare_notes(
     before: onnx.GraphProto, after: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Noted shapes must stay, but for those of weights, which must be the new ones."""
+    """Shapes in value_info must be kept, except those of weights, which must be the new ones."""
     was, now = ({value.name: value for value in graph.value_info} for graph in (before, after))
     for name in dict.fromkeys((*was, *now)):
         if name not in shapes:
             same = name in was and name in now and _bytes(was[name]) == _bytes(now[name])
         elif same := name in now:
-            kind = now[name].type.tensor_type
-            same = tuple(dim.dim_value for dim in kind.shape.dim) in ((), shapes[name])
-            same &= name not in was or was[name].type.tensor_type.elem_type == kind.elem_type
+            tensor = now[name].type.tensor_type
+            same = tuple(dim.dim_value for dim in tensor.shape.dim) in ((), shapes[name])
+            same &= name not in was or was[name].type.tensor_type.elem_type == tensor.elem_type
         if not same:
-            _fail(f"the noted type or shape of tensor {name!r} is another")
+            _fail(f"the type or shape in the value_info of tensor {name!r} differs")
 
 
 def _float64(
     chain: list[onnx.NodeProto], constants: Mapping[str, TensorProto]
 ) -> NDArray[np.float64]:
-    """The weight that the first of ``chain`` reads, O x I/groups x kernel."""
+    """The weight of ``chain[0]`` in float64, O x I/groups x kernel."""
     tensor = constants[_weight_input(chain[-1])]
     if tensor.data_location == TensorProto.EXTERNAL:
-        _fail(f"the weight of {_name(chain[0])} is not inside the file")
+        _fail(f"the weight of {_name(chain[0])} is outside the file")
     weight = numpy_helper.to_array(tensor).astype(np.float64)
     for node in reversed(chain[1:]):
         options = _options(node)
-        if lacking := [name for name in node.input[1:] if name and name not in constants]:
+        if missing := [name for name in node.input[1:] if name and name not in constants]:
             _fail(
-                f"{lacking[0]!r}, which scales the weight of {_name(chain[0])}, is no constant of"
-                " the file"
+                f"{missing[0]!r}, which scales the weight of {_name(chain[0])}, is not a constant"
+                " of the file"
             )
         scale, zero = (constants[name] if name else None for name in (*node.input[1:], "", "")[:2])
         along = options.get("axis", 1) % weight.ndim or options.get("block_size")
@@ -293,19 +293,17 @@ def _float64(
 
 
 def _along(tensor: TensorProto, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``tensor`` with one value for each output channel or for all, to be broadcast over
-    ``weight``.
-    """
+    """``tensor``, one value per output channel or one for all, to broadcast over ``weight``."""
     return numpy_helper.to_array(tensor).astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def _quantized(
-    units: NDArray[np.float64], zero: NDArray[np.float64], kind: int
+    units: NDArray[np.float64], zero: NDArray[np.float64], data_type: int
 ) -> NDArray[np.float64]:
-    if match := _INTEGER.fullmatch(TensorProto.DataType.Name(kind or TensorProto.UINT8)):
+    if match := _INTEGER.fullmatch(TensorProto.DataType.Name(data_type or TensorProto.UINT8)):
         lowest = 0 if match[1] else -(2 ** (int(match[2]) - 1))
         return np.clip(np.rint(units) + zero, lowest, lowest + 2 ** int(match[2]) - 1)
-    return units.astype(onnx.helper.tensor_dtype_to_np_dtype(kind)).astype(np.float64)
+    return units.astype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).astype(np.float64)
 
 
 def _error(
@@ -315,7 +313,7 @@ def _error(
     new: NDArray[np.float64],
     tolerance: float,
 ) -> float:
-    """How far apart the outputs of both forms are, relative to their root mean square."""
+    """Largest difference of the outputs of both forms, relative to their root mean square."""
     groups, new_groups = _options(was).get("group", 1), _options(now).get("group", 1)
     fits = (
         new_groups
@@ -347,22 +345,20 @@ def _error(
 def _compare_blocks(
     name: str, groups: int, factor: int, old: NDArray[np.float64], new: NDArray[np.float64]
 ) -> None:
-    """Each output channel must have its old weights where its old group lies in the new one, and
-    zero elsewhere.
-    """
+    """Each output channel must keep its weights in its old group, and have zeros elsewhere."""
     width = old.shape[1]
     place = np.arange(len(old)) // (len(old) // groups) % factor
     for position in range(factor):
         rows = place == position
         block = new[rows, position * width : (position + 1) * width]
         if not np.array_equal(block, old[rows]):
-            _fail(f"{name} has other weights than before")
+            _fail(f"{name} has different weights")
         if np.count_nonzero(new[rows]) != np.count_nonzero(block):
-            _fail(f"{name} has weights that are not zero between groups that were apart")
+            _fail(f"{name} has nonzero weights between groups that were separate")
 
 
 def _run(conv: onnx.NodeProto, groups: int, weight: NDArray[np.float64]) -> torch.Tensor:
-    """``conv`` over a random input that is the same for the same number of channels and kernel."""
+    """Run ``conv`` on a random input that depends only on the channels and the kernel."""
     options, rank = _options(conv), weight.ndim - 2
     strides, dilations = (options.get(name, [1] * rank) for name in ("strides", "dilations"))
     pads = options.get("pads", [0] * 2 * rank)
@@ -372,7 +368,7 @@ def _run(conv: onnx.NodeProto, groups: int, weight: NDArray[np.float64]) -> torc
     ]
     random = torch.Generator().manual_seed(0)
     pixels = torch.randn(2, groups * weight.shape[1], *reach, generator=random, dtype=torch.float64)
-    # PyTorch pads the last dimension first, and both of its ends together.
+    # PyTorch's pad takes the last dimension first, as a pair of ends.
     sides = [pads[side * rank + dim] for dim in reversed(range(rank)) for side in (0, 1)]
     padded = torch.nn.functional.pad(pixels, sides)
     return _CONVOLUTIONS[rank](

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnext.artifact.records import EngineOptions, LayersFrom
-from resnext.errors import EngineRefused, NoKernel
+from resnext.artifact.records import EngineLayer, EngineOptions, LayersFrom
+from resnext.errors import EngineRefused, NoKernel, first_line
 from resnext.machine.cuda_driver import probe_driver
-from resnext.runtimes.trt.layers import EngineLayer, layers_from_inspector, layers_from_log
+from resnext.runtimes.trt.layers import layers_from_inspector, layers_from_log
 from resnext.runtimes.trt.library import Flavour
 from resnext.runtimes.trt.log import Log, captured, shorten
 
@@ -206,8 +206,7 @@ def _configured(
                 )
             except (RuntimeError, TypeError) as exc:
                 reason = (
-                    f"{flavour.title} takes no input {tensor!r} of shape {shape}:"
-                    f" {str(exc).splitlines()[0]}"
+                    f"{flavour.title} takes no input {tensor!r} of shape {shape}: {first_line(exc)}"
                 )
                 raise EngineRefused(reason, ()) from exc
         if config.add_optimization_profile(profile) < 0:

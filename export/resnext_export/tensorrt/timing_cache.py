@@ -4,12 +4,11 @@ for one.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 from resnext.errors import MissingRequirement
+from resnext.storage import write_whole
 
 
 class TimingCache:
@@ -41,15 +40,9 @@ class TimingCache:
         Raises:
             MissingRequirement: the file cannot be written.
         """
-        partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(bytes(config.get_timing_cache().serialize()))
-            partial.replace(self.path)
+            write_whole(self.path, bytes(config.get_timing_cache().serialize()))
         except OSError as exc:
             raise MissingRequirement(
                 f"cannot write the timing cache {self.path}: {exc.strerror or exc}"
             ) from exc
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)

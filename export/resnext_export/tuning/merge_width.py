@@ -13,15 +13,18 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import median
+from statistics import fmean, median
 from typing import TypeAlias
 
 import onnx
 
 from resnext.errors import BadInput, UsageError
 from resnext.progress import working
-from resnext_export.passes.initializers import Constants, convolutions
-from resnext_export.passes.merge_groups import merged_from_onnx
+from resnext.timing.interleave import there_and_back, turns
+from resnext.timing.paired import ratio
+from resnext_export.passes.graph import convolutions
+from resnext_export.passes.initializers import Constants
+from resnext_export.passes.merge_groups import MergeGroups
 from resnext_export.passes.merge_proof import prove_merge, weight_chain
 
 from .model_timer import RUNNERS, Runtime, Timer, model_timer
@@ -153,7 +156,7 @@ def _final(
     """
     models = [] if chosen is proto else [chosen]
     for width in _UNIFORM:
-        merged, changed = merged_from_onnx(proto, width)
+        merged, changed, *_ = MergeGroups(width).apply(proto)
         if changed and all(_shapes(merged, changed) != _shapes(other, changed) for other in models):
             models.append(merged)
     if not models:
@@ -165,7 +168,7 @@ def _final(
     _take_turns(base, [one for _, one in rivals], _FINAL_ROUNDS)
     best, speedup = proto, 1.0
     for merged, one in rivals:
-        faster = _ratio(base.times, one.times)
+        faster = ratio(base.times, one.times).median
         if faster > (_PAYS if merged is chosen else speedup * _WINS):
             best, speedup = merged, faster
     if best is not proto and best is not chosen:
@@ -187,7 +190,7 @@ class _Candidate:
 
     def ratio(self) -> float:
         """To the time of the unmerged stage."""
-        return _ratio(self.times, self.base_times)
+        return ratio(self.times, self.base_times).median
 
     def timing(self, stage: str) -> StageTiming:
         return StageTiming(stage, self.width, median(self.times), self.ratio())
@@ -222,14 +225,14 @@ def _fastest(
         _take_turns(base, held, _LAST_ROUNDS)
     winner = base
     for one in held:
-        if _ratio(winner.times, one.times) > _WINS:
+        if ratio(winner.times, one.times).median > _WINS:
             winner = one
     timings = sorted(
         [*lost, *(one.timing(stage) for one in (base, *held))], key=lambda timing: timing.width
     )
     if winner is base:
         return proto, timer, timings
-    merged, _ = merged_from_onnx(proto, winner.least_width, convs)
+    merged = MergeGroups(winner.least_width, convs).apply(proto).proto
     prove_merge(proto, merged)
     return merged, winner.timer, timings
 
@@ -239,16 +242,12 @@ def _take_turns(base: _Candidate, others: Sequence[_Candidate], rounds: int) -> 
     the sums.
     """
     everyone = (base, *others)
-    for _ in range(rounds):
-        there = [one.timer() for one in everyone]
-        back = [one.timer() for one in reversed(everyone)]
-        for one, first, second in zip(everyone, there, reversed(back), strict=True):
-            one.times.append((first + second) / 2)
-            one.base_times.append(base.times[-1])
-
-
-def _ratio(times: Sequence[float], others: Sequence[float]) -> float:
-    return median(own / other for own, other in zip(times, others, strict=True))
+    visits: list[list[float]] = [[] for _ in everyone]
+    for _, place in turns(range(len(everyone)), rounds, there_and_back):
+        visits[place].append(everyone[place].timer())
+    for one, taken in zip(everyone, visits, strict=True):
+        one.times += [fmean(pair) for pair in zip(taken[::2], taken[1::2], strict=True)]
+        one.base_times += base.times[-rounds:]
 
 
 def _shapes(proto: onnx.ModelProto, convs: Collection[str]) -> dict[str, tuple[int, int]]:
@@ -271,7 +270,7 @@ def _width(proto: onnx.ModelProto, convs: Sequence[str]) -> int:
 
 def _stages(proto: onnx.ModelProto) -> dict[str, list[str]]:
     """Names of the grouped convolutions by stage, in graph order."""
-    merged_from_onnx(proto, 1)  # says what cannot be merged
+    MergeGroups(1).requires(proto)
     convs = convolutions(proto.graph, None)
     uses, grouped = (
         Counter(conv.name for conv in convs),
@@ -296,7 +295,7 @@ def _wider(proto: onnx.ModelProto, convs: Sequence[str]) -> Iterator[tuple[int, 
     most = max(groups * each for groups, each in shapes.values())
     while width < most:
         width *= 2
-        merged, _ = merged_from_onnx(proto, width, convs)
+        merged = MergeGroups(width, convs).apply(proto).proto
         if (
             found := _shapes(merged, convs)
         ) != shapes:  # else the groups have no factor for this width

@@ -1,14 +1,12 @@
-"""How long one run of an ONNX model takes on a CPU, for choices that are made by timing while
-exporting.
-"""
+"""How long one run of an ONNX model takes on a CPU, for choices that an export makes by timing."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from statistics import median
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -18,14 +16,16 @@ from numpy.typing import NDArray
 
 from resnext.errors import BadInput, MissingRequirement, ResnextError, SessionFailed, SilentFallback
 from resnext.runtimes.registry import SessionOptions, load_door
+from resnext.timing.clock import iterations_for, time_visit
 
 Runtime = Literal["ort", "openvino"]
 #: Runs a model for a while when called; gives the milliseconds of one run.
 Timer: TypeAlias = Callable[[], float]
 _Feeds: TypeAlias = "dict[str, NDArray[Any]]"
 
-#: What each timed visit of a small network lasts at least.
+#: Nanoseconds that a timed visit of a small network lasts.
 _VISIT_NS = 30_000_000
+_MOST_RUNS = 1000
 #: What OpenVINO is asked to compute in, by the type of the weights; a quantized network's rest is
 #: float32.
 _HINTS: dict[int, str] = {onnx.TensorProto.FLOAT16: "f16", onnx.TensorProto.BFLOAT16: "bf16"}
@@ -53,19 +53,12 @@ def model_timer(
     feeds = _feeds(proto, batch)
     with _translated(runtime):
         run = RUNNERS[runtime](proto, feeds, threads)
-        run()
-        began = time.perf_counter_ns()
-        run()
-        runs = max(1, min(1000, round(_VISIT_NS / max(1, time.perf_counter_ns() - began))))
+        (estimate_ns,) = time_visit(run, 1)
+        runs = iterations_for(_VISIT_NS, estimate_ns, most=_MOST_RUNS)
 
     def visit() -> float:
         with _translated(runtime):
-            if runs > 1:
-                run()  # not timed: the caches still belong to the model before
-            began = time.perf_counter_ns()
-            for _ in range(runs):
-                run()
-            return (time.perf_counter_ns() - began) / runs / 1e6
+            return median(time_visit(run, runs, warm=runs > 1)) / 1e6
 
     return visit
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import struct
 import sys
 import zipfile
@@ -23,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.identity import different_facts, different_tensors, refuse_different
+from resnext.artifact.specs import TensorSpec, numpy_dtype
 from resnext.errors import (
     BadArtifact,
     BadInput,
@@ -30,18 +31,10 @@ from resnext.errors import (
     SessionFailed,
     SilentFallback,
 )
+from resnext.network.layers import module_of
 from resnext.precision import PRECISIONS
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import (
-    Arrays,
-    Bound,
-    Delivered,
-    DeliveredLayer,
-    Session,
-    TensorSpec,
-    numpy_dtype,
-)
-from resnext.verify.delivered import module_of
+from resnext.runtimes.session import Arrays, Bound, Delivered, DeliveredLayer, Session
 
 
 def _load_quietly() -> Any:
@@ -286,27 +279,14 @@ class OpenvinoSession(Session):
             BadArtifact: names what differs.
         """
         manifest = self._artifact.manifest
-        declared = {
-            "preprocessing": manifest.preprocessing.model_dump_json(),
-            "preprocessing_baked": json.dumps(manifest.preprocessing_baked),
-            "class_names": json.dumps(list(manifest.class_names)),
-            "weights_sha256": manifest.weights.sha256,
-        }
-        differ = [
-            key for key, value in declared.items() if _noted(self._model, f"resnext.{key}") != value
-        ]
-        differ += [] if self.inputs == manifest.inputs else ["inputs"]
-        differ += [] if self.outputs == manifest.outputs else ["outputs"]
+        different = different_facts(manifest, lambda key: _noted(self._model, key))
+        different += different_tensors(manifest, self.inputs, self.outputs)
         held = set(weight_dtypes(self._model).values())
         if manifest.precision in _PRECISIONS and held != {
             PRECISIONS[manifest.precision].weight_dtype
         }:
-            differ.append(f"precision (the weights are {', '.join(sorted(held)) or 'none'})")
-        if differ:
-            raise BadArtifact(
-                f"the manifest of {self._artifact.path} does not agree with the file on"
-                f" {', '.join(differ)}; one of them was altered: export the artifact again"
-            )
+            different.append(f"precision (the weights are {', '.join(sorted(held)) or 'none'})")
+        refuse_different(self._artifact, different)
 
 
 class OpenvinoBound(Bound):

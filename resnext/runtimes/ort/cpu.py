@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext.runtimes.session import Arrays, Bound, Delivered, TensorSpec
+from resnext.artifact.specs import TensorSpec
+from resnext.runtimes.session import Arrays, Bound, Delivered
 
 from .profile import layers_from_profile, profiled_run
 from .provider import Provider, load, session_options

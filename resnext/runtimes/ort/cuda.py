@@ -9,9 +9,10 @@ from typing import Any
 import onnxruntime as ort
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.specs import TensorSpec
 from resnext.precision import Precision
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Delivered, TensorSpec
+from resnext.runtimes.session import Arrays, Delivered
 
 from . import cuda_probe, device_bound
 from .profile import layers_from_profile, profiled_run

@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from resnext.runtimes.session import Arrays, Bound, Boundary, TensorSpec
+from resnext.artifact.specs import TensorSpec
+from resnext.runtimes.session import Arrays, Bound, Boundary
 
 #: Runs before the first timed one; a provider that captures a CUDA graph does it in one of them.
 _WARM_RUNS = 3

@@ -16,11 +16,10 @@ from typing import Any
 
 import onnxruntime as ort
 
-from resnext.errors import MissingRequirement
+from resnext.errors import MissingRequirement, first_line
 from resnext.machine.cuda_driver import Driver
 
 from .cuda_probe import cuda_works
-from .provider import first_line
 
 #: ONNX Runtime's own provider, which is part of its wheel and linked with TensorRT 10.
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"

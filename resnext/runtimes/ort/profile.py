@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from resnext.errors import SessionFailed
-from resnext.runtimes.session import DeliveredLayer, TensorSpec
-from resnext.verify.delivered import module_of
+from resnext.artifact.specs import TensorSpec
+from resnext.errors import SessionFailed, first_line
+from resnext.network.layers import module_of
+from resnext.runtimes.session import DeliveredLayer
 
-from .provider import Open, first_line
+from .provider import Open
 
 #: Fused and quantized operators that ONNX Runtime makes of a convolution or a matrix product.
 HEAVY = {

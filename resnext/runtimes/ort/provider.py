@@ -15,9 +15,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
-from resnext.errors import BadArtifact, SilentFallback
+from resnext.artifact.specs import TensorSpec
+from resnext.errors import BadArtifact, SilentFallback, first_line
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Bound, Delivered, TensorSpec
+from resnext.runtimes.session import Arrays, Bound, Delivered
 
 
 class Provider(ABC):
@@ -119,12 +120,6 @@ def load(
             hint="pip install 'onnxruntime-gpu[cuda,cudnn]'",
         )
     return session
-
-
-def first_line(exc: Exception) -> str:
-    """The first line of an error's message, or the error's name if it has none."""
-    text = str(exc).strip()
-    return text.splitlines()[0] if text else type(exc).__name__
 
 
 #: What turns an ``onnxruntime.SessionOptions`` into a session.

@@ -4,16 +4,17 @@ error, not a note.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from resnext.errors import BadArtifact, ResnextError, SessionFailed, UsageError
-from resnext.runtimes.session import Arrays, Bound, Delivered, Session, TensorSpec
+from resnext.artifact.identity import different_facts, different_tensors, refuse_different
+from resnext.artifact.specs import TensorSpec
+from resnext.errors import ResnextError, SessionFailed, UsageError, first_line
+from resnext.runtimes.session import Arrays, Bound, Delivered, Session
 
-from .provider import Provider, first_line
+from .provider import Provider
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -88,20 +89,9 @@ class OrtSession(Session):
         """
         manifest = self._artifact.manifest
         noted = self._native.get_modelmeta().custom_metadata_map
-        declared = {
-            "preprocessing": manifest.preprocessing.model_dump_json(),
-            "preprocessing_baked": json.dumps(manifest.preprocessing_baked),
-            "class_names": json.dumps(list(manifest.class_names)),
-            "weights_sha256": manifest.weights.sha256,
-        }
-        differ = [key for key, value in declared.items() if noted.get(f"resnext.{key}") != value]
-        differ += [] if self.inputs == manifest.inputs else ["inputs"]
-        differ += [] if self.outputs == manifest.outputs else ["outputs"]
-        if differ:
-            raise BadArtifact(
-                f"the manifest of {self._artifact.path} does not agree with the file on"
-                f" {', '.join(differ)}; one of them was altered: export the artifact again"
-            )
+        different = different_facts(manifest, noted.get)
+        different += different_tensors(manifest, self.inputs, self.outputs)
+        refuse_different(self._artifact, different)
 
 
 def _spec(value: Any) -> TensorSpec:

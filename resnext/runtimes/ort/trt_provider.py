@@ -16,18 +16,18 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
-from resnext.artifact.specs import BatchRange
-from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback
+from resnext.artifact.specs import BatchRange, TensorSpec
+from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback, first_line
+from resnext.network.layers import module_of
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Boundary, Delivered, DeliveredLayer, TensorSpec
+from resnext.runtimes.session import Arrays, Boundary, Delivered, DeliveredLayer
 from resnext.storage import cache_folder
-from resnext.verify.delivered import module_of
 
 from . import device_bound
 from .libraries import tf32_is_off
 from .products import Product
 from .profile import profiled_run
-from .provider import Provider, first_line, session_options
+from .provider import Provider, session_options
 
 
 def engine_batches(batch: BatchRange, bound: int | None) -> BatchRange | None:

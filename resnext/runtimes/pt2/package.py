@@ -6,17 +6,15 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.identity import different_facts, different_tensors, refuse_different
+from resnext.artifact.records import PackageRecord
 from resnext.errors import BadArtifact
-from resnext.images.preprocessing import Preprocessing
-from resnext.network.config import ResNeXtConfig
-
-from .record import PackageRecord
 
 #: The record's name among the package's extra files.
 RECORD_NAME = "resnext.json"
@@ -67,26 +65,6 @@ def read_package(path: Path) -> Package:
     return Package(record, metadata)
 
 
-def package_facts(
-    *,
-    config: ResNeXtConfig,
-    weights_sha256: str,
-    preprocessing: Preprocessing,
-    preprocessing_baked: bool,
-    class_names: tuple[str, ...],
-) -> dict[str, str]:
-    """Metadata that a package bears beside its record: what its manifest says and compiled code
-    cannot.
-    """
-    return {
-        "resnext.config": json.dumps(asdict(config), sort_keys=True),
-        "resnext.weights_sha256": weights_sha256,
-        "resnext.preprocessing": preprocessing.model_dump_json(),
-        "resnext.preprocessing_baked": json.dumps(preprocessing_baked),
-        "resnext.class_names": json.dumps(list(class_names)),
-    }
-
-
 def check_package_bytes(artifact: Artifact) -> None:
     """Check, without loading its code, that a package is the one that its manifest tells of; others
     pass.
@@ -105,23 +83,12 @@ def check_manifest(artifact: Artifact, package: Package) -> None:
         BadArtifact: names what differs.
     """
     manifest, record = artifact.manifest, package.record
-    declared = package_facts(
-        config=manifest.config,
-        weights_sha256=manifest.weights.sha256,
-        preprocessing=manifest.preprocessing,
-        preprocessing_baked=manifest.preprocessing_baked,
-        class_names=manifest.class_names,
-    )
-    differ = [
-        key.partition(".")[2]
-        for key, value in declared.items()
-        if package.metadata.get(key) != value
+    different = different_facts(manifest, package.metadata.get, config=True)
+    different += [
+        field
+        for field in ("precision", "batch")
+        if getattr(record, field) != getattr(manifest, field)
     ]
-    for field in ("precision", "batch", "inputs", "outputs"):
-        differ += [] if getattr(record, field) == getattr(manifest, field) else [field]
-    differ += [] if manifest.package == record else ["package"]
-    if differ:
-        raise BadArtifact(
-            f"the manifest of {artifact.path} does not agree with the file on {', '.join(differ)}; "
-            "one of them was altered: export the artifact again"
-        )
+    different += different_tensors(manifest, record.inputs, record.outputs)
+    different += [] if manifest.package == record else ["package"]
+    refuse_different(artifact, different)

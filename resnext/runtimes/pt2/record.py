@@ -11,83 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from resnext.artifact.specs import BatchRange
+from resnext.artifact.records import PackageRecord
 from resnext.errors import MissingRequirement
-from resnext.precision import Precision
-from resnext.runtimes.session import TensorSpec
 from resnext.runtimes.trt.library import this_platform
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PackageLayer(_Strict):
-    """One convolution or the classifier, as the compiler was given it.
-
-    Attributes:
-        module: parameter prefix, for example ``layer1.0.conv2``.
-        op: ``Conv`` or ``Gemm``.
-        dtype: element type of its result; its weights have the same.
-    """
-
-    module: str
-    op: Literal["Conv", "Gemm"]
-    dtype: str
-
-
-class PackageRecord(_Strict):
-    """What a package says of itself: what it computes, and what it needs of a machine.
-
-    Attributes:
-        torch: version of PyTorch that compiled it.
-        cuda: version of CUDA that this PyTorch was built for, or None.
-        device: what it runs on.
-        platform: operating system and processor, as ``linux-x86_64``.
-        cpu_capability: PyTorch's name of the processor's vector instructions, for example
-            ``AVX512``.
-        cpu_flags: features of the processor that its code may use, by the kernel's names; empty
-            where not known.
-        gpu: name of the GPU that it was compiled on, or None.
-        compute_capability: of that GPU, as ``9.0``, or None.
-        precision: of weights and activations.
-        batch: batch sizes that it takes.
-        inputs: of the compiled function.
-        outputs: likewise.
-        frozen: whether weights were constants to the compiler, which then laid them out for its
-            kernels.
-        layers: convolutions and classifier, in the graph that the compiler was given.
-        kernels: library kernels that the compiled code calls for them, each with how often.
-    """
-
-    torch: str
-    cuda: str | None
-    device: Literal["cpu", "cuda"]
-    platform: str
-    cpu_capability: str
-    cpu_flags: tuple[str, ...]
-    gpu: str | None = None
-    compute_capability: str | None = None
-    precision: Precision
-    batch: BatchRange
-    inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
-    outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=1)
-    frozen: bool
-    layers: tuple[PackageLayer, ...]
-    kernels: dict[str, int]
-
-    def title(self) -> str:
-        """What it was made by and for, for people: ``PyTorch 2.13.0, AVX512, frozen``."""
-        made_for = self.gpu or self.cpu_capability
-        return f"PyTorch {self.torch}, {made_for}{', frozen' if self.frozen else ''}"
-
-    def kernels_line(self) -> str:
-        """The library kernels with their numbers, for people."""
-        return ", ".join(f"{count} {kernel}" for kernel, count in sorted(self.kernels.items()))
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from resnext.artifact.files import Artifact
-from resnext.errors import BadArtifact, BadInput
+from resnext.artifact.records import PackageRecord
+from resnext.errors import BadArtifact, BadInput, first_line
 from resnext.runtimes.buffers import DeviceMemory
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Delivered
 from resnext.runtimes.tensor_session import TensorSession
 from resnext.verify.delivered import delivered_from_package
-
-from .record import PackageRecord
 
 
 class Pt2Session(TensorSession):
@@ -50,9 +49,8 @@ class Pt2Session(TensorSession):
                 str(artifact.path), "model", True, 1, -1
             )
         except RuntimeError as exc:
-            reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
             raise BadArtifact(
-                f"PyTorch cannot load {artifact.path}: {reason}; export it again"
+                f"PyTorch cannot load {artifact.path}: {first_line(exc)}; export it again"
             ) from exc
 
     def delivered(self) -> Delivered:

@@ -17,21 +17,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import SilentFallback
 from resnext.network.config import ResNeXtConfig
 from resnext.network.forms import fold_batch_norms, merge_model_groups, merged_macs
 from resnext.precision import PRECISIONS
 from resnext.runtimes.buffers import DeviceMemory, torch_dtype
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, DeliveredLayer, TensorSpec
+from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, DeliveredLayer
 from resnext.runtimes.tensor_session import WARM_RUNS, TensorSession
-from resnext.timing.clock import time_device, time_host
+from resnext.timing.clock import iterations_for, time_device, time_visit
+from resnext.timing.interleave import turns
+from resnext.timing.paired import ratio
 from resnext.weights.spec import Weights, load_model
 
 #: Turns of a trial; the candidates take turns, so that drift of the machine affects them alike.
 _TURNS = 3
-#: Milliseconds of device time in one turn on CUDA, and the most runs that this may take.
-_TURN_MS, _MOST_RUNS = 20.0, 50
+#: Device time in one turn on CUDA, and the most runs that this may take.
+_TURN_NS, _MOST_RUNS = 20_000_000, 50
 #: How much faster a candidate must be than the first to be taken: a trial is short, and the first
 #: is the usual choice.
 _WORTHWHILE = 0.97
@@ -223,19 +226,20 @@ class TorchSession(TensorSession):
         if len(networks) == 1:
             return networks[0]
         took = self._timed(networks, images)
-        self._trial_ms |= took
-        first, best = networks[0], min(networks, key=lambda network: took[network.title])
-        return best if took[best.title] < took[first.title] * _WORTHWHILE else first
+        self._trial_ms |= {title: min(times) for title, times in took.items()}
+        first = networks[0]
+        ratios = {title: ratio(times, took[first.title]).median for title, times in took.items()}
+        best = min(networks, key=lambda network: ratios[network.title])
+        return best if ratios[best.title] < _WORTHWHILE else first
 
-    def _timed(self, networks: Sequence[Network], images: Tensor) -> Mapping[str, float]:
-        """Milliseconds of one run of each, at the boundary that is reported, turn by turn."""
+    def _timed(self, networks: Sequence[Network], images: Tensor) -> Mapping[str, list[float]]:
+        """Milliseconds of one run of each by turns, at the boundary that is reported."""
         graph = self._memory.on_cuda and self._options.cuda_graph
         trials = [_Trial(network, images, self._memory, graph=graph) for network in networks]
         samples: dict[str, list[float]] = {network.title: [] for network in networks}
-        for _ in range(_TURNS):
-            for network, trial in zip(networks, trials, strict=True):
-                samples[network.title].append(trial.milliseconds())
-        return {title: min(values) for title, values in samples.items()}
+        for _, trial in turns(trials, _TURNS):
+            samples[trial.title].append(trial.milliseconds())
+        return samples
 
     def _made(self, layout: str, width: int | None, *, keep_model: bool) -> Network:
         """The model in one form; without ``keep_model`` the session's own is used up, for the
@@ -270,6 +274,7 @@ class _Trial:
         self, network: Network, images: Tensor, memory: DeviceMemory, *, graph: bool
     ) -> None:
         self._network, self._images, self._memory = network, network.ready(images), memory
+        self.title = network.title
         self.enqueue: Callable[[], object] = self._launch
         for _ in range(WARM_RUNS if graph else 1):
             self._launch()
@@ -289,10 +294,9 @@ class _Trial:
     def milliseconds(self) -> float:
         """Of one run: the median of one turn on CUDA, one run on a CPU."""
         if not self._memory.on_cuda:
-            self.enqueue()  # untimed: caches belong to the candidate before
-            return time_host(self.enqueue, 1)[0] / 1e6
-        estimate_ms = statistics.median(time_device(self, 3)[0]) / 1e6
-        runs = max(3, min(_MOST_RUNS, int(_TURN_MS / max(estimate_ms, 1e-3))))
+            return time_visit(self.enqueue, 1)[0] / 1e6
+        estimate_ns = statistics.median(time_device(self, 3)[0])
+        runs = iterations_for(_TURN_NS, estimate_ns, least=3, most=_MOST_RUNS)
         return statistics.median(time_device(self, runs)[0]) / 1e6
 
     def _launch(self) -> None:

@@ -14,13 +14,15 @@ import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from resnext.errors import BadArtifact
+from resnext.artifact.identity import refuse_different
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
     from resnext.artifact.manifest import Manifest
 
 _PREFIX = "resnext-facts-"
+#: What another name means: one of these differs.
+NAMED_FACTS = "model, weights, precision, TF32, preprocessing or class names"
 
 
 def engine_name(manifest: Manifest, *, refittable: bool, tf32: bool = False) -> str:
@@ -66,8 +68,4 @@ def check_engine_bytes(artifact: Artifact) -> None:
         return
     options = record.options
     if borne != engine_name(manifest, refittable=options.strip_weights, tf32=options.tf32):
-        raise BadArtifact(
-            f"the manifest of {artifact.path} does not agree with the engine on model, weights,"
-            " precision, TF32, preprocessing or class names; one of them was altered: build the"
-            " engine again"
-        )
+        refuse_different(artifact, [NAMED_FACTS])

@@ -4,9 +4,9 @@ starts faster.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
+
+from resnext.storage import write_whole
 
 from .library import CompiledKernels
 
@@ -56,17 +56,11 @@ class KernelCache:
         data = bytes(held)
         if data == self._written:
             return
-        partial = self._path.with_name(f".{self._path.name}.partial-{os.getpid()}")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data)
-            partial.replace(self._path)
+            write_whole(self._path, data)
             self._written = data
         except OSError as exc:
             self._problem = str(exc.strerror)
-        finally:
-            with contextlib.suppress(OSError):  # also where a part of the path is a file
-                partial.unlink()
 
     def notes(self) -> dict[str, str]:
         """For `Delivered`: whether kernels were there already."""

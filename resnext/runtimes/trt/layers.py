@@ -15,8 +15,7 @@ from math import prod
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from resnext.artifact.records import EngineLayer
 from resnext.errors import BadArtifact
 
 #: Element types, by every word that a TensorRT of 10 or 11 uses for them, in lower case.
@@ -55,56 +54,11 @@ _ANY = f"(?:{'|'.join(_KERNEL_DTYPES)}|i32)"
 #: ``..._f32f32_tf32f32_f32_...``: types of the operands, then the type multiplied in and that of
 #: the sums.
 _KERNEL = re.compile(f"_{_ANY}{{2}}_({'|'.join(_KERNEL_DTYPES)}){_ANY}_{_ANY}")
-#: Kinds of layers that are a convolution or matrix product.
-_PRODUCT_KIND = re.compile(
-    r"correlation|conv(?!er)|gemm|matrixmultiply|fullyconnected", re.IGNORECASE
-)
-#: Fused kernels are named after what they do, ``__myl_FcAddRelu_myl0_20``.
-_PRODUCT_NAME = re.compile(r"__myl_(?:[A-Z][a-z0-9]*)*?(?:Corr|Fc)(?![a-z])")
-_PRODUCT_TACTIC = re.compile(r"_(?:fprop|gemm)_")
 #: Where constants are listed among the inputs (TensorRT 10), their names tell them:
 #: ``__mye1753dconst``.
 _CONSTANT = re.compile(r"const(?:ant|_|$)")
 _WIDTHS = {"Two": 2, "Four": 4, "Eight": 8, "Sixteen": 16, "Thirty-two": 32}
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f\[]|$)")
-
-
-class EngineLayer(BaseModel):
-    """One layer of an engine, after TensorRT's own fusing.
-
-    Attributes:
-        name: TensorRT's name of it.
-        kind: TensorRT's LayerType, for example ``correlation``, ``CaskConvolution`` or ``kgen``.
-        nodes: names of the ONNX nodes that it came from; also those of which it only casts or moves
-            data.
-        dtype: element type that it computes in, by NumPy's or ml_dtypes's name, or ``tfloat32`` or
-            ``unknown``. Where kernels are chosen later (TensorRT-RTX) ``float32`` may yet be
-            multiplied in TF32, unless the engine was built without it.
-        inputs: tensors without the constants, for example ``float16 NHWC [-1,64,56,56]``.
-        outputs: likewise.
-        tactic: name of the kernel, or "".
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    kind: str
-    nodes: tuple[str, ...]
-    dtype: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    tactic: str
-
-    @property
-    def multiplies(self) -> bool:
-        """Whether it is known to be a convolution or matrix product, alone or with more fused to
-        it.
-        """
-        return bool(
-            _PRODUCT_KIND.search(self.kind)
-            or _PRODUCT_NAME.match(self.name)
-            or _PRODUCT_TACTIC.search(self.tactic)
-        )
 
 
 def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:

@@ -14,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.identity import different_tensors, refuse_different
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, BadInput, SessionFailed
 from resnext.runtimes.buffers import DeviceMemory
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Delivered, Session, TensorSpec
+from resnext.runtimes.session import Arrays, Delivered, Session
 from resnext.runtimes.tensor_session import Translated
 from resnext.storage import cache_folder
 from resnext.verify.delivered import delivered_from_engine
 
 from .execution import Execution, TrtBound
-from .identity import engine_name
+from .identity import NAMED_FACTS, engine_name
 from .kernel_cache import KernelCache
 from .layers import layers_from_inspector
 from .library import Flavour
@@ -263,19 +265,14 @@ class TrtSession(Session):
         assert record is not None
         held = _batch_ranges(self._engine, self.inputs[0].name)
         told = [(profile.min, profile.opt, profile.max) for profile in self._profiles]
-        differ = [] if self.inputs == manifest.inputs else ["inputs"]
-        differ += [] if self.outputs == manifest.outputs else ["outputs"]
-        differ += [] if held == told else ["optimization profiles"]
+        different = different_tensors(manifest, self.inputs, self.outputs)
+        different += [] if held == told else ["optimization profiles"]
         options = record.options
         if self._engine.name != engine_name(
             manifest, refittable=options.strip_weights, tf32=options.tf32
         ):
-            differ.append("model, weights, precision, TF32, preprocessing or class names")
-        if differ:
-            raise BadArtifact(
-                f"the manifest of {self._artifact.path} does not agree with the engine on"
-                f" {', '.join(differ)}; one of them was altered: build the engine again"
-            )
+            different.append(NAMED_FACTS)
+        refuse_different(self._artifact, different)
 
 
 def _specs(

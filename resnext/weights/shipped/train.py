@@ -18,14 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from resnext.images.datasets import FASHION_DATA as FASHION_DATA
+from resnext.images.datasets import Dataset as Dataset
+from resnext.images.datasets import digits as digits
+from resnext.images.datasets import fashion_mnist as fashion_mnist
 from resnext.images.preprocessing import Preprocessing
-from resnext.images.sources import FASHION_DATA as FASHION_DATA
-from resnext.images.sources import Dataset as Dataset
-from resnext.images.sources import digits as digits
-from resnext.images.sources import fashion_mnist as fashion_mnist
 from resnext.network.config import ResNeXtConfig
 from resnext.network.model import ResNeXt
-from resnext.weights.spec import Weights, save_weights
+from resnext.weights.checkpoint import save_weights
+from resnext.weights.spec import Weights
 
 from . import SHIPPED
 

@@ -20,10 +20,10 @@ from resnext.artifact.files import (
     staging,
 )
 from resnext.artifact.manifest import BatchRange, Manifest, WeightsRecord
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, MissingRequirement, UsageError
 from resnext.images.preprocessing import default_preprocessing
 from resnext.network.config import variant
-from resnext.runtimes.session import TensorSpec
 
 PAYLOAD = b"the bytes that a runtime loads" * 100
 

@@ -18,11 +18,11 @@ from resnext.artifact.manifest import (
     WeightsRecord,
     read_manifest,
 )
+from resnext.artifact.specs import TensorSpec
 from resnext.images.preprocessing import default_preprocessing
 from resnext.machine.environment import Environment
 from resnext.machine.nvml import Gpu
 from resnext.network.config import VARIANTS, variant
-from resnext.runtimes.session import TensorSpec
 from resnext.verify.parity import Parity
 from resnext.weights.spec import load_weights
 from resnext_bench.result import Row, Run, Timing, read_run

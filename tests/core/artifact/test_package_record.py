@@ -14,13 +14,13 @@ import torch
 
 from fakes.package import FakeLoader, facts_of, fake_package, record_here, write_package
 from resnext.artifact.manifest import BatchRange
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, MissingRequirement, UsageError
 from resnext.network.config import variant
 from resnext.runtimes.pt2.door import open_session
 from resnext.runtimes.pt2.package import read_package
 from resnext.runtimes.pt2.record import obstacles, this_host
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import TensorSpec
 from resnext.weights.spec import Weights, load_weights
 
 CPU = SessionOptions(device="cpu")

@@ -12,8 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from resnext.cli.app import chosen_weights, guarded
+from resnext import errors
+from resnext.cli.app import as_flags, guarded
 from resnext.cli.classify import main as classify
+from resnext.cli.options import chosen_weights
 from resnext.cli.parity import main as parity
 from resnext.errors import ResnextError
 from resnext.network.config import VARIANTS
@@ -298,8 +300,6 @@ def raises(error: BaseException) -> Callable[[], object]:
 
 
 def test_every_error_class_ends_with_its_own_exit_code() -> None:
-    from resnext import errors
-
     kinds = [
         kind
         for kind in vars(errors).values()
@@ -319,6 +319,58 @@ def test_an_error_that_nobody_foresaw_is_one_line_too() -> None:
     assert done.exit_code == 70
     assert done.stderr == "error: unexpected ZeroDivisionError: two lines (--debug shows where)\n"
     assert isinstance(CliRunner().invoke(broken, ["--debug"]).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            errors.UsageError("`batch` is 9", hint="use a smaller `batch`"),
+            "--batch-sizes is 9; use a smaller --batch-sizes",
+        ),
+        (errors.BadInput("`json_path` is a folder"), "--json is a folder"),
+        (errors.BadInput("give `verbose`"), "give --verbose"),
+        (errors.BadInput("no `images`"), "no IMAGES"),
+        (errors.BadInput("drop `merge_groups`"), "drop --merge-groups"),
+        (
+            errors.BadInput("`Conv 1`, `--x`, `2d` and ```` stay"),
+            "`Conv 1`, `--x`, `2d` and ```` stay",
+        ),
+        (errors.SilentFallback("on cpu", hint="set `device`"), "on cpu; set --device"),
+    ],
+)
+def test_a_field_in_a_message_is_the_flag_of_the_running_command(
+    error: ResnextError, line: str
+) -> None:
+    @click.command()
+    @click.argument("images")
+    @click.option("-b", "--batch-sizes", "batch")
+    @click.option("--json", "json_path")
+    @click.option("--verbose/--quiet")
+    @guarded
+    def main(**_: object) -> None:
+        raise error
+
+    done = CliRunner().invoke(main, ["x"])
+    assert (done.exit_code, done.stderr) == (error.exit_code, f"error: {line}\n")
+
+
+def test_fields_are_flags_outside_a_command_too() -> None:
+    assert as_flags("use `input_size`") == "use --input-size"
+
+
+@pytest.mark.parametrize(
+    ("foreign", "line"),
+    [
+        (ValueError("\n one\ntwo"), "one"),
+        (ValueError(), "ValueError"),
+        (ValueError("pass `weights_only`"), "pass 'weights_only'"),
+    ],
+)
+def test_the_first_line_of_a_foreign_error_names_no_field_of_ours(
+    foreign: Exception, line: str
+) -> None:
+    assert errors.first_line(foreign) == line
 
 
 def test_ctrl_c_says_so_and_ends_with_130() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from resnext.cli.app import check_writable, write_text
 from resnext.errors import MissingRequirement, UsageError
+from resnext.storage import check_writable, locked, write_text, write_whole
 
 
 def test_a_report_is_written_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -64,3 +64,55 @@ def test_what_cannot_be_written_is_refused_before_any_work(tmp_path: Path, targe
         check_writable(tmp_path / target)
     with pytest.raises(MissingRequirement, match="cannot write"):
         write_text(str(tmp_path / target), "new")
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "kept" / "r.bin"
+    write_whole(path, b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "r.bin"
+    texts = [bytes([number]) * 100_000 for number in range(8)]
+    writers = [threading.Thread(target=write_whole, args=(path, text)) for text in texts]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert path.read_bytes() in texts
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_makes_others_wait(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with locked(tmp_path / "new" / ".lock"):
+            order.append("second")
+
+    other = threading.Thread(target=second)
+    with locked(tmp_path / "new" / ".lock"):
+        other.start()
+        other.join(timeout=0.2)
+        order.append("first")
+    other.join(timeout=10)
+    assert order == ["first", "second"]
+
+
+def test_a_lock_that_cannot_be_made_says_how_to_choose_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(MissingRequirement, match=r"cannot use .*file: .*RESNEXT_CACHE_DIR"),
+        locked(tmp_path / "file" / ".lock"),
+    ):
+        pass

@@ -17,10 +17,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import resnext.images.datasets
 import resnext.images.sources as module
 from resnext.errors import BadInput, MissingRequirement, UsageError
+from resnext.images.datasets import FASHION_DATA, digits
 from resnext.images.preprocessing import Preprocessing
-from resnext.images.sources import FASHION_DATA, Split, digits, image_source
+from resnext.images.sources import Split, image_source
 
 GREY = Preprocessing(resize=8, crop=(8, 8), mean=(0.5,), std=(0.5,), color="L")
 COLOUR = Preprocessing(resize=8, crop=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -89,7 +91,7 @@ def test_fashion_mnist_has_its_two_splits(split: Split, count: int) -> None:
 def test_without_fashion_mnist_the_package_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FASHION_DATA", tmp_path)
+    monkeypatch.setattr(resnext.images.datasets, "FASHION_DATA", tmp_path)
     with pytest.raises(MissingRequirement, match="apt-get install dataset-fashion-mnist"):
         image_source("fashion-mnist", GREY, split="test")
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"cut short")

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from resnext.network import layers as facts
 from resnext.network.config import VARIANTS
 from resnext.network.model import ResNeXt
+from resnext.network.published import FACTS
 
 #: Xie et al., Table 1: output size and template of conv2 to conv5.
 TABLE_1 = {
@@ -35,13 +36,13 @@ def on_meta(name: str) -> ResNeXt:
 
 
 def test_every_variant_has_its_facts_and_nothing_else_has() -> None:
-    assert list(facts.FACTS) == list(VARIANTS)
+    assert list(FACTS) == list(VARIANTS)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_counted_parameters_are_those_of_the_table_and_of_the_modules(name: str) -> None:
     counted = facts.parameters(VARIANTS[name])
-    assert counted == facts.FACTS[name].parameters
+    assert counted == FACTS[name].parameters
     assert counted == sum(parameter.numel() for parameter in on_meta(name).parameters())
 
 
@@ -49,7 +50,7 @@ def test_counted_parameters_are_those_of_the_table_and_of_the_modules(name: str)
 def test_counted_macs_are_those_of_the_table_and_of_the_flop_counter(name: str) -> None:
     config = VARIANTS[name]
     counted = facts.macs(config)
-    assert round(counted / 1e9, 3) == facts.FACTS[name].gmacs
+    assert round(counted / 1e9, 3) == FACTS[name].gmacs
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         on_meta(name)(torch.zeros(1, config.in_channels, *config.input_size, device="meta"))
@@ -105,7 +106,7 @@ def test_parameters_and_macs_are_those_that_the_papers_table_1_prints() -> None:
     for name, (millions, billions) in printed.items():
         assert facts.parameters(VARIANTS[name]) // 100_000 / 10 == millions
         assert round(facts.macs(VARIANTS[name]) / 1e9, 1) == billions
-        assert f"{millions} M, {billions} G" in facts.FACTS[name].printed
+        assert f"{millions} M, {billions} G" in FACTS[name].printed
 
 
 def test_the_grouped_network_costs_what_the_plain_one_costs() -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from resnext.artifact.records import EngineLayer
 from resnext.errors import BadArtifact
-from resnext.runtimes.trt.layers import EngineLayer, layers_from_inspector, layers_from_log
+from resnext.runtimes.trt.layers import layers_from_inspector, layers_from_log
 
 LOGS = Path(__file__).parents[1] / "data" / "engine_layers"
 

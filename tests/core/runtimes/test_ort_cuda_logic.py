@@ -17,6 +17,7 @@ import onnxruntime as ort
 import pytest
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.specs import numpy_dtype
 from resnext.errors import BadInput, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import PRECISIONS, Precision
@@ -27,7 +28,6 @@ from resnext.runtimes.ort.device_bound import DeviceBound
 from resnext.runtimes.ort.session import OrtSession
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import numpy_dtype
 from resnext.verify.parity import compare
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.formats.onnx import export_onnx

@@ -13,7 +13,8 @@ import torch
 from click.core import ParameterSource
 
 from resnext.artifact.manifest import BatchRange, Manifest, WeightsRecord
-from resnext.artifact.records import EngineOptions, EngineRecord
+from resnext.artifact.records import EngineOptions, EngineRecord, PackageRecord
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import MissingRequirement
 from resnext.images.preprocessing import Preprocessing
 from resnext.machine.cuda_driver import Driver, Gpu
@@ -28,8 +29,7 @@ from resnext.runtimes.compatibility import (
     remarks,
     this_machine,
 )
-from resnext.runtimes.pt2.record import Host, PackageRecord
-from resnext.runtimes.session import TensorSpec
+from resnext.runtimes.pt2.record import Host
 from resnext.runtimes.trt.library import FLAVOURS, RTX_TARGETS, this_platform
 from resnext_export.cli.engine_options import asked_for
 from resnext_export.cli.export import main

@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.specs import numpy_dtype
 from resnext.cli.classify import main as classify
 from resnext.errors import UsageError
 from resnext.images.synthetic import seeded_pixels
@@ -24,7 +25,6 @@ from resnext.runtimes.registry import (
     natural_runtime,
     open_session,
 )
-from resnext.runtimes.session import numpy_dtype
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.formats.derived import derive_onnx

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from resnext.artifact.specs import TensorSpec, numpy_dtype
 from resnext.errors import BadInput, SessionFailed
 from resnext.machine.cuda_driver import Gpu, probe_driver
-from resnext.runtimes.session import Delivered, DeliveredLayer, Session, TensorSpec, numpy_dtype
+from resnext.runtimes.session import Delivered, DeliveredLayer, Session
 from resnext.testing import FakeSession
 
 Images = NDArray[np.float32]

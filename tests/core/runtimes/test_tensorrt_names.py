@@ -24,7 +24,7 @@ import pytest
 from fakes import tensorrt
 from fakes.tensorrt import FakeTensorRT
 from resnext.artifact.records import TilingLevel
-from resnext.runtimes.session import numpy_dtype
+from resnext.artifact.specs import numpy_dtype
 from resnext.runtimes.trt.library import RTX_TARGETS
 from resnext.runtimes.trt.session import DTYPES
 

@@ -210,7 +210,7 @@ def planted(
             return [round(on_host[call.__self__._network.title] * 1e6)] * runs
 
         monkeypatch.setattr(torch_session, "time_device", device)
-        monkeypatch.setattr(torch_session, "time_host", host)
+        monkeypatch.setattr(torch_session, "time_visit", host)
         return asked
 
     return plant

@@ -23,14 +23,13 @@ from fakes.tensorrt import DataType, FakeTensorRT, host_logits, plan_of
 from resnext.artifact.files import Artifact, read_artifact, seal
 from resnext.artifact.manifest import Manifest, WeightsRecord
 from resnext.artifact.records import EngineOptions, EngineRecord
-from resnext.artifact.specs import BatchRange
+from resnext.artifact.specs import BatchRange, TensorSpec, numpy_dtype
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.cuda_driver import Driver, Gpu, probe_driver
 from resnext.runtimes import compatibility, registry
 from resnext.runtimes.buffers import CudaMemory
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import TensorSpec, numpy_dtype
 from resnext.runtimes.trt import door as trt_door
 from resnext.runtimes.trt import library as trt_flavour
 from resnext.runtimes.trt.door import open_session

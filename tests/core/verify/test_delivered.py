@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.records import EngineLayer
 from resnext.network.config import VARIANTS
-from resnext.network.layers import layers, macs
+from resnext.network.layers import layers, macs, module_of
 from resnext.precision import Precision
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Delivered, DeliveredLayer
-from resnext.runtimes.trt.layers import EngineLayer, layers_from_log
-from resnext.verify.delivered import delivered_from_engine, delivered_share, module_of, undelivered
+from resnext.runtimes.trt.layers import layers_from_log
+from resnext.verify.delivered import delivered_from_engine, delivered_share, undelivered
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.formats.onnx import export_onnx
 
@@ -315,6 +316,6 @@ def test_quantized_convolutions_of_onnx_runtime_are_seen(
     quantize_static(artifacts["fp32"].path, path, Once(), **kinds)
     with open_session(artifacts["fp32"], "ort-cpu", options=CPU) as session:
         manifest = artifacts["fp32"].manifest.model_copy(update={"file": path.name})
-        session._artifact = Artifact(tmp_path, manifest)  # type: ignore[attr-defined]
+        session._provider.artifact = Artifact(tmp_path, manifest)  # type: ignore[attr-defined]
         found = session.delivered()
     assert [got for _, got in undelivered(found, digits.config, "float32")] == ["uint8"] * 14

@@ -16,7 +16,7 @@ import torch
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.pytorch import session
 from resnext.storage import cache_folder
-from resnext.verify.check import check_artifact
+from resnext.verify.check import check
 from resnext.verify.reference import kept_reference_logits
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.formats.onnx import export_onnx
@@ -245,13 +245,13 @@ def test_a_second_parity_check_of_the_same_images_runs_no_model(
     weights: Weights, computed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = export_onnx(weights, tmp_path / "artifact")
-    before = check_artifact(artifact, weights, "ort-cpu", "torch", 4, 8, 0)
+    before = check(artifact, weights=weights, runtime="ort-cpu", batch=4, images=8)
     again = len(computed)
-    after = check_artifact(artifact, weights, "ort-cpu", "torch", 4, 8, 0)
+    after = check(artifact, weights=weights, runtime="ort-cpu", batch=4, images=8)
     assert (before.passed, after.max_error, len(computed)) == (True, before.max_error, again)
     # And what the file gives is computed anew: kept references pass no other file.
     monkeypatch.setattr(
         "resnext.runtimes.ort.session.OrtSession.run",
         lambda *_: {"logits": np.zeros((4, 10), "f4")},
     )
-    assert not check_artifact(artifact, weights, "ort-cpu", "torch", 4, 8, 0).passed
+    assert not check(artifact, weights=weights, runtime="ort-cpu", batch=4, images=8).passed

@@ -10,7 +10,8 @@ import torch
 
 from resnext.errors import BadWeights, UsageError
 from resnext.network.config import VARIANTS
-from resnext.weights.spec import load_weights, save_weights
+from resnext.weights.checkpoint import save_weights
+from resnext.weights.spec import load_weights
 
 
 @pytest.fixture(scope="module")

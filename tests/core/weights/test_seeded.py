@@ -12,8 +12,9 @@ from resnext.images.preprocessing import default_preprocessing
 from resnext.images.synthetic import seeded_pixels
 from resnext.network.config import ResNeXtConfig, variant
 from resnext.network.model import Bottleneck, ResNeXt
+from resnext.weights.checkpoint import state_dict_sha256
 from resnext.weights.conditioned import seeded_state_dict
-from resnext.weights.spec import Weights, load_model, load_weights, state_dict_sha256
+from resnext.weights.spec import Weights, load_model, load_weights
 
 #: Digests of the weights themselves. They change only with the recipe, and then every stored result
 #: is of other weights: say so in the changelog.

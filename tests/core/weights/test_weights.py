@@ -16,6 +16,7 @@ from torch import Tensor
 from resnext.errors import BadInput, BadWeights, ResnextError, UsageError
 from resnext.images.preprocessing import Preprocessing, default_preprocessing
 from resnext.network.config import ResNeXtConfig, variant
+from resnext.weights.checkpoint import METADATA_KEY, save_weights, state_dict_sha256
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.shipped.train import (
     FASHION_DATA,
@@ -25,14 +26,7 @@ from resnext.weights.shipped.train import (
     fashion_mnist,
     train,
 )
-from resnext.weights.spec import (
-    METADATA_KEY,
-    Weights,
-    load_model,
-    load_weights,
-    save_weights,
-    state_dict_sha256,
-)
+from resnext.weights.spec import Weights, load_model, load_weights
 
 DIGITS = variant("resnext11_8x4d_digits")
 
@@ -78,7 +72,7 @@ def test_no_spec_means_seeded_weights_of_the_default_model(monkeypatch: pytest.M
         asked.append((config, seed))
         return {}
 
-    monkeypatch.setattr("resnext.weights.conditioned.seeded_state_dict", fake)
+    monkeypatch.setattr("resnext.weights.spec.seeded_state_dict", fake)
     assert load_weights().source == "seeded"
     assert load_weights("seeded:7", "resnet50").source == "seeded:7"
     assert asked == [(variant("resnext50_32x4d"), 0), (variant("resnet50"), 7)]

@@ -24,7 +24,8 @@ from resnext.weights.spec import Weights, load_model
 from resnext_export.calibration import activations as module
 from resnext_export.calibration.activations import ActivationRange, activation_ranges, overflows
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
-from resnext_export.passes.lower import HalfPrecision, lowered_from_onnx
+from resnext_export.passes.base import run_pass
+from resnext_export.passes.lower import HalfPrecision, Lower
 
 FAULTY = "layer2.0.conv3"
 
@@ -251,7 +252,7 @@ def test_what_cannot_be_measured_is_refused(
     with pytest.raises(UsageError, match="at least one image"):
         activation_ranges(fp32, images[:0])
     with pytest.raises(UsageError, match=r"conv1 computes in float16; .* float32 graph"):
-        activation_ranges(lowered_from_onnx(fp32, "fp16"), images)
+        activation_ranges(run_pass(Lower("fp16"), fp32).proto, images)
     with pytest.raises(SessionFailed, match="ONNX Runtime refuses the images"):
         activation_ranges(fp32, images[:, :, :4])
     open_height = onnx.ModelProto()

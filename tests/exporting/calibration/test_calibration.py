@@ -23,16 +23,13 @@ from resnext.artifact.files import Artifact
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, ResnextError, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.weights.spec import Weights
-from resnext_export.calibration import collect
-from resnext_export.calibration.collect import (
-    Method,
-    Ranges,
-    Source,
-    calibrate,
-    calibrate_or_reuse,
-    read_ranges,
-)
+from resnext_export.calibration.collect import calibrate
+from resnext_export.calibration.images import Source
+from resnext_export.calibration.ranges import Method, Ranges, read_ranges
+from resnext_export.calibration.reuse import calibrate_or_reuse
+from resnext_export.calibration.watch import WatchedSession
 from resnext_export.formats.onnx import export_onnx
+from resnext_export.passes.graph import refuse_quantized
 
 METHODS: tuple[Method, ...] = get_args(Method)
 SHA = "a" * 64
@@ -167,13 +164,13 @@ def test_images_are_drawn_while_they_are_used(
             drawn += 1
             yield rows(1.0)
 
-    real = collect._Watched.run
+    real = WatchedSession.run
 
     def run(self: Any, names: None, inputs: Any) -> Any:
         seen.append(drawn)
         return real(self, names, inputs)
 
-    monkeypatch.setattr(collect._Watched, "run", run)
+    monkeypatch.setattr(WatchedSession, "run", run)
     assert ranges_of(negated(tmp_path), batches()).images == 200
     assert seen == [64, 128, 192, 200]
 
@@ -221,9 +218,7 @@ def test_half_precision_graphs_are_calibrated_too(
 def test_an_image_with_nan_or_infinity_is_refused(
     method: Method, value: float, tmp_path: Path
 ) -> None:
-    with pytest.raises(
-        BadInput, match=r"'input', given by the input, is NaN .* images 64 to 69;"
-    ) as exc:
+    with pytest.raises(BadInput, match=r"'input' \(the input\) is NaN .* images 64 to 69;") as exc:
         ranges_of(negated(tmp_path), [rows(*[1.0] * 66, value, *[1.0] * 3)], method)
     one_line(exc)
 
@@ -240,7 +235,7 @@ def test_an_activation_that_is_nan_or_infinite_is_refused_and_named(
     ]
     path = small(tmp_path, nodes)
     with pytest.raises(
-        BadInput, match=rf"'inner', given by {operator} 'culprit', is NaN or infinite"
+        BadInput, match=rf"'inner' \(output of {operator} 'culprit'\) is NaN or infinite"
     ) as exc:
         ranges_of(path, [rows(1, 1, 1, bad)], method)
     one_line(exc)
@@ -320,10 +315,10 @@ def test_values_that_outgrow_the_first_images_are_refused_by_histograms_alone(
 @pytest.mark.parametrize("operator", ["QuantizeLinear", "DequantizeLinear", "QLinearConv"])
 def test_a_graph_that_is_quantized_already_is_refused(operator: str, tmp_path: Path) -> None:
     proto = onnx.load(negated(tmp_path))
-    collect.refuse_quantized(proto, "it")
+    refuse_quantized(proto, "it")
     proto.graph.node[0].op_type = operator
     with pytest.raises(BadInput, match=rf"it is quantized already \({operator} 'negate'\)") as exc:
-        collect.refuse_quantized(proto, "it")
+        refuse_quantized(proto, "it")
     one_line(exc)
 
 
@@ -395,7 +390,7 @@ def test_a_full_temporary_folder_is_a_clear_error(
 
 def test_a_digest_that_is_none_is_refused_or_left_out(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match="source_sha256 must be 64 hexadecimal digits, got 'latest'"
+        UsageError, match="`source_sha256` must be 64 hexadecimal digits, got 'latest'"
     ):
         calibrate(negated(tmp_path), [rows(1)], source="rows", source_sha256="latest")
     proto = onnx.load(negated(tmp_path))
@@ -515,7 +510,7 @@ def test_another_method_file_source_or_version_is_calibrated_anew(
     assert calibrate_or_reuse(path, source_of(count=5), "minmax", cache).images == 5
     other = small(tmp_path, [helper.make_node("Abs", ["input"], ["output"])])
     assert calibrate_or_reuse(other, source_of(), "minmax", cache).ranges["output"] == (0, 2)
-    monkeypatch.setattr(collect, "_onnxruntime_version", lambda: "0.0")
+    monkeypatch.setattr("onnxruntime.__version__", "0.0")
     assert calibrate_or_reuse(other, source_of(), "minmax", cache).onnxruntime == "0.0"
 
 
@@ -535,7 +530,7 @@ def test_a_damaged_entry_is_made_again(damage: bytes | None, tmp_path: Path) -> 
 def test_a_source_that_holds_more_than_it_says_is_refused_and_not_kept(tmp_path: Path) -> None:
     source = source_of()
     wrong = Source(source.name, source.sha256, 4, source.batches)
-    with pytest.raises(BadInput, match="rows gave 3 images and was said to hold 4"):
+    with pytest.raises(BadInput, match="rows yielded 3 images instead of 4"):
         calibrate_or_reuse(negated(tmp_path), wrong, "minmax", tmp_path / "cache")
     assert list((tmp_path / "cache").rglob("*.json")) == []
 
@@ -543,7 +538,8 @@ def test_a_source_that_holds_more_than_it_says_is_refused_and_not_kept(tmp_path:
 def test_two_processes_at_a_time_calibrate_once(tmp_path: Path) -> None:
     script = (
         "import sys, time, numpy as np; from pathlib import Path\nfrom"
-        " resnext_export.calibration.collect import Source, calibrate_or_reuse\nopened = []\ndef"
+        " resnext_export.calibration.images import Source\nfrom"
+        " resnext_export.calibration.reuse import calibrate_or_reuse\nopened = []\ndef"
         " batches():\n    opened.append(1); time.sleep(1); return [np.ones((3, 4),"
         " np.float32)]\ncalibrate_or_reuse(Path(sys.argv[1]), Source('ones', 'a' * 64, 3, batches),"
         " 'minmax', Path(sys.argv[2]))\nprint(len(opened))\n"

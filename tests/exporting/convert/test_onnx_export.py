@@ -28,6 +28,7 @@ from resnext.network.config import ResNeXtConfig
 from resnext.precision import Precision
 from resnext.runtimes.registry import open_session
 from resnext.weights.spec import Weights, load_weights
+from resnext_export import proof
 from resnext_export.formats import onnx as onnx_artifact
 from resnext_export.formats.onnx import export_onnx
 
@@ -219,9 +220,7 @@ def test_the_old_artifact_stays_when_its_replacement_fails(
     digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = export_onnx(digits, tmp_path / "a", check=False)
-    monkeypatch.setattr(
-        onnx_artifact, "prove", lambda *_: (_ for _ in ()).throw(GateFailed("planted"))
-    )
+    monkeypatch.setattr(proof, "prove", lambda *_: (_ for _ in ()).throw(GateFailed("planted")))
     with pytest.raises(GateFailed, match="planted"):
         export_onnx(digits, tmp_path / "a", force=True)
     assert read_artifact(tmp_path / "a").manifest == first.manifest
@@ -304,9 +303,9 @@ def test_an_interrupted_export_leaves_nothing(
     # The child announces that staging began, then dawdles inside it, so that the signal meets a
     # half-written folder.
     script = (
-        "import time, sys\nfrom resnext_export.formats import onnx as onnx_artifact\nfrom"
-        " resnext_export.cli.export import main\nreal = onnx_artifact.prove\ndef slow(*a):\n   "
-        " print('staged', flush=True)\n    time.sleep(30)\nonnx_artifact.prove ="
+        "import time, sys\nfrom resnext_export import proof\nfrom"
+        " resnext_export.cli.export import main\nreal = proof.prove\ndef slow(*a):\n   "
+        " print('staged', flush=True)\n    time.sleep(30)\nproof.prove ="
         " slow\nmain(['--format', 'onnx', '--weights', 'digits', '--output',"
         f" {str(tmp_path / 'out')!r}])\n"
     )

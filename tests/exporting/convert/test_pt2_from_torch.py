@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from fakes.package import record_here
 from resnext.artifact.manifest import BatchRange
+from resnext.artifact.records import PackageRecord
 from resnext.errors import GateFailed, MissingRequirement
 from resnext.images.synthetic import seeded_pixels
 from resnext.network.config import ResNeXtConfig
 from resnext.network.layers import layers
 from resnext.precision import Precision
 from resnext.runtimes.pt2.package import read_package
-from resnext.runtimes.pt2.record import PackageRecord
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.verify.parity import Parity, compare, gate_for
 from resnext.weights.spec import Weights, load_weights

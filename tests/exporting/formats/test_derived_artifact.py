@@ -25,7 +25,9 @@ from resnext_export.formats import derived
 from resnext_export.formats.derived import derive_onnx
 from resnext_export.formats.onnx import export_onnx
 from resnext_export.formats.openvino import export_openvino
-from resnext_export.passes import quantize_int8
+from resnext_export.passes.base import PassResult
+from resnext_export.passes.lower import Lower
+from resnext_export.passes.quantize_int8 import QuantizeInt8
 from resnext_export.recipe import Calibration, Recipe
 
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -245,11 +247,12 @@ def test_a_badly_quantized_file_is_caught(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = quantize_int8.quantized_from_onnx
+    original = QuantizeInt8.apply
     calls: list[str] = []
 
-    def spoiled(*args: Any) -> onnx.ModelProto:
-        proto = original(*args)
+    def spoiled(self: QuantizeInt8, source: onnx.ModelProto) -> PassResult:
+        result = original(self, source)
+        proto = result.proto
         calls.append("")
         if len(calls) == 1:  # the file; then comes what it is measured by
             touched = [
@@ -258,9 +261,9 @@ def test_a_badly_quantized_file_is_caught(
             for tensor in touched if spoil is coarse else touched[:1]:
                 if tensor.data_type in (TensorProto.INT8, TensorProto.FLOAT) and len(tensor.dims):
                     spoil(tensor, 3)
-        return proto
+        return result
 
-    monkeypatch.setattr(quantize_int8, "quantized_from_onnx", spoiled)
+    monkeypatch.setattr(QuantizeInt8, "apply", spoiled)
     refused(
         derive,
         tmp_path,
@@ -275,19 +278,17 @@ def test_a_badly_quantized_file_is_caught(
 def test_a_wrong_half_precision_file_is_caught(
     precision: Any, derive: Derive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resnext_export.passes import lower
+    original = Lower.apply
 
-    original = lower.lowered_from_onnx
-
-    def spoiled(*args: Any, **options: Any) -> onnx.ModelProto:
-        proto = original(*args, **options)
-        weight = next(t for t in proto.graph.initializer if len(t.dims) == 4)
+    def spoiled(self: Lower, source: onnx.ModelProto) -> PassResult:
+        result = original(self, source)
+        weight = next(t for t in result.proto.graph.initializer if len(t.dims) == 4)
         weight.CopyFrom(
             numpy_helper.from_array(numpy_helper.to_array(weight)[:, :, ::-1].copy(), weight.name)
         )
-        return proto
+        return result
 
-    monkeypatch.setattr(lower, "lowered_from_onnx", spoiled)
+    monkeypatch.setattr(Lower, "apply", spoiled)
     refused(
         derive, tmp_path, GateFailed, "does not compute what PyTorch computes", Recipe(precision)
     )

@@ -34,10 +34,10 @@ from resnext.runtimes.trt.library import (
 from resnext.verify.delivered import delivered_from_engine, undelivered
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
+from resnext_export import proof
 from resnext_export.cli.engine_options import COMPATIBILITIES, FALLBACKS, TILING_LEVELS
 from resnext_export.cli.export import main
 from resnext_export.cli.inspect import delivered_line, share_of
-from resnext_export.formats import onnx as onnx_artifact
 from resnext_export.formats.onnx import export_onnx
 from resnext_export.formats.tensorrt import export_engine
 
@@ -301,13 +301,13 @@ def test_an_engine_that_can_run_here_is_proven_on_its_own_backend(
 ) -> None:
     asked_of = []
 
-    def prove(artifact: Artifact, expected: onnx_artifact.Expected, backend: str) -> CheckRecord:
+    def prove(artifact: Artifact, expected: proof.Expected, backend: str) -> CheckRecord:
         assert file_sha256(artifact.path) == artifact.manifest.file_sha256
         asked_of.append((backend, expected.batches))
         return CheckRecord(batches=expected.batches, backend=backend, max_error=0.0, tolerance=1e-4)
 
     plant_driver(ADA)
-    monkeypatch.setattr(onnx_artifact, "prove", prove)
+    monkeypatch.setattr(proof, "prove", prove)
     asked = options("1,4:8:16,16:30:40", targets=("sm_89",))
     made = export_engine(
         digits_artifact, digits, tmp_path / "e", kind=rtx.kind, options=asked
@@ -333,7 +333,7 @@ def test_an_engine_that_computes_something_else_is_not_written(
         raise GateFailed("planted")
 
     plant_driver(ADA)
-    monkeypatch.setattr(onnx_artifact, "prove", prove)
+    monkeypatch.setattr(proof, "prove", prove)
     with pytest.raises(GateFailed, match="planted"):
         export_engine(digits_artifact, digits, tmp_path / "e", kind=rtx.kind, options=options())
     assert list(tmp_path.iterdir()) == []

@@ -19,11 +19,12 @@ from resnext.weights.spec import Weights
 from resnext_export.calibration.collect import calibrate
 from resnext_export.passes import merge_groups as converter
 from resnext_export.passes import merge_proof
+from resnext_export.passes.base import run_pass
 from resnext_export.passes.initializers import Constants
-from resnext_export.passes.merge_groups import merged_from_onnx
+from resnext_export.passes.merge_groups import MergeGroups
 from resnext_export.passes.merge_proof import MergeProof, prove_merge
-from resnext_export.passes.quantize_fp8 import fp8_from_onnx
-from resnext_export.passes.quantize_int8 import quantized_from_onnx
+from resnext_export.passes.quantize_fp8 import QuantizeFp8
+from resnext_export.passes.quantize_int8 import QuantizeInt8
 
 GROUPED = ("layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2")
 FORMS = ("fp32", "trt", "ort", "openvino", "fp8")
@@ -36,10 +37,10 @@ def digits_forms(digits: Weights, digits_artifact: Artifact) -> dict[str, onnx.M
     images = digits.preprocessing.normalise(seeded_pixels(digits.config, 16))
     ranges = calibrate(digits_artifact.path, [images], source="test images", source_sha256="a" * 64)
     forms = {
-        runtime: quantized_from_onnx(fp32, ranges, runtime)
+        runtime: run_pass(QuantizeInt8(ranges, runtime), fp32).proto
         for runtime in ("trt", "ort", "openvino")
     }
-    return {"fp32": fp32, "fp8": fp8_from_onnx(fp32, ranges, 4)[0], **forms}
+    return {"fp32": fp32, "fp8": run_pass(QuantizeFp8(ranges, 4), fp32).proto, **forms}
 
 
 def small(form: str = "float32") -> onnx.ModelProto:
@@ -145,7 +146,7 @@ def change(proto: onnx.ModelProto, name: str, edit: Callable[[NDArray[Any]], obj
 def test_merges_of_every_form_are_proven(
     form: str, least_width: int, digits_forms: dict[str, onnx.ModelProto]
 ) -> None:
-    merged, names = merged_from_onnx(digits_forms[form], least_width)
+    merged, names, *_ = run_pass(MergeGroups(least_width), digits_forms[form])
     proof = prove_merge(digits_forms[form], merged)
     assert proof.convs == names == {8: GROUPED[:1], 16: GROUPED[:2]}.get(least_width, GROUPED)
     assert 0 <= proof.max_error < 1e-13
@@ -155,7 +156,7 @@ def test_merges_of_every_form_are_proven(
 def test_strides_dilations_channel_multipliers_and_zero_points_are_proven(form: str) -> None:
     proto = small(form)
     for least_width in (3, 5, 100):
-        merged, names = merged_from_onnx(proto, least_width)
+        merged, names, *_ = run_pass(MergeGroups(least_width), proto)
         assert prove_merge(proto, merged).convs == names != ()
 
 
@@ -170,7 +171,7 @@ def test_convolutions_over_lines_and_volumes_are_proven(kernel: tuple[int, ...])
         [numpy_helper.from_array(weight, "w")],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    merged, _ = merged_from_onnx(proto, 5)
+    merged, _, *_ = run_pass(MergeGroups(5), proto)
     assert prove_merge(proto, merged).convs == ("conv",)
 
 
@@ -198,7 +199,7 @@ def test_copies_of_shared_weights_and_nodes_are_part_of_a_merge(
     form: str, only: tuple[str, ...] | None
 ) -> None:
     shared = with_twin(small(form), "second")
-    merged, names = merged_from_onnx(shared, 16, only)
+    merged, names, *_ = run_pass(MergeGroups(16, only), shared)
     assert (
         prove_merge(shared, merged).convs == names == (only or ("first", "second", "second.twin"))
     )
@@ -210,7 +211,7 @@ def test_a_shared_weight_merged_in_place_is_caught(
 ) -> None:
     shared = with_twin(small(form), "second")
     monkeypatch.setattr(Constants, "shared", lambda *_: False)
-    merged, _ = merged_from_onnx(shared, 16, ["second.twin"])
+    merged, _, *_ = run_pass(MergeGroups(16, ["second.twin"]), shared)
     with pytest.raises(GateFailed, match="second has 8 groups and a weight of shape"):
         prove_merge(shared, merged)
 
@@ -222,7 +223,7 @@ def test_a_weight_in_a_constant_node_is_proven() -> None:
         0, helper.make_node("Constant", [], [weight.name], "held", value=weight)
     )
     proto.graph.initializer.remove(weight)
-    merged, names = merged_from_onnx(proto, 8)
+    merged, names, *_ = run_pass(MergeGroups(8), proto)
     assert prove_merge(proto, merged).convs == names == ("first", "second")
     tensor = merged.graph.node[0].attribute[0].t
     array = numpy_helper.to_array(tensor).copy()
@@ -351,11 +352,11 @@ def stale_note(proto: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (between_groups, "first has weights that are not zero between groups"),
+        (between_groups, "first has nonzero weights between groups"),
         (one_ulp, "second has other weights"),
         (wrong_groups, "first has 4 groups and a weight of shape"),
         (twice_the_groups, "second has 16 groups"),
-        (bias, "node second reads a tensor that was changed"),
+        (bias, "node second reads a changed tensor"),
         (drop("first"), "node first is missing"),
         (drop("relu"), "node relu is missing"),
         (another_node, "node more is missing, altered or not where it was"),
@@ -370,16 +371,16 @@ def stale_note(proto: onnx.ModelProto) -> None:
         (constant_lost, "constant 'first.bias' is missing or"),
         (constant_added, "tensor 'idle' was added or changed"),
         (constants_moved, "constant 'first.bias' is missing or not where it was"),
-        (other_type, "the weight of first is stored in another type"),
+        (other_type, "the weight of first is stored as another type"),
         (not_a_number, "first has other weights"),
-        (stale_note, "noted type or shape of tensor 'first.out'"),
+        (stale_note, "the type or shape in the value_info of tensor 'first.out' differs"),
     ],
 )
 def test_planted_faults_are_caught_and_named(
     fault: Callable[[onnx.ModelProto], None], said: str
 ) -> None:
     proto = small()
-    merged, _ = merged_from_onnx(proto, 8)
+    merged, _, *_ = run_pass(MergeGroups(8), proto)
     prove_merge(proto, merged)
     fault(merged)
     with pytest.raises(GateFailed, match=said) as exc:
@@ -393,7 +394,7 @@ def test_running_both_forms_catches_faults_by_itself(
 ) -> None:
     monkeypatch.setattr(merge_proof, "_compare_blocks", lambda *_: None)
     proto = small()
-    merged, _ = merged_from_onnx(proto, 8)
+    merged, _, *_ = run_pass(MergeGroups(8), proto)
     prove_merge(proto, merged)
     fault(merged)
     with pytest.raises(GateFailed, match=r"outputs of (first|second) differ by"):
@@ -404,8 +405,8 @@ def test_running_both_forms_catches_faults_by_itself(
 def test_a_zero_point_that_is_not_filled_in_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     proto = small("int8")
     monkeypatch.setattr(converter, "_zero_bits", lambda *_: np.zeros(1, np.int8))
-    merged, _ = merged_from_onnx(proto, 8)
-    with pytest.raises(GateFailed, match="first has weights that are not zero between groups"):
+    merged, _, *_ = run_pass(MergeGroups(8), proto)
+    with pytest.raises(GateFailed, match="first has nonzero weights between groups"):
         prove_merge(proto, merged)
 
 
@@ -442,20 +443,20 @@ def activation_for_weight(proto: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (scale, r"node second\.DQ reads a tensor that was changed"),
-        (zero_point, r"node second\.DQ reads a tensor that was changed"),
+        (scale, r"node second\.DQ reads a changed tensor"),
+        (zero_point, r"node second\.DQ reads a changed tensor"),
         (axis, r"node second\.DQ is .*altered"),
         (other_scale, r"node second\.DQ is .*altered"),
         (drop("second.DQ"), r"node second\.DQ is missing|node second is missing"),
-        (circle, r"node second\.DQ runs before what it reads"),
-        (activation_for_weight, r"the weight of second, 'first\.out', is no constant"),
+        (circle, r"node second\.DQ runs before its input is written"),
+        (activation_for_weight, r"the weight of second, 'first\.out', is not a constant"),
     ],
 )
 def test_faults_in_how_weights_are_dequantized_are_caught(
     fault: Callable[[onnx.ModelProto], None], said: str
 ) -> None:
     proto = small("int8")
-    merged, _ = merged_from_onnx(proto, 8)
+    merged, _, *_ = run_pass(MergeGroups(8), proto)
     fault(merged)
     with pytest.raises(GateFailed, match=said):
         prove_merge(proto, merged)
@@ -495,14 +496,14 @@ def idle_copy(proto: onnx.ModelProto) -> None:
                 r" second\.twin, differs"
             ),
         ),
-        (copy_too_late, r"node second\.twin runs before what it reads"),
-        (copy_read_elsewhere, "node second runs before what it reads"),
+        (copy_too_late, r"node second\.twin runs before its input is written"),
+        (copy_read_elsewhere, "node second runs before its input is written"),
         (idle_copy, "tensor 'idle.dq' was added or changed"),
     ],
 )
 def test_faults_in_copies_are_caught(fault: Callable[[onnx.ModelProto], None], said: str) -> None:
     shared = with_twin(small("int8"), "second")
-    merged, _ = merged_from_onnx(shared, 16, ["second.twin"])
+    merged, _, *_ = run_pass(MergeGroups(16, ["second.twin"]), shared)
     prove_merge(shared, merged)
     fault(merged)
     with pytest.raises(GateFailed, match=said):
@@ -521,7 +522,7 @@ def test_what_only_a_subgraph_reads_is_not_overlooked() -> None:
     proto.graph.node.append(
         helper.make_node("If", ["yes"], ["seen"], "if", then_branch=inner, else_branch=inner)
     )
-    merged, _ = merged_from_onnx(proto, 8)
+    merged, _, *_ = run_pass(MergeGroups(8), proto)
     prove_merge(proto, merged)  # the converter leaves the branch the old weight
     conv, now = (node_of(merged, "first"), node_of(merged, "if"))
     for branch in now.attribute:
@@ -532,7 +533,7 @@ def test_what_only_a_subgraph_reads_is_not_overlooked() -> None:
 
 def test_each_further_width_of_a_chain_of_merges_is_proven() -> None:
     proto = small("int8")
-    steps = [proto, *(merged_from_onnx(proto, width)[0] for width in (4, 8, 16, 32))]
+    steps = [proto, *(run_pass(MergeGroups(width), proto).proto for width in (4, 8, 16, 32))]
     for before, after in pairwise(steps):
         prove_merge(before, after)
     with pytest.raises(GateFailed, match=r"second has 8 groups|first has 4 groups"):

@@ -21,7 +21,7 @@ from resnext.artifact.files import read_artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import GateFailed
 from resnext.network.model import Bottleneck, ResNeXt
-from resnext.verify.check import check_artifact
+from resnext.verify.check import check
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_export.convert import onnx_from_torch
 from resnext_export.formats.onnx import export_onnx
@@ -171,7 +171,7 @@ def test_a_correct_export_passes(spec: str, tmp_path: Path) -> None:
     with planted(None):
         artifact = export_onnx(weights, tmp_path / "artifact")
     assert artifact.manifest.check is not None
-    assert check_artifact(artifact, weights, "ort-cpu", "torch", None, 28, 0).passed
+    assert check(artifact, weights=weights, runtime="ort-cpu").passed
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -194,7 +194,7 @@ def test_a_fault_that_was_exported_unchecked_is_caught_by_the_parity_command(
         export_onnx(weights, tmp_path / "artifact", check=False)
     artifact = read_artifact(tmp_path / "artifact")
     assert artifact.manifest.check is None
-    outcome = check_artifact(artifact, weights, "ort-cpu", "torch", None, 28, 0)
+    outcome = check(artifact, weights=weights, runtime="ort-cpu")
     assert not outcome.passed
     assert outcome.artifact_sha256 == artifact.manifest.file_sha256
 

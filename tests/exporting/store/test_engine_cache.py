@@ -20,8 +20,7 @@ from resnext.errors import MissingRequirement
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.runtimes.trt.library import Flavour, TensorRT, TensorRTRTX
 from resnext.weights.spec import Weights
-from resnext_export import store
-from resnext_export.formats import onnx
+from resnext_export import proof, store
 from resnext_export.store import Built, engine_or_reuse
 
 OPTIONS = EngineOptions(profiles=(BatchRange.parse("1:8:64"),))
@@ -154,11 +153,11 @@ def test_two_processes_at_a_time_build_it_once(
 def proofs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
 
-    def prove(_artifact: object, expected: onnx.Expected, backend: str) -> CheckRecord:
+    def prove(_artifact: object, expected: proof.Expected, backend: str) -> CheckRecord:
         done.append(backend)
         return CheckRecord(batches=expected.batches, backend=backend, max_error=0.0, tolerance=1e-4)
 
-    monkeypatch.setattr(onnx, "prove", prove)
+    monkeypatch.setattr(proof, "prove", prove)
     return done
 
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from fakes.package import FakeLoader, fake_pt2_from_torch
+from resnext.artifact.records import PackageRecord
 from resnext.errors import GateFailed, UsageError
 from resnext.machine.cuda_driver import Driver, Gpu
-from resnext.runtimes.pt2.record import PackageRecord, this_host
+from resnext.runtimes.pt2.record import this_host
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_export import store
 from resnext_export.convert import pt2_from_torch as converter

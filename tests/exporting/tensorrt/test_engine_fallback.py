@@ -26,7 +26,8 @@ from resnext.verify.delivered import delivered_from_engine, undelivered
 from resnext.weights.spec import Weights
 from resnext_export.cli.export import main
 from resnext_export.formats.tensorrt import export_engine
-from resnext_export.passes import merge_groups
+from resnext_export.passes.base import PassResult, run_pass
+from resnext_export.passes.merge_groups import MergeGroups
 from resnext_export.tensorrt import engine_from_onnx
 from resnext_export.tensorrt.engine_from_onnx import BuiltEngine
 from resnext_export.tensorrt.fallbacks import build_with_fallbacks
@@ -150,7 +151,7 @@ def test_islands_first_where_they_are_asked_for_first(fp16_artifact: Artifact) -
 def test_groups_that_are_wide_already_are_not_built_again(
     fp16_artifact: Artifact, tmp_path: Path
 ) -> None:
-    wide, _ = merge_groups.merged_from_onnx(onnx.load(str(fp16_artifact.path)), 32)
+    wide = run_pass(MergeGroups(32), onnx.load(str(fp16_artifact.path))).proto
     onnx.save(wide, str(tmp_path / "wide.onnx"))
     build = Builder(stubborn("layer3.0.conv2"))
     tried = build_with_fallbacks(tmp_path / "wide.onnx", build, BOTH)
@@ -377,18 +378,19 @@ def test_fail_means_fail(fp16_artifact: Artifact, refuse: Any, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def wrong_merge(proto: onnx.ModelProto, width: int) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def wrong_merge(self: MergeGroups, proto: onnx.ModelProto) -> PassResult:
     """One filter of a merged convolution looks at the group beside its own."""
-    merged, names = merge(proto, width)
+    result = merge(self, proto)
+    merged, names = result.proto, result.changed
     conv = next(node for node in merged.graph.node if node.name == names[-1])
     weight = next(tensor for tensor in merged.graph.initializer if tensor.name == conv.input[1])
     values = np.array(numpy_helper.to_array(weight))
     values[0] = np.roll(values[0], 16, axis=0)
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-    return merged, names
+    return result
 
 
-merge = merge_groups.merged_from_onnx
+merge = MergeGroups.apply
 
 
 def test_a_merge_that_changes_the_function_is_caught_before_anything_is_written(
@@ -399,7 +401,10 @@ def test_a_merge_that_changes_the_function_is_caught_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     refuse(first_narrow)
-    monkeypatch.setattr(merge_groups, "merged_from_onnx", wrong_merge)
+    monkeypatch.setattr(MergeGroups, "apply", wrong_merge)
+    with pytest.raises(GateFailed, match="the merged graph is not the same function"):
+        export_engine(fp16_artifact, digits, tmp_path / "e", kind="trt-rtx", options=OPTIONS)
+    monkeypatch.setattr(MergeGroups, "ensures", lambda *_: 0.0)
     with pytest.raises(GateFailed, match="does not compute what PyTorch computes"):
         export_engine(fp16_artifact, digits, tmp_path / "e", kind="trt-rtx", options=OPTIONS)
     assert list(tmp_path.iterdir()) == []

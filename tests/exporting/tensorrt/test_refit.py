@@ -20,10 +20,11 @@ from resnext.errors import BadWeights, EngineRefused, GateFailed, ResnextError, 
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.runtimes.trt import log as trt_log
 from resnext.runtimes.trt.identity import engine_name
-from resnext.weights.spec import Weights, save_weights
+from resnext.weights.checkpoint import save_weights
+from resnext.weights.spec import Weights
+from resnext_export import proof
 from resnext_export.cli.export import main
 from resnext_export.convert import onnx_from_torch
-from resnext_export.formats import onnx as onnx_artifact
 from resnext_export.formats.tensorrt import refit_engine
 from resnext_export.tensorrt import refit as refitted_from_engine
 
@@ -222,9 +223,7 @@ class Planted:
         self.given.append((data, onnx.load_from_string(onnx_data), options))
         return self.data
 
-    def prove(
-        self, artifact: Artifact, expected: onnx_artifact.Expected, backend: str
-    ) -> CheckRecord:
+    def prove(self, artifact: Artifact, expected: proof.Expected, backend: str) -> CheckRecord:
         assert artifact.path.read_bytes() == self.data
         self.proven.append(backend)
         return CheckRecord(
@@ -236,7 +235,7 @@ class Planted:
 def planted(monkeypatch: pytest.MonkeyPatch) -> Planted:
     found = Planted()
     monkeypatch.setattr(refitted_from_engine, "refitted_from_engine", found.refit)
-    monkeypatch.setattr(onnx_artifact, "prove", found.prove)
+    monkeypatch.setattr(proof, "prove", found.prove)
     return found
 
 
@@ -320,7 +319,7 @@ def test_a_refitted_engine_that_computes_something_else_is_not_written(
     def prove(*_: object) -> CheckRecord:
         raise GateFailed("planted")
 
-    monkeypatch.setattr(onnx_artifact, "prove", prove)
+    monkeypatch.setattr(proof, "prove", prove)
     with pytest.raises(GateFailed, match="planted"):
         refit_engine(thin, None, tmp_path / "whole")
     assert planted.given

@@ -29,10 +29,11 @@ from resnext.runtimes.trt.library import FLAVOURS
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
 from resnext_export.passes import merge_groups as converter
+from resnext_export.passes.base import run_pass
 from resnext_export.passes.initializers import Constants
-from resnext_export.passes.insert_fp32_islands import islands_from_onnx
-from resnext_export.passes.lower import lowered_from_onnx
-from resnext_export.passes.merge_groups import merged_from_onnx
+from resnext_export.passes.insert_fp32_islands import InsertFp32Islands
+from resnext_export.passes.lower import Lower
+from resnext_export.passes.merge_groups import MergeGroups
 from resnext_export.tensorrt.engine_from_onnx import engine_from_onnx
 
 GROUPED = ("layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2")  # 8 groups of 4, 8 and 16 channels
@@ -58,7 +59,7 @@ def images(digits: Weights) -> NDArray[np.float32]:
 
 def exported(weights: Weights, precision: Precision) -> onnx.ModelProto:
     proto = onnx_from_torch(weights, BatchRange(min=1, opt=8, max=None))
-    return lowered_from_onnx(proto, "fp16") if precision == "fp16" else proto
+    return run_pass(Lower("fp16"), proto).proto if precision == "fp16" else proto
 
 
 def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -131,7 +132,7 @@ def check(proto: onnx.ModelProto) -> None:
 def test_groups_are_merged_as_the_models_are(
     least_width: int, expected: tuple[int, ...], fp32: onnx.ModelProto, digits: Weights
 ) -> None:
-    merged, names = merged_from_onnx(fp32, least_width)
+    merged, names, *_ = run_pass(MergeGroups(least_width), fp32)
     check(merged)
     model = merge_model_groups(load_model(digits), least_width)
     assert groups(merged) == expected
@@ -146,7 +147,7 @@ def test_groups_are_merged_as_the_models_are(
 def test_a_merged_graph_computes_the_same_in_float32(
     least_width: int, fp32: onnx.ModelProto, images: NDArray[Any]
 ) -> None:
-    merged, _ = merged_from_onnx(fp32, least_width)
+    merged, _, *_ = run_pass(MergeGroups(least_width), fp32)
     assert error(logits(fp32, images), logits(merged, images)) < 1e-6
 
 
@@ -154,7 +155,7 @@ def test_a_merged_graph_computes_the_same_in_float32(
 def test_a_merged_graph_is_exact_in_float64(
     least_width: int, fp32: onnx.ModelProto, images: NDArray[Any]
 ) -> None:
-    merged, _ = merged_from_onnx(fp32, least_width)
+    merged, _, *_ = run_pass(MergeGroups(least_width), fp32)
     assert error(float64_logits(fp32, images[:2]), float64_logits(merged, images[:2])) < 1e-10
 
 
@@ -162,7 +163,7 @@ def test_a_merged_graph_is_exact_in_float64(
 def test_a_merged_float16_graph_computes_the_same(
     least_width: int, fp16: onnx.ModelProto, images: NDArray[Any]
 ) -> None:
-    merged, _ = merged_from_onnx(fp16, least_width)
+    merged, _, *_ = run_pass(MergeGroups(least_width), fp16)
     check(merged)
     assert error(logits(fp16, images), logits(merged, images)) < 2e-3
 
@@ -193,7 +194,7 @@ def test_a_faulty_merge_is_caught_by_both_comparisons(
         return merged
 
     monkeypatch.setattr(converter, "merge_model_groups", faulty)
-    merged, names = merged_from_onnx(fp32, 8)
+    merged, names, *_ = run_pass(MergeGroups(8), fp32)
     assert names == GROUPED[:1]
     check(merged)
     assert error(logits(fp32, images), logits(merged, images)) > 1e-3
@@ -212,9 +213,9 @@ def test_bfloat16_weights_are_merged_bit_by_bit(fp32: onnx.ModelProto) -> None:
     for value in (*halves.graph.input, *halves.graph.output, *halves.graph.value_info):
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
             value.type.tensor_type.elem_type = TensorProto.BFLOAT16
-    merged, _ = merged_from_onnx(halves, 32)
+    merged, _, *_ = run_pass(MergeGroups(32), halves)
     check(merged)
-    expected = tensors(merged_from_onnx(fp32, 32)[0])
+    expected = tensors(run_pass(MergeGroups(32), fp32).proto)
     for name, weight in tensors(merged).items():
         if weight.dtype == half:
             assert weight.tobytes() == expected[name].astype(half).tobytes()
@@ -278,7 +279,7 @@ def test_quantized_weights_are_merged_behind_their_scales(
     form: str, one_scale: bool, fp32: onnx.ModelProto, images: NDArray[Any]
 ) -> None:
     narrow = quantized(fp32, form, one_scale=one_scale)
-    merged, names = merged_from_onnx(narrow, 32)
+    merged, names, *_ = run_pass(MergeGroups(32), narrow)
     check(merged)
     assert names == GROUPED
     assert groups(merged) == (1, 2, 4)
@@ -296,21 +297,21 @@ def test_a_zero_that_is_not_the_zero_point_is_caught(
 ) -> None:
     narrow = quantized(fp32, "asymmetric")
     monkeypatch.setattr(converter, "_zero_bits", lambda *_: np.zeros(1, np.int8))
-    merged, _ = merged_from_onnx(narrow, 32)
+    merged, _, *_ = run_pass(MergeGroups(32), narrow)
     assert error(logits(narrow, images), logits(merged, images)) > 1e-3
 
 
 def test_only_the_named_convolutions_change(fp32: onnx.ModelProto, images: NDArray[Any]) -> None:
-    merged, names = merged_from_onnx(fp32, 32, only={"layer2.0.conv2", "conv1"})
+    merged, names, *_ = run_pass(MergeGroups(32, only={"layer2.0.conv2", "conv1"}), fp32)
     assert names == ("layer2.0.conv2",)
     assert groups(merged) == (8, 2, 8)
     assert error(logits(fp32, images), logits(merged, images)) < 1e-6
-    assert merged_from_onnx(fp32, 32, only=())[1] == ()
+    assert run_pass(MergeGroups(32, only=()), fp32).changed == ()
 
 
 def test_everything_but_the_merged_weights_stays(fp32: onnx.ModelProto) -> None:
     before = fp32.SerializeToString()
-    merged, names = merged_from_onnx(fp32, 32)
+    merged, names, *_ = run_pass(MergeGroups(32), fp32)
     assert fp32.SerializeToString() == before
     assert [node.name for node in merged.graph.node] == [node.name for node in fp32.graph.node]
     assert list(merged.metadata_props) == list(fp32.metadata_props) != []
@@ -351,7 +352,7 @@ def test_weights_that_others_share_are_not_broken(
     shared = with_the_same_conv_twice(
         fp32 if form == "plain" else quantized(fp32, form), "layer1.0.conv2"
     )
-    merged, names = merged_from_onnx(shared, 32, only)
+    merged, names, *_ = run_pass(MergeGroups(32, only), shared)
     check(merged)
     assert set(names) == set(only or (*GROUPED, "layer1.0.conv2.twin"))
     assert error(logits(shared, images), logits(merged, images)) < 1e-6
@@ -371,7 +372,7 @@ def test_a_shared_weight_merged_in_place_is_caught(
         fp32 if form == "plain" else quantized(fp32, form), "layer1.0.conv2"
     )
     monkeypatch.setattr(Constants, "shared", lambda *_: False)
-    merged, _ = merged_from_onnx(shared, 32, ["layer1.0.conv2.twin"])
+    merged, _, *_ = run_pass(MergeGroups(32, ["layer1.0.conv2.twin"]), shared)
     with pytest.raises(ort.capi.onnxruntime_pybind11_state.Fail, match=r"layer1\.0\.conv2"):
         logits(merged, np.zeros((1, 1, 8, 8), np.float32))
 
@@ -381,7 +382,7 @@ def test_a_stale_shape_in_the_graphs_notes_is_caught(
     form: str, fp32: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Constants, "note", lambda *_: None)
-    merged, _ = merged_from_onnx(fp32 if form == "plain" else quantized(fp32, form), 32)
+    merged, _, *_ = run_pass(MergeGroups(32), fp32 if form == "plain" else quantized(fp32, form))
     with pytest.raises(onnx.shape_inference.InferenceError):
         check(merged)
 
@@ -395,7 +396,7 @@ def test_a_weight_in_a_constant_node_is_merged(fp32: onnx.ModelProto, images: ND
         0, helper.make_node("Constant", [], [weight.name], "held", value=weight)
     )
     inline.graph.initializer.remove(weight)
-    merged, names = merged_from_onnx(inline, 32)
+    merged, names, *_ = run_pass(MergeGroups(32), inline)
     check(merged)
     assert names == GROUPED
     assert error(logits(inline, images), logits(merged, images)) < 1e-6
@@ -414,8 +415,8 @@ def test_other_kernels_and_channel_multipliers_are_merged(kernel: tuple[int, ...
         [numpy_helper.from_array(weight, "w")],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    merged, names = merged_from_onnx(
-        proto, 5
+    merged, names, *_ = run_pass(
+        MergeGroups(5), proto
     )  # 6 groups of 2: factors 1, 2, 3, 6, so 5 is reached at 6
     assert names == ("conv",)
     assert tensors(merged)["w"].shape == (24, 6, *kernel)
@@ -429,7 +430,7 @@ def test_a_least_width_below_one_or_no_integer_is_refused(
 ) -> None:
     for only in (None, ()):
         with pytest.raises(UsageError, match="least_width must be an integer of at least 1"):
-            merged_from_onnx(fp32, least_width, only)
+            run_pass(MergeGroups(least_width, only), fp32)
 
 
 def test_a_name_that_no_convolution_has_is_refused_with_those_there_are(
@@ -438,9 +439,9 @@ def test_a_name_that_no_convolution_has_is_refused_with_those_there_are(
     with pytest.raises(
         UnknownName, match=r"'layer1.0.conv5'; did you mean .* Known: conv1, .*layer3.0.conv2"
     ):
-        merged_from_onnx(fp32, 32, only=["layer1.0.conv2", "layer1.0.conv5"])
+        run_pass(MergeGroups(32, only=["layer1.0.conv2", "layer1.0.conv5"]), fp32)
     with pytest.raises(UnknownName, match="'fc'"):
-        merged_from_onnx(fp32, 32, only=["fc"])
+        run_pass(MergeGroups(32, only=["fc"]), fp32)
 
 
 def weight_computed(proto: onnx.ModelProto) -> None:
@@ -462,9 +463,9 @@ def test_a_weight_that_is_no_constant_is_refused(
     broken = copy_of(fp32)
     fault(broken)
     check(broken)
-    with pytest.raises(BadArtifact, match=r"layer2\.0\.conv2: its weight .* is no constant"):
-        merged_from_onnx(broken, 32)
-    assert merged_from_onnx(broken, 32, only=["layer1.0.conv2"])[1] == ("layer1.0.conv2",)
+    with pytest.raises(BadArtifact, match=r"layer2\.0\.conv2: its weight .* is not a constant"):
+        run_pass(MergeGroups(32), broken)
+    assert run_pass(MergeGroups(32, only=["layer1.0.conv2"]), broken).changed == ("layer1.0.conv2",)
 
 
 def test_scales_along_another_axis_are_refused(fp32: onnx.ModelProto) -> None:
@@ -472,7 +473,7 @@ def test_scales_along_another_axis_are_refused(fp32: onnx.ModelProto) -> None:
     maker = next(node for node in narrow.graph.node if node.name == "layer2.0.conv2.DQ")
     maker.attribute[0].i = 1
     with pytest.raises(BadArtifact, match=r"layer2\.0\.conv2: layer2\.0\.conv2\.DQ .*axis 0"):
-        merged_from_onnx(narrow, 32)
+        run_pass(MergeGroups(32), narrow)
 
 
 def test_a_zero_point_that_is_no_constant_is_refused(fp32: onnx.ModelProto) -> None:
@@ -480,15 +481,15 @@ def test_a_zero_point_that_is_no_constant_is_refused(fp32: onnx.ModelProto) -> N
     next(node for node in narrow.graph.node if node.name == "layer2.0.conv2.DQ").input[2] = (
         "elsewhere"
     )
-    with pytest.raises(BadArtifact, match=r"layer2\.0\.conv2: its zero point is no constant"):
-        merged_from_onnx(narrow, 32)
+    with pytest.raises(BadArtifact, match=r"layer2\.0\.conv2: its zero point is not a constant"):
+        run_pass(MergeGroups(32), narrow)
 
 
 def test_groups_that_do_not_fit_the_weight_are_refused(fp32: onnx.ModelProto) -> None:
     broken = copy_of(fp32)
     next(a for a in convs(broken)["layer2.0.conv2"].attribute if a.name == "group").i = 7
     with pytest.raises(BadArtifact, match=r"layer2\.0\.conv2 has 7 groups"):
-        merged_from_onnx(broken, 32)
+        run_pass(MergeGroups(32), broken)
 
 
 def build(proto: onnx.ModelProto) -> None:
@@ -504,13 +505,13 @@ def build(proto: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("least_width", [16, 1_000_000])
 def test_tensorrt_rtx_builds_merged_float16_graphs(least_width: int, fp16: onnx.ModelProto) -> None:
-    merged, names = merged_from_onnx(fp16, least_width)
+    merged, names, *_ = run_pass(MergeGroups(least_width), fp16)
     build(merged)
-    build(islands_from_onnx(merged, names))
+    build(run_pass(InsertFp32Islands(names), merged).proto)
 
 
 def test_tensorrt_rtx_refuses_groups_that_only_claim_to_be_merged(fp16: onnx.ModelProto) -> None:
-    claimed, _ = merged_from_onnx(fp16, 16)
+    claimed, _, *_ = run_pass(MergeGroups(16), fp16)
     next(a for a in convs(claimed)["layer1.0.conv2"].attribute if a.name == "group").i = 8
     with pytest.raises(EngineRefused):
         build(claimed)
@@ -534,7 +535,7 @@ def test_macs_of_a_merged_resnext50_are_those_that_were_computed_for_it() -> Non
     config = variant("resnext50_32x4d")
     proto = onnx_from_torch(load_weights("seeded:0", config), BatchRange.parse("1:8"))
     assert graph_macs(proto) == merged_macs(config, 1)
-    merged, names = merged_from_onnx(proto, 32)
+    merged, names, *_ = run_pass(MergeGroups(32), proto)
     check(merged)
     assert len(names) == 13  # the last stage's three are 32 wide already
     assert graph_macs(merged) == merged_macs(config, 32) > merged_macs(config, 1)

@@ -21,9 +21,10 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.trt.library import FLAVOURS
 from resnext.weights.spec import Weights
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
+from resnext_export.passes.base import run_pass
 from resnext_export.passes.initializers import Constants
-from resnext_export.passes.insert_fp32_islands import islands_from_onnx
-from resnext_export.passes.lower import lowered_from_onnx
+from resnext_export.passes.insert_fp32_islands import InsertFp32Islands
+from resnext_export.passes.lower import Lower
 from resnext_export.tensorrt.engine_from_onnx import engine_from_onnx
 
 GROUPED = ("layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2")
@@ -38,7 +39,7 @@ def fp32(digits: Weights) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def fp16(digits: Weights) -> onnx.ModelProto:
-    proto = lowered_from_onnx(onnx_from_torch(digits, BatchRange.parse("1:8")), "fp16")
+    proto = run_pass(Lower("fp16"), onnx_from_torch(digits, BatchRange.parse("1:8"))).proto
     helper.set_model_props(proto, {"resnext.model": "digits"})
     return proto
 
@@ -126,7 +127,7 @@ def test_an_island_is_float32_between_two_casts(
 ) -> None:
     proto = request.getfixturevalue(precision)
     half = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[precision]
-    islands = islands_from_onnx(proto, names)
+    islands = run_pass(InsertFp32Islands(names), proto).proto
     check(islands)
     found = kinds(islands)
     for node in islands.graph.node:
@@ -152,7 +153,7 @@ def test_weights_and_biases_keep_their_values(
     precision: str, request: pytest.FixtureRequest
 ) -> None:
     proto = request.getfixturevalue(precision)
-    islands = islands_from_onnx(proto, GROUPED)
+    islands = run_pass(InsertFp32Islands(GROUPED), proto).proto
     after = {tensor.name: tensor for tensor in islands.graph.initializer}
     assert list(after) == [tensor.name for tensor in proto.graph.initializer]
     retyped = [t.name for t in proto.graph.initializer if after[t.name].data_type != t.data_type]
@@ -168,7 +169,12 @@ def test_weights_and_biases_keep_their_values(
 
 def test_islands_compute_the_same(fp16: onnx.ModelProto, images: NDArray[Any]) -> None:
     for names in (GROUPED[:1], GROUPED, ("conv1", *GROUPED)):
-        assert error(logits(fp16, images), logits(islands_from_onnx(fp16, names), images)) < 2e-3
+        assert (
+            error(
+                logits(fp16, images), logits(run_pass(InsertFp32Islands(names), fp16).proto, images)
+            )
+            < 2e-3
+        )
 
 
 def test_weights_of_another_convolution_are_caught(
@@ -182,7 +188,7 @@ def test_weights_of_another_convolution_are_caught(
         real(self, node, slot, np.roll(array, 1, axis=0), suffix)
 
     monkeypatch.setattr(Constants, "replace", rotated)
-    islands = islands_from_onnx(fp16, GROUPED[:1])
+    islands = run_pass(InsertFp32Islands(GROUPED[:1]), fp16).proto
     check(islands)
     assert error(logits(fp16, images), logits(islands, images)) > 2e-2
 
@@ -221,7 +227,7 @@ FAULTS = (cast_back_forgotten, cast_into_forgotten, weight_left_in_float16, note
 def test_types_that_do_not_hold_together_are_caught(
     fault: Callable[[onnx.ModelProto], None], fp16: onnx.ModelProto
 ) -> None:
-    islands = islands_from_onnx(fp16, GROUPED)
+    islands = run_pass(InsertFp32Islands(GROUPED), fp16).proto
     fault(islands)
     with pytest.raises(onnx.shape_inference.InferenceError):
         check(islands)
@@ -229,7 +235,7 @@ def test_types_that_do_not_hold_together_are_caught(
 
 def test_everything_else_stays(fp16: onnx.ModelProto) -> None:
     before = fp16.SerializeToString()
-    islands = islands_from_onnx(fp16, GROUPED)
+    islands = run_pass(InsertFp32Islands(GROUPED), fp16).proto
     assert fp16.SerializeToString() == before
     added = {f"{name}.to_{kind}" for name in GROUPED for kind in ("fp32", "fp16")}
     kept = [node for node in islands.graph.node if node.name not in added]
@@ -241,7 +247,7 @@ def test_everything_else_stays(fp16: onnx.ModelProto) -> None:
         fp16.ir_version,
         list(fp16.opset_import),
     )
-    assert islands_from_onnx(fp16, ()).SerializeToString() == before
+    assert run_pass(InsertFp32Islands(()), fp16).proto.SerializeToString() == before
 
 
 def test_a_convolution_may_give_the_graphs_output(fp16: onnx.ModelProto) -> None:
@@ -252,7 +258,7 @@ def test_a_convolution_may_give_the_graphs_output(fp16: onnx.ModelProto) -> None
     cut.graph.output.append(
         next(value for value in cut.graph.value_info if value.name == conv.output[0])
     )
-    islands = islands_from_onnx(cut, [conv.name])
+    islands = run_pass(InsertFp32Islands([conv.name]), cut).proto
     check(islands)
     assert islands.graph.output == cut.graph.output
     assert kinds(islands)[conv.output[0]] == TensorProto.FLOAT16
@@ -281,7 +287,7 @@ def test_weights_that_others_share_stay_as_they_are(
     names: list[str], fp16: onnx.ModelProto, images: NDArray[Any]
 ) -> None:
     shared = with_a_twin(fp16)
-    islands = islands_from_onnx(shared, names)
+    islands = run_pass(InsertFp32Islands(names), shared).proto
     check(islands)
     assert error(logits(shared, images), logits(islands, images)) < 2e-3
     wide = {
@@ -295,7 +301,7 @@ def test_a_shared_weight_retyped_in_place_is_caught(
 ) -> None:
     monkeypatch.setattr(Constants, "shared", lambda *_: False)
     with pytest.raises(onnx.shape_inference.InferenceError):
-        check(islands_from_onnx(with_a_twin(fp16), ["twin"]))
+        check(run_pass(InsertFp32Islands(["twin"]), with_a_twin(fp16)).proto)
 
 
 def test_a_tensor_that_has_the_new_name_already_is_no_obstacle(
@@ -306,7 +312,7 @@ def test_a_tensor_that_has_the_new_name_already_is_no_obstacle(
     other = node_of(taken, "layer2.0.conv1")
     reader = next(node for node in taken.graph.node if other.output[0] in node.input)
     other.output[0] = reader.input[0] = name
-    islands = islands_from_onnx(taken, ["layer2.0.conv2"])
+    islands = run_pass(InsertFp32Islands(["layer2.0.conv2"]), taken).proto
     check(islands)
     assert error(logits(taken, images), logits(islands, images)) < 2e-3
 
@@ -317,16 +323,17 @@ def test_a_convolution_that_is_float32_already_is_refused(
     with pytest.raises(
         UsageError, match=r"layer1\.0\.conv2 computes in float; .* float16 or bfloat16"
     ):
-        islands_from_onnx(fp32, GROUPED[:1])
+        run_pass(InsertFp32Islands(GROUPED[:1]), fp32)
+    once = run_pass(InsertFp32Islands(GROUPED[:1]), fp16).proto
     with pytest.raises(UsageError, match=r"layer1\.0\.conv2 computes in float;"):
-        islands_from_onnx(islands_from_onnx(fp16, GROUPED[:1]), GROUPED)
+        run_pass(InsertFp32Islands(GROUPED), once)
 
 
 def test_a_name_that_no_convolution_has_is_refused(fp16: onnx.ModelProto) -> None:
     with pytest.raises(UnknownName, match=r"'layer9\.0\.conv2'.* Known: conv1, "):
-        islands_from_onnx(fp16, ["layer1.0.conv2", "layer9.0.conv2"])
+        run_pass(InsertFp32Islands(["layer1.0.conv2", "layer9.0.conv2"]), fp16)
     with pytest.raises(UnknownName, match="'fc'"):
-        islands_from_onnx(fp16, ["fc"])
+        run_pass(InsertFp32Islands(["fc"]), fp16)
 
 
 @pytest.mark.parametrize("slot", [1, 2])
@@ -337,8 +344,8 @@ def test_a_weight_or_bias_that_is_no_constant_is_refused(slot: int, fp16: onnx.M
     conv.input[slot] = "computed"
     computed.graph.node.insert(0, negated)
     check(computed)
-    with pytest.raises(BadArtifact, match=r"layer2\.0\.conv2 .*'computed' is no constant"):
-        islands_from_onnx(computed, GROUPED)
+    with pytest.raises(BadArtifact, match=r"layer2\.0\.conv2 .*'computed' is not a constant"):
+        run_pass(InsertFp32Islands(GROUPED), computed)
 
 
 def build(proto: onnx.ModelProto) -> None:
@@ -357,7 +364,7 @@ def build(proto: onnx.ModelProto) -> None:
 def test_tensorrt_rtx_builds_islands(
     precision: str, names: tuple[str, ...], request: pytest.FixtureRequest
 ) -> None:
-    build(islands_from_onnx(request.getfixturevalue(precision), names))
+    build(run_pass(InsertFp32Islands(names), request.getfixturevalue(precision)).proto)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +373,7 @@ def test_tensorrt_rtx_builds_islands(
 def test_tensorrt_rtx_refuses_types_that_do_not_hold_together(
     fault: Callable[[onnx.ModelProto], None], fp16: onnx.ModelProto
 ) -> None:
-    islands = islands_from_onnx(fp16, GROUPED)
+    islands = run_pass(InsertFp32Islands(GROUPED), fp16).proto
     fault(islands)
     with pytest.raises(EngineRefused):
         build(islands)

@@ -29,9 +29,10 @@ from resnext.verify.delivered import delivered_from_engine, delivered_share
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
 from resnext_export.passes import lower as module
-from resnext_export.passes.insert_fp32_islands import islands_from_onnx
-from resnext_export.passes.lower import HalfPrecision, check_lowered, lowered_from_onnx
-from resnext_export.passes.merge_groups import merged_from_onnx
+from resnext_export.passes.base import run_pass
+from resnext_export.passes.insert_fp32_islands import InsertFp32Islands
+from resnext_export.passes.lower import HalfPrecision, Lower, check_lowered
+from resnext_export.passes.merge_groups import MergeGroups
 from resnext_export.tensorrt.engine_from_onnx import BuiltEngine, engine_from_onnx
 
 PRECISIONS: tuple[HalfPrecision, ...] = ("fp16", "bf16")
@@ -177,7 +178,7 @@ def run_eager(
 def test_all_arithmetic_is_in_half_precision(
     precision: HalfPrecision, native_io: bool, plain: onnx.ModelProto
 ) -> None:
-    lowered = lowered_from_onnx(plain, precision, native_io=native_io)
+    lowered = run_pass(Lower(precision, native_io=native_io), plain).proto
     onnx.checker.check_model(lowered, full_check=True)
     found, half = kinds(lowered), KINDS[precision]
     for node in lowered.graph.node:
@@ -198,7 +199,7 @@ def test_all_arithmetic_is_in_half_precision(
 def test_baked_normalisation_stays_in_float32(
     precision: HalfPrecision, native_io: bool, baked: onnx.ModelProto
 ) -> None:
-    lowered = lowered_from_onnx(baked, precision, native_io=native_io)
+    lowered = run_pass(Lower(precision, native_io=native_io), baked).proto
     onnx.checker.check_model(lowered, full_check=True)
     found, half = kinds(lowered), KINDS[precision]
     before = {node.name for node in baked.graph.node}
@@ -226,7 +227,7 @@ def test_everything_else_stays(
     precision: HalfPrecision, native_io: bool, plain: onnx.ModelProto
 ) -> None:
     before = plain.SerializeToString()
-    lowered = lowered_from_onnx(plain, precision, native_io=native_io)
+    lowered = run_pass(Lower(precision, native_io=native_io), plain).proto
     assert plain.SerializeToString() == before
     kept = [node for node in lowered.graph.node if node.op_type != "Cast"]
     assert [node.name for node in kept] == [node.name for node in plain.graph.node]
@@ -250,7 +251,7 @@ def test_everything_else_stays(
 def test_every_tensor_has_a_shape_that_begins_with_the_batch(
     precision: HalfPrecision, plain: onnx.ModelProto
 ) -> None:
-    lowered = lowered_from_onnx(plain, precision)
+    lowered = run_pass(Lower(precision), plain).proto
     noted = {value.name: value.type.tensor_type.shape.dim for value in lowered.graph.value_info}
     inner = {name for node in lowered.graph.node for name in node.output} - {"logits"}
     assert set(noted) == inner
@@ -280,7 +281,7 @@ def test_constants_are_rounded_to_the_nearest_and_ties_to_even(plain: onnx.Model
     for precision in PRECISIONS:
         given, wanted = ties[precision]
         weight = numpy_helper.to_array(
-            tensor_of(lowered_from_onnx(planted(given), precision), "conv1")
+            tensor_of(run_pass(Lower(precision), planted(given)).proto, "conv1")
         )
         assert weight.flat[:3].astype(np.float64).tolist() == wanted
 
@@ -302,14 +303,14 @@ def test_values_and_wiring_are_exactly_those_of_pytorch(
         assert (
             error(
                 want,
-                logits(exact(lowered_from_onnx(plain, precision, native_io=native_io)), images),
+                logits(exact(run_pass(Lower(precision, native_io=native_io), plain).proto), images),
             )
             < EXACT
         )
         assert (
             error(
                 want,
-                logits(exact(lowered_from_onnx(baked, precision, native_io=native_io)), pixels),
+                logits(exact(run_pass(Lower(precision, native_io=native_io), baked).proto), pixels),
             )
             < EXACT
         )
@@ -331,7 +332,7 @@ def test_other_values_or_wiring_are_caught(
 ) -> None:
     want = run_eager(rounded_eager(digits, plain, DTYPES[precision]), images)
     kind = helper.tensor_dtype_to_np_dtype(KINDS[precision])
-    lowered = lowered_from_onnx(plain, precision)
+    lowered = run_pass(Lower(precision), plain).proto
 
     def planted(layer: str, change: Callable[[NDArray[Any]], NDArray[Any]], slot: int = 1) -> float:
         changed = copy_of(lowered)
@@ -358,14 +359,14 @@ def test_other_values_or_wiring_are_caught(
 def test_native_fp16_takes_and_gives_fp16(
     plain: onnx.ModelProto, images: NDArray[np.float32]
 ) -> None:
-    given = logits(lowered_from_onnx(plain, "fp16", native_io=True), images.astype(np.float16))
+    given = logits(run_pass(Lower("fp16", native_io=True), plain).proto, images.astype(np.float16))
     assert given.dtype == np.float16
-    assert error(logits(lowered_from_onnx(plain, "fp16"), images), given) < 2e-3
+    assert error(logits(run_pass(Lower("fp16"), plain).proto, images), given) < 2e-3
 
 
 def test_a_fixed_batch_stays_fixed(static_artifact: Artifact, images: NDArray[np.float32]) -> None:
     fixed = onnx.load(static_artifact.path)
-    lowered = lowered_from_onnx(fixed, "fp16")
+    lowered = run_pass(Lower("fp16"), fixed).proto
     onnx.checker.check_model(lowered, full_check=True)
     assert {
         value.type.tensor_type.shape.dim[0].dim_value for value in lowered.graph.value_info
@@ -382,7 +383,7 @@ def test_bfloat16_activations_lose_what_pytorchs_own_lose(
     """
     openvino = pytest.importorskip("openvino")
     core = openvino.Core()
-    network = core.read_model(lowered_from_onnx(plain, "bf16").SerializeToString())
+    network = core.read_model(run_pass(Lower("bf16"), plain).proto.SerializeToString())
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
     given = np.concatenate([compiled([images[at : at + size]])[0] for at in range(0, 63, size)])
     reference = reference_logits(digits, images[:63])
@@ -396,21 +397,21 @@ def test_onnx_runtime_has_no_bfloat16_convolution_on_cpus(
 ) -> None:
     """Why bf16 is proven by its exact values: the day this fails, prove it by running it."""
     with pytest.raises(Exception, match="NOT_IMPLEMENTED"):
-        logits(lowered_from_onnx(plain, "bf16"), images)
+        logits(run_pass(Lower("bf16"), plain).proto, images)
 
 
 def test_other_reformulations_take_lowered_graphs(
     plain: onnx.ModelProto, images: NDArray[np.float32]
 ) -> None:
     for precision in PRECISIONS:
-        lowered = lowered_from_onnx(plain, precision)
-        merged, changed = merged_from_onnx(lowered, 32)
-        islands = islands_from_onnx(lowered, ["layer2.0.conv2"])
+        lowered = run_pass(Lower(precision), plain).proto
+        merged, changed, *_ = run_pass(MergeGroups(32), lowered)
+        islands = run_pass(InsertFp32Islands(["layer2.0.conv2"]), lowered).proto
         assert changed
         for proto in (merged, islands):
             onnx.checker.check_model(proto, full_check=True)
             assert error(logits(exact(lowered), images), logits(exact(proto), images)) < EXACT
-        after = lowered_from_onnx(merged_from_onnx(plain, 32)[0], precision)
+        after = run_pass(Lower(precision), run_pass(MergeGroups(32), plain).proto).proto
         assert error(logits(exact(merged), images), logits(exact(after), images)) < EXACT
 
 
@@ -432,17 +433,17 @@ def test_a_weight_beyond_fp16_is_refused_and_named(plain: onnx.ModelProto) -> No
             r" fp32$"
         ),
     ):
-        lowered_from_onnx(planted(-70_000), "fp16")
+        run_pass(Lower("fp16"), planted(-70_000))
     for fits in (65504.0, 65519.0):  # what is nearer to 65504 than to the next is rounded to it
         held = numpy_helper.to_array(
-            tensor_of(lowered_from_onnx(planted(fits), "fp16"), "layer2.0.conv3")
+            tensor_of(run_pass(Lower("fp16"), planted(fits)).proto, "layer2.0.conv3")
         )
         assert float(held.max()) == 65504
-    lowered_from_onnx(planted(-70_000), "bf16")
+    run_pass(Lower("bf16"), planted(-70_000))
     with pytest.raises(
         GateFailed, match=r"^layer2\.0\.conv3: .* beyond bf16's 3\.38953e\+38; use fp32$"
     ):
-        lowered_from_onnx(planted(3.4e38), "bf16")
+        run_pass(Lower("bf16"), planted(3.4e38))
 
 
 def test_a_bias_beyond_fp16_is_refused_too(plain: onnx.ModelProto) -> None:
@@ -450,7 +451,7 @@ def test_a_bias_beyond_fp16_is_refused_too(plain: onnx.ModelProto) -> None:
     bias = tensor_of(changed, "fc", 2)
     bias.CopyFrom(numpy_helper.from_array(np.full(10, 1e5, np.float32), bias.name))
     with pytest.raises(GateFailed, match=r"^fc: .*'fc\.bias', 100000,"):
-        lowered_from_onnx(changed, "fp16")
+        run_pass(Lower("fp16"), changed)
 
 
 def test_weights_that_vanish_in_bulk_are_refused_and_named(plain: onnx.ModelProto) -> None:
@@ -462,8 +463,8 @@ def test_weights_that_vanish_in_bulk_are_refused_and_named(plain: onnx.ModelProt
             r" or fp32$"
         ),
     ):
-        lowered_from_onnx(tiny, "fp16")
-    lowered_from_onnx(tiny, "bf16")
+        run_pass(Lower("fp16"), tiny)
+    run_pass(Lower("bf16"), tiny)
 
 
 def test_a_channel_that_training_gave_up_is_no_obstacle(plain: onnx.ModelProto) -> None:
@@ -471,8 +472,8 @@ def test_a_channel_that_training_gave_up_is_no_obstacle(plain: onnx.ModelProto) 
         weight[: 3 * len(weight) // 4] *= np.float32(1e-9)
         return weight
 
-    lowered_from_onnx(with_values(plain, "layer3.0.conv1", give_up), "fp16")
-    lowered_from_onnx(with_values(plain, "layer3.0.conv1", np.zeros_like), "fp16")
+    run_pass(Lower("fp16"), with_values(plain, "layer3.0.conv1", give_up))
+    run_pass(Lower("fp16"), with_values(plain, "layer3.0.conv1", np.zeros_like))
 
 
 @both
@@ -481,7 +482,7 @@ def test_a_weight_that_is_not_finite_itself_is_carried_through(
 ) -> None:
     """Whether such a network may ship is the exporter's check to say, which compares outputs."""
     spoilt = with_values(plain, "conv1", lambda w: np.full_like(w, np.nan))
-    held = numpy_helper.to_array(tensor_of(lowered_from_onnx(spoilt, precision), "conv1"))
+    held = numpy_helper.to_array(tensor_of(run_pass(Lower(precision), spoilt).proto, "conv1"))
     assert np.isnan(held.astype(np.float32)).all()
 
 
@@ -493,12 +494,12 @@ def test_a_constant_left_in_float32_is_refused_and_named(
     precision: HalfPrecision, plain: onnx.ModelProto
 ) -> None:
     for layer, slot in (("conv1", 1), ("layer2.0.conv2", 1), ("layer3.0.conv3", 2), ("fc", 1)):
-        faulty = lowered_from_onnx(plain, precision)
+        faulty = run_pass(Lower(precision), plain).proto
         check_lowered(faulty, precision)
         name = tensor_of(faulty, layer, slot).name
         tensor_of(faulty, layer, slot).CopyFrom(tensor_of(plain, layer, slot))
         with pytest.raises(
-            GateFailed, match=rf"^{layer}: '{name}' is float32 in a graph of {precision}"
+            GateFailed, match=rf"^{layer}: '{name}' is float32 in a {precision} graph"
         ):
             check_lowered(faulty, precision)
         with pytest.raises(onnx.shape_inference.InferenceError):
@@ -521,7 +522,7 @@ def test_a_converter_that_skips_a_constant_is_caught(
     with pytest.raises(
         GateFailed, match=r"^layer2\.0\.conv2: 'layer2\.0\.conv2\.weight' is float32 "
     ):
-        lowered_from_onnx(plain, "bf16")
+        run_pass(Lower("bf16"), plain)
 
 
 def shared_with_float32(baked: onnx.ModelProto) -> onnx.ModelProto:
@@ -543,7 +544,7 @@ def test_a_constant_that_preprocessing_reads_too_is_kept_beside_the_rounded_one(
     precision: HalfPrecision, baked: onnx.ModelProto, pixels: NDArray[np.uint8]
 ) -> None:
     shared = shared_with_float32(baked)
-    lowered = lowered_from_onnx(shared, precision)
+    lowered = run_pass(Lower(precision), shared).proto
     onnx.checker.check_model(lowered, full_check=True)
     name = node_of(shared, "conv1").input[2]
     assert node_of(lowered, "scale").input[0] == name
@@ -557,7 +558,7 @@ def test_a_weight_that_two_layers_share_is_held_once(
 ) -> None:
     tied = copy_of(plain)
     node_of(tied, "layer3.0.conv2").input[2] = node_of(tied, "layer3.0.conv1").input[2]
-    lowered = lowered_from_onnx(tied, precision)
+    lowered = run_pass(Lower(precision), tied).proto
     onnx.checker.check_model(lowered, full_check=True)
     assert len(lowered.graph.initializer) == len(tied.graph.initializer)
     assert (
@@ -573,44 +574,44 @@ def test_a_value_of_a_constant_node_is_lowered_too(
     held = tensor_of(constant, "fc", 2)
     constant.graph.node.insert(0, helper.make_node("Constant", [], [held.name], "bias", value=held))
     constant.graph.initializer.remove(held)
-    lowered = lowered_from_onnx(constant, precision)
+    lowered = run_pass(Lower(precision), constant).proto
     onnx.checker.check_model(lowered, full_check=True)
     assert node_of(lowered, "bias").attribute[0].t.data_type == KINDS[precision]
 
 
 def test_what_is_no_float32_graph_is_refused(plain: onnx.ModelProto) -> None:
     with pytest.raises(UsageError, match="is float16; give the float32 graph"):
-        lowered_from_onnx(lowered_from_onnx(plain, "fp16"), "bf16")
+        run_pass(Lower("bf16"), run_pass(Lower("fp16"), plain).proto)
     with pytest.raises(UsageError, match="is bfloat16; give the float32 graph"):
-        lowered_from_onnx(lowered_from_onnx(plain, "bf16"), "bf16")
+        run_pass(Lower("bf16"), run_pass(Lower("bf16"), plain).proto)
     quantized = copy_of(plain)
     node_of(quantized, "node_relu").op_type = "DynamicQuantizeLinear"
     with pytest.raises(
         UsageError, match=r"node_relu \(DynamicQuantizeLinear\).* lower first, then quantize"
     ):
-        lowered_from_onnx(quantized, "fp16")
+        run_pass(Lower("fp16"), quantized)
     outside = copy_of(plain)
     tensor_of(outside, "conv1").data_location = TensorProto.EXTERNAL
     with pytest.raises(BadArtifact, match="in another file"):
-        lowered_from_onnx(outside, "fp16")
+        run_pass(Lower("fp16"), outside)
     broken = copy_of(plain)
     next(node for node in broken.graph.node if node.op_type == "Add").input[0] = (
         "relu"  # 16 channels and 64
     )
-    with pytest.raises(BadArtifact, match="do not hold together"):
-        lowered_from_onnx(broken, "fp16")
+    with pytest.raises(BadArtifact, match="inconsistent"):
+        run_pass(Lower("fp16"), broken)
 
 
 def test_an_operator_that_the_higher_opset_defines_anew_is_refused(plain: onnx.ModelProto) -> None:
     other = copy_of(plain)
     node_of(other, "node_relu").op_type = "HardSwish"
     with pytest.raises(
-        UsageError, match="raise opset 20 to 22, which bf16 needs: HardSwish is another there"
+        UsageError, match="raise opset 20 to 22, which bf16 needs: HardSwish has changed in between"
     ):
-        lowered_from_onnx(other, "bf16")
-    lowered_from_onnx(other, "fp16")
+        run_pass(Lower("bf16"), other)
+    run_pass(Lower("fp16"), other)
     other.opset_import[0].version = 23  # nothing to raise
-    assert lowered_from_onnx(other, "bf16").opset_import[0].version == 23
+    assert run_pass(Lower("bf16"), other).proto.opset_import[0].version == 23
 
 
 @pytest.mark.parametrize("operator", sorted(module._ONLY_MORE_TYPES))
@@ -672,7 +673,7 @@ def delivered(built: BuiltEngine, weights: Weights, precision: HalfPrecision) ->
 def test_tensorrt_rtx_computes_all_of_it_as_asked(
     precision: HalfPrecision, native_io: bool, target: str, digits: Weights, plain: onnx.ModelProto
 ) -> None:
-    built = build(lowered_from_onnx(plain, precision, native_io=native_io), (1, 8, 8), target)
+    built = build(run_pass(Lower(precision, native_io=native_io), plain).proto, (1, 8, 8), target)
     assert delivered(built, digits, precision) == 1.0
 
 
@@ -681,7 +682,8 @@ def test_tensorrt_rtx_takes_pixels(
     precision: HalfPrecision, digits: Weights, baked: onnx.ModelProto
 ) -> None:
     assert (
-        delivered(build(lowered_from_onnx(baked, precision), (8, 8, 1)), digits, precision) == 1.0
+        delivered(build(run_pass(Lower(precision), baked).proto, (8, 8, 1)), digits, precision)
+        == 1.0
     )
 
 
@@ -689,7 +691,7 @@ def test_a_layer_in_float32_lowers_what_is_delivered(
     digits: Weights, plain: onnx.ModelProto
 ) -> None:
     assert delivered(build(plain, (1, 8, 8)), digits, "bf16") == 0.0
-    assert delivered(build(lowered_from_onnx(plain, "fp16"), (1, 8, 8)), digits, "bf16") == 0.0
+    assert delivered(build(run_pass(Lower("fp16"), plain).proto, (1, 8, 8)), digits, "bf16") == 0.0
 
 
 @pytest.fixture(scope="module")
@@ -705,7 +707,7 @@ def test_resnext50_is_lowered_and_built_whole(
     precision: HalfPrecision, native_io: bool, resnext50: tuple[Weights, onnx.ModelProto]
 ) -> None:
     weights, fp32 = resnext50
-    lowered = lowered_from_onnx(fp32, precision, native_io=native_io)
+    lowered = run_pass(Lower(precision, native_io=native_io), fp32).proto
     onnx.checker.check_model(lowered, full_check=True)
     for target in ("sm_89", "sm_120"):
         assert delivered(build(lowered, (3, 224, 224), target), weights, precision) == 1.0

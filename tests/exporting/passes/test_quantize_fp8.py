@@ -25,12 +25,14 @@ from resnext.runtimes.trt.library import FLAVOURS
 from resnext.verify.delivered import delivered_from_engine, undelivered
 from resnext.verify.parity import Parity, compare
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.calibration.collect import Ranges, calibrate
+from resnext_export.calibration.collect import calibrate
+from resnext_export.calibration.ranges import Ranges
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
 from resnext_export.formats.onnx import export_onnx
-from resnext_export.passes.lower import lowered_from_onnx
-from resnext_export.passes.merge_groups import merged_from_onnx
-from resnext_export.passes.quantize_fp8 import fp8_from_onnx
+from resnext_export.passes.base import run_pass
+from resnext_export.passes.lower import Lower
+from resnext_export.passes.merge_groups import MergeGroups
+from resnext_export.passes.quantize_fp8 import QuantizeFp8
 from resnext_export.tensorrt.engine_from_onnx import engine_from_onnx
 
 E4M3 = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)
@@ -54,7 +56,7 @@ def fp32(digits_artifact: Artifact) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def fp16(digits: Weights, fp32: onnx.ModelProto) -> onnx.ModelProto:
-    proto = lowered_from_onnx(onnx_from_torch(digits, BatchRange.parse("1:8")), "fp16")
+    proto = run_pass(Lower("fp16"), onnx_from_torch(digits, BatchRange.parse("1:8"))).proto
     proto.metadata_props.extend(fp32.metadata_props)
     return proto
 
@@ -123,7 +125,7 @@ def baseline(
 ) -> NDArray[Any]:
     """Logits of a float8 graph that was calibrated on the very images that are compared."""
     best = calibrate(digits_artifact.path, [images], source="all", source_sha256="b" * 64)
-    return logits(fp8_from_onnx(fp32, best)[0], images)
+    return logits(run_pass(QuantizeFp8(best), fp32).proto, images)
 
 
 def judged(
@@ -169,7 +171,7 @@ def test_weights_are_rounded_to_the_nearest_float8(
     precision: str, least_width: int, ranges: Ranges, request: pytest.FixtureRequest
 ) -> None:
     proto = request.getfixturevalue(precision)
-    quantized, left = fp8_from_onnx(proto, ranges, least_width)
+    quantized, _, left, _ = run_pass(QuantizeFp8(ranges, least_width), proto)
     assert len(lowered(quantized)) == 13 - len(left)
     assert worst_in_steps(proto, quantized) <= 0.5 + 1e-3
     before, after = arrays(proto), arrays(quantized)
@@ -184,7 +186,7 @@ def test_weights_are_rounded_to_the_nearest_float8(
 def test_activation_scales_are_what_calibration_found(
     fp32: onnx.ModelProto, ranges: Ranges
 ) -> None:
-    quantized, _ = fp8_from_onnx(fp32, ranges)
+    quantized, _, _, _ = run_pass(QuantizeFp8(ranges), fp32)
     held = arrays(quantized)
     found = [node for node in quantized.graph.node if node.op_type == "QuantizeLinear"]
     assert len(found) == len({node.input[0] for node in found}) == 9
@@ -233,7 +235,9 @@ def test_float8_stays_close_to_the_original(
     request: pytest.FixtureRequest,
 ) -> None:
     proto = request.getfixturevalue(precision)
-    outcome = judged(proto, fp8_from_onnx(proto, ranges, least_width)[0], images, baseline)
+    outcome = judged(
+        proto, run_pass(QuantizeFp8(ranges, least_width), proto).proto, images, baseline
+    )
     assert outcome.passed, outcome.failures
     assert outcome.max_error is not None
     assert 1e-2 < outcome.max_error < 0.4  # something was rounded
@@ -255,7 +259,7 @@ def test_a_fault_is_caught(
     images: NDArray[Any],
     baseline: NDArray[Any],
 ) -> None:
-    faulty, _ = fp8_from_onnx(fp32, ranges)
+    faulty, _, _, _ = run_pass(QuantizeFp8(ranges), fp32)
     fault(faulty)
     assert not judged(fp32, faulty, images, baseline).passed
     if fault is not one_activation_scale_too_small:
@@ -266,7 +270,7 @@ def test_numpy_computes_the_same_convolution(
     fp32: onnx.ModelProto, ranges: Ranges, images: NDArray[Any]
 ) -> None:
     """One 1x1 convolution, worked out here from the stored float8 and what it reads."""
-    quantized, _ = fp8_from_onnx(fp32, ranges)
+    quantized, _, _, _ = run_pass(QuantizeFp8(ranges), fp32)
     conv = convs(quantized)["layer1.0.conv1"]
     rounding = makers(quantized)[makers(quantized)[conv.input[0]].input[0]]
     cut = copy_of(quantized)
@@ -299,14 +303,14 @@ def test_numpy_computes_the_same_convolution(
 def test_narrow_groups_and_the_stem_are_left_and_said_why(
     fp32: onnx.ModelProto, ranges: Ranges
 ) -> None:
-    quantized, left = fp8_from_onnx(fp32, ranges)
+    quantized, _, left, _ = run_pass(QuantizeFp8(ranges), fp32)
     assert left == (STEM, *NARROW)
     assert lowered(quantized).keys() == convs(fp32).keys() - {name for name, _ in left}
-    assert fp8_from_onnx(fp32, ranges, 16)[1] == (
+    assert run_pass(QuantizeFp8(ranges, 16), fp32).skipped == (
         STEM,
         *((name, why.replace("32", "16")) for name, why in NARROW[:2]),
     )
-    assert fp8_from_onnx(fp32, ranges, 1)[1] == (STEM,)
+    assert run_pass(QuantizeFp8(ranges, 1), fp32).skipped == (STEM,)
     before, after = arrays(fp32), arrays(quantized)
     for name, _ in left:
         weight = convs(quantized)[name].input[1]
@@ -316,8 +320,8 @@ def test_narrow_groups_and_the_stem_are_left_and_said_why(
 def test_merged_groups_are_wide_enough(
     fp32: onnx.ModelProto, ranges: Ranges, images: NDArray[Any], baseline: NDArray[Any]
 ) -> None:
-    merged, _ = merged_from_onnx(fp32, 32)
-    quantized, left = fp8_from_onnx(merged, ranges)
+    merged, _, *_ = run_pass(MergeGroups(32), fp32)
+    quantized, _, left, _ = run_pass(QuantizeFp8(ranges), merged)
     assert left == (STEM,)
     assert judged(fp32, quantized, images, baseline).passed
 
@@ -328,9 +332,12 @@ def test_everything_else_stays(
 ) -> None:
     proto = request.getfixturevalue(precision)
     before = proto.SerializeToString()
-    quantized, left = fp8_from_onnx(proto, ranges)
+    quantized, _, left, _ = run_pass(QuantizeFp8(ranges), proto)
     assert proto.SerializeToString() == before
-    assert fp8_from_onnx(proto, ranges)[0].SerializeToString() == quantized.SerializeToString()
+    assert (
+        run_pass(QuantizeFp8(ranges), proto).proto.SerializeToString()
+        == quantized.SerializeToString()
+    )
     onnx.checker.check_model(quantized, full_check=True)
     assert list(quantized.metadata_props) == list(proto.metadata_props) != []
     assert (quantized.graph.input, quantized.graph.output) == (
@@ -365,7 +372,7 @@ def test_a_dead_channel_stays_dead_and_a_tiny_one_alive(
     weight = arrays(changed)[name].copy()
     weight[3], weight[4] = 0, weight[4] * np.float16(1e-3)
     put(changed, name, weight)
-    quantized, _ = fp8_from_onnx(changed, ranges)
+    quantized, _, _, _ = run_pass(QuantizeFp8(ranges), changed)
     values, scale, _ = (
         arrays(quantized)[part] for part in lowered(quantized)["layer1.0.conv1"].input
     )
@@ -398,7 +405,9 @@ def test_tensorrt_rtx_multiplies_in_float8(
     ranges: Ranges,
     request: pytest.FixtureRequest,
 ) -> None:
-    quantized, left = fp8_from_onnx(request.getfixturevalue(precision), ranges, least_width)
+    quantized, _, left, _ = run_pass(
+        QuantizeFp8(ranges, least_width), request.getfixturevalue(precision)
+    )
     rest = {"fp32": "float32", "fp16": "float16"}[precision]
     assert build(quantized, digits, target) == tuple((name, rest) for name in (*dict(left), "fc"))
 
@@ -407,13 +416,13 @@ def test_tensorrt_rtx_says_where_there_is_no_float8(
     fp32: onnx.ModelProto, digits: Weights, ranges: Ranges
 ) -> None:
     with pytest.raises(EngineRefused, match="HW-specific datatypes: fp8_e4m3"):
-        build(fp8_from_onnx(fp32, ranges)[0], digits, "sm_86")
+        build(run_pass(QuantizeFp8(ranges), fp32).proto, digits, "sm_86")
 
 
 def test_types_that_do_not_hold_together_are_refused(
     fp16: onnx.ModelProto, digits: Weights, ranges: Ranges
 ) -> None:
-    mixed, _ = fp8_from_onnx(fp16, ranges)
+    mixed, _, _, _ = run_pass(QuantizeFp8(ranges), fp16)
     name = lowered(mixed)["layer1.0.conv1"].input[1]
     put(mixed, name, arrays(mixed)[name].astype(np.float32))
     with pytest.raises(EngineRefused):
@@ -428,7 +437,7 @@ def test_resnext50_is_float8_but_for_its_narrow_groups(tmp_path: Any) -> None:
     pixels = weights.preprocessing.normalise(seeded_pixels(weights.config, 4, seed=1))
     proto = onnx.load(artifact.path)
     ranges = calibrate(artifact.path, [pixels], source="seeded", source_sha256="a" * 64)
-    quantized, left = fp8_from_onnx(proto, ranges)
+    quantized, _, left, _ = run_pass(QuantizeFp8(ranges), proto)
     assert (
         len(left) == 14
     )  # the stem, and the 13 of 16 grouped convolutions that ModelOpt leaves too
@@ -443,14 +452,16 @@ def test_resnext50_is_float8_but_for_its_narrow_groups(tmp_path: Any) -> None:
 
 def refused(proto: onnx.ModelProto, ranges: Ranges, said: str) -> None:
     with pytest.raises(BadInput, match=said) as exc:
-        fp8_from_onnx(proto, ranges)
+        run_pass(QuantizeFp8(ranges), proto)
     assert "\n" not in str(exc.value)
 
 
 def test_a_graph_that_is_quantized_already_is_refused(
     fp32: onnx.ModelProto, ranges: Ranges
 ) -> None:
-    refused(fp8_from_onnx(fp32, ranges)[0], ranges, r"quantized already \(QuantizeLinear ")
+    refused(
+        run_pass(QuantizeFp8(ranges), fp32).proto, ranges, r"quantized already \(QuantizeLinear "
+    )
 
 
 def test_an_old_opset_is_refused(fp32: onnx.ModelProto, ranges: Ranges) -> None:

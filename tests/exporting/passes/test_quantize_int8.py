@@ -28,12 +28,14 @@ from resnext.runtimes.trt.library import FLAVOURS
 from resnext.verify.delivered import delivered_from_engine, delivered_share, undelivered
 from resnext.verify.parity import Parity, compare
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.calibration.collect import Ranges, calibrate
+from resnext_export.calibration.collect import calibrate
+from resnext_export.calibration.ranges import Ranges
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
 from resnext_export.formats.onnx import export_onnx
-from resnext_export.passes.lower import lowered_from_onnx
-from resnext_export.passes.merge_groups import merged_from_onnx
-from resnext_export.passes.quantize_int8 import FORMS, Runtime, quantized_from_onnx
+from resnext_export.passes.base import run_pass
+from resnext_export.passes.lower import Lower
+from resnext_export.passes.merge_groups import MergeGroups
+from resnext_export.passes.quantize_int8 import FORMS, QuantizeInt8, Runtime
 from resnext_export.tensorrt.engine_from_onnx import engine_from_onnx
 
 RUNTIMES: tuple[Runtime, ...] = tuple(FORMS)
@@ -70,7 +72,7 @@ def ranges(digits: Weights, digits_artifact: Artifact) -> Ranges:
 
 @pytest.fixture(scope="module")
 def forms(fp32: onnx.ModelProto, ranges: Ranges) -> dict[Runtime, onnx.ModelProto]:
-    return {runtime: quantized_from_onnx(fp32, ranges, runtime) for runtime in RUNTIMES}
+    return {runtime: run_pass(QuantizeInt8(ranges, runtime), fp32).proto for runtime in RUNTIMES}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,8 @@ def baselines(
     """Logits of each form if it is calibrated on the very images that are compared."""
     best = ranges_of(digits_artifact.path, images)
     return {
-        runtime: logits(quantized_from_onnx(fp32, best, runtime), images) for runtime in RUNTIMES
+        runtime: logits(run_pass(QuantizeInt8(best, runtime), fp32).proto, images)
+        for runtime in RUNTIMES
     }
 
 
@@ -275,7 +278,7 @@ def test_calibration_on_dull_noise_is_caught(
 ) -> None:
     noise = np.random.default_rng(0).integers(118, 138, (64, 8, 8, 1)).astype(np.uint8)
     poor = ranges_of(digits_artifact.path, digits.preprocessing.normalise(noise))
-    assert not judged(fp32, quantized_from_onnx(fp32, poor, runtime), images).passed
+    assert not judged(fp32, run_pass(QuantizeInt8(poor, runtime), fp32).proto, images).passed
 
 
 # What must stay, and what each runtime is promised.
@@ -286,7 +289,7 @@ def test_names_metadata_inputs_and_outputs_stay(
     runtime: Runtime, fp32: onnx.ModelProto, forms: dict[Runtime, onnx.ModelProto], ranges: Ranges
 ) -> None:
     before = fp32.SerializeToString()
-    quantized = quantized_from_onnx(fp32, ranges, runtime)
+    quantized = run_pass(QuantizeInt8(ranges, runtime), fp32).proto
     assert fp32.SerializeToString() == before
     assert quantized.SerializeToString() == forms[runtime].SerializeToString()
     onnx.checker.check_model(quantized, full_check=True)
@@ -319,10 +322,11 @@ def test_another_process_gives_the_same_bytes(
     ranges.write(tmp_path / "ranges.json")
     script = (
         "import sys, hashlib, onnx; from pathlib import Path\nfrom"
-        " resnext_export.calibration.collect import read_ranges\nfrom"
-        " resnext_export.passes.quantize_int8 import FORMS, quantized_from_onnx\nproto, ranges ="
+        " resnext_export.calibration.ranges import read_ranges\nfrom"
+        " resnext_export.passes.base import run_pass\nfrom"
+        " resnext_export.passes.quantize_int8 import FORMS, QuantizeInt8\nproto, ranges ="
         " onnx.load(sys.argv[1]), read_ranges(Path(sys.argv[2]))\nfor form in FORMS:"
-        " print(quantized_from_onnx(proto, ranges, form).SerializeToString().hex())\n"
+        " print(run_pass(QuantizeInt8(ranges, form), proto).proto.SerializeToString().hex())\n"
     )
     command = [
         sys.executable,
@@ -341,7 +345,7 @@ def test_a_static_batch_stays_static(static_artifact: Artifact, images: NDArray[
     proto = onnx.load(static_artifact.path)
     ranges = ranges_of(static_artifact.path, images[3:303])
     for runtime in RUNTIMES:
-        quantized = quantized_from_onnx(proto, ranges, runtime)
+        quantized = run_pass(QuantizeInt8(ranges, runtime), proto).proto
         assert (quantized.graph.input, quantized.graph.output) == (
             proto.graph.input,
             proto.graph.output,
@@ -374,7 +378,7 @@ def test_tensorrt_gets_symmetric_activations_and_no_integer_bias(
 def test_a_shortcut_left_in_floating_point_is_caught(fp32: onnx.ModelProto, ranges: Ranges) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("resnext_export.passes.quantize_int8.shortcuts", lambda _: [])
-        quantized = quantized_from_onnx(fp32, ranges, "trt")
+        quantized = run_pass(QuantizeInt8(ranges, "trt"), fp32).proto
     made = makers(quantized)
     sums = [node for node in quantized.graph.node if node.op_type == "Add"]
     assert any(
@@ -467,10 +471,10 @@ def test_a_graph_that_is_not_quantized_is_seen_to_be_so(
 def test_merged_groups_are_quantized_from_the_same_ranges(
     fp32: onnx.ModelProto, ranges: Ranges, images: NDArray[Any]
 ) -> None:
-    merged, changed = merged_from_onnx(fp32, 32)
+    merged, changed, *_ = run_pass(MergeGroups(32), fp32)
     assert changed
     for runtime in RUNTIMES:
-        assert judged(fp32, quantized_from_onnx(merged, ranges, runtime), images).passed
+        assert judged(fp32, run_pass(QuantizeInt8(ranges, runtime), merged).proto, images).passed
 
 
 def test_a_dead_channel_stays_dead(
@@ -482,7 +486,7 @@ def test_a_dead_channel_stays_dead(
     weight[3] = 0
     put(dead, name, weight)
     for runtime in RUNTIMES:
-        quantized = quantized_from_onnx(dead, ranges, runtime)
+        quantized = run_pass(QuantizeInt8(ranges, runtime), dead).proto
         assert not stored(quantized, "layer1.0.conv1")[0][3].any()
         assert judged(dead, quantized, images).passed
 
@@ -498,10 +502,10 @@ def test_resnext50_is_integers_in_all_three_runtimes(tmp_path: Path) -> None:
     gate = Gate(max_error=1.0, min_cosine=0.95, min_top1=0.0, max_error_ratio=np.inf)
     reference = logits(proto, images[:4])
     for runtime in RUNTIMES:
-        quantized = quantized_from_onnx(proto, ranges, runtime)
+        quantized = run_pass(QuantizeInt8(ranges, runtime), proto).proto
         assert worst_in_scales(proto, quantized) <= 0.5 + 1e-4
         assert compare(reference, logits(quantized, images[:4]), gate=gate).passed
-    found = delivered(quantized_from_onnx(proto, ranges, "trt"), weights)
+    found = delivered(run_pass(QuantizeInt8(ranges, "trt"), proto).proto, weights)
     assert undelivered(found, weights.config, "int8") == (("fc", "float32"),)
 
 
@@ -510,14 +514,14 @@ def test_resnext50_is_integers_in_all_three_runtimes(tmp_path: Path) -> None:
 
 def refused(proto: onnx.ModelProto, ranges: Ranges, said: str, runtime: Runtime = "ort") -> None:
     with pytest.raises(ResnextError, match=said) as exc:
-        quantized_from_onnx(proto, ranges, runtime)
+        run_pass(QuantizeInt8(ranges, runtime), proto)
     assert "\n" not in str(exc.value)
     assert isinstance(exc.value, BadInput)
 
 
 def test_an_unknown_runtime_is_refused(fp32: onnx.ModelProto, ranges: Ranges) -> None:
     with pytest.raises(UsageError, match="unknown runtime 'tflite'; known: trt, ort, openvino"):
-        quantized_from_onnx(fp32, ranges, "tflite")  # type: ignore[arg-type]
+        run_pass(QuantizeInt8(ranges, "tflite"), fp32)  # type: ignore[arg-type]
 
 
 def test_a_graph_that_is_quantized_already_is_refused(
@@ -557,11 +561,11 @@ def test_a_full_temporary_folder_is_a_clear_error(
 
     monkeypatch.setattr(onnx, "save_model", full)
     with pytest.raises(MissingRequirement, match="No space left on device; set TMPDIR"):
-        quantized_from_onnx(fp32, ranges, "ort")
+        run_pass(QuantizeInt8(ranges, "ort"), fp32)
 
 
 def test_half_precision_is_refused(digits: Weights, ranges: Ranges) -> None:
-    half = lowered_from_onnx(onnx_from_torch(digits, BatchRange.parse("1:8")), "fp16")
+    half = run_pass(Lower("fp16"), onnx_from_torch(digits, BatchRange.parse("1:8"))).proto
     refused(half, ranges, "'conv1' is float16; quantize the float32 export")
 
 
@@ -572,10 +576,10 @@ def test_a_weight_that_is_no_constant_or_not_finite_is_refused(
     conv = node_of(computed, "layer2.0.conv2")
     computed.graph.node.insert(0, helper.make_node("Neg", [conv.input[1]], ["computed"], "neg"))
     conv.input[1] = "computed"
-    refused(computed, ranges, r"'layer2\.0\.conv2' is no constant inside the file")
+    refused(computed, ranges, r"'layer2\.0\.conv2' is not a constant inside the file")
     external = copy_of(fp32)
     external.graph.initializer[0].data_location = TensorProto.EXTERNAL
-    refused(external, ranges, "is no constant inside the file")
+    refused(external, ranges, "is not a constant inside the file")
     poisoned = copy_of(fp32)
     weight = arrays(poisoned)["layer2.0.conv2.weight"].copy()
     weight[5, 0, 1, 1] = np.nan

@@ -1,0 +1,145 @@
+"""Proof that written bytes compute what PyTorch computes: what to expect, and the comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnext.artifact.files import Artifact
+from resnext.artifact.manifest import BatchRange, CheckRecord
+from resnext.errors import GateFailed
+from resnext.images.synthetic import seeded_pixels
+from resnext.runtimes import onnx_reference
+from resnext.verify.check import NODE_BY_NODE, batched, logits_dtype, opened
+from resnext.verify.parity import compare, gate_for
+from resnext.verify.reference import Reference
+from resnext.weights.spec import Weights
+
+#: Batch sizes at which the written bytes must agree with PyTorch; 7 fits no vector width, so
+#: padding faults show.
+CHECK_BATCHES = (1, 7)
+#: Different images at most; a larger batch repeats them. A prime, so that rows that are shifted by
+#: any usual size show.
+DIFFERENT = 13
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What PyTorch gives for the images of the check.
+
+    Attributes:
+        batches: batch sizes to compare at.
+        pixels: N x H x W x C, uint8; a larger batch repeats them.
+        images: the same, preprocessed, N x C x H x W.
+        reference: logits, N x classes, eager float32.
+        baseline: logits of eager PyTorch at the artifact's precision; None for fp32, where it is
+            the reference, and for quantized networks, which PyTorch does not run.
+    """
+
+    batches: tuple[int, ...]
+    pixels: NDArray[np.uint8]
+    images: NDArray[np.float32]
+    reference: NDArray[Any]
+    baseline: NDArray[Any] | None
+
+
+def expect(
+    weights: Weights,
+    batch: BatchRange,
+    numerics: str,
+    batches: tuple[int, ...] | None = None,
+    parent: Artifact | None = None,
+    pixels: NDArray[np.uint8] | None = None,
+) -> Expected:
+    """Run eager PyTorch on seeded images, or on the ones given.
+
+    The reference is float32, a third of float64's time; the gate is far above what float32 loses,
+    and ``resnext-parity`` compares with float64.
+
+    Args:
+        weights: the network.
+        batch: sizes that the artifact takes.
+        numerics: what to compare at, as `Manifest.numerics` has it.
+        batches: sizes to compare at; None means both ends of ``batch``, as near to CHECK_BATCHES as
+            it allows.
+        parent: ONNX artifact of a quantized network: what it loses by itself is the baseline.
+        pixels: images to compare, N x H x W x C; None means seeded ones.
+
+    Raises:
+        GateFailed: the logits are not finite, or hardly differ from image to image, so nothing
+            could be proven.
+    """
+    low, high = batch.min, batch.max
+    batches = batches or tuple(
+        sorted(
+            {
+                max(low, size) if high is None else min(max(low, size), high)
+                for size in CHECK_BATCHES
+            }
+        )
+    )
+    # More images than the batch where that is small, so that one can tell whether the network tells
+    # images apart.
+    if not (given := pixels is not None):
+        pixels = seeded_pixels(weights.config, min(max(*batches, *CHECK_BATCHES), DIFFERENT))
+    reference = Reference(weights, pixels)
+    reference.refuse_if_useless(
+        "float32",
+        images="calibration image" if given else "test image",
+        hint=f"{'are the images all alike' if given else 'are the weights trained'}? Turn `check`"
+        " off to export unproven",
+    )
+    return Expected(
+        batches,
+        pixels,
+        reference.images,
+        reference.logits("float32"),
+        reference.baseline(numerics, against="float32", graph=parent),
+    )
+
+
+def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> CheckRecord:
+    """Load the artifact's bytes from disk, run them on ``backend``, and compare with what eager
+    PyTorch gives.
+
+    An ONNX file of a precision that ONNX Runtime's CPU provider does not run is computed node by
+    node.
+
+    Raises:
+        GateFailed: they do not agree; the message gives batch and reasons.
+    """
+    manifest = artifact.manifest
+    gate = gate_for(manifest.numerics)
+    worst, ratios = 0.0, []
+    if manifest.kind == "onnx" and manifest.precision in onnx_reference.NEEDED:
+        backend = NODE_BY_NODE
+    inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
+    with opened(artifact, backend) as run:
+        for size in expected.batches:
+            rows = np.arange(-(-len(inputs) // size) * size) % len(inputs)
+            outcome = compare(
+                expected.reference[rows],
+                batched(run, inputs[rows], size),
+                gate=gate,
+                baseline=None if expected.baseline is None else expected.baseline[rows],
+                dtype=logits_dtype(artifact, backend),
+                artifact_sha256=manifest.file_sha256,
+            )
+            if not outcome.passed:
+                raise GateFailed(
+                    f"the exported file does not compute what PyTorch computes, batch {size}: "
+                    f"{'; '.join(outcome.failures)}. Nothing was written"
+                )
+            assert outcome.max_error is not None
+            worst = max(worst, outcome.max_error)
+            ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
+    return CheckRecord(
+        batches=expected.batches,
+        backend=onnx_reference.NAME if backend == NODE_BY_NODE else backend,
+        max_error=worst,
+        tolerance=gate.max_error,
+        error_ratio=max(ratios, default=None),
+    )

@@ -1,0 +1,108 @@
+"""The end of every export: stage a folder, build into it, describe it, prove it, seal it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from resnext.artifact.files import Artifact, file_sha256, seal, staging
+from resnext.artifact.manifest import CheckRecord, Manifest, WeightsRecord
+from resnext.network.config import variant_name
+from resnext.progress import working
+from resnext.version import __version__
+from resnext.weights.spec import Weights
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build left in the staging folder.
+
+    Attributes:
+        file: name of the file.
+        facts: fields of the manifest that the build decides; the others are its source's, or the
+            file's.
+        versions: versions of the toolkit and the libraries that made the file.
+        prove: runs the file on disk and compares it with PyTorch; it raises GateFailed if they
+            differ, and returns None if this machine cannot run the file.
+    """
+
+    file: str
+    facts: Mapping[str, Any]
+    versions: Mapping[str, str]
+    prove: Callable[[Artifact], CheckRecord | None]
+
+
+def publish(
+    source: Weights | Artifact,
+    directory: Path,
+    build: Callable[[Path], Built],
+    *,
+    check: bool = True,
+    force: bool = False,
+) -> Artifact:
+    """Make an artifact in ``directory``, whole or not at all.
+
+    Args:
+        source: what it is made from; its facts are the manifest's unless the build says otherwise.
+        directory: folder to make.
+        build: writes the file into the folder that it is given.
+        check: compare the written file with PyTorch; if not, the manifest has no check.
+        force: replace an artifact that is already there.
+
+    Raises:
+        UsageError: ``directory`` is taken.
+        MissingRequirement: the disk is full, or the folder cannot be written to.
+        GateFailed: the written file does not compute what PyTorch computes. Nothing is written.
+        ResnextError: whatever ``build`` raises.
+    """
+    with staging(directory, force=force) as folder:
+        built = build(folder)
+        path = folder / built.file
+        manifest = Manifest(
+            **{
+                **_facts_of(source),
+                **built.facts,
+                "file": built.file,
+                "file_sha256": file_sha256(path),
+                "file_size_bytes": path.stat().st_size,
+                "versions": built.versions,
+                "created": (
+                    datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+                ),
+                "check": None,
+            }
+        )
+        if check:
+            with working("comparing the written file with PyTorch"):
+                record = built.prove(Artifact(folder, manifest))
+            manifest = manifest.model_copy(update={"check": record})
+        seal(folder, manifest)
+    return Artifact(directory, manifest)
+
+
+def library_versions(*others: str) -> dict[str, str]:
+    """Versions of the toolkit, of the libraries that make an ONNX artifact, and of ``others``."""
+    found = {"resnext-toolkit": __version__}
+    libraries = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
+    for name in (*libraries, *others):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _facts_of(source: Weights | Artifact) -> dict[str, Any]:
+    if isinstance(source, Artifact):
+        return dict(source.manifest) | {"parent_sha256": source.manifest.file_sha256}
+    return {
+        "model": variant_name(source.config),
+        "config": source.config,
+        "weights": WeightsRecord(source=source.source, sha256=source.sha256),
+        "preprocessing": source.preprocessing,
+        "class_names": source.class_names,
+    }

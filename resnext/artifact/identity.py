@@ -1,0 +1,100 @@
+"""Facts that a model file carries about itself, so that an edited manifest is noticed.
+
+A manifest holds the digest of the file, but nothing holds a digest of the manifest. Whatever
+changes an answer and is not visible in the graph (preprocessing, class names, weights) is therefore
+written into the file as well, and compared when the file is opened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+from resnext.errors import BadArtifact
+from resnext.images.preprocessing import Preprocessing
+from resnext.network.config import ResNeXtConfig
+
+from .files import Artifact
+from .manifest import Manifest
+from .specs import TensorSpec
+
+_PREFIX = "resnext."
+
+
+def file_facts(
+    *,
+    weights_sha256: str,
+    preprocessing: Preprocessing,
+    preprocessing_baked: bool,
+    class_names: tuple[str, ...],
+    config: ResNeXtConfig | None = None,
+) -> dict[str, str]:
+    """Facts to write into a file's metadata.
+
+    Args:
+        weights_sha256: digest of the tensors.
+        preprocessing: what an image goes through before the network.
+        preprocessing_baked: the graph normalizes pixels itself.
+        class_names: one for each logit, or none.
+        config: the network, if it cannot be read from the file.
+
+    Returns:
+        Texts by key; keys and spelling are part of the file format and never change.
+    """
+    facts = {} if config is None else {"config": json.dumps(asdict(config), sort_keys=True)}
+    facts |= {
+        "weights_sha256": weights_sha256,
+        "preprocessing": preprocessing.model_dump_json(),
+        "preprocessing_baked": json.dumps(preprocessing_baked),
+        "class_names": json.dumps(list(class_names)),
+    }
+    return {_PREFIX + key: value for key, value in facts.items()}
+
+
+def different_facts(
+    manifest: Manifest, read: Callable[[str], str | None], *, config: bool = False
+) -> list[str]:
+    """Names of the facts on which file and manifest do not agree.
+
+    Args:
+        manifest: the manifest beside the file.
+        read: looks up one key of the file's metadata; None if it is missing.
+        config: the file carries its configuration, too.
+    """
+    facts = file_facts(
+        weights_sha256=manifest.weights.sha256,
+        preprocessing=manifest.preprocessing,
+        preprocessing_baked=manifest.preprocessing_baked,
+        class_names=manifest.class_names,
+        config=manifest.config if config else None,
+    )
+    return [key.removeprefix(_PREFIX) for key, value in facts.items() if read(key) != value]
+
+
+def different_tensors(
+    manifest: Manifest, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> list[str]:
+    """``inputs`` and ``outputs``, as far as the file's do not agree with the manifest's."""
+    pairs = {"inputs": (inputs, manifest.inputs), "outputs": (outputs, manifest.outputs)}
+    return [name for name, (actual, declared) in pairs.items() if actual != declared]
+
+
+def refuse_different(artifact: Artifact, different: list[str]) -> None:
+    """Refuse an artifact whose file and manifest do not agree.
+
+    Args:
+        artifact: the artifact.
+        different: what they do not agree on; nothing happens if it is empty.
+
+    Raises:
+        BadArtifact: names every difference.
+    """
+    if different:
+        engine = artifact.manifest.engine is not None
+        raise BadArtifact(
+            f"the manifest of {artifact.path} does not agree with the"
+            f" {'engine' if engine else 'file'} on {', '.join(different)}",
+            hint="one of them was altered: "
+            + ("build the engine again" if engine else "export the artifact again"),
+        )

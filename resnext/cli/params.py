@@ -1,0 +1,93 @@
+"""Types of option values: each checks a value and says in one line what is allowed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from resnext.errors import UnknownName
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:  # not generic before click 8.2
+    _ParamType = click.ParamType
+
+#: Digits of the largest size or count that is taken: anything longer is a slip of the keyboard.
+MOST_DIGITS = 6
+
+
+class SecondsType(_ParamType):
+    """A finite number of seconds, of at least ``least``."""
+
+    name = "SECONDS"
+
+    def __init__(self, least: float) -> None:
+        self._least = least
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Check and convert."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = float("nan")
+        if not self._least <= seconds <= 86400:  # false for NaN too
+            self.fail(
+                f"{value!r} must be a number of seconds from {self._least:g} to 86400", param, ctx
+            )
+        return seconds
+
+
+class NameType(_ParamType):
+    """A name from a registry; anything else lists the known names and the nearest."""
+
+    def __init__(self, kind: str, known: tuple[str, ...], *, many: bool = False) -> None:
+        self.name = kind
+        self._known = known
+        self._many = many
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check one name, or a comma-separated list of them."""
+        if not isinstance(value, str):
+            return value
+        names = (
+            tuple(dict.fromkeys(part.strip() for part in value.split(",")))
+            if self._many
+            else (value,)
+        )
+        for name in names:
+            if name not in self._known:
+                self.fail(str(UnknownName(self.name, name, self._known)), param, ctx)
+        return names if self._many else value
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[Any]:
+        """Names that start with what was typed."""
+        return [CompletionItem(name) for name in self._known if name.startswith(incomplete)]
+
+
+class CountsType(_ParamType):
+    """Whole numbers of at least 1, separated by commas."""
+
+    name = "N[,N...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check and split."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        plain = all(
+            part.isascii() and part.isdigit() and len(part) <= MOST_DIGITS for part in parts
+        )
+        if not plain or not all(int(part) >= 1 for part in parts):
+            self.fail(
+                f"{value!r} must be whole numbers of at least 1, separated by commas", param, ctx
+            )
+        return tuple(dict.fromkeys(int(part) for part in parts))

@@ -1,0 +1,45 @@
+"""Turns: every candidate is visited once in each round, so that drift of the machine (clocks,
+neighbours, heat) affects all alike.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias, TypeVar
+
+T = TypeVar("T")
+#: The visits of round ``index`` to the candidates.
+Order: TypeAlias = Callable[[Sequence[T], int], Sequence[T]]
+
+
+def in_turn(candidates: Sequence[T], _index: int) -> Sequence[T]:
+    """As they come."""
+    return candidates
+
+
+def there_and_back(candidates: Sequence[T], _index: int) -> Sequence[T]:
+    """Each twice, the second time in reverse: a steady drift cancels in the sum of the two."""
+    return (*candidates, *reversed(candidates))
+
+
+def shuffled(seed: int) -> Callable[[Sequence[T], int], Sequence[T]]:
+    """An order that is drawn again for each round, and the same for the same ``seed``."""
+
+    def order(candidates: Sequence[T], index: int) -> Sequence[T]:
+        drawn = list(candidates)
+        random.Random(f"{seed}/{index}").shuffle(drawn)
+        return tuple(drawn)
+
+    return order
+
+
+def turns(
+    candidates: Sequence[T],
+    rounds: int,
+    order: Callable[[Sequence[T], int], Sequence[T]] = in_turn,
+) -> Iterator[tuple[int, T]]:
+    """Index of the round and candidate of every visit, in order."""
+    for index in range(rounds):
+        for candidate in order(candidates, index):
+            yield index, candidate

@@ -1,0 +1,44 @@
+"""Ratios of times that were taken side by side: within a round, so that drift cancels."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Ratio(NamedTuple):
+    """How many times as long one candidate takes as another.
+
+    Attributes:
+        median: over the rounds.
+        low: lowest of any round.
+        high: highest of any round.
+    """
+
+    median: float
+    low: float
+    high: float
+
+
+def ratio(times: Sequence[float], others: Sequence[float]) -> Ratio:
+    """``times`` over ``others``, which hold one value for each round, in the same unit.
+
+    Raises:
+        ValueError: not as many of one as of the other.
+    """
+    found = [own / (other or 1) for own, other in zip(times, others, strict=True)]
+    return Ratio(statistics.median(found), min(found), max(found))
+
+
+def ratio_by_round(times: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> Ratio:
+    """The same of raw samples, many for each round: a round counts by its median.
+
+    Rounds in which one of the two has no sample are left out.
+
+    Raises:
+        ValueError: not as many rounds of one as of the other.
+    """
+    both = [(own, other) for own, other in zip(times, others, strict=True) if own and other]
+    medians = [[statistics.median(side) for side in sides] for sides in zip(*both, strict=True)]
+    return ratio(*medians)

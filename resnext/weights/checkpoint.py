@@ -1,0 +1,265 @@
+"""Checkpoint files: read, checked against the configuration, and saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from resnext.errors import BadInput, BadWeights, UsageError, first_line
+from resnext.images.preprocessing import Preprocessing, default_preprocessing
+from resnext.network.config import ResNeXtConfig, variant_name
+from resnext.network.model import ResNeXt
+
+#: Key of the JSON header that `save_weights` writes into a .safetensors file.
+METADATA_KEY = "resnext"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict that fits its configuration, and where it came from.
+
+    Attributes:
+        config: the network that the tensors fit.
+        state_dict: float32 tensors (and integer batch counters) by parameter name, on the CPU.
+        source: the SPEC that gave them; a path is absolute.
+        preprocessing: what an image must go through before this network.
+        class_names: one name for each logit, or empty where none are known.
+    """
+
+    config: ResNeXtConfig
+    state_dict: Mapping[str, Tensor]
+    source: str
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] = ()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of names, dtypes, shapes and bytes; the container's format does not matter."""
+        return state_dict_sha256(self.state_dict)
+
+
+def save_weights(weights: Weights, path: Path) -> None:
+    """Write ``weights`` as .safetensors, with model, preprocessing and class names in its
+    header.
+    """
+    header = {
+        "config": asdict(weights.config),
+        "preprocessing": weights.preprocessing.model_dump(mode="json"),
+        "class_names": list(weights.class_names),
+    }
+    save_file(
+        dict(weights.state_dict),
+        path,
+        {"format": "pt", METADATA_KEY: json.dumps(header, sort_keys=True)},
+    )
+
+
+def state_dict_sha256(state: Mapping[str, Tensor]) -> str:
+    """Digest of a state dict's names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().contiguous().cpu()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_state_dict(
+    state: Mapping[str, Tensor], config: ResNeXtConfig, source: str
+) -> dict[str, Tensor]:
+    """Return ``state`` as float32 if it fits ``config`` exactly.
+
+    Batch counters (``num_batches_tracked``) may be absent, as in old checkpoints.
+
+    Raises:
+        BadWeights: names the first missing, unexpected, misshapen or non-finite tensors.
+    """
+    with torch.device("meta"):
+        wanted = ResNeXt(config).state_dict()
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    problems = []
+    if missing := [name for name in wanted if name not in state and name not in counters]:
+        problems.append(_listed("missing", missing))
+    if unexpected := [name for name in state if name not in wanted]:
+        problems.append(_listed("unexpected", unexpected))
+    misshapen = [
+        f"{name} (got {tuple(state[name].shape)}, want {tuple(wanted[name].shape)})"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if misshapen:
+        problems.append(_listed("misshapen", misshapen))
+    if problems:
+        name = variant_name(config) or "this configuration"
+        raise BadWeights(
+            f"{source} does not fit {name}: {'; '.join(problems)}. Is --model (or --num-classes)"
+            " right?"
+        )
+    odd = [
+        name
+        for name in wanted
+        if name in state and name not in counters and not _is_plain(state[name])
+    ]
+    if odd:
+        raise BadWeights(
+            f"{source} holds tensors that are not dense floating-point: {_listed('tensors', odd)}"
+        )
+    checked = {}
+    for name, like in wanted.items():
+        if name in counters:
+            checked[name] = torch.as_tensor(state.get(name, 0), dtype=torch.int64).reshape(())
+        else:
+            checked[name] = state[name].detach().to(like.dtype).contiguous()
+    if bad := [name for name, value in checked.items() if not torch.isfinite(value).all()]:
+        raise BadWeights(f"{source} holds NaN or infinite values: {_listed('tensors', bad)}")
+    if bad := [
+        name
+        for name, value in checked.items()
+        if name.endswith("running_var") and bool((value < 0).any())
+    ]:
+        raise BadWeights(f"{source} holds negative variances: {_listed('tensors', bad)}")
+    return checked
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.layout == torch.strided
+
+
+def _listed(what: str, names: list[str], shown: int = 3) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{what} {', '.join(names[:shown])}{rest}"
+
+
+def read_weights(path: Path, config: ResNeXtConfig) -> Weights:
+    """Read a checkpoint file and check that it fits ``config``.
+
+    Raises:
+        BadWeights: it is not readable or not safe to read, or does not fit; names the first tensors
+            that do not.
+        BadInput: it holds no state dict.
+    """
+    if path.suffix == ".safetensors":
+        header, state = _read_header(path), _read_safetensors(path)
+    else:
+        header, state = {}, _read_pickle(path)
+    checked = check_state_dict(state, config, str(path))
+    names = header.get("class_names", [])
+    if not isinstance(names, list) or (names and len(names) != config.num_classes):
+        raise BadWeights(
+            f"{path} does not name its classes by a list of {config.num_classes}, one for each"
+            " logit"
+        )
+    preprocessing = _declared_preprocessing(header, config, path)
+    return Weights(config, checked, str(path.resolve()), preprocessing, tuple(map(str, names)))
+
+
+def _declared_preprocessing(
+    header: Mapping[str, Any], config: ResNeXtConfig, path: Path
+) -> Preprocessing:
+    if "preprocessing" not in header:
+        return default_preprocessing(config)
+    try:
+        declared = Preprocessing.model_validate(header["preprocessing"])
+    except ValueError as exc:
+        raise BadWeights(
+            f"{path} declares a preprocessing that is not valid: {' '.join(str(exc).split())}"
+        ) from exc
+    if len(declared.mean) != config.in_channels:
+        raise BadWeights(
+            f"{path} declares a preprocessing of {declared.color} for {config.in_channels} input"
+            " channels"
+        )
+    if declared.crop == config.input_size:
+        return declared
+    # Another input size was asked for: the resize keeps its proportion to the crop.
+    resize = round(declared.resize * min(config.input_size) / min(declared.crop))
+    return declared.model_copy(
+        update={"crop": config.input_size, "resize": max(resize, min(config.input_size))}
+    )
+
+
+def declared_config(path: Path) -> ResNeXtConfig | None:
+    """The configuration in the header of a .safetensors file; None if it has none, as other files.
+
+    Raises:
+        BadWeights: the file is not readable, or its configuration is not valid.
+    """
+    if path.suffix != ".safetensors":
+        return None
+    header = _read_header(path)
+    if "config" not in header:
+        return None
+    try:
+        return TypeAdapter(ResNeXtConfig).validate_python(header["config"])
+    except (ValueError, UsageError) as exc:
+        raise BadWeights(
+            f"{path} declares a configuration that is not valid: {' '.join(str(exc).split())}"
+        ) from exc
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """What `save_weights` wrote about the tensors; empty for files of others."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except (SafetensorError, OSError, ValueError) as exc:
+        raise BadWeights(f"{path} is not a readable .safetensors file: {exc}") from exc
+    return header if isinstance(header, dict) else {}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, OSError, ValueError) as exc:
+        raise BadWeights(f"{path} is not a readable .safetensors file: {exc}") from exc
+    return _unwrapped(state)
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        with (
+            warnings.catch_warnings()
+        ):  # of a pickle protocol that it does not expect, before it refuses the file
+            warnings.simplefilter("ignore", UserWarning)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        raise BadWeights(
+            f"{path} holds more than tensors and was refused unread, because a pickle can run code"
+            " when it is loaded; save its state_dict() alone, best as .safetensors"
+        ) from exc
+    except Exception as exc:  # a damaged pickle raises whatever its bytes happen to mean
+        raise BadWeights(f"{path} is not a readable PyTorch checkpoint: {first_line(exc)}") from exc
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if (
+        not isinstance(loaded, Mapping)
+        or not loaded
+        or not all(isinstance(v, Tensor) for v in loaded.values())
+    ):
+        raise BadInput(f"{path} holds no state dict (a mapping of parameter names to tensors)")
+    return _unwrapped(loaded)
+
+
+def _unwrapped(state: Mapping[Any, Tensor]) -> dict[str, Tensor]:
+    """Names without what DataParallel ("module.") and torch.compile ("_orig_mod.") put before
+    them.
+    """
+    return {
+        str(name).removeprefix("module.").removeprefix("_orig_mod."): value
+        for name, value in state.items()
+    }
