@@ -67,16 +67,19 @@ def require(name: str, device: Device = "auto", *, given: bool = False) -> None:
 
 
 def available_runtimes(device: Device = "auto") -> tuple[str, ...]:
-    """Every runtime that can run here on ``device``, each library and device once: no aliases."""
+    """Every runtime that can run here on ``device``, each library and device once.
+
+    Aliases are left out, and the reference evaluator, which is not there to be fast.
+    """
     return tuple(
-        name for name in RUNTIMES if not _is_alias(name) and available(name, device) is None
+        name for name in RUNTIMES if not _left_out(name) and available(name, device) is None
     )
 
 
-def _is_alias(name: str) -> bool:
+def _left_out(name: str) -> bool:
     if name == "trt":  # or TensorRT-RTX, if only that is installed
         try:
             return flavour_for("trt").kind != "trt"
         except MissingRequirement:
             return False
-    return name == "ort"
+    return name in ("ort", "onnx-reference")

@@ -122,6 +122,8 @@ def table(*runtimes: Runtime) -> Mapping[str, Runtime]:
     return MappingProxyType(named)
 
 
+#: The runtime that says what an ONNX file means, whatever others make of it.
+REFERENCE = "onnx-reference"
 #: Every runtime that works, by name.
 RUNTIMES: Mapping[str, Runtime] = table(
     Runtime("torch", "eager PyTorch", "pytorch", "torch", ("weights",), _BOTH, LIVE),
@@ -187,6 +189,14 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("onnx",),
         ("cuda",),
         _NOT_FP8,
+    ),
+    Runtime(
+        REFERENCE,
+        "the reference evaluator: each node as ONNX defines it, on the CPU; slow",
+        "onnx_reference",
+        "onnxruntime",
+        ("onnx",),
+        ("cpu",),
     ),
     Runtime(
         "openvino",

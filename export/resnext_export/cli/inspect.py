@@ -14,7 +14,7 @@ from resnext.cli.app import SETTINGS, OneLineCommand, guarded, printable
 from resnext.cli.options import json_option
 from resnext.cli.params import NameType
 from resnext.precision import NUMERICS
-from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.registry import REFERENCE, RUNTIMES
 from resnext.storage import check_writable, write_text
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def backends_here(manifest: Manifest, found: tuple[Obstacle, ...]) -> dict[str, 
         name
         for name, known in RUNTIMES.items()
         if manifest.kind in (known.formats[0], name)
-        and name != "ort"  # an alias
+        and name not in ("ort", REFERENCE)  # an alias, and one that runs everything
         and manifest.precision in known.precisions
     ]
     # What keeps an engine or package from loading keeps it from running on any of them.
