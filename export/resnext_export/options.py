@@ -27,9 +27,9 @@ class Option:
     """One option. Its type and limits are those of the field that it annotates.
 
     Attributes:
-        help: what it does, with the default if there is one.
+        help: what it does, with the default if there is one; other fields in backticks.
         section: heading in ``--help``; "" means that of the options model.
-        flag: if it is not ``--`` and the field's name with dashes.
+        flag: its name there, if it is not the field's.
         metavar: placeholder of the value.
         kind: what one value is called in an error message.
         choices: allowed names, if the field's type does not list them.
@@ -76,7 +76,7 @@ class RequestFields:
     model: Annotated[
         str | None,
         Option(
-            "Variant; resnext-export --list-models shows all.  [default: what the weights imply,"
+            "Variant; `list_models` shows all.  [default: what the weights imply,"
             " else resnext50_32x4d]",
             "Network",
             metavar="NAME",
@@ -143,10 +143,10 @@ class RequestFields:
     runtime: Annotated[
         Runtime | None,
         Option(
-            "Runtime to quantize for: each wants its own Q/DQ layout. --merge-groups=auto times on"
+            "Runtime to quantize for: each wants its own Q/DQ layout. `merge_groups` auto times on"
             " it, too.  [default: ort for ONNX, else the format's]",
             "Precision",
-            flag="--for",
+            flag="for",
             graph=True,
         ),
     ] = None

@@ -92,7 +92,7 @@ class EngineChoices(FormatOptions):
     workspace_mib: Annotated[
         int | None,
         Interval(ge=1, le=1 << 20),
-        Option("Workspace limit in MiB.", flag="--workspace", metavar="MIB"),
+        Option("Workspace limit in MiB.", flag="workspace", metavar="MIB"),
     ] = None
     optimization_level: Annotated[
         int | None,
@@ -128,7 +128,7 @@ class EngineChoices(FormatOptions):
         tuple[str, ...],
         Option(
             "Compute capabilities to build for. TensorRT-RTX only.  [default: Ampere and later]",
-            flag="--target",
+            flag="target",
             metavar="sm_89[,sm_120]",
         ),
     ] = ()
@@ -137,7 +137,7 @@ class EngineChoices(FormatOptions):
         Option(
             "What to try, in order, if there is no half-precision kernel for a grouped"
             " convolution.  [default: merge-groups,fp32-islands]",
-            flag="--on-refusal",
+            flag="on-refusal",
             kind="fallback",
         ),
     ] = ("merge-groups", "fp32-islands")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import ArgsKwargs, to_jsonable_python
 
 from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError, UnknownName, UsageError
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 #: Names of the fields.
 NAMES = tuple(each.name for each in dataclasses.fields(RequestFields))
+_JSON = TypeAdapter(dict[str, Any])
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -33,7 +33,7 @@ class _Checked(RequestFields):
     @model_validator(mode="before")
     @classmethod
     def _options_of_the_format(cls, data: Any) -> Any:
-        data = dict(data.kwargs or {}) if isinstance(data, ArgsKwargs) else dict(data)
+        data = dict(getattr(data, "kwargs", data) or {})
         row = FORMATS[data.get("format", "onnx")]
         options = data.pop("options", {})
         if isinstance(options, FormatOptions):
@@ -171,8 +171,8 @@ class ExportRequest(_Checked):
 
     def record(self) -> dict[str, Any]:
         """What a manifest stores; `ExportRequest` takes it back."""
-        plain = to_jsonable_python(_changed(self))
-        options = to_jsonable_python(_changed(self.options))
+        plain = _JSON.dump_python(_changed(self), mode="json")
+        options = _JSON.dump_python(_changed(self.options), mode="json")
         return {"format": self.format, **plain, **({"options": options} if options else {})}
 
     def folder(self, weights: Weights, precision: str, kind: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -75,15 +76,16 @@ def _format_option() -> click.Parameter:
 def _option(
     name: str, option: Option, annotation: Any, section: str, note: str = ""
 ) -> click.Parameter:
-    flag = option.flag or "--" + name.replace("_", "-")
+    flag = "--" + (option.flag or name).replace("_", "-")
+    text = re.sub(r"`(\w+)`", lambda m: "--" + m[1].replace("_", "-"), option.help)
     if annotation.__origin__ is bool:
-        return SectionOption([flag, name], is_flag=True, help=option.help, section=section)
+        return SectionOption([flag, name], is_flag=True, help=text, section=section)
     kind, metavar = _type(name, option, annotation)
     return SectionOption(
         [flag, name],
         type=kind,
         metavar=option.metavar or metavar,
-        help=option.help + note,
+        help=text + note,
         section=section,
     )
 
