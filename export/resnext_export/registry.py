@@ -122,7 +122,7 @@ class EngineChoices(FormatOptions):
         ),
     ] = "none"
     strip_weights: Annotated[
-        bool, Option("Leave the weights out of the engine; `resnext-export refit` adds them.")
+        bool, Option("Leave the weights out of the engine; the refit command adds them.")
     ] = False
     targets: Annotated[
         tuple[str, ...],
