@@ -114,7 +114,7 @@ def ort_ratio(artifact: Artifact, rounds: int) -> dict[str, Any]:
     options = session_options(SessionOptions())
     plain = ort.InferenceSession(str(artifact.path), options, providers=["CPUExecutionProvider"])
     ratios = []
-    with open_session("ort-cpu", artifact) as session:
+    with open_session(artifact, "ort-cpu") as session:
         ours, theirs = (lambda: session.run(feeds)), (lambda: plain.run(["logits"], feeds))
         for call in (ours, theirs) * 3:
             call()

@@ -156,7 +156,7 @@ def smoke(bench: Bench) -> None:
                         precision=precision,
                     )
                     worst = 0.0
-                    with open_session("torch", weights, options) as session:
+                    with open_session(weights, "torch", options=options) as session:
                         for rows in (
                             slice(0, 8),
                             slice(8, 16),
@@ -326,7 +326,7 @@ def package(bench: Bench) -> None:
             check = artifact.manifest.check
             images = weights.preprocessing.normalise(seeded_pixels(weights.config, COMPARED))
             images = np.tile(images, (max(1, batch // COMPARED), 1, 1, 1))[:batch]
-            with open_session("pt2", artifact, SessionOptions(device=device)) as session:
+            with open_session(artifact, "pt2", options=SessionOptions(device=device)) as session:
                 bound = session.bind({"input": np.ascontiguousarray(images)})
                 if bench.cuda:
                     times, _ = time_device(bound, 50)
@@ -534,10 +534,10 @@ def module_versions() -> Row:
 def backend_obstacles() -> Row:
     """What keeps each backend from running here."""
     try:
-        from resnext.runtimes.availability import obstacle
-        from resnext.runtimes.registry import BACKENDS
+        from resnext.runtimes.availability import available
+        from resnext.runtimes.registry import RUNTIMES
 
-        return {name: obstacle(name, "auto") or "can run" for name in BACKENDS}
+        return {name: str(available(name) or "can run") for name in RUNTIMES}
     except Exception as exc:  # the light part of the environment stands without it
         return {"unknown": first_line(exc)}
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from resnext.artifact.files import Artifact
 from resnext.errors import UnknownName, UsageError
 from resnext.precision import PRECISIONS, QUANTIZED, Precision
-from resnext.runtimes.registry import BACKENDS, SessionOptions, natural_backend
+from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime
 from resnext.verify.labelled import Labelled
 from resnext.weights.spec import Weights, load_weights
 
@@ -140,7 +140,7 @@ def benchmark(
                 else:
                     name, variant = next(named)
                     assert variant.artifact is not None  # as `given_variants` makes them
-                    cases.append((natural_backend(variant.artifact), name))
+                    cases.append((natural_runtime(variant.artifact), name))
             cells, variants = cells_of(cases, batches), live | variants
     for line in left_out:
         note(line)
@@ -168,12 +168,12 @@ def _resolved(subject: Subject) -> str | Path | Artifact:
     Raises:
         UnknownName: neither a runtime's name nor a path.
     """
-    if not isinstance(subject, str) or subject == ALL or subject in BACKENDS:
+    if not isinstance(subject, str) or subject == ALL or subject in RUNTIMES:
         return subject
     path = Path(subject)
     if path.exists() or path.name != subject:
         return path
-    raise UnknownName("runtime", subject, (ALL, *BACKENDS))
+    raise UnknownName("runtime", subject, (ALL, *RUNTIMES))
 
 
 def _check_arguments(
@@ -193,7 +193,7 @@ def _check_arguments(
     """
     for kind, given, known in (
         ("precision", precisions, PRECISIONS),
-        ("runtime", runtimes, (ALL, *BACKENDS)),
+        ("runtime", runtimes, (ALL, *RUNTIMES)),
     ):
         for name in given or ():
             if name not in known:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from resnext.artifact.files import Artifact
 from resnext.precision import QUANTIZED
-from resnext.runtimes.registry import BACKENDS, check_precision
+from resnext.runtimes.registry import RUNTIMES, check_precision
 from resnext_export import ExportRequest, Stored, build_or_reuse
 
 from .cases import Variant
@@ -49,13 +49,13 @@ class ArtifactSource:
         """
         own = self.variant.artifact
         runs_it = own is not None and (
-            BACKENDS[backend].source == "onnx" or own.manifest.kind != "onnx"
+            RUNTIMES[backend].formats[0] == "onnx" or own.manifest.kind != "onnx"
         )
         return own if runs_it else None
 
     def get(self, cell: Cell) -> Artifact:
         """What ``cell`` runs."""
-        kind = BACKENDS[cell.backend].source
+        kind = RUNTIMES[cell.backend].formats[0]
         if (own := self.named(cell.backend)) is not None:
             return own
         if kind == "pt2":
@@ -131,7 +131,7 @@ class ArtifactSource:
         # An optimization profile for each batch size that is measured: kernels are chosen for
         # exactly these.
         sizes = dict.fromkeys(
-            cell.batch for cell in self._cells if BACKENDS[cell.backend].source == kind
+            cell.batch for cell in self._cells if RUNTIMES[cell.backend].formats[0] == kind
         )
         parent = self.variant.artifact or self._once("onnx", scheme, batch)
         self._say("building the engine, or reusing what the cache has")

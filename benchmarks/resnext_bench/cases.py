@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.errors import BadWeights, UsageError
 from resnext.precision import QUANTIZED, Precision
-from resnext.runtimes.availability import available_backends, require
-from resnext.runtimes.registry import BACKENDS
+from resnext.runtimes.availability import available_runtimes, require
+from resnext.runtimes.registry import RUNTIMES
 from resnext.verify.check import artifact_weights
 
 from .plan import Cell
@@ -80,9 +80,9 @@ def merge_obstacle(backend: str, merge: Merge) -> str | None:
 
     ``auto`` is timed on the runtime itself: by the live model, or for an ONNX file, on a CPU.
     """
-    if merge is None or BACKENDS[backend].source == "model":
+    if merge is None or RUNTIMES[backend].live:
         return None
-    if BACKENDS[backend].source == "pt2":
+    if RUNTIMES[backend].formats[0] == "pt2":
         return "pt2 packages keep the groups as they are"
     if merge == "auto" and backend not in ("ort-cpu", "openvino"):
         return (
@@ -157,14 +157,14 @@ def runtimes_here(
     """
     if ALL not in names:
         return tuple(names)
-    available = available_backends(device)
+    available = available_runtimes(device)
     if not available:
         require("torch", device)  # its obstacle is everybody's
     return tuple(
         name
         for name in available
         if any(
-            variant.precision in BACKENDS[name].precisions
+            variant.precision in RUNTIMES[name].precisions
             and merge_obstacle(name, variant.merge) is None
             for variant in variants.values()
         )
@@ -191,7 +191,7 @@ def chosen_cells(
     cases, left_out, live = [], [], set()
     for name, variant in variants.items():
         for backend in backends:
-            known, reason = BACKENDS[backend], merge_obstacle(backend, variant.merge)
+            known, reason = RUNTIMES[backend], merge_obstacle(backend, variant.merge)
             if reason is not None and len(variants) == 1:
                 raise UsageError(f"`merge_groups`: {reason}")
             if reason is not None:
@@ -200,7 +200,7 @@ def chosen_cells(
                 left_out.append(f"{backend} does not run {variant.precision}: left out for {name}")
             elif (backend, variant.precision, variant.merge) not in live:
                 made = (backend, variant.precision, variant.merge)
-                live |= {made} if _of_weights(known.source, variant) else set()
+                live |= {made} if _of_weights(known.formats[0], variant) else set()
                 cases.append((backend, name))
     return cells_of(cases, batches), left_out
 
@@ -210,6 +210,6 @@ def _of_weights(source: str, variant: Variant) -> bool:
     has.
     """
     given = variant.artifact
-    return source == "model" or (
+    return source == "weights" or (
         source == "pt2" and (given is None or given.manifest.kind != "pt2")
     )

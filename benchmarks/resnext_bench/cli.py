@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from resnext.cli.app import BACKEND_NAMES, SETTINGS, OneLineCommand, as_flags, guarded
+from resnext.cli.app import SETTINGS, OneLineCommand, as_flags, guarded
 from resnext.cli.options import chosen_weights, json_option, weights_options
 from resnext.cli.params import CountsType, NameType, SecondsType
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
+from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
@@ -76,11 +77,11 @@ class MergesType(CountsType):
 @click.option(
     "--backend",
     "backends",
-    type=NameType("backend", ("all", *BACKEND_NAMES), many=True),
+    type=NameType("backend", ("all", *RUNTIMES), many=True),
     required=True,
     metavar="NAME[,NAME...]",
     help=(
-        f"Runtimes to measure: {', '.join(BACKEND_NAMES)}, or all that this machine has. Speedups"
+        f"Runtimes to measure: {', '.join(RUNTIMES)}, or all that this machine has. Speedups"
         " are relative to the first."
     ),
 )

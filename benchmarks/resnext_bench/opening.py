@@ -12,7 +12,7 @@ import numpy as np
 from resnext.artifact.files import Artifact
 from resnext.errors import BadInput, ResnextError
 from resnext.runtimes.availability import require
-from resnext.runtimes.registry import BACKENDS, SessionOptions, load_backend, open_session
+from resnext.runtimes.registry import RUNTIMES, SessionOptions, load_door, open_session
 from resnext.timing.clock import now_ns
 from resnext.verify.reference import Reference
 
@@ -67,11 +67,11 @@ def open_cell(
     opened = Opened()
     try:
         subject: Weights | Artifact = images.weights
-        kind = BACKENDS[cell.backend].source
+        kind = RUNTIMES[cell.backend].formats[0]
         # Before anything is exported for a backend that cannot run.
         require(cell.backend, options.device, given=source.named(cell.backend) is not None)
-        load_backend(cell.backend)  # not to count importing as memory
-        if kind != "model":
+        load_door(cell.backend)  # not to count importing as memory
+        if kind != "weights":
             subject = opened.artifact = source.get(cell)
             manifest = opened.artifact.manifest
             if not manifest.takes(cell.batch):
@@ -79,11 +79,11 @@ def open_cell(
                     f"{opened.artifact.path} takes batch {manifest.batches()}, not {cell.batch}"
                 )
         say(f"opening {cell}")
-        cuda = options.device != "cpu" and BACKENDS[cell.backend].device != "cpu"
+        cuda = options.device != "cpu" and RUNTIMES[cell.backend].device != "cpu"
         with peak_memory(cuda=cuda) as opened.peak:
             before = now_ns()
             session = stack.enter_context(
-                open_session(cell.backend, subject, _for(cell, source, options))
+                open_session(subject, cell.backend, options=_for(cell, source, options))
             )
             pool = images.inputs(None if opened.artifact is None else opened.artifact.manifest)
             spec = session.inputs[0]
@@ -103,7 +103,7 @@ def _for(cell: Cell, source: ArtifactSource, options: SessionOptions) -> Session
     options = replace(
         options, precision=source.variant.precision, merge_groups=source.variant.merge
     )
-    fixed = BACKENDS[cell.backend].device
+    fixed = RUNTIMES[cell.backend].device
     return (
         options if fixed == "auto" or options.device != "auto" else replace(options, device=fixed)
     )

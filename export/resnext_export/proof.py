@@ -12,8 +12,8 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.errors import GateFailed
 from resnext.images.synthetic import seeded_pixels
-from resnext.runtimes import onnx_reference
-from resnext.verify.check import NODE_BY_NODE, batched, logits_dtype, opened
+from resnext.runtimes.registry import REFERENCE, RUNTIMES
+from resnext.verify.check import batched, logits_dtype, opened
 from resnext.verify.parity import compare, gate_for
 from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights
@@ -113,8 +113,8 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
     manifest = artifact.manifest
     gate = gate_for(manifest.numerics)
     worst, ratios = 0.0, []
-    if manifest.kind == "onnx" and manifest.precision in onnx_reference.NEEDED:
-        backend = NODE_BY_NODE
+    if manifest.kind == "onnx" and manifest.precision not in RUNTIMES["ort"].precisions:
+        backend = REFERENCE
     inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
     with opened(artifact, backend) as run:
         for size in expected.batches:
@@ -137,7 +137,7 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
             ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
     return CheckRecord(
         batches=expected.batches,
-        backend=onnx_reference.NAME if backend == NODE_BY_NODE else backend,
+        backend=backend,
         max_error=worst,
         tolerance=gate.max_error,
         error_ratio=max(ratios, default=None),

@@ -17,25 +17,6 @@ from resnext.errors import MissingRequirement, ResnextError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Names of every backend. resnext.runtimes.registry holds the registry itself, but importing it
-#: loads pydantic, which --help need not wait for; a test holds the two equal.
-BACKEND_NAMES = (
-    "torch",
-    "torch-folded",
-    "torch-compile",
-    "ort",
-    "ort-cpu",
-    "ort-cuda",
-    "ort-trt",
-    "ort-trt-rtx",
-    "openvino",
-    "trt",
-    "trt-rtx",
-    "pt2",
-)
-#: Backends that run an artifact.
-ARTIFACT_BACKENDS = tuple(name for name in BACKEND_NAMES if not name.startswith("torch"))
-
 #: Click settings of every command.
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from resnext.runtimes.registry import ARTIFACT_RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
-from .app import ARTIFACT_BACKENDS, SETTINGS, OneLineCommand, guarded
+from .app import SETTINGS, OneLineCommand, guarded
 from .options import chosen_weights, json_option, weights_options
 from .params import NameType
 
@@ -33,7 +34,7 @@ Examples:
 @click.option(
     "--backend",
     "backend_name",
-    type=NameType("backend", ("torch", *ARTIFACT_BACKENDS)),
+    type=NameType("backend", ("torch", *ARTIFACT_RUNTIMES)),
     metavar="NAME",
     help="Backend.  [default: torch for weights, else the artifact's natural one]",
 )
@@ -65,7 +66,7 @@ def main(
     import numpy as np
 
     from resnext.errors import SessionFailed, UsageError
-    from resnext.runtimes.registry import natural_backend, open_session
+    from resnext.runtimes.registry import natural_runtime, open_session
     from resnext.runtimes.session import Session
 
     check_writable(json_path)
@@ -86,14 +87,14 @@ def main(
             manifest.preprocessing_baked,
         )
         least, source = manifest.batch.min, manifest.weights.source
-        session = open_session(backend_name or natural_backend(artifact), artifact)
+        session = open_session(artifact, backend_name or natural_runtime(artifact))
     else:
         if backend_name not in (None, "torch"):
             raise UsageError(f"backend {backend_name!r} runs an exported artifact: give --artifact")
         weights = chosen_weights(model, spec, num_classes, input_size)
         preprocessing, names, baked = weights.preprocessing, weights.class_names, False
         least, source = 1, weights.source
-        session = open_session("torch", weights)
+        session = open_session(weights, "torch")
     if source.startswith("seeded"):
         click.echo("warning: seeded weights are not trained; these classes mean nothing", err=True)
     rows = []

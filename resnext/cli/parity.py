@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from resnext.runtimes.registry import ARTIFACT_RUNTIMES, REFERENCE
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
-from .app import ARTIFACT_BACKENDS, SETTINGS, OneLineCommand, guarded
+from .app import SETTINGS, OneLineCommand, guarded
 from .options import json_option
 from .params import NameType
-
-#: What ``--backend`` takes beside the runtimes.
-NODE_BY_NODE = "node-by-node"
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
@@ -28,7 +26,7 @@ Examples:
   resnext-parity --artifact out/ --backend ort-cuda --batch 64 --json parity.json
   resnext-parity --artifact engine/ --backend trt
   resnext-parity --artifact out/ --backend ort --weights moved/checkpoint.pth
-  resnext-parity --artifact fp8/ --backend node-by-node  no runtime here runs fp8
+  resnext-parity --artifact fp8/ --backend onnx-reference  no runtime here runs fp8
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
 
@@ -45,12 +43,12 @@ Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 @click.option(
     "--backend",
     "backend_name",
-    type=NameType("backend", (*ARTIFACT_BACKENDS, NODE_BY_NODE)),
+    type=NameType("backend", ARTIFACT_RUNTIMES),
     metavar="NAME",
     help=(
-        f"Runtime that runs the artifact: {', '.join(ARTIFACT_BACKENDS)}; or {NODE_BY_NODE}, which"
+        f"Runtime that runs the artifact: {', '.join(ARTIFACT_RUNTIMES)}. {REFERENCE}"
         " computes an ONNX file of any precision as ONNX defines it, without a GPU.  [default:"
-        f" ort, or the artifact's own; for bf16 and fp8 {NODE_BY_NODE}]"
+        f" ort, or the artifact's own; for bf16 and fp8 {REFERENCE}]"
     ),
 )
 @click.option(

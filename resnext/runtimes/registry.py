@@ -1,24 +1,33 @@
-"""One module for each runtime, and the registry that opens them by name.
+"""Every runtime by name, as plain data: what it is, what it runs, and where.
 
-A backend's name is what ``--backend`` takes. ``source`` says what it runs: the live PyTorch
-``model``, an ``onnx`` artifact, an engine, or a compiled package. A module is imported only when
-its backend is opened.
+Importing this loads no framework and no pydantic, so that help texts can be made of it. A runtime's
+folder is imported only when it is asked whether it can run (`resnext.runtimes.availability`) or
+opened (`open_session`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from resnext.artifact.files import Artifact
 from resnext.errors import MissingRequirement, UnknownName, UsageError, first_line
 from resnext.precision import LIVE, PRECISIONS, Precision
-from resnext.weights.spec import Weights
 
-from .session import Session
+if TYPE_CHECKING:
+    from resnext.artifact.files import Artifact
+    from resnext.findings import Finding
+    from resnext.weights.spec import Weights
+
+    from .session import Session
+
+Device = Literal["auto", "cpu", "cuda"]
+#: What a runtime runs: the live network, or artifacts of a manifest's kind.
+Format = Literal["weights", "onnx", "openvino", "trt", "trt-rtx", "pt2"]
+_BOTH: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -26,11 +35,11 @@ class SessionOptions:
     """What every backend understands.
 
     Attributes:
-        device: ``cpu``, ``cuda`` or ``auto`` (CUDA where the runtime has it).
+        device: ``cpu``, ``cuda`` or ``auto`` (CUDA if the runtime has it).
         threads: threads inside one operator on a CPU; None means one for each physical core.
         memory_format: ``nchw``, ``channels-last``, or ``auto``: whichever a short trial finds
             faster (for ``torch-folded``: channels-last).
-        cuda_graph: replay a CUDA graph where the runtime can.
+        cuda_graph: replay a CUDA graph if the runtime can.
         precision: of weights and activations, for a live model; an artifact has its own.
         merge_groups: input channels that each group of a live model's convolutions has at least;
             ``auto`` is whichever a short trial finds fastest, None leaves the groups alone.
@@ -44,33 +53,52 @@ class SessionOptions:
     merge_groups: int | Literal["auto"] | None = None
 
 
-class Opener(Protocol):
-    """What a backend's module offers under the name ``open_session``."""
+class Door(Protocol):
+    """What the module ``door`` of a runtime's folder offers."""
 
-    def __call__(self, subject: Any, options: SessionOptions, name: str) -> Session:
-        """Open ``subject``: `Weights` where the backend's source is the model, else an
-        `Artifact`.
+    def open_session(self, subject: Any, options: SessionOptions, name: str) -> Session:
+        """Open ``subject``: `Weights` for a live runtime, else an `Artifact`."""
+
+    def available(self, name: str, device: Device, *, given: bool) -> Finding | None:
+        """What keeps runtime ``name`` from running here on ``device``, or from making what it runs
+        unless that is given; None if nothing is known.
+
+        Raises:
+            MissingRequirement: the same, from a library's own check.
         """
 
 
 @dataclass(frozen=True)
-class Backend:
+class Runtime:
     """One way to run the network.
 
     Attributes:
-        module: the module under `resnext.runtimes` that opens it.
-        source: what it runs, and so what must be built first: the live model, or an artifact of
-            that format.
-        device: the only device it runs on, or ``auto``.
+        name: what ``--backend`` takes.
         about: one line for ``--help``.
+        module: the folder under `resnext.runtimes` whose ``door`` opens it.
+        package: the Python package that it needs.
+        formats: what it runs, the one that is built for it first.
+        devices: those that it can be asked for.
         precisions: that it can run, on some machine at least.
     """
 
-    module: str
-    source: Literal["model", "onnx", "trt", "trt-rtx", "pt2"]
-    device: Literal["auto", "cpu", "cuda"]
+    name: str
     about: str
+    module: str
+    package: str
+    formats: tuple[Format, ...]
+    devices: tuple[Literal["cpu", "cuda"], ...] = _BOTH
     precisions: tuple[Precision, ...] = tuple(PRECISIONS)
+
+    @property
+    def live(self) -> bool:
+        """Whether it runs the network from its weights, and no artifact."""
+        return "weights" in self.formats
+
+    @property
+    def device(self) -> Device:
+        """The only device that it runs on, or ``auto``."""
+        return self.devices[0] if len(self.devices) == 1 else "auto"
 
 
 #: ONNX Runtime rewrites float8 graphs wrongly, before any provider sees them.
@@ -81,148 +109,231 @@ _ORT_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 _ORT_CUDA: tuple[Precision, ...] = ("fp32", "fp16")
 
 
-#: Every backend that works, by name.
-BACKENDS: Mapping[str, Backend] = MappingProxyType(
-    {
-        "torch": Backend("pytorch.session", "model", "auto", "eager PyTorch", LIVE),
-        "torch-folded": Backend(
-            "pytorch.session",
-            "model",
-            "auto",
-            "eager PyTorch, batch norms folded, channels-last",
-            LIVE,
-        ),
-        "torch-compile": Backend(
-            "pytorch.session", "model", "auto", "torch.compile with Inductor", LIVE
-        ),
-        "ort": Backend(
-            "ort.door",
-            "onnx",
-            "auto",
-            "ONNX Runtime on the best device that it has here",
-            _ORT_CPU,
-        ),
-        "ort-cpu": Backend("ort.door", "onnx", "cpu", "ONNX Runtime, CPU provider", _ORT_CPU),
-        "ort-cuda": Backend("ort.door", "onnx", "cuda", "ONNX Runtime, CUDA provider", _ORT_CUDA),
-        "ort-trt": Backend(
-            "ort.door",
-            "onnx",
-            "cuda",
-            "ONNX Runtime, TensorRT provider (TensorRT 10)",
-            _NOT_FP8,
-        ),
-        "ort-trt-rtx": Backend(
-            "ort.door", "onnx", "cuda", "ONNX Runtime, TensorRT-RTX plugin provider", _NOT_FP8
-        ),
-        "openvino": Backend(
-            "openvino.session",
-            "onnx",
-            "cpu",
-            "OpenVINO on the CPU, from ONNX or from its own IR",
-            _NOT_FP8,
-        ),
-        "trt": Backend(
-            "trt.session", "trt", "cuda", "TensorRT, or TensorRT-RTX where only that is installed"
-        ),
-        "trt-rtx": Backend("trt.session", "trt-rtx", "cuda", "TensorRT-RTX"),
-        "pt2": Backend(
-            "pt2.session",
-            "pt2",
-            "auto",
-            "a package that AOTInductor compiled ahead of time",
-            ("fp32", "fp16"),
-        ),
-    }
+def table(*runtimes: Runtime) -> Mapping[str, Runtime]:
+    """``runtimes`` by name, in their order.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    named = {runtime.name: runtime for runtime in runtimes}
+    if len(named) != len(runtimes):
+        names = [runtime.name for runtime in runtimes]
+        raise ValueError(f"two runtimes have one name: {', '.join(names)}")
+    return MappingProxyType(named)
+
+
+#: The runtime that says what an ONNX file means, whatever others make of it.
+REFERENCE = "onnx-reference"
+#: Every runtime that works, by name.
+RUNTIMES: Mapping[str, Runtime] = table(
+    Runtime("torch", "eager PyTorch", "pytorch", "torch", ("weights",), _BOTH, LIVE),
+    Runtime(
+        "torch-folded",
+        "eager PyTorch, batch norms folded, channels-last",
+        "pytorch",
+        "torch",
+        ("weights",),
+        _BOTH,
+        LIVE,
+    ),
+    Runtime(
+        "torch-compile",
+        "torch.compile with Inductor",
+        "pytorch",
+        "torch",
+        ("weights",),
+        _BOTH,
+        LIVE,
+    ),
+    Runtime(
+        "ort",
+        "ONNX Runtime on the best device that it has here",
+        "ort",
+        "onnxruntime",
+        ("onnx",),
+        _BOTH,
+        _ORT_CPU,
+    ),
+    Runtime(
+        "ort-cpu",
+        "ONNX Runtime, CPU provider",
+        "ort",
+        "onnxruntime",
+        ("onnx",),
+        ("cpu",),
+        _ORT_CPU,
+    ),
+    Runtime(
+        "ort-cuda",
+        "ONNX Runtime, CUDA provider",
+        "ort",
+        "onnxruntime",
+        ("onnx",),
+        ("cuda",),
+        _ORT_CUDA,
+    ),
+    Runtime(
+        "ort-trt",
+        "ONNX Runtime, TensorRT provider (TensorRT 10)",
+        "ort",
+        "onnxruntime",
+        ("onnx",),
+        ("cuda",),
+        _NOT_FP8,
+    ),
+    Runtime(
+        "ort-trt-rtx",
+        "ONNX Runtime, TensorRT-RTX plugin provider",
+        "ort",
+        "onnxruntime",
+        ("onnx",),
+        ("cuda",),
+        _NOT_FP8,
+    ),
+    Runtime(
+        REFERENCE,
+        "the reference evaluator: each node as ONNX defines it, on the CPU; slow",
+        "onnx_reference",
+        "onnxruntime",
+        ("onnx",),
+        ("cpu",),
+    ),
+    Runtime(
+        "openvino",
+        "OpenVINO on the CPU, from ONNX or from its own IR",
+        "openvino",
+        "openvino",
+        ("onnx", "openvino"),
+        ("cpu",),
+        _NOT_FP8,
+    ),
+    Runtime(
+        "trt",
+        "TensorRT, or TensorRT-RTX if only that is installed",
+        "trt",
+        "torch",
+        ("trt", "trt-rtx"),
+        ("cuda",),
+    ),
+    Runtime("trt-rtx", "TensorRT-RTX", "trt", "torch", ("trt-rtx",), ("cuda",)),
+    Runtime(
+        "pt2",
+        "a package that AOTInductor compiled ahead of time",
+        "pt2",
+        "torch",
+        ("pt2",),
+        _BOTH,
+        ("fp32", "fp16"),
+    ),
+)
+#: Names of those that run an artifact.
+ARTIFACT_RUNTIMES: tuple[str, ...] = tuple(
+    name for name, runtime in RUNTIMES.items() if not runtime.live
 )
 
 
-def backend(name: str) -> Backend:
-    """The backend called ``name``.
+def runtime_named(name: str) -> Runtime:
+    """The runtime called ``name``.
 
     Raises:
         UnknownName: there is none; lists all and the nearest.
     """
     try:
-        return BACKENDS[name]
+        return RUNTIMES[name]
     except KeyError:
-        raise UnknownName("backend", name, BACKENDS) from None
+        raise UnknownName("backend", name, RUNTIMES) from None
 
 
 def open_session(
-    name: str, subject: Weights | Artifact, options: SessionOptions | None = None
+    subject: Weights | Artifact | Path | str,
+    runtime: str | None = None,
+    *,
+    options: SessionOptions | None = None,
+    **changes: Any,
 ) -> Session:
-    """Open ``subject`` on backend ``name``.
+    """Open the network, or an artifact of it, on a runtime.
 
     Args:
-        name: a key of `BACKENDS`.
-        subject: what the backend runs: `Weights` for a ``model`` backend, an `Artifact` for the
-            others.
-        options: device, threads, memory format, CUDA graphs.
+        subject: weights, an artifact, or a path: an artifact's folder or file, or a checkpoint
+            that says which network it is.
+        runtime: a key of `RUNTIMES`; None for the one that is natural for ``subject``.
+        options: device, threads, memory format, CUDA graphs, precision of a live network.
+        changes: fields of `SessionOptions`, for example ``device="cuda"``, over ``options``.
 
     Raises:
-        UnknownName: no such backend.
-        UsageError: the backend cannot run that subject, or not on the device asked for.
+        UnknownName: no such runtime.
+        UsageError: the runtime cannot run that subject, or not on the requested device.
         MissingRequirement: the machine lacks the device, or the environment the package.
+        BadInput: the path is neither an artifact nor a checkpoint.
     """
-    options = options or SessionOptions()
-    known = backend(name)
-    if (known.source == "model") != isinstance(subject, Weights):
-        runs = {"model": "weights", "onnx": "an ONNX artifact", "pt2": "a .pt2 package"}.get(
-            known.source, "an engine"
+    from resnext.artifact.files import Artifact, read_artifact
+    from resnext.weights.spec import Weights, load_weights
+
+    if isinstance(subject, str | Path):
+        path = Path(subject)
+        artifact = path.is_dir() or (path.parent / "manifest.json").is_file()
+        subject = read_artifact(path) if artifact else load_weights(str(subject))
+    options = replace(options or SessionOptions(), **changes)
+    if runtime is None:
+        runtime = "torch" if isinstance(subject, Weights) else natural_runtime(subject)
+    known = runtime_named(runtime)
+    if known.live != isinstance(subject, Weights):
+        runs = {"weights": "weights", "onnx": "an ONNX artifact", "pt2": "a .pt2 package"}.get(
+            known.formats[0], "an engine"
         )
-        raise UsageError(f"backend {name!r} runs {runs}")
+        raise UsageError(f"backend {runtime!r} runs {runs}")
     if isinstance(subject, Artifact):
-        check_subject(name, subject)
+        check_subject(runtime, subject)
     else:
-        check_precision(name, options.precision)
-    check_device(name, options.device)
-    if options.device == "cuda" or (known.device == "cuda" and known.source == "onnx"):
+        check_precision(runtime, options.precision)
+    check_device(runtime, options.device)
+    if options.device == "cuda" or (known.device == "cuda" and known.module == "ort"):
         require_cuda()
-    return load_backend(name)(subject, options, name)
+    return load_door(runtime).open_session(subject, options, runtime)
 
 
 def check_precision(name: str, precision: Precision) -> None:
-    """Check that backend ``name`` can run ``precision``.
+    """Check that runtime ``name`` can run ``precision``.
 
     Raises:
         UsageError: it never can; names those that can.
     """
-    if precision not in backend(name).precisions:
-        able = [other for other, known in BACKENDS.items() if precision in known.precisions]
+    if precision not in runtime_named(name).precisions:
+        able = [other for other, known in RUNTIMES.items() if precision in known.precisions]
         raise UsageError(
             f"backend {name!r} does not run {precision}; --backend {', '.join(able)} can"
         )
 
 
-def check_device(name: str, device: Literal["auto", "cpu", "cuda"]) -> None:
-    """Check that backend ``name`` is for ``device``, whether this machine has it or not.
+def check_device(name: str, device: Device) -> None:
+    """Check that runtime ``name`` is for ``device``, whether this machine has it or not.
 
     Raises:
         UsageError: it never runs there.
     """
-    known = backend(name)
+    known = runtime_named(name)
     if known.device != "auto" and device not in ("auto", known.device):
         raise UsageError(f"backend {name!r} runs on {known.device} only; drop --device {device}")
 
 
-def natural_backend(artifact: Artifact) -> str:
-    """The backend that runs ``artifact`` where none is named: its own, and ``ort`` for an ONNX file
+def natural_runtime(artifact: Artifact) -> str:
+    """The runtime that runs ``artifact`` if none is named: its own, and ``ort`` for an ONNX file
     if that can.
     """
     manifest = artifact.manifest
     if manifest.kind != "onnx":
         return manifest.kind
-    return "ort" if manifest.precision in BACKENDS["ort"].precisions else "openvino"
+    return "ort" if manifest.precision in RUNTIMES["ort"].precisions else "openvino"
 
 
 def check_subject(name: str, subject: Artifact) -> None:
-    """Check that backend ``name`` runs artifacts of the kind and precision of ``subject``.
+    """Check that runtime ``name`` runs artifacts of the kind and precision of ``subject``.
 
     Raises:
         UsageError: it never can; names what can.
     """
-    known, kind = backend(name), subject.manifest.kind
-    if kind in (known.source, name) or (known.source == "trt" and kind == "trt-rtx"):
+    known, kind = runtime_named(name), subject.manifest.kind
+    if kind in known.formats:
         check_precision(name, subject.manifest.precision)
         return
     other = ""
@@ -231,34 +342,35 @@ def check_subject(name: str, subject: Artifact) -> None:
     elif kind == "onnx":
         other = f"; build an engine of it: --format {name} --onnx {subject.directory}"
     raise UsageError(
-        f"backend {name!r} runs artifacts of kind {known.source}, and {subject.directory} is of"
+        f"backend {name!r} runs artifacts of kind {known.formats[0]}, and {subject.directory} is of"
         f" kind {kind}: use --backend {'ort' if kind == 'onnx' else kind}{other}"
     )
 
 
-def load_backend(name: str) -> Opener:
-    """Import the module of backend ``name``; returns what opens it.
+def load_door(name: str) -> Door:
+    """Import what opens runtime ``name``.
 
     Raises:
-        UnknownName: no such backend.
+        UnknownName: no such runtime.
         MissingRequirement: its package is not installed, or does not load.
     """
     try:
-        opener: Opener = import_module(f"resnext.runtimes.{backend(name).module}").open_session
+        door: Any = import_module(f"resnext.runtimes.{runtime_named(name).module}.door")
     except ModuleNotFoundError as exc:
         raise MissingRequirement(no_package(name, str(exc.name))) from exc
     except (ImportError, OSError) as exc:
         raise MissingRequirement(broken_package(name, exc)) from exc
-    return opener
+    opened: Door = door
+    return opened
 
 
 def no_package(name: str, package: str) -> str:
-    """What is said if a Python package that backend ``name`` needs is not installed."""
+    """What is said if a Python package that runtime ``name`` needs is not installed."""
     return f"backend {name!r} needs the Python package {package}: pip install {package}"
 
 
 def broken_package(name: str, error: Exception) -> str:
-    """What is said if a package of backend ``name`` is installed, and ``error`` came of importing
+    """What is said if a package of runtime ``name`` is installed, and ``error`` came of importing
     it.
     """
     return (

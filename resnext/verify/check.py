@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -16,16 +15,14 @@ from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.errors import BadArtifact, BadWeights, UnknownName, UsageError
 from resnext.images.synthetic import seeded_pixels
-from resnext.runtimes.onnx_reference import NEEDED, emulated_logits
+from resnext.runtimes import registry
 from resnext.runtimes.pt2.package import check_package_bytes
-from resnext.runtimes.registry import natural_backend, open_session
+from resnext.runtimes.registry import REFERENCE, open_session
 from resnext.weights.spec import Weights, load_weights
 
 from .parity import Parity, compare, gate_of
 from .reference import Reference
 
-#: The reference evaluator, among the names of runtimes.
-NODE_BY_NODE = "node-by-node"
 #: Runs one batch: images as the artifact takes them, to logits.
 Run: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
 #: Element type in which eager PyTorch computes each reference.
@@ -64,15 +61,10 @@ def opened(artifact: Artifact, runtime: str) -> Iterator[Run]:
 
     Args:
         artifact: what to run.
-        runtime: a name of the registry, or `NODE_BY_NODE`.
+        runtime: a name of the registry.
     """
-    manifest = artifact.manifest
-    if runtime == NODE_BY_NODE:
-        yield partial(emulated_logits, artifact)
-        return
-    with open_session(runtime, artifact) as session:
-        (images,), (logits,) = manifest.inputs, manifest.outputs
-        yield lambda batch: session.run({images.name: images.given(batch)})[logits.name]
+    with open_session(artifact, runtime) as session:
+        yield session
 
 
 def batched(run: Run, inputs: NDArray[Any], batch: int) -> NDArray[Any]:
@@ -82,7 +74,7 @@ def batched(run: Run, inputs: NDArray[Any], batch: int) -> NDArray[Any]:
 
 def logits_dtype(artifact: Artifact, runtime: str) -> str:
     """Element type of the logits that ``artifact`` gives on ``runtime``."""
-    return "float32" if runtime == NODE_BY_NODE else artifact.manifest.outputs[0].dtype
+    return "float32" if runtime == REFERENCE else artifact.manifest.outputs[0].dtype
 
 
 def check(
@@ -148,7 +140,7 @@ def check(
     with opened(artifact, runtime) as run:
         logits = batched(run, torch_says.inputs(manifest), batch)
     torch_says.refuse_if_useless(dtype)
-    graph = artifact if manifest.kind == "onnx" and runtime != NODE_BY_NODE else None
+    graph = artifact if manifest.kind == "onnx" and runtime != REFERENCE else None
     return compare(
         torch_says.logits(dtype),
         logits,
@@ -164,9 +156,9 @@ def natural_runtime(artifact: Artifact) -> str:
     its precision, else the reference evaluator.
     """
     manifest = artifact.manifest
-    if manifest.kind == "onnx" and manifest.precision in NEEDED:
-        return NODE_BY_NODE
-    return natural_backend(artifact)
+    if manifest.kind == "onnx" and manifest.precision not in registry.RUNTIMES["ort"].precisions:
+        return REFERENCE
+    return registry.natural_runtime(artifact)
 
 
 def _check_bytes(artifact: Artifact) -> None:

@@ -111,7 +111,7 @@ class Reference:
             return None
 
         def compute(missing: list[int]) -> NDArray[Any]:
-            from resnext.runtimes.onnx_reference import emulated_logits
+            from resnext.runtimes.onnx_reference.evaluator import emulated_logits
 
             return emulated_logits(graph, self.inputs(graph.manifest)[missing])
 

@@ -128,7 +128,7 @@ def test_digits_through_pytorch_are_right_on_353_of_359(
     digits: Weights, source: ImageSource, tmp_path: Path
 ) -> None:
     reference = reference_logits_for(digits, source, tmp_path)
-    with open_session("torch", digits, CPU) as session:
+    with open_session(digits, "torch", options=CPU) as session:
         found = measure_accuracy(
             session, source, reference, batch=50, baked=False, preprocessing=digits.preprocessing
         )
@@ -159,7 +159,7 @@ def test_digits_through_onnx_runtime_are_as_often_right(
     }.items():
         artifact = export_onnx(digits, tmp_path / name, **options)  # type: ignore[arg-type]  # of two kinds
         manifest = artifact.manifest
-        with open_session("ort-cpu", artifact, CPU) as session:
+        with open_session(artifact, "ort-cpu", options=CPU) as session:
             found = measure_accuracy(
                 session,
                 source,
@@ -360,7 +360,7 @@ def test_a_wrong_normalisation_of_the_candidate_is_caught(
     digits: Weights, source: ImageSource, reference: Logits
 ) -> None:
     wrong = digits.preprocessing.model_copy(update={"mean": (-0.7,)})
-    with open_session("torch", digits, CPU) as session:
+    with open_session(digits, "torch", options=CPU) as session:
         found = measure_accuracy(
             session, source, reference, batch=50, baked=False, preprocessing=wrong
         )
@@ -385,7 +385,7 @@ def test_weights_of_three_bits_are_caught(tmp_path: Path) -> None:
     weights = load_weights("fashion-mnist")
     source = source_for(weights, "fashion-mnist", limit=2000)
     reference = reference_logits_for(weights, source, tmp_path)
-    with open_session("torch", three_bits(weights), CPU) as session:
+    with open_session(three_bits(weights), "torch", options=CPU) as session:
         found = measure_accuracy(
             session, source, reference, batch=100, baked=False, preprocessing=weights.preprocessing
         )

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from resnext.machine.nvml import GpuState
-from resnext.runtimes.pytorch import session
+from resnext.runtimes.pytorch import door
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Session
 from resnext.testing import FakeSession
@@ -166,8 +166,8 @@ def real_or_fake(
     first.
     """
 
-    def opens(name: str, _subject: Any, options: SessionOptions) -> Session:
-        real = session.open_session(digits, options, "torch")
+    def opens(_subject: Any, name: str, options: SessionOptions) -> Session:
+        real = door.open_session(digits, options, "torch")
 
         class Whole(FakeSession):
             delivered = real.delivered
@@ -348,7 +348,7 @@ def test_a_second_signal_stops_at_once(
 def test_a_signal_while_opening_stops_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def opens(*_: Any) -> Session:
+    def opens(*_: Any, **__: Any) -> Session:
         signal.raise_signal(signal.SIGTERM)
         return FakeSession()
 

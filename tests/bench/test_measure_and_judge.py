@@ -18,6 +18,7 @@ import resnext_bench.run as bench_run
 from resnext.errors import MissingRequirement, SessionFailed
 from resnext.network.config import VARIANTS
 from resnext.network.layers import layers
+from resnext.runtimes.pytorch import door as torch_door
 from resnext.runtimes.pytorch import session as torch_session
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Delivered, DeliveredLayer, Session
@@ -142,7 +143,7 @@ def bench(
     def correct(images: NDArray[Any]) -> NDArray[Any]:
         return torch_session.reference_logits(digits, images).astype(np.float32)
 
-    def open_fake(_name: str, _subject: Any, _options: Any) -> Session:
+    def open_fake(*_: Any, **__: Any) -> Session:
         return session_class(lambda images: alter(correct(images)), (1, 8, 8), 10)
 
     monkeypatch.setattr(opening, "open_session", open_fake)
@@ -363,10 +364,10 @@ def test_a_wrong_first_row_is_no_yardstick_for_speed(
     monkeypatch.setattr("resnext_bench.checks.steady.MOST_ROUND_SPREAD", 9.0)
     plan = Plan((Cell("torch-compile", 2), Cell("torch", 2)), **QUICK)  # type: ignore[arg-type]  # mixed value types
 
-    def wrong_first(name: str, _subject: Any, options: Any) -> Session:
+    def wrong_first(_subject: Any, name: str, options: Any) -> Session:
         if name == "torch-compile":
             return FakeSession(lambda images: np.ones((len(images), 10), np.float32), (1, 8, 8), 10)
-        return torch_session.open_session(digits, options, "torch")
+        return torch_door.open_session(digits, options, "torch")
 
     monkeypatch.setattr(opening, "open_session", wrong_first)
     run = run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
@@ -379,10 +380,10 @@ def test_a_backend_that_cannot_open_has_its_row_with_the_reason_and_the_rest_goe
 ) -> None:
     from resnext.runtimes.registry import open_session as real
 
-    def no_gpu(name: str, subject: Any, options: Any) -> Session:
+    def no_gpu(subject: Any, name: str, options: Any) -> Session:
         if name == "torch-compile":
             raise MissingRequirement("no compiler here")
-        return real(name, subject, options)
+        return real(subject, name, options=options)
 
     monkeypatch.setattr(opening, "open_session", no_gpu)
     plan = Plan((Cell("torch-compile", 2), Cell("torch", 2)), **QUICK)  # type: ignore[arg-type]  # mixed value types
@@ -431,8 +432,8 @@ def test_the_reference_is_that_of_the_weights_and_not_of_the_backend(
 ) -> None:
     other = replace(digits, state_dict={k: v * 1.01 for k, v in digits.state_dict.items()})
 
-    def of_other_weights(_name: str, _subject: Any, options: Any) -> Session:
-        return torch_session.open_session(other, options, "torch")
+    def of_other_weights(_subject: Any, _name: str, options: Any) -> Session:
+        return torch_door.open_session(other, options, "torch")
 
     monkeypatch.setattr(opening, "open_session", of_other_weights)
     plan = Plan((Cell("torch", 2),), **QUICK)  # type: ignore[arg-type]  # mixed value types

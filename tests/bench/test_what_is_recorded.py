@@ -112,7 +112,7 @@ def run_on(
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr("resnext_bench.measure.time_device", time_device)
     monkeypatch.setattr("resnext_bench.measure.time_visit", time_host)
-    monkeypatch.setattr(opening, "open_session", lambda *_: session(None, (1, 8, 8), 10))
+    monkeypatch.setattr(opening, "open_session", lambda *_, **__: session(None, (1, 8, 8), 10))
     plan = Plan((Cell("torch", 1),), 1e-9, 3, 0.0)
     return run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
 
@@ -255,7 +255,7 @@ def test_versions_are_those_of_what_ran(
 def test_versions_are_asked_after_sessions_were_opened(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def opens(*_: Any) -> Session:
+    def opens(*_: Any, **__: Any) -> Session:
         monkeypatch.setitem(sys.modules, "openvino", module("of the module"))
         return FakeSession(None, (1, 8, 8), 10)
 

@@ -61,5 +61,7 @@ def reference(weights: Weights, images: Any) -> Any:
 @pytest.fixture(scope="session")
 def baseline(weights: Weights, images: Any) -> Any:
     """What eager PyTorch gives in fp16, on the GPU: what anybody would lose at that precision."""
-    with open_session("torch", weights, SessionOptions(device="cuda", precision="fp16")) as session:
+    with open_session(
+        weights, "torch", options=SessionOptions(device="cuda", precision="fp16")
+    ) as session:
         return session.run({"input": images[:COMPARED]})["logits"]

@@ -17,10 +17,10 @@ from resnext.artifact.files import Artifact
 from resnext.errors import ResnextError
 from resnext.precision import Precision
 from resnext.runtimes import tensor_session
-from resnext.runtimes.availability import obstacle
+from resnext.runtimes.availability import available
 from resnext.runtimes.ort.cuda import CudaProvider
 from resnext.runtimes.ort.session import OrtSession
-from resnext.runtimes.registry import BACKENDS, SessionOptions, open_session
+from resnext.runtimes.registry import RUNTIMES, SessionOptions, open_session
 from resnext.runtimes.session import Bound, Session
 from resnext.timing.clock import time_device, time_host
 from resnext.verify.delivered import delivered_share
@@ -29,15 +29,15 @@ from resnext.weights.spec import Weights
 from resnext_export.formats.onnx import export_onnx
 
 BATCHES = (1, 8, 64)
-NO_ORT_CUDA = obstacle("ort-cuda")
+NO_ORT_CUDA = available("ort-cuda")
 needs_ort_cuda = pytest.mark.skipif(NO_ORT_CUDA is not None, reason=str(NO_ORT_CUDA))
 ALL = ["torch", "torch-folded", "torch-compile", pytest.param("ort-cuda", marks=needs_ort_cuda)]
 EAGER = ["torch", "torch-folded", pytest.param("ort-cuda", marks=needs_ort_cuda)]
 
 
 def open_cuda(name: str, weights: Weights, artifact: Artifact, *, graph: bool = True) -> Session:
-    subject: Weights | Artifact = weights if BACKENDS[name].source == "model" else artifact
-    return open_session(name, subject, SessionOptions(device="cuda", cuda_graph=graph))
+    subject: Weights | Artifact = weights if RUNTIMES[name].live else artifact
+    return open_session(subject, name, options=SessionOptions(device="cuda", cuda_graph=graph))
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -105,7 +105,7 @@ def test_float32_is_not_tf32_whatever_the_process_was_told(
 ) -> None:
     with (
         torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True),
-        open_session("torch", weights, SessionOptions(device="cuda")) as session,
+        open_session(weights, "torch", options=SessionOptions(device="cuda")) as session,
     ):
         exact = compare(reference[:8], session.run({"input": images[:8]})["logits"]).max_error
         monkeypatch.setattr(
@@ -145,12 +145,10 @@ def test_float16_has_tensor_cores(
         sessions: dict[Precision, Session] = {}
         bounds: dict[Precision, Bound] = {}
         for precision in exported:
-            subject: Weights | Artifact = (
-                weights if BACKENDS[name].source == "model" else exported[precision]
-            )
+            subject: Weights | Artifact = weights if RUNTIMES[name].live else exported[precision]
             options = SessionOptions(device="cuda", precision=precision)
             session = sessions[precision] = stack.enter_context(
-                open_session(name, subject, options)
+                open_session(subject, name, options=options)
             )
             bound = bounds[precision] = session.bind({"input": images[:64]})
             if bound.cuda_stream is None:

@@ -26,7 +26,7 @@ from resnext.errors import EngineRefused, MissingRequirement, SessionFailed
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.cuda_driver import probe_driver
 from resnext.precision import QUANTIZED, Precision
-from resnext.runtimes.availability import obstacle
+from resnext.runtimes.availability import available
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Bound, Session
@@ -55,7 +55,7 @@ def why_not(kind: EngineKind) -> str:
     if FLAVOURS[kind].version is None and FLAVOURS["trt-rtx"].version is not None:
         return f"{FLAVOURS[kind].title} is not installed"  # `trt` would mean TensorRT-RTX
     if FLAVOURS[kind].version is None or probe_driver().problem is None:
-        return obstacle(kind) or ""
+        return str(available(kind) or "")
     return ""
 
 
@@ -145,7 +145,7 @@ def small() -> Weights:
 
 
 def opened(engine: Artifact, *, graph: bool = True) -> Session:
-    return open_session(engine.manifest.kind, engine, SessionOptions(cuda_graph=graph))
+    return open_session(engine, engine.manifest.kind, options=SessionOptions(cuda_graph=graph))
 
 
 def bound_logits(bound: Bound) -> Any:
@@ -454,7 +454,7 @@ weights = load_weights("digits")
 images = weights.preprocessing.normalise(seeded_pixels(weights.config, 8))
 parent = build_or_reuse(ExportRequest(), weights)
 built = build_or_reuse(ExportRequest(format=KIND, batch="1:8:8"), weights, parent.artifact)
-with open_session(KIND, built.artifact, SessionOptions()) as session:
+with open_session(built.artifact, KIND, options=SessionOptions()) as session:
     session.bind({"input": images})
     notes = dict(session.delivered().notes)
 print(json.dumps({"reused": [parent.reused, built.reused], "notes": notes}))

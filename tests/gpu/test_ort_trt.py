@@ -11,7 +11,7 @@ import pytest
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
-from resnext.runtimes.availability import obstacle
+from resnext.runtimes.availability import available
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights
@@ -22,8 +22,8 @@ BATCHES = (1, 8)
 
 @pytest.fixture(scope="module", params=["ort-trt", "ort-trt-rtx"])
 def name(request: pytest.FixtureRequest) -> str:
-    if reason := obstacle(request.param):
-        pytest.skip(reason)
+    if found := available(request.param):
+        pytest.skip(str(found))
     return str(request.param)
 
 
@@ -46,7 +46,7 @@ def limited(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artif
 def test_bound_and_host_runs_are_float64s(
     name: str, limited: Artifact, images: Any, reference: Any, baseline: Any
 ) -> None:
-    with open_session(name, limited, SessionOptions(cuda_graph=False)) as session:
+    with open_session(limited, name, options=SessionOptions(cuda_graph=False)) as session:
         for batch in BATCHES:
             bound = session.bind({"input": images[:batch]})
             bound.enqueue()
@@ -66,7 +66,7 @@ def test_bound_and_host_runs_are_float64s(
 def test_a_graph_replays_what_is_bound(
     name: str, limited: Artifact, images: Any, reference: Any, baseline: Any
 ) -> None:
-    with open_session(name, limited, SessionOptions(cuda_graph=True)) as session:
+    with open_session(limited, name, options=SessionOptions(cuda_graph=True)) as session:
         for rows in (slice(0, 8), slice(8, 16)):
             bound = session.bind({"input": images[rows]})
             assert bound.boundary == "graph"

@@ -46,7 +46,9 @@ def test_the_record_is_of_this_gpu_and_the_check_ran_on_it(package: Artifact) ->
 def test_bound_and_host_runs_are_float64s(
     batch: int, graph: bool, package: Artifact, images: Any, reference: Any
 ) -> None:
-    with open_session("pt2", package, SessionOptions(device="cuda", cuda_graph=graph)) as session:
+    with open_session(
+        package, "pt2", options=SessionOptions(device="cuda", cuda_graph=graph)
+    ) as session:
         bound = session.bind({"input": images[:batch]})
         assert bound.boundary == ("graph" if graph else "device")
         bound.enqueue()
@@ -60,7 +62,7 @@ def test_bound_and_host_runs_are_float64s(
 def test_binding_again_takes_the_new_input_and_batch(
     package: Artifact, images: Any, reference: Any
 ) -> None:
-    with open_session("pt2", package) as session:
+    with open_session(package, "pt2") as session:
         for rows in (slice(0, 8), slice(8, 16), slice(3, 4)):
             bound = session.bind({"input": images[rows]})
             bound.enqueue()
@@ -73,7 +75,7 @@ def test_binding_again_takes_the_new_input_and_batch(
 
 
 def test_everything_is_on_the_device_in_float32(package: Artifact) -> None:
-    with open_session("pt2", package) as session:
+    with open_session(package, "pt2") as session:
         assert session.bind({"input": np.zeros((1, 1, 8, 8), np.float32)}).cuda_stream
         delivered = session.delivered()
     heavy = [layer for layer in delivered.layers if layer.op in ("Conv", "Gemm")]
@@ -84,7 +86,7 @@ def test_everything_is_on_the_device_in_float32(package: Artifact) -> None:
 
 def test_it_is_not_run_on_the_processor_instead(package: Artifact) -> None:
     with pytest.raises(UsageError, match="compiled for cuda; drop --device cpu"):
-        open_session("pt2", package, SessionOptions(device="cpu"))
+        open_session(package, "pt2", options=SessionOptions(device="cpu"))
 
 
 def test_half_precision_with_preprocessing_inside_is_proven_on_the_gpu(tmp_path: Any) -> None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnext.cli.app import BACKEND_NAMES, SETTINGS, OneLineCommand, guarded, printable
+from resnext.cli.app import SETTINGS, OneLineCommand, guarded, printable
 from resnext.cli.options import json_option
 from resnext.cli.params import NameType
 from resnext.precision import NUMERICS
+from resnext.runtimes.registry import REFERENCE, RUNTIMES
 from resnext.storage import check_writable, write_text
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ An engine's or package's manifest is read before anything is loaded; --backend a
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--backend",
-    type=NameType("backend", BACKEND_NAMES),
+    type=NameType("backend", tuple(RUNTIMES)),
     metavar="NAME",
     help=(
         "Open the artifact on this backend and ask it.  [default: an engine's or package's"
@@ -75,17 +76,13 @@ def inspect(
     from resnext.errors import GateFailed, MissingRequirement, UsageError
     from resnext.runtimes.compatibility import machine_for, obstacles, remarks
     from resnext.runtimes.pt2.package import check_package_bytes
-    from resnext.runtimes.registry import backend as known_backend
+    from resnext.runtimes.registry import runtime_named
     from resnext.runtimes.trt.identity import check_engine_bytes
 
     artifact = read_artifact(path)
     check_engine_bytes(artifact)
     check_onnx_precision(artifact)
-    if (
-        backend is not None
-        and require_delivered is not None
-        and known_backend(backend).source == "model"
-    ):
+    if backend is not None and require_delivered is not None and runtime_named(backend).live:
         raise UsageError(
             f"{backend} runs the live model and does not look at the file; drop --require-delivered"
         )
@@ -167,22 +164,22 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
     from resnext.runtimes.registry import (
         SessionOptions,
         check_subject,
-        natural_backend,
+        natural_runtime,
         open_session,
+        runtime_named,
     )
-    from resnext.runtimes.registry import backend as known_backend
     from resnext.runtimes.session import Delivered as Unasked
     from resnext.verify.check import artifact_weights
 
-    name = backend or natural_backend(artifact)
-    if backend is None and artifact.manifest.precision not in known_backend(name).precisions:
+    name = backend or natural_runtime(artifact)
+    if backend is None and artifact.manifest.precision not in runtime_named(name).precisions:
         return (
             Unasked("nowhere", ()),
             f"not asked: {name} does not run {artifact.manifest.precision}",
         )
     subject: Any = artifact
     precision = artifact.manifest.precision
-    live = known_backend(name).source == "model"
+    live = runtime_named(name).live
     if not live:
         check_subject(name, artifact)
     require(name, given=True)
@@ -190,7 +187,7 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
         subject = artifact_weights(artifact)
     with (
         working(f"asking {name}"),
-        open_session(name, subject, SessionOptions(precision=precision)) as session,
+        open_session(subject, name, options=SessionOptions(precision=precision)) as session,
     ):
         if record is not None or name.startswith("torch"):
             _bind_smallest(artifact, session, live_model=record is None)
@@ -263,18 +260,20 @@ def backends_here(manifest: Manifest, found: tuple[Obstacle, ...]) -> dict[str, 
 
     Of an ONNX file those are named that run the file itself; an engine is another artifact.
     """
-    from resnext.runtimes.availability import obstacle
-    from resnext.runtimes.registry import BACKENDS
+    from resnext.runtimes.availability import available
 
     able = [
         name
-        for name, known in BACKENDS.items()
-        if (known.source == manifest.kind or name == manifest.kind)
-        and name != "ort"  # an alias
+        for name, known in RUNTIMES.items()
+        if manifest.kind in (known.formats[0], name)
+        and name not in ("ort", REFERENCE)  # an alias, and one that runs everything
         and manifest.precision in known.precisions
     ]
     # What keeps an engine or package from loading keeps it from running on any of them.
-    return {name: found[0].reason if found else obstacle(name, given=True) for name in able}
+    if found:
+        return dict.fromkeys(able, found[0].reason)
+    answers = {name: available(name, given=True) for name in able}
+    return {name: None if answer is None else str(answer) for name, answer in answers.items()}
 
 
 def _say_backends(manifest: Manifest) -> None:

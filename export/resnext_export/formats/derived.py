@@ -27,7 +27,7 @@ from resnext.errors import BadInput, GateFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import HALVES, PRECISIONS, QUANTIZED, Precision
 from resnext.progress import working
-from resnext.runtimes.onnx_reference import node_by_node
+from resnext.runtimes.onnx_reference.evaluator import node_by_node
 from resnext_export import proof
 from resnext_export.calibration_images import calibration_images
 from resnext_export.derivation import counted

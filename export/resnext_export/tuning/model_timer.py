@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from resnext.errors import BadInput, MissingRequirement, ResnextError, SessionFailed, SilentFallback
-from resnext.runtimes.registry import SessionOptions, load_backend
+from resnext.runtimes.registry import SessionOptions, load_door
 from resnext.timing.clock import iterations_for, time_visit
 
 Runtime = Literal["ort", "openvino"]
@@ -49,7 +49,7 @@ def model_timer(
         SilentFallback: the runtime uses fewer threads than requested.
         SessionFailed: the runtime refuses the model or fails while running it.
     """
-    load_backend(runtime)  # says what is not installed
+    load_door(runtime)  # says what is not installed
     feeds = _feeds(proto, batch)
     with _translated(runtime):
         run = RUNNERS[runtime](proto, feeds, threads)

@@ -30,7 +30,6 @@ from resnext.errors import (
     MissingRequirement,
     SessionFailed,
     SilentFallback,
-    UsageError,
 )
 from resnext.network.layers import module_of
 from resnext.precision import PRECISIONS
@@ -97,26 +96,6 @@ _HEAVY = {"Convolution": "Conv", "FullyConnected": "Gemm", "MatMul": "Gemm"}
 _PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
 #: Layers that compute nothing.
 _IDLE = ("Const", "Input", "Output")
-
-
-def open_session(subject: Artifact, options: SessionOptions, name: str) -> OpenvinoSession:
-    """Open an ONNX artifact or a packed IR.
-
-    Raises:
-        UsageError: CUDA was asked for, or the artifact is an engine.
-        MissingRequirement: this build of OpenVINO cannot use the processor.
-        SilentFallback: OpenVINO computes in another precision than the artifact's.
-        BadArtifact: the file cannot be read, or does not agree with its manifest.
-    """
-    if options.device == "cuda":
-        raise UsageError(f"backend {name!r} runs on cpu only; drop --device cuda")
-    if subject.manifest.kind not in _READERS:
-        raise UsageError(
-            f"backend {name!r} runs artifacts of kind {' or '.join(_READERS)}, and"
-            f" {subject.directory} is of kind {subject.manifest.kind}; use --backend"
-            f" {subject.manifest.kind}"
-        )
-    return OpenvinoSession(subject, options, name)
 
 
 class OpenvinoSession(Session):

@@ -9,25 +9,26 @@ import sys
 import numpy as np
 import onnxruntime as ort
 
+from resnext.findings import Finding
 from resnext.machine.cuda_driver import probe_driver
 
 _PROVIDER = "CUDAExecutionProvider"
 
 
-def cuda_obstacle() -> str | None:
-    """Why this ONNX Runtime cannot use the machine's CUDA device, with what to do; None if it
-    can.
-    """
+def cuda_obstacle() -> Finding | None:
+    """Why this ONNX Runtime cannot use the machine's CUDA device; None if it can."""
     if _PROVIDER not in ort.get_available_providers():
-        return (
-            f"this onnxruntime ({ort.__version__}) has no CUDA provider: pip uninstall onnxruntime,"
-            " pip install onnxruntime-gpu"
+        return Finding(
+            "no-ort-cuda",
+            f"this onnxruntime ({ort.__version__}) has no CUDA provider",
+            "pip uninstall onnxruntime, pip install onnxruntime-gpu",
         )
     if not cuda_works():
-        return (
+        return Finding(
+            "no-ort-cuda",
             f"onnxruntime {ort.__version__} cannot use CUDA here: it needs cuBLAS and cuDNN of the"
-            " CUDA version that it was built for; pip install 'onnxruntime-gpu[cuda,cudnn]', or a"
-            " torch build of that CUDA version"
+            " CUDA version that it was built for",
+            "pip install 'onnxruntime-gpu[cuda,cudnn]', or a torch build of that CUDA version",
         )
     return None
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from resnext.artifact.files import Artifact
 from resnext.errors import MissingRequirement
+from resnext.findings import Finding
 from resnext.machine.cuda_driver import probe_driver
-from resnext.runtimes.registry import BACKENDS, SessionOptions, check_precision
+from resnext.runtimes.registry import (
+    RUNTIMES,
+    Device,
+    SessionOptions,
+    check_precision,
+    require_cuda,
+)
 
 from . import cuda_probe, libraries, products
 from .cpu import CpuProvider
 from .cuda import CudaProvider
 from .provider import Provider
 from .session import OrtSession
-from .tensorrt import TensorrtProvider
+from .trt_provider import TensorrtProvider
 
 
 def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSession:
@@ -30,17 +37,32 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSe
     device, precision = options.device, subject.manifest.precision
     device = {"ort-cpu": "cpu", "ort-cuda": "cuda"}.get(name, device)  # type: ignore[assignment]
     if device == "auto":
-        runs = precision in BACKENDS["ort-cuda"].precisions and cuda_probe.cuda_works()
+        runs = precision in RUNTIMES["ort-cuda"].precisions and cuda_probe.cuda_works()
         device = "cuda" if runs else "cpu"
     check_precision(f"ort-{device}", precision)
     provider: Provider
     if device == "cpu":
         provider = CpuProvider(subject, options, name)
     else:
-        if reason := cuda_probe.cuda_obstacle():
-            raise MissingRequirement(reason)
+        if found := cuda_probe.cuda_obstacle():
+            raise MissingRequirement(found.message, hint=found.hint)
         provider = CudaProvider(subject, options, name)
     return OrtSession(provider)
+
+
+def available(name: str, device: Device, *, given: bool) -> Finding | None:
+    """What ONNX Runtime's provider lacks here."""
+    del given  # an engine is built when it is opened
+    if name in ("ort", "ort-cpu") and device != "cuda":
+        return None
+    require_cuda()
+    if name == "ort-trt":
+        libraries.load_tensorrt10()
+    elif name == "ort-trt-rtx":
+        libraries.plugin_device(probe_driver())
+    else:
+        return cuda_probe.cuda_obstacle()
+    return None
 
 
 def _product(name: str) -> products.Product:

@@ -11,37 +11,12 @@ import torch
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.records import PackageRecord
-from resnext.errors import BadArtifact, BadInput, UsageError, first_line
-from resnext.runtimes.buffers import CudaMemory, DeviceMemory, HostMemory
+from resnext.errors import BadArtifact, BadInput, first_line
+from resnext.runtimes.buffers import DeviceMemory
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Delivered
 from resnext.runtimes.tensor_session import TensorSession
 from resnext.verify.delivered import delivered_from_package
-
-from .package import check_manifest, read_package
-from .record import refuse_if_not_loadable, this_host
-
-
-def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Session:
-    """Open a package.
-
-    Raises:
-        UsageError: it runs on another device than was asked for.
-        BadArtifact: it is damaged, or it and its manifest do not agree.
-        MissingRequirement: it was compiled for another machine or PyTorch; says for which.
-    """
-    package = read_package(subject.path)
-    record = package.record
-    check_manifest(subject, package)
-    if options.device not in ("auto", record.device):
-        raise UsageError(
-            f"{subject.path} was compiled for {record.device}; drop --device {options.device}, or"
-            " export it for that"
-        )
-    refuse_if_not_loadable(record, this_host())
-    return Pt2Session(
-        subject, options, name, record, CudaMemory() if record.device == "cuda" else HostMemory()
-    )
 
 
 class Pt2Session(TensorSession):

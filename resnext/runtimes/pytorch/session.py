@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnext.artifact.specs import TensorSpec
-from resnext.errors import MissingRequirement, SilentFallback
+from resnext.errors import SilentFallback
 from resnext.network.config import ResNeXtConfig
 from resnext.network.forms import fold_batch_norms, merge_model_groups, merged_macs
 from resnext.precision import PRECISIONS
-from resnext.runtimes.buffers import CudaMemory, DeviceMemory, HostMemory, torch_dtype
+from resnext.runtimes.buffers import DeviceMemory, torch_dtype
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, DeliveredLayer
 from resnext.runtimes.tensor_session import WARM_RUNS, TensorSession
@@ -42,25 +42,6 @@ _WORTHWHILE = 0.97
 _WIDTHS = (8, 16, 32, 64, 128)
 _RECOMPILE_LIMIT = 1024
 _OPS = {"conv2d": "Conv", "linear": "Gemm", "Conv2d": "Conv", "Linear": "Gemm"}
-
-
-def open_session(subject: Weights, options: SessionOptions, name: str) -> TorchSession:
-    """Open eager PyTorch (``torch``), the same with batch norms folded (``torch-folded``), or
-    Inductor's code.
-
-    Raises:
-        MissingRequirement: no CUDA device, or a PyTorch build without CUDA, though CUDA was asked
-            for.
-    """
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MissingRequirement(
-            f"PyTorch {torch.__version__} cannot use this machine's CUDA device; install a CUDA"
-            " build of torch (pytorch.org, Get Started), or use --device cpu"
-        )
-    return TorchSession(subject, options, name, CudaMemory() if device == "cuda" else HostMemory())
 
 
 def reference_logits(

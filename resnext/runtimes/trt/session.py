@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from resnext.artifact.files import Artifact
 from resnext.artifact.identity import different_tensors, refuse_different
 from resnext.artifact.specs import TensorSpec
-from resnext.errors import BadArtifact, BadInput, SessionFailed, UsageError
-from resnext.runtimes.buffers import CudaMemory, DeviceMemory
-from resnext.runtimes.compatibility import refuse_if_not_loadable, this_machine
+from resnext.errors import BadArtifact, BadInput, SessionFailed
+from resnext.runtimes.buffers import DeviceMemory
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Delivered, Session
 from resnext.runtimes.tensor_session import Translated
@@ -29,7 +28,7 @@ from .execution import Execution, TrtBound
 from .identity import NAMED_FACTS, engine_name
 from .kernel_cache import KernelCache
 from .layers import layers_from_inspector
-from .library import Flavour, driver_or_refuse, flavour_of
+from .library import Flavour
 from .log import captured
 
 #: Names of element types, by the library's. Its own ``nptype`` raises for bfloat16, which NumPy
@@ -46,28 +45,6 @@ DTYPES: Mapping[str, str] = MappingProxyType(
         "BOOL": "bool",
     }
 )
-
-
-def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSession:
-    """Open an engine.
-
-    Raises:
-        UsageError: the artifact is no engine, or not of the library that was asked for by name.
-        MissingRequirement: no GPU, driver or library, or not those that the engine was built for;
-            says what to do.
-        BadArtifact: the engine and its manifest do not agree.
-        SessionFailed: the library cannot load it.
-    """
-    manifest = subject.manifest
-    if manifest.engine is None or (name == "trt-rtx" and manifest.kind != name):
-        raise UsageError(
-            f"backend {name!r} runs an engine, and {subject.directory} is of kind {manifest.kind}; "
-            f"build one: resnext-export --format {name} --onnx {subject.directory}"
-        )
-    flavour = flavour_of(manifest.engine.library)
-    driver_or_refuse(flavour)
-    refuse_if_not_loadable(manifest, this_machine(flavour))
-    return TrtSession(subject, options, name, flavour, flavour.load(), CudaMemory())
 
 
 class TrtSession(Session):

@@ -16,7 +16,7 @@ from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.compatibility import machine_for, obstacles
 from resnext.runtimes.pt2.package import check_package_bytes
-from resnext.runtimes.registry import natural_backend, open_session
+from resnext.runtimes.registry import natural_runtime, open_session
 from resnext.runtimes.trt.identity import check_engine_bytes
 from resnext.weights.spec import load_weights
 
@@ -44,9 +44,9 @@ def test_an_earlier_artifact_computes_the_same_function(name: str) -> None:
     check_package_bytes(artifact)
     weights = load_weights(str(EARLIER / "tiny.safetensors"))
     images = weights.preprocessing.normalise(seeded_pixels(weights.config, 2, seed=0))
-    with open_session("torch", weights) as session:
+    with open_session(weights, "torch") as session:
         expected = session.run({session.inputs[0].name: images})[session.outputs[0].name]
-    with open_session(natural_backend(artifact), artifact) as session:
+    with open_session(artifact, natural_runtime(artifact)) as session:
         logits = session.run({session.inputs[0].name: images})[session.outputs[0].name]
     assert np.abs(logits - expected).max() <= RUNNABLE[name] * np.sqrt(np.mean(expected**2))
 

@@ -17,9 +17,9 @@ from resnext.artifact.manifest import BatchRange
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, MissingRequirement, UsageError
 from resnext.network.config import variant
+from resnext.runtimes.pt2.door import open_session
 from resnext.runtimes.pt2.package import read_package
 from resnext.runtimes.pt2.record import obstacles, this_host
-from resnext.runtimes.pt2.session import open_session
 from resnext.runtimes.registry import SessionOptions
 from resnext.weights.spec import Weights, load_weights
 

@@ -19,6 +19,7 @@ from resnext.cli.options import chosen_weights
 from resnext.cli.parity import main as parity
 from resnext.errors import ResnextError
 from resnext.network.config import VARIANTS
+from resnext.runtimes.registry import ARTIFACT_RUNTIMES, RUNTIMES
 from resnext_bench.cli import main as bench
 from resnext_export.cli.export import main as export
 
@@ -134,14 +135,10 @@ def test_the_version_is_told(command: str) -> None:
 
 
 def test_names_of_backends_are_those_of_the_registry() -> None:
-    from resnext.cli.app import ARTIFACT_BACKENDS, BACKEND_NAMES
-    from resnext.runtimes.registry import BACKENDS
-
-    assert tuple(BACKENDS) == BACKEND_NAMES
-    assert (
-        tuple(name for name, backend in BACKENDS.items() if backend.source != "model")
-        == ARTIFACT_BACKENDS
-    )
+    for command, known in (("resnext-bench", RUNTIMES), ("resnext-parity", ARTIFACT_RUNTIMES)):
+        done = call(command, "--artifact", "x", "--backend", "nothing")
+        assert ", ".join(known) in done.stderr, command
+        assert ("torch-folded" in done.stderr) == (known is RUNTIMES)
 
 
 # ---- errors

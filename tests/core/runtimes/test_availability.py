@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnxruntime as ort
 import pytest
@@ -18,15 +19,17 @@ from click.testing import CliRunner
 
 from fakes.package import fake_package
 from resnext.artifact.files import Artifact
+from resnext.artifact.manifest import Manifest
 from resnext.errors import MissingRequirement, UnknownName, UsageError
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
+from resnext.precision import PRECISIONS
 from resnext.runtimes import availability, compatibility
-from resnext.runtimes.availability import MAKING, OBSTACLES, available_backends, obstacle, require
+from resnext.runtimes.availability import available, available_runtimes, require
 from resnext.runtimes.ort import cuda_probe, libraries
 from resnext.runtimes.pt2 import toolchain
 from resnext.runtimes.pt2.record import this_host
-from resnext.runtimes.registry import BACKENDS
+from resnext.runtimes.registry import RUNTIMES, load_door, table
 from resnext.runtimes.trt import library
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.cases import Variant
@@ -90,11 +93,37 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return make
 
 
-def test_every_backend_has_its_question() -> None:
-    assert OBSTACLES.keys() == BACKENDS.keys()
-    assert MAKING.keys() == {
-        name for name, known in BACKENDS.items() if known.source in ("trt", "trt-rtx", "pt2")
-    }
+def test_every_runtime_is_complete(plant: Callable[..., None]) -> None:
+    kinds = get_args(Manifest.model_fields["kind"].annotation)
+    plant()
+    for name, known in RUNTIMES.items():
+        assert known.name == name
+        assert known.about
+        assert known.devices
+        assert set(known.formats) <= {"weights", *kinds}
+        assert set(known.precisions) <= set(PRECISIONS)
+        door = load_door(name)
+        assert callable(door.open_session)
+        answer = door.available(name, "auto", given=True)
+        assert answer is None or answer.message
+    assert {kind for known in RUNTIMES.values() for kind in known.formats} == {"weights", *kinds}
+
+
+def test_two_runtimes_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two runtimes have one name"):
+        table(RUNTIMES["torch"], RUNTIMES["ort"], RUNTIMES["torch"])
+
+
+def test_names_are_there_without_a_framework() -> None:
+    script = (
+        "import sys\nfrom resnext.runtimes.registry import RUNTIMES\n"
+        "heavy = {'pydantic', 'numpy', 'torch', 'onnxruntime', 'openvino', 'click'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[]\n", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -110,7 +139,7 @@ def test_every_backend_has_its_question() -> None:
         (("onnxruntime",), "ort", "auto", "pip install onnxruntime"),
         ((), "ort-cpu", "cuda", "runs on cpu only; drop --device cuda"),
         (("driver",), "ort-cuda", "auto", "no CUDA device"),
-        (("provider",), "ort-cuda", "cuda", "has no CUDA provider: pip uninstall onnxruntime"),
+        (("provider",), "ort-cuda", "cuda", "has no CUDA provider; pip uninstall onnxruntime"),
         (("cudnn",), "ort-cuda", "cuda", "needs cuBLAS and cuDNN"),
         ((), "ort-cuda", "cpu", "runs on cuda only; drop --device cpu"),
         (("trt10",), "ort-trt", "auto", "the library"),
@@ -129,22 +158,22 @@ def test_what_is_missing_is_named_with_what_to_do(
     lacking: tuple[str, ...], name: str, device: Any, said: str | None, plant: Callable[..., None]
 ) -> None:
     plant(*lacking)
-    found = obstacle(name, device)
+    found = available(name, device)
     assert (found is None) == (said is None), found
     assert said is None or said in str(found)
 
 
 def test_unknown_backends_are_refused() -> None:
     with pytest.raises(UnknownName):
-        obstacle("torch-compiled")
+        available("torch-compiled")
 
 
 def test_a_package_whose_import_fails_is_named(
     monkeypatch: pytest.MonkeyPatch, plant: Callable[..., None]
 ) -> None:
     plant()
-    monkeypatch.setitem(sys.modules, "resnext.runtimes.ort.cuda_probe", None)
-    assert "needs the Python package" in str(obstacle("ort-cuda"))
+    monkeypatch.setitem(sys.modules, "resnext.runtimes.ort.door", None)
+    assert "needs the Python package" in str(available("ort-cuda"))
 
 
 @pytest.mark.parametrize("name", ["ort-cpu", "ort-cuda", "openvino"])
@@ -153,9 +182,7 @@ def test_a_package_that_is_installed_and_broken_is_an_obstacle_and_no_crash(
 ) -> None:
     plant()
     real = importlib.import_module
-    modules = [
-        f"resnext.runtimes.{name}" for name in ("ort.door", "ort.cuda_probe", "openvino.session")
-    ]
+    modules = [f"resnext.runtimes.{name}" for name in ("ort.door", "openvino.door")]
 
     class Broken:
         """What a shared library that is missing comes to, whoever imports the module that needs
@@ -171,8 +198,8 @@ def test_a_package_that_is_installed_and_broken_is_an_obstacle_and_no_crash(
         package, _, last = module.rpartition(".")
         monkeypatch.delitem(sys.modules, module, raising=False)
         monkeypatch.delattr(real(package), last, raising=False)
-    assert "does not load: libplanted.so.9" in str(obstacle(name))
-    assert name not in available_backends()
+    assert "does not load: libplanted.so.9" in str(available(name))
+    assert name not in available_runtimes()
 
 
 @pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
@@ -181,9 +208,9 @@ def test_a_compiler_that_a_variable_names_will_do(
 ) -> None:
     plant()
     monkeypatch.setattr(shutil, "which", lambda name: name if name == "/opt/compiler-18" else None)
-    assert f"set {variable}" in str(obstacle("torch-compile", device))
+    assert f"set {variable}" in str(available("torch-compile", device))
     monkeypatch.setenv(variable, "/opt/compiler-18")
-    assert obstacle("torch-compile", device) is None
+    assert available("torch-compile", device) is None
 
 
 def test_a_device_that_a_backend_never_runs_on_stays_an_error_of_the_call(
@@ -203,10 +230,10 @@ def test_what_is_given_does_not_have_to_be_made(
     plant(
         *lacking
     )  # TensorRT-RTX builds for an H100 only if it is told so, and such an engine runs
-    assert obstacle(name) is not None
-    assert obstacle(name, given=True) is None
+    assert available(name) is not None
+    assert available(name, given=True) is None
     plant("driver", "rtx", "trt")
-    assert (obstacle(name, given=True) is None) == (name == "pt2")
+    assert (available(name, given=True) is None) == (name == "pt2")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +256,7 @@ def test_all_means_those_without_an_obstacle_and_no_alias(
     lacking: tuple[str, ...], device: Any, names: str, plant: Callable[..., None]
 ) -> None:
     plant(*lacking)
-    assert available_backends(device) == tuple(names.split())
+    assert available_runtimes(device) == tuple(names.split())
 
 
 @pytest.mark.parametrize("name", ["ort-cuda", "ort-trt", "openvino", "trt", "pt2"])
@@ -245,7 +272,7 @@ def test_the_benchmark_exports_nothing_for_a_backend_that_cannot_run(
         monkeypatch.setattr(store, maker, exported)
     run = run_benchmark(weights, Plan((Cell(name, 1),), duration_s=0.01, warmup_s=0))
     assert (run.rows[0].status, run.rows[0].exit_code) == ("failed", 3)
-    assert run.rows[0].reasons == (obstacle(name),)
+    assert run.rows[0].reasons == (str(available(name)),)
 
 
 def test_a_package_that_is_given_needs_no_compiler(

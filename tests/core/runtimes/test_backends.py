@@ -31,12 +31,12 @@ from resnext.errors import (
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
-from resnext.runtimes.availability import available_backends
+from resnext.runtimes.availability import available_runtimes
 from resnext.runtimes.ort import cuda_probe
 from resnext.runtimes.pt2 import toolchain
 from resnext.runtimes.pytorch import session as torch_session
 from resnext.runtimes.pytorch.session import reference_logits
-from resnext.runtimes.registry import BACKENDS, SessionOptions, natural_backend, open_session
+from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime, open_session
 from resnext.runtimes.session import Session
 from resnext.runtimes.trt import library
 from resnext.runtimes.trt.library import FLAVOURS
@@ -79,7 +79,7 @@ def open_here(
 ) -> Session:
     if name == "torch-compile" and options is CPU:
         options = ONE_LAYOUT
-    return open_session(name, weights if BACKENDS[name].source == "model" else artifact, options)
+    return open_session(weights if RUNTIMES[name].live else artifact, name, options=options)
 
 
 @pytest.mark.parametrize("name", HERE)
@@ -149,7 +149,7 @@ def test_a_wrong_input_says_what_was_got_and_wanted(
 
 def test_a_wrong_input_name_is_refused(artifact: Artifact, images: Any) -> None:
     with (
-        open_session("ort-cpu", artifact) as session,
+        open_session(artifact, "ort-cpu") as session,
         pytest.raises(BadInput, match=r"named \['input'\], got"),
     ):
         session.run({"image": images})
@@ -170,7 +170,7 @@ def test_every_convolution_and_product_is_reported_delivered(
 @pytest.mark.slow
 @needs_compiler
 def test_torch_compile_gets_the_whole_network_as_one_graph(weights: Weights, images: Any) -> None:
-    with open_session("torch-compile", weights, ONE_LAYOUT) as session:
+    with open_session(weights, "torch-compile", options=ONE_LAYOUT) as session:
         session.bind({"input": images})
         delivered = session.delivered()
         assert delivered.notes["graphs"] == "1"
@@ -188,11 +188,11 @@ def test_a_network_that_pytorch_ran_eagerly_is_not_passed_off_as_compiled(
     monkeypatch.setattr(torch_session, "_RECOMPILE_LIMIT", 1)
     with (
         torch._dynamo.config.patch(recompile_limit=1),
-        open_session("torch-compile", weights, ONE_LAYOUT) as first,
+        open_session(weights, "torch-compile", options=ONE_LAYOUT) as first,
     ):
         first.bind({"input": images[:2]})
         with (
-            open_session("torch-compile", weights, ONE_LAYOUT) as second,
+            open_session(weights, "torch-compile", options=ONE_LAYOUT) as second,
             pytest.raises((SilentFallback, SessionFailed)),
         ):
             second.bind({"input": images[:3]})
@@ -208,7 +208,9 @@ def test_more_compiled_sessions_than_pytorchs_own_limit_are_all_compiled(
     limit = 2  # instead of PyTorch's 8, for the time that a compilation takes
     with torch._dynamo.config.patch(recompile_limit=limit), contextlib.ExitStack() as stack:
         for batch in range(1, limit + 2):
-            session = stack.enter_context(open_session("torch-compile", weights, ONE_LAYOUT))
+            session = stack.enter_context(
+                open_session(weights, "torch-compile", options=ONE_LAYOUT)
+            )
             session.bind({"input": images[:batch]})
             assert session.delivered().notes["graphs"] == "1"
     torch.compiler.reset()
@@ -217,7 +219,9 @@ def test_more_compiled_sessions_than_pytorchs_own_limit_are_all_compiled(
 def test_precision_is_that_asked_for_inside_and_float32_outside(
     weights: Weights, images: Any
 ) -> None:
-    with open_session("torch", weights, SessionOptions(device="cpu", precision="fp16")) as session:
+    with open_session(
+        weights, "torch", options=SessionOptions(device="cpu", precision="fp16")
+    ) as session:
         logits = session.run({"input": images})["logits"]
         assert session.delivered().share("float16") == 1.0
     assert logits.dtype == np.float32
@@ -229,7 +233,7 @@ def test_precision_is_that_asked_for_inside_and_float32_outside(
 
 
 def test_memory_format_is_chosen_by_a_trial_and_told(weights: Weights, images: Any) -> None:
-    with open_session("torch", weights, CPU) as session:
+    with open_session(weights, "torch", options=CPU) as session:
         session.bind({"input": images})
         notes = session.delivered().notes
     trials = {
@@ -251,7 +255,7 @@ def test_a_memory_format_that_was_asked_for_is_kept(
     layout: Any, weights: Weights, images: Any
 ) -> None:
     with open_session(
-        "torch", weights, SessionOptions(device="cpu", memory_format=layout)
+        weights, "torch", options=SessionOptions(device="cpu", memory_format=layout)
     ) as session:
         session.bind({"input": images})
         assert session.delivered().notes == {
@@ -261,11 +265,11 @@ def test_a_memory_format_that_was_asked_for_is_kept(
 
 
 def test_registry_entries_open_or_say_what_is_missing(weights: Weights, artifact: Artifact) -> None:
-    for name, backend in BACKENDS.items():
-        if backend.source in FLAVOURS:
+    for name, backend in RUNTIMES.items():
+        if backend.formats[0] in FLAVOURS:
             with pytest.raises(UsageError, match=f"build an engine of it: --format {name} "):
                 open_here(name, weights, artifact, SessionOptions())
-        elif backend.source == "pt2":
+        elif backend.formats[0] == "pt2":
             with pytest.raises(UsageError, match="from the weights: resnext-export --format pt2"):
                 open_here(name, weights, artifact, SessionOptions())
         elif backend.device == "cuda" and cuda_driver.probe_driver().problem is not None:
@@ -277,15 +281,15 @@ def test_registry_entries_open_or_say_what_is_missing(weights: Weights, artifact
 
 def test_unknown_backend_names_the_nearest(weights: Weights) -> None:
     with pytest.raises(UnknownName, match="did you mean 'torch-compile'"):
-        open_session("torch-compiled", weights)
+        open_session(weights, "torch-compiled")
 
 
 def test_a_package_is_for_its_own_backend_alone(weights: Weights, tmp_path: Path) -> None:
     package = fake_package(tmp_path, weights)
-    assert natural_backend(package) == "pt2"
+    assert natural_runtime(package) == "pt2"
     for name in ("ort-cpu", "openvino", "ort"):
         with pytest.raises(UsageError, match="of kind pt2: use --backend pt2"):
-            open_session(name, package)
+            open_session(package, name)
 
 
 @pytest.mark.parametrize(
@@ -313,20 +317,20 @@ def test_all_means_compiled_backends_only_where_their_compiler_is(
         )
     asked = {device: None if "packages" in found else "something is missing; install it"}
     monkeypatch.setattr(toolchain, "obstacle", asked.__getitem__)
-    assert {"torch-compile", "pt2"} & set(available_backends(device)) == there
+    assert {"torch-compile", "pt2"} & set(available_runtimes(device)) == there
 
 
 def test_a_backend_refuses_what_it_cannot_run(weights: Weights, artifact: Artifact) -> None:
     with pytest.raises(UsageError, match="runs an engine"):
-        open_session("trt", weights)
+        open_session(weights, "trt")
     with pytest.raises(UsageError, match="runs an ONNX artifact"):
-        open_session("ort-cpu", weights)
+        open_session(weights, "ort-cpu")
     with pytest.raises(UsageError, match=r"runs a \.pt2 package"):
-        open_session("pt2", weights)
+        open_session(weights, "pt2")
     with pytest.raises(UsageError, match="runs weights"):
-        open_session("torch", artifact)
+        open_session(artifact, "torch")
     with pytest.raises(UsageError, match="runs on cpu only"):
-        open_session("ort-cpu", artifact, SessionOptions(device="cuda"))
+        open_session(artifact, "ort-cpu", options=SessionOptions(device="cuda"))
 
 
 @pytest.mark.skipif(
@@ -352,7 +356,7 @@ def test_all_means_the_engine_libraries_that_take_this_gpu_and_no_other(
             module, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", capability),))
         )
     monkeypatch.setattr("resnext.runtimes.ort.cuda_probe.cuda_works", lambda: False)
-    assert [name for name in available_backends() if "trt" in name] == found
+    assert [name for name in available_runtimes() if "trt" in name] == found
 
 
 @pytest.fixture
@@ -375,10 +379,10 @@ def test_a_provider_that_fell_back_to_the_cpu_is_an_error(
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         pytest.skip("this onnxruntime was built without CUDA")
     with pytest.raises(MissingRequirement, match=r"no CUDA|cannot use CUDA"):
-        open_session("ort-cuda", artifact)
+        open_session(artifact, "ort-cuda")
     monkeypatch.setattr(cuda_probe, "cuda_works", lambda: True)  # and if that had been wrong
     with pytest.raises((SilentFallback, BadArtifact)):
-        open_session("ort-cuda", artifact)
+        open_session(artifact, "ort-cuda")
 
 
 @pytest.mark.usefixtures("claims_a_driver")
@@ -397,7 +401,7 @@ def test_a_runtime_that_reports_another_provider_is_an_error(
     with pytest.raises(
         SilentFallback, match="fell back from CUDAExecutionProvider to CPUExecutionProvider"
     ):
-        open_session("ort-cuda", artifact)
+        open_session(artifact, "ort-cuda")
 
 
 @pytest.mark.usefixtures("claims_a_driver")
@@ -406,17 +410,17 @@ def test_a_build_without_the_provider_says_which_package_has_it(
 ) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(MissingRequirement, match="pip install onnxruntime-gpu"):
-        open_session("ort-cuda", artifact)
+        open_session(artifact, "ort-cuda")
 
 
 def test_ort_alone_takes_what_works_here(artifact: Artifact) -> None:
-    with open_session("ort", artifact) as session:
+    with open_session(artifact, "ort") as session:
         assert session.delivered().device == ("cuda" if cuda_probe.cuda_works() else "cpu")
 
 
 def test_available_backends_are_registered_and_run_here() -> None:
-    names = available_backends("cpu")
-    assert set(names) <= set(BACKENDS)
+    names = available_runtimes("cpu")
+    assert set(names) <= set(RUNTIMES)
     assert {"torch", "ort-cpu"} <= set(names)
 
 
@@ -427,7 +431,7 @@ def test_a_truncated_graph_is_a_bad_artifact_and_not_a_crash(
     shutil.copytree(artifact.directory, folder)
     (folder / "model.onnx").write_bytes(artifact.path.read_bytes()[:500])
     with pytest.raises(BadArtifact, match="cannot load"):
-        open_session("ort-cpu", Artifact(folder, artifact.manifest))
+        open_session(Artifact(folder, artifact.manifest), "ort-cpu")
 
 
 def test_onnx_runtime_does_not_report_to_its_maker(tmp_path: Path) -> None:

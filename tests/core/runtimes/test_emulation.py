@@ -12,11 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
-from resnext.errors import BadArtifact, UsageError
+from resnext.errors import BadArtifact, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
-from resnext.runtimes.onnx_reference import emulated_logits, node_by_node, widened
+from resnext.precision import Precision
+from resnext.runtimes.onnx_reference.evaluator import emulated_logits, node_by_node, widened
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import open_session
+from resnext.verify.delivered import delivered_share
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.formats.derived import derive_onnx
 from resnext_export.formats.onnx import export_onnx
@@ -58,7 +60,7 @@ def bf16_model(*nodes: onnx.NodeProto, kind: int = TensorProto.BFLOAT16) -> onnx
 
 
 def test_float32_is_what_a_runtime_gives(plain: Artifact, images: Any) -> None:
-    with open_session("ort-cpu", plain) as session:
+    with open_session(plain, "ort-cpu") as session:
         usual = session.run({"input": images})["logits"]
     assert np.abs(emulated_logits(plain, images) - usual).max() < 1e-4
 
@@ -131,3 +133,30 @@ def test_what_is_no_onnx_file_is_refused(plain: Artifact, images: Any) -> None:
     proto = bf16_model(helper.make_node("NoSuchOperator", ["x"], ["y"]))
     with pytest.raises(BadArtifact, match="cannot load"):
         node_by_node(proto, images)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_as_a_session_it_runs_binds_and_accounts_like_every_runtime(
+    precision: Precision, plain: Artifact, weights: Weights, images: Any, tmp_path: Path
+) -> None:
+    artifact = plain
+    if precision != "fp32":
+        artifact = derive_onnx(plain, weights, tmp_path / "low", ExportRequest(precision=precision), check=False)
+    want = emulated_logits(artifact, images[:4])
+    with open_session(artifact, "onnx-reference") as session:
+        np.testing.assert_array_equal(session(images[:4]), want)
+        bound = session.bind({"input": images[:4]})
+        session(images[4:8])
+        bound.enqueue()
+        np.testing.assert_array_equal(bound.fetch()["logits"], want)
+        found = session.delivered()
+    # bfloat16 is computed in float32 and rounded after each node, which is said as it is.
+    assert delivered_share(found, weights.config, "float32") == 1
+    with pytest.raises(SessionFailed, match="closed"):
+        bound.fetch()
+
+
+def test_the_reference_evaluator_holds_the_manifest_against_the_file(plain: Artifact) -> None:
+    named = replace(plain, manifest=plain.manifest.model_copy(update={"class_names": ("a",) * 10}))
+    with pytest.raises(BadArtifact, match=r"does not agree with the file on .*class_names"):
+        open_session(named, "onnx-reference")

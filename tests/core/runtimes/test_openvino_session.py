@@ -33,7 +33,8 @@ from resnext.errors import (
 )
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.openvino import session as openvino_session
-from resnext.runtimes.openvino.session import OpenvinoSession, open_session, ov
+from resnext.runtimes.openvino.door import open_session
+from resnext.runtimes.openvino.session import OpenvinoSession, ov
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.registry import open_session as open_backend
@@ -136,7 +137,7 @@ def test_it_computes_what_pytorch_and_onnx_runtime_compute(
     images: NDArray[np.float32],
 ) -> None:
     inputs = {"input": images[:batch]}
-    with open_backend("ort-cpu", artifacts["onnx"]) as session:
+    with open_backend(artifacts["onnx"], "ort-cpu") as session:
         theirs = session.run(inputs)["logits"]
     with opened(artifacts[kind]) as session:
         any_batch = session.run(inputs)["logits"]
@@ -434,13 +435,13 @@ def test_a_quantized_network_runs_in_integers(
 
 def test_a_gpu_is_refused(artifact: Artifact) -> None:
     with pytest.raises(UsageError, match="runs on cpu only; drop --device cuda"):
-        opened(artifact, device="cuda")
+        open_backend(artifact, "openvino", device="cuda")
 
 
 def test_an_engine_is_refused(artifact: Artifact) -> None:
     engine = Artifact(artifact.directory, artifact.manifest.model_copy(update={"kind": "trt"}))
-    with pytest.raises(UsageError, match="is of kind trt; use --backend trt"):
-        opened(engine)
+    with pytest.raises(UsageError, match="is of kind trt: use --backend trt"):
+        open_backend(engine, "openvino")
 
 
 def test_a_device_that_openvino_does_not_have_is_named(
@@ -528,11 +529,9 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
         "import sys\n"
         "sys.modules['openvino'] = None\n"
         "from resnext.runtimes import registry\n"
-        "entry = registry.Backend('openvino.session', 'onnx', 'cpu', 'OpenVINO')\n"
-        "registry.BACKENDS = {**registry.BACKENDS, 'openvino': entry}\n"
         "from resnext.errors import MissingRequirement\n"
         "try:\n"
-        "    registry.load_backend('openvino')\n"
+        "    registry.load_door('openvino')\n"
         "except MissingRequirement as exc:\n"
         "    print(exc)\n"
         "    sys.exit(exc.exit_code)\n"
@@ -599,7 +598,7 @@ def test_a_signal_finds_its_handler_after_two_sessions_closed_in_order(artifact:
     code = (
         "import signal, sys\nfrom pathlib import Path\nfrom resnext.artifact.files import"
         " read_artifact\nfrom resnext.runtimes.registry import open_session\nfirst, second ="
-        " (open_session('openvino', read_artifact(Path(sys.argv[1]))) for _ in"
+        " (open_session(read_artifact(Path(sys.argv[1])), 'openvino') for _ in"
         " range(2))\nfirst.close(); del first\nsecond.close(); del"
         " second\nsignal.signal(signal.SIGTERM, lambda *_: print('handled',"
         " flush=True))\nsignal.raise_signal(signal.SIGTERM)\n"

@@ -28,13 +28,13 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.network.layers import layers
 from resnext.precision import PRECISIONS
-from resnext.runtimes.ort import device_bound, door, products, tensorrt
+from resnext.runtimes.ort import device_bound, door, products, trt_provider
 from resnext.runtimes.ort import libraries as ort_trt_libraries
 from resnext.runtimes.ort.door import open_session
 from resnext.runtimes.ort.libraries import load_tensorrt10, plugin_device
 from resnext.runtimes.ort.products import PRECISION_OPTIONS
 from resnext.runtimes.ort.session import OrtSession
-from resnext.runtimes.ort.tensorrt import TensorrtProvider
+from resnext.runtimes.ort.trt_provider import TensorrtProvider
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.delivered import undelivered
@@ -178,7 +178,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     monkeypatch.setattr(ort, "InferenceSession", make)
-    monkeypatch.setattr(tensorrt, "session_options", lambda _options: Options())
+    monkeypatch.setattr(trt_provider, "session_options", lambda _options: Options())
     values = SimpleNamespace(OrtValue=CpuOrtValue, RunOptions=ort.RunOptions)
     monkeypatch.setattr(device_bound, "ort", values)
     monkeypatch.setattr(device_bound, "torch_stream", lambda: None)
@@ -576,7 +576,7 @@ def test_without_assignment_info_the_profiled_run_alone_decides(
     runtime: StandIn, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        tensorrt, "assigned_nodes", lambda _session: []
+        trt_provider, "assigned_nodes", lambda _session: []
     )  # as before onnxruntime 1.24
     with open_on("ort-trt", artifacts["4"]) as session:
         assert session.delivered().layers

@@ -19,10 +19,10 @@ from resnext.precision import PRECISIONS
 from resnext.runtimes.buffers import from_host, host_view
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import (
-    BACKENDS,
+    RUNTIMES,
     SessionOptions,
     check_precision,
-    natural_backend,
+    natural_runtime,
     open_session,
 )
 from resnext.weights.shipped import SHIPPED
@@ -53,7 +53,7 @@ def test_every_precision_has_a_gate_and_a_type_and_a_backend() -> None:
             numpy_dtype(name) if "8_" not in name else True
             for name in PRECISIONS[precision].compute_dtypes
         )
-        assert [name for name, known in BACKENDS.items() if precision in known.precisions]
+        assert [name for name, known in RUNTIMES.items() if precision in known.precisions]
 
 
 @pytest.mark.parametrize(
@@ -84,17 +84,17 @@ def test_it_is_refused_before_anything_is_opened(
     half = derived(plain, weights, tmp_path, ExportRequest(precision="bf16"))
     for name in ("ort", "ort-cpu"):
         with pytest.raises(UsageError, match="does not run bf16"):
-            open_session(name, half)
+            open_session(half, name)
     with pytest.raises(UsageError, match="does not run int8"):
-        open_session("torch", weights, SessionOptions(precision="int8"))
+        open_session(weights, "torch", options=SessionOptions(precision="int8"))
 
 
-def test_the_natural_backend_can_run_the_file(
+def test_the_natural_runtime_can_run_the_file(
     plain: Artifact, weights: Weights, tmp_path: Path
 ) -> None:
-    assert natural_backend(plain) == "ort"
+    assert natural_runtime(plain) == "ort"
     assert (
-        natural_backend(derived(plain, weights, tmp_path, ExportRequest(precision="bf16")))
+        natural_runtime(derived(plain, weights, tmp_path, ExportRequest(precision="bf16")))
         == "openvino"
     )
 
@@ -115,7 +115,9 @@ def test_bfloat16_goes_to_and_from_host_memory_bit_by_bit() -> None:
 
 def test_pytorch_runs_the_live_model_in_bfloat16(weights: Weights) -> None:
     images = weights.preprocessing.normalise(seeded_pixels(weights.config, 4))
-    with open_session("torch", weights, SessionOptions(device="cpu", precision="bf16")) as session:
+    with open_session(
+        weights, "torch", options=SessionOptions(device="cpu", precision="bf16")
+    ) as session:
         logits = session.run({"input": images})["logits"]
         kinds = {layer.dtype for layer in session.delivered().layers}
     assert kinds == {"bfloat16"}

@@ -21,8 +21,9 @@ from resnext.errors import BadArtifact, BadInput, SessionFailed
 from resnext.images.synthetic import seeded_pixels
 from resnext.network.layers import layers
 from resnext.runtimes.buffers import DeviceMemory, HostMemory, Replay
+from resnext.runtimes.pt2.door import open_session
 from resnext.runtimes.pt2.package import read_package
-from resnext.runtimes.pt2.session import Pt2Session, open_session
+from resnext.runtimes.pt2.session import Pt2Session
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.delivered import delivered_share, undelivered

@@ -70,7 +70,7 @@ def test_programs_are_refused_like_the_command(planted: pytest.MonkeyPatch, tmp_
         export_onnx(None, tmp_path / "out")  # type: ignore[arg-type]  # not looked at
     with pytest.raises(MissingRequirement, match=r"older than 2\.11"):
         refuse_older_torch()
-    assert availability.obstacle("pt2", "cpu")
+    assert availability.available("pt2", "cpu")
 
 
 def test_the_oldest_is_the_one_that_is_promised_and_tested() -> None:

@@ -88,7 +88,7 @@ def test_every_form_is_the_same_function(
     reference, gate = reference_logits(weights, images), gate_for(precision)
     eager = reference_logits(weights, images, torch_dtype(PRECISIONS[precision].weight_dtype))
     with open_session(
-        name, weights, SessionOptions(device="cpu", precision=precision, **options)
+        weights, name, options=SessionOptions(device="cpu", precision=precision, **options)
     ) as session:
         bound = session.bind({"input": images})
         bound.enqueue()
@@ -133,7 +133,7 @@ def test_the_size_is_of_the_tensors_that_the_form_holds(weights: Weights) -> Non
             options = SessionOptions(
                 device="cpu", precision=precision, merge_groups=width, memory_format="nchw"
             )
-            with open_session("torch", weights, options) as session:
+            with open_session(weights, "torch", options=options) as session:
                 sizes[width, precision] = session.model_size_bytes or 0
     assert sizes[None, "fp32"] == sum(value.nbytes for value in weights.state_dict.values())
     assert sizes[None, "fp16"] < 0.52 * sizes[None, "fp32"]
@@ -162,7 +162,7 @@ def test_one_channel_is_compiled_once_however_its_array_lies(weights: Weights, i
     odd = images[:, :, ::-1][:, :, ::-1].copy()
     odd = np.lib.stride_tricks.as_strided(odd, odd.shape, (256, 4, 32, 4))
     with open_session(
-        "torch-compile", weights, SessionOptions(device="cpu", memory_format="nchw")
+        weights, "torch-compile", options=SessionOptions(device="cpu", memory_format="nchw")
     ) as session:
         session.bind({"input": images})
         first = session.run({"input": images})["logits"]
@@ -271,7 +271,7 @@ def test_the_width_of_groups_is_chosen_likewise_and_must_be_worth_it(
 
 def test_on_a_cpu_the_host_s_clock_decides(weights: Weights, images: Any, planted: Any) -> None:
     asked = planted({"nchw": 1.0, "channels-last": 0.5}, {})
-    with open_session("torch", weights, SessionOptions(device="cpu")) as session:
+    with open_session(weights, "torch", options=SessionOptions(device="cpu")) as session:
         session.run({"input": images})
         assert session.delivered().notes["memory format"] == "channels-last"
     assert set(asked) == {"host"}
@@ -293,7 +293,7 @@ def test_a_capture_that_fails_is_an_error_and_leaves_what_was_bound_alone(
 
 
 def test_a_closed_session_says_so(weights: Weights, images: Any) -> None:
-    session = open_session("torch", weights, SessionOptions(device="cpu"))
+    session = open_session(weights, "torch", options=SessionOptions(device="cpu"))
     session.close()
     session.close()
     with pytest.raises(SessionFailed, match="closed"):
@@ -454,7 +454,9 @@ def test_what_a_row_runs_with_does_not_depend_on_what_was_opened_before(
 def test_a_session_s_threads_are_its_own(name: str, weights: Weights, images: Any) -> None:
     before = torch.get_num_threads()
     wanted = before + 1
-    with open_session(name, weights, SessionOptions(device="cpu", threads=wanted)) as session:
+    with open_session(
+        weights, name, options=SessionOptions(device="cpu", threads=wanted)
+    ) as session:
         used(session, {"input": images})  # type: ignore[arg-type]  # of this backend
         assert session.delivered().notes["threads"] == str(wanted)
         assert torch.get_num_threads() == before
@@ -474,7 +476,7 @@ def test_threads_hold_while_it_runs(
     monkeypatch.setattr(TorchSession, "call", call)
     wanted = torch.get_num_threads() + 1
     with open_session(
-        "torch", weights, SessionOptions(device="cpu", threads=wanted, memory_format="nchw")
+        weights, "torch", options=SessionOptions(device="cpu", threads=wanted, memory_format="nchw")
     ) as session:
         used(session, {"input": images})  # type: ignore[arg-type]  # of this backend
     assert set(seen) == {wanted}
@@ -487,7 +489,7 @@ def test_threads_hold_while_it_runs(
 def test_compiling_leaves_the_process_as_it_was(weights: Weights, images: Any) -> None:
     before = copy.deepcopy(settings())
     with open_session(
-        "torch-compile", weights, SessionOptions(device="cpu", memory_format="nchw")
+        weights, "torch-compile", options=SessionOptions(device="cpu", memory_format="nchw")
     ) as session:
         used(session, {"input": images})  # type: ignore[arg-type]  # of this backend
         session.run({"input": images[:3]})

@@ -30,11 +30,12 @@ from resnext.machine.cuda_driver import Driver, Gpu, probe_driver
 from resnext.runtimes import compatibility, registry
 from resnext.runtimes.buffers import CudaMemory
 from resnext.runtimes.registry import SessionOptions
+from resnext.runtimes.trt import door as trt_door
 from resnext.runtimes.trt import library as trt_flavour
-from resnext.runtimes.trt import session as trt_session
+from resnext.runtimes.trt.door import open_session
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import FLAVOURS, EngineKind, TensorRT, TensorRTRTX, this_platform
-from resnext.runtimes.trt.session import DTYPES, TrtSession, open_session
+from resnext.runtimes.trt.session import DTYPES, TrtSession
 from resnext.storage import cache_folder
 from resnext.verify.delivered import delivered_share
 from resnext.weights.spec import Weights, load_weights
@@ -897,7 +898,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Rig, Driver, str], Non
         monkeypatch.setattr(compatibility, "probe_driver", lambda: driver)
         monkeypatch.setattr(flavour, "version", property(lambda _self: version))
         monkeypatch.setattr(flavour, "load", lambda _self: rig.fake)
-        monkeypatch.setattr(trt_session, "CudaMemory", lambda: rig.fake.memory)
+        monkeypatch.setattr(trt_door, "CudaMemory", lambda: rig.fake.memory)
 
     return pretend
 
@@ -911,12 +912,12 @@ def test_a_machine_that_fits_opens_the_engine(
 ) -> None:
     rig = make(name)
     machine(rig, *((H200, "11.4.0.106") if name == "trt" else (RTX4090, "1.7.1.116")))
-    with registry.open_session(name, rig.artifact) as session:
+    with registry.open_session(rig.artifact, name) as session:
         np.testing.assert_array_equal(
             session.run({"input": images[:2]})["logits"], right(images[:2])
         )
         assert session.backend == name
-    with registry.open_session("trt", rig.artifact) as session:  # trt runs engines of either
+    with registry.open_session(rig.artifact, "trt") as session:  # trt runs engines of either
         assert session.backend == "trt"
 
 
@@ -976,7 +977,7 @@ def test_an_artifact_of_another_kind_is_a_usage_error(make: Make) -> None:
         with pytest.raises(UsageError, match=f"of kind {subject.manifest.kind}"):
             open_session(subject, SessionOptions(), name)
         with pytest.raises(UsageError, match=f"of kind {subject.manifest.kind}"):
-            registry.open_session(name, subject)
+            registry.open_session(subject, name)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this PyTorch has CUDA")
@@ -985,7 +986,7 @@ def test_a_pytorch_without_cuda_is_named(
 ) -> None:
     rig = make()
     machine(rig, H200, "11.4.0.106")
-    monkeypatch.setattr(trt_session, "CudaMemory", CudaMemory)
+    monkeypatch.setattr(trt_door, "CudaMemory", CudaMemory)
     with pytest.raises(MissingRequirement, match="install a CUDA build of torch"):
         open_session(rig.artifact, SessionOptions(), "trt")
 

@@ -245,7 +245,9 @@ def test_an_island_of_fp16_in_a_float32_engine_is_found(
 def test_every_runtime_here_delivers_all_of_float32(
     name: str, digits: Weights, artifacts: dict[str, Artifact]
 ) -> None:
-    with open_session(name, artifacts["fp32"] if name == "ort-cpu" else digits, CPU) as session:
+    with open_session(
+        artifacts["fp32"] if name == "ort-cpu" else digits, name, options=CPU
+    ) as session:
         session.bind({"input": np.zeros((2, 1, 8, 8), np.float32)})
         found = session.delivered()
     assert undelivered(found, digits.config, "float32") == ()
@@ -262,7 +264,7 @@ def test_every_runtime_here_delivers_all_of_a_resnext50(name: str, tmp_path: Pat
     subject = (
         export_onnx(weights, tmp_path / "artifact", check=False) if name == "ort-cpu" else weights
     )
-    with open_session(name, subject, CPU) as session:
+    with open_session(subject, name, options=CPU) as session:
         session.bind({"input": np.zeros((1, 3, 224, 224), np.float32)})
         found = session.delivered()
     assert undelivered(found, weights.config, "float32") == ()
@@ -272,9 +274,9 @@ def test_every_runtime_here_delivers_all_of_a_resnext50(name: str, tmp_path: Pat
 def test_pytorch_delivers_fp16_and_onnx_runtimes_cpu_provider_does_not(
     digits: Weights, artifacts: dict[str, Artifact]
 ) -> None:
-    with open_session("torch", digits, replace(CPU, precision="fp16")) as session:
+    with open_session(digits, "torch", options=replace(CPU, precision="fp16")) as session:
         assert delivered_share(session.delivered(), digits.config, "float16") == 1.0
-    with open_session("ort-cpu", artifacts["fp16"], CPU) as session:
+    with open_session(artifacts["fp16"], "ort-cpu", options=CPU) as session:
         found = session.delivered()
     assert delivered_share(found, digits.config, "float16") < 1
     # Each is seen for what it is, and none is missing.
@@ -312,7 +314,7 @@ def test_quantized_convolutions_of_onnx_runtime_are_seen(
         "quant_format": QuantFormat.QDQ,
     }
     quantize_static(artifacts["fp32"].path, path, Once(), **kinds)
-    with open_session("ort-cpu", artifacts["fp32"], CPU) as session:
+    with open_session(artifacts["fp32"], "ort-cpu", options=CPU) as session:
         manifest = artifacts["fp32"].manifest.model_copy(update={"file": path.name})
         session._provider.artifact = Artifact(tmp_path, manifest)  # type: ignore[attr-defined]
         found = session.delivered()

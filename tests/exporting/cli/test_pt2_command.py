@@ -151,7 +151,7 @@ import numpy as np
 from resnext.artifact.files import read_artifact
 from resnext.runtimes.registry import open_session
 
-with open_session("pt2", read_artifact(Path(sys.argv[1]))) as session:
+with open_session(read_artifact(Path(sys.argv[1])), "pt2") as session:
     logits = session.run({"input": np.load(sys.argv[2])})["logits"]
 np.save(sys.argv[3], logits)
 """

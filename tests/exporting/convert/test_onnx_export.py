@@ -156,7 +156,7 @@ def test_a_fixed_batch_is_fixed_and_another_is_refused(static_artifact: Artifact
     assert static_artifact.manifest.check is not None
     assert static_artifact.manifest.check.batches == (3,)
     with (
-        open_session("ort-cpu", static_artifact) as session,
+        open_session(static_artifact, "ort-cpu") as session,
         pytest.raises(BadInput, match=r"shape 2x1x8x8, want 3x1"),
     ):
         session.run({"input": np.zeros((2, 1, 8, 8), np.float32)})
@@ -176,8 +176,8 @@ def test_baked_preprocessing_takes_pixels_and_gives_the_same_logits(
     assert baked.manifest.inputs[0].dtype == "uint8"
     pixels = seeded_pixels(digits.config, 5)
     with (
-        open_session("ort-cpu", baked) as pixel_session,
-        open_session("ort-cpu", digits_artifact) as plain,
+        open_session(baked, "ort-cpu") as pixel_session,
+        open_session(digits_artifact, "ort-cpu") as plain,
     ):
         from_pixels = pixel_session.run({"input": pixels})["logits"]
         from_images = plain.run({"input": digits.preprocessing.normalise(pixels)})["logits"]
@@ -292,7 +292,7 @@ def test_truncated_bytes_with_a_matching_manifest_are_one_clear_error(
     update = {"file_sha256": file_sha256(folder / "model.onnx"), "file_size_bytes": 1000}
     seal(folder, digits_artifact.manifest.model_copy(update=update))
     with pytest.raises(BadArtifact, match="cannot load"):
-        open_session("ort-cpu", read_artifact(folder))
+        open_session(read_artifact(folder), "ort-cpu")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -49,7 +49,7 @@ def test_an_altered_manifest_is_refused(
 ) -> None:
     artifact = altered(digits_artifact, tmp_path / "a", change)
     with pytest.raises(BadArtifact, match=rf"does not agree with the file on .*\b{named}"):
-        open_session("ort-cpu", artifact)
+        open_session(artifact, "ort-cpu")
     picture = str(next(SHIPPED["digits"].images.iterdir()))
     for command, args in ((classify, [picture]), (parity, [])):
         result = CliRunner().invoke(command, [*args, "--artifact", str(tmp_path / "a")])

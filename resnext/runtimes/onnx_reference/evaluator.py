@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
@@ -20,11 +21,7 @@ from resnext.errors import BadArtifact, UsageError, first_line
 if TYPE_CHECKING:
     import onnx
 
-#: What `CheckRecord.backend` says of a comparison with this arithmetic.
-NAME = "ONNX Runtime, node by node"
-#: Precisions whose ONNX artifacts ONNX Runtime's CPU provider cannot be trusted to run.
-NEEDED = ("bf16", "fp8")
-#: Images at a time, where the batch is open.
+#: Images at a time, if the batch is open.
 _ROWS = 8
 
 
@@ -68,25 +65,51 @@ def node_by_node(proto: onnx.ModelProto, inputs: NDArray[Any]) -> NDArray[np.flo
     Raises:
         BadArtifact: ONNX Runtime cannot read it.
     """
-    import onnxruntime as ort
+    return Evaluator(proto)(inputs)
 
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    data = widened(proto).SerializeToString()
-    try:
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as exc:  # onnxruntime's errors have no common base of their own
-        raise BadArtifact(f"ONNX Runtime cannot load the graph: {first_line(exc)}") from exc
-    (wanted,) = session.get_inputs()
-    fixed = wanted.shape[0] if isinstance(wanted.shape[0], int) else None
-    parts = []
-    for start in range(0, len(inputs), fixed or _ROWS):
-        some = inputs[start : start + (fixed or _ROWS)]
-        full = some if fixed is None else some[np.arange(fixed) % len(some)]
-        parts.append(session.run(None, {wanted.name: full})[0][: len(some)])
-    joined: NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
-    return joined
+
+class Evaluator:
+    """A model with one input, ready to be computed.
+
+    Args:
+        proto: the model; left as it is.
+        threads: inside one operator; None means one for each physical core.
+
+    Raises:
+        BadArtifact: ONNX Runtime cannot read it.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, threads: int | None = None) -> None:
+        self._threads = threads
+        self._data = widened(proto).SerializeToString()
+        self._session = self.open(self.options())
+
+    def options(self) -> ort.SessionOptions:
+        """ONNX Runtime's, with every rewriting of the graph off."""
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self._threads or 0
+        return options
+
+    def open(self, options: ort.SessionOptions) -> ort.InferenceSession:
+        """An ``onnxruntime.InferenceSession`` of the model."""
+        try:
+            return ort.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # onnxruntime's errors have no common base
+            raise BadArtifact(f"ONNX Runtime cannot load the graph: {first_line(exc)}") from exc
+
+    def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """The output, N x classes, of any number of inputs; a fixed batch is filled up and cut."""
+        (wanted,) = self._session.get_inputs()
+        fixed = wanted.shape[0] if isinstance(wanted.shape[0], int) else None
+        parts = []
+        for start in range(0, len(inputs), fixed or _ROWS):
+            some = inputs[start : start + (fixed or _ROWS)]
+            full = some if fixed is None else some[np.arange(fixed) % len(some)]
+            parts.append(self._session.run(None, {wanted.name: full})[0][: len(some)])
+        joined: NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
+        return joined
 
 
 def widened(proto: onnx.ModelProto) -> onnx.ModelProto:

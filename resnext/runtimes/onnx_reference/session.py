@@ -1,0 +1,99 @@
+"""The reference evaluator as a session: run, timed and inspected like every runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from resnext.artifact.files import Artifact
+from resnext.artifact.identity import different_facts, refuse_different
+from resnext.artifact.specs import TensorSpec
+from resnext.runtimes.ort.profile import layers_from_profile, profiled_run
+from resnext.runtimes.registry import SessionOptions
+from resnext.runtimes.session import Arrays, Bound, Delivered, Session
+
+from .evaluator import Evaluator
+
+
+class ReferenceSession(Session):
+    """An ONNX artifact, node by node on the CPU.
+
+    Args:
+        artifact: the ONNX file.
+        options: threads.
+        backend: name of the runtime.
+    """
+
+    def __init__(self, artifact: Artifact, options: SessionOptions, backend: str) -> None:
+        super().__init__(backend)
+        manifest = artifact.manifest
+        proto = onnx.load(artifact.path)
+        notes = {entry.key: entry.value for entry in proto.metadata_props}
+        refuse_different(artifact, different_facts(manifest, notes.get))
+        self.inputs = manifest.inputs
+        # What bfloat16 logits are rounded to is exact in float32.
+        self.outputs = tuple(_float32(spec) for spec in manifest.outputs)
+        self._path = artifact.path
+        self._evaluator = Evaluator(proto, options.threads)
+        self._threads = options.threads
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Each node once, as ONNX defines it."""
+        self.check_inputs(inputs)
+        return {self.outputs[0].name: self.evaluate(inputs[self.inputs[0].name])}
+
+    def evaluate(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits of checked images."""
+        wide = images.astype(np.float32) if self.inputs[0].dtype == "bfloat16" else images
+        return self._evaluator(wide)
+
+    def _bind(self, inputs: Arrays) -> Bound:
+        return ReferenceBound(self, inputs[self.inputs[0].name].copy())
+
+    def delivered(self) -> Delivered:
+        """Every node with the element type that it is computed in: float32 where the graph says
+        bfloat16, whose rounding is a node then.
+        """
+        specs = tuple(_float32(spec) if spec.dtype == "bfloat16" else spec for spec in self.inputs)
+        session, events = profiled_run(
+            self._evaluator.options(),
+            self._evaluator.open,
+            specs,
+            batch=1,
+            backend=self.backend,
+        )
+        notes = {
+            "providers": ", ".join(session.get_providers()),
+            "threads": str(self._threads or "one for each physical core"),
+        }
+        return Delivered("cpu", layers_from_profile(events, self._path), notes)
+
+
+class ReferenceBound(Bound):
+    """A kept input and its logits.
+
+    Args:
+        session: computes them.
+        images: that nobody writes to.
+    """
+
+    def __init__(self, session: ReferenceSession, images: NDArray[Any]) -> None:
+        super().__init__(session.backend)
+        self._session, self._images = session, images
+        self._logits = session.evaluate(images)
+
+    def _launch(self) -> None:
+        self._logits = self._session.evaluate(self._images)
+
+    def _outputs(self) -> dict[str, NDArray[Any]]:
+        return {self._session.outputs[0].name: self._logits.copy()}
+
+    def _drop(self) -> None:
+        self._images = self._logits = np.empty(0, np.float32)
+
+
+def _float32(spec: TensorSpec) -> TensorSpec:
+    return spec.model_copy(update={"dtype": "float32"})

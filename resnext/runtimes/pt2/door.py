@@ -1,0 +1,46 @@
+"""Opens a .pt2 package, and says what keeps this machine from compiling or running one."""
+
+from __future__ import annotations
+
+from resnext.artifact.files import Artifact
+from resnext.errors import UsageError
+from resnext.findings import Finding
+from resnext.runtimes.buffers import CudaMemory, HostMemory
+from resnext.runtimes.pytorch import door as pytorch
+from resnext.runtimes.registry import Device, SessionOptions
+
+from . import toolchain
+from .package import check_manifest, read_package
+from .record import refuse_if_not_loadable, this_host
+from .session import Pt2Session
+
+
+def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Session:
+    """Open a package.
+
+    Raises:
+        UsageError: it runs on another device than was asked for.
+        BadArtifact: it is damaged, or it and its manifest do not agree.
+        MissingRequirement: it was compiled for another machine or PyTorch; says for which.
+    """
+    package = read_package(subject.path)
+    record = package.record
+    check_manifest(subject, package)
+    if options.device not in ("auto", record.device):
+        raise UsageError(
+            f"{subject.path} was compiled for {record.device}; drop --device {options.device}, or"
+            " export it for that"
+        )
+    refuse_if_not_loadable(record, this_host())
+    return Pt2Session(
+        subject, options, name, record, CudaMemory() if record.device == "cuda" else HostMemory()
+    )
+
+
+def available(name: str, device: Device, *, given: bool) -> Finding | None:
+    """What PyTorch lacks here; unless a package is given, what its compilers lack, too."""
+    found = pytorch.available(name, device, given=given)
+    if found or given:
+        return found
+    reason = toolchain.obstacle(device)
+    return Finding("no-toolchain", reason) if reason else None

@@ -1,0 +1,53 @@
+"""Opens an engine, and says what keeps TensorRT or TensorRT-RTX from building or running one."""
+
+from __future__ import annotations
+
+from resnext.artifact.files import Artifact
+from resnext.errors import UsageError
+from resnext.findings import Finding
+from resnext.runtimes.buffers import CudaMemory
+from resnext.runtimes.compatibility import refuse_if_not_loadable, serves, this_machine
+from resnext.runtimes.registry import Device, SessionOptions
+
+from .library import EngineKind, driver_or_refuse, flavour_for, flavour_of
+from .session import TrtSession
+
+
+def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSession:
+    """Open an engine.
+
+    Raises:
+        UsageError: the artifact is no engine, or not of the library that was asked for by name.
+        MissingRequirement: no GPU, driver or library, or not those that the engine was built for;
+            says what to do.
+        BadArtifact: the engine and its manifest do not agree.
+        SessionFailed: the library cannot load it.
+    """
+    manifest = subject.manifest
+    if manifest.engine is None or (name == "trt-rtx" and manifest.kind != name):
+        raise UsageError(
+            f"backend {name!r} runs an engine, and {subject.directory} is of kind {manifest.kind}; "
+            f"build one: resnext-export --format {name} --onnx {subject.directory}"
+        )
+    flavour = flavour_of(manifest.engine.library)
+    driver_or_refuse(flavour)
+    refuse_if_not_loadable(manifest, this_machine(flavour))
+    return TrtSession(subject, options, name, flavour, flavour.load(), CudaMemory())
+
+
+def available(name: str, device: Device, *, given: bool) -> Finding | None:
+    """What the library lacks here; unless an engine is given, the GPU must be one that it builds
+    for.
+    """
+    del device  # it has one
+    kind: EngineKind = "trt-rtx" if name == "trt-rtx" else "trt"
+    flavour = flavour_for(kind)
+    driver = driver_or_refuse(flavour)
+    if given or serves(flavour, driver):
+        return None
+    gpu = driver.gpus[0]
+    return Finding(
+        "unsupported-gpu",
+        f"{flavour.title} does not take {gpu.name} (compute capability {gpu.compute_capability})",
+        f"use --backend {'trt' if kind == 'trt-rtx' else 'ort-cuda'}",
+    )
