@@ -1,11 +1,18 @@
-"""How a field of an export request is spelled and explained on the command line."""
+"""The fields of an export request, each with how the command line spells and explains it.
+
+Plain dataclasses, so that ``--help`` need not load pydantic; `resnext_export.request` validates.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict
+from annotated_types import Ge, Interval
+
+from resnext.network.config import VARIANTS
+from resnext.precision import Precision
 
 #: Runtimes that a quantized graph can be laid out for.
 Runtime: TypeAlias = Literal["trt", "ort", "openvino"]
@@ -20,9 +27,9 @@ class Option:
     """One option. Its type and limits are those of the field that it annotates.
 
     Attributes:
-        help: what it does, with the default if there is one.
+        help: what it does, with the default if there is one; other fields in backticks.
         section: heading in ``--help``; "" means that of the options model.
-        flag: if it is not ``--`` and the field's name with dashes.
+        flag: its name there, if it is not the field's.
         metavar: placeholder of the value.
         kind: what one value is called in an error message.
         choices: allowed names, if the field's type does not list them.
@@ -38,15 +45,154 @@ class Option:
     graph: bool = False
 
 
-class FormatOptions(BaseModel):
-    """Options that only some formats have; a format with options derives its own model.
+@dataclass(frozen=True)
+class FormatOptions:
+    """Options that only some formats have; a format with options derives its own dataclass.
 
     Attributes:
         section: heading in ``--help``.
         title: what the options are for, for the message that refuses one elsewhere.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     section: ClassVar[str] = ""
     title: ClassVar[str] = ""
+
+
+def options_of(model: type[Any]) -> dict[str, tuple[Option, Any]]:
+    """Each annotated field of a dataclass: its option, and its type with limits."""
+    found = {}
+    for name, annotation in get_type_hints(model, include_extras=True).items():
+        if get_origin(annotation) is Annotated:
+            (option,) = (each for each in annotation.__metadata__ if isinstance(each, Option))
+            found[name] = (option, annotation)
+    return found
+
+
+@dataclass(frozen=True)
+class RequestFields:
+    """The fields of an export request that all formats share. None means: not asked for."""
+
+    format: str = "onnx"
+    model: Annotated[
+        str | None,
+        Option(
+            "Variant; `list_models` shows all.  [default: what the weights imply,"
+            " else resnext50_32x4d]",
+            "Network",
+            metavar="NAME",
+            choices=tuple(VARIANTS),
+        ),
+    ] = None
+    weights: Annotated[
+        str | None,
+        Option(
+            "seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  [default: the"
+            " shipped weights of a shipped model, else seeded]",
+            "Network",
+            metavar="SPEC",
+        ),
+    ] = None
+    num_classes: Annotated[
+        int | None,
+        Ge(1),
+        Option("Number of classes, if it differs from the model's.", "Network"),
+    ] = None
+    input_size: Annotated[
+        str | None,
+        Option(
+            "Input height and width in pixels, if they differ from the model's.",
+            "Network",
+            metavar="HxW",
+        ),
+    ] = None
+    bake_preprocessing: Annotated[
+        bool, Option("Take uint8 NHWC pixels and normalize inside the graph.", "Network")
+    ] = False
+    batch: Annotated[
+        str | None,
+        Option(
+            "Batch sizes to support: a range (no MAX: no limit) or one fixed size; for an engine,"
+            " one or several ranges with MAX, each an optimization profile.  [default: 1:8, for an"
+            " engine 1:8:64]",
+            "Network",
+            metavar="MIN:OPT[:MAX]|N[,...]",
+        ),
+    ] = None
+    onnx: Annotated[
+        Path | None,
+        Option(
+            "ONNX artifact to start from.  [default: exported once into the cache]",
+            "Network",
+            metavar="PATH",
+            graph=True,
+        ),
+    ] = None
+    precision: Annotated[
+        Precision | None,
+        Option("Element type of weights and activations.  [default: fp32]", "Precision"),
+    ] = None
+    io: Annotated[
+        Literal["float32", "native"] | None,
+        Option(
+            "Element type of an fp16 or bf16 network's input and output.  [default: float32]",
+            "Precision",
+            kind="kind of input and output",
+            graph=True,
+        ),
+    ] = None
+    runtime: Annotated[
+        Runtime | None,
+        Option(
+            "Runtime to quantize for: each wants its own Q/DQ layout. `merge_groups` auto times on"
+            " it, too.  [default: ort for ONNX, else the format's]",
+            "Precision",
+            flag="for",
+            graph=True,
+        ),
+    ] = None
+    calibration: Annotated[
+        str | None,
+        Option(
+            "Images that int8 and fp8 take activation ranges from; random is noise.  [default: what"
+            " shipped weights were trained on]",
+            "Precision",
+            metavar="digits|fashion-mnist|FOLDER|random",
+            graph=True,
+        ),
+    ] = None
+    calibration_images: Annotated[
+        int | None,
+        Interval(ge=1, le=100_000),
+        Option(
+            f"Number of calibration images.  [default: {IMAGES}]",
+            "Precision",
+            metavar="N",
+            graph=True,
+        ),
+    ] = None
+    calibration_method: Annotated[
+        Method | None,
+        Option(
+            "How activation outliers are handled: kept, clipped where the histogram loses least, or"
+            " the rarest 0.01 % clipped.  [default: minmax]",
+            "Precision",
+            kind="method",
+            graph=True,
+        ),
+    ] = None
+    merge_groups: Annotated[
+        Annotated[int, Interval(ge=2, le=4096)] | Literal["auto"] | None,
+        Option(
+            "Merge convolution groups until each has N input channels: exact, and faster on"
+            " runtimes that are slow on narrow groups; auto times each stage's choices here and"
+            " keeps the fastest.",
+            "Precision",
+            metavar="auto|N",
+            graph=True,
+        ),
+    ] = None
+    options: FormatOptions = field(default_factory=FormatOptions)
+
+
+#: Options that every format shares.
+FIELDS = {name: option for name, (option, _) in options_of(RequestFields).items()}

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from annotated_types import Interval
 
 from resnext.errors import UnknownName
 
-from .options import FormatOptions, Option, Runtime
+from .options import FormatOptions, Option, Runtime, options_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Formats(Mapping[str, Format]):
             raise ValueError(f"there is a format {row.name!r} already")
         for other in self._rows.values():
             if other.options is not row.options and (
-                both := other.options.model_fields.keys() & row.options.model_fields
+                both := options_of(other.options).keys() & options_of(row.options)
             ):
                 raise ValueError(f"format {other.name!r} has an option {min(both)!r} already")
         self._rows[row.name] = row
@@ -79,6 +79,7 @@ class Formats(Mapping[str, Format]):
         return name in self._rows
 
 
+@dataclass(frozen=True)
 class EngineChoices(FormatOptions):
     """Options of TensorRT's builders."""
 
@@ -90,12 +91,12 @@ class EngineChoices(FormatOptions):
     ] = False
     workspace_mib: Annotated[
         int | None,
-        Field(ge=1, le=1 << 20),
-        Option("Workspace limit in MiB.", flag="--workspace", metavar="MIB"),
+        Interval(ge=1, le=1 << 20),
+        Option("Workspace limit in MiB.", flag="workspace", metavar="MIB"),
     ] = None
     optimization_level: Annotated[
         int | None,
-        Field(ge=0, le=5),
+        Interval(ge=0, le=5),
         Option(
             "Builder optimization level, 0 to 5: higher takes longer and finds faster kernels."
             " TensorRT only."
@@ -121,13 +122,13 @@ class EngineChoices(FormatOptions):
         ),
     ] = "none"
     strip_weights: Annotated[
-        bool, Option("Leave the weights out of the engine; `resnext-export refit` adds them.")
+        bool, Option("Leave the weights out of the engine; the refit command adds them.")
     ] = False
     targets: Annotated[
         tuple[str, ...],
         Option(
             "Compute capabilities to build for. TensorRT-RTX only.  [default: Ampere and later]",
-            flag="--target",
+            flag="target",
             metavar="sm_89[,sm_120]",
         ),
     ] = ()
@@ -136,12 +137,13 @@ class EngineChoices(FormatOptions):
         Option(
             "What to try, in order, if there is no half-precision kernel for a grouped"
             " convolution.  [default: merge-groups,fp32-islands]",
-            flag="--on-refusal",
+            flag="on-refusal",
             kind="fallback",
         ),
     ] = ("merge-groups", "fp32-islands")
 
 
+@dataclass(frozen=True)
 class PackageOptions(FormatOptions):
     """Options of a compiled package."""
 

@@ -2,193 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError, UnknownName, UsageError
-from resnext.network.config import VARIANTS
-from resnext.precision import HALVES, QUANTIZED, Precision
+from resnext.precision import HALVES, QUANTIZED
 
-from .options import IMAGES, FormatOptions, Method, Option, Runtime
+from .options import FIELDS, FormatOptions, RequestFields, Runtime, options_of
 from .registry import FORMATS, Format
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
 
 
-class ExportRequest(BaseModel):
-    """Everything an export needs to know, for every format. None means: not asked for.
+#: Names of the fields.
+NAMES = tuple(each.name for each in dataclasses.fields(RequestFields))
+_JSON = TypeAdapter(dict[str, Any])
 
-    Options of one format may be given beside the others; they are kept in ``options``.
 
-    Raises:
-        UsageError: a value that is not allowed, or options that do not go together.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: str = "onnx"
-    model: Annotated[
-        str | None,
-        Option(
-            "Variant; resnext-export --list-models shows all.  [default: what the weights imply,"
-            " else resnext50_32x4d]",
-            "Network",
-            metavar="NAME",
-            choices=tuple(VARIANTS),
-        ),
-    ] = None
-    weights: Annotated[
-        str | None,
-        Option(
-            "seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  [default: the"
-            " shipped weights of a shipped model, else seeded]",
-            "Network",
-            metavar="SPEC",
-        ),
-    ] = None
-    num_classes: Annotated[
-        int | None,
-        Field(ge=1),
-        Option("Number of classes, if it differs from the model's.", "Network"),
-    ] = None
-    input_size: Annotated[
-        str | None,
-        Option(
-            "Input height and width in pixels, if they differ from the model's.",
-            "Network",
-            metavar="HxW",
-        ),
-    ] = None
-    bake_preprocessing: Annotated[
-        bool, Option("Take uint8 NHWC pixels and normalize inside the graph.", "Network")
-    ] = False
-    batch: Annotated[
-        str | None,
-        Option(
-            "Batch sizes to support: a range (no MAX: no limit) or one fixed size; for an engine,"
-            " one or several ranges with MAX, each an optimization profile.  [default: 1:8, for an"
-            " engine 1:8:64]",
-            "Network",
-            metavar="MIN:OPT[:MAX]|N[,...]",
-        ),
-    ] = None
-    onnx: Annotated[
-        Path | None,
-        Option(
-            "ONNX artifact to start from.  [default: exported once into the cache]",
-            "Network",
-            metavar="PATH",
-            graph=True,
-        ),
-    ] = None
-    precision: Annotated[
-        Precision | None,
-        Option("Element type of weights and activations.  [default: fp32]", "Precision"),
-    ] = None
-    io: Annotated[
-        Literal["float32", "native"] | None,
-        Option(
-            "Element type of an fp16 or bf16 network's input and output.  [default: float32]",
-            "Precision",
-            kind="kind of input and output",
-            graph=True,
-        ),
-    ] = None
-    runtime: Annotated[
-        Runtime | None,
-        Option(
-            "Runtime to quantize for: each wants its own Q/DQ layout. --merge-groups=auto times on"
-            " it, too.  [default: ort for ONNX, else the format's]",
-            "Precision",
-            flag="--for",
-            graph=True,
-        ),
-    ] = None
-    calibration: Annotated[
-        str | None,
-        Option(
-            "Images that int8 and fp8 take activation ranges from; random is noise.  [default: what"
-            " shipped weights were trained on]",
-            "Precision",
-            metavar="digits|fashion-mnist|FOLDER|random",
-            graph=True,
-        ),
-    ] = None
-    calibration_images: Annotated[
-        int | None,
-        Field(ge=1, le=100_000),
-        Option(
-            f"Number of calibration images.  [default: {IMAGES}]",
-            "Precision",
-            metavar="N",
-            graph=True,
-        ),
-    ] = None
-    calibration_method: Annotated[
-        Method | None,
-        Option(
-            "How activation outliers are handled: kept, clipped where the histogram loses least, or"
-            " the rarest 0.01 % clipped.  [default: minmax]",
-            "Precision",
-            kind="method",
-            graph=True,
-        ),
-    ] = None
-    merge_groups: Annotated[
-        Annotated[int, Field(ge=2, le=4096)] | Literal["auto"] | None,
-        Option(
-            "Merge convolution groups until each has N input channels: exact, and faster on"
-            " runtimes that are slow on narrow groups; auto times each stage's choices here and"
-            " keeps the fastest.",
-            "Precision",
-            metavar="auto|N",
-            graph=True,
-        ),
-    ] = None
-    options: SerializeAsAny[FormatOptions] = FormatOptions()
-
-    def __init__(self, **fields: Any) -> None:  # the format's options are no fields of this class
-        try:
-            super().__init__(**fields)
-        except ValidationError as exc:
-            raise _usage_error(exc) from exc
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class _Checked(RequestFields):
+    """The fields, validated together."""
 
     @model_validator(mode="before")
     @classmethod
     def _options_of_the_format(cls, data: Any) -> Any:
-        data = dict(data)
+        data = dict(getattr(data, "kwargs", data) or {})
         row = FORMATS[data.get("format", "onnx")]
         options = data.pop("options", {})
         if isinstance(options, FormatOptions):
-            options = options.model_dump(exclude_unset=True)
-        others = {name: data.pop(name) for name in list(data) if name not in cls.model_fields}
+            options = _changed(options)
+        others = {name: data.pop(name) for name in list(data) if name not in NAMES}
         for name in (options := {**options, **others}):
-            if name not in row.options.model_fields:
+            if name not in options_of(row.options):
                 _refuse_option(name)
-        return {**data, "options": row.options(**options)}
+        return {**data, "options": TypeAdapter(row.options).validate_python(options)}
 
     @model_validator(mode="after")
-    def _go_together(self) -> ExportRequest:
-        row, spec = FORMATS[self.format], dict(self)
-        given = [name for name in FIELDS if FIELDS[name].graph and spec[name] is not None]
+    def _go_together(self) -> _Checked:
+        row = FORMATS[self.format]
+        given = [name for name in FIELDS if FIELDS[name].graph and getattr(self, name) is not None]
         if row.source == "weights" and given:
             raise UsageError(
                 f"a .{row.name} package is made from the weights, not from an ONNX artifact; drop"
                 f" `{given[0]}`"
             )
         for name in ("calibration", "calibration_images", "calibration_method"):
-            if spec[name] is not None and self.precision not in QUANTIZED:
+            if getattr(self, name) is not None and self.precision not in QUANTIZED:
                 raise UsageError(
                     f"`{name}` is for int8 and fp8: use `precision` int8, or drop `{name}`"
                 )
@@ -272,27 +138,42 @@ class ExportRequest(BaseModel):
             )
         return int(height), int(width or height)
 
+
+class ExportRequest(_Checked):
+    """Everything an export needs to know, for every format: a frozen dataclass.
+
+    Options of one format may be given beside the fields of `RequestFields`; they are kept in
+    ``options``.
+
+    Raises:
+        UsageError: a value that is not allowed, or options that do not go together.
+    """
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as exc:
+            raise _usage_error(exc) from exc
+
     def parent(self) -> ExportRequest | None:
         """The request for the artifact that this one is made from; None: from the weights."""
         row = FORMATS[self.format]
         if row.source == "weights" or (self.format == "onnx" and not self.derives):
             return None
-        fields = dict(self) | {"format": "onnx", "options": FormatOptions(), "onnx": None}
+        fields: dict[str, Any] = {"format": "onnx", "options": FormatOptions(), "onnx": None}
         if self.format == "onnx":
-            graph = [n for n in FIELDS if FIELDS[n].section == "Precision"]
-            fields |= dict.fromkeys(graph)
+            fields |= {name: None for name in FIELDS if FIELDS[name].section == "Precision"}
         else:
             auto = self.merge_groups == "auto"
             fields["runtime"] = self.scheme if self.precision in QUANTIZED or auto else None
             fields["batch"] = None if row.profiles else self.batch
-        return ExportRequest(**fields)
+        return replace(self, **fields)
 
     def record(self) -> dict[str, Any]:
         """What a manifest stores; `ExportRequest` takes it back."""
-        return {
-            "format": self.format,
-            **self.model_dump(mode="json", exclude_defaults=True),
-        }
+        plain = _JSON.dump_python(_changed(self), mode="json")
+        options = _JSON.dump_python(_changed(self.options), mode="json")
+        return {"format": self.format, **plain, **({"options": options} if options else {})}
 
     def folder(self, weights: Weights, precision: str, kind: str) -> Path:
         """A folder name that says what is in it.
@@ -320,25 +201,20 @@ class ExportRequest(BaseModel):
         return Path(f"{name}-{stem}-{precision}-{kind}")
 
 
-def options_of(model: type[BaseModel]) -> dict[str, Option]:
-    """The options that the fields of ``model`` are annotated with."""
+def _changed(fields: RequestFields | FormatOptions) -> dict[str, Any]:
+    """What is not the default."""
     return {
-        name: option
-        for name, field in model.model_fields.items()
-        for option in field.metadata
-        if isinstance(option, Option)
+        each.name: getattr(fields, each.name)
+        for each in dataclasses.fields(fields)
+        if each.name != "options" and getattr(fields, each.name) != each.default
     }
 
 
-#: Options that every format shares.
-FIELDS = options_of(ExportRequest)
-
-
 def _refuse_option(name: str) -> None:
-    rows = [row for row in FORMATS.values() if name in row.options.model_fields]
+    rows = [row for row in FORMATS.values() if name in options_of(row.options)]
     if not rows:
-        known = {n for row in FORMATS.values() for n in row.options.model_fields}
-        raise UnknownName("option", name, [*ExportRequest.model_fields, *sorted(known)])
+        known = {n for row in FORMATS.values() for n in options_of(row.options)}
+        raise UnknownName("option", name, [*NAMES, *sorted(known)])
     raise UsageError(
         f"`{name}` is for {rows[0].options.title}`format` {' or '.join(row.name for row in rows)}"
     )

@@ -109,7 +109,7 @@ def entry_of(
     laid_out = request.precision in QUANTIZED or request.merge_groups == "auto"
     facts: dict[str, Any] = {
         "format": FORMAT_VERSION,
-        "request": request.model_dump(mode="json", exclude=_NAMES),
+        "request": {k: v for k, v in request.record().items() if k not in _NAMES},
         "precision": request.precision or "fp32",
         "scheme": request.scheme if laid_out else None,
         "key": builder_for(request).key(request, weights),

@@ -20,6 +20,7 @@ from resnext_bench.result import read_run
 from resnext_export import ExportRequest
 from resnext_export.convert import pt2_from_torch as converter
 from resnext_export.formats.onnx import export_onnx
+from resnext_export.registry import PackageOptions
 
 FAST = ["--weights", "digits", "--duration", "0.1", "--rounds", "2", "--warmup", "0.02"]
 
@@ -146,7 +147,8 @@ def test_it_is_compiled_for_the_device_that_it_would_run_on(
     monkeypatch.setattr(toolchain, "obstacle", lambda _: None)
 
     def refuse(request: ExportRequest, *_: object) -> None:
-        seen.append(request.model_dump()["options"]["device"])
+        assert isinstance(request.options, PackageOptions)
+        seen.append(request.options.device)
         raise MissingRequirement("far enough")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)

@@ -40,7 +40,7 @@ pictures = script("draw_pipeline")
 # ---- commands
 
 #: Options whose help text is only their default. Add none; whoever writes a text takes it out.
-WAITING = {"resnext-export --calibration-images", "resnext-bench --calibration-images"}
+WAITING = {"resnext-bench --calibration-images"}
 
 
 def undocumented(context: click.Context) -> list[str]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
-from pydantic.fields import FieldInfo
 
 from resnext.cli.params import NameType
 from resnext.cli.sections import SectionedGroup, SectionOption
-from resnext_export.options import Option
+from resnext_export.options import Option, RequestFields, options_of
 from resnext_export.registry import FORMATS
-from resnext_export.request import FIELDS, ExportRequest, options_of
 
 if TYPE_CHECKING:
+    from resnext_export.request import ExportRequest
+
     _ParamType = click.ParamType[Any]
 else:  # not generic before click 8.2
     _ParamType = click.ParamType
@@ -33,15 +34,14 @@ def request_options() -> list[click.Parameter]:
     """One option for each field: those that all formats share, then those of some."""
     found: list[click.Parameter] = [_format_option()]
     weights_only = [row.name for row in FORMATS.values() if row.source == "weights"]
-    for name, option in FIELDS.items():
+    for name, (option, annotation) in options_of(RequestFields).items():
         note = f"  [not for {', '.join(weights_only)}]" if option.graph and weights_only else ""
-        found.append(_option(name, option, ExportRequest.model_fields[name], option.section, note))
-    models = dict.fromkeys(row.options for row in FORMATS.values())
-    for model in models:
+        found.append(_option(name, option, annotation, option.section, note))
+    for model in dict.fromkeys(row.options for row in FORMATS.values()):
         names = [row.name for row in FORMATS.values() if row.options is model]
         heading = f"{model.section} (--format {', '.join(names)})"
-        for name, option in options_of(model).items():
-            found.append(_option(name, option, model.model_fields[name], heading))
+        for name, (option, annotation) in options_of(model).items():
+            found.append(_option(name, option, annotation, heading))
     return found
 
 
@@ -51,6 +51,8 @@ def request_from(params: dict[str, Any]) -> ExportRequest:
     Raises:
         UsageError: options that do not go together.
     """
+    from resnext_export.request import ExportRequest
+
     return ExportRequest(
         **{
             name: value
@@ -72,27 +74,28 @@ def _format_option() -> click.Parameter:
 
 
 def _option(
-    name: str, option: Option, field: FieldInfo, section: str, note: str = ""
+    name: str, option: Option, annotation: Any, section: str, note: str = ""
 ) -> click.Parameter:
-    flag = option.flag or "--" + name.replace("_", "-")
-    if field.annotation is bool:
-        return SectionOption([flag, name], is_flag=True, help=option.help, section=section)
-    kind, metavar = _type(name, option, field)
+    flag = "--" + (option.flag or name).replace("_", "-")
+    text = re.sub(r"`(\w+)`", lambda m: "--" + m[1].replace("_", "-"), option.help)
+    if annotation.__origin__ is bool:
+        return SectionOption([flag, name], is_flag=True, help=text, section=section)
+    kind, metavar = _type(name, option, annotation)
     return SectionOption(
         [flag, name],
         type=kind,
         metavar=option.metavar or metavar,
-        help=option.help + note,
+        help=text + note,
         section=section,
     )
 
 
-def _type(name: str, option: Option, field: FieldInfo) -> tuple[Any, str | None]:
+def _type(name: str, option: Option, annotation: Any) -> tuple[Any, str | None]:
     """The click type of a field, and what stands for its value in the help."""
     kind = option.kind or name.replace("_", " ")
     if option.choices:
         return NameType(kind, option.choices), None
-    parts = _alternatives(field.annotation)
+    parts = _alternatives(annotation.__origin__)
     names = tuple(str(each) for part in parts for each in get_args(part) if _is(part, Literal))
     if listed := [get_args(part)[0] for part in parts if _is(part, tuple)]:
         elements = get_args(listed[0])
@@ -102,7 +105,7 @@ def _type(name: str, option: Option, field: FieldInfo) -> tuple[Any, str | None]
     if names:
         return _WidthType(kind, names), None
     if int in parts:
-        return click.IntRange(_limit(field, "ge"), _limit(field, "le")), None
+        return click.IntRange(_limit(annotation, "ge"), _limit(annotation, "le")), None
     return click.Path(path_type=Path) if Path in parts else str, None
 
 
@@ -117,8 +120,9 @@ def _is(annotation: Any, origin: Any) -> bool:
     return get_origin(annotation) is origin
 
 
-def _limit(field: FieldInfo, name: str) -> int | None:
-    return next((getattr(each, name) for each in field.metadata if hasattr(each, name)), None)
+def _limit(annotation: Any, name: str) -> int | None:
+    limits = annotation.__metadata__
+    return next((getattr(each, name) for each in limits if hasattr(each, name)), None)
 
 
 class _ListType(_ParamType):

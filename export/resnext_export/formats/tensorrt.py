@@ -131,11 +131,11 @@ class EngineBuilder(Builder):
 
 def engine_options(request: ExportRequest) -> EngineOptions:
     """What ``request`` asks of the builder."""
-    choices = _choices(request)
+    choices = asdict(_choices(request))
+    choices.pop("timing_cache")
+    fallbacks = choices.pop("fallbacks")
     return EngineOptions(
-        profiles=request.profiles(),
-        fallbacks=() if choices.fallbacks == "fail" else choices.fallbacks,
-        **choices.model_dump(exclude={"timing_cache", "fallbacks"}),
+        profiles=request.profiles(), fallbacks=() if fallbacks == "fail" else fallbacks, **choices
     )
 
 

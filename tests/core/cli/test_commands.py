@@ -118,7 +118,7 @@ def test_help_and_wrong_options_load_no_framework(command: str) -> None:
 def test_each_option_of_an_example_exists(command: str) -> None:
     known = {
         text
-        for parameter in COMMANDS[command].params
+        for parameter in COMMANDS[command].get_params(click.Context(COMMANDS[command]))
         for text in parameter.opts + parameter.secondary_opts
     }
     epilog = COMMANDS[command].epilog or ""

@@ -34,8 +34,8 @@ from resnext.runtimes.trt.library import FLAVOURS, RTX_TARGETS, this_platform
 from resnext_export.cli.export import main
 from resnext_export.cli.options import request_from
 from resnext_export.formats.tensorrt import engine_options
+from resnext_export.options import RequestFields, options_of
 from resnext_export.registry import EngineChoices
-from resnext_export.request import ExportRequest
 
 NO_DRIVER = Driver("the NVIDIA driver is not installed (no libcuda.so.1)")
 
@@ -360,7 +360,7 @@ def parsed(manifest: Manifest, on: Machine) -> tuple[dict[str, Any], EngineOptio
         for name, value in context.params.items()
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    names = {*ExportRequest.model_fields, *EngineChoices.model_fields}
+    names = {"format", *options_of(RequestFields), *options_of(EngineChoices)}
     request = request_from({name: context.params[name] for name in names & context.params.keys()})
     return given, engine_options(request)
 

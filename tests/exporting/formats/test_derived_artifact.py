@@ -157,7 +157,7 @@ def test_what_float8_leaves_is_said_before_the_work_and_noted(
 
 
 def test_merged_groups_let_float8_take_every_convolution_but_the_stem(derive: Derive) -> None:
-    manifest = derive(RECIPES["fp8"].model_copy(update={"merge_groups": 32})).manifest
+    manifest = derive(replace(RECIPES["fp8"], merge_groups=32)).manifest
     assert manifest.quantization is not None
     assert [name for name, _ in manifest.quantization.left] == ["conv1", "fc"]
     assert manifest.merged is not None

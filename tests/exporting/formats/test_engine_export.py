@@ -39,6 +39,7 @@ from resnext_export.cli.export import main
 from resnext_export.cli.inspect import delivered_line, share_of
 from resnext_export.formats.onnx import export_onnx
 from resnext_export.formats.tensorrt import export_engine
+from resnext_export.options import options_of
 from resnext_export.registry import EngineChoices
 
 DTYPES: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
@@ -671,7 +672,7 @@ def test_a_library_that_is_installed_but_does_not_load_says_so(
 
 
 def test_the_choices_of_a_request_are_those_that_the_record_takes() -> None:
-    fields = {name: str(field.annotation) for name, field in EngineChoices.model_fields.items()}
+    fields = {name: str(annotation) for name, (_, annotation) in options_of(EngineChoices).items()}
     for name, names in (
         ("compatibility", Compatibility),
         ("tiling_level", TilingLevel),

@@ -5,13 +5,14 @@ messages without another file knowing of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import onnx
 import pytest
+from annotated_types import Interval
 from click.testing import CliRunner, Result
-from pydantic import Field
 
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import CheckRecord
@@ -20,17 +21,18 @@ from resnext.weights.spec import Weights
 from resnext_export import FORMATS, ExportRequest, export, proof
 from resnext_export.cli.export import main
 from resnext_export.formats.base import Builder, builder_for
-from resnext_export.options import FormatOptions, Option
+from resnext_export.options import FormatOptions, Option, options_of
 from resnext_export.publish import Built, library_versions
 from resnext_export.registry import Format
 
 
+@dataclass(frozen=True)
 class ToyOptions(FormatOptions):
     section: ClassVar[str] = "Toy"
     title: ClassVar[str] = "stamped files: "
 
     stamp: Annotated[str | None, Option("Text to put into the file.", metavar="TEXT")] = None
-    copies: Annotated[int, Field(ge=1, le=3), Option("Number of stamps.")] = 1
+    copies: Annotated[int, Interval(ge=1, le=3), Option("Number of stamps.")] = 1
 
 
 class ToyBuilder(Builder):
@@ -150,8 +152,9 @@ def test_a_name_or_an_option_is_registered_once() -> None:
     with pytest.raises(ValueError, match="a format 'toy' already"):
         FORMATS.register(TOY)
 
+    @dataclass(frozen=True)
     class Other(FormatOptions):
-        stamp: str = ""
+        stamp: Annotated[str, Option("The same name.")] = ""
 
     with pytest.raises(ValueError, match="'toy' has an option 'stamp' already"):
         FORMATS.register(Format("other", "", "onnx", "", Other))
@@ -166,6 +169,7 @@ def test_every_format_is_complete(name: str) -> None:
     assert row.name == name
     assert row.about
     assert isinstance(builder_for(ExportRequest(format=name)), Builder)
-    for field, info in row.options.model_fields.items():
-        assert any(isinstance(each, Option) and each.help for each in info.metadata), field
-    assert bool(row.options.model_fields) == bool(row.options.section)
+    known = options_of(row.options)
+    assert list(known) == [each.name for each in fields(row.options)]
+    assert all(option.help for option, _ in known.values())
+    assert bool(known) == bool(row.options.section)
