@@ -22,7 +22,7 @@ from resnext.artifact.manifest import BatchRange
 from resnext.cli import classify, parity
 from resnext.errors import MissingRequirement, SessionFailed
 from resnext.runtimes import compatibility
-from resnext.runtimes.pt2 import session, toolchain
+from resnext.runtimes.pt2 import door, toolchain
 from resnext.runtimes.pt2.record import this_host
 from resnext.runtimes.pt2.toolchain import obstacle
 from resnext.weights.spec import Weights, load_model
@@ -260,7 +260,7 @@ def test_a_damaged_file_is_exit_4_with_and_without_its_digest(
         (["--precision", "int8", "--calibration", "random"], "drop --calibration"),
         (["--tf32"], "--tf32 is for engines"),
         (["--target", "sm_89"], "--target is for engines"),
-        (["--device", "tpu"], "unknown device 'tpu'. Known: cpu, cuda"),
+        (["--device", "tpu"], "unknown device 'tpu'; did you mean 'cpu'? Known: cpu, cuda"),
         (["--batch", "1,8"], "batch '1,8' is not"),
         (["--batch", "8:1"], "MIN <= OPT"),
         (["--format", "onnx", "--device", "cpu"], "--device is for --format pt2"),
@@ -445,7 +445,7 @@ def test_a_processor_without_the_features_is_refused_unloaded(
     )
     older = replace(this_host(), cpu_flags=frozenset({"avx2"}))
     monkeypatch.setattr(compatibility, "this_host", lambda: older)
-    monkeypatch.setattr(session, "this_host", lambda: older)
+    monkeypatch.setattr(door, "this_host", lambda: older)
     result = inspect(artifact, "--require-loadable")
     assert result.exit_code == 3
     assert "may use avx512f, which this processor lacks" in error(result)
