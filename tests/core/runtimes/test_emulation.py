@@ -141,7 +141,9 @@ def test_as_a_session_it_runs_binds_and_accounts_like_every_runtime(
 ) -> None:
     artifact = plain
     if precision != "fp32":
-        artifact = derive_onnx(plain, weights, tmp_path / "low", ExportRequest(precision=precision), check=False)
+        artifact = derive_onnx(
+            plain, weights, tmp_path / "low", ExportRequest(precision=precision), check=False
+        )
     want = emulated_logits(artifact, images[:4])
     with open_session(artifact, "onnx-reference") as session:
         np.testing.assert_array_equal(session(images[:4]), want)
