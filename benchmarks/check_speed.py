@@ -5,9 +5,9 @@ where one is missed.
 
 1. ``--help`` of every command answers in under 0.3 s.
 2. Export end to end, check of the written bytes included, takes at most 1.5 times a bare
-``torch.onnx.export``. 3. The harness adds under 5 us to an iteration, measured on a session that
-does nothing. 4. ``ort-cpu`` is as fast as a plain loop over the same onnxruntime session: ratio
-1.00 +- 0.02.
+   ``torch.onnx.export``.
+3. The harness adds under 5 us to an iteration, measured on a session that does nothing.
+4. ``ort-cpu`` is as fast as a plain loop over the same onnxruntime session: ratio 1.00 +- 0.02.
 """
 
 from __future__ import annotations
