@@ -1,9 +1,10 @@
 """MkDocs hook: pages and tables made of the code, so that no option or field is typed twice.
 
-Made whole: the home page (README), a page for each command, a page for each package's public
-names. Filled in wherever a page says ``<!-- generated: WHAT -->``: tables of errors, stored fields
-and commands. Files outside ``docs/`` that pages link to are copied into the site. Nothing here
-imports MkDocs until MkDocs runs the hooks, so tests can ask for the pages without it.
+Made whole: the home page (README), a page for each command, for each package's public names and
+for each validity check. Filled in wherever a page says ``<!-- generated: WHAT -->``: tables of
+errors, stored fields and commands. Files outside ``docs/`` that pages link to are copied into the
+site. Nothing here imports MkDocs until MkDocs runs the hooks, so tests can ask for the pages
+without it.
 """
 
 from __future__ import annotations
@@ -102,6 +103,17 @@ def python_page(package: str, names: tuple[str, ...]) -> str:
     return "\n\n".join([f"# {package}", *(f"::: {package}.{name}" for name in names)]) + "\n"
 
 
+def finding_pages() -> dict[str, str]:
+    """The page of each validity check, by its code."""
+    checks = importlib.import_module("resnext_bench.checks.registry").CHECKS
+    return {code: check.page + "\n" for code, check in checks.items()}
+
+
+def finding_list() -> str:
+    """A link to each validity check's page."""
+    return "\n".join(f"- [{code}](findings/{code}.md)" for code in finding_pages())
+
+
 def pages() -> dict[str, str]:
     """Markdown of every page that is made whole, by its path in the site."""
     made = {"index.md": (ROOT / "README.md").read_text(encoding="utf-8")}
@@ -113,6 +125,7 @@ def pages() -> dict[str, str]:
         f"reference/python/{package}.md": python_page(package, names)
         for package, names in public_names().items()
     }
+    made |= {f"reference/findings/{code}.md": page for code, page in finding_pages().items()}
     return made
 
 
@@ -166,6 +179,7 @@ def schema_tables(name: str) -> str:
 TABLES: dict[str, Callable[..., str]] = {
     "commands": command_list,
     "errors": error_table,
+    "findings": finding_list,
     "packages": package_list,
     "schema": schema_tables,
 }
@@ -213,7 +227,7 @@ def on_files(files: Any, config: Any) -> Any:
             files.append(File.generated(config, target, abs_src_path=str(path)))
     for section in config.nav:
         if "Reference" in section:
-            for folder in ("cli", "python"):
+            for folder in ("cli", "python", "findings"):
                 section["Reference"] += [
                     path for path in made if path.startswith(f"reference/{folder}/")
                 ]

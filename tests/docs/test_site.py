@@ -103,6 +103,18 @@ def test_every_public_name_is_on_its_package_s_page() -> None:
         )
 
 
+def test_every_validity_check_has_a_page_that_says_what_to_do() -> None:
+    from resnext_bench.checks.registry import CHECKS
+
+    made = site.pages()
+    assert len(CHECKS) >= 7
+    for code in CHECKS:
+        page = made[f"reference/findings/{code}.md"]
+        assert page.startswith(f"# {code}\n")
+        assert "What to do:" in page
+        assert f"(findings/{code}.md)" in site.filled("<!-- generated: findings -->")
+
+
 def test_every_error_class_is_in_the_table_with_its_exit_code() -> None:
     from resnext import errors
 
