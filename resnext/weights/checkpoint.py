@@ -21,7 +21,6 @@ from torch import Tensor
 from resnext.errors import BadInput, BadWeights, UsageError, first_line
 from resnext.images.preprocessing import Preprocessing, default_preprocessing
 from resnext.network.config import ResNeXtConfig, variant_name
-from resnext.network.model import ResNeXt
 
 #: Key of the JSON header that `save_weights` writes into a .safetensors file.
 METADATA_KEY = "resnext"
@@ -85,6 +84,8 @@ def check_state_dict(
     Raises:
         BadWeights: names the first missing, unexpected, misshapen or non-finite tensors.
     """
+    from resnext.network.model import ResNeXt
+
     with torch.device("meta"):
         expected = ResNeXt(config).state_dict()
     counters = {name for name in expected if name.endswith("num_batches_tracked")}

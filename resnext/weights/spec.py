@@ -15,19 +15,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
 from resnext.errors import BadWeights, UsageError
 from resnext.images.preprocessing import default_preprocessing
 from resnext.network.config import ResNeXtConfig, variant, variant_name
-from resnext.network.model import ResNeXt
 
 from .checkpoint import Weights as Weights
 from .checkpoint import declared_config, read_weights
-from .conditioned import seeded_state_dict
 from .shipped import SHIPPED
+
+if TYPE_CHECKING:
+    from resnext.network.model import ResNeXt
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -75,6 +76,8 @@ def load_weights(
     if spec in SHIPPED:
         return replace(read_weights(SHIPPED[spec].path, config), source=spec)
     if spec == "seeded" or spec.startswith("seeded:"):
+        from .conditioned import seeded_state_dict
+
         state = seeded_state_dict(config, _seed(spec))
         return Weights(config, state, spec, default_preprocessing(config))
     return read_weights(Path(spec), config)
@@ -108,6 +111,9 @@ def _refuse_other_model(spec: str, implied: ResNeXtConfig) -> NoReturn:
 
 def load_model(weights: Weights) -> ResNeXt:
     """A float32 ResNeXt on the CPU, in eval mode, that owns a copy of ``weights``."""
+    # A compiled package opens without the model's source, so nothing imports it before it is built.
+    from resnext.network.model import ResNeXt
+
     with torch.device("meta"):
         model = ResNeXt(weights.config)
     model.load_state_dict(

@@ -32,7 +32,6 @@ OTHER_SENSES = {
 }
 #: Help texts with a replaced word. The list only gets shorter: an entry that is right fails.
 NOT_YET = {
-    ("resnext-bench --calibration", "given"),
     ("resnext-export check-trt", "node by node"),
     ("resnext-export check-trt --shape", "given"),
     ("resnext-export inspect", "got"),

@@ -129,7 +129,8 @@ def test_the_wheel_carries_licence_version_and_commands(wheel: zipfile.ZipFile) 
 
 @pytest.mark.slow
 def test_the_wheel_is_small(wheel: zipfile.ZipFile) -> None:
-    assert sum(item.file_size for item in wheel.infolist()) < 2_000_000
+    # What is downloaded: 1.36 MB before the sources were laid out in 100 columns, 1.41 MB since.
+    assert sum(item.compress_size for item in wheel.infolist()) < 1_500_000
 
 
 def test_entry_points_resolve_to_commands(setup: configparser.ConfigParser) -> None:

@@ -7,7 +7,6 @@ from resnext.errors import UsageError
 from resnext.findings import Finding
 from resnext.runtimes.buffers import CudaMemory, HostMemory
 from resnext.runtimes.loading import refuse
-from resnext.runtimes.pytorch import door as pytorch
 from resnext.runtimes.registry import Device, SessionOptions
 
 from . import toolchain
@@ -40,6 +39,9 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Se
 
 def available(name: str, device: Device, *, given: bool) -> Finding | None:
     """What PyTorch lacks here; unless a package is given, what its compilers lack, too."""
+    # A package opens without the model's source, which PyTorch's own door builds.
+    from resnext.runtimes.pytorch import door as pytorch
+
     found = pytorch.available(name, device, given=given)
     if found or given:
         return found

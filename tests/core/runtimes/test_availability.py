@@ -32,11 +32,11 @@ from resnext.runtimes.pt2.record import this_host
 from resnext.runtimes.registry import RUNTIMES, load_door, table
 from resnext.runtimes.trt import library
 from resnext.weights.spec import Weights, load_weights
+from resnext_bench import artifacts
 from resnext_bench.cases import Variant
 from resnext_bench.cli import main as bench
 from resnext_bench.plan import Cell, Plan
 from resnext_bench.run import run_benchmark
-from resnext_export import store
 from resnext_export.cli.export import main as export
 from resnext_export.formats.onnx import export_onnx
 
@@ -267,8 +267,7 @@ def test_the_benchmark_exports_nothing_for_a_backend_that_cannot_run(
     def exported(*_: object, **__: object) -> Any:
         raise AssertionError("exported in vain")
 
-    for maker in ("onnx_or_reuse", "engine_or_reuse", "pt2_or_reuse", "build_or_reuse"):
-        monkeypatch.setattr(store, maker, exported)
+    monkeypatch.setattr(artifacts, "build_or_reuse", exported)
     run = run_benchmark(weights, Plan((Cell(name, 1),), duration_s=0.01, warmup_s=0))
     assert (run.rows[0].status, run.rows[0].exit_code) == ("failed", 3)
     assert run.rows[0].reasons == (str(available(name)),)

@@ -199,7 +199,7 @@ def test_a_file_is_evaluated_once_for_each_image(
         counts.append(len(inputs))
         return np.ones((len(inputs), 10), np.float32)
 
-    monkeypatch.setattr("resnext.runtimes.onnx_reference.emulated_logits", emulated)
+    monkeypatch.setattr("resnext.runtimes.onnx_reference.evaluator.emulated_logits", emulated)
     reference = Reference(weights, seeded_pixels(weights.config, 5))
     for rows in ([0, 2], None, [4]):
         reference.baseline("int8", graph=artifact, rows=rows)

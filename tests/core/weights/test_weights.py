@@ -66,7 +66,7 @@ def test_no_spec_means_seeded_weights_of_the_default_model(monkeypatch: pytest.M
         asked.append((config, seed))
         return {}
 
-    monkeypatch.setattr("resnext.weights.spec.seeded_state_dict", fake)
+    monkeypatch.setattr("resnext.weights.conditioned.seeded_state_dict", fake)
     assert load_weights().source == "seeded"
     assert load_weights("seeded:7", "resnet50").source == "seeded:7"
     assert asked == [(variant("resnext50_32x4d"), 0), (variant("resnet50"), 7)]

@@ -259,7 +259,7 @@ def test_what_cannot_be_measured_is_refused(
     open_height.CopyFrom(fp32)
     del open_height.graph.value_info[:]
     open_height.graph.input[0].type.tensor_type.shape.dim[2].Clear()
-    with pytest.raises(BadArtifact, match="conv1 gives is not known; export with fixed height"):
+    with pytest.raises(BadArtifact, match="output of conv1 is unknown; export with fixed height"):
         activation_ranges(open_height, images)
     graph = helper.make_graph(
         [helper.make_node("Relu", ["input"], ["logits"])], "g", fp32.graph.input, []

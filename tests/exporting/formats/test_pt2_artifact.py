@@ -260,7 +260,7 @@ def test_a_damaged_file_is_exit_4_with_and_without_its_digest(
         (["--precision", "int8", "--calibration", "random"], "drop --calibration"),
         (["--tf32"], "--tf32 is for engines"),
         (["--target", "sm_89"], "--target is for engines"),
-        (["--device", "tpu"], "unknown device 'tpu'. Known: cpu, cuda"),
+        (["--device", "tpu"], "unknown device 'tpu'; did you mean 'cpu'? Known: cpu, cuda"),
         (["--batch", "1,8"], "batch '1,8' is not"),
         (["--batch", "8:1"], "MIN <= OPT"),
         (["--format", "onnx", "--device", "cpu"], "--device is for --format pt2"),

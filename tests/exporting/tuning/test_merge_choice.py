@@ -472,6 +472,6 @@ def test_a_model_that_the_runtime_refuses_is_one_line(runtime: Runtime) -> None:
 
 
 def test_a_runtime_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "resnext.runtimes.openvino.session", None)
+    monkeypatch.setitem(sys.modules, "resnext.runtimes.openvino.door", None)
     with pytest.raises(MissingRequirement, match="backend 'openvino' needs the Python package"):
         fastest_merge(small(), "openvino", 8)
