@@ -385,9 +385,9 @@ def require_cuda() -> None:
     Raises:
         MissingRequirement: says which of the two is missing, and what works here.
     """
-    from resnext.machine.cuda_driver import probe_driver
+    from resnext.machine.machine import this_machine
 
-    driver = probe_driver()
+    driver = this_machine().driver
     if driver.problem is not None:
         raise MissingRequirement(
             f"no CUDA device: {driver.problem}; on this machine use --device cpu, "

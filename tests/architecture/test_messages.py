@@ -16,17 +16,13 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*|\bresnext-(?:export|bench|parity|cla
 NO_LIBRARY = {"resnext/weights/shipped/train.py", "resnext/runtimes/pt2/toolchain.py"}
 #: Modules that still name flags. The list only gets shorter: an entry without flags fails.
 NOT_YET = {
-    "resnext/runtimes/compatibility.py",
     "resnext/runtimes/openvino/session.py",
     "resnext/runtimes/ort/door.py",
     "resnext/runtimes/ort/libraries.py",
     "resnext/runtimes/ort/session.py",
     "resnext/runtimes/pt2/package.py",
-    "resnext/runtimes/pt2/record.py",
-    "resnext/runtimes/pt2/door.py",
     "resnext/runtimes/pytorch/door.py",
     "resnext/runtimes/registry.py",
-    "resnext/runtimes/trt/door.py",
     "resnext/runtimes/tensor_session.py",
     "resnext/runtimes/trt/library.py",
     "resnext/runtimes/trt/session.py",

@@ -16,15 +16,11 @@ from resnext.artifact.records import EngineOptions
 from resnext.errors import MissingRequirement
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver
-from resnext.runtimes import compatibility
-from resnext.runtimes.trt import library
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import Flavour, flavour_for
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats import pt2, tensorrt
 from resnext_export.formats.onnx import export_onnx
 from resnext_export.formats.tensorrt import export_engine
-from resnext_export.tensorrt import engine_from_onnx
 
 
 @pytest.fixture(scope="session")
@@ -73,8 +69,7 @@ def plant_driver(monkeypatch: pytest.MonkeyPatch) -> Callable[[Driver], None]:
     """Makes the toolkit see another driver than the machine's."""
 
     def plant(driver: Driver) -> None:
-        for module in (cuda_driver, library, compatibility, engine_from_onnx, tensorrt, pt2):
-            monkeypatch.setattr(module, "probe_driver", lambda *_: driver)
+        monkeypatch.setattr(cuda_driver, "probe_driver", lambda: driver)
 
     return plant
 

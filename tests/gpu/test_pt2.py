@@ -12,7 +12,7 @@ import pytest
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import UsageError
-from resnext.runtimes.pt2.record import obstacles, this_host
+from resnext.runtimes.pt2.record import loadable, this_host
 from resnext.runtimes.pt2.toolchain import obstacle
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.verify.parity import compare
@@ -36,7 +36,7 @@ def test_the_record_is_of_this_gpu_and_the_check_ran_on_it(package: Artifact) ->
     assert record is not None
     assert (record.device, record.compute_capability) == ("cuda", host.compute_capability)
     assert record.gpu
-    assert obstacles(record, host) == ()
+    assert loadable(package.manifest, host) == ()
     assert package.manifest.check is not None
     assert package.manifest.check.backend == "pt2"
 

@@ -190,11 +190,10 @@ def _parity(manifest: Manifest) -> str:
             " checks"
         )
     if manifest.engine is not None:
-        from resnext.runtimes.compatibility import obstacles, this_machine
-        from resnext.runtimes.trt.library import flavour_of
+        from resnext.runtimes.compatibility import loadable, machine_for
 
-        if found := obstacles(manifest, this_machine(flavour_of(manifest.engine.library))):
-            return f"NOT CHECKED: {found[0].reason}; on its machine: {later}"
+        if found := loadable(manifest, machine_for(manifest)):
+            return f"NOT CHECKED: {found[0].message}; on its machine: {later}"
     if manifest.package is not None:
         return f"NOT CHECKED (--no-check); later, on a machine that it is for: {later}"
     return "NOT CHECKED (--no-check)"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnext.cli.app import SETTINGS, OneLineCommand, guarded, printable
+from resnext.cli.app import SETTINGS, OneLineCommand, as_flags, guarded, printable
 from resnext.cli.options import json_option
 from resnext.cli.params import NameType
 from resnext.precision import NUMERICS
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
     from resnext.artifact.manifest import Manifest
     from resnext.artifact.records import PackageRecord
-    from resnext.runtimes.compatibility import Machine, Obstacle
+    from resnext.findings import Finding
+    from resnext.machine.machine import Machine
     from resnext.runtimes.session import Delivered
 
 _EPILOG = """\b
@@ -68,15 +69,16 @@ def inspect(
 ) -> None:
     """Say what an artifact is, whether this machine can load it, and what precision each layer got.
 
-    Where an engine or package does not load here, say why, and which command makes one that does.
+    Where an engine or package does not load here, say why, and how to make one that does.
     """
     check_writable(json_path)
     from resnext.artifact.files import read_artifact
     from resnext.artifact.onnx_precision import check_onnx_precision
     from resnext.errors import GateFailed, MissingRequirement, UsageError
-    from resnext.runtimes.compatibility import machine_for, obstacles, remarks
+    from resnext.runtimes.compatibility import loadable, machine_for
     from resnext.runtimes.pt2.package import check_package_bytes
     from resnext.runtimes.registry import runtime_named
+    from resnext.runtimes.trt.compatibility import remarks
     from resnext.runtimes.trt.identity import check_engine_bytes
 
     artifact = read_artifact(path)
@@ -89,7 +91,7 @@ def inspect(
     check_package_bytes(artifact)
     manifest = artifact.manifest
     machine = machine_for(manifest)
-    found, noted = obstacles(manifest, machine), remarks(manifest, machine)
+    found, noted = loadable(manifest, machine), remarks(manifest, machine)
     delivered, source = _delivered(artifact, backend)
     share = share_of(manifest, delivered)
     if json_path is not None:
@@ -104,7 +106,7 @@ def inspect(
         if show_layers:
             _print_layers(manifest, delivered, recorded=backend is None)
     if require_loadable and found:
-        raise MissingRequirement(f"{artifact.path} does not load here: {found[0].reason}")
+        raise MissingRequirement(f"{artifact.path} does not load here: {found[0].message}")
     if require_delivered is not None and share < require_delivered:
         raise GateFailed(
             f"{artifact.path} delivers {manifest.precision} to {share:.2%} of its convolution and"
@@ -126,7 +128,7 @@ def share_of(manifest: Manifest, delivered: Delivered) -> float:
 
 def delivered_line(manifest: Manifest) -> str:
     """One line on what an engine's layers got, as its manifest records it."""
-    from resnext.verify.delivered import delivered_from_engine
+    from resnext.runtimes.delivered import delivered_from_engine
 
     record = manifest.engine
     assert record is not None
@@ -151,7 +153,7 @@ def _share_line(manifest: Manifest, delivered: Delivered, share: float) -> str:
 
 def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]:
     from resnext.progress import working
-    from resnext.verify.delivered import delivered_from_engine, delivered_from_package
+    from resnext.runtimes.delivered import delivered_from_engine, delivered_from_package
 
     record, package = artifact.manifest.engine, artifact.manifest.package
     if record is not None and backend is None:
@@ -206,7 +208,7 @@ def _bind_smallest(artifact: Artifact, session: Any, *, live_model: bool) -> Non
 
 
 def _say(
-    artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine
+    artifact: Artifact, found: tuple[Finding, ...], noted: tuple[str, ...], machine: Machine
 ) -> None:
     from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS
     from resnext_export.derivation import derivation
@@ -254,7 +256,7 @@ def _say(
     _say_loadable(artifact, found, noted, machine)
 
 
-def backends_here(manifest: Manifest, found: tuple[Obstacle, ...]) -> dict[str, str | None]:
+def backends_here(manifest: Manifest, found: tuple[Finding, ...]) -> dict[str, str | None]:
     """The backends that run artifacts of this kind and precision, each with what keeps it from
     running here, or None.
 
@@ -271,7 +273,7 @@ def backends_here(manifest: Manifest, found: tuple[Obstacle, ...]) -> dict[str, 
     ]
     # What keeps an engine or package from loading keeps it from running on any of them.
     if found:
-        return dict.fromkeys(able, found[0].reason)
+        return dict.fromkeys(able, found[0].message)
     answers = {name: available(name, given=True) for name in able}
     return {name: None if answer is None else str(answer) for name, answer in answers.items()}
 
@@ -307,31 +309,32 @@ def _say_package(created: str, package: PackageRecord) -> None:
 
 
 def _say_loadable(
-    artifact: Artifact, found: tuple[Obstacle, ...], noted: tuple[str, ...], machine: Machine
+    artifact: Artifact, found: tuple[Finding, ...], noted: tuple[str, ...], machine: Machine
 ) -> None:
     if not found:
         click.echo("here       this machine can load it")
-    for obstacle in found:
-        click.echo(
-            f"here       cannot be loaded: {obstacle.reason}"
-            + (f" -> {obstacle.fix}" if obstacle.fix else "")
-        )
+    for finding in found:
+        hint = f" -> {as_flags(finding.hint)}" if finding.hint else ""
+        click.echo(f"here       cannot be loaded: {finding.message}{hint}")
     for line in noted:
         click.echo(f"note       {line}")
-    if any(obstacle.rebuild for obstacle in found):
-        click.echo(f"rebuild    {rebuild_hint(artifact, machine)}")
+    if (command := rebuild_command(artifact, found, machine)) is not None:
+        click.echo(f"rebuild    {command}")
 
 
-def rebuild_hint(artifact: Artifact, machine: Machine) -> str:
-    """The command that makes an engine or package again, for this machine."""
-    from resnext.runtimes.compatibility import rebuild_command
+def rebuild_command(artifact: Artifact, found: tuple[Finding, ...], machine: Machine) -> str | None:
+    """The command that makes an engine or package again, for this machine; None if that would not
+    help, or the manifest has no request.
+    """
+    from resnext.runtimes.loading import MADE_AGAIN
+    from resnext.runtimes.trt.compatibility import missing_target
 
-    manifest, gpus = artifact.manifest, machine.driver.gpus
-    targets = () if manifest.engine is None else manifest.engine.options.targets
-    here = f"sm_{gpus[0].compute_capability.replace('.', '')}" if gpus else None
+    manifest = artifact.manifest
+    if manifest.request is None or MADE_AGAIN.isdisjoint(finding.code for finding in found):
+        return None
     # The stored request names its targets: it would build the same engine once more.
-    if manifest.request is None or (targets and here not in (None, *targets)):
-        return rebuild_command(manifest, machine)
+    if manifest.engine is not None and missing_target(manifest.engine, machine) is not None:
+        return None
     return shlex.join(["resnext-export", "rebuild", str(artifact.directory)])
 
 
@@ -381,18 +384,25 @@ def _facts(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from resnext.runtimes.compatibility import obstacles, remarks
+    from resnext.runtimes.compatibility import loadable
+    from resnext.runtimes.loading import MADE_AGAIN
+    from resnext.runtimes.trt.compatibility import remarks
 
     manifest = artifact.manifest
-    found = obstacles(manifest, machine)
+    found = loadable(manifest, machine)
     return {
         "manifest": manifest.model_dump(mode="json"),
         "loadable_here": not found,
-        "obstacles": [asdict(obstacle) for obstacle in found],
+        "obstacles": [
+            {
+                "reason": finding.message,
+                "fix": as_flags(finding.hint),
+                "rebuild": finding.code in MADE_AGAIN,
+            }
+            for finding in found
+        ],
         "remarks": list(remarks(manifest, machine)),
-        "rebuild": (
-            rebuild_hint(artifact, machine) if any(obstacle.rebuild for obstacle in found) else None
-        ),
+        "rebuild": rebuild_command(artifact, found, machine),
         "backends": backends_here(manifest, found),
         "delivered_share": share,
         "delivered_source": source,

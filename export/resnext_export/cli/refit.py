@@ -41,7 +41,8 @@ def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) 
     """Put weights into an engine that was built with --strip-weights, and prove the outcome."""
     from resnext.artifact.files import check_destination, read_artifact
     from resnext.errors import UsageError
-    from resnext.runtimes.trt.library import driver_or_refuse, flavour_of
+    from resnext.machine.machine import this_machine
+    from resnext.runtimes.trt.library import flavour_of, require_driver
     from resnext_export.formats.tensorrt import refit_engine
 
     artifact = read_artifact(path)
@@ -51,7 +52,7 @@ def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) 
             f"{path} is not an engine without weights; build one with --format trt --strip-weights"
         )
     check_destination(output, force=force)
-    driver_or_refuse(flavour_of(record.library))
+    require_driver(flavour_of(record.library), this_machine().driver)
     done = refit_engine(artifact, spec, output, check=check, force=force)
     click.echo(f"wrote     {done.path}  ({done.manifest.file_size_bytes / 1e6:.1f} MB)")
     click.echo(f"weights   {done.manifest.weights.source}, sha256 {done.manifest.weights.sha256}")

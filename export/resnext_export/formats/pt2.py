@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from resnext.artifact.files import Artifact
 from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import BatchRange, Manifest
-from resnext.machine.cuda_driver import probe_driver
+from resnext.machine.machine import this_machine
 from resnext.network.config import variant_name
 from resnext.precision import Precision
 from resnext.progress import working
-from resnext.runtimes.pt2.record import obstacles as package_obstacles
-from resnext.runtimes.pt2.record import this_host
+from resnext.runtimes.pt2.record import loadable, this_host
 from resnext.version import __version__
 from resnext_export import proof
 from resnext_export.publish import Built, publish
@@ -146,7 +145,7 @@ class PackageBuilder(Builder):
 
     def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
         """PyTorch, and the processor or GPU; neither the ONNX libraries nor an operator set."""
-        host, gpus = this_host(), probe_driver().gpus
+        host, gpus = this_host(), this_machine().driver.gpus
         return {
             "toolkit": __version__,
             **asdict(host),
@@ -156,12 +155,7 @@ class PackageBuilder(Builder):
 
     def usable(self, manifest: Manifest) -> bool:
         """Checked, and for this machine."""
-        package = manifest.package
-        return (
-            super().usable(manifest)
-            and package is not None
-            and not package_obstacles(package, this_host())
-        )
+        return super().usable(manifest) and not loadable(manifest, this_host())
 
     def build(
         self,

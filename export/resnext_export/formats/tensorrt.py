@@ -17,10 +17,10 @@ from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, Weights
 from resnext.artifact.records import EngineOptions, EngineRecord
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadWeights, UsageError
-from resnext.machine.cuda_driver import probe_driver
-from resnext.runtimes.compatibility import obstacles, this_machine
+from resnext.machine.machine import this_machine
+from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.trt.identity import engine_name
-from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for, flavour_of, this_platform
+from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for, flavour_of
 from resnext_export import proof
 from resnext_export.publish import Built, library_versions, publish
 from resnext_export.registry import EngineChoices
@@ -103,8 +103,7 @@ class EngineBuilder(Builder):
     def usable(self, manifest: Manifest) -> bool:
         """Checked, unless it cannot run here; a machine without a GPU leaves it unchecked."""
         assert manifest.engine is not None
-        flavour = flavour_of(manifest.engine.library)
-        return super().usable(manifest) or bool(obstacles(manifest, this_machine(flavour)))
+        return super().usable(manifest) or bool(loadable(manifest, machine_for(manifest)))
 
     def build(
         self,
@@ -141,7 +140,7 @@ def engine_options(request: ExportRequest) -> EngineOptions:
 
 def machine_facts(flavour: Flavour) -> dict[str, Any]:
     """What an engine and its kernels' timings depend on, beside the graph."""
-    driver = probe_driver()
+    driver = this_machine().driver
     return {
         "library": flavour.package,
         "version": flavour.version,
@@ -192,7 +191,7 @@ def _build(
     (folder / FILE_NAME).write_bytes(tried.engine.data)
 
     def proven(artifact: Artifact) -> CheckRecord | None:
-        if obstacles(artifact.manifest, this_machine(flavour)):
+        if loadable(artifact.manifest, machine_for(artifact.manifest)):
             return None
         return _proven(weights, parent, artifact)
 
@@ -268,7 +267,7 @@ def check_request(flavour: Flavour, options: EngineOptions, timing_cache: Path |
         raise UsageError(
             "`timing_cache` is TensorRT's: TensorRT-RTX times no kernels when it builds"
         )
-    flavour.check_can_build(options, probe_driver())
+    flavour.check_can_build(options, this_machine().driver)
 
 
 def _check_parent(parent: Artifact, options: EngineOptions) -> None:
@@ -304,7 +303,8 @@ def _open_shapes(manifest: Manifest) -> dict[str, tuple[int | None, ...]]:
 
 
 def _facts(of: Manifest, flavour: Flavour, options: EngineOptions, tried: Tried) -> dict[str, Any]:
-    driver = probe_driver()
+    machine = this_machine()
+    driver = machine.driver
     gpu = driver.gpus[0] if driver.gpus else None
     version = flavour.version
     assert version is not None
@@ -317,7 +317,7 @@ def _facts(of: Manifest, flavour: Flavour, options: EngineOptions, tried: Tried)
             library=flavour.package,
             version=version,
             cuda=flavour.cuda,
-            platform=this_platform(),
+            platform=machine.platform,
             gpu=gpu and gpu.name,
             compute_capability=gpu and gpu.compute_capability,
             cuda_driver=driver.cuda_version,

@@ -11,7 +11,7 @@ import onnx
 
 from resnext.artifact.records import EngineOptions
 from resnext.errors import BadArtifact, EngineRefused, UsageError
-from resnext.machine.cuda_driver import probe_driver
+from resnext.machine.machine import this_machine
 from resnext.runtimes.trt.library import Flavour
 from resnext.runtimes.trt.log import captured, shorten
 
@@ -79,7 +79,7 @@ def check_onnx(
     """
     if not path.is_file():
         raise BadArtifact(f"no ONNX file at {path}")
-    flavour.check_can_build(options, probe_driver())
+    flavour.check_can_build(options, this_machine().driver)
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except Exception:  # protobuf raises many kinds; the parser says what is wrong

@@ -14,7 +14,7 @@ from typing import Any
 
 from resnext.artifact.records import EngineLayer, EngineOptions, LayersFrom
 from resnext.errors import EngineRefused, NoKernel, first_line
-from resnext.machine.cuda_driver import probe_driver
+from resnext.machine.machine import this_machine
 from resnext.runtimes.trt.layers import layers_from_inspector, layers_from_log
 from resnext.runtimes.trt.library import Flavour
 from resnext.runtimes.trt.log import Log, captured, shorten
@@ -81,7 +81,7 @@ def engine_from_onnx(
         EngineRefused: the file does not parse or build for another reason; names the reason, and
             the nodes to blame.
     """
-    flavour.check_can_build(options, probe_driver())
+    flavour.check_can_build(options, this_machine().driver)
     trt = flavour.load()
     watch = watch or BuildWatch()
     started = time.perf_counter()
@@ -249,7 +249,7 @@ def _layers(
     trt: Any, flavour: Flavour, options: EngineOptions, data: bytes, logger: Any, log: Log
 ) -> tuple[tuple[EngineLayer, ...], LayersFrom]:
     """Layers as the engine reports them if it can be loaded, else as the build log does."""
-    if probe_driver().problem is None and not options.strip_weights:
+    if this_machine().driver.problem is None and not options.strip_weights:
         runtime = flavour.runtime(trt, logger, options)
         engine = runtime.deserialize_cuda_engine(data)
         if engine is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from resnext.findings import Finding
-from resnext.machine.cuda_driver import probe_driver
+from resnext.machine.machine import this_machine
 
 _PROVIDER = "CUDAExecutionProvider"
 
@@ -41,7 +41,7 @@ def cuda_works() -> bool:
     That needs this build, the driver, and cuBLAS and cuDNN of the right versions, which PyTorch's
     CUDA wheels bring.
     """
-    if _PROVIDER not in ort.get_available_providers() or probe_driver().problem is not None:
+    if _PROVIDER not in ort.get_available_providers() or this_machine().driver.problem is not None:
         return False
     preload_libraries()
     quiet = ort.SessionOptions()

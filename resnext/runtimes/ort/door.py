@@ -5,7 +5,7 @@ from __future__ import annotations
 from resnext.artifact.files import Artifact
 from resnext.errors import MissingRequirement
 from resnext.findings import Finding
-from resnext.machine.cuda_driver import probe_driver
+from resnext.machine.machine import this_machine
 from resnext.runtimes.registry import (
     RUNTIMES,
     Device,
@@ -59,14 +59,14 @@ def available(name: str, device: Device, *, given: bool) -> Finding | None:
     if name == "ort-trt":
         libraries.load_tensorrt10()
     elif name == "ort-trt-rtx":
-        libraries.plugin_device(probe_driver())
+        libraries.plugin_device(this_machine().driver)
     else:
         return cuda_probe.cuda_obstacle()
     return None
 
 
 def _product(name: str) -> products.Product:
-    driver = probe_driver()
+    driver = this_machine().driver
     if driver.problem is not None:
         raise MissingRequirement(
             f"backend {name!r} needs an NVIDIA GPU: {driver.problem}; "

@@ -6,11 +6,12 @@ from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.findings import Finding
 from resnext.runtimes.buffers import CudaMemory, HostMemory
+from resnext.runtimes.loading import refuse
 from resnext.runtimes.registry import Device, SessionOptions
 
 from . import toolchain
 from .package import check_manifest, read_package
-from .record import refuse_if_not_loadable, this_host
+from .record import loadable, this_host
 from .session import Pt2Session
 
 
@@ -27,10 +28,10 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Se
     check_manifest(subject, package)
     if options.device not in ("auto", record.device):
         raise UsageError(
-            f"{subject.path} was compiled for {record.device}; drop --device {options.device}, or"
-            " export it for that"
+            f"{subject.path} was compiled for {record.device}",
+            hint=f"drop `device` {options.device}, or export it for that",
         )
-    refuse_if_not_loadable(record, this_host())
+    refuse("package", loadable(subject.manifest, this_host()))
     return Pt2Session(
         subject, options, name, record, CudaMemory() if record.device == "cuda" else HostMemory()
     )

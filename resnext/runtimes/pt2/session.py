@@ -13,10 +13,10 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.records import PackageRecord
 from resnext.errors import BadArtifact, BadInput, first_line
 from resnext.runtimes.buffers import DeviceMemory
+from resnext.runtimes.delivered import delivered_from_package
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Delivered
 from resnext.runtimes.tensor_session import TensorSession
-from resnext.verify.delivered import delivered_from_package
 
 
 class Pt2Session(TensorSession):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.findings import Finding
+from resnext.machine.machine import this_machine
 from resnext.runtimes.buffers import CudaMemory
-from resnext.runtimes.compatibility import refuse_if_not_loadable, serves, this_machine
+from resnext.runtimes.loading import refuse
 from resnext.runtimes.registry import Device, SessionOptions
 
-from .library import EngineKind, driver_or_refuse, flavour_for, flavour_of
+from .compatibility import loadable, serves, with_library
+from .library import EngineKind, flavour_for, flavour_of, require_driver
 from .session import TrtSession
 
 
@@ -26,12 +28,13 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSe
     manifest = subject.manifest
     if manifest.engine is None or (name == "trt-rtx" and manifest.kind != name):
         raise UsageError(
-            f"backend {name!r} runs an engine, and {subject.directory} is of kind {manifest.kind}; "
-            f"build one: resnext-export --format {name} --onnx {subject.directory}"
+            f"backend {name!r} runs an engine, and {subject.directory} is of kind {manifest.kind}",
+            hint=f"build one of it: `format` {name}, `onnx` {subject.directory}",
         )
     flavour = flavour_of(manifest.engine.library)
-    driver_or_refuse(flavour)
-    refuse_if_not_loadable(manifest, this_machine(flavour))
+    machine = this_machine()
+    require_driver(flavour, machine.driver)
+    refuse("engine", loadable(manifest, with_library(machine, flavour)))
     return TrtSession(subject, options, name, flavour, flavour.load(), CudaMemory())
 
 
@@ -42,12 +45,13 @@ def available(name: str, device: Device, *, given: bool) -> Finding | None:
     del device  # it has one
     kind: EngineKind = "trt-rtx" if name == "trt-rtx" else "trt"
     flavour = flavour_for(kind)
-    driver = driver_or_refuse(flavour)
+    driver = this_machine().driver
+    require_driver(flavour, driver)
     if given or serves(flavour, driver):
         return None
     gpu = driver.gpus[0]
     return Finding(
         "unsupported-gpu",
         f"{flavour.title} does not take {gpu.name} (compute capability {gpu.compute_capability})",
-        f"use --backend {'trt' if kind == 'trt-rtx' else 'ort-cuda'}",
+        f"use `backend` {'trt' if kind == 'trt-rtx' else 'ort-cuda'}",
     )

@@ -6,8 +6,6 @@ flavour has; a test holds each name against the lists of TensorRT 10, TensorRT 1
 
 from __future__ import annotations
 
-import functools
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from resnext.errors import MissingRequirement, UsageError
-from resnext.machine.cuda_driver import Driver, probe_driver
+from resnext.machine.cuda_driver import Driver
 
 if TYPE_CHECKING:
     from resnext.artifact.records import EngineOptions
@@ -303,26 +301,16 @@ def flavour_for(name: EngineKind) -> Flavour:
     return wanted
 
 
-@functools.lru_cache(maxsize=1)
-def this_platform() -> str:
-    """Operating system and processor, as ``linux-x86_64``."""
-    import platform
-
-    return f"{sys.platform}-{platform.machine().lower()}"
-
-
-def driver_or_refuse(flavour: Flavour) -> Driver:
-    """Ask the driver, before the library does: without one, a runtime of TensorRT crashes the
-    process.
+def require_driver(flavour: Flavour, driver: Driver) -> None:
+    """Check that there is a GPU, before the library does: without a driver, a runtime of TensorRT
+    crashes the process.
 
     Raises:
         MissingRequirement: no driver or no device; says what works here.
     """
-    driver = probe_driver()
     if driver.problem is not None:
-        ahead = "resnext-export --format trt-rtx --target sm_89 builds ahead of time; "
         raise MissingRequirement(
-            f"{flavour.title} runs on an NVIDIA GPU only: {driver.problem}; on this machine {ahead}"
-            "to run, use --backend torch, torch-compile or ort-cpu"
+            f"{flavour.title} runs on an NVIDIA GPU only: {driver.problem}",
+            hint="on this machine build ahead of time with `format` trt-rtx and `target` sm_89; to"
+            " run, use `backend` torch, torch-compile or ort-cpu",
         )
-    return driver

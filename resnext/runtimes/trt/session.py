@@ -18,11 +18,11 @@ from resnext.artifact.identity import different_tensors, refuse_different
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, BadInput, SessionFailed
 from resnext.runtimes.buffers import DeviceMemory
+from resnext.runtimes.delivered import delivered_from_engine
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Delivered, Session
 from resnext.runtimes.tensor_session import Translated
 from resnext.storage import cache_folder
-from resnext.verify.delivered import delivered_from_engine
 
 from .execution import Execution, TrtBound
 from .identity import NAMED_FACTS, engine_name

@@ -14,7 +14,7 @@ import pytest
 from resnext.artifact.files import read_artifact
 from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.images.synthetic import seeded_pixels
-from resnext.runtimes.compatibility import machine_for, obstacles
+from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.pt2.package import check_package_bytes
 from resnext.runtimes.registry import natural_runtime, open_session
 from resnext.runtimes.trt.identity import check_engine_bytes
@@ -38,8 +38,8 @@ def test_every_earlier_artifact_is_covered() -> None:
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_an_earlier_artifact_computes_the_same_function(name: str) -> None:
     artifact = read_artifact(EARLIER / name)
-    if found := obstacles(artifact.manifest, machine_for(artifact.manifest)):
-        pytest.skip(f"{name} does not load on this machine: {found[0].reason}")
+    if found := loadable(artifact.manifest, machine_for(artifact.manifest)):
+        pytest.skip(f"{name} does not load on this machine: {found[0].message}")
     check_onnx_precision(artifact)
     check_package_bytes(artifact)
     weights = load_weights(str(EARLIER / "tiny.safetensors"))

@@ -14,16 +14,19 @@ import torch
 
 from fakes.package import FakeLoader, facts_of, fake_package, record_here, write_package
 from resnext.artifact.manifest import BatchRange
+from resnext.artifact.records import PackageRecord
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, MissingRequirement, UsageError
+from resnext.machine.machine import Host
 from resnext.network.config import variant
 from resnext.runtimes.pt2.door import open_session
 from resnext.runtimes.pt2.package import read_package
-from resnext.runtimes.pt2.record import obstacles, this_host
+from resnext.runtimes.pt2.record import loadable, this_host
 from resnext.runtimes.registry import SessionOptions
 from resnext.weights.spec import Weights, load_weights
 
 CPU = SessionOptions(device="cpu")
+Against = Callable[[PackageRecord, Host], tuple[str, ...]]
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +47,25 @@ def loaders(monkeypatch: pytest.MonkeyPatch) -> list[FakeLoader]:
     return made
 
 
-# What a package hangs on.
+# What a package depends on.
 
 
-def test_a_package_of_this_machine_has_nothing_against_it(weights: Weights) -> None:
-    assert obstacles(record_here(weights), this_host()) == ()
+@pytest.fixture
+def against(weights: Weights, tmp_path: Path) -> Against:
+    """Messages of `loadable` on a package with that record, on that host."""
+    manifest = fake_package(tmp_path / "any", weights).manifest
+
+    def messages(record: PackageRecord, host: Host) -> tuple[str, ...]:
+        found = loadable(manifest.model_copy(update={"package": record}), host)
+        return tuple(finding.message for finding in found)
+
+    return messages
+
+
+def test_a_package_of_this_machine_has_nothing_against_it(
+    weights: Weights, against: Against
+) -> None:
+    assert against(record_here(weights), this_host()) == ()
 
 
 @pytest.mark.parametrize(
@@ -79,11 +96,13 @@ def test_a_package_of_another_machine_is_refused_unloaded(
     assert not loaders
 
 
-def test_processor_features_of_another_machine_are_compared_one_by_one(weights: Weights) -> None:
+def test_processor_features_of_another_machine_are_compared_one_by_one(
+    weights: Weights, against: Against
+) -> None:
     record = record_here(weights, cpu_flags=("avx2", "avx512f"))
     host = replace(this_host(), cpu_flags=frozenset({"avx2", "avx512f", "amx_tile"}))
-    assert obstacles(record, host) == ()  # more than it needs
-    (told,) = obstacles(record, replace(host, cpu_flags=frozenset({"avx2"})))
+    assert against(record, host) == ()  # more than it needs
+    (told,) = against(record, replace(host, cpu_flags=frozenset({"avx2"})))
     assert told == "its code may use avx512f, which this processor lacks"
 
 
@@ -106,18 +125,18 @@ def test_processor_features_of_another_machine_are_compared_one_by_one(weights: 
     ],
 )
 def test_a_cuda_package_asks_for_its_gpu_and_cuda(
-    changes: dict[str, Any], told: list[str], weights: Weights
+    changes: dict[str, Any], told: list[str], weights: Weights, against: Against
 ) -> None:
     made = {"torch": "2.13.0+cu130", "cuda": "13.0", "compute_capability": "9.0"}
     record = record_here(weights, device="cuda", gpu="H200", **made)
-    found = obstacles(record, replace(this_host(), **{**made, **changes}))
+    found = against(record, replace(this_host(), **{**made, **changes}))
     assert len(found) == len(told)
     assert all(words in reason for words, reason in zip(told, found, strict=True))
 
 
 def test_another_device_than_asked_for_is_a_usage_error(weights: Weights, tmp_path: Path) -> None:
     artifact = fake_package(tmp_path, weights)
-    with pytest.raises(UsageError, match="compiled for cpu; drop --device cuda"):
+    with pytest.raises(UsageError, match="compiled for cpu; drop `device` cuda"):
         open_session(artifact, SessionOptions(device="cuda"), "pt2")
 
 

@@ -57,8 +57,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def make(*lacking: str) -> None:
         driver = Driver("the NVIDIA driver is not installed") if "driver" in lacking else H100
-        for module in (cuda_driver, library, cuda_probe):
-            monkeypatch.setattr(module, "probe_driver", lambda: driver)
+        monkeypatch.setattr(cuda_driver, "probe_driver", lambda: driver)
         monkeypatch.setattr(
             torch.cuda, "is_available", lambda: not {"driver", "torch"} & set(lacking)
         )

@@ -38,7 +38,6 @@ from resnext.runtimes.pytorch import session as torch_session
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime, open_session
 from resnext.runtimes.session import Session
-from resnext.runtimes.trt import library
 from resnext.runtimes.trt.library import FLAVOURS
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights, load_weights
@@ -351,10 +350,9 @@ def test_all_means_the_engine_libraries_that_take_this_gpu_and_no_other(
     monkeypatch: pytest.MonkeyPatch, capability: str, found: list[str]
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    for module in (cuda_driver, library):
-        monkeypatch.setattr(
-            module, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", capability),))
-        )
+    monkeypatch.setattr(
+        cuda_driver, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", capability),))
+    )
     monkeypatch.setattr("resnext.runtimes.ort.cuda_probe.cuda_works", lambda: False)
     assert [name for name in available_runtimes() if "trt" in name] == found
 

@@ -25,10 +25,11 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback
 from resnext.images.synthetic import seeded_pixels
+from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.network.layers import layers
 from resnext.precision import PRECISIONS
-from resnext.runtimes.ort import device_bound, door, products, trt_provider
+from resnext.runtimes.ort import device_bound, products, trt_provider
 from resnext.runtimes.ort import libraries as ort_trt_libraries
 from resnext.runtimes.ort.door import open_session
 from resnext.runtimes.ort.libraries import load_tensorrt10, plugin_device
@@ -250,7 +251,7 @@ def test_with_a_gpu_the_library_is_looked_for_before_the_artifact_is_opened(
     def missing(*_given: Any) -> Any:
         raise MissingRequirement("the library")
 
-    monkeypatch.setattr(door, "probe_driver", lambda: H200)
+    monkeypatch.setattr(cuda_driver, "probe_driver", lambda: H200)
     monkeypatch.setattr(ort_trt_libraries, looked, missing)
     with pytest.raises(MissingRequirement, match="the library"):
         open_session(None, SessionOptions(), name)  # type: ignore[arg-type]  # never reached

@@ -4,13 +4,11 @@ way out.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from click.core import ParameterSource
 
 from resnext.artifact.manifest import BatchRange, Manifest, WeightsRecord
 from resnext.artifact.records import EngineOptions, EngineRecord, PackageRecord
@@ -18,24 +16,12 @@ from resnext.artifact.specs import TensorSpec
 from resnext.errors import MissingRequirement
 from resnext.images.preprocessing import Preprocessing
 from resnext.machine.cuda_driver import Driver, Gpu
+from resnext.machine.machine import Host, Machine, this_machine, this_platform
 from resnext.network.config import variant
-from resnext.runtimes.compatibility import (
-    Machine,
-    Obstacle,
-    machine_for,
-    obstacles,
-    rebuild_command,
-    refuse_if_not_loadable,
-    remarks,
-    this_machine,
-)
-from resnext.runtimes.pt2.record import Host
-from resnext.runtimes.trt.library import FLAVOURS, RTX_TARGETS, this_platform
-from resnext_export.cli.export import main
-from resnext_export.cli.options import request_from
-from resnext_export.formats.tensorrt import engine_options
-from resnext_export.options import RequestFields, options_of
-from resnext_export.registry import EngineChoices
+from resnext.runtimes.compatibility import loadable, machine_for
+from resnext.runtimes.loading import MADE_AGAIN, refuse
+from resnext.runtimes.trt.compatibility import remarks, with_library
+from resnext.runtimes.trt.library import FLAVOURS, RTX_TARGETS
 
 NO_DRIVER = Driver("the NVIDIA driver is not installed (no libcuda.so.1)")
 
@@ -95,7 +81,7 @@ def machine(
     cuda: int | None = 13,
     platform: str = "linux-x86_64",
 ) -> Machine:
-    return Machine(driver or gpu(), version, cuda, platform)
+    return Machine(driver or gpu(), platform, version, cuda)
 
 
 def rtx_machine(capability: str = "8.9", **facts: Any) -> Machine:
@@ -135,8 +121,8 @@ def rtx_machine(capability: str = "8.9", **facts: Any) -> Machine:
     ],
 )
 def test_a_machine_that_fits_has_no_obstacle(manifest: Manifest, fits: Machine) -> None:
-    assert obstacles(manifest, fits) == ()
-    refuse_if_not_loadable(manifest, fits)
+    assert loadable(manifest, fits) == ()
+    refuse("engine", loadable(manifest, fits))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +216,7 @@ def test_a_machine_that_fits_has_no_obstacle(manifest: Manifest, fits: Machine) 
             engine(strip_weights=True),
             machine(),
             "its weights were stripped",
-            "resnext-export refit",
+            "put weights in with refit",
             False,
         ),
         (
@@ -272,7 +258,7 @@ def test_a_machine_that_fits_has_no_obstacle(manifest: Manifest, fits: Machine) 
             rtx(strip_weights=True),
             rtx_machine(),
             "its weights were stripped",
-            "resnext-export refit",
+            "put weights in with refit",
             False,
         ),
     ],
@@ -280,20 +266,20 @@ def test_a_machine_that_fits_has_no_obstacle(manifest: Manifest, fits: Machine) 
 def test_a_machine_that_does_not_fit_has_one_obstacle(
     manifest: Manifest, other: Machine, reason: str, fix: str, rebuild: bool
 ) -> None:
-    (found,) = obstacles(manifest, other)
-    assert found.reason.startswith(reason)
-    assert found.fix.startswith(fix) if fix.startswith("pip") else fix in found.fix
-    assert found.rebuild is rebuild
+    (found,) = loadable(manifest, other)
+    assert found.message.startswith(reason)
+    assert found.hint.startswith(fix) if fix.startswith("pip") else fix in found.hint
+    assert (found.code in MADE_AGAIN) is rebuild
     with pytest.raises(MissingRequirement) as caught:
-        refuse_if_not_loadable(manifest, other)
-    assert found.reason in str(caught.value)
-    assert ("build it for this machine: resnext-export " in str(caught.value)) is rebuild
+        refuse("engine", (found,))
+    assert str(caught.value) == f"this machine cannot load the engine: {found}"
+    assert ("export it again" in caught.value.hint) is rebuild
 
 
 @pytest.mark.parametrize("capability", ["7.5", "8.7", "9.0", "10.0"])
 def test_an_rtx_engine_without_targets_is_not_for_every_gpu(capability: str) -> None:
-    (found,) = obstacles(rtx(), rtx_machine(capability))
-    assert found.reason == (
+    (found,) = loadable(rtx(), rtx_machine(capability))
+    assert found.message == (
         "it was built for GPUs of compute capability 8.0, 8.6, 8.9, 12.0 and later, some GPU has "
         + capability
     )
@@ -304,14 +290,14 @@ def test_every_obstacle_is_named_and_so_is_every_fix() -> None:
         gpu("NVIDIA T4", "7.5", cuda="12.2"), version="10.16.1.11", platform="linux-aarch64"
     )
     manifest = engine(strip_weights=True)
-    found = obstacles(manifest, worst)
+    found = loadable(manifest, worst)
     assert len(found) == 5
     with pytest.raises(MissingRequirement) as caught:
-        refuse_if_not_loadable(manifest, worst)
+        refuse("engine", found)
     said = str(caught.value)
     assert "\n" not in said
-    assert all(obstacle.reason in said and obstacle.fix in said for obstacle in found)
-    assert rebuild_command(manifest, worst) in said
+    assert all(one.message in said and one.hint in said for one in found)
+    assert all(said.count(one.message) == 1 for one in found)
 
 
 def test_another_gpu_of_the_same_kind_is_remarked_on_and_no_obstacle() -> None:
@@ -329,13 +315,13 @@ def test_another_gpu_of_the_same_kind_is_remarked_on_and_no_obstacle() -> None:
 
 def test_an_onnx_file_has_neither() -> None:
     manifest = engine().model_copy(update={"kind": "onnx", "engine": None})
-    assert obstacles(manifest, machine(NO_DRIVER, version=None)) == ()
+    assert loadable(manifest, machine(NO_DRIVER, version=None)) == ()
     assert remarks(manifest, machine(gpu("another"))) == ()
 
 
 def test_this_machine_is_asked_for_each_library() -> None:
     for flavour in FLAVOURS.values():
-        here = this_machine(flavour)
+        here = with_library(this_machine(), flavour)
         assert (here.version, here.cuda, here.platform) == (
             flavour.version,
             flavour.cuda,
@@ -343,114 +329,55 @@ def test_this_machine_is_asked_for_each_library() -> None:
         )
 
 
-def test_an_obstacle_is_one_that_a_new_engine_overcomes_unless_it_says_otherwise() -> None:
-    assert Obstacle("reason") == Obstacle("reason", "", True)
+def test_nothing_found_is_nothing_refused() -> None:
+    refuse("engine", ())
 
 
-# ---- the command that builds it anew
+# ---- how to make it again
+
+REQUEST: dict[str, Any] = {"format": "trt-rtx"}
 
 
-def parsed(manifest: Manifest, on: Machine) -> tuple[dict[str, Any], EngineOptions]:
-    """What the real command makes of the words, and the options that it would build with."""
-    program, *words = shlex.split(rebuild_command(manifest, on))
-    assert program == "resnext-export"
-    context = main.make_context(program, words)
-    given = {
-        name: value
-        for name, value in context.params.items()
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
-    names = {"format", *options_of(RequestFields), *options_of(EngineChoices)}
-    request = request_from({name: context.params[name] for name in names & context.params.keys()})
-    return given, engine_options(request)
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {},
-        {"profiles": (BatchRange.parse("4"), BatchRange.parse("8:16:32"))},
-        {"tf32": True, "workspace_mib": 512},
-        {"optimization_level": 0, "tiling_level": "full"},
-        {"compatibility": "ampere+"},
-        {"compatibility": "version", "strip_weights": True},
-    ],
-)
-def test_the_command_asks_for_the_same_engine(asked: dict[str, Any]) -> None:
-    manifest = engine(**asked)
-    given, options = parsed(manifest, machine(gpu("NVIDIA A100", "8.0")))
-    assert manifest.engine is not None
-    assert options == manifest.engine.options
-    assert given["format"] == "trt"
-    assert (given["weights"], given["model"], given["precision"]) == (
-        "digits",
-        "resnext11_8x4d_digits",
-        "fp16",
-    )
-    assert "bake_preprocessing" not in given
-
-
-def test_the_command_keeps_baked_preprocessing() -> None:
-    manifest = engine().model_copy(update={"preprocessing_baked": True})
-    assert parsed(manifest, machine())[0]["bake_preprocessing"] is True
-
-
-def test_paths_with_spaces_survive_the_shell() -> None:
-    source = WeightsRecord(source="/data/my weights/it's.pth", sha256="1" * 64)
-    given, _ = parsed(engine().model_copy(update={"weights": source}), machine())
-    assert given["weights"] == "/data/my weights/it's.pth"
+def test_a_request_in_the_manifest_is_the_way_to_make_it_again() -> None:
+    manifest, other = engine(), machine(gpu("NVIDIA A100", "8.0"))
+    assert [one.hint for one in loadable(manifest, other)] == ["export it again on this machine"]
+    asked = manifest.model_copy(update={"request": {"format": "trt"}})
+    hints = [one.hint for one in loadable(asked, other)]
+    assert hints == ["rebuild it here, from the request in its manifest"]
 
 
 @pytest.mark.parametrize("target", RTX_TARGETS)
-def test_the_command_names_the_machines_own_target(target: str) -> None:
+def test_the_hint_names_the_machines_own_target(target: str) -> None:
     built_for = ("sm_89",) if target != "sm_89" else ("sm_120",)
     on = rtx_machine(f"{target[3:-1]}.{target[-1]}")
-    assert obstacles(rtx(targets=built_for), on)[0].rebuild
-    given, options = parsed(rtx(targets=built_for), on)
-    assert given["format"] == "trt-rtx"
-    assert options.targets == (target,)
-    assert obstacles(rtx(targets=options.targets), on) == ()
+    manifest = rtx(targets=built_for).model_copy(update={"request": REQUEST})
+    (found,) = loadable(manifest, on)
+    assert found.code in MADE_AGAIN
+    assert found.hint == f"export it again, with target {target}"
+    assert loadable(rtx(targets=(target,)), on) == ()
 
 
-def test_without_a_gpu_the_command_keeps_the_targets() -> None:
+def test_without_a_gpu_the_request_keeps_the_targets() -> None:
     on = rtx_machine(driver=NO_DRIVER, version="1.8.0.1")
-    assert parsed(rtx(targets=("sm_89", "sm_120")), on)[1].targets == ("sm_89", "sm_120")
-    assert parsed(rtx(), on)[1].targets == ()
+    for targets in (("sm_89", "sm_120"), ()):
+        found = loadable(rtx(targets=targets).model_copy(update={"request": REQUEST}), on)
+        assert found[0].hint.endswith(", or rebuild it here, from the request in its manifest")
 
 
 def test_an_engine_without_targets_is_built_anew_for_the_machines_own() -> None:
     on = rtx_machine("7.5")
-    (found,) = obstacles(rtx(), on)
-    assert found.rebuild
-    options = parsed(rtx(), on)[1]
-    assert obstacles(rtx(targets=options.targets), on) == ()
+    (found,) = loadable(rtx(), on)
+    assert found.hint == "export it again, with target sm_75"
+    assert loadable(rtx(targets=("sm_75",)), on) == ()
 
 
 @pytest.mark.parametrize("targets", [(), ("sm_89",)])
 def test_where_the_library_serves_no_such_gpu_building_anew_is_no_way_out(
     targets: tuple[str, ...],
 ) -> None:
-    (found,) = obstacles(rtx(targets=targets), rtx_machine("9.0"))
-    assert not found.rebuild
-
-
-@pytest.mark.parametrize("fallbacks", [(), ("fp32-islands",)])
-def test_the_command_keeps_what_was_allowed_on_a_refusal(fallbacks: tuple[Any, ...]) -> None:
-    assert parsed(engine(fallbacks=fallbacks), machine())[1].fallbacks == fallbacks
-
-
-def test_the_command_builds_the_same_network() -> None:
-    config = replace(variant("resnext50_32x4d"), num_classes=7, input_size=(64, 96))
-    manifest = engine().model_copy(
-        update={
-            "config": config,
-            "model": None,
-            "weights": WeightsRecord(source="seeded:3", sha256="1" * 64),
-        }
-    )
-    given, _ = parsed(manifest, machine())
-    assert given.get("num_classes") == 7
-    assert given.get("input_size") == "64x96"
+    (found,) = loadable(rtx(targets=targets), rtx_machine("9.0"))
+    assert found.code not in MADE_AGAIN
+    assert "export an engine of TensorRT" in found.hint
 
 
 # ---- packages
@@ -506,7 +433,7 @@ def meets(**changes: Any) -> Machine:
     ],
 )
 def test_a_machine_that_fits_a_package_has_no_obstacle(manifest: Manifest, fits: Machine) -> None:
-    assert obstacles(manifest, fits) == ()
+    assert loadable(manifest, fits) == ()
 
 
 @pytest.mark.parametrize(
@@ -542,22 +469,19 @@ def test_a_machine_that_fits_a_package_has_no_obstacle(manifest: Manifest, fits:
 def test_what_keeps_a_package_from_loading(
     manifest: Manifest, other: Machine, reason: str, rebuild: bool
 ) -> None:
-    (found,) = obstacles(manifest, other)
-    assert reason in found.reason
-    assert found.rebuild is rebuild
-    assert ("--device cpu" in found.fix) is not rebuild
+    (found,) = loadable(manifest, other)
+    assert reason in found.message
+    assert (found.code in MADE_AGAIN) is rebuild
+    assert ("`device` cpu" in found.hint) is not rebuild
 
 
-def test_a_package_is_made_anew_by_the_command_that_made_it() -> None:
-    assert (
-        rebuild_command(package(), meets())
-        == "resnext-export --format pt2 --weights digits --model resnext11_8x4d_digits --precision"
-        " fp16 --batch 1:8"
-    )
-    for batch in ("1:4:16", "8"):
-        assert rebuild_command(package(batch, device="cuda"), meets()).endswith(
-            f"--batch {batch} --device cuda"
-        )
+def test_a_package_says_how_to_make_it_again_and_where_it_runs() -> None:
+    other = meets(torch="2.14.0")
+    where = ", or run it where it was made for: PyTorch 2.13.0, linux-x86_64"
+    assert loadable(package(), other)[0].hint == "export it again on this machine" + where
+    asked = package().model_copy(update={"request": {"format": "pt2"}})
+    (found,) = loadable(asked, other)
+    assert found.hint == "rebuild it here, from the request in its manifest" + where
 
 
 def test_pytorch_is_asked_of_this_machine_for_packages_alone() -> None:

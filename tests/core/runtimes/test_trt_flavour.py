@@ -20,16 +20,16 @@ from resnext.artifact.records import EngineOptions
 from resnext.artifact.specs import BatchRange
 from resnext.errors import MissingRequirement, UsageError
 from resnext.machine.cuda_driver import Driver, Gpu
+from resnext.machine.machine import this_platform
 from resnext.runtimes.trt import library as trt_flavour
 from resnext.runtimes.trt.library import (
     FLAVOURS,
     RTX_TARGETS,
     EngineKind,
     TensorRTRTX,
-    driver_or_refuse,
     flavour_for,
     flavour_of,
-    this_platform,
+    require_driver,
 )
 from resnext.runtimes.trt.log import Log, captured, shorten
 
@@ -264,16 +264,14 @@ def test_the_platform_is_named_by_system_and_processor() -> None:
     assert processor
 
 
-def test_without_a_driver_what_works_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trt_flavour, "probe_driver", lambda: NONE)
+def test_without_a_driver_what_works_here_is_told() -> None:
     for flavour in FLAVOURS.values():
         with pytest.raises(
             MissingRequirement,
-            match=f"^{flavour.title} runs on an NVIDIA GPU only: .*--backend torch",
+            match=f"^{flavour.title} runs on an NVIDIA GPU only: .*`backend` torch",
         ):
-            driver_or_refuse(flavour)
-    monkeypatch.setattr(trt_flavour, "probe_driver", lambda: H200)
-    assert driver_or_refuse(TRT) is H200
+            require_driver(flavour, NONE)
+        require_driver(flavour, H200)
 
 
 # ---- loading

@@ -15,10 +15,11 @@ from resnext.artifact.records import EngineLayer
 from resnext.network.config import VARIANTS
 from resnext.network.layers import layers, macs, module_of
 from resnext.precision import Precision
+from resnext.runtimes.delivered import delivered_from_engine
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Delivered, DeliveredLayer
 from resnext.runtimes.trt.layers import layers_from_log
-from resnext.verify.delivered import delivered_from_engine, delivered_share, undelivered
+from resnext.verify.delivered import delivered_share, undelivered
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.formats.onnx import export_onnx
 

@@ -22,10 +22,10 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import Manifest
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.network.layers import layers, macs
-from resnext.runtimes.compatibility import machine_for
+from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS, Flavour
 from resnext_export.cli.export import main
-from resnext_export.cli.inspect import rebuild_hint
+from resnext_export.cli.inspect import rebuild_command
 from resnext_export.request import ExportRequest
 
 Change = Callable[[Artifact, Callable[[dict[str, Any]], None]], Artifact]
@@ -122,18 +122,15 @@ def test_an_engine_without_a_gpu_is_not_loadable(fp16_engine: Artifact) -> None:
     )
 
 
-def test_an_engine_for_another_gpu_comes_with_the_command_that_builds_one(
+def test_an_engine_for_another_gpu_comes_with_the_way_to_build_one(
     fp16_engine: Artifact, plant_driver: Callable[[Driver], None]
 ) -> None:
     plant_driver(Driver(None, 1, "13.0", (Gpu("NVIDIA A10", "8.6"),)))
     result = inspect(fp16_engine, "--require-loadable")
     assert result.exit_code == 3
     assert "it was built for sm_89, sm_120, NVIDIA A10 has 8.6" in error(result)
-    assert (
-        lines(result)["rebuild"]
-        == "resnext-export --format trt-rtx --weights digits --model resnext11_8x4d_digits"
-        " --precision fp16 --batch 1:8:64 --target sm_86"
-    )
+    assert lines(result)["here"].endswith(" -> export it again, with target sm_86")
+    assert "rebuild" not in lines(result)
 
 
 def test_stripped_weights_are_an_obstacle_with_a_way_out(
@@ -143,7 +140,7 @@ def test_stripped_weights_are_an_obstacle_with_a_way_out(
     thin = changed(fp16_engine, lambda m: m["engine"]["options"].update(strip_weights=True))
     result = inspect(thin, "--require-loadable")
     assert result.exit_code == 3
-    assert "resnext-export refit" in lines(result)["here"]
+    assert "put weights in with refit" in lines(result)["here"]
 
 
 # ---- delivered or not
@@ -387,26 +384,27 @@ def test_a_narrow_terminal_shows_the_precision_before_anything_else(engine: Arti
 
 
 @pytest.mark.parametrize(
-    ("targets", "hint"),
+    ("targets", "capability", "command"),
     [
-        (("sm_89",), "resnext-export --format trt-rtx "),
-        ((), "resnext-export rebuild "),
+        (("sm_89",), "8.9", "resnext-export rebuild 'out dir'"),
+        (("sm_89",), "8.6", None),
+        ((), "8.6", "resnext-export rebuild 'out dir'"),
+        ((), "7.5", None),
     ],
 )
-def test_a_stored_request_is_the_way_to_rebuild_unless_it_names_other_gpus(
-    targets: tuple[str, ...], hint: str, fp16_engine: Artifact
+def test_a_stored_request_is_the_way_to_rebuild_unless_it_is_for_other_gpus(
+    targets: tuple[str, ...], capability: str, command: str | None, fp16_engine: Artifact
 ) -> None:
     manifest = fp16_engine.manifest
     assert manifest.engine is not None
     request = ExportRequest(format="trt-rtx", targets=targets)
     options = manifest.engine.options.model_copy(update={"targets": targets})
-    manifest = manifest.model_copy(
-        update={
-            "request": request.record(),
-            "engine": manifest.engine.model_copy(update={"options": options}),
-        }
-    )
-    here = replace(machine_for(manifest), driver=Driver(None, 1, "13.0", (Gpu("A10", "8.6"),)))
-    assert rebuild_hint(Artifact(Path("out dir"), manifest), here).startswith(hint)
-    bare = manifest.model_copy(update={"request": None})
-    assert "--target" in rebuild_hint(Artifact(Path("out"), bare), here) or not targets
+    engine = manifest.engine.model_copy(update={"options": options, "version": "1.0.0.1"})
+    manifest = manifest.model_copy(update={"request": request.record(), "engine": engine})
+    driver = Driver(None, 1, "13.0", (Gpu("some GPU", capability),))
+    here = replace(machine_for(manifest), driver=driver)
+    found = loadable(manifest, here)
+    assert rebuild_command(Artifact(Path("out dir"), manifest), found, here) == command
+    assert rebuild_command(Artifact(Path("out dir"), manifest), (), here) is None
+    bare = Artifact(Path("out dir"), manifest.model_copy(update={"request": None}))
+    assert rebuild_command(bare, found, here) is None

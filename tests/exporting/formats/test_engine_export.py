@@ -20,8 +20,10 @@ from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest
 from resnext.artifact.records import Compatibility, EngineOptions, Fallback, TilingLevel
 from resnext.errors import EngineRefused, GateFailed, MissingRequirement, UsageError
 from resnext.machine.cuda_driver import Driver, Gpu
+from resnext.machine.machine import this_platform
 from resnext.network.layers import layers
 from resnext.precision import Precision
+from resnext.runtimes.delivered import delivered_from_engine
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import (
     RTX_DEFAULT_TARGETS,
@@ -29,9 +31,8 @@ from resnext.runtimes.trt.library import (
     Flavour,
     TensorRT,
     TensorRTRTX,
-    this_platform,
 )
-from resnext.verify.delivered import delivered_from_engine, undelivered
+from resnext.verify.delivered import undelivered
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import proof

@@ -410,7 +410,7 @@ def test_a_layer_of_another_precision_is_caught(digits: Weights, tmp_path: Path)
     assert "delivers fp32 to 9" in error(result)
 
 
-def test_a_package_of_another_machine_comes_with_the_reason_and_the_command_that_makes_one(
+def test_a_package_of_another_machine_comes_with_the_reason_and_the_way_to_make_one(
     digits: Weights, loaders: list[FakeLoader], tmp_path: Path
 ) -> None:
     artifact = fake_package(
@@ -420,11 +420,20 @@ def test_a_package_of_another_machine_comes_with_the_reason_and_the_command_that
     assert result.exit_code == 3
     assert "does not load here: it was compiled by PyTorch 2.9.1, installed is" in error(result)
     assert result.stdout.count("cannot be loaded: ") == 2
-    assert "rebuild    resnext-export --format pt2 --weights digits" in result.stdout
+    assert result.stdout.count(" -> export it again on this machine, or run it where") == 2
+    assert "rebuild    " not in result.stdout
     facts = json.loads(inspect(artifact, "--json", "-").stdout)
     assert facts["loadable_here"] is False
     assert len(facts["obstacles"]) == 2
-    assert facts["rebuild"].startswith("resnext-export --format pt2")
+    assert [set(obstacle) for obstacle in facts["obstacles"]] == [{"reason", "fix", "rebuild"}] * 2
+    assert all(obstacle["rebuild"] for obstacle in facts["obstacles"])
+    assert facts["rebuild"] is None  # the manifest has no request
+    asked_for = artifact.manifest.model_copy(update={"request": {"format": "pt2"}})
+    (artifact.directory / "manifest.json").write_text(asked_for.model_dump_json())
+    again = f"resnext-export rebuild {artifact.directory}"
+    assert f"rebuild    {again}" in inspect(artifact).stdout
+    assert json.loads(inspect(artifact, "--json", "-").stdout)["rebuild"] == again
+    (artifact.directory / "manifest.json").write_text(artifact.manifest.model_dump_json())
     assert facts["delivered_share"] == 1
     assert facts["manifest"]["package"]["kernels"] == {"addmm_out": 1, "convolution": 13}
     for asked in (

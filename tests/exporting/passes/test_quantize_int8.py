@@ -24,8 +24,9 @@ from resnext.artifact.records import EngineOptions
 from resnext.errors import BadInput, MissingRequirement, ResnextError, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import Gate
+from resnext.runtimes.delivered import delivered_from_engine
 from resnext.runtimes.trt.library import FLAVOURS
-from resnext.verify.delivered import delivered_from_engine, delivered_share, undelivered
+from resnext.verify.delivered import delivered_share, undelivered
 from resnext.verify.parity import Parity, compare
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.calibration.collect import calibrate

@@ -15,6 +15,7 @@ import torch
 from fakes.package import FakeLoader, fake_pt2_from_torch
 from resnext.artifact.records import PackageRecord
 from resnext.errors import GateFailed, UsageError
+from resnext.findings import Finding
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.runtimes.pt2.record import this_host
 from resnext.weights.spec import Weights, load_model, load_weights
@@ -111,7 +112,7 @@ def test_an_entry_that_would_not_load_here_is_compiled_again(
     digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[dict[str, Any]]
 ) -> None:
     pt2_or_reuse(digits, 3, tmp_path)
-    monkeypatch.setattr(pt2, "package_obstacles", lambda *_: ("another processor",))
+    monkeypatch.setattr(pt2, "loadable", lambda *_: (Finding("other-processor", "no"),))
     assert not pt2_or_reuse(digits, 3, tmp_path).reused
     assert len(compiled) == 2
 

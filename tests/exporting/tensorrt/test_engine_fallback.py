@@ -20,9 +20,10 @@ from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import EngineOptions, Fallback
 from resnext.errors import EngineRefused, GateFailed, NoKernel, UsageError
 from resnext.machine.cuda_driver import Driver, Gpu
+from resnext.runtimes.delivered import delivered_from_engine
 from resnext.runtimes.trt.library import Flavour, TensorRTRTX
 from resnext.runtimes.trt.log import Log, captured
-from resnext.verify.delivered import delivered_from_engine, undelivered
+from resnext.verify.delivered import undelivered
 from resnext.weights.spec import Weights
 from resnext_export.cli.export import main
 from resnext_export.formats.tensorrt import export_engine
