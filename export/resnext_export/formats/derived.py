@@ -29,12 +29,22 @@ from resnext.precision import HALVES, PRECISIONS, QUANTIZED, Precision
 from resnext.progress import working
 from resnext.runtimes.onnx_reference.evaluator import node_by_node
 from resnext_export import proof
+from resnext_export.calibration.activations import activation_ranges, overflows
+from resnext_export.calibration.collect import calibrate
+from resnext_export.calibration.images import Source
+from resnext_export.calibration.reuse import calibrate_or_reuse
 from resnext_export.calibration_images import calibration_images
 from resnext_export.derivation import counted
 from resnext_export.passes.base import run_pass
+from resnext_export.passes.lower import Lower
+from resnext_export.passes.merge_groups import MergeGroups
+from resnext_export.passes.merge_proof import prove_merge
+from resnext_export.passes.quantize_fp8 import QuantizeFp8, skipped_by_fp8
+from resnext_export.passes.quantize_int8 import QuantizeInt8
 from resnext_export.proof import CHECK_BATCHES, DIFFERENT, Expected
 from resnext_export.publish import Built, library_versions, publish
 from resnext_export.request import ExportRequest
+from resnext_export.tuning.merge_width import fastest_merge
 
 from .onnx_file import FILE_NAME, write_onnx
 
@@ -213,9 +223,6 @@ def _some(images: ImageSource) -> NDArray[np.uint8]:
 def _calibrated(
     parent: Artifact, runtime: Runtime, images: ImageSource, method: Method
 ) -> _Calibrated:
-    from resnext_export.calibration.images import Source
-    from resnext_export.calibration.reuse import calibrate_or_reuse
-
     source = Source.of_images(images, baked=parent.manifest.preprocessing_baked)
     ranges = calibrate_or_reuse(parent.path, source, method)
     record = QuantizationRecord(
@@ -232,28 +239,20 @@ def _quantized(
     proto: onnx.ModelProto, ranges: Ranges, precision: Precision, request: ExportRequest
 ) -> tuple[onnx.ModelProto, tuple[tuple[str, str], ...]]:
     if precision == "fp8":
-        from resnext_export.passes.quantize_fp8 import QuantizeFp8
-
         quantized, _, left, _ = run_pass(QuantizeFp8(ranges), proto)
         return quantized, (*left, ("fc", _CLASSIFIER))
-    from resnext_export.passes.quantize_int8 import QuantizeInt8
-
     return run_pass(QuantizeInt8(ranges, request.scheme), proto).proto, (("fc", _CLASSIFIER),)
 
 
 def _lowered(
     graph: _Derived, half: HalfPrecision, request: ExportRequest, record: RangeRecord | None
 ) -> _Derived:
-    from resnext_export.passes.lower import Lower
-
     proto = run_pass(Lower(half, native_io=request.io == "native"), graph.proto).proto
     return _Derived(proto, graph.facts | ({} if record is None else {"ranges": record}))
 
 
 def _checked_ranges(parent: Artifact, half: HalfPrecision, images: NDArray[Any]) -> RangeRecord:
     """The largest activation; raises GateFailed where the type cannot hold one."""
-    from resnext_export.calibration.activations import activation_ranges, overflows
-
     found = activation_ranges(parent.path, images)
     if beyond := [each for each in overflows(found, half, headroom=1.0) if each.beyond]:
         more = f" ({len(beyond)} layers are)" if len(beyond) > 1 else ""
@@ -284,9 +283,6 @@ def _at_best(
     """Logits of the same form calibrated on the very images that are compared, which is as good as
     it gets.
     """
-    from resnext_export.calibration.collect import calibrate
-    from resnext_export.calibration.images import Source
-
     images: NDArray[Any] = (
         expected.pixels if parent.manifest.preprocessing_baked else expected.images
     )
@@ -304,10 +300,6 @@ def _at_best(
 
 def _merged(graph: _Derived, of: Manifest, request: ExportRequest) -> _Derived:
     """``graph`` with merged groups, where some are to be."""
-    from resnext_export.passes.merge_groups import MergeGroups
-    from resnext_export.passes.merge_proof import prove_merge
-    from resnext_export.tuning.merge_width import fastest_merge
-
     facts: dict[str, Any] = {}
     if request.merge_groups is None:
         return graph
@@ -342,8 +334,6 @@ def _merged(graph: _Derived, of: Manifest, request: ExportRequest) -> _Derived:
 
 def _say_left(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:
     """Say which convolutions will not be float8, before the work begins."""
-    from resnext_export.passes.quantize_fp8 import skipped_by_fp8
-
     left = skipped_by_fp8(proto)
     count = sum(node.op_type == "Conv" for node in proto.graph.node)
     told = ", ".join(counted(reason for _, reason in left))

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import onnx
 
 from resnext.artifact.files import Artifact, check_destination
 from resnext.artifact.identity import file_facts
@@ -24,15 +26,13 @@ from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.weights.spec import Weights
 from resnext_export import proof
 from resnext_export.calibration_images import calibration_images
+from resnext_export.convert.onnx_from_torch import OPSET, onnx_from_torch
 from resnext_export.publish import Built, library_versions, publish
 from resnext_export.request import ExportRequest
 
 from .base import Builder
 from .derived import build_derived, derive_onnx
 from .onnx_file import FILE_NAME, write_onnx
-
-if TYPE_CHECKING:
-    import onnx
 
 
 def export_onnx(
@@ -94,8 +94,6 @@ class OnnxBuilder(Builder):
 
     def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:
         """Versions; calibration images; the processor that merged groups are timed on."""
-        from resnext_export.convert.onnx_from_torch import OPSET
-
         images = None
         if request.precision in QUANTIZED:
             images = calibration_images(request, weights).digest
@@ -133,8 +131,6 @@ def _build(
     baked: bool,
     check: bool,
 ) -> Built:
-    from resnext_export.convert.onnx_from_torch import onnx_from_torch
-
     with working("exporting to ONNX"):
         proto = onnx_from_torch(weights, batch, bake_preprocessing=baked)
     # PyTorch computes the reference on another thread while the file is written, checked and
@@ -170,8 +166,6 @@ def _build(
 
 def _describe(proto: onnx.ModelProto, weights: Weights, *, baked: bool) -> None:
     """Put what a consumer of the bare file needs into its metadata."""
-    from onnx import helper
-
     facts = {
         "resnext.model": variant_name(weights.config) or "custom",
         "resnext.weights": Path(weights.source).name,
@@ -182,4 +176,4 @@ def _describe(proto: onnx.ModelProto, weights: Weights, *, baked: bool) -> None:
             class_names=weights.class_names,
         ),
     }
-    helper.set_model_props(proto, facts)
+    onnx.helper.set_model_props(proto, facts)

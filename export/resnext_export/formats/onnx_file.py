@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import onnx
 
 from resnext.errors import BadArtifact, GateFailed, first_line
-
-if TYPE_CHECKING:
-    import onnx
 
 FILE_NAME = "model.onnx"
 
@@ -32,8 +30,6 @@ def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
 
 def _check_file(path: Path) -> None:
     """ONNX's own full check with strict shape inference, on the bytes as written."""
-    import onnx
-
     with _onnx_errors(path):
         # By path, ONNX reads the file itself and nothing is serialised again.
         onnx.checker.check_model(str(path), full_check=True)
@@ -43,8 +39,6 @@ def _check_shapes_known(proto: onnx.ModelProto) -> None:
     """Every tensor must have a shape by inference. Drops the weights from ``proto``, which has been
     written.
     """
-    import onnx
-
     for tensor in proto.graph.initializer:
         if (
             len(tensor.raw_data) > 4096
@@ -61,8 +55,6 @@ def _check_shapes_known(proto: onnx.ModelProto) -> None:
 
 @contextmanager
 def _onnx_errors(path: Path) -> Iterator[None]:
-    import onnx
-
     try:
         yield
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:

@@ -14,6 +14,7 @@ from resnext.artifact.manifest import CheckRecord
 from resnext.errors import UsageError
 from resnext.progress import working
 from resnext_export import proof
+from resnext_export.convert import openvino_from_onnx as converter
 from resnext_export.publish import Built, library_versions, publish
 
 from .base import Builder
@@ -68,15 +69,13 @@ class OpenVinoBuilder(Builder):
 
 
 def _build(parent: Artifact, weights: Weights, folder: Path) -> Built:
-    from resnext_export.convert.openvino_from_onnx import FILE_NAME, openvino_from_onnx
-
     if parent.manifest.kind != "onnx":
         raise UsageError(
             f"OpenVINO's IR is made from an ONNX artifact; {parent.directory} is of kind"
             f" {parent.manifest.kind}"
         )
     with working("converting to OpenVINO's IR"):
-        (folder / FILE_NAME).write_bytes(openvino_from_onnx(parent.path, {}))
+        (folder / converter.FILE_NAME).write_bytes(converter.openvino_from_onnx(parent.path, {}))
 
     def proven(artifact: Artifact) -> CheckRecord:
         of = parent.manifest
@@ -84,4 +83,4 @@ def _build(parent: Artifact, weights: Weights, folder: Path) -> Built:
             artifact, proof.expect(weights, of.batch, of.numerics, parent=parent), "openvino"
         )
 
-    return Built(FILE_NAME, {"kind": "openvino"}, library_versions("openvino"), proven)
+    return Built(converter.FILE_NAME, {"kind": "openvino"}, library_versions("openvino"), proven)

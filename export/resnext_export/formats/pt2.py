@@ -20,6 +20,7 @@ from resnext.progress import working
 from resnext.runtimes.pt2.record import loadable, this_host
 from resnext.version import __version__
 from resnext_export import proof
+from resnext_export.convert import pt2_from_torch as converter
 from resnext_export.publish import Built, publish
 from resnext_export.registry import PackageOptions
 
@@ -86,8 +87,6 @@ def _build(
     *,
     baked: bool,
 ) -> Built:
-    from resnext_export.convert.pt2_from_torch import pt2_from_torch
-
     metadata = {
         "resnext.model": variant_name(weights.config) or "custom",
         "resnext.weights": Path(weights.source).name,
@@ -100,7 +99,7 @@ def _build(
         ),
     }
     with working(f"compiling for {device}, half a minute or more"):
-        record = pt2_from_torch(
+        record = converter.pt2_from_torch(
             weights,
             batch,
             folder / FILE_NAME,
@@ -137,10 +136,8 @@ class PackageBuilder(Builder):
 
     def prepare(self, request: ExportRequest) -> str:
         """Look for a compiler, and for the device."""
-        from resnext_export.convert.pt2_from_torch import refuse_if_not_compilable
-
         with working("looking for a compiler"):
-            refuse_if_not_compilable(request.precision or "fp32", _device(request))
+            converter.refuse_if_not_compilable(request.precision or "fp32", _device(request))
         return request.format
 
     def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -21,9 +22,15 @@ from resnext.machine.machine import this_machine
 from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for, flavour_of
+from resnext.verify.check import artifact_weights
+from resnext.weights.spec import Weights, load_weights
 from resnext_export import proof
+from resnext_export.convert import onnx_from_torch
+from resnext_export.passes.base import run_pass
+from resnext_export.passes.lower import Lower
 from resnext_export.publish import Built, library_versions, publish
 from resnext_export.registry import EngineChoices
+from resnext_export.tensorrt import refit
 from resnext_export.tensorrt.engine_from_onnx import BuiltEngine, engine_from_onnx
 from resnext_export.tensorrt.fallbacks import Tried, build_with_fallbacks
 from resnext_export.tensorrt.progress import BuildWatch, build_bars
@@ -34,7 +41,6 @@ from .base import Builder
 if TYPE_CHECKING:
     import onnx
 
-    from resnext.weights.spec import Weights
     from resnext_export.request import ExportRequest
 
 FILE_NAME = "model.engine"
@@ -217,13 +223,6 @@ def refit_engine(
         EngineRefused: the library does not take them.
         GateFailed: the outcome does not compute what PyTorch computes. Nothing is written.
     """
-    from resnext.verify.check import artifact_weights
-    from resnext.weights.spec import load_weights
-    from resnext_export.convert.onnx_from_torch import onnx_from_torch
-    from resnext_export.passes.base import run_pass
-    from resnext_export.passes.lower import Lower
-    from resnext_export.tensorrt.refit import refitted_from_engine
-
     manifest, record = thin.manifest, thin.manifest.engine
     assert record is not None
     weights = artifact_weights(thin) if spec is None else load_weights(spec, manifest.config)
@@ -236,12 +235,14 @@ def refit_engine(
             " engine has inside; build an engine from them"
         )
     any_batch = BatchRange(min=1, opt=8, max=None)
-    proto = onnx_from_torch(weights, any_batch, bake_preprocessing=manifest.preprocessing_baked)
+    proto = onnx_from_torch.onnx_from_torch(
+        weights, any_batch, bake_preprocessing=manifest.preprocessing_baked
+    )
     if manifest.precision == "fp16" or manifest.precision == "bf16":
         native_io = manifest.outputs[0].dtype != "float32"
         proto = run_pass(Lower(manifest.precision, native_io=native_io), proto).proto
     flavour = flavour_of(record.library)
-    data = refitted_from_engine(
+    data = refit.refitted_from_engine(
         thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options
     )
     facts = {
@@ -343,8 +344,6 @@ def _prove_changed(
     """The changed graph must still compute what PyTorch computes; ONNX Runtime can say so without a
     GPU.
     """
-    import tempfile
-
     manifest = parent.manifest
     with tempfile.TemporaryDirectory(dir=folder) as kept:  # goes with the folder, whatever happens
         path = Path(kept) / manifest.file
