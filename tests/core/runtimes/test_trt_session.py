@@ -631,7 +631,7 @@ def test_what_pytorch_raises_is_one_line(make: Make, images: Any) -> None:
         )
         for call in (session.run, session.bind):
             with pytest.raises(
-                MissingRequirement, match=r"^trt: out of memory; use a smaller --batch$"
+                MissingRequirement, match=r"^trt: out of memory; use a smaller `batch`$"
             ):
                 call({"input": images[:4]})
         rig.fake.control.refuse.clear()
