@@ -87,7 +87,7 @@ def open_cell(
             )
             pool = images.inputs(None if opened.artifact is None else opened.artifact.manifest)
             spec = session.inputs[0]
-            inputs = {spec.name: np.ascontiguousarray(spec.given(pool[: cell.batch]))}
+            inputs = {spec.name: np.ascontiguousarray(spec.cast(pool[: cell.batch]))}
             started = now_ns()
             bound = session.bind(inputs)
             opened.bind_s = (now_ns() - started) / 1e9

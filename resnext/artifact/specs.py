@@ -54,7 +54,7 @@ class TensorSpec(Strict):
         except TypeError:
             raise ValueError(f"{dtype!r} is not NumPy's name of an element type") from None
 
-    def given(self, array: NDArray[Any]) -> NDArray[Any]:
+    def cast(self, array: NDArray[Any]) -> NDArray[Any]:
         """Cast float32 images to this input's floating-point type; leave other arrays alone."""
         if array.dtype != np.float32 or self.dtype not in _FLOATS:
             return array

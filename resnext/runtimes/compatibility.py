@@ -9,9 +9,9 @@ from dataclasses import replace
 from resnext.artifact.manifest import Manifest
 from resnext.findings import Finding
 from resnext.machine.machine import Machine, this_machine
-from resnext.runtimes.pt2 import record as pt2
+from resnext.runtimes.pt2 import record as packages
 from resnext.runtimes.pt2.record import this_host
-from resnext.runtimes.trt import compatibility as trt
+from resnext.runtimes.trt import compatibility as engines
 from resnext.runtimes.trt.library import flavour_of
 
 
@@ -24,7 +24,7 @@ def machine_for(manifest: Manifest, machine: Machine | None = None) -> Machine:
     """
     machine = machine or this_machine()
     if manifest.engine is not None:
-        machine = trt.with_library(machine, flavour_of(manifest.engine.library))
+        machine = engines.with_library(machine, flavour_of(manifest.engine.library))
     return machine if manifest.package is None else replace(machine, host=this_host())
 
 
@@ -34,5 +34,5 @@ def loadable(manifest: Manifest, machine: Machine) -> tuple[Finding, ...]:
     """
     if manifest.package is not None:
         assert machine.host is not None  # `machine_for` asks
-        return pt2.loadable(manifest, machine.host)
-    return () if manifest.engine is None else trt.loadable(manifest, machine)
+        return packages.loadable(manifest, machine.host)
+    return () if manifest.engine is None else engines.loadable(manifest, machine)

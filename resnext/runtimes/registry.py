@@ -301,7 +301,8 @@ def check_precision(name: str, precision: Precision) -> None:
     if precision not in runtime_named(name).precisions:
         able = [other for other, known in RUNTIMES.items() if precision in known.precisions]
         raise UsageError(
-            f"backend {name!r} does not run {precision}; --backend {', '.join(able)} can"
+            f"backend {name!r} does not run {precision}",
+            hint=f"use `backend` {', '.join(able)}",
         )
 
 
@@ -313,7 +314,9 @@ def check_device(name: str, device: Device) -> None:
     """
     known = runtime_named(name)
     if known.device != "auto" and device not in ("auto", known.device):
-        raise UsageError(f"backend {name!r} runs on {known.device} only; drop --device {device}")
+        raise UsageError(
+            f"backend {name!r} runs on {known.device} only", hint=f"drop `device` {device}"
+        )
 
 
 def natural_runtime(artifact: Artifact) -> str:
@@ -338,12 +341,13 @@ def check_subject(name: str, subject: Artifact) -> None:
         return
     other = ""
     if name == "pt2":
-        other = "; a package is made from the weights: resnext-export --format pt2"
+        other = "; a package is exported from the weights, with `format` pt2"
     elif kind == "onnx":
-        other = f"; build an engine of it: --format {name} --onnx {subject.directory}"
+        other = f"; build an engine of it: `format` {name}, `onnx` {subject.directory}"
     raise UsageError(
         f"backend {name!r} runs artifacts of kind {known.formats[0]}, and {subject.directory} is of"
-        f" kind {kind}: use --backend {'ort' if kind == 'onnx' else kind}{other}"
+        f" kind {kind}",
+        hint=f"use `backend` {'ort' if kind == 'onnx' else kind}{other}",
     )
 
 
@@ -390,6 +394,6 @@ def require_cuda() -> None:
     driver = this_machine().driver
     if driver.problem is not None:
         raise MissingRequirement(
-            f"no CUDA device: {driver.problem}; on this machine use --device cpu, "
-            "or --backend torch, torch-compile, ort-cpu"
+            f"no CUDA device: {driver.problem}",
+            hint="on this machine use `device` cpu, or `backend` torch, torch-compile or ort-cpu",
         )

@@ -207,7 +207,7 @@ class Session(ABC):
             SessionFailed: as `run`.
         """
         (wanted,), (result,) = self.inputs, self.outputs
-        return self.run({wanted.name: wanted.given(images)})[result.name]
+        return self.run({wanted.name: wanted.cast(images)})[result.name]
 
     def bind(self, inputs: Arrays) -> Bound:
         """Copy ``inputs`` into buffers of their own, and make outputs of fitting size.

@@ -161,15 +161,15 @@ class Translated:
             return
         if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
             raise MissingRequirement(
-                f"{self._backend}: out of memory; use a smaller --batch"
+                f"{self._backend}: out of memory", hint="use a smaller `batch`"
             ) from error
         # Not all of PyTorch's own errors derive from RuntimeError.
         if isinstance(error, RuntimeError) or type(error).__module__.startswith("torch."):
             text = str(error).strip()
             if any(sign in f"{type(error).__name__} {text}" for sign in _NO_COMPILER):
                 raise MissingRequirement(
-                    f"{self._backend} needs a C and C++ compiler: apt-get install g++, or use"
-                    " --backend torch"
+                    f"{self._backend} needs a C and C++ compiler",
+                    hint="apt-get install g++, or use `backend` torch",
                 ) from error
             # The compiler's first line only says that it raised; the reason comes next.
             lines = [

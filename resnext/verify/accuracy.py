@@ -179,7 +179,7 @@ def measure_accuracy(
             some = pixels[at : at + batch]
             full = some[np.arange(batch) % len(some)]
             logits = session.run(
-                {taken.name: full if baked else taken.given(preprocessing.normalise(full))}
+                {taken.name: full if baked else taken.cast(preprocessing.normalise(full))}
             )[logits_name]
             if logits.shape != (batch, reference.shape[1]):
                 raise SessionFailed(

@@ -14,19 +14,6 @@ ROOT = Path(__file__).parents[2]
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*|\bresnext-(?:export|bench|parity|classify)\b")
 #: Scripts with a command line of their own, and modules that call other programs with flags.
 NO_LIBRARY = {"resnext/weights/shipped/train.py", "resnext/runtimes/pt2/toolchain.py"}
-#: Modules that still name flags. The list only gets shorter: an entry without flags fails.
-NOT_YET = {
-    "resnext/runtimes/openvino/session.py",
-    "resnext/runtimes/ort/door.py",
-    "resnext/runtimes/ort/libraries.py",
-    "resnext/runtimes/ort/session.py",
-    "resnext/runtimes/pt2/package.py",
-    "resnext/runtimes/pytorch/door.py",
-    "resnext/runtimes/registry.py",
-    "resnext/runtimes/tensor_session.py",
-    "resnext/runtimes/trt/library.py",
-    "resnext/runtimes/trt/session.py",
-}
 
 
 def library() -> list[Path]:
@@ -60,8 +47,7 @@ def test_no_library_message_names_a_flag() -> None:
         for path in library()
         if (found := list(flags(path.read_text())))
     }
-    assert {name: found for name, found in named.items() if name not in NOT_YET} == {}
-    assert NOT_YET - set(named) == set(), "converted: take it out of the list"
+    assert named == {}
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_everything_is_on_the_device_in_float32(package: Artifact) -> None:
 
 
 def test_it_is_not_run_on_the_processor_instead(package: Artifact) -> None:
-    with pytest.raises(UsageError, match="compiled for cuda; drop --device cpu"):
+    with pytest.raises(UsageError, match="compiled for cuda; drop `device` cpu"):
         open_session(package, "pt2", options=SessionOptions(device="cpu"))
 
 

@@ -275,7 +275,9 @@ def backends_here(manifest: Manifest, found: tuple[Finding, ...]) -> dict[str, s
     if found:
         return dict.fromkeys(able, found[0].message)
     answers = {name: available(name, given=True) for name in able}
-    return {name: None if answer is None else str(answer) for name, answer in answers.items()}
+    return {
+        name: None if answer is None else as_flags(str(answer)) for name, answer in answers.items()
+    }
 
 
 def _say_backends(manifest: Manifest) -> None:

@@ -50,7 +50,7 @@ def emulated_logits(artifact: Artifact, inputs: NDArray[Any]) -> NDArray[np.floa
         )
     (wanted,) = manifest.inputs
     return node_by_node(
-        onnx.load(artifact.path), inputs if wanted.dtype == "bfloat16" else wanted.given(inputs)
+        onnx.load(artifact.path), inputs if wanted.dtype == "bfloat16" else wanted.cast(inputs)
     )
 
 

@@ -77,6 +77,7 @@ GRAPH_NAME, WEIGHTS_NAME = "model.xml", "model.bin"
 METADATA = "framework"
 
 _DEVICE = "CPU"
+_SMALLER = "use a smaller `batch`"
 _VERSION = ov.__version__.partition("-")[0]
 #: What to ask for, by the artifact's precision. A quantized network computes the rest in float32.
 _PRECISIONS = {"fp32": ov.Type.f32, "fp16": ov.Type.f16, "bf16": ov.Type.bf16}
@@ -240,15 +241,16 @@ class OpenvinoSession(Session):
             if _DEVICE in self._core.available_devices:
                 raise
             raise MissingRequirement(
-                f"this OpenVINO ({_VERSION}) has no device {_DEVICE}: pip install --force-reinstall"
-                f" openvino, or use --backend ort-cpu ({exc})"
+                f"this OpenVINO ({_VERSION}) has no device {_DEVICE} ({exc.message})",
+                hint="install the package openvino again, or use `backend` ort-cpu",
             ) from exc
         self._check_precision(compiled, precision)
         given = compiled.get_property(properties.inference_num_threads)
         if threads is not None and given != threads:
             raise SilentFallback(
-                f"{self.backend}: {threads} threads were asked for, and OpenVINO uses {given} on"
-                f" this machine; use --threads {given}"
+                f"{self.backend}: {threads} threads were requested, and OpenVINO uses {given} on"
+                " this machine",
+                hint=f"use `threads` {given}",
             )
         return compiled
 
@@ -268,8 +270,9 @@ class OpenvinoSession(Session):
             )
         if got:
             raise SilentFallback(
-                f"{self.backend}: {precision} was asked for, and OpenVINO computes in"
-                f" {', '.join(sorted(got))} on this processor; export with --precision fp32"
+                f"{self.backend}: {precision} was requested, and OpenVINO computes in"
+                f" {', '.join(sorted(got))} on this processor",
+                hint="export with `precision` fp32",
             )
 
     def _check_manifest(self) -> None:
@@ -476,10 +479,10 @@ def _translated(kind: type[BadArtifact] | type[SessionFailed], doing: str) -> It
     try:
         yield
     except MemoryError as exc:
-        raise MissingRequirement(f"{doing}: out of memory; use a smaller --batch") from exc
+        raise MissingRequirement(f"{doing}: out of memory", hint=_SMALLER) from exc
     except RuntimeError as exc:
         lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
         reason = lines[-1] if lines else type(exc).__name__
         if "bad_alloc" in reason:
-            raise MissingRequirement(f"{doing}: out of memory; use a smaller --batch") from exc
+            raise MissingRequirement(f"{doing}: out of memory", hint=_SMALLER) from exc
         raise kind(f"{doing}: {reason}") from exc

@@ -69,8 +69,8 @@ def _product(name: str) -> products.Product:
     driver = this_machine().driver
     if driver.problem is not None:
         raise MissingRequirement(
-            f"backend {name!r} needs an NVIDIA GPU: {driver.problem}; "
-            "on this machine use --backend ort-cpu, torch or torch-compile"
+            f"backend {name!r} needs an NVIDIA GPU: {driver.problem}",
+            hint="on this machine use `backend` ort-cpu, torch or torch-compile",
         )
     if name == "ort-trt-rtx":
         return products.tensorrt_rtx(*libraries.plugin_device(driver))

@@ -64,8 +64,8 @@ def load_tensorrt10() -> str:
     newer = newer or find_library("nvinfer") == "libnvinfer.so.11"
     found = "only TensorRT 11 is installed" if newer else f"it is not found ({reason})"
     raise MissingRequirement(
-        f"onnxruntime {ort.__version__}'s TensorRT provider needs TensorRT 10, and {found}: "
-        f'pip install "tensorrt-cu{cuda}<11"{", or use --backend trt" if newer else ""}'
+        f"onnxruntime {ort.__version__}'s TensorRT provider needs TensorRT 10, and {found}",
+        hint=f'pip install "tensorrt-cu{cuda}<11"{", or use `backend` trt" if newer else ""}',
     )
 
 
@@ -103,8 +103,8 @@ def plugin_device(driver: Driver) -> tuple[str, Any]:
     )
     raise MissingRequirement(
         f"{_PLUGIN} {version} does not take the first GPU ({gpus}): it lists compute capability"
-        " 8.6, 8.9 and 12.0 on, so RTX 30, 40 and 50; choose another with CUDA_VISIBLE_DEVICES, or"
-        " use --backend ort-cuda or trt"
+        " 8.6, 8.9 and 12.0 on, so RTX 30, 40 and 50",
+        hint="choose another GPU with CUDA_VISIBLE_DEVICES, or use `backend` ort-cuda or trt",
     )
 
 

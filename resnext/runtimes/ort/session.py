@@ -100,7 +100,8 @@ def _spec(value: Any) -> TensorSpec:
     ):  # bfloat16, for one: an OrtValue of it cannot be made of an array, nor shown as one
         raise UsageError(
             f"{value.name!r} is a {value.type}, which ONNX Runtime neither takes as an array nor"
-            " gives as one; export the artifact without --io native"
+            " gives as one",
+            hint="export the artifact without `io` native",
         )
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     return TensorSpec(name=value.name, dtype=_DTYPES[value.type], shape=shape)

@@ -55,9 +55,7 @@ def read_package(path: Path) -> Package:
     except (OSError, zipfile.BadZipFile) as exc:
         raise BadArtifact(f"{path} is no readable .pt2 package: {exc}; export it again") from exc
     except (KeyError, StopIteration) as exc:
-        raise BadArtifact(
-            f"{path} is no package that resnext-export wrote: it says nothing of itself"
-        ) from exc
+        raise BadArtifact(f"{path} is no package of this toolkit: it has no record") from exc
     except (ValidationError, ValueError, AttributeError) as exc:
         raise BadArtifact(
             f"{path} has a record that this version cannot read; export it again"

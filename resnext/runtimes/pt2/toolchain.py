@@ -31,7 +31,7 @@ _PROGRAMS: Mapping[str, str] = {
     "cuda": "#include <cuda.h>\n#include <cuda_runtime.h>\nint main() { return cuInit(0); }\n",
 }
 _CONVENTIONAL = Path("/usr/local/cuda")
-_ELSE = "or compile for the processor: --device cpu"
+_ELSE = "or compile for the processor: `device` cpu"
 
 
 @cache
@@ -55,12 +55,12 @@ def obstacle(device: Literal["auto", "cpu", "cuda"]) -> str | None:
     if device == "cuda" and not torch.cuda.is_available():
         return (
             f"PyTorch {torch.__version__} cannot use a CUDA device here; compile for the processor:"
-            " --device cpu"
+            " `device` cpu"
         )
     if failed := _build("cpu", []):
         return (
             f"a .pt2 package is compiled, and no working C++ compiler was found ({failed}): apt-get"
-            " install g++ (or set CXX), or use --format onnx"
+            " install g++ (or set CXX), or use `format` onnx"
         )
     return _cuda_obstacle() if device == "cuda" else None
 

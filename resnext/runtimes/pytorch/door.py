@@ -44,7 +44,7 @@ def open_session(subject: Weights, options: SessionOptions, name: str) -> TorchS
 _NO_CUDA = Finding(
     "no-torch-cuda",
     f"PyTorch {torch.__version__} cannot use this machine's CUDA device",
-    "install a CUDA build of torch (pytorch.org, Get Started), or use --device cpu",
+    "install a CUDA build of torch (pytorch.org, Get Started), or use `device` cpu",
 )
 
 
@@ -66,5 +66,5 @@ def available(name: str, device: Device, *, given: bool) -> Finding | None:
     return Finding(
         "no-compiler",
         "torch-compile needs a C and C++ compiler",
-        f"apt-get install g++ (or set {variable}), or use --backend torch",
+        f"apt-get install g++ (or set {variable}), or use `backend` torch",
     )

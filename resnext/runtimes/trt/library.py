@@ -94,13 +94,13 @@ class Flavour(ABC):
             return import_module(self.package)
         except ModuleNotFoundError as exc:
             raise MissingRequirement(
-                f"{self.title} is not installed (no Python package {exc.name}): pip install"
-                f" {self.package}"
+                f"{self.title} is not installed (no Python package {exc.name})",
+                hint=f"pip install {self.package}",
             ) from exc
         except (ImportError, OSError) as exc:
             raise MissingRequirement(
-                f"{self.title} is installed but does not load: {exc}; pip install --force-reinstall"
-                f" {self.package}"
+                f"{self.title} is installed but does not load: {exc}",
+                hint=f"install the package {self.package} again",
             ) from exc
 
     @abstractmethod
@@ -155,13 +155,14 @@ class TensorRT(Flavour):
         """Every option but ``targets``; a GPU is always needed."""
         if options.targets:
             raise UsageError(
-                "--target is TensorRT-RTX's; TensorRT builds for the GPU at hand, or see"
-                " --compatibility"
+                "`target` is TensorRT-RTX's: TensorRT builds for the GPU at hand",
+                hint="see `compatibility`",
             )
         if driver.problem is not None:
             raise MissingRequirement(
-                f"TensorRT builds on a GPU only: {driver.problem}; without one, build ahead of time"
-                " with --format trt-rtx --target sm_89 (pip install tensorrt_rtx)"
+                f"TensorRT builds on a GPU only: {driver.problem}",
+                hint="without one, build ahead of time with `format` trt-rtx and `target` sm_89"
+                " (pip install tensorrt_rtx)",
             )
 
     def configure(self, trt: Any, config: Any, options: EngineOptions) -> None:
@@ -202,14 +203,15 @@ class TensorRTRTX(Flavour):
     def check_can_build(self, options: EngineOptions, driver: Driver) -> None:
         """No kernel is chosen here, so no option about choosing them; refitting needs a driver."""
         asked = {
-            "--compatibility": options.compatibility != "none",
-            "--optimization-level": options.optimization_level is not None,
-            "--tiling-level": options.tiling_level is not None,
+            "compatibility": options.compatibility != "none",
+            "optimization_level": options.optimization_level is not None,
+            "tiling_level": options.tiling_level is not None,
         }
         if wrong := [name for name, given in asked.items() if given]:
             raise UsageError(
-                f"{wrong[0]} is TensorRT's: TensorRT-RTX chooses kernels on the machine that runs"
-                " the engine; name the GPUs with --target"
+                f"`{wrong[0]}` is TensorRT's: TensorRT-RTX chooses kernels on the machine that runs"
+                " the engine",
+                hint="name the GPUs with `target`",
             )
         if unknown := [target for target in options.targets if target not in RTX_TARGETS]:
             raise UsageError(
@@ -217,8 +219,8 @@ class TensorRTRTX(Flavour):
             )
         if options.strip_weights and driver.problem is not None:
             raise MissingRequirement(
-                f"TensorRT-RTX builds refittable engines with a driver only: {driver.problem}; "
-                "without one, drop --strip-weights"
+                f"TensorRT-RTX builds refittable engines with a driver only: {driver.problem}",
+                hint="without one, drop `strip_weights`",
             )
 
     def configure(self, trt: Any, config: Any, options: EngineOptions) -> None:
@@ -230,8 +232,8 @@ class TensorRTRTX(Flavour):
                 capability = getattr(trt.ComputeCapability, target.replace("sm_", "SM"), None)
                 if capability is None or not config.set_compute_capability(capability, index):
                     raise UsageError(
-                        f"TensorRT-RTX {self.version} does not build for {target}; leave it out of"
-                        " --target"
+                        f"TensorRT-RTX {self.version} does not build for {target}",
+                        hint="leave it out of `target`",
                     )
 
     def runtime(self, trt: Any, logger: Any, options: EngineOptions) -> Any:  # noqa: ARG002  # the same for all

@@ -248,8 +248,8 @@ class TrtSession(Session):
             if not np.isfinite(array).all():
                 raise SessionFailed(
                     f"{self.backend}: output {name!r} holds NaN or infinity"
-                    f" ({self._artifact.manifest.precision} overflow?); compare with --precision"
-                    " fp32"
+                    f" ({self._artifact.manifest.precision} overflow?)",
+                    hint="compare with `precision` fp32",
                 )
         return outputs
 

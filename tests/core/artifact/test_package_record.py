@@ -187,10 +187,10 @@ def test_an_altered_manifest_is_refused(
             lambda data: data.replace(b"linux", b"LINUX"),
             "is no readable .pt2 package",
         ),  # zip's own checksum
-        (lambda data: data.replace(b"extra", b"other"), "is no package that resnext-export wrote"),
+        (lambda data: data.replace(b"extra", b"other"), "is no package of this toolkit"),
         (
             lambda data: data.replace(b"aotinductor", b"aotinducted"),
-            "is no package that resnext-export wrote",
+            "is no package of this toolkit",
         ),
     ],
 )

@@ -266,10 +266,10 @@ def test_a_memory_format_that_was_asked_for_is_kept(
 def test_registry_entries_open_or_say_what_is_missing(weights: Weights, artifact: Artifact) -> None:
     for name, backend in RUNTIMES.items():
         if backend.formats[0] in FLAVOURS:
-            with pytest.raises(UsageError, match=f"build an engine of it: --format {name} "):
+            with pytest.raises(UsageError, match=f"build an engine of it: `format` {name}, "):
                 open_here(name, weights, artifact, SessionOptions())
         elif backend.formats[0] == "pt2":
-            with pytest.raises(UsageError, match="from the weights: resnext-export --format pt2"):
+            with pytest.raises(UsageError, match="exported from the weights, with `format` pt2"):
                 open_here(name, weights, artifact, SessionOptions())
         elif backend.device == "cuda" and cuda_driver.probe_driver().problem is not None:
             with pytest.raises(MissingRequirement, match="no CUDA device"):
@@ -287,7 +287,7 @@ def test_a_package_is_for_its_own_backend_alone(weights: Weights, tmp_path: Path
     package = fake_package(tmp_path, weights)
     assert natural_runtime(package) == "pt2"
     for name in ("ort-cpu", "openvino", "ort"):
-        with pytest.raises(UsageError, match="of kind pt2: use --backend pt2"):
+        with pytest.raises(UsageError, match="of kind pt2; use `backend` pt2"):
             open_session(package, name)
 
 

@@ -225,7 +225,7 @@ def test_a_type_that_no_value_can_hold_is_refused_in_one_line() -> None:
         ort.OrtValue.ortvalue_from_numpy(np.zeros(2, numpy_dtype("bfloat16")), "cpu", 0)
     with pytest.raises(
         UsageError,
-        match=r"^'input' is a tensor\(bfloat16\), .*; export the artifact without --io native$",
+        match=r"^'input' is a tensor\(bfloat16\), .*; export the artifact without `io` native$",
     ):
         ort_session._spec(
             SimpleNamespace(name="input", type="tensor(bfloat16)", shape=["N", 1, 8, 8])

@@ -334,7 +334,7 @@ def test_tensorrt_11_alone_is_named_with_the_package_that_fits(
     ) as caught:
         load_tensorrt10()
     assert f'pip install "tensorrt-cu{cuda[:2]}<11"' in str(caught.value)
-    assert "--backend trt" in str(caught.value)
+    assert "`backend` trt" in str(caught.value)
 
 
 @pytest.mark.parametrize(

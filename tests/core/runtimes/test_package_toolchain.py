@@ -169,7 +169,7 @@ def test_what_is_missing_for_cuda_is_one_line_with_what_to_do(
     reason = obstacle("cuda")
     assert reason is not None
     assert said in reason
-    assert reason.endswith("or compile for the processor: --device cpu")
+    assert reason.endswith("or compile for the processor: `device` cpu")
     assert len(reason.splitlines()) == 1
     assert obstacle("auto") == reason
     assert obstacle("cpu") is None
@@ -193,7 +193,7 @@ def test_a_gpu_that_pytorch_cannot_use_is_named_before_anything_is_compiled(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(module, "_build", None)
-    assert "cannot use a CUDA device here; compile for the processor: --device cpu" in str(
+    assert "cannot use a CUDA device here; compile for the processor: `device` cpu" in str(
         obstacle("cuda")
     )
 

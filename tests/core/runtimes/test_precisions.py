@@ -72,7 +72,7 @@ def test_a_precision_that_a_backend_never_runs_is_refused_with_those_that_do(
     name: str, precision: Any
 ) -> None:
     with pytest.raises(
-        UsageError, match=f"'{name}' does not run {precision}; --backend .*trt"
+        UsageError, match=f"'{name}' does not run {precision}; use `backend` .*trt"
     ) as caught:
         check_precision(name, precision)
     assert f" {name}," not in str(caught.value)

@@ -283,12 +283,12 @@ def test_float32_images_are_converted_only_where_an_input_is_narrower() -> None:
     images = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
     for name in ("float16", "bfloat16"):
         spec = TensorSpec(name="x", dtype=name, shape=(None, 3))
-        given = spec.given(images)
+        given = spec.cast(images)
         assert given.dtype == numpy_dtype(name)
         spec.check(given)
         with pytest.raises(BadInput, match="has dtype float32"):
             spec.check(images)
     for name in ("float32", "uint8"):
-        assert TensorSpec(name="x", dtype=name, shape=(None, 3)).given(images) is images
+        assert TensorSpec(name="x", dtype=name, shape=(None, 3)).cast(images) is images
     pixels = np.zeros((2, 3), np.uint8)
-    assert TensorSpec(name="x", dtype="float16", shape=(None, 3)).given(pixels) is pixels
+    assert TensorSpec(name="x", dtype="float16", shape=(None, 3)).cast(pixels) is pixels

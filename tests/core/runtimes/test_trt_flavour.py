@@ -68,11 +68,11 @@ def test_every_flavour_is_in_the_table_under_its_own_kind() -> None:
 def test_tensorrt_takes_every_option_but_targets_and_only_with_a_gpu(given: dict[str, Any]) -> None:
     TRT.check_can_build(options(**given), H200)
     with pytest.raises(
-        MissingRequirement, match=r"builds on a GPU only: .*libcuda.so.1.*--format trt-rtx"
+        MissingRequirement, match=r"builds on a GPU only: .*libcuda.so.1.*`format` trt-rtx"
     ):
         TRT.check_can_build(options(**given), NONE)
     for driver in (H200, NONE):  # the call is wrong whatever the machine
-        with pytest.raises(UsageError, match=r"--target is TensorRT-RTX's"):
+        with pytest.raises(UsageError, match=r"`target` is TensorRT-RTX's"):
             TRT.check_can_build(options(**given, targets=("sm_89",)), driver)
 
 
@@ -87,9 +87,9 @@ def test_tensorrt_rtx_builds_with_and_without_a_gpu(driver: Driver, given: dict[
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"compatibility": "same-cc"}, "--compatibility is TensorRT's"),
-        ({"optimization_level": 0}, "--optimization-level is TensorRT's"),
-        ({"tiling_level": "none"}, "--tiling-level is TensorRT's"),
+        ({"compatibility": "same-cc"}, "`compatibility` is TensorRT's"),
+        ({"optimization_level": 0}, "`optimization_level` is TensorRT's"),
+        ({"tiling_level": "none"}, "`tiling_level` is TensorRT's"),
         ({"targets": ("sm_89", "sm_90")}, r"has no target sm_90; known: sm_75, .*sm_121"),
     ],
 )
@@ -100,7 +100,7 @@ def test_tensorrt_rtx_refuses_what_only_tensorrt_has(given: dict[str, Any], told
 
 def test_tensorrt_rtx_strips_weights_with_a_driver_only() -> None:
     RTX.check_can_build(options(strip_weights=True), H200)
-    with pytest.raises(MissingRequirement, match=r"with a driver only: .*drop --strip-weights"):
+    with pytest.raises(MissingRequirement, match=r"with a driver only: .*drop `strip_weights`"):
         RTX.check_can_build(options(strip_weights=True), NONE)
 
 
@@ -286,12 +286,12 @@ BROKEN = {
     "an import error": (
         "raise ImportError('libnvinfer.so.11: file too short')",
         "file too short",
-        "--force-reinstall",
+        "install the package tensorrt",
     ),
     "a library that does not load": (
         "import ctypes; ctypes.CDLL('libno-such-thing.so.1')",
         "libno-such-thing.so.1",
-        "--force-reinstall",
+        "install the package tensorrt",
     ),
 }
 

@@ -284,7 +284,7 @@ def test_inputs_and_outputs_may_be_of_the_networks_own_type(
 ) -> None:
     kind = numpy_dtype(dtype)
     with make(dtype=dtype).open(SessionOptions(cuda_graph=graph)) as session:
-        given = session.inputs[0].given(images[:4])
+        given = session.inputs[0].cast(images[:4])
         assert given.dtype == kind
         bound = session.bind({"input": given})
         bound.enqueue()
@@ -631,7 +631,7 @@ def test_what_pytorch_raises_is_one_line(make: Make, images: Any) -> None:
         )
         for call in (session.run, session.bind):
             with pytest.raises(
-                MissingRequirement, match=r"^trt: out of memory; use a smaller --batch$"
+                MissingRequirement, match=r"^trt: out of memory; use a smaller `batch`$"
             ):
                 call({"input": images[:4]})
         rig.fake.control.refuse.clear()
