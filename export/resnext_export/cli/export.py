@@ -11,6 +11,7 @@ import click
 from resnext.cli.app import SETTINGS, as_flags, guarded
 from resnext.cli.options import json_option
 from resnext.cli.sections import SectionOption
+from resnext.runtimes.trt.library import flavour_of
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_export.derivation import derivation
@@ -191,7 +192,6 @@ def _parity(manifest: Manifest) -> str:
         )
     if manifest.engine is not None:
         from resnext.runtimes.compatibility import obstacles, this_machine
-        from resnext.runtimes.trt.library import flavour_of
 
         if found := obstacles(manifest, this_machine(flavour_of(manifest.engine.library))):
             return f"NOT CHECKED: {found[0].reason}; on its machine: {later}"
@@ -204,15 +204,12 @@ def _say_engine(manifest: Manifest) -> None:
     """Print what is particular to an engine: what it was built for, fallbacks, delivered
     precision.
     """
-    from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS
-
-    from .inspect import delivered_line
+    from resnext_export.inspection import delivered_line, engine_targets
 
     record = manifest.engine
     assert record is not None
     ahead = record.library == "tensorrt_rtx"
-    where = (", ".join(record.options.targets) or RTX_DEFAULT_TARGETS) if ahead else record.gpu
-    click.echo(f"built for {where}")
+    click.echo(f"built for {engine_targets(manifest) if ahead else record.gpu}")
     for done in record.done:
         click.echo(f"fallback  {done}")
     click.echo(f"delivered {delivered_line(manifest)}")
