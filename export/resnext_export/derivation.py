@@ -1,4 +1,4 @@
-"""What a manifest says of how its precision came about, for people."""
+"""Human-readable lines on how an artifact's precision came about, from its manifest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ if TYPE_CHECKING:
 
 
 def counted(reasons: Iterable[str]) -> list[str]:
-    """How many convolutions have each reason to be left as they are."""
-    found = Counter(reasons).items()
-    return [f"{count} convolution{'s' * (count > 1)} ({reason})" for reason, count in found]
+    """The number of skipped convolutions for each reason, in words."""
+    return [
+        f"{count} convolution{'s' * (count > 1)} ({reason})"
+        for reason, count in Counter(reasons).items()
+    ]
 
 
 def derivation(manifest: Manifest) -> list[str]:
-    """Lines on ranges, calibration and merged groups; none for a plain float32 artifact."""
+    """Lines on ranges, calibration and merged groups; empty for a plain float32 artifact."""
     lines = []
     if (ranges := manifest.ranges) is not None:
         lines.append(
@@ -29,8 +31,10 @@ def derivation(manifest: Manifest) -> list[str]:
             f"images    {quantized.images} of {quantized.source}, {quantized.method}; form for"
             f" {quantized.runtime}"
         )
-        kept = counted(reason for name, reason in quantized.left if name != "fc")
-        lines.append(f"left      {', '.join([*kept, 'the classifier'])}: not {manifest.precision}")
+        skipped = counted(reason for name, reason in quantized.left if name != "fc")
+        lines.append(
+            f"left      {', '.join([*skipped, 'the classifier'])}: not {manifest.precision}"
+        )
     if (merged := manifest.merged) is not None:
         if not merged.groups:
             return [

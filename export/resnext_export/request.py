@@ -12,7 +12,9 @@ from pydantic.dataclasses import dataclass
 
 from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError, UnknownName, UsageError
+from resnext.network.config import variant_name
 from resnext.precision import HALVES, QUANTIZED
+from resnext.weights.shipped import SHIPPED
 
 from .options import FIELDS, FormatOptions, RequestFields, Runtime, options_of
 from .registry import FORMATS, Format
@@ -183,9 +185,6 @@ class ExportRequest(_Checked):
             precision: the artifact's.
             kind: the artifact's.
         """
-        from resnext.network.config import variant_name
-        from resnext.weights.shipped import SHIPPED
-
         if kind == "onnx" and precision == "int8" and self.runtime not in (None, "ort"):
             precision += f"-for-{self.runtime}"
         if self.merge_groups is not None:

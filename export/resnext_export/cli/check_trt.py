@@ -1,18 +1,23 @@
-"""The command ``resnext-export check-trt``: a TensorRT acceptance test for any ONNX file, without a
-GPU.
-"""
+"""The command ``resnext-export check-trt``: does TensorRT accept an ONNX file? No GPU needed."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from resnext.cli.app import SETTINGS, OneLineCommand, guarded, printable
 from resnext.cli.options import json_option
 from resnext.cli.params import NameType
+from resnext.errors import GateFailed, MissingRequirement, UsageError
+from resnext.runtimes.trt.library import EngineKind, flavour_for
 from resnext.storage import check_writable, write_text
 
 if TYPE_CHECKING:
@@ -23,7 +28,7 @@ Examples:
   resnext-export check-trt model.onnx
   resnext-export check-trt model.onnx --batch 1:8:64 --target sm_89
   resnext-export check-trt detector.onnx --shape images=Nx3x640x640 --json findings.json
-Exit code 0: an engine was built. 1: the file was refused, the table says by which nodes.
+Exit code 0: an engine was built. 1: the file is refused; the table lists the refused nodes.
 """
 
 
@@ -36,14 +41,14 @@ Exit code 0: an engine was built. 1: the file was refused, the table says by whi
     default="trt-rtx",
     show_default=True,
     metavar="trt|trt-rtx",
-    help="TensorRT-RTX, which needs no GPU, or TensorRT on the GPU at hand.",
+    help="TensorRT-RTX, which needs no GPU, or TensorRT on this machine's GPU.",
 )
 @click.option(
     "--batch",
     default="1:8:64",
     show_default=True,
     metavar="MIN:OPT:MAX|N",
-    help="Sizes of open first dimensions.",
+    help="Batch sizes for inputs with a dynamic first dimension.",
 )
 @click.option(
     "--shape",
@@ -51,15 +56,15 @@ Exit code 0: an engine was built. 1: the file was refused, the table says by whi
     multiple=True,
     metavar="INPUT=NxCxHxW",
     help=(
-        "An input's dimensions, where more than the first are open; N is the batch. May be given"
-        " again."
+        "Shape of an input with dynamic dimensions besides the first; N is the batch. Repeat it"
+        " for other inputs."
     ),
 )
 @click.option(
     "--target",
     "targets",
     metavar="sm_89[,sm_120]",
-    help="GPUs to build for.  [default: all from Ampere on]",
+    help="Compute capabilities to build for.  [default: Ampere and later]",
 )
 @json_option("Write the findings as JSON")
 @guarded
@@ -71,19 +76,14 @@ def check_trt(
     targets: str | None,
     json_path: str | None,
 ) -> None:
-    """Parse an ONNX file with TensorRT's own parser, build an engine of it, and list what it
-    refuses, node by node.
+    """Parse an ONNX file with TensorRT's own parser, build an engine, and list the refused nodes.
 
-    The engine is thrown away. No GPU is needed, so this runs in any CI.
+    The engine is discarded. TensorRT-RTX needs no GPU, so this runs in any CI.
     """
     check_writable(json_path)
-    from typing import cast
-
-    from resnext.artifact.manifest import MANIFEST_NAME, BatchRange
+    from resnext.artifact.manifest import BatchRange
     from resnext.artifact.records import EngineOptions
-    from resnext.errors import GateFailed, MissingRequirement, UsageError
-    from resnext.runtimes.trt.library import EngineKind, flavour_for
-    from resnext_export.tensorrt.acceptance import check_onnx
+    from resnext_export.tensorrt.acceptance import check_onnx, onnx_file
 
     profile = BatchRange.parse(batch)
     if profile.max is None:
@@ -94,18 +94,10 @@ def check_trt(
         if not equals:
             raise UsageError(f"--shape {text!r} is not INPUT=NxCxHxW")
         shapes[name] = shape
-    if path.is_dir() and (path / MANIFEST_NAME).is_file():
-        from resnext.artifact.files import read_artifact
-
-        artifact = read_artifact(path)
-        if artifact.manifest.kind != "onnx":
-            raise UsageError(
-                f"{path} holds an engine already; resnext-export inspect {path} says what it is"
-            )
-        path = artifact.path
+    path = onnx_file(path)
     chosen = tuple(part.strip() for part in (targets or "").split(",") if part.strip())
     flavour = flavour_for(cast("EngineKind", kind))
-    if flavour.kind != kind:  # what is asked here is what this very library takes
+    if flavour.kind != kind:  # the answer of another library is of no use
         raise MissingRequirement(
             "TensorRT is not installed: pip install tensorrt, or check with --library trt-rtx"
         )
@@ -126,23 +118,17 @@ def check_trt(
 
 
 def _print(path: Path, library: str, outcome: Acceptance) -> None:
-    from collections import Counter
-
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     if outcome.findings:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("finding", "stage", "node", "operator"):
             table.add_column(heading, no_wrap=True)
         table.add_column("reason", overflow="fold")
         for finding in outcome.findings:
-            colour = "red" if finding.severity == "refused" else "yellow"
-            severity = Text(finding.severity, style=colour)
+            color = "red" if finding.severity == "refused" else "yellow"
+            severity = Text(finding.severity, style=color)
             cells = (finding.stage, finding.node, finding.operator, finding.reason)
             table.add_row(severity, *map(printable, cells))
-        # Names of nodes may look like rich's markup.
+        # Node names may look like rich's markup.
         width = None if Console().is_terminal else 200
         Console(highlight=False, markup=False, emoji=False, width=width).print(table)
     if outcome.engine is not None:
@@ -160,8 +146,6 @@ def _print(path: Path, library: str, outcome: Acceptance) -> None:
 
 
 def _facts(path: Path, library: str, version: str | None, outcome: Acceptance) -> dict[str, Any]:
-    from dataclasses import asdict
-
     built = outcome.engine
     return {
         "file": str(path),

@@ -203,15 +203,12 @@ def _say_engine(manifest: Manifest) -> None:
     """Print what is particular to an engine: what it was built for, fallbacks, delivered
     precision.
     """
-    from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS
-
-    from .inspect import delivered_line
+    from resnext_export.inspection import delivered_line, engine_targets
 
     record = manifest.engine
     assert record is not None
     ahead = record.library == "tensorrt_rtx"
-    where = (", ".join(record.options.targets) or RTX_DEFAULT_TARGETS) if ahead else record.gpu
-    click.echo(f"built for {where}")
+    click.echo(f"built for {engine_targets(manifest) if ahead else record.gpu}")
     for done in record.done:
         click.echo(f"fallback  {done}")
     click.echo(f"delivered {delivered_line(manifest)}")

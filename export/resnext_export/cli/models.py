@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from resnext.network import layers
 from resnext.network.config import VARIANTS
 from resnext.network.published import FACTS
 from resnext.storage import write_text
 from resnext.weights.shipped import SHIPPED
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 def print_models(json_path: str | None) -> None:
@@ -41,8 +41,6 @@ def print_models(json_path: str | None) -> None:
         write_text(json_path, json.dumps(rows, indent=2) + "\n")
     if json_path == "-":
         return
-    from rich.console import Console
-    from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model", no_wrap=True)
@@ -67,8 +65,6 @@ def print_models(json_path: str | None) -> None:
 
 def _paper_table() -> Table:
     """The paper's Table 1, from the configurations: ResNet-50 against ResNeXt-50 32x4d."""
-    from rich.markup import escape
-    from rich.table import Table
 
     compared = ("resnet50", "resnext50_32x4d")
     table = Table(

@@ -1,4 +1,4 @@
-"""The command ``resnext-export refit``: weights into an engine that was built without."""
+"""The command ``resnext-export refit``: put weights into an engine that was built without them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 import click
 
 from resnext.cli.app import SETTINGS, OneLineCommand, guarded
+from resnext.errors import UsageError
+from resnext.runtimes.trt.library import flavour_of
 
 _EPILOG = """\b
 Examples:
   resnext-export --format trt --strip-weights --output thin/
-  resnext-export refit thin/ --output engine/                     the weights that it was built from
-  resnext-export refit thin/ --weights newer.safetensors --output engine/
+  resnext-export refit thin/ --output engine/                              the original weights
+  resnext-export refit thin/ --weights newer.safetensors --output engine/  other weights
 Needs the GPU that the engine was built for. The refitted engine is compared with PyTorch.
 """
 
@@ -23,14 +25,14 @@ Needs the GPU that the engine was built for. The refitted engine is compared wit
     "--weights",
     "spec",
     metavar="SPEC",
-    help="As in resnext-export.  [default: those it was built from]",
+    help="Weights, as in resnext-export.  [default: those that the engine was built from]",
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
     required=True,
-    help="Folder to make.",
+    help="Folder to create.",
 )
 @click.option("--force", is_flag=True, help="Replace an artifact that is already in DIR.")
 @click.option(
@@ -38,11 +40,10 @@ Needs the GPU that the engine was built for. The refitted engine is compared wit
 )
 @guarded
 def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) -> None:
-    """Put weights into an engine that was built with --strip-weights, and prove the outcome."""
+    """Put weights into an engine built with --strip-weights, and compare it with PyTorch."""
     from resnext.artifact.files import check_destination, read_artifact
-    from resnext.errors import UsageError
     from resnext.machine.machine import this_machine
-    from resnext.runtimes.trt.library import flavour_of, require_driver
+    from resnext.runtimes.trt.library import require_driver
     from resnext_export.formats.tensorrt import refit_engine
 
     artifact = read_artifact(path)
@@ -53,13 +54,13 @@ def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) 
         )
     check_destination(output, force=force)
     require_driver(flavour_of(record.library), this_machine().driver)
-    done = refit_engine(artifact, spec, output, check=check, force=force)
-    click.echo(f"wrote     {done.path}  ({done.manifest.file_size_bytes / 1e6:.1f} MB)")
-    click.echo(f"weights   {done.manifest.weights.source}, sha256 {done.manifest.weights.sha256}")
-    if done.manifest.check is None:
+    made = refit_engine(artifact, spec, output, check=check, force=force)
+    click.echo(f"wrote     {made.path}  ({made.manifest.file_size_bytes / 1e6:.1f} MB)")
+    click.echo(f"weights   {made.manifest.weights.source}, sha256 {made.manifest.weights.sha256}")
+    if made.manifest.check is None:
         click.echo("parity    NOT CHECKED (--no-check)")
     else:
         click.echo(
-            f"parity    ok: max error {done.manifest.check.max_error:.1e} on"
-            f" {done.manifest.check.backend}"
+            f"parity    ok: max error {made.manifest.check.max_error:.1e} on"
+            f" {made.manifest.check.backend}"
         )

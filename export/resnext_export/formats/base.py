@@ -20,10 +20,11 @@ class Builder(ABC):
     """How one format is built; `resnext_export.registry.Format.builder` names the class."""
 
     def prepare(self, request: ExportRequest) -> str:
-        """Refuse what can be refused before any work is done.
+        """Refuse a request that cannot succeed, before any work is done.
 
         Returns:
-            Name of the format that will be made: ``trt`` can turn out to be ``trt-rtx``.
+            Name of the format that will be made: ``trt`` becomes ``trt-rtx`` if only that is
+            installed.
 
         Raises:
             ResnextError: an option, library or device that ``request`` needs is missing.
@@ -31,11 +32,11 @@ class Builder(ABC):
         return request.format
 
     def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
-        """Facts beside request and source that change the bytes: versions, machine, images."""
+        """Facts besides request and source that change the bytes: versions, machine, images."""
         return {}
 
     def usable(self, manifest: Manifest) -> bool:
-        """Whether a stored artifact may be used here again."""
+        """Whether a stored artifact can be reused here."""
         return manifest.check is not None
 
     @abstractmethod
@@ -53,13 +54,13 @@ class Builder(ABC):
         """Write the format's file into ``folder``.
 
         Args:
-            source: what to make it from, of the kind that ``Format.source`` names.
-            weights: those of ``source``.
+            source: what to build from, of the type that ``Format.source`` names.
+            weights: the weights of ``source``.
             request: the validated request.
             folder: where the file goes.
             check: whether `Built.prove` will be called.
-            say: takes one line that the user should know before the work is done.
-            cache: folder that keeps what later builds can use, or None.
+            say: called with each line that the user should see before the work is done.
+            cache: folder for data that speeds up later builds, or None.
         """
 
 

@@ -1,6 +1,4 @@
-"""The whole way from an ONNX artifact to one of another precision or with merged groups, proven
-like the first.
-"""
+"""From an ONNX artifact to a checked one of another precision, or with merged groups."""
 
 from __future__ import annotations
 
@@ -56,17 +54,17 @@ if TYPE_CHECKING:
     from resnext_export.passes.lower import HalfPrecision
 
 _Calibrated: TypeAlias = "tuple[Ranges, QuantizationRecord]"
-#: Why the classifier is never int8.
+#: Why the classifier is never quantized.
 _CLASSIFIER = "the classifier: next to none of the work, and nothing behind it evens rounding out"
 
 
 @dataclass(frozen=True)
 class _Derived:
-    """A graph on its way.
+    """A graph between two passes.
 
     Attributes:
         proto: the graph.
-        facts: what it adds to its parent's manifest.
+        facts: manifest fields that differ from the parent's.
     """
 
     proto: onnx.ModelProto
@@ -83,23 +81,23 @@ def derive_onnx(
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Artifact:
-    """Make a new ONNX artifact of ``parent``, in ``directory``, whole or not at all.
+    """Derive an ONNX artifact from ``parent`` in ``directory``, whole or not at all.
 
     Args:
-        parent: an ONNX artifact; of float32 where ``request`` names another precision.
-        weights: what it was exported from, for the comparison.
-        directory: folder to make; ``model.onnx`` and ``manifest.json`` appear in it together.
+        parent: an ONNX artifact; float32 if ``request`` names another precision.
+        weights: the weights of ``parent``, for the comparison.
+        directory: folder to create; ``model.onnx`` and ``manifest.json`` appear in it together.
         request: precision, images to calibrate on, groups to merge.
         check: compare the written bytes with eager PyTorch.
         force: replace an artifact that is already there.
-        say: called with one line for what a user should know before the work is done.
+        say: called with each line that the user should see before the work is done.
 
     Raises:
         UsageError: nothing to do, no images to calibrate on, or ``directory`` is taken.
-        BadInput: ``parent`` is quantized already or not of float32; images that cannot be used.
-        GateFailed: a layer's values are beyond the precision, or the written bytes do not compute
-            what PyTorch computes. Nothing is written.
-        MissingRequirement: the images' package is not installed, or the disk is full.
+        BadInput: ``parent`` is quantized already or not float32; unusable images.
+        GateFailed: a layer's values exceed the precision's range, or the file does not match
+            PyTorch. Nothing is written.
+        MissingRequirement: the image library is not installed, or the disk is full.
     """
     build = partial(build_derived, parent, weights, request, check=check, say=say)
     return publish(parent, directory, build, check=check, force=force)
@@ -118,7 +116,7 @@ def build_derived(
     precision = _precision(parent, request)
     of = parent.manifest
     graph = _Derived(onnx.load(parent.path), {})
-    if precision == "fp8" != of.precision:  # which groups have to be wide for
+    if precision == "fp8" != of.precision:  # fp8 needs wide groups, so it merges first
         graph = _merged(graph, of, request)
     calibrated = pixels = None
     if precision != of.precision and precision in QUANTIZED:
@@ -130,10 +128,10 @@ def build_derived(
         calibrated = _calibrated(
             parent, request.scheme, images, request.calibration_method or "minmax"
         )
-        # Compared on what it was calibrated for; noise is no image, and a network can hardly tell
-        # any from another.
+        # Compare on calibration images. Noise does not do: the network hardly tells two samples
+        # apart.
         pixels = None if images.name.startswith("random") else _some(images)
-    # PyTorch computes the reference on another thread meanwhile.
+    # Meanwhile PyTorch computes the reference on another thread.
     with ThreadPoolExecutor(max_workers=1) as pool:
         awaited = (
             pool.submit(proof.expect, weights, of.batch, precision, pixels=pixels)
@@ -154,14 +152,14 @@ def build_derived(
     write_onnx(derived.proto, folder)
 
     def proven(artifact: Artifact) -> CheckRecord:
-        assert expected is not None  # only asked for with a check
+        assert expected is not None  # only called if there is a check
         return proof.prove(artifact, expected)
 
     return Built(FILE_NAME, facts, library_versions(), proven)
 
 
 def _precision(parent: Artifact, request: ExportRequest) -> Precision:
-    """Precision of the new artifact; refuses what ``parent`` cannot become."""
+    """Precision of the new artifact; refuses one that ``parent`` cannot be converted to."""
     of = parent.manifest
     if of.kind != "onnx":
         raise UsageError(
@@ -169,7 +167,7 @@ def _precision(parent: Artifact, request: ExportRequest) -> Precision:
             f" {of.kind}"
         )
     precision = request.precision or of.precision
-    # The precision that it has may be named beside groups to merge.
+    # Naming the parent's own precision is fine together with groups to merge.
     if (
         of.precision != "fp32"
         and request.precision is not None
@@ -215,7 +213,7 @@ def _derive(
 
 
 def _some(images: ImageSource) -> NDArray[np.uint8]:
-    """A few of the images, from first to last: a folder has them class by class."""
+    """A few images spread over the whole source: a folder lists them class by class."""
     chosen = np.unique(np.linspace(0, len(images) - 1, DIFFERENT).astype(int))
     return np.concatenate([images.pixels(int(index), int(index) + 1) for index in chosen])
 
@@ -252,7 +250,7 @@ def _lowered(
 
 
 def _checked_ranges(parent: Artifact, half: HalfPrecision, images: NDArray[Any]) -> RangeRecord:
-    """The largest activation; raises GateFailed where the type cannot hold one."""
+    """The largest activation; raises GateFailed if the type cannot hold it."""
     found = activation_ranges(parent.path, images)
     if beyond := [each for each in overflows(found, half, headroom=1.0) if each.beyond]:
         more = f" ({len(beyond)} layers are)" if len(beyond) > 1 else ""
@@ -267,7 +265,7 @@ def _checked_ranges(parent: Artifact, half: HalfPrecision, images: NDArray[Any])
 
 
 def _probes(of: Manifest, weights: Weights) -> NDArray[Any]:
-    """Seeded images as the graph takes them."""
+    """Seeded images, preprocessed unless the graph does that."""
     pixels = seeded_pixels(weights.config, max(CHECK_BATCHES))
     return pixels if of.preprocessing_baked else weights.preprocessing.normalise(pixels)
 
@@ -280,9 +278,7 @@ def _at_best(
     method: Method,
     expected: Expected,
 ) -> NDArray[np.float64]:
-    """Logits of the same form calibrated on the very images that are compared, which is as good as
-    it gets.
-    """
+    """Logits of the same scheme, calibrated on the compared images: the best that it can do."""
     images: NDArray[Any] = (
         expected.pixels if parent.manifest.preprocessing_baked else expected.images
     )
@@ -299,7 +295,7 @@ def _at_best(
 
 
 def _merged(graph: _Derived, of: Manifest, request: ExportRequest) -> _Derived:
-    """``graph`` with merged groups, where some are to be."""
+    """``graph`` with merged groups, if ``request`` names any."""
     facts: dict[str, Any] = {}
     if request.merge_groups is None:
         return graph

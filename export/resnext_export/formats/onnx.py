@@ -1,6 +1,4 @@
-"""The whole way from weights to a proven ONNX artifact: convert, check, write, read back, compare,
-seal.
-"""
+"""From weights to a checked ONNX artifact: convert, write, validate, compare, seal."""
 
 from __future__ import annotations
 
@@ -89,11 +87,11 @@ class OnnxBuilder(Builder):
     """The plain export of weights, or an ONNX artifact with a changed graph."""
 
     def prepare(self, request: ExportRequest) -> str:
-        """Nothing can be refused before the weights are known."""
+        """Accept: nothing can be refused before the weights are known."""
         return request.format
 
     def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:
-        """Versions; calibration images; the processor that merged groups are timed on."""
+        """Versions, calibration images, and the processor that merged groups are timed on."""
         images = None
         if request.precision in QUANTIZED:
             images = calibration_images(request, weights).digest
@@ -133,7 +131,7 @@ def _build(
 ) -> Built:
     with working("exporting to ONNX"):
         proto = onnx_from_torch(weights, batch, bake_preprocessing=baked)
-    # PyTorch computes the reference on another thread while the file is written, checked and
+    # PyTorch computes the reference on another thread while the file is written, validated and
     # hashed.
     pool = ThreadPoolExecutor(max_workers=1)
     expected = pool.submit(proof.expect, weights, batch, "fp32") if check else None
@@ -147,7 +145,7 @@ def _build(
     write_onnx(proto, folder)
 
     def proven(artifact: Artifact) -> CheckRecord:
-        assert expected is not None  # only asked for with a check
+        assert expected is not None  # only called if there is a check
         return proof.prove(artifact, expected.result())
 
     facts = {
@@ -165,7 +163,7 @@ def _build(
 
 
 def _describe(proto: onnx.ModelProto, weights: Weights, *, baked: bool) -> None:
-    """Put what a consumer of the bare file needs into its metadata."""
+    """Add the metadata that a consumer of the bare file needs."""
     facts = {
         "resnext.model": variant_name(weights.config) or "custom",
         "resnext.weights": Path(weights.source).name,

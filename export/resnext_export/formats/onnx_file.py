@@ -1,4 +1,4 @@
-"""An ONNX file on disk: written, and checked as written."""
+"""Write an ONNX file, and validate the written bytes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ FILE_NAME = "model.onnx"
 
 
 def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
-    """Write ``proto`` to ``folder``, and check what was written; the model's large weights are
-    dropped from memory.
+    """Write ``proto`` to ``folder``, and validate the file. Drops large weights from ``proto``.
 
     Raises:
         BadArtifact: it is not valid ONNX.
@@ -29,20 +28,17 @@ def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
 
 
 def _check_file(path: Path) -> None:
-    """ONNX's own full check with strict shape inference, on the bytes as written."""
+    """ONNX's own full check, with strict shape inference, on the written file."""
     with _onnx_errors(path):
-        # By path, ONNX reads the file itself and nothing is serialised again.
+        # Given a path, ONNX reads the file itself; nothing is serialized again.
         onnx.checker.check_model(str(path), full_check=True)
 
 
 def _check_shapes_known(proto: onnx.ModelProto) -> None:
-    """Every tensor must have a shape by inference. Drops the weights from ``proto``, which has been
-    written.
-    """
+    """Require an inferred shape for every tensor. Drops large weights from ``proto``."""
     for tensor in proto.graph.initializer:
-        if (
-            len(tensor.raw_data) > 4096
-        ):  # a weight's shape says all, and shape inference would copy its values twice
+        # Inference needs a weight's shape alone, and would copy its values twice.
+        if len(tensor.raw_data) > 4096:
             tensor.ClearField("raw_data")
     inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     known = {value.name for value in (*inferred.graph.value_info, *inferred.graph.output)}

@@ -1,6 +1,4 @@
-"""The whole way from a checked ONNX artifact to OpenVINO's IR: convert, write, run what was
-written, seal.
-"""
+"""From an ONNX artifact to a checked OpenVINO IR: convert, write, run the file, compare, seal."""
 
 from __future__ import annotations
 
@@ -31,8 +29,8 @@ def export_openvino(
 
     Args:
         parent: the ONNX artifact; its precision and batch sizes are the IR's.
-        weights: what it was exported from, for the comparison.
-        directory: folder to make; ``model.ovir`` and ``manifest.json`` appear in it together.
+        weights: the weights of ``parent``, for the comparison.
+        directory: folder to create; ``model.ovir`` and ``manifest.json`` appear in it together.
         check: run the written file in OpenVINO and compare with eager PyTorch.
         force: replace an artifact that is already there.
 
@@ -40,7 +38,7 @@ def export_openvino(
         UsageError: ``parent`` is no ONNX artifact, or ``directory`` is taken.
         BadArtifact: OpenVINO cannot read the model.
         SilentFallback: OpenVINO computes in another precision on this processor.
-        GateFailed: the written file does not compute what PyTorch computes. Nothing is written.
+        GateFailed: the written file does not match PyTorch. Nothing is written.
     """
     return publish(parent, directory, partial(_build, parent, weights), check=check, force=force)
 

@@ -1,6 +1,4 @@
-"""The whole way from weights to a proven AOTInductor package: compile, write, run what was written,
-compare, seal.
-"""
+"""From weights to a checked AOTInductor package: compile, write, run the file, compare, seal."""
 
 from __future__ import annotations
 
@@ -47,28 +45,26 @@ def export_pt2(
 ) -> Artifact:
     """Compile ``weights`` to ``directory``, whole or not at all.
 
-    The package runs on machines like this one: with this version of PyTorch, and a processor that
-        has the same level of
-    x86-64 (or the GPU's compute capability). Its manifest says what it needs.
+    The package runs on machines like this one: with this version of PyTorch, and a processor with
+    the same x86-64 level (or a GPU with the same compute capability). Its manifest lists them.
 
     Args:
-        weights: what to compile.
-        directory: folder to make; ``model.pt2`` and ``manifest.json`` appear in it together.
+        weights: the weights to compile.
+        directory: folder to create; ``model.pt2`` and ``manifest.json`` appear in it together.
         batch: batch sizes to take; None means any.
         precision: of weights and activations, fp32 or fp16; input and output stay float32 (or
             uint8).
-        bake_preprocessing: take uint8 N x H x W x C pixels and normalise inside the compiled code.
-        device: what to compile for.
-        check: run the written file and compare with eager PyTorch; off, the manifest says that
-            nothing was compared.
+        bake_preprocessing: take uint8 N x H x W x C pixels and normalize inside the compiled code.
+        device: device to compile for.
+        check: run the written file and compare with eager PyTorch; if off, the manifest says so.
         force: replace an artifact that is already there.
 
     Raises:
-        UsageError: ``directory`` is taken, or a package is not made in that precision.
+        UsageError: ``directory`` is taken, or packages do not support the precision.
         MissingRequirement: no C++ compiler, no CUDA device, or no room on the disk.
         SessionFailed: the compiler failed.
-        GateFailed: the traced graph is not as asked, or the written file does not compute what
-            PyTorch computes. Nothing is written.
+        GateFailed: the traced graph differs from the request, or the written file does not match
+            PyTorch. Nothing is written.
     """
     batch = batch or BatchRange(min=1, opt=8, max=None)
 
@@ -141,7 +137,7 @@ class PackageBuilder(Builder):
         return request.format
 
     def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
-        """PyTorch, and the processor or GPU; neither the ONNX libraries nor an operator set."""
+        """PyTorch's version, and the processor or GPU; the ONNX libraries do not matter."""
         host, gpus = this_host(), this_machine().driver.gpus
         return {
             "toolkit": __version__,
@@ -151,7 +147,7 @@ class PackageBuilder(Builder):
         }
 
     def usable(self, manifest: Manifest) -> bool:
-        """Checked, and for this machine."""
+        """Whether it was checked and runs on this machine."""
         return super().usable(manifest) and not loadable(manifest, this_host())
 
     def build(

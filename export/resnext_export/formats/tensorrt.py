@@ -1,6 +1,4 @@
-"""The whole way from a checked ONNX artifact to an engine artifact: build, fall back where allowed,
-check, seal.
-"""
+"""From an ONNX artifact to a checked engine: build, with fallbacks if allowed, compare, seal."""
 
 from __future__ import annotations
 
@@ -59,27 +57,24 @@ def export_engine(
 ) -> Artifact:
     """Build an engine from an ONNX artifact, into ``directory``, whole or not at all.
 
-    Where this machine can load it, the engine as it lies on disk is run and compared with PyTorch
-    before it is sealed. Where it cannot (TensorRT-RTX, ahead of time, for another machine's GPU),
-    the manifest says so by having no check.
+    If this machine can load the engine, the written file is run and compared with PyTorch before
+    it is sealed. If not (TensorRT-RTX, ahead of time, for another GPU), its manifest has no check.
 
     Args:
         parent: the ONNX artifact; its precision is the engine's.
-        weights: what it was exported from, for the comparison.
-        directory: folder to make; ``model.engine`` and ``manifest.json`` appear in it together.
-        kind: ``trt`` or ``trt-rtx``; ``trt`` means TensorRT-RTX where only that is installed.
-        options: what to ask of the builder.
-        timing_cache: file with kernel times to reuse and add to; TensorRT only.
-        check: compare the engine with PyTorch, where it can run here.
+        weights: the weights of ``parent``, for the comparison.
+        directory: folder to create; ``model.engine`` and ``manifest.json`` appear in it together.
+        kind: ``trt`` or ``trt-rtx``; ``trt`` means TensorRT-RTX if only that is installed.
+        options: options for the builder.
+        timing_cache: file with kernel timings to reuse and extend; TensorRT only.
+        check: compare the engine with PyTorch, if it can run here.
         force: replace an artifact that is already there.
 
     Raises:
-        UsageError: an option that the library or the parent does not have, or ``directory`` is
-            taken.
+        UsageError: the library or the parent does not support an option, or ``directory`` is taken.
         MissingRequirement: the library, or a GPU that it needs, is missing.
-        EngineRefused: the library does not build it, and the fallbacks that are allowed do not
-            help.
-        GateFailed: the engine does not compute what PyTorch computes. Nothing is written.
+        EngineRefused: the library does not build it, and no allowed fallback helps.
+        GateFailed: the engine does not match PyTorch. Nothing is written.
     """
     flavour = flavour_for(kind)
     check_destination(directory, force=force)
@@ -95,7 +90,7 @@ class EngineBuilder(Builder):
     """An engine of an ONNX artifact."""
 
     def prepare(self, request: ExportRequest) -> str:
-        """Find the library, and ask it for what was requested."""
+        """Find the library, and check that it supports the request."""
         flavour = flavour_for(cast("EngineKind", request.format))
         check_request(flavour, engine_options(request), _choices(request).timing_cache)
         return flavour.kind
@@ -107,7 +102,7 @@ class EngineBuilder(Builder):
         return {**machine_facts(flavour), "options": options}
 
     def usable(self, manifest: Manifest) -> bool:
-        """Checked, unless it cannot run here; a machine without a GPU leaves it unchecked."""
+        """Whether it was checked, or cannot run here, as then a new build is not checked either."""
         assert manifest.engine is not None
         return super().usable(manifest) or bool(loadable(manifest, machine_for(manifest)))
 
@@ -135,7 +130,7 @@ class EngineBuilder(Builder):
 
 
 def engine_options(request: ExportRequest) -> EngineOptions:
-    """What ``request`` asks of the builder."""
+    """The builder options in ``request``."""
     choices = asdict(_choices(request))
     choices.pop("timing_cache")
     fallbacks = choices.pop("fallbacks")
@@ -145,7 +140,7 @@ def engine_options(request: ExportRequest) -> EngineOptions:
 
 
 def machine_facts(flavour: Flavour) -> dict[str, Any]:
-    """What an engine and its kernels' timings depend on, beside the graph."""
+    """What an engine and its kernel timings depend on, besides the graph."""
     driver = this_machine().driver
     return {
         "library": flavour.package,
@@ -208,20 +203,20 @@ def _build(
 def refit_engine(
     thin: Artifact, spec: str | None, directory: Path, *, check: bool = True, force: bool = False
 ) -> Artifact:
-    """Put weights into an engine that was built without, into ``directory``, whole or not at all.
+    """Put weights into a stripped engine, in ``directory``, whole or not at all.
 
     Args:
         thin: the engine without weights.
-        spec: which weights, as `load_weights` takes them; None means those that it was built from.
-        directory: folder to make.
-        check: compare the outcome with PyTorch.
+        spec: weights to load, see `load_weights`; None means those that it was built from.
+        directory: folder to create.
+        check: compare the refitted engine with PyTorch.
         force: replace an artifact that is already there.
 
     Raises:
-        BadWeights: the weights are not of the engine's configuration, or declare other facts than
-            it has inside.
-        EngineRefused: the library does not take them.
-        GateFailed: the outcome does not compute what PyTorch computes. Nothing is written.
+        BadWeights: the weights have another configuration, preprocessing or class names than the
+            engine.
+        EngineRefused: the library rejects the weights.
+        GateFailed: the refitted engine does not match PyTorch. Nothing is written.
     """
     manifest, record = thin.manifest, thin.manifest.engine
     assert record is not None
@@ -258,10 +253,10 @@ def refit_engine(
 
 
 def check_request(flavour: Flavour, options: EngineOptions, timing_cache: Path | None) -> None:
-    """Check that ``flavour`` can build here what is asked of it, before any work is done.
+    """Check that ``flavour`` can build with these options here, before any work is done.
 
     Raises:
-        UsageError: an option that the library does not have.
+        UsageError: the library does not have an option.
         MissingRequirement: it needs a GPU.
     """
     if flavour.kind == "trt-rtx" and timing_cache is not None:
@@ -341,18 +336,16 @@ def _sized(spec: TensorSpec, options: EngineOptions) -> TensorSpec:
 def _prove_changed(
     proto: onnx.ModelProto, parent: Artifact, weights: Weights, folder: Path
 ) -> None:
-    """The changed graph must still compute what PyTorch computes; ONNX Runtime can say so without a
-    GPU.
-    """
+    """Compare the changed graph with PyTorch, on ONNX Runtime, which needs no GPU."""
     manifest = parent.manifest
-    with tempfile.TemporaryDirectory(dir=folder) as kept:  # goes with the folder, whatever happens
-        path = Path(kept) / manifest.file
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # removed with the folder in any case
+        path = Path(scratch) / manifest.file
         path.write_bytes(proto.SerializeToString())
         stand_in = manifest.model_copy(
             update={"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
         )
         proof.prove(
-            Artifact(Path(kept), stand_in),
+            Artifact(Path(scratch), stand_in),
             proof.expect(weights, manifest.batch, manifest.precision, parent=parent),
         )
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 import onnx
 
+from resnext.artifact.files import read_artifact
+from resnext.artifact.manifest import MANIFEST_NAME
 from resnext.artifact.records import EngineOptions
 from resnext.errors import BadArtifact, EngineRefused, UsageError
 from resnext.machine.machine import this_machine
@@ -59,6 +61,22 @@ class Acceptance:
     def accepted(self) -> bool:
         """True if an engine was built."""
         return self.engine is not None
+
+
+def onnx_file(path: Path) -> Path:
+    """The file of the ONNX artifact in ``path``; ``path`` itself if it is no artifact's folder.
+
+    Raises:
+        UsageError: it is an artifact of another format.
+    """
+    if not (path.is_dir() and (path / MANIFEST_NAME).is_file()):
+        return path
+    artifact = read_artifact(path)
+    manifest = artifact.manifest
+    if manifest.kind != "onnx":
+        what = f"a file of format {manifest.kind}" if manifest.engine is None else "an engine"
+        raise UsageError(f"{path} holds {what} already; check the ONNX artifact it was made from")
+    return artifact.path
 
 
 def check_onnx(

@@ -12,9 +12,12 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.errors import BadInput, MissingRequirement, ResnextError, SessionFailed, SilentFallback
+from resnext.runtimes.ort.cpu import CpuProvider
+from resnext.runtimes.ort.provider import session_options
 from resnext.runtimes.registry import SessionOptions, load_door
 from resnext.timing.clock import iterations_for, time_visit
 
@@ -95,11 +98,6 @@ def _weights_kind(proto: onnx.ModelProto) -> int:
 
 
 def _ort_runner(proto: onnx.ModelProto, feeds: _Feeds, threads: int | None) -> Callable[[], object]:
-    import onnxruntime as ort
-
-    from resnext.runtimes.ort.cpu import CpuProvider
-    from resnext.runtimes.ort.provider import session_options
-
     options = session_options(SessionOptions(threads=threads))
     # Its threads go on looking for work after a run, and would take the cores from the model that
     # is timed next.

@@ -37,9 +37,9 @@ from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import proof
 from resnext_export.cli.export import main
-from resnext_export.cli.inspect import delivered_line, share_of
 from resnext_export.formats.onnx import export_onnx
 from resnext_export.formats.tensorrt import export_engine
+from resnext_export.inspection import delivered_line, share_of
 from resnext_export.options import options_of
 from resnext_export.registry import EngineChoices
 
