@@ -344,7 +344,7 @@ def test_a_layer_that_is_lost_is_refused(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_cuda_package_needs_cuda(digits: Weights, tmp_path: Path) -> None:
-    with pytest.raises(MissingRequirement, match="compile for the processor: --device cpu"):
+    with pytest.raises(MissingRequirement, match="compile for the processor: `device` cpu"):
         pt2_from_torch(digits, ANY, tmp_path / "model.pt2", device="cuda")
 
 

@@ -651,7 +651,7 @@ def test_tensorrt_itself_takes_no_targets_and_needs_a_gpu(monkeypatch: pytest.Mo
     assert "--target is TensorRT-RTX's" in one_line(result)
     result = export("--format", "trt", "--weights", "digits")
     assert result.exit_code == 3
-    assert "--format trt-rtx --target sm_89 (pip install tensorrt_rtx)" in one_line(result)
+    assert "--format trt-rtx and --target sm_89 (pip install tensorrt_rtx)" in one_line(result)
 
 
 def test_a_library_that_is_installed_but_does_not_load_says_so(
