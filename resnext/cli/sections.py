@@ -23,30 +23,6 @@ class SectionOption(click.Option):
         self.section = section
 
 
-def write_sections(
-    command: click.Command, ctx: click.Context, formatter: click.HelpFormatter
-) -> None:
-    """Write the options of ``command``, those of one section together."""
-    sections: dict[str, list[tuple[str, str]]] = {}
-    for parameter in command.get_params(ctx):
-        if (record := parameter.get_help_record(ctx)) is not None:
-            name = getattr(parameter, "section", "") or "Options"
-            sections.setdefault(name, []).append(record)
-    rest = sections.pop("Options", [])
-    for name, records in {**sections, "Options": rest}.items():
-        if records:
-            with formatter.section(name):
-                formatter.write_dl(records)
-
-
-class SectionedCommand(click.Command):
-    """A command whose help has sections."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections."""
-        write_sections(self, ctx, formatter)
-
-
 class SectionedGroup(OneLineGroup):
     """A group whose help has sections, and whose subcommands are imported when they are called.
 
@@ -72,7 +48,16 @@ class SectionedGroup(OneLineGroup):
         return cast("click.Command", getattr(import_module(module), attribute))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections, then the subcommands."""
-        write_sections(self, ctx, formatter)
+        """Write the options, those of one section together, then the subcommands."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                name = getattr(parameter, "section", "") or "Options"
+                sections.setdefault(name, []).append(record)
+        rest = sections.pop("Options", [])
+        for name, records in {**sections, "Options": rest}.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in sorted(self.lazy.items())])
