@@ -55,7 +55,7 @@ def test_an_older_pytorch_is_exit_3_before_weights_are_loaded(
     target: str, planted: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     planted.setattr(torch, "__version__", "2.10.1+cu128")
-    planted.setattr("resnext.weights.spec.load_weights", None)
+    planted.setattr("resnext_export.pipeline.load_weights", None)
     result = CliRunner().invoke(main, ["--format", target, "--output", str(tmp_path / "out")])
     assert result.exit_code == 3, result.output
     (line,) = result.stderr.splitlines()
