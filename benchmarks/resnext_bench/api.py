@@ -15,13 +15,13 @@ from resnext.weights.spec import Weights, load_weights
 
 from .cases import (
     ALL,
+    Candidate,
     Merge,
-    Variant,
-    cells_of,
-    chosen_cells,
-    given_variants,
-    made_variants,
-    runtimes_here,
+    all_expanded,
+    candidates_of_artifacts,
+    candidates_of_weights,
+    cases_at,
+    supported_cases,
 )
 from .deadline import Deadline
 from .plan import Plan
@@ -106,9 +106,9 @@ def benchmark(
         BadInput: labelled images that are not this network's.
         MissingRequirement: nothing at all can run here, or the labelled images are not installed.
     """
-    wanted = tuple(map(_resolved, _several(subjects)))
-    artifacts = [subject for subject in wanted if not isinstance(subject, str)]
-    names = [subject for subject in wanted if isinstance(subject, str)]
+    resolved = tuple(map(_resolved, _several(subjects)))
+    artifacts = [subject for subject in resolved if not isinstance(subject, str)]
+    names = [subject for subject in resolved if isinstance(subject, str)]
     precisions: Sequence[Precision] | None = None if precision is None else _several(precision)
     merges: Sequence[Merge] = _several(merge_groups)
     batches: Sequence[int] = tuple(dict.fromkeys(_several(batch)))
@@ -121,35 +121,39 @@ def benchmark(
         )
     left_out: list[str] = []
     if not artifacts:
-        known = weights if isinstance(weights, Weights) else load_weights(weights)
-        variants = made_variants(precisions or ("fp32",), calibration, calibration_images, merges)
-        here = runtimes_here(names, device, variants)
-        cells, left_out = chosen_cells(here, batches, variants)
+        weights = weights if isinstance(weights, Weights) else load_weights(weights)
+        candidates = candidates_of_weights(
+            precisions or ("fp32",), calibration, calibration_images, merges
+        )
+        backends = all_expanded(names, device, candidates)
+        cases, left_out = supported_cases(backends, batches, candidates)
     else:
-        known, variants = given_variants(artifacts, weights, precisions, named=bool(names))
+        weights, candidates = candidates_of_artifacts(
+            artifacts, weights, precisions, keep_name=bool(names)
+        )
         if runtimes is not None:
-            here = runtimes_here(runtimes, device, variants)
-            cells, left_out = chosen_cells(here, batches, variants)
+            backends = all_expanded(runtimes, device, candidates)
+            cases, left_out = supported_cases(backends, batches, candidates)
         else:
-            named = iter(variants.items())
-            live = {"": Variant((precisions or ("fp32",))[0])} if names else {}
-            cases: list[tuple[str, str]] = []
-            for subject in wanted:
+            of_artifacts = iter(candidates.items())
+            of_weights = {"": Candidate((precisions or ("fp32",))[0])} if names else {}
+            pairs: list[tuple[str, str]] = []
+            for subject in resolved:
                 if isinstance(subject, str):
-                    cases += [(name, "") for name in runtimes_here([subject], device, live)]
+                    pairs += [(name, "") for name in all_expanded([subject], device, of_weights)]
                 else:
-                    name, variant = next(named)
-                    assert variant.artifact is not None  # as `given_variants` makes them
-                    cases.append((natural_runtime(variant.artifact), name))
-            cells, variants = cells_of(cases, batches), live | variants
+                    name, candidate = next(of_artifacts)
+                    assert candidate.artifact is not None  # as `candidates_of_artifacts` makes them
+                    pairs.append((natural_runtime(candidate.artifact), name))
+            cases, candidates = cases_at(pairs, batches), of_weights | candidates
     for line in left_out:
         note(line)
     return run_benchmark(
-        known,
-        Plan(cells, duration, rounds, warmup, samples, seed),
+        weights,
+        Plan(cases, duration, rounds, warmup, samples, seed),
         options=SessionOptions(device, threads, memory_format, cuda_graph),
-        variants=variants,
-        accuracy=None if accuracy is None else Labelled(accuracy, known, accuracy_images),
+        candidates=candidates,
+        accuracy=None if accuracy is None else Labelled(accuracy, weights, accuracy_images),
         deadline=max_seconds if isinstance(max_seconds, Deadline) else Deadline(max_seconds),
         say=progress,
     )
@@ -191,13 +195,13 @@ def _check_arguments(
         UsageError: something does not.
         UnknownName: a runtime or precision that does not exist.
     """
-    for kind, given, known in (
+    for kind, names_of_kind, valid in (
         ("precision", precisions, PRECISIONS),
         ("runtime", runtimes, (ALL, *RUNTIMES)),
     ):
-        for name in given or ():
-            if name not in known:
-                raise UnknownName(kind, name, known)
+        for name in names_of_kind or ():
+            if name not in valid:
+                raise UnknownName(kind, name, valid)
     if min(batches, default=0) < 1:
         raise UsageError(
             f"`batch` must be at least 1, not {', '.join(map(str, batches)) or 'none'}"

@@ -1,4 +1,4 @@
-"""The artifacts that the cells of a benchmark run: named ones, or the cache's."""
+"""The artifacts that the cases of a benchmark run: named ones, or the cache's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from resnext.precision import QUANTIZED
 from resnext.runtimes.registry import RUNTIMES, check_precision
 from resnext_export import ExportRequest, Stored, build_or_reuse
 
-from .cases import Variant
-from .plan import Cell
+from .cases import Candidate
+from .plan import Case
 
 if TYPE_CHECKING:
     from resnext.runtimes.trt.library import EngineKind
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ArtifactSource:
-    """The artifacts that the cells of one variant run: the variant's own, or the cache's.
+    """The artifacts that the cases of one candidate run: the candidate's own, or the cache's.
 
     An ONNX artifact serves the engine backends too: engines are built from it. A package is
     compiled from the weights, which are the same.
@@ -29,55 +29,59 @@ class ArtifactSource:
     def __init__(
         self,
         weights: Weights,
-        variant: Variant,
-        cells: list[Cell],
+        candidate: Candidate,
+        cases: list[Case],
         reused: list[str],
         say: Callable[[str], None],
         device: Literal["auto", "cpu", "cuda"],
     ) -> None:
-        self.variant = variant
+        self.candidate = candidate
         self._weights = weights
-        self._cells = cells
+        self._cases = cases
         self._reused = reused
         self._say = say
         self._device = device
         self._made: dict[tuple[str, str], Artifact] = {}
 
     def named(self, backend: str) -> Artifact | None:
-        """The variant's own artifact, if ``backend`` runs that; None if it runs the cache's, or one
-        made now.
+        """The candidate's own artifact, if ``backend`` runs that; None if it runs one from the
+        cache, or one made now.
         """
-        own = self.variant.artifact
+        own = self.candidate.artifact
         runs_it = own is not None and (
             RUNTIMES[backend].formats[0] == "onnx" or own.manifest.kind != "onnx"
         )
         return own if runs_it else None
 
-    def get(self, cell: Cell) -> Artifact:
-        """What ``cell`` runs."""
-        kind = RUNTIMES[cell.backend].formats[0]
-        if (own := self.named(cell.backend)) is not None:
+    def get(self, case: Case) -> Artifact:
+        """What ``case`` runs."""
+        kind = RUNTIMES[case.backend].formats[0]
+        if (own := self.named(case.backend)) is not None:
             return own
         if kind == "pt2":
-            return self._kept((kind, str(cell.batch)), lambda: self._package(cell.batch))
-        return self._once(kind, _scheme(cell.backend), cell.batch)
+            return self._kept((kind, str(case.batch)), lambda: self._package(case.batch))
+        return self._once(kind, _scheme(case.backend), case.batch)
 
-    def onnx(self, cell: Cell) -> Artifact | None:
-        """The ONNX artifact that ``cell`` runs or that its engine was built from; None if there is
+    def onnx(self, case: Case) -> Artifact | None:
+        """The ONNX artifact that ``case`` runs or that its engine was built from; None if there is
         only an engine.
         """
-        own = self.variant.artifact
+        own = self.candidate.artifact
         if own is not None:
             return own if own.manifest.kind == "onnx" else None
-        return self._once("onnx", _scheme(cell.backend), cell.batch)
+        return self._once("onnx", _scheme(case.backend), case.batch)
 
     def _once(self, kind: str, scheme: str, batch: int) -> Artifact:
         # Only quantized graphs have a scheme for each runtime, and only a trial depends on runtime
         # and batch.
-        timed = self.variant.merge == "auto"
+        timed = self.candidate.merge == "auto"
         key = (
             kind,
-            f"{scheme} {batch}" if timed else scheme if self.variant.precision in QUANTIZED else "",
+            f"{scheme} {batch}"
+            if timed
+            else scheme
+            if self.candidate.precision in QUANTIZED
+            else "",
         )
         if kind == "onnx":
             return self._kept(key, partial(self._onnx, scheme, batch))
@@ -96,13 +100,13 @@ class ArtifactSource:
     def _package(self, batch: int) -> Stored:
         import torch
 
-        check_precision("pt2", self.variant.precision)
+        check_precision("pt2", self.candidate.precision)
         # One for each batch size, so that a row is the same whatever else is measured beside it.
         self._say(f"compiling the package for batch {batch}, or reusing what the cache has")
         cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
         request = ExportRequest(
             format="pt2",
-            precision=self.variant.precision,
+            precision=self.candidate.precision,
             batch=str(batch),
             device="cuda" if cuda else "cpu",
         )
@@ -110,15 +114,19 @@ class ArtifactSource:
 
     def _onnx(self, scheme: str, batch: int) -> Stored:
         self._say("exporting to ONNX, or reusing what the cache has")
-        variant = self.variant
-        quantized, timed = variant.precision in QUANTIZED, variant.merge == "auto"
-        spec, images = variant.calibration if quantized else (None, None)
+        candidate = self.candidate
+        quantized, timed = candidate.precision in QUANTIZED, candidate.merge == "auto"
+        spec, images = candidate.calibration if quantized else (None, None)
         request = ExportRequest(
-            precision=variant.precision,
-            runtime="trt" if variant.precision == "fp8" else scheme if quantized or timed else None,
+            precision=candidate.precision,
+            runtime="trt"
+            if candidate.precision == "fp8"
+            else scheme
+            if quantized or timed
+            else None,
             calibration=spec,
             calibration_images=images,
-            merge_groups=variant.merge,
+            merge_groups=candidate.merge,
             # The batch that merged groups are timed at; the artifact takes any size.
             batch=f"1:{batch}" if timed else None,
         )
@@ -131,9 +139,9 @@ class ArtifactSource:
         # An optimization profile for each batch size that is measured: kernels are chosen for
         # exactly these.
         sizes = dict.fromkeys(
-            cell.batch for cell in self._cells if RUNTIMES[cell.backend].formats[0] == kind
+            case.batch for case in self._cases if RUNTIMES[case.backend].formats[0] == kind
         )
-        parent = self.variant.artifact or self._once("onnx", scheme, batch)
+        parent = self.candidate.artifact or self._once("onnx", scheme, batch)
         self._say("building the engine, or reusing what the cache has")
         request = ExportRequest(format=kind, batch=",".join(map(str, sizes)))
         return build_or_reuse(request, self._weights, parent)

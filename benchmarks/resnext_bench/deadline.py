@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from resnext.errors import GateFailed
 
-#: Share of the time in which cells are opened; the rest is there to measure those that are.
+#: Share of the time in which cases are opened; the rest is there to measure those that are.
 OPENING_SHARE = 0.5
 
 
@@ -34,7 +34,7 @@ class Deadline:
         self.interrupted = False
 
     def opening_over(self) -> bool:
-        """Whether no further cell may be opened."""
+        """Whether no further case may be opened."""
         return time.monotonic() - self._started >= OPENING_SHARE * self._max_seconds
 
     def over(self) -> bool:
@@ -42,7 +42,7 @@ class Deadline:
         return self.interrupted or time.monotonic() - self._started >= self._max_seconds
 
     def not_measured(self) -> GateFailed:
-        """Why a cell was not measured."""
+        """Why a case was not measured."""
         if self.interrupted:
             return GateFailed("not measured: interrupted")
         return GateFailed("not measured: out of time", hint="give a longer `max_seconds`")

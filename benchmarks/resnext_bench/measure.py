@@ -18,7 +18,7 @@ from resnext.timing.clock import now_ns, time_device, time_visit
 from resnext.timing.interleave import turns
 
 from .deadline import Deadline
-from .plan import Cell, Plan
+from .plan import Case, Plan
 from .stats import LEAST_SAMPLES
 
 _WARMUP_RUNS = 3
@@ -26,7 +26,7 @@ _WARMUP_RUNS = 3
 
 @dataclass
 class Samples:
-    """Raw times of one cell.
+    """Raw times of one case.
 
     Attributes:
         host_ns: host times, one list for each round, nanoseconds.
@@ -62,16 +62,16 @@ class Subject:
 
 
 def measure(
-    subjects: Mapping[Cell, Subject],
+    subjects: Mapping[Case, Subject],
     plan: Plan,
     progress: Callable[[str], None] = lambda _: None,
     deadline: Deadline | None = None,
     gpu_state: Callable[[], GpuState | None] = lambda: None,
-) -> dict[Cell, Samples]:
-    """Measure every cell of ``subjects`` as ``plan`` says.
+) -> dict[Case, Samples]:
+    """Measure every case of ``subjects`` as ``plan`` says.
 
     Args:
-        subjects: open sessions. A cell of the plan that is not in here is left out.
+        subjects: open sessions. A case of the plan that is not in here is left out.
         plan: rounds, durations and order.
         progress: called with a line at every warm-up and round.
         deadline: once it is over, no further visit is begun. Cells then keep the rounds that all of
@@ -80,34 +80,34 @@ def measure(
         gpu_state: asked after each visit to a session with a CUDA stream, outside of what is timed.
 
     Returns:
-        Raw samples by cell. A session that raises keeps its samples so far and the error; the rest
+        Raw samples by case. A session that raises keeps its samples so far and the error; the rest
         goes on.
     """
     deadline = deadline or Deadline()
-    samples = {cell: Samples() for cell in plan.cells if cell in subjects}
-    estimate_ns: dict[Cell, float] = {}
-    for cell in samples:
+    samples = {case: Samples() for case in plan.cases if case in subjects}
+    estimate_ns: dict[Case, float] = {}
+    for case in samples:
         if deadline.over():
             return _cut(samples, deadline)
-        progress(f"warming up {cell}")
-        estimate_ns[cell] = (
-            _guard(samples[cell], partial(_warm_up, subjects[cell], plan, samples[cell])) or 1e9
+        progress(f"warming up {case}")
+        estimate_ns[case] = (
+            _guard(samples[case], partial(_warm_up, subjects[case], plan, samples[case])) or 1e9
         )
     shown = 0
-    for index, cell in turns(plan.cells, plan.rounds, lambda _, index: plan.order(index)):
+    for index, case in turns(plan.cases, plan.rounds, lambda _, index: plan.order(index)):
         if index == shown:
             shown += 1
             progress(f"round {shown}/{plan.rounds}")
-        if cell in samples and samples[cell].error is None:
+        if case in samples and samples[case].error is None:
             if deadline.over():
                 return _cut(samples, deadline)
-            count = plan.iterations(estimate_ns[cell])
-            _guard(samples[cell], partial(visit, subjects[cell], samples[cell], count, gpu_state))
+            count = plan.iterations(estimate_ns[case])
+            _guard(samples[case], partial(visit, subjects[case], samples[case], count, gpu_state))
     return samples
 
 
-def _cut(samples: dict[Cell, Samples], deadline: Deadline) -> dict[Cell, Samples]:
-    """What counts of ``samples`` that end early: the rounds that every cell had, or the first if
+def _cut(samples: dict[Case, Samples], deadline: Deadline) -> dict[Case, Samples]:
+    """What counts of ``samples`` that end early: the rounds that every case had, or the first if
     none was complete.
     """
     unfinished = [found for found in samples.values() if found.error is None]
@@ -131,7 +131,7 @@ def as_failure(exc: Exception) -> ResnextError:
 def _guard(samples: Samples, step: Callable[[], Any]) -> Any:
     try:
         return step()
-    except Exception as exc:  # whatever a runtime raises ends its own cell alone
+    except Exception as exc:  # whatever a runtime raises ends its own case alone
         samples.error = as_failure(exc)
         return None
 

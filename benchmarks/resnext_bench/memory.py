@@ -46,7 +46,7 @@ def peak_memory(*, cuda: bool = False) -> Iterator[Peak]:
 
 
 def _trim() -> None:
-    """Give freed memory back to the system, or the next cell would reuse it unseen."""
+    """Give freed memory back to the system, or the next case would reuse it unseen."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):
@@ -79,9 +79,9 @@ class _Device:
     def ready(cls) -> _Device | None:
         """The device with nothing cached; None if there is none.
 
-        PyTorch gives its cache back when it captures a CUDA graph: blocks that earlier cells left
+        PyTorch gives its cache back when it captures a CUDA graph: blocks that earlier cases left
             there would count
-        against the cell that happens to capture.
+        against the case that happens to capture.
         """
         import torch
 
@@ -113,7 +113,7 @@ def _used() -> int:
 @cache
 def _load_kernels() -> None:
     """Run a convolution and a product, once: libraries and kernels load at first use and stay for
-    all cells.
+    all cases.
     """
     import torch
 

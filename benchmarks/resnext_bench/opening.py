@@ -1,4 +1,4 @@
-"""From a cell to an open session with its input bound, and what that took."""
+"""From a case to an open session with its input bound, and what that took."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from resnext.verify.reference import Reference
 from .artifacts import ArtifactSource
 from .measure import Subject, as_failure
 from .memory import Peak, peak_memory
-from .plan import Cell
+from .plan import Case
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Opened:
-    """What opening a cell gave.
+    """What opening a case gave.
 
     Attributes:
-        subject: what to measure; None if the cell could not be opened.
+        subject: what to measure; None if the case could not be opened.
         error: why not.
         artifact: what runs; None for a live model.
         peak: memory that opening and the first run added.
@@ -46,19 +46,19 @@ class Opened:
     bind_s: float | None = None
 
 
-def open_cell(
-    cell: Cell,
+def open_case(
+    case: Case,
     source: ArtifactSource,
     images: Reference,
     options: SessionOptions,
     stack: ExitStack,
     say: Callable[[str], None],
 ) -> Opened:
-    """Find or make what ``cell`` runs, open it and bind its input; an error is part of the result.
+    """Find or make what ``case`` runs, open it and bind its input; an error is part of the result.
 
     Args:
-        cell: backend and batch size.
-        source: the artifacts of its variant.
+        case: backend and batch size.
+        source: the artifacts of its candidate.
         images: at least as many as the batch.
         options: device, threads, memory format, CUDA graphs.
         stack: closes the session.
@@ -67,43 +67,43 @@ def open_cell(
     opened = Opened()
     try:
         subject: Weights | Artifact = images.weights
-        kind = RUNTIMES[cell.backend].formats[0]
+        kind = RUNTIMES[case.backend].formats[0]
         # Before anything is exported for a backend that cannot run.
-        require(cell.backend, options.device, given=source.named(cell.backend) is not None)
-        load_door(cell.backend)  # not to count importing as memory
+        require(case.backend, options.device, given=source.named(case.backend) is not None)
+        load_door(case.backend)  # not to count importing as memory
         if kind != "weights":
-            subject = opened.artifact = source.get(cell)
+            subject = opened.artifact = source.get(case)
             manifest = opened.artifact.manifest
-            if not manifest.takes(cell.batch):
+            if not manifest.takes(case.batch):
                 raise BadInput(
-                    f"{opened.artifact.path} takes batch {manifest.batches()}, not {cell.batch}"
+                    f"{opened.artifact.path} takes batch {manifest.batches()}, not {case.batch}"
                 )
-        say(f"opening {cell}")
-        cuda = options.device != "cpu" and RUNTIMES[cell.backend].device != "cpu"
+        say(f"opening {case}")
+        cuda = options.device != "cpu" and RUNTIMES[case.backend].device != "cpu"
         with peak_memory(cuda=cuda) as opened.peak:
             before = now_ns()
             session = stack.enter_context(
-                open_session(subject, cell.backend, options=_for(cell, source, options))
+                open_session(subject, case.backend, options=_for(case, source, options))
             )
             pool = images.inputs(None if opened.artifact is None else opened.artifact.manifest)
             spec = session.inputs[0]
-            inputs = {spec.name: np.ascontiguousarray(spec.cast(pool[: cell.batch]))}
+            inputs = {spec.name: np.ascontiguousarray(spec.cast(pool[: case.batch]))}
             started = now_ns()
             bound = session.bind(inputs)
             opened.bind_s = (now_ns() - started) / 1e9
             opened.setup_s = (now_ns() - before) / 1e9
         opened.subject = Subject(session, inputs, bound)
-    except Exception as exc:  # whatever a runtime raises ends its own cell alone
+    except Exception as exc:  # whatever a runtime raises ends its own case alone
         opened.error = as_failure(exc)
     return opened
 
 
-def _for(cell: Cell, source: ArtifactSource, options: SessionOptions) -> SessionOptions:
-    """``options`` with the cell's precision, and a device that its backend supports."""
+def _for(case: Case, source: ArtifactSource, options: SessionOptions) -> SessionOptions:
+    """``options`` with the case's precision, and a device that its backend supports."""
     options = replace(
-        options, precision=source.variant.precision, merge_groups=source.variant.merge
+        options, precision=source.candidate.precision, merge_groups=source.candidate.merge
     )
-    fixed = RUNTIMES[cell.backend].device
+    fixed = RUNTIMES[case.backend].device
     return (
         options if fixed == "auto" or options.device != "auto" else replace(options, device=fixed)
     )

@@ -16,7 +16,7 @@ from .stats import Stats
 
 
 class Timing(Strict):
-    """Times of one cell at one boundary.
+    """Times of one case at one boundary.
 
     Attributes:
         boundary: what the times enclose; unlike boundaries are never compared.
@@ -33,7 +33,7 @@ class Timing(Strict):
 
 
 class Row(Strict):
-    """One cell's outcome.
+    """One case's outcome.
 
     Attributes:
         backend: registry name.

@@ -24,12 +24,12 @@ class Run(RunRecord):
         weights: source and digest.
         precision: requested; several are joined by commas.
         duration_s: requested timed seconds per row.
-        rounds: visits to each cell.
+        rounds: visits to each case.
         seed: of images and order.
         threads: requested; None for each runtime's default.
         reused: cached artifacts, as shown to the user.
         environment: machine and software.
-        rows: one for each cell.
+        rows: one for each case.
     """
 
     def table(self) -> str:

@@ -1,4 +1,4 @@
-"""From the samples of a cell to its row: compared, judged, and set against the first row."""
+"""From the samples of a case to its row: compared, judged, and set against the first row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .checks.registry import judge
 from .deadline import Deadline
 from .measure import Samples, Subject, as_failure
 from .opening import Opened
-from .plan import Cell
+from .plan import Case
 from .record import Row, Timing
 from .stats import derive
 
@@ -49,22 +49,22 @@ class Truth:
 
 
 def row_of(
-    cell: Cell, opened: Opened, taken: Samples | None, source: ArtifactSource, truth: Truth
+    case: Case, opened: Opened, taken: Samples | None, source: ArtifactSource, truth: Truth
 ) -> Row:
-    """The row of ``cell``: failed if it was not measured, else valid or invalid.
+    """The row of ``case``: failed if it was not measured, else valid or invalid.
 
     Args:
-        cell: backend, batch and variant.
+        case: backend, batch and candidate.
         opened: its session, or why there is none.
         taken: its samples; None if it was not measured.
-        source: the artifacts of its variant.
+        source: the artifacts of its candidate.
         truth: what it is compared with.
     """
     named = {
-        "backend": cell.backend,
-        "batch": cell.batch,
-        "variant": cell.variant,
-        "precision": source.variant.precision,
+        "backend": case.backend,
+        "batch": case.batch,
+        "variant": case.candidate,
+        "precision": source.candidate.precision,
     }
     subject, artifact = opened.subject, opened.artifact
     error = opened.error or (taken.error if taken else None)
@@ -74,14 +74,14 @@ def row_of(
         return Row(**named, status="failed", reasons=(reason,), exit_code=code)
     manifest = artifact.manifest if artifact is not None else None
     quantization = None if manifest is None else manifest.quantization
-    numerics = source.variant.precision if manifest is None else manifest.numerics
+    numerics = source.candidate.precision if manifest is None else manifest.numerics
     delivered = _delivered(subject)
-    parity = _parity(cell, opened, taken, source, truth.images, numerics)
-    accuracy, missing = _accuracy(cell, opened, subject, truth)
+    parity = _parity(case, opened, taken, source, truth.images, numerics)
+    accuracy, missing = _accuracy(case, opened, subject, truth)
     reasons = judge(
         Evidence(
             taken,
-            cell.batch,
+            case.batch,
             parity,
             delivered,
             truth.images.weights.config,
@@ -92,9 +92,9 @@ def row_of(
             accuracy_missing=missing,
         )
     )
-    timings = [_timing(taken.host_ns, "host", cell.batch)]
+    timings = [_timing(taken.host_ns, "host", case.batch)]
     if taken.device_ns and taken.device_boundary:
-        timings.append(_timing(taken.device_ns, taken.device_boundary, cell.batch))
+        timings.append(_timing(taken.device_ns, taken.device_boundary, case.batch))
     size = subject.session.model_size_bytes if manifest is None else manifest.file_size_bytes
     return Row(
         **named,
@@ -149,7 +149,7 @@ def _delivered(subject: Subject) -> Delivered:
 
 
 def _accuracy(
-    cell: Cell, opened: Opened, subject: Subject, truth: Truth
+    case: Case, opened: Opened, subject: Subject, truth: Truth
 ) -> tuple[Accuracy | None, str]:
     """Accuracy, and why there is none if it was requested."""
     if truth.labelled is None:
@@ -158,13 +158,13 @@ def _accuracy(
         return None, f"its accuracy was {truth.deadline.not_measured()}"
     try:
         measure = truth.labelled.measure
-        return measure(subject.session, cell.batch, opened.artifact, truth.environment), ""
+        return measure(subject.session, case.batch, opened.artifact, truth.environment), ""
     except ResnextError as exc:
         return None, f"its accuracy could not be measured: {exc}"
 
 
 def _parity(
-    cell: Cell,
+    case: Case,
     opened: Opened,
     taken: Samples,
     source: ArtifactSource,
@@ -178,19 +178,19 @@ def _parity(
     dtype = opened.subject.session.outputs[0].dtype
     manifest = opened.artifact.manifest if opened.artifact is not None else None
     gate = gate_for(numerics) if manifest is None else gate_of(manifest)
-    graph = source.onnx(cell) if numerics in QUANTIZED else None
-    compared = np.unique(np.linspace(0, cell.batch - 1, _COMPARED_ROWS).astype(int)).tolist()
+    graph = source.onnx(case) if numerics in QUANTIZED else None
+    compared = np.unique(np.linspace(0, case.batch - 1, _COMPARED_ROWS).astype(int)).tolist()
     outcomes = []
     for output in (taken.output, taken.bound_output):
         if output is None:
             continue
-        if output.shape[:1] == (cell.batch,):
+        if output.shape[:1] == (case.batch,):
             # Of the other rows, the first that is not finite is compared as well.
-            finite = np.isfinite(output.reshape(cell.batch, -1)).all(axis=1)
+            finite = np.isfinite(output.reshape(case.batch, -1)).all(axis=1)
             rows = sorted({*compared, *np.flatnonzero(~finite)[:1].tolist()})
             logits = output[rows]
         else:
-            rows, logits = list(range(cell.batch)), output
+            rows, logits = list(range(case.batch)), output
         outcomes.append(
             compare(
                 images.logits(rows=rows),

@@ -19,10 +19,10 @@ from resnext.verify.labelled import Labelled
 from resnext.verify.reference import Reference
 
 from .artifacts import ArtifactSource
-from .cases import Variant
+from .cases import Candidate
 from .deadline import Deadline
 from .measure import measure
-from .opening import Opened, open_cell
+from .opening import Opened, open_case
 from .plan import Plan
 from .result import Run
 from .rows import Truth, row_of, with_speedups
@@ -38,12 +38,12 @@ def run_benchmark(
     artifact: Artifact | None = None,
     options: SessionOptions | None = None,
     precision: Precision = "fp32",
-    variants: Mapping[str, Variant] | None = None,
+    candidates: Mapping[str, Candidate] | None = None,
     accuracy: Labelled | None = None,
     deadline: Deadline | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Run:
-    """Measure every cell of ``plan``.
+    """Measure every case of ``plan``.
 
     Args:
         weights: the network; the reference of every row's parity.
@@ -51,7 +51,7 @@ def run_benchmark(
         artifact: what ONNX backends run; None means the cache's, exported now if it is not there.
         options: device, threads, memory format, CUDA graphs.
         precision: of weights and activations.
-        variants: several artifacts and precisions, under the names that cells have for them;
+        candidates: several artifacts and precisions, under the names that cases have for them;
             ``artifact`` and ``precision`` are then ignored.
         accuracy: labelled images that every row is compared on as well, or None.
         deadline: when to open and measure nothing more; None for no limit. Outputs of what was
@@ -64,46 +64,48 @@ def run_benchmark(
     """
     deadline = deadline or Deadline()
     options = options or SessionOptions()
-    variants = variants or {"": Variant(precision, artifact)}
+    candidates = candidates or {"": Candidate(precision, artifact)}
     reused: list[str] = []
-    largest = max(cell.batch for cell in plan.cells)
+    largest = max(case.batch for case in plan.cases)
     images = Reference(weights, seeded_pixels(weights.config, largest, plan.seed))
     sources = {
         name: ArtifactSource(
             weights,
-            variant,
-            [cell for cell in plan.cells if cell.variant == name],
+            candidate,
+            [case for case in plan.cases if case.candidate == name],
             reused,
             say,
             options.device,
         )
-        for name, variant in variants.items()
+        for name, candidate in candidates.items()
     }
     with ExitStack() as stack:
         nvml = stack.enter_context(open_nvml())
         environment = record_environment(nvml)
         opened = {
-            cell: Opened(error=deadline.not_measured())
+            case: Opened(error=deadline.not_measured())
             if deadline.opening_over()
-            else open_cell(cell, sources[cell.variant], images, options, stack, say)
-            for cell in plan.cells
+            else open_case(case, sources[case.candidate], images, options, stack, say)
+            for case in plan.cases
         }
-        subjects = {cell: one.subject for cell, one in opened.items() if one.subject is not None}
+        subjects = {case: one.subject for case, one in opened.items() if one.subject is not None}
         stack.enter_context(deadline.heeding_signals())
         samples = measure(subjects, plan, say, deadline, nvml.state)
         # Now that the packages are imported.
         environment = environment.model_copy(update={"packages": record_packages()})
         truth = Truth(images, accuracy, environment, deadline)
         rows = []
-        for cell in plan.cells:
-            say(f"comparing the outputs of {cell}")
-            source = sources[cell.variant]
-            rows.append(row_of(cell, opened[cell], samples.get(cell), source, truth))
+        for case in plan.cases:
+            say(f"comparing the outputs of {case}")
+            source = sources[case.candidate]
+            rows.append(row_of(case, opened[case], samples.get(case), source, truth))
     return Run(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         model=variant_name(weights.config),
         weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
-        precision=", ".join(dict.fromkeys(variant.precision for variant in variants.values())),
+        precision=", ".join(
+            dict.fromkeys(candidate.precision for candidate in candidates.values())
+        ),
         duration_s=plan.duration_s,
         rounds=plan.rounds,
         seed=plan.seed,

@@ -17,7 +17,7 @@ LEAST_SAMPLES = {50: 11, 90: 64, 99: 662}
 
 
 class Stats(BaseModel):
-    """Derived statistics of one cell, times in nanoseconds.
+    """Derived statistics of one case, times in nanoseconds.
 
     Attributes:
         count: timed runs.
@@ -48,7 +48,7 @@ class Stats(BaseModel):
 
 
 def derive(rounds: Sequence[Sequence[int]], batch: int) -> Stats:
-    """Statistics of the samples of all ``rounds`` (nanoseconds) of a cell of ``batch`` images."""
+    """Statistics of the samples of all ``rounds`` (nanoseconds) of a case of ``batch`` images."""
     samples = [sample for burst in rounds for sample in burst]
     median, mean = statistics.median(samples), statistics.fmean(samples)
     return Stats(

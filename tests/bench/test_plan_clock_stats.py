@@ -14,25 +14,25 @@ from resnext.errors import UsageError
 from resnext.timing import clock
 from resnext.timing.interleave import in_turn, shuffled, there_and_back, turns
 from resnext.timing.paired import ratio, ratio_by_round
-from resnext_bench.plan import Cell, Plan
+from resnext_bench.plan import Case, Plan
 from resnext_bench.stats import LEAST_SAMPLES, derive, percentile_bound, round_spread
 
-CELLS = tuple(Cell(name, batch) for name in ("a", "b", "c") for batch in (1, 8))
+CASES = tuple(Case(name, batch) for name in ("a", "b", "c") for batch in (1, 8))
 
 
 def test_every_round_visits_every_cell_once_in_an_order_of_its_own() -> None:
-    plan = Plan(CELLS, rounds=8)
+    plan = Plan(CASES, rounds=8)
     orders = [plan.order(index) for index in range(8)]
-    assert all(sorted(map(str, order)) == sorted(map(str, CELLS)) for order in orders)
+    assert all(sorted(map(str, order)) == sorted(map(str, CASES)) for order in orders)
     assert len(set(orders)) > 1
-    assert orders == [Plan(CELLS, rounds=8).order(index) for index in range(8)]
+    assert orders == [Plan(CASES, rounds=8).order(index) for index in range(8)]
 
 
 def test_visits_share_the_duration_and_never_fall_under_the_least_samples() -> None:
-    plan = Plan(CELLS, duration_s=2.0, rounds=4, min_samples=11)
+    plan = Plan(CASES, duration_s=2.0, rounds=4, min_samples=11)
     assert plan.iterations(1e6) == 500
     assert plan.iterations(10e9) == 3  # 4 rounds of 3 make 12
-    assert Plan(CELLS, rounds=1, min_samples=662).iterations(10e9) == 662
+    assert Plan(CASES, rounds=1, min_samples=662).iterations(10e9) == 662
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_visits_share_the_duration_and_never_fall_under_the_least_samples() -> N
 )
 def test_a_senseless_plan_is_refused(change: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        Plan(CELLS, **change)  # type: ignore[arg-type]  # the point of the test
+        Plan(CASES, **change)  # type: ignore[arg-type]  # the point of the test
     with pytest.raises(UsageError, match="nothing to measure"):
         Plan(())
 
