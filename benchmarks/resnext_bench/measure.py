@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from resnext.errors import ResnextError, SessionFailed
 from resnext.machine.nvml import GpuState
 from resnext.runtimes.session import Bound, Boundary, Session
-from resnext.timing.clock import now_ns, time_device, time_visit
-from resnext.timing.interleave import turns
+from resnext.timing.clock import iterations_for, now_ns, time_device, time_visit
+from resnext.timing.interleave import shuffled, turns
 
 from .deadline import Deadline
 from .plan import Case, Plan
@@ -85,25 +85,32 @@ def measure(
     """
     deadline = deadline or Deadline()
     samples = {case: Samples() for case in plan.cases if case in subjects}
-    estimate_ns: dict[Case, float] = {}
+    counts: dict[Case, int] = {}
     for case in samples:
         if deadline.over():
             return _cut(samples, deadline)
         progress(f"warming up {case}")
-        estimate_ns[case] = (
-            _guard(samples[case], partial(_warm_up, subjects[case], plan, samples[case])) or 1e9
-        )
+        took_ns = _guard(samples[case], partial(_warm_up, subjects[case], plan, samples[case]))
+        counts[case] = iterations(plan, took_ns or 1e9)
     shown = 0
-    for index, case in turns(plan.cases, plan.rounds, lambda _, index: plan.order(index)):
+    for index, case in turns(plan.cases, plan.rounds, shuffled(plan.seed)):
         if index == shown:
             shown += 1
             progress(f"round {shown}/{plan.rounds}")
         if case in samples and samples[case].error is None:
             if deadline.over():
                 return _cut(samples, deadline)
-            count = plan.iterations(estimate_ns[case])
-            _guard(samples[case], partial(visit, subjects[case], samples[case], count, gpu_state))
+            _guard(
+                samples[case],
+                partial(visit, subjects[case], samples[case], counts[case], gpu_state),
+            )
     return samples
+
+
+def iterations(plan: Plan, estimate_ns: float) -> int:
+    """Timed runs of one visit to a case whose runs take about ``estimate_ns``."""
+    by_count = -(-plan.min_samples // plan.rounds)
+    return iterations_for(plan.duration_s * 1e9 / plan.rounds, estimate_ns, least=by_count)
 
 
 def _cut(samples: dict[Case, Samples], deadline: Deadline) -> dict[Case, Samples]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resnext.errors import UsageError
-from resnext.timing.clock import iterations_for
-from resnext.timing.interleave import shuffled
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,3 @@ class Plan:
             raise UsageError(
                 "duration must be positive, warm-up not negative, rounds and samples at least 1"
             )
-
-    def order(self, round_index: int) -> tuple[Case, ...]:
-        """The cases in the order in which round ``round_index`` visits them."""
-        return tuple(shuffled(self.seed)(self.cases, round_index))
-
-    def iterations(self, estimate_ns: float) -> int:
-        """Timed runs of one visit to a case whose runs take about ``estimate_ns``."""
-        by_count = -(-self.min_samples // self.rounds)
-        return iterations_for(self.duration_s * 1e9 / self.rounds, estimate_ns, least=by_count)

@@ -8,28 +8,10 @@ from resnext.artifact.manifest import WeightsRecord
 from resnext.artifact.specs import Strict
 from resnext.machine.environment import Environment
 from resnext.machine.nvml import GpuState
-from resnext.runtimes.session import Boundary
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.parity import Parity
 
-from .stats import Stats
-
-
-class Timing(Strict):
-    """Times of one case at one boundary.
-
-    Attributes:
-        boundary: what the times enclose; unlike boundaries are never compared.
-        rounds_ns: raw nanoseconds, one list for each round.
-        stats: derived from them.
-        speedup: times faster than the first backend at the same batch and boundary: (median,
-            lowest, highest) over rounds; None if one of the two is not valid.
-    """
-
-    boundary: Boundary
-    rounds_ns: tuple[tuple[int, ...], ...]
-    stats: Stats
-    speedup: tuple[float, float, float] | None = None
+from .stats import Timing
 
 
 class Row(Strict):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from .record import Row, RunRecord, Timing
+from .record import Row, RunRecord
+from .stats import Timing
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -18,14 +18,14 @@ from resnext.runtimes.registry import SessionOptions
 from resnext.verify.labelled import Labelled
 from resnext.verify.reference import Reference
 
-from .artifacts import ArtifactSource
+from .artifacts import Artifacts
 from .cases import Candidate
 from .deadline import Deadline
 from .measure import measure
-from .opening import Opened, open_case
+from .opening import Opening, open_case
 from .plan import Plan
 from .result import Run
-from .rows import Truth, row_of, with_speedups
+from .rows import Judge, with_speedups
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -65,40 +65,36 @@ def run_benchmark(
     deadline = deadline or Deadline()
     options = options or SessionOptions()
     candidates = candidates or {"": Candidate(precision, artifact)}
-    reused: list[str] = []
+    artifacts = Artifacts(weights, plan.cases, options.device, say)
     largest = max(case.batch for case in plan.cases)
-    images = Reference(weights, seeded_pixels(weights.config, largest, plan.seed))
-    sources = {
-        name: ArtifactSource(
-            weights,
-            candidate,
-            [case for case in plan.cases if case.candidate == name],
-            reused,
-            say,
-            options.device,
-        )
-        for name, candidate in candidates.items()
-    }
+    reference = Reference(weights, seeded_pixels(weights.config, largest, plan.seed))
     with ExitStack() as stack:
         nvml = stack.enter_context(open_nvml())
         environment = record_environment(nvml)
-        opened = {
-            case: Opened(error=deadline.not_measured())
+        openings = {
+            case: Opening(error=deadline.not_measured())
             if deadline.opening_over()
-            else open_case(case, sources[case.candidate], images, options, stack, say)
+            else open_case(
+                case, candidates[case.candidate], artifacts, reference, options, stack, say
+            )
             for case in plan.cases
         }
-        subjects = {case: one.subject for case, one in opened.items() if one.subject is not None}
+        subjects = {
+            case: opening.subject
+            for case, opening in openings.items()
+            if opening.subject is not None
+        }
         stack.enter_context(deadline.heeding_signals())
         samples = measure(subjects, plan, say, deadline, nvml.state)
         # Now that the packages are imported.
         environment = environment.model_copy(update={"packages": record_packages()})
-        truth = Truth(images, accuracy, environment, deadline)
+        judge = Judge(reference, accuracy, environment, deadline)
         rows = []
         for case in plan.cases:
             say(f"comparing the outputs of {case}")
-            source = sources[case.candidate]
-            rows.append(row_of(case, opened[case], samples.get(case), source, truth))
+            rows.append(
+                judge.row(case, candidates[case.candidate], openings[case], samples.get(case))
+            )
     return Run(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         model=variant_name(weights.config),
@@ -110,7 +106,7 @@ def run_benchmark(
         rounds=plan.rounds,
         seed=plan.seed,
         threads=options.threads,
-        reused=tuple(reused),
+        reused=tuple(artifacts.reused),
         environment=environment,
         rows=with_speedups(rows),
     )

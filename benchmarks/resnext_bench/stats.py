@@ -1,4 +1,6 @@
-"""Statistics, derived from raw nanoseconds and from nothing else."""
+"""Times as a run stores them, with their statistics: derived from raw nanoseconds and from nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ import statistics
 from collections.abc import Sequence
 from functools import lru_cache
 
-from pydantic import BaseModel, ConfigDict
+from resnext.artifact.specs import Strict
+from resnext.runtimes.session import Boundary
 
 #: Confidence with which a reported percentile is not too low (MLPerf Inference's early stopping
 #: uses the same).
@@ -16,7 +19,7 @@ CONFIDENCE = 0.99
 LEAST_SAMPLES = {50: 11, 90: 64, 99: 662}
 
 
-class Stats(BaseModel):
+class Stats(Strict):
     """Derived statistics of one case, times in nanoseconds.
 
     Attributes:
@@ -33,8 +36,6 @@ class Stats(BaseModel):
         images_per_s: batch size over the median.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     count: int
     median_ns: float
     mean_ns: float
@@ -45,6 +46,30 @@ class Stats(BaseModel):
     cv: float
     round_spread: float
     images_per_s: float
+
+
+class Timing(Strict):
+    """Times of one case at one boundary.
+
+    Attributes:
+        boundary: what the times enclose; unlike boundaries are never compared.
+        rounds_ns: raw nanoseconds, one list for each round.
+        stats: derived from them.
+        speedup: times faster than the first backend at the same batch and boundary: (median,
+            lowest, highest) over rounds; None if one of the two is not valid.
+    """
+
+    boundary: Boundary
+    rounds_ns: tuple[tuple[int, ...], ...]
+    stats: Stats
+    speedup: tuple[float, float, float] | None = None
+
+
+def timing_of(boundary: Boundary, rounds: Sequence[Sequence[int]], batch: int) -> Timing:
+    """The times of a case of ``batch`` images at one boundary, nanoseconds by round."""
+    return Timing(
+        boundary=boundary, rounds_ns=tuple(map(tuple, rounds)), stats=derive(rounds, batch)
+    )
 
 
 def derive(rounds: Sequence[Sequence[int]], batch: int) -> Stats:

@@ -27,7 +27,7 @@ from resnext.precision import NUMERICS
 from resnext.storage import cache_folder, write_whole
 from resnext.version import __version__
 
-from .parity import discriminates
+from .parity import Parity, compare, discriminates, gate_for, gate_of
 
 if TYPE_CHECKING:
     import torch
@@ -74,10 +74,10 @@ class Reference:
         Returns:
             N x classes, of ``dtype``; float32 for bfloat16.
         """
-        from resnext.runtimes.buffers import torch_dtype
+        import torch
 
         def compute(missing: list[int]) -> NDArray[Any]:
-            return kept_reference_logits(self.weights, self.images[missing], torch_dtype(dtype))
+            return kept_reference_logits(self.weights, self.images[missing], getattr(torch, dtype))
 
         return self._once(dtype, rows, compute)
 
@@ -116,6 +116,40 @@ class Reference:
             return emulated_logits(graph, self.inputs(graph.manifest)[missing])
 
         return self._once(graph.manifest.file_sha256, rows, compute).astype(np.float64)
+
+    def parity(
+        self,
+        logits: NDArray[Any],
+        numerics: str,
+        artifact: Artifact | None = None,
+        *,
+        dtype: str,
+        against: str = "float64",
+        graph: Artifact | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> Parity:
+        """Compare a candidate's logits with PyTorch's, at the limits of its precision.
+
+        Args:
+            logits: what the candidate gives for these images, N x classes.
+            numerics: what the candidate computes in, as `Manifest.numerics` has it.
+            artifact: what gave them; None for a live model.
+            dtype: element type that they must have.
+            against: element type of the reference.
+            graph: ONNX artifact of a quantized network, for the baseline.
+            rows: which images they are for; None means all.
+        """
+        manifest = None if artifact is None else artifact.manifest
+        reference = self.logits(against, rows)
+        baseline = self.baseline(numerics, against=against, graph=graph, rows=rows)
+        return compare(
+            reference,
+            logits,
+            gate=gate_for(numerics) if manifest is None else gate_of(manifest),
+            baseline=baseline,
+            dtype=dtype,
+            artifact_sha256=None if manifest is None else manifest.file_sha256,
+        )
 
     def refuse_if_useless(self, dtype: str, *, images: str = "test image", hint: str = "") -> None:
         """Check that a comparison with ``dtype``'s logits can prove something.

@@ -35,12 +35,16 @@ from resnext_bench.measure import Samples, Subject, measure
 from resnext_bench.plan import Case, Plan
 from resnext_bench.result import Run
 from resnext_bench.run import run_benchmark
+from resnext_bench.stats import timing_of
 
 QUICK = {"duration_s": 0.05, "rounds": 4, "warmup_s": 0.0}
 
 
-def reasons_against(*evidence: Any) -> tuple[str, ...]:
-    return tuple(map(str, judge(Evidence(*evidence))))
+def reasons_against(samples: Samples, batch: int, *evidence: Any) -> tuple[str, ...]:
+    timings = [timing_of("host", samples.host_ns, batch)]
+    if samples.device_ns:
+        timings.append(timing_of(samples.device_boundary or "device", samples.device_ns, batch))
+    return tuple(map(str, judge(Evidence(samples, tuple(timings), *evidence))))
 
 
 def subject(session: Session) -> Subject:

@@ -14,6 +14,7 @@ from resnext.errors import UsageError
 from resnext.timing import clock
 from resnext.timing.interleave import in_turn, shuffled, there_and_back, turns
 from resnext.timing.paired import ratio, ratio_by_round
+from resnext_bench.measure import iterations
 from resnext_bench.plan import Case, Plan
 from resnext_bench.stats import LEAST_SAMPLES, derive, percentile_bound, round_spread
 
@@ -22,17 +23,17 @@ CASES = tuple(Case(name, batch) for name in ("a", "b", "c") for batch in (1, 8))
 
 def test_every_round_visits_every_cell_once_in_an_order_of_its_own() -> None:
     plan = Plan(CASES, rounds=8)
-    orders = [plan.order(index) for index in range(8)]
+    orders = [shuffled(plan.seed)(plan.cases, index) for index in range(8)]
     assert all(sorted(map(str, order)) == sorted(map(str, CASES)) for order in orders)
     assert len(set(orders)) > 1
-    assert orders == [Plan(CASES, rounds=8).order(index) for index in range(8)]
+    assert orders == [shuffled(plan.seed)(plan.cases, index) for index in range(8)]
 
 
 def test_visits_share_the_duration_and_never_fall_under_the_least_samples() -> None:
     plan = Plan(CASES, duration_s=2.0, rounds=4, min_samples=11)
-    assert plan.iterations(1e6) == 500
-    assert plan.iterations(10e9) == 3  # 4 rounds of 3 make 12
-    assert Plan(CASES, rounds=1, min_samples=662).iterations(10e9) == 662
+    assert iterations(plan, 1e6) == 500
+    assert iterations(plan, 10e9) == 3  # 4 rounds of 3 make 12
+    assert iterations(Plan(CASES, rounds=1, min_samples=662), 10e9) == 662
 
 
 @pytest.mark.parametrize(

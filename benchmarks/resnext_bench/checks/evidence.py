@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from resnext.network.config import ResNeXtConfig
@@ -10,16 +9,16 @@ from resnext.runtimes.session import Delivered
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.parity import Parity
 from resnext_bench.measure import Samples
-from resnext_bench.stats import Stats, derive
+from resnext_bench.stats import Timing
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that is known of a measured row.
+    """Everything that is known about a measured row.
 
     Attributes:
-        samples: raw times.
-        batch: images in one run.
+        samples: what was measured.
+        timings: by boundary, as the row stores them.
         parity: of the outputs of the timed runs; None if they were not compared.
         delivered: element types that the layers got.
         config: the network.
@@ -31,7 +30,7 @@ class Evidence:
     """
 
     samples: Samples
-    batch: int
+    timings: tuple[Timing, ...]
     parity: Parity | None
     delivered: Delivered
     config: ResNeXtConfig
@@ -40,11 +39,3 @@ class Evidence:
     scheme: str | None = None
     accuracy: Accuracy | None = None
     accuracy_missing: str = ""
-
-    def timings(self) -> Iterator[tuple[str, Stats]]:
-        """Boundary and statistics of the host's times, and of the device's if there are any."""
-        rounds: list[tuple[str, Sequence[Sequence[int]]]] = [("host", self.samples.host_ns)]
-        if self.samples.device_ns:
-            rounds.append((str(self.samples.device_boundary), self.samples.device_ns))
-        for boundary, rounds_ns in rounds:
-            yield boundary, derive(rounds_ns, self.batch)
