@@ -63,36 +63,37 @@ def benchmark(
     the timed runs is compared with float64 PyTorch.
 
     Args:
-        subjects: what to measure. The name of a runtime runs the weights: live, or as an artifact
-            from the cache, which is made if it is not there; ``"all"`` is every runtime that this
-            machine has. An artifact, or the path of one, runs on its natural runtime. Speedups are
-            relative to the first.
+        subjects: runtimes and artifacts. The name of a runtime runs the weights: live, or as an
+            artifact from the cache, which is built if it is missing; ``"all"`` is every runtime
+            that works on this machine. An artifact, or the path of one, runs on its natural
+            runtime. Speedups are relative to the first.
         batch: batch sizes.
-        weights: the network, loaded or by its SPEC (`load_weights`); None means what the artifacts
-            were made from, or without artifacts the seeded ResNeXt-50 32x4d.
-        precision: of what is made of the weights; several are compared. Artifacts must have it.
+        weights: the network, loaded or by its SPEC (`load_weights`); None means the weights of the
+            artifacts, or without artifacts the seeded ResNeXt-50 32x4d.
+        precision: for everything built from the weights; several are compared. Artifacts must have
+            it.
         runtimes: run every artifact on these instead of its natural one.
-        merge_groups: minimum channels of a group in what is made of the weights, or ``auto``; None
-            leaves groups alone. Several are compared.
-        calibration: images that int8 and fp8 take their ranges from; None means those that shipped
-            weights were trained on.
-        calibration_images: how many; None means 128.
+        merge_groups: minimum channels of a group in everything built from the weights, or
+            ``auto``; None leaves groups alone. Several are compared.
+        calibration: calibration images for int8 and fp8; None means the training images of shipped
+            weights.
+        calibration_images: their count; None means 128.
         device: for runtimes that run on either.
         threads: CPU threads; None means one for each physical core.
         memory_format: of PyTorch; ``auto`` times both and keeps the faster.
         cuda_graph: replay a CUDA graph.
         duration: timed seconds of each row.
         rounds: visits to each row that the time is spread over.
-        warmup: untimed seconds before, for each row.
+        warmup: untimed seconds of each row before the first round.
         samples: minimum number of timed runs of a row (11: median, 64: p90, 662: p99).
-        seed: of the test images and the order of visits.
+        seed: for the test images and the order of visits.
         accuracy: labelled test images that every row runs as well: ``digits``, ``fashion-mnist`` or
             a folder in ImageNet's layout.
-        accuracy_images: seeded sample of so many of them; None means all.
+        accuracy_images: size of a seeded sample of them; None means all.
         max_seconds: open no further row after half of this time, and begin no visit after all of
-            it; what was measured is compared and reported.
+            it; rows measured by then are compared and reported.
         progress: called with one line at every step.
-        note: called with one line for each combination that is left out.
+        note: called with one line for each combination that is skipped.
 
     Returns:
         The run; print its `Run.table`. A subject that fails has a row with the reason, and the
@@ -100,11 +101,12 @@ def benchmark(
 
     Raises:
         UsageError: nothing to measure, values out of range, or arguments that do not go together.
-        UnknownName: a subject or runtime that is not known, and no path either.
+        UnknownName: a subject that is neither a runtime nor a path, or an unknown runtime.
         BadArtifact: an artifact cannot be read.
-        BadWeights: the weights cannot be found, or are not what the artifacts were made from.
-        BadInput: labelled images that are not this network's.
-        MissingRequirement: nothing at all can run here, or the labelled images are not installed.
+        BadWeights: the weights cannot be found, or the artifacts were not exported from them.
+        BadInput: the labelled images do not fit this network.
+        MissingRequirement: no runtime works on this machine, or the labelled images are not
+            installed.
     """
     resolved = tuple(map(_resolved, _several(subjects)))
     artifacts = [subject for subject in resolved if not isinstance(subject, str)]
@@ -167,7 +169,7 @@ def _several(values: Any) -> tuple[Any, ...]:
 
 
 def _resolved(subject: Subject) -> str | Path | Artifact:
-    """``subject``, a path as such.
+    """``subject``, with paths as `Path`.
 
     Raises:
         UnknownName: neither a runtime's name nor a path.
@@ -189,11 +191,11 @@ def _check_arguments(
     runtimes: Sequence[str] | None,
     calibration: str | int | None,
 ) -> None:
-    """Check what goes together.
+    """Check that the arguments go together.
 
     Raises:
-        UsageError: something does not.
-        UnknownName: a runtime or precision that does not exist.
+        UsageError: they do not.
+        UnknownName: an unknown runtime or precision.
     """
     for kind, names_of_kind, valid in (
         ("precision", precisions, PRECISIONS),

@@ -33,11 +33,11 @@ class Candidate:
 
     Attributes:
         precision: of weights and activations.
-        artifact: what ONNX backends run; None means the cache's.
-        calibration: images that a quantized artifact of the cache takes its ranges from, and how
-            many; None for either means the default.
-        merge: minimum input channels of a group in what is made, or ``auto``; None leaves groups
-            alone.
+        artifact: the user's artifact; None means one from the cache.
+        calibration: calibration images for a quantized artifact from the cache, and their count;
+            None for either means the default.
+        merge: minimum input channels of a group in an artifact from the cache or a live network,
+            or ``auto``; None leaves groups alone.
     """
 
     precision: Precision = "fp32"
@@ -58,7 +58,7 @@ def candidates_of_weights(
     Args:
         precisions: of weights and activations.
         calibration: images for int8 and fp8, or None for the default.
-        images: how many.
+        images: their count.
         merges: minimum widths of groups; None leaves them alone.
     """
     candidates = {}
@@ -103,8 +103,8 @@ def candidates_of_artifacts(
 
     Args:
         subjects: artifacts or their paths.
-        weights: what they were made from, loaded or by its SPEC; None means what the first one
-            names.
+        weights: the weights that they were exported from, loaded or by SPEC; None means those that
+            the first one names.
         precisions: requested; None means the artifacts' own.
         keep_name: name a single artifact's candidate too.
 
@@ -112,7 +112,7 @@ def candidates_of_artifacts(
         UsageError: they are of different weights, one is there twice, or one is of another
             precision than requested.
         BadArtifact: one cannot be read.
-        BadWeights: the weights cannot be found, or are not what the first was made from.
+        BadWeights: the weights cannot be found, or the first was not exported from them.
     """
     artifacts = [
         subject if isinstance(subject, Artifact) else read_artifact(subject) for subject in subjects

@@ -1,4 +1,4 @@
-"""Runs a plan over open sessions: warm-up, then interleaved rounds. Knows nothing of backends or
+"""Runs a plan over open sessions: warm-up, then interleaved rounds. Knows no backends, no
 reports.
 """
 
@@ -31,13 +31,13 @@ class Samples:
     Attributes:
         host_ns: host times, one list for each round, nanoseconds.
         device_ns: device times in the same form, if the session has a CUDA stream.
-        device_wall_ns: host time around each round's device times, waiting included; they must
-            account for it.
+        device_wall_ns: host time around each round's device-timed runs, waiting included; the
+            device times must account for it.
         device_boundary: what the device times enclose.
         warmup_runs: untimed runs before the first round.
-        gpu: state of the GPU in each round, if NVML tells and the session has a CUDA stream.
-        output: what the last timed run gave; its parity is the parity of what was timed.
-        bound_output: what the last device-timed run gave.
+        gpu: state of the GPU in each round, if NVML reports it and the session has a CUDA stream.
+        output: output of the last timed run, so that parity is judged on a run that was timed.
+        bound_output: output of the last device-timed run.
         error: why measuring stopped, or None.
     """
 
@@ -54,7 +54,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Subject:
-    """An open session with the input that it is measured on, and the same input bound."""
+    """An open session with its input, also bound."""
 
     session: Session
     inputs: dict[str, NDArray[Any]]
@@ -68,16 +68,16 @@ def measure(
     deadline: Deadline | None = None,
     gpu_state: Callable[[], GpuState | None] = lambda: None,
 ) -> dict[Case, Samples]:
-    """Measure every case of ``subjects`` as ``plan`` says.
+    """Measure every case of ``subjects`` by ``plan``.
 
     Args:
         subjects: open sessions. A case of the plan that is not in here is left out.
         plan: rounds, durations and order.
         progress: called with a line at every warm-up and round.
-        deadline: once it is over, no further visit is begun. Cells then keep the rounds that all of
+        deadline: once it is over, no further visit begins. Cells then keep the rounds that all of
             them had, so that their times were taken side by side; one that has too few samples for
             a row has the deadline as its error.
-        gpu_state: asked after each visit to a session with a CUDA stream, outside of what is timed.
+        gpu_state: reads the GPU after each visit to a session with a CUDA stream, untimed.
 
     Returns:
         Raw samples by case. A session that raises keeps its samples so far and the error; the rest
@@ -114,16 +114,16 @@ def iterations(plan: Plan, estimate_ns: float) -> int:
 
 
 def _cut(samples: dict[Case, Samples], deadline: Deadline) -> dict[Case, Samples]:
-    """What counts of ``samples`` that end early: the rounds that every case had, or the first if
-    none was complete.
+    """Samples that end early, cut to the rounds that every case had, or to the first if none was
+    complete.
     """
-    unfinished = [found for found in samples.values() if found.error is None]
-    shared = max(1, min((len(found.host_ns) for found in unfinished), default=0))
-    for found in unfinished:
-        for rounds in (found.host_ns, found.device_ns, found.device_wall_ns, found.gpu):
+    unfinished = [one for one in samples.values() if one.error is None]
+    shared = max(1, min((len(one.host_ns) for one in unfinished), default=0))
+    for one in unfinished:
+        for rounds in (one.host_ns, one.device_ns, one.device_wall_ns, one.gpu):
             del rounds[shared:]
-        if sum(map(len, found.host_ns)) < LEAST_SAMPLES[50]:
-            found.error = deadline.not_measured()
+        if sum(map(len, one.host_ns)) < LEAST_SAMPLES[50]:
+            one.error = deadline.not_measured()
     return samples
 
 
@@ -138,13 +138,13 @@ def as_failure(exc: Exception) -> ResnextError:
 def _guard(samples: Samples, step: Callable[[], Any]) -> Any:
     try:
         return step()
-    except Exception as exc:  # whatever a runtime raises ends its own case alone
+    except Exception as exc:  # whatever a runtime raises ends only its own case
         samples.error = as_failure(exc)
         return None
 
 
 def _warm_up(subject: Subject, plan: Plan, samples: Samples) -> float:
-    """Run until warm; returns the nanoseconds that one run takes, from the last of them."""
+    """Run until warm; returns the nanoseconds of the last run."""
     started = now_ns()
     took = 0
     while samples.warmup_runs < _WARMUP_RUNS or now_ns() - started < plan.warmup_s * 1e9:

@@ -1,4 +1,4 @@
-"""From a case to an open session with its input bound, and what that took."""
+"""From a case to an open session with its input bound, and the cost of getting there."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from .plan import Case
 
 @dataclass
 class Opening:
-    """How opening a case went.
+    """Outcome of opening a case.
 
     Attributes:
-        subject: what to measure; None if the case could not be opened.
-        error: why not.
-        artifact: what runs; None for a live network.
-        graph: the ONNX artifact that this is or was built from; None if there is none.
+        subject: the session and its input; None if the case could not be opened.
+        error: why it could not.
+        artifact: the artifact that runs; None for a live network.
+        graph: the ONNX artifact that it is or was built from; None if there is none.
         peak: memory that opening and the first run added.
         setup_s: seconds to open, bind and first run.
         bind_s: seconds of the bind and first run alone.
@@ -60,13 +60,14 @@ def open_case(
     stack: ExitStack,
     say: Callable[[str], None],
 ) -> Opening:
-    """Find or build what ``case`` runs, open it and bind its input; an error is part of the result.
+    """Find or build the artifact of ``case``, open it and bind its input. Errors go into the
+    result.
 
     Args:
         case: backend and batch size.
-        candidate: what it runs.
-        artifacts: builds what the candidate does not bring.
-        reference: has the weights, and at least as many images as the batch.
+        candidate: precision, and the user's artifact if there is one.
+        artifacts: builds any other.
+        reference: the weights, and at least as many images as the batch.
         options: device, threads, memory format, CUDA graphs.
         stack: closes the session.
         say: called with one line before each step.
@@ -105,7 +106,7 @@ def open_case(
             opening.bind_s = (now_ns() - started) / 1e9
             opening.setup_s = (now_ns() - before) / 1e9
         opening.subject = Subject(session, inputs, bound)
-    except Exception as exc:  # whatever a runtime raises ends its own case alone
+    except Exception as exc:  # whatever a runtime raises ends only its own case
         opening.error = as_failure(exc)
     return opening
 
@@ -113,8 +114,8 @@ def open_case(
 def _artifacts_of(
     case: Case, candidate: Candidate, artifacts: Artifacts, device: Device
 ) -> tuple[Artifact | None, Artifact | None]:
-    """What ``case`` runs, or None for the live network; and the ONNX artifact that this is or was
-    built from, if there is one.
+    """The artifact that ``case`` runs, or None for the live network; and the ONNX artifact that it
+    is or was built from, if there is one.
     """
     runtime, own = RUNTIMES[case.backend], candidate.artifact
     graph = own if own is not None and own.manifest.kind == "onnx" else None

@@ -1,4 +1,4 @@
-"""What will be measured: cases, rounds and how long, fixed before the first clock tick."""
+"""The plan of a run: cases, rounds and durations, fixed before the first clock tick."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Case:
 class Plan:
     """How the cases are measured.
 
-    Cases take turns: each round visits every case once, in an order that is drawn again, so that
-    drift of the machine (clocks, neighbours, heat) affects all alike.
+    Cases take turns: each round visits every case once, in a new random order, so that drift of the
+    machine (clocks, neighbors, heat) affects all alike.
 
     Attributes:
-        cases: what to measure.
+        cases: rows to measure.
         duration_s: timed seconds for each case, over all rounds.
-        rounds: how many visits that time is spread over.
+        rounds: number of visits that this time is spread over.
         warmup_s: untimed seconds before the first round, for each case.
-        min_samples: fewest timed runs of a case, whatever the duration.
-        seed: of the order of visits and of the input images.
+        min_samples: minimum number of timed runs of a case, whatever the duration.
+        seed: for the order of visits and the input images.
     """
 
     cases: tuple[Case, ...]

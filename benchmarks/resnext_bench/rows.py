@@ -34,7 +34,7 @@ _COMPARED_ROWS = 16
 
 @dataclass(frozen=True)
 class Judge:
-    """What every row of a run is compared with.
+    """Judges the rows of a run, all by the same references.
 
     Attributes:
         reference: test images, with PyTorch's logits for them.
@@ -55,8 +55,8 @@ class Judge:
 
         Args:
             case: backend, batch and name of the candidate.
-            candidate: what it ran.
-            opening: its session, or why there is none.
+            candidate: its precision and artifact.
+            opening: its session, or the error of opening it.
             samples: None if it was not measured.
         """
         key = {
@@ -116,9 +116,7 @@ class Judge:
         )
 
     def _parity(self, batch: int, numerics: str, opening: Opening, samples: Samples) -> Parity:
-        """Compare what the timed runs gave. Host and device runs must both be right; the worse of
-        the two is kept.
-        """
+        """Parity of the outputs of the timed runs: of host and device runs, the worse."""
         assert opening.subject is not None
         outcomes = []
         for output in (samples.output, samples.bound_output):
@@ -137,7 +135,7 @@ class Judge:
         return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
 
     def _accuracy(self, batch: int, opening: Opening) -> tuple[Accuracy | None, str]:
-        """Accuracy, and why there is none if it was requested."""
+        """Accuracy, and the reason if it was requested and is missing."""
         assert opening.subject is not None
         if self.labelled is None:
             return None, ""
@@ -151,11 +149,11 @@ class Judge:
 
 
 def with_speedups(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Rows with how many times faster each valid one is than the first of the same batch and
-    boundary, if that is valid: a wrong or unsteady result is no yardstick.
+    """Rows with the speedup of each valid one over the first of the same batch and boundary, if
+    that is valid: a wrong or unsteady result is no yardstick.
     """
     base: dict[tuple[int, str], tuple[Row, Timing]] = {}
-    done = []
+    faster = []
     for row in rows:
         timings = []
         for timing in row.timings:
@@ -164,8 +162,8 @@ def with_speedups(rows: Sequence[Row]) -> tuple[Row, ...]:
                 speedup = ratio_by_round(first.rounds_ns, timing.rounds_ns)
                 timing = timing.model_copy(update={"speedup": tuple(speedup)})
             timings.append(timing)
-        done.append(row.model_copy(update={"timings": tuple(timings)}))
-    return tuple(done)
+        faster.append(row.model_copy(update={"timings": tuple(timings)}))
+    return tuple(faster)
 
 
 def _delivered(session: Session) -> Delivered:
@@ -176,8 +174,8 @@ def _delivered(session: Session) -> Delivered:
 
 
 def _compared(output: NDArray[Any], batch: int) -> tuple[list[int], NDArray[Any]]:
-    """Rows of a batch that are compared, and their logits: some, and the first that is not finite.
-    An output that is not of the batch's size is compared as it is.
+    """Rows of a batch to compare, and their logits: some, and the first that is not finite. An
+    output of another batch size is compared as it is.
     """
     if output.shape[:1] != (batch,):
         return list(range(batch)), output

@@ -48,19 +48,20 @@ def run_benchmark(
     Args:
         weights: the network; the reference of every row's parity.
         plan: what and how long.
-        artifact: what ONNX backends run; None means the cache's, exported now if it is not there.
+        artifact: the artifact that ONNX backends run; None means one from the cache, exported now
+            if it is missing.
         options: device, threads, memory format, CUDA graphs.
         precision: of weights and activations.
-        candidates: several artifacts and precisions, under the names that cases have for them;
-            ``artifact`` and ``precision`` are then ignored.
-        accuracy: labelled images that every row is compared on as well, or None.
-        deadline: when to open and measure nothing more; None for no limit. Outputs of what was
-            measured are still compared after it, but labelled images are not run. While measuring
-            and comparing, the deadline's signals count as its end.
+        candidates: artifacts and precisions by their names in ``plan``; ``artifact`` and
+            ``precision`` are then ignored.
+        accuracy: labelled images for every row to run as well, or None.
+        deadline: when to stop opening and measuring; None for no limit. Rows that were measured are
+            still compared after it, without their labelled images. While measuring and comparing,
+            its signals end the time as well.
         say: called with one line at every step.
 
     Returns:
-        The run. A backend that fails has a row that says why; the others go on.
+        The run. A backend that fails has a row with the reason; the others go on.
     """
     deadline = deadline or Deadline()
     options = options or SessionOptions()

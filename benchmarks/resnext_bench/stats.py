@@ -31,8 +31,7 @@ class Stats(Strict):
         p90_ns: with 99 % confidence, 90 % of runs are no slower; None below 64 samples.
         p99_ns: the same for 99 %; None below 662 samples.
         cv: coefficient of variation, standard deviation over mean.
-        round_spread: interquartile range of the rounds' medians over their median; what drift there
-            was.
+        round_spread: interquartile range of the rounds' medians over their median: drift.
         images_per_s: batch size over the median.
     """
 
@@ -52,7 +51,7 @@ class Timing(Strict):
     """Times of one case at one boundary.
 
     Attributes:
-        boundary: what the times enclose; unlike boundaries are never compared.
+        boundary: what the times enclose; times of different boundaries are never compared.
         rounds_ns: raw nanoseconds, one list for each round.
         stats: derived from them.
         speedup: times faster than the first backend at the same batch and boundary: (median,
@@ -102,8 +101,8 @@ def round_spread(rounds: Sequence[Sequence[int]]) -> float:
 
 
 def percentile_bound(samples: Sequence[int], percent: int) -> int | None:
-    """A value that with 99 % confidence is at or above the true percentile, or None where there are
-    too few samples.
+    """A value that with 99 % confidence is at or above the true percentile; None if there are too
+    few samples.
 
     MLPerf Inference's early-stopping estimate: of q samples, find the largest t for which a
     binomial of q trials and probability 1 - p is at most t with probability 1 %; drop the t - 1

@@ -136,11 +136,11 @@ def check(
         )
     batch = _batch(artifact, batch)
     count = -(-max(images, batch) // batch) * batch
-    pytorch = Reference(weights, seeded_pixels(manifest.config, count, seed))
+    eager = Reference(weights, seeded_pixels(manifest.config, count, seed))
     with opened(artifact, runtime) as run:
-        logits = batched(run, pytorch.inputs(manifest), batch)
-    pytorch.refuse_if_useless(dtype)
-    return pytorch.parity(
+        logits = batched(run, eager.inputs(manifest), batch)
+    eager.refuse_if_useless(dtype)
+    return eager.parity(
         logits,
         manifest.numerics,
         artifact,

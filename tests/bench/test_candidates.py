@@ -64,12 +64,12 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
 # ----------------------------------------------------------------------------------------
 
 
-def test_a_single_variant_has_no_name() -> None:
+def test_a_single_candidate_has_no_name() -> None:
     assert candidates_of_weights(("int8",), None, None) == {"": Candidate("int8")}
     assert list(candidates_of_weights(("fp32", "int8"), None, None)) == ["fp32", "int8"]
 
 
-def test_only_quantized_variants_are_calibrated() -> None:
+def test_only_quantized_candidates_are_calibrated() -> None:
     candidates = candidates_of_weights(("fp32", "int8", "fp8"), "photos", 7)
     assert [candidate.calibration for candidate in candidates.values()] == [
         (None, None),
@@ -219,7 +219,7 @@ def test_bfloat16_runs_in_pytorch_and_not_on_onnx_runtimes_cpu(
 # Merged groups.
 
 
-def test_widths_of_groups_are_variants_of_their_own() -> None:
+def test_each_width_of_groups_is_a_candidate() -> None:
     candidates = candidates_of_weights(("fp32", "int8"), None, None, (None, 32, "auto"))
     assert list(candidates) == [
         "fp32",

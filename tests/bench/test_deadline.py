@@ -113,7 +113,7 @@ def measured(
 @pytest.mark.parametrize(
     ("visits", "kept"), [(3, 1), (4, 1), (5, 1), (6, 2), (8, 2), (14, 4), (15, 5)]
 )
-def test_cells_that_end_early_keep_the_rounds_that_all_of_them_had(visits: int, kept: int) -> None:
+def test_cases_that_end_early_keep_the_rounds_that_all_of_them_had(visits: int, kept: int) -> None:
     assert measured(3 + visits) == (dict.fromkeys("abc", kept), {})
 
 
@@ -131,7 +131,7 @@ def test_what_the_device_did_is_cut_like_the_hosts_times(monkeypatch: pytest.Mon
         assert [len(rounds) for rounds in kept] == [2, 2, 2, 2]
 
 
-def test_a_cell_not_reached_in_the_first_round_is_out_of_time_and_others_keep_theirs() -> None:
+def test_a_case_not_reached_in_the_first_round_is_out_of_time_and_others_keep_theirs() -> None:
     rounds, errors = measured(3 + 2)
     assert sorted(rounds.values()) == [0, 1, 1]
     assert errors == {name: OUT_OF_TIME for name, count in rounds.items() if count == 0}
@@ -146,7 +146,7 @@ def test_a_cell_not_reached_in_the_first_round_is_out_of_time_and_others_keep_th
         (3 + 8, 25),  # two rounds of five samples; a median needs eleven
     ],
 )
-def test_cells_with_too_few_samples_are_out_of_time(steps: int, min_samples: int) -> None:
+def test_cases_with_too_few_samples_are_out_of_time(steps: int, min_samples: int) -> None:
     assert measured(steps, min_samples)[1] == dict.fromkeys("abc", OUT_OF_TIME)
 
 
@@ -187,7 +187,7 @@ def run_with(digits: Weights, deadline: Deadline, labelled: Labelled | None = No
     return run_benchmark(digits, plan, options=options, deadline=deadline, accuracy=labelled)
 
 
-def test_a_cell_for_which_there_was_no_time_is_not_opened_and_says_so(
+def test_a_case_for_which_there_was_no_time_is_not_opened_and_says_so(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
@@ -314,7 +314,7 @@ def test_a_signal_while_measuring_stops_it_and_what_was_measured_is_written(
     assert signal.getsignal(number) == before
 
 
-def test_cells_that_a_signal_left_without_samples_say_so(
+def test_cases_that_a_signal_left_without_samples_say_so(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(

@@ -52,7 +52,7 @@ def subject(session: Session) -> Subject:
     return Subject(session, inputs, session.bind(inputs))
 
 
-def test_cells_take_turns_in_every_round() -> None:
+def test_cases_take_turns_in_every_round() -> None:
     visits: list[str] = []
 
     class Recording(FakeSession):
@@ -351,7 +351,7 @@ def test_steady_device_times_that_account_for_the_wall_time_are_accepted() -> No
     assert found == "its output was not compared"
 
 
-def test_an_error_that_is_none_of_ours_ends_its_cell_alone() -> None:
+def test_an_error_that_is_none_of_ours_ends_its_case_alone() -> None:
     def breaks(_: NDArray[Any]) -> NDArray[Any]:
         raise RuntimeError("CUDA error: out of memory\nmore lines")
 

@@ -336,7 +336,7 @@ def in_block(does: Callable[[], None]) -> int | None:
     return peak.device_bytes
 
 
-def test_the_cache_that_earlier_cells_left_does_not_count_against_the_next(cuda: FakeCuda) -> None:
+def test_the_cache_that_earlier_cases_left_does_not_count_against_the_next(cuda: FakeCuda) -> None:
     def first() -> None:
         cuda.take(500 * MB)
         cuda.free(400 * MB)
@@ -356,7 +356,7 @@ def test_the_cache_that_earlier_cells_left_does_not_count_against_the_next(cuda:
     assert in_block(lambda: cuda.take(70 * MB)) == 70 * MB  # and is not lent to it unseen
 
 
-def test_what_loads_once_is_not_counted_for_the_first_cell(cuda: FakeCuda) -> None:
+def test_what_loads_once_is_not_counted_for_the_first_case(cuda: FakeCuda) -> None:
     def opens() -> None:
         cuda.load_kernels()
         cuda.take(MB)
@@ -386,7 +386,7 @@ def test_device_memory_that_others_gave_back_meanwhile_is_not_known(cuda: FakeCu
     assert in_block(lambda: None) == 0
 
 
-def test_one_convolution_and_one_product_run_before_the_first_cell(
+def test_one_convolution_and_one_product_run_before_the_first_case(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ran: list[str] = []

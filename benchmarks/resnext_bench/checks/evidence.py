@@ -1,4 +1,4 @@
-"""What the checks look at."""
+"""The input of the checks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from resnext_bench.stats import Timing
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that is known about a measured row.
+    """Everything known about a measured row.
 
     Attributes:
-        samples: what was measured.
+        samples: raw times.
         timings: by boundary, as the row stores them.
         parity: of the outputs of the timed runs; None if they were not compared.
-        delivered: element types that the layers got.
+        delivered: element types of the layers.
         config: the network.
-        numerics: requested, as `Manifest.numerics` has it.
-        skipped: modules that were never meant to have that precision.
-        scheme: the runtime that a quantized graph was made for; None for any other.
+        numerics: requested, as in `Manifest.numerics`.
+        skipped: modules that the artifact leaves at a wider type.
+        scheme: runtime of a quantized graph's Q/DQ scheme; None for any other graph.
         accuracy: on labelled images; None if none were run.
-        accuracy_missing: why they were not, although they were requested.
+        accuracy_missing: why requested accuracy is missing; empty otherwise.
     """
 
     samples: Samples

@@ -1,19 +1,14 @@
-"""The parts that make a number: order, clock, statistics."""
+"""Plan and statistics: what is fixed before the first time is taken, and derived after the last."""
 
 from __future__ import annotations
 
-import gc
 import statistics
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from resnext.errors import UsageError
-from resnext.timing import clock
-from resnext.timing.interleave import in_turn, shuffled, there_and_back, turns
-from resnext.timing.paired import ratio, ratio_by_round
+from resnext.timing.interleave import shuffled
 from resnext_bench.measure import iterations
 from resnext_bench.plan import Case, Plan
 from resnext_bench.stats import LEAST_SAMPLES, derive, percentile_bound, round_spread
@@ -21,7 +16,7 @@ from resnext_bench.stats import LEAST_SAMPLES, derive, percentile_bound, round_s
 CASES = tuple(Case(name, batch) for name in ("a", "b", "c") for batch in (1, 8))
 
 
-def test_every_round_visits_every_cell_once_in_an_order_of_its_own() -> None:
+def test_every_round_visits_every_case_once_in_a_new_order() -> None:
     plan = Plan(CASES, rounds=8)
     orders = [shuffled(plan.seed)(plan.cases, index) for index in range(8)]
     assert all(sorted(map(str, order)) == sorted(map(str, CASES)) for order in orders)
@@ -44,25 +39,6 @@ def test_a_senseless_plan_is_refused(change: dict[str, float]) -> None:
         Plan(CASES, **change)  # type: ignore[arg-type]  # the point of the test
     with pytest.raises(UsageError, match="nothing to measure"):
         Plan(())
-
-
-def test_host_clock_sees_the_time_that_a_call_takes() -> None:
-    samples = clock.time_host(lambda: time.sleep(0.01), 5)
-    assert len(samples) == 5
-    assert all(9.5e6 < sample < 200e6 for sample in samples)
-
-
-def test_no_garbage_collection_inside_a_timed_stretch_and_it_is_on_again_after() -> None:
-    seen = []
-    clock.time_host(lambda: seen.append(gc.isenabled()), 2)
-    assert seen == [False, False]
-    assert gc.isenabled()
-
-
-def test_the_clock_is_put_right_when_the_call_fails() -> None:
-    with pytest.raises(ZeroDivisionError):
-        clock.time_host(lambda: 1 / 0, 1)
-    assert gc.isenabled()
 
 
 def test_statistics_are_those_of_the_raw_samples() -> None:
@@ -112,53 +88,3 @@ def test_round_spread_shows_drift_between_rounds_and_not_noise_within() -> None:
     assert round_spread(noisy) == 0
     assert round_spread(drifting) > 0.3
     assert round_spread(drifting[:2]) == 0
-
-
-def test_ratio_pairs_rounds_so_that_drift_cancels() -> None:
-    base = [[100], [200], [400]]
-    other = [[50], [100], [200]]
-    assert ratio_by_round(base, other) == (2.0, 2.0, 2.0)
-
-
-def test_a_round_without_a_sample_is_left_out_and_a_time_of_zero_is_no_error() -> None:
-    assert ratio_by_round([[100], []], [[50], [1]]) == (2.0, 2.0, 2.0)
-    assert ratio_by_round([[100]], [[0]]) == (100, 100, 100)
-    assert ratio([0.5, 3.0, 1.0], [1.0, 1.0, 1.0]) == (1.0, 0.5, 3.0)
-    with pytest.raises(ValueError, match="zip"):
-        ratio([1.0], [1.0, 2.0])
-
-
-def test_every_order_visits_every_candidate_in_every_round() -> None:
-    for order, visits in ((in_turn, 1), (shuffled(3), 1), (there_and_back, 2)):
-        taken = list(turns("abc", 4, order))
-        for index in range(4):
-            assert sorted(name for at, name in taken if at == index) == sorted("abc" * visits)
-    assert [name for _, name in turns("abc", 1, there_and_back)] == list("abccba")
-    assert list(turns("abc", 2)) == [(0, c) for c in "abc"] + [(1, c) for c in "abc"]
-
-
-def test_a_visit_begins_with_an_untimed_call_unless_told_otherwise() -> None:
-    calls: list[int] = []
-    assert len(clock.time_visit(lambda: calls.append(1), 3)) == 3
-    assert len(calls) == 4
-    assert len(clock.time_visit(lambda: calls.append(1), 1, warm=False)) == 1
-    assert len(calls) == 5
-
-
-def test_iterations_fill_the_time_within_their_limits() -> None:
-    assert clock.iterations_for(1e9, 1e6) == 1000
-    assert clock.iterations_for(1e9, 1e12) == 1
-    assert clock.iterations_for(1e9, 1e12, least=3) == 3
-    assert clock.iterations_for(1e9, 0, most=50) == 50
-
-
-def test_only_the_clock_reads_the_time_of_what_is_compared() -> None:
-    """Tuning, the trial of a live model and the benchmark time nothing by themselves."""
-    root = Path(__file__).parents[2]
-    files = [
-        *(root / "export" / "resnext_export" / "tuning").glob("*.py"),
-        root / "resnext" / "runtimes" / "pytorch" / "session.py",
-        *(root / "benchmarks" / "resnext_bench").rglob("*.py"),
-    ]
-    assert len(files) > 10
-    assert [str(path) for path in files if "perf_counter" in path.read_text()] == []
