@@ -1,4 +1,4 @@
-"""One benchmark from weights to stored result: open, measure, compare, judge."""
+"""One benchmark from weights to a run: open, measure, judge."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import WeightsRecord
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import record_environment, record_packages
 from resnext.machine.nvml import open_nvml
 from resnext.network.config import variant_name
-from resnext.precision import Precision
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.labelled import Labelled
 from resnext.verify.reference import Reference
@@ -35,9 +33,7 @@ def run_benchmark(
     weights: Weights,
     plan: Plan,
     *,
-    artifact: Artifact | None = None,
     options: SessionOptions | None = None,
-    precision: Precision = "fp32",
     candidates: Mapping[str, Candidate] | None = None,
     accuracy: Labelled | None = None,
     deadline: Deadline | None = None,
@@ -48,12 +44,9 @@ def run_benchmark(
     Args:
         weights: the network; the reference of every row's parity.
         plan: what and how long.
-        artifact: the artifact that ONNX backends run; None means one from the cache, exported now
-            if it is missing.
         options: device, threads, memory format, CUDA graphs.
-        precision: of weights and activations.
-        candidates: artifacts and precisions by their names in ``plan``; ``artifact`` and
-            ``precision`` are then ignored.
+        candidates: artifacts and precisions by their names in ``plan``; None means fp32, built from
+            the weights.
         accuracy: labelled images for every row to run as well, or None.
         deadline: when to stop opening and measuring; None for no limit. Rows that were measured are
             still compared after it, without their labelled images. While measuring and comparing,
@@ -65,7 +58,7 @@ def run_benchmark(
     """
     deadline = deadline or Deadline()
     options = options or SessionOptions()
-    candidates = candidates or {"": Candidate(precision, artifact)}
+    candidates = candidates or {"": Candidate()}
     artifacts = Artifacts(weights, plan.cases, options.device, say)
     largest = max(case.batch for case in plan.cases)
     reference = Reference(weights, seeded_pixels(weights.config, largest, plan.seed))
