@@ -121,21 +121,21 @@ def benchmark(
         raise UsageError(
             "`accuracy_images` says how many of the images of `accuracy`", hint="give that too"
         )
-    left_out: list[str] = []
+    notes: list[str] = []
     if not artifacts:
         weights = weights if isinstance(weights, Weights) else load_weights(weights)
         candidates = candidates_of_weights(
             precisions or ("fp32",), calibration, calibration_images, merges
         )
         backends = all_expanded(names, device, candidates)
-        cases, left_out = supported_cases(backends, batches, candidates)
+        cases, notes = supported_cases(backends, batches, candidates)
     else:
         weights, candidates = candidates_of_artifacts(
             artifacts, weights, precisions, keep_name=bool(names)
         )
         if runtimes is not None:
             backends = all_expanded(runtimes, device, candidates)
-            cases, left_out = supported_cases(backends, batches, candidates)
+            cases, notes = supported_cases(backends, batches, candidates)
         else:
             of_artifacts = iter(candidates.items())
             of_weights = {"": Candidate((precisions or ("fp32",))[0])} if names else {}
@@ -148,7 +148,7 @@ def benchmark(
                     assert candidate.artifact is not None  # as `candidates_of_artifacts` makes them
                     pairs.append((natural_runtime(candidate.artifact), name))
             cases, candidates = cases_at(pairs, batches), of_weights | candidates
-    for line in left_out:
+    for line in notes:
         note(line)
     return run_benchmark(
         weights,

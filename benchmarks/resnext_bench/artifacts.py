@@ -50,7 +50,7 @@ class Artifacts:
         self._artifacts: dict[tuple[str, str, str], Artifact] = {}
 
     def build(self, case: Case, candidate: Candidate) -> tuple[Artifact, Artifact | None]:
-        """The artifact of the weights, or of the candidate's ONNX file, that ``case`` runs.
+        """Build the artifact of ``case`` from the weights, or from the candidate's ONNX file.
 
         Returns:
             The artifact, and the ONNX artifact that it is or was built from; None for a package,
@@ -86,18 +86,14 @@ class Artifacts:
 
     def _graph(self, case: Case, candidate: Candidate) -> Artifact:
         quantized, timed = candidate.precision in QUANTIZED, candidate.merge == "auto"
-        scheme = _scheme(case.backend)
+        scheme = _scheme(case.backend) if quantized or timed else None
 
         def export_onnx() -> Stored:
             self._say("exporting to ONNX, or reusing what the cache has")
             spec, count = candidate.calibration if quantized else (None, None)
             request = ExportRequest(
                 precision=candidate.precision,
-                runtime="trt"
-                if candidate.precision == "fp8"
-                else scheme
-                if quantized or timed
-                else None,
+                runtime="trt" if candidate.precision == "fp8" else scheme,
                 calibration=spec,
                 calibration_images=count,
                 merge_groups=candidate.merge,
@@ -109,7 +105,7 @@ class Artifacts:
                 return plain
             return build_or_reuse(request, self._weights, plain.artifact)
 
-        return self._once((case.candidate, "onnx", _made_for(case, candidate)), export_onnx)
+        return self._once((case.candidate, "onnx", _graph_key(case, candidate)), export_onnx)
 
     def _engine(self, case: Case, candidate: Candidate, graph: Artifact) -> Artifact:
         kind = cast("EngineKind", RUNTIMES[case.backend].formats[0])
@@ -125,7 +121,7 @@ class Artifacts:
             request = ExportRequest(format=kind, batch=",".join(map(str, sizes)))
             return build_or_reuse(request, self._weights, graph)
 
-        return self._once((case.candidate, kind, _made_for(case, candidate)), build)
+        return self._once((case.candidate, kind, _graph_key(case, candidate)), build)
 
     def _once(self, key: tuple[str, str, str], build: Callable[[], Stored]) -> Artifact:
         if key not in self._artifacts:
@@ -136,9 +132,9 @@ class Artifacts:
         return self._artifacts[key]
 
 
-def _made_for(case: Case, candidate: Candidate) -> str:
-    """What a graph differs by: only quantized ones have a scheme for each runtime, and only a trial
-    depends on runtime and batch.
+def _graph_key(case: Case, candidate: Candidate) -> str:
+    """Which graph of its candidate a case needs: only quantized graphs have a scheme for each
+    runtime, and only a timed choice of groups depends on runtime and batch.
     """
     scheme = _scheme(case.backend)
     if candidate.merge == "auto":
@@ -147,5 +143,5 @@ def _made_for(case: Case, candidate: Candidate) -> str:
 
 
 def _scheme(backend: str) -> str:
-    """The runtime whose Q/DQ scheme ``backend`` runs."""
+    """Runtime whose Q/DQ scheme ``backend`` needs."""
     return "openvino" if backend == "openvino" else "trt" if "trt" in backend else "ort"

@@ -75,8 +75,8 @@ def candidates_of_weights(
     return candidates
 
 
-def merge_obstacle(backend: str, merge: Merge) -> str | None:
-    """Why rows of ``backend`` cannot have their groups merged so; None if they can.
+def merge_problem(backend: str, merge: Merge) -> str | None:
+    """Why ``backend`` does not support ``merge``; None if it does.
 
     ``auto`` is timed on the runtime itself: by the live model, or for an ONNX file, on a CPU.
     """
@@ -169,7 +169,7 @@ def all_expanded(
         for name in available
         if any(
             candidate.precision in RUNTIMES[name].precisions
-            and merge_obstacle(name, candidate.merge) is None
+            and merge_problem(name, candidate.merge) is None
             for candidate in candidates.values()
         )
     )
@@ -183,8 +183,8 @@ def cases_at(pairs: Sequence[tuple[str, str]], batches: Sequence[int]) -> tuple[
 def supported_cases(
     backends: Sequence[str], batches: Sequence[int], candidates: Mapping[str, Candidate]
 ) -> tuple[tuple[Case, ...], list[str]]:
-    """The rows to measure, and one line for each combination that is left out because it cannot
-    run, if there are several.
+    """The rows to measure; with several candidates, also one line for each combination that is
+    skipped because it cannot run.
 
     A live model has no artifact, and a package is compiled from the weights: these are measured
     once for each precision and width of groups, in the first candidate of it.
@@ -192,29 +192,25 @@ def supported_cases(
     Raises:
         UsageError: the groups of the only candidate cannot be merged as requested.
     """
-    pairs, left_out, of_weights = [], [], set[tuple[str, Precision, Merge]]()
+    pairs, notes, of_weights = [], [], set[tuple[str, Precision, Merge]]()
     for name, candidate in candidates.items():
         for backend in backends:
-            runtime, reason = RUNTIMES[backend], merge_obstacle(backend, candidate.merge)
+            runtime, reason = RUNTIMES[backend], merge_problem(backend, candidate.merge)
             if reason is not None and len(candidates) == 1:
                 raise UsageError(f"`merge_groups`: {reason}")
             if reason is not None:
-                left_out.append(f"{reason}: left out for {name}")
+                notes.append(f"{reason}: left out for {name}")
             elif len(candidates) > 1 and candidate.precision not in runtime.precisions:
-                left_out.append(
-                    f"{backend} does not run {candidate.precision}: left out for {name}"
-                )
+                notes.append(f"{backend} does not run {candidate.precision}: left out for {name}")
             elif (backend, candidate.precision, candidate.merge) not in of_weights:
                 if _runs_weights(runtime.formats[0], candidate):
                     of_weights.add((backend, candidate.precision, candidate.merge))
                 pairs.append((backend, name))
-    return cases_at(pairs, batches), left_out
+    return cases_at(pairs, batches), notes
 
 
 def _runs_weights(source: str, candidate: Candidate) -> bool:
-    """Whether a backend of ``source`` runs the weights themselves, whatever artifact the candidate
-    has.
-    """
+    """Whether a backend of ``source`` runs the weights, whatever the candidate's artifact."""
     artifact = candidate.artifact
     return source == "weights" or (
         source == "pt2" and (artifact is None or artifact.manifest.kind != "pt2")

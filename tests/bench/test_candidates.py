@@ -16,7 +16,7 @@ from resnext_bench.cases import (
     Candidate,
     candidates_of_artifacts,
     candidates_of_weights,
-    merge_obstacle,
+    merge_problem,
     supported_cases,
 )
 from resnext_bench.cli import main
@@ -80,7 +80,7 @@ def test_only_quantized_candidates_are_calibrated() -> None:
 
 def test_combinations_that_cannot_be_are_left_out_by_name() -> None:
     candidates = candidates_of_weights(("fp32", "int8", "bf16"), None, None)
-    cases, left_out = supported_cases(("torch", "ort-cpu"), (1, 8), candidates)
+    cases, notes = supported_cases(("torch", "ort-cpu"), (1, 8), candidates)
     assert [(case.backend, case.candidate) for case in cases if case.batch == 1] == [
         ("torch", "fp32"),
         ("ort-cpu", "fp32"),
@@ -88,17 +88,15 @@ def test_combinations_that_cannot_be_are_left_out_by_name() -> None:
         ("torch", "bf16"),
     ]
     assert len(cases) == 8
-    assert left_out == [
+    assert notes == [
         "torch does not run int8: left out for int8",
         "ort-cpu does not run bf16: left out for bf16",
     ]
 
 
 def test_what_was_asked_for_alone_is_not_left_out() -> None:
-    cases, left_out = supported_cases(
-        ("torch",), (1,), candidates_of_weights(("int8",), None, None)
-    )
-    assert (len(cases), left_out) == (1, [])
+    cases, notes = supported_cases(("torch",), (1,), candidates_of_weights(("int8",), None, None))
+    assert (len(cases), notes) == (1, [])
 
 
 def test_a_live_model_is_measured_once_for_each_precision(artifacts: dict[str, Artifact]) -> None:
@@ -229,7 +227,7 @@ def test_each_width_of_groups_is_a_candidate() -> None:
         "int8 merged 32",
         "int8 merged auto",
     ]
-    cases, left_out = supported_cases(
+    cases, notes = supported_cases(
         ("torch", "ort-cpu", "pt2"), (1,), candidates_of_weights(("fp32",), None, None, (None, 32))
     )
     assert [str(case) for case in cases] == [
@@ -239,7 +237,7 @@ def test_each_width_of_groups_is_a_candidate() -> None:
         "torch merged 32 batch 1",
         "ort-cpu merged 32 batch 1",
     ]
-    assert left_out == ["pt2 packages keep the groups as they are: left out for merged 32"]
+    assert notes == ["pt2 packages keep the groups as they are: left out for merged 32"]
 
 
 @pytest.mark.parametrize(
@@ -260,8 +258,8 @@ def test_each_width_of_groups_is_a_candidate() -> None:
 def test_auto_is_for_backends_that_can_be_timed_where_they_run(
     backend: str, merge: Any, said: str | None
 ) -> None:
-    found = merge_obstacle(backend, merge)
-    assert (found is None) == (said is None)
+    problem = merge_problem(backend, merge)
+    assert (problem is None) == (said is None)
     if said is not None:
         with pytest.raises(UsageError, match=said):
             supported_cases(
