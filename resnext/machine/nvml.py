@@ -48,7 +48,7 @@ class Gpu(BaseModel):
 
 
 class GpuState(BaseModel):
-    """What the GPU did in one visit to a case, asked as soon as its timed runs were over; None is
+    """What the GPU did in one visit to a cell, asked as soon as its timed runs were over; None is
     no answer.
 
     Attributes:
