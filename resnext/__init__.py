@@ -30,7 +30,7 @@ _PUBLIC = {
     "compare": "verify.parity",
     "load_model": "weights.spec",
     "load_weights": "weights.spec",
-    "open_session": "runtimes.registry",
+    "open_session": "runtimes.front",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from resnext.network.config import VARIANTS as VARIANTS
     from resnext.network.config import ResNeXtConfig as ResNeXtConfig
     from resnext.network.model import ResNeXt as ResNeXt
-    from resnext.runtimes.registry import open_session as open_session
+    from resnext.runtimes.front import open_session as open_session
     from resnext.runtimes.session import Session as Session
     from resnext.verify.check import check as check
     from resnext.verify.parity import Parity as Parity

@@ -403,7 +403,7 @@ def _ort_cell(
     batch: int,
     switches: tuple[int, int, int],
 ) -> None:
-    from resnext.verify.reference import kept_reference_logits
+    from resnext.verify.reference import cached_reference_logits
 
     tf32, nhwc, graph = switches
     native = ort.SessionOptions()
@@ -436,7 +436,7 @@ def _ort_cell(
     queue = bench.queue(lambda: session.run_with_iobinding(binding, run), graph=False)
     facts = timed(bench, {cell: queue}, rounds=3)[cell]
     bench.synchronize()
-    want = kept_reference_logits(weights, images[: min(batch, COMPARED)], torch.float64)
+    want = cached_reference_logits(weights, images[: min(batch, COMPARED)], torch.float64)
     got = taken.numpy()[: len(want)]
     error = float(np.abs(got - want).max() / np.sqrt(np.square(want).mean()))
     bench.write(

@@ -15,13 +15,13 @@ from resnext.weights.spec import Weights, load_weights
 
 from .cases import (
     ALL,
+    Candidate,
     Merge,
-    Variant,
-    cells_of,
-    chosen_cells,
-    given_variants,
-    made_variants,
-    runtimes_here,
+    all_expanded,
+    candidates_of_artifacts,
+    candidates_of_weights,
+    cases_at,
+    supported_cases,
 )
 from .deadline import Deadline
 from .plan import Plan
@@ -63,36 +63,37 @@ def benchmark(
     the timed runs is compared with float64 PyTorch.
 
     Args:
-        subjects: what to measure. The name of a runtime runs the weights: live, or as an artifact
-            from the cache, which is made if it is not there; ``"all"`` is every runtime that this
-            machine has. An artifact, or the path of one, runs on its natural runtime. Speedups are
-            relative to the first.
+        subjects: runtimes and artifacts. The name of a runtime runs the weights: live, or as an
+            artifact from the cache, which is built if it is missing; ``"all"`` is every runtime
+            that works on this machine. An artifact, or the path of one, runs on its natural
+            runtime. Speedups are relative to the first.
         batch: batch sizes.
-        weights: the network, loaded or by its SPEC (`load_weights`); None means what the artifacts
-            were made from, or without artifacts the seeded ResNeXt-50 32x4d.
-        precision: of what is made of the weights; several are compared. Artifacts must have it.
+        weights: the network, loaded or by its SPEC (`load_weights`); None means the weights of the
+            artifacts, or without artifacts the seeded ResNeXt-50 32x4d.
+        precision: for everything built from the weights; several are compared. Artifacts must have
+            it.
         runtimes: run every artifact on these instead of its natural one.
-        merge_groups: minimum channels of a group in what is made of the weights, or ``auto``; None
-            leaves groups alone. Several are compared.
-        calibration: images that int8 and fp8 take their ranges from; None means those that shipped
-            weights were trained on.
-        calibration_images: how many; None means 128.
+        merge_groups: minimum channels of a group in everything built from the weights, or
+            ``auto``; None leaves groups alone. Several are compared.
+        calibration: calibration images for int8 and fp8; None means the training images of shipped
+            weights.
+        calibration_images: their count; None means 128.
         device: for runtimes that run on either.
         threads: CPU threads; None means one for each physical core.
         memory_format: of PyTorch; ``auto`` times both and keeps the faster.
         cuda_graph: replay a CUDA graph.
         duration: timed seconds of each row.
         rounds: visits to each row that the time is spread over.
-        warmup: untimed seconds before, for each row.
+        warmup: untimed seconds of each row before the first round.
         samples: minimum number of timed runs of a row (11: median, 64: p90, 662: p99).
-        seed: of the test images and the order of visits.
+        seed: for the test images and the order of visits.
         accuracy: labelled test images that every row runs as well: ``digits``, ``fashion-mnist`` or
             a folder in ImageNet's layout.
-        accuracy_images: seeded sample of so many of them; None means all.
+        accuracy_images: size of a seeded sample of them; None means all.
         max_seconds: open no further row after half of this time, and begin no visit after all of
-            it; what was measured is compared and reported.
+            it; rows measured by then are compared and reported.
         progress: called with one line at every step.
-        note: called with one line for each combination that is left out.
+        note: called with one line for each combination that is skipped.
 
     Returns:
         The run; print its `Run.table`. A subject that fails has a row with the reason, and the
@@ -100,15 +101,16 @@ def benchmark(
 
     Raises:
         UsageError: nothing to measure, values out of range, or arguments that do not go together.
-        UnknownName: a subject or runtime that is not known, and no path either.
+        UnknownName: a subject that is neither a runtime nor a path, or an unknown runtime.
         BadArtifact: an artifact cannot be read.
-        BadWeights: the weights cannot be found, or are not what the artifacts were made from.
-        BadInput: labelled images that are not this network's.
-        MissingRequirement: nothing at all can run here, or the labelled images are not installed.
+        BadWeights: the weights cannot be found, or the artifacts were not exported from them.
+        BadInput: the labelled images do not fit this network.
+        MissingRequirement: no runtime works on this machine, or the labelled images are not
+            installed.
     """
-    wanted = tuple(map(_resolved, _several(subjects)))
-    artifacts = [subject for subject in wanted if not isinstance(subject, str)]
-    names = [subject for subject in wanted if isinstance(subject, str)]
+    resolved = tuple(map(_resolved, _several(subjects)))
+    artifacts = [subject for subject in resolved if not isinstance(subject, str)]
+    names = [subject for subject in resolved if isinstance(subject, str)]
     precisions: Sequence[Precision] | None = None if precision is None else _several(precision)
     merges: Sequence[Merge] = _several(merge_groups)
     batches: Sequence[int] = tuple(dict.fromkeys(_several(batch)))
@@ -119,37 +121,41 @@ def benchmark(
         raise UsageError(
             "`accuracy_images` says how many of the images of `accuracy`", hint="give that too"
         )
-    left_out: list[str] = []
+    notes: list[str] = []
     if not artifacts:
-        known = weights if isinstance(weights, Weights) else load_weights(weights)
-        variants = made_variants(precisions or ("fp32",), calibration, calibration_images, merges)
-        here = runtimes_here(names, device, variants)
-        cells, left_out = chosen_cells(here, batches, variants)
+        weights = weights if isinstance(weights, Weights) else load_weights(weights)
+        candidates = candidates_of_weights(
+            precisions or ("fp32",), calibration, calibration_images, merges
+        )
+        backends = all_expanded(names, device, candidates)
+        cases, notes = supported_cases(backends, batches, candidates)
     else:
-        known, variants = given_variants(artifacts, weights, precisions, named=bool(names))
+        weights, candidates = candidates_of_artifacts(
+            artifacts, weights, precisions, keep_name=bool(names)
+        )
         if runtimes is not None:
-            here = runtimes_here(runtimes, device, variants)
-            cells, left_out = chosen_cells(here, batches, variants)
+            backends = all_expanded(runtimes, device, candidates)
+            cases, notes = supported_cases(backends, batches, candidates)
         else:
-            named = iter(variants.items())
-            live = {"": Variant((precisions or ("fp32",))[0])} if names else {}
-            cases: list[tuple[str, str]] = []
-            for subject in wanted:
+            of_artifacts = iter(candidates.items())
+            of_weights = {"": Candidate((precisions or ("fp32",))[0])} if names else {}
+            pairs: list[tuple[str, str]] = []
+            for subject in resolved:
                 if isinstance(subject, str):
-                    cases += [(name, "") for name in runtimes_here([subject], device, live)]
+                    pairs += [(name, "") for name in all_expanded([subject], device, of_weights)]
                 else:
-                    name, variant = next(named)
-                    assert variant.artifact is not None  # as `given_variants` makes them
-                    cases.append((natural_runtime(variant.artifact), name))
-            cells, variants = cells_of(cases, batches), live | variants
-    for line in left_out:
+                    name, candidate = next(of_artifacts)
+                    assert candidate.artifact is not None  # as `candidates_of_artifacts` makes them
+                    pairs.append((natural_runtime(candidate.artifact), name))
+            cases, candidates = cases_at(pairs, batches), of_weights | candidates
+    for line in notes:
         note(line)
     return run_benchmark(
-        known,
-        Plan(cells, duration, rounds, warmup, samples, seed),
+        weights,
+        Plan(cases, duration, rounds, warmup, samples, seed),
         options=SessionOptions(device, threads, memory_format, cuda_graph),
-        variants=variants,
-        accuracy=None if accuracy is None else Labelled(accuracy, known, accuracy_images),
+        candidates=candidates,
+        accuracy=None if accuracy is None else Labelled(accuracy, weights, accuracy_images),
         deadline=max_seconds if isinstance(max_seconds, Deadline) else Deadline(max_seconds),
         say=progress,
     )
@@ -163,7 +169,7 @@ def _several(values: Any) -> tuple[Any, ...]:
 
 
 def _resolved(subject: Subject) -> str | Path | Artifact:
-    """``subject``, a path as such.
+    """``subject``, with paths as `Path`.
 
     Raises:
         UnknownName: neither a runtime's name nor a path.
@@ -185,19 +191,19 @@ def _check_arguments(
     runtimes: Sequence[str] | None,
     calibration: str | int | None,
 ) -> None:
-    """Check what goes together.
+    """Check that the arguments go together.
 
     Raises:
-        UsageError: something does not.
-        UnknownName: a runtime or precision that does not exist.
+        UsageError: they do not.
+        UnknownName: an unknown runtime or precision.
     """
-    for kind, given, known in (
+    for kind, names_of_kind, valid in (
         ("precision", precisions, PRECISIONS),
         ("runtime", runtimes, (ALL, *RUNTIMES)),
     ):
-        for name in given or ():
-            if name not in known:
-                raise UnknownName(kind, name, known)
+        for name in names_of_kind or ():
+            if name not in valid:
+                raise UnknownName(kind, name, valid)
     if min(batches, default=0) < 1:
         raise UsageError(
             f"`batch` must be at least 1, not {', '.join(map(str, batches)) or 'none'}"

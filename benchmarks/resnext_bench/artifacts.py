@@ -1,144 +1,147 @@
-"""The artifacts that the cells of a benchmark run: named ones, or the cache's."""
+"""The artifacts that a benchmark builds, or finds in the cache.
+
+An ONNX artifact serves the engine backends too: engines are built from it. A package is compiled
+from the weights, which are the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 from resnext.artifact.files import Artifact
 from resnext.precision import QUANTIZED
-from resnext.runtimes.registry import RUNTIMES, check_precision
+from resnext.runtimes.registry import RUNTIMES
 from resnext_export import ExportRequest, Stored, build_or_reuse
 
-from .cases import Variant
-from .plan import Cell
+from .cases import Candidate
+from .plan import Case
 
 if TYPE_CHECKING:
     from resnext.runtimes.trt.library import EngineKind
     from resnext.weights.spec import Weights
 
 
-class ArtifactSource:
-    """The artifacts that the cells of one variant run: the variant's own, or the cache's.
+class Artifacts:
+    """Builds each artifact of a run, or finds it in the cache, once.
 
-    An ONNX artifact serves the engine backends too: engines are built from it. A package is
-    compiled from the weights, which are the same.
+    Args:
+        weights: what they are made from.
+        cases: of the whole run; an engine gets an optimization profile for each of its batch sizes.
+        device: requested.
+        say: called with one line before each step.
+
+    Attributes:
+        reused: artifacts that came from the cache, as shown to the user.
     """
 
     def __init__(
         self,
         weights: Weights,
-        variant: Variant,
-        cells: list[Cell],
-        reused: list[str],
-        say: Callable[[str], None],
+        cases: Sequence[Case],
         device: Literal["auto", "cpu", "cuda"],
+        say: Callable[[str], None],
     ) -> None:
-        self.variant = variant
+        self.reused: list[str] = []
         self._weights = weights
-        self._cells = cells
-        self._reused = reused
-        self._say = say
+        self._cases = cases
         self._device = device
-        self._made: dict[tuple[str, str], Artifact] = {}
+        self._say = say
+        self._artifacts: dict[tuple[str, str, str], Artifact] = {}
 
-    def named(self, backend: str) -> Artifact | None:
-        """The variant's own artifact, if ``backend`` runs that; None if it runs the cache's, or one
-        made now.
+    def build(self, case: Case, candidate: Candidate) -> tuple[Artifact, Artifact | None]:
+        """Build the artifact of ``case`` from the weights, or from the candidate's ONNX file.
+
+        Returns:
+            The artifact, and the ONNX artifact that it is or was built from; None for a package,
+            which is not built from one.
+
+        Raises:
+            ResnextError: whatever an export raises.
         """
-        own = self.variant.artifact
-        runs_it = own is not None and (
-            RUNTIMES[backend].formats[0] == "onnx" or own.manifest.kind != "onnx"
-        )
-        return own if runs_it else None
-
-    def get(self, cell: Cell) -> Artifact:
-        """What ``cell`` runs."""
-        kind = RUNTIMES[cell.backend].formats[0]
-        if (own := self.named(cell.backend)) is not None:
-            return own
+        kind = RUNTIMES[case.backend].formats[0]
         if kind == "pt2":
-            return self._kept((kind, str(cell.batch)), lambda: self._package(cell.batch))
-        return self._once(kind, _scheme(cell.backend), cell.batch)
+            return self._package(case, candidate), None
+        graph = candidate.artifact or self._graph(case, candidate)
+        return (graph if kind == "onnx" else self._engine(case, candidate, graph)), graph
 
-    def onnx(self, cell: Cell) -> Artifact | None:
-        """The ONNX artifact that ``cell`` runs or that its engine was built from; None if there is
-        only an engine.
-        """
-        own = self.variant.artifact
-        if own is not None:
-            return own if own.manifest.kind == "onnx" else None
-        return self._once("onnx", _scheme(cell.backend), cell.batch)
+    def _package(self, case: Case, candidate: Candidate) -> Artifact:
+        def compile_package() -> Stored:
+            import torch
 
-    def _once(self, kind: str, scheme: str, batch: int) -> Artifact:
-        # Only quantized graphs have a scheme for each runtime, and only a trial depends on runtime
-        # and batch.
-        timed = self.variant.merge == "auto"
-        key = (
-            kind,
-            f"{scheme} {batch}" if timed else scheme if self.variant.precision in QUANTIZED else "",
-        )
-        if kind == "onnx":
-            return self._kept(key, partial(self._onnx, scheme, batch))
-        return self._kept(key, partial(self._engine, cast("EngineKind", kind), scheme, batch))
+            self._say(
+                f"compiling the package for batch {case.batch}, or reusing what the cache has"
+            )
+            cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
+            request = ExportRequest(
+                format="pt2",
+                precision=candidate.precision,
+                batch=str(case.batch),
+                device="cuda" if cuda else "cpu",
+            )
+            return build_or_reuse(request, self._weights)
 
-    def _kept(self, key: tuple[str, str], make: Callable[[], Stored]) -> Artifact:
-        if key not in self._made:
-            built = make()
-            self._made[key] = built.artifact
-            if built.reused:
-                self._reused.append(
-                    f"{built.artifact.path} (sha256 {built.artifact.manifest.file_sha256[:12]})"
-                )
-        return self._made[key]
-
-    def _package(self, batch: int) -> Stored:
-        import torch
-
-        check_precision("pt2", self.variant.precision)
         # One for each batch size, so that a row is the same whatever else is measured beside it.
-        self._say(f"compiling the package for batch {batch}, or reusing what the cache has")
-        cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
-        request = ExportRequest(
-            format="pt2",
-            precision=self.variant.precision,
-            batch=str(batch),
-            device="cuda" if cuda else "cpu",
-        )
-        return build_or_reuse(request, self._weights)
+        return self._once((case.candidate, "pt2", str(case.batch)), compile_package)
 
-    def _onnx(self, scheme: str, batch: int) -> Stored:
-        self._say("exporting to ONNX, or reusing what the cache has")
-        variant = self.variant
-        quantized, timed = variant.precision in QUANTIZED, variant.merge == "auto"
-        spec, images = variant.calibration if quantized else (None, None)
-        request = ExportRequest(
-            precision=variant.precision,
-            runtime="trt" if variant.precision == "fp8" else scheme if quantized or timed else None,
-            calibration=spec,
-            calibration_images=images,
-            merge_groups=variant.merge,
-            # The batch that merged groups are timed at; the artifact takes any size.
-            batch=f"1:{batch}" if timed else None,
-        )
-        plain = build_or_reuse(ExportRequest(), self._weights)
-        if not request.derives:
-            return plain
-        return build_or_reuse(request, self._weights, plain.artifact)
+    def _graph(self, case: Case, candidate: Candidate) -> Artifact:
+        quantized, timed = candidate.precision in QUANTIZED, candidate.merge == "auto"
+        scheme = _scheme(case.backend) if quantized or timed else None
 
-    def _engine(self, kind: EngineKind, scheme: str, batch: int) -> Stored:
-        # An optimization profile for each batch size that is measured: kernels are chosen for
-        # exactly these.
-        sizes = dict.fromkeys(
-            cell.batch for cell in self._cells if RUNTIMES[cell.backend].formats[0] == kind
-        )
-        parent = self.variant.artifact or self._once("onnx", scheme, batch)
-        self._say("building the engine, or reusing what the cache has")
-        request = ExportRequest(format=kind, batch=",".join(map(str, sizes)))
-        return build_or_reuse(request, self._weights, parent)
+        def export_onnx() -> Stored:
+            self._say("exporting to ONNX, or reusing what the cache has")
+            spec, count = candidate.calibration if quantized else (None, None)
+            request = ExportRequest(
+                precision=candidate.precision,
+                runtime="trt" if candidate.precision == "fp8" else scheme,
+                calibration=spec,
+                calibration_images=count,
+                merge_groups=candidate.merge,
+                # The batch that merged groups are timed at; the artifact takes any size.
+                batch=f"1:{case.batch}" if timed else None,
+            )
+            plain = build_or_reuse(ExportRequest(), self._weights)
+            if not request.derives:
+                return plain
+            return build_or_reuse(request, self._weights, plain.artifact)
+
+        return self._once((case.candidate, "onnx", _graph_key(case, candidate)), export_onnx)
+
+    def _engine(self, case: Case, candidate: Candidate, graph: Artifact) -> Artifact:
+        kind = cast("EngineKind", RUNTIMES[case.backend].formats[0])
+
+        def build() -> Stored:
+            # Kernels are chosen for exactly these sizes.
+            sizes = dict.fromkeys(
+                other.batch
+                for other in self._cases
+                if other.candidate == case.candidate and RUNTIMES[other.backend].formats[0] == kind
+            )
+            self._say("building the engine, or reusing what the cache has")
+            request = ExportRequest(format=kind, batch=",".join(map(str, sizes)))
+            return build_or_reuse(request, self._weights, graph)
+
+        return self._once((case.candidate, kind, _graph_key(case, candidate)), build)
+
+    def _once(self, key: tuple[str, str, str], build: Callable[[], Stored]) -> Artifact:
+        if key not in self._artifacts:
+            stored = build()
+            self._artifacts[key] = artifact = stored.artifact
+            if stored.reused:
+                self.reused.append(f"{artifact.path} (sha256 {artifact.manifest.file_sha256[:12]})")
+        return self._artifacts[key]
+
+
+def _graph_key(case: Case, candidate: Candidate) -> str:
+    """Which graph of its candidate a case needs: only quantized graphs have a scheme for each
+    runtime, and only a timed choice of groups depends on runtime and batch.
+    """
+    scheme = _scheme(case.backend)
+    if candidate.merge == "auto":
+        return f"{scheme} {case.batch}"
+    return scheme if candidate.precision in QUANTIZED else ""
 
 
 def _scheme(backend: str) -> str:
-    """The runtime whose Q/DQ scheme ``backend`` runs."""
+    """Runtime whose Q/DQ scheme ``backend`` needs."""
     return "openvino" if backend == "openvino" else "trt" if "trt" in backend else "ort"

@@ -1,4 +1,4 @@
-"""Which precisions and artifacts a benchmark compares, under the names in its rows."""
+"""The candidates of a benchmark, and the cases to measure: each on backends, at batch sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resnext.runtimes.availability import available_runtimes, require
 from resnext.runtimes.registry import RUNTIMES
 from resnext.verify.check import artifact_weights
 
-from .plan import Cell
+from .plan import Case
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -28,16 +28,16 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Variant:
-    """What cells of one kind run.
+class Candidate:
+    """An artifact or live network under test.
 
     Attributes:
         precision: of weights and activations.
-        artifact: what ONNX backends run; None means the cache's.
-        calibration: images that a quantized artifact of the cache takes its ranges from, and how
-            many; None for either means the default.
-        merge: minimum input channels of a group in what is made, or ``auto``; None leaves groups
-            alone.
+        artifact: the user's artifact; None means one from the cache.
+        calibration: calibration images for a quantized artifact from the cache, and their count;
+            None for either means the default.
+        merge: minimum input channels of a group in an artifact from the cache or a live network,
+            or ``auto``; None leaves groups alone.
     """
 
     precision: Precision = "fp32"
@@ -46,37 +46,37 @@ class Variant:
     merge: Merge = None
 
 
-def made_variants(
+def candidates_of_weights(
     precisions: Sequence[Precision],
     calibration: str | None,
     images: int | None,
     merges: Sequence[Merge] = (None,),
-) -> dict[str, Variant]:
-    """A variant for each precision and width of groups, with artifacts from the cache; a single
+) -> dict[str, Candidate]:
+    """A candidate for each precision and width of groups, with artifacts from the cache; a single
     plain one has no name.
 
     Args:
         precisions: of weights and activations.
         calibration: images for int8 and fp8, or None for the default.
-        images: how many.
+        images: their count.
         merges: minimum widths of groups; None leaves them alone.
     """
-    made = {}
+    candidates = {}
     for precision in precisions:
         for merge in merges:
             parts: list[str] = [precision] if len(precisions) > 1 else []
             parts += [f"merged {merge}"] if merge is not None else []
             quantized = precision in QUANTIZED
-            made[" ".join(parts)] = Variant(
+            candidates[" ".join(parts)] = Candidate(
                 precision,
                 calibration=(calibration, images) if quantized else (None, None),
                 merge=merge,
             )
-    return made
+    return candidates
 
 
-def merge_obstacle(backend: str, merge: Merge) -> str | None:
-    """Why rows of ``backend`` cannot have their groups merged so; None if they can.
+def merge_problem(backend: str, merge: Merge) -> str | None:
+    """Why ``backend`` does not support ``merge``; None if it does.
 
     ``auto`` is timed on the runtime itself: by the live model, or for an ONNX file, on a CPU.
     """
@@ -92,27 +92,27 @@ def merge_obstacle(backend: str, merge: Merge) -> str | None:
     return None
 
 
-def given_variants(
+def candidates_of_artifacts(
     subjects: Sequence[Path | Artifact],
     weights: Weights | str | None,
     precisions: Sequence[Precision] | None,
     *,
-    named: bool = False,
-) -> tuple[Weights, dict[str, Variant]]:
-    """A variant for each artifact, named after its folder, and the weights of all of them.
+    keep_name: bool = False,
+) -> tuple[Weights, dict[str, Candidate]]:
+    """A candidate for each artifact, named after its folder, and the weights of all of them.
 
     Args:
         subjects: artifacts or their paths.
-        weights: what they were made from, loaded or by its SPEC; None means what the first one
-            names.
+        weights: the weights that they were exported from, loaded or by SPEC; None means those that
+            the first one names.
         precisions: requested; None means the artifacts' own.
-        named: name a single artifact too.
+        keep_name: name a single artifact's candidate too.
 
     Raises:
         UsageError: they are of different weights, one is there twice, or one is of another
             precision than requested.
         BadArtifact: one cannot be read.
-        BadWeights: the weights cannot be found, or are not what the first was made from.
+        BadWeights: the weights cannot be found, or the first was not exported from them.
     """
     artifacts = [
         subject if isinstance(subject, Artifact) else read_artifact(subject) for subject in subjects
@@ -143,14 +143,18 @@ def given_variants(
         weights = artifact_weights(artifacts[0], weights)
     elif weights.sha256 != first.weights.sha256:
         raise BadWeights(f"`weights` are not those that {artifacts[0].path} was made from")
-    variants = [Variant(artifact.manifest.precision, artifact) for artifact in artifacts]
-    return weights, dict(zip(names if named or len(names) > 1 else [""], variants, strict=True))
+    candidates = [Candidate(artifact.manifest.precision, artifact) for artifact in artifacts]
+    return weights, dict(
+        zip(names if keep_name or len(names) > 1 else [""], candidates, strict=True)
+    )
 
 
-def runtimes_here(
-    names: Sequence[str], device: Literal["auto", "cpu", "cuda"], variants: Mapping[str, Variant]
+def all_expanded(
+    names: Sequence[str],
+    device: Literal["auto", "cpu", "cuda"],
+    candidates: Mapping[str, Candidate],
 ) -> tuple[str, ...]:
-    """``names``; if `ALL` is among them, every runtime of this machine that runs a variant.
+    """``names``; if `ALL` is among them, every runtime of this machine that runs a candidate.
 
     Raises:
         MissingRequirement: nothing can run on ``device``.
@@ -164,52 +168,50 @@ def runtimes_here(
         name
         for name in available
         if any(
-            variant.precision in RUNTIMES[name].precisions
-            and merge_obstacle(name, variant.merge) is None
-            for variant in variants.values()
+            candidate.precision in RUNTIMES[name].precisions
+            and merge_problem(name, candidate.merge) is None
+            for candidate in candidates.values()
         )
     )
 
 
-def cells_of(cases: Sequence[tuple[str, str]], batches: Sequence[int]) -> tuple[Cell, ...]:
-    """Each case, a backend and the name of a variant, at each batch size."""
-    return tuple(Cell(backend, batch, name) for batch in batches for backend, name in cases)
+def cases_at(pairs: Sequence[tuple[str, str]], batches: Sequence[int]) -> tuple[Case, ...]:
+    """Each pair of a backend and the name of a candidate, at each batch size."""
+    return tuple(Case(backend, batch, name) for batch in batches for backend, name in pairs)
 
 
-def chosen_cells(
-    backends: Sequence[str], batches: Sequence[int], variants: Mapping[str, Variant]
-) -> tuple[tuple[Cell, ...], list[str]]:
-    """The rows to measure, and one line for each combination that is left out because it cannot
-    run, if there are several.
+def supported_cases(
+    backends: Sequence[str], batches: Sequence[int], candidates: Mapping[str, Candidate]
+) -> tuple[tuple[Case, ...], list[str]]:
+    """The rows to measure; with several candidates, also one line for each combination that is
+    skipped because it cannot run.
 
     A live model has no artifact, and a package is compiled from the weights: these are measured
-    once for each precision and width of groups, in the first variant of it.
+    once for each precision and width of groups, in the first candidate of it.
 
     Raises:
-        UsageError: the groups of the only variant cannot be merged as requested.
+        UsageError: the groups of the only candidate cannot be merged as requested.
     """
-    cases, left_out, live = [], [], set()
-    for name, variant in variants.items():
+    pairs, notes, of_weights = [], [], set[tuple[str, Precision, Merge]]()
+    for name, candidate in candidates.items():
         for backend in backends:
-            known, reason = RUNTIMES[backend], merge_obstacle(backend, variant.merge)
-            if reason is not None and len(variants) == 1:
+            runtime, reason = RUNTIMES[backend], merge_problem(backend, candidate.merge)
+            if reason is not None and len(candidates) == 1:
                 raise UsageError(f"`merge_groups`: {reason}")
             if reason is not None:
-                left_out.append(f"{reason}: left out for {name}")
-            elif len(variants) > 1 and variant.precision not in known.precisions:
-                left_out.append(f"{backend} does not run {variant.precision}: left out for {name}")
-            elif (backend, variant.precision, variant.merge) not in live:
-                made = (backend, variant.precision, variant.merge)
-                live |= {made} if _of_weights(known.formats[0], variant) else set()
-                cases.append((backend, name))
-    return cells_of(cases, batches), left_out
+                notes.append(f"{reason}: left out for {name}")
+            elif len(candidates) > 1 and candidate.precision not in runtime.precisions:
+                notes.append(f"{backend} does not run {candidate.precision}: left out for {name}")
+            elif (backend, candidate.precision, candidate.merge) not in of_weights:
+                if _runs_weights(runtime.formats[0], candidate):
+                    of_weights.add((backend, candidate.precision, candidate.merge))
+                pairs.append((backend, name))
+    return cases_at(pairs, batches), notes
 
 
-def _of_weights(source: str, variant: Variant) -> bool:
-    """Whether a backend of ``source`` runs the weights themselves, whatever artifact the variant
-    has.
-    """
-    given = variant.artifact
+def _runs_weights(source: str, candidate: Candidate) -> bool:
+    """Whether a backend of ``source`` runs the weights, whatever the candidate's artifact."""
+    artifact = candidate.artifact
     return source == "weights" or (
-        source == "pt2" and (given is None or given.manifest.kind != "pt2")
+        source == "pt2" and (artifact is None or artifact.manifest.kind != "pt2")
     )

@@ -1,4 +1,4 @@
-"""When a benchmark starts nothing more: its time is up, or a signal told it to stop."""
+"""When a benchmark starts nothing more: its time is up, or it received a signal."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from contextlib import contextmanager
 
 from resnext.errors import GateFailed
 
-#: Share of the time in which cells are opened; the rest is there to measure those that are.
+#: Share of the time for opening cases; the rest is for measuring them.
 OPENING_SHARE = 0.5
 
 
 class Deadline:
-    """Counts from when it is made. Whatever has begun is finished.
+    """A time limit, counted from its creation. Work that has begun is finished.
 
     Args:
-        max_seconds: after which nothing more is measured, and after half of which nothing more is
-            opened; None for no limit.
-        signals: that end measuring as the time's end does; none by default.
+        max_seconds: nothing more is measured after this, and nothing more opened after half of it;
+            None for no limit.
+        signals: signals that end measuring early; none by default.
 
     Attributes:
-        interrupted: a signal came.
+        interrupted: whether a signal was received.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Deadline:
         self.interrupted = False
 
     def opening_over(self) -> bool:
-        """Whether no further cell may be opened."""
+        """Whether no further case may be opened."""
         return time.monotonic() - self._started >= OPENING_SHARE * self._max_seconds
 
     def over(self) -> bool:
@@ -42,14 +42,14 @@ class Deadline:
         return self.interrupted or time.monotonic() - self._started >= self._max_seconds
 
     def not_measured(self) -> GateFailed:
-        """Why a cell was not measured."""
+        """Why a case was not measured."""
         if self.interrupted:
             return GateFailed("not measured: interrupted")
         return GateFailed("not measured: out of time", hint="give a longer `max_seconds`")
 
     @contextmanager
     def heeding_signals(self) -> Iterator[None]:
-        """The first signal ends the time; a second one does what it did before."""
+        """Inside the block, the first signal ends the time; a second one has its usual effect."""
         previous = {number: signal.getsignal(number) for number in self._signals}
 
         def put_back() -> None:

@@ -1,4 +1,4 @@
-"""Runs a plan over open sessions: warm-up, then interleaved rounds. Knows nothing of backends or
+"""Runs a plan over open sessions: warm-up, then interleaved rounds. Knows no backends, no
 reports.
 """
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from resnext.errors import ResnextError, SessionFailed
 from resnext.machine.nvml import GpuState
 from resnext.runtimes.session import Bound, Boundary, Session
-from resnext.timing.clock import now_ns, time_device, time_visit
-from resnext.timing.interleave import turns
+from resnext.timing.clock import iterations_for, now_ns, time_device, time_visit
+from resnext.timing.interleave import shuffled, turns
 
 from .deadline import Deadline
-from .plan import Cell, Plan
+from .plan import Case, Plan
 from .stats import LEAST_SAMPLES
 
 _WARMUP_RUNS = 3
@@ -26,18 +26,18 @@ _WARMUP_RUNS = 3
 
 @dataclass
 class Samples:
-    """Raw times of one cell.
+    """Raw times of one case.
 
     Attributes:
         host_ns: host times, one list for each round, nanoseconds.
         device_ns: device times in the same form, if the session has a CUDA stream.
-        device_wall_ns: host time around each round's device times, waiting included; they must
-            account for it.
+        device_wall_ns: host time around each round's device-timed runs, waiting included; the
+            device times must account for it.
         device_boundary: what the device times enclose.
         warmup_runs: untimed runs before the first round.
-        gpu: state of the GPU in each round, if NVML tells and the session has a CUDA stream.
-        output: what the last timed run gave; its parity is the parity of what was timed.
-        bound_output: what the last device-timed run gave.
+        gpu: state of the GPU in each round, if NVML reports it and the session has a CUDA stream.
+        output: output of the last timed run, so that parity is judged on a run that was timed.
+        bound_output: output of the last device-timed run.
         error: why measuring stopped, or None.
     """
 
@@ -54,7 +54,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Subject:
-    """An open session with the input that it is measured on, and the same input bound."""
+    """An open session with its input, also bound."""
 
     session: Session
     inputs: dict[str, NDArray[Any]]
@@ -62,61 +62,68 @@ class Subject:
 
 
 def measure(
-    subjects: Mapping[Cell, Subject],
+    subjects: Mapping[Case, Subject],
     plan: Plan,
     progress: Callable[[str], None] = lambda _: None,
     deadline: Deadline | None = None,
     gpu_state: Callable[[], GpuState | None] = lambda: None,
-) -> dict[Cell, Samples]:
-    """Measure every cell of ``subjects`` as ``plan`` says.
+) -> dict[Case, Samples]:
+    """Measure every case of ``subjects`` by ``plan``.
 
     Args:
-        subjects: open sessions. A cell of the plan that is not in here is left out.
+        subjects: open sessions. A case of the plan that is not in here is left out.
         plan: rounds, durations and order.
         progress: called with a line at every warm-up and round.
-        deadline: once it is over, no further visit is begun. Cells then keep the rounds that all of
+        deadline: once it is over, no further visit begins. Cells then keep the rounds that all of
             them had, so that their times were taken side by side; one that has too few samples for
             a row has the deadline as its error.
-        gpu_state: asked after each visit to a session with a CUDA stream, outside of what is timed.
+        gpu_state: reads the GPU after each visit to a session with a CUDA stream, untimed.
 
     Returns:
-        Raw samples by cell. A session that raises keeps its samples so far and the error; the rest
+        Raw samples by case. A session that raises keeps its samples so far and the error; the rest
         goes on.
     """
     deadline = deadline or Deadline()
-    samples = {cell: Samples() for cell in plan.cells if cell in subjects}
-    estimate_ns: dict[Cell, float] = {}
-    for cell in samples:
+    samples = {case: Samples() for case in plan.cases if case in subjects}
+    counts: dict[Case, int] = {}
+    for case in samples:
         if deadline.over():
             return _cut(samples, deadline)
-        progress(f"warming up {cell}")
-        estimate_ns[cell] = (
-            _guard(samples[cell], partial(_warm_up, subjects[cell], plan, samples[cell])) or 1e9
-        )
+        progress(f"warming up {case}")
+        took_ns = _guard(samples[case], partial(_warm_up, subjects[case], plan, samples[case]))
+        counts[case] = iterations(plan, took_ns or 1e9)
     shown = 0
-    for index, cell in turns(plan.cells, plan.rounds, lambda _, index: plan.order(index)):
+    for index, case in turns(plan.cases, plan.rounds, shuffled(plan.seed)):
         if index == shown:
             shown += 1
             progress(f"round {shown}/{plan.rounds}")
-        if cell in samples and samples[cell].error is None:
+        if case in samples and samples[case].error is None:
             if deadline.over():
                 return _cut(samples, deadline)
-            count = plan.iterations(estimate_ns[cell])
-            _guard(samples[cell], partial(visit, subjects[cell], samples[cell], count, gpu_state))
+            _guard(
+                samples[case],
+                partial(visit, subjects[case], samples[case], counts[case], gpu_state),
+            )
     return samples
 
 
-def _cut(samples: dict[Cell, Samples], deadline: Deadline) -> dict[Cell, Samples]:
-    """What counts of ``samples`` that end early: the rounds that every cell had, or the first if
-    none was complete.
+def iterations(plan: Plan, estimate_ns: float) -> int:
+    """Timed runs of one visit to a case whose runs take about ``estimate_ns``."""
+    by_count = -(-plan.min_samples // plan.rounds)
+    return iterations_for(plan.duration_s * 1e9 / plan.rounds, estimate_ns, least=by_count)
+
+
+def _cut(samples: dict[Case, Samples], deadline: Deadline) -> dict[Case, Samples]:
+    """Samples that end early, cut to the rounds that every case had, or to the first if none was
+    complete.
     """
-    unfinished = [found for found in samples.values() if found.error is None]
-    shared = max(1, min((len(found.host_ns) for found in unfinished), default=0))
-    for found in unfinished:
-        for rounds in (found.host_ns, found.device_ns, found.device_wall_ns, found.gpu):
+    unfinished = [one for one in samples.values() if one.error is None]
+    shared = max(1, min((len(one.host_ns) for one in unfinished), default=0))
+    for one in unfinished:
+        for rounds in (one.host_ns, one.device_ns, one.device_wall_ns, one.gpu):
             del rounds[shared:]
-        if sum(map(len, found.host_ns)) < LEAST_SAMPLES[50]:
-            found.error = deadline.not_measured()
+        if sum(map(len, one.host_ns)) < LEAST_SAMPLES[50]:
+            one.error = deadline.not_measured()
     return samples
 
 
@@ -131,13 +138,13 @@ def as_failure(exc: Exception) -> ResnextError:
 def _guard(samples: Samples, step: Callable[[], Any]) -> Any:
     try:
         return step()
-    except Exception as exc:  # whatever a runtime raises ends its own cell alone
+    except Exception as exc:  # whatever a runtime raises ends only its own case
         samples.error = as_failure(exc)
         return None
 
 
 def _warm_up(subject: Subject, plan: Plan, samples: Samples) -> float:
-    """Run until warm; returns the nanoseconds that one run takes, from the last of them."""
+    """Run until warm; returns the nanoseconds of the last run."""
     started = now_ns()
     took = 0
     while samples.warmup_runs < _WARMUP_RUNS or now_ns() - started < plan.warmup_s * 1e9:

@@ -1,9 +1,9 @@
-"""Peak memory that opening, binding and first running a session added.
+"""Peak memory added by opening, binding and first running a session.
 
-On a CPU: the kernel's high-water mark of this process (Linux), reset before, over what was resident
-    before. On CUDA:
-the growth of the device's used memory, since runtimes keep what they once took; or the peak of
-PyTorch's own tensors, if that is higher: it frees some of them before the end.
+On a CPU: the kernel's high-water mark of this process (Linux), reset first, minus the memory that
+was resident then. On CUDA: the growth of the device's used memory, since runtimes keep what they
+allocate; or the peak of PyTorch's own tensors, if that is higher: it frees some of them before the
+end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STATUS = Path("/proc/self/status")
 @dataclass
 class Peak:
     """Bytes added on host and device, filled when the block ends; None if the system does not
-    tell.
+    report them.
     """
 
     host_bytes: int | None = None
@@ -31,7 +31,7 @@ class Peak:
 
 @contextmanager
 def peak_memory(*, cuda: bool = False) -> Iterator[Peak]:
-    """Measure what the block adds."""
+    """Measure the memory that the block adds."""
     gc.collect()
     _trim()
     peak = Peak()
@@ -46,7 +46,7 @@ def peak_memory(*, cuda: bool = False) -> Iterator[Peak]:
 
 
 def _trim() -> None:
-    """Give freed memory back to the system, or the next cell would reuse it unseen."""
+    """Return freed memory to the system; the next case would otherwise reuse it unseen."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):
@@ -79,9 +79,8 @@ class _Device:
     def ready(cls) -> _Device | None:
         """The device with nothing cached; None if there is none.
 
-        PyTorch gives its cache back when it captures a CUDA graph: blocks that earlier cells left
-            there would count
-        against the cell that happens to capture.
+        PyTorch empties its cache when it captures a CUDA graph: blocks that earlier cases left
+        there would be charged to the case that happens to capture.
         """
         import torch
 
@@ -93,9 +92,7 @@ class _Device:
         return cls(_used(), torch.cuda.memory_allocated())
 
     def added(self) -> int | None:
-        """Bytes that came since; None if more was given back, by other processes too, than
-        taken.
-        """
+        """Bytes allocated since; None if more were freed, by this or any other process."""
         import torch
 
         grown, own = _used() - self.used, torch.cuda.max_memory_allocated() - self.allocated
@@ -113,7 +110,7 @@ def _used() -> int:
 @cache
 def _load_kernels() -> None:
     """Run a convolution and a product, once: libraries and kernels load at first use and stay for
-    all cells.
+    all cases.
     """
     import torch
 

@@ -1,38 +1,42 @@
-"""From a cell to an open session with its input bound, and what that took."""
+"""From a case to an open session with its input bound, and the cost of getting there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from resnext.artifact.files import Artifact
 from resnext.errors import BadInput, ResnextError
 from resnext.runtimes.availability import require
-from resnext.runtimes.registry import RUNTIMES, SessionOptions, load_door, open_session
+from resnext.runtimes.registry import (
+    RUNTIMES,
+    Device,
+    SessionOptions,
+    check_precision,
+    open_session,
+)
 from resnext.timing.clock import now_ns
 from resnext.verify.reference import Reference
 
-from .artifacts import ArtifactSource
+from .artifacts import Artifacts
+from .cases import Candidate
 from .measure import Subject, as_failure
 from .memory import Peak, peak_memory
-from .plan import Cell
-
-if TYPE_CHECKING:
-    from resnext.weights.spec import Weights
+from .plan import Case
 
 
 @dataclass
-class Opened:
-    """What opening a cell gave.
+class Opening:
+    """Outcome of opening a case.
 
     Attributes:
-        subject: what to measure; None if the cell could not be opened.
-        error: why not.
-        artifact: what runs; None for a live model.
+        subject: the session and its input; None if the case could not be opened.
+        error: why it could not.
+        artifact: the artifact that runs; None for a live network.
+        graph: the ONNX artifact that it is or was built from; None if there is none.
         peak: memory that opening and the first run added.
         setup_s: seconds to open, bind and first run.
         bind_s: seconds of the bind and first run alone.
@@ -41,69 +45,86 @@ class Opened:
     subject: Subject | None = None
     error: ResnextError | None = None
     artifact: Artifact | None = None
+    graph: Artifact | None = None
     peak: Peak = field(default_factory=Peak)
     setup_s: float | None = None
     bind_s: float | None = None
 
 
-def open_cell(
-    cell: Cell,
-    source: ArtifactSource,
-    images: Reference,
+def open_case(
+    case: Case,
+    candidate: Candidate,
+    artifacts: Artifacts,
+    reference: Reference,
     options: SessionOptions,
     stack: ExitStack,
     say: Callable[[str], None],
-) -> Opened:
-    """Find or make what ``cell`` runs, open it and bind its input; an error is part of the result.
+) -> Opening:
+    """Find or build the artifact of ``case``, open it and bind its input. Errors go into the
+    result.
 
     Args:
-        cell: backend and batch size.
-        source: the artifacts of its variant.
-        images: at least as many as the batch.
+        case: backend and batch size.
+        candidate: precision, and the user's artifact if there is one.
+        artifacts: builds any other.
+        reference: the weights, and at least as many images as the batch.
         options: device, threads, memory format, CUDA graphs.
         stack: closes the session.
         say: called with one line before each step.
     """
-    opened = Opened()
+    opening = Opening()
+    fixed = RUNTIMES[case.backend].device
+    device = fixed if options.device == "auto" else options.device
     try:
-        subject: Weights | Artifact = images.weights
-        kind = RUNTIMES[cell.backend].formats[0]
-        # Before anything is exported for a backend that cannot run.
-        require(cell.backend, options.device, given=source.named(cell.backend) is not None)
-        load_door(cell.backend)  # not to count importing as memory
-        if kind != "weights":
-            subject = opened.artifact = source.get(cell)
-            manifest = opened.artifact.manifest
-            if not manifest.takes(cell.batch):
-                raise BadInput(
-                    f"{opened.artifact.path} takes batch {manifest.batches()}, not {cell.batch}"
-                )
-        say(f"opening {cell}")
-        cuda = options.device != "cpu" and RUNTIMES[cell.backend].device != "cpu"
-        with peak_memory(cuda=cuda) as opened.peak:
+        artifact, opening.graph = _artifacts_of(case, candidate, artifacts, options.device)
+        opening.artifact = artifact
+        manifest = None if artifact is None else artifact.manifest
+        if artifact is not None and not artifact.manifest.takes(case.batch):
+            raise BadInput(
+                f"{artifact.path} takes batch {artifact.manifest.batches()}, not {case.batch}"
+            )
+        say(f"opening {case}")
+        with peak_memory(cuda=device != "cpu") as opening.peak:
             before = now_ns()
             session = stack.enter_context(
-                open_session(subject, cell.backend, options=_for(cell, source, options))
+                open_session(
+                    artifact or reference.weights,
+                    case.backend,
+                    options=replace(
+                        options,
+                        device=device,
+                        precision=candidate.precision,
+                        merge_groups=candidate.merge,
+                    ),
+                )
             )
-            pool = images.inputs(None if opened.artifact is None else opened.artifact.manifest)
             spec = session.inputs[0]
-            inputs = {spec.name: np.ascontiguousarray(spec.cast(pool[: cell.batch]))}
+            images = reference.inputs(manifest)[: case.batch]
+            inputs = {spec.name: np.ascontiguousarray(spec.cast(images))}
             started = now_ns()
             bound = session.bind(inputs)
-            opened.bind_s = (now_ns() - started) / 1e9
-            opened.setup_s = (now_ns() - before) / 1e9
-        opened.subject = Subject(session, inputs, bound)
-    except Exception as exc:  # whatever a runtime raises ends its own cell alone
-        opened.error = as_failure(exc)
-    return opened
+            opening.bind_s = (now_ns() - started) / 1e9
+            opening.setup_s = (now_ns() - before) / 1e9
+        opening.subject = Subject(session, inputs, bound)
+    except Exception as exc:  # whatever a runtime raises ends only its own case
+        opening.error = as_failure(exc)
+    return opening
 
 
-def _for(cell: Cell, source: ArtifactSource, options: SessionOptions) -> SessionOptions:
-    """``options`` with the cell's precision, and a device that its backend supports."""
-    options = replace(
-        options, precision=source.variant.precision, merge_groups=source.variant.merge
-    )
-    fixed = RUNTIMES[cell.backend].device
-    return (
-        options if fixed == "auto" or options.device != "auto" else replace(options, device=fixed)
-    )
+def _artifacts_of(
+    case: Case, candidate: Candidate, artifacts: Artifacts, device: Device
+) -> tuple[Artifact | None, Artifact | None]:
+    """The artifact that ``case`` runs, or None for the live network; and the ONNX artifact that it
+    is or was built from, if there is one.
+    """
+    runtime, own = RUNTIMES[case.backend], candidate.artifact
+    graph = own if own is not None and own.manifest.kind == "onnx" else None
+    runs_own = own is not None and (graph is None or runtime.formats[0] == "onnx")
+    # Before anything is built. Imports the runtime, which then does not count as a case's memory.
+    require(case.backend, device, given=runs_own)
+    if runtime.live:
+        return None, None
+    if runs_own:
+        return own, graph
+    check_precision(case.backend, candidate.precision)
+    return artifacts.build(case, candidate)

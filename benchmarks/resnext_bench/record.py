@@ -1,4 +1,4 @@
-"""What a run stores: raw samples with everything needed to judge them."""
+"""The stored form of a run: raw samples with everything needed to judge them."""
 
 from __future__ import annotations
 
@@ -8,52 +8,34 @@ from resnext.artifact.manifest import WeightsRecord
 from resnext.artifact.specs import Strict
 from resnext.machine.environment import Environment
 from resnext.machine.nvml import GpuState
-from resnext.runtimes.session import Boundary
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.parity import Parity
 
-from .stats import Stats
-
-
-class Timing(Strict):
-    """Times of one cell at one boundary.
-
-    Attributes:
-        boundary: what the times enclose; unlike boundaries are never compared.
-        rounds_ns: raw nanoseconds, one list for each round.
-        stats: derived from them.
-        speedup: times faster than the first backend at the same batch and boundary: (median,
-            lowest, highest) over rounds; None if one of the two is not valid.
-    """
-
-    boundary: Boundary
-    rounds_ns: tuple[tuple[int, ...], ...]
-    stats: Stats
-    speedup: tuple[float, float, float] | None = None
+from .stats import Timing
 
 
 class Row(Strict):
-    """One cell's outcome.
+    """The outcome of one case.
 
     Attributes:
         backend: registry name.
         batch: images in one run.
-        variant: which of the run's precisions or artifacts, if it has several.
+        variant: name of the candidate; empty if the run has only one.
         precision: requested; None in files from before a run could have several.
         status: ``valid``; ``invalid``: measured, but a check failed; ``failed``: not measured.
         reasons: why not valid, each with what to do.
         exit_code: of the error, for a failed row.
-        device: the device that it ran on.
-        delivered: element types that convolutions and matrix products computed in.
+        device: device name.
+        delivered: element types in which convolutions and matrix products were computed.
         notes: threads, memory format, CUDA graph, ...
         timings: by boundary; empty for a failed row.
-        warmup_runs: untimed runs before.
+        warmup_runs: untimed runs before the first round.
         setup_s: seconds to open, bind and first run the session, compilation included.
         bind_s: seconds of the bind and first run alone: kernels are chosen or compiled
             (TensorRT-RTX) and CUDA graphs captured here.
         peak_host_bytes: peak memory that this session added to the process.
-        peak_device_bytes: memory that it added on the device.
-        gpu: what the GPU did in each round; empty for a CPU, and without NVML.
+        peak_device_bytes: memory that this session added on the device.
+        gpu: state of the GPU in each round; empty for a CPU, and without NVML.
         model_size_bytes: size of the artifact's file, or of the tensors for a live model.
         artifact_sha256: digest of the file that ran, or None for a live model.
         parity: of the outputs of the timed runs themselves, against float64 PyTorch.

@@ -1,11 +1,12 @@
-"""A run as a table on the terminal and as Markdown. Both say for each time what it encloses."""
+"""A run as a terminal table and as Markdown. Both give the boundary of each time."""
 
 from __future__ import annotations
 
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from .record import Row, RunRecord, Timing
+from .record import Row, RunRecord
+from .stats import Timing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +26,7 @@ HEADINGS = (
     "top-1",
     "verdict",
 )
-#: What the columns mean, printed under every table.
+#: Meaning of the columns, printed under every table.
 LEGEND = (
     "time: host = end to end, copies included; device = CUDA events around the launch; graph ="
     " around a CUDA-graph replay. images/s: batch over the median. p90, p99: upper bounds at 99 %"
@@ -53,7 +54,7 @@ def headings(run: RunRecord) -> tuple[str, ...]:
 
 
 def legend(run: RunRecord) -> str:
-    """What the columns of ``run`` mean."""
+    """Meaning of the columns of ``run``."""
     return LEGEND + (_ACCURACY_LEGEND if _has_accuracy(run) else "")
 
 
@@ -64,20 +65,20 @@ def _has_accuracy(run: RunRecord) -> bool:
 def lines(row: Row, *, accuracy: bool = False) -> list[tuple[str, ...]]:
     """The cells of ``row``: a line for each of its timings, or one for a failed row."""
     if not row.timings:
-        found = [(_name(row), str(row.batch), *("-" for _ in HEADINGS[3:]), row.status.upper())]
+        table = [(_name(row), str(row.batch), *("-" for _ in HEADINGS[3:]), row.status.upper())]
     else:
-        found = [_line(row, timing) for timing in row.timings]
-    return [(*cells[:-1], *_accuracy(row), cells[-1]) for cells in found] if accuracy else found
+        table = [_line(row, timing) for timing in row.timings]
+    return [(*cells[:-1], *_accuracy(row), cells[-1]) for cells in table] if accuracy else table
 
 
 def _accuracy(row: Row) -> tuple[str, ...]:
-    found = row.accuracy
-    if found is None:
+    accuracy = row.accuracy
+    if accuracy is None:
         return ("-",) * len(ACCURACY_HEADINGS)
     return (
-        f"{found.top1:.2%}",
-        f"{found.agreement:.2%}",
-        f"+{found.winning_flips} -{found.losing_flips}",
+        f"{accuracy.top1:.2%}",
+        f"{accuracy.agreement:.2%}",
+        f"+{accuracy.winning_flips} -{accuracy.losing_flips}",
     )
 
 
@@ -87,13 +88,13 @@ def _line(row: Row, timing: Timing) -> tuple[str, ...]:
         row.peak_device_bytes if row.peak_device_bytes is not None and row.device != "cpu" else None
     )
     memory = on_device if on_device is not None else row.peak_host_bytes
-    where = (
+    device = (
         ""
         if row.backend.endswith("cpu") or row.device in (None, "cpu")
         else f" ({str(row.device).split()[0]})"
     )
     return (
-        _name(row) + where,
+        _name(row) + device,
         str(row.batch),
         timing.boundary,
         f"{stats.median_ns / 1e6:.3f}",
@@ -119,30 +120,26 @@ def title(run: RunRecord) -> str:
 
 
 def _gpu(row: Row) -> str:
-    """Clocks, power and temperature over the rounds, and whatever kept clocks down in any of
-    them.
-    """
-    found = ""
+    """Clocks, power and temperature over the rounds, and everything that lowered the clocks."""
+    line = ""
     for label, unit, values in (
         ("SM clock", "MHz", [state.sm_clock_mhz for state in row.gpu]),
         ("power", "W", [state.power_w for state in row.gpu]),
         ("temperature", "°C", [state.temperature_c for state in row.gpu]),
     ):
-        if known := [value for value in values if value is not None]:
-            low, high = f"{min(known):.0f}", f"{max(known):.0f}"
-            found += f"; {label} {low if low == high else f'{low} to {high}'} {unit}"
+        if reported := [value for value in values if value is not None]:
+            low, high = f"{min(reported):.0f}", f"{max(reported):.0f}"
+            line += f"; {label} {low if low == high else f'{low} to {high}'} {unit}"
     limits = dict.fromkeys(limit for state in row.gpu for limit in state.limits)
-    return found + (f"; clocks held down by: {', '.join(limits)}" if limits else "")
+    return line + (f"; clocks held down by: {', '.join(limits)}" if limits else "")
 
 
 def rounds_done(run: RunRecord) -> str:
-    """How many rounds were measured; with how many there should have been, if time ran out
-    before.
-    """
-    done = max(
+    """Number of rounds that were measured, with the planned number if time ran out first."""
+    measured = max(
         (len(timing.rounds_ns) for row in run.rows for timing in row.timings), default=run.rounds
     )
-    return str(run.rounds) if done == run.rounds else f"{done} of {run.rounds}"
+    return str(run.rounds) if measured == run.rounds else f"{measured} of {run.rounds}"
 
 
 def remarks(run: RunRecord) -> list[str]:
@@ -157,20 +154,20 @@ def table(run: RunRecord) -> Table:
     from rich.table import Table
 
     styles = {"VALID": "green", "INVALID": "yellow", "FAILED": "red"}
-    made = Table(
+    columns = Table(
         title=title(run), title_justify="left", header_style="bold", box=None, pad_edge=False
     )
     for heading in headings(run):
         left = heading in ("backend", "time", "verdict")
-        made.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        columns.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for row in run.rows:
         for cells in lines(row, accuracy=_has_accuracy(run)):
-            made.add_row(*cells[:-1], f"[{styles[cells[-1]]}]{cells[-1]}[/]")
-    return made
+            columns.add_row(*cells[:-1], f"[{styles[cells[-1]]}]{cells[-1]}[/]")
+    return columns
 
 
 def text(run: RunRecord) -> str:
-    """The table with everything that belongs to it, as plain text."""
+    """The table with its title, legend and remarks, as plain text."""
     from rich.console import Console
 
     printed = StringIO()
@@ -180,7 +177,7 @@ def text(run: RunRecord) -> str:
 
 
 def least_width(run: RunRecord) -> int:
-    """Columns of a terminal below which the table's numbers would be cut short."""
+    """Terminal width, in columns, below which numbers would be truncated."""
     return 180 if _has_accuracy(run) else 140
 
 
@@ -206,8 +203,8 @@ def markdown(run: RunRecord) -> str:
         legend(run),
         "",
     ]
-    if found := remarks(run):
-        parts += ["## Not valid", "", *(f"- {line}" for line in found), ""]
+    if reasons := remarks(run):
+        parts += ["## Not valid", "", *(f"- {line}" for line in reasons), ""]
     delivered = [
         f"- {_name(row)} batch {row.batch}: {row.delivered};"
         f" {', '.join(f'{name} {value}' for name, value in row.notes.items())}; set-up"

@@ -15,7 +15,7 @@ FORMAT_VERSION = 1
 
 
 class Run(RunRecord):
-    """Everything of one call of ``resnext-bench``.
+    """Everything from one call of ``resnext-bench``.
 
     Attributes:
         format_version: of this file; readers refuse any other.
@@ -24,16 +24,16 @@ class Run(RunRecord):
         weights: source and digest.
         precision: requested; several are joined by commas.
         duration_s: requested timed seconds per row.
-        rounds: visits to each cell.
-        seed: of images and order.
+        rounds: visits to each case.
+        seed: of the test images and of the order of visits.
         threads: requested; None for each runtime's default.
         reused: cached artifacts, as shown to the user.
         environment: machine and software.
-        rows: one for each cell.
+        rows: one for each case.
     """
 
     def table(self) -> str:
-        """The rows as a table, with what its columns mean and the reasons against rows."""
+        """The rows as a table, with a legend and the reasons against rows."""
         return text(self)
 
     def markdown(self) -> str:

@@ -1,128 +1,159 @@
-"""From the samples of a cell to its row: compared, judged, and set against the first row."""
+"""From the samples of a case to its row: compared, judged, and set against the first row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnext.errors import ResnextError
 from resnext.machine.environment import Environment
-from resnext.precision import QUANTIZED
-from resnext.runtimes.session import Boundary, Delivered
+from resnext.runtimes.session import Delivered, Session
 from resnext.timing.paired import ratio_by_round
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.labelled import Labelled
-from resnext.verify.parity import Parity, compare, gate_for, gate_of
+from resnext.verify.parity import Parity
 from resnext.verify.reference import Reference
 
-from .artifacts import ArtifactSource
+from .cases import Candidate
 from .checks.evidence import Evidence
 from .checks.registry import judge
 from .deadline import Deadline
-from .measure import Samples, Subject, as_failure
-from .opening import Opened
-from .plan import Cell
-from .record import Row, Timing
-from .stats import derive
+from .measure import Samples, as_failure
+from .opening import Opening
+from .plan import Case
+from .record import Row
+from .stats import Timing, timing_of
 
 #: Rows of a batch whose logits are compared, first and last among them.
 _COMPARED_ROWS = 16
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What every row of a run is compared with.
+class Judge:
+    """Judges the rows of a run, all by the same references.
 
     Attributes:
-        images: test images, with PyTorch's logits for them.
+        reference: test images, with PyTorch's logits for them.
         labelled: labelled images; None if accuracy was not requested.
         environment: machine and software.
         deadline: after which no labelled images are run.
     """
 
-    images: Reference
+    reference: Reference
     labelled: Labelled | None
     environment: Environment
     deadline: Deadline
 
+    def row(
+        self, case: Case, candidate: Candidate, opening: Opening, samples: Samples | None
+    ) -> Row:
+        """The row of ``case``: failed if it was not measured, else valid or invalid.
 
-def row_of(
-    cell: Cell, opened: Opened, taken: Samples | None, source: ArtifactSource, truth: Truth
-) -> Row:
-    """The row of ``cell``: failed if it was not measured, else valid or invalid.
-
-    Args:
-        cell: backend, batch and variant.
-        opened: its session, or why there is none.
-        taken: its samples; None if it was not measured.
-        source: the artifacts of its variant.
-        truth: what it is compared with.
-    """
-    named = {
-        "backend": cell.backend,
-        "batch": cell.batch,
-        "variant": cell.variant,
-        "precision": source.variant.precision,
-    }
-    subject, artifact = opened.subject, opened.artifact
-    error = opened.error or (taken.error if taken else None)
-    if error is not None or subject is None or taken is None or taken.output is None:
-        reason = str(error) if error else "no sample was taken"
-        code = error.exit_code if error else 1
-        return Row(**named, status="failed", reasons=(reason,), exit_code=code)
-    manifest = artifact.manifest if artifact is not None else None
-    quantization = None if manifest is None else manifest.quantization
-    numerics = source.variant.precision if manifest is None else manifest.numerics
-    delivered = _delivered(subject)
-    parity = _parity(cell, opened, taken, source, truth.images, numerics)
-    accuracy, missing = _accuracy(cell, opened, subject, truth)
-    reasons = judge(
-        Evidence(
-            taken,
-            cell.batch,
-            parity,
-            delivered,
-            truth.images.weights.config,
-            numerics,
-            skipped=frozenset() if manifest is None else manifest.left,
-            scheme=None if quantization is None else quantization.runtime,
-            accuracy=accuracy,
-            accuracy_missing=missing,
+        Args:
+            case: backend, batch and name of the candidate.
+            candidate: its precision and artifact.
+            opening: its session, or the error of opening it.
+            samples: None if it was not measured.
+        """
+        key = {
+            "backend": case.backend,
+            "batch": case.batch,
+            "variant": case.candidate,
+            "precision": candidate.precision,
+        }
+        subject, artifact = opening.subject, opening.artifact
+        error = opening.error or (samples.error if samples else None)
+        if error is not None or subject is None or samples is None or samples.output is None:
+            reason = str(error) if error else "no sample was taken"
+            code = error.exit_code if error else 1
+            return Row(**key, status="failed", reasons=(reason,), exit_code=code)
+        manifest = None if artifact is None else artifact.manifest
+        quantization = None if manifest is None else manifest.quantization
+        numerics = candidate.precision if manifest is None else manifest.numerics
+        delivered = _delivered(subject.session)
+        accuracy, accuracy_missing = self._accuracy(case.batch, opening)
+        parity = self._parity(case.batch, numerics, opening, samples)
+        timings = [timing_of("host", samples.host_ns, case.batch)]
+        if samples.device_ns and samples.device_boundary:
+            timings.append(timing_of(samples.device_boundary, samples.device_ns, case.batch))
+        findings = judge(
+            Evidence(
+                samples,
+                tuple(timings),
+                parity,
+                delivered,
+                self.reference.weights.config,
+                numerics,
+                skipped=frozenset() if manifest is None else manifest.left,
+                scheme=None if quantization is None else quantization.runtime,
+                accuracy=accuracy,
+                accuracy_missing=accuracy_missing,
+            )
         )
-    )
-    timings = [_timing(taken.host_ns, "host", cell.batch)]
-    if taken.device_ns and taken.device_boundary:
-        timings.append(_timing(taken.device_ns, taken.device_boundary, cell.batch))
-    size = subject.session.model_size_bytes if manifest is None else manifest.file_size_bytes
-    return Row(
-        **named,
-        status="invalid" if reasons else "valid",
-        reasons=tuple(map(str, reasons)),
-        device=delivered.device,
-        delivered=delivered.summary(),
-        notes=dict(delivered.notes),
-        timings=tuple(timings),
-        warmup_runs=taken.warmup_runs,
-        setup_s=opened.setup_s,
-        bind_s=opened.bind_s,
-        peak_host_bytes=opened.peak.host_bytes,
-        peak_device_bytes=opened.peak.device_bytes,
-        gpu=tuple(taken.gpu),
-        model_size_bytes=size,
-        artifact_sha256=None if manifest is None else manifest.file_sha256,
-        parity=parity,
-        accuracy=accuracy,
-    )
+        size = subject.session.model_size_bytes if manifest is None else manifest.file_size_bytes
+        return Row(
+            **key,
+            status="invalid" if findings else "valid",
+            reasons=tuple(map(str, findings)),
+            device=delivered.device,
+            delivered=delivered.summary(),
+            notes=dict(delivered.notes),
+            timings=tuple(timings),
+            warmup_runs=samples.warmup_runs,
+            setup_s=opening.setup_s,
+            bind_s=opening.bind_s,
+            peak_host_bytes=opening.peak.host_bytes,
+            peak_device_bytes=opening.peak.device_bytes,
+            gpu=tuple(samples.gpu),
+            model_size_bytes=size,
+            artifact_sha256=None if manifest is None else manifest.file_sha256,
+            parity=parity,
+            accuracy=accuracy,
+        )
+
+    def _parity(self, batch: int, numerics: str, opening: Opening, samples: Samples) -> Parity:
+        """Parity of the outputs of the timed runs: of host and device runs, the worse."""
+        assert opening.subject is not None
+        outcomes = []
+        for output in (samples.output, samples.bound_output):
+            if output is not None:
+                rows, logits = _compared(output, batch)
+                outcomes.append(
+                    self.reference.parity(
+                        logits,
+                        numerics,
+                        opening.artifact,
+                        graph=opening.graph,
+                        dtype=opening.subject.session.outputs[0].dtype,
+                        rows=rows,
+                    )
+                )
+        return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
+
+    def _accuracy(self, batch: int, opening: Opening) -> tuple[Accuracy | None, str]:
+        """Accuracy, and the reason if it was requested and is missing."""
+        assert opening.subject is not None
+        if self.labelled is None:
+            return None, ""
+        if self.deadline.over():
+            return None, f"its accuracy was {self.deadline.not_measured()}"
+        session, artifact = opening.subject.session, opening.artifact
+        try:
+            return self.labelled.measure(session, batch, artifact, self.environment), ""
+        except ResnextError as exc:
+            return None, f"its accuracy could not be measured: {exc}"
 
 
 def with_speedups(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Rows with how many times faster each valid one is than the first of the same batch and
-    boundary, if that is valid: a wrong or unsteady result is no yardstick.
+    """Rows with the speedup of each valid one over the first of the same batch and boundary, if
+    that is valid: a wrong or unsteady result is no yardstick.
     """
     base: dict[tuple[int, str], tuple[Row, Timing]] = {}
-    done = []
+    faster = []
     for row in rows:
         timings = []
         for timing in row.timings:
@@ -131,74 +162,24 @@ def with_speedups(rows: Sequence[Row]) -> tuple[Row, ...]:
                 speedup = ratio_by_round(first.rounds_ns, timing.rounds_ns)
                 timing = timing.model_copy(update={"speedup": tuple(speedup)})
             timings.append(timing)
-        done.append(row.model_copy(update={"timings": tuple(timings)}))
-    return tuple(done)
+        faster.append(row.model_copy(update={"timings": tuple(timings)}))
+    return tuple(faster)
 
 
-def _timing(rounds: list[list[int]], boundary: Boundary, batch: int) -> Timing:
-    return Timing(
-        boundary=boundary, rounds_ns=tuple(map(tuple, rounds)), stats=derive(rounds, batch)
-    )
-
-
-def _delivered(subject: Subject) -> Delivered:
+def _delivered(session: Session) -> Delivered:
     try:
-        return subject.session.delivered()
-    except Exception as exc:  # the samples are taken; unknown layers make the row invalid
+        return session.delivered()
+    except Exception as exc:  # the times are taken; unknown layers make the row invalid
         return Delivered("unknown", (), {"delivered": str(as_failure(exc))})
 
 
-def _accuracy(
-    cell: Cell, opened: Opened, subject: Subject, truth: Truth
-) -> tuple[Accuracy | None, str]:
-    """Accuracy, and why there is none if it was requested."""
-    if truth.labelled is None:
-        return None, ""
-    if truth.deadline.over():
-        return None, f"its accuracy was {truth.deadline.not_measured()}"
-    try:
-        measure = truth.labelled.measure
-        return measure(subject.session, cell.batch, opened.artifact, truth.environment), ""
-    except ResnextError as exc:
-        return None, f"its accuracy could not be measured: {exc}"
-
-
-def _parity(
-    cell: Cell,
-    opened: Opened,
-    taken: Samples,
-    source: ArtifactSource,
-    images: Reference,
-    numerics: str,
-) -> Parity:
-    """Compare what the timed runs gave. Host and device runs must both be right; the worse of the
-    two is kept.
+def _compared(output: NDArray[Any], batch: int) -> tuple[list[int], NDArray[Any]]:
+    """Rows of a batch to compare, and their logits: some, and the first that is not finite. An
+    output of another batch size is compared as it is.
     """
-    assert opened.subject is not None
-    dtype = opened.subject.session.outputs[0].dtype
-    manifest = opened.artifact.manifest if opened.artifact is not None else None
-    gate = gate_for(numerics) if manifest is None else gate_of(manifest)
-    graph = source.onnx(cell) if numerics in QUANTIZED else None
-    compared = np.unique(np.linspace(0, cell.batch - 1, _COMPARED_ROWS).astype(int)).tolist()
-    outcomes = []
-    for output in (taken.output, taken.bound_output):
-        if output is None:
-            continue
-        if output.shape[:1] == (cell.batch,):
-            # Of the other rows, the first that is not finite is compared as well.
-            finite = np.isfinite(output.reshape(cell.batch, -1)).all(axis=1)
-            rows = sorted({*compared, *np.flatnonzero(~finite)[:1].tolist()})
-            logits = output[rows]
-        else:
-            rows, logits = list(range(cell.batch)), output
-        outcomes.append(
-            compare(
-                images.logits(rows=rows),
-                logits,
-                gate=gate,
-                baseline=images.baseline(numerics, graph=graph, rows=rows),
-                dtype=dtype,
-                artifact_sha256=None if manifest is None else manifest.file_sha256,
-            )
-        )
-    return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
+    if output.shape[:1] != (batch,):
+        return list(range(batch)), output
+    spread = np.unique(np.linspace(0, batch - 1, _COMPARED_ROWS).astype(int)).tolist()
+    finite = np.isfinite(output.reshape(batch, -1)).all(axis=1)
+    rows = sorted({*spread, *np.flatnonzero(~finite)[:1].tolist()})
+    return rows, output[rows]

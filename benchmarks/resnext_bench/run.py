@@ -1,4 +1,4 @@
-"""One benchmark from weights to stored result: open, measure, compare, judge."""
+"""One benchmark from weights to a run: open, measure, judge."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import WeightsRecord
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import record_environment, record_packages
 from resnext.machine.nvml import open_nvml
 from resnext.network.config import variant_name
-from resnext.precision import Precision
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.labelled import Labelled
 from resnext.verify.reference import Reference
 
-from .artifacts import ArtifactSource
-from .cases import Variant
+from .artifacts import Artifacts
+from .cases import Candidate
 from .deadline import Deadline
 from .measure import measure
-from .opening import Opened, open_cell
+from .opening import Opening, open_case
 from .plan import Plan
 from .result import Run
-from .rows import Truth, row_of, with_speedups
+from .rows import Judge, with_speedups
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -35,80 +33,74 @@ def run_benchmark(
     weights: Weights,
     plan: Plan,
     *,
-    artifact: Artifact | None = None,
     options: SessionOptions | None = None,
-    precision: Precision = "fp32",
-    variants: Mapping[str, Variant] | None = None,
+    candidates: Mapping[str, Candidate] | None = None,
     accuracy: Labelled | None = None,
     deadline: Deadline | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Run:
-    """Measure every cell of ``plan``.
+    """Measure every case of ``plan``.
 
     Args:
         weights: the network; the reference of every row's parity.
         plan: what and how long.
-        artifact: what ONNX backends run; None means the cache's, exported now if it is not there.
         options: device, threads, memory format, CUDA graphs.
-        precision: of weights and activations.
-        variants: several artifacts and precisions, under the names that cells have for them;
-            ``artifact`` and ``precision`` are then ignored.
-        accuracy: labelled images that every row is compared on as well, or None.
-        deadline: when to open and measure nothing more; None for no limit. Outputs of what was
-            measured are still compared after it, but labelled images are not run. While measuring
-            and comparing, the deadline's signals count as its end.
+        candidates: artifacts and precisions by their names in ``plan``; None means fp32, built from
+            the weights.
+        accuracy: labelled images for every row to run as well, or None.
+        deadline: when to stop opening and measuring; None for no limit. Rows that were measured are
+            still compared after it, without their labelled images. While measuring and comparing,
+            its signals end the time as well.
         say: called with one line at every step.
 
     Returns:
-        The run. A backend that fails has a row that says why; the others go on.
+        The run. A backend that fails has a row with the reason; the others go on.
     """
     deadline = deadline or Deadline()
     options = options or SessionOptions()
-    variants = variants or {"": Variant(precision, artifact)}
-    reused: list[str] = []
-    largest = max(cell.batch for cell in plan.cells)
-    images = Reference(weights, seeded_pixels(weights.config, largest, plan.seed))
-    sources = {
-        name: ArtifactSource(
-            weights,
-            variant,
-            [cell for cell in plan.cells if cell.variant == name],
-            reused,
-            say,
-            options.device,
-        )
-        for name, variant in variants.items()
-    }
+    candidates = candidates or {"": Candidate()}
+    artifacts = Artifacts(weights, plan.cases, options.device, say)
+    largest = max(case.batch for case in plan.cases)
+    reference = Reference(weights, seeded_pixels(weights.config, largest, plan.seed))
     with ExitStack() as stack:
         nvml = stack.enter_context(open_nvml())
         environment = record_environment(nvml)
-        opened = {
-            cell: Opened(error=deadline.not_measured())
+        openings = {
+            case: Opening(error=deadline.not_measured())
             if deadline.opening_over()
-            else open_cell(cell, sources[cell.variant], images, options, stack, say)
-            for cell in plan.cells
+            else open_case(
+                case, candidates[case.candidate], artifacts, reference, options, stack, say
+            )
+            for case in plan.cases
         }
-        subjects = {cell: one.subject for cell, one in opened.items() if one.subject is not None}
+        subjects = {
+            case: opening.subject
+            for case, opening in openings.items()
+            if opening.subject is not None
+        }
         stack.enter_context(deadline.heeding_signals())
         samples = measure(subjects, plan, say, deadline, nvml.state)
         # Now that the packages are imported.
         environment = environment.model_copy(update={"packages": record_packages()})
-        truth = Truth(images, accuracy, environment, deadline)
+        judge = Judge(reference, accuracy, environment, deadline)
         rows = []
-        for cell in plan.cells:
-            say(f"comparing the outputs of {cell}")
-            source = sources[cell.variant]
-            rows.append(row_of(cell, opened[cell], samples.get(cell), source, truth))
+        for case in plan.cases:
+            say(f"comparing the outputs of {case}")
+            rows.append(
+                judge.row(case, candidates[case.candidate], openings[case], samples.get(case))
+            )
     return Run(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         model=variant_name(weights.config),
         weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
-        precision=", ".join(dict.fromkeys(variant.precision for variant in variants.values())),
+        precision=", ".join(
+            dict.fromkeys(candidate.precision for candidate in candidates.values())
+        ),
         duration_s=plan.duration_s,
         rounds=plan.rounds,
         seed=plan.seed,
         threads=options.threads,
-        reused=tuple(reused),
+        reused=tuple(artifacts.reused),
         environment=environment,
         rows=with_speedups(rows),
     )

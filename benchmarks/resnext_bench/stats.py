@@ -1,4 +1,6 @@
-"""Statistics, derived from raw nanoseconds and from nothing else."""
+"""Times as a run stores them, with their statistics: derived from raw nanoseconds and from nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ import statistics
 from collections.abc import Sequence
 from functools import lru_cache
 
-from pydantic import BaseModel, ConfigDict
+from resnext.artifact.specs import Strict
+from resnext.runtimes.session import Boundary
 
 #: Confidence with which a reported percentile is not too low (MLPerf Inference's early stopping
 #: uses the same).
@@ -16,8 +19,8 @@ CONFIDENCE = 0.99
 LEAST_SAMPLES = {50: 11, 90: 64, 99: 662}
 
 
-class Stats(BaseModel):
-    """Derived statistics of one cell, times in nanoseconds.
+class Stats(Strict):
+    """Derived statistics of one case, times in nanoseconds.
 
     Attributes:
         count: timed runs.
@@ -28,12 +31,9 @@ class Stats(BaseModel):
         p90_ns: with 99 % confidence, 90 % of runs are no slower; None below 64 samples.
         p99_ns: the same for 99 %; None below 662 samples.
         cv: coefficient of variation, standard deviation over mean.
-        round_spread: interquartile range of the rounds' medians over their median; what drift there
-            was.
+        round_spread: interquartile range of the rounds' medians over their median: drift.
         images_per_s: batch size over the median.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     count: int
     median_ns: float
@@ -47,8 +47,32 @@ class Stats(BaseModel):
     images_per_s: float
 
 
+class Timing(Strict):
+    """Times of one case at one boundary.
+
+    Attributes:
+        boundary: what the times enclose; times of different boundaries are never compared.
+        rounds_ns: raw nanoseconds, one list for each round.
+        stats: derived from them.
+        speedup: times faster than the first backend at the same batch and boundary: (median,
+            lowest, highest) over rounds; None if one of the two is not valid.
+    """
+
+    boundary: Boundary
+    rounds_ns: tuple[tuple[int, ...], ...]
+    stats: Stats
+    speedup: tuple[float, float, float] | None = None
+
+
+def timing_of(boundary: Boundary, rounds: Sequence[Sequence[int]], batch: int) -> Timing:
+    """The times of a case of ``batch`` images at one boundary, nanoseconds by round."""
+    return Timing(
+        boundary=boundary, rounds_ns=tuple(map(tuple, rounds)), stats=derive(rounds, batch)
+    )
+
+
 def derive(rounds: Sequence[Sequence[int]], batch: int) -> Stats:
-    """Statistics of the samples of all ``rounds`` (nanoseconds) of a cell of ``batch`` images."""
+    """Statistics of the samples of all ``rounds`` (nanoseconds) of a case of ``batch`` images."""
     samples = [sample for burst in rounds for sample in burst]
     median, mean = statistics.median(samples), statistics.fmean(samples)
     return Stats(
@@ -77,8 +101,8 @@ def round_spread(rounds: Sequence[Sequence[int]]) -> float:
 
 
 def percentile_bound(samples: Sequence[int], percent: int) -> int | None:
-    """A value that with 99 % confidence is at or above the true percentile, or None where there are
-    too few samples.
+    """A value that with 99 % confidence is at or above the true percentile; None if there are too
+    few samples.
 
     MLPerf Inference's early-stopping estimate: of q samples, find the largest t for which a
     binomial of q trials and probability 1 - p is at most t with probability 1 %; drop the t - 1

@@ -61,9 +61,9 @@ def require(name: str, device: Device = "auto", *, given: bool = False) -> None:
         UsageError: there is no such runtime, or it never runs on ``device``.
         MissingRequirement: what is missing, and what to do.
     """
-    check_device(name, device)
-    if found := available(name, device, given=given):
-        raise MissingRequirement(found.message, hint=found.hint)
+    if finding := available(name, device, given=given):
+        check_device(name, device)  # a wrong use, which no other machine would cure
+        raise MissingRequirement(finding.message, hint=finding.hint)
 
 
 def available_runtimes(device: Device = "auto") -> tuple[str, ...]:

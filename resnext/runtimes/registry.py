@@ -8,9 +8,8 @@ opened (`open_session`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -245,41 +244,28 @@ def runtime_named(name: str) -> Runtime:
 
 
 def open_session(
-    subject: Weights | Artifact | Path | str,
-    runtime: str | None = None,
-    *,
-    options: SessionOptions | None = None,
-    **changes: Any,
+    subject: Weights | Artifact, runtime: str, *, options: SessionOptions | None = None
 ) -> Session:
-    """Open the network, or an artifact of it, on a runtime.
+    """Open weights or an artifact on a runtime. `resnext.open_session` also takes a path, and
+    chooses the runtime.
 
     Args:
-        subject: weights, an artifact, or a path: an artifact's folder or file, or a checkpoint
-            that says which network it is.
-        runtime: a key of `RUNTIMES`; None for the one that is natural for ``subject``.
+        subject: weights for a live runtime, else an artifact.
+        runtime: a key of `RUNTIMES`.
         options: device, threads, memory format, CUDA graphs, precision of a live network.
-        changes: fields of `SessionOptions`, for example ``device="cuda"``, over ``options``.
 
     Raises:
         UnknownName: no such runtime.
         UsageError: the runtime cannot run that subject, or not on the requested device.
         MissingRequirement: the machine lacks the device, or the environment the package.
-        BadInput: the path is neither an artifact nor a checkpoint.
     """
-    from resnext.artifact.files import Artifact, read_artifact
-    from resnext.weights.spec import Weights, load_weights
+    from resnext.artifact.files import Artifact
 
-    if isinstance(subject, str | Path):
-        path = Path(subject)
-        artifact = path.is_dir() or (path.parent / "manifest.json").is_file()
-        subject = read_artifact(path) if artifact else load_weights(str(subject))
-    options = replace(options or SessionOptions(), **changes)
-    if runtime is None:
-        runtime = "torch" if isinstance(subject, Weights) else natural_runtime(subject)
-    known = runtime_named(runtime)
-    if known.live != isinstance(subject, Weights):
+    options = options or SessionOptions()
+    entry = runtime_named(runtime)
+    if entry.live == isinstance(subject, Artifact):
         runs = {"weights": "weights", "onnx": "an ONNX artifact", "pt2": "a .pt2 package"}.get(
-            known.formats[0], "an engine"
+            entry.formats[0], "an engine"
         )
         raise UsageError(f"backend {runtime!r} runs {runs}")
     if isinstance(subject, Artifact):
@@ -287,7 +273,7 @@ def open_session(
     else:
         check_precision(runtime, options.precision)
     check_device(runtime, options.device)
-    if options.device == "cuda" or (known.device == "cuda" and known.module == "ort"):
+    if options.device == "cuda" or (entry.device == "cuda" and entry.module == "ort"):
         require_cuda()
     return load_door(runtime).open_session(subject, options, runtime)
 

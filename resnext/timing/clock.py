@@ -1,4 +1,4 @@
-"""The one clock: everything that is reported, and every choice that a trial makes, was timed here.
+"""The one clock: every reported time, and every trial that chooses between options, uses it.
 
 Host times are differences of ``time.perf_counter_ns`` around a call that has finished when it
 returns. Device times are CUDA events recorded on the session's own stream, around the work alone.
@@ -17,9 +17,7 @@ now_ns = time.perf_counter_ns
 
 
 class Queue(Protocol):
-    """What `time_device` times: a `Bound`, or anything else that queues work on a CUDA
-    stream.
-    """
+    """A `Bound`, or anything else that queues work on a CUDA stream; timed by `time_device`."""
 
     @property
     def cuda_stream(self) -> int | None:
@@ -33,8 +31,8 @@ class Queue(Protocol):
 
 
 def time_host(call: Callable[[], object], iterations: int) -> list[int]:
-    """Nanoseconds of each of ``iterations`` calls, back to back. ``call`` must return only when its
-    work is done.
+    """Nanoseconds of each of ``iterations`` calls, back to back. ``call`` must not return before
+    its work is done.
     """
     clock = now_ns
     stamps = [0] * (iterations + 1)
@@ -47,13 +45,13 @@ def time_host(call: Callable[[], object], iterations: int) -> list[int]:
 
 
 def time_visit(call: Callable[[], object], iterations: int, *, warm: bool = True) -> list[int]:
-    """`time_host` of one visit to a candidate among others.
+    """`time_host` for one visit, in turn with other candidates.
 
     Args:
         call: returns only when its work is done.
-        iterations: timed calls.
-        warm: call once before, untimed: caches and thread pools still belong to the candidate
-            before.
+        iterations: number of timed calls.
+        warm: call once first, untimed: caches and thread pools are still set for the previous
+            candidate.
     """
     if warm:
         call()
@@ -63,7 +61,7 @@ def time_visit(call: Callable[[], object], iterations: int, *, warm: bool = True
 def iterations_for(
     duration_ns: float, estimate_ns: float, *, least: int = 1, most: int | None = None
 ) -> int:
-    """Runs of about ``estimate_ns`` each that fill ``duration_ns``, within ``least`` and
+    """Number of runs of about ``estimate_ns`` that fill ``duration_ns``, from ``least`` to
     ``most``.
     """
     count = max(least, int(duration_ns / max(estimate_ns, 1)))
@@ -71,8 +69,8 @@ def iterations_for(
 
 
 def time_device(queue: Queue, iterations: int) -> tuple[list[int], int]:
-    """Nanoseconds on the device of each of ``iterations`` enqueued runs, between CUDA events on the
-    queue's stream, which it must have.
+    """Device nanoseconds of each of ``iterations`` runs, between CUDA events on the queue's stream,
+    which must exist.
 
     Returns:
         The times, and the host's time around all of them, waiting included. If the queue never

@@ -1,5 +1,5 @@
 """Turns: every candidate is visited once in each round, so that drift of the machine (clocks,
-neighbours, heat) affects all alike.
+neighbors, heat) affects all alike.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Order: TypeAlias = Callable[[Sequence[T], int], Sequence[T]]
 
 
 def in_turn(candidates: Sequence[T], _index: int) -> Sequence[T]:
-    """As they come."""
+    """In the order of ``candidates``."""
     return candidates
 
 
@@ -24,12 +24,12 @@ def there_and_back(candidates: Sequence[T], _index: int) -> Sequence[T]:
 
 
 def shuffled(seed: int) -> Callable[[Sequence[T], int], Sequence[T]]:
-    """An order that is drawn again for each round, and the same for the same ``seed``."""
+    """A random order for each round; the same ``seed`` gives the same orders."""
 
     def order(candidates: Sequence[T], index: int) -> Sequence[T]:
-        drawn = list(candidates)
-        random.Random(f"{seed}/{index}").shuffle(drawn)
-        return tuple(drawn)
+        permutation = list(candidates)
+        random.Random(f"{seed}/{index}").shuffle(permutation)
+        return tuple(permutation)
 
     return order
 

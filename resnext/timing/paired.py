@@ -1,4 +1,4 @@
-"""Ratios of times that were taken side by side: within a round, so that drift cancels."""
+"""Ratios of times measured side by side, within a round, so that drift cancels."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def ratio(times: Sequence[float], others: Sequence[float]) -> Ratio:
     """``times`` over ``others``, which hold one value for each round, in the same unit.
 
     Raises:
-        ValueError: not as many of one as of the other.
+        ValueError: they differ in length.
     """
-    found = [own / (other or 1) for own, other in zip(times, others, strict=True)]
-    return Ratio(statistics.median(found), min(found), max(found))
+    ratios = [own / (other or 1) for own, other in zip(times, others, strict=True)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def ratio_by_round(times: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> Ratio:
-    """The same of raw samples, many for each round: a round counts by its median.
+    """`ratio` of raw samples, many for each round: the median stands for its round.
 
-    Rounds in which one of the two has no sample are left out.
+    Rounds in which one of the two has no sample are skipped.
 
     Raises:
-        ValueError: not as many rounds of one as of the other.
+        ValueError: they differ in their number of rounds.
     """
     both = [(own, other) for own, other in zip(times, others, strict=True) if own and other]
     medians = [[statistics.median(side) for side in sides] for sides in zip(*both, strict=True)]

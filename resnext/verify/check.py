@@ -20,7 +20,7 @@ from resnext.runtimes.pt2.package import check_package_bytes
 from resnext.runtimes.registry import REFERENCE, open_session
 from resnext.weights.spec import Weights, load_weights
 
-from .parity import Parity, compare, gate_of
+from .parity import Parity
 from .reference import Reference
 
 #: Runs one batch: images as the artifact takes them, to logits.
@@ -136,18 +136,17 @@ def check(
         )
     batch = _batch(artifact, batch)
     count = -(-max(images, batch) // batch) * batch
-    torch_says = Reference(weights, seeded_pixels(manifest.config, count, seed))
+    eager = Reference(weights, seeded_pixels(manifest.config, count, seed))
     with opened(artifact, runtime) as run:
-        logits = batched(run, torch_says.inputs(manifest), batch)
-    torch_says.refuse_if_useless(dtype)
-    graph = artifact if manifest.kind == "onnx" and runtime != REFERENCE else None
-    return compare(
-        torch_says.logits(dtype),
+        logits = batched(run, eager.inputs(manifest), batch)
+    eager.refuse_if_useless(dtype)
+    return eager.parity(
         logits,
-        gate=gate_of(manifest),
-        baseline=torch_says.baseline(manifest.numerics, against=dtype, graph=graph),
+        manifest.numerics,
+        artifact,
         dtype=logits_dtype(artifact, runtime),
-        artifact_sha256=manifest.file_sha256,
+        against=dtype,
+        graph=artifact if manifest.kind == "onnx" and runtime != REFERENCE else None,
     )
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from resnext.artifact.specs import numpy_dtype
 from resnext.errors import UsageError
 from resnext.precision import NUMERICS, Gate
 
@@ -141,7 +140,7 @@ def compare(
         )
 
     failures = []
-    if candidate.dtype != numpy_dtype(dtype):
+    if candidate.dtype.name != dtype:
         failures.append(f"dtype is {candidate.dtype}, want {dtype}")
     if candidate.shape != want.shape:
         failures.append(f"shape is {candidate.shape}, want {want.shape}")

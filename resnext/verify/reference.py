@@ -1,10 +1,9 @@
-"""What PyTorch gives for a set of images: the reference, and what a precision costs by itself.
+"""PyTorch's logits for a set of images: the reference, and the baseline of each precision.
 
-`Reference` computes each image at each precision once. What was computed in earlier runs is kept
-image by image in the cache folder: float64 takes seconds for each image of a large network, and
-eager float16 half a minute on a processor without instructions for it. A kept file holds one
-image's logits behind a digest of them and of what they are the logits of; what is damaged, or was
-put under another name, is computed again.
+`Reference` computes each image at each precision once. Logits are also cached image by image on
+disk: float64 takes seconds for each image of a large network, and eager float16 half a minute on a
+processor without instructions for it. A cached file holds one image's logits behind a digest of
+them and of their key; a damaged or renamed file is computed again.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from resnext.precision import NUMERICS
 from resnext.storage import cache_folder, write_whole
 from resnext.version import __version__
 
-from .parity import discriminates
+from .parity import Parity, compare, discriminates, gate_for, gate_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +40,8 @@ _DIGEST_BYTES = 32
 
 
 class Reference:
-    """PyTorch's logits for a set of images; every image is computed once at each precision.
+    """PyTorch's logits for a set of images, and the comparison with them. Every image is computed
+    once at each precision.
 
     Args:
         weights: the network.
@@ -57,7 +57,7 @@ class Reference:
         self.weights = weights
         self.pixels = pixels
         self.images = weights.preprocessing.normalise(pixels)
-        self._known: dict[str, dict[int, NDArray[Any]]] = {}
+        self._logits: dict[str, dict[int, NDArray[Any]]] = {}
 
     def inputs(self, manifest: Manifest | None) -> NDArray[Any]:
         """The images as an artifact takes them, or a live model if ``manifest`` is None."""
@@ -74,10 +74,12 @@ class Reference:
         Returns:
             N x classes, of ``dtype``; float32 for bfloat16.
         """
-        from resnext.runtimes.buffers import torch_dtype
+        import torch
 
         def compute(missing: list[int]) -> NDArray[Any]:
-            return kept_reference_logits(self.weights, self.images[missing], torch_dtype(dtype))
+            return cached_reference_logits(
+                self.weights, self.images[missing], getattr(torch, dtype)
+            )
 
         return self._once(dtype, rows, compute)
 
@@ -89,20 +91,20 @@ class Reference:
         graph: Artifact | None = None,
         rows: Sequence[int] | None = None,
     ) -> NDArray[np.float64] | None:
-        """What a precision costs by itself on these images: logits of the best that it can give.
+        """Logits whose error is the cost of the precision itself: the best that it can give.
 
         Eager PyTorch at that precision; for a quantized network the file itself, as the reference
         evaluator computes it.
 
         Args:
-            numerics: what is compared, as `Manifest.numerics` has it.
+            numerics: the candidate's, as in `Manifest.numerics`.
             against: element type of the reference that the comparison is with.
             graph: ONNX artifact of a quantized network.
             rows: which images; None means all.
 
         Returns:
-            N x classes; None if the baseline would be the reference itself, or nothing shows what
-            the precision costs.
+            N x classes; None if the baseline would be the reference itself, or nothing shows the
+            cost of the precision.
         """
         dtype = NUMERICS[numerics].eager_dtype
         if dtype is not None:
@@ -117,12 +119,46 @@ class Reference:
 
         return self._once(graph.manifest.file_sha256, rows, compute).astype(np.float64)
 
+    def parity(
+        self,
+        logits: NDArray[Any],
+        numerics: str,
+        artifact: Artifact | None = None,
+        *,
+        dtype: str,
+        against: str = "float64",
+        graph: Artifact | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> Parity:
+        """Compare a candidate's logits with PyTorch's, at the limits of its precision.
+
+        Args:
+            logits: the candidate's, N x classes.
+            numerics: the candidate's, as in `Manifest.numerics`.
+            artifact: the candidate's artifact; None for a live model.
+            dtype: element type that they must have.
+            against: element type of the reference.
+            graph: ONNX artifact of a quantized network, for the baseline.
+            rows: which images they are for; None means all.
+        """
+        manifest = None if artifact is None else artifact.manifest
+        reference = self.logits(against, rows)
+        baseline = self.baseline(numerics, against=against, graph=graph, rows=rows)
+        return compare(
+            reference,
+            logits,
+            gate=gate_for(numerics) if manifest is None else gate_of(manifest),
+            baseline=baseline,
+            dtype=dtype,
+            artifact_sha256=None if manifest is None else manifest.file_sha256,
+        )
+
     def refuse_if_useless(self, dtype: str, *, images: str = "test image", hint: str = "") -> None:
         """Check that a comparison with ``dtype``'s logits can prove something.
 
         Args:
             dtype: element type of the reference.
-            images: what the message calls one of the images.
+            images: name of an image in the message.
             hint: what to do.
 
         Raises:
@@ -148,22 +184,22 @@ class Reference:
         rows: Sequence[int] | None,
         compute: Callable[[list[int]], NDArray[Any]],
     ) -> NDArray[Any]:
-        chosen = range(len(self.pixels)) if rows is None else rows
-        known = self._known.setdefault(kind, {})
-        if missing := [row for row in dict.fromkeys(chosen) if row not in known]:
-            known.update(zip(missing, compute(missing), strict=True))
-        return np.stack([known[row] for row in chosen])
+        rows = range(len(self.pixels)) if rows is None else rows
+        logits = self._logits.setdefault(kind, {})
+        if missing := [row for row in dict.fromkeys(rows) if row not in logits]:
+            logits.update(zip(missing, compute(missing), strict=True))
+        return np.stack([logits[row] for row in rows])
 
 
-def kept_reference_logits(
+def cached_reference_logits(
     weights: Weights, images: NDArray[np.float32], dtype: torch.dtype
 ) -> NDArray[Any]:
-    """What `resnext.runtimes.pytorch.session.reference_logits` gives, from the cache folder as far
-    as it is there.
+    """`resnext.runtimes.pytorch.session.reference_logits`, with a cache on disk.
 
-    Kept by weights, configuration, image, element type, the versions and threads of PyTorch and
-    this toolkit, the model's source, and the processor's instructions; the last bits depend on the
-    images beside it as well. A cache folder that cannot be found, read or written to is no error.
+    The key has weights, configuration, image, element type, the versions and threads of PyTorch and
+    this toolkit, the model's source, and the processor's instructions; the last bits also depend on
+    the other images of the batch. A cache folder that is missing or cannot be read or written is no
+    error.
 
     Args:
         weights: the network.
@@ -184,14 +220,14 @@ def kept_reference_logits(
     ):  # no platformdirs, no source of the model, or no home folder
         return session.reference_logits(weights, images, dtype)
     paths = [folder / f"{hashlib.sha256(image.tobytes()).hexdigest()[:32]}.npy" for image in images]
-    found = [_read(path, weights.config.num_classes) for path in paths]
-    if missing := [index for index, logits in enumerate(found) if logits is None]:
+    rows = [_read(path, weights.config.num_classes) for path in paths]
+    if missing := [index for index, logits in enumerate(rows) if logits is None]:
         for index, logits in zip(
             missing, session.reference_logits(weights, images[missing], dtype), strict=True
         ):
-            found[index] = logits
+            rows[index] = logits
             _write(paths[index], logits)
-    return np.stack([logits for logits in found if logits is not None])
+    return np.stack([logits for logits in rows if logits is not None])
 
 
 def _key(weights: Weights, dtype: torch.dtype) -> str:
@@ -208,11 +244,10 @@ def _key(weights: Weights, dtype: torch.dtype) -> str:
         "toolkit": __version__,
         "model": inspect.getsource(
             model
-        ),  # or a fixed model would be compared with what the broken one gave
+        ),  # or a fixed model would be compared with logits of the broken one
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),  # sums are split among them, which the last bits show
-        # The flags beside it: PyTorch's levels do not tell AVX512-FP16, with which oneDNN computes
-        # otherwise.
+        # PyTorch's levels do not distinguish AVX512-FP16, with which oneDNN computes differently.
         "processor": [torch.backends.cpu.get_cpu_capability(), *sorted(cpu_flags())],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
@@ -230,7 +265,7 @@ def _read(path: Path, classes: int) -> NDArray[Any] | None:
 
 
 def _digest(path: Path, data: bytes) -> bytes:
-    """Of ``data`` as the logits that belong at ``path``, whose last two names say of what."""
+    """Digest of ``data`` and of the last two names of ``path``, which are its key."""
     return hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode() + data).digest()
 
 

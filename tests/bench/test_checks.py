@@ -21,6 +21,7 @@ from resnext.verify.parity import compare
 from resnext_bench.checks.evidence import Evidence
 from resnext_bench.checks.registry import CHECKS, judge, registry
 from resnext_bench.measure import Samples
+from resnext_bench.stats import timing_of
 
 DIGITS = VARIANTS["resnext11_8x4d_digits"]
 STEADY = [[1000] * 4] * 4
@@ -60,25 +61,31 @@ def accuracy(**facts: Any) -> Accuracy:
     return Accuracy(**(good | facts))
 
 
+def measured(samples: Samples) -> dict[str, Any]:
+    timings = [timing_of("host", samples.host_ns, 1)]
+    if samples.device_ns and samples.device_boundary:
+        timings.append(timing_of(samples.device_boundary, samples.device_ns, 1))
+    return {"samples": samples, "timings": tuple(timings)}
+
+
 FINE = Evidence(
-    Samples(STEADY),
-    1,
-    compare(LOGITS, LOGITS),
-    delivered("float32"),
-    DIGITS,
-    "fp32",
+    **measured(Samples(STEADY)),
+    parity=compare(LOGITS, LOGITS),
+    delivered=delivered("float32"),
+    config=DIGITS,
+    numerics="fp32",
     accuracy=accuracy(),
 )
 FAULTS: dict[str, Evidence] = {
-    "too-few-samples": replace(FINE, samples=Samples([[1000] * 5])),
-    "no-time": replace(FINE, samples=Samples([[0, *[1000] * 3], *STEADY[1:]])),
+    "too-few-samples": replace(FINE, **measured(Samples([[1000] * 5]))),
+    "no-time": replace(FINE, **measured(Samples([[0, *[1000] * 3], *STEADY[1:]]))),
     "unsteady-machine": replace(
-        FINE, samples=Samples([[1000 + 600 * index] * 4 for index in range(4)])
+        FINE, **measured(Samples([[1000 + 600 * index] * 4 for index in range(4)]))
     ),
     "device-clock": replace(
         FINE,
-        samples=Samples(
-            STEADY, device_ns=STEADY, device_wall_ns=[1000] * 4, device_boundary="graph"
+        **measured(
+            Samples(STEADY, device_ns=STEADY, device_wall_ns=[1000] * 4, device_boundary="graph")
         ),
     ),
     "wrong-output": replace(FINE, parity=compare(LOGITS, LOGITS[::-1])),

@@ -26,13 +26,13 @@ from resnext.weights.spec import Weights, load_weights
 from resnext_bench import cli, opening
 from resnext_bench.deadline import Deadline
 from resnext_bench.measure import Subject, measure
-from resnext_bench.plan import Cell, Plan
+from resnext_bench.plan import Case, Plan
 from resnext_bench.report import markdown, rounds_done
 from resnext_bench.result import Run, read_run
 from resnext_bench.run import run_benchmark
 
 OUT_OF_TIME = "not measured: out of time; give a longer `max_seconds`"
-CELLS = tuple(Cell(name, 1) for name in "abc")
+CASES = tuple(Case(name, 1) for name in "abc")
 
 
 @pytest.fixture(autouse=True)
@@ -98,22 +98,22 @@ def bound_subject(session: FakeSession) -> Subject:
 def measured(
     steps: int, min_samples: int = 60, rounds: int = 5
 ) -> tuple[dict[str, int], dict[str, str]]:
-    """Rounds and errors by cell of three cells that do nothing, of which ``steps`` warm-ups and
+    """Rounds and errors by case of three cases that do nothing, of which ``steps`` warm-ups and
     visits begin.
     """
-    subjects = {cell: bound_subject(FakeSession()) for cell in CELLS}
-    plan = Plan(CELLS, 1e-9, rounds, 0.0, min_samples)
+    subjects = {case: bound_subject(FakeSession()) for case in CASES}
+    plan = Plan(CASES, 1e-9, rounds, 0.0, min_samples)
     found = measure(subjects, plan, deadline=After(steps))
-    kept = {cell.backend: len(samples.host_ns) for cell, samples in found.items()}
+    kept = {case.backend: len(samples.host_ns) for case, samples in found.items()}
     return kept, {
-        cell.backend: str(samples.error) for cell, samples in found.items() if samples.error
+        case.backend: str(samples.error) for case, samples in found.items() if samples.error
     }
 
 
 @pytest.mark.parametrize(
     ("visits", "kept"), [(3, 1), (4, 1), (5, 1), (6, 2), (8, 2), (14, 4), (15, 5)]
 )
-def test_cells_that_end_early_keep_the_rounds_that_all_of_them_had(visits: int, kept: int) -> None:
+def test_cases_that_end_early_keep_the_rounds_that_all_of_them_had(visits: int, kept: int) -> None:
     assert measured(3 + visits) == (dict.fromkeys("abc", kept), {})
 
 
@@ -122,16 +122,16 @@ def test_what_the_device_did_is_cut_like_the_hosts_times(monkeypatch: pytest.Mon
         cuda_stream = 1
 
     monkeypatch.setattr("resnext_bench.measure.time_device", lambda _, count: ([1] * count, count))
-    subjects = {cell: bound_subject(OnStream()) for cell in CELLS}
+    subjects = {case: bound_subject(OnStream()) for case in CASES}
     found = measure(
-        subjects, Plan(CELLS, 1e-9, 5, 0.0, 60), deadline=After(3 + 8), gpu_state=GpuState
+        subjects, Plan(CASES, 1e-9, 5, 0.0, 60), deadline=After(3 + 8), gpu_state=GpuState
     )
     for samples in found.values():
         kept = samples.host_ns, samples.device_ns, samples.device_wall_ns, samples.gpu
         assert [len(rounds) for rounds in kept] == [2, 2, 2, 2]
 
 
-def test_a_cell_not_reached_in_the_first_round_is_out_of_time_and_others_keep_theirs() -> None:
+def test_a_case_not_reached_in_the_first_round_is_out_of_time_and_others_keep_theirs() -> None:
     rounds, errors = measured(3 + 2)
     assert sorted(rounds.values()) == [0, 1, 1]
     assert errors == {name: OUT_OF_TIME for name, count in rounds.items() if count == 0}
@@ -146,7 +146,7 @@ def test_a_cell_not_reached_in_the_first_round_is_out_of_time_and_others_keep_th
         (3 + 8, 25),  # two rounds of five samples; a median needs eleven
     ],
 )
-def test_cells_with_too_few_samples_are_out_of_time(steps: int, min_samples: int) -> None:
+def test_cases_with_too_few_samples_are_out_of_time(steps: int, min_samples: int) -> None:
     assert measured(steps, min_samples)[1] == dict.fromkeys("abc", OUT_OF_TIME)
 
 
@@ -182,12 +182,12 @@ def real_or_fake(
 
 
 def run_with(digits: Weights, deadline: Deadline, labelled: Labelled | None = None) -> Run:
-    plan = Plan((Cell("torch", 2), Cell("torch-compile", 2)), 0.02, 4, 0.0, 60)
+    plan = Plan((Case("torch", 2), Case("torch-compile", 2)), 0.02, 4, 0.0, 60)
     options = SessionOptions(device="cpu", memory_format="nchw")
     return run_benchmark(digits, plan, options=options, deadline=deadline, accuracy=labelled)
 
 
-def test_a_cell_for_which_there_was_no_time_is_not_opened_and_says_so(
+def test_a_case_for_which_there_was_no_time_is_not_opened_and_says_so(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
@@ -314,7 +314,7 @@ def test_a_signal_while_measuring_stops_it_and_what_was_measured_is_written(
     assert signal.getsignal(number) == before
 
 
-def test_cells_that_a_signal_left_without_samples_say_so(
+def test_cases_that_a_signal_left_without_samples_say_so(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(

@@ -32,15 +32,19 @@ from resnext_bench.checks.evidence import Evidence
 from resnext_bench.checks.registry import judge
 from resnext_bench.cli import exit_code
 from resnext_bench.measure import Samples, Subject, measure
-from resnext_bench.plan import Cell, Plan
+from resnext_bench.plan import Case, Plan
 from resnext_bench.result import Run
 from resnext_bench.run import run_benchmark
+from resnext_bench.stats import timing_of
 
 QUICK = {"duration_s": 0.05, "rounds": 4, "warmup_s": 0.0}
 
 
-def reasons_against(*evidence: Any) -> tuple[str, ...]:
-    return tuple(map(str, judge(Evidence(*evidence))))
+def reasons_against(samples: Samples, batch: int, *evidence: Any) -> tuple[str, ...]:
+    timings = [timing_of("host", samples.host_ns, batch)]
+    if samples.device_ns:
+        timings.append(timing_of(samples.device_boundary or "device", samples.device_ns, batch))
+    return tuple(map(str, judge(Evidence(samples, tuple(timings), *evidence))))
 
 
 def subject(session: Session) -> Subject:
@@ -48,7 +52,7 @@ def subject(session: Session) -> Subject:
     return Subject(session, inputs, session.bind(inputs))
 
 
-def test_cells_take_turns_in_every_round() -> None:
+def test_cases_take_turns_in_every_round() -> None:
     visits: list[str] = []
 
     class Recording(FakeSession):
@@ -59,15 +63,15 @@ def test_cells_take_turns_in_every_round() -> None:
 
         tag = ""
 
-    sessions = {Cell(name, 1): Recording() for name in "abc"}
-    for cell, session in sessions.items():
-        session.tag = cell.backend
+    sessions = {Case(name, 1): Recording() for name in "abc"}
+    for case, session in sessions.items():
+        session.tag = case.backend
     plan = Plan(tuple(sessions), duration_s=0.01, rounds=6, warmup_s=0)
-    samples = measure({cell: subject(session) for cell, session in sessions.items()}, plan)
+    samples = measure({case: subject(session) for case, session in sessions.items()}, plan)
     assert all(len(found.host_ns) == 6 for found in samples.values())
     assert (
         len(visits) >= 3 + 6 * 3 - 6
-    )  # neighbours in the list may be the same cell at a seam of rounds
+    )  # neighbours in the list may be the same case at a seam of rounds
     assert all(visits.count(name) >= 4 for name in "abc")
 
 
@@ -81,8 +85,8 @@ def test_warm_up_and_the_first_run_of_a_visit_are_not_timed() -> None:
             time.sleep(0.05)
         return np.zeros((len(images), 2), np.float32)
 
-    cell = Cell("a", 1)
-    found = measure({cell: subject(FakeSession(slow_at_first))}, Plan((cell,), 0.01, 2, 0.0))[cell]
+    case = Case("a", 1)
+    found = measure({case: subject(FakeSession(slow_at_first))}, Plan((case,), 0.01, 2, 0.0))[case]
     assert found.warmup_runs >= 3
     assert max(max(burst) for burst in found.host_ns) < 0.04e9
 
@@ -97,7 +101,7 @@ def test_a_session_that_fails_keeps_its_error_and_the_others_go_on() -> None:
             raise SessionFailed("planted")
         return np.zeros((len(images), 2), np.float32)
 
-    bad, good = Cell("bad", 1), Cell("good", 1)
+    bad, good = Case("bad", 1), Case("good", 1)
     plan = Plan((bad, good), **QUICK)  # type: ignore[arg-type]  # mixed value types
     samples = measure({bad: subject(FakeSession(breaks)), good: subject(FakeSession())}, plan)
     assert str(samples[bad].error) == "planted"
@@ -147,7 +151,7 @@ def bench(
         return session_class(lambda images: alter(correct(images)), (1, 8, 8), 10)
 
     monkeypatch.setattr(opening, "open_session", open_fake)
-    plan = Plan((Cell("torch", 7),), **QUICK)  # type: ignore[arg-type]  # mixed value types
+    plan = Plan((Case("torch", 7),), **QUICK)  # type: ignore[arg-type]  # mixed value types
     return run_benchmark(digits, plan, options=SessionOptions(device="cpu"), accuracy=labelled)
 
 
@@ -347,11 +351,11 @@ def test_steady_device_times_that_account_for_the_wall_time_are_accepted() -> No
     assert found == "its output was not compared"
 
 
-def test_an_error_that_is_none_of_ours_ends_its_cell_alone() -> None:
+def test_an_error_that_is_none_of_ours_ends_its_case_alone() -> None:
     def breaks(_: NDArray[Any]) -> NDArray[Any]:
         raise RuntimeError("CUDA error: out of memory\nmore lines")
 
-    bad, good = Cell("bad", 1), Cell("good", 1)
+    bad, good = Case("bad", 1), Case("good", 1)
     plan = Plan((bad, good), **QUICK)  # type: ignore[arg-type]  # mixed value types
     samples = measure({bad: subject(FakeSession(breaks)), good: subject(FakeSession())}, plan)
     assert str(samples[bad].error) == "RuntimeError: CUDA error: out of memory"
@@ -362,7 +366,7 @@ def test_a_wrong_first_row_is_no_yardstick_for_speed(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnext_bench.checks.steady.MOST_ROUND_SPREAD", 9.0)
-    plan = Plan((Cell("torch-compile", 2), Cell("torch", 2)), **QUICK)  # type: ignore[arg-type]  # mixed value types
+    plan = Plan((Case("torch-compile", 2), Case("torch", 2)), **QUICK)  # type: ignore[arg-type]  # mixed value types
 
     def wrong_first(_subject: Any, name: str, options: Any) -> Session:
         if name == "torch-compile":
@@ -386,7 +390,7 @@ def test_a_backend_that_cannot_open_has_its_row_with_the_reason_and_the_rest_goe
         return real(subject, name, options=options)
 
     monkeypatch.setattr(opening, "open_session", no_gpu)
-    plan = Plan((Cell("torch-compile", 2), Cell("torch", 2)), **QUICK)  # type: ignore[arg-type]  # mixed value types
+    plan = Plan((Case("torch-compile", 2), Case("torch", 2)), **QUICK)  # type: ignore[arg-type]  # mixed value types
     run = run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
     failed, fine = run.rows
     assert (failed.status, failed.reasons, failed.exit_code) == ("failed", ("no compiler here",), 3)
@@ -436,6 +440,6 @@ def test_the_reference_is_that_of_the_weights_and_not_of_the_backend(
         return torch_door.open_session(other, options, "torch")
 
     monkeypatch.setattr(opening, "open_session", of_other_weights)
-    plan = Plan((Cell("torch", 2),), **QUICK)  # type: ignore[arg-type]  # mixed value types
+    plan = Plan((Case("torch", 2),), **QUICK)  # type: ignore[arg-type]  # mixed value types
     run = run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
     assert "wrong output" in "; ".join(run.rows[0].reasons)

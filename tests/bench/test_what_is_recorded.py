@@ -25,7 +25,7 @@ from resnext.verify.labelled import Labelled
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import memory, opening
 from resnext_bench.memory import peak_memory
-from resnext_bench.plan import Cell, Plan
+from resnext_bench.plan import Case, Plan
 from resnext_bench.record import Row
 from resnext_bench.report import markdown
 from resnext_bench.result import Run
@@ -98,7 +98,7 @@ def run_on(
     monkeypatch: pytest.MonkeyPatch,
     session: Callable[..., Session],
 ) -> Run:
-    """A run of one cell; the GPU is busy from its first timed run on."""
+    """A run of one case; the GPU is busy from its first timed run on."""
 
     def time_host(call: Callable[[], object], iterations: int) -> list[int]:
         nvml.busy = nvml.timed = True
@@ -113,7 +113,7 @@ def run_on(
     monkeypatch.setattr("resnext_bench.measure.time_device", time_device)
     monkeypatch.setattr("resnext_bench.measure.time_visit", time_host)
     monkeypatch.setattr(opening, "open_session", lambda *_, **__: session(None, (1, 8, 8), 10))
-    plan = Plan((Cell("torch", 1),), 1e-9, 3, 0.0)
+    plan = Plan((Case("torch", 1),), 1e-9, 3, 0.0)
     return run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
 
 
@@ -261,7 +261,7 @@ def test_versions_are_asked_after_sessions_were_opened(
 
     monkeypatch.setattr(opening, "open_session", opens)
     run = run_benchmark(
-        digits, Plan((Cell("torch", 1),), 1e-9, 1, 0.0), options=SessionOptions(device="cpu")
+        digits, Plan((Case("torch", 1),), 1e-9, 1, 0.0), options=SessionOptions(device="cpu")
     )
     assert run.environment.packages["openvino"] == "of the module"
 
@@ -336,7 +336,7 @@ def in_block(does: Callable[[], None]) -> int | None:
     return peak.device_bytes
 
 
-def test_the_cache_that_earlier_cells_left_does_not_count_against_the_next(cuda: FakeCuda) -> None:
+def test_the_cache_that_earlier_cases_left_does_not_count_against_the_next(cuda: FakeCuda) -> None:
     def first() -> None:
         cuda.take(500 * MB)
         cuda.free(400 * MB)
@@ -356,7 +356,7 @@ def test_the_cache_that_earlier_cells_left_does_not_count_against_the_next(cuda:
     assert in_block(lambda: cuda.take(70 * MB)) == 70 * MB  # and is not lent to it unseen
 
 
-def test_what_loads_once_is_not_counted_for_the_first_cell(cuda: FakeCuda) -> None:
+def test_what_loads_once_is_not_counted_for_the_first_case(cuda: FakeCuda) -> None:
     def opens() -> None:
         cuda.load_kernels()
         cuda.take(MB)
@@ -368,7 +368,7 @@ def test_what_loads_once_is_not_counted_for_the_first_cell(cuda: FakeCuda) -> No
 def test_the_peak_of_pytorchs_tensors_counts_where_it_is_higher_than_what_stays(
     cuda: FakeCuda,
 ) -> None:
-    cuda.take(5000 * MB)  # of cells that stay open
+    cuda.take(5000 * MB)  # of cases that stay open
 
     def opens() -> None:
         cuda.take(90 * MB)
@@ -386,7 +386,7 @@ def test_device_memory_that_others_gave_back_meanwhile_is_not_known(cuda: FakeCu
     assert in_block(lambda: None) == 0
 
 
-def test_one_convolution_and_one_product_run_before_the_first_cell(
+def test_one_convolution_and_one_product_run_before_the_first_case(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ran: list[str] = []
@@ -430,7 +430,7 @@ def test_the_machine_is_recorded_once_a_run_and_not_again_for_labelled_images(
     for module_name in ("resnext_bench.run", "resnext.verify.accuracy"):
         monkeypatch.setattr(f"{module_name}.record_environment", counting)
     labelled = Labelled("digits", digits, 20, tmp_path)
-    plan = Plan((Cell("ort-cpu", 4),), 1e-9, 3, 0.0)
+    plan = Plan((Case("ort-cpu", 4),), 1e-9, 3, 0.0)
     (row,) = run_benchmark(digits, plan, accuracy=labelled).rows
     assert row.accuracy is not None
     assert (row.accuracy.images, calls) == (20, [1])

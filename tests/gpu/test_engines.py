@@ -34,7 +34,8 @@ from resnext.runtimes.trt.library import FLAVOURS, EngineKind
 from resnext.verify.delivered import delivered_share, undelivered
 from resnext.verify.parity import Parity, compare, gate_for
 from resnext.weights.spec import Weights, load_weights
-from resnext_bench.plan import Cell, Plan
+from resnext_bench.cases import Candidate
+from resnext_bench.plan import Case, Plan
 from resnext_bench.run import run_benchmark
 from resnext_export.cli.export import main
 from resnext_export.formats.derived import derive_onnx
@@ -489,10 +490,13 @@ def test_a_second_process_builds_and_compiles_nothing(
 def test_an_engine_is_at_least_as_fast_as_torch_compile(
     kind: EngineKind, fp16: Artifact, weights: Weights
 ) -> None:
-    cells = (Cell("torch-compile", 64), Cell(kind, 64))
-    plan = Plan(cells, duration_s=1.5, rounds=5, warmup_s=0.5)
+    cases = (Case("torch-compile", 64), Case(kind, 64))
+    plan = Plan(cases, duration_s=1.5, rounds=5, warmup_s=0.5)
     run = run_benchmark(
-        weights, plan, artifact=fp16, options=SessionOptions(device="cuda"), precision="fp16"
+        weights,
+        plan,
+        options=SessionOptions(device="cuda"),
+        candidates={"": Candidate("fp16", fp16)},
     )
     for row in run.rows:
         assert row.status == "valid", row.reasons

@@ -24,25 +24,25 @@ from resnext.verify.delivered import delivered_share, undelivered
 from .evidence import Evidence
 
 CODE = "precision-not-delivered"
-#: How many layers a finding names.
-_NAMED = 3
+#: Number of layers that a finding names.
+_EXAMPLES = 3
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """One if a layer did not get the requested precision."""
+    """One if a layer does not compute in the requested precision."""
     precision, config, delivered = evidence.numerics, evidence.config, evidence.delivered
     accepted = NUMERICS[precision].compute_dtypes
-    missed = [
+    missing = [
         (module, dtype)
         for module, dtype in undelivered(delivered, config, accepted[0])
         if dtype not in accepted and module not in evidence.skipped
     ]
-    if not missed:
+    if not missing:
         return
     hint = ""
     if evidence.scheme is not None:
         hint = f"the file has the Q/DQ scheme for {evidence.scheme}: export it for this runtime"
-    if {dtype for _, dtype in missed} == {"unknown"}:
+    if {dtype for _, dtype in missing} == {"unknown"}:
         # TensorRT inside ONNX Runtime shows no layers.
         if precision == "fp32" and evidence.parity is not None and evidence.parity.passed:
             return
@@ -54,11 +54,11 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         return
     share = sum(delivered_share(delivered, config, dtype) for dtype in accepted)
     share_percent = floor(1000 * share) / 10  # never up: 99.95 % is not 100 %
-    named = ", ".join(f"{module} {dtype}" for module, dtype in missed[:_NAMED])
-    more = f" and {len(missed) - _NAMED} more" if len(missed) > _NAMED else ""
+    examples = ", ".join(f"{module} {dtype}" for module, dtype in missing[:_EXAMPLES])
+    more = f" and {len(missing) - _EXAMPLES} more" if len(missing) > _EXAMPLES else ""
     yield Finding(
         CODE,
         f"{precision} asked for, but only {share_percent} % of convolution and product FLOPs got "
-        f"{' or '.join(accepted)}: {named}{more}",
+        f"{' or '.join(accepted)}: {examples}{more}",
         hint,
     )

@@ -1,8 +1,7 @@
-"""What the checks look at."""
+"""The input of the checks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from resnext.network.config import ResNeXtConfig
@@ -10,28 +9,28 @@ from resnext.runtimes.session import Delivered
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.parity import Parity
 from resnext_bench.measure import Samples
-from resnext_bench.stats import Stats, derive
+from resnext_bench.stats import Timing
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that is known of a measured row.
+    """Everything known about a measured row.
 
     Attributes:
         samples: raw times.
-        batch: images in one run.
+        timings: by boundary, as the row stores them.
         parity: of the outputs of the timed runs; None if they were not compared.
-        delivered: element types that the layers got.
+        delivered: element types of the layers.
         config: the network.
-        numerics: requested, as `Manifest.numerics` has it.
-        skipped: modules that were never meant to have that precision.
-        scheme: the runtime that a quantized graph was made for; None for any other.
+        numerics: requested, as in `Manifest.numerics`.
+        skipped: modules that the artifact leaves at a wider type.
+        scheme: runtime of a quantized graph's Q/DQ scheme; None for any other graph.
         accuracy: on labelled images; None if none were run.
-        accuracy_missing: why they were not, although they were requested.
+        accuracy_missing: why requested accuracy is missing; empty otherwise.
     """
 
     samples: Samples
-    batch: int
+    timings: tuple[Timing, ...]
     parity: Parity | None
     delivered: Delivered
     config: ResNeXtConfig
@@ -40,11 +39,3 @@ class Evidence:
     scheme: str | None = None
     accuracy: Accuracy | None = None
     accuracy_missing: str = ""
-
-    def timings(self) -> Iterator[tuple[str, Stats]]:
-        """Boundary and statistics of the host's times, and of the device's if there are any."""
-        rounds: list[tuple[str, Sequence[Sequence[int]]]] = [("host", self.samples.host_ns)]
-        if self.samples.device_ns:
-            rounds.append((str(self.samples.device_boundary), self.samples.device_ns))
-        for boundary, rounds_ns in rounds:
-            yield boundary, derive(rounds_ns, self.batch)

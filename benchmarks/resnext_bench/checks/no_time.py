@@ -19,10 +19,10 @@ CODE = "no-time"
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
     """One for each boundary with a run of no time."""
-    for boundary, stats in evidence.timings():
-        if stats.min_ns <= 0:
+    for timing in evidence.timings:
+        if timing.stats.min_ns <= 0:
             yield Finding(
                 CODE,
-                f"a {boundary} run took no time by the clock: it did nothing, or the clock is"
-                " broken",
+                f"a {timing.boundary} run took no time by the clock: it did nothing, or the clock"
+                " is broken",
             )

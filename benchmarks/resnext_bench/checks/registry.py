@@ -1,4 +1,4 @@
-"""The validity checks by their codes, in the order in which a row lists what they find."""
+"""The validity checks by code, in the order of a row's reasons."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Check:
 
     Attributes:
         code: stable name, also of its findings.
-        findings: looks at the evidence; yields nothing for a row that passes.
-        page: what it means and what to do, in Markdown.
+        findings: yields nothing for a row that passes.
+        page: its meaning and remedy, in Markdown.
     """
 
     code: str
@@ -50,5 +50,5 @@ CHECKS: Mapping[str, Check] = registry(
 
 
 def judge(evidence: Evidence) -> tuple[Finding, ...]:
-    """Everything that keeps a row from being valid; empty for a valid one."""
+    """Findings against a row; empty for a valid one."""
     return tuple(finding for check in CHECKS.values() for finding in check.findings(evidence))

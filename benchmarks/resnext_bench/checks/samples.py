@@ -20,10 +20,11 @@ CODE = "too-few-samples"
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
     """One for each boundary with too few samples for a median."""
-    for boundary, stats in evidence.timings():
-        if stats.count < LEAST_SAMPLES[50]:
+    for timing in evidence.timings:
+        if timing.stats.count < LEAST_SAMPLES[50]:
             yield Finding(
                 CODE,
-                f"only {stats.count} {boundary} samples, and a median needs {LEAST_SAMPLES[50]}",
+                f"only {timing.stats.count} {timing.boundary} samples, and a median needs"
+                f" {LEAST_SAMPLES[50]}",
                 "give more `samples` or a longer `duration`",
             )

@@ -22,11 +22,11 @@ MOST_ROUND_SPREAD = 0.25
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
     """One for each boundary whose rounds differ too much."""
-    for boundary, stats in evidence.timings():
-        if stats.round_spread > MOST_ROUND_SPREAD:
+    for timing in evidence.timings:
+        if timing.stats.round_spread > MOST_ROUND_SPREAD:
             yield Finding(
                 CODE,
-                f"the medians of the {boundary} rounds spread by {stats.round_spread:.0%}: the"
-                " machine was not steady",
+                f"the medians of the {timing.boundary} rounds spread by"
+                f" {timing.stats.round_spread:.0%}: the machine was not steady",
                 "stop other work, or give a longer `duration`",
             )

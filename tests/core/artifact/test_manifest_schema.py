@@ -25,9 +25,9 @@ from resnext.machine.nvml import Gpu
 from resnext.network.config import VARIANTS, variant
 from resnext.verify.parity import Parity
 from resnext.weights.spec import load_weights
-from resnext_bench.record import Row, Timing
+from resnext_bench.record import Row
 from resnext_bench.result import Run, read_run
-from resnext_bench.stats import derive
+from resnext_bench.stats import Timing, derive
 
 SCHEMAS = Path(__file__).parents[3] / "docs" / "schema"
 MODELS: dict[str, type[BaseModel]] = {"manifest-1.json": Manifest, "run-1.json": Run}

@@ -33,9 +33,9 @@ from resnext.runtimes.registry import RUNTIMES, load_door, table
 from resnext.runtimes.trt import library
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import artifacts
-from resnext_bench.cases import Variant
+from resnext_bench.cases import Candidate
 from resnext_bench.cli import main as bench
-from resnext_bench.plan import Cell, Plan
+from resnext_bench.plan import Case, Plan
 from resnext_bench.run import run_benchmark
 from resnext_export.cli.export import main as export
 from resnext_export.formats.onnx import export_onnx
@@ -268,7 +268,7 @@ def test_the_benchmark_exports_nothing_for_a_backend_that_cannot_run(
         raise AssertionError("exported in vain")
 
     monkeypatch.setattr(artifacts, "build_or_reuse", exported)
-    run = run_benchmark(weights, Plan((Cell(name, 1),), duration_s=0.01, warmup_s=0))
+    run = run_benchmark(weights, Plan((Case(name, 1),), duration_s=0.01, warmup_s=0))
     assert (run.rows[0].status, run.rows[0].exit_code) == ("failed", 3)
     assert run.rows[0].reasons == (str(available(name)),)
 
@@ -280,9 +280,9 @@ def test_a_package_that_is_given_needs_no_compiler(
     package = fake_package(
         tmp_path, weights
     )  # without code, so it fails later, and for another reason
-    variants = {"": Variant(artifact=package)}
+    candidates = {"": Candidate(artifact=package)}
     run = run_benchmark(
-        weights, Plan((Cell("pt2", 1),), duration_s=0.01, warmup_s=0), variants=variants
+        weights, Plan((Case("pt2", 1),), duration_s=0.01, warmup_s=0), candidates=candidates
     )
     assert "no toolkit" not in run.rows[0].reasons[0]
 

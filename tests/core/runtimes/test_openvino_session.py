@@ -435,7 +435,7 @@ def test_a_quantized_network_runs_in_integers(
 
 def test_a_gpu_is_refused(artifact: Artifact) -> None:
     with pytest.raises(UsageError, match="runs on cpu only; drop `device` cuda"):
-        open_backend(artifact, "openvino", device="cuda")
+        open_backend(artifact, "openvino", options=SessionOptions(device="cuda"))
 
 
 def test_an_engine_is_refused(artifact: Artifact) -> None:

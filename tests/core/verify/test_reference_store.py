@@ -17,7 +17,7 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.pytorch import session
 from resnext.storage import cache_folder
 from resnext.verify.check import check
-from resnext.verify.reference import kept_reference_logits
+from resnext.verify.reference import cached_reference_logits
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.formats.onnx import export_onnx
 
@@ -51,8 +51,8 @@ def computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_what_is_kept_is_what_was_computed(
     dtype: torch.dtype, weights: Weights, images: Any, computed: list[int]
 ) -> None:
-    first = kept_reference_logits(weights, images, dtype)
-    again = kept_reference_logits(weights, images, dtype)
+    first = cached_reference_logits(weights, images, dtype)
+    again = cached_reference_logits(weights, images, dtype)
     assert computed == [4]
     np.testing.assert_array_equal(first, again)
     assert again.dtype == first.dtype == session.reference_logits(weights, images, dtype).dtype
@@ -61,8 +61,8 @@ def test_what_is_kept_is_what_was_computed(
 def test_images_are_kept_one_by_one_whatever_set_they_come_in(
     weights: Weights, images: Any, computed: list[int]
 ) -> None:
-    whole = kept_reference_logits(weights, images[:3], torch.float64)
-    some = kept_reference_logits(weights, images[[2, 3, 0]], torch.float64)
+    whole = cached_reference_logits(weights, images[:3], torch.float64)
+    some = cached_reference_logits(weights, images[[2, 3, 0]], torch.float64)
     assert computed == [3, 1]
     np.testing.assert_array_equal(some[[0, 2]], whole[[2, 0]])
 
@@ -115,8 +115,8 @@ CHANGES: dict[
 def test_a_change_of_what_they_depend_on_computes_them_again(
     change: str, weights: Weights, images: Any, computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept_reference_logits(weights, images, torch.float64)
-    kept_reference_logits(*CHANGES[change](weights, images, monkeypatch))
+    cached_reference_logits(weights, images, torch.float64)
+    cached_reference_logits(*CHANGES[change](weights, images, monkeypatch))
     assert computed == [4, 4]
 
 
@@ -132,15 +132,15 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_file_is_computed_again_and_replaced(
     damage: str, weights: Weights, images: Any, computed: list[int], tmp_path: Path
 ) -> None:
-    want = kept_reference_logits(weights, images, torch.float64)
+    want = cached_reference_logits(weights, images, torch.float64)
     path = next((tmp_path / "cache" / "references").glob("*/*.npy"))
     whole = path.read_bytes()
     path.write_bytes(DAMAGE[damage](whole))
     np.testing.assert_allclose(
-        kept_reference_logits(weights, images, torch.float64), want, rtol=1e-9
+        cached_reference_logits(weights, images, torch.float64), want, rtol=1e-9
     )
     assert computed == [4, 1]
-    kept_reference_logits(weights, images, torch.float64)
+    cached_reference_logits(weights, images, torch.float64)
     assert computed == [4, 1]
 
 
@@ -149,10 +149,10 @@ def test_logits_of_another_number_of_classes_are_not_taken(
 ) -> None:
     from resnext.verify import reference
 
-    kept_reference_logits(weights, images, torch.float64)
+    cached_reference_logits(weights, images, torch.float64)
     path = next((tmp_path / "cache" / "references").glob("*/*.npy"))
     reference._write(path, np.zeros(3))
-    kept_reference_logits(weights, images, torch.float64)
+    cached_reference_logits(weights, images, torch.float64)
     assert computed == [4, 1]
 
 
@@ -166,7 +166,7 @@ def test_a_cache_folder_that_cannot_be_used_is_no_error(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "file" / "below"))
     for _ in range(2):
-        kept_reference_logits(weights, images, torch.float64)
+        cached_reference_logits(weights, images, torch.float64)
     assert computed == [4, 4]
 
 
@@ -186,18 +186,18 @@ def test_the_cache_folder_that_is_set_needs_no_platformdirs(tmp_path: Path) -> N
 def test_whole_logits_under_another_name_are_not_believed(
     whose: str, weights: Weights, images: Any, computed: list[int], tmp_path: Path
 ) -> None:
-    want = kept_reference_logits(weights, images[:1], torch.float64)
+    want = cached_reference_logits(weights, images[:1], torch.float64)
     (path,) = (tmp_path / "cache" / "references").glob("*/*.npy")
     if whose == "another image's":
-        kept_reference_logits(weights, images[1:2], torch.float64)
+        cached_reference_logits(weights, images[1:2], torch.float64)
     else:
-        kept_reference_logits(other_weights(weights), images[:1], torch.float64)
+        cached_reference_logits(other_weights(weights), images[:1], torch.float64)
     (other,) = (
         found for found in (tmp_path / "cache" / "references").glob("*/*.npy") if found != path
     )
     path.write_bytes(other.read_bytes())
     np.testing.assert_allclose(
-        kept_reference_logits(weights, images[:1], torch.float64), want, rtol=1e-9
+        cached_reference_logits(weights, images[:1], torch.float64), want, rtol=1e-9
     )
     assert computed == [1, 1, 1]
 
@@ -213,7 +213,7 @@ def test_a_disk_that_is_full_leaves_nothing_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    kept_reference_logits(weights, images, torch.float64)
+    cached_reference_logits(weights, images, torch.float64)
     assert computed == [4]
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
@@ -233,7 +233,7 @@ def test_where_no_cache_folder_can_be_named_they_are_computed(
 
     monkeypatch.setattr("resnext.verify.reference.cache_folder", fails)
     for _ in range(2):
-        assert len(kept_reference_logits(weights, images, torch.float64)) == 4
+        assert len(cached_reference_logits(weights, images, torch.float64)) == 4
     assert computed == [4, 4]
 
 

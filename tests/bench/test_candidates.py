@@ -12,7 +12,13 @@ from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.runtimes.ort import session
 from resnext.weights.spec import Weights, load_weights
-from resnext_bench.cases import Variant, chosen_cells, given_variants, made_variants, merge_obstacle
+from resnext_bench.cases import (
+    Candidate,
+    candidates_of_artifacts,
+    candidates_of_weights,
+    merge_problem,
+    supported_cases,
+)
 from resnext_bench.cli import main
 from resnext_bench.result import read_run
 from resnext_export.formats.derived import derive_onnx
@@ -27,7 +33,7 @@ def weights() -> Weights:
 
 @pytest.fixture(scope="module")
 def artifacts(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    folder = tmp_path_factory.mktemp("variants")
+    folder = tmp_path_factory.mktemp("candidates")
     plain = export_onnx(weights, folder / "plain", check=False)
     recipes = {
         "int8": ExportRequest(precision="int8"),
@@ -58,14 +64,14 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
 # ----------------------------------------------------------------------------------------
 
 
-def test_a_single_variant_has_no_name() -> None:
-    assert made_variants(("int8",), None, None) == {"": Variant("int8")}
-    assert list(made_variants(("fp32", "int8"), None, None)) == ["fp32", "int8"]
+def test_a_single_candidate_has_no_name() -> None:
+    assert candidates_of_weights(("int8",), None, None) == {"": Candidate("int8")}
+    assert list(candidates_of_weights(("fp32", "int8"), None, None)) == ["fp32", "int8"]
 
 
-def test_only_quantized_variants_are_calibrated() -> None:
-    variants = made_variants(("fp32", "int8", "fp8"), "photos", 7)
-    assert [variant.calibration for variant in variants.values()] == [
+def test_only_quantized_candidates_are_calibrated() -> None:
+    candidates = candidates_of_weights(("fp32", "int8", "fp8"), "photos", 7)
+    assert [candidate.calibration for candidate in candidates.values()] == [
         (None, None),
         ("photos", 7),
         ("photos", 7),
@@ -73,31 +79,31 @@ def test_only_quantized_variants_are_calibrated() -> None:
 
 
 def test_combinations_that_cannot_be_are_left_out_by_name() -> None:
-    variants = made_variants(("fp32", "int8", "bf16"), None, None)
-    cells, left_out = chosen_cells(("torch", "ort-cpu"), (1, 8), variants)
-    assert [(cell.backend, cell.variant) for cell in cells if cell.batch == 1] == [
+    candidates = candidates_of_weights(("fp32", "int8", "bf16"), None, None)
+    cases, notes = supported_cases(("torch", "ort-cpu"), (1, 8), candidates)
+    assert [(case.backend, case.candidate) for case in cases if case.batch == 1] == [
         ("torch", "fp32"),
         ("ort-cpu", "fp32"),
         ("ort-cpu", "int8"),
         ("torch", "bf16"),
     ]
-    assert len(cells) == 8
-    assert left_out == [
+    assert len(cases) == 8
+    assert notes == [
         "torch does not run int8: left out for int8",
         "ort-cpu does not run bf16: left out for bf16",
     ]
 
 
 def test_what_was_asked_for_alone_is_not_left_out() -> None:
-    cells, left_out = chosen_cells(("torch",), (1,), made_variants(("int8",), None, None))
-    assert (len(cells), left_out) == (1, [])
+    cases, notes = supported_cases(("torch",), (1,), candidates_of_weights(("int8",), None, None))
+    assert (len(cases), notes) == (1, [])
 
 
 def test_a_live_model_is_measured_once_for_each_precision(artifacts: dict[str, Artifact]) -> None:
     paths = tuple(artifacts[name].directory for name in ("int8", "merged", "plain"))
-    _, variants = given_variants(paths, None, None)
-    cells, _ = chosen_cells(("torch", "ort-cpu"), (1,), variants)
-    assert [(cell.backend, cell.variant) for cell in cells] == [
+    _, candidates = candidates_of_artifacts(paths, None, None)
+    cases, _ = supported_cases(("torch", "ort-cpu"), (1,), candidates)
+    assert [(case.backend, case.candidate) for case in cases] == [
         ("ort-cpu", "int8"),
         ("ort-cpu", "merged"),
         ("torch", "plain"),
@@ -112,11 +118,11 @@ def test_artifacts_of_different_weights_are_not_compared(
         load_weights("seeded", artifacts["plain"].manifest.config), tmp_path / "other", check=False
     )
     with pytest.raises(UsageError, match="different weights"):
-        given_variants((artifacts["plain"].directory, other.directory), None, None)
+        candidates_of_artifacts((artifacts["plain"].directory, other.directory), None, None)
     with pytest.raises(UsageError, match="given twice"):
-        given_variants((artifacts["plain"].directory,) * 2, None, None)
+        candidates_of_artifacts((artifacts["plain"].directory,) * 2, None, None)
     with pytest.raises(UsageError, match="is int8; drop `precision` fp32"):
-        given_variants((artifacts["int8"].directory,), None, ("fp32",))
+        candidates_of_artifacts((artifacts["int8"].directory,), None, ("fp32",))
 
 
 @pytest.mark.parametrize(
@@ -211,9 +217,9 @@ def test_bfloat16_runs_in_pytorch_and_not_on_onnx_runtimes_cpu(
 # Merged groups.
 
 
-def test_widths_of_groups_are_variants_of_their_own() -> None:
-    variants = made_variants(("fp32", "int8"), None, None, (None, 32, "auto"))
-    assert list(variants) == [
+def test_each_width_of_groups_is_a_candidate() -> None:
+    candidates = candidates_of_weights(("fp32", "int8"), None, None, (None, 32, "auto"))
+    assert list(candidates) == [
         "fp32",
         "fp32 merged 32",
         "fp32 merged auto",
@@ -221,17 +227,17 @@ def test_widths_of_groups_are_variants_of_their_own() -> None:
         "int8 merged 32",
         "int8 merged auto",
     ]
-    cells, left_out = chosen_cells(
-        ("torch", "ort-cpu", "pt2"), (1,), made_variants(("fp32",), None, None, (None, 32))
+    cases, notes = supported_cases(
+        ("torch", "ort-cpu", "pt2"), (1,), candidates_of_weights(("fp32",), None, None, (None, 32))
     )
-    assert [str(cell) for cell in cells] == [
+    assert [str(case) for case in cases] == [
         "torch batch 1",
         "ort-cpu batch 1",
         "pt2 batch 1",
         "torch merged 32 batch 1",
         "ort-cpu merged 32 batch 1",
     ]
-    assert left_out == ["pt2 packages keep the groups as they are: left out for merged 32"]
+    assert notes == ["pt2 packages keep the groups as they are: left out for merged 32"]
 
 
 @pytest.mark.parametrize(
@@ -252,11 +258,13 @@ def test_widths_of_groups_are_variants_of_their_own() -> None:
 def test_auto_is_for_backends_that_can_be_timed_where_they_run(
     backend: str, merge: Any, said: str | None
 ) -> None:
-    found = merge_obstacle(backend, merge)
-    assert (found is None) == (said is None)
+    problem = merge_problem(backend, merge)
+    assert (problem is None) == (said is None)
     if said is not None:
         with pytest.raises(UsageError, match=said):
-            chosen_cells((backend,), (1,), made_variants(("fp32",), None, None, (merge,)))
+            supported_cases(
+                (backend,), (1,), candidates_of_weights(("fp32",), None, None, (merge,))
+            )
 
 
 @pytest.mark.parametrize("value", ["1", "4097", "x", "off,,32", "auto,-3"])
@@ -290,8 +298,8 @@ def test_merged_rows_are_right_and_say_what_they_got(tmp_path: Path) -> None:
     CliRunner().invoke(main, command)  # such short runs may be unsteady
     run = read_run(tmp_path / "r.json")
     assert [(row.backend, row.variant) for row in run.rows] == [
-        (name, variant)
-        for variant in ("", "merged 16")
+        (name, candidate)
+        for candidate in ("", "merged 16")
         for name in ("torch", "torch-folded", "ort-cpu")
     ]
     for row in run.rows:
