@@ -22,6 +22,7 @@ from resnext.weights.spec import Weights, load_weights
 from .calibration_images import require_calibration
 from .formats.base import builder_for
 from .publish import publish
+from .registry import FORMATS
 from .request import ExportRequest
 from .store import build_or_reuse
 
@@ -93,6 +94,11 @@ def run(
     if output is not None:
         check_destination(output, force=force)
     start = None if request.onnx is None else read_artifact(request.onnx)
+    if start is not None and start.manifest.kind != FORMATS[request.format].source:
+        raise UsageError(
+            f"`format` {request.format} is made from an ONNX artifact; {start.directory} is of kind"
+            f" {start.manifest.kind}"
+        )
     weights = weights or _weights(request, start)
     if start is None and request.precision in QUANTIZED:
         require_calibration(request, weights)

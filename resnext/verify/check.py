@@ -17,7 +17,7 @@ from resnext.errors import BadArtifact, BadWeights, UnknownName, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes import registry
 from resnext.runtimes.pt2.package import check_package_bytes
-from resnext.runtimes.registry import REFERENCE, open_session
+from resnext.runtimes.registry import REFERENCE, open_session, runtime_named
 from resnext.weights.spec import Weights, load_weights
 
 from .parity import Parity, compare, gate_of
@@ -140,7 +140,7 @@ def check(
     with opened(artifact, runtime) as run:
         logits = batched(run, torch_says.inputs(manifest), batch)
     torch_says.refuse_if_useless(dtype)
-    graph = artifact if manifest.kind == "onnx" and runtime != REFERENCE else None
+    graph = artifact if _is_graph(artifact) and runtime != REFERENCE else None
     return compare(
         torch_says.logits(dtype),
         logits,
@@ -155,10 +155,21 @@ def natural_runtime(artifact: Artifact) -> str:
     """What `check` runs ``artifact`` on if nothing else is named: a runtime that is trusted with
     its precision, else the reference evaluator.
     """
-    manifest = artifact.manifest
-    if manifest.kind == "onnx" and manifest.precision not in registry.RUNTIMES["ort"].precisions:
-        return REFERENCE
-    return registry.natural_runtime(artifact)
+    natural = "ort" if _is_graph(artifact) else registry.natural_runtime(artifact)
+    return trusted_runtime(artifact, natural)
+
+
+def trusted_runtime(artifact: Artifact, runtime: str) -> str:
+    """``runtime``, or the reference evaluator for an ONNX file of a precision that ``runtime`` does
+    not run.
+    """
+    able = artifact.manifest.precision in runtime_named(runtime).precisions
+    return runtime if able or not _is_graph(artifact) else REFERENCE
+
+
+def _is_graph(artifact: Artifact) -> bool:
+    """Whether the reference evaluator can compute it node by node."""
+    return artifact.manifest.kind in runtime_named(REFERENCE).formats
 
 
 def _check_bytes(artifact: Artifact) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import onnxruntime as ort
 import pytest
@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from fakes.package import fake_package
 from resnext.artifact.files import Artifact
-from resnext.artifact.manifest import Manifest
+from resnext.artifact.kinds import KINDS
 from resnext.errors import MissingRequirement, UnknownName, UsageError
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
@@ -93,19 +93,18 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_every_runtime_is_complete(plant: Callable[..., None]) -> None:
-    kinds = get_args(Manifest.model_fields["kind"].annotation)
     plant()
     for name, known in RUNTIMES.items():
         assert known.name == name
         assert known.about
         assert known.devices
-        assert set(known.formats) <= {"weights", *kinds}
+        assert set(known.formats) <= {"weights", *KINDS}
         assert set(known.precisions) <= set(PRECISIONS)
         door = load_door(name)
         assert callable(door.open_session)
         answer = door.available(name, "auto", given=True)
         assert answer is None or answer.message
-    assert {kind for known in RUNTIMES.values() for kind in known.formats} == {"weights", *kinds}
+    assert {kind for known in RUNTIMES.values() for kind in known.formats} == {"weights", *KINDS}
 
 
 def test_two_runtimes_of_one_name_are_refused() -> None:
