@@ -45,6 +45,7 @@ class Numerics:
             quantized network, which is a converted file. TF32 keeps as many bits of mantissa as
             float16, so that is what it may lose.
         wider: precisions to suggest if a value does not fit, narrowest first.
+        only_for: the one runtime that its graphs are laid out for; None if any will do.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Numerics:
     eager_dtype: str | None = None
     calibrated: bool = False
     wider: tuple[Precision, ...] = ()
+    only_for: Literal["trt"] | None = None
 
     @property
     def half(self) -> bool:
@@ -83,7 +85,15 @@ _ROWS = (
         "bf16", "bfloat16", ("bfloat16",), 255 * 2.0**120, _SEVEN_BITS, "bfloat16", wider=("fp32",)
     ),
     Numerics("int8", "int8", ("int8", "uint8"), 127.0, _EIGHT_BIT_TYPES, calibrated=True),
-    Numerics("fp8", "float8_e4m3fn", ("float8_e4m3fn",), 448.0, _EIGHT_BIT_TYPES, calibrated=True),
+    Numerics(
+        "fp8",
+        "float8_e4m3fn",
+        ("float8_e4m3fn",),
+        448.0,
+        _EIGHT_BIT_TYPES,
+        calibrated=True,
+        only_for="trt",
+    ),
 )
 #: A float32 engine that may round products to TF32: not a separate precision, but a wider gate.
 _TF32 = Numerics("tf32", "float32", ("tfloat32", "float32"), _ROWS[0].largest, _TEN_BITS, "float16")
@@ -92,6 +102,8 @@ _TF32 = Numerics("tf32", "float32", ("tfloat32", "float32"), _ROWS[0].largest, _
 PRECISIONS: Mapping[Precision, Numerics] = MappingProxyType(
     dict(zip(get_args(Precision), _ROWS, strict=True))
 )
+#: What an export makes if no precision is requested; others are derived from it.
+DEFAULT: Precision = next(iter(PRECISIONS))
 #: What parity is judged by (`Manifest.numerics`): every precision, and ``tf32``.
 NUMERICS: Mapping[str, Numerics] = MappingProxyType({row.name: row for row in (*_ROWS, _TF32)})
 

@@ -37,6 +37,11 @@ class Format:
     scheme: Runtime = "ort"
     profiles: bool = False
 
+    @property
+    def is_source(self) -> bool:
+        """Other formats are made from it, and so are its own other precisions."""
+        return self.source == self.name
+
 
 class Formats(Mapping[str, Format]):
     """Formats by name."""

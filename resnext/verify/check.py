@@ -30,8 +30,7 @@ _REFERENCES: Mapping[str, str] = MappingProxyType({"torch": "float64", "torch-fp
 
 
 def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
-    """The weights that an artifact was made from, loaded again and compared with the manifest's
-    digest.
+    """As `recorded_weights`, once the file's bytes are known to say what the manifest says.
 
     Raises:
         BadWeights: they cannot be found, or have another digest.
@@ -39,6 +38,20 @@ def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
             worth nothing.
     """
     _check_bytes(artifact)
+    return recorded_weights(artifact, spec)
+
+
+def recorded_weights(artifact: Artifact, spec: str | None = None) -> Weights:
+    """The weights that an artifact was made from, loaded again and compared with the manifest's
+    digest.
+
+    Args:
+        artifact: its manifest is trusted.
+        spec: where they are now; None means where the manifest says.
+
+    Raises:
+        BadWeights: they cannot be found, or have another digest.
+    """
     record = artifact.manifest.weights
     try:
         weights = load_weights(spec or record.source, artifact.manifest.config)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from exported import derive_onnx, export_onnx
 from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.runtimes.ort import session
@@ -15,8 +16,6 @@ from resnext.weights.spec import Weights, load_weights
 from resnext_bench.cases import Variant, chosen_cells, given_variants, made_variants, merge_obstacle
 from resnext_bench.cli import main
 from resnext_bench.result import read_run
-from resnext_export.formats.derived import derive_onnx
-from resnext_export.formats.onnx import export_onnx
 from resnext_export.request import ExportRequest
 
 

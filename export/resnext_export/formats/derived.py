@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -40,7 +39,7 @@ from resnext_export.passes.merge_proof import prove_merge
 from resnext_export.passes.quantize_fp8 import QuantizeFp8, skipped_by_fp8
 from resnext_export.passes.quantize_int8 import QuantizeInt8
 from resnext_export.proof import CHECK_BATCHES, DIFFERENT, Expected
-from resnext_export.publish import Built, library_versions, publish
+from resnext_export.publish import Built, library_versions
 from resnext_export.request import ExportRequest
 from resnext_export.tuning.merge_width import fastest_merge
 
@@ -71,38 +70,6 @@ class _Derived:
     facts: dict[str, Any]
 
 
-def derive_onnx(
-    parent: Artifact,
-    weights: Weights,
-    directory: Path,
-    request: ExportRequest,
-    *,
-    check: bool = True,
-    force: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> Artifact:
-    """Derive an ONNX artifact from ``parent`` in ``directory``, whole or not at all.
-
-    Args:
-        parent: an ONNX artifact; float32 if ``request`` names another precision.
-        weights: the weights of ``parent``, for the comparison.
-        directory: folder to create; ``model.onnx`` and ``manifest.json`` appear in it together.
-        request: precision, images to calibrate on, groups to merge.
-        check: compare the written bytes with eager PyTorch.
-        force: replace an artifact that is already there.
-        say: called with each line that the user should see before the work is done.
-
-    Raises:
-        UsageError: nothing to do, no images to calibrate on, or ``directory`` is taken.
-        BadInput: ``parent`` is quantized already or not float32; unusable images.
-        GateFailed: a layer's values exceed the precision's range, or the file does not match
-            PyTorch. Nothing is written.
-        MissingRequirement: the image library is not installed, or the disk is full.
-    """
-    build = partial(build_derived, parent, weights, request, check=check, say=say)
-    return publish(parent, directory, build, check=check, force=force)
-
-
 def build_derived(
     parent: Artifact,
     weights: Weights,
@@ -112,7 +79,22 @@ def build_derived(
     check: bool,
     say: Callable[[str], None],
 ) -> Built:
-    """Write the changed graph of ``parent`` into ``folder``; as `derive_onnx`."""
+    """Write the changed graph of ``parent`` into ``folder``.
+
+    Args:
+        parent: an ONNX artifact; float32 if ``request`` names another precision.
+        weights: the weights of ``parent``, for the comparison.
+        request: precision, images to calibrate on, groups to merge.
+        folder: where the file goes.
+        check: compute what PyTorch gives, for `Built.prove`.
+        say: called with each line that the user should see before the work is done.
+
+    Raises:
+        UsageError: nothing to do, or no images to calibrate on.
+        BadInput: ``parent`` is quantized already or not float32; unusable images.
+        GateFailed: a layer's values exceed the precision's range.
+        MissingRequirement: the image library is not installed, or the disk is full.
+    """
     precision = _precision(parent, request)
     of = parent.manifest
     graph = _Derived(onnx.load(parent.path), {})
@@ -161,11 +143,6 @@ def build_derived(
 def _precision(parent: Artifact, request: ExportRequest) -> Precision:
     """Precision of the new artifact; refuses one that ``parent`` cannot be converted to."""
     of = parent.manifest
-    if of.kind != "onnx":
-        raise UsageError(
-            f"another precision is made of an ONNX artifact; {parent.directory} is of kind"
-            f" {of.kind}"
-        )
     precision = request.precision or of.precision
     # Naming the parent's own precision is fine together with groups to merge.
     if (
@@ -178,11 +155,6 @@ def _precision(parent: Artifact, request: ExportRequest) -> Precision:
         )
         raise BadInput(
             f"{parent.directory} {already} ({of.precision}); start from the float32 export"
-        )
-    if precision == of.precision and request.merge_groups is None:
-        raise UsageError(
-            f"{parent.directory} is {precision} already, and no groups are to be merged: nothing"
-            " to do"
         )
     return precision
 

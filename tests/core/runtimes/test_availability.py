@@ -17,6 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from exported import export_onnx
 from fakes.package import fake_package
 from resnext.artifact.files import Artifact
 from resnext.artifact.kinds import KINDS
@@ -38,7 +39,6 @@ from resnext_bench.cli import main as bench
 from resnext_bench.plan import Cell, Plan
 from resnext_bench.run import run_benchmark
 from resnext_export.cli.export import main as export
-from resnext_export.formats.onnx import export_onnx
 
 H100 = Driver(None, 1, "13.0", (Gpu("NVIDIA H100", "9.0"),))
 

@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, ResnextError, UsageError
 from resnext.images.synthetic import seeded_pixels
@@ -28,7 +29,6 @@ from resnext_export.calibration.images import Source
 from resnext_export.calibration.ranges import Method, Ranges, read_ranges
 from resnext_export.calibration.reuse import calibrate_or_reuse
 from resnext_export.calibration.watch import WatchedSession
-from resnext_export.formats.onnx import export_onnx
 from resnext_export.passes.graph import refuse_quantized
 
 METHODS: tuple[Method, ...] = get_args(Method)
