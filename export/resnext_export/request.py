@@ -236,7 +236,8 @@ class ExportRequest(_Checked):
             kind: the artifact's.
         """
         row = FORMATS[self.format]
-        if row.is_source and self.numerics.only_for is None and self.scheme != row.scheme:
+        laid_out = self.numerics.calibrated and self.numerics.only_for is None
+        if row.is_source and laid_out and self.scheme != row.scheme:
             precision += f"-for-{self.scheme}"
         if self.merge_groups is not None:
             precision += "-merged"
