@@ -52,7 +52,7 @@ def publish(
     Args:
         source: what it is made from; its facts are the manifest's unless the build says otherwise.
         directory: folder to make.
-        build: writes the file into the folder that it is given.
+        build: writes the file into a folder.
         request: stored in the manifest, so that the artifact can be made again; None if no request
             can.
         check: compare the written file with PyTorch; if not, the manifest has no check.
@@ -92,14 +92,14 @@ def publish(
 
 def library_versions(*others: str) -> dict[str, str]:
     """Versions of the toolkit, of the libraries that make an ONNX artifact, and of ``others``."""
-    found = {"resnext-toolkit": __version__}
+    versions = {"resnext-toolkit": __version__}
     libraries = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
     for name in (*libraries, *others):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _facts_of(source: Weights | Artifact) -> dict[str, Any]:

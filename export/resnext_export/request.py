@@ -49,11 +49,13 @@ class _Checked(RequestFields):
     @model_validator(mode="after")
     def _go_together(self) -> _Checked:
         row = FORMATS[self.format]
-        given = [name for name in FIELDS if FIELDS[name].graph and getattr(self, name) is not None]
-        if row.source == "weights" and given:
+        graph_only = [
+            name for name in FIELDS if FIELDS[name].graph and getattr(self, name) is not None
+        ]
+        if row.source == "weights" and graph_only:
             raise UsageError(
                 f"a .{row.name} package is made from the weights, not from an ONNX artifact; drop"
-                f" `{given[0]}`"
+                f" `{graph_only[0]}`"
             )
         for name in ("calibration", "calibration_images", "calibration_method"):
             if getattr(self, name) is not None and self.precision not in QUANTIZED:
@@ -149,7 +151,7 @@ class _Checked(RequestFields):
 class ExportRequest(_Checked):
     """Everything an export needs to know, for every format: a frozen dataclass.
 
-    Options of one format may be given beside the fields of `RequestFields`; they are kept in
+    Options of one format may stand beside the fields of `RequestFields`; they end up in
     ``options``.
 
     Raises:
@@ -279,5 +281,5 @@ def _usage_error(exc: ValidationError) -> ResnextError:
         return _usage_error(cause)
     if isinstance(cause, ResnextError):
         return cause
-    where = str(first["loc"][0]) if first["loc"] else "request"
-    return UsageError(f"`{where}` {first['input']!r}: {first['msg']}")
+    field = str(first["loc"][0]) if first["loc"] else "request"
+    return UsageError(f"`{field}` {first['input']!r}: {first['msg']}")

@@ -279,10 +279,10 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(text)
     except ValidationError as exc:
         first = exc.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "manifest"
+        field = ".".join(map(str, first["loc"])) or "manifest"
         unknown = isinstance(first.get("ctx", {}).get("error"), UnknownName)
         raise BadArtifact(
-            f"{path} is not valid: {where}: {first['msg']}",
+            f"{path} is not valid: {field}: {first['msg']}",
             hint=_use_writer(raw) if unknown else "export the artifact again",
         ) from exc
     except ResnextError as exc:

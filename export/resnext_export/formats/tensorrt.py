@@ -17,7 +17,7 @@ from resnext.artifact.records import EngineOptions, EngineRecord
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadWeights, UsageError
 from resnext.machine.machine import this_machine
-from resnext.precision import DEFAULT, HALVES
+from resnext.precision import DEFAULT, PRECISIONS
 from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for, flavour_of
@@ -40,8 +40,6 @@ from .base import Builder
 
 if TYPE_CHECKING:
     import onnx
-
-    from resnext_export.passes.lower import HalfPrecision
 FILE_NAME = "model.engine"
 
 
@@ -201,9 +199,8 @@ def refit_engine(
     proto = onnx_from_torch.onnx_from_torch(
         weights, any_batch, bake_preprocessing=manifest.preprocessing_baked
     )
-    if manifest.precision in HALVES:
+    if (half := PRECISIONS[manifest.precision].lowered_to) is not None:
         native_io = manifest.outputs[0].dtype != "float32"
-        half = cast("HalfPrecision", manifest.precision)
         proto = run_pass(Lower(half, native_io=native_io), proto).proto
     flavour = flavour_of(record.library)
     data = refit.refitted_from_engine(

@@ -49,6 +49,11 @@ def ranges_of(path: Path, images: Any, method: Method = "minmax") -> Ranges:
     return calibrate(path, images, method, source="test images", source_sha256=SHA)
 
 
+def always_zero(ranges: Ranges) -> list[str]:
+    """Dead layers, or a sign that the images were not real."""
+    return [name for name, ends in ranges.ranges.items() if not any(ends)]
+
+
 def small(
     folder: Path, nodes: list[onnx.NodeProto], *, batch: int | str = "batch", **constants: Any
 ) -> Path:
@@ -118,7 +123,7 @@ def test_minmax_is_what_every_tensor_really_holds(
     )
     assert ranges.onnx_sha256 == digits_artifact.manifest.file_sha256
     assert ranges.weights_sha256 == digits_artifact.manifest.weights.sha256
-    assert ranges.degenerate == ()
+    assert not always_zero(ranges)
 
 
 def test_histograms_cut_within_what_is_there(found: dict[Method, Ranges]) -> None:
@@ -197,7 +202,7 @@ def test_a_tensor_that_is_always_zero_is_reported(tmp_path: Path) -> None:
     path = small(tmp_path, nodes, zero=0.0)
     for method in METHODS:
         ranges = ranges_of(path, [rows(1, 2)], method)
-        assert ranges.degenerate == ("dead",)
+        assert always_zero(ranges) == ["dead"]
 
 
 def test_half_precision_graphs_are_calibrated_too(
