@@ -68,7 +68,7 @@ class Formats(Mapping[str, Format]):
         KINDS.setdefault(row.name, Kind(opset=row.source == "onnx"))
 
     def unregister(self, name: str) -> None:
-        """Remove a format and its kind."""
+        """Remove a format that `register` added, and its kind."""
         del self._rows[name], KINDS[name]
 
     def __getitem__(self, name: str) -> Format:

@@ -30,7 +30,7 @@ _REFERENCES: Mapping[str, str] = MappingProxyType({"torch": "float64", "torch-fp
 
 
 def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
-    """As `recorded_weights`, once the file's bytes are known to say what the manifest says.
+    """As `recorded_weights`, but first the file is checked against its manifest.
 
     Raises:
         BadWeights: they cannot be found, or have another digest.
