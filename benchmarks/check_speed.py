@@ -35,8 +35,8 @@ from resnext.testing import FakeSession
 from resnext.timing.clock import time_host
 from resnext.weights.spec import load_model, load_weights
 from resnext_bench.measure import Samples, Subject, visit
+from resnext_export import export
 from resnext_export.convert.onnx_from_torch import _export
-from resnext_export.formats.onnx import export_onnx
 
 COMMANDS = ("resnext-export", "resnext-bench", "resnext-parity", "resnext-classify")
 
@@ -67,14 +67,14 @@ def export_ratio(rounds: int) -> tuple[dict[str, Any], Artifact]:
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
     folder = Path(tempfile.mkdtemp())
     _export(model, example, dynamic)  # the first of each in a process also imports
-    export_onnx(weights, folder)
+    export(weights, folder)
     ratios = []
     for _ in range(rounds):
         before = time.perf_counter()
         _export(model, example, dynamic)
         bare = time.perf_counter() - before
         before = time.perf_counter()
-        artifact = export_onnx(weights, folder, force=True)
+        artifact = export(weights, folder, force=True)
         ratios.append((time.perf_counter() - before) / bare)
     ratio = statistics.median(ratios)
     claim = {

@@ -45,6 +45,11 @@ class Numerics:
             quantized network, which is a converted file. TF32 keeps as many bits of mantissa as
             float16, so that is what it may lose.
         wider: precisions to suggest if a value does not fit, narrowest first.
+        lowered_to: half precision that a float32 graph is converted to; what is quantized besides
+            is quantized afterwards. None: the rest stays float32.
+        only_for: the one runtime that its graphs are laid out for; None if any will do.
+        wide_groups: grouped convolutions of few channels cannot be quantized, so groups are merged
+            before, not after.
     """
 
     name: str
@@ -55,11 +60,14 @@ class Numerics:
     eager_dtype: str | None = None
     calibrated: bool = False
     wider: tuple[Precision, ...] = ()
+    lowered_to: Literal["fp16", "bf16"] | None = None
+    only_for: Literal["trt"] | None = None
+    wide_groups: bool = False
 
     @property
     def half(self) -> bool:
         """Two bytes a value: fp16 and bf16."""
-        return self.weight_dtype in ("float16", "bfloat16")
+        return self.lowered_to == self.name
 
 
 # fp16 rounds a deep network's activations by up to 3e-2 of the logits (measured on seeded
@@ -77,13 +85,37 @@ _EIGHT_BIT_TYPES = Gate(max_error=2.0, min_cosine=0.9, min_top1=0.25, max_error_
 _ROWS = (
     Numerics("fp32", "float32", ("float32",), 3.4028234663852886e38, _FP32, "float32"),
     Numerics(
-        "fp16", "float16", ("float16",), 65504.0, _TEN_BITS, "float16", wider=("bf16", "fp32")
+        "fp16",
+        "float16",
+        ("float16",),
+        65504.0,
+        _TEN_BITS,
+        "float16",
+        wider=("bf16", "fp32"),
+        lowered_to="fp16",
     ),
     Numerics(
-        "bf16", "bfloat16", ("bfloat16",), 255 * 2.0**120, _SEVEN_BITS, "bfloat16", wider=("fp32",)
+        "bf16",
+        "bfloat16",
+        ("bfloat16",),
+        255 * 2.0**120,
+        _SEVEN_BITS,
+        "bfloat16",
+        wider=("fp32",),
+        lowered_to="bf16",
     ),
     Numerics("int8", "int8", ("int8", "uint8"), 127.0, _EIGHT_BIT_TYPES, calibrated=True),
-    Numerics("fp8", "float8_e4m3fn", ("float8_e4m3fn",), 448.0, _EIGHT_BIT_TYPES, calibrated=True),
+    Numerics(
+        "fp8",
+        "float8_e4m3fn",
+        ("float8_e4m3fn",),
+        448.0,
+        _EIGHT_BIT_TYPES,
+        calibrated=True,
+        lowered_to="fp16",
+        only_for="trt",
+        wide_groups=True,
+    ),
 )
 #: A float32 engine that may round products to TF32: not a separate precision, but a wider gate.
 _TF32 = Numerics("tf32", "float32", ("tfloat32", "float32"), _ROWS[0].largest, _TEN_BITS, "float16")
@@ -92,6 +124,8 @@ _TF32 = Numerics("tf32", "float32", ("tfloat32", "float32"), _ROWS[0].largest, _
 PRECISIONS: Mapping[Precision, Numerics] = MappingProxyType(
     dict(zip(get_args(Precision), _ROWS, strict=True))
 )
+#: What an export makes if no precision is requested; others are derived from it.
+DEFAULT: Precision = next(iter(PRECISIONS))
 #: What parity is judged by (`Manifest.numerics`): every precision, and ``tf32``.
 NUMERICS: Mapping[str, Numerics] = MappingProxyType({row.name: row for row in (*_ROWS, _TF32)})
 

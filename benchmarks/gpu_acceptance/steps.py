@@ -295,10 +295,9 @@ def compiled(bench: Bench) -> None:
 
 def package(bench: Bench) -> None:
     """A .pt2 package from export to its own parity check, and how fast it replays."""
-    from resnext.artifact.manifest import BatchRange
     from resnext.runtimes.registry import SessionOptions, open_session
     from resnext.weights.spec import load_weights
-    from resnext_export.formats.pt2 import export_pt2
+    from resnext_export import export
 
     device: Any = "cuda" if bench.cuda else "cpu"
     weights = (
@@ -315,12 +314,8 @@ def package(bench: Bench) -> None:
             folder = bench.cache / f"pt2-{precision}-{batch}"
             shutil.rmtree(folder, ignore_errors=True)
             started = time.monotonic()
-            artifact = export_pt2(
-                weights,
-                folder,
-                batch=BatchRange.parse(str(batch)),
-                precision=precision,
-                device=device,
+            artifact = export(
+                weights, folder, format="pt2", batch=str(batch), precision=precision, device=device
             )
             built_s = time.monotonic() - started
             check = artifact.manifest.check

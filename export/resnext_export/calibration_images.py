@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from resnext.errors import UsageError
 from resnext.images.sources import ImageSource, image_source
-from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights
 
 from .options import IMAGES
@@ -20,25 +18,8 @@ def calibration_images(request: ExportRequest, weights: Weights) -> ImageSource:
         MissingRequirement: the package with the data set is not installed.
     """
     return image_source(
-        require_calibration(request, weights),
+        request.images(weights),
         weights.preprocessing,
         split="calibration",
         limit=request.calibration_images or IMAGES,
-    )
-
-
-def require_calibration(request: ExportRequest, weights: Weights) -> str:
-    """Name of the images; none are read.
-
-    Raises:
-        UsageError: none were named, and ``weights`` come with none.
-    """
-    if request.calibration is not None:
-        return request.calibration
-    if weights.source in SHIPPED and SHIPPED[weights.source].config == weights.config:
-        return weights.source
-    raise UsageError(
-        "int8 and fp8 need images to calibrate on: `calibration` FOLDER, with pictures as the"
-        " network will see them (or digits, or fashion-mnist; random is noise, and only good for"
-        " trying speed)"
     )

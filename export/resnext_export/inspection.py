@@ -143,7 +143,7 @@ def _share_line(manifest: Manifest, delivered: Delivered, share: float) -> str:
     return text
 
 
-def _backends(manifest: Manifest, found: tuple[Finding, ...]) -> dict[str, str | None]:
+def _backends(manifest: Manifest, findings: tuple[Finding, ...]) -> dict[str, str | None]:
     able = [
         name
         for name, known in RUNTIMES.items()
@@ -152,8 +152,8 @@ def _backends(manifest: Manifest, found: tuple[Finding, ...]) -> dict[str, str |
         and manifest.precision in known.precisions
     ]
     # What keeps an engine or package from loading keeps it from running on any of them.
-    if found:
-        return dict.fromkeys(able, found[0].message)
+    if findings:
+        return dict.fromkeys(able, findings[0].message)
     answers = {name: available(name, given=True) for name in able}
     return {name: None if answer is None else str(answer) for name, answer in answers.items()}
 
@@ -161,11 +161,11 @@ def _backends(manifest: Manifest, found: tuple[Finding, ...]) -> dict[str, str |
 def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]:
     record, package = artifact.manifest.engine, artifact.manifest.package
     if record is not None and backend is None:
-        found = delivered_from_engine(record.layers, record.gpu or "ahead of time")
-        return found, f"from the manifest, {record.layers_from}"
+        delivered = delivered_from_engine(record.layers, record.gpu or "ahead of time")
+        return delivered, f"from the manifest, {record.layers_from}"
     if package is not None and backend is None:
-        found = delivered_from_package(package, package.gpu or package.device)
-        return found, f"from the manifest, {found.notes['layers from']}"
+        delivered = delivered_from_package(package, package.gpu or package.device)
+        return delivered, f"from the manifest, {delivered.notes['layers from']}"
     name = backend or natural_runtime(artifact)
     if backend is None and artifact.manifest.precision not in runtime_named(name).precisions:
         return (

@@ -60,17 +60,17 @@ class FormatOptions:
 
 def options_of(model: type[Any]) -> dict[str, tuple[Option, Any]]:
     """Each annotated field of a dataclass: its option, and its type with limits."""
-    found = {}
+    options = {}
     for name, annotation in get_type_hints(model, include_extras=True).items():
         if get_origin(annotation) is Annotated:
             (option,) = (each for each in annotation.__metadata__ if isinstance(each, Option))
-            found[name] = (option, annotation)
-    return found
+            options[name] = (option, annotation)
+    return options
 
 
 @dataclass(frozen=True)
 class RequestFields:
-    """The fields of an export request that all formats share. None means: not asked for."""
+    """The fields of an export request that all formats share. None means: not requested."""
 
     format: str = "onnx"
     model: Annotated[

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from resnext.artifact.files import Artifact, check_destination, read_artifact
 from resnext.artifact.manifest import MANIFEST_NAME, read_manifest
+from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.errors import BadArtifact, UsageError
-from resnext.precision import QUANTIZED
+from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.runtimes.pytorch.release import refuse_older_torch
-from resnext.verify.check import artifact_weights
+from resnext.verify.check import recorded_weights
 from resnext.weights.spec import Weights, load_weights
 
-from .calibration_images import require_calibration
 from .formats.base import builder_for
 from .publish import publish
+from .registry import FORMATS
 from .request import ExportRequest
-from .store import build_or_reuse
+from .store import build_step
 
 
 def export(
@@ -93,18 +92,35 @@ def run(
     if output is not None:
         check_destination(output, force=force)
     start = None if request.onnx is None else read_artifact(request.onnx)
-    weights = weights or _weights(request, start)
-    if start is None and request.precision in QUANTIZED:
-        require_calibration(request, weights)
-    source = _source(request, weights, start, check=check, say=say)
-    precision = request.precision or "fp32"
-    if isinstance(source, Artifact) and request.format != "onnx":
-        precision = source.manifest.precision
-    elif isinstance(source, Artifact):
-        precision = request.precision or source.manifest.precision
-    build = partial(builder.build, source, weights, request, check=check, say=say, cache=None)
+    if start is not None and start.manifest.kind != FORMATS[request.format].source:
+        raise UsageError(
+            f"`format` {request.format} is made from an ONNX artifact; {start.directory} is of kind"
+            f" {start.manifest.kind}"
+        )
+    if weights is None and start is not None:
+        check_onnx_precision(start)
+        weights = recorded_weights(start, request.weights)
+    elif weights is None:
+        refuse_older_torch()
+        with working("loading weights"):
+            weights = load_weights(
+                request.weights,
+                request.model,
+                num_classes=request.num_classes,
+                input_size=request.pixels(),
+            )
+    if start is None and request.numerics.calibrated:
+        request.images(weights)  # refuses now what would fail after the first step
+    *before, _ = request.steps(start.manifest.precision if start else None)
+    precision = request.precision or (start.manifest.precision if start else DEFAULT)
     directory = output or request.folder(weights, precision, kind)
-    return publish(source, directory, build, request=request, check=check, force=force)
+    source: Weights | Artifact = start or weights
+    with TemporaryDirectory(prefix="resnext-") as scratch:
+        store = None if check else Path(scratch)  # what is not checked is not kept
+        for step in before:
+            source = build_step(step, weights, source, store, check=check, say=say).artifact
+        build = partial(builder.build, source, weights, request, check=check, say=say, cache=None)
+        return publish(source, directory, build, request=request, check=check, force=force)
 
 
 def rebuild(
@@ -130,63 +146,13 @@ def rebuild(
     """
     manifest = read_manifest(path / MANIFEST_NAME)
     if manifest.request is None:
+        refitted = manifest.engine is not None and manifest.engine.refitted
         raise BadArtifact(
-            f"the manifest of {path} stores no request to rebuild from", hint="export it again"
+            f"the manifest of {path} stores no request to rebuild from",
+            hint="refit the engine without weights again" if refitted else "export it again",
         )
     try:
         request = ExportRequest(**manifest.request)
     except UsageError as exc:
         raise BadArtifact(f"the request in the manifest of {path} is not valid: {exc}") from exc
     return run(request, output or path, check=check, force=force or output is None, say=say)
-
-
-def _weights(request: ExportRequest, start: Artifact | None) -> Weights:
-    if start is not None:
-        return artifact_weights(start, request.weights)
-    refuse_older_torch()
-    with working("loading weights"):
-        return load_weights(
-            request.weights,
-            request.model,
-            num_classes=request.num_classes,
-            input_size=request.pixels(),
-        )
-
-
-def _source(
-    request: ExportRequest,
-    weights: Weights,
-    start: Artifact | None,
-    *,
-    check: bool,
-    say: Callable[[str], None],
-) -> Weights | Artifact:
-    """What ``request`` is made from: weights, or an ONNX artifact, built now or reused."""
-    parent = request.parent()
-    if parent is None:
-        return weights
-    if start is not None:
-        if request.format == "onnx":
-            return start
-        has = start.manifest.precision
-        if not parent.derives or (parent.precision == has and parent.merge_groups is None):
-            if request.precision not in (None, has):
-                raise UsageError(
-                    f"{start.directory} is {has}, not {request.precision}; drop `precision`, or"
-                    " start from the float32 export"
-                )
-            return start
-    made_from = _source(parent, weights, start, check=check, say=say)
-    if check:
-        known = made_from if isinstance(made_from, Artifact) else None
-        return build_or_reuse(parent, weights, known, say=say).artifact
-    builder = builder_for(parent)
-    build = partial(builder.build, made_from, weights, parent, check=False, say=say, cache=None)
-    return publish(made_from, _scratch() / "onnx", build, request=parent, check=False)
-
-
-def _scratch() -> Path:
-    """A folder that goes when the process does."""
-    folder = tempfile.mkdtemp(prefix="resnext-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)

@@ -12,8 +12,7 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.errors import GateFailed
 from resnext.images.synthetic import seeded_pixels
-from resnext.runtimes.registry import REFERENCE, RUNTIMES
-from resnext.verify.check import batched, logits_dtype, opened
+from resnext.verify.check import batched, logits_dtype, opened, trusted_runtime
 from resnext.verify.parity import compare, gate_for
 from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights
@@ -104,8 +103,7 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
     """Load the artifact's bytes from disk, run them on ``backend``, and compare with what eager
     PyTorch gives.
 
-    The reference evaluator computes an ONNX file of a precision that ONNX Runtime's CPU provider
-    does not run.
+    The reference evaluator computes an ONNX file of a precision that ``backend`` does not run.
 
     Raises:
         GateFailed: they do not agree; the message gives batch and reasons.
@@ -113,8 +111,7 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
     manifest = artifact.manifest
     gate = gate_for(manifest.numerics)
     worst, ratios = 0.0, []
-    if manifest.kind == "onnx" and manifest.precision not in RUNTIMES["ort"].precisions:
-        backend = REFERENCE
+    backend = trusted_runtime(artifact, backend)
     inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
     with opened(artifact, backend) as run:
         for size in expected.batches:

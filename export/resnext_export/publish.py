@@ -43,7 +43,7 @@ def publish(
     directory: Path,
     build: Callable[[Path], Built],
     *,
-    request: ExportRequest | None = None,
+    request: ExportRequest | None,
     check: bool = True,
     force: bool = False,
 ) -> Artifact:
@@ -52,8 +52,9 @@ def publish(
     Args:
         source: what it is made from; its facts are the manifest's unless the build says otherwise.
         directory: folder to make.
-        build: writes the file into the folder that it is given.
-        request: stored in the manifest, so that the artifact can be made again.
+        build: writes the file into a folder.
+        request: stored in the manifest, so that the artifact can be made again; None if no request
+            can.
         check: compare the written file with PyTorch; if not, the manifest has no check.
         force: replace an artifact that is already there.
 
@@ -63,12 +64,13 @@ def publish(
         GateFailed: the written file does not compute what PyTorch computes. Nothing is written.
         ResnextError: whatever ``build`` raises.
     """
+    facts = {**_facts_of(source), "request": request and request.record()}
     with staging(directory, force=force) as folder:
         built = build(folder)
         path = folder / built.file
         manifest = Manifest(
             **{
-                **_facts_of(source),
+                **facts,
                 **built.facts,
                 "file": built.file,
                 "file_sha256": file_sha256(path),
@@ -78,7 +80,6 @@ def publish(
                     datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
                 ),
                 "check": None,
-                "request": None if request is None else request.record(),
             }
         )
         if check:
@@ -91,14 +92,14 @@ def publish(
 
 def library_versions(*others: str) -> dict[str, str]:
     """Versions of the toolkit, of the libraries that make an ONNX artifact, and of ``others``."""
-    found = {"resnext-toolkit": __version__}
+    versions = {"resnext-toolkit": __version__}
     libraries = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
     for name in (*libraries, *others):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _facts_of(source: Weights | Artifact) -> dict[str, Any]:

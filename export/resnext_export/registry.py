@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Interval
 
+from resnext.artifact.kinds import KINDS, Kind
 from resnext.errors import UnknownName
 
 from .options import FormatOptions, Option, Runtime, options_of
@@ -36,6 +37,11 @@ class Format:
     scheme: Runtime = "ort"
     profiles: bool = False
 
+    @property
+    def is_source(self) -> bool:
+        """Other formats are made from it, and so are its own other precisions."""
+        return self.source == self.name
+
 
 class Formats(Mapping[str, Format]):
     """Formats by name."""
@@ -46,7 +52,7 @@ class Formats(Mapping[str, Format]):
             self.register(row)
 
     def register(self, row: Format) -> None:
-        """Add a format.
+        """Add a format; artifacts of its name are then a kind that manifests can be of.
 
         Raises:
             ValueError: its name, or one of its options, is taken.
@@ -59,10 +65,11 @@ class Formats(Mapping[str, Format]):
             ):
                 raise ValueError(f"format {other.name!r} has an option {min(both)!r} already")
         self._rows[row.name] = row
+        KINDS.setdefault(row.name, Kind(opset=row.source == "onnx"))
 
     def unregister(self, name: str) -> None:
-        """Remove a format."""
-        del self._rows[name]
+        """Remove a format that `register` added, and its kind."""
+        del self._rows[name], KINDS[name]
 
     def __getitem__(self, name: str) -> Format:
         if name not in self._rows:

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError, UnknownName, UsageError
 from resnext.network.config import variant_name
-from resnext.precision import HALVES, QUANTIZED
+from resnext.precision import DEFAULT, HALVES, PRECISIONS, QUANTIZED, Numerics, Precision
 from resnext.weights.shipped import SHIPPED
 
 from .options import FIELDS, FormatOptions, RequestFields, Runtime, options_of
@@ -49,11 +49,13 @@ class _Checked(RequestFields):
     @model_validator(mode="after")
     def _go_together(self) -> _Checked:
         row = FORMATS[self.format]
-        given = [name for name in FIELDS if FIELDS[name].graph and getattr(self, name) is not None]
-        if row.source == "weights" and given:
+        graph_only = [
+            name for name in FIELDS if FIELDS[name].graph and getattr(self, name) is not None
+        ]
+        if row.source == "weights" and graph_only:
             raise UsageError(
                 f"a .{row.name} package is made from the weights, not from an ONNX artifact; drop"
-                f" `{given[0]}`"
+                f" `{graph_only[0]}`"
             )
         for name in ("calibration", "calibration_images", "calibration_method"):
             if getattr(self, name) is not None and self.precision not in QUANTIZED:
@@ -83,16 +85,16 @@ class _Checked(RequestFields):
             raise UsageError(
                 "`runtime` says what an int8 graph is for: use `precision` int8, or drop `runtime`"
             )
-        if self.precision == "fp8" and runtime != "trt":
-            raise UsageError("fp8 is for TensorRT; use `runtime` trt")
-        if self.format != "onnx" and runtime != row.scheme:
+        if (only := self.numerics.only_for) not in (None, runtime):
+            raise UsageError(f"{self.precision} is for TensorRT; use `runtime` {only}")
+        if not row.is_source and runtime != row.scheme:
             raise UsageError(
                 f"`runtime` {runtime} and `format` {self.format} are for two runtimes; drop"
                 " `runtime`"
             )
 
     def _check_start(self) -> None:
-        if self.format == "onnx" and not self.derives:
+        if FORMATS[self.format].is_source and not self.derives:
             raise UsageError(
                 "`onnx` is what to start from: it takes another `format`, a `precision` or"
                 " `merge_groups`"
@@ -113,14 +115,19 @@ class _Checked(RequestFields):
                 )
 
     @property
+    def numerics(self) -> Numerics:
+        """Everything about the precision."""
+        return PRECISIONS[self.precision or DEFAULT]
+
+    @property
     def derives(self) -> bool:
         """Whether the float32 ONNX graph has to be changed: another precision, merged groups."""
-        return self.precision not in (None, "fp32") or self.merge_groups is not None
+        return self.precision not in (None, DEFAULT) or self.merge_groups is not None
 
     @property
     def scheme(self) -> Runtime:
         """Runtime that a quantized graph is laid out for, and that merged groups are timed on."""
-        return self.runtime or ("trt" if self.precision == "fp8" else FORMATS[self.format].scheme)
+        return self.runtime or self.numerics.only_for or FORMATS[self.format].scheme
 
     def profiles(self) -> tuple[BatchRange, ...]:
         """Batch sizes: one range, or an engine's optimization profiles."""
@@ -144,7 +151,7 @@ class _Checked(RequestFields):
 class ExportRequest(_Checked):
     """Everything an export needs to know, for every format: a frozen dataclass.
 
-    Options of one format may be given beside the fields of `RequestFields`; they are kept in
+    Options of one format may stand beside the fields of `RequestFields`; they end up in
     ``options``.
 
     Raises:
@@ -157,19 +164,64 @@ class ExportRequest(_Checked):
         except ValidationError as exc:
             raise _usage_error(exc) from exc
 
+    def steps(self, start: Precision | None = None) -> tuple[ExportRequest, ...]:
+        """What to make, in this order: each from what the one before made, the last is this one.
+
+        Args:
+            start: precision of the artifact that ``onnx`` names; None if it names none, and the
+                first step is made from the weights.
+
+        Raises:
+            UsageError: the artifact in ``onnx`` has another precision than the request.
+        """
+        parent = self.parent()
+        if parent is None:
+            return (self,)
+        if start is None:
+            return (*parent.steps(), self)
+        if FORMATS[self.format].is_source:
+            return (self,)
+        if parent.derives and (parent.precision != start or parent.merge_groups is not None):
+            return (parent, self)
+        if self.precision not in (None, start):
+            raise UsageError(
+                f"{self.onnx} is {start}, not {self.precision}; drop `precision`, or start from the"
+                " float32 export"
+            )
+        return (self,)
+
     def parent(self) -> ExportRequest | None:
         """The request for the artifact that this one is made from; None: from the weights."""
         row = FORMATS[self.format]
-        if row.source == "weights" or (self.format == "onnx" and not self.derives):
+        if row.source == "weights" or (row.is_source and not self.derives):
             return None
-        fields: dict[str, Any] = {"format": "onnx", "options": FormatOptions(), "onnx": None}
-        if self.format == "onnx":
+        fields: dict[str, Any] = {"format": row.source, "options": FormatOptions(), "onnx": None}
+        if row.is_source:
             fields |= {name: None for name in FIELDS if FIELDS[name].section == "Precision"}
         else:
             auto = self.merge_groups == "auto"
-            fields["runtime"] = self.scheme if self.precision in QUANTIZED or auto else None
+            fields["runtime"] = self.scheme if self.numerics.calibrated or auto else None
             fields["batch"] = None if row.profiles else self.batch
         return replace(self, **fields)
+
+    def images(self, weights: Weights) -> str:
+        """Name of the images to calibrate on; none are read.
+
+        Args:
+            weights: what is exported; shipped weights come with images.
+
+        Raises:
+            UsageError: none were named, and ``weights`` come with none.
+        """
+        if self.calibration is not None:
+            return self.calibration
+        if weights.source in SHIPPED and SHIPPED[weights.source].config == weights.config:
+            return weights.source
+        raise UsageError(
+            "int8 and fp8 need images to calibrate on: `calibration` FOLDER, with pictures as the"
+            " network will see them (or digits, or fashion-mnist; random is noise, and only good"
+            " for trying speed)"
+        )
 
     def record(self) -> dict[str, Any]:
         """What a manifest stores; `ExportRequest` takes it back."""
@@ -185,8 +237,10 @@ class ExportRequest(_Checked):
             precision: the artifact's.
             kind: the artifact's.
         """
-        if kind == "onnx" and precision == "int8" and self.runtime not in (None, "ort"):
-            precision += f"-for-{self.runtime}"
+        row = FORMATS[self.format]
+        laid_out = self.numerics.calibrated and self.numerics.only_for is None
+        if row.is_source and laid_out and self.scheme != row.scheme:
+            precision += f"-for-{self.scheme}"
         if self.merge_groups is not None:
             precision += "-merged"
         config, source = weights.config, weights.source
@@ -227,5 +281,5 @@ def _usage_error(exc: ValidationError) -> ResnextError:
         return _usage_error(cause)
     if isinstance(cause, ResnextError):
         return cause
-    where = str(first["loc"][0]) if first["loc"] else "request"
-    return UsageError(f"`{where}` {first['input']!r}: {first['msg']}")
+    field = str(first["loc"][0]) if first["loc"] else "request"
+    return UsageError(f"`{field}` {first['input']!r}: {first['msg']}")

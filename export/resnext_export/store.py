@@ -14,7 +14,6 @@ from typing import Any
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import FORMAT_VERSION
 from resnext.errors import BadArtifact
-from resnext.precision import QUANTIZED
 from resnext.storage import cache_folder, locked
 from resnext.weights.spec import Weights
 
@@ -58,9 +57,6 @@ def build_or_reuse(
 ) -> Stored:
     """The checked artifact that ``request`` describes, built now unless an earlier run left it.
 
-    Safe for several processes: the first builds, the others wait and reuse. A damaged entry is
-    built again.
-
     Args:
         request: what to build.
         weights: the network.
@@ -75,42 +71,67 @@ def build_or_reuse(
         GateFailed: the artifact does not compute what PyTorch computes.
         ResnextError: whatever the build raises.
     """
-    folder = folder or cache_folder()
-    builder = builder_for(request)
+    *before, last = request.steps() if source is None else (request,)
     made_from: Weights | Artifact = source or weights
-    if source is None and (parent := request.parent()) is not None:
-        made_from = build_or_reuse(parent, weights, folder=folder, say=say).artifact
-    entry = entry_of(request, weights, made_from, folder)
+    for step in before:
+        made_from = build_step(step, weights, made_from, folder, say=say).artifact
+    return build_step(last, weights, made_from, folder, say=say)
+
+
+def build_step(
+    request: ExportRequest,
+    weights: Weights,
+    source: Weights | Artifact,
+    folder: Path | None = None,
+    *,
+    check: bool = True,
+    say: Callable[[str], None],
+) -> Stored:
+    """One of a request's steps, from the artifact of the step before.
+
+    Safe for several processes: the first builds, the others wait and reuse. A damaged entry is
+    built again.
+
+    Args:
+        request: one of `ExportRequest.steps`.
+        weights: the network.
+        source: what it is made from.
+        folder: as for `build_or_reuse`.
+        check: compare with PyTorch; if not, ``folder`` must be for this run alone.
+        say: as for `build_or_reuse`.
+
+    Raises:
+        ResnextError: as for `build_or_reuse`.
+    """
+    folder = folder or cache_folder()
+    entry = entry_of(request, weights, source, folder)
+    builder = builder_for(request)
+    made_from = source.manifest.file_sha256 if isinstance(source, Artifact) else source.sha256
     with locked(entry.with_suffix(".lock")):
         try:
-            found = read_artifact(entry)
-            if _made_of(found, made_from) and builder.usable(found.manifest):
-                return Stored(found, reused=True)
+            stored = read_artifact(entry)
+            manifest = stored.manifest
+            same = made_from == (manifest.parent_sha256 or manifest.weights.sha256)
+            if same and builder.usable(manifest):
+                return Stored(stored, reused=True)
         except BadArtifact:
             # Absent, or damaged since; the store owns its entries.
             shutil.rmtree(entry, ignore_errors=True)
-        build = partial(
-            builder.build, made_from, weights, request, check=True, say=say, cache=folder
-        )
-        artifact = publish(made_from, entry, build, request=request, force=entry.exists())
+        build = partial(builder.build, source, weights, request, check=check, say=say, cache=folder)
+        force = entry.exists()
+        artifact = publish(source, entry, build, request=request, check=check, force=force)
         return Stored(artifact, reused=False)
-
-
-def _made_of(artifact: Artifact, source: Weights | Artifact) -> bool:
-    if isinstance(source, Artifact):
-        return artifact.manifest.parent_sha256 == source.manifest.file_sha256
-    return artifact.manifest.weights.sha256 == source.sha256
 
 
 def entry_of(
     request: ExportRequest, weights: Weights, source: Weights | Artifact, folder: Path
 ) -> Path:
     """The folder of an artifact: its name changes with everything that changes the bytes."""
-    laid_out = request.precision in QUANTIZED or request.merge_groups == "auto"
+    laid_out = request.numerics.calibrated or request.merge_groups == "auto"
     facts: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "request": {k: v for k, v in request.record().items() if k not in _NAMES},
-        "precision": request.precision or "fp32",
+        "precision": request.numerics.name,
         "scheme": request.scheme if laid_out else None,
         "key": builder_for(request).key(request, weights),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -15,11 +15,13 @@ from pydantic import (
     model_validator,
 )
 
-from resnext.errors import BadArtifact, ResnextError
+from resnext.errors import BadArtifact, ResnextError, UnknownName
 from resnext.images.preprocessing import Preprocessing
 from resnext.network.config import ResNeXtConfig
 from resnext.precision import QUANTIZED, Precision
+from resnext.version import __version__
 
+from .kinds import KINDS
 from .records import EngineRecord, PackageRecord
 from .specs import BatchRange as BatchRange
 from .specs import Strict, TensorSpec
@@ -118,7 +120,8 @@ class Manifest(Strict):
     Attributes:
         format_version: version of the manifest format; readers refuse any other.
         kind: format of the artifact: an ONNX file, OpenVINO IR (both of its files in one), a
-            TensorRT or TensorRT-RTX engine, or an AOTInductor package (pt2).
+            TensorRT or TensorRT-RTX engine, an AOTInductor package (pt2), or what a registered
+            format adds.
         file: name of the file beside the manifest.
         file_sha256: digest of the file.
         file_size_bytes: size of the file.
@@ -150,7 +153,7 @@ class Manifest(Strict):
     """
 
     format_version: Literal[1] = 1
-    kind: Literal["onnx", "openvino", "trt", "trt-rtx", "pt2"]
+    kind: str
     file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     file_sha256: Sha256
     file_size_bytes: int = Field(ge=1)
@@ -176,26 +179,27 @@ class Manifest(Strict):
     merged: MergeRecord | None = None
     request: dict[str, JsonValue] | None = None
 
-    @model_validator(mode="after")
-    def _engine_where_kind_says_so(self) -> Manifest:
-        if (self.kind in ("trt", "trt-rtx")) != (self.engine is not None):
-            raise ValueError(
-                f"a manifest of kind {self.kind} {'needs an' if self.engine is None else 'has no'}"
-                " engine"
-            )
-        return self
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in KINDS:
+            raise UnknownName("kind", kind, KINDS)
+        return kind
 
     @model_validator(mode="after")
-    def _package_where_kind_says_so(self) -> Manifest:
-        is_package = self.kind == "pt2"
-        if is_package != (self.package is not None):
-            raise ValueError(
-                f"a manifest of kind {self.kind} {'needs a' if is_package else 'has no'} package"
-            )
-        if is_package != (self.opset is None):
-            raise ValueError(
-                f"a manifest of kind {self.kind} {'has no' if is_package else 'needs an'} opset"
-            )
+    def _as_its_kind_has_it(self) -> Manifest:
+        kind = KINDS[self.kind]
+        for what, here, needed in (
+            ("engine", self.engine is not None, kind.record == "engine"),
+            ("package", self.package is not None, kind.record == "package"),
+            ("opset", self.opset is not None, kind.opset),
+        ):
+            if here != needed:
+                article = "a" if what == "package" else "an"
+                raise ValueError(
+                    f"a manifest of kind {self.kind} {'has no' if here else f'needs {article}'}"
+                    f" {what}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -275,9 +279,21 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(text)
     except ValidationError as exc:
         first = exc.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "manifest"
+        field = ".".join(map(str, first["loc"])) or "manifest"
+        unknown = isinstance(first.get("ctx", {}).get("error"), UnknownName)
         raise BadArtifact(
-            f"{path} is not valid: {where}: {first['msg']}", hint="export the artifact again"
+            f"{path} is not valid: {field}: {first['msg']}",
+            hint=_use_writer(raw) if unknown else "export the artifact again",
         ) from exc
     except ResnextError as exc:
         raise BadArtifact(f"{path} is not valid: {exc}") from exc
+
+
+def _use_writer(raw: dict[str, Any]) -> str:
+    """What to do about a kind of file that nothing here knows."""
+    versions = raw.get("versions")
+    writer = versions.get("resnext-toolkit") if isinstance(versions, dict) else None
+    return (
+        f"read it with the toolkit version that wrote it ({writer or 'not recorded'}; this is"
+        f" {__version__}), or register the format that it is of"
+    )

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .session import Session
 
 Device = Literal["auto", "cpu", "cuda"]
-#: What a runtime runs: the live network, or artifacts of a manifest's kind.
-Format = Literal["weights", "onnx", "openvino", "trt", "trt-rtx", "pt2"]
 _BOTH: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
 
 
@@ -76,7 +74,8 @@ class Runtime:
         about: one line for ``--help``.
         module: the folder under `resnext.runtimes` whose ``door`` opens it.
         package: the Python package that it needs.
-        formats: what it runs, the one that is built for it first.
+        formats: what it runs, the one that is built for it first: ``weights`` for the live
+            network, or kinds of artifacts (`resnext.artifact.kinds`).
         devices: those that it can be asked for.
         precisions: that it can run, on some machine at least.
     """
@@ -85,7 +84,7 @@ class Runtime:
     about: str
     module: str
     package: str
-    formats: tuple[Format, ...]
+    formats: tuple[str, ...]
     devices: tuple[Literal["cpu", "cuda"], ...] = _BOTH
     precisions: tuple[Precision, ...] = tuple(PRECISIONS)
 

@@ -17,7 +17,7 @@ from resnext.errors import BadArtifact, BadWeights, UnknownName, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes import registry
 from resnext.runtimes.pt2.package import check_package_bytes
-from resnext.runtimes.registry import REFERENCE, open_session
+from resnext.runtimes.registry import REFERENCE, open_session, runtime_named
 from resnext.weights.spec import Weights, load_weights
 
 from .parity import Parity
@@ -30,8 +30,7 @@ _REFERENCES: Mapping[str, str] = MappingProxyType({"torch": "float64", "torch-fp
 
 
 def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
-    """The weights that an artifact was made from, loaded again and compared with the manifest's
-    digest.
+    """As `recorded_weights`, but first the file is checked against its manifest.
 
     Raises:
         BadWeights: they cannot be found, or have another digest.
@@ -39,6 +38,20 @@ def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
             worth nothing.
     """
     _check_bytes(artifact)
+    return recorded_weights(artifact, spec)
+
+
+def recorded_weights(artifact: Artifact, spec: str | None = None) -> Weights:
+    """The weights that an artifact was made from, loaded again and compared with the manifest's
+    digest.
+
+    Args:
+        artifact: its manifest is trusted.
+        spec: where they are now; None means where the manifest says.
+
+    Raises:
+        BadWeights: they cannot be found, or have another digest.
+    """
     record = artifact.manifest.weights
     try:
         weights = load_weights(spec or record.source, artifact.manifest.config)
@@ -146,7 +159,7 @@ def check(
         artifact,
         dtype=logits_dtype(artifact, runtime),
         against=dtype,
-        graph=artifact if manifest.kind == "onnx" and runtime != REFERENCE else None,
+        graph=artifact if _is_graph(artifact) and runtime != REFERENCE else None,
     )
 
 
@@ -154,10 +167,21 @@ def natural_runtime(artifact: Artifact) -> str:
     """What `check` runs ``artifact`` on if nothing else is named: a runtime that is trusted with
     its precision, else the reference evaluator.
     """
-    manifest = artifact.manifest
-    if manifest.kind == "onnx" and manifest.precision not in registry.RUNTIMES["ort"].precisions:
-        return REFERENCE
-    return registry.natural_runtime(artifact)
+    natural = "ort" if _is_graph(artifact) else registry.natural_runtime(artifact)
+    return trusted_runtime(artifact, natural)
+
+
+def trusted_runtime(artifact: Artifact, runtime: str) -> str:
+    """``runtime``, or the reference evaluator for an ONNX file of a precision that ``runtime`` does
+    not run.
+    """
+    able = artifact.manifest.precision in runtime_named(runtime).precisions
+    return runtime if able or not _is_graph(artifact) else REFERENCE
+
+
+def _is_graph(artifact: Artifact) -> bool:
+    """Whether the reference evaluator can compute it node by node."""
+    return artifact.manifest.kind in runtime_named(REFERENCE).formats
 
 
 def _check_bytes(artifact: Artifact) -> None:

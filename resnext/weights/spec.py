@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -55,10 +55,12 @@ def load_weights(
         BadWeights: the file is missing, unsafe, declares another model, or does not fit; names the
             first tensors that do not.
     """
-    named = variant(model) if isinstance(model, str) else model
     if spec is None:
-        spec = next((name for name, known in SHIPPED.items() if known.config == named), "seeded")
-    implied = _implied_config(spec)
+        models = {known: name for name, row in SHIPPED.items() for known in (row.model, row.config)}
+        spec = "seeded" if model is None else models.get(model, "seeded")
+    origin = _origin(spec)
+    implied = declared_config(origin) if isinstance(origin, Path) else None
+    named = variant(model) if isinstance(model, str) else model
     if implied is not None and named is not None:
         # A configuration may have another input size than the checkpoint was trained at; a name
         # may not.
@@ -66,29 +68,37 @@ def load_weights(
             named if isinstance(model, str) else replace(named, input_size=implied.input_size)
         )
         if requested != implied:
-            _refuse_other_model(spec, implied)
+            name = variant_name(implied) or "a custom configuration"
+            kind = UsageError if spec in SHIPPED else BadWeights
+            raise kind(
+                f"weights {spec!r} are of model {name}",
+                hint="leave `model` and `num_classes` out, or choose other weights",
+            )
     config = named or implied or variant("resnext50_32x4d")
     config = replace(
         config,
         num_classes=num_classes or config.num_classes,
         input_size=input_size or config.input_size,
     )
+    if isinstance(origin, Path):
+        weights = read_weights(origin, config)
+        return replace(weights, source=spec) if spec in SHIPPED else weights
+    from .conditioned import seeded_state_dict
+
+    return Weights(config, seeded_state_dict(config, origin), spec, default_preprocessing(config))
+
+
+def _origin(spec: str) -> int | Path:
+    """The seed that ``spec`` names, or the file."""
+    name, colon, number = spec.partition(":")
+    if name == "seeded":
+        if colon and not (number.isascii() and number.isdigit()):
+            raise UsageError(
+                f"weights {spec!r}: the seed after 'seeded:' must be a whole number of 0 or more"
+            )
+        return int(number or 0)
     if spec in SHIPPED:
-        return replace(read_weights(SHIPPED[spec].path, config), source=spec)
-    if spec == "seeded" or spec.startswith("seeded:"):
-        from .conditioned import seeded_state_dict
-
-        state = seeded_state_dict(config, _seed(spec))
-        return Weights(config, state, spec, default_preprocessing(config))
-    return read_weights(Path(spec), config)
-
-
-def _implied_config(spec: str) -> ResNeXtConfig | None:
-    """The configuration that ``spec`` declares, or None."""
-    if spec in SHIPPED:
-        return SHIPPED[spec].config
-    if spec == "seeded" or spec.startswith("seeded:"):
-        return None
+        return SHIPPED[spec].path
     path = Path(spec)
     if path.suffix not in _SUFFIXES:
         raise UsageError(
@@ -97,16 +107,7 @@ def _implied_config(spec: str) -> ResNeXtConfig | None:
         )
     if not path.is_file():
         raise BadWeights(f"no weights file at {path}")
-    return declared_config(path)
-
-
-def _refuse_other_model(spec: str, implied: ResNeXtConfig) -> NoReturn:
-    name = variant_name(implied) or "a custom configuration"
-    kind = UsageError if spec in SHIPPED else BadWeights
-    raise kind(
-        f"weights {spec!r} are of model {name}",
-        hint="leave `model` and `num_classes` out, or choose other weights",
-    )
+    return path
 
 
 def load_model(weights: Weights) -> ResNeXt:
@@ -120,12 +121,3 @@ def load_model(weights: Weights) -> ResNeXt:
         {name: value.clone() for name, value in weights.state_dict.items()}, assign=True
     )
     return model.eval().requires_grad_(False)
-
-
-def _seed(spec: str) -> int:
-    _, _, number = spec.partition(":")
-    if spec != "seeded" and not (number.isascii() and number.isdigit()):
-        raise UsageError(
-            f"weights {spec!r}: the seed after 'seeded:' must be a whole number of 0 or more"
-        )
-    return int(number or 0)

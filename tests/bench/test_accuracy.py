@@ -149,8 +149,8 @@ def test_digits_through_pytorch_are_right_on_353_of_359(
 def test_digits_through_onnx_runtime_are_as_often_right(
     digits: Weights, source: ImageSource, reference: Logits, tmp_path: Path
 ) -> None:
+    from exported import export_onnx
     from resnext.artifact.manifest import BatchRange
-    from resnext_export.formats.onnx import export_onnx
 
     # A fixed batch that does not divide 359, and one with the normalisation inside.
     for name, options in {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from exported import export_onnx
 from resnext.errors import BadInput
 from resnext.machine.cuda_driver import probe_driver
 from resnext.machine.environment import record_environment
@@ -16,7 +17,6 @@ from resnext.weights.spec import load_weights
 from resnext_bench import cli
 from resnext_bench.report import HEADINGS
 from resnext_bench.result import read_run
-from resnext_export.formats.onnx import export_onnx
 
 FAST = [
     "--weights",

@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from exported import export_onnx
 from fakes.package import FakeLoader, fake_package, fake_pt2_from_torch
 from resnext.artifact.records import PackageRecord
 from resnext.errors import MissingRequirement
@@ -19,7 +20,6 @@ from resnext_bench import cli
 from resnext_bench.result import read_run
 from resnext_export import ExportRequest
 from resnext_export.convert import pt2_from_torch as converter
-from resnext_export.formats.onnx import export_onnx
 from resnext_export.registry import PackageOptions
 
 FAST = ["--weights", "digits", "--duration", "0.1", "--rounds", "2", "--warmup", "0.02"]

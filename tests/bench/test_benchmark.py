@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 import resnext_bench
+from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.errors import BadArtifact, BadWeights, ResnextError, UnknownName, UsageError
 from resnext.weights import checkpoint, spec
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import Run, benchmark, read_run
 from resnext_bench.report import HEADINGS
-from resnext_export.formats.onnx import export_onnx
 
 QUICK: dict[str, Any] = {"duration": 0.02, "warmup": 0, "rounds": 3, "device": "cpu"}
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from exported import derive_onnx, export_onnx
 from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.runtimes.ort import session
@@ -21,8 +22,6 @@ from resnext_bench.cases import (
 )
 from resnext_bench.cli import main
 from resnext_bench.result import read_run
-from resnext_export.formats.derived import derive_onnx
-from resnext_export.formats.onnx import export_onnx
 from resnext_export.request import ExportRequest
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from exported import export_engine, export_onnx
 from resnext.artifact.files import Artifact, file_sha256, read_artifact
 from resnext.artifact.manifest import BatchRange, Manifest
 from resnext.artifact.records import EngineOptions
@@ -19,8 +20,6 @@ from resnext.machine.cuda_driver import Driver
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import Flavour, flavour_for
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats.onnx import export_onnx
-from resnext_export.formats.tensorrt import export_engine
 
 
 @pytest.fixture(scope="session")

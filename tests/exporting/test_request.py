@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from exported import relabelled
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.errors import BadArtifact, UnknownName, UsageError
+from resnext.precision import Precision
 from resnext.weights.spec import Weights
 from resnext_export import ExportRequest, export
 from resnext_export.cli.export import main
@@ -89,6 +91,38 @@ def test_an_unknown_field_names_the_nearest(name: str, near: str) -> None:
         ExportRequest(**{name: "fp16"})
 
 
+@pytest.mark.parametrize(
+    ("fields", "start", "steps"),
+    [
+        ({}, None, ["onnx"]),
+        ({"precision": "int8"}, None, ["onnx", "onnx int8"]),
+        ({"precision": "int8", "onnx": Path("x")}, "fp32", ["onnx int8"]),
+        ({"format": "trt"}, None, ["onnx", "trt"]),
+        ({"format": "trt", "precision": "fp16"}, None, ["onnx", "onnx fp16", "trt fp16"]),
+        (
+            {"format": "trt", "precision": "fp16", "onnx": Path("x")},
+            "fp32",
+            ["onnx fp16", "trt fp16"],
+        ),
+        ({"format": "trt", "precision": "fp16", "onnx": Path("x")}, "fp16", ["trt fp16"]),
+        ({"format": "trt", "onnx": Path("x")}, "fp16", ["trt"]),
+        ({"format": "pt2", "precision": "fp16"}, None, ["pt2 fp16"]),
+    ],
+    ids=str,
+)
+def test_a_request_lists_what_is_made_in_order(
+    fields: dict[str, Any], start: Precision | None, steps: list[str]
+) -> None:
+    made = ExportRequest(**fields).steps(start)
+    assert [f"{step.format} {step.precision or ''}".rstrip() for step in made] == steps
+
+
+def test_a_start_of_another_precision_is_refused() -> None:
+    request = ExportRequest(format="trt", onnx=Path("x"), precision="fp32")
+    with pytest.raises(UsageError, match="x is fp16, not fp32; drop `precision`"):
+        request.steps("fp16")
+
+
 def test_a_request_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         ExportRequest().batch = "4"  # type: ignore[misc]  # what is tested
@@ -148,8 +182,9 @@ def test_a_rebuilt_onnx_file_has_the_same_bytes(more: dict[str, Any], tmp_path: 
 def test_a_manifest_without_a_request_is_not_rebuilt(
     digits_artifact: Artifact, tmp_path: Path
 ) -> None:
+    older = relabelled(digits_artifact, tmp_path / "older", request=None)
     result = CliRunner().invoke(
-        main, ["rebuild", str(digits_artifact.directory), "--output", str(tmp_path / "out")]
+        main, ["rebuild", str(older.directory), "--output", str(tmp_path / "out")]
     )
     assert result.exit_code == BadArtifact.exit_code
     assert "stores no request" in result.output

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.cuda_driver import probe_driver
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats.onnx import export_onnx
 
 LARGEST_BATCH = 256
 #: Float64 on the host's processor is slow: the first images are compared, whatever the batch.

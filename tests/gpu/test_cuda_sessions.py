@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.errors import ResnextError
 from resnext.precision import Precision
@@ -26,7 +27,6 @@ from resnext.timing.clock import time_device, time_host
 from resnext.verify.delivered import delivered_share
 from resnext.verify.parity import compare
 from resnext.weights.spec import Weights
-from resnext_export.formats.onnx import export_onnx
 
 BATCHES = (1, 8, 64)
 NO_ORT_CUDA = available("ort-cuda")

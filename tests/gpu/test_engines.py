@@ -19,6 +19,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from exported import derive_onnx, export_engine, export_onnx
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import EngineOptions
@@ -38,9 +39,7 @@ from resnext_bench.cases import Candidate
 from resnext_bench.plan import Case, Plan
 from resnext_bench.run import run_benchmark
 from resnext_export.cli.export import main
-from resnext_export.formats.derived import derive_onnx
-from resnext_export.formats.onnx import export_onnx
-from resnext_export.formats.tensorrt import export_engine, refit_engine
+from resnext_export.formats.tensorrt import refit_engine
 from resnext_export.request import ExportRequest
 from resnext_export.store import build_or_reuse
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.runtimes.availability import available
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights
-from resnext_export.formats.onnx import export_onnx
 
 BATCHES = (1, 8)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exported import export_pt2
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import UsageError
@@ -17,7 +18,6 @@ from resnext.runtimes.pt2.toolchain import obstacle
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.verify.parity import compare
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats.pt2 import export_pt2
 
 BATCHES = (1, 8, 64)
 REASON = obstacle("cuda")

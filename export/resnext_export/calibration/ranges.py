@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from resnext.artifact.manifest import Sha256
 from resnext.errors import BadArtifact, MissingRequirement
+from resnext.storage import write_whole
 from resnext_export.options import Method as Method
 
 FORMAT_VERSION = 1
@@ -51,28 +51,14 @@ class Ranges(BaseModel):
             raise ValueError(f"{wrong[0]!r} has its low end above its high end")
         return ranges
 
-    @property
-    def degenerate(self) -> tuple[str, ...]:
-        """Tensors that were always zero: dead layers, or a sign that the images were not real."""
-        return tuple(name for name, (low, high) in self.ranges.items() if low == high == 0)
-
     def write(self, path: Path) -> None:
-        """Write the file atomically.
+        """Write the file, whole or not at all.
 
         Raises:
             MissingRequirement: it cannot be written.
         """
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("w", encoding="utf-8") as file:
-                    file.write(self.model_dump_json(indent=1) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_whole(path, (self.model_dump_json(indent=1) + "\n").encode())
         except OSError as exc:
             raise MissingRequirement(
                 f"cannot write {path}: {exc.strerror or exc}", hint="choose another place"

@@ -192,8 +192,8 @@ def _parity(manifest: Manifest) -> str:
     if manifest.engine is not None:
         from resnext.runtimes.compatibility import loadable, machine_for
 
-        if found := loadable(manifest, machine_for(manifest)):
-            return f"NOT CHECKED: {found[0].message}; on its machine: {later}"
+        if findings := loadable(manifest, machine_for(manifest)):
+            return f"NOT CHECKED: {findings[0].message}; on its machine: {later}"
     if manifest.package is not None:
         return f"NOT CHECKED (--no-check); later, on a machine that it is for: {later}"
     return "NOT CHECKED (--no-check)"

@@ -21,6 +21,7 @@ from resnext.errors import GateFailed, MissingRequirement, UsageError
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext_export.derivation import derivation
+from resnext_export.registry import FORMATS
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
@@ -132,11 +133,11 @@ def _say(seen: Inspection) -> None:
         _say_loadable(seen)
     if record is None:
         return
-    where = (
+    on_gpu = (
         f"{record.gpu} (compute capability {record.compute_capability})" if record.gpu else "no GPU"
     )
     click.echo(
-        f"built      {manifest.created} on {record.platform}, {where}, in {record.build_s:.1f} s"
+        f"built      {manifest.created} on {record.platform}, {on_gpu}, in {record.build_s:.1f} s"
     )
     if record.library == "tensorrt_rtx":
         click.echo(f"for        {seen.targets()}")
@@ -148,7 +149,7 @@ def _say(seen: Inspection) -> None:
 
 
 def _say_backends(seen: Inspection) -> None:
-    if seen.artifact.manifest.kind != "onnx":  # an engine or a package has its own line
+    if not FORMATS[seen.artifact.manifest.kind].is_source:  # an engine or package has its own line
         return
     able = [name for name, reason in seen.backends.items() if reason is None]
     click.echo(f"runs on    {', '.join(able) or 'nothing here'}")

@@ -16,7 +16,7 @@ from resnext.weights.shipped import SHIPPED
 
 
 def print_models(json_path: str | None) -> None:
-    """Print every variant as a table, and write them to ``json_path`` where one is given (``-``:
+    """Print every variant as a table, and write them to ``json_path`` if there is one (``-``:
     stdout, alone).
     """
     shipped = {known.config: name for name, known in SHIPPED.items()}

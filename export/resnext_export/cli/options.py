@@ -32,21 +32,21 @@ class ExportGroup(SectionedGroup):
 
 def request_options() -> list[click.Parameter]:
     """One option for each field: those that all formats share, then those of some."""
-    found: list[click.Parameter] = [_format_option()]
+    options: list[click.Parameter] = [_format_option()]
     weights_only = [row.name for row in FORMATS.values() if row.source == "weights"]
     for name, (option, annotation) in options_of(RequestFields).items():
         note = f"  [not for {', '.join(weights_only)}]" if option.graph and weights_only else ""
-        found.append(_option(name, option, annotation, option.section, note))
+        options.append(_option(name, option, annotation, option.section, note))
     for model in dict.fromkeys(row.options for row in FORMATS.values()):
         names = [row.name for row in FORMATS.values() if row.options is model]
         heading = f"{model.section} (--format {', '.join(names)})"
         for name, (option, annotation) in options_of(model).items():
-            found.append(_option(name, option, annotation, heading))
-    return found
+            options.append(_option(name, option, annotation, heading))
+    return options
 
 
 def request_from(params: dict[str, Any]) -> ExportRequest:
-    """The request that these options make; what was not given is left out.
+    """The request that these options make; options left out stay at their defaults.
 
     Raises:
         UsageError: options that do not go together.

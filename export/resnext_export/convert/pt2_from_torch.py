@@ -23,15 +23,17 @@ from resnext.artifact.specs import TensorSpec
 from resnext.errors import GateFailed, MissingRequirement, SessionFailed, UsageError
 from resnext.network.forms import fold_batch_norms
 from resnext.network.layers import layers as weighted_layers
-from resnext.precision import Precision
+from resnext.precision import PRECISIONS, Precision
 from resnext.runtimes.pt2.package import RECORD_NAME
 from resnext.runtimes.pt2.record import cpu_flags, this_host
 from resnext.runtimes.pt2.toolchain import obstacle, toolchain
+from resnext.runtimes.registry import RUNTIMES
 from resnext.weights.spec import Weights, load_model
 
 from .onnx_from_torch import INPUT_NAME, OUTPUT_NAME, PixelInput
 
-_DTYPES: Mapping[Precision, str] = {"fp32": "float32", "fp16": "float16"}
+#: What the runtime of packages runs.
+_PRECISIONS = RUNTIMES["pt2"].precisions
 _OPS: Mapping[str, Literal["Conv", "Gemm"]] = {
     "aten.conv2d.default": "Conv",
     "aten.linear.default": "Gemm",
@@ -139,7 +141,7 @@ def pt2_from_torch(
         shape, dtype = (*config.input_size, config.in_channels), "uint8"
     example = torch.zeros(size, *shape, dtype=getattr(torch, dtype), device=device)
     model: nn.Module = ChannelsLast(fold_batch_norms(load_model(weights)))
-    if precision == "fp16":
+    if PRECISIONS[precision].half:
         model = HalfInside(model)
     if bake_preprocessing:
         model = PixelInput(model, weights.preprocessing)
@@ -191,8 +193,9 @@ def refuse_if_not_compilable(precision: Precision, device: Literal["cpu", "cuda"
         MissingRequirement: PyTorch is too old, there is no C++ compiler, no CUDA device, or no CUDA
             toolkit.
     """
-    if precision not in _DTYPES:
-        raise UsageError(f"a .pt2 package is made in {' or '.join(_DTYPES)}, not in {precision}")
+    if precision not in _PRECISIONS:
+        able = " or ".join(_PRECISIONS)
+        raise UsageError(f"a .pt2 package is made in {able}, not in {precision}")
     with _quiet():
         reason = obstacle(device)
     if reason is not None:
@@ -248,7 +251,7 @@ def _check_as_requested(
             f"torch.export lost or added {len(differ)} layers, first {differ[0]}",
             hint="upgrade torch",
         )
-    if odd := [layer for layer in layers if layer.dtype != _DTYPES[precision]]:
+    if odd := [layer for layer in layers if layer.dtype != PRECISIONS[precision].weight_dtype]:
         raise GateFailed(
             f"{len(odd)} layers are not {precision}, first {odd[0].module} with {odd[0].dtype}"
         )

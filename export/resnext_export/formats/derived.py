@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -21,9 +20,10 @@ from resnext.artifact.manifest import (
     QuantizationRecord,
     RangeRecord,
 )
+from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadInput, GateFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
-from resnext.precision import HALVES, PRECISIONS, QUANTIZED, Precision
+from resnext.precision import DEFAULT, PRECISIONS, Numerics, Precision
 from resnext.progress import working
 from resnext.runtimes.onnx_reference.evaluator import node_by_node
 from resnext_export import proof
@@ -40,7 +40,7 @@ from resnext_export.passes.merge_proof import prove_merge
 from resnext_export.passes.quantize_fp8 import QuantizeFp8, skipped_by_fp8
 from resnext_export.passes.quantize_int8 import QuantizeInt8
 from resnext_export.proof import CHECK_BATCHES, DIFFERENT, Expected
-from resnext_export.publish import Built, library_versions, publish
+from resnext_export.publish import Built, library_versions
 from resnext_export.request import ExportRequest
 from resnext_export.tuning.merge_width import fastest_merge
 
@@ -50,57 +50,11 @@ if TYPE_CHECKING:
     from resnext.images.sources import ImageSource
     from resnext.weights.spec import Weights
     from resnext_export.calibration.ranges import Ranges
-    from resnext_export.options import Method, Runtime
+    from resnext_export.options import Method
     from resnext_export.passes.lower import HalfPrecision
 
-_Calibrated: TypeAlias = "tuple[Ranges, QuantizationRecord]"
 #: Why the classifier is never quantized.
 _CLASSIFIER = "the classifier: next to none of the work, and nothing behind it evens rounding out"
-
-
-@dataclass(frozen=True)
-class _Derived:
-    """A graph between two passes.
-
-    Attributes:
-        proto: the graph.
-        facts: manifest fields that differ from the parent's.
-    """
-
-    proto: onnx.ModelProto
-    facts: dict[str, Any]
-
-
-def derive_onnx(
-    parent: Artifact,
-    weights: Weights,
-    directory: Path,
-    request: ExportRequest,
-    *,
-    check: bool = True,
-    force: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> Artifact:
-    """Derive an ONNX artifact from ``parent`` in ``directory``, whole or not at all.
-
-    Args:
-        parent: an ONNX artifact; float32 if ``request`` names another precision.
-        weights: the weights of ``parent``, for the comparison.
-        directory: folder to create; ``model.onnx`` and ``manifest.json`` appear in it together.
-        request: precision, images to calibrate on, groups to merge.
-        check: compare the written bytes with eager PyTorch.
-        force: replace an artifact that is already there.
-        say: called with each line that the user should see before the work is done.
-
-    Raises:
-        UsageError: nothing to do, no images to calibrate on, or ``directory`` is taken.
-        BadInput: ``parent`` is quantized already or not float32; unusable images.
-        GateFailed: a layer's values exceed the precision's range, or the file does not match
-            PyTorch. Nothing is written.
-        MissingRequirement: the image library is not installed, or the disk is full.
-    """
-    build = partial(build_derived, parent, weights, request, check=check, say=say)
-    return publish(parent, directory, build, check=check, force=force)
 
 
 def build_derived(
@@ -112,22 +66,36 @@ def build_derived(
     check: bool,
     say: Callable[[str], None],
 ) -> Built:
-    """Write the changed graph of ``parent`` into ``folder``; as `derive_onnx`."""
-    precision = _precision(parent, request)
-    of = parent.manifest
-    graph = _Derived(onnx.load(parent.path), {})
-    if precision == "fp8" != of.precision:  # fp8 needs wide groups, so it merges first
-        graph = _merged(graph, of, request)
-    calibrated = pixels = None
-    if precision != of.precision and precision in QUANTIZED:
+    """Write the changed graph of ``parent`` into ``folder``.
+
+    Args:
+        parent: an ONNX artifact; float32 if ``request`` names another precision.
+        weights: the weights of ``parent``, for the comparison.
+        request: precision, images to calibrate on, groups to merge.
+        folder: where the file goes.
+        check: compute what PyTorch gives, for `Built.prove`.
+        say: called with each line that the user should see before the work is done.
+
+    Raises:
+        UsageError: nothing to do, or no images to calibrate on.
+        BadInput: ``parent`` is quantized already or not float32; unusable images.
+        GateFailed: a layer's values exceed the precision's range.
+        MissingRequirement: the image library is not installed, or the disk is full.
+    """
+    of, precision = parent.manifest, _precision(parent, request)
+    numerics = PRECISIONS[precision]
+    proto = onnx.load(parent.path)
+    facts: dict[str, Any] = {}
+    if merges_first := precision != of.precision and numerics.wide_groups:
+        proto, facts = _merged(proto, of, request)
+    ranges = record = pixels = None
+    if precision != of.precision and numerics.calibrated:
         images = calibration_images(request, weights)
-        if precision == "fp8":
-            _say_left(graph.proto, say)
+        if merges_first:
+            _say_skipped(proto, say)
         if request.calibration == "random":
             say("calibrating on noise: the file will be good for trying speed, not for use")
-        calibrated = _calibrated(
-            parent, request.scheme, images, request.calibration_method or "minmax"
-        )
+        ranges, record = _calibrated(parent, images, request)
         # Compare on calibration images. Noise does not do: the network hardly tells two samples
         # apart.
         pixels = None if images.name.startswith("random") else _some(images)
@@ -138,18 +106,25 @@ def build_derived(
             if check
             else None
         )
-        derived = _derive(graph, parent, request, precision, calibrated, _probes(of, weights))
+        derived = proto
+        if precision != of.precision:
+            with working(f"converting to {precision}"):
+                if numerics.lowered_to is not None:
+                    largest = _checked_ranges(parent, numerics.lowered_to, _probes(of, weights))
+                    facts |= {"ranges": largest} if numerics.half else {}
+                derived, left = _converted(proto, numerics, ranges, request)
+                if record is not None:
+                    facts["quantization"] = record.model_copy(update={"left": left})
+        if not merges_first:
+            derived, merged = _merged(derived, of, request)
+            facts |= merged
         expected = awaited.result() if awaited is not None else None
-    if expected is not None and calibrated is not None:
+    if expected is not None and ranges is not None:
         with working("computing what this precision costs at best"):
-            expected = replace(
-                expected,
-                baseline=_at_best(
-                    graph.proto, parent, request, precision, calibrated[1].method, expected
-                ),
-            )
-    facts = _facts(derived, of, precision, request)
-    write_onnx(derived.proto, folder)
+            best = _at_best(proto, parent, numerics, ranges.method, request, expected)
+            expected = replace(expected, baseline=best)
+    facts |= _facts(derived, of, precision, request)
+    write_onnx(derived, folder)
 
     def proven(artifact: Artifact) -> CheckRecord:
         assert expected is not None  # only called if there is a check
@@ -161,15 +136,10 @@ def build_derived(
 def _precision(parent: Artifact, request: ExportRequest) -> Precision:
     """Precision of the new artifact; refuses one that ``parent`` cannot be converted to."""
     of = parent.manifest
-    if of.kind != "onnx":
-        raise UsageError(
-            f"another precision is made of an ONNX artifact; {parent.directory} is of kind"
-            f" {of.kind}"
-        )
     precision = request.precision or of.precision
     # Naming the parent's own precision is fine together with groups to merge.
     if (
-        of.precision != "fp32"
+        of.precision != DEFAULT
         and request.precision is not None
         and (precision != of.precision or request.merge_groups is None)
     ):
@@ -179,37 +149,21 @@ def _precision(parent: Artifact, request: ExportRequest) -> Precision:
         raise BadInput(
             f"{parent.directory} {already} ({of.precision}); start from the float32 export"
         )
-    if precision == of.precision and request.merge_groups is None:
-        raise UsageError(
-            f"{parent.directory} is {precision} already, and no groups are to be merged: nothing"
-            " to do"
-        )
     return precision
 
 
-def _derive(
-    graph: _Derived,
-    parent: Artifact,
-    request: ExportRequest,
-    precision: Precision,
-    calibrated: _Calibrated | None,
-    probes: NDArray[Any],
-) -> _Derived:
-    if precision == parent.manifest.precision:
-        return _merged(graph, parent.manifest, request)
-    if precision in (*HALVES, "fp8"):
-        half = cast("HalfPrecision", "fp16" if precision == "fp8" else precision)
-        with working(f"converting to {precision}"):
-            record = _checked_ranges(parent, half, probes)
-            graph = _lowered(graph, half, request, None if precision == "fp8" else record)
-    if calibrated is not None:
-        ranges, record_of = calibrated
-        with working(f"quantizing to {precision}"):
-            proto, left = _quantized(graph.proto, ranges, precision, request)
-        graph = _Derived(
-            proto, graph.facts | {"quantization": record_of.model_copy(update={"left": left})}
-        )
-    return graph if precision == "fp8" else _merged(graph, parent.manifest, request)
+def _converted(
+    proto: onnx.ModelProto, numerics: Numerics, ranges: Ranges | None, request: ExportRequest
+) -> tuple[onnx.ModelProto, tuple[tuple[str, str], ...]]:
+    """``proto`` in another precision, and the layers that were not quantized, with reasons."""
+    if numerics.lowered_to is not None:
+        native = request.io == "native"
+        proto = run_pass(Lower(numerics.lowered_to, native_io=native), proto).proto
+    if ranges is None:
+        return proto, ()
+    wide = numerics.wide_groups
+    result = run_pass(QuantizeFp8(ranges) if wide else QuantizeInt8(ranges, request.scheme), proto)
+    return result.proto, (*result.skipped, ("fc", _CLASSIFIER))
 
 
 def _some(images: ImageSource) -> NDArray[np.uint8]:
@@ -219,13 +173,13 @@ def _some(images: ImageSource) -> NDArray[np.uint8]:
 
 
 def _calibrated(
-    parent: Artifact, runtime: Runtime, images: ImageSource, method: Method
-) -> _Calibrated:
+    parent: Artifact, images: ImageSource, request: ExportRequest
+) -> tuple[Ranges, QuantizationRecord]:
     source = Source.of_images(images, baked=parent.manifest.preprocessing_baked)
-    ranges = calibrate_or_reuse(parent.path, source, method)
+    ranges = calibrate_or_reuse(parent.path, source, request.calibration_method or "minmax")
     record = QuantizationRecord(
-        runtime=runtime,
-        method=method,
+        runtime=request.scheme,
+        method=ranges.method,
         source=images.name,
         source_sha256=images.digest,
         images=len(images),
@@ -233,29 +187,13 @@ def _calibrated(
     return ranges, record
 
 
-def _quantized(
-    proto: onnx.ModelProto, ranges: Ranges, precision: Precision, request: ExportRequest
-) -> tuple[onnx.ModelProto, tuple[tuple[str, str], ...]]:
-    if precision == "fp8":
-        quantized, _, left, _ = run_pass(QuantizeFp8(ranges), proto)
-        return quantized, (*left, ("fc", _CLASSIFIER))
-    return run_pass(QuantizeInt8(ranges, request.scheme), proto).proto, (("fc", _CLASSIFIER),)
-
-
-def _lowered(
-    graph: _Derived, half: HalfPrecision, request: ExportRequest, record: RangeRecord | None
-) -> _Derived:
-    proto = run_pass(Lower(half, native_io=request.io == "native"), graph.proto).proto
-    return _Derived(proto, graph.facts | ({} if record is None else {"ranges": record}))
-
-
 def _checked_ranges(parent: Artifact, half: HalfPrecision, images: NDArray[Any]) -> RangeRecord:
     """The largest activation; raises GateFailed if the type cannot hold it."""
-    found = activation_ranges(parent.path, images)
-    if beyond := [each for each in overflows(found, half, headroom=1.0) if each.beyond]:
+    ranges = activation_ranges(parent.path, images)
+    if beyond := [each for each in overflows(ranges, half, headroom=1.0) if each.beyond]:
         more = f" ({len(beyond)} layers are)" if len(beyond) > 1 else ""
         raise GateFailed(f"{beyond[0]}{more}. Nothing was written")
-    widest = max(found, key=lambda each: each.largest)
+    widest = max(ranges, key=lambda each: each.largest)
     return RangeRecord(
         layer=widest.node,
         largest=widest.largest,
@@ -273,9 +211,9 @@ def _probes(of: Manifest, weights: Weights) -> NDArray[Any]:
 def _at_best(
     proto: onnx.ModelProto,
     parent: Artifact,
-    request: ExportRequest,
-    precision: Precision,
+    numerics: Numerics,
     method: Method,
+    request: ExportRequest,
     expected: Expected,
 ) -> NDArray[np.float64]:
     """Logits of the same scheme, calibrated on the compared images: the best that it can do."""
@@ -288,30 +226,30 @@ def _at_best(
     ranges = calibrate(
         parent.path, source.batches(), method, source=source.name, source_sha256=source.sha256
     )
-    if precision == "fp8":
-        proto = _lowered(_Derived(proto, {}), "fp16", request, None).proto
-    proto, _ = _quantized(proto, ranges, precision, request)
+    proto, _ = _converted(proto, numerics, ranges, request)
     return node_by_node(proto, images).astype(np.float64)
 
 
-def _merged(graph: _Derived, of: Manifest, request: ExportRequest) -> _Derived:
-    """``graph`` with merged groups, if ``request`` names any."""
-    facts: dict[str, Any] = {}
+def _merged(
+    proto: onnx.ModelProto, of: Manifest, request: ExportRequest
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """``proto`` with merged groups and the manifest's record of that, if ``request`` names any."""
     if request.merge_groups is None:
-        return graph
+        return proto, {}
+    facts: dict[str, Any] = {}
     if request.merge_groups == "auto":
-        assert request.scheme != "trt"  # as a request is checked
+        assert request.scheme in ("ort", "openvino")  # as a request is checked
         batch = of.batch.opt if request.batch is None else request.profiles()[0].opt
-        choice = fastest_merge(graph.proto, request.scheme, batch)
-        merged, proof = choice.proto, prove_merge(graph.proto, choice.proto)
-        changed, max_error = proof.convs, proof.max_error
+        choice = fastest_merge(proto, request.scheme, batch)
+        same = prove_merge(proto, choice.proto)
+        merged, changed, max_error = choice.proto, same.convs, same.max_error
         facts = {
             "runtime": request.scheme,
             "batch": batch,
             "speedup": round(choice.speedup, 3),
         }
     else:
-        merged, changed, _, max_error = run_pass(MergeGroups(request.merge_groups), graph.proto)
+        merged, changed, _, max_error = run_pass(MergeGroups(request.merge_groups), proto)
         if not changed:
             raise UsageError(
                 f"no convolution has groups of fewer than {request.merge_groups} channels: nothing"
@@ -322,39 +260,33 @@ def _merged(graph: _Derived, of: Manifest, request: ExportRequest) -> _Derived:
         for node in merged.graph.node
         if node.op_type == "Conv" and node.name in changed
     }
-    return _Derived(
-        merged,
-        graph.facts | {"merged": MergeRecord(groups=groups, max_error=max_error, **facts)},
-    )
+    return merged, {"merged": MergeRecord(groups=groups, max_error=max_error, **facts)}
 
 
-def _say_left(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:
+def _say_skipped(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:
     """Say which convolutions will not be float8, before the work begins."""
-    left = skipped_by_fp8(proto)
+    skipped = skipped_by_fp8(proto)
     count = sum(node.op_type == "Conv" for node in proto.graph.node)
-    told = ", ".join(counted(reason for _, reason in left))
-    more = "; `merge_groups` 32 widens groups" if "a group" in told else ""
-    say(f"fp8: {count - len(left)} of {count} convolutions; left in fp16: {told or 'none'}{more}")
+    reasons = ", ".join(counted(reason for _, reason in skipped))
+    more = "; `merge_groups` 32 widens groups" if "a group" in reasons else ""
+    quantized = count - len(skipped)
+    say(f"fp8: {quantized} of {count} convolutions; left in fp16: {reasons or 'none'}{more}")
 
 
 def _facts(
-    derived: _Derived, of: Manifest, precision: Precision, request: ExportRequest
+    proto: onnx.ModelProto, of: Manifest, precision: Precision, request: ExportRequest
 ) -> dict[str, Any]:
-    native = (
-        {"fp16": "float16", "bf16": "bfloat16"}.get(precision) if request.io == "native" else None
-    )
+    native = PRECISIONS[precision].weight_dtype if request.io == "native" else "float32"
 
-    def sized(specs: tuple[Any, ...]) -> tuple[Any, ...]:
-        if native is None:
-            return specs
+    def typed(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
         return tuple(
-            s.model_copy(update={"dtype": native}) if s.dtype == "float32" else s for s in specs
+            spec.model_copy(update={"dtype": native}) if spec.dtype == "float32" else spec
+            for spec in specs
         )
 
     return {
         "precision": precision,
-        "inputs": sized(of.inputs),
-        "outputs": sized(of.outputs),
-        "opset": next(e.version for e in derived.proto.opset_import if e.domain in ("", "ai.onnx")),
-        **derived.facts,
+        "inputs": typed(of.inputs),
+        "outputs": typed(of.outputs),
+        "opset": next(e.version for e in proto.opset_import if e.domain in ("", "ai.onnx")),
     }

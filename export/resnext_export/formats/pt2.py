@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.identity import file_facts
-from resnext.artifact.manifest import BatchRange, Manifest
+from resnext.artifact.manifest import CheckRecord, Manifest
 from resnext.machine.machine import this_machine
 from resnext.network.config import variant_name
-from resnext.precision import Precision
+from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.runtimes.pt2.record import loadable, this_host
 from resnext.version import __version__
 from resnext_export import proof
 from resnext_export.convert import pt2_from_torch as converter
-from resnext_export.publish import Built, publish
+from resnext_export.publish import Built
 from resnext_export.registry import PackageOptions
 
 from .base import Builder
@@ -32,108 +32,13 @@ FILE_NAME = "model.pt2"
 Device = Literal["cpu", "cuda"]
 
 
-def export_pt2(
-    weights: Weights,
-    directory: Path,
-    *,
-    batch: BatchRange | None = None,
-    precision: Precision = "fp32",
-    bake_preprocessing: bool = False,
-    device: Device = "cpu",
-    check: bool = True,
-    force: bool = False,
-) -> Artifact:
-    """Compile ``weights`` to ``directory``, whole or not at all.
-
-    The package runs on machines like this one: with this version of PyTorch, and a processor with
-    the same x86-64 level (or a GPU with the same compute capability). Its manifest lists them.
-
-    Args:
-        weights: the weights to compile.
-        directory: folder to create; ``model.pt2`` and ``manifest.json`` appear in it together.
-        batch: batch sizes to take; None means any.
-        precision: of weights and activations, fp32 or fp16; input and output stay float32 (or
-            uint8).
-        bake_preprocessing: take uint8 N x H x W x C pixels and normalize inside the compiled code.
-        device: device to compile for.
-        check: run the written file and compare with eager PyTorch; if off, the manifest says so.
-        force: replace an artifact that is already there.
-
-    Raises:
-        UsageError: ``directory`` is taken, or packages do not support the precision.
-        MissingRequirement: no C++ compiler, no CUDA device, or no room on the disk.
-        SessionFailed: the compiler failed.
-        GateFailed: the traced graph differs from the request, or the written file does not match
-            PyTorch. Nothing is written.
-    """
-    batch = batch or BatchRange(min=1, opt=8, max=None)
-
-    def build(folder: Path) -> Built:
-        return _build(weights, batch, precision, device, folder, baked=bake_preprocessing)
-
-    return publish(weights, directory, build, check=check, force=force)
-
-
-def _build(
-    weights: Weights,
-    batch: BatchRange,
-    precision: Precision,
-    device: Device,
-    folder: Path,
-    *,
-    baked: bool,
-) -> Built:
-    metadata = {
-        "resnext.model": variant_name(weights.config) or "custom",
-        "resnext.weights": Path(weights.source).name,
-        **file_facts(
-            config=weights.config,
-            weights_sha256=weights.sha256,
-            preprocessing=weights.preprocessing,
-            preprocessing_baked=baked,
-            class_names=weights.class_names,
-        ),
-    }
-    with working(f"compiling for {device}, half a minute or more"):
-        record = converter.pt2_from_torch(
-            weights,
-            batch,
-            folder / FILE_NAME,
-            bake_preprocessing=baked,
-            precision=precision,
-            device=device,
-            metadata=metadata,
-        )
-    facts = {
-        "kind": "pt2",
-        "precision": record.precision,
-        "inputs": record.inputs,
-        "outputs": record.outputs,
-        "batch": record.batch,
-        "preprocessing_baked": baked,
-        "opset": None,
-        "package": record,
-    }
-    versions = {
-        "resnext-toolkit": __version__,
-        "torch": record.torch,
-        "numpy": version("numpy"),
-    }
-    return Built(
-        FILE_NAME,
-        facts,
-        versions,
-        lambda artifact: proof.prove(artifact, proof.expect(weights, batch, precision), "pt2"),
-    )
-
-
 class PackageBuilder(Builder):
     """A package compiled from the weights."""
 
     def prepare(self, request: ExportRequest) -> str:
         """Look for a compiler, and for the device."""
         with working("looking for a compiler"):
-            converter.refuse_if_not_compilable(request.precision or "fp32", _device(request))
+            converter.refuse_if_not_compilable(request.precision or DEFAULT, _device(request))
         return request.format
 
     def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
@@ -161,11 +66,63 @@ class PackageBuilder(Builder):
         say: Callable[[str], None],  # noqa: ARG002
         cache: Path | None,  # noqa: ARG002
     ) -> Built:
-        """Compile the weights."""
+        """Compile the weights.
+
+        The package runs on machines like this one: with this version of PyTorch, and a processor
+        with the same x86-64 level (or a GPU with the same compute capability). Its manifest lists
+        them.
+
+        Raises:
+            UsageError: packages do not support the precision.
+            MissingRequirement: no C++ compiler, or no CUDA device.
+            SessionFailed: the compiler failed.
+            GateFailed: the traced graph differs from the request.
+        """
         assert source is weights
         (batch,) = request.profiles()
-        precision, baked = request.precision or "fp32", request.bake_preprocessing
-        return _build(weights, batch, precision, _device(request), folder, baked=baked)
+        precision, device = request.precision or DEFAULT, _device(request)
+        baked = request.bake_preprocessing
+        metadata = {
+            "resnext.model": variant_name(weights.config) or "custom",
+            "resnext.weights": Path(weights.source).name,
+            **file_facts(
+                config=weights.config,
+                weights_sha256=weights.sha256,
+                preprocessing=weights.preprocessing,
+                preprocessing_baked=baked,
+                class_names=weights.class_names,
+            ),
+        }
+        with working(f"compiling for {device}, half a minute or more"):
+            record = converter.pt2_from_torch(
+                weights,
+                batch,
+                folder / FILE_NAME,
+                bake_preprocessing=baked,
+                precision=precision,
+                device=device,
+                metadata=metadata,
+            )
+        facts = {
+            "kind": request.format,
+            "precision": record.precision,
+            "inputs": record.inputs,
+            "outputs": record.outputs,
+            "batch": record.batch,
+            "preprocessing_baked": baked,
+            "opset": None,
+            "package": record,
+        }
+        versions = {
+            "resnext-toolkit": __version__,
+            "torch": record.torch,
+            "numpy": version("numpy"),
+        }
+
+        def proven(artifact: Artifact) -> CheckRecord:
+            return proof.prove(artifact, proof.expect(weights, batch, precision), "pt2")
+
+        return Built(FILE_NAME, facts, versions, proven)
 
 
 def _device(request: ExportRequest) -> Device:

@@ -6,17 +6,18 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from resnext.artifact.files import Artifact, check_destination, file_sha256
+from resnext.artifact.files import Artifact, file_sha256
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.records import EngineOptions, EngineRecord
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadWeights, UsageError
 from resnext.machine.machine import this_machine
+from resnext.precision import DEFAULT, PRECISIONS
 from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for, flavour_of
@@ -28,6 +29,7 @@ from resnext_export.passes.base import run_pass
 from resnext_export.passes.lower import Lower
 from resnext_export.publish import Built, library_versions, publish
 from resnext_export.registry import EngineChoices
+from resnext_export.request import ExportRequest
 from resnext_export.tensorrt import refit
 from resnext_export.tensorrt.engine_from_onnx import BuiltEngine, engine_from_onnx
 from resnext_export.tensorrt.fallbacks import Tried, build_with_fallbacks
@@ -38,52 +40,7 @@ from .base import Builder
 
 if TYPE_CHECKING:
     import onnx
-
-    from resnext_export.request import ExportRequest
-
 FILE_NAME = "model.engine"
-
-
-def export_engine(
-    parent: Artifact,
-    weights: Weights,
-    directory: Path,
-    *,
-    kind: EngineKind,
-    options: EngineOptions,
-    timing_cache: Path | None = None,
-    check: bool = True,
-    force: bool = False,
-) -> Artifact:
-    """Build an engine from an ONNX artifact, into ``directory``, whole or not at all.
-
-    If this machine can load the engine, the written file is run and compared with PyTorch before
-    it is sealed. If not (TensorRT-RTX, ahead of time, for another GPU), its manifest has no check.
-
-    Args:
-        parent: the ONNX artifact; its precision is the engine's.
-        weights: the weights of ``parent``, for the comparison.
-        directory: folder to create; ``model.engine`` and ``manifest.json`` appear in it together.
-        kind: ``trt`` or ``trt-rtx``; ``trt`` means TensorRT-RTX if only that is installed.
-        options: options for the builder.
-        timing_cache: file with kernel timings to reuse and extend; TensorRT only.
-        check: compare the engine with PyTorch, if it can run here.
-        force: replace an artifact that is already there.
-
-    Raises:
-        UsageError: the library or the parent does not support an option, or ``directory`` is taken.
-        MissingRequirement: the library, or a GPU that it needs, is missing.
-        EngineRefused: the library does not build it, and no allowed fallback helps.
-        GateFailed: the engine does not match PyTorch. Nothing is written.
-    """
-    flavour = flavour_for(kind)
-    check_destination(directory, force=force)
-    check_request(flavour, options, timing_cache)
-    _check_parent(parent, options)
-    build = partial(
-        _build, parent, weights, flavour, options, timing_cache=timing_cache, check=check
-    )
-    return publish(parent, directory, build, check=check, force=force)
 
 
 class EngineBuilder(Builder):
@@ -117,7 +74,16 @@ class EngineBuilder(Builder):
         say: Callable[[str], None],  # noqa: ARG002
         cache: Path | None,
     ) -> Built:
-        """Build the engine; with a ``cache``, kernel timings are kept there for this machine."""
+        """Build the engine; with a ``cache``, kernel timings are kept there for this machine.
+
+        If this machine can load the engine, `Built.prove` runs it. If not (TensorRT-RTX, ahead of
+        time, for another GPU), its manifest has no check.
+
+        Raises:
+            UsageError: the library or ``source`` does not support an option.
+            MissingRequirement: the library, or a GPU that it needs, is missing.
+            EngineRefused: the library does not build it, and no allowed fallback helps.
+        """
         assert isinstance(source, Artifact)
         self.prepare(request)
         flavour = flavour_for(cast("EngineKind", request.format))
@@ -233,9 +199,9 @@ def refit_engine(
     proto = onnx_from_torch.onnx_from_torch(
         weights, any_batch, bake_preprocessing=manifest.preprocessing_baked
     )
-    if manifest.precision == "fp16" or manifest.precision == "bf16":
+    if (half := PRECISIONS[manifest.precision].lowered_to) is not None:
         native_io = manifest.outputs[0].dtype != "float32"
-        proto = run_pass(Lower(manifest.precision, native_io=native_io), proto).proto
+        proto = run_pass(Lower(half, native_io=native_io), proto).proto
     flavour = flavour_of(record.library)
     data = refit.refitted_from_engine(
         thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options
@@ -249,7 +215,25 @@ def refit_engine(
         (folder / FILE_NAME).write_bytes(data)
         return Built(FILE_NAME, facts, manifest.versions, partial(_proven, weights, None))
 
-    return publish(thin, directory, build, check=check, force=force)
+    request = _in_one_go(manifest, weights)
+    return publish(thin, directory, build, request=request, check=check, force=force)
+
+
+def _in_one_go(thin: Manifest, weights: Weights) -> ExportRequest | None:
+    """The request for the engine of ``thin`` with ``weights`` inside from the start; None if
+    ``thin`` was made from an ONNX artifact of other weights.
+    """
+    if thin.request is None:
+        return None
+    request = ExportRequest(**thin.request)
+    if request.onnx is not None and weights.sha256 != thin.weights.sha256:
+        return None
+    return replace(
+        request,
+        weights=weights.source,
+        model=request.model if request.onnx else thin.model,
+        options=replace(_choices(request), strip_weights=False),
+    )
 
 
 def check_request(flavour: Flavour, options: EngineOptions, timing_cache: Path | None) -> None:
@@ -268,12 +252,7 @@ def check_request(flavour: Flavour, options: EngineOptions, timing_cache: Path |
 
 def _check_parent(parent: Artifact, options: EngineOptions) -> None:
     manifest = parent.manifest
-    if manifest.kind != "onnx":
-        raise UsageError(
-            f"an engine is built from an ONNX artifact; {parent.directory} is of kind"
-            f" {manifest.kind}"
-        )
-    if options.tf32 and manifest.precision != "fp32":
+    if options.tf32 and manifest.precision != DEFAULT:
         raise UsageError(
             f"`tf32` is for float32 engines, and this one is {manifest.precision}; drop it"
         )

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
+from resnext.artifact.specs import numpy_dtype
 from resnext.errors import BadArtifact, BadInput, UnknownName
+from resnext.precision import HALVES, PRECISIONS, Precision
 
 #: Operators whose second input is a weight.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+#: Element type of each half precision.
+HALF_TYPES: Mapping[Precision, int] = {
+    name: helper.np_dtype_to_tensor_dtype(numpy_dtype(PRECISIONS[name].weight_dtype))
+    for name in HALVES
+}
 #: Element types of activations that can be calibrated.
 _CALIBRATED = (TensorProto.FLOAT, TensorProto.FLOAT16)
 #: Inference would copy the values of larger constants twice, and needs only their shape.

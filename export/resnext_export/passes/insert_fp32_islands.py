@@ -17,11 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 from resnext.errors import BadArtifact, GateFailed, UsageError
 
 from .base import PassResult
-from .graph import convolutions
+from .graph import HALF_TYPES, convolutions
 from .initializers import Constants
 
 #: Element types around an island, and the suffix of the Cast back to each.
-_HALVES: Mapping[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+_HALVES: Mapping[int, str] = {data_type: name for name, data_type in HALF_TYPES.items()}
 
 
 @dataclass(frozen=True)

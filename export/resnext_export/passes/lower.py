@@ -7,9 +7,8 @@ traced in float16, it folds in float16 and rounds twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -21,7 +20,7 @@ from resnext.errors import BadArtifact, GateFailed, UsageError
 from resnext.precision import PRECISIONS
 
 from .base import PassResult
-from .graph import WEIGHTED, inferred
+from .graph import HALF_TYPES, WEIGHTED, inferred
 from .initializers import Constants
 
 HalfPrecision: TypeAlias = Literal["fp16", "bf16"]
@@ -46,10 +45,7 @@ _ONLY_MORE_TYPES = frozenset(
         "Unsqueeze",
     )
 )
-_HALVES: Mapping[HalfPrecision, int] = MappingProxyType(
-    {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-)
-_FLOATS = frozenset((TensorProto.FLOAT, TensorProto.DOUBLE, *_HALVES.values()))
+_FLOATS = frozenset((TensorProto.FLOAT, TensorProto.DOUBLE, *HALF_TYPES.values()))
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ class Lower:
             UsageError: the graph is not float32, or its opset cannot be raised.
             BadArtifact: its types or shapes are inconsistent.
         """
-        precision, half = self.precision, _HALVES[self.precision]
+        precision, half = self.precision, HALF_TYPES[self.precision]
         lowered = onnx.ModelProto()
         lowered.CopyFrom(proto)
         if precision == "bf16":
@@ -147,7 +143,7 @@ def check_lowered(proto: onnx.ModelProto, precision: HalfPrecision) -> None:
     Raises:
         GateFailed: one is not; names node and constant.
     """
-    constants, half = Constants(proto.graph), _HALVES[precision]
+    constants, half = Constants(proto.graph), HALF_TYPES[precision]
     inside: set[str] = set()
     for node in proto.graph.node:
         if node.op_type not in WEIGHTED and inside.isdisjoint(node.input):
@@ -197,7 +193,7 @@ def _with_casts(
     """The nodes, with a Cast before the first reader of each float32 tensor that enters the
     network.
     """
-    half = _HALVES[precision]
+    half = HALF_TYPES[precision]
     nodes: list[onnx.NodeProto] = []
     casts: dict[str, str] = {}
     for node in graph.node:
@@ -251,7 +247,7 @@ def _rounded(
     largest = float(np.abs(array).max(initial=0))
     limit = PRECISIONS[precision]
     with np.errstate(over="ignore", under="ignore"):
-        lowered: NDArray[Any] = array.astype(helper.tensor_dtype_to_np_dtype(_HALVES[precision]))
+        lowered: NDArray[Any] = array.astype(helper.tensor_dtype_to_np_dtype(HALF_TYPES[precision]))
     if np.isfinite(largest) and not np.isfinite(lowered.astype(np.float32)).all():
         raise GateFailed(
             f"{layer}: the largest value of {name!r}, {largest:.6g}, is beyond {precision}'s"

@@ -253,11 +253,11 @@ def _take_turns(base: _Candidate, others: Sequence[_Candidate], rounds: int) -> 
 def _shapes(proto: onnx.ModelProto, convs: Collection[str]) -> dict[str, tuple[int, int]]:
     """Groups of each of ``convs``, and input channels of a group, in graph order."""
     makers = {name: node for node in proto.graph.node for name in node.output}
-    constants, found = Constants(proto.graph), {}
+    constants, layers = Constants(proto.graph), {}
     for conv in convolutions(proto.graph, convs):
         last = weight_chain(conv, makers, constants)[-1]
-        found[conv.name] = _groups(conv), constants[last.input[1 if last is conv else 0]].dims[1]
-    return found
+        layers[conv.name] = _groups(conv), constants[last.input[1 if last is conv else 0]].dims[1]
+    return layers
 
 
 def _groups(conv: onnx.NodeProto) -> int:
@@ -297,8 +297,8 @@ def _wider(proto: onnx.ModelProto, convs: Sequence[str]) -> Iterator[tuple[int, 
         width *= 2
         merged = MergeGroups(width, convs).apply(proto).proto
         if (
-            found := _shapes(merged, convs)
+            merged_shapes := _shapes(merged, convs)
         ) != shapes:  # else the groups have no factor for this width
-            shapes = found
+            shapes = merged_shapes
             yield width, merged
         del merged

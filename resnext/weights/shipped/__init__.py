@@ -17,26 +17,31 @@ class Shipped:
     """One shipped checkpoint.
 
     Attributes:
-        config: its network.
+        model: name of its network.
         path: the .safetensors file.
         images: folder of sample test images, named ``<class index>_<class name>.png``.
     """
 
-    config: ResNeXtConfig
+    model: str
     path: Path
     images: Path
+
+    @property
+    def config(self) -> ResNeXtConfig:
+        """Its network."""
+        return VARIANTS[self.model]
 
 
 #: Shipped checkpoints by the name that ``--weights`` takes.
 SHIPPED: Mapping[str, Shipped] = MappingProxyType(
     {
         "digits": Shipped(
-            VARIANTS["resnext11_8x4d_digits"],
+            "resnext11_8x4d_digits",
             _HERE / "digits.safetensors",
             _HERE / "images" / "digits",
         ),
         "fashion-mnist": Shipped(
-            VARIANTS["resnext11_8x4d_fashion"],
+            "resnext11_8x4d_fashion",
             _HERE / "fashion-mnist.safetensors",
             _HERE / "images" / "fashion-mnist",
         ),

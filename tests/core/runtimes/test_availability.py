@@ -10,16 +10,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import onnxruntime as ort
 import pytest
 import torch
 from click.testing import CliRunner
 
+from exported import export_onnx
 from fakes.package import fake_package
 from resnext.artifact.files import Artifact
-from resnext.artifact.manifest import Manifest
+from resnext.artifact.kinds import KINDS
 from resnext.errors import MissingRequirement, UnknownName, UsageError
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
@@ -38,7 +39,6 @@ from resnext_bench.cli import main as bench
 from resnext_bench.plan import Case, Plan
 from resnext_bench.run import run_benchmark
 from resnext_export.cli.export import main as export
-from resnext_export.formats.onnx import export_onnx
 
 H100 = Driver(None, 1, "13.0", (Gpu("NVIDIA H100", "9.0"),))
 
@@ -93,19 +93,18 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_every_runtime_is_complete(plant: Callable[..., None]) -> None:
-    kinds = get_args(Manifest.model_fields["kind"].annotation)
     plant()
     for name, known in RUNTIMES.items():
         assert known.name == name
         assert known.about
         assert known.devices
-        assert set(known.formats) <= {"weights", *kinds}
+        assert set(known.formats) <= {"weights", *KINDS}
         assert set(known.precisions) <= set(PRECISIONS)
         door = load_door(name)
         assert callable(door.open_session)
         answer = door.available(name, "auto", given=True)
         assert answer is None or answer.message
-    assert {kind for known in RUNTIMES.values() for kind in known.formats} == {"weights", *kinds}
+    assert {kind for known in RUNTIMES.values() for kind in known.formats} == {"weights", *KINDS}
 
 
 def test_two_runtimes_of_one_name_are_refused() -> None:

@@ -17,6 +17,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from exported import export_onnx
 from fakes.package import fake_package
 from resnext.artifact.files import Artifact
 from resnext.errors import (
@@ -41,7 +42,6 @@ from resnext.runtimes.session import Session
 from resnext.runtimes.trt.library import FLAVOURS
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats.onnx import export_onnx
 
 CPU = SessionOptions(device="cpu")
 #: Compiling takes seconds, and a trial of two layouts compiles twice.

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from exported import derive_onnx, export_onnx
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadArtifact, SessionFailed, UsageError
@@ -20,8 +21,6 @@ from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import open_session
 from resnext.verify.delivered import delivered_share
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats.derived import derive_onnx
-from resnext_export.formats.onnx import export_onnx
 from resnext_export.request import ExportRequest
 
 BF16 = ExportRequest(precision="bf16")

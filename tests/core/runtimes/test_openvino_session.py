@@ -21,6 +21,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from exported import export_onnx
 from resnext.artifact.files import Artifact, file_sha256
 from resnext.artifact.manifest import BatchRange, Manifest
 from resnext.errors import (
@@ -42,7 +43,6 @@ from resnext.verify.delivered import delivered_share, undelivered
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.convert.openvino_from_onnx import FILE_NAME, openvino_from_onnx
-from resnext_export.formats.onnx import export_onnx
 
 CAPABILITIES = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 KINDS = ("onnx", "openvino")

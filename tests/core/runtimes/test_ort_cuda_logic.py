@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.artifact.specs import numpy_dtype
 from resnext.errors import BadInput, SessionFailed, UsageError
@@ -30,7 +31,6 @@ from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.parity import compare
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats.onnx import export_onnx
 
 
 @pytest.fixture(scope="module")

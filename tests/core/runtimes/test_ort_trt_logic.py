@@ -21,6 +21,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback
@@ -41,7 +42,6 @@ from resnext.runtimes.registry import SessionOptions
 from resnext.verify.delivered import undelivered
 from resnext.verify.parity import compare
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats.onnx import export_onnx
 
 H200 = Driver(None, 1, "13.0", (Gpu("NVIDIA H200", "9.0"),))
 TRT, RTX = "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from exported import derive_onnx, export_onnx
 from resnext.artifact.files import Artifact
 from resnext.artifact.specs import numpy_dtype
 from resnext.cli.classify import main as classify
@@ -27,8 +28,6 @@ from resnext.runtimes.registry import (
 )
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats.derived import derive_onnx
-from resnext_export.formats.onnx import export_onnx
 from resnext_export.request import ExportRequest
 
 

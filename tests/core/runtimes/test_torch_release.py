@@ -12,12 +12,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from exported import export_onnx
 from resnext.errors import MissingRequirement
 from resnext.runtimes import availability
 from resnext.runtimes.pt2.toolchain import obstacle
 from resnext.runtimes.pytorch.release import OLDEST, refuse_older_torch, too_old
 from resnext_export.cli.export import main
-from resnext_export.formats.onnx import export_onnx
 
 ROOT = Path(__file__).parents[3]
 

@@ -1032,8 +1032,7 @@ def real(
     weights: Weights, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, ...], Artifact]:
     pytest.importorskip("tensorrt_rtx")
-    from resnext_export.formats.onnx import export_onnx
-    from resnext_export.formats.tensorrt import export_engine
+    from exported import export_engine, export_onnx
 
     parent = export_onnx(weights, tmp_path_factory.mktemp("parent") / "onnx", check=False)
 

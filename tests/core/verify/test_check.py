@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from exported import export_onnx
 from resnext import check
 from resnext.artifact.files import Artifact
 from resnext.errors import BadArtifact, BadWeights, GateFailed, UnknownName, UsageError
@@ -22,7 +23,6 @@ from resnext.weights import checkpoint, spec
 from resnext.weights.checkpoint import save_weights
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.cli.export import main as export_main
-from resnext_export.formats.onnx import export_onnx
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.artifact.records import EngineLayer
 from resnext.network.config import VARIANTS
@@ -21,7 +22,6 @@ from resnext.runtimes.session import Delivered, DeliveredLayer
 from resnext.runtimes.trt.layers import layers_from_log
 from resnext.verify.delivered import delivered_share, undelivered
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats.onnx import export_onnx
 
 CPU = SessionOptions(device="cpu")
 R50 = VARIANTS["resnext50_32x4d"]

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from exported import export_onnx
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.pytorch import session
 from resnext.storage import cache_folder
 from resnext.verify.check import check
 from resnext.verify.reference import cached_reference_logits
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats.onnx import export_onnx
 
 
 @pytest.fixture(scope="module")

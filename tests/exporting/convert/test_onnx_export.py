@@ -20,6 +20,7 @@ import onnx
 import pytest
 import torch
 
+from exported import export_onnx
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadArtifact, BadInput, GateFailed, MissingRequirement, UsageError
@@ -30,7 +31,6 @@ from resnext.runtimes.registry import open_session
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import proof
 from resnext_export.formats import onnx_file
-from resnext_export.formats.onnx import export_onnx
 
 
 def load(artifact: Artifact) -> onnx.ModelProto:

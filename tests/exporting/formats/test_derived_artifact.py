@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, numpy_helper
 from PIL import Image
 
+from exported import derive_onnx, export_onnx, export_openvino
 from resnext.artifact.files import Artifact, file_sha256, read_artifact
 from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.cli.parity import main as parity
@@ -21,9 +22,6 @@ from resnext.errors import BadArtifact, BadInput, GateFailed, ResnextError, Usag
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.cli.export import main
 from resnext_export.formats import derived
-from resnext_export.formats.derived import derive_onnx
-from resnext_export.formats.onnx import export_onnx
-from resnext_export.formats.openvino import export_openvino
 from resnext_export.passes.base import PassResult
 from resnext_export.passes.lower import Lower
 from resnext_export.passes.quantize_int8 import QuantizeInt8
@@ -338,7 +336,7 @@ def test_only_a_float32_onnx_file_gets_another_precision(
         refused(derive, tmp_path, BadInput, "is quantized already", recipe, given)
     ir = export_openvino(digits_artifact, digits, tmp_path / "ir", check=False)
     refused(derive, tmp_path, UsageError, "of kind openvino", ExportRequest(precision="int8"), ir)
-    refused(derive, tmp_path, UsageError, "nothing to do", ExportRequest(precision="fp32"))
+    refused(derive, tmp_path, UsageError, "takes another", ExportRequest(precision="fp32"))
     refused(derive, tmp_path, UsageError, "nothing to merge", ExportRequest(merge_groups=2))
 
 

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from exported import export_engine, export_onnx, relabelled
 from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest
 from resnext.artifact.records import Compatibility, EngineOptions, Fallback, TilingLevel
@@ -37,8 +38,6 @@ from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import proof
 from resnext_export.cli.export import main
-from resnext_export.formats.onnx import export_onnx
-from resnext_export.formats.tensorrt import export_engine
 from resnext_export.inspection import delivered_line, share_of
 from resnext_export.options import options_of
 from resnext_export.registry import EngineChoices
@@ -168,10 +167,7 @@ def test_an_engine_of_a_static_file_needs_no_profile(
 def test_profiles_must_lie_in_what_the_onnx_file_takes(
     batch: str, fits: bool, digits: Weights, digits_artifact: Artifact, rtx: Flavour, tmp_path: Path
 ) -> None:
-    parent = replace(
-        digits_artifact,
-        manifest=digits_artifact.manifest.model_copy(update={"batch": BatchRange.parse("2:4:6")}),
-    )
+    parent = relabelled(digits_artifact, tmp_path / "parent", batch=BatchRange.parse("2:4:6"))
     if fits:
         assert export_engine(
             parent, digits, tmp_path / "e", kind=rtx.kind, options=options(batch)
@@ -211,7 +207,7 @@ def test_a_manifest_that_says_another_precision_is_seen(
 ) -> None:
     weights, parent = parents["digits", precision]
     other: Precision = "fp32" if precision == "fp16" else "fp16"
-    liar = replace(parent, manifest=parent.manifest.model_copy(update={"precision": other}))
+    liar = relabelled(parent, tmp_path / "liar", precision=other)
     made = export_engine(liar, weights, tmp_path / "e", kind=rtx.kind, options=options()).manifest
     assert share(made) == 0.0
     assert delivered_line(made).startswith(

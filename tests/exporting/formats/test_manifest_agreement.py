@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from exported import export_onnx
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.cli.classify import main as classify
@@ -21,7 +22,6 @@ from resnext.errors import BadArtifact
 from resnext.runtimes.registry import open_session
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats.onnx import export_onnx
 
 
 def altered(artifact: Artifact, folder: Path, change: Callable[[dict[str, Any]], None]) -> Artifact:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from exported import export_onnx
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.cli import classify
 from resnext.cli import parity as parity_command
 from resnext.weights.spec import load_weights
 from resnext_export.cli.export import main
-from resnext_export.formats.onnx import export_onnx
 
 pytest.importorskip("openvino")
 PICTURE = (

@@ -16,6 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from exported import export_pt2
 from fakes.package import FakeLoader, fake_package, fake_pt2_from_torch, record_here
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import BatchRange
@@ -28,7 +29,6 @@ from resnext.runtimes.pt2.toolchain import obstacle
 from resnext.weights.spec import Weights, load_model
 from resnext_export.cli.export import main
 from resnext_export.convert import pt2_from_torch as converter
-from resnext_export.formats.pt2 import export_pt2
 
 PICTURE = (
     Path(__file__).parents[3] / "resnext" / "weights" / "shipped" / "images" / "digits" / "7_7.png"

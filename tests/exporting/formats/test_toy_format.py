@@ -1,12 +1,14 @@
-"""The seam: a format that a test registers gets its flags, help, manifest, check, rebuild and
-messages without another file knowing of it.
+"""The seam: a format that a test registers, and a runtime for it, get their flags, help, manifest,
+check, rebuild and messages without another file knowing of them.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar
 
 import onnx
@@ -16,7 +18,14 @@ from click.testing import CliRunner, Result
 
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import CheckRecord
-from resnext.errors import GateFailed, UnknownName
+from resnext.cli.parity import main as parity
+from resnext.errors import BadArtifact, GateFailed, UnknownName, UsageError
+from resnext.runtimes import registry
+from resnext.runtimes.ort.cpu import CpuProvider
+from resnext.runtimes.ort.session import OrtSession
+from resnext.runtimes.registry import Runtime, SessionOptions, open_session, table
+from resnext.verify.check import check
+from resnext.version import __version__
 from resnext.weights.spec import Weights
 from resnext_export import FORMATS, ExportRequest, export, proof
 from resnext_export.cli.export import main
@@ -59,9 +68,9 @@ class ToyBuilder(Builder):
         def proven(artifact: Artifact) -> CheckRecord:
             manifest = artifact.manifest
             expected = proof.expect(weights, manifest.batch, manifest.numerics)
-            return proof.prove(artifact, expected)
+            return proof.prove(artifact, expected, "toy")
 
-        return Built("toy.onnx", {"kind": "onnx"}, library_versions(), proven)
+        return Built("toy.onnx", {"kind": "toy"}, library_versions(), proven)
 
 
 TOY = Format(
@@ -69,10 +78,19 @@ TOY = Format(
 )
 
 
+def open_toy(subject: Artifact, options: SessionOptions, name: str) -> OrtSession:
+    """What the door of the runtime's folder does."""
+    return OrtSession(CpuProvider(subject, options, name))
+
+
 @pytest.fixture(autouse=True)
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    door = SimpleNamespace(open_session=open_toy)
+    monkeypatch.setitem(sys.modules, "resnext.runtimes.toy.door", door)
+    row = Runtime("toy", "runs stamped files", "toy", "onnxruntime", ("toy",), ("cpu",))
+    monkeypatch.setattr(registry, "RUNTIMES", table(*registry.RUNTIMES.values(), row))
     FORMATS.register(TOY)
     yield
     FORMATS.unregister("toy")
@@ -101,9 +119,12 @@ def test_it_is_exported_checked_and_rebuilt_from_the_command_line() -> None:
     assert result.exit_code == 0, result.output
     folder = Path("digits-fp16-toy")
     manifest = read_artifact(folder).manifest
+    assert manifest.kind == "toy"
     assert manifest.precision == "fp16"
     assert manifest.parent_sha256 is not None
     assert manifest.check is not None
+    assert manifest.check.backend == "toy"
+    assert ", on toy" in result.output
     assert stamp_of(folder) == "mine mine"
     result = run("rebuild", str(folder), "--output", "again")
     assert result.exit_code == 0, result.output
@@ -118,6 +139,39 @@ def test_it_is_exported_from_python() -> None:
         "options": {"stamp": "mine"},
     }
     assert stamp_of(artifact.directory) == "mine"
+
+
+def test_it_is_checked_and_opened_as_its_own_kind() -> None:
+    artifact = export("digits", "out", format="toy", stamp="mine", check=False)
+    assert artifact.manifest.check is None
+    assert check(artifact).passed
+    with open_session("out") as session:
+        assert session.backend == "toy"
+    with pytest.raises(UsageError, match="runs artifacts of kind onnx, and out is of kind toy"):
+        open_session("out", "ort-cpu")
+
+
+@pytest.mark.parametrize("fields", [{"format": "onnx", "precision": "fp16"}, {"format": "trt-rtx"}])
+def test_nothing_else_is_made_from_it(fields: dict[str, Any]) -> None:
+    export("digits", "out", format="toy", check=False)
+    with pytest.raises(UsageError, match="made from an ONNX artifact; out is of kind toy"):
+        export("out", "more", **fields)
+
+
+def test_without_the_format_its_manifest_says_who_wrote_it() -> None:
+    folder = export("digits", "out", format="toy", check=False).directory
+    edited = folder / "manifest.json"
+    edited.write_text(edited.read_text().replace(f'"{__version__}"', '"99.0"'))
+    FORMATS.unregister("toy")
+    try:
+        with pytest.raises(BadArtifact, match=r"unknown kind 'toy'.*wrote it \(99.0; ") as caught:
+            read_artifact(folder)
+        assert "\n" not in str(caught.value)
+        result = CliRunner().invoke(parity, ["--artifact", str(folder)])
+        assert result.exit_code == BadArtifact.exit_code
+        assert "unknown kind 'toy'" in result.stderr
+    finally:
+        FORMATS.register(TOY)
 
 
 def test_a_wrong_file_is_not_written() -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from exported import export_onnx
 from resnext.artifact.files import read_artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import GateFailed
@@ -24,7 +25,6 @@ from resnext.network.model import Bottleneck, ResNeXt
 from resnext.verify.check import check
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_export.convert import onnx_from_torch
-from resnext_export.formats.onnx import export_onnx
 
 Plant = Callable[[ResNeXt, Weights], nn.Module]
 

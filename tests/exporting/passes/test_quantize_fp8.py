@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import EngineOptions
@@ -29,7 +30,6 @@ from resnext.weights.spec import Weights, load_weights
 from resnext_export.calibration.collect import calibrate
 from resnext_export.calibration.ranges import Ranges
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
-from resnext_export.formats.onnx import export_onnx
 from resnext_export.passes.base import run_pass
 from resnext_export.passes.lower import Lower
 from resnext_export.passes.merge_groups import MergeGroups

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
+from exported import export_engine
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import EngineOptions, Fallback
@@ -26,7 +27,6 @@ from resnext.runtimes.trt.log import Log, captured
 from resnext.verify.delivered import undelivered
 from resnext.weights.spec import Weights
 from resnext_export.cli.export import main
-from resnext_export.formats.tensorrt import export_engine
 from resnext_export.passes.base import PassResult, run_pass
 from resnext_export.passes.merge_groups import MergeGroups
 from resnext_export.tensorrt import engine_from_onnx

@@ -4,6 +4,7 @@ afterwards.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,16 +17,24 @@ from click.testing import CliRunner, Result
 from resnext.artifact.files import Artifact, file_sha256, read_artifact
 from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.artifact.records import EngineOptions
-from resnext.errors import BadWeights, EngineRefused, GateFailed, ResnextError, SessionFailed
+from resnext.errors import (
+    BadArtifact,
+    BadWeights,
+    EngineRefused,
+    GateFailed,
+    ResnextError,
+    SessionFailed,
+)
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.runtimes.trt import log as trt_log
 from resnext.runtimes.trt.identity import engine_name
 from resnext.weights.checkpoint import save_weights
 from resnext.weights.spec import Weights
-from resnext_export import proof
+from resnext_export import ExportRequest, proof
 from resnext_export.cli.export import main
 from resnext_export.convert import onnx_from_torch
 from resnext_export.formats.tensorrt import refit_engine
+from resnext_export.pipeline import rebuild
 from resnext_export.tensorrt import refit as refitted_from_engine
 
 Change = Callable[[Artifact, Callable[[dict[str, Any]], None]], Artifact]
@@ -298,6 +307,45 @@ def test_other_weights_of_the_same_network_may_be_put_in(
     assert manifest.weights.sha256 != thin.manifest.weights.sha256
     assert manifest.check is None
     assert planted.proven == []
+
+
+@pytest.mark.usefixtures("planted", "exported")
+def test_a_refitted_engine_is_rebuilt_with_its_weights_inside(
+    fp16_engine: Artifact, changed: Change, digits: Weights, tmp_path: Path
+) -> None:
+    def strip(manifest: dict[str, Any]) -> None:
+        manifest["engine"]["options"]["strip_weights"] = True
+        manifest["request"]["options"]["strip_weights"] = True
+
+    whole = refit_engine(changed(fp16_engine, strip), None, tmp_path / "whole", check=False)
+    assert fp16_engine.manifest.request is not None
+    assert whole.manifest.request == {**fp16_engine.manifest.request, "weights": "digits"}
+    again = rebuild(whole.directory, tmp_path / "again", check=False).manifest
+    assert again.weights.sha256 == digits.sha256
+    assert again.engine is not None
+    assert not again.engine.options.strip_weights
+    assert not again.engine.refitted
+
+
+@pytest.mark.usefixtures("planted", "exported")
+@pytest.mark.parametrize("from_onnx", [True, False])
+def test_other_weights_are_rebuilt_unless_an_onnx_file_has_the_old_ones(
+    from_onnx: bool, thin: Artifact, newer: Path, tmp_path: Path
+) -> None:
+    if not from_onnx:
+        manifest = thin.directory / "manifest.json"
+        raw = json.loads(manifest.read_text())
+        del raw["request"]["onnx"]
+        manifest.write_text(json.dumps(raw))
+    whole = refit_engine(read_artifact(thin.directory), str(newer), tmp_path / "whole", check=False)
+    if from_onnx:
+        assert whole.manifest.request is None
+        with pytest.raises(BadArtifact, match="refit the engine without weights again"):
+            rebuild(whole.directory)
+    else:
+        assert whole.manifest.request is not None
+        request = ExportRequest(**whole.manifest.request)
+        assert (request.weights, request.model) == (str(newer), "resnext11_8x4d_digits")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,29 @@
+"""Kinds of files that a manifest can describe, and what the manifest of each has to say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is particular to the manifest of one kind of file.
+
+    Attributes:
+        record: field that says how the file was built; None for a kind that has no such record.
+        opset: the file was made from an ONNX graph, so its operator set is known.
+    """
+
+    record: Literal["engine", "package"] | None = None
+    opset: bool = True
+
+
+#: Every kind by name. A format that is registered with the exporter adds its kind.
+KINDS: dict[str, Kind] = {
+    "onnx": Kind(),
+    "openvino": Kind(),
+    "trt": Kind("engine"),
+    "trt-rtx": Kind("engine"),
+    "pt2": Kind("package", opset=False),
+}
