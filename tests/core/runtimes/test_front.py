@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from exported import export_onnx
 from resnext import open_session
 from resnext.artifact.files import Artifact
 from resnext.errors import BadInput, UnknownName, UsageError
@@ -14,7 +15,6 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.registry import SessionOptions
 from resnext.weights.checkpoint import save_weights
 from resnext.weights.spec import Weights, load_weights
-from resnext_export.formats.onnx import export_onnx
 
 
 @pytest.fixture(scope="module")

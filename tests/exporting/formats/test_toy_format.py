@@ -16,6 +16,7 @@ import pytest
 from annotated_types import Interval
 from click.testing import CliRunner, Result
 
+from resnext import open_session
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import CheckRecord
 from resnext.cli.parity import main as parity
@@ -23,7 +24,7 @@ from resnext.errors import BadArtifact, GateFailed, UnknownName, UsageError
 from resnext.runtimes import registry
 from resnext.runtimes.ort.cpu import CpuProvider
 from resnext.runtimes.ort.session import OrtSession
-from resnext.runtimes.registry import Runtime, SessionOptions, open_session, table
+from resnext.runtimes.registry import Runtime, SessionOptions, table
 from resnext.verify.check import check
 from resnext.version import __version__
 from resnext.weights.spec import Weights
