@@ -100,11 +100,12 @@ class EngineRefused(BadInput):
     Args:
         message: the reason, in the library's words.
         nodes: names of the nodes that the library blames, if it says.
+        hint: what to do about it.
     """
 
-    def __init__(self, message: str, nodes: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, nodes: tuple[str, ...] = (), *, hint: str = "") -> None:
         self.nodes = nodes
-        super().__init__(message)
+        super().__init__(message, hint=hint)
 
 
 class NoKernel(EngineRefused):

@@ -13,8 +13,8 @@ from resnext.runtimes.trt.library import flavour_for
 from .registry import (
     RUNTIMES,
     Device,
-    broken_package,
     check_device,
+    import_problem,
     load_door,
     no_package,
     runtime_named,
@@ -44,14 +44,12 @@ def available(name: str, device: Device = "auto", *, given: bool = False) -> Fin
     try:
         check_device(name, device)
         if find_spec(known.package) is None:
-            return Finding("not-installed", no_package(name, known.package))
+            return no_package(name, known.package)
         return load_door(name).available(name, device, given=given)
     except (UsageError, MissingRequirement) as exc:
         return Finding("not-available", exc.message, exc.hint)
-    except ModuleNotFoundError as exc:
-        return Finding("not-installed", no_package(name, str(exc.name)))
     except (ImportError, OSError) as exc:
-        return Finding("broken-package", broken_package(name, exc))
+        return import_problem(name, exc)
 
 
 def require(name: str, device: Device = "auto", *, given: bool = False) -> None:

@@ -80,8 +80,8 @@ class CudaMemory(DeviceMemory):
     def __init__(self) -> None:
         if not torch.cuda.is_available():
             raise MissingRequirement(
-                f"this PyTorch ({torch.__version__}) has no CUDA, and device buffers go through it;"
-                " install a CUDA build of torch"
+                f"this PyTorch ({torch.__version__}) has no CUDA, and device buffers go through it",
+                hint="install a CUDA build of torch",
             )
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.stream = int(self._stream.cuda_stream)

@@ -15,11 +15,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resnext.errors import MissingRequirement, UnknownName, UsageError, first_line
+from resnext.findings import Finding
 from resnext.precision import LIVE, PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
-    from resnext.findings import Finding
     from resnext.weights.spec import Weights
 
     from .session import Session
@@ -360,27 +360,25 @@ def load_door(name: str) -> Door:
     """
     try:
         door: Any = import_module(f"resnext.runtimes.{runtime_named(name).module}.door")
-    except ModuleNotFoundError as exc:
-        raise MissingRequirement(no_package(name, str(exc.name))) from exc
     except (ImportError, OSError) as exc:
-        raise MissingRequirement(broken_package(name, exc)) from exc
-    opened: Door = door
-    return opened
+        problem = import_problem(name, exc)
+        raise MissingRequirement(problem.message, hint=problem.hint) from exc
+    typed: Door = door
+    return typed
 
 
-def no_package(name: str, package: str) -> str:
-    """What is said if a Python package that runtime ``name`` needs is not installed."""
-    return f"backend {name!r} needs the Python package {package}: pip install {package}"
+def no_package(name: str, package: str) -> Finding:
+    """The finding for a Python package that runtime ``name`` needs and that is not installed."""
+    message = f"backend {name!r} needs the Python package {package}"
+    return Finding("not-installed", message, f"pip install {package}")
 
 
-def broken_package(name: str, error: Exception) -> str:
-    """What is said if a package of runtime ``name`` is installed, and ``error`` came of importing
-    it.
-    """
-    return (
-        f"backend {name!r} is installed but does not load: {first_line(error)}; install its package"
-        " again"
-    )
+def import_problem(name: str, error: ImportError | OSError) -> Finding:
+    """The finding for a failed import of what runtime ``name`` needs: missing, or broken."""
+    if isinstance(error, ModuleNotFoundError):
+        return no_package(name, str(error.name))
+    message = f"backend {name!r} is installed but does not load: {first_line(error)}"
+    return Finding("broken-package", message, "install its package again")
 
 
 def require_cuda() -> None:

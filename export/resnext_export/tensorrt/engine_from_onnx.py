@@ -100,7 +100,7 @@ def engine_from_onnx(
             reason = f"{flavour.title} {flavour.version} cannot build the engine: {log.reason()}"
             if nodes := _refused(trt, log, network):
                 raise NoKernel(reason, nodes)
-            raise EngineRefused(reason, ())
+            raise EngineRefused(reason)
         if timing_cache is not None:
             timing_cache.keep(config)
         data = bytes(plan)
@@ -119,11 +119,11 @@ def _parse(trt: Any, network: Any, logger: Any, onnx_file: Path | bytes, log: Lo
     )
     if parsed and network.num_outputs == 0:  # plain text may parse as a model without a graph
         raise EngineRefused(
-            "the file holds no graph with outputs: this is not an ONNX file, or it is cut short", ()
+            "the file holds no graph with outputs: this is not an ONNX file, or it is cut short"
         )
     if parsed:
         return
-    errors = parser_findings(parser)
+    errors = parser_errors(parser)
     node, operator, reason = errors[0] if errors else ("", "", log.reason())
     place = f"node {node!r} ({operator}): " if node else ""
     raise EngineRefused(
@@ -132,7 +132,7 @@ def _parse(trt: Any, network: Any, logger: Any, onnx_file: Path | bytes, log: Lo
     )
 
 
-def parser_findings(parser: Any) -> tuple[tuple[str, str, str], ...]:
+def parser_errors(parser: Any) -> tuple[tuple[str, str, str], ...]:
     """(node, operator, reason) of each parser error; names are "" if it is about no one node."""
     errors = []
     for index in range(parser.num_errors):
@@ -200,10 +200,10 @@ def _configured(
                 reason = (
                     f"{flavour.title} takes no input {tensor!r} of shape {shape}: {first_line(exc)}"
                 )
-                raise EngineRefused(reason, ()) from exc
+                raise EngineRefused(reason) from exc
         if config.add_optimization_profile(profile) < 0:
             raise EngineRefused(
-                f"{flavour.title} refuses the optimization profile for batch {batch}", ()
+                f"{flavour.title} refuses the optimization profile for batch {batch}"
             )
     return config
 

@@ -85,13 +85,16 @@ def build_with_fallbacks(
         if blamed
         else ""
     )
-    tried_so_far = f"tried {'; '.join(done)}" if done else "no fallback was tried"
-    hint = (
-        "allow another one with `on_refusal`"
-        if len(allowed) < 2
-        else "use `precision` fp32 or TensorRT 10"
-    )
-    raise EngineRefused(f"{refused}; {missing}{tried_so_far}; {hint}", refused.nodes) from refused
+    fallbacks = f"tried {'; '.join(done)}" if done else "no fallback was tried"
+    raise EngineRefused(
+        f"{refused.message}; {missing}{fallbacks}",
+        refused.nodes,
+        hint=(
+            "allow another one with `fallbacks`"
+            if len(allowed) < 2
+            else "use `precision` fp32 or TensorRT 10"
+        ),
+    ) from refused
 
 
 def _build_with_more_islands(

@@ -9,7 +9,7 @@ from resnext.errors import EngineRefused, SessionFailed
 from resnext.runtimes.trt.library import Flavour
 from resnext.runtimes.trt.log import captured
 
-from .engine_from_onnx import parser_findings
+from .engine_from_onnx import parser_errors
 
 
 def refitted_from_engine(
@@ -37,27 +37,25 @@ def refitted_from_engine(
             raise SessionFailed(f"{flavour.title} cannot load the engine: {log.reason()}")
         if not engine.refittable:  # a refitted engine, too: it keeps its weights
             raise EngineRefused(
-                "the engine takes no weights; refit the one built without weights", ()
+                "the engine takes no weights", hint="refit the one built without weights"
             )
         refitter = trt.Refitter(engine, logger)
         parser_refitter = trt.OnnxParserRefitter(refitter, logger)
         if not parser_refitter.refit_from_bytes(onnx_data):
-            errors = parser_findings(parser_refitter)
+            errors = parser_errors(parser_refitter)
             node, _, reason = errors[0] if errors else ("", "", log.reason())
             place = f"node {node!r}: " if node else ""
             nodes = tuple(name for name, _, _ in errors if name)
             raise EngineRefused(f"{flavour.title} refuses the weights: {place}{reason}", nodes)
         if not refitter.refit_cuda_engine():
             raise EngineRefused(
-                f"{flavour.title} cannot refit: {_missing(refitter) or log.reason()}", ()
+                f"{flavour.title} cannot refit: {_missing(refitter) or log.reason()}"
             )
         config = engine.create_serialization_config()
         config.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)
         whole = engine.serialize_with_config(config)
         if whole is None:
-            raise EngineRefused(
-                f"{flavour.title} cannot write the refitted engine: {log.reason()}", ()
-            )
+            raise EngineRefused(f"{flavour.title} cannot write the refitted engine: {log.reason()}")
         return bytes(whole)
 
 

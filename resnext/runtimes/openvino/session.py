@@ -361,7 +361,7 @@ def read_ovir(core: Any, path: Path) -> tuple[Any, Any]:
             graph, entry = packed.read(GRAPH_NAME), packed.getinfo(WEIGHTS_NAME)
         if entry.compress_type != zipfile.ZIP_STORED:
             raise BadArtifact(
-                f"{path}: {WEIGHTS_NAME} is compressed in it; export the artifact again"
+                f"{path}: {WEIGHTS_NAME} is compressed in it", hint="export the artifact again"
             )
         with path.open("rb") as file:
             file.seek(
@@ -373,7 +373,7 @@ def read_ovir(core: Any, path: Path) -> tuple[Any, Any]:
         weights = np.memmap(path, np.uint8, "c", start, (entry.file_size,))
     except (zipfile.BadZipFile, KeyError, OSError, ValueError, struct.error) as exc:
         raise BadArtifact(
-            f"{path} is not a packed OpenVINO IR: {exc}; export the artifact again"
+            f"{path} is not a packed OpenVINO IR: {exc}", hint="export the artifact again"
         ) from exc
     tensor = ov.Tensor(weights, shared_memory=True)
     return core.read_model(graph, tensor), tensor

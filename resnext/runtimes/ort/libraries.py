@@ -37,8 +37,8 @@ def load_tensorrt10() -> str:
     """
     if TENSORRT_PROVIDER not in ort.get_available_providers():
         raise MissingRequirement(
-            f"this onnxruntime ({ort.__version__}) has no TensorRT provider: pip uninstall"
-            " onnxruntime, pip install onnxruntime-gpu"
+            f"this onnxruntime ({ort.__version__}) has no TensorRT provider",
+            hint="pip uninstall onnxruntime, pip install onnxruntime-gpu",
         )
     cuda = (getattr(ort, "cuda_version", None) or "13").partition(".")[0]
     wheel = importlib.util.find_spec("tensorrt_libs")
@@ -56,7 +56,8 @@ def load_tensorrt10() -> str:
         if not cuda_works():
             raise MissingRequirement(
                 f"onnxruntime {ort.__version__} cannot use CUDA here: its TensorRT provider needs"
-                f" cuBLAS and cuDNN for CUDA {cuda} too; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+                f" cuBLAS and cuDNN for CUDA {cuda} too",
+                hint="pip install 'onnxruntime-gpu[cuda,cudnn]'",
             )
         number = int(library.getInferLibVersion())
         return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
@@ -81,7 +82,8 @@ def plugin_device(driver: Driver) -> tuple[str, Any]:
     except ModuleNotFoundError as exc:
         raise MissingRequirement(
             "ONNX Runtime's plugin for TensorRT-RTX is not installed (no Python package"
-            f" {exc.name}): pip install {_PLUGIN.replace('_', '-')}"
+            f" {exc.name})",
+            hint=f"pip install {_PLUGIN.replace('_', '-')}",
         ) from exc
     name, version = plugin.get_ep_name(), str(plugin.__version__)
     try:
@@ -90,8 +92,9 @@ def plugin_device(driver: Driver) -> tuple[str, Any]:
     except Exception as exc:  # onnxruntime's errors have no common base of their own
         raise MissingRequirement(
             f"{_PLUGIN} {version} does not load into onnxruntime {ort.__version__}:"
-            f" {first_line(exc)}; it needs a driver for its CUDA version, see pip show"
-            " onnxruntime-ep-nv-tensorrt-rtx"
+            f" {first_line(exc)}",
+            hint="it needs a driver for its CUDA version, see pip show"
+            " onnxruntime-ep-nv-tensorrt-rtx",
         ) from exc
     for device in listed:  # it takes one device, and everything else here works on the first
         memory = device.memory_info(ort.OrtDeviceMemoryType.DEFAULT)

@@ -42,8 +42,5 @@ def available(name: str, device: Device, *, given: bool) -> Finding | None:
     # A package opens without the model's source, which PyTorch's own door builds.
     from resnext.runtimes.pytorch import door as pytorch
 
-    found = pytorch.available(name, device, given=given)
-    if found or given:
-        return found
-    reason = toolchain.obstacle(device)
-    return Finding("no-toolchain", reason) if reason else None
+    problem = pytorch.available(name, device, given=given)
+    return problem if problem or given else toolchain.obstacle(device)

@@ -53,12 +53,14 @@ def read_package(path: Path) -> Package:
                 for key, value in json.loads(archive.read(names[noted])).items()
             }
     except (OSError, zipfile.BadZipFile) as exc:
-        raise BadArtifact(f"{path} is no readable .pt2 package: {exc}; export it again") from exc
+        raise BadArtifact(
+            f"{path} is no readable .pt2 package: {exc}", hint="export it again"
+        ) from exc
     except (KeyError, StopIteration) as exc:
         raise BadArtifact(f"{path} is no package of this toolkit: it has no record") from exc
     except (ValidationError, ValueError, AttributeError) as exc:
         raise BadArtifact(
-            f"{path} has a record that this version cannot read; export it again"
+            f"{path} has a record that this version cannot read", hint="export it again"
         ) from exc
     return Package(record, metadata)
 

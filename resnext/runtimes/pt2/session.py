@@ -50,7 +50,7 @@ class Pt2Session(TensorSession):
             )
         except RuntimeError as exc:
             raise BadArtifact(
-                f"PyTorch cannot load {artifact.path}: {first_line(exc)}; export it again"
+                f"PyTorch cannot load {artifact.path}: {first_line(exc)}", hint="export it again"
             ) from exc
 
     def delivered(self) -> Delivered:

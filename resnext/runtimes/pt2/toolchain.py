@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from resnext.findings import Finding
 from resnext.runtimes.pytorch.release import too_old
 
 #: What Inductor's code for each device asks of the toolchain, in three lines.
@@ -31,65 +32,70 @@ _PROGRAMS: Mapping[str, str] = {
     "cuda": "#include <cuda.h>\n#include <cuda_runtime.h>\nint main() { return cuInit(0); }\n",
 }
 _CONVENTIONAL = Path("/usr/local/cuda")
-_ELSE = "or compile for the processor: `device` cpu"
+_ON_CPU = "compile for the processor: `device` cpu"
 
 
 @cache
-def obstacle(device: Literal["auto", "cpu", "cuda"]) -> str | None:
+def obstacle(device: Literal["auto", "cpu", "cuda"]) -> Finding | None:
     """Why .pt2 packages cannot be compiled here for ``device``, asked once per process; imports
     PyTorch.
 
     Args:
-        device: what to compile for; ``auto`` is CUDA if PyTorch can use a device of it.
+        device: what to compile for; ``auto`` is CUDA if PyTorch can use a CUDA device.
 
     Returns:
-        One line, what is missing and what to do; None if a few lines could be compiled and linked
-        as Inductor would.
+        What is missing, and what to do; None if a few lines could be compiled and linked as
+        Inductor would.
     """
     import torch
 
-    if reason := too_old():
-        return reason
+    if problem := too_old():
+        return problem
     if device == "auto":
         return obstacle("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        return (
-            f"PyTorch {torch.__version__} cannot use a CUDA device here; compile for the processor:"
-            " `device` cpu"
+        return Finding(
+            "no-torch-cuda",
+            f"PyTorch {torch.__version__} cannot use a CUDA device here",
+            _ON_CPU,
         )
-    if failed := _build("cpu", []):
-        return (
-            f"a .pt2 package is compiled, and no working C++ compiler was found ({failed}): apt-get"
-            " install g++ (or set CXX), or use `format` onnx"
+    if failure := _build("cpu", []):
+        return Finding(
+            "no-compiler",
+            f"a .pt2 package is compiled, and no working C++ compiler was found ({failure})",
+            "apt-get install g++ (or set CXX), or use `format` onnx",
         )
     return _cuda_obstacle() if device == "cuda" else None
 
 
-def _cuda_obstacle() -> str | None:
+def _cuda_obstacle() -> Finding | None:
     toolkit = cuda_toolkit()
     if toolkit is None:
-        return (
+        return Finding(
+            "no-cuda-toolkit",
             "compiling a .pt2 package for CUDA needs the CUDA toolkit, and none with"
-            f" include/cuda.h was found by CUDA_HOME, CUDA_PATH, nvcc or in {_CONVENTIONAL}:"
-            f" install the toolkit, set CUDA_HOME to it, {_ELSE}"
+            f" include/cuda.h was found by CUDA_HOME, CUDA_PATH, nvcc or in {_CONVENTIONAL}",
+            f"install the toolkit, set CUDA_HOME to it, or {_ON_CPU}",
         )
     with toolchain("cuda"):
         from torch.utils import cpp_extension
 
         headers = [f"-I{path}" for path in cpp_extension.include_paths("cuda")]
         libraries = [f"-L{path}" for path in cpp_extension.library_paths("cuda")]
-        failed = _build("cuda", [*headers, *libraries, "-lcuda"])
-    if failed is None:
+        failure = _build("cuda", [*headers, *libraries, "-lcuda"])
+    if failure is None:
         return None
-    if "-lcuda" in failed:
-        return (
+    if "-lcuda" in failure:
+        return Finding(
+            "no-cuda-library",
             "compiling a .pt2 package for CUDA needs the driver's library, and neither"
-            " libcuda.so.1 nor libcuda.so was found: install the NVIDIA driver, add its folder to"
-            f" LIBRARY_PATH, {_ELSE}"
+            " libcuda.so.1 nor libcuda.so was found",
+            f"install the NVIDIA driver, add its folder to LIBRARY_PATH, or {_ON_CPU}",
         )
-    return (
-        f"three lines for CUDA could not be compiled with the toolkit in {toolkit} ({failed}): set"
-        f" CUDA_HOME to a whole toolkit, {_ELSE}"
+    return Finding(
+        "broken-cuda-toolkit",
+        f"three lines for CUDA could not be compiled with the toolkit in {toolkit} ({failure})",
+        f"set CUDA_HOME to a whole toolkit, or {_ON_CPU}",
     )
 
 

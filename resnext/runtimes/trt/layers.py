@@ -99,7 +99,8 @@ def layers_from_log(text: str) -> tuple[EngineLayer, ...]:
     records = [_record(line) for line in lines]
     if not records:
         raise BadArtifact(
-            "the builder's log holds no list of layers; build with ProfilingVerbosity.DETAILED"
+            "the builder's log holds no list of layers",
+            hint="build with ProfilingVerbosity.DETAILED",
         )
     return tuple(_layer(record) for record in records)
 

@@ -155,13 +155,13 @@ class TensorRT(Flavour):
         """Every option but ``targets``; a GPU is always needed."""
         if options.targets:
             raise UsageError(
-                "`target` is TensorRT-RTX's: TensorRT builds for the GPU at hand",
+                "`targets` is TensorRT-RTX's: TensorRT builds for the GPU at hand",
                 hint="see `compatibility`",
             )
         if driver.problem is not None:
             raise MissingRequirement(
                 f"TensorRT builds on a GPU only: {driver.problem}",
-                hint="without one, build ahead of time with `format` trt-rtx and `target` sm_89"
+                hint="without one, build ahead of time with `format` trt-rtx and `targets` sm_89"
                 " (pip install tensorrt_rtx)",
             )
 
@@ -211,7 +211,7 @@ class TensorRTRTX(Flavour):
             raise UsageError(
                 f"`{wrong[0]}` is TensorRT's: TensorRT-RTX chooses kernels on the machine that runs"
                 " the engine",
-                hint="name the GPUs with `target`",
+                hint="name the GPUs with `targets`",
             )
         if unknown := [target for target in options.targets if target not in RTX_TARGETS]:
             raise UsageError(
@@ -233,7 +233,7 @@ class TensorRTRTX(Flavour):
                 if capability is None or not config.set_compute_capability(capability, index):
                     raise UsageError(
                         f"TensorRT-RTX {self.version} does not build for {target}",
-                        hint="leave it out of `target`",
+                        hint="leave it out of `targets`",
                     )
 
     def runtime(self, trt: Any, logger: Any, options: EngineOptions) -> Any:  # noqa: ARG002  # the same for all
@@ -298,7 +298,7 @@ def flavour_for(name: EngineKind) -> Flavour:
     if wanted.version is None:
         other = " (or tensorrt_rtx, which builds without a GPU)" if name == "trt" else ""
         raise MissingRequirement(
-            f"{wanted.title} is not installed: pip install {wanted.package}{other}"
+            f"{wanted.title} is not installed", hint=f"pip install {wanted.package}{other}"
         )
     return wanted
 

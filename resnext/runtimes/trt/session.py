@@ -290,8 +290,8 @@ def _specs(
         kind = engine.get_tensor_dtype(name).name
         if kind not in DTYPES:
             raise BadArtifact(
-                f"the engine's tensor {name!r} is of type {kind}, which no session takes; "
-                f"build it with inputs and outputs of one of {', '.join(DTYPES.values())}"
+                f"the engine's tensor {name!r} is of type {kind}, which no session takes",
+                hint=f"build it with inputs and outputs of one of {', '.join(DTYPES.values())}",
             )
         shape = tuple(None if size < 0 else int(size) for size in engine.get_tensor_shape(name))
         if one_size and shape[:1] == (

@@ -21,6 +21,7 @@ from fakes.package import fake_package
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import Manifest
 from resnext.errors import MissingRequirement, UnknownName, UsageError
+from resnext.findings import Finding
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.precision import PRECISIONS
@@ -81,8 +82,8 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(
             libraries, "plugin_device", missing if "plugin" in lacking else lambda _: ("1", 0)
         )
-        reason = "no toolkit" if "toolkit" in lacking else None
-        monkeypatch.setattr(toolchain, "obstacle", lambda _: reason)
+        problem = Finding("no-toolkit", "no toolkit") if "toolkit" in lacking else None
+        monkeypatch.setattr(toolchain, "obstacle", lambda _: problem)
         real = importlib.util.find_spec
         gone = {name for name in ("onnxruntime", "openvino") if name in lacking}
         monkeypatch.setattr(

@@ -28,6 +28,7 @@ from resnext.errors import (
     UnknownName,
     UsageError,
 )
+from resnext.findings import Finding
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
@@ -314,7 +315,11 @@ def test_all_means_compiled_backends_only_where_their_compiler_is(
         monkeypatch.setattr(
             cuda_driver, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", "9.0"),))
         )
-    asked = {device: None if "packages" in found else "something is missing; install it"}
+    asked = {
+        device: None
+        if "packages" in found
+        else Finding("missing", "something is missing", "install it")
+    }
     monkeypatch.setattr(toolchain, "obstacle", asked.__getitem__)
     assert {"torch-compile", "pt2"} & set(available_runtimes(device)) == there
 

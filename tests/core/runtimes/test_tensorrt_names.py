@@ -78,7 +78,7 @@ MODULES: Mapping[str, Mapping[str, Kinds | None]] = {
 }
 #: Functions in which a parameter holds one of several things.
 FUNCTIONS: Mapping[str, Mapping[str, Kinds]] = {
-    "parser_findings": {"parser": ("OnnxParser", "OnnxParserRefitter")}
+    "parser_errors": {"parser": ("OnnxParser", "OnnxParserRefitter")}
 }
 #: Where not every library is meant; elsewhere, all three are.
 CLASSES: Mapping[tuple[str, str], tuple[str, ...]] = {
@@ -452,7 +452,7 @@ PLANTED = {
     ),
     "only one of two parsers": (
         BUILDER,
-        "def parser_findings(parser): parser.num_subgraphs",
+        "def parser_errors(parser): parser.num_subgraphs",
         "OnnxParserRefitter.num_subgraphs is not in",
     ),
     "an object that is put away": (
