@@ -20,6 +20,8 @@ from resnext.precision import LIVE, PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
+    from resnext.machine.cuda_driver import Driver
+    from resnext.machine.machine import Machine
     from resnext.weights.spec import Weights
 
     from .session import Session
@@ -59,9 +61,11 @@ class Door(Protocol):
     def open_session(self, subject: Any, options: SessionOptions, name: str) -> Session:
         """Open ``subject``: `Weights` for a live runtime, else an `Artifact`."""
 
-    def available(self, name: str, device: Device, *, given: bool) -> Finding | None:
-        """What keeps runtime ``name`` from running here on ``device``, or from making what it runs
-        unless that is given; None if nothing is known.
+    def available(
+        self, name: str, device: Device, machine: Machine, *, given: bool
+    ) -> Finding | None:
+        """What keeps runtime ``name`` from running on ``device`` of ``machine``, or from making
+        what it runs unless that is given; None if nothing is known.
 
         Raises:
             MissingRequirement: the same, from a library's own check.
@@ -381,15 +385,18 @@ def import_problem(name: str, error: ImportError | OSError) -> Finding:
     return Finding("broken-package", message, "install its package again")
 
 
-def require_cuda() -> None:
-    """Check that this machine has a CUDA driver with a device, through the driver alone.
+def require_cuda(driver: Driver | None = None) -> None:
+    """Check that there is a CUDA driver with a device, through the driver alone.
+
+    Args:
+        driver: what it answered; None asks it.
 
     Raises:
         MissingRequirement: says which of the two is missing, and what works here.
     """
     from resnext.machine.machine import this_machine
 
-    driver = this_machine().driver
+    driver = driver or this_machine().driver
     if driver.problem is not None:
         raise MissingRequirement(
             f"no CUDA device: {driver.problem}",

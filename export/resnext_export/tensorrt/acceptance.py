@@ -84,7 +84,8 @@ def check_onnx(
     """
     if not path.is_file():
         raise BadArtifact(f"no ONNX file at {path}")
-    flavour.check_can_build(options, this_machine().driver)
+    machine = this_machine()
+    flavour.check_can_build(options, machine.driver)
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except Exception:  # protobuf raises many kinds; the parser says what is wrong
@@ -102,7 +103,12 @@ def check_onnx(
     try:
         with build_bars() as watch:
             built = engine_from_onnx(
-                path, flavour, options, shapes=profile_shapes(proto, shapes), watch=watch
+                path,
+                flavour,
+                options,
+                shapes=profile_shapes(proto, shapes),
+                watch=watch,
+                machine=machine,
             )
     except EngineRefused as exc:
         reason = exc.message.partition(" cannot build the engine: ")[2] or exc.message

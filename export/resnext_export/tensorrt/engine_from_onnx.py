@@ -14,7 +14,7 @@ from typing import Any
 
 from resnext.artifact.records import EngineLayer, EngineOptions, LayersFrom
 from resnext.errors import EngineRefused, NoKernel, first_line
-from resnext.machine.machine import this_machine
+from resnext.machine.machine import Machine, this_machine
 from resnext.runtimes.trt.layers import layers_from_inspector, layers_from_log
 from resnext.runtimes.trt.library import Flavour
 from resnext.runtimes.trt.log import Log, captured, shorten
@@ -61,6 +61,7 @@ def engine_from_onnx(
     name: str = "",
     timing_cache: TimingCache | None = None,
     watch: BuildWatch | None = None,
+    machine: Machine | None = None,
 ) -> BuiltEngine:
     """Parse and build.
 
@@ -73,6 +74,7 @@ def engine_from_onnx(
         timing_cache: kernel times of earlier builds, read before and updated after the build;
             TensorRT only.
         watch: receives progress and can cancel.
+        machine: driver and platform; None asks this machine.
 
     Raises:
         UsageError: an option that this library does not have.
@@ -81,7 +83,8 @@ def engine_from_onnx(
         EngineRefused: the file does not parse or build for another reason; names the reason, and
             the nodes to blame.
     """
-    flavour.check_can_build(options, this_machine().driver)
+    driver = (machine or this_machine()).driver
+    flavour.check_can_build(options, driver)
     trt = flavour.load()
     watch = watch or BuildWatch()
     started = time.perf_counter()
@@ -105,7 +108,10 @@ def engine_from_onnx(
             timing_cache.keep(config)
         data = bytes(plan)
         build_s = time.perf_counter() - started
-        layers, source = _layers(trt, flavour, options, data, logger, log)
+        loads_here = driver.problem is None and not options.strip_weights
+        layers, source = (
+            _inspected(trt, flavour, options, data, logger) if loads_here else None
+        ) or _logged(log)
     warnings = tuple(dict.fromkeys(short for line in log.warnings if (short := shorten(line))))
     return BuiltEngine(data, layers, source, warnings, build_s)
 
@@ -245,17 +251,19 @@ def _grouped(trt: Any, layer: Any) -> bool:
     return bool(layer.num_groups > 1)
 
 
-def _layers(
-    trt: Any, flavour: Flavour, options: EngineOptions, data: bytes, logger: Any, log: Log
-) -> tuple[tuple[EngineLayer, ...], LayersFrom]:
-    """Layers as the engine reports them if it can be loaded, else as the build log does."""
-    if this_machine().driver.problem is None and not options.strip_weights:
-        runtime = flavour.runtime(trt, logger, options)
-        engine = runtime.deserialize_cuda_engine(data)
-        if engine is not None:
-            inspector = engine.create_engine_inspector()
-            text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-            return layers_from_inspector(text), "inspector"
-    if not log.layers:
-        return (), "nothing"
-    return layers_from_log(log.layers), "build log"
+def _inspected(
+    trt: Any, flavour: Flavour, options: EngineOptions, data: bytes, logger: Any
+) -> tuple[tuple[EngineLayer, ...], LayersFrom] | None:
+    """Layers as the engine reports them; None if it cannot be loaded here."""
+    runtime = flavour.runtime(trt, logger, options)
+    engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        return None
+    inspector = engine.create_engine_inspector()
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    return layers_from_inspector(text), "inspector"
+
+
+def _logged(log: Log) -> tuple[tuple[EngineLayer, ...], LayersFrom]:
+    """Layers as the build log lists them."""
+    return (layers_from_log(log.layers), "build log") if log.layers else ((), "nothing")

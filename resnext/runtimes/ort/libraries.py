@@ -1,5 +1,5 @@
-"""The libraries under ONNX Runtime's two TensorRT providers: are they here, do they load, which GPU
-do they take?
+"""The libraries under ONNX Runtime's two TensorRT providers: whether they are installed, load, and
+support the GPU.
 """
 
 from __future__ import annotations
@@ -27,13 +27,18 @@ TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 _PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
 
-def load_tensorrt10() -> str:
-    """Load TensorRT 10, which ONNX Runtime's provider is linked with, from wheel or system; returns
-    its version.
+def load_tensorrt10(driver: Driver) -> str:
+    """Load TensorRT 10, which ONNX Runtime's provider is linked with, from wheel or system.
+
+    Args:
+        driver: with a device.
+
+    Returns:
+        TensorRT's version.
 
     Raises:
         MissingRequirement: this ONNX Runtime has no such provider, or TensorRT 10, cuBLAS or cuDNN
-            are not here.
+            is missing.
     """
     if TENSORRT_PROVIDER not in ort.get_available_providers():
         raise MissingRequirement(
@@ -44,7 +49,7 @@ def load_tensorrt10() -> str:
     wheel = importlib.util.find_spec("tensorrt_libs")
     folders = [Path(folder) for folder in wheel.submodule_search_locations or ()] if wheel else []
     reason = ""
-    for folder in (*folders, Path()):  # an empty path leaves the search to the loader
+    for folder in (*folders, Path()):  # an empty path: the loader searches
         try:
             library = ctypes.CDLL(str(folder / "libnvinfer.so.10"))
             with contextlib.suppress(OSError):  # only models with TensorRT's own operators need it
@@ -53,7 +58,7 @@ def load_tensorrt10() -> str:
         except OSError as exc:
             reason = first_line(exc)
             continue
-        if not cuda_works():
+        if not cuda_works(driver):
             raise MissingRequirement(
                 f"onnxruntime {ort.__version__} cannot use CUDA here: its TensorRT provider needs"
                 f" cuBLAS and cuDNN for CUDA {cuda} too",
@@ -71,11 +76,17 @@ def load_tensorrt10() -> str:
 
 
 def plugin_device(driver: Driver) -> tuple[str, Any]:
-    """Register the plugin for TensorRT-RTX; returns its version and what it lists for the first
-    GPU.
+    """Register the plugin for TensorRT-RTX.
+
+    Args:
+        driver: with a device.
+
+    Returns:
+        The plugin's version, and ONNX Runtime's entry for the first GPU.
 
     Raises:
-        MissingRequirement: the plugin is not installed, does not load, or does not take this GPU.
+        MissingRequirement: the plugin is not installed, does not load, or does not support this
+            GPU.
     """
     try:
         plugin = importlib.import_module(_PLUGIN)
@@ -105,15 +116,15 @@ def plugin_device(driver: Driver) -> tuple[str, Any]:
         or "not named by the driver"
     )
     raise MissingRequirement(
-        f"{_PLUGIN} {version} does not take the first GPU ({gpus}): it lists compute capability"
+        f"{_PLUGIN} {version} does not support the first GPU ({gpus}): it lists compute capability"
         " 8.6, 8.9 and 12.0 on, so RTX 30, 40 and 50",
         hint="choose another GPU with CUDA_VISIBLE_DEVICES, or use `backend` ort-cuda or trt",
     )
 
 
 def tf32_is_off() -> bool:
-    """Whether NVIDIA's libraries were told not to round float32 to TF32; neither provider has an
-    option for it.
+    """Whether the environment tells NVIDIA's libraries not to round float32 to TF32; neither
+    provider has an option for it.
     """
     return os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
 

@@ -1,10 +1,11 @@
-"""Opens a .pt2 package, and says what keeps this machine from compiling or running one."""
+"""Opens a .pt2 package, or says why this machine cannot compile or run one."""
 
 from __future__ import annotations
 
 from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.findings import Finding
+from resnext.machine.machine import Machine
 from resnext.runtimes.buffers import CudaMemory, HostMemory
 from resnext.runtimes.loading import refuse
 from resnext.runtimes.registry import Device, SessionOptions
@@ -19,8 +20,8 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Se
     """Open a package.
 
     Raises:
-        UsageError: it runs on another device than was asked for.
-        BadArtifact: it is damaged, or it and its manifest do not agree.
+        UsageError: it runs on another device than the requested one.
+        BadArtifact: it is damaged, or does not agree with its manifest.
         MissingRequirement: it was compiled for another machine or PyTorch; says for which.
     """
     package = read_package(subject.path)
@@ -37,10 +38,10 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Se
     )
 
 
-def available(name: str, device: Device, *, given: bool) -> Finding | None:
+def available(name: str, device: Device, machine: Machine, *, given: bool) -> Finding | None:
     """What PyTorch lacks here; unless a package is given, what its compilers lack, too."""
-    # A package opens without the model's source, which PyTorch's own door builds.
+    # Imported here because a package opens without the model's source, which this builds.
     from resnext.runtimes.pytorch import door as pytorch
 
-    problem = pytorch.available(name, device, given=given)
+    problem = pytorch.available(name, device, machine, given=given)
     return problem if problem or given else toolchain.obstacle(device)

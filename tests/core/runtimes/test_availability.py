@@ -24,13 +24,15 @@ from resnext.errors import MissingRequirement, UnknownName, UsageError
 from resnext.findings import Finding
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
+from resnext.machine.machine import Machine, this_machine
 from resnext.precision import PRECISIONS
 from resnext.runtimes import availability, compatibility
 from resnext.runtimes.availability import available, available_runtimes, require
 from resnext.runtimes.ort import cuda_probe, libraries
+from resnext.runtimes.ort import door as ort_door
 from resnext.runtimes.pt2 import toolchain
 from resnext.runtimes.pt2.record import this_host
-from resnext.runtimes.registry import RUNTIMES, load_door, table
+from resnext.runtimes.registry import RUNTIMES, SessionOptions, load_door, table
 from resnext.runtimes.trt import library
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import artifacts
@@ -72,12 +74,12 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         )
         monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
         monkeypatch.setattr(
-            cuda_probe, "cuda_works", lambda: not {"cudnn", "driver"} & set(lacking)
+            cuda_probe, "cuda_works", lambda _: not {"cudnn", "driver"} & set(lacking)
         )
         monkeypatch.setattr(library.TensorRT, "version", None if "trt" in lacking else "11.4.0")
         monkeypatch.setattr(library.TensorRTRTX, "version", None if "rtx" in lacking else "1.7.1")
         monkeypatch.setattr(
-            libraries, "load_tensorrt10", missing if "trt10" in lacking else lambda: "10.16"
+            libraries, "load_tensorrt10", missing if "trt10" in lacking else lambda _: "10.16"
         )
         monkeypatch.setattr(
             libraries, "plugin_device", missing if "plugin" in lacking else lambda _: ("1", 0)
@@ -104,7 +106,7 @@ def test_every_runtime_is_complete(plant: Callable[..., None]) -> None:
         assert set(known.precisions) <= set(PRECISIONS)
         door = load_door(name)
         assert callable(door.open_session)
-        answer = door.available(name, "auto", given=True)
+        answer = door.available(name, "auto", this_machine(), given=True)
         assert answer is None or answer.message
     assert {kind for known in RUNTIMES.values() for kind in known.formats} == {"weights", *kinds}
 
@@ -345,3 +347,43 @@ def test_all_on_a_device_that_nothing_has_says_so(plant: Callable[..., None]) ->
     )
     assert done.exit_code == 3, done.output
     assert "no CUDA device" in done.output
+
+
+@pytest.fixture
+def asked(plant: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Counts how often the driver of a GPU machine is asked."""
+    plant()
+    questions: list[str] = []
+
+    def ask() -> Driver:
+        questions.append("driver")
+        return H100
+
+    monkeypatch.setattr(cuda_driver, "probe_driver", ask)
+    return questions
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_the_driver_is_asked_once_for_one_runtime(name: str, device: Any, asked: list[str]) -> None:
+    available(name, device)
+    assert len(asked) <= 1
+    asked.clear()
+    available(name, device, machine=Machine(H100, "linux-x86_64"))
+    assert asked == []
+
+
+def test_the_driver_is_asked_once_for_all_runtimes(asked: list[str]) -> None:
+    assert "trt" in available_runtimes("cuda")
+    assert asked == ["driver"]
+
+
+@pytest.mark.parametrize("name", ["ort", "ort-cpu", "ort-cuda", "ort-trt", "ort-trt-rtx"])
+def test_opening_an_onnx_file_asks_the_driver_at_most_once(
+    name: str, artifact: Artifact, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for provider in ("CpuProvider", "CudaProvider", "TensorrtProvider"):
+        monkeypatch.setattr(ort_door, provider, lambda *given: given)
+    monkeypatch.setattr(ort_door, "OrtSession", lambda provider: provider)
+    load_door(name).open_session(artifact, SessionOptions(), name)
+    assert asked == ([] if name == "ort-cpu" else ["driver"])

@@ -358,7 +358,7 @@ def test_all_means_the_engine_libraries_that_take_this_gpu_and_no_other(
     monkeypatch.setattr(
         cuda_driver, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", capability),))
     )
-    monkeypatch.setattr("resnext.runtimes.ort.cuda_probe.cuda_works", lambda: False)
+    monkeypatch.setattr("resnext.runtimes.ort.cuda_probe.cuda_works", lambda _: False)
     assert [name for name in available_runtimes() if "trt" in name] == found
 
 
@@ -383,7 +383,7 @@ def test_a_provider_that_fell_back_to_the_cpu_is_an_error(
         pytest.skip("this onnxruntime was built without CUDA")
     with pytest.raises(MissingRequirement, match=r"no CUDA|cannot use CUDA"):
         open_session(artifact, "ort-cuda")
-    monkeypatch.setattr(cuda_probe, "cuda_works", lambda: True)  # and if that had been wrong
+    monkeypatch.setattr(cuda_probe, "cuda_works", lambda _: True)  # and if that had been wrong
     with pytest.raises((SilentFallback, BadArtifact)):
         open_session(artifact, "ort-cuda")
 
@@ -399,7 +399,7 @@ def test_a_runtime_that_reports_another_provider_is_an_error(
         return real(path, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(ort, "InferenceSession", on_the_cpu)
-    monkeypatch.setattr(cuda_probe, "cuda_works", lambda: True)
+    monkeypatch.setattr(cuda_probe, "cuda_works", lambda _: True)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(
         SilentFallback, match="fell back from CUDAExecutionProvider to CPUExecutionProvider"
@@ -418,7 +418,8 @@ def test_a_build_without_the_provider_says_which_package_has_it(
 
 def test_ort_alone_takes_what_works_here(artifact: Artifact) -> None:
     with open_session(artifact, "ort") as session:
-        assert session.delivered().device == ("cuda" if cuda_probe.cuda_works() else "cpu")
+        works = cuda_probe.cuda_works(cuda_driver.probe_driver())
+        assert session.delivered().device == ("cuda" if works else "cpu")
 
 
 def test_available_backends_are_registered_and_run_here() -> None:

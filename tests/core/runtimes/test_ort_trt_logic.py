@@ -290,7 +290,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Li
         monkeypatch.setattr(ort_trt_libraries.ctypes, "CDLL", libraries)  # type: ignore[attr-defined]
         first = next((name for name in system if name.startswith("libnvinfer.so")), None)
         monkeypatch.setattr(ort_trt_libraries, "find_library", lambda _name: first)
-        monkeypatch.setattr(ort_trt_libraries, "cuda_works", lambda: works)
+        monkeypatch.setattr(ort_trt_libraries, "cuda_works", lambda _: works)
         providers = [TRT, "CUDAExecutionProvider", "CPUExecutionProvider"]
         monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
         monkeypatch.setattr(ort, "cuda_version", cuda, raising=False)
@@ -306,7 +306,7 @@ def test_tensorrt_10_is_loaded_from_its_wheel_and_before_the_systems(
     machine: Callable[..., Libraries], tmp_path: Path
 ) -> None:
     libraries = machine(TEN, TEN)
-    assert load_tensorrt10() == "10.16.1"
+    assert load_tensorrt10(H200) == "10.16.1"
     assert libraries.loaded == [str(tmp_path / name) for name in TEN]
 
 
@@ -317,7 +317,7 @@ def test_tensorrt_10_of_the_system_serves_where_the_wheel_does_not(
     libraries = machine(
         wheel, [TEN[0], TEN[2]]
     )  # the library of TensorRT's own operators may be missing
-    assert load_tensorrt10() == "10.16.1"
+    assert load_tensorrt10(H200) == "10.16.1"
     assert libraries.loaded[-2:] == [TEN[0], TEN[2]]
 
 
@@ -332,7 +332,7 @@ def test_tensorrt_11_alone_is_named_with_the_package_that_fits(
     with pytest.raises(
         MissingRequirement, match="needs TensorRT 10, and only TensorRT 11"
     ) as caught:
-        load_tensorrt10()
+        load_tensorrt10(H200)
     assert f'pip install "tensorrt-cu{cuda[:2]}<11"' in str(caught.value)
     assert "`backend` trt" in str(caught.value)
 
@@ -345,7 +345,7 @@ def test_no_tensorrt_or_half_of_it_says_what_the_loader_missed(
 ) -> None:
     machine(wheel, system)
     with pytest.raises(MissingRequirement, match=r"not found \(libnv.*cannot open") as caught:
-        load_tensorrt10()
+        load_tensorrt10(H200)
     assert 'pip install "tensorrt-cu13<11"' in str(caught.value)
     assert "TensorRT 11" not in str(caught.value)
 
@@ -355,10 +355,10 @@ def test_an_onnxruntime_without_the_provider_or_without_cuda_is_named(
 ) -> None:
     machine(TEN, [], works=False)
     with pytest.raises(MissingRequirement, match="cuBLAS and cuDNN for CUDA 13"):
-        load_tensorrt10()
+        load_tensorrt10(H200)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(MissingRequirement, match="pip install onnxruntime-gpu"):
-        load_tensorrt10()
+        load_tensorrt10(H200)
 
 
 def listed(name: str, index: int) -> Any:
