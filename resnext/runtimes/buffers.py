@@ -184,25 +184,23 @@ class HostMemory(DeviceMemory):
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Compute float32 as float32, not TF32, and let cuDNN search for the fastest kernels; then put
-    back what was set.
+    """Compute float32 as float32, not TF32 or bfloat16, and let cuDNN search for the fastest
+    kernels; restore the previous settings on exit.
 
     PyTorch keeps these settings for the whole process: a session that left them changed would
-        decide how the next one
-    runs. Both of PyTorch's interfaces to them are set, because it refuses to read one that
-    disagrees with the other. Takes about 10 us.
+    decide how the next one runs. Both of PyTorch's interfaces to them are set, because it refuses
+    to read one that disagrees with the other. Takes about 10 us.
     """
     cudnn: Any = torch.backends.cudnn  # torch's stubs lack what it makes at run time
-    mkldnn: Any = torch.backends.mkldnn
-    exact: tuple[Any, ...] = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
-    kept = [(spot, spot.fp32_precision) for spot in (*exact, mkldnn.matmul)]
+    exact: tuple[Any, ...] = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul, *_on_cpu())
+    previous = [(operator, operator.fp32_precision) for operator in exact]
     legacy = _readable(lambda: cudnn.allow_tf32), _readable(torch.get_float32_matmul_precision)
     search = cudnn.benchmark
     try:
         cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")
-        for spot in exact:
-            spot.fp32_precision = "ieee"
+        for operator in exact:
+            operator.fp32_precision = "ieee"
         cudnn.benchmark = True
         yield
     finally:
@@ -211,14 +209,26 @@ def full_float32() -> Iterator[None]:
             torch.set_float32_matmul_precision(legacy[1])
         if legacy[0] is not None:
             cudnn.allow_tf32 = legacy[0]
-        for spot, precision in kept:
-            spot.fp32_precision = precision
+        for operator, precision in previous:
+            operator.fp32_precision = precision
+
+
+def full_float32_on_cpu() -> AbstractContextManager[None]:
+    """`full_float32` if the process lets a CPU round float32, else nothing: looking takes 1 us."""
+    rounded = any(operator.fp32_precision not in ("none", "ieee") for operator in _on_cpu())
+    return full_float32() if rounded else nullcontext()
+
+
+def _on_cpu() -> tuple[Any, ...]:
+    """oneDNN's settings; ``torch.set_float32_matmul_precision("medium")`` sets one of them."""
+    mkldnn: Any = torch.backends.mkldnn
+    return mkldnn.conv, mkldnn.matmul
 
 
 def _readable(setting: Callable[[], _T]) -> _T | None:
     try:
         return setting()
-    except RuntimeError:  # it was set through the other interface
+    except RuntimeError:  # set through the other interface
         return None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from resnext.errors import MissingRequirement, ResnextError, SessionFailed
 
-from .buffers import DeviceMemory, Replay, cpu_threads, full_float32
+from .buffers import DeviceMemory, Replay, cpu_threads, full_float32, full_float32_on_cpu
 from .registry import SessionOptions
 from .session import Arrays, Bound, Boundary, Session
 
@@ -81,7 +81,7 @@ class TensorSession(Session):
                 with full_float32():
                     yield
             else:
-                with cpu_threads(self._options.threads):
+                with cpu_threads(self._options.threads), full_float32_on_cpu():
                     yield
 
     def named(self, result: Tensor) -> dict[str, NDArray[Any]]:

@@ -22,7 +22,7 @@ from resnext.errors import SilentFallback
 from resnext.network.config import ResNeXtConfig
 from resnext.network.forms import fold_batch_norms, merge_model_groups, merged_macs
 from resnext.precision import PRECISIONS
-from resnext.runtimes.buffers import DeviceMemory, torch_dtype
+from resnext.runtimes.buffers import DeviceMemory, full_float32_on_cpu, torch_dtype
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, DeliveredLayer
 from resnext.runtimes.tensor_session import WARM_RUNS, TensorSession
@@ -58,7 +58,7 @@ def reference_logits(
         N x classes, of ``dtype``; float32 for bfloat16, which NumPy has not.
     """
     model = load_model(weights).to(dtype)
-    with torch.inference_mode():
+    with torch.inference_mode(), full_float32_on_cpu():
         # A few at a time: float64 activations of a large batch would not fit a small machine.
         parts = [
             model(torch.from_numpy(images[start : start + 8]).to(dtype))
