@@ -63,15 +63,6 @@ class Delivered:
     layers: tuple[DeliveredLayer, ...]
     notes: Mapping[str, str] = field(default_factory=dict)
 
-    def share(self, dtype: str, ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul")) -> float:
-        """Share (0 to 1) of the layers whose operator is in ``ops`` that compute in ``dtype``; 0 if
-        there are none.
-
-        It counts layers; `resnext.verify.delivered.delivered_share` weighs them and misses none.
-        """
-        heavy = [layer for layer in self.layers if layer.op in ops]
-        return sum(layer.dtype == dtype for layer in heavy) / len(heavy) if heavy else 0.0
-
     def summary(self) -> str:
         """One line: how many convolutions and matrix products got which element type, where."""
         heavy = Counter(

@@ -17,6 +17,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from fakes.delivered import layer_share
 from fakes.package import fake_package
 from resnext.artifact.files import Artifact
 from resnext.errors import (
@@ -163,8 +164,8 @@ def test_every_convolution_and_product_is_reported_delivered(
         delivered = session.delivered()
     heavy = [layer for layer in delivered.layers if layer.op in ("Conv", "Gemm")]
     assert len(heavy) == 14
-    assert delivered.share("float32") == 1.0
-    assert delivered.share("float16") == 0.0
+    assert layer_share(delivered, "float32") == 1.0
+    assert layer_share(delivered, "float16") == 0.0
 
 
 @pytest.mark.slow
@@ -174,7 +175,7 @@ def test_torch_compile_gets_the_whole_network_as_one_graph(weights: Weights, ima
         session.bind({"input": images})
         delivered = session.delivered()
         assert delivered.notes["graphs"] == "1"
-        assert delivered.share("float32") == 1.0
+        assert layer_share(delivered, "float32") == 1.0
 
 
 @pytest.mark.slow
@@ -223,7 +224,7 @@ def test_precision_is_that_asked_for_inside_and_float32_outside(
         weights, "torch", options=SessionOptions(device="cpu", precision="fp16")
     ) as session:
         logits = session.run({"input": images})["logits"]
-        assert session.delivered().share("float16") == 1.0
+        assert layer_share(session.delivered(), "float16") == 1.0
     assert logits.dtype == np.float32
     reference = reference_logits(weights, images)
     outcome = compare(reference, logits, gate=gate_for("fp16"))

@@ -21,6 +21,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from fakes.delivered import layer_share
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback
@@ -556,7 +557,7 @@ def test_delivered_names_every_node_and_claims_no_element_type(
     assert {dtype for _, dtype in got} == {
         "unknown"
     }  # each is there, and none claims an element type
-    assert found.share("float32") == found.share("float16") == 0.0
+    assert layer_share(found, "float32") == layer_share(found, "float16") == 0.0
     assert "does not say" in found.notes["cuda graph"]
     assert "NVIDIA_TF32_OVERRIDE=0 before" in found.notes["precision"]
 
