@@ -34,7 +34,8 @@ from resnext.errors import (
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.openvino import session as openvino_session
 from resnext.runtimes.openvino.door import open_session
-from resnext.runtimes.openvino.session import OpenvinoSession, ov
+from resnext.runtimes.openvino.library import ov
+from resnext.runtimes.openvino.session import OpenvinoSession
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.registry import open_session as open_backend
