@@ -36,7 +36,7 @@ from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.runtimes.availability import available_runtimes
 from resnext.runtimes.ort import cuda_probe
 from resnext.runtimes.pt2 import toolchain
-from resnext.runtimes.pytorch import session as torch_session
+from resnext.runtimes.pytorch import network as torch_network
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime, open_session
 from resnext.runtimes.session import Session
@@ -186,7 +186,7 @@ def test_a_network_that_pytorch_ran_eagerly_is_not_passed_off_as_compiled(
     # Past the recompile limit PyTorch runs a compiled model eagerly; the limit counts over all
     # sessions of a process.
     torch.compiler.reset()
-    monkeypatch.setattr(torch_session, "_RECOMPILE_LIMIT", 1)
+    monkeypatch.setattr(torch_network, "_RECOMPILE_LIMIT", 1)
     with (
         torch._dynamo.config.patch(recompile_limit=1),
         open_session(weights, "torch-compile", options=ONE_LAYOUT) as first,

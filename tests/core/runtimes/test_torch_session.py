@@ -24,7 +24,9 @@ from resnext.runtimes import tensor_session
 from resnext.runtimes.buffers import HostMemory, Replay, full_float32, torch_dtype
 from resnext.runtimes.pt2.session import Pt2Session
 from resnext.runtimes.pytorch import session as torch_session
-from resnext.runtimes.pytorch.session import TorchSession, reference_logits, widths_to_try
+from resnext.runtimes.pytorch import trial
+from resnext.runtimes.pytorch.session import TorchSession, reference_logits
+from resnext.runtimes.pytorch.trial import widths_to_try
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Arrays
 from resnext.runtimes.tensor_session import TensorSession
@@ -210,8 +212,8 @@ def planted(
             asked.append("host")
             return [round(on_host[call.__self__._network.title] * 1e6)] * runs
 
-        monkeypatch.setattr(torch_session, "time_device", device)
-        monkeypatch.setattr(torch_session, "time_visit", host)
+        monkeypatch.setattr(trial, "time_device", device)
+        monkeypatch.setattr(trial, "time_visit", host)
         return asked
 
     return plant
