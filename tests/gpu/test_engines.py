@@ -225,7 +225,7 @@ def test_a_cuda_graph_gives_what_plain_launches_give(engine: Artifact, images: A
             logits[graph] = bound_logits(bound)
             assert bound.boundary == ("graph" if graph else "device")
             assert session.delivered().notes["cuda graph"] == (
-                "on" if graph else "off: not asked for"
+                "on" if graph else "off: not requested"
             )
     # The same kernels: only sums that are taken in no fixed order may differ.
     np.testing.assert_allclose(

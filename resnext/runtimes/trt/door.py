@@ -29,7 +29,7 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSe
     if manifest.engine is None or (name == "trt-rtx" and manifest.kind != name):
         raise UsageError(
             f"backend {name!r} runs an engine, and {subject.directory} is of kind {manifest.kind}",
-            hint=f"build one of it: `format` {name}, `onnx` {subject.directory}",
+            hint=f"build one from it: `format` {name}, `onnx` {subject.directory}",
         )
     flavour = flavour_of(manifest.engine.library)
     machine = this_machine()

@@ -433,7 +433,7 @@ def test_a_replay_computes_anew(make: Make, images: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "refuse", "why"),
     [
-        ("trt", PLAIN, {}, "off: not asked for"),
+        ("trt", PLAIN, {}, "off: not requested"),
         (
             "trt",
             SessionOptions(),
