@@ -69,7 +69,7 @@ def open_cell(
         subject: Weights | Artifact = images.weights
         kind = RUNTIMES[cell.backend].formats[0]
         # Before anything is exported for a backend that cannot run.
-        require(cell.backend, options.device, given=source.named(cell.backend) is not None)
+        require(cell.backend, options.device, prebuilt=source.named(cell.backend) is not None)
         load_door(cell.backend)  # not to count importing as memory
         if kind != "weights":
             subject = opened.artifact = source.get(cell)

@@ -21,7 +21,7 @@ from .registry import (
 
 
 def available(
-    name: str, device: Device = "auto", *, given: bool = False, machine: Machine | None = None
+    name: str, device: Device = "auto", *, prebuilt: bool = False, machine: Machine | None = None
 ) -> Finding | None:
     """Why runtime ``name`` cannot run here. Exports, compiles and loads nothing to find out.
 
@@ -30,8 +30,8 @@ def available(
     Args:
         name: a key of `RUNTIMES`.
         device: device to run on; ``auto`` is the best that the runtime has here.
-        given: whether the engine or package to run exists already: a package then needs no
-            compiler, and an engine may be for a GPU that the builder cannot detect.
+        prebuilt: whether the engine or package to run exists already: then a package needs no
+            compiler, and an engine may be for a GPU that the builder does not support by default.
         machine: driver and platform; None asks this machine.
 
     Returns:
@@ -45,7 +45,7 @@ def available(
         check_device(name, device)
         if find_spec(known.package) is None:
             return no_package(name, known.package)
-        return load_door(name).available(name, device, machine or this_machine(), given=given)
+        return load_door(name).available(name, device, machine or this_machine(), prebuilt=prebuilt)
     except (UsageError, MissingRequirement) as exc:
         return Finding("not-available", exc.message, exc.hint)
     except (ImportError, OSError) as exc:
@@ -53,16 +53,16 @@ def available(
 
 
 def require(
-    name: str, device: Device = "auto", *, given: bool = False, machine: Machine | None = None
+    name: str, device: Device = "auto", *, prebuilt: bool = False, machine: Machine | None = None
 ) -> None:
     """Check that nothing is known against runtime ``name`` here; arguments as for `available`.
 
     Raises:
         UsageError: there is no such runtime, or it never runs on ``device``.
-        MissingRequirement: what is missing, and what to do.
+        MissingRequirement: something is missing; the hint says what to do.
     """
     check_device(name, device)
-    if problem := available(name, device, given=given, machine=machine):
+    if problem := available(name, device, prebuilt=prebuilt, machine=machine):
         raise MissingRequirement(problem.message, hint=problem.hint)
 
 

@@ -1,8 +1,8 @@
-"""Every runtime by name, as plain data: what it is, what it runs, and where.
+"""All runtimes by name, as plain data: formats, devices and precisions.
 
-Importing this loads no framework and no pydantic, so that help texts can be made of it. A runtime's
-folder is imported only when it is asked whether it can run (`resnext.runtimes.availability`) or
-opened (`open_session`).
+Importing this loads no framework and no pydantic, so that help texts can list the runtimes. A
+runtime's folder is imported only to check its availability (`resnext.runtimes.availability`) or to
+open a session (`open_session`).
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from .session import Session
 
 Device = Literal["auto", "cpu", "cuda"]
-#: What a runtime runs: the live network, or artifacts of a manifest's kind.
+#: What a runtime runs: the live network (``weights``), or artifacts with this ``kind``.
 Format = Literal["weights", "onnx", "openvino", "trt", "trt-rtx", "pt2"]
 _BOTH: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """What every backend understands.
+    """Options of all backends.
 
     Attributes:
-        device: ``cpu``, ``cuda`` or ``auto`` (CUDA if the runtime has it).
-        threads: threads inside one operator on a CPU; None means one for each physical core.
-        memory_format: ``nchw``, ``channels-last``, or ``auto``: whichever a short trial finds
-            faster (for ``torch-folded``: channels-last).
+        device: ``cpu``, ``cuda`` or ``auto`` (CUDA if the runtime can use it).
+        threads: threads inside one operator on a CPU; None means one per physical core.
+        memory_format: ``nchw``, ``channels-last``, or ``auto``: the faster one in a short trial
+            (for ``torch-folded``: channels-last).
         cuda_graph: replay a CUDA graph if the runtime can.
-        precision: of weights and activations, for a live model; an artifact has its own.
-        merge_groups: input channels that each group of a live model's convolutions has at least;
-            ``auto`` is whichever a short trial finds fastest, None leaves the groups alone.
+        precision: precision of weights and activations of a live model; artifacts ignore it.
+        merge_groups: minimum input channels per group in a live model's convolutions; ``auto`` is
+            the fastest in a short trial, None leaves the groups unchanged.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -56,19 +56,19 @@ class SessionOptions:
 
 
 class Door(Protocol):
-    """What the module ``door`` of a runtime's folder offers."""
+    """The interface of the module ``door`` in each runtime's folder."""
 
     def open_session(self, subject: Any, options: SessionOptions, name: str) -> Session:
         """Open ``subject``: `Weights` for a live runtime, else an `Artifact`."""
 
     def available(
-        self, name: str, device: Device, machine: Machine, *, given: bool
+        self, name: str, device: Device, machine: Machine, *, prebuilt: bool
     ) -> Finding | None:
-        """What keeps runtime ``name`` from running on ``device`` of ``machine``, or from making
-        what it runs unless that is given; None if nothing is known.
+        """Why runtime ``name`` cannot run on ``device`` of ``machine``; unless ``prebuilt``, also
+        why its engine or package cannot be built there. None if nothing is known against it.
 
         Raises:
-            MissingRequirement: the same, from a library's own check.
+            MissingRequirement: the same, from a library's check.
         """
 
 
@@ -77,13 +77,13 @@ class Runtime:
     """One way to run the network.
 
     Attributes:
-        name: what ``--backend`` takes.
+        name: as in ``--backend``.
         about: one line for ``--help``.
-        module: the folder under `resnext.runtimes` whose ``door`` opens it.
-        package: the Python package that it needs.
-        formats: what it runs, the one that is built for it first.
-        devices: those that it can be asked for.
-        precisions: that it can run, on some machine at least.
+        module: folder under `resnext.runtimes`; its ``door`` opens sessions.
+        package: required Python package.
+        formats: formats that it runs, its native one first.
+        devices: devices that it can run on.
+        precisions: precisions that it can run, at least on some machines.
     """
 
     name: str
@@ -96,28 +96,27 @@ class Runtime:
 
     @property
     def live(self) -> bool:
-        """Whether it runs the network from its weights, and no artifact."""
+        """Whether it runs the live network from weights instead of artifacts."""
         return "weights" in self.formats
 
     @property
     def device(self) -> Device:
-        """The only device that it runs on, or ``auto``."""
+        """Its only device, or ``auto`` if it has several."""
         return self.devices[0] if len(self.devices) == 1 else "auto"
 
 
-#: ONNX Runtime rewrites float8 graphs wrongly, before any provider sees them.
+#: ONNX Runtime's optimizer breaks float8 graphs, whatever the provider.
 _NOT_FP8: tuple[Precision, ...] = tuple(name for name in PRECISIONS if name != "fp8")
-#: And of its own convolutions, those of the CPU provider have no bfloat16, those of the CUDA
-#: provider no int8 either.
+#: The CPU provider has no bfloat16 convolutions; the CUDA provider has no int8 ones either.
 _ORT_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 _ORT_CUDA: tuple[Precision, ...] = ("fp32", "fp16")
 
 
 def table(*runtimes: Runtime) -> Mapping[str, Runtime]:
-    """``runtimes`` by name, in their order.
+    """``runtimes`` by name, in this order.
 
     Raises:
-        ValueError: two have one name.
+        ValueError: two have the same name.
     """
     named = {runtime.name: runtime for runtime in runtimes}
     if len(named) != len(runtimes):
@@ -126,9 +125,9 @@ def table(*runtimes: Runtime) -> Mapping[str, Runtime]:
     return MappingProxyType(named)
 
 
-#: The runtime that says what an ONNX file means, whatever others make of it.
+#: The runtime that defines what an ONNX file computes.
 REFERENCE = "onnx-reference"
-#: Every runtime that works, by name.
+#: All runtimes by name.
 RUNTIMES: Mapping[str, Runtime] = table(
     Runtime("torch", "eager PyTorch", "pytorch", "torch", ("weights",), _BOTH, LIVE),
     Runtime(
@@ -230,7 +229,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("fp32", "fp16"),
     ),
 )
-#: Names of those that run an artifact.
+#: Names of the runtimes that run artifacts.
 ARTIFACT_RUNTIMES: tuple[str, ...] = tuple(
     name for name, runtime in RUNTIMES.items() if not runtime.live
 )
@@ -240,7 +239,7 @@ def runtime_named(name: str) -> Runtime:
     """The runtime called ``name``.
 
     Raises:
-        UnknownName: there is none; lists all and the nearest.
+        UnknownName: there is none; the message lists all and suggests the nearest.
     """
     try:
         return RUNTIMES[name]
@@ -300,7 +299,7 @@ def check_precision(name: str, precision: Precision) -> None:
     """Check that runtime ``name`` can run ``precision``.
 
     Raises:
-        UsageError: it never can; names those that can.
+        UsageError: it never can; the hint names the runtimes that can.
     """
     if precision not in runtime_named(name).precisions:
         able = [other for other, known in RUNTIMES.items() if precision in known.precisions]
@@ -311,7 +310,7 @@ def check_precision(name: str, precision: Precision) -> None:
 
 
 def check_device(name: str, device: Device) -> None:
-    """Check that runtime ``name`` is for ``device``, whether this machine has it or not.
+    """Check that runtime ``name`` can run on ``device``, whether or not this machine has it.
 
     Raises:
         UsageError: it never runs there.
@@ -337,7 +336,7 @@ def check_subject(name: str, subject: Artifact) -> None:
     """Check that runtime ``name`` runs artifacts of the kind and precision of ``subject``.
 
     Raises:
-        UsageError: it never can; names what can.
+        UsageError: it never can; the hint names a runtime that can.
     """
     known, kind = runtime_named(name), subject.manifest.kind
     if kind in known.formats:
@@ -356,7 +355,7 @@ def check_subject(name: str, subject: Artifact) -> None:
 
 
 def load_door(name: str) -> Door:
-    """Import what opens runtime ``name``.
+    """Import the door of runtime ``name``.
 
     Raises:
         UnknownName: no such runtime.
@@ -389,10 +388,10 @@ def require_cuda(driver: Driver | None = None) -> None:
     """Check that there is a CUDA driver with a device, through the driver alone.
 
     Args:
-        driver: what it answered; None asks it.
+        driver: the driver's answer; None asks it.
 
     Raises:
-        MissingRequirement: says which of the two is missing, and what works here.
+        MissingRequirement: one of the two is missing; the hint says what works here.
     """
     from resnext.machine.machine import this_machine
 

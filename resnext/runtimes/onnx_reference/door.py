@@ -19,7 +19,7 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Refer
     return ReferenceSession(subject, options, name)
 
 
-def available(name: str, device: Device, machine: Machine, *, given: bool) -> Finding | None:
+def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
     """None: it runs wherever ONNX Runtime is installed."""
-    del name, device, machine, given
+    del name, device, machine, prebuilt
     return None

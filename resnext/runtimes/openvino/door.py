@@ -21,7 +21,7 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Openv
     return OpenvinoSession(subject, options, name)
 
 
-def available(name: str, device: Device, machine: Machine, *, given: bool) -> Finding | None:
+def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
     """None: OpenVINO runs on every processor that it can be installed on."""
-    del name, device, machine, given
+    del name, device, machine, prebuilt
     return None

@@ -36,9 +36,9 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSe
     return OrtSession(_provider(subject, options, name))
 
 
-def available(name: str, device: Device, machine: Machine, *, given: bool) -> Finding | None:
+def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
     """What ONNX Runtime's provider lacks here."""
-    del given  # an engine is built when it is opened
+    del prebuilt  # an engine is built when it is opened
     if name in ("ort", "ort-cpu") and device != "cuda":
         return None
     require_cuda(machine.driver)

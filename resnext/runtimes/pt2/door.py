@@ -38,10 +38,10 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Se
     )
 
 
-def available(name: str, device: Device, machine: Machine, *, given: bool) -> Finding | None:
-    """What PyTorch lacks here; unless a package is given, what its compilers lack, too."""
+def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
+    """What PyTorch lacks here; unless ``prebuilt``, also what its compilers lack."""
     # Imported here because a package opens without the model's source, which this builds.
     from resnext.runtimes.pytorch import door as pytorch
 
-    problem = pytorch.available(name, device, machine, given=given)
-    return problem if problem or given else toolchain.obstacle(device)
+    problem = pytorch.available(name, device, machine, prebuilt=prebuilt)
+    return problem if problem or prebuilt else toolchain.obstacle(device)

@@ -48,11 +48,11 @@ _NO_CUDA = Finding(
 )
 
 
-def available(name: str, device: Device, machine: Machine, *, given: bool) -> Finding | None:
+def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
     """What PyTorch lacks here: a CUDA device if one is requested, and for ``torch-compile`` a
     compiler.
     """
-    del given  # nothing is made in advance
+    del prebuilt  # nothing is made in advance
     if device == "cuda":
         require_cuda(machine.driver)
         if not torch.cuda.is_available():

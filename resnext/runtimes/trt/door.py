@@ -38,15 +38,13 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSe
     return TrtSession(subject, options, name, flavour, flavour.load(), CudaMemory())
 
 
-def available(name: str, device: Device, machine: Machine, *, given: bool) -> Finding | None:
-    """What the library lacks here; unless an engine is given, the GPU must be one that it builds
-    for.
-    """
+def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
+    """What the library lacks here; unless ``prebuilt``, also whether it builds for the GPU."""
     del device  # there is only one
     kind: EngineKind = "trt-rtx" if name == "trt-rtx" else "trt"
     flavour = flavour_for(kind)
     require_driver(flavour, machine.driver)
-    if given or serves(flavour, machine.driver):
+    if prebuilt or serves(flavour, machine.driver):
         return None
     gpu = machine.driver.gpus[0]
     return Finding(

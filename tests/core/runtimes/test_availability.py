@@ -106,7 +106,7 @@ def test_every_runtime_is_complete(plant: Callable[..., None]) -> None:
         assert set(known.precisions) <= set(PRECISIONS)
         door = load_door(name)
         assert callable(door.open_session)
-        answer = door.available(name, "auto", this_machine(), given=True)
+        answer = door.available(name, "auto", this_machine(), prebuilt=True)
         assert answer is None or answer.message
     assert {kind for known in RUNTIMES.values() for kind in known.formats} == {"weights", *kinds}
 
@@ -233,9 +233,9 @@ def test_what_is_given_does_not_have_to_be_made(
         *lacking
     )  # TensorRT-RTX builds for an H100 only if it is told so, and such an engine runs
     assert available(name) is not None
-    assert available(name, given=True) is None
+    assert available(name, prebuilt=True) is None
     plant("driver", "rtx", "trt")
-    assert (available(name, given=True) is None) == (name == "pt2")
+    assert (available(name, prebuilt=True) is None) == (name == "pt2")
 
 
 @pytest.mark.parametrize(
