@@ -1,8 +1,8 @@
-"""What .pt2 packages are compiled with: a C++ compiler, and for CUDA its toolkit's headers and the
+"""The toolchain for .pt2 packages: a C++ compiler, and for CUDA the toolkit's headers and the
 driver's library.
 
-Whether it works is found out by compiling. A variable that is set, or a compiler that is there,
-says nothing of the headers behind it; and Inductor would say so only after half a minute's work.
+It is checked by compiling a small program. That a variable is set or a compiler exists says nothing
+about the headers, and Inductor would report them missing only after half a minute of work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Literal
 from resnext.findings import Finding
 from resnext.runtimes.pytorch.release import too_old
 
-#: What Inductor's code for each device asks of the toolchain, in three lines.
+#: Small programs with the same requirements as Inductor's code for each device.
 _PROGRAMS: Mapping[str, str] = {
     "cpu": (
         "#include <cmath>\n#include <vector>\nint main() { return std::vector<double>(1,"
@@ -37,15 +37,14 @@ _ON_CPU = "compile for the processor: `device` cpu"
 
 @cache
 def obstacle(device: Literal["auto", "cpu", "cuda"]) -> Finding | None:
-    """Why .pt2 packages cannot be compiled here for ``device``, asked once per process; imports
-    PyTorch.
+    """Why .pt2 packages cannot be compiled here for ``device``; cached, and imports PyTorch.
 
     Args:
         device: what to compile for; ``auto`` is CUDA if PyTorch can use a CUDA device.
 
     Returns:
-        What is missing, and what to do; None if a few lines could be compiled and linked as
-        Inductor would.
+        What is missing, and what to do; None if a small program could be compiled and linked like
+        Inductor's code.
     """
     import torch
 
@@ -100,11 +99,10 @@ def _cuda_obstacle() -> Finding | None:
 
 
 def cuda_toolkit() -> Path | None:
-    """The CUDA toolkit to compile with: the first of the usual places that holds
-    ``include/cuda.h``.
+    """The CUDA toolkit to compile with: the first usual location with ``include/cuda.h``.
 
-    PyTorch takes the folder above nvcc's, and never looks into it. Where nvcc is a script that
-    calls one elsewhere, there is no toolkit in that folder.
+    PyTorch uses the folder above nvcc's without looking into it. If nvcc is a script that calls
+    another one, there is no toolkit in that folder.
     """
     for folder in _toolkits():
         if (folder / "include" / "cuda.h").is_file():
@@ -114,8 +112,8 @@ def cuda_toolkit() -> Path | None:
 
 def _toolkits() -> Iterator[Path]:
     for name in ("CUDA_HOME", "CUDA_PATH"):
-        if given := os.environ.get(name):
-            yield Path(given)
+        if folder := os.environ.get(name):
+            yield Path(folder)
     if nvcc := shutil.which("nvcc"):
         try:
             done = subprocess.run(
@@ -131,19 +129,17 @@ def _toolkits() -> Iterator[Path]:
         else:
             if top := re.search(r"^#\$ TOP=(.+)$", done.stderr, re.MULTILINE):
                 yield Path(top[1].strip()).resolve()
-        # as PyTorch guesses, and right for Debian's packages, whose toolkit is /usr
+        # PyTorch's guess, which is right for Debian's packages, whose toolkit is in /usr
         yield Path(nvcc).parent.parent
     yield _CONVENTIONAL
 
 
 @contextmanager
 def toolchain(device: Literal["cpu", "cuda"]) -> Iterator[None]:
-    """What Inductor is to find while it compiles for ``device``; everything is afterwards as it
-    was.
+    """Let Inductor find the toolchain for ``device`` inside the block; restores the environment.
 
     For CUDA: the toolkit with the headers, and the loaded driver's library under the name that
-        linkers look for, which
-    only development packages have.
+    linkers look for, which otherwise only development packages provide.
     """
     if device == "cpu" or (toolkit := cuda_toolkit()) is None:
         yield
@@ -157,7 +153,7 @@ def toolchain(device: Literal["cpu", "cuda"]) -> Iterator[None]:
             cpp_extension.CUDA_HOME = os.environ["CUDA_HOME"] = str(toolkit)
             if library := driver_library():
                 (Path(folder) / "libcuda.so").symlink_to(library)
-                # Last: what the user named comes first.
+                # Last, so that the user's folders come first.
                 os.environ["LIBRARY_PATH"] = os.pathsep.join(
                     filter(None, (variables["LIBRARY_PATH"], folder))
                 )
@@ -171,7 +167,7 @@ def toolchain(device: Literal["cpu", "cuda"]) -> Iterator[None]:
 
 
 def driver_library() -> Path | None:
-    """The file of the ``libcuda.so.1`` that this process loads, or None if it can load none."""
+    """The file of the ``libcuda.so.1`` that this process loads; None if it cannot load it."""
     try:
         ctypes.CDLL("libcuda.so.1")
         mapped = (
@@ -181,15 +177,13 @@ def driver_library() -> Path | None:
         )
     except OSError:
         return None
-    # Five columns and the path; the file behind libcuda.so.1 is called after the driver's version.
+    # Five columns and the path; the file behind libcuda.so.1 is named after the driver's version.
     paths = (Path(line.split(maxsplit=5)[5]) for line in mapped if "/libcuda.so" in line)
     return next((path for path in paths if path.name.startswith("libcuda.so")), None)
 
 
 def _build(kind: Literal["cpu", "cuda"], arguments: list[str]) -> str | None:
-    """Compile and link a program of three lines by Inductor's compiler; returns the line that says
-    why not, or None.
-    """
+    """Compile and link a small program with Inductor's compiler; returns the error, or None."""
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     with tempfile.TemporaryDirectory(prefix="resnext-probe-") as folder:
         source = Path(folder) / "probe.cpp"
