@@ -40,11 +40,11 @@ def available(
     Raises:
         UnknownName: no such runtime.
     """
-    known = runtime_named(name)
+    runtime = runtime_named(name)
     try:
         check_device(name, device)
-        if find_spec(known.package) is None:
-            return no_package(name, known.package)
+        if find_spec(runtime.package) is None:
+            return no_package(name, runtime.package)
         return load_door(name).available(name, device, machine or this_machine(), prebuilt=prebuilt)
     except (UsageError, MissingRequirement) as exc:
         return Finding("not-available", exc.message, exc.hint)

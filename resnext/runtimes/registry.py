@@ -302,7 +302,7 @@ def check_precision(name: str, precision: Precision) -> None:
         UsageError: it never can; the hint names the runtimes that can.
     """
     if precision not in runtime_named(name).precisions:
-        able = [other for other, known in RUNTIMES.items() if precision in known.precisions]
+        able = [other for other, runtime in RUNTIMES.items() if precision in runtime.precisions]
         raise UsageError(
             f"backend {name!r} does not run {precision}",
             hint=f"use `backend` {', '.join(able)}",
@@ -315,10 +315,10 @@ def check_device(name: str, device: Device) -> None:
     Raises:
         UsageError: it never runs there.
     """
-    known = runtime_named(name)
-    if known.device != "auto" and device not in ("auto", known.device):
+    runtime = runtime_named(name)
+    if runtime.device != "auto" and device not in ("auto", runtime.device):
         raise UsageError(
-            f"backend {name!r} runs on {known.device} only", hint=f"drop `device` {device}"
+            f"backend {name!r} runs on {runtime.device} only", hint=f"drop `device` {device}"
         )
 
 
@@ -338,8 +338,8 @@ def check_subject(name: str, subject: Artifact) -> None:
     Raises:
         UsageError: it never can; the hint names a runtime that can.
     """
-    known, kind = runtime_named(name), subject.manifest.kind
-    if kind in known.formats:
+    runtime, kind = runtime_named(name), subject.manifest.kind
+    if kind in runtime.formats:
         check_precision(name, subject.manifest.precision)
         return
     other = ""
@@ -348,8 +348,8 @@ def check_subject(name: str, subject: Artifact) -> None:
     elif kind == "onnx":
         other = f"; build an engine of it: `format` {name}, `onnx` {subject.directory}"
     raise UsageError(
-        f"backend {name!r} runs artifacts of kind {known.formats[0]}, and {subject.directory} is of"
-        f" kind {kind}",
+        f"backend {name!r} runs artifacts of kind {runtime.formats[0]}, and {subject.directory} is"
+        f" of kind {kind}",
         hint=f"use `backend` {'ort' if kind == 'onnx' else kind}{other}",
     )
 

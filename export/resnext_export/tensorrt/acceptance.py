@@ -1,4 +1,4 @@
-"""Check any ONNX file against TensorRT: every reason why it is refused, by node, without a GPU."""
+"""Checks any ONNX file against TensorRT: all reasons for a refusal, by node, without a GPU."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ BATCH = "N"
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The outcome.
+    """The outcome of a check.
 
     Attributes:
         nodes: number of nodes in the file, or None if it is not ONNX.
-        findings: every message of the library, shortened. The code is the stage, ``parse`` or
+        findings: all messages of the library, shortened. The code is the stage, ``parse`` or
             ``build``; ``where`` is a node's name, or "" if the library names none. ``refused``
             means that no engine can be built.
         engine: the built engine, or None.
@@ -49,7 +49,7 @@ class Acceptance:
 
 
 def onnx_file(path: Path) -> Path:
-    """The file of the ONNX artifact in ``path``; ``path`` itself if it is no artifact's folder.
+    """The file of the ONNX artifact in ``path``, or ``path`` itself if it is not an artifact.
 
     Raises:
         UsageError: it is an artifact of another format.
@@ -69,7 +69,7 @@ def onnx_file(path: Path) -> Path:
 def check_onnx(
     path: Path, flavour: Flavour, options: EngineOptions, shapes: Mapping[str, str]
 ) -> Acceptance:
-    """Parse and build the file; the engine is not kept.
+    """Parse the file and build an engine from it, which is not stored.
 
     Args:
         path: any ONNX file.
@@ -88,7 +88,7 @@ def check_onnx(
     flavour.check_can_build(options, machine.driver)
     try:
         proto = onnx.load(str(path), load_external_data=False)
-    except Exception:  # protobuf raises many kinds; the parser says what is wrong
+    except Exception:  # protobuf raises many kinds of errors; the parser says what is wrong
         proto = None
     operators = {} if proto is None else {node.name: node.op_type for node in proto.graph.node}
     nodes = None if proto is None else len(proto.graph.node)
@@ -123,7 +123,7 @@ def check_onnx(
 def profile_shapes(
     proto: onnx.ModelProto, requested: Mapping[str, str]
 ) -> dict[str, tuple[int | None, ...]]:
-    """Shapes of the inputs that an optimization profile must cover; None stands for the batch.
+    """Shapes of the inputs that need an optimization profile; None stands for the batch.
 
     Raises:
         UsageError: no input has the name, a shape does not fit, or dynamic dimensions are missing.

@@ -1,6 +1,7 @@
 """A TensorRT engine from an ONNX file, with TensorRT 10, TensorRT 11 or TensorRT-RTX.
 
-Precision is in the ONNX graph: networks are always strongly typed. The file may be from any source.
+The ONNX graph defines the precision, because networks are always strongly typed. The file may be
+from any source.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from resnext.runtimes.trt.log import Log, captured, shorten
 from .progress import BuildWatch, monitor_for, run_cancellable
 from .timing_cache import TimingCache
 
-#: TensorRT's messages if it has no kernel for a layer in the graph's types.
+#: TensorRT's messages if it has no kernel for a layer with the graph's types.
 _NO_KERNEL = re.compile(
     r"(?i)could not find any implementation for node|no implementation|no low-precision \w+ kernel|"
     r"not supported .* strongly"
 )
-#: The words before the layer's name in such a message, if it names one.
+#: The words before the layer's name in such a message.
 _BEFORE_NAME = re.compile(r"(?i)\b(?:for|of|failing) (?:node|layer):? ")
-#: Layers compiled together are named after the first and the last of them.
+#: Layers that are compiled together are named after the first and the last of them.
 _TOGETHER = re.compile(r"\{ForeignNode\[(.*?)\.\.\.(.*?)\]\}")
 
 
@@ -40,7 +41,7 @@ class BuiltEngine:
     Attributes:
         data: the serialized engine.
         layers: each layer's actual types and kernel.
-        layers_from: where the layers were read from.
+        layers_from: source of the layers.
         warnings: the library's warnings, shortened.
         build_s: duration of parsing and building, in seconds.
     """
@@ -71,17 +72,17 @@ def engine_from_onnx(
         options: builder options.
         shapes: the shape of each input with dynamic dimensions; None stands for the batch.
         name: the network's name, stored in the engine.
-        timing_cache: kernel times of earlier builds, read before and updated after the build;
+        timing_cache: kernel timings of earlier builds, read before and updated after the build;
             TensorRT only.
         watch: receives progress and can cancel.
         machine: driver and platform; None asks this machine.
 
     Raises:
-        UsageError: an option that this library does not have.
+        UsageError: the library does not have an option.
         MissingRequirement: the library, or the GPU that it needs, is missing.
         NoKernel: there is no kernel for some nodes; names them.
-        EngineRefused: the file does not parse or build for another reason; names the reason, and
-            the nodes to blame.
+        EngineRefused: the file does not parse or build for another reason; gives the reason and the
+            nodes.
     """
     driver = (machine or this_machine()).driver
     flavour.check_can_build(options, driver)
@@ -97,7 +98,7 @@ def engine_from_onnx(
         config.progress_monitor = monitor_for(trt, watch)
         if timing_cache is not None:
             timing_cache.attach(trt, config)
-        # The library releases the GIL while it builds; signals are handled on the main thread only.
+        # The library releases the GIL during the build; only the main thread handles signals.
         plan = run_cancellable(lambda: builder.build_serialized_network(network, config), watch)
         if plan is None:
             reason = f"{flavour.title} {flavour.version} cannot build the engine: {log.reason()}"
@@ -105,7 +106,7 @@ def engine_from_onnx(
                 raise NoKernel(reason, nodes)
             raise EngineRefused(reason)
         if timing_cache is not None:
-            timing_cache.keep(config)
+            timing_cache.write(config)
         data = bytes(plan)
         build_s = time.perf_counter() - started
         loads_here = driver.problem is None and not options.strip_weights
@@ -139,7 +140,7 @@ def _parse(trt: Any, network: Any, logger: Any, onnx_file: Path | bytes, log: Lo
 
 
 def parser_errors(parser: Any) -> tuple[tuple[str, str, str], ...]:
-    """(node, operator, reason) of each parser error; names are "" if it is about no one node."""
+    """(node, operator, reason) of each parser error; names are "" if it concerns no single node."""
     errors = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
@@ -151,11 +152,11 @@ def parser_errors(parser: Any) -> tuple[tuple[str, str, str], ...]:
 
 
 def _parser_reason(text: str) -> str:
-    """The most informative line of a parser error: a message, or else the failed assertion."""
+    """The most informative line of a parser error: a message, or the failed assertion."""
     lines = [short for line in text.splitlines() if (short := shorten(line))]
     messages = [line for line in lines if not line.startswith(("Invalid Node", "Assertion failed"))]
     first = (messages or lines or ["no reason given"])[0]
-    if first == "false":  # the whole message for a known but unsupported operator
+    if first == "false":  # the complete message for a known but unsupported operator
         return "TensorRT does not support this operator"
     explanations = {
         "Plugin not found": (
@@ -217,9 +218,9 @@ def _configured(
 def _refused(trt: Any, log: Log, network: Any) -> tuple[str, ...]:
     """Names of the layers without a kernel, in the network's order, as far as the library says.
 
-    Of layers compiled together it names the first and the last; any grouped convolution between
-    them may be to blame. If an end is not a layer of the network (the library adds some), all
-    layers on that side count.
+    For layers that are compiled together, it names the first and the last, and any grouped
+    convolution between them may be the cause. If one of the two is not in the network (the library
+    adds layers), all layers on that side count.
     """
     texts = [_BEFORE_NAME.split(line)[-1] for line in log.errors if _NO_KERNEL.search(line)]
     if not texts:
@@ -236,7 +237,7 @@ def _refused(trt: Any, log: Log, network: Any) -> tuple[str, ...]:
 
 def _mentioned(names: list[str], text: str) -> tuple[int, ...]:
     """Indices of the names that ``text`` mentions, but not as part of a longer name."""
-    # A dot ends a sentence, and three dots separate two names; between letters it is part of one.
+    # A dot ends a sentence, and three dots separate two names; between letters it is in a name.
     return tuple(
         index
         for index, name in enumerate(names)
@@ -247,7 +248,7 @@ def _mentioned(names: list[str], text: str) -> tuple[int, ...]:
 def _grouped(trt: Any, layer: Any) -> bool:
     if layer.type != trt.LayerType.CONVOLUTION:
         return False
-    layer.__class__ = trt.IConvolutionLayer  # the network returns every layer as the base class
+    layer.__class__ = trt.IConvolutionLayer  # the network returns all layers as the base class
     return bool(layer.num_groups > 1)
 
 

@@ -1,4 +1,4 @@
-"""Refit: an engine built without weights gets those of an ONNX file of the same graph."""
+"""Refit: puts the weights of an ONNX file into an engine that was built without weights."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def refitted_from_engine(
 
     Args:
         data: the serialized engine, built with ``strip_weights``.
-        onnx_data: the model, of the same graph.
+        onnx_data: the model, with the same graph.
         flavour: the library that built the engine. Refitting needs a GPU.
         options: the options that the engine was built with.
 
     Returns:
-        The serialized engine, weights inside.
+        The serialized engine with weights.
 
     Raises:
         SessionFailed: the library cannot load the engine.
@@ -35,7 +35,7 @@ def refitted_from_engine(
         engine = flavour.runtime(trt, logger, options).deserialize_cuda_engine(data)
         if engine is None:
             raise SessionFailed(f"{flavour.title} cannot load the engine: {log.reason()}")
-        if not engine.refittable:  # a refitted engine, too: it keeps its weights
+        if not engine.refittable:  # including engines that are already refitted
             raise EngineRefused(
                 "the engine takes no weights", hint="refit the one built without weights"
             )

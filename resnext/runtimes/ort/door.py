@@ -29,7 +29,7 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> OrtSe
 
     Raises:
         MissingRequirement: the machine or this ONNX Runtime lacks what the provider needs.
-        SilentFallback: ONNX Runtime left the provider out, or a node would run elsewhere.
+        SilentFallback: ONNX Runtime did not use the provider for all nodes.
         SessionFailed: TensorRT refuses the network.
         UsageError: the provider has no convolutions of the artifact's precision.
     """
@@ -49,8 +49,8 @@ def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) ->
 
 
 def _provider(subject: Artifact, options: SessionOptions, name: str) -> Provider:
-    known = RUNTIMES[name]
-    device = options.device if known.device == "auto" else known.device
+    runtime = RUNTIMES[name]
+    device = options.device if runtime.device == "auto" else runtime.device
     if device == "cpu":
         return CpuProvider(subject, options, name)
     driver = this_machine().driver

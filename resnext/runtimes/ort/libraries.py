@@ -68,9 +68,9 @@ def load_tensorrt10(driver: Driver) -> str:
         return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
     newer = any(any(folder.glob("libnvinfer.so.11*")) for folder in folders)
     newer = newer or find_library("nvinfer") == "libnvinfer.so.11"
-    found = "only TensorRT 11 is installed" if newer else f"it is not found ({reason})"
+    problem = "only TensorRT 11 is installed" if newer else f"it is not found ({reason})"
     raise MissingRequirement(
-        f"onnxruntime {ort.__version__}'s TensorRT provider needs TensorRT 10, and {found}",
+        f"onnxruntime {ort.__version__}'s TensorRT provider needs TensorRT 10, and {problem}",
         hint=f'pip install "tensorrt-cu{cuda}<11"{", or use `backend` trt" if newer else ""}',
     )
 
@@ -100,7 +100,7 @@ def plugin_device(driver: Driver) -> tuple[str, Any]:
     try:
         _register(name, plugin.get_library_path())
         listed = [device for device in ort.get_ep_devices() if device.ep_name == name]
-    except Exception as exc:  # onnxruntime's errors have no common base of their own
+    except Exception as exc:  # onnxruntime's errors have no common base
         raise MissingRequirement(
             f"{_PLUGIN} {version} does not load into onnxruntime {ort.__version__}:"
             f" {first_line(exc)}",
