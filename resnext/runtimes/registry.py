@@ -399,5 +399,5 @@ def require_cuda(driver: Driver | None = None) -> None:
     if driver.problem is not None:
         raise MissingRequirement(
             f"no CUDA device: {driver.problem}",
-            hint="on this machine use `device` cpu, or `backend` torch, torch-compile or ort-cpu",
+            hint="on this machine use `device` cpu, or `backend` ort-cpu, torch or torch-compile",
         )

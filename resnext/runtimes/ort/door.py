@@ -7,6 +7,7 @@ from resnext.errors import MissingRequirement
 from resnext.findings import Finding
 from resnext.machine.cuda_driver import Driver
 from resnext.machine.machine import Machine, this_machine
+from resnext.precision import Precision
 from resnext.runtimes.registry import (
     RUNTIMES,
     Device,
@@ -54,26 +55,22 @@ def _provider(subject: Artifact, options: SessionOptions, name: str) -> Provider
     if device == "cpu":
         return CpuProvider(subject, options, name)
     driver = this_machine().driver
+    if device == "auto" and not _runs_on_cuda(subject.manifest.precision, driver):
+        return CpuProvider(subject, options, name)
+    require_cuda(driver)
     if name in _TENSORRT:
         return TensorrtProvider(subject, options, name, _product(name, driver))
-    precision = subject.manifest.precision
-    if device == "auto":
-        runs = precision in RUNTIMES["ort-cuda"].precisions and cuda_probe.cuda_works(driver)
-        if not runs:
-            return CpuProvider(subject, options, name)
-    check_precision("ort-cuda", precision)
-    require_cuda(driver)
+    check_precision("ort-cuda", subject.manifest.precision)
     if problem := cuda_probe.cuda_obstacle(driver):
         raise MissingRequirement(problem.message, hint=problem.hint)
     return CudaProvider(subject, options, name)
 
 
+def _runs_on_cuda(precision: Precision, driver: Driver) -> bool:
+    return precision in RUNTIMES["ort-cuda"].precisions and cuda_probe.cuda_works(driver)
+
+
 def _product(name: str, driver: Driver) -> products.Product:
-    if driver.problem is not None:
-        raise MissingRequirement(
-            f"backend {name!r} needs an NVIDIA GPU: {driver.problem}",
-            hint="on this machine use `backend` ort-cpu, torch or torch-compile",
-        )
     if name == "ort-trt-rtx":
         return products.tensorrt_rtx(*libraries.plugin_device(driver))
     return products.tensorrt10(libraries.load_tensorrt10(driver))
