@@ -71,9 +71,7 @@ def kind(request: pytest.FixtureRequest) -> EngineKind:
 def options_for(
     kind: EngineKind, *profiles: str, quick: bool = True, **asked: bool
 ) -> EngineOptions:
-    """Options of a build; ``quick`` does not look long for fast kernels where TensorRT times
-    them.
-    """
+    """Options of a build; ``quick`` shortens TensorRT's search for fast kernels."""
     level = 1 if quick and kind == "trt" else None
     parsed = tuple(BatchRange.parse(profile) for profile in profiles)
     return EngineOptions(profiles=parsed, optimization_level=level, **asked)
@@ -195,9 +193,7 @@ def test_bound_and_host_runs_are_float64s_at_every_batch(
 
 @BOTH
 def test_rows_that_are_not_compared_do_not_hang_on_the_batch(engine: Artifact, images: Any) -> None:
-    """The reference has the first images alone; the others are held against what they give eight at
-    a time.
-    """
+    """The reference only has the first images; the others are compared with runs of eight."""
     with opened(engine) as session:
         whole = session.run({"input": images[:64]})["logits"]
         parts = [

@@ -243,9 +243,7 @@ def test_memory_format_is_chosen_by_a_trial_and_told(weights: Weights, images: A
         if "trial" in name
     }
     assert set(trials) == {"nchw", "channels-last"}
-    if (
-        trials["channels-last"] > trials["nchw"]
-    ):  # the notes are rounded, so only a clear case is held
+    if trials["channels-last"] > trials["nchw"]:  # the notes are rounded: only clear cases count
         assert notes["memory format"] == "nchw"
     if trials["channels-last"] < 0.8 * trials["nchw"]:
         assert notes["memory format"] == "channels-last"
@@ -440,7 +438,7 @@ def test_a_truncated_graph_is_a_bad_artifact_and_not_a_crash(
 
 
 def test_onnx_runtime_does_not_report_to_its_maker(tmp_path: Path) -> None:
-    """It leaves a file with an identity in the temporary folder where it does."""
+    """If it reports, it leaves a file with an identity in the temporary folder."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     environment.pop("ORT_DISABLE_TELEMETRY", None)
     subprocess.run(

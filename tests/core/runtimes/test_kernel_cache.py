@@ -14,7 +14,7 @@ from resnext.runtimes.trt.library import CompiledKernels
 
 
 class Kernels:
-    """The library's cache: serialises to what it was made of."""
+    """The library's cache: serializes to the data that it was made from."""
 
     def __init__(self, data: bytes | None) -> None:
         self.data = data

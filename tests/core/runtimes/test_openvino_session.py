@@ -1,6 +1,4 @@
-"""OpenVINO computes what PyTorch computes, in the precision asked for, and says so; what it hides
-is refused.
-"""
+"""OpenVINO matches PyTorch in the requested precision, and nothing that it would hide passes."""
 
 from __future__ import annotations
 
@@ -573,7 +571,7 @@ def test_importing_it_reports_to_nobody(tmp_path: Path) -> None:
         env={**quiet, "HOME": str(tmp_path), "PYTHONPATH": f"{root}:{root / 'export'}"},
     )
     assert done.stdout.strip() == "[]"
-    assert list(tmp_path.iterdir()) == []  # where it keeps the identity that it reports under
+    assert list(tmp_path.iterdir()) == []  # the folder for the identity that it reports under
 
 
 def test_the_metadata_of_an_ir_is_readable_without_the_toolkit(

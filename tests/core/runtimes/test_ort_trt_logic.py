@@ -77,7 +77,7 @@ def images(weights: Weights) -> Any:
 
 
 class CpuOrtValue:
-    """Makes host values where the session asks for device values."""
+    """Makes host values if the session requests device values."""
 
     @staticmethod
     def ortvalue_from_numpy(array: Any, device: str, index: int) -> Any:
@@ -103,13 +103,13 @@ class Options(ort.SessionOptions):  # type: ignore[misc]  # onnxruntime is untyp
 
 @dataclass
 class StandIn:
-    """onnxruntime with the CPU provider in TensorRT's place; remembers options, and where asked
-    leaves nodes behind.
+    """onnxruntime with the CPU provider in TensorRT's place; records options, and can leave nodes
+    out.
 
     Attributes:
         asked: provider options of each session, in order.
         devices: what the plugin's sessions were made for.
-        fallen: the provider that the session says is first, where it is not TensorRT's.
+        fallen: the provider that the session lists first, if it is not TensorRT's.
         unassigned: operators that partitioning leaves to the CPU.
         strayed: operators that a profiled run shows on the CPU.
         outputs: what is done to each output of a host run.

@@ -33,7 +33,7 @@ from resnext.runtimes.tensor_session import TensorSession
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights, load_model, load_weights
 
-BACKENDS: Any = torch.backends  # its stubs lack what it makes at run time
+BACKENDS: Any = torch.backends  # its stubs lack attributes that it adds at run time
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
-"""The two libraries: what each can build, which one is meant, what is said where one is missing,
-and what they log.
+"""The two libraries: what each can build, which one a name means, errors if one is missing, and
+their logs.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ BROKEN = {
 
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str | None], None]:
-    """Puts a package of this source, or None for none at all, where the library would be found."""
+    """Installs a package with this source in place of the library; None installs nothing."""
 
     def install(package: str, source: str | None) -> None:
         monkeypatch.setitem(

@@ -63,9 +63,7 @@ def convolutions(proto: onnx.ModelProto) -> dict[str, Convolution]:
 
 @dataclass
 class Builder:
-    """Builds nothing, and refuses what it is told to refuse; ``seen`` keeps each graph that it was
-    given.
-    """
+    """Builds nothing, and refuses on request; ``seen`` collects its graphs."""
 
     refuses: Callable[[dict[str, Convolution]], tuple[str, ...]]
     error: type[EngineRefused] = NoKernel
