@@ -1,20 +1,20 @@
 """The error tree. Each class owns the exit code that a command ends with.
 
     ResnextError                    1   (never raised itself)
-    ├── GateFailed                  1   a check said no: parity, a regression, delivered precision
-    ├── UsageError                  2   the call itself is off
+    ├── GateFailed                  1   a check failed: parity, a regression, delivered precision
+    ├── UsageError                  2   the call itself is wrong
     │   └── UnknownName             2   a model, backend or format that is not in its registry
     ├── MissingRequirement          3   the environment lacks a GPU, package, driver or permission
     │   └── SilentFallback          3   a runtime did not use the requested device or provider
-    ├── BadInput                    4   a file or value that cannot be worked with
+    ├── BadInput                    4   a file or value that cannot be used
     │   ├── BadWeights              4   a checkpoint that does not fit, or is not safe to read
     │   ├── BadArtifact             4   an artifact that is broken, altered or of an unknown format
     │   └── EngineRefused           4   a model that an engine builder does not parse or build
     │       └── NoKernel            4   no kernel: another form of the graph may build
-    └── SessionFailed               4   a runtime refused or failed on a given artifact or input
+    └── SessionFailed               4   a runtime refused or failed on an artifact or input
 
-A message is one line: what was got and what is allowed. The hint, if there is one, says what to
-do. Both name fields in backticks (`` `precision` ``), as Python callers spell them; the command
+A message is one line: the actual value and the allowed ones. The hint, if there is one, says what
+to do. Both name fields in backticks (`` `precision` ``), as Python callers spell them; the command
 line turns them into flags. Errors of other libraries are translated once, where the library is
 called, with ``raise X from exc``.
 """
@@ -30,7 +30,7 @@ class ResnextError(Exception):
     """Root of every error that this toolkit raises deliberately.
 
     Args:
-        message: what was got, and what is allowed.
+        message: the actual value, and the allowed ones.
         hint: what to do about it.
     """
 
@@ -81,7 +81,7 @@ class SilentFallback(MissingRequirement):
 
 
 class BadInput(ResnextError, ValueError):
-    """A file or value that cannot be worked with."""
+    """A file or value that cannot be used."""
 
     exit_code = 4
 
@@ -91,7 +91,7 @@ class BadWeights(BadInput):
 
 
 class BadArtifact(BadInput):
-    """An artifact whose bytes, manifest or format are not what they should be."""
+    """An artifact whose bytes, manifest or format are wrong."""
 
 
 class EngineRefused(BadInput):
@@ -100,11 +100,12 @@ class EngineRefused(BadInput):
     Args:
         message: the reason, in the library's words.
         nodes: names of the nodes that the library blames, if it says.
+        hint: what to do about it.
     """
 
-    def __init__(self, message: str, nodes: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, nodes: tuple[str, ...] = (), *, hint: str = "") -> None:
         self.nodes = nodes
-        super().__init__(message)
+        super().__init__(message, hint=hint)
 
 
 class NoKernel(EngineRefused):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-#: ``refused``: it does not work or does not count; ``warning``: it does, with a caveat.
+#: ``refused``: it does not work or does not count; ``warning``: it works, with a caveat.
 Severity = Literal["refused", "warning"]
 
 
@@ -16,10 +16,10 @@ class Finding:
     Attributes:
         code: kind of finding, for example ``unsteady-machine``; stable, so that scripts can match.
         message: the finding, in one line.
-        hint: what to do, in one line; "" if nothing is known. Fields are named in backticks, and
-            the command line spells them as flags.
+        hint: what to do, in one line; "" if unknown. Fields are named in backticks, and the command
+            line spells them as flags.
         severity: see `Severity`.
-        where: the node, layer or file concerned; "" for the whole.
+        where: the node, layer or file concerned; "" if it concerns the whole.
     """
 
     code: str

@@ -121,7 +121,7 @@ def _artifacts_of(
     graph = own if own is not None and own.manifest.kind == "onnx" else None
     runs_own = own is not None and (graph is None or runtime.formats[0] == "onnx")
     # Before anything is built. Imports the runtime, which then does not count as a case's memory.
-    require(case.backend, device, given=runs_own)
+    require(case.backend, device, prebuilt=runs_own)
     if runtime.live:
         return None, None
     if runs_own:

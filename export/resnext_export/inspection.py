@@ -154,7 +154,7 @@ def _backends(manifest: Manifest, findings: tuple[Finding, ...]) -> dict[str, st
     # What keeps an engine or package from loading keeps it from running on any of them.
     if findings:
         return dict.fromkeys(able, findings[0].message)
-    answers = {name: available(name, given=True) for name in able}
+    answers = {name: available(name, prebuilt=True) for name in able}
     return {name: None if answer is None else str(answer) for name, answer in answers.items()}
 
 
@@ -177,7 +177,7 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
     live = runtime_named(name).live
     if not live:
         check_subject(name, artifact)
-    require(name, given=True)
+    require(name, prebuilt=True)
     if live:
         subject = artifact_weights(artifact)
     with (

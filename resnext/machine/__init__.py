@@ -1,1 +1,1 @@
-"""The machine at hand: processor, CUDA driver, GPU state."""
+"""This machine: processor, CUDA driver, GPU state."""

@@ -1,4 +1,4 @@
-"""Asks the CUDA driver itself, through libcuda, what this machine has. Never imports a framework,
+"""Asks the CUDA driver, through libcuda, for this machine's GPUs. Never imports a framework, and
 never crashes.
 """
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-#: CUDA_ERROR_NO_DEVICE of the driver's interface.
+#: CUDA_ERROR_NO_DEVICE.
 _NO_DEVICE = 100
 _FUNCTIONS = (
     "cuInit",
@@ -26,8 +26,8 @@ class Gpu:
     """One device.
 
     Attributes:
-        name: as the driver calls it, for example ``NVIDIA H200``.
-        compute_capability: as ``9.0``.
+        name: the driver's name, for example ``NVIDIA H200``.
+        compute_capability: for example ``9.0``.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """What the driver answered.
+    """The driver's answers.
 
     Attributes:
-        problem: why no device can be used, or None where one can.
+        problem: why no device can be used, or None if one can.
         devices: number of devices.
-        cuda_version: newest CUDA that the driver serves, as ``13.0``, or None.
+        cuda_version: newest CUDA version that the driver supports, for example ``13.0``, or None.
         gpus: the devices, in the driver's order.
     """
 
@@ -52,7 +52,7 @@ class Driver:
 
 
 def probe_driver(library: str = "libcuda.so.1") -> Driver:
-    """Ask for driver version and device count."""
+    """Ask for the driver's version and devices."""
     try:
         cuda = ctypes.CDLL(library)
         _ = [getattr(cuda, name) for name in _FUNCTIONS]  # each look-up may fail

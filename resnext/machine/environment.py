@@ -1,4 +1,4 @@
-"""What the numbers were measured on. Recorded with every run; names no host and no user."""
+"""Hardware and software of a run. Recorded with every run; contains no host or user name."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Environment(BaseModel):
     Attributes:
         cpu: processor's brand, model number and widest vector extension.
         physical_cores: cores that this process may use.
-        memory_bytes: of the machine.
-        load_1min: load average when the run began; well above 0 means that the machine was not
-            alone.
-        governor: CPU frequency governor, where the system tells.
-        gpus: GPUs that the driver shows.
+        memory_bytes: memory of the machine.
+        load_1min: load average when the run began; well above 0 means that something else was
+            running.
+        governor: CPU frequency governor, or None if unknown.
+        gpus: GPUs that the driver lists.
         system: operating system and kernel.
         python: interpreter version.
-        packages: versions of what was measured, by distribution.
+        packages: versions of the libraries that compute, by distribution.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,13 +56,13 @@ class Environment(BaseModel):
     packages: dict[str, str]
 
     def title(self) -> str:
-        """One line that names the machine."""
+        """The machine in one line."""
         gpus = ", ".join(gpu.name for gpu in self.gpus)
         return f"{gpus + '; ' if gpus else ''}{self.cpu}, {self.physical_cores} cores"
 
 
 def record_environment(nvml: Nvml) -> Environment:
-    """Look at this machine now."""
+    """Record this machine's current state."""
     import psutil
 
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -80,13 +80,12 @@ def record_environment(nvml: Nvml) -> Environment:
 
 
 def record_packages() -> dict[str, str]:
-    """Versions by distribution: what imported modules say of themselves, and what is installed of
-    the others.
+    """Versions by distribution: those of imported modules, and the installed ones of the others.
 
-    A folder on the path can hide what is installed, so call it after sessions were opened. Nothing
-    is imported for it.
+    Imports nothing. A folder on the path can hide an installed package, so call it after opening
+    sessions.
     """
-    found = {}
+    versions: dict[str, str] = {}
     for module_name, names in _PACKAGES.items():
         installed = {}
         for name in names:
@@ -97,16 +96,14 @@ def record_packages() -> dict[str, str]:
         module = sys.modules.get(module_name)
         own = getattr(module, "__version__", None)
         if module is None or own is None:
-            found.update(installed)
+            versions.update(installed)
         else:
-            found[_distribution(module, tuple(installed) or names)] = str(own)
-    return found
+            versions[_distribution(module, tuple(installed) or names)] = str(own)
+    return versions
 
 
 def _distribution(module: ModuleType, names: tuple[str, ...]) -> str:
-    """Which of ``names`` an imported module came with: both wheels of ONNX Runtime fill the same
-    folder.
-    """
+    """The distribution of an imported module: ONNX Runtime's two wheels install the same folder."""
     if len(names) == 1:
         return names[0]
     return (
@@ -127,10 +124,9 @@ def _cpu() -> str:
         name = facts["model name"]
         flags = facts.get("flags", "").split()
     except (OSError, KeyError):
-        from cpuinfo import (
-            get_cpu_info,
-        )  # takes about a second, so only where the kernel does not tell
+        from cpuinfo import get_cpu_info
 
+        # takes about a second, so only if the kernel does not say
         facts = get_cpu_info()
         name, flags = (
             str(facts.get("brand_raw", platform.processor())),

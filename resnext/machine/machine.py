@@ -1,4 +1,4 @@
-"""What this machine is, asked once and passed on; never imports a framework."""
+"""This machine's facts, asked once and passed on; never imports a framework."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from . import cuda_driver
 
 @dataclass(frozen=True)
 class Host:
-    """What compiled code of PyTorch depends on.
+    """The facts that PyTorch's compiled code depends on.
 
     Attributes:
         torch: version of PyTorch.
         cuda: version of CUDA that PyTorch was built for, or None.
         platform: for example ``linux-x86_64``.
         cpu_capability: PyTorch's name for the processor's vector instructions.
-        cpu_flags: features of the processor, by the kernel's names; empty if the system does not
+        cpu_flags: features of the processor, in the kernel's names; empty if the system does not
             list them.
-        compute_capability: of the first GPU, for example ``9.0``, or None if PyTorch can use none.
+        compute_capability: compute capability of the first GPU, for example ``9.0``, or None if
+            PyTorch can use none.
     """
 
     torch: str
@@ -34,14 +35,14 @@ class Host:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine, as far as it decides what runs on it.
+    """The facts about a machine that decide whether an artifact runs on it.
 
     Attributes:
-        driver: what the CUDA driver answered.
+        driver: the CUDA driver's answers.
         platform: for example ``linux-x86_64``.
-        version: installed version of the library that loads the engine in question, or None.
+        version: installed version of the library for the engine in question, or None.
         cuda: major version of CUDA that this library was built for, or None if unknown.
-        host: see `Host`; None unless a package is in question, since PyTorch has to be imported.
+        host: see `Host`; only set for packages, because it requires importing PyTorch.
     """
 
     driver: cuda_driver.Driver
@@ -52,7 +53,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Driver and platform of the machine at hand."""
+    """Driver and platform of this machine."""
     return Machine(cuda_driver.probe_driver(), this_platform())
 
 

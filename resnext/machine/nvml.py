@@ -1,4 +1,4 @@
-"""What NVML tells of the GPUs: what they are, and what they do while something is measured."""
+"""NVML's facts about the GPUs, and their state during a measurement."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-#: Why clocks are below their highest, by NVML's bits. Not 0x1, idle: that is what the GPU is when
-#: it is asked.
+#: Reasons for clocks below the maximum, by NVML's bits. Not 0x1, idle: the GPU is idle when it is
+#: asked.
 _LIMITS = {
     0x2: "set clocks",
     0x4: "power cap",
@@ -32,8 +32,8 @@ class Gpu(BaseModel):
         name: product name.
         memory_bytes: total memory.
         driver: driver version.
-        sm_clock_mhz: clock of the multiprocessors when the run began, most often an idle one.
-        max_sm_clock_mhz: highest clock.
+        sm_clock_mhz: clock of the multiprocessors when the run began, usually an idle clock.
+        max_sm_clock_mhz: maximum clock.
         power_limit_w: enforced power limit.
     """
 
@@ -48,14 +48,13 @@ class Gpu(BaseModel):
 
 
 class GpuState(BaseModel):
-    """What the GPU did in one visit to a cell, asked as soon as its timed runs were over; None is
-    no answer.
+    """State of the GPU right after the timed runs of one visit; None if NVML does not say.
 
     Attributes:
         sm_clock_mhz: clock of the multiprocessors.
-        power_w: power drawn; newer GPUs give the mean of the last second.
-        temperature_c: of the chip.
-        limits: what kept the clocks below their highest.
+        power_w: power draw; newer GPUs report the mean of the last second.
+        temperature_c: temperature of the chip.
+        limits: reasons for clocks below the maximum.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,22 +66,22 @@ class GpuState(BaseModel):
 
 
 class Nvml:
-    """An initialised NVML, or None where there is none: then every answer is empty."""
+    """An initialized NVML library, or None if there is none: then all answers are empty."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """Every GPU that the driver shows."""
+        """All GPUs that the driver lists."""
         return tuple(self._describe(index) for index in range(self._count))
 
     def state(self) -> GpuState | None:
-        """What the first CUDA device does now; None if NVML does not know it."""
+        """Current state of the first CUDA device; None if NVML does not know it."""
         if self._measured is None:
             return None
         power_mw = self._ask("nvmlDeviceGetPowerUsage", self._measured)
         bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons", self._measured)
-        if bits is None:  # the name before driver 535
+        if bits is None:  # before driver 535
             bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", self._measured)
         return GpuState(
             sm_clock_mhz=self._ask(
@@ -116,7 +115,7 @@ class Nvml:
 
     @cached_property
     def _measured(self) -> Any:
-        """NVML's handle of CUDA's first device, which sessions run on: the two may count GPUs in
+        """NVML's handle of CUDA's first device, on which sessions run: the two may list GPUs in
         different orders.
         """
         if self._count == 1:
@@ -134,23 +133,19 @@ class Nvml:
             return None
         try:
             return getattr(self._library, name)(*arguments)
-        except (
-            self._library.NVMLError,
-            AttributeError,
-        ):  # shared and virtual GPUs answer only some questions
+        # Shared and virtual GPUs answer only some questions.
+        except (self._library.NVMLError, AttributeError):
             return None
 
 
 @contextmanager
 def open_nvml() -> Iterator[Nvml]:
-    """NVML for the length of a run: starting it takes milliseconds, asking takes microseconds."""
+    """NVML for the duration of a run: starting it takes milliseconds, a query microseconds."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except (
-        Exception
-    ):  # NVML raises its own errors where there is no driver; then there is no GPU to record
+    except Exception:  # no package, or one of NVML's own errors if there is no driver
         yield Nvml(None)
         return
     try:

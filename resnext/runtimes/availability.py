@@ -1,6 +1,4 @@
-"""What keeps each runtime from running on this machine, asked before anything is exported or
-compiled.
-"""
+"""Why a runtime cannot run on this machine, asked before anything is exported or compiled."""
 
 from __future__ import annotations
 
@@ -8,31 +6,33 @@ from importlib.util import find_spec
 
 from resnext.errors import MissingRequirement, UsageError
 from resnext.findings import Finding
+from resnext.machine.machine import Machine, this_machine
 from resnext.runtimes.trt.library import flavour_for
 
 from .registry import (
     RUNTIMES,
     Device,
-    broken_package,
     check_device,
+    import_problem,
     load_door,
     no_package,
     runtime_named,
 )
 
 
-def available(name: str, device: Device = "auto", *, given: bool = False) -> Finding | None:
-    """Why runtime ``name`` cannot run here; nothing is exported, compiled or loaded onto a device
-    to find out.
+def available(
+    name: str, device: Device = "auto", *, prebuilt: bool = False, machine: Machine | None = None
+) -> Finding | None:
+    """Why runtime ``name`` cannot run here. Exports, compiles and loads nothing to find out.
 
-    An artifact that is given has its own conditions besides
-    (`resnext.runtimes.compatibility.loadable`).
+    An existing artifact has further conditions (`resnext.runtimes.compatibility.loadable`).
 
     Args:
         name: a key of `RUNTIMES`.
-        device: to run on; ``auto`` is the best that the runtime has here.
-        given: whether the engine or package to run is there already: a package needs no compiler
-            then, and an engine may be for a GPU that the builder must be told of.
+        device: device to run on; ``auto`` is the best that the runtime has here.
+        prebuilt: whether the engine or package to run exists already: then a package needs no
+            compiler, and an engine may be for a GPU that the builder does not support by default.
+        machine: driver and platform; None asks this machine.
 
     Returns:
         What is missing, and what to do; None if nothing is known against it.
@@ -40,43 +40,46 @@ def available(name: str, device: Device = "auto", *, given: bool = False) -> Fin
     Raises:
         UnknownName: no such runtime.
     """
-    known = runtime_named(name)
+    runtime = runtime_named(name)
     try:
         check_device(name, device)
-        if find_spec(known.package) is None:
-            return Finding("not-installed", no_package(name, known.package))
-        return load_door(name).available(name, device, given=given)
+        if find_spec(runtime.package) is None:
+            return no_package(name, runtime.package)
+        return load_door(name).available(name, device, machine or this_machine(), prebuilt=prebuilt)
     except (UsageError, MissingRequirement) as exc:
         return Finding("not-available", exc.message, exc.hint)
-    except ModuleNotFoundError as exc:
-        return Finding("not-installed", no_package(name, str(exc.name)))
     except (ImportError, OSError) as exc:
-        return Finding("broken-package", broken_package(name, exc))
+        return import_problem(name, exc)
 
 
-def require(name: str, device: Device = "auto", *, given: bool = False) -> None:
+def require(
+    name: str, device: Device = "auto", *, prebuilt: bool = False, machine: Machine | None = None
+) -> None:
     """Check that nothing is known against runtime ``name`` here; arguments as for `available`.
 
     Raises:
         UsageError: there is no such runtime, or it never runs on ``device``.
-        MissingRequirement: what is missing, and what to do.
+        MissingRequirement: something is missing; the hint says what to do.
     """
-    if finding := available(name, device, given=given):
+    if problem := available(name, device, prebuilt=prebuilt, machine=machine):
         check_device(name, device)  # a wrong use, which no other machine would cure
-        raise MissingRequirement(finding.message, hint=finding.hint)
+        raise MissingRequirement(problem.message, hint=problem.hint)
 
 
 def available_runtimes(device: Device = "auto") -> tuple[str, ...]:
     """Every runtime that can run here on ``device``, each library and device once.
 
-    Aliases are left out, and the reference evaluator, which is not there to be fast.
+    Aliases are skipped, and so is the reference evaluator, which is not meant to be fast.
     """
+    machine = this_machine()
     return tuple(
-        name for name in RUNTIMES if not _left_out(name) and available(name, device) is None
+        name
+        for name in RUNTIMES
+        if not _skipped(name) and available(name, device, machine=machine) is None
     )
 
 
-def _left_out(name: str) -> bool:
+def _skipped(name: str) -> bool:
     if name == "trt":  # or TensorRT-RTX, if only that is installed
         try:
             return flavour_for("trt").kind != "trt"

@@ -1,5 +1,5 @@
-"""Buffers, one stream and CUDA graphs for a session, through PyTorch: no second CUDA binding in the
-process.
+"""Buffers, a stream and CUDA graphs for a session, through PyTorch, so that the process needs no
+second CUDA binding.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _T = TypeVar("_T")
 
 
 class DeviceMemory(ABC):
-    """Where a session's tensors live and its work is queued.
+    """The memory of a session's tensors, and the stream for its work.
 
     Attributes:
-        stream: handle of the stream that everything is queued on.
+        stream: handle of the stream for all work.
         device: human-readable device name.
-        on_cuda: whether there are a stream, events and graphs.
-        torch_device: where tensors are made.
+        on_cuda: whether there are streams, events and graphs.
+        torch_device: PyTorch's name of the device.
     """
 
     stream: int
@@ -37,17 +37,15 @@ class DeviceMemory(ABC):
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
-        """A device tensor; it belongs to the caller."""
+        """An uninitialized device tensor; the caller owns it."""
 
     @abstractmethod
     def load(self, target: torch.Tensor, array: NDArray[Any]) -> None:
-        """Queue a copy of ``array`` into ``target``; ``array`` may be changed as soon as this
-        returns.
-        """
+        """Queue a copy of ``array`` into ``target``; ``array`` may change once this returns."""
 
     def place(self, array: NDArray[Any]) -> torch.Tensor:
-        """``array`` on the device, row-major; on a CPU it may share the array's memory: read it,
-        then drop it.
+        """``array`` on the device, row-major. On a CPU it may share the array's memory, so it must
+        not outlive the call.
         """
         target = self.empty(array.shape, array.dtype.name)
         self.load(target, array)
@@ -55,7 +53,7 @@ class DeviceMemory(ABC):
 
     @abstractmethod
     def fetch(self, source: torch.Tensor) -> NDArray[Any]:
-        """Wait for the stream; a copy of ``source`` that belongs to the caller."""
+        """Wait for the stream, and return a copy of ``source``; the caller owns it."""
 
     @abstractmethod
     def synchronize(self) -> None:
@@ -63,25 +61,25 @@ class DeviceMemory(ABC):
 
     @abstractmethod
     def current(self) -> AbstractContextManager[Any]:
-        """Make the stream the current one inside a block."""
+        """Make the stream PyTorch's current one inside a block."""
 
     @abstractmethod
     def capture(self, work: Callable[[], None]) -> Replay:
-        """Capture what ``work`` queues in a CUDA graph; returns what replays it.
+        """Capture the work that ``work`` queues in a CUDA graph, and return its replay.
 
         Raises:
-            RuntimeError: it cannot be captured.
+            RuntimeError: the work cannot be captured.
         """
 
 
 class CudaMemory(DeviceMemory):
-    """Device 0, a stream of its own, and page-locked staging for copies."""
+    """Device 0, with a dedicated stream and page-locked staging buffers for copies."""
 
     def __init__(self) -> None:
         if not torch.cuda.is_available():
             raise MissingRequirement(
-                f"this PyTorch ({torch.__version__}) has no CUDA, and device buffers go through it;"
-                " install a CUDA build of torch"
+                f"this PyTorch ({torch.__version__}) has no CUDA, and device buffers go through it",
+                hint="install a CUDA build of torch",
             )
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.stream = int(self._stream.cuda_stream)
@@ -94,7 +92,7 @@ class CudaMemory(DeviceMemory):
             return torch.empty(shape, dtype=torch_dtype(dtype), device="cuda")
 
     def load(self, target: torch.Tensor, array: NDArray[Any]) -> None:
-        """Through page-locked memory, which the last copy must have left."""
+        """Copy through page-locked memory, once the last copy from it has finished."""
         staged = self._staged(target)
         self._stream.synchronize()
         host_view(staged)[...] = host_bits(array)
@@ -102,7 +100,7 @@ class CudaMemory(DeviceMemory):
             target.copy_(staged, non_blocking=True)
 
     def fetch(self, source: torch.Tensor) -> NDArray[Any]:
-        """Through page-locked memory, then copied to memory of the caller's own."""
+        """Copy through page-locked memory."""
         staged = self._staged(source)
         with torch.cuda.stream(self._stream):
             staged.copy_(source, non_blocking=True)
@@ -114,16 +112,16 @@ class CudaMemory(DeviceMemory):
         self._stream.synchronize()
 
     def current(self) -> AbstractContextManager[Any]:
-        """PyTorch's current stream."""
+        """The session's stream."""
         context: AbstractContextManager[Any] = torch.cuda.stream(self._stream)
         return context
 
     def capture(self, work: Callable[[], None]) -> Replay:
-        """With PyTorch's own graph."""
+        """A graph of PyTorch."""
         graph = torch.cuda.CUDAGraph()
-        # PyTorch leaves its own block on the captured stream where a capture fails; the outer one
-        # puts that right. Other threads, which libraries have for compiling, may allocate
-        # meanwhile: only this one is held to the rules.
+        # If a capture fails, PyTorch leaves the captured stream as the current one; the outer block
+        # restores it. Only this thread is restricted during the capture: threads in which libraries
+        # compile may allocate.
         with (
             self.current(),
             torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
@@ -144,7 +142,7 @@ class CudaMemory(DeviceMemory):
 
 
 class HostMemory(DeviceMemory):
-    """The host's own memory: nothing is ever pending."""
+    """Host memory; nothing is ever pending."""
 
     stream = 0
     on_cuda = False
@@ -161,8 +159,7 @@ class HostMemory(DeviceMemory):
     def place(self, array: NDArray[Any]) -> torch.Tensor:
         """``array`` without a copy, if it is row-major and writable."""
         array = np.require(array, requirements=["C", "W"])
-        # NumPy's strides of a dimension of size 1 are arbitrary, and compiled code is specialized
-        # on strides.
+        # NumPy's strides of a dimension of size 1 are arbitrary, but compiled code depends on them.
         rows = torch.empty(array.shape, dtype=torch.uint8, device="meta").stride()
         return torch.from_numpy(array).as_strided(array.shape, rows)
 
@@ -174,35 +171,33 @@ class HostMemory(DeviceMemory):
         """Nothing is pending."""
 
     def current(self) -> AbstractContextManager[Any]:
-        """There is no stream."""
+        """Nothing to change."""
         return nullcontext()
 
     def capture(self, work: Callable[[], None]) -> Replay:  # noqa: ARG002  # the interface's
-        """There is nothing to capture."""
+        """Always fails."""
         raise RuntimeError("a CPU has no CUDA graphs")
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Compute float32 as float32, not TF32, and let cuDNN search for the fastest kernels; then put
-    back what was set.
+    """Compute float32 as float32, not TF32 or bfloat16, and let cuDNN search for the fastest
+    kernels; restore the previous settings on exit.
 
     PyTorch keeps these settings for the whole process: a session that left them changed would
-        decide how the next one
-    runs. Both of PyTorch's interfaces to them are set, because it refuses to read one that
-    disagrees with the other. Takes about 10 us.
+    decide how the next one runs. Both of PyTorch's interfaces to them are set, because it refuses
+    to read one that disagrees with the other. Takes about 10 us.
     """
-    cudnn: Any = torch.backends.cudnn  # torch's stubs lack what it makes at run time
-    mkldnn: Any = torch.backends.mkldnn
-    exact: tuple[Any, ...] = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
-    kept = [(spot, spot.fp32_precision) for spot in (*exact, mkldnn.matmul)]
+    cudnn: Any = torch.backends.cudnn  # torch's stubs lack attributes that it adds at run time
+    exact: tuple[Any, ...] = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul, *_on_cpu())
+    previous = [(operator, operator.fp32_precision) for operator in exact]
     legacy = _readable(lambda: cudnn.allow_tf32), _readable(torch.get_float32_matmul_precision)
     search = cudnn.benchmark
     try:
         cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")
-        for spot in exact:
-            spot.fp32_precision = "ieee"
+        for operator in exact:
+            operator.fp32_precision = "ieee"
         cudnn.benchmark = True
         yield
     finally:
@@ -211,20 +206,32 @@ def full_float32() -> Iterator[None]:
             torch.set_float32_matmul_precision(legacy[1])
         if legacy[0] is not None:
             cudnn.allow_tf32 = legacy[0]
-        for spot, precision in kept:
-            spot.fp32_precision = precision
+        for operator, precision in previous:
+            operator.fp32_precision = precision
+
+
+def full_float32_on_cpu() -> AbstractContextManager[None]:
+    """`full_float32` if the process lets a CPU round float32, else nothing: looking takes 1 us."""
+    rounded = any(operator.fp32_precision not in ("none", "ieee") for operator in _on_cpu())
+    return full_float32() if rounded else nullcontext()
+
+
+def _on_cpu() -> tuple[Any, ...]:
+    """oneDNN's settings; ``torch.set_float32_matmul_precision("medium")`` sets one of them."""
+    mkldnn: Any = torch.backends.mkldnn
+    return mkldnn.conv, mkldnn.matmul
 
 
 def _readable(setting: Callable[[], _T]) -> _T | None:
     try:
         return setting()
-    except RuntimeError:  # it was set through the other interface
+    except RuntimeError:  # set through the other interface
         return None
 
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Let PyTorch use ``count`` threads inside the block; None leaves their number alone."""
+    """Let PyTorch use ``count`` threads inside the block; None changes nothing."""
     before = torch.get_num_threads()
     if count is None or count == before:
         yield
@@ -237,8 +244,8 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 def host_view(tensor: torch.Tensor) -> NDArray[Any]:
-    """The memory of a CPU tensor; bfloat16, which PyTorch does not show to NumPy, as the integers
-    of its bits.
+    """The memory of a CPU tensor as an array; bfloat16, which PyTorch cannot convert, as int16 with
+    the same bits.
     """
     return tensor.view(torch.int16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
@@ -250,9 +257,7 @@ def from_host(tensor: torch.Tensor) -> NDArray[Any]:
 
 
 def host_bits(array: NDArray[Any]) -> NDArray[Any]:
-    """``array`` as `host_view` shows a tensor of its element type: bfloat16 as the integers of its
-    bits.
-    """
+    """``array`` in the form of `host_view`: bfloat16 as int16 with the same bits."""
     return array.view(np.int16) if array.dtype == numpy_dtype("bfloat16") else array
 
 

@@ -1,6 +1,4 @@
-"""Can this machine load that artifact? Answered from the manifest alone, before anything is
-deserialised.
-"""
+"""Whether a machine can load an artifact, decided from the manifest before anything is loaded."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ from resnext.runtimes.trt.library import flavour_of
 
 
 def machine_for(manifest: Manifest, machine: Machine | None = None) -> Machine:
-    """``machine`` with what the artifact of ``manifest`` depends on.
+    """``machine``, completed with the facts that the artifact of ``manifest`` depends on.
 
     Args:
-        manifest: the artifact's.
-        machine: driver and platform; None for this machine's.
+        manifest: the artifact's manifest.
+        machine: driver and platform; None asks this machine.
     """
     machine = machine or this_machine()
     if manifest.engine is not None:
@@ -29,10 +27,10 @@ def machine_for(manifest: Manifest, machine: Machine | None = None) -> Machine:
 
 
 def loadable(manifest: Manifest, machine: Machine) -> tuple[Finding, ...]:
-    """Why ``machine`` (of `machine_for`) cannot load the artifact of ``manifest``; empty if nothing
-    is known against it. ONNX and OpenVINO files load everywhere.
+    """Why ``machine`` (from `machine_for`) cannot load the artifact of ``manifest``; empty if
+    nothing is known against it. ONNX and OpenVINO files load on every machine.
     """
     if manifest.package is not None:
-        assert machine.host is not None  # `machine_for` asks
+        assert machine.host is not None  # set by `machine_for`
         return packages.loadable(manifest, machine.host)
     return () if manifest.engine is None else engines.loadable(manifest, machine)

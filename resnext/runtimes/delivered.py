@@ -1,4 +1,4 @@
-"""What an engine's or a package's record says of its layers, as a session reports it."""
+"""The layers in an engine's or package's record, in the form that sessions report."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from .session import Delivered, DeliveredLayer
 
 
 def delivered_from_engine(engine: tuple[EngineLayer, ...], device: str) -> Delivered:
-    """The layers of an engine, as a session reports them.
+    """The layers of an engine.
 
     Args:
-        engine: layers, as TensorRT reports them.
-        device: where the engine runs.
+        engine: layers as TensorRT reports them.
+        device: device of the engine.
     """
     products = {module for layer in engine if layer.multiplies for module in _modules(layer)}
-    found = []
+    layers = []
     for layer in engine:
-        # Casts and reshapes around a product have its node's name too. They stand for it only if
-        # none is seen.
+        # Casts and reshapes around a product also have its node's name. They only count for its
+        # module if no product does.
         modules = tuple(
             module for module in _modules(layer) if layer.multiplies or module not in products
         )
         op = ("Gemm" if "fc" in modules else "Conv") if modules else layer.kind
-        found.append(DeliveredLayer(layer.name, op, layer.dtype, device, modules))
-    return Delivered(device, tuple(found))
+        layers.append(DeliveredLayer(layer.name, op, layer.dtype, device, modules))
+    return Delivered(device, tuple(layers))
 
 
 def delivered_from_package(record: PackageRecord, device: str) -> Delivered:
-    """The layers of a .pt2 package, in the element types that the compiler was given.
+    """The layers of a .pt2 package, with the element types in the compiler's input.
 
     Args:
-        record: the package's.
-        device: where it runs, or is to run.
+        record: the package's record.
+        device: device of the package.
     """
-    found = tuple(
-        DeliveredLayer(one.module, one.op, one.dtype, device, (one.module,))
-        for one in record.layers
+    layers = tuple(
+        DeliveredLayer(layer.module, layer.op, layer.dtype, device, (layer.module,))
+        for layer in record.layers
     )
     notes = {
         "layers from": "the graph that the compiler was given",
@@ -46,7 +46,7 @@ def delivered_from_package(record: PackageRecord, device: str) -> Delivered:
         "frozen": "yes" if record.frozen else "no",
         "compiled by": f"PyTorch {record.torch}",
     }
-    return Delivered(device, found, notes)
+    return Delivered(device, layers, notes)
 
 
 def _modules(layer: EngineLayer) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What engines and packages share: only some machines load them, and others make them again."""
+"""Common to engines and packages, which only some machines can load."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from resnext.artifact.manifest import Manifest
 from resnext.errors import MissingRequirement
 from resnext.findings import Finding
 
-#: Codes of findings that an artifact made again, on or for this machine, does not have.
+#: Codes of findings that a rebuild on or for this machine solves.
 MADE_AGAIN = frozenset({"other-gpu", "other-version", "other-platform", "other-processor"})
 
 
 def again(manifest: Manifest) -> str:
-    """How to make the artifact again, in words."""
+    """How to make the artifact again, as a hint."""
     if manifest.request is None:
         return "export it again on this machine"
     return "rebuild it here, from the request in its manifest"
 
 
-def refuse(what: str, found: tuple[Finding, ...]) -> None:
-    """Check that nothing was found.
+def refuse(kind: str, findings: tuple[Finding, ...]) -> None:
+    """Check that there are no findings.
 
     Args:
-        what: kind of artifact, for example ``engine``.
-        found: why this machine cannot load it.
+        kind: kind of artifact, for example ``engine``.
+        findings: why this machine cannot load it.
 
     Raises:
-        MissingRequirement: every finding, and every hint once.
+        MissingRequirement: there are; lists all findings, and each hint once.
     """
-    if found:
+    if findings:
         raise MissingRequirement(
-            f"this machine cannot load the {what}: {'; '.join(one.message for one in found)}",
-            hint="; ".join(dict.fromkeys(one.hint for one in found if one.hint)),
+            f"this machine cannot load the {kind}: {'; '.join(one.message for one in findings)}",
+            hint="; ".join(dict.fromkeys(one.hint for one in findings if one.hint)),
         )

@@ -1,8 +1,8 @@
-"""Every runtime by name, as plain data: what it is, what it runs, and where.
+"""All runtimes by name, as plain data: formats, devices and precisions.
 
-Importing this loads no framework and no pydantic, so that help texts can be made of it. A runtime's
-folder is imported only when it is asked whether it can run (`resnext.runtimes.availability`) or
-opened (`open_session`).
+Importing this loads no framework and no pydantic, so that help texts can list the runtimes. A
+runtime's folder is imported only to check its availability (`resnext.runtimes.availability`) or to
+open a session (`open_session`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resnext.errors import MissingRequirement, UnknownName, UsageError, first_line
+from resnext.findings import Finding
 from resnext.precision import LIVE, PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
-    from resnext.findings import Finding
+    from resnext.machine.cuda_driver import Driver
+    from resnext.machine.machine import Machine
     from resnext.weights.spec import Weights
 
     from .session import Session
@@ -29,17 +31,17 @@ _BOTH: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """What every backend understands.
+    """Options of all backends.
 
     Attributes:
-        device: ``cpu``, ``cuda`` or ``auto`` (CUDA if the runtime has it).
-        threads: threads inside one operator on a CPU; None means one for each physical core.
-        memory_format: ``nchw``, ``channels-last``, or ``auto``: whichever a short trial finds
-            faster (for ``torch-folded``: channels-last).
+        device: ``cpu``, ``cuda`` or ``auto`` (CUDA if the runtime can use it).
+        threads: threads inside one operator on a CPU; None means one per physical core.
+        memory_format: ``nchw``, ``channels-last``, or ``auto``: the faster one in a short trial
+            (for ``torch-folded``: channels-last).
         cuda_graph: replay a CUDA graph if the runtime can.
-        precision: of weights and activations, for a live model; an artifact has its own.
-        merge_groups: input channels that each group of a live model's convolutions has at least;
-            ``auto`` is whichever a short trial finds fastest, None leaves the groups alone.
+        precision: precision of weights and activations of a live model; artifacts ignore it.
+        merge_groups: minimum input channels per group in a live model's convolutions; ``auto`` is
+            the fastest in a short trial, None leaves the groups unchanged.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -51,17 +53,19 @@ class SessionOptions:
 
 
 class Door(Protocol):
-    """What the module ``door`` of a runtime's folder offers."""
+    """The interface of the module ``door`` in each runtime's folder."""
 
     def open_session(self, subject: Any, options: SessionOptions, name: str) -> Session:
         """Open ``subject``: `Weights` for a live runtime, else an `Artifact`."""
 
-    def available(self, name: str, device: Device, *, given: bool) -> Finding | None:
-        """What keeps runtime ``name`` from running here on ``device``, or from making what it runs
-        unless that is given; None if nothing is known.
+    def available(
+        self, name: str, device: Device, machine: Machine, *, prebuilt: bool
+    ) -> Finding | None:
+        """Why runtime ``name`` cannot run on ``device`` of ``machine``; unless ``prebuilt``, also
+        why its engine or package cannot be built there. None if nothing is known against it.
 
         Raises:
-            MissingRequirement: the same, from a library's own check.
+            MissingRequirement: the same, from a library's check.
         """
 
 
@@ -70,14 +74,14 @@ class Runtime:
     """One way to run the network.
 
     Attributes:
-        name: what ``--backend`` takes.
+        name: as in ``--backend``.
         about: one line for ``--help``.
-        module: the folder under `resnext.runtimes` whose ``door`` opens it.
-        package: the Python package that it needs.
-        formats: what it runs, the one that is built for it first: ``weights`` for the live
-            network, or kinds of artifacts (`resnext.artifact.kinds`).
-        devices: those that it can be asked for.
-        precisions: that it can run, on some machine at least.
+        module: folder under `resnext.runtimes`; its ``door`` opens sessions.
+        package: required Python package.
+        formats: what it runs, its native format first: ``weights`` for the live network, or kinds
+            of artifacts (`resnext.artifact.kinds`).
+        devices: devices that it can run on.
+        precisions: precisions that it can run, at least on some machines.
     """
 
     name: str
@@ -90,28 +94,27 @@ class Runtime:
 
     @property
     def live(self) -> bool:
-        """Whether it runs the network from its weights, and no artifact."""
+        """Whether it runs the live network from weights instead of artifacts."""
         return "weights" in self.formats
 
     @property
     def device(self) -> Device:
-        """The only device that it runs on, or ``auto``."""
+        """Its only device, or ``auto`` if it has several."""
         return self.devices[0] if len(self.devices) == 1 else "auto"
 
 
-#: ONNX Runtime rewrites float8 graphs wrongly, before any provider sees them.
+#: ONNX Runtime's optimizer breaks float8 graphs, whatever the provider.
 _NOT_FP8: tuple[Precision, ...] = tuple(name for name in PRECISIONS if name != "fp8")
-#: And of its own convolutions, those of the CPU provider have no bfloat16, those of the CUDA
-#: provider no int8 either.
+#: The CPU provider has no bfloat16 convolutions; the CUDA provider has no int8 ones either.
 _ORT_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 _ORT_CUDA: tuple[Precision, ...] = ("fp32", "fp16")
 
 
 def table(*runtimes: Runtime) -> Mapping[str, Runtime]:
-    """``runtimes`` by name, in their order.
+    """``runtimes`` by name, in this order.
 
     Raises:
-        ValueError: two have one name.
+        ValueError: two have the same name.
     """
     named = {runtime.name: runtime for runtime in runtimes}
     if len(named) != len(runtimes):
@@ -120,9 +123,9 @@ def table(*runtimes: Runtime) -> Mapping[str, Runtime]:
     return MappingProxyType(named)
 
 
-#: The runtime that says what an ONNX file means, whatever others make of it.
+#: The runtime that defines what an ONNX file computes.
 REFERENCE = "onnx-reference"
-#: Every runtime that works, by name.
+#: All runtimes by name.
 RUNTIMES: Mapping[str, Runtime] = table(
     Runtime("torch", "eager PyTorch", "pytorch", "torch", ("weights",), _BOTH, LIVE),
     Runtime(
@@ -224,7 +227,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("fp32", "fp16"),
     ),
 )
-#: Names of those that run an artifact.
+#: Names of the runtimes that run artifacts.
 ARTIFACT_RUNTIMES: tuple[str, ...] = tuple(
     name for name, runtime in RUNTIMES.items() if not runtime.live
 )
@@ -234,7 +237,7 @@ def runtime_named(name: str) -> Runtime:
     """The runtime called ``name``.
 
     Raises:
-        UnknownName: there is none; lists all and the nearest.
+        UnknownName: there is none; the message lists all and suggests the nearest.
     """
     try:
         return RUNTIMES[name]
@@ -272,8 +275,6 @@ def open_session(
     else:
         check_precision(runtime, options.precision)
     check_device(runtime, options.device)
-    if options.device == "cuda" or (entry.device == "cuda" and entry.module == "ort"):
-        require_cuda()
     return load_door(runtime).open_session(subject, options, runtime)
 
 
@@ -281,10 +282,10 @@ def check_precision(name: str, precision: Precision) -> None:
     """Check that runtime ``name`` can run ``precision``.
 
     Raises:
-        UsageError: it never can; names those that can.
+        UsageError: it never can; the hint names the runtimes that can.
     """
     if precision not in runtime_named(name).precisions:
-        able = [other for other, known in RUNTIMES.items() if precision in known.precisions]
+        able = [other for other, runtime in RUNTIMES.items() if precision in runtime.precisions]
         raise UsageError(
             f"backend {name!r} does not run {precision}",
             hint=f"use `backend` {', '.join(able)}",
@@ -292,15 +293,15 @@ def check_precision(name: str, precision: Precision) -> None:
 
 
 def check_device(name: str, device: Device) -> None:
-    """Check that runtime ``name`` is for ``device``, whether this machine has it or not.
+    """Check that runtime ``name`` can run on ``device``, whether or not this machine has it.
 
     Raises:
         UsageError: it never runs there.
     """
-    known = runtime_named(name)
-    if known.device != "auto" and device not in ("auto", known.device):
+    runtime = runtime_named(name)
+    if runtime.device != "auto" and device not in ("auto", runtime.device):
         raise UsageError(
-            f"backend {name!r} runs on {known.device} only", hint=f"drop `device` {device}"
+            f"backend {name!r} runs on {runtime.device} only", hint=f"drop `device` {device}"
         )
 
 
@@ -318,10 +319,10 @@ def check_subject(name: str, subject: Artifact) -> None:
     """Check that runtime ``name`` runs artifacts of the kind and precision of ``subject``.
 
     Raises:
-        UsageError: it never can; names what can.
+        UsageError: it never can; the hint names a runtime that can.
     """
-    known, kind = runtime_named(name), subject.manifest.kind
-    if kind in known.formats:
+    runtime, kind = runtime_named(name), subject.manifest.kind
+    if kind in runtime.formats:
         check_precision(name, subject.manifest.precision)
         return
     other = ""
@@ -330,14 +331,14 @@ def check_subject(name: str, subject: Artifact) -> None:
     elif kind == "onnx":
         other = f"; build an engine of it: `format` {name}, `onnx` {subject.directory}"
     raise UsageError(
-        f"backend {name!r} runs artifacts of kind {known.formats[0]}, and {subject.directory} is of"
-        f" kind {kind}",
+        f"backend {name!r} runs artifacts of kind {runtime.formats[0]}, and {subject.directory} is"
+        f" of kind {kind}",
         hint=f"use `backend` {'ort' if kind == 'onnx' else kind}{other}",
     )
 
 
 def load_door(name: str) -> Door:
-    """Import what opens runtime ``name``.
+    """Import the door of runtime ``name``.
 
     Raises:
         UnknownName: no such runtime.
@@ -345,40 +346,41 @@ def load_door(name: str) -> Door:
     """
     try:
         door: Any = import_module(f"resnext.runtimes.{runtime_named(name).module}.door")
-    except ModuleNotFoundError as exc:
-        raise MissingRequirement(no_package(name, str(exc.name))) from exc
     except (ImportError, OSError) as exc:
-        raise MissingRequirement(broken_package(name, exc)) from exc
-    opened: Door = door
-    return opened
+        problem = import_problem(name, exc)
+        raise MissingRequirement(problem.message, hint=problem.hint) from exc
+    typed: Door = door
+    return typed
 
 
-def no_package(name: str, package: str) -> str:
-    """What is said if a Python package that runtime ``name`` needs is not installed."""
-    return f"backend {name!r} needs the Python package {package}: pip install {package}"
+def no_package(name: str, package: str) -> Finding:
+    """The finding for a Python package that runtime ``name`` needs and that is not installed."""
+    message = f"backend {name!r} needs the Python package {package}"
+    return Finding("not-installed", message, f"pip install {package}")
 
 
-def broken_package(name: str, error: Exception) -> str:
-    """What is said if a package of runtime ``name`` is installed, and ``error`` came of importing
-    it.
-    """
-    return (
-        f"backend {name!r} is installed but does not load: {first_line(error)}; install its package"
-        " again"
-    )
+def import_problem(name: str, error: ImportError | OSError) -> Finding:
+    """The finding for a failed import of what runtime ``name`` needs: missing, or broken."""
+    if isinstance(error, ModuleNotFoundError):
+        return no_package(name, str(error.name))
+    message = f"backend {name!r} is installed but does not load: {first_line(error)}"
+    return Finding("broken-package", message, "install its package again")
 
 
-def require_cuda() -> None:
-    """Check that this machine has a CUDA driver with a device, through the driver alone.
+def require_cuda(driver: Driver | None = None) -> None:
+    """Check that there is a CUDA driver with a device, through the driver alone.
+
+    Args:
+        driver: the driver's answer; None asks it.
 
     Raises:
-        MissingRequirement: says which of the two is missing, and what works here.
+        MissingRequirement: one of the two is missing; the hint says what works here.
     """
     from resnext.machine.machine import this_machine
 
-    driver = this_machine().driver
+    driver = driver or this_machine().driver
     if driver.problem is not None:
         raise MissingRequirement(
             f"no CUDA device: {driver.problem}",
-            hint="on this machine use `device` cpu, or `backend` torch, torch-compile or ort-cpu",
+            hint="on this machine use `device` cpu, or `backend` ort-cpu, torch or torch-compile",
         )

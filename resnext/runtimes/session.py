@@ -1,7 +1,7 @@
 """The Session interface: one way to run a network, whatever the runtime.
 
-A session never times itself; the harness owns the one clock. A device or provider that was asked
-for and not given is an error when the session is opened, never a silent fallback.
+A session never times itself; the harness owns the one clock. If a runtime does not use the
+requested device or provider, opening the session fails: nothing falls back silently.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from resnext.errors import BadInput, SessionFailed
 #: Named arrays, the currency between sessions and their callers.
 Arrays = Mapping[str, NDArray[Any]]
 
-#: Where a time was taken: ``host`` end to end with copies, ``device`` between CUDA events around
-#: the plain launch, ``graph`` between CUDA events around a CUDA-graph replay. Unlike boundaries are
-#: never compared.
+#: What a time includes: ``host``, end to end with copies; ``device``, between CUDA events around
+#: plain launches; ``graph``, between CUDA events around a CUDA-graph replay. Times with different
+#: boundaries are never compared.
 Boundary = Literal["host", "device", "graph"]
 
 
 @dataclass(frozen=True)
 class DeliveredLayer:
-    """What one layer really got.
+    """One layer as the runtime executes it.
 
     Attributes:
         name: node or module name.
         op: operator, for example ``Conv``.
-        dtype: element type that it computes in.
-        device: device or provider that it runs on.
+        dtype: element type of the computation.
+        device: device or provider.
         modules: convolutions and classifier that it computes, by parameter prefix
             (``layer1.0.conv2``); none for other layers.
     """
@@ -51,11 +51,11 @@ class DeliveredLayer:
 
 @dataclass(frozen=True)
 class Delivered:
-    """What a session really got of what was asked for.
+    """The device and precision that a runtime really uses.
 
     Attributes:
-        device: where the network runs, for example ``cpu`` or ``cuda:0 NVIDIA H200``.
-        layers: each layer, as the runtime reports it after its own rewriting.
+        device: for example ``cpu`` or ``cuda:0 NVIDIA H200``.
+        layers: all layers, as the runtime reports them after its own optimizations.
         notes: further facts by name: threads, memory format, CUDA graph, ...
     """
 
@@ -63,17 +63,8 @@ class Delivered:
     layers: tuple[DeliveredLayer, ...]
     notes: Mapping[str, str] = field(default_factory=dict)
 
-    def share(self, dtype: str, ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul")) -> float:
-        """Share (0 to 1) of the layers whose operator is in ``ops`` that compute in ``dtype``; 0 if
-        there are none.
-
-        It counts layers; `resnext.verify.delivered.delivered_share` weighs them and misses none.
-        """
-        heavy = [layer for layer in self.layers if layer.op in ops]
-        return sum(layer.dtype == dtype for layer in heavy) / len(heavy) if heavy else 0.0
-
     def summary(self) -> str:
-        """One line: how many convolutions and matrix products got which element type, where."""
+        """One line: convolutions and matrix products, counted by element type and device."""
         heavy = Counter(
             (layer.dtype, layer.device)
             for layer in self.layers
@@ -88,14 +79,14 @@ class Delivered:
 
 
 class Bound(ABC):
-    """Inputs of one shape in buffers of their own, with fitting outputs. A context manager.
+    """Inputs of one shape, with outputs, in dedicated buffers. A context manager.
 
-    Usable until it or its session is closed, whatever else the session runs or binds meanwhile.
+    It stays usable until it or its session is closed, whatever else the session runs or binds.
 
     Args:
         backend: name of the session's runtime, for messages.
-        boundary: of a time taken around `enqueue`; ``host`` if the device is the host's processor.
-        cuda_stream: handle of the CUDA stream that `enqueue` queues on; None on a CPU.
+        boundary: what a time around `enqueue` includes; ``host`` on a CPU.
+        cuda_stream: handle of the CUDA stream that `enqueue` uses; None on a CPU.
     """
 
     def __init__(
@@ -108,9 +99,9 @@ class Bound(ABC):
         """Start one run over the bound inputs; may return before it is finished.
 
         Raises:
-            SessionFailed: the runtime failed, or this is closed; so too for the other methods.
+            SessionFailed: the runtime failed, or this is closed. The other methods raise it too.
         """
-        if self._closed:  # one test of a flag: this is the timed path
+        if self._closed:  # a flag only, because this is the timed path
             self._refuse()
         self._launch()
 
@@ -121,13 +112,13 @@ class Bound(ABC):
         self._wait()
 
     def fetch(self) -> dict[str, NDArray[Any]]:
-        """Copies of the outputs of the last `enqueue`, waited for; they belong to the caller."""
+        """Wait for the last `enqueue`, and return copies of its outputs; the caller owns them."""
         if self._closed:
             self._refuse()
         return self._outputs()
 
     def close(self) -> None:
-        """Give the buffers back. May be called twice."""
+        """Release the buffers. May be called twice."""
         if not self._closed:
             self._closed = True
             self._drop()
@@ -145,7 +136,7 @@ class Bound(ABC):
 
     @abstractmethod
     def _drop(self) -> None:
-        """Let go of the buffers."""
+        """Release the buffers."""
 
     def _refuse(self) -> NoReturn:
         raise SessionFailed(f"{self.backend}: the bound input is closed")
@@ -166,11 +157,11 @@ class Session(ABC):
     """A network ready to run on one runtime. A context manager; not thread-safe.
 
     Args:
-        backend: the registry name that it was opened by.
+        backend: name of the runtime in the registry.
 
     Attributes:
-        inputs: what `run` and `bind` take.
-        outputs: what `run` and `Bound.fetch` give.
+        inputs: inputs of `run` and `bind`.
+        outputs: results of `run` and `Bound.fetch`.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -185,10 +176,10 @@ class Session(ABC):
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run once, end to end: host arrays in, host arrays out, finished when it returns.
 
-        The result belongs to the caller; the session never writes to it again.
+        The caller owns the result; the session never writes to it again.
 
         Raises:
-            BadInput: an input is missing or does not fit its spec.
+            BadInput: an input is missing or does not match its spec.
             SessionFailed: the runtime failed, or the session is closed.
         """
 
@@ -196,26 +187,26 @@ class Session(ABC):
         """The output for ``images``, of a network with one input and one output.
 
         Args:
-            images: N x ..., as the input takes them; float32 images are converted to the input's
+            images: N x ..., in the input's shape; float32 images are converted to the input's
                 floating-point type.
 
         Returns:
             N x classes.
 
         Raises:
-            BadInput: they do not fit the input.
+            BadInput: they do not match the input's spec.
             SessionFailed: as `run`.
         """
-        (wanted,), (result,) = self.inputs, self.outputs
-        return self.run({wanted.name: wanted.cast(images)})[result.name]
+        (spec,), (result,) = self.inputs, self.outputs
+        return self.run({spec.name: spec.cast(images)})[result.name]
 
     def bind(self, inputs: Arrays) -> Bound:
-        """Copy ``inputs`` into buffers of their own, and make outputs of fitting size.
+        """Copy ``inputs`` into dedicated buffers, and allocate outputs.
 
-        Compiling, capturing and choosing kernels for the shape happen here, and one run.
+        Compiles, chooses kernels and captures for this shape, and runs once.
 
         Raises:
-            BadInput: an input is missing or does not fit its spec.
+            BadInput: an input is missing or does not match its spec.
             SessionFailed: the runtime failed, or the session is closed.
         """
         self.check_inputs(inputs)
@@ -225,21 +216,21 @@ class Session(ABC):
 
     @abstractmethod
     def _bind(self, inputs: Arrays) -> Bound:
-        """`bind`, for inputs that have been checked."""
+        """`bind` for inputs that are already checked."""
 
     @abstractmethod
     def delivered(self) -> Delivered:
-        """What precision and device each layer really got; of a runtime that compiles for a shape,
-        in the shape that was bound last. May be slow; never call it between timed runs.
+        """Actual precision and device of each layer. If the runtime compiles for shapes, these are
+        the layers for the last bound shape. May be slow; never call it between timed runs.
         """
 
     @property
     def model_size_bytes(self) -> int | None:
-        """Size of the weights as a live model holds them; None for a session of a file."""
+        """Size of a live model's weights in memory; None for a session of a file."""
         return None
 
     def close(self) -> None:
-        """Give back what the session holds, and close what it bound. May be called twice."""
+        """Release all resources, and close all bound inputs. May be called twice."""
         self._closed = True
         for bound in list(self._bounds):
             bound.close()
@@ -248,14 +239,14 @@ class Session(ABC):
         """Check names, element types and shapes of ``inputs``.
 
         Raises:
-            BadInput: with what was got and what is wanted.
+            BadInput: says the actual and the expected value.
             SessionFailed: the session is closed.
         """
         if self._closed:
             raise SessionFailed(f"{self.backend}: the session is closed")
-        wanted = [spec.name for spec in self.inputs]
-        if set(inputs) != set(wanted):
-            raise BadInput(f"inputs must be named {wanted}, got {sorted(inputs)}")
+        names = [spec.name for spec in self.inputs]
+        if set(inputs) != set(names):
+            raise BadInput(f"inputs must be named {names}, got {sorted(inputs)}")
         for spec in self.inputs:
             spec.check(inputs[spec.name])
 

@@ -1,5 +1,5 @@
-"""What PyTorch sessions share: one function from images to logits, bound buffers, a stream, a CUDA
-graph.
+"""The common part of PyTorch sessions: a function from images to logits, with bound buffers, a
+stream and a CUDA graph.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ from torch import Tensor
 
 from resnext.errors import MissingRequirement, ResnextError, SessionFailed
 
-from .buffers import DeviceMemory, Replay, cpu_threads, full_float32
+from .buffers import DeviceMemory, Replay, cpu_threads, full_float32, full_float32_on_cpu
 from .registry import SessionOptions
 from .session import Arrays, Bound, Boundary, Session
 
-#: Runs before a capture: cuDNN and Inductor choose kernels in the first ones, which must not be
+#: Runs before a capture: cuDNN and Inductor choose kernels in the first runs, and that must not be
 #: captured.
 WARM_RUNS = 3
 
 
 class TensorSession(Session):
-    """A function of one tensor, on a CPU or on CUDA with its own stream.
+    """A function of one tensor, on a CPU or on CUDA with a dedicated stream.
 
-    `Bound.enqueue` replays a CUDA graph if the options ask for one, `run` launches kernels one by
-    one.
-    Settings that PyTorch keeps for the whole process (TF32, cuDNN's search, threads, current
-    stream) hold inside each call and no longer.
+    `Bound.enqueue` replays a CUDA graph if the options request one; `run` launches kernel by
+    kernel. PyTorch's process-wide settings (TF32, cuDNN's search, threads, current stream) are
+    changed inside each call and restored at its end.
 
     Args:
         name: the backend's.
-        options: threads, CUDA graphs or not.
+        options: threads, and whether to use CUDA graphs.
         memory: where tensors live.
     """
 
@@ -45,11 +44,11 @@ class TensorSession(Session):
 
     @abstractmethod
     def call(self, images: Tensor) -> Tensor:
-        """Run; called with the settings in force."""
+        """Run; called inside `settings`."""
 
     @abstractmethod
     def _ready(self, images: Tensor) -> Tensor:
-        """``images``, row-major on the device, as `call` takes them."""
+        """``images``, row-major on the device, in the form that `call` needs."""
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Copy in, run, copy out."""
@@ -59,10 +58,10 @@ class TensorSession(Session):
             return self.named(self.call(self._ready(images)))
 
     def _bind(self, inputs: Arrays) -> Bound:
-        """Place the input and run; on CUDA, capture a CUDA graph if the options ask for one.
+        """Place the input and run; on CUDA, capture a CUDA graph if the options request one.
 
         Raises:
-            SessionFailed: the capture failed; ``cuda_graph=False`` goes without.
+            SessionFailed: the capture failed; ``cuda_graph=False`` avoids it.
         """
         array = inputs[self.inputs[0].name]
         capture = self._memory.on_cuda and self._options.cuda_graph
@@ -75,13 +74,13 @@ class TensorSession(Session):
 
     @contextmanager
     def settings(self) -> Iterator[None]:
-        """PyTorch's settings for the whole process, as every call of the session needs them."""
+        """PyTorch's process-wide settings for a call, restored on exit."""
         with torch.inference_mode(), self._memory.current():
             if self._memory.on_cuda:
                 with full_float32():
                     yield
             else:
-                with cpu_threads(self._options.threads):
+                with cpu_threads(self._options.threads), full_float32_on_cpu():
                     yield
 
     def named(self, result: Tensor) -> dict[str, NDArray[Any]]:
@@ -95,13 +94,13 @@ class TensorSession(Session):
 
 
 class _TensorBound(Bound):
-    """One input on the device, and a CUDA graph over it if one is captured.
+    """One input on the device, and its CUDA graph.
 
     Args:
-        session: what runs; the settings of its calls are in force.
+        session: the session to call, inside its settings.
         memory: stream and graphs.
-        images: on the device, as the session's `call` takes them.
-        capture: whether `enqueue` replays a CUDA graph.
+        images: the input on the device, in the form that the session's `call` needs.
+        capture: whether to capture a CUDA graph for `enqueue`.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class _TensorBound(Bound):
             memory.synchronize()
 
     def _call(self) -> None:
-        assert self._images is not None  # until it is closed
+        assert self._images is not None  # only after `close`
         self._result = self._session.call(self._images)
 
     def _launch(self) -> None:
@@ -137,7 +136,7 @@ class _TensorBound(Bound):
             self._memory.synchronize()
 
     def _outputs(self) -> dict[str, NDArray[Any]]:
-        assert self._result is not None  # made when it was bound
+        assert self._result is not None  # `__init__` has run once
         with Translated(self.backend), self._session.settings():
             return self._session.named(self._result)
 
@@ -146,7 +145,7 @@ class _TensorBound(Bound):
 
 
 class Translated:
-    """Turn what PyTorch raises into one line."""
+    """Turns PyTorch's errors into one line."""
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
@@ -157,13 +156,13 @@ class Translated:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: object
     ) -> None:
-        if isinstance(error, ResnextError):  # some are RuntimeErrors as well
+        if isinstance(error, ResnextError):  # some are RuntimeErrors, too
             return
         if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
             raise MissingRequirement(
                 f"{self._backend}: out of memory", hint="use a smaller `batch`"
             ) from error
-        # Not all of PyTorch's own errors derive from RuntimeError.
+        # Not all of PyTorch's errors derive from RuntimeError.
         if isinstance(error, RuntimeError) or type(error).__module__.startswith("torch."):
             text = str(error).strip()
             if any(sign in f"{type(error).__name__} {text}" for sign in _NO_COMPILER):
@@ -171,7 +170,7 @@ class Translated:
                     f"{self._backend} needs a C and C++ compiler",
                     hint="apt-get install g++, or use `backend` torch",
                 ) from error
-            # The compiler's first line only says that it raised; the reason comes next.
+            # The compiler's first line only says that it failed; the reason is in the next.
             lines = [
                 line
                 for line in text.splitlines()
@@ -182,7 +181,7 @@ class Translated:
             ) from error
 
 
-#: What PyTorch's compilers say where they find no C or C++ compiler.
+#: In PyTorch's errors if it finds no C or C++ compiler.
 _NO_COMPILER = (
     "InvalidCxxCompiler",
     "No working C++ compiler",

@@ -1,4 +1,4 @@
-"""Everything in this folder needs a CUDA device, and is skipped where the driver shows none."""
+"""All tests in this folder need a CUDA device, and are skipped if the driver lists none."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def artifact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Arti
 
 @pytest.fixture(scope="session")
 def artifact_fp16(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    # Unchecked: what is made of it is held against float64 here, and float16 is slow on the host's
-    # processor.
+    # Unchecked: the tests compare everything built from it with float64, and float16 is slow on the
+    # host's processor.
     return export_onnx(
         weights, tmp_path_factory.mktemp("gpu") / "fp16", precision="fp16", check=False
     )

@@ -71,9 +71,7 @@ def kind(request: pytest.FixtureRequest) -> EngineKind:
 def options_for(
     kind: EngineKind, *profiles: str, quick: bool = True, **asked: bool
 ) -> EngineOptions:
-    """Options of a build; ``quick`` does not look long for fast kernels where TensorRT times
-    them.
-    """
+    """Options of a build; ``quick`` shortens TensorRT's search for fast kernels."""
     level = 1 if quick and kind == "trt" else None
     parsed = tuple(BatchRange.parse(profile) for profile in profiles)
     return EngineOptions(profiles=parsed, optimization_level=level, **asked)
@@ -195,9 +193,7 @@ def test_bound_and_host_runs_are_float64s_at_every_batch(
 
 @BOTH
 def test_rows_that_are_not_compared_do_not_hang_on_the_batch(engine: Artifact, images: Any) -> None:
-    """The reference has the first images alone; the others are held against what they give eight at
-    a time.
-    """
+    """The reference only has the first images; the others are compared with runs of eight."""
     with opened(engine) as session:
         whole = session.run({"input": images[:64]})["logits"]
         parts = [
@@ -225,7 +221,7 @@ def test_a_cuda_graph_gives_what_plain_launches_give(engine: Artifact, images: A
             logits[graph] = bound_logits(bound)
             assert bound.boundary == ("graph" if graph else "device")
             assert session.delivered().notes["cuda graph"] == (
-                "on" if graph else "off: not asked for"
+                "on" if graph else "off: not requested"
             )
     # The same kernels: only sums that are taken in no fixed order may differ.
     np.testing.assert_allclose(

@@ -29,7 +29,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A cache folder of its own, so that engines are built here and not found."""
+    """A separate cache folder, so that engines are built and not reused."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESNEXT_CACHE_DIR", str(tmp_path_factory.mktemp("ort-trt")))
         yield

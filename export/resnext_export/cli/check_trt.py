@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -111,9 +110,10 @@ def check_trt(
         _print(path, f"{flavour.title} {flavour.version}", outcome)
     if not outcome.accepted:
         refused = [finding for finding in outcome.findings if finding.severity == "refused"]
-        where = f" at node {refused[0].node!r}" if refused[0].node else ""
+        where = f" at node {refused[0].where!r}" if refused[0].where else ""
         raise GateFailed(
-            f"{flavour.title} {flavour.version} refuses {path}{where}: {refused[0].reason}"
+            f"{flavour.title} {flavour.version} refuses {path}{where}: {refused[0].message}",
+            hint=refused[0].hint,
         )
 
 
@@ -126,7 +126,8 @@ def _print(path: Path, library: str, outcome: Acceptance) -> None:
         for finding in outcome.findings:
             color = "red" if finding.severity == "refused" else "yellow"
             severity = Text(finding.severity, style=color)
-            cells = (finding.stage, finding.node, finding.operator, finding.reason)
+            operator = outcome.operators.get(finding.where, "")
+            cells = (finding.code, finding.where, operator, finding.message)
             table.add_row(severity, *map(printable, cells))
         # Node names may look like rich's markup.
         width = None if Console().is_terminal else 200
@@ -153,7 +154,16 @@ def _facts(path: Path, library: str, version: str | None, outcome: Acceptance) -
         "version": version,
         "accepted": outcome.accepted,
         "nodes": outcome.nodes,
-        "findings": [asdict(finding) for finding in outcome.findings],
+        "findings": [
+            {
+                "severity": finding.severity,
+                "stage": finding.code,
+                "node": finding.where,
+                "operator": outcome.operators.get(finding.where, ""),
+                "reason": finding.message,
+            }
+            for finding in outcome.findings
+        ],
         "engine_size_bytes": None if built is None else len(built.data),
         "build_s": None if built is None else round(built.build_s, 3),
         "layers": (

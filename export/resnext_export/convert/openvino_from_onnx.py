@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from resnext.errors import BadArtifact, GateFailed
-from resnext.runtimes.openvino.session import (
+from resnext.runtimes.openvino.ir import (
     GRAPH_NAME,
     METADATA,
     WEIGHTS_NAME,
-    ov,
     read_ovir,
-    shared_core,
     weight_dtypes,
 )
+from resnext.runtimes.openvino.library import ov, shared_core
 
 FILE_NAME = "model.ovir"
 #: Offset of the weights in the file: on a cache line, as OpenVINO aligns its own memory.

@@ -197,9 +197,9 @@ def refuse_if_not_compilable(precision: Precision, device: Literal["cpu", "cuda"
         able = " or ".join(_PRECISIONS)
         raise UsageError(f"a .pt2 package is made in {able}, not in {precision}")
     with _quiet():
-        reason = obstacle(device)
-    if reason is not None:
-        raise MissingRequirement(reason)
+        problem = obstacle(device)
+    if problem is not None:
+        raise MissingRequirement(problem.message, hint=problem.hint)
 
 
 def _traced(model: nn.Module, example: Tensor, batch: BatchRange) -> torch.export.ExportedProgram:

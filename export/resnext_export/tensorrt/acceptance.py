@@ -1,11 +1,10 @@
-"""Check any ONNX file against TensorRT: every reason why it is refused, by node, without a GPU."""
+"""Checks any ONNX file against TensorRT: all reasons for a refusal, by node, without a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import onnx
 
@@ -13,11 +12,12 @@ from resnext.artifact.files import read_artifact
 from resnext.artifact.manifest import MANIFEST_NAME
 from resnext.artifact.records import EngineOptions
 from resnext.errors import BadArtifact, EngineRefused, UsageError
+from resnext.findings import Finding
 from resnext.machine.machine import this_machine
 from resnext.runtimes.trt.library import Flavour
 from resnext.runtimes.trt.log import captured, shorten
 
-from .engine_from_onnx import BuiltEngine, engine_from_onnx, parser_findings
+from .engine_from_onnx import BuiltEngine, engine_from_onnx, parser_errors
 from .progress import build_bars
 
 #: Stands for the batch in a shape.
@@ -25,37 +25,22 @@ BATCH = "N"
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One message of the library about the file.
-
-    Attributes:
-        severity: ``refused``: no engine can be built; ``warning``: one can, with a caveat.
-        stage: ``parse`` or ``build``.
-        node: name of the node, or "" if the library names none.
-        operator: the node's operator, or "".
-        reason: in the library's words, shortened.
-    """
-
-    severity: Literal["refused", "warning"]
-    stage: Literal["parse", "build"]
-    node: str
-    operator: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Acceptance:
-    """The outcome.
+    """The outcome of a check.
 
     Attributes:
         nodes: number of nodes in the file, or None if it is not ONNX.
-        findings: every message.
+        findings: all messages of the library, shortened. The code is the stage, ``parse`` or
+            ``build``; ``where`` is a node's name, or "" if the library names none. ``refused``
+            means that no engine can be built.
         engine: the built engine, or None.
+        operators: operators by node name, as far as they are known.
     """
 
     nodes: int | None
     findings: tuple[Finding, ...]
     engine: BuiltEngine | None
+    operators: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def accepted(self) -> bool:
@@ -64,7 +49,7 @@ class Acceptance:
 
 
 def onnx_file(path: Path) -> Path:
-    """The file of the ONNX artifact in ``path``; ``path`` itself if it is no artifact's folder.
+    """The file of the ONNX artifact in ``path``, or ``path`` itself if it is not an artifact.
 
     Raises:
         UsageError: it is an artifact of another format.
@@ -75,14 +60,16 @@ def onnx_file(path: Path) -> Path:
     manifest = artifact.manifest
     if manifest.kind != "onnx":
         what = f"a file of format {manifest.kind}" if manifest.engine is None else "an engine"
-        raise UsageError(f"{path} holds {what} already; check the ONNX artifact it was made from")
+        raise UsageError(
+            f"{path} holds {what} already", hint="check the ONNX artifact that it was made from"
+        )
     return artifact.path
 
 
 def check_onnx(
     path: Path, flavour: Flavour, options: EngineOptions, shapes: Mapping[str, str]
 ) -> Acceptance:
-    """Parse and build the file; the engine is not kept.
+    """Parse the file and build an engine from it, which is not stored.
 
     Args:
         path: any ONNX file.
@@ -97,40 +84,46 @@ def check_onnx(
     """
     if not path.is_file():
         raise BadArtifact(f"no ONNX file at {path}")
-    flavour.check_can_build(options, this_machine().driver)
+    machine = this_machine()
+    flavour.check_can_build(options, machine.driver)
     try:
         proto = onnx.load(str(path), load_external_data=False)
-    except Exception:  # protobuf raises many kinds; the parser says what is wrong
+    except Exception:  # protobuf raises many kinds of errors; the parser says what is wrong
         proto = None
     operators = {} if proto is None else {node.name: node.op_type for node in proto.graph.node}
-    refused = tuple(
-        replace(finding, operator=finding.operator or operators.get(finding.node, ""))
-        for finding in _parse_findings(path, flavour)
-    )
-    if refused or proto is None:
-        reason = "this is not an ONNX file, or it is cut short"
-        refused = refused or (Finding("refused", "parse", "", "", reason),)
-        return Acceptance(None if proto is None else len(proto.graph.node), refused, None)
+    nodes = None if proto is None else len(proto.graph.node)
+    errors = _parse_errors(path, flavour)
+    if proto is None and not errors:
+        errors = [("", "", "this is not an ONNX file, or it is cut short")]
+    if errors:
+        operators |= {node: operator for node, operator, _ in errors if operator}
+        refused = tuple(Finding("parse", reason, where=node) for node, _, reason in errors)
+        return Acceptance(nodes, refused, None, operators)
+    assert proto is not None  # or there was an error
     try:
         with build_bars() as watch:
             built = engine_from_onnx(
-                path, flavour, options, shapes=profile_shapes(proto, shapes), watch=watch
+                path,
+                flavour,
+                options,
+                shapes=profile_shapes(proto, shapes),
+                watch=watch,
+                machine=machine,
             )
     except EngineRefused as exc:
-        names = exc.nodes or ("",)
-        reason = str(exc).partition(" cannot build the engine: ")[2] or str(exc)
-        findings = [
-            Finding("refused", "build", name, operators.get(name, ""), reason) for name in names
-        ]
-        return Acceptance(len(proto.graph.node), tuple(findings), None)
-    warnings = tuple(Finding("warning", "build", "", "", line) for line in built.warnings)
-    return Acceptance(len(proto.graph.node), warnings, built)
+        reason = exc.message.partition(" cannot build the engine: ")[2] or exc.message
+        refused = tuple(
+            Finding("build", reason, exc.hint, where=node) for node in exc.nodes or ("",)
+        )
+        return Acceptance(nodes, refused, None, operators)
+    warnings = tuple(Finding("build", line, severity="warning") for line in built.warnings)
+    return Acceptance(nodes, warnings, built, operators)
 
 
 def profile_shapes(
     proto: onnx.ModelProto, requested: Mapping[str, str]
 ) -> dict[str, tuple[int | None, ...]]:
-    """Shapes of the inputs that an optimization profile must cover; None stands for the batch.
+    """Shapes of the inputs that need an optimization profile; None stands for the batch.
 
     Raises:
         UsageError: no input has the name, a shape does not fit, or dynamic dimensions are missing.
@@ -177,8 +170,8 @@ def _parse_shape(text: str) -> tuple[int | None, ...]:
     return tuple(None if part == BATCH else int(part) for part in parts)
 
 
-def _parse_findings(path: Path, flavour: Flavour) -> tuple[Finding, ...]:
-    """Everything that the parser refuses, not only the first reason."""
+def _parse_errors(path: Path, flavour: Flavour) -> list[tuple[str, str, str]]:
+    """(node, operator, reason) of everything that the parser refuses, not only of the first."""
     trt = flavour.load()
     with captured(trt) as (logger, log):
         builder = trt.Builder(logger)
@@ -186,17 +179,14 @@ def _parse_findings(path: Path, flavour: Flavour) -> tuple[Finding, ...]:
         network = builder.create_network(typed)
         parser = trt.OnnxParser(network, logger)
         if parser.parse_from_file(str(path)):
-            return ()
-        errors = list(parser_findings(parser))
+            return []
+        errors = list(parser_errors(parser))
         # Parsing stops at the first error; supports_model_v2 reports all.
         network = builder.create_network(typed)
         parser = trt.OnnxParser(network, logger)
         parser.supports_model_v2(path.read_bytes(), str(path))
         nodes = {node for node, _, _ in errors}
-        errors += [error for error in parser_findings(parser) if error[0] not in nodes]
+        errors += [error for error in parser_errors(parser) if error[0] not in nodes]
         if not errors:
             errors = [("", "", log.reason())]
-    return tuple(
-        Finding("refused", "parse", node, operator, shorten(reason) or reason)
-        for node, operator, reason in errors
-    )
+    return [(node, operator, shorten(reason) or reason) for node, operator, reason in errors]

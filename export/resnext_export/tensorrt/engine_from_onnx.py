@@ -1,6 +1,7 @@
 """A TensorRT engine from an ONNX file, with TensorRT 10, TensorRT 11 or TensorRT-RTX.
 
-Precision is in the ONNX graph: networks are always strongly typed. The file may be from any source.
+The ONNX graph defines the precision, because networks are always strongly typed. The file may be
+from any source.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from resnext.artifact.records import EngineLayer, EngineOptions, LayersFrom
 from resnext.errors import EngineRefused, NoKernel, first_line
-from resnext.machine.machine import this_machine
+from resnext.machine.machine import Machine, this_machine
 from resnext.runtimes.trt.layers import layers_from_inspector, layers_from_log
 from resnext.runtimes.trt.library import Flavour
 from resnext.runtimes.trt.log import Log, captured, shorten
@@ -22,14 +23,14 @@ from resnext.runtimes.trt.log import Log, captured, shorten
 from .progress import BuildWatch, monitor_for, run_cancellable
 from .timing_cache import TimingCache
 
-#: TensorRT's messages if it has no kernel for a layer in the graph's types.
+#: TensorRT's messages if it has no kernel for a layer with the graph's types.
 _NO_KERNEL = re.compile(
     r"(?i)could not find any implementation for node|no implementation|no low-precision \w+ kernel|"
     r"not supported .* strongly"
 )
-#: The words before the layer's name in such a message, if it names one.
+#: The words before the layer's name in such a message.
 _BEFORE_NAME = re.compile(r"(?i)\b(?:for|of|failing) (?:node|layer):? ")
-#: Layers compiled together are named after the first and the last of them.
+#: Layers that are compiled together are named after the first and the last of them.
 _TOGETHER = re.compile(r"\{ForeignNode\[(.*?)\.\.\.(.*?)\]\}")
 
 
@@ -40,7 +41,7 @@ class BuiltEngine:
     Attributes:
         data: the serialized engine.
         layers: each layer's actual types and kernel.
-        layers_from: where the layers were read from.
+        layers_from: source of the layers.
         warnings: the library's warnings, shortened.
         build_s: duration of parsing and building, in seconds.
     """
@@ -61,6 +62,7 @@ def engine_from_onnx(
     name: str = "",
     timing_cache: TimingCache | None = None,
     watch: BuildWatch | None = None,
+    machine: Machine | None = None,
 ) -> BuiltEngine:
     """Parse and build.
 
@@ -70,18 +72,20 @@ def engine_from_onnx(
         options: builder options.
         shapes: the shape of each input with dynamic dimensions; None stands for the batch.
         name: the network's name, stored in the engine.
-        timing_cache: kernel times of earlier builds, read before and updated after the build;
+        timing_cache: kernel timings of earlier builds, read before and updated after the build;
             TensorRT only.
         watch: receives progress and can cancel.
+        machine: driver and platform; None asks this machine.
 
     Raises:
-        UsageError: an option that this library does not have.
+        UsageError: the library does not have an option.
         MissingRequirement: the library, or the GPU that it needs, is missing.
         NoKernel: there is no kernel for some nodes; names them.
-        EngineRefused: the file does not parse or build for another reason; names the reason, and
-            the nodes to blame.
+        EngineRefused: the file does not parse or build for another reason; gives the reason and the
+            nodes.
     """
-    flavour.check_can_build(options, this_machine().driver)
+    driver = (machine or this_machine()).driver
+    flavour.check_can_build(options, driver)
     trt = flavour.load()
     watch = watch or BuildWatch()
     started = time.perf_counter()
@@ -94,18 +98,21 @@ def engine_from_onnx(
         config.progress_monitor = monitor_for(trt, watch)
         if timing_cache is not None:
             timing_cache.attach(trt, config)
-        # The library releases the GIL while it builds; signals are handled on the main thread only.
+        # The library releases the GIL during the build; only the main thread handles signals.
         plan = run_cancellable(lambda: builder.build_serialized_network(network, config), watch)
         if plan is None:
             reason = f"{flavour.title} {flavour.version} cannot build the engine: {log.reason()}"
             if nodes := _refused(trt, log, network):
                 raise NoKernel(reason, nodes)
-            raise EngineRefused(reason, ())
+            raise EngineRefused(reason)
         if timing_cache is not None:
-            timing_cache.keep(config)
+            timing_cache.write(config)
         data = bytes(plan)
         build_s = time.perf_counter() - started
-        layers, source = _layers(trt, flavour, options, data, logger, log)
+        loads_here = driver.problem is None and not options.strip_weights
+        layers, source = (
+            _inspected(trt, flavour, options, data, logger) if loads_here else None
+        ) or _logged(log)
     warnings = tuple(dict.fromkeys(short for line in log.warnings if (short := shorten(line))))
     return BuiltEngine(data, layers, source, warnings, build_s)
 
@@ -119,11 +126,11 @@ def _parse(trt: Any, network: Any, logger: Any, onnx_file: Path | bytes, log: Lo
     )
     if parsed and network.num_outputs == 0:  # plain text may parse as a model without a graph
         raise EngineRefused(
-            "the file holds no graph with outputs: this is not an ONNX file, or it is cut short", ()
+            "the file holds no graph with outputs: this is not an ONNX file, or it is cut short"
         )
     if parsed:
         return
-    errors = parser_findings(parser)
+    errors = parser_errors(parser)
     node, operator, reason = errors[0] if errors else ("", "", log.reason())
     place = f"node {node!r} ({operator}): " if node else ""
     raise EngineRefused(
@@ -132,8 +139,8 @@ def _parse(trt: Any, network: Any, logger: Any, onnx_file: Path | bytes, log: Lo
     )
 
 
-def parser_findings(parser: Any) -> tuple[tuple[str, str, str], ...]:
-    """(node, operator, reason) of each parser error; names are "" if it is about no one node."""
+def parser_errors(parser: Any) -> tuple[tuple[str, str, str], ...]:
+    """(node, operator, reason) of each parser error; names are "" if it concerns no single node."""
     errors = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
@@ -145,11 +152,11 @@ def parser_findings(parser: Any) -> tuple[tuple[str, str, str], ...]:
 
 
 def _parser_reason(text: str) -> str:
-    """The most informative line of a parser error: a message, or else the failed assertion."""
+    """The most informative line of a parser error: a message, or the failed assertion."""
     lines = [short for line in text.splitlines() if (short := shorten(line))]
     messages = [line for line in lines if not line.startswith(("Invalid Node", "Assertion failed"))]
     first = (messages or lines or ["no reason given"])[0]
-    if first == "false":  # the whole message for a known but unsupported operator
+    if first == "false":  # the complete message for a known but unsupported operator
         return "TensorRT does not support this operator"
     explanations = {
         "Plugin not found": (
@@ -200,10 +207,10 @@ def _configured(
                 reason = (
                     f"{flavour.title} takes no input {tensor!r} of shape {shape}: {first_line(exc)}"
                 )
-                raise EngineRefused(reason, ()) from exc
+                raise EngineRefused(reason) from exc
         if config.add_optimization_profile(profile) < 0:
             raise EngineRefused(
-                f"{flavour.title} refuses the optimization profile for batch {batch}", ()
+                f"{flavour.title} refuses the optimization profile for batch {batch}"
             )
     return config
 
@@ -211,9 +218,9 @@ def _configured(
 def _refused(trt: Any, log: Log, network: Any) -> tuple[str, ...]:
     """Names of the layers without a kernel, in the network's order, as far as the library says.
 
-    Of layers compiled together it names the first and the last; any grouped convolution between
-    them may be to blame. If an end is not a layer of the network (the library adds some), all
-    layers on that side count.
+    For layers that are compiled together, it names the first and the last, and any grouped
+    convolution between them may be the cause. If one of the two is not in the network (the library
+    adds layers), all layers on that side count.
     """
     texts = [_BEFORE_NAME.split(line)[-1] for line in log.errors if _NO_KERNEL.search(line)]
     if not texts:
@@ -230,7 +237,7 @@ def _refused(trt: Any, log: Log, network: Any) -> tuple[str, ...]:
 
 def _mentioned(names: list[str], text: str) -> tuple[int, ...]:
     """Indices of the names that ``text`` mentions, but not as part of a longer name."""
-    # A dot ends a sentence, and three dots separate two names; between letters it is part of one.
+    # A dot ends a sentence, and three dots separate two names; between letters it is in a name.
     return tuple(
         index
         for index, name in enumerate(names)
@@ -241,21 +248,23 @@ def _mentioned(names: list[str], text: str) -> tuple[int, ...]:
 def _grouped(trt: Any, layer: Any) -> bool:
     if layer.type != trt.LayerType.CONVOLUTION:
         return False
-    layer.__class__ = trt.IConvolutionLayer  # the network returns every layer as the base class
+    layer.__class__ = trt.IConvolutionLayer  # the network returns all layers as the base class
     return bool(layer.num_groups > 1)
 
 
-def _layers(
-    trt: Any, flavour: Flavour, options: EngineOptions, data: bytes, logger: Any, log: Log
-) -> tuple[tuple[EngineLayer, ...], LayersFrom]:
-    """Layers as the engine reports them if it can be loaded, else as the build log does."""
-    if this_machine().driver.problem is None and not options.strip_weights:
-        runtime = flavour.runtime(trt, logger, options)
-        engine = runtime.deserialize_cuda_engine(data)
-        if engine is not None:
-            inspector = engine.create_engine_inspector()
-            text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-            return layers_from_inspector(text), "inspector"
-    if not log.layers:
-        return (), "nothing"
-    return layers_from_log(log.layers), "build log"
+def _inspected(
+    trt: Any, flavour: Flavour, options: EngineOptions, data: bytes, logger: Any
+) -> tuple[tuple[EngineLayer, ...], LayersFrom] | None:
+    """Layers as the engine reports them; None if it cannot be loaded here."""
+    runtime = flavour.runtime(trt, logger, options)
+    engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        return None
+    inspector = engine.create_engine_inspector()
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    return layers_from_inspector(text), "inspector"
+
+
+def _logged(log: Log) -> tuple[tuple[EngineLayer, ...], LayersFrom]:
+    """Layers as the build log lists them."""
+    return (layers_from_log(log.layers), "build log") if log.layers else ((), "nothing")

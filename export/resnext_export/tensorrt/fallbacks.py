@@ -23,7 +23,7 @@ MERGED_WIDTH = 32
 
 @dataclass(frozen=True)
 class Tried:
-    """A successful build, and the fallbacks that it took.
+    """A successful build, and the fallbacks that it needed.
 
     Attributes:
         engine: the engine.
@@ -41,9 +41,9 @@ def build_with_fallbacks(
 ) -> Tried:
     """Build; if half-precision grouped convolutions are refused, change the graph and try again.
 
-    TensorRT 11 has no kernels for some of them in strongly typed networks (NVIDIA/TensorRT#4838).
-    Merging groups keeps precision and function; computing the refused convolutions in float32 keeps
-    the function.
+    TensorRT 11 lacks kernels for some of them in strongly typed networks (NVIDIA/TensorRT#4838).
+    Merging groups keeps the precision and the function; computing the refused convolutions in
+    float32 keeps the function.
 
     Args:
         path: the ONNX file.
@@ -51,8 +51,8 @@ def build_with_fallbacks(
         allowed: fallbacks, in the order to try them.
 
     Raises:
-        EngineRefused: refused for another reason, or still refused after the last fallback.
-        GateFailed: a changed graph is not what its pass promises.
+        EngineRefused: the reason is another one, or the last fallback did not help.
+        GateFailed: a changed graph does not have the properties that its pass promises.
     """
     try:
         return Tried(build(path))
@@ -85,13 +85,16 @@ def build_with_fallbacks(
         if blamed
         else ""
     )
-    tried_so_far = f"tried {'; '.join(done)}" if done else "no fallback was tried"
-    hint = (
-        "allow another one with `on_refusal`"
-        if len(allowed) < 2
-        else "use `precision` fp32 or TensorRT 10"
-    )
-    raise EngineRefused(f"{refused}; {missing}{tried_so_far}; {hint}", refused.nodes) from refused
+    fallbacks = f"tried {'; '.join(done)}" if done else "no fallback was tried"
+    raise EngineRefused(
+        f"{refused.message}; {missing}{fallbacks}",
+        refused.nodes,
+        hint=(
+            "allow another one with `fallbacks`"
+            if len(allowed) < 2
+            else "use `precision` fp32 or TensorRT 10"
+        ),
+    ) from refused
 
 
 def _build_with_more_islands(
@@ -101,14 +104,14 @@ def _build_with_more_islands(
     grouped: set[str],
     done: list[str],
 ) -> Tried | EngineRefused:
-    """Build ``proto``, and add islands until the library refuses no more layers: it names one at a
-    time.
+    """Build ``proto``, and add islands until the library refuses no more layers, since it names one
+    at a time.
     """
     for _ in range(len(grouped) + 1):
         try:
             return Tried(build(proto.SerializeToString()), tuple(done), proto)
         except EngineRefused as exc:
-            # Of the originally grouped convolutions: a merge may have left one group.
+            # Only originally grouped convolutions; a merge may have reduced them to one group.
             half = {node.name for node in _half_convolutions(proto)}
             more = tuple(
                 name for name in exc.nodes if name in grouped & half and isinstance(exc, NoKernel)

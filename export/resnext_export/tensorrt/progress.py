@@ -38,7 +38,7 @@ class _Phase:
 
 
 class BuildWatch:
-    """The progress of a build. Phases with one name may recur under other parents, with a bar each.
+    """The progress of a build. Phases with the same name may have several parents, with a bar each.
 
     Args:
         progress: draws the bars; None draws none.
@@ -66,7 +66,7 @@ class BuildWatch:
             self._tell(phase, parent, 0, steps)
 
     def step(self, phase: str, done: int) -> bool:
-        """A step of ``phase`` is complete; returns False if the build should stop."""
+        """A step of ``phase`` is complete. Returns False if the build should stop."""
         with self._lock:
             running = self._innermost(phase)
             if running is not None:
@@ -85,7 +85,7 @@ class BuildWatch:
                     self._progress.remove_task(running.bar)
 
     def _innermost(self, phase: str | None) -> _Phase | None:
-        """The running phase with this name. If there are several, it is one of this thread's."""
+        """The running phase with this name; this thread's, if there are several."""
         candidates = [entry for entry in reversed(self._open) if entry.name == phase]
         own = (entry for entry in candidates if entry.thread == threading.get_ident())
         return next(own, candidates[0] if candidates else None)
@@ -118,7 +118,7 @@ def monitor_for(trt: Any, watch: BuildWatch) -> Any:
 
 @contextmanager
 def build_bars(watch: Watch | None = None) -> Iterator[BuildWatch]:
-    """Bars on stderr, one per running phase, if it is a terminal; else nothing."""
+    """Bars on stderr, one per running phase, if it is a terminal."""
     if not sys.stderr.isatty():
         yield BuildWatch(None, watch)
         return
@@ -133,9 +133,9 @@ def build_bars(watch: Watch | None = None) -> Iterator[BuildWatch]:
 
 
 def run_cancellable(work: Callable[[], T], watch: BuildWatch) -> T:
-    """Run ``work`` on a separate thread, so that Ctrl-C reaches Python while the library builds.
+    """Run ``work`` on a separate thread, so that Ctrl-C reaches Python during a build.
 
-    An interruption cancels the build, waits for it to end, and is raised again.
+    An interruption cancels the build, waits for its end, and is raised again.
     """
     outcome: list[T] = []
     failure: list[BaseException] = []
@@ -163,8 +163,8 @@ def run_cancellable(work: Callable[[], T], watch: BuildWatch) -> T:
         begun = begin.is_set()
         begin.set()
         while begun and not finished.is_set():
-            # Do not exit on a second Ctrl-C either: the library, still building, would crash the
-            # process.
+            # A second Ctrl-C must not exit either, because the library, still building, would crash
+            # the process.
             with suppress(KeyboardInterrupt):
                 finished.wait(0.05)
         raise

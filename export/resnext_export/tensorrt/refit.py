@@ -1,4 +1,4 @@
-"""Refit: an engine built without weights gets those of an ONNX file of the same graph."""
+"""Refit: puts the weights of an ONNX file into an engine that was built without weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from resnext.errors import EngineRefused, SessionFailed
 from resnext.runtimes.trt.library import Flavour
 from resnext.runtimes.trt.log import captured
 
-from .engine_from_onnx import parser_findings
+from .engine_from_onnx import parser_errors
 
 
 def refitted_from_engine(
@@ -19,12 +19,12 @@ def refitted_from_engine(
 
     Args:
         data: the serialized engine, built with ``strip_weights``.
-        onnx_data: the model, of the same graph.
+        onnx_data: the model, with the same graph.
         flavour: the library that built the engine. Refitting needs a GPU.
         options: the options that the engine was built with.
 
     Returns:
-        The serialized engine, weights inside.
+        The serialized engine with weights.
 
     Raises:
         SessionFailed: the library cannot load the engine.
@@ -35,29 +35,27 @@ def refitted_from_engine(
         engine = flavour.runtime(trt, logger, options).deserialize_cuda_engine(data)
         if engine is None:
             raise SessionFailed(f"{flavour.title} cannot load the engine: {log.reason()}")
-        if not engine.refittable:  # a refitted engine, too: it keeps its weights
+        if not engine.refittable:  # including engines that are already refitted
             raise EngineRefused(
-                "the engine takes no weights; refit the one built without weights", ()
+                "the engine takes no weights", hint="refit the one built without weights"
             )
         refitter = trt.Refitter(engine, logger)
         parser_refitter = trt.OnnxParserRefitter(refitter, logger)
         if not parser_refitter.refit_from_bytes(onnx_data):
-            errors = parser_findings(parser_refitter)
+            errors = parser_errors(parser_refitter)
             node, _, reason = errors[0] if errors else ("", "", log.reason())
             place = f"node {node!r}: " if node else ""
             nodes = tuple(name for name, _, _ in errors if name)
             raise EngineRefused(f"{flavour.title} refuses the weights: {place}{reason}", nodes)
         if not refitter.refit_cuda_engine():
             raise EngineRefused(
-                f"{flavour.title} cannot refit: {_missing(refitter) or log.reason()}", ()
+                f"{flavour.title} cannot refit: {_missing(refitter) or log.reason()}"
             )
         config = engine.create_serialization_config()
         config.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)
         whole = engine.serialize_with_config(config)
         if whole is None:
-            raise EngineRefused(
-                f"{flavour.title} cannot write the refitted engine: {log.reason()}", ()
-            )
+            raise EngineRefused(f"{flavour.title} cannot write the refitted engine: {log.reason()}")
         return bytes(whole)
 
 

@@ -1,4 +1,4 @@
-"""TensorRT's kernel times, stored in a file between builds (TensorRT-RTX times no kernels)."""
+"""TensorRT's kernel timings, stored in a file between builds. TensorRT-RTX times no kernels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from resnext.storage import write_whole
 
 
 class TimingCache:
-    """A file that a build reads, extends and writes back atomically.
+    """A file that a build reads, extends and replaces atomically.
 
     Attributes:
         path: the file; it need not exist yet.
-        rejected: True if the library does not accept the file (another GPU, driver or version).
+        rejected: True if the library rejected the file (another GPU, driver or version).
     """
 
     def __init__(self, path: Path) -> None:
@@ -22,15 +22,15 @@ class TimingCache:
         self.rejected = False
 
     def attach(self, trt: Any, config: Any) -> None:  # noqa: ARG002  # like the builder's other steps
-        """Pass the stored times to the builder's ``config``, or an empty cache if none fit."""
+        """Pass the stored timings to the builder, or an empty cache if they do not fit."""
         stored = self.path.read_bytes() if self.path.is_file() else b""
-        times = config.create_timing_cache(stored)  # None if the bytes are not a timing cache
-        if times is None or not config.set_timing_cache(times, False):
+        timings = config.create_timing_cache(stored)  # None if the bytes are not a timing cache
+        if timings is None or not config.set_timing_cache(timings, False):
             self.rejected = bool(stored)
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
-    def keep(self, config: Any) -> None:
-        """Write the builder's times.
+    def write(self, config: Any) -> None:
+        """Write the builder's timings.
 
         Raises:
             MissingRequirement: the file cannot be written.

@@ -109,7 +109,7 @@ def _ort_runner(proto: onnx.ModelProto, feeds: _Feeds, threads: int | None) -> C
 def _openvino_runner(
     proto: onnx.ModelProto, feeds: _Feeds, threads: int | None
 ) -> Callable[[], object]:
-    from resnext.runtimes.openvino.session import hints, ov, properties, shared_core
+    from resnext.runtimes.openvino.library import hints, ov, properties, shared_core
 
     core = shared_core()
     model = core.read_model(proto.SerializeToString())

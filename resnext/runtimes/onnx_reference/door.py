@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from resnext.artifact.files import Artifact
 from resnext.findings import Finding
+from resnext.machine.machine import Machine
 from resnext.runtimes.registry import Device, SessionOptions
 
 from .session import ReferenceSession
@@ -18,7 +19,7 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Refer
     return ReferenceSession(subject, options, name)
 
 
-def available(name: str, device: Device, *, given: bool) -> Finding | None:
-    """Nothing: it runs wherever ONNX Runtime is installed."""
-    del name, device, given
+def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
+    """None: it runs wherever ONNX Runtime is installed."""
+    del name, device, machine, prebuilt
     return None

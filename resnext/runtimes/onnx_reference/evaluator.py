@@ -1,10 +1,9 @@
-"""An ONNX artifact computed as ONNX defines it, node by node: what its bytes mean, whatever a
-runtime makes of them.
+"""Evaluates an ONNX artifact node by node, as ONNX defines it.
 
-ONNX Runtime's CPU provider does the arithmetic, with every rewriting of the graph off: that is
-where runtimes differ, and where ONNX Runtime itself gives wrong logits for float8. It has no
-bfloat16 convolutions, so such a graph is computed in float32 and rounded to bfloat16 after each
-node, as hardware that accumulates in float32 does.
+ONNX Runtime's CPU provider does the arithmetic, with all graph optimizations off: these are where
+runtimes differ, and where ONNX Runtime itself computes wrong logits for float8. The provider has no
+bfloat16 convolutions, so bfloat16 graphs are computed in float32 and rounded to bfloat16 after each
+node, like on hardware that accumulates in float32.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ _ROWS = 8
 
 
 def emulated_logits(artifact: Artifact, inputs: NDArray[Any]) -> NDArray[np.float32]:
-    """The logits of ``inputs``.
+    """Logits of an ONNX artifact.
 
     Args:
         artifact: an ONNX artifact.
-        inputs: N x ..., of its input's shape: uint8 pixels, or float32 images, rounded to what the
-            input takes.
+        inputs: N x ..., in the input's shape: uint8 pixels, or float32 images, which are rounded
+            to the input's element type.
 
     Returns:
         N x classes.
 
     Raises:
-        UsageError: it is no ONNX artifact.
+        UsageError: it is not an ONNX artifact.
         BadArtifact: ONNX Runtime cannot read it.
     """
     import onnx
@@ -48,9 +47,9 @@ def emulated_logits(artifact: Artifact, inputs: NDArray[Any]) -> NDArray[np.floa
             f"only ONNX artifacts can be computed node by node; {artifact.path} is of kind"
             f" {manifest.kind}"
         )
-    (wanted,) = manifest.inputs
+    (spec,) = manifest.inputs
     return node_by_node(
-        onnx.load(artifact.path), inputs if wanted.dtype == "bfloat16" else wanted.cast(inputs)
+        onnx.load(artifact.path), inputs if spec.dtype == "bfloat16" else spec.cast(inputs)
     )
 
 
@@ -59,8 +58,8 @@ def node_by_node(proto: onnx.ModelProto, inputs: NDArray[Any]) -> NDArray[np.flo
     uint8.
 
     Args:
-        proto: the model; left as it is.
-        inputs: N x ..., of the input's type; float32 where that is bfloat16.
+        proto: the model, which is not changed.
+        inputs: N x ..., in the input's type, or float32 if that is bfloat16.
 
     Raises:
         BadArtifact: ONNX Runtime cannot read it.
@@ -69,11 +68,11 @@ def node_by_node(proto: onnx.ModelProto, inputs: NDArray[Any]) -> NDArray[np.flo
 
 
 class Evaluator:
-    """A model with one input, ready to be computed.
+    """A model with one input, ready to be evaluated.
 
     Args:
-        proto: the model; left as it is.
-        threads: inside one operator; None means one for each physical core.
+        proto: the model, which is not changed.
+        threads: threads inside one operator; None means one per physical core.
 
     Raises:
         BadArtifact: ONNX Runtime cannot read it.
@@ -85,7 +84,7 @@ class Evaluator:
         self._session = self.open(self.options())
 
     def options(self) -> ort.SessionOptions:
-        """ONNX Runtime's, with every rewriting of the graph off."""
+        """ONNX Runtime's options, with all graph optimizations off."""
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
@@ -100,24 +99,23 @@ class Evaluator:
             raise BadArtifact(f"ONNX Runtime cannot load the graph: {first_line(exc)}") from exc
 
     def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """The output, N x classes, of any number of inputs; a fixed batch is filled up and cut."""
-        (wanted,) = self._session.get_inputs()
-        fixed = wanted.shape[0] if isinstance(wanted.shape[0], int) else None
+        """The output, N x classes, for any number of inputs; a fixed batch is padded and cut."""
+        (spec,) = self._session.get_inputs()
+        fixed = spec.shape[0] if isinstance(spec.shape[0], int) else None
         parts = []
         for start in range(0, len(inputs), fixed or _ROWS):
             some = inputs[start : start + (fixed or _ROWS)]
             full = some if fixed is None else some[np.arange(fixed) % len(some)]
-            parts.append(self._session.run(None, {wanted.name: full})[0][: len(some)])
+            parts.append(self._session.run(None, {spec.name: full})[0][: len(some)])
         joined: NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
         return joined
 
 
 def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """``proto`` with float32 in place of bfloat16, and each result rounded to bfloat16: the same
-    values.
+    """``proto`` with float32 instead of bfloat16, and each result rounded to bfloat16.
 
     Args:
-        proto: a model whose graph notes the types of its tensors; left as it is.
+        proto: a model with the types of its tensors; it is not changed.
     """
     import onnx
     from onnx import TensorProto, numpy_helper
@@ -142,7 +140,7 @@ def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
             )
     nodes = []
     for value in graph.input:
-        if value.name in half:  # a caller's float32 may hold more than bfloat16 does
+        if value.name in half:  # a caller's float32 may be more precise than bfloat16
             nodes += _rounded(value.name, f"{value.name}/given")
             value.name = f"{value.name}/given"
     for node in graph.node:

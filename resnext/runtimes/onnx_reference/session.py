@@ -1,4 +1,4 @@
-"""The reference evaluator as a session: run, timed and inspected like every runtime."""
+"""The reference evaluator as a session, like every other runtime."""
 
 from __future__ import annotations
 
@@ -19,34 +19,37 @@ from .evaluator import Evaluator
 
 
 class ReferenceSession(Session):
-    """An ONNX artifact, node by node on the CPU.
+    """An ONNX artifact, evaluated node by node on the CPU.
 
     Args:
         artifact: the ONNX file.
         options: threads.
         backend: name of the runtime.
+
+    Raises:
+        BadArtifact: ONNX Runtime cannot read it, or it does not agree with its manifest.
     """
 
     def __init__(self, artifact: Artifact, options: SessionOptions, backend: str) -> None:
         super().__init__(backend)
         manifest = artifact.manifest
         proto = onnx.load(artifact.path)
-        notes = {entry.key: entry.value for entry in proto.metadata_props}
-        refuse_different(artifact, different_facts(manifest, notes.get))
+        metadata = {entry.key: entry.value for entry in proto.metadata_props}
+        refuse_different(artifact, different_facts(manifest, metadata.get))
         self.inputs = manifest.inputs
-        # What bfloat16 logits are rounded to is exact in float32.
+        # float32 represents bfloat16 logits exactly.
         self.outputs = tuple(_float32(spec) for spec in manifest.outputs)
         self._path = artifact.path
         self._evaluator = Evaluator(proto, options.threads)
         self._threads = options.threads
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Each node once, as ONNX defines it."""
+        """Evaluate all nodes once."""
         self.check_inputs(inputs)
         return {self.outputs[0].name: self.evaluate(inputs[self.inputs[0].name])}
 
     def evaluate(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Logits of checked images."""
+        """Logits of images that are already checked."""
         wide = images.astype(np.float32) if self.inputs[0].dtype == "bfloat16" else images
         return self._evaluator(wide)
 
@@ -54,8 +57,8 @@ class ReferenceSession(Session):
         return ReferenceBound(self, inputs[self.inputs[0].name].copy())
 
     def delivered(self) -> Delivered:
-        """Every node with the element type that it is computed in: float32 where the graph says
-        bfloat16, whose rounding is a node then.
+        """All nodes with the element type of their computation: float32 if the graph says bfloat16,
+        with separate nodes for rounding.
         """
         specs = tuple(_float32(spec) if spec.dtype == "bfloat16" else spec for spec in self.inputs)
         session, events = profiled_run(
@@ -73,11 +76,11 @@ class ReferenceSession(Session):
 
 
 class ReferenceBound(Bound):
-    """A kept input and its logits.
+    """An input and its logits.
 
     Args:
-        session: computes them.
-        images: that nobody writes to.
+        session: computes the logits.
+        images: the input; must not be changed.
     """
 
     def __init__(self, session: ReferenceSession, images: NDArray[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from resnext.artifact.files import Artifact
 from resnext.findings import Finding
+from resnext.machine.machine import Machine
 from resnext.runtimes.registry import Device, SessionOptions
 
 from .session import OpenvinoSession
@@ -20,7 +21,7 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Openv
     return OpenvinoSession(subject, options, name)
 
 
-def available(name: str, device: Device, *, given: bool) -> Finding | None:
-    """Nothing: OpenVINO runs on every processor that it can be installed on."""
-    del name, device, given
+def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
+    """None: OpenVINO runs on every processor that it can be installed on."""
+    del name, device, machine, prebuilt
     return None

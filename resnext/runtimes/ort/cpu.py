@@ -1,4 +1,4 @@
-"""ONNX Runtime's CPU provider: buffers on the host, and every run is finished when it returns."""
+"""ONNX Runtime's CPU provider: host buffers, and runs that have finished when they return."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class CpuProvider(Provider):
     device = "cpu"
 
     def open(self) -> Any:
-        """One session for host runs and bound runs alike."""
+        """One session for all runs."""
         return self._load(session_options(self.options))
 
     def bind(self, native: Any, inputs: Arrays, outputs: tuple[TensorSpec, ...]) -> HostBound:
-        """Copies on the host."""
+        """Host buffers."""
         bound = HostBound(self.backend, native, inputs, [spec.name for spec in outputs])
         bound.enqueue()
         return bound
 
     def delivered(self, inputs: tuple[TensorSpec, ...]) -> Delivered:
-        """From a profiled run of the same graph."""
+        """All nodes, from a profiled run of the same graph."""
         session, events = profiled_run(
             session_options(self.options), self._load, inputs, batch=1, backend=self.backend
         )
@@ -51,8 +51,8 @@ class HostBound(Bound):
     Args:
         backend: name of the session's runtime.
         native: an ``onnxruntime.InferenceSession``.
-        inputs: copied.
-        names: of the outputs.
+        inputs: host arrays, which are copied.
+        names: names of the outputs.
     """
 
     def __init__(self, backend: str, native: Any, inputs: Arrays, names: list[str]) -> None:

@@ -1,6 +1,4 @@
-"""ONNX Runtime's CUDA provider: device buffers, a CUDA graph, and no node left to the CPU in
-silence.
-"""
+"""ONNX Runtime's CUDA provider: device buffers, a CUDA graph, and no node on the CPU."""
 
 from __future__ import annotations
 
@@ -20,24 +18,23 @@ from .provider import Provider, load, session_options
 
 
 def provider_settings(precision: Precision) -> dict[str, str]:
-    """Options of the CUDA provider for a network of ``precision``, without those of one session
+    """Options of the CUDA provider for a network of ``precision``, except those of one session
     (graph, stream).
 
-    TF32 is on unless told otherwise, and is turned off for float32 alone: the provider then drops
-        every plan of cuDNN's
-    that uses tensor cores, without a look at the element type, which would cost float16 its fast
+    TF32 is on by default. It is turned off for float32 only: without it, the provider rejects all
+    of cuDNN's plans with tensor cores, whatever the element type, and float16 would lose its fast
     kernels.
 
-    The exhaustive search is the best that there is and has been none since ONNX Runtime 1.20:
-    convolutions went over to cuDNN's graph interface, where it means cuDNN's own guess in its
-    slower, better mode (microsoft/onnxruntime#22705).
+    ``EXHAUSTIVE`` is the best available setting, but no search since ONNX Runtime 1.20, which moved
+    convolutions to cuDNN's graph interface: it now selects the slower and better of cuDNN's two
+    heuristics (microsoft/onnxruntime#22705).
     """
     exact = {"use_tf32": "0"} if precision == "fp32" else {}
     return {"device_id": "0", "cudnn_conv_algo_search": "EXHAUSTIVE", **exact}
 
 
 class CudaProvider(Provider):
-    """The CUDA provider, in a CUDA graph if asked for: a graph has a session of its own."""
+    """The CUDA provider. A CUDA graph, if the options request one, has its own native session."""
 
     name = "CUDAExecutionProvider"
     device = "cuda"
@@ -55,7 +52,7 @@ class CudaProvider(Provider):
     def bind(
         self, native: Any, inputs: Arrays, outputs: tuple[TensorSpec, ...]
     ) -> device_bound.DeviceBound:
-        """Buffers on the device; the first runs capture the graph."""
+        """Device buffers; the first runs capture the graph."""
         graph = self.options.cuda_graph
         if graph:
             native = self._load(session_options(self.options), cuda_graph=True)
@@ -72,10 +69,10 @@ class CudaProvider(Provider):
         return bound
 
     def delivered(self, inputs: tuple[TensorSpec, ...]) -> Delivered:
-        """From a profiled run without a graph, which cannot be profiled.
+        """All nodes, from a profiled run without a graph, since graphs cannot be profiled.
 
-        The element type is that of a layer's storage: ONNX Runtime may still retry a convolution in
-        TF32 if cuDNN has no plan without it, and does not say so. Parity would show it.
+        Element types are those of a layer's storage: if cuDNN has no plan without TF32, ONNX
+        Runtime retries a convolution with it and does not report that. Parity would show it.
         """
         session, events = profiled_run(
             session_options(self.options), self._load, inputs, batch=1, backend=self.backend
@@ -89,8 +86,8 @@ class CudaProvider(Provider):
         return Delivered(self.device, layers_from_profile(events, self.artifact.path), notes)
 
     def _load(self, native: ort.SessionOptions, *, cuda_graph: bool = False) -> Any:
-        # A node on the CPU provider would be a silent fallback: have ONNX Runtime refuse the
-        # session instead.
+        # A node on the CPU provider would be a silent fallback, so make ONNX Runtime refuse the
+        # session.
         native.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         settings = provider_settings(self.artifact.manifest.precision)
         if cuda_graph:

@@ -10,20 +10,20 @@ import numpy as np
 import onnxruntime as ort
 
 from resnext.findings import Finding
-from resnext.machine.machine import this_machine
+from resnext.machine.cuda_driver import Driver
 
 _PROVIDER = "CUDAExecutionProvider"
 
 
-def cuda_obstacle() -> Finding | None:
-    """Why this ONNX Runtime cannot use the machine's CUDA device; None if it can."""
+def cuda_obstacle(driver: Driver) -> Finding | None:
+    """Why this ONNX Runtime cannot use the CUDA device of ``driver``; None if it can."""
     if _PROVIDER not in ort.get_available_providers():
         return Finding(
             "no-ort-cuda",
             f"this onnxruntime ({ort.__version__}) has no CUDA provider",
             "pip uninstall onnxruntime, pip install onnxruntime-gpu",
         )
-    if not cuda_works():
+    if not cuda_works(driver):
         return Finding(
             "no-ort-cuda",
             f"onnxruntime {ort.__version__} cannot use CUDA here: it needs cuBLAS and cuDNN of the"
@@ -34,14 +34,13 @@ def cuda_obstacle() -> Finding | None:
 
 
 @functools.lru_cache(maxsize=1)
-def cuda_works() -> bool:
-    """Whether ONNX Runtime can use CUDA here, asked of ONNX Runtime itself: one small convolution
-    on the device.
+def cuda_works(driver: Driver) -> bool:
+    """Whether ONNX Runtime can use CUDA here: it runs one small convolution on the device.
 
-    That needs this build, the driver, and cuBLAS and cuDNN of the right versions, which PyTorch's
-    CUDA wheels bring.
+    That needs a build with CUDA, the driver, and cuBLAS and cuDNN of the right versions, which
+    PyTorch's CUDA wheels bring.
     """
-    if _PROVIDER not in ort.get_available_providers() or this_machine().driver.problem is not None:
+    if _PROVIDER not in ort.get_available_providers() or driver.problem is not None:
         return False
     preload_libraries()
     quiet = ort.SessionOptions()
@@ -59,9 +58,7 @@ def cuda_works() -> bool:
 
 
 def preload_libraries() -> None:
-    """Load the CUDA libraries that PyTorch's wheels bring; what onnxruntime prints of it goes to
-    stderr.
-    """
+    """Load the CUDA libraries that PyTorch's wheels bring; onnxruntime's prints go to stderr."""
     with contextlib.redirect_stdout(sys.stderr):
         ort.preload_dlls()
 

@@ -1,4 +1,4 @@
-"""Inputs and outputs on a CUDA device, for the providers that run there."""
+"""Inputs and outputs on a CUDA device, for the CUDA and TensorRT providers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WARM_RUNS = 3
 
 
 def torch_stream() -> Any:
-    """A stream that the harness can record events on; None if PyTorch has no CUDA."""
+    """A stream on which the harness can record events; None if PyTorch has no CUDA."""
     import torch
 
     if not torch.cuda.is_available():
@@ -30,13 +30,13 @@ class DeviceBound(Bound):
 
     Args:
         backend: name of the session's runtime.
-        native: an ``onnxruntime.InferenceSession``; one that captures a graph is used by nobody
-            else.
-        inputs: copied to the device.
-        outputs: of the network.
-        boundary: what a time around `enqueue` encloses.
-        stream: PyTorch's, that the provider was given; None if it has its own.
-        checked: applied to the outputs before a caller sees them.
+        native: an ``onnxruntime.InferenceSession``; if it captures a graph, nothing else may use
+            it.
+        inputs: host arrays, which are copied to the device.
+        outputs: specs of the network's outputs.
+        boundary: what a time around `enqueue` includes.
+        stream: PyTorch's stream that the provider uses; None if the provider has its own.
+        checked: checks the outputs before a caller sees them.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class DeviceBound(Bound):
         super().__init__(backend, boundary, None if stream is None else int(stream.cuda_stream))
         self._native, self._stream, self._checked = native, stream, checked
         self._asynchronous = ort.RunOptions()
-        # Without this ONNX Runtime waits for the device inside run, and a launch could not be told
-        # from a run.
+        # Without this, ONNX Runtime waits for the device inside run, and a launch would look like a
+        # finished run.
         self._asynchronous.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._binding: Any = native.io_binding()
         self._inputs: list[Any] = []
@@ -63,7 +63,7 @@ class DeviceBound(Bound):
         for name, array in inputs.items():
             value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
             self._binding.bind_ortvalue_input(name, value)
-            self._inputs.append(value)  # it must live as long as the binding
+            self._inputs.append(value)  # must live as long as the binding
         for spec in outputs:
             shape = [batch if size is None else size for size in spec.shape]
             value = ort.OrtValue.ortvalue_from_shape_and_type(

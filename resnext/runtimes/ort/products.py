@@ -1,4 +1,4 @@
-"""What TensorRT's own provider and NVIDIA's plugin for TensorRT-RTX do differently."""
+"""Differences between ONNX Runtime's TensorRT provider and NVIDIA's plugin for TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from resnext.precision import Precision
 
 from .libraries import TENSORRT_PROVIDER, tf32_is_off
 
-#: What TensorRT's builder, weakly typed in this provider, must be allowed beyond float32;
-#: TensorRT-RTX reads the graph.
+#: Element types beyond float32 that TensorRT's builder may use: its provider is weakly typed, while
+#: TensorRT-RTX follows the graph.
 PRECISION_OPTIONS: Mapping[Precision, Mapping[str, str]] = MappingProxyType(
     {
         "fp32": {},
@@ -33,14 +33,14 @@ Settings = Callable[[Manifest, Path, "BatchRange | None", bool], "dict[str, str]
 
 @dataclass(frozen=True)
 class Product:
-    """One way to TensorRT.
+    """One of the two providers.
 
     Attributes:
         provider: ONNX Runtime's name.
-        library: version of the library behind it.
+        library: version of the underlying library.
         settings: provider options of one session.
-        create: makes a session of native options, model file and provider options.
-        precision_note: what is known of the precision that layers compute in.
+        create: makes a session from native options, model file and provider options.
+        precision_note: the known facts about the layers' precision.
     """
 
     provider: str
@@ -65,7 +65,7 @@ def tensorrt_rtx(library: str, listed: Any) -> Product:
 
     Args:
         library: the plugin's version.
-        listed: the GPU, as the plugin lists it.
+        listed: ONNX Runtime's entry for the GPU.
     """
 
     def create(native: ort.SessionOptions, path: Path, settings: dict[str, str]) -> Any:
@@ -78,8 +78,8 @@ def tensorrt_rtx(library: str, listed: Any) -> Product:
 
 
 def profile_options(manifest: Manifest, batches: BatchRange | None, prefix: str) -> dict[str, str]:
-    """The optimization profile, as ``trt_profile_min_shapes`` and so on; nothing if every
-    dimension is fixed.
+    """The optimization profile as ``trt_profile_min_shapes`` and so on; empty if all dimensions are
+    fixed.
     """
     dynamic = [spec for spec in manifest.inputs if None in spec.shape]
     if batches is None or not dynamic:

@@ -1,4 +1,4 @@
-"""One profiled run of ONNX Runtime: which node ran where, in which element type."""
+"""A profiled run of ONNX Runtime: provider and element type of each node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnext.runtimes.session import DeliveredLayer
 
 from .provider import Open
 
-#: Fused and quantized operators that ONNX Runtime makes of a convolution or a matrix product.
+#: Convolutions and matrix products, and the operators into which ONNX Runtime fuses them.
 HEAVY = {
     "Conv": "Conv",
     "FusedConv": "Conv",
@@ -28,8 +28,8 @@ HEAVY = {
     "FusedGemm": "Gemm",
     "QGemm": "Gemm",
 }
-#: What ONNX Runtime adds to names: the blocked layout of its CPU kernels, casts of fp16, a number
-#: to keep names apart.
+#: ONNX Runtime's additions to node names: the blocked layout of its CPU kernels, casts of fp16, and
+#: numbers that make names unique.
 _ADDED = re.compile(r"^InsertedPrecisionFreeCast_|(?:_nchwc)?(?:_token_\d+)?$")
 _DTYPES = {"float": "float32", "double": "float64"}
 
@@ -44,14 +44,17 @@ def profiled_run(
     batch: int,
     backend: str,
 ) -> tuple[Any, list[Event]]:
-    """Run zeros once in a new session; returns it and one event for each kernel that ran.
+    """Run zeros once in a new session.
 
     Args:
-        native: options of the session, which this adds profiling to.
-        open_: opens it.
-        inputs: of the network.
-        batch: images in the run.
+        native: options of the session; profiling is switched on in them.
+        open_: opens the session.
+        inputs: specs of the network's inputs.
+        batch: batch size.
         backend: name of the runtime, for messages.
+
+    Returns:
+        The session, and one event for each kernel that ran.
 
     Raises:
         SessionFailed: the run failed.
@@ -77,13 +80,13 @@ def profiled_run(
 
 
 def layers_from_profile(events: list[Event], model: Path) -> tuple[DeliveredLayer, ...]:
-    """Each node of the optimised graph that ran.
+    """The nodes of the optimized graph that ran.
 
     Args:
-        events: of `profiled_run`.
-        model: the ONNX file, whose names tell which module a kernel computes.
+        events: from `profiled_run`.
+        model: the ONNX file; its names tell the module of each kernel.
     """
-    layers, makers = [], _modules_by_output(model)
+    layers, modules = [], _modules_by_output(model)
     for event in events:
         details = event.get("args", {})
         op = str(details.get("op_name"))
@@ -92,7 +95,7 @@ def layers_from_profile(events: list[Event], model: Path) -> tuple[DeliveredLaye
         provider = str(details.get("provider", "unknown")).removesuffix("ExecutionProvider")
         name = str(event["name"]).removesuffix("_kernel_time")
         bare = _ADDED.sub("", name)
-        module = (module_of(bare) or makers.get(bare)) if op in HEAVY else None
+        module = (module_of(bare) or modules.get(bare)) if op in HEAVY else None
         layers.append(
             DeliveredLayer(
                 name,
@@ -106,8 +109,8 @@ def layers_from_profile(events: list[Event], model: Path) -> tuple[DeliveredLaye
 
 
 def _modules_by_output(model: Path) -> dict[str, str]:
-    """The module of each tensor that a convolution gives, also after its ReLU: some kernels are
-    named after it.
+    """The module of each convolution's output, and of the ReLU's after it: some kernels are named
+    after these tensors.
     """
     import onnx
 

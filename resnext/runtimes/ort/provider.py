@@ -1,7 +1,7 @@
-"""What an ONNX Runtime session is made of: a provider, chosen once, that opens, binds and accounts.
+"""The part of an ONNX Runtime session that depends on the execution provider.
 
-`OrtSession` is the same for all of them; a provider is a value in it, and never a base class of
-another one.
+`OrtSession` is the same for all providers and contains one of them. Concrete providers do not
+inherit from each other.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Provider(ABC):
 
     Args:
         artifact: the ONNX file.
-        options: threads, CUDA graphs or not.
+        options: threads, and whether to use CUDA graphs.
         backend: name of the runtime, for messages.
 
     Attributes:
         name: ONNX Runtime's name of the provider.
-        device: where it runs.
+        device: device of the provider.
     """
 
     name: str
@@ -46,41 +46,41 @@ class Provider(ABC):
 
         Raises:
             BadArtifact: ONNX Runtime cannot read the file.
-            SilentFallback: it did not use the provider, or not for every node.
+            SilentFallback: it did not use the provider for every node.
         """
 
     @abstractmethod
     def bind(self, native: Any, inputs: Arrays, outputs: tuple[TensorSpec, ...]) -> Bound:
-        """Copies of ``inputs`` in buffers of their own, after a first run.
+        """Copy ``inputs`` into dedicated buffers, and run once.
 
         Args:
-            native: what `open` gave, for a provider that needs no separate session here.
+            native: the session from `open`, for providers that need no separate session here.
             inputs: checked host arrays.
-            outputs: of the network.
+            outputs: specs of the network's outputs.
         """
 
     @abstractmethod
     def delivered(self, inputs: tuple[TensorSpec, ...]) -> Delivered:
-        """Every node with its provider and element type, from a profiled run of a new session."""
+        """All nodes with provider and element type, from a profiled run of a new session."""
 
     def check_inputs(self, inputs: Arrays) -> None:  # noqa: B027  # not abstract: most take any batch
-        """Check what only this provider limits.
+        """Check the limits of this provider.
 
         Raises:
-            BadInput: with what was got and what is allowed.
+            BadInput: says the actual and the allowed value.
         """
 
     def checked(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """``outputs``, as a caller may see them.
+        """``outputs``, after a check that this provider needs.
 
         Raises:
-            SessionFailed: they are not numbers, and this provider is known for that.
+            SessionFailed: they contain NaN or infinity.
         """
         return outputs
 
 
 def session_options(options: SessionOptions) -> ort.SessionOptions:
-    """ONNX Runtime's options for ``options``: all graph optimisations, warnings off, errors on."""
+    """ONNX Runtime's options: ``options``, all graph optimizations, and errors as the only log."""
     native = ort.SessionOptions()
     native.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     native.log_severity_level = 3
@@ -100,7 +100,7 @@ def load(
 
     Raises:
         BadArtifact: ONNX Runtime cannot read the file.
-        SilentFallback: it did not use the provider, or not for every node.
+        SilentFallback: it did not use the provider for every node.
     """
     provider = name if settings is None else (name, settings)
     try:
@@ -122,5 +122,5 @@ def load(
     return session
 
 
-#: What turns an ``onnxruntime.SessionOptions`` into a session.
+#: Makes a session from an ``onnxruntime.SessionOptions``.
 Open = Callable[[ort.SessionOptions], Any]

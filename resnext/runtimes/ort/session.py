@@ -1,6 +1,4 @@
-"""An ONNX file on ONNX Runtime, on whichever provider. What the runtime did not really use is an
-error, not a note.
-"""
+"""An ONNX file on ONNX Runtime, with any provider."""
 
 from __future__ import annotations
 
@@ -31,12 +29,12 @@ _DTYPES = {
 class OrtSession(Session):
     """An ONNX file on one provider.
 
-    A captured CUDA graph has fixed addresses and one shape, so what is bound may have a session of
-    its own: `run` always goes through a plain one, copies in and out, and leaves what is bound
-    alone.
+    A captured CUDA graph has fixed addresses and one shape, so a bound input may have its own
+    native session. `run` always uses the plain one, with copies in and out, and does not affect
+    bound inputs.
 
     Args:
-        provider: what opens the file, and what it is held to.
+        provider: opens the file.
     """
 
     def __init__(self, provider: Provider) -> None:
@@ -49,11 +47,11 @@ class OrtSession(Session):
         self._check_manifest()
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """One call of ONNX Runtime's own run."""
+        """One call of ONNX Runtime's run."""
         try:
             results = self._native.run(self._names, inputs)
         except Exception as exc:
-            self.check_inputs(inputs)  # the clearer message, if the input is at fault
+            self.check_inputs(inputs)  # has the clearer message if the input is wrong
             raise SessionFailed(f"{self.backend} failed: {first_line(exc)}") from exc
         return self._provider.checked(dict(zip(self._names, results, strict=True)))
 
@@ -66,41 +64,37 @@ class OrtSession(Session):
             raise SessionFailed(f"{self.backend} failed: {first_line(exc)}") from exc
 
     def check_inputs(self, inputs: Arrays) -> None:
-        """As of any session, and what the provider limits."""
+        """As in every session, and the provider's limits."""
         super().check_inputs(inputs)
         self._provider.check_inputs(inputs)
 
     def delivered(self) -> Delivered:
-        """Every node of the optimised graph with its provider and element type, from one profiled
-        run.
-        """
+        """All nodes of the optimized graph with provider and element type, from a profiled run."""
         return self._provider.delivered(self.inputs)
 
     def close(self) -> None:
-        """Drop the session and what it bound."""
+        """Release the session and all bound inputs."""
         super().close()
         self._native = None
 
     def _check_manifest(self) -> None:
-        """The manifest must say what the file says; only the file's bytes are under a digest.
+        """Compare the manifest with the file; only the file's bytes are under a digest.
 
         Raises:
-            BadArtifact: names what differs.
+            BadArtifact: they differ; names the fields.
         """
         manifest = self._artifact.manifest
-        noted = self._native.get_modelmeta().custom_metadata_map
-        different = different_facts(manifest, noted.get)
+        metadata = self._native.get_modelmeta().custom_metadata_map
+        different = different_facts(manifest, metadata.get)
         different += different_tensors(manifest, self.inputs, self.outputs)
         refuse_different(self._artifact, different)
 
 
 def _spec(value: Any) -> TensorSpec:
-    if (
-        value.type not in _DTYPES
-    ):  # bfloat16, for one: an OrtValue of it cannot be made of an array, nor shown as one
+    if value.type not in _DTYPES:  # for example bfloat16
         raise UsageError(
-            f"{value.name!r} is a {value.type}, which ONNX Runtime neither takes as an array nor"
-            " gives as one",
+            f"{value.name!r} is a {value.type}, which ONNX Runtime cannot convert from or to an"
+            " array",
             hint="export the artifact without `io` native",
         )
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)

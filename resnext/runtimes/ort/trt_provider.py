@@ -1,9 +1,9 @@
-"""ONNX Runtime over TensorRT: its own provider, and NVIDIA's plugin for TensorRT-RTX. Every node
-runs there, or none.
+"""ONNX Runtime with TensorRT: its built-in provider, and NVIDIA's plugin for TensorRT-RTX. Either
+all nodes run there, or opening fails.
 
-An engine belongs to a range of batch sizes. Where the artifact has an upper limit, one engine
-serves its whole range. Where it has none, `bind` builds one for the bound batch alone, and `run`
-leaves the range to the provider, which builds anew for a batch outside of what it has seen.
+An engine supports a range of batch sizes. If the artifact has an upper limit, one engine supports
+its whole range. If not, `bind` builds one for the bound batch size only, and `run` leaves the range
+to the provider, which builds again for a batch size outside the range so far.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ from .provider import Provider, session_options
 
 
 def engine_batches(batch: BatchRange, bound: int | None) -> BatchRange | None:
-    """The batch sizes to build an engine for, or None if the provider is left to find out from
-    what it is given.
+    """The batch sizes to build an engine for, or None to leave them to the provider.
 
     Args:
-        batch: what the artifact takes.
-        bound: the batch size that is bound, or None in a session for `run`.
+        batch: batch sizes of the artifact.
+        bound: the bound batch size, or None in a session for `run`.
     """
     if batch.max is not None:
         return batch
@@ -44,8 +43,8 @@ def engine_batches(batch: BatchRange, bound: int | None) -> BatchRange | None:
 
 
 def assigned_nodes(session: Any) -> list[tuple[str, str, str]]:
-    """Provider, operator and name of each node, as ONNX Runtime shared them out; empty before its
-    release 1.24.
+    """Provider, operator and name of each node, as ONNX Runtime assigned them; empty before release
+    1.24.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return []
@@ -54,9 +53,12 @@ def assigned_nodes(session: Any) -> list[tuple[str, str, str]]:
 
 
 class TensorrtProvider(Provider):
-    """TensorRT, with no other provider behind it.
+    """TensorRT, with no other provider to fall back to.
 
     Args:
+        artifact: the ONNX file.
+        options: whether to use CUDA graphs.
+        backend: name of the runtime, for messages.
         product: TensorRT 10 or the plugin for TensorRT-RTX.
     """
 
@@ -72,15 +74,15 @@ class TensorrtProvider(Provider):
         self._boundary: Boundary = "device"
 
     def open(self) -> Any:
-        """A session without a graph; its engine serves the artifact's whole range if that has an
-        upper limit.
+        """A session without a graph; its engine supports the artifact's whole batch range if that
+        has an upper limit.
         """
         return self._load(session_options(self.options))
 
     def bind(
         self, native: Any, inputs: Arrays, outputs: tuple[TensorSpec, ...]
     ) -> device_bound.DeviceBound:
-        """Buffers on the device, and an engine for the batch unless that of ``native`` covers it.
+        """Device buffers, and an engine for the batch unless ``native`` supports it.
 
         The first runs capture the graph.
         """
@@ -100,7 +102,7 @@ class TensorrtProvider(Provider):
         )
 
     def check_inputs(self, inputs: Arrays) -> None:
-        """The batch must be one that the artifact takes."""
+        """Check that the artifact supports the batch."""
         allowed, batch = self.artifact.manifest.batch, next(iter(inputs.values())).shape[0]
         if batch not in allowed:
             raise BadInput(
@@ -109,7 +111,7 @@ class TensorrtProvider(Provider):
             )
 
     def checked(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """``outputs``, all finite."""
+        """``outputs``, after a check that they are finite."""
         for name, array in outputs.items():
             if not np.isfinite(array).all():
                 raise SessionFailed(
@@ -120,14 +122,13 @@ class TensorrtProvider(Provider):
         return outputs
 
     def delivered(self, inputs: tuple[TensorSpec, ...]) -> Delivered:
-        """Every node that ONNX Runtime gave to TensorRT, checked by a profiled run in which nothing
-        else ran.
+        """All nodes, after a check with a profiled run that nothing ran outside TensorRT.
 
         Their element type is ``unknown``: TensorRT fuses them into kernels that ONNX Runtime does
         not see.
 
         Raises:
-            SilentFallback: something ran outside TensorRT, or nothing is known to have run.
+            SilentFallback: a node ran outside TensorRT, or the profile is empty.
         """
         manifest = self.artifact.manifest
         batch = self._batch or manifest.batch.min
@@ -145,7 +146,7 @@ class TensorrtProvider(Provider):
             raise SilentFallback(
                 f"{self.backend}: {elsewhere[0] if elsewhere else 'no node at all'} ran outside"
                 f" {self.name} ({len(elsewhere)} of {len(events)} nodes did)",
-                hint="use the backend ort-cuda",
+                hint="use `backend` ort-cuda",
             )
         short = self.name.removesuffix("ExecutionProvider")
         nodes = assigned_nodes(session) or [
@@ -162,7 +163,7 @@ class TensorrtProvider(Provider):
             "TensorRT": self._product.library,
             "precision": self._product.precision_note(manifest.precision),
             "cuda graph": (
-                "asked for; the provider does not say whether it captured one"
+                "requested; the provider does not say whether it captured one"
                 if self._boundary == "graph"
                 else "off"
             ),
@@ -190,7 +191,7 @@ class TensorrtProvider(Provider):
                 raise SilentFallback(
                     f"{self.backend}: {self.name} does not take every node of"
                     f" {self.artifact.path.name} ({text})",
-                    hint="use the backend ort-cuda",
+                    hint="use `backend` ort-cuda",
                 ) from exc
             if "install TensorRT" in text:
                 raise MissingRequirement(
@@ -198,7 +199,7 @@ class TensorrtProvider(Provider):
                 ) from exc
             raise SessionFailed(
                 f"{self.backend}: no engine of {self.artifact.path}: {text}",
-                hint=f"if an earlier run was cut off, empty {cache_folder() / self.backend}",
+                hint=f"if an earlier run was interrupted, empty {cache_folder() / self.backend}",
             ) from exc
         first = session.get_providers()[0]
         elsewhere = [
@@ -208,15 +209,15 @@ class TensorrtProvider(Provider):
             raise SilentFallback(
                 f"{self.backend}: ONNX Runtime gave {elsewhere[0] if elsewhere else 'everything'}"
                 f" to another provider than {self.name} (first is {first})",
-                hint="use the backend ort-cuda",
+                hint="use `backend` ort-cuda",
             )
         return session
 
     def _folder(self, batches: BatchRange | None) -> Path:
-        """A cache folder for this engine alone.
+        """A cache folder for this engine only.
 
-        The providers name an engine by its graph: other weights, another range or no TF32 would get
-        the wrong one (onnxruntime#6455, #32254, #26029).
+        The providers name engines by graph, so another engine's file would be used for other
+        weights, another batch range or without TF32 (onnxruntime#6455, #32254, #26029).
         """
         exact = "-no-tf32" if tf32_is_off() else ""
         name = f"{self._product.library}-ort{ort.__version__}-batch-{batches or 'any'}{exact}"
@@ -226,6 +227,6 @@ class TensorrtProvider(Provider):
         except OSError as exc:
             raise MissingRequirement(
                 f"cannot use the cache folder {folder}: {exc.strerror or exc}",
-                hint="set RESNEXT_CACHE_DIR to one that can be",
+                hint="set RESNEXT_CACHE_DIR to a usable folder",
             ) from exc
         return folder

@@ -1,10 +1,11 @@
-"""Opens a .pt2 package, and says what keeps this machine from compiling or running one."""
+"""Opens a .pt2 package, or says why this machine cannot compile or run one."""
 
 from __future__ import annotations
 
 from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.findings import Finding
+from resnext.machine.machine import Machine
 from resnext.runtimes.buffers import CudaMemory, HostMemory
 from resnext.runtimes.loading import refuse
 from resnext.runtimes.registry import Device, SessionOptions
@@ -19,8 +20,8 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Se
     """Open a package.
 
     Raises:
-        UsageError: it runs on another device than was asked for.
-        BadArtifact: it is damaged, or it and its manifest do not agree.
+        UsageError: it runs on another device than the requested one.
+        BadArtifact: it is damaged, or does not agree with its manifest.
         MissingRequirement: it was compiled for another machine or PyTorch; says for which.
     """
     package = read_package(subject.path)
@@ -37,13 +38,10 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Se
     )
 
 
-def available(name: str, device: Device, *, given: bool) -> Finding | None:
-    """What PyTorch lacks here; unless a package is given, what its compilers lack, too."""
-    # A package opens without the model's source, which PyTorch's own door builds.
+def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
+    """What PyTorch lacks here; unless ``prebuilt``, also what its compilers lack."""
+    # Imported here because a package opens without the model's source, which this builds.
     from resnext.runtimes.pytorch import door as pytorch
 
-    found = pytorch.available(name, device, given=given)
-    if found or given:
-        return found
-    reason = toolchain.obstacle(device)
-    return Finding("no-toolchain", reason) if reason else None
+    problem = pytorch.available(name, device, machine, prebuilt=prebuilt)
+    return problem if problem or prebuilt else toolchain.obstacle(device)

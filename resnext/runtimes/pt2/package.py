@@ -1,6 +1,4 @@
-"""The file of an AOTInductor package (.pt2), read as the archive that it is: none of its code is
-loaded or run.
-"""
+"""Reads an AOTInductor package (.pt2) as an archive, without loading or running its code."""
 
 from __future__ import annotations
 
@@ -23,11 +21,11 @@ _EXTRA, _CODE = "extra/", "data/aotinductor/model/"
 
 @dataclass(frozen=True)
 class Package:
-    """What can be read of a package without loading its code.
+    """The readable part of a package.
 
     Attributes:
-        record: the package's own.
-        metadata: AOTInductor's, with what the exporter added.
+        record: the package's record.
+        metadata: AOTInductor's metadata, with the exporter's additions.
     """
 
     record: PackageRecord
@@ -35,50 +33,51 @@ class Package:
 
 
 def read_package(path: Path) -> Package:
-    """Read record and metadata of the package at ``path``; none of its code is loaded or run.
+    """Read record and metadata of the package at ``path``.
 
     Raises:
-        BadArtifact: it is no package of this toolkit, or damaged.
+        BadArtifact: it is not a package of this toolkit, or damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            # Every name lies under one folder, called after the file that was first written.
+            # All entries are in one folder, named after the file that was first written.
             names = {name.partition("/")[2]: name for name in archive.namelist()}
             record = PackageRecord.model_validate_json(archive.read(names[_EXTRA + RECORD_NAME]))
-            noted = next(
+            entry = next(
                 name for name in names if name.startswith(_CODE) and name.endswith("_metadata.json")
             )
             metadata = {
                 str(key): str(value)
-                for key, value in json.loads(archive.read(names[noted])).items()
+                for key, value in json.loads(archive.read(names[entry])).items()
             }
     except (OSError, zipfile.BadZipFile) as exc:
-        raise BadArtifact(f"{path} is no readable .pt2 package: {exc}; export it again") from exc
+        raise BadArtifact(
+            f"{path} is no readable .pt2 package: {exc}", hint="export it again"
+        ) from exc
     except (KeyError, StopIteration) as exc:
         raise BadArtifact(f"{path} is no package of this toolkit: it has no record") from exc
     except (ValidationError, ValueError, AttributeError) as exc:
         raise BadArtifact(
-            f"{path} has a record that this version cannot read; export it again"
+            f"{path} has a record that this version cannot read", hint="export it again"
         ) from exc
     return Package(record, metadata)
 
 
 def check_package_bytes(artifact: Artifact) -> None:
-    """Check, without loading its code, that a package is the one that its manifest tells of; others
-    pass.
+    """Check, without loading its code, that a package fits its manifest; skip other artifacts.
 
     Raises:
-        BadArtifact: it is not, or it is no package at all.
+        BadArtifact: it is another package, or no package at all.
     """
     if artifact.manifest.package is not None:
         check_manifest(artifact, read_package(artifact.path))
 
 
 def check_manifest(artifact: Artifact, package: Package) -> None:
-    """The manifest must say what the file says; only the file's bytes are under a digest.
+    """Compare the manifest with the file; only the file's bytes are under a digest.
 
     Raises:
-        BadArtifact: names what differs.
+        BadArtifact: they differ; names the fields.
     """
     manifest, record = artifact.manifest, package.record
     different = different_facts(manifest, package.metadata.get, config=True)

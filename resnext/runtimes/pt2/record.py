@@ -1,8 +1,8 @@
-"""Which machines can load an AOTInductor package (.pt2). Asking does not need PyTorch itself.
+"""Which machines can load an AOTInductor package (.pt2), decided without importing PyTorch.
 
-A package is code for one kind of machine. Nothing in PyTorch refuses it on another: if a processor
-lacks the instructions that it was compiled for, PyTorch warns at most, and the process dies of
-SIGILL. So a package records what it depends on, and that is checked before it is loaded.
+A package is code for one kind of machine, but PyTorch does not refuse it on another: if a processor
+lacks its instructions, PyTorch warns at most, and the process dies of SIGILL. So a package records
+its requirements, and they are checked before it is loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from resnext.runtimes.loading import again
 
 
 def this_host() -> Host:
-    """What a package meets here; imports PyTorch."""
+    """The facts about this machine that packages depend on; imports PyTorch."""
     import torch
 
     capability = None
@@ -36,19 +36,19 @@ def this_host() -> Host:
 
 @lru_cache(maxsize=1)
 def cpu_flags() -> frozenset[str]:
-    """Features of this machine's processor, by the Linux kernel's names; empty on other systems."""
+    """Features of this machine's processor, in the Linux kernel's names; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset()
-    found = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return frozenset(found.partition(":")[2].split())
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(flags.partition(":")[2].split())
 
 
 def loadable(manifest: Manifest, host: Host) -> tuple[Finding, ...]:
     """Why ``host`` cannot run the package of ``manifest``; empty if nothing is known against it.
 
-    PyTorch promises no more than that a package runs on the version that compiled it.
+    PyTorch only promises that a package runs on the version that compiled it.
     """
     record = manifest.package
     assert record is not None
@@ -70,43 +70,41 @@ def loadable(manifest: Manifest, host: Host) -> tuple[Finding, ...]:
 
 
 def _reasons(record: PackageRecord, host: Host) -> list[tuple[str, str]]:
-    """Codes and messages on PyTorch and the processor."""
-    found = []
+    """Codes and messages about PyTorch and the processor."""
+    reasons = []
     if _public(record.torch) != _public(host.torch):
         reason = f"it was compiled by PyTorch {record.torch}, installed is {host.torch}"
-        found.append(("other-version", reason))
+        reasons.append(("other-version", reason))
     if record.platform != host.platform:
         reason = f"it was compiled on {record.platform}, this is {host.platform}"
-        found.append(("other-platform", reason))
+        reasons.append(("other-platform", reason))
     elif lacking := sorted(set(record.cpu_flags) - host.cpu_flags) if host.cpu_flags else []:
         reason = f"its code may use {', '.join(lacking)}, which this processor lacks"
-        found.append(("other-processor", reason))
+        reasons.append(("other-processor", reason))
     elif not (record.cpu_flags and host.cpu_flags) and record.cpu_capability != host.cpu_capability:
         reason = (
             f"it was compiled for {record.cpu_capability}, this processor has {host.cpu_capability}"
         )
-        found.append(("other-processor", reason))
-    return found
+        reasons.append(("other-processor", reason))
+    return reasons
 
 
 def _gpu_reasons(record: PackageRecord, host: Host) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+    reasons: list[tuple[str, str]] = []
     if record.device != "cuda":
-        return found
+        return reasons
     if host.compute_capability != record.compute_capability:
         reason = (
             f"it was compiled for compute capability {record.compute_capability} ({record.gpu}), "
             f"this GPU has {host.compute_capability}"
         )
-        found.append(("other-gpu", reason))
+        reasons.append(("other-gpu", reason))
     if (record.cuda or "").partition(".")[0] != (host.cuda or "").partition(".")[0]:
         reason = f"it was compiled for CUDA {record.cuda}, this PyTorch is for CUDA {host.cuda}"
-        found.append(("other-version", reason))
-    return found
+        reasons.append(("other-version", reason))
+    return reasons
 
 
 def _public(version: str) -> str:
-    """A version without the build that is named after ``+``: CPU and CUDA builds are of the same
-    source.
-    """
+    """A version without the build after ``+``: CPU and CUDA builds have the same source."""
     return version.partition("+")[0]

@@ -24,10 +24,13 @@ class Pt2Session(TensorSession):
 
     Args:
         artifact: the package.
-        options: threads, CUDA graphs or not.
+        options: threads, and whether to use CUDA graphs.
         name: the backend's.
-        record: the package's.
+        record: the package's record.
         memory: where tensors live.
+
+    Raises:
+        BadArtifact: PyTorch cannot load the package.
     """
 
     def __init__(
@@ -42,35 +45,35 @@ class Pt2Session(TensorSession):
         self.inputs, self.outputs = record.inputs, record.outputs
         self._record = record
         try:
-            # Not torch._inductor.aoti_load_package: it test-compiles programs for seconds, only to
-            # warn (pytorch #191715). Single-threaded means no synchronising of its own, which a
-            # CUDA graph could not capture.
+            # Not torch._inductor.aoti_load_package, which compiles test programs for seconds, only
+            # to warn (pytorch #191715). Single-threaded (True), because otherwise the loader
+            # synchronizes, which a CUDA graph cannot capture.
             self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(
                 str(artifact.path), "model", True, 1, -1
             )
         except RuntimeError as exc:
             raise BadArtifact(
-                f"PyTorch cannot load {artifact.path}: {first_line(exc)}; export it again"
+                f"PyTorch cannot load {artifact.path}: {first_line(exc)}", hint="export it again"
             ) from exc
 
     def delivered(self) -> Delivered:
-        """Element types as the compiler was given them, and which library kernels it then chose.
+        """Element types in the compiler's input, and the library kernels that it chose.
 
-        Compiled code cannot be asked what it computes in; at fp16 on a CPU, kernels may well
+        Compiled code does not say which precision it computes in: with fp16 on a CPU, kernels may
         compute in float32.
         """
-        found = delivered_from_package(self._record, self._memory.device)
-        return replace(found, notes={**found.notes, **self._device_notes()})
+        delivered = delivered_from_package(self._record, self._memory.device)
+        return replace(delivered, notes={**delivered.notes, **self._device_notes()})
 
     def check_inputs(self, inputs: Arrays) -> None:
-        """As of any session, and the batch must be in the package's range."""
+        """As in every session, and the batch must be in the package's range."""
         super().check_inputs(inputs)
         batch = inputs[self.inputs[0].name].shape[0]
         if batch not in self._record.batch:
             raise BadInput(f"the package takes batches of {self._record.batch}, got {batch}")
 
     def close(self) -> None:
-        """Drop graph, buffers and code."""
+        """Release graph, buffers and code."""
         super().close()
         self._loader = None
 

@@ -1,8 +1,8 @@
-"""What .pt2 packages are compiled with: a C++ compiler, and for CUDA its toolkit's headers and the
+"""The toolchain for .pt2 packages: a C++ compiler, and for CUDA the toolkit's headers and the
 driver's library.
 
-Whether it works is found out by compiling. A variable that is set, or a compiler that is there,
-says nothing of the headers behind it; and Inductor would say so only after half a minute's work.
+It is checked by compiling a small program. That a variable is set or a compiler exists says nothing
+about the headers, and Inductor would report them missing only after half a minute of work.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from resnext.findings import Finding
 from resnext.runtimes.pytorch.release import too_old
 
-#: What Inductor's code for each device asks of the toolchain, in three lines.
+#: Small programs with the same requirements as Inductor's code for each device.
 _PROGRAMS: Mapping[str, str] = {
     "cpu": (
         "#include <cmath>\n#include <vector>\nint main() { return std::vector<double>(1,"
@@ -31,74 +32,77 @@ _PROGRAMS: Mapping[str, str] = {
     "cuda": "#include <cuda.h>\n#include <cuda_runtime.h>\nint main() { return cuInit(0); }\n",
 }
 _CONVENTIONAL = Path("/usr/local/cuda")
-_ELSE = "or compile for the processor: `device` cpu"
+_ON_CPU = "compile for the processor: `device` cpu"
 
 
 @cache
-def obstacle(device: Literal["auto", "cpu", "cuda"]) -> str | None:
-    """Why .pt2 packages cannot be compiled here for ``device``, asked once per process; imports
-    PyTorch.
+def obstacle(device: Literal["auto", "cpu", "cuda"]) -> Finding | None:
+    """Why .pt2 packages cannot be compiled here for ``device``; cached, and imports PyTorch.
 
     Args:
-        device: what to compile for; ``auto`` is CUDA if PyTorch can use a device of it.
+        device: what to compile for; ``auto`` is CUDA if PyTorch can use a CUDA device.
 
     Returns:
-        One line, what is missing and what to do; None if a few lines could be compiled and linked
-        as Inductor would.
+        What is missing, and what to do; None if a small program could be compiled and linked like
+        Inductor's code.
     """
     import torch
 
-    if reason := too_old():
-        return reason
+    if problem := too_old():
+        return problem
     if device == "auto":
         return obstacle("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        return (
-            f"PyTorch {torch.__version__} cannot use a CUDA device here; compile for the processor:"
-            " `device` cpu"
+        return Finding(
+            "no-torch-cuda",
+            f"PyTorch {torch.__version__} cannot use a CUDA device here",
+            _ON_CPU,
         )
-    if failed := _build("cpu", []):
-        return (
-            f"a .pt2 package is compiled, and no working C++ compiler was found ({failed}): apt-get"
-            " install g++ (or set CXX), or use `format` onnx"
+    if failure := _build("cpu", []):
+        return Finding(
+            "no-compiler",
+            f"a .pt2 package is compiled, and no working C++ compiler was found ({failure})",
+            "apt-get install g++ (or set CXX), or use `format` onnx",
         )
     return _cuda_obstacle() if device == "cuda" else None
 
 
-def _cuda_obstacle() -> str | None:
+def _cuda_obstacle() -> Finding | None:
     toolkit = cuda_toolkit()
     if toolkit is None:
-        return (
+        return Finding(
+            "no-cuda-toolkit",
             "compiling a .pt2 package for CUDA needs the CUDA toolkit, and none with"
-            f" include/cuda.h was found by CUDA_HOME, CUDA_PATH, nvcc or in {_CONVENTIONAL}:"
-            f" install the toolkit, set CUDA_HOME to it, {_ELSE}"
+            f" include/cuda.h was found by CUDA_HOME, CUDA_PATH, nvcc or in {_CONVENTIONAL}",
+            f"install the toolkit, set CUDA_HOME to it, or {_ON_CPU}",
         )
     with toolchain("cuda"):
         from torch.utils import cpp_extension
 
         headers = [f"-I{path}" for path in cpp_extension.include_paths("cuda")]
         libraries = [f"-L{path}" for path in cpp_extension.library_paths("cuda")]
-        failed = _build("cuda", [*headers, *libraries, "-lcuda"])
-    if failed is None:
+        failure = _build("cuda", [*headers, *libraries, "-lcuda"])
+    if failure is None:
         return None
-    if "-lcuda" in failed:
-        return (
+    if "-lcuda" in failure:
+        return Finding(
+            "no-cuda-library",
             "compiling a .pt2 package for CUDA needs the driver's library, and neither"
-            " libcuda.so.1 nor libcuda.so was found: install the NVIDIA driver, add its folder to"
-            f" LIBRARY_PATH, {_ELSE}"
+            " libcuda.so.1 nor libcuda.so was found",
+            f"install the NVIDIA driver, add its folder to LIBRARY_PATH, or {_ON_CPU}",
         )
-    return (
-        f"three lines for CUDA could not be compiled with the toolkit in {toolkit} ({failed}): set"
-        f" CUDA_HOME to a whole toolkit, {_ELSE}"
+    return Finding(
+        "broken-cuda-toolkit",
+        f"three lines for CUDA could not be compiled with the toolkit in {toolkit} ({failure})",
+        f"set CUDA_HOME to a whole toolkit, or {_ON_CPU}",
     )
 
 
 def cuda_toolkit() -> Path | None:
-    """The CUDA toolkit to compile with: the first of the usual places that holds
-    ``include/cuda.h``.
+    """The CUDA toolkit to compile with: the first usual location with ``include/cuda.h``.
 
-    PyTorch takes the folder above nvcc's, and never looks into it. Where nvcc is a script that
-    calls one elsewhere, there is no toolkit in that folder.
+    PyTorch uses the folder above nvcc's without looking into it. If nvcc is a script that calls
+    another one, there is no toolkit in that folder.
     """
     for folder in _toolkits():
         if (folder / "include" / "cuda.h").is_file():
@@ -108,8 +112,8 @@ def cuda_toolkit() -> Path | None:
 
 def _toolkits() -> Iterator[Path]:
     for name in ("CUDA_HOME", "CUDA_PATH"):
-        if given := os.environ.get(name):
-            yield Path(given)
+        if folder := os.environ.get(name):
+            yield Path(folder)
     if nvcc := shutil.which("nvcc"):
         try:
             done = subprocess.run(
@@ -125,19 +129,17 @@ def _toolkits() -> Iterator[Path]:
         else:
             if top := re.search(r"^#\$ TOP=(.+)$", done.stderr, re.MULTILINE):
                 yield Path(top[1].strip()).resolve()
-        # as PyTorch guesses, and right for Debian's packages, whose toolkit is /usr
+        # PyTorch's guess, which is right for Debian's packages, whose toolkit is in /usr
         yield Path(nvcc).parent.parent
     yield _CONVENTIONAL
 
 
 @contextmanager
 def toolchain(device: Literal["cpu", "cuda"]) -> Iterator[None]:
-    """What Inductor is to find while it compiles for ``device``; everything is afterwards as it
-    was.
+    """Let Inductor find the toolchain for ``device`` inside the block; restores the environment.
 
     For CUDA: the toolkit with the headers, and the loaded driver's library under the name that
-        linkers look for, which
-    only development packages have.
+    linkers look for, which otherwise only development packages provide.
     """
     if device == "cpu" or (toolkit := cuda_toolkit()) is None:
         yield
@@ -151,7 +153,7 @@ def toolchain(device: Literal["cpu", "cuda"]) -> Iterator[None]:
             cpp_extension.CUDA_HOME = os.environ["CUDA_HOME"] = str(toolkit)
             if library := driver_library():
                 (Path(folder) / "libcuda.so").symlink_to(library)
-                # Last: what the user named comes first.
+                # Last, so that the user's folders come first.
                 os.environ["LIBRARY_PATH"] = os.pathsep.join(
                     filter(None, (variables["LIBRARY_PATH"], folder))
                 )
@@ -165,7 +167,7 @@ def toolchain(device: Literal["cpu", "cuda"]) -> Iterator[None]:
 
 
 def driver_library() -> Path | None:
-    """The file of the ``libcuda.so.1`` that this process loads, or None if it can load none."""
+    """The file of the ``libcuda.so.1`` that this process loads; None if it cannot load it."""
     try:
         ctypes.CDLL("libcuda.so.1")
         mapped = (
@@ -175,15 +177,13 @@ def driver_library() -> Path | None:
         )
     except OSError:
         return None
-    # Five columns and the path; the file behind libcuda.so.1 is called after the driver's version.
+    # Five columns and the path; the file behind libcuda.so.1 is named after the driver's version.
     paths = (Path(line.split(maxsplit=5)[5]) for line in mapped if "/libcuda.so" in line)
     return next((path for path in paths if path.name.startswith("libcuda.so")), None)
 
 
 def _build(kind: Literal["cpu", "cuda"], arguments: list[str]) -> str | None:
-    """Compile and link a program of three lines by Inductor's compiler; returns the line that says
-    why not, or None.
-    """
+    """Compile and link a small program with Inductor's compiler; returns the error, or None."""
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     with tempfile.TemporaryDirectory(prefix="resnext-probe-") as folder:
         source = Path(folder) / "probe.cpp"

@@ -1,4 +1,4 @@
-"""Opens the live network on PyTorch, and says what keeps PyTorch from it."""
+"""Opens the live network on PyTorch, or says why PyTorch cannot run it here."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 
 from resnext.errors import MissingRequirement
 from resnext.findings import Finding
+from resnext.machine.machine import Machine, this_machine
 from resnext.runtimes.buffers import CudaMemory, HostMemory
 from resnext.runtimes.registry import Device, SessionOptions, require_cuda
 from resnext.weights.spec import Weights
 
 from .session import TorchSession
 
-#: Inductor needs a C++ compiler for a CPU, Triton a C compiler for its launchers; the variable that
-#: names one is first.
+#: Inductor needs a C++ compiler for a CPU, Triton a C compiler for its launchers: the variable that
+#: overrides it, then the usual names.
 _COMPILERS: Mapping[str, tuple[str, ...]] = {
     "cpu": ("CXX", "c++", "g++", "clang++"),
     "cuda": ("CC", "cc", "gcc", "clang"),
@@ -29,15 +30,14 @@ def open_session(subject: Weights, options: SessionOptions, name: str) -> TorchS
     Inductor's code.
 
     Raises:
-        MissingRequirement: no CUDA device, or a PyTorch build without CUDA, though CUDA was asked
-            for.
+        MissingRequirement: CUDA was requested, and there is no device, or PyTorch is built without
+            CUDA.
     """
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
+    on_cuda = options.device != "cpu" and torch.cuda.is_available()
+    if options.device == "cuda" and not on_cuda:
+        require_cuda(this_machine().driver)
         raise MissingRequirement(_NO_CUDA.message, hint=_NO_CUDA.hint)
-    return TorchSession(subject, options, name, CudaMemory() if device == "cuda" else HostMemory())
+    return TorchSession(subject, options, name, CudaMemory() if on_cuda else HostMemory())
 
 
 #: Said if PyTorch finds no CUDA device on a machine that has one.
@@ -48,13 +48,13 @@ _NO_CUDA = Finding(
 )
 
 
-def available(name: str, device: Device, *, given: bool) -> Finding | None:
+def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
     """What PyTorch lacks here: a CUDA device if one is requested, and for ``torch-compile`` a
     compiler.
     """
-    del given  # nothing is made ahead
+    del prebuilt  # nothing is made in advance
     if device == "cuda":
-        require_cuda()
+        require_cuda(machine.driver)
         if not torch.cuda.is_available():
             return _NO_CUDA
     if name != "torch-compile":

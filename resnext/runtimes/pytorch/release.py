@@ -5,22 +5,24 @@ from __future__ import annotations
 import re
 
 from resnext.errors import MissingRequirement
+from resnext.findings import Finding
 
-#: The oldest that was seen to work, as setup.cfg promises it; ``make test-oldest`` runs on it.
+#: The oldest release known to work, as setup.cfg promises; ``make test-oldest`` runs on it.
 OLDEST = (2, 11)
 
 
-def too_old() -> str | None:
-    """One line, what and what to do, if PyTorch is older than `OLDEST`; imports PyTorch."""
+def too_old() -> Finding | None:
+    """A finding if PyTorch is older than `OLDEST`, else None; imports PyTorch."""
     import torch
 
-    found = re.match(r"(\d+)\.(\d+)", str(torch.__version__))
-    if found is None or (int(found[1]), int(found[2])) >= OLDEST:
+    numbers = re.match(r"(\d+)\.(\d+)", str(torch.__version__))
+    if numbers is None or (int(numbers[1]), int(numbers[2])) >= OLDEST:
         return None
     oldest = ".".join(map(str, OLDEST))
-    return (
-        f"PyTorch {torch.__version__} is older than {oldest}, the oldest to export with: pip"
-        f" install 'torch>={oldest}'"
+    return Finding(
+        "old-torch",
+        f"PyTorch {torch.__version__} is older than {oldest}, the oldest to export with",
+        f"pip install 'torch>={oldest}'",
     )
 
 
@@ -30,5 +32,5 @@ def refuse_older_torch() -> None:
     Raises:
         MissingRequirement: it is; says what to install.
     """
-    if reason := too_old():
-        raise MissingRequirement(reason)
+    if problem := too_old():
+        raise MissingRequirement(problem.message, hint=problem.hint)

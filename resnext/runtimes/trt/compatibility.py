@@ -1,4 +1,4 @@
-"""Which machines can load an engine, by the libraries' documents on engine compatibility."""
+"""Which machines can load an engine, according to the libraries' documentation."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from .library import RTX_DEFAULT_TARGETS, RTX_TARGETS, Flavour, flavour_of
 
 
 def with_library(machine: Machine, flavour: Flavour) -> Machine:
-    """``machine`` with the version of ``flavour`` that is installed here."""
+    """``machine`` with the installed version of ``flavour``."""
     return replace(machine, version=flavour.version, cuda=flavour.cuda)
 
 
 def loadable(manifest: Manifest, machine: Machine) -> tuple[Finding, ...]:
     """Why ``machine`` cannot load the engine of ``manifest``; empty if nothing is known against it.
 
-    TensorRT wants the version (or a later one, if the engine was built so), compute capability (or
-    any from Ampere on, likewise) and platform of the build. TensorRT-RTX wants the same version,
-    and a GPU among the targets.
+    TensorRT needs the version, compute capability and platform of the build; an engine can be built
+    for later versions, or for all GPUs from Ampere on. TensorRT-RTX needs the same version, and a
+    GPU among the targets.
     """
     record = manifest.engine
     assert record is not None
     flavour = flavour_of(record.library)
     remedy = _again(manifest, machine)
-    found = [*_library(record, flavour, machine, remedy), *_driver(record, machine)]
+    findings = [*_library(record, flavour, machine, remedy), *_driver(record, machine)]
     if flavour.kind == "trt" and machine.platform != record.platform:
         reason = f"it was built on {record.platform}, this is {machine.platform}"
-        found.append(Finding("other-platform", reason, remedy))
+        findings.append(Finding("other-platform", reason, remedy))
     if machine.driver.problem is None:
-        found += _gpu(record, machine, remedy)
+        findings += _gpu(record, machine, remedy)
     if record.options.strip_weights and not record.refitted:
-        found.append(
+        findings.append(
             Finding(
                 "stripped-weights",
                 "its weights were stripped",
                 "put weights in with refit, on a machine with a GPU",
             )
         )
-    return tuple(found)
+    return tuple(findings)
 
 
 def remarks(manifest: Manifest, machine: Machine) -> tuple[str, ...]:
-    """What does not keep an engine from loading and is still worth knowing."""
+    """Caveats of an engine that does load."""
     record, gpus = manifest.engine, machine.driver.gpus
     if (
         record is None
@@ -70,8 +70,8 @@ def serves(flavour: Flavour, driver: Driver) -> bool:
 
 
 def missing_target(record: EngineRecord, machine: Machine) -> str | None:
-    """The target that an engine of TensorRT-RTX lacks for the first GPU of ``machine``, for example
-    ``sm_86``; None if it fits, or is TensorRT's.
+    """The target that a TensorRT-RTX engine lacks for the first GPU of ``machine``, for example
+    ``sm_86``; None if the engine fits, or is one of TensorRT.
     """
     if record.library != "tensorrt_rtx" or not machine.driver.gpus:
         return None
@@ -84,7 +84,7 @@ def missing_target(record: EngineRecord, machine: Machine) -> str | None:
 
 def _again(manifest: Manifest, machine: Machine) -> str:
     assert manifest.engine is not None
-    target = missing_target(manifest.engine, machine)  # the request lacks it, too
+    target = missing_target(manifest.engine, machine)  # the stored request lacks it, too
     if target is not None and target in RTX_TARGETS:
         return f"export it again, with target {target}"
     return again(manifest)
@@ -96,9 +96,9 @@ def _library(
     install = f"pip install {flavour.package}=={record.version}"
     if machine.version is None:
         return [Finding("not-installed", f"{flavour.title} is not installed", install)]
-    have, built = _numbers(machine.version), _numbers(record.version)
-    later_is_fine = record.options.compatibility == "version" and have >= built
-    if have == built or later_is_fine:
+    installed, built = _numbers(machine.version), _numbers(record.version)
+    later_is_fine = record.options.compatibility == "version" and installed >= built
+    if installed == built or later_is_fine:
         return []
     reason = f"it was built by {flavour.title} {record.version}, installed is {machine.version}"
     return [Finding("other-version", reason, f"{install}, or {remedy}")]
@@ -136,7 +136,7 @@ def _gpu(record: EngineRecord, machine: Machine, remedy: str) -> list[Finding]:
 
 
 def _rtx_serves(capability: tuple[int, ...]) -> bool:
-    """Whether an engine of TensorRT-RTX without targets is for that compute capability; see
+    """Whether a TensorRT-RTX engine without targets runs on that compute capability; see
     RTX_DEFAULT_TARGETS.
     """
     return capability in ((8, 0), (8, 6), (8, 9)) or capability >= (12, 0)

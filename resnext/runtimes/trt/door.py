@@ -1,11 +1,11 @@
-"""Opens an engine, and says what keeps TensorRT or TensorRT-RTX from building or running one."""
+"""Opens an engine, or says why TensorRT or TensorRT-RTX cannot build or run one here."""
 
 from __future__ import annotations
 
 from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.findings import Finding
-from resnext.machine.machine import this_machine
+from resnext.machine.machine import Machine, this_machine
 from resnext.runtimes.buffers import CudaMemory
 from resnext.runtimes.loading import refuse
 from resnext.runtimes.registry import Device, SessionOptions
@@ -19,17 +19,17 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSe
     """Open an engine.
 
     Raises:
-        UsageError: the artifact is no engine, or not of the library that was asked for by name.
+        UsageError: the artifact is no engine, or was built by the other library.
         MissingRequirement: no GPU, driver or library, or not those that the engine was built for;
             says what to do.
-        BadArtifact: the engine and its manifest do not agree.
+        BadArtifact: the engine does not agree with its manifest.
         SessionFailed: the library cannot load it.
     """
     manifest = subject.manifest
     if manifest.engine is None or (name == "trt-rtx" and manifest.kind != name):
         raise UsageError(
             f"backend {name!r} runs an engine, and {subject.directory} is of kind {manifest.kind}",
-            hint=f"build one of it: `format` {name}, `onnx` {subject.directory}",
+            hint=f"build one from it: `format` {name}, `onnx` {subject.directory}",
         )
     flavour = flavour_of(manifest.engine.library)
     machine = this_machine()
@@ -38,18 +38,15 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSe
     return TrtSession(subject, options, name, flavour, flavour.load(), CudaMemory())
 
 
-def available(name: str, device: Device, *, given: bool) -> Finding | None:
-    """What the library lacks here; unless an engine is given, the GPU must be one that it builds
-    for.
-    """
-    del device  # it has one
+def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
+    """What the library lacks here; unless ``prebuilt``, also whether it builds for the GPU."""
+    del device  # there is only one
     kind: EngineKind = "trt-rtx" if name == "trt-rtx" else "trt"
     flavour = flavour_for(kind)
-    driver = this_machine().driver
-    require_driver(flavour, driver)
-    if given or serves(flavour, driver):
+    require_driver(flavour, machine.driver)
+    if prebuilt or serves(flavour, machine.driver):
         return None
-    gpu = driver.gpus[0]
+    gpu = machine.driver.gpus[0]
     return Finding(
         "unsupported-gpu",
         f"{flavour.title} does not take {gpu.name} (compute capability {gpu.compute_capability})",

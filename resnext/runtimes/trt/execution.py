@@ -1,4 +1,4 @@
-"""One batch size of an engine: its execution context, device buffers and CUDA graph."""
+"""One batch size of an engine: execution context, device buffers and CUDA graph."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from .log import Log, captured
 class Execution:
     """A context with its profile and shapes set, and the only buffers for its batch size.
 
-    `TrtSession.run` and every `TrtBound` of the batch take turns on them.
+    `TrtSession.run` and all `TrtBound` of the batch size share them.
 
     Attributes:
-        flavour: the library, and its module ``trt``.
+        flavour: the library.
+        trt: its module.
         memory: stream and graphs.
-        context: the library's.
+        context: the library's execution context.
         buffers: inputs and outputs on the device, by name.
-        scratch: memory that the context works in, if the library wants to be given it.
-        replay: launches the captured graph; None if there is none.
-        why_plain: why there is none.
+        scratch: device memory for the context, if the library does not allocate it.
+        replay: launches the captured graph; None if there is no graph.
+        why_plain: why there is no graph.
         tried: whether a capture was tried.
-        loaded: the bound inputs that the input buffers hold, by identity; None for other images.
+        loaded: the bound inputs that are in the input buffers, by identity; None for other inputs.
     """
 
     flavour: Flavour
@@ -43,13 +44,13 @@ class Execution:
     buffers: dict[str, torch.Tensor]
     scratch: torch.Tensor | None = None
     replay: Replay | None = None
-    why_plain: str = "not asked for"
+    why_plain: str = "not requested"
     tried: bool = False
     loaded: Arrays | None = None
 
     def load(self, inputs: Arrays) -> None:
         """Queue copies of ``inputs`` to the device."""
-        self.loaded = None  # a copy that fails leaves nobody's input
+        self.loaded = None  # so that a failed copy leaves no valid input
         for name, array in inputs.items():
             self.memory.load(self.buffers[name], array)
 
@@ -65,19 +66,19 @@ class Execution:
                 raise SessionFailed(f"{self.flavour.title} failed to launch: {reason}")
 
     def launch_logged(self) -> None:
-        """`launch`, with the library's own reason if it refuses."""
+        """`launch`, with the library's reason in the error."""
         with captured(self.trt) as (_, log):
             self.launch(log)
 
     def start(self) -> None:
-        """Replay the graph, or launch if there is none."""
+        """Replay the graph if there is one, else launch."""
         if self.replay is not None:
             self.replay()
         else:
             self.launch()
 
     def capture(self) -> None:
-        """Capture a graph of `launch`; ``why_plain`` says why if that cannot be done."""
+        """Capture a graph of `launch`; if that fails, ``why_plain`` says why."""
         self.tried = True
         if not self.flavour.capturable(self.context, self.memory.stream):
             self.why_plain = "the library says that this engine cannot be captured"
@@ -90,8 +91,8 @@ class Execution:
             self.why_plain = f"capture failed ({text.splitlines()[0]})"
 
     def spoil(self, names: tuple[str, ...]) -> None:
-        """Fill outputs with NaN: a graph that captured nothing must not show what the plain run
-        left.
+        """Fill outputs with NaN, so that a graph that captured nothing does not seem to give the
+        outputs of the plain run.
         """
         with self.memory.current():
             for name in names:
@@ -100,12 +101,12 @@ class Execution:
 
 
 class TrtBound(Bound):
-    """Inputs of one batch size, put back on the device when another run has used the buffers.
+    """Inputs of one batch size, copied to the device again after another run has used the buffers.
 
     Args:
         backend: name of the session's runtime.
         execution: context and buffers of the batch size, shared with the session.
-        inputs: host arrays that nobody writes to.
+        inputs: host arrays; must not be changed.
         read: copies the outputs to the host and checks them.
     """
 
@@ -121,12 +122,12 @@ class TrtBound(Bound):
         self._execution: Execution | None = execution
         self._memory, self._inputs, self._read = execution.memory, inputs, read
 
-    def _held(self) -> Execution:
-        assert self._execution is not None  # until it is closed
+    def _current(self) -> Execution:
+        assert self._execution is not None  # only after `close`
         return self._execution
 
     def _launch(self) -> None:
-        execution = self._held()
+        execution = self._current()
         if execution.loaded is not self._inputs:
             with Translated(self.backend):
                 execution.load(self._inputs)
@@ -138,13 +139,13 @@ class TrtBound(Bound):
             self._memory.synchronize()
 
     def _outputs(self) -> dict[str, NDArray[Any]]:
-        execution = self._held()
-        if execution.loaded is not self._inputs:  # the outputs are another run's
+        execution = self._current()
+        if execution.loaded is not self._inputs:  # the outputs belong to another run
             self._launch()
         return self._read(execution)
 
     def _drop(self) -> None:
-        execution = self._held()
+        execution = self._current()
         if execution.loaded is self._inputs:
             execution.loaded = None
         self._execution, self._inputs = None, {}

@@ -1,8 +1,8 @@
-"""The name inside an engine: a digest of what its manifest says and the engine itself cannot.
+"""The network name inside an engine: a digest of the manifest's facts that an engine cannot store.
 
-An engine knows its tensors and profiles, but not its preprocessing, class names or weights. An
-edited manifest could change answers, since only the engine's bytes are under the manifest's digest;
-the name inside those bytes would differ.
+An engine contains its tensors and profiles, but not its preprocessing, class names or weights. Only
+the engine's bytes are under the manifest's digest, so an edited manifest could change answers; then
+the name inside those bytes no longer matches.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ if TYPE_CHECKING:
     from resnext.artifact.manifest import Manifest
 
 _PREFIX = "resnext-facts-"
-#: What another name means: one of these differs.
+#: The facts in the digest, for messages.
 NAMED_FACTS = "model, weights, precision, TF32, preprocessing or class names"
 
 
 def engine_name(manifest: Manifest, *, refittable: bool, tf32: bool = False) -> str:
-    """The network name that an engine of ``manifest``, or of the ONNX file that it describes, must
-    bear.
+    """The network name of an engine.
 
     Args:
-        manifest: of the engine, or of the ONNX artifact that it is built from.
+        manifest: manifest of the engine, or of the ONNX artifact that it is built from.
         refittable: leave the weights out: a refit changes them and cannot change the name.
-        tf32: the engine may round to TF32, which widens the gate that its parity is judged by.
+        tf32: whether the engine may round to TF32, which widens its parity gate.
     """
     facts = {
         "config": asdict(manifest.config),
@@ -47,13 +46,12 @@ def engine_name(manifest: Manifest, *, refittable: bool, tf32: bool = False) -> 
 
 
 def check_engine_bytes(artifact: Artifact) -> None:
-    """Check, without loading it, that an engine bears the name that its manifest leads to.
+    """Check, without loading the engine, that its name fits its manifest; skip other artifacts.
 
-    TensorRT-RTX keeps the name readable in the file. TensorRT may not; then only a session can
-    tell.
+    TensorRT-RTX stores the name in plain text. TensorRT may not; then only a session can check it.
 
     Raises:
-        BadArtifact: the engine is not the one that the manifest tells of, or is no engine at all.
+        BadArtifact: the file is another engine than the manifest's, or no engine at all.
     """
     manifest, record = artifact.manifest, artifact.manifest.engine
     if record is None:
@@ -62,10 +60,10 @@ def check_engine_bytes(artifact: Artifact) -> None:
         artifact.path.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
-        found = re.search(_PREFIX.encode() + rb"[0-9a-f]{64}", data)
-        borne = None if found is None else found[0].decode()
-    if borne is None and record.library == "tensorrt":
+        match = re.search(_PREFIX.encode() + rb"[0-9a-f]{64}", data)
+        name = None if match is None else match[0].decode()
+    if name is None and record.library == "tensorrt":
         return
     options = record.options
-    if borne != engine_name(manifest, refittable=options.strip_weights, tf32=options.tf32):
+    if name != engine_name(manifest, refittable=options.strip_weights, tf32=options.tf32):
         refuse_different(artifact, [NAMED_FACTS])

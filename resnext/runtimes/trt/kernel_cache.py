@@ -1,5 +1,5 @@
-"""Kernels that TensorRT-RTX compiled for this GPU, kept between processes so that the next one
-starts faster.
+"""A file with the kernels that TensorRT-RTX compiled for this GPU, so that the next process starts
+faster.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from .library import CompiledKernels
 
 
 class KernelCache:
-    """One file. A cache that cannot be read or written costs time, never an error: `notes` tells.
+    """One file. A cache that cannot be read or written costs time and is no error; see `notes`.
 
     Args:
-        path: the file, or None for a library that compiles nothing when it runs.
+        path: the file, or None for a library that compiles nothing at run time.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._kept: list[CompiledKernels] = []
+        self._caches: list[CompiledKernels] = []
         self._written: bytes | None = None
-        self._found = self._rejected = False
+        self._reused = self._rejected = False
         self._problem = ""
 
     def read(self) -> bytes | None:
-        """What earlier processes, or this one, kept."""
+        """The kernels that earlier processes, or this one, stored."""
         if self._path is None:
             return None
         try:
@@ -36,24 +36,24 @@ class KernelCache:
         except OSError as exc:
             self._problem = str(exc.strerror)
             return None
-        self._found = self._found or self._written is None
+        self._reused = self._reused or self._written is None
         return data
 
-    def take(self, cache: CompiledKernels | None) -> None:
-        """Remember the cache of a new context."""
+    def add(self, cache: CompiledKernels | None) -> None:
+        """Add the cache of a new context."""
         if cache is not None:
-            self._kept.append(cache)
+            self._caches.append(cache)
             self._rejected = self._rejected or cache.rejected
 
-    def keep(self) -> None:
-        """Write what the newest context has compiled, whole or not at all."""
-        if self._path is None or not self._kept:
+    def write(self) -> None:
+        """Write the kernels of the newest context atomically."""
+        if self._path is None or not self._caches:
             return
-        held = self._kept[-1].serialize()
-        if held is None:
+        serialized = self._caches[-1].serialize()
+        if serialized is None:
             self._problem = "the library gives nothing to keep"
             return
-        data = bytes(held)
+        data = bytes(serialized)
         if data == self._written:
             return
         try:
@@ -63,15 +63,14 @@ class KernelCache:
             self._problem = str(exc.strerror)
 
     def notes(self) -> dict[str, str]:
-        """For `Delivered`: whether kernels were there already."""
+        """For `Delivered`: whether cached kernels were used."""
         if self._path is None:
             return {}
-        told = "reused" if self._found and not self._rejected else "compiled now"
-        told += (
-            ", since those kept do not fit this GPU, driver or version" if self._rejected else ""
-        )
-        return {"kernel cache": f"{told}, not kept: {self._problem}" if self._problem else told}
+        note = "reused" if self._reused and not self._rejected else "compiled now"
+        if self._rejected:
+            note += ", since those kept do not fit this GPU, driver or version"
+        return {"kernel cache": f"{note}, not kept: {self._problem}" if self._problem else note}
 
     def drop(self) -> None:
-        """Let go of the library's objects."""
-        self._kept = []
+        """Release the library's objects."""
+        self._caches = []

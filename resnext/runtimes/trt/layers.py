@@ -1,9 +1,8 @@
-"""Layers of a TensorRT engine: what the engine inspector and the builder's log say of each, in one
-form.
+"""Layers of a TensorRT engine, parsed from the engine inspector or the builder's log.
 
-Both describe an engine that was built with ``ProfilingVerbosity.DETAILED``; with less there are
-names alone. TensorRT 10 and 11 spell a tensor differently ("Channel major FP16 format where channel
-% 8 == 0" against "Half" and "(NHWC8) Channel major format ..."); both give the same `EngineLayer`.
+Both list details only if the engine was built with ``ProfilingVerbosity.DETAILED``, otherwise only
+names. TensorRT 10 and 11 describe tensors differently ("Channel major FP16 format where channel % 8
+== 0" against "Half" and "(NHWC8) Channel major format ..."); both give the same `EngineLayer`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 from resnext.artifact.records import EngineLayer
 from resnext.errors import BadArtifact
 
-#: Element types, by every word that a TensorRT of 10 or 11 uses for them, in lower case.
+#: Element types, by all words that TensorRT 10 and 11 use for them, in lower case.
 _DTYPES: Mapping[str, str] = MappingProxyType(
     {
         "float": "float32",
@@ -38,7 +37,7 @@ _DTYPES: Mapping[str, str] = MappingProxyType(
     }
 )
 _FLOATS = ("float32", "float16", "bfloat16")
-#: Element types, by how kernels are named after them.
+#: Element types, by their abbreviations in kernel names.
 _KERNEL_DTYPES: Mapping[str, str] = MappingProxyType(
     {
         "tf32": "tfloat32",
@@ -51,11 +50,9 @@ _KERNEL_DTYPES: Mapping[str, str] = MappingProxyType(
     }
 )
 _ANY = f"(?:{'|'.join(_KERNEL_DTYPES)}|i32)"
-#: ``..._f32f32_tf32f32_f32_...``: types of the operands, then the type multiplied in and that of
-#: the sums.
+#: ``..._f32f32_tf32f32_f32_...``: types of the operands, then the types of products and sums.
 _KERNEL = re.compile(f"_{_ANY}{{2}}_({'|'.join(_KERNEL_DTYPES)}){_ANY}_{_ANY}")
-#: Where constants are listed among the inputs (TensorRT 10), their names tell them:
-#: ``__mye1753dconst``.
+#: TensorRT 10 lists constants among the inputs; their names are like ``__mye1753dconst``.
 _CONSTANT = re.compile(r"const(?:ant|_|$)")
 _WIDTHS = {"Two": 2, "Four": 4, "Eight": 8, "Sixteen": 16, "Thirty-two": 32}
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f\[]|$)")
@@ -66,7 +63,7 @@ def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:
     10 or 11.
 
     Raises:
-        BadArtifact: not JSON, or not of that form.
+        BadArtifact: the text is not JSON, or has another structure.
     """
     try:
         # Not strict: the separators between node names are control characters.
@@ -85,21 +82,22 @@ def layers_from_inspector(text: str) -> tuple[EngineLayer, ...]:
 
 
 def layers_from_log(text: str) -> tuple[EngineLayer, ...]:
-    """Layers of the list that the builder logs, severity verbose, when an engine is finished.
+    """Layers of the list that the builder logs, at severity verbose, after a build.
 
     Args:
-        text: the message, or any text that holds it: a line for each layer, after ``Layers:`` or
-            ``Engine Layer Information:``.
+        text: any text that contains the message: one line per layer, after ``Layers:`` or ``Engine
+            Layer Information:``.
 
     Raises:
-        BadArtifact: it holds no layer.
+        BadArtifact: it contains no layer.
     """
-    # Not splitlines(): it would cut at the control characters between node names.
+    # Not splitlines(), which splits at the control characters between node names.
     lines = [line for line in text.split("\n") if re.match(r"Name: .*, LayerType: |Layer\(", line)]
     records = [_record(line) for line in lines]
     if not records:
         raise BadArtifact(
-            "the builder's log holds no list of layers; build with ProfilingVerbosity.DETAILED"
+            "the builder's log holds no list of layers",
+            hint="build with ProfilingVerbosity.DETAILED",
         )
     return tuple(_layer(record) for record in records)
 
@@ -110,35 +108,33 @@ _LINE = re.compile(
     rf"(?:, Constants: (?P<Constants>{_LIST}))?, Outputs: (?P<Outputs>{_LIST})"
     r"(?:.*?, TacticName: (?P<TacticName>[^,]*))?(?:.*?, Metadata: (?P<Metadata>.*))?"
 )
-#: What there is without DETAILED: ``Layer(Myelin): {ForeignNode[a...b]}, Tactic: 0x0, x
-#: (Float[1,8]) -> y (Float[1])``.
+#: A line without DETAILED: ``Layer(Myelin): {ForeignNode[a...b]}, Tactic: 0x0, x (Float[1,8]) -> y
+#: (Float[1])``.
 _SHORT_LINE = re.compile(r"Layer\((?P<LayerType>\w+)\): (?P<Name>.*), Tactic: ")
 _TENSOR = re.compile(r"\{ (Name: .*?) \}")
 _FIELD = re.compile(r"(?:^|, )([A-Z][\w/]*): ")
 
 
 def _record(line: str) -> dict[str, Any]:
-    """A line of the log as the inspector's JSON would have it."""
+    """A line of the log, in the structure of the inspector's JSON."""
     match = _LINE.match(line) or _SHORT_LINE.match(line)
     if match is None:
         raise BadArtifact(f"the builder's log describes a layer in an unknown way: {line[:80]!r}")
     record: dict[str, Any] = match.groupdict()
     for role in ("Inputs", "Constants", "Outputs"):
-        tensors = [_FIELD.split(found)[1:] for found in _TENSOR.findall(record.get(role) or "")]
+        tensors = [_FIELD.split(tensor)[1:] for tensor in _TENSOR.findall(record.get(role) or "")]
         record[role] = [dict(zip(fields[::2], fields[1::2], strict=True)) for fields in tensors]
     return record
 
 
 def _layer(record: Any) -> EngineLayer:
-    """An `EngineLayer` of the inspector's record, or of a like one; fields that are not known are
-    left alone.
-    """
+    """The `EngineLayer` of one record of the inspector; unknown fields are ignored."""
     try:
-        given = record.get("Inputs", ())
-        inputs = [tensor for tensor in given if not _CONSTANT.search(tensor["Name"])]
+        operands = record.get("Inputs", ())
+        inputs = [tensor for tensor in operands if not _CONSTANT.search(tensor["Name"])]
         constants = [
             *record.get("Constants", ()),
-            *(tensor for tensor in given if tensor not in inputs),
+            *(tensor for tensor in operands if tensor not in inputs),
         ]
         tactic = record.get("TacticName") or ""
         nodes = [
@@ -155,28 +151,24 @@ def _layer(record: Any) -> EngineLayer:
             outputs=tuple(map(_description, record.get("Outputs", ()))),
             tactic=tactic,
         )
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as exc:  # pydantic's are ValueErrors too
+    # pydantic's errors are ValueErrors
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise BadArtifact(
             f"TensorRT describes a layer in an unknown way: {str(record)[:80]!r}"
         ) from exc
 
 
 def _computes_in(inputs: Sequence[Any], constants: Sequence[Any], tactic: str) -> str:
-    """What the kernel's name says; else the type of the weights; else that of the data."""
+    """The element type in the kernel's name; else that of the weights; else that of the data."""
     if named := _KERNEL.search(tactic):
         return _KERNEL_DTYPES[named[1]]
     types = [_dtype(tensor) for tensor in inputs]
-    # The weights are the largest constant: scales and biases, and a shortcut among the inputs, may
-    # have another type. Data may be cast inside the kernel, weights need not be, unless they are
-    # only stored narrow and the data is not.
+    # The weights are the largest constant. Scales, biases and a shortcut among the inputs may have
+    # another type, and kernels may cast the data. They do not cast weights, unless these are only
+    # stored in a narrower type than the data's.
     weights = _dtype(max(constants, key=_size)) if constants else ""
-    found = weights if weights in _FLOATS or weights in types else next(iter(types), "unknown")
-    return "tfloat32" if found == "float32" and "tf32" in tactic else found
+    dtype = weights if weights in _FLOATS or weights in types else next(iter(types), "unknown")
+    return "tfloat32" if dtype == "float32" and "tf32" in tactic else dtype
 
 
 def _description(tensor: Mapping[str, Any]) -> str:
@@ -195,8 +187,8 @@ def _dtype(tensor: Mapping[str, Any]) -> str:
 
 
 def _layout(tensor: Mapping[str, Any]) -> str:
-    """TensorRT 11's short name of the layout, worked out from TensorRT 10's description; "" where
-    none is given.
+    """TensorRT 11's short name of the layout, derived from the description if TensorRT 10 wrote it;
+    "" if there is none.
     """
     text = str(tensor.get("Format") or tensor.get("Format/Datatype", ""))
     if short := re.match(r"\(([^)]+)\)", text):
@@ -215,7 +207,7 @@ def _size(tensor: Mapping[str, Any]) -> int:
 
 
 def _dimensions(tensor: Mapping[str, Any]) -> list[int]:
-    """Sizes; -1 where any is taken. A list in JSON, text in the log."""
+    """Sizes, -1 if dynamic, from a list in JSON or from text in the log."""
     sizes = tensor.get("Dimensions", ())
     return [
         int(size) for size in (re.findall(r"-?\d+", sizes) if isinstance(sizes, str) else sizes)

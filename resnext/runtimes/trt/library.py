@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT-RTX: everything in which the two differ, for builders and for sessions.
+"""TensorRT and TensorRT-RTX: all differences between the two, for builders and sessions.
 
-``trt`` is always the imported library. The code that uses it elsewhere sticks to names that every
-flavour has; a test holds each name against the lists of TensorRT 10, TensorRT 11 and TensorRT-RTX.
+``trt`` is always the imported module. Code elsewhere only uses names that both libraries have; a
+test checks each against the lists of TensorRT 10, TensorRT 11 and TensorRT-RTX.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 EngineKind = Literal["trt", "trt-rtx"]
 
-#: Compute capabilities that TensorRT-RTX names as targets; a test holds this against the installed
-#: library.
+#: Compute capabilities that TensorRT-RTX accepts as targets; a test compares them with the
+#: installed library.
 RTX_TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
-#: What it builds for where none is named, by its documents.
+#: What it builds for by default, according to its documentation.
 RTX_DEFAULT_TARGETS = "GPUs of compute capability 8.0, 8.6, 8.9, 12.0 and later"
 
 
@@ -35,8 +35,8 @@ class CompiledKernels:
 
     Attributes:
         cache: the library's cache; the context adds to it.
-        config: the library's configuration that holds it, kept for as long as the context.
-        rejected: True where the library would not take what an earlier process kept.
+        config: the library's configuration that contains it; must live as long as the context.
+        rejected: True if the library rejected the cache of an earlier process.
     """
 
     cache: Any
@@ -44,7 +44,7 @@ class CompiledKernels:
     rejected: bool
 
     def serialize(self) -> Any:
-        """The library's bytes of it."""
+        """The cache as bytes."""
         return self.cache.serialize()
 
 
@@ -52,9 +52,9 @@ class Flavour(ABC):
     """One of the two libraries. Nothing is imported before `load`.
 
     Attributes:
-        kind: format name, and the kind of a manifest.
-        title: the product's name.
-        package: the Python package.
+        kind: name of the format, and ``kind`` in manifests.
+        title: product name.
+        package: Python package.
     """
 
     kind: ClassVar[EngineKind]
@@ -63,7 +63,7 @@ class Flavour(ABC):
 
     @property
     def version(self) -> str | None:
-        """Version of the installed package, or None; read from metadata, nothing is imported."""
+        """Version of the installed package, or None; read from metadata without an import."""
         for name in (self.package, f"{self.package}_cu13", f"{self.package}_cu12"):
             try:
                 return version(name)
@@ -73,8 +73,8 @@ class Flavour(ABC):
 
     @property
     def cuda(self) -> int | None:
-        """Major version of CUDA that the installed libraries were built for, or None where no
-        package says.
+        """Major version of CUDA that the installed libraries were built for, or None if no package
+        says.
         """
         for major in (12, 13, 14):
             try:
@@ -88,7 +88,7 @@ class Flavour(ABC):
         """Import the library.
 
         Raises:
-            MissingRequirement: it is not installed, or its own libraries do not load.
+            MissingRequirement: it is not installed, or its shared libraries do not load.
         """
         try:
             return import_module(self.package)
@@ -109,42 +109,42 @@ class Flavour(ABC):
         ``driver``.
 
         Raises:
-            UsageError: an option that this library does not have.
+            UsageError: the library does not have an option.
             MissingRequirement: it needs a GPU.
         """
 
     @abstractmethod
     def configure(self, trt: Any, config: Any, options: EngineOptions) -> None:
-        """Set on the builder's ``config`` what only this library has."""
+        """Set the options that only this library has on the builder's ``config``."""
 
     @abstractmethod
     def runtime(self, trt: Any, logger: Any, options: EngineOptions) -> Any:
-        """A Runtime that may load engines built with ``options``."""
+        """A Runtime that can load engines built with ``options``."""
 
     @abstractmethod
     def context(self, engine: Any, cache: bytes | None) -> tuple[Any, CompiledKernels | None]:
-        """An execution context, and the cache of compiled kernels that it fills, or None where
-        there is no such cache.
+        """An execution context, and the cache of compiled kernels that it fills, or None if the
+        library has no such cache.
 
         Args:
             engine: the loaded engine.
-            cache: what an earlier process kept of that cache.
+            cache: the cache of an earlier process.
         """
 
-    def scratch_bytes(self, engine: Any, context: Any) -> int:  # noqa: ARG002  # for a library that wants to be given it
-        """Device memory that the caller must give to ``context``, once its shapes are set; 0 where
-        it has its own.
+    def scratch_bytes(self, engine: Any, context: Any) -> int:  # noqa: ARG002  # TensorRT-RTX's
+        """Device memory that the caller must provide to ``context`` once its shapes are set; 0 if
+        the context allocates it.
         """
         return 0
 
     @abstractmethod
     def capturable(self, context: Any, stream: int) -> bool:
-        """Whether a CUDA graph may be captured of ``context`` on ``stream``."""
+        """Whether a CUDA graph of ``context`` can be captured on ``stream``."""
 
 
 class TensorRT(Flavour):
-    """TensorRT 10.13 and later, and 11: kernels are timed and chosen when the engine is built, on
-    the GPU at hand.
+    """TensorRT 10.13 and later, and 11: kernels are timed and chosen during the build, on this
+    machine's GPU.
     """
 
     kind = "trt"
@@ -155,13 +155,13 @@ class TensorRT(Flavour):
         """Every option but ``targets``; a GPU is always needed."""
         if options.targets:
             raise UsageError(
-                "`target` is TensorRT-RTX's: TensorRT builds for the GPU at hand",
+                "`targets` is TensorRT-RTX's: TensorRT builds for this machine's GPU",
                 hint="see `compatibility`",
             )
         if driver.problem is not None:
             raise MissingRequirement(
                 f"TensorRT builds on a GPU only: {driver.problem}",
-                hint="without one, build ahead of time with `format` trt-rtx and `target` sm_89"
+                hint="without one, build ahead of time with `format` trt-rtx and `targets` sm_89"
                 " (pip install tensorrt_rtx)",
             )
 
@@ -176,7 +176,7 @@ class TensorRT(Flavour):
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
 
     def runtime(self, trt: Any, logger: Any, options: EngineOptions) -> Any:
-        """A version-compatible engine carries code of its own, which must be allowed."""
+        """A version-compatible engine contains host code, which must be allowed."""
         runtime = trt.Runtime(logger)
         if options.compatibility == "version":
             runtime.engine_host_code_allowed = True
@@ -186,14 +186,14 @@ class TensorRT(Flavour):
         """A plain context: all kernels are in the engine."""
         return engine.create_execution_context(), None
 
-    def capturable(self, context: Any, stream: int) -> bool:  # noqa: ARG002  # asked of the library on RTX only
+    def capturable(self, context: Any, stream: int) -> bool:  # noqa: ARG002  # RTX's
         """Always: the first, plain run has allocated everything."""
         return True
 
 
 class TensorRTRTX(Flavour):
-    """TensorRT-RTX 1.x: engines are built ahead of time, without a GPU; kernels are compiled where
-    they run.
+    """TensorRT-RTX 1.x: engines are built ahead of time, without a GPU; kernels are compiled on the
+    machine that runs them.
     """
 
     kind = "trt-rtx"
@@ -201,17 +201,17 @@ class TensorRTRTX(Flavour):
     package = "tensorrt_rtx"
 
     def check_can_build(self, options: EngineOptions, driver: Driver) -> None:
-        """No kernel is chosen here, so no option about choosing them; refitting needs a driver."""
-        asked = {
+        """None of the options for choosing kernels; ``strip_weights`` needs a driver."""
+        tensorrt_only = {
             "compatibility": options.compatibility != "none",
             "optimization_level": options.optimization_level is not None,
             "tiling_level": options.tiling_level is not None,
         }
-        if wrong := [name for name, given in asked.items() if given]:
+        if wrong := [name for name, is_set in tensorrt_only.items() if is_set]:
             raise UsageError(
                 f"`{wrong[0]}` is TensorRT's: TensorRT-RTX chooses kernels on the machine that runs"
                 " the engine",
-                hint="name the GPUs with `target`",
+                hint="name the GPUs with `targets`",
             )
         if unknown := [target for target in options.targets if target not in RTX_TARGETS]:
             raise UsageError(
@@ -224,7 +224,7 @@ class TensorRTRTX(Flavour):
             )
 
     def configure(self, trt: Any, config: Any, options: EngineOptions) -> None:
-        """Targets, and memory given by the caller, without which no CUDA graph can be captured."""
+        """Targets, and memory from the caller, which CUDA graphs require."""
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         if options.targets:
             config.num_compute_capabilities = len(options.targets)
@@ -233,26 +233,26 @@ class TensorRTRTX(Flavour):
                 if capability is None or not config.set_compute_capability(capability, index):
                     raise UsageError(
                         f"TensorRT-RTX {self.version} does not build for {target}",
-                        hint="leave it out of `target`",
+                        hint="leave it out of `targets`",
                     )
 
-    def runtime(self, trt: Any, logger: Any, options: EngineOptions) -> Any:  # noqa: ARG002  # the same for all
+    def runtime(self, trt: Any, logger: Any, options: EngineOptions) -> Any:  # noqa: ARG002  # TensorRT's
         """A plain runtime."""
         return trt.Runtime(logger)
 
     def context(self, engine: Any, cache: bytes | None) -> tuple[Any, CompiledKernels | None]:
-        """A context that keeps the kernels that it compiles, starting from those of an earlier
-        process where it can.
+        """A context that caches its compiled kernels, and starts from those of an earlier process
+        if the library accepts them.
         """
         trt = self.load()
         config = engine.create_runtime_config()
-        # The default compiles a shape's own kernels in the background and runs slower ones until
-        # they are there: a CUDA graph would keep the slower ones for good, and a benchmark would
+        # By default, kernels for a shape are compiled in the background, and slower ones run until
+        # they are ready: a CUDA graph would contain the slower ones forever, and a benchmark would
         # time a mixture.
         config.dynamic_shapes_kernel_specialization_strategy = (
             trt.DynamicShapesKernelSpecializationStrategy.EAGER
         )
-        # What an engine built with REQUIRE_USER_ALLOCATION asks for; `scratch_bytes` says how much.
+        # Required by engines built with REQUIRE_USER_ALLOCATION; `scratch_bytes` is the amount.
         config.set_execution_context_allocation_strategy(
             trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
@@ -264,47 +264,45 @@ class TensorRTRTX(Flavour):
         return engine.create_execution_context(config), CompiledKernels(kernels, config, rejected)
 
     def scratch_bytes(self, engine: Any, context: Any) -> int:
-        """For the shapes that are set; the most that any shape needs, where the library cannot
-        say.
-        """
+        """For the current shapes, or the maximum over all shapes if the library cannot say."""
         return int(context.update_device_memory_size_for_shapes() or engine.device_memory_size_v2)
 
     def capturable(self, context: Any, stream: int) -> bool:
-        """As the library says."""
+        """The library's answer."""
         return bool(context.is_stream_capturable(stream))
 
 
-#: Both, by kind. The first that is installed is what ``trt`` means.
+#: Both, by kind. ``trt`` means the first that is installed.
 FLAVOURS: Mapping[EngineKind, Flavour] = MappingProxyType(
     {"trt": TensorRT(), "trt-rtx": TensorRTRTX()}
 )
 
 
 def flavour_of(library: Literal["tensorrt", "tensorrt_rtx"]) -> Flavour:
-    """The flavour of an engine, by the Python package that built it."""
+    """The flavour whose Python package is ``library``."""
     return next(flavour for flavour in FLAVOURS.values() if flavour.package == library)
 
 
 def flavour_for(name: EngineKind) -> Flavour:
-    """The library that ``name`` means here: ``trt`` is TensorRT, or TensorRT-RTX where only that is
+    """The library that ``name`` means here: ``trt`` is TensorRT, or TensorRT-RTX if only that is
     installed.
 
     Raises:
-        MissingRequirement: what was asked for is not installed.
+        MissingRequirement: the library is not installed.
     """
-    wanted = FLAVOURS[name]
-    if wanted.version is None and name == "trt" and FLAVOURS["trt-rtx"].version is not None:
+    flavour = FLAVOURS[name]
+    if flavour.version is None and name == "trt" and FLAVOURS["trt-rtx"].version is not None:
         return FLAVOURS["trt-rtx"]
-    if wanted.version is None:
+    if flavour.version is None:
         other = " (or tensorrt_rtx, which builds without a GPU)" if name == "trt" else ""
         raise MissingRequirement(
-            f"{wanted.title} is not installed: pip install {wanted.package}{other}"
+            f"{flavour.title} is not installed", hint=f"pip install {flavour.package}{other}"
         )
-    return wanted
+    return flavour
 
 
 def require_driver(flavour: Flavour, driver: Driver) -> None:
-    """Check that there is a GPU, before the library does: without a driver, a runtime of TensorRT
+    """Check that there is a GPU before the library does: without a driver, TensorRT's Runtime
     crashes the process.
 
     Raises:
@@ -313,6 +311,6 @@ def require_driver(flavour: Flavour, driver: Driver) -> None:
     if driver.problem is not None:
         raise MissingRequirement(
             f"{flavour.title} runs on an NVIDIA GPU only: {driver.problem}",
-            hint="on this machine build ahead of time with `format` trt-rtx and `target` sm_89; to"
-            " run, use `backend` torch, torch-compile or ort-cpu",
+            hint="on this machine build ahead of time with `format` trt-rtx; to run, use `backend`"
+            " torch, torch-compile or ort-cpu",
         )

@@ -1,6 +1,4 @@
-"""What TensorRT says. Many of its calls fail by returning None or False and a line in the log, so
-the log is kept.
-"""
+"""TensorRT's log. Many calls fail by returning None or False, and only the log has the reason."""
 
 from __future__ import annotations
 
@@ -10,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-#: One logger for each library: TensorRT keeps the first that it is given, process-wide.
+#: One logger per library: TensorRT keeps the first one for the whole process.
 _LOGGERS: dict[str, Any] = {}
-#: How the builder's list of the finished engine's layers begins, with and without its heading.
+#: Beginnings of the builder's list of layers, with and without its heading.
 _LAYERS = ("Engine Layer Information:\nLayers:", "Layers:\n")
-#: Noise of a machine without a driver, and the library's own source positions.
+#: Noise on a machine without a driver, and source positions inside the library.
 _NO_DRIVER = re.compile(r"cudaError 35|catchCudaError")
 _WHERE = re.compile(r"\s*(In [\w:~<>() ]+ at \S+|\[[\w.]+::?[\w~<>:() ]+\]) *")
 
@@ -23,9 +21,9 @@ class Log:
     """Lines of one capture.
 
     Attributes:
-        errors: lines of severity error and above, in order.
-        warnings: likewise.
-        layers: the builder's own list of the finished engine's layers, or "".
+        errors: messages of severity error and above, in order.
+        warnings: messages of severity warning, in order.
+        layers: the builder's list of the finished engine's layers, or "".
     """
 
     def __init__(self) -> None:
@@ -34,13 +32,13 @@ class Log:
         self.layers = ""
 
     def reason(self) -> str:
-        """The line that says why something failed, in short, or a sentence that there is none."""
-        told = [short for line in self.errors if (short := shorten(line))]
-        return told[0] if told else "the library gave no reason"
+        """The first error, shortened, or a sentence that says that there is none."""
+        reasons = (short for line in self.errors if (short := shorten(line)))
+        return next(reasons, "the library gave no reason")
 
 
 def shorten(text: str) -> str:
-    """One line of the library's without source positions; "" for what only says that there is no
+    """The first line of a message without source positions; "" if it only reports that there is no
     driver.
     """
     lines = [line for line in text.splitlines() if line.strip() and not _NO_DRIVER.search(line)]
@@ -54,25 +52,25 @@ def shorten(text: str) -> str:
 
 @contextmanager
 def captured(trt: Any) -> Iterator[tuple[Any, Log]]:
-    """The library's logger, and a `Log` that takes what it says inside the block, from any thread.
+    """The library's logger, and a `Log` of its messages inside the block, from any thread.
 
-    Captures of one library may not be nested.
+    Captures of one library must not be nested.
     """
-    keeper = _logger(trt)
+    recorder = _recorder(trt)
     log = Log()
-    keeper.log_to = log
+    recorder.log_to = log
     try:
-        yield keeper, log
+        yield recorder, log
     finally:
-        keeper.log_to = None
+        recorder.log_to = None
 
 
-def _logger(trt: Any) -> Any:
+def _recorder(trt: Any) -> Any:
     if trt.__name__ not in _LOGGERS:
         severities = trt.ILogger.Severity
 
-        class Keeper(trt.ILogger):  # type: ignore[misc]  # the library is only known when it is loaded
-            """Hands each line to the capture that is going on."""
+        class Recorder(trt.ILogger):  # type: ignore[misc]  # the library is only known when it is loaded
+            """Adds each message to the current capture."""
 
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
@@ -90,5 +88,5 @@ def _logger(trt: Any) -> Any:
                     elif message.startswith(_LAYERS):
                         self.log_to.layers = message
 
-        _LOGGERS[trt.__name__] = Keeper()
+        _LOGGERS[trt.__name__] = Recorder()
     return _LOGGERS[trt.__name__]

@@ -1,11 +1,10 @@
-"""TensorRT and TensorRT-RTX engines. Passport and driver are asked first, and nothing falls back
-unseen.
-"""
+"""A session of a TensorRT or TensorRT-RTX engine."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,8 +30,7 @@ from .layers import layers_from_inspector
 from .library import Flavour
 from .log import captured
 
-#: Names of element types, by the library's. Its own ``nptype`` raises for bfloat16, which NumPy
-#: lacks.
+#: Names of element types, by the library's. Its ``nptype`` fails for bfloat16, which NumPy lacks.
 DTYPES: Mapping[str, str] = MappingProxyType(
     {
         "FLOAT": "float32",
@@ -51,15 +49,20 @@ class TrtSession(Session):
     """An engine on device buffers. `run` launches kernel by kernel; `Bound.enqueue` replays a CUDA
     graph.
 
-    Each batch size has one context, one set of buffers and one graph, kept until `close`, so that
-    going back to one costs nothing.
+    Each batch size has one context, one set of buffers and one graph. They live until `close`, so
+    returning to a batch size costs nothing.
 
     Args:
         artifact: the engine.
-        options: CUDA graphs or not.
+        options: whether to use CUDA graphs.
         name: the backend's.
-        flavour: the library, and its module ``trt``.
+        flavour: the library.
+        trt: its module.
         memory: where tensors live.
+
+    Raises:
+        SessionFailed: the library cannot load the engine.
+        BadArtifact: the engine does not agree with its manifest.
     """
 
     def __init__(
@@ -74,13 +77,8 @@ class TrtSession(Session):
         record = artifact.manifest.engine
         assert record is not None
         super().__init__(name)
-        self._artifact, self._options, self._flavour, self._trt, self._memory = (
-            artifact,
-            options,
-            flavour,
-            trt,
-            memory,
-        )
+        self._artifact, self._options, self._memory = artifact, options, memory
+        self._flavour, self._trt = flavour, trt
         self._profiles = record.options.profiles
         self._kernels = KernelCache(_kernel_file(artifact, memory.device, flavour))
         with captured(trt) as (logger, log):
@@ -102,42 +100,42 @@ class TrtSession(Session):
         """
         self.check_inputs(inputs)
         batch = next(iter(inputs.values())).shape[0]
-        known = self._executions.get(batch)
         with Translated(self.backend):
-            execution = known or self._prepare(batch)
+            execution = self._executions.get(batch) or self._prepare(batch)
             execution.load(inputs)
             execution.launch_logged()
             outputs = self._fetched(execution)
-        if known is None:
-            self._executions[batch] = execution
-            self._kernels.keep()
+        self._remember(batch, execution)
         return self._finite(outputs)
 
     def _bind(self, inputs: Arrays) -> TrtBound:
-        """Run once plainly, and capture a CUDA graph if asked for.
+        """Run once without a graph, then capture a CUDA graph if the options request one.
 
         TensorRT-RTX compiles its kernels here. If a graph cannot be captured, `Bound.enqueue`
-        launches plainly, and `Bound.boundary` and `delivered` say so.
+        launches kernel by kernel, and `Bound.boundary` and `delivered` say so.
         """
         batch = next(iter(inputs.values())).shape[0]
-        known = self._executions.get(batch)
         with Translated(self.backend):
-            execution = known or self._prepare(batch)
+            execution = self._executions.get(batch) or self._prepare(batch)
             execution.load(inputs)
             execution.launch_logged()
             self._memory.synchronize()
             if self._options.cuda_graph and not execution.tried:
                 execution.capture()
-            if known is None:
-                self._executions[batch] = execution
-                self._kernels.keep()
+            self._remember(batch, execution)
             self._last_bound = execution
             execution.spoil(tuple(spec.name for spec in self.outputs))
-            kept = {name: np.array(array, order="C") for name, array in inputs.items()}
-            bound = TrtBound(self.backend, execution, kept, self._read)
+            copies = {name: np.array(array, order="C") for name, array in inputs.items()}
+            bound = TrtBound(self.backend, execution, copies, self._read)
             bound.enqueue()
         bound.fetch()
         return bound
+
+    def _remember(self, batch: int, execution: Execution) -> None:
+        """Store an execution that has run, and the kernels that it compiled."""
+        if batch not in self._executions:
+            self._executions[batch] = execution
+            self._kernels.write()
 
     def _read(self, execution: Execution) -> dict[str, NDArray[Any]]:
         with Translated(self.backend):
@@ -150,14 +148,13 @@ class TrtSession(Session):
         }
 
     def delivered(self) -> Delivered:
-        """What the engine's own inspector says of each layer."""
+        """Each layer, as the engine's inspector reports it."""
         inspector = self._engine.create_engine_inspector()
         if self._last_bound is not None:
             inspector.execution_context = self._last_bound.context
         layers = layers_from_inspector(
             inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         )
-        found = delivered_from_engine(layers, self._memory.device)
         last = self._last_bound
         graph = (
             "nothing bound" if last is None else "on" if last.replay else f"off: {last.why_plain}"
@@ -168,19 +165,18 @@ class TrtSession(Session):
             "cuda graph": graph,
             **self._kernels.notes(),
         }
-        return Delivered(found.device, found.layers, {**found.notes, **notes})
+        return replace(delivered_from_engine(layers, self._memory.device), notes=notes)
 
     def close(self) -> None:
-        """Wait for what is under way, then drop graphs, contexts, buffers and engine, in that
+        """Wait for running work, then release graphs, contexts, buffers and engine, in that
         order.
         """
         super().close()
-        with contextlib.suppress(
-            RuntimeError
-        ):  # a GPU that has failed says so again, and nothing is under way on it
+        # A GPU that has failed fails again here, and then no work is running on it.
+        with contextlib.suppress(RuntimeError):
             self._memory.synchronize()
         self._last_bound = None
-        for batch in self._executions:  # no name may keep a context longer than the engine
+        for batch in self._executions:  # no variable may keep a context longer than the engine
             self._executions[batch].replay = None
         self._executions = {}
         self._kernels.drop()
@@ -190,18 +186,18 @@ class TrtSession(Session):
         """A context with the best profile for ``batch``, and buffers of exactly its size."""
         index = self._profile(batch)
         with captured(self._trt) as (_, log), self._memory.current():
-            context, kept = self._flavour.context(self._engine, self._kernels.read())
+            context, kernels = self._flavour.context(self._engine, self._kernels.read())
             if context is None:
                 raise SessionFailed(
                     f"{self._flavour.title} cannot make a context for batch {batch}: {log.reason()}"
                 )
-            self._kernels.take(kept)
-            chosen = index == 0  # which a new context has
-            with contextlib.suppress(RuntimeError):  # raised where other calls return False
-                chosen = chosen or context.set_optimization_profile_async(
+            self._kernels.add(kernels)
+            selected = index == 0  # the default of a new context
+            with contextlib.suppress(RuntimeError):  # other calls return False instead
+                selected = selected or context.set_optimization_profile_async(
                     index, self._memory.stream
                 )
-            if not chosen:
+            if not selected:
                 raise SessionFailed(
                     f"{self._flavour.title} refuses profile {index}: {log.reason()}"
                 )
@@ -218,9 +214,7 @@ class TrtSession(Session):
                     raise SessionFailed(
                         f"{self._flavour.title} refuses the buffer of {spec.name}: {log.reason()}"
                     )
-            for (
-                spec
-            ) in self.outputs:  # the engine's word on the shape, against what the manifest led to
+            for spec in self.outputs:  # the manifest's shapes against the engine's
                 shape = tuple(context.get_tensor_shape(spec.name))
                 if shape != tuple(buffers[spec.name].shape):
                     raise SessionFailed(f"output {spec.name!r} has shape {shape} at batch {batch}")
@@ -254,19 +248,18 @@ class TrtSession(Session):
         return outputs
 
     def _check_manifest(self) -> None:
-        """The engine must be the one that the manifest tells of; only the engine's bytes are under
-        a digest.
+        """Compare the manifest with the engine; only the engine's bytes are under a digest.
 
         Raises:
-            BadArtifact: names what differs.
+            BadArtifact: they differ; names the fields.
         """
         manifest = self._artifact.manifest
         record = manifest.engine
         assert record is not None
-        held = _batch_ranges(self._engine, self.inputs[0].name)
-        told = [(profile.min, profile.opt, profile.max) for profile in self._profiles]
+        actual = _batch_ranges(self._engine, self.inputs[0].name)
+        expected = [(profile.min, profile.opt, profile.max) for profile in self._profiles]
         different = different_tensors(manifest, self.inputs, self.outputs)
-        different += [] if held == told else ["optimization profiles"]
+        different += [] if actual == expected else ["optimization profiles"]
         options = record.options
         if self._engine.name != engine_name(
             manifest, refittable=options.strip_weights, tf32=options.tf32
@@ -278,39 +271,36 @@ class TrtSession(Session):
 def _specs(
     trt: Any, engine: Any, profiles: tuple[Any, ...]
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """The engine's own inputs and outputs.
+    """The engine's inputs and outputs.
 
     Raises:
-        BadArtifact: one is of a type that sessions do not take (float8, int4, ...).
+        BadArtifact: one has an element type that sessions do not support (float8, int4, ...).
     """
-    found: dict[Any, list[TensorSpec]] = {trt.TensorIOMode.INPUT: [], trt.TensorIOMode.OUTPUT: []}
+    specs: dict[Any, list[TensorSpec]] = {trt.TensorIOMode.INPUT: [], trt.TensorIOMode.OUTPUT: []}
     one_size = len(profiles) == 1 and profiles[0].static
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         kind = engine.get_tensor_dtype(name).name
         if kind not in DTYPES:
             raise BadArtifact(
-                f"the engine's tensor {name!r} is of type {kind}, which no session takes; "
-                f"build it with inputs and outputs of one of {', '.join(DTYPES.values())}"
+                f"the engine's tensor {name!r} is of type {kind}, which no session takes",
+                hint=f"build it with inputs and outputs of one of {', '.join(DTYPES.values())}",
             )
         shape = tuple(None if size < 0 else int(size) for size in engine.get_tensor_shape(name))
-        if one_size and shape[:1] == (
-            None,
-        ):  # a symbolic batch that the profile allows one size of
+        if one_size and shape[:1] == (None,):  # symbolic, but the profile allows a single size
             shape = (profiles[0].min, *shape[1:])
-        found[engine.get_tensor_mode(name)].append(
+        specs[engine.get_tensor_mode(name)].append(
             TensorSpec(name=name, dtype=DTYPES[kind], shape=shape)
         )
-    inputs, outputs = found.values()
+    inputs, outputs = specs.values()
     return tuple(inputs), tuple(outputs)
 
 
 def _batch_ranges(engine: Any, name: str) -> list[tuple[int, ...]]:
-    """Smallest, best and largest batch of each profile, or of its own shape if the engine takes one
-    size only.
+    """Minimum, optimum and maximum batch of each profile.
 
-    The library need not know profile shapes of such an engine: it may raise, or give shapes without
-        dimensions.
+    An engine with a fixed batch size need not have profile shapes: the library may fail, or return
+    shapes without dimensions. Then all three are the input's own batch size.
     """
     batch = int(engine.get_tensor_shape(name)[0])
     if batch >= 0:
@@ -323,8 +313,8 @@ def _batch_ranges(engine: Any, name: str) -> list[tuple[int, ...]]:
 
 
 def _kernel_file(artifact: Artifact, device: str, flavour: Flavour) -> Path | None:
-    """Where kernels that TensorRT-RTX compiles are kept: one file for each engine, GPU and
-    version.
+    """The file that caches TensorRT-RTX's compiled kernels, one per engine, GPU and version; None
+    for TensorRT.
     """
     if flavour.kind != "trt-rtx":
         return None

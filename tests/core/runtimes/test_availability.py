@@ -22,15 +22,18 @@ from fakes.package import fake_package
 from resnext.artifact.files import Artifact
 from resnext.artifact.kinds import KINDS
 from resnext.errors import MissingRequirement, UnknownName, UsageError
+from resnext.findings import Finding
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
+from resnext.machine.machine import Machine, this_machine
 from resnext.precision import PRECISIONS
 from resnext.runtimes import availability, compatibility
 from resnext.runtimes.availability import available, available_runtimes, require
 from resnext.runtimes.ort import cuda_probe, libraries
+from resnext.runtimes.ort import door as ort_door
 from resnext.runtimes.pt2 import toolchain
 from resnext.runtimes.pt2.record import this_host
-from resnext.runtimes.registry import RUNTIMES, load_door, table
+from resnext.runtimes.registry import RUNTIMES, SessionOptions, load_door, table
 from resnext.runtimes.trt import library
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import artifacts
@@ -71,18 +74,18 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         )
         monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
         monkeypatch.setattr(
-            cuda_probe, "cuda_works", lambda: not {"cudnn", "driver"} & set(lacking)
+            cuda_probe, "cuda_works", lambda _: not {"cudnn", "driver"} & set(lacking)
         )
         monkeypatch.setattr(library.TensorRT, "version", None if "trt" in lacking else "11.4.0")
         monkeypatch.setattr(library.TensorRTRTX, "version", None if "rtx" in lacking else "1.7.1")
         monkeypatch.setattr(
-            libraries, "load_tensorrt10", missing if "trt10" in lacking else lambda: "10.16"
+            libraries, "load_tensorrt10", missing if "trt10" in lacking else lambda _: "10.16"
         )
         monkeypatch.setattr(
             libraries, "plugin_device", missing if "plugin" in lacking else lambda _: ("1", 0)
         )
-        reason = "no toolkit" if "toolkit" in lacking else None
-        monkeypatch.setattr(toolchain, "obstacle", lambda _: reason)
+        problem = Finding("no-toolkit", "no toolkit") if "toolkit" in lacking else None
+        monkeypatch.setattr(toolchain, "obstacle", lambda _: problem)
         real = importlib.util.find_spec
         gone = {name for name in ("onnxruntime", "openvino") if name in lacking}
         monkeypatch.setattr(
@@ -102,7 +105,7 @@ def test_every_runtime_is_complete(plant: Callable[..., None]) -> None:
         assert set(known.precisions) <= set(PRECISIONS)
         door = load_door(name)
         assert callable(door.open_session)
-        answer = door.available(name, "auto", given=True)
+        answer = door.available(name, "auto", this_machine(), prebuilt=True)
         assert answer is None or answer.message
     assert {kind for known in RUNTIMES.values() for kind in known.formats} == {"weights", *KINDS}
 
@@ -229,9 +232,9 @@ def test_what_is_given_does_not_have_to_be_made(
         *lacking
     )  # TensorRT-RTX builds for an H100 only if it is told so, and such an engine runs
     assert available(name) is not None
-    assert available(name, given=True) is None
+    assert available(name, prebuilt=True) is None
     plant("driver", "rtx", "trt")
-    assert (available(name, given=True) is None) == (name == "pt2")
+    assert (available(name, prebuilt=True) is None) == (name == "pt2")
 
 
 @pytest.mark.parametrize(
@@ -343,3 +346,43 @@ def test_all_on_a_device_that_nothing_has_says_so(plant: Callable[..., None]) ->
     )
     assert done.exit_code == 3, done.output
     assert "no CUDA device" in done.output
+
+
+@pytest.fixture
+def asked(plant: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Counts how often the driver of a GPU machine is asked."""
+    plant()
+    questions: list[str] = []
+
+    def ask() -> Driver:
+        questions.append("driver")
+        return H100
+
+    monkeypatch.setattr(cuda_driver, "probe_driver", ask)
+    return questions
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_the_driver_is_asked_once_for_one_runtime(name: str, device: Any, asked: list[str]) -> None:
+    available(name, device)
+    assert len(asked) <= 1
+    asked.clear()
+    available(name, device, machine=Machine(H100, "linux-x86_64"))
+    assert asked == []
+
+
+def test_the_driver_is_asked_once_for_all_runtimes(asked: list[str]) -> None:
+    assert "trt" in available_runtimes("cuda")
+    assert asked == ["driver"]
+
+
+@pytest.mark.parametrize("name", ["ort", "ort-cpu", "ort-cuda", "ort-trt", "ort-trt-rtx"])
+def test_opening_an_onnx_file_asks_the_driver_at_most_once(
+    name: str, artifact: Artifact, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for provider in ("CpuProvider", "CudaProvider", "TensorrtProvider"):
+        monkeypatch.setattr(ort_door, provider, lambda *given: given)
+    monkeypatch.setattr(ort_door, "OrtSession", lambda provider: provider)
+    load_door(name).open_session(artifact, SessionOptions(), name)
+    assert asked == ([] if name == "ort-cpu" else ["driver"])

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from exported import export_onnx
+from fakes.delivered import layer_share
 from fakes.package import fake_package
 from resnext.artifact.files import Artifact
 from resnext.errors import (
@@ -29,13 +30,14 @@ from resnext.errors import (
     UnknownName,
     UsageError,
 )
+from resnext.findings import Finding
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.runtimes.availability import available_runtimes
 from resnext.runtimes.ort import cuda_probe
 from resnext.runtimes.pt2 import toolchain
-from resnext.runtimes.pytorch import session as torch_session
+from resnext.runtimes.pytorch import network as torch_network
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime, open_session
 from resnext.runtimes.session import Session
@@ -162,8 +164,8 @@ def test_every_convolution_and_product_is_reported_delivered(
         delivered = session.delivered()
     heavy = [layer for layer in delivered.layers if layer.op in ("Conv", "Gemm")]
     assert len(heavy) == 14
-    assert delivered.share("float32") == 1.0
-    assert delivered.share("float16") == 0.0
+    assert layer_share(delivered, "float32") == 1.0
+    assert layer_share(delivered, "float16") == 0.0
 
 
 @pytest.mark.slow
@@ -173,7 +175,7 @@ def test_torch_compile_gets_the_whole_network_as_one_graph(weights: Weights, ima
         session.bind({"input": images})
         delivered = session.delivered()
         assert delivered.notes["graphs"] == "1"
-        assert delivered.share("float32") == 1.0
+        assert layer_share(delivered, "float32") == 1.0
 
 
 @pytest.mark.slow
@@ -184,7 +186,7 @@ def test_a_network_that_pytorch_ran_eagerly_is_not_passed_off_as_compiled(
     # Past the recompile limit PyTorch runs a compiled model eagerly; the limit counts over all
     # sessions of a process.
     torch.compiler.reset()
-    monkeypatch.setattr(torch_session, "_RECOMPILE_LIMIT", 1)
+    monkeypatch.setattr(torch_network, "_RECOMPILE_LIMIT", 1)
     with (
         torch._dynamo.config.patch(recompile_limit=1),
         open_session(weights, "torch-compile", options=ONE_LAYOUT) as first,
@@ -222,7 +224,7 @@ def test_precision_is_that_asked_for_inside_and_float32_outside(
         weights, "torch", options=SessionOptions(device="cpu", precision="fp16")
     ) as session:
         logits = session.run({"input": images})["logits"]
-        assert session.delivered().share("float16") == 1.0
+        assert layer_share(session.delivered(), "float16") == 1.0
     assert logits.dtype == np.float32
     reference = reference_logits(weights, images)
     outcome = compare(reference, logits, gate=gate_for("fp16"))
@@ -241,9 +243,7 @@ def test_memory_format_is_chosen_by_a_trial_and_told(weights: Weights, images: A
         if "trial" in name
     }
     assert set(trials) == {"nchw", "channels-last"}
-    if (
-        trials["channels-last"] > trials["nchw"]
-    ):  # the notes are rounded, so only a clear case is held
+    if trials["channels-last"] > trials["nchw"]:  # the notes are rounded: only clear cases count
         assert notes["memory format"] == "nchw"
     if trials["channels-last"] < 0.8 * trials["nchw"]:
         assert notes["memory format"] == "channels-last"
@@ -314,7 +314,11 @@ def test_all_means_compiled_backends_only_where_their_compiler_is(
         monkeypatch.setattr(
             cuda_driver, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", "9.0"),))
         )
-    asked = {device: None if "packages" in found else "something is missing; install it"}
+    asked = {
+        device: None
+        if "packages" in found
+        else Finding("missing", "something is missing", "install it")
+    }
     monkeypatch.setattr(toolchain, "obstacle", asked.__getitem__)
     assert {"torch-compile", "pt2"} & set(available_runtimes(device)) == there
 
@@ -353,7 +357,7 @@ def test_all_means_the_engine_libraries_that_take_this_gpu_and_no_other(
     monkeypatch.setattr(
         cuda_driver, "probe_driver", lambda: Driver(None, 1, "13.0", (Gpu("GPU", capability),))
     )
-    monkeypatch.setattr("resnext.runtimes.ort.cuda_probe.cuda_works", lambda: False)
+    monkeypatch.setattr("resnext.runtimes.ort.cuda_probe.cuda_works", lambda _: False)
     assert [name for name in available_runtimes() if "trt" in name] == found
 
 
@@ -378,7 +382,7 @@ def test_a_provider_that_fell_back_to_the_cpu_is_an_error(
         pytest.skip("this onnxruntime was built without CUDA")
     with pytest.raises(MissingRequirement, match=r"no CUDA|cannot use CUDA"):
         open_session(artifact, "ort-cuda")
-    monkeypatch.setattr(cuda_probe, "cuda_works", lambda: True)  # and if that had been wrong
+    monkeypatch.setattr(cuda_probe, "cuda_works", lambda _: True)  # and if that had been wrong
     with pytest.raises((SilentFallback, BadArtifact)):
         open_session(artifact, "ort-cuda")
 
@@ -394,7 +398,7 @@ def test_a_runtime_that_reports_another_provider_is_an_error(
         return real(path, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(ort, "InferenceSession", on_the_cpu)
-    monkeypatch.setattr(cuda_probe, "cuda_works", lambda: True)
+    monkeypatch.setattr(cuda_probe, "cuda_works", lambda _: True)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(
         SilentFallback, match="fell back from CUDAExecutionProvider to CPUExecutionProvider"
@@ -413,7 +417,8 @@ def test_a_build_without_the_provider_says_which_package_has_it(
 
 def test_ort_alone_takes_what_works_here(artifact: Artifact) -> None:
     with open_session(artifact, "ort") as session:
-        assert session.delivered().device == ("cuda" if cuda_probe.cuda_works() else "cpu")
+        works = cuda_probe.cuda_works(cuda_driver.probe_driver())
+        assert session.delivered().device == ("cuda" if works else "cpu")
 
 
 def test_available_backends_are_registered_and_run_here() -> None:
@@ -433,7 +438,7 @@ def test_a_truncated_graph_is_a_bad_artifact_and_not_a_crash(
 
 
 def test_onnx_runtime_does_not_report_to_its_maker(tmp_path: Path) -> None:
-    """It leaves a file with an identity in the temporary folder where it does."""
+    """If it reports, it leaves a file with an identity in the temporary folder."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     environment.pop("ORT_DISABLE_TELEMETRY", None)
     subprocess.run(

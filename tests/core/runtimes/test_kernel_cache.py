@@ -14,7 +14,7 @@ from resnext.runtimes.trt.library import CompiledKernels
 
 
 class Kernels:
-    """The library's cache: serialises to what it was made of."""
+    """The library's cache: serializes to the data that it was made from."""
 
     def __init__(self, data: bytes | None) -> None:
         self.data = data
@@ -41,8 +41,8 @@ def note(cache: KernelCache) -> str:
 def test_what_one_process_keeps_the_next_one_reads(path: Path) -> None:
     first = KernelCache(path)
     assert first.read() is None
-    first.take(compiled(b"kernels"))
-    first.keep()
+    first.add(compiled(b"kernels"))
+    first.write()
     assert note(first) == "compiled now"
     second = KernelCache(path)
     assert second.read() == b"kernels"
@@ -52,8 +52,8 @@ def test_what_one_process_keeps_the_next_one_reads(path: Path) -> None:
 def test_what_this_process_wrote_itself_is_not_called_reused(path: Path) -> None:
     cache = KernelCache(path)
     cache.read()
-    cache.take(compiled(b"one"))
-    cache.keep()
+    cache.add(compiled(b"one"))
+    cache.write()
     assert cache.read() == b"one"  # the next context starts from it
     assert note(cache) == "compiled now"
 
@@ -61,26 +61,26 @@ def test_what_this_process_wrote_itself_is_not_called_reused(path: Path) -> None
 def test_the_newest_context_is_kept_since_it_began_with_the_others_kernels(path: Path) -> None:
     cache = KernelCache(path)
     for data in (b"one", b"one two"):
-        cache.take(compiled(data))
-        cache.keep()
+        cache.add(compiled(data))
+        cache.write()
     assert path.read_bytes() == b"one two"
 
 
 def test_nothing_is_written_twice(path: Path) -> None:
     cache = KernelCache(path)
-    cache.take(compiled(b"kernels"))
-    cache.keep()
+    cache.add(compiled(b"kernels"))
+    cache.write()
     path.write_bytes(b"another process's, with more in it")
-    cache.keep()
+    cache.write()
     assert path.read_bytes() == b"another process's, with more in it"
 
 
 def test_a_library_that_compiles_nothing_has_no_file_and_no_note() -> None:
     cache = KernelCache(None)
     kernels = Kernels(b"kernels")
-    cache.take(CompiledKernels(kernels, None, rejected=False))
-    cache.take(None)
-    cache.keep()
+    cache.add(CompiledKernels(kernels, None, rejected=False))
+    cache.add(None)
+    cache.write()
     assert cache.read() is None
     assert cache.notes() == {}
     assert kernels.asked == 0
@@ -92,16 +92,16 @@ def test_kernels_that_the_library_rejects_are_not_called_reused(path: Path, reje
     path.write_bytes(b"of another driver")
     cache = KernelCache(path)
     assert cache.read() == b"of another driver"
-    cache.take(compiled(b"new", rejected=rejected))
+    cache.add(compiled(b"new", rejected=rejected))
     assert note(cache).startswith("compiled now, since" if rejected else "reused")
-    cache.keep()
+    cache.write()
     assert path.read_bytes() == b"new"
 
 
 def test_a_library_with_nothing_to_keep_is_told(path: Path) -> None:
     cache = KernelCache(path)
-    cache.take(compiled(None))
-    cache.keep()
+    cache.add(compiled(None))
+    cache.write()
     assert note(cache) == "compiled now, not kept: the library gives nothing to keep"
     assert not path.exists()
 
@@ -110,8 +110,8 @@ def test_a_file_where_a_folder_should_be_is_told(path: Path) -> None:
     path.parent.write_text("a file")
     cache = KernelCache(path)
     assert cache.read() is None
-    cache.take(compiled(b"kernels"))
-    cache.keep()
+    cache.add(compiled(b"kernels"))
+    cache.write()
     assert note(cache).startswith("compiled now, not kept: ")
     assert path.parent.read_text() == "a file"
 
@@ -120,8 +120,8 @@ def test_a_folder_where_the_file_should_be_is_told(path: Path) -> None:
     path.mkdir(parents=True)
     cache = KernelCache(path)
     assert cache.read() is None
-    cache.take(compiled(b"kernels"))
-    cache.keep()
+    cache.add(compiled(b"kernels"))
+    cache.write()
     assert note(cache).startswith("compiled now, not kept: ")
     assert list(path.parent.iterdir()) == [path]  # and nothing half-written
 
@@ -137,8 +137,8 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(
 
     monkeypatch.setattr(os, "fsync", full)  # the new file is written, and not yet in place
     cache = KernelCache(path)
-    cache.take(compiled(b"kernels"))
-    cache.keep()
+    cache.add(compiled(b"kernels"))
+    cache.write()
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
     assert note(cache) == "compiled now, not kept: No space left on device"
@@ -147,8 +147,8 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(
 def test_dropped_objects_are_not_asked_again(path: Path) -> None:
     kernels = Kernels(b"kernels")
     cache = KernelCache(path)
-    cache.take(CompiledKernels(kernels, None, rejected=False))
+    cache.add(CompiledKernels(kernels, None, rejected=False))
     cache.drop()
-    cache.keep()
+    cache.write()
     assert kernels.asked == 0
     assert not path.exists()

@@ -1,6 +1,4 @@
-"""OpenVINO computes what PyTorch computes, in the precision asked for, and says so; what it hides
-is refused.
-"""
+"""OpenVINO matches PyTorch in the requested precision, and nothing that it would hide passes."""
 
 from __future__ import annotations
 
@@ -35,7 +33,8 @@ from resnext.errors import (
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.openvino import session as openvino_session
 from resnext.runtimes.openvino.door import open_session
-from resnext.runtimes.openvino.session import OpenvinoSession, ov
+from resnext.runtimes.openvino.library import ov
+from resnext.runtimes.openvino.session import OpenvinoSession
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.registry import open_session as open_backend
@@ -572,7 +571,7 @@ def test_importing_it_reports_to_nobody(tmp_path: Path) -> None:
         env={**quiet, "HOME": str(tmp_path), "PYTHONPATH": f"{root}:{root / 'export'}"},
     )
     assert done.stdout.strip() == "[]"
-    assert list(tmp_path.iterdir()) == []  # where it keeps the identity that it reports under
+    assert list(tmp_path.iterdir()) == []  # the folder for the identity that it reports under
 
 
 def test_the_metadata_of_an_ir_is_readable_without_the_toolkit(

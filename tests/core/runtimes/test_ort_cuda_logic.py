@@ -49,7 +49,7 @@ def images(weights: Weights) -> Any:
 
 
 class CpuOrtValue:
-    """Makes host values where the session asks for device values."""
+    """Makes host values if the session requests device values."""
 
     @staticmethod
     def ortvalue_from_numpy(array: Any, device: str, index: int) -> Any:
@@ -119,9 +119,7 @@ def test_bound_runs_and_host_runs_are_right_and_leave_each_other_alone(
             bound.enqueue()
             bound.synchronize()
             assert compare(reference[rows], bound.fetch()["logits"]).passed
-    assert len(runtime.asked) == (
-        3 if graph else 1
-    )  # a graph has a session of its own for each bind
+    assert len(runtime.asked) == (3 if graph else 1)  # each bind with a graph has its own session
 
 
 def test_options_keep_float32_exact_and_refuse_the_cpu(
@@ -156,9 +154,7 @@ def test_a_float16_session_asks_for_float16s_settings(
 
 
 def knows(library: str, name: str) -> bool:
-    """Whether ONNX Runtime's provider library holds ``name`` as a string of its own, or as another
-    one's end.
-    """
+    """Whether a provider library of ONNX Runtime contains ``name`` as (the end of) a string."""
     path = Path(ort.__file__).parent / "capi" / library
     if not path.exists():
         pytest.skip(f"this onnxruntime has no {library}")

@@ -22,6 +22,7 @@ import onnxruntime as ort
 import pytest
 
 from exported import export_onnx
+from fakes.delivered import layer_share
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback
@@ -76,7 +77,7 @@ def images(weights: Weights) -> Any:
 
 
 class CpuOrtValue:
-    """Makes host values where the session asks for device values."""
+    """Makes host values if the session requests device values."""
 
     @staticmethod
     def ortvalue_from_numpy(array: Any, device: str, index: int) -> Any:
@@ -102,13 +103,13 @@ class Options(ort.SessionOptions):  # type: ignore[misc]  # onnxruntime is untyp
 
 @dataclass
 class StandIn:
-    """onnxruntime with the CPU provider in TensorRT's place; remembers options, and where asked
-    leaves nodes behind.
+    """onnxruntime with the CPU provider in TensorRT's place; records options, and can leave nodes
+    out.
 
     Attributes:
         asked: provider options of each session, in order.
         devices: what the plugin's sessions were made for.
-        fallen: the provider that the session says is first, where it is not TensorRT's.
+        fallen: the provider that the session lists first, if it is not TensorRT's.
         unassigned: operators that partitioning leaves to the CPU.
         strayed: operators that a profiled run shows on the CPU.
         outputs: what is done to each output of a host run.
@@ -238,7 +239,7 @@ def test_without_a_gpu_the_answer_is_exit_3_and_what_would_work(name: str) -> No
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 3, done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert f"backend '{name}' needs an NVIDIA GPU" in done.stderr
+    assert "no CUDA device: the NVIDIA driver" in done.stderr
     assert "--backend ort-cpu" in done.stderr
 
 
@@ -290,7 +291,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Li
         monkeypatch.setattr(ort_trt_libraries.ctypes, "CDLL", libraries)  # type: ignore[attr-defined]
         first = next((name for name in system if name.startswith("libnvinfer.so")), None)
         monkeypatch.setattr(ort_trt_libraries, "find_library", lambda _name: first)
-        monkeypatch.setattr(ort_trt_libraries, "cuda_works", lambda: works)
+        monkeypatch.setattr(ort_trt_libraries, "cuda_works", lambda _: works)
         providers = [TRT, "CUDAExecutionProvider", "CPUExecutionProvider"]
         monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
         monkeypatch.setattr(ort, "cuda_version", cuda, raising=False)
@@ -306,7 +307,7 @@ def test_tensorrt_10_is_loaded_from_its_wheel_and_before_the_systems(
     machine: Callable[..., Libraries], tmp_path: Path
 ) -> None:
     libraries = machine(TEN, TEN)
-    assert load_tensorrt10() == "10.16.1"
+    assert load_tensorrt10(H200) == "10.16.1"
     assert libraries.loaded == [str(tmp_path / name) for name in TEN]
 
 
@@ -317,7 +318,7 @@ def test_tensorrt_10_of_the_system_serves_where_the_wheel_does_not(
     libraries = machine(
         wheel, [TEN[0], TEN[2]]
     )  # the library of TensorRT's own operators may be missing
-    assert load_tensorrt10() == "10.16.1"
+    assert load_tensorrt10(H200) == "10.16.1"
     assert libraries.loaded[-2:] == [TEN[0], TEN[2]]
 
 
@@ -332,7 +333,7 @@ def test_tensorrt_11_alone_is_named_with_the_package_that_fits(
     with pytest.raises(
         MissingRequirement, match="needs TensorRT 10, and only TensorRT 11"
     ) as caught:
-        load_tensorrt10()
+        load_tensorrt10(H200)
     assert f'pip install "tensorrt-cu{cuda[:2]}<11"' in str(caught.value)
     assert "`backend` trt" in str(caught.value)
 
@@ -345,7 +346,7 @@ def test_no_tensorrt_or_half_of_it_says_what_the_loader_missed(
 ) -> None:
     machine(wheel, system)
     with pytest.raises(MissingRequirement, match=r"not found \(libnv.*cannot open") as caught:
-        load_tensorrt10()
+        load_tensorrt10(H200)
     assert 'pip install "tensorrt-cu13<11"' in str(caught.value)
     assert "TensorRT 11" not in str(caught.value)
 
@@ -355,10 +356,10 @@ def test_an_onnxruntime_without_the_provider_or_without_cuda_is_named(
 ) -> None:
     machine(TEN, [], works=False)
     with pytest.raises(MissingRequirement, match="cuBLAS and cuDNN for CUDA 13"):
-        load_tensorrt10()
+        load_tensorrt10(H200)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(MissingRequirement, match="pip install onnxruntime-gpu"):
-        load_tensorrt10()
+        load_tensorrt10(H200)
 
 
 def listed(name: str, index: int) -> Any:
@@ -556,7 +557,7 @@ def test_delivered_names_every_node_and_claims_no_element_type(
     assert {dtype for _, dtype in got} == {
         "unknown"
     }  # each is there, and none claims an element type
-    assert found.share("float32") == found.share("float16") == 0.0
+    assert layer_share(found, "float32") == layer_share(found, "float16") == 0.0
     assert "does not say" in found.notes["cuda graph"]
     assert "NVIDIA_TF32_OVERRIDE=0 before" in found.notes["precision"]
 

@@ -150,7 +150,7 @@ def test_nothing_is_in_the_way_where_a_few_lines_compile(
     [
         (None, True, "none with include/cuda.h was found by CUDA_HOME, CUDA_PATH, nvcc or in"),
         ({"cuda": ""}, True, "none with include/cuda.h was found"),
-        ({}, False, "neither libcuda.so.1 nor libcuda.so was found: install the NVIDIA driver"),
+        ({}, False, "neither libcuda.so.1 nor libcuda.so was found; install the NVIDIA driver"),
         ({"cuda_runtime": ""}, True, "fatal error: cuda_runtime.h: No such file"),
         ({"cuda": "#error too old\n"}, True, "error too old"),
     ],
@@ -166,12 +166,12 @@ def test_what_is_missing_for_cuda_is_one_line_with_what_to_do(
         monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "home", **headers)))
     if driver:
         planted_driver(tmp_path, monkeypatch)
-    reason = obstacle("cuda")
-    assert reason is not None
-    assert said in reason
-    assert reason.endswith("or compile for the processor: `device` cpu")
-    assert len(reason.splitlines()) == 1
-    assert obstacle("auto") == reason
+    problem = obstacle("cuda")
+    assert problem is not None
+    assert said in str(problem)
+    assert problem.hint.endswith("or compile for the processor: `device` cpu")
+    assert len(str(problem).splitlines()) == 1
+    assert obstacle("auto") == problem
     assert obstacle("cpu") is None
 
 
@@ -181,11 +181,11 @@ def test_a_compiler_that_does_not_compile_is_in_the_way_of_every_device(
     compiler: str, device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", compiler)
-    reason = obstacle(device)
-    assert reason is not None
-    assert "no working C++ compiler was found" in reason
-    assert "apt-get install g++ (or set CXX)" in reason
-    assert len(reason.splitlines()) == 1
+    problem = obstacle(device)
+    assert problem is not None
+    assert "no working C++ compiler was found" in problem.message
+    assert "apt-get install g++ (or set CXX)" in problem.hint
+    assert len(str(problem).splitlines()) == 1
 
 
 def test_a_gpu_that_pytorch_cannot_use_is_named_before_anything_is_compiled(

@@ -1,4 +1,4 @@
-"""Every precision has what it needs everywhere, and a backend says which it runs."""
+"""All precisions are complete in all tables, and a backend lists those that it runs."""
 
 from __future__ import annotations
 

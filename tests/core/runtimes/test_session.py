@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fakes.delivered import layer_share
 from resnext.artifact.specs import TensorSpec, numpy_dtype
 from resnext.errors import BadInput, SessionFailed
 from resnext.machine.cuda_driver import Gpu, probe_driver
@@ -198,11 +199,11 @@ def test_delivered_counts_the_layers_that_do_the_work() -> None:
         DeliveredLayer("d", "Relu", "float32", "cpu"),
     )
     delivered = Delivered("cuda:0", layers)
-    assert delivered.share("float16") == pytest.approx(2 / 3)
-    assert delivered.share("float16", ("Conv",)) == 1
-    assert delivered.share("int8") == 0
+    assert layer_share(delivered, "float16") == pytest.approx(2 / 3)
+    assert layer_share(delivered, "float16", ("Conv",)) == 1
+    assert layer_share(delivered, "int8") == 0
     assert delivered.summary() == "2 float16 on cuda, 1 float32 on cpu"
-    assert Delivered("cpu", ()).share("float32") == 0
+    assert layer_share(Delivered("cpu", ()), "float32") == 0
     assert Delivered("cpu", ()).summary() == "none"
 
 

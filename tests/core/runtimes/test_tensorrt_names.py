@@ -60,8 +60,8 @@ CONVENTION: Mapping[str, Kinds] = {
     "parser_refitter": ("OnnxParserRefitter",),
 }
 
-#: Modules that talk to TensorRT, each with the words of the convention that mean something else
-#: there, and with words of its own.
+#: Modules that use TensorRT, each with variables of other types than usual, and with additional
+#: ones.
 MODULES: Mapping[str, Mapping[str, Kinds | None]] = {
     "resnext/runtimes/trt/library.py": {
         "self.cache": ("IRuntimeCache",),
@@ -78,7 +78,7 @@ MODULES: Mapping[str, Mapping[str, Kinds | None]] = {
 }
 #: Functions in which a parameter holds one of several things.
 FUNCTIONS: Mapping[str, Mapping[str, Kinds]] = {
-    "parser_findings": {"parser": ("OnnxParser", "OnnxParserRefitter")}
+    "parser_errors": {"parser": ("OnnxParser", "OnnxParserRefitter")}
 }
 #: Where not every library is meant; elsewhere, all three are.
 CLASSES: Mapping[tuple[str, str], tuple[str, ...]] = {
@@ -153,9 +153,7 @@ ALL = tuple(LISTS)
 
 @dataclass(frozen=True)
 class Use:
-    """A name of a library in the code: ``member`` of ``kind``, or of the library itself where that
-    is "".
-    """
+    """A name of a library in the code: ``member`` of ``kind``, or of the library if that is ""."""
 
     kind: str
     member: str
@@ -168,7 +166,7 @@ class Use:
 
 
 class Reader(ast.NodeVisitor):
-    """Finds every use in a module that talks to TensorRT, and what it cannot follow."""
+    """Finds all uses in a module that uses TensorRT, and the expressions that it cannot follow."""
 
     def __init__(self, path: str, own: Mapping[str, Kinds | None]) -> None:
         self.uses: list[Use] = []
@@ -452,7 +450,7 @@ PLANTED = {
     ),
     "only one of two parsers": (
         BUILDER,
-        "def parser_findings(parser): parser.num_subgraphs",
+        "def parser_errors(parser): parser.num_subgraphs",
         "OnnxParserRefitter.num_subgraphs is not in",
     ),
     "an object that is put away": (
@@ -540,7 +538,7 @@ def test_every_level_and_target_has_its_value() -> None:
     assert {numpy_dtype(dtype).name for dtype in DTYPES.values()} == set(DTYPES.values())
 
 
-# ---- the real library, where it is installed
+# ---- the real library, if it is installed
 
 
 def test_the_list_is_that_of_the_installed_tensorrt_rtx_as_far_as_the_product_uses_it() -> None:
@@ -628,7 +626,7 @@ def fake_faults(module: Any) -> list[str]:
 
 
 def public_members(fake: type) -> set[str]:
-    """Of the class and, where its __init__ sets them, of its objects."""
+    """Attributes of the class, and of its objects if its __init__ sets them."""
     source = inspect.getsource(fake)
     set_on_self = set(re.findall(r"self\.([a-z]\w*)(?::[^=\n]+)? = ", source))
     members = {name for name in dir(fake) if name[0] != "_"}

@@ -20,17 +20,20 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.network.config import VARIANTS
 from resnext.network.forms import fold_batch_norms, merge_model_groups
 from resnext.precision import PRECISIONS
+from resnext.runtimes import tensor_session
 from resnext.runtimes.buffers import HostMemory, Replay, full_float32, torch_dtype
 from resnext.runtimes.pt2.session import Pt2Session
 from resnext.runtimes.pytorch import session as torch_session
-from resnext.runtimes.pytorch.session import TorchSession, reference_logits, widths_to_try
+from resnext.runtimes.pytorch import trial
+from resnext.runtimes.pytorch.session import TorchSession, reference_logits
+from resnext.runtimes.pytorch.trial import widths_to_try
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Arrays
 from resnext.runtimes.tensor_session import TensorSession
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights, load_model, load_weights
 
-BACKENDS: Any = torch.backends  # its stubs lack what it makes at run time
+BACKENDS: Any = torch.backends  # its stubs lack attributes that it adds at run time
 
 
 @pytest.fixture(scope="module")
@@ -209,8 +212,8 @@ def planted(
             asked.append("host")
             return [round(on_host[call.__self__._network.title] * 1e6)] * runs
 
-        monkeypatch.setattr(torch_session, "time_device", device)
-        monkeypatch.setattr(torch_session, "time_visit", host)
+        monkeypatch.setattr(trial, "time_device", device)
+        monkeypatch.setattr(trial, "time_visit", host)
         return asked
 
     return plant
@@ -325,6 +328,7 @@ def settings() -> dict[str, object]:
         "convolution": cudnn.conv.fp32_precision,
         "rnn": cudnn.rnn.fp32_precision,
         "product": product.fp32_precision,
+        "cpu convolution": mkldnn.conv.fp32_precision,
         "cpu product": mkldnn.matmul.fp32_precision,
         "all": BACKENDS.fp32_precision,
         "matmul": readable(torch.get_float32_matmul_precision),
@@ -341,7 +345,7 @@ def _restored() -> Any:
     """Put the process's settings back, whatever a test plants."""
     cudnn = BACKENDS.cudnn
     product = torch.backends.cuda.matmul
-    spots = (cudnn.conv, cudnn.rnn, product, BACKENDS.mkldnn.matmul)
+    spots = (cudnn.conv, cudnn.rnn, product, BACKENDS.mkldnn.conv, BACKENDS.mkldnn.matmul)
     before = [spot.fp32_precision for spot in spots]
     yield
     BACKENDS.fp32_precision = "none"
@@ -367,6 +371,7 @@ PLANTED: dict[str, Callable[[], None]] = {
     ),
     "convolutions, other interface": lambda: setattr(BACKENDS.cudnn.conv, "fp32_precision", "ieee"),
     "all in tf32": tf32_for_everything,
+    "cpu convolutions in bfloat16": lambda: setattr(BACKENDS.mkldnn.conv, "fp32_precision", "bf16"),
 }
 
 
@@ -386,12 +391,97 @@ def test_float32_is_exact_inside_and_the_process_is_left_as_it_was(planted: str)
         fail()
     assert settings() == before
     assert inside["search"] is True
-    assert {inside[name] for name in ("convolution", "rnn", "product")} == {"ieee"}
+    exact = ("convolution", "rnn", "product", "cpu convolution", "cpu product")
+    assert {inside[name] for name in exact} == {"ieee"}
     assert (inside["convolution tf32"], inside["product tf32"], inside["matmul"]) == (
         False,
         False,
         "highest",
     )
+
+
+ROUNDED_ON_CPU = ["products in bfloat16", "cpu convolutions in bfloat16"]
+
+
+def on_cpu(weights: Weights, images: Any) -> list[Any]:
+    """Logits of float32 on the CPU: of a run, of a bound input and of the reference."""
+    options = SessionOptions(device="cpu", memory_format="nchw")
+    with open_session(weights, "torch", options=options) as session:
+        inputs = {"input": images}
+        return [
+            session.run(inputs)["logits"],
+            session.bind(inputs).fetch()["logits"],
+            reference_logits(weights, images, torch.float32),
+        ]
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("planted", ROUNDED_ON_CPU)
+def test_float32_on_a_cpu_is_not_rounded_because_the_process_allows_it(
+    planted: str, weights: Weights, images: Any
+) -> None:
+    exact = on_cpu(weights, images)
+    PLANTED[planted]()
+    before = settings()
+    for logits, other in zip(exact, on_cpu(weights, images), strict=True):
+        np.testing.assert_array_equal(logits, other)
+    assert settings() == before
+
+
+def bare_operators() -> torch.Tensor:
+    """A product and a convolution of PyTorch's, without any session."""
+    values = torch.linspace(0.1, 0.9, 64 * 64).reshape(64, 64)
+    product = torch.nn.functional.linear(values, values)
+    kernels = torch.linspace(0.1, 0.9, 32 * 32 * 9).reshape(32, 32, 3, 3)
+    convolved = torch.nn.functional.conv2d(torch.ones(4, 32, 28, 28) / 3, kernels)
+    return torch.cat([product.flatten(), convolved.flatten()])
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("planted", ROUNDED_ON_CPU)
+def test_rounding_on_a_cpu_would_be_seen(
+    planted: str, weights: Weights, images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact, bare = on_cpu(weights, images), bare_operators()
+    for module in (tensor_session, torch_session):
+        monkeypatch.setattr(module, "full_float32_on_cpu", nullcontext)
+    PLANTED[planted]()
+    if torch.equal(bare_operators(), bare):
+        pytest.skip("this processor does not round")
+    for logits, other in zip(exact, on_cpu(weights, images), strict=True):
+        assert not np.array_equal(logits, other)
+
+
+@pytest.mark.parametrize("fails", ["run", "bind"])
+def test_a_failed_call_leaves_the_process_as_it_was(
+    fails: str, weights: Weights, images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(session: TorchSession, batch: torch.Tensor) -> torch.Tensor:
+        del session, batch
+        raise RuntimeError("no room")
+
+    before = settings()
+    options = SessionOptions(device="cpu", threads=torch.get_num_threads() + 1)
+    with open_session(weights, "torch-folded", options=options) as session:
+        monkeypatch.setattr(TorchSession, "call", call)
+        with pytest.raises(SessionFailed, match="no room"):
+            getattr(session, fails)({"input": images})
+    assert settings() == before
+
+
+@pytest.mark.parametrize("name", ["torch", "torch-folded"])
+def test_a_failed_opening_leaves_the_process_as_it_was(
+    name: str, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def empty(*_: object) -> None:
+        raise RuntimeError("no room")
+
+    before = settings()
+    monkeypatch.setattr(torch.nn.Module, "to", empty)
+    options = SessionOptions(device="cpu", threads=3, memory_format="nchw")
+    with pytest.raises(RuntimeError, match="no room"):
+        open_session(weights, name, options=options)
+    assert settings() == before
 
 
 class Watched(TorchSession):

@@ -1,5 +1,5 @@
-"""The two libraries: what each can build, which one is meant, what is said where one is missing,
-and what they log.
+"""The two libraries: what each can build, which one a name means, errors if one is missing, and
+their logs.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def test_tensorrt_takes_every_option_but_targets_and_only_with_a_gpu(given: dict
     ):
         TRT.check_can_build(options(**given), NONE)
     for driver in (H200, NONE):  # the call is wrong whatever the machine
-        with pytest.raises(UsageError, match=r"`target` is TensorRT-RTX's"):
+        with pytest.raises(UsageError, match=r"`targets` is TensorRT-RTX's"):
             TRT.check_can_build(options(**given, targets=("sm_89",)), driver)
 
 
@@ -222,7 +222,7 @@ def test_trt_means_tensorrt_rtx_where_only_that_is_installed(installed: Install)
     installed(tensorrt="11.4.0.106")
     assert flavour_for("trt") is TRT
     with pytest.raises(
-        MissingRequirement, match=r"TensorRT-RTX is not installed: pip install tensorrt_rtx$"
+        MissingRequirement, match=r"TensorRT-RTX is not installed; pip install tensorrt_rtx$"
     ):
         flavour_for("trt-rtx")
 
@@ -298,7 +298,7 @@ BROKEN = {
 
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str | None], None]:
-    """Puts a package of this source, or None for none at all, where the library would be found."""
+    """Installs a package with this source in place of the library; None installs nothing."""
 
     def install(package: str, source: str | None) -> None:
         monkeypatch.setitem(

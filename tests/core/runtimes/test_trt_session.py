@@ -433,7 +433,7 @@ def test_a_replay_computes_anew(make: Make, images: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "refuse", "why"),
     [
-        ("trt", PLAIN, {}, "off: not asked for"),
+        ("trt", PLAIN, {}, "off: not requested"),
         (
             "trt",
             SessionOptions(),
@@ -654,7 +654,7 @@ def test_what_pytorch_raises_is_one_line(make: Make, images: Any) -> None:
                 call_again()
 
 
-# ---- the manifest is held against the engine
+# ---- the manifest is compared with the engine
 
 
 def spec(role: str, **changes: Any) -> dict[str, Any]:
@@ -737,7 +737,7 @@ def test_code_inside_a_version_compatible_engine_is_allowed_for_no_other(make: M
         plain.open()
 
 
-# ---- what it says of itself
+# ---- what it reports
 
 
 @pytest.mark.parametrize("form", [10, 11])

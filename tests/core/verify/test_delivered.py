@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from exported import export_onnx
+from fakes.delivered import layer_share
 from resnext.artifact.files import Artifact
 from resnext.artifact.records import EngineLayer
 from resnext.network.config import VARIANTS
@@ -143,7 +144,7 @@ def test_a_cast_or_bias_beside_a_product_is_not_mistaken_for_it() -> None:
         ("Gemm", ("fc",)),
         ("kgen", ()),
     ]
-    assert found.share("float16") == 1.0
+    assert layer_share(found, "float16") == 1.0
     assert found.summary() == "2 float16 on cuda:0"
 
 

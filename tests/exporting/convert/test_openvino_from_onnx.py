@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.errors import BadArtifact, GateFailed
-from resnext.runtimes.openvino.session import ov, read_ovir, weight_dtypes
+from resnext.runtimes.openvino.ir import read_ovir, weight_dtypes
+from resnext.runtimes.openvino.library import ov
 from resnext.weights.spec import Weights
 from resnext_export.convert.openvino_from_onnx import FILE_NAME, openvino_from_onnx
 

@@ -63,9 +63,7 @@ def convolutions(proto: onnx.ModelProto) -> dict[str, Convolution]:
 
 @dataclass
 class Builder:
-    """Builds nothing, and refuses what it is told to refuse; ``seen`` keeps each graph that it was
-    given.
-    """
+    """Builds nothing, and refuses on request; ``seen`` collects its graphs."""
 
     refuses: Callable[[dict[str, Convolution]], tuple[str, ...]]
     error: type[EngineRefused] = NoKernel
@@ -166,12 +164,12 @@ def test_groups_that_are_wide_already_are_not_built_again(
 @pytest.mark.parametrize(
     ("allowed", "builds", "tried", "fix"),
     [
-        ((), 1, "no fallback was tried", "allow another one with `on_refusal`"),
+        ((), 1, "no fallback was tried", "allow another one with `fallbacks`"),
         (
             ("merge-groups",),
             2,
             "tried merge-groups: to 32 channels",
-            "allow another one with `on_refusal`",
+            "allow another one with `fallbacks`",
         ),
         (BOTH, 3, "fp32-islands: float32 in layer1.0.conv2", "use `precision` fp32 or TensorRT 10"),
     ],

@@ -218,7 +218,7 @@ def test_a_refusal_gives_the_librarys_reason(
 
 
 class Planted:
-    """What the library was given, and what it gives back."""
+    """Inputs and results of the library."""
 
     data: ClassVar[bytes] = b"an engine with weights"
 

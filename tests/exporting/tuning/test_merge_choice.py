@@ -366,7 +366,7 @@ def logits(proto: onnx.ModelProto, runtime: Runtime, images: NDArray[Any]) -> ND
             proto.SerializeToString(), providers=["CPUExecutionProvider"]
         )
         return np.asarray(session.run(None, {"input": images})[0])
-    from resnext.runtimes.openvino.session import hints, ov
+    from resnext.runtimes.openvino.library import hints, ov
 
     core = ov.Core()
     model = core.compile_model(

@@ -1,0 +1,124 @@
+"""OpenVINO models before they are compiled: read from an ONNX file or packed IR, and inspected."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnext.artifact.specs import TensorSpec
+from resnext.errors import BadArtifact
+from resnext.network.layers import module_of
+
+from .library import ov, type_name
+
+#: The entries of a packed IR (``.ovir``, a ZIP file). Neither is compressed, so that the weights
+#: can be memory-mapped.
+GRAPH_NAME, WEIGHTS_NAME = "model.xml", "model.bin"
+#: Where OpenVINO keeps the metadata of an ONNX file, also in an IR made from one.
+METADATA = "framework"
+#: Nodes that become a convolution or a matrix product.
+_PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
+
+
+def read_ovir(core: Any, path: Path) -> tuple[Any, Any]:
+    """Read a packed IR without copying its weights.
+
+    Args:
+        core: an ``openvino.Core``.
+        path: a ZIP file with `GRAPH_NAME` and `WEIGHTS_NAME`, neither compressed.
+
+    Returns:
+        The ``openvino.Model``, and the memory of its weights, which must outlive the model and
+        everything compiled from it.
+
+    Raises:
+        BadArtifact: the file is not a packed IR.
+    """
+    try:
+        with zipfile.ZipFile(path) as packed:
+            graph, entry = packed.read(GRAPH_NAME), packed.getinfo(WEIGHTS_NAME)
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise BadArtifact(
+                f"{path}: {WEIGHTS_NAME} is compressed in it", hint="export the artifact again"
+            )
+        with path.open("rb") as file:
+            # The local header has its own lengths of name and padding.
+            file.seek(entry.header_offset + 26)
+            lengths = struct.unpack("<HH", file.read(4))
+        start = entry.header_offset + 30 + sum(lengths)
+        # Copy-on-write, because OpenVINO only takes writable memory.
+        weights = np.memmap(path, np.uint8, "c", start, (entry.file_size,))
+    except (zipfile.BadZipFile, KeyError, OSError, ValueError, struct.error) as exc:
+        raise BadArtifact(
+            f"{path} is not a packed OpenVINO IR: {exc}", hint="export the artifact again"
+        ) from exc
+    tensor = ov.Tensor(weights, shared_memory=True)
+    return core.read_model(graph, tensor), tensor
+
+
+def _read_onnx(core: Any, path: Path) -> tuple[Any, Any]:
+    return core.read_model(path), None
+
+
+#: How each kind of artifact is read: the model, and memory that must outlive it.
+READERS = {"onnx": _read_onnx, "openvino": read_ovir}
+
+
+def metadata_value(model: Any, key: str) -> str | None:
+    """The metadata entry ``key`` of the file that ``model`` was read from."""
+    path = [METADATA, key]
+    return str(model.get_rt_info(path).value) if model.has_rt_info(path) else None
+
+
+def tensor_spec(port: Any) -> TensorSpec:
+    """Name, element type and shape of an input or output of a model."""
+    shape = tuple(
+        None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()
+    )
+    dtype = type_name(port.get_element_type())
+    return TensorSpec(name=port.get_any_name(), dtype=dtype, shape=shape)
+
+
+def weight_dtypes(model: Any) -> dict[str, str]:
+    """Element types in which the weights of convolutions and matrix products are stored.
+
+    Args:
+        model: an ``openvino.Model`` that is not compiled.
+
+    Returns:
+        NumPy's names, by node name. Products of two computed tensors have no weights and are not
+        in it.
+    """
+    dtypes = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() in _PRODUCTS:
+            source = node.input(1).get_source_output().get_node()
+            # Constants may be reshaped, dequantized or decompressed.
+            while source.get_type_name() != "Constant" and source.inputs():
+                source = source.input(0).get_source_output().get_node()
+            if source.get_type_name() == "Constant":
+                dtypes[node.get_friendly_name()] = type_name(source.get_output_element_type(0))
+    return dtypes
+
+
+def modules_by_node(model: Any) -> dict[str, str]:
+    """The network module of each convolution and matrix product, and of the scale and bias that
+    follow it: some fused layers are named after the last of them.
+    """
+    modules: dict[str, str] = {}
+    for node in model.get_ordered_ops():
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        module = module_of(name.partition("/")[0]) if kind in _PRODUCTS else None
+        if kind in ("Add", "Multiply"):
+            sources = [
+                port.get_source_output().get_node().get_friendly_name() for port in node.inputs()
+            ]
+            candidates = {modules[source] for source in sources if source in modules}
+            module = candidates.pop() if len(candidates) == 1 else None
+        if module:
+            modules[name] = module
+    return modules
