@@ -49,7 +49,7 @@ def guarded(function: F) -> F:
             sys.stderr.close()
             sys.exit(141)
         except click.UsageError as exc:
-            _refuse(exc)
+            refuse(exc)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except (ModuleNotFoundError, MemoryError) as exc:
@@ -117,38 +117,8 @@ def as_flags(text: str, command: click.Command | None = None) -> str:
     return re.sub(r"`([^\W\d]\w*)`", flag, text)
 
 
-class OneLineCommand(click.Command):
-    """A command that reports usage errors in one line, like every other error."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the options."""
-        try:
-            return super().make_context(*args, **kwargs)
-        except click.UsageError as exc:
-            _refuse(exc)
-
-
-class OneLineGroup(click.Group):
-    """A command with options and subcommands that reports usage errors in one line."""
-
-    command_class = OneLineCommand
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the options."""
-        try:
-            return super().make_context(*args, **kwargs)
-        except click.UsageError as exc:
-            _refuse(exc)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the subcommand; an unknown name is a one-line error."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as exc:
-            _refuse(exc)
-
-
-def _refuse(exc: click.UsageError) -> NoReturn:
+def refuse(exc: click.UsageError) -> NoReturn:
+    """Report a usage error in one line, like every other error, and exit."""
     text = " ".join(exc.format_message().split())
     click.echo(f"{_styled('error:')} {text} (--help shows every option)", err=True)
     sys.exit(exc.exit_code)

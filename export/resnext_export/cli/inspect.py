@@ -14,9 +14,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from resnext.cli.app import SETTINGS, OneLineCommand, as_flags, guarded, printable
-from resnext.cli.options import json_option
-from resnext.cli.params import NameType
+from resnext.cli.app import SETTINGS, as_flags, guarded, printable
+from resnext.cli.options import OUTPUT, backend_option, json_option
+from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import GateFailed, MissingRequirement, UsageError
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
@@ -41,25 +41,28 @@ An engine's or package's manifest answers without loading anything; --backend as
 """
 
 
-@click.command("inspect", cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
+_require = option_of("Requirements")
+
+
+@click.command("inspect", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--backend",
-    type=NameType("backend", tuple(RUNTIMES)),
-    metavar="NAME",
-    help=(
-        "Backend to open the artifact on.  [default: none for an engine or package, whose manifest"
-        " answers; else ort or openvino]"
-    ),
+@backend_option(
+    RUNTIMES,
+    "Runtime to open the artifact on.  [default: none for an engine or package, whose manifest"
+    " answers; else ort or openvino]",
 )
-@click.option(
+@_require(
     "--require-delivered",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
     help="Exit 1 if less of the convolution and product FLOPs run in the requested precision.",
 )
-@click.option("--require-loadable", is_flag=True, help="Exit 3 if this machine cannot load it.")
-@click.option(
+@_require(
+    "--require-loadable",
+    is_flag=True,
+    help="Exit 3 if this machine cannot load the artifact.",
+)
+@option_of(OUTPUT)(
     "--layers/--no-layers", "show_layers", default=True, help="Print every layer.  [default: on]"
 )
 @json_option("Write manifest, compatibility and layers as JSON")

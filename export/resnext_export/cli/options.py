@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 
+from resnext.cli.options import OUTPUT
 from resnext.cli.params import NameType
-from resnext.cli.sections import SectionedGroup, SectionOption
+from resnext.cli.sections import SectionedGroup, SectionOption, option_of
 from resnext_export.options import Option, RequestFields, options_of
 from resnext_export.registry import FORMATS
 
@@ -20,6 +22,40 @@ if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
 else:  # not generic before click 8.2
     _ParamType = click.ParamType
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def output_options(default: str | None = None) -> Callable[[F], F]:
+    """Add ``--output DIR``, ``--force`` and ``--check/--no-check``.
+
+    Args:
+        default: the folder without ``--output``, as the help says it; None: the option is required.
+    """
+    option = option_of(OUTPUT)
+    folder = "Folder to create." + ("" if default is None else f"  [default: {default}]")
+
+    def add(function: F) -> F:
+        for each in (
+            option(
+                "--check/--no-check",
+                default=True,
+                help="Compare the written file with PyTorch.  [default: check]",
+            ),
+            option("--force", is_flag=True, help="Replace an artifact that is already in DIR."),
+            option(
+                "--output",
+                type=click.Path(path_type=Path),
+                metavar="DIR",
+                required=default is None,
+                help=folder,
+            ),
+        ):
+            function = each(function)
+        return function
+
+    return add
 
 
 class ExportGroup(SectionedGroup):
@@ -105,7 +141,7 @@ def _type(name: str, option: Option, annotation: Any) -> tuple[Any, str | None]:
     if names:
         return _WidthType(kind, names), None
     if int in parts:
-        return click.IntRange(_limit(annotation, "ge"), _limit(annotation, "le")), None
+        return click.IntRange(_limit(annotation, "ge"), _limit(annotation, "le")), "N"
     return click.Path(path_type=Path) if Path in parts else str, None
 
 

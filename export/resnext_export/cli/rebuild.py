@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
-from resnext.cli.app import SETTINGS, OneLineCommand, guarded
+from resnext.cli.app import SETTINGS, guarded
+from resnext.cli.sections import SectionedCommand
 from resnext_export.pipeline import rebuild as rebuilt
 
 from .export import note, report
+from .options import output_options
 
 _EPILOG = """\b
 Examples:
@@ -18,20 +20,9 @@ Examples:
 """
 
 
-@click.command("rebuild", cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.command("rebuild", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="DIR")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder to create.  [default: replace the artifact]",
-)
-@click.option("--force", is_flag=True, help="Replace an artifact that is already in --output.")
-@click.option(
-    "--check/--no-check",
-    default=True,
-    help="Compare the written file with PyTorch.  [default: check]",
-)
+@output_options("the artifact's own, which it replaces")
 @guarded
 def rebuild(path: Path, output: Path | None, force: bool, check: bool) -> None:
     """Make an artifact again from the request in its manifest, with the libraries installed here.

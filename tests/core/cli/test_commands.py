@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from resnext.cli.app import as_flags, guarded
 from resnext.cli.classify import main as classify
 from resnext.cli.options import chosen_weights
 from resnext.cli.parity import main as parity
+from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import ResnextError
 from resnext.network.config import VARIANTS
 from resnext.runtimes.registry import ARTIFACT_RUNTIMES, RUNTIMES
@@ -70,6 +72,60 @@ def test_help_has_examples_of_the_command_itself(command: str) -> None:
     assert found
     assert examples.count(f"{command} ") >= 3
     assert "--debug" in done.stdout
+
+
+#: Headings of each command's help; the options that every command has come last.
+SECTIONS = {
+    "resnext-export": [
+        "Network",
+        "Precision",
+        "Engine (--format trt, trt-rtx)",
+        "Package (--format pt2)",
+        "Output",
+        "Options",
+        "Commands",
+    ],
+    "resnext-export check-trt": ["Engine", "Output", "Options"],
+    "resnext-export inspect": ["What to run", "Requirements", "Output", "Options"],
+    "resnext-export rebuild": ["Output", "Options"],
+    "resnext-export refit": ["Network", "Output", "Options"],
+    "resnext-bench": [
+        "What to run",
+        "Network",
+        "Measuring",
+        "Device",
+        "Accuracy and calibration",
+        "Output",
+        "Options",
+    ],
+    "resnext-parity": ["What to run", "What to compare with", "Output", "Options"],
+    "resnext-classify": ["What to run", "Network", "Output", "Options"],
+}
+
+
+@pytest.mark.parametrize("command", SECTIONS)
+def test_help_has_sections_and_examples(command: str) -> None:
+    name, *subcommand = command.split()
+    text = call(name, *subcommand, "--help").stdout
+    assert re.findall(r"^(\S.*):$", text, re.MULTILINE) == SECTIONS[command]
+    _, _, rest = text.partition("\nOptions:\n")
+    shared = {"--version", "--debug", "--help", "--list-models"}
+    assert set(re.findall(r"^  (?:-h, )?(--[\w-]+|[A-Z]{2,})", rest, re.MULTILINE)) <= shared
+    _, _, examples = text.partition("Examples:\n")
+    assert examples.count(f"  {command} ") >= 2
+
+
+def test_an_option_without_a_section_comes_last_and_an_argument_has_no_line() -> None:
+    @click.command(cls=SectionedCommand)
+    @click.argument("path")
+    @click.option("--plain", help="Nothing special.")
+    @option_of("First")("--special", help="In a section.")
+    def command(**_: object) -> None:
+        """Nothing."""
+
+    text = CliRunner().invoke(command, ["--help"]).stdout
+    words = [line.split()[0] for line in text.splitlines() if line.strip()]
+    assert words == ["Usage:", "Nothing.", "First:", "--special", "Options:", "--plain", "--help"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
