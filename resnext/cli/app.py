@@ -119,7 +119,7 @@ def as_flags(text: str, command: click.Command | None = None) -> str:
 
 def refuse(exc: click.UsageError) -> NoReturn:
     """Report a usage error in one line, like every other error, and exit."""
-    text = " ".join(exc.format_message().split())
+    text = " ".join(exc.format_message().split()).rstrip(".")
     click.echo(f"{_styled('error:')} {text} (--help shows every option)", err=True)
     sys.exit(exc.exit_code)
 

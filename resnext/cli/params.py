@@ -88,6 +88,8 @@ class CountsType(_ParamType):
         )
         if not plain or not all(int(part) >= 1 for part in parts):
             self.fail(
-                f"{value!r} must be whole numbers of at least 1, separated by commas", param, ctx
+                f"{value!r} must be a whole number of at least 1, or several separated by commas",
+                param,
+                ctx,
             )
         return tuple(dict.fromkeys(int(part) for part in parts))

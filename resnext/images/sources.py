@@ -190,9 +190,12 @@ def _from_dataset(data: Dataset, preprocessing: Preprocessing, split: Split) -> 
 
 def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _Found:
     if not folder.is_dir():
-        raise BadInput(
-            f"no folder at {folder}; give {', '.join(DATASETS)}, random, or a folder of pictures"
-        )
+        known = ", ".join(DATASETS)
+        if split == "test":
+            hint = f"set `accuracy` to {known}, or a folder with one subfolder for each class"
+        else:
+            hint = f"set `calibration` to {known}, random, or a folder of pictures"
+        raise BadInput(f"no folder at {folder}", hint=hint)
     entries = _entries(folder)
     inner = {entry.name: entry for entry in entries if entry.is_dir()}
     if inner.keys() >= {"train", "val"}:

@@ -32,7 +32,7 @@ class ResNeXtConfig:
         bottleneck_width: channels d of one group in the first stage.
         input_size: (height, width) of the input, pixels.
         in_channels: image channels.
-        num_classes: logits.
+        num_classes: number of logits.
         stem: ``"imagenet"`` is a 7x7 convolution of stride 2 and a max pool; ``"small"`` a 3x3 of
             stride 1.
         stem_channels: output channels of the stem.
@@ -79,11 +79,12 @@ class ResNeXtConfig:
         size: object = self.input_size
         if not (isinstance(size, tuple) and len(size) == 2 and all(map(_is_count, size))):
             raise UsageError(
-                f"input_size must be a pair (height, width) of integers of at least 1, got {size!r}"
+                "`input_size` must be a pair (height, width) of integers of at least 1, got"
+                f" {size!r}"
             )
         if min(self.input_size) < self.total_stride:
             raise UsageError(
-                f"input_size {self.input_size[0]}x{self.input_size[1]} is too small: this network"
+                f"`input_size` {self.input_size[0]}x{self.input_size[1]} is too small: this network"
                 f" divides height and width by {self.total_stride}, so each must be at least"
                 f" {self.total_stride}"
             )
@@ -115,8 +116,8 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST
 
 
-#: Larger than anything that could be built; without a limit a slip of the keyboard would keep a
-#: machine busy for ever.
+#: Larger than anything that could be built: a typing error must not keep a machine busy for
+#: hours.
 _MOST = 1_000_000
 _MOST_BLOCKS = 10_000
 

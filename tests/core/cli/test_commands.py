@@ -233,7 +233,7 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     (("resnext-export", "--format", "onnx", "--weights", "seeded:x"), 2, ("seed",)),
     (("resnext-export", "--format", "onnx", "--input-size", "big"), 2, ("'big'", "224x224")),
     (("resnext-export", "--format", "onnx", "--input-size", "²x3"), 2, ("'²x3'", "224x224")),
-    (("resnext-export", "--format", "onnx", "--input-size", "0x0"), 2, ("input_size",)),
+    (("resnext-export", "--format", "onnx", "--input-size", "0x0"), 2, ("--input-size must",)),
     (("resnext-export", "--format", "onnx", "--input-size", "16"), 2, ("too small", "at least 32")),
     (("resnext-export", "--format", "onnx", "--num-classes", "0"), 2, ("--num-classes",)),
     (
@@ -299,6 +299,60 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
         ("unknown backend 'touch'", "'torch'"),
     ),
     (("resnext-classify", "none.png", "--weights", "digits", "--top", "0"), 2, ("--top",)),
+    # A hint of the library names fields; the line says them as flags.
+    (("resnext-export", "--format", "onnx", "--batch", "0"), 2, ("error: --batch '0' must",)),
+    (
+        ("resnext-export", "--format", "onnx", "--input-size", "16"),
+        2,
+        ("error: --input-size 16x16 is too small",),
+    ),
+    (
+        ("resnext-export", "--format", "onnx", "--workspace", "3"),
+        2,
+        ("error: --workspace is for engines: --format trt or trt-rtx\n",),
+    ),
+    (
+        ("resnext-export", "--format", "onnx", "--calibration", "digits"),
+        2,
+        ("use --precision int8, or drop --calibration\n",),
+    ),
+    (
+        ("resnext-export", "--format", "onnx", "--for", "trt"),
+        2,
+        ("error: --for says what an int8 graph is for", "drop --for\n"),
+    ),
+    (
+        (
+            *("resnext-export", "--format", "onnx", "--weights", "digits"),
+            *("--precision", "int8", "--calibration", "photos"),
+        ),
+        4,
+        ("error: no folder at photos; set --calibration to digits, fashion-mnist, random, or",),
+    ),
+    (
+        ("resnext-bench", "--backend", "torch", "--weights", "digits", "--accuracy", "photos"),
+        4,
+        ("error: no folder at photos; set --accuracy to digits, fashion-mnist, or a folder with",),
+    ),
+    (
+        ("resnext-bench", "--backend", "torch", "--weights", "digits", "--accuracy-images", "5"),
+        2,
+        ("error: --accuracy-images says how many of the images of --accuracy",),
+    ),
+    (
+        ("resnext-bench", "--backend", "torch", "--threads", "0"),
+        2,
+        ("'--threads': 0 is not in the range x>=1 (--help shows every option)\n",),
+    ),
+    (("resnext-bench", "--backend", "torch", "--merge-groups", "1"), 2, ("from 2 to 4096",)),
+    (("resnext-bench", "--backend", "torch", "--markdown", "file/r.md"), 3, ("cannot write",)),
+    (("resnext-parity", "--artifact", "file"), 4, ("error: no manifest.json in /",)),
+    (("resnext-export", "inspect", "full"), 4, ("/full; an artifact is a folder with",)),
+    (("resnext-export", "inspect", "none", "--backend", "tort"), 2, ("did you mean 'trt'?",)),
+    (("resnext-export", "rebuild", "none"), 4, ("error: no manifest.json in /", "/none; ")),
+    (("resnext-export", "refit", "none", "--output", "o"), 4, ("error: no artifact at none; ",)),
+    (("resnext-export", "check-trt", "none.onnx"), 4, ("error: no ONNX file at none.onnx\n",)),
+    (("resnext-export", "inpsect", "none"), 2, ("No such command 'inpsect'",)),
 ]
 
 

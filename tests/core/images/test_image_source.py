@@ -183,7 +183,10 @@ def val_alone(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda _: None, "no folder at .*; give digits, fashion-mnist, random, or a folder"),
+        (
+            lambda _: None,
+            "no folder at .*; set `calibration` to digits, fashion-mnist, random, or a folder",
+        ),
         (lambda folder: folder.touch(), "no folder at"),
         (empty, "is empty"),
         (only_text, r"no readable picture in .*: its first file, answers\.csv"),
