@@ -55,12 +55,12 @@ once measuring has begun, what was measured is still compared, shown and written
 """
 
 
-#: Largest width of groups.
+#: Largest accepted group width, channels.
 _WIDEST = 4096
 
 
 class MergesType(CountsType):
-    """Minimum widths of groups."""
+    """Minimum group widths for --merge-groups."""
 
     name = "off|N|auto[,...]"
 
@@ -196,8 +196,8 @@ _right = option_of("Accuracy and calibration")
     "--accuracy",
     metavar="digits|fashion-mnist|FOLDER",
     help=(
-        "Also run labelled test images (a folder in ImageNet's layout), and require PyTorch's"
-        " accuracy of every row."
+        "Also run labelled test images (a folder in ImageNet's layout), and require every row to"
+        " be as accurate as PyTorch."
     ),
 )
 @_right(

@@ -1,4 +1,4 @@
-"""What every command shares: errors in one line with the right exit code, flags, signals."""
+"""Shared by all commands: one-line errors with exit codes, fields spelled as flags, signals."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 
 
 def guarded(function: F) -> F:
-    """Turn errors of this toolkit into one line on stderr and their exit code.
+    """Report an error of this toolkit as one line on stderr, and exit with its code.
 
     Fields that a message or hint names in backticks are spelled as flags of the running command
-    (`as_flags`). Adds ``--debug``, which shows the traceback instead. Ctrl-C and SIGTERM unwind,
-    so that nothing half-written stays.
+    (`as_flags`). Adds ``--debug``, which shows the traceback instead. Ctrl-C and SIGTERM unwind
+    the stack, so no partial file remains.
     """
 
     @functools.wraps(function)
@@ -97,14 +97,14 @@ def as_flags(text: str, command: click.Command | None = None) -> str:
 
     Args:
         text: an error, finding or hint of the library.
-        command: whose options to look up; the running one by default. A field that is no parameter
-            of it becomes ``--`` and its name with dashes.
+        command: the command with the options; by default the running one. A field that is not
+            one of its parameters becomes ``--`` and the name with dashes.
     """
     context = click.get_current_context(silent=True)
     if command is not None:
         context = click.Context(command)
-    known = context.command.get_params(context) if context is not None else []
-    parameters = {parameter.name: parameter for parameter in known}
+    declared = context.command.get_params(context) if context is not None else []
+    parameters = {parameter.name: parameter for parameter in declared}
 
     def flag(match: re.Match[str]) -> str:
         parameter = parameters.get(match[1])
@@ -133,7 +133,7 @@ def _interrupt(number: int, _frame: object) -> None:
 
 
 def lacking(exc: ModuleNotFoundError | MemoryError) -> str:
-    """What to do about a missing package or too little memory."""
+    """The message for a missing package or too little memory, with the remedy."""
     if isinstance(exc, MemoryError):
         return "out of memory; use a smaller --batch or --input-size"
     package = (exc.name or "").partition(".")[0]

@@ -30,12 +30,12 @@ def artifact_option(text: str, **settings: Any) -> Callable[[F], F]:
     )
 
 
-def backend_option(known: Iterable[str], text: str, **settings: Any) -> Callable[[F], F]:
+def backend_option(names: Iterable[str], text: str, **settings: Any) -> Callable[[F], F]:
     """Add ``--backend NAME``; an unknown name is refused with the nearest one."""
     many = settings.pop("many", False)
     return option_of(RUN)(
         "--backend",
-        type=NameType("backend", tuple(known), many=many),
+        type=NameType("backend", tuple(names), many=many),
         metavar="NAME[,NAME...]" if many else "NAME",
         help=text,
         **settings,

@@ -83,11 +83,10 @@ def main(
     seed: int,
     json_path: str | None,
 ) -> None:
-    """Check that an artifact computes the same function as PyTorch, on the bytes as they are on
-    disk.
+    """Check that the bytes on disk compute the same function as PyTorch.
 
-    Compares logits on seeded test images; NaN, infinity, a wrong shape, dtype or order of rows fail
-    always. The verdict names the sha256 that it holds for.
+    Compares logits on seeded test images. NaN, infinity, and a wrong shape, dtype or row order
+    always fail. The verdict names the sha256 of the file it is about.
     """
     from resnext.artifact.files import read_artifact
     from resnext.errors import GateFailed
@@ -142,7 +141,7 @@ def _print(outcome: Parity, artifact: Artifact, runtime: str, against: str) -> N
         if artifact.manifest.quantization is not None:
             of = (
                 "what the file loses on the reference evaluator; resnext-bench --accuracy measures"
-                " what that costs"
+                " the cost in right answers"
             )
         click.echo(f"  error ratio     {outcome.error_ratio:.2f} times {of}")
 

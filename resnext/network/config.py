@@ -1,4 +1,4 @@
-"""What a ResNeXt is made of: `ResNeXtConfig`, and `VARIANTS`, the readable table of named ones.
+"""`ResNeXtConfig`, the shape of a network, and `VARIANTS`, the table of named ones.
 
 Source: Xie et al., Aggregated Residual Transformations for Deep Neural Networks, arXiv 1611.05431.
 """
@@ -20,11 +20,11 @@ Stem = Literal["imagenet", "small"]
 
 @dataclass(frozen=True)
 class ResNeXtConfig:
-    """Shape of one network. Validated when made, never changed afterwards.
+    """Shape of one network. Validated on construction, immutable afterwards.
 
     Stage ``i`` (from 0) has ``depths[i]`` bottleneck blocks. Each block's grouped 3x3 convolution
-    has ``cardinality`` groups of ``bottleneck_width * 2**i`` channels, and the block puts out
-    ``stem_channels * 4 * 2**i`` channels. Every stage but the first halves height and width.
+    has ``cardinality`` groups of ``bottleneck_width * 2**i`` channels, and the block has
+    ``stem_channels * 4 * 2**i`` output channels. Every stage but the first halves height and width.
 
     Attributes:
         depths: bottleneck blocks in each stage.
@@ -38,7 +38,7 @@ class ResNeXtConfig:
         stem_channels: output channels of the stem.
 
     Raises:
-        UsageError: a value is not allowed; the message says what is.
+        UsageError: a value is not allowed; the message says which values are.
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
@@ -96,7 +96,7 @@ class ResNeXtConfig:
 
     @property
     def depth(self) -> int:
-        """Weighted layers as the paper counts them: three a block, plus stem and classifier."""
+        """Weighted layers as the paper counts them: three per block, plus stem and classifier."""
         return 3 * sum(self.depths) + 2
 
     def group_width(self, stage: int) -> int:
@@ -108,7 +108,7 @@ class ResNeXtConfig:
         return self.cardinality * self.group_width(stage)
 
     def out_channels(self, stage: int) -> int:
-        """Channels that ``stage`` (from 0) puts out."""
+        """Output channels of ``stage`` (from 0)."""
         return int(self.stem_channels * EXPANSION * 2**stage)
 
 

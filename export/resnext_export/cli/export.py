@@ -117,7 +117,7 @@ def report(artifact: Artifact, json_path: str | None = None) -> None:
 
 
 def note(line: str) -> None:
-    """Print a line that does not belong to the output."""
+    """Print a remark on stderr, apart from the output."""
     click.echo(f"note: {as_flags(line)}", err=True)
 
 
@@ -170,17 +170,15 @@ def _parity(manifest: Manifest) -> str:
     if manifest.engine is not None:
         from resnext.runtimes.compatibility import loadable, machine_for
 
-        if found := loadable(manifest, machine_for(manifest)):
-            return f"NOT CHECKED: {found[0].message}; on its machine: {later}"
+        if findings := loadable(manifest, machine_for(manifest)):
+            return f"NOT CHECKED: {findings[0].message}; on its machine: {later}"
     if manifest.package is not None:
-        return f"NOT CHECKED (--no-check); later, on a machine that it is for: {later}"
+        return f"NOT CHECKED (--no-check); later, on a machine it was built for: {later}"
     return "NOT CHECKED (--no-check)"
 
 
 def _say_engine(manifest: Manifest) -> None:
-    """Print what is particular to an engine: what it was built for, fallbacks, delivered
-    precision.
-    """
+    """Print what only an engine has: its target GPUs, fallbacks and delivered precision."""
     from resnext_export.inspection import delivered_line, engine_targets
 
     record = manifest.engine

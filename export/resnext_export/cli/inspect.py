@@ -1,6 +1,4 @@
-"""The command ``resnext-export inspect``: what an artifact is, whether it loads here, and the
-precision of its layers.
-"""
+"""The command ``resnext-export inspect``: manifest, compatibility with this machine, layers."""
 
 from __future__ import annotations
 
@@ -135,11 +133,11 @@ def _say(seen: Inspection) -> None:
         _say_loadable(seen)
     if record is None:
         return
-    where = (
+    gpu = (
         f"{record.gpu} (compute capability {record.compute_capability})" if record.gpu else "no GPU"
     )
     click.echo(
-        f"built      {manifest.created} on {record.platform}, {where}, in {record.build_s:.1f} s"
+        f"built      {manifest.created} on {record.platform}, {gpu}, in {record.build_s:.1f} s"
     )
     if record.library == "tensorrt_rtx":
         click.echo(f"for        {seen.targets()}")
@@ -172,7 +170,7 @@ def _say_package(created: str, package: PackageRecord) -> None:
     )
     click.echo(
         f"for        {needs}{package.cpu_capability} with"
-        f" {' '.join(package.cpu_flags) or 'features not known'}"
+        f" {' '.join(package.cpu_flags) or 'unknown features'}"
     )
     click.echo(f"kernels    {package.kernels_line()}")
 
@@ -192,8 +190,9 @@ def _say_loadable(seen: Inspection) -> None:
 def rebuild_command(
     artifact: Artifact, findings: tuple[Finding, ...], machine: Machine
 ) -> str | None:
-    """The command that makes an engine or package again, for this machine; None if that would not
-    help, or the manifest has no request.
+    """The command that makes an engine or package again for this machine.
+
+    None if that would not help, or the manifest has no request.
     """
     from resnext.runtimes.loading import MADE_AGAIN
     from resnext.runtimes.trt.compatibility import missing_target

@@ -1,4 +1,4 @@
-"""The command ``resnext-export rebuild``: an artifact again, from the request in its manifest."""
+"""The command ``resnext-export rebuild``: make an artifact again from its manifest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .options import output_options
 _EPILOG = """\b
 Examples:
   resnext-export rebuild engine/                  in place, for this machine
-  resnext-export rebuild model/ --output again/   an ONNX file comes out byte for byte
+  resnext-export rebuild model/ --output again/   ONNX: the same bytes again
 """
 
 
@@ -27,6 +27,6 @@ Examples:
 def rebuild(path: Path, output: Path | None, force: bool, check: bool) -> None:
     """Make an artifact again from the request in its manifest, with the libraries installed here.
 
-    Only the manifest is read, so the artifact itself may be damaged or of another machine.
+    Only the manifest is read, so the artifact may be damaged or made for another machine.
     """
     report(rebuilt(path, output, check=check, force=force, say=note))

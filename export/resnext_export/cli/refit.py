@@ -1,4 +1,4 @@
-"""The command ``resnext-export refit``: put weights into an engine that was built without them."""
+"""The command ``resnext-export refit``: put weights into a stripped engine."""
 
 from __future__ import annotations
 
