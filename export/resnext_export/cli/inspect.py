@@ -155,7 +155,7 @@ def _say_backends(seen: Inspection) -> None:
     click.echo(f"runs on    {', '.join(able) or 'nothing here'}")
     for name, reason in seen.backends.items():
         if reason is not None:
-            click.echo(f"not here   {name}: {reason}")
+            click.echo(f"not here   {name}: {as_flags(reason)}")
 
 
 def _say_package(created: str, package: PackageRecord) -> None:
@@ -180,7 +180,7 @@ def _say_loadable(seen: Inspection) -> None:
         click.echo("here       this machine can load it")
     for finding in seen.findings:
         hint = f" -> {as_flags(finding.hint)}" if finding.hint else ""
-        click.echo(f"here       cannot be loaded: {finding.message}{hint}")
+        click.echo(f"here       cannot be loaded: {as_flags(finding.message)}{hint}")
     for line in seen.remarks:
         click.echo(f"note       {line}")
     if (command := rebuild_command(seen.artifact, seen.findings, seen.machine)) is not None:
@@ -250,7 +250,7 @@ def _facts(seen: Inspection) -> dict[str, Any]:
         "loadable_here": not seen.findings,
         "obstacles": [
             {
-                "reason": finding.message,
+                "reason": as_flags(finding.message),
                 "fix": as_flags(finding.hint),
                 "rebuild": finding.code in MADE_AGAIN,
             }
@@ -258,7 +258,10 @@ def _facts(seen: Inspection) -> dict[str, Any]:
         ],
         "remarks": list(seen.remarks),
         "rebuild": rebuild_command(seen.artifact, seen.findings, seen.machine),
-        "backends": dict(seen.backends),
+        "backends": {
+            name: None if reason is None else as_flags(reason)
+            for name, reason in seen.backends.items()
+        },
         "delivered_share": seen.share,
         "delivered_source": seen.source,
         "delivered": [asdict(layer) for layer in seen.delivered.layers],
