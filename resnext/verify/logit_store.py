@@ -106,6 +106,6 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         raise MissingRequirement(
-            f"cannot keep logits in {folder}: {exc.strerror or exc}; free some space or choose"
+            f"cannot keep logits in {folder}: {exc.strerror or exc}; free some room or choose"
             " another folder"
         ) from exc
