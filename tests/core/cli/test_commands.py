@@ -68,8 +68,8 @@ def test_help_has_examples_of_the_command_itself(command: str) -> None:
     done = process(command, "--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    _, found, examples = done.stdout.partition("Examples:\n")
-    assert found
+    _, heading, examples = done.stdout.partition("Examples:\n")
+    assert heading
     assert examples.count(f"{command} ") >= 3
     assert "--debug" in done.stdout
 
@@ -172,7 +172,7 @@ def test_help_and_wrong_options_load_no_framework(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_option_of_an_example_exists(command: str) -> None:
-    known = {
+    options = {
         text
         for parameter in COMMANDS[command].get_params(click.Context(COMMANDS[command]))
         for text in parameter.opts + parameter.secondary_opts
@@ -180,7 +180,7 @@ def test_each_option_of_an_example_exists(command: str) -> None:
     epilog = COMMANDS[command].epilog or ""
     used = {word for word in epilog.split() if word.startswith("--")}
     assert used
-    assert used <= known
+    assert used <= options
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -191,10 +191,10 @@ def test_the_version_is_told(command: str) -> None:
 
 
 def test_names_of_backends_are_those_of_the_registry() -> None:
-    for command, known in (("resnext-bench", RUNTIMES), ("resnext-parity", ARTIFACT_RUNTIMES)):
+    for command, registry in (("resnext-bench", RUNTIMES), ("resnext-parity", ARTIFACT_RUNTIMES)):
         done = call(command, "--artifact", "x", "--backend", "nothing")
-        assert ", ".join(known) in done.stderr, command
-        assert ("torch-folded" in done.stderr) == (known is RUNTIMES)
+        assert ", ".join(registry) in done.stderr, command
+        assert ("torch-folded" in done.stderr) == (registry is RUNTIMES)
 
 
 # ---- errors
@@ -356,15 +356,15 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "wanted"), ERRORS, ids=lambda value: str(value)[:70])
+@pytest.mark.parametrize(("arguments", "code", "parts"), ERRORS, ids=lambda value: str(value)[:70])
 def test_an_error_is_one_line_on_stderr_with_its_exit_code(
-    elsewhere: Path, arguments: tuple[str, ...], code: int, wanted: tuple[str, ...]
+    elsewhere: Path, arguments: tuple[str, ...], code: int, parts: tuple[str, ...]
 ) -> None:
     (elsewhere / "file").write_text("not an image")
     (elsewhere / "full").mkdir()
     (elsewhere / "full" / "thesis.txt").write_text("precious")
     done = call(*arguments)
-    for part in wanted:
+    for part in parts:
         assert part in done.stderr
     assert done.exit_code == code
     assert done.stdout == ""
@@ -508,7 +508,7 @@ def test_sigterm_unwinds_as_ctrl_c_does() -> None:
 
 
 def on_a_terminal(command: str, *arguments: str, **settings: str) -> str:
-    """What ``command`` writes to stderr where that is a terminal."""
+    """What ``command`` writes to stderr if that is a terminal."""
     pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
     master, slave = pty.openpty()
     environment = {
