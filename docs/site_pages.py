@@ -199,12 +199,19 @@ def relinked(markdown: str, site_path: str) -> str:
         if "://" in target or target.startswith(("mailto:", "/")):
             return match[0]
         there = posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
-        moved = there.removeprefix("docs/") if there.startswith("docs/") else OUTSIDE + there
+        moved = site_path_of(there)
         return (
             before + posixpath.relpath(moved, posixpath.dirname(site_path) or ".") + anchor + after
         )
 
     return _LINK.sub(link, markdown)
+
+
+def site_path_of(path: str) -> str:
+    """The page of the site for a file of the repository; the inverse of `repository_path`."""
+    if path == "README.md":
+        return "index.md"
+    return path.removeprefix("docs/") if path.startswith("docs/") else OUTSIDE + path
 
 
 def repository_path(site_path: str) -> str:

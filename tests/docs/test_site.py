@@ -309,6 +309,19 @@ def test_every_decision_is_in_the_index_and_says_the_same_things() -> None:
 # ---- the site
 
 
+@pytest.mark.parametrize(
+    ("source", "link", "there"),
+    [
+        ("tutorial.md", "../README.md#install", "index.md#install"),
+        ("index.md", "docs/tutorial.md", "tutorial.md"),
+        ("guides/onnx.md", "../concepts/parity.md", "../concepts/parity.md"),
+        ("concepts/architecture.md", "../../CONTRIBUTING.md", "../repository/CONTRIBUTING.md"),
+    ],
+)
+def test_a_link_leads_to_the_page_of_the_site(source: str, link: str, there: str) -> None:
+    assert site.relinked(f"[x]({link})", source) == f"[x]({there})"
+
+
 def build(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
     sources = os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "benchmarks")))
     return subprocess.run(
