@@ -1,8 +1,8 @@
-"""MkDocs hook: pages and tables made of the code, so that no option or field is typed twice.
+"""MkDocs hook: pages and tables generated from the code, so no option or field is written twice.
 
-Made whole: the home page (README), a page for each command, for each package's public names and
-for each validity check. Filled in wherever a page says ``<!-- generated: WHAT -->``: tables of
-errors, stored fields and commands. Files outside ``docs/`` that pages link to are copied into the
+Generated pages: the home page (README), one for each command, for each package's public names and
+for each validity check. ``<!-- generated: WHAT -->`` in any other page is replaced by a table of
+errors, stored fields or commands. Files outside ``docs/`` that pages link to are copied into the
 site. Nothing here imports MkDocs until MkDocs runs the hooks, so tests can ask for the pages
 without it.
 """
@@ -23,7 +23,7 @@ from typing import Any
 import click
 
 ROOT = Path(__file__).parents[1]
-#: Files outside docs/ that the site has copies of, and where.
+#: Files outside docs/ that are copied into the site, and their folder there.
 COPIED = ("CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "benchmarks/results/*")
 OUTSIDE = "repository/"
 _LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
@@ -32,24 +32,24 @@ _GENERATED = re.compile(r"^<!-- generated: (\w+)(?: (\S+))? -->$", re.MULTILINE)
 
 def entry_points() -> dict[str, click.Command]:
     """The console commands by name, as setup.cfg installs them."""
-    found = {}
+    points = {}
     for line in _setup()["options.entry_points"]["console_scripts"].split("\n"):
         if line.strip():
             name, _, target = (part.strip() for part in line.partition("="))
             module, _, attribute = target.partition(":")
-            found[name] = getattr(importlib.import_module(module), attribute)
-    return found
+            points[name] = getattr(importlib.import_module(module), attribute)
+    return points
 
 
 def commands() -> dict[str, click.Context]:
     """Each command and subcommand by what a user types, with a context that knows its parents."""
-    found: dict[str, click.Context] = {}
+    contexts: dict[str, click.Context] = {}
 
     def visit(name: str, command: click.Command, parent: click.Context | None) -> None:
         context = command.context_class(
             command, info_name=name, parent=parent, **command.context_settings
         )
-        found[context.command_path] = context
+        contexts[context.command_path] = context
         if isinstance(command, click.Group):
             for each in command.list_commands(context):
                 if child := command.get_command(context, each):
@@ -57,7 +57,7 @@ def commands() -> dict[str, click.Context]:
 
     for name, command in entry_points().items():
         visit(name, command, None)
-    return found
+    return contexts
 
 
 def command_page(context: click.Context) -> str:
@@ -90,16 +90,16 @@ def public_names() -> dict[str, tuple[str, ...]]:
     packages = [
         line.strip() for line in _setup()["options"]["packages"].split("\n") if line.strip()
     ]
-    found = {}
+    by_package = {}
     for package in packages:
         names = getattr(importlib.import_module(package), "__all__", ())
         if "." not in package and names:
-            found[package] = tuple(name for name in names if not name.startswith("__"))
-    return found
+            by_package[package] = tuple(name for name in names if not name.startswith("__"))
+    return by_package
 
 
 def python_page(package: str, names: tuple[str, ...]) -> str:
-    """A package's public names, which mkdocstrings fills in."""
+    """A page of a package's public names, for mkdocstrings to fill in."""
     return "\n\n".join([f"# {package}", *(f"::: {package}.{name}" for name in names)]) + "\n"
 
 
@@ -115,7 +115,7 @@ def finding_list() -> str:
 
 
 def pages() -> dict[str, str]:
-    """Markdown of every page that is made whole, by its path in the site."""
+    """Markdown of every generated page, by its path in the site."""
     made = {"index.md": (ROOT / "README.md").read_text(encoding="utf-8")}
     made |= {
         f"reference/cli/{_file_name(path)}": command_page(context)
@@ -175,7 +175,7 @@ def schema_tables(name: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-#: What fills ``<!-- generated: WHAT [ARGUMENT] -->``.
+#: Functions that fill ``<!-- generated: WHAT [ARGUMENT] -->``.
 TABLES: dict[str, Callable[..., str]] = {
     "commands": command_list,
     "errors": error_table,
@@ -199,7 +199,7 @@ def relinked(markdown: str, site_path: str) -> str:
         if "://" in target or target.startswith(("mailto:", "/")):
             return match[0]
         there = posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
-        moved = there.removeprefix("docs/") if there.startswith("docs/") else OUTSIDE + there
+        moved = site_path_of(there)
         return (
             before + posixpath.relpath(moved, posixpath.dirname(site_path) or ".") + anchor + after
         )
@@ -207,15 +207,22 @@ def relinked(markdown: str, site_path: str) -> str:
     return _LINK.sub(link, markdown)
 
 
+def site_path_of(path: str) -> str:
+    """The page of the site for a file of the repository; the inverse of `repository_path`."""
+    if path == "README.md":
+        return "index.md"
+    return path.removeprefix("docs/") if path.startswith("docs/") else OUTSIDE + path
+
+
 def repository_path(site_path: str) -> str:
-    """Where the source of a page of the site is in the repository."""
+    """The source of a page of the site, as a path in the repository."""
     if site_path == "index.md":
         return "README.md"
     return site_path.removeprefix(OUTSIDE) if site_path.startswith(OUTSIDE) else f"docs/{site_path}"
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that are made whole and the copies, and put them into the navigation."""
+    """Add the generated pages and the copies, and put them into the navigation."""
     from mkdocs.structure.files import File
 
     made = pages()
@@ -243,7 +250,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 class _Recorder(click.HelpFormatter):
-    """Keeps the sections that a command's help is made of."""
+    """Records the sections of a command's help."""
 
     def __init__(self) -> None:
         super().__init__(width=100)
@@ -290,15 +297,15 @@ def _plain(text: str) -> str:
 
 
 def _meanings(attributes: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     name = ""
     for line in inspect.cleandoc(attributes).splitlines():
         if match := re.match(r"(\w+): (.*)", line):
             name = match[1]
-            found[name] = _plain(match[2])
+            meanings[name] = _plain(match[2])
         elif name and line.strip():
-            found[name] += " " + _plain(line.strip())
-    return found
+            meanings[name] += " " + _plain(line.strip())
+    return meanings
 
 
 def _type(spec: dict[str, Any]) -> str:

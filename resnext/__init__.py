@@ -1,6 +1,6 @@
-"""ResNeXt from configuration to session: the contracts that every stage shares.
+"""ResNeXt from configuration to session; the foundation of the exporter and the benchmark.
 
-Names are imported on first use, so that ``import resnext`` (and a command's ``--help``) loads no
+Public names are imported on first use, so that ``import resnext`` (and ``--help``) loads no
 framework.
 """
 

@@ -1,4 +1,4 @@
-"""Precisions: one row each, and everything that the rest of the toolkit derives from one."""
+"""Precisions: one row each, with everything the toolkit needs to know about it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Gate:
         max_error: largest absolute difference, relative to the RMS of the reference.
         min_cosine: smallest cosine of any row with its reference row.
         min_top1: smallest share of rows with the same top-1 class as the reference.
-        max_error_ratio: largest ``max_error`` relative to the baseline's, if there is one: what
-            eager PyTorch loses at the same precision, or for a quantized network the graph itself.
+        max_error_ratio: largest ``max_error`` relative to the baseline's, if there is one: the
+            error of eager PyTorch at the same precision, or of a quantized network's own graph.
     """
 
     max_error: float
@@ -35,15 +35,15 @@ class Numerics:
 
     Attributes:
         name: key in `NUMERICS`.
-        weight_dtype: NumPy's (ml_dtypes') name of the element type that weights are stored in;
-            PyTorch uses the same names for those that it has.
-        compute_dtypes: element types that a layer may compute in and count as delivered.
+        weight_dtype: element type of stored weights, by NumPy's (ml_dtypes') name, which is also
+            PyTorch's if it has the type.
+        compute_dtypes: element types of a layer's computation that count as delivered.
         largest: largest finite value that an activation can have.
         gate: acceptance limits of parity.
         calibrated: activations need ranges from calibration images.
-        eager_dtype: element type in which eager PyTorch shows what this rounding costs; None for a
-            quantized network, which is a converted file. TF32 keeps as many bits of mantissa as
-            float16, so that is what it may lose.
+        eager_dtype: element type in which eager PyTorch shows the cost of this rounding; None for a
+            quantized network, which is a converted file. TF32 has as many mantissa bits as
+            float16, so float16 stands for it.
         wider: precisions to suggest if a value does not fit, narrowest first.
         lowered_to: half precision that a float32 graph is converted to; what is quantized besides
             is quantized afterwards. None: the rest stays float32.
@@ -66,7 +66,7 @@ class Numerics:
 
     @property
     def half(self) -> bool:
-        """Two bytes a value: fp16 and bf16."""
+        """Two bytes per value: fp16 and bf16."""
         return self.lowered_to == self.name
 
 
@@ -126,12 +126,12 @@ PRECISIONS: Mapping[Precision, Numerics] = MappingProxyType(
 )
 #: What an export makes if no precision is requested; others are derived from it.
 DEFAULT: Precision = next(iter(PRECISIONS))
-#: What parity is judged by (`Manifest.numerics`): every precision, and ``tf32``.
+#: Rows that parity is judged by (`Manifest.numerics`): every precision, and ``tf32``.
 NUMERICS: Mapping[str, Numerics] = MappingProxyType({row.name: row for row in (*_ROWS, _TF32)})
 
 #: Precisions that need calibration images.
 QUANTIZED: tuple[Precision, ...] = tuple(n for n, row in PRECISIONS.items() if row.calibrated)
-#: Two bytes a value.
+#: Two bytes per value.
 HALVES: tuple[Precision, ...] = tuple(n for n, row in PRECISIONS.items() if row.half)
-#: What PyTorch runs a live model in.
+#: Precisions in which PyTorch runs a live model.
 LIVE: tuple[Precision, ...] = tuple(n for n, row in PRECISIONS.items() if row.eager_dtype)

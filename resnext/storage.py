@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, one process at a time, and where the cache is."""
+"""Files and folders: atomic writes, locks between processes, and the cache folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ELSEWHERE = "choose another path"
 def cache_folder() -> Path:
     """``$RESNEXT_CACHE_DIR``, or the platform's cache folder.
 
-    It holds what can be made again: artifacts, engines, compiled kernels, reference logits.
+    Everything in it can be made again: artifacts, engines, compiled kernels, reference logits.
     """
     if chosen := os.environ.get("RESNEXT_CACHE_DIR"):
         return Path(chosen).expanduser()
@@ -27,7 +27,7 @@ def cache_folder() -> Path:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and flush it to the disk; makes its folder.
+    """Write a file whole or not at all, and flush it to disk; creates its folder.
 
     A file that is replaced keeps its mode. Two writers at once are safe: the last one wins.
 
@@ -50,7 +50,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextmanager
 def locked(lock: Path) -> Iterator[None]:
-    """Hold the lock file ``lock``, so that other processes wait; makes its folder.
+    """Hold the lock file ``lock``, so that other processes wait; creates its folder.
 
     Raises:
         MissingRequirement: the file cannot be made.

@@ -1,5 +1,5 @@
 """A Session without a runtime: computes any function of its input, for tests and for timing the
-harness itself.
+harness.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, Deliver
 
 
 class FakeSession(Session):
-    """Applies ``function`` to the one input; with none, does nothing at all and returns zeros.
+    """Applies ``function`` to its single input; without one, does nothing and returns zeros.
 
     Args:
         function: maps the input (N x ...) to the output (N x classes).
@@ -23,8 +23,8 @@ class FakeSession(Session):
         classes: width of the output.
 
     Attributes:
-        boundary: of what it binds.
-        cuda_stream: of what it binds; a subclass may pretend to have one.
+        boundary: timing boundary of its bound inputs.
+        cuda_stream: CUDA stream of its bound inputs; a subclass may pretend to have one.
     """
 
     boundary: Boundary = "host"
@@ -61,23 +61,23 @@ class FakeSession(Session):
         return Delivered("cpu", (DeliveredLayer("function", "Conv", "float32", "cpu"),))
 
     def zeros(self, rows: int) -> NDArray[Any]:
-        """Outputs of ``rows`` images before any run."""
+        """Zeros of the output's shape for ``rows`` images."""
         return np.zeros((rows, self.outputs[0].shape[1] or 1), np.float32)
 
     def close(self) -> None:
-        """Remember that it was called."""
+        """Record the call."""
         super().close()
         self.closed = True
 
 
 class FakeBound(Bound):
-    """A kept input of a `FakeSession`.
+    """A bound input of a `FakeSession`.
 
     Args:
-        session: whose function is applied.
-        images: the input; `enqueue` reads it and nobody writes it.
-        boundary: as `Bound`.
-        cuda_stream: as `Bound`.
+        session: provides the function.
+        images: the input; never modified.
+        boundary: see `Bound`.
+        cuda_stream: see `Bound`.
     """
 
     def __init__(

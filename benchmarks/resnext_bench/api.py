@@ -210,7 +210,8 @@ def _check_arguments(
         )
     if calibration and (artifacts or not set(QUANTIZED) & set(precisions or ())):
         raise UsageError(
-            "`calibration` is for int8 and fp8 that are made of the weights", hint="drop it"
+            "`calibration` is for int8 and fp8 artifacts that are made here, from the weights",
+            hint="drop it",
         )
     if artifacts and tuple(merges) != (None,):
         raise UsageError(

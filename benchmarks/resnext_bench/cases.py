@@ -137,8 +137,8 @@ def candidates_of_artifacts(
     names = [artifact.directory.resolve().name for artifact in artifacts]
     if len(set(names)) < len(names):
         names = [str(artifact.directory) for artifact in artifacts]
-    if len(set(names)) < len(names):
-        raise UsageError("an artifact is given twice", hint="give each one once")
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"the artifact {repeated} is given twice", hint="give it once")
     if weights is None or isinstance(weights, str):
         weights = artifact_weights(artifacts[0], weights)
     elif weights.sha256 != first.weights.sha256:

@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from resnext.cli.app import SETTINGS, OneLineCommand, as_flags, guarded
-from resnext.cli.options import chosen_weights, json_option, weights_options
+from resnext.cli.app import SETTINGS, as_flags, guarded
+from resnext.cli.options import (
+    OUTPUT,
+    RUN,
+    artifact_option,
+    backend_option,
+    chosen_weights,
+    json_option,
+    seed_option,
+    weights_options,
+)
 from resnext.cli.params import CountsType, NameType, SecondsType
+from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
 from resnext.runtimes.registry import RUNTIMES
@@ -29,15 +39,15 @@ if TYPE_CHECKING:
 
 _EPILOG = """\b
 Examples:
-  resnext-bench --backend torch,ort --batch 1,8               ResNeXt-50 32x4d, seeded weights
-  resnext-bench --backend all --weights digits --batch 64     everything that this machine has
-  resnext-bench --backend ort-cpu --artifact out/ --batch 1 --samples 662     enough for a p99
-  resnext-bench --backend torch,ort --weights digits --accuracy digits     accuracy beside latency
-  resnext-bench --backend trt --batch 64 --precision fp16     builds the engine once, then reuses it
+  resnext-bench --backend torch,ort --batch 1,8            ResNeXt-50 32x4d, seeded weights
+  resnext-bench --backend all --weights digits --batch 64  everything that this machine has
+  resnext-bench --backend ort-cpu --artifact out/ --samples 662         enough for a p99
+  resnext-bench --backend torch,ort --weights digits --accuracy digits  accuracy beside latency
+  resnext-bench --backend trt --batch 64 --precision fp16  builds the engine once, then reuses it
   resnext-bench --backend ort,openvino --batch 8 --precision fp32,int8 --calibration photos/
   resnext-bench --backend ort --batch 8 --artifact int8/ --artifact int8-merged/
   resnext-bench --backend torch,torch-folded,ort-cpu --batch 8 --merge-groups off,32
-  resnext-bench --backend all --batch 1,8 --max-seconds 300     a report after about five minutes
+  resnext-bench --backend all --batch 1,8 --max-seconds 300             a report in five minutes
   resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
 Exit code 0: every row was measured and is right. 1: an output was wrong, a row is
 invalid, or time ran out. 3, 4: a backend failed; its row says why. 130: interrupted;
@@ -45,12 +55,12 @@ once measuring has begun, what was measured is still compared, shown and written
 """
 
 
-#: Largest width of groups.
+#: Largest accepted group width, channels.
 _WIDEST = 4096
 
 
 class MergesType(CountsType):
-    """Minimum widths of groups."""
+    """Minimum group widths for --merge-groups."""
 
     name = "off|N|auto[,...]"
 
@@ -73,66 +83,40 @@ class MergesType(CountsType):
         return tuple(dict.fromkeys(widths))
 
 
-@click.command(cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
-@click.option(
-    "--backend",
-    "backends",
-    type=NameType("backend", ("all", *RUNTIMES), many=True),
+_what = option_of(RUN)
+_measuring = option_of("Measuring")
+_device = option_of("Device")
+_right = option_of("Accuracy and calibration")
+
+
+@click.command(cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@backend_option(
+    ("all", *RUNTIMES),
+    f"Runtimes to measure: {', '.join(RUNTIMES)}, or all that this machine has. Speedups are"
+    " relative to the first.",
+    many=True,
     required=True,
-    metavar="NAME[,NAME...]",
-    help=(
-        f"Runtimes to measure: {', '.join(RUNTIMES)}, or all that this machine has. Speedups"
-        " are relative to the first."
-    ),
 )
-@click.option(
+@_what(
     "--batch",
-    "batches",
     type=CountsType(),
     default="1",
     show_default=True,
     help="Batch sizes, separated by commas.",
 )
-@weights_options
-@click.option(
+@artifact_option(
+    "Artifact to run; repeat it to compare several of the same weights.  [default: exported once"
+    " into the cache, then reused]",
+    multiple=True,
+)
+@_what(
     "--precision",
     type=NameType("precision", tuple(PRECISIONS), many=True),
     metavar=f"{'|'.join(PRECISIONS)}[,...]",
     help="Element types of weights and activations.  [default: the artifact's, else fp32]",
 )
-@click.option(
-    "--artifact",
-    "paths",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="PATH",
-    help=(
-        "Artifact to run; repeat it to compare several of the same weights.  [default: exported"
-        " once into the cache, then reused]"
-    ),
-)
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Device, for runtimes that support both.",
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    help="CPU threads.  [default: one for each physical core]",
-)
-@click.option(
-    "--memory-format",
-    type=click.Choice(["auto", "nchw", "channels-last"]),
-    default="auto",
-    show_default=True,
-    help="PyTorch's memory layout; auto times both and keeps the faster.",
-)
-@click.option(
+@_what(
     "--merge-groups",
-    "merges",
     type=MergesType(),
     metavar="off|N|auto[,...]",
     help=(
@@ -140,12 +124,8 @@ class MergesType(CountsType):
         " widths on the runtime itself (PyTorch, ort-cpu, openvino). Several are compared: off,32."
     ),
 )
-@click.option(
-    "--cuda-graph/--no-cuda-graph",
-    default=True,
-    help="Replay a CUDA graph on CUDA devices.  [default: on]",
-)
-@click.option(
+@weights_options
+@_measuring(
     "--duration",
     type=SecondsType(0.001),
     default=5.0,
@@ -153,21 +133,23 @@ class MergesType(CountsType):
     metavar="SECONDS",
     help="Timed seconds per row.",
 )
-@click.option(
+@_measuring(
     "--rounds",
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
+    metavar="N",
     help="Interleaved visits to each row; the timed seconds are spread over them.",
 )
-@click.option(
+@_measuring(
     "--samples",
     type=click.IntRange(min=1),
     default=11,
     show_default=True,
+    metavar="N",
     help="Minimum number of timed runs per row (11: median, 64: p90, 662: p99).",
 )
-@click.option(
+@_measuring(
     "--warmup",
     type=SecondsType(0),
     default=0.5,
@@ -175,7 +157,7 @@ class MergesType(CountsType):
     metavar="SECONDS",
     help="Untimed warm-up seconds per row.",
 )
-@click.option(
+@_measuring(
     "--max-seconds",
     type=SecondsType(0.001),
     metavar="SECONDS",
@@ -184,22 +166,47 @@ class MergesType(CountsType):
         " it. What has started is finished, and what was measured is reported.  [default: no limit]"
     ),
 )
-@click.option(
+@seed_option("Seed for the test images and for the order of visits.", "Measuring")
+@_device(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Device, for runtimes that support both.",
+)
+@_device(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="CPU threads.  [default: one for each physical core]",
+)
+@_device(
+    "--memory-format",
+    type=click.Choice(["auto", "nchw", "channels-last"]),
+    default="auto",
+    show_default=True,
+    help="PyTorch's memory layout; auto times both and keeps the faster.",
+)
+@_device(
+    "--cuda-graph/--no-cuda-graph",
+    default=True,
+    help="Replay a CUDA graph on CUDA devices.  [default: on]",
+)
+@_right(
     "--accuracy",
-    "accuracy_spec",
     metavar="digits|fashion-mnist|FOLDER",
     help=(
-        "Also run labelled test images (a folder in ImageNet's layout), and require PyTorch's"
-        " accuracy of every row."
+        "Also run labelled test images (a folder in ImageNet's layout), and require every row to"
+        " be as accurate as PyTorch."
     ),
 )
-@click.option(
+@_right(
     "--accuracy-images",
     type=click.IntRange(min=1),
     metavar="N",
     help="Number of labelled images: a seeded sample, balanced over classes.  [default: all]",
 )
-@click.option(
+@_right(
     "--calibration",
     metavar="digits|fashion-mnist|FOLDER|random",
     help=(
@@ -207,21 +214,14 @@ class MergesType(CountsType):
         " weights were trained on]"
     ),
 )
-@click.option(
+@_right(
     "--calibration-images",
     type=click.IntRange(1, 100_000),
     metavar="N",
     help="Number of calibration images.  [default: 128]",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed for the test images and for the order of visits.",
-)
 @json_option("Write the run with its raw samples as JSON")
-@click.option(
+@option_of(OUTPUT)(
     "--markdown",
     "markdown_path",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -231,29 +231,29 @@ class MergesType(CountsType):
 @click.version_option(__version__, prog_name="resnext-bench")
 @guarded
 def main(
-    backends: tuple[str, ...],
-    batches: tuple[int, ...],
+    backend: tuple[str, ...],
+    batch: tuple[int, ...],
+    artifact: tuple[Path, ...],
+    precision: tuple[Precision, ...] | None,
+    merge_groups: tuple[Merge, ...] | None,
     model: str | None,
     spec: str | None,
     num_classes: int | None,
     input_size: str | None,
-    precision: tuple[Precision, ...] | None,
-    paths: tuple[Path, ...],
-    device: Literal["auto", "cpu", "cuda"],
-    threads: int | None,
-    memory_format: Literal["auto", "nchw", "channels-last"],
-    merges: tuple[Merge, ...] | None,
-    cuda_graph: bool,
     duration: float,
     rounds: int,
     samples: int,
     warmup: float,
     max_seconds: float | None,
-    accuracy_spec: str | None,
+    seed: int,
+    device: Literal["auto", "cpu", "cuda"],
+    threads: int | None,
+    memory_format: Literal["auto", "nchw", "channels-last"],
+    cuda_graph: bool,
+    accuracy: str | None,
     accuracy_images: int | None,
     calibration: str | None,
     calibration_images: int | None,
-    seed: int,
     json_path: str | None,
     markdown_path: Path | None,
 ) -> None:
@@ -267,21 +267,21 @@ def main(
         raise UsageError("`markdown` needs a separate file")
     for target in (json_path, markdown_path):
         check_writable(target)
-    if paths and (model is not None or num_classes is not None or input_size is not None):
+    if artifact and (model is not None or num_classes is not None or input_size is not None):
         raise UsageError(
             "an artifact has its own model", hint="drop `model`, `num_classes` and `input_size`"
         )
     from .api import benchmark
 
-    weights = spec if paths else chosen_weights(model, spec, num_classes, input_size)
+    weights = spec if artifact else chosen_weights(model, spec, num_classes, input_size)
     with _status() as say:
         run = benchmark(
-            paths or backends,
-            runtimes=backends if paths else None,
-            batch=batches,
+            artifact or backend,
+            runtimes=backend if artifact else None,
+            batch=batch,
             weights=weights,
             precision=precision,
-            merge_groups=merges or (None,),
+            merge_groups=merge_groups or (None,),
             calibration=calibration,
             calibration_images=calibration_images,
             device=device,
@@ -293,7 +293,7 @@ def main(
             warmup=warmup,
             samples=samples,
             seed=seed,
-            accuracy=accuracy_spec,
+            accuracy=accuracy,
             accuracy_images=accuracy_images,
             max_seconds=deadline,
             progress=say,

@@ -260,7 +260,7 @@ def read_manifest(path: Path) -> Manifest:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as exc:
         raise BadArtifact(
-            f"no {MANIFEST_NAME} at {path}",
+            f"no {MANIFEST_NAME} in {path.parent.absolute()}",
             hint="an artifact is a folder with a model file and its manifest, as an export writes",
         ) from exc
     except (OSError, UnicodeDecodeError) as exc:

@@ -109,14 +109,14 @@ class BatchRange(Strict):
             part.isascii() and part.isdigit() and len(part) <= 6 for part in parts
         ):
             raise UsageError(
-                f"batch {text[:40]!r} is not N, MIN:OPT or MIN:OPT:MAX with whole numbers of at"
+                f"`batch` {text[:40]!r} is not N, MIN:OPT or MIN:OPT:MAX with whole numbers of at"
                 " least 1"
             )
         sizes = [int(part) for part in parts]
         low, opt = sizes[0], sizes[min(1, len(sizes) - 1)]
         high = None if len(sizes) == 2 else sizes[-1]
         if not (1 <= low <= opt and (high is None or opt <= high)):
-            raise UsageError(f"batch {text!r} must satisfy 1 <= MIN <= OPT <= MAX")
+            raise UsageError(f"`batch` {text!r} must satisfy 1 <= MIN <= OPT <= MAX")
         return cls(min=low, opt=opt, max=high)
 
     @property

@@ -1,4 +1,4 @@
-"""What every command shares: errors in one line with the right exit code, flags, signals."""
+"""Shared by all commands: one-line errors with exit codes, fields spelled as flags, signals."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 
 
 def guarded(function: F) -> F:
-    """Turn errors of this toolkit into one line on stderr and their exit code.
+    """Report an error of this toolkit as one line on stderr, and exit with its code.
 
     Fields that a message or hint names in backticks are spelled as flags of the running command
-    (`as_flags`). Adds ``--debug``, which shows the traceback instead. Ctrl-C and SIGTERM unwind,
-    so that nothing half-written stays.
+    (`as_flags`). Adds ``--debug``, which shows the traceback instead. Ctrl-C and SIGTERM unwind
+    the stack, so no partial file remains.
     """
 
     @functools.wraps(function)
@@ -49,7 +49,7 @@ def guarded(function: F) -> F:
             sys.stderr.close()
             sys.exit(141)
         except click.UsageError as exc:
-            _refuse(exc)
+            refuse(exc)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except (ModuleNotFoundError, MemoryError) as exc:
@@ -97,14 +97,14 @@ def as_flags(text: str, command: click.Command | None = None) -> str:
 
     Args:
         text: an error, finding or hint of the library.
-        command: whose options to look up; the running one by default. A field that is no parameter
-            of it becomes ``--`` and its name with dashes.
+        command: the command with the options; by default the running one. A field that is not
+            one of its parameters becomes ``--`` and the name with dashes.
     """
     context = click.get_current_context(silent=True)
     if command is not None:
         context = click.Context(command)
-    known = context.command.get_params(context) if context is not None else []
-    parameters = {parameter.name: parameter for parameter in known}
+    declared = context.command.get_params(context) if context is not None else []
+    parameters = {parameter.name: parameter for parameter in declared}
 
     def flag(match: re.Match[str]) -> str:
         parameter = parameters.get(match[1])
@@ -117,39 +117,9 @@ def as_flags(text: str, command: click.Command | None = None) -> str:
     return re.sub(r"`([^\W\d]\w*)`", flag, text)
 
 
-class OneLineCommand(click.Command):
-    """A command that reports usage errors in one line, like every other error."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the options."""
-        try:
-            return super().make_context(*args, **kwargs)
-        except click.UsageError as exc:
-            _refuse(exc)
-
-
-class OneLineGroup(click.Group):
-    """A command with options and subcommands that reports usage errors in one line."""
-
-    command_class = OneLineCommand
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the options."""
-        try:
-            return super().make_context(*args, **kwargs)
-        except click.UsageError as exc:
-            _refuse(exc)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the subcommand; an unknown name is a one-line error."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as exc:
-            _refuse(exc)
-
-
-def _refuse(exc: click.UsageError) -> NoReturn:
-    text = " ".join(exc.format_message().split())
+def refuse(exc: click.UsageError) -> NoReturn:
+    """Report a usage error in one line, like every other error, and exit."""
+    text = " ".join(exc.format_message().split()).rstrip(".")
     click.echo(f"{_styled('error:')} {text} (--help shows every option)", err=True)
     sys.exit(exc.exit_code)
 
@@ -163,7 +133,7 @@ def _interrupt(number: int, _frame: object) -> None:
 
 
 def lacking(exc: ModuleNotFoundError | MemoryError) -> str:
-    """What to do about a missing package or too little memory."""
+    """The message for a missing package or too little memory, with the remedy."""
     if isinstance(exc, MemoryError):
         return "out of memory; use a smaller --batch or --input-size"
     package = (exc.name or "").partition(".")[0]

@@ -10,9 +10,16 @@ from resnext.runtimes.registry import ARTIFACT_RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
-from .app import SETTINGS, OneLineCommand, guarded
-from .options import chosen_weights, json_option, weights_options
-from .params import NameType
+from .app import SETTINGS, guarded
+from .options import (
+    OUTPUT,
+    artifact_option,
+    backend_option,
+    chosen_weights,
+    json_option,
+    weights_options,
+)
+from .sections import SectionedCommand, option_of
 
 _EPILOG = """\b
 Examples:
@@ -22,28 +29,20 @@ Examples:
 """
 
 
-@click.command(cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.command(cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--artifact",
-    "path",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Artifact to run, instead of --weights in PyTorch.",
-)
-@click.option(
-    "--backend",
-    "backend_name",
-    type=NameType("backend", ("torch", *ARTIFACT_RUNTIMES)),
-    metavar="NAME",
-    help="Backend.  [default: torch for weights, else the artifact's natural one]",
+@artifact_option("Artifact to run, instead of --weights in PyTorch.")
+@backend_option(
+    ("torch", *ARTIFACT_RUNTIMES),
+    "Runtime.  [default: torch for weights, else the artifact's natural one]",
 )
 @weights_options
-@click.option(
+@option_of(OUTPUT)(
     "--top",
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
+    metavar="N",
     help="Number of classes to show for each image.",
 )
 @json_option("Write the result as JSON")
@@ -51,8 +50,8 @@ Examples:
 @guarded
 def main(
     images: tuple[Path, ...],
-    path: Path | None,
-    backend_name: str | None,
+    artifact: Path | None,
+    backend: str | None,
     model: str | None,
     spec: str | None,
     num_classes: int | None,
@@ -71,7 +70,7 @@ def main(
 
     check_writable(json_path)
     session: Session
-    if path is not None:
+    if artifact is not None:
         from resnext.artifact.files import read_artifact
 
         if any(option is not None for option in (model, spec, num_classes, input_size)):
@@ -79,18 +78,18 @@ def main(
                 "an artifact has its own weights; drop --model, --weights, --num-classes,"
                 " --input-size"
             )
-        artifact = read_artifact(path)
-        manifest = artifact.manifest
+        opened = read_artifact(artifact)
+        manifest = opened.manifest
         preprocessing, names, baked = (
             manifest.preprocessing,
             manifest.class_names,
             manifest.preprocessing_baked,
         )
         least, source = manifest.batch.min, manifest.weights.source
-        session = open_session(artifact, backend_name or natural_runtime(artifact))
+        session = open_session(opened, backend or natural_runtime(opened))
     else:
-        if backend_name not in (None, "torch"):
-            raise UsageError(f"backend {backend_name!r} runs an exported artifact: give --artifact")
+        if backend not in (None, "torch"):
+            raise UsageError(f"backend {backend!r} runs an exported artifact: give --artifact")
         weights = chosen_weights(model, spec, num_classes, input_size)
         preprocessing, names, baked = weights.preprocessing, weights.class_names, False
         least, source = 1, weights.source

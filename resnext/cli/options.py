@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -10,16 +11,47 @@ import click
 from resnext.network.config import VARIANTS
 
 from .params import MOST_DIGITS, NameType
+from .sections import option_of
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: Headings of ``--help`` that several commands have.
+RUN = "What to run"
+OUTPUT = "Output"
+
+
+def artifact_option(text: str, **settings: Any) -> Callable[[F], F]:
+    """Add ``--artifact PATH``."""
+    return option_of(RUN)(
+        "--artifact", type=click.Path(path_type=Path), metavar="PATH", help=text, **settings
+    )
+
+
+def backend_option(names: Iterable[str], text: str, **settings: Any) -> Callable[[F], F]:
+    """Add ``--backend NAME``; an unknown name is refused with the nearest one."""
+    many = settings.pop("many", False)
+    return option_of(RUN)(
+        "--backend",
+        type=NameType("backend", tuple(names), many=many),
+        metavar="NAME[,NAME...]" if many else "NAME",
+        help=text,
+        **settings,
+    )
+
+
+def seed_option(text: str, section: str) -> Callable[[F], F]:
+    """Add ``--seed N``, 0 by default."""
+    return option_of(section)(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help=text
+    )
+
 
 def json_option(what: str) -> Callable[[F], F]:
     """Add ``--json PATH``; ``-`` prints JSON alone on stdout."""
-    return click.option(
+    return option_of(OUTPUT)(
         "--json",
         "json_path",
         metavar="PATH",
@@ -29,18 +61,20 @@ def json_option(what: str) -> Callable[[F], F]:
 
 def weights_options(function: F) -> F:
     """Add ``--model``, ``--weights``, ``--num-classes`` and ``--input-size``."""
-    for option in (
-        click.option(
+    option = option_of("Network")
+    for add in (
+        option(
             "--input-size",
             metavar="HxW",
             help="Input height and width in pixels, if they differ from the model's.",
         ),
-        click.option(
+        option(
             "--num-classes",
             type=click.IntRange(min=1),
+            metavar="N",
             help="Number of classes, if it differs from the model's.",
         ),
-        click.option(
+        option(
             "--weights",
             "spec",
             metavar="SPEC",
@@ -49,7 +83,7 @@ def weights_options(function: F) -> F:
                 "[default: the shipped weights if the model has some, else seeded]"
             ),
         ),
-        click.option(
+        option(
             "--model",
             type=NameType("model", tuple(VARIANTS)),
             metavar="NAME",
@@ -59,7 +93,7 @@ def weights_options(function: F) -> F:
             ),
         ),
     ):
-        function = option(function)
+        function = add(function)
     return function
 
 

@@ -1,4 +1,4 @@
-"""Types of option values, which report in one line what is allowed."""
+"""Types of option values; their errors list the allowed values in one line."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class SecondsType(_ParamType):
 class NameType(_ParamType):
     """A name from a registry; anything else lists the known names and the nearest."""
 
-    def __init__(self, kind: str, known: tuple[str, ...], *, many: bool = False) -> None:
+    def __init__(self, kind: str, names: tuple[str, ...], *, many: bool = False) -> None:
         self.name = kind
-        self._known = known
+        self._registered = names
         self._many = many
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -59,8 +59,8 @@ class NameType(_ParamType):
             else (value,)
         )
         for name in names:
-            if name not in self._known:
-                self.fail(str(UnknownName(self.name, name, self._known)), param, ctx)
+            if name not in self._registered:
+                self.fail(str(UnknownName(self.name, name, self._registered)), param, ctx)
         return names if self._many else value
 
     def shell_complete(
@@ -70,7 +70,7 @@ class NameType(_ParamType):
         incomplete: str,
     ) -> list[Any]:
         """Known names with the typed prefix."""
-        return [CompletionItem(name) for name in self._known if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in self._registered if name.startswith(incomplete)]
 
 
 class CountsType(_ParamType):
@@ -88,6 +88,8 @@ class CountsType(_ParamType):
         )
         if not plain or not all(int(part) >= 1 for part in parts):
             self.fail(
-                f"{value!r} must be whole numbers of at least 1, separated by commas", param, ctx
+                f"{value!r} must be a whole number of at least 1, or several separated by commas",
+                param,
+                ctx,
             )
         return tuple(dict.fromkeys(int(part) for part in parts))

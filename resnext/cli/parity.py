@@ -11,9 +11,9 @@ from resnext.runtimes.registry import ARTIFACT_RUNTIMES, REFERENCE
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
-from .app import SETTINGS, OneLineCommand, guarded
-from .options import json_option
-from .params import NameType
+from .app import SETTINGS, guarded
+from .options import RUN, artifact_option, backend_option, json_option, seed_option
+from .sections import SectionedCommand, option_of
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
@@ -22,96 +22,81 @@ if TYPE_CHECKING:
 
 _EPILOG = """\b
 Examples:
-  resnext-parity --artifact resnext50_32x4d-seeded-fp32-onnx --backend ort
+  resnext-parity --artifact resnext50_32x4d-seeded-fp32-onnx
   resnext-parity --artifact out/ --backend ort-cuda --batch 64 --json parity.json
   resnext-parity --artifact engine/ --backend trt
-  resnext-parity --artifact out/ --backend ort --weights moved/checkpoint.pth
-  resnext-parity --artifact fp8/ --backend onnx-reference  no runtime here runs fp8
+  resnext-parity --artifact out/ --weights moved/checkpoint.pth
+  resnext-parity --artifact fp8/ --backend onnx-reference    fp8 without a GPU
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
 
 
-@click.command(cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
-@click.option(
-    "--artifact",
-    "path",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="PATH",
-    help="Folder that resnext-export wrote, or the file in it.",
+_compare = option_of("What to compare with")
+
+
+@click.command(cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@artifact_option("Folder that resnext-export wrote, or the file in it.", required=True)
+@backend_option(
+    ARTIFACT_RUNTIMES,
+    f"Runtime that runs the artifact: {', '.join(ARTIFACT_RUNTIMES)}. {REFERENCE} computes an ONNX"
+    " file of any precision as ONNX defines it, without a GPU.  [default: ort, or the artifact's"
+    f" own; for bf16 and fp8 {REFERENCE}]",
 )
-@click.option(
-    "--backend",
-    "backend_name",
-    type=NameType("backend", ARTIFACT_RUNTIMES),
-    metavar="NAME",
-    help=(
-        f"Runtime that runs the artifact: {', '.join(ARTIFACT_RUNTIMES)}. {REFERENCE}"
-        " computes an ONNX file of any precision as ONNX defines it, without a GPU.  [default:"
-        f" ort, or the artifact's own; for bf16 and fp8 {REFERENCE}]"
-    ),
+@option_of(RUN)(
+    "--batch",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Images in one run.  [default: 7, or the artifact's fixed batch]",
 )
-@click.option(
+@_compare(
     "--against",
     type=click.Choice(["torch", "torch-fp32"]),
     default="torch",
     show_default=True,
     help="Reference: eager PyTorch in float64, or in float32.",
 )
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    default=None,
-    help="Images in one run.  [default: 7, or the artifact's fixed batch]",
-)
-@click.option(
-    "--images",
-    type=click.IntRange(min=1),
-    default=28,
-    show_default=True,
-    help="Number of images to compare.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed for the test images.",
-)
-@click.option(
+@_compare(
     "--weights",
     "spec",
     metavar="SPEC",
     help="Weights that the artifact was made from, if they moved.",
 )
+@_compare(
+    "--images",
+    type=click.IntRange(min=1),
+    default=28,
+    show_default=True,
+    metavar="N",
+    help="Number of images to compare.",
+)
+@seed_option("Seed for the test images.", "What to compare with")
 @json_option("Write the result as JSON")
 @click.version_option(__version__, prog_name="resnext-parity")
 @guarded
 def main(
-    path: Path,
-    backend_name: str | None,
-    against: Literal["torch", "torch-fp32"],
+    artifact: Path,
+    backend: str | None,
     batch: int | None,
+    against: Literal["torch", "torch-fp32"],
+    spec: str | None,
     images: int,
     seed: int,
-    spec: str | None,
     json_path: str | None,
 ) -> None:
-    """Check that an artifact computes the same function as PyTorch, on the bytes as they are on
-    disk.
+    """Check that the bytes on disk compute the same function as PyTorch.
 
-    Compares logits on seeded test images; NaN, infinity, a wrong shape, dtype or order of rows fail
-    always. The verdict names the sha256 that it holds for.
+    Compares logits on seeded test images. NaN, infinity, and a wrong shape, dtype or row order
+    always fail. The verdict names the sha256 of the file it is about.
     """
     from resnext.artifact.files import read_artifact
     from resnext.errors import GateFailed
     from resnext.verify.check import check, natural_runtime
 
     check_writable(json_path)
-    artifact = read_artifact(path)
-    runtime = backend_name or natural_runtime(artifact)
+    opened = read_artifact(artifact)
+    runtime = backend or natural_runtime(opened)
     outcome = check(
-        artifact,
+        opened,
         weights=spec,
         runtime=runtime,
         batch=batch,
@@ -120,13 +105,12 @@ def main(
         reference=against,
     )
     if json_path != "-":
-        _print(outcome, artifact, runtime, against)
+        _print(outcome, opened, runtime, against)
     if json_path is not None:
         write_text(json_path, outcome.model_dump_json(indent=2) + "\n")
     if not outcome.passed:
         raise GateFailed(
-            f"{artifact.path} on {runtime} is outside the parity gate:"
-            f" {'; '.join(outcome.failures)}"
+            f"{opened.path} on {runtime} is outside the parity gate: {'; '.join(outcome.failures)}"
         )
 
 
@@ -157,7 +141,7 @@ def _print(outcome: Parity, artifact: Artifact, runtime: str, against: str) -> N
         if artifact.manifest.quantization is not None:
             of = (
                 "what the file loses on the reference evaluator; resnext-bench --accuracy measures"
-                " what that costs"
+                " the cost in right answers"
             )
         click.echo(f"  error ratio     {outcome.error_ratio:.2f} times {of}")
 

@@ -1,14 +1,18 @@
-"""Help texts in sections, and subcommands that are imported when they are called."""
+"""Commands with help texts in sections and usage errors in one line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any, cast
 
 import click
 
-from .app import OneLineGroup
+from .app import refuse
+
+#: Heading of the options without a section; it comes last.
+_REST = "Options"
 
 
 class SectionOption(click.Option):
@@ -23,7 +27,27 @@ class SectionOption(click.Option):
         self.section = section
 
 
-class SectionedGroup(OneLineGroup):
+def option_of(section: str) -> Callable[..., Callable[[Any], Any]]:
+    """`click.option`, for the options under one heading."""
+    return partial(click.option, cls=SectionOption, section=section)
+
+
+class SectionedCommand(click.Command):
+    """A command whose help has sections."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options; a usage error is one line, like every other error."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as exc:
+            refuse(exc)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, those of one section together."""
+        _write_options(self.get_params(ctx), ctx, formatter)
+
+
+class SectionedGroup(click.Group):
     """A group whose help has sections, and whose subcommands are imported when they are called.
 
     Args:
@@ -35,6 +59,20 @@ class SectionedGroup(OneLineGroup):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = dict(lazy or {})
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options; a usage error is one line, like every other error."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as exc:
+            refuse(exc)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the subcommand; an unknown name is one line, too."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:
+            refuse(exc)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the subcommands."""
@@ -49,15 +87,22 @@ class SectionedGroup(OneLineGroup):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, those of one section together, then the subcommands."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is not None:
-                name = getattr(parameter, "section", "") or "Options"
-                sections.setdefault(name, []).append(record)
-        rest = sections.pop("Options", [])
-        for name, records in {**sections, "Options": rest}.items():
-            if records:
-                with formatter.section(name):
-                    formatter.write_dl(records)
+        _write_options(self.get_params(ctx), ctx, formatter)
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in sorted(self.lazy.items())])
+
+
+def _write_options(
+    parameters: list[click.Parameter], ctx: click.Context, formatter: click.HelpFormatter
+) -> None:
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for parameter in parameters:
+        record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+        if record is not None:
+            name = getattr(parameter, "section", "") or _REST
+            sections.setdefault(name, []).append(record)
+    rest = sections.pop(_REST, [])
+    for name, records in {**sections, _REST: rest}.items():
+        if records:
+            with formatter.section(name):
+                formatter.write_dl(records)

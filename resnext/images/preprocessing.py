@@ -70,7 +70,7 @@ class Preprocessing(BaseModel):
     def to_pixels(self, image: Image) -> NDArray[np.uint8]:
         """Resize and crop ``image``; returns uint8 pixels, H x W x C.
 
-        The image is rotated upright by its EXIF orientation; 16-bit grey is scaled to 8 bits.
+        The image is rotated upright (EXIF orientation); 16-bit grey is scaled to 8 bits.
 
         Raises:
             BadInput: the image has transparent or floating-point pixels, which are ambiguous, or is
@@ -84,8 +84,8 @@ class Preprocessing(BaseModel):
         height = max(round(image.height * scale), crop_h)
         if width * height > _MOST_PIXELS:
             raise BadInput(
-                f"an image of {image.width}x{image.height} is too oblong to be resized for this"
-                " network"
+                f"an image of {image.width}x{image.height} is too oblong to be resized for"
+                " this network"
             )
         if (width, height) != image.size:
             filters = {
@@ -132,7 +132,7 @@ class Preprocessing(BaseModel):
 
 
 def _eight_bits(image: Image) -> Image:
-    """``image`` upright, opaque and with 8 bits a channel, or an error: nothing is guessed."""
+    """``image`` upright, opaque and with 8 bits per channel; ambiguous pixels are an error."""
     image = PIL.ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)

@@ -48,9 +48,9 @@ class ImageSource:
 
     Attributes:
         name: human-readable source and split.
-        digest: sha256 of what the pixels are made from, in order: the data set's pixels, or the
-            files' names and bytes (of more than 1,000 files, names and sizes). The location of a
-            folder and its labels do not matter.
+        digest: sha256 of the source data in order: the data set's pixels, or the files' names and
+            bytes (names and sizes if there are more than 1,000 files). The location of a folder
+            and its labels do not matter.
         labels: N, int64, read-only: index of each image's class; None for unlabelled images.
         class_names: names of the classes, by index; empty for unlabelled images.
         preprocessing: how images become pixels.
@@ -100,7 +100,7 @@ def image_source(
     Args:
         spec: see the module's docstring; write ``./digits`` for a folder named like a data set.
         preprocessing: of the network that will see the images.
-        split: ``calibration`` (what is trained on) or ``test`` (held out).
+        split: ``calibration`` (the training images) or ``test`` (the held-out ones).
         limit: size of a seeded sample, balanced over the classes; a larger sample contains the
             smaller. None means all images.
         seed: seed of the sample, and of ``random`` noise.
@@ -117,30 +117,32 @@ def image_source(
     """
     if seed < 0 or (limit is not None and limit < 1):
         raise UsageError(f"limit must be at least 1 and seed at least 0, got {limit} and {seed}")
-    found = _found(spec, preprocessing, split, limit, seed)
-    labels, names = found.labels, found.class_names
+    candidates = _candidates(spec, preprocessing, split, limit, seed)
+    labels, names = candidates.labels, candidates.class_names
     if labels is not None and (classes is not None or class_names):
         labels, names = _in_network_order(spec, labels, names, classes, class_names)
-    chosen = np.arange(found.count) if limit is None else _sample(spec, found, limit, seed)
+    chosen = (
+        np.arange(candidates.count) if limit is None else _sample(spec, candidates, limit, seed)
+    )
     if labels is not None:
         labels = labels[chosen]
         labels.setflags(write=False)
     name = spec if spec in DATASETS or spec == "random" else Path(spec).resolve().name
     source = ImageSource(
         f"{name} {split}",
-        found.digest(chosen),
+        candidates.digest(chosen),
         labels,
         names,
         preprocessing,
         _chosen=chosen,
-        _read=found.read,
+        _read=candidates.read,
     )
     source.pixels(0, 1)  # refuse unusable pictures now, not after an hour of other work
     return source
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Candidates:
     """All images of a spec; ``read`` returns 1 x H x W x C, ``digest`` covers the given indices."""
 
     count: int
@@ -150,9 +152,9 @@ class _Found:
     digest: Callable[[NDArray[np.int64]], str]
 
 
-def _found(
+def _candidates(
     spec: str, preprocessing: Preprocessing, split: Split, limit: int | None, seed: int
-) -> _Found:
+) -> _Candidates:
     if spec in DATASETS:
         return _from_dataset(DATASETS[spec](), preprocessing, split)
     if spec == "random":
@@ -163,7 +165,7 @@ def _found(
                 0, 256, shape, np.uint8
             )
 
-        return _Found(
+        return _Candidates(
             limit or _RANDOM_IMAGES,
             None,
             (),
@@ -173,7 +175,7 @@ def _found(
     return _from_folder(Path(spec), preprocessing, split)
 
 
-def _from_dataset(data: Dataset, preprocessing: Preprocessing, split: Split) -> _Found:
+def _from_dataset(data: Dataset, preprocessing: Preprocessing, split: Split) -> _Candidates:
     images, labels = (
         (data.test_images, data.test_labels)
         if split == "test"
@@ -183,16 +185,19 @@ def _from_dataset(data: Dataset, preprocessing: Preprocessing, split: Split) -> 
     def read(index: int) -> NDArray[np.uint8]:
         return preprocessing.to_pixels(Image.fromarray(images[index, :, :, 0]))[np.newaxis]
 
-    return _Found(
+    return _Candidates(
         len(images), labels, data.class_names, read, lambda chosen: _sha256([images[chosen]])
     )
 
 
-def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _Found:
+def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _Candidates:
     if not folder.is_dir():
-        raise BadInput(
-            f"no folder at {folder}; give {', '.join(DATASETS)}, random, or a folder of pictures"
-        )
+        known = ", ".join(DATASETS)
+        if split == "test":
+            hint = f"set `accuracy` to {known}, or a folder with one subfolder for each class"
+        else:
+            hint = f"set `calibration` to {known}, random, or a folder of pictures"
+        raise BadInput(f"no folder at {folder}", hint=hint)
     entries = _entries(folder)
     inner = {entry.name: entry for entry in entries if entry.is_dir()}
     if inner.keys() >= {"train", "val"}:
@@ -229,7 +234,7 @@ def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _F
     def digest(chosen: NDArray[np.int64]) -> str:
         return _files_sha256([paths[index] for index in chosen.tolist()], folder)
 
-    return _Found(len(paths), labels if inner else None, tuple(inner), read, digest)
+    return _Candidates(len(paths), labels if inner else None, tuple(inner), read, digest)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -271,18 +276,20 @@ def _check_grey(path: Path) -> None:
         )
 
 
-def _sample(spec: str, found: _Found, limit: int, seed: int) -> NDArray[np.int64]:
+def _sample(spec: str, candidates: _Candidates, limit: int, seed: int) -> NDArray[np.int64]:
     """``limit`` ascending indices: classes take turns, each in seeded order, while images last."""
-    if limit > found.count:
+    if limit > candidates.count:
         raise BadInput(
-            f"{spec} has {found.count} images and {limit} were asked for",
-            hint=f"ask for {found.count} at most",
+            f"{spec} has {candidates.count} images and {limit} were asked for",
+            hint=f"ask for {candidates.count} at most",
         )
-    labels = found.labels if found.labels is not None else np.zeros(found.count, np.int64)
-    draw = np.random.Generator(np.random.PCG64(seed)).random(found.count)
+    labels = candidates.labels
+    if labels is None:
+        labels = np.zeros(candidates.count, np.int64)
+    draw = np.random.Generator(np.random.PCG64(seed)).random(candidates.count)
     by_class = np.lexsort((draw, labels))
     _, first, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
-    turn = np.arange(found.count) - np.repeat(first, sizes)
+    turn = np.arange(candidates.count) - np.repeat(first, sizes)
     chosen: NDArray[np.int64] = np.sort(by_class[np.lexsort((draw[by_class], turn))][:limit])
     return chosen
 
@@ -292,32 +299,32 @@ def _in_network_order(
     labels: NDArray[np.int64],
     names: tuple[str, ...],
     classes: int | None,
-    wanted: tuple[str, ...],
+    network_names: tuple[str, ...],
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels and class names in the network's order, matched by name if it names its classes."""
-    if not wanted:
+    if not network_names:
         if len(names) != classes:
             raise BadInput(
                 f"{spec} has {len(names)} classes and the network {classes} without names, so which"
-                " class is which cannot be told; give one folder for each class of the network"
+                " class is which is unknown; give one folder for each class of the network"
             )
         return labels, names
-    have, want = [_plain(name) for name in names], [_plain(name) for name in wanted]
+    have, want = [_plain(name) for name in names], [_plain(name) for name in network_names]
     if sorted(have) != sorted(want) or len(set(want)) != len(want):
         odd = [name for name in names if _plain(name) not in want]
-        lacking = [name for name in wanted if _plain(name) not in have]
+        lacking = [name for name in network_names if _plain(name) not in have]
         parts = [
-            f"{what} {found[0]!r}"
-            for what, found in (("not known", odd), ("missing", lacking))
-            if found
+            f"{what} {some[0]!r}"
+            for what, some in (("not known", odd), ("missing", lacking))
+            if some
         ]
         raise BadInput(
-            f"the {len(names)} classes of {spec} are not the network's {len(wanted)} by name"
+            f"the {len(names)} classes of {spec} are not the network's {len(network_names)} by name"
             f" ({', '.join(parts) or 'some share a name'}); name the folders as the network names"
             " its classes"
         )
     place: NDArray[np.int64] = np.array([want.index(name) for name in have], np.int64)
-    return place[labels], wanted
+    return place[labels], network_names
 
 
 def _plain(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Seeded test images: smooth, colored and different from each other, so that outputs differ too.
+"""Seeded test images: smooth, colored and distinct, so that their outputs are distinct too.
 
 Plain noise is a poor probe: after global pooling every noise image looks alike, and a wrong network
 still agrees on top-1. These images are sums of a few waves of random direction, wavelength and

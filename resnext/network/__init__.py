@@ -1,3 +1,1 @@
-"""The network: its configuration, its only `nn.Module` code, its layers, and its equivalent
-forms.
-"""
+"""The network: configuration, module, layers and equivalent forms."""

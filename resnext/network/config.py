@@ -1,4 +1,4 @@
-"""What a ResNeXt is made of: `ResNeXtConfig`, and `VARIANTS`, the readable table of named ones.
+"""`ResNeXtConfig`, the shape of a network, and `VARIANTS`, the table of named ones.
 
 Source: Xie et al., Aggregated Residual Transformations for Deep Neural Networks, arXiv 1611.05431.
 """
@@ -20,11 +20,11 @@ Stem = Literal["imagenet", "small"]
 
 @dataclass(frozen=True)
 class ResNeXtConfig:
-    """Shape of one network. Validated when made, never changed afterwards.
+    """Shape of one network. Validated on construction, immutable afterwards.
 
     Stage ``i`` (from 0) has ``depths[i]`` bottleneck blocks. Each block's grouped 3x3 convolution
-    has ``cardinality`` groups of ``bottleneck_width * 2**i`` channels, and the block puts out
-    ``stem_channels * 4 * 2**i`` channels. Every stage but the first halves height and width.
+    has ``cardinality`` groups of ``bottleneck_width * 2**i`` channels, and the block has
+    ``stem_channels * 4 * 2**i`` output channels. Every stage but the first halves height and width.
 
     Attributes:
         depths: bottleneck blocks in each stage.
@@ -32,13 +32,13 @@ class ResNeXtConfig:
         bottleneck_width: channels d of one group in the first stage.
         input_size: (height, width) of the input, pixels.
         in_channels: image channels.
-        num_classes: logits.
+        num_classes: number of logits.
         stem: ``"imagenet"`` is a 7x7 convolution of stride 2 and a max pool; ``"small"`` a 3x3 of
             stride 1.
         stem_channels: output channels of the stem.
 
     Raises:
-        UsageError: a value is not allowed; the message says what is.
+        UsageError: a value is not allowed; the message says which values are.
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
@@ -79,11 +79,12 @@ class ResNeXtConfig:
         size: object = self.input_size
         if not (isinstance(size, tuple) and len(size) == 2 and all(map(_is_count, size))):
             raise UsageError(
-                f"input_size must be a pair (height, width) of integers of at least 1, got {size!r}"
+                "`input_size` must be a pair (height, width) of integers of at least 1, got"
+                f" {size!r}"
             )
         if min(self.input_size) < self.total_stride:
             raise UsageError(
-                f"input_size {self.input_size[0]}x{self.input_size[1]} is too small: this network"
+                f"`input_size` {self.input_size[0]}x{self.input_size[1]} is too small: this network"
                 f" divides height and width by {self.total_stride}, so each must be at least"
                 f" {self.total_stride}"
             )
@@ -95,7 +96,7 @@ class ResNeXtConfig:
 
     @property
     def depth(self) -> int:
-        """Weighted layers as the paper counts them: three a block, plus stem and classifier."""
+        """Weighted layers as the paper counts them: three per block, plus stem and classifier."""
         return 3 * sum(self.depths) + 2
 
     def group_width(self, stage: int) -> int:
@@ -107,7 +108,7 @@ class ResNeXtConfig:
         return self.cardinality * self.group_width(stage)
 
     def out_channels(self, stage: int) -> int:
-        """Channels that ``stage`` (from 0) puts out."""
+        """Output channels of ``stage`` (from 0)."""
         return int(self.stem_channels * EXPANSION * 2**stage)
 
 
@@ -115,8 +116,8 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST
 
 
-#: Larger than anything that could be built; without a limit a slip of the keyboard would keep a
-#: machine busy for ever.
+#: Larger than anything that could be built: a typing error must not keep a machine busy for
+#: hours.
 _MOST = 1_000_000
 _MOST_BLOCKS = 10_000
 

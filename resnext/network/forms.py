@@ -102,7 +102,7 @@ def merge_groups(block: Bottleneck, factor: int) -> Bottleneck:
     """The block with every ``factor`` neighbouring groups merged into one wider group; the same
     function.
 
-    The 3x3 weights go from (C·d) x d x 3 x 3 to (C·d) x (factor·d) x 3 x 3; what is new is zero.
+    The 3x3 weights grow from (C·d) x d x 3 x 3 to (C·d) x (factor·d) x 3 x 3; new values are zero.
     Meant for inference: training would move the zeros.
 
     Raises:
@@ -123,8 +123,8 @@ def split_groups(block: Bottleneck, factor: int) -> Bottleneck:
 
     Raises:
         UsageError: ``factor`` does not divide the width of a group; lists those that do.
-        BadInput: the weights between the new groups are not all zero, so the split block would be
-            another function.
+        BadInput: the weights between the new groups are not all zero, so the split block would
+            compute another function.
     """
     groups = block.conv2.groups
     _check_factor(factor, block.conv2.in_channels // groups, "channels of a group of this block")
@@ -149,8 +149,8 @@ def merge_model_groups(model: _M, least_width: int) -> _M:
     function.
 
     Each block gets the smallest factor that divides its groups and reaches ``least_width``, or one
-    group where none does. A network's ``config`` stays that of the unmerged one, whose function
-    this still is.
+    group if none does. The network's ``config`` remains that of the unmerged network, since both
+    compute the same function.
 
     Args:
         model: a network, or any other module that holds blocks; for one block alone there is
@@ -170,7 +170,7 @@ def merge_model_groups(model: _M, least_width: int) -> _M:
 
 
 def split_model_groups(model: ResNeXt) -> ResNeXt:
-    """The model with as many groups again as its ``config`` says: undoes `merge_model_groups`.
+    """The model with the number of groups in its ``config``: undoes `merge_model_groups`.
 
     Raises:
         BadInput: a block's weights between groups are not all zero.
@@ -182,9 +182,9 @@ def split_model_groups(model: ResNeXt) -> ResNeXt:
 
 def fold_batch_norms(model: _M) -> _M:
     """The model with each batch norm folded into the convolution before it; for inference, in eval
-    mode alone.
+    mode only.
 
-    What remains of a batch norm is an identity, so layers keep their names.
+    Each batch norm is replaced by an identity, so layers keep their names.
     """
     new = copy.deepcopy(model)
     for module in list(new.modules()):
@@ -243,8 +243,8 @@ class Transformation(nn.Module):
 
 
 class SummedPaths(nn.Module):
-    """Figure 3 (a): C whole paths; ``bn3`` comes after their sum and before the shortcut, as the
-    paper has it.
+    """Figure 3 (a): C whole paths; ``bn3`` comes after their sum and before the shortcut, as in
+    the paper.
     """
 
     def __init__(
@@ -306,8 +306,8 @@ def _half_paths(block: Bottleneck) -> list[Transformation]:
 
 
 def _conv(like: nn.Conv2d, weight: Tensor, groups: int = 1) -> nn.Conv2d:
-    """A convolution of ``weight``; ``like``'s bias, which a folded batch norm left, goes with its
-    output channels.
+    """A convolution of ``weight``; ``like``'s bias, the remainder of a folded batch norm, stays
+    with its output channels.
     """
     outputs, inputs, kernel, _ = weight.shape
     if like.bias is not None and outputs != like.out_channels:

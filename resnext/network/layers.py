@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .config import ResNeXtConfig
 
-#: A node named after a module, with what runtimes put around the name: ``fused conv1``,
+#: A node named after a module, with prefixes and suffixes that runtimes add: ``fused conv1``,
 #: ``layer1.0.conv2_quant``.
 _MODULE = re.compile(r"(?:fused )?(conv1|layer\d+\.\d+\.(?:conv[123]|downsample\.0)|fc)(?:_.*)?")
 
@@ -53,7 +53,7 @@ class Layer:
 
 
 def layers(config: ResNeXtConfig) -> Iterator[Layer]:
-    """Every weighted layer of ``config``, in the order in which data meets them."""
+    """Every weighted layer of ``config``, in execution order."""
 
     def shrink(
         size: tuple[int, int],

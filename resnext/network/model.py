@@ -27,9 +27,9 @@ class Bottleneck(nn.Module):
     """One residual block in the paper's Figure 3 (c) form: 1x1 reduce, grouped 3x3, 1x1 expand.
 
     Args:
-        in_channels: channels that come in.
+        in_channels: input channels.
         inner_channels: channels of the grouped convolution, a multiple of ``cardinality``.
-        out_channels: channels that go out.
+        out_channels: output channels.
         cardinality: groups of the 3x3 convolution.
         stride: stride of the 3x3 convolution and of the shortcut.
     """
@@ -72,7 +72,7 @@ class Bottleneck(nn.Module):
 class ResNeXt(nn.Module):
     """A ResNeXt as `ResNeXtConfig` describes it.
 
-    Weights are whatever PyTorch initialises them to; `resnext.weights.spec` gives trained and
+    Weights are PyTorch's default initialization; `resnext.weights.spec` gives trained and
     seeded ones.
     """
 

@@ -1,6 +1,6 @@
 """Known parameter and multiply-accumulate counts of each variant.
 
-The table is written by hand; tests hold `resnext.network.layers` and the real modules to it.
+The table is written by hand; tests check `resnext.network.layers` and the real modules against it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Fact:
     Attributes:
         parameters: trainable parameters, exact.
         gmacs: 10^9 multiply-accumulates at the variant's input size, to three decimals.
-        printed: the numbers that a publication prints, or "" if none is known.
+        printed: the numbers as published, with their source; "" if there are none.
     """
 
     parameters: int
@@ -25,7 +25,7 @@ class Fact:
     printed: str
 
 
-#: One row for each variant, written by hand and held by tests against `parameters`, `macs`, the
+#: One row for each variant, written by hand and checked by tests against `parameters`, `macs`, the
 #: built modules and torch's FLOP counter. The paper's "FLOPs" are multiply-accumulates.
 FACTS: Mapping[str, Fact] = MappingProxyType(
     {

@@ -1,1 +1,1 @@
-"""Is it the same function, in the requested precision?"""
+"""Whether a candidate computes the same function, in the requested precision."""

@@ -1,7 +1,6 @@
-"""Is the candidate right as often as the reference, and where do the two differ? Over labelled
-images, resumable.
+"""Accuracy of a candidate and of its reference on labelled images; interrupted runs resume.
 
-The reference is eager float32 PyTorch. `resnext.verify.logit_store` keeps logits on disk.
+The reference is eager float32 PyTorch. `resnext.verify.logit_store` stores logits on disk.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ _DEFAULT_BATCH = 32
 class MarginBin(Strict):
     """Images binned by the reference's confidence margin.
 
-    The margin is the distance of the reference's two first logits, over the root mean square of all
-    its logits.
+    The margin is the difference of the reference's two largest logits, over the root mean square of
+    all its logits.
 
     Attributes:
         below: upper end of the margins in this bin; None for the last bin.
-        images: how many are in the bin.
-        flips: how many of them change their top-1 class.
+        images: number of images in the bin.
+        flips: number of them whose top-1 class changes.
     """
 
     below: float | None
@@ -66,9 +65,9 @@ class Accuracy(Strict):
 
     Attributes:
         source: name of the images.
-        digest: of what they are made from, as `ImageSource.digest`.
-        images: how many.
-        backend: that ran the candidate.
+        digest: `ImageSource.digest` of the images.
+        images: number of images.
+        backend: runtime of the candidate.
         artifact_sha256: digest of the file that ran, or None for a live model; the outcome holds
             for it alone.
         top1: share whose first class is the label.
@@ -80,12 +79,12 @@ class Accuracy(Strict):
         top5_high: its upper bound.
         reference_top1: ``top1`` of the reference.
         reference_top1_low: its lower bound.
-        constant_top1: ``top1`` of the most frequent label as the one answer to every image.
+        constant_top1: ``top1`` of always answering with the most frequent label.
         agreement: share for which candidate and reference have the same first class.
         agreement_low: its lower bound.
         flips: images for which they differ.
-        flips_by_margin: these, binned by the reference's margin. Rounding flips images of which
-            the reference itself was not sure; a fault flips the others as well.
+        flips_by_margin: flips binned by the reference's margin. Rounding flips only images on
+            which the reference itself was unsure; a fault flips others as well.
         losing_flips: the reference is right and the candidate wrong.
         winning_flips: the candidate is right and the reference wrong.
         nonfinite: images for which the candidate gives NaN or infinity.
@@ -137,27 +136,27 @@ def measure_accuracy(
             `reference_logits_for` gives them.
         batch: images in one run; None means the session's own fixed size, or 32. The last batch is
             filled with copies, whose answers are dropped.
-        baked: the session takes uint8 pixels and normalises them itself.
-        preprocessing: that the candidate declares.
+        baked: the session takes uint8 pixels and normalizes them itself.
+        preprocessing: declared by the candidate.
         track: shows progress.
-        resume: folder that keeps the candidate's logits by chunk and gives back those that are
-            there; None keeps nothing. Logits of another file, backend, device, batch,
-            preprocessing, source or version of the software are never taken.
+        resume: folder that stores the candidate's logits by chunk, to be reused; None stores
+            nothing. Logits of another file, backend, device, batch, preprocessing, source or
+            software version are never reused.
         artifact_sha256: digest of the file that runs; ``resume`` needs it.
-        environment: machine and software, which kept logits depend on; None means that it is
-            recorded now.
+        environment: machine and software, part of the key of stored logits; None records it
+            now.
 
     Raises:
         UsageError: no labels, a reference of another length or not finite, a batch that the session
-            does not take, pixels made with another preprocessing, or ``resume`` for a live model.
+            does not accept, pixels made with another preprocessing, or ``resume`` for a live model.
         BadInput: a label that is no class of the network, or a picture that cannot be read.
-        SessionFailed: the session failed, or gave logits of a wrong shape.
+        SessionFailed: the session failed, or returned logits of a wrong shape.
         MissingRequirement: ``resume`` cannot be written to.
     """
     _check_pixels(source, preprocessing)
     labels = _labels(source, reference)
-    taken, logits_name = session.inputs[0], session.outputs[0].name
-    batch = _batch(taken.shape[0], batch)
+    images_spec, logits_name = session.inputs[0], session.outputs[0].name
+    batch = _batch(images_spec.shape[0], batch)
     folder = None
     if resume is not None:
         if artifact_sha256 is None:
@@ -178,9 +177,8 @@ def measure_accuracy(
         for at in range(0, len(pixels), batch):
             some = pixels[at : at + batch]
             full = some[np.arange(batch) % len(some)]
-            logits = session.run(
-                {taken.name: full if baked else taken.cast(preprocessing.normalise(full))}
-            )[logits_name]
+            images = full if baked else images_spec.cast(preprocessing.normalise(full))
+            logits = session.run({images_spec.name: images})[logits_name]
             if logits.shape != (batch, reference.shape[1]):
                 raise SessionFailed(
                     f"logits have shape {logits.shape}, want {(batch, reference.shape[1])}"
@@ -211,14 +209,14 @@ def measure_accuracy(
 def reference_logits_for(
     weights: Weights, source: ImageSource, folder: Path, *, track: Track = track
 ) -> NDArray[np.float32]:
-    """Eager float32 PyTorch's logits for ``source``, N x classes: those that ``folder`` keeps, the
-    rest computed now.
+    """Eager float32 PyTorch's logits for ``source``, N x classes: stored chunks from ``folder``,
+    the rest computed now.
 
     Args:
         weights: the network.
         source: images, read with the weights' own preprocessing.
-        folder: keeps the logits by chunk, for these weights, images and preprocessing and this
-            PyTorch alone.
+        folder: stores the logits by chunk; valid for these weights, images and preprocessing
+            with this version of PyTorch only.
         track: shows progress.
 
     Raises:
@@ -255,14 +253,13 @@ def accuracy_failures(
 ) -> tuple[str, ...]:
     """Why ``accuracy`` is not good enough, one line each; empty if it is.
 
-    A reference that is hardly better than one answer for all fails too: with wrong labels or other
-    images, reference and candidate are equally wrong, and nothing is lost because there was nothing
-    to lose.
+    A reference that is hardly better than a constant answer fails too: with wrong labels or images,
+    reference and candidate are equally wrong, so their difference shows nothing.
 
     Args:
         accuracy: the outcome.
-        max_top1_loss: most that top-1 may lie under the reference's.
-        min_agreement: least share of images with the reference's first class.
+        max_top1_loss: largest allowed loss of top-1 against the reference.
+        min_agreement: smallest share of images with the reference's top-1 class.
     """
     failures = []
     if accuracy.nonfinite:
@@ -311,8 +308,8 @@ def accuracy_from_logits(
     if not np.isfinite(want).all() or rms == 0:
         raise UsageError("the reference itself is NaN, infinite or all zero; it can prove nothing")
     finite = np.isfinite(candidate).all(axis=1)
-    # Stable, so that equal logits put classes in order: a constant output has no label among its
-    # first for free.
+    # Stable, so that equal logits put classes in order: a constant output gets no label among its
+    # first five for free.
     order = np.argsort(-np.where(finite[:, np.newaxis], candidate, 0), axis=1, kind="stable")[
         :, :_TOP
     ]
@@ -364,8 +361,8 @@ def _by_margin(want: NDArray[np.float64], flipped: NDArray[np.bool_]) -> tuple[M
 
 
 def _check_pixels(source: ImageSource, preprocessing: Preprocessing) -> None:
-    """Mean and standard deviation may differ, and be what is wrong with a candidate; the pixels may
-    not.
+    """Mean and standard deviation may differ: they may be the very fault of a candidate. The pixels
+    must not.
     """
     apart = {"mean", "std"}
     if source.preprocessing.model_dump(exclude=apart) != preprocessing.model_dump(exclude=apart):
@@ -402,7 +399,7 @@ def _batch(fixed: int | None, batch: int | None) -> int:
 
 
 def _environment_facts(environment: Environment | None) -> dict[str, Any]:
-    """What logits depend on beside the artifact."""
+    """Machine and software, on which logits depend besides the artifact."""
     if environment is None:
         with open_nvml() as nvml:
             environment = record_environment(nvml)

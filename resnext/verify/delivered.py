@@ -1,6 +1,4 @@
-"""How much of a network got the requested precision, weighted by multiply-accumulates: a stem is
-not a stage.
-"""
+"""Share of a network that ran in the requested precision, weighted by multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from resnext.runtimes.session import Delivered
 
 
 def delivered_share(delivered: Delivered, config: ResNeXtConfig, dtype: str) -> float:
-    """Share (0 to 1) of the multiply-accumulates of convolutions and classifier that were done in
+    """Share (0 to 1) of the multiply-accumulates of convolutions and classifier that ran in
     ``dtype``.
 
     A module that no layer names counts as not delivered; one that several layers share counts if
@@ -24,10 +22,10 @@ def delivered_share(delivered: Delivered, config: ResNeXtConfig, dtype: str) -> 
 def undelivered(
     delivered: Delivered, config: ResNeXtConfig, dtype: str
 ) -> tuple[tuple[str, str], ...]:
-    """Modules that did not get ``dtype``, in the network's order, each with what it got.
+    """Modules that did not run in ``dtype``, in the network's order, each with its actual dtype.
 
-    That is an element type, several joined by ``+`` if parts of it differ, or ``unseen`` if
-    no layer names it.
+    Several dtypes are joined by ``+`` if parts of a module differ; ``unseen`` means that no layer
+    names the module.
     """
     got: dict[str, set[str]] = {}
     for layer in delivered.layers:

@@ -1,5 +1,5 @@
-"""Labelled images for a whole benchmark: chosen, checked and run through PyTorch once, before
-anything is timed.
+"""Labelled images for a whole benchmark: selected, checked and run through PyTorch once, before
+any timing.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 class Labelled:
     """Test images of one source with PyTorch's float32 logits for them.
 
-    Logits are kept by chunk in the cache, so that an interrupted run resumes where it stopped.
+    Logits are stored by chunk in the cache, so that an interrupted run resumes where it stopped.
 
     Args:
         spec: ``digits``, ``fashion-mnist`` or a folder in ImageNet's layout.
         weights: the network.
-        limit: a seeded sample of so many images, of all classes alike; None means all.
-        folder: keeps logits; None means the toolkit's cache.
+        limit: size of a seeded sample, balanced over classes; None means all images.
+        folder: where logits are stored; None means the toolkit's cache.
 
     Raises:
         BadInput: no such images, or not this network's.
@@ -51,8 +51,8 @@ class Labelled:
         )
         if self.source.labels is None:
             raise BadInput(
-                f"{spec} has no labels to measure accuracy on; name a folder with one subfolder per"
-                " class"
+                f"{spec} has no labels to measure accuracy on; set `accuracy` to a folder with one"
+                " subfolder for each class"
             )
         self._reference = reference_logits_for(weights, self.source, self._folder)
 
@@ -68,8 +68,8 @@ class Labelled:
         Args:
             session: the candidate.
             batch: images in one run.
-            artifact: what the session runs; None for a live model.
-            environment: machine and software; None means that it is recorded now.
+            artifact: the artifact that the session runs; None for a live model.
+            environment: machine and software; None records it now.
 
         Raises:
             ResnextError: whatever `measure_accuracy` raises.

@@ -1,4 +1,4 @@
-"""Logits of many images, kept by chunk on disk: an interrupted run resumes where it stopped.
+"""Logits of many images, stored on disk by chunk, so that an interrupted run resumes.
 
 Chunks are written whole or not at all, under a lock: processes that share a folder share the work.
 """
@@ -26,13 +26,12 @@ Track: TypeAlias = Callable[[Iterable[int], str], Iterable[int]]
 
 
 def logits_key(facts: dict[str, Any], source: ImageSource, preprocessing: Preprocessing) -> str:
-    """Name of a folder for the logits of ``source``: it changes with everything that they depend
-    on.
+    """Name of the folder for the logits of ``source``: a digest of everything they depend on.
 
     Args:
-        facts: what computes them, and on what.
+        facts: the network, the software and the machine.
         source: the images.
-        preprocessing: of these.
+        preprocessing: of the images.
     """
     facts = {
         **facts,
@@ -51,16 +50,16 @@ def logits_by_chunk(
     track: Track,
     description: str,
 ) -> NDArray[np.float32]:
-    """Logits of all images: for each chunk what ``folder`` keeps, or else what is computed now.
+    """Logits of all images: each chunk is read from ``folder`` or computed now.
 
     Args:
-        folder: keeps the chunks; None keeps nothing.
-        images: how many.
-        step: images of one chunk.
-        classes: logits of an image.
+        folder: where chunks are stored; None stores nothing.
+        images: number of images.
+        step: images per chunk.
+        classes: logits per image.
         compute: the logits of the images from start to stop.
         track: shows progress.
-        description: of the step, for ``track``.
+        description: name of the step, passed to ``track``.
 
     Raises:
         MissingRequirement: ``folder`` cannot be written to.

@@ -1,9 +1,8 @@
-"""Does the candidate compute the same function as the reference? Metrics, gates, and a verdict with
-its reasons.
+"""Whether a candidate computes the same function as the reference: metrics, gates, a verdict.
 
-The reference is float64 (or eager float32) PyTorch on the same bytes of input. Differences are
+The reference is float64 (or eager float32) PyTorch on the same input bytes. Differences are
 measured against the root mean square of the reference logits, so one tolerance serves every
-network. NaN and infinity fail, always.
+network. NaN and infinity always fail.
 """
 
 from __future__ import annotations
@@ -30,15 +29,14 @@ _TIE = 1e-5
 class Parity(BaseModel):
     """The outcome of one comparison.
 
-    Errors are of the candidate against the reference; relative ones are over the reference's root
-    mean square (``max_error``, ``mean_error``) or over the single reference value
-    (``max_relative``, ``mean_relative``, for values of at least a thousandth of the root mean
-    square).
+    Differences between candidate and reference are absolute, relative to the reference's root mean
+    square (``max_error``, ``mean_error``), or relative to each reference value (``max_relative``,
+    ``mean_relative``, for values of at least a thousandth of the root mean square).
 
     Attributes:
         passed: no limit was exceeded.
-        failures: why not, one line each.
-        rows: images compared.
+        failures: the exceeded limits, one line each.
+        rows: number of images.
         max_abs: largest absolute difference.
         mean_abs: mean absolute difference.
         max_relative: largest difference relative to its reference value.
@@ -87,10 +85,10 @@ def gate_for(precision: str) -> Gate:
 
 
 def gate_of(manifest: Manifest) -> Gate:
-    """The gate for an artifact: its precision's, and for a quantized one not much more than it lost
-    when it was made.
+    """The gate for an artifact: that of its precision; for a quantized one, a small multiple of
+    its error when it was made.
 
-    What a sound int8 network loses depends on the network, so the table's limit only catches
+    The error of a sound int8 network depends on the network, so the table's limit only catches
     nonsense.
     """
     gate = gate_for(manifest.numerics)
@@ -116,13 +114,14 @@ def compare(
         reference: N x classes, float64 or float32, finite.
         candidate: logits of the tested runtime for the same N inputs, in the same order.
         gate: acceptance limits; None means fp32's.
-        baseline: what the candidate's precision costs on the same inputs, for ``error_ratio``:
-            eager PyTorch at that precision, or a quantized graph computed as ONNX defines it.
+        baseline: logits that show the cost of the candidate's precision on the same inputs, for
+            ``error_ratio``: eager PyTorch at that precision, or a quantized graph computed as
+            ONNX defines it.
         dtype: element type that the candidate must have.
         artifact_sha256: digest of the file that gave ``candidate``; the verdict holds for it alone.
 
     Raises:
-        UsageError: the reference itself cannot serve: empty, not two-dimensional, not finite, all
+        UsageError: the reference is unusable: empty, not two-dimensional, not finite, or all
             zero.
     """
     gate = gate or NUMERICS["fp32"].gate
@@ -220,8 +219,7 @@ def discriminates(reference: NDArray[Any], least: float = 0.05) -> bool:
     """Whether the reference's rows differ enough from each other to show a fault; True for a single
     row.
 
-    Rows that are all alike would let a network pass that ignores its input, or one whose rows are
-    swapped.
+    If all rows were alike, a network that ignores its input, or one that swaps rows, would pass.
     """
     if len(reference) < 2:
         return True
@@ -257,7 +255,7 @@ def _cosine(got: NDArray[Any], want: NDArray[Any]) -> NDArray[Any]:
 
 
 def _tied(want: NDArray[Any], rms: float) -> NDArray[np.bool_]:
-    """Rows whose two first reference logits are so close that float32 rounding may swap them."""
+    """Rows whose two largest reference logits are so close that float32 rounding may swap them."""
     if want.shape[1] < 2:
         return np.zeros(len(want), np.bool_)
     ordered = np.sort(want, axis=1)
@@ -273,7 +271,7 @@ def _top_set_agreement(got: NDArray[Any], want: NDArray[Any], k: int) -> float:
 
 
 def _diagnosis(got: NDArray[Any], want: NDArray[Any], close: float) -> str | None:
-    """Name a fault that the numbers give away, or None."""
+    """Name a fault that the numbers reveal, or None."""
     if len(want) > 1:
         # Distance of every candidate row to every reference row.
         nearest = np.array([int(np.abs(want - row).max(axis=1).argmin()) for row in got])

@@ -22,18 +22,11 @@ from pathlib import Path
 
 import pytest
 
-import resnext
-
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 RUNNERS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
 NOTE = re.compile(r"not run: .{10,}|output||((exhaustive|exit [1-9]\d*|benchmark)(, (?!$)|$))+")
-#: Blocks for the Python front door and what comes with it run as soon as there is one.
-FRONT_DOOR = re.compile(
-    r"from resnext import .*\bcheck\b|from resnext_(export|bench) import|resnext-export rebuild"
-)
-HAS_FRONT_DOOR = hasattr(resnext, "check")
 
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<note>[^>]*) -->\n)?^```(?P<language>.*)\n(?P<text>(?:.*\n)*?)^```$", re.MULTILINE
@@ -95,29 +88,25 @@ PARSED = {
 
 
 def runs(block: Block) -> bool:
-    return (
-        block.language in RUNNERS
-        and block.not_run is None
-        and (HAS_FRONT_DOOR or not FRONT_DOOR.search(block.text))
-    )
+    return block.language in RUNNERS and block.not_run is None
 
 
-def quick(found: list[Block]) -> bool:
-    return any(runs(block) and "exhaustive" not in block.notes for block in found)
+def quick(page_blocks: list[Block]) -> bool:
+    return any(runs(block) and "exhaustive" not in block.notes for block in page_blocks)
 
 
-def long(found: list[Block]) -> bool:
-    return any(runs(block) and "exhaustive" in block.notes for block in found)
+def long(page_blocks: list[Block]) -> bool:
+    return any(runs(block) and "exhaustive" in block.notes for block in page_blocks)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page, found in PARSED.items() if quick(found)])
+@pytest.mark.parametrize("page", [page for page in PARSED if quick(PARSED[page])])
 def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
     run_page(PARSED[page], tmp_path, exhaustive=False)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("page", [page for page, found in PARSED.items() if long(found)])
+@pytest.mark.parametrize("page", [page for page in PARSED if long(PARSED[page])])
 def test_all_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
     run_page(PARSED[page], tmp_path)
 
@@ -139,17 +128,17 @@ def test_a_block_that_does_not_run_says_why(page: str) -> None:
 def test_blocks_that_do_not_run_are_few() -> None:
     waiting = [
         f"{page}:{block.line}: {block.not_run}"
-        for page, found in PARSED.items()
-        for block in found
+        for page, page_blocks in PARSED.items()
+        for block in page_blocks
         if block.not_run is not None
     ]
-    every = [block for found in PARSED.values() for block in found]
+    every = [block for page_blocks in PARSED.values() for block in page_blocks]
     running = sum(block.language in RUNNERS and block.not_run is None for block in every)
     print("\n".join(waiting))  # noqa: T201  # pytest -s lists them
     assert len(waiting) < running, "most examples must run:\n" + "\n".join(waiting)
 
 
-def run_page(found: list[Block], folder: Path, *, exhaustive: bool = True) -> None:
+def run_page(page_blocks: list[Block], folder: Path, *, exhaustive: bool = True) -> None:
     """Run the blocks in ``folder``, where ``digit.png`` is a picture.
 
     Raises:
@@ -167,7 +156,7 @@ def run_page(found: list[Block], folder: Path, *, exhaustive: bool = True) -> No
         "NO_COLOR": "1",
     }
     printed: str | None = None
-    for block in found:
+    for block in page_blocks:
         if block.note == "output":
             if printed is None:
                 continue  # of a block that did not run this time
@@ -213,8 +202,8 @@ def test_a_command_that_fails_in_the_middle_of_a_block_fails_it(tmp_path: Path) 
 
 
 def test_a_block_that_should_fail_and_does_not_fails_the_page(tmp_path: Path) -> None:
-    found = page("<!-- exit 4 -->", "```sh", "exit 4", "```")
-    run_page(found, tmp_path)
+    planted = page("<!-- exit 4 -->", "```sh", "exit 4", "```")
+    run_page(planted, tmp_path)
     with pytest.raises(AssertionError, match="exit 0"):
         run_page(page("<!-- exit 4 -->", "```sh", "true", "```"), tmp_path)
 
@@ -246,7 +235,7 @@ def test_only_an_unsteady_machine_excuses_a_benchmark(tmp_path: Path) -> None:
 
 
 def test_blocks_share_the_folder_of_their_page_and_skip_what_says_so(tmp_path: Path) -> None:
-    found = page(
+    planted = page(
         "```sh",
         "echo 1 > kept",
         "```",
@@ -258,5 +247,5 @@ def test_blocks_share_the_folder_of_their_page_and_skip_what_says_so(tmp_path: P
         "assert open('kept').read() == '1\\n'",
         "```",
     )
-    assert [block.not_run is None for block in found] == [True, False, True]
-    run_page(found, tmp_path)
+    assert [block.not_run is None for block in planted] == [True, False, True]
+    run_page(planted, tmp_path)

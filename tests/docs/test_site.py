@@ -1,4 +1,4 @@
-"""The site's parts that are made of the code, the links between pages, and the site itself."""
+"""Generated parts of the site, links between pages, and the site itself."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_command_page_has_the_sections_of_the_help() -> None:
     assert '<a id="--told"></a>`--told TEXT`\n:   Text. \\[default: 1\\]' in page
 
 
-# ---- pages made of the code
+# ---- generated pages
 
 
 def test_every_public_name_is_on_its_package_s_page() -> None:
@@ -158,17 +158,17 @@ def test_every_environment_variable_that_the_code_reads_is_documented() -> None:
 
 def broken_links(path: Path, text: str) -> list[str]:
     """Relative links of a page to no file, or to no heading of a page."""
-    found = []
+    broken = []
     for target, anchor in _LINK.findall(_CODE.sub("", text)):
         if "://" in target or target.startswith("mailto:"):
             continue
         there = (path.parent / target).resolve()
         if not there.exists():
-            found.append(target)
+            broken.append(target)
         elif anchor:
             other = there.read_text(encoding="utf-8") if target else text
-            found += [] if anchor in anchors(other) else [f"{target}#{anchor}"]
-    return found
+            broken += [] if anchor in anchors(other) else [f"{target}#{anchor}"]
+    return broken
 
 
 def anchors(text: str) -> set[str]:
@@ -222,13 +222,6 @@ def test_the_pictures_can_be_read_on_light_and_dark_pages() -> None:
         assert all(contrast(pictures.INK, fill) >= 7 for fill in fills)
 
 
-#: The documents describe the folders by subject.
-by_subject = pytest.mark.skipif(
-    not (ROOT / "resnext" / "network").is_dir(), reason="the folders by subject are not there yet"
-)
-
-
-@by_subject
 def test_folders_and_files_that_documents_name_exist() -> None:
     pattern = r"`((?:resnext|export|benchmarks|tests|docs)/[\w./-]*)`"
     for path in (ROOT / "CONTRIBUTING.md", DOCS / "concepts" / "architecture.md"):
@@ -237,7 +230,6 @@ def test_folders_and_files_that_documents_name_exist() -> None:
         assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-@by_subject
 def test_the_architecture_picture_shows_what_exists() -> None:
     homes = {
         "resnext": ROOT,
@@ -260,20 +252,20 @@ def messages() -> set[str]:
     """Every text in the sources, with ``…`` for what is filled in."""
     import ast
 
-    found = set()
+    texts = set()
     for folder in ("resnext", "export", "benchmarks/resnext_bench"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.add(node.value)
+                    texts.add(node.value)
                 elif isinstance(node, ast.JoinedStr):
-                    found.add(
+                    texts.add(
                         "".join(
                             str(p.value) if isinstance(p, ast.Constant) else "…"
                             for p in node.values
                         )
                     )
-    return found
+    return texts
 
 
 def test_the_messages_in_the_readme_are_those_of_the_product() -> None:
@@ -285,8 +277,8 @@ def test_the_messages_in_the_readme_are_those_of_the_product() -> None:
     )
     shown = re.findall(r"`([^`]*…[^`]*)`", table)
     assert len(shown) >= 6
-    known = messages()
-    assert [text for text in shown if not any(text in message for message in known)] == []
+    texts = messages()
+    assert [text for text in shown if not any(text in message for message in texts)] == []
 
 
 def test_readme_and_contributing_stay_short() -> None:
@@ -315,6 +307,19 @@ def test_every_decision_is_in_the_index_and_says_the_same_things() -> None:
 
 
 # ---- the site
+
+
+@pytest.mark.parametrize(
+    ("source", "link", "there"),
+    [
+        ("tutorial.md", "../README.md#install", "index.md#install"),
+        ("index.md", "docs/tutorial.md", "tutorial.md"),
+        ("guides/onnx.md", "../concepts/parity.md", "../concepts/parity.md"),
+        ("concepts/architecture.md", "../../CONTRIBUTING.md", "../repository/CONTRIBUTING.md"),
+    ],
+)
+def test_a_link_leads_to_the_page_of_the_site(source: str, link: str, there: str) -> None:
+    assert site.relinked(f"[x]({link})", source) == f"[x]({there})"
 
 
 def build(config: Path, out: Path) -> subprocess.CompletedProcess[str]:

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resnext.cli.app import SETTINGS, OneLineCommand, guarded, printable
+from resnext.cli.app import SETTINGS, guarded, printable
 from resnext.cli.options import json_option
 from resnext.cli.params import NameType
+from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import GateFailed, MissingRequirement, UsageError
 from resnext.runtimes.trt.library import EngineKind, flavour_for
 from resnext.storage import check_writable, write_text
@@ -31,9 +32,12 @@ Exit code 0: an engine was built. 1: the file is refused; the table lists the re
 """
 
 
-@click.command("check-trt", cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
+_engine = option_of("Engine")
+
+
+@click.command("check-trt", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="MODEL.onnx")
-@click.option(
+@_engine(
     "--library",
     "kind",
     type=NameType("library", ("trt", "trt-rtx")),
@@ -42,14 +46,14 @@ Exit code 0: an engine was built. 1: the file is refused; the table lists the re
     metavar="trt|trt-rtx",
     help="TensorRT-RTX, which needs no GPU, or TensorRT on this machine's GPU.",
 )
-@click.option(
+@_engine(
     "--batch",
     default="1:8:64",
     show_default=True,
     metavar="MIN:OPT:MAX|N",
     help="Batch sizes for inputs with a dynamic first dimension.",
 )
-@click.option(
+@_engine(
     "--shape",
     "shape_texts",
     multiple=True,
@@ -59,7 +63,7 @@ Exit code 0: an engine was built. 1: the file is refused; the table lists the re
         " for other inputs."
     ),
 )
-@click.option(
+@_engine(
     "--target",
     "targets",
     metavar="sm_89[,sm_120]",

@@ -10,13 +10,12 @@ import click
 
 from resnext.cli.app import SETTINGS, as_flags, guarded
 from resnext.cli.options import json_option
-from resnext.cli.sections import SectionOption
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_export.derivation import derivation
 from resnext_export.registry import FORMATS
 
-from .options import ExportGroup, request_from
+from .options import ExportGroup, output_options, request_from
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
@@ -65,28 +64,7 @@ _COMMANDS = {
     context_settings=SETTINGS,
     epilog=_EPILOG,
 )
-@click.option(
-    "--output",
-    cls=SectionOption,
-    section="Output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder to create.  [default: ./MODEL-WEIGHTS-PRECISION-FORMAT]",
-)
-@click.option(
-    "--force",
-    cls=SectionOption,
-    section="Output",
-    is_flag=True,
-    help="Replace an artifact that is already in DIR.",
-)
-@click.option(
-    "--check/--no-check",
-    cls=SectionOption,
-    section="Output",
-    default=True,
-    help="Compare the written file with PyTorch.  [default: check]",
-)
+@output_options("./MODEL-WEIGHTS-PRECISION-FORMAT")
 @json_option("Write the manifest, or the model list, as JSON")
 @click.option(
     "--list-models", is_flag=True, help="List every variant with parameters and MACs, and exit."
@@ -139,7 +117,7 @@ def report(artifact: Artifact, json_path: str | None = None) -> None:
 
 
 def note(line: str) -> None:
-    """Print a line that does not belong to the output."""
+    """Print a remark on stderr, apart from the output."""
     click.echo(f"note: {as_flags(line)}", err=True)
 
 
@@ -195,14 +173,12 @@ def _parity(manifest: Manifest) -> str:
         if findings := loadable(manifest, machine_for(manifest)):
             return f"NOT CHECKED: {findings[0].message}; on its machine: {later}"
     if manifest.package is not None:
-        return f"NOT CHECKED (--no-check); later, on a machine that it is for: {later}"
+        return f"NOT CHECKED (--no-check); later, on a machine it was built for: {later}"
     return "NOT CHECKED (--no-check)"
 
 
 def _say_engine(manifest: Manifest) -> None:
-    """Print what is particular to an engine: what it was built for, fallbacks, delivered
-    precision.
-    """
+    """Print what only an engine has: its target GPUs, fallbacks and delivered precision."""
     from resnext_export.inspection import delivered_line, engine_targets
 
     record = manifest.engine

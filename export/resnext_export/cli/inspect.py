@@ -1,6 +1,4 @@
-"""The command ``resnext-export inspect``: what an artifact is, whether it loads here, and the
-precision of its layers.
-"""
+"""The command ``resnext-export inspect``: manifest, compatibility with this machine, layers."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from resnext.cli.app import SETTINGS, OneLineCommand, as_flags, guarded, printable
-from resnext.cli.options import json_option
-from resnext.cli.params import NameType
+from resnext.cli.app import SETTINGS, as_flags, guarded, printable
+from resnext.cli.options import OUTPUT, backend_option, json_option
+from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import GateFailed, MissingRequirement, UsageError
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
@@ -42,25 +40,28 @@ An engine's or package's manifest answers without loading anything; --backend as
 """
 
 
-@click.command("inspect", cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
+_require = option_of("Requirements")
+
+
+@click.command("inspect", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--backend",
-    type=NameType("backend", tuple(RUNTIMES)),
-    metavar="NAME",
-    help=(
-        "Backend to open the artifact on.  [default: none for an engine or package, whose manifest"
-        " answers; else ort or openvino]"
-    ),
+@backend_option(
+    RUNTIMES,
+    "Runtime to open the artifact on.  [default: none for an engine or package, whose manifest"
+    " answers; else ort or openvino]",
 )
-@click.option(
+@_require(
     "--require-delivered",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
     help="Exit 1 if less of the convolution and product FLOPs run in the requested precision.",
 )
-@click.option("--require-loadable", is_flag=True, help="Exit 3 if this machine cannot load it.")
-@click.option(
+@_require(
+    "--require-loadable",
+    is_flag=True,
+    help="Exit 3 if this machine cannot load the artifact.",
+)
+@option_of(OUTPUT)(
     "--layers/--no-layers", "show_layers", default=True, help="Print every layer.  [default: on]"
 )
 @json_option("Write manifest, compatibility and layers as JSON")
@@ -133,11 +134,11 @@ def _say(seen: Inspection) -> None:
         _say_loadable(seen)
     if record is None:
         return
-    on_gpu = (
+    gpu = (
         f"{record.gpu} (compute capability {record.compute_capability})" if record.gpu else "no GPU"
     )
     click.echo(
-        f"built      {manifest.created} on {record.platform}, {on_gpu}, in {record.build_s:.1f} s"
+        f"built      {manifest.created} on {record.platform}, {gpu}, in {record.build_s:.1f} s"
     )
     if record.library == "tensorrt_rtx":
         click.echo(f"for        {seen.targets()}")
@@ -155,7 +156,7 @@ def _say_backends(seen: Inspection) -> None:
     click.echo(f"runs on    {', '.join(able) or 'nothing here'}")
     for name, reason in seen.backends.items():
         if reason is not None:
-            click.echo(f"not here   {name}: {reason}")
+            click.echo(f"not here   {name}: {as_flags(reason)}")
 
 
 def _say_package(created: str, package: PackageRecord) -> None:
@@ -170,7 +171,7 @@ def _say_package(created: str, package: PackageRecord) -> None:
     )
     click.echo(
         f"for        {needs}{package.cpu_capability} with"
-        f" {' '.join(package.cpu_flags) or 'features not known'}"
+        f" {' '.join(package.cpu_flags) or 'unknown features'}"
     )
     click.echo(f"kernels    {package.kernels_line()}")
 
@@ -180,7 +181,7 @@ def _say_loadable(seen: Inspection) -> None:
         click.echo("here       this machine can load it")
     for finding in seen.findings:
         hint = f" -> {as_flags(finding.hint)}" if finding.hint else ""
-        click.echo(f"here       cannot be loaded: {finding.message}{hint}")
+        click.echo(f"here       cannot be loaded: {as_flags(finding.message)}{hint}")
     for line in seen.remarks:
         click.echo(f"note       {line}")
     if (command := rebuild_command(seen.artifact, seen.findings, seen.machine)) is not None:
@@ -190,8 +191,9 @@ def _say_loadable(seen: Inspection) -> None:
 def rebuild_command(
     artifact: Artifact, findings: tuple[Finding, ...], machine: Machine
 ) -> str | None:
-    """The command that makes an engine or package again, for this machine; None if that would not
-    help, or the manifest has no request.
+    """The command that makes an engine or package again for this machine.
+
+    None if that would not help, or the manifest has no request.
     """
     from resnext.runtimes.loading import MADE_AGAIN
     from resnext.runtimes.trt.compatibility import missing_target
@@ -249,7 +251,7 @@ def _facts(seen: Inspection) -> dict[str, Any]:
         "loadable_here": not seen.findings,
         "obstacles": [
             {
-                "reason": finding.message,
+                "reason": as_flags(finding.message),
                 "fix": as_flags(finding.hint),
                 "rebuild": finding.code in MADE_AGAIN,
             }
@@ -257,7 +259,10 @@ def _facts(seen: Inspection) -> dict[str, Any]:
         ],
         "remarks": list(seen.remarks),
         "rebuild": rebuild_command(seen.artifact, seen.findings, seen.machine),
-        "backends": dict(seen.backends),
+        "backends": {
+            name: None if reason is None else as_flags(reason)
+            for name, reason in seen.backends.items()
+        },
         "delivered_share": seen.share,
         "delivered_source": seen.source,
         "delivered": [asdict(layer) for layer in seen.delivered.layers],

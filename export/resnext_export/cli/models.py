@@ -16,10 +16,12 @@ from resnext.weights.shipped import SHIPPED
 
 
 def print_models(json_path: str | None) -> None:
-    """Print every variant as a table, and write them to ``json_path`` if there is one (``-``:
-    stdout, alone).
+    """Print every variant as a table, and write the rows as JSON.
+
+    Args:
+        json_path: file to write to; ``-`` prints JSON on stdout instead of the table.
     """
-    shipped = {known.config: name for name, known in SHIPPED.items()}
+    shipped = {weights.config: name for name, weights in SHIPPED.items()}
     rows = []
     for name, config in VARIANTS.items():
         rows.append(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 
+from resnext.cli.options import OUTPUT
 from resnext.cli.params import NameType
-from resnext.cli.sections import SectionedGroup, SectionOption
+from resnext.cli.sections import SectionedGroup, SectionOption, option_of
 from resnext_export.options import Option, RequestFields, options_of
 from resnext_export.registry import FORMATS
 
@@ -22,16 +24,50 @@ else:  # not generic before click 8.2
     _ParamType = click.ParamType
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def output_options(default: str | None = None) -> Callable[[F], F]:
+    """Add ``--output DIR``, ``--force`` and ``--check/--no-check``.
+
+    Args:
+        default: the folder without ``--output``, as the help says it; None: the option is required.
+    """
+    option = option_of(OUTPUT)
+    folder = "Folder to create." + ("" if default is None else f"  [default: {default}]")
+
+    def add(function: F) -> F:
+        for each in (
+            option(
+                "--check/--no-check",
+                default=True,
+                help="Compare the written file with PyTorch.  [default: check]",
+            ),
+            option("--force", is_flag=True, help="Replace an artifact that is already in DIR."),
+            option(
+                "--output",
+                type=click.Path(path_type=Path),
+                metavar="DIR",
+                required=default is None,
+                help=folder,
+            ),
+        ):
+            function = each(function)
+        return function
+
+    return add
+
+
 class ExportGroup(SectionedGroup):
     """A command that takes every field of an export request, whatever formats are registered."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The request's options, then the command's own."""
+        """The options of the request, then those of the command."""
         return [*request_options(), *super().get_params(ctx)]
 
 
 def request_options() -> list[click.Parameter]:
-    """One option for each field: those that all formats share, then those of some."""
+    """One option for each field: first those of every format, then those of some formats."""
     options: list[click.Parameter] = [_format_option()]
     weights_only = [row.name for row in FORMATS.values() if row.source == "weights"]
     for name, (option, annotation) in options_of(RequestFields).items():
@@ -46,10 +82,10 @@ def request_options() -> list[click.Parameter]:
 
 
 def request_from(params: dict[str, Any]) -> ExportRequest:
-    """The request that these options make; options left out stay at their defaults.
+    """The export request from parsed options; options that nobody set are omitted.
 
     Raises:
-        UsageError: options that do not go together.
+        UsageError: options that exclude each other.
     """
     from resnext_export.request import ExportRequest
 
@@ -91,7 +127,7 @@ def _option(
 
 
 def _type(name: str, option: Option, annotation: Any) -> tuple[Any, str | None]:
-    """The click type of a field, and what stands for its value in the help."""
+    """The click type of a field, and the placeholder for its value in the help."""
     kind = option.kind or name.replace("_", " ")
     if option.choices:
         return NameType(kind, option.choices), None
@@ -105,12 +141,12 @@ def _type(name: str, option: Option, annotation: Any) -> tuple[Any, str | None]:
     if names:
         return _WidthType(kind, names), None
     if int in parts:
-        return click.IntRange(_limit(annotation, "ge"), _limit(annotation, "le")), None
+        return click.IntRange(_limit(annotation, "ge"), _limit(annotation, "le")), "N"
     return click.Path(path_type=Path) if Path in parts else str, None
 
 
 def _alternatives(annotation: Any) -> list[Any]:
-    """The members of a union but None."""
+    """The members of a union, without None."""
     if get_origin(annotation) not in (Union, UnionType):
         return [annotation]
     return [part for part in get_args(annotation) if part is not type(None)]
@@ -126,7 +162,7 @@ def _limit(annotation: Any, name: str) -> int | None:
 
 
 class _ListType(_ParamType):
-    """Values separated by commas, each once; or one of the names that stand alone."""
+    """Distinct values separated by commas, or one name that excludes all others."""
 
     def __init__(self, kind: str, alone: tuple[str, ...], elements: tuple[str, ...]) -> None:
         self.name = kind
@@ -142,9 +178,9 @@ class _ListType(_ParamType):
         if self._names is None:
             return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
         parts = self._names.convert(value, param, ctx)
-        if beside := [part for part in parts if part in self._alone]:
+        if alone := [part for part in parts if part in self._alone]:
             self.fail(
-                f"{beside[0]!r} allows no {self.name}, so none can stand beside it", param, ctx
+                f"{alone[0]!r} allows no {self.name}, so nothing can be listed with it", param, ctx
             )
         return parts
 
@@ -154,10 +190,10 @@ class _WidthType(NameType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Check and convert."""
-        if not isinstance(value, str) or value in self._known:
+        if not isinstance(value, str) or value in self._registered:
             return value
         if not (value.isascii() and value.isdigit() and 2 <= int(value) <= 4096):
-            names = ", ".join(self._known)
+            names = ", ".join(self._registered)
             self.fail(
                 f"{value!r} must be {names}, or a number of channels from 2 to 4096", param, ctx
             )

@@ -1,4 +1,4 @@
-"""The command ``resnext-export rebuild``: an artifact again, from the request in its manifest."""
+"""The command ``resnext-export rebuild``: make an artifact again from its manifest."""
 
 from __future__ import annotations
 
@@ -6,36 +6,27 @@ from pathlib import Path
 
 import click
 
-from resnext.cli.app import SETTINGS, OneLineCommand, guarded
+from resnext.cli.app import SETTINGS, guarded
+from resnext.cli.sections import SectionedCommand
 from resnext_export.pipeline import rebuild as rebuilt
 
 from .export import note, report
+from .options import output_options
 
 _EPILOG = """\b
 Examples:
   resnext-export rebuild engine/                  in place, for this machine
-  resnext-export rebuild model/ --output again/   an ONNX file comes out byte for byte
+  resnext-export rebuild model/ --output again/   ONNX: the same bytes again
 """
 
 
-@click.command("rebuild", cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.command("rebuild", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="DIR")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder to create.  [default: replace the artifact]",
-)
-@click.option("--force", is_flag=True, help="Replace an artifact that is already in --output.")
-@click.option(
-    "--check/--no-check",
-    default=True,
-    help="Compare the written file with PyTorch.  [default: check]",
-)
+@output_options("the artifact's own, which it replaces")
 @guarded
 def rebuild(path: Path, output: Path | None, force: bool, check: bool) -> None:
     """Make an artifact again from the request in its manifest, with the libraries installed here.
 
-    Only the manifest is read, so the artifact itself may be damaged or of another machine.
+    Only the manifest is read, so the artifact may be damaged or made for another machine.
     """
     report(rebuilt(path, output, check=check, force=force, say=note))

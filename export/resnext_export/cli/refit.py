@@ -1,4 +1,4 @@
-"""The command ``resnext-export refit``: put weights into an engine that was built without them."""
+"""The command ``resnext-export refit``: put weights into a stripped engine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
-from resnext.cli.app import SETTINGS, OneLineCommand, guarded
+from resnext.cli.app import SETTINGS, guarded
+from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import UsageError
 from resnext.runtimes.trt.library import flavour_of
+
+from .options import output_options
 
 _EPILOG = """\b
 Examples:
@@ -19,25 +22,15 @@ Needs the GPU that the engine was built for. The refitted engine is compared wit
 """
 
 
-@click.command("refit", cls=OneLineCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.command("refit", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="ENGINE")
-@click.option(
+@option_of("Network")(
     "--weights",
     "spec",
     metavar="SPEC",
     help="Weights, as in resnext-export.  [default: those that the engine was built from]",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    required=True,
-    help="Folder to create.",
-)
-@click.option("--force", is_flag=True, help="Replace an artifact that is already in DIR.")
-@click.option(
-    "--check/--no-check", default=True, help="Compare the engine with PyTorch.  [default: check]"
-)
+@output_options()
 @guarded
 def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) -> None:
     """Put weights into an engine built with --strip-weights, and compare it with PyTorch."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from resnext.cli.app import as_flags, guarded
 from resnext.cli.classify import main as classify
 from resnext.cli.options import chosen_weights
 from resnext.cli.parity import main as parity
+from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import ResnextError
 from resnext.network.config import VARIANTS
 from resnext.runtimes.registry import ARTIFACT_RUNTIMES, RUNTIMES
@@ -66,10 +68,64 @@ def test_help_has_examples_of_the_command_itself(command: str) -> None:
     done = process(command, "--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    _, found, examples = done.stdout.partition("Examples:\n")
-    assert found
+    _, heading, examples = done.stdout.partition("Examples:\n")
+    assert heading
     assert examples.count(f"{command} ") >= 3
     assert "--debug" in done.stdout
+
+
+#: Headings of each command's help; the options that every command has come last.
+SECTIONS = {
+    "resnext-export": [
+        "Network",
+        "Precision",
+        "Engine (--format trt, trt-rtx)",
+        "Package (--format pt2)",
+        "Output",
+        "Options",
+        "Commands",
+    ],
+    "resnext-export check-trt": ["Engine", "Output", "Options"],
+    "resnext-export inspect": ["What to run", "Requirements", "Output", "Options"],
+    "resnext-export rebuild": ["Output", "Options"],
+    "resnext-export refit": ["Network", "Output", "Options"],
+    "resnext-bench": [
+        "What to run",
+        "Network",
+        "Measuring",
+        "Device",
+        "Accuracy and calibration",
+        "Output",
+        "Options",
+    ],
+    "resnext-parity": ["What to run", "What to compare with", "Output", "Options"],
+    "resnext-classify": ["What to run", "Network", "Output", "Options"],
+}
+
+
+@pytest.mark.parametrize("command", SECTIONS)
+def test_help_has_sections_and_examples(command: str) -> None:
+    name, *subcommand = command.split()
+    text = call(name, *subcommand, "--help").stdout
+    assert re.findall(r"^(\S.*):$", text, re.MULTILINE) == SECTIONS[command]
+    _, _, rest = text.partition("\nOptions:\n")
+    shared = {"--version", "--debug", "--help", "--list-models"}
+    assert set(re.findall(r"^  (?:-h, )?(--[\w-]+|[A-Z]{2,})", rest, re.MULTILINE)) <= shared
+    _, _, examples = text.partition("Examples:\n")
+    assert examples.count(f"  {command} ") >= 2
+
+
+def test_an_option_without_a_section_comes_last_and_an_argument_has_no_line() -> None:
+    @click.command(cls=SectionedCommand)
+    @click.argument("path")
+    @click.option("--plain", help="Nothing special.")
+    @option_of("First")("--special", help="In a section.")
+    def command(**_: object) -> None:
+        """Nothing."""
+
+    text = CliRunner().invoke(command, ["--help"]).stdout
+    words = [line.split()[0] for line in text.splitlines() if line.strip()]
+    assert words == ["Usage:", "Nothing.", "First:", "--special", "Options:", "--plain", "--help"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -116,7 +172,7 @@ def test_help_and_wrong_options_load_no_framework(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_option_of_an_example_exists(command: str) -> None:
-    known = {
+    options = {
         text
         for parameter in COMMANDS[command].get_params(click.Context(COMMANDS[command]))
         for text in parameter.opts + parameter.secondary_opts
@@ -124,7 +180,7 @@ def test_each_option_of_an_example_exists(command: str) -> None:
     epilog = COMMANDS[command].epilog or ""
     used = {word for word in epilog.split() if word.startswith("--")}
     assert used
-    assert used <= known
+    assert used <= options
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -135,10 +191,10 @@ def test_the_version_is_told(command: str) -> None:
 
 
 def test_names_of_backends_are_those_of_the_registry() -> None:
-    for command, known in (("resnext-bench", RUNTIMES), ("resnext-parity", ARTIFACT_RUNTIMES)):
+    for command, registry in (("resnext-bench", RUNTIMES), ("resnext-parity", ARTIFACT_RUNTIMES)):
         done = call(command, "--artifact", "x", "--backend", "nothing")
-        assert ", ".join(known) in done.stderr, command
-        assert ("torch-folded" in done.stderr) == (known is RUNTIMES)
+        assert ", ".join(registry) in done.stderr, command
+        assert ("torch-folded" in done.stderr) == (registry is RUNTIMES)
 
 
 # ---- errors
@@ -177,7 +233,7 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     (("resnext-export", "--format", "onnx", "--weights", "seeded:x"), 2, ("seed",)),
     (("resnext-export", "--format", "onnx", "--input-size", "big"), 2, ("'big'", "224x224")),
     (("resnext-export", "--format", "onnx", "--input-size", "²x3"), 2, ("'²x3'", "224x224")),
-    (("resnext-export", "--format", "onnx", "--input-size", "0x0"), 2, ("input_size",)),
+    (("resnext-export", "--format", "onnx", "--input-size", "0x0"), 2, ("--input-size must",)),
     (("resnext-export", "--format", "onnx", "--input-size", "16"), 2, ("too small", "at least 32")),
     (("resnext-export", "--format", "onnx", "--num-classes", "0"), 2, ("--num-classes",)),
     (
@@ -243,18 +299,72 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
         ("unknown backend 'touch'", "'torch'"),
     ),
     (("resnext-classify", "none.png", "--weights", "digits", "--top", "0"), 2, ("--top",)),
+    # A hint of the library names fields; the line says them as flags.
+    (("resnext-export", "--format", "onnx", "--batch", "0"), 2, ("error: --batch '0' must",)),
+    (
+        ("resnext-export", "--format", "onnx", "--input-size", "16"),
+        2,
+        ("error: --input-size 16x16 is too small",),
+    ),
+    (
+        ("resnext-export", "--format", "onnx", "--workspace", "3"),
+        2,
+        ("error: --workspace is for engines: --format trt or trt-rtx\n",),
+    ),
+    (
+        ("resnext-export", "--format", "onnx", "--calibration", "digits"),
+        2,
+        ("use --precision int8, or drop --calibration\n",),
+    ),
+    (
+        ("resnext-export", "--format", "onnx", "--for", "trt"),
+        2,
+        ("error: --for says what an int8 graph is for", "drop --for\n"),
+    ),
+    (
+        (
+            *("resnext-export", "--format", "onnx", "--weights", "digits"),
+            *("--precision", "int8", "--calibration", "photos"),
+        ),
+        4,
+        ("error: no folder at photos; set --calibration to digits, fashion-mnist, random, or",),
+    ),
+    (
+        ("resnext-bench", "--backend", "torch", "--weights", "digits", "--accuracy", "photos"),
+        4,
+        ("error: no folder at photos; set --accuracy to digits, fashion-mnist, or a folder with",),
+    ),
+    (
+        ("resnext-bench", "--backend", "torch", "--weights", "digits", "--accuracy-images", "5"),
+        2,
+        ("error: --accuracy-images says how many of the images of --accuracy",),
+    ),
+    (
+        ("resnext-bench", "--backend", "torch", "--threads", "0"),
+        2,
+        ("'--threads': 0 is not in the range x>=1 (--help shows every option)\n",),
+    ),
+    (("resnext-bench", "--backend", "torch", "--merge-groups", "1"), 2, ("from 2 to 4096",)),
+    (("resnext-bench", "--backend", "torch", "--markdown", "file/r.md"), 3, ("cannot write",)),
+    (("resnext-parity", "--artifact", "file"), 4, ("error: no manifest.json in /",)),
+    (("resnext-export", "inspect", "full"), 4, ("/full; an artifact is a folder with",)),
+    (("resnext-export", "inspect", "none", "--backend", "tort"), 2, ("did you mean 'trt'?",)),
+    (("resnext-export", "rebuild", "none"), 4, ("error: no manifest.json in /", "/none; ")),
+    (("resnext-export", "refit", "none", "--output", "o"), 4, ("error: no artifact at none; ",)),
+    (("resnext-export", "check-trt", "none.onnx"), 4, ("error: no ONNX file at none.onnx\n",)),
+    (("resnext-export", "inpsect", "none"), 2, ("No such command 'inpsect'",)),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "wanted"), ERRORS, ids=lambda value: str(value)[:70])
+@pytest.mark.parametrize(("arguments", "code", "parts"), ERRORS, ids=lambda value: str(value)[:70])
 def test_an_error_is_one_line_on_stderr_with_its_exit_code(
-    elsewhere: Path, arguments: tuple[str, ...], code: int, wanted: tuple[str, ...]
+    elsewhere: Path, arguments: tuple[str, ...], code: int, parts: tuple[str, ...]
 ) -> None:
     (elsewhere / "file").write_text("not an image")
     (elsewhere / "full").mkdir()
     (elsewhere / "full" / "thesis.txt").write_text("precious")
     done = call(*arguments)
-    for part in wanted:
+    for part in parts:
         assert part in done.stderr
     assert done.exit_code == code
     assert done.stdout == ""
@@ -398,7 +508,7 @@ def test_sigterm_unwinds_as_ctrl_c_does() -> None:
 
 
 def on_a_terminal(command: str, *arguments: str, **settings: str) -> str:
-    """What ``command`` writes to stderr where that is a terminal."""
+    """What ``command`` writes to stderr if that is a terminal."""
     pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
     master, slave = pty.openpty()
     environment = {

@@ -64,7 +64,7 @@ def test_a_missing_runtime_fails_its_own_rows_alone(tmp_path: Path) -> None:
     done = run_without("onnxruntime", tmp_path, "resnext_bench.cli", *arguments)
     assert done.returncode in (1, 3), (
         done.stderr
-    )  # 1 where this machine was too unsteady for the other row
+    )  # 1 if this machine was too unsteady for the other row
     assert "FAILED" in done.stdout
     assert "pip install onnxruntime" in done.stdout + done.stderr
     torch_row = next(line for line in done.stdout.splitlines() if line.startswith("torch "))

@@ -183,7 +183,10 @@ def val_alone(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda _: None, "no folder at .*; give digits, fashion-mnist, random, or a folder"),
+        (
+            lambda _: None,
+            "no folder at .*; set `calibration` to digits, fashion-mnist, random, or a folder",
+        ),
         (lambda folder: folder.touch(), "no folder at"),
         (empty, "is empty"),
         (only_text, r"no readable picture in .*: its first file, answers\.csv"),
@@ -248,12 +251,12 @@ def test_images_that_are_not_there_are_a_usage_error(pets: Path) -> None:
 
 
 def test_pictures_keep_their_order_on_many_threads(tmp_path: Path) -> None:
-    wanted = [int(level) for level in np.random.default_rng(0).integers(0, 256, 60)]
-    for number, level in enumerate(wanted):
+    expected = [int(level) for level in np.random.default_rng(0).integers(0, 256, 60)]
+    for number, level in enumerate(expected):
         # Sizes of all kinds, so that a later picture is often ready first.
         size = 8 * (1 + (number * 37) % 40)
         PIL.Image.new("L", (size, size), level).save(tmp_path / f"{number:03d}.png")
-    assert levels(tmp_path, "calibration") == wanted
+    assert levels(tmp_path, "calibration") == expected
 
 
 def test_a_bomb_is_refused_whatever_another_thread_does_to_the_filters(
@@ -427,11 +430,11 @@ def test_another_sample_or_split_has_another_digest() -> None:
         ("test", 50, 0),
         ("test", 50, 1),
     ]
-    found = {
+    digests = {
         image_source("digits", GREY, split=part, limit=limit, seed=seed).digest
         for part, limit, seed in choices
     }
-    assert len(found) == 4
+    assert len(digests) == 4
 
 
 def test_labels_cannot_be_changed_by_a_reader() -> None:

@@ -24,7 +24,7 @@ GREY = Preprocessing(resize=8, crop=(8, 8), mean=(0.5,), std=(0.25,), color="L")
 
 
 def smooth(width: int, height: int) -> NDArray[np.uint8]:
-    """A smooth colour image: what a resize gives for it can be told from its formula."""
+    """A smooth colour image: its resized version can be computed from the formula."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     x, y = (x + 0.5) / width, (y + 0.5) / height
     channels = [0.5 + 0.4 * np.sin(3 * x + 2 * y), 0.2 + 0.6 * x * y, 0.9 - 0.7 * y]
@@ -33,7 +33,7 @@ def smooth(width: int, height: int) -> NDArray[np.uint8]:
 
 
 def bilinear(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.float64]:
-    """A resize written from its definition: a triangle filter, widened where the image shrinks."""
+    """A resize written from its definition: a triangle filter, widened if the image shrinks."""
 
     def weights(have: int, want: int) -> NDArray[np.float64]:
         scale = have / want

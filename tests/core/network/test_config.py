@@ -40,7 +40,7 @@ def test_stem_must_be_one_of_two(value: Any) -> None:
     "value", [224, (224,), (224, 224, 3), [224, 224], (0, 224), (224, -1), (224.0, 224), None]
 )
 def test_input_size_must_be_a_pair_of_counts(value: Any) -> None:
-    with pytest.raises(UsageError, match="input_size must be a pair"):
+    with pytest.raises(UsageError, match="`input_size` must be a pair"):
         ResNeXtConfig(input_size=value)
 
 

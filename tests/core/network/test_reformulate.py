@@ -322,7 +322,7 @@ def change_momentum(path: Transformation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (count_another_batch, r"batches tracked \(7 and 8\)"),
         (widen, r"width \(6 and 12\)"),
@@ -331,11 +331,11 @@ def change_momentum(path: Transformation) -> None:
     ],
 )
 def test_paths_that_differ_do_not_become_groups(
-    change: Callable[[Transformation], None], told: str
+    change: Callable[[Transformation], None], message: str
 ) -> None:
     concatenated = concatenated_from_block(make_block())
     change(paths_of(concatenated)[-1])
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         grouped_from_block(concatenated)
 
 

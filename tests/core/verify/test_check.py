@@ -139,8 +139,8 @@ def test_an_int8_export_loads_the_weights_once(
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
     save_weights(weights, tmp_path / "mine.safetensors")
     command = ["--format", "onnx", "--precision", "int8", "--calibration", "digits"]
-    where = ["--weights", str(tmp_path / "mine.safetensors"), "--output", str(tmp_path / "int8")]
-    result = CliRunner().invoke(export_main, [*command, *where])
+    options = ["--weights", str(tmp_path / "mine.safetensors"), "--output", str(tmp_path / "int8")]
+    result = CliRunner().invoke(export_main, [*command, *options])
     assert result.exit_code == 0, result.output
     assert loads == ["mine.safetensors"]
 

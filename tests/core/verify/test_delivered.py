@@ -51,38 +51,38 @@ def all_in(dtype: str) -> dict[str, DeliveredLayer]:
     return {name: DeliveredLayer(name, "Conv", dtype, "cuda:0", (name,)) for name in MACS}
 
 
-def share(found: dict[str, DeliveredLayer], *more: DeliveredLayer) -> float:
-    return delivered_share(Delivered("cuda:0", (*found.values(), *more)), R50, "float16")
+def share(by_name: dict[str, DeliveredLayer], *more: DeliveredLayer) -> float:
+    return delivered_share(Delivered("cuda:0", (*by_name.values(), *more)), R50, "float16")
 
 
 def test_one_convolution_in_float32_lowers_the_share_by_exactly_its_macs() -> None:
-    found = all_in("float16")
-    assert share(found) == 1.0
-    found["layer1.0.conv2"] = replace(found["layer1.0.conv2"], dtype="float32")
-    assert share(found) == (macs(R50) - MACS["layer1.0.conv2"]) / macs(R50)
-    assert undelivered(Delivered("cuda:0", tuple(found.values())), R50, "float16") == (
+    by_name = all_in("float16")
+    assert share(by_name) == 1.0
+    by_name["layer1.0.conv2"] = replace(by_name["layer1.0.conv2"], dtype="float32")
+    assert share(by_name) == (macs(R50) - MACS["layer1.0.conv2"]) / macs(R50)
+    assert undelivered(Delivered("cuda:0", tuple(by_name.values())), R50, "float16") == (
         ("layer1.0.conv2", "float32"),
     )
 
 
 def test_a_module_that_no_layer_names_is_not_delivered() -> None:
-    found = all_in("float16")
-    del found["layer4.2.conv3"]
+    by_name = all_in("float16")
+    del by_name["layer4.2.conv3"]
     nameless = DeliveredLayer("fused", "Conv", "float16", "cuda:0")
-    assert share(found, nameless) == (macs(R50) - MACS["layer4.2.conv3"]) / macs(R50)
-    assert undelivered(Delivered("cuda:0", tuple(found.values())), R50, "float16") == (
+    assert share(by_name, nameless) == (macs(R50) - MACS["layer4.2.conv3"]) / macs(R50)
+    assert undelivered(Delivered("cuda:0", tuple(by_name.values())), R50, "float16") == (
         ("layer4.2.conv3", "unseen"),
     )
     assert share({}) == 0.0
 
 
 def test_a_split_module_counts_only_where_all_parts_agree() -> None:
-    found = all_in("float16")
+    by_name = all_in("float16")
     part = DeliveredLayer("part", "Conv", "float16", "cuda:0", ("layer2.1.conv2",))
-    assert share(found, part) == 1.0
+    assert share(by_name, part) == 1.0
     other = replace(part, dtype="float32")
-    assert share(found, part, other) == (macs(R50) - MACS["layer2.1.conv2"]) / macs(R50)
-    got = undelivered(Delivered("cuda:0", (*found.values(), other)), R50, "float16")
+    assert share(by_name, part, other) == (macs(R50) - MACS["layer2.1.conv2"]) / macs(R50)
+    got = undelivered(Delivered("cuda:0", (*by_name.values(), other)), R50, "float16")
     assert got == (("layer2.1.conv2", "float16+float32"),)
 
 
@@ -127,7 +127,7 @@ def engine_layer(name: str, kind: str, dtype: str, *nodes: str) -> EngineLayer:
 
 
 def test_a_cast_or_bias_beside_a_product_is_not_mistaken_for_it() -> None:
-    found = delivered_from_engine(
+    delivered = delivered_from_engine(
         (
             engine_layer("__myl_CastReplConc_myl0_1", "kgen", "float32", "node__to_copy", "conv1"),
             engine_layer("conv1_myl0_2", "correlation", "float16", "conv1", "node_relu"),
@@ -137,27 +137,27 @@ def test_a_cast_or_bias_beside_a_product_is_not_mistaken_for_it() -> None:
         ),
         "cuda:0",
     )
-    assert [(layer.op, layer.modules) for layer in found.layers] == [
+    assert [(layer.op, layer.modules) for layer in delivered.layers] == [
         ("kgen", ()),
         ("Conv", ("conv1",)),
         ("maxpool", ()),
         ("Gemm", ("fc",)),
         ("kgen", ()),
     ]
-    assert layer_share(found, "float16") == 1.0
-    assert found.summary() == "2 float16 on cuda:0"
+    assert layer_share(delivered, "float16") == 1.0
+    assert delivered.summary() == "2 float16 on cuda:0"
 
 
 def test_a_product_in_a_kernel_of_an_unknown_kind_is_still_seen() -> None:
     fused = engine_layer("__myl_MulSum_myl0_0", "kgen", "float32", "fc")
-    found = delivered_from_engine(
+    delivered = delivered_from_engine(
         (fused, engine_layer("both", "correlation", "float16", "conv1", "layer1.0.conv1")), "x"
     )
-    assert [(layer.op, layer.modules) for layer in found.layers] == [
+    assert [(layer.op, layer.modules) for layer in delivered.layers] == [
         ("Gemm", ("fc",)),
         ("Conv", ("conv1", "layer1.0.conv1")),
     ]
-    assert ("fc", "float32") in undelivered(found, R50, "float16")
+    assert ("fc", "float32") in undelivered(delivered, R50, "float16")
 
 
 _BUILD = """
@@ -202,10 +202,10 @@ def rtx_engine(onnx_file: Path) -> Delivered:
 def test_an_engine_of_tensorrt_rtx_gets_the_precision_of_its_graph(
     precision: str, dtype: str, artifacts: dict[str, Artifact], digits: Weights
 ) -> None:
-    found = rtx_engine(artifacts[precision].path)
-    assert undelivered(found, digits.config, dtype) == ()
-    assert delivered_share(found, digits.config, dtype) == 1.0
-    assert found.summary() == f"14 {dtype} on cuda:0"
+    delivered = rtx_engine(artifacts[precision].path)
+    assert undelivered(delivered, digits.config, dtype) == ()
+    assert delivered_share(delivered, digits.config, dtype) == 1.0
+    assert delivered.summary() == f"14 {dtype} on cuda:0"
 
 
 def test_an_island_of_fp16_in_a_float32_engine_is_found(
@@ -222,22 +222,22 @@ def test_an_island_of_fp16_in_a_float32_engine_is_found(
         if constant.name in conv.input:
             values = numpy_helper.to_array(constant).astype(np.float16)
             constant.CopyFrom(numpy_helper.from_array(values, constant.name))
-    given, taken = conv.input[0], conv.output[0]
+    source, target = conv.input[0], conv.output[0]
     conv.input[0], conv.output[0] = "island_in", "island_out"
     del model.graph.value_info[:]
     model.graph.node.insert(
-        index, helper.make_node("Cast", [given], ["island_in"], to=TensorProto.FLOAT16)
+        index, helper.make_node("Cast", [source], ["island_in"], to=TensorProto.FLOAT16)
     )
     model.graph.node.insert(
-        index + 2, helper.make_node("Cast", ["island_out"], [taken], to=TensorProto.FLOAT)
+        index + 2, helper.make_node("Cast", ["island_out"], [target], to=TensorProto.FLOAT)
     )
     onnx.save(model, tmp_path / "island.onnx")
 
-    found = rtx_engine(tmp_path / "island.onnx")
-    assert undelivered(found, digits.config, "float32") == (("layer2.0.conv2", "float16"),)
+    delivered = rtx_engine(tmp_path / "island.onnx")
+    assert undelivered(delivered, digits.config, "float32") == (("layer2.0.conv2", "float16"),)
     size = next(layer.macs for layer in layers(digits.config) if layer.name == "layer2.0.conv2")
     total = macs(digits.config)
-    assert delivered_share(found, digits.config, "float32") == (total - size) / total
+    assert delivered_share(delivered, digits.config, "float32") == (total - size) / total
 
 
 @pytest.mark.parametrize(
@@ -251,10 +251,10 @@ def test_every_runtime_here_delivers_all_of_float32(
         artifacts["fp32"] if name == "ort-cpu" else digits, name, options=CPU
     ) as session:
         session.bind({"input": np.zeros((2, 1, 8, 8), np.float32)})
-        found = session.delivered()
-    assert undelivered(found, digits.config, "float32") == ()
-    assert delivered_share(found, digits.config, "float32") == 1.0
-    assert delivered_share(found, digits.config, "float16") == 0.0
+        delivered = session.delivered()
+    assert undelivered(delivered, digits.config, "float32") == ()
+    assert delivered_share(delivered, digits.config, "float32") == 1.0
+    assert delivered_share(delivered, digits.config, "float16") == 0.0
 
 
 @pytest.mark.slow
@@ -268,9 +268,9 @@ def test_every_runtime_here_delivers_all_of_a_resnext50(name: str, tmp_path: Pat
     )
     with open_session(subject, name, options=CPU) as session:
         session.bind({"input": np.zeros((1, 3, 224, 224), np.float32)})
-        found = session.delivered()
-    assert undelivered(found, weights.config, "float32") == ()
-    assert delivered_share(found, weights.config, "float32") == 1.0
+        delivered = session.delivered()
+    assert undelivered(delivered, weights.config, "float32") == ()
+    assert delivered_share(delivered, weights.config, "float32") == 1.0
 
 
 def test_pytorch_delivers_fp16_and_onnx_runtimes_cpu_provider_does_not(
@@ -279,13 +279,13 @@ def test_pytorch_delivers_fp16_and_onnx_runtimes_cpu_provider_does_not(
     with open_session(digits, "torch", options=replace(CPU, precision="fp16")) as session:
         assert delivered_share(session.delivered(), digits.config, "float16") == 1.0
     with open_session(artifacts["fp16"], "ort-cpu", options=CPU) as session:
-        found = session.delivered()
-    assert delivered_share(found, digits.config, "float16") < 1
+        delivered = session.delivered()
+    assert delivered_share(delivered, digits.config, "float16") < 1
     # Each is seen for what it is, and none is missing.
-    assert {got for _, got in undelivered(found, digits.config, "float16")} == {"float32"}
+    assert {got for _, got in undelivered(delivered, digits.config, "float16")} == {"float32"}
     assert (
-        delivered_share(found, digits.config, "float16")
-        + delivered_share(found, digits.config, "float32")
+        delivered_share(delivered, digits.config, "float16")
+        + delivered_share(delivered, digits.config, "float32")
         == 1.0
     )
 
@@ -319,5 +319,5 @@ def test_quantized_convolutions_of_onnx_runtime_are_seen(
     with open_session(artifacts["fp32"], "ort-cpu", options=CPU) as session:
         manifest = artifacts["fp32"].manifest.model_copy(update={"file": path.name})
         session._provider.artifact = Artifact(tmp_path, manifest)  # type: ignore[attr-defined]
-        found = session.delivered()
-    assert [got for _, got in undelivered(found, digits.config, "float32")] == ["uint8"] * 14
+        delivered = session.delivered()
+    assert [got for _, got in undelivered(delivered, digits.config, "float32")] == ["uint8"] * 14

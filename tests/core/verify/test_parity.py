@@ -66,15 +66,15 @@ def test_any_logits_pass_against_themselves(values: list[list[float]]) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("where", [(0, 0), (7, 3), (slice(None), slice(None))])
+@pytest.mark.parametrize("place", [(0, 0), (7, 3), (slice(None), slice(None))])
 def test_nan_and_infinity_fail_wherever_they_are(
-    reference: Logits, value: float, where: Any
+    reference: Logits, value: float, place: Any
 ) -> None:
     candidate = reference.astype(np.float32)
-    candidate[where] = value
+    candidate[place] = value
     outcome = compare(reference, candidate, gate=Gate(np.inf, -1, 0, np.inf))
     assert ("NaN" if np.isnan(value) else "infinite") in reasons(outcome)
-    assert f"first in row {7 if where == (7, 3) else 0}" in reasons(outcome)
+    assert f"first in row {7 if place == (7, 3) else 0}" in reasons(outcome)
     assert outcome.max_error is None
     assert outcome.top1 is None
 
@@ -270,10 +270,10 @@ def test_a_single_row_can_be_compared(reference: Logits) -> None:
 
 def test_the_inputs_are_left_as_they_were(reference: Logits) -> None:
     candidate = reference.astype(np.float32)
-    kept, kept_candidate = reference.copy(), candidate.copy()
+    original, original_candidate = reference.copy(), candidate.copy()
     compare(reference, candidate, baseline=candidate)
-    assert np.array_equal(reference, kept)
-    assert np.array_equal(candidate, kept_candidate)
+    assert np.array_equal(reference, original)
+    assert np.array_equal(candidate, original_candidate)
 
 
 def test_a_passed_and_a_failed_outcome_survive_json(reference: Logits) -> None:

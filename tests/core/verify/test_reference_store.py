@@ -1,4 +1,4 @@
-"""Reference logits are kept by everything that they depend on, and nothing damaged is believed."""
+"""Stored reference logits: the key covers every dependency, and damaged files are recomputed."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_a_second_parity_check_of_the_same_images_runs_no_model(
     again = len(computed)
     after = check(artifact, weights=weights, runtime="ort-cpu", batch=4, images=8)
     assert (before.passed, after.max_error, len(computed)) == (True, before.max_error, again)
-    # And what the file gives is computed anew: kept references pass no other file.
+    # The file's own logits are computed again: stored references let no other file pass.
     monkeypatch.setattr(
         "resnext.runtimes.ort.session.OrtSession.run",
         lambda *_: {"logits": np.zeros((4, 10), "f4")},
