@@ -16,7 +16,7 @@ from resnext_export.pipeline import run
 from resnext_export.request import ExportRequest
 
 
-def relabelled(artifact: Artifact, folder: Path, **changes: Any) -> Artifact:
+def relabeled(artifact: Artifact, folder: Path, **changes: Any) -> Artifact:
     """A copy of an artifact in ``folder`` whose manifest says something else."""
     shutil.copytree(artifact.directory, folder)
     manifest = artifact.manifest.model_copy(update=changes)

@@ -158,7 +158,7 @@ class Bench:
 
     @cached_property
     def images(self) -> Tensor:
-        """Seeded images, float32, normalised, for the largest batch; the first ones are held
+        """Seeded images, float32, normalized, for the largest batch; the first ones are held
         against float64.
         """
         pixels = seeded_pixels(self.config, COMPARED)

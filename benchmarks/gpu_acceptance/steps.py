@@ -138,7 +138,7 @@ def smoke(bench: Bench) -> None:
     from resnext.weights.spec import load_weights
 
     weights = load_weights("digits")
-    images = weights.preprocessing.normalise(seeded_pixels(weights.config, 24))
+    images = weights.preprocessing.normalize(seeded_pixels(weights.config, 24))
     reference = reference_logits(weights, images)
     scale = float(np.sqrt(np.square(reference).mean()))
     device: Any = "cuda" if bench.cuda else "cpu"
@@ -319,7 +319,7 @@ def package(bench: Bench) -> None:
             )
             built_s = time.monotonic() - started
             check = artifact.manifest.check
-            images = weights.preprocessing.normalise(seeded_pixels(weights.config, COMPARED))
+            images = weights.preprocessing.normalize(seeded_pixels(weights.config, COMPARED))
             images = np.tile(images, (max(1, batch // COMPARED), 1, 1, 1))[:batch]
             with open_session(artifact, "pt2", options=SessionOptions(device=device)) as session:
                 bound = session.bind({"input": np.ascontiguousarray(images)})
@@ -414,7 +414,7 @@ def _ort_cell(
         settings["user_compute_stream"] = str(bench.stream)
         providers = [("CUDAExecutionProvider", settings)]
     session = ort.InferenceSession(str(artifact.path), native, providers=providers)
-    images = weights.preprocessing.normalise(seeded_pixels(weights.config, COMPARED))
+    images = weights.preprocessing.normalize(seeded_pixels(weights.config, COMPARED))
     batch_images = np.ascontiguousarray(
         np.tile(images, (max(1, batch // COMPARED), 1, 1, 1))[:batch]
     )

@@ -10,7 +10,7 @@ from resnext.artifact.files import Artifact
 from resnext.errors import UnknownName, UsageError
 from resnext.precision import PRECISIONS, QUANTIZED, Precision
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime
-from resnext.verify.labelled import Labelled
+from resnext.verify.labeled import Labeled
 from resnext.weights.spec import Weights, load_weights
 
 from .cases import (
@@ -87,7 +87,7 @@ def benchmark(
         warmup: untimed seconds of each row before the first round.
         samples: minimum number of timed runs of a row (11: median, 64: p90, 662: p99).
         seed: for the test images and the order of visits.
-        accuracy: labelled test images that every row runs as well: ``digits``, ``fashion-mnist`` or
+        accuracy: labeled test images that every row runs as well: ``digits``, ``fashion-mnist`` or
             a folder in ImageNet's layout.
         accuracy_images: size of a seeded sample of them; None means all.
         max_seconds: open no further row after half of this time, and begin no visit after all of
@@ -104,8 +104,8 @@ def benchmark(
         UnknownName: a subject that is neither a runtime nor a path, or an unknown runtime.
         BadArtifact: an artifact cannot be read.
         BadWeights: the weights cannot be found, or the artifacts were not exported from them.
-        BadInput: the labelled images do not fit this network.
-        MissingRequirement: no runtime works on this machine, or the labelled images are not
+        BadInput: the labeled images do not fit this network.
+        MissingRequirement: no runtime works on this machine, or the labeled images are not
             installed.
     """
     resolved = tuple(map(_resolved, _several(subjects)))
@@ -155,7 +155,7 @@ def benchmark(
         Plan(cases, duration, rounds, warmup, samples, seed),
         options=SessionOptions(device, threads, memory_format, cuda_graph),
         candidates=candidates,
-        accuracy=None if accuracy is None else Labelled(accuracy, weights, accuracy_images),
+        accuracy=None if accuracy is None else Labeled(accuracy, weights, accuracy_images),
         deadline=max_seconds if isinstance(max_seconds, Deadline) else Deadline(max_seconds),
         say=progress,
     )

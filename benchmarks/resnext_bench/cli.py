@@ -196,7 +196,7 @@ _right = option_of("Accuracy and calibration")
     "--accuracy",
     metavar="digits|fashion-mnist|FOLDER",
     help=(
-        "Also run labelled test images (a folder in ImageNet's layout), and require every row to"
+        "Also run labeled test images (a folder in ImageNet's layout), and require every row to"
         " be as accurate as PyTorch."
     ),
 )
@@ -204,7 +204,7 @@ _right = option_of("Accuracy and calibration")
     "--accuracy-images",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of labelled images: a seeded sample, balanced over classes.  [default: all]",
+    help="Number of labeled images: a seeded sample, balanced over classes.  [default: all]",
 )
 @_right(
     "--calibration",

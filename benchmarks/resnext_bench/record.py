@@ -39,7 +39,7 @@ class Row(Strict):
         model_size_bytes: size of the artifact's file, or of the tensors for a live model.
         artifact_sha256: digest of the file that ran, or None for a live model.
         parity: of the outputs of the timed runs themselves, against float64 PyTorch.
-        accuracy: on labelled images, compared with their labels and with float32 PyTorch; None
+        accuracy: on labeled images, compared with their labels and with float32 PyTorch; None
             if it was not requested.
     """
 

@@ -37,10 +37,10 @@ LEGEND = (
 )
 
 
-#: Further columns of a run with labelled images, before the verdict.
+#: Further columns of a run with labeled images, before the verdict.
 ACCURACY_HEADINGS = ("test top-1", "agrees", "flips +/-")
 _ACCURACY_LEGEND = (
-    " test top-1: share of the labelled images that are right; agrees: share with float32 PyTorch's"
+    " test top-1: share of the labeled images that are right; agrees: share with float32 PyTorch's"
     " first class; flips: images won and lost against it."
 )
 #: Columns that Markdown aligns to the left.

@@ -14,7 +14,7 @@ from resnext.machine.environment import Environment
 from resnext.runtimes.session import Delivered, Session
 from resnext.timing.paired import ratio_by_round
 from resnext.verify.accuracy import Accuracy
-from resnext.verify.labelled import Labelled
+from resnext.verify.labeled import Labeled
 from resnext.verify.parity import Parity
 from resnext.verify.reference import Reference
 
@@ -38,13 +38,13 @@ class Judge:
 
     Attributes:
         reference: test images, with PyTorch's logits for them.
-        labelled: labelled images; None if accuracy was not requested.
+        labeled: labeled images; None if accuracy was not requested.
         environment: machine and software.
-        deadline: after which no labelled images are run.
+        deadline: after which no labeled images are run.
     """
 
     reference: Reference
-    labelled: Labelled | None
+    labeled: Labeled | None
     environment: Environment
     deadline: Deadline
 
@@ -137,13 +137,13 @@ class Judge:
     def _accuracy(self, batch: int, opening: Opening) -> tuple[Accuracy | None, str]:
         """Accuracy, and the reason if it was requested and is missing."""
         assert opening.subject is not None
-        if self.labelled is None:
+        if self.labeled is None:
             return None, ""
         if self.deadline.over():
             return None, f"its accuracy was {self.deadline.not_measured()}"
         session, artifact = opening.subject.session, opening.artifact
         try:
-            return self.labelled.measure(session, batch, artifact, self.environment), ""
+            return self.labeled.measure(session, batch, artifact, self.environment), ""
         except ResnextError as exc:
             return None, f"its accuracy could not be measured: {exc}"
 

@@ -13,7 +13,7 @@ from resnext.machine.environment import record_environment, record_packages
 from resnext.machine.nvml import open_nvml
 from resnext.network.config import variant_name
 from resnext.runtimes.registry import SessionOptions
-from resnext.verify.labelled import Labelled
+from resnext.verify.labeled import Labeled
 from resnext.verify.reference import Reference
 
 from .artifacts import Artifacts
@@ -35,7 +35,7 @@ def run_benchmark(
     *,
     options: SessionOptions | None = None,
     candidates: Mapping[str, Candidate] | None = None,
-    accuracy: Labelled | None = None,
+    accuracy: Labeled | None = None,
     deadline: Deadline | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Run:
@@ -47,9 +47,9 @@ def run_benchmark(
         options: device, threads, memory format, CUDA graphs.
         candidates: artifacts and precisions by their names in ``plan``; None means fp32, built from
             the weights.
-        accuracy: labelled images for every row to run as well, or None.
+        accuracy: labeled images for every row to run as well, or None.
         deadline: when to stop opening and measuring; None for no limit. Rows that were measured are
-            still compared after it, without their labelled images. While measuring and comparing,
+            still compared after it, without their labeled images. While measuring and comparing,
             its signals end the time as well.
         say: called with one line at every step.
 

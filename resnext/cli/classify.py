@@ -102,7 +102,7 @@ def main(
         fixed = image_spec.shape[0] or least
         for image in images:
             pixels = preprocessing.load(image)
-            array = pixels if baked else image_spec.cast(preprocessing.normalise(pixels))
+            array = pixels if baked else image_spec.cast(preprocessing.normalize(pixels))
             # A fixed batch is filled with copies; the first row is the answer.
             batch = {image_spec.name: np.repeat(array, fixed, axis=0)}
             logits = session.run(batch)[logits_spec.name][0].astype(np.float64)

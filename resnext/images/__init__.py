@@ -1,1 +1,1 @@
-"""Images: preprocessing, sources of labelled and unlabelled images, and seeded pixels."""
+"""Images: preprocessing, sources of labeled and unlabeled images, and seeded pixels."""

@@ -1,4 +1,4 @@
-"""Labelled data sets from installed packages; nothing is downloaded."""
+"""Labeled data sets from installed packages; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Dataset:
 def digits() -> Dataset:
     """scikit-learn's 1,797 digits of 8x8 pixels; every fifth is test.
 
-    Grey levels 0 to 16 are scaled to 0 to 255.
+    Gray levels 0 to 16 are scaled to 0 to 255.
 
     Raises:
         MissingRequirement: scikit-learn is not installed.

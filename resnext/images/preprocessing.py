@@ -2,7 +2,7 @@
 
 An image is converted to the declared color mode, its shorter side resized and its center cropped,
 which gives uint8 pixels; these become float32, divided by 255 and normalized by channel. PIL does
-the first half (`to_pixels`); the second (`normalise`) is plain arithmetic that an exported graph
+the first half (`to_pixels`); the second (`normalize`) is plain arithmetic that an exported graph
 can carry itself ("baked").
 """
 
@@ -38,7 +38,7 @@ class Preprocessing(BaseModel):
 
     Attributes:
         resize: length of the shorter side after resizing, pixels.
-        crop: (height, width) of the centre crop, pixels: the network's input size.
+        crop: (height, width) of the center crop, pixels: the network's input size.
         mean: subtracted from each channel, in units of full scale (0 to 1).
         std: divides each channel, in units of full scale.
         color: PIL mode that the image is converted to; ``RGB`` has three channels, ``L`` one.
@@ -70,7 +70,7 @@ class Preprocessing(BaseModel):
     def to_pixels(self, image: Image) -> NDArray[np.uint8]:
         """Resize and crop ``image``; returns uint8 pixels, H x W x C.
 
-        The image is rotated upright (EXIF orientation); 16-bit grey is scaled to 8 bits.
+        The image is rotated upright (EXIF orientation); 16-bit gray is scaled to 8 bits.
 
         Raises:
             BadInput: the image has transparent or floating-point pixels, which are ambiguous, or is
@@ -97,7 +97,7 @@ class Preprocessing(BaseModel):
         pixels = np.asarray(image.crop((left, top, left + crop_w, top + crop_h)), dtype=np.uint8)
         return pixels.reshape(crop_h, crop_w, len(self.mean))
 
-    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 pixels (N x H x W x C) to contiguous float32 input (N x C x H x W)."""
         scaled = pixels.astype(np.float32) / np.float32(255)
         mean: NDArray[np.float32] = np.asarray(self.mean, np.float32)
@@ -152,7 +152,7 @@ def _eight_bits(image: Image) -> Image:
 
 
 def default_preprocessing(config: ResNeXtConfig) -> Preprocessing:
-    """ImageNet's usual preprocessing (resize 256/224 of the crop) for RGB, half-range for grey.
+    """ImageNet's usual preprocessing (resize 256/224 of the crop) for RGB, half-range for gray.
 
     Raises:
         BadInput: ``config`` has neither one nor three input channels, so no picture format fits.

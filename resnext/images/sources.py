@@ -3,7 +3,7 @@
 A SPEC is one of::
 
     digits           scikit-learn's digits; every fifth is test, as the shipped weights were trained
-    fashion-mnist    Debian's package dataset-fashion-mnist (MIT licence, Zalando SE):
+    fashion-mnist    Debian's package dataset-fashion-mnist (MIT license, Zalando SE):
                      60,000 and 10,000 images
     random           seeded noise, without labels
     FOLDER           one folder for each class, as ImageNet has them, or such folders under
@@ -39,7 +39,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", "
 _RANDOM_IMAGES = 512
 #: Up to this many files are digested by their bytes; more by names and sizes.
 _MOST_HASHED = 1000
-_GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +51,8 @@ class ImageSource:
         digest: sha256 of the source data in order: the data set's pixels, or the files' names and
             bytes (names and sizes if there are more than 1,000 files). The location of a folder
             and its labels do not matter.
-        labels: N, int64, read-only: index of each image's class; None for unlabelled images.
-        class_names: names of the classes, by index; empty for unlabelled images.
+        labels: N, int64, read-only: index of each image's class; None for unlabeled images.
+        class_names: names of the classes, by index; empty for unlabeled images.
         preprocessing: how images become pixels.
     """
 
@@ -111,8 +111,8 @@ def image_source(
     Raises:
         UsageError: ``limit`` or ``seed`` is too small.
         MissingRequirement: scikit-learn, or the package with Fashion-MNIST, is not installed.
-        BadInput: no such folder, no picture in it, an unreadable one, a coloured one for a
-            network that takes grey, fewer than ``limit``, no labels to test with, or classes that
+        BadInput: no such folder, no picture in it, an unreadable one, a colored one for a
+            network that takes gray, fewer than ``limit``, no labels to test with, or classes that
             are not the network's.
     """
     if seed < 0 or (limit is not None and limit < 1):
@@ -228,7 +228,7 @@ def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _C
     def read(index: int) -> NDArray[np.uint8]:
         pixels = preprocessing.load(paths[index])
         if preprocessing.color == "L":
-            _check_grey(paths[index])
+            _check_gray(paths[index])
         return pixels
 
     def digest(chosen: NDArray[np.int64]) -> str:
@@ -263,16 +263,16 @@ def _no_picture(folder: Path, split: Split) -> str:
     )
 
 
-def _check_grey(path: Path) -> None:
-    """Refuse a coloured picture: converted to grey, it is unlike the training images."""
+def _check_gray(path: Path) -> None:
+    """Refuse a colored picture: converted to gray, it is unlike the training images."""
     with Image.open(path) as image:
-        if image.mode in _GREY_MODES:
+        if image.mode in _GRAY_MODES:
             return
         red, green, blue = image.convert("RGB").split()
     if not red.tobytes() == green.tobytes() == blue.tobytes():
         raise BadInput(
-            f"{path} is coloured, and the network takes one grey channel; convert the pictures to"
-            " grey"
+            f"{path} is colored, and the network takes one gray channel; convert the pictures to"
+            " gray"
         )
 
 

@@ -2,7 +2,7 @@
 
 Plain noise is a poor probe: after global pooling every noise image looks alike, and a wrong network
 still agrees on top-1. These images are sums of a few waves of random direction, wavelength and
-color, with some noise on top. They are the same on every machine to within one grey level (libm's
+color, with some noise on top. They are the same on every machine to within one gray level (libm's
 cosine may round differently).
 """
 
@@ -29,9 +29,9 @@ def seeded_pixels(config: ResNeXtConfig, count: int, seed: int = 0) -> NDArray[n
             angle = rng.uniform(0, 2 * np.pi)
             cycles = 2.0 ** rng.uniform(-1, 4)
             phase = rng.uniform(0, 2 * np.pi)
-            colour = rng.uniform(-1, 1, config.in_channels)
+            color = rng.uniform(-1, 1, config.in_channels)
             wave = np.cos(2 * np.pi * cycles * (np.cos(angle) * x + np.sin(angle) * y) + phase)
-            image += wave[:, :, np.newaxis] * colour
+            image += wave[:, :, np.newaxis] * color
         image += rng.uniform(-1, 1, image.shape) * rng.uniform(0, 1)
         image = 128 + rng.uniform(-40, 40) + image * (rng.uniform(25, 70))
         images[index] = np.clip(np.rint(image), 0, 255).astype(np.uint8)

@@ -99,7 +99,7 @@ def grouped_from_block(block: Block) -> Bottleneck:
 
 
 def merge_groups(block: Bottleneck, factor: int) -> Bottleneck:
-    """The block with every ``factor`` neighbouring groups merged into one wider group; the same
+    """The block with every ``factor`` neighboring groups merged into one wider group; the same
     function.
 
     The 3x3 weights grow from (C·d) x d x 3 x 3 to (C·d) x (factor·d) x 3 x 3; new values are zero.

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from resnext.errors import MissingRequirement, UsageError
 from resnext.findings import Finding
 from resnext.machine.machine import Machine, this_machine
-from resnext.runtimes.trt.library import flavour_for
+from resnext.runtimes.trt.library import library_for
 
 from .registry import (
     RUNTIMES,
@@ -82,7 +82,7 @@ def available_runtimes(device: Device = "auto") -> tuple[str, ...]:
 def _skipped(name: str) -> bool:
     if name == "trt":  # or TensorRT-RTX, if only that is installed
         try:
-            return flavour_for("trt").kind != "trt"
+            return library_for("trt").kind != "trt"
         except MissingRequirement:
             return False
     return name in ("ort", "onnx-reference")

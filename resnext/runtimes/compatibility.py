@@ -10,7 +10,7 @@ from resnext.machine.machine import Machine, this_machine
 from resnext.runtimes.pt2 import record as packages
 from resnext.runtimes.pt2.record import this_host
 from resnext.runtimes.trt import compatibility as engines
-from resnext.runtimes.trt.library import flavour_of
+from resnext.runtimes.trt.library import library_of
 
 
 def machine_for(manifest: Manifest, machine: Machine | None = None) -> Machine:
@@ -22,7 +22,7 @@ def machine_for(manifest: Manifest, machine: Machine | None = None) -> Machine:
     """
     machine = machine or this_machine()
     if manifest.engine is not None:
-        machine = engines.with_library(machine, flavour_of(manifest.engine.library))
+        machine = engines.with_library(machine, library_of(manifest.engine.library))
     return machine if manifest.package is None else replace(machine, host=this_host())
 
 

@@ -1,4 +1,4 @@
-"""Accuracy of a candidate and of its reference on labelled images; interrupted runs resume.
+"""Accuracy of a candidate and of its reference on labeled images; interrupted runs resume.
 
 The reference is eager float32 PyTorch. `resnext.verify.logit_store` stores logits on disk.
 """
@@ -58,7 +58,7 @@ class MarginBin(Strict):
 
 
 class Accuracy(Strict):
-    """Accuracy of a candidate and of its reference on the same labelled images.
+    """Accuracy of a candidate and of its reference on the same labeled images.
 
     Bounds are Clopper and Pearson's at 95 %, two-sided. An image for which the candidate gives NaN
     or infinity is wrong, and agrees with nothing.
@@ -131,7 +131,7 @@ def measure_accuracy(
 
     Args:
         session: the candidate.
-        source: labelled images.
+        source: labeled images.
         reference: N x classes, the reference's logits for the same images, as
             `reference_logits_for` gives them.
         batch: images in one run; None means the session's own fixed size, or 32. The last batch is
@@ -177,7 +177,7 @@ def measure_accuracy(
         for at in range(0, len(pixels), batch):
             some = pixels[at : at + batch]
             full = some[np.arange(batch) % len(some)]
-            images = full if baked else images_spec.cast(preprocessing.normalise(full))
+            images = full if baked else images_spec.cast(preprocessing.normalize(full))
             logits = session.run({images_spec.name: images})[logits_name]
             if logits.shape != (batch, reference.shape[1]):
                 raise SessionFailed(
@@ -234,7 +234,7 @@ def reference_logits_for(
     )
 
     def compute(start: int, stop: int) -> NDArray[np.float32]:
-        images = weights.preprocessing.normalise(source.pixels(start, stop))
+        images = weights.preprocessing.normalize(source.pixels(start, stop))
         return reference_logits(weights, images, torch.float32).astype(np.float32)
 
     return logits_by_chunk(
@@ -375,7 +375,7 @@ def _check_pixels(source: ImageSource, preprocessing: Preprocessing) -> None:
 def _labels(source: ImageSource, reference: NDArray[Any]) -> NDArray[np.int64]:
     if source.labels is None:
         raise UsageError(
-            f"{source.name} has no labels, so accuracy cannot be measured on it; give a labelled"
+            f"{source.name} has no labels, so accuracy cannot be measured on it; give a labeled"
             " test set"
         )
     if reference.ndim != 2 or len(reference) != len(source):

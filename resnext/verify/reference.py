@@ -56,7 +56,7 @@ class Reference:
     def __init__(self, weights: Weights, pixels: NDArray[np.uint8]) -> None:
         self.weights = weights
         self.pixels = pixels
-        self.images = weights.preprocessing.normalise(pixels)
+        self.images = weights.preprocessing.normalize(pixels)
         self._logits: dict[str, dict[int, NDArray[Any]]] = {}
 
     def inputs(self, manifest: Manifest | None) -> NDArray[Any]:

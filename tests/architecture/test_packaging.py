@@ -114,7 +114,7 @@ def test_the_wheel_holds_the_sources_and_their_data_and_nothing_else(
 
 
 @pytest.mark.slow
-def test_the_wheel_carries_licence_version_and_commands(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_carries_license_version_and_commands(wheel: zipfile.ZipFile) -> None:
     from resnext.version import __version__
 
     info = {

@@ -1,4 +1,4 @@
-"""Accuracy over labelled images: the published numbers, every planted fault, and resuming without
+"""Accuracy over labeled images: the published numbers, every planted fault, and resuming without
 doing work twice.
 """
 
@@ -152,7 +152,7 @@ def test_digits_through_onnx_runtime_are_as_often_right(
     from exported import export_onnx
     from resnext.artifact.manifest import BatchRange
 
-    # A fixed batch that does not divide 359, and one with the normalisation inside.
+    # A fixed batch that does not divide 359, and one with the normalization inside.
     for name, options in {
         "fixed": {"batch": BatchRange.parse("7")},
         "baked": {"bake_preprocessing": True},
@@ -255,7 +255,7 @@ def test_the_last_batch_is_filled_and_its_copies_are_dropped(
     assert found.images == 359
     assert [len(images) for images in seen] == [100] * 4
     np.testing.assert_array_equal(seen[3][59:], seen[3][:41])
-    everything = digits.preprocessing.normalise(source.pixels(0, 359))
+    everything = digits.preprocessing.normalize(source.pixels(0, 359))
     np.testing.assert_array_equal(np.concatenate(seen)[:359], everything)
 
 
@@ -356,7 +356,7 @@ def test_labels_in_random_order_are_caught(
     )
 
 
-def test_a_wrong_normalisation_of_the_candidate_is_caught(
+def test_a_wrong_normalization_of_the_candidate_is_caught(
     digits: Weights, source: ImageSource, reference: Logits
 ) -> None:
     wrong = digits.preprocessing.model_copy(update={"mean": (-0.7,)})

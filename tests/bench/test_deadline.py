@@ -21,7 +21,7 @@ from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Session
 from resnext.testing import FakeSession
 from resnext.timing.paired import ratio_by_round
-from resnext.verify.labelled import Labelled
+from resnext.verify.labeled import Labeled
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import cli, opening
 from resnext_bench.deadline import Deadline
@@ -181,10 +181,10 @@ def real_or_fake(
     return opens
 
 
-def run_with(digits: Weights, deadline: Deadline, labelled: Labelled | None = None) -> Run:
+def run_with(digits: Weights, deadline: Deadline, labeled: Labeled | None = None) -> Run:
     plan = Plan((Case("torch", 2), Case("torch-compile", 2)), 0.02, 4, 0.0, 60)
     options = SessionOptions(device="cpu", memory_format="nchw")
-    return run_benchmark(digits, plan, options=options, deadline=deadline, accuracy=labelled)
+    return run_benchmark(digits, plan, options=options, deadline=deadline, accuracy=labeled)
 
 
 def test_a_case_for_which_there_was_no_time_is_not_opened_and_says_so(
@@ -224,12 +224,12 @@ def test_a_run_that_ends_early_is_compared_all_the_same_and_says_how_many_rounds
     assert rounds_done(run_with(digits, Deadline())) == "4"
 
 
-def test_labelled_images_are_not_run_after_the_time_is_over(
+def test_labeled_images_are_not_run_after_the_time_is_over(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "open_session", real_or_fake(digits))
-    labelled = cast("Labelled", SimpleNamespace(measure=lambda *_: pytest.fail("images were run")))
-    for row in run_with(digits, After(2 + 8), labelled).rows:
+    labeled = cast("Labeled", SimpleNamespace(measure=lambda *_: pytest.fail("images were run")))
+    for row in run_with(digits, After(2 + 8), labeled).rows:
         assert row.reasons == (f"its accuracy was {OUT_OF_TIME}",)
         assert row.status == "invalid"
 

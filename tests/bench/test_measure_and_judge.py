@@ -23,7 +23,7 @@ from resnext.runtimes.pytorch import session as torch_session
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Delivered, DeliveredLayer, Session
 from resnext.testing import FakeSession
-from resnext.verify.labelled import Labelled
+from resnext.verify.labeled import Labeled
 from resnext.verify.parity import Parity, compare
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import opening
@@ -71,7 +71,7 @@ def test_cases_take_turns_in_every_round() -> None:
     assert all(len(found.host_ns) == 6 for found in samples.values())
     assert (
         len(visits) >= 3 + 6 * 3 - 6
-    )  # neighbours in the list may be the same case at a seam of rounds
+    )  # neighbors in the list may be the same case at a seam of rounds
     assert all(visits.count(name) >= 4 for name in "abc")
 
 
@@ -140,7 +140,7 @@ def bench(
     monkeypatch: pytest.MonkeyPatch,
     alter: Alter,
     session_class: type[FakeSession] = Whole,
-    labelled: Labelled | None = None,
+    labeled: Labeled | None = None,
 ) -> Run:
     """A run of one fake backend that computes the right logits and then ``alter``s them."""
 
@@ -152,7 +152,7 @@ def bench(
 
     monkeypatch.setattr(opening, "open_session", open_fake)
     plan = Plan((Case("torch", 7),), **QUICK)  # type: ignore[arg-type]  # mixed value types
-    return run_benchmark(digits, plan, options=SessionOptions(device="cpu"), accuracy=labelled)
+    return run_benchmark(digits, plan, options=SessionOptions(device="cpu"), accuracy=labeled)
 
 
 def test_a_right_backend_is_valid(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,22 +169,22 @@ def poisoned(logits: NDArray[Any]) -> NDArray[Any]:
     return logits
 
 
-def test_answers_that_are_wrong_on_labelled_images_make_the_row_invalid(
+def test_answers_that_are_wrong_on_labeled_images_make_the_row_invalid(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     monkeypatch.setattr("resnext_bench.checks.steady.MOST_ROUND_SPREAD", 9.0)
-    labelled = Labelled("digits", digits, 100, tmp_path)
-    right = bench(digits, monkeypatch, lambda logits: logits, labelled=labelled).rows[0]
+    labeled = Labeled("digits", digits, 100, tmp_path)
+    right = bench(digits, monkeypatch, lambda logits: logits, labeled=labeled).rows[0]
     assert right.status == "valid", right.reasons
     wrong = bench(
-        digits, monkeypatch, lambda logits: np.roll(logits, 1, axis=1), labelled=labelled
+        digits, monkeypatch, lambda logits: np.roll(logits, 1, axis=1), labeled=labeled
     ).rows[0]
     assert "first classes agree" in "; ".join(wrong.reasons)
     assert wrong.accuracy is not None
     assert wrong.accuracy.losing_flips > 90
     nan = bench(
-        digits, monkeypatch, lambda logits: logits * np.float32(np.nan), labelled=labelled
+        digits, monkeypatch, lambda logits: logits * np.float32(np.nan), labeled=labeled
     ).rows[0]
     assert "100 of 100 images give NaN" in "; ".join(nan.reasons)
 

@@ -21,7 +21,7 @@ from resnext.machine.nvml import GpuState, open_nvml
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Bound, Session
 from resnext.testing import FakeSession
-from resnext.verify.labelled import Labelled
+from resnext.verify.labeled import Labeled
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import memory, opening
 from resnext_bench.memory import peak_memory
@@ -416,7 +416,7 @@ def test_memory_of_the_host_alone_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_the_machine_is_recorded_once_a_run_and_not_again_for_labelled_images(
+def test_the_machine_is_recorded_once_a_run_and_not_again_for_labeled_images(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
@@ -429,8 +429,8 @@ def test_the_machine_is_recorded_once_a_run_and_not_again_for_labelled_images(
 
     for module_name in ("resnext_bench.run", "resnext.verify.accuracy"):
         monkeypatch.setattr(f"{module_name}.record_environment", counting)
-    labelled = Labelled("digits", digits, 20, tmp_path)
+    labeled = Labeled("digits", digits, 20, tmp_path)
     plan = Plan((Case("ort-cpu", 4),), 1e-9, 3, 0.0)
-    (row,) = run_benchmark(digits, plan, accuracy=labelled).rows
+    (row,) = run_benchmark(digits, plan, accuracy=labeled).rows
     assert row.accuracy is not None
     assert (row.accuracy.images, calls) == (20, [1])

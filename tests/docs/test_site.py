@@ -201,10 +201,10 @@ def test_a_committed_picture_is_what_the_script_draws(name: str, tmp_path: Path)
 
 
 def contrast(one: str, other: str) -> float:
-    """Contrast of two colours as WCAG 2 defines it, 1 to 21."""
+    """Contrast of two colors as WCAG 2 defines it, 1 to 21."""
 
-    def luminance(colour: str) -> float:
-        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    def luminance(color: str) -> float:
+        channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

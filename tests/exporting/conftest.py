@@ -18,7 +18,7 @@ from resnext.errors import MissingRequirement
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver
 from resnext.runtimes.trt.identity import engine_name
-from resnext.runtimes.trt.library import Flavour, flavour_for
+from resnext.runtimes.trt.library import Library, library_for
 from resnext.weights.spec import Weights, load_weights
 
 
@@ -74,16 +74,16 @@ def plant_driver(monkeypatch: pytest.MonkeyPatch) -> Callable[[Driver], None]:
 
 
 @pytest.fixture(scope="session")
-def rtx() -> Flavour:
+def rtx() -> Library:
     try:
-        return flavour_for("trt-rtx")
+        return library_for("trt-rtx")
     except MissingRequirement as exc:
         pytest.skip(str(exc))
 
 
 @pytest.fixture(scope="session")
 def engine(
-    rtx: Flavour, digits: Weights, digits_artifact: Artifact, tmp_path_factory: Any
+    rtx: Library, digits: Weights, digits_artifact: Artifact, tmp_path_factory: Any
 ) -> Artifact:
     options = EngineOptions(profiles=(BatchRange.parse("1:8:64"),))
     with without_driver():
@@ -98,7 +98,7 @@ def engine(
 
 @pytest.fixture(scope="session")
 def fp16_engine(
-    rtx: Flavour, digits: Weights, fp16_artifact: Artifact, tmp_path_factory: Any
+    rtx: Library, digits: Weights, fp16_artifact: Artifact, tmp_path_factory: Any
 ) -> Artifact:
     options = EngineOptions(profiles=(BatchRange.parse("1:8:64"),), targets=("sm_89", "sm_120"))
     with without_driver():

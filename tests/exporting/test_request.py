@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from exported import relabelled
+from exported import relabeled
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.errors import BadArtifact, UnknownName, UsageError
 from resnext.precision import Precision
@@ -182,7 +182,7 @@ def test_a_rebuilt_onnx_file_has_the_same_bytes(more: dict[str, Any], tmp_path: 
 def test_a_manifest_without_a_request_is_not_rebuilt(
     digits_artifact: Artifact, tmp_path: Path
 ) -> None:
-    older = relabelled(digits_artifact, tmp_path / "older", request=None)
+    older = relabeled(digits_artifact, tmp_path / "older", request=None)
     result = CliRunner().invoke(
         main, ["rebuild", str(older.directory), "--output", str(tmp_path / "out")]
     )

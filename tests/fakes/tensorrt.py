@@ -686,7 +686,7 @@ class FakeTensorRT:
 
     Args:
         kind: which of the two.
-        behaviour: fields of `Control`: what goes wrong, and what engines compute.
+        behavior: fields of `Control`: what goes wrong, and what engines compute.
 
     Attributes:
         kind: as given.
@@ -702,10 +702,10 @@ class FakeTensorRT:
     ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
     DynamicShapesKernelSpecializationStrategy = DynamicShapesKernelSpecializationStrategy
 
-    def __init__(self, kind: EngineKind = "trt", **behaviour: Any) -> None:
+    def __init__(self, kind: EngineKind = "trt", **behavior: Any) -> None:
         self.__name__ = "fake_tensorrt"
         self.kind: EngineKind = kind
-        self.control = Control(**behaviour)
+        self.control = Control(**behavior)
         self.memory = HostMemory(self.control)
 
     def Runtime(self, logger: Any) -> Runtime:  # noqa: N802  # the library's name

@@ -50,7 +50,7 @@ def artifact_fp16(weights: Weights, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def images(weights: Weights) -> Any:
-    return weights.preprocessing.normalise(seeded_pixels(weights.config, LARGEST_BATCH))
+    return weights.preprocessing.normalize(seeded_pixels(weights.config, LARGEST_BATCH))
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from resnext.runtimes.availability import available
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Bound, Session
-from resnext.runtimes.trt.library import FLAVOURS, EngineKind
+from resnext.runtimes.trt.library import LIBRARIES, EngineKind
 from resnext.verify.delivered import delivered_share, undelivered
 from resnext.verify.parity import Parity, compare, gate_for
 from resnext.weights.spec import Weights, load_weights
@@ -52,18 +52,18 @@ def why_not(kind: EngineKind) -> str:
     """Why engines of ``kind`` cannot be built and run here; "" if they can, or if there is no
     driver.
     """
-    if FLAVOURS[kind].version is None and FLAVOURS["trt-rtx"].version is not None:
-        return f"{FLAVOURS[kind].title} is not installed"  # `trt` would mean TensorRT-RTX
-    if FLAVOURS[kind].version is None or probe_driver().problem is None:
+    if LIBRARIES[kind].version is None and LIBRARIES["trt-rtx"].version is not None:
+        return f"{LIBRARIES[kind].title} is not installed"  # `trt` would mean TensorRT-RTX
+    if LIBRARIES[kind].version is None or probe_driver().problem is None:
         return str(available(kind) or "")
     return ""
 
 
-KINDS: tuple[EngineKind, ...] = tuple(kind for kind in FLAVOURS if not why_not(kind))
-pytestmark = pytest.mark.skipif(not KINDS, reason="; ".join(why_not(kind) for kind in FLAVOURS))
+KINDS: tuple[EngineKind, ...] = tuple(kind for kind in LIBRARIES if not why_not(kind))
+pytestmark = pytest.mark.skipif(not KINDS, reason="; ".join(why_not(kind) for kind in LIBRARIES))
 
 
-@pytest.fixture(scope="module", params=KINDS or tuple(FLAVOURS))
+@pytest.fixture(scope="module", params=KINDS or tuple(LIBRARIES))
 def kind(request: pytest.FixtureRequest) -> EngineKind:
     return cast("EngineKind", request.param)
 
@@ -370,7 +370,7 @@ def test_infinite_weights_are_refused(kind: EngineKind, small: Weights, tmp_path
     bias[3] = torch.inf
     bad = replace(small, state_dict={**small.state_dict, "fc.bias": bias})
     artifact = export_onnx(bad, tmp_path / "onnx", check=False)
-    images = small.preprocessing.normalise(seeded_pixels(small.config, 8))
+    images = small.preprocessing.normalize(seeded_pixels(small.config, 8))
     options = options_for(kind, "8")
 
     def build_and_run() -> None:
@@ -401,7 +401,7 @@ def test_an_engine_of_another_compute_capability_is_refused_before_it_is_loaded(
     def loaded(*_given: Any) -> Any:
         raise AssertionError("the library was asked to load it")
 
-    monkeypatch.setattr(type(FLAVOURS[kind]), "runtime", loaded)
+    monkeypatch.setattr(type(LIBRARIES[kind]), "runtime", loaded)
     with pytest.raises(MissingRequirement, match="it was built for"):
         opened(Artifact(fp16.directory, moved))
     with pytest.raises(AssertionError, match="asked to load"):
@@ -427,7 +427,7 @@ def test_a_refit_changes_the_output_as_the_weights_do(
         opened(thin)
     whole = refit_engine(thin, "seeded:1", tmp_path / "whole")
     assert whole.manifest.file_size_bytes > thin.manifest.file_size_bytes
-    images = small.preprocessing.normalise(seeded_pixels(small.config, 8))
+    images = small.preprocessing.normalize(seeded_pixels(small.config, 8))
     with opened(whole) as session:
         logits = bound_logits(session.bind({"input": images}))
     new = compare(reference_logits(load_weights("seeded:1", small.config), images), logits)
@@ -447,7 +447,7 @@ from resnext_export import ExportRequest
 from resnext_export.store import build_or_reuse
 
 weights = load_weights("digits")
-images = weights.preprocessing.normalise(seeded_pixels(weights.config, 8))
+images = weights.preprocessing.normalize(seeded_pixels(weights.config, 8))
 parent = build_or_reuse(ExportRequest(), weights)
 built = build_or_reuse(ExportRequest(format=KIND, batch="1:8:8"), weights, parent.artifact)
 with open_session(built.artifact, KIND, options=SessionOptions()) as session:
@@ -466,7 +466,7 @@ def test_a_second_process_builds_and_compiles_nothing(
     built = build_or_reuse(ExportRequest(format=kind, batch="1:8:8"), digits, parent)
     assert not built.reused
     assert built.artifact.manifest.check is not None
-    images = digits.preprocessing.normalise(seeded_pixels(digits.config, 8))
+    images = digits.preprocessing.normalize(seeded_pixels(digits.config, 8))
     with opened(built.artifact) as session:
         session.bind({"input": images})
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

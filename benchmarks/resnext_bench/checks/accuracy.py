@@ -1,6 +1,6 @@
 """# accuracy-lost
 
-On labelled images, the row may lose at most one point of top-1 to float32 PyTorch, must agree with
+On labeled images, the row may lose at most one point of top-1 to float32 PyTorch, must agree with
 its first class on 98 % of the images, and must give no NaN. The reference itself must be better
 than one answer for all images, or the comparison proves nothing. A row is also not valid if
 accuracy was requested and could not be measured.

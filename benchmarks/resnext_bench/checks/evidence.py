@@ -25,7 +25,7 @@ class Evidence:
         numerics: requested, as in `Manifest.numerics`.
         skipped: modules that the artifact leaves at a wider type.
         scheme: runtime of a quantized graph's Q/DQ scheme; None for any other graph.
-        accuracy: on labelled images; None if none were run.
+        accuracy: on labeled images; None if none were run.
         accuracy_missing: why requested accuracy is missing; empty otherwise.
     """
 

@@ -53,7 +53,7 @@ class Source:
         def batches() -> Iterator[NDArray[Any]]:
             for start in range(0, len(images), _READ_IMAGES):
                 pixels = images.pixels(start, min(start + _READ_IMAGES, len(images)))
-                yield pixels if baked else images.preprocessing.normalise(pixels)
+                yield pixels if baked else images.preprocessing.normalize(pixels)
 
         return cls(images.name, images.digest, len(images), batches)
 

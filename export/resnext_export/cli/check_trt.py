@@ -17,7 +17,7 @@ from resnext.cli.options import json_option
 from resnext.cli.params import NameType
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import GateFailed, MissingRequirement, UsageError
-from resnext.runtimes.trt.library import EngineKind, flavour_for
+from resnext.runtimes.trt.library import EngineKind, library_for
 from resnext.storage import check_writable, write_text
 
 if TYPE_CHECKING:
@@ -99,24 +99,24 @@ def check_trt(
         shapes[name] = shape
     path = onnx_file(path)
     chosen = tuple(part.strip() for part in (targets or "").split(",") if part.strip())
-    flavour = flavour_for(cast("EngineKind", kind))
-    if flavour.kind != kind:  # the answer of another library is of no use
+    library = library_for(cast("EngineKind", kind))
+    if library.kind != kind:  # the answer of another library is of no use
         raise MissingRequirement(
             "TensorRT is not installed: pip install tensorrt, or check with --library trt-rtx"
         )
-    outcome = check_onnx(path, flavour, EngineOptions(profiles=(profile,), targets=chosen), shapes)
+    outcome = check_onnx(path, library, EngineOptions(profiles=(profile,), targets=chosen), shapes)
     if json_path is not None:
         write_text(
             json_path,
-            json.dumps(_facts(path, flavour.title, flavour.version, outcome), indent=2) + "\n",
+            json.dumps(_facts(path, library.title, library.version, outcome), indent=2) + "\n",
         )
     if json_path != "-":
-        _print(path, f"{flavour.title} {flavour.version}", outcome)
+        _print(path, f"{library.title} {library.version}", outcome)
     if not outcome.accepted:
         refused = [finding for finding in outcome.findings if finding.severity == "refused"]
         where = f" at node {refused[0].where!r}" if refused[0].where else ""
         raise GateFailed(
-            f"{flavour.title} {flavour.version} refuses {path}{where}: {refused[0].message}",
+            f"{library.title} {library.version} refuses {path}{where}: {refused[0].message}",
             hint=refused[0].hint,
         )
 

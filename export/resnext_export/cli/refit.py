@@ -9,7 +9,7 @@ import click
 from resnext.cli.app import SETTINGS, guarded
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import UsageError
-from resnext.runtimes.trt.library import flavour_of
+from resnext.runtimes.trt.library import library_of
 
 from .options import output_options
 
@@ -46,7 +46,7 @@ def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) 
             f"{path} is not an engine without weights; build one with --format trt --strip-weights"
         )
     check_destination(output, force=force)
-    require_driver(flavour_of(record.library), this_machine().driver)
+    require_driver(library_of(record.library), this_machine().driver)
     made = refit_engine(artifact, spec, output, check=check, force=force)
     click.echo(f"wrote     {made.path}  ({made.manifest.file_size_bytes / 1e6:.1f} MB)")
     click.echo(f"weights   {made.manifest.weights.source}, sha256 {made.manifest.weights.sha256}")

@@ -205,7 +205,7 @@ def _checked_ranges(parent: Artifact, half: HalfPrecision, images: NDArray[Any])
 def _probes(of: Manifest, weights: Weights) -> NDArray[Any]:
     """Seeded images, preprocessed unless the graph does that."""
     pixels = seeded_pixels(weights.config, max(CHECK_BATCHES))
-    return pixels if of.preprocessing_baked else weights.preprocessing.normalise(pixels)
+    return pixels if of.preprocessing_baked else weights.preprocessing.normalize(pixels)
 
 
 def _at_best(

@@ -20,7 +20,7 @@ from resnext.machine.machine import this_machine
 from resnext.precision import DEFAULT, PRECISIONS
 from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.trt.identity import engine_name
-from resnext.runtimes.trt.library import EngineKind, Flavour, flavour_for, flavour_of
+from resnext.runtimes.trt.library import EngineKind, Library, library_for, library_of
 from resnext.verify.check import artifact_weights
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import proof
@@ -48,15 +48,15 @@ class EngineBuilder(Builder):
 
     def prepare(self, request: ExportRequest) -> str:
         """Find the library, and check that it supports the request."""
-        flavour = flavour_for(cast("EngineKind", request.format))
-        check_request(flavour, engine_options(request), _choices(request).timing_cache)
-        return flavour.kind
+        library = library_for(cast("EngineKind", request.format))
+        check_request(library, engine_options(request), _choices(request).timing_cache)
+        return library.kind
 
     def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
         """Library, GPU and driver."""
-        flavour = flavour_for(cast("EngineKind", request.format))
+        library = library_for(cast("EngineKind", request.format))
         options = engine_options(request).model_dump(mode="json")
-        return {**machine_facts(flavour), "options": options}
+        return {**machine_facts(library), "options": options}
 
     def usable(self, manifest: Manifest) -> bool:
         """Whether it was checked, or cannot run here, as then a new build is not checked either."""
@@ -86,13 +86,13 @@ class EngineBuilder(Builder):
         """
         assert isinstance(source, Artifact)
         self.prepare(request)
-        flavour = flavour_for(cast("EngineKind", request.format))
+        library = library_for(cast("EngineKind", request.format))
         options, times = engine_options(request), _choices(request).timing_cache
-        if times is None and cache is not None and flavour.kind == "trt":
-            facts = json.dumps(machine_facts(flavour), sort_keys=True).encode()
+        if times is None and cache is not None and library.kind == "trt":
+            facts = json.dumps(machine_facts(library), sort_keys=True).encode()
             times = cache / "trt-timing" / f"{hashlib.sha256(facts).hexdigest()[:24]}.cache"
         _check_parent(source, options)
-        return _build(source, weights, flavour, options, folder, timing_cache=times, check=check)
+        return _build(source, weights, library, options, folder, timing_cache=times, check=check)
 
 
 def engine_options(request: ExportRequest) -> EngineOptions:
@@ -105,13 +105,13 @@ def engine_options(request: ExportRequest) -> EngineOptions:
     )
 
 
-def machine_facts(flavour: Flavour) -> dict[str, Any]:
+def machine_facts(library: Library) -> dict[str, Any]:
     """What an engine and its kernel timings depend on, besides the graph."""
     driver = this_machine().driver
     return {
-        "library": flavour.package,
-        "version": flavour.version,
-        "cuda": flavour.cuda,
+        "library": library.package,
+        "version": library.version,
+        "cuda": library.cuda,
         "gpu": [asdict(gpu) for gpu in driver.gpus[:1]],
         "driver": driver.cuda_version,
     }
@@ -125,7 +125,7 @@ def _choices(request: ExportRequest) -> EngineChoices:
 def _build(
     parent: Artifact,
     weights: Weights,
-    flavour: Flavour,
+    library: Library,
     options: EngineOptions,
     folder: Path,
     *,
@@ -137,7 +137,7 @@ def _build(
     def build(source: Path | bytes, watch: BuildWatch) -> BuiltEngine:
         return engine_from_onnx(
             source,
-            flavour,
+            library,
             options,
             shapes=_open_shapes(parent.manifest),
             timing_cache=times,
@@ -162,8 +162,8 @@ def _build(
             return None
         return _proven(weights, parent, artifact)
 
-    facts = _facts(parent.manifest, flavour, options, tried)
-    return Built(FILE_NAME, facts, library_versions(flavour.package), proven)
+    facts = _facts(parent.manifest, library, options, tried)
+    return Built(FILE_NAME, facts, library_versions(library.package), proven)
 
 
 def refit_engine(
@@ -202,9 +202,9 @@ def refit_engine(
     if (half := PRECISIONS[manifest.precision].lowered_to) is not None:
         native_io = manifest.outputs[0].dtype != "float32"
         proto = run_pass(Lower(half, native_io=native_io), proto).proto
-    flavour = flavour_of(record.library)
+    library = library_of(record.library)
     data = refit.refitted_from_engine(
-        thin.path.read_bytes(), proto.SerializeToString(), flavour, record.options
+        thin.path.read_bytes(), proto.SerializeToString(), library, record.options
     )
     facts = {
         "weights": WeightsRecord(source=weights.source, sha256=weights.sha256),
@@ -236,18 +236,18 @@ def _in_one_go(thin: Manifest, weights: Weights) -> ExportRequest | None:
     )
 
 
-def check_request(flavour: Flavour, options: EngineOptions, timing_cache: Path | None) -> None:
-    """Check that ``flavour`` can build with these options here, before any work is done.
+def check_request(library: Library, options: EngineOptions, timing_cache: Path | None) -> None:
+    """Check that ``library`` can build with these options here, before any work is done.
 
     Raises:
         UsageError: the library does not have an option.
         MissingRequirement: it needs a GPU.
     """
-    if flavour.kind == "trt-rtx" and timing_cache is not None:
+    if library.kind == "trt-rtx" and timing_cache is not None:
         raise UsageError(
             "`timing_cache` is TensorRT's: TensorRT-RTX times no kernels when it builds"
         )
-    flavour.check_can_build(options, this_machine().driver)
+    library.check_can_build(options, this_machine().driver)
 
 
 def _check_parent(parent: Artifact, options: EngineOptions) -> None:
@@ -277,21 +277,21 @@ def _open_shapes(manifest: Manifest) -> dict[str, tuple[int | None, ...]]:
     return {spec.name: spec.shape for spec in manifest.inputs if None in spec.shape}
 
 
-def _facts(of: Manifest, flavour: Flavour, options: EngineOptions, tried: Tried) -> dict[str, Any]:
+def _facts(of: Manifest, library: Library, options: EngineOptions, tried: Tried) -> dict[str, Any]:
     machine = this_machine()
     driver = machine.driver
     gpu = driver.gpus[0] if driver.gpus else None
-    version = flavour.version
+    version = library.version
     assert version is not None
     return {
-        "kind": flavour.kind,
+        "kind": library.kind,
         "batch": options.batch,
         "inputs": tuple(_sized(spec, options) for spec in of.inputs),
         "outputs": tuple(_sized(spec, options) for spec in of.outputs),
         "engine": EngineRecord(
-            library=flavour.package,
+            library=library.package,
             version=version,
-            cuda=flavour.cuda,
+            cuda=library.cuda,
             platform=machine.platform,
             gpu=gpu and gpu.name,
             compute_capability=gpu and gpu.compute_capability,

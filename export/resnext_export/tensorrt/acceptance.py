@@ -14,7 +14,7 @@ from resnext.artifact.records import EngineOptions
 from resnext.errors import BadArtifact, EngineRefused, UsageError
 from resnext.findings import Finding
 from resnext.machine.machine import this_machine
-from resnext.runtimes.trt.library import Flavour
+from resnext.runtimes.trt.library import Library
 from resnext.runtimes.trt.log import captured, shorten
 
 from .engine_from_onnx import BuiltEngine, engine_from_onnx, parser_errors
@@ -67,13 +67,13 @@ def onnx_file(path: Path) -> Path:
 
 
 def check_onnx(
-    path: Path, flavour: Flavour, options: EngineOptions, shapes: Mapping[str, str]
+    path: Path, library: Library, options: EngineOptions, shapes: Mapping[str, str]
 ) -> Acceptance:
     """Parse the file and build an engine from it, which is not stored.
 
     Args:
         path: any ONNX file.
-        flavour: the library.
+        library: the library.
         options: builder options.
         shapes: shapes of inputs with dynamic dimensions besides the first, as ``Nx3x224x224``.
 
@@ -85,14 +85,14 @@ def check_onnx(
     if not path.is_file():
         raise BadArtifact(f"no ONNX file at {path}")
     machine = this_machine()
-    flavour.check_can_build(options, machine.driver)
+    library.check_can_build(options, machine.driver)
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except Exception:  # protobuf raises many kinds of errors; the parser says what is wrong
         proto = None
     operators = {} if proto is None else {node.name: node.op_type for node in proto.graph.node}
     nodes = None if proto is None else len(proto.graph.node)
-    errors = _parse_errors(path, flavour)
+    errors = _parse_errors(path, library)
     if proto is None and not errors:
         errors = [("", "", "this is not an ONNX file, or it is cut short")]
     if errors:
@@ -104,7 +104,7 @@ def check_onnx(
         with build_bars() as watch:
             built = engine_from_onnx(
                 path,
-                flavour,
+                library,
                 options,
                 shapes=profile_shapes(proto, shapes),
                 watch=watch,
@@ -170,9 +170,9 @@ def _parse_shape(text: str) -> tuple[int | None, ...]:
     return tuple(None if part == BATCH else int(part) for part in parts)
 
 
-def _parse_errors(path: Path, flavour: Flavour) -> list[tuple[str, str, str]]:
+def _parse_errors(path: Path, library: Library) -> list[tuple[str, str, str]]:
     """(node, operator, reason) of everything that the parser refuses, not only of the first."""
-    trt = flavour.load()
+    trt = library.load()
     with captured(trt) as (logger, log):
         builder = trt.Builder(logger)
         typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

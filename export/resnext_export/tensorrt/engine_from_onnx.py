@@ -17,10 +17,10 @@ from resnext.artifact.records import EngineLayer, EngineOptions, LayersFrom
 from resnext.errors import EngineRefused, NoKernel, first_line
 from resnext.machine.machine import Machine, this_machine
 from resnext.runtimes.trt.layers import layers_from_inspector, layers_from_log
-from resnext.runtimes.trt.library import Flavour
+from resnext.runtimes.trt.library import Library
 from resnext.runtimes.trt.log import Log, captured, shorten
 
-from .progress import BuildWatch, monitor_for, run_cancellable
+from .progress import BuildWatch, monitor_for, run_cancelable
 from .timing_cache import TimingCache
 
 #: TensorRT's messages if it has no kernel for a layer with the graph's types.
@@ -55,7 +55,7 @@ class BuiltEngine:
 
 def engine_from_onnx(
     onnx_file: Path | bytes,
-    flavour: Flavour,
+    library: Library,
     options: EngineOptions,
     *,
     shapes: Mapping[str, tuple[int | None, ...]],
@@ -68,7 +68,7 @@ def engine_from_onnx(
 
     Args:
         onnx_file: the model.
-        flavour: the library to build with.
+        library: the library to build with.
         options: builder options.
         shapes: the shape of each input with dynamic dimensions; None stands for the batch.
         name: the network's name, stored in the engine.
@@ -85,8 +85,8 @@ def engine_from_onnx(
             nodes.
     """
     driver = (machine or this_machine()).driver
-    flavour.check_can_build(options, driver)
-    trt = flavour.load()
+    library.check_can_build(options, driver)
+    trt = library.load()
     watch = watch or BuildWatch()
     started = time.perf_counter()
     with captured(trt) as (logger, log):
@@ -94,14 +94,14 @@ def engine_from_onnx(
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         _parse(trt, network, logger, onnx_file, log)
         network.name = name
-        config = _configured(trt, builder, flavour, options, shapes)
+        config = _configured(trt, builder, library, options, shapes)
         config.progress_monitor = monitor_for(trt, watch)
         if timing_cache is not None:
             timing_cache.attach(trt, config)
         # The library releases the GIL during the build; only the main thread handles signals.
-        plan = run_cancellable(lambda: builder.build_serialized_network(network, config), watch)
+        plan = run_cancelable(lambda: builder.build_serialized_network(network, config), watch)
         if plan is None:
-            reason = f"{flavour.title} {flavour.version} cannot build the engine: {log.reason()}"
+            reason = f"{library.title} {library.version} cannot build the engine: {log.reason()}"
             if nodes := _refused(trt, log, network):
                 raise NoKernel(reason, nodes)
             raise EngineRefused(reason)
@@ -111,7 +111,7 @@ def engine_from_onnx(
         build_s = time.perf_counter() - started
         loads_here = driver.problem is None and not options.strip_weights
         layers, source = (
-            _inspected(trt, flavour, options, data, logger) if loads_here else None
+            _inspected(trt, library, options, data, logger) if loads_here else None
         ) or _logged(log)
     warnings = tuple(dict.fromkeys(short for line in log.warnings if (short := shorten(line))))
     return BuiltEngine(data, layers, source, warnings, build_s)
@@ -173,7 +173,7 @@ def _parser_reason(text: str) -> str:
 def _configured(
     trt: Any,
     builder: Any,
-    flavour: Flavour,
+    library: Library,
     options: EngineOptions,
     shapes: Mapping[str, tuple[int | None, ...]],
 ) -> Any:
@@ -193,7 +193,7 @@ def _configured(
     if options.strip_weights:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
         config.set_flag(trt.BuilderFlag.REFIT)
-    flavour.configure(trt, config, options)
+    library.configure(trt, config, options)
     for batch in options.profiles if shapes else ():
         profile = builder.create_optimization_profile()
         for tensor, shape in shapes.items():
@@ -205,12 +205,12 @@ def _configured(
                 )
             except (RuntimeError, TypeError) as exc:
                 reason = (
-                    f"{flavour.title} takes no input {tensor!r} of shape {shape}: {first_line(exc)}"
+                    f"{library.title} takes no input {tensor!r} of shape {shape}: {first_line(exc)}"
                 )
                 raise EngineRefused(reason) from exc
         if config.add_optimization_profile(profile) < 0:
             raise EngineRefused(
-                f"{flavour.title} refuses the optimization profile for batch {batch}"
+                f"{library.title} refuses the optimization profile for batch {batch}"
             )
     return config
 
@@ -253,10 +253,10 @@ def _grouped(trt: Any, layer: Any) -> bool:
 
 
 def _inspected(
-    trt: Any, flavour: Flavour, options: EngineOptions, data: bytes, logger: Any
+    trt: Any, library: Library, options: EngineOptions, data: bytes, logger: Any
 ) -> tuple[tuple[EngineLayer, ...], LayersFrom] | None:
     """Layers as the engine reports them; None if it cannot be loaded here."""
-    runtime = flavour.runtime(trt, logger, options)
+    runtime = library.runtime(trt, logger, options)
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         return None

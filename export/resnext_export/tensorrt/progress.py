@@ -46,7 +46,7 @@ class BuildWatch:
     """
 
     def __init__(self, progress: Progress | None = None, watch: Watch | None = None) -> None:
-        self.cancelled = False
+        self.canceled = False
         self._progress = progress
         self._watch = watch
         self._lock = threading.Lock()
@@ -73,7 +73,7 @@ class BuildWatch:
                 if self._progress is not None and running.bar is not None:
                     self._progress.update(running.bar, completed=done + 1)
                 self._tell(running.name, running.parent, done + 1, running.steps)
-            return not self.cancelled
+            return not self.canceled
 
     def finish(self, phase: str) -> None:
         """A phase ends, completed or not."""
@@ -132,7 +132,7 @@ def build_bars(watch: Watch | None = None) -> Iterator[BuildWatch]:
         yield BuildWatch(progress, watch)
 
 
-def run_cancellable(work: Callable[[], T], watch: BuildWatch) -> T:
+def run_cancelable(work: Callable[[], T], watch: BuildWatch) -> T:
     """Run ``work`` on a separate thread, so that Ctrl-C reaches Python during a build.
 
     An interruption cancels the build, waits for its end, and is raised again.
@@ -144,7 +144,7 @@ def run_cancellable(work: Callable[[], T], watch: BuildWatch) -> T:
     def body() -> None:
         begin.wait()
         try:
-            if not watch.cancelled:
+            if not watch.canceled:
                 outcome.append(work())
         except BaseException as exc:  # raised on the waiting thread
             failure.append(exc)
@@ -159,7 +159,7 @@ def run_cancellable(work: Callable[[], T], watch: BuildWatch) -> T:
         while not finished.wait(0.05):
             pass
     except BaseException:
-        watch.cancelled = True
+        watch.canceled = True
         begun = begin.is_set()
         begin.set()
         while begun and not finished.is_set():

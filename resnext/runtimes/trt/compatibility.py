@@ -11,12 +11,12 @@ from resnext.machine.cuda_driver import Driver
 from resnext.machine.machine import Machine
 from resnext.runtimes.loading import again
 
-from .library import RTX_DEFAULT_TARGETS, RTX_TARGETS, Flavour, flavour_of
+from .library import RTX_DEFAULT_TARGETS, RTX_TARGETS, Library, library_of
 
 
-def with_library(machine: Machine, flavour: Flavour) -> Machine:
-    """``machine`` with the installed version of ``flavour``."""
-    return replace(machine, version=flavour.version, cuda=flavour.cuda)
+def with_library(machine: Machine, library: Library) -> Machine:
+    """``machine`` with the installed version of ``library``."""
+    return replace(machine, version=library.version, cuda=library.cuda)
 
 
 def loadable(manifest: Manifest, machine: Machine) -> tuple[Finding, ...]:
@@ -28,10 +28,10 @@ def loadable(manifest: Manifest, machine: Machine) -> tuple[Finding, ...]:
     """
     record = manifest.engine
     assert record is not None
-    flavour = flavour_of(record.library)
+    library = library_of(record.library)
     remedy = _again(manifest, machine)
-    findings = [*_library(record, flavour, machine, remedy), *_driver(record, machine)]
-    if flavour.kind == "trt" and machine.platform != record.platform:
+    findings = [*_library(record, library, machine, remedy), *_driver(record, machine)]
+    if library.kind == "trt" and machine.platform != record.platform:
         reason = f"it was built on {record.platform}, this is {machine.platform}"
         findings.append(Finding("other-platform", reason, remedy))
     if machine.driver.problem is None:
@@ -62,11 +62,11 @@ def remarks(manifest: Manifest, machine: Machine) -> tuple[str, ...]:
     )
 
 
-def serves(flavour: Flavour, driver: Driver) -> bool:
-    """Whether ``flavour`` can build engines here and run them on the first GPU of ``driver``."""
+def serves(library: Library, driver: Driver) -> bool:
+    """Whether ``library`` can build engines here and run them on the first GPU of ``driver``."""
     if driver.problem is not None or not driver.gpus:
         return False
-    return flavour.kind == "trt" or _rtx_serves(_numbers(driver.gpus[0].compute_capability))
+    return library.kind == "trt" or _rtx_serves(_numbers(driver.gpus[0].compute_capability))
 
 
 def missing_target(record: EngineRecord, machine: Machine) -> str | None:
@@ -91,16 +91,16 @@ def _again(manifest: Manifest, machine: Machine) -> str:
 
 
 def _library(
-    record: EngineRecord, flavour: Flavour, machine: Machine, remedy: str
+    record: EngineRecord, library: Library, machine: Machine, remedy: str
 ) -> list[Finding]:
-    install = f"pip install {flavour.package}=={record.version}"
+    install = f"pip install {library.package}=={record.version}"
     if machine.version is None:
-        return [Finding("not-installed", f"{flavour.title} is not installed", install)]
+        return [Finding("not-installed", f"{library.title} is not installed", install)]
     installed, built = _numbers(machine.version), _numbers(record.version)
     later_is_fine = record.options.compatibility == "version" and installed >= built
     if installed == built or later_is_fine:
         return []
-    reason = f"it was built by {flavour.title} {record.version}, installed is {machine.version}"
+    reason = f"it was built by {library.title} {record.version}, installed is {machine.version}"
     return [Finding("other-version", reason, f"{install}, or {remedy}")]
 
 

@@ -11,7 +11,7 @@ from resnext.runtimes.loading import refuse
 from resnext.runtimes.registry import Device, SessionOptions
 
 from .compatibility import loadable, serves, with_library
-from .library import EngineKind, flavour_for, flavour_of, require_driver
+from .library import EngineKind, library_for, library_of, require_driver
 from .session import TrtSession
 
 
@@ -31,24 +31,24 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> TrtSe
             f"backend {name!r} runs an engine, and {subject.directory} is of kind {manifest.kind}",
             hint=f"build one from it: `format` {name}, `onnx` {subject.directory}",
         )
-    flavour = flavour_of(manifest.engine.library)
+    library = library_of(manifest.engine.library)
     machine = this_machine()
-    require_driver(flavour, machine.driver)
-    refuse("engine", loadable(manifest, with_library(machine, flavour)))
-    return TrtSession(subject, options, name, flavour, flavour.load(), CudaMemory())
+    require_driver(library, machine.driver)
+    refuse("engine", loadable(manifest, with_library(machine, library)))
+    return TrtSession(subject, options, name, library, library.load(), CudaMemory())
 
 
 def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
     """What the library lacks here; unless ``prebuilt``, also whether it builds for the GPU."""
     del device  # there is only one
     kind: EngineKind = "trt-rtx" if name == "trt-rtx" else "trt"
-    flavour = flavour_for(kind)
-    require_driver(flavour, machine.driver)
-    if prebuilt or serves(flavour, machine.driver):
+    library = library_for(kind)
+    require_driver(library, machine.driver)
+    if prebuilt or serves(library, machine.driver):
         return None
     gpu = machine.driver.gpus[0]
     return Finding(
         "unsupported-gpu",
-        f"{flavour.title} does not take {gpu.name} (compute capability {gpu.compute_capability})",
+        f"{library.title} does not take {gpu.name} (compute capability {gpu.compute_capability})",
         f"use `backend` {'trt' if kind == 'trt-rtx' else 'ort-cuda'}",
     )

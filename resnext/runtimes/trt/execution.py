@@ -14,7 +14,7 @@ from resnext.runtimes.buffers import DeviceMemory, Replay
 from resnext.runtimes.session import Arrays, Bound, Boundary
 from resnext.runtimes.tensor_session import Translated
 
-from .library import Flavour
+from .library import Library
 from .log import Log, captured
 
 
@@ -25,7 +25,7 @@ class Execution:
     `TrtSession.run` and all `TrtBound` of the batch size share them.
 
     Attributes:
-        flavour: the library.
+        library: the library.
         trt: its module.
         memory: stream and graphs.
         context: the library's execution context.
@@ -37,7 +37,7 @@ class Execution:
         loaded: the bound inputs that are in the input buffers, by identity; None for other inputs.
     """
 
-    flavour: Flavour
+    library: Library
     trt: Any
     memory: DeviceMemory
     context: Any
@@ -63,7 +63,7 @@ class Execution:
         with self.memory.current():
             if not self.context.execute_async_v3(self.memory.stream):
                 reason = "is the GPU out of memory?" if log is None else log.reason()
-                raise SessionFailed(f"{self.flavour.title} failed to launch: {reason}")
+                raise SessionFailed(f"{self.library.title} failed to launch: {reason}")
 
     def launch_logged(self) -> None:
         """`launch`, with the library's reason in the error."""
@@ -80,7 +80,7 @@ class Execution:
     def capture(self) -> None:
         """Capture a graph of `launch`; if that fails, ``why_plain`` says why."""
         self.tried = True
-        if not self.flavour.capturable(self.context, self.memory.stream):
+        if not self.library.capturable(self.context, self.memory.stream):
             self.why_plain = "the library says that this engine cannot be captured"
             return
         try:

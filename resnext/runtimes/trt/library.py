@@ -48,7 +48,7 @@ class CompiledKernels:
         return self.cache.serialize()
 
 
-class Flavour(ABC):
+class Library(ABC):
     """One of the two libraries. Nothing is imported before `load`.
 
     Attributes:
@@ -142,7 +142,7 @@ class Flavour(ABC):
         """Whether a CUDA graph of ``context`` can be captured on ``stream``."""
 
 
-class TensorRT(Flavour):
+class TensorRT(Library):
     """TensorRT 10.13 and later, and 11: kernels are timed and chosen during the build, on this
     machine's GPU.
     """
@@ -191,7 +191,7 @@ class TensorRT(Flavour):
         return True
 
 
-class TensorRTRTX(Flavour):
+class TensorRTRTX(Library):
     """TensorRT-RTX 1.x: engines are built ahead of time, without a GPU; kernels are compiled on the
     machine that runs them.
     """
@@ -273,35 +273,35 @@ class TensorRTRTX(Flavour):
 
 
 #: Both, by kind. ``trt`` means the first that is installed.
-FLAVOURS: Mapping[EngineKind, Flavour] = MappingProxyType(
+LIBRARIES: Mapping[EngineKind, Library] = MappingProxyType(
     {"trt": TensorRT(), "trt-rtx": TensorRTRTX()}
 )
 
 
-def flavour_of(library: Literal["tensorrt", "tensorrt_rtx"]) -> Flavour:
-    """The flavour whose Python package is ``library``."""
-    return next(flavour for flavour in FLAVOURS.values() if flavour.package == library)
+def library_of(package: Literal["tensorrt", "tensorrt_rtx"]) -> Library:
+    """The library with this Python package."""
+    return next(library for library in LIBRARIES.values() if library.package == package)
 
 
-def flavour_for(name: EngineKind) -> Flavour:
+def library_for(name: EngineKind) -> Library:
     """The library that ``name`` means here: ``trt`` is TensorRT, or TensorRT-RTX if only that is
     installed.
 
     Raises:
         MissingRequirement: the library is not installed.
     """
-    flavour = FLAVOURS[name]
-    if flavour.version is None and name == "trt" and FLAVOURS["trt-rtx"].version is not None:
-        return FLAVOURS["trt-rtx"]
-    if flavour.version is None:
+    library = LIBRARIES[name]
+    if library.version is None and name == "trt" and LIBRARIES["trt-rtx"].version is not None:
+        return LIBRARIES["trt-rtx"]
+    if library.version is None:
         other = " (or tensorrt_rtx, which builds without a GPU)" if name == "trt" else ""
         raise MissingRequirement(
-            f"{flavour.title} is not installed", hint=f"pip install {flavour.package}{other}"
+            f"{library.title} is not installed", hint=f"pip install {library.package}{other}"
         )
-    return flavour
+    return library
 
 
-def require_driver(flavour: Flavour, driver: Driver) -> None:
+def require_driver(library: Library, driver: Driver) -> None:
     """Check that there is a GPU before the library does: without a driver, TensorRT's Runtime
     crashes the process.
 
@@ -310,7 +310,7 @@ def require_driver(flavour: Flavour, driver: Driver) -> None:
     """
     if driver.problem is not None:
         raise MissingRequirement(
-            f"{flavour.title} runs on an NVIDIA GPU only: {driver.problem}",
+            f"{library.title} runs on an NVIDIA GPU only: {driver.problem}",
             hint="on this machine build ahead of time with `format` trt-rtx; to run, use `backend`"
             " torch, torch-compile or ort-cpu",
         )

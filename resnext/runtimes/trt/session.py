@@ -27,7 +27,7 @@ from .execution import Execution, TrtBound
 from .identity import NAMED_FACTS, engine_name
 from .kernel_cache import KernelCache
 from .layers import layers_from_inspector
-from .library import Flavour
+from .library import Library
 from .log import captured
 
 #: Names of element types, by the library's. Its ``nptype`` fails for bfloat16, which NumPy lacks.
@@ -56,7 +56,7 @@ class TrtSession(Session):
         artifact: the engine.
         options: whether to use CUDA graphs.
         name: the backend's.
-        flavour: the library.
+        library: the library.
         trt: its module.
         memory: where tensors live.
 
@@ -70,7 +70,7 @@ class TrtSession(Session):
         artifact: Artifact,
         options: SessionOptions,
         name: str,
-        flavour: Flavour,
+        library: Library,
         trt: Any,
         memory: DeviceMemory,
     ) -> None:
@@ -78,14 +78,14 @@ class TrtSession(Session):
         assert record is not None
         super().__init__(name)
         self._artifact, self._options, self._memory = artifact, options, memory
-        self._flavour, self._trt = flavour, trt
+        self._library, self._trt = library, trt
         self._profiles = record.options.profiles
-        self._kernels = KernelCache(_kernel_file(artifact, memory.device, flavour))
+        self._kernels = KernelCache(_kernel_file(artifact, memory.device, library))
         with captured(trt) as (logger, log):
-            self._runtime = flavour.runtime(trt, logger, record.options)
+            self._runtime = library.runtime(trt, logger, record.options)
             self._engine = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
             if self._engine is None:
-                raise SessionFailed(f"{flavour.title} cannot load {artifact.path}: {log.reason()}")
+                raise SessionFailed(f"{library.title} cannot load {artifact.path}: {log.reason()}")
         self.inputs, self.outputs = _specs(trt, self._engine, self._profiles)
         self._check_manifest()
         self._executions: dict[int, Execution] = {}
@@ -160,7 +160,7 @@ class TrtSession(Session):
             "nothing bound" if last is None else "on" if last.replay else f"off: {last.why_plain}"
         )
         notes = {
-            "library": f"{self._flavour.title} {self._flavour.version}",
+            "library": f"{self._library.title} {self._library.version}",
             "profiles": ", ".join(map(str, self._profiles)),
             "cuda graph": graph,
             **self._kernels.notes(),
@@ -186,10 +186,10 @@ class TrtSession(Session):
         """A context with the best profile for ``batch``, and buffers of exactly its size."""
         index = self._profile(batch)
         with captured(self._trt) as (_, log), self._memory.current():
-            context, kernels = self._flavour.context(self._engine, self._kernels.read())
+            context, kernels = self._library.context(self._engine, self._kernels.read())
             if context is None:
                 raise SessionFailed(
-                    f"{self._flavour.title} cannot make a context for batch {batch}: {log.reason()}"
+                    f"{self._library.title} cannot make a context for batch {batch}: {log.reason()}"
                 )
             self._kernels.add(kernels)
             selected = index == 0  # the default of a new context
@@ -199,7 +199,7 @@ class TrtSession(Session):
                 )
             if not selected:
                 raise SessionFailed(
-                    f"{self._flavour.title} refuses profile {index}: {log.reason()}"
+                    f"{self._library.title} refuses profile {index}: {log.reason()}"
                 )
             self._memory.synchronize()
             buffers = {}
@@ -208,18 +208,18 @@ class TrtSession(Session):
                 buffers[spec.name] = self._memory.empty(shape, spec.dtype)
                 if spec in self.inputs and not context.set_input_shape(spec.name, shape):
                     raise SessionFailed(
-                        f"{self._flavour.title} refuses input shape {shape}: {log.reason()}"
+                        f"{self._library.title} refuses input shape {shape}: {log.reason()}"
                     )
                 if not context.set_tensor_address(spec.name, buffers[spec.name].data_ptr()):
                     raise SessionFailed(
-                        f"{self._flavour.title} refuses the buffer of {spec.name}: {log.reason()}"
+                        f"{self._library.title} refuses the buffer of {spec.name}: {log.reason()}"
                     )
             for spec in self.outputs:  # the manifest's shapes against the engine's
                 shape = tuple(context.get_tensor_shape(spec.name))
                 if shape != tuple(buffers[spec.name].shape):
                     raise SessionFailed(f"output {spec.name!r} has shape {shape} at batch {batch}")
-            execution = Execution(self._flavour, self._trt, self._memory, context, buffers)
-            size_bytes = self._flavour.scratch_bytes(self._engine, context)
+            execution = Execution(self._library, self._trt, self._memory, context, buffers)
+            size_bytes = self._library.scratch_bytes(self._engine, context)
             if size_bytes > 0:
                 execution.scratch = self._memory.empty((size_bytes,), "uint8")
                 context.set_device_memory(execution.scratch.data_ptr(), size_bytes)
@@ -312,15 +312,15 @@ def _batch_ranges(engine: Any, name: str) -> list[tuple[int, ...]]:
     ]
 
 
-def _kernel_file(artifact: Artifact, device: str, flavour: Flavour) -> Path | None:
+def _kernel_file(artifact: Artifact, device: str, library: Library) -> Path | None:
     """The file that caches TensorRT-RTX's compiled kernels, one per engine, GPU and version; None
     for TensorRT.
     """
-    if flavour.kind != "trt-rtx":
+    if library.kind != "trt-rtx":
         return None
     gpu = "".join(letter if letter.isalnum() else "-" for letter in device)
     return (
         cache_folder()
         / "trt-rtx-kernels"
-        / f"{artifact.manifest.file_sha256[:24]}-{flavour.version}-{gpu}.bin"
+        / f"{artifact.manifest.file_sha256[:24]}-{library.version}-{gpu}.bin"
     )

@@ -3,7 +3,7 @@
 
 Deterministic: seeded, and on one thread, so the same PyTorch on the same processor family gives the
 same bytes. digits needs scikit-learn. fashion-mnist reads the four IDX files of Debian's package
-dataset-fashion-mnist (MIT licence, Zalando SE), or of any other copy, from --data.
+dataset-fashion-mnist (MIT license, Zalando SE), or of any other copy, from --data.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def train(config: ResNeXtConfig, data: Dataset, recipe: Recipe, seed: int = 0) -
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = ResNeXt(config).train()
-        images = torch.from_numpy(preprocessing.normalise(data.train_images))
+        images = torch.from_numpy(preprocessing.normalize(data.train_images))
         labels = torch.from_numpy(data.train_labels)
         steps = len(labels) // recipe.batch
         optimizer = torch.optim.SGD(
@@ -105,7 +105,7 @@ def accuracy(weights: Weights, images: NDArray[np.uint8], labels: NDArray[np.int
     model = load_model(weights)
     hits = 0
     for start in range(0, len(labels), 500):
-        batch = torch.from_numpy(weights.preprocessing.normalise(images[start : start + 500]))
+        batch = torch.from_numpy(weights.preprocessing.normalize(images[start : start + 500]))
         hits += int((model(batch).argmax(1).numpy() == labels[start : start + 500]).sum())
     return hits / len(labels)
 

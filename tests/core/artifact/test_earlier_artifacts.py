@@ -43,7 +43,7 @@ def test_an_earlier_artifact_computes_the_same_function(name: str) -> None:
     check_onnx_precision(artifact)
     check_package_bytes(artifact)
     weights = load_weights(str(EARLIER / "tiny.safetensors"))
-    images = weights.preprocessing.normalise(seeded_pixels(weights.config, 2, seed=0))
+    images = weights.preprocessing.normalize(seeded_pixels(weights.config, 2, seed=0))
     with open_session(weights, "torch") as session:
         expected = session.run({session.inputs[0].name: images})[session.outputs[0].name]
     with open_session(artifact, natural_runtime(artifact)) as session:

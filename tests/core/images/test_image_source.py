@@ -24,22 +24,22 @@ from resnext.images.datasets import FASHION_DATA, digits
 from resnext.images.preprocessing import Preprocessing
 from resnext.images.sources import Split, image_source
 
-GREY = Preprocessing(resize=8, crop=(8, 8), mean=(0.5,), std=(0.5,), color="L")
-COLOUR = Preprocessing(resize=8, crop=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
+GRAY = Preprocessing(resize=8, crop=(8, 8), mean=(0.5,), std=(0.5,), color="L")
+COLOR = Preprocessing(resize=8, crop=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
 PETS = ("ant", "bee", "cat")
 
 
-def picture(path: Path, value: int, coloured: bool = False) -> Path:
-    """An 8x8 picture all of one grey level, or of three different ones."""
+def picture(path: Path, value: int, colored: bool = False) -> Path:
+    """An 8x8 picture all of one gray level, or of three different ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((8, 8), value, np.uint8)
-    PIL.Image.fromarray(np.dstack([pixels, pixels, pixels // 2]) if coloured else pixels).save(path)
+    PIL.Image.fromarray(np.dstack([pixels, pixels, pixels // 2]) if colored else pixels).save(path)
     return path
 
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """Three classes of two, four and six pictures; a grey level of 10 x class + number."""
+    """Three classes of two, four and six pictures; a gray level of 10 x class + number."""
     for label, name in enumerate(PETS):
         for number in range(2 * (label + 1)):
             picture(tmp_path / "pets" / name / f"{number}.png", 10 * label + number)
@@ -49,7 +49,7 @@ def pets(tmp_path: Path) -> Path:
 def levels(
     spec: Path | str, split: Split = "test", limit: int | None = None, seed: int = 0
 ) -> list[int]:
-    source = image_source(str(spec), GREY, split=split, limit=limit, seed=seed)
+    source = image_source(str(spec), GRAY, split=split, limit=limit, seed=seed)
     return [int(level) for level in source.pixels(0, len(source))[:, 0, 0, 0]]
 
 
@@ -58,8 +58,8 @@ def levels(
 
 def test_the_digits_are_those_that_training_held_out() -> None:
     data = digits()
-    test = image_source("digits", GREY, split="test")
-    calibration = image_source("digits", GREY, split="calibration")
+    test = image_source("digits", GRAY, split="test")
+    calibration = image_source("digits", GRAY, split="calibration")
     assert (len(test), len(calibration)) == (359, 1438)
     np.testing.assert_array_equal(test.pixels(0, 359), data.test_images)
     np.testing.assert_array_equal(calibration.pixels(0, 1438), data.train_images)
@@ -71,7 +71,7 @@ def test_the_digits_are_those_that_training_held_out() -> None:
 
 
 def test_images_of_a_data_set_are_made_to_fit_the_network() -> None:
-    large = COLOUR.model_copy(update={"resize": 20, "crop": (16, 12)})
+    large = COLOR.model_copy(update={"resize": 20, "crop": (16, 12)})
     assert image_source("digits", large, split="test").pixels(3, 5).shape == (2, 16, 12, 3)
 
 
@@ -80,7 +80,7 @@ def test_images_of_a_data_set_are_made_to_fit_the_network() -> None:
 )
 @pytest.mark.parametrize(("split", "count"), [("test", 10_000), ("calibration", 60_000)])
 def test_fashion_mnist_has_its_two_splits(split: Split, count: int) -> None:
-    preprocessing = GREY.model_copy(update={"resize": 28, "crop": (28, 28)})
+    preprocessing = GRAY.model_copy(update={"resize": 28, "crop": (28, 28)})
     source = image_source("fashion-mnist", preprocessing, split=split)
     assert len(source) == count
     assert source.labels is not None
@@ -93,10 +93,10 @@ def test_without_fashion_mnist_the_package_is_named(
 ) -> None:
     monkeypatch.setattr(resnext.images.datasets, "FASHION_DATA", tmp_path)
     with pytest.raises(MissingRequirement, match="apt-get install dataset-fashion-mnist"):
-        image_source("fashion-mnist", GREY, split="test")
+        image_source("fashion-mnist", GRAY, split="test")
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"cut short")
     with pytest.raises(BadInput, match=r"cannot read .*train-images"):
-        image_source("fashion-mnist", GREY, split="test")
+        image_source("fashion-mnist", GRAY, split="test")
 
 
 def test_without_scikit_learn_the_way_to_install_it_is_named(
@@ -104,18 +104,18 @@ def test_without_scikit_learn_the_way_to_install_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingRequirement, match="pip install scikit-learn"):
-        image_source("digits", GREY, split="test")
+        image_source("digits", GRAY, split="test")
 
 
 def test_noise_depends_on_its_seed_and_on_nothing_else() -> None:
-    source = image_source("random", COLOUR, split="calibration", limit=9, seed=1)
+    source = image_source("random", COLOR, split="calibration", limit=9, seed=1)
     assert (len(source), source.labels) == (9, None)
     whole = source.pixels(0, 9)
     assert whole.shape == (9, 8, 8, 3)
     np.testing.assert_array_equal(source.pixels(4, 6), whole[4:6])
     assert len(np.unique(whole, axis=0)) == 9
-    again = image_source("random", COLOUR, split="calibration", limit=9, seed=1)
-    other = image_source("random", COLOUR, split="calibration", limit=9, seed=2)
+    again = image_source("random", COLOR, split="calibration", limit=9, seed=1)
+    other = image_source("random", COLOR, split="calibration", limit=9, seed=2)
     assert again.digest == source.digest != other.digest
     assert not np.array_equal(other.pixels(0, 9), whole)
 
@@ -127,7 +127,7 @@ def test_a_folder_for_each_class_gives_labels_by_sorted_name(pets: Path) -> None
     picture(pets / ".thumbnails" / "0.png", 99)
     (pets / "README.txt").write_text("not a picture")
     (pets / "cat" / "notes.txt").write_text("not a picture")
-    source = image_source(str(pets), GREY, split="test")
+    source = image_source(str(pets), GRAY, split="test")
     assert source.labels is not None
     assert source.labels.tolist() == [0] * 2 + [1] * 4 + [2] * 6
     assert (source.class_names, source.name) == (PETS, "pets test")
@@ -145,9 +145,9 @@ def test_a_flat_folder_calibrates_and_has_no_labels_to_test_with(tmp_path: Path)
     picture(tmp_path / "b.PNG", 2)
     picture(tmp_path / "a.bmp", 1)
     assert levels(tmp_path, "calibration") == [1, 2]
-    assert image_source(str(tmp_path), GREY, split="calibration").labels is None
+    assert image_source(str(tmp_path), GRAY, split="calibration").labels is None
     with pytest.raises(BadInput, match="without labels, which can calibrate but not test"):
-        image_source(str(tmp_path), GREY, split="test")
+        image_source(str(tmp_path), GRAY, split="test")
 
 
 def empty(folder: Path) -> None:
@@ -202,46 +202,46 @@ def test_a_folder_that_cannot_serve_is_refused_in_one_line(
 ) -> None:
     make(tmp_path / "folder")
     with pytest.raises(BadInput, match=message) as caught:
-        image_source(str(tmp_path / "folder"), GREY, split="calibration")
+        image_source(str(tmp_path / "folder"), GRAY, split="calibration")
     assert "\n" not in str(caught.value)
 
 
 def test_a_broken_picture_in_the_middle_is_named(pets: Path) -> None:
     (pets / "bee" / "2.png").write_bytes((pets / "bee" / "2.png").read_bytes()[:50])
     (pets / "cat" / "1.png").write_bytes(b"broken as well")
-    source = image_source(str(pets), GREY, split="test")
+    source = image_source(str(pets), GRAY, split="test")
     assert len(source.pixels(0, 4)) == 4
     with pytest.raises(BadInput, match=r"bee.2\.png"):
         source.pixels(0, 12)
 
 
-def test_a_coloured_picture_is_refused_where_the_network_takes_grey(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", 100, coloured=True)
-    assert image_source(str(tmp_path), COLOUR, split="calibration").pixels(0, 1).shape == (
+def test_a_colored_picture_is_refused_where_the_network_takes_gray(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 100, colored=True)
+    assert image_source(str(tmp_path), COLOR, split="calibration").pixels(0, 1).shape == (
         1,
         8,
         8,
         3,
     )
     with pytest.raises(
-        BadInput, match=r"a\.png is coloured, and the network takes one grey channel"
+        BadInput, match=r"a\.png is colored, and the network takes one gray channel"
     ):
-        image_source(str(tmp_path), GREY, split="calibration")
+        image_source(str(tmp_path), GRAY, split="calibration")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "L", "LA", "1", "RGBA"])
-def test_a_grey_picture_is_taken_in_whatever_mode_it_was_saved(tmp_path: Path, mode: str) -> None:
+def test_a_gray_picture_is_taken_in_whatever_mode_it_was_saved(tmp_path: Path, mode: str) -> None:
     PIL.Image.fromarray(np.full((8, 8), 255, np.uint8)).convert(mode).save(tmp_path / "a.png")
     assert levels(tmp_path, "calibration") == [255]
 
 
-def test_sixteen_bit_grey_is_grey(tmp_path: Path) -> None:
+def test_sixteen_bit_gray_is_gray(tmp_path: Path) -> None:
     PIL.Image.fromarray(np.full((8, 8), 257 * 7, np.uint16)).save(tmp_path / "a.png")
     assert levels(tmp_path, "calibration") == [7]
 
 
 def test_images_that_are_not_there_are_a_usage_error(pets: Path) -> None:
-    source = image_source(str(pets), GREY, split="test")
+    source = image_source(str(pets), GRAY, split="test")
     for start, stop in ((0, 13), (-1, 2), (3, 3)):
         with pytest.raises(UsageError, match="which has 12"):
             source.pixels(start, stop)
@@ -265,7 +265,7 @@ def test_a_bomb_is_refused_whatever_another_thread_does_to_the_filters(
     picture(tmp_path / "a.png", 1)
     PIL.Image.new("L", (64, 64)).save(tmp_path / "b.png")
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 3000)
-    source = image_source(str(tmp_path), GREY, split="calibration")
+    source = image_source(str(tmp_path), GRAY, split="calibration")
     started = {"a.png": threading.Event(), "b.png": threading.Event()}
     real = PIL.Image.open
 
@@ -297,7 +297,7 @@ def test_a_bomb_is_refused_whatever_another_thread_does_to_the_filters(
 
 def test_a_limit_takes_as_many_of_each_class(pets: Path) -> None:
     def counts(limit: int, seed: int = 0) -> list[int]:
-        labels = image_source(str(pets), GREY, split="test", limit=limit, seed=seed).labels
+        labels = image_source(str(pets), GRAY, split="test", limit=limit, seed=seed).labels
         assert labels is not None
         return [int((labels == label).sum()) for label in range(3)]
 
@@ -315,7 +315,7 @@ def test_a_sample_hangs_on_its_seed_and_holds_the_smaller_ones(pets: Path) -> No
 
 
 def test_labels_stay_with_their_images_in_a_sample(pets: Path) -> None:
-    source = image_source(str(pets), GREY, split="test", limit=7, seed=3)
+    source = image_source(str(pets), GRAY, split="test", limit=7, seed=3)
     assert source.labels is not None
     np.testing.assert_array_equal(source.pixels(0, 7)[:, 0, 0, 0] // 10, source.labels)
 
@@ -324,13 +324,13 @@ def test_labels_stay_with_their_images_in_a_sample(pets: Path) -> None:
 def test_fewer_images_than_asked_for_is_an_error_that_counts_them(spec: str, pets: Path) -> None:
     count = 359 if spec == "digits" else 12
     with pytest.raises(BadInput, match=f"has {count} images and 5000 were asked for"):
-        image_source("digits" if spec == "digits" else str(pets), GREY, split="test", limit=5000)
+        image_source("digits" if spec == "digits" else str(pets), GRAY, split="test", limit=5000)
 
 
 @pytest.mark.parametrize(("limit", "seed"), [(0, 0), (-1, 0), (5, -1)])
 def test_a_limit_or_seed_that_is_too_small_is_a_usage_error(limit: int, seed: int) -> None:
     with pytest.raises(UsageError, match="at least"):
-        image_source("digits", GREY, split="test", limit=limit, seed=seed)
+        image_source("digits", GRAY, split="test", limit=limit, seed=seed)
 
 
 # ---- classes
@@ -339,7 +339,7 @@ def test_a_limit_or_seed_that_is_too_small_is_a_usage_error(limit: int, seed: in
 def test_labels_go_by_name_where_the_network_names_its_classes(pets: Path) -> None:
     (pets / "cat").rename(pets / "T-shirt top")
     source = image_source(
-        str(pets), GREY, split="test", classes=3, class_names=("T-Shirt/top", "bee", "ant")
+        str(pets), GRAY, split="test", classes=3, class_names=("T-Shirt/top", "bee", "ant")
     )
     assert source.labels is not None
     names = [source.class_names[label] for label in source.labels]
@@ -360,21 +360,21 @@ def test_classes_of_other_names_are_refused(
     pets: Path, names: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(BadInput, match=message):
-        image_source(str(pets), GREY, split="test", class_names=names)
+        image_source(str(pets), GRAY, split="test", class_names=names)
 
 
 def test_names_that_two_classes_share_are_refused(tmp_path: Path) -> None:
     for name in ("crane", "Crane"):
         picture(tmp_path / name / "a.png", 1)
     with pytest.raises(BadInput, match="some share a name"):
-        image_source(str(tmp_path), GREY, split="test", class_names=("crane", "CRANE"))
+        image_source(str(tmp_path), GRAY, split="test", class_names=("crane", "CRANE"))
 
 
 @pytest.mark.parametrize("classes", [2, 4, 1000])
 def test_labels_that_are_not_the_networks_classes_are_refused(pets: Path, classes: int) -> None:
     with pytest.raises(BadInput, match=f"has 3 classes and the network {classes} without names"):
-        image_source(str(pets), GREY, split="test", classes=classes)
-    assert len(image_source(str(pets), GREY, split="test", classes=3)) == 12
+        image_source(str(pets), GRAY, split="test", classes=classes)
+    assert len(image_source(str(pets), GRAY, split="test", classes=3)) == 12
 
 
 # ---- digests
@@ -396,7 +396,7 @@ def flip_last_bit(content: bytearray) -> None:
 
 def test_the_digest_is_over_the_bytes_of_the_files(pets: Path, tmp_path: Path) -> None:
     def digest(folder: Path = pets) -> str:
-        return image_source(str(folder), GREY, split="test").digest
+        return image_source(str(folder), GRAY, split="test").digest
 
     first = digest()
     rewrite(pets / "cat" / "5.png", flip_last_bit)
@@ -414,7 +414,7 @@ def test_of_very_many_files_the_digest_is_over_names_and_sizes(
     monkeypatch.setattr(module, "_MOST_HASHED", 11)
 
     def digest() -> str:
-        return image_source(str(pets), GREY, split="test").digest
+        return image_source(str(pets), GRAY, split="test").digest
 
     first = digest()
     rewrite(pets / "cat" / "5.png", flip_last_bit)
@@ -431,14 +431,14 @@ def test_another_sample_or_split_has_another_digest() -> None:
         ("test", 50, 1),
     ]
     digests = {
-        image_source("digits", GREY, split=part, limit=limit, seed=seed).digest
+        image_source("digits", GRAY, split=part, limit=limit, seed=seed).digest
         for part, limit, seed in choices
     }
     assert len(digests) == 4
 
 
 def test_labels_cannot_be_changed_by_a_reader() -> None:
-    labels = image_source("digits", GREY, split="test").labels
+    labels = image_source("digits", GRAY, split="test").labels
     assert labels is not None
     with pytest.raises(ValueError, match="read-only"):
         labels[0] = 3

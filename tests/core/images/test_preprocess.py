@@ -20,11 +20,11 @@ from resnext.images.preprocessing import (
 from resnext.network.config import ResNeXtConfig, variant
 
 IMAGENET = Preprocessing(resize=256, crop=(224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD)
-GREY = Preprocessing(resize=8, crop=(8, 8), mean=(0.5,), std=(0.25,), color="L")
+GRAY = Preprocessing(resize=8, crop=(8, 8), mean=(0.5,), std=(0.25,), color="L")
 
 
 def smooth(width: int, height: int) -> NDArray[np.uint8]:
-    """A smooth colour image: its resized version can be computed from the formula."""
+    """A smooth color image: its resized version can be computed from the formula."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     x, y = (x + 0.5) / width, (y + 0.5) / height
     channels = [0.5 + 0.4 * np.sin(3 * x + 2 * y), 0.2 + 0.6 * x * y, 0.9 - 0.7 * y]
@@ -38,8 +38,8 @@ def bilinear(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.fl
     def weights(have: int, want: int) -> NDArray[np.float64]:
         scale = have / want
         reach = max(scale, 1.0)
-        centre = (np.arange(want) + 0.5) * scale
-        distance = np.abs(np.arange(have)[np.newaxis] + 0.5 - centre[:, np.newaxis]) / reach
+        center = (np.arange(want) + 0.5) * scale
+        distance = np.abs(np.arange(have)[np.newaxis] + 0.5 - center[:, np.newaxis]) / reach
         triangle = np.maximum(1 - distance, 0)
         normed: NDArray[np.float64] = triangle / triangle.sum(axis=1, keepdims=True)
         return normed
@@ -59,7 +59,7 @@ def bilinear(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.fl
     ],
     ids=["landscape", "portrait", "square", "enlarged"],
 )
-def test_pixels_are_the_centre_of_the_image_resized_by_its_shorter_side(
+def test_pixels_are_the_center_of_the_image_resized_by_its_shorter_side(
     size: tuple[int, int], resized: tuple[int, int]
 ) -> None:
     source = smooth(*size)
@@ -69,7 +69,7 @@ def test_pixels_are_the_centre_of_the_image_resized_by_its_shorter_side(
     got = IMAGENET.to_pixels(Image.fromarray(source))
     assert got.dtype == np.uint8
     assert got.shape == (224, 224, 3)
-    assert np.abs(got - want).max() <= 1.5  # PIL rounds to whole grey levels after each direction
+    assert np.abs(got - want).max() <= 1.5  # PIL rounds to whole gray levels after each direction
 
 
 def test_bicubic_is_not_bilinear() -> None:
@@ -82,7 +82,7 @@ def test_bicubic_is_not_bilinear() -> None:
 
 def test_an_image_of_the_right_size_is_not_touched() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
-    assert np.array_equal(GREY.to_pixels(Image.fromarray(pixels))[:, :, 0], pixels)
+    assert np.array_equal(GRAY.to_pixels(Image.fromarray(pixels))[:, :, 0], pixels)
 
 
 @pytest.mark.parametrize("crop", [(64, 128), (128, 64)])
@@ -113,22 +113,22 @@ def test_an_image_of_any_size_gives_the_declared_shape(
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA", "CMYK", "I;16"])
-def test_every_colour_mode_is_converted(tmp_path: Path, mode: str) -> None:
+def test_every_color_mode_is_converted(tmp_path: Path, mode: str) -> None:
     source = Image.fromarray(smooth(40, 30))
     source = Image.new(mode, (40, 30)) if mode == "I;16" else source.convert(mode)
     path = tmp_path / ("image.tiff" if mode in ("CMYK", "I;16") else "image.png")
     source.save(path)
     assert IMAGENET.load(path).shape == (1, 224, 224, 3)
-    assert GREY.load(path).shape == (1, 8, 8, 1)
+    assert GRAY.load(path).shape == (1, 8, 8, 1)
 
 
-def test_a_grey_image_gives_three_equal_channels() -> None:
+def test_a_gray_image_gives_three_equal_channels() -> None:
     pixels = IMAGENET.to_pixels(Image.fromarray(smooth(256, 256)[:, :, 0]))
     assert np.array_equal(pixels[:, :, 0], pixels[:, :, 1])
     assert np.array_equal(pixels[:, :, 0], pixels[:, :, 2])
 
 
-def test_a_palette_image_gives_its_colours_and_not_its_indices() -> None:
+def test_a_palette_image_gives_its_colors_and_not_its_indices() -> None:
     image = Image.new("P", (256, 256), 1)
     image.putpalette([0, 0, 0, 200, 100, 50])
     assert IMAGENET.to_pixels(image)[5, 5].tolist() == [200, 100, 50]
@@ -139,9 +139,9 @@ def test_an_opaque_rgba_image_is_the_rgb_image() -> None:
     assert np.array_equal(IMAGENET.to_pixels(image.convert("RGBA")), IMAGENET.to_pixels(image))
 
 
-def test_normalise_is_the_declared_formula() -> None:
+def test_normalize_is_the_declared_formula() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
-    got = IMAGENET.normalise(pixels)
+    got = IMAGENET.normalize(pixels)
     assert got.dtype == np.float32
     assert got.shape == (2, 3, 4, 5)
     assert got.flags.c_contiguous
@@ -156,12 +156,12 @@ def test_normalise_is_the_declared_formula() -> None:
 def test_a_file_is_loaded_as_a_batch_of_one(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "digit.png")
-    assert np.array_equal(GREY.load(tmp_path / "digit.png"), pixels[np.newaxis, :, :, np.newaxis])
+    assert np.array_equal(GRAY.load(tmp_path / "digit.png"), pixels[np.newaxis, :, :, np.newaxis])
 
 
 def test_a_missing_image_is_a_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no image at"):
-        GREY.load(tmp_path / "none.png")
+        GRAY.load(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize("raw", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", bytes(1000)])
@@ -169,12 +169,12 @@ def test_a_file_that_is_no_image_is_a_bad_input(tmp_path: Path, raw: bytes) -> N
     path = tmp_path / "image.png"
     path.write_bytes(raw)
     with pytest.raises(BadInput, match=r"image\.png"):
-        GREY.load(path)
+        GRAY.load(path)
 
 
 def test_a_folder_is_a_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput):
-        GREY.load(tmp_path)
+        GRAY.load(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "tiff", "webp"])
@@ -188,10 +188,10 @@ def test_a_truncated_image_is_a_bad_input_or_read_but_never_a_foreign_error(
     path.write_bytes(raw[: int(len(raw) * part)])
     if suffix in ("png", "jpg", "bmp"):
         with pytest.raises(BadInput, match="cut"):
-            GREY.load(path)
+            GRAY.load(path)
     else:
         with contextlib.suppress(BadInput):
-            GREY.load(path)
+            GRAY.load(path)
 
 
 def test_damage_in_a_png_is_a_bad_input_or_read_but_never_a_foreign_error(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_damage_in_a_png_is_a_bad_input_or_read_but_never_a_foreign_error(tmp_pa
         damaged[position] ^= 0x55
         path.write_bytes(bytes(damaged))
         with contextlib.suppress(BadInput):
-            GREY.load(path)
+            GRAY.load(path)
 
 
 def test_an_image_of_absurd_size_is_a_bad_input(
@@ -212,11 +212,11 @@ def test_an_image_of_absurd_size_is_a_bad_input(
     Image.new("L", (64, 64)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(BadInput, match="bomb"):
-        GREY.load(tmp_path / "bomb.png")
+        GRAY.load(tmp_path / "bomb.png")
 
 
 @pytest.mark.parametrize(
-    "preprocessing", [IMAGENET, GREY, IMAGENET.model_copy(update={"interpolation": "bicubic"})]
+    "preprocessing", [IMAGENET, GRAY, IMAGENET.model_copy(update={"interpolation": "bicubic"})]
 )
 def test_json_gives_the_same_preprocessing_back(preprocessing: Preprocessing) -> None:
     assert Preprocessing.model_validate_json(preprocessing.model_dump_json()) == preprocessing
@@ -265,7 +265,7 @@ def test_the_default_is_imagenets_for_three_channels(name: str, resize: int, col
 
 def test_the_default_for_one_channel_maps_to_minus_one_to_one() -> None:
     chosen = default_preprocessing(variant("resnext11_8x4d_digits"))
-    ends = chosen.normalise(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
+    ends = chosen.normalize(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
     assert ends.ravel().tolist() == [-1.0, 1.0]
 
 

@@ -62,6 +62,6 @@ def test_resnext50_tensors_are_torchvisions_one_by_one() -> None:
 @pytest.mark.parametrize("model", ["resnet50", "resnext50_32x4d", "resnext101_64x4d"])
 def test_logits_are_torchvisions(model: str) -> None:
     weights = load_weights("seeded", model)
-    images = weights.preprocessing.normalise(seeded_pixels(weights.config, 2))
+    images = weights.preprocessing.normalize(seeded_pixels(weights.config, 2))
     logits = reference_logits(weights, images)
     np.testing.assert_allclose(logits[:, :8], GOLDEN[model]["logits"], rtol=0, atol=1e-6)

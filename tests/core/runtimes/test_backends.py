@@ -41,7 +41,7 @@ from resnext.runtimes.pytorch import network as torch_network
 from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime, open_session
 from resnext.runtimes.session import Session
-from resnext.runtimes.trt.library import FLAVOURS
+from resnext.runtimes.trt.library import LIBRARIES
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights, load_weights
 
@@ -72,7 +72,7 @@ def artifact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Arti
 
 @pytest.fixture(scope="module")
 def images(weights: Weights) -> Any:
-    return weights.preprocessing.normalise(seeded_pixels(weights.config, 9))
+    return weights.preprocessing.normalize(seeded_pixels(weights.config, 9))
 
 
 def open_here(
@@ -265,7 +265,7 @@ def test_a_memory_format_that_was_asked_for_is_kept(
 
 def test_registry_entries_open_or_say_what_is_missing(weights: Weights, artifact: Artifact) -> None:
     for name, backend in RUNTIMES.items():
-        if backend.formats[0] in FLAVOURS:
+        if backend.formats[0] in LIBRARIES:
             with pytest.raises(UsageError, match=f"build an engine of it: `format` {name}, "):
                 open_here(name, weights, artifact, SessionOptions())
         elif backend.formats[0] == "pt2":

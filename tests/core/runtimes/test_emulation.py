@@ -38,7 +38,7 @@ def plain(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifac
 
 @pytest.fixture(scope="module")
 def images(weights: Weights) -> Any:
-    return weights.preprocessing.normalise(seeded_pixels(weights.config, 20))
+    return weights.preprocessing.normalize(seeded_pixels(weights.config, 20))
 
 
 def rounded(values: Any) -> Any:

@@ -32,7 +32,7 @@ def test_an_artifact_its_folder_its_file_weights_and_a_checkpoint_are_one_networ
 ) -> None:
     checkpoint = tmp_path / "digits.safetensors"
     save_weights(weights, checkpoint)
-    images = weights.preprocessing.normalise(seeded_pixels(weights.config, 2))
+    images = weights.preprocessing.normalize(seeded_pixels(weights.config, 2))
     opened_by, logits = [], []
     for subject in (artifact, artifact.directory, str(artifact.path), weights, str(checkpoint)):
         with open_session(subject, device="cpu") as session:

@@ -110,7 +110,7 @@ def digits() -> Weights:
 
 @pytest.fixture(scope="module")
 def images(digits: Weights) -> NDArray[np.float32]:
-    return digits.preprocessing.normalise(seeded_pixels(digits.config, 8))
+    return digits.preprocessing.normalize(seeded_pixels(digits.config, 8))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_it_computes_what_pytorch_and_onnx_runtime_compute(
 @pytest.mark.parametrize("kind", KINDS)
 def test_resnext50_keeps_to_the_float32_gate(kind: str, tmp_path: Path) -> None:
     weights = load_weights("seeded", "resnext50_32x4d")
-    pixels = weights.preprocessing.normalise(seeded_pixels(weights.config, 8))
+    pixels = weights.preprocessing.normalize(seeded_pixels(weights.config, 8))
     artifact = export_onnx(weights, tmp_path / "onnx", check=False)
     with opened(artifact if kind == "onnx" else packed(artifact, tmp_path / "ir")) as session:
         for batch in (1, 7, 8):
@@ -187,7 +187,7 @@ def test_pixels_go_in_where_preprocessing_is_baked(digits: Weights, tmp_path: Pa
     with opened(baked) as session:
         assert session.inputs[0].dtype == "uint8"
         logits = session.run({"input": pixels})["logits"]
-    assert compare(reference_logits(digits, digits.preprocessing.normalise(pixels)), logits).passed
+    assert compare(reference_logits(digits, digits.preprocessing.normalize(pixels)), logits).passed
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -45,7 +45,7 @@ def artifact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Arti
 
 @pytest.fixture(scope="module")
 def images(weights: Weights) -> Any:
-    return weights.preprocessing.normalise(seeded_pixels(weights.config, 12))
+    return weights.preprocessing.normalize(seeded_pixels(weights.config, 12))
 
 
 class CpuOrtValue:

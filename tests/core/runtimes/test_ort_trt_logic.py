@@ -73,7 +73,7 @@ def artifacts(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.fixture(scope="module")
 def images(weights: Weights) -> Any:
-    return weights.preprocessing.normalise(seeded_pixels(weights.config, 12))
+    return weights.preprocessing.normalize(seeded_pixels(weights.config, 12))
 
 
 class CpuOrtValue:

@@ -21,7 +21,7 @@ from resnext.network.config import variant
 from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.loading import MADE_AGAIN, refuse
 from resnext.runtimes.trt.compatibility import remarks, with_library
-from resnext.runtimes.trt.library import FLAVOURS, RTX_TARGETS
+from resnext.runtimes.trt.library import LIBRARIES, RTX_TARGETS
 
 NO_DRIVER = Driver("the NVIDIA driver is not installed (no libcuda.so.1)")
 
@@ -320,11 +320,11 @@ def test_an_onnx_file_has_neither() -> None:
 
 
 def test_this_machine_is_asked_for_each_library() -> None:
-    for flavour in FLAVOURS.values():
-        here = with_library(this_machine(), flavour)
+    for library in LIBRARIES.values():
+        here = with_library(this_machine(), library)
         assert (here.version, here.cuda, here.platform) == (
-            flavour.version,
-            flavour.cuda,
+            library.version,
+            library.cuda,
             this_platform(),
         )
 

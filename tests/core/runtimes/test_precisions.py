@@ -113,7 +113,7 @@ def test_bfloat16_goes_to_and_from_host_memory_bit_by_bit() -> None:
 
 
 def test_pytorch_runs_the_live_model_in_bfloat16(weights: Weights) -> None:
-    images = weights.preprocessing.normalise(seeded_pixels(weights.config, 4))
+    images = weights.preprocessing.normalize(seeded_pixels(weights.config, 4))
     with open_session(
         weights, "torch", options=SessionOptions(device="cpu", precision="bf16")
     ) as session:

@@ -113,11 +113,11 @@ GIVES: Mapping[tuple[str, str], str] = {
 #: What the code's own methods give.
 OURS: Mapping[str, Kinds] = {
     "self.load": LIBRARY,
-    "flavour.load": LIBRARY,
-    "self._flavour.load": LIBRARY,
+    "library.load": LIBRARY,
+    "self._library.load": LIBRARY,
     "self.runtime": ("Runtime",),
-    "flavour.runtime": ("Runtime",),
-    "self._flavour.runtime": ("Runtime",),
+    "library.runtime": ("Runtime",),
+    "self._library.runtime": ("Runtime",),
 }
 #: Enumerations whose values are looked up by a name that is made at run time; a test below holds
 #: the tables of those.
@@ -390,7 +390,7 @@ PLANTED = {
         "config.set_compute_capability(x, 0)",
         "set_compute_capability is not in tensorrt-10",
     ),
-    "in the wrong flavour": (
+    "in the wrong library": (
         FLAVOUR,
         "class TensorRT:\n    def f(self, config): config.set_compute_capability(x, 0)",
         "set_compute_capability is not in tensorrt-10, tensorrt-11",

@@ -43,7 +43,7 @@ def weights() -> Weights:
 
 @pytest.fixture(scope="module")
 def images(weights: Weights) -> Any:
-    return weights.preprocessing.normalise(seeded_pixels(weights.config, 9))
+    return weights.preprocessing.normalize(seeded_pixels(weights.config, 9))
 
 
 class Device(HostMemory):

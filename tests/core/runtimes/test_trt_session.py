@@ -35,7 +35,7 @@ from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.trt import door as trt_door
 from resnext.runtimes.trt.door import open_session
 from resnext.runtimes.trt.identity import engine_name
-from resnext.runtimes.trt.library import FLAVOURS, EngineKind, TensorRT, TensorRTRTX
+from resnext.runtimes.trt.library import LIBRARIES, EngineKind, TensorRT, TensorRTRTX
 from resnext.runtimes.trt.session import DTYPES, TrtSession
 from resnext.storage import cache_folder
 from resnext.verify.delivered import delivered_share
@@ -53,7 +53,7 @@ def weights() -> Weights:
 
 @pytest.fixture(scope="module")
 def images(weights: Weights) -> Any:
-    return weights.preprocessing.normalise(seeded_pixels(weights.config, 66))
+    return weights.preprocessing.normalize(seeded_pixels(weights.config, 66))
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,9 @@ class Rig:
     def open(self, options: SessionOptions | None = None) -> TrtSession:
         kind: EngineKind = self.fake.kind
         options = options or SessionOptions()
-        return TrtSession(self.artifact, options, kind, FLAVOURS[kind], self.fake, self.fake.memory)
+        return TrtSession(
+            self.artifact, options, kind, LIBRARIES[kind], self.fake, self.fake.memory
+        )
 
     def edited(self, **changes: Any) -> Rig:
         """The same bytes beside a manifest that somebody altered."""
@@ -101,7 +103,7 @@ Make = Callable[..., Rig]
 @pytest.fixture
 def make(weights: Weights, tmp_path: Path) -> Make:
     """Makes an engine artifact of a kind, with profiles and further options, and a fake with some
-    behaviour.
+    behavior.
     """
 
     def build(
@@ -111,12 +113,12 @@ def make(weights: Weights, tmp_path: Path) -> Make:
         options: dict[str, Any] | None = None,
         open_batch: bool = False,
         dtype: str = "float32",
-        **behaviour: Any,
+        **behavior: Any,
     ) -> Rig:
         asked = EngineOptions(profiles=tuple(map(BatchRange.parse, profiles)), **(options or {}))
         batch = asked.batch.min if asked.batch.static and len(profiles) == 1 else None
         record = EngineRecord(
-            library=FLAVOURS[kind].package,
+            library=LIBRARIES[kind].package,
             version="11.4.0.106" if kind == "trt" else "1.7.1.116",
             cuda=13,
             platform=this_platform(),
@@ -154,7 +156,7 @@ def make(weights: Weights, tmp_path: Path) -> Make:
         folder.mkdir(exist_ok=True)
         (folder / manifest.file).write_bytes(data)
         seal(folder, manifest)
-        return Rig(read_artifact(folder), FakeTensorRT(kind, **behaviour))
+        return Rig(read_artifact(folder), FakeTensorRT(kind, **behavior))
 
     return build
 
@@ -559,7 +561,7 @@ def test_what_the_library_refuses_is_one_line_with_its_reason(
     with pytest.raises(SessionFailed) as failed:
         rig.open() if step == "open" else getattr(rig.open(), step)({"input": images[:6]})
     text = str(failed.value)
-    assert text.startswith(FLAVOURS[kind].title)
+    assert text.startswith(LIBRARIES[kind].title)
     assert f"Parameter check failed, condition: {method} is met" in text
     assert len(text.splitlines()) == 1
     for position in ("/_src/", ".cpp", "Error Code", "In "):
@@ -894,10 +896,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Rig, Driver, str], Non
     """Makes a machine with this driver, on which the rig's library is installed in a version."""
 
     def pretend(rig: Rig, driver: Driver, version: str) -> None:
-        flavour = {"trt": TensorRT, "trt-rtx": TensorRTRTX}[rig.fake.kind]
+        library = {"trt": TensorRT, "trt-rtx": TensorRTRTX}[rig.fake.kind]
         monkeypatch.setattr(cuda_driver, "probe_driver", lambda: driver)
-        monkeypatch.setattr(flavour, "version", property(lambda _self: version))
-        monkeypatch.setattr(flavour, "load", lambda _self: rig.fake)
+        monkeypatch.setattr(library, "version", property(lambda _self: version))
+        monkeypatch.setattr(library, "load", lambda _self: rig.fake)
         monkeypatch.setattr(trt_door, "CudaMemory", lambda: rig.fake.memory)
 
     return pretend
@@ -1019,7 +1021,7 @@ def test_without_a_driver_a_command_ends_with_3_and_one_line(make: Make, kind: E
     done = parity(make(kind).artifact.directory, kind)
     assert done.code == 3, done.lines
     assert len(done.lines) == 1
-    assert f"{FLAVOURS[kind].title} runs on an NVIDIA GPU only" in done.lines[0]
+    assert f"{LIBRARIES[kind].title} runs on an NVIDIA GPU only" in done.lines[0]
     assert "--backend torch" in done.lines[0]
 
 

@@ -29,7 +29,7 @@ def weights() -> Weights:
 
 @pytest.fixture(scope="module")
 def images(weights: Weights) -> Any:
-    return weights.preprocessing.normalise(seeded_pixels(weights.config, 4))
+    return weights.preprocessing.normalize(seeded_pixels(weights.config, 4))
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def large() -> Weights:
 @pytest.fixture(scope="module")
 def images(large: Weights) -> Tensor:
     pixels = seeded_pixels(large.config, 16, seed=3)
-    return torch.from_numpy(default_preprocessing(large.config).normalise(pixels))
+    return torch.from_numpy(default_preprocessing(large.config).normalize(pixels))
 
 
 @pytest.fixture(scope="module")

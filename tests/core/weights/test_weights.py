@@ -410,7 +410,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path, suffix: str) ->
     refused(tmp_path / f"folder{suffix}")
 
 
-GREY = {"resize": 8, "crop": [8, 8], "mean": [0.5], "std": [0.5], "color": "L"}
+GRAY = {"resize": 8, "crop": [8, 8], "mean": [0.5], "std": [0.5], "color": "L"}
 RGB = {"resize": 8, "crop": [8, 8], "mean": [0.5] * 3, "std": [0.5] * 3, "color": "RGB"}
 
 
@@ -420,7 +420,7 @@ RGB = {"resize": 8, "crop": [8, 8], "mean": [0.5] * 3, "std": [0.5] * 3, "color"
         {"class_names": ["only one"]},
         {"class_names": 5},
         {"class_names": None},
-        {"preprocessing": {**GREY, "std": [0.0]}},
+        {"preprocessing": {**GRAY, "std": [0.0]}},
         {"preprocessing": "usual"},
         {"preprocessing": RGB},  # three channels for a network of one
     ],
@@ -496,7 +496,7 @@ def test_shipped_weights_know_their_own_sample_images(name: str) -> None:
     paths = sorted(SHIPPED[name].images.glob("*.png"))
     pixels = np.concatenate([weights.preprocessing.load(path) for path in paths])
     best = (
-        load_model(weights)(torch.from_numpy(weights.preprocessing.normalise(pixels)))
+        load_model(weights)(torch.from_numpy(weights.preprocessing.normalize(pixels)))
         .argmax(1)
         .tolist()
     )
@@ -535,6 +535,6 @@ def test_training_digits_again_gives_a_network_as_good_and_the_same_one_twice(
     # Another processor rounds differently, and training carries that far: the bytes are its own,
     # the digits are not.
     assert accuracy(again, data.test_images, data.test_labels) >= 0.98
-    images = torch.from_numpy(shipped.preprocessing.normalise(data.test_images))
+    images = torch.from_numpy(shipped.preprocessing.normalize(data.test_images))
     agree = load_model(shipped)(images).argmax(1) == load_model(again)(images).argmax(1)
     assert float(agree.float().mean()) >= 0.97

@@ -37,7 +37,7 @@ def fp32(digits_artifact: Artifact) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def images(digits: Weights) -> NDArray[np.float32]:
-    return digits.preprocessing.normalise(seeded_pixels(digits.config, 7))
+    return digits.preprocessing.normalize(seeded_pixels(digits.config, 7))
 
 
 def scaled(proto: onnx.ModelProto, layer: str, factor: float) -> onnx.ModelProto:
@@ -151,13 +151,13 @@ def test_a_fixed_batch_is_filled_up_and_not_counted_twice(
             assert ours.vanishing == pytest.approx(theirs.vanishing, abs=1e-3)
 
 
-def test_pixels_are_taken_where_the_graph_normalises(
+def test_pixels_are_taken_where_the_graph_normalizes(
     digits: Weights, fp32: onnx.ModelProto
 ) -> None:
     pixels = seeded_pixels(digits.config, 2)
     proto = onnx_from_torch(digits, BatchRange.parse("1:8"), bake_preprocessing=True)
     baked = by_name(activation_ranges(proto, pixels))
-    plain = by_name(activation_ranges(fp32, digits.preprocessing.normalise(pixels)))
+    plain = by_name(activation_ranges(fp32, digits.preprocessing.normalize(pixels)))
     assert {name for name in baked if not name.startswith("node_add")} == {
         name for name in plain if not name.startswith("node_add")
     }

@@ -37,7 +37,7 @@ SHA = "a" * 64
 
 @pytest.fixture(scope="module")
 def images(digits: Weights) -> NDArray[np.float32]:
-    return digits.preprocessing.normalise(seeded_pixels(digits.config, 70))
+    return digits.preprocessing.normalize(seeded_pixels(digits.config, 70))
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_a_tensor_that_is_always_zero_is_reported(tmp_path: Path) -> None:
 def test_half_precision_graphs_are_calibrated_too(
     digits: Weights, found: dict[Method, Ranges], tmp_path: Path
 ) -> None:
-    images = digits.preprocessing.normalise(seeded_pixels(digits.config, 70))
+    images = digits.preprocessing.normalize(seeded_pixels(digits.config, 70))
     half = export_onnx(digits, tmp_path / "half", precision="fp16", check=False)
     for method in ("minmax", "percentile"):
         ranges = ranges_of(half.path, [images], method)
@@ -581,7 +581,7 @@ def test_an_image_source_is_read_as_the_graph_takes_it(
     artifact = export_onnx(digits, tmp_path / "artifact", bake_preprocessing=baked, check=False)
     ranges = calibrate_or_reuse(artifact.path, source, "minmax", tmp_path / "cache")
     assert (ranges.images, ranges.source, ranges.source_sha256) == (40, chosen.name, chosen.digest)
-    images = digits.preprocessing.normalise(chosen.pixels(0, 40))
+    images = digits.preprocessing.normalize(chosen.pixels(0, 40))
     first = next(
         node.input[0] for node in onnx.load(artifact.path).graph.node if node.op_type == "Conv"
     )

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resnext.artifact.files import Artifact
 from resnext.errors import NoKernel
-from resnext.runtimes.trt import library as trt_flavour
-from resnext.runtimes.trt.library import Flavour, TensorRT, TensorRTRTX
+from resnext.runtimes.trt import library as trt_library
+from resnext.runtimes.trt.library import Library, TensorRT, TensorRTRTX
 from resnext_export.cli.export import main
 from resnext_export.tensorrt import acceptance
 
@@ -91,7 +91,7 @@ def good(tmp_path: Path) -> Path:
 
 
 def test_a_good_file_is_accepted_with_what_its_products_compute_in(
-    rtx: Flavour, good: Path
+    rtx: Library, good: Path
 ) -> None:
     result = check(good)
     assert result.exit_code == 0, result.output
@@ -147,7 +147,7 @@ def test_a_file_without_open_dimensions_needs_nothing(tmp_path: Path) -> None:
     assert check(path).exit_code == 0
 
 
-def test_the_findings_as_json_are_alone_on_stdout(rtx: Flavour, good: Path) -> None:
+def test_the_findings_as_json_are_alone_on_stdout(rtx: Library, good: Path) -> None:
     result = check(good, "--json", "-", "--target", "sm_89")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
@@ -177,7 +177,7 @@ def unsupported(tmp_path: Path) -> Path:
     return write(tmp_path / "unsupported.onnx", nodes)
 
 
-def test_every_unsupported_node_is_listed(rtx: Flavour, unsupported: Path) -> None:
+def test_every_unsupported_node_is_listed(rtx: Library, unsupported: Path) -> None:
     result = check(unsupported)
     assert result.exit_code == 1
     assert [row[:4] for row in rows(result)] == [
@@ -274,7 +274,7 @@ def test_a_target_that_has_no_kernel_for_a_layer_refuses_the_build(good: Path) -
 
 
 def test_layers_without_a_kernel_are_listed_with_their_operators(
-    rtx: Flavour, good: Path, monkeypatch: pytest.MonkeyPatch
+    rtx: Library, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise NoKernel(
@@ -299,7 +299,7 @@ def test_layers_without_a_kernel_are_listed_with_their_operators(
 # ---- calls that are off
 
 
-def test_open_height_and_width_must_be_given(rtx: Flavour, tmp_path: Path) -> None:
+def test_open_height_and_width_must_be_given(rtx: Library, tmp_path: Path) -> None:
     path = write(tmp_path / "open.onnx", [conv("x", "y", "conv")], [("x", ("N", 4, "H", "W"))])
     result = check(path)
     assert result.exit_code == 2
@@ -352,12 +352,12 @@ def test_a_missing_library_is_exit_3(good: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_library_that_does_not_load_is_exit_3(
-    rtx: Flavour, good: Path, monkeypatch: pytest.MonkeyPatch
+    rtx: Library, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_module(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(trt_flavour, "import_module", no_module)
+    monkeypatch.setattr(trt_library, "import_module", no_module)
     result = check(good)
     assert result.exit_code == 3
     assert f"{rtx.title} is not installed (no Python package tensorrt_rtx)" in error(result)

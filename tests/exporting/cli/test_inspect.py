@@ -23,7 +23,7 @@ from resnext.artifact.manifest import Manifest
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.network.layers import layers, macs
 from resnext.runtimes.compatibility import loadable, machine_for
-from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS, Flavour
+from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS, Library
 from resnext_export.cli.export import main
 from resnext_export.cli.inspect import rebuild_command
 from resnext_export.request import ExportRequest
@@ -53,7 +53,7 @@ def lines(result: Result) -> dict[str, str]:
 # ---- the passport
 
 
-def test_an_engines_passport_is_read_from_its_manifest(rtx: Flavour, fp16_engine: Artifact) -> None:
+def test_an_engines_passport_is_read_from_its_manifest(rtx: Library, fp16_engine: Artifact) -> None:
     result = inspect(fp16_engine)
     assert result.exit_code == 0, result.output
     said = lines(result)

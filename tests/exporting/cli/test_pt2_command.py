@@ -160,7 +160,7 @@ np.save(sys.argv[3], logits)
 def test_it_runs_without_the_networks_source_or_a_compiler_and_leaves_nothing(
     exported: Artifact, digits: Weights, tmp_path: Path
 ) -> None:
-    images = digits.preprocessing.normalise(seeded_pixels(digits.config, BATCH))
+    images = digits.preprocessing.normalize(seeded_pixels(digits.config, BATCH))
     np.save(tmp_path / "images.npy", images)
     for folder in ("tmp", "cwd"):
         (tmp_path / folder).mkdir()

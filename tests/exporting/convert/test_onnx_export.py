@@ -180,7 +180,7 @@ def test_baked_preprocessing_takes_pixels_and_gives_the_same_logits(
         open_session(digits_artifact, "ort-cpu") as plain,
     ):
         from_pixels = pixel_session.run({"input": pixels})["logits"]
-        from_images = plain.run({"input": digits.preprocessing.normalise(pixels)})["logits"]
+        from_images = plain.run({"input": digits.preprocessing.normalize(pixels)})["logits"]
     np.testing.assert_allclose(
         from_pixels, from_images, rtol=0, atol=1e-5 * np.abs(from_images).max()
     )

@@ -46,7 +46,7 @@ def compiles(test: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def colour() -> Weights:
+def color() -> Weights:
     """Two stages on 32 x 32 pixels of three channels: what the big networks have and the shipped
     ones have not.
     """
@@ -65,7 +65,7 @@ def parity(
     path: Path, weights: Weights, size: int, precision: Precision = "fp32", *, baked: bool = False
 ) -> Parity:
     pixels = seeded_pixels(weights.config, size)
-    images = weights.preprocessing.normalise(pixels)
+    images = weights.preprocessing.normalize(pixels)
     reference = reference_logits(weights, images)
     baseline = (
         None
@@ -93,7 +93,7 @@ class Exported:
     cache: tuple[str | None, str | None]
 
 
-@pytest.fixture(scope="module", params=["digits", "colour"])
+@pytest.fixture(scope="module", params=["digits", "color"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     weights: Weights = request.getfixturevalue(request.param)
     folder = tmp_path_factory.mktemp(request.param)
@@ -191,7 +191,7 @@ def test_the_record_names_every_layer_and_what_the_code_needs(exported: Exported
 
 @compiles
 @pytest.mark.parametrize(
-    "exported", ["colour"], indirect=True
+    "exported", ["color"], indirect=True
 )  # one network is enough, compiling takes long
 def test_the_same_export_gives_the_same_bytes(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

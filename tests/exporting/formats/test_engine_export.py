@@ -15,7 +15,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from exported import export_engine, export_onnx, relabelled
+from exported import export_engine, export_onnx, relabeled
 from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest
 from resnext.artifact.records import Compatibility, EngineOptions, Fallback, TilingLevel
@@ -29,7 +29,7 @@ from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import (
     RTX_DEFAULT_TARGETS,
     RTX_TARGETS,
-    Flavour,
+    Library,
     TensorRT,
     TensorRTRTX,
 )
@@ -95,7 +95,7 @@ def parents(
 @pytest.mark.parametrize("precision", DTYPES)
 @pytest.mark.parametrize("spec", SHIPPED)
 def test_an_engine_has_the_precision_and_batches_that_were_asked_for(
-    spec: str, precision: Precision, build: str, parents: Any, rtx: Flavour, tmp_path: Path
+    spec: str, precision: Precision, build: str, parents: Any, rtx: Library, tmp_path: Path
 ) -> None:
     weights, parent = parents[spec, precision]
     asked, first = BUILDS[build]
@@ -126,7 +126,7 @@ def test_an_engine_has_the_precision_and_batches_that_were_asked_for(
 
 
 def test_two_profiles_leave_a_gap_and_no_target_is_the_librarys_own_choice(
-    parents: Any, rtx: Flavour, tmp_path: Path
+    parents: Any, rtx: Library, tmp_path: Path
 ) -> None:
     weights, parent = parents["digits", "fp32"]
     made = export_engine(
@@ -138,7 +138,7 @@ def test_two_profiles_leave_a_gap_and_no_target_is_the_librarys_own_choice(
     assert made.engine.options.targets == ()
 
 
-def test_a_target_reaches_the_library(parents: Any, rtx: Flavour, tmp_path: Path) -> None:
+def test_a_target_reaches_the_library(parents: Any, rtx: Library, tmp_path: Path) -> None:
     weights, parent = parents["digits", "fp32"]
     asked = options(targets=("sm_89", "sm_75"))
     with pytest.raises(
@@ -152,7 +152,7 @@ def test_a_target_reaches_the_library(parents: Any, rtx: Flavour, tmp_path: Path
 
 
 def test_an_engine_of_a_static_file_needs_no_profile(
-    static_artifact: Artifact, digits: Weights, rtx: Flavour, tmp_path: Path
+    static_artifact: Artifact, digits: Weights, rtx: Library, tmp_path: Path
 ) -> None:
     made = export_engine(
         static_artifact, digits, tmp_path / "e", kind=rtx.kind, options=options("3")
@@ -165,9 +165,9 @@ def test_an_engine_of_a_static_file_needs_no_profile(
 
 @pytest.mark.parametrize(("batch", "fits"), [("2:4:6", True), ("1:4:6", False), ("2:4:7", False)])
 def test_profiles_must_lie_in_what_the_onnx_file_takes(
-    batch: str, fits: bool, digits: Weights, digits_artifact: Artifact, rtx: Flavour, tmp_path: Path
+    batch: str, fits: bool, digits: Weights, digits_artifact: Artifact, rtx: Library, tmp_path: Path
 ) -> None:
-    parent = relabelled(digits_artifact, tmp_path / "parent", batch=BatchRange.parse("2:4:6"))
+    parent = relabeled(digits_artifact, tmp_path / "parent", batch=BatchRange.parse("2:4:6"))
     if fits:
         assert export_engine(
             parent, digits, tmp_path / "e", kind=rtx.kind, options=options(batch)
@@ -177,7 +177,7 @@ def test_profiles_must_lie_in_what_the_onnx_file_takes(
             export_engine(parent, digits, tmp_path / "e", kind=rtx.kind, options=options(batch))
 
 
-def test_an_engine_can_take_pixels(digits: Weights, rtx: Flavour, tmp_path: Path) -> None:
+def test_an_engine_can_take_pixels(digits: Weights, rtx: Library, tmp_path: Path) -> None:
     parent = export_onnx(
         digits, tmp_path / "onnx", bake_preprocessing=True, precision="fp16", check=False
     )
@@ -203,11 +203,11 @@ def test_an_engine_is_not_replaced_without_force(
 
 @pytest.mark.parametrize("precision", DTYPES)
 def test_a_manifest_that_says_another_precision_is_seen(
-    precision: Precision, parents: Any, rtx: Flavour, tmp_path: Path
+    precision: Precision, parents: Any, rtx: Library, tmp_path: Path
 ) -> None:
     weights, parent = parents["digits", precision]
     other: Precision = "fp32" if precision == "fp16" else "fp16"
-    liar = relabelled(parent, tmp_path / "liar", precision=other)
+    liar = relabeled(parent, tmp_path / "liar", precision=other)
     made = export_engine(liar, weights, tmp_path / "e", kind=rtx.kind, options=options()).manifest
     assert share(made) == 0.0
     assert delivered_line(made).startswith(
@@ -218,7 +218,7 @@ def test_a_manifest_that_says_another_precision_is_seen(
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", DTYPES)
 def test_resnext50_builds_in_seconds_with_every_layer_as_asked(
-    precision: Precision, rtx: Flavour, tmp_path: Path
+    precision: Precision, rtx: Library, tmp_path: Path
 ) -> None:
     weights = load_weights("seeded", "resnext50_32x4d")
     parent = export_onnx(weights, tmp_path / "onnx", precision=precision, check=False)
@@ -292,7 +292,7 @@ HOPPER = Driver(None, 1, "13.0", (Gpu("NVIDIA H200", "9.0"),))
 def test_an_engine_that_can_run_here_is_proven_on_its_own_backend(
     digits: Weights,
     digits_artifact: Artifact,
-    rtx: Flavour,
+    rtx: Library,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     plant_driver: Callable[[Driver], None],
@@ -322,7 +322,7 @@ def test_an_engine_that_can_run_here_is_proven_on_its_own_backend(
 def test_an_engine_that_computes_something_else_is_not_written(
     digits: Weights,
     digits_artifact: Artifact,
-    rtx: Flavour,
+    rtx: Library,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     plant_driver: Callable[[Driver], None],
@@ -341,7 +341,7 @@ def test_an_engine_that_computes_something_else_is_not_written(
 
 
 def test_an_engine_for_other_gpus_than_this_machines_is_built_and_says_that_it_is_unchecked(
-    digits_artifact: Artifact, rtx: Flavour, tmp_path: Path, plant_driver: Callable[[Driver], None]
+    digits_artifact: Artifact, rtx: Library, tmp_path: Path, plant_driver: Callable[[Driver], None]
 ) -> None:
     plant_driver(HOPPER)
     arguments = [
@@ -412,7 +412,7 @@ def broken(parent: Artifact, folder: Path, fault: str) -> Artifact:
     ],
 )
 def test_a_graph_that_the_library_refuses_is_one_line_with_the_node(
-    fault: str, said: str, digits_artifact: Artifact, digits: Weights, rtx: Flavour, tmp_path: Path
+    fault: str, said: str, digits_artifact: Artifact, digits: Weights, rtx: Library, tmp_path: Path
 ) -> None:
     parent = broken(digits_artifact, tmp_path / "onnx", fault)
     with pytest.raises(EngineRefused) as caught:
@@ -458,7 +458,7 @@ def one_line(result: Result) -> str:
 
 
 def test_the_command_builds_into_a_folder_named_after_what_was_asked(
-    elsewhere: Path, rtx: Flavour
+    elsewhere: Path, rtx: Library
 ) -> None:
     asked = ["--batch", "1,4:8:16", "--target", "sm_89,sm_120"]
     result = export("--format", rtx.kind, "--weights", "digits", "--precision", "fp16", *asked)
@@ -477,7 +477,7 @@ def test_the_command_builds_into_a_folder_named_after_what_was_asked(
     assert "resnext-parity --artifact DIR --backend trt-rtx" in result.stdout
 
 
-def test_json_alone_is_on_stdout(elsewhere: Path, rtx: Flavour, digits_artifact: Artifact) -> None:
+def test_json_alone_is_on_stdout(elsewhere: Path, rtx: Library, digits_artifact: Artifact) -> None:
     onnx_file = str(digits_artifact.directory)
     result = export("--format", rtx.kind, "--onnx", onnx_file, "--output", "e", "--json", "-")
     assert result.exit_code == 0, result.output
@@ -486,7 +486,7 @@ def test_json_alone_is_on_stdout(elsewhere: Path, rtx: Flavour, digits_artifact:
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_no_target_is_said_in_words(rtx: Flavour, digits_artifact: Artifact) -> None:
+def test_no_target_is_said_in_words(rtx: Library, digits_artifact: Artifact) -> None:
     result = export("--format", rtx.kind, "--onnx", str(digits_artifact.directory), "--output", "e")
     assert f"built for {RTX_DEFAULT_TARGETS}\n" in result.stdout
 
@@ -528,7 +528,7 @@ def test_no_target_is_said_in_words(rtx: Flavour, digits_artifact: Artifact) -> 
     ],
 )
 def test_an_option_that_does_not_go_is_one_line(
-    arguments: list[str], said: str, elsewhere: Path, rtx: Flavour
+    arguments: list[str], said: str, elsewhere: Path, rtx: Library
 ) -> None:
     result = export("--format", rtx.kind, "--weights", "digits", *arguments)
     assert result.exit_code == 2, result.output
@@ -568,7 +568,7 @@ def test_an_engines_option_is_refused_for_onnx(arguments: list[str], elsewhere: 
     ],
 )
 def test_what_the_onnx_artifact_fixes_cannot_be_asked_for_beside_it(
-    arguments: list[str], rtx: Flavour, digits_artifact: Artifact
+    arguments: list[str], rtx: Library, digits_artifact: Artifact
 ) -> None:
     result = export("--format", rtx.kind, "--onnx", str(digits_artifact.directory), *arguments)
     assert result.exit_code == 2, result.output
@@ -577,7 +577,7 @@ def test_what_the_onnx_artifact_fixes_cannot_be_asked_for_beside_it(
 
 @pytest.mark.usefixtures("elsewhere")
 def test_weights_of_another_network_than_the_artifacts_are_refused(
-    rtx: Flavour, digits_artifact: Artifact
+    rtx: Library, digits_artifact: Artifact
 ) -> None:
     result = export(
         "--format", rtx.kind, "--onnx", str(digits_artifact.directory), "--weights", "seeded"
@@ -587,7 +587,7 @@ def test_weights_of_another_network_than_the_artifacts_are_refused(
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_stripping_without_a_driver_says_so_before_any_work(rtx: Flavour) -> None:
+def test_stripping_without_a_driver_says_so_before_any_work(rtx: Library) -> None:
     result = export("--format", rtx.kind, "--weights", "digits", "--strip-weights")
     assert result.exit_code == 3
     assert "drop --strip-weights" in one_line(result)
@@ -612,9 +612,9 @@ def test_a_word_that_is_no_subcommand_is_one_line() -> None:
 
 
 def absent(
-    flavour: type[Flavour], monkeypatch: pytest.MonkeyPatch, version: str | None = None
+    library: type[Library], monkeypatch: pytest.MonkeyPatch, version: str | None = None
 ) -> None:
-    monkeypatch.setattr(flavour, "version", version)
+    monkeypatch.setattr(library, "version", version)
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -631,7 +631,7 @@ def test_neither_library_is_exit_3_with_both_names(monkeypatch: pytest.MonkeyPat
 
 
 def test_trt_is_rtx_where_only_that_is_installed_and_the_artifact_says_so(
-    elsewhere: Path, rtx: Flavour, digits_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    elsewhere: Path, rtx: Library, digits_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     absent(TensorRT, monkeypatch)
     result = export("--format", "trt", "--onnx", str(digits_artifact.directory))
@@ -651,18 +651,18 @@ def test_tensorrt_itself_takes_no_targets_and_needs_a_gpu(monkeypatch: pytest.Mo
 
 
 def test_a_library_that_is_installed_but_does_not_load_says_so(
-    rtx: Flavour,
+    rtx: Library,
     digits: Weights,
     digits_artifact: Artifact,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from resnext.runtimes.trt import library as trt_flavour
+    from resnext.runtimes.trt import library as trt_library
 
     def no_library(name: str) -> None:
         raise OSError(f"lib{name}.so: cannot open shared object file")
 
-    monkeypatch.setattr(trt_flavour, "import_module", no_library)
+    monkeypatch.setattr(trt_library, "import_module", no_library)
     with pytest.raises(MissingRequirement, match="installed but does not load"):
         export_engine(digits_artifact, digits, tmp_path / "e", kind=rtx.kind, options=options())
     assert list(tmp_path.iterdir()) == []

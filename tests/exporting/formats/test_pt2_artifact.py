@@ -112,12 +112,12 @@ def test_baked_preprocessing_is_proven_on_pixels(
 ) -> None:
     model = load_model(digits)
 
-    def normalised(pixels: torch.Tensor) -> torch.Tensor:
+    def normalized(pixels: torch.Tensor) -> torch.Tensor:
         assert pixels.dtype == torch.uint8
-        return model(torch.from_numpy(digits.preprocessing.normalise(pixels.numpy())))  # type: ignore[no-any-return]  # torch
+        return model(torch.from_numpy(digits.preprocessing.normalize(pixels.numpy())))  # type: ignore[no-any-return]  # torch
 
     def make(*_: object) -> FakeLoader:
-        loaders.append(FakeLoader(normalised))
+        loaders.append(FakeLoader(normalized))
         return loaders[-1]
 
     monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", make)

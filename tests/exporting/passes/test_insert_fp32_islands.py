@@ -18,7 +18,7 @@ from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import EngineOptions
 from resnext.errors import BadArtifact, EngineRefused, UnknownName, UsageError
 from resnext.images.synthetic import seeded_pixels
-from resnext.runtimes.trt.library import FLAVOURS
+from resnext.runtimes.trt.library import LIBRARIES
 from resnext.weights.spec import Weights
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
 from resnext_export.passes.base import run_pass
@@ -68,7 +68,7 @@ def bf16(fp16: onnx.ModelProto) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def images(digits: Weights) -> NDArray[np.float32]:
-    return digits.preprocessing.normalise(seeded_pixels(digits.config, 5))
+    return digits.preprocessing.normalize(seeded_pixels(digits.config, 5))
 
 
 def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -355,7 +355,9 @@ def build(proto: onnx.ModelProto) -> None:
     pytest.importorskip("tensorrt_rtx")
     options = EngineOptions(profiles=(BatchRange(min=1, opt=8, max=16),), targets=("sm_89",))
     shapes = {"input": (None, 1, 8, 8)}
-    built = engine_from_onnx(proto.SerializeToString(), FLAVOURS["trt-rtx"], options, shapes=shapes)
+    built = engine_from_onnx(
+        proto.SerializeToString(), LIBRARIES["trt-rtx"], options, shapes=shapes
+    )
     assert built.data
 
 

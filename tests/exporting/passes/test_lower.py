@@ -25,7 +25,7 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.network.config import variant
 from resnext.runtimes.delivered import delivered_from_engine
 from resnext.runtimes.pytorch.session import reference_logits
-from resnext.runtimes.trt.library import FLAVOURS
+from resnext.runtimes.trt.library import LIBRARIES
 from resnext.verify.delivered import delivered_share
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
@@ -67,7 +67,7 @@ def pixels(digits: Weights) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def images(digits: Weights, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return digits.preprocessing.normalise(pixels)
+    return digits.preprocessing.normalize(pixels)
 
 
 def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -197,7 +197,7 @@ def test_all_arithmetic_is_in_half_precision(
 
 @both
 @each_io
-def test_baked_normalisation_stays_in_float32(
+def test_baked_normalization_stays_in_float32(
     precision: HalfPrecision, native_io: bool, baked: onnx.ModelProto
 ) -> None:
     lowered = run_pass(Lower(precision, native_io=native_io), baked).proto
@@ -527,7 +527,7 @@ def test_a_converter_that_skips_a_constant_is_caught(
 
 
 def shared_with_float32(baked: onnx.ModelProto) -> onnx.ModelProto:
-    """The normalisation divides by the classifier's first bias too, so one constant lies on both
+    """The normalization divides by the classifier's first bias too, so one constant lies on both
     sides.
     """
     shared = copy_of(baked)
@@ -657,7 +657,7 @@ def build(proto: onnx.ModelProto, shape: tuple[int, ...], target: str = "sm_89")
     pytest.importorskip("tensorrt_rtx")
     options = EngineOptions(profiles=(BatchRange(min=1, opt=8, max=16),), targets=(target,))
     return engine_from_onnx(
-        proto.SerializeToString(), FLAVOURS["trt-rtx"], options, shapes={"input": (None, *shape)}
+        proto.SerializeToString(), LIBRARIES["trt-rtx"], options, shapes={"input": (None, *shape)}
     )
 
 
@@ -714,7 +714,7 @@ def test_resnext50_is_lowered_and_built_whole(
         assert delivered(build(lowered, (3, 224, 224), target), weights, precision) == 1.0
     if native_io:
         return
-    images = weights.preprocessing.normalise(seeded_pixels(weights.config, 2))
+    images = weights.preprocessing.normalize(seeded_pixels(weights.config, 2))
     want = run_eager(rounded_eager(weights, fp32, DTYPES[precision]), images)
     wide = exact(lowered)
     assert error(want, logits(wide, images)) < EXACT_50

@@ -25,7 +25,7 @@ from resnext.network.config import variant
 from resnext.network.forms import merge_model_groups, merged_macs
 from resnext.network.model import Bottleneck
 from resnext.precision import Precision
-from resnext.runtimes.trt.library import FLAVOURS
+from resnext.runtimes.trt.library import LIBRARIES
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
 from resnext_export.passes import merge_groups as converter
@@ -54,7 +54,7 @@ def fp16(digits: Weights) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def images(digits: Weights) -> NDArray[np.float32]:
-    return digits.preprocessing.normalise(seeded_pixels(digits.config, 5))
+    return digits.preprocessing.normalize(seeded_pixels(digits.config, 5))
 
 
 def exported(weights: Weights, precision: Precision) -> onnx.ModelProto:
@@ -499,7 +499,9 @@ def build(proto: onnx.ModelProto) -> None:
     pytest.importorskip("tensorrt_rtx")
     options = EngineOptions(profiles=(BatchRange(min=1, opt=8, max=16),), targets=("sm_89",))
     shapes = {"input": (None, 1, 8, 8)}
-    built = engine_from_onnx(proto.SerializeToString(), FLAVOURS["trt-rtx"], options, shapes=shapes)
+    built = engine_from_onnx(
+        proto.SerializeToString(), LIBRARIES["trt-rtx"], options, shapes=shapes
+    )
     assert built.data
 
 

@@ -34,7 +34,7 @@ FORMS = ("fp32", "trt", "ort", "openvino", "fp8")
 def digits_forms(digits: Weights, digits_artifact: Artifact) -> dict[str, onnx.ModelProto]:
     """The shipped network in every form that this package exports."""
     fp32 = onnx.load(digits_artifact.path)
-    images = digits.preprocessing.normalise(seeded_pixels(digits.config, 16))
+    images = digits.preprocessing.normalize(seeded_pixels(digits.config, 16))
     ranges = calibrate(digits_artifact.path, [images], source="test images", source_sha256="a" * 64)
     forms = {
         runtime: run_pass(QuantizeInt8(ranges, runtime), fp32).proto

@@ -30,7 +30,7 @@ Plant = Callable[[ResNeXt, Weights], nn.Module]
 
 
 def groups_rotated_by_one(model: ResNeXt, _weights: Weights) -> nn.Module:
-    """One grouped convolution takes each group's filters from its neighbour."""
+    """One grouped convolution takes each group's filters from its neighbor."""
     conv = _block(model, -1).conv2
     conv.weight.copy_(torch.roll(conv.weight, conv.out_channels // conv.groups, dims=0))
     return model
@@ -43,7 +43,7 @@ def batch_norm_epsilon(model: ResNeXt, _weights: Weights) -> nn.Module:
     return model
 
 
-def input_not_normalised(model: ResNeXt, weights: Weights) -> nn.Module:
+def input_not_normalized(model: ResNeXt, weights: Weights) -> nn.Module:
     """The network is given pixels scaled to 0..1, mean and standard deviation forgotten."""
     mean = torch.tensor(weights.preprocessing.mean).reshape(1, -1, 1, 1)
     std = torch.tensor(weights.preprocessing.std).reshape(1, -1, 1, 1)
@@ -84,7 +84,7 @@ FAULTS: dict[str, Plant] = {
     for plant in (
         groups_rotated_by_one,
         batch_norm_epsilon,
-        input_not_normalised,
+        input_not_normalized,
         height_and_width_swapped,
         train_mode_batch_norm,
         one_weight_changed,
@@ -117,7 +117,7 @@ class After(nn.Module):
 
 
 class BatchStatistics(nn.Module):
-    """A batch norm that normalises by the batch it is given, as train mode does."""
+    """A batch norm that normalizes by the batch it is given, as train mode does."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()

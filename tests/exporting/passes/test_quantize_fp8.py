@@ -23,7 +23,7 @@ from resnext.errors import BadInput, EngineRefused
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import Gate
 from resnext.runtimes.delivered import delivered_from_engine
-from resnext.runtimes.trt.library import FLAVOURS
+from resnext.runtimes.trt.library import LIBRARIES
 from resnext.verify.delivered import undelivered
 from resnext.verify.parity import Parity, compare
 from resnext.weights.spec import Weights, load_weights
@@ -68,7 +68,7 @@ def images(digits: Weights) -> NDArray[np.float32]:
     from resnext.images.sources import image_source
 
     source = image_source("digits", digits.preprocessing, split="test")
-    return digits.preprocessing.normalise(source.pixels(0, len(source)))
+    return digits.preprocessing.normalize(source.pixels(0, len(source)))
 
 
 @pytest.fixture(scope="module")
@@ -391,7 +391,9 @@ def build(proto: onnx.ModelProto, weights: Weights, target: str) -> tuple[tuple[
     config = weights.config
     options = EngineOptions(profiles=(BatchRange(min=1, opt=8, max=16),), targets=(target,))
     shapes = {"input": (None, config.in_channels, *config.input_size)}
-    built = engine_from_onnx(proto.SerializeToString(), FLAVOURS["trt-rtx"], options, shapes=shapes)
+    built = engine_from_onnx(
+        proto.SerializeToString(), LIBRARIES["trt-rtx"], options, shapes=shapes
+    )
     return undelivered(delivered_from_engine(built.layers, "GPU"), config, "float8_e4m3fn")
 
 
@@ -435,7 +437,7 @@ def test_types_that_do_not_hold_together_are_refused(
 def test_resnext50_is_float8_but_for_its_narrow_groups(tmp_path: Any) -> None:
     weights = load_weights("seeded", "resnext50_32x4d")
     artifact = export_onnx(weights, tmp_path / "artifact", check=False)
-    pixels = weights.preprocessing.normalise(seeded_pixels(weights.config, 4, seed=1))
+    pixels = weights.preprocessing.normalize(seeded_pixels(weights.config, 4, seed=1))
     proto = onnx.load(artifact.path)
     ranges = calibrate(artifact.path, [pixels], source="seeded", source_sha256="a" * 64)
     quantized, _, left, _ = run_pass(QuantizeFp8(ranges), proto)

@@ -26,7 +26,7 @@ from resnext.errors import BadInput, MissingRequirement, ResnextError, UsageErro
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import Gate
 from resnext.runtimes.delivered import delivered_from_engine
-from resnext.runtimes.trt.library import FLAVOURS
+from resnext.runtimes.trt.library import LIBRARIES
 from resnext.verify.delivered import delivered_share, undelivered
 from resnext.verify.parity import Parity, compare
 from resnext.weights.spec import Weights, load_weights
@@ -59,7 +59,7 @@ def images(digits: Weights) -> NDArray[np.float32]:
     from resnext.images.sources import image_source
 
     source = image_source("digits", digits.preprocessing, split="test")
-    return digits.preprocessing.normalise(source.pixels(0, len(source)))
+    return digits.preprocessing.normalize(source.pixels(0, len(source)))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def ranges(digits: Weights, digits_artifact: Artifact) -> Ranges:
     from resnext.images.sources import image_source
 
     source = image_source("digits", digits.preprocessing, split="calibration", limit=256)
-    return ranges_of(digits_artifact.path, digits.preprocessing.normalise(source.pixels(0, 256)))
+    return ranges_of(digits_artifact.path, digits.preprocessing.normalize(source.pixels(0, 256)))
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,7 @@ def test_calibration_on_dull_noise_is_caught(
     images: NDArray[Any],
 ) -> None:
     noise = np.random.default_rng(0).integers(118, 138, (64, 8, 8, 1)).astype(np.uint8)
-    poor = ranges_of(digits_artifact.path, digits.preprocessing.normalise(noise))
+    poor = ranges_of(digits_artifact.path, digits.preprocessing.normalize(noise))
     assert not judged(fp32, run_pass(QuantizeInt8(poor, runtime), fp32).proto, images).passed
 
 
@@ -451,7 +451,9 @@ def delivered(
     config = weights.config
     options = EngineOptions(profiles=(BatchRange(min=1, opt=8, max=16),), targets=targets)
     shapes = {"input": (None, config.in_channels, *config.input_size)}
-    built = engine_from_onnx(proto.SerializeToString(), FLAVOURS["trt-rtx"], options, shapes=shapes)
+    built = engine_from_onnx(
+        proto.SerializeToString(), LIBRARIES["trt-rtx"], options, shapes=shapes
+    )
     return delivered_from_engine(built.layers, "GPU")
 
 
@@ -497,7 +499,7 @@ def test_a_dead_channel_stays_dead(
 def test_resnext50_is_integers_in_all_three_runtimes(tmp_path: Path) -> None:
     weights = load_weights("seeded", "resnext50_32x4d")
     artifact = export_onnx(weights, tmp_path / "artifact", check=False)
-    images = weights.preprocessing.normalise(seeded_pixels(weights.config, 6, seed=1))
+    images = weights.preprocessing.normalize(seeded_pixels(weights.config, 6, seed=1))
     ranges = ranges_of(artifact.path, images)
     proto = onnx.load(artifact.path)
     gate = Gate(max_error=1.0, min_cosine=0.95, min_top1=0.0, max_error_ratio=np.inf)

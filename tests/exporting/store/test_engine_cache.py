@@ -18,7 +18,7 @@ from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.artifact.records import EngineOptions
 from resnext.errors import MissingRequirement
 from resnext.machine.cuda_driver import Driver, Gpu
-from resnext.runtimes.trt.library import Flavour, TensorRT, TensorRTRTX
+from resnext.runtimes.trt.library import Library, TensorRT, TensorRTRTX
 from resnext.weights.spec import Weights
 from resnext_export import proof, store
 from resnext_export.formats.tensorrt import machine_facts
@@ -46,7 +46,7 @@ ADA = Driver(None, 1, "13.0", (Gpu("NVIDIA L4", "8.9"),))
 
 @pytest.fixture
 def get(
-    rtx: Flavour, digits: Weights, digits_artifact: Artifact, tmp_path: Path
+    rtx: Library, digits: Weights, digits_artifact: Artifact, tmp_path: Path
 ) -> Callable[..., Stored]:
     def get(
         parent: Artifact = digits_artifact, options: EngineOptions = OPTIONS, **more: Any
@@ -105,7 +105,7 @@ def test_another_version_of_the_library_builds_anew(
 
 
 def test_another_gpu_or_driver_is_another_machine(
-    rtx: Flavour, plant_driver: Callable[[Driver], None]
+    rtx: Library, plant_driver: Callable[[Driver], None]
 ) -> None:
     drivers = [
         Driver("none"),
@@ -142,7 +142,7 @@ def test_a_damaged_entry_is_built_again(damage: str, get: Callable[..., Stored])
 
 
 def test_two_processes_at_a_time_build_it_once(
-    rtx: Flavour, digits_artifact: Artifact, tmp_path: Path
+    rtx: Library, digits_artifact: Artifact, tmp_path: Path
 ) -> None:
     script = (
         "import sys; from pathlib import Path\nfrom resnext.artifact.files import"

@@ -9,12 +9,12 @@ from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import EngineOptions
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver
-from resnext.runtimes.trt.library import Flavour
+from resnext.runtimes.trt.library import Library
 from resnext_export.tensorrt.acceptance import check_onnx
 
 
 def test_the_driver_is_asked_once(
-    rtx: Flavour, digits_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    rtx: Library, digits_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     questions = []
 

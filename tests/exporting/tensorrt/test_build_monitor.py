@@ -1,4 +1,4 @@
-"""Progress of a build by phase and parent, and cancelling it: Ctrl-C waits for the library and
+"""Progress of a build by phase and parent, and canceling it: Ctrl-C waits for the library and
 leaves nothing.
 """
 
@@ -21,9 +21,9 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import EngineOptions
 from resnext.errors import EngineRefused
-from resnext.runtimes.trt.library import Flavour
+from resnext.runtimes.trt.library import Library
 from resnext_export.tensorrt.engine_from_onnx import BuiltEngine, engine_from_onnx
-from resnext_export.tensorrt.progress import BuildWatch, build_bars, run_cancellable
+from resnext_export.tensorrt.progress import BuildWatch, build_bars, run_cancelable
 
 Said = list[tuple[str, "str | None", int, int]]
 
@@ -54,10 +54,10 @@ def watched() -> tuple[BuildWatch, Bars, Said]:
     return BuildWatch(bars, lambda *step: said.append(step)), bars, said  # type: ignore[arg-type]  # the stand-in
 
 
-def build(flavour: Flavour, parent: Artifact, watch: BuildWatch) -> BuiltEngine:
+def build(library: Library, parent: Artifact, watch: BuildWatch) -> BuiltEngine:
     options = EngineOptions(profiles=(BatchRange.parse("1:8:64"),))
     return engine_from_onnx(
-        parent.path, flavour, options, shapes={"input": (None, 1, 8, 8)}, watch=watch
+        parent.path, library, options, shapes={"input": (None, 1, 8, 8)}, watch=watch
     )
 
 
@@ -156,17 +156,17 @@ def test_phases_that_never_began_are_passed_over() -> None:
     assert (bars.made, said) == ([], [])
 
 
-def test_a_cancelled_build_is_told_so_at_its_next_step() -> None:
+def test_a_canceled_build_is_told_so_at_its_next_step() -> None:
     watch, _, _ = watched()
     watch.start("timing", None, 2)
-    watch.cancelled = True
+    watch.canceled = True
     assert [watch.step("timing", 0), watch.step("another", 0)] == [False, False]
 
 
 # ---- a real build
 
 
-def test_a_real_build_reports_its_phases(rtx: Flavour, digits_artifact: Artifact) -> None:
+def test_a_real_build_reports_its_phases(rtx: Library, digits_artifact: Artifact) -> None:
     watch, bars, said = watched()
     assert build(rtx, digits_artifact, watch).data
     assert said[0][:3] == ("Building engine", None, 0)
@@ -187,7 +187,7 @@ class Terminal(io.StringIO):
 
 
 def test_bars_come_and_go_on_a_terminal(
-    rtx: Flavour, digits_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    rtx: Library, digits_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -207,31 +207,31 @@ def test_bars_come_and_go_on_a_terminal(
 
 
 def test_nothing_is_drawn_elsewhere(
-    rtx: Flavour, digits_artifact: Artifact, capfd: pytest.CaptureFixture[str]
+    rtx: Library, digits_artifact: Artifact, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with build_bars() as watch:
         build(rtx, digits_artifact, watch)
     assert capfd.readouterr() == ("", "")
 
 
-# ---- cancelling
+# ---- canceling
 
 
-def test_a_cancelled_build_stops_with_an_error(rtx: Flavour, digits_artifact: Artifact) -> None:
+def test_a_canceled_build_stops_with_an_error(rtx: Library, digits_artifact: Artifact) -> None:
     steps = []
 
     def cancel(*step: object) -> None:
         steps.append(step)
-        watch.cancelled = True
+        watch.canceled = True
 
     watch = BuildWatch(None, cancel)
     with pytest.raises(EngineRefused, match=r"(?i)cancel"):
         build(rtx, digits_artifact, watch)
-    cancelled_after = len(steps)
+    canceled_after = len(steps)
     steps.clear()
     watch = BuildWatch(None, lambda *step: steps.append(step))
     build(rtx, digits_artifact, watch)
-    assert cancelled_after < len(steps) / 2
+    assert canceled_after < len(steps) / 2
 
 
 @pytest.mark.parametrize("interruptions", [1, 2])
@@ -242,13 +242,13 @@ def test_an_interruption_cancels_waits_for_the_work_and_goes_its_way(interruptio
         for _ in range(interruptions):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.2)  # as long as a step of the library may take
-        while not watch.cancelled:
+        while not watch.canceled:
             time.sleep(0.01)
         time.sleep(0.2)
         ended.append(True)
 
     with pytest.raises(KeyboardInterrupt):
-        run_cancellable(work, watch)
+        run_cancelable(work, watch)
     assert ended == [True]
 
 
@@ -264,16 +264,16 @@ def test_an_interruption_before_the_work_begins_keeps_it_from_beginning(
 
     monkeypatch.setattr(threading.Thread, "start", interrupted_start)
     with pytest.raises(KeyboardInterrupt):
-        run_cancellable(lambda: ran.append(True), BuildWatch())
+        run_cancelable(lambda: ran.append(True), BuildWatch())
     time.sleep(0.1)
     assert ran == []
     assert "trt-build" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_work_gives_its_outcome_or_its_error() -> None:
-    assert run_cancellable(lambda: threading.current_thread().name, BuildWatch()) == "trt-build"
+    assert run_cancelable(lambda: threading.current_thread().name, BuildWatch()) == "trt-build"
     with pytest.raises(ZeroDivisionError):
-        run_cancellable(lambda: 1 // 0, BuildWatch())
+        run_cancelable(lambda: 1 // 0, BuildWatch())
 
 
 #: A command whose build says that it is under way; ``delay`` seconds a step, for builds that are
@@ -332,7 +332,7 @@ def fifth_step(said: Any) -> None:
 
 
 def test_an_interrupted_command_leaves_nothing(
-    rtx: Flavour, digits_artifact: Artifact, tmp_path: Path
+    rtx: Library, digits_artifact: Artifact, tmp_path: Path
 ) -> None:
     arguments = ["--format", rtx.kind, "--onnx", str(digits_artifact.directory)]
     code, errors = interrupted(0.05, arguments, tmp_path, fifth_step)
@@ -342,7 +342,7 @@ def test_an_interrupted_command_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_an_interrupted_build_of_resnext50_leaves_nothing(rtx: Flavour, tmp_path: Path) -> None:
+def test_an_interrupted_build_of_resnext50_leaves_nothing(rtx: Library, tmp_path: Path) -> None:
     def when(said: Any) -> None:
         while "Optimizing graph" not in said.readline():
             pass

@@ -22,7 +22,7 @@ from resnext.artifact.records import EngineOptions, Fallback
 from resnext.errors import EngineRefused, GateFailed, NoKernel, UsageError
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.runtimes.delivered import delivered_from_engine
-from resnext.runtimes.trt.library import Flavour, TensorRTRTX
+from resnext.runtimes.trt.library import Library, TensorRTRTX
 from resnext.runtimes.trt.log import Log, captured
 from resnext.verify.delivered import undelivered
 from resnext.weights.spec import Weights
@@ -311,7 +311,7 @@ def first_grouped(trt: Any, network: Any) -> str | None:
 
 @pytest.fixture
 def refuse(
-    rtx: Flavour, monkeypatch: pytest.MonkeyPatch
+    rtx: Library, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[Any, Any], str | None]], None]:
     real = rtx.load()
 
@@ -425,10 +425,10 @@ def test_stripped_weights_and_a_changed_graph_do_not_go_together(
     real = engine_from_onnx._configured
 
     def keep_weights(
-        trt: Any, builder: Any, flavour: Any, options: EngineOptions, shapes: Any
+        trt: Any, builder: Any, library: Any, options: EngineOptions, shapes: Any
     ) -> Any:
         return real(
-            trt, builder, flavour, options.model_copy(update={"strip_weights": False}), shapes
+            trt, builder, library, options.model_copy(update={"strip_weights": False}), shapes
         )
 
     monkeypatch.setattr(
@@ -447,7 +447,7 @@ def test_stripped_weights_and_a_changed_graph_do_not_go_together(
 
 
 @pytest.fixture(scope="module")
-def parsed(rtx: Flavour, fp16_artifact: Artifact) -> Iterator[tuple[Any, Any]]:
+def parsed(rtx: Library, fp16_artifact: Artifact) -> Iterator[tuple[Any, Any]]:
     trt = rtx.load()
     with captured(trt) as (logger, _):
         builder = trt.Builder(logger)

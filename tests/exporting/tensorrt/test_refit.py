@@ -65,7 +65,7 @@ class Error:
 
 
 class Library:
-    """A flavour and its module in one: says yes to everything but ``refuses``."""
+    """A library and its module in one: says yes to everything but ``refuses``."""
 
     title = "TensorRT"
     __name__ = "planted"
@@ -227,7 +227,7 @@ class Planted:
         self.proven: list[str] = []
 
     def refit(
-        self, data: bytes, onnx_data: bytes, _flavour: object, options: EngineOptions
+        self, data: bytes, onnx_data: bytes, _library: object, options: EngineOptions
     ) -> bytes:
         self.given.append((data, onnx.load_from_string(onnx_data), options))
         return self.data

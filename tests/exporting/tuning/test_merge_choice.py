@@ -381,7 +381,7 @@ def test_a_quantized_network_gives_the_same_logits(
     runtime: Runtime, digits: Weights, digits_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino" if runtime == "openvino" else "onnxruntime")
-    images = digits.preprocessing.normalise(seeded_pixels(digits.config, 16))
+    images = digits.preprocessing.normalize(seeded_pixels(digits.config, 16))
     ranges = calibrate(digits_artifact.path, [images], source="test images", source_sha256="a" * 64)
     proto = run_pass(QuantizeInt8(ranges, runtime), onnx.load(digits_artifact.path)).proto
     eager(monkeypatch)

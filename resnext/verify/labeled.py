@@ -1,4 +1,4 @@
-"""Labelled images for a whole benchmark: selected, checked and run through PyTorch once, before
+"""Labeled images for a whole benchmark: selected, checked and run through PyTorch once, before
 any timing.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from resnext.weights.spec import Weights
 
 
-class Labelled:
+class Labeled:
     """Test images of one source with PyTorch's float32 logits for them.
 
     Logits are stored by chunk in the cache, so that an interrupted run resumes where it stopped.

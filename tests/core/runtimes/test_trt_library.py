@@ -21,21 +21,21 @@ from resnext.artifact.specs import BatchRange
 from resnext.errors import MissingRequirement, UsageError
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.machine.machine import this_platform
-from resnext.runtimes.trt import library as trt_flavour
+from resnext.runtimes.trt import library as trt_library
 from resnext.runtimes.trt.library import (
-    FLAVOURS,
+    LIBRARIES,
     RTX_TARGETS,
     EngineKind,
     TensorRTRTX,
-    flavour_for,
-    flavour_of,
+    library_for,
+    library_of,
     require_driver,
 )
 from resnext.runtimes.trt.log import Log, captured, shorten
 
 NONE = Driver("the NVIDIA driver is not installed (no libcuda.so.1)")
 H200 = Driver(None, 1, "13.0", (Gpu("NVIDIA H200", "9.0"),))
-TRT, RTX = FLAVOURS["trt"], FLAVOURS["trt-rtx"]
+TRT, RTX = LIBRARIES["trt"], LIBRARIES["trt-rtx"]
 
 
 def options(**given: Any) -> EngineOptions:
@@ -45,11 +45,11 @@ def options(**given: Any) -> EngineOptions:
 # ---- what each can build
 
 
-def test_every_flavour_is_in_the_table_under_its_own_kind() -> None:
-    assert tuple(FLAVOURS) == get_args(EngineKind)
-    for flavour in FLAVOURS.values():
-        assert flavour_of(flavour.package) is flavour
-    assert all(flavour.kind == kind for kind, flavour in FLAVOURS.items())
+def test_every_library_is_in_the_table_under_its_own_kind() -> None:
+    assert tuple(LIBRARIES) == get_args(EngineKind)
+    for library in LIBRARIES.values():
+        assert library_of(library.package) is library
+    assert all(library.kind == kind for kind, library in LIBRARIES.items())
 
 
 @pytest.mark.parametrize(
@@ -207,24 +207,24 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Install:
                 raise PackageNotFoundError(name)
             return packages[name]
 
-        monkeypatch.setattr(trt_flavour, "version", version)
+        monkeypatch.setattr(trt_library, "version", version)
 
     return install
 
 
 def test_trt_means_tensorrt_rtx_where_only_that_is_installed(installed: Install) -> None:
     installed(tensorrt_rtx="1.7.1.116")
-    assert flavour_for("trt") is RTX
-    assert flavour_for("trt-rtx") is RTX
+    assert library_for("trt") is RTX
+    assert library_for("trt-rtx") is RTX
     installed(tensorrt_rtx="1.7.1.116", tensorrt="11.4.0.106")
-    assert flavour_for("trt") is TRT
-    assert flavour_for("trt-rtx") is RTX
+    assert library_for("trt") is TRT
+    assert library_for("trt-rtx") is RTX
     installed(tensorrt="11.4.0.106")
-    assert flavour_for("trt") is TRT
+    assert library_for("trt") is TRT
     with pytest.raises(
         MissingRequirement, match=r"TensorRT-RTX is not installed; pip install tensorrt_rtx$"
     ):
-        flavour_for("trt-rtx")
+        library_for("trt-rtx")
 
 
 def test_where_neither_is_installed_both_ways_out_are_told(installed: Install) -> None:
@@ -232,7 +232,7 @@ def test_where_neither_is_installed_both_ways_out_are_told(installed: Install) -
     with pytest.raises(
         MissingRequirement, match=r"pip install tensorrt \(or tensorrt_rtx, .*without a GPU\)"
     ):
-        flavour_for("trt")
+        library_for("trt")
 
 
 @pytest.mark.parametrize(
@@ -265,13 +265,13 @@ def test_the_platform_is_named_by_system_and_processor() -> None:
 
 
 def test_without_a_driver_what_works_here_is_told() -> None:
-    for flavour in FLAVOURS.values():
+    for library in LIBRARIES.values():
         with pytest.raises(
             MissingRequirement,
-            match=f"^{flavour.title} runs on an NVIDIA GPU only: .*`backend` torch",
+            match=f"^{library.title} runs on an NVIDIA GPU only: .*`backend` torch",
         ):
-            require_driver(flavour, NONE)
-        require_driver(flavour, H200)
+            require_driver(library, NONE)
+        require_driver(library, H200)
 
 
 # ---- loading
@@ -313,18 +313,18 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
     return install
 
 
-@pytest.mark.parametrize("kind", FLAVOURS)
+@pytest.mark.parametrize("kind", LIBRARIES)
 @pytest.mark.parametrize("why", BROKEN)
 def test_a_library_that_does_not_load_is_named_with_the_way_out(
     broken: Callable[[str, str | None], None], kind: EngineKind, why: str
 ) -> None:
-    flavour = FLAVOURS[kind]
+    library = LIBRARIES[kind]
     source, told, fix = BROKEN[why]
-    broken(flavour.package, source)
+    broken(library.package, source)
     with pytest.raises(MissingRequirement) as failed:
-        flavour.load()
+        library.load()
     text = str(failed.value)
-    assert text.startswith(flavour.title)
+    assert text.startswith(library.title)
     assert told in text
     assert fix in text
     assert failed.value.exit_code == 3
@@ -340,8 +340,8 @@ def test_what_loads_is_the_module(broken: Callable[[str, str | None], None]) -> 
 
 def test_nothing_is_imported_before_it_is_needed() -> None:
     script = (
-        "import sys; from resnext.runtimes.trt.library import FLAVOURS; "
-        "[(f.version, f.cuda) for f in FLAVOURS.values()]; "
+        "import sys; from resnext.runtimes.trt.library import LIBRARIES; "
+        "[(f.version, f.cuda) for f in LIBRARIES.values()]; "
         "sys.exit(any(name.startswith(('tensorrt', 'torch')) for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
@@ -361,7 +361,7 @@ def test_a_command_ends_with_3_where_the_library_does_not_load(
     script = (
         f"{block}from resnext.runtimes.trt import library\n"
         # metadata is there, the library is not
-        "library.Flavour.version = property(lambda self: '1.7.1.116')\n"
+        "library.Library.version = property(lambda self: '1.7.1.116')\n"
         "from resnext_export.cli.export import main\n"
         f"main(['check-trt', {str(onnx)!r}])\n"
     )
@@ -453,7 +453,7 @@ def test_the_first_telling_line_is_the_reason() -> None:
 class Library:
     """What `captured` needs of a library."""
 
-    __name__ = "library_of_test_trt_flavour"
+    __name__ = "library_of_test_trt_library"
 
     class ILogger:
         Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2, INFO=3, VERBOSE=4)
