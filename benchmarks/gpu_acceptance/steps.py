@@ -132,8 +132,8 @@ def smoke(bench: Bench) -> None:
     """The product's own sessions on the shipped digits network: every switch once, each against
     float64.
     """
-    from resnext.runtimes.pytorch.session import reference_logits
     from resnext.runtimes.registry import SessionOptions, open_session
+    from resnext.verify.eager import reference_logits
     from resnext.verify.parity import gate_for
     from resnext.weights.spec import load_weights
 
@@ -398,7 +398,7 @@ def _ort_cell(
     batch: int,
     switches: tuple[int, int, int],
 ) -> None:
-    from resnext.verify.reference import cached_reference_logits
+    from resnext.verify.eager import cached_reference_logits
 
     tf32, nhwc, graph = switches
     native = ort.SessionOptions()

@@ -226,7 +226,7 @@ def reference_logits_for(
     """
     import torch
 
-    from resnext.runtimes.pytorch.session import reference_logits
+    from resnext.verify.eager import reference_logits
 
     _check_pixels(source, weights.preprocessing)
     key = logits_key(

@@ -1,21 +1,8 @@
-"""PyTorch's logits for a set of images: the reference, and the baseline of each precision.
-
-`Reference` computes each image at each precision once. Logits are also cached image by image on
-disk: float64 takes seconds for each image of a large network, and eager float16 half a minute on a
-processor without instructions for it. A cached file holds one image's logits behind a digest of
-them and of their key; a damaged or renamed file is computed again.
-"""
+"""The comparison with PyTorch: the reference, and the baseline of each precision, computed once."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import io
-import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,20 +10,13 @@ from numpy.typing import NDArray
 
 from resnext.errors import GateFailed
 from resnext.precision import NUMERICS
-from resnext.storage import cache_folder, write_whole
-from resnext.version import __version__
 
 from .parity import Parity, compare, discriminates, gate_for, gate_of
 
 if TYPE_CHECKING:
-    import torch
-
     from resnext.artifact.files import Artifact
     from resnext.artifact.manifest import Manifest
     from resnext.weights.spec import Weights
-
-FORMAT_VERSION = 1
-_DIGEST_BYTES = 32
 
 
 class Reference:
@@ -75,6 +55,8 @@ class Reference:
             N x classes, of ``dtype``; float32 for bfloat16.
         """
         import torch
+
+        from .eager import cached_reference_logits
 
         def compute(missing: list[int]) -> NDArray[Any]:
             return cached_reference_logits(
@@ -189,89 +171,3 @@ class Reference:
         if missing := [row for row in dict.fromkeys(rows) if row not in logits]:
             logits.update(zip(missing, compute(missing), strict=True))
         return np.stack([logits[row] for row in rows])
-
-
-def cached_reference_logits(
-    weights: Weights, images: NDArray[np.float32], dtype: torch.dtype
-) -> NDArray[Any]:
-    """`resnext.runtimes.pytorch.session.reference_logits`, with a cache on disk.
-
-    The key has weights, configuration, image, element type, the versions and threads of PyTorch and
-    this toolkit, the model's source, and the processor's instructions; the last bits also depend on
-    the other images of the batch. A cache folder that is missing or cannot be read or written is no
-    error.
-
-    Args:
-        weights: the network.
-        images: N x C x H x W, preprocessed.
-        dtype: precision that weights and arithmetic are promoted to.
-
-    Returns:
-        N x classes, of ``dtype``; float32 for bfloat16.
-    """
-    from resnext.runtimes.pytorch import session
-
-    try:
-        folder = cache_folder() / "references" / _key(weights, dtype)
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-    ):  # no platformdirs, no source of the model, or no home folder
-        return session.reference_logits(weights, images, dtype)
-    paths = [folder / f"{hashlib.sha256(image.tobytes()).hexdigest()[:32]}.npy" for image in images]
-    rows = [_read(path, weights.config.num_classes) for path in paths]
-    if missing := [index for index, logits in enumerate(rows) if logits is None]:
-        for index, logits in zip(
-            missing, session.reference_logits(weights, images[missing], dtype), strict=True
-        ):
-            rows[index] = logits
-            _write(paths[index], logits)
-    return np.stack([logits for logits in rows if logits is not None])
-
-
-def _key(weights: Weights, dtype: torch.dtype) -> str:
-    import torch
-
-    from resnext.network import model
-    from resnext.runtimes.pt2.record import cpu_flags
-
-    facts = {
-        "format": FORMAT_VERSION,
-        "weights": weights.sha256,
-        "config": asdict(weights.config),
-        "dtype": str(dtype),
-        "toolkit": __version__,
-        "model": inspect.getsource(
-            model
-        ),  # or a fixed model would be compared with logits of the broken one
-        "torch": str(torch.__version__),
-        "threads": torch.get_num_threads(),  # sums are split among them, which the last bits show
-        # PyTorch's levels do not distinguish AVX512-FP16, with which oneDNN computes differently.
-        "processor": [torch.backends.cpu.get_cpu_capability(), *sorted(cpu_flags())],
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _read(path: Path, classes: int) -> NDArray[Any] | None:
-    try:
-        data = path.read_bytes()
-        if _digest(path, data[_DIGEST_BYTES:]) != data[:_DIGEST_BYTES]:
-            return None
-        logits: NDArray[Any] = np.load(io.BytesIO(data[_DIGEST_BYTES:]), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return logits if logits.shape == (classes,) else None
-
-
-def _digest(path: Path, data: bytes) -> bytes:
-    """Digest of ``data`` and of the last two names of ``path``, which are its key."""
-    return hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode() + data).digest()
-
-
-def _write(path: Path, logits: NDArray[Any]) -> None:
-    stream = io.BytesIO()
-    np.save(stream, logits, allow_pickle=False)
-    data = stream.getvalue()
-    with suppress(OSError):  # a read-only or full cache: it is computed again next time
-        write_whole(path, _digest(path, data) + data)

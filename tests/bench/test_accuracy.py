@@ -22,9 +22,9 @@ from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadInput, MissingRequirement, ResnextError, SessionFailed, UsageError
 from resnext.images.datasets import FASHION_DATA
 from resnext.images.sources import ImageSource, image_source
-from resnext.runtimes.pytorch import session as torch_session
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.testing import FakeSession
+from resnext.verify import eager
 from resnext.verify.accuracy import (
     MARGINS,
     Accuracy,
@@ -517,7 +517,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> l
     one, if asked.
     """
     chunks: list[int] = []
-    real = torch_session.reference_logits
+    real = eager.reference_logits
 
     def counting(weights: Weights, images: Logits, dtype: Any) -> Logits:
         if len(chunks) == stop_after:
@@ -525,7 +525,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> l
         chunks.append(len(images))
         return real(weights, images, dtype)
 
-    monkeypatch.setattr(torch_session, "reference_logits", counting)
+    monkeypatch.setattr(eager, "reference_logits", counting)
     return chunks
 
 
@@ -702,11 +702,11 @@ def test_progress_is_shown_by_chunk(digits: Weights, few: ImageSource, tmp_path:
 def test_processes_that_share_a_folder_share_the_work(reference: Logits, tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\nimport numpy as np\nimport resnext.verify.accuracy"
-        " as module\nfrom resnext.runtimes.pytorch import session as torch_session\nfrom"
+        " as module\nfrom resnext.verify import eager\nfrom"
         " resnext.images.sources import image_source\nfrom resnext.weights.spec import"
-        " load_weights\nmodule._CHUNK_IMAGES = 8\nreal, count = torch_session.reference_logits,"
+        " load_weights\nmodule._CHUNK_IMAGES = 8\nreal, count = eager.reference_logits,"
         " 0\ndef counting(*arguments):\n    global count\n    count += 1\n    return"
-        " real(*arguments)\ntorch_session.reference_logits = counting\nweights ="
+        " real(*arguments)\neager.reference_logits = counting\nweights ="
         " load_weights('digits')\nsource = image_source('digits', weights.preprocessing,"
         " split='test')\nnp.save(sys.argv[2], module.reference_logits_for(weights, source,"
         " Path(sys.argv[1])))\nprint(count)\n"

@@ -19,10 +19,10 @@ from resnext.errors import MissingRequirement, SessionFailed
 from resnext.network.config import VARIANTS
 from resnext.network.layers import layers
 from resnext.runtimes.pytorch import door as torch_door
-from resnext.runtimes.pytorch import session as torch_session
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Delivered, DeliveredLayer, Session
 from resnext.testing import FakeSession
+from resnext.verify import eager
 from resnext.verify.labeled import Labeled
 from resnext.verify.parity import Parity, compare
 from resnext.weights.spec import Weights, load_weights
@@ -145,7 +145,7 @@ def bench(
     """A run of one fake backend that computes the right logits and then ``alter``s them."""
 
     def correct(images: NDArray[Any]) -> NDArray[Any]:
-        return torch_session.reference_logits(digits, images).astype(np.float32)
+        return eager.reference_logits(digits, images).astype(np.float32)
 
     def open_fake(*_: Any, **__: Any) -> Session:
         return session_class(lambda images: alter(correct(images)), (1, 8, 8), 10)

@@ -11,8 +11,8 @@ from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.cuda_driver import probe_driver
-from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions, open_session
+from resnext.verify.eager import reference_logits
 from resnext.weights.spec import Weights, load_weights
 
 LARGEST_BATCH = 256

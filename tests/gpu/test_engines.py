@@ -28,11 +28,11 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.machine.cuda_driver import probe_driver
 from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import available
-from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Bound, Session
 from resnext.runtimes.trt.library import LIBRARIES, EngineKind
 from resnext.verify.delivered import delivered_share, undelivered
+from resnext.verify.eager import reference_logits
 from resnext.verify.parity import Parity, compare, gate_for
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.cases import Candidate

@@ -1,23 +1,19 @@
-"""PyTorch, eager or compiled, on CPU or CUDA, and `reference_logits`, the reference of every parity
-check.
-"""
+"""PyTorch, eager or compiled, on CPU or CUDA."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import SilentFallback
 from resnext.network.forms import fold_batch_norms, merge_model_groups
 from resnext.precision import PRECISIONS
-from resnext.runtimes.buffers import DeviceMemory, full_float32_on_cpu, torch_dtype
+from resnext.runtimes.buffers import DeviceMemory, torch_dtype
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered
 from resnext.runtimes.tensor_session import TensorSession
@@ -25,31 +21,6 @@ from resnext.weights.spec import Weights, load_model
 
 from .network import LAYOUTS, Network
 from .trial import fastest, time_forms, widths_to_try
-
-
-def reference_logits(
-    weights: Weights, images: NDArray[np.float32], dtype: torch.dtype = torch.float64
-) -> NDArray[Any]:
-    """Logits of eager PyTorch on the CPU, the reference that candidates are compared with.
-
-    Args:
-        weights: the network.
-        images: N x C x H x W, preprocessed.
-        dtype: element type of weights and arithmetic.
-
-    Returns:
-        N x classes, of ``dtype``, or float32 for bfloat16, which NumPy lacks.
-    """
-    model = load_model(weights).to(dtype)
-    with torch.inference_mode(), full_float32_on_cpu():
-        # Eight at a time: float64 activations of a large batch may not fit into memory.
-        parts = [
-            model(torch.from_numpy(images[start : start + 8]).to(dtype))
-            for start in range(0, len(images), 8)
-        ]
-    joined = torch.cat(parts)
-    logits: NDArray[Any] = (joined.float() if dtype == torch.bfloat16 else joined).numpy()
-    return logits
 
 
 class TorchSession(TensorSession):

@@ -17,7 +17,7 @@ import torch
 from resnext.images.synthetic import seeded_pixels
 from resnext.network.config import VARIANTS
 from resnext.network.model import ResNeXt
-from resnext.runtimes.pytorch.session import reference_logits
+from resnext.verify.eager import reference_logits
 from resnext.weights.spec import load_weights
 
 GOLDEN: dict[str, Any] = json.loads(

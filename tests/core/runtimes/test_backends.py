@@ -38,10 +38,10 @@ from resnext.runtimes.availability import available_runtimes
 from resnext.runtimes.ort import cuda_probe
 from resnext.runtimes.pt2 import toolchain
 from resnext.runtimes.pytorch import network as torch_network
-from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime, open_session
 from resnext.runtimes.session import Session
 from resnext.runtimes.trt.library import LIBRARIES
+from resnext.verify.eager import reference_logits
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights, load_weights
 

@@ -17,9 +17,9 @@ from resnext.errors import BadArtifact, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import Precision
 from resnext.runtimes.onnx_reference.evaluator import emulated_logits, node_by_node, widened
-from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import open_session
 from resnext.verify.delivered import delivered_share
+from resnext.verify.eager import reference_logits
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.request import ExportRequest
 

@@ -35,10 +35,10 @@ from resnext.runtimes.openvino import session as openvino_session
 from resnext.runtimes.openvino.door import open_session
 from resnext.runtimes.openvino.library import ov
 from resnext.runtimes.openvino.session import OpenvinoSession
-from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.registry import open_session as open_backend
 from resnext.verify.delivered import delivered_share, undelivered
+from resnext.verify.eager import reference_logits
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.convert.openvino_from_onnx import FILE_NAME, openvino_from_onnx

@@ -27,8 +27,8 @@ from resnext.runtimes.ort import session as ort_session
 from resnext.runtimes.ort.cuda import CudaProvider, provider_settings
 from resnext.runtimes.ort.device_bound import DeviceBound
 from resnext.runtimes.ort.session import OrtSession
-from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
+from resnext.verify.eager import reference_logits
 from resnext.verify.parity import compare
 from resnext.weights.spec import Weights, load_weights
 

@@ -38,9 +38,9 @@ from resnext.runtimes.ort.libraries import load_tensorrt10, plugin_device
 from resnext.runtimes.ort.products import PRECISION_OPTIONS
 from resnext.runtimes.ort.session import OrtSession
 from resnext.runtimes.ort.trt_provider import TensorrtProvider
-from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.delivered import undelivered
+from resnext.verify.eager import reference_logits
 from resnext.verify.parity import compare
 from resnext.weights.spec import Weights, load_weights
 

@@ -18,7 +18,6 @@ from resnext.errors import UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import PRECISIONS
 from resnext.runtimes.buffers import from_host, host_view
-from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import (
     RUNTIMES,
     SessionOptions,
@@ -26,6 +25,7 @@ from resnext.runtimes.registry import (
     natural_runtime,
     open_session,
 )
+from resnext.verify.eager import reference_logits
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.request import ExportRequest

@@ -24,9 +24,9 @@ from resnext.runtimes.buffers import DeviceMemory, HostMemory, Replay
 from resnext.runtimes.pt2.door import open_session
 from resnext.runtimes.pt2.package import read_package
 from resnext.runtimes.pt2.session import Pt2Session
-from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.delivered import delivered_share, undelivered
+from resnext.verify.eager import reference_logits
 from resnext.verify.parity import compare
 from resnext.weights.spec import Weights, load_weights
 

@@ -25,11 +25,12 @@ from resnext.runtimes.buffers import HostMemory, Replay, full_float32, torch_dty
 from resnext.runtimes.pt2.session import Pt2Session
 from resnext.runtimes.pytorch import session as torch_session
 from resnext.runtimes.pytorch import trial
-from resnext.runtimes.pytorch.session import TorchSession, reference_logits
+from resnext.runtimes.pytorch.session import TorchSession
 from resnext.runtimes.pytorch.trial import widths_to_try
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Arrays
 from resnext.runtimes.tensor_session import TensorSession
+from resnext.verify.eager import reference_logits
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights, load_model, load_weights
 

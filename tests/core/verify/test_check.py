@@ -17,7 +17,7 @@ from resnext.artifact.files import Artifact
 from resnext.errors import BadArtifact, BadWeights, GateFailed, UnknownName, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.ort.session import OrtSession
-from resnext.runtimes.pytorch import session as torch_session
+from resnext.verify import eager
 from resnext.verify.reference import Reference
 from resnext.weights import checkpoint, spec
 from resnext.weights.checkpoint import save_weights
@@ -153,13 +153,13 @@ def computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
     """Element type and number of images of each call of the model; nothing is cached on disk."""
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
     calls: list[tuple[str, int]] = []
-    real = torch_session.reference_logits
+    real = eager.reference_logits
 
     def counting(weights: Weights, images: Any, dtype: torch.dtype = torch.float64) -> Any:
         calls.append((str(dtype).removeprefix("torch."), len(images)))
         return real(weights, images, dtype)
 
-    monkeypatch.setattr(torch_session, "reference_logits", counting)
+    monkeypatch.setattr(eager, "reference_logits", counting)
     return calls
 
 

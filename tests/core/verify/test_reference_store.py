@@ -15,10 +15,10 @@ import torch
 
 from exported import export_onnx
 from resnext.images.synthetic import seeded_pixels
-from resnext.runtimes.pytorch import session
 from resnext.storage import cache_folder
+from resnext.verify import eager
 from resnext.verify.check import check
-from resnext.verify.reference import cached_reference_logits
+from resnext.verify.eager import cached_reference_logits
 from resnext.weights.spec import Weights, load_weights
 
 
@@ -37,13 +37,13 @@ def computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each call of the model was for; the cache folder is an empty one."""
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
     counts: list[int] = []
-    real = session.reference_logits
+    real = eager.reference_logits
 
     def counting(weights: Weights, images: Any, dtype: torch.dtype = torch.float64) -> Any:
         counts.append(len(images))
         return real(weights, images, dtype)
 
-    monkeypatch.setattr(session, "reference_logits", counting)
+    monkeypatch.setattr(eager, "reference_logits", counting)
     return counts
 
 
@@ -55,7 +55,7 @@ def test_what_is_kept_is_what_was_computed(
     again = cached_reference_logits(weights, images, dtype)
     assert computed == [4]
     np.testing.assert_array_equal(first, again)
-    assert again.dtype == first.dtype == session.reference_logits(weights, images, dtype).dtype
+    assert again.dtype == first.dtype == eager.reference_logits(weights, images, dtype).dtype
 
 
 def test_images_are_kept_one_by_one_whatever_set_they_come_in(
@@ -97,11 +97,11 @@ CHANGES: dict[
         (weights, images, torch.float64),
     )[1],
     "toolkit": lambda weights, images, patch: (
-        patch.setattr("resnext.verify.reference.__version__", "0.0"),
+        patch.setattr("resnext.verify.eager.__version__", "0.0"),
         (weights, images, torch.float64),
     )[1],
     "processor's flags": lambda weights, images, patch: (
-        patch.setattr("resnext.runtimes.pt2.record.cpu_flags", lambda: frozenset({"fp16"})),
+        patch.setattr("resnext.verify.eager.cpu_flags", lambda: frozenset({"fp16"})),
         (weights, images, torch.float64),
     )[1],
     "processor": lambda weights, images, patch: (
@@ -147,11 +147,9 @@ def test_a_damaged_file_is_computed_again_and_replaced(
 def test_logits_of_another_number_of_classes_are_not_taken(
     weights: Weights, images: Any, computed: list[int], tmp_path: Path
 ) -> None:
-    from resnext.verify import reference
-
     cached_reference_logits(weights, images, torch.float64)
     path = next((tmp_path / "cache" / "references").glob("*/*.npy"))
-    reference._write(path, np.zeros(3))
+    eager._write(path, np.zeros(3))
     cached_reference_logits(weights, images, torch.float64)
     assert computed == [4, 1]
 
@@ -231,7 +229,7 @@ def test_where_no_cache_folder_can_be_named_they_are_computed(
     def fails() -> Path:
         raise planted
 
-    monkeypatch.setattr("resnext.verify.reference.cache_folder", fails)
+    monkeypatch.setattr("resnext.verify.eager.cache_folder", fails)
     for _ in range(2):
         assert len(cached_reference_logits(weights, images, torch.float64)) == 4
     assert computed == [4, 4]

@@ -20,7 +20,7 @@ from resnext.artifact.files import Artifact, file_sha256, read_artifact
 from resnext.cli import classify
 from resnext.cli import parity as parity_command
 from resnext.images.synthetic import seeded_pixels
-from resnext.runtimes.pytorch.session import reference_logits
+from resnext.verify.eager import reference_logits
 from resnext.verify.parity import compare
 from resnext.weights.spec import Weights
 from resnext_export.cli.export import main

@@ -28,7 +28,7 @@ from resnext.network.config import ResNeXtConfig
 from resnext.network.layers import layers
 from resnext.precision import Precision
 from resnext.runtimes.pt2.package import read_package
-from resnext.runtimes.pytorch.session import reference_logits
+from resnext.verify.eager import reference_logits
 from resnext.verify.parity import Parity, compare, gate_for
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.convert import pt2_from_torch as module

@@ -24,9 +24,9 @@ from resnext.errors import BadArtifact, EngineRefused, GateFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.network.config import variant
 from resnext.runtimes.delivered import delivered_from_engine
-from resnext.runtimes.pytorch.session import reference_logits
 from resnext.runtimes.trt.library import LIBRARIES
 from resnext.verify.delivered import delivered_share
+from resnext.verify.eager import reference_logits
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_export.convert.onnx_from_torch import onnx_from_torch
 from resnext_export.passes import lower as module
