@@ -31,8 +31,8 @@ LEGEND = (
     "time: host = end to end, copies included; device = CUDA events around the launch; graph ="
     " around a CUDA-graph replay. images/s: batch over the median. p90, p99: upper bounds at 99 %"
     " confidence, from 64 and 662 samples on. speedup: against the first row of the same batch,"
-    " median over interleaved rounds. memory: peak that opening and first running added (on a GPU:"
-    " what it then held, or PyTorch's own peak if that is higher). max error, top-1: the timed"
+    " median over interleaved rounds. memory: peak added by opening and the first run (on a GPU:"
+    " memory in use after it, or PyTorch's peak if that is higher). max error, top-1: the timed"
     " output against float64 PyTorch, error relative to the logits' RMS."
 )
 

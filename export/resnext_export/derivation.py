@@ -28,12 +28,12 @@ def derivation(manifest: Manifest) -> list[str]:
         )
     if (quantized := manifest.quantization) is not None:
         lines.append(
-            f"images    {quantized.images} of {quantized.source}, {quantized.method}; form for"
+            f"images    {quantized.images} of {quantized.source}, {quantized.method}; scheme for"
             f" {quantized.runtime}"
         )
         skipped = counted(reason for name, reason in quantized.left if name != "fc")
         lines.append(
-            f"left      {', '.join([*skipped, 'the classifier'])}: not {manifest.precision}"
+            f"skipped   {', '.join([*skipped, 'the classifier'])}: not {manifest.precision}"
         )
     if (merged := manifest.merged) is not None:
         if not merged.groups:

@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +16,7 @@ from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, Weights
 from resnext.artifact.records import EngineOptions, EngineRecord
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadWeights, UsageError
-from resnext.machine.machine import this_machine
+from resnext.machine.machine import Machine, this_machine
 from resnext.precision import DEFAULT, PRECISIONS
 from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.trt.identity import engine_name
@@ -44,24 +44,31 @@ FILE_NAME = "model.engine"
 
 
 class EngineBuilder(Builder):
-    """An engine of an ONNX artifact."""
+    """An engine of an ONNX artifact. One builder asks about its machine once."""
+
+    @cached_property
+    def machine(self) -> Machine:
+        """Driver and platform."""
+        return this_machine()
 
     def prepare(self, request: ExportRequest) -> str:
         """Find the library, and check that it supports the request."""
         library = library_for(cast("EngineKind", request.format))
-        check_request(library, engine_options(request), _choices(request).timing_cache)
+        options = engine_options(request)
+        check_request(library, options, _choices(request).timing_cache, self.machine)
         return library.kind
 
     def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
         """Library, GPU and driver."""
         library = library_for(cast("EngineKind", request.format))
         options = engine_options(request).model_dump(mode="json")
-        return {**machine_facts(library), "options": options}
+        return {**machine_facts(library, self.machine), "options": options}
 
     def usable(self, manifest: Manifest) -> bool:
         """Whether it was checked, or cannot run here, as then a new build is not checked either."""
         assert manifest.engine is not None
-        return super().usable(manifest) or bool(loadable(manifest, machine_for(manifest)))
+        machine = machine_for(manifest, self.machine)
+        return super().usable(manifest) or bool(loadable(manifest, machine))
 
     def build(
         self,
@@ -89,10 +96,19 @@ class EngineBuilder(Builder):
         library = library_for(cast("EngineKind", request.format))
         options, times = engine_options(request), _choices(request).timing_cache
         if times is None and cache is not None and library.kind == "trt":
-            facts = json.dumps(machine_facts(library), sort_keys=True).encode()
+            facts = json.dumps(machine_facts(library, self.machine), sort_keys=True).encode()
             times = cache / "trt-timing" / f"{hashlib.sha256(facts).hexdigest()[:24]}.cache"
         _check_parent(source, options)
-        return _build(source, weights, library, options, folder, timing_cache=times, check=check)
+        return _build(
+            source,
+            weights,
+            library,
+            options,
+            folder,
+            self.machine,
+            timing_cache=times,
+            check=check,
+        )
 
 
 def engine_options(request: ExportRequest) -> EngineOptions:
@@ -105,9 +121,9 @@ def engine_options(request: ExportRequest) -> EngineOptions:
     )
 
 
-def machine_facts(library: Library) -> dict[str, Any]:
+def machine_facts(library: Library, machine: Machine) -> dict[str, Any]:
     """What an engine and its kernel timings depend on, besides the graph."""
-    driver = this_machine().driver
+    driver = machine.driver
     return {
         "library": library.package,
         "version": library.version,
@@ -128,6 +144,7 @@ def _build(
     library: Library,
     options: EngineOptions,
     folder: Path,
+    machine: Machine,
     *,
     timing_cache: Path | None,
     check: bool,
@@ -143,6 +160,7 @@ def _build(
             timing_cache=times,
             watch=watch,
             name=engine_name(parent.manifest, refittable=options.strip_weights, tf32=options.tf32),
+            machine=machine,
         )
 
     with build_bars() as watch:
@@ -158,11 +176,11 @@ def _build(
     (folder / FILE_NAME).write_bytes(tried.engine.data)
 
     def proven(artifact: Artifact) -> CheckRecord | None:
-        if loadable(artifact.manifest, machine_for(artifact.manifest)):
+        if loadable(artifact.manifest, machine_for(artifact.manifest, machine)):
             return None
         return _proven(weights, parent, artifact)
 
-    facts = _facts(parent.manifest, library, options, tried)
+    facts = _facts(parent.manifest, library, options, machine, tried)
     return Built(FILE_NAME, facts, library_versions(library.package), proven)
 
 
@@ -236,8 +254,10 @@ def _in_one_go(thin: Manifest, weights: Weights) -> ExportRequest | None:
     )
 
 
-def check_request(library: Library, options: EngineOptions, timing_cache: Path | None) -> None:
-    """Check that ``library`` can build with these options here, before any work is done.
+def check_request(
+    library: Library, options: EngineOptions, timing_cache: Path | None, machine: Machine
+) -> None:
+    """Check that ``library`` can build with these options on ``machine``, before any work is done.
 
     Raises:
         UsageError: the library does not have an option.
@@ -247,7 +267,7 @@ def check_request(library: Library, options: EngineOptions, timing_cache: Path |
         raise UsageError(
             "`timing_cache` is TensorRT's: TensorRT-RTX times no kernels when it builds"
         )
-    library.check_can_build(options, this_machine().driver)
+    library.check_can_build(options, machine.driver)
 
 
 def _check_parent(parent: Artifact, options: EngineOptions) -> None:
@@ -277,8 +297,9 @@ def _open_shapes(manifest: Manifest) -> dict[str, tuple[int | None, ...]]:
     return {spec.name: spec.shape for spec in manifest.inputs if None in spec.shape}
 
 
-def _facts(of: Manifest, library: Library, options: EngineOptions, tried: Tried) -> dict[str, Any]:
-    machine = this_machine()
+def _facts(
+    of: Manifest, library: Library, options: EngineOptions, machine: Machine, tried: Tried
+) -> dict[str, Any]:
     driver = machine.driver
     gpu = driver.gpus[0] if driver.gpus else None
     version = library.version

@@ -127,6 +127,8 @@ class StandIn:
 def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     fake = StandIn()
     real = ort.InferenceSession
+    if not hasattr(real, "get_provider_graph_assignment_info"):
+        pytest.skip("this ONNX Runtime, the last for Python 3.10, does not tell nodes' providers")
 
     def make(path: str, options: Options, providers: Any = None, **settings: Any) -> Any:
         assert settings == {"enable_fallback": 0}

@@ -426,9 +426,9 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
         (
             ("--precision", "int8"),
             "digits-int8-onnx",
-            "images    128 of digits calibration, minmax; form for ort",
+            "images    128 of digits calibration, minmax; scheme for ort",
         ),
-        (("--precision", "int8", "--for", "trt"), "digits-int8-for-trt-onnx", "form for trt"),
+        (("--precision", "int8", "--for", "trt"), "digits-int8-for-trt-onnx", "scheme for trt"),
         (("--precision", "fp8"), "digits-fp8-onnx", "3 convolutions (4 channels"),
         (("--merge-groups", "16"), "digits-fp32-merged-onnx", "merged    2 convolutions"),
         (("--precision", "fp16", "--io", "native"), "digits-fp16-onnx", "input     input float16"),

@@ -18,6 +18,7 @@ from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.artifact.records import EngineOptions
 from resnext.errors import MissingRequirement
 from resnext.machine.cuda_driver import Driver, Gpu
+from resnext.machine.machine import this_machine
 from resnext.runtimes.trt.library import Library, TensorRT, TensorRTRTX
 from resnext.weights.spec import Weights
 from resnext_export import proof, store
@@ -116,7 +117,7 @@ def test_another_gpu_or_driver_is_another_machine(
     found = []
     for driver in drivers:
         plant_driver(driver)
-        found.append(store._digest(machine_facts(rtx)))
+        found.append(store._digest(machine_facts(rtx, this_machine())))
     assert len(set(found)) == len(drivers)
 
 
