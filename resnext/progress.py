@@ -6,8 +6,9 @@ Bars and spinners go to stderr, so that stdout stays clean for ``--json -``.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,16 +24,37 @@ def track(items: Iterable[T], description: str) -> Iterable[T]:
     return rich_track(items, description, console=Console(stderr=True), transient=True)
 
 
-@contextmanager
-def working(description: str) -> Iterator[None]:
+def working(description: str) -> AbstractContextManager[object]:
     """Show a spinner with ``description`` and the elapsed time on stderr if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield
+    return _spinner(description) if sys.stderr.isatty() else nullcontext()
+
+
+@contextmanager
+def steps(first: str) -> Iterator[Callable[[str], None]]:
+    """Show each step, from ``first`` on, with the elapsed time: in a spinner on a terminal,
+    otherwise as one line on stderr. Yields the function that announces a step.
+    """
+    if sys.stderr.isatty():
+        with _spinner(first) as announce:
+            yield announce
         return
+    started = time.monotonic()
+
+    def write(step: str) -> None:
+        sys.stderr.write(f"{time.monotonic() - started:7.1f} s  {step}\n")
+
+    yield write
+
+
+@contextmanager
+def _spinner(description: str) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(description, total=None)
-        yield
+    # Seldom, because drawing takes time from what a benchmark measures.
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, refresh_per_second=2
+    ) as progress:
+        task = progress.add_task(description, total=None)
+        yield lambda step: progress.update(task, description=step)

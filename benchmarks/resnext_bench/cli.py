@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +24,7 @@ from resnext.cli.params import CountsType, NameType, SecondsType
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
+from resnext.progress import steps
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
@@ -274,7 +272,7 @@ def main(
     from .api import benchmark
 
     weights = spec if artifact else chosen_weights(model, spec, num_classes, input_size)
-    with _status() as say:
+    with steps("starting") as say:
         run = benchmark(
             artifact or backend,
             runtimes=backend if artifact else None,
@@ -338,24 +336,6 @@ def _show(run: Run, *, to_stderr: bool) -> None:
     console.print(f"[dim]{legend(run)}[/dim]")
     for line in remarks(run):
         console.print(as_flags(line), style="yellow", markup=False)
-
-
-@contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """Show steps with the elapsed time: a spinner on a terminal, otherwise one line each."""
-    if not sys.stderr.isatty():
-        started = time.monotonic()
-        yield lambda line: click.echo(f"{time.monotonic() - started:7.1f} s  {line}", err=True)
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, refresh_per_second=2
-    ) as progress:
-        task = progress.add_task("starting", total=None)
-        yield lambda line: progress.update(task, description=line)
 
 
 if __name__ == "__main__":
