@@ -170,7 +170,7 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
     if backend is None and artifact.manifest.precision not in runtime_named(name).precisions:
         return (
             Delivered("nowhere", ()),
-            f"not asked: {name} does not run {artifact.manifest.precision}",
+            f"not reported: {name} does not run {artifact.manifest.precision}",
         )
     subject: Any = artifact
     precision = artifact.manifest.precision
@@ -186,7 +186,7 @@ def _delivered(artifact: Artifact, backend: str | None) -> tuple[Delivered, str]
     ):
         if record is not None or name.startswith("torch"):
             _bind_smallest(artifact, session, live_model=record is None)
-        return session.delivered(), f"asked of {name}, running"
+        return session.delivered(), f"reported by {name}, running"
 
 
 def _bind_smallest(artifact: Artifact, session: Any, *, live_model: bool) -> None:

@@ -78,7 +78,7 @@ def words() -> dict[str, str]:
 
 
 def test_the_glossary_replaces_words(words: dict[str, str]) -> None:
-    assert (words["library"], words["fix"], words["cell"]) == ("library", "hint", "case")
+    assert (words["flavour"], words["fix"], words["cell"]) == ("library", "hint", "case")
     assert not {"parity", "accuracy", "variant", ""} & set(words)
 
 
@@ -112,4 +112,4 @@ def test_a_planted_word_is_seen(words: dict[str, str]) -> None:
         (group, [("x", []), ("x x", ["node by node"])]),
     ):
         assert [(at, wrong(text, words)) for at, text in help_texts("x", planted)] == expected
-    assert wrong("Engine libraries", words) == ["library"]
+    assert wrong("Engine flavours", words) == ["flavour"]

@@ -302,7 +302,7 @@ def test_inspect_says_what_runs_a_file_here_and_what_does_not(
     assert done.exit_code == 0, done.output
     assert "runs on    ort-cpu, openvino\n" in done.output
     assert "not here   ort-cuda: no CUDA device: the NVIDIA driver is not installed" in done.output
-    assert "use --device cpu, or --backend torch" in done.output
+    assert "use --device cpu, or --backend ort-cpu, torch or" in done.output
     assert "`" not in done.output
     told = CliRunner().invoke(export, ["inspect", str(artifact.directory), "--json", "-"])
     assert json.loads(told.output)["backends"]["ort-cpu"] is None

@@ -227,7 +227,7 @@ def test_an_onnx_file_is_asked_of_a_backend(backend: str, digits_artifact: Artif
     assert result.exit_code == 0, result.output
     said = lines(result)
     assert said["delivered"].startswith(
-        "float32 in 100.0% of convolution and product FLOPs (asked of " + backend
+        "float32 in 100.0% of convolution and product FLOPs (reported by " + backend
     )
     assert "ok on ort-cpu when made, batch 1, 7: max error" in said["parity"]
     assert {"built", "here", "for"}.isdisjoint(said)

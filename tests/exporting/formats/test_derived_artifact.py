@@ -629,7 +629,7 @@ def test_inspect_tells_of_files_that_nothing_here_runs(derive: Derive) -> None:
     artifact = derive(RECIPES["fp8"], check=False)
     result = CliRunner().invoke(main, ["inspect", str(artifact.directory)])
     assert result.exit_code == 0, result.output
-    assert "not asked: openvino does not run fp8" in result.output
+    assert "not reported: openvino does not run fp8" in result.output
     refused = CliRunner().invoke(
         main, ["inspect", str(artifact.directory), "--require-delivered", "0.5"]
     )

@@ -514,7 +514,7 @@ def test_no_target_is_said_in_words(rtx: Library, digits_artifact: Artifact) -> 
         (["--batch", "1:8:64,"], "is not N, MIN:OPT or MIN:OPT:MAX"),
         (
             ["--on-refusal", "fail,merge-groups"],
-            "'fail' allows no fallback, so none can stand beside it",
+            "'fail' allows no fallback, so nothing can be listed with it",
         ),
         (["--on-refusal", "merge"], "unknown fallback 'merge'; did you mean 'merge-groups'?"),
         (

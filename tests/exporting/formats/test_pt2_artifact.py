@@ -468,7 +468,7 @@ def test_the_loaded_package_is_asked_where_a_backend_is_named(
     artifact = fake_package(tmp_path / "out", digits)
     result = inspect(artifact, "--backend", "pt2", "--require-delivered", "1")
     assert result.exit_code == 0, result.output
-    assert "(asked of pt2, running)" in result.stdout
+    assert "(reported by pt2, running)" in result.stdout
     assert len(loaders) == 1
 
 
