@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from resnext.images.sources import ImageSource
     from resnext.weights.spec import Weights
     from resnext_export.calibration.ranges import Ranges
-    from resnext_export.options import Method
+    from resnext_export.options import Method, Runtime
     from resnext_export.passes.lower import HalfPrecision
 
 #: Why the classifier is never quantized.
@@ -95,10 +96,14 @@ def build_derived(
             _say_skipped(proto, say)
         if request.calibration == "random":
             say("calibrating on noise: the file will be good for trying speed, not for use")
-        ranges, record = _calibrated(parent, images, request)
+        method = request.calibration_method or "minmax"
+        ranges, record = _calibrated(parent, images, method, request.scheme)
         # Compare on calibration images. Noise does not do: the network hardly tells two samples
         # apart.
         pixels = None if images.name.startswith("random") else _some(images)
+    convert = partial(
+        _converted, proto, numerics, scheme=request.scheme, native_io=request.io == "native"
+    )
     # Meanwhile PyTorch computes the reference on another thread.
     with ThreadPoolExecutor(max_workers=1) as pool:
         awaited = (
@@ -112,7 +117,7 @@ def build_derived(
                 if numerics.lowered_to is not None:
                     largest = _checked_ranges(parent, numerics.lowered_to, _probes(of, weights))
                     facts |= {"ranges": largest} if numerics.half else {}
-                derived, left = _converted(proto, numerics, ranges, request)
+                derived, left = convert(ranges)
                 if record is not None:
                     facts["quantization"] = record.model_copy(update={"left": left})
         if not merges_first:
@@ -121,7 +126,7 @@ def build_derived(
         expected = awaited.result() if awaited is not None else None
     if expected is not None and ranges is not None:
         with working("computing what this precision costs at best"):
-            best = _at_best(proto, parent, numerics, ranges.method, request, expected)
+            best = _at_best(convert, parent, ranges.method, expected)
             expected = replace(expected, baseline=best)
     facts |= _facts(derived, of, precision, request)
     write_onnx(derived, folder)
@@ -153,16 +158,20 @@ def _precision(parent: Artifact, request: ExportRequest) -> Precision:
 
 
 def _converted(
-    proto: onnx.ModelProto, numerics: Numerics, ranges: Ranges | None, request: ExportRequest
+    proto: onnx.ModelProto,
+    numerics: Numerics,
+    ranges: Ranges | None,
+    *,
+    scheme: Runtime,
+    native_io: bool,
 ) -> tuple[onnx.ModelProto, tuple[tuple[str, str], ...]]:
     """``proto`` in another precision, and the layers that were not quantized, with reasons."""
     if numerics.lowered_to is not None:
-        native = request.io == "native"
-        proto = run_pass(Lower(numerics.lowered_to, native_io=native), proto).proto
+        proto = run_pass(Lower(numerics.lowered_to, native_io=native_io), proto).proto
     if ranges is None:
         return proto, ()
     wide = numerics.wide_groups
-    result = run_pass(QuantizeFp8(ranges) if wide else QuantizeInt8(ranges, request.scheme), proto)
+    result = run_pass(QuantizeFp8(ranges) if wide else QuantizeInt8(ranges, scheme), proto)
     return result.proto, (*result.skipped, ("fc", _CLASSIFIER))
 
 
@@ -173,12 +182,12 @@ def _some(images: ImageSource) -> NDArray[np.uint8]:
 
 
 def _calibrated(
-    parent: Artifact, images: ImageSource, request: ExportRequest
+    parent: Artifact, images: ImageSource, method: Method, scheme: Runtime
 ) -> tuple[Ranges, QuantizationRecord]:
     source = Source.of_images(images, baked=parent.manifest.preprocessing_baked)
-    ranges = calibrate_or_reuse(parent.path, source, request.calibration_method or "minmax")
+    ranges = calibrate_or_reuse(parent.path, source, method)
     record = QuantizationRecord(
-        runtime=request.scheme,
+        runtime=scheme,
         method=ranges.method,
         source=images.name,
         source_sha256=images.digest,
@@ -209,11 +218,9 @@ def _probes(of: Manifest, weights: Weights) -> NDArray[Any]:
 
 
 def _at_best(
-    proto: onnx.ModelProto,
+    convert: Callable[[Ranges], tuple[onnx.ModelProto, Any]],
     parent: Artifact,
-    numerics: Numerics,
     method: Method,
-    request: ExportRequest,
     expected: Expected,
 ) -> NDArray[np.float64]:
     """Logits of the same scheme, calibrated on the compared images: the best that it can do."""
@@ -226,7 +233,7 @@ def _at_best(
     ranges = calibrate(
         parent.path, source.batches(), method, source=source.name, source_sha256=source.sha256
     )
-    proto, _ = _converted(proto, numerics, ranges, request)
+    proto, _ = convert(ranges)
     return node_by_node(proto, images).astype(np.float64)
 
 
