@@ -314,10 +314,9 @@ class Acceptance:
             self.runs[step.name] = run
             for row in run["rows"]:
                 for timing in row["timings"] or [None]:
-                    name = (
-                        f"{row['backend']} batch {row['batch']}"
-                        f" {timing['boundary'] if timing else ''}".strip()
-                    )
+                    # A failed row has the name that its first time gets when it is resumed.
+                    boundary = timing["boundary"] if timing else "host"
+                    name = f"{row['backend']} batch {row['batch']} {boundary}"
                     facts: Row = (
                         {}
                         if timing is None

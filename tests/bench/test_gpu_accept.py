@@ -406,6 +406,28 @@ def test_results_that_cannot_be_read_end_their_own_step_alone(
     assert statuses(run) == {"odd": "failed", "last": "done"}
 
 
+def test_a_benchmark_row_that_a_resumed_run_measures_is_no_longer_a_problem(
+    accept: Callable[..., gpu_accept.Acceptance], tmp_path: Path
+) -> None:
+    run, benchmark = accept(), gpu_accept.Step("benchmark", 60)
+
+    def collect(status: str, timings: list[dict[str, Any]], reasons: list[str]) -> None:
+        row = {"backend": "torch", "batch": 8, "parity": None, "status": status}
+        row |= {"timings": timings, "reasons": reasons}
+        (tmp_path / "run.json").write_text(json.dumps({"rows": [row]}))
+        run._collect(benchmark, tmp_path)
+
+    def failures() -> list[str]:
+        rows = gpu_accept.latest(read_rows(run.rows_path))
+        return [row["cell"] for row in rows if row["status"] == "failed"]
+
+    collect("failed", [], ["not measured: out of time"])
+    assert failures() == ["torch batch 8 host"]
+    stats = {"median_ns": 1000, "images_per_s": 8e6}
+    collect("valid", [{"boundary": name, "stats": stats} for name in ("host", "graph")], [])
+    assert failures() == []
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
