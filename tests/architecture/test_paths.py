@@ -48,9 +48,11 @@ def path_of(carried: Callable[[object], bool], call: Callable[[], Any], root: Pa
     def record(frame: FrameType, event: str, _argument: object) -> None:
         code = frame.f_code
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        ours = event == "call" and code.co_filename.startswith(f"{root}/")
+        file = code.co_filename.removeprefix(f"{root}/")
+        # A file elsewhere keeps its whole path; a virtual environment in the checkout is hidden.
+        ours = event == "call" and file[0] not in "/.<"
         if ours and any(carried(frame.f_locals.get(name)) for name in names):
-            files.append(code.co_filename.removeprefix(f"{root}/"))
+            files.append(file)
 
     previous = sys.getprofile()
     sys.setprofile(record)

@@ -23,13 +23,13 @@ from resnext.precision import PRECISIONS
 from resnext.runtimes import tensor_session
 from resnext.runtimes.buffers import HostMemory, Replay, full_float32, torch_dtype
 from resnext.runtimes.pt2.session import Pt2Session
-from resnext.runtimes.pytorch import session as torch_session
 from resnext.runtimes.pytorch import trial
 from resnext.runtimes.pytorch.session import TorchSession
 from resnext.runtimes.pytorch.trial import widths_to_try
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Arrays
 from resnext.runtimes.tensor_session import TensorSession
+from resnext.verify import eager
 from resnext.verify.eager import reference_logits
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights, load_model, load_weights
@@ -444,7 +444,7 @@ def test_rounding_on_a_cpu_would_be_seen(
     planted: str, weights: Weights, images: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact, bare = on_cpu(weights, images), bare_operators()
-    for module in (tensor_session, torch_session):
+    for module in (tensor_session, eager):
         monkeypatch.setattr(module, "full_float32_on_cpu", nullcontext)
     PLANTED[planted]()
     if torch.equal(bare_operators(), bare):
