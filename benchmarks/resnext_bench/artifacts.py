@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 from resnext.artifact.files import Artifact
-from resnext.precision import QUANTIZED
+from resnext.precision import PRECISIONS, QUANTIZED
 from resnext.runtimes.registry import RUNTIMES
 from resnext_export import ExportRequest, Stored, build_or_reuse
 
@@ -86,14 +86,14 @@ class Artifacts:
 
     def _graph(self, case: Case, candidate: Candidate) -> Artifact:
         quantized, timed = candidate.precision in QUANTIZED, candidate.merge == "auto"
-        scheme = _scheme(case.backend) if quantized or timed else None
+        scheme = RUNTIMES[case.backend].scheme if quantized or timed else None
 
         def export_onnx() -> Stored:
             self._say("exporting to ONNX, or reusing what the cache has")
             spec, count = candidate.calibration if quantized else (None, None)
             request = ExportRequest(
                 precision=candidate.precision,
-                runtime="trt" if candidate.precision == "fp8" else scheme,
+                runtime=PRECISIONS[candidate.precision].only_for or scheme,
                 calibration=spec,
                 calibration_images=count,
                 merge_groups=candidate.merge,
@@ -136,12 +136,7 @@ def _graph_key(case: Case, candidate: Candidate) -> str:
     """Which graph of its candidate a case needs: only quantized graphs have a scheme for each
     runtime, and only a timed choice of groups depends on runtime and batch.
     """
-    scheme = _scheme(case.backend)
+    scheme = RUNTIMES[case.backend].scheme
     if candidate.merge == "auto":
         return f"{scheme} {case.batch}"
     return scheme if candidate.precision in QUANTIZED else ""
-
-
-def _scheme(backend: str) -> str:
-    """Runtime whose Q/DQ scheme ``backend`` needs."""
-    return "openvino" if backend == "openvino" else "trt" if "trt" in backend else "ort"

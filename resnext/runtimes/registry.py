@@ -82,6 +82,7 @@ class Runtime:
             of artifacts (`resnext.artifact.kinds`).
         devices: devices that it can run on.
         precisions: precisions that it can run, at least on some machines.
+        scheme: layout of a quantized graph's Q/DQ nodes that it can fuse.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Runtime:
     formats: tuple[str, ...]
     devices: tuple[Literal["cpu", "cuda"], ...] = _BOTH
     precisions: tuple[Precision, ...] = tuple(PRECISIONS)
+    scheme: Literal["trt", "ort", "openvino"] = "ort"
 
     @property
     def live(self) -> bool:
@@ -181,6 +183,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("onnx",),
         ("cuda",),
         _NOT_FP8,
+        scheme="trt",
     ),
     Runtime(
         "ort-trt-rtx",
@@ -190,6 +193,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("onnx",),
         ("cuda",),
         _NOT_FP8,
+        scheme="trt",
     ),
     Runtime(
         REFERENCE,
@@ -207,6 +211,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("onnx", "openvino"),
         ("cpu",),
         _NOT_FP8,
+        scheme="openvino",
     ),
     Runtime(
         "trt",
@@ -215,8 +220,9 @@ RUNTIMES: Mapping[str, Runtime] = table(
         "torch",
         ("trt", "trt-rtx"),
         ("cuda",),
+        scheme="trt",
     ),
-    Runtime("trt-rtx", "TensorRT-RTX", "trt", "torch", ("trt-rtx",), ("cuda",)),
+    Runtime("trt-rtx", "TensorRT-RTX", "trt", "torch", ("trt-rtx",), ("cuda",), scheme="trt"),
     Runtime(
         "pt2",
         "a package that AOTInductor compiled ahead of time",
