@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import EngineOptions
 from resnext.precision import Precision
-from resnext.weights.spec import Weights
+from resnext.weights.spec import Weights, load_weights
 from resnext_export.pipeline import run
 from resnext_export.request import ExportRequest
 
@@ -22,6 +23,12 @@ def relabeled(artifact: Artifact, folder: Path, **changes: Any) -> Artifact:
     manifest = artifact.manifest.model_copy(update=changes)
     (folder / "manifest.json").write_text(manifest.to_json())
     return read_artifact(folder)
+
+
+@functools.cache
+def seeded_resnext50() -> Weights:
+    """ResNeXt-50 32x4d, seeded; generated once in a process, which takes two seconds."""
+    return load_weights("seeded", "resnext50_32x4d")
 
 
 def batch_text(batch: BatchRange) -> str:

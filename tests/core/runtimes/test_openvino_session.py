@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from exported import export_onnx
+from exported import export_onnx, seeded_resnext50
 from resnext.artifact.files import Artifact, file_sha256
 from resnext.artifact.manifest import BatchRange, Manifest
 from resnext.errors import (
@@ -38,7 +39,7 @@ from resnext.runtimes.openvino.session import OpenvinoSession
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.registry import open_session as open_backend
 from resnext.verify.delivered import delivered_share, undelivered
-from resnext.verify.eager import reference_logits
+from resnext.verify.eager import cached_reference_logits, reference_logits
 from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.convert.openvino_from_onnx import FILE_NAME, openvino_from_onnx
@@ -154,15 +155,14 @@ def test_it_computes_what_pytorch_and_onnx_runtime_compute(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_resnext50_keeps_to_the_float32_gate(kind: str, tmp_path: Path) -> None:
-    weights = load_weights("seeded", "resnext50_32x4d")
+    weights = seeded_resnext50()
     pixels = weights.preprocessing.normalize(seeded_pixels(weights.config, 8))
+    reference = cached_reference_logits(weights, pixels, torch.float64)
     artifact = export_onnx(weights, tmp_path / "onnx", check=False)
     with opened(artifact if kind == "onnx" else packed(artifact, tmp_path / "ir")) as session:
         for batch in (1, 7, 8):
-            outcome = compare(
-                reference_logits(weights, pixels[:batch]),
-                session.run({"input": pixels[:batch]})["logits"],
-            )
+            logits = session.run({"input": pixels[:batch]})["logits"]
+            outcome = compare(reference[:batch], logits)
             assert outcome.passed, outcome.failures
             assert (outcome.max_error or 1) < gate_for("fp32").max_error
         assert delivered_share(session.delivered(), weights.config, "float32") == 1.0

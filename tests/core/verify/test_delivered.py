@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exported import export_onnx
+from exported import export_onnx, seeded_resnext50
 from fakes.delivered import layer_share
 from resnext.artifact.files import Artifact
 from resnext.artifact.records import EngineLayer
@@ -262,7 +262,7 @@ def test_every_runtime_here_delivers_all_of_float32(
     "name", ["torch", "ort-cpu", pytest.param("torch-compile", marks=needs_compiler)]
 )
 def test_every_runtime_here_delivers_all_of_a_resnext50(name: str, tmp_path: Path) -> None:
-    weights = load_weights("seeded", "resnext50_32x4d")
+    weights = seeded_resnext50()
     subject = (
         export_onnx(weights, tmp_path / "artifact", check=False) if name == "ort-cpu" else weights
     )

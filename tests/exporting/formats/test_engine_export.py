@@ -15,7 +15,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from exported import export_engine, export_onnx, relabeled
+from exported import export_engine, export_onnx, relabeled, seeded_resnext50
 from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest
 from resnext.artifact.records import Compatibility, EngineOptions, Fallback, TilingLevel
@@ -220,7 +220,7 @@ def test_a_manifest_that_says_another_precision_is_seen(
 def test_resnext50_builds_in_seconds_with_every_layer_as_asked(
     precision: Precision, rtx: Library, tmp_path: Path
 ) -> None:
-    weights = load_weights("seeded", "resnext50_32x4d")
+    weights = seeded_resnext50()
     parent = export_onnx(weights, tmp_path / "onnx", precision=precision, check=False)
     asked = options("1:8:64,64:128:256", targets=("sm_89",))
     made = export_engine(

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exported import export_onnx
+from exported import export_onnx, seeded_resnext50
 from resnext.artifact.files import read_artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import GateFailed
@@ -202,7 +202,7 @@ def test_a_fault_that_was_exported_unchecked_is_caught_by_the_parity_command(
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_caught_in_seeded_resnext50(fault: str, tmp_path: Path) -> None:
-    weights = load_weights("seeded", "resnext50_32x4d")
+    weights = seeded_resnext50()
     with (
         planted(FAULTS[fault]),
         pytest.raises(GateFailed, match="does not compute what PyTorch computes"),
