@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -104,8 +104,8 @@ def build_step(
         ResnextError: as for `build_or_reuse`.
     """
     folder = folder or cache_folder()
-    entry = entry_of(request, weights, source, folder)
     builder = builder_for(request)
+    entry = entry_of(request, builder.key(request, weights), source, folder)
     made_from = source.manifest.file_sha256 if isinstance(source, Artifact) else source.sha256
     with locked(entry.with_suffix(".lock")):
         try:
@@ -124,16 +124,23 @@ def build_step(
 
 
 def entry_of(
-    request: ExportRequest, weights: Weights, source: Weights | Artifact, folder: Path
+    request: ExportRequest, key: Mapping[str, Any], source: Weights | Artifact, folder: Path
 ) -> Path:
-    """The folder of an artifact: its name changes with everything that changes the bytes."""
+    """The folder of an artifact: its name changes with everything that changes the bytes.
+
+    Args:
+        request: what is built.
+        key: further facts that change the bytes (`Builder.key`).
+        source: what it is made from.
+        folder: of the store.
+    """
     laid_out = request.numerics.calibrated or request.merge_groups == "auto"
     facts: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "request": {k: v for k, v in request.record().items() if k not in _NAMES},
         "precision": request.numerics.name,
         "scheme": request.scheme if laid_out else None,
-        "key": builder_for(request).key(request, weights),
+        "key": key,
     }
     if isinstance(source, Artifact):
         return folder / request.format / _digest(facts | {"source": source.manifest.file_sha256})

@@ -211,7 +211,7 @@ def full_float32() -> Iterator[None]:
 
 
 def full_float32_on_cpu() -> AbstractContextManager[None]:
-    """`full_float32` if the process lets a CPU round float32, else nothing: looking takes 1 us."""
+    """`full_float32` if the process lets a CPU round float32, else nothing: looking takes 2 us."""
     rounded = any(operator.fp32_precision not in ("none", "ieee") for operator in _on_cpu())
     return full_float32() if rounded else nullcontext()
 

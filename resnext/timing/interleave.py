@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
-#: The visits of round ``index`` to the candidates.
-Order: TypeAlias = Callable[[Sequence[T], int], Sequence[T]]
 
 
 def in_turn(candidates: Sequence[T], _index: int) -> Sequence[T]:
@@ -39,7 +37,13 @@ def turns(
     rounds: int,
     order: Callable[[Sequence[T], int], Sequence[T]] = in_turn,
 ) -> Iterator[tuple[int, T]]:
-    """Index of the round and candidate of every visit, in order."""
+    """Index of the round and candidate of every visit.
+
+    Args:
+        candidates: what to visit.
+        rounds: number of rounds.
+        order: gives the visits of a round, from the candidates and the round's index.
+    """
     for index in range(rounds):
         for candidate in order(candidates, index):
             yield index, candidate

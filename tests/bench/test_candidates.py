@@ -11,8 +11,10 @@ from click.testing import CliRunner, Result
 from exported import derive_onnx, export_onnx
 from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
+from resnext.precision import Precision
 from resnext.runtimes.ort import session
 from resnext.weights.spec import Weights, load_weights
+from resnext_bench.artifacts import Artifacts
 from resnext_bench.cases import (
     Candidate,
     candidates_of_artifacts,
@@ -21,7 +23,9 @@ from resnext_bench.cases import (
     supported_cases,
 )
 from resnext_bench.cli import main
+from resnext_bench.plan import Case
 from resnext_bench.result import read_run
+from resnext_export import Stored
 from resnext_export.request import ExportRequest
 
 
@@ -317,3 +321,39 @@ def test_an_artifact_keeps_its_groups(tmp_path: Path) -> None:
     )
     assert done.exit_code == 2
     assert "an artifact keeps its groups" in done.output
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "scheme"),
+    [
+        ("ort", "int8", "ort"),
+        ("ort-cpu", "int8", "ort"),
+        ("ort-trt", "int8", "trt"),
+        ("ort-trt-rtx", "int8", "trt"),
+        ("openvino", "int8", "openvino"),
+        ("trt", "int8", "trt"),
+        ("trt-rtx", "int8", "trt"),
+        ("trt", "fp8", "trt"),
+        ("onnx-reference", "fp8", "trt"),
+        ("openvino", "fp16", None),
+    ],
+)
+def test_a_backend_gets_a_graph_of_its_own_scheme(
+    backend: str,
+    precision: Precision,
+    scheme: str | None,
+    weights: Weights,
+    artifacts: dict[str, Artifact],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests: list[ExportRequest] = []
+
+    def build(request: ExportRequest, *_: Any) -> Stored:
+        requests.append(request)
+        return Stored(artifacts["plain"], reused=True)
+
+    monkeypatch.setattr("resnext_bench.artifacts.build_or_reuse", build)
+    case = Case(backend, 8)
+    Artifacts(weights, [case], "auto", lambda _: None).build(case, Candidate(precision))
+    (derived,) = [request for request in requests if request.precision == precision]
+    assert derived.runtime == scheme

@@ -38,8 +38,10 @@ def test_every_earlier_artifact_is_covered() -> None:
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_an_earlier_artifact_computes_the_same_function(name: str) -> None:
     artifact = read_artifact(EARLIER / name)
-    if found := loadable(artifact.manifest, machine_for(artifact.manifest)):
+    found = loadable(artifact.manifest, machine_for(artifact.manifest))
+    if found and artifact.manifest.package is not None:  # compiled code; other files load anywhere
         pytest.skip(f"{name} does not load on this machine: {found[0].message}")
+    assert not found
     check_onnx_precision(artifact)
     check_package_bytes(artifact)
     weights = load_weights(str(EARLIER / "tiny.safetensors"))
@@ -51,5 +53,5 @@ def test_an_earlier_artifact_computes_the_same_function(name: str) -> None:
     assert np.abs(logits - expected).max() <= RUNNABLE[name] * np.sqrt(np.mean(expected**2))
 
 
-def test_an_earlier_engine_still_bears_the_digest_that_its_manifest_gives() -> None:
+def test_an_earlier_engine_still_has_the_digest_in_its_manifest() -> None:
     check_engine_bytes(read_artifact(EARLIER / "trt-rtx-fp32"))

@@ -11,6 +11,7 @@ import pytest
 from resnext.errors import MissingRequirement
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import store
+from resnext_export.formats.base import builder_for
 from resnext_export.request import ExportRequest
 from resnext_export.store import Stored
 
@@ -38,9 +39,14 @@ def test_another_library_version_gets_another_entry(
 ) -> None:
     from resnext_export.formats import onnx
 
-    before = store.entry_of(ExportRequest(), digits, digits, tmp_path)
+    def entry() -> Path:
+        request = ExportRequest()
+        key = builder_for(request).key(request, digits)
+        return store.entry_of(request, key, digits, tmp_path)
+
+    before = entry()
     monkeypatch.setattr(onnx, "library_versions", lambda: {"torch": "0.0"})
-    assert store.entry_of(ExportRequest(), digits, digits, tmp_path) != before
+    assert entry() != before
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "no manifest"])

@@ -17,6 +17,7 @@ from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.artifact.records import EngineOptions
 from resnext.errors import MissingRequirement
+from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.machine.machine import this_machine
 from resnext.runtimes.trt.library import Library, TensorRT, TensorRTRTX
@@ -103,6 +104,20 @@ def test_another_version_of_the_library_builds_anew(
     assert first.artifact.path != second.artifact.path
     assert second.artifact.manifest.engine is not None
     assert second.artifact.manifest.engine.version == "9.9.9.9"
+
+
+def test_the_driver_is_asked_once_for_an_engine(
+    get: Callable[..., Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Driver] = []
+
+    def ask() -> Driver:
+        asked.append(Driver("none"))
+        return asked[-1]
+
+    monkeypatch.setattr(cuda_driver, "probe_driver", ask)
+    assert not get().reused
+    assert len(asked) == 1
 
 
 def test_another_gpu_or_driver_is_another_machine(

@@ -35,7 +35,8 @@ def pt2_or_reuse(weights: Weights, batch: int, folder: Path, **fields: Any) -> S
 
 
 def entry(weights: Weights, batch: int, folder: Path, **fields: Any) -> Path:
-    return store.entry_of(request(batch, **fields), weights, weights, folder)
+    wanted = request(batch, **fields)
+    return store.entry_of(wanted, pt2.PackageBuilder().key(wanted, weights), weights, folder)
 
 
 @pytest.fixture(autouse=True)
