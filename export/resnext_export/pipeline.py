@@ -16,6 +16,7 @@ from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.verify.check import recorded_weights
+from resnext.verify.held.artifact import refuse_other_weights
 from resnext.weights.spec import Weights, load_weights
 
 from .formats.base import builder_for
@@ -100,6 +101,8 @@ def run(
     if weights is None and start is not None:
         check_onnx_precision(start)
         weights = recorded_weights(start, request.weights)
+        # An engine cannot be read, so what it is built from must be right.
+        refuse_other_weights(start, weights)
     elif weights is None:
         refuse_older_torch()
         with working("loading weights"):

@@ -13,6 +13,7 @@ from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.errors import GateFailed
 from resnext.images.synthetic import seeded_pixels
 from resnext.verify.check import batched, logits_dtype, opened, trusted_runtime
+from resnext.verify.held.artifact import refuse_other_weights
 from resnext.verify.parity import compare, gate_for
 from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights
@@ -30,6 +31,7 @@ class Expected:
     """What PyTorch gives for the images of the check.
 
     Attributes:
+        weights: the network.
         batches: batch sizes to compare at.
         pixels: N x H x W x C, uint8; a larger batch repeats them.
         images: the same, preprocessed, N x C x H x W.
@@ -38,6 +40,7 @@ class Expected:
             baseline would be the reference, and for quantized networks without a parent.
     """
 
+    weights: Weights
     batches: tuple[int, ...]
     pixels: NDArray[np.uint8]
     images: NDArray[np.float32]
@@ -91,6 +94,7 @@ def expect(
         " off to export unproven",
     )
     return Expected(
+        weights,
         batches,
         pixels,
         reference.images,
@@ -99,14 +103,24 @@ def expect(
     )
 
 
-def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> CheckRecord:
+def prove(
+    artifact: Artifact, expected: Expected, backend: str = "ort-cpu", *, exported: bool = True
+) -> CheckRecord:
     """Load the artifact's bytes from disk, run them on ``backend``, and compare with what eager
-    PyTorch gives.
+    PyTorch gives; then hold graph and stored weights against the network.
 
     The reference evaluator computes an ONNX file of a precision that ``backend`` does not run.
 
+    Args:
+        artifact: the written file.
+        expected: what PyTorch gives.
+        backend: a name of the registry.
+        exported: the manifest says all that was done to the graph; False for one that was changed
+            for an engine builder alone, which no artifact holds.
+
     Raises:
         GateFailed: they do not agree; the message gives batch and reasons.
+        BadArtifact: the graph is not that of the network.
     """
     manifest = artifact.manifest
     gate = gate_for(manifest.numerics)
@@ -132,6 +146,8 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)
             ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
+    if exported:
+        refuse_other_weights(artifact, expected.weights)
     return CheckRecord(
         batches=expected.batches,
         backend=backend,

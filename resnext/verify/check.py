@@ -20,6 +20,8 @@ from resnext.runtimes.pt2.package import check_package_bytes
 from resnext.runtimes.registry import REFERENCE, open_session, runtime_named
 from resnext.weights.spec import Weights, load_weights
 
+from .held.artifact import check_graph, differences
+from .held.network import Structure
 from .parity import Parity
 from .reference import Reference
 
@@ -103,7 +105,7 @@ def check(
     """Run an artifact on seeded images and compare its logits with PyTorch's.
 
     The bytes are those on disk. NaN, infinity, and a wrong shape, element type or order of rows
-    always fail.
+    always fail, and so do stored weights that are not the network's at the artifact's precision.
 
     Args:
         artifact: what `resnext_export.export` returned, or the path of its folder.
@@ -121,8 +123,8 @@ def check(
 
     Raises:
         UsageError: the artifact does not take that batch, or the runtime not that artifact.
-        BadArtifact: file and manifest do not agree, or the manifest declares other facts than the
-            weights.
+        BadArtifact: file and manifest do not agree, the file's graph is not that of the network,
+            or the manifest declares other facts than the weights.
         BadWeights: the weights cannot be found, or are not those that the artifact was made from.
         GateFailed: the reference cannot tell images apart, so nothing could be proven.
         MissingRequirement: this machine lacks what the runtime needs.
@@ -133,10 +135,9 @@ def check(
     if images < 1 or seed < 0:
         raise UsageError(f"`images` must be at least 1 and `seed` at least 0, not {images}, {seed}")
     artifact = artifact if isinstance(artifact, Artifact) else read_artifact(Path(artifact))
+    structure = _check_bytes(artifact)
     if weights is None or isinstance(weights, str):
-        weights = artifact_weights(artifact, weights)
-    else:
-        _check_bytes(artifact)
+        weights = recorded_weights(artifact, weights)
     runtime = runtime or natural_runtime(artifact)
     manifest, dtype = artifact.manifest, _REFERENCES[reference]
     if (
@@ -153,7 +154,7 @@ def check(
     with opened(artifact, runtime) as run:
         logits = batched(run, eager.inputs(manifest), batch)
     eager.refuse_if_useless(dtype)
-    return eager.parity(
+    outcome = eager.parity(
         logits,
         manifest.numerics,
         artifact,
@@ -161,6 +162,11 @@ def check(
         against=dtype,
         graph=artifact if _is_graph(artifact) and runtime != REFERENCE else None,
     )
+    # What a wide gate would hide in the logits: each stored weight and scale.
+    if odd := differences(artifact, structure, weights):
+        failures = (*outcome.failures, *odd)
+        outcome = outcome.model_copy(update={"passed": False, "failures": failures})
+    return outcome
 
 
 def natural_runtime(artifact: Artifact) -> str:
@@ -184,10 +190,13 @@ def _is_graph(artifact: Artifact) -> bool:
     return artifact.manifest.kind in runtime_named(REFERENCE).formats
 
 
-def _check_bytes(artifact: Artifact) -> None:
-    """Check that the file's bytes say what the manifest says."""
+def _check_bytes(artifact: Artifact) -> Structure | None:
+    """Check that the file's bytes say what the manifest says, and that its graph is the network's;
+    returns the graph, if the file's format has one.
+    """
     check_package_bytes(artifact)
     check_onnx_precision(artifact)
+    return check_graph(artifact)
 
 
 def _batch(artifact: Artifact, batch: int | None) -> int:
