@@ -101,8 +101,6 @@ def run(
     if weights is None and start is not None:
         check_onnx_precision(start)
         weights = recorded_weights(start, request.weights)
-        # An engine cannot be read, so what it is built from must be right.
-        refuse_other_weights(start, weights)
     elif weights is None:
         refuse_older_torch()
         with working("loading weights"):
@@ -112,7 +110,10 @@ def run(
                 num_classes=request.num_classes,
                 input_size=request.pixels(),
             )
-    if start is None and request.numerics.calibrated:
+    if start is not None:
+        # An engine cannot be read afterwards, so what it is built from must be right.
+        refuse_other_weights(start, weights)
+    elif request.numerics.calibrated:
         request.images(weights)  # refuses now what would fail after the first step
     *before, _ = request.steps(start.manifest.precision if start else None)
     precision = request.precision or (start.manifest.precision if start else DEFAULT)
