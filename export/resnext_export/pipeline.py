@@ -20,7 +20,7 @@ from resnext.verify.held.artifact import refuse_other_weights
 from resnext.weights.spec import Weights, load_weights
 
 from .formats.base import builder_for
-from .publish import publish
+from .publish import Built, publish
 from .registry import FORMATS
 from .request import ExportRequest
 from .store import build_step
@@ -98,9 +98,11 @@ def run(
             f"`format` {request.format} is made from an ONNX artifact; {start.directory} is of kind"
             f" {start.manifest.kind}"
         )
+    held: Artifact | None = None
     if weights is None and start is not None:
         check_onnx_precision(start)
         weights = recorded_weights(start, request.weights)
+        held = start if check else None
     elif weights is None:
         refuse_older_torch()
         with working("loading weights"):
@@ -110,10 +112,7 @@ def run(
                 num_classes=request.num_classes,
                 input_size=request.pixels(),
             )
-    if start is not None:
-        # An engine cannot be read afterwards, so what it is built from must be right.
-        refuse_other_weights(start, weights)
-    elif request.numerics.calibrated:
+    if start is None and request.numerics.calibrated:
         request.images(weights)  # refuses now what would fail after the first step
     *before, _ = request.steps(start.manifest.precision if start else None)
     precision = request.precision or (start.manifest.precision if start else DEFAULT)
@@ -123,7 +122,15 @@ def run(
         store = None if check else Path(scratch)  # what is not checked is not kept
         for step in before:
             source = build_step(step, weights, source, store, check=check, say=say).artifact
-        build = partial(builder.build, source, weights, request, check=check, say=say, cache=None)
+        make = partial(builder.build, source, weights, request, check=check, say=say, cache=None)
+
+        def build(folder: Path) -> Built:
+            built = make(folder)
+            if held is not None:
+                # Weights cannot be read back out of an engine, but out of its source.
+                refuse_other_weights(held, weights)
+            return built
+
         return publish(source, directory, build, request=request, check=check, force=force)
 
 
