@@ -127,7 +127,7 @@ def run(
         def build(folder: Path) -> Built:
             built = make(folder)
             if held is not None:
-                # Weights cannot be read back out of an engine, but out of its source.
+                # Weights cannot be read back from an engine, but they can from its source.
                 refuse_other_weights(held, weights)
             return built
 

@@ -37,22 +37,21 @@ class Scheme:
         steps: a weight is within -steps and steps times its scale.
     """
 
-    weight: str
-    activation: str
+    weight: np.dtype[Any]
+    activation: np.dtype[Any]
     bias: bool
     everywhere: bool
     steps: float
 
 
 #: For a processor, 7 bits of weights: without VNNI, two products are added in 16 bits.
-_PROCESSOR = Scheme("int8", "uint8", bias=True, everywhere=True, steps=64)
+_INT8, _FLOAT8 = np.dtype(np.int8), numpy_dtype("float8_e4m3fn")
+_PROCESSOR = Scheme(_INT8, np.dtype(np.uint8), bias=True, everywhere=True, steps=64)
 _SCHEMES = {
     ("int8", "ort"): _PROCESSOR,
     ("int8", "openvino"): _PROCESSOR,
-    ("int8", "trt"): Scheme("int8", "int8", bias=False, everywhere=False, steps=127),
-    ("fp8", "trt"): Scheme(
-        "float8_e4m3fn", "float8_e4m3fn", bias=False, everywhere=False, steps=448
-    ),
+    ("int8", "trt"): Scheme(_INT8, _INT8, bias=False, everywhere=False, steps=127),
+    ("fp8", "trt"): Scheme(_FLOAT8, _FLOAT8, bias=False, everywhere=False, steps=448),
 }
 
 
@@ -258,13 +257,13 @@ class _Walk:
 
     def _quantized(self, value: Value, what: str, *, relu: bool = False) -> Value:
         assert self.scheme is not None
-        self._op(value, "Quantized", what, dtype=self.scheme.activation)
+        self._op(value, "Quantized", what, dtype=self.scheme.activation.name)
         scale, zero = value.facts["scale"], value.facts["zero"]
         if scale.size != 1 or not np.isfinite(scale).all() or not (scale > 0).all():
             raise OddGraph(f"the scale of node {value.node} is not one positive number")
         if scale.dtype != numpy_dtype(self.dtype):
             raise OddGraph(f"the scale of node {value.node} is {scale.dtype}, not {self.dtype}")
-        if (self.scheme.activation != "uint8" or (relu and self._everywhere)) and zero.any():
+        if (self.scheme.activation != np.uint8 or (relu and self._everywhere)) and zero.any():
             raise OddGraph(
                 f"the zero point of node {value.node} ({what}) is {zero.item()}, and 0 in an export"
             )
@@ -292,9 +291,9 @@ class _Walk:
         weight, bias = value.fixed
         quantized = self._is_quantized(name)
         scheme = self.scheme if quantized else None
-        int8 = None if scheme is None else scheme.weight
-        self._stored(weight, f"the weight of {name}", shape, int8)
-        int32 = "int32" if scheme is not None and scheme.bias else None
+        few_bits = None if scheme is None else scheme.weight
+        self._stored(weight, f"the weight of {name}", shape, few_bits)
+        int32 = np.dtype(np.int32) if scheme is not None and scheme.bias else None
         self._stored(bias, f"the bias of {name}", (layer.outputs,), int32)
         assert weight is not None
         assert bias is not None
@@ -304,11 +303,15 @@ class _Walk:
         return source
 
     def _stored(
-        self, tensor: Fixed | None, what: str, shape: tuple[int, ...], quantized: str | None
+        self,
+        tensor: Fixed | None,
+        what: str,
+        shape: tuple[int, ...],
+        quantized: np.dtype[Any] | None,
     ) -> None:
         if isinstance(tensor, Dequantized):
             found, scale = tensor.stored, tensor.scale
-            if quantized is None or found.dtype != numpy_dtype(quantized):
+            if found.dtype != quantized:
                 raise OddGraph(
                     f"{what} is {found.dtype} with a scale, and {quantized or self.dtype} in an"
                     " export"

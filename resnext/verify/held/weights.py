@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,7 +45,7 @@ class _Span:
 
     def rounded(self, dtype: str) -> _Span:
         """As the element type ``dtype`` holds them; float32 comes first, as in an export."""
-        kind = numpy_dtype(dtype) if dtype != "float8_e4m3fn" else np.dtype(ml_dtypes.float8_e4m3fn)
+        kind = numpy_dtype(dtype)
         with np.errstate(over="ignore", under="ignore"):
             ends = (end.astype(np.float32).astype(kind) for end in (self.low, self.high))
             return _Span(*(end.astype(np.float64) for end in ends))
@@ -147,7 +146,7 @@ def _weight_differences(
     unit = structure.dtype
     if scale is not None:
         assert structure.scheme is not None
-        unit = f"steps of {structure.scheme.weight}"
+        unit = f"steps of {structure.scheme.weight.name}"
         span = span.over(scale[odd // raw[0].size])
         span = _steps(span, structure.scheme)
     yield from _outside(
@@ -157,9 +156,9 @@ def _weight_differences(
 
 def _steps(units: _Span, scheme: Scheme) -> _Span:
     units = units.clipped(-scheme.steps, scheme.steps)
-    if scheme.weight == "int8":
+    if scheme.weight == np.int8:
         return _Span(np.rint(units.low), np.rint(units.high))
-    return units.rounded(scheme.weight)
+    return units.rounded(scheme.weight.name)
 
 
 def _weight_scales(largest: _Span, stored: StoredLayer, bias: _Span, structure: Structure) -> _Span:

@@ -34,6 +34,7 @@ from resnext.artifact.records import PackageLayer
 from resnext.cli.parity import main as parity
 from resnext.errors import BadArtifact, GateFailed
 from resnext.network.config import ResNeXtConfig
+from resnext.runtimes.trt.identity import engine_name
 from resnext.verify.check import check
 from resnext.verify.held.artifact import check_graph, differences, refuse_other_weights
 from resnext.weights.spec import Weights, load_model, load_weights
@@ -1252,6 +1253,22 @@ def test_a_package_with_a_layer_of_another_type_is_named(digits: Weights, tmp_pa
     write_package(tmp_path / "model.pt2", other, facts_of(digits))
     artifact = sealed(tmp_path / "model.pt2", digits, other)
     assert differences(artifact, digits) == ["fc: compiled in float16, not float32"]
+
+
+def test_the_name_of_an_engine_covers_how_it_was_quantized(forms: Forms) -> None:
+    manifest = forms["int8-trt"][0].manifest
+    record = manifest.quantization
+    assert record is not None
+    assert record.ranges is not None
+    moved = {name: (low, high * 2) for name, (low, high) in record.ranges.items()}
+    names = {
+        engine_name(
+            manifest.model_copy(update={"quantization": record.model_copy(update=change)}),
+            refittable=False,
+        )
+        for change in ({}, {"method": "entropy"}, {"ranges": moved}, {"source_sha256": "0" * 64})
+    }
+    assert len(names) == 4
 
 
 @pytest.mark.usefixtures("rtx")
