@@ -9,7 +9,8 @@ from scipy.stats import binomtest
 
 from resnext.errors import UsageError
 from resnext.precision import NUMERICS, Gate
-from resnext.verify.parity import Parity, clopper_pearson, compare, discriminates, gate_for
+from resnext.verify.margins import clopper_pearson
+from resnext.verify.parity import Parity, compare, discriminates, gate_for
 
 Logits = NDArray[np.float64]
 
