@@ -65,7 +65,8 @@ def compare_adversarial(
             )
             continue
         allowed = allowed_error(gate, worst_loss, least_loss(yardstick[row], float(rms[row])))
-        measured = judged and bool(np.isfinite(errors[row]))
+        finite = bool(np.isfinite(got[row]).all())
+        measured = judged and finite
         kinds.append(
             InputKind(
                 name=name,
@@ -73,9 +74,10 @@ def compare_adversarial(
                 max_error=float(errors[row]) if measured else None,
                 allowed=allowed,
                 worst=0 if measured else None,
+                finite=finite,
             )
         )
-        if not np.isfinite(got[row]).all():
+        if not finite:
             nonfinite.append(name)
         elif judged and not errors[row] <= allowed:
             beyond.append(f"{name} {errors[row]:.1e} (allowed {allowed:.1e})")

@@ -96,6 +96,7 @@ class InputKind(Strict):
             for an adversarial input, of its own; None if it is not finite or nothing was compared.
         allowed: largest ``max_error`` that the gate allows.
         worst: index of the image with ``max_error`` among those of this kind; None without it.
+        finite: no logit is NaN or infinite.
     """
 
     name: str
@@ -104,6 +105,7 @@ class InputKind(Strict):
     max_error: float | None
     allowed: float
     worst: int | None = None
+    finite: bool = True
 
 
 class Parity(BaseModel):
@@ -416,7 +418,11 @@ def _incomparable(
         top5=None,
         artifact_sha256=sha256,
         gate=gate.name,
-        inputs=(InputKind(name=images, images=rows, max_error=None, allowed=gate.max_error),),
+        inputs=(
+            InputKind(
+                name=images, images=rows, max_error=None, allowed=gate.max_error, finite=False
+            ),
+        ),
     )
 
 
