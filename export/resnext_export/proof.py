@@ -150,7 +150,7 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
                 dtype=logits_dtype(artifact, backend),
                 artifact_sha256=manifest.file_sha256,
             )
-            _refuse(outcome.failures, f"batch {size}")
+            _refuse(outcome.failures, size)
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)
             ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
@@ -167,7 +167,7 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
             loss=outcome.loss,
             saturates=NUMERICS[manifest.numerics].calibrated,
         )
-        _refuse(failures, f"batch {size}")
+        _refuse(failures, size)
     return CheckRecord(
         batches=expected.batches,
         backend=backend,
@@ -177,9 +177,9 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
     )
 
 
-def _refuse(failures: tuple[str, ...], at: str) -> None:
+def _refuse(failures: tuple[str, ...], batch: int) -> None:
     if failures:
         raise GateFailed(
-            f"the exported file does not compute what PyTorch computes, {at}: "
+            f"the exported file does not compute what PyTorch computes, batch {batch}: "
             f"{'; '.join(failures)}. Nothing was written"
         )

@@ -160,7 +160,7 @@ def _parity(manifest: Manifest) -> str:
             ratio = f", {done.error_ratio:.2g} times what {manifest.precision} costs by itself"
         return (
             f"ok: max error {done.max_error:.1e} of the logits' RMS (allowed"
-            f" {done.tolerance:.0e}){ratio}, against eager PyTorch, batch"
+            f" {done.tolerance:.1e}){ratio}, against eager PyTorch, batch"
             f" {' and '.join(map(str, done.batches))}, on {done.backend}"
         )
     later = f"resnext-parity --artifact DIR --backend {manifest.kind}"

@@ -309,13 +309,17 @@ def test_a_gate_of_what_would_pass_passes_and_a_tighter_one_does_not(reference: 
     worst = {limit.name: limit.would_pass for limit in limits_of(reference, candidate, baseline)}
     fields = ("max_error", "min_cosine", "top1", "error_ratio", "mean_ratio")
     values = [worst[name] for name in fields]  # type: ignore[index]  # names of metrics
-    assert compare(reference, candidate, gate=Gate(*values), baseline=baseline).passed
+    assert compare(reference, candidate, gate=gate_of(*values), baseline=baseline).passed
     for index, name in enumerate(fields):
         looser = name in ("min_cosine", "top1")
         tighter = list(values)
         tighter[index] = 1 - 0.85 * (1 - values[index]) if looser else 0.85 * values[index]
-        outcome = compare(reference, candidate, gate=Gate(*tighter), baseline=baseline)
+        outcome = compare(reference, candidate, gate=gate_of(*tighter), baseline=baseline)
         assert [limit.name for limit in outcome.limits if not limit.passed] == [name]
+
+
+def gate_of(error: float, cosine: float, top1: float, ratio: float, mean_ratio: float) -> Gate:
+    return Gate(error, cosine, top1, ratio, mean_ratio)
 
 
 def limits_of(

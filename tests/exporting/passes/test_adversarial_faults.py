@@ -49,7 +49,7 @@ def logits_clipped_at_50(model: ResNeXt) -> nn.Module:
 
 
 def activations_clipped_at_100(model: ResNeXt) -> nn.Module:
-    model.bn1 = Clipped(model.bn1)
+    model.add_module("bn1", Clipped(model.bn1))
     return model
 
 
