@@ -168,7 +168,7 @@ def _poisoned_weights(digits: Weights, value: float) -> Weights:
 #: Each path, with the error that ends it.
 PATHS: dict[Callable[..., None], tuple[type[ResnextError], str]] = {
     of_accuracy: (GateFailed, "1 of 12 images give NaN or infinite logits"),
-    of_an_export: (GateFailed, "1 NaN and 0 infinite|0 NaN and 1 infinite"),
+    of_an_export: (GateFailed, "NaN and . infinite values, first in row 0"),
     of_a_check: (GateFailed, "NaN and . infinite values, first in row 6"),
     of_an_activation: (GateFailed, "nan|inf"),
     of_calibration: (BadInput, "NaN or infinite"),
