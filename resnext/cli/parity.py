@@ -13,7 +13,7 @@ from resnext.version import __version__
 
 from .app import SETTINGS, guarded
 from .options import RUN, artifact_option, backend_option, json_option, seed_option
-from .sections import SectionedCommand, option_of
+from .sections import SectionedGroup, option_of, runs_subcommand
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
@@ -31,11 +31,20 @@ Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
 
 
+_COMMANDS: dict[str, tuple[str, str]] = {}
+
+
 _compare = option_of("What to compare with")
 
 
-@click.command(cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
-@artifact_option("Folder that resnext-export wrote, or the file in it.", required=True)
+@click.group(
+    cls=SectionedGroup,
+    lazy=_COMMANDS,
+    invoke_without_command=True,
+    context_settings=SETTINGS,
+    epilog=_EPILOG,
+)
+@artifact_option("Folder that resnext-export wrote, or the file in it.")
 @backend_option(
     ARTIFACT_RUNTIMES,
     f"Runtime that runs the artifact: {', '.join(ARTIFACT_RUNTIMES)}. {REFERENCE} computes an ONNX"
@@ -72,9 +81,12 @@ _compare = option_of("What to compare with")
 @seed_option("Seed for the test images.", "What to compare with")
 @json_option("Write the result as JSON")
 @click.version_option(__version__, prog_name="resnext-parity")
+@click.pass_context
 @guarded
 def main(
-    artifact: Path,
+    ctx: click.Context,
+    /,
+    artifact: Path | None,
     backend: str | None,
     batch: int | None,
     against: Literal["torch", "torch-fp32"],
@@ -88,6 +100,10 @@ def main(
     Compares logits on seeded test images. NaN, infinity, and a wrong shape, dtype or row order
     always fail. The verdict names the sha256 of the file it is about.
     """
+    if runs_subcommand(ctx):
+        return
+    if artifact is None:
+        raise click.UsageError("--artifact is needed")
     from resnext.artifact.files import read_artifact
     from resnext.errors import GateFailed
     from resnext.verify.check import check, natural_runtime

@@ -88,8 +88,23 @@ class SectionedGroup(click.Group):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, those of one section together, then the subcommands."""
         _write_options(self.get_params(ctx), ctx, formatter)
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in sorted(self.lazy.items())])
+        if self.lazy:
+            with formatter.section("Commands"):
+                formatter.write_dl([(name, line) for name, (_, line) in sorted(self.lazy.items())])
+
+
+def runs_subcommand(ctx: click.Context) -> bool:
+    """Whether a subcommand follows, so that the group has nothing to do itself.
+
+    Raises:
+        click.UsageError: there are options before its name; it has its own.
+    """
+    if ctx.invoked_subcommand is None:
+        return False
+    typed = click.core.ParameterSource.COMMANDLINE
+    if any(ctx.get_parameter_source(name) is typed for name in ctx.params):
+        raise click.UsageError(f"options go after {ctx.invoked_subcommand}, and it has its own")
+    return True
 
 
 def _write_options(
