@@ -11,6 +11,7 @@ from typing import Any
 from resnext.artifact.files import Artifact, check_destination, read_artifact
 from resnext.artifact.manifest import MANIFEST_NAME, read_manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
+from resnext.artifact.trust import check_signed, current_trust
 from resnext.errors import BadArtifact, UsageError
 from resnext.precision import DEFAULT
 from resnext.progress import working
@@ -141,10 +142,12 @@ def rebuild(
         say: as `export`.
 
     Raises:
-        BadArtifact: there is no manifest, or it stores no request.
+        BadArtifact: there is no manifest, it stores no request, or the environment requires a
+            signature that it lacks.
         ResnextError: as `export`.
     """
     manifest = read_manifest(path / MANIFEST_NAME)
+    check_signed(path, manifest, {}, current_trust())
     if manifest.request is None:
         refitted = manifest.engine is not None and manifest.engine.refitted
         raise BadArtifact(

@@ -16,6 +16,15 @@ from pathlib import Path
 from resnext.errors import BadArtifact, MissingRequirement, UsageError
 
 from .manifest import MANIFEST_NAME, Manifest, read_manifest
+from .signature import SIGNATURE_NAME
+from .trust import Trust, check_trust, current_trust
+
+#: What was proven of the artifact, and the same as a signed statement.
+VERDICT_NAME = "verdict.json"
+STATEMENT_NAME = "verdict.intoto.json"
+#: Files that may be in an artifact's folder besides the manifest and what it describes. They go
+#: when the artifact is replaced.
+COMPANIONS = frozenset({VERDICT_NAME, STATEMENT_NAME, SIGNATURE_NAME})
 
 _CHUNK_BYTES = 1 << 20
 _ELSEWHERE = "choose another `output`"
@@ -39,12 +48,16 @@ class Artifact:
         return self.directory / self.manifest.file
 
 
-def read_artifact(path: Path) -> Artifact:
+def read_artifact(path: Path, *, trust: Trust | None = None) -> Artifact:
     """Read and check the artifact at ``path``, which is its folder, its manifest or its file.
 
+    Args:
+        path: the artifact.
+        trust: whose artifacts may be opened; None means what `trusting` or the environment says.
+
     Raises:
-        BadArtifact: there is none, its manifest is not valid, or the size or digest of the file
-            does not match the manifest.
+        BadArtifact: there is none, its manifest is not valid, the size or digest of the file does
+            not match the manifest, or ``trust`` refuses it.
     """
     if not path.exists():
         raise BadArtifact(
@@ -73,6 +86,7 @@ def read_artifact(path: Path) -> Artifact:
             f"{artifact.path} does not have the sha256 of its manifest: altered",
             hint="export it again",
         )
+    check_trust(artifact, current_trust() if trust is None else trust)
     return artifact
 
 
@@ -116,7 +130,7 @@ def _is_artifact_folder(directory: Path, names: list[str]) -> bool:
     text = (directory / MANIFEST_NAME).read_text("utf-8", "replace")
     match = re.search(r'"file":\s*"([^"/]+)"', text)
     ours = match is not None and '"format_version"' in text and '"file_sha256"' in text
-    return ours and set(names) <= {MANIFEST_NAME, *(match.groups() if match else ())}
+    return ours and set(names) <= {MANIFEST_NAME, *COMPANIONS, *(match.groups() if match else ())}
 
 
 @contextmanager

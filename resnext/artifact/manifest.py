@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -287,6 +288,23 @@ def read_manifest(path: Path) -> Manifest:
         ) from exc
     except ResnextError as exc:
         raise BadArtifact(f"{path} is not valid: {exc}") from exc
+
+
+def manifest_sha256(directory: Path, manifest: Manifest) -> str:
+    """Digest of the bytes of the manifest in ``directory``.
+
+    Raises:
+        BadArtifact: they no longer say what ``manifest`` says, which was read from them before.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        data = path.read_bytes()
+        same = Manifest.model_validate_json(data) == manifest
+    except (OSError, ValidationError):
+        same = False
+    if not same:
+        raise BadArtifact(f"{path} changed while it was in use", hint="read the artifact again")
+    return hashlib.sha256(data).hexdigest()
 
 
 def _use_writer(raw: dict[str, Any]) -> str:

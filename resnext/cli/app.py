@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import os
 import re
 import signal
@@ -35,6 +36,8 @@ def guarded(function: F) -> F:
             number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)
         }
         _interrupted.clear()
+        log, remarks = logging.getLogger("resnext"), _Remarks()
+        log.addHandler(remarks)
         try:
             return function(*args, **kwargs)
         except ResnextError as exc:
@@ -83,6 +86,7 @@ def guarded(function: F) -> F:
             )
             sys.exit(70)
         finally:
+            log.removeHandler(remarks)
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
@@ -90,6 +94,14 @@ def guarded(function: F) -> F:
         "--debug", is_flag=True, help="Show tracebacks instead of one-line errors."
     )
     return option(wrapper)  # type: ignore[return-value]  # the decorated function keeps its name and options
+
+
+class _Remarks(logging.Handler):
+    """Prints what the library logs: one line on stderr, fields spelled as flags."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print ``record``."""
+        click.echo(f"{record.levelname.lower()}: {as_flags(record.getMessage())}", err=True)
 
 
 def as_flags(text: str, command: click.Command | None = None) -> str:

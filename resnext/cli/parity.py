@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -12,7 +12,15 @@ from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
 from .app import SETTINGS, guarded
-from .options import RUN, artifact_option, backend_option, json_option, seed_option
+from .options import (
+    OUTPUT,
+    RUN,
+    artifact_option,
+    backend_option,
+    json_option,
+    seed_option,
+    trust_options,
+)
 from .sections import SectionedGroup, option_of, runs_subcommand
 
 if TYPE_CHECKING:
@@ -27,11 +35,18 @@ Examples:
   resnext-parity --artifact engine/ --backend trt
   resnext-parity --artifact out/ --weights moved/checkpoint.pth
   resnext-parity --artifact fp8/ --backend onnx-reference    fp8 without a GPU
+  resnext-parity --artifact out/ --verdict                   and store the outcome in out/
+  resnext-parity verify out/                                 does it still hold, here?
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
 
 
-_COMMANDS: dict[str, tuple[str, str]] = {}
+_COMMANDS = {
+    "verify": (
+        "resnext.cli.verify:verify",
+        "Check that the verdict beside an artifact still holds, here and now.",
+    ),
+}
 
 
 _compare = option_of("What to compare with")
@@ -80,6 +95,13 @@ _compare = option_of("What to compare with")
 )
 @seed_option("Seed for the test images.", "What to compare with")
 @json_option("Write the result as JSON")
+@option_of(OUTPUT)(
+    "--verdict",
+    is_flag=True,
+    help="Also measure delivered precision and a time, and store it all as verdict.json beside"
+    " the artifact, bound to its bytes.",
+)
+@trust_options
 @click.version_option(__version__, prog_name="resnext-parity")
 @click.pass_context
 @guarded
@@ -94,6 +116,7 @@ def main(
     images: int,
     seed: int,
     json_path: str | None,
+    verdict: bool,
 ) -> None:
     """Check that the bytes on disk compute the same function as PyTorch.
 
@@ -107,19 +130,26 @@ def main(
     from resnext.artifact.files import read_artifact
     from resnext.errors import GateFailed
     from resnext.verify.check import check, natural_runtime
+    from resnext.verify.verdict import check_room, judge, write_verdict
 
     check_writable(json_path)
     opened = read_artifact(artifact)
     runtime = backend or natural_runtime(opened)
-    outcome = check(
-        opened,
-        weights=spec,
-        runtime=runtime,
-        batch=batch,
-        images=images,
-        seed=seed,
-        reference=against,
-    )
+    how: dict[str, Any] = {
+        "weights": spec,
+        "runtime": runtime,
+        "batch": batch,
+        "images": images,
+        "seed": seed,
+        "reference": against,
+    }
+    if verdict:
+        check_room(opened)
+        judged = judge(opened, **how)
+        outcome = judged.parity
+        click.echo(f"wrote {write_verdict(opened, judged)}", err=True)
+    else:
+        outcome = check(opened, **how)
     if json_path != "-":
         _print(outcome, opened, runtime, against)
     if json_path is not None:

@@ -88,9 +88,8 @@ class SectionedGroup(click.Group):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, those of one section together, then the subcommands."""
         _write_options(self.get_params(ctx), ctx, formatter)
-        if self.lazy:
-            with formatter.section("Commands"):
-                formatter.write_dl([(name, line) for name, (_, line) in sorted(self.lazy.items())])
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in sorted(self.lazy.items())])
 
 
 def runs_subcommand(ctx: click.Context) -> bool:

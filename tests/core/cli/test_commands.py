@@ -87,7 +87,7 @@ SECTIONS = {
     ],
     "resnext-export check-trt": ["Engine", "Output", "Options"],
     "resnext-export inspect": ["What to run", "Requirements", "Output", "Options"],
-    "resnext-export rebuild": ["Output", "Options"],
+    "resnext-export rebuild": ["Output", "Trust", "Options"],
     "resnext-export refit": ["Network", "Output", "Options"],
     "resnext-bench": [
         "What to run",
@@ -96,10 +96,19 @@ SECTIONS = {
         "Device",
         "Accuracy and calibration",
         "Output",
+        "Trust",
         "Options",
     ],
-    "resnext-parity": ["What to run", "What to compare with", "Output", "Options"],
-    "resnext-classify": ["What to run", "Network", "Output", "Options"],
+    "resnext-parity": [
+        "What to run",
+        "What to compare with",
+        "Output",
+        "Trust",
+        "Options",
+        "Commands",
+    ],
+    "resnext-parity verify": ["Output", "Trust", "Options"],
+    "resnext-classify": ["What to run", "Network", "Output", "Trust", "Options"],
 }
 
 
@@ -279,6 +288,9 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     ),
     (("resnext-parity", "--artifact", "none", "--batch", "0"), 2, ("--batch",)),
     (("resnext-parity", "--artifact", "none", "--images", "0"), 2, ("--images",)),
+    (("resnext-parity", "verify"), 2, ("PATH",)),
+    (("resnext-parity", "verify", "none"), 4, ("no artifact at none",)),
+    (("resnext-parity", "--seed", "1", "verify", "none"), 2, ("options go after verify",)),
     (("resnext-classify",), 2, ("IMAGES",)),
     (("resnext-classify", "none.png", "--weights", "digits"), 4, ("no image at none.png",)),
     (("resnext-classify", "file", "--weights", "digits"), 4, ("file is not an image",)),

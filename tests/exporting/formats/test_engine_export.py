@@ -33,12 +33,12 @@ from resnext.runtimes.trt.library import (
     TensorRT,
     TensorRTRTX,
 )
-from resnext.verify.delivered import undelivered
+from resnext.verify.delivered import share_of, undelivered
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import proof
 from resnext_export.cli.export import main
-from resnext_export.inspection import delivered_line, share_of
+from resnext_export.inspection import delivered_line
 from resnext_export.options import options_of
 from resnext_export.registry import EngineChoices
 
