@@ -131,7 +131,7 @@ def public_key(path: Path) -> EllipticCurvePublicKey:
     serialization = _serialization()
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-    key = _loaded(path, "public", serialization.load_pem_public_key)
+    key = _loaded(path, "public key", serialization.load_pem_public_key)
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise BadInput(f"{path} is not a P-256 key", hint=_MAKE_KEY)
     return key
@@ -148,7 +148,9 @@ def private_key(path: Path) -> EllipticCurvePrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
     key = _loaded(
-        path, "private", lambda data: serialization.load_pem_private_key(data, password=None)
+        path,
+        "private key without a password",
+        lambda data: serialization.load_pem_private_key(data, password=None),
     )
     if not isinstance(key, EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
         raise BadInput(f"{path} is not a P-256 key", hint=_MAKE_KEY)
@@ -177,10 +179,7 @@ def _loaded(path: Path, kind: str, load: Callable[[bytes], Key]) -> Key:
     except OSError as exc:
         raise BadInput(f"cannot read the key {path}: {exc.strerror}") from exc
     except Exception as exc:  # cryptography has several for what is no key, or has a password
-        raise BadInput(
-            f"{path} is not a {kind} key in PEM form without a password: {first_line(exc)}",
-            hint=_MAKE_KEY,
-        ) from exc
+        raise BadInput(f"{path} is not a {kind}, PEM", hint=_MAKE_KEY) from exc
 
 
 def _encoded(payload: bytes) -> bytes:

@@ -55,6 +55,14 @@ _COMMANDS = {
         "resnext_export.cli.refit:refit",
         "Put weights into an engine that was built without.",
     ),
+    "sign": (
+        "resnext_export.cli.sign:sign",
+        "Sign an artifact and its verdict.",
+    ),
+    "verify": (
+        "resnext_export.cli.sign:verify",
+        "Verify an artifact's signature, and name what differs.",
+    ),
 }
 
 

@@ -89,6 +89,8 @@ SECTIONS = {
     "resnext-export inspect": ["What to run", "Requirements", "Output", "Options"],
     "resnext-export rebuild": ["Output", "Trust", "Options"],
     "resnext-export refit": ["Network", "Output", "Options"],
+    "resnext-export sign": ["Key", "Options"],
+    "resnext-export verify": ["Key", "Options"],
     "resnext-bench": [
         "What to run",
         "Network",
@@ -291,6 +293,9 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     (("resnext-parity", "verify"), 2, ("PATH",)),
     (("resnext-parity", "verify", "none"), 4, ("no artifact at none",)),
     (("resnext-parity", "--seed", "1", "verify", "none"), 2, ("options go after verify",)),
+    (("resnext-export", "sign", "none"), 2, ("--key",)),
+    (("resnext-export", "sign", "none", "--key", "file"), 4, ("file is not a private key",)),
+    (("resnext-export", "verify", "none", "--key", "none"), 4, ("cannot read the key none",)),
     (("resnext-classify",), 2, ("IMAGES",)),
     (("resnext-classify", "none.png", "--weights", "digits"), 4, ("no image at none.png",)),
     (("resnext-classify", "file", "--weights", "digits"), 4, ("file is not an image",)),
