@@ -17,6 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "Artifact": "artifact.files",
+    "Integrity": "verify.laws",
     "Manifest": "artifact.manifest",
     "Parity": "verify.parity",
     "Preprocessing": "images.preprocessing",
@@ -26,6 +27,7 @@ _PUBLIC = {
     "Session": "runtimes.session",
     "VARIANTS": "network.config",
     "Weights": "weights.spec",
+    "batch_integrity": "verify.integrity",
     "check": "verify.check",
     "compare": "verify.parity",
     "load_model": "weights.spec",
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from resnext.runtimes.front import open_session as open_session
     from resnext.runtimes.session import Session as Session
     from resnext.verify.check import check as check
+    from resnext.verify.integrity import batch_integrity as batch_integrity
+    from resnext.verify.laws import Integrity as Integrity
     from resnext.verify.parity import Parity as Parity
     from resnext.verify.parity import compare as compare
     from resnext.weights.spec import Weights as Weights
