@@ -236,15 +236,18 @@ class Manifest(Strict):
             else frozenset(name for name, _ in self.quantization.left)
         )
 
+    @property
+    def batch_ranges(self) -> tuple[BatchRange, ...]:
+        """Batch sizes that the artifact takes; of an engine, one range for each profile."""
+        return (self.batch,) if self.engine is None else self.engine.options.profiles
+
     def takes(self, batch: int) -> bool:
         """Whether the artifact runs at ``batch``: for an engine, whether a profile covers it."""
-        ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
-        return any(batch in covered for covered in ranges)
+        return any(batch in covered for covered in self.batch_ranges)
 
     def batches(self) -> str:
         """Human-readable batch sizes that the artifact takes."""
-        ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
-        return ", ".join(map(str, ranges))
+        return ", ".join(map(str, self.batch_ranges))
 
     def to_json(self) -> str:
         """The file's text."""
