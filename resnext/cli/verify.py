@@ -53,6 +53,8 @@ def _print(path: Path, verdict: Verdict) -> None:
     click.echo(f"  sha256          {verdict.artifact_sha256}")
     click.echo(f"  judged          {verdict.created} on {verdict.device}: {verdict.capability}")
     click.echo(f"  parity          max error {verdict.parity.max_error:.2e} of the logits' RMS")
+    scope = "the cheap half" if verdict.integrity.quick else "in full"
+    click.echo(f"  batch integrity ok, {scope}")
     if (record := verdict.delivered) is not None:
         missed = ", ".join(f"{name} {dtype}" for name, dtype in record.missed[:3])
         more = f" and {len(record.missed) - 3} more" if len(record.missed) > 3 else ""

@@ -1,8 +1,9 @@
 """The verdict: what was proven of an artifact, bound to its bytes, stored beside them.
 
-Parity, delivered precision and a time go into ``verdict.json``, with the digests of the file, of
-the manifest's bytes (and so of every record in it) and of the weights. A later stage reads it back
-and believes it only if all of that is still so, on the same runtime and the same kind of machine.
+Parity, batch integrity, delivered precision and a time go into ``verdict.json``, with the digests
+of the file, of the manifest's bytes (and so of every record in it) and of the weights. A later
+stage reads it back and believes it only if all of that is still so, on the same runtime and the
+same kind of machine.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from resnext.weights.spec import Weights
 
 from .check import check, natural_runtime
 from .delivered import share_of, undelivered
+from .integrity import artifact_integrity
+from .laws import Integrity
 from .parity import Parity, gate_of
 
 #: Nanoseconds of the timed runs of a verdict, and their smallest number.
@@ -99,6 +102,7 @@ class Verdict(Strict):
             or name and compute capability of a GPU.
         libraries: versions of the libraries that computed, by distribution.
         parity: comparison with PyTorch.
+        integrity: whether a row depends on its image alone, not on the batch around it.
         delivered: precision of the layers; None if the runtime reports none.
         timing: time of a run; None for the reference evaluator, whose time means nothing.
         environment: machine and software.
@@ -117,6 +121,7 @@ class Verdict(Strict):
     capability: str
     libraries: dict[str, str]
     parity: Parity
+    integrity: Integrity
     delivered: DeliveredRecord | None
     timing: TimingRecord | None
     environment: Environment
@@ -137,6 +142,7 @@ def judge(
     images: int = 28,
     seed: int = 0,
     reference: Literal["torch", "torch-fp32"] = "torch",
+    quick: bool = True,
 ) -> Verdict:
     """Check ``artifact``, and record everything that the outcome holds for.
 
@@ -148,6 +154,7 @@ def judge(
         images: as `check`.
         seed: as `check`.
         reference: as `check`.
+        quick: examine only the cheap half of batch integrity (`batch_integrity`).
 
     Raises:
         ResnextError: as `check`.
@@ -166,6 +173,7 @@ def judge(
     with open_session(artifact, runtime) as session:
         timing = None if runtime == REFERENCE else _timed(session, manifest, size, seed)
         delivered = session.delivered()
+        integrity = artifact_integrity(session, manifest, seed=seed, quick=quick)
     with open_nvml() as nvml:
         environment = record_environment(nvml)
     missed = tuple(
@@ -186,12 +194,13 @@ def judge(
         "capability": capability(delivered.device),
         "libraries": libraries(runtime, manifest),
         "parity": parity,
+        "integrity": integrity,
         "delivered": DeliveredRecord(share=share_of(manifest, delivered), missed=missed)
         if delivered.layers
         else None,
         "timing": timing,
         "environment": environment,
-        "passed": parity.passed,
+        "passed": parity.passed and integrity.passed,
     }
     return sealed(Verdict(**facts, content_sha256="0" * 64))
 
@@ -301,6 +310,7 @@ def check_binding(artifact: Artifact, verdict: Verdict) -> None:
         (artifact.directory / MANIFEST_NAME, digest, verdict.manifest_sha256),
         ("the record of the weights", manifest.weights.sha256, verdict.weights_sha256),
         ("the compared file", manifest.file_sha256, verdict.parity.artifact_sha256),
+        ("the file in batches", manifest.file_sha256, verdict.integrity.artifact_sha256),
     ):
         if actual != declared:
             raise BadArtifact(
@@ -308,17 +318,14 @@ def check_binding(artifact: Artifact, verdict: Verdict) -> None:
                 f" {actual[:12]}, the verdict's is {str(declared)[:12]}",
                 hint=_JUDGE,
             )
-    problem = _contradiction(verdict.parity, manifest)
-    if problem or verdict.passed != verdict.parity.passed:
+    if problem := _contradiction(verdict, manifest):
         raise BadArtifact(
-            f"the verdict in {artifact.directory} contradicts itself:"
-            f" {problem or '`passed` does not follow from its parts'}",
-            hint=_JUDGE,
+            f"the verdict in {artifact.directory} contradicts itself: {problem}", hint=_JUDGE
         )
     if not verdict.passed:
+        failures = (*verdict.parity.failures, *verdict.integrity.failures)
         raise GateFailed(
-            f"the verdict in {artifact.directory} did not pass:"
-            f" {'; '.join(verdict.parity.failures)}",
+            f"the verdict in {artifact.directory} did not pass: {'; '.join(failures)}",
             hint="export the artifact again",
         )
 
@@ -356,17 +363,22 @@ def capability(device: str) -> str:
 _JUDGE = "judge it again on this machine, with `artifact` DIR and `verdict`"
 
 
-def _contradiction(parity: Parity, manifest: Manifest) -> str | None:
-    """Which of its numbers a passed comparison cannot have, or None."""
+def _contradiction(verdict: Verdict, manifest: Manifest) -> str | None:
+    """What in ``verdict`` cannot be true together, or None."""
+    parity, integrity, gate = verdict.parity, verdict.integrity, gate_of(manifest)
+    broken = tuple(law.failure for law in integrity.laws if law.failure)
     if parity.passed != (not parity.failures):
-        return "`passed` does not follow from `failures`"
+        return "`passed` of parity does not follow from its failures"
+    if integrity.passed != (not integrity.failures) or (broken and integrity.passed):
+        return "`passed` of integrity does not follow from its laws"
+    if verdict.passed != (parity.passed and integrity.passed):
+        return "`passed` does not follow from its parts"
     if not parity.passed:
         return None
-    gate = gate_of(manifest)
     if parity.max_error is None or parity.min_cosine is None:
-        return "it passed without numbers"
+        return "parity passed without numbers"
     if parity.max_error > gate.max_error or parity.min_cosine < gate.min_cosine:
-        return f"it passed with a max error of {parity.max_error:.2e} of the logits' RMS"
+        return f"parity passed with a max error of {parity.max_error:.2e} of the logits' RMS"
     return None
 
 

@@ -23,6 +23,7 @@ from resnext.images.preprocessing import default_preprocessing
 from resnext.machine.environment import Environment
 from resnext.machine.nvml import Gpu
 from resnext.network.config import VARIANTS, variant
+from resnext.verify.laws import Integrity
 from resnext.verify.parity import Parity
 from resnext.verify.verdict import DeliveredRecord, TimingRecord, Verdict
 from resnext.weights.spec import load_weights
@@ -130,6 +131,16 @@ def stored_verdict() -> Verdict:
         capability="linux-x86_64 avx2",
         libraries={"onnxruntime": "1"},
         parity=run.rows[0].parity,
+        integrity=Integrity(
+            passed=True,
+            failures=(),
+            laws=(),
+            backend="ort",
+            quick=True,
+            rounding=None,
+            noise=0.0,
+            contrast=1.0,
+        ),
         delivered=DeliveredRecord(share=0.5, missed=(("fc", "float32"),)),
         timing=TimingRecord(batch=1, boundary="host", median_ns=1, samples=11),
         environment=run.environment,

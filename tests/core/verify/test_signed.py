@@ -150,7 +150,7 @@ def test_the_statement_is_an_in_toto_test_result_about_the_file(signed: Artifact
     ]
     predicate = stated["predicate"]
     result = ParseDict(predicate, result_pb2.TestResult(), ignore_unknown_fields=True)
-    assert (result.result, list(result.passed_tests)) == ("PASSED", ["parity"])
+    assert (result.result, list(result.passed_tests)) == ("PASSED", ["parity", "batch-integrity"])
     assert predicate["verdict"] == json.loads((signed.directory / "verdict.json").read_text())
 
 

@@ -18,6 +18,7 @@ from resnext.artifact.files import Artifact, read_artifact
 from resnext.cli.parity import main as parity
 from resnext.errors import BadArtifact, GateFailed, MissingRequirement
 from resnext.machine.environment import record_packages
+from resnext.runtimes.ort.session import OrtSession
 from resnext.verify.check import check
 from resnext.verify.verdict import Verdict, check_room, judge, read_verdict, sealed, write_verdict
 from resnext.weights.spec import Weights, load_weights
@@ -153,10 +154,10 @@ def test_a_comparison_of_another_file_is_refused(copy: Artifact) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"passed": True, "failures": ("max error",)}, "does not follow from `failures`"),
-        ({"max_error": 0.5}, "it passed with a max error of 5.00e-01"),
-        ({"max_error": None}, "it passed without numbers"),
-        ({"min_cosine": 0.1}, "it passed with"),
+        ({"passed": True, "failures": ("max error",)}, "does not follow from its failures"),
+        ({"max_error": 0.5}, "parity passed with a max error of 5.00e-01"),
+        ({"max_error": None}, "parity passed without numbers"),
+        ({"min_cosine": 0.1}, "parity passed with"),
     ],
 )
 def test_a_verdict_that_contradicts_itself_is_refused(
@@ -164,6 +165,40 @@ def test_a_verdict_that_contradicts_itself_is_refused(
 ) -> None:
     rewritten(copy, parity=read_verdict(copy.directory).parity.model_copy(update=changes))
     with pytest.raises(BadArtifact, match=f"contradicts itself.*{message}"):
+        verify_artifact(copy.directory)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"failures": ("row 3",)}, "does not follow from its laws"),
+        ({"passed": False}, "does not follow from its laws"),
+        ({"artifact_sha256": "1" * 64}, "sha256 of the file in batches"),
+        ({"passed": False, "failures": ("row 3",)}, "`passed` does not follow from its parts"),
+    ],
+)
+def test_a_verdict_on_batches_that_contradicts_itself_is_refused(
+    copy: Artifact, changes: dict[str, Any], message: str
+) -> None:
+    rewritten(copy, integrity=read_verdict(copy.directory).integrity.model_copy(update=changes))
+    with pytest.raises(BadArtifact, match=message):
+        verify_artifact(copy.directory)
+
+
+def test_a_leak_between_neighbors_fails_the_verdict(
+    copy: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OrtSession.run
+
+    def leaking(self: OrtSession, inputs: Any) -> Any:
+        [(name, logits)] = real(self, inputs).items()
+        return {name: logits + (np.roll(logits, 1, axis=0) if len(logits) > 7 else 0)}
+
+    monkeypatch.setattr(OrtSession, "run", leaking)
+    verdict = judge(copy, runtime="ort-cpu")
+    assert (verdict.parity.passed, verdict.integrity.passed, verdict.passed) == (True, False, False)
+    write_verdict(copy, verdict)
+    with pytest.raises(GateFailed, match="did not pass: "):
         verify_artifact(copy.directory)
 
 
