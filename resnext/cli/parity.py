@@ -27,6 +27,7 @@ Examples:
   resnext-parity --artifact engine/ --backend trt
   resnext-parity --artifact out/ --weights moved/checkpoint.pth
   resnext-parity --artifact fp8/ --backend onnx-reference    fp8 without a GPU
+  resnext-parity --artifact out/ --batch-integrity           are the rows of a batch independent?
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
 
@@ -47,6 +48,12 @@ _compare = option_of("What to compare with")
     type=click.IntRange(min=1),
     metavar="N",
     help="Images in one run.  [default: 7, or the artifact's fixed batch]",
+)
+@option_of(RUN)(
+    "--batch-integrity",
+    is_flag=True,
+    help="Compare the rows of batches with each other instead of with PyTorch: each must depend on"
+    " its image alone, at every batch size. Needs no weights; --batch examines one size alone.",
 )
 @_compare(
     "--against",
@@ -77,6 +84,7 @@ def main(
     artifact: Path,
     backend: str | None,
     batch: int | None,
+    batch_integrity: bool,
     against: Literal["torch", "torch-fp32"],
     spec: str | None,
     images: int,
@@ -93,6 +101,11 @@ def main(
     from resnext.verify.check import check, natural_runtime
 
     check_writable(json_path)
+    if batch_integrity:
+        from . import batch_integrity as rows
+
+        rows.run(artifact, backend, batch, seed, json_path)
+        return
     opened = read_artifact(artifact)
     runtime = backend or natural_runtime(opened)
     outcome = check(
