@@ -35,6 +35,7 @@ Examples:
   resnext-parity --artifact engine/ --backend trt
   resnext-parity --artifact out/ --weights moved/checkpoint.pth
   resnext-parity --artifact fp8/ --backend onnx-reference    fp8 without a GPU
+  resnext-parity --artifact out/ --batch-integrity           are the rows of a batch independent?
   resnext-parity --artifact out/ --verdict                   and store the outcome in out/
   resnext-parity verify out/                                 does it still hold, here?
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
@@ -71,6 +72,12 @@ _compare = option_of("What to compare with")
     type=click.IntRange(min=1),
     metavar="N",
     help="Images in one run.  [default: 7, or the artifact's fixed batch]",
+)
+@option_of(RUN)(
+    "--batch-integrity",
+    is_flag=True,
+    help="Compare the rows of batches with each other instead of with PyTorch: each must depend on"
+    " its image alone, at every batch size. Needs no weights; --batch examines one size alone.",
 )
 @_compare(
     "--against",
@@ -111,6 +118,7 @@ def main(
     artifact: Path | None,
     backend: str | None,
     batch: int | None,
+    batch_integrity: bool,
     against: Literal["torch", "torch-fp32"],
     spec: str | None,
     images: int,
@@ -133,6 +141,11 @@ def main(
     from resnext.verify.verdict import check_room, judge, write_verdict
 
     check_writable(json_path)
+    if batch_integrity:
+        from . import batch_integrity as rows
+
+        rows.run(artifact, backend, batch, seed, json_path)
+        return
     opened = read_artifact(artifact)
     runtime = backend or natural_runtime(opened)
     how: dict[str, Any] = {
