@@ -324,7 +324,7 @@ def exit_code(run: Run) -> int:
 def _show(run: Run, *, to_stderr: bool) -> None:
     from rich.console import Console
 
-    from .report import least_width, legend, remarks, rounds_done, table
+    from .report import least_width, legend, remarks, rounds_done, table, warnings
 
     console = Console(stderr=to_stderr, highlight=False)
     if console.width < least_width(run):
@@ -336,7 +336,7 @@ def _show(run: Run, *, to_stderr: bool) -> None:
     if (done := rounds_done(run)) != str(run.rounds):
         console.print(f"stopped after {done} rounds", style="yellow")
     console.print(f"[dim]{legend(run)}[/dim]")
-    for line in remarks(run):
+    for line in (*remarks(run), *warnings(run)):
         console.print(as_flags(line), style="yellow", markup=False)
 
 

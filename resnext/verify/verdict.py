@@ -142,6 +142,8 @@ def judge(
     images: int = 28,
     seed: int = 0,
     reference: Literal["torch", "torch-fp32"] = "torch",
+    images_from: str | None = None,
+    gate: str = "default",
     quick: bool = True,
 ) -> Verdict:
     """Check ``artifact``, and record everything that the outcome holds for.
@@ -154,6 +156,8 @@ def judge(
         images: as `check`.
         seed: as `check`.
         reference: as `check`.
+        images_from: as `check`.
+        gate: as `check`.
         quick: examine only the cheap half of batch integrity (`batch_integrity`).
 
     Raises:
@@ -168,6 +172,8 @@ def judge(
         images=images,
         seed=seed,
         reference=reference,
+        images_from=images_from,
+        gate=gate,
     )
     size = batch or (manifest.batch.opt if manifest.takes(manifest.batch.opt) else None)
     with open_session(artifact, runtime) as session:

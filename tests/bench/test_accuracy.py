@@ -33,7 +33,7 @@ from resnext.verify.accuracy import (
     measure_accuracy,
     reference_logits_for,
 )
-from resnext.verify.parity import clopper_pearson
+from resnext.verify.margins import clopper_pearson
 from resnext.weights.spec import Weights, load_weights
 
 Logits = NDArray[Any]

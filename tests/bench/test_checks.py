@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import resnext_bench.checks
+from resnext.findings import Finding
 from resnext.network.config import VARIANTS
 from resnext.network.layers import layers
 from resnext.runtimes.session import Delivered, DeliveredLayer
@@ -91,6 +92,9 @@ FAULTS: dict[str, Evidence] = {
     "wrong-output": replace(FINE, parity=compare(LOGITS, LOGITS[::-1])),
     "precision-not-delivered": replace(FINE, delivered=delivered("float16")),
     "accuracy-lost": replace(FINE, accuracy=accuracy(losing_flips=3)),
+    "untrained-weights": replace(
+        FINE, caveats=(Finding("untrained-weights", "planted", severity="warning"),)
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from resnext.findings import Finding
 from resnext.network.config import ResNeXtConfig
 from resnext.runtimes.session import Delivered
 from resnext.verify.accuracy import Accuracy
@@ -27,6 +28,7 @@ class Evidence:
         scheme: runtime of a quantized graph's Q/DQ scheme; None for any other graph.
         accuracy: on labeled images; None if none were run.
         accuracy_missing: why requested accuracy is missing; empty otherwise.
+        caveats: warnings about the artifact itself.
     """
 
     samples: Samples
@@ -39,3 +41,4 @@ class Evidence:
     scheme: str | None = None
     accuracy: Accuracy | None = None
     accuracy_missing: str = ""
+    caveats: tuple[Finding, ...] = ()

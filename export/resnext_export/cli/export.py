@@ -128,6 +128,8 @@ def note(line: str) -> None:
 
 
 def _say(artifact: Artifact) -> None:
+    from resnext.verify.untrained import untrained
+
     manifest = artifact.manifest
     spec_in, spec_out = manifest.inputs[0], manifest.outputs[0]
     how = f"opset {manifest.opset}"
@@ -152,6 +154,8 @@ def _say(artifact: Artifact) -> None:
     if manifest.engine is not None:
         _say_engine(manifest)
     click.echo(f"parity    {_parity(manifest)}")
+    if (finding := untrained(manifest)) is not None:
+        click.echo(f"warning   {as_flags(str(finding))}")
 
 
 def _parity(manifest: Manifest) -> str:
