@@ -14,6 +14,7 @@ from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.errors import BadArtifact, UsageError
 from resnext.precision import DEFAULT
 from resnext.progress import working
+from resnext.readers.files import is_file
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.verify.check import recorded_weights
 from resnext.weights.spec import Weights, load_weights
@@ -57,7 +58,7 @@ def export(
         fields["onnx"] = source.directory
     elif isinstance(source, Weights):
         fields["weights"] = source.source
-    elif (Path(source) / "manifest.json").is_file():
+    elif is_file(Path(source) / "manifest.json"):
         fields["onnx"] = Path(source)
     else:
         fields["weights"] = str(source)

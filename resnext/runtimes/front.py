@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.artifact.files import Artifact, read_artifact
+from resnext.readers.files import is_file, is_folder
 from resnext.weights.spec import Weights, load_weights
 
 from . import registry
@@ -40,7 +41,7 @@ def open_session(
     """
     if isinstance(subject, str | Path):
         path = Path(subject)
-        is_artifact = path.is_dir() or (path.parent / "manifest.json").is_file()
+        is_artifact = is_folder(path) or is_file(path.parent / "manifest.json")
         subject = read_artifact(path) if is_artifact else load_weights(str(subject))
     if runtime is None:
         runtime = "torch" if isinstance(subject, Weights) else natural_runtime(subject)
