@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import mmap
 import os
 import re
 import shutil
@@ -51,6 +52,18 @@ class Artifact:
         self._check(hashlib.sha256(data).hexdigest())
         return data
 
+    def read_writable(self) -> mmap.mmap:
+        """As `read`, in writable memory that the caller owns; changes do not reach the file.
+
+        Raises:
+            BadArtifact: the file was replaced or altered after `read_artifact`.
+        """
+        with self._opened() as file:
+            memory = mmap.mmap(-1, self.manifest.file_size_bytes)
+            size = file.readinto(memory)  # type: ignore[attr-defined]  # buffered
+        self._check(hashlib.sha256(memory).hexdigest() if size == len(memory) else "")
+        return memory
+
     def copy_to(self, folder: Path) -> Path:
         """Copy the file into ``folder``, for libraries that only load files by path; checked like
         `read`.
@@ -63,8 +76,14 @@ class Artifact:
             MissingRequirement: the copy cannot be written.
         """
         copy = folder / self.manifest.file
-        with _disk_errors(folder), copy.open("xb") as file:
-            self._check(self._digest(file.write))
+        try:
+            with copy.open("xb") as file:
+                self._check(self._digest(file.write))
+        except OSError as exc:
+            raise MissingRequirement(
+                f"cannot copy {self.path} to {folder}: {exc.strerror or exc}",
+                hint="set TMPDIR to a folder with room",
+            ) from exc
         return copy
 
     def check_file(self) -> None:

@@ -49,7 +49,7 @@ def parse_onnx(data: bytes, *, foreign: bool = False) -> onnx.ModelProto:
     except Exception as exc:  # protobuf raises many types
         raise ValueError("this is not an ONNX file, or it is cut short") from exc
     if not model.HasField("graph"):
-        raise ValueError("this is not an ONNX file: it has no graph")
+        raise ValueError("this is not an ONNX file, or it is cut short")
     check_model(model, foreign=foreign)
     return model
 
@@ -117,7 +117,7 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
     """Check that the values are in the file, as many as the shape says."""
     name = repr(tensor.name[:80])
     if tensor.data_location != TensorProto.DEFAULT or tensor.external_data:
-        raise ValueError(f"the values of tensor {name} are in another file")
+        raise ValueError(f"the values of tensor {name} are in another file, which is not opened")
     if tensor.HasField("segment"):
         raise ValueError(f"the tensor {name} is in segments")
     if tensor.data_type == TensorProto.UNDEFINED and not tensor.ByteSize():
