@@ -18,6 +18,7 @@ from resnext.cli.options import (
     chosen_weights,
     json_option,
     seed_option,
+    trust_options,
     weights_options,
 )
 from resnext.cli.params import CountsType, NameType, SecondsType
@@ -226,6 +227,7 @@ _right = option_of("Accuracy and calibration")
     metavar="PATH",
     help="Write the report as Markdown.",
 )
+@trust_options
 @click.version_option(__version__, prog_name="resnext-bench")
 @guarded
 def main(

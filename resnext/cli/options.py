@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,6 +43,40 @@ def backend_option(names: Iterable[str], text: str, **settings: Any) -> Callable
         help=text,
         **settings,
     )
+
+
+def trust_options(function: F) -> F:
+    """Add ``--require-signature`` and ``--trust KEY``: every artifact that the command reads, it
+    reads under them.
+    """
+    option = option_of("Trust")
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, require_signature: bool, trust: tuple[Path, ...], **kwargs: Any) -> Any:
+        from resnext.artifact.trust import Trust, trusting
+
+        with trusting(Trust(trust, require_signature)):
+            return function(*args, **kwargs)
+
+    for add in (
+        option(
+            "--trust",
+            type=click.Path(path_type=Path),
+            multiple=True,
+            metavar="KEY",
+            help="Public key (PEM) whose signature counts; may be repeated. Also: RESNEXT_TRUST.",
+        ),
+        option(
+            "--require-signature",
+            is_flag=True,
+            help=(
+                "Refuse an artifact that none of the trusted keys signed. Also:"
+                " RESNEXT_REQUIRE_SIGNATURE=1."
+            ),
+        ),
+    ):
+        wrapper = add(wrapper)
+    return wrapper  # type: ignore[return-value]  # the decorated function keeps its name and options
 
 
 def seed_option(text: str, section: str) -> Callable[[F], F]:

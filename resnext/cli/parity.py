@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -14,14 +14,16 @@ from resnext.version import __version__
 from .app import SETTINGS, guarded
 from .options import (
     COMPARE,
+    OUTPUT,
     RUN,
     artifact_option,
     backend_option,
     gate_option,
     json_option,
     seed_option,
+    trust_options,
 )
-from .sections import SectionedCommand, option_of
+from .sections import SectionedGroup, option_of, runs_subcommand
 
 _EPILOG = """\b
 Examples:
@@ -30,15 +32,32 @@ Examples:
   resnext-parity --artifact engine/ --backend trt
   resnext-parity --artifact out/ --weights moved/checkpoint.pth
   resnext-parity --artifact fp8/ --backend onnx-reference    fp8 without a GPU
+  resnext-parity --artifact out/ --batch-integrity           are the rows of a batch independent?
+  resnext-parity --artifact out/ --verdict                   and store the outcome in out/
+  resnext-parity verify out/                                 does it still hold, here?
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
+
+
+_COMMANDS = {
+    "verify": (
+        "resnext.cli.verify:verify",
+        "Check that the verdict beside an artifact still holds, here and now.",
+    ),
+}
 
 
 _compare = option_of(COMPARE)
 
 
-@click.command(cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
-@artifact_option("Folder that resnext-export wrote, or the file in it.", required=True)
+@click.group(
+    cls=SectionedGroup,
+    lazy=_COMMANDS,
+    invoke_without_command=True,
+    context_settings=SETTINGS,
+    epilog=_EPILOG,
+)
+@artifact_option("Folder that resnext-export wrote, or the file in it.")
 @backend_option(
     ARTIFACT_RUNTIMES,
     f"Runtime that runs the artifact: {', '.join(ARTIFACT_RUNTIMES)}. {REFERENCE} computes an ONNX"
@@ -50,6 +69,12 @@ _compare = option_of(COMPARE)
     type=click.IntRange(min=1),
     metavar="N",
     help="Images in one run.  [default: 7, or the artifact's fixed batch]",
+)
+@option_of(RUN)(
+    "--batch-integrity",
+    is_flag=True,
+    help="Compare the rows of batches with each other instead of with PyTorch: each must depend on"
+    " its image alone, at every batch size. Needs no weights; --batch examines one size alone.",
 )
 @_compare(
     "--against",
@@ -81,12 +106,23 @@ _compare = option_of(COMPARE)
 @gate_option()
 @seed_option("Seed for the test images.", COMPARE)
 @json_option("Write the result as JSON")
+@option_of(OUTPUT)(
+    "--verdict",
+    is_flag=True,
+    help="Also measure delivered precision and a time, and store it all as verdict.json beside"
+    " the artifact, bound to its bytes.",
+)
+@trust_options
 @click.version_option(__version__, prog_name="resnext-parity")
+@click.pass_context
 @guarded
 def main(
-    artifact: Path,
+    ctx: click.Context,
+    /,
+    artifact: Path | None,
     backend: str | None,
     batch: int | None,
+    batch_integrity: bool,
     against: Literal["torch", "torch-fp32"],
     spec: str | None,
     images: int,
@@ -94,6 +130,7 @@ def main(
     gate: str,
     seed: int,
     json_path: str | None,
+    verdict: bool,
 ) -> None:
     """Check that the bytes on disk compute the same function as PyTorch.
 
@@ -101,30 +138,46 @@ def main(
     denormal and huge ones. NaN, infinity, and a wrong shape, dtype or row order always fail. The
     verdict names the sha256 of the file it is about.
     """
+    if runs_subcommand(ctx):
+        return
+    if artifact is None:
+        raise click.UsageError("--artifact is needed")
     from resnext.artifact.files import read_artifact
     from resnext.errors import GateFailed
     from resnext.verify.check import check, natural_runtime
+    from resnext.verify.verdict import check_room, judge, write_verdict
 
     check_writable(json_path)
+    if batch_integrity:
+        from . import batch_integrity as rows
+
+        rows.run(artifact, backend, batch, seed, json_path)
+        return
     opened = read_artifact(artifact)
     runtime = backend or natural_runtime(opened)
-    outcome = check(
-        opened,
-        weights=spec,
-        runtime=runtime,
-        batch=batch,
-        images=images,
-        seed=seed,
-        reference=against,
-        images_from=images_from,
-        gate=gate,
-    )
+    how: dict[str, Any] = {
+        "weights": spec,
+        "runtime": runtime,
+        "batch": batch,
+        "images": images,
+        "seed": seed,
+        "reference": against,
+        "images_from": images_from,
+        "gate": gate,
+    }
+    if verdict:
+        check_room(opened)
+        judged = judge(opened, **how)
+        outcome = judged.parity
+        click.echo(f"wrote {write_verdict(opened, judged)}", err=True)
+    else:
+        outcome = check(opened, **how)
     if json_path != "-":
         from .parity_report import report
 
         precise = "float64 PyTorch" if against == "torch" else "float32 PyTorch"
-        verdict = "PASS" if outcome.passed else "FAIL"
-        click.echo(f"{verdict}  {opened.path} on {runtime} against {precise}")
+        word = "PASS" if outcome.passed else "FAIL"
+        click.echo(f"{word}  {opened.path} on {runtime} against {precise}")
         for line in report(outcome, opened.manifest):
             click.echo(f"  {line}".rstrip())
     if json_path is not None:

@@ -92,6 +92,20 @@ class SectionedGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in sorted(self.lazy.items())])
 
 
+def runs_subcommand(ctx: click.Context) -> bool:
+    """Whether a subcommand follows, so that the group has nothing to do itself.
+
+    Raises:
+        click.UsageError: there are options before its name; it has its own.
+    """
+    if ctx.invoked_subcommand is None:
+        return False
+    typed = click.core.ParameterSource.COMMANDLINE
+    if any(ctx.get_parameter_source(name) is typed for name in ctx.params):
+        raise click.UsageError(f"options go after {ctx.invoked_subcommand}, and it has its own")
+    return True
+
+
 def _write_options(
     parameters: list[click.Parameter], ctx: click.Context, formatter: click.HelpFormatter
 ) -> None:

@@ -41,7 +41,7 @@ def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
         BadArtifact: the file and its manifest do not agree, so the manifest's word on weights is
             worth nothing.
     """
-    _check_bytes(artifact)
+    check_bytes(artifact)
     return recorded_weights(artifact, spec)
 
 
@@ -154,7 +154,7 @@ def check(
     if weights is None or isinstance(weights, str):
         weights = artifact_weights(artifact, weights)
     else:
-        _check_bytes(artifact)
+        check_bytes(artifact)
     runtime = runtime or natural_runtime(artifact)
     manifest, dtype = artifact.manifest, _REFERENCES[reference]
     if (
@@ -230,7 +230,7 @@ def _is_graph(artifact: Artifact) -> bool:
     return artifact.manifest.kind in runtime_named(REFERENCE).formats
 
 
-def _check_bytes(artifact: Artifact) -> None:
+def check_bytes(artifact: Artifact) -> None:
     """Check that the file's bytes say what the manifest says."""
     check_package_bytes(artifact)
     check_onnx_precision(artifact)

@@ -10,6 +10,7 @@ import click
 
 from resnext.cli.app import SETTINGS, as_flags, guarded
 from resnext.cli.options import json_option
+from resnext.cli.sections import runs_subcommand
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_export.derivation import derivation
@@ -54,6 +55,14 @@ _COMMANDS = {
         "resnext_export.cli.refit:refit",
         "Put weights into an engine that was built without.",
     ),
+    "sign": (
+        "resnext_export.cli.sign:sign",
+        "Sign an artifact and its verdict.",
+    ),
+    "verify": (
+        "resnext_export.cli.sign:verify",
+        "Verify an artifact's signature, and name what differs.",
+    ),
 }
 
 
@@ -87,10 +96,7 @@ def main(
     The output folder holds the model and manifest.json: configuration, weights, preprocessing,
     sha256, versions, and the result of the check. It appears whole or not at all.
     """
-    if ctx.invoked_subcommand is not None:
-        typed = click.core.ParameterSource.COMMANDLINE
-        if any(ctx.get_parameter_source(name) is typed for name in ctx.params):
-            raise click.UsageError(f"options go after {ctx.invoked_subcommand}, and it has its own")
+    if runs_subcommand(ctx):
         return
     check_writable(json_path)
     if list_models:

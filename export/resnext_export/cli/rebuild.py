@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from resnext.cli.app import SETTINGS, guarded
+from resnext.cli.options import trust_options
 from resnext.cli.sections import SectionedCommand
 from resnext_export.pipeline import rebuild as rebuilt
 
@@ -23,6 +24,7 @@ Examples:
 @click.command("rebuild", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="DIR")
 @output_options("the artifact's own, which it replaces")
+@trust_options
 @guarded
 def rebuild(path: Path, output: Path | None, force: bool, check: bool) -> None:
     """Make an artifact again from the request in its manifest, with the libraries installed here.
