@@ -35,7 +35,7 @@ _EXACT = 4 * float(np.finfo(np.float32).eps)
 #: Limits over measured noise, which is a maximum over a few images only.
 _MARGIN = 4.0
 #: The limit for rounding is between these shares of the precision's parity gate.
-_LEAST_SHARE, _MOST_SHARE = 1 / 50, 1 / 2
+_LEAST_SHARE, _MOST_SHARE = 1 / 20, 1 / 2
 #: A row is another image's if that is nearer by this factor.
 _NEARER = 4.0
 

@@ -243,7 +243,7 @@ def test_the_limit_is_tied_to_the_gate_of_the_precision(numerics: str) -> None:
     gate = NUMERICS[numerics].gate.max_error
     laws = examine(network, numerics=numerics).laws
     limits = {law.law: law.limit for law in laws if law.limit is not None}
-    assert gate / 50 <= limits["size"] <= gate / 2
+    assert gate / 20 <= limits["size"] <= gate / 2
     assert limits["neighbor"] < 1e-6  # the same kernels in the same place: in any precision
 
 
