@@ -87,7 +87,7 @@ SECTIONS = {
     ],
     "resnext-export check-trt": ["Engine", "Output", "Options"],
     "resnext-export inspect": ["What to run", "Requirements", "Output", "Options"],
-    "resnext-export rebuild": ["Output", "Trust", "Options"],
+    "resnext-export rebuild": ["Spread", "Output", "Trust", "Options"],
     "resnext-export refit": ["Network", "Output", "Options"],
     "resnext-export sign": ["Key", "Options"],
     "resnext-export verify": ["Key", "Options"],
