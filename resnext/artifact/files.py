@@ -86,7 +86,7 @@ def read_artifact(path: Path, *, trust: Trust | None = None) -> Artifact:
             f"{artifact.path} does not have the sha256 of its manifest: altered",
             hint="export it again",
         )
-    check_trust(artifact, current_trust() if trust is None else trust)
+    check_trust(directory, manifest, current_trust() if trust is None else trust)
     return artifact
 
 
