@@ -14,7 +14,9 @@ from resnext.machine.environment import Environment
 from resnext.runtimes.session import Delivered, Session
 from resnext.timing.paired import ratio_by_round
 from resnext.verify.accuracy import Accuracy
+from resnext.verify.integrity import timed_batch_integrity
 from resnext.verify.labeled import Labeled
+from resnext.verify.laws import Integrity
 from resnext.verify.parity import Parity
 from resnext.verify.reference import Reference
 
@@ -77,6 +79,7 @@ class Judge:
         delivered = _delivered(subject.session)
         accuracy, accuracy_missing = self._accuracy(case.batch, opening)
         parity = self._parity(case.batch, numerics, opening, samples)
+        integrity = _integrity(numerics, opening, samples)
         timings = [timing_of("host", samples.host_ns, case.batch)]
         if samples.device_ns and samples.device_boundary:
             timings.append(timing_of(samples.device_boundary, samples.device_ns, case.batch))
@@ -92,6 +95,7 @@ class Judge:
                 scheme=None if quantization is None else quantization.runtime,
                 accuracy=accuracy,
                 accuracy_missing=accuracy_missing,
+                integrity=integrity,
             )
         )
         size = subject.session.model_size_bytes if manifest is None else manifest.file_size_bytes
@@ -112,6 +116,7 @@ class Judge:
             model_size_bytes=size,
             artifact_sha256=None if manifest is None else manifest.file_sha256,
             parity=parity,
+            integrity=integrity,
             accuracy=accuracy,
         )
 
@@ -171,6 +176,21 @@ def _delivered(session: Session) -> Delivered:
         return session.delivered()
     except Exception as exc:  # the times are taken; unknown layers make the row invalid
         return Delivered("unknown", (), {"delivered": str(as_failure(exc))})
+
+
+def _integrity(numerics: str, opening: Opening, samples: Samples) -> Integrity:
+    """Integrity of the timed batch, from untimed runs."""
+    assert opening.subject is not None
+    session, artifact = opening.subject.session, opening.artifact
+    (images,) = opening.subject.inputs.values()
+    outputs = (samples.output, samples.bound_output)
+    return timed_batch_integrity(
+        session,
+        images,
+        [output for output in outputs if output is not None],
+        numerics=numerics,
+        artifact_sha256=None if artifact is None else artifact.manifest.file_sha256,
+    )
 
 
 def _compared(output: NDArray[Any], batch: int) -> tuple[list[int], NDArray[Any]]:

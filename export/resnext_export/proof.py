@@ -12,7 +12,9 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.errors import GateFailed
 from resnext.images.synthetic import seeded_pixels
-from resnext.verify.check import batched, logits_dtype, opened, trusted_runtime
+from resnext.runtimes.registry import open_session
+from resnext.verify.check import batched, logits_dtype, trusted_runtime
+from resnext.verify.integrity import artifact_integrity
 from resnext.verify.parity import compare, gate_for
 from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights
@@ -101,19 +103,20 @@ def expect(
 
 def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> CheckRecord:
     """Load the artifact's bytes from disk, run them on ``backend``, and compare with what eager
-    PyTorch gives.
+    PyTorch gives, and the rows of some batches with each other.
 
     The reference evaluator computes an ONNX file of a precision that ``backend`` does not run.
 
     Raises:
-        GateFailed: they do not agree; the message gives batch and reasons.
+        GateFailed: they do not agree, or the rows of a batch depend on each other; the message
+            gives batch and reasons.
     """
     manifest = artifact.manifest
     gate = gate_for(manifest.numerics)
     worst, ratios = 0.0, []
     backend = trusted_runtime(artifact, backend)
     inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
-    with opened(artifact, backend) as run:
+    with open_session(artifact, backend) as run:
         for size in expected.batches:
             rows = np.arange(-(-len(inputs) // size) * size) % len(inputs)
             outcome = compare(
@@ -132,6 +135,12 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)
             ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
+        integrity = artifact_integrity(run, manifest, quick=True)
+    if not integrity.passed:
+        raise GateFailed(
+            "the rows of a batch are not independent in the exported file:"
+            f" {'; '.join(integrity.failures)}. Nothing was written"
+        )
     return CheckRecord(
         batches=expected.batches,
         backend=backend,

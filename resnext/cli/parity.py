@@ -37,6 +37,7 @@ Examples:
   resnext-parity --artifact fp8/ --backend onnx-reference    fp8 without a GPU
   resnext-parity --artifact out/ --verdict                   and store the outcome in out/
   resnext-parity verify out/                                 does it still hold, here?
+  resnext-parity --artifact out/ --batch-integrity           are the rows of a batch independent?
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
 
@@ -72,6 +73,12 @@ _compare = option_of("What to compare with")
     metavar="N",
     help="Images in one run.  [default: 7, or the artifact's fixed batch]",
 )
+@option_of(RUN)(
+    "--batch-integrity",
+    is_flag=True,
+    help="Compare the rows of batches with each other instead of with PyTorch: each must depend on"
+    " its image alone, at every batch size. Needs no weights; --batch examines one size alone.",
+)
 @_compare(
     "--against",
     type=click.Choice(["torch", "torch-fp32"]),
@@ -98,8 +105,9 @@ _compare = option_of("What to compare with")
 @option_of(OUTPUT)(
     "--verdict",
     is_flag=True,
-    help="Also measure delivered precision and a time, and store it all as verdict.json beside"
-    " the artifact, bound to its bytes.",
+    help="Also check the cheap half of batch integrity (all of it with --batch-integrity), measure"
+    " delivered precision and a time, and store it all as verdict.json beside the artifact, bound"
+    " to its bytes.",
 )
 @trust_options
 @click.version_option(__version__, prog_name="resnext-parity")
@@ -111,6 +119,7 @@ def main(
     artifact: Path | None,
     backend: str | None,
     batch: int | None,
+    batch_integrity: bool,
     against: Literal["torch", "torch-fp32"],
     spec: str | None,
     images: int,
@@ -133,6 +142,11 @@ def main(
     from resnext.verify.verdict import check_room, judge, write_verdict
 
     check_writable(json_path)
+    if batch_integrity and not verdict:
+        from . import batch_integrity as rows
+
+        rows.run(artifact, backend, batch, seed, json_path)
+        return
     opened = read_artifact(artifact)
     runtime = backend or natural_runtime(opened)
     how: dict[str, Any] = {
@@ -145,11 +159,11 @@ def main(
     }
     if verdict:
         check_room(opened)
-        judged = judge(opened, **how)
-        outcome = judged.parity
+        judged = judge(opened, **how, quick=not batch_integrity)
+        outcome, broken = judged.parity, judged.integrity.failures
         click.echo(f"wrote {write_verdict(opened, judged)}", err=True)
     else:
-        outcome = check(opened, **how)
+        outcome, broken = check(opened, **how), ()
     if json_path != "-":
         _print(outcome, opened, runtime, against)
     if json_path is not None:
@@ -157,6 +171,11 @@ def main(
     if not outcome.passed:
         raise GateFailed(
             f"{opened.path} on {runtime} is outside the parity gate: {'; '.join(outcome.failures)}"
+        )
+    if broken:
+        raise GateFailed(
+            f"the rows of a batch are not independent in {opened.path} on {runtime}:"
+            f" {'; '.join(broken)}"
         )
 
 

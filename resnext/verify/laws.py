@@ -35,7 +35,7 @@ _EXACT = 4 * float(np.finfo(np.float32).eps)
 #: Limits over measured noise, which is a maximum over a few images only.
 _MARGIN = 4.0
 #: The limit for rounding is between these shares of the precision's parity gate.
-_LEAST_SHARE, _MOST_SHARE = 1 / 50, 1 / 2
+_LEAST_SHARE, _MOST_SHARE = 1 / 20, 1 / 2
 #: A row is another image's if that is nearer by this factor.
 _NEARER = 4.0
 
@@ -51,7 +51,7 @@ class Law(Strict):
         worst: largest difference, relative to the RMS of the logits; None if none was measured.
         batch: batch size with that difference, or the first that failed otherwise.
         row: row with that difference.
-        limit: allowed difference.
+        limit: allowed difference; None if nothing was compared.
         failed: batch sizes at which the law is broken.
         failure: what is wrong, in one line; "" if the law holds. A difference below the limit is
             drift.
@@ -62,7 +62,7 @@ class Law(Strict):
     worst: float | None
     batch: int | None
     row: int | None
-    limit: float
+    limit: float | None
     failed: tuple[int, ...]
     failure: str
 
@@ -276,7 +276,7 @@ class _Tally:
             worst=self.worst,
             batch=self.at and self.at[0],
             row=self.at and self.at[1],
-            limit=self.limit,
+            limit=None if self.worst is None else self.limit,
             failed=tuple(sorted({*self.failed})),
             failure=failure,
         )

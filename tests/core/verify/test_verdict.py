@@ -192,9 +192,12 @@ def test_a_leak_between_neighbors_fails_the_verdict(
         return {name: logits + (np.roll(logits, 1, axis=0) if len(logits) > 7 else 0)}
 
     monkeypatch.setattr(OrtSession, "run", leaking)
-    verdict = judge(copy, weights=TINY, runtime="ort-cpu")
+    how = ["--artifact", str(copy.directory), "--weights", TINY, "--backend", "ort-cpu"]
+    done = CliRunner().invoke(parity, [*how, "--verdict"])
+    assert done.exit_code == 1
+    assert "error: the rows of a batch are not independent" in done.stderr
+    verdict = read_verdict(copy.directory)
     assert (verdict.parity.passed, verdict.integrity.passed, verdict.passed) == (True, False, False)
-    write_verdict(copy, verdict)
     with pytest.raises(GateFailed, match="did not pass: "):
         verify_artifact(copy.directory)
 
@@ -265,8 +268,10 @@ def test_the_command_judges_and_verifies(copy: Artifact) -> None:
     (copy.directory / "verdict.json").unlink()
     at = str(copy.directory)
     how = ["--artifact", at, "--backend", "ort-cpu", "--weights", TINY]
-    done = CliRunner().invoke(parity, [*how, "--verdict"])
-    assert (done.exit_code, done.stderr) == (0, f"wrote {at}/verdict.json\n")
+    for more, quick in ([], True), (["--batch-integrity"], False):
+        done = CliRunner().invoke(parity, [*how, "--verdict", *more])
+        assert (done.exit_code, done.stderr) == (0, f"wrote {at}/verdict.json\n")
+        assert read_verdict(copy.directory).integrity.quick is quick
     done = CliRunner().invoke(parity, ["verify", at])
     assert done.exit_code == 0
     assert done.stdout.startswith(f"HOLDS  {at} on ort-cpu (onnxruntime")
