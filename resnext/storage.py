@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import MissingRequirement, UsageError
+from .readers.files import exists
 
 _ELSEWHERE = "choose another path"
 
@@ -20,10 +21,18 @@ def cache_folder() -> Path:
     Everything in it can be made again: artifacts, engines, compiled kernels, reference logits.
     """
     if chosen := os.environ.get("RESNEXT_CACHE_DIR"):
-        return Path(chosen).expanduser()
+        return _home_replaced(chosen)
     from platformdirs import user_cache_path
 
     return user_cache_path("resnext-toolkit")
+
+
+def _home_replaced(path: str | Path) -> Path:
+    """``path`` with a home folder for ``~``, left alone if nobody has that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -81,8 +90,8 @@ def check_writable(target: str | Path | None) -> None:
     """
     if target is None or str(target) == "-":
         return
-    path = Path(target).expanduser().resolve()
-    if (path.parent / "manifest.json").exists() and path.exists():
+    path = _home_replaced(target).resolve()
+    if exists(path.parent / "manifest.json") and exists(path):
         raise UsageError(
             f"{target} is in an artifact's folder and would be overwritten", hint=_ELSEWHERE
         )
@@ -111,7 +120,7 @@ def write_text(target: str, text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    path = Path(target).expanduser()
+    path = _home_replaced(target)
     try:
         if path.exists() and not path.is_file():
             with path.open("w", encoding="utf-8") as stream:

@@ -15,6 +15,7 @@ from resnext.artifact.trust import check_signed, current_trust
 from resnext.errors import BadArtifact, UsageError
 from resnext.precision import DEFAULT
 from resnext.progress import working
+from resnext.readers.files import is_file
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.verify.check import recorded_weights
 from resnext.weights.spec import Weights, load_weights
@@ -58,7 +59,7 @@ def export(
         fields["onnx"] = source.directory
     elif isinstance(source, Weights):
         fields["weights"] = source.source
-    elif (Path(source) / "manifest.json").is_file():
+    elif is_file(Path(source) / "manifest.json"):
         fields["onnx"] = Path(source)
     else:
         fields["weights"] = str(source)

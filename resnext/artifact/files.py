@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import mmap
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from resnext.errors import BadArtifact, MissingRequirement, UsageError
+from resnext.errors import BadArtifact, BadInput, MissingRequirement, UsageError
+from resnext.readers.files import MOST_JSON, MOST_MODEL, exists, is_file, open_file, read_file
 
 from .manifest import MANIFEST_NAME, Manifest, read_manifest
 from .signature import SIGNATURE_NAME
@@ -44,8 +47,91 @@ class Artifact:
 
     @property
     def path(self) -> Path:
-        """The file that a runtime loads."""
+        """The file, for messages: what a runtime loads comes from `read` or `copy_to`."""
         return self.directory / self.manifest.file
+
+    def read(self) -> bytes:
+        """The bytes of the file, checked as they are read: what is loaded is what was checked.
+
+        Raises:
+            BadArtifact: the file was replaced or altered after `read_artifact`.
+        """
+        with self._opened() as file:
+            data = file.read(self.manifest.file_size_bytes + 1)
+        self._check(hashlib.sha256(data).hexdigest())
+        return data
+
+    def read_writable(self) -> mmap.mmap:
+        """As `read`, in writable memory that the caller owns; changes do not reach the file.
+
+        Raises:
+            BadArtifact: the file was replaced or altered after `read_artifact`.
+        """
+        with self._opened() as file:
+            memory = mmap.mmap(-1, self.manifest.file_size_bytes)
+            size = file.readinto(memory)  # type: ignore[attr-defined]  # buffered
+        self._check(hashlib.sha256(memory).hexdigest() if size == len(memory) else "")
+        return memory
+
+    def copy_to(self, folder: Path) -> Path:
+        """Copy the file into ``folder``, for libraries that only load files by path; checked like
+        `read`.
+
+        Args:
+            folder: a folder that no other user can write to.
+
+        Raises:
+            BadArtifact: the file was replaced or altered after `read_artifact`.
+            MissingRequirement: the copy cannot be written.
+        """
+        copy = folder / self.manifest.file
+        try:
+            with copy.open("xb") as file:
+                self._check(self._digest(file.write))
+        except OSError as exc:
+            raise MissingRequirement(
+                f"cannot copy {self.path} to {folder}: {exc.strerror or exc}",
+                hint="set TMPDIR to a folder with room",
+            ) from exc
+        return copy
+
+    def check_file(self) -> None:
+        """Check the file on disk, without keeping its bytes.
+
+        Raises:
+            BadArtifact: the size or digest of the file is not that of the manifest.
+        """
+        self._check(self._digest(lambda _: None))
+
+    def _digest(self, write: Callable[[bytes], object]) -> str:
+        """SHA-256 of the file, in hex; passes its bytes to ``write``."""
+        digest, left = hashlib.sha256(), self.manifest.file_size_bytes + 1
+        with self._opened() as file:
+            while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
+                digest.update(chunk)
+                write(chunk)
+                left -= len(chunk)
+        return digest.hexdigest()
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        expected = self.manifest.file_size_bytes
+        with open_file(self.path, MOST_MODEL, BadArtifact, least=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != expected:
+                raise BadArtifact(
+                    f"{self.path} has {size} bytes, its manifest says {expected}: truncated or"
+                    " altered",
+                    hint="export the artifact again",
+                )
+            yield file
+
+    def _check(self, sha256: str) -> None:
+        if sha256 != self.manifest.file_sha256:
+            raise BadArtifact(
+                f"{self.path} does not have the sha256 of its manifest: altered",
+                hint="export it again",
+            )
 
 
 def read_artifact(path: Path, *, trust: Trust | None = None) -> Artifact:
@@ -59,7 +145,7 @@ def read_artifact(path: Path, *, trust: Trust | None = None) -> Artifact:
         BadArtifact: there is none, its manifest is not valid, the size or digest of the file does
             not match the manifest, or ``trust`` refuses it.
     """
-    if not path.exists():
+    if not exists(path):
         raise BadArtifact(
             f"no artifact at {path}", hint="export one first, with this folder as its `output`"
         )
@@ -70,30 +156,23 @@ def read_artifact(path: Path, *, trust: Trust | None = None) -> Artifact:
         raise BadArtifact(
             f"{path} is not the file that {directory / MANIFEST_NAME} describes ({manifest.file})"
         )
-    if artifact.path.is_symlink() or not artifact.path.is_file():
+    if artifact.path.is_symlink() or not is_file(artifact.path):
         raise BadArtifact(
             f"{artifact.path} is missing or is not a plain file", hint="export the artifact again"
         )
-    size = artifact.path.stat().st_size
-    if size != manifest.file_size_bytes:
-        raise BadArtifact(
-            f"{artifact.path} has {size} bytes, its manifest says {manifest.file_size_bytes}: "
-            "truncated or altered",
-            hint="export the artifact again",
-        )
-    if file_sha256(artifact.path) != manifest.file_sha256:
-        raise BadArtifact(
-            f"{artifact.path} does not have the sha256 of its manifest: altered",
-            hint="export it again",
-        )
+    artifact.check_file()
     check_trust(directory, manifest, current_trust() if trust is None else trust)
     return artifact
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        BadArtifact: it cannot be read.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path, MOST_MODEL, BadArtifact, least=0) as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -127,7 +206,10 @@ def check_destination(directory: Path, *, force: bool) -> None:
 def _is_artifact_folder(directory: Path, names: list[str]) -> bool:
     if MANIFEST_NAME not in names:
         return False
-    text = (directory / MANIFEST_NAME).read_text("utf-8", "replace")
+    try:
+        text = read_file(directory / MANIFEST_NAME, MOST_JSON).decode("utf-8", "replace")
+    except BadInput:
+        return False
     match = re.search(r'"file":\s*"([^"/]+)"', text)
     ours = match is not None and '"format_version"' in text and '"file_sha256"' in text
     return ours and set(names) <= {MANIFEST_NAME, *COMPANIONS, *(match.groups() if match else ())}

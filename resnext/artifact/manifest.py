@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +19,8 @@ from resnext.errors import BadArtifact, ResnextError, UnknownName
 from resnext.images.preprocessing import Preprocessing
 from resnext.network.config import ResNeXtConfig
 from resnext.precision import QUANTIZED, Precision
+from resnext.readers.files import MOST_JSON, exists, read_file
+from resnext.readers.strict_json import is_version, parse_json
 from resnext.version import __version__
 
 from .kinds import KINDS
@@ -260,27 +261,24 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         BadArtifact: missing, not JSON, of an unknown format version, or not as the schema says.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as exc:
+    if not exists(path):
         raise BadArtifact(
             f"no {MANIFEST_NAME} in {path.parent.absolute()}",
             hint="an artifact is a folder with a model file and its manifest, as an export writes",
-        ) from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise BadArtifact(f"cannot read {path}: {exc}") from exc
+        )
+    text = read_file(path, MOST_JSON, BadArtifact)
     try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as exc:
+        raw = parse_json(text)
+    except ValueError as exc:
         raise BadArtifact(f"{path} is not JSON: {exc}", hint="export the artifact again") from exc
     version = raw.get("format_version") if isinstance(raw, dict) else None
-    if version != FORMAT_VERSION:
+    if not is_version(version, FORMAT_VERSION):
         raise BadArtifact(
-            f"{path} has format_version {version!r}, this version reads {FORMAT_VERSION}",
+            f"{path} has format_version {version!r:.80}, this version reads {FORMAT_VERSION}",
             hint="export the artifact again, or use the toolkit version that wrote it",
         )
     try:
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate_json(text, strict=True)
     except ValidationError as exc:
         first = exc.errors()[0]
         field = ".".join(map(str, first["loc"])) or "manifest"
@@ -301,9 +299,9 @@ def manifest_sha256(directory: Path, manifest: Manifest) -> str:
     """
     path = directory / MANIFEST_NAME
     try:
-        data = path.read_bytes()
-        same = Manifest.model_validate_json(data) == manifest
-    except (OSError, ValidationError):
+        data = read_file(path, MOST_JSON, BadArtifact)
+        same = Manifest.model_validate_json(data, strict=True) == manifest
+    except ValidationError:
         same = False
     if not same:
         raise BadArtifact(f"{path} changed while it was in use", hint="read the artifact again")

@@ -9,12 +9,12 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import click
 
-from resnext.errors import MissingRequirement, ResnextError
+from resnext.errors import BadInput, MissingRequirement, ResnextError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,11 +39,12 @@ def guarded(function: F) -> F:
         log, remarks = logging.getLogger("resnext"), _Remarks()
         log.addHandler(remarks)
         try:
+            _check_text(kwargs)
             return function(*args, **kwargs)
         except ResnextError as exc:
             if debug:
                 raise
-            click.echo(f"{_styled('error:')} {as_flags(str(exc))}", err=True)
+            click.echo(f"{_styled('error:')} {printable(as_flags(str(exc)))}", err=True)
             sys.exit(exc.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted; nothing half-written was left", err=True)
@@ -78,6 +79,12 @@ def guarded(function: F) -> F:
                     err=True,
                 )
                 sys.exit(MissingRequirement.exit_code)
+            if isinstance(exc, OSError) and isinstance(exc.filename, str | bytes | os.PathLike):
+                name = os.fsdecode(exc.filename)
+                click.echo(
+                    f"{_styled('error:')} cannot use {printable(name)}: {exc.strerror}", err=True
+                )
+                sys.exit(BadInput.exit_code)
             text = " ".join(str(exc).split()) or "no message"
             click.echo(
                 f"{_styled('error:')} unexpected {type(exc).__name__}: {text[:300]} (--debug shows"
@@ -102,6 +109,21 @@ class _Remarks(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print ``record``."""
         click.echo(f"{record.levelname.lower()}: {as_flags(record.getMessage())}", err=True)
+
+
+def _check_text(arguments: Mapping[str, Any]) -> None:
+    """Refuse texts that no file, report or terminal can hold.
+
+    Raises:
+        UsageError: an argument is not UTF-8; names it.
+    """
+    for name, value in arguments.items():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str | os.PathLike):
+                try:
+                    os.fspath(text).encode()
+                except UnicodeEncodeError as exc:
+                    raise UsageError(f"the value of `{name}` is not UTF-8: {text!s}") from exc
 
 
 def as_flags(text: str, command: click.Command | None = None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.trust import Trust
+from resnext.readers.files import is_file, is_folder
 from resnext.weights.spec import Weights, load_weights
 
 from . import registry
@@ -44,7 +45,7 @@ def open_session(
     """
     if isinstance(subject, str | Path):
         path = Path(subject)
-        is_artifact = path.is_dir() or (path.parent / "manifest.json").is_file()
+        is_artifact = is_folder(path) or is_file(path.parent / "manifest.json")
         subject = read_artifact(path, trust=trust) if is_artifact else load_weights(str(subject))
     if runtime is None:
         runtime = "torch" if isinstance(subject, Weights) else natural_runtime(subject)

@@ -24,6 +24,8 @@ from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
 from resnext.errors import BadInput, MissingRequirement, UsageError, first_line
 from resnext.progress import track
+from resnext.readers.files import MOST_ONNX, read_file
+from resnext.readers.graphs import parse_onnx
 from resnext_export.passes.graph import float_tensors, refuse_quantized
 
 from .images import equal_batches
@@ -116,12 +118,9 @@ def read_graph(path: Path) -> tuple[bytes, onnx.ModelProto]:
         BadInput: it cannot be read, is not ONNX with weights inside, is already quantized, or has
             more or less than one input.
     """
+    data = read_file(path, MOST_ONNX)
     try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise BadInput(f"cannot read the ONNX file {path}: {exc.strerror or exc}") from exc
-    try:
-        proto = onnx.load_from_string(data)
+        proto = parse_onnx(data)
         onnx.checker.check_model(proto)
     except Exception as exc:  # protobuf raises many kinds
         raise BadInput(

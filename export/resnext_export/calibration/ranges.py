@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from resnext.artifact.manifest import Sha256
 from resnext.errors import BadArtifact, MissingRequirement
+from resnext.readers.files import MOST_JSON, read_file
+from resnext.readers.strict_json import is_version, parse_json
 from resnext.storage import write_whole
 from resnext_export.options import Method as Method
 
@@ -71,17 +72,15 @@ def read_ranges(path: Path) -> Ranges:
     Raises:
         BadArtifact: missing, not JSON, of another format version, or not valid.
     """
+    text = read_file(path, MOST_JSON, BadArtifact)
     try:
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text)
-    except OSError as exc:
-        raise BadArtifact(f"cannot read the calibration {path}: {exc.strerror or exc}") from exc
-    except (ValueError, RecursionError) as exc:
+        raw = parse_json(text)
+    except ValueError as exc:
         raise BadArtifact(f"{path} is not JSON: {exc}", hint="calibrate again") from exc
     version = raw.get("format_version") if isinstance(raw, dict) else None
-    if version != FORMAT_VERSION:
+    if not is_version(version, FORMAT_VERSION):
         raise BadArtifact(
-            f"{path} has format_version {version!r}, this version reads {FORMAT_VERSION}",
+            f"{path} has format_version {version!r:.80}, this version reads {FORMAT_VERSION}",
             hint="calibrate again or use the toolkit that wrote it",
         )
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import re
 import tempfile
 import zipfile
@@ -65,7 +66,7 @@ def openvino_from_onnx(source: Path | bytes, metadata: dict[str, str]) -> bytes:
         graph = Path(folder) / GRAPH_NAME
         ov.save_model(model, graph, compress_to_fp16=False)
         data = _packed(graph.read_bytes(), graph.with_name(WEIGHTS_NAME).read_bytes())
-        _check_weights(core, model, data, Path(folder) / FILE_NAME)
+        _check_weights(core, model, data)
     return data
 
 
@@ -90,10 +91,11 @@ def _packed(graph: bytes, weights: bytes) -> bytes:
     return out.getvalue()
 
 
-def _check_weights(core: Any, model: Any, data: bytes, path: Path) -> None:
+def _check_weights(core: Any, model: Any, data: bytes) -> None:
     """Read the bytes back: the weights of each operation must have kept their type."""
-    path.write_bytes(data)
-    packed, memory = read_ovir(core, path)
+    written = mmap.mmap(-1, len(data))
+    written.write(data)
+    packed, memory = read_ovir(core, written, FILE_NAME)
     expected, actual = weight_dtypes(model), weight_dtypes(packed)
     del packed, memory  # in this order: the model uses the memory
     changed = sorted(name for name, dtype in expected.items() if actual.get(name) != dtype)

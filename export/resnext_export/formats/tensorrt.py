@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from resnext.artifact.files import Artifact, file_sha256
+from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.records import EngineOptions, EngineRecord
 from resnext.artifact.specs import TensorSpec
@@ -151,7 +152,7 @@ def _build(
 ) -> Built:
     times = None if timing_cache is None else TimingCache(timing_cache)
 
-    def build(source: Path | bytes, watch: BuildWatch) -> BuiltEngine:
+    def build(source: bytes, watch: BuildWatch) -> BuiltEngine:
         return engine_from_onnx(
             source,
             library,
@@ -165,7 +166,7 @@ def _build(
 
     with build_bars() as watch:
         tried = build_with_fallbacks(
-            parent.path, lambda source: build(source, watch), options.fallbacks
+            onnx_bytes(parent), lambda source: build(source, watch), options.fallbacks
         )
     if tried.done and options.strip_weights:
         raise UsageError(
@@ -222,7 +223,7 @@ def refit_engine(
         proto = run_pass(Lower(half, native_io=native_io), proto).proto
     library = library_of(record.library)
     data = refit.refitted_from_engine(
-        thin.path.read_bytes(), proto.SerializeToString(), library, record.options
+        thin.read(), proto.SerializeToString(), library, record.options
     )
     facts = {
         "weights": WeightsRecord(source=weights.source, sha256=weights.sha256),

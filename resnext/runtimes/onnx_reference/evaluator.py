@@ -15,6 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.graph import onnx_graph
 from resnext.errors import BadArtifact, UsageError, first_line
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ def emulated_logits(artifact: Artifact, inputs: NDArray[Any]) -> NDArray[np.floa
         UsageError: it is not an ONNX artifact.
         BadArtifact: ONNX Runtime cannot read it.
     """
-    import onnx
-
     manifest = artifact.manifest
     if manifest.kind != "onnx":
         raise UsageError(
@@ -49,7 +48,7 @@ def emulated_logits(artifact: Artifact, inputs: NDArray[Any]) -> NDArray[np.floa
         )
     (spec,) = manifest.inputs
     return node_by_node(
-        onnx.load(artifact.path), inputs if spec.dtype == "bfloat16" else spec.cast(inputs)
+        onnx_graph(artifact), inputs if spec.dtype == "bfloat16" else spec.cast(inputs)
     )
 
 

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.specs import BatchRange, TensorSpec
 from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback, first_line
 from resnext.network.layers import module_of
@@ -183,8 +184,9 @@ class TensorrtProvider(Provider):
             }
         native.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         native.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        model = onnx_bytes(self.artifact)
         try:
-            session = self._product.create(native, self.artifact.path, settings)
+            session = self._product.create(native, model, settings)
         except Exception as exc:
             text = first_line(exc)
             if "fallback" in text.lower():

@@ -295,7 +295,7 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     (("resnext-parity", "--seed", "1", "verify", "none"), 2, ("options go after verify",)),
     (("resnext-export", "sign", "none"), 2, ("--key",)),
     (("resnext-export", "sign", "none", "--key", "file"), 4, ("file is not a private key",)),
-    (("resnext-export", "verify", "none", "--key", "none"), 4, ("cannot read the key none",)),
+    (("resnext-export", "verify", "none", "--key", "none"), 4, ("cannot read none",)),
     (("resnext-classify",), 2, ("IMAGES",)),
     (("resnext-classify", "none.png", "--weights", "digits"), 4, ("no image at none.png",)),
     (("resnext-classify", "file", "--weights", "digits"), 4, ("file is not an image",)),

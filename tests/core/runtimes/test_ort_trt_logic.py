@@ -18,12 +18,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
 from exported import export_onnx
 from fakes.delivered import layer_share
-from resnext.artifact.files import Artifact
+from resnext.artifact.files import Artifact, file_sha256
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback
 from resnext.images.synthetic import seeded_pixels
@@ -66,9 +67,20 @@ def artifacts(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dic
         "1:4:8": noted(batch=BatchRange(min=1, opt=4, max=8)),
         "2:2": noted(batch=BatchRange(min=2, opt=2, max=None)),
         "fp16": noted(precision="fp16"),
-        "other weights": noted(file_sha256="0" * 64),
+        "other weights": _with_a_note(dynamic, folder / "other"),
         "4": export_onnx(weights, folder / "static", batch=BatchRange(min=4, opt=4, max=4)),
     }
+
+
+def _with_a_note(artifact: Artifact, folder: Path) -> Artifact:
+    """A copy of ``artifact`` with other bytes, and a manifest that says so."""
+    proto = onnx.load(artifact.path)
+    proto.doc_string += "other"
+    folder.mkdir()
+    path = folder / artifact.manifest.file
+    path.write_bytes(proto.SerializeToString())
+    facts = {"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
+    return Artifact(folder, artifact.manifest.model_copy(update=facts))
 
 
 @pytest.fixture(scope="module")

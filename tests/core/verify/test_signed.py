@@ -6,6 +6,7 @@ import base64
 import functools
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -168,6 +169,27 @@ def test_every_altered_or_missing_file_is_named(
         verify_signature(copy, keys[1])
     (copy / name).write_bytes(sound)
     verify_signature(copy, keys[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "manifest.json", "verdict.json", "verdict.intoto.json", "model.sig"]
+)
+def test_a_pipe_in_place_of_a_file_is_refused_and_does_not_hang(
+    copy: Path, keys: tuple[Path, Path], name: str
+) -> None:
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    with pytest.raises(BadArtifact, match=rf"cannot read .*{name}: it is a pipe"):
+        verify_signature(copy, keys[1])
+    if name == "verdict.intoto.json":
+        return  # for other tools; only `verify_signature` reads it
+    with pytest.raises(BadArtifact, match=name):
+        verify_artifact(copy, trust=Trust((keys[1],), required=True))
+
+
+def test_nothing_at_all_is_named(tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    with pytest.raises(BadArtifact, match="no artifact at"):
+        verify_signature(tmp_path / "none", keys[1])
 
 
 def test_a_new_file_is_named(copy: Path, keys: tuple[Path, Path]) -> None:

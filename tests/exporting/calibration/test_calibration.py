@@ -447,7 +447,7 @@ def damaged(change: Callable[[dict[str, Any]], None], ranges: Ranges, path: Path
             "'relu' has its low end above its high end",
         ),
         (lambda raw: raw["ranges"].update(relu=["0", "1"]), "ranges.relu"),
-        (lambda raw: raw["ranges"].update(relu=[0.0, float("inf")]), "relu"),
+        (lambda raw: raw["ranges"].update(relu=[0.0, float("inf")]), "Infinity"),
     ],
 )
 def test_a_file_that_is_not_as_it_should_be_is_refused(
