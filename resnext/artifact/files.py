@@ -168,14 +168,18 @@ def read_artifact(path: Path, *, trust: Trust | None = None) -> Artifact:
             f"{artifact.path} is missing or is not a plain file", hint="export the artifact again"
         )
     artifact.check_file()
-    check_trust(artifact, current_trust() if trust is None else trust)
+    check_trust(directory, manifest, current_trust() if trust is None else trust)
     return artifact
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        BadArtifact: it cannot be read.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path, MOST_MODEL, BadArtifact, least=0) as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
