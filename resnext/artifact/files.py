@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, UsageError
 from resnext.readers.files import MOST_JSON, MOST_MODEL, exists, is_file, open_file, read_file
-from resnext.storage import left_behind, work_folder
+from resnext.storage import cache_folder, left_behind, partial_prefix, work_folder
 
 from .manifest import MANIFEST_NAME, Manifest, read_manifest
 from .signature import SIGNATURE_NAME
@@ -279,11 +279,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _partial(directory: Path) -> AbstractContextManager[Path]:
     """A work folder beside ``directory``, on the same disk."""
-    return work_folder(directory.absolute().parent, _partial_prefix(directory))
-
-
-def _partial_prefix(directory: Path) -> str:
-    return f".{directory.absolute().name}.partial-"
+    directory = directory.absolute()
+    return work_folder(directory.parent, partial_prefix(directory))
 
 
 def _put_back(directory: Path) -> None:
@@ -291,7 +288,7 @@ def _put_back(directory: Path) -> None:
     directory = directory.absolute()
     if os.path.lexists(directory):
         return
-    for work in directory.parent.glob(f"{glob.escape(_partial_prefix(directory))}*"):
+    for work in directory.parent.glob(f"{glob.escape(partial_prefix(directory))}*"):
         with suppress(OSError), left_behind(work) as abandoned:
             if abandoned and (work / _OLD).is_dir():
                 (work / _OLD).rename(directory)
@@ -314,11 +311,13 @@ def _disk_errors(directory: Path) -> Iterator[None]:
     except BadArtifact:
         raise
     except OSError as exc:
+        cached = directory.is_relative_to(cache_folder())
+        elsewhere = "set RESNEXT_CACHE_DIR to another folder" if cached else _ELSEWHERE
         if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise MissingRequirement(
                 f"the disk has no room for {directory} ({exc.strerror})",
-                hint=f"free some space, or {_ELSEWHERE}. Nothing was written",
+                hint=f"free some space, or {elsewhere}. Nothing was written",
             ) from exc
         raise MissingRequirement(
-            f"cannot write to {directory}: {exc.strerror or exc}", hint=_ELSEWHERE
+            f"cannot write to {directory}: {exc.strerror or exc}", hint=elsewhere
         ) from exc
