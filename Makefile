@@ -4,6 +4,7 @@
 # make docs        build the documents as a site into build/site; a broken link or anchor fails
 # make speed       measure the speed claims that docs/results makes of the toolkit itself
 # make gpu-accept  what only a GPU can show, numbers first, tests last; needs Python with torch, no virtual environment
+# make fuzz        mutate every kind of file that is read, RUNS cases for each reader; needs Python 3.11
 # make clean       remove what these made
 
 PYTHON ?= python3
@@ -15,6 +16,8 @@ OUT    ?= gpu-accept
 BUDGET ?= 540
 # Tests run side by side, one process for each core with one thread each; make pytest WORKERS=0 keeps to one process.
 WORKERS ?= auto
+# Cases for each reader of make fuzz.
+RUNS ?= 8000
 OLDEST_PYTHON ?= python3.12
 OLDEST_VENV   := .venv-oldest
 OLDEST_TESTS  := tests/core/runtimes/test_backends.py tests/core/artifact/test_package_record.py tests/core/runtimes/test_package_toolchain.py \
@@ -23,7 +26,7 @@ OLDEST_TESTS  := tests/core/runtimes/test_backends.py tests/core/artifact/test_p
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test lint types pytest docs test-oldest speed gpu-accept clean
+.PHONY: demo test lint types pytest docs test-oldest speed fuzz gpu-accept clean
 .DEFAULT_GOAL := demo
 
 # The stamp is newer than what it was installed from, so that a second make installs nothing.
@@ -63,8 +66,13 @@ test-oldest: $(OLDEST_VENV)/.installed
 speed: $(VENV)/.installed
 	$(BIN)/python benchmarks/check_speed.py
 
+fuzz: $(VENV)/.installed
+	@$(BIN)/python -c 'import sys; sys.exit("make fuzz needs Python 3.11, for which atheris exists; try make fuzz PYTHON=python3.11 VENV=.venv-fuzz" if sys.version_info[:2] != (3, 11) else 0)'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	PYTHONPATH=.:export:benchmarks:tests $(BIN)/python -m fuzz.run --runs $(RUNS)
+
 gpu-accept:
 	PYTHONPATH=.:export:benchmarks$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu_accept.py --out $(OUT) --budget $(BUDGET)
 
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) $(DEMO) fuzz-findings build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -17,6 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "Artifact": "artifact.files",
+    "Integrity": "verify.laws",
     "Manifest": "artifact.manifest",
     "Parity": "verify.parity",
     "Preprocessing": "images.preprocessing",
@@ -24,13 +25,18 @@ _PUBLIC = {
     "ResNeXtConfig": "network.config",
     "ResnextError": "errors",
     "Session": "runtimes.session",
+    "Trust": "artifact.trust",
     "VARIANTS": "network.config",
+    "Verdict": "verify.verdict",
     "Weights": "weights.spec",
+    "batch_integrity": "verify.integrity",
     "check": "verify.check",
     "compare": "verify.parity",
     "load_model": "weights.spec",
     "load_weights": "weights.spec",
+    "judge": "verify.verdict",
     "open_session": "runtimes.front",
+    "verify_artifact": "verify.verdict",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
@@ -38,6 +44,7 @@ __all__ = ["__version__", *sorted(_PUBLIC)]
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact as Artifact
     from resnext.artifact.manifest import Manifest as Manifest
+    from resnext.artifact.trust import Trust as Trust
     from resnext.images.preprocessing import Preprocessing as Preprocessing
     from resnext.network.config import VARIANTS as VARIANTS
     from resnext.network.config import ResNeXtConfig as ResNeXtConfig
@@ -45,8 +52,13 @@ if TYPE_CHECKING:
     from resnext.runtimes.front import open_session as open_session
     from resnext.runtimes.session import Session as Session
     from resnext.verify.check import check as check
+    from resnext.verify.integrity import batch_integrity as batch_integrity
+    from resnext.verify.laws import Integrity as Integrity
     from resnext.verify.parity import Parity as Parity
     from resnext.verify.parity import compare as compare
+    from resnext.verify.verdict import Verdict as Verdict
+    from resnext.verify.verdict import judge as judge
+    from resnext.verify.verdict import verify_artifact as verify_artifact
     from resnext.weights.spec import Weights as Weights
     from resnext.weights.spec import load_model as load_model
     from resnext.weights.spec import load_weights as load_weights

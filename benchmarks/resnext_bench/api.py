@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 from resnext.artifact.files import Artifact
 from resnext.errors import UnknownName, UsageError
 from resnext.precision import PRECISIONS, QUANTIZED, Precision
+from resnext.readers.files import exists
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime
 from resnext.verify.labeled import Labeled
 from resnext.weights.spec import Weights, load_weights
@@ -177,7 +178,7 @@ def _resolved(subject: Subject) -> str | Path | Artifact:
     if not isinstance(subject, str) or subject == ALL or subject in RUNTIMES:
         return subject
     path = Path(subject)
-    if path.exists() or path.name != subject:
+    if exists(path) or path.name != subject:
         return path
     raise UnknownName("runtime", subject, (ALL, *RUNTIMES))
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from resnext.errors import BadInput
+from resnext.readers.files import MOST_JSON, read_file
+from resnext.readers.strict_json import is_version, parse_json
 
 from .record import RunRecord
 from .report import markdown, text
@@ -47,15 +49,17 @@ def read_run(path: Path) -> Run:
     Raises:
         BadInput: missing, not JSON, or not a run of this format version.
     """
+    text = read_file(path, MOST_JSON)
+    not_a_run = f"{path} is not a stored run (format_version {FORMAT_VERSION})"
     try:
-        return Run.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise BadInput(f"cannot read {path}: {exc.strerror}") from exc
-    except (ValidationError, UnicodeDecodeError) as exc:
-        detail = (
-            exc.errors()[0] if isinstance(exc, ValidationError) else {"loc": (), "msg": str(exc)}
-        )
+        raw = parse_json(text)
+    except ValueError as exc:
+        raise BadInput(f"{not_a_run}: {exc}") from exc
+    if not (isinstance(raw, dict) and is_version(raw.get("format_version", 1), FORMAT_VERSION)):
+        raise BadInput(not_a_run)
+    try:
+        return Run.model_validate_json(text, strict=True)
+    except ValidationError as exc:
+        detail = exc.errors()[0]
         field = ".".join(map(str, detail["loc"]))
-        raise BadInput(
-            f"{path} is not a stored run (format_version {FORMAT_VERSION}): {field} {detail['msg']}"
-        ) from exc
+        raise BadInput(f"{not_a_run}: {field} {detail['msg']}") from exc

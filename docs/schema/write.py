@@ -13,10 +13,15 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from resnext.artifact.manifest import Manifest
+from resnext.verify.verdict import Verdict
 from resnext_bench.result import Run
 
 #: The stored models by the name of their schema; the number is the format_version.
-MODELS: dict[str, type[BaseModel]] = {"manifest-1.json": Manifest, "run-1.json": Run}
+MODELS: dict[str, type[BaseModel]] = {
+    "manifest-1.json": Manifest,
+    "run-1.json": Run,
+    "verdict-1.json": Verdict,
+}
 
 
 def main(folder: Path) -> None:

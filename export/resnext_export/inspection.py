@@ -36,7 +36,7 @@ from resnext.runtimes.trt.compatibility import remarks
 from resnext.runtimes.trt.identity import check_engine_bytes
 from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS
 from resnext.verify.check import artifact_weights
-from resnext.verify.delivered import delivered_share, undelivered
+from resnext.verify.delivered import share_of, undelivered
 from resnext.verify.held.artifact import check_graph
 
 
@@ -107,14 +107,6 @@ def inspect_artifact(path: Path, backend: str | None = None) -> Inspection:
         delivered,
         source,
         share_of(manifest, delivered),
-    )
-
-
-def share_of(manifest: Manifest, delivered: Delivered) -> float:
-    """Share (0 to 1) of convolution and product FLOPs in the precision of ``manifest``."""
-    return sum(
-        delivered_share(delivered, manifest.config, dtype)
-        for dtype in NUMERICS[manifest.numerics].compute_dtypes
     )
 
 

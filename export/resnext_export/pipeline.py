@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from resnext.artifact.files import Artifact, check_destination, read_artifact
 from resnext.artifact.manifest import MANIFEST_NAME, read_manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
+from resnext.artifact.trust import check_signed, current_trust
 from resnext.errors import BadArtifact, UsageError
 from resnext.precision import DEFAULT
 from resnext.progress import working
+from resnext.readers.files import is_file
 from resnext.runtimes.pytorch.release import refuse_older_torch
+from resnext.storage import scratch_folder
 from resnext.verify.check import recorded_weights
 from resnext.verify.held.artifact import refuse_other_weights
 from resnext.weights.spec import Weights, load_weights
@@ -58,7 +60,7 @@ def export(
         fields["onnx"] = source.directory
     elif isinstance(source, Weights):
         fields["weights"] = source.source
-    elif (Path(source) / "manifest.json").is_file():
+    elif is_file(Path(source) / "manifest.json"):
         fields["onnx"] = Path(source)
     else:
         fields["weights"] = str(source)
@@ -118,8 +120,8 @@ def run(
     precision = request.precision or (start.manifest.precision if start else DEFAULT)
     directory = output or request.folder(weights, precision, kind)
     source: Weights | Artifact = start or weights
-    with TemporaryDirectory(prefix="resnext-") as scratch:
-        store = None if check else Path(scratch)  # what is not checked is not kept
+    with scratch_folder() as scratch:
+        store = None if check else scratch  # what is not checked is not kept
         for step in before:
             source = build_step(step, weights, source, store, check=check, say=say).artifact
         make = partial(builder.build, source, weights, request, check=check, say=say, cache=None)
@@ -152,10 +154,12 @@ def rebuild(
         say: as `export`.
 
     Raises:
-        BadArtifact: there is no manifest, or it stores no request.
+        BadArtifact: there is no manifest, it stores no request, or the environment requires a
+            signature that it lacks.
         ResnextError: as `export`.
     """
     manifest = read_manifest(path / MANIFEST_NAME)
+    check_signed(path, manifest, {}, current_trust())
     if manifest.request is None:
         refitted = manifest.engine is not None and manifest.engine.refitted
         raise BadArtifact(

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from resnext.artifact.files import Artifact, file_sha256, seal, staging
+from resnext.artifact.kinds import KINDS
 from resnext.artifact.manifest import CheckRecord, Manifest, WeightsRecord
+from resnext.artifact.trust import remember_built
 from resnext.network.config import variant_name
 from resnext.progress import working
 from resnext.version import __version__
@@ -87,6 +89,8 @@ def publish(
                 record = built.prove(Artifact(folder, manifest))
             manifest = manifest.model_copy(update={"check": record})
         seal(folder, manifest)
+    if KINDS[manifest.kind].code:
+        remember_built(manifest.file_sha256)
     return Artifact(directory, manifest)
 
 

@@ -13,17 +13,19 @@ class Kind:
     Attributes:
         record: field that says how the file was built; None for a kind that has no such record.
         opset: the file was made from an ONNX graph, so its operator set is known.
+        code: the file holds compiled code, which runs when it is loaded.
     """
 
     record: Literal["engine", "package"] | None = None
     opset: bool = True
+    code: bool = False
 
 
 #: Every kind by name. A format that is registered with the exporter adds its kind.
 KINDS: dict[str, Kind] = {
     "onnx": Kind(),
     "openvino": Kind(),
-    "trt": Kind("engine"),
-    "trt-rtx": Kind("engine"),
-    "pt2": Kind("package", opset=False),
+    "trt": Kind("engine", code=True),
+    "trt-rtx": Kind("engine", code=True),
+    "pt2": Kind("package", opset=False, code=True),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,8 @@ from resnext.errors import BadArtifact, ResnextError, UnknownName
 from resnext.images.preprocessing import Preprocessing
 from resnext.network.config import ResNeXtConfig
 from resnext.precision import QUANTIZED, Precision
+from resnext.readers.files import MOST_JSON, exists, read_file
+from resnext.readers.strict_json import is_version, parse_json
 from resnext.version import __version__
 
 from .kinds import KINDS
@@ -37,6 +39,11 @@ class WeightsRecord(Strict):
 
     source: str
     sha256: Sha256
+
+    @property
+    def seeded(self) -> bool:
+        """Whether they were generated, not trained."""
+        return self.source.partition(":")[0] == "seeded"
 
 
 class CheckRecord(Strict):
@@ -238,15 +245,18 @@ class Manifest(Strict):
             else frozenset(name for name, _ in self.quantization.left)
         )
 
+    @property
+    def batch_ranges(self) -> tuple[BatchRange, ...]:
+        """Batch sizes that the artifact takes; of an engine, one range for each profile."""
+        return (self.batch,) if self.engine is None else self.engine.options.profiles
+
     def takes(self, batch: int) -> bool:
         """Whether the artifact runs at ``batch``: for an engine, whether a profile covers it."""
-        ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
-        return any(batch in covered for covered in ranges)
+        return any(batch in covered for covered in self.batch_ranges)
 
     def batches(self) -> str:
         """Human-readable batch sizes that the artifact takes."""
-        ranges = (self.batch,) if self.engine is None else self.engine.options.profiles
-        return ", ".join(map(str, ranges))
+        return ", ".join(map(str, self.batch_ranges))
 
     def to_json(self) -> str:
         """The file's text."""
@@ -259,27 +269,24 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         BadArtifact: missing, not JSON, of an unknown format version, or not as the schema says.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as exc:
+    if not exists(path):
         raise BadArtifact(
             f"no {MANIFEST_NAME} in {path.parent.absolute()}",
             hint="an artifact is a folder with a model file and its manifest, as an export writes",
-        ) from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise BadArtifact(f"cannot read {path}: {exc}") from exc
+        )
+    text = read_file(path, MOST_JSON, BadArtifact)
     try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as exc:
+        raw = parse_json(text)
+    except ValueError as exc:
         raise BadArtifact(f"{path} is not JSON: {exc}", hint="export the artifact again") from exc
     version = raw.get("format_version") if isinstance(raw, dict) else None
-    if version != FORMAT_VERSION:
+    if not is_version(version, FORMAT_VERSION):
         raise BadArtifact(
-            f"{path} has format_version {version!r}, this version reads {FORMAT_VERSION}",
+            f"{path} has format_version {version!r:.80}, this version reads {FORMAT_VERSION}",
             hint="export the artifact again, or use the toolkit version that wrote it",
         )
     try:
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate_json(text, strict=True)
     except ValidationError as exc:
         first = exc.errors()[0]
         field = ".".join(map(str, first["loc"])) or "manifest"
@@ -290,6 +297,23 @@ def read_manifest(path: Path) -> Manifest:
         ) from exc
     except ResnextError as exc:
         raise BadArtifact(f"{path} is not valid: {exc}") from exc
+
+
+def manifest_sha256(directory: Path, manifest: Manifest) -> str:
+    """Digest of the bytes of the manifest in ``directory``.
+
+    Raises:
+        BadArtifact: they no longer say what ``manifest`` says, which was read from them before.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        data = read_file(path, MOST_JSON, BadArtifact)
+        same = Manifest.model_validate_json(data, strict=True) == manifest
+    except ValidationError:
+        same = False
+    if not same:
+        raise BadArtifact(f"{path} changed while it was in use", hint="read the artifact again")
+    return hashlib.sha256(data).hexdigest()
 
 
 def _use_writer(raw: dict[str, Any]) -> str:

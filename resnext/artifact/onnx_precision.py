@@ -9,6 +9,7 @@ from resnext.errors import BadArtifact
 from resnext.precision import PRECISIONS
 
 from .files import Artifact
+from .graph import onnx_graph
 
 _HEAVY = ("Conv", "Gemm", "MatMul")
 
@@ -47,13 +48,7 @@ def check_onnx_precision(artifact: Artifact) -> None:
     manifest = artifact.manifest
     if manifest.kind != "onnx":
         return
-    try:
-        types = weight_types(onnx.load(artifact.path, load_external_data=False))
-    except Exception as exc:  # protobuf raises many types
-        raise BadArtifact(
-            f"{artifact.path}: this is not an ONNX file, or it is cut short",
-            hint="export the artifact again",
-        ) from exc
+    types = weight_types(onnx_graph(artifact))
     requested = PRECISIONS[manifest.precision].weight_dtype
     if odd := [
         (name, actual)

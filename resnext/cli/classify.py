@@ -17,6 +17,7 @@ from .options import (
     backend_option,
     chosen_weights,
     json_option,
+    trust_options,
     weights_options,
 )
 from .sections import SectionedCommand, option_of
@@ -46,6 +47,7 @@ Examples:
     help="Number of classes to show for each image.",
 )
 @json_option("Write the result as JSON")
+@trust_options
 @click.version_option(__version__, prog_name="resnext-classify")
 @guarded
 def main(

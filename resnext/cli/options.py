@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from resnext.network.config import VARIANTS
+from resnext.precision import DEFAULT, PRECISIONS, PRESETS
 
 from .params import MOST_DIGITS, NameType
 from .sections import option_of
@@ -20,6 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Headings of ``--help`` that several commands have.
 RUN = "What to run"
+COMPARE = "What to compare with"
 OUTPUT = "Output"
 
 
@@ -42,10 +45,66 @@ def backend_option(names: Iterable[str], text: str, **settings: Any) -> Callable
     )
 
 
+def trust_options(function: F) -> F:
+    """Add ``--require-signature`` and ``--trust KEY``: every artifact that the command reads, it
+    reads under them.
+    """
+    option = option_of("Trust")
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, require_signature: bool, trust: tuple[Path, ...], **kwargs: Any) -> Any:
+        from resnext.artifact.trust import Trust, trusting
+
+        with trusting(Trust(trust, require_signature)):
+            return function(*args, **kwargs)
+
+    for add in (
+        option(
+            "--trust",
+            type=click.Path(path_type=Path),
+            multiple=True,
+            metavar="KEY",
+            help="Public key (PEM) whose signature counts; may be repeated. Also: RESNEXT_TRUST.",
+        ),
+        option(
+            "--require-signature",
+            is_flag=True,
+            help=(
+                "Refuse an artifact that none of the trusted keys signed. Also:"
+                " RESNEXT_REQUIRE_SIGNATURE=1."
+            ),
+        ),
+    ):
+        wrapper = add(wrapper)
+    return wrapper  # type: ignore[return-value]  # the decorated function keeps its name and options
+
+
 def seed_option(text: str, section: str) -> Callable[[F], F]:
     """Add ``--seed N``, 0 by default."""
     return option_of(section)(
         "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help=text
+    )
+
+
+def gate_option() -> Callable[[F], F]:
+    """Add ``--gate NAME``."""
+    return option_of(COMPARE)(
+        "--gate",
+        type=NameType("gate", tuple(PRESETS)),
+        default="default",
+        show_default=True,
+        metavar="NAME",
+        help=f"Allowed error relative to what the precision itself loses: {_gates()}.",
+    )
+
+
+def _gates() -> str:
+    """The largest errors that each preset allows."""
+    ratios = {name: row.gate.max_error_ratio for name, row in PRECISIONS.items()}
+    rest = max(ratio for name, ratio in ratios.items() if name != DEFAULT)
+    return "; ".join(
+        f"{preset} {ratios[DEFAULT] * factor:g} times for {DEFAULT}, {rest * factor:g} for others"
+        for preset, factor in PRESETS.items()
     )
 
 
@@ -56,6 +115,16 @@ def json_option(what: str) -> Callable[[F], F]:
         "json_path",
         metavar="PATH",
         help=f"{what}; - writes to stdout, and nothing else is printed there.",
+    )
+
+
+def sbom_option() -> Callable[[F], F]:
+    """Add ``--sbom PATH``."""
+    return option_of(OUTPUT)(
+        "--sbom",
+        "sbom_path",
+        metavar="PATH",
+        help="Write a bill of materials: CycloneDX 1.6 with a model card.",
     )
 
 

@@ -8,7 +8,6 @@ can carry itself ("baked").
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from resnext.errors import BadInput
 from resnext.network.config import ResNeXtConfig
+
+from .pictures import opened
 
 #: Mean and standard deviation of ImageNet's training images, channels R, G, B, in units of full
 #: scale.
@@ -108,37 +109,24 @@ class Preprocessing(BaseModel):
         """Read an image file; returns uint8 pixels, 1 x H x W x C.
 
         Raises:
-            BadInput: the file is missing or is not an image that PIL can read.
+            BadInput: the file is missing, or is not a picture that can be read (`pictures.opened`).
         """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-                with PIL.Image.open(path) as image:
-                    return self.to_pixels(image)[np.newaxis]
-        except BadInput as exc:
-            raise BadInput(f"{path}: {exc}") from exc
-        except FileNotFoundError as exc:
-            raise BadInput(f"no image at {path}") from exc
-        except PIL.UnidentifiedImageError as exc:
-            raise BadInput(f"{path} is not an image that PIL can read") from exc
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            PIL.Image.DecompressionBombWarning,
-            PIL.Image.DecompressionBombError,
-        ) as exc:
-            raise BadInput(f"cannot read the image {path}: {exc}") from exc
+        with opened(path) as image:
+            return self.to_pixels(image)[np.newaxis]
 
 
 def _eight_bits(image: Image) -> Image:
     """``image`` upright, opaque and with 8 bits per channel; ambiguous pixels are an error."""
     image = PIL.ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise BadInput("its integer pixels are not 16-bit; save it with 8 or 16 bits a channel")
-        return PIL.Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        scaled = values.astype(np.uint32)
+        scaled *= 255
+        scaled += 32767
+        scaled //= 65535
+        return PIL.Image.fromarray(scaled.astype(np.uint8))
     if image.mode == "F":
         raise BadInput(
             "its pixels are floating-point, of unknown range; save it with 8 or 16 bits a channel"

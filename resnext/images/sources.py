@@ -28,8 +28,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnext.errors import BadInput, UsageError
+from resnext.readers.files import MOST_PICTURE, is_folder, open_file, read_all
 
 from .datasets import DATASETS, Dataset
+from .pictures import opened
 from .preprocessing import Preprocessing
 
 Split = Literal["calibration", "test"]
@@ -191,7 +193,7 @@ def _from_dataset(data: Dataset, preprocessing: Preprocessing, split: Split) -> 
 
 
 def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _Candidates:
-    if not folder.is_dir():
+    if not is_folder(folder):
         known = ", ".join(DATASETS)
         if split == "test":
             hint = f"set `accuracy` to {known}, or a folder with one subfolder for each class"
@@ -226,10 +228,15 @@ def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _C
     paths = [path for pictures in groups.values() for path in pictures]
 
     def read(index: int) -> NDArray[np.uint8]:
-        pixels = preprocessing.load(paths[index])
-        if preprocessing.color == "L":
-            _check_gray(paths[index])
-        return pixels
+        with opened(paths[index]) as image:
+            pixels = preprocessing.to_pixels(image)
+            colored = preprocessing.color == "L" and _is_colored(image)
+        if colored:  # converted to gray, it is unlike the training images
+            raise BadInput(
+                f"{paths[index]} is colored, and the network takes one gray channel; convert the"
+                " pictures to gray"
+            )
+        return pixels[np.newaxis]
 
     def digest(chosen: NDArray[np.int64]) -> str:
         return _files_sha256([paths[index] for index in chosen.tolist()], folder)
@@ -263,17 +270,11 @@ def _no_picture(folder: Path, split: Split) -> str:
     )
 
 
-def _check_gray(path: Path) -> None:
-    """Refuse a colored picture: converted to gray, it is unlike the training images."""
-    with Image.open(path) as image:
-        if image.mode in _GRAY_MODES:
-            return
-        red, green, blue = image.convert("RGB").split()
-    if not red.tobytes() == green.tobytes() == blue.tobytes():
-        raise BadInput(
-            f"{path} is colored, and the network takes one gray channel; convert the pictures to"
-            " gray"
-        )
+def _is_colored(image: Image.Image) -> bool:
+    if image.mode in _GRAY_MODES:
+        return False
+    red, green, blue = image.convert("RGB").split()
+    return not red.tobytes() == green.tobytes() == blue.tobytes()
 
 
 def _sample(spec: str, candidates: _Candidates, limit: int, seed: int) -> NDArray[np.int64]:
@@ -335,14 +336,11 @@ def _plain(name: str) -> str:
 def _files_sha256(paths: list[Path], root: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        try:
-            content = (
-                path.read_bytes()
-                if len(paths) <= _MOST_HASHED
-                else str(path.stat().st_size).encode()
-            )
-        except OSError as exc:
-            raise BadInput(f"cannot read the image {path}: {exc.strerror}") from exc
+        with open_file(path, MOST_PICTURE) as file:
+            if len(paths) <= _MOST_HASHED:
+                content = read_all(file, path)
+            else:
+                content = str(os.fstat(file.fileno()).st_size).encode()
         digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()

@@ -11,10 +11,11 @@ from types import ModuleType
 
 from pydantic import BaseModel, ConfigDict
 
+from .machine import this_platform
 from .nvml import Gpu, Nvml
 
 #: Distributions by the module that they install.
-_PACKAGES = {
+PACKAGES = {
     "resnext": ("resnext-toolkit",),
     "torch": ("torch",),
     "onnx": ("onnx",),
@@ -86,7 +87,7 @@ def record_packages() -> dict[str, str]:
     sessions.
     """
     versions: dict[str, str] = {}
-    for module_name, names in _PACKAGES.items():
+    for module_name, names in PACKAGES.items():
         installed = {}
         for name in names:
             try:
@@ -113,7 +114,32 @@ def _distribution(module: ModuleType, names: tuple[str, ...]) -> str:
     )
 
 
+def cpu_capability() -> str:
+    """Platform and widest vector extension, for example ``linux-x86_64 avx512_vnni``."""
+    widest = _widest(_cpu_facts()[1])
+    return f"{this_platform()} {widest or 'without known vector extensions'}"
+
+
 def _cpu() -> str:
+    facts, flags = _cpu_facts()
+    widest = _widest(flags)
+    detail = (
+        [f"family {facts['cpu family']} model {facts['model']}"]
+        if {"cpu family", "model"} <= set(facts)
+        else []
+    )
+    return f"{facts['model name']} ({', '.join(detail + ([widest] if widest else []))})"
+
+
+def _widest(flags: list[str]) -> str | None:
+    known = ("amx_int8", "avx512_vnni", "avx512f", "avx2", "asimd")
+    return next((flag for flag in known if flag in flags), None)
+
+
+def _cpu_facts() -> tuple[dict[str, str], list[str]]:
+    """The kernel's facts about the first processor, with at least its ``model name``, and its
+    features.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         facts = {
@@ -121,24 +147,13 @@ def _cpu() -> str:
             for key, _, value in (line.partition(":") for line in lines)
             if value
         }
-        name = facts["model name"]
-        flags = facts.get("flags", "").split()
+        facts["model name"]  # the look-up is the test
+        return facts, facts.get("flags", "").split()
     except (OSError, KeyError):
         from cpuinfo import get_cpu_info
 
         # takes about a second, so only if the kernel does not say
-        facts = get_cpu_info()
-        name, flags = (
-            str(facts.get("brand_raw", platform.processor())),
-            list(facts.get("flags", ())),
+        info = get_cpu_info()
+        return {"model name": str(info.get("brand_raw", platform.processor()))}, list(
+            info.get("flags", ())
         )
-    widest = next(
-        (flag for flag in ("amx_int8", "avx512_vnni", "avx512f", "avx2", "asimd") if flag in flags),
-        None,
-    )
-    detail = (
-        [f"family {facts['cpu family']} model {facts['model']}"]
-        if {"cpu family", "model"} <= set(facts)
-        else []
-    )
-    return f"{name} ({', '.join(detail + ([widest] if widest else []))})"

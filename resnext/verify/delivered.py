@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from resnext.artifact.manifest import Manifest
 from resnext.network.config import ResNeXtConfig
 from resnext.network.layers import layers
+from resnext.precision import NUMERICS
 from resnext.runtimes.session import Delivered
 
 
@@ -17,6 +19,14 @@ def delivered_share(delivered: Delivered, config: ResNeXtConfig, dtype: str) -> 
     missed = {name for name, _ in undelivered(delivered, config, dtype)}
     macs = {layer.name: layer.macs for layer in layers(config)}
     return sum(count for name, count in macs.items() if name not in missed) / sum(macs.values())
+
+
+def share_of(manifest: Manifest, delivered: Delivered) -> float:
+    """Share (0 to 1) of convolution and product FLOPs in the precision of ``manifest``."""
+    return sum(
+        delivered_share(delivered, manifest.config, dtype)
+        for dtype in NUMERICS[manifest.numerics].compute_dtypes
+    )
 
 
 def undelivered(

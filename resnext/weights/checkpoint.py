@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from resnext.errors import BadInput, BadWeights, UsageError, first_line
 from resnext.images.preprocessing import Preprocessing, default_preprocessing
 from resnext.network.config import ResNeXtConfig, variant_name
+from resnext.readers.archives import read_entries
+from resnext.readers.files import MOST_MODEL, open_file, read_all
+from resnext.readers.strict_json import parse_json
+from resnext.readers.tensors import read_tensor_header
 
 #: Key of the JSON header that `save_weights` writes into a .safetensors file.
 METADATA_KEY = "resnext"
@@ -89,6 +95,8 @@ def check_state_dict(
     with torch.device("meta"):
         expected = ResNeXt(config).state_dict()
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    if odd := [name for name, value in state.items() if not _is_dense(value)]:
+        raise _not_dense(source, odd)
     problems = []
     if missing := [name for name in expected if name not in state and name not in counters]:
         problems.append(_listed("missing", missing))
@@ -107,15 +115,12 @@ def check_state_dict(
             f"{source} does not fit {name}: {'; '.join(problems)}. Is `model` (or `num_classes`)"
             " right?"
         )
-    odd = [
+    if odd := [
         name
         for name in expected
-        if name in state and name not in counters and not _is_plain(state[name])
-    ]
-    if odd:
-        raise BadWeights(
-            f"{source} holds tensors that are not dense floating-point: {_listed('tensors', odd)}"
-        )
+        if name in state and name not in counters and not state[name].is_floating_point()
+    ]:
+        raise _not_dense(source, odd)
     checked = {}
     for name, like in expected.items():
         if name in counters:
@@ -133,8 +138,16 @@ def check_state_dict(
     return checked
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.layout == torch.strided
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the values are in memory, one for each place of the shape."""
+    odd = tensor.is_meta or tensor.is_nested or tensor.is_quantized
+    return not odd and tensor.layout == torch.strided
+
+
+def _not_dense(source: str, names: list[str]) -> BadWeights:
+    return BadWeights(
+        f"{source} holds tensors that are not dense floating-point: {_listed('tensors', names)}"
+    )
 
 
 def _listed(what: str, names: list[str], shown: int = 3) -> str:
@@ -151,7 +164,7 @@ def read_weights(path: Path, config: ResNeXtConfig) -> Weights:
         BadInput: it holds no state dict.
     """
     if path.suffix == ".safetensors":
-        header, state = _read_header(path), _read_safetensors(path)
+        header, state = _read_safetensors(path)
     else:
         header, state = {}, _read_pickle(path)
     checked = check_state_dict(state, config, str(path))
@@ -210,28 +223,43 @@ def declared_config(path: Path) -> ResNeXtConfig | None:
 
 def _read_header(path: Path) -> dict[str, Any]:
     """The header that `save_weights` wrote; empty for files from elsewhere."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    except (SafetensorError, OSError, ValueError) as exc:
-        raise BadWeights(f"{path} is not a readable .safetensors file: {exc}") from exc
-    return header if isinstance(header, dict) else {}
+    with _checked_safetensors(path) as (_, header):
+        return header
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (SafetensorError, OSError, ValueError) as exc:
-        raise BadWeights(f"{path} is not a readable .safetensors file: {exc}") from exc
-    return _unwrapped(state)
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header that `save_weights` wrote, and the tensors."""
+    with _checked_safetensors(path) as (file, header):
+        file.seek(0)
+        state = load(read_all(file, path, BadWeights))
+    return header, _unwrapped(state, path)
+
+
+@contextmanager
+def _checked_safetensors(path: Path) -> Iterator[tuple[BinaryIO, dict[str, Any]]]:
+    """The open file and the header that `save_weights` wrote, after a check of both headers."""
+    with open_file(path, MOST_MODEL, BadWeights) as file:
+        try:
+            metadata = read_tensor_header(file, os.fstat(file.fileno()).st_size)
+            header = parse_json(metadata.get(METADATA_KEY, "{}"))
+            yield file, header if isinstance(header, dict) else {}
+        except (SafetensorError, OSError, ValueError) as exc:
+            if isinstance(exc, BadWeights):
+                raise
+            raise BadWeights(f"{path} is not a readable .safetensors file: {exc}") from exc
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings():  # about an unexpected pickle protocol, before it refuses
+        # About an unexpected pickle protocol, before it refuses, and about nested tensors.
+        with open_file(path, MOST_MODEL, BadWeights) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            if file.read(4) == b"PK\3\4":  # files from before PyTorch 1.6 are bare pickles
+                read_entries(file)
+            file.seek(0)
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except BadWeights:
+        raise
     except pickle.UnpicklingError as exc:
         raise BadWeights(
             f"{path} contains more than tensors and was refused unread, because a pickle can run"
@@ -249,12 +277,22 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         or not all(isinstance(v, Tensor) for v in loaded.values())
     ):
         raise BadInput(f"{path} holds no state dict (a mapping of parameter names to tensors)")
-    return _unwrapped(loaded)
+    return _unwrapped(loaded, path)
 
 
-def _unwrapped(state: Mapping[Any, Tensor]) -> dict[str, Tensor]:
-    """Names without the prefixes of DataParallel ("module.") and torch.compile ("_orig_mod.")."""
-    return {
-        str(name).removeprefix("module.").removeprefix("_orig_mod."): value
-        for name, value in state.items()
-    }
+def _unwrapped(state: Mapping[Any, Tensor], path: Path) -> dict[str, Tensor]:
+    """Names without the prefixes of DataParallel ("module.") and torch.compile ("_orig_mod.").
+
+    Raises:
+        BadWeights: two tensors have the same name then.
+    """
+    unwrapped: dict[str, Tensor] = {}
+    for name, value in state.items():
+        bare = str(name).removeprefix("module.").removeprefix("_orig_mod.")
+        if bare in unwrapped:
+            raise BadWeights(
+                f"{path} holds {bare} twice, with and without a prefix",
+                hint="save the state_dict() of one module",
+            )
+        unwrapped[bare] = value
+    return unwrapped

@@ -22,6 +22,7 @@ import torch
 from resnext.errors import BadWeights, UsageError
 from resnext.images.preprocessing import default_preprocessing
 from resnext.network.config import ResNeXtConfig, variant, variant_name
+from resnext.readers.files import is_file
 
 from .checkpoint import Weights as Weights
 from .checkpoint import declared_config, read_weights
@@ -105,7 +106,7 @@ def _origin(spec: str) -> int | Path:
             f"weights {spec!r} are not of a known form; give seeded[:N], {', '.join(SHIPPED)}, "
             f"or a path that ends in {', '.join(_SUFFIXES)}"
         )
-    if not path.is_file():
+    if not is_file(path):
         raise BadWeights(f"no weights file at {path}")
     return path
 

@@ -8,6 +8,7 @@ manifest and session, is the toolkit's own.
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,12 @@ from resnext.weights.spec import Weights
 
 #: What a compiled network computes: logits (N x classes) of images.
 Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+#: The header of a shared library with nothing in it, which no loader takes.
+LIBRARY = struct.pack(
+    "<7s9xHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0
+)
 
 
 class FakeLoader:
@@ -93,7 +100,7 @@ def write_package(
     path: Path,
     record: PackageRecord | str,
     metadata: dict[str, str],
-    library: bytes = b"not a library",
+    library: bytes = LIBRARY,
 ) -> None:
     """A package as `pt2_from_torch` lays it out, around ``library``.
 

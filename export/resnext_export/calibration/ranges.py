@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from resnext.artifact.manifest import Sha256
 from resnext.errors import BadArtifact, MissingRequirement
-from resnext.storage import write_whole
+from resnext.readers.strict_json import is_version, parse_json
+from resnext.storage import read_cached, write_cached
 from resnext_export.options import Method as Method
 
 FORMAT_VERSION = 1
@@ -52,13 +52,13 @@ class Ranges(BaseModel):
         return ranges
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all.
+        """Write the file, whole or not at all, behind a digest.
 
         Raises:
             MissingRequirement: it cannot be written.
         """
         try:
-            write_whole(path, (self.model_dump_json(indent=1) + "\n").encode())
+            write_cached(path, (self.model_dump_json(indent=1) + "\n").encode())
         except OSError as exc:
             raise MissingRequirement(
                 f"cannot write {path}: {exc.strerror or exc}", hint="choose another place"
@@ -69,19 +69,18 @@ def read_ranges(path: Path) -> Ranges:
     """Read and check a file written by `Ranges.write`.
 
     Raises:
-        BadArtifact: missing, not JSON, of another format version, or not valid.
+        BadArtifact: missing, damaged, not JSON, of another format version, or not valid.
     """
+    if (text := read_cached(path)) is None:
+        raise BadArtifact(f"{path} is missing or damaged", hint="calibrate again")
     try:
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text)
-    except OSError as exc:
-        raise BadArtifact(f"cannot read the calibration {path}: {exc.strerror or exc}") from exc
-    except (ValueError, RecursionError) as exc:
+        raw = parse_json(text)
+    except ValueError as exc:
         raise BadArtifact(f"{path} is not JSON: {exc}", hint="calibrate again") from exc
     version = raw.get("format_version") if isinstance(raw, dict) else None
-    if version != FORMAT_VERSION:
+    if not is_version(version, FORMAT_VERSION):
         raise BadArtifact(
-            f"{path} has format_version {version!r}, this version reads {FORMAT_VERSION}",
+            f"{path} has format_version {version!r:.80}, this version reads {FORMAT_VERSION}",
             hint="calibrate again or use the toolkit that wrote it",
         )
     try:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnext.cli.app import SETTINGS, as_flags, guarded
-from resnext.cli.options import json_option
+from resnext.cli.options import json_option, sbom_option
+from resnext.cli.sections import runs_subcommand
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_export.derivation import derivation
@@ -54,6 +55,14 @@ _COMMANDS = {
         "resnext_export.cli.refit:refit",
         "Put weights into an engine that was built without.",
     ),
+    "sign": (
+        "resnext_export.cli.sign:sign",
+        "Sign an artifact and its verdict.",
+    ),
+    "verify": (
+        "resnext_export.cli.sign:verify",
+        "Verify an artifact's signature, and name what differs.",
+    ),
 }
 
 
@@ -66,6 +75,7 @@ _COMMANDS = {
 )
 @output_options("./MODEL-WEIGHTS-PRECISION-FORMAT")
 @json_option("Write the manifest, or the model list, as JSON")
+@sbom_option()
 @click.option(
     "--list-models", is_flag=True, help="List every variant with parameters and MACs, and exit."
 )
@@ -79,6 +89,7 @@ def main(
     force: bool,
     check: bool,
     json_path: str | None,
+    sbom_path: str | None,
     list_models: bool,
     **fields: Any,
 ) -> None:
@@ -87,12 +98,10 @@ def main(
     The output folder holds the model and manifest.json: configuration, weights, preprocessing,
     sha256, versions, and the result of the check. It appears whole or not at all.
     """
-    if ctx.invoked_subcommand is not None:
-        typed = click.core.ParameterSource.COMMANDLINE
-        if any(ctx.get_parameter_source(name) is typed for name in ctx.params):
-            raise click.UsageError(f"options go after {ctx.invoked_subcommand}, and it has its own")
+    if runs_subcommand(ctx):
         return
-    check_writable(json_path)
+    for target in (json_path, sbom_path):
+        check_writable(target)
     if list_models:
         from .models import print_models
 
@@ -106,6 +115,10 @@ def main(
 
     artifact = run(request, output, check=check, force=force, say=note)
     report(artifact, json_path)
+    if sbom_path is not None:
+        from resnext_export.sbom import sbom
+
+        write_text(sbom_path, sbom(artifact))
 
 
 def report(artifact: Artifact, json_path: str | None = None) -> None:
@@ -122,6 +135,8 @@ def note(line: str) -> None:
 
 
 def _say(artifact: Artifact) -> None:
+    from resnext.verify.untrained import untrained
+
     manifest = artifact.manifest
     spec_in, spec_out = manifest.inputs[0], manifest.outputs[0]
     how = f"opset {manifest.opset}"
@@ -146,6 +161,8 @@ def _say(artifact: Artifact) -> None:
     if manifest.engine is not None:
         _say_engine(manifest)
     click.echo(f"parity    {_parity(manifest)}")
+    if (finding := untrained(manifest)) is not None:
+        click.echo(f"warning   {as_flags(str(finding))}")
 
 
 def _parity(manifest: Manifest) -> str:
@@ -156,7 +173,7 @@ def _parity(manifest: Manifest) -> str:
             ratio = f", {done.error_ratio:.2g} times what {manifest.precision} costs by itself"
         return (
             f"ok: max error {done.max_error:.1e} of the logits' RMS (allowed"
-            f" {done.tolerance:.0e}){ratio}, against eager PyTorch, batch"
+            f" {done.tolerance:.1e}){ratio}, against eager PyTorch, batch"
             f" {' and '.join(map(str, done.batches))}, on {done.backend}"
         )
     later = f"resnext-parity --artifact DIR --backend {manifest.kind}"

@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.graph import onnx_graph
 from resnext.artifact.identity import record_facts
 from resnext.artifact.manifest import (
     CheckRecord,
@@ -87,7 +88,7 @@ def build_derived(
     """
     of, precision = parent.manifest, _precision(parent, request)
     numerics = PRECISIONS[precision]
-    proto = onnx.load(parent.path)
+    proto = onnx_graph(parent)
     facts: dict[str, Any] = {}
     if merges_first := precision != of.precision and numerics.wide_groups:
         proto, facts = _merged(proto, of, request)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.manifest import CheckRecord
 from resnext.progress import working
 from resnext_export import proof
@@ -47,7 +48,7 @@ class OpenVinoBuilder(Builder):
         assert isinstance(source, Artifact)
         of = source.manifest
         with working("converting to OpenVINO's IR"):
-            ir = converter.openvino_from_onnx(source.path, {})
+            ir = converter.openvino_from_onnx(onnx_bytes(source), {})
             (folder / converter.FILE_NAME).write_bytes(ir)
 
         def proven(artifact: Artifact) -> CheckRecord:

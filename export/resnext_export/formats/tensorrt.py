@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from resnext.artifact.files import Artifact, file_sha256
+from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.records import EngineOptions, EngineRecord
 from resnext.artifact.specs import TensorSpec
@@ -95,6 +96,7 @@ class EngineBuilder(Builder):
         self.prepare(request)
         library = library_for(cast("EngineKind", request.format))
         options, times = engine_options(request), _choices(request).timing_cache
+        shared = times is not None
         if times is None and cache is not None and library.kind == "trt":
             facts = json.dumps(machine_facts(library, self.machine), sort_keys=True).encode()
             times = cache / "trt-timing" / f"{hashlib.sha256(facts).hexdigest()[:24]}.cache"
@@ -107,6 +109,7 @@ class EngineBuilder(Builder):
             folder,
             self.machine,
             timing_cache=times,
+            shared=shared,
             check=check,
         )
 
@@ -147,11 +150,12 @@ def _build(
     machine: Machine,
     *,
     timing_cache: Path | None,
+    shared: bool,
     check: bool,
 ) -> Built:
-    times = None if timing_cache is None else TimingCache(timing_cache)
+    times = None if timing_cache is None else TimingCache(timing_cache, shared=shared)
 
-    def build(source: Path | bytes, watch: BuildWatch) -> BuiltEngine:
+    def build(source: bytes, watch: BuildWatch) -> BuiltEngine:
         return engine_from_onnx(
             source,
             library,
@@ -165,7 +169,7 @@ def _build(
 
     with build_bars() as watch:
         tried = build_with_fallbacks(
-            parent.path, lambda source: build(source, watch), options.fallbacks
+            onnx_bytes(parent), lambda source: build(source, watch), options.fallbacks
         )
     if tried.done and options.strip_weights:
         raise UsageError(
@@ -222,7 +226,7 @@ def refit_engine(
         proto = run_pass(Lower(half, native_io=native_io), proto).proto
     library = library_of(record.library)
     data = refit.refitted_from_engine(
-        thin.path.read_bytes(), proto.SerializeToString(), library, record.options
+        thin.read(), proto.SerializeToString(), library, record.options
     )
     facts = {
         "weights": WeightsRecord(source=weights.source, sha256=weights.sha256),

@@ -14,12 +14,15 @@ from resnext.artifact.records import EngineOptions
 from resnext.errors import BadArtifact, EngineRefused, UsageError
 from resnext.findings import Finding
 from resnext.machine.machine import this_machine
+from resnext.readers.files import MOST_ONNX, exists, is_folder, read_file
+from resnext.readers.graphs import parse_onnx
 from resnext.runtimes.trt.library import Library
 from resnext.runtimes.trt.log import captured, shorten
 
 from .engine_from_onnx import BuiltEngine, engine_from_onnx, parser_errors
 from .progress import build_bars
 
+_INSIDE = "save it as one file, with its weights inside"
 #: Stands for the batch in a shape.
 BATCH = "N"
 
@@ -54,7 +57,7 @@ def onnx_file(path: Path) -> Path:
     Raises:
         UsageError: it is an artifact of another format.
     """
-    if not (path.is_dir() and (path / MANIFEST_NAME).is_file()):
+    if not (is_folder(path) and exists(path / MANIFEST_NAME)):
         return path
     artifact = read_artifact(path)
     manifest = artifact.manifest
@@ -82,28 +85,26 @@ def check_onnx(
         UsageError: an input has dynamic dimensions that ``shapes`` lacks, or a shape does not fit.
         MissingRequirement: the library, or a GPU that it needs, is missing.
     """
-    if not path.is_file():
+    if not exists(path):
         raise BadArtifact(f"no ONNX file at {path}")
+    data = read_file(path, MOST_ONNX, BadArtifact)
     machine = this_machine()
     library.check_can_build(options, machine.driver)
     try:
-        proto = onnx.load(str(path), load_external_data=False)
-    except Exception:  # protobuf raises many kinds of errors; the parser says what is wrong
-        proto = None
-    operators = {} if proto is None else {node.name: node.op_type for node in proto.graph.node}
-    nodes = None if proto is None else len(proto.graph.node)
-    errors = _parse_errors(path, library)
-    if proto is None and not errors:
-        errors = [("", "", "this is not an ONNX file, or it is cut short")]
-    if errors:
+        # Functions and operators of other domains are for the library's parser to judge.
+        proto = parse_onnx(data, foreign=True)
+    except ValueError as exc:
+        return Acceptance(None, (Finding("parse", str(exc), _INSIDE),), None)
+    operators = {node.name: node.op_type for node in proto.graph.node}
+    nodes = len(proto.graph.node)
+    if errors := _parse_errors(data, library):
         operators |= {node: operator for node, operator, _ in errors if operator}
         refused = tuple(Finding("parse", reason, where=node) for node, _, reason in errors)
         return Acceptance(nodes, refused, None, operators)
-    assert proto is not None  # or there was an error
     try:
         with build_bars() as watch:
             built = engine_from_onnx(
-                path,
+                data,
                 library,
                 options,
                 shapes=profile_shapes(proto, shapes),
@@ -170,7 +171,7 @@ def _parse_shape(text: str) -> tuple[int | None, ...]:
     return tuple(None if part == BATCH else int(part) for part in parts)
 
 
-def _parse_errors(path: Path, library: Library) -> list[tuple[str, str, str]]:
+def _parse_errors(data: bytes, library: Library) -> list[tuple[str, str, str]]:
     """(node, operator, reason) of everything that the parser refuses, not only of the first."""
     trt = library.load()
     with captured(trt) as (logger, log):
@@ -178,13 +179,13 @@ def _parse_errors(path: Path, library: Library) -> list[tuple[str, str, str]]:
         typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = builder.create_network(typed)
         parser = trt.OnnxParser(network, logger)
-        if parser.parse_from_file(str(path)):
+        if parser.parse(data):
             return []
         errors = list(parser_errors(parser))
         # Parsing stops at the first error; supports_model_v2 reports all.
         network = builder.create_network(typed)
         parser = trt.OnnxParser(network, logger)
-        parser.supports_model_v2(path.read_bytes(), str(path))
+        parser.supports_model_v2(data, "")
         nodes = {node for node, _, _ in errors}
         errors += [error for error in parser_errors(parser) if error[0] not in nodes]
         if not errors:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 from onnx import TensorProto
@@ -37,7 +36,7 @@ class Tried:
 
 
 def build_with_fallbacks(
-    path: Path, build: Callable[[Path | bytes], BuiltEngine], allowed: tuple[Fallback, ...]
+    source: bytes, build: Callable[[bytes], BuiltEngine], allowed: tuple[Fallback, ...]
 ) -> Tried:
     """Build; if half-precision grouped convolutions are refused, change the graph and try again.
 
@@ -46,8 +45,8 @@ def build_with_fallbacks(
     float32 keeps the function.
 
     Args:
-        path: the ONNX file.
-        build: builds an engine from a file or from its bytes.
+        source: the ONNX file.
+        build: builds an engine from an ONNX file.
         allowed: fallbacks, in the order to try them.
 
     Raises:
@@ -55,10 +54,10 @@ def build_with_fallbacks(
         GateFailed: a changed graph does not have the properties that its pass promises.
     """
     try:
-        return Tried(build(path))
+        return Tried(build(source))
     except NoKernel as exc:
         refused: EngineRefused = exc
-    proto = onnx.load(str(path))
+    proto = onnx.load_from_string(source)
     grouped = _half_grouped_convolutions(proto)
     if not set(refused.nodes) & set(grouped):
         raise refused
@@ -99,7 +98,7 @@ def build_with_fallbacks(
 
 def _build_with_more_islands(
     proto: onnx.ModelProto,
-    build: Callable[[Path | bytes], BuiltEngine],
+    build: Callable[[bytes], BuiltEngine],
     fallback: Fallback,
     grouped: set[str],
     done: list[str],

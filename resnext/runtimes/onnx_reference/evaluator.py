@@ -15,6 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.graph import onnx_graph
 from resnext.errors import BadArtifact, UsageError, first_line
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ def emulated_logits(artifact: Artifact, inputs: NDArray[Any]) -> NDArray[np.floa
         UsageError: it is not an ONNX artifact.
         BadArtifact: ONNX Runtime cannot read it.
     """
-    import onnx
-
     manifest = artifact.manifest
     if manifest.kind != "onnx":
         raise UsageError(
@@ -49,7 +48,7 @@ def emulated_logits(artifact: Artifact, inputs: NDArray[Any]) -> NDArray[np.floa
         )
     (spec,) = manifest.inputs
     return node_by_node(
-        onnx.load(artifact.path), inputs if spec.dtype == "bfloat16" else spec.cast(inputs)
+        onnx_graph(artifact), inputs if spec.dtype == "bfloat16" else spec.cast(inputs)
     )
 
 
@@ -98,13 +97,18 @@ class Evaluator:
         except Exception as exc:  # onnxruntime's errors have no common base
             raise BadArtifact(f"ONNX Runtime cannot load the graph: {first_line(exc)}") from exc
 
-    def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """The output, N x classes, for any number of inputs; a fixed batch is padded and cut."""
+    def __call__(self, inputs: NDArray[Any], rows: int = _ROWS) -> NDArray[np.float32]:
+        """The output, N x classes, for any number of inputs; a fixed batch is padded and cut.
+
+        Args:
+            inputs: N x ..., in the input's type, or float32 if that is bfloat16.
+            rows: inputs at a time, if the batch is open.
+        """
         (spec,) = self._session.get_inputs()
         fixed = spec.shape[0] if isinstance(spec.shape[0], int) else None
         parts = []
-        for start in range(0, len(inputs), fixed or _ROWS):
-            some = inputs[start : start + (fixed or _ROWS)]
+        for start in range(0, len(inputs), fixed or rows):
+            some = inputs[start : start + (fixed or rows)]
             full = some if fixed is None else some[np.arange(fixed) % len(some)]
             parts.append(self._session.run(None, {spec.name: full})[0][: len(some)])
         joined: NDArray[np.float32] = np.concatenate(parts).astype(np.float32)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.graph import onnx_graph
 from resnext.artifact.identity import different_facts, refuse_different
 from resnext.artifact.specs import TensorSpec
-from resnext.runtimes.ort.profile import layers_from_profile, profiled_run
+from resnext.runtimes.ort.profile import layers_from_profile, modules_by_output, profiled_run
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Bound, Delivered, Session
 
@@ -33,13 +33,13 @@ class ReferenceSession(Session):
     def __init__(self, artifact: Artifact, options: SessionOptions, backend: str) -> None:
         super().__init__(backend)
         manifest = artifact.manifest
-        proto = onnx.load(artifact.path)
+        proto = onnx_graph(artifact)
         metadata = {entry.key: entry.value for entry in proto.metadata_props}
         refuse_different(artifact, different_facts(manifest, metadata.get))
         self.inputs = manifest.inputs
         # float32 represents bfloat16 logits exactly.
         self.outputs = tuple(_float32(spec) for spec in manifest.outputs)
-        self._path = artifact.path
+        self._modules = modules_by_output(proto)
         self._evaluator = Evaluator(proto, options.threads)
         self._threads = options.threads
 
@@ -51,7 +51,7 @@ class ReferenceSession(Session):
     def evaluate(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Logits of images that are already checked."""
         wide = images.astype(np.float32) if self.inputs[0].dtype == "bfloat16" else images
-        return self._evaluator(wide)
+        return self._evaluator(wide, rows=len(wide))  # one batch, as on any runtime
 
     def _bind(self, inputs: Arrays) -> Bound:
         return ReferenceBound(self, inputs[self.inputs[0].name].copy())
@@ -72,7 +72,7 @@ class ReferenceSession(Session):
             "providers": ", ".join(session.get_providers()),
             "threads": str(self._threads or "one for each physical core"),
         }
-        return Delivered("cpu", layers_from_profile(events, self._path), notes)
+        return Delivered("cpu", layers_from_profile(events, self._modules), notes)
 
 
 class ReferenceBound(Bound):

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
-from pathlib import Path
-from typing import Any
+import io
+import mmap
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from resnext.artifact.files import Artifact
+from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact
 from resnext.network.layers import module_of
+from resnext.readers.archives import read_entries, take
 
 from .library import ov, type_name
 
 #: The entries of a packed IR (``.ovir``, a ZIP file). Neither is compressed, so that the weights
-#: can be memory-mapped.
+#: are used as they are.
 GRAPH_NAME, WEIGHTS_NAME = "model.xml", "model.bin"
 #: Where OpenVINO keeps the metadata of an ONNX file, also in an IR made from one.
 METADATA = "framework"
@@ -24,48 +26,46 @@ METADATA = "framework"
 _PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
 
 
-def read_ovir(core: Any, path: Path) -> tuple[Any, Any]:
+def read_ovir(core: Any, memory: mmap.mmap, title: str) -> tuple[Any, Any]:
     """Read a packed IR without copying its weights.
 
     Args:
         core: an ``openvino.Core``.
-        path: a ZIP file with `GRAPH_NAME` and `WEIGHTS_NAME`, neither compressed.
+        memory: a ZIP file with `GRAPH_NAME` and `WEIGHTS_NAME`, neither compressed; writable,
+            because OpenVINO takes no other.
+        title: what to call it in messages.
 
     Returns:
         The ``openvino.Model``, and the memory of its weights, which must outlive the model and
         everything compiled from it.
 
     Raises:
-        BadArtifact: the file is not a packed IR.
+        BadArtifact: it is not a packed IR.
     """
+    file = cast("BinaryIO", memory)
     try:
-        with zipfile.ZipFile(path) as packed:
-            graph, entry = packed.read(GRAPH_NAME), packed.getinfo(WEIGHTS_NAME)
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise BadArtifact(
-                f"{path}: {WEIGHTS_NAME} is compressed in it", hint="export the artifact again"
-            )
-        with path.open("rb") as file:
-            # The local header has its own lengths of name and padding.
-            file.seek(entry.header_offset + 26)
-            lengths = struct.unpack("<HH", file.read(4))
-        start = entry.header_offset + 30 + sum(lengths)
-        # Copy-on-write, because OpenVINO only takes writable memory.
-        weights = np.memmap(path, np.uint8, "c", start, (entry.file_size,))
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError, struct.error) as exc:
+        entries = read_entries(file)
+        graph, weights = take(file, entries[GRAPH_NAME]), entries[WEIGHTS_NAME]
+    except (KeyError, ValueError) as exc:
+        reason = f"it has no {exc.args[0]}" if isinstance(exc, KeyError) else exc
         raise BadArtifact(
-            f"{path} is not a packed OpenVINO IR: {exc}", hint="export the artifact again"
+            f"{title} is not a packed OpenVINO IR: {reason}", hint="export the artifact again"
         ) from exc
-    tensor = ov.Tensor(weights, shared_memory=True)
+    array = np.frombuffer(memory, np.uint8, weights.size, weights.start)
+    tensor = ov.Tensor(array, shared_memory=True)
     return core.read_model(graph, tensor), tensor
 
 
-def _read_onnx(core: Any, path: Path) -> tuple[Any, Any]:
-    return core.read_model(path), None
+def _read_packed(core: Any, artifact: Artifact) -> tuple[Any, Any]:
+    return read_ovir(core, artifact.read_writable(), str(artifact.path))
+
+
+def _read_onnx(core: Any, artifact: Artifact) -> tuple[Any, Any]:
+    return core.read_model(io.BytesIO(onnx_bytes(artifact))), None
 
 
 #: How each kind of artifact is read: the model, and memory that must outlive it.
-READERS = {"onnx": _read_onnx, "openvino": read_ovir}
+READERS = {"onnx": _read_onnx, "openvino": _read_packed}
 
 
 def metadata_value(model: Any, key: str) -> str | None:

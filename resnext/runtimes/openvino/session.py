@@ -55,7 +55,7 @@ class OpenvinoSession(Session):
         self._core = shared_core()
         with translated(BadArtifact, f"OpenVINO cannot read {artifact.path}"):
             # The model's constants are views of this memory, which must outlive it.
-            self._model, self._memory = READERS[artifact.manifest.kind](self._core, artifact.path)
+            self._model, self._memory = READERS[artifact.manifest.kind](self._core, artifact)
         self.inputs = tuple(tensor_spec(port) for port in self._model.inputs)
         self.outputs = tuple(tensor_spec(port) for port in self._model.outputs)
         self._check_manifest()

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnext.artifact.graph import onnx_graph
 from resnext.artifact.specs import TensorSpec
 from resnext.runtimes.session import Arrays, Bound, Delivered
 
-from .profile import layers_from_profile, profiled_run
+from .profile import layers_from_profile, modules_by_output, profiled_run
 from .provider import Provider, load, session_options
 
 
@@ -35,14 +36,15 @@ class CpuProvider(Provider):
         session, events = profiled_run(
             session_options(self.options), self._load, inputs, batch=1, backend=self.backend
         )
+        modules = modules_by_output(onnx_graph(self.artifact))
         notes = {
             "providers": ", ".join(session.get_providers()),
             "threads": str(self.options.threads or "one for each physical core"),
         }
-        return Delivered(self.device, layers_from_profile(events, self.artifact.path), notes)
+        return Delivered(self.device, layers_from_profile(events, modules), notes)
 
     def _load(self, native: Any) -> Any:
-        return load(self.artifact.path, native, self.name, backend=self.backend)
+        return load(self.artifact, native, self.name, backend=self.backend)
 
 
 class HostBound(Bound):

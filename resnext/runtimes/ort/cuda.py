@@ -7,13 +7,14 @@ from typing import Any
 import onnxruntime as ort
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.graph import onnx_graph
 from resnext.artifact.specs import TensorSpec
 from resnext.precision import Precision
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Delivered
 
 from . import cuda_probe, device_bound
-from .profile import layers_from_profile, profiled_run
+from .profile import layers_from_profile, modules_by_output, profiled_run
 from .provider import Provider, load, session_options
 
 
@@ -77,13 +78,14 @@ class CudaProvider(Provider):
         session, events = profiled_run(
             session_options(self.options), self._load, inputs, batch=1, backend=self.backend
         )
+        modules = modules_by_output(onnx_graph(self.artifact))
         notes = {
             "providers": ", ".join(session.get_providers()),
             "cuda graph": self._graph,
             "convolution kernels": "cuDNN's guess (heuristic mode B), none of them timed",
             "memory format": "nchw",
         }
-        return Delivered(self.device, layers_from_profile(events, self.artifact.path), notes)
+        return Delivered(self.device, layers_from_profile(events, modules), notes)
 
     def _load(self, native: ort.SessionOptions, *, cuda_graph: bool = False) -> Any:
         # A node on the CPU provider would be a silent fallback, so make ONNX Runtime refuse the
@@ -94,4 +96,4 @@ class CudaProvider(Provider):
             settings["enable_cuda_graph"] = "1"
         if self._stream is not None:
             settings["user_compute_stream"] = str(self._stream.cuda_stream)
-        return load(self.artifact.path, native, self.name, settings, backend=self.backend)
+        return load(self.artifact, native, self.name, settings, backend=self.backend)

@@ -39,23 +39,23 @@ class Product:
         provider: ONNX Runtime's name.
         library: version of the underlying library.
         settings: provider options of one session.
-        create: makes a session from native options, model file and provider options.
+        create: makes a session from native options, the ONNX file's bytes and provider options.
         precision_note: the known facts about the layers' precision.
     """
 
     provider: str
     library: str
     settings: Settings
-    create: Callable[[ort.SessionOptions, Path, dict[str, str]], Any]
+    create: Callable[[ort.SessionOptions, bytes, dict[str, str]], Any]
     precision_note: Callable[[Precision], str]
 
 
 def tensorrt10(library: str) -> Product:
     """ONNX Runtime's own provider, which is weakly typed; ``library`` is TensorRT's version."""
 
-    def create(native: ort.SessionOptions, path: Path, settings: dict[str, str]) -> Any:
+    def create(native: ort.SessionOptions, model: bytes, settings: dict[str, str]) -> Any:
         providers = [(TENSORRT_PROVIDER, settings)]
-        return ort.InferenceSession(str(path), native, providers=providers, enable_fallback=0)
+        return ort.InferenceSession(model, native, providers=providers, enable_fallback=0)
 
     return Product(TENSORRT_PROVIDER, library, _tensorrt10_settings, create, _weakly_typed)
 
@@ -68,9 +68,9 @@ def tensorrt_rtx(library: str, listed: Any) -> Product:
         listed: ONNX Runtime's entry for the GPU.
     """
 
-    def create(native: ort.SessionOptions, path: Path, settings: dict[str, str]) -> Any:
+    def create(native: ort.SessionOptions, model: bytes, settings: dict[str, str]) -> Any:
         native.add_provider_for_devices([listed], settings)
-        return ort.InferenceSession(str(path), native, enable_fallback=0)
+        return ort.InferenceSession(model, native, enable_fallback=0)
 
     return Product(
         "NvTensorRTRTXExecutionProvider", library, _rtx_settings, create, _strongly_typed

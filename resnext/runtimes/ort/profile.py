@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -15,8 +15,12 @@ from resnext.artifact.specs import TensorSpec
 from resnext.errors import SessionFailed, first_line
 from resnext.network.layers import module_of
 from resnext.runtimes.session import DeliveredLayer
+from resnext.storage import scratch_folder
 
 from .provider import Open
+
+if TYPE_CHECKING:
+    import onnx
 
 #: Convolutions and matrix products, and the operators into which ONNX Runtime fuses them.
 HEAVY = {
@@ -59,9 +63,9 @@ def profiled_run(
     Raises:
         SessionFailed: the run failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         native.enable_profiling = True
-        native.profile_file_prefix = str(Path(folder) / "profile")
+        native.profile_file_prefix = str(folder / "profile")
         session = open_(native)
         arrays = {
             spec.name: np.zeros([batch if n is None else n for n in spec.shape], spec.dtype)
@@ -79,14 +83,16 @@ def profiled_run(
     ]
 
 
-def layers_from_profile(events: list[Event], model: Path) -> tuple[DeliveredLayer, ...]:
+def layers_from_profile(
+    events: list[Event], modules: Mapping[str, str]
+) -> tuple[DeliveredLayer, ...]:
     """The nodes of the optimized graph that ran.
 
     Args:
         events: from `profiled_run`.
-        model: the ONNX file; its names tell the module of each kernel.
+        modules: from `modules_by_output`, for kernels that are named after a tensor.
     """
-    layers, modules = [], _modules_by_output(model)
+    layers = []
     for event in events:
         details = event.get("args", {})
         op = str(details.get("op_name"))
@@ -108,14 +114,12 @@ def layers_from_profile(events: list[Event], model: Path) -> tuple[DeliveredLaye
     return tuple(layers)
 
 
-def _modules_by_output(model: Path) -> dict[str, str]:
+def modules_by_output(model: onnx.ModelProto) -> dict[str, str]:
     """The module of each convolution's output, and of the ReLU's after it: some kernels are named
     after these tensors.
     """
-    import onnx
-
     modules: dict[str, str] = {}
-    for node in onnx.load(model, load_external_data=False).graph.node:
+    for node in model.graph.node:
         module = module_of(node.name) if node.op_type in HEAVY else None
         if node.op_type == "Relu":
             module = modules.get(node.input[0])

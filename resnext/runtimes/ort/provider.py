@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, SilentFallback, first_line
 from resnext.runtimes.registry import SessionOptions
@@ -70,6 +70,9 @@ class Provider(ABC):
             BadInput: says the actual and the allowed value.
         """
 
+    def closed(self) -> None:  # noqa: B027  # not abstract: most leave nothing
+        """Called when the session has been released."""
+
     def checked(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """``outputs``, after a check that this provider needs.
 
@@ -89,7 +92,7 @@ def session_options(options: SessionOptions) -> ort.SessionOptions:
 
 
 def load(
-    path: Path,
+    artifact: Artifact,
     native: ort.SessionOptions,
     name: str,
     settings: dict[str, str] | None = None,
@@ -102,9 +105,10 @@ def load(
         BadArtifact: ONNX Runtime cannot read the file.
         SilentFallback: it did not use the provider for every node.
     """
+    path, data = artifact.path, onnx_bytes(artifact)
     provider = name if settings is None else (name, settings)
     try:
-        session = ort.InferenceSession(str(path), native, providers=[provider], enable_fallback=0)
+        session = ort.InferenceSession(data, native, providers=[provider], enable_fallback=0)
     except Exception as exc:  # onnxruntime's errors have no common base
         text = first_line(exc)
         if "fallback" in text.lower():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.findings import Finding
@@ -24,18 +27,20 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Se
         BadArtifact: it is damaged, or does not agree with its manifest.
         MissingRequirement: it was compiled for another machine or PyTorch; says for which.
     """
-    package = read_package(subject.path)
-    record = package.record
-    check_manifest(subject, package)
-    if options.device not in ("auto", record.device):
-        raise UsageError(
-            f"{subject.path} was compiled for {record.device}",
-            hint=f"drop `device` {options.device}, or export it for that",
-        )
-    refuse("package", loadable(subject.manifest, this_host()))
-    return Pt2Session(
-        subject, options, name, record, CudaMemory() if record.device == "cuda" else HostMemory()
-    )
+    # PyTorch loads files only: a private copy, so that what was checked is what is loaded.
+    with TemporaryDirectory(prefix="resnext-package-") as folder:
+        copy = subject.copy_to(Path(folder))
+        package = read_package(copy, subject.path)
+        record = package.record
+        check_manifest(subject, package)
+        if options.device not in ("auto", record.device):
+            raise UsageError(
+                f"{subject.path} was compiled for {record.device}",
+                hint=f"drop `device` {options.device}, or export it for that",
+            )
+        refuse("package", loadable(subject.manifest, this_host()))
+        memory = CudaMemory() if record.device == "cuda" else HostMemory()
+        return Pt2Session(subject, copy, options, name, record, memory)
 
 
 def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:

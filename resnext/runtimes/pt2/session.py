@@ -5,6 +5,7 @@ Python source.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class Pt2Session(TensorSession):
 
     Args:
         artifact: the package.
+        copy: a checked copy of its file, needed until this returns.
         options: threads, and whether to use CUDA graphs.
         name: the backend's.
         record: the package's record.
@@ -36,6 +38,7 @@ class Pt2Session(TensorSession):
     def __init__(
         self,
         artifact: Artifact,
+        copy: Path,
         options: SessionOptions,
         name: str,
         record: PackageRecord,
@@ -49,7 +52,7 @@ class Pt2Session(TensorSession):
             # to warn (pytorch #191715). Single-threaded (True), because otherwise the loader
             # synchronizes, which a CUDA graph cannot capture.
             self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(
-                str(artifact.path), "model", True, 1, -1
+                str(copy), "model", True, 1, -1
             )
         except RuntimeError as exc:
             raise BadArtifact(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -59,12 +58,8 @@ def check_engine_bytes(artifact: Artifact) -> None:
     manifest, record = artifact.manifest, artifact.manifest.engine
     if record is None:
         return
-    with (
-        artifact.path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-        match = re.search(_PREFIX.encode() + rb"[0-9a-f]{64}", data)
-        name = None if match is None else match[0].decode()
+    match = re.search(_PREFIX.encode() + rb"[0-9a-f]{64}", artifact.read())
+    name = None if match is None else match[0].decode()
     if name is None and record.library == "tensorrt":
         return
     options = record.options

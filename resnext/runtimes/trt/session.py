@@ -83,7 +83,7 @@ class TrtSession(Session):
         self._kernels = KernelCache(_kernel_file(artifact, memory.device, library))
         with captured(trt) as (logger, log):
             self._runtime = library.runtime(trt, logger, record.options)
-            self._engine = self._runtime.deserialize_cuda_engine(artifact.path.read_bytes())
+            self._engine = self._runtime.deserialize_cuda_engine(artifact.read())
             if self._engine is None:
                 raise SessionFailed(f"{library.title} cannot load {artifact.path}: {log.reason()}")
         self.inputs, self.outputs = _specs(trt, self._engine, self._profiles)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.identity import different_facts, refuse_different
@@ -21,7 +20,7 @@ from .openvino_graph import read_openvino_graph
 from .weights import weight_differences
 
 #: Formats whose graph and weights can be read from the file.
-_READERS: Mapping[str, Callable[[Path], Graph]] = {
+_READERS: Mapping[str, Callable[[Artifact], Graph]] = {
     "onnx": read_onnx_graph,
     "openvino": read_openvino_graph,
 }
@@ -88,7 +87,7 @@ def _structure(artifact: Artifact) -> Structure | None:
         _check_layers(manifest.config, manifest.package)
     if manifest.kind not in _READERS:
         return None
-    graph = _READERS[manifest.kind](artifact.path)
+    graph = _READERS[manifest.kind](artifact)
     refuse_different(artifact, different_facts(manifest, graph.metadata.get))
     return structure_of(graph, manifest)
 

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
+
+from resnext.artifact.files import Artifact
+from resnext.artifact.graph import onnx_graph
 
 from .graph import Constant, Dequantized, Fixed, Graph, OddGraph, Value, index_rows, reshaped
 
 _Term: TypeAlias = "Value | Fixed | None"
-#: Fields of a model and of a graph that no export has, with what they are.
-_NEVER = {
-    "functions": "local functions",
-    "training_info": "training steps",
-    "sparse_initializer": "sparse weights",
-    "quantization_annotation": "quantization annotations",
-}
 
 
-def read_onnx_graph(path: Path) -> Graph:
-    """Read the file at ``path``.
+def read_onnx_graph(artifact: Artifact) -> Graph:
+    """Read the file of an ONNX artifact.
 
     Raises:
-        OddGraph: it is not ONNX, or has something that no export has; names the node.
+        BadArtifact: `resnext.artifact.graph.onnx_graph` refuses it.
+        OddGraph: it has something that no export has; names the node.
     """
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except Exception as exc:  # protobuf raises many types
-        raise OddGraph("this is not an ONNX file, or it is cut short") from exc
-    for message in (proto, proto.graph):
-        for name, what in _NEVER.items():
-            if len(getattr(message, name, ())):
-                raise OddGraph(f"the file has {what}, and no export has any")
+    proto = onnx_graph(artifact)
+    if proto.graph.quantization_annotation:
+        raise OddGraph("the file has quantization annotations, and no export has any")
     if [entry.domain for entry in proto.opset_import] not in ([""], ["ai.onnx"]):
         domains = ", ".join(entry.domain or "ai.onnx" for entry in proto.opset_import)
         raise OddGraph(f"its operators are of {domains or 'no domain'}, those of an export ai.onnx")
@@ -59,8 +50,6 @@ class _Reader:
         self._unread: dict[str, str] = {}
         self._terms: dict[str, Value | Fixed] = {}
         for tensor in graph.initializer:
-            if tensor.data_location == TensorProto.EXTERNAL:
-                raise OddGraph(f"tensor {tensor.name!r} is outside the file")
             constant = Constant(tensor.name, numpy_helper.to_array(tensor))
             self._define(tensor.name, constant, f"tensor {tensor.name!r}")
         self.inputs: dict[str, Value] = {}

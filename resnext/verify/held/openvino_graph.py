@@ -6,17 +6,18 @@ a group is folded.
 
 from __future__ import annotations
 
+import io
 import xml.etree.ElementTree as ET
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnext.artifact.files import Artifact
 from resnext.artifact.specs import numpy_dtype
+from resnext.readers.archives import read_entries, take
 
 from .graph import (
     Constant,
@@ -47,19 +48,21 @@ _QUANTIZED = ("uint8", "int8")
 _QUANTIZE_SUFFIX = "_QuantizeLinear"
 
 
-def read_openvino_graph(path: Path) -> Graph:
-    """Read the file at ``path``.
+def read_openvino_graph(artifact: Artifact) -> Graph:
+    """Read the file of an artifact of kind ``openvino``.
 
     Raises:
+        BadArtifact: it was altered since its manifest was read.
         OddGraph: it is not a packed IR, or has something that no export has; names the layer.
     """
+    file = io.BytesIO(artifact.read())
     try:
-        with zipfile.ZipFile(path) as packed:
-            text, weights = packed.read(_GRAPH), packed.read(_WEIGHTS)
+        entries = read_entries(file)
+        text, weights = take(file, entries[_GRAPH]), take(file, entries[_WEIGHTS])
         if b"<!" in text:  # an export declares no document types and no entities
             raise OddGraph("its graph has declarations that no export has")
         root = ET.fromstring(text)
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError, ET.ParseError) as exc:
+    except (KeyError, ValueError, ET.ParseError) as exc:
         raise OddGraph(f"this is not a packed OpenVINO IR: {exc}") from exc
     if [part.tag for part in root] != ["layers", "edges", "rt_info"]:
         raise OddGraph("its graph has other parts than layers, edges and metadata")

@@ -23,14 +23,20 @@ from resnext.images.preprocessing import default_preprocessing
 from resnext.machine.environment import Environment
 from resnext.machine.nvml import Gpu
 from resnext.network.config import VARIANTS, variant
+from resnext.verify.laws import Integrity
 from resnext.verify.parity import Parity
+from resnext.verify.verdict import DeliveredRecord, TimingRecord, Verdict
 from resnext.weights.spec import load_weights
 from resnext_bench.record import Row
 from resnext_bench.result import Run, read_run
 from resnext_bench.stats import Timing, derive
 
 SCHEMAS = Path(__file__).parents[3] / "docs" / "schema"
-MODELS: dict[str, type[BaseModel]] = {"manifest-1.json": Manifest, "run-1.json": Run}
+MODELS: dict[str, type[BaseModel]] = {
+    "manifest-1.json": Manifest,
+    "run-1.json": Run,
+    "verdict-1.json": Verdict,
+}
 
 
 def manifest(model: str = "resnext50_32x4d", check: CheckRecord | None = None) -> Manifest:
@@ -113,6 +119,36 @@ def stored_run() -> Run:
     )
 
 
+def stored_verdict() -> Verdict:
+    run = stored_run()
+    assert run.rows[0].parity is not None
+    digests = ("artifact_sha256", "manifest_sha256", "weights_sha256", "content_sha256")
+    return Verdict(
+        created="2020-01-01T00:00:00+00:00",
+        toolkit="1",
+        runtime="ort",
+        device="cpu",
+        capability="linux-x86_64 avx2",
+        libraries={"onnxruntime": "1"},
+        parity=run.rows[0].parity,
+        integrity=Integrity(
+            passed=True,
+            failures=(),
+            laws=(),
+            backend="ort",
+            quick=True,
+            rounding=None,
+            noise=0.0,
+            contrast=1.0,
+        ),
+        delivered=DeliveredRecord(share=0.5, missed=(("fc", "float32"),)),
+        timing=TimingRecord(batch=1, boundary="host", median_ns=1, samples=11),
+        environment=run.environment,
+        passed=True,
+        **dict.fromkeys(digests, "a" * 64),
+    )
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_published_schema_is_that_of_the_model(name: str) -> None:
     published = json.loads((SCHEMAS / name).read_text())
@@ -169,13 +205,19 @@ def test_a_stored_run_fits_the_schema_and_reads_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_schema_refuses_what_the_reader_refuses(name: str) -> None:
-    text = manifest().to_json() if name == "manifest-1.json" else stored_run().model_dump_json()
-    good = validate(text, name)
+    examples = {
+        "manifest-1.json": manifest(),
+        "run-1.json": stored_run(),
+        "verdict-1.json": stored_verdict(),
+    }
+    stored: BaseModel = examples[name]
+    good = validate(stored.model_dump_json(), name)
+    assert MODELS[name].model_validate(good) == stored
     bad: list[dict[str, Any]] = [
         {**good, "format_version": 2},
         {**good, "extra": 1},
         {key: value for key, value in good.items() if key != "created"},
-        {**good, "weights": {"source": "x", "sha256": "short"}},
+        {**good, "weights": {"source": "x", "sha256": "short"}, "weights_sha256": "short"},
     ]
     for raw in bad:
         with pytest.raises(jsonschema.ValidationError):

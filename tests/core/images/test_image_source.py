@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -269,16 +269,17 @@ def test_a_bomb_is_refused_whatever_another_thread_does_to_the_filters(
     started = {"a.png": threading.Event(), "b.png": threading.Event()}
     real = PIL.Image.open
 
-    def taking_turns(path: Path) -> Any:
+    def taking_turns(file: BinaryIO, **settings: Any) -> Any:
         # The first picture is done, and its filters are put back, while the bomb has been begun and
         # is not yet open.
-        started[path.name].set()
-        if path.name == "a.png":
+        name = Path(file.name).name
+        started[name].set()
+        if name == "a.png":
             started["b.png"].wait(1)
         else:
             started["a.png"].wait(1)
             time.sleep(0.1)
-        return real(path)
+        return real(file, **settings)
 
     monkeypatch.setattr(PIL.Image, "open", taking_turns)
     with warnings.catch_warnings():

@@ -5,6 +5,7 @@ error.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -432,9 +433,14 @@ def test_a_truncated_graph_is_a_bad_artifact_and_not_a_crash(
 ) -> None:
     folder = tmp_path / "cut"
     shutil.copytree(artifact.directory, folder)
-    (folder / "model.onnx").write_bytes(artifact.path.read_bytes()[:500])
-    with pytest.raises(BadArtifact, match="cannot load"):
+    data = artifact.path.read_bytes()[:500]
+    (folder / "model.onnx").write_bytes(data)
+    with pytest.raises(BadArtifact, match="truncated or altered"):
         open_session(Artifact(folder, artifact.manifest), "ort-cpu")
+    facts = {"file_sha256": hashlib.sha256(data).hexdigest(), "file_size_bytes": 500}
+    resealed = Artifact(folder, artifact.manifest.model_copy(update=facts))
+    with pytest.raises(BadArtifact, match="not an ONNX file, or it is cut short"):
+        open_session(resealed, "ort-cpu")
 
 
 def test_onnx_runtime_does_not_report_to_its_maker(tmp_path: Path) -> None:

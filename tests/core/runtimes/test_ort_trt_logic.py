@@ -18,12 +18,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
 from exported import export_onnx
 from fakes.delivered import layer_share
-from resnext.artifact.files import Artifact
+from resnext.artifact.files import Artifact, file_sha256
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback
 from resnext.images.synthetic import seeded_pixels
@@ -66,9 +67,20 @@ def artifacts(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dic
         "1:4:8": noted(batch=BatchRange(min=1, opt=4, max=8)),
         "2:2": noted(batch=BatchRange(min=2, opt=2, max=None)),
         "fp16": noted(precision="fp16"),
-        "other weights": noted(file_sha256="0" * 64),
+        "other weights": _with_a_note(dynamic, folder / "other"),
         "4": export_onnx(weights, folder / "static", batch=BatchRange(min=4, opt=4, max=4)),
     }
+
+
+def _with_a_note(artifact: Artifact, folder: Path) -> Artifact:
+    """A copy of ``artifact`` with other bytes, and a manifest that says so."""
+    proto = onnx.load(artifact.path)
+    proto.doc_string += "other"
+    folder.mkdir()
+    path = folder / artifact.manifest.file
+    path.write_bytes(proto.SerializeToString())
+    facts = {"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
+    return Artifact(folder, artifact.manifest.model_copy(update=facts))
 
 
 @pytest.fixture(scope="module")
@@ -504,6 +516,29 @@ def test_an_engine_is_cached_apart_from_every_other_that_the_provider_would_take
         Path(folder).is_dir() and Path(folder).is_relative_to(tmp_path / "cache")
         for folder in folders
     )
+
+
+def test_an_engine_with_one_bit_flipped_and_one_half_written_are_built_again(
+    runtime: StandIn, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, bytes]] = []
+    make = ort.InferenceSession
+
+    def builds(*args: Any, providers: Any, **settings: Any) -> Any:
+        folder = Path(providers[0][1]["trt_engine_cache_path"])
+        found.append({each.name: each.read_bytes() for each in folder.glob("*.engine")})
+        (folder / "a.engine").write_bytes(b"an engine")
+        return make(*args, providers=providers, **settings)
+
+    monkeypatch.setattr(ort, "InferenceSession", builds)
+    for _ in range(2):
+        open_on("ort-trt", artifacts["4"]).close()
+    engine = Path(runtime.asked[-1]["trt_engine_cache_path"]) / "a.engine"
+    engine.write_bytes(b"an enginf")
+    (engine.parent / "killed.engine").write_bytes(b"half")
+    open_on("ort-trt", artifacts["4"]).close()
+    assert found == [{}, {"a.engine": b"an engine"}, {}]
+    assert {path.name for path in engine.parent.glob("*.engine")} == {"a.engine"}
 
 
 @pytest.mark.usefixtures("runtime")

@@ -5,6 +5,7 @@ the real thing.
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -99,9 +100,8 @@ class Device(HostMemory):
 
 def on_cuda(weights: Weights, folder: Path, memory: DeviceMemory, **options: Any) -> Pt2Session:
     record = record_here(weights, device="cuda", compute_capability="9.0", gpu="H200")
-    return Pt2Session(
-        fake_package(folder, weights, record), SessionOptions(**options), "pt2", record, memory
-    )
+    artifact = fake_package(folder, weights, record)
+    return Pt2Session(artifact, artifact.path, SessionOptions(**options), "pt2", record, memory)
 
 
 def test_on_cuda_a_graph_is_captured_after_warm_runs_and_replayed(
@@ -323,13 +323,19 @@ def test_altered_weights_are_caught_by_the_digest_and_else_by_parity(
     data = artifact.path.read_bytes()
     assert data.count(row.tobytes()) == 1
     path = tmp_path / artifact.path.name
-    path.write_bytes(data.replace(row.tobytes(), row[::-1].tobytes()))
+    altered = data.replace(row.tobytes(), row[::-1].tobytes())
+    path.write_bytes(altered)
     shutil.copy(artifact.directory / "manifest.json", tmp_path)
     with pytest.raises(BadArtifact, match="does not have the sha256 of its manifest"):
         read_artifact(tmp_path)
-    resealed = sealed(
-        path, weights, read_package(path).record
-    )  # PyTorch itself does not look at zip's checksums
+    record = read_package(artifact.path).record
+    with pytest.raises(BadArtifact, match="does not have its checksum: damaged"):
+        open_session(sealed(path, weights, record), CPU, "pt2")
+    with zipfile.ZipFile(path, "w") as whole, zipfile.ZipFile(artifact.path) as archive:
+        for entry in archive.infolist():
+            content = archive.read(entry)
+            whole.writestr(entry.filename, content.replace(row.tobytes(), row[::-1].tobytes()))
+    resealed = sealed(path, weights, record)
     with open_session(resealed, CPU, "pt2") as session:
         logits = session.run({"input": images})["logits"]
     outcome = compare(reference_logits(weights, images), logits)

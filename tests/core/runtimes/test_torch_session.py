@@ -528,9 +528,8 @@ def test_what_a_row_runs_with_does_not_depend_on_what_was_opened_before(
             session.seen = seen["torch"]
         else:
             record = record_here(weights, device="cuda", compute_capability="9.0", gpu="Fake")
-            session = Pt2Session(
-                fake_package(tmp_path, weights, record), SessionOptions(), "pt2", record, Device()
-            )
+            package = fake_package(tmp_path, weights, record)
+            session = Pt2Session(package, package.path, SessionOptions(), "pt2", record, Device())
         with session:
             used(session, {"input": images})
             assert settings() == before

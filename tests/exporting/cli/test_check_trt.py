@@ -416,7 +416,7 @@ def test_weights_that_lie_elsewhere_are_asked_for_in_words(tmp_path: Path) -> No
     path.write_bytes(proto.SerializeToString())
     result = check(path)
     assert result.exit_code == 1
-    assert "weights that lie outside the file are missing" in error(result)
+    assert "the values of tensor 'w' are in another file" in error(result)
 
 
 @pytest.mark.usefixtures("rtx")

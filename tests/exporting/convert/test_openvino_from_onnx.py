@@ -4,6 +4,7 @@ read.
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 import zipfile
 from pathlib import Path
@@ -31,7 +32,9 @@ def ir(digits_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def read(path: Path) -> tuple[Any, Any]:
-    return read_ovir(ov.Core(), path)
+    memory = mmap.mmap(-1, path.stat().st_size)
+    memory.write(path.read_bytes())
+    return read_ovir(ov.Core(), memory, str(path))
 
 
 def quantized_convolution() -> bytes:

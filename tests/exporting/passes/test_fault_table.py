@@ -610,8 +610,10 @@ FLOAT32 = {
         "fp32", batch_norm_in_training_mode, "graph", "is a BatchNormalization"
     ),
     "a branch on the batch": Row("fp32", a_branch, "graph", "is a If"),
-    "a local function": Row("fp32", in_the_function, "graph", "has local functions"),
-    "a custom domain": Row("fp32", in_a_domain, "graph", "is a com.microsoft.Gelu"),
+    "a local function": Row("fp32", in_the_function, "graph", "has the local function"),
+    "a custom domain": Row(
+        "fp32", in_a_domain, "graph", "is an operator of another domain, .com.microsoft"
+    ),
     # the file
     "a weight that a caller can replace": Row(
         "fp32", overridden, "graph", "'fc.bias' is written twice"
@@ -620,7 +622,7 @@ FLOAT32 = {
     "a node that nothing reads": Row("fp32", an_unread_node, "graph", "nothing reads node nothing"),
     "another opset": Row("fp32", another_opset, "graph", "its opset is 21"),
     "two tensors of a name": Row("fp32", two_tensors_of_a_name, "graph", "is written twice"),
-    "a tensor outside the file": Row("fp32", outside_the_file, "graph", "is outside the file"),
+    "a tensor outside the file": Row("fp32", outside_the_file, "graph", "are in another file"),
     # baked preprocessing
     "another mean": Row(
         "baked", changed("mean", lambda array: array + 0.001), "graph", "by other numbers"

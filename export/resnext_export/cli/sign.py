@@ -1,0 +1,87 @@
+"""The commands ``resnext-export sign`` and ``resnext-export verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from resnext.cli.app import SETTINGS, guarded
+from resnext.cli.sections import SectionedCommand, option_of
+
+if TYPE_CHECKING:
+    from resnext.artifact.files import Artifact
+    from resnext.verify.verdict import Verdict
+
+_SIGN = """\b
+Examples:
+  openssl ecparam -name prime256v1 -genkey -noout -out k.pem
+  openssl ec -in k.pem -pubout -out k.pub
+  resnext-parity --artifact out/ --verdict       judge it, so that parity is signed, too
+  resnext-export sign out/ --key k.pem
+  resnext-export sign out/model.onnx --key k.pem
+Needs: pip install 'model-signing>=1.1.1' pyopenssl
+"""
+_VERIFY = """\b
+Examples:
+  resnext-export verify out/ --key k.pub
+  resnext-export verify out/model.onnx --key k.pub
+  model_signing verify key out/ --signature out/model.sig --public_key k.pub
+Exit code 0: signed by this key, nothing altered. 4: not signed, or a file differs; names it.
+"""
+
+_key = option_of("Key")
+
+
+@click.command("sign", cls=SectionedCommand, context_settings=SETTINGS, epilog=_SIGN)
+@click.argument("path", type=click.Path(path_type=Path), metavar="DIR")
+@_key(
+    "--key",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="PEM",
+    help="Private P-256 key.",
+)
+@guarded
+def sign(path: Path, key: Path) -> None:
+    """Sign an artifact: an OpenSSF Model Signing bundle over its folder, and its verdict as an
+    in-toto statement.
+    """
+    from resnext.verify.signed import sign_artifact
+
+    artifact, verdict = sign_artifact(path, key)
+    click.echo(f"signed    {artifact.directory}  (model.sig)")
+    _say(artifact, verdict)
+
+
+@click.command("verify", cls=SectionedCommand, context_settings=SETTINGS, epilog=_VERIFY)
+@click.argument("path", type=click.Path(path_type=Path), metavar="DIR")
+@_key(
+    "--key",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="PEM",
+    help="Public P-256 key.",
+)
+@guarded
+def verify(path: Path, key: Path) -> None:
+    """Verify an artifact's signature, every file in its folder, and the signed verdict."""
+    from resnext.verify.signed import verify_signature
+
+    artifact, verdict = verify_signature(path, key)
+    click.echo(f"verified  {artifact.directory}, signed by {key}")
+    _say(artifact, verdict)
+
+
+def _say(artifact: Artifact, verdict: Verdict | None) -> None:
+    click.echo(f"sha256    {artifact.manifest.file_sha256}  {artifact.manifest.file}")
+    if verdict is None:
+        click.echo(
+            "parity    NOT SIGNED: no verdict; first: resnext-parity --artifact DIR --verdict"
+        )
+    else:
+        click.echo(
+            f"parity    max error {verdict.parity.max_error:.1e} of the logits' RMS on"
+            f" {verdict.runtime}, {verdict.capability}, {verdict.created}"
+        )

@@ -1,0 +1,66 @@
+"""The command ``resnext-parity verify``: does the verdict beside an artifact still hold?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from resnext.storage import check_writable, write_text
+
+from .app import SETTINGS, guarded
+from .options import json_option, trust_options
+from .sections import SectionedCommand
+
+if TYPE_CHECKING:
+    from resnext.verify.verdict import Verdict
+
+_EPILOG = """\b
+Examples:
+  resnext-parity --artifact out/ --verdict     judge, and store the verdict
+  resnext-parity verify out/                   read it back; nothing is run
+  resnext-parity verify out/ --require-signature --trust ci.pub
+Exit code 0: it holds. 1: it did not pass, is older than the artifact, or was reached on
+another runtime or device. 4: a byte differs, or there is no verdict.
+"""
+
+
+@click.command("verify", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.argument("path", type=click.Path(path_type=Path))
+@json_option("Write the verdict as JSON")
+@trust_options
+@guarded
+def verify(path: Path, json_path: str | None) -> None:
+    """Check that the verdict beside an artifact still holds: for these bytes, on this machine.
+
+    Compares digests of file, manifest, weights and verdict, versions of the runtime, and GPU or CPU
+    capability. Runs nothing.
+    """
+    from resnext.verify.verdict import verify_artifact
+
+    check_writable(json_path)
+    verdict = verify_artifact(path)
+    if json_path != "-":
+        _print(path, verdict)
+    if json_path is not None:
+        write_text(json_path, verdict.to_json())
+
+
+def _print(path: Path, verdict: Verdict) -> None:
+    versions = ", ".join(f"{name} {version}" for name, version in verdict.libraries.items())
+    click.echo(f"HOLDS  {path} on {verdict.runtime} ({versions})")
+    click.echo(f"  sha256          {verdict.artifact_sha256}")
+    click.echo(f"  judged          {verdict.created} on {verdict.device}: {verdict.capability}")
+    click.echo(f"  parity          max error {verdict.parity.max_error:.2e} of the logits' RMS")
+    scope = "the cheap half" if verdict.integrity.quick else "in full"
+    click.echo(f"  batch integrity ok, {scope}")
+    if (record := verdict.delivered) is not None:
+        missed = ", ".join(f"{name} {dtype}" for name, dtype in record.missed[:3])
+        more = f" and {len(record.missed) - 3} more" if len(record.missed) > 3 else ""
+        click.echo(f"  delivered       {record.share:.1%}{missed and '; not in ' + missed + more}")
+    if (timing := verdict.timing) is not None:
+        click.echo(
+            f"  time            {timing.median_ns / 1e6:.3f} ms, batch {timing.batch}, boundary"
+            f" {timing.boundary}"
+        )

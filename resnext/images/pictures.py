@@ -1,0 +1,59 @@
+"""Opens a picture file, if it is one whose pixels have a single meaning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import PIL.Image
+from PIL.Image import Image
+
+from resnext.errors import BadInput
+from resnext.readers.files import MOST_PICTURE, exists, open_file
+
+#: Formats that are opened; some of PIL's others start programs or are rarely tested.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+#: Most pixels of a picture, as its header says; full-frame cameras have 61 million.
+MOST_PIXELS = 64_000_000
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image]:
+    """A picture, not decoded yet, closed after the block.
+
+    Raises:
+        BadInput: the file is missing, not regular, or not a picture of one of `FORMATS`; it has
+            more than `MOST_PIXELS`, or several frames; or the block fails.
+    """
+    if not exists(path):
+        raise BadInput(f"no image at {path}")
+    with open_file(path, MOST_PICTURE) as file, warnings.catch_warnings():
+        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+        # Of metadata that do not matter here: damaged EXIF, odd TIFF tags.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            with PIL.Image.open(file, formats=FORMATS) as image:
+                _check_header(image)
+                yield image
+        except BadInput as exc:
+            raise BadInput(f"{path}: {exc}") from exc
+        except PIL.UnidentifiedImageError as exc:
+            raise BadInput(
+                f"{path} is not an image of a format that is read here ({', '.join(FORMATS)})"
+            ) from exc
+        except Exception as exc:  # damaged pictures make PIL raise many types
+            reason = " ".join(str(exc).split()) or type(exc).__name__
+            raise BadInput(f"cannot read the image {path}: {reason[:200]}") from exc
+
+
+def _check_header(image: Image) -> None:
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise BadInput(
+            f"it has {width}x{height} pixels, at most {MOST_PIXELS} are accepted; make it smaller"
+        )
+    # In MPO, which phones write with suffix .jpg, the first picture is the one that is shown.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise BadInput("it has several frames or pages; save the one to look at")

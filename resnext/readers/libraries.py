@@ -1,0 +1,47 @@
+"""A shared library of Linux (ELF), checked before it is loaded.
+
+A library that ends too early is mapped beyond its file, and the process dies of a signal.
+"""
+
+from __future__ import annotations
+
+import struct
+
+#: The header of a 64-bit little-endian file, and its tables' entries: offset and size of the data.
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_SEGMENT = struct.Struct("<IIQQQQQQ")
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_SHARED, _NO_BITS = 3, 8
+
+
+def check_library(data: bytes) -> None:
+    """Check that ``data`` is a whole shared library.
+
+    Raises:
+        ValueError: it is none, or parts of it are outside ``data``; the message continues a
+            sentence about the library.
+    """
+    if len(data) < _HEADER.size or not data.startswith(b"\x7fELF\2\1\1"):
+        raise ValueError("is not a library of Linux")
+    _, kind, *_, segments_at, sections_at, _, _, segment, segments, section, sections, _ = (
+        _HEADER.unpack_from(data)
+    )
+    if kind != _SHARED:
+        raise ValueError("is not a shared library")
+    tables = (
+        (segments_at, segment, segments, _SEGMENT),
+        (sections_at, section, sections, _SECTION),
+    )
+    for start, size, count, entry in tables:
+        if count and (size != entry.size or start + count * size > len(data)):
+            raise ValueError("is cut short")
+    for index in range(segments):
+        _, _, offset, _, _, stored, *_ = _SEGMENT.unpack_from(data, segments_at + index * segment)
+        if offset + stored > len(data):
+            raise ValueError("is cut short")
+    for index in range(sections):
+        _, kind, _, _, offset, stored, *_ = _SECTION.unpack_from(
+            data, sections_at + index * section
+        )
+        if kind != _NO_BITS and offset + stored > len(data):
+            raise ValueError("is cut short")

@@ -1,0 +1,622 @@
+"""Batch integrity: each fault is planted into a session or a graph, and named; sound ones pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+
+from exported import export_onnx, relabeled
+from fakes.package import FakeLoader, fake_package
+from resnext import batch_integrity, open_session
+from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
+from resnext.artifact.specs import BatchRange
+from resnext.cli.parity import main
+from resnext.errors import BadInput, GateFailed, SessionFailed, UsageError
+from resnext.images.synthetic import seeded_pixels
+from resnext.precision import NUMERICS
+from resnext.runtimes.session import Arrays, Bound
+from resnext.testing import FakeBound, FakeSession
+from resnext.verify.integrity import (
+    SIZES,
+    session_integrity,
+    timed_batch_integrity,
+    visited,
+)
+from resnext.verify.laws import LAWS, Integrity
+from resnext.weights.spec import Weights, load_model, load_weights
+from resnext_export import export
+from resnext_export.proof import expect, prove
+
+Logits = NDArray[Any]
+Function = Callable[[NDArray[Any]], Logits]
+
+IMAGES = np.random.default_rng(0).standard_normal((13, 6)).astype(np.float32)
+_WEIGHTS = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
+
+
+def network(images: NDArray[Any]) -> Logits:
+    """A sound network: the sum of each row's features, weighted."""
+    return np.asarray((images[:, :, None] * _WEIGHTS).sum(axis=1), np.float32)
+
+
+def broken(result: Integrity) -> set[str]:
+    return {law.law for law in result.laws if law.failure}
+
+
+def examine(function: Function, *, numerics: str = "fp32", **settings: Any) -> Integrity:
+    session = FakeSession(function, in_shape=(6,), classes=5)
+    settings = {"ranges": (BatchRange.parse("1:8:64"),), **settings}
+    return session_integrity(session, IMAGES, numerics=numerics, **settings)
+
+
+# Faults in a session.
+
+
+def kernel_by_batch_size(logits: Logits) -> Logits:
+    """A kernel for more than eight rows that is off by 0.01 %."""
+    return logits * np.float32(1.0001) if len(logits) > 8 else logits
+
+
+def leak(share: float) -> Callable[[Logits], Logits]:
+    """Some of the row above is added to each row."""
+
+    def leaking(logits: Logits) -> Logits:
+        return np.asarray(logits + np.roll(logits, 1, axis=0) * share, np.float32)
+
+    return leaking
+
+
+def last_rows_swapped(logits: Logits) -> Logits:
+    """The last two rows change places, from eight rows on."""
+    order = np.arange(len(logits))
+    if len(order) > 7:
+        order[-2:] = order[-2:][::-1]
+    return logits[order]
+
+
+def first_row_copied_over_the_last(logits: Logits) -> Logits:
+    """From eight rows on."""
+    return np.concatenate([logits[:-1], logits[:1]]) if len(logits) > 7 else logits
+
+
+def second_row_takes_the_first(logits: Logits) -> Logits:
+    """From seventeen rows on."""
+    if len(logits) > 16:
+        logits[1] = logits[0]
+    return logits
+
+
+def rows_reversed(logits: Logits) -> Logits:
+    """From eight rows on."""
+    return logits[::-1] if len(logits) > 7 else logits
+
+
+def batch_mean_subtracted(logits: Logits) -> Logits:
+    """From nine rows on."""
+    return logits - logits.mean(axis=0) if len(logits) > 8 else logits
+
+
+def reshape_for_seven_rows(logits: Logits) -> Logits:
+    """Fails for more."""
+    return logits if len(logits) <= 7 else logits.reshape(7, 5)
+
+
+def wrong_at_the_upper_end(logits: Logits) -> Logits:
+    """At 64, the end of the range."""
+    return logits * np.float32(1.01) if len(logits) == 64 else logits
+
+
+def wrong_past_the_end(logits: Logits) -> Logits:
+    """At 65, which is neither right nor refused."""
+    return logits * np.float32(1.01) if len(logits) == 65 else logits
+
+
+def nan_in_the_last_row(logits: Logits) -> Logits:
+    """From three rows on."""
+    if len(logits) > 2:
+        logits[-1, 0] = np.nan
+    return logits
+
+
+def noisy() -> Callable[[Logits], Logits]:
+    """Noise of 1e-5, different in each run."""
+    random = np.random.default_rng(2)
+
+    def with_noise(logits: Logits) -> Logits:
+        rms = np.sqrt(np.mean(logits**2))
+        return np.asarray(logits + 1e-5 * rms * random.standard_normal(logits.shape), np.float32)
+
+    return with_noise
+
+
+def stale_tail() -> Callable[[Logits], Logits]:
+    """A buffer of which only the first four rows are written if the batch before was larger."""
+    before = [np.zeros((0, 5), np.float32)]
+
+    def with_buffer(logits: Logits) -> Logits:
+        result = logits.copy()
+        if len(before[0]) > len(logits):
+            result[4:] = before[0][4 : len(logits)]
+            result[0] = before[0][0] if len(logits) == 1 else result[0]
+        before[0] = logits
+        return result
+
+    return with_buffer
+
+
+FAULTS: dict[str, tuple[Callable[[], Callable[[Logits], Logits]], str, str]] = {
+    # fault, precision, law that names it
+    "kernel": (lambda: kernel_by_batch_size, "fp32", "size"),
+    "leak": (lambda: leak(3e-5), "fp32", "neighbor"),
+    "leak in bf16": (lambda: leak(1e-2), "bf16", "neighbor"),
+    "leak in int8": (lambda: leak(1e-2), "int8", "neighbor"),
+    "stale": (stale_tail, "fp32", "stale"),
+    "swapped": (lambda: last_rows_swapped, "fp32", "size"),
+    "swapped in bf16": (lambda: last_rows_swapped, "bf16", "permuted"),
+    "copied": (lambda: first_row_copied_over_the_last, "int8", "size"),
+    "second": (lambda: second_row_takes_the_first, "bf16", "size"),
+    "reversed": (lambda: rows_reversed, "fp16", "permuted"),
+    "mean": (lambda: batch_mean_subtracted, "fp32", "neighbor"),
+    "reshape": (lambda: reshape_for_seven_rows, "fp32", "range"),
+    "end": (lambda: wrong_at_the_upper_end, "fp32", "size"),
+    "past the end": (lambda: wrong_past_the_end, "fp32", "range"),
+    "nan": (lambda: nan_in_the_last_row, "fp32", "finite"),
+    "noise": (noisy, "fp32", "repeat"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_in_a_session_is_named(name: str) -> None:
+    make, numerics, law = FAULTS[name]
+    fault = make()
+    result = examine(lambda images: fault(network(images)), numerics=numerics)
+    assert not result.passed
+    assert law in broken(result), result.failures
+    assert f"batch-{law}" in {finding.code for finding in result.findings}
+    assert all("\n" not in failure for failure in result.failures)
+
+
+#: Faults that only more runs find: at the smallest batch after a larger one, or past the range.
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in ("end", "past the end")])
+def test_the_quick_check_finds_it_too(name: str) -> None:
+    make, numerics, _ = FAULTS[name]
+    fault = make()
+    result = examine(lambda images: fault(network(images)), numerics=numerics, quick=True)
+    assert not result.passed
+
+
+def test_a_sound_session_passes_every_law() -> None:
+    result = examine(network)
+    assert result.passed, result.failures
+    assert {law.law for law in result.laws} == set(LAWS) - {"timed"}
+    for law in result.laws:
+        assert (law.worst is None) == (law.limit is None)
+        assert law.worst is None or law.limit is None or law.worst <= law.limit
+    (sizes,) = (law.batches for law in result.laws if law.law == "size")
+    assert sizes == (1, 2, 3, 7, 8, 9, 16, 17, 33, 64)
+
+
+def test_the_failure_says_law_batch_row_size_and_limit() -> None:
+    result = examine(lambda images: kernel_by_batch_size(network(images)))
+    (failure,) = (line for line in result.failures if line.startswith("size: "))
+    assert "batch 9, row " in failure
+    assert "of the logits' RMS, allowed" in failure
+    assert "also at batch 16, 17, 33, 64" in failure
+
+
+def test_a_wrong_row_is_recognized_as_another_images() -> None:
+    result = examine(lambda images: first_row_copied_over_the_last(network(images)))
+    assert any("row 7 has the logits of another image" in line for line in result.failures)
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_drift_below_the_limit_is_reported_and_passes(numerics: str) -> None:
+    rounding = examine(network, numerics=numerics).rounding
+    assert rounding is not None
+    drift = 1 + rounding / 16
+
+    def drifting(images: NDArray[Any]) -> Logits:
+        logits = network(images).astype(np.float64)
+        return logits * drift if len(images) > 8 else logits
+
+    result = examine(drifting, numerics=numerics)
+    (size,) = (law for law in result.laws if law.law == "size")
+    assert result.passed, result.failures
+    assert size.worst is not None
+    assert size.limit is not None
+    assert size.drifts
+    assert 0 < size.worst <= size.limit
+    assert size.batch is not None
+    assert size.batch > 8
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_the_limit_is_tied_to_the_gate_of_the_precision(numerics: str) -> None:
+    gate = NUMERICS[numerics].gate.max_error
+    laws = examine(network, numerics=numerics).laws
+    limits = {law.law: law.limit for law in laws if law.limit is not None}
+    assert gate / 20 <= limits["size"] <= gate / 2
+    assert limits["neighbor"] < 1e-6  # the same kernels in the same place: in any precision
+
+
+def test_logits_of_zero_prove_nothing() -> None:
+    result = examine(lambda images: np.zeros((len(images), 5), np.float32))
+    assert result.failures == (
+        "finite: batch 1 gives zeros only; the law is: logits are finite, and not all zero",
+    )
+
+
+def test_a_session_that_fails_at_once_fails_one_law() -> None:
+    def failing(_images: NDArray[Any]) -> Logits:
+        raise SessionFailed("no memory")
+
+    result = examine(failing)
+    assert broken(result) == {"range"}
+    assert "SessionFailed: no memory" in result.failures[0]
+
+
+class Ranged(FakeSession):
+    """Refuses batches outside its ranges, like an engine with profiles."""
+
+    ranges = (BatchRange.parse("2:4:8"), BatchRange.parse("32:32:33"))
+
+    def check_inputs(self, inputs: Arrays) -> None:
+        """As an engine does."""
+        super().check_inputs(inputs)
+        size = len(inputs["input"])
+        if not any(size in covered for covered in self.ranges):
+            raise BadInput(f"no profile takes batch {size}")
+
+
+@pytest.mark.parametrize("wrong", [0, 2, 8, 32, 33])
+def test_every_edge_of_every_profile_is_visited(wrong: int) -> None:
+    def edge(images: NDArray[Any]) -> Logits:
+        logits = network(images)
+        return logits[::-1] if len(images) == wrong else logits
+
+    session = Ranged(edge, in_shape=(6,), classes=5)
+    result = session_integrity(session, IMAGES, ranges=Ranged.ranges, numerics="fp32")
+    assert result.passed == (wrong == 0), result.failures
+    (sizes,) = (law.batches for law in result.laws if law.law == "range")
+    assert set(sizes) == {1, 2, 3, 7, 8, 9, 31, 32, 33, 34}
+    if wrong:
+        assert any(f"batch {wrong}" in failure for failure in result.failures)
+
+
+def test_sizes_are_clipped_to_the_range_and_have_its_ends() -> None:
+    def of(*ranges: str, quick: bool = False) -> tuple[int, ...]:
+        return visited([BatchRange.parse(text) for text in ranges], quick=quick)
+
+    assert of("1:8") == SIZES
+    assert of("5") == (5,)
+    assert of("4:8:20") == (4, 7, 8, 9, 16, 17, 20)
+    assert of("1:8:64", quick=True) == (1, 2, 8, 17, 64)
+    assert of("1:1:1", "8:8:8") == (1, 8)
+
+
+class SharedBuffer(FakeSession):
+    """Bound inputs of one batch size share one output buffer."""
+
+    def _bind(self, inputs: Arrays) -> Bound:
+        bound = super()._bind(inputs)
+        assert isinstance(bound, FakeBound)
+        shared = self.__dict__.setdefault("shared", {})
+        size = len(inputs["input"])
+        launch = bound._launch
+
+        def launch_into_shared() -> None:
+            launch()
+            shared[size] = bound._result
+
+        bound._launch = launch_into_shared  # type: ignore[method-assign]
+        bound._outputs = lambda: {"logits": shared[size].copy()}  # type: ignore[method-assign]
+        return bound
+
+
+def test_bound_inputs_that_disturb_each_other_are_named() -> None:
+    result = session_integrity(
+        SharedBuffer(network, in_shape=(6,), classes=5),
+        IMAGES,
+        ranges=(BatchRange.parse("1:8"),),
+        numerics="fp32",
+    )
+    assert broken(result) == {"bound"}
+
+
+# The batch of a benchmark.
+
+
+def timed(function: Function, output: Logits, images: NDArray[Any]) -> Integrity:
+    session = FakeSession(function, in_shape=(6,), classes=5)
+    return timed_batch_integrity(session, images, [output], numerics="fp32")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 32])
+def test_a_sound_timed_batch_passes(size: int) -> None:
+    images = np.random.default_rng(3).standard_normal((size, 6)).astype(np.float32)
+    assert timed(network, network(images), images).passed
+
+
+def test_every_row_of_a_timed_batch_counts() -> None:
+    images = np.random.default_rng(3).standard_normal((32, 6)).astype(np.float32)
+
+    def one_row(images: NDArray[Any]) -> Logits:
+        logits = network(images)
+        logits[13] = logits[14]
+        return logits
+
+    assert broken(timed(one_row, one_row(images), images)) == {"permuted", "neighbor"}
+    assert broken(timed(network, one_row(images), images)) == {"timed"}
+
+
+# Faults in a real graph.
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    return load_weights("digits")
+
+
+@pytest.fixture(scope="module")
+def graphs(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """The digits network in three precisions, each with the runtime that computes it."""
+    folder = tmp_path_factory.mktemp("graphs")
+    return {
+        "fp32": export_onnx(weights, folder / "fp32"),
+        "fp16": export_onnx(weights, folder / "fp16", precision="fp16"),
+        "bf16": export_onnx(weights, folder / "bf16", precision="bf16"),
+        "int8": export(
+            "digits", folder / "int8", format="onnx", precision="int8", calibration="digits"
+        ),
+    }
+
+
+#: ``rows`` is the number of rows, ``index`` their numbers, 0 to N - 1, ``sound`` the logits.
+_COMMON = """
+    shape = Shape <start = 0, end = 1> (sound)
+    scalar = Constant <value_ints = [0]> ()
+    rows = Squeeze (shape, scalar)
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+    last = Sub (rows, one)
+    index = Range (zero, rows, one)
+    seven = Constant <value_int = 7> ()
+    eight = Constant <value_int = 8> ()
+    sixteen = Constant <value_int = 16> ()
+    many = Greater (rows, seven)
+    previous = Sub (index, one)
+    other = Gather <axis = 0> (sound, previous)
+"""
+GRAPH_FAULTS: dict[str, tuple[str, str]] = {
+    "leak of 3e-5": (
+        "neighbor",
+        "share = Constant <value_float = 3e-5> () leaked = Mul (other, share)"
+        " logits = Add (sound, leaked)",
+    ),
+    "leak of 1 %": (
+        "neighbor",
+        "share = Constant <value_float = 0.01> () leaked = Mul (other, share)"
+        " logits = Add (sound, leaked)",
+    ),
+    "first over last": (
+        "size",
+        "is_last = Equal (index, last) both = And (is_last, many)"
+        " source = Where (both, zero, index) logits = Gather <axis = 0> (sound, source)",
+    ),
+    "second takes first": (
+        "size",
+        "more = Greater (rows, sixteen) is_second = Equal (index, one)"
+        " both = And (is_second, more) source = Where (both, zero, index)"
+        " logits = Gather <axis = 0> (sound, source)",
+    ),
+    "rows reversed": (
+        "permuted",
+        "back = Sub (last, index) source = Where (many, back, index)"
+        " logits = Gather <axis = 0> (sound, source)",
+    ),
+    "batch mean subtracted": (
+        "neighbor",
+        "more = Greater (rows, eight) average = ReduceMean <keepdims = 1> (sound, scalar)"
+        " less = Sub (sound, average) logits = Where (more, less, sound)",
+    ),
+    "right for seven rows": (
+        "size",
+        "six = Constant <value_int = 6> () source = Min (index, six)"
+        " logits = Gather <axis = 0> (sound, source)",
+    ),
+    "batch statistic": (
+        "neighbor",
+        "average = ReduceMean <keepdims = 1> (sound, scalar) centered = Sub (sound, average)"
+        " square = Mul (centered, centered) variance = ReduceMean <keepdims = 1> (square, scalar)"
+        " epsilon = Constant <value_float = 1.0> () positive = Add (variance, epsilon)"
+        " deviation = Sqrt (positive) logits = Div (sound, deviation)",
+    ),
+}
+NOISE = "noise = RandomNormalLike <scale = {}> (sound) logits = Add (sound, noise)"
+
+
+def planted(artifact: Artifact, folder: Path, nodes: str) -> Artifact:
+    """A copy of ``artifact`` whose graph goes on with ``nodes`` from ``sound`` to ``logits``."""
+    folder.mkdir()
+    proto = onnx.load(artifact.path)
+    (output,) = proto.graph.output
+    for node in proto.graph.node:
+        node.output[:] = ["sound" if name == output.name else name for name in node.output]
+    text = f"g (float[N, 10] sound) => (float[N, 10] logits) {{ {_COMMON} {nodes} }}"
+    tail = onnx.parser.parse_graph(text.replace("logits", output.name))
+    proto.graph.node.extend(tail.node)
+    onnx.checker.check_model(proto)
+    path = folder / artifact.manifest.file
+    onnx.save(proto, path)
+    changes = {"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
+    seal(folder, artifact.manifest.model_copy(update=changes))
+    return read_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("fault", "precision"),
+    [
+        *((fault, "fp32") for fault in GRAPH_FAULTS),
+        ("leak of 1 %", "bf16"),
+        ("leak of 1 %", "int8"),
+        ("second takes first", "bf16"),
+        ("rows reversed", "int8"),
+    ],
+)
+def test_a_fault_in_a_graph_is_named(
+    fault: str, precision: str, graphs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    law, nodes = GRAPH_FAULTS[fault]
+    artifact = planted(graphs[precision], tmp_path / "fault", nodes)
+    result = batch_integrity(artifact)
+    assert law in broken(result), result.failures
+    assert not batch_integrity(artifact, quick=True).passed
+
+
+@pytest.mark.parametrize("fault", ["first over last", "rows reversed", "leak of 3e-5"])
+def test_the_check_of_an_export_refuses_it(
+    fault: str, graphs: dict[str, Artifact], weights: Weights, tmp_path: Path
+) -> None:
+    artifact = planted(graphs["fp32"], tmp_path / "fault", GRAPH_FAULTS[fault][1])
+    with pytest.raises(GateFailed, match="rows of a batch are not independent"):
+        prove(artifact, expect(weights, artifact.manifest.batch, "fp32"))
+
+
+def test_noise_of_a_random_operator_is_named(graphs: dict[str, Artifact], tmp_path: Path) -> None:
+    with open_session(graphs["fp32"]) as session:
+        pixels = seeded_pixels(graphs["fp32"].manifest.config, 8)
+        logits = session(graphs["fp32"].manifest.preprocessing.normalize(pixels))
+    scale = 1e-5 * float(np.sqrt(np.mean(logits**2)))
+    artifact = planted(graphs["fp32"], tmp_path / "noise", NOISE.format(scale))
+    assert "repeat" in broken(batch_integrity(artifact))
+    assert not batch_integrity(artifact, quick=True).passed
+
+
+# Sound networks.
+
+
+@pytest.mark.parametrize(
+    ("precision", "runtime"),
+    [
+        ("fp32", "ort-cpu"),
+        ("fp32", "openvino"),
+        ("fp32", "onnx-reference"),
+        ("fp16", "ort-cpu"),
+        ("fp16", "onnx-reference"),
+        ("bf16", "onnx-reference"),
+        ("int8", "ort-cpu"),
+        ("int8", "openvino"),
+        ("int8", "onnx-reference"),
+    ],
+)
+def test_a_sound_artifact_passes(precision: str, runtime: str, graphs: dict[str, Artifact]) -> None:
+    result = batch_integrity(graphs[precision], runtime=runtime)
+    assert result.passed, result.failures
+    assert result.backend == runtime
+    assert result.artifact_sha256 == graphs[precision].manifest.file_sha256
+    assert Integrity.model_validate_json(result.model_dump_json()) == result
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision"), [("torch", "fp32"), ("torch", "bf16"), ("torch-folded", "fp16")]
+)
+def test_a_sound_live_network_passes(backend: str, precision: Any, weights: Weights) -> None:
+    images = weights.preprocessing.normalize(seeded_pixels(weights.config, 13))
+    with open_session(weights, backend, precision=precision, memory_format="nchw") as session:
+        result = session_integrity(
+            session, images, ranges=(BatchRange.parse("1:8"),), numerics=precision
+        )
+    assert result.passed, result.failures
+
+
+def test_pixels_and_a_fixed_batch_pass(weights: Weights, tmp_path: Path) -> None:
+    baked = export_onnx(weights, tmp_path / "baked", bake_preprocessing=True)
+    fixed = export_onnx(weights, tmp_path / "fixed", batch=BatchRange.parse("3"))
+    for artifact in (baked, fixed):
+        result = batch_integrity(artifact)
+        assert result.passed, result.failures
+
+
+def test_a_package_passes_and_its_edge_is_visited(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(weights)
+    wrong = [0]
+
+    def edge(images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = model(images)
+        return logits.flip(0) if len(images) == wrong[0] else logits
+
+    monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", lambda *_: FakeLoader(edge))
+    artifact = fake_package(tmp_path / "package", weights)
+    assert batch_integrity(artifact).passed
+    wrong[0] = 65
+    assert broken(batch_integrity(artifact)) >= {"size"}
+
+
+# The call.
+
+
+def test_one_batch_size_can_be_examined_alone(graphs: dict[str, Artifact]) -> None:
+    result = batch_integrity(graphs["fp32"].directory, batch=5)
+    (sizes,) = (law.batches for law in result.laws if law.law == "range")
+    assert result.passed
+    assert sizes == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"), [({"batch": 0}, "takes batch"), ({"seed": -1}, "`seed`")]
+)
+def test_a_call_that_is_off_is_refused(
+    call: dict[str, int], message: str, graphs: dict[str, Artifact]
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        batch_integrity(graphs["fp32"], **call)  # type: ignore[arg-type]
+
+
+# The command.
+
+
+def command(artifact: Artifact, *arguments: str) -> Result:
+    line = ["--artifact", str(artifact.directory), "--batch-integrity", *arguments]
+    return CliRunner().invoke(main, line)
+
+
+def test_the_command_needs_no_weights_and_prints_each_law(
+    graphs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    weights = graphs["fp32"].manifest.weights.model_copy(update={"source": "gone.pth"})
+    artifact = relabeled(graphs["fp32"], tmp_path / "no-weights", weights=weights)
+    report = tmp_path / "report.json"
+    result = command(artifact, "--backend", "ort-cpu", "--json", str(report))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("PASS  batch integrity of ")
+    table = {line.split()[0]: line.split() for line in result.stdout.splitlines()[2:]}
+    assert set(LAWS) - {"timed"} <= set(table)
+    assert table["neighbor"][1:] == ["2,3,7,8,9,16,17,33,65", "0.0e+00", "4.8e-07", "PASS"]
+    assert Integrity.model_validate_json(report.read_text()).passed
+
+
+def test_the_command_fails_with_1_and_names_the_law(
+    graphs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    artifact = planted(graphs["fp32"], tmp_path / "fault", GRAPH_FAULTS["rows reversed"][1])
+    result = command(artifact, "--batch", "8", "--json", "-")
+    assert result.exit_code == 1
+    assert "row 0 has the logits of another image" in result.stderr
+    assert not Integrity.model_validate_json(result.stdout).passed
+
+
+def test_the_command_refuses_options_of_the_other_comparison(graphs: dict[str, Artifact]) -> None:
+    result = command(graphs["fp32"], "--weights", "digits")
+    assert result.exit_code == 2
+    assert "--weights has no effect" in result.stderr
