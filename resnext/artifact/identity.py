@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import MappingProxyType
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -60,17 +59,18 @@ def file_facts(
     return {_PREFIX + key: value for key, value in facts.items()}
 
 
-def record_facts(records: Mapping[str, Any]) -> dict[str, str]:
-    """Records of a manifest to write into a file's metadata: texts by key.
-
-    Args:
-        records: fields of a manifest; those that are no record of how it was made, or None, are
-            left out.
-    """
+def record_facts(
+    *,
+    quantization: QuantizationRecord | None,
+    merged: MergeRecord | None,
+    ranges: RangeRecord | None,
+) -> dict[str, str]:
+    """Records of a manifest to write into a file's metadata: texts by key; None writes nothing."""
+    records = {"quantization": quantization, "merged": merged, "ranges": ranges}
     return {
-        _PREFIX + name: records[name].model_dump_json()
-        for name in _RECORDS
-        if records.get(name) is not None
+        _PREFIX + name: record.model_dump_json()
+        for name, record in records.items()
+        if record is not None
     }
 
 

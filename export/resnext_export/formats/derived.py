@@ -135,7 +135,8 @@ def build_derived(
             expected = replace(expected, baseline=best)
     facts |= _facts(derived, of, precision, request)
     written = {entry.key: entry.value for entry in derived.metadata_props}
-    onnx.helper.set_model_props(derived, written | record_facts(facts))
+    records = {name: facts.get(name) for name in ("quantization", "merged", "ranges")}
+    onnx.helper.set_model_props(derived, written | record_facts(**records))
     write_onnx(derived, folder)
 
     def proven(artifact: Artifact) -> CheckRecord:
