@@ -1,18 +1,28 @@
-"""Files and folders: atomic writes, locks between processes, and the cache folder."""
+"""Files and folders: atomic writes, digests, locks between processes, and the cache folder."""
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import os
 import secrets
+import shutil
+import stat
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .errors import MissingRequirement, UsageError
 from .readers.files import exists
 
 _ELSEWHERE = "choose another path"
+_DIGEST_BYTES = 32
+_LOCK_NAME = "lock"
+_SCRATCH = "resnext-scratch-"
+#: Work folders of this process.
+_own: set[Path] = set()
 
 
 def cache_folder() -> Path:
@@ -43,9 +53,8 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; nothing has changed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-    try:
+    with work_folder(path.parent, partial_prefix(path)) as folder:
+        partial = folder / path.name
         with partial.open("xb") as file:
             file.write(data)
             file.flush()
@@ -53,13 +62,177 @@ def write_whole(path: Path, data: bytes) -> None:
         if path.exists():
             partial.chmod(path.stat().st_mode & 0o7777)
         partial.replace(path)
+
+
+def write_cached(path: Path, data: bytes) -> None:
+    """Write a file of the cache, whole or not at all, behind a digest of its bytes and its name.
+
+    Raises:
+        OSError: it cannot be written; nothing has changed.
+    """
+    write_whole(path, _digest(path, data) + data)
+
+
+def read_cached(path: Path) -> bytes | None:
+    """The bytes that `write_cached` wrote to ``path``.
+
+    Returns:
+        None if the file is absent, unreadable, damaged, renamed, or no plain file: it is to be made
+        again.
+    """
+    try:
+        stored = path.read_bytes() if path.is_file() else b""  # a pipe would block
+    except OSError:
+        return None
+    digest, data = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
+    return data if digest == _digest(path, data) else None
+
+
+def _digest(path: Path, data: bytes) -> bytes:
+    """Digest of ``data`` and of the last two names of ``path``, which are its key."""
+    return hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode() + data).digest()
+
+
+@contextmanager
+def work_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in ``parent`` for work in progress, removed in the end; creates ``parent``.
+
+    Its owner holds a lock on a file in it, which ends with the process, however that ends, and is
+    seen from other containers and hosts, unlike a process id. Folders with the same prefix that
+    nobody holds were left by killed processes, and are removed first.
+
+    Args:
+        parent: where to make it.
+        prefix: of its name.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_left_behind(parent, f"{glob.escape(prefix)}*")
+    while True:
+        folder = parent / f"{prefix}{secrets.token_hex(4)}"
+        _own.add(folder)
+        folder.mkdir(mode=0o700)
+        lock = FileLock(folder / _LOCK_NAME)
+        try:
+            lock.acquire(blocking=False)
+            if (folder / _LOCK_NAME).exists():
+                break
+        except (Timeout, FileNotFoundError):
+            continue  # another process removed it before it was locked
+        except BaseException:
+            _remove(folder)
+            raise
+    try:
+        yield folder
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(folder)
+        lock.release()
+
+
+@contextmanager
+def left_behind(folder: Path) -> Iterator[bool]:
+    """Whether ``folder`` is a work folder whose process has ended; if so, the block holds its lock.
+
+    A folder of another user never is, nor is one without a lock.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / _LOCK_NAME)
+    with suppress(Timeout, OSError):
+        facts = folder.lstat()
+        if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
+            if (folder / _LOCK_NAME).is_file():
+                lock.acquire(blocking=False)
+            else:
+                folder.rmdir()  # killed before it made its lock; fails if anything is inside
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
+def partial_prefix(path: Path) -> str:
+    """Prefix of the work folders beside ``path``."""
+    return f".{path.name}.partial-"
+
+
+def remove_left_behind(parent: Path, pattern: str) -> None:
+    """Remove the work folders in ``parent`` that killed processes left."""
+    for folder in parent.glob(pattern):
+        with left_behind(folder) as abandoned:
+            if abandoned:
+                _remove(folder)
+
+
+def remove_own() -> None:
+    """Remove every work folder of this process; one that was interrupted while it unwound may have
+    left some.
+    """
+    for folder in list(_own):
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a work folder, its lock last: a folder without one is nobody's to remove."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.name != _LOCK_NAME:
+                remove(path)
+    remove(folder)
+    _own.discard(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all that is in it, a file or a link, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder, in ``$TMPDIR`` if that is set; those of killed processes are removed.
+
+    Raises:
+        MissingRequirement: it cannot be made.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(work_folder(Path(tempfile.gettempdir()), _SCRATCH))
+        except OSError as exc:
+            raise MissingRequirement(
+                f"cannot make a temporary folder: {exc.strerror or exc}",
+                hint="set TMPDIR to a folder with room that can be written to",
+            ) from exc
+        yield folder
+
+
+@contextmanager
+def others_scratch_folder() -> Iterator[Path]:
+    """A `scratch_folder` for libraries: inside the block, Python's temporary files go there, so
+    that a killed process leaves none. Other threads' do as well: keep the block short.
+
+    Raises:
+        MissingRequirement: as `scratch_folder`.
+    """
+    with scratch_folder() as folder:
+        before = tempfile.tempdir
+        tempfile.tempdir = str(folder)
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = before
 
 
 @contextmanager
 def locked(lock: Path) -> Iterator[None]:
-    """Hold the lock file ``lock``, so that other processes wait; creates its folder.
+    """Hold the lock file ``lock``, so that other processes wait; creates its folder, and removes
+    what killed processes left in it.
 
     Raises:
         MissingRequirement: the file cannot be made.
@@ -76,6 +249,7 @@ def locked(lock: Path) -> Iterator[None]:
             hint="set RESNEXT_CACHE_DIR to one that can be written to",
         ) from exc
     try:
+        remove_left_behind(lock.parent, ".*.partial-*")
         yield
     finally:
         file_lock.release()
@@ -97,9 +271,8 @@ def check_writable(target: str | Path | None) -> None:
         )
     try:
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            path.unlink()
+            with work_folder(path.parent, partial_prefix(path)):
+                pass
         elif path.is_dir() or not os.access(path, os.W_OK):
             raise MissingRequirement(
                 f"cannot write {target}: it is a folder or not writable", hint=_ELSEWHERE

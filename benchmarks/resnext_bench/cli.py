@@ -299,11 +299,12 @@ def main(
             progress=say,
             note=lambda line: click.echo(f"note: {line}", err=True),
         )
-    _show(run, to_stderr=json_path == "-")
+    # Files first: the terminal may be gone, and what took minutes to measure is not to be lost.
     if json_path is not None:
         write_text(json_path, run.model_dump_json(indent=None) + "\n")
     if markdown_path is not None:
         write_text(str(markdown_path), run.markdown())
+    _show(run, to_stderr=json_path == "-")
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)
         sys.exit(130)
@@ -324,7 +325,7 @@ def exit_code(run: Run) -> int:
 def _show(run: Run, *, to_stderr: bool) -> None:
     from rich.console import Console
 
-    from .report import least_width, legend, remarks, rounds_done, table
+    from .report import least_width, legend, remarks, rounds_done, table, warnings
 
     console = Console(stderr=to_stderr, highlight=False)
     if console.width < least_width(run):
@@ -336,7 +337,7 @@ def _show(run: Run, *, to_stderr: bool) -> None:
     if (done := rounds_done(run)) != str(run.rounds):
         console.print(f"stopped after {done} rounds", style="yellow")
     console.print(f"[dim]{legend(run)}[/dim]")
-    for line in remarks(run):
+    for line in (*remarks(run), *warnings(run)):
         console.print(as_flags(line), style="yellow", markup=False)
 
 

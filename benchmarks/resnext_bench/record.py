@@ -25,6 +25,7 @@ class Row(Strict):
         precision: requested; None in files from before a run could have several.
         status: ``valid``; ``invalid``: measured, but a check failed; ``failed``: not measured.
         reasons: why not valid, each with what to do.
+        warnings: caveats by the code of their check; they do not make a row invalid.
         exit_code: of the error, for a failed row.
         device: device name.
         delivered: element types in which convolutions and matrix products were computed.
@@ -52,6 +53,7 @@ class Row(Strict):
     precision: str | None = None
     status: Literal["valid", "invalid", "failed"]
     reasons: tuple[str, ...] = ()
+    warnings: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
     exit_code: int = 0
     device: str | None = None
     delivered: str | None = None

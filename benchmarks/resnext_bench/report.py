@@ -5,6 +5,8 @@ from __future__ import annotations
 from io import StringIO
 from typing import TYPE_CHECKING
 
+from resnext.verify.untrained import CODE as UNTRAINED
+
 from .record import Row, RunRecord
 from .stats import Timing
 
@@ -87,6 +89,7 @@ def _line(row: Row, timing: Timing) -> tuple[str, ...]:
     on_device = (
         row.peak_device_bytes if row.peak_device_bytes is not None and row.device != "cpu" else None
     )
+    meaningless = UNTRAINED in row.warnings
     memory = on_device if on_device is not None else row.peak_host_bytes
     device = (
         ""
@@ -105,7 +108,7 @@ def _line(row: Row, timing: Timing) -> tuple[str, ...]:
         "-" if memory is None else f"{memory / 1e6:.0f}",
         "-" if row.model_size_bytes is None else f"{row.model_size_bytes / 1e6:.1f}",
         "-" if parity is None or parity.max_error is None else f"{parity.max_error:.1e}",
-        "-" if parity is None or parity.top1 is None else f"{parity.top1:.0%}",
+        "-" if parity is None or parity.top1 is None or meaningless else f"{parity.top1:.0%}",
         row.status.upper(),
     )
 
@@ -149,6 +152,15 @@ def remarks(run: RunRecord) -> list[str]:
     ]
 
 
+def warnings(run: RunRecord) -> list[str]:
+    """One line for each caveat, with its rows."""
+    rows: dict[str, list[str]] = {}
+    for row in run.rows:
+        for warning in row.warnings.values():
+            rows.setdefault(warning, []).append(f"{_name(row)} batch {row.batch}")
+    return [f"{', '.join(names)}: warning: {warning}" for warning, names in rows.items()]
+
+
 def table(run: RunRecord) -> Table:
     """The terminal's table."""
     from rich.table import Table
@@ -172,7 +184,8 @@ def text(run: RunRecord) -> str:
 
     printed = StringIO()
     Console(file=printed, width=least_width(run), highlight=False).print(table(run))
-    parts = [run.environment.title(), printed.getvalue(), legend(run), *remarks(run)]
+    parts = [run.environment.title(), printed.getvalue(), legend(run)]
+    parts += [*remarks(run), *warnings(run)]
     return "\n".join(line.rstrip() for part in parts for line in part.splitlines())
 
 
@@ -205,6 +218,8 @@ def markdown(run: RunRecord) -> str:
     ]
     if reasons := remarks(run):
         parts += ["## Not valid", "", *(f"- {line}" for line in reasons), ""]
+    if caveats := warnings(run):
+        parts += ["## Warnings", "", *(f"- {line}" for line in caveats), ""]
     delivered = [
         f"- {_name(row)} batch {row.batch}: {row.delivered};"
         f" {', '.join(f'{name} {value}' for name, value in row.notes.items())}; set-up"

@@ -14,11 +14,13 @@ from resnext.machine.environment import Environment
 from resnext.runtimes.session import Delivered, Session
 from resnext.timing.paired import ratio_by_round
 from resnext.verify.accuracy import Accuracy
+from resnext.verify.check import batched, whole
 from resnext.verify.integrity import timed_batch_integrity
 from resnext.verify.labeled import Labeled
 from resnext.verify.laws import Integrity
 from resnext.verify.parity import Parity
 from resnext.verify.reference import Reference
+from resnext.verify.untrained import untrained
 
 from .cases import Candidate
 from .checks.evidence import Evidence
@@ -80,6 +82,7 @@ class Judge:
         accuracy, accuracy_missing = self._accuracy(case.batch, opening)
         parity = self._parity(case.batch, numerics, opening, samples)
         integrity = _integrity(numerics, opening, samples)
+        caveat = None if manifest is None else untrained(manifest)
         timings = [timing_of("host", samples.host_ns, case.batch)]
         if samples.device_ns and samples.device_boundary:
             timings.append(timing_of(samples.device_boundary, samples.device_ns, case.batch))
@@ -96,13 +99,16 @@ class Judge:
                 accuracy=accuracy,
                 accuracy_missing=accuracy_missing,
                 integrity=integrity,
+                caveats=() if caveat is None else (caveat,),
             )
         )
+        reasons = [finding for finding in findings if finding.severity == "refused"]
         size = subject.session.model_size_bytes if manifest is None else manifest.file_size_bytes
         return Row(
             **key,
-            status="invalid" if findings else "valid",
-            reasons=tuple(map(str, findings)),
+            status="invalid" if reasons else "valid",
+            reasons=tuple(map(str, reasons)),
+            warnings={each.code: str(each) for each in findings if each.severity == "warning"},
             device=delivered.device,
             delivered=delivered.summary(),
             notes=dict(delivered.notes),
@@ -121,9 +127,17 @@ class Judge:
         )
 
     def _parity(self, batch: int, numerics: str, opening: Opening, samples: Samples) -> Parity:
-        """Parity of the outputs of the timed runs: of host and device runs, the worse."""
+        """Parity of the outputs of the timed runs, of host and device runs the worse, and of one
+        further run of adversarial inputs.
+        """
         assert opening.subject is not None
-        outcomes = []
+        outcomes, adversarial = [], None
+        failure = ""
+        if not self.deadline.over():
+            try:
+                adversarial = self._adversarial(batch, opening)
+            except Exception as exc:  # a candidate that cannot take them does not compute the same
+                failure = f"on adversarial inputs: {as_failure(exc)}"
         for output in (samples.output, samples.bound_output):
             if output is not None:
                 rows, logits = _compared(output, batch)
@@ -135,9 +149,25 @@ class Judge:
                         graph=opening.graph,
                         dtype=opening.subject.session.outputs[0].dtype,
                         rows=rows,
+                        adversarial=adversarial,
                     )
                 )
-        return max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
+        worse = max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
+        return worse.with_inputs((), (failure,) if failure else ())
+
+    def _adversarial(self, batch: int, opening: Opening) -> NDArray[Any]:
+        """The candidate's logits for adversarial inputs, ``batch`` at a time."""
+        assert opening.subject is not None
+        session = opening.subject.session
+        (spec,) = session.inputs
+        manifest = None if opening.artifact is None else opening.artifact.manifest
+        inputs = self.reference.adversarial_inputs(manifest)
+        logits = batched(
+            lambda some: session.run({spec.name: spec.cast(some)})[session.outputs[0].name],
+            inputs[whole(len(inputs), batch)],
+            batch,
+        )
+        return logits[: len(inputs)]
 
     def _accuracy(self, batch: int, opening: Opening) -> tuple[Accuracy | None, str]:
         """Accuracy, and the reason if it was requested and is missing."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from resnext.artifact.files import Artifact, check_destination, read_artifact
@@ -17,6 +16,7 @@ from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.readers.files import is_file
 from resnext.runtimes.pytorch.release import refuse_older_torch
+from resnext.storage import scratch_folder
 from resnext.verify.check import recorded_weights
 from resnext.weights.spec import Weights, load_weights
 
@@ -117,8 +117,8 @@ def run(
     precision = request.precision or (start.manifest.precision if start else DEFAULT)
     directory = output or request.folder(weights, precision, kind)
     source: Weights | Artifact = start or weights
-    with TemporaryDirectory(prefix="resnext-") as scratch:
-        store = None if check else Path(scratch)  # what is not checked is not kept
+    with scratch_folder() as scratch:
+        store = None if check else scratch  # what is not checked is not kept
         for step in before:
             source = build_step(step, weights, source, store, check=check, say=say).artifact
         build = partial(builder.build, source, weights, request, check=check, say=say, cache=None)

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.errors import GateFailed
+from resnext.images.adversarial import Adversarial
 from resnext.images.synthetic import seeded_pixels
+from resnext.precision import NUMERICS
 from resnext.runtimes.registry import open_session
-from resnext.verify.check import batched, logits_dtype, trusted_runtime
+from resnext.verify.adversarial import compare_adversarial
+from resnext.verify.check import batched, logits_dtype, trusted_runtime, whole
 from resnext.verify.integrity import artifact_integrity
 from resnext.verify.parity import compare, gate_for
 from resnext.verify.reference import Reference
@@ -35,14 +38,31 @@ class Expected:
         batches: batch sizes to compare at.
         pixels: N x H x W x C, uint8; a larger batch repeats them.
         images: the same, preprocessed, N x C x H x W.
-        reference: logits, N x classes, eager float32.
-        baseline: logits of eager PyTorch at the artifact's precision; None for fp32, whose
-            baseline would be the reference, and for quantized networks without a parent.
+        reference: logits, N x classes, eager float64.
+        baseline: logits of eager PyTorch at the artifact's precision, or those of a quantized
+            network's parent; None for a quantized network without one.
+        adversarial: adversarial inputs, and their logits.
     """
 
     batches: tuple[int, ...]
     pixels: NDArray[np.uint8]
     images: NDArray[np.float32]
+    reference: NDArray[Any]
+    baseline: NDArray[Any] | None
+    adversarial: ExpectedAdversarial
+
+
+@dataclass(frozen=True)
+class ExpectedAdversarial:
+    """What PyTorch gives for adversarial inputs.
+
+    Attributes:
+        inputs: one of each kind.
+        reference: logits, N x classes, eager float64.
+        baseline: as that of `Expected`.
+    """
+
+    inputs: Adversarial
     reference: NDArray[Any]
     baseline: NDArray[Any] | None
 
@@ -55,10 +75,10 @@ def expect(
     parent: Artifact | None = None,
     pixels: NDArray[np.uint8] | None = None,
 ) -> Expected:
-    """Run eager PyTorch on seeded images, or on ``pixels``.
+    """Run eager PyTorch on seeded images, or on ``pixels``, and on adversarial inputs.
 
-    The reference is float32, a third of float64's time; the gate is far above what float32 loses,
-    and ``resnext-parity`` compares with float64.
+    The reference is float64 for float32 files too: their gate is a small multiple of what float32
+    itself loses. ``resnext-parity`` and the benchmark find the logits in the cache.
 
     Args:
         weights: the network.
@@ -87,17 +107,23 @@ def expect(
         pixels = seeded_pixels(weights.config, min(max(*batches, *CHECK_BATCHES), DIFFERENT))
     reference = Reference(weights, pixels)
     reference.refuse_if_useless(
-        "float32",
+        "float64",
         images="test image" if seeded else "calibration image",
         hint=f"{'are the weights trained' if seeded else 'are the images all alike'}? Turn `check`"
         " off to export unproven",
     )
+    beyond = range(len(pixels), len(pixels) + len(reference.adversarial.images))
     return Expected(
         batches,
         pixels,
         reference.images,
-        reference.logits("float32"),
-        reference.baseline(numerics, against="float32", graph=parent),
+        reference.logits(),
+        reference.baseline(numerics, graph=parent),
+        ExpectedAdversarial(
+            reference.adversarial,
+            reference.logits(rows=beyond),
+            reference.baseline(numerics, graph=parent, rows=beyond),
+        ),
     )
 
 
@@ -118,7 +144,7 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
     inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
     with open_session(artifact, backend) as run:
         for size in expected.batches:
-            rows = np.arange(-(-len(inputs) // size) * size) % len(inputs)
+            rows = whole(len(inputs), size)
             outcome = compare(
                 expected.reference[rows],
                 batched(run, inputs[rows], size),
@@ -127,14 +153,24 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
                 dtype=logits_dtype(artifact, backend),
                 artifact_sha256=manifest.file_sha256,
             )
-            if not outcome.passed:
-                raise GateFailed(
-                    f"the exported file does not compute what PyTorch computes, batch {size}: "
-                    f"{'; '.join(outcome.failures)}. Nothing was written"
-                )
+            _refuse(outcome.failures, size)
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)
             ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
+        size, adversarial = expected.batches[-1], expected.adversarial
+        extreme = adversarial.inputs.inputs(baked=manifest.preprocessing_baked)
+        rows = whole(len(extreme), size)
+        count = len(extreme)
+        _, failures = compare_adversarial(
+            adversarial.inputs.names[:count],
+            adversarial.reference[:count],
+            batched(run, extreme[rows], size)[:count],
+            gate=gate,
+            baseline=None if adversarial.baseline is None else adversarial.baseline[:count],
+            loss=outcome.loss,
+            saturates=NUMERICS[manifest.numerics].calibrated,
+        )
+        _refuse(failures, size)
         integrity = artifact_integrity(run, manifest, quick=True)
     if not integrity.passed:
         raise GateFailed(
@@ -145,6 +181,14 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
         batches=expected.batches,
         backend=backend,
         max_error=worst,
-        tolerance=gate.max_error,
+        tolerance=outcome.inputs[0].allowed,
         error_ratio=max(ratios, default=None),
     )
+
+
+def _refuse(failures: tuple[str, ...], batch: int) -> None:
+    if failures:
+        raise GateFailed(
+            f"the exported file does not compute what PyTorch computes, batch {batch}: "
+            f"{'; '.join(failures)}. Nothing was written"
+        )

@@ -130,7 +130,7 @@ def _datasets(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _metrics(artifact: Artifact) -> list[dict[str, Any]]:
-    from resnext.verify.parity import clopper_pearson
+    from resnext.verify.margins import clopper_pearson
     from resnext.verify.verdict import check_binding, read_verdict
 
     metrics: list[dict[str, Any]] = []

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnext.artifact.files import Artifact, read_artifact
-from resnext.artifact.manifest import FORMAT_VERSION
+from resnext.artifact.files import Artifact, file_sha256, read_artifact
+from resnext.artifact.manifest import FORMAT_VERSION, MANIFEST_NAME
 from resnext.artifact.trust import Trust
-from resnext.errors import BadArtifact
-from resnext.storage import cache_folder, locked
+from resnext.errors import BadArtifact, MissingRequirement
+from resnext.storage import cache_folder, locked, read_cached, remove, write_cached
 from resnext.weights.spec import Weights
 
 from .formats.base import builder_for
@@ -109,20 +108,57 @@ def build_step(
     entry = entry_of(request, builder.key(request, weights), source, folder)
     made_from = source.manifest.file_sha256 if isinstance(source, Artifact) else source.sha256
     with locked(entry.with_suffix(".lock")):
-        try:
-            # The user's own folder: what is in it was built here, and is not signed.
-            stored = read_artifact(entry, trust=Trust())
+        if (stored := _read_entry(entry)) is not None:
             manifest = stored.manifest
             same = made_from == (manifest.parent_sha256 or manifest.weights.sha256)
             if same and builder.usable(manifest):
                 return Stored(stored, reused=True)
-        except BadArtifact:
-            # Absent, or damaged since; the store owns its entries.
-            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            remove(entry)  # absent, or damaged since; the store owns its entries
         build = partial(builder.build, source, weights, request, check=check, say=say, cache=folder)
         force = entry.exists()
         artifact = publish(source, entry, build, request=request, check=check, force=force)
+        _write_digest(entry, artifact)
         return Stored(artifact, reused=False)
+
+
+def _read_entry(entry: Path) -> Artifact | None:
+    """The artifact of the store; None if there is none, or a byte of it or of its manifest has
+    changed.
+    """
+    if entry.is_symlink() or not entry.is_dir():
+        return None
+    try:
+        # The user's own folder: what is in it was built here, and is not signed.
+        artifact = read_artifact(entry, trust=Trust())
+    except BadArtifact:
+        return None
+    whole = read_cached(_digest_file(entry)) == _manifest_digest(artifact)
+    return artifact if whole else None
+
+
+def _write_digest(entry: Path, artifact: Artifact) -> None:
+    """Keep the manifest's digest beside the entry; the manifest has that of the artifact's file.
+
+    Raises:
+        MissingRequirement: it cannot be written.
+    """
+    path = _digest_file(entry)
+    try:
+        write_cached(path, _manifest_digest(artifact))
+    except OSError as exc:
+        raise MissingRequirement(
+            f"cannot write {path}: {exc.strerror or exc}",
+            hint="free some space, or set RESNEXT_CACHE_DIR to another folder",
+        ) from exc
+
+
+def _digest_file(entry: Path) -> Path:
+    return entry.with_suffix(".sha256")
+
+
+def _manifest_digest(artifact: Artifact) -> bytes:
+    return file_sha256(artifact.directory / MANIFEST_NAME).encode()
 
 
 def entry_of(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import hashlib
 import mmap
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, UsageError
 from resnext.readers.files import MOST_JSON, MOST_MODEL, exists, is_file, open_file, read_file
+from resnext.storage import cache_folder, left_behind, partial_prefix, work_folder
 
 from .manifest import MANIFEST_NAME, Manifest, read_manifest
 from .signature import SIGNATURE_NAME
@@ -31,6 +32,10 @@ COMPANIONS = frozenset({VERDICT_NAME, STATEMENT_NAME, SIGNATURE_NAME})
 
 _CHUNK_BYTES = 1 << 20
 _ELSEWHERE = "choose another `output`"
+#: Names in a work folder: the new artifact, and the one that it replaces.
+_NEW, _OLD = "artifact.new", "artifact.old"
+#: Arguments of Linux's renameat2: relative to the current folder; exchange both names.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,8 @@ def read_artifact(path: Path, *, trust: Trust | None = None) -> Artifact:
             not match the manifest, or ``trust`` refuses it.
     """
     if not exists(path):
+        _put_back(path)
+    if not exists(path):
         raise BadArtifact(
             f"no artifact at {path}", hint="export one first, with this folder as its `output`"
         )
@@ -186,6 +193,7 @@ def check_destination(directory: Path, *, force: bool) -> None:
             never replaced.
         MissingRequirement: the parent folder cannot be created or written to.
     """
+    _put_back(directory)
     if os.path.lexists(directory):
         if not directory.is_dir() or directory.is_symlink():
             raise UsageError(f"{directory} is not a folder", hint=_ELSEWHERE)
@@ -196,11 +204,8 @@ def check_destination(directory: Path, *, force: bool) -> None:
             )
         if names and not _is_artifact_folder(directory, names):
             raise UsageError(f"{directory} holds other files besides an artifact", hint=_ELSEWHERE)
-    with _disk_errors(directory):
-        directory.absolute().parent.mkdir(parents=True, exist_ok=True)
-        probe = _partial(directory)
-        probe.mkdir()
-        probe.rmdir()
+    with _disk_errors(directory), _partial(directory):
+        pass
 
 
 def _is_artifact_folder(directory: Path, names: list[str]) -> bool:
@@ -226,18 +231,14 @@ def staging(directory: Path, *, force: bool = False) -> Iterator[Path]:
         MissingRequirement: the disk is full, or the folder cannot be written to.
     """
     check_destination(directory, force=force)
-    partial = _partial(directory)
-    _remove_stale(directory)
-    with _disk_errors(directory):
-        partial.mkdir()
-        try:
-            yield partial
-            for file in partial.iterdir():
-                _fsync(file)
-            _fsync(partial)
-            _publish(partial, directory, force=force)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with _disk_errors(directory), _partial(directory) as work:
+        new = work / _NEW
+        new.mkdir()
+        yield new
+        for file in new.iterdir():
+            _fsync(file)
+        _fsync(new)
+        _publish(new, directory, force=force)
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
@@ -245,41 +246,53 @@ def seal(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
 
 
-def _publish(partial: Path, directory: Path, *, force: bool) -> None:
-    old = partial.with_name(partial.name + ".old")
+def _publish(new: Path, directory: Path, *, force: bool) -> None:
     replaced = directory.is_dir() and any(directory.iterdir())
     if replaced and not force:
         raise UsageError(
             f"another process wrote to {directory} in the meantime; nothing was replaced"
         )
-    if directory.is_dir() and not replaced:
-        directory.rmdir()
-    if replaced:
+    if not replaced:
+        new.rename(directory)
+    elif not _exchange(new, directory):
+        old = new.with_name(_OLD)
         directory.rename(old)
-    try:
-        partial.rename(directory)
-    except BaseException:
-        if replaced:
+        try:
+            new.rename(directory)
+        except BaseException:
             old.rename(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+            raise
     _fsync(directory.absolute().parent)
 
 
-def _partial(directory: Path) -> Path:
-    directory = directory.absolute()
-    return directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step, so that ``other`` is there at any moment; False if the system
+    or the file system has no such step.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    names = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
+    return bool(renameat2(*names, _RENAME_EXCHANGE) == 0)
 
 
-def _remove_stale(directory: Path) -> None:
-    """Remove partial folders of killed processes; those of live processes stay."""
+def _partial(directory: Path) -> AbstractContextManager[Path]:
+    """A work folder beside ``directory``, on the same disk."""
     directory = directory.absolute()
-    for partial in directory.parent.glob(f".{glob.escape(directory.name)}.partial-*"):
-        pid = partial.name.rpartition("-")[2].removesuffix(".old")
-        if partial.name.endswith(".old") and not directory.exists():
-            continue  # killed between two renames: this is the only copy of the old artifact
-        if pid.isdigit() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists()):
-            shutil.rmtree(partial, ignore_errors=True)
+    return work_folder(directory.parent, partial_prefix(directory))
+
+
+def _put_back(directory: Path) -> None:
+    """Put an artifact back whose process was killed between the two renames that replace it."""
+    directory = directory.absolute()
+    if os.path.lexists(directory):
+        return
+    for work in directory.parent.glob(f"{glob.escape(partial_prefix(directory))}*"):
+        with suppress(OSError), left_behind(work) as abandoned:
+            if abandoned and (work / _OLD).is_dir():
+                (work / _OLD).rename(directory)
+                return
 
 
 def _fsync(path: Path) -> None:
@@ -298,11 +311,13 @@ def _disk_errors(directory: Path) -> Iterator[None]:
     except BadArtifact:
         raise
     except OSError as exc:
+        cached = directory.is_relative_to(cache_folder())
+        elsewhere = "set RESNEXT_CACHE_DIR to another folder" if cached else _ELSEWHERE
         if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise MissingRequirement(
                 f"the disk has no room for {directory} ({exc.strerror})",
-                hint=f"free some space, or {_ELSEWHERE}. Nothing was written",
+                hint=f"free some space, or {elsewhere}. Nothing was written",
             ) from exc
         raise MissingRequirement(
-            f"cannot write to {directory}: {exc.strerror or exc}", hint=_ELSEWHERE
+            f"cannot write to {directory}: {exc.strerror or exc}", hint=elsewhere
         ) from exc

@@ -40,6 +40,11 @@ class WeightsRecord(Strict):
     source: str
     sha256: Sha256
 
+    @property
+    def seeded(self) -> bool:
+        """Whether they were generated, not trained."""
+        return self.source.partition(":")[0] == "seeded"
+
 
 class CheckRecord(Strict):
     """Parity of the written file with eager PyTorch, checked when the artifact was made.

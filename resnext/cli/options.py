@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from resnext.network.config import VARIANTS
+from resnext.precision import DEFAULT, PRECISIONS, PRESETS
 
 from .params import MOST_DIGITS, NameType
 from .sections import option_of
@@ -21,6 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Headings of ``--help`` that several commands have.
 RUN = "What to run"
+COMPARE = "What to compare with"
 OUTPUT = "Output"
 
 
@@ -81,6 +83,28 @@ def seed_option(text: str, section: str) -> Callable[[F], F]:
     """Add ``--seed N``, 0 by default."""
     return option_of(section)(
         "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help=text
+    )
+
+
+def gate_option() -> Callable[[F], F]:
+    """Add ``--gate NAME``."""
+    return option_of(COMPARE)(
+        "--gate",
+        type=NameType("gate", tuple(PRESETS)),
+        default="default",
+        show_default=True,
+        metavar="NAME",
+        help=f"Allowed error relative to what the precision itself loses: {_gates()}.",
+    )
+
+
+def _gates() -> str:
+    """The largest errors that each preset allows."""
+    ratios = {name: row.gate.max_error_ratio for name, row in PRECISIONS.items()}
+    rest = max(ratio for name, ratio in ratios.items() if name != DEFAULT)
+    return "; ".join(
+        f"{preset} {ratios[DEFAULT] * factor:g} times for {DEFAULT}, {rest * factor:g} for others"
+        for preset, factor in PRESETS.items()
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
@@ -13,20 +13,17 @@ from resnext.version import __version__
 
 from .app import SETTINGS, guarded
 from .options import (
+    COMPARE,
     OUTPUT,
     RUN,
     artifact_option,
     backend_option,
+    gate_option,
     json_option,
     seed_option,
     trust_options,
 )
 from .sections import SectionedGroup, option_of, runs_subcommand
-
-if TYPE_CHECKING:
-    from resnext.artifact.files import Artifact
-    from resnext.verify.parity import Parity
-
 
 _EPILOG = """\b
 Examples:
@@ -35,9 +32,9 @@ Examples:
   resnext-parity --artifact engine/ --backend trt
   resnext-parity --artifact out/ --weights moved/checkpoint.pth
   resnext-parity --artifact fp8/ --backend onnx-reference    fp8 without a GPU
+  resnext-parity --artifact out/ --batch-integrity           are the rows of a batch independent?
   resnext-parity --artifact out/ --verdict                   and store the outcome in out/
   resnext-parity verify out/                                 does it still hold, here?
-  resnext-parity --artifact out/ --batch-integrity           are the rows of a batch independent?
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
 
@@ -50,7 +47,7 @@ _COMMANDS = {
 }
 
 
-_compare = option_of("What to compare with")
+_compare = option_of(COMPARE)
 
 
 @click.group(
@@ -100,7 +97,14 @@ _compare = option_of("What to compare with")
     metavar="N",
     help="Number of images to compare.",
 )
-@seed_option("Seed for the test images.", "What to compare with")
+@_compare(
+    "--images-from",
+    metavar="SPEC",
+    help="Images to compare: digits, fashion-mnist, or a folder of pictures. Adversarial inputs"
+    " come on top.  [default: seeded ones]",
+)
+@gate_option()
+@seed_option("Seed for the test images.", COMPARE)
 @json_option("Write the result as JSON")
 @option_of(OUTPUT)(
     "--verdict",
@@ -123,14 +127,17 @@ def main(
     against: Literal["torch", "torch-fp32"],
     spec: str | None,
     images: int,
+    images_from: str | None,
+    gate: str,
     seed: int,
     json_path: str | None,
     verdict: bool,
 ) -> None:
     """Check that the bytes on disk compute the same function as PyTorch.
 
-    Compares logits on seeded test images. NaN, infinity, and a wrong shape, dtype or row order
-    always fail. The verdict names the sha256 of the file it is about.
+    Compares logits on seeded test images and on adversarial inputs: constant, extreme, sparse,
+    denormal and huge ones. NaN, infinity, and a wrong shape, dtype or row order always fail. The
+    verdict names the sha256 of the file it is about.
     """
     if runs_subcommand(ctx):
         return
@@ -156,6 +163,8 @@ def main(
         "images": images,
         "seed": seed,
         "reference": against,
+        "images_from": images_from,
+        "gate": gate,
     }
     if verdict:
         check_room(opened)
@@ -165,7 +174,13 @@ def main(
     else:
         outcome, broken = check(opened, **how), ()
     if json_path != "-":
-        _print(outcome, opened, runtime, against)
+        from .parity_report import report
+
+        precise = "float64 PyTorch" if against == "torch" else "float32 PyTorch"
+        word = "PASS" if outcome.passed else "FAIL"
+        click.echo(f"{word}  {opened.path} on {runtime} against {precise}")
+        for line in report(outcome, opened.manifest):
+            click.echo(f"  {line}".rstrip())
     if json_path is not None:
         write_text(json_path, outcome.model_dump_json(indent=2) + "\n")
     if not outcome.passed:
@@ -177,38 +192,6 @@ def main(
             f"the rows of a batch are not independent in {opened.path} on {runtime}:"
             f" {'; '.join(broken)}"
         )
-
-
-def _print(outcome: Parity, artifact: Artifact, runtime: str, against: str) -> None:
-    reference = "float64 PyTorch" if against == "torch" else "float32 PyTorch"
-    click.echo(
-        f"{'PASS' if outcome.passed else 'FAIL'}  {artifact.path} on {runtime} against {reference}"
-    )
-    click.echo(f"  sha256          {outcome.artifact_sha256}")
-    click.echo(f"  images          {outcome.rows}")
-    if outcome.max_error is not None:
-        click.echo(
-            f"  max error       {outcome.max_error:.2e} of the logits' RMS  (absolute"
-            f" {outcome.max_abs:.2e})"
-        )
-        click.echo(f"  mean error      {outcome.mean_error:.2e}  (absolute {outcome.mean_abs:.2e})")
-        click.echo(
-            f"  max relative    {outcome.max_relative:.2e}, mean {outcome.mean_relative:.2e}"
-        )
-        click.echo(f"  min cosine      {outcome.min_cosine:.9f}")
-        click.echo(
-            f"  top-1 agrees    {outcome.top1:.2%}  (at least {outcome.top1_low:.2%} with 95 %"
-            " confidence)"
-        )
-        click.echo(f"  top-5 agrees    {outcome.top5:.2%}")
-    if outcome.error_ratio is not None:
-        of = f"what eager {artifact.manifest.precision} PyTorch loses"
-        if artifact.manifest.quantization is not None:
-            of = (
-                "what the file loses on the reference evaluator; resnext-bench --accuracy measures"
-                " the cost in right answers"
-            )
-        click.echo(f"  error ratio     {outcome.error_ratio:.2f} times {of}")
 
 
 if __name__ == "__main__":

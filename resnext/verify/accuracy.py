@@ -23,38 +23,19 @@ from resnext.progress import track
 from resnext.runtimes.session import Session
 
 from .logit_store import Track, logits_by_chunk, logits_key
-from .parity import clopper_pearson
+from .margins import MARGINS as MARGINS
+from .margins import Count, MarginBin, clopper_pearson, flips_by_margin
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
 
-#: Upper ends of the bins of the reference's margin; the last bin is open.
-MARGINS = (0.01, 0.03, 0.1, 0.3, 1.0)
 _TOP = 5
 #: Images of one chunk: half a minute of a large network on a CPU, and 150 MB of float32 at 224
 #: pixels.
 _CHUNK_IMAGES = 256
 _DEFAULT_BATCH = 32
-
-
-class MarginBin(Strict):
-    """Images binned by the reference's confidence margin.
-
-    The margin is the difference of the reference's two largest logits, over the root mean square of
-    all its logits.
-
-    Attributes:
-        below: upper end of the margins in this bin; None for the last bin.
-        images: number of images in the bin.
-        flips: number of them whose top-1 class changes.
-    """
-
-    below: float | None
-    images: Count
-    flips: Count
 
 
 class Accuracy(Strict):
@@ -339,24 +320,10 @@ def accuracy_from_logits(
         agreement=float(agreed.mean()),
         agreement_low=agreement[0],
         flips=int((~agreed).sum()),
-        flips_by_margin=_by_margin(want / rms, ~agreed),
+        flips_by_margin=flips_by_margin(want / rms, ~agreed),
         losing_flips=int((right_want & ~right).sum()),
         winning_flips=int((right & ~right_want).sum()),
         nonfinite=int((~finite).sum()),
-    )
-
-
-def _by_margin(want: NDArray[np.float64], flipped: NDArray[np.bool_]) -> tuple[MarginBin, ...]:
-    ordered = np.sort(want, axis=1)
-    margins = ordered[:, -1] - ordered[:, -2] if want.shape[1] > 1 else np.full(len(want), np.inf)
-    place = np.searchsorted(MARGINS, margins, side="right")
-    return tuple(
-        MarginBin(
-            below=below,
-            images=int((place == index).sum()),
-            flips=int((flipped & (place == index)).sum()),
-        )
-        for index, below in enumerate((*MARGINS, None))
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -13,14 +14,17 @@ from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.onnx_precision import check_onnx_precision
-from resnext.errors import BadArtifact, BadWeights, UnknownName, UsageError
+from resnext.errors import BadArtifact, BadInput, BadWeights, UnknownName, UsageError
+from resnext.images.datasets import DATASETS
+from resnext.images.sources import image_source
 from resnext.images.synthetic import seeded_pixels
+from resnext.precision import DEFAULT
 from resnext.runtimes import registry
 from resnext.runtimes.pt2.package import check_package_bytes
 from resnext.runtimes.registry import REFERENCE, open_session, runtime_named
 from resnext.weights.spec import Weights, load_weights
 
-from .parity import Parity
+from .parity import Parity, gate_for
 from .reference import Reference
 
 #: Runs one batch: images as the artifact takes them, to logits.
@@ -85,6 +89,11 @@ def batched(run: Run, inputs: NDArray[Any], batch: int) -> NDArray[Any]:
     return np.concatenate([run(inputs[at : at + batch]) for at in range(0, len(inputs), batch)])
 
 
+def whole(count: int, batch: int) -> NDArray[np.intp]:
+    """Indices of ``count`` rows in whole batches; the last is filled with the first rows again."""
+    return np.arange(-(-count // batch) * batch) % count
+
+
 def logits_dtype(artifact: Artifact, runtime: str) -> str:
     """Element type of the logits that ``artifact`` gives on ``runtime``."""
     return "float32" if runtime == REFERENCE else artifact.manifest.outputs[0].dtype
@@ -99,11 +108,13 @@ def check(
     images: int = 28,
     seed: int = 0,
     reference: Literal["torch", "torch-fp32"] = "torch",
+    images_from: str | None = None,
+    gate: str = "default",
 ) -> Parity:
-    """Run an artifact on seeded images and compare its logits with PyTorch's.
+    """Run an artifact on images and compare its logits with PyTorch's.
 
     The bytes are those on disk. NaN, infinity, and a wrong shape, element type or order of rows
-    always fail.
+    always fail. Adversarial inputs (`resnext.images.adversarial`) are compared, too.
 
     Args:
         artifact: what `resnext_export.export` returned, or the path of its folder.
@@ -112,9 +123,13 @@ def check(
         runtime: runs it; None means the artifact's natural one (`natural_runtime`).
         batch: images in one run; None means 7, which fits no vector width, or what the artifact
             takes.
-        images: how many to compare in all; rounded up to whole batches.
+        images: how many to compare in all; rounded up to whole batches, or what ``images_from``
+            has if that is less.
         seed: of the images.
         reference: eager PyTorch in float64 (``torch``) or in float32 (``torch-fp32``).
+        images_from: ``digits``, ``fashion-mnist``, or a folder of pictures; None means seeded
+            images.
+        gate: ``strict``, ``default`` or ``loose`` (`resnext.precision.PRESETS`).
 
     Returns:
         The verdict, which holds for the file with its ``artifact_sha256``; ``passed`` sums it up.
@@ -124,12 +139,15 @@ def check(
         BadArtifact: file and manifest do not agree, or the manifest declares other facts than the
             weights.
         BadWeights: the weights cannot be found, or are not those that the artifact was made from.
+        BadInput: ``images_from`` is no folder, or has no usable picture.
+        UnknownName: no such reference, or gate.
         GateFailed: the reference cannot tell images apart, so nothing could be proven.
-        MissingRequirement: this machine lacks what the runtime needs.
+        MissingRequirement: this machine lacks what the runtime or the data set needs.
         SessionFailed: the runtime failed.
     """
     if reference not in _REFERENCES:
         raise UnknownName("reference", reference, _REFERENCES)
+    gate_for(DEFAULT, gate)  # refuses an unknown one now
     if images < 1 or seed < 0:
         raise UsageError(f"`images` must be at least 1 and `seed` at least 0, not {images}, {seed}")
     artifact = artifact if isinstance(artifact, Artifact) else read_artifact(Path(artifact))
@@ -148,10 +166,16 @@ def check(
             " than its weights; export the artifact again"
         )
     batch = _batch(artifact, batch)
-    count = -(-max(images, batch) // batch) * batch
-    eager = Reference(weights, seeded_pixels(manifest.config, count, seed))
+    if images_from is None:
+        count = -(-max(images, batch) // batch) * batch
+        eager = Reference(weights, seeded_pixels(manifest.config, count, seed))
+    else:
+        eager = Reference(weights, *_pictures(images_from, weights, images, seed))
     with opened(artifact, runtime) as run:
-        logits = batched(run, eager.inputs(manifest), batch)
+        logits, adversarial = (
+            batched(run, inputs[whole(len(inputs), batch)], batch)[: len(inputs)]
+            for inputs in (eager.inputs(manifest), eager.adversarial_inputs(manifest))
+        )
     eager.refuse_if_useless(dtype)
     return eager.parity(
         logits,
@@ -160,7 +184,29 @@ def check(
         dtype=logits_dtype(artifact, runtime),
         against=dtype,
         graph=artifact if _is_graph(artifact) and runtime != REFERENCE else None,
+        adversarial=adversarial,
+        gate=gate,
     )
+
+
+def _pictures(spec: str, weights: Weights, count: int, seed: int) -> tuple[NDArray[np.uint8], str]:
+    """At most ``count`` images of a source, and its name. Labels do not matter."""
+    if spec not in DATASETS and not Path(spec).is_dir():
+        raise BadInput(
+            f"no folder at {spec}",
+            hint=f"set `images_from` to {', '.join(DATASETS)}, or a folder of pictures",
+        )
+    load = partial(
+        image_source,
+        spec,
+        weights.preprocessing,
+        split="test" if spec in DATASETS else "calibration",
+        seed=seed,
+    )
+    source = load()
+    if len(source) > count:
+        source = load(limit=count)
+    return source.pixels(0, len(source)), source.name
 
 
 def natural_runtime(artifact: Artifact) -> str:

@@ -2,7 +2,7 @@
 
 They are cached image by image: float64 takes seconds for each image of a large network, and eager
 float16 half a minute on a processor without instructions for it. A cached file holds one image's
-logits behind a digest of them and of their key; a damaged or renamed file is computed again.
+logits; a damaged or renamed file is computed again.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from resnext.network import model
 from resnext.runtimes.buffers import full_float32_on_cpu
 from resnext.runtimes.pt2.record import cpu_flags
-from resnext.storage import cache_folder, write_whole
+from resnext.storage import cache_folder, read_cached, remove_left_behind, write_cached
 from resnext.version import __version__
 from resnext.weights.spec import Weights, load_model
 
 FORMAT_VERSION = 1
-_DIGEST_BYTES = 32
 
 
 def reference_logits(
@@ -83,6 +82,7 @@ def cached_reference_logits(
     ):  # no platformdirs, no source of the model, or no home folder
         return reference_logits(weights, images, dtype)
     paths = [folder / f"{hashlib.sha256(image.tobytes()).hexdigest()[:32]}.npy" for image in images]
+    remove_left_behind(folder, ".*.partial-*")
     rows = [_read(path, weights.config.num_classes) for path in paths]
     if missing := [index for index, logits in enumerate(rows) if logits is None]:
         for index, logits in zip(
@@ -112,24 +112,14 @@ def _key(weights: Weights, dtype: torch.dtype) -> str:
 
 
 def _read(path: Path, classes: int) -> NDArray[Any] | None:
-    try:
-        data = path.read_bytes()
-        if _digest(path, data[_DIGEST_BYTES:]) != data[:_DIGEST_BYTES]:
-            return None
-        logits: NDArray[Any] = np.load(io.BytesIO(data[_DIGEST_BYTES:]), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    if (data := read_cached(path)) is None:
         return None
+    logits: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     return logits if logits.shape == (classes,) else None
-
-
-def _digest(path: Path, data: bytes) -> bytes:
-    """Digest of ``data`` and of the last two names of ``path``, which are its key."""
-    return hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode() + data).digest()
 
 
 def _write(path: Path, logits: NDArray[Any]) -> None:
     stream = io.BytesIO()
     np.save(stream, logits, allow_pickle=False)
-    data = stream.getvalue()
     with suppress(OSError):  # a read-only or full cache: it is computed again next time
-        write_whole(path, _digest(path, data) + data)
+        write_cached(path, stream.getvalue())

@@ -53,8 +53,7 @@ class Law(Strict):
         row: row with that difference.
         limit: allowed difference; None if nothing was compared.
         failed: batch sizes at which the law is broken.
-        failure: what is wrong, in one line; "" if the law holds. A difference below the limit is
-            drift.
+        failure: what is wrong, in one line; "" if the law holds.
     """
 
     law: str
@@ -70,6 +69,11 @@ class Law(Strict):
     def passed(self) -> bool:
         """Whether the law holds."""
         return not self.failure
+
+    @property
+    def drifts(self) -> bool:
+        """Whether there is a difference that rounding explains."""
+        return self.passed and bool(self.worst)
 
 
 class Integrity(Strict):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from resnext.errors import MissingRequirement
 from resnext.images.preprocessing import Preprocessing
 from resnext.images.sources import ImageSource
-from resnext.storage import locked, write_whole
+from resnext.storage import locked, read_cached, write_cached
 
 #: How a long step shows its progress; `resnext.progress.track` is one.
 Track: TypeAlias = Callable[[Iterable[int], str], Iterable[int]]
@@ -85,10 +85,11 @@ def logits_by_chunk(
 
 def _read_chunk(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     """The chunk at ``path``; None if it is absent or damaged."""
+    if (data := read_cached(path)) is None:
+        return None
     try:
-        with path.open("rb") as file:
-            part: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError):
+        part: NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except ValueError:
         return None
     return part if part.shape == shape and part.dtype == np.float32 else None
 
@@ -97,7 +98,7 @@ def _write_chunk(path: Path, part: NDArray[np.float32]) -> None:
     stream = io.BytesIO()
     np.save(stream, part)
     with _disk_errors(path.parent):
-        write_whole(path, stream.getvalue())
+        write_cached(path, stream.getvalue())
 
 
 @contextmanager

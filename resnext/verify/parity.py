@@ -2,28 +2,110 @@
 
 The reference is float64 (or eager float32) PyTorch on the same input bytes. Differences are
 measured against the root mean square of the reference logits, so one tolerance serves every
-network. NaN and infinity always fail.
+network, and against the loss of the precision itself. NaN and infinity always fail.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from math import ceil, floor, isfinite, log10
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from resnext.artifact.specs import Strict
 from resnext.errors import UsageError
 from resnext.precision import NUMERICS, Gate
+
+from .margins import MarginBin, clopper_pearson, flips_by_margin, margins
 
 if TYPE_CHECKING:
     from resnext.artifact.manifest import Manifest
 
-#: Confidence of the Clopper-Pearson bound on agreement.
-CONFIDENCE = 0.95
+_ROUNDING = float(np.finfo(np.float32).eps)
 #: Two logits closer than this (relative to RMS) count as a tie.
 _TIE = 1e-5
+#: Least loss of a precision, in float32 roundings of the largest logit. Eager PyTorch loses as
+#: little as one on a shallow network, and sound runtimes up to four.
+_LEAST_LOSS = 4
+
+
+#: Metrics that a gate limits.
+Metric = Literal["max_error", "error_ratio", "mean_ratio", "min_cosine", "top1"]
+
+
+class Limit(Strict):
+    """One limit of a gate: what a candidate has, and what it may have.
+
+    Attributes:
+        name: the metric of `Parity`, or of `Gate` for the ratio of the means.
+        actual: the candidate's value.
+        allowed: the limit.
+        would_pass: the tightest limit that would pass: ``actual``, rounded to two digits towards
+            the looser side.
+        at_least: the limit is a lower bound.
+    """
+
+    name: Metric
+    actual: float
+    allowed: float
+    would_pass: float
+    at_least: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is kept; false for NaN."""
+        return self.actual >= self.allowed if self.at_least else self.actual <= self.allowed
+
+
+class Flips(Strict):
+    """Changes of the top-1 class by the reference's margin.
+
+    Rounding may flip an image whose margin is within the noise: twice the precision's own largest
+    error, or twice one rounding of the largest logit if that is not known. A flip beyond it shows
+    more than rounding.
+
+    Attributes:
+        by_margin: images and flips, binned by margin.
+        noise: the margin within which the precision itself may flip an image.
+        clear_images: number of images beyond it.
+        clear_flips: number of them that flip.
+        clear_rate_high: upper Clopper-Pearson bound of their rate (95 %, two-sided); 1 without such
+            images.
+    """
+
+    by_margin: tuple[MarginBin, ...]
+    noise: float
+    clear_images: int
+    clear_flips: int
+    clear_rate_high: float
+
+
+class InputKind(Strict):
+    """The comparison on one kind of input.
+
+    Attributes:
+        name: the kind: ``seeded``, a source of images, or an adversarial one.
+        images: number of images that were compared.
+        left_out: number of images on which the precision itself is not finite, so that there is
+            nothing to compare with.
+        max_error: largest absolute difference, over the root mean square of the reference logits;
+            for an adversarial input, of its own; None if it is not finite or nothing was compared.
+        allowed: largest ``max_error`` that the gate allows.
+        worst: index of the image with ``max_error`` among those of this kind; None without it.
+        finite: no logit is NaN or infinite.
+    """
+
+    name: str
+    images: int
+    left_out: int = 0
+    max_error: float | None
+    allowed: float
+    worst: int | None = None
+    finite: bool = True
 
 
 class Parity(BaseModel):
@@ -31,7 +113,9 @@ class Parity(BaseModel):
 
     Differences between candidate and reference are absolute, relative to the reference's root mean
     square (``max_error``, ``mean_error``), or relative to each reference value (``max_relative``,
-    ``mean_relative``, for values of at least a thousandth of the root mean square).
+    ``mean_relative``, for values of at least a thousandth of the root mean square). All but
+    ``inputs`` and ``failures`` are of ordinary images alone; adversarial ones have logits of
+    another size.
 
     Attributes:
         passed: no limit was exceeded.
@@ -49,6 +133,12 @@ class Parity(BaseModel):
         top5: share of rows whose five first classes agree as a set.
         error_ratio: ``max_error`` over that of the baseline; None without one.
         artifact_sha256: digest of the file that was compared, or None for a live model.
+        gate: name of the gate.
+        limits: each limit with actual and allowed value.
+        loss: largest error of the baseline, relative to the root mean square of the reference: what
+            the precision itself loses; None without a baseline.
+        flips: changes of the top-1 class by the reference's margin; None if nothing was compared.
+        inputs: the kinds of input, ordinary images first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,30 +158,53 @@ class Parity(BaseModel):
     top5: float | None
     error_ratio: float | None = None
     artifact_sha256: str | None = None
+    gate: str | None = None
+    limits: tuple[Limit, ...] = ()
+    loss: float | None = None
+    flips: Flips | None = None
+    inputs: tuple[InputKind, ...] = ()
+
+    def with_inputs(self, inputs: Sequence[InputKind], failures: Sequence[str]) -> Parity:
+        """This outcome with further kinds of input, and what failed on them; if it failed before,
+        these failures would only hide the cause.
+        """
+        return self.model_copy(
+            update={
+                "passed": self.passed and not failures,
+                "failures": self.failures or tuple(failures),
+                "inputs": (*self.inputs, *inputs),
+            }
+        )
 
 
-def gate_for(precision: str) -> Gate:
+def gate_for(precision: str, preset: str = "default") -> Gate:
     """The gate for ``precision``.
+
+    Args:
+        precision: as in `NUMERICS`.
+        preset: as in `resnext.precision.PRESETS`.
 
     Raises:
         UsageError: there is none.
+        UnknownName: no such preset.
     """
     try:
-        return NUMERICS[precision].gate
+        gate = NUMERICS[precision].gate
     except KeyError:
         raise UsageError(
             f"no parity gate for precision {precision!r}; known: {', '.join(NUMERICS)}"
         ) from None
+    return gate if preset == gate.name else gate.at(preset)
 
 
-def gate_of(manifest: Manifest) -> Gate:
+def gate_of(manifest: Manifest, preset: str = "default") -> Gate:
     """The gate for an artifact: that of its precision; for a quantized one, a small multiple of
     its error when it was made.
 
     The error of a sound int8 network depends on the network, so the table's limit only catches
     nonsense.
     """
-    gate = gate_for(manifest.numerics)
+    gate = gate_for(manifest.numerics, preset)
     if manifest.quantization is None or manifest.check is None:
         return gate
     return replace(
@@ -103,28 +216,33 @@ def compare(
     reference: NDArray[Any],
     candidate: NDArray[Any],
     *,
-    gate: Gate | None = None,
+    gate: Gate | str = "default",
+    precision: str = "fp32",
     baseline: NDArray[Any] | None = None,
     dtype: str = "float32",
     artifact_sha256: str | None = None,
+    images: str = "images",
 ) -> Parity:
     """Compare logits.
 
     Args:
         reference: N x classes, float64 or float32, finite.
         candidate: logits of the tested runtime for the same N inputs, in the same order.
-        gate: acceptance limits; None means fp32's.
+        gate: acceptance limits, or a preset's name: ``strict``, ``default`` or ``loose``.
+        precision: of the candidate; chooses the limits of a preset.
         baseline: logits that show the cost of the candidate's precision on the same inputs, for
             ``error_ratio``: eager PyTorch at that precision, or a quantized graph computed as
             ONNX defines it.
         dtype: element type that the candidate must have.
         artifact_sha256: digest of the file that gave ``candidate``; the verdict holds for it alone.
+        images: what the rows are, for `Parity.inputs`.
 
     Raises:
         UsageError: the reference is unusable: empty, not two-dimensional, not finite, or all
             zero.
+        UnknownName: no such preset.
     """
-    gate = gate or NUMERICS["fp32"].gate
+    gate = gate_for(precision, gate) if isinstance(gate, str) else gate
     if reference.ndim != 2 or reference.size == 0:
         raise UsageError(
             f"the reference must be N x classes and not empty, got shape {reference.shape}"
@@ -143,7 +261,7 @@ def compare(
         failures.append(f"dtype is {candidate.dtype}, want {dtype}")
     if candidate.shape != want.shape:
         failures.append(f"shape is {candidate.shape}, want {want.shape}")
-        return _incomparable(failures, len(want), artifact_sha256)
+        return _incomparable(failures, len(want), artifact_sha256, gate, images)
     got = candidate.astype(np.float64)
     finite = np.isfinite(got)
     if not finite.all():
@@ -152,38 +270,43 @@ def compare(
             f"{int(np.isnan(got).sum())} NaN and {int(np.isinf(got).sum())} infinite values, first"
             f" in row {rows[0]}"
         )
-        return _incomparable(failures, len(want), artifact_sha256)
+        return _incomparable(failures, len(want), artifact_sha256, gate, images)
 
     difference = np.abs(got - want)
     relative = difference[np.abs(want) > rms * 1e-3] / np.abs(want[np.abs(want) > rms * 1e-3])
     max_error, mean_error = float(difference.max()) / rms, float(difference.mean()) / rms
     cosine = _cosine(got, want)
     agreed = got.argmax(axis=1) == want.argmax(axis=1)
-    ratio = None
+    ratio = mean_ratio = loss = None
+    least = least_loss(want, rms)
     if baseline is not None:
-        # A floor of one float32 rounding, or a lucky baseline would fail every candidate.
-        lost = float(np.abs(baseline.astype(np.float64) - want).max()) / rms
-        ratio = max_error / max(lost, float(np.finfo(np.float32).eps))
-
-    if max_error > gate.max_error:
-        failures.append(
-            f"max error {max_error:.2e} of the logits' RMS, allowed {gate.max_error:.0e}"
-        )
-    if float(cosine.min()) < gate.min_cosine:
-        failures.append(
-            f"cosine {float(cosine.min()):.6f} in row {int(cosine.argmin())}, allowed"
-            f" {gate.min_cosine}"
-        )
-    if float((agreed | _tied(want, rms)).mean()) < gate.min_top1:
-        failures.append(
-            f"top-1 agrees in {int(agreed.sum())} of {len(agreed)} rows, allowed"
-            f" {gate.min_top1:.0%}"
-        )
-    if ratio is not None and ratio > gate.max_error_ratio:
-        failures.append(
-            f"error is {ratio:.1f} times what its precision costs, allowed {gate.max_error_ratio:g}"
-        )
-    if failures and (hint := _diagnosis(got, want, gate.max_error * rms)):
+        lost = np.abs(baseline.astype(np.float64) - want) / rms
+        loss = float(lost.max())
+        ratio = max_error / max(loss, least)
+        mean_ratio = mean_error / max(float(lost.mean()), _ROUNDING)
+    tied = margins(want) <= _TIE * rms
+    limits = [
+        _at_most("max_error", max_error, gate.max_error),
+        _at_most("error_ratio", ratio, gate.max_error_ratio),
+        _at_most("mean_ratio", mean_ratio, gate.max_mean_ratio),
+        _at_least("min_cosine", float(cosine.min()), gate.min_cosine),
+        _at_least("top1", float((agreed | tied).mean()), gate.min_top1),
+    ]
+    messages: dict[Metric, str] = {
+        "max_error": f"max error {max_error:.2e} of the logits' RMS, allowed {gate.max_error:.0e}",
+        "error_ratio": f"error is {ratio or 0:.1f} times what its precision costs, allowed"
+        f" {gate.max_error_ratio:g}",
+        "mean_ratio": f"mean error is {mean_ratio or 0:.1f} times what its precision costs, allowed"
+        f" {gate.max_mean_ratio:g}",
+        "min_cosine": f"cosine {float(cosine.min()):.6f} in row {int(cosine.argmin())}, allowed"
+        f" {gate.min_cosine}",
+        "top1": f"top-1 agrees in {int(agreed.sum())} of {len(agreed)} rows, allowed"
+        f" {gate.min_top1:.0%}",
+    }
+    kept = [limit for limit in limits if limit is not None]
+    failures += [messages[limit.name] for limit in kept if not limit.passed]
+    allowed = allowed_error(gate, loss, least)
+    if failures and (hint := _diagnosis(got, want, allowed * rms)):
         failures.append(hint)
     low, _ = clopper_pearson(int(agreed.sum()), len(agreed))
     return Parity(
@@ -202,17 +325,32 @@ def compare(
         top5=_top_set_agreement(got, want, 5),
         error_ratio=ratio,
         artifact_sha256=artifact_sha256,
+        gate=gate.name,
+        limits=tuple(kept),
+        loss=loss,
+        flips=_flips(want / rms, ~agreed, 2 * max(loss or 0.0, least)),
+        inputs=(
+            InputKind(
+                name=images,
+                images=len(want),
+                max_error=max_error,
+                allowed=allowed,
+                worst=int(difference.max(axis=1).argmax()),
+            ),
+        ),
     )
 
 
-def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Exact two-sided confidence interval of a binomial proportion (Clopper and Pearson, 1934)."""
-    from scipy.special import betaincinv
+def least_loss(reference: NDArray[Any], rms: float) -> float:
+    """The least loss of any precision on ``reference``, relative to ``rms``."""
+    return _LEAST_LOSS * _ROUNDING * max(1.0, float(np.abs(reference).max()) / rms)
 
-    tail = (1 - confidence) / 2
-    low = 0.0 if hits == 0 else float(betaincinv(hits, trials - hits + 1, tail))
-    high = 1.0 if hits == trials else float(betaincinv(hits + 1, trials - hits, 1 - tail))
-    return low, high
+
+def allowed_error(gate: Gate, loss: float | None, least: float) -> float:
+    """The largest ``max_error`` that ``gate`` allows at a precision that loses ``loss``."""
+    if loss is None:
+        return gate.max_error
+    return min(gate.max_error, gate.max_error_ratio * max(loss, least))
 
 
 def discriminates(reference: NDArray[Any], least: float = 0.05) -> bool:
@@ -228,7 +366,42 @@ def discriminates(reference: NDArray[Any], least: float = 0.05) -> bool:
     return spread > least * float(np.sqrt(np.mean(values**2)))
 
 
-def _incomparable(failures: list[str], rows: int, sha256: str | None) -> Parity:
+def _at_most(name: Metric, actual: float | None, allowed: float) -> Limit | None:
+    """An upper limit; None if there is nothing to limit."""
+    if actual is None or allowed == float("inf"):
+        return None
+    return Limit(name=name, actual=actual, allowed=allowed, would_pass=_rounded_up(actual))
+
+
+def _at_least(name: Metric, actual: float, allowed: float) -> Limit:
+    """A lower limit between 0 and 1, with two digits of what is missing from 1."""
+    passing = 1 - _rounded_up(1 - actual)
+    return Limit(name=name, actual=actual, allowed=allowed, would_pass=passing, at_least=True)
+
+
+def _rounded_up(value: float) -> float:
+    """``value`` to two digits, not below it."""
+    if value <= 0 or not isfinite(value):
+        return max(value, 0.0)
+    digits = 1 - floor(log10(value))
+    return float(f"{ceil(value * 10.0**digits)}e{-digits}")
+
+
+def _flips(want: NDArray[np.float64], flipped: NDArray[np.bool_], noise: float) -> Flips:
+    clear = margins(want) > noise
+    images, flips = int(clear.sum()), int((clear & flipped).sum())
+    return Flips(
+        by_margin=flips_by_margin(want, flipped),
+        noise=noise,
+        clear_images=images,
+        clear_flips=flips,
+        clear_rate_high=clopper_pearson(flips, images)[1] if images else 1.0,
+    )
+
+
+def _incomparable(
+    failures: list[str], rows: int, sha256: str | None, gate: Gate, images: str
+) -> Parity:
     return Parity(
         passed=False,
         failures=tuple(failures),
@@ -244,6 +417,12 @@ def _incomparable(failures: list[str], rows: int, sha256: str | None) -> Parity:
         top1_low=None,
         top5=None,
         artifact_sha256=sha256,
+        gate=gate.name,
+        inputs=(
+            InputKind(
+                name=images, images=rows, max_error=None, allowed=gate.max_error, finite=False
+            ),
+        ),
     )
 
 
@@ -252,15 +431,6 @@ def _cosine(got: NDArray[Any], want: NDArray[Any]) -> NDArray[Any]:
     cosine: NDArray[Any] = np.sum(got * want, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
     # A row of zeros has no direction; max_error judges it.
     return np.where(np.any(want, axis=1), cosine, 1.0)
-
-
-def _tied(want: NDArray[Any], rms: float) -> NDArray[np.bool_]:
-    """Rows whose two largest reference logits are so close that float32 rounding may swap them."""
-    if want.shape[1] < 2:
-        return np.zeros(len(want), np.bool_)
-    ordered = np.sort(want, axis=1)
-    tied: NDArray[np.bool_] = ordered[:, -1] - ordered[:, -2] <= _TIE * rms
-    return tied
 
 
 def _top_set_agreement(got: NDArray[Any], want: NDArray[Any], k: int) -> float:

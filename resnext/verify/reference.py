@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.errors import GateFailed
+from resnext.images.adversarial import adversarial_inputs
 from resnext.precision import NUMERICS
 
+from .adversarial import compare_adversarial
 from .parity import Parity, compare, discriminates, gate_for, gate_of
 
 if TYPE_CHECKING:
@@ -26,30 +28,39 @@ class Reference:
     Args:
         weights: the network.
         pixels: N x H x W x C, uint8.
+        name: what they are, for `Parity.inputs`.
 
     Attributes:
         weights: the network.
         pixels: the images.
         images: the same, preprocessed: N x C x H x W, float32.
+        adversarial: one input of each adversarial kind, row N and following.
     """
 
-    def __init__(self, weights: Weights, pixels: NDArray[np.uint8]) -> None:
+    def __init__(self, weights: Weights, pixels: NDArray[np.uint8], name: str = "seeded") -> None:
         self.weights = weights
         self.pixels = pixels
+        self.name = name
         self.images = weights.preprocessing.normalize(pixels)
+        self.adversarial = adversarial_inputs(weights.config, weights.preprocessing)
         self._logits: dict[str, dict[int, NDArray[Any]]] = {}
 
     def inputs(self, manifest: Manifest | None) -> NDArray[Any]:
         """The images as an artifact takes them, or a live model if ``manifest`` is None."""
-        baked = manifest is not None and manifest.preprocessing_baked
-        return self.pixels if baked else self.images
+        return self.pixels if _baked(manifest) else self.images
+
+    def adversarial_inputs(self, manifest: Manifest | None) -> NDArray[Any]:
+        """The adversarial inputs that an artifact takes, or a live model if ``manifest`` is
+        None.
+        """
+        return self.adversarial.inputs(baked=_baked(manifest))
 
     def logits(self, dtype: str = "float64", rows: Sequence[int] | None = None) -> NDArray[Any]:
         """Eager PyTorch's logits on the CPU, N x classes.
 
         Args:
             dtype: element type of weights and arithmetic.
-            rows: which images; None means all.
+            rows: which images; None means all ordinary ones.
 
         Returns:
             N x classes, of ``dtype``; float32 for bfloat16.
@@ -60,7 +71,9 @@ class Reference:
 
         def compute(missing: list[int]) -> NDArray[Any]:
             return cached_reference_logits(
-                self.weights, self.images[missing], getattr(torch, dtype)
+                self.weights,
+                _chosen(missing, self.images, self.adversarial.images),
+                getattr(torch, dtype),
             )
 
         return self._once(dtype, rows, compute)
@@ -97,7 +110,12 @@ class Reference:
         def compute(missing: list[int]) -> NDArray[Any]:
             from resnext.runtimes.onnx_reference.evaluator import emulated_logits
 
-            return emulated_logits(graph, self.inputs(graph.manifest)[missing])
+            return emulated_logits(
+                graph,
+                _chosen(
+                    missing, self.inputs(graph.manifest), self.adversarial_inputs(graph.manifest)
+                ),
+            )
 
         return self._once(graph.manifest.file_sha256, rows, compute).astype(np.float64)
 
@@ -111,6 +129,8 @@ class Reference:
         against: str = "float64",
         graph: Artifact | None = None,
         rows: Sequence[int] | None = None,
+        adversarial: NDArray[Any] | None = None,
+        gate: str = "default",
     ) -> Parity:
         """Compare a candidate's logits with PyTorch's, at the limits of its precision.
 
@@ -121,18 +141,38 @@ class Reference:
             dtype: element type that they must have.
             against: element type of the reference.
             graph: ONNX artifact of a quantized network, for the baseline.
-            rows: which images they are for; None means all.
+            rows: which images they are for; None means all ordinary ones.
+            adversarial: its logits for `adversarial_inputs`, or None.
+            gate: a preset's name.
+
+        Raises:
+            UnknownName: no such preset.
         """
         manifest = None if artifact is None else artifact.manifest
-        reference = self.logits(against, rows)
-        baseline = self.baseline(numerics, against=against, graph=graph, rows=rows)
-        return compare(
-            reference,
+        limits = gate_for(numerics, gate) if manifest is None else gate_of(manifest, preset=gate)
+        outcome = compare(
+            self.logits(against, rows),
             logits,
-            gate=gate_for(numerics) if manifest is None else gate_of(manifest),
-            baseline=baseline,
+            gate=limits,
+            baseline=self.baseline(numerics, against=against, graph=graph, rows=rows),
             dtype=dtype,
             artifact_sha256=None if manifest is None else manifest.file_sha256,
+            images=self.name,
+        )
+        if adversarial is None:
+            return outcome
+        first = len(self.pixels)
+        at = range(first, first + len(self.adversarial_inputs(manifest)))
+        return outcome.with_inputs(
+            *compare_adversarial(
+                self.adversarial.names[: len(at)],
+                self.logits(against, at),
+                adversarial,
+                gate=limits,
+                baseline=self.baseline(numerics, against=against, graph=graph, rows=at),
+                loss=outcome.loss,
+                saturates=NUMERICS[numerics].calibrated,
+            )
         )
 
     def refuse_if_useless(self, dtype: str, *, images: str = "test image", hint: str = "") -> None:
@@ -171,3 +211,13 @@ class Reference:
         if missing := [row for row in dict.fromkeys(rows) if row not in logits]:
             logits.update(zip(missing, compute(missing), strict=True))
         return np.stack([logits[row] for row in rows])
+
+
+def _baked(manifest: Manifest | None) -> bool:
+    return manifest is not None and manifest.preprocessing_baked
+
+
+def _chosen(rows: Sequence[int], ordinary: NDArray[Any], adversarial: NDArray[Any]) -> NDArray[Any]:
+    """``rows`` of both, one after the other."""
+    count = len(ordinary)
+    return np.stack([ordinary[row] if row < count else adversarial[row - count] for row in rows])

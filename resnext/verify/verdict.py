@@ -143,6 +143,8 @@ def judge(
     images: int = 28,
     seed: int = 0,
     reference: Literal["torch", "torch-fp32"] = "torch",
+    images_from: str | None = None,
+    gate: str = "default",
     quick: bool = True,
 ) -> Verdict:
     """Check ``artifact``, and record everything that the outcome holds for.
@@ -155,6 +157,8 @@ def judge(
         images: as `check`.
         seed: as `check`.
         reference: as `check`.
+        images_from: as `check`.
+        gate: as `check`.
         quick: examine only the cheap half of batch integrity (`batch_integrity`).
 
     Raises:
@@ -169,6 +173,8 @@ def judge(
         images=images,
         seed=seed,
         reference=reference,
+        images_from=images_from,
+        gate=gate,
     )
     size = batch or (manifest.batch.opt if manifest.takes(manifest.batch.opt) else None)
     with open_session(artifact, runtime) as session:

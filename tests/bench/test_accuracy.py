@@ -4,6 +4,7 @@ doing work twice.
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from resnext.errors import BadInput, MissingRequirement, ResnextError, SessionFa
 from resnext.images.datasets import FASHION_DATA
 from resnext.images.sources import ImageSource, image_source
 from resnext.runtimes.registry import SessionOptions, open_session
+from resnext.storage import write_cached
 from resnext.testing import FakeSession
 from resnext.verify import eager
 from resnext.verify.accuracy import (
@@ -33,7 +35,7 @@ from resnext.verify.accuracy import (
     measure_accuracy,
     reference_logits_for,
 )
-from resnext.verify.parity import clopper_pearson
+from resnext.verify.margins import clopper_pearson
 from resnext.weights.spec import Weights, load_weights
 
 Logits = NDArray[Any]
@@ -576,15 +578,30 @@ def emptied(path: Path) -> None:
 
 
 def of_another_shape(path: Path) -> None:
-    np.save(path, np.zeros((3, 10), np.float32))
+    stored(path, np.zeros((3, 10), np.float32))
 
 
 def pickled(path: Path) -> None:
-    np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
+    stored(path, np.array([{"a": 1}], object))
+
+
+def stored(path: Path, array: NDArray[Any]) -> None:
+    """``array`` behind a digest that is right."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=True)
+    write_cached(path, stream.getvalue())
+
+
+def one_bit_flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1  # in a logit
+    path.write_bytes(data)
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("damage", [cut_short, emptied, of_another_shape, pickled, Path.unlink])
+@pytest.mark.parametrize(
+    "damage", [cut_short, emptied, of_another_shape, pickled, one_bit_flipped, Path.unlink]
+)
 def test_a_damaged_chunk_is_computed_again(
     digits: Weights,
     few: ImageSource,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import resnext_bench.checks
+from resnext.findings import Finding
 from resnext.network.config import VARIANTS
 from resnext.network.layers import layers
 from resnext.runtimes.session import Delivered, DeliveredLayer
@@ -102,6 +103,9 @@ FAULTS: dict[str, Evidence] = {
     "batch-integrity": replace(FINE, integrity=integrity(lambda images: images[::-1])),
     "precision-not-delivered": replace(FINE, delivered=delivered("float16")),
     "accuracy-lost": replace(FINE, accuracy=accuracy(losing_flips=3)),
+    "untrained-weights": replace(
+        FINE, caveats=(Finding("untrained-weights", "planted", severity="warning"),)
+    ),
 }
 
 

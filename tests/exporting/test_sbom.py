@@ -14,7 +14,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.errors import BadArtifact
-from resnext.verify.parity import clopper_pearson
+from resnext.verify.margins import clopper_pearson
 from resnext.verify.verdict import judge, read_verdict, sealed, write_verdict
 from resnext_export.cli.export import main
 from resnext_export.sbom import sbom

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from resnext.findings import Finding
 from resnext.network.config import ResNeXtConfig
 from resnext.runtimes.session import Delivered
 from resnext.verify.accuracy import Accuracy
@@ -29,6 +30,7 @@ class Evidence:
         accuracy: on labeled images; None if none were run.
         accuracy_missing: why requested accuracy is missing; empty otherwise.
         integrity: of the rows of the timed batch; None if they were not compared.
+        caveats: warnings about the artifact itself.
     """
 
     samples: Samples
@@ -42,3 +44,4 @@ class Evidence:
     accuracy: Accuracy | None = None
     accuracy_missing: str = ""
     integrity: Integrity | None = None
+    caveats: tuple[Finding, ...] = ()

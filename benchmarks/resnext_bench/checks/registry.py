@@ -9,13 +9,23 @@ from types import MappingProxyType, ModuleType
 
 from resnext.findings import Finding
 
-from . import accuracy, batch_integrity, delivered, device_clock, no_time, output, samples, steady
+from . import (
+    accuracy,
+    batch_integrity,
+    delivered,
+    device_clock,
+    no_time,
+    output,
+    samples,
+    steady,
+    untrained,
+)
 from .evidence import Evidence
 
 
 @dataclass(frozen=True)
 class Check:
-    """One reason not to believe a row.
+    """One reason not to believe a row, or a caveat.
 
     Attributes:
         code: stable name, also of its findings.
@@ -45,10 +55,18 @@ def registry(*modules: ModuleType) -> Mapping[str, Check]:
 
 #: Every check by its code.
 CHECKS: Mapping[str, Check] = registry(
-    samples, no_time, steady, device_clock, output, batch_integrity, delivered, accuracy
+    samples,
+    no_time,
+    steady,
+    device_clock,
+    output,
+    batch_integrity,
+    delivered,
+    accuracy,
+    untrained,
 )
 
 
 def judge(evidence: Evidence) -> tuple[Finding, ...]:
-    """Findings against a row; empty for a valid one."""
+    """Findings about a row; only warnings, or none, for a valid one."""
     return tuple(finding for check in CHECKS.values() for finding in check.findings(evidence))

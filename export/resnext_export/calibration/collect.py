@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import numpy as np
@@ -26,6 +26,7 @@ from resnext.errors import BadInput, MissingRequirement, UsageError, first_line
 from resnext.progress import track
 from resnext.readers.files import MOST_ONNX, read_file
 from resnext.readers.graphs import parse_onnx
+from resnext.storage import others_scratch_folder, scratch_folder
 from resnext_export.passes.graph import float_tensors, refuse_quantized
 
 from .images import equal_batches
@@ -82,8 +83,8 @@ def calibrate(
     weights_sha256 = metadata.get("resnext.weights_sha256", "")
     graph_input = proto.graph.input[0]
     count = 0
-    with TemporaryDirectory(prefix="resnext-calibration-") as scratch:
-        calibrator, session = _calibrator(proto, method, Path(scratch), model_path)
+    with scratch_folder() as scratch:
+        calibrator, session = _calibrator(proto, method, scratch, model_path)
         batches = equal_batches(images, graph_input, model_path)
         for batch in track(batches, f"calibrating ({method})"):
             session.first, count = count, count + len(batch)
@@ -140,7 +141,7 @@ def _calibrator(
     """One of ONNX Runtime's calibrators, and its session; both need ``scratch`` as they live."""
     # Calibrators write beside the file that they read: into a scratch folder, not the artifact's.
     file = scratch / "model.onnx"
-    with _translated(scratch, path):
+    with others_scratch_folder(), _translated(scratch, path):
         file.write_bytes(with_sums(proto).SerializeToString())
         calibrator = create_calibrator(
             file,
@@ -169,6 +170,8 @@ def _translated(scratch: Path, path: Path) -> Iterator[None]:
             f"no room to work in {scratch}: {exc.strerror or exc}", hint="set TMPDIR"
         ) from exc
     except Exception as exc:  # onnxruntime's errors have no common base class
+        if shutil.disk_usage(scratch).free < path.stat().st_size:  # it does not check what it wrote
+            raise MissingRequirement(f"no room to work in {scratch}", hint="set TMPDIR") from exc
         raise BadInput(f"ONNX Runtime does not open {path}: {first_line(exc)}") from exc
 
 

@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from resnext.artifact.manifest import Sha256
 from resnext.errors import BadArtifact, MissingRequirement
-from resnext.readers.files import MOST_JSON, read_file
 from resnext.readers.strict_json import is_version, parse_json
-from resnext.storage import write_whole
+from resnext.storage import read_cached, write_cached
 from resnext_export.options import Method as Method
 
 FORMAT_VERSION = 1
@@ -53,13 +52,13 @@ class Ranges(BaseModel):
         return ranges
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all.
+        """Write the file, whole or not at all, behind a digest.
 
         Raises:
             MissingRequirement: it cannot be written.
         """
         try:
-            write_whole(path, (self.model_dump_json(indent=1) + "\n").encode())
+            write_cached(path, (self.model_dump_json(indent=1) + "\n").encode())
         except OSError as exc:
             raise MissingRequirement(
                 f"cannot write {path}: {exc.strerror or exc}", hint="choose another place"
@@ -70,9 +69,10 @@ def read_ranges(path: Path) -> Ranges:
     """Read and check a file written by `Ranges.write`.
 
     Raises:
-        BadArtifact: missing, not JSON, of another format version, or not valid.
+        BadArtifact: missing, damaged, not JSON, of another format version, or not valid.
     """
-    text = read_file(path, MOST_JSON, BadArtifact)
+    if (text := read_cached(path)) is None:
+        raise BadArtifact(f"{path} is missing or damaged", hint="calibrate again")
     try:
         raw = parse_json(text)
     except ValueError as exc:

@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 
 import onnxruntime
-from filelock import FileLock
 
-from resnext.errors import BadArtifact, BadInput, MissingRequirement
-from resnext.storage import cache_folder
+from resnext.errors import BadArtifact, BadInput
+from resnext.storage import cache_folder, locked
 from resnext_export.passes.graph import float_tensors
 
 from .collect import BINS, PERCENTILE, calibrate, read_graph
@@ -48,16 +47,7 @@ def calibrate_or_reuse(
     folder = (folder or cache_folder()) / "calibration"
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     entry = folder / f"{digest[:24]}.json"
-    lock = FileLock(entry.with_suffix(".lock"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as exc:
-        raise MissingRequirement(
-            f"cannot use the cache folder {folder.parent}: {exc.strerror or exc}",
-            hint="set RESNEXT_CACHE_DIR to a writable one",
-        ) from exc
-    try:
+    with locked(entry.with_suffix(".lock")):
         try:
             cached = read_ranges(entry)
             if cached.ranges.keys() >= float_tensors(proto).keys():
@@ -73,5 +63,3 @@ def calibrate_or_reuse(
             )
         ranges.write(entry)
         return ranges
-    finally:
-        lock.release()

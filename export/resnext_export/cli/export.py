@@ -135,6 +135,8 @@ def note(line: str) -> None:
 
 
 def _say(artifact: Artifact) -> None:
+    from resnext.verify.untrained import untrained
+
     manifest = artifact.manifest
     spec_in, spec_out = manifest.inputs[0], manifest.outputs[0]
     how = f"opset {manifest.opset}"
@@ -159,6 +161,8 @@ def _say(artifact: Artifact) -> None:
     if manifest.engine is not None:
         _say_engine(manifest)
     click.echo(f"parity    {_parity(manifest)}")
+    if (finding := untrained(manifest)) is not None:
+        click.echo(f"warning   {as_flags(str(finding))}")
 
 
 def _parity(manifest: Manifest) -> str:
@@ -169,7 +173,7 @@ def _parity(manifest: Manifest) -> str:
             ratio = f", {done.error_ratio:.2g} times what {manifest.precision} costs by itself"
         return (
             f"ok: max error {done.max_error:.1e} of the logits' RMS (allowed"
-            f" {done.tolerance:.0e}){ratio}, against eager PyTorch, batch"
+            f" {done.tolerance:.1e}){ratio}, against eager PyTorch, batch"
             f" {' and '.join(map(str, done.batches))}, on {done.backend}"
         )
     later = f"resnext-parity --artifact DIR --backend {manifest.kind}"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import mmap
 import re
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from resnext.errors import BadArtifact, GateFailed
+from resnext.errors import BadArtifact, GateFailed, MissingRequirement, first_line
 from resnext.runtimes.openvino.ir import (
     GRAPH_NAME,
     METADATA,
@@ -19,6 +18,7 @@ from resnext.runtimes.openvino.ir import (
     weight_dtypes,
 )
 from resnext.runtimes.openvino.library import ov, shared_core
+from resnext.storage import scratch_folder
 
 FILE_NAME = "model.ovir"
 #: Offset of the weights in the file: on a cache line, as OpenVINO aligns its own memory.
@@ -49,6 +49,7 @@ def openvino_from_onnx(source: Path | bytes, metadata: dict[str, str]) -> bytes:
 
     Raises:
         BadArtifact: OpenVINO cannot read the model.
+        MissingRequirement: the temporary folder has no room.
         GateFailed: the packed weights have other types than the model's.
     """
     core = shared_core()
@@ -62,9 +63,15 @@ def openvino_from_onnx(source: Path | bytes, metadata: dict[str, str]) -> bytes:
         model.set_rt_info(value, [METADATA, key])
     model.set_friendly_name("resnext")  # by default it depends on how the model was read
     _name_nodes_by_position(model)
-    with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder) / GRAPH_NAME
-        ov.save_model(model, graph, compress_to_fp16=False)
+    with scratch_folder() as folder:
+        graph = folder / GRAPH_NAME
+        try:
+            ov.save_model(model, graph, compress_to_fp16=False)
+        except RuntimeError as exc:
+            raise MissingRequirement(
+                f"OpenVINO cannot write to the temporary folder {folder}: {first_line(exc)}",
+                hint="set TMPDIR to a folder with room",
+            ) from exc
         data = _packed(graph.read_bytes(), graph.with_name(WEIGHTS_NAME).read_bytes())
         _check_weights(core, model, data)
     return data

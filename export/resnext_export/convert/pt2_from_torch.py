@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from resnext.runtimes.pt2.package import RECORD_NAME
 from resnext.runtimes.pt2.record import cpu_flags, this_host
 from resnext.runtimes.pt2.toolchain import obstacle, toolchain
 from resnext.runtimes.registry import RUNTIMES
+from resnext.storage import scratch_folder
 from resnext.weights.spec import Weights, load_model
 
 from .onnx_from_torch import INPUT_NAME, OUTPUT_NAME, PixelInput
@@ -368,10 +368,10 @@ def _temporary_cache() -> Iterator[Path]:
     """A temporary folder for everything that Inductor and Triton write."""
     names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
     before = {name: os.environ.get(name) for name in names}
-    with tempfile.TemporaryDirectory(prefix="resnext-pt2-") as folder:
+    with scratch_folder() as folder:
         try:
-            os.environ.update(dict(zip(names, (folder, f"{folder}/triton"), strict=True)))
-            yield Path(folder)
+            os.environ.update(dict(zip(names, (str(folder), f"{folder}/triton"), strict=True)))
+            yield folder
         finally:
             for name, value in before.items():
                 os.environ.pop(name, None)

@@ -96,6 +96,7 @@ class EngineBuilder(Builder):
         self.prepare(request)
         library = library_for(cast("EngineKind", request.format))
         options, times = engine_options(request), _choices(request).timing_cache
+        shared = times is not None
         if times is None and cache is not None and library.kind == "trt":
             facts = json.dumps(machine_facts(library, self.machine), sort_keys=True).encode()
             times = cache / "trt-timing" / f"{hashlib.sha256(facts).hexdigest()[:24]}.cache"
@@ -108,6 +109,7 @@ class EngineBuilder(Builder):
             folder,
             self.machine,
             timing_cache=times,
+            shared=shared,
             check=check,
         )
 
@@ -148,9 +150,10 @@ def _build(
     machine: Machine,
     *,
     timing_cache: Path | None,
+    shared: bool,
     check: bool,
 ) -> Built:
-    times = None if timing_cache is None else TimingCache(timing_cache)
+    times = None if timing_cache is None else TimingCache(timing_cache, shared=shared)
 
     def build(source: bytes, watch: BuildWatch) -> BuiltEngine:
         return engine_from_onnx(

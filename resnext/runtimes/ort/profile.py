@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from resnext.artifact.specs import TensorSpec
 from resnext.errors import SessionFailed, first_line
 from resnext.network.layers import module_of
 from resnext.runtimes.session import DeliveredLayer
+from resnext.storage import scratch_folder
 
 from .provider import Open
 
@@ -63,9 +63,9 @@ def profiled_run(
     Raises:
         SessionFailed: the run failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         native.enable_profiling = True
-        native.profile_file_prefix = str(Path(folder) / "profile")
+        native.profile_file_prefix = str(folder / "profile")
         session = open_(native)
         arrays = {
             spec.name: np.zeros([batch if n is None else n for n in spec.shape], spec.dtype)

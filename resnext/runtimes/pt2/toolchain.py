@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -22,6 +21,7 @@ from typing import Literal
 
 from resnext.findings import Finding
 from resnext.runtimes.pytorch.release import too_old
+from resnext.storage import scratch_folder
 
 #: Small programs with the same requirements as Inductor's code for each device.
 _PROGRAMS: Mapping[str, str] = {
@@ -148,14 +148,14 @@ def toolchain(device: Literal["cpu", "cuda"]) -> Iterator[None]:
 
     before = cpp_extension.CUDA_HOME
     variables = {name: os.environ.get(name) for name in ("CUDA_HOME", "LIBRARY_PATH")}
-    with tempfile.TemporaryDirectory(prefix="resnext-libcuda-") as folder:
+    with scratch_folder() as folder:
         try:
             cpp_extension.CUDA_HOME = os.environ["CUDA_HOME"] = str(toolkit)
             if library := driver_library():
-                (Path(folder) / "libcuda.so").symlink_to(library)
+                (folder / "libcuda.so").symlink_to(library)
                 # Last, so that the user's folders come first.
                 os.environ["LIBRARY_PATH"] = os.pathsep.join(
-                    filter(None, (variables["LIBRARY_PATH"], folder))
+                    filter(None, (variables["LIBRARY_PATH"], str(folder)))
                 )
             yield
         finally:
@@ -185,10 +185,10 @@ def driver_library() -> Path | None:
 def _build(kind: Literal["cpu", "cuda"], arguments: list[str]) -> str | None:
     """Compile and link a small program with Inductor's compiler; returns the error, or None."""
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    with tempfile.TemporaryDirectory(prefix="resnext-probe-") as folder:
-        source = Path(folder) / "probe.cpp"
+    with scratch_folder() as folder:
+        source = folder / "probe.cpp"
         source.write_text(_PROGRAMS[kind])
-        command = [compiler, str(source), "-o", str(Path(folder) / "probe"), *arguments]
+        command = [compiler, str(source), "-o", str(folder / "probe"), *arguments]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", timeout=120, check=False

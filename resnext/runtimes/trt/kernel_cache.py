@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from resnext.storage import write_whole
+from resnext.storage import read_cached, write_cached
 
 from .library import CompiledKernels
 
@@ -29,12 +29,7 @@ class KernelCache:
         """The kernels that earlier processes, or this one, stored."""
         if self._path is None:
             return None
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            self._problem = str(exc.strerror)
+        if (data := read_cached(self._path)) is None:
             return None
         self._reused = self._reused or self._written is None
         return data
@@ -57,7 +52,7 @@ class KernelCache:
         if data == self._written:
             return
         try:
-            write_whole(self._path, data)
+            write_cached(self._path, data)
             self._written = data
         except OSError as exc:
             self._problem = str(exc.strerror)

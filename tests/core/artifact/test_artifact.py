@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from resnext.artifact import files
 from resnext.artifact.files import (
     Artifact,
     check_destination,
@@ -101,7 +102,9 @@ def test_nothing_is_there_before_the_block_ends(tmp_path: Path) -> None:
         (folder / "model.onnx").write_bytes(PAYLOAD)
         seal(folder, manifest_of(folder / "model.onnx"))
         assert not (tmp_path / "out").exists()
-        assert folder.parent == tmp_path  # the same file system, so that the rename is atomic
+        assert (
+            folder.parent.parent == tmp_path
+        )  # the same file system, so that the rename is atomic
 
 
 def test_missing_parent_folders_are_made(tmp_path: Path) -> None:
@@ -150,6 +153,9 @@ def test_an_error_in_the_last_rename_leaves_the_old_artifact(
     artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     rename = Path.rename
+
+    # On a file system that cannot swap two folders in one step.
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
 
     def fails(self: Path, target: Path) -> Path:
         if target == artifact.directory and not self.name.endswith(".old"):
@@ -238,52 +244,118 @@ def test_a_file_or_a_link_in_the_way_is_refused(tmp_path: Path, artifact: Artifa
     assert (tmp_path / "file").read_text() == "precious"
 
 
-def dead_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+#: Stops in the midst of replacing an artifact, and says so: before the block of `staging` ends,
+#: with both folders swapped, or between the two renames of a file system that cannot swap.
+STOPS = """
+import sys, time
+from pathlib import Path
+from resnext.artifact import files
+
+def stop(*_):
+    print("stopped", flush=True)
+    time.sleep(100)
+
+where, directory = sys.argv[1], Path(sys.argv[2])
+if where == "between":
+    files._exchange = lambda *_: False
+    rename = Path.rename
+    Path.rename = lambda self, to: stop() if self.name == files._NEW else rename(self, to)
+elif where == "swapped":
+    files._fsync = lambda path: path == directory.parent and stop()
+with files.staging(directory, force=True) as folder:
+    (folder / "model.onnx").write_bytes(b"new")
+    (folder / "manifest.json").write_text(
+        '{"format_version": 1, "file": "model.onnx", "file_sha256": ""}'
+    )
+    if where == "within":
+        stop()
+"""
+
+
+@contextmanager
+def stopped(where: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that is in the midst of replacing the artifact in ``directory``."""
+    command = [sys.executable, "-c", STOPS, where, str(directory)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "stopped\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / f".out.partial-{dead_pid()}"
-    left.mkdir()
-    (left / "model.onnx").write_bytes(b"half")
+    with stopped("within", tmp_path / "out"):
+        assert len(held(tmp_path)) > 2
     write(tmp_path / "out")
     assert held(tmp_path) == WHOLE
 
 
-def test_an_old_artifact_whose_replacement_was_killed_is_removed_once_there_is_a_new_one(
+def test_a_process_that_is_killed_after_the_swap_leaves_the_new_artifact(
     artifact: Artifact, tmp_path: Path
 ) -> None:
-    shutil.copytree(artifact.directory, tmp_path / f".out.partial-{dead_pid()}.old")
+    with stopped("swapped", artifact.directory):
+        pass
+    assert (artifact.directory / "model.onnx").read_bytes() == b"new"
+    write(tmp_path / "out", b"newer", force=True)
+    assert held(tmp_path) == WHOLE
+
+
+@pytest.mark.parametrize("then", ["read", "checked", "replaced"])
+def test_an_old_artifact_whose_replacement_was_killed_between_two_renames_is_put_back(
+    then: str, artifact: Artifact, tmp_path: Path
+) -> None:
+    with stopped("between", artifact.directory):
+        assert not artifact.directory.exists()
+        with pytest.raises(BadArtifact, match="no artifact"):
+            read_artifact(artifact.directory)  # the process lives and will finish
+    if then == "replaced":
+        with pytest.raises(UsageError, match="`force`"):
+            write(artifact.directory, b"new")
+    elif then == "checked":
+        check_destination(artifact.directory, force=True)
+    assert read_artifact(artifact.directory).path.read_bytes() == PAYLOAD
     write(artifact.directory, b"new", force=True)
     assert held(tmp_path) == WHOLE
 
 
-def test_an_old_artifact_is_kept_where_it_is_the_only_copy(
-    artifact: Artifact, tmp_path: Path
-) -> None:
-    old = (
-        tmp_path / f".out.partial-{dead_pid()}.old"
-    )  # killed between moving the old one away and the new one in
-    artifact.directory.rename(old)
-    with pytest.raises(ValueError, match="no"), staging(artifact.directory):
-        raise ValueError("no")
-    assert read_artifact(old).path.read_bytes() == PAYLOAD
-
-
-def test_what_a_live_process_is_writing_stays(tmp_path: Path) -> None:
-    live = tmp_path / f".out.partial-{os.getppid()}"
-    live.mkdir()
-    write(tmp_path / "out")
-    assert live.is_dir()
+def test_what_a_live_process_is_writing_stays_whatever_its_process_id(tmp_path: Path) -> None:
+    """Its lock says that it lives: in another container or host it has another process id."""
+    with stopped("within", tmp_path / "out"):
+        before = held(tmp_path)
+        write(tmp_path / "out")
+        assert held(tmp_path) == sorted([*before, *WHOLE])
 
 
 def test_partials_of_other_artifacts_stay(tmp_path: Path) -> None:
-    other = tmp_path / f".out2.partial-{dead_pid()}"
-    other.mkdir()
+    with stopped("within", tmp_path / "out2"):
+        pass
+    before = held(tmp_path)
     write(tmp_path / "out")
-    assert other.is_dir()
+    assert held(tmp_path) == sorted([*before, *WHOLE])
+
+
+def test_a_folder_without_a_lock_is_not_ours_to_remove(tmp_path: Path) -> None:
+    other = tmp_path / ".out.partial-1"
+    other.mkdir()
+    (other / "thesis.txt").write_text("precious")
+    write(tmp_path / "out")
+    assert (other / "thesis.txt").read_text() == "precious"
+
+
+def test_an_artifact_that_is_replaced_is_there_at_every_moment(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise AssertionError("the old artifact was moved away before the new one was in place")
+
+    if not files._exchange(artifact.directory, artifact.directory):
+        pytest.skip("this file system cannot swap two folders in one step")
+    monkeypatch.setattr(Path, "rename", fails)
+    write(artifact.directory, b"new", force=True)
+    assert read_artifact(artifact.directory).path.read_bytes() == b"new"
 
 
 def test_the_check_before_the_work_leaves_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from resnext.runtimes.trt.kernel_cache import KernelCache
 from resnext.runtimes.trt.library import CompiledKernels
+from resnext.storage import read_cached, write_cached
 
 
 class Kernels:
@@ -34,6 +35,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "kernels" / "engine.bin"
 
 
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
 def note(cache: KernelCache) -> str:
     return cache.notes()["kernel cache"]
 
@@ -47,6 +54,18 @@ def test_what_one_process_keeps_the_next_one_reads(path: Path) -> None:
     second = KernelCache(path)
     assert second.read() == b"kernels"
     assert note(second) == "reused"
+
+
+@pytest.mark.parametrize("at", [0, 40, -1])
+def test_kernels_with_one_bit_flipped_are_never_passed_to_the_library(path: Path, at: int) -> None:
+    write_cached(path, b"kernels of an earlier process")
+    flip(path, at)
+    cache = KernelCache(path)
+    assert cache.read() is None
+    cache.add(compiled(b"new"))
+    cache.write()
+    assert note(cache) == "compiled now"
+    assert read_cached(path) == b"new"
 
 
 def test_what_this_process_wrote_itself_is_not_called_reused(path: Path) -> None:
@@ -63,7 +82,7 @@ def test_the_newest_context_is_kept_since_it_began_with_the_others_kernels(path:
     for data in (b"one", b"one two"):
         cache.add(compiled(data))
         cache.write()
-    assert path.read_bytes() == b"one two"
+    assert read_cached(path) == b"one two"
 
 
 def test_nothing_is_written_twice(path: Path) -> None:
@@ -88,14 +107,13 @@ def test_a_library_that_compiles_nothing_has_no_file_and_no_note() -> None:
 
 @pytest.mark.parametrize("rejected", [True, False])
 def test_kernels_that_the_library_rejects_are_not_called_reused(path: Path, rejected: bool) -> None:
-    path.parent.mkdir()
-    path.write_bytes(b"of another driver")
+    write_cached(path, b"of another driver")
     cache = KernelCache(path)
     assert cache.read() == b"of another driver"
     cache.add(compiled(b"new", rejected=rejected))
     assert note(cache).startswith("compiled now, since" if rejected else "reused")
     cache.write()
-    assert path.read_bytes() == b"new"
+    assert read_cached(path) == b"new"
 
 
 def test_a_library_with_nothing_to_keep_is_told(path: Path) -> None:
@@ -129,8 +147,7 @@ def test_a_folder_where_the_file_should_be_is_told(path: Path) -> None:
 def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path.parent.mkdir()
-    path.write_bytes(b"old")
+    write_cached(path, b"old")
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -139,7 +156,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(
     cache = KernelCache(path)
     cache.add(compiled(b"kernels"))
     cache.write()
-    assert path.read_bytes() == b"old"
+    assert read_cached(path) == b"old"
     assert list(path.parent.iterdir()) == [path]
     assert note(cache) == "compiled now, not kept: No space left on device"
 

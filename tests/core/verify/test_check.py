@@ -15,6 +15,7 @@ from exported import export_onnx
 from resnext import check
 from resnext.artifact.files import Artifact
 from resnext.errors import BadArtifact, BadWeights, GateFailed, UnknownName, UsageError
+from resnext.images.adversarial import adversarial_inputs
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.ort.session import OrtSession
 from resnext.verify import eager
@@ -187,7 +188,11 @@ def test_a_check_computes_reference_and_baseline_once(
     artifact: Artifact, computed: list[tuple[str, int]]
 ) -> None:
     assert check(artifact, images=8).passed
-    assert computed == [("float64", 14), ("float32", 14)]
+    adversarial = len(
+        adversarial_inputs(artifact.manifest.config, artifact.manifest.preprocessing).names
+    )
+    want = [(dtype, count) for count in (14, adversarial) for dtype in ("float64", "float32")]
+    assert computed == want
 
 
 def test_a_file_is_evaluated_once_for_each_image(

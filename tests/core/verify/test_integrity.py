@@ -233,6 +233,7 @@ def test_drift_below_the_limit_is_reported_and_passes(numerics: str) -> None:
     assert result.passed, result.failures
     assert size.worst is not None
     assert size.limit is not None
+    assert size.drifts
     assert 0 < size.worst <= size.limit
     assert size.batch is not None
     assert size.batch > 8

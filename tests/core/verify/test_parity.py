@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from resnext.errors import UsageError
-from resnext.precision import NUMERICS, Gate
-from resnext.verify.parity import Parity, clopper_pearson, compare, discriminates, gate_for
+from resnext.errors import UnknownName, UsageError
+from resnext.precision import NUMERICS, PRESETS, Gate
+from resnext.verify.adversarial import compare_adversarial
+from resnext.verify.margins import clopper_pearson
+from resnext.verify.parity import Limit, Parity, compare, discriminates, gate_for
 
 Logits = NDArray[np.float64]
 
@@ -280,6 +283,150 @@ def test_a_passed_and_a_failed_outcome_survive_json(reference: Logits) -> None:
     for candidate in (reference.astype(np.float32), np.full(reference.shape, np.nan, np.float32)):
         outcome = compare(reference, candidate)
         assert Parity.model_validate_json(outcome.model_dump_json()) == outcome
+
+
+def noisy(reference: Logits, size: float, seed: int = 1) -> NDArray[np.float32]:
+    noise = np.random.default_rng(seed).normal(size=reference.shape)
+    return (reference + size * noise).astype(np.float32)
+
+
+def test_each_limit_says_by_how_much_it_passed(reference: Logits) -> None:
+    outcome = compare(reference, noisy(reference, 2e-5), baseline=noisy(reference, 1e-5, 2))
+    limits = {limit.name: limit for limit in outcome.limits}
+    assert list(limits) == ["max_error", "error_ratio", "mean_ratio", "min_cosine", "top1"]
+    assert outcome.passed
+    assert all(limit.passed for limit in limits.values())
+    assert limits["max_error"].actual == outcome.max_error
+    assert limits["error_ratio"].actual == outcome.error_ratio
+    assert limits["min_cosine"].actual == outcome.min_cosine
+    assert limits["error_ratio"].allowed == NUMERICS["fp32"].gate.max_error_ratio
+    assert limits["mean_ratio"].actual == pytest.approx(2, rel=0.2)
+
+
+def test_a_gate_of_what_would_pass_passes_and_a_tighter_one_does_not(reference: Logits) -> None:
+    candidate, baseline = noisy(reference, 2e-3), noisy(reference, 1e-3, 2)
+    candidate[0] = candidate[0, ::-1]
+    worst = {limit.name: limit.would_pass for limit in limits_of(reference, candidate, baseline)}
+    fields = ("max_error", "min_cosine", "top1", "error_ratio", "mean_ratio")
+    values = [worst[name] for name in fields]  # type: ignore[index]  # names of metrics
+    assert compare(reference, candidate, gate=gate_of(*values), baseline=baseline).passed
+    for index, name in enumerate(fields):
+        looser = name in ("min_cosine", "top1")
+        tighter = list(values)
+        tighter[index] = 1 - 0.85 * (1 - values[index]) if looser else 0.85 * values[index]
+        outcome = compare(reference, candidate, gate=gate_of(*tighter), baseline=baseline)
+        assert [limit.name for limit in outcome.limits if not limit.passed] == [name]
+
+
+def gate_of(error: float, cosine: float, top1: float, ratio: float, mean_ratio: float) -> Gate:
+    return Gate(error, cosine, top1, ratio, mean_ratio)
+
+
+def limits_of(
+    reference: Logits, candidate: NDArray[Any], baseline: NDArray[Any]
+) -> tuple[Limit, ...]:
+    outcome = compare(reference, candidate, baseline=baseline)
+    assert not outcome.passed
+    return outcome.limits
+
+
+@pytest.mark.parametrize(("size", "passes"), [(2.0, "strict"), (4.0, "default"), (12.0, "loose")])
+def test_a_preset_is_a_multiple_of_what_the_precision_loses(
+    reference: Logits, size: float, passes: str
+) -> None:
+    baseline = (reference + 1e-6 * rms(reference) * 10).astype(np.float32)
+    candidate = (reference + size * 1e-5 * rms(reference)).astype(np.float32)
+    for preset in PRESETS:
+        outcome = compare(reference, candidate, gate=preset, baseline=baseline)
+        assert outcome.gate == preset
+        assert outcome.passed == (list(PRESETS).index(preset) >= list(PRESETS).index(passes))
+
+
+def test_presets_of_every_precision_are_ordered_and_an_unknown_one_is_refused() -> None:
+    for name in NUMERICS:
+        strict, default, loose = (gate_for(name, preset) for preset in PRESETS)
+        assert strict.max_error_ratio < default.max_error_ratio < loose.max_error_ratio
+        assert strict.max_error < default.max_error < loose.max_error
+        assert strict.min_cosine > default.min_cosine > loose.min_cosine
+        assert strict.min_top1 == default.min_top1 == loose.min_top1
+    with pytest.raises(UnknownName, match="unknown gate 'lose'; did you mean 'loose'"):
+        gate_for("fp32", "lose")
+    with pytest.raises(UnknownName, match="gate"):
+        compare(np.eye(3), np.eye(3, dtype=np.float32), gate="lose")
+
+
+def test_shallow_networks_have_a_least_loss_of_a_few_roundings(reference: Logits) -> None:
+    eps = float(np.finfo(np.float32).eps)
+    lucky = reference.astype(np.float32).astype(np.float64)
+    candidate = (lucky * (1 + 5 * eps)).astype(np.float32)
+    outcome = compare(lucky, candidate, baseline=lucky)
+    assert outcome.passed, outcome.failures
+    assert outcome.loss == 0
+    assert not compare(lucky, (lucky * (1 + 60 * eps)).astype(np.float32), baseline=lucky).passed
+
+
+def test_flips_are_split_by_margin_and_bounded_beyond_the_noise() -> None:
+    reference = np.zeros((40, 4))
+    reference[:, 0], reference[:, 1] = 1.0, 0.999
+    reference[20:, 1] = 0.0  # sure of these
+    candidate = reference.astype(np.float32)
+    candidate[:3, :2] = candidate[:3, 1::-1]
+    baseline = reference + 5e-3
+    gate = Gate(np.inf, -1, 0, np.inf)
+    flips = compare(reference, candidate, gate=gate, baseline=baseline).flips
+    assert flips is not None
+    assert (flips.by_margin[0].images, flips.by_margin[0].flips) == (20, 3)
+    assert (flips.clear_images, flips.clear_flips) == (20, 0)
+    assert flips.clear_rate_high == pytest.approx(binomtest(0, 20).proportion_ci().high)
+    candidate[30, :2] = candidate[30, 1::-1]
+    flips = compare(reference, candidate, gate=gate, baseline=baseline).flips
+    assert flips is not None
+    assert flips.clear_flips == 1
+    assert flips.clear_rate_high == pytest.approx(binomtest(1, 20).proportion_ci().high)
+
+
+def test_the_worst_image_is_named(reference: Logits) -> None:
+    candidate = reference.astype(np.float32)
+    candidate[7, 2] += 1.0
+    (kind,) = compare(reference, candidate, images="pictures").inputs
+    assert (kind.name, kind.images, kind.worst) == ("pictures", 12, 7)
+
+
+def test_an_adversarial_input_is_measured_by_its_own_logits(reference: Logits) -> None:
+    large = np.concatenate([reference[:1], reference[1:2] * 1e6])
+    off = large.astype(np.float32)
+    off[0] *= np.float32(1.001)
+    gate = gate_for("fp32")
+    kinds, failures = compare_adversarial(["small", "large"], large, off, gate=gate)
+    assert [round(kind.max_error or 0, 3) for kind in kinds] == [0.002, 0.0]
+    assert len(failures) == 1
+    assert "small" in failures[0]
+    assert "large" not in failures[0]
+
+
+def test_a_quantized_network_is_held_against_its_own_graph_where_it_clips() -> None:
+    want = np.array([[100.0, -50.0, 3.0]])
+    clipped = np.array([[9.0, -9.0, 3.0]])
+    gate = gate_for("int8")
+    judge = partial(compare_adversarial, ["large"], want, gate=gate, loss=0.01, saturates=True)
+    same = clipped.astype(np.float32)
+    assert judge(same, baseline=clipped)[1] == ()
+    assert judge(want.astype(np.float32), baseline=clipped)[1] != ()
+    assert judge(same)[1] == ()  # no graph: finite is all that can be said
+
+
+def test_adversarial_logits_of_another_shape_fail(reference: Logits) -> None:
+    _, failures = compare_adversarial(
+        ["zeros"], reference[:1], reference.astype(np.float32), gate=gate_for("fp32")
+    )
+    assert failures == ("adversarial inputs: shape is (12, 10), want (1, 10)",)
+
+
+def test_a_stored_outcome_without_the_newer_fields_is_read(reference: Logits) -> None:
+    stored = compare(reference, reference.astype(np.float32)).model_dump()
+    for name in ("gate", "limits", "loss", "flips", "inputs"):
+        del stored[name]
+    assert Parity.model_validate(stored).gate is None
 
 
 def test_a_gate_is_found_by_precision() -> None:

@@ -23,6 +23,7 @@ from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, ResnextError, UsageError
 from resnext.images.synthetic import seeded_pixels
+from resnext.storage import write_cached
 from resnext.weights.spec import Weights
 from resnext_export.calibration.collect import calibrate
 from resnext_export.calibration.images import Source
@@ -427,7 +428,7 @@ def test_ranges_are_read_back_to_the_last_bit(
 def damaged(change: Callable[[dict[str, Any]], None], ranges: Ranges, path: Path) -> Path:
     raw = json.loads(ranges.model_dump_json())
     change(raw)
-    path.write_text(json.dumps(raw))
+    write_cached(path, json.dumps(raw).encode())
     return path
 
 
@@ -462,7 +463,7 @@ def test_a_file_that_is_not_as_it_should_be_is_refused(
 def test_a_file_that_is_no_calibration_is_refused(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "ranges.json"
     if content is not None:
-        path.write_bytes(content)
+        write_cached(path, content)
     with pytest.raises(BadArtifact, match=r"ranges\.json") as exc:
         read_ranges(path)
     one_line(exc)
@@ -517,6 +518,16 @@ def test_another_method_file_source_or_version_is_calibrated_anew(
     assert calibrate_or_reuse(other, source_of(), "minmax", cache).ranges["output"] == (0, 2)
     monkeypatch.setattr("onnxruntime.__version__", "0.0")
     assert calibrate_or_reuse(other, source_of(), "minmax", cache).onnxruntime == "0.0"
+
+
+def test_a_digit_of_a_range_that_changed_on_disk_is_never_used(tmp_path: Path) -> None:
+    path, cache = negated(tmp_path), tmp_path / "cache"
+    first = calibrate_or_reuse(path, source_of(), "minmax", cache)
+    (entry,) = cache.rglob("*.json")
+    stored = entry.read_bytes()
+    assert stored.count(b"2.0") == 2
+    entry.write_bytes(stored.replace(b"2.0", b"3.0"))
+    assert calibrate_or_reuse(path, source_of(), "minmax", cache) == first
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", None])

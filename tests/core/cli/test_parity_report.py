@@ -1,0 +1,100 @@
+"""What ``resnext-parity`` prints and writes: gate, limits, kinds of input, flips."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from exported import export_onnx
+from resnext.artifact.files import Artifact
+from resnext.cli.parity import main
+from resnext.precision import PRESETS
+from resnext.weights.spec import load_weights
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("report") / "model"
+    return export_onnx(load_weights("digits"), folder, check=False)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        pixels = rng.integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+def test_the_report_has_gate_limits_inputs_and_flips(artifact: Artifact) -> None:
+    result = CliRunner().invoke(main, ["--artifact", str(artifact.directory), "--gate", "loose"])
+    assert result.exit_code == 0, result.output
+    first, *lines = result.stdout.splitlines()
+    assert first.startswith("PASS ")
+    assert any(line.startswith("  gate        loose, fp32, which loses ") for line in lines)
+    assert "  images      28 seeded, 10 adversarial" in lines
+    row = next(line.split() for line in lines if "max error / what fp32 itself loses" in line)
+    assert row[-4:-2] == ["most", "20.00"]
+    assert row[-1] == "ok"
+    for kind in ("seeded", "one hot pixel", "denormals", "huge values"):
+        assert any(line.strip().startswith(kind) and " ok" in line for line in lines)
+    assert any("flips beyond the noise" in line and "0 of 28" in line for line in lines)
+    assert max(map(len, lines[3:])) <= 100
+
+
+def test_the_json_has_the_same(artifact: Artifact) -> None:
+    arguments = ["--artifact", str(artifact.directory), "--json", "-"]
+    stored = json.loads(CliRunner().invoke(main, arguments).stdout)
+    assert stored["gate"] == "default"
+    assert [limit["name"] for limit in stored["limits"]] == [
+        "max_error",
+        "error_ratio",
+        "mean_ratio",
+        "min_cosine",
+        "top1",
+    ]
+    assert stored["inputs"][0]["name"] == "seeded"
+    assert stored["flips"]["clear_flips"] == 0
+    assert stored["error_ratio"] == stored["limits"][1]["actual"]
+
+
+def test_help_lists_the_gates_and_an_unknown_one_is_refused(artifact: Artifact) -> None:
+    text = " ".join(CliRunner().invoke(main, ["--help"]).stdout.split())
+    assert all(preset in text for preset in PRESETS)
+    assert "default 5 times for fp32, 4 for others" in text
+    result = CliRunner().invoke(main, ["--artifact", str(artifact.directory), "--gate", "lose"])
+    assert result.exit_code == 2
+    assert "did you mean 'loose'" in result.stderr
+
+
+def test_pictures_in_a_folder_are_compared_however_few(artifact: Artifact, pictures: Path) -> None:
+    arguments = ["--artifact", str(artifact.directory), "--images-from", str(pictures)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert (
+        f"  images      5 {pictures.name}" in result.stdout or "  images      5 " in result.stdout
+    )
+    result = CliRunner().invoke(main, [*arguments, "--images", "3"])
+    assert "  images      3 " in result.stdout
+
+
+def test_a_data_set_is_compared_on_its_test_images(artifact: Artifact) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    arguments = ["--artifact", str(artifact.directory), "--images-from", "digits"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "28 digits" in result.stdout
+
+
+def test_a_missing_folder_is_refused_in_one_line(artifact: Artifact) -> None:
+    arguments = ["--artifact", str(artifact.directory), "--images-from", "nowhere"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 4
+    assert "no folder at nowhere; set --images-from to digits" in result.stderr
