@@ -1,9 +1,10 @@
 # make demo        set everything up and run the main job: export, parity, benchmark, report
 # make test        set everything up and pass lint, types and tests
-# make test-oldest packages, sessions and the exporter on the oldest PyTorch that setup.cfg allows (gigabytes, minutes)
+# make test-oldest packages, sessions and the exporter on the oldest releases that setup.cfg allows (gigabytes, minutes)
 # make docs        build the documents as a site into build/site; a broken link or anchor fails
 # make speed       measure the speed claims that docs/results makes of the toolkit itself
 # make gpu-accept  what only a GPU can show, numbers first, tests last; needs Python with torch, no virtual environment
+# make fuzz        mutate every kind of file that is read, RUNS cases for each reader; needs Python 3.11
 # make clean       remove what these made
 
 PYTHON ?= python3
@@ -15,15 +16,18 @@ OUT    ?= gpu-accept
 BUDGET ?= 540
 # Tests run side by side, one process for each core with one thread each; make pytest WORKERS=0 keeps to one process.
 WORKERS ?= auto
+# Cases for each reader of make fuzz.
+RUNS ?= 8000
 OLDEST_PYTHON ?= python3.12
 OLDEST_VENV   := .venv-oldest
-OLDEST_TESTS  := tests/core/runtimes/test_backends.py tests/core/artifact/test_package_record.py tests/core/runtimes/test_package_toolchain.py \
+OLDEST_TESTS  := tests/core/readers tests/core/images tests/core/weights tests/core/artifact/test_artifact.py \
+	tests/core/artifact/test_what_is_loaded.py tests/core/runtimes/test_backends.py tests/core/artifact/test_package_record.py tests/core/runtimes/test_package_toolchain.py \
 	tests/core/runtimes/test_pt2_session.py tests/core/runtimes/test_session.py tests/core/runtimes/test_torch_release.py \
 	tests/exporting/convert/test_onnx_export.py tests/exporting/*/test_pt2_*.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test lint types pytest docs test-oldest speed gpu-accept clean
+.PHONY: demo test lint types pytest docs test-oldest speed fuzz gpu-accept clean
 .DEFAULT_GOAL := demo
 
 # The stamp is newer than what it was installed from, so that a second make installs nothing.
@@ -54,7 +58,7 @@ docs: $(VENV)/.installed
 
 $(OLDEST_VENV)/.installed: setup.cfg pyproject.toml oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST_VENV)
-	$(OLDEST_VENV)/bin/python -m pip install --quiet -c oldest.txt -e ".[openvino]" pytest pytest-timeout
+	$(OLDEST_VENV)/bin/python -m pip install --quiet -c oldest.txt -e ".[openvino]" pytest pytest-timeout hypothesis
 	@touch $@
 
 test-oldest: $(OLDEST_VENV)/.installed
@@ -63,8 +67,13 @@ test-oldest: $(OLDEST_VENV)/.installed
 speed: $(VENV)/.installed
 	$(BIN)/python benchmarks/check_speed.py
 
+fuzz: $(VENV)/.installed
+	@$(BIN)/python -c 'import sys; sys.exit("make fuzz needs Python 3.11, for which atheris exists; try make fuzz PYTHON=python3.11 VENV=.venv-fuzz" if sys.version_info[:2] != (3, 11) else 0)'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	PYTHONPATH=.:export:benchmarks:tests $(BIN)/python -m fuzz.run --runs $(RUNS)
+
 gpu-accept:
 	PYTHONPATH=.:export:benchmarks$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu_accept.py --out $(OUT) --budget $(BUDGET)
 
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) $(DEMO) fuzz-findings build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

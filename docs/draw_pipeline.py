@@ -64,7 +64,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "request",
     ),
     "resnext": (
-        "cli",
+        "cli testing",
         "verify timing",
         "runtimes",
         "weights artifact",

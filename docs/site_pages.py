@@ -24,7 +24,7 @@ import click
 
 ROOT = Path(__file__).parents[1]
 #: Files outside docs/ that are copied into the site, and their folder there.
-COPIED = ("CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "benchmarks/results/*")
+COPIED = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "benchmarks/results/*")
 OUTSIDE = "repository/"
 _LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 _GENERATED = re.compile(r"^<!-- generated: (\w+)(?: (\S+))? -->$", re.MULTILINE)

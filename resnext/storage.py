@@ -21,6 +21,8 @@ _ELSEWHERE = "choose another path"
 _DIGEST_BYTES = 32
 _LOCK_NAME = "lock"
 _SCRATCH = "resnext-scratch-"
+#: Work folders of this process.
+_own: set[Path] = set()
 
 
 def cache_folder() -> Path:
@@ -51,7 +53,7 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; nothing has changed.
     """
-    with work_folder(path.parent, f".{path.name}.partial-") as folder:
+    with work_folder(path.parent, partial_prefix(path)) as folder:
         partial = folder / path.name
         with partial.open("xb") as file:
             file.write(data)
@@ -109,12 +111,10 @@ def work_folder(parent: Path, prefix: str) -> Iterator[Path]:
     from filelock import FileLock, Timeout
 
     parent.mkdir(parents=True, exist_ok=True)
-    for other in parent.glob(f"{glob.escape(prefix)}*"):
-        with left_behind(other) as abandoned:
-            if abandoned:
-                _remove(other)
+    remove_left_behind(parent, f"{glob.escape(prefix)}*")
     while True:
         folder = parent / f"{prefix}{secrets.token_hex(4)}"
+        _own.add(folder)
         folder.mkdir(mode=0o700)
         lock = FileLock(folder / _LOCK_NAME)
         try:
@@ -155,6 +155,27 @@ def left_behind(folder: Path) -> Iterator[bool]:
         lock.release()
 
 
+def partial_prefix(path: Path) -> str:
+    """Prefix of the work folders beside ``path``."""
+    return f".{path.name}.partial-"
+
+
+def remove_left_behind(parent: Path, pattern: str) -> None:
+    """Remove the work folders in ``parent`` that killed processes left."""
+    for folder in parent.glob(pattern):
+        with left_behind(folder) as abandoned:
+            if abandoned:
+                _remove(folder)
+
+
+def remove_own() -> None:
+    """Remove every work folder of this process; one that was interrupted while it unwound may have
+    left some.
+    """
+    for folder in list(_own):
+        _remove(folder)
+
+
 def _remove(folder: Path) -> None:
     """Remove a work folder, its lock last: a folder without one is nobody's to remove."""
     with suppress(OSError):
@@ -162,6 +183,7 @@ def _remove(folder: Path) -> None:
             if path.name != _LOCK_NAME:
                 remove(path)
     remove(folder)
+    _own.discard(folder)
 
 
 def remove(path: Path) -> None:
@@ -191,8 +213,26 @@ def scratch_folder() -> Iterator[Path]:
 
 
 @contextmanager
+def others_scratch_folder() -> Iterator[Path]:
+    """A `scratch_folder` for libraries: inside the block, Python's temporary files go there, so
+    that a killed process leaves none. Other threads' do as well: keep the block short.
+
+    Raises:
+        MissingRequirement: as `scratch_folder`.
+    """
+    with scratch_folder() as folder:
+        before = tempfile.tempdir
+        tempfile.tempdir = str(folder)
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = before
+
+
+@contextmanager
 def locked(lock: Path) -> Iterator[None]:
-    """Hold the lock file ``lock``, so that other processes wait; creates its folder.
+    """Hold the lock file ``lock``, so that other processes wait; creates its folder, and removes
+    what killed processes left in it.
 
     Raises:
         MissingRequirement: the file cannot be made.
@@ -209,6 +249,7 @@ def locked(lock: Path) -> Iterator[None]:
             hint="set RESNEXT_CACHE_DIR to one that can be written to",
         ) from exc
     try:
+        remove_left_behind(lock.parent, ".*.partial-*")
         yield
     finally:
         file_lock.release()
@@ -230,9 +271,8 @@ def check_writable(target: str | Path | None) -> None:
         )
     try:
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            path.unlink()
+            with work_folder(path.parent, partial_prefix(path)):
+                pass
         elif path.is_dir() or not os.access(path, os.W_OK):
             raise MissingRequirement(
                 f"cannot write {target}: it is a folder or not writable", hint=_ELSEWHERE

@@ -299,11 +299,12 @@ def main(
             progress=say,
             note=lambda line: click.echo(f"note: {line}", err=True),
         )
-    _show(run, to_stderr=json_path == "-")
+    # Files first: the terminal may be gone, and what took minutes to measure is not to be lost.
     if json_path is not None:
         write_text(json_path, run.model_dump_json(indent=None) + "\n")
     if markdown_path is not None:
         write_text(str(markdown_path), run.markdown())
+    _show(run, to_stderr=json_path == "-")
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)
         sys.exit(130)

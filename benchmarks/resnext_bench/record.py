@@ -9,6 +9,7 @@ from resnext.artifact.specs import Strict
 from resnext.machine.environment import Environment
 from resnext.machine.nvml import GpuState
 from resnext.verify.accuracy import Accuracy
+from resnext.verify.laws import Integrity
 from resnext.verify.parity import Parity
 
 from .stats import Timing
@@ -40,6 +41,8 @@ class Row(Strict):
         model_size_bytes: size of the artifact's file, or of the tensors for a live model.
         artifact_sha256: digest of the file that ran, or None for a live model.
         parity: of the outputs of the timed runs themselves, against float64 PyTorch.
+        integrity: whether the rows of the timed batch depend on their own images alone; None for a
+            failed row, and in files from before this was examined.
         accuracy: on labeled images, compared with their labels and with float32 PyTorch; None
             if it was not requested.
     """
@@ -65,6 +68,7 @@ class Row(Strict):
     model_size_bytes: int | None = None
     artifact_sha256: str | None = None
     parity: Parity | None = None
+    integrity: Integrity | None = None
     accuracy: Accuracy | None = None
 
 

@@ -15,7 +15,9 @@ from resnext.runtimes.session import Delivered, Session
 from resnext.timing.paired import ratio_by_round
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.check import batched, whole
+from resnext.verify.integrity import timed_batch_integrity
 from resnext.verify.labeled import Labeled
+from resnext.verify.laws import Integrity
 from resnext.verify.parity import Parity
 from resnext.verify.reference import Reference
 from resnext.verify.untrained import untrained
@@ -79,6 +81,7 @@ class Judge:
         delivered = _delivered(subject.session)
         accuracy, accuracy_missing = self._accuracy(case.batch, opening)
         parity = self._parity(case.batch, numerics, opening, samples)
+        integrity = _integrity(numerics, opening, samples)
         caveat = None if manifest is None else untrained(manifest)
         timings = [timing_of("host", samples.host_ns, case.batch)]
         if samples.device_ns and samples.device_boundary:
@@ -95,6 +98,7 @@ class Judge:
                 scheme=None if quantization is None else quantization.runtime,
                 accuracy=accuracy,
                 accuracy_missing=accuracy_missing,
+                integrity=integrity,
                 caveats=() if caveat is None else (caveat,),
             )
         )
@@ -118,6 +122,7 @@ class Judge:
             model_size_bytes=size,
             artifact_sha256=None if manifest is None else manifest.file_sha256,
             parity=parity,
+            integrity=integrity,
             accuracy=accuracy,
         )
 
@@ -201,6 +206,21 @@ def _delivered(session: Session) -> Delivered:
         return session.delivered()
     except Exception as exc:  # the times are taken; unknown layers make the row invalid
         return Delivered("unknown", (), {"delivered": str(as_failure(exc))})
+
+
+def _integrity(numerics: str, opening: Opening, samples: Samples) -> Integrity:
+    """Integrity of the timed batch, from untimed runs."""
+    assert opening.subject is not None
+    session, artifact = opening.subject.session, opening.artifact
+    (images,) = opening.subject.inputs.values()
+    outputs = (samples.output, samples.bound_output)
+    return timed_batch_integrity(
+        session,
+        images,
+        [output for output in outputs if output is not None],
+        numerics=numerics,
+        artifact_sha256=None if artifact is None else artifact.manifest.file_sha256,
+    )
 
 
 def _compared(output: NDArray[Any], batch: int) -> tuple[list[int], NDArray[Any]]:

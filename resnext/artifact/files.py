@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, UsageError
 from resnext.readers.files import MOST_JSON, MOST_MODEL, exists, is_file, open_file, read_file
-from resnext.storage import left_behind, work_folder
+from resnext.storage import cache_folder, left_behind, partial_prefix, work_folder
 
 from .manifest import MANIFEST_NAME, Manifest, read_manifest
 from .signature import SIGNATURE_NAME
@@ -168,14 +168,18 @@ def read_artifact(path: Path, *, trust: Trust | None = None) -> Artifact:
             f"{artifact.path} is missing or is not a plain file", hint="export the artifact again"
         )
     artifact.check_file()
-    check_trust(artifact, current_trust() if trust is None else trust)
+    check_trust(directory, manifest, current_trust() if trust is None else trust)
     return artifact
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        BadArtifact: it cannot be read.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path, MOST_MODEL, BadArtifact, least=0) as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -275,11 +279,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _partial(directory: Path) -> AbstractContextManager[Path]:
     """A work folder beside ``directory``, on the same disk."""
-    return work_folder(directory.absolute().parent, _partial_prefix(directory))
-
-
-def _partial_prefix(directory: Path) -> str:
-    return f".{directory.absolute().name}.partial-"
+    directory = directory.absolute()
+    return work_folder(directory.parent, partial_prefix(directory))
 
 
 def _put_back(directory: Path) -> None:
@@ -287,7 +288,7 @@ def _put_back(directory: Path) -> None:
     directory = directory.absolute()
     if os.path.lexists(directory):
         return
-    for work in directory.parent.glob(f"{glob.escape(_partial_prefix(directory))}*"):
+    for work in directory.parent.glob(f"{glob.escape(partial_prefix(directory))}*"):
         with suppress(OSError), left_behind(work) as abandoned:
             if abandoned and (work / _OLD).is_dir():
                 (work / _OLD).rename(directory)
@@ -310,11 +311,13 @@ def _disk_errors(directory: Path) -> Iterator[None]:
     except BadArtifact:
         raise
     except OSError as exc:
+        cached = directory.is_relative_to(cache_folder())
+        elsewhere = "set RESNEXT_CACHE_DIR to another folder" if cached else _ELSEWHERE
         if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise MissingRequirement(
                 f"the disk has no room for {directory} ({exc.strerror})",
-                hint=f"free some space, or {_ELSEWHERE}. Nothing was written",
+                hint=f"free some space, or {elsewhere}. Nothing was written",
             ) from exc
         raise MissingRequirement(
-            f"cannot write to {directory}: {exc.strerror or exc}", hint=_ELSEWHERE
+            f"cannot write to {directory}: {exc.strerror or exc}", hint=elsewhere
         ) from exc

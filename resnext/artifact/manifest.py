@@ -304,9 +304,9 @@ def manifest_sha256(directory: Path, manifest: Manifest) -> str:
     """
     path = directory / MANIFEST_NAME
     try:
-        data = path.read_bytes()
-        same = Manifest.model_validate_json(data) == manifest
-    except (OSError, ValidationError):
+        data = read_file(path, MOST_JSON, BadArtifact)
+        same = Manifest.model_validate_json(data, strict=True) == manifest
+    except ValidationError:
         same = False
     if not same:
         raise BadArtifact(f"{path} changed while it was in use", hint="read the artifact again")

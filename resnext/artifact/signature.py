@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, first_line
+from resnext.readers.files import MIB, MOST_JSON, exists, read_file
+from resnext.readers.strict_json import parse_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -28,6 +29,7 @@ SIGNATURE_NAME = "model.sig"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 
+_MOST_KEY = MIB
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PREDICATE = "https://model_signing/signature/v1.0"
 _SIGN_AGAIN = "sign the artifact again"
@@ -57,26 +59,24 @@ def signed_digests(directory: Path, keys: Sequence[Path]) -> dict[str, str] | No
     """
     path = directory / SIGNATURE_NAME
     publics = [public_key(key) for key in keys]
-    try:
-        bundle = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not exists(path):
         return None
-    except (OSError, ValueError, RecursionError) as exc:
-        raise _damaged(path, first_line(exc)) from exc
+    data = read_file(path, MOST_JSON, BadArtifact)
     try:
+        bundle = parse_json(data)
         if bundle["mediaType"] != _BUNDLE:
             raise ValueError(f"its media type is {bundle['mediaType']}")
         payload = signed_payload(bundle["dsseEnvelope"], publics)
         if payload is None:
             return None
-        statement = json.loads(payload)
+        statement = parse_json(payload)
         if (statement["_type"], statement["predicateType"]) != (STATEMENT, _PREDICATE):
             raise ValueError(f"it states {statement['predicateType']}")
         resources = statement["predicate"]["resources"]
         if {each["algorithm"] for each in resources} != {"sha256"}:
             raise ValueError("its digests are not sha256")
         digests = {str(each["name"]): str(each["digest"]) for each in resources}
-    except (KeyError, TypeError, ValueError, RecursionError) as exc:
+    except (KeyError, TypeError, ValueError) as exc:
         raise _damaged(path, first_line(exc)) from exc
     if len(digests) != len(resources):
         raise _damaged(path, "it names a file twice")
@@ -174,10 +174,9 @@ def _serialization() -> Any:
 
 
 def _loaded(path: Path, kind: str, load: Callable[[bytes], Key]) -> Key:
+    data = read_file(path, _MOST_KEY)
     try:
-        return load(path.read_bytes())
-    except OSError as exc:
-        raise BadInput(f"cannot read the key {path}: {exc.strerror}") from exc
+        return load(data)
     except Exception as exc:  # cryptography has several for what is no key, or has a password
         raise BadInput(f"{path} is not a {kind}, PEM", hint=_MAKE_KEY) from exc
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from resnext.errors import BadArtifact
 from resnext.storage import cache_folder
@@ -21,9 +20,6 @@ from resnext.storage import cache_folder
 from .kinds import KINDS
 from .manifest import MANIFEST_NAME, Manifest, manifest_sha256
 from .signature import SIGNATURE_NAME, signed_digests
-
-if TYPE_CHECKING:
-    from .files import Artifact
 
 _log = logging.getLogger("resnext")
 
@@ -72,11 +68,16 @@ def current_trust() -> Trust:
     return Trust(tuple(Path(key) for key in keys if key), required)
 
 
-def check_trust(artifact: Artifact, trust: Trust) -> None:
-    """Check that ``artifact`` may be opened under ``trust``; call it on what was just read.
+def check_trust(directory: Path, manifest: Manifest, trust: Trust) -> None:
+    """Check that an artifact may be opened under ``trust``, when it was just read.
 
     An engine or a package is code. One that is neither signed by a trusted key nor built on this
     machine is logged as a warning.
+
+    Args:
+        directory: folder of the artifact.
+        manifest: what was read there; the file has its digest.
+        trust: the policy.
 
     Raises:
         BadArtifact: a signature is required and there is none by a trusted key, or a trusted key
@@ -84,14 +85,13 @@ def check_trust(artifact: Artifact, trust: Trust) -> None:
         BadInput: a key cannot be used.
         MissingRequirement: the packages for signatures are not installed.
     """
-    manifest = artifact.manifest
-    if check_signed(artifact.directory, manifest, {manifest.file: manifest.file_sha256}, trust):
+    if check_signed(directory, manifest, {manifest.file: manifest.file_sha256}, trust):
         return
     if KINDS[manifest.kind].code and not built_here(manifest.file_sha256):
         _log.warning(
             "%s is compiled code, neither built on this machine nor signed by a trusted key: it can"
             " do anything that you can",
-            artifact.path,
+            directory / manifest.file,
         )
 
 

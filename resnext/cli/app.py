@@ -1,4 +1,6 @@
-"""Shared by all commands: one-line errors with exit codes, fields spelled as flags, signals."""
+"""Shared by all commands: one-line errors with exit codes, fields spelled as flags, signals,
+standard streams that cannot be written.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,15 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 from resnext.errors import BadInput, MissingRequirement, ResnextError, UsageError
+from resnext.storage import remove_own
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,23 +40,30 @@ def guarded(function: F) -> F:
         previous = {
             number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)
         }
+        earlier = _children()
         _interrupted.clear()
         log, remarks = logging.getLogger("resnext"), _Remarks()
         log.addHandler(remarks)
         try:
-            _check_text(kwargs)
-            return function(*args, **kwargs)
+            try:
+                _check_text(kwargs)
+                return function(*args, **kwargs)
+            finally:
+                if _interrupted:  # a library may have wrapped it in another error, or swallowed it
+                    raise KeyboardInterrupt
         except ResnextError as exc:
             if debug:
                 raise
-            click.echo(f"{_styled('error:')} {printable(as_flags(str(exc)))}", err=True)
+            _report(printable(as_flags(str(exc))))
             sys.exit(exc.exit_code)
         except KeyboardInterrupt:
-            click.echo("interrupted; nothing half-written was left", err=True)
-            sys.exit(130)
-        except BrokenPipeError:
-            sys.stderr.close()
-            sys.exit(141)
+            for number in previous:
+                signal.signal(number, signal.SIG_IGN)
+            for child in _children() - earlier:
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            remove_own()
+            _interrupted_in_one_line()
         except click.UsageError as exc:
             refuse(exc)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -59,38 +71,18 @@ def guarded(function: F) -> F:
         except (ModuleNotFoundError, MemoryError) as exc:
             if debug:
                 raise
-            click.echo(f"{_styled('error:')} {lacking(exc)}", err=True)
+            _report(lacking(exc))
             sys.exit(MissingRequirement.exit_code)
         except Exception as exc:
-            if _interrupted:  # a library wrapped the interruption in another error
-                click.echo("interrupted; nothing half-written was left", err=True)
-                sys.exit(130)
-            if debug:
+            if debug and not isinstance(exc, BrokenPipeError):
                 raise
-            if isinstance(exc, OSError) and exc.errno in (
-                errno.ENOSPC,
-                errno.EDQUOT,
-                errno.EFBIG,
-                errno.EROFS,
-            ):
-                click.echo(
-                    f"{_styled('error:')} cannot write: {exc.strerror}; make room, or write"
-                    " elsewhere",
-                    err=True,
-                )
-                sys.exit(MissingRequirement.exit_code)
+            if isinstance(exc, OSError) and exc.errno in _UNWRITABLE:
+                unwritable(exc)
             if isinstance(exc, OSError) and isinstance(exc.filename, str | bytes | os.PathLike):
-                name = os.fsdecode(exc.filename)
-                click.echo(
-                    f"{_styled('error:')} cannot use {printable(name)}: {exc.strerror}", err=True
-                )
+                _report(f"cannot use {printable(os.fsdecode(exc.filename))}: {exc.strerror}")
                 sys.exit(BadInput.exit_code)
             text = " ".join(str(exc).split()) or "no message"
-            click.echo(
-                f"{_styled('error:')} unexpected {type(exc).__name__}: {text[:300]} (--debug shows"
-                " where)",
-                err=True,
-            )
+            _report(f"unexpected {type(exc).__name__}: {text[:300]} (--debug shows where)")
             sys.exit(70)
         finally:
             log.removeHandler(remarks)
@@ -154,10 +146,65 @@ def as_flags(text: str, command: click.Command | None = None) -> str:
 def refuse(exc: click.UsageError) -> NoReturn:
     """Report a usage error in one line, like every other error, and exit."""
     text = " ".join(exc.format_message().split()).rstrip(".")
-    click.echo(f"{_styled('error:')} {text} (--help shows every option)", err=True)
+    _report(f"{text} (--help shows every option)")
     sys.exit(exc.exit_code)
 
 
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Around the parsing of options: a usage error is one line, like every other error, and so is
+    an output that cannot be written.
+
+    A closed stdout is refused before any work. The descriptors of closed standard streams are
+    taken, or a library's output would go into the first file that is opened.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # kept open
+    if sys.stdout is None:
+        _report("stdout is closed; redirect it to a file or to /dev/null")
+        sys.exit(MissingRequirement.exit_code)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _interrupted_in_one_line()
+    except click.UsageError as exc:
+        refuse(exc)
+    except OSError as exc:
+        if exc.errno not in _UNWRITABLE:
+            raise
+        unwritable(exc)
+
+
+def _children() -> set[int]:
+    """Process ids of the children of this process; none on a system that does not list them."""
+    found: set[int] = set()
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has just ended
+            found.update(map(int, listed.read_text().split()))
+    return found
+
+
+def _interrupted_in_one_line() -> NoReturn:
+    _say("interrupted; nothing half-written was left")
+    sys.exit(130)
+
+
+def unwritable(exc: OSError) -> NoReturn:
+    """Report an output that cannot be written, and exit; silently if its reader has gone."""
+    if exc.errno == errno.EPIPE:
+        sys.stderr.close()
+        sys.exit(141)
+    _report(f"cannot write: {exc.strerror}; make room, or write elsewhere")
+    sys.exit(MissingRequirement.exit_code)
+
+
+#: What a full disk, a quota, a limit, a read-only disk and a pipe without a reader answer.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EPIPE)
 _interrupted: list[int] = []
 
 
@@ -178,6 +225,15 @@ def lacking(exc: ModuleNotFoundError | MemoryError) -> str:
         "sklearn": "scikit-learn",
     }.get(package, package)
     return f"the Python package {package or exc} is not installed: pip install {package or 'it'}"
+
+
+def _report(text: str) -> None:
+    _say(f"{_styled('error:')} {text}")
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # stderr is full or gone; the exit code still tells
+        click.echo(line, err=True)
 
 
 def _styled(text: str) -> str:

@@ -66,7 +66,8 @@ def table(outcome: Integrity) -> list[str]:
 def _row(law: Law) -> tuple[str, str, str, str, str]:
     worst, limit = ("" if it is None else f"{it:.1e}" for it in (law.worst, law.limit))
     sizes = ",".join(map(str, law.batches))
-    return law.law, sizes, worst, limit, "PASS" if law.passed else "FAIL"
+    verdict = "PASS" if law.passed else "FAIL"
+    return law.law, sizes, worst, limit, f"{verdict}, drift" if law.drifts else verdict
 
 
 def _refuse_reference_options() -> None:

@@ -118,6 +118,16 @@ def json_option(what: str) -> Callable[[F], F]:
     )
 
 
+def sbom_option() -> Callable[[F], F]:
+    """Add ``--sbom PATH``."""
+    return option_of(OUTPUT)(
+        "--sbom",
+        "sbom_path",
+        metavar="PATH",
+        help="Write a bill of materials: CycloneDX 1.6 with a model card.",
+    )
+
+
 def weights_options(function: F) -> F:
     """Add ``--model``, ``--weights``, ``--num-classes`` and ``--input-size``."""
     option = option_of("Network")

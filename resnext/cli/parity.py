@@ -109,8 +109,9 @@ _compare = option_of(COMPARE)
 @option_of(OUTPUT)(
     "--verdict",
     is_flag=True,
-    help="Also measure delivered precision and a time, and store it all as verdict.json beside"
-    " the artifact, bound to its bytes.",
+    help="Also check the cheap half of batch integrity (all of it with --batch-integrity), measure"
+    " delivered precision and a time, and store it all as verdict.json beside the artifact, bound"
+    " to its bytes.",
 )
 @trust_options
 @click.version_option(__version__, prog_name="resnext-parity")
@@ -148,7 +149,7 @@ def main(
     from resnext.verify.verdict import check_room, judge, write_verdict
 
     check_writable(json_path)
-    if batch_integrity:
+    if batch_integrity and not verdict:
         from . import batch_integrity as rows
 
         rows.run(artifact, backend, batch, seed, json_path)
@@ -167,11 +168,11 @@ def main(
     }
     if verdict:
         check_room(opened)
-        judged = judge(opened, **how)
-        outcome = judged.parity
+        judged = judge(opened, **how, quick=not batch_integrity)
+        outcome, broken = judged.parity, judged.integrity.failures
         click.echo(f"wrote {write_verdict(opened, judged)}", err=True)
     else:
-        outcome = check(opened, **how)
+        outcome, broken = check(opened, **how), ()
     if json_path != "-":
         from .parity_report import report
 
@@ -185,6 +186,11 @@ def main(
     if not outcome.passed:
         raise GateFailed(
             f"{opened.path} on {runtime} is outside the parity gate: {'; '.join(outcome.failures)}"
+        )
+    if broken:
+        raise GateFailed(
+            f"the rows of a batch are not independent in {opened.path} on {runtime}:"
+            f" {'; '.join(broken)}"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import click
 
-from .app import refuse
+from .app import parsing, refuse
 
 #: Heading of the options without a section; it comes last.
 _REST = "Options"
@@ -36,11 +36,9 @@ class SectionedCommand(click.Command):
     """A command whose help has sections."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the options; a usage error is one line, like every other error."""
-        try:
+        """Parse the options; an error is one line, like every other."""
+        with parsing():
             return super().make_context(*args, **kwargs)
-        except click.UsageError as exc:
-            refuse(exc)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, those of one section together."""
@@ -61,11 +59,9 @@ class SectionedGroup(click.Group):
         self.lazy = dict(lazy or {})
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the options; a usage error is one line, like every other error."""
-        try:
+        """Parse the options; an error is one line, like every other."""
+        with parsing():
             return super().make_context(*args, **kwargs)
-        except click.UsageError as exc:
-            refuse(exc)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the subcommand; an unknown name is one line, too."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from resnext.network import model
 from resnext.runtimes.buffers import full_float32_on_cpu
 from resnext.runtimes.pt2.record import cpu_flags
-from resnext.storage import cache_folder, read_cached, write_cached
+from resnext.storage import cache_folder, read_cached, remove_left_behind, write_cached
 from resnext.version import __version__
 from resnext.weights.spec import Weights, load_model
 
@@ -82,6 +82,7 @@ def cached_reference_logits(
     ):  # no platformdirs, no source of the model, or no home folder
         return reference_logits(weights, images, dtype)
     paths = [folder / f"{hashlib.sha256(image.tobytes()).hexdigest()[:32]}.npy" for image in images]
+    remove_left_behind(folder, ".*.partial-*")
     rows = [_read(path, weights.config.num_classes) for path in paths]
     if missing := [index for index, logits in enumerate(rows) if logits is None]:
         for index, logits in zip(

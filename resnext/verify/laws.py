@@ -35,7 +35,7 @@ _EXACT = 4 * float(np.finfo(np.float32).eps)
 #: Limits over measured noise, which is a maximum over a few images only.
 _MARGIN = 4.0
 #: The limit for rounding is between these shares of the precision's parity gate.
-_LEAST_SHARE, _MOST_SHARE = 1 / 50, 1 / 2
+_LEAST_SHARE, _MOST_SHARE = 1 / 20, 1 / 2
 #: A row is another image's if that is nearer by this factor.
 _NEARER = 4.0
 
@@ -53,8 +53,7 @@ class Law(Strict):
         row: row with that difference.
         limit: allowed difference; None if nothing was compared.
         failed: batch sizes at which the law is broken.
-        failure: what is wrong, in one line; "" if the law holds. A difference below the limit is
-            drift.
+        failure: what is wrong, in one line; "" if the law holds.
     """
 
     law: str
@@ -70,6 +69,11 @@ class Law(Strict):
     def passed(self) -> bool:
         """Whether the law holds."""
         return not self.failure
+
+    @property
+    def drifts(self) -> bool:
+        """Whether there is a difference that rounding explains."""
+        return self.passed and bool(self.worst)
 
 
 class Integrity(Strict):

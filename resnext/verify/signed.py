@@ -8,7 +8,6 @@ in-toto statement of a test result: its subject is the artifact's file, its cont
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,6 +33,8 @@ from resnext.artifact.signature import (
 )
 from resnext.artifact.trust import Trust
 from resnext.errors import BadArtifact, MissingRequirement, UsageError, first_line
+from resnext.readers.files import MOST_JSON, exists, is_folder, read_file
+from resnext.readers.strict_json import parse_json
 from resnext.storage import write_whole
 
 from .verdict import Verdict, check_binding, read_verdict
@@ -118,7 +119,9 @@ def verify_signature(path: Path, key: Path) -> tuple[Artifact, Verdict | None]:
         BadInput: the key cannot be used.
         MissingRequirement: the packages for signatures are not installed.
     """
-    directory = path if path.is_dir() else path.parent
+    if not exists(path):
+        raise BadArtifact(f"no artifact at {path}")
+    directory = path if is_folder(path) else path.parent
     signed = signed_digests(directory, (key,))
     if signed is None:
         there = (directory / SIGNATURE_NAME).exists()
@@ -172,11 +175,12 @@ def _statement(artifact: Artifact, verdict: Verdict) -> dict[str, Any]:
 
 def _check_statement(artifact: Artifact, verdict: Verdict, key: Path) -> None:
     path = artifact.directory / STATEMENT_NAME
+    public = public_key(key)
+    data = read_file(path, MOST_JSON, BadArtifact)
     try:
-        envelope: Mapping[str, Any] = json.loads(path.read_bytes())
-        payload = signed_payload(envelope, (public_key(key),))
-        stated = None if payload is None else json.loads(payload)
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as exc:
+        payload = signed_payload(parse_json(data), (public,))
+        stated = None if payload is None else parse_json(payload)
+    except (KeyError, TypeError, ValueError) as exc:
         raise BadArtifact(
             f"{path} is not a signed statement: {first_line(exc)}", hint=_SIGN_AGAIN
         ) from exc

@@ -36,6 +36,7 @@ from resnext.machine.environment import (
 from resnext.machine.machine import this_machine
 from resnext.machine.nvml import open_nvml
 from resnext.precision import NUMERICS
+from resnext.readers.files import MOST_JSON, exists, read_file
 from resnext.runtimes.registry import REFERENCE, open_session, runtime_named
 from resnext.runtimes.session import Boundary, Session
 from resnext.storage import write_whole
@@ -254,13 +255,11 @@ def read_verdict(directory: Path) -> Verdict:
         BadArtifact: there is none, it is not valid, or it was edited.
     """
     path = directory / VERDICT_NAME
+    if not exists(path):
+        raise BadArtifact(f"no {VERDICT_NAME} in {directory}", hint=_JUDGE)
+    data = read_file(path, MOST_JSON, BadArtifact)
     try:
-        data = path.read_bytes()
-        verdict = Verdict.model_validate_json(data)
-    except FileNotFoundError as exc:
-        raise BadArtifact(f"no {VERDICT_NAME} in {directory}", hint=_JUDGE) from exc
-    except OSError as exc:
-        raise BadArtifact(f"cannot read {path}: {exc.strerror}", hint=_JUDGE) from exc
+        verdict = Verdict.model_validate_json(data, strict=True)
     except ValidationError as exc:
         first = exc.errors()[0]
         field = ".".join(map(str, first["loc"])) or "verdict"

@@ -12,8 +12,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Flags, and commands of this toolkit.
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*|\bresnext-(?:export|bench|parity|classify)\b")
-#: Scripts with a command line of their own, and modules that call other programs with flags.
-NO_LIBRARY = {"resnext/weights/shipped/train.py", "resnext/runtimes/pt2/toolchain.py"}
+#: Scripts with a command line of their own, the options of pytest, and modules that call other
+#: programs with flags.
+NO_LIBRARY = {
+    "resnext/weights/shipped/train.py",
+    "resnext/runtimes/pt2/toolchain.py",
+    "resnext/testing/pytest_plugin.py",
+}
 
 
 def library() -> list[Path]:

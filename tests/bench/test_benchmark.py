@@ -11,6 +11,7 @@ import resnext_bench
 from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.errors import BadArtifact, BadWeights, ResnextError, UnknownName, UsageError
+from resnext.runtimes.ort.session import OrtSession
 from resnext.weights import checkpoint, spec
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import Run, benchmark, read_run
@@ -50,6 +51,28 @@ def test_a_live_model_beside_an_artifact_of_its_weights(artifact: Artifact) -> N
     assert [row.status for row in run.rows] == ["valid"] * 4, [row.reasons for row in run.rows]
     assert run.weights.sha256 == artifact.manifest.weights.sha256
     assert run.rows[1].artifact_sha256 == artifact.manifest.file_sha256
+
+
+def test_every_row_of_a_timed_batch_is_examined(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OrtSession.run
+
+    def one_row_wrong(self: OrtSession, inputs: Any) -> Any:
+        outputs = real(self, inputs)
+        for logits in outputs.values():
+            if len(logits) == 32:
+                logits[13] = logits[12]
+        return outputs
+
+    monkeypatch.setattr(OrtSession, "run", one_row_wrong)
+    (row,) = benchmark(artifact, runtimes=["ort-cpu"], batch=32, **QUICK).rows
+    assert row.parity is not None
+    assert row.parity.passed  # which looks at sixteen rows
+    assert row.integrity is not None
+    assert {law.law for law in row.integrity.laws if law.failure} == {"permuted", "neighbor"}
+    assert row.status == "invalid"
+    assert "its rows are not independent: permuted: batch 32, row 13" in row.reasons[0]
 
 
 def test_the_order_is_that_of_the_subjects(artifact: Artifact) -> None:

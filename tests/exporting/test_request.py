@@ -57,7 +57,7 @@ def test_flags_make_the_same_request(fields: dict[str, Any]) -> None:
         elif name != "format":
             words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
     params = main.make_context("resnext-export", words).params
-    own = {"output", "force", "check", "json_path", "list_models", "debug"}
+    own = {"output", "force", "check", "json_path", "sbom_path", "list_models", "debug"}
     assert request_from({n: v for n, v in params.items() if n not in own}) == ExportRequest(
         **fields
     )

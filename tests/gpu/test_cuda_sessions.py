@@ -15,6 +15,7 @@ import torch
 
 from exported import export_onnx
 from resnext.artifact.files import Artifact
+from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError
 from resnext.precision import Precision
 from resnext.runtimes import tensor_session
@@ -25,6 +26,7 @@ from resnext.runtimes.registry import RUNTIMES, SessionOptions, open_session
 from resnext.runtimes.session import Bound, Session
 from resnext.timing.clock import time_device, time_host
 from resnext.verify.delivered import delivered_share
+from resnext.verify.integrity import session_integrity
 from resnext.verify.parity import compare
 from resnext.weights.spec import Weights
 
@@ -53,6 +55,16 @@ def test_bound_and_host_runs_are_float64s(
             assert np.isfinite(logits).all()
             outcome = compare(reference[:batch], logits[: len(reference)])
             assert outcome.passed, outcome.failures
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_the_rows_of_a_batch_are_independent(
+    name: str, weights: Weights, artifact: Artifact, images: Any
+) -> None:
+    with open_cuda(name, weights, artifact) as session:
+        ranges = (BatchRange.parse("1:8"),)
+        outcome = session_integrity(session, images[:13], ranges=ranges, numerics="fp32")
+    assert outcome.passed, outcome.failures
 
 
 @pytest.mark.parametrize("name", EAGER)

@@ -8,6 +8,7 @@ from resnext.findings import Finding
 from resnext.network.config import ResNeXtConfig
 from resnext.runtimes.session import Delivered
 from resnext.verify.accuracy import Accuracy
+from resnext.verify.laws import Integrity
 from resnext.verify.parity import Parity
 from resnext_bench.measure import Samples
 from resnext_bench.stats import Timing
@@ -28,6 +29,7 @@ class Evidence:
         scheme: runtime of a quantized graph's Q/DQ scheme; None for any other graph.
         accuracy: on labeled images; None if none were run.
         accuracy_missing: why requested accuracy is missing; empty otherwise.
+        integrity: of the rows of the timed batch; None if they were not compared.
         caveats: warnings about the artifact itself.
     """
 
@@ -41,4 +43,5 @@ class Evidence:
     scheme: str | None = None
     accuracy: Accuracy | None = None
     accuracy_missing: str = ""
+    integrity: Integrity | None = None
     caveats: tuple[Finding, ...] = ()

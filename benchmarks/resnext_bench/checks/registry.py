@@ -9,7 +9,17 @@ from types import MappingProxyType, ModuleType
 
 from resnext.findings import Finding
 
-from . import accuracy, delivered, device_clock, no_time, output, samples, steady, untrained
+from . import (
+    accuracy,
+    batch_integrity,
+    delivered,
+    device_clock,
+    no_time,
+    output,
+    samples,
+    steady,
+    untrained,
+)
 from .evidence import Evidence
 
 
@@ -45,7 +55,15 @@ def registry(*modules: ModuleType) -> Mapping[str, Check]:
 
 #: Every check by its code.
 CHECKS: Mapping[str, Check] = registry(
-    samples, no_time, steady, device_clock, output, delivered, accuracy, untrained
+    samples,
+    no_time,
+    steady,
+    device_clock,
+    output,
+    batch_integrity,
+    delivered,
+    accuracy,
+    untrained,
 )
 
 

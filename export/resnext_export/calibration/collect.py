@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -25,7 +26,7 @@ from resnext.errors import BadInput, MissingRequirement, UsageError, first_line
 from resnext.progress import track
 from resnext.readers.files import MOST_ONNX, read_file
 from resnext.readers.graphs import parse_onnx
-from resnext.storage import scratch_folder
+from resnext.storage import others_scratch_folder, scratch_folder
 from resnext_export.passes.graph import float_tensors, refuse_quantized
 
 from .images import equal_batches
@@ -140,7 +141,7 @@ def _calibrator(
     """One of ONNX Runtime's calibrators, and its session; both need ``scratch`` as they live."""
     # Calibrators write beside the file that they read: into a scratch folder, not the artifact's.
     file = scratch / "model.onnx"
-    with _translated(scratch, path):
+    with others_scratch_folder(), _translated(scratch, path):
         file.write_bytes(with_sums(proto).SerializeToString())
         calibrator = create_calibrator(
             file,
@@ -169,6 +170,8 @@ def _translated(scratch: Path, path: Path) -> Iterator[None]:
             f"no room to work in {scratch}: {exc.strerror or exc}", hint="set TMPDIR"
         ) from exc
     except Exception as exc:  # onnxruntime's errors have no common base class
+        if shutil.disk_usage(scratch).free < path.stat().st_size:  # it does not check what it wrote
+            raise MissingRequirement(f"no room to work in {scratch}", hint="set TMPDIR") from exc
         raise BadInput(f"ONNX Runtime does not open {path}: {first_line(exc)}") from exc
 
 

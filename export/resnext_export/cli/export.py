@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnext.cli.app import SETTINGS, as_flags, guarded
-from resnext.cli.options import json_option
+from resnext.cli.options import json_option, sbom_option
 from resnext.cli.sections import runs_subcommand
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
@@ -75,6 +75,7 @@ _COMMANDS = {
 )
 @output_options("./MODEL-WEIGHTS-PRECISION-FORMAT")
 @json_option("Write the manifest, or the model list, as JSON")
+@sbom_option()
 @click.option(
     "--list-models", is_flag=True, help="List every variant with parameters and MACs, and exit."
 )
@@ -88,6 +89,7 @@ def main(
     force: bool,
     check: bool,
     json_path: str | None,
+    sbom_path: str | None,
     list_models: bool,
     **fields: Any,
 ) -> None:
@@ -98,7 +100,8 @@ def main(
     """
     if runs_subcommand(ctx):
         return
-    check_writable(json_path)
+    for target in (json_path, sbom_path):
+        check_writable(target)
     if list_models:
         from .models import print_models
 
@@ -112,6 +115,10 @@ def main(
 
     artifact = run(request, output, check=check, force=force, say=note)
     report(artifact, json_path)
+    if sbom_path is not None:
+        from resnext_export.sbom import sbom
+
+        write_text(sbom_path, sbom(artifact))
 
 
 def report(artifact: Artifact, json_path: str | None = None) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from resnext.cli.app import SETTINGS, as_flags, guarded, printable
-from resnext.cli.options import OUTPUT, backend_option, json_option
+from resnext.cli.options import OUTPUT, backend_option, json_option, sbom_option
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import GateFailed, MissingRequirement, UsageError
 from resnext.runtimes.registry import RUNTIMES
@@ -36,6 +36,7 @@ Examples:
   resnext-export inspect engine/ --require-delivered 0.99  exit 1 below 99 % in that precision
   resnext-export inspect engine/ --require-loadable        exit 3 if this machine cannot load it
   resnext-export inspect out/ --backend ort-cpu            precision of each layer in ONNX Runtime
+  resnext-export inspect out/ --sbom out.cdx.json          bill of materials, with the verdict
 An engine's or package's manifest answers without loading anything; --backend asks the session.
 """
 
@@ -65,6 +66,7 @@ _require = option_of("Requirements")
     "--layers/--no-layers", "show_layers", default=True, help="Print every layer.  [default: on]"
 )
 @json_option("Write manifest, compatibility and layers as JSON")
+@sbom_option()
 @guarded
 def inspect(
     path: Path,
@@ -73,13 +75,16 @@ def inspect(
     require_loadable: bool,
     show_layers: bool,
     json_path: str | None,
+    sbom_path: str | None,
 ) -> None:
     """Show what an artifact is, whether this machine can load it, and the precision of each layer.
 
     If an engine or package does not load here, say why, and how to make one that does.
     """
-    check_writable(json_path)
+    for target in (json_path, sbom_path):
+        check_writable(target)
     from resnext_export.inspection import inspect_artifact
+    from resnext_export.sbom import sbom
 
     if backend is not None and require_delivered is not None and RUNTIMES[backend].live:
         raise UsageError(
@@ -89,6 +94,8 @@ def inspect(
     artifact, manifest = seen.artifact, seen.artifact.manifest
     if json_path is not None:
         write_text(json_path, json.dumps(_facts(seen), indent=2) + "\n")
+    if sbom_path is not None:
+        write_text(sbom_path, sbom(artifact))
     if json_path != "-":
         _say(seen)
         _say_backends(seen)

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from resnext.errors import BadArtifact, GateFailed
+from resnext.errors import BadArtifact, GateFailed, MissingRequirement, first_line
 from resnext.runtimes.openvino.ir import (
     GRAPH_NAME,
     METADATA,
@@ -49,6 +49,7 @@ def openvino_from_onnx(source: Path | bytes, metadata: dict[str, str]) -> bytes:
 
     Raises:
         BadArtifact: OpenVINO cannot read the model.
+        MissingRequirement: the temporary folder has no room.
         GateFailed: the packed weights have other types than the model's.
     """
     core = shared_core()
@@ -64,7 +65,13 @@ def openvino_from_onnx(source: Path | bytes, metadata: dict[str, str]) -> bytes:
     _name_nodes_by_position(model)
     with scratch_folder() as folder:
         graph = folder / GRAPH_NAME
-        ov.save_model(model, graph, compress_to_fp16=False)
+        try:
+            ov.save_model(model, graph, compress_to_fp16=False)
+        except RuntimeError as exc:
+            raise MissingRequirement(
+                f"OpenVINO cannot write to the temporary folder {folder}: {first_line(exc)}",
+                hint="set TMPDIR to a folder with room",
+            ) from exc
         data = _packed(graph.read_bytes(), graph.with_name(WEIGHTS_NAME).read_bytes())
         _check_weights(core, model, data)
     return data

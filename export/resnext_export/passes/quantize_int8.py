@@ -18,6 +18,7 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from resnext.errors import BadInput, MissingRequirement, UsageError
+from resnext.storage import others_scratch_folder
 from resnext_export.options import Runtime as Runtime
 
 from .base import PassResult
@@ -144,7 +145,8 @@ class QuantizeInt8:
         }
         excluded = [node.name for node in named if node not in nodes]
         try:
-            quantizer = _quantizer(proto, form, ends, excluded)
+            with others_scratch_folder():
+                quantizer = _quantizer(proto, form, ends, excluded)
         except OSError as exc:  # it writes the model to a temporary file
             raise MissingRequirement(
                 f"no room for a temporary copy of the graph: {exc.strerror or exc}",

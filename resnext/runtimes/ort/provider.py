@@ -70,6 +70,9 @@ class Provider(ABC):
             BadInput: says the actual and the allowed value.
         """
 
+    def closed(self) -> None:  # noqa: B027  # not abstract: most leave nothing
+        """Called when the session has been released."""
+
     def checked(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """``outputs``, after a check that this provider needs.
 

@@ -76,6 +76,7 @@ class OrtSession(Session):
         """Release the session and all bound inputs."""
         super().close()
         self._native = None
+        self._provider.closed()
 
     def _check_manifest(self) -> None:
         """Compare the manifest with the file; only the file's bytes are under a digest.

@@ -22,9 +22,9 @@ from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFa
 from resnext.network.layers import module_of
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Boundary, Delivered, DeliveredLayer
-from resnext.storage import cache_folder
+from resnext.storage import cache_folder, locked
 
-from . import device_bound
+from . import device_bound, engine_cache
 from .libraries import tf32_is_off
 from .products import Product
 from .profile import profiled_run
@@ -72,6 +72,7 @@ class TensorrtProvider(Provider):
         self.name, self._product = product.provider, product
         self._stream = device_bound.torch_stream()
         self._batch: int | None = None
+        self._folders: set[Path] = set()
         self._boundary: Boundary = "device"
 
     def open(self) -> Any:
@@ -171,11 +172,18 @@ class TensorrtProvider(Provider):
         }
         return Delivered(self.device, layers, notes)
 
+    def closed(self) -> None:
+        """TensorRT-RTX's plugin writes its kernels when a session ends."""
+        for folder in self._folders:
+            with locked(folder / engine_cache.LOCK_NAME):
+                engine_cache.record(folder)
+
     def _load(
         self, native: ort.SessionOptions, *, batch: int | None = None, cuda_graph: bool = False
     ) -> Any:
         batches = engine_batches(self.artifact.manifest.batch, batch)
         folder = self._folder(batches)
+        self._folders.add(folder)
         settings = self._product.settings(self.artifact.manifest, folder, batches, cuda_graph)
         if self._stream is not None:
             settings |= {
@@ -186,7 +194,12 @@ class TensorrtProvider(Provider):
         native.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         model = onnx_bytes(self.artifact)
         try:
-            session = self._product.create(native, model, settings)
+            with locked(folder / engine_cache.LOCK_NAME):
+                engine_cache.remove_unrecorded(folder)
+                session = self._product.create(native, model, settings)
+                engine_cache.record(folder)
+        except MissingRequirement:
+            raise
         except Exception as exc:
             text = first_line(exc)
             if "fallback" in text.lower():
@@ -200,8 +213,7 @@ class TensorrtProvider(Provider):
                     f"{self.backend}: {self.name} does not load: {text}"
                 ) from exc
             raise SessionFailed(
-                f"{self.backend}: no engine of {self.artifact.path}: {text}",
-                hint=f"if an earlier run was interrupted, empty {cache_folder() / self.backend}",
+                f"{self.backend}: no engine of {self.artifact.path}: {text}"
             ) from exc
         first = session.get_providers()[0]
         elsewhere = [

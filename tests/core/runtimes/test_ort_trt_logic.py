@@ -518,6 +518,29 @@ def test_an_engine_is_cached_apart_from_every_other_that_the_provider_would_take
     )
 
 
+def test_an_engine_with_one_bit_flipped_and_one_half_written_are_built_again(
+    runtime: StandIn, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, bytes]] = []
+    make = ort.InferenceSession
+
+    def builds(*args: Any, providers: Any, **settings: Any) -> Any:
+        folder = Path(providers[0][1]["trt_engine_cache_path"])
+        found.append({each.name: each.read_bytes() for each in folder.glob("*.engine")})
+        (folder / "a.engine").write_bytes(b"an engine")
+        return make(*args, providers=providers, **settings)
+
+    monkeypatch.setattr(ort, "InferenceSession", builds)
+    for _ in range(2):
+        open_on("ort-trt", artifacts["4"]).close()
+    engine = Path(runtime.asked[-1]["trt_engine_cache_path"]) / "a.engine"
+    engine.write_bytes(b"an enginf")
+    (engine.parent / "killed.engine").write_bytes(b"half")
+    open_on("ort-trt", artifacts["4"]).close()
+    assert found == [{}, {"a.engine": b"an engine"}, {}]
+    assert {path.name for path in engine.parent.glob("*.engine")} == {"a.engine"}
+
+
 @pytest.mark.usefixtures("runtime")
 def test_a_cache_folder_that_cannot_be_made_is_named(
     artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -39,6 +39,8 @@ from resnext.runtimes.trt.library import LIBRARIES, EngineKind, TensorRT, Tensor
 from resnext.runtimes.trt.session import DTYPES, TrtSession
 from resnext.storage import cache_folder
 from resnext.verify.delivered import delivered_share
+from resnext.verify.integrity import artifact_integrity
+from resnext.verify.laws import Integrity
 from resnext.weights.spec import Weights, load_weights
 
 PLAIN = SessionOptions(cuda_graph=False)
@@ -1073,3 +1075,28 @@ def test_the_manifest_of_a_real_engine_holds_what_the_session_looks_for(
         np.testing.assert_array_equal(
             session.run({"input": images[:batch]})["logits"], right(images[:batch])
         )
+
+
+# Batch integrity over profiles.
+
+
+def integrity_of(rig: Rig) -> Integrity:
+    with rig.open() as session:
+        return artifact_integrity(session, rig.artifact.manifest)
+
+
+def test_a_sound_engine_is_examined_at_every_edge_of_its_profiles(make: Make) -> None:
+    result = integrity_of(make())
+    assert result.passed, result.failures
+    (visited,) = (law.batches for law in result.laws if law.law == "range")
+    assert visited == (1, 2, 3, 7, 8, 9, 31, 32, 33, 64, 65)  # 9, 31 and 65 are refused
+
+
+@pytest.mark.parametrize("edge", [8, 32, 64])
+def test_a_wrong_edge_of_a_profile_is_named(edge: int, make: Make) -> None:
+    def wrong(images: Any, classes: int) -> Any:
+        logits = host_logits(images, classes)
+        return logits[::-1] if len(images) == edge else logits
+
+    failures = integrity_of(make(function=wrong)).failures
+    assert any(line.startswith(f"size: batch {edge}, row ") for line in failures)

@@ -6,6 +6,7 @@ import base64
 import functools
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -19,17 +20,15 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from exported import export_onnx
 from resnext import Trust, check, open_session, verify_artifact
 from resnext.artifact import signature
-from resnext.artifact.files import Artifact, file_sha256, read_artifact
+from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal, staging
 from resnext.artifact.trust import built_here, current_trust, remember_built, trusting
 from resnext.cli.classify import main as classify
 from resnext.cli.parity import main as parity
 from resnext.errors import BadArtifact, BadInput, GateFailed, MissingRequirement, UsageError
 from resnext.verify.signed import sign_artifact, verify_signature
 from resnext.verify.verdict import judge, read_verdict, sealed, write_verdict
-from resnext.weights.spec import load_weights
 from resnext_bench import benchmark
 from resnext_bench.cli import main as bench
 from resnext_export import export
@@ -72,8 +71,9 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("plain") / "artifact"
-    artifact = export_onnx(load_weights("digits"), folder, check=False)
-    write_verdict(artifact, judge(artifact, runtime="ort-cpu"))
+    artifact = read_artifact(Path(shutil.copytree(EARLIER / "onnx-fp32", folder)))
+    weights = str(EARLIER / "tiny.safetensors")
+    write_verdict(artifact, judge(artifact, weights=weights, runtime="ort-cpu"))
     return artifact
 
 
@@ -169,6 +169,27 @@ def test_every_altered_or_missing_file_is_named(
         verify_signature(copy, keys[1])
     (copy / name).write_bytes(sound)
     verify_signature(copy, keys[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "manifest.json", "verdict.json", "verdict.intoto.json", "model.sig"]
+)
+def test_a_pipe_in_place_of_a_file_is_refused_and_does_not_hang(
+    copy: Path, keys: tuple[Path, Path], name: str
+) -> None:
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    with pytest.raises(BadArtifact, match=rf"cannot read .*{name}: it is a pipe"):
+        verify_signature(copy, keys[1])
+    if name == "verdict.intoto.json":
+        return  # for other tools; only `verify_signature` reads it
+    with pytest.raises(BadArtifact, match=name):
+        verify_artifact(copy, trust=Trust((keys[1],), required=True))
+
+
+def test_nothing_at_all_is_named(tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    with pytest.raises(BadArtifact, match="no artifact at"):
+        verify_signature(tmp_path / "none", keys[1])
 
 
 def test_a_new_file_is_named(copy: Path, keys: tuple[Path, Path]) -> None:
@@ -350,7 +371,10 @@ def test_a_signed_folder_takes_no_new_verdict(copy: Path) -> None:
 
 
 def test_replacing_a_signed_artifact_drops_the_signature(copy: Path) -> None:
-    export_onnx(load_weights("digits"), copy, check=False, force=True)
+    artifact = read_artifact(copy)
+    with staging(copy, force=True) as folder:
+        shutil.copy(artifact.path, folder)
+        seal(folder, artifact.manifest)
     assert sorted(path.name for path in copy.iterdir()) == ["manifest.json", "model.onnx"]
 
 
@@ -484,8 +508,11 @@ def test_every_door_refuses_an_unsigned_artifact_if_a_signature_is_required(
         DOORS[name](signed.directory, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     monkeypatch.setenv("RESNEXT_TRUST", f"{other[1]}:{keys[1]}")
-    if name in ("read_artifact", "inspect_artifact", "rebuild"):
+    if name in ("read_artifact", "open_session", "verify_artifact", "inspect_artifact"):
         DOORS[name](signed.directory, tmp_path / "out")
+    if name == "rebuild":
+        with pytest.raises(BadArtifact, match="stores no request"):
+            rebuild(signed.directory, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])

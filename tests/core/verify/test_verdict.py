@@ -12,30 +12,27 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from exported import export_onnx
 from resnext import verify_artifact
-from resnext.artifact.files import Artifact, read_artifact
+from resnext.artifact.files import Artifact, read_artifact, seal, staging
 from resnext.cli.parity import main as parity
 from resnext.errors import BadArtifact, GateFailed, MissingRequirement
 from resnext.machine.environment import record_packages
 from resnext.runtimes.ort.session import OrtSession
 from resnext.verify.check import check
 from resnext.verify.verdict import Verdict, check_room, judge, read_verdict, sealed, write_verdict
-from resnext.weights.spec import Weights, load_weights
 
 VERDICT = "resnext.verify.verdict"
 
 
-@pytest.fixture(scope="module")
-def weights() -> Weights:
-    return load_weights("digits")
+EARLIER = Path(__file__).parents[1] / "data" / "earlier_artifacts"
+TINY = str(EARLIER / "tiny.safetensors")
 
 
 @pytest.fixture(scope="module")
-def judged(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("judged") / "artifact"
-    artifact = export_onnx(weights, folder, check=False)
-    write_verdict(artifact, judge(artifact, runtime="ort-cpu"))
+    artifact = read_artifact(Path(shutil.copytree(EARLIER / "onnx-fp32", folder)))
+    write_verdict(artifact, judge(artifact, weights=TINY, runtime="ort-cpu"))
     return artifact
 
 
@@ -89,9 +86,9 @@ def test_a_flipped_bit_of_the_file_is_refused(copy: Artifact, at: int) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"model": "resnext11_8x4d_digits"', '"model": null'),
+        ('"torch": "2.13.0+cpu"', '"torch": "2.12.0+cpu"'),
         ('"opset": 20', '"opset": 21'),
-        ('"source": "digits"', '"source": "seeded"'),
+        ('"source": "/checkpoints/tiny', '"source": "/checkpoints/other'),
         ("\n}\n", "\n}"),
     ],
 )
@@ -195,9 +192,12 @@ def test_a_leak_between_neighbors_fails_the_verdict(
         return {name: logits + (np.roll(logits, 1, axis=0) if len(logits) > 7 else 0)}
 
     monkeypatch.setattr(OrtSession, "run", leaking)
-    verdict = judge(copy, runtime="ort-cpu")
+    how = ["--artifact", str(copy.directory), "--weights", TINY, "--backend", "ort-cpu"]
+    done = CliRunner().invoke(parity, [*how, "--verdict"])
+    assert done.exit_code == 1
+    assert "error: the rows of a batch are not independent" in done.stderr
+    verdict = read_verdict(copy.directory)
     assert (verdict.parity.passed, verdict.integrity.passed, verdict.passed) == (True, False, False)
-    write_verdict(copy, verdict)
     with pytest.raises(GateFailed, match="did not pass: "):
         verify_artifact(copy.directory)
 
@@ -257,16 +257,21 @@ def test_an_artifact_without_a_verdict_is_refused(copy: Artifact) -> None:
         verify_artifact(copy.directory)
 
 
-def test_replacing_an_artifact_drops_its_verdict(weights: Weights, copy: Artifact) -> None:
-    export_onnx(weights, copy.directory, check=False, force=True)
+def test_replacing_an_artifact_drops_its_verdict(copy: Artifact) -> None:
+    with staging(copy.directory, force=True) as folder:
+        shutil.copy(copy.path, folder)
+        seal(folder, copy.manifest)
     assert sorted(path.name for path in copy.directory.iterdir()) == ["manifest.json", "model.onnx"]
 
 
 def test_the_command_judges_and_verifies(copy: Artifact) -> None:
     (copy.directory / "verdict.json").unlink()
     at = str(copy.directory)
-    done = CliRunner().invoke(parity, ["--artifact", at, "--backend", "ort-cpu", "--verdict"])
-    assert (done.exit_code, done.stderr) == (0, f"wrote {at}/verdict.json\n")
+    how = ["--artifact", at, "--backend", "ort-cpu", "--weights", TINY]
+    for more, quick in ([], True), (["--batch-integrity"], False):
+        done = CliRunner().invoke(parity, [*how, "--verdict", *more])
+        assert (done.exit_code, done.stderr) == (0, f"wrote {at}/verdict.json\n")
+        assert read_verdict(copy.directory).integrity.quick is quick
     done = CliRunner().invoke(parity, ["verify", at])
     assert done.exit_code == 0
     assert done.stdout.startswith(f"HOLDS  {at} on ort-cpu (onnxruntime")
@@ -283,9 +288,8 @@ def test_the_command_judges_and_verifies(copy: Artifact) -> None:
 
 
 def test_a_failed_comparison_is_stored_and_never_believed(
-    weights: Weights, copy: Artifact, monkeypatch: pytest.MonkeyPatch
+    copy: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del weights
     real = check
 
     def failing(*args: Any, **kwargs: Any) -> Any:
@@ -294,7 +298,7 @@ def test_a_failed_comparison_is_stored_and_never_believed(
 
     monkeypatch.setattr(f"{VERDICT}.check", failing)
     done = CliRunner().invoke(
-        parity, ["--artifact", str(copy.directory), "--backend", "ort-cpu", "--verdict"]
+        parity, ["--artifact", str(copy.directory), "--weights", TINY, "--verdict"]
     )
     assert done.exit_code == 1
     with pytest.raises(GateFailed, match="did not pass: max error 1"):

@@ -1,0 +1,137 @@
+"""Writes the corpus: small, valid files for each harness. Run it after a format changed."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import PIL.Image
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save
+
+from fakes.package import LIBRARY, facts_of, record_here, write_package
+from resnext.weights.spec import load_weights
+
+CORPUS = Path(__file__).with_name("corpus")
+
+
+def pictures() -> dict[str, bytes]:
+    """A few pixels in each format that is read, some of them in an odd mode."""
+    gray = PIL.Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    files = {}
+    for suffix in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "PPM", "WEBP"):
+        files[suffix.lower()] = saved(gray, suffix)
+    files["exif"] = saved(gray, "PNG", exif=exif)
+    files["16-bit"] = saved(
+        PIL.Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)), "PNG"
+    )
+    files["palette"] = saved(gray.convert("P"), "PNG")
+    files["alpha"] = saved(gray.convert("RGBA"), "PNG")
+    files["cmyk"] = saved(gray.convert("CMYK"), "JPEG")
+    files["frames"] = saved(gray, "GIF", save_all=True, append_images=[gray.rotate(90)])
+    return files
+
+
+def saved(image: PIL.Image.Image, suffix: str, **settings: object) -> bytes:
+    """The bytes of ``image``."""
+    data = io.BytesIO()
+    image.save(data, suffix, **settings)
+    return data.getvalue()
+
+
+def graph() -> bytes:
+    """One product, with a constant and a branch."""
+    weight = numpy_helper.from_array(np.ones((2, 2), np.float32), "w")
+    inner = helper.make_graph([], "inner", [], [])
+    nodes = [
+        helper.make_node("Constant", [], ["c"], "c", value=numpy_helper.from_array(np.ones(2))),
+        helper.make_node("If", ["c"], ["d"], "if", then_branch=inner, else_branch=inner),
+        helper.make_node("Gemm", ["x", "w"], ["y"], "g"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])]
+    model = helper.make_model(helper.make_graph(nodes, "g", inputs, outputs, [weight]))
+    return bytes(model.SerializeToString())
+
+
+def external() -> bytes:
+    """A graph whose weight is in another file, and that has a function."""
+    model = onnx.load_from_string(graph())
+    tensor = model.graph.initializer[0]
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../x"
+    node = helper.make_node("Relu", ["a"], ["b"])
+    opset = [helper.make_opsetid("", 20)]
+    model.functions.append(helper.make_function("mine", "F", ["a"], ["b"], [node], opset))
+    return bytes(model.SerializeToString())
+
+
+def stored(**entries: bytes) -> bytes:
+    """An archive of the toolkit's form."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+def checkpoint(*, legacy: bool) -> bytes:
+    """A state dict that fits no network, as PyTorch saves it."""
+    data = io.BytesIO()
+    state = {"module.fc.weight": torch.ones(2, 2), "fc.bias": torch.ones(2).half()}
+    torch.save(state, data, _use_new_zipfile_serialization=not legacy)
+    return data.getvalue()
+
+
+def write(folder: Path) -> None:
+    """Write every file of the corpus into ``folder``."""
+    digits = load_weights("digits")
+    package = folder / "package" / "whole"
+    package.parent.mkdir(parents=True, exist_ok=True)
+    write_package(package, record_here(digits, cpu_flags=()), facts_of(digits))
+    tensors = save({"a": torch.ones(2), "b": torch.ones(2, 2).half()}, {"resnext": "{}"})
+    earlier = Path(__file__).parents[1] / "core" / "data" / "earlier_artifacts"
+    run = {"format_version": 1, "rows": [], "seed": 0, "environment": {"cpu": "x"}}
+    ranges = {"format_version": 1, "onnx_sha256": "0" * 64, "ranges": {"x": [0.0, 1.0]}}
+    text = json.dumps({"a": [1, 2.5, None, True, "é"], "b": {"c": {}}}).encode()
+    small = {"m/a": b"content", "m/b": b""}
+    files = {
+        "json/object": text,
+        "json/deep": b"[" * 70 + b"]" * 70,
+        "manifest/onnx": (earlier / "onnx-fp32" / "manifest.json").read_bytes(),
+        "run/cut": json.dumps(run).encode(),
+        "ranges/cut": json.dumps(ranges).encode(),
+        "archive/two": stored(**small),
+        "ovir/two": stored(**{"model.bin": bytes(20), "model.xml": b"<net/>"}),
+        "library/empty": LIBRARY,
+        "library/one-segment": LIBRARY[:32]
+        + struct.pack("<QQIHHHHHH", 64, 0, 0, 64, 56, 1, 64, 0, 0)[8:]
+        + struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, 64, 64, 1),
+        "onnx/product": graph(),
+        "onnx/external": external(),
+        "foreign-onnx/product": graph(),
+        "foreign-onnx/external": external(),
+        "tensor-header/two": tensors,
+        "safetensors/two": tensors,
+        "pth/zip": checkpoint(legacy=False),
+        "pth/legacy": checkpoint(legacy=True),
+        **{f"gray-picture/{name}": data for name, data in pictures().items()},
+        **{f"color-picture/{name}": data for name, data in pictures().items()},
+    }
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else CORPUS)
