@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from resnext.artifact.files import Artifact
 from resnext.precision import PRECISIONS, QUANTIZED
 from resnext.runtimes.registry import RUNTIMES
+from resnext.verify.held.artifact import refuse_other_weights
 from resnext_export import ExportRequest, Stored, build_or_reuse
 
 from .cases import Candidate
@@ -48,6 +49,7 @@ class Artifacts:
         self._device = device
         self._say = say
         self._artifacts: dict[tuple[str, str, str], Artifact] = {}
+        self._held: set[str] = set()
 
     def build(self, case: Case, candidate: Candidate) -> tuple[Artifact, Artifact | None]:
         """Build the artifact of ``case`` from the weights, or from the candidate's ONNX file.
@@ -64,6 +66,17 @@ class Artifacts:
             return self._package(case, candidate), None
         graph = candidate.artifact or self._graph(case, candidate)
         return (graph if kind == "onnx" else self._engine(case, candidate, graph)), graph
+
+    def hold(self, artifact: Artifact) -> None:
+        """Hold graph and stored weights of ``artifact`` against the network, once.
+
+        Raises:
+            BadArtifact: its graph is not that of the network.
+            GateFailed: it does not store the network's weights.
+        """
+        if artifact.manifest.file_sha256 not in self._held:
+            refuse_other_weights(artifact, self._weights)
+            self._held.add(artifact.manifest.file_sha256)
 
     def _package(self, case: Case, candidate: Candidate) -> Artifact:
         def compile_package() -> Stored:

@@ -78,6 +78,9 @@ def open_case(
     try:
         artifact, opening.graph = _artifacts_of(case, candidate, artifacts, options.device)
         opening.artifact = artifact
+        for held in (artifact, opening.graph):
+            if held is not None:
+                artifacts.hold(held)
         manifest = None if artifact is None else artifact.manifest
         if artifact is not None and not artifact.manifest.takes(case.batch):
             raise BadInput(

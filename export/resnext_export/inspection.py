@@ -37,6 +37,7 @@ from resnext.runtimes.trt.identity import check_engine_bytes
 from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS
 from resnext.verify.check import artifact_weights
 from resnext.verify.delivered import share_of, undelivered
+from resnext.verify.held.artifact import check_graph
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def inspect_artifact(path: Path, backend: str | None = None) -> Inspection:
     check_engine_bytes(artifact)
     check_onnx_precision(artifact)
     check_package_bytes(artifact)
+    check_graph(artifact)
     manifest = artifact.manifest
     machine = machine_for(manifest)
     delivered, source = _delivered(artifact, backend)

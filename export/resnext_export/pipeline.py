@@ -18,10 +18,11 @@ from resnext.readers.files import is_file
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.storage import scratch_folder
 from resnext.verify.check import recorded_weights
+from resnext.verify.held.artifact import refuse_other_weights
 from resnext.weights.spec import Weights, load_weights
 
 from .formats.base import builder_for
-from .publish import publish
+from .publish import Built, publish
 from .registry import FORMATS
 from .request import ExportRequest
 from .store import build_step
@@ -99,9 +100,11 @@ def run(
             f"`format` {request.format} is made from an ONNX artifact; {start.directory} is of kind"
             f" {start.manifest.kind}"
         )
+    held: Artifact | None = None
     if weights is None and start is not None:
         check_onnx_precision(start)
         weights = recorded_weights(start, request.weights)
+        held = start if check else None
     elif weights is None:
         refuse_older_torch()
         with working("loading weights"):
@@ -121,7 +124,15 @@ def run(
         store = None if check else scratch  # what is not checked is not kept
         for step in before:
             source = build_step(step, weights, source, store, check=check, say=say).artifact
-        build = partial(builder.build, source, weights, request, check=check, say=say, cache=None)
+        make = partial(builder.build, source, weights, request, check=check, say=say, cache=None)
+
+        def build(folder: Path) -> Built:
+            built = make(folder)
+            if held is not None:
+                # Weights cannot be read back from an engine, but they can from its source.
+                refuse_other_weights(held, weights)
+            return built
+
         return publish(source, directory, build, request=request, check=check, force=force)
 
 

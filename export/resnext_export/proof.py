@@ -17,6 +17,7 @@ from resnext.precision import NUMERICS
 from resnext.runtimes.registry import open_session
 from resnext.verify.adversarial import compare_adversarial
 from resnext.verify.check import batched, logits_dtype, trusted_runtime, whole
+from resnext.verify.held.artifact import refuse_other_weights
 from resnext.verify.integrity import artifact_integrity
 from resnext.verify.parity import compare, gate_for
 from resnext.verify.reference import Reference
@@ -35,6 +36,7 @@ class Expected:
     """What PyTorch gives for the images of the check.
 
     Attributes:
+        weights: the network.
         batches: batch sizes to compare at.
         pixels: N x H x W x C, uint8; a larger batch repeats them.
         images: the same, preprocessed, N x C x H x W.
@@ -44,6 +46,7 @@ class Expected:
         adversarial: adversarial inputs, and their logits.
     """
 
+    weights: Weights
     batches: tuple[int, ...]
     pixels: NDArray[np.uint8]
     images: NDArray[np.float32]
@@ -114,6 +117,7 @@ def expect(
     )
     beyond = range(len(pixels), len(pixels) + len(reference.adversarial.images))
     return Expected(
+        weights,
         batches,
         pixels,
         reference.images,
@@ -127,15 +131,26 @@ def expect(
     )
 
 
-def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> CheckRecord:
+def prove(
+    artifact: Artifact, expected: Expected, backend: str = "ort-cpu", *, exported: bool = True
+) -> CheckRecord:
     """Load the artifact's bytes from disk, run them on ``backend``, and compare with what eager
-    PyTorch gives, and the rows of some batches with each other.
+    PyTorch gives, and the rows of some batches with each other; then hold graph and stored weights
+    against the network.
 
     The reference evaluator computes an ONNX file of a precision that ``backend`` does not run.
+
+    Args:
+        artifact: the written file.
+        expected: what PyTorch gives.
+        backend: a name of the registry.
+        exported: the manifest says all that was done to the graph; False for one that was changed
+            for an engine builder alone, which no artifact holds.
 
     Raises:
         GateFailed: they do not agree, or the rows of a batch depend on each other; the message
             gives batch and reasons.
+        BadArtifact: the graph is not that of the network.
     """
     manifest = artifact.manifest
     gate = gate_for(manifest.numerics)
@@ -177,6 +192,8 @@ def prove(artifact: Artifact, expected: Expected, backend: str = "ort-cpu") -> C
             "the rows of a batch are not independent in the exported file:"
             f" {'; '.join(integrity.failures)}. Nothing was written"
         )
+    if exported:
+        refuse_other_weights(artifact, expected.weights)
     return CheckRecord(
         batches=expected.batches,
         backend=backend,

@@ -8,18 +8,26 @@ written into the file as well, and compared when the file is opened.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from resnext.errors import BadArtifact
 from resnext.images.preprocessing import Preprocessing
 from resnext.network.config import ResNeXtConfig
 
 from .files import Artifact
-from .manifest import Manifest
+from .manifest import Manifest, MergeRecord, QuantizationRecord, RangeRecord
 from .specs import TensorSpec
 
 _PREFIX = "resnext."
+#: Records of the manifest that the file carries, too: how it was made from another file.
+_RECORDS: Mapping[str, type[BaseModel]] = MappingProxyType(
+    {"quantization": QuantizationRecord, "merged": MergeRecord, "ranges": RangeRecord}
+)
 
 
 def file_facts(
@@ -52,6 +60,20 @@ def file_facts(
     return {_PREFIX + key: value for key, value in facts.items()}
 
 
+def record_facts(records: Mapping[str, Any]) -> dict[str, str]:
+    """Records of a manifest to write into a file's metadata: texts by key.
+
+    Args:
+        records: fields of a manifest; those that are no record of how it was made, or None, are
+            left out.
+    """
+    return {
+        _PREFIX + name: records[name].model_dump_json()
+        for name in _RECORDS
+        if records.get(name) is not None
+    }
+
+
 def different_facts(
     manifest: Manifest, read: Callable[[str], str | None], *, config: bool = False
 ) -> list[str]:
@@ -69,7 +91,20 @@ def different_facts(
         class_names=manifest.class_names,
         config=manifest.config if config else None,
     )
-    return [key.removeprefix(_PREFIX) for key, value in facts.items() if read(key) != value]
+    different = [key.removeprefix(_PREFIX) for key, value in facts.items() if read(key) != value]
+    return different + [name for name in _RECORDS if not _same_record(name, manifest, read)]
+
+
+def _same_record(name: str, manifest: Manifest, read: Callable[[str], str | None]) -> bool:
+    """Whether the file says the same of ``name``. Earlier files say nothing."""
+    text, record = read(_PREFIX + name), getattr(manifest, name)
+    if text is None:
+        # Ranges came into the manifest together with the records in the file.
+        return name != "quantization" or record is None or record.ranges is None
+    try:
+        return bool(record == _RECORDS[name].model_validate_json(text))
+    except ValidationError:
+        return False
 
 
 def different_tensors(

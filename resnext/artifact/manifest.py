@@ -92,6 +92,8 @@ class QuantizationRecord(Strict):
         source_sha256: digest of these images.
         images: number of images.
         left: layers that were not quantized, each with the reason.
+        ranges: the calibrated (low, high) of each quantized tensor, as applied, by its name in the
+            graph; None in artifacts from before they were recorded.
     """
 
     runtime: Literal["trt", "ort", "openvino"]
@@ -100,6 +102,7 @@ class QuantizationRecord(Strict):
     source_sha256: Sha256
     images: int = Field(ge=1)
     left: tuple[tuple[str, str], ...] = ()
+    ranges: dict[str, tuple[float, float]] | None = None
 
 
 class MergeRecord(Strict):

@@ -24,6 +24,7 @@ from resnext.runtimes.pt2.package import check_package_bytes
 from resnext.runtimes.registry import REFERENCE, open_session, runtime_named
 from resnext.weights.spec import Weights, load_weights
 
+from .held.artifact import check_graph, differences
 from .parity import Parity, gate_for
 from .reference import Reference
 
@@ -42,6 +43,7 @@ def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
             worth nothing.
     """
     check_bytes(artifact)
+    check_graph(artifact)
     return recorded_weights(artifact, spec)
 
 
@@ -114,7 +116,9 @@ def check(
     """Run an artifact on images and compare its logits with PyTorch's.
 
     The bytes are those on disk. NaN, infinity, and a wrong shape, element type or order of rows
-    always fail. Adversarial inputs (`resnext.images.adversarial`) are compared, too.
+    always fail. Adversarial inputs (`resnext.images.adversarial`) are compared, too. A graph that
+    is not the network's always fails, and so do stored weights that are not its own at the
+    precision of the artifact.
 
     Args:
         artifact: what `resnext_export.export` returned, or the path of its folder.
@@ -151,10 +155,9 @@ def check(
     if images < 1 or seed < 0:
         raise UsageError(f"`images` must be at least 1 and `seed` at least 0, not {images}, {seed}")
     artifact = artifact if isinstance(artifact, Artifact) else read_artifact(Path(artifact))
+    check_bytes(artifact)
     if weights is None or isinstance(weights, str):
-        weights = artifact_weights(artifact, weights)
-    else:
-        check_bytes(artifact)
+        weights = recorded_weights(artifact, weights)
     runtime = runtime or natural_runtime(artifact)
     manifest, dtype = artifact.manifest, _REFERENCES[reference]
     if (
@@ -177,7 +180,7 @@ def check(
             for inputs in (eager.inputs(manifest), eager.adversarial_inputs(manifest))
         )
     eager.refuse_if_useless(dtype)
-    return eager.parity(
+    outcome = eager.parity(
         logits,
         manifest.numerics,
         artifact,
@@ -187,6 +190,11 @@ def check(
         adversarial=adversarial,
         gate=gate,
     )
+    # What logits do not show: the graph, and each stored weight and scale.
+    if odd := differences(artifact, weights):
+        failures = (*outcome.failures, *odd)
+        outcome = outcome.model_copy(update={"passed": False, "failures": failures})
+    return outcome
 
 
 def _pictures(spec: str, weights: Weights, count: int, seed: int) -> tuple[NDArray[np.uint8], str]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_graph
+from resnext.artifact.identity import record_facts
 from resnext.artifact.manifest import (
     CheckRecord,
     Manifest,
@@ -41,6 +42,7 @@ from resnext_export.passes.merge_groups import MergeGroups
 from resnext_export.passes.merge_proof import prove_merge
 from resnext_export.passes.quantize_fp8 import QuantizeFp8, skipped_by_fp8
 from resnext_export.passes.quantize_int8 import QuantizeInt8
+from resnext_export.passes.quantized import applied_ranges
 from resnext_export.proof import CHECK_BATCHES, DIFFERENT, Expected
 from resnext_export.publish import Built, library_versions
 from resnext_export.request import ExportRequest
@@ -119,8 +121,10 @@ def build_derived(
                     largest = _checked_ranges(parent, numerics.lowered_to, _probes(of, weights))
                     facts |= {"ranges": largest} if numerics.half else {}
                 derived, left = convert(ranges)
-                if record is not None:
-                    facts["quantization"] = record.model_copy(update={"left": left})
+                if record is not None and ranges is not None:
+                    facts["quantization"] = record.model_copy(
+                        update={"left": left, "ranges": applied_ranges(derived, ranges)}
+                    )
         if not merges_first:
             derived, merged = _merged(derived, of, request)
             facts |= merged
@@ -130,6 +134,8 @@ def build_derived(
             best = _at_best(convert, parent, ranges.method, expected)
             expected = replace(expected, baseline=best)
     facts |= _facts(derived, of, precision, request)
+    written = {entry.key: entry.value for entry in derived.metadata_props}
+    onnx.helper.set_model_props(derived, written | record_facts(facts))
     write_onnx(derived, folder)
 
     def proven(artifact: Artifact) -> CheckRecord:

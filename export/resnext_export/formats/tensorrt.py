@@ -351,6 +351,7 @@ def _prove_changed(
         proof.prove(
             Artifact(Path(scratch), stand_in),
             proof.expect(weights, manifest.batch, manifest.precision, parent=parent),
+            exported=False,
         )
 
 

@@ -107,6 +107,15 @@ def range_of(name: str, proto: onnx.ModelProto, ranges: Ranges) -> tuple[float, 
     return ranges.ranges[source]
 
 
+def applied_ranges(proto: onnx.ModelProto, ranges: Ranges) -> dict[str, tuple[float, float]]:
+    """The calibrated range of each tensor that the quantized graph ``proto`` quantizes."""
+    return {
+        node.input[0]: range_of(node.input[0], proto, ranges)
+        for node in proto.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+
+
 def shortcuts(proto: onnx.ModelProto) -> list[str]:
     """Convolution outputs that are the shortcut of an addition.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "resnext-facts-"
 #: The facts in the digest, for messages.
-NAMED_FACTS = "model, weights, precision, TF32, preprocessing or class names"
+NAMED_FACTS = "model, weights, precision, quantization, TF32, preprocessing or class names"
 
 
 def engine_name(manifest: Manifest, *, refittable: bool, tf32: bool = False) -> str:
@@ -41,6 +41,9 @@ def engine_name(manifest: Manifest, *, refittable: bool, tf32: bool = False) -> 
         "weights": None if refittable else manifest.weights.sha256,
         "tf32": tf32,
     }
+    quantization = manifest.quantization
+    if quantization is not None and quantization.ranges is not None:  # earlier engines lack it
+        facts["quantization"] = quantization.model_dump(mode="json")
     return _PREFIX + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

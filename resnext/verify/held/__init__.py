@@ -1,0 +1,1 @@
+"""A file's graph, stored weights and scales, held against the network. Nothing is run."""
