@@ -19,6 +19,7 @@ from resnext.errors import BadArtifact, GateFailed, MissingRequirement
 from resnext.machine.environment import record_packages
 from resnext.runtimes.ort.session import OrtSession
 from resnext.verify.check import check
+from resnext.verify.parity import InputKind, Limit
 from resnext.verify.verdict import Verdict, check_room, judge, read_verdict, sealed, write_verdict
 
 VERDICT = "resnext.verify.verdict"
@@ -155,6 +156,23 @@ def test_a_comparison_of_another_file_is_refused(copy: Artifact) -> None:
         ({"max_error": 0.5}, "parity passed with a max error of 5.00e-01"),
         ({"max_error": None}, "parity passed without numbers"),
         ({"min_cosine": 0.1}, "parity passed with"),
+        ({"gate": "anything"}, "a gate of no known name: anything"),
+        (
+            {"limits": (Limit(name="top1", actual=0.5, allowed=1, would_pass=0.5, at_least=True),)},
+            "limits exceeded: top1",
+        ),
+        (
+            {"inputs": (InputKind(name="zeros", images=1, max_error=2.0, allowed=1.0),)},
+            "limits exceeded: zeros",
+        ),
+        (
+            {
+                "inputs": (
+                    InputKind(name="huge", images=1, max_error=None, allowed=1.0, finite=False),
+                )
+            },
+            "limits exceeded: huge",
+        ),
     ],
 )
 def test_a_verdict_that_contradicts_itself_is_refused(
@@ -200,6 +218,11 @@ def test_a_leak_between_neighbors_fails_the_verdict(
     assert (verdict.parity.passed, verdict.integrity.passed, verdict.passed) == (True, False, False)
     with pytest.raises(GateFailed, match="did not pass: "):
         verify_artifact(copy.directory)
+
+
+def test_a_looser_gate_is_recorded_and_believed(copy: Artifact) -> None:
+    write_verdict(copy, judge(copy, weights=TINY, runtime="ort-cpu", gate="loose"))
+    assert verify_artifact(copy.directory).parity.gate == "loose"
 
 
 def test_passed_must_follow_from_its_parts(copy: Artifact) -> None:
