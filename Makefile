@@ -1,6 +1,6 @@
 # make demo        set everything up and run the main job: export, parity, benchmark, report
 # make test        set everything up and pass lint, types and tests
-# make test-oldest packages, sessions and the exporter on the oldest PyTorch that setup.cfg allows (gigabytes, minutes)
+# make test-oldest packages, sessions and the exporter on the oldest releases that setup.cfg allows (gigabytes, minutes)
 # make docs        build the documents as a site into build/site; a broken link or anchor fails
 # make speed       measure the speed claims that docs/results makes of the toolkit itself
 # make gpu-accept  what only a GPU can show, numbers first, tests last; needs Python with torch, no virtual environment
@@ -20,7 +20,8 @@ WORKERS ?= auto
 RUNS ?= 8000
 OLDEST_PYTHON ?= python3.12
 OLDEST_VENV   := .venv-oldest
-OLDEST_TESTS  := tests/core/runtimes/test_backends.py tests/core/artifact/test_package_record.py tests/core/runtimes/test_package_toolchain.py \
+OLDEST_TESTS  := tests/core/readers tests/core/images tests/core/weights tests/core/artifact/test_artifact.py \
+	tests/core/artifact/test_what_is_loaded.py tests/core/runtimes/test_backends.py tests/core/artifact/test_package_record.py tests/core/runtimes/test_package_toolchain.py \
 	tests/core/runtimes/test_pt2_session.py tests/core/runtimes/test_session.py tests/core/runtimes/test_torch_release.py \
 	tests/exporting/convert/test_onnx_export.py tests/exporting/*/test_pt2_*.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -57,7 +58,7 @@ docs: $(VENV)/.installed
 
 $(OLDEST_VENV)/.installed: setup.cfg pyproject.toml oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST_VENV)
-	$(OLDEST_VENV)/bin/python -m pip install --quiet -c oldest.txt -e ".[openvino]" pytest pytest-timeout
+	$(OLDEST_VENV)/bin/python -m pip install --quiet -c oldest.txt -e ".[openvino]" pytest pytest-timeout hypothesis
 	@touch $@
 
 test-oldest: $(OLDEST_VENV)/.installed
