@@ -347,8 +347,8 @@ def libraries(runtime: str, manifest: Manifest) -> dict[str, str]:
     ``manifest``, by distribution.
     """
     modules = {runtime_named(runtime).package, _BEHIND.get(runtime, "")}
-    if manifest.engine is not None:
-        modules |= {manifest.engine.library}
+    if manifest.engine is not None:  # PyTorch only allocates for engines
+        modules = {str(manifest.engine.library)}
     names = {name for module in modules for name in PACKAGES.get(module, ())}
     return {name: version for name, version in record_packages().items() if name in names}
 

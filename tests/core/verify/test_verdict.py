@@ -14,13 +14,22 @@ from click.testing import CliRunner
 
 from resnext import verify_artifact
 from resnext.artifact.files import Artifact, read_artifact, seal, staging
+from resnext.artifact.manifest import read_manifest
 from resnext.cli.parity import main as parity
 from resnext.errors import BadArtifact, GateFailed, MissingRequirement
 from resnext.machine.environment import record_packages
 from resnext.runtimes.ort.session import OrtSession
 from resnext.verify.check import check
 from resnext.verify.parity import InputKind, Limit
-from resnext.verify.verdict import Verdict, check_room, judge, read_verdict, sealed, write_verdict
+from resnext.verify.verdict import (
+    Verdict,
+    check_room,
+    judge,
+    libraries,
+    read_verdict,
+    sealed,
+    write_verdict,
+)
 
 VERDICT = "resnext.verify.verdict"
 
@@ -256,6 +265,20 @@ def test_another_version_of_the_runtime_is_refused(
     monkeypatch.setattr(f"{VERDICT}.record_packages", dict)
     with pytest.raises(GateFailed, match=f"{name} was .*, is not installed"):
         verify_artifact(judged.directory)
+
+
+def test_the_libraries_are_those_that_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "torch", "numpy")
+    monkeypatch.setattr(f"{VERDICT}.record_packages", lambda: dict.fromkeys(names, "1"))
+    onnx, package, engine = (
+        read_manifest(EARLIER / name / "manifest.json")
+        for name in ("onnx-fp32", "pt2-fp32", "trt-rtx-fp32")
+    )
+    assert set(libraries("ort-cpu", onnx)) == {"onnxruntime"}
+    assert set(libraries("ort-trt", onnx)) == {"onnxruntime", "tensorrt"}
+    assert set(libraries("openvino", onnx)) == {"openvino"}
+    assert set(libraries("pt2", package)) == {"torch"}
+    assert set(libraries("trt-rtx", engine)) == {"tensorrt_rtx"}
 
 
 def test_another_library_does_not_matter(judged: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
