@@ -3,6 +3,7 @@
 # make test-oldest packages, sessions and the exporter on the oldest PyTorch that setup.cfg allows (gigabytes, minutes)
 # make docs        build the documents as a site into build/site; a broken link or anchor fails
 # make speed       measure the speed claims that docs/results makes of the toolkit itself
+# make faults      kill each phase 200 times, fill disks, share a cache: the next run must succeed (half an hour)
 # make gpu-accept  what only a GPU can show, numbers first, tests last; needs Python with torch, no virtual environment
 # make clean       remove what these made
 
@@ -23,7 +24,7 @@ OLDEST_TESTS  := tests/core/runtimes/test_backends.py tests/core/artifact/test_p
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test lint types pytest docs test-oldest speed gpu-accept clean
+.PHONY: demo test lint types pytest docs test-oldest speed faults gpu-accept clean
 .DEFAULT_GOAL := demo
 
 # The stamp is newer than what it was installed from, so that a second make installs nothing.
@@ -62,6 +63,9 @@ test-oldest: $(OLDEST_VENV)/.installed
 
 speed: $(VENV)/.installed
 	$(BIN)/python benchmarks/check_speed.py
+
+faults: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m "exhaustive or not exhaustive" $(PYTEST_ARGS) tests/faults
 
 gpu-accept:
 	PYTHONPATH=.:export:benchmarks$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu_accept.py --out $(OUT) --budget $(BUDGET)
