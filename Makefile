@@ -3,6 +3,7 @@
 # make test-oldest packages, sessions and the exporter on the oldest releases that setup.cfg allows (gigabytes, minutes)
 # make docs        build the documents as a site into build/site; a broken link or anchor fails
 # make speed       measure the speed claims that docs/results makes of the toolkit itself
+# make faults      kill each phase 200 times, fill disks, share a cache: the next run must succeed (half an hour)
 # make gpu-accept  what only a GPU can show, numbers first, tests last; needs Python with torch, no virtual environment
 # make fuzz        mutate every kind of file that is read, RUNS cases for each reader; needs Python 3.11
 # make clean       remove what these made
@@ -27,7 +28,7 @@ OLDEST_TESTS  := tests/core/readers tests/core/images tests/core/weights tests/c
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test lint types pytest docs test-oldest speed fuzz gpu-accept clean
+.PHONY: demo test lint types pytest docs test-oldest speed faults fuzz gpu-accept clean
 .DEFAULT_GOAL := demo
 
 # The stamp is newer than what it was installed from, so that a second make installs nothing.
@@ -71,6 +72,9 @@ fuzz: $(VENV)/.installed
 	@$(BIN)/python -c 'import sys; sys.exit("make fuzz needs Python 3.11, for which atheris exists; try make fuzz PYTHON=python3.11 VENV=.venv-fuzz" if sys.version_info[:2] != (3, 11) else 0)'
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
 	PYTHONPATH=.:export:benchmarks:tests $(BIN)/python -m fuzz.run --runs $(RUNS)
+
+faults: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m "exhaustive or not exhaustive" $(PYTEST_ARGS) tests/faults
 
 gpu-accept:
 	PYTHONPATH=.:export:benchmarks$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu_accept.py --out $(OUT) --budget $(BUDGET)
