@@ -128,6 +128,17 @@ def nan_in_the_last_row(logits: Logits) -> Logits:
     return logits
 
 
+def scaled_by_place(logits: Logits) -> Logits:
+    """Each row is off by a little more than the one before."""
+    place = np.arange(len(logits), dtype=np.float32)[:, None]
+    return np.asarray(logits * (1 + 1e-4 * place), np.float32)
+
+
+def empty_row_leaks(logits: Logits) -> Logits:
+    """A row of zeros changes all."""
+    return logits + np.float32(1e-4) * (~logits.any(axis=1)).any()
+
+
 def noisy() -> Callable[[Logits], Logits]:
     """Noise of 1e-5, different in each run."""
     random = np.random.default_rng(2)
@@ -172,6 +183,8 @@ FAULTS: dict[str, tuple[Callable[[], Callable[[Logits], Logits]], str, str]] = {
     "past the end": (lambda: wrong_past_the_end, "fp32", "range"),
     "nan": (lambda: nan_in_the_last_row, "fp32", "finite"),
     "noise": (noisy, "fp32", "repeat"),
+    "place": (lambda: scaled_by_place, "fp32", "identical"),
+    "empty row": (lambda: empty_row_leaks, "bf16", "padding"),
 }
 
 
@@ -186,13 +199,21 @@ def test_a_fault_in_a_session_is_named(name: str) -> None:
     assert all("\n" not in failure for failure in result.failures)
 
 
-#: Faults that only more runs find: at the smallest batch after a larger one, or past the range.
-@pytest.mark.parametrize("name", [name for name in FAULTS if name not in ("end", "past the end")])
+#: What only the full check finds.
+NOT_QUICK = ("past the end", "empty row")
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in NOT_QUICK])
 def test_the_quick_check_finds_it_too(name: str) -> None:
     make, numerics, _ = FAULTS[name]
     fault = make()
     result = examine(lambda images: fault(network(images)), numerics=numerics, quick=True)
     assert not result.passed
+
+
+def test_every_law_has_a_planted_fault() -> None:
+    # The last two have tests below.
+    assert {law for _, _, law in FAULTS.values()} | {"bound", "timed"} == set(LAWS)
 
 
 def test_a_sound_session_passes_every_law() -> None:
