@@ -1,8 +1,9 @@
 # make demo        set everything up and run the main job: export, parity, benchmark, report
 # make test        set everything up and pass lint, types and tests
-# make test-oldest packages, sessions and the exporter on the oldest PyTorch that setup.cfg allows (gigabytes, minutes)
+# make test-oldest packages, sessions and the exporter on the oldest releases that setup.cfg allows (gigabytes, minutes)
 # make docs        build the documents as a site into build/site; a broken link or anchor fails
 # make speed       measure the speed claims that docs/results makes of the toolkit itself
+# make faults      kill each phase 200 times, fill disks, share a cache: the next run must succeed (half an hour)
 # make gpu-accept  what only a GPU can show, numbers first, tests last; needs Python with torch, no virtual environment
 # make fuzz        mutate every kind of file that is read, RUNS cases for each reader; needs Python 3.11
 # make clean       remove what these made
@@ -20,13 +21,14 @@ WORKERS ?= auto
 RUNS ?= 8000
 OLDEST_PYTHON ?= python3.12
 OLDEST_VENV   := .venv-oldest
-OLDEST_TESTS  := tests/core/runtimes/test_backends.py tests/core/artifact/test_package_record.py tests/core/runtimes/test_package_toolchain.py \
+OLDEST_TESTS  := tests/core/readers tests/core/images tests/core/weights tests/core/artifact/test_artifact.py \
+	tests/core/artifact/test_what_is_loaded.py tests/core/runtimes/test_backends.py tests/core/artifact/test_package_record.py tests/core/runtimes/test_package_toolchain.py \
 	tests/core/runtimes/test_pt2_session.py tests/core/runtimes/test_session.py tests/core/runtimes/test_torch_release.py \
 	tests/exporting/convert/test_onnx_export.py tests/exporting/*/test_pt2_*.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test lint types pytest docs test-oldest speed fuzz gpu-accept clean
+.PHONY: demo test lint types pytest docs test-oldest speed faults fuzz gpu-accept clean
 .DEFAULT_GOAL := demo
 
 # The stamp is newer than what it was installed from, so that a second make installs nothing.
@@ -57,7 +59,7 @@ docs: $(VENV)/.installed
 
 $(OLDEST_VENV)/.installed: setup.cfg pyproject.toml oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST_VENV)
-	$(OLDEST_VENV)/bin/python -m pip install --quiet -c oldest.txt -e ".[openvino]" pytest pytest-timeout
+	$(OLDEST_VENV)/bin/python -m pip install --quiet -c oldest.txt -e ".[openvino]" pytest pytest-timeout hypothesis
 	@touch $@
 
 test-oldest: $(OLDEST_VENV)/.installed
@@ -70,6 +72,9 @@ fuzz: $(VENV)/.installed
 	@$(BIN)/python -c 'import sys; sys.exit("make fuzz needs Python 3.11, for which atheris exists; try make fuzz PYTHON=python3.11 VENV=.venv-fuzz" if sys.version_info[:2] != (3, 11) else 0)'
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
 	PYTHONPATH=.:export:benchmarks:tests $(BIN)/python -m fuzz.run --runs $(RUNS)
+
+faults: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m "exhaustive or not exhaustive" $(PYTEST_ARGS) tests/faults
 
 gpu-accept:
 	PYTHONPATH=.:export:benchmarks$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu_accept.py --out $(OUT) --budget $(BUDGET)

@@ -70,7 +70,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "weights artifact",
         "images",
         "network machine",
-        "errors progress storage",
+        "errors progress storage readers",
     ),
 }
 

@@ -79,7 +79,14 @@ def _images(outcome: Parity) -> str:
 
 def _gate(outcome: Parity, manifest: Manifest) -> str:
     text = f"{outcome.gate}, {manifest.numerics}"
-    return text if outcome.loss is None else f"{text}, which loses {outcome.loss:.1e} by itself"
+    if outcome.loss is None:
+        return text
+    text += f", which loses {outcome.loss:.1e} by itself"
+    if outcome.max_error and outcome.error_ratio:
+        counted = outcome.max_error / outcome.error_ratio
+        if counted > 1.01 * outcome.loss:
+            text += f"; {counted:.1e} counts, four roundings of the largest logit"
+    return text
 
 
 def _limit(limit: Limit, own: str) -> tuple[str, ...]:

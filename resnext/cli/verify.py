@@ -52,7 +52,10 @@ def _print(path: Path, verdict: Verdict) -> None:
     click.echo(f"HOLDS  {path} on {verdict.runtime} ({versions})")
     click.echo(f"  sha256          {verdict.artifact_sha256}")
     click.echo(f"  judged          {verdict.created} on {verdict.device}: {verdict.capability}")
-    click.echo(f"  parity          max error {verdict.parity.max_error:.2e} of the logits' RMS")
+    click.echo(
+        f"  parity          max error {verdict.parity.max_error:.2e} of the logits' RMS, gate"
+        f" {verdict.parity.gate}"
+    )
     scope = "the cheap half" if verdict.integrity.quick else "in full"
     click.echo(f"  batch integrity ok, {scope}")
     if (record := verdict.delivered) is not None:

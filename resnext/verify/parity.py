@@ -131,7 +131,8 @@ class Parity(BaseModel):
         top1: share of rows whose first class agrees.
         top1_low: lower Clopper-Pearson bound of ``top1`` (95 %, two-sided).
         top5: share of rows whose five first classes agree as a set.
-        error_ratio: ``max_error`` over that of the baseline; None without one.
+        error_ratio: ``max_error`` over ``loss``, which counts as at least four float32 roundings of
+            the largest logit; None without a baseline.
         artifact_sha256: digest of the file that was compared, or None for a live model.
         gate: name of the gate.
         limits: each limit with actual and allowed value.

@@ -35,7 +35,7 @@ from resnext.machine.environment import (
 )
 from resnext.machine.machine import this_machine
 from resnext.machine.nvml import open_nvml
-from resnext.precision import NUMERICS
+from resnext.precision import NUMERICS, PRESETS
 from resnext.readers.files import MOST_JSON, exists, read_file
 from resnext.runtimes.registry import REFERENCE, open_session, runtime_named
 from resnext.runtimes.session import Boundary, Session
@@ -347,8 +347,8 @@ def libraries(runtime: str, manifest: Manifest) -> dict[str, str]:
     ``manifest``, by distribution.
     """
     modules = {runtime_named(runtime).package, _BEHIND.get(runtime, "")}
-    if manifest.engine is not None:
-        modules |= {manifest.engine.library}
+    if manifest.engine is not None:  # PyTorch only allocates for engines
+        modules = {str(manifest.engine.library)}
     names = {name for module in modules for name in PACKAGES.get(module, ())}
     return {name: version for name, version in record_packages().items() if name in names}
 
@@ -370,7 +370,7 @@ _JUDGE = "judge it again on this machine, with `artifact` DIR and `verdict`"
 
 def _contradiction(verdict: Verdict, manifest: Manifest) -> str | None:
     """What in ``verdict`` cannot be true together, or None."""
-    parity, integrity, gate = verdict.parity, verdict.integrity, gate_of(manifest)
+    parity, integrity = verdict.parity, verdict.integrity
     broken = tuple(law.failure for law in integrity.laws if law.failure)
     if parity.passed != (not parity.failures):
         return "`passed` of parity does not follow from its failures"
@@ -380,10 +380,18 @@ def _contradiction(verdict: Verdict, manifest: Manifest) -> str | None:
         return "`passed` does not follow from its parts"
     if not parity.passed:
         return None
+    if parity.gate is None or parity.gate not in PRESETS:
+        return f"parity passed a gate of no known name: {parity.gate}"
+    gate = gate_of(manifest, parity.gate)
     if parity.max_error is None or parity.min_cosine is None:
         return "parity passed without numbers"
     if parity.max_error > gate.max_error or parity.min_cosine < gate.min_cosine:
         return f"parity passed with a max error of {parity.max_error:.2e} of the logits' RMS"
+    exceeded: list[str] = [limit.name for limit in parity.limits if not limit.passed]
+    exceeded += [kind.name for kind in parity.inputs if not kind.finite]
+    exceeded += [kind.name for kind in parity.inputs if (kind.max_error or 0) > kind.allowed]
+    if exceeded:
+        return f"parity passed with limits exceeded: {', '.join(exceeded)}"
     return None
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from resnext.artifact import files
 from resnext.artifact.files import read_artifact
-from resnext.cli import parity
+from resnext.cli import app, parity
 from resnext.storage import read_cached
 from resnext_bench import cli as bench
 from resnext_export.cli import export
@@ -37,8 +37,6 @@ _CHANGES = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "sh
 _LIMIT_S = 120
 #: The artifact that exports replace.
 _OLD = Path(__file__).parents[1] / "core" / "data" / "earlier_artifacts" / "onnx-fp16"
-#: Until a command has parsed its options and handles signals.
-_BEGUN_S = 0.02
 #: Imported before the first fork; no thread may run then.
 _HEAVY = (
     *("torch", "torch.onnx", "torch._dynamo", "torch.export", "onnx", "onnxscript", "onnxruntime"),
@@ -138,7 +136,7 @@ class Tries:
         wanted, took_s, operations = self._undisturbed(name)
         base = self._new_base()
         by_time = chance.random() < 0.5
-        at = chance.uniform(_BEGUN_S, took_s) if by_time else chance.randrange(operations)
+        at = chance.uniform(0, took_s) if by_time else chance.randrange(operations)
         code, said, _ = self._run(name, base, number=number, **{"at_s" if by_time else "at": at})
         problems: list[str] = []
         if number != signal.SIGKILL:
@@ -204,13 +202,13 @@ class Tries:
         child = os.fork()
         if child == 0:
             _be_the_command(run, base, number, at)
-        while not (base / "started").exists():
-            time.sleep(0.002)
-        began = time.monotonic()
+        began = None
         stopped = at_s is None
         while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            gone_s = time.monotonic() - began
-            if not stopped and at_s is not None and gone_s >= at_s:
+            if began is None and (base / "started").exists():
+                began = time.monotonic()
+            gone_s = 0.0 if began is None else time.monotonic() - began
+            if not stopped and began is not None and at_s is not None and gone_s >= at_s:
                 os.kill(child, number)
                 stopped = True
             if gone_s > _LIMIT_S:
@@ -263,6 +261,7 @@ def _be_the_command(
     """In the child: run, count its operations, and stop before one of them."""
     os.environ.update(RESNEXT_CACHE_DIR=str(base / "cache"), TMPDIR=str(base / "tmp"))
     tempfile.tempdir = None
+    tempfile.gettempdir()  # finds out by writing a file, which is Python's and not ours to remove
     os.chdir(base)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(base / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
@@ -279,7 +278,13 @@ def _be_the_command(
 
     code = 0
     try:
-        (base / "started").touch()
+        children = app._children
+
+        def begins() -> set[int]:  # what a command does once it handles signals
+            (base / "started").touch()
+            return children()
+
+        app._children = begins
         sys.addaudithook(hook)
         run()
     except SystemExit as exc:

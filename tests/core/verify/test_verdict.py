@@ -14,12 +14,22 @@ from click.testing import CliRunner
 
 from resnext import verify_artifact
 from resnext.artifact.files import Artifact, read_artifact, seal, staging
+from resnext.artifact.manifest import read_manifest
 from resnext.cli.parity import main as parity
 from resnext.errors import BadArtifact, GateFailed, MissingRequirement
 from resnext.machine.environment import record_packages
 from resnext.runtimes.ort.session import OrtSession
 from resnext.verify.check import check
-from resnext.verify.verdict import Verdict, check_room, judge, read_verdict, sealed, write_verdict
+from resnext.verify.parity import InputKind, Limit
+from resnext.verify.verdict import (
+    Verdict,
+    check_room,
+    judge,
+    libraries,
+    read_verdict,
+    sealed,
+    write_verdict,
+)
 
 VERDICT = "resnext.verify.verdict"
 
@@ -155,6 +165,23 @@ def test_a_comparison_of_another_file_is_refused(copy: Artifact) -> None:
         ({"max_error": 0.5}, "parity passed with a max error of 5.00e-01"),
         ({"max_error": None}, "parity passed without numbers"),
         ({"min_cosine": 0.1}, "parity passed with"),
+        ({"gate": "anything"}, "a gate of no known name: anything"),
+        (
+            {"limits": (Limit(name="top1", actual=0.5, allowed=1, would_pass=0.5, at_least=True),)},
+            "limits exceeded: top1",
+        ),
+        (
+            {"inputs": (InputKind(name="zeros", images=1, max_error=2.0, allowed=1.0),)},
+            "limits exceeded: zeros",
+        ),
+        (
+            {
+                "inputs": (
+                    InputKind(name="huge", images=1, max_error=None, allowed=1.0, finite=False),
+                )
+            },
+            "limits exceeded: huge",
+        ),
     ],
 )
 def test_a_verdict_that_contradicts_itself_is_refused(
@@ -202,6 +229,11 @@ def test_a_leak_between_neighbors_fails_the_verdict(
         verify_artifact(copy.directory)
 
 
+def test_a_looser_gate_is_recorded_and_believed(copy: Artifact) -> None:
+    write_verdict(copy, judge(copy, weights=TINY, runtime="ort-cpu", gate="loose"))
+    assert verify_artifact(copy.directory).parity.gate == "loose"
+
+
 def test_passed_must_follow_from_its_parts(copy: Artifact) -> None:
     failed = read_verdict(copy.directory).parity.model_copy(
         update={"passed": False, "failures": ("max error 1",)}
@@ -233,6 +265,20 @@ def test_another_version_of_the_runtime_is_refused(
     monkeypatch.setattr(f"{VERDICT}.record_packages", dict)
     with pytest.raises(GateFailed, match=f"{name} was .*, is not installed"):
         verify_artifact(judged.directory)
+
+
+def test_the_libraries_are_those_that_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "torch", "numpy")
+    monkeypatch.setattr(f"{VERDICT}.record_packages", lambda: dict.fromkeys(names, "1"))
+    onnx, package, engine = (
+        read_manifest(EARLIER / name / "manifest.json")
+        for name in ("onnx-fp32", "pt2-fp32", "trt-rtx-fp32")
+    )
+    assert set(libraries("ort-cpu", onnx)) == {"onnxruntime"}
+    assert set(libraries("ort-trt", onnx)) == {"onnxruntime", "tensorrt"}
+    assert set(libraries("openvino", onnx)) == {"openvino"}
+    assert set(libraries("pt2", package)) == {"torch"}
+    assert set(libraries("trt-rtx", engine)) == {"tensorrt_rtx"}
 
 
 def test_another_library_does_not_matter(judged: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from exported import export_engine, export_onnx, relabeled, seeded_resnext50
 from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest
 from resnext.artifact.records import Compatibility, EngineOptions, Fallback, TilingLevel
+from resnext.artifact.trust import built_here
 from resnext.errors import BadArtifact, EngineRefused, GateFailed, MissingRequirement, UsageError
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.machine.machine import this_platform
@@ -59,6 +60,11 @@ BUILDS: dict[str, tuple[EngineOptions, int | None]] = {
     "one target": (options(targets=("sm_89",)), None),
     "several targets": (options(targets=RTX_TARGETS[1:]), None),
 }
+
+
+def test_an_engine_that_is_built_here_is_remembered(engine: Artifact) -> None:
+    assert built_here(engine.manifest.file_sha256)
+    assert not built_here("0" * 64)
 
 
 def share(manifest: Manifest) -> float:

@@ -148,7 +148,7 @@ def test_a_fixed_batch_is_filled_for_adversarial_inputs(tmp_path: Path) -> None:
     assert len(outcome.inputs) == 11
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layer", [0, 20, -1])
 def test_a_weight_of_resnext50_that_is_off_by_two_percent_is_caught(
     layer: int, plant: Callable[[Plant], None], tmp_path: Path

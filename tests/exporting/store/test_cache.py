@@ -26,6 +26,13 @@ def test_the_second_call_reuses_what_the_first_built(digits: Weights, tmp_path: 
     assert first.artifact.manifest == second.artifact.manifest
 
 
+def test_the_store_is_ones_own_and_needs_no_signature(
+    digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNEXT_REQUIRE_SIGNATURE", "1")
+    assert [build_or_reuse(digits, tmp_path).reused for _ in range(2)] == [False, True]
+
+
 def test_other_weights_get_another_entry(digits: Weights, tmp_path: Path) -> None:
     seeded = load_weights("seeded:1", digits.config)
     assert (
