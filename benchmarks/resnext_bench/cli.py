@@ -227,9 +227,9 @@ _right = option_of("Accuracy and calibration")
     metavar="PATH",
     help="Write the report as Markdown.",
 )
-@trust_options
 @click.version_option(__version__, prog_name="resnext-bench")
 @guarded
+@trust_options
 def main(
     backend: tuple[str, ...],
     batch: tuple[int, ...],

@@ -47,9 +47,9 @@ Examples:
     help="Number of classes to show for each image.",
 )
 @json_option("Write the result as JSON")
-@trust_options
 @click.version_option(__version__, prog_name="resnext-classify")
 @guarded
+@trust_options
 def main(
     images: tuple[Path, ...],
     artifact: Path | None,

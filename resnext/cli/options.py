@@ -47,7 +47,7 @@ def backend_option(names: Iterable[str], text: str, **settings: Any) -> Callable
 
 def trust_options(function: F) -> F:
     """Add ``--require-signature`` and ``--trust KEY``: every artifact that the command reads, it
-    reads under them.
+    reads under them. Goes below ``@guarded``, which reports what is missing.
     """
     option = option_of("Trust")
 

@@ -113,10 +113,10 @@ _compare = option_of(COMPARE)
     " delivered precision and a time, and store it all as verdict.json beside the artifact, bound"
     " to its bytes.",
 )
-@trust_options
 @click.version_option(__version__, prog_name="resnext-parity")
 @click.pass_context
 @guarded
+@trust_options
 def main(
     ctx: click.Context,
     /,

@@ -29,8 +29,8 @@ another runtime or device. 4: a byte differs, or there is no verdict.
 @click.command("verify", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option("Write the verdict as JSON")
-@trust_options
 @guarded
+@trust_options
 def verify(path: Path, json_path: str | None) -> None:
     """Check that the verdict beside an artifact still holds: for these bytes, on this machine.
 

@@ -14,6 +14,7 @@ from exported import export_engine, export_onnx
 from resnext.artifact.files import Artifact, file_sha256, read_artifact
 from resnext.artifact.manifest import BatchRange, Manifest
 from resnext.artifact.records import EngineOptions
+from resnext.artifact.trust import remember_built
 from resnext.errors import MissingRequirement
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver
@@ -132,6 +133,7 @@ def changed(tmp_path: Path) -> Callable[[Artifact, Callable[[dict[str, Any]], No
         file = folder / artifact.manifest.file
         file.write_bytes(file.read_bytes().replace(names[0], names[1]))
         manifest["file_sha256"] = file_sha256(file)
+        remember_built(manifest["file_sha256"])
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return read_artifact(folder)
 

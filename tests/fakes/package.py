@@ -21,6 +21,7 @@ from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import Manifest, WeightsRecord
 from resnext.artifact.records import PackageRecord
 from resnext.artifact.specs import BatchRange, TensorSpec
+from resnext.artifact.trust import remember_built
 from resnext.network.config import variant_name
 from resnext.network.layers import layers
 from resnext.precision import Precision
@@ -181,6 +182,7 @@ def sealed(path: Path, weights: Weights, record: PackageRecord) -> Artifact:
         package=record,
     )
     seal(path.parent, manifest)
+    remember_built(manifest.file_sha256)
     return read_artifact(path.parent)
 
 

@@ -43,8 +43,8 @@ Examples:
 )
 @output_options("the artifact's own, which it replaces")
 @json_option("Write the manifest, or the builds of --times with raw samples, as JSON")
-@trust_options
 @guarded
+@trust_options
 def rebuild(
     path: Path,
     times: int | None,
