@@ -8,6 +8,7 @@ error of another kind than a refusal, or a limit that is passed leaves the input
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import struct
@@ -88,7 +89,7 @@ def main() -> int:
     for name in options.readers:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as grown:
-            shutil.copytree(HERE / "corpus" / name, grown, dirs_exist_ok=True)
+            seeds = shutil.copytree(HERE / "corpus" / name, Path(grown) / "seeds")
             limits = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=8192", "-seed=1"]
             prefix = f"-artifact_prefix={options.findings.resolve()}/{name}-"
             done = subprocess.run(
@@ -101,12 +102,13 @@ def main() -> int:
                     f"-runs={options.runs}",
                     *limits,
                     prefix,
-                    grown,
+                    str(seeds),
                 ],
                 capture_output=True,
                 text=True,
                 errors="replace",
                 check=False,
+                env={**os.environ, "TMPDIR": grown},
             )
         ran = re.findall(r"#(\d+)", done.stderr)
         cases = max(map(int, ran), default=0)
@@ -117,6 +119,7 @@ def main() -> int:
         if found:
             failed.append(name)
             sys.stderr.write(f"{done.stdout[-3000:]}\n{done.stderr[-1000:]}\n")
+    harnesses.clean()
     say(f"| all | {total} | | {len(failed)} |")
     return 1 if failed else 0
 

@@ -94,9 +94,15 @@ class Rig:
         return Rig(replace(self.artifact, manifest=altered), FakeTensorRT(self.fake.kind))
 
     def planted(self, **changes: Any) -> Rig:
-        """Other bytes beside the same manifest."""
-        self.artifact.path.write_bytes(plan_of(self.artifact.manifest, **changes))
-        return self
+        """Another engine, of which the manifest only knows the digest."""
+        return self.holding(plan_of(self.artifact.manifest, **changes))
+
+    def holding(self, data: bytes) -> Rig:
+        """Other bytes, of which the manifest only knows the digest."""
+        self.artifact.path.write_bytes(data)
+        facts = {"file_sha256": hashlib.sha256(data).hexdigest(), "file_size_bytes": len(data)}
+        manifest = self.artifact.manifest.model_copy(update=facts)
+        return Rig(replace(self.artifact, manifest=manifest), self.fake)
 
 
 Make = Callable[..., Rig]
@@ -574,8 +580,7 @@ def test_a_library_that_says_nothing_is_said_so(make: Make) -> None:
     no_driver = "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (cudaError 35)"
     with pytest.raises(SessionFailed, match="the library gave no reason"):
         make(refuse={"deserialize_cuda_engine": no_driver}).open()
-    rig = make(refuse={})
-    rig.artifact.path.write_bytes(b"\x00junk")
+    rig = make(refuse={}).holding(b"\x00junk")
     with pytest.raises(SessionFailed, match="Magic tag does not match"):
         rig.open()
 

@@ -12,7 +12,7 @@ import pytest
 
 from exported import export_onnx, seeded_resnext50
 from fakes.delivered import layer_share
-from resnext.artifact.files import Artifact
+from resnext.artifact.files import Artifact, file_sha256
 from resnext.artifact.records import EngineLayer
 from resnext.network.config import VARIANTS
 from resnext.network.layers import layers, macs, module_of
@@ -317,7 +317,8 @@ def test_quantized_convolutions_of_onnx_runtime_are_seen(
     }
     quantize_static(artifacts["fp32"].path, path, Once(), **kinds)
     with open_session(artifacts["fp32"], "ort-cpu", options=CPU) as session:
-        manifest = artifacts["fp32"].manifest.model_copy(update={"file": path.name})
+        facts = {"file_sha256": file_sha256(path), "file_size_bytes": path.stat().st_size}
+        manifest = artifacts["fp32"].manifest.model_copy(update={"file": path.name, **facts})
         session._provider.artifact = Artifact(tmp_path, manifest)  # type: ignore[attr-defined]
         delivered = session.delivered()
     assert [got for _, got in undelivered(delivered, digits.config, "float32")] == ["uint8"] * 14
