@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .errors import MissingRequirement, UsageError
-from .readers.files import exists
+from .errors import BadInput, MissingRequirement, UsageError
+from .readers.files import exists, read_file
 
 _ELSEWHERE = "choose another path"
 _DIGEST_BYTES = 32
+#: Largest file that the cache keeps, bytes.
+_MOST_CACHED = 1 << 31
 _LOCK_NAME = "lock"
 _SCRATCH = "resnext-scratch-"
 #: Work folders of this process.
@@ -81,8 +83,8 @@ def read_cached(path: Path) -> bytes | None:
         again.
     """
     try:
-        stored = path.read_bytes() if path.is_file() else b""  # a pipe would block
-    except OSError:
+        stored = read_file(path, _MOST_CACHED)
+    except BadInput:
         return None
     digest, data = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
     return data if digest == _digest(path, data) else None

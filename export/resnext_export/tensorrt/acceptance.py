@@ -90,6 +90,7 @@ def check_onnx(
     data = read_file(path, MOST_ONNX, BadArtifact)
     machine = this_machine()
     library.check_can_build(options, machine.driver)
+    library.load()  # what it would say of a file is of no use without it
     try:
         # Functions and operators of other domains are for the library's parser to judge.
         proto = parse_onnx(data, foreign=True)

@@ -505,12 +505,20 @@ def test_a_fault_in_a_graph_is_named(
     assert not batch_integrity(artifact, quick=True).passed
 
 
-@pytest.mark.parametrize("fault", ["first over last", "rows reversed", "leak of 3e-5"])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("first over last", "rows of a batch are not independent"),
+        ("rows reversed", "rows of a batch are not independent"),
+        # PyTorch's logits, compared first, show it already.
+        ("leak of 3e-5", "does not compute what PyTorch computes"),
+    ],
+)
 def test_the_check_of_an_export_refuses_it(
-    fault: str, graphs: dict[str, Artifact], weights: Weights, tmp_path: Path
+    fault: str, message: str, graphs: dict[str, Artifact], weights: Weights, tmp_path: Path
 ) -> None:
     artifact = planted(graphs["fp32"], tmp_path / "fault", GRAPH_FAULTS[fault][1])
-    with pytest.raises(GateFailed, match="rows of a batch are not independent"):
+    with pytest.raises(GateFailed, match=message):
         prove(artifact, expect(weights, artifact.manifest.batch, "fp32"))
 
 

@@ -9,6 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +117,12 @@ def test_changed_weights_are_seen_by_parity_also_under_a_digest_of_their_own(
     shutil.copytree(exported.directory, tmp_path / "out")
     changed = tmp_path / "out" / exported.path.name
     changed.write_bytes(data.replace(row.tobytes(), row[::-1].tobytes()))
+    with zipfile.ZipFile(exported.path) as before:
+        (entry,) = [info for info in before.infolist() if row.tobytes() in before.read(info)]
+        library = before.read(entry)
+    again = zlib.crc32(library.replace(row.tobytes(), row[::-1].tobytes()))
+    old, new = (crc.to_bytes(4, "little") for crc in (entry.CRC, again))
+    changed.write_bytes(changed.read_bytes().replace(old, new))  # the archive's own checksum
     manifest = tmp_path / "out" / "manifest.json"
     result = CliRunner().invoke(parity_command.main, ["--artifact", str(changed.parent)])
     assert result.exit_code == 4
