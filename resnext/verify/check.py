@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -72,18 +71,6 @@ def recorded_weights(artifact: Artifact, spec: str | None = None) -> Weights:
             hint="name the right ones in `weights`",
         )
     return weights
-
-
-@contextmanager
-def opened(artifact: Artifact, runtime: str) -> Iterator[Run]:
-    """Open ``artifact``, as `batched` runs it.
-
-    Args:
-        artifact: what to run.
-        runtime: a name of the registry.
-    """
-    with open_session(artifact, runtime) as session:
-        yield session
 
 
 def batched(run: Run, inputs: NDArray[Any], batch: int) -> NDArray[Any]:
@@ -174,7 +161,7 @@ def check(
         eager = Reference(weights, seeded_pixels(manifest.config, count, seed))
     else:
         eager = Reference(weights, *_pictures(images_from, weights, images, seed))
-    with opened(artifact, runtime) as run:
+    with open_session(artifact, runtime) as run:
         logits, adversarial = (
             batched(run, inputs[whole(len(inputs), batch)], batch)[: len(inputs)]
             for inputs in (eager.inputs(manifest), eager.adversarial_inputs(manifest))
