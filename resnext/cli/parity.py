@@ -105,7 +105,7 @@ _compare = option_of(COMPARE)
 )
 @gate_option()
 @seed_option("Seed for the test images.", COMPARE)
-@json_option("Write the result as JSON")
+@json_option("Write the result, or the whole verdict with --verdict, as JSON")
 @option_of(OUTPUT)(
     "--verdict",
     is_flag=True,
@@ -144,14 +144,17 @@ def main(
     if artifact is None:
         raise click.UsageError("--artifact is needed")
     from resnext.artifact.files import read_artifact
-    from resnext.errors import GateFailed
+    from resnext.errors import GateFailed, UsageError
     from resnext.verify.check import check, natural_runtime
     from resnext.verify.verdict import check_room, judge, write_verdict
 
-    check_writable(json_path)
-    if batch_integrity and not verdict:
-        from . import batch_integrity as rows
+    from . import batch_integrity as rows
+    from .verify import measured
 
+    check_writable(json_path)
+    if verdict and against != "torch":
+        raise UsageError("a verdict compares with float64; drop `against` or `verdict`")
+    if batch_integrity and not verdict:
         rows.run(artifact, backend, batch, seed, json_path)
         return
     opened = read_artifact(artifact)
@@ -162,17 +165,17 @@ def main(
         "batch": batch,
         "images": images,
         "seed": seed,
-        "reference": against,
         "images_from": images_from,
         "gate": gate,
     }
+    judged = None
     if verdict:
         check_room(opened)
         judged = judge(opened, **how, quick=not batch_integrity)
         outcome, broken = judged.parity, judged.integrity.failures
         click.echo(f"wrote {write_verdict(opened, judged)}", err=True)
     else:
-        outcome, broken = check(opened, **how), ()
+        outcome, broken = check(opened, **how, reference=against), ()
     if json_path != "-":
         from .parity_report import report
 
@@ -181,8 +184,13 @@ def main(
         click.echo(f"{word}  {opened.path} on {runtime} against {precise}")
         for line in report(outcome, opened.manifest):
             click.echo(f"  {line}".rstrip())
+        if judged is not None:
+            rows.say(judged.integrity, opened.path)
+            for line in measured(judged):
+                click.echo(f"  {line}")
     if json_path is not None:
-        write_text(json_path, outcome.model_dump_json(indent=2) + "\n")
+        stored = judged.to_json() if judged else outcome.model_dump_json(indent=2) + "\n"
+        write_text(json_path, stored)
     if not outcome.passed:
         raise GateFailed(
             f"{opened.path} on {runtime} is outside the parity gate: {'; '.join(outcome.failures)}"

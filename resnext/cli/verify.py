@@ -14,6 +14,7 @@ from .options import json_option, trust_options
 from .sections import SectionedCommand
 
 if TYPE_CHECKING:
+    from resnext.verify.parity import Parity
     from resnext.verify.verdict import Verdict
 
 _EPILOG = """\b
@@ -52,18 +53,35 @@ def _print(path: Path, verdict: Verdict) -> None:
     click.echo(f"HOLDS  {path} on {verdict.runtime} ({versions})")
     click.echo(f"  sha256          {verdict.artifact_sha256}")
     click.echo(f"  judged          {verdict.created} on {verdict.device}: {verdict.capability}")
-    click.echo(
-        f"  parity          max error {verdict.parity.max_error:.2e} of the logits' RMS, gate"
-        f" {verdict.parity.gate}"
-    )
+    click.echo(f"  parity          {_parity(verdict.parity)}")
     scope = "the cheap half" if verdict.integrity.quick else "in full"
     click.echo(f"  batch integrity ok, {scope}")
+    for line in measured(verdict):
+        click.echo(f"  {line}")
+
+
+def _parity(parity: Parity) -> str:
+    ordinary, *extreme = parity.inputs
+    count = sum(each.images for each in extreme)
+    return (
+        f"max error {parity.max_error:.2e} of the logits' RMS, gate {parity.gate};"
+        f" {parity.rows} images {ordinary.name}, {count} adversarial"
+    )
+
+
+def measured(verdict: Verdict) -> list[str]:
+    """Lines for delivered precision and time, as far as the runtime has them."""
+    lines = []
     if (record := verdict.delivered) is not None:
         missed = ", ".join(f"{name} {dtype}" for name, dtype in record.missed[:3])
         more = f" and {len(record.missed) - 3} more" if len(record.missed) > 3 else ""
-        click.echo(f"  delivered       {record.share:.1%}{missed and '; not in ' + missed + more}")
+        lines.append(
+            f"delivered       {record.share:.1%} of convolution and product FLOPs in the requested"
+            f" precision{missed and '; not in ' + missed + more}"
+        )
     if (timing := verdict.timing) is not None:
-        click.echo(
-            f"  time            {timing.median_ns / 1e6:.3f} ms, batch {timing.batch}, boundary"
+        lines.append(
+            f"time            {timing.median_ns / 1e6:.3f} ms, batch {timing.batch}, boundary"
             f" {timing.boundary}"
         )
+    return lines

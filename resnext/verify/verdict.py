@@ -102,7 +102,7 @@ class Verdict(Strict):
         capability: what code depends on in that device: platform and vector instructions of a CPU,
             or name and compute capability of a GPU.
         libraries: versions of the libraries that computed, by distribution.
-        parity: comparison with PyTorch.
+        parity: comparison with float64 PyTorch.
         integrity: whether a row depends on its image alone, not on the batch around it.
         delivered: precision of the layers; None if the runtime reports none.
         timing: time of a run; None for the reference evaluator, whose time means nothing.
@@ -142,7 +142,6 @@ def judge(
     batch: int | None = None,
     images: int = 28,
     seed: int = 0,
-    reference: Literal["torch", "torch-fp32"] = "torch",
     images_from: str | None = None,
     gate: str = "default",
     quick: bool = True,
@@ -156,7 +155,6 @@ def judge(
         batch: as `check`.
         images: as `check`.
         seed: as `check`.
-        reference: as `check`.
         images_from: as `check`.
         gate: as `check`.
         quick: examine only the cheap half of batch integrity (`batch_integrity`).
@@ -172,7 +170,6 @@ def judge(
         batch=batch,
         images=images,
         seed=seed,
-        reference=reference,
         images_from=images_from,
         gate=gate,
     )
@@ -365,7 +362,7 @@ def capability(device: str) -> str:
     return cpu_capability()
 
 
-_JUDGE = "judge it again on this machine, with `artifact` DIR and `verdict`"
+_JUDGE = "judge it on this machine: resnext-parity --artifact DIR --verdict"
 
 
 def _contradiction(verdict: Verdict, manifest: Manifest) -> str | None:

@@ -318,6 +318,11 @@ def test_the_command_judges_and_verifies(copy: Artifact) -> None:
         done = CliRunner().invoke(parity, [*how, "--verdict", *more])
         assert (done.exit_code, done.stderr) == (0, f"wrote {at}/verdict.json\n")
         assert read_verdict(copy.directory).integrity.quick is quick
+        assert f"\nPASS  batch integrity{', the cheap half,' if quick else ''} of " in done.stdout
+        assert "of convolution and product FLOPs in the requested precision" in done.stdout
+        assert ", boundary host" in done.stdout
+    done = CliRunner().invoke(parity, [*how, "--verdict", "--json", "-"])
+    assert Verdict.model_validate_json(done.stdout) == read_verdict(copy.directory)
     done = CliRunner().invoke(parity, ["verify", at])
     assert done.exit_code == 0
     assert done.stdout.startswith(f"HOLDS  {at} on ort-cpu (onnxruntime")
@@ -328,9 +333,16 @@ def test_the_command_judges_and_verifies(copy: Artifact) -> None:
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
     assert "older than the artifact" in done.stderr
-    assert "--artifact DIR and --verdict" in done.stderr
+    assert "resnext-parity --artifact DIR --verdict" in done.stderr
     flip(copy.path, -1)
     assert CliRunner().invoke(parity, ["verify", at]).exit_code == 4
+
+
+def test_a_verdict_is_always_about_float64(copy: Artifact) -> None:
+    how = ["--artifact", str(copy.directory), "--against", "torch-fp32", "--verdict"]
+    done = CliRunner().invoke(parity, how)
+    assert done.exit_code == 2
+    assert done.stderr == "error: a verdict compares with float64; drop --against or --verdict\n"
 
 
 def test_a_failed_comparison_is_stored_and_never_believed(
