@@ -159,6 +159,12 @@ def read_artifact(path: Path, *, trust: Trust | None = None) -> Artifact:
     directory = path if path.is_dir() else path.parent
     manifest = read_manifest(directory / MANIFEST_NAME)
     artifact = Artifact(directory, manifest)
+    if manifest.file in {MANIFEST_NAME, *COMPANIONS}:  # which are written and removed
+        raise BadArtifact(
+            f"{directory / MANIFEST_NAME} describes {manifest.file}, which is the name of another"
+            " file of an artifact",
+            hint="export the artifact again",
+        )
     if path.is_file() and path.name not in (MANIFEST_NAME, manifest.file):
         raise BadArtifact(
             f"{path} is not the file that {directory / MANIFEST_NAME} describes ({manifest.file})"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, first_line
-from resnext.readers.files import MIB, MOST_JSON, exists, read_file
+from resnext.readers.files import MIB, exists, read_file
 from resnext.readers.strict_json import parse_json
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 
 _MOST_KEY = MIB
+#: Most bytes of a bundle or statement, and most signatures in one: each is tried with each key.
+MOST_SIGNED = 16 * MIB
+_MOST_SIGNATURES = 16
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PREDICATE = "https://model_signing/signature/v1.0"
 _SIGN_AGAIN = "sign the artifact again"
@@ -61,7 +64,7 @@ def signed_digests(directory: Path, keys: Sequence[Path]) -> dict[str, str] | No
     publics = [public_key(key) for key in keys]
     if not exists(path):
         return None
-    data = read_file(path, MOST_JSON, BadArtifact)
+    data = read_file(path, MOST_SIGNED, BadArtifact)
     try:
         bundle = parse_json(data)
         if bundle["mediaType"] != _BUNDLE:
@@ -97,11 +100,14 @@ def signed_payload(
 
     if envelope["payloadType"] != PAYLOAD_TYPE:
         raise ValueError(f"its payload is {envelope['payloadType']}")
-    payload = _decoded(envelope["payload"])
-    for signature in envelope["signatures"]:
+    payload, signatures = _decoded(envelope["payload"]), envelope["signatures"]
+    if len(signatures) > _MOST_SIGNATURES:
+        raise ValueError(f"it has {len(signatures)} signatures, at most {_MOST_SIGNATURES} count")
+    encoded = _encoded(payload)
+    for signature in signatures:
         for key in keys:
             try:
-                key.verify(_decoded(signature["sig"]), _encoded(payload), ECDSA(SHA256()))
+                key.verify(_decoded(signature["sig"]), encoded, ECDSA(SHA256()))
             except InvalidSignature:
                 continue
             return payload

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnext.errors import BadArtifact
+from resnext.errors import BadArtifact, BadInput
+from resnext.readers.files import MOST_JSON, read_file
 from resnext.storage import cache_folder
 
 from .kinds import KINDS
@@ -136,10 +137,15 @@ def remember_built(sha256: str) -> None:
     """Note that this machine built a file, so that opening it needs no warning. Best effort: with a
     cache folder that cannot be written to, the file will be a stranger's.
     """
+    if built_here(sha256):
+        return
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _BUILT_HERE).open("a", encoding="ascii") as file:
+        path = folder / _BUILT_HERE
+        if path.exists() and not path.is_file():
+            return  # a pipe would block
+        with path.open("a", encoding="ascii") as file:
             file.write(sha256 + "\n")  # a short line: appended whole
     except OSError:
         pass
@@ -148,6 +154,6 @@ def remember_built(sha256: str) -> None:
 def built_here(sha256: str) -> bool:
     """Whether this machine built that file, as far as the cache folder remembers."""
     try:
-        return sha256 in (cache_folder() / _BUILT_HERE).read_text("ascii", "replace").split()
-    except OSError:
+        return sha256.encode() in read_file(cache_folder() / _BUILT_HERE, MOST_JSON).split()
+    except BadInput:  # none yet, or no regular file
         return False

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
+#: Where an entry of the directory has the offset of its data.
+_OFFSET_AT = 42
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CHUNK_BYTES = 1 << 20
 #: Most entries; a package has about 10, a checkpoint one for each tensor.
@@ -58,6 +60,10 @@ def read_entries(file: BinaryIO) -> Mapping[str, Entry]:
         raise ValueError(str(exc)) from exc
     if not 0 < len(entries) <= _MOST_ENTRIES:
         raise ValueError(f"it has {len(entries)} entries, 1 to {_MOST_ENTRIES} are accepted")
+    # Where other readers look for the directory: if not here, the first offset in it is shifted.
+    file.seek(directory + _OFFSET_AT)
+    if int.from_bytes(file.read(4), "little") != entries[0].header_offset:
+        raise ValueError("its directory is not at the place that it says")
     found: dict[str, Entry] = {}
     end = 0
     entries.sort(key=lambda entry: entry.header_offset)

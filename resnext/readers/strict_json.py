@@ -18,7 +18,7 @@ def parse_json(text: bytes | str) -> Any:
 
     Raises:
         ValueError: not JSON, not UTF-8, nested deeper than `MOST_DEPTH`, an object with a repeated
-            key, or a number that is not finite; the message is one line.
+            key, a number that is not finite, or half a surrogate pair; the message is one line.
     """
     try:
         if isinstance(text, bytes):
@@ -37,6 +37,11 @@ def parse_json(text: bytes | str) -> Any:
     for _ in range(MOST_DEPTH + 1):
         level = [child for parent in level for child in _children(parent)]
         if not level:
+            if "\\u" in text:  # half a character, which no file, report or terminal can hold
+                try:
+                    json.dumps(value, ensure_ascii=False).encode()
+                except UnicodeEncodeError:
+                    raise ValueError("it is not Unicode: half a surrogate pair") from None
             return value
     raise ValueError(f"it is nested too deeply, at most {MOST_DEPTH} levels are accepted")
 

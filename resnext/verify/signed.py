@@ -22,6 +22,7 @@ from resnext.artifact.files import (
 )
 from resnext.artifact.manifest import MANIFEST_NAME
 from resnext.artifact.signature import (
+    MOST_SIGNED,
     SIGNATURE_NAME,
     STATEMENT,
     not_installed,
@@ -33,7 +34,7 @@ from resnext.artifact.signature import (
 )
 from resnext.artifact.trust import Trust
 from resnext.errors import BadArtifact, MissingRequirement, UsageError, first_line
-from resnext.readers.files import MOST_JSON, exists, is_folder, read_file
+from resnext.readers.files import exists, is_folder, read_file
 from resnext.readers.strict_json import parse_json
 from resnext.storage import write_whole
 
@@ -176,7 +177,7 @@ def _statement(artifact: Artifact, verdict: Verdict) -> dict[str, Any]:
 def _check_statement(artifact: Artifact, verdict: Verdict, key: Path) -> None:
     path = artifact.directory / STATEMENT_NAME
     public = public_key(key)
-    data = read_file(path, MOST_JSON, BadArtifact)
+    data = read_file(path, MOST_SIGNED, BadArtifact)
     try:
         payload = signed_payload(parse_json(data), (public,))
         stated = None if payload is None else parse_json(payload)

@@ -152,7 +152,7 @@ def _not_dense(source: str, names: list[str]) -> BadWeights:
 
 def _listed(what: str, names: list[str], shown: int = 3) -> str:
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{what} {', '.join(names[:shown])}{rest}"
+    return f"{what} {', '.join(name[:80] for name in names[:shown])}{rest}"
 
 
 def read_weights(path: Path, config: ResNeXtConfig) -> Weights:

@@ -51,7 +51,10 @@ def read_package(path: Path, title: Path | None = None) -> Package:
 def _read(file: BinaryIO, path: Path) -> Package:
     try:
         # All entries are in one folder, named after the file that was first written.
-        entries = {name.partition("/")[2]: entry for name, entry in read_entries(file).items()}
+        stored = read_entries(file)
+        entries = {name.partition("/")[2]: entry for name, entry in stored.items()}
+        if len({name.partition("/")[0] for name in stored}) != 1:
+            raise ValueError("its entries are in several folders")
     except ValueError as exc:
         raise BadArtifact(
             f"{path} is no readable .pt2 package: {exc}", hint="export it again"

@@ -485,6 +485,18 @@ def test_an_unknown_format_version_is_refused(artifact: Artifact, version: objec
         read_artifact(artifact.directory)
 
 
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "verdict.json", "verdict.intoto.json", "model.sig"]
+)
+def test_a_file_with_the_name_of_another_is_refused(artifact: Artifact, name: str) -> None:
+    # A signature or verdict would be written over it, and no signature covers its own file.
+    if name != "manifest.json":
+        artifact.path.rename(artifact.directory / name)
+    edit(artifact, lambda raw: raw.update(file=name))
+    with pytest.raises(BadArtifact, match=f"describes {name}, which is the name of another file"):
+        read_artifact(artifact.directory)
+
+
 def edit(artifact: Artifact, change: Callable[[dict[str, Any]], object]) -> None:
     path = artifact.directory / "manifest.json"
     raw = json.loads(path.read_text())

@@ -73,6 +73,15 @@ def within_another() -> bytes:
     return data[:at] + directory + bytes(end)
 
 
+def directory_moved() -> bytes:
+    """`GOOD` with every offset shifted alike: Python corrects that, and others look elsewhere."""
+    data = bytearray(GOOD)
+    first, second, end = CENTRAL, GOOD.index(b"PK\1\2", CENTRAL + 1), GOOD.index(b"PK\5\6")
+    for at in (first + 42, second + 42, end + 16):
+        data[at : at + 4] = struct.pack("<I", struct.unpack_from("<I", data, at)[0] + 10)
+    return bytes(data)
+
+
 BAD = {
     "nothing": b"",
     "no archive": b"this is no archive" * 10,
@@ -102,6 +111,7 @@ BAD = {
     "an entry elsewhere": in_directory(42, struct.pack("<I", 7)),
     "an entry beyond the file": in_directory(42, struct.pack("<I", 1 << 30)),
     "one within another": within_another(),
+    "a directory elsewhere": directory_moved(),
     "bytes in front": b"#!/bin/sh\n" + GOOD,
     "a comment": GOOD[:-2] + b"\4\0PK\5\6",
 }  # fmt: skip
@@ -191,6 +201,15 @@ def test_a_package_without_a_library_is_refused(digits: Weights, tmp_path: Path)
                 cut.writestr(name, whole.read(name))
     with pytest.raises(BadArtifact, match="it has 0 libraries instead of one"):
         read_package(tmp_path / "cut.pt2")
+
+
+def test_a_package_in_two_folders_is_refused(digits: Weights, tmp_path: Path) -> None:
+    # Without their folder, two libraries have one name: one would be checked, another be loaded.
+    path = package(tmp_path, digits, LIBRARY)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other/data/aotinductor/model/resnext.wrapper.so", LIBRARY)
+    with pytest.raises(BadArtifact, match="its entries are in several folders"):
+        read_package(path)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

@@ -16,6 +16,8 @@ from resnext.errors import BadArtifact
 from resnext.readers.strict_json import MOST_DEPTH, is_version, parse_json
 
 BAD = {
+    "half a character": '{"a": ["\\ud800"]}',
+    "half a character in a key": '{"\\uDC00": 1}',
     "deep": "[" * 100_000,
     "deep and closed": "[" * 900 + "]" * 900,
     "a level too deep": "[" * (MOST_DEPTH + 2) + "]" * (MOST_DEPTH + 2),
@@ -49,6 +51,10 @@ def test_what_has_no_single_meaning_is_refused_in_one_line(name: str) -> None:
 def test_what_is_no_utf_8_is_refused() -> None:
     with pytest.raises(ValueError, match="not UTF-8"):
         parse_json(b'{"a": "\xff"}')
+
+
+def test_a_whole_surrogate_pair_is_a_character() -> None:
+    assert parse_json('"\\ud83d\\ude00"') == "\N{GRINNING FACE}"
 
 
 def test_the_deepest_accepted_text_is_read() -> None:

@@ -230,6 +230,11 @@ def payload_edited(envelope: Any, edit: Callable[[Any], None]) -> None:
         (lambda b: b["dsseEnvelope"].pop("payload"), "is not a signature"),
         (lambda b: b.update(mediaType="x"), "its media type is x"),
         (lambda b: b.update(dsseEnvelope=[]), "is not a signature"),
+        # each would be tried with each key, over the whole payload
+        (
+            lambda b: b["dsseEnvelope"].update(signatures=b["dsseEnvelope"]["signatures"] * 17),
+            "it has 17 signatures, at most 16 count",
+        ),
     ],
 )
 def test_a_damaged_signature_is_refused(
@@ -646,5 +651,21 @@ def test_a_cache_that_cannot_be_written_to_only_costs_the_memory(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    remember_built("0" * 64)
+    assert not built_here("0" * 64)
+
+
+def test_what_was_built_is_noted_once(cache: Path) -> None:
+    for digest in ("0" * 64, "1" * 64, "0" * 64):
+        remember_built(digest)
+    [noted] = cache.iterdir()
+    assert noted.read_text().split() == ["0" * 64, "1" * 64]
+
+
+def test_a_pipe_in_place_of_the_notes_is_neither_read_nor_written(cache: Path) -> None:
+    remember_built("0" * 64)
+    [noted] = cache.iterdir()
+    noted.unlink()
+    os.mkfifo(noted)
     remember_built("0" * 64)
     assert not built_here("0" * 64)
