@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnext.artifact.files import Artifact, check_destination, read_artifact
+from resnext.artifact.files import COMPANIONS, Artifact, check_destination, read_artifact
 from resnext.artifact.manifest import MANIFEST_NAME, read_manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.artifact.trust import check_signed, current_trust
 from resnext.errors import BadArtifact, UsageError
 from resnext.precision import DEFAULT
 from resnext.progress import working
-from resnext.readers.files import is_file
+from resnext.readers.files import exists, is_file
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.storage import scratch_folder
 from resnext.verify.check import recorded_weights
@@ -119,6 +119,8 @@ def run(
     *before, _ = request.steps(start.manifest.precision if start else None)
     precision = request.precision or (start.manifest.precision if start else DEFAULT)
     directory = output or request.folder(weights, precision, kind)
+    if dropped := [name for name in sorted(COMPANIONS) if exists(directory / name)]:
+        say(f"replacing {directory} drops its {', '.join(dropped)}: judge and sign it again")
     source: Weights | Artifact = start or weights
     with scratch_folder() as scratch:
         store = None if check else scratch  # what is not checked is not kept

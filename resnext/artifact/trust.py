@@ -118,10 +118,7 @@ def check_signed(
     signed = signed_digests(directory, trust.keys) if trust.keys else None
     if signed is None:
         if trust.required:
-            raise BadArtifact(
-                f"{directory} is not signed by a trusted key, which is required here",
-                hint="name the key of its signature in `trust` or RESNEXT_TRUST, or sign it",
-            )
+            raise _untrusted(directory, trust)
         return False
     for name, actual in {MANIFEST_NAME: manifest_sha256(directory, manifest), **digests}.items():
         if signed.get(name) != actual:
@@ -131,6 +128,22 @@ def check_signed(
                 hint="get the artifact again, or sign it again if you know why",
             )
     return True
+
+
+def _untrusted(directory: Path, trust: Trust) -> BadArtifact:
+    """Why an artifact is refused, and what to do: it is not signed, or by somebody else."""
+    text = f"{directory} is not signed by a trusted key, which is required here"
+    if not (directory / SIGNATURE_NAME).exists():
+        return BadArtifact(f"{text}: it has no {SIGNATURE_NAME}", hint="sign it first")
+    if not trust.keys:
+        return BadArtifact(
+            f"{text}: no key is trusted", hint="name the public key in `trust` or RESNEXT_TRUST"
+        )
+    keys = ", ".join(map(str, trust.keys))
+    return BadArtifact(
+        f"{text}: {SIGNATURE_NAME} is not by {keys}",
+        hint="name the public key of whoever signed it in `trust` or RESNEXT_TRUST",
+    )
 
 
 def remember_built(sha256: str) -> None:

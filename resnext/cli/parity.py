@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -24,6 +24,10 @@ from .options import (
     trust_options,
 )
 from .sections import SectionedGroup, option_of, runs_subcommand
+
+if TYPE_CHECKING:
+    from resnext.artifact.manifest import Manifest
+    from resnext.verify.parity import Parity
 
 _EPILOG = """\b
 Examples:
@@ -193,13 +197,27 @@ def main(
         write_text(json_path, stored)
     if not outcome.passed:
         raise GateFailed(
-            f"{opened.path} on {runtime} is outside the parity gate: {'; '.join(outcome.failures)}"
+            f"{opened.path} on {runtime} is outside the parity gate: {'; '.join(outcome.failures)}",
+            hint=_hint(outcome, opened.manifest) if images_from is None else "",
         )
     if broken:
         raise GateFailed(
             f"the rows of a batch are not independent in {opened.path} on {runtime}:"
             f" {'; '.join(broken)}"
         )
+
+
+def _hint(outcome: Parity, manifest: Manifest) -> str:
+    """What to try for a quantized artifact whose logits missed a limit on seeded images."""
+    record = manifest.quantization
+    if record is None or record.source.startswith("random"):
+        return ""
+    if all(limit.passed for limit in outcome.limits):
+        return ""
+    return (
+        "seeded images may lie outside the calibrated ranges; set `images_from` to images like"
+        f" those of the calibration ({record.source})"
+    )
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def _gate(outcome: Parity, manifest: Manifest) -> str:
 
 def _limit(limit: Limit, own: str) -> tuple[str, ...]:
     label, form = {
-        "max_error": ("max error / RMS of the logits", ".1e"),
+        "max_error": ("max error / RMS of the logits", ".2e"),
         "error_ratio": (f"max error / what {own}", ".2f"),
         "mean_ratio": (f"mean error / what {own}", ".2f"),
         "min_cosine": ("cosine, smallest", ".7f"),

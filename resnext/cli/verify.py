@@ -65,7 +65,7 @@ def _parity(parity: Parity) -> str:
     count = sum(each.images for each in extreme)
     return (
         f"max error {parity.max_error:.2e} of the logits' RMS, gate {parity.gate};"
-        f" {parity.rows} images {ordinary.name}, {count} adversarial"
+        f" {parity.rows} {ordinary.name} images, {count} adversarial"
     )
 
 

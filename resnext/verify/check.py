@@ -18,6 +18,7 @@ from resnext.images.datasets import DATASETS
 from resnext.images.sources import image_source
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import DEFAULT
+from resnext.progress import working
 from resnext.runtimes import registry
 from resnext.runtimes.pt2.package import check_package_bytes
 from resnext.runtimes.registry import REFERENCE, open_session, runtime_named
@@ -161,24 +162,27 @@ def check(
         eager = Reference(weights, seeded_pixels(manifest.config, count, seed))
     else:
         eager = Reference(weights, *_pictures(images_from, weights, images, seed))
-    with open_session(artifact, runtime) as run:
+    step = f"comparing {artifact.path.name} on {runtime} with PyTorch"
+    with working(step), open_session(artifact, runtime) as run:
         logits, adversarial = (
             batched(run, inputs[whole(len(inputs), batch)], batch)[: len(inputs)]
             for inputs in (eager.inputs(manifest), eager.adversarial_inputs(manifest))
         )
-    eager.refuse_if_useless(dtype)
-    outcome = eager.parity(
-        logits,
-        manifest.numerics,
-        artifact,
-        dtype=logits_dtype(artifact, runtime),
-        against=dtype,
-        graph=artifact if _is_graph(artifact) and runtime != REFERENCE else None,
-        adversarial=adversarial,
-        gate=gate,
-    )
-    # What logits do not show: the graph, and each stored weight and scale.
-    if odd := differences(artifact, weights):
+    with working(step):
+        eager.refuse_if_useless(dtype)
+        outcome = eager.parity(
+            logits,
+            manifest.numerics,
+            artifact,
+            dtype=logits_dtype(artifact, runtime),
+            against=dtype,
+            graph=artifact if _is_graph(artifact) and runtime != REFERENCE else None,
+            adversarial=adversarial,
+            gate=gate,
+        )
+        # What logits do not show: the graph, and each stored weight and scale.
+        odd = differences(artifact, weights)
+    if odd:
         failures = (*outcome.failures, *odd)
         outcome = outcome.model_copy(update={"passed": False, "failures": failures})
     return outcome

@@ -44,7 +44,7 @@ class Limit(Strict):
         name: the metric of `Parity`, or of `Gate` for the ratio of the means.
         actual: the candidate's value.
         allowed: the limit.
-        would_pass: the tightest limit that would pass: ``actual``, rounded to two digits towards
+        would_pass: the tightest limit that would pass: ``actual``, rounded to three digits towards
             the looser side.
         at_least: the limit is a lower bound.
     """
@@ -294,7 +294,7 @@ def compare(
         _at_least("top1", float((agreed | tied).mean()), gate.min_top1),
     ]
     messages: dict[Metric, str] = {
-        "max_error": f"max error {max_error:.2e} of the logits' RMS, allowed {gate.max_error:.0e}",
+        "max_error": f"max error {max_error:.2e} of the logits' RMS, allowed {gate.max_error:.1e}",
         "error_ratio": f"error is {ratio or 0:.1f} times what its precision costs, allowed"
         f" {gate.max_error_ratio:g}",
         "mean_ratio": f"mean error is {mean_ratio or 0:.1f} times what its precision costs, allowed"
@@ -375,16 +375,16 @@ def _at_most(name: Metric, actual: float | None, allowed: float) -> Limit | None
 
 
 def _at_least(name: Metric, actual: float, allowed: float) -> Limit:
-    """A lower limit between 0 and 1, with two digits of what is missing from 1."""
+    """A lower limit between 0 and 1, with three digits of what is missing from 1."""
     passing = 1 - _rounded_up(1 - actual)
     return Limit(name=name, actual=actual, allowed=allowed, would_pass=passing, at_least=True)
 
 
 def _rounded_up(value: float) -> float:
-    """``value`` to two digits, not below it."""
+    """``value`` to three digits, not below it."""
     if value <= 0 or not isfinite(value):
         return max(value, 0.0)
-    digits = 1 - floor(log10(value))
+    digits = 2 - floor(log10(value))
     return float(f"{ceil(value * 10.0**digits)}e{-digits}")
 
 

@@ -71,7 +71,10 @@ def sign_artifact(path: Path, key: Path) -> tuple[Artifact, Verdict | None]:
     directory = artifact.directory
     allowed = {MANIFEST_NAME, artifact.manifest.file, *COMPANIONS}
     if others := sorted(_files(directory) - allowed):
-        raise UsageError(f"{directory} holds other files besides an artifact: {', '.join(others)}")
+        raise UsageError(
+            f"{directory} holds other files besides an artifact: {', '.join(others)}",
+            hint="move them elsewhere, and sign again",
+        )
     verdict = None
     if (directory / VERDICT_NAME).exists():
         verdict = read_verdict(directory)
@@ -130,7 +133,7 @@ def verify_signature(path: Path, key: Path) -> tuple[Artifact, Verdict | None]:
             f"{directory} is signed by another key than {key}"
             if there
             else f"no {SIGNATURE_NAME} in {directory}: it is not signed",
-            hint="name the key of the one who signed it" if there else "sign it, with its `key`",
+            hint="name the public key of whoever signed it" if there else "sign it first",
         )
     present = _files(directory) - {SIGNATURE_NAME}
     for name in sorted(signed.keys() | present):

@@ -20,7 +20,7 @@ def untrained(manifest: Manifest) -> Finding | None:
     return Finding(
         CODE,
         f"the weights are seeded, not trained, so the accuracy of this {manifest.precision} file"
-        " means nothing; its speed does",
-        "set `weights` to trained ones to judge accuracy",
+        " means nothing; its speed is valid",
+        "to judge accuracy, export with trained weights",
         severity="warning",
     )

@@ -362,7 +362,7 @@ def capability(device: str) -> str:
     return cpu_capability()
 
 
-_JUDGE = "judge it on this machine: resnext-parity --artifact DIR --verdict"
+_JUDGE = "judge it on this machine, with `artifact` DIR and `verdict`"
 
 
 def _contradiction(verdict: Verdict, manifest: Manifest) -> str | None:

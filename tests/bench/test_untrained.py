@@ -32,7 +32,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Result
 
 def test_the_export_says_so(exported: tuple[Artifact, Result]) -> None:
     assert f"warning   {SAID}" in exported[1].stdout
-    assert "set --weights to trained ones" in exported[1].stdout
+    assert "to judge accuracy, export with trained weights" in exported[1].stdout
 
 
 def test_the_parity_command_says_so_instead_of_the_agreement(

@@ -172,8 +172,10 @@ def test_weights_and_artifacts_are_sources(
 def test_a_rebuilt_onnx_file_has_the_same_bytes(more: dict[str, Any], tmp_path: Path) -> None:
     first = export("digits", tmp_path / "first", batch="1:4", **more)
     first.path.write_bytes(b"damaged")
+    (first.directory / "verdict.json").touch()
     result = CliRunner().invoke(main, ["rebuild", str(first.directory)])
     assert result.exit_code == 0, result.output
+    assert f"note: replacing {first.directory} drops its verdict.json: " in result.stderr
     again = read_artifact(first.directory)
     assert again.manifest.file_sha256 == first.manifest.file_sha256
     assert again.manifest.request == first.manifest.request

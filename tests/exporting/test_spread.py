@@ -82,7 +82,7 @@ def test_the_command_prints_a_table_and_json(
     done = CliRunner().invoke(main, [*how, "--json", str(target)])
     assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "1 different file in 2"
+    assert lines[0] == "2 builds: the same bytes"
     assert artifact.manifest.file_sha256[:12] in lines[2]
     raw = json.loads(target.read_text())
     assert raw["distinct"] == 1

@@ -49,7 +49,7 @@ _COMMANDS = {
     ),
     "rebuild": (
         "resnext_export.cli.rebuild:rebuild",
-        "Make an artifact again from the request in its manifest.",
+        "Make an artifact again from its manifest; --times N compares builds.",
     ),
     "refit": (
         "resnext_export.cli.refit:refit",

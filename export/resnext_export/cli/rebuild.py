@@ -75,9 +75,8 @@ def rebuild(
 
 def _print(found: Spread) -> None:
     count = len(found.builds)
-    click.echo(
-        f"{found.distinct} different {'file' if found.distinct == 1 else 'files'} in {count}"
-    )
+    same = f"{found.distinct} different files" if found.distinct > 1 else "the same bytes"
+    click.echo(f"{count} builds: {same}")
     click.echo("build  sha256        MB        ms      relative to the first  top-1 flips")
     for index, build in enumerate(found.builds):
         line = f"{index + 1:5}  {build.sha256[:12]}  {build.size_bytes / 1e6:<8.3f}"

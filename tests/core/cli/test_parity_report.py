@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,10 +12,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from exported import export_onnx
-from resnext.artifact.files import Artifact
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.cli.parity import main
 from resnext.precision import PRESETS
+from resnext.verify.parity import InputKind, Parity, compare
 from resnext.weights.spec import load_weights
+
+EARLIER = Path(__file__).parents[1] / "data" / "earlier_artifacts"
+SEEDED = (InputKind(name="seeded", images=28, max_error=1, allowed=0.1, worst=0),)
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +103,33 @@ def test_a_missing_folder_is_refused_in_one_line(artifact: Artifact) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 4
     assert "no folder at nowhere; set --images-from to digits" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "more", "hinted"),
+    [
+        ("digits calibration", [], True),
+        ("digits calibration", ["--images-from", "digits"], False),
+        ("random calibration", [], False),
+    ],
+)
+def test_a_quantized_file_that_fails_on_seeded_images_names_its_calibration(
+    source: str, more: list[str], hinted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    int8 = read_artifact(EARLIER / "onnx-int8")
+    record = int8.manifest.quantization
+    assert record is not None
+    record = record.model_copy(update={"source": source})
+    manifest = int8.manifest.model_copy(update={"quantization": record})
+    logits = np.random.default_rng(0).standard_normal((28, 4))
+    outcome = compare(logits, logits[:, ::-1].astype(np.float32))
+    outcome = Parity(**{**dict(outcome), "artifact_sha256": manifest.file_sha256, "inputs": SEEDED})
+    monkeypatch.setattr(
+        "resnext.artifact.files.read_artifact",
+        lambda _: dataclasses.replace(int8, manifest=manifest),
+    )
+    monkeypatch.setattr("resnext.verify.check.check", lambda *_, **__: outcome)
+    done = CliRunner().invoke(main, ["--artifact", str(int8.directory), *more])
+    assert done.exit_code == 1
+    hint = f"set --images-from to images like those of the calibration ({source})"
+    assert (hint in done.stderr) is hinted

@@ -519,6 +519,20 @@ def test_every_command_refuses_an_unsigned_artifact_if_a_signature_is_required(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_refusal_says_whether_it_is_unsigned_or_by_another_key(
+    plain: Artifact, signed: Artifact, other: tuple[Path, Path]
+) -> None:
+    def refused(artifact: Artifact, *trust: str) -> str:
+        at = str(artifact.directory)
+        return run(parity, "--artifact", at, "--require-signature", *trust).stderr
+
+    required = "is not signed by a trusted key, which is required here: "
+    assert f"{required}it has no model.sig; sign it first" in refused(plain)
+    assert f"{required}no key is trusted; name the public key in --trust" in refused(signed)
+    by_other = refused(signed, "--trust", str(other[1]))
+    assert f"{required}model.sig is not by {other[1]}; name the public key of" in by_other
+
+
 @pytest.mark.parametrize("name", DOORS)
 def test_every_door_refuses_an_unsigned_artifact_if_a_signature_is_required(
     name: str,

@@ -333,7 +333,7 @@ def test_the_command_judges_and_verifies(copy: Artifact) -> None:
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
     assert "older than the artifact" in done.stderr
-    assert "resnext-parity --artifact DIR --verdict" in done.stderr
+    assert "--artifact DIR and --verdict" in done.stderr
     flip(copy.path, -1)
     assert CliRunner().invoke(parity, ["verify", at]).exit_code == 4
 
