@@ -5,7 +5,7 @@ Needs no reference: the outputs of one session are compared with each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from .laws import Integrity
 
 #: Batch sizes to visit in an open range: odd ones, and both sides of usual tile widths.
 SIZES = (1, 2, 3, 7, 8, 9, 16, 17, 33, 65)
+#: The other sizes of an open range that are run once: all small ones, and those that users choose.
+ONCE = (*range(1, 34), 48, 64, 96, 100, 128)
 #: The sizes of a quick check.
 QUICK_SIZES = (2, 8, 17)
 #: Different images. Primes, so that rows that are shifted by any usual size show.
@@ -115,7 +117,8 @@ def session_integrity(
         images: different images, at least two, in the form that the session takes.
         ranges: batch sizes that must run.
         numerics: key of `NUMERICS`, for the limits.
-        sizes: batch sizes to examine; None means `SIZES` within ``ranges``, and their ends.
+        sizes: batch sizes to examine; None means `SIZES` within ``ranges`` and their ends, and each
+            of `ONCE` in one run.
         quick: as for `batch_integrity`.
         artifact_sha256: digest of the file that the session runs.
     """
@@ -130,6 +133,9 @@ def session_integrity(
         exam.first_again()
         if not quick:
             exam.bind(chosen)
+        if sizes is None and not quick:
+            for size in sorted({*_within(ranges, ONCE)}.difference(chosen)):
+                exam.visit_once(size)
         if sizes is None:
             exam.pass_the_ends(ranges)
     return exam.ledger.outcome(
@@ -168,10 +174,10 @@ def timed_batch_integrity(
 
 def visited(ranges: Sequence[BatchRange], *, quick: bool) -> tuple[int, ...]:
     """Batch sizes to examine: the usual ones in ``ranges``, and the ends of each range."""
-    usual = {
-        size
-        for size in (QUICK_SIZES if quick else SIZES)
-        if any(size in covered for covered in ranges)
-    }
+    usual = {*_within(ranges, QUICK_SIZES if quick else SIZES)}
     ends = {size for covered in ranges for size in (covered.min, covered.max) if size is not None}
     return tuple(sorted(usual | ends))
+
+
+def _within(ranges: Sequence[BatchRange], sizes: Iterable[int]) -> Iterator[int]:
+    return (size for size in sizes if any(size in covered for covered in ranges))
