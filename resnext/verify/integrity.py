@@ -23,6 +23,7 @@ from resnext.runtimes.session import Session
 
 from .batch_exam import Exam
 from .check import check_bytes, natural_runtime
+from .held.artifact import check_graph
 from .laws import Integrity
 
 #: Batch sizes to visit in an open range: odd ones, and both sides of usual tile widths.
@@ -58,7 +59,8 @@ def batch_integrity(
 
     Raises:
         UsageError: the artifact does not take that batch, or the runtime not that artifact.
-        BadArtifact: file and manifest do not agree.
+        BadArtifact: file and manifest do not agree; or every law holds, but the graph is not the
+            network's, so that others may be broken elsewhere.
         MissingRequirement: this machine lacks what the runtime needs.
     """
     artifact = artifact if isinstance(artifact, Artifact) else read_artifact(Path(artifact))
@@ -69,13 +71,16 @@ def batch_integrity(
         raise UsageError(f"{artifact.path} takes batch {manifest.batches()}, not {batch}")
     check_bytes(artifact)
     with open_session(artifact, runtime or natural_runtime(artifact)) as session:
-        return artifact_integrity(
+        outcome = artifact_integrity(
             session,
             manifest,
             sizes=None if batch is None else (batch,),
             seed=seed,
             quick=quick,
         )
+    if outcome.passed:
+        check_graph(artifact)  # a branch on a batch size that was not run
+    return outcome
 
 
 def artifact_integrity(

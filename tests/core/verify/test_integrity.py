@@ -20,7 +20,7 @@ from resnext import batch_integrity, open_session
 from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
 from resnext.artifact.specs import BatchRange
 from resnext.cli.parity import main
-from resnext.errors import BadInput, GateFailed, SessionFailed, UsageError
+from resnext.errors import BadArtifact, BadInput, GateFailed, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import NUMERICS
 from resnext.runtimes.session import Arrays, Bound
@@ -434,6 +434,11 @@ GRAPH_FAULTS: dict[str, tuple[str, str]] = {
         "share = Constant <value_float = 3e-5> () leaked = Mul (other, share)"
         " logits = Add (sound, leaked)",
     ),
+    "leak of 5e-7": (
+        "neighbor",
+        "share = Constant <value_float = 5e-7> () leaked = Mul (other, share)"
+        " logits = Add (sound, leaked)",
+    ),
     "leak of 1 %": (
         "neighbor",
         "share = Constant <value_float = 0.01> () leaked = Mul (other, share)"
@@ -514,13 +519,35 @@ def test_a_fault_in_a_graph_is_named(
     assert not batch_integrity(artifact, quick=True).passed
 
 
-@pytest.mark.parametrize("fault", ["first over last", "rows reversed", "leak of 3e-5"])
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("first over last", "rows of a batch are not independent"),
+        ("rows reversed", "rows of a batch are not independent"),
+        ("leak of 5e-7", "rows of a batch are not independent"),
+        # A single row is its own neighbor, so that its logits are off, too.
+        ("leak of 3e-5", "does not compute what PyTorch computes, batch 1"),
+    ],
+)
 def test_the_check_of_an_export_refuses_it(
-    fault: str, graphs: dict[str, Artifact], weights: Weights, tmp_path: Path
+    fault: str, says: str, graphs: dict[str, Artifact], weights: Weights, tmp_path: Path
 ) -> None:
     artifact = planted(graphs["fp32"], tmp_path / "fault", GRAPH_FAULTS[fault][1])
-    with pytest.raises(GateFailed, match="rows of a batch are not independent"):
+    with pytest.raises(GateFailed, match=says):
         prove(artifact, expect(weights, artifact.manifest.batch, "fp32"))
+
+
+def test_a_branch_on_a_batch_size_that_is_not_run_is_refused(
+    graphs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    """Every law holds at the sizes that are run, and the graph is not the network's."""
+    nodes = (
+        "odd = Constant <value_int = 77> () is_odd = Equal (rows, odd)"
+        " opposite = Neg (sound) logits = Where (is_odd, opposite, sound)"
+    )
+    artifact = planted(graphs["fp32"], tmp_path / "fault", nodes)
+    with pytest.raises(BadArtifact, match="and no export has that"):
+        batch_integrity(artifact)
 
 
 def test_noise_of_a_random_operator_is_named(graphs: dict[str, Artifact], tmp_path: Path) -> None:
