@@ -70,8 +70,10 @@ def table(outcome: Integrity) -> list[str]:
 
 
 def _row(law: Law) -> tuple[str, str, str, str, str]:
+    from resnext.verify.laws import spans
+
     worst, limit = ("" if it is None else f"{it:.1e}" for it in (law.worst, law.limit))
-    sizes = ",".join(map(str, law.batches))
+    sizes = spans(law.batches)
     verdict = "PASS" if law.passed else "FAIL"
     return law.law, sizes, worst, limit, f"{verdict}, drift" if law.drifts else verdict
 

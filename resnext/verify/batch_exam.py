@@ -91,6 +91,10 @@ class Exam:
         if (later := self._run(rows)) is not None:
             self.ledger.compare("stale", later, logits, exact=True)
 
+    def visit_once(self, size: int) -> None:
+        """Examine law ``size`` at one batch size, in one run."""
+        self.in_batch(self._rows(size, 1))
+
     def visit_quickly(self, size: int, *, odd: bool) -> None:
         """Examine one batch size in two runs, the second with other images in the odd or in the
         even rows.

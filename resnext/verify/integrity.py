@@ -5,7 +5,7 @@ Needs no reference: the outputs of one session are compared with each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,13 @@ from resnext.runtimes.session import Session
 
 from .batch_exam import Exam
 from .check import check_bytes, natural_runtime
+from .held.artifact import check_graph
 from .laws import Integrity
 
 #: Batch sizes to visit in an open range: odd ones, and both sides of usual tile widths.
 SIZES = (1, 2, 3, 7, 8, 9, 16, 17, 33, 65)
+#: The other sizes of an open range that are run once: all small ones, and those that users choose.
+ONCE = (*range(1, 34), 48, 64, 96, 100, 128)
 #: The sizes of a quick check.
 QUICK_SIZES = (2, 8, 17)
 #: Different images. Primes, so that rows that are shifted by any usual size show.
@@ -56,7 +59,8 @@ def batch_integrity(
 
     Raises:
         UsageError: the artifact does not take that batch, or the runtime not that artifact.
-        BadArtifact: file and manifest do not agree.
+        BadArtifact: file and manifest do not agree; or every law holds, but the graph is not the
+            network's, so that others may be broken elsewhere.
         MissingRequirement: this machine lacks what the runtime needs.
     """
     artifact = artifact if isinstance(artifact, Artifact) else read_artifact(Path(artifact))
@@ -67,13 +71,16 @@ def batch_integrity(
         raise UsageError(f"{artifact.path} takes batch {manifest.batches()}, not {batch}")
     check_bytes(artifact)
     with open_session(artifact, runtime or natural_runtime(artifact)) as session:
-        return artifact_integrity(
+        outcome = artifact_integrity(
             session,
             manifest,
             sizes=None if batch is None else (batch,),
             seed=seed,
             quick=quick,
         )
+    if outcome.passed:
+        check_graph(artifact)  # a branch on a batch size that was not run
+    return outcome
 
 
 def artifact_integrity(
@@ -115,7 +122,8 @@ def session_integrity(
         images: different images, at least two, in the form that the session takes.
         ranges: batch sizes that must run.
         numerics: key of `NUMERICS`, for the limits.
-        sizes: batch sizes to examine; None means `SIZES` within ``ranges``, and their ends.
+        sizes: batch sizes to examine; None means `SIZES` within ``ranges`` and their ends, and each
+            of `ONCE` in one run.
         quick: as for `batch_integrity`.
         artifact_sha256: digest of the file that the session runs.
     """
@@ -130,6 +138,9 @@ def session_integrity(
         exam.first_again()
         if not quick:
             exam.bind(chosen)
+        if sizes is None and not quick:
+            for size in sorted({*_within(ranges, ONCE)}.difference(chosen)):
+                exam.visit_once(size)
         if sizes is None:
             exam.pass_the_ends(ranges)
     return exam.ledger.outcome(
@@ -168,10 +179,10 @@ def timed_batch_integrity(
 
 def visited(ranges: Sequence[BatchRange], *, quick: bool) -> tuple[int, ...]:
     """Batch sizes to examine: the usual ones in ``ranges``, and the ends of each range."""
-    usual = {
-        size
-        for size in (QUICK_SIZES if quick else SIZES)
-        if any(size in covered for covered in ranges)
-    }
+    usual = {*_within(ranges, QUICK_SIZES if quick else SIZES)}
     ends = {size for covered in ranges for size in (covered.min, covered.max) if size is not None}
     return tuple(sorted(usual | ends))
+
+
+def _within(ranges: Sequence[BatchRange], sizes: Iterable[int]) -> Iterator[int]:
+    return (size for size in sizes if any(size in covered for covered in ranges))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -272,7 +272,7 @@ class _Tally:
         failure = ""
         if self.failed:
             others = sorted({*self.failed} - {self.failed[0]})
-            more = f" (also at batch {', '.join(map(str, others))})" if others else ""
+            more = f" (also at batch {spans(others)})" if others else ""
             failure = f"{name}: {self.failure}{more}; the law is: {statement}"
         return Law(
             law=name,
@@ -284,6 +284,19 @@ class _Tally:
             failed=tuple(sorted({*self.failed})),
             failure=failure,
         )
+
+
+def spans(sizes: Sequence[int]) -> str:
+    """Sizes in ascending order, for example ``1-3,7,8``."""
+    runs: list[list[int]] = []
+    for size in sizes:
+        if runs and size == runs[-1][-1] + 1:
+            runs[-1].append(size)
+        else:
+            runs.append([size])
+    return ",".join(
+        f"{span[0]}-{span[-1]}" if len(span) > 2 else ",".join(map(str, span)) for span in runs
+    )
 
 
 def _mistaken(got: Logits, want: Logits, among: Logits) -> int | None:

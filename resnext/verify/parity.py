@@ -31,6 +31,8 @@ _TIE = 1e-5
 #: Least loss of a precision, in float32 roundings of the largest logit. Eager PyTorch loses as
 #: little as one on a shallow network, and sound runtimes up to four.
 _LEAST_LOSS = 4
+#: Fewer logits than this may all be nearly zero by chance.
+FEW_LOGITS = 4
 
 
 #: Metrics that a gate limits.
@@ -430,8 +432,13 @@ def _incomparable(
 def _cosine(got: NDArray[Any], want: NDArray[Any]) -> NDArray[Any]:
     norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
     cosine: NDArray[Any] = np.sum(got * want, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
-    # A row of zeros has no direction; max_error judges it.
-    return np.where(np.any(want, axis=1), cosine, 1.0)
+    # A row of zeros has no direction, a single logit only a sign, and few logits that are small by
+    # chance almost any: max_error judges them.
+    directed = np.any(want, axis=1) & (want.shape[1] > 1)
+    if want.shape[1] < FEW_LOGITS:
+        sizes = np.mean(want**2, axis=1)
+        directed &= sizes >= sizes.mean() / 4
+    return np.where(directed, cosine, 1.0)
 
 
 def _top_set_agreement(got: NDArray[Any], want: NDArray[Any], k: int) -> float:

@@ -106,14 +106,14 @@ def weight_dtypes(model: Any) -> dict[str, str]:
 
 
 def modules_by_node(model: Any) -> dict[str, str]:
-    """The network module of each convolution and matrix product, and of the scale and bias that
-    follow it: some fused layers are named after the last of them.
+    """The network module of each convolution and matrix product, and of the scale, bias and cast
+    that follow it: some fused layers are named after the last of them.
     """
     modules: dict[str, str] = {}
     for node in model.get_ordered_ops():
         name, kind = node.get_friendly_name(), node.get_type_name()
         module = module_of(name.partition("/")[0]) if kind in _PRODUCTS else None
-        if kind in ("Add", "Multiply"):
+        if kind in ("Add", "Multiply", "Convert"):
             sources = [
                 port.get_source_output().get_node().get_friendly_name() for port in node.inputs()
             ]

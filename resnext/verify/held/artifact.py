@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.identity import different_facts, refuse_different
+from resnext.artifact.manifest import WeightsRecord
 from resnext.artifact.records import PackageRecord
 from resnext.errors import BadArtifact, GateFailed
-from resnext.network.config import ResNeXtConfig
+from resnext.network.config import VARIANTS, ResNeXtConfig
 from resnext.network.layers import layers
 from resnext.precision import PRECISIONS
 from resnext.weights.spec import Weights
@@ -83,13 +85,25 @@ def refuse_other_weights(artifact: Artifact, weights: Weights) -> None:
 def _structure(artifact: Artifact) -> Structure | None:
     """The graph with its stored weights; None for a package or an engine."""
     manifest = artifact.manifest
+    if VARIANTS.get(manifest.model or "", manifest.config) != manifest.config:
+        raise OddGraph(f"the manifest says {manifest.model}, which is another network")
     if manifest.package is not None:
         _check_layers(manifest.config, manifest.package)
     if manifest.kind not in _READERS:
         return None
     graph = _READERS[manifest.kind](artifact)
-    refuse_different(artifact, different_facts(manifest, graph.metadata.get))
+    different = different_facts(manifest, graph.metadata.get)
+    # Weights may move, but not from generated to trained.
+    here = Path(manifest.weights.source).name
+    there = graph.metadata.get("resnext.weights", here)
+    if _of(here).seeded != _of(there).seeded:
+        different.append("whether the weights are seeded")
+    refuse_different(artifact, different)
     return structure_of(graph, manifest)
+
+
+def _of(source: str) -> WeightsRecord:
+    return WeightsRecord(source=source, sha256="0" * 64)
 
 
 def _refused(artifact: Artifact, reason: OddGraph) -> BadArtifact:

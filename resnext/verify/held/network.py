@@ -387,7 +387,13 @@ class _Walk:
             self._op(value, op, "the preprocessing")
             (by,) = value.fixed
             numbers = np.asarray(wanted, np.float32).ravel()
-            if not isinstance(by, Constant) or not np.array_equal(by.array.ravel(), numbers):
+            array = by.array if isinstance(by, Constant) else np.empty(0)
+            # One for each channel, which is the last dimension, and not for each row.
+            if (
+                not np.array_equal(array.ravel(), numbers)
+                or array.shape[-1:] not in ((), numbers.shape)
+                or array.ndim > 4
+            ):
                 raise OddGraph(
                     f"node {value.node} normalizes pixels by other numbers than the manifest's"
                     f" {wanted}"

@@ -84,8 +84,10 @@ class _Reader:
 
     def outputs(self) -> dict[str, tuple[Value, str, tuple[int | None, ...]]]:
         """The outputs with their declared types; everything else must have been read by now."""
-        outputs = {}
+        outputs: dict[str, tuple[Value, str, tuple[int | None, ...]]] = {}
         for info in self._graph.output:
+            if info.name in outputs:
+                raise OddGraph(f"two outputs have the name {info.name}")
             value = self._terms.get(info.name)
             if not isinstance(value, Value):
                 raise OddGraph(f"the output {info.name!r} does not depend on the input")
@@ -111,6 +113,9 @@ class _Node:
     def facts(self, **defaults: Any) -> dict[str, Any]:
         """The attributes, which must be among ``defaults``."""
         found = dict(defaults)
+        names = [attribute.name for attribute in self._node.attribute]
+        if len({*names}) != len(names):  # which one counts is for each runtime to choose
+            raise OddGraph(f"node {self.title} ({self._node.op_type}) has an attribute twice")
         for attribute in self._node.attribute:
             if attribute.name not in defaults or attribute.ref_attr_name:
                 raise OddGraph(

@@ -7,7 +7,9 @@ a group is folded.
 from __future__ import annotations
 
 import io
+import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -44,6 +46,8 @@ _TYPES = {
     "i64": "int64",
 }
 _QUANTIZED = ("uint8", "int8")
+#: Metadata of a whole graph: where it comes from, and the ONNX file's own.
+_NOTES = ("info", "Runtime_version", "framework")
 #: What OpenVINO adds to the name of a node that it splits.
 _QUANTIZE_SUFFIX = "_QuantizeLinear"
 
@@ -61,11 +65,14 @@ def read_openvino_graph(artifact: Artifact) -> Graph:
         text, weights = take(file, entries[_GRAPH]), take(file, entries[_WEIGHTS])
         if b"<!" in text:  # an export declares no document types and no entities
             raise OddGraph("its graph has declarations that no export has")
-        root = ET.fromstring(text)
+        # As text, whatever encoding it declares: OpenVINO knows fewer of them.
+        root = ET.fromstring(text.decode())
     except (KeyError, ValueError, ET.ParseError) as exc:
         raise OddGraph(f"this is not a packed OpenVINO IR: {exc}") from exc
     if [part.tag for part in root] != ["layers", "edges", "rt_info"]:
         raise OddGraph("its graph has other parts than layers, edges and metadata")
+    if odd := [part.tag for part in root.iterfind("rt_info/*") if part.tag not in _NOTES]:
+        raise OddGraph(f"its metadata has {odd[0]}, which may change how it runs")
     reader = _Reader(root, weights)
     framework = root.find("rt_info/framework")
     metadata = {entry.tag: entry.get("value", "") for entry in framework or ()}
@@ -88,7 +95,10 @@ class _Layer:
         self.weights = weights
         data = layer.find("data")
         self._data = {} if data is None else dict(data.attrib)
-        if odd := {part.tag for part in layer} - {"data", "input", "output"}:
+        parts = Counter(part.tag for part in layer)
+        odd = parts - Counter(data=1, input=1, output=1)
+        odd += Counter(part.tag for part in layer.iterfind("*/port/*") if part.tag != "dim")
+        if odd:
             raise OddGraph(
                 f"layer {self.title} ({self.kind}) has {min(odd)}, and no export has that"
             )
@@ -97,7 +107,9 @@ class _Layer:
             for port in layer.findall("output/port")
         ]
         self.shapes = [
-            tuple(None if dim.text == "-1" else int(dim.text or 0) for dim in port.findall("dim"))
+            tuple(
+                None if dim.text == "-1" else _size(dim.text or "0") for dim in port.findall("dim")
+            )
             for port in layer.findall("output/port")
         ]
 
@@ -174,6 +186,8 @@ class _Reader:
         if not isinstance(value, Value):
             raise OddGraph(f"the output {layer.title} does not depend on the input")
         name = layer.title.partition("/")[0]
+        if name in self.outputs:
+            raise OddGraph(f"two outputs have the name {name}")
         self.outputs[name] = (value, _TYPES.get(source.types[0], ""), source.shapes[0])
 
 
@@ -193,16 +207,16 @@ def _read(layer: _Layer, inputs: list[_Term]) -> list[_Term]:
 def _parameter(layer: _Layer, _inputs: list[_Term]) -> Value:
     facts = layer.facts(shape="", element_type="")
     sizes = [size.strip() for size in facts["shape"].split(",")]
-    shape = tuple(None if size in ("?", "-1") else int(size) for size in sizes)
+    shape = tuple(None if size in ("?", "-1") else _size(size) for size in sizes)
     return layer.value("Input", [], dtype=_TYPES[facts["element_type"]], shape=shape)
 
 
 def _const(layer: _Layer, _inputs: list[_Term]) -> Constant:
     facts = layer.facts(element_type="", shape="", offset="", size="")
-    shape = tuple(int(size) for size in facts["shape"].split(",") if size.strip())
+    shape = tuple(_sizes(facts["shape"]) if facts["shape"].strip() else ())
     dtype = numpy_dtype(_TYPES[facts["element_type"]])
-    start, size = int(facts["offset"]), int(facts["size"])
-    if size != dtype.itemsize * int(np.prod(shape)) or start < 0:
+    start, size = _size(facts["offset"]), _size(facts["size"])
+    if size != dtype.itemsize * int(np.prod(shape)):
         raise OddGraph(f"constant {layer.title} has {size} bytes for shape {shape}")
     array = np.frombuffer(layer.weights, dtype, int(np.prod(shape)), start)
     return Constant(layer.title, array.reshape(shape))
@@ -530,4 +544,11 @@ def _ints(term: _Term) -> list[int]:
 
 
 def _sizes(text: str) -> list[int]:
-    return [int(size) for size in text.split(",")]
+    return [_size(size) for size in text.split(",")]
+
+
+def _size(text: str) -> int:
+    """A number as OpenVINO reads it: Python alone would take ``0_1`` for 1."""
+    if not re.fullmatch(r" *[0-9]+ *", text):
+        raise ValueError(f"{text!r} is not a number")
+    return int(text)

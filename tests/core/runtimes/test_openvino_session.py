@@ -34,6 +34,7 @@ from resnext.errors import (
 from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.openvino import session as openvino_session
 from resnext.runtimes.openvino.door import open_session
+from resnext.runtimes.openvino.ir import READERS, modules_by_node
 from resnext.runtimes.openvino.library import ov
 from resnext.runtimes.openvino.session import OpenvinoSession
 from resnext.runtimes.registry import SessionOptions
@@ -254,6 +255,18 @@ def test_float16_that_the_processor_does_not_have_is_refused(
         SilentFallback, match=r"fp16 was requested, and OpenVINO computes in (bfloat16|float32)"
     ):
         opened(half)
+
+
+def test_the_cast_behind_a_float16_classifier_belongs_to_it(
+    digits: Weights, tmp_path: Path
+) -> None:
+    """OpenVINO fuses the two, and names the layer after the cast."""
+    half = export_onnx(digits, tmp_path / "onnx", precision="fp16")
+    model, _memory = READERS["onnx"](ov.Core(), half)
+    assert modules_by_node(model)["logits"] == "fc"
+    if "FP16" in CAPABILITIES:
+        with opened(half) as session:
+            assert undelivered(session.delivered(), digits.config, "float16") == ()
 
 
 def test_threads_that_it_does_not_use_are_refused(artifact: Artifact) -> None:

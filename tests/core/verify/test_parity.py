@@ -464,3 +464,34 @@ def test_rows_that_are_all_alike_do_not_discriminate(reference: Logits) -> None:
     assert not discriminates(alike + np.random.default_rng(0).normal(size=alike.shape) * 0.01)
     assert discriminates(reference[:1])
     assert not discriminates(np.full((4, 3), np.nan))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_few_logits_that_are_small_by_chance_do_not_fail(classes: int) -> None:
+    """One logit has no direction but its sign, which rounding may change; max_error judges it."""
+    want = np.full((8, classes), 1.0)
+    want[3] = 1e-3
+    got = want.copy()
+    got[3, 0] = -1e-3
+    assert compare(want, got.astype(np.float32), precision="bf16").passed
+    got[3, 0] = 3.0
+    assert not compare(want, got.astype(np.float32), precision="bf16").passed
+    got[3, 0], got[0] = 1e-3, -1.0
+    assert not compare(want, got.astype(np.float32), precision="bf16").passed
+
+
+@pytest.mark.parametrize(("classes", "passes"), [(1, True), (3, True), (4, False)])
+def test_an_adversarial_row_of_few_logits_counts_as_large_as_the_others(
+    classes: int, passes: bool
+) -> None:
+    want = np.ones((3, classes))
+    want[1] = 1e-3
+    got = want + np.array([[0.0], [1e-5], [0.0]])
+    names = ("zeros", "checkerboard", "extremes")
+    judge = partial(compare_adversarial, names, gate=gate_for("fp32"))
+    _, failures = judge(want, got, baseline=want + 1e-5)
+    assert bool(failures) != passes
+    infinite = np.where(np.arange(3)[:, None] == 2, np.inf, want)
+    assert not judge(infinite, want)[1]
+    far = want + np.array([[0.0], [1e-2], [0.0]])
+    assert judge(want, far, baseline=want + 1e-5)[1]

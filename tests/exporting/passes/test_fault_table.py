@@ -271,6 +271,24 @@ def another_opset(proto: onnx.ModelProto) -> None:
     proto.opset_import[0].version = 21
 
 
+def an_attribute_twice(proto: onnx.ModelProto) -> None:
+    """The right padding last: the first counts for some runtimes."""
+    owner = node(proto, "conv1")
+    right = next(each for each in owner.attribute if each.name == "pads")
+    owner.attribute.append(right)
+    right.ints[:] = [0, 0, 2, 2]
+
+
+def an_output_twice(proto: onnx.ModelProto) -> None:
+    proto.graph.output.append(proto.graph.output[0])
+
+
+def a_mean_for_each_row(proto: onnx.ModelProto) -> None:
+    """The same numbers, broadcast along another dimension."""
+    mean = tensor(proto, "mean")
+    mean.dims[:] = [*mean.dims, 1, 1, 1, 1]
+
+
 def two_tensors_of_a_name(proto: onnx.ModelProto) -> None:
     proto.graph.initializer.append(numpy_helper.from_array(np.zeros(10, np.float32), "fc.bias"))
 
@@ -509,6 +527,7 @@ FLOAT32 = {
     "an attribute of a later opset": Row(
         "fp32", attribute("conv1", "round_mode", "up"), "graph", "attribute 'round_mode'"
     ),
+    "an attribute twice": Row("fp32", an_attribute_twice, "graph", "has an attribute twice"),
     "a bias left out": Row(
         "fp32",
         lambda proto: node(proto, "fc").input.pop(),
@@ -619,6 +638,7 @@ FLOAT32 = {
         "fp32", overridden, "graph", "'fc.bias' is written twice"
     ),
     "another output": Row("fp32", another_output, "graph", "its outputs are logits"),
+    "an output twice": Row("fp32", an_output_twice, "graph", "two outputs have the name logits"),
     "a node that nothing reads": Row("fp32", an_unread_node, "graph", "nothing reads node nothing"),
     "another opset": Row("fp32", another_opset, "graph", "its opset is 21"),
     "two tensors of a name": Row("fp32", two_tensors_of_a_name, "graph", "is written twice"),
@@ -627,6 +647,7 @@ FLOAT32 = {
     "another mean": Row(
         "baked", changed("mean", lambda array: array + 0.001), "graph", "by other numbers"
     ),
+    "a mean for each row": Row("baked", a_mean_for_each_row, "graph", "by other numbers"),
     "divided by 256": Row(
         "baked", changed("scalar_tensor_default", lambda _: 256), "graph", "by other numbers"
     ),
@@ -1030,6 +1051,25 @@ def test_a_record_that_was_changed_in_the_manifest_alone_is_refused(
         check_graph(other)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": "resnext101_32x8d"}, "says resnext101_32x8d, which is another network"),
+        ({"weights": {"source": "seeded"}}, "on whether the weights are seeded"),
+    ],
+)
+def test_a_label_that_was_changed_in_the_manifest_is_refused(
+    changes: dict[str, Any], says: str, forms: Forms, tmp_path: Path
+) -> None:
+    """The name of the network, and whether it was trained, are in every report."""
+    artifact, weights = forms["fp32"]
+    if "weights" in changes:
+        changes = {"weights": {"sha256": weights.sha256, **changes["weights"]}}
+    other = resealed(artifact, tmp_path / "other", artifact.path.read_bytes(), **changes)
+    with pytest.raises(BadArtifact, match=says):
+        check_graph(other)
+
+
 def test_a_record_of_merges_that_did_not_happen_is_refused(forms: Forms, tmp_path: Path) -> None:
     """A file of an earlier release states no records; its groups do."""
     artifact, _ = forms["fp32"]
@@ -1134,6 +1174,46 @@ IR_FAULTS: dict[str, tuple[str, IrEdit, Check, str]] = {
         text_edit('(type="ReLU" version="opset1">)', r"\1<rt_info></rt_info>"),
         "graph",
         "has rt_info",
+    ),
+    "a note that changes how the graph runs": (
+        "fp32",
+        text_edit("<framework>", "<runtime_options></runtime_options><framework>"),
+        "graph",
+        "its metadata has runtime_options",
+    ),
+    "a note that changes how a tensor is stored": (
+        "fp32",
+        text_edit("<dim>10</dim>", "<dim>10</dim><rt_info></rt_info>"),
+        "graph",
+        "has rt_info",
+    ),
+    "a number that OpenVINO reads otherwise": (
+        "fp32",
+        text_edit('pads_begin="1, 1"', 'pads_begin="0_1, 0_1"'),
+        "graph",
+        "conv1/WithoutBiases .Convolution. has other inputs",
+    ),
+    "two sets of data": (
+        "fp32",
+        text_edit('(<data strides="1, 1"[^>]*/>)', r'\1<data strides="2, 2" />'),
+        "graph",
+        "conv1/WithoutBiases .Convolution. has data",
+    ),
+    "two outputs of a name": (
+        "fp32",
+        text_edit(
+            '(?s)(<layer id=")(\\d+)(" name="logits[^"]*" type="Result".*?</layer>)'
+            '(.*?)(<edge from-layer="\\d+" from-port="\\d+" to-layer=")\\2(".*?/>)',
+            r"\g<1>9\2\3\1\2\3\4\g<5>9\2\6\5\2\6",
+        ),
+        "graph",
+        "two outputs have the name logits",
+    ),
+    "an encoding that OpenVINO does not know": (
+        "fp32",
+        lambda text, _: text.encode("cp037").decode("latin1"),
+        "graph",
+        "is not a packed OpenVINO IR",
     ),
     "weights of another layer": (
         "fp32",
