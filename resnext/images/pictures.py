@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import PIL.Image
 from PIL.Image import Image
 
 from resnext.errors import BadInput
-from resnext.readers.files import MOST_PICTURE, exists, open_file
+from resnext.readers.files import MIB, MOST_PICTURE, exists, open_file, read_all
 
 #: Formats that are opened; some of PIL's others start programs or are rarely tested.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 #: Most pixels of a picture, as its header says; full-frame cameras have 61 million.
 MOST_PIXELS = 64_000_000
+#: Most scans of a JPEG, each of which touches every pixel; progressive ones have about 10.
+_MOST_SCANS = 64
+#: Largest PPM file with numbers as text, bytes, which PIL reads slowly.
+_MOST_TEXT = 8 * MIB
 
 
 @contextmanager
@@ -25,7 +31,8 @@ def opened(path: Path) -> Iterator[Image]:
 
     Raises:
         BadInput: the file is missing, not regular, or not a picture of one of `FORMATS`; it has
-            more than `MOST_PIXELS`, or several frames; or the block fails.
+            more than `MOST_PIXELS`, several frames, or far more work in it than pixels; or the
+            block fails.
     """
     if not exists(path):
         raise BadInput(f"no image at {path}")
@@ -36,6 +43,7 @@ def opened(path: Path) -> Iterator[Image]:
         try:
             with PIL.Image.open(file, formats=FORMATS) as image:
                 _check_header(image)
+                _check_work(file, image)
                 yield image
         except BadInput as exc:
             raise BadInput(f"{path}: {exc}") from exc
@@ -57,3 +65,21 @@ def _check_header(image: Image) -> None:
     # In MPO, which phones write with suffix .jpg, the first picture is the one that is shown.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise BadInput("it has several frames or pages; save the one to look at")
+
+
+def _check_work(file: BinaryIO, image: Image) -> None:
+    """Refuse what takes far longer to decode than its pixels do."""
+    position = file.tell()
+    file.seek(0)
+    text = file.read(2) in (b"P1", b"P2", b"P3")
+    if text and os.fstat(file.fileno()).st_size > _MOST_TEXT:
+        raise BadInput("its numbers are text, and it is large; save it as binary PPM")
+    if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":
+        file.seek(0)
+        # In compressed data, a zero follows each 0xff that does not begin a marker.
+        scans = read_all(file, image.format or "it").count(b"\xff\xda")
+        if scans > _MOST_SCANS:
+            raise BadInput(
+                f"it has {scans} scans, at most {_MOST_SCANS} are accepted; save it anew"
+            )
+    file.seek(position)

@@ -27,6 +27,22 @@ _PACKED = {
     if hasattr(TensorProto, name)
 }
 _DOMAINS = ("", "ai.onnx")
+#: Operators that make a tensor of any size from a few numbers; no export has one.
+_MAKERS = {
+    "ConstantOfShape",
+    "EyeLike",
+    "Expand",
+    "Loop",
+    "OneHot",
+    "RandomNormal",
+    "RandomUniform",
+    "Resize",
+    "Scan",
+    "Tile",
+    "Upsample",
+}
+#: Largest padding; the networks' is 3.
+_MOST_PADDING = 64
 
 
 def parse_onnx(data: bytes, *, foreign: bool = False) -> onnx.ModelProto:
@@ -40,8 +56,8 @@ def parse_onnx(data: bytes, *, foreign: bool = False) -> onnx.ModelProto:
     Raises:
         ValueError: not ONNX, or nested too deeply; a tensor in another file, with more or fewer
             values than its shape says, or of an unknown type; unless ``foreign``, a local function,
-            an operator of another domain, a sparse tensor or training information. The message is
-            one line.
+            an operator of another domain or one that makes a tensor of any size, a large padding, a
+            sparse tensor or training information. The message is one line.
     """
     model = onnx.ModelProto()
     try:
@@ -91,7 +107,12 @@ def _check_nodes(nodes: Iterable[onnx.NodeProto], depth: int, *, foreign: bool) 
             raise ValueError(
                 f"node {node.name[:80]!r} is an operator of another domain, {node.domain[:80]!r}"
             )
+        if not foreign and node.op_type in _MAKERS:
+            raise ValueError(f"node {node.name[:80]!r} is {node.op_type}, which no export has")
         for attribute in node.attribute:
+            most = max(attribute.ints, default=0) if attribute.name == "pads" else 0
+            if not foreign and most > _MOST_PADDING:
+                raise ValueError(f"node {node.name[:80]!r} pads by {most}")
             for tensor in (*attribute.tensors, attribute.t):
                 _check_tensor(tensor)
             sparse = [*attribute.sparse_tensors]

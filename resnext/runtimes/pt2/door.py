@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.findings import Finding
@@ -12,6 +9,7 @@ from resnext.machine.machine import Machine
 from resnext.runtimes.buffers import CudaMemory, HostMemory
 from resnext.runtimes.loading import refuse
 from resnext.runtimes.registry import Device, SessionOptions
+from resnext.storage import scratch_folder
 
 from . import toolchain
 from .package import check_manifest, read_package
@@ -28,8 +26,8 @@ def open_session(subject: Artifact, options: SessionOptions, name: str) -> Pt2Se
         MissingRequirement: it was compiled for another machine or PyTorch; says for which.
     """
     # PyTorch loads files only: a private copy, so that what was checked is what is loaded.
-    with TemporaryDirectory(prefix="resnext-package-") as folder:
-        copy = subject.copy_to(Path(folder))
+    with scratch_folder() as folder:
+        copy = subject.copy_to(folder)
         package = read_package(copy, subject.path)
         record = package.record
         check_manifest(subject, package)

@@ -139,3 +139,32 @@ def test_a_damaged_picture_is_read_or_refused_in_one_line(
         reason = ""
         assert pixels.shape == (1, 8, 8, 1)
     assert "\n" not in reason
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(
+    tmp_path: Path, suffix: str
+) -> None:
+    out, image = io.BytesIO(), PIL.Image.new("L", (4000, 4000))
+    image.save(out, "JPEG", progressive=True)
+    jpeg = out.getvalue()
+    last = jpeg.rindex(b"\xff\xda")
+    if suffix == "tif":
+        image.save(tmp_path / "a.tif", compression="jpeg")
+        extra = b"\xff\xda" * 100  # after the picture, where nothing is decoded
+        (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes() + extra)
+    else:
+        scans = jpeg[last:-2] * 2000
+        (tmp_path / "a.jpg").write_bytes(jpeg[:last] + scans + b"\xff\xd9")
+    start = time.perf_counter()
+    assert "scans, at most 64 are accepted" in refused(tmp_path / f"a.{suffix}")
+    assert time.perf_counter() - start < 5
+    (tmp_path / "sound.jpg").write_bytes(jpeg)
+    GRAY.load(tmp_path / "sound.jpg")
+
+
+def test_numbers_as_text_are_read_up_to_a_size(tmp_path: Path) -> None:
+    (tmp_path / "small.ppm").write_bytes(b"P2 8 8 255\n" + b"1 " * 64)
+    GRAY.load(tmp_path / "small.ppm")
+    (tmp_path / "large.ppm").write_bytes(b"P2 8000 8000 255\n" + b"1 " * 8_000_000)
+    assert "save it as binary PPM" in refused(tmp_path / "large.ppm")

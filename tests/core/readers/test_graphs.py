@@ -113,6 +113,17 @@ def training(proto: onnx.ModelProto) -> None:
     proto.training_info.add()
 
 
+def maker(proto: onnx.ModelProto) -> None:
+    """Four gigabytes from one number."""
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1 << 30]), "size"))
+    proto.graph.node.append(helper.make_node("ConstantOfShape", ["size"], ["huge"]))
+
+
+def padding(proto: onnx.ModelProto) -> None:
+    node = helper.make_node("MaxPool", ["a"], ["p"], kernel_shape=[3, 3], pads=[1, 1, 20_000, 1])
+    proto.graph.node.append(node)
+
+
 ALWAYS = {
     "external": (external, "another file"),
     "external attribute": (external_in_attribute, "another file"),
@@ -134,6 +145,8 @@ OURS = {
     "domain of a node": (domain_of_a_node, "another domain"),
     "sparse": (sparse, "sparse"),
     "training": (training, "training"),
+    "a tensor of any size": (maker, "is ConstantOfShape, which no export has"),
+    "padding": (padding, "pads by 20000"),
 }
 
 
