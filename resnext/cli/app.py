@@ -100,7 +100,8 @@ class _Remarks(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print ``record``."""
-        click.echo(f"{record.levelname.lower()}: {as_flags(record.getMessage())}", err=True)
+        text = printable(as_flags(record.getMessage()))
+        click.echo(f"{record.levelname.lower()}: {text}", err=True)
 
 
 def _check_text(arguments: Mapping[str, Any]) -> None:

@@ -660,6 +660,14 @@ def test_the_command_line_prints_the_warning_in_one_line(cache: Path) -> None:
     del cache
 
 
+def test_a_warning_about_an_odd_path_is_one_printable_line(cache: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(EARLIER / "trt-rtx-fp32", tmp_path / "a\n\x1b[2J")
+    done = run(exporter, "inspect", str(folder))
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert "a\\n\\x1b[2J/model.engine is compiled code" in line
+    del cache
+
+
 def test_a_cache_that_cannot_be_written_to_only_costs_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
