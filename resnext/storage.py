@@ -172,10 +172,11 @@ def remove_left_behind(parent: Path, pattern: str) -> None:
 
 def remove_own() -> None:
     """Remove every work folder of this process; one that was interrupted while it unwound may have
-    left some.
+    left some. A thread that still runs may be making or removing its own, and removes it in the end.
     """
     for folder in list(_own):
-        _remove(folder)
+        with suppress(OSError):
+            _remove(folder)
 
 
 def _remove(folder: Path) -> None:

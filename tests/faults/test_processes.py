@@ -188,6 +188,18 @@ def test_an_interruption_while_a_folder_is_removed_leaves_it_to_the_command(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_removing_work_of_a_thread_that_still_runs_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder appears between the look and the removal: seen as an interrupted export."""
+    folder = tmp_path / ".work-1"
+    folder.mkdir()
+    monkeypatch.setattr(storage, "_own", {folder})
+    monkeypatch.setattr(Path, "is_dir", lambda _: False)
+    remove_own()
+    assert folder.exists()  # the thread removes it
+
+
 def test_what_was_made_before_the_clock_was_set_back_is_used(tmp_path: Path) -> None:
     """Nothing is decided by the time of a file."""
     path = tmp_path / "kind" / "name"
