@@ -172,7 +172,9 @@ def remove_left_behind(parent: Path, pattern: str) -> None:
 
 def remove_own() -> None:
     """Remove every work folder of this process; one that was interrupted while it unwound may have
-    left some. A thread that still runs may be making or removing its own, and removes it in the end.
+    left some.
+
+    A thread that still runs may be making or removing its folder, and removes it in the end.
     """
     for folder in list(_own):
         with suppress(OSError):
