@@ -57,7 +57,7 @@ def nan_for_one_class_if_the_input_is_large(model: ResNeXt) -> nn.Module:
     def poison(images: Tensor, logits: Tensor) -> Tensor:
         large = images.amax(dim=(1, 2, 3)) > 20
         third = torch.arange(logits.shape[1]) == 3
-        return torch.where(large[:, None] & third, torch.full_like(logits, torch.nan), logits)
+        return torch.where(large[:, None] & third, logits * torch.nan, logits)
 
     return Around(model, poison)
 
