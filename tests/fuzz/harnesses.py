@@ -33,7 +33,7 @@ from resnext_export.calibration.ranges import read_ranges
 MODEL = "resnext11_8x4d_digits"
 GRAY = default_preprocessing(variant(MODEL))
 COLOR = default_preprocessing(variant("resnext50_32x4d"))
-_SCRATCH = Path(tempfile.mkdtemp(prefix="resnext-fuzz-"))
+SCRATCH = Path(tempfile.mkdtemp(prefix="resnext-fuzz-"))
 #: What no reader does.
 _FORBIDDEN = (
     "os.system",
@@ -66,7 +66,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if not _watching or "import" in event:
         return
     writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
-    if (writes and not str(arguments[0]).startswith(str(_SCRATCH))) or event.startswith(_FORBIDDEN):
+    if (writes and not str(arguments[0]).startswith(str(SCRATCH))) or event.startswith(_FORBIDDEN):
         if event == "exec" and _from_library():
             return
         _watching.append(f"{event} {arguments!r:.200}")
@@ -109,7 +109,7 @@ def guarded(refusal: type[Exception] = ResnextError) -> Iterator[None]:
 
 
 def _file(name: str, data: bytes) -> Path:
-    path = _SCRATCH / name
+    path = SCRATCH / name
     path.write_bytes(data)
     return path
 
@@ -158,6 +158,6 @@ def run(name: str, data: bytes) -> None:
 
 def clean() -> None:
     """Remove the scratch folder."""
-    for path in _SCRATCH.iterdir():
+    for path in SCRATCH.iterdir():
         path.unlink()
-    os.rmdir(_SCRATCH)  # noqa: PTH106  # imported anyway
+    os.rmdir(SCRATCH)  # noqa: PTH106  # imported anyway

@@ -25,6 +25,8 @@ FILES = sorted(
 
 @pytest.fixture(scope="module", autouse=True)
 def _tidy() -> Iterator[None]:
+    # Run side by side, a process may come back to this module after others.
+    harnesses.SCRATCH.mkdir(exist_ok=True)
     yield
     harnesses.clean()
 
