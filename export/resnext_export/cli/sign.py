@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from resnext.cli.app import SETTINGS, guarded
+from resnext.cli.app import SETTINGS, F, guarded
 from resnext.cli.sections import SectionedCommand, option_of
 
 if TYPE_CHECKING:
@@ -31,18 +32,16 @@ Examples:
 Exit code 0: signed by this key, nothing altered. 4: not signed, or a file differs; names it.
 """
 
-_key = option_of("Key")
+
+def _key(text: str) -> Callable[[F], F]:
+    return option_of("Key")(
+        "--key", type=click.Path(path_type=Path), required=True, metavar="PEM", help=text
+    )
 
 
 @click.command("sign", cls=SectionedCommand, context_settings=SETTINGS, epilog=_SIGN)
 @click.argument("path", type=click.Path(path_type=Path), metavar="DIR")
-@_key(
-    "--key",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="PEM",
-    help="Private P-256 key.",
-)
+@_key("Private P-256 key.")
 @guarded
 def sign(path: Path, key: Path) -> None:
     """Sign an artifact: an OpenSSF Model Signing bundle over its folder, and its verdict as an
@@ -57,13 +56,7 @@ def sign(path: Path, key: Path) -> None:
 
 @click.command("verify", cls=SectionedCommand, context_settings=SETTINGS, epilog=_VERIFY)
 @click.argument("path", type=click.Path(path_type=Path), metavar="DIR")
-@_key(
-    "--key",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="PEM",
-    help="Public P-256 key.",
-)
+@_key("Public P-256 key.")
 @guarded
 def verify(path: Path, key: Path) -> None:
     """Verify an artifact's signature, every file in its folder, and the signed verdict."""

@@ -6,9 +6,10 @@ can express; whether the graph is that of the network is for `network` to say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -109,6 +110,41 @@ class Graph:
     outputs: Mapping[str, tuple[Value, str, tuple[int | None, ...]]]
     metadata: Mapping[str, str]
     opset: int | None
+
+
+class Operation(ABC):
+    """A node of a file, with strict access to its attributes.
+
+    Attributes:
+        noun: the format's word for a node.
+        title: name of the node.
+    """
+
+    noun: ClassVar[str]
+    title: str
+
+    @abstractmethod
+    def facts(self, **defaults: Any) -> dict[str, Any]:
+        """The attributes, which must be among ``defaults``."""
+
+    def only(self, **wanted: Any) -> None:
+        """Each attribute must have the value in ``wanted``, which is also its default."""
+        for name, value in self.facts(**wanted).items():
+            if value != wanted[name]:
+                raise OddGraph(
+                    f"{name} of {self.noun} {self.title} is {value!r}, and {wanted[name]!r} in an"
+                    " export"
+                )
+
+    def value(self, op: str, inputs: Sequence[Any], *fixed: Any, **facts: Any) -> Value:
+        """A value that this node computes."""
+        if not all(isinstance(term, Value) for term in inputs):
+            raise OddGraph(
+                f"{self.noun} {self.title} computes with a constant in place of a tensor"
+            )
+        if any(isinstance(term, Value) for term in fixed):
+            raise OddGraph(f"a weight or bias of {self.noun} {self.title} is computed, not stored")
+        return Value(op, self.title, tuple(inputs), tuple(fixed), facts)
 
 
 def rank(value: Value) -> int:

@@ -13,7 +13,17 @@ from onnx import helper, numpy_helper
 from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_graph
 
-from .graph import Constant, Dequantized, Fixed, Graph, OddGraph, Value, index_rows, reshaped
+from .graph import (
+    Constant,
+    Dequantized,
+    Fixed,
+    Graph,
+    OddGraph,
+    Operation,
+    Value,
+    index_rows,
+    reshaped,
+)
 
 _Term: TypeAlias = "Value | Fixed | None"
 
@@ -104,8 +114,10 @@ class _Reader:
         self._unread[name] = title
 
 
-class _Node:
+class _Node(Operation):
     """A node, with strict access to its attributes."""
+
+    noun = "node"
 
     def __init__(self, node: onnx.NodeProto, title: str) -> None:
         self.title, self._node = title, node
@@ -124,22 +136,6 @@ class _Node:
                 )
             found[attribute.name] = helper.get_attribute_value(attribute)
         return found
-
-    def only(self, **wanted: Any) -> None:
-        """Each attribute must have the value in ``wanted``, which is also its default."""
-        for name, value in self.facts(**wanted).items():
-            if value != wanted[name]:
-                raise OddGraph(
-                    f"{name} of node {self.title} is {value!r}, and {wanted[name]!r} in an export"
-                )
-
-    def value(self, op: str, inputs: Sequence[Any], *fixed: Any, **facts: Any) -> Value:
-        """A value that this node computes."""
-        if not all(isinstance(term, Value) for term in inputs):
-            raise OddGraph(f"node {self.title} computes with a constant in place of a tensor")
-        if any(isinstance(term, Value) for term in fixed):
-            raise OddGraph(f"a weight or bias of node {self.title} is computed, not stored")
-        return Value(op, self.title, tuple(inputs), tuple(fixed), facts)
 
     @property
     def inputs(self) -> Sequence[str]:

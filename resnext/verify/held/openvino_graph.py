@@ -10,7 +10,7 @@ import io
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -27,6 +27,7 @@ from .graph import (
     Fixed,
     Graph,
     OddGraph,
+    Operation,
     Value,
     index_rows,
     rank,
@@ -86,8 +87,10 @@ class _Shifted(Constant):
     zero: NDArray[Any] = field(default_factory=lambda: np.zeros(1))
 
 
-class _Layer:
+class _Layer(Operation):
     """One layer, with strict access to its data."""
+
+    noun = "layer"
 
     def __init__(self, layer: ET.Element, weights: bytes) -> None:
         self.title = layer.get("name", "")
@@ -121,22 +124,6 @@ class _Layer:
                 " sets it"
             )
         return {**defaults, **self._data}
-
-    def only(self, **wanted: str) -> None:
-        """Each attribute must have the value in ``wanted``, which is also its default."""
-        for name, value in self.facts(**wanted).items():
-            if value != wanted[name]:
-                raise OddGraph(
-                    f"{name} of layer {self.title} is {value!r}, and {wanted[name]!r} in an export"
-                )
-
-    def value(self, op: str, inputs: Sequence[Any], *fixed: Any, **facts: Any) -> Value:
-        """A value that this layer computes."""
-        if not all(isinstance(term, Value) for term in inputs):
-            raise OddGraph(f"layer {self.title} computes with a constant in place of a tensor")
-        if any(isinstance(term, Value) for term in fixed):
-            raise OddGraph(f"a weight or bias of layer {self.title} is computed, not stored")
-        return Value(op, self.title, tuple(inputs), tuple(fixed), facts)
 
 
 class _Reader:
