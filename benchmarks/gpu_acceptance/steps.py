@@ -3,9 +3,9 @@ known.
 
     python3 -m gpu_acceptance.steps STEP --rows rows.jsonl --cache FOLDER [--rehearse] [--resume]
 
-Everything but ``smoke``, ``package`` and ``ort-cuda`` needs PyTorch and the light modules of
-`resnext` alone, no pydantic. A cell that fails is a row with the first line of its error, and the
-next one goes on.
+Everything but ``smoke``, ``trust``, ``package`` and ``ort-cuda`` needs PyTorch and the light
+modules of `resnext` alone, no pydantic. A cell that fails is a row with the first line of its
+error, and the next one goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -48,6 +48,9 @@ from .device import (
     timed,
 )
 from .rows import Row, first_line, write_whole
+
+if TYPE_CHECKING:
+    from resnext.artifact.files import Artifact
 
 
 def environment(bench: Bench) -> None:
@@ -293,6 +296,74 @@ def compiled(bench: Bench) -> None:
         torch.compiler.reset()
 
 
+def trust(bench: Bench) -> None:
+    """Batch integrity and the parity gates of live sessions: do limits that were found on CPUs hold
+    for a GPU's kernels?
+    """
+    from resnext.artifact.specs import BatchRange
+    from resnext.runtimes.registry import SessionOptions, open_session
+    from resnext.verify.integrity import session_integrity
+    from resnext.verify.reference import Reference
+    from resnext.weights.spec import load_weights
+
+    weights = (
+        load_weights("digits") if bench.rehearse else load_weights("seeded", "resnext50_32x4d")
+    )
+    eager = Reference(weights, seeded_pixels(weights.config, 13))
+    device: Any = "cuda" if bench.cuda else "cpu"
+    # All batch sizes at the precision that GPUs are used with; a few at the others.
+    plans: list[tuple[str, Precision, tuple[int, ...] | None]] = [
+        ("torch", "fp16", None),
+        ("torch", "fp32", (2, 8, 33)),
+        ("torch", "bf16", (2, 8, 33)),
+        ("torch-folded", "fp16", (2, 8, 33)),
+    ]
+    if bench.rehearse:
+        plans = [(backend, precision, (2, 8)) for backend, precision, _ in plans]
+    for backend, precision, sizes in plans:
+        cell = f"rows {backend} {precision}"
+        if not bench.wants(cell):
+            continue
+        options = SessionOptions(device=device, precision=precision)
+        with bench.guarded(cell), open_session(weights, backend, options=options) as session:
+            integrity = session_integrity(
+                session,
+                eager.images,
+                ranges=(BatchRange.parse("1:8:128"),),
+                numerics=precision,
+                sizes=sizes,
+            )
+            bench.write(
+                cell,
+                "ok" if integrity.passed else "failed",
+                max_error=max((law.worst or 0.0 for law in integrity.laws), default=None),
+                integrity=integrity.model_dump(mode="json"),
+                **({} if integrity.passed else {"error": integrity.failures[0]}),
+            )
+    # fp16 last: eager fp16 is slow on a CPU without instructions for it.
+    for precision in ("fp32", "bf16", "fp16"):
+        for backend in ("torch", "torch-folded"):
+            cell = f"gates {backend} {precision}"
+            if not bench.wants(cell):
+                continue
+            options = SessionOptions(device=device, precision=precision)
+            with bench.guarded(cell), open_session(weights, backend, options=options) as session:
+                parity = eager.parity(
+                    session(eager.images),
+                    precision,
+                    dtype=session.outputs[0].dtype,
+                    adversarial=session(eager.adversarial_inputs(None)),
+                )
+                bench.write(
+                    cell,
+                    "ok" if parity.passed else "failed",
+                    max_error=parity.max_error,
+                    top1=parity.top1,
+                    parity=parity.model_dump(mode="json"),
+                    **({} if parity.passed else {"error": parity.failures[0]}),
+                )
+
+
 def package(bench: Bench) -> None:
     """A .pt2 package from export to its own parity check, and how fast it replays."""
     from resnext.runtimes.registry import SessionOptions, open_session
@@ -341,6 +412,35 @@ def package(bench: Bench) -> None:
                 max_error=error,
                 floor_us=floor_us(bench.config, batch, precision),
             )
+            if precision == "fp32":
+                _verdict(bench, artifact)
+
+
+def _verdict(bench: Bench, artifact: Artifact) -> None:
+    """A verdict of this machine's device: it holds here, and not for another device."""
+    from resnext.errors import GateFailed
+    from resnext.verify.verdict import judge, sealed, verify_artifact, write_verdict
+
+    cell = "verdict pt2 fp32"
+    with bench.guarded(cell):
+        verdict = judge(artifact, images=8)
+        write_verdict(artifact, verdict)
+        verify_artifact(artifact.directory)
+        write_verdict(artifact, sealed(verdict.model_copy(update={"capability": "another GPU"})))
+        try:
+            verify_artifact(artifact.directory)
+        except GateFailed as exc:
+            right, error = "another GPU" in str(exc), str(exc)
+        else:
+            right, error = False, "a verdict of another device was believed"
+        write_verdict(artifact, verdict)
+        bench.write(
+            cell,
+            "ok" if right and verdict.passed else "failed",
+            max_error=verdict.parity.max_error,
+            verdict=verdict.model_dump(mode="json"),
+            **({} if right and verdict.passed else {"error": error}),
+        )
 
 
 def ort_cuda(bench: Bench) -> None:
@@ -449,6 +549,7 @@ STEPS: Mapping[str, Callable[[Bench], None]] = {
     "ceilings": ceilings,
     "smoke": smoke,
     "eager": eager,
+    "trust": trust,
     "merged": merged,
     "chunks": chunks,
     "compile": compiled,

@@ -62,8 +62,13 @@ def test_the_rows_of_a_batch_are_independent(
     name: str, weights: Weights, artifact: Artifact, images: Any
 ) -> None:
     with open_cuda(name, weights, artifact) as session:
-        ranges = (BatchRange.parse("1:8"),)
-        outcome = session_integrity(session, images[:13], ranges=ranges, numerics="fp32")
+        outcome = session_integrity(
+            session,
+            images[:13],
+            ranges=(BatchRange.parse("1:8"),),
+            numerics="fp32",
+            sizes=(2, 8, 33),  # cuDNN searches its kernels anew for each
+        )
     assert outcome.passed, outcome.failures
 
 
