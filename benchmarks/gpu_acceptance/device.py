@@ -8,6 +8,7 @@ import gc
 import os
 import re
 import statistics
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -63,7 +64,7 @@ class Bench:
         self.config = SMALL if rehearse else VARIANTS["resnext50_32x4d"]
         self.rows, self.cache = rows, cache
         self.name = torch.cuda.get_device_name() if self.cuda else "cpu (rehearsal)"
-        self._code = code_digest()
+        self._code, self._began = code_digest(), time.monotonic()
         self._done = (
             {row["cell"] for row in read_rows(rows) if self._is_good(row)} if resume else set()
         )
@@ -86,6 +87,7 @@ class Bench:
             "status": status,
             "device": self.name,
             "code": self._code,
+            "after_s": round(time.monotonic() - self._began, 1),
             **facts,
         }
         append_row(self.rows, row)

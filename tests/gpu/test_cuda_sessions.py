@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +32,24 @@ from resnext.verify.parity import compare
 from resnext.weights.spec import Weights
 
 BATCHES = (1, 8, 64)
+Exported = Callable[[Precision], Artifact]
 NO_ORT_CUDA = available("ort-cuda")
 needs_ort_cuda = pytest.mark.skipif(NO_ORT_CUDA is not None, reason=str(NO_ORT_CUDA))
 ALL = ["torch", "torch-folded", "torch-compile", pytest.param("ort-cuda", marks=needs_ort_cuda)]
 EAGER = ["torch", "torch-folded", pytest.param("ort-cuda", marks=needs_ort_cuda)]
 
 
-def open_cuda(name: str, weights: Weights, artifact: Artifact, *, graph: bool = True) -> Session:
-    subject: Weights | Artifact = weights if RUNTIMES[name].live else artifact
+def open_cuda(name: str, weights: Weights, exported: Exported, *, graph: bool = True) -> Session:
+    subject: Weights | Artifact = weights if RUNTIMES[name].live else exported("fp32")
     return open_session(subject, name, options=SessionOptions(device="cuda", cuda_graph=graph))
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("name", ALL)
 def test_bound_and_host_runs_are_float64s(
-    name: str, batch: int, weights: Weights, artifact: Artifact, images: Any, reference: Any
+    name: str, batch: int, weights: Weights, exported: Exported, images: Any, reference: Any
 ) -> None:
-    with open_cuda(name, weights, artifact) as session:
+    with open_cuda(name, weights, exported) as session:
         bound = session.bind({"input": images[:batch]})
         bound.enqueue()
         bound.synchronize()
@@ -59,9 +61,9 @@ def test_bound_and_host_runs_are_float64s(
 
 @pytest.mark.parametrize("name", EAGER)
 def test_the_rows_of_a_batch_are_independent(
-    name: str, weights: Weights, artifact: Artifact, images: Any
+    name: str, weights: Weights, exported: Exported, images: Any
 ) -> None:
-    with open_cuda(name, weights, artifact) as session:
+    with open_cuda(name, weights, exported) as session:
         outcome = session_integrity(
             session,
             images[:13],
@@ -74,11 +76,11 @@ def test_the_rows_of_a_batch_are_independent(
 
 @pytest.mark.parametrize("name", EAGER)
 def test_a_graph_gives_what_plain_launches_give(
-    name: str, weights: Weights, artifact: Artifact, images: Any
+    name: str, weights: Weights, exported: Exported, images: Any
 ) -> None:
     outputs = []
     for graph in (True, False):
-        with open_cuda(name, weights, artifact, graph=graph) as session:
+        with open_cuda(name, weights, exported, graph=graph) as session:
             bound = session.bind({"input": images[:8]})
             assert bound.boundary == ("graph" if graph else "device")
             bound.enqueue()
@@ -91,9 +93,9 @@ def test_a_graph_gives_what_plain_launches_give(
 
 @pytest.mark.parametrize("name", EAGER)
 def test_binding_again_takes_the_new_input_and_batch(
-    name: str, weights: Weights, artifact: Artifact, images: Any, reference: Any
+    name: str, weights: Weights, exported: Exported, images: Any, reference: Any
 ) -> None:
-    with open_cuda(name, weights, artifact) as session:
+    with open_cuda(name, weights, exported) as session:
         for rows in (slice(0, 8), slice(8, 16), slice(3, 4)):
             bound = session.bind({"input": images[rows]})
             bound.enqueue()
@@ -107,9 +109,9 @@ def test_binding_again_takes_the_new_input_and_batch(
 
 @pytest.mark.parametrize("name", EAGER)
 def test_everything_runs_on_the_device_in_float32(
-    name: str, weights: Weights, artifact: Artifact
+    name: str, weights: Weights, exported: Exported
 ) -> None:
-    with open_cuda(name, weights, artifact) as session:
+    with open_cuda(name, weights, exported) as session:
         delivered = session.delivered()
     heavy = [layer for layer in delivered.layers if layer.op in ("Conv", "Gemm")]
     assert len(heavy) == 54
@@ -136,11 +138,11 @@ def test_float32_is_not_tf32_whatever_the_process_was_told(
 
 @pytest.mark.parametrize("name", EAGER)
 def test_device_time_is_within_host_time_and_grows_with_work(
-    name: str, weights: Weights, artifact: Artifact, images: Any
+    name: str, weights: Weights, exported: Exported, images: Any
 ) -> None:
     medians = {}
     for batch in (8, 64):
-        with open_cuda(name, weights, artifact) as session:
+        with open_cuda(name, weights, exported) as session:
             inputs = {"input": images[:batch]}
             bound = session.bind(inputs)
             if bound.cuda_stream is None:
@@ -154,15 +156,14 @@ def test_device_time_is_within_host_time_and_grows_with_work(
 
 @pytest.mark.parametrize("name", ALL)
 def test_float16_has_tensor_cores(
-    name: str, weights: Weights, artifact: Artifact, artifact_fp16: Artifact, images: Any
+    name: str, weights: Weights, exported: Exported, images: Any
 ) -> None:
-    exported: dict[Precision, Artifact] = {"fp32": artifact, "fp16": artifact_fp16}
-    times: dict[Precision, list[int]] = {precision: [] for precision in exported}
+    times: dict[Precision, list[int]] = {"fp32": [], "fp16": []}
     with contextlib.ExitStack() as stack:
         sessions: dict[Precision, Session] = {}
         bounds: dict[Precision, Bound] = {}
-        for precision in exported:
-            subject: Weights | Artifact = weights if RUNTIMES[name].live else exported[precision]
+        for precision in times:
+            subject: Weights | Artifact = weights if RUNTIMES[name].live else exported(precision)
             options = SessionOptions(device="cuda", precision=precision)
             session = sessions[precision] = stack.enter_context(
                 open_session(subject, name, options=options)
@@ -186,9 +187,9 @@ def test_what_ort_cuda_makes_of_bfloat16(
     """A report and no check: the table of backends leaves bfloat16 out, and pytest's summary says
     what releases do.
     """
-    exported = export_onnx(weights, tmp_path / "bf16", precision="bf16", check=False)
+    artifact = export_onnx(weights, tmp_path / "bf16", precision="bf16", check=False)
     try:
-        with OrtSession(CudaProvider(exported, SessionOptions(), "ort-cuda")) as session:
+        with OrtSession(CudaProvider(artifact, SessionOptions(), "ort-cuda")) as session:
             logits = session.run({"input": images[:8]})["logits"]
             share = delivered_share(session.delivered(), weights.config, "bfloat16")
     except ResnextError as exc:
