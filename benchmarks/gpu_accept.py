@@ -50,12 +50,12 @@ class Step:
 
     Attributes:
         name: of `gpu_acceptance.steps`, or ``benchmark`` or ``tests``.
-        share_s: the most seconds that it gets; None means whatever is left.
+        share_s: the most seconds that it gets.
         stop: signal that makes it stop in order.
     """
 
     name: str
-    share_s: float | None
+    share_s: float
     stop: signal.Signals = signal.SIGTERM
 
 
@@ -64,11 +64,11 @@ STEPS = (
     Step("environment", 60),
     Step("ceilings", 25),
     Step("smoke", 60),
-    Step("eager", 110),
-    Step("benchmark", 130),
     Step("package", 150),
-    Step("trust", 60),
-    Step("tests", None, signal.SIGINT),
+    Step("benchmark", 130),
+    Step("trust", 90),
+    Step("tests", 240, signal.SIGINT),
+    Step("eager", 130),
     Step("compile", 120),
     Step("merged", 50),
     Step("chunks", 30),
@@ -173,7 +173,7 @@ class Acceptance:
         """Every step, then the verdict."""
         for step in self.steps:
             left = self.deadline - time.monotonic() - RESERVE_S
-            limit = left if step.share_s is None else min(step.share_s, left)
+            limit = min(step.share_s, left)
             outcome = self.outcomes[step.name]
             if limit < LEAST_S:
                 outcome.status = "no time"
@@ -210,7 +210,9 @@ class Acceptance:
         outcome.status = (
             "done" if code == 0 and not outcome.error else "timeout" if code is None else "failed"
         )
-        if code:
+        if code is not None and code < 0:
+            outcome.error = outcome.error or f"died of {signal.Signals(-code).name}"
+        elif code:
             outcome.error = outcome.error or f"exit {code}: {self._last_line()}"
         self._print_rows()
 
@@ -546,7 +548,7 @@ def seen(rows: Sequence[Row], step: str, cell: str, say: Callable[[Row], str]) -
 
 def test_results(path: Path) -> list[tuple[str, str, str]]:
     """Name, status and first line of the error of each test in a JUnit file; none if there is no
-    whole file.
+    whole file. A test that was interrupted has no name, and no result.
     """
     try:
         cases = ET.parse(path).getroot().iter("testcase")
@@ -554,6 +556,8 @@ def test_results(path: Path) -> list[tuple[str, str, str]]:
         return []
     found = []
     for case in cases:
+        if not case.get("name"):
+            continue
         name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
         verdicts = {child.tag: child for child in case}
         for tag, status in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):

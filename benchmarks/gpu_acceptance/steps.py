@@ -658,7 +658,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--resume", action="store_true")
     asked = parser.parse_args(arguments)
-    # A step that has no more time shows where it spent it.
+    # A step that crashes, or has no more time, shows where.
+    faulthandler.enable()
     faulthandler.register(signal.SIGTERM, all_threads=True, chain=True)
     bench = Bench(asked.step, asked.rows, asked.cache, rehearse=asked.rehearse, resume=asked.resume)
     with bench.guarded(asked.step):

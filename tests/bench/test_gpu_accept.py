@@ -92,9 +92,7 @@ def accept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., gpu
     monkeypatch.setattr(gpu_accept, "LEAST_S", 0.5)
     monkeypatch.setattr(gpu_accept, "RESERVE_S", 0.0)
 
-    def make(
-        budget: float = 60.0, share: float | None = 20.0, **programs: str
-    ) -> gpu_accept.Acceptance:
+    def make(budget: float = 60.0, share: float = 20.0, **programs: str) -> gpu_accept.Acceptance:
         run = gpu_accept.Acceptance(
             tmp_path / "out",
             time.monotonic() + budget,
@@ -136,6 +134,7 @@ def test_what_fails_or_hangs_is_a_line_and_the_rest_goes_on(
         share=3.0,
         first="ROW('a', median_us=12.0)",
         broken="ROW('b'); raise ValueError('the reason')",
+        crashes="os.kill(os.getpid(), 11)",
         hangs="ROW('c'); print('hanging', flush=True); time.sleep(60)",
         last="ROW('d', status='failed', error='wrong')",
     )
@@ -143,6 +142,7 @@ def test_what_fails_or_hangs_is_a_line_and_the_rest_goes_on(
     assert statuses(run) == {
         "first": "done",
         "broken": "failed",
+        "crashes": "failed",
         "hangs": "timeout",
         "last": "done",
     }
@@ -150,6 +150,7 @@ def test_what_fails_or_hangs_is_a_line_and_the_rest_goes_on(
     stored = json.loads((run.out / "accept.json").read_text())
     assert stored["problems"] == [
         "step broken: failed exit 1: ValueError: the reason",
+        "step crashes: failed died of SIGSEGV",
         "step hangs: timeout",
         "last: d: wrong",
     ]
@@ -187,7 +188,7 @@ def test_what_a_step_started_and_left_behind_ends_with_it(
 def test_results_are_whole_after_each_step_and_steps_without_time_are_said(
     accept: Callable[..., gpu_accept.Acceptance],
 ) -> None:
-    run = accept(budget=3.0, share=None, takes_all="ROW('a'); time.sleep(60)", too_late="ROW('b')")
+    run = accept(budget=3.0, share=60.0, takes_all="ROW('a'); time.sleep(60)", too_late="ROW('b')")
     run.run()
     assert statuses(run) == {"takes_all": "timeout", "too_late": "no time"}
     assert "| too_late | no time |" in (run.out / "accept.md").read_text()
@@ -498,7 +499,8 @@ def test_tests_are_rows_with_their_reasons(tmp_path: Path) -> None:
         '<testsuites><testsuite><testcase classname="tests.gpu.test_a" name="test_ok"/><testcase'
         ' classname="tests.gpu.test_a" name="test_bad"><failure'
         ' message="no&#10;more"/></testcase><testcase classname="tests.gpu.test_a"'
-        ' name="test_off"><skipped message="no TensorRT"/></testcase></testsuite></testsuites>'
+        ' name="test_off"><skipped message="no TensorRT"/></testcase><testcase time="9.1"/>'
+        "</testsuite></testsuites>"  # the last was interrupted
     )
     assert gpu_accept.test_results(path) == [
         ("test_a::test_ok", "ok", ""),
