@@ -4,8 +4,9 @@ where one is missed.
     python benchmarks/check_speed.py [--json PATH]
 
 1. ``--help`` of every command answers in under 0.3 s.
-2. Export end to end, check of the written bytes included, takes at most 1.5 times a bare
-   ``torch.onnx.export``.
+2. Export end to end, check of the written bytes included, takes at most 1.25 times a bare
+   ``torch.onnx.export``, and as long as ONNX Runtime takes for the 63 images of the check. The
+   quarter is for a file of 100 MB that is written, validated, hashed, loaded and synchronized.
 3. The harness adds under 5 us to an iteration, measured on a session that does nothing.
 4. ``ort-cpu`` is as fast as a plain loop over the same onnxruntime session: ratio 1.00 +- 0.02.
 """
@@ -27,6 +28,7 @@ import onnxruntime as ort
 import torch
 
 from resnext.artifact.files import Artifact
+from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import record_environment
 from resnext.machine.nvml import open_nvml
 from resnext.runtimes.ort.provider import session_options
@@ -38,6 +40,10 @@ from resnext_bench.measure import Samples, Subject, visit
 from resnext_export import export
 from resnext_export.convert.onnx_from_torch import _export
 
+#: Images that the export's check runs, all sizes together (docs/concepts/batch-integrity.md).
+CHECK_IMAGES = 63
+#: Share of a bare export that is left for everything else.
+REST = 0.25
 COMMANDS = ("resnext-export", "resnext-bench", "resnext-parity", "resnext-classify")
 
 
@@ -61,29 +67,36 @@ def help_seconds() -> dict[str, Any]:
 
 
 def export_ratio(rounds: int) -> tuple[dict[str, Any], Artifact]:
-    """Full export over bare export of ResNeXt-50, paired round by round."""
+    """Full export over bare export of ResNeXt-50, paired round by round. The limit has the time of
+    an image in the same round, since that depends on the processor in another way than an export.
+    """
     weights = load_weights("seeded", "resnext50_32x4d")
     model, example = load_model(weights), torch.zeros(2, 3, 224, 224)
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
     folder = Path(tempfile.mkdtemp())
     _export(model, example, dynamic)  # the first of each in a process also imports
-    export(weights, folder)
-    ratios = []
+    artifact = export(weights, folder)
+    images = weights.preprocessing.normalize(seeded_pixels(weights.config, 7))
+    ratios, limits = [], []
     for _ in range(rounds):
+        with open_session(artifact, "ort-cpu") as session:
+            session(images)
+            image = min(time_host(lambda: session(images), 3)) / 1e9 / len(images)
         before = time.perf_counter()
         _export(model, example, dynamic)
         bare = time.perf_counter() - before
         before = time.perf_counter()
         artifact = export(weights, folder, force=True)
         ratios.append((time.perf_counter() - before) / bare)
-    ratio = statistics.median(ratios)
+        limits.append(1 + REST + CHECK_IMAGES * image / bare)
+    ratio, limit = statistics.median(ratios), statistics.median(limits)
     claim = {
         "claim": "export with check / bare torch.onnx.export",
         "value": ratio,
         "unit": "x",
-        "limit": "<= 1.5",
+        "limit": f"<= {limit:.2f}",
     }
-    return {**claim, "ok": ratio <= 1.5, "samples": ratios}, artifact
+    return {**claim, "ok": ratio <= limit, "samples": ratios, "limits": limits}, artifact
 
 
 def harness_overhead() -> dict[str, Any]:

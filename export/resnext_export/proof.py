@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from resnext.runtimes.registry import open_session
 from resnext.verify.adversarial import compare_adversarial
 from resnext.verify.check import batched, logits_dtype, trusted_runtime, whole
 from resnext.verify.held.artifact import refuse_other_weights
-from resnext.verify.integrity import artifact_integrity
+from resnext.verify.integrity import integrity_beside_parity
 from resnext.verify.parity import compare, gate_for
 from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights
@@ -152,48 +153,56 @@ def prove(
             gives batch and reasons.
         BadArtifact: the graph is not that of the network.
     """
-    manifest = artifact.manifest
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        # On another thread while the runtime loads the file, which takes as long.
+        held = pool.submit(refuse_other_weights, artifact, expected.weights) if exported else None
+        record = _compared(artifact, expected, backend)
+        if held is not None:
+            held.result()
+    return record
+
+
+def _compared(artifact: Artifact, expected: Expected, backend: str) -> CheckRecord:
+    """What the file computes, compared with what eager PyTorch gives; rows, with each other."""
+    manifest, adversarial = artifact.manifest, expected.adversarial
     gate = gate_for(manifest.numerics)
-    worst, ratios = 0.0, []
     backend = trusted_runtime(artifact, backend)
     inputs: NDArray[Any] = expected.pixels if manifest.preprocessing_baked else expected.images
+    extreme = adversarial.inputs.inputs(baked=manifest.preprocessing_baked)
+    count = len(extreme)
+    worst, ratios, compared = 0.0, [], {}
     with open_session(artifact, backend) as run:
         for size in expected.batches:
             rows = whole(len(inputs), size)
+            compared[size] = batched(run, inputs[rows], size)
             outcome = compare(
                 expected.reference[rows],
-                batched(run, inputs[rows], size),
+                compared[size],
                 gate=gate,
                 baseline=None if expected.baseline is None else expected.baseline[rows],
                 dtype=logits_dtype(artifact, backend),
                 artifact_sha256=manifest.file_sha256,
             )
-            _refuse(outcome.failures, size)
+            _refuse(outcome.failures, f"batch {size}")
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)
             ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
-        size, adversarial = expected.batches[-1], expected.adversarial
-        extreme = adversarial.inputs.inputs(baked=manifest.preprocessing_baked)
-        rows = whole(len(extreme), size)
-        count = len(extreme)
-        _, failures = compare_adversarial(
-            adversarial.inputs.names[:count],
-            adversarial.reference[:count],
-            batched(run, extreme[rows], size)[:count],
-            gate=gate,
-            baseline=None if adversarial.baseline is None else adversarial.baseline[:count],
-            loss=outcome.loss,
-            saturates=NUMERICS[manifest.numerics].calibrated,
-        )
-        _refuse(failures, size)
-        integrity = artifact_integrity(run, manifest, quick=True)
-    if not integrity.passed:
+        integrity, logits = integrity_beside_parity(run, manifest, inputs, compared, extreme)
+    if logits is None:
         raise GateFailed(
             "the rows of a batch are not independent in the exported file:"
             f" {'; '.join(integrity.failures)}. Nothing was written"
         )
-    if exported:
-        refuse_other_weights(artifact, expected.weights)
+    _, failures = compare_adversarial(
+        adversarial.inputs.names[:count],
+        adversarial.reference[:count],
+        logits,
+        gate=gate,
+        baseline=None if adversarial.baseline is None else adversarial.baseline[:count],
+        loss=outcome.loss,
+        saturates=NUMERICS[manifest.numerics].calibrated,
+    )
+    _refuse(failures, "adversarial inputs")
     return CheckRecord(
         batches=expected.batches,
         backend=backend,
@@ -203,9 +212,9 @@ def prove(
     )
 
 
-def _refuse(failures: tuple[str, ...], batch: int) -> None:
+def _refuse(failures: tuple[str, ...], where: str) -> None:
     if failures:
         raise GateFailed(
-            f"the exported file does not compute what PyTorch computes, batch {batch}: "
+            f"the exported file does not compute what PyTorch computes, {where}: "
             f"{'; '.join(failures)}. Nothing was written"
         )

@@ -35,33 +35,50 @@ class Exam:
         images: different images.
         smallest: batch size whose logits the others are compared with.
         numerics: key of `NUMERICS`, for the limits.
+        others: images that replace rows, in turns, from the last to the first; a precision may
+            overflow on them. None means one extreme image.
 
     Attributes:
         ledger: the outcome so far.
     """
 
     def __init__(
-        self, session: Session, images: NDArray[Any], smallest: int, numerics: str
+        self,
+        session: Session,
+        images: NDArray[Any],
+        smallest: int,
+        numerics: str,
+        others: NDArray[Any] | None = None,
     ) -> None:
         self._session, self._images, self._smallest = session, images, smallest
         self._numerics = numerics
-        board = np.indices(images.shape[1:]).sum(axis=0) % 2 == 0
-        self._extreme = np.where(board, images.max(), images.min()).astype(images.dtype)
+        self._may_overflow = others is not None
+        self._others = _extreme(images)[np.newaxis] if others is None else others
+        self._replaced = 0
+        self._of_others: dict[int, Logits] = {}
         self._first: Logits | None = None
         self.ledger = Ledger(gate_for(numerics).max_error)
 
-    def begin(self) -> bool:
+    def begin(self, base: Logits | None = None) -> bool:
         """Run every image in the smallest batch, and measure rounding and noise there; False if
         that does not run.
+
+        Args:
+            base: logits of every image in the smallest batch, if they are known; rounding is then
+                only measured if it decides something.
         """
         size, rows = self._smallest, self._rows(self._smallest)
-        base = self._in_smallest_batches(self._images)
+        known = base is not None
+        base = self._in_smallest_batches(self._images) if base is None else base
         if base is None:
             return False
         if not self.ledger.begin(base):
             self.ledger.fail("finite", size, f"batch {size} gives zeros only")
             return False
-        self.ledger.rounding = self._rounding()
+        if known:
+            self.ledger.postpone(self._rounding)
+        else:
+            self.ledger.rounding = self._rounding()
         # The base is not compared with itself: its last window may be shorter than a batch.
         self._first, again = self._run(rows), self._run(rows)
         if self._first is None or again is None:
@@ -95,20 +112,34 @@ class Exam:
         """Examine law ``size`` at one batch size, in one run."""
         self.in_batch(self._rows(size, 1))
 
-    def visit_quickly(self, size: int, *, odd: bool) -> None:
+    def visit_quickly(self, size: int, *, odd: bool, known: Logits | None = None) -> None:
         """Examine one batch size in two runs, the second with other images in the odd or in the
         even rows.
+
+        Args:
+            size: the batch size.
+            odd: replace the odd rows.
+            known: logits of the first images in this size, after law ``size``.
         """
-        rows = self._rows(size, 1)
-        if size > 1 and (logits := self.in_batch(rows)) is not None:
+        rows = self._rows(size, 1 if known is None else 0)
+        logits = self.in_batch(rows) if known is None else known
+        if logits is not None:
             self.replace(rows, np.arange(size) % 2 == odd, logits)
 
     def in_batch(self, rows: NDArray[Any]) -> Logits | None:
         """Logits of a batch, after law ``size``; None if it does not run."""
         if (logits := self._run(rows)) is not None:
-            base = self.ledger.base
-            self.ledger.compare("size", logits, base[rows], among=base)
+            self._hold(logits, rows)
         return logits
+
+    def hold(self, logits: Logits, size: int) -> None:
+        """Law ``size`` for what ran already: all images in whole batches, filled up as by
+        `check.whole`.
+        """
+        for at in range(0, len(logits), size):
+            batch = logits[at : at + size]
+            if self._checked(batch, size) is not None:
+                self._hold(batch, self._rows(size, at))
 
     def permute(self, rows: NDArray[Any], order: NDArray[Any], logits: Logits) -> None:
         """Law ``permuted``.
@@ -122,12 +153,28 @@ class Exam:
             self.ledger.compare("permuted", permuted, logits[order], among=logits)
 
     def replace(self, rows: NDArray[Any], changed: NDArray[np.bool_], logits: Logits) -> None:
-        """Law ``neighbor``: replace the ``changed`` rows by an extreme image."""
+        """Law ``neighbor``: replace the ``changed`` rows by other images."""
+        places, kept = np.flatnonzero(changed), np.flatnonzero(~changed)
+        others = -1 - (self._replaced + np.arange(len(places))) % len(self._others)
+        self._replaced += len(places)
         images = self._images[rows]
-        images[changed] = self._extreme
-        if (others := self._logits(images)) is not None:
-            kept = np.flatnonzero(~changed)
-            self.ledger.compare("neighbor", others, logits, exact=True, rows=kept)
+        images[places] = self._others[others]
+        after = self._logits(images, kept if self._may_overflow else None)
+        if after is not None:
+            self.ledger.compare("neighbor", after, logits, exact=True, rows=kept)
+            self._of_others.update(zip(others.tolist(), after[places], strict=True))
+
+    def logits_of_others(self, size: int) -> Logits:
+        """Logits of all images that replace rows; those that replaced none yet run in batches of
+        ``size``.
+        """
+        order = range(-len(self._others), 0)
+        missing = np.array([index for index in order if index not in self._of_others], int)
+        for at in range(0, len(missing), size):
+            batch = np.resize(missing[at : at + size], size)
+            logits = self._session(self._others[batch]).astype(np.float64)
+            self._of_others.update(zip(batch.tolist(), logits, strict=True))
+        return np.stack([self._of_others[index] for index in order])
 
     def first_again(self) -> None:
         """Law ``stale`` at the smallest batch: the first one must give what it gave."""
@@ -201,9 +248,13 @@ class Exam:
     def _run(self, rows: NDArray[Any]) -> Logits | None:
         return self._logits(self._images[rows])
 
-    def _logits(self, images: NDArray[Any]) -> Logits | None:
-        """Logits of a batch in the range; None if it does not run, which breaks the law
-        ``range``.
+    def _hold(self, logits: Logits, rows: NDArray[Any]) -> None:
+        base = self.ledger.base
+        self.ledger.compare("size", logits, base[rows], among=base)
+
+    def _logits(self, images: NDArray[Any], rows: NDArray[Any] | None = None) -> Logits | None:
+        """Logits of a batch in the range, finite in ``rows``, or in all of them; None if it does
+        not run, which breaks the law ``range``.
         """
         size = len(images)
         self.ledger.examined("range", size)
@@ -213,11 +264,19 @@ class Exam:
             failure = f"batch {size} is in the range, and fails: {_described(exc)}"
             self.ledger.fail("range", size, failure)
             return None
+        return self._checked(logits, size, rows)
+
+    def _checked(
+        self, logits: Logits, size: int, rows: NDArray[Any] | None = None
+    ) -> Logits | None:
+        """``logits``, after laws ``range`` and ``finite``; None if they are of another shape."""
+        self.ledger.examined("range", size)
         if logits.ndim != 2 or len(logits) != size:
             self.ledger.fail("range", size, f"batch {size} gives logits of shape {logits.shape}")
             return None
         self.ledger.examined("finite", size)
-        wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        rows = np.arange(size) if rows is None else rows
+        wrong = rows[~np.isfinite(logits[rows]).all(axis=1)]
         if wrong.size:
             failure = f"batch {size}, row {wrong[0]} holds NaN or infinity"
             self.ledger.fail("finite", size, failure)
@@ -254,6 +313,13 @@ class Exam:
             return None
         effect = self.ledger.difference(logits)
         return effect if unit >= change else effect * unit / change * _BY_LAYERS
+
+
+def _extreme(images: NDArray[Any]) -> NDArray[Any]:
+    """A checkerboard of the largest and the smallest value."""
+    board = np.indices(images.shape[1:]).sum(axis=0) % 2 == 0
+    extreme: NDArray[Any] = np.where(board, images.max(), images.min()).astype(images.dtype)
+    return extreme
 
 
 def _rounding_unit(dtype: str) -> float:

@@ -5,7 +5,7 @@ Needs no reference: the outputs of one session are compared with each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from resnext.runtimes.session import Session
 from .batch_exam import Exam
 from .check import check_bytes, natural_runtime
 from .held.artifact import check_graph
-from .laws import Integrity
+from .laws import Integrity, Logits
 
 #: Batch sizes to visit in an open range: odd ones, and both sides of usual tile widths.
 SIZES = (1, 2, 3, 7, 8, 9, 16, 17, 33, 65)
@@ -92,11 +92,9 @@ def artifact_integrity(
     quick: bool = False,
 ) -> Integrity:
     """`session_integrity` for an artifact that is open already, on seeded images."""
-    pixels = seeded_pixels(manifest.config, _QUICK_DIFFERENT if quick else _DIFFERENT, seed)
-    baked = manifest.preprocessing_baked
     return session_integrity(
         session,
-        pixels if baked else manifest.preprocessing.normalize(pixels),
+        _seeded(manifest, _QUICK_DIFFERENT if quick else _DIFFERENT, seed),
         ranges=manifest.batch_ranges,
         numerics=manifest.numerics,
         sizes=sizes,
@@ -130,10 +128,10 @@ def session_integrity(
     exam = Exam(session, images, min(covered.min for covered in ranges), numerics)
     if exam.begin():
         chosen = visited(ranges, quick=quick) if sizes is None else sorted({*sizes})
-        for turn, size in enumerate(track(chosen, f"batch integrity on {session.backend}")):
-            if quick:
-                exam.visit_quickly(size, odd=turn % 2 == 1)
-            else:
+        if quick:
+            _visit_quickly(exam, session, chosen, ranges, {})
+        else:
+            for size in track(chosen, _step(session)):
                 exam.visit(size)
         exam.first_again()
         if not quick:
@@ -146,6 +144,44 @@ def session_integrity(
     return exam.ledger.outcome(
         backend=session.backend, quick=quick, artifact_sha256=artifact_sha256
     )
+
+
+def integrity_beside_parity(
+    session: Session,
+    manifest: Manifest,
+    images: NDArray[Any],
+    compared: Mapping[int, NDArray[Any]],
+    others: NDArray[Any],
+) -> tuple[Integrity, Logits | None]:
+    """The quick check of an artifact whose parity is checked, too; no batch runs for both.
+
+    Args:
+        session: runs the artifact.
+        manifest: of the artifact.
+        images: what parity compared, in the form that the session takes.
+        compared: their logits by batch size, all images in whole batches (`check.whole`).
+        others: other inputs to compare; they replace rows for law ``neighbor``.
+
+    Returns:
+        The outcome, and the logits of ``others``, or None if a law is broken.
+    """
+    ranges = manifest.batch_ranges
+    smallest = min(covered.min for covered in ranges)
+    known = {size: logits.astype(np.float64) for size, logits in compared.items()}
+    if len(images) < _QUICK_DIFFERENT:  # a place in the batch would not show
+        images, known = _seeded(manifest, _QUICK_DIFFERENT), {}
+    exam = Exam(session, images, smallest, manifest.numerics, others)
+    if exam.begin(known[smallest][: len(images)] if smallest in known else None):
+        for size, logits in known.items():
+            exam.hold(logits, size)
+        sizes = sorted({*visited(ranges, quick=True), *known})
+        _visit_quickly(exam, session, sizes, ranges, known)
+        exam.first_again()
+        exam.pass_the_ends(ranges)
+    outcome = exam.ledger.outcome(
+        backend=session.backend, quick=True, artifact_sha256=manifest.file_sha256
+    )
+    return outcome, exam.logits_of_others(max(compared)) if outcome.passed else None
 
 
 def timed_batch_integrity(
@@ -175,6 +211,39 @@ def timed_batch_integrity(
             exam.permute(rows, np.roll(rows, 1), base)
             exam.replace(rows, rows % 2 == 0, base)
     return exam.ledger.outcome(backend=session.backend, quick=True, artifact_sha256=artifact_sha256)
+
+
+def _visit_quickly(
+    exam: Exam,
+    session: Session,
+    sizes: Sequence[int],
+    ranges: Sequence[BatchRange],
+    known: Mapping[int, Logits],
+) -> None:
+    """Law ``size`` at each size, and ``neighbor`` at the smallest and the largest of each range: a
+    leak that is below rounding is there from some size on or up to one.
+    """
+    outermost = set()
+    for covered in ranges:
+        inside = [size for size in sizes if size in covered and size > 1]
+        outermost |= {*inside[:1], *inside[-1:]}
+    odd = False
+    for size in track(sizes, _step(session)):
+        if size in outermost:
+            odd = not odd
+            exam.visit_quickly(size, odd=odd, known=known[size][:size] if size in known else None)
+        elif size > 1 and size not in known:
+            exam.visit_once(size)
+
+
+def _seeded(manifest: Manifest, count: int, seed: int = 0) -> NDArray[Any]:
+    """Different images, as the artifact takes them."""
+    pixels = seeded_pixels(manifest.config, count, seed)
+    return pixels if manifest.preprocessing_baked else manifest.preprocessing.normalize(pixels)
+
+
+def _step(session: Session) -> str:
+    return f"batch integrity on {session.backend}"
 
 
 def visited(ranges: Sequence[BatchRange], *, quick: bool) -> tuple[int, ...]:

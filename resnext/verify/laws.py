@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -127,6 +127,7 @@ class Ledger:
         self.base: Logits = np.empty((0, 0))
         self.rounding: float | None = None
         self.noise = 0.0
+        self._measure: Callable[[], float | None] | None = None
 
     def begin(self, base: Logits) -> bool:
         """Take ``base`` as the logits to compare with; False if they are all zero."""
@@ -135,6 +136,10 @@ class Ledger:
         self._rms = rms or 1.0
         return rms > 0
 
+    def postpone(self, measure: Callable[[], float | None]) -> None:
+        """Take ``measure``'s rounding as soon as a difference depends on it."""
+        self._measure = measure
+
     def difference(self, logits: Logits) -> float:
         """Largest difference to the base, relative to RMS."""
         return self._worst(logits, self.base)[0]
@@ -142,10 +147,12 @@ class Ledger:
     @property
     def rounding_limit(self) -> float:
         """Allowed difference if other kernels may compute a row."""
-        most = self._gate * _MOST_SHARE
+        least, most = self._gate * _LEAST_SHARE, self._gate * _MOST_SHARE
+        if self._measure is not None:
+            return least
         if self.rounding is None:
             return most
-        return min(most, max(self._gate * _LEAST_SHARE, _MARGIN * self.rounding))
+        return min(most, max(least, _MARGIN * self.rounding))
 
     @property
     def exact_limit(self) -> float:
@@ -186,10 +193,8 @@ class Ledger:
             among: the rows of ``want``, and others that a row may be mistaken for.
         """
         size = len(got)
-        limit = self.exact_limit if exact else self.rounding_limit
         self.examined(law, size)
         tally = self._tallies[law]
-        tally.limit = max(tally.limit, limit)
         if got.shape != want.shape:
             self.fail(law, size, f"batch {size} gives shape {got.shape}, want {want.shape}")
             return
@@ -198,6 +203,8 @@ class Ledger:
         row = int(rows[at])
         if law == "repeat":
             self.noise = max(self.noise, worst)
+        limit = self._limit(worst, exact=exact)
+        tally.limit = max(tally.limit, limit)
         if tally.worst is None or worst > tally.worst:
             tally.worst, tally.at = worst, (size, row)
         mistaken = None
@@ -215,7 +222,10 @@ class Ledger:
 
     def near(self, got: Logits, want: Logits) -> bool:
         """Whether they differ by no more than rounding."""
-        return got.shape == want.shape and self._worst(got, want)[0] <= self.rounding_limit
+        if got.shape != want.shape:
+            return False
+        worst, _ = self._worst(got, want)
+        return worst <= self._limit(worst, exact=False)
 
     def outcome(self, *, backend: str, quick: bool, artifact_sha256: str | None) -> Integrity:
         """The record."""
@@ -236,6 +246,15 @@ class Ledger:
             contrast=self._contrast(),
             artifact_sha256=artifact_sha256,
         )
+
+    def _limit(self, worst: float, *, exact: bool) -> float:
+        """What ``worst`` may be. Rounding is measured now if that decides."""
+        limit = self.exact_limit if exact else self.rounding_limit
+        if worst > limit and self._measure is not None:
+            measure, self._measure = self._measure, None
+            self.rounding = measure()
+            limit = self.exact_limit if exact else self.rounding_limit
+        return limit
 
     def _worst(self, got: Logits, want: Logits) -> tuple[float, int]:
         """Largest difference relative to RMS, and its row. NaN and infinity are the law

@@ -14,19 +14,24 @@ import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
+from check_speed import CHECK_IMAGES
 from exported import derive_onnx, export_onnx, relabeled
 from fakes.package import FakeLoader, fake_package
 from resnext import batch_integrity, open_session
 from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
+from resnext.artifact.manifest import Manifest
 from resnext.artifact.specs import BatchRange
 from resnext.cli.parity import main
 from resnext.errors import BadArtifact, BadInput, GateFailed, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import NUMERICS
+from resnext.runtimes.ort.session import OrtSession
 from resnext.runtimes.session import Arrays, Bound
 from resnext.testing import FakeBound, FakeSession
+from resnext.verify.check import batched, whole
 from resnext.verify.integrity import (
     SIZES,
+    integrity_beside_parity,
     session_integrity,
     timed_batch_integrity,
     visited,
@@ -389,6 +394,114 @@ def test_every_row_of_a_timed_batch_counts() -> None:
     assert broken(timed(network, one_row(images), images)) == {"timed"}
 
 
+# The check of an export, which shares its batches with parity.
+
+
+def beside_parity(
+    manifest: Manifest,
+    function: Function,
+    *,
+    numerics: str = "fp32",
+    sizes: tuple[int, ...] = (1, 7),
+    huge: float = 1e4,
+) -> tuple[Integrity, Logits | None]:
+    session = FakeSession(function, in_shape=(6,), classes=5)
+    images = IMAGES[:7]
+    others = np.concatenate([IMAGES[7:], IMAGES[:1] * np.float32(huge)])
+    compared = {size: batched(session, images[whole(7, size)], size) for size in sizes}
+    return integrity_beside_parity(
+        session, manifest.model_copy(update={"precision": numerics}), images, compared, others
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in NOT_QUICK])
+def test_the_check_beside_parity_finds_it_too(name: str, graphs: dict[str, Artifact]) -> None:
+    make, numerics, _ = FAULTS[name]
+    fault = make()
+    manifest = graphs["fp32"].manifest
+    if name == "end":
+        manifest = manifest.model_copy(update={"batch": BatchRange.parse("1:8:64")})
+    result, logits = beside_parity(manifest, lambda x: fault(network(x)), numerics=numerics)
+    assert not result.passed
+    assert logits is None
+
+
+@pytest.mark.parametrize("numerics", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("sizes", [{2}, {17}])
+def test_a_leak_below_rounding_is_seen_in_the_smallest_and_the_largest_batch(
+    numerics: str, sizes: set[int], graphs: dict[str, Artifact]
+) -> None:
+    def leaking(images: NDArray[Any]) -> Logits:
+        logits = network(images)
+        return leak(1e-6)(logits) if len(images) in sizes else logits
+
+    quick = examine(leaking, numerics=numerics, quick=True, ranges=(BatchRange.parse("1:8"),))
+    assert broken(quick) == {"neighbor"}
+    result, _ = beside_parity(graphs["fp32"].manifest, leaking, numerics=numerics, huge=1)
+    assert broken(result) == {"neighbor"}
+
+
+def test_the_batches_of_parity_are_held_against_each_other(graphs: dict[str, Artifact]) -> None:
+    def other_kernel(images: NDArray[Any]) -> Logits:
+        return network(images) * np.float32(1.0001 if len(images) == 7 else 1)
+
+    result, _ = beside_parity(graphs["fp32"].manifest, other_kernel)
+    assert broken(result) == {"size"}
+    (failure,) = result.failures
+    assert "batch 7, row" in failure
+
+
+def test_other_inputs_come_back_in_their_order(graphs: dict[str, Artifact]) -> None:
+    result, logits = beside_parity(graphs["fp32"].manifest, network)
+    assert result.passed, result.failures
+    assert logits is not None
+    assert np.array_equal(logits, network(np.concatenate([IMAGES[7:], IMAGES[:1] * 1e4])))
+
+
+def test_only_other_inputs_may_overflow(graphs: dict[str, Artifact]) -> None:
+    def overflowing(images: NDArray[Any]) -> Logits:
+        logits = network(images)
+        return np.where(np.abs(logits) > 1e3, np.inf, logits).astype(np.float32)
+
+    result, logits = beside_parity(graphs["fp32"].manifest, overflowing)
+    assert result.passed, result.failures
+    assert logits is not None
+    assert np.isfinite(logits).all(axis=1).tolist() == [True] * 6 + [False]
+
+    def leaking(images: NDArray[Any]) -> Logits:
+        with np.errstate(invalid="ignore"):
+            return leak(1e-2)(overflowing(images))
+
+    assert "finite" in broken(beside_parity(graphs["fp32"].manifest, leaking)[0])
+
+
+@pytest.mark.parametrize(("numerics", "nervous", "beyond"), [("fp32", 40, 1.5), ("bf16", 0, 11)])
+def test_rounding_is_measured_only_if_it_decides(
+    numerics: str, nervous: float, beyond: float, graphs: dict[str, Artifact]
+) -> None:
+    """``nervous`` logits move with the last bits of an image; all in units of the least limit."""
+    least = NUMERICS[numerics].gate.max_error / 20
+    unit = least * np.sqrt(np.mean(network(IMAGES[:7]) ** 2))
+
+    def examined(drift: float, nervous: float) -> Integrity:
+        def drifting(images: NDArray[Any]) -> Logits:
+            bits = np.sin(images.astype(np.float64) * 1e5).sum(axis=1, keepdims=True)
+            late = drift if len(images) > 8 else 0
+            return np.asarray(network(images) + unit * (nervous * bits + late), np.float64)
+
+        return beside_parity(graphs["fp32"].manifest, drifting, numerics=numerics)[0]
+
+    small = examined(0.9, nervous)
+    assert small.passed, small.failures
+    assert small.rounding is None
+    large = examined(beyond, 0)
+    assert broken(large) == {"size"}
+    assert large.rounding is not None
+    explained = examined(1.5, nervous)
+    assert explained.passed, explained.failures
+    assert explained.rounding is not None
+
+
 # Faults in a real graph.
 
 
@@ -535,6 +648,51 @@ def test_the_check_of_an_export_refuses_it(
     artifact = planted(graphs["fp32"], tmp_path / "fault", GRAPH_FAULTS[fault][1])
     with pytest.raises(GateFailed, match=says):
         prove(artifact, expect(weights, artifact.manifest.batch, "fp32"))
+
+
+def test_images_that_are_too_few_to_show_a_place_are_not_the_only_ones(
+    graphs: dict[str, Artifact], weights: Weights, tmp_path: Path
+) -> None:
+    """As of a calibration on a single picture."""
+    nodes = GRAPH_FAULTS["rows reversed"][1]
+    artifact = planted(graphs["fp32"], tmp_path / "fault", nodes)
+    single = seeded_pixels(weights.config, 1)
+    expected = expect(weights, artifact.manifest.batch, "fp32", pixels=single)
+    with pytest.raises(GateFailed, match="rows of a batch are not independent"):
+        prove(artifact, expected)
+
+
+@pytest.mark.parametrize(
+    ("batch", "sizes"),
+    [
+        # parity; one batch repeated; two sizes with other rows, too; the first batch again; those
+        # adversarial inputs that were not among the other rows
+        ("1:8", (*[1] * 7, 7, 1, 1, 2, 2, 8, 17, 17, 1)),
+        ("1:1:7", (*[1] * 7, 7, 1, 1, 2, 2, 7, 1, 8, 7)),  # past its end, and right there
+        ("1", (*[1] * 7, 1, 1, 1, *[1] * 10)),
+        ("3", (*[3] * 3, 3, 3, 3, 3, *[3] * 3)),
+    ],
+)
+def test_the_check_of_an_export_runs_no_batch_twice(
+    batch: str,
+    sizes: tuple[int, ...],
+    weights: Weights,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The limit of ``benchmarks/check_speed.py`` follows from the first row."""
+    assert batch != "1:8" or sum(sizes) == CHECK_IMAGES
+    ran: list[int] = []
+    run = OrtSession.run
+
+    def counted(self: OrtSession, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        outputs = run(self, inputs)  # raises past a fixed size
+        ran.append(len(inputs["input"]))
+        return outputs
+
+    monkeypatch.setattr(OrtSession, "run", counted)
+    export_onnx(weights, tmp_path / "artifact", batch=BatchRange.parse(batch))
+    assert tuple(ran) == sizes
 
 
 def test_a_branch_on_a_batch_size_that_is_not_run_is_refused(
