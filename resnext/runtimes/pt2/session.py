@@ -12,11 +12,11 @@ import torch
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.records import PackageRecord
-from resnext.errors import BadArtifact, BadInput, first_line
+from resnext.errors import BadArtifact, first_line
 from resnext.runtimes.buffers import DeviceMemory
 from resnext.runtimes.delivered import delivered_from_package
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Delivered
+from resnext.runtimes.session import Delivered
 from resnext.runtimes.tensor_session import TensorSession
 
 
@@ -44,7 +44,7 @@ class Pt2Session(TensorSession):
         record: PackageRecord,
         memory: DeviceMemory,
     ) -> None:
-        super().__init__(name, options, memory)
+        super().__init__(name, options, memory, artifact.manifest.batch_ranges)
         self.inputs, self.outputs = record.inputs, record.outputs
         self._record = record
         try:
@@ -67,13 +67,6 @@ class Pt2Session(TensorSession):
         """
         delivered = delivered_from_package(self._record, self._memory.device)
         return replace(delivered, notes={**delivered.notes, **self._device_notes()})
-
-    def check_inputs(self, inputs: Arrays) -> None:
-        """As in every session, and the batch must be in the package's range."""
-        super().check_inputs(inputs)
-        batch = inputs[self.inputs[0].name].shape[0]
-        if batch not in self._record.batch:
-            raise BadInput(f"the package takes batches of {self._record.batch}, got {batch}")
 
     def close(self) -> None:
         """Release graph, buffers and code."""
