@@ -65,7 +65,8 @@ class UnknownName(UsageError):
         self.name = name
         self.known = tuple(known)
         starts = [known_name for known_name in self.known if name and known_name.startswith(name)]
-        near = starts[:1] or difflib.get_close_matches(name, self.known, n=1, cutoff=0.4)
+        # Half of the letters in common is chance: 'foo' and 'loose'.
+        near = starts[:1] or difflib.get_close_matches(name, self.known, n=1, cutoff=0.51)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(self.known)}")
 

@@ -40,7 +40,8 @@ class Row(Strict):
         gpu: state of the GPU in each round; empty for a CPU, and without NVML.
         model_size_bytes: size of the artifact's file, or of the tensors for a live model.
         artifact_sha256: digest of the file that ran, or None for a live model.
-        parity: of the outputs of the timed runs themselves, against float64 PyTorch.
+        parity: of the outputs of the timed runs themselves, and if they have few logits, of more
+            images, against float64 PyTorch.
         integrity: whether the rows of the timed batch depend on their own images alone; None for a
             failed row, and in files from before this was examined.
         accuracy: on labeled images, compared with their labels and with float32 PyTorch; None

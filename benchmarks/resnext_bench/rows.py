@@ -18,7 +18,7 @@ from resnext.verify.check import batched, whole
 from resnext.verify.integrity import timed_batch_integrity
 from resnext.verify.labeled import Labeled
 from resnext.verify.laws import Integrity
-from resnext.verify.parity import Parity
+from resnext.verify.parity import Parity, images_to_compare
 from resnext.verify.reference import Reference
 from resnext.verify.untrained import untrained
 
@@ -128,19 +128,23 @@ class Judge:
 
     def _parity(self, batch: int, numerics: str, opening: Opening, samples: Samples) -> Parity:
         """Parity of the outputs of the timed runs, of host and device runs the worse, and of one
-        further run of adversarial inputs.
+        further run of adversarial inputs; if few logits were timed, also of more images.
         """
         assert opening.subject is not None
-        outcomes, adversarial = [], None
+        manifest = None if opening.artifact is None else opening.artifact.manifest
+        outcomes, adversarial, more = [], None, None
         failure = ""
         if not self.deadline.over():
+            count = images_to_compare(batch, self.reference.weights.config.num_classes)
             try:
-                adversarial = self._adversarial(batch, opening)
+                more = _logits(opening, self.reference.inputs(manifest)[batch:count], batch)
+                extreme = self.reference.adversarial_inputs(manifest)
+                adversarial = _logits(opening, extreme, batch)
             except Exception as exc:  # a candidate that cannot take them does not compute the same
                 failure = f"on adversarial inputs: {as_failure(exc)}"
         for output in (samples.output, samples.bound_output):
             if output is not None:
-                rows, logits = _compared(output, batch)
+                rows, logits = _compared(output, batch, more)
                 outcomes.append(
                     self.reference.parity(
                         logits,
@@ -154,20 +158,6 @@ class Judge:
                 )
         worse = max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
         return worse.with_inputs((), (failure,) if failure else ())
-
-    def _adversarial(self, batch: int, opening: Opening) -> NDArray[Any]:
-        """The candidate's logits for adversarial inputs, ``batch`` at a time."""
-        assert opening.subject is not None
-        session = opening.subject.session
-        (spec,) = session.inputs
-        manifest = None if opening.artifact is None else opening.artifact.manifest
-        inputs = self.reference.adversarial_inputs(manifest)
-        logits = batched(
-            lambda some: session.run({spec.name: spec.cast(some)})[session.outputs[0].name],
-            inputs[whole(len(inputs), batch)],
-            batch,
-        )
-        return logits[: len(inputs)]
 
     def _accuracy(self, batch: int, opening: Opening) -> tuple[Accuracy | None, str]:
         """Accuracy, and the reason if it was requested and is missing."""
@@ -223,13 +213,27 @@ def _integrity(numerics: str, opening: Opening, samples: Samples) -> Integrity:
     )
 
 
-def _compared(output: NDArray[Any], batch: int) -> tuple[list[int], NDArray[Any]]:
-    """Rows of a batch to compare, and their logits: some, and the first that is not finite. An
-    output of another batch size is compared as it is.
+def _logits(opening: Opening, images: NDArray[Any], batch: int) -> NDArray[Any] | None:
+    """The candidate's logits of ``images``, ``batch`` at a time; None without images."""
+    assert opening.subject is not None
+    if not len(images):
+        return None
+    rows = whole(len(images), batch)
+    return batched(opening.subject.session, images[rows], batch)[: len(images)]
+
+
+def _compared(
+    output: NDArray[Any], batch: int, more: NDArray[Any] | None
+) -> tuple[list[int], NDArray[Any]]:
+    """Rows of a batch to compare, and their logits: some, the first that is not finite, and
+    ``more``, of the images after the batch. An output of another form is compared as it is.
     """
     if output.shape[:1] != (batch,):
         return list(range(batch)), output
     spread = np.unique(np.linspace(0, batch - 1, _COMPARED_ROWS).astype(int)).tolist()
     finite = np.isfinite(output.reshape(batch, -1)).all(axis=1)
     rows = sorted({*spread, *np.flatnonzero(~finite)[:1].tolist()})
-    return rows, output[rows]
+    if more is None or (more.shape[1:], more.dtype) != (output.shape[1:], output.dtype):
+        return rows, output[rows]
+    following = range(batch, batch + len(more))
+    return [*rows, *following], np.concatenate([output[rows], more])

@@ -14,6 +14,7 @@ from resnext.machine.nvml import open_nvml
 from resnext.network.config import variant_name
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.labeled import Labeled
+from resnext.verify.parity import images_to_compare
 from resnext.verify.reference import Reference
 
 from .artifacts import Artifacts
@@ -60,8 +61,8 @@ def run_benchmark(
     options = options or SessionOptions()
     candidates = candidates or {"": Candidate()}
     artifacts = Artifacts(weights, plan.cases, options.device, say)
-    largest = max(case.batch for case in plan.cases)
-    reference = Reference(weights, seeded_pixels(weights.config, largest, plan.seed))
+    count = images_to_compare(max(case.batch for case in plan.cases), weights.config.num_classes)
+    reference = Reference(weights, seeded_pixels(weights.config, count, plan.seed))
     with ExitStack() as stack:
         nvml = stack.enter_context(open_nvml())
         environment = record_environment(nvml)

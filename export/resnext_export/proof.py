@@ -20,15 +20,15 @@ from resnext.verify.adversarial import compare_adversarial
 from resnext.verify.check import batched, logits_dtype, trusted_runtime, whole
 from resnext.verify.held.artifact import refuse_other_weights
 from resnext.verify.integrity import integrity_beside_parity
-from resnext.verify.parity import compare, gate_for
+from resnext.verify.parity import compare, gate_for, images_to_compare
 from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights
 
 #: Batch sizes at which the written bytes must agree with PyTorch; 7 fits no vector width, so
 #: padding faults show.
 CHECK_BATCHES = (1, 7)
-#: Different images at most; a larger batch repeats them. A prime, so that rows that are shifted by
-#: any usual size show.
+#: Different images at most, unless they have few logits; a larger batch repeats them. A prime, so
+#: that rows that are shifted by any usual size show.
 DIFFERENT = 13
 
 
@@ -108,7 +108,9 @@ def expect(
     )
     # More images than a small batch, to see whether the network tells images apart.
     if seeded := pixels is None:
-        pixels = seeded_pixels(weights.config, min(max(*batches, *CHECK_BATCHES), DIFFERENT))
+        count = min(max(*batches, *CHECK_BATCHES), DIFFERENT)
+        count = images_to_compare(count, weights.config.num_classes)
+        pixels = seeded_pixels(weights.config, count)
     reference = Reference(weights, pixels)
     reference.refuse_if_useless(
         "float64",

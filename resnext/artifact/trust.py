@@ -91,7 +91,8 @@ def check_trust(directory: Path, manifest: Manifest, trust: Trust) -> None:
     if KINDS[manifest.kind].code and not built_here(manifest.file_sha256):
         _log.warning(
             "%s is compiled code, neither built on this machine nor signed by a trusted key: it can"
-            " do anything that you can",
+            " do anything that you can; rebuild it here, or name its signer's public key in"
+            " RESNEXT_TRUST",
             directory / manifest.file,
         )
 

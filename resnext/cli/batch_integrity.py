@@ -73,7 +73,9 @@ def _row(law: Law) -> tuple[str, str, str, str, str]:
     from resnext.verify.laws import spans
 
     worst, limit = ("" if it is None else f"{it:.1e}" for it in (law.worst, law.limit))
-    sizes = spans(law.batches)
+    sizes = spans(sorted({*law.batches} - {*law.refused}))
+    if law.refused:
+        sizes += f"; past the range: {spans(law.refused)} refused"
     verdict = "PASS" if law.passed else "FAIL"
     return law.law, sizes, worst, limit, f"{verdict}, drift" if law.drifts else verdict
 

@@ -180,13 +180,19 @@ def main(
         click.echo(f"wrote {write_verdict(opened, judged)}", err=True)
     else:
         outcome, broken = check(opened, **how, reference=against), ()
+    if outcome.rows < images:  # only a source has an end
+        click.echo(
+            f"warning: {outcome.inputs[0].name} has {outcome.rows} images, so that no more were"
+            f" compared; {images} were requested",
+            err=True,
+        )
     if json_path != "-":
         from .parity_report import report
 
         precise = "float64 PyTorch" if against == "torch" else "float32 PyTorch"
         word = "PASS" if outcome.passed else "FAIL"
         click.echo(f"{word}  {opened.path} on {runtime} against {precise}")
-        for line in report(outcome, opened.manifest):
+        for line in report(outcome, opened.manifest, requested=images):
             click.echo(f"  {line}".rstrip())
         if judged is not None:
             rows.say(judged.integrity, opened.path)

@@ -19,11 +19,17 @@ if TYPE_CHECKING:
 _WIDTH = 160
 
 
-def report(outcome: Parity, manifest: Manifest) -> list[str]:
-    """Lines: how many images, the gate, its limits, the kinds of input, flips by margin."""
+def report(outcome: Parity, manifest: Manifest, requested: int = 0) -> list[str]:
+    """Lines: how many images, the gate, its limits, the kinds of input, flips by margin.
+
+    Args:
+        outcome: of the comparison.
+        manifest: of the artifact.
+        requested: number of images that were requested.
+    """
     from resnext.verify.untrained import untrained
 
-    lines = [f"sha256      {outcome.artifact_sha256}", f"images      {_images(outcome)}"]
+    lines = [f"sha256      {outcome.artifact_sha256}", f"images      {_images(outcome, requested)}"]
     lines.append(f"gate        {_gate(outcome, manifest)}")
     if outcome.max_error is None:
         return lines
@@ -67,9 +73,11 @@ def report(outcome: Parity, manifest: Manifest) -> list[str]:
     return lines
 
 
-def _images(outcome: Parity) -> str:
+def _images(outcome: Parity, requested: int) -> str:
     ordinary, *extreme = outcome.inputs
     text = f"{outcome.rows} {ordinary.name}"
+    if outcome.rows < requested:
+        text += f" (all that it has; {requested} were requested)"
     if extreme:
         text += f", {sum(each.images for each in extreme)} adversarial"
     if out := [each.name for each in extreme if each.left_out]:

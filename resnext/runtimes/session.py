@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from resnext.artifact.specs import TensorSpec
+from resnext.artifact.specs import BatchRange, TensorSpec
 from resnext.errors import BadInput, SessionFailed
 
 #: Named arrays, the currency between sessions and their callers.
@@ -158,6 +158,7 @@ class Session(ABC):
 
     Args:
         backend: name of the runtime in the registry.
+        batch_ranges: batch sizes that the artifact takes; empty for a live model, which takes any.
 
     Attributes:
         inputs: inputs of `run` and `bind`.
@@ -167,8 +168,8 @@ class Session(ABC):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def __init__(self, backend: str) -> None:
-        self.backend = backend
+    def __init__(self, backend: str, batch_ranges: tuple[BatchRange, ...] = ()) -> None:
+        self.backend, self.batch_ranges = backend, batch_ranges
         self._closed = False
         self._bounds: weakref.WeakSet[Bound] = weakref.WeakSet()
 
@@ -224,6 +225,10 @@ class Session(ABC):
         the layers for the last bound shape. May be slow; never call it between timed runs.
         """
 
+    def takes(self, batch: int) -> bool:
+        """Whether ``batch`` is in the artifact's range, or in that of one profile of an engine."""
+        return not self.batch_ranges or any(batch in covered for covered in self.batch_ranges)
+
     @property
     def model_size_bytes(self) -> int | None:
         """Size of a live model's weights in memory; None for a session of a file."""
@@ -236,7 +241,8 @@ class Session(ABC):
             bound.close()
 
     def check_inputs(self, inputs: Arrays) -> None:
-        """Check names, element types and shapes of ``inputs``.
+        """Check names, element types and shapes of ``inputs``, and that the artifact takes their
+        batch, even if the runtime would run others: nobody proved what they give.
 
         Raises:
             BadInput: says the actual and the expected value.
@@ -248,7 +254,15 @@ class Session(ABC):
         if set(inputs) != set(names):
             raise BadInput(f"inputs must be named {names}, got {sorted(inputs)}")
         for spec in self.inputs:
-            spec.check(inputs[spec.name])
+            array = inputs[spec.name]
+            batch = array.shape[0] if array.shape[1:] == spec.shape[1:] and array.ndim else 0
+            if batch and not self.takes(batch):
+                raise BadInput(
+                    f"{self.backend}: batch {batch} is not among the artifact's,"
+                    f" {', '.join(map(str, self.batch_ranges))}",
+                    hint="run it in batches that it takes, or export it with another `batch`",
+                )
+            spec.check(array)
 
     def __enter__(self) -> Self:
         return self

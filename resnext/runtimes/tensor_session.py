@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resnext.artifact.specs import BatchRange
 from resnext.errors import MissingRequirement, ResnextError, SessionFailed
 
 from .buffers import DeviceMemory, Replay, cpu_threads, full_float32, full_float32_on_cpu
@@ -35,10 +36,17 @@ class TensorSession(Session):
         name: the backend's.
         options: threads, and whether to use CUDA graphs.
         memory: where tensors live.
+        batch_ranges: as for any session.
     """
 
-    def __init__(self, name: str, options: SessionOptions, memory: DeviceMemory) -> None:
-        super().__init__(name)
+    def __init__(
+        self,
+        name: str,
+        options: SessionOptions,
+        memory: DeviceMemory,
+        batch_ranges: tuple[BatchRange, ...] = (),
+    ) -> None:
+        super().__init__(name, batch_ranges)
         self._options, self._memory = options, memory
         self._graph = "nothing bound"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext.artifact.specs import TensorSpec
+from resnext.artifact.specs import BatchRange, TensorSpec
 from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, DeliveredLayer, Session
 
 
@@ -21,6 +21,7 @@ class FakeSession(Session):
         function: maps the input (N x ...) to the output (N x classes).
         in_shape: shape of the input after the batch.
         classes: width of the output.
+        batch_ranges: as for any session.
 
     Attributes:
         boundary: timing boundary of its bound inputs.
@@ -35,8 +36,9 @@ class FakeSession(Session):
         function: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
         in_shape: tuple[int, ...] = (1,),
         classes: int = 2,
+        batch_ranges: tuple[BatchRange, ...] = (),
     ) -> None:
-        super().__init__("fake")
+        super().__init__("fake", batch_ranges)
         self.inputs = (TensorSpec(name="input", dtype="float32", shape=(None, *in_shape)),)
         self.outputs = (TensorSpec(name="logits", dtype="float32", shape=(None, classes)),)
         self.calls = 0

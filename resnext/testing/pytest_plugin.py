@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from resnext.verify.laws import Integrity
     from resnext.verify.parity import Parity
 
-_OPTIONS = ("artifact", "backend", "weights")
+_OPTIONS = ("artifact", "backend", "weights", "gate", "images_from")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,6 +41,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--resnext-weights",
         metavar="SPEC",
         help="Weights that the artifacts were made from, if they moved.",
+    )
+    group.addoption(
+        "--resnext-gate",
+        metavar="NAME",
+        default="default",
+        help="Limits of parity: strict, default or loose.",
+    )
+    group.addoption(
+        "--resnext-images-from",
+        metavar="SPEC",
+        help="Images to compare: digits, fashion-mnist, or a folder. Default: seeded ones.",
     )
     parser.addini(
         "resnext_artifacts",
@@ -111,9 +122,15 @@ def resnext_parity(
     """The verdict of `resnext.check`."""
     from resnext.verify.check import check
 
-    weights = request.config.getoption("resnext_weights")
+    option = request.config.getoption
     with _one_line():
-        return check(resnext_artifact, weights=weights, runtime=resnext_backend)
+        return check(
+            resnext_artifact,
+            weights=option("resnext_weights"),
+            runtime=resnext_backend,
+            gate=option("resnext_gate"),
+            images_from=option("resnext_images_from"),
+        )
 
 
 @pytest.fixture(scope="session")
@@ -134,5 +151,5 @@ def _one_line() -> Iterator[None]:
         yield
     except ResnextError as exc:
         fields = re.compile(f"`({'|'.join(_OPTIONS)})`")
-        message = fields.sub(r"--resnext-\1", str(exc))
+        message = fields.sub(lambda field: f"--resnext-{field[1]}".replace("_", "-"), str(exc))
         raise pytest.fail.Exception(message, pytrace=False) from None

@@ -115,8 +115,8 @@ def measure_accuracy(
         source: labeled images.
         reference: N x classes, the reference's logits for the same images, as
             `reference_logits_for` gives them.
-        batch: images in one run; None means the session's own fixed size, or 32. The last batch is
-            filled with copies, whose answers are dropped.
+        batch: images in one run; None means 32, or the nearest size that the session takes. The
+            last batch is filled with copies, whose answers are dropped.
         baked: the session takes uint8 pixels and normalizes them itself.
         preprocessing: declared by the candidate.
         track: shows progress.
@@ -137,7 +137,7 @@ def measure_accuracy(
     _check_pixels(source, preprocessing)
     labels = _labels(source, reference)
     images_spec, logits_name = session.inputs[0], session.outputs[0].name
-    batch = _batch(images_spec.shape[0], batch)
+    batch = _batch(session, batch)
     folder = None
     if resume is not None:
         if artifact_sha256 is None:
@@ -359,10 +359,15 @@ def _labels(source: ImageSource, reference: NDArray[Any]) -> NDArray[np.int64]:
     return source.labels
 
 
-def _batch(fixed: int | None, batch: int | None) -> int:
-    if batch is not None and (batch < 1 or (fixed is not None and batch != fixed)):
-        raise UsageError(f"the session takes batch {fixed or 'of at least 1'}, not {batch}")
-    return fixed or batch or _DEFAULT_BATCH
+def _batch(session: Session, batch: int | None) -> int:
+    fixed, usual = session.inputs[0].shape[0], _DEFAULT_BATCH
+    if batch is None:
+        nearest = (max(it.min, min(usual, it.max or usual)) for it in session.batch_ranges)
+        return fixed or min(nearest, key=lambda size: abs(size - usual), default=usual)
+    if batch < 1 or batch != (fixed or batch) or not session.takes(batch):
+        sizes = fixed or ", ".join(map(str, session.batch_ranges)) or "of at least 1"
+        raise UsageError(f"the session takes batch {sizes}, not {batch}")
+    return batch
 
 
 def _environment_facts(environment: Environment | None) -> dict[str, Any]:

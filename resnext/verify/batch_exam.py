@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.specs import BatchRange, numpy_dtype
-from resnext.errors import BadInput, SessionFailed, first_line
+from resnext.errors import BadInput, first_line
 from resnext.precision import NUMERICS
 from resnext.runtimes.session import Bound, Session
 
@@ -211,7 +211,7 @@ class Exam:
                 bound.close()
 
     def pass_the_ends(self, ranges: Sequence[BatchRange]) -> None:
-        """Law ``range``: batch sizes just past a range are refused, or at least right."""
+        """Law ``range``: batch sizes just past a range are refused, as wrong input."""
         beyond = {
             size
             for covered in ranges
@@ -219,19 +219,16 @@ class Exam:
             if size > 0 and not any(size in other for other in ranges)
         }
         for size in sorted(beyond):
-            self.ledger.examined("range", size)
-            rows = self._rows(size, 1)
             try:
-                logits = self._session(self._images[rows]).astype(np.float64)
-            except (BadInput, SessionFailed):
+                self._session(self._images[self._rows(size, 1)])
+            except BadInput:
+                self.ledger.refused(size)
                 continue
-            except Exception as exc:
-                failure = f"batch {size} is past the range, and is not refused: {_described(exc)}"
-                self.ledger.fail("range", size, failure)
-                continue
-            if not self.ledger.near(logits, self.ledger.base[rows]):
-                failure = f"batch {size} is past the range, and gives wrong rows"
-                self.ledger.fail("range", size, failure)
+            except Exception as exc:  # whatever a runtime raises
+                past = f"fails instead of being refused: {_described(exc)}"
+            else:
+                past = "is not refused"
+            self.ledger.fail("range", size, f"batch {size} is past the range, and {past}")
 
     def _pad(self, rows: NDArray[Any], real: int, logits: Logits) -> None:
         """Law ``padding``: only the first ``real`` rows are images, the others zeros."""

@@ -107,7 +107,7 @@ def session_integrity(
     session: Session,
     images: NDArray[Any],
     *,
-    ranges: Sequence[BatchRange],
+    ranges: Sequence[BatchRange] | None,
     numerics: str,
     sizes: Sequence[int] | None = None,
     quick: bool = False,
@@ -118,13 +118,15 @@ def session_integrity(
     Args:
         session: what to run.
         images: different images, at least two, in the form that the session takes.
-        ranges: batch sizes that must run.
+        ranges: the artifact's batch sizes, which must run; those just past them must be refused.
+            None for a live session, which takes any.
         numerics: key of `NUMERICS`, for the limits.
         sizes: batch sizes to examine; None means `SIZES` within ``ranges`` and their ends, and each
             of `ONCE` in one run.
         quick: as for `batch_integrity`.
         artifact_sha256: digest of the file that the session runs.
     """
+    ranges = ranges or (BatchRange(min=1, opt=1, max=None),)
     exam = Exam(session, images, min(covered.min for covered in ranges), numerics)
     if exam.begin():
         chosen = visited(ranges, quick=quick) if sizes is None else sorted({*sizes})

@@ -16,7 +16,7 @@ from resnext.findings import Finding
 #: Every law by its name, with its statement. A finding's code is ``batch-`` and the name.
 LAWS: Mapping[str, str] = MappingProxyType(
     {
-        "range": "every batch size in the range runs, and none past it gives wrong rows",
+        "range": "every batch size in the range runs, and none past it",
         "finite": "logits are finite, and not all zero",
         "repeat": "the same batch twice gives the same logits",
         "size": "a row has the logits that its image has in the smallest batch",
@@ -54,6 +54,7 @@ class Law(Strict):
         limit: allowed difference; None if nothing was compared.
         failed: batch sizes at which the law is broken.
         failure: what is wrong, in one line; "" if the law holds.
+        refused: of ``batches``, those past the artifact's range, which its session refused.
     """
 
     law: str
@@ -64,6 +65,7 @@ class Law(Strict):
     limit: float | None
     failed: tuple[int, ...]
     failure: str
+    refused: tuple[int, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -165,6 +167,11 @@ class Ledger:
         """Record that ``law`` was examined at a batch size."""
         self._tallies.setdefault(law, _Tally()).batches.add(size)
 
+    def refused(self, size: int) -> None:
+        """Record that the session refused a batch size past the range, as law ``range`` says."""
+        self.examined("range", size)
+        self._tallies["range"].refused.add(size)
+
     def fail(self, law: str, size: int, failure: str) -> None:
         """Record that ``law`` is broken at a batch size; only the first failure is described."""
         self.examined(law, size)
@@ -220,13 +227,6 @@ class Ledger:
                 f" {limit:.1e}",
             )
 
-    def near(self, got: Logits, want: Logits) -> bool:
-        """Whether they differ by no more than rounding."""
-        if got.shape != want.shape:
-            return False
-        worst, _ = self._worst(got, want)
-        return worst <= self._limit(worst, exact=False)
-
     def outcome(self, *, backend: str, quick: bool, artifact_sha256: str | None) -> Integrity:
         """The record."""
         laws = tuple(
@@ -281,6 +281,7 @@ class _Tally:
 
     limit: float = 0.0
     batches: set[int] = field(default_factory=set)
+    refused: set[int] = field(default_factory=set)
     worst: float | None = None
     at: tuple[int, int] | None = None
     failed: list[int] = field(default_factory=list)
@@ -302,6 +303,7 @@ class _Tally:
             limit=None if self.worst is None else self.limit,
             failed=tuple(sorted({*self.failed})),
             failure=failure,
+            refused=tuple(sorted(self.refused)),
         )
 
 

@@ -33,12 +33,12 @@ from resnext.artifact.signature import (
     signed_payload,
 )
 from resnext.artifact.trust import Trust
-from resnext.errors import BadArtifact, MissingRequirement, UsageError, first_line
-from resnext.readers.files import exists, is_folder, read_file
+from resnext.errors import BadArtifact, BadInput, MissingRequirement, UsageError, first_line
+from resnext.readers.files import MOST_JSON, exists, is_folder, read_file
 from resnext.readers.strict_json import parse_json
 from resnext.storage import write_whole
 
-from .verdict import Verdict, check_binding, read_verdict
+from .verdict import Verdict, check_binding, read_verdict, verdict_sha256
 
 _PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
 _SIGN_AGAIN = "get the artifact again, or sign it again if you know why"
@@ -57,7 +57,8 @@ def sign_artifact(path: Path, key: Path) -> tuple[Artifact, Verdict | None]:
     Raises:
         BadArtifact: the artifact or its verdict is damaged, or the verdict is about other bytes.
         GateFailed: the verdict did not pass.
-        UsageError: the folder holds other files.
+        UsageError: the folder holds other files; a bill of materials of this artifact is signed
+            along.
         BadInput: the key cannot be used.
         MissingRequirement: the packages for signatures are not installed, or the folder cannot be
             written to.
@@ -70,10 +71,11 @@ def sign_artifact(path: Path, key: Path) -> tuple[Artifact, Verdict | None]:
     artifact = read_artifact(path, trust=Trust())
     directory = artifact.directory
     allowed = {MANIFEST_NAME, artifact.manifest.file, *COMPANIONS}
-    if others := sorted(_files(directory) - allowed):
+    others = sorted(name for name in _files(directory) - allowed if not _is_bill_of(artifact, name))
+    if others:
         raise UsageError(
             f"{directory} holds other files besides an artifact: {', '.join(others)}",
-            hint="move them elsewhere, and sign again",
+            hint="move them elsewhere, and sign again (this artifact's bill of materials may stay)",
         )
     verdict = None
     if (directory / VERDICT_NAME).exists():
@@ -152,9 +154,26 @@ def verify_signature(path: Path, key: Path) -> tuple[Artifact, Verdict | None]:
     if VERDICT_NAME not in signed:
         return artifact, None
     verdict = read_verdict(directory)
+    if verdict_sha256(verdict) != signed[VERDICT_NAME]:  # replaced since it was hashed
+        raise BadArtifact(
+            f"{directory / VERDICT_NAME} was altered after it was signed", hint=_SIGN_AGAIN
+        )
     check_binding(artifact, verdict)
     _check_statement(artifact, verdict, key)
     return artifact, verdict
+
+
+def _is_bill_of(artifact: Artifact, name: str) -> bool:
+    """Whether a file in the folder is a CycloneDX bill of materials of ``artifact`` as it is."""
+    path = artifact.directory / name
+    if path.is_symlink():
+        return False
+    try:
+        bill = parse_json(read_file(path, MOST_JSON))
+        subject = bill["metadata"]["component"]["bom-ref"]
+        return bool(bill["bomFormat"] == "CycloneDX" and subject == artifact.manifest.file_sha256)
+    except (BadInput, KeyError, TypeError, ValueError):
+        return False
 
 
 def _statement(artifact: Artifact, verdict: Verdict) -> dict[str, Any]:

@@ -266,6 +266,11 @@ def read_verdict(directory: Path) -> Verdict:
     return verdict
 
 
+def verdict_sha256(verdict: Verdict) -> str:
+    """Digest of the bytes that ``verdict`` was read from: `read_verdict` takes no others."""
+    return hashlib.sha256(verdict.to_json().encode()).hexdigest()
+
+
 def verify_artifact(path: Path | str, *, trust: Trust | None = None) -> Verdict:
     """Read an artifact with its verdict, and believe the verdict only if it holds here and now.
 
@@ -287,8 +292,8 @@ def verify_artifact(path: Path | str, *, trust: Trust | None = None) -> Verdict:
     trust = current_trust() if trust is None else trust
     artifact = read_artifact(Path(path), trust=trust)
     verdict = read_verdict(artifact.directory)
-    digest = hashlib.sha256(verdict.to_json().encode()).hexdigest()
-    check_signed(artifact.directory, artifact.manifest, {VERDICT_NAME: digest}, trust)
+    digests = {VERDICT_NAME: verdict_sha256(verdict)}
+    check_signed(artifact.directory, artifact.manifest, digests, trust)
     check_binding(artifact, verdict)
     if outdated := [*_later(artifact.manifest, verdict), *_elsewhere(artifact.manifest, verdict)]:
         raise GateFailed(

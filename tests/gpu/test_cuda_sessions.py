@@ -16,7 +16,6 @@ import torch
 
 from exported import export_onnx
 from resnext.artifact.files import Artifact
-from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError
 from resnext.precision import Precision
 from resnext.runtimes import tensor_session
@@ -67,7 +66,7 @@ def test_the_rows_of_a_batch_are_independent(
         outcome = session_integrity(
             session,
             images[:13],
-            ranges=(BatchRange.parse("1:8"),),
+            ranges=None,
             numerics="fp32",
             sizes=(2, 8, 33),  # cuDNN searches its kernels anew for each
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from resnext.cli.app import SETTINGS, F, guarded
+from resnext.cli.options import json_option
 from resnext.cli.sections import SectionedCommand, option_of
+from resnext.storage import check_writable, write_text
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
@@ -33,6 +36,9 @@ Exit code 0: signed by this key, nothing altered. 4: not signed, or a file diffe
 """
 
 
+_JSON = "Write file, sha256 and signed verdict as JSON"
+
+
 def _key(text: str) -> Callable[[F], F]:
     return option_of("Key")(
         "--key", type=click.Path(path_type=Path), required=True, metavar="PEM", help=text
@@ -42,32 +48,49 @@ def _key(text: str) -> Callable[[F], F]:
 @click.command("sign", cls=SectionedCommand, context_settings=SETTINGS, epilog=_SIGN)
 @click.argument("path", type=click.Path(path_type=Path), metavar="DIR")
 @_key("Private P-256 key.")
+@json_option(_JSON)
 @guarded
-def sign(path: Path, key: Path) -> None:
+def sign(path: Path, key: Path, json_path: str | None) -> None:
     """Sign an artifact: an OpenSSF Model Signing bundle over its folder, and its verdict as an
     in-toto statement.
     """
+    from resnext.errors import UsageError
     from resnext.verify.signed import sign_artifact
 
+    check_writable(json_path)
+    folder = path if path.is_dir() else path.parent
+    if json_path not in (None, "-") and folder.resolve() in Path(json_path or "").resolve().parents:
+        raise UsageError("`json_path` is in the folder that is signed; write it elsewhere")
     artifact, verdict = sign_artifact(path, key)
-    click.echo(f"signed    {artifact.directory}  (model.sig)")
-    _say(artifact, verdict)
+    _say(f"signed    {artifact.directory}  (model.sig)", artifact, verdict, json_path)
 
 
 @click.command("verify", cls=SectionedCommand, context_settings=SETTINGS, epilog=_VERIFY)
 @click.argument("path", type=click.Path(path_type=Path), metavar="DIR")
 @_key("Public P-256 key.")
+@json_option(_JSON)
 @guarded
-def verify(path: Path, key: Path) -> None:
+def verify(path: Path, key: Path, json_path: str | None) -> None:
     """Verify an artifact's signature, every file in its folder, and the signed verdict."""
     from resnext.verify.signed import verify_signature
 
+    check_writable(json_path)
     artifact, verdict = verify_signature(path, key)
-    click.echo(f"verified  {artifact.directory}, signed by {key}")
-    _say(artifact, verdict)
+    _say(f"verified  {artifact.directory}, signed by {key}", artifact, verdict, json_path)
 
 
-def _say(artifact: Artifact, verdict: Verdict | None) -> None:
+def _say(headline: str, artifact: Artifact, verdict: Verdict | None, json_path: str | None) -> None:
+    if json_path is not None:
+        facts = {
+            "directory": str(artifact.directory),
+            "file": artifact.manifest.file,
+            "file_sha256": artifact.manifest.file_sha256,
+            "verdict": verdict and verdict.model_dump(mode="json"),
+        }
+        write_text(json_path, json.dumps(facts, indent=2) + "\n")
+    if json_path == "-":
+        return
+    click.echo(headline)
     click.echo(f"sha256    {artifact.manifest.file_sha256}  {artifact.manifest.file}")
     if verdict is None:
         click.echo(

@@ -50,7 +50,7 @@ class OpenvinoSession(Session):
     """
 
     def __init__(self, artifact: Artifact, options: SessionOptions, name: str) -> None:
-        super().__init__(name)
+        super().__init__(name, artifact.manifest.batch_ranges)
         self._artifact, self._options = artifact, options
         self._core = shared_core()
         with translated(BadArtifact, f"OpenVINO cannot read {artifact.path}"):

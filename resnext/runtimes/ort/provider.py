@@ -63,13 +63,6 @@ class Provider(ABC):
     def delivered(self, inputs: tuple[TensorSpec, ...]) -> Delivered:
         """All nodes with provider and element type, from a profiled run of a new session."""
 
-    def check_inputs(self, inputs: Arrays) -> None:  # noqa: B027  # not abstract: most take any batch
-        """Check the limits of this provider.
-
-        Raises:
-            BadInput: says the actual and the allowed value.
-        """
-
     def closed(self) -> None:  # noqa: B027  # not abstract: most leave nothing
         """Called when the session has been released."""
 

@@ -38,8 +38,8 @@ class OrtSession(Session):
     """
 
     def __init__(self, provider: Provider) -> None:
-        super().__init__(provider.backend)
         self._provider, self._artifact = provider, provider.artifact
+        super().__init__(provider.backend, self._artifact.manifest.batch_ranges)
         self._native = provider.open()
         self.inputs = tuple(_spec(value) for value in self._native.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._native.get_outputs())
@@ -48,10 +48,10 @@ class OrtSession(Session):
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """One call of ONNX Runtime's run."""
+        self.check_inputs(inputs)
         try:
             results = self._native.run(self._names, inputs)
         except Exception as exc:
-            self.check_inputs(inputs)  # has the clearer message if the input is wrong
             raise SessionFailed(f"{self.backend} failed: {first_line(exc)}") from exc
         return self._provider.checked(dict(zip(self._names, results, strict=True)))
 
@@ -62,11 +62,6 @@ class OrtSession(Session):
             raise
         except Exception as exc:  # onnxruntime's errors have no common base
             raise SessionFailed(f"{self.backend} failed: {first_line(exc)}") from exc
-
-    def check_inputs(self, inputs: Arrays) -> None:
-        """As in every session, and the provider's limits."""
-        super().check_inputs(inputs)
-        self._provider.check_inputs(inputs)
 
     def delivered(self) -> Delivered:
         """All nodes of the optimized graph with provider and element type, from a profiled run."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.specs import BatchRange, TensorSpec
-from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback, first_line
+from resnext.errors import MissingRequirement, SessionFailed, SilentFallback, first_line
 from resnext.network.layers import module_of
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Boundary, Delivered, DeliveredLayer
@@ -102,15 +102,6 @@ class TensorrtProvider(Provider):
             stream=self._stream,
             checked=self.checked,
         )
-
-    def check_inputs(self, inputs: Arrays) -> None:
-        """Check that the artifact supports the batch."""
-        allowed, batch = self.artifact.manifest.batch, next(iter(inputs.values())).shape[0]
-        if batch not in allowed:
-            raise BadInput(
-                f"batch {batch} is not among the artifact's, {allowed}",
-                hint="export it with another `batch`",
-            )
 
     def checked(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """``outputs``, after a check that they are finite."""

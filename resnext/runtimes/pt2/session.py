@@ -4,6 +4,9 @@ Python source.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,13 @@ import torch
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.records import PackageRecord
-from resnext.errors import BadArtifact, BadInput, first_line
+from resnext.errors import BadArtifact, first_line
 from resnext.runtimes.buffers import DeviceMemory
 from resnext.runtimes.delivered import delivered_from_package
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Delivered
+from resnext.runtimes.session import Delivered
 from resnext.runtimes.tensor_session import TensorSession
+from resnext.storage import scratch_folder
 
 
 class Pt2Session(TensorSession):
@@ -44,17 +48,23 @@ class Pt2Session(TensorSession):
         record: PackageRecord,
         memory: DeviceMemory,
     ) -> None:
-        super().__init__(name, options, memory)
+        super().__init__(name, options, memory, artifact.manifest.batch_ranges)
         self.inputs, self.outputs = record.inputs, record.outputs
         self._record = record
+        # The loader unpacks into TMPDIR, and leaves that behind if it fails. Compiled CUDA code
+        # reads its kernels there when it first runs.
+        self._unpacked = ExitStack()
+        folder = self._unpacked.enter_context(scratch_folder())
         try:
             # Not torch._inductor.aoti_load_package, which compiles test programs for seconds, only
             # to warn (pytorch #191715). Single-threaded (True), because otherwise the loader
             # synchronizes, which a CUDA graph cannot capture.
-            self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(
-                str(copy), "model", True, 1, -1
-            )
+            with _temporary_files_in(folder):
+                self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(
+                    str(copy), "model", True, 1, -1
+                )
         except RuntimeError as exc:
+            self._unpacked.close()
             raise BadArtifact(
                 f"PyTorch cannot load {artifact.path}: {first_line(exc)}", hint="export it again"
             ) from exc
@@ -68,17 +78,11 @@ class Pt2Session(TensorSession):
         delivered = delivered_from_package(self._record, self._memory.device)
         return replace(delivered, notes={**delivered.notes, **self._device_notes()})
 
-    def check_inputs(self, inputs: Arrays) -> None:
-        """As in every session, and the batch must be in the package's range."""
-        super().check_inputs(inputs)
-        batch = inputs[self.inputs[0].name].shape[0]
-        if batch not in self._record.batch:
-            raise BadInput(f"the package takes batches of {self._record.batch}, got {batch}")
-
     def close(self) -> None:
         """Release graph, buffers and code."""
         super().close()
         self._loader = None
+        self._unpacked.close()
 
     def _ready(self, images: torch.Tensor) -> torch.Tensor:
         return images
@@ -87,3 +91,17 @@ class Pt2Session(TensorSession):
         """Logits of ``images``."""
         result: torch.Tensor = self._loader.run([images])[0]
         return result
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Inside the block, compiled libraries put their temporary files into ``folder``."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from resnext.artifact.files import Artifact
 from resnext.artifact.identity import different_tensors, refuse_different
 from resnext.artifact.specs import TensorSpec
-from resnext.errors import BadArtifact, BadInput, SessionFailed
+from resnext.errors import BadArtifact, SessionFailed
 from resnext.runtimes.buffers import DeviceMemory
 from resnext.runtimes.delivered import delivered_from_engine
 from resnext.runtimes.registry import SessionOptions
@@ -76,7 +76,7 @@ class TrtSession(Session):
     ) -> None:
         record = artifact.manifest.engine
         assert record is not None
-        super().__init__(name)
+        super().__init__(name, artifact.manifest.batch_ranges)
         self._artifact, self._options, self._memory = artifact, options, memory
         self._library, self._trt = library, trt
         self._profiles = record.options.profiles
@@ -95,7 +95,7 @@ class TrtSession(Session):
         """Copy in, launch, copy out, and check that the outputs are finite.
 
         Raises:
-            BadInput: as `Session.run`, or a batch that no optimization profile covers.
+            BadInput: as `Session.run`.
             SessionFailed: the launch failed, or an output is NaN or infinite.
         """
         self.check_inputs(inputs)
@@ -226,15 +226,8 @@ class TrtSession(Session):
         return execution
 
     def _profile(self, batch: int) -> int:
-        """The profile that covers ``batch`` and was tuned nearest to it.
-
-        Raises:
-            BadInput: none covers it.
-        """
+        """The profile that covers ``batch`` and was tuned nearest to it."""
         covering = [index for index, profile in enumerate(self._profiles) if batch in profile]
-        if not covering:
-            ranges = ", ".join(map(str, self._profiles))
-            raise BadInput(f"no optimization profile takes batch {batch}; the engine has {ranges}")
         return min(covering, key=lambda index: (abs(self._profiles[index].opt - batch), index))
 
     def _finite(self, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -89,8 +89,8 @@ SECTIONS = {
     "resnext-export inspect": ["What to run", "Requirements", "Output", "Options"],
     "resnext-export rebuild": ["Spread", "Output", "Trust", "Options"],
     "resnext-export refit": ["Network", "Output", "Options"],
-    "resnext-export sign": ["Key", "Options"],
-    "resnext-export verify": ["Key", "Options"],
+    "resnext-export sign": ["Key", "Output", "Options"],
+    "resnext-export verify": ["Key", "Output", "Options"],
     "resnext-bench": [
         "What to run",
         "Network",

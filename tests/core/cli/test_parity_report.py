@@ -77,17 +77,21 @@ def test_help_lists_the_gates_and_an_unknown_one_is_refused(artifact: Artifact) 
     result = CliRunner().invoke(main, ["--artifact", str(artifact.directory), "--gate", "lose"])
     assert result.exit_code == 2
     assert "did you mean 'loose'" in result.stderr
+    result = CliRunner().invoke(main, ["--artifact", str(artifact.directory), "--gate", "foo"])
+    assert "unknown gate 'foo'. Known: strict, default, loose" in result.stderr
 
 
 def test_pictures_in_a_folder_are_compared_however_few(artifact: Artifact, pictures: Path) -> None:
     arguments = ["--artifact", str(artifact.directory), "--images-from", str(pictures)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    assert (
-        f"  images      5 {pictures.name}" in result.stdout or "  images      5 " in result.stdout
-    )
+    name = f"{pictures.name} calibration"
+    assert f"  images      5 {name} (all that it has; 28 were requested), " in result.stdout
+    warning = f"warning: {name} has 5 images, so that no more were compared; 28 were requested"
+    assert warning in result.stderr.splitlines()
     result = CliRunner().invoke(main, [*arguments, "--images", "3"])
-    assert "  images      3 " in result.stdout
+    assert f"  images      3 {name}, " in result.stdout
+    assert "requested" not in result.output
 
 
 def test_a_data_set_is_compared_on_its_test_images(artifact: Artifact) -> None:

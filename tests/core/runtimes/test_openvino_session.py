@@ -178,7 +178,7 @@ def test_a_static_artifact_takes_its_batch_only(
         assert session.inputs[0].shape == (3, 1, 8, 8)
         bound = session.bind({"input": images[:3]})
         assert compare(reference_logits(digits, images[:3]), bound.fetch()["logits"]).passed
-        with pytest.raises(BadInput, match="shape 4x1x8x8"):
+        with pytest.raises(BadInput, match="batch 4 is not among the artifact's, 3; run it in"):
             session.run({"input": images[:4]})
 
 

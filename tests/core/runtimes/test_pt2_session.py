@@ -4,7 +4,9 @@ the real thing.
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -67,6 +69,40 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> list[FakeLoader]:
 
     monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", make)
     return made
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, of Python and of libraries."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_a_package_that_does_not_load_leaves_nothing_behind(
+    weights: Weights, tmp_path: Path, temporary: Path
+) -> None:
+    """The library in it is a header alone, which PyTorch unpacks before it fails."""
+    artifact = fake_package(tmp_path / "package", weights)
+    with pytest.raises(BadArtifact, match=r"PyTorch cannot load .* dlopen"):
+        open_session(artifact, CPU, "pt2")
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_a_package_unpacks_lives_as_long_as_its_session(
+    weights: Weights, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpacks(*_: object) -> FakeLoader:
+        (Path(os.environ["TMPDIR"]) / "kernel").touch()
+        return FakeLoader(sums)
+
+    monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", unpacks)
+    with open_session(fake_package(tmp_path / "package", weights), CPU, "pt2"):
+        assert os.environ["TMPDIR"] == str(temporary)
+        assert [path.name for path in temporary.rglob("kernel")] == ["kernel"]
+    assert list(temporary.iterdir()) == []
 
 
 # The session, around a loader that stands for a compiled network.
@@ -162,7 +198,7 @@ def test_batches_outside_the_range_are_refused(
             for enter in (session.run, session.bind):
                 with pytest.raises(
                     BadInput,
-                    match=rf"batches of 2\.\.6, got {size}|shape {size}x1x8x8, want 3x1x8x8",
+                    match=rf"batch {size} is not among the artifact's, (2\.\.6|3); run it in",
                 ):
                     enter({"input": images[:size]})
         session.run({"input": images[:3]})

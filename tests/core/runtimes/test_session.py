@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fakes.delivered import layer_share
-from resnext.artifact.specs import TensorSpec, numpy_dtype
+from resnext.artifact.specs import BatchRange, TensorSpec, numpy_dtype
 from resnext.errors import BadInput, SessionFailed
 from resnext.machine.cuda_driver import Gpu, probe_driver
 from resnext.runtimes.session import Delivered, DeliveredLayer, Session
@@ -115,6 +115,23 @@ def test_inputs_that_do_not_fit_are_refused(
         getattr(session, method)(inputs)
     assert str(caught.value) == message
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("method", ["check_inputs", "bind", "run"])
+def test_batches_outside_the_artifact_s_ranges_are_refused(method: str) -> None:
+    ranges = (BatchRange.parse("2:4:8"), BatchRange.parse("32"))
+    session = FakeSession(double, (2,), 2, ranges)
+    for size in (2, 8, 32):
+        getattr(session, method)({"input": np.zeros((size, 2), np.float32)})
+    for size in (1, 9, 31, 33):
+        with pytest.raises(BadInput) as caught:
+            getattr(session, method)({"input": np.zeros((size, 2), np.float32)})
+        assert str(caught.value) == (
+            f"fake: batch {size} is not among the artifact's, 2..8, 32; run it in batches that it"
+            " takes, or export it with another `batch`"
+        )
+    with pytest.raises(BadInput, match="has shape 9x3, want Nx2"):  # an image, not a batch of 9
+        getattr(session, method)({"input": np.zeros((9, 3), np.float32)})
 
 
 def test_a_fixed_batch_is_held(images: Images) -> None:

@@ -232,9 +232,8 @@ def test_a_batch_that_no_profile_covers_is_refused_with_every_range(
     rig = make()
     with rig.open() as session, pytest.raises(BadInput) as refused:
         getattr(session, call)({"input": images[:batch]})
-    assert (
-        str(refused.value)
-        == f"no optimization profile takes batch {batch}; the engine has 1..8, 2..8, 32..64"
+    assert str(refused.value).startswith(
+        f"trt: batch {batch} is not among the artifact's, 1..8, 2..8, 32..64; run it in batches"
     )
     assert rig.count("context") == 0
 
@@ -277,7 +276,7 @@ def test_an_engine_of_one_batch_size_takes_no_other(
         np.testing.assert_array_equal(
             session.run({"input": images[:3]})["logits"], right(images[:3])
         )
-        with pytest.raises(BadInput, match="has shape 4x1x8x8, want 3x1x8x8"):
+        with pytest.raises(BadInput, match="trt: batch 4 is not among the artifact's, 3; run it"):
             session.run({"input": images[:4]})
 
 

@@ -104,6 +104,20 @@ def test_an_error_is_one_line_with_options_of_pytest(pytester: pytest.Pytester) 
     assert "Traceback" not in result.stdout.str()
 
 
+def test_gate_and_images_are_options_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        def test_parity(resnext_parity):
+            assert resnext_parity.gate == "strict"
+            assert resnext_parity.inputs[0].name == "digits test"
+        """
+    )
+    gate = "--resnext-gate=strict"
+    run(pytester, ARTIFACT, WEIGHTS, gate, "--resnext-images-from=digits").assert_outcomes(passed=1)
+    result = run(pytester, ARTIFACT, WEIGHTS, gate, "--resnext-images-from=nowhere")
+    result.stdout.fnmatch_lines(["*no folder at nowhere; set --resnext-images-from to digits*"])
+
+
 def test_the_entry_point_is_the_plugin() -> None:
     lines = (ROOT / "setup.cfg").read_text().partition("pytest11 =\n")[2].splitlines()
     name, _, value = (part.strip() for part in lines[0].partition("="))

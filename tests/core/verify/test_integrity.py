@@ -21,8 +21,9 @@ from resnext import batch_integrity, open_session
 from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
 from resnext.artifact.manifest import Manifest
 from resnext.artifact.specs import BatchRange
+from resnext.cli.batch_integrity import table
 from resnext.cli.parity import main
-from resnext.errors import BadArtifact, BadInput, GateFailed, SessionFailed, UsageError
+from resnext.errors import BadArtifact, GateFailed, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import NUMERICS
 from resnext.runtimes.ort.session import OrtSession
@@ -59,8 +60,8 @@ def broken(result: Integrity) -> set[str]:
 
 
 def examine(function: Function, *, numerics: str = "fp32", **settings: Any) -> Integrity:
-    session = FakeSession(function, in_shape=(6,), classes=5)
     settings = {"ranges": (BatchRange.parse("1:8:64"),), **settings}
+    session = FakeSession(function, in_shape=(6,), classes=5, batch_ranges=settings["ranges"] or ())
     return session_integrity(session, IMAGES, numerics=numerics, **settings)
 
 
@@ -119,11 +120,6 @@ def reshape_for_seven_rows(logits: Logits) -> Logits:
 def wrong_at_the_upper_end(logits: Logits) -> Logits:
     """At 64, the end of the range."""
     return logits * np.float32(1.01) if len(logits) == 64 else logits
-
-
-def wrong_past_the_end(logits: Logits) -> Logits:
-    """At 65, which is neither right nor refused."""
-    return logits * np.float32(1.01) if len(logits) == 65 else logits
 
 
 def nan_in_the_last_row(logits: Logits) -> Logits:
@@ -185,7 +181,6 @@ FAULTS: dict[str, tuple[Callable[[], Callable[[Logits], Logits]], str, str]] = {
     "mean": (lambda: batch_mean_subtracted, "fp32", "neighbor"),
     "reshape": (lambda: reshape_for_seven_rows, "fp32", "range"),
     "end": (lambda: wrong_at_the_upper_end, "fp32", "size"),
-    "past the end": (lambda: wrong_past_the_end, "fp32", "range"),
     "nan": (lambda: nan_in_the_last_row, "fp32", "finite"),
     "noise": (noisy, "fp32", "repeat"),
     "place": (lambda: scaled_by_place, "fp32", "identical"),
@@ -205,7 +200,7 @@ def test_a_fault_in_a_session_is_named(name: str) -> None:
 
 
 #: What only the full check finds.
-NOT_QUICK = ("past the end", "empty row")
+NOT_QUICK = ("empty row",)
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in NOT_QUICK])
@@ -300,17 +295,7 @@ def test_a_session_that_fails_at_once_fails_one_law() -> None:
     assert "SessionFailed: no memory" in result.failures[0]
 
 
-class Ranged(FakeSession):
-    """Refuses batches outside its ranges, like an engine with profiles."""
-
-    ranges = (BatchRange.parse("2:4:8"), BatchRange.parse("32:32:33"))
-
-    def check_inputs(self, inputs: Arrays) -> None:
-        """As an engine does."""
-        super().check_inputs(inputs)
-        size = len(inputs["input"])
-        if not any(size in covered for covered in self.ranges):
-            raise BadInput(f"no profile takes batch {size}")
+PROFILES = (BatchRange.parse("2:4:8"), BatchRange.parse("32:32:33"))
 
 
 @pytest.mark.parametrize("wrong", [0, 2, 5, 8, 32, 33])
@@ -319,13 +304,56 @@ def test_every_edge_of_every_profile_is_visited(wrong: int) -> None:
         logits = network(images)
         return logits[::-1] if len(images) == wrong else logits
 
-    session = Ranged(edge, in_shape=(6,), classes=5)
-    result = session_integrity(session, IMAGES, ranges=Ranged.ranges, numerics="fp32")
+    result = examine(edge, ranges=PROFILES)
     assert result.passed == (wrong == 0), result.failures
-    (sizes,) = (law.batches for law in result.laws if law.law == "range")
-    assert set(sizes) == {*range(1, 10), 31, 32, 33, 34}
+    (law,) = (law for law in result.laws if law.law == "range")
+    assert set(law.batches) == {*range(1, 10), 31, 32, 33, 34}
+    assert law.refused == (1, 9, 31, 34)
     if wrong:
         assert any(f"batch {wrong}" in failure for failure in result.failures)
+
+
+class Unlimited(FakeSession):
+    """Knows its range, and runs whatever it gets, as an ONNX file with a dynamic batch does."""
+
+    def takes(self, batch: int) -> bool:
+        """Any."""
+        return batch > 0
+
+
+class Overrun(Unlimited):
+    """Past its range, the runtime fails."""
+
+    def apply(self, images: NDArray[Any]) -> Logits:
+        """Logits of 64 images at most."""
+        if len(images) > 64:
+            raise SessionFailed("buffer too small")
+        return super().apply(images)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "past"),
+    [(Unlimited, "is not refused"), (Overrun, "fails instead of being refused: SessionFailed: ")],
+)
+def test_a_batch_past_the_range_must_be_refused_even_if_its_rows_are_right(
+    kind: type[FakeSession], past: str, quick: bool
+) -> None:
+    ranges = (BatchRange.parse("1:8:64"),)
+    session = kind(network, in_shape=(6,), classes=5, batch_ranges=ranges)
+    result = session_integrity(session, IMAGES, ranges=ranges, numerics="fp32", quick=quick)
+    (failure,) = result.failures
+    assert failure.startswith(f"range: batch 65 is past the range, and {past}")
+    (law,) = (law for law in result.laws if law.law == "range")
+    assert (law.failed, law.refused) == ((65,), ())
+
+
+def test_a_live_session_has_no_range_to_pass() -> None:
+    result = examine(network, ranges=None)
+    assert result.passed, result.failures
+    (law,) = (law for law in result.laws if law.law == "range")
+    assert law.batches == (*range(1, 34), 48, 64, 65, 96, 100, 128)
+    assert law.refused == ()
 
 
 def test_sizes_are_clipped_to_the_range_and_have_its_ends() -> None:
@@ -749,9 +777,7 @@ def test_a_sound_artifact_passes(precision: str, runtime: str, graphs: dict[str,
 def test_a_sound_live_network_passes(backend: str, precision: Any, weights: Weights) -> None:
     images = weights.preprocessing.normalize(seeded_pixels(weights.config, 13))
     with open_session(weights, backend, precision=precision, memory_format="nchw") as session:
-        result = session_integrity(
-            session, images, ranges=(BatchRange.parse("1:8"),), numerics=precision
-        )
+        result = session_integrity(session, images, ranges=None, numerics=precision)
     assert result.passed, result.failures
 
 
@@ -761,6 +787,20 @@ def test_pixels_and_a_fixed_batch_pass(weights: Weights, tmp_path: Path) -> None
     result = batch_integrity(artifact)
     assert result.passed, result.failures
     assert {law.batches for law in result.laws if law.law == "range"} == {(2, 3, 4)}
+    assert {law.refused for law in result.laws if law.law == "range"} == {(2, 4)}
+
+
+@pytest.mark.parametrize("runtime", ["ort-cpu", "openvino", "onnx-reference"])
+def test_past_its_range_an_artifact_is_refused_on_every_runtime(
+    runtime: str, weights: Weights, tmp_path: Path
+) -> None:
+    batch = BatchRange.parse("2:2:4")
+    artifact = export_onnx(weights, tmp_path / "range", batch=batch, check=False)
+    result = batch_integrity(artifact, runtime=runtime)
+    assert result.passed, result.failures
+    assert {law.refused for law in result.laws if law.law == "range"} == {(1, 5)}
+    (line,) = (line for line in table(result) if line.startswith("range "))
+    assert line.split(maxsplit=1)[1].startswith("2-4; past the range: 1,5 refused ")
 
 
 def test_a_package_passes_and_its_edge_is_visited(

@@ -5,14 +5,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from resnext.errors import UnknownName, UsageError
+from resnext.images.synthetic import seeded_pixels
+from resnext.network.config import ResNeXtConfig
+from resnext.network.forms import fold_batch_norms
 from resnext.precision import NUMERICS, PRESETS, Gate
 from resnext.verify.adversarial import compare_adversarial
 from resnext.verify.margins import clopper_pearson
-from resnext.verify.parity import Limit, Parity, compare, discriminates, gate_for
+from resnext.verify.parity import (
+    Limit,
+    Parity,
+    compare,
+    discriminates,
+    gate_for,
+    images_to_compare,
+)
+from resnext.verify.reference import Reference
+from resnext.weights.spec import load_model, load_weights
 
 Logits = NDArray[np.float64]
 
@@ -478,6 +491,54 @@ def test_few_logits_that_are_small_by_chance_do_not_fail(classes: int) -> None:
     assert not compare(want, got.astype(np.float32), precision="bf16").passed
     got[3, 0], got[0] = 1e-3, -1.0
     assert not compare(want, got.astype(np.float32), precision="bf16").passed
+
+
+def test_four_logits_that_are_small_by_chance_have_no_direction_either() -> None:
+    want = np.ones((8, 4))
+    want[3] = [1e-2, 0, 0, 0]
+    got = want.copy()
+    got[3] = [1e-2, 1e-2, 0, 0]
+    assert compare(want, got.astype(np.float32), precision="bf16").passed
+    got[0] = [1, 1, 1, 0.7]  # within the largest error, and a large row has a direction
+    assert "cosine" in reasons(compare(want, got.astype(np.float32), precision="bf16"))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 10])
+def test_faults_fail_whatever_the_number_of_classes(classes: int) -> None:
+    config = ResNeXtConfig(
+        depths=(1, 1),
+        cardinality=4,
+        input_size=(16, 16),
+        num_classes=classes,
+        stem="small",
+        stem_channels=16,
+    )
+    weights = load_weights("seeded", config)
+    reference = Reference(weights, seeded_pixels(config, 28))
+    inputs = (reference.images, reference.adversarial.images)
+
+    def judged(network: torch.nn.Module, scale: float = 1.0) -> Parity:
+        with torch.inference_mode():
+            half = network.half()
+            ordinary, adversarial = (half(torch.from_numpy(some).half()) for some in inputs)
+        logits, extreme = ((part.float() * scale).numpy() for part in (ordinary, adversarial))
+        return reference.parity(logits, "fp16", dtype="float32", adversarial=extreme)
+
+    folded = fold_batch_norms(load_model(weights))
+    assert judged(folded).passed
+    assert not judged(folded, 1.01).passed
+    for name in ("bn1", "fc"):
+        network = load_model(weights)
+        network.load_state_dict(
+            {f"{name}.bias": torch.zeros_like(network.state_dict()[f"{name}.bias"])}, strict=False
+        )
+        assert not judged(network).passed, name
+
+
+@pytest.mark.parametrize(("count", "classes", "images"), [(1, 1, 29), (7, 10, 7), (1, 10, 7)])
+def test_images_with_few_logits_are_not_judged_alone(count: int, classes: int, images: int) -> None:
+    assert images_to_compare(count, classes) == images
+    assert images_to_compare(count, 1000) == count
 
 
 @pytest.mark.parametrize(("classes", "passes"), [(1, True), (3, True), (4, False)])

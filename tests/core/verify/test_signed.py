@@ -28,6 +28,7 @@ from resnext.artifact.trust import built_here, current_trust, remember_built, tr
 from resnext.cli.classify import main as classify
 from resnext.cli.parity import main as parity
 from resnext.errors import BadArtifact, BadInput, GateFailed, MissingRequirement, UsageError
+from resnext.verify import signed as signed_module
 from resnext.verify.signed import sign_artifact, verify_signature
 from resnext.verify.verdict import judge, read_verdict, sealed, write_verdict
 from resnext_bench import benchmark
@@ -36,6 +37,7 @@ from resnext_export import export
 from resnext_export.cli.export import main as exporter
 from resnext_export.inspection import inspect_artifact
 from resnext_export.pipeline import rebuild
+from resnext_export.sbom import sbom
 
 EARLIER = Path(__file__).parents[1] / "data" / "earlier_artifacts"
 PICTURE = Path(__file__).parents[3] / "resnext/weights/shipped/images/digits/0_0.png"
@@ -603,6 +605,69 @@ def test_a_policy_inside_another_only_adds(keys: tuple[Path, Path]) -> None:
     assert current_trust() == Trust()
 
 
+def test_a_bill_of_materials_in_the_folder_is_signed_along(
+    plain: Artifact, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(plain.directory, tmp_path / "artifact"))
+    bill = folder / "model.cdx.json"
+    arguments = ["inspect", str(folder), "--no-layers", "--sbom", str(bill)]
+    assert CliRunner().invoke(exporter, arguments).exit_code == 0
+    sign_artifact(folder, keys[0])
+    verify_signature(folder, keys[1])
+    flip(bill)
+    with pytest.raises(BadArtifact, match=r"model\.cdx\.json was altered after it was signed"):
+        verify_signature(folder, keys[1])
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "not JSON", "of other bytes", "link"])
+def test_no_other_file_passes_for_a_bill_of_materials(
+    content: str, plain: Artifact, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(plain.directory, tmp_path / "artifact"))
+    bill = sbom(read_artifact(folder))
+    other = bill.replace(plain.manifest.file_sha256, "0" * 64)
+    (tmp_path / "bill").write_text(bill)
+    if content == "link":
+        (folder / "model.cdx.json").symlink_to(tmp_path / "bill")
+    else:
+        text = other if content == "of other bytes" else content
+        (folder / "model.cdx.json").write_text(text)
+    with pytest.raises(UsageError, match=r"holds other files besides an artifact: model\.cdx"):
+        sign_artifact(folder, keys[0])
+
+
+def test_the_verdict_that_is_returned_is_the_one_that_was_hashed(
+    copy: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replaced by another sound verdict between hashing and reading."""
+    verdict = read_verdict(copy)
+    later = sealed(verdict.model_copy(update={"created": "2099-01-01T00:00:00+00:00"}))
+    monkeypatch.setattr(signed_module, "read_verdict", lambda _: later)
+    monkeypatch.setattr(signed_module, "_check_statement", lambda *_: None)
+    with pytest.raises(BadArtifact, match=r"verdict\.json was altered after it was signed"):
+        verify_signature(copy, keys[1])
+
+
+def test_both_commands_write_what_is_signed_as_json(
+    plain: Artifact, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(plain.directory, tmp_path / "artifact"))
+    inside = str(folder / "report.json")
+    arguments = [str(folder), "--key", str(keys[0])]
+    refused = CliRunner().invoke(exporter, ["sign", *arguments, "--json", inside])
+    assert refused.exit_code == 2
+    assert "--json is in the folder that is signed; write it elsewhere" in refused.stderr
+    report = tmp_path / "report.json"
+    said = CliRunner().invoke(exporter, ["sign", *arguments, "--json", str(report)])
+    assert said.stdout.startswith("signed    ")
+    arguments[-1] = str(keys[1])
+    done = CliRunner().invoke(exporter, ["verify", *arguments, "--json", "-"])
+    assert json.loads(done.stdout) == json.loads(report.read_text())
+    stored = json.loads(done.stdout)
+    assert stored["file_sha256"] == plain.manifest.file_sha256
+    assert stored["verdict"]["passed"]
+
+
 # ---- code
 
 
@@ -620,6 +685,9 @@ def test_a_strangers_code_is_warned_about_and_ones_own_is_not(
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert "compiled code, neither built on this machine nor signed" in record.getMessage()
+    assert (
+        "rebuild it here, or name its signer's public key in RESNEXT_TRUST" in record.getMessage()
+    )
     caplog.clear()
     remember_built("0" * 64)
     remember_built(artifact.manifest.file_sha256)
