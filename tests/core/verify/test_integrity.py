@@ -696,7 +696,7 @@ def test_images_that_are_too_few_to_show_a_place_are_not_the_only_ones(
         # parity; one batch repeated; two sizes with other rows, too; the first batch again; those
         # adversarial inputs that were not among the other rows
         ("1:8", (*[1] * 7, 7, 1, 1, 2, 2, 8, 17, 17, 1)),
-        ("1:1:7", (*[1] * 7, 7, 1, 1, 2, 2, 7, 1, 8, 7)),  # past its end, and right there
+        ("1:1:7", (*[1] * 7, 7, 1, 1, 2, 2, 7, 1, 7)),  # 8 is past its end, and refused
         ("1", (*[1] * 7, 1, 1, 1, *[1] * 10)),
         ("3", (*[3] * 3, 3, 3, 3, 3, *[3] * 3)),
     ],
@@ -714,7 +714,7 @@ def test_the_check_of_an_export_runs_no_batch_twice(
     run = OrtSession.run
 
     def counted(self: OrtSession, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        outputs = run(self, inputs)  # raises past a fixed size
+        outputs = run(self, inputs)  # raises past the range
         ran.append(len(inputs["input"]))
         return outputs
 
