@@ -4,9 +4,9 @@ where one is missed.
     python benchmarks/check_speed.py [--json PATH]
 
 1. ``--help`` of every command answers in under 0.3 s.
-2. Export end to end, check of the written bytes included, takes at most 1.25 times a bare
-   ``torch.onnx.export``, and as long as ONNX Runtime takes for the 63 images of the check. The
-   quarter is for a file of 100 MB that is written, validated, hashed, loaded and synchronized.
+2. Export end to end, check of the written bytes included, takes at most 1.4 times a bare
+   ``torch.onnx.export``, and as long as ONNX Runtime takes for the 63 images of the check. The 0.4
+   are for a file of 100 MB that is written, validated, hashed, loaded and synchronized.
 3. The harness adds under 5 us to an iteration, measured on a session that does nothing.
 4. ``ort-cpu`` is as fast as a plain loop over the same onnxruntime session: ratio 1.00 +- 0.02.
 """
@@ -43,7 +43,7 @@ from resnext_export.convert.onnx_from_torch import _export
 #: Images that the export's check runs, all sizes together (docs/concepts/batch-integrity.md).
 CHECK_IMAGES = 63
 #: Share of a bare export that is left for everything else.
-REST = 0.25
+REST = 0.4
 COMMANDS = ("resnext-export", "resnext-bench", "resnext-parity", "resnext-classify")
 
 

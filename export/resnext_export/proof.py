@@ -185,7 +185,11 @@ def _compared(artifact: Artifact, expected: Expected, backend: str) -> CheckReco
                 dtype=logits_dtype(artifact, backend),
                 artifact_sha256=manifest.file_sha256,
             )
-            _refuse(outcome.failures, f"batch {size}")
+            if outcome.failures:
+                raise GateFailed(
+                    f"the exported file does not compute what PyTorch computes, batch {size}:"
+                    f" {'; '.join(outcome.failures)}. Nothing was written"
+                )
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)
             ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
@@ -204,7 +208,11 @@ def _compared(artifact: Artifact, expected: Expected, backend: str) -> CheckReco
         loss=outcome.loss,
         saturates=NUMERICS[manifest.numerics].calibrated,
     )
-    _refuse(failures, "adversarial inputs")
+    if failures:
+        raise GateFailed(
+            "the exported file does not compute what PyTorch computes on adversarial inputs:"
+            f" {'; '.join(failures)}. Nothing was written"
+        )
     return CheckRecord(
         batches=expected.batches,
         backend=backend,
@@ -212,11 +220,3 @@ def _compared(artifact: Artifact, expected: Expected, backend: str) -> CheckReco
         tolerance=outcome.inputs[0].allowed,
         error_ratio=max(ratios, default=None),
     )
-
-
-def _refuse(failures: tuple[str, ...], where: str) -> None:
-    if failures:
-        raise GateFailed(
-            f"the exported file does not compute what PyTorch computes, {where}: "
-            f"{'; '.join(failures)}. Nothing was written"
-        )
