@@ -19,13 +19,13 @@ from .manifest import Manifest
 #: Larger than batches are in practice, and prime: no product of a graph's own sizes is equal to it.
 LARGE_BATCH = 65_537
 #: Times the values of the largest activation, which is the largest tensor of any export; times
-#: those of all activations, where an int8 IR has 10, and of all weights, where it has 4; tensors
+#: those of all activations, where an int8 IR has 10, and of all weights, where it has 3; tensors
 #: for each layer, where it has 31.
 _TENSOR, _TOTAL, _WEIGHTS, _TENSORS = 4, 16, 8, 128
 #: Values that no machine is short of, for small networks.
 _HARMLESS, _HARMLESS_TOTAL = 1 << 24, 1 << 26
-#: Of a value, in the element type that activations have in memory.
-_BYTES = 4
+#: Of a value in memory, where a layer has at least two tensors: what it reads and what it writes.
+_BYTES = 8
 
 
 def check_sizes(
@@ -51,11 +51,11 @@ def check_sizes(
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _BYTES
     for images in (batch.min,) if batch.static else (1, LARGE_BATCH):
         most = max(_HARMLESS, _TENSOR * largest * images, max(stored, default=0))
-        if images == batch.min:
-            most = min(most, memory)
+        at = f"for this network at batch {images}"
+        if images != LARGE_BATCH and most > memory:
+            most, at = memory, f"{at} on this machine"
         most_patches = max(_HARMLESS, _TENSOR * patches)
         left = max(_HARMLESS_TOTAL, _TOTAL * total * images) + _WEIGHTS * sum(stored)
-        at = f"for this network at batch {images} on this machine"
         for count, tensor in enumerate(shapes(images)):
             shape = "x".join(map(str, tensor.shape))
             if tensor.values > most:

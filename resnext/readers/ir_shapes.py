@@ -8,6 +8,7 @@ kin, are known here; the shapes that a file declares are not believed.
 from __future__ import annotations
 
 import math
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from .shapes import MOST_RANK, MOST_READ, TensorShape
 #: Largest graph; that of an int8 ResNeXt-152 has 4 MiB.
 _MOST_GRAPH = 64 * MIB
 _Shape: TypeAlias = "tuple[int, ...]"
+#: A layer and its port.
+_Port: TypeAlias = "tuple[int, int]"
 _TYPES = {"i32": np.int32, "i64": np.int64, "f32": np.float32, "u8": np.uint8, "i8": np.int8}
 
 
@@ -71,12 +74,15 @@ class IrShapes:
         if len(layers) != 1 or len(edges) != 1:
             raise ValueError("its graph needs layers and edges")
         self._layers = [_Layer(layer) for layer in layers[0]]
-        self._edges: dict[tuple[str, str], tuple[str, str]] = {}
+        self._edges: dict[_Port, _Port] = {}
         for edge in edges[0]:
-            target = edge.get("to-layer", ""), edge.get("to-port", "")
+            source, target = (
+                (_number(edge.get(f"{end}-layer", "")), _number(edge.get(f"{end}-port", "")))
+                for end in ("from", "to")
+            )
             if target in self._edges:
-                raise ValueError(f"two edges lead to port {target[1]} of layer {target[0][:80]!r}")
-            self._edges[target] = edge.get("from-layer", ""), edge.get("from-port", "")
+                raise ValueError(f"two edges lead to port {target[1]} of layer {target[0]}")
+            self._edges[target] = source
         self._constants = {
             layer.id: self._constant(layer) for layer in self._layers if layer.kind == "Const"
         }
@@ -92,7 +98,7 @@ class IrShapes:
             ValueError: a shape is not known before the graph runs; a layer is of an unknown type,
                 or reads what no layer before it writes. The message is one line.
         """
-        terms: dict[tuple[str, str], _Term] = {}
+        terms: dict[_Port, _Term] = {}
         for layer in self._layers:
             try:
                 inputs = [terms[self._edges[layer.id, port]] for port in layer.inputs]
@@ -109,6 +115,8 @@ class IrShapes:
                         f"{layer.title} has {len(term.shape)} dimensions, at most {MOST_RANK} are"
                         " accepted"
                     )
+                if min(term.shape, default=0) < 0:
+                    raise ValueError(f"{layer.title}: a size is negative")
                 if (layer.id, port) in terms:
                     raise ValueError(f"{layer.title} is there twice")
                 terms[layer.id, port] = term
@@ -121,23 +129,19 @@ class IrShapes:
             return [self._constants[layer.id]]
         if layer.kind == "Parameter":
             first, *rest = layer.data["shape"].split(",")
-            size = int(first) if first.strip().isdigit() else batch
-            return [_Term((size, *map(int, rest)))]
+            size = _number(first) if first.isdigit() else batch
+            return [_Term((size, *map(_number, rest)))]
         if layer.kind in _ELEMENTWISE:
             return [_elementwise(layer, inputs)]
         if layer.kind not in _OPERATORS:
             raise ValueError("this type is not known here")
         result = _OPERATORS[layer.kind](layer, inputs)
-        terms = result if isinstance(result, list) else [result] * len(layer.outputs)
-        if any(size < 0 for term in terms for size in term.shape):
-            raise ValueError("a size is negative")
-        return terms
+        return result if isinstance(result, list) else [result] * len(layer.outputs)
 
     def _constant(self, layer: _Layer) -> _Term:
         try:
-            start, size = int(layer.data["offset"]), int(layer.data["size"])
-            sizes = layer.data.get("shape", "").split(",")
-            shape = tuple(int(number) for number in sizes if number.strip())
+            start, size = _number(layer.data["offset"]), _number(layer.data["size"])
+            shape = tuple(_numbers(layer.data.get("shape", "")))
         except (KeyError, ValueError):
             raise ValueError(f"{layer.title} has no offset, size or shape") from None
         count = math.prod(shape)
@@ -156,20 +160,31 @@ class _Layer:
     """One layer of the XML file."""
 
     def __init__(self, layer: ET.Element) -> None:
-        self.id, self.kind = layer.get("id", ""), layer.get("type", "")
+        self.id, self.kind = _number(layer.get("id", "")), layer.get("type", "")
         self.title = f"layer {layer.get('name', '')[:80]!r} ({self.kind[:40]})"
         data = layer.find("data")
         self.data: Mapping[str, str] = {} if data is None else data.attrib
-        self.inputs = [port.get("id", "") for port in layer.findall("input/port")]
-        self.outputs = [port.get("id", "") for port in layer.findall("output/port")]
+        self.inputs = [_number(port.get("id", "")) for port in layer.findall("input/port")]
+        self.outputs = [_number(port.get("id", "")) for port in layer.findall("output/port")]
 
     def numbers(self, name: str) -> list[int]:
         """An attribute that is a list."""
-        return [int(number) for number in self.data[name].split(",")]
+        return _numbers(self.data[name])
 
     def yes(self, name: str, default: str = "false") -> bool:
         """An attribute that is true or false."""
         return self.data.get(name, default).lower() in ("true", "1")
+
+
+def _number(text: str) -> int:
+    """A whole number, spelled in the one way that OpenVINO cannot read as another."""
+    if not re.fullmatch(r" ?-?(0|[1-9][0-9]{0,17})", text):
+        raise ValueError(f"{text[:40]} is no number")
+    return int(text)
+
+
+def _numbers(text: str) -> list[int]:
+    return [_number(part) for part in text.split(",")] if text else []
 
 
 def _elementwise(layer: _Layer, inputs: list[_Term]) -> _Term:
@@ -204,7 +219,7 @@ def _windows(layer: _Layer, image: _Shape, kernel: Sequence[int]) -> list[int]:
     """Positions of a kernel in an image."""
     strides, padding = layer.numbers("strides"), layer.data.get("auto_pad", "explicit")
     ones, zeros = "1," * (len(image) - 1) + "1", [0] * len(image)
-    dilations = [int(number) for number in layer.data.get("dilations", ones).split(",")]
+    dilations = _numbers(layer.data.get("dilations", ones))
     explicit = padding in ("explicit", "notset", "")
     begin = layer.numbers("pads_begin") if explicit else zeros
     end = layer.numbers("pads_end") if explicit else zeros
@@ -266,7 +281,7 @@ def _transpose(layer: _Layer, inputs: list[_Term]) -> _Term:
 
 
 def _concat(layer: _Layer, inputs: list[_Term]) -> _Term:
-    axis = int(layer.data["axis"]) % len(inputs[0].shape)
+    axis = _number(layer.data["axis"]) % len(inputs[0].shape)
     shape = list(inputs[0].shape)
     shape[axis] = sum(term.shape[axis] for term in inputs)
     values = [term.values for term in inputs if term.values is not None]
@@ -278,7 +293,7 @@ def _concat(layer: _Layer, inputs: list[_Term]) -> _Term:
 def _gather(layer: _Layer, inputs: list[_Term]) -> _Term:
     source, indices = inputs[0], inputs[1]
     (axis,) = inputs[2].known()
-    if int(layer.data.get("batch_dims", "0")):
+    if _number(layer.data.get("batch_dims", "0")):
         raise ValueError("it has batch dimensions")
     axis %= len(source.shape)
     shape = (*source.shape[:axis], *indices.shape, *source.shape[axis + 1 :])

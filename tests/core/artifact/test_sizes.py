@@ -79,7 +79,7 @@ ONNX_FAULTS: dict[str, tuple[str, str]] = {
         "huge = Add (column, row) largest = ReduceMax <keepdims = 0> (huge)"
         " nothing = Mul (largest, zero) logits = Add (sound, nothing)",
         "node 'huge' (Add) makes a tensor of 1x40000x40000, 1600000000 values; at most 16777216"
-        " are accepted for this network at batch 1 on this machine",
+        " are accepted for this network at batch 1",
     ),
     "broadcast Add of tensors": (
         "most = ReduceMax <keepdims = 0> (sound) a = Add (column, most) b = Add (row, most)"
@@ -241,7 +241,7 @@ def test_a_network_that_does_not_fit_into_the_machine_is_refused(
     artifact = resealed(digits, tmp_path / "a", proto.SerializeToString())
     config = dataclasses.replace(artifact.manifest.config, input_size=(1_000_000, 1_000_000))
     artifact = relabeled(artifact, tmp_path / "b", config=config)
-    with pytest.raises(BadArtifact, match="makes a tensor of 1x1x1000000x1000000"):
+    with pytest.raises(BadArtifact, match=r"1x1x1000000x1000000.* on this machine"):
         open_session(artifact, "ort-cpu")
 
 
@@ -372,6 +372,9 @@ def test_an_ir_that_asks_for_gigabytes_is_refused(
         (('to-layer="4"', 'to-layer="3"'), "two edges lead to port"),
         (('id="4" name', 'id="3" name'), "is there twice"),
         (('strides="2,2"', 'strides="0,0"'), "is not positive"),
+        (('strides="2,2"', 'strides="2_0,2_0"'), "2_0 is no number"),
+        (('id="4" name', 'id="04" name'), "04 is no number"),
+        (('shape="?,1,8,8"', 'shape="?,1,-8,-8"'), "a size is negative"),
         (('type="ReduceMean"', 'type="If"'), "this type is not known here"),
     ],
 )
