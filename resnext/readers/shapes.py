@@ -26,6 +26,10 @@ MOST_READ = 64
 _CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 
 
+class InvalidGraph(ValueError):
+    """A node that is not as ONNX defines it."""
+
+
 @dataclass(frozen=True)
 class TensorShape:
     """One tensor.
@@ -60,8 +64,9 @@ def tensor_shapes(model: onnx.ModelProto, batch: int) -> Iterator[TensorShape]:
         batch: size of an input's first dimension, if it is dynamic.
 
     Raises:
-        ValueError: a shape is not known before the graph runs; a node contains a graph, has an
-            unknown operator, or reads what no node before it writes. The message is one line.
+        InvalidGraph: a node has an unknown operator, or is not as ONNX defines it.
+        ValueError: a shape is not known before the graph runs; a node contains a graph, or reads
+            what no node before it writes. The message is one line.
     """
     reader = _Reader(model)
     for info in model.graph.input:
@@ -107,10 +112,10 @@ class _Reader:
                 f"{title} reads {str(exc.args[0])[:80]!r}, which no node before it writes"
             ) from exc
         except onnx.defs.SchemaError as exc:
-            raise ValueError(f"{title} is no operator of ONNX {self._opset}") from exc
+            raise InvalidGraph(f"{title} is no operator of ONNX {self._opset}") from exc
         except Exception as exc:  # InferenceError, and what pybind makes of others
             reason = first_line(exc).rpartition("] ")[2]
-            raise ValueError(f"{title}: its shape cannot be inferred: {reason[:200]}") from exc
+            raise InvalidGraph(f"{title}: its shape cannot be inferred: {reason[:200]}") from exc
         for name in filter(None, node.output):
             kind = outputs.get(name)
             if kind is None:
