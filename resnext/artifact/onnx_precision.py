@@ -48,7 +48,7 @@ def check_onnx_precision(artifact: Artifact) -> None:
     manifest = artifact.manifest
     if manifest.kind != "onnx":
         return
-    types = weight_types(onnx_graph(artifact))
+    types = weight_types(onnx_graph(artifact, runs=False))
     requested = PRECISIONS[manifest.precision].weight_dtype
     if odd := [
         (name, actual)

@@ -63,6 +63,58 @@ def graph() -> bytes:
     return bytes(model.SerializeToString())
 
 
+def network() -> bytes:
+    """A convolution, pooled, padded and flattened, with rows that are numbered."""
+    text = """<ir_version: 9, opset_import: ["": 20]> g (float[N, 1, 8, 8] x) => (float[N, 10] y) {
+        shape = Shape <start = 0, end = 1> (x) rows = Squeeze (shape)
+        index = Range (zero, rows, one)
+        a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]> (x, w)
+        b = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (a) c = Pad (b, around)
+        d = Gather <axis = 0> (c, index) e = Transpose <perm = [0, 2, 3, 1]> (d)
+        f = Reshape (e, flat) y = Gemm <transB = 1> (f, v)
+    }"""
+    model = onnx.parser.parse_model(text)
+    constants = {
+        "zero": np.array(0),
+        "one": np.array(1),
+        "w": np.ones((4, 1, 3, 3), np.float32),
+        "around": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "flat": np.array([0, -1]),
+        "v": np.ones((10, 36), np.float32),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in constants.items())
+    return bytes(model.SerializeToString())
+
+
+def ir(*kinds: str) -> bytes:
+    """An IR's graph: an input and two constants, and layers that read the layer before and them."""
+    layers = [
+        '<layer id="0" name="x" type="Parameter"><data shape="?,1,8,8" element_type="f32"/>'
+        '<output><port id="0"/></output></layer>',
+        '<layer id="1" name="w" type="Const"><data element_type="f32" shape="1,1,3,3" offset="0"'
+        ' size="36"/><output><port id="0"/></output></layer>',
+        '<layer id="2" name="n" type="Const"><data element_type="i64" shape="1" offset="8"'
+        ' size="8"/><output><port id="0"/></output></layer>',
+    ]
+    edges = []
+    for index, kind in enumerate(kinds, 3):
+        name, _, rest = kind.partition(" ")
+        second = "1" if "Conv" in name else "2"
+        ports = '<port id="0"/>' + ('<port id="1"/>' if name != "MaxPool" else "")
+        layers.append(
+            f'<layer id="{index}" name="l{index}" type="{name}"><data {rest}/>'
+            f'<input>{ports}</input><output><port id="9"/></output></layer>'
+        )
+        before = (index - 1, 9) if index > 3 else (0, 0)
+        for port, (source, out) in enumerate((before, (int(second), 0))):
+            edges.append(
+                f'<edge from-layer="{source}" from-port="{out}" to-layer="{index}"'
+                f' to-port="{port}"/>'
+            )
+    text = f"<net><layers>{''.join(layers)}</layers><edges>{''.join(edges)}</edges></net>"
+    return text.encode()
+
+
 def external() -> bytes:
     """A graph whose weight is in another file, and that has a function."""
     model = onnx.load_from_string(graph())
@@ -120,6 +172,15 @@ def write(folder: Path) -> None:
         "onnx/external": external(),
         "foreign-onnx/product": graph(),
         "foreign-onnx/external": external(),
+        "onnx-sizes/network": network(),
+        "ir-sizes/pooled": ir(
+            'Convolution strides="1,1" dilations="1,1" pads_begin="1,1" pads_end="1,1"',
+            'MaxPool strides="2,2" pads_begin="0,0" pads_end="1,1" kernel="3,3"',
+            'ReduceMean keep_dims="true"',
+        ),
+        "ir-sizes/shaped": ir(
+            'Add auto_broadcast="numpy"', "ShapeOf", 'Concat axis="0"', "Broadcast", "Squeeze"
+        ),
         "tensor-header/two": tensors,
         "safetensors/two": tensors,
         "pth/zip": checkpoint(legacy=False),

@@ -13,16 +13,22 @@ import tempfile
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from resnext.artifact.manifest import read_manifest
+from resnext.artifact.sizes import check_sizes
 from resnext.errors import ResnextError
 from resnext.images.preprocessing import default_preprocessing
 from resnext.network.config import variant
 from resnext.readers.archives import read_entries, take
 from resnext.readers.graphs import parse_onnx
+from resnext.readers.ir_shapes import IrShapes
 from resnext.readers.libraries import check_library
+from resnext.readers.shapes import stored_values, tensor_shapes
 from resnext.readers.strict_json import parse_json
 from resnext.readers.tensors import read_tensor_header
 from resnext.runtimes.pt2.package import read_package
@@ -127,6 +133,21 @@ def _archive_in_memory(data: bytes) -> None:
     read_entries(cast("io.BufferedReader", memory))
 
 
+MANIFEST = read_manifest(
+    Path(__file__).parents[1] / "core/data/earlier_artifacts/onnx-fp32/manifest.json"
+)
+
+
+def _onnx_sizes(data: bytes) -> None:
+    model = parse_onnx(data)
+    check_sizes(partial(tensor_shapes, model), stored_values(model), MANIFEST)
+
+
+def _ir_sizes(data: bytes) -> None:
+    shapes = IrShapes(data, memoryview(np.arange(32, dtype=np.int64).tobytes()))
+    check_sizes(shapes.shapes, shapes.stored, MANIFEST)
+
+
 HARNESSES: Mapping[str, Callable[[bytes], object]] = {
     "json": parse_json,
     "manifest": lambda data: read_manifest(_file("manifest.json", data)),
@@ -138,6 +159,8 @@ HARNESSES: Mapping[str, Callable[[bytes], object]] = {
     "library": check_library,
     "onnx": parse_onnx,
     "foreign-onnx": lambda data: parse_onnx(data, foreign=True),
+    "onnx-sizes": _onnx_sizes,
+    "ir-sizes": _ir_sizes,
     "tensor-header": lambda data: read_tensor_header(io.BytesIO(data), len(data)),
     "safetensors": lambda data: load_weights(str(_file("w.safetensors", data)), MODEL),
     "pth": lambda data: load_weights(str(_file("w.pth", data)), MODEL),
@@ -147,7 +170,10 @@ HARNESSES: Mapping[str, Callable[[bytes], object]] = {
 
 
 #: Readers that others wrap: they refuse with a plain ValueError.
-_PARTS = ("json", "archive", "ovir", "library", "onnx", "foreign-onnx", "tensor-header")
+_PARTS = (
+    *("json", "archive", "ovir", "library", "tensor-header"),
+    *("onnx", "foreign-onnx", "onnx-sizes", "ir-sizes"),
+)
 
 
 def run(name: str, data: bytes) -> None:

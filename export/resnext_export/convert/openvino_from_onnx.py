@@ -14,7 +14,8 @@ from resnext.runtimes.openvino.ir import (
     GRAPH_NAME,
     METADATA,
     WEIGHTS_NAME,
-    read_ovir,
+    read_ir,
+    unpack_ovir,
     weight_dtypes,
 )
 from resnext.runtimes.openvino.library import ov, shared_core
@@ -102,7 +103,7 @@ def _check_weights(core: Any, model: Any, data: bytes) -> None:
     """Read the bytes back: the weights of each operation must have kept their type."""
     written = mmap.mmap(-1, len(data))
     written.write(data)
-    packed, memory = read_ovir(core, written, FILE_NAME)
+    packed, memory = read_ir(core, *unpack_ovir(written, FILE_NAME))
     expected, actual = weight_dtypes(model), weight_dtypes(packed)
     del packed, memory  # in this order: the model uses the memory
     changed = sorted(name for name, dtype in expected.items() if actual.get(name) != dtype)

@@ -16,9 +16,10 @@ from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.records import EngineOptions, EngineRecord
 from resnext.artifact.specs import TensorSpec
-from resnext.errors import BadWeights, UsageError
+from resnext.errors import BadArtifact, BadWeights, UsageError
 from resnext.machine.machine import Machine, this_machine
 from resnext.precision import DEFAULT, PRECISIONS
+from resnext.readers.shapes import InvalidGraph
 from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import EngineKind, Library, library_for, library_of
@@ -32,7 +33,7 @@ from resnext_export.publish import Built, library_versions, publish
 from resnext_export.registry import EngineChoices
 from resnext_export.request import ExportRequest
 from resnext_export.tensorrt import refit
-from resnext_export.tensorrt.engine_from_onnx import BuiltEngine, engine_from_onnx
+from resnext_export.tensorrt.engine_from_onnx import BuiltEngine, check_parses, engine_from_onnx
 from resnext_export.tensorrt.fallbacks import Tried, build_with_fallbacks
 from resnext_export.tensorrt.progress import BuildWatch, build_bars
 from resnext_export.tensorrt.timing_cache import TimingCache
@@ -169,7 +170,7 @@ def _build(
 
     with build_bars() as watch:
         tried = build_with_fallbacks(
-            onnx_bytes(parent), lambda source: build(source, watch), options.fallbacks
+            _parent_bytes(parent, library), lambda source: build(source, watch), options.fallbacks
         )
     if tried.done and options.strip_weights:
         raise UsageError(
@@ -186,6 +187,20 @@ def _build(
 
     facts = _facts(parent.manifest, library, options, machine, tried)
     return Built(FILE_NAME, facts, library_versions(library.package), proven)
+
+
+def _parent_bytes(parent: Artifact, library: Library) -> bytes:
+    """The ONNX file. Of one that is not valid, the library's parser has the clearer message.
+
+    Raises:
+        BadArtifact, EngineRefused: it is refused.
+    """
+    try:
+        return onnx_bytes(parent)
+    except BadArtifact as exc:
+        if isinstance(exc.__cause__, InvalidGraph):
+            check_parses(parent.read(), library)
+        raise
 
 
 def refit_engine(

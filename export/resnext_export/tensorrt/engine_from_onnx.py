@@ -117,6 +117,20 @@ def engine_from_onnx(
     return BuiltEngine(data, layers, source, warnings, build_s)
 
 
+def check_parses(data: bytes, library: Library) -> None:
+    """Check that the library's parser takes an ONNX file; nothing is built.
+
+    Raises:
+        MissingRequirement: the library is missing.
+        EngineRefused: it does not; gives the reason and the nodes.
+    """
+    trt = library.load()
+    with captured(trt) as (logger, log):
+        builder = trt.Builder(logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        _parse(trt, network, logger, data, log)
+
+
 def _parse(trt: Any, network: Any, logger: Any, onnx_file: Path | bytes, log: Log) -> None:
     parser = trt.OnnxParser(network, logger)
     parsed = (

@@ -7,13 +7,16 @@ import mmap
 from typing import Any, BinaryIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_bytes
+from resnext.artifact.sizes import check_sizes
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact
 from resnext.network.layers import module_of
 from resnext.readers.archives import read_entries, take
+from resnext.readers.ir_shapes import IrShapes
 
 from .library import ov, type_name
 
@@ -26,18 +29,13 @@ METADATA = "framework"
 _PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
 
 
-def read_ovir(core: Any, memory: mmap.mmap, title: str) -> tuple[Any, Any]:
-    """Read a packed IR without copying its weights.
+def unpack_ovir(memory: mmap.mmap, title: str) -> tuple[bytes, NDArray[np.uint8]]:
+    """The graph and the weights of a packed IR; the weights are not copied.
 
     Args:
-        core: an ``openvino.Core``.
         memory: a ZIP file with `GRAPH_NAME` and `WEIGHTS_NAME`, neither compressed; writable,
             because OpenVINO takes no other.
         title: what to call it in messages.
-
-    Returns:
-        The ``openvino.Model``, and the memory of its weights, which must outlive the model and
-        everything compiled from it.
 
     Raises:
         BadArtifact: it is not a packed IR.
@@ -51,13 +49,33 @@ def read_ovir(core: Any, memory: mmap.mmap, title: str) -> tuple[Any, Any]:
         raise BadArtifact(
             f"{title} is not a packed OpenVINO IR: {reason}", hint="export the artifact again"
         ) from exc
-    array = np.frombuffer(memory, np.uint8, weights.size, weights.start)
-    tensor = ov.Tensor(array, shared_memory=True)
+    return graph, np.frombuffer(memory, np.uint8, weights.size, weights.start)
+
+
+def read_ir(core: Any, graph: bytes, weights: NDArray[np.uint8]) -> tuple[Any, Any]:
+    """Read an IR without copying its weights.
+
+    Args:
+        core: an ``openvino.Core``.
+        graph: the XML file.
+        weights: the values of all constants, in writable memory.
+
+    Returns:
+        The ``openvino.Model``, and the memory of its weights, which must outlive the model and
+        everything compiled from it.
+    """
+    tensor = ov.Tensor(weights, shared_memory=True)
     return core.read_model(graph, tensor), tensor
 
 
 def _read_packed(core: Any, artifact: Artifact) -> tuple[Any, Any]:
-    return read_ovir(core, artifact.read_writable(), str(artifact.path))
+    graph, weights = unpack_ovir(artifact.read_writable(), str(artifact.path))
+    try:
+        shapes = IrShapes(graph, weights.data)
+        check_sizes(shapes.shapes, shapes.stored, artifact.manifest)
+    except ValueError as exc:
+        raise BadArtifact(f"{artifact.path}: {exc}", hint="export the artifact again") from exc
+    return read_ir(core, graph, weights)
 
 
 def _read_onnx(core: Any, artifact: Artifact) -> tuple[Any, Any]:

@@ -35,7 +35,7 @@ def read_onnx_graph(artifact: Artifact) -> Graph:
         BadArtifact: `resnext.artifact.graph.onnx_graph` refuses it.
         OddGraph: it has something that no export has; names the node.
     """
-    proto = onnx_graph(artifact)
+    proto = onnx_graph(artifact, runs=False)
     if proto.graph.quantization_annotation:
         raise OddGraph("the file has quantization annotations, and no export has any")
     if [entry.domain for entry in proto.opset_import] not in ([""], ["ai.onnx"]):

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.errors import BadArtifact, GateFailed
-from resnext.runtimes.openvino.ir import read_ovir, weight_dtypes
+from resnext.runtimes.openvino.ir import read_ir, unpack_ovir, weight_dtypes
 from resnext.runtimes.openvino.library import ov
 from resnext.weights.spec import Weights
 from resnext_export.convert.openvino_from_onnx import FILE_NAME, openvino_from_onnx
@@ -34,7 +34,7 @@ def ir(digits_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> P
 def read(path: Path) -> tuple[Any, Any]:
     memory = mmap.mmap(-1, path.stat().st_size)
     memory.write(path.read_bytes())
-    return read_ovir(ov.Core(), memory, str(path))
+    return read_ir(ov.Core(), *unpack_ovir(memory, str(path)))
 
 
 def quantized_convolution() -> bytes:
