@@ -17,7 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "Artifact": "artifact.files",
-    "Integrity": "verify.laws",
+    "Integrity": "verify.batches.laws",
     "Manifest": "artifact.manifest",
     "Parity": "verify.parity",
     "Preprocessing": "images.preprocessing",
@@ -29,7 +29,7 @@ _PUBLIC = {
     "VARIANTS": "network.config",
     "Verdict": "verify.verdict",
     "Weights": "weights.spec",
-    "batch_integrity": "verify.integrity",
+    "batch_integrity": "verify.batches.integrity",
     "check": "verify.check",
     "compare": "verify.parity",
     "load_model": "weights.spec",
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from resnext.network.model import ResNeXt as ResNeXt
     from resnext.runtimes.front import open_session as open_session
     from resnext.runtimes.session import Session as Session
+    from resnext.verify.batches.integrity import batch_integrity as batch_integrity
+    from resnext.verify.batches.laws import Integrity as Integrity
     from resnext.verify.check import check as check
-    from resnext.verify.integrity import batch_integrity as batch_integrity
-    from resnext.verify.laws import Integrity as Integrity
     from resnext.verify.parity import Parity as Parity
     from resnext.verify.parity import compare as compare
     from resnext.verify.verdict import Verdict as Verdict

@@ -303,7 +303,7 @@ def trust(bench: Bench) -> None:
     for a GPU's kernels?
     """
     from resnext.runtimes.registry import SessionOptions, open_session
-    from resnext.verify.integrity import session_integrity
+    from resnext.verify.batches.integrity import session_integrity
     from resnext.verify.reference import Reference
     from resnext.weights.spec import load_weights
 

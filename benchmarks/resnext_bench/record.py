@@ -9,7 +9,7 @@ from resnext.artifact.specs import Strict
 from resnext.machine.environment import Environment
 from resnext.machine.nvml import GpuState
 from resnext.verify.accuracy import Accuracy
-from resnext.verify.laws import Integrity
+from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import Parity
 
 from .stats import Timing

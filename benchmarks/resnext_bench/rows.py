@@ -14,10 +14,10 @@ from resnext.machine.environment import Environment
 from resnext.runtimes.session import Delivered, Session
 from resnext.timing.paired import ratio_by_round
 from resnext.verify.accuracy import Accuracy
+from resnext.verify.batches.integrity import timed_batch_integrity
+from resnext.verify.batches.laws import Integrity
 from resnext.verify.check import batched, whole
-from resnext.verify.integrity import timed_batch_integrity
 from resnext.verify.labeled import Labeled
-from resnext.verify.laws import Integrity
 from resnext.verify.parity import Parity, images_to_compare
 from resnext.verify.reference import Reference
 from resnext.verify.untrained import untrained

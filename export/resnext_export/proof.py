@@ -17,9 +17,9 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.precision import NUMERICS
 from resnext.runtimes.registry import open_session
 from resnext.verify.adversarial import compare_adversarial
+from resnext.verify.batches.integrity import integrity_beside_parity
 from resnext.verify.check import batched, logits_dtype, trusted_runtime, whole
 from resnext.verify.held.artifact import refuse_other_weights
-from resnext.verify.integrity import integrity_beside_parity
 from resnext.verify.parity import compare, gate_for, images_to_compare
 from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights

@@ -12,7 +12,7 @@ from resnext.storage import write_text
 from .sections import SectionOption
 
 if TYPE_CHECKING:
-    from resnext.verify.laws import Integrity, Law
+    from resnext.verify.batches.laws import Integrity, Law
 
 
 def run(
@@ -26,8 +26,8 @@ def run(
     """
     from resnext.artifact.files import read_artifact
     from resnext.errors import GateFailed
+    from resnext.verify.batches.integrity import batch_integrity
     from resnext.verify.check import natural_runtime
-    from resnext.verify.integrity import batch_integrity
 
     _refuse_reference_options()
     opened = read_artifact(artifact)
@@ -70,7 +70,7 @@ def table(outcome: Integrity) -> list[str]:
 
 
 def _row(law: Law) -> tuple[str, str, str, str, str]:
-    from resnext.verify.laws import spans
+    from resnext.verify.batches.laws import spans
 
     worst, limit = ("" if it is None else f"{it:.1e}" for it in (law.worst, law.limit))
     sizes = spans(sorted({*law.batches} - {*law.refused}))

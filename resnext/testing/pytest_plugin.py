@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
     from resnext.runtimes.session import Session
-    from resnext.verify.laws import Integrity
+    from resnext.verify.batches.laws import Integrity
     from resnext.verify.parity import Parity
 
 _OPTIONS = ("artifact", "backend", "weights", "gate", "images_from")
@@ -136,7 +136,7 @@ def resnext_parity(
 @pytest.fixture(scope="session")
 def resnext_integrity(resnext_artifact: Artifact, resnext_backend: str) -> Integrity:
     """The outcome of `resnext.batch_integrity`."""
-    from resnext.verify.integrity import batch_integrity
+    from resnext.verify.batches.integrity import batch_integrity
 
     with _one_line():
         return batch_integrity(resnext_artifact, runtime=resnext_backend)

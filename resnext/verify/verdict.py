@@ -44,10 +44,10 @@ from resnext.timing.clock import iterations_for, now_ns, time_device, time_host
 from resnext.version import __version__
 from resnext.weights.spec import Weights
 
+from .batches.integrity import artifact_integrity
+from .batches.laws import Integrity
 from .check import check, natural_runtime
 from .delivered import share_of, undelivered
-from .integrity import artifact_integrity
-from .laws import Integrity
 from .parity import Parity, gate_of
 
 #: Nanoseconds of the timed runs of a verdict, and their smallest number.

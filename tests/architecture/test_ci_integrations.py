@@ -14,7 +14,7 @@ import click
 import pytest
 
 from resnext.cli.parity import main
-from resnext.verify.laws import Integrity
+from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import Parity
 
 yaml = pytest.importorskip("yaml")

@@ -20,8 +20,8 @@ from resnext.network.layers import layers
 from resnext.runtimes.session import Delivered, DeliveredLayer
 from resnext.testing import FakeSession
 from resnext.verify.accuracy import Accuracy
-from resnext.verify.integrity import timed_batch_integrity
-from resnext.verify.laws import Integrity
+from resnext.verify.batches.integrity import timed_batch_integrity
+from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import compare
 from resnext_bench.checks.evidence import Evidence
 from resnext_bench.checks.registry import CHECKS, judge, registry

@@ -25,8 +25,8 @@ from resnext.runtimes.ort.session import OrtSession
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, open_session
 from resnext.runtimes.session import Bound, Session
 from resnext.timing.clock import time_device, time_host
+from resnext.verify.batches.integrity import session_integrity
 from resnext.verify.delivered import delivered_share
-from resnext.verify.integrity import session_integrity
 from resnext.verify.parity import compare
 from resnext.weights.spec import Weights
 

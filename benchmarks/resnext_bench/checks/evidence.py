@@ -8,7 +8,7 @@ from resnext.findings import Finding
 from resnext.network.config import ResNeXtConfig
 from resnext.runtimes.session import Delivered
 from resnext.verify.accuracy import Accuracy
-from resnext.verify.laws import Integrity
+from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import Parity
 from resnext_bench.measure import Samples
 from resnext_bench.stats import Timing

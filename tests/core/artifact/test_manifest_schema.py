@@ -23,7 +23,7 @@ from resnext.images.preprocessing import default_preprocessing
 from resnext.machine.environment import Environment
 from resnext.machine.nvml import Gpu
 from resnext.network.config import VARIANTS, variant
-from resnext.verify.laws import Integrity
+from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import Parity
 from resnext.verify.verdict import DeliveredRecord, TimingRecord, Verdict
 from resnext.weights.spec import load_weights

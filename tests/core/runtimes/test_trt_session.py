@@ -39,9 +39,9 @@ from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import LIBRARIES, EngineKind, TensorRT, TensorRTRTX
 from resnext.runtimes.trt.session import DTYPES, TrtSession
 from resnext.storage import cache_folder, read_cached, write_cached
+from resnext.verify.batches.integrity import artifact_integrity
+from resnext.verify.batches.laws import Integrity
 from resnext.verify.delivered import delivered_share
-from resnext.verify.integrity import artifact_integrity
-from resnext.verify.laws import Integrity
 from resnext.weights.spec import Weights, load_weights
 
 PLAIN = SessionOptions(cuda_graph=False)

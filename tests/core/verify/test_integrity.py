@@ -29,15 +29,15 @@ from resnext.precision import NUMERICS
 from resnext.runtimes.ort.session import OrtSession
 from resnext.runtimes.session import Arrays, Bound
 from resnext.testing import FakeBound, FakeSession
-from resnext.verify.check import batched, whole
-from resnext.verify.integrity import (
+from resnext.verify.batches.integrity import (
     SIZES,
     integrity_beside_parity,
     session_integrity,
     timed_batch_integrity,
     visited,
 )
-from resnext.verify.laws import LAWS, Integrity
+from resnext.verify.batches.laws import LAWS, Integrity
+from resnext.verify.check import batched, whole
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_export import ExportRequest
 from resnext_export.proof import expect, prove

@@ -14,8 +14,8 @@ from resnext.errors import BadInput, first_line
 from resnext.precision import NUMERICS
 from resnext.runtimes.session import Bound, Session
 
+from ..parity import gate_for
 from .laws import Ledger, Logits
-from .parity import gate_for
 
 #: Largest batch of bound inputs, for each size of which some runtimes compile.
 _MOST_BOUND = 17

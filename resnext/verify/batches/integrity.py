@@ -21,9 +21,9 @@ from resnext.progress import track
 from resnext.runtimes.registry import open_session
 from resnext.runtimes.session import Session
 
-from .batch_exam import Exam
-from .check import check_bytes, natural_runtime
-from .held.artifact import check_graph
+from ..check import check_bytes, natural_runtime
+from ..held.artifact import check_graph
+from .exam import Exam
 from .laws import Integrity, Logits
 
 #: Batch sizes to visit in an open range: odd ones, and both sides of usual tile widths.

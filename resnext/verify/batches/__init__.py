@@ -1,0 +1,1 @@
+"""Batch integrity: the laws, one session under examination, and the check."""
