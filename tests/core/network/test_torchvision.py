@@ -59,7 +59,14 @@ def test_resnext50_tensors_are_torchvisions_one_by_one() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["resnet50", "resnext50_32x4d", "resnext101_64x4d"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "resnet50",
+        "resnext50_32x4d",
+        pytest.param("resnext101_64x4d", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_logits_are_torchvisions(model: str) -> None:
     weights = load_weights("seeded", model)
     images = weights.preprocessing.normalize(seeded_pixels(weights.config, 2))

@@ -154,7 +154,7 @@ def test_it_computes_what_pytorch_and_onnx_runtime_compute(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.exhaustive)])
 def test_resnext50_keeps_to_the_float32_gate(kind: str, tmp_path: Path) -> None:
     weights = seeded_resnext50()
     pixels = weights.preprocessing.normalize(seeded_pixels(weights.config, 8))

@@ -523,6 +523,7 @@ def test_shipped_fashion_mnist_is_right_on_91_percent_of_its_test_split() -> Non
     assert accuracy(load_weights("fashion-mnist"), data.test_images, data.test_labels) >= 0.91
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_training_digits_again_gives_a_network_as_good_and_the_same_one_twice(
     shipped: Weights,

@@ -295,8 +295,15 @@ def test_truncated_bytes_with_a_matching_manifest_are_one_clear_error(
         open_session(read_artifact(folder), "ort-cpu")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("delay_s", [0.0, 0.4])
+@pytest.mark.parametrize(
+    ("number", "delay_s"),
+    [
+        (signal.SIGINT, 0.0),
+        (signal.SIGTERM, 0.4),
+        pytest.param(signal.SIGINT, 0.4, marks=pytest.mark.exhaustive),
+        pytest.param(signal.SIGTERM, 0.0, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_an_interrupted_export_leaves_nothing(
     number: signal.Signals, delay_s: float, tmp_path: Path
 ) -> None:

@@ -532,6 +532,7 @@ def graph_macs(proto: onnx.ModelProto) -> int:
     return total
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_macs_of_a_merged_resnext50_are_those_that_were_computed_for_it() -> None:
     config = variant("resnext50_32x4d")

@@ -341,6 +341,7 @@ def test_an_interrupted_command_leaves_nothing(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_an_interrupted_build_of_resnext50_leaves_nothing(rtx: Library, tmp_path: Path) -> None:
     def when(said: Any) -> None:
