@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -294,6 +295,7 @@ def _be_the_command(
 
         traceback.print_exc()
         code = 99
+    threading._shutdown()  # type: ignore[attr-defined]  # as a process ends: after its threads
     counted = seen
     with suppress(Exception):
         sys.stdout.flush()
