@@ -3,7 +3,7 @@
 # make test-oldest packages, sessions and the exporter on the oldest releases that setup.cfg allows (gigabytes, minutes)
 # make docs        build the documents as a site into build/site; a broken link or anchor fails
 # make speed       measure the speed claims that docs/results makes of the toolkit itself
-# make faults      kill each phase 200 times, fill disks, share a cache: the next run must succeed (half an hour)
+# make faults      kill each phase 200 times, fill disks, share a cache: the next run must succeed (a quarter of an hour)
 # make gpu-accept  what only a GPU can show, numbers first, tests last; needs Python with torch, no virtual environment
 # make fuzz        mutate every kind of file that is read, RUNS cases for each reader; needs Python 3.11
 # make clean       remove what these made
