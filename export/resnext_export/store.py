@@ -129,12 +129,12 @@ def _read_entry(entry: Path) -> Artifact | None:
     if entry.is_symlink() or not entry.is_dir():
         return None
     try:
+        if read_cached(_digest_file(entry)) != _manifest_digest(entry):
+            return None  # not even read: it is as good as a stranger's
         # The user's own folder: what is in it was built here, and is not signed.
-        artifact = read_artifact(entry, trust=Trust())
+        return read_artifact(entry, trust=Trust())
     except BadArtifact:
         return None
-    whole = read_cached(_digest_file(entry)) == _manifest_digest(artifact)
-    return artifact if whole else None
 
 
 def _write_digest(entry: Path, artifact: Artifact) -> None:
@@ -145,7 +145,7 @@ def _write_digest(entry: Path, artifact: Artifact) -> None:
     """
     path = _digest_file(entry)
     try:
-        write_cached(path, _manifest_digest(artifact))
+        write_cached(path, _manifest_digest(artifact.directory))
     except OSError as exc:
         raise MissingRequirement(
             f"cannot write {path}: {exc.strerror or exc}",
@@ -157,8 +157,8 @@ def _digest_file(entry: Path) -> Path:
     return entry.with_suffix(".sha256")
 
 
-def _manifest_digest(artifact: Artifact) -> bytes:
-    return file_sha256(artifact.directory / MANIFEST_NAME).encode()
+def _manifest_digest(directory: Path) -> bytes:
+    return file_sha256(directory / MANIFEST_NAME).encode()
 
 
 def entry_of(

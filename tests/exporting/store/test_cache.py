@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from resnext.errors import MissingRequirement
+from resnext.storage import write_cached
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import store
 from resnext_export.formats.base import builder_for
@@ -71,6 +72,20 @@ def test_a_damaged_entry_is_built_again(digits: Weights, tmp_path: Path, damage:
     assert not again.reused
     assert again.artifact.manifest.file_sha256 == good.manifest.file_sha256
     assert build_or_reuse(digits, tmp_path).reused
+
+
+@pytest.mark.parametrize("known", [None, b"0" * 64])
+def test_an_entry_without_its_digest_is_not_opened(
+    digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bytes | None
+) -> None:
+    """As an engine of an earlier release: it would be called a stranger's, and then built again."""
+    good = build_or_reuse(digits, tmp_path).artifact
+    digest = good.directory.with_suffix(".sha256")
+    digest.unlink() if known is None else write_cached(digest, known)
+    opened = []
+    monkeypatch.setattr(store, "read_artifact", lambda path, **_: opened.append(path))
+    assert not build_or_reuse(digits, tmp_path).reused
+    assert opened == []
 
 
 def test_two_processes_at_a_time_build_it_once(tmp_path: Path) -> None:
