@@ -11,7 +11,7 @@ from resnext.artifact.files import COMPANIONS, Artifact, check_destination, read
 from resnext.artifact.manifest import MANIFEST_NAME, read_manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.artifact.trust import check_signed, current_trust
-from resnext.errors import BadArtifact, UsageError
+from resnext.errors import BadArtifact, BadWeights, UsageError
 from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.readers.files import exists, is_file
@@ -73,6 +73,7 @@ def run(
     output: Path | None = None,
     *,
     weights: Weights | None = None,
+    weights_sha256: str | None = None,
     check: bool = True,
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
@@ -83,11 +84,13 @@ def run(
         request: what to export.
         output: folder to make; None means one in the current folder that says what is in it.
         weights: what ``request`` names, if they are loaded already.
+        weights_sha256: digest that they must have.
         check: as `export`.
         force: as `export`.
         say: as `export`.
 
     Raises:
+        BadWeights: they have another digest.
         ResnextError: as `export`.
     """
     builder = builder_for(request)
@@ -114,6 +117,12 @@ def run(
                 num_classes=request.num_classes,
                 input_size=request.pixels(),
             )
+    if weights_sha256 is not None and weights.sha256 != weights_sha256:
+        raise BadWeights(
+            f"{weights.source} has other weights than the artifact was made from (sha256"
+            f" {weights.sha256[:12]}, manifest {weights_sha256[:12]})",
+            hint="restore them, or export the new ones",
+        )
     if start is None and request.numerics.calibrated:
         request.images(weights)  # refuses now what would fail after the first step
     *before, _ = request.steps(start.manifest.precision if start else None)
@@ -158,6 +167,7 @@ def rebuild(
     Raises:
         BadArtifact: there is no manifest, it stores no request, or the environment requires a
             signature that it lacks.
+        BadWeights: the weights that it was made from have changed.
         ResnextError: as `export`.
     """
     manifest = read_manifest(path / MANIFEST_NAME)
@@ -172,4 +182,11 @@ def rebuild(
         request = ExportRequest(**manifest.request)
     except UsageError as exc:
         raise BadArtifact(f"the request in the manifest of {path} is not valid: {exc}") from exc
-    return run(request, output or path, check=check, force=force or output is None, say=say)
+    return run(
+        request,
+        output or path,
+        weights_sha256=manifest.weights.sha256,
+        check=check,
+        force=force or output is None,
+        say=say,
+    )

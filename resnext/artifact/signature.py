@@ -79,7 +79,9 @@ def signed_digests(directory: Path, keys: Sequence[Path]) -> dict[str, str] | No
         if {each["algorithm"] for each in resources} != {"sha256"}:
             raise ValueError("its digests are not sha256")
         digests = {str(each["name"]): str(each["digest"]) for each in resources}
-    except (KeyError, TypeError, ValueError) as exc:
+    except KeyError as exc:
+        raise _damaged(path, f"it lacks {exc}") from exc
+    except (TypeError, ValueError) as exc:
         raise _damaged(path, first_line(exc)) from exc
     if len(digests) != len(resources):
         raise _damaged(path, "it names a file twice")

@@ -7,6 +7,7 @@ what `trusting` has set for the process, or the environment's.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -121,7 +122,10 @@ def check_signed(
         if trust.required:
             raise _untrusted(directory, trust)
         return False
-    for name, actual in {MANIFEST_NAME: manifest_sha256(directory, manifest), **digests}.items():
+    known = {MANIFEST_NAME: manifest_sha256(directory, manifest), **digests}
+    # What else was signed, as a verdict, counts wherever it is read: it must all be there still.
+    others = {name: _digest(directory / name) for name in sorted(signed.keys() - known.keys())}
+    for name, actual in {**known, **others}.items():
         if signed.get(name) != actual:
             raise BadArtifact(
                 f"{directory / name} is not the file that {directory / SIGNATURE_NAME} is over:"
@@ -129,6 +133,10 @@ def check_signed(
                 hint="get the artifact again, or sign it again if you know why",
             )
     return True
+
+
+def _digest(path: Path) -> str | None:
+    return hashlib.sha256(read_file(path, MOST_JSON, BadArtifact)).hexdigest()
 
 
 def _untrusted(directory: Path, trust: Trust) -> BadArtifact:

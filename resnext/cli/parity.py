@@ -99,7 +99,7 @@ _compare = option_of(COMPARE)
     default=28,
     show_default=True,
     metavar="N",
-    help="Number of images to compare.",
+    help="Number of images to compare, rounded up to whole batches.",
 )
 @_compare(
     "--images-from",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -243,4 +244,11 @@ def _batch(artifact: Artifact, batch: int | None) -> int:
         batch = batch if artifact.manifest.takes(batch) else sizes.min
     if not artifact.manifest.takes(batch):
         raise UsageError(f"{artifact.path} takes batch {artifact.manifest.batches()}, not {batch}")
+    config = artifact.manifest.config
+    image = 4 * config.in_channels * config.input_size[0] * config.input_size[1]
+    if batch * image > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2:
+        raise UsageError(
+            f"a `batch` of {batch} images takes {batch * image / 1e9:.0f} GB, more than half of"
+            " this machine's memory"
+        )
     return batch

@@ -10,14 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from resnext.artifact.files import Artifact, read_artifact
+from resnext.errors import BadWeights
 from resnext.testing import FakeSession
+from resnext.weights import spec as weights_spec
 from resnext_export import export
 from resnext_export.cli.export import main
+from resnext_export.pipeline import rebuild
 from resnext_export.spread import compared, spread
 
+SHIPPED = Path(weights_spec.__file__).parent / "shipped"
 EARLIER = Path(__file__).parents[1] / "core" / "data" / "earlier_artifacts"
+
+
+def metadata_of(path: Path) -> dict[str, str] | None:
+    with safe_open(path, "np") as file:
+        found: dict[str, str] | None = file.metadata()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +37,23 @@ def requested(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """An artifact whose request names its weights, so that it can be made again."""
     folder = tmp_path_factory.mktemp("requested") / "artifact"
     return export("digits", folder, format="onnx", check=False)
+
+
+def test_an_artifact_whose_weights_have_changed_is_not_made_again(tmp_path: Path) -> None:
+    """Of a checkpoint that was overwritten, another network would take its name."""
+    checkpoint = tmp_path / "weights.safetensors"
+    tensors = load_file(SHIPPED / "digits.safetensors")
+    save_file(tensors, checkpoint, metadata=metadata_of(SHIPPED / "digits.safetensors"))
+    made = export(str(checkpoint), tmp_path / "artifact", format="onnx", check=False)
+    negated = {**tensors, "fc.weight": -tensors["fc.weight"]}
+    save_file(negated, checkpoint, metadata=metadata_of(SHIPPED / "digits.safetensors"))
+    for again in (
+        lambda: rebuild(made.directory, check=False),
+        lambda: spread(made.directory, 2, check=False),
+    ):
+        with pytest.raises(BadWeights, match="other weights than the artifact was made from"):
+            again()
+    assert read_artifact(made.directory).manifest == made.manifest
 
 
 @pytest.mark.exhaustive

@@ -33,6 +33,8 @@ class ReferenceSession(Session):
     def __init__(self, artifact: Artifact, options: SessionOptions, backend: str) -> None:
         manifest = artifact.manifest
         super().__init__(backend, manifest.batch_ranges)
+        if manifest.quantization is not None:
+            self._hides_nan = "quantization"
         proto = onnx_graph(artifact)
         metadata = {entry.key: entry.value for entry in proto.metadata_props}
         refuse_different(artifact, different_facts(manifest, metadata.get))

@@ -75,6 +75,11 @@ def test_float32_pytorch_is_the_other_reference(artifact: Artifact) -> None:
         check(artifact, reference="torch-fp16")  # type: ignore[arg-type]
 
 
+def test_a_batch_that_fits_into_no_memory_is_refused_at_once(artifact: Artifact) -> None:
+    with pytest.raises(UsageError, match=r"takes \d+ GB, more than half"):
+        check(artifact, batch=10**9)
+
+
 @pytest.mark.parametrize("call", [{"images": 0}, {"seed": -1}, {"batch": 0}])
 def test_a_call_that_is_off_is_refused(artifact: Artifact, call: dict[str, int]) -> None:
     with pytest.raises(UsageError):

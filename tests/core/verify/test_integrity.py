@@ -23,7 +23,7 @@ from resnext.artifact.manifest import Manifest
 from resnext.artifact.specs import BatchRange
 from resnext.cli.batch_integrity import table
 from resnext.cli.parity import main
-from resnext.errors import BadArtifact, GateFailed, SessionFailed, UsageError
+from resnext.errors import BadArtifact, BadInput, GateFailed, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import NUMERICS
 from resnext.runtimes.ort.session import OrtSession
@@ -676,6 +676,18 @@ def test_the_check_of_an_export_refuses_it(
     artifact = planted(graphs["fp32"], tmp_path / "fault", GRAPH_FAULTS[fault][1])
     with pytest.raises(GateFailed, match=says):
         prove(artifact, expect(weights, artifact.manifest.batch, "fp32"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("runtime", ["ort-cpu", "onnx-reference"])
+def test_quantization_hides_no_nan(runtime: str, value: float, graphs: dict[str, Artifact]) -> None:
+    """QuantizeLinear would make a number of it, and the logits would look valid."""
+    poisoned = np.zeros((2, 1, 8, 8), np.float32)
+    poisoned[1, 0, 3, 3] = value
+    with open_session(graphs["int8"], runtime) as session:
+        for call in (session.run, session.bind):
+            with pytest.raises(BadInput, match="holds NaN or infinity, which quantization would"):
+                call({"input": poisoned})
 
 
 def test_images_that_are_too_few_to_show_a_place_are_not_the_only_ones(

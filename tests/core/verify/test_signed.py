@@ -579,6 +579,16 @@ def test_what_a_trusted_key_signed_otherwise_is_refused_even_if_nothing_is_requi
         read_artifact(copy, trust=Trust((keys[1],)))
 
 
+@pytest.mark.parametrize("fault", ["missing", "altered"])
+@pytest.mark.parametrize("name", ["verdict.json", "verdict.intoto.json"])
+def test_everything_that_was_signed_must_be_there_still(
+    name: str, fault: str, copy: Path, keys: tuple[Path, Path]
+) -> None:
+    (copy / name).unlink() if fault == "missing" else flip(copy / name)
+    with pytest.raises(BadArtifact, match=name.replace(".", r"\.")):
+        read_artifact(copy, trust=Trust((keys[1],)))
+
+
 def test_a_verdict_that_was_replaced_after_signing_is_refused(
     copy: Path, keys: tuple[Path, Path]
 ) -> None:
