@@ -75,7 +75,7 @@ class _Reader:
         read = _OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if read is None:
             operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            raise OddGraph(f"node {title}: no export has the operator {operator}")
+            raise OddGraph(f"node {title} is a {operator}, and no export has that operator")
         if len(node.output) != 1:
             raise OddGraph(f"node {title} has {len(node.output)} outputs, not one")
         terms: list[_Term] = []

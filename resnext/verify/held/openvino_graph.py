@@ -181,7 +181,7 @@ class _Reader:
 def _read(layer: _Layer, inputs: list[_Term]) -> list[_Term]:
     read = _OPERATORS.get(layer.kind)
     if read is None:
-        raise OddGraph(f"layer {layer.title}: no export has the operator {layer.kind}")
+        raise OddGraph(f"layer {layer.title} is a {layer.kind}, and no export has that operator")
     try:
         found = read(layer, inputs)
     except (IndexError, KeyError, AttributeError, TypeError, ValueError) as exc:
