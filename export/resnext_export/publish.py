@@ -9,12 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from resnext.artifact.files import Artifact, file_sha256, seal, staging
+from resnext.artifact.files import Artifact, seal, staging
 from resnext.artifact.kinds import KINDS
 from resnext.artifact.manifest import CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.trust import remember_built
 from resnext.network.config import variant_name
 from resnext.progress import working
+from resnext.readers.files import file_sha256
 from resnext.version import __version__
 from resnext.weights.spec import Weights
 

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnext.artifact.files import Artifact, file_sha256, read_artifact
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import FORMAT_VERSION, MANIFEST_NAME
 from resnext.artifact.trust import Trust
 from resnext.errors import BadArtifact, MissingRequirement
+from resnext.readers.files import file_sha256
 from resnext.storage import cache_folder, locked, read_cached, remove, write_cached
 from resnext.weights.spec import Weights
 

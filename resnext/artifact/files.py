@@ -178,19 +178,6 @@ def read_artifact(path: Path, *, trust: Trust | None = None) -> Artifact:
     return artifact
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex.
-
-    Raises:
-        BadArtifact: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    with open_file(path, MOST_MODEL, BadArtifact, least=0) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def check_destination(directory: Path, *, force: bool) -> None:
     """Check before any work that an artifact may be written to ``directory``.
 

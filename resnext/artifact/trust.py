@@ -7,7 +7,6 @@ what `trusting` has set for the process, or the environment's.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnext.errors import BadArtifact, BadInput
-from resnext.readers.files import MOST_JSON, read_file
+from resnext.readers.files import MOST_JSON, file_sha256, read_file
 from resnext.storage import cache_folder
 
 from .kinds import KINDS
@@ -87,7 +86,7 @@ def check_trust(directory: Path, manifest: Manifest, trust: Trust) -> None:
         BadInput: a key cannot be used.
         MissingRequirement: the packages for signatures are not installed.
     """
-    if check_signed(directory, manifest, {manifest.file: manifest.file_sha256}, trust):
+    if check_signed(directory, manifest, {manifest.file: manifest.file_sha256}, trust, whole=True):
         return
     if KINDS[manifest.kind].code and not built_here(manifest.file_sha256):
         _log.warning(
@@ -99,7 +98,12 @@ def check_trust(directory: Path, manifest: Manifest, trust: Trust) -> None:
 
 
 def check_signed(
-    directory: Path, manifest: Manifest, digests: Mapping[str, str], trust: Trust
+    directory: Path,
+    manifest: Manifest,
+    digests: Mapping[str, str],
+    trust: Trust,
+    *,
+    whole: bool = False,
 ) -> bool:
     """Check an artifact's manifest, and other files, against the signature of a trusted key.
 
@@ -108,6 +112,7 @@ def check_signed(
         manifest: what was read there.
         digests: sha256 by name of the other files in use.
         trust: the policy.
+        whole: check every other signed file, too, as a verdict that somebody may read later.
 
     Returns:
         Whether a trusted key signed them.
@@ -122,10 +127,11 @@ def check_signed(
         if trust.required:
             raise _untrusted(directory, trust)
         return False
-    known = {MANIFEST_NAME: manifest_sha256(directory, manifest), **digests}
-    # What else was signed, as a verdict, counts wherever it is read: it must all be there still.
-    others = {name: _digest(directory / name) for name in sorted(signed.keys() - known.keys())}
-    for name, actual in {**known, **others}.items():
+    actual_digests = {MANIFEST_NAME: manifest_sha256(directory, manifest), **digests}
+    if whole:
+        for name in sorted(signed.keys() - actual_digests.keys()):
+            actual_digests[name] = file_sha256(directory / name)
+    for name, actual in actual_digests.items():
         if signed.get(name) != actual:
             raise BadArtifact(
                 f"{directory / name} is not the file that {directory / SIGNATURE_NAME} is over:"
@@ -133,10 +139,6 @@ def check_signed(
                 hint="get the artifact again, or sign it again if you know why",
             )
     return True
-
-
-def _digest(path: Path) -> str | None:
-    return hashlib.sha256(read_file(path, MOST_JSON, BadArtifact)).hexdigest()
 
 
 def _untrusted(directory: Path, trust: Trust) -> BadArtifact:

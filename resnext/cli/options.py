@@ -54,7 +54,10 @@ def trust_options(function: F) -> F:
     @functools.wraps(function)
     def wrapper(*args: Any, require_signature: bool, trust: tuple[Path, ...], **kwargs: Any) -> Any:
         from resnext.artifact.trust import Trust, trusting
+        from resnext.errors import UsageError
 
+        if (require_signature or trust) and not kwargs.get("artifact", True):
+            raise UsageError("weights are not signed, only artifacts; name one in `artifact`")
         with trusting(Trust(trust, require_signature)):
             return function(*args, **kwargs)
 

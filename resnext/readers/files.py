@@ -4,12 +4,13 @@ limited size.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from resnext.errors import BadInput
+from resnext.errors import BadArtifact, BadInput
 
 MIB = 1 << 20
 #: Largest file of each kind, bytes.
@@ -117,3 +118,16 @@ def _check(path: Path | str, status: os.stat_result, sizes: range, error: type[B
 
 def _reason(error: OSError | ValueError) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        BadArtifact: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open_file(path, MOST_MODEL, BadArtifact, least=0) as file:
+        while chunk := file.read(MIB):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -17,7 +17,6 @@ from resnext.artifact.files import (
     STATEMENT_NAME,
     VERDICT_NAME,
     Artifact,
-    file_sha256,
     read_artifact,
 )
 from resnext.artifact.manifest import MANIFEST_NAME
@@ -34,7 +33,7 @@ from resnext.artifact.signature import (
 )
 from resnext.artifact.trust import Trust
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, UsageError, first_line
-from resnext.readers.files import MOST_JSON, exists, is_folder, read_file
+from resnext.readers.files import MOST_JSON, exists, file_sha256, is_folder, read_file
 from resnext.readers.strict_json import parse_json
 from resnext.storage import write_whole
 

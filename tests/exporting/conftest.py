@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from exported import export_engine, export_onnx
-from resnext.artifact.files import Artifact, file_sha256, read_artifact
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import BatchRange, Manifest
 from resnext.artifact.records import EngineOptions
 from resnext.artifact.trust import remember_built
 from resnext.errors import MissingRequirement
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver
+from resnext.readers.files import file_sha256
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import Library, library_for
 from resnext.weights.spec import Weights, load_weights

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
+from resnext.artifact.files import Artifact, read_artifact, seal
 from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import Manifest, WeightsRecord
 from resnext.artifact.records import PackageRecord
@@ -25,6 +25,7 @@ from resnext.artifact.trust import remember_built
 from resnext.network.config import variant_name
 from resnext.network.layers import layers
 from resnext.precision import Precision
+from resnext.readers.files import file_sha256
 from resnext.runtimes.pt2.package import RECORD_NAME
 from resnext.runtimes.pt2.record import this_host
 from resnext.weights.spec import Weights

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from resnext.artifact.files import Artifact, file_sha256
+from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.records import EngineOptions, EngineRecord
@@ -19,6 +19,7 @@ from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, BadWeights, UsageError
 from resnext.machine.machine import Machine, this_machine
 from resnext.precision import DEFAULT, PRECISIONS
+from resnext.readers.files import file_sha256
 from resnext.readers.shapes import InvalidGraph
 from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.trt.identity import engine_name

@@ -8,7 +8,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from resnext.artifact.files import file_sha256
+from resnext.readers.files import file_sha256
 from resnext.storage import read_cached, remove, write_cached
 
 #: Digests of the other files by name.

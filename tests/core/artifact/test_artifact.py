@@ -15,7 +15,6 @@ from resnext.artifact import files
 from resnext.artifact.files import (
     Artifact,
     check_destination,
-    file_sha256,
     read_artifact,
     seal,
     staging,
@@ -25,6 +24,7 @@ from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, MissingRequirement, UsageError
 from resnext.images.preprocessing import default_preprocessing
 from resnext.network.config import variant
+from resnext.readers.files import file_sha256
 
 PAYLOAD = b"the bytes that a runtime loads" * 100
 

@@ -19,12 +19,13 @@ import pytest
 from numpy.typing import NDArray
 
 from exported import derive_onnx, export_onnx, export_openvino, relabeled
-from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
+from resnext.artifact.files import Artifact, read_artifact, seal
 from resnext.artifact.graph import onnx_graph
 from resnext.artifact.manifest import BatchRange
 from resnext.artifact.sizes import check_sizes
 from resnext.errors import BadArtifact
 from resnext.network.config import ResNeXtConfig, variant
+from resnext.readers.files import file_sha256
 from resnext.readers.ir_shapes import IrShapes
 from resnext.readers.shapes import TensorShape, tensor_shapes
 from resnext.runtimes.openvino.ir import READERS, read_ir, unpack_ovir

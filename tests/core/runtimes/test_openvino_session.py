@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from exported import export_onnx, seeded_resnext50
-from resnext.artifact.files import Artifact, file_sha256
+from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange, Manifest
 from resnext.errors import (
     BadArtifact,
@@ -32,6 +32,7 @@ from resnext.errors import (
     UsageError,
 )
 from resnext.images.synthetic import seeded_pixels
+from resnext.readers.files import file_sha256
 from resnext.runtimes.openvino import session as openvino_session
 from resnext.runtimes.openvino.door import open_session
 from resnext.runtimes.openvino.ir import READERS, modules_by_node

@@ -24,7 +24,7 @@ import pytest
 
 from exported import export_onnx
 from fakes.delivered import layer_share
-from resnext.artifact.files import Artifact, file_sha256
+from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.errors import BadInput, MissingRequirement, SessionFailed, SilentFallback
 from resnext.images.synthetic import seeded_pixels
@@ -32,6 +32,7 @@ from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.network.layers import layers
 from resnext.precision import PRECISIONS
+from resnext.readers.files import file_sha256
 from resnext.runtimes.ort import device_bound, products, trt_provider
 from resnext.runtimes.ort import libraries as ort_trt_libraries
 from resnext.runtimes.ort.door import open_session

@@ -12,11 +12,12 @@ import pytest
 
 from exported import export_onnx, seeded_resnext50
 from fakes.delivered import layer_share
-from resnext.artifact.files import Artifact, file_sha256
+from resnext.artifact.files import Artifact
 from resnext.artifact.records import EngineLayer
 from resnext.network.config import VARIANTS
 from resnext.network.layers import layers, macs, module_of
 from resnext.precision import Precision
+from resnext.readers.files import file_sha256
 from resnext.runtimes.delivered import delivered_from_engine
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Delivered, DeliveredLayer

@@ -18,7 +18,7 @@ from check_speed import CHECK_IMAGES
 from exported import derive_onnx, export_onnx, relabeled
 from fakes.package import FakeLoader, fake_package
 from resnext import batch_integrity, open_session
-from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
+from resnext.artifact.files import Artifact, read_artifact, seal
 from resnext.artifact.manifest import Manifest
 from resnext.artifact.specs import BatchRange
 from resnext.cli.batch_integrity import table
@@ -26,6 +26,7 @@ from resnext.cli.parity import main
 from resnext.errors import BadArtifact, BadInput, GateFailed, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import NUMERICS
+from resnext.readers.files import file_sha256
 from resnext.runtimes.ort.session import OrtSession
 from resnext.runtimes.session import Arrays, Bound
 from resnext.testing import FakeBound, FakeSession

@@ -23,11 +23,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from resnext import Trust, check, open_session, verify_artifact
 from resnext.artifact import signature
-from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal, staging
+from resnext.artifact.files import Artifact, read_artifact, seal, staging
 from resnext.artifact.trust import built_here, current_trust, remember_built, trusting
 from resnext.cli.classify import main as classify
 from resnext.cli.parity import main as parity
 from resnext.errors import BadArtifact, BadInput, GateFailed, MissingRequirement, UsageError
+from resnext.readers.files import file_sha256
 from resnext.verify import signed as signed_module
 from resnext.verify.signed import sign_artifact, verify_signature
 from resnext.verify.verdict import judge, read_verdict, sealed, write_verdict
@@ -577,6 +578,22 @@ def test_what_a_trusted_key_signed_otherwise_is_refused_even_if_nothing_is_requi
     read_artifact(copy)
     with pytest.raises(BadArtifact, match="altered after it was signed"):
         read_artifact(copy, trust=Trust((keys[1],)))
+
+
+def test_a_damaged_file_that_is_made_again_is_not_asked_for_its_signature(
+    copy: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the manifest is read, and its signature holds."""
+    flip(copy / "model.onnx")
+    monkeypatch.setenv("RESNEXT_TRUST", str(keys[1]))
+    with pytest.raises(BadArtifact, match="stores no request"):
+        rebuild(copy)
+
+
+def test_a_signature_is_required_of_artifacts_alone(keys: tuple[Path, Path]) -> None:
+    for flags in (["--require-signature"], ["--trust", str(keys[1])]):
+        done = run(classify, str(PICTURE), "--weights", "digits", *flags)
+        assert (done.exit_code, "weights are not signed" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("fault", ["missing", "altered"])

@@ -18,10 +18,11 @@ import pytest
 from click.testing import CliRunner
 from torch._inductor import config as inductor
 
-from resnext.artifact.files import Artifact, file_sha256, read_artifact
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.cli import classify
 from resnext.cli import parity as parity_command
 from resnext.images.synthetic import seeded_pixels
+from resnext.readers.files import file_sha256
 from resnext.verify.eager import reference_logits
 from resnext.verify.parity import compare
 from resnext.weights.spec import Weights

@@ -284,7 +284,8 @@ def test_an_invalid_graph_is_refused_by_the_full_check(
 def test_truncated_bytes_with_a_matching_manifest_are_one_clear_error(
     digits_artifact: Artifact, tmp_path: Path
 ) -> None:
-    from resnext.artifact.files import file_sha256, seal
+    from resnext.artifact.files import seal
+    from resnext.readers.files import file_sha256
 
     folder = tmp_path / "cut"
     folder.mkdir()

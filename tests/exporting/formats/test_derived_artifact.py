@@ -15,10 +15,11 @@ from onnx import TensorProto, numpy_helper
 from PIL import Image
 
 from exported import derive_onnx, export_onnx, export_openvino
-from resnext.artifact.files import Artifact, file_sha256, read_artifact
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.cli.parity import main as parity
 from resnext.errors import BadArtifact, BadInput, GateFailed, ResnextError, UsageError
+from resnext.readers.files import file_sha256
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.cli.export import main
 from resnext_export.formats import derived

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exported import export_engine, export_onnx, relabeled, seeded_resnext50
-from resnext.artifact.files import Artifact, file_sha256, read_artifact, seal
+from resnext.artifact.files import Artifact, read_artifact, seal
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest
 from resnext.artifact.records import Compatibility, EngineOptions, Fallback, TilingLevel
 from resnext.artifact.trust import built_here
@@ -25,6 +25,7 @@ from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.machine.machine import this_platform
 from resnext.network.layers import layers
 from resnext.precision import Precision
+from resnext.readers.files import file_sha256
 from resnext.runtimes.delivered import delivered_from_engine
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import (

@@ -29,11 +29,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exported import derive_onnx, export_onnx, export_openvino, seeded_resnext50
 from fakes.package import facts_of, record_here, sealed, write_package
-from resnext.artifact.files import Artifact, file_sha256, read_artifact
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.records import PackageLayer
 from resnext.cli.parity import main as parity
 from resnext.errors import BadArtifact, GateFailed
 from resnext.network.config import ResNeXtConfig
+from resnext.readers.files import file_sha256
 from resnext.runtimes.trt.identity import engine_name
 from resnext.verify.check import check
 from resnext.verify.held.artifact import check_graph, differences, refuse_other_weights

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from resnext.artifact.files import Artifact, file_sha256, read_artifact
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import BatchRange, CheckRecord
 from resnext.artifact.records import EngineOptions
 from resnext.errors import (
@@ -26,6 +26,7 @@ from resnext.errors import (
     SessionFailed,
 )
 from resnext.machine.cuda_driver import Driver, Gpu
+from resnext.readers.files import file_sha256
 from resnext.runtimes.trt import log as trt_log
 from resnext.runtimes.trt.identity import engine_name
 from resnext.weights.checkpoint import save_weights
