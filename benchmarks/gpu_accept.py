@@ -226,7 +226,7 @@ class Acceptance:
             return [
                 sys.executable,
                 "-m",
-                "resnext_bench.cli",
+                "resnext_bench.cli.bench",
                 "--backend",
                 "torch,torch-folded,torch-compile",
                 *wanted,

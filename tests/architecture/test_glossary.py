@@ -14,7 +14,7 @@ import resnext_bench
 import resnext_export
 from resnext.cli.classify import main as classify
 from resnext.cli.parity import main as parity
-from resnext_bench.cli import main as bench
+from resnext_bench.cli.bench import main as bench
 from resnext_export.cli.export import main as export
 
 GLOSSARY = Path(__file__).parents[2] / "docs" / "concepts" / "glossary.md"

@@ -14,7 +14,7 @@ from resnext.machine.cuda_driver import probe_driver
 from resnext.machine.environment import record_environment
 from resnext.machine.nvml import open_nvml
 from resnext.weights.spec import load_weights
-from resnext_bench import cli
+from resnext_bench.cli import bench as cli
 from resnext_bench.report import HEADINGS
 from resnext_bench.result import read_run
 

@@ -16,7 +16,7 @@ from fakes.package import FakeLoader, fake_package, fake_pt2_from_torch
 from resnext.artifact.records import PackageRecord
 from resnext.errors import MissingRequirement
 from resnext.weights.spec import Weights, load_model, load_weights
-from resnext_bench import cli
+from resnext_bench.cli import bench as cli
 from resnext_bench.result import read_run
 from resnext_export import ExportRequest
 from resnext_export.convert import pt2_from_torch as converter

@@ -22,7 +22,7 @@ from resnext_bench.cases import (
     merge_problem,
     supported_cases,
 )
-from resnext_bench.cli import main
+from resnext_bench.cli.bench import main
 from resnext_bench.plan import Case
 from resnext_bench.result import read_run
 from resnext_export import Stored

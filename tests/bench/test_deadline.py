@@ -23,7 +23,8 @@ from resnext.testing import FakeSession
 from resnext.timing.paired import ratio_by_round
 from resnext.verify.labeled import Labeled
 from resnext.weights.spec import Weights, load_weights
-from resnext_bench import cli, opening
+from resnext_bench import opening
+from resnext_bench.cli import bench as cli
 from resnext_bench.deadline import Deadline
 from resnext_bench.measure import Subject, measure
 from resnext_bench.plan import Case, Plan

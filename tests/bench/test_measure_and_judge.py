@@ -30,7 +30,7 @@ from resnext_bench import benchmark, opening
 from resnext_bench import rows as bench_rows
 from resnext_bench.checks.evidence import Evidence
 from resnext_bench.checks.registry import judge
-from resnext_bench.cli import exit_code
+from resnext_bench.cli.bench import exit_code
 from resnext_bench.measure import Samples, Subject, measure
 from resnext_bench.plan import Case, Plan
 from resnext_bench.result import Run

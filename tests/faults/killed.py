@@ -30,7 +30,7 @@ from resnext.artifact import files
 from resnext.artifact.files import read_artifact
 from resnext.cli import app, parity
 from resnext.storage import read_cached
-from resnext_bench import cli as bench
+from resnext_bench.cli import bench
 from resnext_export.cli import export
 
 #: Operations that a process may be stopped before.

@@ -22,12 +22,12 @@ from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import ResnextError
 from resnext.network.config import VARIANTS
 from resnext.runtimes.registry import ARTIFACT_RUNTIMES, RUNTIMES
-from resnext_bench.cli import main as bench
+from resnext_bench.cli.bench import main as bench
 from resnext_export.cli.export import main as export
 
 MODULES = {
     "resnext-export": "resnext_export.cli.export",
-    "resnext-bench": "resnext_bench.cli",
+    "resnext-bench": "resnext_bench.cli.bench",
     "resnext-parity": "resnext.cli.parity",
     "resnext-classify": "resnext.cli.classify",
 }

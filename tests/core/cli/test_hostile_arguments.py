@@ -18,7 +18,7 @@ MODULES = (
     "resnext.cli.parity",
     "resnext.cli.classify",
     "resnext_export.cli.export",
-    "resnext_bench.cli",
+    "resnext_bench.cli.bench",
 )
 #: What no command can use, so that none begins to work.
 HOSTILE = (

@@ -36,7 +36,11 @@ def run_without(package: str, folder: Path, *arguments: str) -> subprocess.Compl
     ("package", "pip_name", "arguments"),
     [
         ("onnx", "onnx", ["resnext_export.cli.export", "--format", "onnx", "--weights", "digits"]),
-        ("psutil", "psutil", ["resnext_bench.cli", "--backend", "torch", "--weights", "digits"]),
+        (
+            "psutil",
+            "psutil",
+            ["resnext_bench.cli.bench", "--backend", "torch", "--weights", "digits"],
+        ),
         ("PIL", "pillow", ["resnext.cli.classify", "a.png", "--weights", "digits"]),
         ("torch", "torch", ["resnext_export.cli.export", "--format", "onnx"]),
     ],
@@ -61,7 +65,7 @@ def test_a_missing_runtime_fails_its_own_rows_alone(tmp_path: Path) -> None:
         "--duration",
         "0.1",
     ]
-    done = run_without("onnxruntime", tmp_path, "resnext_bench.cli", *arguments)
+    done = run_without("onnxruntime", tmp_path, "resnext_bench.cli.bench", *arguments)
     assert done.returncode in (1, 3), (
         done.stderr
     )  # 1 if this machine was too unsteady for the other row
@@ -109,7 +113,7 @@ def test_an_interruption_that_a_library_wrapped_is_still_an_interruption() -> No
 def test_numbers_beyond_reason_are_usage_errors(arguments: list[str]) -> None:
     from click.testing import CliRunner
 
-    from resnext_bench.cli import main
+    from resnext_bench.cli.bench import main
 
     result = CliRunner().invoke(main, ["--backend", "torch", "--weights", "digits", *arguments])
     assert result.exit_code == 2

@@ -38,7 +38,7 @@ from resnext.runtimes.trt import library
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import artifacts
 from resnext_bench.cases import Candidate
-from resnext_bench.cli import main as bench
+from resnext_bench.cli.bench import main as bench
 from resnext_bench.plan import Case, Plan
 from resnext_bench.run import run_benchmark
 from resnext_export.cli.export import main as export

@@ -33,7 +33,7 @@ from resnext.verify import signed as signed_module
 from resnext.verify.signed import sign_artifact, verify_signature
 from resnext.verify.verdict import judge, read_verdict, sealed, write_verdict
 from resnext_bench import benchmark
-from resnext_bench.cli import main as bench
+from resnext_bench.cli.bench import main as bench
 from resnext_export import export
 from resnext_export.cli.export import main as exporter
 from resnext_export.inspection import inspect_artifact

@@ -22,19 +22,18 @@ from resnext.cli.options import (
     weights_options,
 )
 from resnext.cli.params import CountsType, NameType, SecondsType
-from resnext.cli.sections import SectionedCommand, option_of
+from resnext.cli.sections import SectionedGroup, option_of, runs_subcommand
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
-
-from .deadline import Deadline
+from resnext_bench.deadline import Deadline
 
 if TYPE_CHECKING:
-    from .cases import Merge
-    from .result import Run
+    from resnext_bench.cases import Merge
+    from resnext_bench.result import Run
 
 _EPILOG = """\b
 Examples:
@@ -53,6 +52,9 @@ invalid, or time ran out. 3, 4: a backend failed; its row says why. 130: interru
 once measuring has begun, what was measured is still compared, shown and written.
 """
 
+
+#: Subcommands: module and function, and the line that ``--help`` shows.
+_COMMANDS: dict[str, tuple[str, str]] = {}
 
 #: Largest accepted group width, channels.
 _WIDEST = 4096
@@ -88,13 +90,18 @@ _device = option_of("Device")
 _right = option_of("Accuracy and calibration")
 
 
-@click.command(cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.group(
+    cls=SectionedGroup,
+    lazy=_COMMANDS,
+    invoke_without_command=True,
+    context_settings=SETTINGS,
+    epilog=_EPILOG,
+)
 @backend_option(
     ("all", *RUNTIMES),
     f"Runtimes to measure: {', '.join(RUNTIMES)}, or all that this machine has. Speedups are"
     " relative to the first.",
     many=True,
-    required=True,
 )
 @_what(
     "--batch",
@@ -228,10 +235,12 @@ _right = option_of("Accuracy and calibration")
     help="Write the report as Markdown.",
 )
 @click.version_option(__version__, prog_name="resnext-bench")
+@click.pass_context
 @guarded
 @trust_options
 def main(
-    backend: tuple[str, ...],
+    ctx: click.Context,
+    backend: tuple[str, ...] | None,
     batch: tuple[int, ...],
     artifact: tuple[Path, ...],
     precision: tuple[Precision, ...] | None,
@@ -262,6 +271,10 @@ def main(
     Runtimes take turns in short rounds, so that drift of the machine affects all alike. The output
     of the timed runs is compared with float64 PyTorch.
     """
+    if runs_subcommand(ctx):
+        return
+    if backend is None:
+        raise click.UsageError("--backend is needed")
     deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
     if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
         raise UsageError("`markdown` needs a separate file")
@@ -271,7 +284,7 @@ def main(
         raise UsageError(
             "an artifact has its own model", hint="drop `model`, `num_classes` and `input_size`"
         )
-    from .api import benchmark
+    from resnext_bench.api import benchmark
 
     weights = spec if artifact else chosen_weights(model, spec, num_classes, input_size)
     with steps("starting") as say:
@@ -325,7 +338,7 @@ def exit_code(run: Run) -> int:
 def _show(run: Run, *, to_stderr: bool) -> None:
     from rich.console import Console
 
-    from .report import least_width, legend, remarks, rounds_done, table, warnings
+    from resnext_bench.report import least_width, legend, remarks, rounds_done, table, warnings
 
     console = Console(stderr=to_stderr, highlight=False)
     if console.width < least_width(run):

@@ -1,0 +1,1 @@
+"""The command ``resnext-bench`` and its subcommands."""
