@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from resnext.verify.untrained import CODE as UNTRAINED
 
-from .record import Control, Row, RunRecord
+from .control import Control
+from .record import Row, RunRecord
 from .stats import Timing
 
 if TYPE_CHECKING:
