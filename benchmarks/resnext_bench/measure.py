@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from resnext.errors import ResnextError, SessionFailed
 from resnext.machine.nvml import GpuState
-from resnext.runtimes.session import Bound, Boundary, Session
-from resnext.timing.clock import iterations_for, now_ns, time_device, time_visit
+from resnext.runtimes.session import Arrays, Bound, Boundary, Session
+from resnext.timing.clock import iterations_for, now_ns, time_device, time_host
 from resnext.timing.interleave import shuffled, turns
+from resnext.timing.streams import time_streams
 
 from .deadline import Deadline
 from .plan import Case, Plan
@@ -36,7 +37,9 @@ class Samples:
         device_boundary: what the device times enclose.
         warmup_runs: untimed runs before the first round.
         gpu: state of the GPU in each round, if NVML reports it and the session has a CUDA stream.
-        output: output of the last timed run, so that parity is judged on a run that was timed.
+        output: output of the last timed run, so that parity is judged on a run that was timed; with
+            several requests in flight, of the first stream.
+        other_outputs: outputs of the other streams' last timed runs.
         bound_output: output of the last device-timed run.
         error: why measuring stopped, or None.
     """
@@ -48,6 +51,7 @@ class Samples:
     gpu: list[GpuState] = field(default_factory=list)
     warmup_runs: int = 0
     output: NDArray[Any] | None = None
+    other_outputs: tuple[NDArray[Any], ...] = ()
     bound_output: NDArray[Any] | None = None
     error: ResnextError | None = None
 
@@ -155,6 +159,18 @@ def _warm_up(subject: Subject, plan: Plan, samples: Samples) -> float:
     return float(took)
 
 
+class Call:
+    """One run of a session to be timed, and its last outputs."""
+
+    def __init__(self, run: Callable[[Arrays], Arrays], inputs: Arrays) -> None:
+        self._run, self._inputs = run, inputs
+        self.last: Arrays = {}
+
+    def __call__(self) -> None:
+        """Run."""
+        self.last = self._run(self._inputs)
+
+
 def visit(
     subject: Subject,
     samples: Samples,
@@ -162,18 +178,20 @@ def visit(
     gpu_state: Callable[[], GpuState | None] = lambda: None,
 ) -> None:
     """Time ``iterations`` runs of ``subject`` by the host's clock, and by the device's if it has
-    one; the times and the last outputs go into ``samples``.
+    one and one request is in flight; the times and the last outputs go into ``samples``.
     """
     session, inputs, bound = subject.session, subject.inputs, subject.bound
-    last: dict[str, NDArray[Any]] = {}
-
-    def call() -> None:
-        nonlocal last
-        last = session.run(inputs)
-
-    samples.host_ns.append(time_visit(call, iterations))
-    samples.output = last[session.outputs[0].name]
-    if bound.cuda_stream is not None:
+    calls = [Call(lane, inputs) for lane in session.lanes()]
+    for call in calls:
+        call()  # untimed: caches and thread pools are still set for the previous case
+    if len(calls) == 1:
+        samples.host_ns.append(time_host(calls[0], iterations))
+    else:
+        samples.host_ns.append(time_streams(calls, iterations))
+    name = session.outputs[0].name
+    samples.output, *others = [call.last[name] for call in calls]
+    samples.other_outputs = tuple(others)
+    if bound.cuda_stream is not None and len(calls) == 1:
         times, wall_ns = time_device(bound, iterations)
         if (state := gpu_state()) is not None:  # at once: an idle GPU lowers its clocks
             samples.gpu.append(state)

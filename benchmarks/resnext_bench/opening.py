@@ -64,7 +64,7 @@ def open_case(
     result.
 
     Args:
-        case: backend and batch size.
+        case: backend, batch size, threads and streams.
         candidate: precision, and the user's artifact if there is one.
         artifacts: builds any other.
         reference: the weights, and at least as many images as the batch.
@@ -98,6 +98,8 @@ def open_case(
                         device=device,
                         precision=candidate.precision,
                         merge_groups=candidate.merge,
+                        threads=case.threads or options.threads,
+                        streams=case.streams,
                     ),
                 )
             )

@@ -28,7 +28,9 @@ class Run(RunRecord):
         duration_s: requested timed seconds per row.
         rounds: visits to each case.
         seed: of the test images and of the order of visits.
-        threads: requested; None for each runtime's default.
+        threads: CPU threads of every row; None if the run compares several numbers, and in older
+            files for each runtime's default.
+        thread_reason: why as many: the limit that they are, or ``requested``; empty in older files.
         reused: cached artifacts, as shown to the user.
         environment: machine and software.
         rows: one for each case.

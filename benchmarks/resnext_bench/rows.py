@@ -25,6 +25,7 @@ from resnext.verify.untrained import untrained
 from .cases import Candidate
 from .checks.evidence import Evidence
 from .checks.registry import judge
+from .checks.threads import reported_threads
 from .deadline import Deadline
 from .measure import Samples, as_failure
 from .opening import Opening
@@ -45,12 +46,14 @@ class Judge:
         labeled: labeled images; None if accuracy was not requested.
         environment: machine and software.
         deadline: after which no labeled images are run.
+        threads: CPU threads of a case that does not say.
     """
 
     reference: Reference
     labeled: Labeled | None
     environment: Environment
     deadline: Deadline
+    threads: int = 1
 
     def row(
         self, case: Case, candidate: Candidate, opening: Opening, samples: Samples | None
@@ -63,10 +66,13 @@ class Judge:
             opening: its session, or the error of opening it.
             samples: None if it was not measured.
         """
+        threads = case.threads or self.threads
         key = {
             "backend": case.backend,
             "batch": case.batch,
             "variant": case.candidate,
+            "threads": threads,
+            "streams": case.streams,
             "precision": candidate.precision,
         }
         subject, artifact = opening.subject, opening.artifact
@@ -79,11 +85,12 @@ class Judge:
         quantization = None if manifest is None else manifest.quantization
         numerics = candidate.precision if manifest is None else manifest.numerics
         delivered = _delivered(subject.session)
+        key["threads"] = reported_threads(delivered) or threads
         accuracy, accuracy_missing = self._accuracy(case.batch, opening)
         parity = self._parity(case.batch, numerics, opening, samples)
         integrity = _integrity(numerics, opening, samples)
         caveat = None if manifest is None else untrained(manifest)
-        timings = [timing_of("host", samples.host_ns, case.batch)]
+        timings = [timing_of("host", samples.host_ns, case.batch * case.streams)]
         if samples.device_ns and samples.device_boundary:
             timings.append(timing_of(samples.device_boundary, samples.device_ns, case.batch))
         findings = judge(
@@ -99,6 +106,7 @@ class Judge:
                 accuracy=accuracy,
                 accuracy_missing=accuracy_missing,
                 integrity=integrity,
+                threads=threads,
                 caveats=() if caveat is None else (caveat,),
             )
         )
@@ -174,15 +182,16 @@ class Judge:
 
 
 def with_speedups(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Rows with the speedup of each valid one over the first of the same batch and boundary, if
-    that is valid: a wrong or unsteady result is no yardstick.
+    """Rows with the speedup of each valid one over the first of the same batch, threads, streams
+    and boundary, if that is valid: a wrong or unsteady result is no yardstick.
     """
-    base: dict[tuple[int, str], tuple[Row, Timing]] = {}
+    base: dict[tuple[int, int | None, int, str], tuple[Row, Timing]] = {}
     faster = []
     for row in rows:
         timings = []
         for timing in row.timings:
-            first_row, first = base.setdefault((row.batch, timing.boundary), (row, timing))
+            like = (row.batch, row.threads, row.streams, timing.boundary)
+            first_row, first = base.setdefault(like, (row, timing))
             if first_row.status == row.status == "valid":
                 speedup = ratio_by_round(first.rounds_ns, timing.rounds_ns)
                 timing = timing.model_copy(update={"speedup": tuple(speedup)})
@@ -203,7 +212,7 @@ def _integrity(numerics: str, opening: Opening, samples: Samples) -> Integrity:
     assert opening.subject is not None
     session, artifact = opening.subject.session, opening.artifact
     (images,) = opening.subject.inputs.values()
-    outputs = (samples.output, samples.bound_output)
+    outputs = (samples.output, *samples.other_outputs, samples.bound_output)
     return timed_batch_integrity(
         session,
         images,

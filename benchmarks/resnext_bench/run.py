@@ -11,6 +11,7 @@ from resnext.artifact.manifest import WeightsRecord
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import record_environment, record_packages
 from resnext.machine.nvml import open_nvml
+from resnext.machine.threads import ThreadBudget, thread_budget
 from resnext.network.config import variant_name
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.labeled import Labeled
@@ -28,6 +29,10 @@ from .rows import Judge, with_speedups
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
+
+
+#: Reason for a number of threads that the user gave.
+REQUESTED = "requested"
 
 
 def run_benchmark(
@@ -59,6 +64,10 @@ def run_benchmark(
     """
     deadline = deadline or Deadline()
     options = options or SessionOptions()
+    budget = thread_budget()
+    if options.threads is not None:
+        budget = ThreadBudget(options.threads, REQUESTED)
+    several = any(case.threads is not None for case in plan.cases)
     candidates = candidates or {"": Candidate()}
     artifacts = Artifacts(weights, plan.cases, options.device, say)
     count = images_to_compare(max(case.batch for case in plan.cases), weights.config.num_classes)
@@ -83,7 +92,7 @@ def run_benchmark(
         samples = measure(subjects, plan, say, deadline, nvml.state)
         # Now that the packages are imported.
         environment = environment.model_copy(update={"packages": record_packages()})
-        judge = Judge(reference, accuracy, environment, deadline)
+        judge = Judge(reference, accuracy, environment, deadline, budget.count)
         rows = []
         for case in plan.cases:
             say(f"comparing the outputs of {case}")
@@ -100,7 +109,8 @@ def run_benchmark(
         duration_s=plan.duration_s,
         rounds=plan.rounds,
         seed=plan.seed,
-        threads=options.threads,
+        threads=None if several else budget.count,
+        thread_reason=REQUESTED if several else budget.reason,
         reused=tuple(artifacts.reused),
         environment=environment,
         rows=with_speedups(rows),

@@ -31,6 +31,7 @@ class Evidence:
         accuracy_missing: why requested accuracy is missing; empty otherwise.
         integrity: of the rows of the timed batch; None if they were not compared.
         caveats: warnings about the artifact itself.
+        threads: CPU threads that the session was given; None if unknown.
     """
 
     samples: Samples
@@ -45,3 +46,4 @@ class Evidence:
     accuracy_missing: str = ""
     integrity: Integrity | None = None
     caveats: tuple[Finding, ...] = ()
+    threads: int | None = None

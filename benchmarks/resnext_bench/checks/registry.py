@@ -18,6 +18,7 @@ from . import (
     output,
     samples,
     steady,
+    threads,
     untrained,
 )
 from .evidence import Evidence
@@ -58,6 +59,7 @@ CHECKS: Mapping[str, Check] = registry(
     samples,
     no_time,
     steady,
+    threads,
     device_clock,
     output,
     batch_integrity,
