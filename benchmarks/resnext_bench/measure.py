@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from resnext.errors import ResnextError, SessionFailed
+from resnext.machine.load import Load, Meter
 from resnext.machine.nvml import GpuState
 from resnext.runtimes.session import Arrays, Bound, Boundary, Session
 from resnext.timing.clock import iterations_for, now_ns, time_device, time_host
@@ -37,6 +38,7 @@ class Samples:
         device_boundary: what the device times enclose.
         warmup_runs: untimed runs before the first round.
         gpu: state of the GPU in each round, if NVML reports it and the session has a CUDA stream.
+        loads: use of the processors in each round.
         output: output of the last timed run, so that parity is judged on a run that was timed; with
             several requests in flight, of the first stream.
         other_outputs: outputs of the other streams' last timed runs.
@@ -49,6 +51,7 @@ class Samples:
     device_wall_ns: list[int] = field(default_factory=list)
     device_boundary: Boundary | None = None
     gpu: list[GpuState] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
     warmup_runs: int = 0
     output: NDArray[Any] | None = None
     other_outputs: tuple[NDArray[Any], ...] = ()
@@ -184,10 +187,13 @@ def visit(
     calls = [Call(lane, inputs) for lane in session.lanes()]
     for call in calls:
         call()  # untimed: caches and thread pools are still set for the previous case
+    meter = Meter()
+    before = meter.read()
     if len(calls) == 1:
         samples.host_ns.append(time_host(calls[0], iterations))
     else:
         samples.host_ns.append(time_streams(calls, iterations))
+    samples.loads.append(meter.since(before))
     name = session.outputs[0].name
     samples.output, *others = [call.last[name] for call in calls]
     samples.other_outputs = tuple(others)

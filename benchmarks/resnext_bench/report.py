@@ -34,9 +34,9 @@ LEGEND = (
     "time: host = end to end, copies included; device = CUDA events around the launch; graph ="
     " around a CUDA-graph replay. images/s: batch over the median. p90, p99: upper bounds at 99 %"
     " confidence, from 64 and 662 samples on. speedup: against the first row of the same batch,"
-    " threads and streams, median over interleaved rounds. memory: peak added by opening and the first run (on a GPU:"
-    " memory in use after it, or PyTorch's peak if that is higher). max error, top-1: the timed"
-    " output against float64 PyTorch, error relative to the logits' RMS."
+    " threads and streams, median over interleaved rounds. memory: peak added by opening and the"
+    " first run (on a GPU: memory in use after it, or PyTorch's peak if that is higher). max error,"
+    " top-1: the timed output against float64 PyTorch, error relative to the logits' RMS."
 )
 
 
@@ -134,11 +134,9 @@ def threads(run: RunRecord) -> str:
     """The numbers of CPU threads, and why; empty for a run from before this was recorded."""
     if not run.thread_reason:
         return ""
-    counts = (
-        [run.threads] if run.threads is not None else sorted({row.threads or 0 for row in run.rows})
-    )
+    counts = {run.threads} if run.threads is not None else {row.threads for row in run.rows}
     reason = run.thread_reason.removeprefix(f"{run.threads} ")
-    return f"threads {', '.join(map(str, counts))}: {reason}"
+    return f"threads {', '.join(map(str, sorted(filter(None, counts))))}: {reason}"
 
 
 def title(run: RunRecord) -> str:

@@ -2,8 +2,8 @@
 
 All rows have the same number of CPU threads, or the number in their name: the thread budget, or
 `threads`. A row is not valid if its runtime reports another number, or if the process used more CPU
-time than its threads have: in the median round, more than a quarter of a processor beyond them. Such
-a row is compared with rows that had less of the machine.
+time than its threads have: in the median round, more than a quarter of a processor beyond them.
+Such a row would be compared with rows that had less of the machine.
 
 The thread budget is the least of the physical cores, the affinity mask, the CPU quota of the
 control group and `OMP_NUM_THREADS`. Rows on a GPU are not checked.
