@@ -6,22 +6,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes  # noqa: F401  # registers its types with NumPy
+import numpy as np
 import pytest
 
 from resnext.network.config import VARIANTS, variant
 from resnext.network.layers import Layer, layers, macs
-from resnext.precision import PRECISIONS, Precision
+from resnext.precision import NUMERICS, Numerics
 from resnext_bench.limits import floors as module
-from resnext_bench.limits.floors import WIDTH_BYTES, Ceiling, floors, layer_floors
+from resnext_bench.limits.floors import Ceiling, floors, layer_floors
 
 _NETWORK = variant("resnext50_32x4d")
-_H100: dict[Precision, Ceiling] = {
+_H100: dict[str, Ceiling] = {
     "fp16": Ceiling(800e12, 3.35e12),
     "int8": Ceiling(1600e12, 3.35e12),
 }
 #: Microseconds of ResNeXt-50 32x4d on an H100: operations alone; every layer through memory; every
 #: block fused.
-_TABLE: list[tuple[Precision, int, float, float, float]] = [
+_TABLE: list[tuple[str, int, float, float, float]] = [
     ("fp16", 1, 10.6, 35, 22),
     ("fp16", 8, 85, 177, 85),
     ("fp16", 64, 677, 1311, 677),
@@ -39,8 +41,8 @@ def _differences() -> list[float]:
     return found
 
 
-def test_the_table_is_reproduced_within_one_percent() -> None:
-    assert max(_differences()) < 0.01
+def test_the_table_is_reproduced_as_far_as_it_is_rounded() -> None:
+    assert max(_differences()) < 0.01  # 22 stands for 21.8, the rest agrees to 0.5 %
 
 
 def _without_a_layer(config: Any) -> list[Layer]:
@@ -56,12 +58,12 @@ def _without_groups(config: Any) -> list[Layer]:
     return [replace(layer, groups=1) for layer in layers(config)]
 
 
-def _outputs_as_inputs(config: Any) -> list[Layer]:
+def _without_strides(config: Any) -> list[Layer]:
     return [replace(layer, in_size=layer.out_size) for layer in layers(config)]
 
 
 @pytest.mark.parametrize(
-    "planted", [_without_a_layer, _with_a_block_twice, _without_groups, _outputs_as_inputs]
+    "planted", [_without_a_layer, _with_a_block_twice, _without_groups, _without_strides]
 )
 def test_wrong_layers_miss_the_table(
     planted: Callable[[Any], list[Layer]], monkeypatch: pytest.MonkeyPatch
@@ -71,12 +73,14 @@ def test_wrong_layers_miss_the_table(
 
 
 def test_bytes_at_the_wrong_width_miss_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WIDTH_BYTES", {**WIDTH_BYTES, "int8": 2})
+    wide = replace(NUMERICS["int8"], calibrated=False)
+    monkeypatch.setattr(module, "NUMERICS", {**NUMERICS, "int8": wide})
     assert max(_differences()) > 0.5
 
 
-def test_every_precision_has_a_width() -> None:
-    assert WIDTH_BYTES.keys() == PRECISIONS.keys()
+@pytest.mark.parametrize("row", NUMERICS.values(), ids=lambda row: row.name)
+def test_a_precision_is_as_wide_as_its_element_type(row: Numerics) -> None:
+    assert row.width_bytes == np.dtype(row.weight_dtype).itemsize
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -88,7 +92,7 @@ def test_floors_are_ordered_and_count_every_layer(name: str) -> None:
     assert sum(one.macs for one in each) == 2 * macs(config)
     assert floor.compute_s == pytest.approx(4 * macs(config) / 1e12)
     assert floor.compute_s <= floor.blocks_s <= floor.layers_s
-    assert floor.layers_s <= sum(one.seconds for one in each) * (1 + 1e-9)
+    assert floor.layers_s >= sum(one.memory_s for one in each)
 
 
 def test_a_floor_names_what_sets_it() -> None:
