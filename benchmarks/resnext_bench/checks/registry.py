@@ -14,10 +14,14 @@ from . import (
     batch_integrity,
     delivered,
     device_clock,
+    disturbed,
+    imprecise,
     no_time,
     output,
     samples,
     steady,
+    threads,
+    two_modes,
     untrained,
 )
 from .evidence import Evidence
@@ -57,7 +61,11 @@ def registry(*modules: ModuleType) -> Mapping[str, Check]:
 CHECKS: Mapping[str, Check] = registry(
     samples,
     no_time,
+    disturbed,
     steady,
+    threads,
+    imprecise,
+    two_modes,
     device_clock,
     output,
     batch_integrity,
