@@ -17,7 +17,7 @@ class ParallelSession(Session):
     """As many sessions as requests may be in flight, each with its share of the CPU threads, and on
     a GPU with its own stream.
 
-    Everything but `lanes` uses the first one.
+    Everything but `streams` uses the first one.
 
     Args:
         open_one: opens a session.
@@ -39,7 +39,7 @@ class ParallelSession(Session):
         """Run on the first session."""
         return self._first.run(inputs)
 
-    def lanes(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
+    def streams(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
         """`run` of each session."""
         return tuple(session.run for session in self._sessions)
 

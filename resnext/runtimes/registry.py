@@ -44,7 +44,7 @@ class SessionOptions:
         precision: precision of weights and activations of a live model; artifacts ignore it.
         merge_groups: minimum input channels per group in a live model's convolutions; ``auto`` is
             the fastest in a short trial, None leaves the groups unchanged.
-        streams: requests that may be in flight at once (`Session.lanes`); they share the threads.
+        streams: requests that may be in flight at once (`Session.streams`); they share the threads.
 
     Raises:
         UsageError: less than one thread or stream.

@@ -100,7 +100,7 @@ def test_streams_share_the_threads_and_give_what_one_gives(
     with open_session(artifact, name, options=SessionOptions("cpu", 2)) as one:
         one.bind(inputs)
         expected = one.run(inputs)["logits"]
-        assert len(one.lanes()) == 1
+        assert len(one.streams()) == 1
     with open_session(artifact, name, options=SessionOptions("cpu", 2, streams=2)) as session:
         with session.bind(inputs) as bound:
             np.testing.assert_allclose(bound.fetch()["logits"], expected, atol=1e-5)
@@ -109,7 +109,7 @@ def test_streams_share_the_threads_and_give_what_one_gives(
         def run(stream: int) -> None:
             together.wait()
             for _ in range(50):
-                results[stream] = session.lanes()[stream](inputs)["logits"]
+                results[stream] = session.streams()[stream](inputs)["logits"]
 
         streams = [threading.Thread(target=run, args=(stream,)) for stream in range(2)]
         for each in streams:
@@ -137,8 +137,8 @@ def test_parallel_sessions_are_opened_bound_and_closed_together() -> None:
     with ParallelSession(open_one, SessionOptions("cpu", 7, streams=3)) as session:
         assert {(share.threads, share.streams) for share in shares} == {(2, 1)}
         session.bind(inputs)
-        for lane in session.lanes():
-            assert lane(inputs)["logits"].tolist() == [[2, 2]] * 3
+        for stream in session.streams():
+            assert stream(inputs)["logits"].tolist() == [[2, 2]] * 3
         assert [one.calls for one in opened] == [1, 1, 1]
     assert [one.closed for one in opened] == [True] * 3
 
