@@ -21,6 +21,7 @@ from resnext.verify.reference import Reference
 from .artifacts import Artifacts
 from .cases import Candidate
 from .deadline import Deadline
+from .limits.needed import needed_limits
 from .measure import measure
 from .opening import Opening, open_case
 from .plan import Plan
@@ -80,6 +81,7 @@ def run_benchmark(
     with ExitStack() as stack:
         nvml = stack.enter_context(open_nvml())
         environment = record_environment(nvml)
+        limits = needed_limits(plan, options, budget.count, environment, deadline, say)
         openings = {
             case: Opening(error=deadline.not_measured())
             if deadline.opening_over()
@@ -121,7 +123,7 @@ def run_benchmark(
                 rows=with_speedups(rows, control),
             )
 
-        judge = Judge(reference, accuracy, environment, deadline, plan, budget.count)
+        judge = Judge(reference, accuracy, environment, deadline, plan, budget.count, limits)
         rows: list[Row] = []
         for case in plan.cases:
             say(f"comparing the outputs of {case}")

@@ -194,7 +194,7 @@ class MainThreadMeter(Meter):
     def since(self, before: Counters) -> Load:
         after = self.read()
         used = (after.own_s - before.own_s) / (after.wall_s - before.wall_s)
-        return Load(wall_s=1.0, processors=2, own=used)
+        return Load(wall_s=1.0, processors=2, cores=2, own=used)
 
 
 @pytest.mark.parametrize("burning", [0, 2])

@@ -12,6 +12,7 @@ from resnext.findings import Finding
 from . import (
     accuracy,
     batch_integrity,
+    beyond_limit,
     delivered,
     device_clock,
     disturbed,
@@ -71,6 +72,7 @@ CHECKS: Mapping[str, Check] = registry(
     batch_integrity,
     delivered,
     accuracy,
+    beyond_limit,
     untrained,
 )
 

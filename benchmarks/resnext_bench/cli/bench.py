@@ -54,7 +54,12 @@ once measuring has begun, what was measured is still compared, shown and written
 
 
 #: Subcommands: module and function, and the line that ``--help`` shows.
-_COMMANDS: dict[str, tuple[str, str]] = {}
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "limits": (
+        "resnext_bench.cli.limits:limits",
+        "What this machine can do at most, and the least times of a network on it.",
+    ),
+}
 
 #: Largest accepted group width, channels.
 _WIDEST = 4096
