@@ -285,7 +285,7 @@ def visit(
     into ``samples``.
     """
     session, inputs, bound = subject.session, subject.inputs, subject.bound
-    calls = [Call(lane, inputs) for lane in session.lanes()]
+    calls = [Call(stream, inputs) for stream in session.streams()]
     meter = meter or Meter()
     for call in calls:
         call()  # untimed: caches and thread pools are still set for the previous case

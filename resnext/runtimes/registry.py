@@ -8,7 +8,8 @@ open a session (`open_session`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -44,7 +45,7 @@ class SessionOptions:
         precision: precision of weights and activations of a live model; artifacts ignore it.
         merge_groups: minimum input channels per group in a live model's convolutions; ``auto`` is
             the fastest in a short trial, None leaves the groups unchanged.
-        streams: requests that may be in flight at once (`Session.lanes`); they share the threads.
+        streams: requests that may be in flight at once (`Session.streams`); they share the threads.
 
     Raises:
         UsageError: less than one thread or stream.
@@ -323,7 +324,14 @@ def open_session(
         return door.open_session(subject, options, runtime)
     from .parallel import ParallelSession
 
-    return ParallelSession(lambda share: door.open_session(subject, share, runtime), options)
+    share = replace(options, threads=max(1, options.thread_count // options.streams), streams=1)
+    with ExitStack() as stack:
+        sessions = [
+            stack.enter_context(door.open_session(subject, share, runtime))
+            for _ in range(options.streams)
+        ]
+        stack.pop_all()
+    return ParallelSession(sessions)
 
 
 def check_precision(name: str, precision: Precision) -> None:

@@ -223,7 +223,7 @@ class Session(ABC):
     def _bind(self, inputs: Arrays) -> Bound:
         """`bind` for inputs that are already checked."""
 
-    def lanes(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
+    def streams(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
         """One `run` for each request that may be in flight: each may be called on its own thread
         while the others run.
         """

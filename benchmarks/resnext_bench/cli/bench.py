@@ -359,8 +359,10 @@ def main(
         click.echo("interrupted; what was measured before is reported", err=True)
         sys.exit(130)
     if code := exit_code(run):
+        from resnext_bench.report import remarks
+
         bad = [row for row in run.rows if row.status != "valid"]
-        first = as_flags(f"{bad[0].backend} batch {bad[0].batch}: {bad[0].reasons[0]}")
+        first = as_flags(remarks(run)[0])
         click.echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid; {first}", err=True)
         sys.exit(code)
 

@@ -64,7 +64,7 @@ class OpenvinoSession(Session):
         self.outputs = tuple(tensor_spec(port) for port in self._model.outputs)
         self._check_manifest()
         self._any = self._compile(self._model)
-        # One request for each lane.
+        # One request for each stream.
         self._runners = self._requests(self._any)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._exact: Any = None
@@ -80,14 +80,14 @@ class OpenvinoSession(Session):
         """
         return self._run_on(0, inputs)
 
-    def lanes(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
+    def streams(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
         """`run` with a separate request for each stream."""
-        return tuple(partial(self._run_on, lane) for lane in range(self._options.streams))
+        return tuple(partial(self._run_on, stream) for stream in range(self._options.streams))
 
-    def _run_on(self, lane: int, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def _run_on(self, stream: int, inputs: Arrays) -> dict[str, NDArray[Any]]:
         self.check_inputs(inputs)
         exact = self._shapes == {name: array.shape for name, array in inputs.items()}
-        request = (self._exact_runners if exact else self._runners)[lane]
+        request = (self._exact_runners if exact else self._runners)[stream]
         with translated(SessionFailed, f"{self.backend} failed"):
             # The arrays must outlive the run; a tensor does not keep them alive.
             arrays = {name: _usable(array) for name, array in inputs.items()}
