@@ -38,7 +38,7 @@ LEGEND = (
     "time: host = end to end, copies included; device = CUDA events around the launch; graph ="
     " around a CUDA-graph replay. median: of the undisturbed rounds; \u00b1: half the width of its"
     " 95 % interval. images/s: batch over the median. of limit: by the least time of the network"
-    " with every residual block fused, from this machine's ceilings (resnext-bench limits). p90,"
+    " with every residual block fused, from this machine's ceilings (command limits). p90,"
     " p99: upper bounds at 99 % confidence, from 64 and 662 samples on. speedup: against the first"
     " row of the same batch, threads and streams, over interleaved rounds. memory: peak added by"
     " opening and the first run (on a GPU: memory in use after it, or PyTorch's peak if that is"

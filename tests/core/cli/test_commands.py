@@ -100,7 +100,9 @@ SECTIONS = {
         "Output",
         "Trust",
         "Options",
+        "Commands",
     ],
+    "resnext-bench limits": ["Network", "Device", "Output", "Options"],
     "resnext-parity": [
         "What to run",
         "What to compare with",
