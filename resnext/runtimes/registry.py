@@ -83,6 +83,7 @@ class Runtime:
         devices: devices that it can run on.
         precisions: precisions that it can run, at least on some machines.
         scheme: layout of a quantized graph's Q/DQ nodes that it can fuse.
+        times_layers: whether its sessions report the time of each layer, on a CPU.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Runtime:
     devices: tuple[Literal["cpu", "cuda"], ...] = _BOTH
     precisions: tuple[Precision, ...] = tuple(PRECISIONS)
     scheme: Literal["trt", "ort", "openvino"] = "ort"
+    times_layers: bool = False
 
     @property
     def live(self) -> bool:
@@ -129,7 +131,16 @@ def table(*runtimes: Runtime) -> Mapping[str, Runtime]:
 REFERENCE = "onnx-reference"
 #: All runtimes by name.
 RUNTIMES: Mapping[str, Runtime] = table(
-    Runtime("torch", "eager PyTorch", "pytorch", "torch", ("weights",), _BOTH, LIVE),
+    Runtime(
+        "torch",
+        "eager PyTorch",
+        "pytorch",
+        "torch",
+        ("weights",),
+        _BOTH,
+        LIVE,
+        times_layers=True,
+    ),
     Runtime(
         "torch-folded",
         "eager PyTorch, batch norms folded, channels-last",
@@ -138,6 +149,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("weights",),
         _BOTH,
         LIVE,
+        times_layers=True,
     ),
     Runtime(
         "torch-compile",
@@ -156,6 +168,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("onnx",),
         _BOTH,
         _ORT_CPU,
+        times_layers=True,
     ),
     Runtime(
         "ort-cpu",
@@ -165,6 +178,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("onnx",),
         ("cpu",),
         _ORT_CPU,
+        times_layers=True,
     ),
     Runtime(
         "ort-cuda",
@@ -212,6 +226,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("cpu",),
         _NOT_FP8,
         scheme="openvino",
+        times_layers=True,
     ),
     Runtime(
         "trt",
