@@ -117,7 +117,7 @@ def lens(
     every_layer: bool,
     json_path: str | None,
 ) -> None:
-    """Show where the time of one run goes: by stage and kind of layer, against the least time that
+    """Show where the time of one run goes: by stage and type of layer, against the least time that
     this machine needs for it.
     """
     check_writable(json_path)
