@@ -238,6 +238,12 @@ class Session(ABC):
     def _bind(self, inputs: Arrays) -> Bound:
         """`bind` for inputs that are already checked."""
 
+    def lanes(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
+        """One `run` for each request that may be in flight: each may be called on its own thread
+        while the others run.
+        """
+        return (self.run,)
+
     @abstractmethod
     def delivered(self) -> Delivered:
         """Actual precision and device of each layer. If the runtime compiles for shapes, these are

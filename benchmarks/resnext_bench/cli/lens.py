@@ -97,7 +97,7 @@ _what = option_of(RUN)
     "--threads",
     type=click.IntRange(min=1),
     metavar="N",
-    help="CPU threads.  [default: one for each physical core]",
+    help="CPU threads.  [default: the thread budget of this process]",
 )
 @option_of(OUTPUT)("--layers", "every_layer", is_flag=True, help="Print every layer that ran.")
 @json_option("Write stages, layers, runs and sentences as JSON")
