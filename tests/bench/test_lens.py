@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,38 @@ from resnext.runtimes.session import DeliveredLayer, LayerTime
 from resnext.testing.fake_session import FakeSession
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.cli import bench as cli
-from resnext_bench.lens.look import NO_SUM, layer_times, look, sum_findings
+from resnext_bench.lens.look import (
+    DISTURBED,
+    DISTURBED_CEILINGS,
+    NO_SUM,
+    disturbance_findings,
+    layer_times,
+    look,
+    sum_findings,
+)
 from resnext_bench.lens.parts import Part, by_stage, merged_part, parts_of
 from resnext_bench.lens.sentences import sentences
-from resnext_bench.limits.floors import Ceiling, layer_floors
+from resnext_bench.limits.ceilings import MachineCeilings, ProductCeiling
+from resnext_bench.limits.floors import layer_floors
 from resnext_bench.measure import Subject
 from resnext_export.request import ExportRequest
 
 FIFTY = VARIANTS["resnext50_32x4d"]
 #: A machine of round numbers.
-CEILING = Ceiling(operations_per_s=1e12, bytes_per_s=1e10)
+CEILINGS = MachineCeilings(
+    created="2026-11-27T00:00:00+00:00",
+    machine="planted",
+    torch="0",
+    device="cpu",
+    threads=1,
+    products=(
+        ProductCeiling(precision="fp32", instructions="x", operations_per_s=1e12),
+        ProductCeiling(precision="int8", instructions="y", operations_per_s=4e12),
+    ),
+    copy_bytes_per_s=1e10,
+    launch_ns=1.0,
+)
+CEILING = CEILINGS.ceiling("fp32")
 
 
 @pytest.fixture(scope="module")
@@ -136,15 +159,6 @@ def test_a_module_in_two_layers_is_counted_once() -> None:
     assert [part.stage for part in both] == ["layer1", "layer1"]
 
 
-def test_without_limits_of_the_machine_there_is_no_floor() -> None:
-    floors = {
-        floor.layer.name: floor for floor in layer_floors(FIFTY, "fp32", 8, Ceiling(np.inf, np.inf))
-    }
-    (part,) = parts_of([timed("a", 1.0, "fc")], floors, {"fc": "fp32"}, {})
-    assert part.floor_ns is None
-    assert part.bytes > 0
-
-
 # ---- sentences
 
 
@@ -202,14 +216,15 @@ MOST = (
         ),
         (
             (
-                part("1x1", 60, 95),
-                part("grouped 3x3", 10, 5),
+                part("1x1", 60, 95, 30),
+                part("grouped 3x3", 10, 5, 4),
                 part("rest", 10, 0, ops=("Add",)),
                 part("rest", 20, 0, ops=("ReorderInput",)),
             ),
             True,
             (
-                "The 1x1 convolutions take 60% of the time for 95% of the multiply-accumulates.",
+                "The 1x1 convolutions take 60% of the time for 95% of the multiply-accumulates, 2.0"
+                " times their floor.",
                 "Layers without multiply-accumulates take 30% of the time, most of it in"
                 " ReorderInput and Add.",
             ),
@@ -226,14 +241,15 @@ MOST = (
         ),
         (
             (
-                part("1x1", 90, 95),
-                part("grouped 3x3", 10, 5, delivered=False, actual=("float32",)),
+                part("1x1", 90, 95, 30),
+                part("grouped 3x3", 10, 5, 4, delivered=False, actual=("float32",)),
             ),
             True,
             (
                 "10% of the time goes to layers that compute in float32, although int8 was"
                 " requested: first of all grouped 3x3 of layer1.",
-                "The 1x1 convolutions take 90% of the time for 95% of the multiply-accumulates.",
+                "The 1x1 convolutions take 90% of the time for 95% of the multiply-accumulates, 3.0"
+                " times their floor.",
             ),
         ),
         (
@@ -289,6 +305,26 @@ def test_layers_that_do_not_add_up_to_a_run_are_a_warning(share: float, warned: 
         assert f"add up to {share:.0%} of a run" in findings[0].message
 
 
+def test_what_disturbed_the_layers_or_the_ceilings_is_a_warning() -> None:
+    assert list(disturbance_findings((), CEILINGS)) == []
+    busy = CEILINGS.model_copy(update={"disturbed": ("steal time (0.4 processors)",)})
+    layers_, ceilings = disturbance_findings(("other processes (1.2 processors)",), busy)
+    assert (layers_.code, layers_.severity) == (DISTURBED, "warning")
+    assert "other processes (1.2 processors)" in layers_.message
+    assert (ceilings.code, ceilings.severity) == (DISTURBED_CEILINGS, "warning")
+    assert "steal time (0.4 processors)" in ceilings.message
+
+
+def test_a_process_beside_the_layers_is_noticed(
+    weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = SimpleNamespace(disturbances=lambda threads: (f"beside {threads} threads",))
+    meter = SimpleNamespace(read=lambda: 0, since=lambda _: load)
+    monkeypatch.setattr("resnext_bench.lens.look.Meter", lambda: meter)
+    seen = look(weights, "torch-folded", threads=1, ceilings=CEILINGS)
+    assert "beside 1 threads" in next(f for f in seen.findings if f.code == DISTURBED).message
+
+
 def test_a_run_without_profiling_comes_before_each_profiled_one() -> None:
     order: list[str] = []
 
@@ -322,7 +358,7 @@ def test_every_runtime_that_says_so_times_the_whole_network(
     backend: str, weights: Weights, artifact: Artifact
 ) -> None:
     subject = weights if RUNTIMES[backend].live else artifact
-    seen = look(subject, backend, batch=4, threads=1, ceilings={"fp32": CEILING})
+    seen = look(subject, backend, batch=4, threads=1, ceilings=CEILINGS)
     assert seen.backend == backend.replace("ort-cpu", "ort").replace("ort", "ort-cpu")
     assert sum(part.macs for part in seen.stages) == 4 * macs(weights.config)
     assert sum(part.ns for part in seen.stages) == pytest.approx(seen.layers_ns)
@@ -347,7 +383,7 @@ def test_a_quantized_network_with_merged_groups_has_its_widths_and_its_skipped_l
 ) -> None:
     request = ExportRequest(precision="int8", runtime="openvino", merge_groups=16)
     int8 = derive_onnx(artifact, weights, tmp_path / "int8", request, check=False)
-    seen = look(int8, "openvino", batch=2, threads=1)
+    seen = look(int8, "openvino", batch=2, threads=1, ceilings=CEILINGS)
     grouped = {part.channels for part in seen.layers if "3x3" in part.kind}
     assert grouped == {(16, 16)}
     requested = {part.kind: part.requested for part in seen.stages}
@@ -356,10 +392,16 @@ def test_a_quantized_network_with_merged_groups_has_its_widths_and_its_skipped_l
     assert not any("merging" in text for text in seen.sentences)
 
 
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnext_bench.lens.look.stored_ceilings", lambda *_: CEILINGS)
+
+
 def lens(*arguments: str) -> Result:
     return CliRunner().invoke(cli.main, ["lens", *arguments], catch_exceptions=False)
 
 
+@pytest.mark.usefixtures("limits")
 def test_the_command_prints_stages_the_sum_and_sentences(artifact: Artifact) -> None:
     done = lens(str(artifact.directory), "--batch", "2", "--threads", "1")
     assert done.exit_code == 0, done.output
@@ -368,6 +410,7 @@ def test_the_command_prints_stages_the_sum_and_sentences(artifact: Artifact) -> 
     assert "`" not in done.stdout
 
 
+@pytest.mark.usefixtures("limits")
 def test_the_command_prints_every_layer(artifact: Artifact) -> None:
     done = lens(str(artifact.directory), "--backend", "openvino", "--threads", "1", "--layers")
     assert done.exit_code == 0, done.output
@@ -378,6 +421,7 @@ def test_the_command_prints_every_layer(artifact: Artifact) -> None:
     assert "jit_avx" in done.stdout or "brgconv" in done.stdout or "_f32" in done.stdout
 
 
+@pytest.mark.usefixtures("limits")
 def test_json_has_stages_layers_and_runs_alone_on_stdout(weights: Weights) -> None:
     done = lens("--weights", "digits", "--backend", "torch-folded", "--threads", "1", "--json", "-")
     facts = json.loads(done.stdout)

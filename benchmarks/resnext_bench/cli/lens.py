@@ -149,6 +149,7 @@ def _facts(seen: Lens) -> dict[str, object]:
         "format_version": 1,
         **{name: value for name, value in vars(seen).items() if name not in _NESTED},
         "environment": seen.environment.model_dump(mode="json"),
+        "ceilings": seen.ceilings.model_dump(mode="json"),
         "layers": [asdict(part) for part in seen.layers],
         "stages": [asdict(part) for part in seen.stages],
         "findings": [asdict(finding) for finding in seen.findings],
@@ -157,7 +158,7 @@ def _facts(seen: Lens) -> dict[str, object]:
     }
 
 
-_NESTED = ("environment", "layers", "stages", "findings", "sentences")
+_NESTED = ("environment", "ceilings", "layers", "stages", "findings", "sentences")
 
 
 def _show(seen: Lens, *, every_layer: bool, to_stderr: bool) -> None:

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from resnext.errors import UsageError
 from resnext.findings import Finding
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import Environment, record_environment
+from resnext.machine.load import Meter
 from resnext.machine.nvml import open_nvml
 from resnext.network.config import ResNeXtConfig, variant_name
 from resnext.network.layers import layers
@@ -30,7 +30,8 @@ from resnext_bench.cases import (
     candidates_of_weights,
     merge_problem,
 )
-from resnext_bench.limits.floors import Ceiling, LayerFloor, layer_floors
+from resnext_bench.limits.ceilings import MachineCeilings, measured_ceilings, stored_ceilings
+from resnext_bench.limits.floors import LayerFloor, layer_floors
 from resnext_bench.measure import Subject
 from resnext_bench.opening import open_case
 from resnext_bench.plan import Case
@@ -49,6 +50,7 @@ _WARM_RUNS = 3
 #: The times of all layers as a share of a run: outside, they do not tell where its time goes.
 _LEAST_SHARE, _MOST_SHARE = 0.8, 1.1
 NO_SUM = "layers-do-not-add-up"
+DISTURBED, DISTURBED_CEILINGS = "layers-disturbed", "ceilings-disturbed"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Lens:
         precision: requested.
         batch: images in one run.
         environment: the machine.
+        ceilings: the most that it can do.
         notes: facts about the session: threads, memory format, ...
         run_ns: nanoseconds of the harness's runs, without profiling.
         layers: every layer that ran.
@@ -76,6 +79,7 @@ class Lens:
     precision: str
     batch: int
     environment: Environment
+    ceilings: MachineCeilings
     notes: Mapping[str, str]
     run_ns: tuple[int, ...]
     layers: tuple[Part, ...]
@@ -102,7 +106,7 @@ def look(
     precision: Precision | None = None,
     calibration: str | None = None,
     threads: int | None = None,
-    ceilings: Mapping[str, Ceiling] | None = None,
+    ceilings: MachineCeilings | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Lens:
     """Time the layers of a network on a CPU.
@@ -116,7 +120,7 @@ def look(
         calibration: calibration images, for int8 from weights; None means the training images of
             shipped weights.
         threads: CPU threads; None means one for each physical core.
-        ceilings: what this machine can do at each precision; a precision without one has no floors.
+        ceilings: the most that this machine can do; None measures it, unless it is in the cache.
         say: called with one line before each step.
 
     Raises:
@@ -141,11 +145,15 @@ def look(
             assert opening.error is not None
             raise opening.error
         say("timing the layers")
+        meter = Meter()
+        before = meter.read()
         times, run_ns = layer_times(opening.subject)
+        disturbed = meter.since(before).disturbances(options.thread_count)
         notes = dict(opening.subject.session.delivered().notes)
+    ceilings = ceilings or _ceilings(environment, options.thread_count, say)
     manifest = None if opening.artifact is None else opening.artifact.manifest
     numerics = candidate.precision if manifest is None else manifest.numerics
-    parts = tuple(_parts(times, weights.config, numerics, batch, manifest, ceilings or {}))
+    parts = tuple(_parts(times, weights.config, numerics, batch, manifest, ceilings))
     stages = by_stage(parts)
     merged = manifest is not None and manifest.merged is not None
     return Lens(
@@ -155,11 +163,12 @@ def look(
         numerics,
         batch,
         environment,
+        ceilings,
         notes,
         run_ns,
         parts,
         stages,
-        tuple(sum_findings(times, run_ns)),
+        (*sum_findings(times, run_ns), *disturbance_findings(disturbed, ceilings)),
         sentences(stages, mergeable=not merged and merge_problem(backend, "auto") is None),
     )
 
@@ -196,6 +205,32 @@ def sum_findings(times: tuple[LayerTime, ...], run_ns: tuple[int, ...]) -> Itera
         )
 
 
+def disturbance_findings(
+    disturbed: tuple[str, ...], ceilings: MachineCeilings
+) -> Iterator[Finding]:
+    """Warnings that other work ran beside the layers, or beside the measurement of the ceilings.
+
+    Args:
+        disturbed: what disturbed the layers.
+        ceilings: says what disturbed them.
+    """
+    if disturbed:
+        yield Finding(
+            DISTURBED,
+            f"the machine was disturbed while the layers were timed: {'; '.join(disturbed)}",
+            "repeat it on a quiet machine",
+            severity="warning",
+        )
+    if ceilings.disturbed:
+        yield Finding(
+            DISTURBED_CEILINGS,
+            "floors may be too long: the machine was disturbed when its ceilings were measured:"
+            f" {'; '.join(ceilings.disturbed)}",
+            "measure them again on a quiet machine",
+            severity="warning",
+        )
+
+
 def _candidate(
     subject: Artifact | Path | Weights, precision: Precision | None, calibration: str | None
 ) -> tuple[Weights, str, Candidate]:
@@ -224,13 +259,24 @@ def _check_times(backend: str) -> None:
         )
 
 
+def _ceilings(
+    environment: Environment, threads: int, say: Callable[[str], None]
+) -> MachineCeilings:
+    """Those in the cache, or measured now, when the session is closed."""
+    stored = stored_ceilings(environment, "cpu", threads, say)
+    if stored is None:
+        say("measuring what this machine can do at most; kept in the cache")
+        stored = measured_ceilings(environment, "cpu", threads, say)
+    return stored
+
+
 def _parts(
     times: tuple[LayerTime, ...],
     config: ResNeXtConfig,
     numerics: str,
     batch: int,
     manifest: Manifest | None,
-    ceilings: Mapping[str, Ceiling],
+    ceilings: MachineCeilings,
 ) -> Iterator[Part]:
     skipped = frozenset() if manifest is None else manifest.left
     wider = NUMERICS[numerics].lowered_to or DEFAULT
@@ -239,8 +285,7 @@ def _parts(
     }
     floors: dict[str, LayerFloor] = {}
     for precision in set(requested.values()):
-        ceiling = ceilings.get(precision, Ceiling(inf, inf))
-        for floor in layer_floors(config, precision, batch, ceiling):
+        for floor in layer_floors(config, precision, batch, ceilings.ceiling(precision)):
             if requested[floor.layer.name] == precision:
                 floors[floor.layer.name] = floor
     merged = {} if manifest is None or manifest.merged is None else manifest.merged.groups

@@ -43,7 +43,7 @@ class Part:
         delivered: whether those are types of the requested precision.
         kernels: the runtime's kernels, slowest first; none if it does not tell.
         ns: nanoseconds of a run.
-        floor_ns: least nanoseconds; None for ``rest``, or if the machine's limits are not known.
+        floor_ns: least nanoseconds; None for ``rest``.
     """
 
     stage: str
@@ -76,7 +76,7 @@ def parts_of(
 
     Args:
         times: the layers.
-        floors: floor of each module; 0 seconds if the machine's limits are not known.
+        floors: floor of each module.
         requested: requested precision of each module.
         merged: number of groups of the modules whose groups were merged.
     """
@@ -120,7 +120,7 @@ def parts_of(
             time.layer.dtype in NUMERICS[precision].compute_dtypes,
             (time.kernel,) if time.kernel else (),
             time.ns,
-            sum(one.seconds for one in each) * 1e9 or None,
+            sum(one.seconds for one in each) * 1e9,
         )
 
 

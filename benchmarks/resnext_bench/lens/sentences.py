@@ -111,7 +111,7 @@ def largest(facts: Facts) -> str:
 def near_floor(facts: Facts) -> str:
     """Everything is close to the floor."""
     floors = [part.floor_ns for part in facts.parts if part.floor_ns is not None]
-    if not floors or facts.ns >= _NEAR * sum(floors):
+    if facts.ns >= _NEAR * sum(floors):
         return ""
     return (
         f"All layers together take {facts.ns / sum(floors):.1f} times their floor: at this"
@@ -144,13 +144,10 @@ def _odd_kind(facts: Facts) -> str | None:
 def _shares(facts: Facts, kind: str) -> str:
     part, name = facts.kinds[kind], _NAMES.get(kind)
     subject = f"The {name} takes" if name else f"The {kind} convolutions take"
-    text = (
+    return (
         f"{subject} {part.ns / facts.ns:.0%} of the time for {part.macs / facts.macs:.0%} of the"
-        " multiply-accumulates"
+        f" multiply-accumulates, {part.times_floor:.1f} times {'its' if name else 'their'} floor"
     )
-    if part.times_floor is None:
-        return text
-    return f"{text}, {part.times_floor:.1f} times {'its' if name else 'their'} floor"
 
 
 def _at(part: Part) -> str:
