@@ -102,7 +102,8 @@ class Runtime:
         scheme: layout of a quantized graph's Q/DQ nodes that it can fuse.
         streams: how several requests are in flight: ``network``, in streams of one compiled
             network; ``sessions``, in parallel sessions; None, not at all.
-        times_layers: whether its sessions report the time of each layer, on a CPU.
+        times_layers: whether its sessions report the time of each layer; on a CPU, if they run on
+            one.
     """
 
     name: str
@@ -263,6 +264,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("cuda",),
         scheme="trt",
         streams="sessions",
+        times_layers=True,
     ),
     Runtime(
         "trt-rtx",
@@ -273,6 +275,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("cuda",),
         scheme="trt",
         streams="sessions",
+        times_layers=True,
     ),
     Runtime(
         "pt2",

@@ -347,13 +347,22 @@ def test_a_run_without_profiling_comes_before_each_profiled_one() -> None:
     assert (len(times), len(run_ns)) == (1, 4)
 
 
+def test_runs_of_a_device_are_timed_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnext_bench.lens.look.time_device", lambda *_: ([7], 9))
+    session = FakeSession()
+    session.cuda_stream, session.layers = 4711, (timed("a", 1.0, "fc"),)
+    inputs = {"input": np.zeros((1, 1), np.float32)}
+    _, run_ns = layer_times(Subject(session, inputs, session.bind(inputs)), 3)
+    assert run_ns == (7, 7, 7)
+
+
 # ---- the whole
 
 
 TIMED = [name for name, runtime in RUNTIMES.items() if runtime.times_layers]
 
 
-@pytest.mark.parametrize("backend", TIMED)
+@pytest.mark.parametrize("backend", [name for name in TIMED if "cpu" in RUNTIMES[name].devices])
 def test_every_runtime_that_says_so_times_the_whole_network(
     backend: str, weights: Weights, artifact: Artifact
 ) -> None:

@@ -41,8 +41,8 @@ Examples:
   resnext-bench lens int8/ --backend openvino --layers     every layer, with its kernel
   resnext-bench lens --backend torch-folded --weights digits --batch 64
   resnext-bench lens out/ --json - | jq '.stages[] | [.stage, .kind, .ns]'
-The runtime's own profiler times the layers, on a CPU; runs without it are timed in turn, and a
-warning says when the layers do not add up to them.
+The runtime's own profiler times the layers: on a CPU, or an engine's on a GPU. Runs without it
+are timed in turn, and a warning says when the layers do not add up to them.
 """
 _LEGEND = (
     "ch/group: input channels of a group. MB: inputs, outputs and weights, each once. ms: median of"
@@ -167,10 +167,9 @@ def _show(seen: Lens, *, every_layer: bool, to_stderr: bool) -> None:
     console = Console(stderr=to_stderr, highlight=False, emoji=False)
     if console.width < _WIDTH:
         console = Console(stderr=to_stderr, highlight=False, emoji=False, width=_WIDTH)
-    environment, threads = seen.environment, seen.notes.get("threads", "?")
-    console.print(
-        f"[dim]{environment.title()}, load {environment.load_1min:.1f}, threads: {threads}[/dim]"
-    )
+    environment = seen.environment
+    threads = f", threads: {seen.notes['threads']}" if "threads" in seen.notes else ""
+    console.print(f"[dim]{environment.title()}, load {environment.load_1min:.1f}{threads}[/dim]")
     console.print(_table(seen, every_layer=every_layer))
     console.print(f"[dim]{_LEGEND}[/dim]")
     console.print(

@@ -21,7 +21,7 @@ from resnext.network.layers import layers
 from resnext.precision import DEFAULT, NUMERICS, Precision
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime, runtime_named
 from resnext.runtimes.session import LayerTime
-from resnext.timing.clock import time_visit
+from resnext.timing.clock import time_device, time_host
 from resnext.verify.reference import Reference
 from resnext_bench.artifacts import Artifacts
 from resnext_bench.cases import (
@@ -30,7 +30,12 @@ from resnext_bench.cases import (
     candidates_of_weights,
     merge_problem,
 )
-from resnext_bench.limits.ceilings import MachineCeilings, measured_ceilings, stored_ceilings
+from resnext_bench.limits.ceilings import (
+    Device,
+    MachineCeilings,
+    measured_ceilings,
+    stored_ceilings,
+)
 from resnext_bench.limits.floors import LayerFloor, layer_floors
 from resnext_bench.measure import Subject
 from resnext_bench.opening import open_case
@@ -109,7 +114,7 @@ def look(
     ceilings: MachineCeilings | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Lens:
-    """Time the layers of a network on a CPU.
+    """Time the layers of a network: on a CPU, or an engine's on a GPU.
 
     Args:
         subject: an artifact or its path, or weights, of which an artifact is built if the backend
@@ -135,8 +140,8 @@ def look(
     _check_times(backend)
     case = Case(backend, batch, name)
     reference = Reference(weights, seeded_pixels(weights.config, batch))
-    device = RUNTIMES[backend].device
-    options = SessionOptions("cpu" if device == "auto" else device, threads)
+    device: Device = "cuda" if RUNTIMES[backend].device == "cuda" else "cpu"
+    options = SessionOptions(device, threads)
     with ExitStack() as stack:
         environment = record_environment(stack.enter_context(open_nvml()))
         artifacts = Artifacts(weights, (case,), options.device, say)
@@ -150,7 +155,10 @@ def look(
         times, run_ns = layer_times(opening.subject)
         disturbed = meter.since(before).disturbances(options.thread_count)
         notes = dict(opening.subject.session.delivered().notes)
-    ceilings = ceilings or _ceilings(environment, options.thread_count, say)
+    on_cpu = device == "cpu"
+    ceilings = ceilings or _ceilings(
+        environment, device, options.thread_count if on_cpu else None, say
+    )
     manifest = None if opening.artifact is None else opening.artifact.manifest
     numerics = candidate.precision if manifest is None else manifest.numerics
     parts = tuple(_parts(times, weights.config, numerics, batch, manifest, ceilings))
@@ -177,15 +185,16 @@ def layer_times(
     subject: Subject, runs: int = RUNS
 ) -> tuple[tuple[LayerTime, ...], tuple[int, ...]]:
     """The layers with their times, and nanoseconds of as many runs without profiling, in turn."""
-    run_ns: list[int] = []
+    bound, run_ns = subject.bound, list[int]()
+
+    def run() -> None:
+        # Not warmed up: both sides then follow the other one.
+        on_device = bound.cuda_stream is not None
+        run_ns.extend(time_device(bound, 1)[0] if on_device else time_host(bound.enqueue, 1))
+
     for _ in range(_WARM_RUNS):
-        subject.bound.enqueue()
-    # No warm run: both sides then follow the other one.
-    times = subject.session.layer_times(
-        subject.inputs,
-        runs,
-        lambda: run_ns.extend(time_visit(subject.bound.enqueue, 1, warm=False)),
-    )
+        bound.enqueue()
+    times = subject.session.layer_times(subject.inputs, runs, run)
     return times, tuple(run_ns)
 
 
@@ -260,13 +269,13 @@ def _check_times(backend: str) -> None:
 
 
 def _ceilings(
-    environment: Environment, threads: int, say: Callable[[str], None]
+    environment: Environment, device: Device, threads: int | None, say: Callable[[str], None]
 ) -> MachineCeilings:
     """Those in the cache, or measured now, when the session is closed."""
-    stored = stored_ceilings(environment, "cpu", threads, say)
+    stored = stored_ceilings(environment, device, threads, say)
     if stored is None:
         say("measuring what this machine can do at most; kept in the cache")
-        stored = measured_ceilings(environment, "cpu", threads, say)
+        stored = measured_ceilings(environment, device, threads, say)
     return stored
 
 
