@@ -6,13 +6,34 @@ from typing import Literal
 
 from resnext.artifact.manifest import WeightsRecord
 from resnext.artifact.specs import Strict
+from resnext.findings import Severity
 from resnext.machine.environment import Environment
+from resnext.machine.load import Load
 from resnext.machine.nvml import GpuState
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import Parity
 
+from .control import Control
+from .limits.distance import Distance
+from .measure import Ended
 from .stats import Timing
+
+
+class FindingRecord(Strict):
+    """One finding about a row.
+
+    Attributes:
+        code: its check; each has a page in the reference.
+        severity: ``refused`` makes the row invalid, ``warning`` does not.
+        message: the finding.
+        hint: what to do; "" if unknown.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    hint: str = ""
 
 
 class Row(Strict):
@@ -22,10 +43,15 @@ class Row(Strict):
         backend: registry name.
         batch: images in one run.
         variant: name of the candidate; empty if the run has only one.
+        threads: CPU threads that the runtime reports, or that it was given if it does not tell;
+            None in files from before this was recorded.
+        streams: requests in flight at once.
         precision: requested; None in files from before a run could have several.
         status: ``valid``; ``invalid``: measured, but a check failed; ``failed``: not measured.
         reasons: why not valid, each with what to do.
         warnings: caveats by the code of their check; they do not make a row invalid.
+        findings: both, with their codes; empty for a failed row, and in files from before they were
+            stored.
         exit_code: of the error, for a failed row.
         device: device name.
         delivered: element types in which convolutions and matrix products were computed.
@@ -38,6 +64,8 @@ class Row(Strict):
         peak_host_bytes: peak memory that this session added to the process.
         peak_device_bytes: memory that this session added on the device.
         gpu: state of the GPU in each round; empty for a CPU, and without NVML.
+        loads: use of the processors in each round.
+        disturbances: what disturbed a round, in words, by its index.
         model_size_bytes: size of the artifact's file, or of the tensors for a live model.
         artifact_sha256: digest of the file that ran, or None for a live model.
         parity: of the outputs of the timed runs themselves, and if they have few logits, of more
@@ -46,15 +74,19 @@ class Row(Strict):
             failed row, and in files from before this was examined.
         accuracy: on labeled images, compared with their labels and with float32 PyTorch; None
             if it was not requested.
+        distance: from the limit of this machine; None if its ceilings were not measured.
     """
 
     backend: str
     batch: int
     variant: str = ""
+    threads: int | None = None
+    streams: int = 1
     precision: str | None = None
     status: Literal["valid", "invalid", "failed"]
     reasons: tuple[str, ...] = ()
     warnings: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
+    findings: tuple[FindingRecord, ...] = ()
     exit_code: int = 0
     device: str | None = None
     delivered: str | None = None
@@ -66,11 +98,14 @@ class Row(Strict):
     peak_host_bytes: int | None = None
     peak_device_bytes: int | None = None
     gpu: tuple[GpuState, ...] = ()
+    loads: tuple[Load, ...] = ()
+    disturbances: dict[int, tuple[str, ...]] = {}  # noqa: RUF012  # pydantic copies it
     model_size_bytes: int | None = None
     artifact_sha256: str | None = None
     parity: Parity | None = None
     integrity: Integrity | None = None
     accuracy: Accuracy | None = None
+    distance: Distance | None = None
 
 
 class RunRecord(Strict):
@@ -85,6 +120,11 @@ class RunRecord(Strict):
     rounds: int
     seed: int
     threads: int | None
+    thread_reason: str = ""
+    precision_target: float | None = None
+    complete: bool = True
+    ended: Ended | None = None
+    control: Control | None = None
     reused: tuple[str, ...] = ()
     environment: Environment
     rows: tuple[Row, ...]

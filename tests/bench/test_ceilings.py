@@ -11,64 +11,16 @@ from typing import Any
 import pytest
 import torch
 
+from fakes.ceilings import environment, plant
 from resnext.errors import SessionFailed
-from resnext.machine.environment import Environment
 from resnext.storage import write_cached
 from resnext_bench.limits import ceilings, measuring, products
 from resnext_bench.limits.ceilings import MachineCeilings, measured_ceilings, stored_ceilings
-
-#: What the process that measures answers.
-ANSWER: dict[str, Any] = {
-    "notes": [],
-    "products": [
-        {"precision": "fp32", "instructions": "avx512", "operations_per_s": 3e11},
-        {"precision": "int8", "instructions": "amx", "operations_per_s": 5e12},
-    ],
-    "copy_bytes_per_s": 2.5e10,
-    "launch_ns": 1500.0,
-}
-WITHOUT_AMX: dict[str, Any] = {
-    "notes": [],
-    "products": [{"precision": "int8", "instructions": "avx512_vnni", "operations_per_s": 1.4e12}],
-}
-
-
-def environment(cpu: str = "A processor", torch_version: str = "2.13.0") -> Environment:
-    return Environment(
-        cpu=cpu,
-        physical_cores=2,
-        memory_bytes=1 << 33,
-        load_1min=0.0,
-        governor=None,
-        gpus=(),
-        system="Linux",
-        python="3.11.7",
-        packages={"torch": torch_version},
-    )
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path))
-
-
-class Child:
-    """In the place of the process that measures."""
-
-    def __init__(self, **changes: Any) -> None:
-        self.answer = {**ANSWER, **changes}
-        self.calls: list[tuple[Any, ...]] = []
-
-    def __call__(self, *arguments: Any) -> dict[str, Any]:
-        self.calls.append(arguments)
-        return WITHOUT_AMX if len(arguments) > 2 else self.answer
-
-
-def plant(monkeypatch: pytest.MonkeyPatch, amx: bool = False, **changes: Any) -> Child:
-    child = Child(**changes)
-    monkeypatch.setattr(ceilings, "run_measuring", child)
-    monkeypatch.setattr(ceilings, "cpu_flags", lambda: frozenset({"amx_int8"} if amx else ()))
-    return child
 
 
 def test_ceilings_are_stored_for_machine_torch_device_and_threads(
@@ -83,9 +35,10 @@ def test_ceilings_are_stored_for_machine_torch_device_and_threads(
         stored_ceilings(here, "cpu", 1),
         stored_ceilings(here, "cuda", None),
         stored_ceilings(environment("Another"), "cpu", 2),
-        stored_ceilings(environment(torch_version="2.14.0"), "cpu", 2),
     ):
         assert other is None
+    monkeypatch.setattr(ceilings, "version", lambda _: "99.0")
+    assert stored_ceilings(here, "cpu", 2) is None
 
 
 def test_vnni_is_measured_apart_from_amx(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,17 @@ from resnext.findings import Finding
 from . import (
     accuracy,
     batch_integrity,
+    beyond_limit,
     delivered,
     device_clock,
+    disturbed,
+    imprecise,
     no_time,
     output,
     samples,
     steady,
+    threads,
+    two_modes,
     untrained,
 )
 from .evidence import Evidence
@@ -57,12 +62,17 @@ def registry(*modules: ModuleType) -> Mapping[str, Check]:
 CHECKS: Mapping[str, Check] = registry(
     samples,
     no_time,
+    disturbed,
     steady,
+    threads,
+    imprecise,
+    two_modes,
     device_clock,
     output,
     batch_integrity,
     delivered,
     accuracy,
+    beyond_limit,
     untrained,
 )
 

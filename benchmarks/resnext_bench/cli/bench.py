@@ -56,6 +56,10 @@ once measuring has begun, what was measured is still compared, shown and written
 #: Subcommands: module and function, and the line that ``--help`` shows.
 _COMMANDS: dict[str, tuple[str, str]] = {
     "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
+    "limits": (
+        "resnext_bench.cli.limits:limits",
+        "What this machine can do at most, and the least times of a network on it.",
+    ),
 }
 
 #: Largest accepted group width, channels.
@@ -139,15 +143,29 @@ _right = option_of("Accuracy and calibration")
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="Timed seconds per row.",
+    help="Minimum timed seconds per row.",
 )
 @_measuring(
     "--rounds",
     type=click.IntRange(min=1),
-    default=5,
+    default=8,
     show_default=True,
     metavar="N",
-    help="Interleaved visits to each row; the timed seconds are spread over them.",
+    help=(
+        "Minimum number of undisturbed, interleaved visits to each row; the timed seconds are"
+        " spread over them."
+    ),
+)
+@_measuring(
+    "--precision-target",
+    type=click.FloatRange(min=0, max=100, min_open=True, max_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="PERCENT",
+    help=(
+        "Add rounds, up to three times --rounds, until every median is known to this: half the"
+        " width of its 95 % interval. Above this noise floor no speedup is shown."
+    ),
 )
 @_measuring(
     "--samples",
@@ -184,9 +202,18 @@ _right = option_of("Accuracy and calibration")
 )
 @_device(
     "--threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="CPU threads.  [default: one for each physical core]",
+    type=CountsType(),
+    help=(
+        "CPU threads of every runtime; several are compared.  [default: the least of physical"
+        " cores, affinity, CPU quota and OMP_NUM_THREADS]"
+    ),
+)
+@_device(
+    "--streams",
+    type=CountsType(),
+    default="1",
+    show_default=True,
+    help="Requests in flight at once, which share the threads; several are compared.",
 )
 @_device(
     "--memory-format",
@@ -253,12 +280,14 @@ def main(
     input_size: str | None,
     duration: float,
     rounds: int,
+    precision_target: float,
     samples: int,
     warmup: float,
     max_seconds: float | None,
     seed: int,
     device: Literal["auto", "cpu", "cuda"],
-    threads: int | None,
+    threads: tuple[int, ...] | None,
+    streams: tuple[int, ...],
     memory_format: Literal["auto", "nchw", "channels-last"],
     cuda_graph: bool,
     accuracy: str | None,
@@ -288,6 +317,11 @@ def main(
         )
     from resnext_bench.api import benchmark
 
+    def save(run: Run) -> None:
+        if json_path is not None:
+            text = run.model_dump_json(indent=None) + "\n"
+            write_text(json_path, text, final=run.complete)
+
     weights = spec if artifact else chosen_weights(model, spec, num_classes, input_size)
     with steps("starting") as say:
         run = benchmark(
@@ -301,22 +335,24 @@ def main(
             calibration_images=calibration_images,
             device=device,
             threads=threads,
+            streams=streams,
             memory_format=memory_format,
             cuda_graph=cuda_graph,
             duration=duration,
             rounds=rounds,
             warmup=warmup,
             samples=samples,
+            precision_target=precision_target,
             seed=seed,
             accuracy=accuracy,
             accuracy_images=accuracy_images,
             max_seconds=deadline,
             progress=say,
+            save=save,
             note=lambda line: click.echo(f"note: {line}", err=True),
         )
     # Files first: the terminal may be gone, and what took minutes to measure is not to be lost.
-    if json_path is not None:
-        write_text(json_path, run.model_dump_json(indent=None) + "\n")
+    save(run)
     if markdown_path is not None:
         write_text(str(markdown_path), run.markdown())
     _show(run, to_stderr=json_path == "-")
@@ -340,17 +376,26 @@ def exit_code(run: Run) -> int:
 def _show(run: Run, *, to_stderr: bool) -> None:
     from rich.console import Console
 
-    from resnext_bench.report import least_width, legend, remarks, rounds_done, table, warnings
+    from resnext_bench.report import (
+        least_width,
+        legend,
+        measuring,
+        remarks,
+        table,
+        threads,
+        warnings,
+    )
 
     console = Console(stderr=to_stderr, highlight=False)
     if console.width < least_width(run):
         console = Console(stderr=to_stderr, highlight=False, width=least_width(run))
     console.print(f"[dim]{run.environment.title()}[/dim]")
+    console.print(f"[dim]{threads(run)}[/dim]")
     for line in run.reused:
         console.print(f"[dim]reused {line}[/dim]")
     console.print(table(run))
-    if (done := rounds_done(run)) != str(run.rounds):
-        console.print(f"stopped after {done} rounds", style="yellow")
+    for line in measuring(run):
+        console.print(as_flags(line), markup=False)
     console.print(f"[dim]{legend(run)}[/dim]")
     for line in (*remarks(run), *warnings(run)):
         console.print(as_flags(line), style="yellow", markup=False)

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -255,8 +256,8 @@ def _checked(
 
 
 def _identity(environment: Environment) -> tuple[str, str]:
-    """Machine and PyTorch."""
-    return environment.title(), environment.packages.get("torch", "unknown")
+    """Machine and PyTorch, by the version that is installed: the module may add a suffix."""
+    return environment.title(), version("torch")
 
 
 def _path(environment: Environment, device: Device, threads: int | None) -> Path:
