@@ -58,7 +58,9 @@ def run_modules(model: nn.Module, call: Callable[[], object]) -> list[ModuleRun]
     for name, module in model.named_modules():
         kind = type(module).__name__
         hooks.append(module.register_forward_pre_hook(start))
-        hooks.append(module.register_forward_hook(end(name or kind, OPS.get(kind, kind))))
+        # Of a block, what remains is its own code: the addition of the shortcut.
+        op = f"{kind} itself" if any(module.children()) else OPS.get(kind, kind)
+        hooks.append(module.register_forward_hook(end(name or kind, op)))
     try:
         call()
     finally:

@@ -209,7 +209,7 @@ def test_a_module_s_time_is_without_the_modules_that_it_calls(
         ("relu", "ReLU", 10),
         ("fc", "Gemm", 10),
         ("relu", "ReLU", 10),
-        ("Outer", "Outer", 40),
+        ("Outer", "Outer itself", 40),
     ]
     assert [time.layer.modules for time in times] == [(), ("fc",), (), ()]
 
