@@ -55,6 +55,7 @@ once measuring has begun, what was measured is still compared, shown and written
 
 #: Subcommands: module and function, and the line that ``--help`` shows.
 _COMMANDS: dict[str, tuple[str, str]] = {
+    "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
     "limits": (
         "resnext_bench.cli.limits:limits",
         "What this machine can do at most, and the least times of a network on it.",

@@ -103,6 +103,7 @@ SECTIONS = {
         "Commands",
     ],
     "resnext-bench limits": ["Network", "Device", "Output", "Options"],
+    "resnext-bench lens": ["What to run", "Network", "Device", "Output", "Trust", "Options"],
     "resnext-parity": [
         "What to run",
         "What to compare with",
@@ -282,6 +283,13 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
         ("drop --model",),
     ),
     (("resnext-bench", "--backend", "torch", "--json", "file/run.json"), 3, ("cannot write",)),
+    (("resnext-bench", "lens", "none"), 4, ("no artifact at none", "export one first")),
+    (("resnext-bench", "lens", "none", "--weights", "digits"), 2, ("drop --model, --weights,",)),
+    (
+        ("resnext-bench", "lens", "--weights", "digits", "--backend", "pt2"),
+        2,
+        ("'pt2' does not report times of layers; use --backend torch, ",),
+    ),
     (("resnext-parity",), 2, ("--artifact",)),
     (("resnext-parity", "--artifact", "none"), 4, ("no artifact at none", "export one first")),
     (("resnext-parity", "--artifact", "full"), 4, ("manifest.json",)),
