@@ -123,6 +123,37 @@ def holm(changes: Sequence[Change]) -> tuple[Change, ...]:
     return tuple(corrected)
 
 
+def describe(change: Change, base: str = "A", new: str = "B", unit: str = "rounds") -> str:
+    """``change`` in a sentence.
+
+    Args:
+        change: of ``new`` against ``base``.
+        base: its name.
+        new: its name.
+        unit: what the values of the change are.
+    """
+    margin = f"the margin of {change.margin * 100:g} %"
+    if change.ratio is None:
+        text = f"{change.count} {unit} are too few for an interval"
+    else:
+        percent, low, high = (100 * (ratio - 1) for ratio in change.ratio)
+        text = (
+            f"{new} takes {abs(percent):.1f} % {'less' if percent < 0 else 'more'} time than {base}"
+            f" (95 % interval {low:+.1f} to {high:+.1f} %)"
+        )
+    if change.verdict == "SAME":
+        return f"{text}: within {margin}."
+    if change.verdict != "CANNOT TELL":
+        return f"{text}: beyond {margin}."
+    if change.reason:
+        text += f"; {change.reason}"
+    elif change.ratio is not None:
+        text += f": on both sides of an edge of {margin}"
+    if change.more is not None:
+        text += f"; about {change.more} more {unit} would tell"
+    return f"{text}."
+
+
 def _judged(
     interval: Interval | None,
     p_within: Callable[[float], float],

@@ -54,7 +54,9 @@ once measuring has begun, what was measured is still compared, shown and written
 
 
 #: Subcommands: module and function, and the line that ``--help`` shows.
-_COMMANDS: dict[str, tuple[str, str]] = {}
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
+}
 
 #: Largest accepted group width, channels.
 _WIDEST = 4096
