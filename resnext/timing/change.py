@@ -137,8 +137,9 @@ def describe(change: Change, base: str = "A", new: str = "B", unit: str = "round
         text = f"{change.count} {unit} are too few for an interval"
     else:
         percent, low, high = (100 * (ratio - 1) for ratio in change.ratio)
+        difference = f"{abs(percent):.1f} % {'less' if percent < 0 else 'more'} time than"
         text = (
-            f"{new} takes {abs(percent):.1f} % {'less' if percent < 0 else 'more'} time than {base}"
+            f"{new} takes {'as long as' if abs(percent) < 0.05 else difference} {base}"
             f" (95 % interval {low:+.1f} to {high:+.1f} %)"
         )
     if change.verdict == "SAME":
@@ -148,7 +149,7 @@ def describe(change: Change, base: str = "A", new: str = "B", unit: str = "round
     if change.reason:
         text += f"; {change.reason}"
     elif change.ratio is not None:
-        text += f": on both sides of an edge of {margin}"
+        text += f"; the interval crosses the edge of {margin}"
     if change.more is not None:
         text += f"; about {change.more} more {unit} would tell"
     return f"{text}."
@@ -173,10 +174,13 @@ def _judged(
         verdict = "SLOWER"
     elif -bound <= interval.low and interval.high <= bound:
         verdict = "SAME"
-    if verdict != "CANNOT TELL" and count >= least:
-        return replace(change, verdict=verdict)
-    more = 1 if verdict != "CANNOT TELL" else _more(change)
-    return replace(change, more=more and max(more, least - count))
+    if count < least:
+        more = 1 if verdict != "CANNOT TELL" else _more(change)
+        reason = f"a verdict takes at least {least}"
+        return replace(change, more=more and max(more, least - count), reason=reason)
+    if verdict == "CANNOT TELL":
+        return replace(change, more=_more(change))
+    return replace(change, verdict=verdict)
 
 
 def _more(change: Change, wider: float = 1.0) -> int | None:

@@ -1,8 +1,8 @@
 """Estimates with intervals and p-values, from one value for each round.
 
-Both rank tests are exact: the null distribution is counted, not approximated. An interval and a
-p-value of the same values agree: the interval lies beyond a bound if and only if the p-value of
-"within that bound" is at most 1 - confidence.
+Both rank tests are exact up to `EXACT` values: the null distribution is counted. Beyond that it is
+normal, to a thousandth. An interval and a p-value of the same values agree: the interval lies
+beyond a bound if and only if the p-value of "within that bound" is at most 1 - confidence.
 """
 
 from __future__ import annotations
@@ -11,10 +11,18 @@ import math
 import statistics
 from collections.abc import Sequence
 from functools import lru_cache
+from statistics import NormalDist
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 #: Confidence of every interval, unless said otherwise.
 CONFIDENCE = 0.95
+#: Most values of a side for which a rank test is exact.
+EXACT = 50
+#: More values than this are merged with their neighbors.
+_MOST = 500
 
 
 class Interval(NamedTuple):
@@ -45,12 +53,14 @@ def signed_rank(values: Sequence[float], confidence: float = CONFIDENCE) -> Inte
     Returns:
         None if there are too few values for that confidence: 0.95 takes six.
     """
-    return _interval(_pair_means(values), _subset_sums(len(values)), confidence)
+    merged = _merged(values)
+    return _interval(_pair_means(merged), _signed_rank_null(len(merged)), confidence)
 
 
 def signed_rank_p(values: Sequence[float], bound: float) -> float:
     """Two-sided p-value of "the center of ``values`` is within ``bound`` of 0"."""
-    return _p_within(_pair_means(values), _subset_sums(len(values)), bound)
+    merged = _merged(values)
+    return _p_within(_pair_means(merged), _signed_rank_null(len(merged)), bound)
 
 
 def rank_sum(
@@ -68,13 +78,15 @@ def rank_sum(
     Returns:
         None if there are too few values for that confidence: 0.95 takes four in both.
     """
-    ways = _rank_sums(len(values), len(others))
-    return _interval(_differences(values, others), ways, confidence)
+    first, second = _merged(values), _merged(others)
+    null = _rank_sum_null(len(first), len(second))
+    return _interval(_differences(first, second), null, confidence)
 
 
 def rank_sum_p(values: Sequence[float], others: Sequence[float], bound: float) -> float:
     """Two-sided p-value of "the shift from ``others`` to ``values`` is within ``bound`` of 0"."""
-    return _p_within(_differences(values, others), _rank_sums(len(values), len(others)), bound)
+    first, second = _merged(values), _merged(others)
+    return _p_within(_differences(first, second), _rank_sum_null(len(first), len(second)), bound)
 
 
 def student_t(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
@@ -127,46 +139,91 @@ def drifted(values: Sequence[float], confidence: float = CONFIDENCE) -> bool:
     ratio = steps / sum((rank - (count - 1) / 2) ** 2 for rank in range(count))
     variance = 4 * (count - 2) * (5 * count**2 - 2 * count - 9) / (5 * count * (count + 1))
     variance /= (count - 1) ** 2
-    return ratio < 2 - statistics.NormalDist().inv_cdf(confidence) * math.sqrt(variance)
+    return ratio < 2 - NormalDist().inv_cdf(confidence) * math.sqrt(variance)
 
 
-def _pair_means(values: Sequence[float]) -> list[float]:
-    return sorted(
-        (values[first] + values[second]) / 2
-        for first in range(len(values))
-        for second in range(first + 1)
-    )
+def _merged(values: Sequence[float]) -> NDArray[np.float64]:
+    """``values``, neighbors merged if there are too many: all pairs are counted."""
+    array = np.asarray(values, np.float64)
+    if len(array) <= _MOST:
+        return array
+    return np.array([block.mean() for block in np.array_split(array, _MOST)])
 
 
-def _differences(values: Sequence[float], others: Sequence[float]) -> list[float]:
-    return sorted(value - other for value in values for other in others)
+def _pair_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    first, second = np.triu_indices(len(values))
+    return np.sort((values[first] + values[second]) / 2)
+
+
+def _differences(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.sort(np.subtract.outer(values, others), axis=None)
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
-def _interval(pairs: Sequence[float], ways: Sequence[int], confidence: float) -> Interval | None:
+class _Null(NamedTuple):
+    """Distribution of a rank statistic if there is no difference: symmetrical around ``mean``.
+
+    Attributes:
+        mean: expected value.
+        deviation: standard deviation.
+        ways: out of how many equally likely cases it has each value, 0 first; None means normal.
+    """
+
+    mean: float
+    deviation: float
+    ways: tuple[int, ...] | None
+
+    def at_least(self, value: int) -> float:
+        """Probability of ``value`` or more."""
+        if self.ways is None:
+            return NormalDist().cdf((self.mean + 0.5 - value) / (self.deviation or 1.0))
+        return sum(self.ways[value:]) / sum(self.ways)
+
+    def outside(self, probability: float) -> int:
+        """The largest number n for which fewer than n has at most that ``probability``."""
+        if self.ways is None:
+            reach = NormalDist().inv_cdf(1 - probability) * self.deviation
+            return math.floor(self.mean + 0.5 - reach)
+        allowed, below, number = probability * sum(self.ways), 0, 0
+        while below + self.ways[number] <= allowed:
+            below += self.ways[number]
+            number += 1
+        return number
+
+
+def _signed_rank_null(count: int) -> _Null:
+    mean = count * (count + 1) / 4
+    deviation = math.sqrt(count * (count + 1) * (2 * count + 1) / 24)
+    return _Null(mean, deviation, _subset_sums(count) if count <= EXACT else None)
+
+
+def _rank_sum_null(count: int, other: int) -> _Null:
+    deviation = math.sqrt(count * other * (count + other + 1) / 12)
+    exact = max(count, other) <= EXACT
+    return _Null(count * other / 2, deviation, _rank_sums(count, other) if exact else None)
+
+
+def _interval(pairs: NDArray[np.float64], null: _Null, confidence: float) -> Interval | None:
     """The median of the sorted ``pairs``, and the two that end the interval.
 
     Args:
-        pairs: their number above the true center is the test's statistic.
-        ways: out of how many equally likely cases it has each value, 0 first.
+        pairs: their number above the true center is the statistic.
+        null: its distribution.
         confidence: of the interval.
     """
-    allowed, below, outside = (1 - confidence) / 2 * sum(ways), 0, 0
-    while below + ways[outside] <= allowed:
-        below += ways[outside]
-        outside += 1
-    if outside == 0:  # even the outermost pairs are too confident
+    outside = null.outside((1 - confidence) / 2)
+    if outside <= 0:  # even the outermost pairs are too confident
         return None
-    return Interval(statistics.median(pairs), pairs[outside - 1], pairs[-outside])
+    low, high = pairs[outside - 1], pairs[-outside]
+    return Interval(float(np.median(pairs)), float(low), float(high))
 
 
-def _p_within(pairs: Sequence[float], ways: Sequence[int], bound: float) -> float:
-    above = sum(pair > bound for pair in pairs)
-    below = sum(pair < -bound for pair in pairs)
-    return min(1.0, 2 * sum(ways[max(above, below) :]) / sum(ways))
+def _p_within(pairs: NDArray[np.float64], null: _Null, bound: float) -> float:
+    beyond = max(int((pairs > bound).sum()), int((pairs < -bound).sum()))
+    return min(1.0, 2 * null.at_least(beyond))
 
 
 @lru_cache(maxsize=128)

@@ -56,6 +56,7 @@ once measuring has begun, what was measured is still compared, shown and written
 #: Subcommands: module and function, and the line that ``--help`` shows.
 _COMMANDS: dict[str, tuple[str, str]] = {
     "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
+    "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
 }
 
 #: Largest accepted group width, channels.

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from resnext.timing.change import Change, between_processes, holm, paired, unpaired
+from resnext.timing.change import Change, between_processes, describe, holm, paired, unpaired
 
 #: Spread of the rounds around their center, no two alike.
 SPREAD = (-5.0, 3.3, -2.1, 4.6, 0.4, -3.7, 2.2, -1.2, 5.1, -4.4, 1.3, -0.6)
@@ -39,8 +39,11 @@ def test_a_margin_is_as_wide_as_requested() -> None:
 
 def test_fewer_than_eight_rounds_have_no_verdict() -> None:
     assert paired(rounds(1.5, count=8)).verdict == "SLOWER"
-    assert paired(rounds(1.5, count=7)) == Change(
-        "CANNOT TELL", paired(rounds(1.5, count=7)).ratio, 1 / 64, 7, 0.02, more=1
+    few = paired(rounds(1.5, count=7))
+    assert (few.verdict, few.p_value, few.more) == ("CANNOT TELL", 1 / 64, 1)
+    assert describe(few) == (
+        "B takes 50.0 % more time than A (95 % interval +49.4 to +50.5 %); a verdict takes at least"
+        " 8; about 1 more rounds would tell."
     )
     none = paired(rounds(1.5, count=5))
     assert (none.verdict, none.ratio, none.more) == ("CANNOT TELL", None, 3)
@@ -97,3 +100,18 @@ def test_holm_is_the_published_procedure() -> None:
     corrected = holm(changes)
     assert [each.p_value for each in corrected] == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert [each.verdict == "SLOWER" for each in corrected] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (paired(rounds(1.1)), "B takes 10.0 % more time than A (95 % interval"),
+        (paired(rounds(1.1)), "): beyond the margin of 2 %."),
+        (paired(rounds(0.9)), "B takes 10.0 % less time than A"),
+        (paired(rounds(1.0)), "B takes as long as A (95 % interval -0.2 to +0.2 %): within"),
+        (paired(rounds(1.0, 0.012)), "; the interval crosses the edge of the margin of 2 %; about"),
+        (paired(rounds(1.0, count=3)), "3 rounds are too few for an interval; about 5 more"),
+    ],
+)
+def test_a_change_in_a_sentence(change: Change, sentence: str) -> None:
+    assert sentence in describe(change)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import time
 
 import numpy as np
 import pytest
@@ -102,3 +103,32 @@ def test_drift_is_seen_and_chance_is_not() -> None:
     assert not drifted([1.0] * 12)
     assert not drifted([1.0, 2.0, 3.0])
     assert drifted([float(index) for index in range(12)])
+
+
+def test_the_normal_distribution_takes_over_without_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample, other = values(1, 50, 0.3), values(2, 50)
+
+    def all_results() -> list[float]:
+        first, second = signed_rank(sample), rank_sum(sample, other)
+        assert first is not None
+        assert second is not None
+        p_values = signed_rank_p(sample, 0.1), rank_sum_p(sample, other, 0.1)
+        return [*first, *second, *p_values]
+
+    exact = all_results()
+    monkeypatch.setattr("resnext.timing.intervals.EXACT", 49)
+    assert all_results() == pytest.approx(exact, abs=0.01)
+    assert all_results() != exact
+
+
+def test_very_many_values_take_no_time_and_lose_little() -> None:
+    sample = values(4, 20_000, 1.0)
+    began = time.process_time()
+    interval = signed_rank(sample)
+    assert time.process_time() - began < 1
+    assert interval is not None
+    assert interval.low < 1.0 < interval.high
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 / math.sqrt(20_000), rel=0.1)
+    shift = rank_sum(sample, values(5, 20_000))
+    assert shift is not None
+    assert shift.high - shift.low == pytest.approx(2 * 1.96 / math.sqrt(10_000), rel=0.1)
