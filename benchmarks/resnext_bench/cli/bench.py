@@ -60,6 +60,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "resnext_bench.cli.limits:limits",
         "What this machine can do at most, and the least times of a network on it.",
     ),
+    "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
+    "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
 }
 
 #: Largest accepted group width, channels.
