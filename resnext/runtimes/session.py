@@ -170,7 +170,7 @@ class Bound(ABC):
 
 
 class Session(ABC):
-    """A network ready to run on one runtime. A context manager; not thread-safe.
+    """A network ready to run on one runtime. A context manager; not thread-safe but for `streams`.
 
     Args:
         backend: name of the runtime in the registry.
