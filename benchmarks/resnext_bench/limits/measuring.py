@@ -27,10 +27,10 @@ from .products import Product
 VISIT_S = 0.06
 #: A neighbor can only make a call slower, so the fastest counts, and rounds go on until two in a
 #: row have improved none by this share, or this many seconds are over.
-_IMPROVED, _MOST_S = 0.03, 8.0
+_IMPROVED, _MOST_S = 0.03, 10.0
 #: Bytes that copies go through, and those of one copy. A copy reads and writes them: together more
 #: than caches hold.
-_COPIED_BYTES = {"cpu": (1 << 29, 1 << 25), "cuda": (1 << 30, 1 << 30)}
+_COPIED_BYTES = {"cpu": (1 << 29, 1 << 23), "cuda": (1 << 30, 1 << 30)}
 
 #: Nanoseconds of each of a number of calls.
 TimesNs: TypeAlias = Callable[[Callable[[], object], int], list[int]]
