@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from resnext.artifact.manifest import WeightsRecord
@@ -11,11 +10,12 @@ from resnext.findings import Severity
 from resnext.machine.environment import Environment
 from resnext.machine.load import Load
 from resnext.machine.nvml import GpuState
-from resnext.runtimes.session import Boundary
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import Parity
 
+from .control import Control
+from .limits.distance import Distance
 from .measure import Ended
 from .stats import Timing
 
@@ -36,45 +36,6 @@ class FindingRecord(Strict):
     hint: str = ""
 
 
-class Control(Strict):
-    """One row measured twice under two names. A ratio other than 1 is the noise of the machine and
-    of the harness.
-
-    Attributes:
-        backend: of the row.
-        batch: of the row.
-        variant: of the row.
-        boundary: of the times.
-        rounds_ns: raw nanoseconds of the second measurement, one list for each round.
-        disturbed: indices of the rounds in which either of the two was disturbed.
-        ratio: second over first: estimate and 95 % interval; None below six undisturbed rounds.
-        limit: largest noise floor at which speedups are shown.
-    """
-
-    backend: str
-    batch: int
-    variant: str = ""
-    boundary: Boundary
-    rounds_ns: tuple[tuple[int, ...], ...]
-    disturbed: tuple[int, ...] = ()
-    ratio: tuple[float, float, float] | None
-    limit: float
-
-    @property
-    def noise_floor(self) -> float | None:
-        """The interval's end that is farther from 1, as a relative difference; None without an
-        interval.
-        """
-        if self.ratio is None:
-            return None
-        return max(abs(math.log(end)) for end in self.ratio[1:])
-
-    @property
-    def quiet(self) -> bool:
-        """Whether the noise floor is known and low enough for speedups."""
-        return self.noise_floor is not None and self.noise_floor <= self.limit
-
-
 class Row(Strict):
     """The outcome of one case.
 
@@ -82,6 +43,9 @@ class Row(Strict):
         backend: registry name.
         batch: images in one run.
         variant: name of the candidate; empty if the run has only one.
+        threads: CPU threads that the runtime reports, or that it was given if it does not tell;
+            None in files from before this was recorded.
+        streams: requests in flight at once.
         precision: requested; None in files from before a run could have several.
         status: ``valid``; ``invalid``: measured, but a check failed; ``failed``: not measured.
         reasons: why not valid, each with what to do.
@@ -110,11 +74,14 @@ class Row(Strict):
             failed row, and in files from before this was examined.
         accuracy: on labeled images, compared with their labels and with float32 PyTorch; None
             if it was not requested.
+        distance: from the limit of this machine; None if its ceilings were not measured.
     """
 
     backend: str
     batch: int
     variant: str = ""
+    threads: int | None = None
+    streams: int = 1
     precision: str | None = None
     status: Literal["valid", "invalid", "failed"]
     reasons: tuple[str, ...] = ()
@@ -138,6 +105,7 @@ class Row(Strict):
     parity: Parity | None = None
     integrity: Integrity | None = None
     accuracy: Accuracy | None = None
+    distance: Distance | None = None
 
 
 class RunRecord(Strict):
@@ -152,6 +120,7 @@ class RunRecord(Strict):
     rounds: int
     seed: int
     threads: int | None
+    thread_reason: str = ""
     precision_target: float | None = None
     complete: bool = True
     ended: Ended | None = None

@@ -12,6 +12,7 @@ from resnext.findings import Finding
 from . import (
     accuracy,
     batch_integrity,
+    beyond_limit,
     delivered,
     device_clock,
     disturbed,
@@ -20,6 +21,7 @@ from . import (
     output,
     samples,
     steady,
+    threads,
     two_modes,
     untrained,
 )
@@ -62,6 +64,7 @@ CHECKS: Mapping[str, Check] = registry(
     no_time,
     disturbed,
     steady,
+    threads,
     imprecise,
     two_modes,
     device_clock,
@@ -69,6 +72,7 @@ CHECKS: Mapping[str, Check] = registry(
     batch_integrity,
     delivered,
     accuracy,
+    beyond_limit,
     untrained,
 )
 

@@ -101,6 +101,16 @@ SECTIONS = {
         "Trust",
         "Options",
     ],
+    "resnext-bench ab": [
+        "What to run",
+        "Network",
+        "Measuring",
+        "Device",
+        "Verdict",
+        "Output",
+        "Options",
+    ],
+    "resnext-bench compare": ["What to compare with", "Verdict", "Output", "Options"],
     "resnext-parity": [
         "What to run",
         "What to compare with",
