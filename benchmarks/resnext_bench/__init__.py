@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
-    "Comparison": "comparison.record",
+    "Comparison": "comparison.result",
     "Run": "result",
     "benchmark": "api",
     "compare_runs": "comparison.runs",
@@ -20,7 +20,7 @@ __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
     from .api import benchmark as benchmark
-    from .comparison.record import Comparison as Comparison
+    from .comparison.result import Comparison as Comparison
     from .comparison.runs import compare_runs as compare_runs
     from .result import Run as Run
     from .result import read_run as read_run

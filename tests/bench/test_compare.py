@@ -17,6 +17,7 @@ from resnext.machine.environment import Environment
 from resnext.runtimes.session import Boundary
 from resnext_bench import Comparison, Run, compare_runs
 from resnext_bench.cli.bench import main
+from resnext_bench.comparison.packages import upgrades
 from resnext_bench.control import Control
 from resnext_bench.record import Row
 from resnext_bench.stats import timing_of
@@ -66,7 +67,7 @@ def run(*rows: Row, **facts: Any) -> Run:
         "duration_s": 1.0,
         "rounds": 12,
         "seed": 0,
-        "threads": None,
+        "threads": 2,
         "environment": HERE,
     }
     return Run(**{**default, **facts}, rows=rows)
@@ -112,14 +113,12 @@ def test_rows_are_matched_and_the_others_are_listed() -> None:
         row(1.0, backend="ort-cpu"),
         row(1.0, 0, backend="openvino", status="failed"),
         row(1.0, variant="int8", precision="int8"),
-        row(1.0, backend="torch-folded", notes={"threads": "2"}),
     )
     new = run(
         row(1.0, backend="ort-cpu", status="invalid", reasons=("wrong",)),
         row(1.0),
         row(1.0, backend="openvino"),
         row(1.0, variant="int8", precision="fp32"),
-        row(1.0, backend="torch-folded", notes={"threads": "1"}),
     )
     outcome = compare_runs(base, new)
     assert [str(each) for each in outcome.rows] == ["torch batch 8 host"]
@@ -128,7 +127,6 @@ def test_rows_are_matched_and_the_others_are_listed() -> None:
         "ort-cpu batch 8 host: invalid in the new run",
         "openvino batch 8 host: failed in the base run",
         "torch int8 batch 8 host: missing in the new run",
-        "torch-folded batch 8 host: 2 threads, then 1",
         "torch int8 batch 8 host: missing in the base run",
     )
     assert "not compared: ort-cpu batch 8 host: invalid in the new run" in outcome.text()
@@ -137,6 +135,21 @@ def test_rows_are_matched_and_the_others_are_listed() -> None:
 def test_boundaries_are_never_compared() -> None:
     with pytest.raises(BadInput, match="no row in common"):
         compare_runs(run(row(1.0, boundary="graph")), run(row(1.0)), allow_environment=True)
+
+
+def test_rows_of_a_sweep_are_matched_by_threads_and_streams() -> None:
+    def sweep(first: float, second: float) -> Run:
+        rows = (row(first, threads=1), row(second, threads=2), row(1.0, threads=2, streams=2))
+        return run(*rows, threads=None)
+
+    outcome = compare_runs(sweep(1.0, 0.5), sweep(1.2, 0.5))
+    assert [(str(each), each.change.verdict) for each in outcome.rows] == [
+        ("torch 1 thread batch 8 host", "SLOWER"),
+        ("torch 2 threads batch 8 host", "SAME"),
+        ("torch 2 threads, 2 streams batch 8 host", "SAME"),
+    ]
+    assert "torch 2 threads, 2 streams" in outcome.text()
+    assert compare_runs(run(row(1.0), threads=None), run(row(1.0, threads=2))).rows  # an old file
 
 
 def test_disturbed_rounds_do_not_count() -> None:
@@ -195,7 +208,7 @@ def test_few_or_no_rounds_cannot_tell_and_very_many_can() -> None:
     [
         ({"environment": HERE.model_copy(update={"cpu": "another"})}, "processor: a CPU, then"),
         ({"environment": HERE.model_copy(update={"physical_cores": 4})}, "cores: 2, then 4"),
-        ({"threads": 1}, "threads: default, then 1"),
+        ({"threads": 1}, "threads: 2, then 1"),
         ({"model": None}, "model: resnext50_32x4d, then custom"),
         ({"weights": WeightsRecord(source="x", sha256="b" * 64)}, "weights: sha256 aaaaaaaaaaaa"),
     ],
@@ -219,6 +232,12 @@ def test_upgraded_packages_are_named_and_no_obstacle() -> None:
     outcome = compare_runs(run(row(1.0)), run(row(1.0), environment=newer))
     line = "packages, base -> new: onnxruntime 1.30 -> 1.31, openvino absent -> 2026"
     assert f"{line}, torch 2.11 -> absent" in outcome.text()
+
+
+def test_the_build_that_an_imported_library_adds_is_no_upgrade() -> None:
+    installed, imported = {"openvino": "2026.4.1"}, {"openvino": "2026.4.1-22982-releases/2026/4"}
+    assert upgrades(installed, imported) == {}
+    assert upgrades(installed, {"openvino": "2026.4.2-1"}) != {}
 
 
 def test_json_and_markdown(tmp_path: Path) -> None:
@@ -277,6 +296,13 @@ def test_runs_without_a_row_in_common_and_a_wrong_margin_are_refused() -> None:
     for margin in (0.0, -1.0, math.nan, 2.0):
         with pytest.raises(UsageError, match="margin"):
             compare_runs(run(row(1.0)), run(row(1.0)), margin=margin)
+
+
+def test_runs_without_a_row_that_is_valid_in_both_do_not_pass(tmp_path: Path) -> None:
+    paths = write(tmp_path, run(row(1.0)), run(row(1.0, status="invalid")))
+    done = compare(*paths)
+    assert done.exit_code == 1
+    assert "no row is valid in both runs: torch batch 8 host: invalid in the new run" in done.stderr
 
 
 def test_stored_runs_of_old_formats_can_be_compared() -> None:

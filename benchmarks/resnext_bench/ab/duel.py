@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from resnext.artifact.manifest import WeightsRecord
 from resnext.errors import UsageError
 from resnext.images.synthetic import seeded_pixels
-from resnext.machine.environment import record_environment
-from resnext.machine.nvml import open_nvml
+from resnext.machine.threads import thread_budget
 from resnext.network.config import variant_name
 from resnext.timing.change import LEAST_ROUNDS, MARGIN, Change, between_processes, paired
 from resnext.verify.parity import Parity, images_to_compare
@@ -78,7 +77,7 @@ def duel(
             seeded ResNeXt-50 32x4d.
         python: interpreter of the environment that B runs in; None means this one.
         timing: how long is measured.
-        threads: CPU threads of each; None means one for each physical core.
+        threads: CPU threads of each; None means the thread budget of this process.
         margin: share that counts as no change.
         seed: of the test images and of the order of visits.
         progress: called with one line at every step.
@@ -105,9 +104,7 @@ def duel(
     weights, arms = arms_of((a, b or a), choices, weights, python, progress)
     count = images_to_compare(choices.batch, weights.config.num_classes)
     reference = Reference(weights, seeded_pixels(weights.config, count, seed))
-    if threads is None:
-        with open_nvml() as nvml:
-            threads = record_environment(nvml).physical_cores
+    threads = threads or thread_budget().count
     jobs = [_job(arm, choices, weights, count, seed, threads, timing.warmup_s) for arm in arms]
     opened: list[Opened] = []
     outputs: list[NDArray[Any]] = []

@@ -24,7 +24,7 @@ from resnext.progress import steps
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
 
-from .verdicts import exit_on, margin_option, strict_option, styled, upgrades
+from .verdicts import exit_on, margin_option, strict_option, styled
 
 if TYPE_CHECKING:
     from resnext_bench.ab.record import ArmRecord, Duel
@@ -118,7 +118,10 @@ _device = option_of("Device")
     "--threads",
     type=click.IntRange(min=1, max=4096),
     metavar="N",
-    help="CPU threads of each arm.  [default: one for each physical core]",
+    help=(
+        "CPU threads of each arm.  [default: the least of physical cores, affinity, CPU quota and"
+        " OMP_NUM_THREADS]"
+    ),
 )
 @margin_option
 @strict_option
@@ -185,6 +188,7 @@ def _show(outcome: Duel, *, to_stderr: bool) -> None:
     from rich.table import Table
 
     from resnext.timing.change import describe
+    from resnext_bench.comparison.packages import describe_upgrades, upgrades
 
     console = Console(stderr=to_stderr, highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -206,8 +210,9 @@ def _show(outcome: Duel, *, to_stderr: bool) -> None:
     )
     console.print(f"[dim]{first.environment.title()}, {outcome.threads} threads[/dim]")
     console.print(table)
-    for line in upgrades(first.environment.packages, second.environment.packages):
-        console.print(f"[dim]{line}[/dim]")
+    versions = upgrades(first.environment.packages, second.environment.packages)
+    if second.other_environment and versions:
+        console.print(f"packages, A -> B: {describe_upgrades(versions)}", markup=False)
     unit = "pairs of processes" if outcome.processes else "rounds"
     console.print(as_flags(describe(change, unit=unit)), markup=False)
 

@@ -55,13 +55,13 @@ once measuring has begun, what was measured is still compared, shown and written
 
 #: Subcommands: module and function, and the line that ``--help`` shows.
 _COMMANDS: dict[str, tuple[str, str]] = {
+    "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
+    "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
     "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
     "limits": (
         "resnext_bench.cli.limits:limits",
         "What this machine can do at most, and the least times of a network on it.",
     ),
-    "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
-    "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
 }
 
 #: Largest accepted group width, channels.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnext.cli.params import PercentType
@@ -42,17 +42,6 @@ def strict_option(function: F) -> F:
 def styled(verdict: str) -> str:
     """A verdict for the terminal."""
     return f"[{_STYLES[verdict]}]{verdict}[/]"
-
-
-def upgrades(base: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """One line with the packages whose versions differ; none if all are equal."""
-    names = sorted({*base, *new})
-    changed = [
-        f"{name} {base.get(name, 'absent')} -> {new.get(name, 'absent')}"
-        for name in names
-        if base.get(name) != new.get(name)
-    ]
-    return [f"packages, A -> B: {', '.join(changed)}"] if changed else []
 
 
 def exit_on(changes: Sequence[Change], *, strict: bool) -> None:

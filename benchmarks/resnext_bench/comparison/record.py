@@ -1,4 +1,4 @@
-"""The result of a comparison of two runs, in Python and as a file."""
+"""The stored form of a comparison of two runs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Literal
 from resnext.artifact.specs import Strict
 from resnext.runtimes.session import Boundary
 from resnext.timing.change import Change
+from resnext_bench.plan import Case
 
-from .report import markdown, text
+from .packages import Versions
 
 
 class RowChange(Strict):
@@ -16,8 +17,10 @@ class RowChange(Strict):
 
     Attributes:
         backend: registry name.
-        batch: images in one run.
         variant: name of the candidate; empty if the runs have only one.
+        batch: images in one run.
+        threads: CPU threads, if the runs compare several numbers.
+        streams: requests in flight at once.
         precision: requested.
         boundary: what the times enclose.
         base_ns: median of the base run.
@@ -28,9 +31,11 @@ class RowChange(Strict):
     """
 
     backend: str
-    batch: int
     variant: str
-    precision: str | None
+    batch: int
+    threads: int | None
+    streams: int
+    precision: str
     boundary: Boundary
     base_ns: float
     new_ns: float
@@ -39,25 +44,12 @@ class RowChange(Strict):
     change: Change
 
     def __str__(self) -> str:
-        name = " ".join(filter(None, (self.backend, self.variant)))
-        return f"{name} batch {self.batch} {self.boundary}"
+        case = Case(self.backend, self.batch, self.variant, self.threads, self.streams)
+        return f"{case} {self.boundary}"
 
 
-class Comparison(Strict):
-    """Everything from one call of ``resnext-bench compare``.
-
-    Attributes:
-        format_version: of this file.
-        base: when the base run was made, UTC.
-        new: when the new one was.
-        model: variant of the base run, or None for a configuration without a name.
-        machine: of the base run, in one line.
-        margin: share that counts as no change.
-        unlike: what differs between the runs, and was allowed to.
-        packages: versions that differ: of the base run and of the new one; None for absent.
-        rows: compared ones; Holm's correction holds over all of them.
-        skipped: rows that were not compared, each with the reason.
-    """
+class ComparisonRecord(Strict):
+    """The fields of `resnext_bench.comparison.result.Comparison`, which documents them."""
 
     format_version: Literal[1] = 1
     base: str
@@ -66,14 +58,6 @@ class Comparison(Strict):
     machine: str
     margin: float
     unlike: tuple[str, ...] = ()
-    packages: dict[str, tuple[str | None, str | None]] = {}  # noqa: RUF012  # pydantic copies it
+    packages: dict[str, Versions] = {}  # noqa: RUF012  # pydantic copies it
     rows: tuple[RowChange, ...]
     skipped: tuple[str, ...] = ()
-
-    def text(self) -> str:
-        """The rows as a table with remarks."""
-        return text(self)
-
-    def markdown(self) -> str:
-        """The comparison as a Markdown document."""
-        return markdown(self)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resnext.timing.change import describe
+from resnext_bench.plan import in_flight
+
+from .packages import describe_upgrades
 
 if TYPE_CHECKING:
-    from .record import Comparison, RowChange
+    from .record import ComparisonRecord, RowChange
 
 HEADINGS = (
     "backend",
@@ -27,7 +30,7 @@ def cells(row: RowChange) -> tuple[str, ...]:
     """The cells of one row."""
     ratio = row.change.ratio
     return (
-        " ".join(filter(None, (row.backend, row.variant))),
+        " ".join(filter(None, (row.backend, row.variant, in_flight(row.threads, row.streams)))),
         str(row.batch),
         row.boundary,
         f"{row.base_ns / 1e6:.3f}",
@@ -39,17 +42,13 @@ def cells(row: RowChange) -> tuple[str, ...]:
     )
 
 
-def remarks(comparison: Comparison) -> list[str]:
+def remarks(comparison: ComparisonRecord) -> list[str]:
     """One line for what differs, one for each verdict that is not SAME, and one for each row that
     was not compared.
     """
     lines = [f"the runs are unlike: {'; '.join(comparison.unlike)}"] if comparison.unlike else []
     if comparison.packages:
-        versions = (
-            f"{name} {base or 'absent'} -> {new or 'absent'}"
-            for name, (base, new) in comparison.packages.items()
-        )
-        lines.append(f"packages, base -> new: {', '.join(versions)}")
+        lines.append(f"packages, base -> new: {describe_upgrades(comparison.packages)}")
     lines += [
         f"{row}: {describe(row.change, 'base', 'new')}"
         for row in comparison.rows
@@ -58,7 +57,7 @@ def remarks(comparison: Comparison) -> list[str]:
     return [*lines, *(f"not compared: {reason}" for reason in comparison.skipped)]
 
 
-def text(comparison: Comparison) -> str:
+def text(comparison: ComparisonRecord) -> str:
     """Title, table and remarks."""
     rows = [HEADINGS, *map(cells, comparison.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
@@ -72,7 +71,7 @@ def text(comparison: Comparison) -> str:
     return "\n".join([_title(comparison), *table, *remarks(comparison)])
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown(comparison: ComparisonRecord) -> str:
     """The comparison as a Markdown document."""
     alignment = (" --- " if name in _LEFT else " ---: " for name in HEADINGS)
     parts = [
@@ -88,7 +87,7 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join(parts)
 
 
-def _title(comparison: Comparison) -> str:
+def _title(comparison: ComparisonRecord) -> str:
     return (
         f"{comparison.model or 'custom model'}, {comparison.machine}: run of {comparison.new}"
         f" against {comparison.base}"

@@ -7,18 +7,37 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from resnext.errors import BadInput, UsageError
+from resnext.errors import BadInput, GateFailed, UsageError
 from resnext.timing.change import MARGIN, Change, holm, unpaired
+from resnext_bench.plan import Case
 from resnext_bench.record import Row
 from resnext_bench.result import Run, read_run
 from resnext_bench.stats import Timing
 
-from .record import Comparison, RowChange
+from .packages import upgrades
+from .record import RowChange
+from .result import Comparison
 
-_Key: TypeAlias = tuple[str, int, str, str, str]
-_Rows: TypeAlias = dict[_Key, tuple[Row, Timing | None]]
+
+class _Key(NamedTuple):
+    """What rows are matched by. ``threads`` is None in a run that does not compare several."""
+
+    backend: str
+    variant: str
+    batch: int
+    threads: int | None
+    streams: int
+    precision: str
+    boundary: str
+
+    def __str__(self) -> str:
+        case = Case(self.backend, self.batch, self.variant, self.threads, self.streams)
+        return f"{case} {self.boundary}"
+
+
+_Side: TypeAlias = tuple[Row, Timing | None]
 
 
 def compare_runs(
@@ -48,6 +67,7 @@ def compare_runs(
     Raises:
         UsageError: ``margin`` is not positive.
         BadInput: a file is no run, the runs are unlike, or they have no row in common.
+        GateFailed: none of the common rows is valid in both.
     """
     if not 0 < margin <= 1:
         raise UsageError(f"`margin` must be above 0 and at most 1, not {margin}")
@@ -65,11 +85,14 @@ def compare_runs(
     for key in dict.fromkeys((*rows, *others)):
         reason = _not_comparable(rows.get(key), others.get(key))
         if reason:
-            skipped.append(f"{_name(key)}: {reason}")
+            skipped.append(f"{key}: {reason}")
         else:
-            compared.append(_row(rows[key], others[key], margin))
+            compared.append(_row(key, rows[key], others[key], margin))
+    if not compared:
+        raise GateFailed(
+            f"no row is valid in both runs: {skipped[0]}", hint="measure again on a quiet machine"
+        )
     changes = holm([_believed(row.change, base, new) for row in compared])
-    versions = (base.environment.packages, new.environment.packages)
     return Comparison(
         base=base.created,
         new=new.created,
@@ -77,11 +100,7 @@ def compare_runs(
         machine=base.environment.title(),
         margin=margin,
         unlike=unlike,
-        packages={
-            name: (versions[0].get(name), versions[1].get(name))
-            for name in sorted({*versions[0], *versions[1]})
-            if versions[0].get(name) != versions[1].get(name)
-        },
+        packages=upgrades(base.environment.packages, new.environment.packages),
         rows=tuple(
             row.model_copy(update={"change": change})
             for row, change in zip(compared, changes, strict=True)
@@ -97,33 +116,34 @@ def _differences(base: Run, new: Run) -> Iterator[str]:
         ("processor", *(machine.cpu for machine in machines)),
         ("cores", *(str(machine.physical_cores) for machine in machines)),
         ("GPUs", *(", ".join(gpu.name for gpu in each.gpus) or "none" for each in machines)),
-        ("threads", *(str(run.threads or "default") for run in (base, new))),
         ("model", *(run.model or "custom" for run in (base, new))),
         ("weights", *(f"sha256 {run.weights.sha256[:12]}" for run in (base, new))),
     ):
         if first != second:
             yield f"{name}: {first}, then {second}"
+    if None not in (base.threads, new.threads) and base.threads != new.threads:
+        yield f"threads: {base.threads}, then {new.threads}"
 
 
-def _rows(run: Run) -> _Rows:
+def _rows(run: Run) -> dict[_Key, _Side]:
     """Each row and boundary of ``run``; one that was not measured counts as the host's."""
-    rows: _Rows = {}
+    rows: dict[_Key, _Side] = {}
     for row in run.rows:
-        precision = row.precision or run.precision  # which older files have for all rows
         for timing in row.timings or (None,):
-            boundary = "host" if timing is None else timing.boundary
-            rows[row.backend, row.batch, row.variant, precision, boundary] = (row, timing)
+            key = _Key(
+                row.backend,
+                row.variant,
+                row.batch,
+                row.threads if run.threads is None else None,
+                row.streams,
+                row.precision or run.precision,  # which older files have for all rows
+                "host" if timing is None else timing.boundary,
+            )
+            rows[key] = (row, timing)
     return rows
 
 
-def _name(key: _Key) -> str:
-    backend, batch, variant, _, boundary = key
-    return f"{' '.join(filter(None, (backend, variant)))} batch {batch} {boundary}"
-
-
-def _not_comparable(
-    base: tuple[Row, Timing | None] | None, new: tuple[Row, Timing | None] | None
-) -> str:
+def _not_comparable(base: _Side | None, new: _Side | None) -> str:
     """Why a row is not compared; empty if it is."""
     problems = []
     for name, side in (("base", base), ("new", new)):
@@ -131,25 +151,21 @@ def _not_comparable(
             problems.append(f"missing in the {name} run")
         elif side[0].status != "valid" or side[1] is None:
             problems.append(f"{side[0].status} in the {name} run")
-    if not problems and base is not None and new is not None:
-        threads = [side[0].notes.get("threads") for side in (base, new)]
-        if threads[0] != threads[1]:
-            problems.append(f"{threads[0] or 'unknown'} threads, then {threads[1] or 'unknown'}")
     return ", ".join(problems)
 
 
-def _row(
-    base: tuple[Row, Timing | None], new: tuple[Row, Timing | None], margin: float
-) -> RowChange:
+def _row(key: _Key, base: _Side, new: _Side, margin: float) -> RowChange:
     (first, before), (second, after) = base, new
     assert before is not None
     assert after is not None
     files = {first.artifact_sha256, second.artifact_sha256}
     return RowChange(
-        backend=first.backend,
-        batch=first.batch,
-        variant=first.variant,
-        precision=first.precision,
+        backend=key.backend,
+        variant=key.variant,
+        batch=key.batch,
+        threads=key.threads,
+        streams=key.streams,
+        precision=key.precision,
         boundary=before.boundary,
         base_ns=before.stats.median_ns,
         new_ns=after.stats.median_ns,
