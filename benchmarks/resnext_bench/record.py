@@ -87,4 +87,5 @@ class RunRecord(Strict):
     threads: int | None
     reused: tuple[str, ...] = ()
     environment: Environment
+    harness_ns: float | None = None
     rows: tuple[Row, ...]

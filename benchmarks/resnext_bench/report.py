@@ -60,6 +60,13 @@ def legend(run: RunRecord) -> str:
     return LEGEND + (_ACCURACY_LEGEND if _has_accuracy(run) else "")
 
 
+def harness(run: RunRecord) -> str:
+    """What timing itself added to each run; empty if the run does not say."""
+    if run.harness_ns is None:
+        return ""
+    return f"harness: {run.harness_ns / 1e3:.2f} us an iteration"
+
+
 def _has_accuracy(run: RunRecord) -> bool:
     return any(row.accuracy is not None for row in run.rows)
 
@@ -184,7 +191,7 @@ def text(run: RunRecord) -> str:
 
     printed = StringIO()
     Console(file=printed, width=least_width(run), highlight=False).print(table(run))
-    parts = [run.environment.title(), printed.getvalue(), legend(run)]
+    parts = [run.environment.title(), printed.getvalue(), harness(run), legend(run)]
     parts += [*remarks(run), *warnings(run)]
     return "\n".join(line.rstrip() for part in parts for line in part.splitlines())
 
@@ -213,6 +220,7 @@ def markdown(run: RunRecord) -> str:
         f"|{'|'.join(' --- ' if name in _LEFT else ' ---: ' for name in columns)}|",
         *(f"| {' | '.join(cells)} |" for cells in rows),
         "",
+        *([harness(run) + ".", ""] if harness(run) else []),
         legend(run),
         "",
     ]

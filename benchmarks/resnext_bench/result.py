@@ -31,6 +31,8 @@ class Run(RunRecord):
         threads: requested; None for each runtime's default.
         reused: cached artifacts, as shown to the user.
         environment: machine and software.
+        harness_ns: nanoseconds that timing itself added to a run, measured before the first round;
+            None in files from before this was measured.
         rows: one for each case.
     """
 

@@ -22,6 +22,7 @@ from .cases import Candidate
 from .deadline import Deadline
 from .measure import measure
 from .opening import Opening, open_case
+from .overhead import harness_ns
 from .plan import Plan
 from .result import Run
 from .rows import Judge, with_speedups
@@ -80,6 +81,7 @@ def run_benchmark(
             if opening.subject is not None
         }
         stack.enter_context(deadline.heeding_signals())
+        overhead_ns = harness_ns()
         samples = measure(subjects, plan, say, deadline, nvml.state)
         # Now that the packages are imported.
         environment = environment.model_copy(update={"packages": record_packages()})
@@ -103,5 +105,6 @@ def run_benchmark(
         threads=options.threads,
         reused=tuple(artifacts.reused),
         environment=environment,
+        harness_ns=overhead_ns,
         rows=with_speedups(rows),
     )

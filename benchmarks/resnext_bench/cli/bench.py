@@ -338,7 +338,15 @@ def exit_code(run: Run) -> int:
 def _show(run: Run, *, to_stderr: bool) -> None:
     from rich.console import Console
 
-    from resnext_bench.report import least_width, legend, remarks, rounds_done, table, warnings
+    from resnext_bench.report import (
+        harness,
+        least_width,
+        legend,
+        remarks,
+        rounds_done,
+        table,
+        warnings,
+    )
 
     console = Console(stderr=to_stderr, highlight=False)
     if console.width < least_width(run):
@@ -349,6 +357,7 @@ def _show(run: Run, *, to_stderr: bool) -> None:
     console.print(table(run))
     if (done := rounds_done(run)) != str(run.rounds):
         console.print(f"stopped after {done} rounds", style="yellow")
+    console.print(f"[dim]{harness(run)}[/dim]")
     console.print(f"[dim]{legend(run)}[/dim]")
     for line in (*remarks(run), *warnings(run)):
         console.print(as_flags(line), style="yellow", markup=False)
