@@ -15,14 +15,27 @@ class Case:
         backend: registry name.
         batch: images in one run.
         candidate: name of the candidate; empty if the run has only one.
+        threads: CPU threads, if the run compares several numbers; None means the run's.
+        streams: requests in flight at once.
     """
 
     backend: str
     batch: int
     candidate: str = ""
+    threads: int | None = None
+    streams: int = 1
 
     def __str__(self) -> str:
-        return f"{self.backend} {self.candidate}{' ' * bool(self.candidate)}batch {self.batch}"
+        parts = [self.backend, self.candidate, in_flight(self.threads, self.streams)]
+        return " ".join([*filter(None, parts), f"batch {self.batch}"])
+
+
+def in_flight(threads: int | None, streams: int) -> str:
+    """Threads and streams in a row's name: a single stream, and no number of threads, are left
+    out.
+    """
+    parts = [] if threads is None else [f"{threads} thread{'s' * (threads > 1)}"]
+    return ", ".join(parts + ([f"{streams} streams"] if streams > 1 else []))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .machine import this_platform
 from .nvml import Gpu, Nvml
+from .threads import physical_cores
 
 #: Distributions by the module that they install.
 PACKAGES = {
@@ -69,7 +70,7 @@ def record_environment(nvml: Nvml) -> Environment:
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return Environment(
         cpu=_cpu(),
-        physical_cores=min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0))),
+        physical_cores=len(physical_cores()),
         memory_bytes=psutil.virtual_memory().total,
         load_1min=os.getloadavg()[0],
         governor=governor.read_text().strip() if governor.is_file() else None,
