@@ -61,15 +61,15 @@ def own_affinity() -> frozenset[int]:
 def physical_cores(
     root: Path = _ROOT, affinity: Collection[int] | None = None
 ) -> tuple[frozenset[int], ...]:
-    """The cores that this process may use, each with the CPU numbers of all of its hardware
-    threads. A CPU whose core is unknown counts as one.
+    """The cores that this process may use, each with the numbers of those of its CPUs that it may
+    use. A CPU whose core is unknown counts as one.
 
     Args:
         root: of the kernel's files.
         affinity: as in `thread_budget`.
     """
     affinity = own_affinity() if affinity is None else affinity
-    cores = {_core_of(root, cpu) or frozenset((cpu,)) for cpu in affinity}
+    cores = {(_core_of(root, cpu) or frozenset((cpu,))).intersection(affinity) for cpu in affinity}
     return tuple(sorted(cores, key=min))
 
 

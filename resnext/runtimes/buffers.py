@@ -230,10 +230,10 @@ def _readable(setting: Callable[[], _T]) -> _T | None:
 
 
 @contextmanager
-def cpu_threads(count: int | None) -> Iterator[None]:
-    """Let PyTorch use ``count`` threads inside the block; None changes nothing."""
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use ``count`` threads inside the block."""
     before = torch.get_num_threads()
-    if count is None or count == before:
+    if count == before:
         yield
         return
     torch.set_num_threads(count)

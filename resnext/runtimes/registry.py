@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resnext.errors import MissingRequirement, UnknownName, UsageError, first_line
 from resnext.findings import Finding
+from resnext.machine.threads import thread_budget
 from resnext.precision import LIVE, PRECISIONS, Precision
 
 if TYPE_CHECKING:
@@ -35,13 +36,18 @@ class SessionOptions:
 
     Attributes:
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA if the runtime can use it).
-        threads: threads inside one operator on a CPU; None means one per physical core.
+        threads: CPU threads of the whole session, whatever the runtime; None means the thread
+            budget of this process (`resnext.machine.threads`).
         memory_format: ``nchw``, ``channels-last``, or ``auto``: the faster one in a short trial
             (for ``torch-folded``: channels-last).
         cuda_graph: replay a CUDA graph if the runtime can.
         precision: precision of weights and activations of a live model; artifacts ignore it.
         merge_groups: minimum input channels per group in a live model's convolutions; ``auto`` is
             the fastest in a short trial, None leaves the groups unchanged.
+        streams: requests that may be in flight at once (`Session.lanes`); they share the threads.
+
+    Raises:
+        UsageError: less than one thread or stream.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -50,6 +56,17 @@ class SessionOptions:
     cuda_graph: bool = True
     precision: Precision = "fp32"
     merge_groups: int | Literal["auto"] | None = None
+    streams: int = 1
+
+    def __post_init__(self) -> None:
+        for name, count in (("threads", self.threads), ("streams", self.streams)):
+            if count is not None and count < 1:
+                raise UsageError(f"`{name}` must be at least 1, not {count}")
+
+    @property
+    def thread_count(self) -> int:
+        """`threads`, or the thread budget."""
+        return thread_budget().count if self.threads is None else self.threads
 
 
 class Door(Protocol):
@@ -83,6 +100,8 @@ class Runtime:
         devices: devices that it can run on.
         precisions: precisions that it can run, at least on some machines.
         scheme: layout of a quantized graph's Q/DQ nodes that it can fuse.
+        streams: how several requests are in flight: ``network``, in streams of one compiled
+            network; ``sessions``, in parallel sessions; None, not at all.
     """
 
     name: str
@@ -93,6 +112,7 @@ class Runtime:
     devices: tuple[Literal["cpu", "cuda"], ...] = _BOTH
     precisions: tuple[Precision, ...] = tuple(PRECISIONS)
     scheme: Literal["trt", "ort", "openvino"] = "ort"
+    streams: Literal["network", "sessions"] | None = None
 
     @property
     def live(self) -> bool:
@@ -156,6 +176,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("onnx",),
         _BOTH,
         _ORT_CPU,
+        streams="sessions",
     ),
     Runtime(
         "ort-cpu",
@@ -165,6 +186,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("onnx",),
         ("cpu",),
         _ORT_CPU,
+        streams="sessions",
     ),
     Runtime(
         "ort-cuda",
@@ -174,6 +196,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("onnx",),
         ("cuda",),
         _ORT_CUDA,
+        streams="sessions",
     ),
     Runtime(
         "ort-trt",
@@ -184,6 +207,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("cuda",),
         _NOT_FP8,
         scheme="trt",
+        streams="sessions",
     ),
     Runtime(
         "ort-trt-rtx",
@@ -194,6 +218,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("cuda",),
         _NOT_FP8,
         scheme="trt",
+        streams="sessions",
     ),
     Runtime(
         REFERENCE,
@@ -212,6 +237,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("cpu",),
         _NOT_FP8,
         scheme="openvino",
+        streams="network",
     ),
     Runtime(
         "trt",
@@ -221,8 +247,18 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("trt", "trt-rtx"),
         ("cuda",),
         scheme="trt",
+        streams="sessions",
     ),
-    Runtime("trt-rtx", "TensorRT-RTX", "trt", "torch", ("trt-rtx",), ("cuda",), scheme="trt"),
+    Runtime(
+        "trt-rtx",
+        "TensorRT-RTX",
+        "trt",
+        "torch",
+        ("trt-rtx",),
+        ("cuda",),
+        scheme="trt",
+        streams="sessions",
+    ),
     Runtime(
         "pt2",
         "a package that AOTInductor compiled ahead of time",
@@ -281,7 +317,13 @@ def open_session(
     else:
         check_precision(runtime, options.precision)
     check_device(runtime, options.device)
-    return load_door(runtime).open_session(subject, options, runtime)
+    check_streams(runtime, options)
+    door = load_door(runtime)
+    if options.streams == 1 or entry.streams == "network":
+        return door.open_session(subject, options, runtime)
+    from .parallel import ParallelSession
+
+    return ParallelSession(lambda share: door.open_session(subject, share, runtime), options)
 
 
 def check_precision(name: str, precision: Precision) -> None:
@@ -309,6 +351,37 @@ def check_device(name: str, device: Device) -> None:
         raise UsageError(
             f"backend {name!r} runs on {runtime.device} only", hint=f"drop `device` {device}"
         )
+
+
+def check_streams(name: str, options: SessionOptions) -> None:
+    """Check that runtime ``name`` can have the requested number of requests in flight.
+
+    Raises:
+        UsageError: it runs one at a time, or on a CPU there are fewer threads than streams.
+    """
+    if options.streams == 1:
+        return
+    runtime = runtime_named(name)
+    if runtime.streams is None:
+        able = [other for other, runtime in RUNTIMES.items() if runtime.streams]
+        why = " (PyTorch's settings belong to the whole process)" * (runtime.package == "torch")
+        raise UsageError(
+            f"backend {name!r} runs one request at a time{why}",
+            hint=f"use `streams` 1, or `backend` {', '.join(able)}",
+        )
+    device = options.device if runtime.device == "auto" else runtime.device
+    if _on_cpu(device) and options.streams > options.thread_count:
+        raise UsageError(
+            f"{options.streams} streams need {options.streams} CPU threads, and there are"
+            f" {options.thread_count}",
+            hint=f"use at most `streams` {options.thread_count}, or more `threads`",
+        )
+
+
+def _on_cpu(device: Device) -> bool:
+    from resnext.machine.machine import this_machine
+
+    return device == "cpu" or (device == "auto" and this_machine().driver.problem is not None)
 
 
 def natural_runtime(artifact: Artifact) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, NoReturn
@@ -222,6 +222,12 @@ class Session(ABC):
     @abstractmethod
     def _bind(self, inputs: Arrays) -> Bound:
         """`bind` for inputs that are already checked."""
+
+    def lanes(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
+        """One `run` for each request that may be in flight: each may be called on its own thread
+        while the others run.
+        """
+        return (self.run,)
 
     @abstractmethod
     def delivered(self) -> Delivered:

@@ -48,6 +48,7 @@ class TensorSession(Session):
     ) -> None:
         super().__init__(name, batch_ranges)
         self._options, self._memory = options, memory
+        self._threads = options.thread_count  # asked once: `settings` is in the timed path
         self._graph = "nothing bound"
 
     @abstractmethod
@@ -88,7 +89,7 @@ class TensorSession(Session):
                 with full_float32():
                     yield
             else:
-                with cpu_threads(self._options.threads), full_float32_on_cpu():
+                with cpu_threads(self._threads), full_float32_on_cpu():
                     yield
 
     def named(self, result: Tensor) -> dict[str, NDArray[Any]]:
@@ -98,7 +99,8 @@ class TensorSession(Session):
     def _device_notes(self) -> dict[str, str]:
         if self._memory.on_cuda:
             return {"cuda graph": self._graph}
-        return {"threads": str(self._options.threads or torch.get_num_threads())}
+        with cpu_threads(self._threads):
+            return {"threads": str(torch.get_num_threads())}
 
 
 class _TensorBound(Bound):

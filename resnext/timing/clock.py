@@ -36,7 +36,7 @@ def time_host(call: Callable[[], object], iterations: int) -> list[int]:
     """
     clock = now_ns
     stamps = [0] * (iterations + 1)
-    with _no_collection():
+    with no_collection():
         stamps[0] = clock()
         for index in range(1, iterations + 1):
             call()
@@ -85,7 +85,7 @@ def time_device(queue: Queue, iterations: int) -> tuple[list[int], int]:
     events: Any = torch.cuda.Event  # untyped in torch
     pairs = [(events(enable_timing=True), events(enable_timing=True)) for _ in range(iterations)]
     queue.synchronize()
-    with _no_collection():
+    with no_collection():
         began = now_ns()
         # untimed: it fills the queue, so that no timed run starts on an idle stream
         queue.enqueue()
@@ -100,7 +100,7 @@ def time_device(queue: Queue, iterations: int) -> tuple[list[int], int]:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Keep Python's garbage collector out of the timed stretch."""
     was_on = gc.isenabled()
     gc.disable()

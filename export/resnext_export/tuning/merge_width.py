@@ -107,7 +107,7 @@ def fastest_merge(
             is.
         runtime: that it will run on.
         batch: images at a time.
-        threads: of the runtime; None leaves that to it.
+        threads: of the runtime; None means the thread budget.
         open_timer: opens a model for timing, in place of ``runtime``.
 
     Returns:

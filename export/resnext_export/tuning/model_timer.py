@@ -44,7 +44,7 @@ def model_timer(
         proto: the model, weights inside, its first dimension the batch.
         runtime: a key of `RUNNERS`.
         batch: images at a time.
-        threads: of the runtime; None leaves that to it.
+        threads: of the runtime; None means the thread budget.
 
     Raises:
         BadInput: the input has other unknown dimensions than the batch, or another batch.
@@ -55,7 +55,7 @@ def model_timer(
     load_door(runtime)  # says what is not installed
     feeds = _feeds(proto, batch)
     with _translated(runtime):
-        run = RUNNERS[runtime](proto, feeds, threads)
+        run = RUNNERS[runtime](proto, feeds, SessionOptions(threads=threads))
         (estimate_ns,) = time_visit(run, 1)
         runs = iterations_for(_VISIT_NS, estimate_ns, most=_MOST_RUNS)
 
@@ -97,8 +97,10 @@ def _weights_kind(proto: onnx.ModelProto) -> int:
     return kinds.most_common(1)[0][0] if kinds else int(onnx.TensorProto.FLOAT)
 
 
-def _ort_runner(proto: onnx.ModelProto, feeds: _Feeds, threads: int | None) -> Callable[[], object]:
-    options = session_options(SessionOptions(threads=threads))
+def _ort_runner(
+    proto: onnx.ModelProto, feeds: _Feeds, requested: SessionOptions
+) -> Callable[[], object]:
+    options = session_options(requested)
     # Its threads go on looking for work after a run, and would take the cores from the model that
     # is timed next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -107,7 +109,7 @@ def _ort_runner(proto: onnx.ModelProto, feeds: _Feeds, threads: int | None) -> C
 
 
 def _openvino_runner(
-    proto: onnx.ModelProto, feeds: _Feeds, threads: int | None
+    proto: onnx.ModelProto, feeds: _Feeds, requested: SessionOptions
 ) -> Callable[[], object]:
     from resnext.runtimes.openvino.library import hints, ov, properties, shared_core
 
@@ -118,13 +120,14 @@ def _openvino_runner(
         hints.inference_precision: getattr(ov.Type, _HINTS.get(_weights_kind(proto), "f32")),
         hints.performance_mode: hints.PerformanceMode.LATENCY,
         properties.num_streams: 1,
+        properties.inference_num_threads: requested.thread_count,
     }
-    if threads is not None:
-        settings[properties.inference_num_threads] = threads
     compiled = core.compile_model(model, "CPU", settings)
-    if threads not in (None, actual := compiled.get_property(properties.inference_num_threads)):
+    actual = compiled.get_property(properties.inference_num_threads)
+    if requested.threads not in (None, actual):
         raise SilentFallback(
-            f"{threads} threads were requested, and OpenVINO uses {actual} on this machine"
+            f"{requested.threads} threads were requested, and OpenVINO uses {actual} on this"
+            " machine"
         )
     request = compiled.create_infer_request()
     for name, array in feeds.items():
@@ -133,7 +136,7 @@ def _openvino_runner(
 
 
 #: Opens a model with its inputs; the result runs the model once.
-RUNNERS: Mapping[str, Callable[[onnx.ModelProto, _Feeds, int | None], Callable[[], object]]] = (
+RUNNERS: Mapping[str, Callable[[onnx.ModelProto, _Feeds, SessionOptions], Callable[[], object]]] = (
     MappingProxyType({"ort": _ort_runner, "openvino": _openvino_runner})
 )
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_graph
 from resnext.errors import BadArtifact, UsageError, first_line
+from resnext.runtimes.registry import SessionOptions
 
 if TYPE_CHECKING:
     import onnx
@@ -71,14 +72,14 @@ class Evaluator:
 
     Args:
         proto: the model, which is not changed.
-        threads: threads inside one operator; None means one per physical core.
+        options: threads.
 
     Raises:
         BadArtifact: ONNX Runtime cannot read it.
     """
 
-    def __init__(self, proto: onnx.ModelProto, threads: int | None = None) -> None:
-        self._threads = threads
+    def __init__(self, proto: onnx.ModelProto, options: SessionOptions | None = None) -> None:
+        self._threads = (options or SessionOptions()).thread_count
         self._data = widened(proto).SerializeToString()
         self._session = self.open(self.options())
 
@@ -87,7 +88,7 @@ class Evaluator:
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
-        options.intra_op_num_threads = self._threads or 0
+        options.intra_op_num_threads = self._threads
         return options
 
     def open(self, options: ort.SessionOptions) -> ort.InferenceSession:

@@ -42,8 +42,7 @@ class ReferenceSession(Session):
         # float32 represents bfloat16 logits exactly.
         self.outputs = tuple(_float32(spec) for spec in manifest.outputs)
         self._modules = modules_by_output(proto)
-        self._evaluator = Evaluator(proto, options.threads)
-        self._threads = options.threads
+        self._evaluator = Evaluator(proto, options)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Evaluate all nodes once."""
@@ -72,7 +71,7 @@ class ReferenceSession(Session):
         )
         notes = {
             "providers": ", ".join(session.get_providers()),
-            "threads": str(self._threads or "one for each physical core"),
+            "threads": str(self._evaluator.options().intra_op_num_threads),
         }
         return Delivered("cpu", layers_from_profile(events, self._modules), notes)
 

@@ -7,6 +7,8 @@ So the precision is always requested explicitly, and every compiled network is c
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,8 @@ _PRECISIONS = {"fp32": ov.Type.f32, "fp16": ov.Type.f16, "bf16": ov.Type.bf16}
 
 
 class OpenvinoSession(Session):
-    """A network on OpenVINO's CPU plugin: one stream, tuned for latency.
+    """A network on OpenVINO's CPU plugin, tuned for latency, with a stream for each request that
+    may be in flight.
 
     The network is compiled for any batch when the session is opened, and again for the exact shape
     of a bound input. OpenVINO's model cache is not used: it runs damaged cache files without an
@@ -44,7 +47,7 @@ class OpenvinoSession(Session):
 
     Args:
         artifact: the ONNX file or packed IR.
-        options: threads.
+        options: threads and streams.
         name: the backend's.
     """
 
@@ -61,10 +64,11 @@ class OpenvinoSession(Session):
         self.outputs = tuple(tensor_spec(port) for port in self._model.outputs)
         self._check_manifest()
         self._any = self._compile(self._model)
-        self._runner = self._any.create_infer_request()
+        # One request for each lane.
+        self._runners = self._requests(self._any)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._exact: Any = None
-        self._exact_runner: Any = None
+        self._exact_runners: list[Any] = []
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run on the caller's arrays, and copy the outputs, which OpenVINO would overwrite.
@@ -74,14 +78,25 @@ class OpenvinoSession(Session):
                 NaN into 0, so the logits would look valid.
             SessionFailed: OpenVINO failed, or the session is closed.
         """
+        return self._run_on(0, inputs)
+
+    def lanes(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
+        """`run` with a separate request for each stream."""
+        return tuple(partial(self._run_on, lane) for lane in range(self._options.streams))
+
+    def _run_on(self, lane: int, inputs: Arrays) -> dict[str, NDArray[Any]]:
         self.check_inputs(inputs)
         exact = self._shapes == {name: array.shape for name, array in inputs.items()}
-        request = self._exact_runner if exact else self._runner
+        request = (self._exact_runners if exact else self._runners)[lane]
         with translated(SessionFailed, f"{self.backend} failed"):
             # The arrays must outlive the run; a tensor does not keep them alive.
             arrays = {name: _usable(array) for name, array in inputs.items()}
             _set_inputs(request, arrays)
-            request.infer(share_outputs=True)
+            if self._options.streams == 1:
+                request.infer(share_outputs=True)
+            else:  # on a stream's own threads, whatever thread the caller is
+                request.start_async()
+                request.wait()
             return self.copies(request)
 
     def _bind(self, inputs: Arrays) -> OpenvinoBound:
@@ -97,7 +112,7 @@ class OpenvinoSession(Session):
         if shapes != self._shapes:
             self._shapes = {}
             self._exact = self._compiled_for(shapes)
-            self._exact_runner = self._exact.create_infer_request()
+            self._exact_runners = self._requests(self._exact)
             self._shapes = shapes
         with translated(SessionFailed, f"{self.backend} failed"):
             bound = OpenvinoBound(self, self._exact.create_infer_request(), arrays)
@@ -129,10 +144,13 @@ class OpenvinoSession(Session):
     def close(self) -> None:
         """Release requests and networks, then the memory of their weights."""
         super().close()
-        self._runner = self._exact_runner = None
+        self._runners = self._exact_runners = []
         self._exact = self._any = None
         self._model = self._memory = None
         self._shapes = {}
+
+    def _requests(self, compiled: Any) -> list[Any]:
+        return [compiled.create_infer_request() for _ in range(self._options.streams)]
 
     def copies(self, request: Any) -> dict[str, NDArray[Any]]:
         """Copies of the outputs of an inference request, by name."""
@@ -156,11 +174,9 @@ class OpenvinoSession(Session):
         config = {
             hints.inference_precision: precision,
             hints.performance_mode: hints.PerformanceMode.LATENCY,
-            properties.num_streams: 1,
+            properties.num_streams: self._options.streams,
+            properties.inference_num_threads: self._options.thread_count,
         }
-        threads = self._options.threads
-        if threads is not None:
-            config[properties.inference_num_threads] = threads
         try:
             with translated(SessionFailed, f"OpenVINO cannot compile {self._artifact.path}"):
                 compiled = self._core.compile_model(model, _DEVICE, config)
@@ -172,13 +188,17 @@ class OpenvinoSession(Session):
                 hint="install the package openvino again, or use `backend` ort-cpu",
             ) from exc
         self._check_precision(compiled, precision)
-        actual = compiled.get_property(properties.inference_num_threads)
-        if threads is not None and actual != threads:
-            raise SilentFallback(
-                f"{self.backend}: {threads} threads were requested, and OpenVINO uses {actual} on"
-                " this machine",
-                hint=f"use `threads` {actual}",
-            )
+        for name, requested, key in (
+            ("threads", self._options.threads, properties.inference_num_threads),
+            ("streams", self._options.streams, properties.num_streams),
+        ):
+            actual = compiled.get_property(key)
+            if requested not in (None, actual):
+                raise SilentFallback(
+                    f"{self.backend}: {requested} {name} were requested, and OpenVINO uses {actual}"
+                    " on this machine",
+                    hint=f"use `{name}` {actual}",
+                )
         return compiled
 
     def _check_precision(self, compiled: Any, requested: Any) -> None:

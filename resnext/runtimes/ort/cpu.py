@@ -39,7 +39,7 @@ class CpuProvider(Provider):
         modules = modules_by_output(onnx_graph(self.artifact))
         notes = {
             "providers": ", ".join(session.get_providers()),
-            "threads": str(self.options.threads or "one for each physical core"),
+            "threads": str(self.options.thread_count),
         }
         return Delivered(self.device, layers_from_profile(events, modules), notes)
 

@@ -17,6 +17,7 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, SilentFallback, first_line
+from resnext.machine.threads import physical_cores
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Bound, Delivered
 
@@ -80,7 +81,16 @@ def session_options(options: SessionOptions) -> ort.SessionOptions:
     native = ort.SessionOptions()
     native.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     native.log_severity_level = 3
-    native.intra_op_num_threads = options.threads or 0
+    native.intra_op_num_threads = threads = options.thread_count
+    cores = physical_cores()
+    if 1 < threads == len(cores):
+        # As ONNX Runtime does by itself if it may choose the number of threads: each of its own
+        # threads on one core, beginning with the second, since the caller's is the first. It counts
+        # CPUs from 1.
+        native.add_session_config_entry(
+            "session.intra_op_thread_affinities",
+            ";".join(",".join(str(cpu + 1) for cpu in sorted(core)) for core in cores[1:]),
+        )
     return native
 
 

@@ -482,12 +482,11 @@ def test_running_out_of_memory_says_what_to_do(
 
     with opened(artifact) as session:
         for error in (MemoryError(), RuntimeError("Exception from a.cpp:1:\nstd::bad_alloc\n\n")):
-            session._runner = Full(error)
+            session._runners = [Full(error)]
             with pytest.raises(MissingRequirement, match="out of memory; use a smaller `batch`"):
                 session.run({"input": images})
-        session._runner = Full(
-            RuntimeError("Exception from a.cpp:1:\nCheck 'x' failed\nthe reason\n\n")
-        )
+        error = RuntimeError("Exception from a.cpp:1:\nCheck 'x' failed\nthe reason\n\n")
+        session._runners = [Full(error)]
         with pytest.raises(SessionFailed, match=r"^openvino failed: the reason$"):
             session.run({"input": images})
 
