@@ -54,7 +54,12 @@ once measuring has begun, what was measured is still compared, shown and written
 
 
 #: Subcommands: module and function, and the line that ``--help`` shows.
-_COMMANDS: dict[str, tuple[str, str]] = {}
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "crosscheck": (
+        "resnext_bench.cli.crosscheck:crosscheck",
+        "Compare our times with those of the peers' own tools.",
+    ),
+}
 
 #: Largest accepted group width, channels.
 _WIDEST = 4096

@@ -100,7 +100,9 @@ SECTIONS = {
         "Output",
         "Trust",
         "Options",
+        "Commands",
     ],
+    "resnext-bench crosscheck": ["What to run", "Measuring", "Output", "Trust", "Options"],
     "resnext-parity": [
         "What to run",
         "What to compare with",
