@@ -286,19 +286,27 @@ def check_writable(target: str | Path | None) -> None:
         raise MissingRequirement(f"cannot write {target}: {exc.strerror}", hint=_ELSEWHERE) from exc
 
 
-def write_text(target: str, text: str) -> None:
+def write_text(target: str, text: str, *, final: bool = True) -> None:
     """Write ``text`` to a file, whole or not at all; ``-`` is stdout.
 
     Symbolic links are followed; pipes and devices are written to in place.
 
+    Args:
+        target: path, or ``-``.
+        text: the content.
+        final: False for a version that a later call replaces: it goes into regular files only, and
+            is not announced.
+
     Raises:
         MissingRequirement: the file cannot be written.
     """
+    path = _home_replaced(target)
+    if not final and (target == "-" or (path.exists() and not path.is_file())):
+        return
     if target == "-":
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    path = _home_replaced(target)
     try:
         if path.exists() and not path.is_file():
             with path.open("w", encoding="utf-8") as stream:
@@ -307,4 +315,5 @@ def write_text(target: str, text: str) -> None:
             write_whole(path.resolve(), text.encode())
     except OSError as exc:
         raise MissingRequirement(f"cannot write {target}: {exc.strerror}", hint=_ELSEWHERE) from exc
-    sys.stderr.write(f"wrote {target}\n")
+    if final:
+        sys.stderr.write(f"wrote {target}\n")

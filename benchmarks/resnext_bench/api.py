@@ -48,14 +48,16 @@ def benchmark(
     memory_format: Literal["auto", "nchw", "channels-last"] = "auto",
     cuda_graph: bool = True,
     duration: float = 1.0,
-    rounds: int = 5,
+    rounds: int = 8,
     warmup: float = 0.2,
     samples: int = 11,
+    precision_target: float | None = 1.0,
     seed: int = 0,
     accuracy: str | None = None,
     accuracy_images: int | None = None,
     max_seconds: float | Deadline | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    save: Callable[[Run], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Measure latency, throughput, memory and parity of several runtimes and artifacts.
@@ -83,10 +85,14 @@ def benchmark(
         threads: CPU threads; None means one for each physical core.
         memory_format: of PyTorch; ``auto`` times both and keeps the faster.
         cuda_graph: replay a CUDA graph.
-        duration: timed seconds of each row.
-        rounds: visits to each row that the time is spread over.
+        duration: minimum timed seconds of each row.
+        rounds: minimum number of undisturbed visits to each row; the time is spread over them.
         warmup: untimed seconds of each row before the first round.
         samples: minimum number of timed runs of a row (11: median, 64: p90, 662: p99).
+        precision_target: measure until half the width of every median's 95 % interval is at most
+            this share of it, in percent, but no longer than three times ``rounds``. The first row
+            is measured twice; above this noise floor no speedup is given. None measures ``rounds``
+            rounds, and each row once.
         seed: for the test images and the order of visits.
         accuracy: labeled test images that every row runs as well: ``digits``, ``fashion-mnist`` or
             a folder in ImageNet's layout.
@@ -94,6 +100,7 @@ def benchmark(
         max_seconds: open no further row after half of this time, and begin no visit after all of
             it; rows measured by then are compared and reported.
         progress: called with one line at every step.
+        save: called with the rows so far whenever one has been judged.
         note: called with one line for each combination that is skipped.
 
     Returns:
@@ -153,12 +160,21 @@ def benchmark(
         note(line)
     return run_benchmark(
         weights,
-        Plan(cases, duration, rounds, warmup, samples, seed),
+        Plan(
+            cases,
+            duration,
+            rounds,
+            warmup,
+            samples,
+            seed,
+            None if precision_target is None else precision_target / 100,
+        ),
         options=SessionOptions(device, threads, memory_format, cuda_graph),
         candidates=candidates,
         accuracy=None if accuracy is None else Labeled(accuracy, weights, accuracy_images),
         deadline=max_seconds if isinstance(max_seconds, Deadline) else Deadline(max_seconds),
         say=progress,
+        save=save,
     )
 
 

@@ -1,27 +1,36 @@
-"""Runs a plan over open sessions: warm-up, then interleaved rounds. Knows no backends, no
-reports.
+"""Runs a plan over open sessions: warm-up, then interleaved rounds until enough is known. Knows no
+backends, no reports.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from resnext.errors import ResnextError, SessionFailed
+from resnext.machine.load import Load, Meter
 from resnext.machine.nvml import GpuState
 from resnext.runtimes.session import Bound, Boundary, Session
-from resnext.timing.clock import iterations_for, now_ns, time_device, time_visit
+from resnext.timing.clock import now_ns, time_device, time_host
 from resnext.timing.interleave import shuffled, turns
 
 from .deadline import Deadline
 from .plan import Case, Plan
-from .stats import LEAST_SAMPLES
+from .stats import LEAST_SAMPLES, precision_of, quiet
+from .steadiness import steady
 
 _WARMUP_RUNS = 3
+#: The samples may be a little faster than the estimate that their count was made for.
+_NEARLY = 0.9
+
+#: Why measuring ended: every row is as precise as requested, all rounds were measured, time was up,
+#: or a signal.
+Ended = Literal["precise", "rounds", "time", "interrupted"]
 
 
 @dataclass
@@ -36,6 +45,8 @@ class Samples:
         device_boundary: what the device times enclose.
         warmup_runs: untimed runs before the first round.
         gpu: state of the GPU in each round, if NVML reports it and the session has a CUDA stream.
+        loads: use of the processors in each round.
+        disturbed: what disturbed a round, in words, by its index; undisturbed rounds are not in it.
         output: output of the last timed run, so that parity is judged on a run that was timed.
         bound_output: output of the last device-timed run.
         error: why measuring stopped, or None.
@@ -46,19 +57,57 @@ class Samples:
     device_wall_ns: list[int] = field(default_factory=list)
     device_boundary: Boundary | None = None
     gpu: list[GpuState] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
+    disturbed: dict[int, tuple[str, ...]] = field(default_factory=dict)
     warmup_runs: int = 0
     output: NDArray[Any] | None = None
     bound_output: NDArray[Any] | None = None
     error: ResnextError | None = None
 
+    def reported_ns(self) -> dict[int, tuple[int, ...]]:
+        """The undisturbed rounds at the boundary that a row is judged by: the device's, or without
+        one the host's.
+        """
+        return quiet(self.device_ns or self.host_ns, self.disturbed)
+
 
 @dataclass(frozen=True)
 class Subject:
-    """An open session with its input, also bound."""
+    """An open session with its input, also bound.
+
+    Attributes:
+        session: runs the network.
+        inputs: its input.
+        bound: the same input in dedicated buffers.
+        threads: CPU threads that the session was given, which need that many processors.
+    """
 
     session: Session
     inputs: dict[str, NDArray[Any]]
     bound: Bound
+    threads: int = 1
+
+
+@dataclass
+class Measured:
+    """Outcome of `measure`.
+
+    Attributes:
+        samples: by case. A session that raised keeps its samples so far and the error.
+        control: the second set of samples of ``controlled``, measured as if it were another case.
+        controlled: the first case that could be warmed up; None if the plan has no control.
+        ended: why measuring ended.
+    """
+
+    samples: dict[Case, Samples]
+    control: Samples | None = None
+    controlled: Case | None = None
+    ended: Ended = "rounds"
+
+    def all(self) -> list[Samples]:
+        """Of all cases and of the control, those that still run."""
+        control = [] if self.control is None else [self.control]
+        return [one for one in (*self.samples.values(), *control) if one.error is None]
 
 
 def measure(
@@ -67,64 +116,108 @@ def measure(
     progress: Callable[[str], None] = lambda _: None,
     deadline: Deadline | None = None,
     gpu_state: Callable[[], GpuState | None] = lambda: None,
-) -> dict[Case, Samples]:
+    meter: Meter | None = None,
+) -> Measured:
     """Measure every case of ``subjects`` by ``plan``.
 
     Args:
         subjects: open sessions. A case of the plan that is not in here is left out.
-        plan: rounds, durations and order.
+        plan: rounds, durations, order, and when it is enough.
         progress: called with a line at every warm-up and round.
-        deadline: once it is over, no further visit begins. Cells then keep the rounds that all of
+        deadline: once it is over, no further visit begins. Cases then keep the rounds that all of
             them had, so that their times were taken side by side; one that has too few samples for
             a row has the deadline as its error.
         gpu_state: reads the GPU after each visit to a session with a CUDA stream, untimed.
-
-    Returns:
-        Raw samples by case. A session that raises keeps its samples so far and the error; the rest
-        goes on.
+        meter: reads the use of the processors around each visit, untimed.
     """
-    deadline = deadline or Deadline()
-    samples = {case: Samples() for case in plan.cases if case in subjects}
+    deadline, meter = deadline or Deadline(), meter or Meter()
+    done = Measured({case: Samples() for case in plan.cases if case in subjects})
     counts: dict[Case, int] = {}
-    for case in samples:
+    for case, samples in done.samples.items():
         if deadline.over():
-            return _cut(samples, deadline)
+            return _cut(done, deadline)
         progress(f"warming up {case}")
-        took_ns = _guard(samples[case], partial(_warm_up, subjects[case], plan, samples[case]))
+        took_ns = _guard(samples, partial(_warm_up, subjects[case], plan, samples))
         counts[case] = iterations(plan, took_ns or 1e9)
+        if took_ns is not None and done.controlled is None and plan.precision is not None:
+            done.controlled, done.control = case, Samples()
+    # A visit is a case, or None for the control.
+    control: list[Case | None] = [None] if done.control is not None else []
+    visits: tuple[Case | None, ...] = (*done.samples, *control)
     shown = 0
-    for index, case in turns(plan.cases, plan.rounds, shuffled(plan.seed)):
+    for index, visited in turns(visits, plan.most_rounds, shuffled(plan.seed)):
         if index == shown:
+            missing = "" if index < plan.rounds else unfinished(done, plan)
+            if index >= plan.rounds and not missing:
+                done.ended = "precise"
+                return done
             shown += 1
-            progress(f"round {shown}/{plan.rounds}")
-        if case in samples and samples[case].error is None:
+            progress(f"round {shown}/{plan.rounds}{': ' * bool(missing)}{missing}")
+        samples, subject_case = _visited(done, visited)
+        if samples.error is None:
             if deadline.over():
-                return _cut(samples, deadline)
-            _guard(
-                samples[case],
-                partial(visit, subjects[case], samples[case], counts[case], gpu_state),
-            )
-    return samples
+                return _cut(done, deadline)
+            subject = subjects[subject_case]
+            count = counts[subject_case]
+            _guard(samples, partial(visit, subject, samples, count, gpu_state, meter))
+            if samples.host_ns and samples.host_ns[-1]:
+                counts[subject_case] = iterations(plan, min(map(min, samples.host_ns)))
+    if plan.precision is not None and not unfinished(done, plan):
+        done.ended = "precise"
+    return done
+
+
+def _visited(done: Measured, case: Case | None) -> tuple[Samples, Case]:
+    if case is not None:
+        return done.samples[case], case
+    assert done.control is not None
+    assert done.controlled is not None
+    return done.control, done.controlled
+
+
+def unfinished(done: Measured, plan: Plan) -> str:
+    """What is still missing, in words; empty if every case has enough undisturbed rounds, samples
+    and time, is steady, and is as precise as ``plan`` asks.
+    """
+    if plan.precision is None:
+        return ""
+    worst = 0.0
+    for one in done.all():
+        rounds = one.reported_ns()
+        count, timed_ns = sum(map(len, rounds.values())), sum(map(sum, rounds.values()))
+        if len(rounds) < plan.rounds and one.disturbed:
+            return f"{len(one.disturbed)} rounds were disturbed"
+        if count < plan.min_samples or timed_ns < _NEARLY * plan.duration_s * 1e9:
+            return "too few samples"
+        if not steady(list(rounds.values())):
+            return "not steady"
+        worst = max(worst, precision_of(rounds.values()) or 1.0)
+    return f"within {worst:.1%}" if worst > plan.precision else ""
 
 
 def iterations(plan: Plan, estimate_ns: float) -> int:
-    """Timed runs of one visit to a case whose runs take about ``estimate_ns``."""
+    """Timed runs of one visit to a case whose runs take about ``estimate_ns``: enough for the
+    plan's duration and its number of samples, over all rounds.
+    """
     by_count = -(-plan.min_samples // plan.rounds)
-    return iterations_for(plan.duration_s * 1e9 / plan.rounds, estimate_ns, least=by_count)
+    by_time = math.ceil(plan.duration_s * 1e9 / plan.rounds / max(estimate_ns, 1))
+    return max(by_count, by_time)
 
 
-def _cut(samples: dict[Case, Samples], deadline: Deadline) -> dict[Case, Samples]:
+def _cut(done: Measured, deadline: Deadline) -> Measured:
     """Samples that end early, cut to the rounds that every case had, or to the first if none was
     complete.
     """
-    unfinished = [one for one in samples.values() if one.error is None]
-    shared = max(1, min((len(one.host_ns) for one in unfinished), default=0))
-    for one in unfinished:
-        for rounds in (one.host_ns, one.device_ns, one.device_wall_ns, one.gpu):
+    going = done.all()
+    shared = max(1, min((len(one.host_ns) for one in going), default=0))
+    for one in going:
+        for rounds in (one.host_ns, one.device_ns, one.device_wall_ns, one.gpu, one.loads):
             del rounds[shared:]
+        one.disturbed = {index: why for index, why in one.disturbed.items() if index < shared}
         if sum(map(len, one.host_ns)) < LEAST_SAMPLES[50]:
             one.error = deadline.not_measured()
-    return samples
+    done.ended = "interrupted" if deadline.interrupted else "time"
+    return done
 
 
 def as_failure(exc: Exception) -> ResnextError:
@@ -160,9 +253,10 @@ def visit(
     samples: Samples,
     iterations: int,
     gpu_state: Callable[[], GpuState | None] = lambda: None,
+    meter: Meter | None = None,
 ) -> None:
     """Time ``iterations`` runs of ``subject`` by the host's clock, and by the device's if it has
-    one; the times and the last outputs go into ``samples``.
+    one; the times, the load around them and the last outputs go into ``samples``.
     """
     session, inputs, bound = subject.session, subject.inputs, subject.bound
     last: dict[str, NDArray[Any]] = {}
@@ -171,13 +265,24 @@ def visit(
         nonlocal last
         last = session.run(inputs)
 
-    samples.host_ns.append(time_visit(call, iterations))
+    meter = meter or Meter()
+    call()  # untimed: caches and thread pools are still set for the previous case
+    before = meter.read()
+    samples.host_ns.append(time_host(call, iterations))
     samples.output = last[session.outputs[0].name]
+    why: list[str] = []
     if bound.cuda_stream is not None:
         times, wall_ns = time_device(bound, iterations)
         if (state := gpu_state()) is not None:  # at once: an idle GPU lowers its clocks
             samples.gpu.append(state)
+            why += state.disturbances()
         samples.device_ns.append(times)
         samples.device_wall_ns.append(wall_ns)
         samples.device_boundary = bound.boundary
         samples.bound_output = bound.fetch()[session.outputs[0].name]
+    load = meter.since(before)
+    samples.loads.append(load)
+    # A device works without the processors; one thread feeds it.
+    why += load.disturbances(1 if bound.cuda_stream is not None else subject.threads)
+    if why:
+        samples.disturbed[len(samples.host_ns) - 1] = tuple(why)

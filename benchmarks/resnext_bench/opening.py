@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -108,7 +109,8 @@ def open_case(
             bound = session.bind(inputs)
             opening.bind_s = (now_ns() - started) / 1e9
             opening.setup_s = (now_ns() - before) / 1e9
-        opening.subject = Subject(session, inputs, bound)
+        threads = options.threads or len(os.sched_getaffinity(0))
+        opening.subject = Subject(session, inputs, bound, threads)
     except Exception as exc:  # whatever a runtime raises ends only its own case
         opening.error = as_failure(exc)
     return opening

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from resnext.errors import UsageError
 
+#: Measuring ends after this many times the planned rounds: disturbed ones are replaced, and wide
+#: intervals narrowed, within them.
+_MOST_TIMES = 3
+
 
 @dataclass(frozen=True)
 class Case:
@@ -47,19 +51,28 @@ class Plan:
 
     Attributes:
         cases: rows to measure.
-        duration_s: timed seconds for each case, over all rounds.
-        rounds: number of visits that this time is spread over.
+        duration_s: minimum timed seconds for each case, over all undisturbed rounds.
+        rounds: minimum number of undisturbed rounds; the duration is spread over them.
         warmup_s: untimed seconds before the first round, for each case.
         min_samples: minimum number of timed runs of a case, whatever the duration.
         seed: for the order of visits and the input images.
+        precision: rounds are added until half the width of the median's 95 % interval is at most
+            this share of the median, for every case and for the control, but no more than
+            `most_rounds` in all. None measures exactly ``rounds`` rounds, without a control.
     """
 
     cases: tuple[Case, ...]
     duration_s: float = 5.0
-    rounds: int = 5
+    rounds: int = 8
     warmup_s: float = 0.5
     min_samples: int = 11
     seed: int = 0
+    precision: float | None = None
+
+    @property
+    def most_rounds(self) -> int:
+        """Rounds after which measuring ends, whatever was reached."""
+        return self.rounds if self.precision is None else _MOST_TIMES * self.rounds
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -68,3 +81,5 @@ class Plan:
             raise UsageError(
                 "duration must be positive, warm-up not negative, rounds and samples at least 1"
             )
+        if self.precision is not None and not 0 < self.precision < 1:
+            raise UsageError("`precision_target` must be above 0 and below 100 %")

@@ -2,17 +2,77 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from resnext.artifact.manifest import WeightsRecord
 from resnext.artifact.specs import Strict
+from resnext.findings import Severity
 from resnext.machine.environment import Environment
+from resnext.machine.load import Load
 from resnext.machine.nvml import GpuState
+from resnext.runtimes.session import Boundary
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import Parity
 
+from .measure import Ended
 from .stats import Timing
+
+
+class FindingRecord(Strict):
+    """One finding about a row.
+
+    Attributes:
+        code: its check; each has a page in the reference.
+        severity: ``refused`` makes the row invalid, ``warning`` does not.
+        message: the finding.
+        hint: what to do; "" if unknown.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    hint: str = ""
+
+
+class Control(Strict):
+    """One row measured twice under two names. A ratio other than 1 is the noise of the machine and
+    of the harness.
+
+    Attributes:
+        backend: of the row.
+        batch: of the row.
+        variant: of the row.
+        boundary: of the times.
+        rounds_ns: raw nanoseconds of the second measurement, one list for each round.
+        disturbed: indices of the rounds in which either of the two was disturbed.
+        ratio: second over first: estimate and 95 % interval; None below six undisturbed rounds.
+        limit: largest noise floor at which speedups are shown.
+    """
+
+    backend: str
+    batch: int
+    variant: str = ""
+    boundary: Boundary
+    rounds_ns: tuple[tuple[int, ...], ...]
+    disturbed: tuple[int, ...] = ()
+    ratio: tuple[float, float, float] | None
+    limit: float
+
+    @property
+    def noise_floor(self) -> float | None:
+        """The interval's end that is farther from 1, as a relative difference; None without an
+        interval.
+        """
+        if self.ratio is None:
+            return None
+        return max(abs(math.log(end)) for end in self.ratio[1:])
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the noise floor is known and low enough for speedups."""
+        return self.noise_floor is not None and self.noise_floor <= self.limit
 
 
 class Row(Strict):
@@ -26,6 +86,8 @@ class Row(Strict):
         status: ``valid``; ``invalid``: measured, but a check failed; ``failed``: not measured.
         reasons: why not valid, each with what to do.
         warnings: caveats by the code of their check; they do not make a row invalid.
+        findings: both, with their codes; empty for a failed row, and in files from before they were
+            stored.
         exit_code: of the error, for a failed row.
         device: device name.
         delivered: element types in which convolutions and matrix products were computed.
@@ -38,6 +100,8 @@ class Row(Strict):
         peak_host_bytes: peak memory that this session added to the process.
         peak_device_bytes: memory that this session added on the device.
         gpu: state of the GPU in each round; empty for a CPU, and without NVML.
+        loads: use of the processors in each round.
+        disturbances: what disturbed a round, in words, by its index.
         model_size_bytes: size of the artifact's file, or of the tensors for a live model.
         artifact_sha256: digest of the file that ran, or None for a live model.
         parity: of the outputs of the timed runs themselves, and if they have few logits, of more
@@ -55,6 +119,7 @@ class Row(Strict):
     status: Literal["valid", "invalid", "failed"]
     reasons: tuple[str, ...] = ()
     warnings: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
+    findings: tuple[FindingRecord, ...] = ()
     exit_code: int = 0
     device: str | None = None
     delivered: str | None = None
@@ -66,6 +131,8 @@ class Row(Strict):
     peak_host_bytes: int | None = None
     peak_device_bytes: int | None = None
     gpu: tuple[GpuState, ...] = ()
+    loads: tuple[Load, ...] = ()
+    disturbances: dict[int, tuple[str, ...]] = {}  # noqa: RUF012  # pydantic copies it
     model_size_bytes: int | None = None
     artifact_sha256: str | None = None
     parity: Parity | None = None
@@ -85,6 +152,10 @@ class RunRecord(Strict):
     rounds: int
     seed: int
     threads: int | None
+    precision_target: float | None = None
+    complete: bool = True
+    ended: Ended | None = None
+    control: Control | None = None
     reused: tuple[str, ...] = ()
     environment: Environment
     harness_ns: float | None = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from resnext.verify.untrained import CODE as UNTRAINED
 
-from .record import Row, RunRecord
+from .record import Control, Row, RunRecord
 from .stats import Timing
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ HEADINGS = (
     "batch",
     "time",
     "median ms",
+    "\u00b1",
     "p90 ms",
     "p99 ms",
     "images/s",
@@ -31,9 +32,10 @@ HEADINGS = (
 #: Meaning of the columns, printed under every table.
 LEGEND = (
     "time: host = end to end, copies included; device = CUDA events around the launch; graph ="
-    " around a CUDA-graph replay. images/s: batch over the median. p90, p99: upper bounds at 99 %"
-    " confidence, from 64 and 662 samples on. speedup: against the first row of the same batch,"
-    " median over interleaved rounds. memory: peak added by opening and the first run (on a GPU:"
+    " around a CUDA-graph replay. median: of the undisturbed rounds; \u00b1: half the width of its"
+    " 95 % interval. images/s: batch over the median. p90, p99: upper bounds at 99 % confidence,"
+    " from 64 and 662 samples on. speedup: against the first row of the same batch, over"
+    " interleaved rounds. memory: peak added by opening and the first run (on a GPU:"
     " memory in use after it, or PyTorch's peak if that is higher). max error, top-1: the timed"
     " output against float64 PyTorch, error relative to the logits' RMS."
 )
@@ -58,13 +60,6 @@ def headings(run: RunRecord) -> tuple[str, ...]:
 def legend(run: RunRecord) -> str:
     """Meaning of the columns of ``run``."""
     return LEGEND + (_ACCURACY_LEGEND if _has_accuracy(run) else "")
-
-
-def harness(run: RunRecord) -> str:
-    """What timing itself added to each run; empty if the run does not say."""
-    if run.harness_ns is None:
-        return ""
-    return f"harness: {run.harness_ns / 1e3:.2f} us an iteration"
 
 
 def _has_accuracy(run: RunRecord) -> bool:
@@ -108,8 +103,9 @@ def _line(row: Row, timing: Timing) -> tuple[str, ...]:
         str(row.batch),
         timing.boundary,
         f"{stats.median_ns / 1e6:.3f}",
-        "-" if stats.p90_ns is None else f"{stats.p90_ns / 1e6:.3f}",
-        "-" if stats.p99_ns is None else f"{stats.p99_ns / 1e6:.3f}",
+        "n/a" if stats.precision is None else f"{stats.precision:.1%}",
+        "n/a" if stats.p90_ns is None else f"{stats.p90_ns / 1e6:.3f}",
+        "n/a" if stats.p99_ns is None else f"{stats.p99_ns / 1e6:.3f}",
         f"{stats.images_per_s:,.1f}",
         "-" if timing.speedup is None else f"{timing.speedup[0]:.2f}x",
         "-" if memory is None else f"{memory / 1e6:.0f}",
@@ -145,11 +141,53 @@ def _gpu(row: Row) -> str:
 
 
 def rounds_done(run: RunRecord) -> str:
-    """Number of rounds that were measured, with the planned number if time ran out first."""
+    """Number of rounds that were measured, with the planned number if there were fewer."""
     measured = max(
         (len(timing.rounds_ns) for row in run.rows for timing in row.timings), default=run.rounds
     )
-    return str(run.rounds) if measured == run.rounds else f"{measured} of {run.rounds}"
+    return str(measured) if measured >= run.rounds else f"{measured} of {run.rounds}"
+
+
+def measuring(run: RunRecord) -> list[str]:
+    """How measuring ended, the noise floor, and what timing itself added to each run."""
+    lines = []
+    rounds = f"{rounds_done(run)} rounds"
+    target = run.precision_target
+    if run.ended == "precise" and target is not None:
+        lines.append(f"stopped after {rounds}: every median is known to {target:.1%} or better")
+    elif run.ended == "rounds" and target is not None:
+        lines.append(
+            f"stopped after {rounds}, the most for {run.rounds} planned ones, before every median"
+            f" was known to {target:.1%}"
+        )
+    elif run.ended in ("time", "interrupted"):
+        lines.append(f"stopped after {rounds}: {_ENDINGS[run.ended]}")
+    if (control := run.control) is not None:
+        lines.append(_noise(control))
+    if run.harness_ns is not None:
+        lines.append(f"harness: {run.harness_ns / 1e3:.2f} us an iteration")
+    return lines
+
+
+_ENDINGS = {"time": "time was up", "interrupted": "interrupted"}
+
+
+def _noise(control: Control) -> str:
+    name = f"{control.backend} {control.variant}".strip()
+    again = f"{name} batch {control.batch}, measured twice under two names"
+    if control.ratio is None or control.noise_floor is None:
+        return f"noise floor unknown: {again}, has fewer than six undisturbed rounds; no speedups"
+    low, high = control.ratio[1:]
+    text = (
+        f"noise floor {control.noise_floor:.1%}: {again}, differs by a factor of"
+        f" {low:.3f} to {high:.3f} (95 %)"
+    )
+    if control.quiet:
+        return text
+    return (
+        f"{text}; above {control.limit:.1%} no speedup is shown: give a longer `max_seconds` or a"
+        " larger `precision_target`"
+    )
 
 
 def remarks(run: RunRecord) -> list[str]:
@@ -191,14 +229,14 @@ def text(run: RunRecord) -> str:
 
     printed = StringIO()
     Console(file=printed, width=least_width(run), highlight=False).print(table(run))
-    parts = [run.environment.title(), printed.getvalue(), harness(run), legend(run)]
-    parts += [*remarks(run), *warnings(run)]
+    parts = [run.environment.title(), printed.getvalue(), legend(run)]
+    parts += [*measuring(run), *remarks(run), *warnings(run)]
     return "\n".join(line.rstrip() for part in parts for line in part.splitlines())
 
 
 def least_width(run: RunRecord) -> int:
     """Terminal width, in columns, below which numbers would be truncated."""
-    return 180 if _has_accuracy(run) else 140
+    return 190 if _has_accuracy(run) else 150
 
 
 def markdown(run: RunRecord) -> str:
@@ -214,14 +252,18 @@ def markdown(run: RunRecord) -> str:
             f" GiB, load {run.environment.load_1min:.2f} at the start; {run.environment.system},"
             f" Python {run.environment.python}; {packages}."
         ),
-        f"{rounds_done(run)} interleaved rounds, {run.duration_s:g} s of timed runs for each row.",
+        (
+            f"{rounds_done(run)} interleaved rounds, at least {run.duration_s:g} s of timed runs"
+            " for each row."
+        ),
         "",
         f"| {' | '.join(columns)} |",
         f"|{'|'.join(' --- ' if name in _LEFT else ' ---: ' for name in columns)}|",
         *(f"| {' | '.join(cells)} |" for cells in rows),
         "",
-        *([harness(run) + ".", ""] if harness(run) else []),
         legend(run),
+        "",
+        *(f"- {line}" for line in measuring(run)),
         "",
     ]
     if reasons := remarks(run):

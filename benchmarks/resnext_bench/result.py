@@ -25,10 +25,15 @@ class Run(RunRecord):
         model: variant, or None for a configuration without a name.
         weights: source and digest.
         precision: requested; several are joined by commas.
-        duration_s: requested timed seconds per row.
-        rounds: visits to each case.
+        duration_s: minimum timed seconds per row.
+        rounds: minimum number of undisturbed visits to each case.
         seed: of the test images and of the order of visits.
         threads: requested; None for each runtime's default.
+        precision_target: requested, as in `Plan.precision`; None if the number of rounds was fixed.
+        complete: False in the file of a run that is not finished, or was killed: the rows that are
+            missing had not been judged.
+        ended: why measuring ended; None in files from before it was recorded.
+        control: one row measured twice; None if the number of rounds was fixed, and in older files.
         reused: cached artifacts, as shown to the user.
         environment: machine and software.
         harness_ns: nanoseconds that timing itself added to a run, measured before the first round;

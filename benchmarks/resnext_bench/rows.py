@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from resnext.errors import ResnextError
 from resnext.machine.environment import Environment
 from resnext.runtimes.session import Delivered, Session
-from resnext.timing.paired import ratio_by_round
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.batches.integrity import timed_batch_integrity
 from resnext.verify.batches.laws import Integrity
@@ -26,11 +25,11 @@ from .cases import Candidate
 from .checks.evidence import Evidence
 from .checks.registry import judge
 from .deadline import Deadline
-from .measure import Samples, as_failure
+from .measure import Measured, Samples, as_failure
 from .opening import Opening
-from .plan import Case
-from .record import Row
-from .stats import Timing, timing_of
+from .plan import Case, Plan
+from .record import Control, FindingRecord, Row
+from .stats import Timing, ratio_interval, timing_of
 
 #: Rows of a batch whose logits are compared, first and last among them.
 _COMPARED_ROWS = 16
@@ -45,12 +44,14 @@ class Judge:
         labeled: labeled images; None if accuracy was not requested.
         environment: machine and software.
         deadline: after which no labeled images are run.
+        plan: what was asked of the measurement.
     """
 
     reference: Reference
     labeled: Labeled | None
     environment: Environment
     deadline: Deadline
+    plan: Plan
 
     def row(
         self, case: Case, candidate: Candidate, opening: Opening, samples: Samples | None
@@ -83,13 +84,11 @@ class Judge:
         parity = self._parity(case.batch, numerics, opening, samples)
         integrity = _integrity(numerics, opening, samples)
         caveat = None if manifest is None else untrained(manifest)
-        timings = [timing_of("host", samples.host_ns, case.batch)]
-        if samples.device_ns and samples.device_boundary:
-            timings.append(timing_of(samples.device_boundary, samples.device_ns, case.batch))
+        timings = timings_of(samples, case.batch)
         findings = judge(
             Evidence(
                 samples,
-                tuple(timings),
+                timings,
                 parity,
                 delivered,
                 self.reference.weights.config,
@@ -100,6 +99,8 @@ class Judge:
                 accuracy_missing=accuracy_missing,
                 integrity=integrity,
                 caveats=() if caveat is None else (caveat,),
+                planned_rounds=self.plan.rounds,
+                precision=self.plan.precision,
             )
         )
         reasons = [finding for finding in findings if finding.severity == "refused"]
@@ -109,16 +110,24 @@ class Judge:
             status="invalid" if reasons else "valid",
             reasons=tuple(map(str, reasons)),
             warnings={each.code: str(each) for each in findings if each.severity == "warning"},
+            findings=tuple(
+                FindingRecord(
+                    code=each.code, severity=each.severity, message=each.message, hint=each.hint
+                )
+                for each in findings
+            ),
             device=delivered.device,
             delivered=delivered.summary(),
             notes=dict(delivered.notes),
-            timings=tuple(timings),
+            timings=timings,
             warmup_runs=samples.warmup_runs,
             setup_s=opening.setup_s,
             bind_s=opening.bind_s,
             peak_host_bytes=opening.peak.host_bytes,
             peak_device_bytes=opening.peak.device_bytes,
             gpu=tuple(samples.gpu),
+            loads=tuple(samples.loads),
+            disturbances=samples.disturbed,
             model_size_bytes=size,
             artifact_sha256=None if manifest is None else manifest.file_sha256,
             parity=parity,
@@ -173,10 +182,49 @@ class Judge:
             return None, f"its accuracy could not be measured: {exc}"
 
 
-def with_speedups(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Rows with the speedup of each valid one over the first of the same batch and boundary, if
-    that is valid: a wrong or unsteady result is no yardstick.
+def timings_of(samples: Samples, batch: int) -> tuple[Timing, ...]:
+    """The times of a case of ``batch`` images: the host's, then the device's if it has any."""
+    timings = [timing_of("host", samples.host_ns, batch, samples.disturbed)]
+    if samples.device_ns and samples.device_boundary:
+        timings.append(
+            timing_of(samples.device_boundary, samples.device_ns, batch, samples.disturbed)
+        )
+    return tuple(timings)
+
+
+def control_of(measured: Measured, limit: float) -> Control | None:
+    """The control's record, of the boundary that rows are judged by; None if there was none.
+
+    Args:
+        measured: with the control's samples and those of the case that it repeats.
+        limit: largest noise floor at which speedups are shown.
     """
+    case, second = measured.controlled, measured.control
+    if case is None or second is None or second.error is not None or not second.host_ns:
+        return None
+    first, again = (
+        timings_of(samples, case.batch)[-1] for samples in (measured.samples[case], second)
+    )
+    ratio = ratio_interval(again.quiet_ns, first.quiet_ns)
+    return Control(
+        backend=case.backend,
+        batch=case.batch,
+        variant=case.candidate,
+        boundary=again.boundary,
+        rounds_ns=again.rounds_ns,
+        disturbed=tuple(sorted({*first.disturbed, *again.disturbed})),
+        ratio=None if ratio is None else tuple(ratio),
+        limit=limit,
+    )
+
+
+def with_speedups(rows: Sequence[Row], control: Control | None = None) -> tuple[Row, ...]:
+    """Rows with the speedup of each valid one over the first of the same batch and boundary, if
+    that is valid: a wrong or unsteady result is no yardstick. Without speedups if the same row
+    measured twice differs by more than the control's limit.
+    """
+    if control is not None and not control.quiet:
+        return tuple(rows)
     base: dict[tuple[int, str], tuple[Row, Timing]] = {}
     faster = []
     for row in rows:
@@ -184,8 +232,10 @@ def with_speedups(rows: Sequence[Row]) -> tuple[Row, ...]:
         for timing in row.timings:
             first_row, first = base.setdefault((row.batch, timing.boundary), (row, timing))
             if first_row.status == row.status == "valid":
-                speedup = ratio_by_round(first.rounds_ns, timing.rounds_ns)
-                timing = timing.model_copy(update={"speedup": tuple(speedup)})
+                speedup = ratio_interval(first.quiet_ns, timing.quiet_ns)
+                timing = timing.model_copy(
+                    update={"speedup": None if speedup is None else tuple(speedup)}
+                )
             timings.append(timing)
         faster.append(row.model_copy(update={"timings": tuple(timings)}))
     return tuple(faster)

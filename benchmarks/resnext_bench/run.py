@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,9 @@ from .measure import measure
 from .opening import Opening, open_case
 from .overhead import harness_ns
 from .plan import Plan
+from .record import Row
 from .result import Run
-from .rows import Judge, with_speedups
+from .rows import Judge, control_of, with_speedups
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -40,6 +41,7 @@ def run_benchmark(
     accuracy: Labeled | None = None,
     deadline: Deadline | None = None,
     say: Callable[[str], None] = lambda _: None,
+    save: Callable[[Run], None] = lambda _: None,
 ) -> Run:
     """Measure every case of ``plan``.
 
@@ -54,6 +56,8 @@ def run_benchmark(
             still compared after it, without their labeled images. While measuring and comparing,
             its signals end the time as well.
         say: called with one line at every step.
+        save: called with the rows so far whenever one has been judged, so that a run which is
+            killed leaves them.
 
     Returns:
         The run. A backend that fails has a row with the reason; the others go on.
@@ -61,6 +65,7 @@ def run_benchmark(
     deadline = deadline or Deadline()
     options = options or SessionOptions()
     candidates = candidates or {"": Candidate()}
+    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     artifacts = Artifacts(weights, plan.cases, options.device, say)
     count = images_to_compare(max(case.batch for case in plan.cases), weights.config.num_classes)
     reference = Reference(weights, seeded_pixels(weights.config, count, plan.seed))
@@ -82,29 +87,39 @@ def run_benchmark(
         }
         stack.enter_context(deadline.heeding_signals())
         overhead_ns = harness_ns()
-        samples = measure(subjects, plan, say, deadline, nvml.state)
+        measured = measure(subjects, plan, say, deadline, nvml.state)
         # Now that the packages are imported.
         environment = environment.model_copy(update={"packages": record_packages()})
-        judge = Judge(reference, accuracy, environment, deadline)
-        rows = []
+        control = control_of(measured, plan.precision or 0.0)
+
+        def run_of(rows: Sequence[Row], *, complete: bool) -> Run:
+            return Run(
+                created=created,
+                model=variant_name(weights.config),
+                weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
+                precision=", ".join(
+                    dict.fromkeys(candidate.precision for candidate in candidates.values())
+                ),
+                duration_s=plan.duration_s,
+                rounds=plan.rounds,
+                seed=plan.seed,
+                threads=options.threads,
+                precision_target=plan.precision,
+                complete=complete,
+                ended=measured.ended,
+                control=control,
+                reused=tuple(artifacts.reused),
+                environment=environment,
+                harness_ns=overhead_ns,
+                rows=with_speedups(rows, control),
+            )
+
+        judge = Judge(reference, accuracy, environment, deadline, plan)
+        rows: list[Row] = []
         for case in plan.cases:
             say(f"comparing the outputs of {case}")
-            rows.append(
-                judge.row(case, candidates[case.candidate], openings[case], samples.get(case))
-            )
-    return Run(
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        model=variant_name(weights.config),
-        weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
-        precision=", ".join(
-            dict.fromkeys(candidate.precision for candidate in candidates.values())
-        ),
-        duration_s=plan.duration_s,
-        rounds=plan.rounds,
-        seed=plan.seed,
-        threads=options.threads,
-        reused=tuple(artifacts.reused),
-        environment=environment,
-        harness_ns=overhead_ns,
-        rows=with_speedups(rows),
-    )
+            candidate, samples = candidates[case.candidate], measured.samples.get(case)
+            rows.append(judge.row(case, candidate, openings[case], samples))
+            if len(rows) < len(plan.cases):
+                save(run_of(rows, complete=False))
+        return run_of(rows, complete=True)

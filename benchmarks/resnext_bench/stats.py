@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from resnext.artifact.specs import Strict
 from resnext.runtimes.session import Boundary
+from resnext.timing.intervals import Interval, log_interval
 
 #: Confidence with which a reported percentile is not too low (MLPerf Inference's early stopping
 #: uses the same).
@@ -25,18 +26,23 @@ class Stats(Strict):
     Attributes:
         count: timed runs.
         median_ns: median.
+        median_low_ns: lower end of the median's 95 % interval, from the medians of the rounds
+            (`resnext.timing.intervals`); None below six rounds.
+        median_high_ns: upper end.
         mean_ns: arithmetic mean.
         min_ns: fastest run.
         max_ns: slowest run.
         p90_ns: with 99 % confidence, 90 % of runs are no slower; None below 64 samples.
         p99_ns: the same for 99 %; None below 662 samples.
         cv: coefficient of variation, standard deviation over mean.
-        round_spread: interquartile range of the rounds' medians over their median: drift.
+        round_spread: interquartile range of the rounds' medians over their median.
         images_per_s: batch size over the median.
     """
 
     count: int
     median_ns: float
+    median_low_ns: float | None = None
+    median_high_ns: float | None = None
     mean_ns: float
     min_ns: int
     max_ns: int
@@ -46,6 +52,13 @@ class Stats(Strict):
     round_spread: float
     images_per_s: float
 
+    @property
+    def precision(self) -> float | None:
+        """Half the width of the median's interval over the median; None if it has none."""
+        if self.median_low_ns is None or self.median_high_ns is None:
+            return None
+        return (self.median_high_ns - self.median_low_ns) / 2 / (self.median_ns or 1)
+
 
 class Timing(Strict):
     """Times of one case at one boundary.
@@ -53,31 +66,99 @@ class Timing(Strict):
     Attributes:
         boundary: what the times enclose; times of different boundaries are never compared.
         rounds_ns: raw nanoseconds, one list for each round.
-        stats: derived from them.
-        speedup: times faster than the first backend at the same batch and boundary: (median,
-            lowest, highest) over rounds; None if one of the two is not valid.
+        disturbed: indices of the rounds that something else disturbed.
+        stats: derived from the undisturbed rounds, or from all if there are none.
+        speedup: times faster than the first backend at the same batch and boundary: the estimate
+            and its 95 % interval, over the rounds that were undisturbed for both (in files from
+            before there were intervals: median, lowest and highest of all rounds). None if one of
+            the two is not valid, if they share fewer than six such rounds, or if the run's control
+            is above the noise floor.
     """
 
     boundary: Boundary
     rounds_ns: tuple[tuple[int, ...], ...]
+    disturbed: tuple[int, ...] = ()
     stats: Stats
     speedup: tuple[float, float, float] | None = None
 
+    @property
+    def quiet_ns(self) -> dict[int, tuple[int, ...]]:
+        """The samples of the undisturbed rounds, by the index of the round."""
+        return quiet(self.rounds_ns, self.disturbed)
 
-def timing_of(boundary: Boundary, rounds: Sequence[Sequence[int]], batch: int) -> Timing:
-    """The times of a case of ``batch`` images at one boundary, nanoseconds by round."""
+
+def timing_of(
+    boundary: Boundary,
+    rounds: Sequence[Sequence[int]],
+    batch: int,
+    disturbed: Collection[int] = (),
+) -> Timing:
+    """The times of a case of ``batch`` images at one boundary, nanoseconds by round.
+
+    Args:
+        boundary: what they enclose.
+        rounds: all rounds.
+        batch: images in one run.
+        disturbed: indices of the rounds to leave out of the statistics.
+    """
+    left = list(quiet(rounds, disturbed).values()) or rounds
     return Timing(
-        boundary=boundary, rounds_ns=tuple(map(tuple, rounds)), stats=derive(rounds, batch)
+        boundary=boundary,
+        rounds_ns=tuple(map(tuple, rounds)),
+        disturbed=tuple(sorted(disturbed)),
+        stats=derive(left, batch),
     )
+
+
+def quiet(
+    rounds: Sequence[Sequence[int]], disturbed: Collection[int]
+) -> dict[int, tuple[int, ...]]:
+    """The rounds with samples that are not ``disturbed``, by index."""
+    return {
+        index: tuple(burst)
+        for index, burst in enumerate(rounds)
+        if burst and index not in disturbed
+    }
+
+
+def precision_of(rounds: Iterable[Sequence[int]]) -> float | None:
+    """Half the width of the 95 % interval of the rounds' medians over the estimate; None below six
+    rounds.
+    """
+    interval = _interval(rounds)
+    return None if interval is None else (interval.high - interval.low) / 2 / interval.estimate
+
+
+def ratio_interval(
+    times: Mapping[int, Sequence[int]], others: Mapping[int, Sequence[int]]
+) -> Interval | None:
+    """``times`` over ``others``, estimated from the rounds that both have: the medians of a round
+    stand for it, so drift from round to round cancels. None below six such rounds.
+    """
+    return log_interval(
+        [
+            (statistics.median(times[index]) or 1) / (statistics.median(others[index]) or 1)
+            for index in times
+            if index in others
+        ]
+    )
+
+
+def _interval(rounds: Iterable[Sequence[int]]) -> Interval | None:
+    return log_interval([statistics.median(burst) or 1 for burst in rounds])
 
 
 def derive(rounds: Sequence[Sequence[int]], batch: int) -> Stats:
     """Statistics of the samples of all ``rounds`` (nanoseconds) of a case of ``batch`` images."""
     samples = [sample for burst in rounds for sample in burst]
     median, mean = statistics.median(samples), statistics.fmean(samples)
+    interval = _interval(burst for burst in rounds if burst)
     return Stats(
         count=len(samples),
         median_ns=median,
+        # The interval is of the rounds' center, which skewed samples may put beside their median.
+        median_low_ns=None if interval is None else min(interval.low, median),
+        median_high_ns=None if interval is None else max(interval.high, median),
         mean_ns=mean,
         min_ns=min(samples),
         max_ns=max(samples),

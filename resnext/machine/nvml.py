@@ -23,6 +23,10 @@ _LIMITS = {
     0x200: "board limit",
     0x400: "reliability",
 }
+#: Limits under which a sample does not show what the GPU can do.
+_THROTTLING = frozenset(
+    {"hardware slowdown", "software thermal", "hardware thermal", "power brake", "reliability"}
+)
 
 
 class Gpu(BaseModel):
@@ -55,6 +59,8 @@ class GpuState(BaseModel):
         power_w: power draw; newer GPUs report the mean of the last second.
         temperature_c: temperature of the chip.
         limits: reasons for clocks below the maximum.
+        other_processes: processes with a context on it besides this one; None if NVML does not
+            list them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +69,14 @@ class GpuState(BaseModel):
     power_w: float | None = None
     temperature_c: int | None = None
     limits: tuple[str, ...] = ()
+    other_processes: int | None = None
+
+    def disturbances(self) -> list[str]:
+        """What kept the GPU below its speed for reasons outside the work, in words. The power cap
+        is none of them: under full load it is how the card runs.
+        """
+        throttled = [limit for limit in self.limits if limit in _THROTTLING]
+        return [f"GPU clocks held down ({', '.join(throttled)})"] if throttled else []
 
 
 class Nvml:
@@ -92,7 +106,15 @@ class Nvml:
                 "nvmlDeviceGetTemperature", self._measured, self._library.NVML_TEMPERATURE_GPU
             ),
             limits=tuple(name for bit, name in _LIMITS.items() if (bits or 0) & bit),
+            other_processes=self._others(),
         )
+
+    def _others(self) -> int | None:
+        """Compute processes less this one, which has a context by the time that it measures. In a
+        container NVML gives process ids of the host, so they are counted and not compared.
+        """
+        processes = self._ask("nvmlDeviceGetComputeRunningProcesses", self._measured)
+        return None if processes is None else max(0, len(processes) - 1)
 
     def _describe(self, index: int) -> Gpu:
         handle = self._ask("nvmlDeviceGetHandleByIndex", index)

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exported import export_onnx
+from fakes.calm import calm
 from resnext.errors import BadInput
 from resnext.machine.cuda_driver import probe_driver
 from resnext.machine.environment import record_environment
@@ -35,9 +36,7 @@ FAST = [
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr(
-        "resnext_bench.checks.steady.MOST_ROUND_SPREAD", 9.0
-    )  # a busy test machine proves nothing here
+    calm(monkeypatch)  # a busy test machine proves nothing here
 
 
 def bench(*args: str) -> Result:
@@ -67,7 +66,7 @@ def test_two_backends_and_two_batches_give_four_valid_rows_and_reports(tmp_path:
     for row in run.rows:
         timing = row.timings[0]
         assert timing.boundary == "host"
-        assert len(timing.rounds_ns) == 3
+        assert 6 <= len(timing.rounds_ns) <= 9
         assert row.parity is not None
         assert row.parity.passed
         assert row.delivered == f"14 float32 on {'cpu' if row.backend == 'torch' else 'CPU'}"

@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from exported import export_onnx
+from fakes.calm import calm
 from fakes.package import FakeLoader, fake_package, fake_pt2_from_torch
 from resnext.artifact.records import PackageRecord
 from resnext.errors import MissingRequirement
@@ -29,9 +30,7 @@ FAST = ["--weights", "digits", "--duration", "0.1", "--rounds", "2", "--warmup",
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     """No compiler; the batch, precision and device that it would have been asked for."""
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        "resnext_bench.checks.steady.MOST_ROUND_SPREAD", 9.0
-    )  # a busy test machine proves nothing here
+    calm(monkeypatch)  # a busy test machine proves nothing here
     made: list[tuple[str, str, str]] = []
     model = load_model(load_weights("digits"))
 

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exported import derive_onnx, export_onnx
+from fakes.calm import calm
 from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.precision import Precision
@@ -55,6 +56,7 @@ def artifacts(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> dic
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    calm(monkeypatch)
 
     def run(*args: str) -> Result:
         quick = ("--duration", "0.05", "--warmup", "0", "--json", "run.json")

@@ -90,9 +90,16 @@ FINE = Evidence(
 FAULTS: dict[str, Evidence] = {
     "too-few-samples": replace(FINE, **measured(Samples([[1000] * 5]))),
     "no-time": replace(FINE, **measured(Samples([[0, *[1000] * 3], *STEADY[1:]]))),
+    "disturbed-machine": replace(
+        FINE,
+        **measured(Samples(STEADY, disturbed=dict.fromkeys((1, 3), ("other processes (0.8)",)))),
+        planned_rounds=4,
+    ),
     "unsteady-machine": replace(
         FINE, **measured(Samples([[1000 + 600 * index] * 4 for index in range(4)]))
     ),
+    "imprecise-median": replace(FINE, **measured(Samples([[1000], [1140]] * 6)), precision=0.01),
+    "two-modes": replace(FINE, **measured(Samples([[1000, 1001, 1002, 1100, 1101, 1102]] * 8))),
     "device-clock": replace(
         FINE,
         **measured(

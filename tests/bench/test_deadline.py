@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
+from fakes.calm import calm
 from resnext.machine.nvml import GpuState
 from resnext.runtimes.pytorch import door
 from resnext.runtimes.registry import SessionOptions
@@ -39,9 +40,7 @@ CASES = tuple(Case(name, 1) for name in "abc")
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr(
-        "resnext_bench.checks.steady.MOST_ROUND_SPREAD", 9.0
-    )  # a busy test machine proves nothing here
+    calm(monkeypatch)  # a busy test machine proves nothing here
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def measured(
     """
     subjects = {case: bound_subject(FakeSession()) for case in CASES}
     plan = Plan(CASES, 1e-9, rounds, 0.0, min_samples)
-    found = measure(subjects, plan, deadline=After(steps))
+    found = measure(subjects, plan, deadline=After(steps)).samples
     kept = {case.backend: len(samples.host_ns) for case, samples in found.items()}
     return kept, {
         case.backend: str(samples.error) for case, samples in found.items() if samples.error
@@ -126,7 +125,7 @@ def test_what_the_device_did_is_cut_like_the_hosts_times(monkeypatch: pytest.Mon
     subjects = {case: bound_subject(OnStream()) for case in CASES}
     found = measure(
         subjects, Plan(CASES, 1e-9, 5, 0.0, 60), deadline=After(3 + 8), gpu_state=GpuState
-    )
+    ).samples
     for samples in found.values():
         kept = samples.host_ns, samples.device_ns, samples.device_wall_ns, samples.gpu
         assert [len(rounds) for rounds in kept] == [2, 2, 2, 2]
@@ -183,7 +182,7 @@ def real_or_fake(
 
 
 def run_with(digits: Weights, deadline: Deadline, labeled: Labeled | None = None) -> Run:
-    plan = Plan((Case("torch", 2), Case("torch-compile", 2)), 0.02, 4, 0.0, 60)
+    plan = Plan((Case("torch", 2), Case("torch-compile", 2)), 0.02, 8, 0.0, 60)
     options = SessionOptions(device="cpu", memory_format="nchw")
     return run_benchmark(digits, plan, options=options, deadline=deadline, accuracy=labeled)
 
@@ -206,23 +205,23 @@ def test_a_row_that_was_not_measured_is_no_yardstick_for_speed(
     monkeypatch.setattr(opening, "open_session", real_or_fake(digits))
     missing, fine = run_with(digits, After(1000, lambda asked: asked == 2)).rows
     assert (missing.status, missing.timings) == ("failed", ())
-    assert fine.timings[0].speedup == (1.0, 1.0, 1.0)
+    assert fine.timings[0].speedup == pytest.approx((1.0, 1.0, 1.0))
 
 
 def test_a_run_that_ends_early_is_compared_all_the_same_and_says_how_many_rounds_it_had(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "open_session", real_or_fake(digits))
-    done = run_with(digits, After(2 + 5))  # one visit into the third round
+    done = run_with(digits, After(2 + 13))  # one visit into the seventh round
     for row in done.rows:
         assert row.status == "valid", row.reasons
-        assert len(row.timings[0].rounds_ns) == 2
+        assert len(row.timings[0].rounds_ns) == 6
         assert row.timings[0].speedup is not None
         assert row.parity is not None
         assert row.parity.passed
-    assert rounds_done(done) == "2 of 4"
-    assert "2 of 4 interleaved rounds" in markdown(done)
-    assert rounds_done(run_with(digits, Deadline())) == "4"
+    assert rounds_done(done) == "6 of 8"
+    assert "6 of 8 interleaved rounds" in markdown(done)
+    assert rounds_done(run_with(digits, Deadline())) == "8"
 
 
 def test_labeled_images_are_not_run_after_the_time_is_over(
@@ -370,6 +369,8 @@ def test_a_log_has_a_line_for_each_step_with_the_time_gone_and_stdout_stays_clea
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(opening, "open_session", real_or_fake(digits))
+    wide = iter(["within 2.3%"])
+    monkeypatch.setattr("resnext_bench.measure.unfinished", lambda *_: next(wide, ""))
     result = bench(tmp_path, "--json", "-", "--duration", "0.001")
     steps = [
         line.split(" s  ")[1]
@@ -384,6 +385,7 @@ def test_a_log_has_a_line_for_each_step_with_the_time_gone_and_stdout_stays_clea
         "round 1/3",
         "round 2/3",
         "round 3/3",
+        "round 4/3: within 2.3%",
         "comparing the outputs of torch batch 1",
         "comparing the outputs of torch-compile batch 1",
     ]

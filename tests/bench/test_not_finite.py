@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from exported import export_onnx
+from fakes.calm import calm
 from resnext.artifact.files import Artifact
 from resnext.errors import BadInput, BadWeights, GateFailed, ResnextError
 from resnext.images.sources import image_source
@@ -32,7 +33,7 @@ from resnext_bench.cases import Candidate
 from resnext_bench.deadline import Deadline
 from resnext_bench.measure import Samples, Subject
 from resnext_bench.opening import Opening
-from resnext_bench.plan import Case
+from resnext_bench.plan import Case, Plan
 from resnext_bench.rows import Judge
 from resnext_export.calibration.activations import activation_ranges, overflows
 from resnext_export.calibration.collect import calibrate
@@ -198,7 +199,7 @@ def test_it_ends_every_path(
 def test_it_makes_a_row_of_the_benchmark_invalid(
     where: str, value: float, digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnext_bench.checks.steady.MOST_ROUND_SPREAD", 9.0)
+    calm(monkeypatch)
     reference = Reference(digits, seeded_pixels(digits.config, 40))
     timed = reference.logits("float32").astype(np.float32)
     extreme = reference.logits("float32", range(40, 40 + len(reference.adversarial.names))).astype(
@@ -213,7 +214,8 @@ def test_it_makes_a_row_of_the_benchmark_invalid(
     inputs = {"input": reference.images}
     opening = Opening(Subject(session, inputs, session.bind(inputs)), setup_s=0, bind_s=0)
     samples = Samples([[1000] * 5] * 5, output=timed)
-    judge = Judge(reference, None, None, Deadline())  # type: ignore[arg-type]  # no environment
+    plan = Plan((Case("torch", 40),))
+    judge = Judge(reference, None, None, Deadline(), plan)  # type: ignore[arg-type]  # no environment
     row = judge.row(Case("torch", 40), Candidate(), opening, samples)
     assert row.status == "invalid"
     assert "wrong output" in "; ".join(row.reasons)

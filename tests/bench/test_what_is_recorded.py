@@ -111,7 +111,7 @@ def run_on(
 
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr("resnext_bench.measure.time_device", time_device)
-    monkeypatch.setattr("resnext_bench.measure.time_visit", time_host)
+    monkeypatch.setattr("resnext_bench.measure.time_host", time_host)
     monkeypatch.setattr(opening, "open_session", lambda *_, **__: session(None, (1, 8, 8), 10))
     plan = Plan((Case("torch", 1),), 1e-9, 3, 0.0)
     return run_benchmark(digits, plan, options=SessionOptions(device="cpu"))

@@ -31,6 +31,8 @@ class Evidence:
         accuracy_missing: why requested accuracy is missing; empty otherwise.
         integrity: of the rows of the timed batch; None if they were not compared.
         caveats: warnings about the artifact itself.
+        planned_rounds: minimum number of undisturbed rounds that the plan asked for.
+        precision: requested, as in `Plan.precision`.
     """
 
     samples: Samples
@@ -45,3 +47,5 @@ class Evidence:
     accuracy_missing: str = ""
     integrity: Integrity | None = None
     caveats: tuple[Finding, ...] = ()
+    planned_rounds: int = 1
+    precision: float | None = None

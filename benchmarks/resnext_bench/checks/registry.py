@@ -14,10 +14,13 @@ from . import (
     batch_integrity,
     delivered,
     device_clock,
+    disturbed,
+    imprecise,
     no_time,
     output,
     samples,
     steady,
+    two_modes,
     untrained,
 )
 from .evidence import Evidence
@@ -57,7 +60,10 @@ def registry(*modules: ModuleType) -> Mapping[str, Check]:
 CHECKS: Mapping[str, Check] = registry(
     samples,
     no_time,
+    disturbed,
     steady,
+    imprecise,
+    two_modes,
     device_clock,
     output,
     batch_integrity,

@@ -142,15 +142,29 @@ _right = option_of("Accuracy and calibration")
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="Timed seconds per row.",
+    help="Minimum timed seconds per row.",
 )
 @_measuring(
     "--rounds",
     type=click.IntRange(min=1),
-    default=5,
+    default=8,
     show_default=True,
     metavar="N",
-    help="Interleaved visits to each row; the timed seconds are spread over them.",
+    help=(
+        "Minimum number of undisturbed, interleaved visits to each row; the timed seconds are"
+        " spread over them."
+    ),
+)
+@_measuring(
+    "--precision-target",
+    type=click.FloatRange(min=0, max=100, min_open=True, max_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="PERCENT",
+    help=(
+        "Add rounds, up to three times --rounds, until every median is known to this: half the"
+        " width of its 95 % interval. Above this noise floor no speedup is shown."
+    ),
 )
 @_measuring(
     "--samples",
@@ -256,6 +270,7 @@ def main(
     input_size: str | None,
     duration: float,
     rounds: int,
+    precision_target: float,
     samples: int,
     warmup: float,
     max_seconds: float | None,
@@ -291,6 +306,11 @@ def main(
         )
     from resnext_bench.api import benchmark
 
+    def save(run: Run) -> None:
+        if json_path is not None:
+            text = run.model_dump_json(indent=None) + "\n"
+            write_text(json_path, text, final=run.complete)
+
     weights = spec if artifact else chosen_weights(model, spec, num_classes, input_size)
     with steps("starting") as say:
         run = benchmark(
@@ -310,16 +330,17 @@ def main(
             rounds=rounds,
             warmup=warmup,
             samples=samples,
+            precision_target=precision_target,
             seed=seed,
             accuracy=accuracy,
             accuracy_images=accuracy_images,
             max_seconds=deadline,
             progress=say,
+            save=save,
             note=lambda line: click.echo(f"note: {line}", err=True),
         )
     # Files first: the terminal may be gone, and what took minutes to measure is not to be lost.
-    if json_path is not None:
-        write_text(json_path, run.model_dump_json(indent=None) + "\n")
+    save(run)
     if markdown_path is not None:
         write_text(str(markdown_path), run.markdown())
     _show(run, to_stderr=json_path == "-")
@@ -343,15 +364,7 @@ def exit_code(run: Run) -> int:
 def _show(run: Run, *, to_stderr: bool) -> None:
     from rich.console import Console
 
-    from resnext_bench.report import (
-        harness,
-        least_width,
-        legend,
-        remarks,
-        rounds_done,
-        table,
-        warnings,
-    )
+    from resnext_bench.report import least_width, legend, measuring, remarks, table, warnings
 
     console = Console(stderr=to_stderr, highlight=False)
     if console.width < least_width(run):
@@ -360,9 +373,8 @@ def _show(run: Run, *, to_stderr: bool) -> None:
     for line in run.reused:
         console.print(f"[dim]reused {line}[/dim]")
     console.print(table(run))
-    if (done := rounds_done(run)) != str(run.rounds):
-        console.print(f"stopped after {done} rounds", style="yellow")
-    console.print(f"[dim]{harness(run)}[/dim]")
+    for line in measuring(run):
+        console.print(as_flags(line), markup=False)
     console.print(f"[dim]{legend(run)}[/dim]")
     for line in (*remarks(run), *warnings(run)):
         console.print(as_flags(line), style="yellow", markup=False)
