@@ -16,6 +16,7 @@ from resnext.weights.spec import Weights, load_weights
 
 from .cases import (
     ALL,
+    Axes,
     Candidate,
     Merge,
     all_expanded,
@@ -44,7 +45,8 @@ def benchmark(
     calibration: str | None = None,
     calibration_images: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    threads: int | None = None,
+    threads: int | Sequence[int] | None = None,
+    streams: int | Sequence[int] = 1,
     memory_format: Literal["auto", "nchw", "channels-last"] = "auto",
     cuda_graph: bool = True,
     duration: float = 1.0,
@@ -82,7 +84,9 @@ def benchmark(
             weights.
         calibration_images: their count; None means 128.
         device: for runtimes that run on either.
-        threads: CPU threads; None means one for each physical core.
+        threads: CPU threads of every runtime; None means the thread budget
+            (`resnext.machine.threads`). Several are compared.
+        streams: requests in flight at once; they share the threads. Several are compared.
         memory_format: of PyTorch; ``auto`` times both and keeps the faster.
         cuda_graph: replay a CUDA graph.
         duration: minimum timed seconds of each row.
@@ -122,6 +126,7 @@ def benchmark(
     precisions: Sequence[Precision] | None = None if precision is None else _several(precision)
     merges: Sequence[Merge] = _several(merge_groups)
     batches: Sequence[int] = tuple(dict.fromkeys(_several(batch)))
+    counts: Sequence[int | None] = tuple(dict.fromkeys(_several(threads)))
     _check_arguments(
         artifacts, names, precisions, merges, batches, runtimes, calibration or calibration_images
     )
@@ -129,21 +134,28 @@ def benchmark(
         raise UsageError(
             "`accuracy_images` says how many of the images of `accuracy`", hint="give that too"
         )
-    notes: list[str] = []
+    one = counts[0] if len(counts) == 1 else None
+    options = SessionOptions(device, one, memory_format, cuda_graph)
+    axes = Axes(
+        batches,
+        counts if one is None else (None,),
+        tuple(dict.fromkeys(_several(streams))),
+        options,
+    )
     if not artifacts:
         weights = weights if isinstance(weights, Weights) else load_weights(weights)
         candidates = candidates_of_weights(
             precisions or ("fp32",), calibration, calibration_images, merges
         )
         backends = all_expanded(names, device, candidates)
-        cases, notes = supported_cases(backends, batches, candidates)
+        cases, notes = supported_cases(backends, axes, candidates)
     else:
         weights, candidates = candidates_of_artifacts(
             artifacts, weights, precisions, keep_name=bool(names)
         )
         if runtimes is not None:
             backends = all_expanded(runtimes, device, candidates)
-            cases, notes = supported_cases(backends, batches, candidates)
+            cases, notes = supported_cases(backends, axes, candidates)
         else:
             of_artifacts = iter(candidates.items())
             of_weights = {"": Candidate((precisions or ("fp32",))[0])} if names else {}
@@ -155,7 +167,7 @@ def benchmark(
                     name, candidate = next(of_artifacts)
                     assert candidate.artifact is not None  # as `candidates_of_artifacts` makes them
                     pairs.append((natural_runtime(candidate.artifact), name))
-            cases, candidates = cases_at(pairs, batches), of_weights | candidates
+            (cases, notes), candidates = cases_at(pairs, axes), of_weights | candidates
     for line in notes:
         note(line)
     return run_benchmark(
@@ -169,7 +181,7 @@ def benchmark(
             seed,
             None if precision_target is None else precision_target / 100,
         ),
-        options=SessionOptions(device, threads, memory_format, cuda_graph),
+        options=options,
         candidates=candidates,
         accuracy=None if accuracy is None else Labeled(accuracy, weights, accuracy_images),
         deadline=max_seconds if isinstance(max_seconds, Deadline) else Deadline(max_seconds),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -11,7 +12,7 @@ from resnext.artifact.files import Artifact, read_artifact
 from resnext.errors import BadWeights, UsageError
 from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import available_runtimes, require
-from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.registry import RUNTIMES, SessionOptions, check_streams
 from resnext.verify.check import artifact_weights
 
 from .plan import Case
@@ -175,13 +176,49 @@ def all_expanded(
     )
 
 
-def cases_at(pairs: Sequence[tuple[str, str]], batches: Sequence[int]) -> tuple[Case, ...]:
-    """Each pair of a backend and the name of a candidate, at each batch size."""
-    return tuple(Case(backend, batch, name) for batch in batches for backend, name in pairs)
+@dataclass(frozen=True)
+class Axes:
+    """What each candidate on a backend is measured at: all combinations.
+
+    Attributes:
+        batches: batch sizes.
+        threads: numbers of CPU threads; None alone means those of ``options``.
+        streams: numbers of requests in flight.
+        options: device, and threads if there is one number.
+    """
+
+    batches: Sequence[int]
+    threads: Sequence[int | None] = (None,)
+    streams: Sequence[int] = (1,)
+    options: SessionOptions = field(default_factory=SessionOptions)
+
+
+def cases_at(pairs: Sequence[tuple[str, str]], axes: Axes) -> tuple[tuple[Case, ...], list[str]]:
+    """Each pair of a backend and the name of a candidate at each combination of ``axes``, and one
+    line for each combination that is skipped because the backend cannot have as many requests in
+    flight.
+
+    Raises:
+        UsageError: nothing is left.
+    """
+    refused: dict[str, UsageError] = {}
+    cases = []
+    for batch, threads, streams in product(axes.batches, axes.threads, axes.streams):
+        options = replace(axes.options, threads=threads or axes.options.threads, streams=streams)
+        for backend, name in pairs:
+            try:
+                check_streams(backend, options)
+            except UsageError as exc:
+                refused.setdefault(f"{exc.message}: {streams} streams left out", exc)
+            else:
+                cases.append(Case(backend, batch, name, threads, streams))
+    if not cases and refused:
+        raise next(iter(refused.values()))
+    return tuple(cases), list(refused)
 
 
 def supported_cases(
-    backends: Sequence[str], batches: Sequence[int], candidates: Mapping[str, Candidate]
+    backends: Sequence[str], axes: Axes, candidates: Mapping[str, Candidate]
 ) -> tuple[tuple[Case, ...], list[str]]:
     """The rows to measure; with several candidates, also one line for each combination that is
     skipped because it cannot run.
@@ -190,7 +227,8 @@ def supported_cases(
     once for each precision and width of groups, in the first candidate of it.
 
     Raises:
-        UsageError: the groups of the only candidate cannot be merged as requested.
+        UsageError: the groups of the only candidate cannot be merged as requested, or no backend
+            can have as many requests in flight.
     """
     pairs, notes, of_weights = [], [], set[tuple[str, Precision, Merge]]()
     for name, candidate in candidates.items():
@@ -206,7 +244,8 @@ def supported_cases(
                 if _runs_weights(runtime.formats[0], candidate):
                     of_weights.add((backend, candidate.precision, candidate.merge))
                 pairs.append((backend, name))
-    return cases_at(pairs, batches), notes
+    cases, more = cases_at(pairs, axes)
+    return cases, [*notes, *more]
 
 
 def _runs_weights(source: str, candidate: Candidate) -> bool:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from resnext.errors import ResnextError, SessionFailed
 from resnext.machine.load import Load, Meter
 from resnext.machine.nvml import GpuState
-from resnext.runtimes.session import Bound, Boundary, Session
+from resnext.runtimes.session import Arrays, Bound, Boundary, Session
 from resnext.timing.clock import now_ns, time_device, time_host
 from resnext.timing.interleave import shuffled, turns
+from resnext.timing.streams import time_streams
 
 from .deadline import Deadline
 from .plan import Case, Plan
@@ -47,7 +48,9 @@ class Samples:
         gpu: state of the GPU in each round, if NVML reports it and the session has a CUDA stream.
         loads: use of the processors in each round.
         disturbed: what disturbed a round, in words, by its index; undisturbed rounds are not in it.
-        output: output of the last timed run, so that parity is judged on a run that was timed.
+        output: output of the last timed run, so that parity is judged on a run that was timed; with
+            several requests in flight, of the first stream.
+        other_outputs: outputs of the other streams' last timed runs.
         bound_output: output of the last device-timed run.
         error: why measuring stopped, or None.
     """
@@ -61,6 +64,7 @@ class Samples:
     disturbed: dict[int, tuple[str, ...]] = field(default_factory=dict)
     warmup_runs: int = 0
     output: NDArray[Any] | None = None
+    other_outputs: tuple[NDArray[Any], ...] = ()
     bound_output: NDArray[Any] | None = None
     error: ResnextError | None = None
 
@@ -248,6 +252,18 @@ def _warm_up(subject: Subject, plan: Plan, samples: Samples) -> float:
     return float(took)
 
 
+class Call:
+    """One run of a session to be timed, and its last outputs."""
+
+    def __init__(self, run: Callable[[Arrays], Arrays], inputs: Arrays) -> None:
+        self._run, self._inputs = run, inputs
+        self.last: Arrays = {}
+
+    def __call__(self) -> None:
+        """Run."""
+        self.last = self._run(self._inputs)
+
+
 def visit(
     subject: Subject,
     samples: Samples,
@@ -256,33 +272,38 @@ def visit(
     meter: Meter | None = None,
 ) -> None:
     """Time ``iterations`` runs of ``subject`` by the host's clock, and by the device's if it has
-    one; the times, the load around them and the last outputs go into ``samples``.
+    one and a single request is in flight; the times, the load around them and the last outputs go
+    into ``samples``.
     """
     session, inputs, bound = subject.session, subject.inputs, subject.bound
-    last: dict[str, NDArray[Any]] = {}
-
-    def call() -> None:
-        nonlocal last
-        last = session.run(inputs)
-
+    calls = [Call(lane, inputs) for lane in session.lanes()]
     meter = meter or Meter()
-    call()  # untimed: caches and thread pools are still set for the previous case
+    for call in calls:
+        call()  # untimed: caches and thread pools are still set for the previous case
     before = meter.read()
-    samples.host_ns.append(time_host(call, iterations))
-    samples.output = last[session.outputs[0].name]
+    if len(calls) == 1:
+        samples.host_ns.append(time_host(calls[0], iterations))
+    else:
+        samples.host_ns.append(time_streams(calls, iterations))
+    name = session.outputs[0].name
+    samples.output, *others = [call.last[name] for call in calls]
+    samples.other_outputs = tuple(others)
     why: list[str] = []
-    if bound.cuda_stream is not None:
+    on_device = bound.cuda_stream is not None
+    by_device = on_device and len(calls) == 1  # events on one stream say nothing of the others
+    if by_device:
         times, wall_ns = time_device(bound, iterations)
-        if (state := gpu_state()) is not None:  # at once: an idle GPU lowers its clocks
-            samples.gpu.append(state)
-            why += state.disturbances()
+    if on_device and (state := gpu_state()) is not None:  # at once: an idle GPU lowers its clocks
+        samples.gpu.append(state)
+        why += state.disturbances()
+    if by_device:
         samples.device_ns.append(times)
         samples.device_wall_ns.append(wall_ns)
         samples.device_boundary = bound.boundary
-        samples.bound_output = bound.fetch()[session.outputs[0].name]
+        samples.bound_output = bound.fetch()[name]
     load = meter.since(before)
     samples.loads.append(load)
-    # A device works without the processors; one thread feeds it.
-    why += load.disturbances(1 if bound.cuda_stream is not None else subject.threads)
+    # A device works without the processors; one thread for each request feeds it.
+    why += load.disturbances(len(calls) if on_device else subject.threads)
     if why:
         samples.disturbed[len(samples.host_ns) - 1] = tuple(why)

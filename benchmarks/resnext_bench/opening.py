@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -65,7 +64,7 @@ def open_case(
     result.
 
     Args:
-        case: backend and batch size.
+        case: backend, batch size, threads and streams.
         candidate: precision, and the user's artifact if there is one.
         artifacts: builds any other.
         reference: the weights, and at least as many images as the batch.
@@ -90,17 +89,16 @@ def open_case(
         say(f"opening {case}")
         with peak_memory(cuda=device != "cpu") as opening.peak:
             before = now_ns()
+            own = replace(
+                options,
+                device=device,
+                precision=candidate.precision,
+                merge_groups=candidate.merge,
+                threads=case.threads or options.threads,
+                streams=case.streams,
+            )
             session = stack.enter_context(
-                open_session(
-                    artifact or reference.weights,
-                    case.backend,
-                    options=replace(
-                        options,
-                        device=device,
-                        precision=candidate.precision,
-                        merge_groups=candidate.merge,
-                    ),
-                )
+                open_session(artifact or reference.weights, case.backend, options=own)
             )
             spec = session.inputs[0]
             images = reference.inputs(manifest)[: case.batch]
@@ -109,8 +107,7 @@ def open_case(
             bound = session.bind(inputs)
             opening.bind_s = (now_ns() - started) / 1e9
             opening.setup_s = (now_ns() - before) / 1e9
-        threads = options.threads or len(os.sched_getaffinity(0))
-        opening.subject = Subject(session, inputs, bound, threads)
+        opening.subject = Subject(session, inputs, bound, own.thread_count)
     except Exception as exc:  # whatever a runtime raises ends only its own case
         opening.error = as_failure(exc)
     return opening

@@ -82,6 +82,9 @@ class Row(Strict):
         backend: registry name.
         batch: images in one run.
         variant: name of the candidate; empty if the run has only one.
+        threads: CPU threads that the runtime reports, or that it was given if it does not tell;
+            None in files from before this was recorded.
+        streams: requests in flight at once.
         precision: requested; None in files from before a run could have several.
         status: ``valid``; ``invalid``: measured, but a check failed; ``failed``: not measured.
         reasons: why not valid, each with what to do.
@@ -115,6 +118,8 @@ class Row(Strict):
     backend: str
     batch: int
     variant: str = ""
+    threads: int | None = None
+    streams: int = 1
     precision: str | None = None
     status: Literal["valid", "invalid", "failed"]
     reasons: tuple[str, ...] = ()
@@ -152,6 +157,7 @@ class RunRecord(Strict):
     rounds: int
     seed: int
     threads: int | None
+    thread_reason: str = ""
     precision_target: float | None = None
     complete: bool = True
     ended: Ended | None = None

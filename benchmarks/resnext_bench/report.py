@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from resnext.verify.untrained import CODE as UNTRAINED
 
+from .plan import in_flight
 from .record import Control, Row, RunRecord
 from .stats import Timing
 
@@ -34,8 +35,8 @@ LEGEND = (
     "time: host = end to end, copies included; device = CUDA events around the launch; graph ="
     " around a CUDA-graph replay. median: of the undisturbed rounds; \u00b1: half the width of its"
     " 95 % interval. images/s: batch over the median. p90, p99: upper bounds at 99 % confidence,"
-    " from 64 and 662 samples on. speedup: against the first row of the same batch, over"
-    " interleaved rounds. memory: peak added by opening and the first run (on a GPU:"
+    " from 64 and 662 samples on. speedup: against the first row of the same batch, threads and"
+    " streams, over interleaved rounds. memory: peak added by opening and the first run (on a GPU:"
     " memory in use after it, or PyTorch's peak if that is higher). max error, top-1: the timed"
     " output against float64 PyTorch, error relative to the logits' RMS."
 )
@@ -46,6 +47,10 @@ ACCURACY_HEADINGS = ("test top-1", "agrees", "flips +/-")
 _ACCURACY_LEGEND = (
     " test top-1: share of the labeled images that are right; agrees: share with float32 PyTorch's"
     " first class; flips: images won and lost against it."
+)
+_STREAMS_LEGEND = (
+    " streams: requests in flight at once; median: of one request, images/s: streams x batch over"
+    " the median."
 )
 #: Columns that Markdown aligns to the left.
 _LEFT = ("backend", "time", "verdict")
@@ -59,20 +64,27 @@ def headings(run: RunRecord) -> tuple[str, ...]:
 
 def legend(run: RunRecord) -> str:
     """Meaning of the columns of ``run``."""
-    return LEGEND + (_ACCURACY_LEGEND if _has_accuracy(run) else "")
+    streams = _STREAMS_LEGEND if any(row.streams > 1 for row in run.rows) else ""
+    return LEGEND + streams + (_ACCURACY_LEGEND if _has_accuracy(run) else "")
 
 
 def _has_accuracy(run: RunRecord) -> bool:
     return any(row.accuracy is not None for row in run.rows)
 
 
-def lines(row: Row, *, accuracy: bool = False) -> list[tuple[str, ...]]:
+def lines(row: Row, run: RunRecord) -> list[tuple[str, ...]]:
     """The cells of ``row``: a line for each of its timings, or one for a failed row."""
     if not row.timings:
-        table = [(_name(row), str(row.batch), *("-" for _ in HEADINGS[3:]), row.status.upper())]
+        table = [
+            (_name(row, run), str(row.batch), *("-" for _ in HEADINGS[3:]), row.status.upper())
+        ]
     else:
-        table = [_line(row, timing) for timing in row.timings]
-    return [(*cells[:-1], *_accuracy(row), cells[-1]) for cells in table] if accuracy else table
+        table = [_line(row, run, timing) for timing in row.timings]
+    return (
+        [(*cells[:-1], *_accuracy(row), cells[-1]) for cells in table]
+        if _has_accuracy(run)
+        else table
+    )
 
 
 def _accuracy(row: Row) -> tuple[str, ...]:
@@ -86,7 +98,7 @@ def _accuracy(row: Row) -> tuple[str, ...]:
     )
 
 
-def _line(row: Row, timing: Timing) -> tuple[str, ...]:
+def _line(row: Row, run: RunRecord, timing: Timing) -> tuple[str, ...]:
     stats, parity = timing.stats, row.parity
     on_device = (
         row.peak_device_bytes if row.peak_device_bytes is not None and row.device != "cpu" else None
@@ -99,7 +111,7 @@ def _line(row: Row, timing: Timing) -> tuple[str, ...]:
         else f" ({str(row.device).split()[0]})"
     )
     return (
-        _name(row) + device,
+        _name(row, run) + device,
         str(row.batch),
         timing.boundary,
         f"{stats.median_ns / 1e6:.3f}",
@@ -116,8 +128,18 @@ def _line(row: Row, timing: Timing) -> tuple[str, ...]:
     )
 
 
-def _name(row: Row) -> str:
-    return f"{row.backend} {row.variant}".strip()
+def _name(row: Row, run: RunRecord) -> str:
+    flight = in_flight(row.threads if run.threads is None else None, row.streams)
+    return " ".join(filter(None, (row.backend, row.variant, flight)))
+
+
+def threads(run: RunRecord) -> str:
+    """The numbers of CPU threads, and why; empty for a run from before this was recorded."""
+    if not run.thread_reason:
+        return ""
+    counts = {run.threads} if run.threads is not None else {row.threads for row in run.rows}
+    reason = run.thread_reason.removeprefix(f"{run.threads} ")
+    return f"threads {', '.join(map(str, sorted(filter(None, counts))))}: {reason}"
 
 
 def title(run: RunRecord) -> str:
@@ -193,7 +215,9 @@ def _noise(control: Control) -> str:
 def remarks(run: RunRecord) -> list[str]:
     """One line for each reason against a row."""
     return [
-        f"{_name(row)} batch {row.batch}: {reason}" for row in run.rows for reason in row.reasons
+        f"{_name(row, run)} batch {row.batch}: {reason}"
+        for row in run.rows
+        for reason in row.reasons
     ]
 
 
@@ -202,7 +226,7 @@ def warnings(run: RunRecord) -> list[str]:
     rows: dict[str, list[str]] = {}
     for row in run.rows:
         for warning in row.warnings.values():
-            rows.setdefault(warning, []).append(f"{_name(row)} batch {row.batch}")
+            rows.setdefault(warning, []).append(f"{_name(row, run)} batch {row.batch}")
     return [f"{', '.join(names)}: warning: {warning}" for warning, names in rows.items()]
 
 
@@ -218,7 +242,7 @@ def table(run: RunRecord) -> Table:
         left = heading in ("backend", "time", "verdict")
         columns.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for row in run.rows:
-        for cells in lines(row, accuracy=_has_accuracy(run)):
+        for cells in lines(row, run):
             columns.add_row(*cells[:-1], f"[{styles[cells[-1]]}]{cells[-1]}[/]")
     return columns
 
@@ -229,9 +253,13 @@ def text(run: RunRecord) -> str:
 
     printed = StringIO()
     Console(file=printed, width=least_width(run), highlight=False).print(table(run))
-    parts = [run.environment.title(), printed.getvalue(), legend(run)]
+    parts = [run.environment.title(), threads(run), printed.getvalue(), legend(run)]
     parts += [*measuring(run), *remarks(run), *warnings(run)]
     return "\n".join(line.rstrip() for part in parts for line in part.splitlines())
+
+
+def _machine(run: RunRecord) -> str:
+    return ", ".join(filter(None, (run.environment.title(), threads(run))))
 
 
 def least_width(run: RunRecord) -> int:
@@ -241,14 +269,14 @@ def least_width(run: RunRecord) -> int:
 
 def markdown(run: RunRecord) -> str:
     """The run as a Markdown document."""
-    rows = [cells for row in run.rows for cells in lines(row, accuracy=_has_accuracy(run))]
+    rows = [cells for row in run.rows for cells in lines(row, run)]
     columns = headings(run)
     packages = ", ".join(f"{name} {version}" for name, version in run.environment.packages.items())
     parts = [
         f"# {title(run)}",
         "",
         (
-            f"{run.created}, {run.environment.title()}, {run.environment.memory_bytes / 2**30:.0f}"
+            f"{run.created}, {_machine(run)}, {run.environment.memory_bytes / 2**30:.0f}"
             f" GiB, load {run.environment.load_1min:.2f} at the start; {run.environment.system},"
             f" Python {run.environment.python}; {packages}."
         ),
@@ -271,7 +299,7 @@ def markdown(run: RunRecord) -> str:
     if caveats := warnings(run):
         parts += ["## Warnings", "", *(f"- {line}" for line in caveats), ""]
     delivered = [
-        f"- {_name(row)} batch {row.batch}: {row.delivered};"
+        f"- {_name(row, run)} batch {row.batch}: {row.delivered};"
         f" {', '.join(f'{name} {value}' for name, value in row.notes.items())}; set-up"
         f" {row.setup_s:.1f} s"
         + ("" if row.bind_s is None else f", of which compiling and first run {row.bind_s:.1f} s")

@@ -28,7 +28,9 @@ class Run(RunRecord):
         duration_s: minimum timed seconds per row.
         rounds: minimum number of undisturbed visits to each case.
         seed: of the test images and of the order of visits.
-        threads: requested; None for each runtime's default.
+        threads: CPU threads of every row; None if the run compares several numbers, and in older
+            files for each runtime's default.
+        thread_reason: why as many: the limit that they are, or ``requested``; empty in older files.
         precision_target: requested, as in `Plan.precision`; None if the number of rounds was fixed.
         complete: False in the file of a run that is not finished, or was killed: the rows that are
             missing had not been judged.

@@ -24,6 +24,7 @@ from resnext.verify.untrained import untrained
 from .cases import Candidate
 from .checks.evidence import Evidence
 from .checks.registry import judge
+from .checks.threads import reported_threads
 from .deadline import Deadline
 from .measure import Measured, Samples, as_failure
 from .opening import Opening
@@ -45,6 +46,7 @@ class Judge:
         environment: machine and software.
         deadline: after which no labeled images are run.
         plan: what was asked of the measurement.
+        threads: CPU threads of a case that does not say.
     """
 
     reference: Reference
@@ -52,6 +54,7 @@ class Judge:
     environment: Environment
     deadline: Deadline
     plan: Plan
+    threads: int = 1
 
     def row(
         self, case: Case, candidate: Candidate, opening: Opening, samples: Samples | None
@@ -64,10 +67,13 @@ class Judge:
             opening: its session, or the error of opening it.
             samples: None if it was not measured.
         """
+        threads = case.threads or self.threads
         key = {
             "backend": case.backend,
             "batch": case.batch,
             "variant": case.candidate,
+            "threads": threads,
+            "streams": case.streams,
             "precision": candidate.precision,
         }
         subject, artifact = opening.subject, opening.artifact
@@ -80,11 +86,12 @@ class Judge:
         quantization = None if manifest is None else manifest.quantization
         numerics = candidate.precision if manifest is None else manifest.numerics
         delivered = _delivered(subject.session)
+        key["threads"] = reported_threads(delivered) or threads
         accuracy, accuracy_missing = self._accuracy(case.batch, opening)
         parity = self._parity(case.batch, numerics, opening, samples)
         integrity = _integrity(numerics, opening, samples)
         caveat = None if manifest is None else untrained(manifest)
-        timings = timings_of(samples, case.batch)
+        timings = timings_of(samples, case.batch * case.streams)
         findings = judge(
             Evidence(
                 samples,
@@ -98,6 +105,7 @@ class Judge:
                 accuracy=accuracy,
                 accuracy_missing=accuracy_missing,
                 integrity=integrity,
+                threads=threads,
                 caveats=() if caveat is None else (caveat,),
                 planned_rounds=self.plan.rounds,
                 precision=self.plan.precision,
@@ -219,18 +227,19 @@ def control_of(measured: Measured, limit: float) -> Control | None:
 
 
 def with_speedups(rows: Sequence[Row], control: Control | None = None) -> tuple[Row, ...]:
-    """Rows with the speedup of each valid one over the first of the same batch and boundary, if
-    that is valid: a wrong or unsteady result is no yardstick. Without speedups if the same row
-    measured twice differs by more than the control's limit.
+    """Rows with the speedup of each valid one over the first of the same batch, threads, streams
+    and boundary, if that is valid: a wrong or unsteady result is no yardstick. Without speedups if
+    the same row measured twice differs by more than the control's limit.
     """
     if control is not None and not control.quiet:
         return tuple(rows)
-    base: dict[tuple[int, str], tuple[Row, Timing]] = {}
+    base: dict[tuple[int, int | None, int, str], tuple[Row, Timing]] = {}
     faster = []
     for row in rows:
         timings = []
         for timing in row.timings:
-            first_row, first = base.setdefault((row.batch, timing.boundary), (row, timing))
+            like = (row.batch, row.threads, row.streams, timing.boundary)
+            first_row, first = base.setdefault(like, (row, timing))
             if first_row.status == row.status == "valid":
                 speedup = ratio_interval(first.quiet_ns, timing.quiet_ns)
                 timing = timing.model_copy(
@@ -253,7 +262,7 @@ def _integrity(numerics: str, opening: Opening, samples: Samples) -> Integrity:
     assert opening.subject is not None
     session, artifact = opening.subject.session, opening.artifact
     (images,) = opening.subject.inputs.values()
-    outputs = (samples.output, samples.bound_output)
+    outputs = (samples.output, *samples.other_outputs, samples.bound_output)
     return timed_batch_integrity(
         session,
         images,

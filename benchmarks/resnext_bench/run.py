@@ -11,6 +11,7 @@ from resnext.artifact.manifest import WeightsRecord
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import record_environment, record_packages
 from resnext.machine.nvml import open_nvml
+from resnext.machine.threads import ThreadBudget, thread_budget
 from resnext.network.config import variant_name
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.labeled import Labeled
@@ -30,6 +31,10 @@ from .rows import Judge, control_of, with_speedups
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
+
+
+#: Reason for a number of threads that the user gave.
+REQUESTED = "requested"
 
 
 def run_benchmark(
@@ -64,6 +69,10 @@ def run_benchmark(
     """
     deadline = deadline or Deadline()
     options = options or SessionOptions()
+    budget = thread_budget()
+    if options.threads is not None:
+        budget = ThreadBudget(options.threads, REQUESTED)
+    several = any(case.threads is not None for case in plan.cases)
     candidates = candidates or {"": Candidate()}
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     artifacts = Artifacts(weights, plan.cases, options.device, say)
@@ -103,7 +112,8 @@ def run_benchmark(
                 duration_s=plan.duration_s,
                 rounds=plan.rounds,
                 seed=plan.seed,
-                threads=options.threads,
+                threads=None if several else budget.count,
+                thread_reason=REQUESTED if several else budget.reason,
                 precision_target=plan.precision,
                 complete=complete,
                 ended=measured.ended,
@@ -114,7 +124,7 @@ def run_benchmark(
                 rows=with_speedups(rows, control),
             )
 
-        judge = Judge(reference, accuracy, environment, deadline, plan)
+        judge = Judge(reference, accuracy, environment, deadline, plan, budget.count)
         rows: list[Row] = []
         for case in plan.cases:
             say(f"comparing the outputs of {case}")

@@ -10,9 +10,7 @@ from threading import Barrier, BrokenBarrierError, Event
 from . import clock
 
 
-def time_streams(
-    calls: Sequence[Callable[[], object]], iterations: int, *, warm: bool = True
-) -> list[int]:
+def time_streams(calls: Sequence[Callable[[], object]], iterations: int) -> list[int]:
     """Nanoseconds of requests in as many streams as there are ``calls``: each is called back to
     back on its own thread.
 
@@ -22,7 +20,6 @@ def time_streams(
     Args:
         calls: each returns only when its work is done.
         iterations: timed calls of the fastest stream.
-        warm: make each call once first, untimed.
 
     Returns:
         Times of all streams, in the order in which the requests ended.
@@ -34,8 +31,6 @@ def time_streams(
 
     def stream(call: Callable[[], object]) -> list[int]:
         try:
-            if warm:
-                call()
             start.wait()
             stamps = [clock.now_ns()]
             while not stop.is_set():

@@ -17,6 +17,7 @@ from resnext.runtimes.ort import session
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.artifacts import Artifacts
 from resnext_bench.cases import (
+    Axes,
     Candidate,
     candidates_of_artifacts,
     candidates_of_weights,
@@ -85,7 +86,7 @@ def test_only_quantized_candidates_are_calibrated() -> None:
 
 def test_combinations_that_cannot_be_are_left_out_by_name() -> None:
     candidates = candidates_of_weights(("fp32", "int8", "bf16"), None, None)
-    cases, notes = supported_cases(("torch", "ort-cpu"), (1, 8), candidates)
+    cases, notes = supported_cases(("torch", "ort-cpu"), Axes((1, 8)), candidates)
     assert [(case.backend, case.candidate) for case in cases if case.batch == 1] == [
         ("torch", "fp32"),
         ("ort-cpu", "fp32"),
@@ -100,14 +101,16 @@ def test_combinations_that_cannot_be_are_left_out_by_name() -> None:
 
 
 def test_what_was_asked_for_alone_is_not_left_out() -> None:
-    cases, notes = supported_cases(("torch",), (1,), candidates_of_weights(("int8",), None, None))
+    cases, notes = supported_cases(
+        ("torch",), Axes((1,)), candidates_of_weights(("int8",), None, None)
+    )
     assert (len(cases), notes) == (1, [])
 
 
 def test_a_live_model_is_measured_once_for_each_precision(artifacts: dict[str, Artifact]) -> None:
     paths = tuple(artifacts[name].directory for name in ("int8", "merged", "plain"))
     _, candidates = candidates_of_artifacts(paths, None, None)
-    cases, _ = supported_cases(("torch", "ort-cpu"), (1,), candidates)
+    cases, _ = supported_cases(("torch", "ort-cpu"), Axes((1,)), candidates)
     assert [(case.backend, case.candidate) for case in cases] == [
         ("ort-cpu", "int8"),
         ("ort-cpu", "merged"),
@@ -233,7 +236,9 @@ def test_each_width_of_groups_is_a_candidate() -> None:
         "int8 merged auto",
     ]
     cases, notes = supported_cases(
-        ("torch", "ort-cpu", "pt2"), (1,), candidates_of_weights(("fp32",), None, None, (None, 32))
+        ("torch", "ort-cpu", "pt2"),
+        Axes((1,)),
+        candidates_of_weights(("fp32",), None, None, (None, 32)),
     )
     assert [str(case) for case in cases] == [
         "torch batch 1",
@@ -268,7 +273,7 @@ def test_auto_is_for_backends_that_can_be_timed_where_they_run(
     if said is not None:
         with pytest.raises(UsageError, match=said):
             supported_cases(
-                (backend,), (1,), candidates_of_weights(("fp32",), None, None, (merge,))
+                (backend,), Axes((1,)), candidates_of_weights(("fp32",), None, None, (merge,))
             )
 
 

@@ -15,6 +15,7 @@ import pytest
 
 import resnext_bench.checks
 from resnext.findings import Finding
+from resnext.machine.load import Load
 from resnext.network.config import VARIANTS
 from resnext.network.layers import layers
 from resnext.runtimes.session import Delivered, DeliveredLayer
@@ -78,6 +79,11 @@ def integrity(function: Callable[[Any], Any]) -> Integrity:
     return timed_batch_integrity(session, LOGITS, [LOGITS], numerics="fp32")
 
 
+def loads(*own: float) -> list[Load]:
+    """Rounds in which the process used ``own`` processors."""
+    return [Load(wall_s=1.0, processors=2, own=each) for each in own]
+
+
 FINE = Evidence(
     **measured(Samples(STEADY)),
     parity=compare(LOGITS, LOGITS),
@@ -100,6 +106,7 @@ FAULTS: dict[str, Evidence] = {
     ),
     "imprecise-median": replace(FINE, **measured(Samples([[1000], [1140]] * 6)), precision=0.01),
     "two-modes": replace(FINE, **measured(Samples([[1000, 1001, 1002, 1100, 1101, 1102]] * 8))),
+    "thread-budget": replace(FINE, **measured(Samples(STEADY, loads=loads(1.5))), threads=1),
     "device-clock": replace(
         FINE,
         **measured(
@@ -126,6 +133,37 @@ def test_each_planted_fault_is_found_by_its_check_alone(code: str) -> None:
     assert {finding.code for finding in findings} == {code}
     assert len(findings) == 1 or code == "batch-integrity"  # one for each broken law
     assert all("\n" not in str(finding) for finding in findings)
+
+
+def with_threads(threads: int, reported: str, *own: float, device: str = "cpu") -> Evidence:
+    runtime = replace(delivered("float32"), device=device, notes={"threads": reported})
+    return replace(
+        FINE, **measured(Samples(STEADY, loads=loads(*own))), threads=threads, delivered=runtime
+    )
+
+
+@pytest.mark.parametrize(
+    ("evidence", "found"),
+    [
+        (with_threads(2, "2", 2.2), ()),
+        (with_threads(2, "2", 1.0, 1.0, 9.0), ()),  # one round, after a neighbor that still spins
+        (with_threads(2, "2", 2.3, 2.3, 1.0), ("used 2.30 processors",)),
+        (with_threads(1, "1", 1.5), ("more than its 1 thread",)),
+        (with_threads(2, "3", 2.0), ("2 threads were requested, and the runtime uses 3",)),
+        (with_threads(2, "1", 1.0), ("2 threads were requested, and the runtime uses 1",)),
+        (with_threads(2, "3", 3.0), ("the runtime uses 3", "used 3.00 processors")),
+        (with_threads(2, "many", 1.0), ()),
+        (with_threads(2, "3", 3.0, device="cuda:0 NVIDIA H200"), ()),
+    ],
+)
+def test_more_or_fewer_threads_than_the_case_s_are_a_finding(
+    evidence: Evidence, found: tuple[str, ...]
+) -> None:
+    findings = judge(evidence)
+    assert {finding.code for finding in findings} <= {"thread-budget"}
+    assert len(findings) == len(found)
+    for finding, text in zip(findings, found, strict=True):
+        assert text in finding.message
 
 
 def test_accuracy_that_was_requested_and_is_missing_is_a_finding() -> None:

@@ -314,7 +314,9 @@ def test_too_few_samples_and_an_unsteady_machine_make_a_row_invalid() -> None:
     assert "only 5 host samples" in few
     assert "not compared" in few
     assert "drifted by +185%" in verdict([[100 + 60 * i] * 5 for i in range(6)])
-    assert "80% slower than the quietest" in verdict([*[[180] * 5] * 3, [100] * 5, *[[180] * 5] * 3])
+    assert "80% slower than the quietest" in verdict(
+        [*[[180] * 5] * 3, [100] * 5, *[[180] * 5] * 3]
+    )
     assert "took no time" in verdict([[0] * 12])
 
 

@@ -33,6 +33,7 @@ class Evidence:
         caveats: warnings about the artifact itself.
         planned_rounds: minimum number of undisturbed rounds that the plan asked for.
         precision: requested, as in `Plan.precision`.
+        threads: CPU threads that the session was given; None if unknown.
     """
 
     samples: Samples
@@ -49,3 +50,4 @@ class Evidence:
     caveats: tuple[Finding, ...] = ()
     planned_rounds: int = 1
     precision: float | None = None
+    threads: int | None = None

@@ -20,6 +20,7 @@ from . import (
     output,
     samples,
     steady,
+    threads,
     two_modes,
     untrained,
 )
@@ -62,6 +63,7 @@ CHECKS: Mapping[str, Check] = registry(
     no_time,
     disturbed,
     steady,
+    threads,
     imprecise,
     two_modes,
     device_clock,

@@ -201,9 +201,18 @@ _right = option_of("Accuracy and calibration")
 )
 @_device(
     "--threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="CPU threads.  [default: one for each physical core]",
+    type=CountsType(),
+    help=(
+        "CPU threads of every runtime; several are compared.  [default: the least of physical"
+        " cores, affinity, CPU quota and OMP_NUM_THREADS]"
+    ),
+)
+@_device(
+    "--streams",
+    type=CountsType(),
+    default="1",
+    show_default=True,
+    help="Requests in flight at once, which share the threads; several are compared.",
 )
 @_device(
     "--memory-format",
@@ -276,7 +285,8 @@ def main(
     max_seconds: float | None,
     seed: int,
     device: Literal["auto", "cpu", "cuda"],
-    threads: int | None,
+    threads: tuple[int, ...] | None,
+    streams: tuple[int, ...],
     memory_format: Literal["auto", "nchw", "channels-last"],
     cuda_graph: bool,
     accuracy: str | None,
@@ -324,6 +334,7 @@ def main(
             calibration_images=calibration_images,
             device=device,
             threads=threads,
+            streams=streams,
             memory_format=memory_format,
             cuda_graph=cuda_graph,
             duration=duration,
@@ -364,12 +375,21 @@ def exit_code(run: Run) -> int:
 def _show(run: Run, *, to_stderr: bool) -> None:
     from rich.console import Console
 
-    from resnext_bench.report import least_width, legend, measuring, remarks, table, warnings
+    from resnext_bench.report import (
+        least_width,
+        legend,
+        measuring,
+        remarks,
+        table,
+        threads,
+        warnings,
+    )
 
     console = Console(stderr=to_stderr, highlight=False)
     if console.width < least_width(run):
         console = Console(stderr=to_stderr, highlight=False, width=least_width(run))
     console.print(f"[dim]{run.environment.title()}[/dim]")
+    console.print(f"[dim]{threads(run)}[/dim]")
     for line in run.reused:
         console.print(f"[dim]reused {line}[/dim]")
     console.print(table(run))
