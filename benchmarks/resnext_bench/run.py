@@ -21,7 +21,7 @@ from resnext.verify.reference import Reference
 from .artifacts import Artifacts
 from .cases import Candidate
 from .deadline import Deadline
-from .measure import measure
+from .measure import measure, with_cache
 from .opening import Opening, open_case
 from .overhead import harness_ns
 from .plan import Plan
@@ -90,7 +90,7 @@ def run_benchmark(
             for case in plan.cases
         }
         subjects = {
-            case: opening.subject
+            case: with_cache(opening.subject, plan.cache)
             for case, opening in openings.items()
             if opening.subject is not None
         }

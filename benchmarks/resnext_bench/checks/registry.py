@@ -12,9 +12,11 @@ from resnext.findings import Finding
 from . import (
     accuracy,
     batch_integrity,
+    copy_bound,
     delivered,
     device_clock,
     disturbed,
+    host_bound,
     imprecise,
     no_time,
     output,
@@ -71,6 +73,8 @@ CHECKS: Mapping[str, Check] = registry(
     batch_integrity,
     delivered,
     accuracy,
+    host_bound,
+    copy_bound,
     untrained,
 )
 

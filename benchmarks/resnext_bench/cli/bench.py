@@ -183,6 +183,14 @@ _right = option_of("Accuracy and calibration")
     help="Untimed warm-up seconds per row.",
 )
 @_measuring(
+    "--cache",
+    type=click.Choice(["hot", "cold"]),
+    default="hot",
+    show_default=True,
+    help="Run back to back, or empty the caches before each timed run (a GPU's L2, a processor's"
+    " last level); the duration then includes that.",
+)
+@_measuring(
     "--max-seconds",
     type=SecondsType(0.001),
     metavar="SECONDS",
@@ -280,6 +288,7 @@ def main(
     duration: float,
     rounds: int,
     precision_target: float,
+    cache: Literal["hot", "cold"],
     samples: int,
     warmup: float,
     max_seconds: float | None,
@@ -342,6 +351,7 @@ def main(
             warmup=warmup,
             samples=samples,
             precision_target=precision_target,
+            cache=cache,
             seed=seed,
             accuracy=accuracy,
             accuracy_images=accuracy_images,
