@@ -21,9 +21,10 @@ from resnext.timing.cold import Cache, Flush, flush_for
 from resnext.timing.interleave import shuffled, turns
 from resnext.timing.streams import time_streams
 
+from .control import noise_floor
 from .deadline import Deadline
 from .plan import Case, Plan
-from .stats import LEAST_SAMPLES, precision_of, quiet
+from .stats import LEAST_SAMPLES, precision_of, quiet, ratio_interval
 from .steadiness import steady
 
 _WARMUP_RUNS = 3
@@ -218,7 +219,12 @@ def unfinished(done: Measured, plan: Plan) -> str:
             return "too few samples"
         if not steady(list(rounds.values())):
             return "not steady"
-        worst = max(worst, precision_of(rounds.values()) or 1.0)
+        precision = precision_of(rounds.values())
+        worst = max(worst, 1.0 if precision is None else precision)
+    if done.control is not None and done.controlled is not None and not done.control.error:
+        both = done.control, done.samples[done.controlled]
+        ratio = ratio_interval(*(one.reported_ns() for one in both))
+        worst = max(worst, 1.0 if ratio is None else noise_floor(ratio))
     return f"within {worst:.1%}" if worst > plan.precision else ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from resnext.artifact.manifest import WeightsRecord
@@ -11,11 +10,11 @@ from resnext.findings import Severity
 from resnext.machine.environment import Environment
 from resnext.machine.load import Load
 from resnext.machine.nvml import GpuState
-from resnext.runtimes.session import Boundary
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import Parity
 
+from .control import Control
 from .measure import Ended
 from .stats import Timing
 
@@ -34,45 +33,6 @@ class FindingRecord(Strict):
     severity: Severity
     message: str
     hint: str = ""
-
-
-class Control(Strict):
-    """One row measured twice under two names. A ratio other than 1 is the noise of the machine and
-    of the harness.
-
-    Attributes:
-        backend: of the row.
-        batch: of the row.
-        variant: of the row.
-        boundary: of the times.
-        rounds_ns: raw nanoseconds of the second measurement, one list for each round.
-        disturbed: indices of the rounds in which either of the two was disturbed.
-        ratio: second over first: estimate and 95 % interval; None below six undisturbed rounds.
-        limit: largest noise floor at which speedups are shown.
-    """
-
-    backend: str
-    batch: int
-    variant: str = ""
-    boundary: Boundary
-    rounds_ns: tuple[tuple[int, ...], ...]
-    disturbed: tuple[int, ...] = ()
-    ratio: tuple[float, float, float] | None
-    limit: float
-
-    @property
-    def noise_floor(self) -> float | None:
-        """The interval's end that is farther from 1, as a relative difference; None without an
-        interval.
-        """
-        if self.ratio is None:
-            return None
-        return max(abs(math.log(end)) for end in self.ratio[1:])
-
-    @property
-    def quiet(self) -> bool:
-        """Whether the noise floor is known and low enough for speedups."""
-        return self.noise_floor is not None and self.noise_floor <= self.limit
 
 
 class Row(Strict):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from resnext.verify.untrained import CODE as UNTRAINED
 
+from .control import Control
 from .plan import in_flight
-from .record import Control, Row, RunRecord
+from .record import Row, RunRecord
 from .stats import Timing
 
 if TYPE_CHECKING:

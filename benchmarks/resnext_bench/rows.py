@@ -25,11 +25,12 @@ from .cases import Candidate
 from .checks.evidence import Evidence
 from .checks.registry import judge
 from .checks.threads import reported_threads
+from .control import Control
 from .deadline import Deadline
 from .measure import Measured, Samples, as_failure
 from .opening import Opening
 from .plan import Case, Plan
-from .record import Control, FindingRecord, Row
+from .record import FindingRecord, Row
 from .stats import Timing, ratio_interval, timing_of
 
 #: Rows of a batch whose logits are compared, first and last among them.

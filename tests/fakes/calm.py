@@ -23,4 +23,4 @@ def calm(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in ("MOST_DRIFT", "MOST_ABOVE_QUIETEST"):
         monkeypatch.setattr(f"resnext_bench.steadiness.{limit}", 1e9)
     monkeypatch.setattr("resnext_bench.checks.imprecise.MOST", 1e9)
-    monkeypatch.setattr("resnext_bench.record.Control.quiet", True)
+    monkeypatch.setattr("resnext_bench.control.Control.quiet", True)
