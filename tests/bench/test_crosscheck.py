@@ -109,7 +109,9 @@ options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 fault = {fault!r}
 def told(fact, flag):
     return {{"threads": "7", "streams": "3", "file": "/other.onnx", "precision": "bfloat16",
-             "shape": "1,1,8,8", "version": "2020.1.0"}}[fact] if fault == fact else flag
+             "shape": "1,1,8,8", "input": "u8",
+             "version": "2020.1.0"}}[fact] if fault == fact else flag
+kind = told("input", options["-ip"])
 name, _, shape = options["-shape"].rstrip("]").partition("[")
 precision = {{"f32": "float32", "f16": "float16", "bf16": "bfloat16"}}[options["-infer_precision"]]
 with open(os.path.join(options["-report_folder"], "benchmark_report.json"), "w") as file:
@@ -121,7 +123,7 @@ print(f"""[ INFO ] OpenVINO:
 [ INFO ] Model outputs:
 [ INFO ]     logits (node: logits) : f32 / [...] / [?,10]
 [ INFO ] Model inputs:
-[ INFO ]     input (node: input) : f32 / [N,C,H,W] / [{{told("shape", shape)}}]
+[ INFO ]     input (node: input) : {{kind}} / [N,C,H,W] / [{{told("shape", shape)}}]
 [ INFO ] Model outputs:
 [ INFO ]     logits (node: logits) : f32 / [...] / [8,10]
 [ INFO ]   OPTIMAL_NUMBER_OF_INFER_REQUESTS: 1
@@ -273,6 +275,7 @@ def test_rounds_that_were_disturbed_do_not_count_and_no_verdict_is_made_of_them(
         ("file", "file /other.onnx instead of"),
         ("precision", "precision bfloat16 instead of float32"),
         ("shape", "shape 1x1x8x8 instead of 8x1x8x8"),
+        ("input", "input uint8 instead of float32"),
         ("version", "version 2020.1.0 instead of"),
     ],
 )
@@ -426,7 +429,7 @@ def test_benchmark_app_gets_no_hint_because_it_then_refuses_threads(
 ) -> None:
     tool = TOOLS["benchmark_app"]
     line = " ".join(tool.command("benchmark_app", setup_of(digits, tmp_path, threads=2)))
-    assert "-hint none -api sync -nstreams 1 -nthreads 2 -infer_precision f32" in line
+    assert "-hint none -api sync -nstreams 1 -nthreads 2 -infer_precision f32 -ip f32" in line
     assert "-shape input[8,1,8,8] -inference_only true -t 1 " in line
     many = setup_of(digits, tmp_path, hint="throughput", threads=4, streams=4)
     assert "-api async -nireq 4 -nstreams 4 -nthreads 4" in " ".join(tool.command("app", many))

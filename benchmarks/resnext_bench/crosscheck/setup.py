@@ -50,6 +50,7 @@ class Setup:
         return {
             "file": str(self.path),
             "shape": times(self.shape),
+            "input": self.input_dtype,
             "threads": str(self.threads),
             "streams": str(self.streams),
             "precision": self.compute_dtype,
