@@ -96,7 +96,7 @@ class Judge:
         parity = self._parity(case.batch, numerics, opening, samples)
         integrity = _integrity(numerics, opening, samples)
         caveat = None if manifest is None else untrained(manifest)
-        timings = timings_of(samples, case.batch * case.streams)
+        timings = timings_of(samples, case.batch, case.streams)
         distance = self._distance(case, numerics, delivered.device, threads, timings[-1])
         findings = judge(
             Evidence(
@@ -208,9 +208,11 @@ class Judge:
             return None, f"its accuracy could not be measured: {exc}"
 
 
-def timings_of(samples: Samples, batch: int) -> tuple[Timing, ...]:
-    """The times of a case of ``batch`` images: the host's, then the device's if it has any."""
-    timings = [timing_of("host", samples.host_ns, batch, samples.disturbed)]
+def timings_of(samples: Samples, batch: int, streams: int = 1) -> tuple[Timing, ...]:
+    """The times of a case of ``batch`` images, with ``streams`` requests in flight: the host's,
+    then the device's if it has any.
+    """
+    timings = [timing_of("host", samples.host_ns, batch, samples.disturbed, streams)]
     if samples.device_ns and samples.device_boundary:
         timings.append(
             timing_of(samples.device_boundary, samples.device_ns, batch, samples.disturbed)

@@ -82,7 +82,7 @@ def integrity(function: Callable[[Any], Any]) -> Integrity:
 
 def loads(*own: float) -> list[Load]:
     """Rounds in which the process used ``own`` processors."""
-    return [Load(wall_s=1.0, processors=2, own=each) for each in own]
+    return [Load(wall_s=1.0, processors=2, cores=2, own=each) for each in own]
 
 
 def at_share(share: float) -> Distance:

@@ -161,7 +161,7 @@ def test_short_of_time_they_are_not_measured(monkeypatch: pytest.MonkeyPatch) ->
 def test_on_a_busy_machine_they_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     class Busy(QuietMeter):
         def since(self, before: Any) -> Load:  # noqa: ARG002  # as the real one
-            return Load(wall_s=1.0, processors=2, own=0.0, others=1.9, waiting=0.5)
+            return Load(wall_s=1.0, processors=2, cores=2, own=0.0, others=1.9, waiting=0.5)
 
     child = plant(monkeypatch)
     monkeypatch.setattr(needed, "Meter", Busy)
