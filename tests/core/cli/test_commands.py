@@ -104,6 +104,17 @@ SECTIONS = {
     ],
     "resnext-bench limits": ["Network", "Device", "Output", "Options"],
     "resnext-bench lens": ["What to run", "Network", "Device", "Output", "Trust", "Options"],
+    "resnext-bench ab": [
+        "What to run",
+        "Network",
+        "Measuring",
+        "Device",
+        "Verdict",
+        "Output",
+        "Options",
+    ],
+    "resnext-bench compare": ["What to compare with", "Verdict", "Output", "Options"],
+    "resnext-bench crosscheck": ["What to run", "Measuring", "Output", "Trust", "Options"],
     "resnext-parity": [
         "What to run",
         "What to compare with",
