@@ -103,6 +103,8 @@ class Runtime:
         scheme: layout of a quantized graph's Q/DQ nodes that it can fuse.
         streams: how several requests are in flight: ``network``, in streams of one compiled
             network; ``sessions``, in parallel sessions; None, not at all.
+        times_layers: whether its sessions report the time of each layer; on a CPU, if they run on
+            one.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Runtime:
     precisions: tuple[Precision, ...] = tuple(PRECISIONS)
     scheme: Literal["trt", "ort", "openvino"] = "ort"
     streams: Literal["network", "sessions"] | None = None
+    times_layers: bool = False
 
     @property
     def live(self) -> bool:
@@ -150,7 +153,16 @@ def table(*runtimes: Runtime) -> Mapping[str, Runtime]:
 REFERENCE = "onnx-reference"
 #: All runtimes by name.
 RUNTIMES: Mapping[str, Runtime] = table(
-    Runtime("torch", "eager PyTorch", "pytorch", "torch", ("weights",), _BOTH, LIVE),
+    Runtime(
+        "torch",
+        "eager PyTorch",
+        "pytorch",
+        "torch",
+        ("weights",),
+        _BOTH,
+        LIVE,
+        times_layers=True,
+    ),
     Runtime(
         "torch-folded",
         "eager PyTorch, batch norms folded, channels-last",
@@ -159,6 +171,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("weights",),
         _BOTH,
         LIVE,
+        times_layers=True,
     ),
     Runtime(
         "torch-compile",
@@ -178,6 +191,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         _BOTH,
         _ORT_CPU,
         streams="sessions",
+        times_layers=True,
     ),
     Runtime(
         "ort-cpu",
@@ -188,6 +202,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("cpu",),
         _ORT_CPU,
         streams="sessions",
+        times_layers=True,
     ),
     Runtime(
         "ort-cuda",
@@ -239,6 +254,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         _NOT_FP8,
         scheme="openvino",
         streams="network",
+        times_layers=True,
     ),
     Runtime(
         "trt",
@@ -249,6 +265,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("cuda",),
         scheme="trt",
         streams="sessions",
+        times_layers=True,
     ),
     Runtime(
         "trt-rtx",
@@ -259,6 +276,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("cuda",),
         scheme="trt",
         streams="sessions",
+        times_layers=True,
     ),
     Runtime(
         "pt2",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from resnext.artifact.specs import BatchRange, TensorSpec
-from resnext.errors import BadInput, SessionFailed
+from resnext.errors import BadInput, SessionFailed, UsageError
 
 #: Named arrays, the currency between sessions and their callers.
 Arrays = Mapping[str, NDArray[Any]]
@@ -77,6 +77,21 @@ class Delivered:
             )
             or "none"
         )
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """The time that a runtime reports for one of its layers.
+
+    Attributes:
+        layer: the layer as the runtime executes it.
+        ns: nanoseconds of one run: the median over the profiled runs.
+        kernel: kernel that computes it, as the runtime calls it; "" if the runtime does not tell.
+    """
+
+    layer: DeliveredLayer
+    ns: float
+    kernel: str = ""
 
 
 class Bound(ABC):
@@ -235,6 +250,32 @@ class Session(ABC):
         the layers for the last bound shape. May be slow; never call it between timed runs.
         """
 
+    def layer_times(
+        self, inputs: Arrays, runs: int, before_each: Callable[[], object] = lambda: None
+    ) -> tuple[LayerTime, ...]:
+        """Time of each layer, from the runtime's own profiler.
+
+        The profiled runs are those of a second network, with the same options; `run` and bound
+        inputs are not affected. Their clock is the runtime's, so the times are for comparing
+        layers. The time of a run is the harness's to measure, with profiling off.
+
+        Args:
+            inputs: as for `run`.
+            runs: number of profiled runs, after one that is not counted.
+            before_each: called before each profiled run: the harness times its own run there, so
+                that the two take turns.
+
+        Returns:
+            The layers that ran, in the order of execution.
+
+        Raises:
+            UsageError: the runtime does not report times of layers.
+            BadInput: an input is missing or does not match its spec.
+            SessionFailed: the runtime failed, or the session is closed.
+        """
+        del inputs, runs, before_each
+        raise UsageError(f"backend {self.backend!r} does not report times of layers")
+
     def takes(self, batch: int) -> bool:
         """Whether ``batch`` is in the artifact's range, or in that of one profile of an engine."""
         return not self.batch_ranges or any(batch in covered for covered in self.batch_ranges)
@@ -260,13 +301,14 @@ class Session(ABC):
         """
         if self._closed:
             raise SessionFailed(f"{self.backend}: the session is closed")
-        names = [spec.name for spec in self.inputs]
-        if set(inputs) != set(names):
+        if inputs.keys() != {spec.name for spec in self.inputs}:
+            names = [spec.name for spec in self.inputs]
             raise BadInput(f"inputs must be named {names}, got {sorted(inputs)}")
         for spec in self.inputs:
             array = inputs[spec.name]
-            batch = array.shape[0] if array.shape[1:] == spec.shape[1:] and array.ndim else 0
-            if batch and not self.takes(batch):
+            shape = array.shape
+            batch = shape[0] if shape and shape[1:] == spec.shape[1:] else 0
+            if self.batch_ranges and batch and not self.takes(batch):
                 raise BadInput(
                     f"{self.backend}: batch {batch} is not among the artifact's,"
                     f" {', '.join(map(str, self.batch_ranges))}",

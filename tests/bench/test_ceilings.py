@@ -213,7 +213,9 @@ def test_precisions_that_the_processor_converts_are_left_out() -> None:
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
-    monkeypatch.setattr(products, "_FORMS", ((64, 64, 64), (128, 64, 128)))
+    monkeypatch.setattr(
+        products, "_FORMS", dict.fromkeys(products._FORMS, ((64, 64, 64), (128, 64, 128)))
+    )
     monkeypatch.setattr(measuring, "_COPIED_BYTES", {"cpu": (1 << 16, 1 << 14)})
     monkeypatch.setattr(measuring, "VISIT_S", 0.001)
     monkeypatch.setattr(measuring, "cpu_flags", lambda: frozenset({"avx2"}))
@@ -262,11 +264,11 @@ def test_a_copy_returns_to_a_part_only_after_all_others() -> None:
     target = next(
         cell.cell_contents
         for cell in run.__closure__ or ()
-        if isinstance(cell.cell_contents, torch.Tensor) and not cell.cell_contents.any()
+        if isinstance(cell.cell_contents, torch.Tensor) and 2 in cell.cell_contents
     )
     for copied in (16, 32, 48, 64):
         run()
-        assert int(target.sum()) == copied
+        assert int((target == 1).sum()) == copied
 
 
 @pytest.mark.exhaustive

@@ -116,7 +116,7 @@ def test_ceilings_of_a_disturbed_machine_are_a_warning_with_what_to_do(
     found = run(digits, monkeypatch)
     (row,) = found.rows
     assert "limit" not in "; ".join(row.reasons)
-    assert "run resnext-bench limits --again" in row.warnings["beyond-the-limit"]
+    assert "measure them `again`" in row.warnings["beyond-the-limit"]
     assert row.distance is not None
     assert row.distance.share > 1.05
 

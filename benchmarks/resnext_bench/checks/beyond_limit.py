@@ -30,6 +30,6 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             CODE,
             f"it reaches {distance.share:.0%} of the limit ({distance.ceiling}): the machine was"
             " disturbed when its ceilings were measured",
-            "run resnext-bench limits --again",
+            "measure them `again` on a quiet machine, with the command limits",
             severity="warning",
         )

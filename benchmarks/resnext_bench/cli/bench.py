@@ -55,9 +55,16 @@ once measuring has begun, what was measured is still compared, shown and written
 
 #: Subcommands: module and function, and the line that ``--help`` shows.
 _COMMANDS: dict[str, tuple[str, str]] = {
+    "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
+    "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
+    "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
     "limits": (
         "resnext_bench.cli.limits:limits",
         "What this machine can do at most, and the least times of a network on it.",
+    ),
+    "crosscheck": (
+        "resnext_bench.cli.crosscheck:crosscheck",
+        "Compare our times with those of the peers' own tools.",
     ),
 }
 
@@ -183,6 +190,14 @@ _right = option_of("Accuracy and calibration")
     help="Untimed warm-up seconds per row.",
 )
 @_measuring(
+    "--cache",
+    type=click.Choice(["hot", "cold"]),
+    default="hot",
+    show_default=True,
+    help="Run back to back, or empty the caches before each timed run (a GPU's L2, a processor's"
+    " last level); the duration then includes that.",
+)
+@_measuring(
     "--max-seconds",
     type=SecondsType(0.001),
     metavar="SECONDS",
@@ -280,6 +295,7 @@ def main(
     duration: float,
     rounds: int,
     precision_target: float,
+    cache: Literal["hot", "cold"],
     samples: int,
     warmup: float,
     max_seconds: float | None,
@@ -342,6 +358,7 @@ def main(
             warmup=warmup,
             samples=samples,
             precision_target=precision_target,
+            cache=cache,
             seed=seed,
             accuracy=accuracy,
             accuracy_images=accuracy_images,

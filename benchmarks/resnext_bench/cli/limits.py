@@ -146,7 +146,8 @@ def _show(model: str, known: MachineCeilings, found: Sequence[tuple[str, int, Fl
     from rich.table import Table
 
     console = Console(highlight=False)
-    threads = "" if known.threads is None else f", {known.threads} threads"
+    count = known.threads
+    threads = "" if count is None else f", {count} thread{'s' * (count > 1)}"
     console.print(f"[dim]{known.machine}{threads}, measured {known.created}[/dim]", soft_wrap=True)
     for line in known.disturbed:
         console.print(

@@ -187,9 +187,8 @@ def run_measuring(
     Raises:
         SessionFailed: it failed, or its answer is none.
     """
-    command = [sys.executable, "-m", "resnext_bench.limits.measuring", device]
-    command += ["--threads", str(threads or 1)]
-    command += ["--precisions", ",".join(precisions)] if precisions else []
+    request = json.dumps({"device": device, "threads": threads, "precisions": precisions})
+    command = [sys.executable, "-m", "resnext_bench.limits.measuring", request]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),

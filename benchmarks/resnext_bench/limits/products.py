@@ -38,8 +38,16 @@ _FEATURES = {
     "bf16": ("avx512_bf16", ("bf16", "fp16", "avx10")),
     "fp16": ("avx512_fp16", ("fp16", "avx10")),
 }
-#: Rows for each thread, columns and depth of products on a CPU.
-_FORMS = ((2048, 1024, 1024), (1024, 512, 2048), (256, 512, 1024))
+#: Rows for each thread, columns and depth of products on a CPU. Which one comes closest to the
+#: ceiling depends on the caches. On a busy machine only calls of a millisecond run undisturbed: the
+#: short forms take that in float32, the long ones in int8 on AMX.
+_SHORT = ((256, 512, 1024), (128, 512, 1024))
+_FORMS = {
+    "fp32": _SHORT,
+    "fp16": _SHORT,
+    "bf16": (*_SHORT, (1024, 512, 2048)),
+    "int8": (*_SHORT, (1024, 512, 2048), (2048, 1024, 1024)),
+}
 #: Launches in one CUDA graph.
 LAUNCHES = 100
 
@@ -75,10 +83,8 @@ def cuda_precisions(capability: tuple[int, int]) -> tuple[str, ...]:
 
 
 def cpu_products(precision: str, threads: int) -> Iterator[Product]:
-    """Products of several forms: which one comes closest to the ceiling depends on the caches and
-    on the precision, and on a busy machine only short ones run undisturbed.
-    """
-    for rows, columns, depth in _FORMS:
+    """Products of several forms."""
+    for rows, columns, depth in _FORMS[precision]:
         rows = min(rows * threads, 16384)
         operations = 2 * rows * columns * depth
         if precision == "int8":
@@ -124,7 +130,7 @@ def copy(size_bytes: int, part_bytes: int, device: torch.device) -> Callable[[],
     by the time that it comes to the same part again, no cache holds it.
     """
     source = torch.ones(size_bytes, dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
+    target = torch.full_like(source, 2)  # written once: fresh pages are slow
     starts = itertools.cycle(range(0, size_bytes, part_bytes))
 
     def run() -> None:

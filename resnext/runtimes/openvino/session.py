@@ -25,10 +25,10 @@ from resnext.errors import (
 )
 from resnext.precision import PRECISIONS
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Bound, Delivered, Session
+from resnext.runtimes.session import Arrays, Bound, Delivered, LayerTime, Session
 
 from .ir import READERS, metadata_value, modules_by_node, tensor_spec, weight_dtypes
-from .layers import HEAVY, delivered_layers, layer_facts
+from .layers import HEAVY, delivered_layers, layer_facts, layer_times, mean_times
 from .library import VERSION, hints, ov, properties, shared_core, translated, type_name
 
 _DEVICE = "CPU"
@@ -92,12 +92,16 @@ class OpenvinoSession(Session):
             # The arrays must outlive the run; a tensor does not keep them alive.
             arrays = {name: _usable(array) for name, array in inputs.items()}
             _set_inputs(request, arrays)
-            if self._options.streams == 1:
-                request.infer(share_outputs=True)
-            else:  # on a stream's own threads, whatever thread the caller is
-                request.start_async()
-                request.wait()
+            self.infer(request)
             return self.copies(request)
+
+    def infer(self, request: Any) -> None:
+        """Run an inference request to its end."""
+        if self._options.streams == 1:
+            request.infer(share_outputs=True)
+        else:  # on a stream's own threads, whatever thread the caller is
+            request.start_async()
+            request.wait()
 
     def _bind(self, inputs: Arrays) -> OpenvinoBound:
         """Compile for the shape of ``inputs``, unless the last bound input had it, and run once.
@@ -141,6 +145,25 @@ class OpenvinoSession(Session):
         }
         return Delivered("cpu", delivered_layers(compiled, modules_by_node(self._model)), notes)
 
+    def layer_times(
+        self, inputs: Arrays, runs: int, before_each: Callable[[], object] = lambda: None
+    ) -> tuple[LayerTime, ...]:
+        """From OpenVINO's performance counters, in a network compiled for this shape."""
+        self.check_inputs(inputs)
+        shapes = {name: array.shape for name, array in inputs.items()}
+        compiled = self._compile(self._reshaped(shapes), {properties.enable_profiling: True})
+        with translated(SessionFailed, f"{self.backend} failed"):
+            arrays = {name: _usable(array) for name, array in inputs.items()}
+            request = compiled.create_infer_request()
+            _set_inputs(request, arrays)
+            means = []
+            for index in range(runs + 1):
+                if index:
+                    before_each()
+                request.infer(share_outputs=True)
+                means.append(mean_times(request))
+        return layer_times(compiled, modules_by_node(self._model), means)
+
     def close(self) -> None:
         """Release requests and networks, then the memory of their weights."""
         super().close()
@@ -164,18 +187,23 @@ class OpenvinoSession(Session):
         """The network compiled for exactly ``shapes``."""
         if shapes == {spec.name: spec.shape for spec in self.inputs}:
             return self._any
+        return self._compile(self._reshaped(shapes))
+
+    def _reshaped(self, shapes: dict[str, tuple[int, ...]]) -> Any:
+        """A copy of the model that takes exactly ``shapes``."""
         model = self._model.clone()  # shares the weights
         with translated(SessionFailed, f"{self.backend} cannot take the input shape {shapes}"):
             model.reshape({name: list(shape) for name, shape in shapes.items()})
-        return self._compile(model)
+        return model
 
-    def _compile(self, model: Any) -> Any:
+    def _compile(self, model: Any, more: dict[str, Any] | None = None) -> Any:
         precision = _PRECISIONS.get(self._artifact.manifest.precision, ov.Type.f32)
         config = {
             hints.inference_precision: precision,
             hints.performance_mode: hints.PerformanceMode.LATENCY,
             properties.num_streams: self._options.streams,
             properties.inference_num_threads: self._options.thread_count,
+            **(more or {}),
         }
         try:
             with translated(SessionFailed, f"OpenVINO cannot compile {self._artifact.path}"):
@@ -258,7 +286,7 @@ class OpenvinoBound(Bound):
         _set_inputs(request, arrays)
 
     def _launch(self) -> None:
-        self._request.infer(share_outputs=True)
+        self._session.infer(self._request)
 
     def _outputs(self) -> dict[str, NDArray[Any]]:
         return self._session.copies(self._request)
