@@ -54,7 +54,14 @@ FLOWS: tuple[tuple[tuple[int, int], ...], ...] = (
 #: Folders and modules of each package that `architecture` draws, from the top layer down; a layer
 #: imports lower ones only.
 LAYERS: dict[str, tuple[str, ...]] = {
-    "resnext_bench": ("cli", "run crosscheck report", "checks cases", "result plan stats"),
+    "resnext_bench": (
+        "cli",
+        "run report lens crosscheck",
+        "checks cases",
+        "result",
+        "limits",
+        "plan stats",
+    ),
     "resnext_export": (
         "cli",
         "store",

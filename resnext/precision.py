@@ -101,6 +101,11 @@ class Numerics:
         """Two bytes per value: fp16 and bf16."""
         return self.lowered_to == self.name
 
+    @property
+    def width_bytes(self) -> int:
+        """Bytes per value of weights and activations."""
+        return 1 if self.calibrated else 2 if self.half else 4
+
 
 # The ratios are the gate; the absolute limits only catch nonsense, and cosine and top-1 name it.
 # Measured on sound files against float64: 28 seeded images of digits, Fashion-MNIST and seeded

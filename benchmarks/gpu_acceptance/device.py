@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import statistics
 import time
 import traceback
@@ -24,10 +23,10 @@ from torch import Tensor, nn
 from resnext.images.synthetic import seeded_pixels
 from resnext.network.config import VARIANTS, ResNeXtConfig
 from resnext.network.forms import fold_batch_norms, merge_model_groups
-from resnext.network.layers import layers
 from resnext.network.model import ResNeXt
 from resnext.timing.clock import time_device, time_host
 from resnext.weights.conditioned import seeded_state_dict
+from resnext_bench.limits.floors import Ceiling, floors
 
 from .rows import Row, append_row, code_digest, first_line, read_rows
 
@@ -479,28 +478,11 @@ def floor_us(
     tb_s: float = 3.35,
     tflops: float | None = None,
 ) -> float:
-    """Least microseconds of a pass, layer by layer through memory.
-
-    Each convolution reads its input and weights and writes its output once, with batch norm, ReLU
-    and the addition of the shortcut, which the last of a block reads, fused into it; a 1x1 with a
-    stride reads just the pixels that it uses. With the ceilings of an H100 (3.35 TB/s; 800, 800 and
-    60 TFLOP/s) unless others are given.
+    """Least microseconds of a pass, layer by layer through memory, with the ceilings of an H100
+    (3.35 TB/s; 800, 800 and 60 TFLOP/s) unless others are given.
     """
-    size = 4 if precision == "fp32" else 2
     peak = tflops or {"fp16": 800.0, "bf16": 800.0, "fp32": 60.0}[precision]
-    total = 0.0
-    for layer in layers(config):
-        pixels = layer.out_size[0] * layer.out_size[1]
-        read = layer.inputs * pixels * (4 if _STRIDED.match(layer.name) else 1)
-        written = layer.outputs * pixels
-        shortcut = written if layer.name.endswith(".conv3") else 0
-        moved = (batch * (read + written + shortcut) + layer.weights) * size
-        total += max(moved / (tb_s * 1e6), 2 * layer.macs * batch / (peak * 1e6))
-    return total
-
-
-#: Layers of ImageNet's networks that read four pixels for each that they write.
-_STRIDED = re.compile(r"conv1$|layer[234]\.0\.conv2$")
+    return 1e6 * floors(config, precision, batch, Ceiling(peak * 1e12, tb_s * 1e12)).layers_s
 
 
 def gpu_state() -> Row:

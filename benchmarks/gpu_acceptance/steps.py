@@ -36,6 +36,7 @@ from resnext.machine.cuda_driver import probe_driver
 from resnext.network.config import ResNeXtConfig
 from resnext.precision import Precision
 from resnext.timing.clock import time_device, time_host
+from resnext_bench.limits import products
 
 from .device import (
     COMPARED,
@@ -100,37 +101,24 @@ def ceilings(bench: Bench) -> None:
     size = 2**20 if bench.rehearse else 2**30
     if bench.wants("copy"):
         with bench.guarded("copy"):
-            source = torch.empty(size, dtype=torch.uint8, device=bench.device).random_()
-            target = torch.empty_like(source)
-            facts = timed(bench, {"copy": bench.queue(lambda: target.copy_(source), graph=False)})[
-                "copy"
-            ]
+            call = products.copy(size, size, bench.device)
+            facts = timed(bench, {"copy": bench.queue(call, graph=False)})["copy"]
             bench.write("copy", **facts, tb_s=2 * size / facts["median_us"] / 1e6)
-            del source, target
+            del call
     side = 256 if bench.rehearse else 8192
-    for name, dtype, tf32 in (
-        ("fp16 product", torch.float16, False),
-        ("bf16 product", torch.bfloat16, False),
-        ("fp32 product", torch.float32, False),
-        ("tf32 product", torch.float32, True),
-    ):
+    for precision in ("fp16", "bf16", "fp32", "tf32"):
+        name = f"{precision} product"
         if bench.wants(name):
             with bench.guarded(name):
-                left = torch.randn(side, side, device=bench.device).to(dtype)
-                out = torch.empty_like(left)
-                queue = bench.queue(partial(torch.mm, left, left, out=out), graph=False, tf32=tf32)
+                product = products.cuda_product(precision, bench.device, side)
+                queue = bench.queue(product.call, graph=False, tf32=precision == "tf32")
                 facts = timed(bench, {name: queue}, rounds=3)[name]
-                bench.write(name, **facts, tflops=2 * side**3 / facts["median_us"] / 1e6)
+                bench.write(name, **facts, tflops=product.operations / facts["median_us"] / 1e6)
     if bench.wants("empty launch"):
         with bench.guarded("empty launch"):
-            tiny = torch.zeros(1, device=bench.device)
-
-            def hundred() -> None:
-                for _ in range(100):
-                    tiny.add_(1)
-
-            facts = timed(bench, {"x": bench.queue(hundred, graph=True)})["x"]
-            bench.write("empty launch", **facts, launch_us=facts["median_us"] / 100)
+            queue = bench.queue(products.launches(bench.device), graph=True)
+            facts = timed(bench, {"x": queue})["x"]
+            bench.write("empty launch", **facts, launch_us=facts["median_us"] / products.LAUNCHES)
 
 
 def smoke(bench: Bench) -> None:

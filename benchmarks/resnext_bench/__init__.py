@@ -9,8 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
+    "Comparison": "comparison.result",
     "Run": "result",
     "benchmark": "api",
+    "compare_runs": "comparison.runs",
     "read_run": "result",
 }
 
@@ -18,6 +20,8 @@ __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
     from .api import benchmark as benchmark
+    from .comparison.result import Comparison as Comparison
+    from .comparison.runs import compare_runs as compare_runs
     from .result import Run as Run
     from .result import read_run as read_run
 

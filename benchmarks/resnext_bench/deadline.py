@@ -35,7 +35,11 @@ class Deadline:
 
     def opening_over(self) -> bool:
         """Whether no further case may be opened."""
-        return time.monotonic() - self._started >= OPENING_SHARE * self._max_seconds
+        return self.opening_left_s() <= 0
+
+    def opening_left_s(self) -> float:
+        """Seconds in which cases may still be opened."""
+        return OPENING_SHARE * self._max_seconds - (time.monotonic() - self._started)
 
     def over(self) -> bool:
         """Whether nothing further may be measured."""

@@ -5,6 +5,7 @@ backends, no reports.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -178,7 +179,7 @@ def measure(
                 done.ended = "precise"
                 return done
             shown += 1
-            progress(f"round {shown}/{plan.rounds}{': ' * bool(missing)}{missing}")
+            progress(f"round {shown}/{plan.rounds}" if not missing else f"round {shown}: {missing}")
         samples, subject_case = _visited(done, visited)
         if samples.error is None:
             if deadline.over():
@@ -187,8 +188,9 @@ def measure(
             count = counts[subject_case]
             _guard(samples, partial(visit, subject, samples, count, gpu_state, meter))
             if samples.host_ns and samples.host_ns[-1]:
-                fastest_ns = min(map(min, samples.host_ns))
-                counts[subject_case] = iterations(plan, fastest_ns + subject.flush_ns)
+                # of the fastest round: the warm-up may have been disturbed
+                estimate_ns = min(statistics.median(burst) for burst in samples.host_ns)
+                counts[subject_case] = iterations(plan, estimate_ns + subject.flush_ns)
     if plan.precision is not None and not unfinished(done, plan):
         done.ended = "precise"
     return done
@@ -213,7 +215,7 @@ def unfinished(done: Measured, plan: Plan) -> str:
         rounds = one.reported_ns()
         count, timed_ns = sum(map(len, rounds.values())), sum(map(sum, rounds.values()))
         if len(rounds) < plan.rounds and one.disturbed:
-            return f"{len(one.disturbed)} rounds were disturbed"
+            return f"{len(one.disturbed)} of {len(one.host_ns)} rounds were disturbed"
         timed = plan.cache == "cold" or timed_ns >= _NEARLY * plan.duration_s * 1e9
         if count < plan.min_samples or not timed:  # cold: the duration is mostly that of flushes
             return "too few samples"
@@ -225,7 +227,7 @@ def unfinished(done: Measured, plan: Plan) -> str:
         both = done.control, done.samples[done.controlled]
         ratio = ratio_interval(*(one.reported_ns() for one in both))
         worst = max(worst, 1.0 if ratio is None else noise_floor(ratio))
-    return f"within {worst:.1%}" if worst > plan.precision else ""
+    return f"intervals are within {worst:.1%}" if worst > plan.precision else ""
 
 
 def iterations(plan: Plan, estimate_ns: float) -> int:
@@ -305,7 +307,7 @@ def visit(
     into ``samples``.
     """
     session, inputs, bound = subject.session, subject.inputs, subject.bound
-    calls = [Call(lane, inputs) for lane in session.lanes()]
+    calls = [Call(stream, inputs) for stream in session.streams()]
     meter = meter or Meter()
     samples.cache = "hot" if subject.flush is None else "cold"
     for call in calls:

@@ -15,6 +15,7 @@ from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import Parity
 
 from .control import Control
+from .limits.distance import Distance
 from .measure import Ended
 from .stats import Timing
 
@@ -73,6 +74,7 @@ class Row(Strict):
             failed row, and in files from before this was examined.
         accuracy: on labeled images, compared with their labels and with float32 PyTorch; None
             if it was not requested.
+        distance: from the limit of this machine; None if its ceilings were not measured.
     """
 
     backend: str
@@ -103,6 +105,7 @@ class Row(Strict):
     parity: Parity | None = None
     integrity: Integrity | None = None
     accuracy: Accuracy | None = None
+    distance: Distance | None = None
 
 
 class RunRecord(Strict):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from resnext.verify.untrained import CODE as UNTRAINED
 
 from .control import Control
+from .limits.distance import Distance
 from .plan import in_flight
 from .record import Row, RunRecord
 from .stats import Timing
@@ -24,6 +25,7 @@ HEADINGS = (
     "p90 ms",
     "p99 ms",
     "images/s",
+    "of limit",
     "speedup",
     "memory MB",
     "model MB",
@@ -35,11 +37,13 @@ HEADINGS = (
 LEGEND = (
     "time: host = end to end, copies included; device = CUDA events around the launch; graph ="
     " around a CUDA-graph replay. median: of the undisturbed rounds; \u00b1: half the width of its"
-    " 95 % interval. images/s: batch over the median. p90, p99: upper bounds at 99 % confidence,"
-    " from 64 and 662 samples on. speedup: against the first row of the same batch, threads and"
-    " streams, over interleaved rounds. memory: peak added by opening and the first run (on a GPU:"
-    " memory in use after it, or PyTorch's peak if that is higher). max error, top-1: the timed"
-    " output against float64 PyTorch, error relative to the logits' RMS."
+    " 95 % interval. images/s: batch over the median. of limit: by the least time of the network"
+    " with every residual block fused, from this machine's ceilings (command limits). p90,"
+    " p99: upper bounds at 99 % confidence, from 64 and 662 samples on. speedup: against the first"
+    " row of the same batch, threads and streams, over interleaved rounds. memory: peak added by"
+    " opening and the first run (on a GPU: memory in use after it, or PyTorch's peak if that is"
+    " higher). max error, top-1: the timed output against float64 PyTorch, error relative to the"
+    " logits' RMS."
 )
 
 
@@ -122,6 +126,7 @@ def _line(row: Row, run: RunRecord, timing: Timing) -> tuple[str, ...]:
         "n/a" if stats.p90_ns is None else f"{stats.p90_ns / 1e6:.3f}",
         "n/a" if stats.p99_ns is None else f"{stats.p99_ns / 1e6:.3f}",
         f"{stats.images_per_s:,.1f}",
+        "-" if row.distance is None else f"{_share(row.distance, row.batch, timing):.0%}",
         "-" if timing.speedup is None else f"{timing.speedup[0]:.2f}x",
         "-" if memory is None else f"{memory / 1e6:.0f}",
         "-" if row.model_size_bytes is None else f"{row.model_size_bytes / 1e6:.1f}",
@@ -129,6 +134,11 @@ def _line(row: Row, run: RunRecord, timing: Timing) -> tuple[str, ...]:
         "-" if parity is None or parity.top1 is None or meaningless else f"{parity.top1:.0%}",
         row.status.upper(),
     )
+
+
+def _share(distance: Distance, batch: int, timing: Timing) -> float:
+    """Of the floor of fused blocks, by the time at one boundary."""
+    return distance.blocks_ns / 1e9 * timing.stats.images_per_s / batch
 
 
 def _name(row: Row, run: RunRecord) -> str:
@@ -267,7 +277,7 @@ def _machine(run: RunRecord) -> str:
 
 def least_width(run: RunRecord) -> int:
     """Terminal width, in columns, below which numbers would be truncated."""
-    return 190 if _has_accuracy(run) else 150
+    return 200 if _has_accuracy(run) else 160
 
 
 def markdown(run: RunRecord) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from .checks.registry import judge
 from .checks.threads import reported_threads
 from .control import Control
 from .deadline import Deadline
+from .limits.distance import Distance, distance
+from .limits.needed import Limits
 from .measure import Measured, Samples, as_failure
 from .opening import Opening
 from .plan import Case, Plan
@@ -48,6 +50,7 @@ class Judge:
         deadline: after which no labeled images are run.
         plan: what was asked of the measurement.
         threads: CPU threads of a case that does not say.
+        limits: ceilings of this machine.
     """
 
     reference: Reference
@@ -56,6 +59,7 @@ class Judge:
     deadline: Deadline
     plan: Plan
     threads: int = 1
+    limits: Limits = field(default_factory=Limits)
 
     def row(
         self, case: Case, candidate: Candidate, opening: Opening, samples: Samples | None
@@ -92,7 +96,8 @@ class Judge:
         parity = self._parity(case.batch, numerics, opening, samples)
         integrity = _integrity(numerics, opening, samples)
         caveat = None if manifest is None else untrained(manifest)
-        timings = timings_of(samples, case.batch * case.streams)
+        timings = timings_of(samples, case.batch, case.streams)
+        distance = self._distance(case, numerics, delivered.device, threads, timings[-1])
         findings = judge(
             Evidence(
                 samples,
@@ -110,6 +115,7 @@ class Judge:
                 caveats=() if caveat is None else (caveat,),
                 planned_rounds=self.plan.rounds,
                 precision=self.plan.precision,
+                distance=distance,
             )
         )
         reasons = [finding for finding in findings if finding.severity == "refused"]
@@ -142,7 +148,18 @@ class Judge:
             parity=parity,
             integrity=integrity,
             accuracy=accuracy,
+            distance=distance,
         )
+
+    def _distance(
+        self, case: Case, numerics: str, device: str, threads: int, timing: Timing
+    ) -> Distance | None:
+        """From the limit; None if the ceilings of ``device`` are unknown."""
+        ceilings = self.limits.of(device, threads)
+        if ceilings is None:
+            return None
+        config, speed = self.reference.weights.config, timing.stats.images_per_s
+        return distance(config, numerics, case.batch, speed, ceilings)
 
     def _parity(self, batch: int, numerics: str, opening: Opening, samples: Samples) -> Parity:
         """Parity of the outputs of the timed runs, of host and device runs the worse, and of one
@@ -191,13 +208,15 @@ class Judge:
             return None, f"its accuracy could not be measured: {exc}"
 
 
-def timings_of(samples: Samples, batch: int) -> tuple[Timing, ...]:
-    """The times of a case of ``batch`` images: the host's, then the device's if it has any."""
+def timings_of(samples: Samples, batch: int, streams: int = 1) -> tuple[Timing, ...]:
+    """The times of a case of ``batch`` images, with ``streams`` requests in flight: the host's,
+    then the device's if it has any.
+    """
     times: list[tuple[Boundary, list[list[int]]]] = [("host", samples.host_ns)]
     if samples.device_ns and samples.device_boundary:
         times.append((samples.device_boundary, samples.device_ns))
     return tuple(
-        timing_of(boundary, rounds, batch, samples.disturbed, samples.cache)
+        timing_of(boundary, rounds, batch, samples.disturbed, streams, samples.cache)
         for boundary, rounds in times
     )
 

@@ -21,6 +21,7 @@ from resnext.verify.reference import Reference
 from .artifacts import Artifacts
 from .cases import Candidate
 from .deadline import Deadline
+from .limits.needed import needed_limits
 from .measure import measure, with_cache
 from .opening import Opening, open_case
 from .overhead import harness_ns
@@ -81,6 +82,7 @@ def run_benchmark(
     with ExitStack() as stack:
         nvml = stack.enter_context(open_nvml())
         environment = record_environment(nvml)
+        limits = needed_limits(plan, options, budget.count, environment, deadline, say)
         openings = {
             case: Opening(error=deadline.not_measured())
             if deadline.opening_over()
@@ -124,7 +126,7 @@ def run_benchmark(
                 rows=with_speedups(rows, control),
             )
 
-        judge = Judge(reference, accuracy, environment, deadline, plan, budget.count)
+        judge = Judge(reference, accuracy, environment, deadline, plan, budget.count, limits)
         rows: list[Row] = []
         for case in plan.cases:
             say(f"comparing the outputs of {case}")

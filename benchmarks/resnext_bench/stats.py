@@ -37,7 +37,7 @@ class Stats(Strict):
         p99_ns: the same for 99 %; None below 662 samples.
         cv: coefficient of variation, standard deviation over mean.
         round_spread: interquartile range of the rounds' medians over their median.
-        images_per_s: batch size over the median.
+        images_per_s: batch size times requests in flight, over the median.
     """
 
     count: int
@@ -96,6 +96,7 @@ def timing_of(
     rounds: Sequence[Sequence[int]],
     batch: int,
     disturbed: Collection[int] = (),
+    streams: int = 1,
     cache: Cache = "hot",
 ) -> Timing:
     """The times of a case of ``batch`` images at one boundary, nanoseconds by round.
@@ -105,6 +106,7 @@ def timing_of(
         rounds: all rounds.
         batch: images in one run.
         disturbed: indices of the rounds to leave out of the statistics.
+        streams: requests in flight.
         cache: as in `Timing`.
     """
     left = list(quiet(rounds, disturbed).values()) or rounds
@@ -113,7 +115,7 @@ def timing_of(
         cache=cache,
         rounds_ns=tuple(map(tuple, rounds)),
         disturbed=tuple(sorted(disturbed)),
-        stats=derive(left, batch),
+        stats=derive(left, batch, streams),
     )
 
 
@@ -155,8 +157,10 @@ def _interval(rounds: Iterable[Sequence[int]]) -> Interval | None:
     return log_interval([statistics.median(burst) or 1 for burst in rounds])
 
 
-def derive(rounds: Sequence[Sequence[int]], batch: int) -> Stats:
-    """Statistics of the samples of all ``rounds`` (nanoseconds) of a case of ``batch`` images."""
+def derive(rounds: Sequence[Sequence[int]], batch: int, streams: int = 1) -> Stats:
+    """Statistics of the samples of all ``rounds`` (nanoseconds) of a case of ``batch`` images, with
+    ``streams`` requests in flight.
+    """
     samples = [sample for burst in rounds for sample in burst]
     median, mean = statistics.median(samples), statistics.fmean(samples)
     interval = _interval(burst for burst in rounds if burst)
@@ -173,7 +177,7 @@ def derive(rounds: Sequence[Sequence[int]], batch: int) -> Stats:
         p99_ns=percentile_bound(samples, 99),
         cv=statistics.pstdev(samples) / mean if mean else 0.0,
         round_spread=round_spread(rounds),
-        images_per_s=batch / (median / 1e9) if median else math.inf,
+        images_per_s=batch * streams / (median / 1e9) if median else math.inf,
     )
 
 

@@ -14,10 +14,14 @@ from pydantic import BaseModel
 
 from resnext.artifact.manifest import Manifest
 from resnext.verify.verdict import Verdict
+from resnext_bench.ab.record import Duel
+from resnext_bench.comparison.result import Comparison
 from resnext_bench.result import Run
 
 #: The stored models by the name of their schema; the number is the format_version.
 MODELS: dict[str, type[BaseModel]] = {
+    "ab-1.json": Duel,
+    "compare-1.json": Comparison,
     "manifest-1.json": Manifest,
     "run-1.json": Run,
     "verdict-1.json": Verdict,

@@ -41,6 +41,26 @@ class SecondsType(_ParamType):
         return seconds
 
 
+class PercentType(_ParamType):
+    """A share in percent, above 0 and at most 100; its value is the share."""
+
+    name = "PERCENT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Check and convert."""
+        if isinstance(value, float):
+            return value
+        try:
+            percent = float(str(value).rstrip("% "))
+        except ValueError:
+            percent = float("nan")
+        if not 0 < percent <= 100:  # false for NaN too
+            self.fail(f"{value!r} must be a percentage above 0 and at most 100", param, ctx)
+        return percent / 100
+
+
 class NameType(_ParamType):
     """A name from a registry; anything else lists the known names and the nearest."""
 

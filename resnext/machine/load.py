@@ -13,11 +13,12 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+
+from .threads import own_affinity, physical_cores
 
 #: Share of the time in which a task may wait for a processor, or be stolen from, or be throttled.
 #: Quiet rounds of a two-core machine wait 0.3 to 3 %; one foreign process makes that 50 %.
@@ -39,6 +40,7 @@ class Load(BaseModel):
     Attributes:
         wall_s: length of the stretch, seconds.
         processors: how many this process may use.
+        cores: physical cores among them; two processors of one core share its units.
         own: mean number of them that this process and its finished children used.
         others: mean number that everything else used; None if the kernel does not say.
         stolen: mean number that the host below a virtual machine used for others; None as before.
@@ -53,6 +55,7 @@ class Load(BaseModel):
 
     wall_s: float
     processors: int
+    cores: int
     own: float
     others: float | None = None
     stolen: float | None = None
@@ -68,7 +71,8 @@ class Load(BaseModel):
         reasons = []
         wrong = _WRONG_TICKS / os.sysconf("SC_CLK_TCK") / max(self.wall_s, 1e-9)
         others, stolen = self.others or 0.0, self.stolen or 0.0
-        spare = max(0, self.processors - threads)
+        # Not processors: what runs on the second processor of a core slows the first one down.
+        spare = max(0, self.cores - threads)
         crowded = self.own + others >= _CROWDED * self.processors
         took = others - spare > MOST_TAKEN * threads + wrong
         if took or (crowded and (self.waiting or 0.0) > MOST_WAITING):
@@ -118,11 +122,8 @@ class Meter:
         self._proc = proc
         self._cgroup = cgroup or _own_cgroup(proc)
         self._tick = float(os.sysconf("SC_CLK_TCK"))
-        self.processors: Collection[int] = (
-            os.sched_getaffinity(0)
-            if hasattr(os, "sched_getaffinity")
-            else range(os.cpu_count() or 1)
-        )
+        self.processors = own_affinity()
+        self._cores = len(physical_cores())
 
     def read(self) -> Counters:
         """The counters now."""
@@ -152,6 +153,7 @@ class Meter:
         return Load(
             wall_s=wall,
             processors=len(self.processors),
+            cores=self._cores,
             own=own,
             others=None if busy is None else max(0.0, busy - own),
             stolen=share(after.stolen_s, before.stolen_s),

@@ -23,6 +23,7 @@ class Layer:
         inputs: input channels.
         outputs: output channels.
         groups: convolution groups.
+        in_size: (height, width) of the input, pixels.
         out_size: (height, width) of the output, pixels.
         has_bias: True for the fully connected layer; a convolution is followed by a batch norm
             instead.
@@ -33,6 +34,7 @@ class Layer:
     inputs: int
     outputs: int
     groups: int
+    in_size: tuple[int, int]
     out_size: tuple[int, int]
     has_bias: bool = False
 
@@ -40,6 +42,16 @@ class Layer:
     def weights(self) -> int:
         """Values in the weight tensor."""
         return self.kernel**2 * (self.inputs // self.groups) * self.outputs
+
+    @property
+    def input_values(self) -> int:
+        """Values in the input of one image."""
+        return self.inputs * self.in_size[0] * self.in_size[1]
+
+    @property
+    def output_values(self) -> int:
+        """Values in the output of one image."""
+        return self.outputs * self.out_size[0] * self.out_size[1]
 
     @property
     def macs(self) -> int:
@@ -64,23 +76,23 @@ def layers(config: ResNeXtConfig) -> Iterator[Layer]:
     channels = config.stem_channels
     if config.stem == "imagenet":
         size = shrink(size)
-        yield Layer("conv1", 7, config.in_channels, channels, 1, size)
+        yield Layer("conv1", 7, config.in_channels, channels, 1, config.input_size, size)
         size = shrink(size)
     else:
-        yield Layer("conv1", 3, config.in_channels, channels, 1, size)
+        yield Layer("conv1", 3, config.in_channels, channels, 1, size, size)
     for stage, depth in enumerate(config.depths):
         inner, outer = config.inner_channels(stage), config.out_channels(stage)
         for block in range(depth):
             name = f"layer{stage + 1}.{block}"
             strided = stage > 0 and block == 0
-            yield Layer(f"{name}.conv1", 1, channels, inner, 1, size)
-            size = shrink(size) if strided else size
-            yield Layer(f"{name}.conv2", 3, inner, inner, config.cardinality, size)
-            yield Layer(f"{name}.conv3", 1, inner, outer, 1, size)
+            yield Layer(f"{name}.conv1", 1, channels, inner, 1, size, size)
+            before, size = size, shrink(size) if strided else size
+            yield Layer(f"{name}.conv2", 3, inner, inner, config.cardinality, before, size)
+            yield Layer(f"{name}.conv3", 1, inner, outer, 1, size, size)
             if strided or channels != outer:
-                yield Layer(f"{name}.downsample.0", 1, channels, outer, 1, size)
+                yield Layer(f"{name}.downsample.0", 1, channels, outer, 1, before, size)
             channels = outer
-    yield Layer("fc", 1, channels, config.num_classes, 1, (1, 1), has_bias=True)
+    yield Layer("fc", 1, channels, config.num_classes, 1, (1, 1), (1, 1), has_bias=True)
 
 
 def parameters(config: ResNeXtConfig) -> int:

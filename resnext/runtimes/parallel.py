@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
 
-from .registry import SessionOptions
 from .session import Arrays, Bound, Delivered, Session
 
 
@@ -17,29 +15,22 @@ class ParallelSession(Session):
     """As many sessions as requests may be in flight, each with its share of the CPU threads, and on
     a GPU with its own stream.
 
-    Everything but `lanes` uses the first one.
+    Everything but `streams` uses the first one.
 
     Args:
-        open_one: opens a session.
-        options: threads and streams.
+        sessions: at least one; this closes them.
     """
 
-    def __init__(
-        self, open_one: Callable[[SessionOptions], Session], options: SessionOptions
-    ) -> None:
-        share = replace(options, threads=options.thread_count // options.streams or 1, streams=1)
-        with ExitStack() as stack:
-            self._sessions = [stack.enter_context(open_one(share)) for _ in range(options.streams)]
-            self._stack = stack.pop_all()
-        self._first = first = self._sessions[0]
-        super().__init__(first.backend, first.batch_ranges)
-        self.inputs, self.outputs = first.inputs, first.outputs
+    def __init__(self, sessions: Sequence[Session]) -> None:
+        self._sessions, self._first = sessions, sessions[0]
+        super().__init__(self._first.backend, self._first.batch_ranges)
+        self.inputs, self.outputs = self._first.inputs, self._first.outputs
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run on the first session."""
         return self._first.run(inputs)
 
-    def lanes(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
+    def streams(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
         """`run` of each session."""
         return tuple(session.run for session in self._sessions)
 
@@ -61,4 +52,5 @@ class ParallelSession(Session):
     def close(self) -> None:
         """Close all sessions."""
         super().close()
-        self._stack.close()
+        for session in self._sessions:
+            session.close()

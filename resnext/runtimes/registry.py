@@ -8,7 +8,8 @@ open a session (`open_session`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -44,7 +45,7 @@ class SessionOptions:
         precision: precision of weights and activations of a live model; artifacts ignore it.
         merge_groups: minimum input channels per group in a live model's convolutions; ``auto`` is
             the fastest in a short trial, None leaves the groups unchanged.
-        streams: requests that may be in flight at once (`Session.lanes`); they share the threads.
+        streams: requests that may be in flight at once (`Session.streams`); they share the threads.
 
     Raises:
         UsageError: less than one thread or stream.
@@ -102,6 +103,8 @@ class Runtime:
         scheme: layout of a quantized graph's Q/DQ nodes that it can fuse.
         streams: how several requests are in flight: ``network``, in streams of one compiled
             network; ``sessions``, in parallel sessions; None, not at all.
+        times_layers: whether its sessions report the time of each layer; on a CPU, if they run on
+            one.
     """
 
     name: str
@@ -113,6 +116,7 @@ class Runtime:
     precisions: tuple[Precision, ...] = tuple(PRECISIONS)
     scheme: Literal["trt", "ort", "openvino"] = "ort"
     streams: Literal["network", "sessions"] | None = None
+    times_layers: bool = False
 
     @property
     def live(self) -> bool:
@@ -149,7 +153,16 @@ def table(*runtimes: Runtime) -> Mapping[str, Runtime]:
 REFERENCE = "onnx-reference"
 #: All runtimes by name.
 RUNTIMES: Mapping[str, Runtime] = table(
-    Runtime("torch", "eager PyTorch", "pytorch", "torch", ("weights",), _BOTH, LIVE),
+    Runtime(
+        "torch",
+        "eager PyTorch",
+        "pytorch",
+        "torch",
+        ("weights",),
+        _BOTH,
+        LIVE,
+        times_layers=True,
+    ),
     Runtime(
         "torch-folded",
         "eager PyTorch, batch norms folded, channels-last",
@@ -158,6 +171,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("weights",),
         _BOTH,
         LIVE,
+        times_layers=True,
     ),
     Runtime(
         "torch-compile",
@@ -177,6 +191,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         _BOTH,
         _ORT_CPU,
         streams="sessions",
+        times_layers=True,
     ),
     Runtime(
         "ort-cpu",
@@ -187,6 +202,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("cpu",),
         _ORT_CPU,
         streams="sessions",
+        times_layers=True,
     ),
     Runtime(
         "ort-cuda",
@@ -238,6 +254,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         _NOT_FP8,
         scheme="openvino",
         streams="network",
+        times_layers=True,
     ),
     Runtime(
         "trt",
@@ -248,6 +265,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("cuda",),
         scheme="trt",
         streams="sessions",
+        times_layers=True,
     ),
     Runtime(
         "trt-rtx",
@@ -258,6 +276,7 @@ RUNTIMES: Mapping[str, Runtime] = table(
         ("cuda",),
         scheme="trt",
         streams="sessions",
+        times_layers=True,
     ),
     Runtime(
         "pt2",
@@ -323,7 +342,14 @@ def open_session(
         return door.open_session(subject, options, runtime)
     from .parallel import ParallelSession
 
-    return ParallelSession(lambda share: door.open_session(subject, share, runtime), options)
+    share = replace(options, threads=max(1, options.thread_count // options.streams), streams=1)
+    with ExitStack() as stack:
+        sessions = [
+            stack.enter_context(door.open_session(subject, share, runtime))
+            for _ in range(options.streams)
+        ]
+        stack.pop_all()
+    return ParallelSession(sessions)
 
 
 def check_precision(name: str, precision: Precision) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from resnext.artifact.specs import BatchRange, TensorSpec
-from resnext.errors import BadInput, SessionFailed
+from resnext.errors import BadInput, SessionFailed, UsageError
 
 #: Named arrays, the currency between sessions and their callers.
 Arrays = Mapping[str, NDArray[Any]]
@@ -77,6 +77,21 @@ class Delivered:
             )
             or "none"
         )
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """The time that a runtime reports for one of its layers.
+
+    Attributes:
+        layer: the layer as the runtime executes it.
+        ns: nanoseconds of one run: the median over the profiled runs.
+        kernel: kernel that computes it, as the runtime calls it; "" if the runtime does not tell.
+    """
+
+    layer: DeliveredLayer
+    ns: float
+    kernel: str = ""
 
 
 class Bound(ABC):
@@ -155,7 +170,7 @@ class Bound(ABC):
 
 
 class Session(ABC):
-    """A network ready to run on one runtime. A context manager; not thread-safe.
+    """A network ready to run on one runtime. A context manager; not thread-safe but for `streams`.
 
     Args:
         backend: name of the runtime in the registry.
@@ -223,7 +238,7 @@ class Session(ABC):
     def _bind(self, inputs: Arrays) -> Bound:
         """`bind` for inputs that are already checked."""
 
-    def lanes(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
+    def streams(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
         """One `run` for each request that may be in flight: each may be called on its own thread
         while the others run.
         """
@@ -234,6 +249,32 @@ class Session(ABC):
         """Actual precision and device of each layer. If the runtime compiles for shapes, these are
         the layers for the last bound shape. May be slow; never call it between timed runs.
         """
+
+    def layer_times(
+        self, inputs: Arrays, runs: int, before_each: Callable[[], object] = lambda: None
+    ) -> tuple[LayerTime, ...]:
+        """Time of each layer, from the runtime's own profiler.
+
+        The profiled runs are those of a second network, with the same options; `run` and bound
+        inputs are not affected. Their clock is the runtime's, so the times are for comparing
+        layers. The time of a run is the harness's to measure, with profiling off.
+
+        Args:
+            inputs: as for `run`.
+            runs: number of profiled runs, after one that is not counted.
+            before_each: called before each profiled run: the harness times its own run there, so
+                that the two take turns.
+
+        Returns:
+            The layers that ran, in the order of execution.
+
+        Raises:
+            UsageError: the runtime does not report times of layers.
+            BadInput: an input is missing or does not match its spec.
+            SessionFailed: the runtime failed, or the session is closed.
+        """
+        del inputs, runs, before_each
+        raise UsageError(f"backend {self.backend!r} does not report times of layers")
 
     def takes(self, batch: int) -> bool:
         """Whether ``batch`` is in the artifact's range, or in that of one profile of an engine."""

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.specs import BatchRange, TensorSpec
-from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, DeliveredLayer, Session
+from resnext.runtimes.session import (
+    Arrays,
+    Bound,
+    Boundary,
+    Delivered,
+    DeliveredLayer,
+    LayerTime,
+    Session,
+)
 
 
 class FakeSession(Session):
@@ -26,10 +34,12 @@ class FakeSession(Session):
     Attributes:
         boundary: timing boundary of its bound inputs.
         cuda_stream: CUDA stream of its bound inputs; a subclass may pretend to have one.
+        layers: times of its layers; without any, it does not report them.
     """
 
     boundary: Boundary = "host"
     cuda_stream: int | None = None
+    layers: tuple[LayerTime, ...] = ()
 
     def __init__(
         self,
@@ -61,6 +71,17 @@ class FakeSession(Session):
     def delivered(self) -> Delivered:
         """One layer, in float32."""
         return Delivered("cpu", (DeliveredLayer("function", "Conv", "float32", "cpu"),))
+
+    def layer_times(
+        self, inputs: Arrays, runs: int, before_each: Callable[[], object] = lambda: None
+    ) -> tuple[LayerTime, ...]:
+        """The planted `layers`, with a run of the function for each profiled one."""
+        if not self.layers:
+            return super().layer_times(inputs, runs)
+        for _ in range(runs):
+            before_each()
+            self.run(inputs)
+        return self.layers
 
     def zeros(self, rows: int) -> NDArray[Any]:
         """Zeros of the output's shape for ``rows`` images."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from resnext.precision import PRECISIONS
 from resnext_bench import benchmark
+from resnext_bench.cases import Axes
 from resnext_bench.plan import Case, Plan
 from resnext_export import ExportRequest
 from resnext_export.cli.export import main
@@ -25,6 +26,8 @@ class BatchSize(int):
 def has_batch_size(value: object) -> bool:
     if isinstance(value, Plan):
         value = value.cases
+    if isinstance(value, Axes):
+        value = tuple(value.batches)
     if isinstance(value, tuple | list | dict):
         return any(map(has_batch_size, value))
     return isinstance(value.batch if isinstance(value, Case) else value, BatchSize)

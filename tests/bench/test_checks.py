@@ -26,6 +26,7 @@ from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import compare
 from resnext_bench.checks.evidence import Evidence
 from resnext_bench.checks.registry import CHECKS, judge, registry
+from resnext_bench.limits.distance import Distance
 from resnext_bench.measure import Samples
 from resnext_bench.stats import timing_of
 
@@ -81,7 +82,18 @@ def integrity(function: Callable[[Any], Any]) -> Integrity:
 
 def loads(*own: float) -> list[Load]:
     """Rounds in which the process used ``own`` processors."""
-    return [Load(wall_s=1.0, processors=2, own=each) for each in own]
+    return [Load(wall_s=1.0, processors=2, cores=2, own=each) for each in own]
+
+
+def at_share(share: float) -> Distance:
+    return Distance(
+        ceiling="fp32 avx512",
+        compute_ns=900.0,
+        layers_ns=1500.0,
+        blocks_ns=1000.0,
+        limited_by="memory",
+        share=share,
+    )
 
 
 FINE = Evidence(
@@ -92,6 +104,7 @@ FINE = Evidence(
     config=DIGITS,
     numerics="fp32",
     accuracy=accuracy(),
+    distance=at_share(1.04),
 )
 FAULTS: dict[str, Evidence] = {
     "too-few-samples": replace(FINE, **measured(Samples([[1000] * 5]))),
@@ -117,6 +130,7 @@ FAULTS: dict[str, Evidence] = {
     "batch-integrity": replace(FINE, integrity=integrity(lambda images: images[::-1])),
     "precision-not-delivered": replace(FINE, delivered=delivered("float16")),
     "accuracy-lost": replace(FINE, accuracy=accuracy(losing_flips=3)),
+    "beyond-the-limit": replace(FINE, distance=at_share(1.06)),
     "host-bound": replace(
         FINE,
         **measured(

@@ -385,7 +385,7 @@ def test_a_log_has_a_line_for_each_step_with_the_time_gone_and_stdout_stays_clea
         "round 1/3",
         "round 2/3",
         "round 3/3",
-        "round 4/3: within 2.3%",
+        "round 4: within 2.3%",
         "comparing the outputs of torch batch 1",
         "comparing the outputs of torch-compile batch 1",
     ]

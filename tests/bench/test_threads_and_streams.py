@@ -96,10 +96,10 @@ class Fake(FakeSession):
             return known[key].copy()
 
         super().__init__(logits, (1, 8, 8), 10)
-        self.threads, self.streams = threads, options.streams
+        self.threads, self.in_flight = threads, options.streams
 
-    def lanes(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
-        return (self.run,) * self.streams
+    def streams(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
+        return (self.run,) * self.in_flight
 
     def delivered(self) -> Delivered:
         names = [layer.name for layer in layers(VARIANTS["resnext11_8x4d_digits"])]
@@ -194,7 +194,7 @@ class MainThreadMeter(Meter):
     def since(self, before: Counters) -> Load:
         after = self.read()
         used = (after.own_s - before.own_s) / (after.wall_s - before.wall_s)
-        return Load(wall_s=1.0, processors=2, own=used)
+        return Load(wall_s=1.0, processors=2, cores=2, own=used)
 
 
 @pytest.mark.parametrize("burning", [0, 2])
@@ -240,7 +240,7 @@ def test_throughput_counts_all_requests_in_flight(
 class OneWrongStream(Fake):
     """Its second stream swaps rows."""
 
-    def lanes(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
+    def streams(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
         def swapped(inputs: Arrays) -> dict[str, NDArray[Any]]:
             return {"logits": self.run(inputs)["logits"][::-1].copy()}
 

@@ -14,7 +14,7 @@ class QuietMeter(Meter):
 
     def since(self, before: Counters) -> Load:  # noqa: ARG002  # as the real one
         """A quiet load."""
-        return Load(wall_s=1.0, processors=2, own=1.0, others=0.0, stolen=0.0, waiting=0.0)
+        return Load(wall_s=1.0, processors=2, cores=2, own=1.0, others=0.0, stolen=0.0, waiting=0.0)
 
 
 def calm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from resnext.testing import FakeSession
 from resnext_bench.measure import Measured, Subject, measure
 from resnext_bench.plan import Case, Plan
 
-QUIET = Load(wall_s=1.0, processors=2, own=2.0, others=0.0, stolen=0.0, waiting=0.0)
+QUIET = Load(wall_s=1.0, processors=2, cores=2, own=2.0, others=0.0, stolen=0.0, waiting=0.0)
 SPINNING = QUIET.model_copy(update={"own": 1.2, "others": 0.8, "waiting": 0.5})
 
 

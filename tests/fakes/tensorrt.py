@@ -59,6 +59,7 @@ class Control:
             ``synchronize`` raise RuntimeError.
         function: maps images (N x ...) and the number of classes to logits (N x classes).
         inspector: which TensorRT's form of JSON the engine inspector speaks.
+        layer_ms: milliseconds of a layer, from its name, for profilers.
         extra_classes: added to the width that contexts report of outputs.
         journal: what was done, in order, for example ``context``, ``launch 4``, ``capture``,
             ``replay``.
@@ -69,6 +70,7 @@ class Control:
         default_factory=lambda: host_logits
     )
     inspector: Literal[10, 11] = 11
+    layer_ms: Callable[[str], float] = field(default_factory=lambda: lambda _: 1.0)
     extra_classes: int = 0
     journal: list[str] = field(default_factory=list)
 
@@ -239,6 +241,13 @@ class IProgressMonitor:
         """To be overridden."""
 
 
+class IProfiler:
+    """As the library's."""
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        """To be overridden."""
+
+
 class TensorIOMode(Enum):
     """As the library's."""
 
@@ -405,6 +414,7 @@ class IExecutionContext:
 
     def __init__(self, plan: dict[str, Any], logger: Any, fake: FakeTensorRT) -> None:
         self._plan, self._logger, self._fake = plan, logger, fake
+        self.profiler: IProfiler | None = None
         self._profile = 0
         self._shape: tuple[int, ...] = ()
         self._addresses: dict[str, int] = {}
@@ -478,6 +488,9 @@ class IExecutionContext:
             logits[...] = fake.control.function(images, logits.shape[1])
 
         fake.memory.submit(work)
+        if self.profiler is not None:
+            for node in self._plan["nodes"]:
+                self.profiler.report_layer_time(node, fake.control.layer_ms(node))
         return True
 
     def _view(self, spec: dict[str, Any], batch: int) -> NDArray[Any]:
@@ -696,6 +709,7 @@ class FakeTensorRT:
 
     ILogger = ILogger
     IProgressMonitor = IProgressMonitor
+    IProfiler = IProfiler
     TensorIOMode = TensorIOMode
     LayerInformationFormat = LayerInformationFormat
     DataType = DataType

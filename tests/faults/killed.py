@@ -26,11 +26,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from fakes.calm import calm
 from resnext.artifact import files
 from resnext.artifact.files import read_artifact
 from resnext.cli import app, parity
+from resnext.errors import ResnextError
 from resnext.storage import read_cached
 from resnext_bench.cli import bench
+from resnext_bench.result import read_run
 from resnext_export.cli import export
 
 #: Operations that a process may be stopped before.
@@ -144,6 +149,8 @@ class Tries:
             problems += self._ended(code, said, base)
         if PHASES[name].command is export.main:
             problems += self._either_whole(base, wanted)
+        left, unreadable = self._left_run(name, base)
+        problems += unreadable
         code_again, said_again, _ = self._run(name, base)
         if code_again != 0:
             problems.append(f"the next run ended with {code_again}: {said_again}")
@@ -158,6 +165,7 @@ class Tries:
             "at": round(at, 3),
             "of": round(took_s, 3) if by_time else operations,
             "code": code,
+            "left": left,
             "problems": problems,
         }
 
@@ -231,6 +239,21 @@ class Tries:
         if name == "cache":
             return outcome["passed"], round(outcome["max_error"], 6)
         return [[row["artifact_sha256"], row["accuracy"]] for row in outcome["rows"]]
+
+    def _left_run(self, name: str, base: Path) -> tuple[str, list[str]]:
+        """The file of a stopped benchmark: nothing, or a whole file with the rows that were judged,
+        and what is wrong with it.
+        """
+        if name != "benchmark" or not (base / "run.json").exists():
+            return "no file", []
+        try:
+            run = read_run(base / "run.json")
+        except ResnextError as exc:
+            return "a damaged file", [f"the stopped run left {exc}"]
+        if run.complete:
+            return "the whole run", []
+        wrong = [] if all(row.parity for row in run.rows) else ["a row was saved before its parity"]
+        return f"{len(run.rows)} finished rows", wrong
 
     def _either_whole(self, base: Path, wanted: Any) -> Iterator[str]:
         try:
@@ -326,6 +349,7 @@ def left_over(base: Path) -> list[Path]:
 
 def main() -> None:
     folder, tries, seed, number, *names = sys.argv[1:]
+    calm(pytest.MonkeyPatch())  # rows of a few milliseconds are not to be judged by their times
     for module in _HEAVY:
         with suppress(ImportError):
             import_module(module)

@@ -56,6 +56,16 @@ def test_two_hundred_kills(tmp_path: Path) -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(7200)
+def test_a_benchmark_killed_at_fifty_moments_leaves_a_whole_file_or_none(tmp_path: Path) -> None:
+    found = stopped(tmp_path, 50, "SIGKILL", "benchmark")
+    left = Counter(one["left"] for one in found)
+    sys.stdout.write(f"\na benchmark killed {len(found)} times left: {dict(left)}\n")
+    check(found)
+    assert {"no file", "1 finished rows"} <= set(left)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM"])
 def test_a_signal_in_any_phase_ends_the_command_in_one_line_and_leaves_nothing(
     signal: str, tmp_path: Path

@@ -486,7 +486,7 @@ def test_an_engine_is_at_least_as_fast_as_torch_compile(
     kind: EngineKind, fp16: Artifact, weights: Weights
 ) -> None:
     cases = (Case("torch-compile", 64), Case(kind, 64))
-    plan = Plan(cases, duration_s=1.5, rounds=5, warmup_s=0.5)
+    plan = Plan(cases, duration_s=1.5, rounds=8, warmup_s=0.5)
     run = run_benchmark(
         weights,
         plan,

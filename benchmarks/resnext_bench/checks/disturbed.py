@@ -16,7 +16,7 @@ CPU quota may be too small for the number of `threads`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from resnext.findings import Finding
 
@@ -33,21 +33,23 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     total, bad = len(samples.host_ns), len(samples.disturbed)
     if not bad:
         return
-    causes = Counter(why.partition(" (")[0] for each in samples.disturbed.values() for why in each)
-    worst = {why.partition(" (")[0]: why for each in samples.disturbed.values() for why in each}
-    named = "; ".join(f"{count} by {worst[cause]}" for cause, count in causes.most_common())
     left = total - bad
+    which = f"{bad} of {total} rounds were" if left else f"all {total} rounds were"
+    disturbed = f"{which} disturbed by {_causes(samples.disturbed.values())}"
     if left >= min(evidence.planned_rounds, ENOUGH_ROUNDS):
-        yield Finding(
-            CODE,
-            f"{bad} of {total} rounds were disturbed and are left out ({named}); the other {left}"
-            " suffice",
-            severity="warning",
-        )
+        message = f"{disturbed}; they are left out, and the other {left} suffice"
+        yield Finding(CODE, message, severity="warning")
     else:
-        yield Finding(
-            CODE,
-            f"{bad} of {total} rounds were disturbed ({named}), and the other {left} do not"
-            " suffice",
-            "stop other work, or give a longer `max_seconds`",
-        )
+        message = f"{disturbed}; the other {left} do not suffice" if left else disturbed
+        yield Finding(CODE, message, "stop other work, or give a longer `max_seconds`")
+
+
+def _causes(disturbances: Iterable[tuple[str, ...]]) -> str:
+    """The causes, the most frequent one first, each as it was in its last round."""
+    rounds: Counter[str] = Counter()
+    last: dict[str, str] = {}
+    for why in (why for each in disturbances for why in each):
+        kind = why.partition(" (")[0]
+        rounds[kind] += 1
+        last[kind] = why
+    return ", and by ".join(last[kind] for kind, _ in rounds.most_common())

@@ -10,6 +10,7 @@ from resnext.runtimes.session import Delivered
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import Parity
+from resnext_bench.limits.distance import Distance
 from resnext_bench.measure import Samples
 from resnext_bench.stats import Timing
 
@@ -34,6 +35,7 @@ class Evidence:
         planned_rounds: minimum number of undisturbed rounds that the plan asked for.
         precision: requested, as in `Plan.precision`.
         threads: CPU threads that the session was given; None if unknown.
+        distance: from the limit; None if the machine's ceilings are unknown.
     """
 
     samples: Samples
@@ -51,3 +53,4 @@ class Evidence:
     planned_rounds: int = 1
     precision: float | None = None
     threads: int | None = None
+    distance: Distance | None = None

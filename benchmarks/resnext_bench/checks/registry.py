@@ -12,6 +12,7 @@ from resnext.findings import Finding
 from . import (
     accuracy,
     batch_integrity,
+    beyond_limit,
     copy_bound,
     delivered,
     device_clock,
@@ -73,6 +74,7 @@ CHECKS: Mapping[str, Check] = registry(
     batch_integrity,
     delivered,
     accuracy,
+    beyond_limit,
     host_bound,
     copy_bound,
     untrained,

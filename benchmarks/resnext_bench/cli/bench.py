@@ -55,6 +55,13 @@ once measuring has begun, what was measured is still compared, shown and written
 
 #: Subcommands: module and function, and the line that ``--help`` shows.
 _COMMANDS: dict[str, tuple[str, str]] = {
+    "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
+    "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
+    "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
+    "limits": (
+        "resnext_bench.cli.limits:limits",
+        "What this machine can do at most, and the least times of a network on it.",
+    ),
     "crosscheck": (
         "resnext_bench.cli.crosscheck:crosscheck",
         "Compare our times with those of the peers' own tools.",
@@ -369,8 +376,10 @@ def main(
         click.echo("interrupted; what was measured before is reported", err=True)
         sys.exit(130)
     if code := exit_code(run):
+        from resnext_bench.report import remarks
+
         bad = [row for row in run.rows if row.status != "valid"]
-        first = as_flags(f"{bad[0].backend} batch {bad[0].batch}: {bad[0].reasons[0]}")
+        first = as_flags(remarks(run)[0])
         click.echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid; {first}", err=True)
         sys.exit(code)
 

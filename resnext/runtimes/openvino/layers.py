@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from resnext.network.layers import module_of
-from resnext.runtimes.session import DeliveredLayer
+from resnext.runtimes.session import DeliveredLayer, LayerTime
 
 from .library import dtype_name
 
@@ -46,6 +49,56 @@ def delivered_layers(compiled: Any, modules: dict[str, str]) -> tuple[DeliveredL
                 )
             )
     return tuple(layers)
+
+
+def mean_times(request: Any) -> dict[str, int]:
+    """Mean microseconds of each layer that ran, by its name: over all runs since the network was
+    compiled, rounded down.
+
+    Args:
+        request: an ``openvino.InferRequest`` of a network with performance counters.
+    """
+    return {
+        info.node_name: round(info.real_time.total_seconds() * 1e6)
+        for info in request.get_profiling_info()
+        if info.status == info.Status.EXECUTED
+    }
+
+
+def median_run(means: Sequence[int]) -> float:
+    """The median of all runs but the first, microseconds.
+
+    Args:
+        means: after each run, the mean of all runs so far, rounded down. Each run was rounded down
+            first.
+
+    Returns:
+        A value that is off by a few microseconds: a run's is the difference of two sums, each off
+        by up to as many as there were runs.
+    """
+    # Rounding down twice takes one microsecond on average.
+    sums = [count * (mean + 1) if mean else 0 for count, mean in enumerate(means, 1)]
+    return statistics.median(max(0, after - before) for before, after in itertools.pairwise(sums))
+
+
+def layer_times(
+    compiled: Any, modules: dict[str, str], means: Sequence[dict[str, int]]
+) -> tuple[LayerTime, ...]:
+    """The layers that ran, with the median of all runs but the first.
+
+    Args:
+        compiled: an ``openvino.CompiledModel``.
+        modules: as for `delivered_layers`.
+        means: `mean_times` after each run since it was compiled.
+    """
+    kernels = {facts["name"]: facts["primitiveType"] for facts in layer_facts(compiled)}
+    return tuple(
+        LayerTime(
+            layer, median_run([mean[layer.name] for mean in means]) * 1e3, kernels[layer.name]
+        )
+        for layer in delivered_layers(compiled, modules)
+        if layer.name in means[0]  # others are computed from constants, once
+    )
 
 
 def _modules(nodes: list[str], modules: dict[str, str]) -> tuple[str, ...]:

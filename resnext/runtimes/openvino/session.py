@@ -25,10 +25,10 @@ from resnext.errors import (
 )
 from resnext.precision import PRECISIONS
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Bound, Delivered, Session
+from resnext.runtimes.session import Arrays, Bound, Delivered, LayerTime, Session
 
 from .ir import READERS, metadata_value, modules_by_node, tensor_spec, weight_dtypes
-from .layers import HEAVY, delivered_layers, layer_facts
+from .layers import HEAVY, delivered_layers, layer_facts, layer_times, mean_times
 from .library import VERSION, hints, ov, properties, shared_core, translated, type_name
 
 _DEVICE = "CPU"
@@ -64,7 +64,7 @@ class OpenvinoSession(Session):
         self.outputs = tuple(tensor_spec(port) for port in self._model.outputs)
         self._check_manifest()
         self._any = self._compile(self._model)
-        # One request for each lane.
+        # One request for each stream.
         self._runners = self._requests(self._any)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._exact: Any = None
@@ -80,14 +80,14 @@ class OpenvinoSession(Session):
         """
         return self._run_on(0, inputs)
 
-    def lanes(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
+    def streams(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
         """`run` with a separate request for each stream."""
-        return tuple(partial(self._run_on, lane) for lane in range(self._options.streams))
+        return tuple(partial(self._run_on, stream) for stream in range(self._options.streams))
 
-    def _run_on(self, lane: int, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def _run_on(self, stream: int, inputs: Arrays) -> dict[str, NDArray[Any]]:
         self.check_inputs(inputs)
         exact = self._shapes == {name: array.shape for name, array in inputs.items()}
-        request = (self._exact_runners if exact else self._runners)[lane]
+        request = (self._exact_runners if exact else self._runners)[stream]
         with translated(SessionFailed, f"{self.backend} failed"):
             # The arrays must outlive the run; a tensor does not keep them alive.
             arrays = {name: _usable(array) for name, array in inputs.items()}
@@ -145,6 +145,25 @@ class OpenvinoSession(Session):
         }
         return Delivered("cpu", delivered_layers(compiled, modules_by_node(self._model)), notes)
 
+    def layer_times(
+        self, inputs: Arrays, runs: int, before_each: Callable[[], object] = lambda: None
+    ) -> tuple[LayerTime, ...]:
+        """From OpenVINO's performance counters, in a network compiled for this shape."""
+        self.check_inputs(inputs)
+        shapes = {name: array.shape for name, array in inputs.items()}
+        compiled = self._compile(self._reshaped(shapes), {properties.enable_profiling: True})
+        with translated(SessionFailed, f"{self.backend} failed"):
+            arrays = {name: _usable(array) for name, array in inputs.items()}
+            request = compiled.create_infer_request()
+            _set_inputs(request, arrays)
+            means = []
+            for index in range(runs + 1):
+                if index:
+                    before_each()
+                request.infer(share_outputs=True)
+                means.append(mean_times(request))
+        return layer_times(compiled, modules_by_node(self._model), means)
+
     def close(self) -> None:
         """Release requests and networks, then the memory of their weights."""
         super().close()
@@ -168,18 +187,23 @@ class OpenvinoSession(Session):
         """The network compiled for exactly ``shapes``."""
         if shapes == {spec.name: spec.shape for spec in self.inputs}:
             return self._any
+        return self._compile(self._reshaped(shapes))
+
+    def _reshaped(self, shapes: dict[str, tuple[int, ...]]) -> Any:
+        """A copy of the model that takes exactly ``shapes``."""
         model = self._model.clone()  # shares the weights
         with translated(SessionFailed, f"{self.backend} cannot take the input shape {shapes}"):
             model.reshape({name: list(shape) for name, shape in shapes.items()})
-        return self._compile(model)
+        return model
 
-    def _compile(self, model: Any) -> Any:
+    def _compile(self, model: Any, more: dict[str, Any] | None = None) -> Any:
         precision = _PRECISIONS.get(self._artifact.manifest.precision, ov.Type.f32)
         config = {
             hints.inference_precision: precision,
             hints.performance_mode: hints.PerformanceMode.LATENCY,
             properties.num_streams: self._options.streams,
             properties.inference_num_threads: self._options.thread_count,
+            **(more or {}),
         }
         try:
             with translated(SessionFailed, f"OpenVINO cannot compile {self._artifact.path}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,15 @@ from numpy.typing import NDArray
 
 from resnext.artifact.graph import onnx_graph
 from resnext.artifact.specs import TensorSpec
-from resnext.runtimes.session import Arrays, Bound, Delivered
+from resnext.runtimes.session import Arrays, Bound, Delivered, LayerTime
 
-from .profile import layers_from_profile, modules_by_output, profiled_run
+from .profile import (
+    layer_times,
+    layers_from_profile,
+    modules_by_output,
+    profiled_run,
+    profiled_runs,
+)
 from .provider import Provider, load, session_options
 
 
@@ -42,6 +49,22 @@ class CpuProvider(Provider):
             "threads": str(self.options.thread_count),
         }
         return Delivered(self.device, layers_from_profile(events, modules), notes)
+
+    def layer_times(
+        self, inputs: Arrays, runs: int, before_each: Callable[[], object]
+    ) -> tuple[LayerTime, ...]:
+        """From profiled runs of the same graph."""
+
+        def turns() -> Iterator[Arrays]:
+            yield inputs
+            for _ in range(runs):
+                before_each()
+                yield inputs
+
+        _, events = profiled_runs(
+            session_options(self.options), self._load, turns(), backend=self.backend
+        )
+        return layer_times(events, runs + 1, modules_by_output(onnx_graph(self.artifact)))
 
     def _load(self, native: Any) -> Any:
         return load(self.artifact, native, self.name, backend=self.backend)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import onnxruntime as ort
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import SessionFailed, first_line
 from resnext.network.layers import module_of
-from resnext.runtimes.session import DeliveredLayer
+from resnext.runtimes.session import Arrays, DeliveredLayer, LayerTime
 from resnext.storage import scratch_folder
 
 from .provider import Open
@@ -63,16 +64,37 @@ def profiled_run(
     Raises:
         SessionFailed: the run failed.
     """
+    arrays = {
+        spec.name: np.zeros([batch if n is None else n for n in spec.shape], spec.dtype)
+        for spec in inputs
+    }
+    return profiled_runs(native, open_, [arrays], backend=backend)
+
+
+def profiled_runs(
+    native: ort.SessionOptions, open_: Open, runs: Iterable[Arrays], *, backend: str
+) -> tuple[Any, list[Event]]:
+    """Run in a new session.
+
+    Args:
+        native: options of the session; profiling is switched on in them.
+        open_: opens the session.
+        runs: the inputs of each run; taken one at a time, when the run before is over.
+        backend: name of the runtime, for messages.
+
+    Returns:
+        The session, and one event for each kernel that ran, in order.
+
+    Raises:
+        SessionFailed: a run failed.
+    """
     with scratch_folder() as folder:
         native.enable_profiling = True
         native.profile_file_prefix = str(folder / "profile")
         session = open_(native)
-        arrays = {
-            spec.name: np.zeros([batch if n is None else n for n in spec.shape], spec.dtype)
-            for spec in inputs
-        }
         try:
-            session.run([value.name for value in session.get_outputs()], arrays)
+            for arrays in runs:
+                session.run([value.name for value in session.get_outputs()], arrays)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         except Exception as exc:  # onnxruntime's errors have no common base
             raise SessionFailed(f"{backend} failed in a profiled run: {first_line(exc)}") from exc
@@ -112,6 +134,30 @@ def layers_from_profile(
             )
         )
     return tuple(layers)
+
+
+def layer_times(
+    events: list[Event], runs: int, modules: Mapping[str, str]
+) -> tuple[LayerTime, ...]:
+    """The nodes with their median times; the first run is not counted.
+
+    Args:
+        events: from `profiled_runs`, of several equal runs.
+        runs: their number, the first included.
+        modules: as for `layers_from_profile`.
+
+    Raises:
+        SessionFailed: the events are not those of equal runs.
+    """
+    count, rest = divmod(len(events), runs)
+    by_run = [events[start : start + count] for start in range(0, len(events), count or 1)]
+    nodes = [[event["name"] for event in each] for each in by_run]
+    if rest or not count or any(each != nodes[0] for each in nodes):
+        raise SessionFailed("ONNX Runtime's profile has other nodes in one run than in the next")
+    return tuple(
+        LayerTime(layer, statistics.median(float(each[index]["dur"]) for each in by_run[1:]) * 1e3)
+        for index, layer in enumerate(layers_from_profile(by_run[0], modules))
+    )
 
 
 def modules_by_output(model: onnx.ModelProto) -> dict[str, str]:

@@ -19,7 +19,7 @@ from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, SilentFallback, first_line
 from resnext.machine.threads import physical_cores
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Bound, Delivered
+from resnext.runtimes.session import Arrays, Bound, Delivered, LayerTime
 
 
 class Provider(ABC):
@@ -63,6 +63,15 @@ class Provider(ABC):
     @abstractmethod
     def delivered(self, inputs: tuple[TensorSpec, ...]) -> Delivered:
         """All nodes with provider and element type, from a profiled run of a new session."""
+
+    def layer_times(
+        self, inputs: Arrays, runs: int, before_each: Callable[[], object]
+    ) -> tuple[LayerTime, ...] | None:
+        """`Session.layer_times`; None if a profile of this provider does not tell: on a GPU, ONNX
+        Runtime times the launches.
+        """
+        del inputs, runs, before_each
+        return None
 
     def closed(self) -> None:  # noqa: B027  # not abstract: most leave nothing
         """Called when the session has been released."""

@@ -16,7 +16,8 @@ from resnext.runtimes.session import DeliveredLayer
 #: PyTorch's memory formats by name.
 LAYOUTS = {"nchw": torch.contiguous_format, "channels-last": torch.channels_last}
 _RECOMPILE_LIMIT = 1024
-_OPS = {"conv2d": "Conv", "linear": "Gemm", "Conv2d": "Conv", "Linear": "Gemm"}
+#: Convolutions and matrix products, by function and by class.
+OPS = {"conv2d": "Conv", "linear": "Gemm", "Conv2d": "Conv", "Linear": "Gemm"}
 
 
 @dataclass
@@ -107,7 +108,7 @@ def _many_compilations() -> AbstractContextManager[Any]:
 def _graph_layers(graph: torch.fx.GraphModule) -> list[DeliveredLayer]:
     layers = []
     for node in graph.graph.nodes:
-        op = _OPS.get(getattr(node.target, "__name__", str(node.target)))
+        op = OPS.get(getattr(node.target, "__name__", str(node.target)))
         value = node.meta.get("example_value")
         if op and isinstance(value, Tensor):
             dtype = str(value.dtype).removeprefix("torch.")
@@ -133,9 +134,9 @@ def _module_layers(model: nn.Module, probe: Tensor) -> list[DeliveredLayer]:
         return hook
 
     hooks = [
-        module.register_forward_hook(recorder(name, _OPS[type(module).__name__]))
+        module.register_forward_hook(recorder(name, OPS[type(module).__name__]))
         for name, module in model.named_modules()
-        if type(module).__name__ in _OPS
+        if type(module).__name__ in OPS
     ]
     try:
         model(probe)

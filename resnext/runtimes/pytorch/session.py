@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from resnext.network.forms import fold_batch_norms, merge_model_groups
 from resnext.precision import PRECISIONS
 from resnext.runtimes.buffers import DeviceMemory, torch_dtype
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered
-from resnext.runtimes.tensor_session import TensorSession
+from resnext.runtimes.session import Arrays, Bound, Boundary, Delivered, LayerTime
+from resnext.runtimes.tensor_session import TensorSession, Translated
 from resnext.weights.spec import Weights, load_model
 
+from .module_times import median_times, run_modules
 from .network import LAYOUTS, Network
 from .trial import fastest, time_forms, widths_to_try
 
@@ -96,6 +98,25 @@ class TorchSession(TensorSession):
         if self.backend == "torch-compile":
             notes["graphs"] = str(len(network.graphs))
         return Delivered(self._memory.device, tuple(layers), notes)
+
+    def layer_times(
+        self, inputs: Arrays, runs: int, before_each: Callable[[], object] = lambda: None
+    ) -> tuple[LayerTime, ...]:
+        """Of each module of an eager network on a CPU, without the modules that it calls."""
+        self.check_inputs(inputs)
+        if self.backend == "torch-compile" or self._memory.on_cuda:
+            return super().layer_times(inputs, runs)
+        with Translated(self.backend), self.settings():
+            images = self._ready(self._memory.place(inputs[self.inputs[0].name]))
+        network = self._network
+        assert network is not None  # set by _ready
+        timed = []
+        for index in range(runs + 1):
+            if index:
+                before_each()
+            with Translated(self.backend), self.settings():
+                timed.append(run_modules(network.model, partial(network, images)))
+        return median_times(timed[1:])
 
     @property
     def model_size_bytes(self) -> int:

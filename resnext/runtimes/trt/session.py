@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.identity import different_tensors, refuse_different
+from resnext.artifact.records import EngineLayer
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, SessionFailed
 from resnext.runtimes.buffers import DeviceMemory
 from resnext.runtimes.delivered import delivered_from_engine
 from resnext.runtimes.registry import SessionOptions
-from resnext.runtimes.session import Arrays, Delivered, Session
+from resnext.runtimes.session import Arrays, Delivered, LayerTime, Session
 from resnext.runtimes.tensor_session import Translated
 from resnext.storage import cache_folder
 
@@ -29,6 +30,7 @@ from .kernel_cache import KernelCache
 from .layers import layers_from_inspector
 from .library import Library
 from .log import captured
+from .profiler import Reports, attach, layer_times
 
 #: Names of element types, by the library's. Its ``nptype`` fails for bfloat16, which NumPy lacks.
 DTYPES: Mapping[str, str] = MappingProxyType(
@@ -149,14 +151,41 @@ class TrtSession(Session):
             spec.name: self._memory.fetch(execution.buffers[spec.name]) for spec in self.outputs
         }
 
-    def delivered(self) -> Delivered:
-        """Each layer, as the engine's inspector reports it."""
+    def layer_times(
+        self, inputs: Arrays, runs: int, before_each: Callable[[], object] = lambda: None
+    ) -> tuple[LayerTime, ...]:
+        """From TensorRT's profiler, in a separate context, launched kernel by kernel."""
+        self.check_inputs(inputs)
+        with Translated(self.backend):
+            execution = self._prepare(next(iter(inputs.values())).shape[0])
+            execution.load(inputs)
+            self._memory.synchronize()
+        reports: Reports = []
+        attach(self._trt, execution.context, reports)
+        timed = []
+        for index in range(runs + 1):
+            if index:
+                before_each()
+            with Translated(self.backend):
+                execution.launch_logged()
+                self._memory.synchronize()
+            timed.append(reports.copy())
+            reports.clear()
+        layers = self._layers(execution)
+        return layer_times(timed[1:], layers, self._memory.device)
+
+    def _layers(self, execution: Execution | None) -> tuple[EngineLayer, ...]:
+        """The layers as the engine's inspector reports them, for the shapes of ``execution``."""
         inspector = self._engine.create_engine_inspector()
-        if self._last_bound is not None:
-            inspector.execution_context = self._last_bound.context
-        layers = layers_from_inspector(
+        if execution is not None:
+            inspector.execution_context = execution.context
+        return layers_from_inspector(
             inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         )
+
+    def delivered(self) -> Delivered:
+        """Each layer, as the engine's inspector reports it."""
+        layers = self._layers(self._last_bound)
         last = self._last_bound
         graph = (
             "nothing bound" if last is None else "on" if last.replay else f"off: {last.why_plain}"

@@ -12,7 +12,7 @@ import pytest
 
 from resnext.machine.load import Counters, Load, Meter
 
-QUIET = Load(wall_s=1.0, processors=2, own=2.0, others=0.0, stolen=0.0, waiting=0.01)
+QUIET = Load(wall_s=1.0, processors=2, cores=2, own=2.0, others=0.0, stolen=0.0, waiting=0.01)
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,14 @@ QUIET = Load(wall_s=1.0, processors=2, own=2.0, others=0.0, stolen=0.0, waiting=
         ({"own": 1.0, "others": 1.0, "waiting": 0.02}, 1, None),
         ({"own": 0.7, "others": 1.3, "waiting": 0.4}, 1, "other processes"),
         # a large machine whose other users wait among themselves
-        ({"processors": 64, "own": 2.0, "others": 30.0, "waiting": 0.9}, 2, None),
-        ({"processors": 64, "own": 1.5, "others": 62.5, "waiting": 0.9}, 2, "other processes"),
+        ({"processors": 64, "cores": 64, "own": 2.0, "others": 30.0, "waiting": 0.9}, 2, None),
+        (
+            {"processors": 64, "cores": 64, "own": 1.5, "others": 62.5, "waiting": 0.9},
+            2,
+            "other processes",
+        ),
+        # two threads on two cores of two processors each: the other's work is on one of these cores
+        ({"processors": 4, "own": 2.0, "others": 1.0, "waiting": 0.0}, 2, "other processes"),
         ({"stolen": 0.3}, 2, "steal time"),
         ({"stolen": 0.02}, 2, None),
         ({"throttled": 0.2}, 2, "the CPU quota"),

@@ -13,8 +13,8 @@ from exported import export_onnx
 from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
 from resnext.machine.threads import ThreadBudget, own_affinity
+from resnext.runtimes import registry
 from resnext.runtimes.ort import provider
-from resnext.runtimes.parallel import ParallelSession
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, check_streams, open_session
 from resnext.testing import FakeSession
 from resnext.weights.spec import Weights, load_weights
@@ -100,7 +100,7 @@ def test_streams_share_the_threads_and_give_what_one_gives(
     with open_session(artifact, name, options=SessionOptions("cpu", 2)) as one:
         one.bind(inputs)
         expected = one.run(inputs)["logits"]
-        assert len(one.lanes()) == 1
+        assert len(one.streams()) == 1
     with open_session(artifact, name, options=SessionOptions("cpu", 2, streams=2)) as session:
         with session.bind(inputs) as bound:
             np.testing.assert_allclose(bound.fetch()["logits"], expected, atol=1e-5)
@@ -109,7 +109,7 @@ def test_streams_share_the_threads_and_give_what_one_gives(
         def run(stream: int) -> None:
             together.wait()
             for _ in range(50):
-                results[stream] = session.lanes()[stream](inputs)["logits"]
+                results[stream] = session.streams()[stream](inputs)["logits"]
 
         streams = [threading.Thread(target=run, args=(stream,)) for stream in range(2)]
         for each in streams:
@@ -124,37 +124,46 @@ def test_streams_share_the_threads_and_give_what_one_gives(
         assert notes["streams"].startswith("2")
 
 
-def test_parallel_sessions_are_opened_bound_and_closed_together() -> None:
-    opened: list[FakeSession] = []
-    shares: list[SessionOptions] = []
+class Opener:
+    """In place of a runtime: opens fakes, and fails after ``most`` of them."""
 
-    def open_one(share: SessionOptions) -> FakeSession:
-        shares.append(share)
-        opened.append(FakeSession(lambda images: images * 2, in_shape=(2,)))
-        return opened[-1]
+    def __init__(self, most: int = 9) -> None:
+        self.opened: list[FakeSession] = []
+        self.shares: list[SessionOptions] = []
+        self._most = most
 
-    inputs = {"input": np.ones((3, 2), np.float32)}
-    with ParallelSession(open_one, SessionOptions("cpu", 7, streams=3)) as session:
-        assert {(share.threads, share.streams) for share in shares} == {(2, 1)}
-        session.bind(inputs)
-        for lane in session.lanes():
-            assert lane(inputs)["logits"].tolist() == [[2, 2]] * 3
-        assert [one.calls for one in opened] == [1, 1, 1]
-    assert [one.closed for one in opened] == [True] * 3
-
-
-def test_sessions_that_are_open_are_closed_if_another_does_not_open() -> None:
-    opened: list[FakeSession] = []
-
-    def open_one(_share: SessionOptions) -> FakeSession:
-        if opened:
+    def open_session(self, _subject: object, share: SessionOptions, _name: str) -> FakeSession:
+        if len(self.opened) == self._most:
             raise UsageError("planted")
-        opened.append(FakeSession())
-        return opened[0]
+        self.shares.append(share)
+        self.opened.append(FakeSession(lambda images: images * 2, in_shape=(2,)))
+        return self.opened[-1]
 
+
+def test_parallel_sessions_share_the_threads_and_are_bound_and_closed_together(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opener = Opener()
+    monkeypatch.setattr(registry, "load_door", lambda _: opener)
+    inputs = {"input": np.ones((3, 2), np.float32)}
+    options = SessionOptions("cpu", 7, streams=3)
+    with open_session(artifact, "ort-cpu", options=options) as session:
+        assert {(share.threads, share.streams) for share in opener.shares} == {(2, 1)}
+        session.bind(inputs)
+        for run in session.streams():
+            assert run(inputs)["logits"].tolist() == [[2, 2]] * 3
+        assert [one.calls for one in opener.opened] == [1, 1, 1]
+    assert [one.closed for one in opener.opened] == [True] * 3
+
+
+def test_sessions_that_are_open_are_closed_if_another_does_not_open(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opener = Opener(most=1)
+    monkeypatch.setattr(registry, "load_door", lambda _: opener)
     with pytest.raises(UsageError, match="planted"):
-        ParallelSession(open_one, SessionOptions("cpu", 2, streams=2))
-    assert opened[0].closed
+        open_session(artifact, "ort-cpu", options=SessionOptions("cpu", 2, streams=2))
+    assert opener.opened[0].closed
 
 
 @pytest.mark.parametrize("name", [name for name in RUNTIMES if RUNTIMES[name].streams is None])

@@ -70,6 +70,7 @@ MODULES: Mapping[str, Mapping[str, Kinds | None]] = {
     "resnext/runtimes/trt/log.py": {},
     "resnext/runtimes/trt/execution.py": {},
     "resnext/runtimes/trt/session.py": {"profile": None},
+    "resnext/runtimes/trt/profiler.py": {},
     "export/resnext_export/tensorrt/engine_from_onnx.py": {"layer": ("ILayer",)},
     "export/resnext_export/tensorrt/refit.py": {},
     "export/resnext_export/tensorrt/progress.py": {},

@@ -30,6 +30,7 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu, probe_driver
 from resnext.machine.machine import this_platform
+from resnext.network.layers import layers
 from resnext.runtimes import registry
 from resnext.runtimes.buffers import CudaMemory
 from resnext.runtimes.registry import SessionOptions
@@ -37,6 +38,7 @@ from resnext.runtimes.trt import door as trt_door
 from resnext.runtimes.trt.door import open_session
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import LIBRARIES, EngineKind, TensorRT, TensorRTRTX
+from resnext.runtimes.trt.profiler import Reports, layer_times
 from resnext.runtimes.trt.session import DTYPES, TrtSession
 from resnext.storage import cache_folder, read_cached, write_cached
 from resnext.verify.batches.integrity import artifact_integrity
@@ -428,6 +430,39 @@ def test_a_bound_run_replays_the_graph_and_launches_nothing(make: Make, images: 
         assert (rig.count("launch"), rig.count("replay")) == (launches, replays + 5)
         session.run({"input": images[:4]})
         assert (rig.count("launch"), rig.count("replay")) == (launches + 1, replays + 5)
+
+
+@pytest.mark.parametrize("kind", ["trt", "trt-rtx"])
+def test_layers_are_timed_in_a_context_apart_from_what_is_bound(
+    make: Make, kind: EngineKind, images: Any, weights: Weights
+) -> None:
+    rig = make(kind)
+    names = [layer.name for layer in layers(weights.config)]
+    # Milliseconds of the four runs; the first does not count.
+    planted = iter([*[90.0] * len(names), *[1.0] * len(names), *[5.0] * len(names)])
+    last = iter(range(1, len(names) + 1))
+    rig.fake.control.layer_ms = lambda _: next(planted, None) or next(last)
+    with rig.open() as session:
+        bound = session.bind({"input": images[:4]})
+        launches, contexts = rig.count("launch"), rig.count("context")
+        times = session.layer_times({"input": images[:4]}, 3, bound.enqueue)
+        assert rig.count("context") == contexts + 1
+        assert rig.count("launch") == launches + 4
+        np.testing.assert_array_equal(bound.fetch()["logits"], right(images[:4]))
+    assert [time.layer.name for time in times] == names
+    assert [time.layer.modules for time in times] == [(name,) for name in names]
+    medians = [sorted((1.0, 5.0, position))[1] for position in range(1, len(names) + 1)]
+    assert [time.ns for time in times] == [ms * 1e6 for ms in medians]
+    assert {time.layer.dtype for time in times} == {"float32"}
+
+
+def test_a_profiler_that_reports_nothing_or_other_layers_is_an_error() -> None:
+    unequal: list[list[Reports]] = [[[]], [[("a", 1.0)], [("b", 1.0)]], [[("a", 1.0)], []]]
+    for runs in unequal:
+        with pytest.raises(SessionFailed, match="other layers in one run"):
+            layer_times(runs, (), "cuda:0")
+    (time,) = layer_times([[("a", 1.0)]], (), "cuda:0")
+    assert (time.layer.op, time.layer.modules, time.ns) == ("unknown", (), 1e6)
 
 
 def test_a_replay_computes_anew(make: Make, images: Any) -> None:

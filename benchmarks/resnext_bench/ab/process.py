@@ -1,0 +1,208 @@
+"""A worker process as its parent sees it: opened, asked, and ended, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+from typing_extensions import Self
+
+from resnext import errors
+from resnext.errors import BadInput, MissingRequirement, ResnextError, SessionFailed, UsageError
+
+from .protocol import VERSION, Failure, Hello, Job, Logits, Opened, Request, Visit
+
+M = TypeVar("M", bound=BaseModel)
+
+_MODULE = "resnext_bench.ab.worker"
+#: Starts the worker of this environment, with the parent's own module path.
+_HERE = (
+    f"import sys; sys.path[:] = sys.argv.pop(1).splitlines(); from {_MODULE} import main; main()"
+)
+#: How long a worker may take to import the toolkit, and to open and warm up its session, which may
+#: compile, seconds.
+STARTING_S = 120.0
+OPENING_S = 1800.0
+#: How long a visit may take beyond twenty times what is expected, seconds.
+VISIT_S = 60.0
+_SLOWER = 20
+_ENDING_S = 5.0
+_READ_BYTES = 1 << 16
+
+
+class Worker:
+    """One arm's process. A context manager: at its end the process is gone.
+
+    Args:
+        arm: its name in messages.
+        python: interpreter of another environment; None for this one.
+
+    Raises:
+        BadInput: there is no such interpreter.
+        MissingRequirement: its environment has no toolkit, or one without this worker.
+    """
+
+    def __init__(self, arm: str, python: Path | None = None) -> None:
+        self._arm, self._python = arm, python
+        self._buffer = b""
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
+        self._replies, their_end = os.pipe()
+        here = [sys.executable, "-I", "-c", _HERE, "\n".join(filter(None, sys.path))]
+        there = [str(python), "-I", "-m", _MODULE]
+        try:
+            # A session of its own, so that Ctrl-C reaches the parent alone, which ends it.
+            self._process = subprocess.Popen(
+                [*(here if python is None else there), str(their_end)],
+                stdin=subprocess.PIPE,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(their_end,),
+                start_new_session=True,
+            )
+        except OSError as exc:
+            os.close(self._replies)
+            self._output.close()
+            raise BadInput(
+                f"cannot run {python}: {exc.strerror}", hint="name an interpreter in `python`"
+            ) from exc
+        finally:
+            os.close(their_end)
+        try:
+            self._greet()
+        except BaseException:
+            self.close()
+            raise
+
+    def open(self, job: Job) -> Opened:
+        """Open and warm up the session.
+
+        Raises:
+            ResnextError: what the worker raised, or that it died, hung or said something else. So
+                do the other methods.
+        """
+        self._send(job)
+        return self._receive(Opened, OPENING_S)
+
+    def visit(self, iterations: int, expected_s: float) -> Visit:
+        """Time ``iterations`` runs, which take about ``expected_s``."""
+        self._send(Request(what="visit", iterations=iterations))
+        return self._receive(Visit, VISIT_S + _SLOWER * expected_s)
+
+    def logits(self, expected_s: float) -> NDArray[Any]:
+        """Logits of the last timed run, and of the images after it."""
+        self._send(Request(what="logits"))
+        try:
+            return self._receive(Logits, VISIT_S + _SLOWER * expected_s).array()
+        except (ValueError, TypeError) as exc:
+            if isinstance(exc, ResnextError):
+                raise
+            raise self._foreign() from exc
+
+    def close(self) -> None:
+        """End the process and what it started. May be called twice."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(BrokenPipeError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        self._process.wait()
+        if self._replies >= 0:
+            os.close(self._replies)
+            self._replies = -1
+        self._output.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _greet(self) -> None:
+        hello = self._receive(Hello, STARTING_S)
+        if hello.version != VERSION:
+            raise self._other_toolkit("another version of the toolkit")
+
+    def _send(self, message: BaseModel) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended; what it left to read says why
+            self._process.stdin.write(message.model_dump_json().encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _receive(self, model: type[M], timeout_s: float) -> M:
+        line = self._line(timeout_s)
+        try:
+            return model.model_validate_json(line)
+        except ValidationError:
+            pass
+        try:
+            failure = Failure.model_validate_json(line)
+        except ValidationError:
+            raise self._foreign() from None
+        kind = getattr(errors, failure.kind, SessionFailed)
+        if not (isinstance(kind, type) and issubclass(kind, ResnextError)):
+            kind = SessionFailed
+        if kind is errors.UnknownName:
+            kind = UsageError
+        raise kind(f"{self._arm}: {failure.message}", hint=failure.hint)
+
+    def _line(self, timeout_s: float) -> bytes:
+        end = time.monotonic() + timeout_s
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select([self._replies], [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                raise SessionFailed(
+                    f"{self._arm}: its process did not answer for {timeout_s:.0f} s",
+                    hint="run it alone to see where it stops",
+                )
+            chunk = os.read(self._replies, _READ_BYTES)
+            if not chunk:
+                raise self._died()
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _died(self) -> ResnextError:
+        """Why the process has ended, from its exit code and its output."""
+        try:
+            code = self._process.wait(_ENDING_S)
+        except subprocess.TimeoutExpired:
+            return SessionFailed(f"{self._arm}: its process closed the connection")
+        self._output.seek(0)
+        output = self._output.read().decode(errors="replace")
+        words = [line.strip() for line in output.splitlines() if line.strip()] or ["no message"]
+        _, missing, module = words[-1].rpartition("No module named")
+        if self._python is not None and missing:
+            name = module.strip(" '\")")
+            if name.startswith("resnext_bench.ab"):
+                return self._other_toolkit("a toolkit that is too old for this")
+            return self._other_toolkit("no toolkit" if "resnext" in name else f"no {name}")
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return SessionFailed(f"{self._arm}: its process died ({how}): {words[-1][:200]}")
+
+    def _foreign(self) -> SessionFailed:
+        return SessionFailed(
+            f"{self._arm}: its process sent something else than an answer",
+            hint="is the same toolkit installed in both environments?",
+        )
+
+    def _other_toolkit(self, problem: str) -> MissingRequirement:
+        return MissingRequirement(
+            f"{self._arm}: the environment of {self._python} has {problem}",
+            hint=f"{self._python} -m pip install -U 'resnext-toolkit[bench]'",
+        )

@@ -1,0 +1,227 @@
+"""The command ``resnext-bench ab``: is B faster or slower than A?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from resnext.cli.app import SETTINGS, as_flags, guarded, printable
+from resnext.cli.options import (
+    RUN,
+    backend_option,
+    chosen_weights,
+    json_option,
+    seed_option,
+    weights_options,
+)
+from resnext.cli.params import NameType, SecondsType
+from resnext.cli.sections import SectionedCommand, option_of
+from resnext.errors import GateFailed
+from resnext.precision import PRECISIONS, Precision
+from resnext.progress import steps
+from resnext.runtimes.registry import RUNTIMES
+from resnext.storage import check_writable, write_text
+
+from .verdicts import exit_on, margin_option, strict_option, styled
+
+if TYPE_CHECKING:
+    from resnext_bench.ab.record import ArmRecord, Duel
+
+_EPILOG = """\b
+Examples:
+  resnext-bench ab torch ort-cpu --batch 8                  two backends, seeded ResNeXt-50 32x4d
+  resnext-bench ab fp32/ int8/ --backend openvino           two artifacts of the same weights
+  resnext-bench ab ort-cpu --python ../new/bin/python       did the upgrade slow it down?
+  resnext-bench ab fp32/ fp32/                              the noise floor: never FASTER or SLOWER
+  resnext-bench ab fp32/ other/ --processes 5 --rounds 6    interval over fresh processes
+Exit code 1: B is SLOWER, or an output is wrong; with --strict also CANNOT TELL.
+"""
+
+_measuring = option_of("Measuring")
+_device = option_of("Device")
+
+
+@click.command("ab", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.argument("a")
+@click.argument("b", required=False)
+@option_of(RUN)(
+    "--python",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Python interpreter of the environment that B runs in.  [default: this one]",
+)
+@option_of(RUN)(
+    "--batch",
+    type=click.IntRange(min=1, max=65536),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Batch size.",
+)
+@backend_option(RUNTIMES, "Runtime for artifacts.  [default: the natural one of each]")
+@option_of(RUN)(
+    "--precision",
+    type=NameType("precision", tuple(PRECISIONS)),
+    default="fp32",
+    show_default=True,
+    metavar="|".join(PRECISIONS),
+    help="Element types of whatever is built from the weights.",
+)
+@weights_options
+@_measuring(
+    "--rounds",
+    type=click.IntRange(min=1, max=1000),
+    default=12,
+    show_default=True,
+    metavar="N",
+    help="Undisturbed rounds; a verdict takes at least 8.",
+)
+@_measuring(
+    "--duration",
+    type=SecondsType(0.001),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Timed seconds of each arm, over all rounds.",
+)
+@_measuring(
+    "--warmup",
+    type=SecondsType(0),
+    default=0.5,
+    show_default=True,
+    metavar="SECONDS",
+    help="Untimed warm-up seconds of each arm.",
+)
+@_measuring(
+    "--processes",
+    type=click.IntRange(min=3, max=100),
+    metavar="N",
+    help="Repeat in N pairs of fresh processes, and take the interval over them.",
+)
+@_measuring(
+    "--max-seconds",
+    type=SecondsType(0.001),
+    metavar="SECONDS",
+    help="Begin no further round after this time.  [default: no limit]",
+)
+@seed_option("Seed for the test images and for the order of visits.", "Measuring")
+@_device(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Device, for runtimes that support both.",
+)
+@_device(
+    "--threads",
+    type=click.IntRange(min=1, max=4096),
+    metavar="N",
+    help=(
+        "CPU threads of each arm.  [default: the least of physical cores, affinity, CPU quota and"
+        " OMP_NUM_THREADS]"
+    ),
+)
+@margin_option
+@strict_option
+@json_option("Write rounds, environments and verdict as JSON")
+@guarded
+def ab(
+    a: str,
+    b: str | None,
+    python: Path | None,
+    batch: int,
+    backend: str | None,
+    precision: Precision,
+    model: str | None,
+    spec: str | None,
+    num_classes: int | None,
+    input_size: str | None,
+    rounds: int,
+    duration: float,
+    warmup: float,
+    processes: int | None,
+    max_seconds: float | None,
+    seed: int,
+    device: Literal["auto", "cpu", "cuda"],
+    threads: int | None,
+    margin: float,
+    strict: bool,
+    json_path: str | None,
+) -> None:
+    """Say whether B is faster or slower than A: two backends, two artifacts, or two environments.
+
+    Each runs in its own process; the two take turns in short rounds, one at a time. A round in
+    which something else took the processors is measured again.
+    """
+    check_writable(json_path)
+    from resnext_bench.ab.arms import Choices
+    from resnext_bench.ab.duel import Timing, duel
+
+    named = any(value is not None for value in (model, num_classes, input_size))
+    weights = chosen_weights(model, spec, num_classes, input_size) if named else spec
+    with steps("starting") as say:
+        outcome = duel(
+            a,
+            b,
+            choices=Choices(batch, backend, precision, device),
+            weights=weights,
+            python=python,
+            timing=Timing(rounds, duration, warmup, processes, max_seconds),
+            threads=threads,
+            margin=margin,
+            seed=seed,
+            progress=say,
+        )
+    if json_path is not None:
+        write_text(json_path, outcome.model_dump_json() + "\n")
+    _show(outcome, to_stderr=json_path == "-")
+    for arm in outcome.arms:
+        if not arm.parity.passed:
+            raise GateFailed(f"the output of {arm.name} is wrong: {arm.parity.failures[0]}")
+    exit_on((outcome.change,), strict=strict)
+
+
+def _show(outcome: Duel, *, to_stderr: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from resnext.timing.change import describe
+    from resnext_bench.comparison.packages import describe_upgrades, upgrades
+
+    console = Console(stderr=to_stderr, highlight=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("arm", "runs", "median ms", "B/A", "95 % interval", "rounds", "verdict"):
+        left = heading in ("arm", "runs", "verdict")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    change, (first, second) = outcome.change, outcome.arms
+    table.add_row("A", _runs(first), _ms(first.median_ns))
+    quiet = sum(not each.disturbances for each in outcome.measured)
+    ratio = [f"{value:.3f}" for value in change.ratio or ()] or ["-"] * 3
+    table.add_row(
+        "B",
+        _runs(second),
+        _ms(second.median_ns),
+        ratio[0],
+        f"{ratio[1]} to {ratio[2]}" if change.ratio else "-",
+        f"{quiet} of {len(outcome.measured)}",
+        styled(change.verdict),
+    )
+    console.print(f"[dim]{first.environment.title()}, {outcome.threads} threads[/dim]")
+    console.print(table)
+    versions = upgrades(first.environment.packages, second.environment.packages)
+    if second.other_environment and versions:
+        console.print(f"packages, A -> B: {describe_upgrades(versions)}", markup=False)
+    unit = "pairs of processes" if outcome.processes else "rounds"
+    console.print(as_flags(describe(change, unit=unit)), markup=False)
+
+
+def _runs(arm: ArmRecord) -> str:
+    where = f", Python {arm.environment.python} elsewhere" if arm.other_environment else ""
+    subject = arm.subject if arm.subject == arm.backend else f"{arm.subject} on {arm.backend}"
+    return printable(f"{subject} ({arm.precision}{where})").replace("[", r"\[")
+
+
+def _ms(median_ns: float | None) -> str:
+    return "-" if median_ns is None else f"{median_ns / 1e6:.3f}"

@@ -1,0 +1,1 @@
+"""Two stored runs against each other, made at different times."""

@@ -1,0 +1,84 @@
+"""The ceilings that the rows of a run are held against."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from resnext.errors import SessionFailed
+from resnext.machine.environment import Environment
+from resnext.machine.load import Meter
+from resnext.runtimes.registry import RUNTIMES, SessionOptions
+from resnext_bench.deadline import Deadline
+from resnext_bench.plan import Plan
+
+from .ceilings import Device, MachineCeilings, measured_ceilings, stored_ceilings
+
+#: Measuring ceilings takes some ten seconds: a run that is shorter than `_WORTH_S` of timed runs,
+#: or has less than `_LEFT_S` left, does without them.
+_WORTH_S, _LEFT_S = 5.0, 60.0
+#: Seconds to look whether others use the machine.
+_LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Ceilings by device and number of CPU threads, None for a GPU."""
+
+    ceilings: Mapping[tuple[Device, int | None], MachineCeilings] = field(default_factory=dict)
+
+    def of(self, device: str, threads: int) -> MachineCeilings | None:
+        """Those of a session on ``device``; None if they were not measured."""
+        return self.ceilings.get(("cpu", threads) if device == "cpu" else ("cuda", None))
+
+
+def needed_limits(
+    plan: Plan,
+    options: SessionOptions,
+    threads: int,
+    environment: Environment,
+    deadline: Deadline,
+    say: Callable[[str], None],
+) -> Limits:
+    """The stored ceilings of every device and number of threads in ``plan``, measured now if there
+    are none, there is time, and nothing else uses the machine.
+
+    Args:
+        plan: the rows.
+        options: the device.
+        threads: CPU threads of a case that does not say.
+        environment: this machine.
+        deadline: of the run.
+        say: called with one line at every step.
+    """
+    keys: dict[tuple[Device, int | None], None] = {}
+    for case in plan.cases:
+        on_cpu = "cpu" in (options.device, RUNTIMES[case.backend].device) or not environment.gpus
+        keys["cpu" if on_cpu else "cuda", (case.threads or threads) if on_cpu else None] = None
+    worth = plan.duration_s * len(plan.cases) >= _WORTH_S
+    found = {}
+    for device, count in keys:
+        ceilings = stored_ceilings(environment, device, count, say)
+        if ceilings is None and worth and deadline.opening_left_s() >= _LEFT_S:
+            ceilings = _measured(environment, device, count, say)
+        if ceilings is not None:
+            found[device, count] = ceilings
+    return Limits(found)
+
+
+def _measured(
+    environment: Environment, device: Device, threads: int | None, say: Callable[[str], None]
+) -> MachineCeilings | None:
+    meter = Meter()
+    before = meter.read()
+    time.sleep(_LOOK_S)
+    if disturbances := meter.since(before).disturbances(threads or 1):
+        say(f"the ceilings are not measured: {disturbances[0]}")
+        return None
+    say("measuring this machine's ceilings")
+    try:
+        return measured_ceilings(environment, device, threads, say)
+    except SessionFailed as exc:
+        say(str(exc))
+        return None
