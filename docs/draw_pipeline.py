@@ -57,7 +57,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "resnext_bench": (
         "cli",
         "ab comparison",
-        "run report lens",
+        "run report lens crosscheck",
         "checks cases",
         "result",
         "limits",

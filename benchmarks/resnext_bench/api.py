@@ -11,6 +11,7 @@ from resnext.errors import UnknownName, UsageError
 from resnext.precision import PRECISIONS, QUANTIZED, Precision
 from resnext.readers.files import exists
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime
+from resnext.timing.cold import Cache
 from resnext.verify.labeled import Labeled
 from resnext.weights.spec import Weights, load_weights
 
@@ -54,6 +55,7 @@ def benchmark(
     warmup: float = 0.2,
     samples: int = 11,
     precision_target: float | None = 1.0,
+    cache: Cache = "hot",
     seed: int = 0,
     accuracy: str | None = None,
     accuracy_images: int | None = None,
@@ -97,6 +99,8 @@ def benchmark(
             this share of it, in percent, but no longer than three times ``rounds``. The first row
             is measured twice; above this noise floor no speedup is given. None measures ``rounds``
             rounds, and each row once.
+        cache: ``cold`` empties the caches before each timed run, for a network that is used now and
+            then; the duration then includes that.
         seed: for the test images and the order of visits.
         accuracy: labeled test images that every row runs as well: ``digits``, ``fashion-mnist`` or
             a folder in ImageNet's layout.
@@ -180,6 +184,7 @@ def benchmark(
             samples,
             seed,
             None if precision_target is None else precision_target / 100,
+            cache,
         ),
         options=options,
         candidates=candidates,

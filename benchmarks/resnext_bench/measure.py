@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ from resnext.errors import ResnextError, SessionFailed
 from resnext.machine.load import Load, Meter
 from resnext.machine.nvml import GpuState
 from resnext.runtimes.session import Arrays, Bound, Boundary, Session
-from resnext.timing.clock import now_ns, time_device, time_host
+from resnext.timing.clock import now_ns, time_device, time_enqueue, time_host
+from resnext.timing.cold import Cache, Flush, flush_for
 from resnext.timing.interleave import shuffled, turns
 from resnext.timing.streams import time_streams
 
@@ -28,6 +29,8 @@ from .stats import LEAST_SAMPLES, precision_of, quiet, ratio_interval
 from .steadiness import steady
 
 _WARMUP_RUNS = 3
+#: Runs of a visit whose queuing is timed.
+_ENQUEUES = 3
 #: The samples may be a little faster than the estimate that their count was made for.
 _NEARLY = 0.9
 
@@ -46,6 +49,8 @@ class Samples:
         device_wall_ns: host time around each round's device-timed runs, waiting included; the
             device times must account for it.
         device_boundary: what the device times enclose.
+        cache: whether the caches were emptied before each timed run.
+        enqueue_ns: host times to queue a run, of all rounds.
         warmup_runs: untimed runs before the first round.
         gpu: state of the GPU in each round, if NVML reports it and the session has a CUDA stream.
         loads: use of the processors in each round.
@@ -61,6 +66,8 @@ class Samples:
     device_ns: list[list[int]] = field(default_factory=list)
     device_wall_ns: list[int] = field(default_factory=list)
     device_boundary: Boundary | None = None
+    cache: Cache = "hot"
+    enqueue_ns: list[int] = field(default_factory=list)
     gpu: list[GpuState] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     disturbed: dict[int, tuple[str, ...]] = field(default_factory=dict)
@@ -86,12 +93,26 @@ class Subject:
         inputs: its input.
         bound: the same input in dedicated buffers.
         threads: CPU threads that the session was given, which need that many processors.
+        flush: empties the caches before each timed run; None leaves them hot.
     """
 
     session: Session
     inputs: dict[str, NDArray[Any]]
     bound: Bound
     threads: int = 1
+    flush: Flush | None = None
+
+    @property
+    def flush_ns(self) -> int:
+        """Untimed nanoseconds before each timed run."""
+        return 0 if self.flush is None else self.flush.took_ns
+
+
+def with_cache(subject: Subject, cache: Cache) -> Subject:
+    """``subject`` with what empties its caches, if they are to be cold."""
+    if cache == "hot":
+        return subject
+    return replace(subject, flush=flush_for(subject.bound.cuda_stream))
 
 
 @dataclass
@@ -144,7 +165,7 @@ def measure(
             return _cut(done, deadline)
         progress(f"warming up {case}")
         took_ns = _guard(samples, partial(_warm_up, subjects[case], plan, samples))
-        counts[case] = iterations(plan, took_ns or 1e9)
+        counts[case] = iterations(plan, (took_ns or 1e9) + subjects[case].flush_ns)
         if took_ns is not None and done.controlled is None and plan.precision is not None:
             done.controlled, done.control = case, Samples()
     # A visit is a case, or None for the control.
@@ -169,7 +190,7 @@ def measure(
             if samples.host_ns and samples.host_ns[-1]:
                 # of the fastest round: the warm-up may have been disturbed
                 estimate_ns = min(statistics.median(burst) for burst in samples.host_ns)
-                counts[subject_case] = iterations(plan, estimate_ns)
+                counts[subject_case] = iterations(plan, estimate_ns + subject.flush_ns)
     if plan.precision is not None and not unfinished(done, plan):
         done.ended = "precise"
     return done
@@ -195,7 +216,8 @@ def unfinished(done: Measured, plan: Plan) -> str:
         count, timed_ns = sum(map(len, rounds.values())), sum(map(sum, rounds.values()))
         if len(rounds) < plan.rounds and one.disturbed:
             return f"{len(one.disturbed)} of {len(one.host_ns)} rounds were disturbed"
-        if count < plan.min_samples or timed_ns < _NEARLY * plan.duration_s * 1e9:
+        timed = plan.cache == "cold" or timed_ns >= _NEARLY * plan.duration_s * 1e9
+        if count < plan.min_samples or not timed:  # cold: the duration is mostly that of flushes
             return "too few samples"
         if not steady(list(rounds.values())):
             return "not steady"
@@ -287,11 +309,12 @@ def visit(
     session, inputs, bound = subject.session, subject.inputs, subject.bound
     calls = [Call(stream, inputs) for stream in session.streams()]
     meter = meter or Meter()
+    samples.cache = "hot" if subject.flush is None else "cold"
     for call in calls:
         call()  # untimed: caches and thread pools are still set for the previous case
     before = meter.read()
     if len(calls) == 1:
-        samples.host_ns.append(time_host(calls[0], iterations))
+        samples.host_ns.append(time_host(calls[0], iterations, **_before(subject.flush)))
     else:
         samples.host_ns.append(time_streams(calls, iterations))
     name = session.outputs[0].name
@@ -301,7 +324,8 @@ def visit(
     on_device = bound.cuda_stream is not None
     by_device = on_device and len(calls) == 1  # events on one stream say nothing of the others
     if by_device:
-        times, wall_ns = time_device(bound, iterations)
+        on_stream = _before(subject.flush and subject.flush.enqueue)
+        times, wall_ns = time_device(bound, iterations, **on_stream)
     if on_device and (state := gpu_state()) is not None:  # at once: an idle GPU lowers its clocks
         samples.gpu.append(state)
         why += state.disturbances()
@@ -309,6 +333,7 @@ def visit(
         samples.device_ns.append(times)
         samples.device_wall_ns.append(wall_ns)
         samples.device_boundary = bound.boundary
+        samples.enqueue_ns += time_enqueue(bound, _ENQUEUES)
         samples.bound_output = bound.fetch()[name]
     load = meter.since(before)
     samples.loads.append(load)
@@ -316,3 +341,7 @@ def visit(
     why += load.disturbances(len(calls) if on_device else subject.threads)
     if why:
         samples.disturbed[len(samples.host_ns) - 1] = tuple(why)
+
+
+def _before(flush: Callable[[], None] | None) -> dict[str, Callable[[], None]]:
+    return {} if flush is None else {"before": flush}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resnext.errors import UsageError
+from resnext.timing.cold import Cache
 
 #: Measuring ends after this many times the planned rounds: disturbed ones are replaced, and wide
 #: intervals narrowed, within them.
@@ -59,6 +60,7 @@ class Plan:
         precision: rounds are added until half the width of the median's 95 % interval is at most
             this share of the median, for every case and for the control, but no more than
             `most_rounds` in all. None measures exactly ``rounds`` rounds, without a control.
+        cache: ``cold`` empties the caches before each timed run; flushes count as duration.
     """
 
     cases: tuple[Case, ...]
@@ -68,6 +70,7 @@ class Plan:
     min_samples: int = 11
     seed: int = 0
     precision: float | None = None
+    cache: Cache = "hot"
 
     @property
     def most_rounds(self) -> int:
@@ -80,6 +83,10 @@ class Plan:
         if self.duration_s <= 0 or self.warmup_s < 0 or self.rounds < 1 or self.min_samples < 1:
             raise UsageError(
                 "duration must be positive, warm-up not negative, rounds and samples at least 1"
+            )
+        if self.cache == "cold" and any(case.streams > 1 for case in self.cases):
+            raise UsageError(
+                "cold caches are for one request at a time", hint="use `streams` 1 or `cache` hot"
             )
         if self.precision is not None and not 0 < self.precision < 1:
             raise UsageError("`precision_target` must be above 0 and below 100 %")

@@ -127,4 +127,5 @@ class RunRecord(Strict):
     control: Control | None = None
     reused: tuple[str, ...] = ()
     environment: Environment
+    harness_ns: float | None = None
     rows: tuple[Row, ...]

@@ -53,6 +53,7 @@ _ACCURACY_LEGEND = (
     " test top-1: share of the labeled images that are right; agrees: share with float32 PyTorch's"
     " first class; flips: images won and lost against it."
 )
+_COLD_LEGEND = " cold: the caches are emptied before each run; never compared with hot times."
 _STREAMS_LEGEND = (
     " streams: requests in flight at once; median: of one request, images/s: streams x batch over"
     " the median."
@@ -70,7 +71,8 @@ def headings(run: RunRecord) -> tuple[str, ...]:
 def legend(run: RunRecord) -> str:
     """Meaning of the columns of ``run``."""
     streams = _STREAMS_LEGEND if any(row.streams > 1 for row in run.rows) else ""
-    return LEGEND + streams + (_ACCURACY_LEGEND if _has_accuracy(run) else "")
+    cold = any(timing.cache == "cold" for row in run.rows for timing in row.timings)
+    return LEGEND + _COLD_LEGEND * cold + streams + (_ACCURACY_LEGEND if _has_accuracy(run) else "")
 
 
 def _has_accuracy(run: RunRecord) -> bool:
@@ -118,7 +120,7 @@ def _line(row: Row, run: RunRecord, timing: Timing) -> tuple[str, ...]:
     return (
         _name(row, run) + device,
         str(row.batch),
-        timing.boundary,
+        timing.boundary if timing.cache == "hot" else f"{timing.boundary} {timing.cache}",
         f"{stats.median_ns / 1e6:.3f}",
         "n/a" if stats.precision is None else f"{stats.precision:.1%}",
         "n/a" if stats.p90_ns is None else f"{stats.p90_ns / 1e6:.3f}",
@@ -182,7 +184,7 @@ def rounds_done(run: RunRecord) -> str:
 
 
 def measuring(run: RunRecord) -> list[str]:
-    """How measuring ended, and the noise floor."""
+    """How measuring ended, the noise floor, and what timing itself added to each run."""
     lines = []
     rounds = f"{rounds_done(run)} rounds"
     target = run.precision_target
@@ -197,6 +199,8 @@ def measuring(run: RunRecord) -> list[str]:
         lines.append(f"stopped after {rounds}: {_ENDINGS[run.ended]}")
     if (control := run.control) is not None:
         lines.append(_noise(control))
+    if run.harness_ns is not None:
+        lines.append(f"harness: {run.harness_ns / 1e3:.2f} us an iteration")
     return lines
 
 

@@ -38,6 +38,8 @@ class Run(RunRecord):
         control: one row measured twice; None if the number of rounds was fixed, and in older files.
         reused: cached artifacts, as shown to the user.
         environment: machine and software.
+        harness_ns: nanoseconds that timing itself added to a run, measured before the first round;
+            None in files from before this was measured.
         rows: one for each case.
     """
 

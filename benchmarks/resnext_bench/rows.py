@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from resnext.errors import ResnextError
 from resnext.machine.environment import Environment
-from resnext.runtimes.session import Delivered, Session
+from resnext.runtimes.session import Boundary, Delivered, Session
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.batches.integrity import timed_batch_integrity
 from resnext.verify.batches.laws import Integrity
@@ -212,12 +212,13 @@ def timings_of(samples: Samples, batch: int, streams: int = 1) -> tuple[Timing, 
     """The times of a case of ``batch`` images, with ``streams`` requests in flight: the host's,
     then the device's if it has any.
     """
-    timings = [timing_of("host", samples.host_ns, batch, samples.disturbed, streams)]
+    times: list[tuple[Boundary, list[list[int]]]] = [("host", samples.host_ns)]
     if samples.device_ns and samples.device_boundary:
-        timings.append(
-            timing_of(samples.device_boundary, samples.device_ns, batch, samples.disturbed)
-        )
-    return tuple(timings)
+        times.append((samples.device_boundary, samples.device_ns))
+    return tuple(
+        timing_of(boundary, rounds, batch, samples.disturbed, streams, samples.cache)
+        for boundary, rounds in times
+    )
 
 
 def control_of(measured: Measured, limit: float) -> Control | None:
@@ -247,18 +248,18 @@ def control_of(measured: Measured, limit: float) -> Control | None:
 
 
 def with_speedups(rows: Sequence[Row], control: Control | None = None) -> tuple[Row, ...]:
-    """Rows with the speedup of each valid one over the first of the same batch, threads, streams
-    and boundary, if that is valid: a wrong or unsteady result is no yardstick. Without speedups if
-    the same row measured twice differs by more than the control's limit.
+    """Rows with the speedup of each valid one over the first of the same batch, threads, streams,
+    boundary and cache, if that is valid: a wrong or unsteady result is no yardstick. Without
+    speedups if the same row measured twice differs by more than the control's limit.
     """
     if control is not None and not control.quiet:
         return tuple(rows)
-    base: dict[tuple[int, int | None, int, str], tuple[Row, Timing]] = {}
+    base: dict[tuple[int, int | None, int, str, str], tuple[Row, Timing]] = {}
     faster = []
     for row in rows:
         timings = []
         for timing in row.timings:
-            like = (row.batch, row.threads, row.streams, timing.boundary)
+            like = (row.batch, row.threads, row.streams, timing.boundary, timing.cache)
             first_row, first = base.setdefault(like, (row, timing))
             if first_row.status == row.status == "valid":
                 speedup = ratio_interval(first.quiet_ns, timing.quiet_ns)

@@ -22,8 +22,9 @@ from .artifacts import Artifacts
 from .cases import Candidate
 from .deadline import Deadline
 from .limits.needed import needed_limits
-from .measure import measure
+from .measure import measure, with_cache
 from .opening import Opening, open_case
+from .overhead import harness_ns
 from .plan import Plan
 from .record import Row
 from .result import Run
@@ -91,11 +92,12 @@ def run_benchmark(
             for case in plan.cases
         }
         subjects = {
-            case: opening.subject
+            case: with_cache(opening.subject, plan.cache)
             for case, opening in openings.items()
             if opening.subject is not None
         }
         stack.enter_context(deadline.heeding_signals())
+        overhead_ns = harness_ns()
         measured = measure(subjects, plan, say, deadline, nvml.state)
         # Now that the packages are imported.
         environment = environment.model_copy(update={"packages": record_packages()})
@@ -120,6 +122,7 @@ def run_benchmark(
                 control=control,
                 reused=tuple(artifacts.reused),
                 environment=environment,
+                harness_ns=overhead_ns,
                 rows=with_speedups(rows, control),
             )
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from resnext.artifact.specs import Strict
 from resnext.runtimes.session import Boundary
+from resnext.timing.cold import Cache
 from resnext.timing.intervals import Interval, log_interval
 
 #: Confidence with which a reported percentile is not too low (MLPerf Inference's early stopping
@@ -65,6 +66,8 @@ class Timing(Strict):
 
     Attributes:
         boundary: what the times enclose; times of different boundaries are never compared.
+        cache: ``hot``: each run follows another one; ``cold``: the caches are emptied before each;
+            the two are never compared.
         rounds_ns: raw nanoseconds, one list for each round.
         disturbed: indices of the rounds that something else disturbed.
         stats: derived from the undisturbed rounds, or from all if there are none.
@@ -76,6 +79,7 @@ class Timing(Strict):
     """
 
     boundary: Boundary
+    cache: Cache = "hot"
     rounds_ns: tuple[tuple[int, ...], ...]
     disturbed: tuple[int, ...] = ()
     stats: Stats
@@ -93,6 +97,7 @@ def timing_of(
     batch: int,
     disturbed: Collection[int] = (),
     streams: int = 1,
+    cache: Cache = "hot",
 ) -> Timing:
     """The times of a case of ``batch`` images at one boundary, nanoseconds by round.
 
@@ -102,10 +107,12 @@ def timing_of(
         batch: images in one run.
         disturbed: indices of the rounds to leave out of the statistics.
         streams: requests in flight.
+        cache: as in `Timing`.
     """
     left = list(quiet(rounds, disturbed).values()) or rounds
     return Timing(
         boundary=boundary,
+        cache=cache,
         rounds_ns=tuple(map(tuple, rounds)),
         disturbed=tuple(sorted(disturbed)),
         stats=derive(left, batch, streams),

@@ -301,13 +301,14 @@ class Session(ABC):
         """
         if self._closed:
             raise SessionFailed(f"{self.backend}: the session is closed")
-        names = [spec.name for spec in self.inputs]
-        if set(inputs) != set(names):
+        if inputs.keys() != {spec.name for spec in self.inputs}:
+            names = [spec.name for spec in self.inputs]
             raise BadInput(f"inputs must be named {names}, got {sorted(inputs)}")
         for spec in self.inputs:
             array = inputs[spec.name]
-            batch = array.shape[0] if array.shape[1:] == spec.shape[1:] and array.ndim else 0
-            if batch and not self.takes(batch):
+            shape = array.shape
+            batch = shape[0] if shape and shape[1:] == spec.shape[1:] else 0
+            if self.batch_ranges and batch and not self.takes(batch):
                 raise BadInput(
                     f"{self.backend}: batch {batch} is not among the artifact's,"
                     f" {', '.join(map(str, self.batch_ranges))}",

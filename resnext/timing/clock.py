@@ -30,11 +30,27 @@ class Queue(Protocol):
         """Wait for the stream."""
 
 
-def time_host(call: Callable[[], object], iterations: int) -> list[int]:
+def time_host(
+    call: Callable[[], object], iterations: int, before: Callable[[], object] | None = None
+) -> list[int]:
     """Nanoseconds of each of ``iterations`` calls, back to back. ``call`` must not return before
     its work is done.
+
+    Args:
+        call: to be timed.
+        iterations: number of calls.
+        before: called before each of them, untimed; the calls are then not back to back.
     """
     clock = now_ns
+    if before is not None:
+        times = []
+        with no_collection():
+            for _ in range(iterations):
+                before()
+                start = clock()
+                call()
+                times.append(clock() - start)
+        return times
     stamps = [0] * (iterations + 1)
     with no_collection():
         stamps[0] = clock()
@@ -68,12 +84,35 @@ def iterations_for(
     return count if most is None else min(count, most)
 
 
-def time_device(queue: Queue, iterations: int) -> tuple[list[int], int]:
+def time_enqueue(queue: Queue, iterations: int) -> list[int]:
+    """Host nanoseconds to queue each of ``iterations`` runs, every one on an idle stream: a full
+    queue would make the host wait for the device.
+    """
+    times = []
+    with no_collection():
+        for _ in range(iterations):
+            queue.synchronize()
+            start = now_ns()
+            queue.enqueue()
+            times.append(now_ns() - start)
+        queue.synchronize()
+    return times
+
+
+def time_device(
+    queue: Queue, iterations: int, before: Callable[[], object] | None = None
+) -> tuple[list[int], int]:
     """Device nanoseconds of each of ``iterations`` runs, between CUDA events on the queue's stream,
     which must exist.
 
+    Args:
+        queue: to be timed.
+        iterations: number of runs.
+        before: queues untimed work on the stream before each of them.
+
     Returns:
-        The times, and the host's time around all of them, waiting included. If the queue never
+        The times, and the host's time around all of them, waiting included and untimed work
+        excluded. If the queue never
         runs dry, the first add up to about the second; if the events are on another stream than
         the work, or there is no work, they do not.
     """
@@ -84,18 +123,24 @@ def time_device(queue: Queue, iterations: int) -> tuple[list[int], int]:
     stream = torch.cuda.ExternalStream(handle)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     events: Any = torch.cuda.Event  # untyped in torch
     pairs = [(events(enable_timing=True), events(enable_timing=True)) for _ in range(iterations)]
+    untimed = [events(enable_timing=True) for _ in pairs] if before is not None else []
     queue.synchronize()
     with no_collection():
         began = now_ns()
         # untimed: it fills the queue, so that no timed run starts on an idle stream
         queue.enqueue()
-        for start, end in pairs:
+        for index, (start, end) in enumerate(pairs):
+            if before is not None:
+                untimed[index].record(stream)
+                before()
             start.record(stream)
             queue.enqueue()
             end.record(stream)
         queue.synchronize()
         wall_ns = now_ns() - began
     times = [round(start.elapsed_time(end) * 1e6) for start, end in pairs]
+    for first, (start, _) in zip(untimed, pairs, strict=False):
+        wall_ns -= round(first.elapsed_time(start) * 1e6)
     return times, wall_ns
 
 

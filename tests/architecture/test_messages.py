@@ -15,6 +15,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*|\bresnext-(?:export|bench|parity|cla
 #: Scripts with a command line of their own, the options of pytest, and modules that call other
 #: programs with flags.
 NO_LIBRARY = {
+    "benchmarks/resnext_bench/crosscheck/trtexec.py",
     "resnext/weights/shipped/train.py",
     "resnext/runtimes/pt2/toolchain.py",
     "resnext/testing/pytest_plugin.py",

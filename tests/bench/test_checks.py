@@ -131,6 +131,30 @@ FAULTS: dict[str, Evidence] = {
     "precision-not-delivered": replace(FINE, delivered=delivered("float16")),
     "accuracy-lost": replace(FINE, accuracy=accuracy(losing_flips=3)),
     "beyond-the-limit": replace(FINE, distance=at_share(1.06)),
+    "host-bound": replace(
+        FINE,
+        **measured(
+            Samples(
+                STEADY,
+                device_ns=STEADY,
+                device_wall_ns=[4200] * 4,
+                device_boundary="device",
+                enqueue_ns=[790, 810, 830],
+            )
+        ),
+    ),
+    "copy-bound": replace(
+        FINE,
+        **measured(
+            Samples(
+                [[2100] * 4] * 4,
+                device_ns=STEADY,
+                device_wall_ns=[4200] * 4,
+                device_boundary="graph",
+                enqueue_ns=[100] * 3,
+            )
+        ),
+    ),
     "untrained-weights": replace(
         FINE, caveats=(Finding("untrained-weights", "planted", severity="warning"),)
     ),

@@ -280,6 +280,13 @@ def test_a_planted_profile_has_its_sentences(
     assert sentences(stages, mergeable=mergeable) == expected
 
 
+def test_near_the_floor_is_not_said_of_a_disturbed_machine() -> None:
+    stages = (part("1x1", 95, 95, 70), part("grouped 3x3", 5, 5, 5))
+    quiet, busy = (sentences(stages, mergeable=True, undisturbed=each) for each in (True, False))
+    assert len(quiet) == 2
+    assert busy == quiet[:1]
+
+
 def test_there_are_three_sentences_at_most() -> None:
     stages = (
         part("1x1", 40, 90, 30),
@@ -322,6 +329,7 @@ def test_a_process_beside_the_layers_is_noticed(
     meter = SimpleNamespace(read=lambda: 0, since=lambda _: load)
     monkeypatch.setattr("resnext_bench.lens.look.Meter", lambda: meter)
     seen = look(weights, "torch-folded", threads=1, ceilings=CEILINGS)
+    assert not any("little can be gained" in text for text in seen.sentences)
     assert "beside 1 threads" in next(f for f in seen.findings if f.code == DISTURBED).message
 
 

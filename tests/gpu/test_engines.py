@@ -31,6 +31,7 @@ from resnext.runtimes.availability import available
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Bound, Session
 from resnext.runtimes.trt.library import LIBRARIES, EngineKind
+from resnext.timing.clock import time_device
 from resnext.verify.delivered import delivered_share, undelivered
 from resnext.verify.eager import reference_logits
 from resnext.verify.parity import Parity, compare, gate_for
@@ -305,6 +306,22 @@ def test_all_of_an_fp16_engine_is_delivered_in_float16(fp16: Artifact, images: A
         ]
         done = CliRunner().invoke(main, arguments)
         assert done.exit_code == 0, done.output
+
+
+def test_the_profiler_times_the_layers_that_the_inspector_lists(
+    fp16: Artifact, images: Any
+) -> None:
+    inputs = {"input": images[:64]}
+    with opened(fp16) as session:
+        bound = session.bind(inputs)
+        before = bound_logits(bound)
+        run_ns: list[int] = []
+        times = session.layer_times(inputs, 5, lambda: run_ns.extend(time_device(bound, 3)[0]))
+        delivered = session.delivered().layers
+        np.testing.assert_array_equal(bound_logits(bound), before)
+    modules = {module for time in times for module in time.layer.modules}
+    assert modules == {module for layer in delivered for module in layer.modules}
+    assert 0.8 < sum(time.ns for time in times) / np.median(run_ns) < 1.5
 
 
 def test_an_engine_in_float32_is_not_called_float16(fp32: Artifact, images: Any) -> None:

@@ -13,9 +13,11 @@ from . import (
     accuracy,
     batch_integrity,
     beyond_limit,
+    copy_bound,
     delivered,
     device_clock,
     disturbed,
+    host_bound,
     imprecise,
     no_time,
     output,
@@ -73,6 +75,8 @@ CHECKS: Mapping[str, Check] = registry(
     delivered,
     accuracy,
     beyond_limit,
+    host_bound,
+    copy_bound,
     untrained,
 )
 

@@ -58,9 +58,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
     "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
     "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
-    "limits": (
-        "resnext_bench.cli.limits:limits",
-        "What this machine can do at most, and the least times of a network on it.",
+    "limits": ("resnext_bench.cli.limits:limits", "Show what this machine can do at most."),
+    "crosscheck": (
+        "resnext_bench.cli.crosscheck:crosscheck",
+        "Compare our times with those of the peers' own tools.",
     ),
 }
 
@@ -186,6 +187,14 @@ _right = option_of("Accuracy and calibration")
     help="Untimed warm-up seconds per row.",
 )
 @_measuring(
+    "--cache",
+    type=click.Choice(["hot", "cold"]),
+    default="hot",
+    show_default=True,
+    help="Run back to back, or empty the caches before each timed run (a GPU's L2, a processor's"
+    " last level); the duration then includes that.",
+)
+@_measuring(
     "--max-seconds",
     type=SecondsType(0.001),
     metavar="SECONDS",
@@ -283,6 +292,7 @@ def main(
     duration: float,
     rounds: int,
     precision_target: float,
+    cache: Literal["hot", "cold"],
     samples: int,
     warmup: float,
     max_seconds: float | None,
@@ -345,6 +355,7 @@ def main(
             warmup=warmup,
             samples=samples,
             precision_target=precision_target,
+            cache=cache,
             seed=seed,
             accuracy=accuracy,
             accuracy_images=accuracy_images,

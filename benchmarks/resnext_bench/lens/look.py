@@ -164,6 +164,7 @@ def look(
     parts = tuple(_parts(times, weights.config, numerics, batch, manifest, ceilings))
     stages = by_stage(parts)
     merged = manifest is not None and manifest.merged is not None
+    findings = (*sum_findings(times, run_ns), *disturbance_findings(disturbed, ceilings))
     return Lens(
         variant_name(weights.config),
         weights.source,
@@ -176,8 +177,12 @@ def look(
         run_ns,
         parts,
         stages,
-        (*sum_findings(times, run_ns), *disturbance_findings(disturbed, ceilings)),
-        sentences(stages, mergeable=not merged and merge_problem(backend, "auto") is None),
+        findings,
+        sentences(
+            stages,
+            mergeable=not merged and merge_problem(backend, "auto") is None,
+            undisturbed=not findings,
+        ),
     )
 
 

@@ -31,6 +31,7 @@ class Facts:
         ns: time of all layers.
         macs: multiply-accumulates of all layers.
         mergeable: whether the runtime could run the network with merged groups, and does not.
+        undisturbed: whether times and floors are those of a quiet machine.
     """
 
     parts: Sequence[Part]
@@ -38,14 +39,18 @@ class Facts:
     ns: float
     macs: int
     mergeable: bool
+    undisturbed: bool
 
 
-def sentences(parts: Sequence[Part], *, mergeable: bool) -> tuple[str, ...]:
+def sentences(
+    parts: Sequence[Part], *, mergeable: bool, undisturbed: bool = True
+) -> tuple[str, ...]:
     """One to three sentences, the most telling first; fields are named in backticks.
 
     Args:
         parts: by stage and kind.
         mergeable: whether the runtime could run the network with merged groups, and does not.
+        undisturbed: whether times and floors are those of a quiet machine.
     """
     by_kind = defaultdict(list)
     for part in parts:
@@ -57,6 +62,7 @@ def sentences(parts: Sequence[Part], *, mergeable: bool) -> tuple[str, ...]:
         sum(part.ns for part in parts),
         sum(part.macs for part in parts),
         mergeable,
+        undisturbed,
     )
     return tuple(text for rule in RULES if (text := rule(facts)))[:_MOST]
 
@@ -109,9 +115,9 @@ def largest(facts: Facts) -> str:
 
 
 def near_floor(facts: Facts) -> str:
-    """Everything is close to the floor."""
+    """Everything is close to the floor, on a quiet machine: on another one, floors are too long."""
     floors = [part.floor_ns for part in facts.parts if part.floor_ns is not None]
-    if facts.ns >= _NEAR * sum(floors):
+    if not facts.undisturbed or facts.ns >= _NEAR * sum(floors):
         return ""
     return (
         f"All layers together take {facts.ns / sum(floors):.1f} times their floor: at this"

@@ -42,7 +42,7 @@ def needed_limits(
     say: Callable[[str], None],
 ) -> Limits:
     """The stored ceilings of every device and number of threads in ``plan``, measured now if there
-    are none, there is time, and nothing else uses the machine.
+    are none or they were disturbed, there is time, and nothing else uses the machine.
 
     Args:
         plan: the rows.
@@ -60,8 +60,9 @@ def needed_limits(
     found = {}
     for device, count in keys:
         ceilings = stored_ceilings(environment, device, count, say)
-        if ceilings is None and worth and deadline.opening_left_s() >= _LEFT_S:
-            ceilings = _measured(environment, device, count, say)
+        doubtful = ceilings is None or bool(ceilings.disturbed)
+        if doubtful and worth and deadline.opening_left_s() >= _LEFT_S:
+            ceilings = _measured(environment, device, count, say) or ceilings
         if ceilings is not None:
             found[device, count] = ceilings
     return Limits(found)

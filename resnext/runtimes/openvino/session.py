@@ -92,12 +92,16 @@ class OpenvinoSession(Session):
             # The arrays must outlive the run; a tensor does not keep them alive.
             arrays = {name: _usable(array) for name, array in inputs.items()}
             _set_inputs(request, arrays)
-            if self._options.streams == 1:
-                request.infer(share_outputs=True)
-            else:  # on a stream's own threads, whatever thread the caller is
-                request.start_async()
-                request.wait()
+            self.infer(request)
             return self.copies(request)
+
+    def infer(self, request: Any) -> None:
+        """Run an inference request to its end."""
+        if self._options.streams == 1:
+            request.infer(share_outputs=True)
+        else:  # on a stream's own threads, whatever thread the caller is
+            request.start_async()
+            request.wait()
 
     def _bind(self, inputs: Arrays) -> OpenvinoBound:
         """Compile for the shape of ``inputs``, unless the last bound input had it, and run once.
@@ -282,7 +286,7 @@ class OpenvinoBound(Bound):
         _set_inputs(request, arrays)
 
     def _launch(self) -> None:
-        self._request.infer(share_outputs=True)
+        self._session.infer(self._request)
 
     def _outputs(self) -> dict[str, NDArray[Any]]:
         return self._session.copies(self._request)

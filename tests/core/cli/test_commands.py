@@ -114,6 +114,7 @@ SECTIONS = {
         "Options",
     ],
     "resnext-bench compare": ["What to compare with", "Verdict", "Output", "Options"],
+    "resnext-bench crosscheck": ["What to run", "Measuring", "Output", "Trust", "Options"],
     "resnext-parity": [
         "What to run",
         "What to compare with",

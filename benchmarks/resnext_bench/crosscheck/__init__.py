@@ -1,0 +1,1 @@
+"""Our times against the peers' own tools: the same bytes, settings and rounds."""
