@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from .threads import own_affinity, physical_cores
+from .threads import control_groups, own_affinity, physical_cores
 
 #: Share of the time in which a task may wait for a processor, or be stolen from, or be throttled.
 #: Quiet rounds of a two-core machine wait 0.3 to 3 %; one foreign process makes that 50 %.
@@ -120,7 +120,7 @@ class Meter:
 
     def __init__(self, proc: Path = Path("/proc"), cgroup: Path | None = None) -> None:
         self._proc = proc
-        self._cgroup = cgroup or _own_cgroup(proc)
+        self._cgroup = cgroup or _own_cgroup()
         self._tick = float(os.sysconf("SC_CLK_TCK"))
         self.processors = own_affinity()
         self._cores = len(physical_cores())
@@ -208,25 +208,14 @@ class Meter:
         return sum(clocks) / len(clocks) if clocks else None
 
 
-def _own_cgroup(proc: Path) -> Path | None:
-    """Folder of this process's control group for CPU time, v2 or v1; None if it is the root's or
-    unknown.
-    """
-    for line in _lines(proc / "self" / "cgroup"):
-        _, _, rest = line.partition(":")
-        controllers, _, name = rest.partition(":")
-        if controllers == "":
-            roots = [Path("/sys/fs/cgroup")]
-        elif "cpu" in controllers.split(","):
-            roots = [Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup") / controllers]
-        else:
-            continue
-        for root in roots:
-            # In a container, the folder may be mounted as the root.
-            for folder in (root / name.strip().lstrip("/"), root):
-                if (folder / "cpu.stat").is_file():
-                    return folder
-    return None
+def _own_cgroup() -> Path | None:
+    """Folder of this process's control group that counts throttling; None if there is none."""
+    folders = [
+        folder
+        for folder, _ in control_groups()
+        if any(line.startswith("throttled_") for line in _lines(folder / "cpu.stat"))
+    ]
+    return folders[-1] if folders else None
 
 
 def _lines(path: Path) -> list[str]:

@@ -96,7 +96,7 @@ def _core_of(root: Path, cpu: int) -> frozenset[int] | None:
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
     """CPU quotas of this process's cgroups and of all that contain them, in CPUs."""
-    for folder, unified in _cgroups(root):
+    for folder, unified in control_groups(root):
         if unified:
             quota, _, period = _text(folder / "cpu.max").partition(" ")
         else:
@@ -107,7 +107,7 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
             yield int(quota) / int(period)
 
 
-def _cgroups(root: Path) -> Iterator[tuple[Path, bool]]:
+def control_groups(root: Path = _ROOT) -> Iterator[tuple[Path, bool]]:
     """Folders of this process's cgroups and of all that contain them, as far as they are mounted,
     and whether they are of version 2.
     """

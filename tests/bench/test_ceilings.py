@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -244,6 +246,67 @@ def test_a_precision_that_torch_cannot_multiply_is_noted(monkeypatch: pytest.Mon
         found = measuring.measure_cpu(1)
     assert [one["precision"] for one in found["products"]] == ["fp32"]
     assert found["notes"] == ["int8 was not measured: no 'onednn' here"]
+
+
+class FakeCuda:
+    """`torch.cuda` of a machine whose device is the CPU."""
+
+    class Stream:
+        cuda_stream = 7
+
+        def synchronize(self) -> None:
+            """Nothing runs later."""
+
+    class CUDAGraph:
+        def replay(self) -> None:
+            """What was captured stays captured."""
+
+    graph = stream = staticmethod(lambda *_, **__: nullcontext())
+
+    @staticmethod
+    def synchronize() -> None:
+        """Nothing runs later."""
+
+    @staticmethod
+    def get_device_capability() -> tuple[int, int]:
+        return (9, 0)
+
+
+def test_on_a_gpu_tf32_is_on_for_its_own_product_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fake GPU: the code for one has not run on one."""
+    allowed: list[bool] = []
+
+    def time_device(queue: Any, count: int) -> tuple[list[int], int]:
+        queue.enqueue()
+        assert queue.cuda_stream == 7
+        allowed.append(torch.backends.cuda.matmul.allow_tf32)
+        return [1000] * count, 1000 * count
+
+    def product(precision: str, _: torch.device) -> products.Product:
+        if precision == "fp8":
+            raise RuntimeError("no fp8 here")
+        return real(precision, torch.device("cpu"), 64)
+
+    real = products.cuda_product
+    monkeypatch.setattr(torch, "cuda", FakeCuda)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=False))
+    monkeypatch.setattr(products, "cuda_product", product)
+    monkeypatch.setattr(measuring, "_COPIED_BYTES", {"cpu": (1 << 16, 1 << 14)})
+    monkeypatch.setattr(measuring, "time_device", time_device)
+    with torch.inference_mode():
+        found = measuring.measure_cuda(torch.device("cpu"))
+    assert [(one["precision"], one["instructions"]) for one in found["products"]] == [
+        ("fp32", "cuda cores"),
+        ("fp16", "tensor cores"),
+        ("bf16", "tensor cores"),
+        ("tf32", "tensor cores"),
+        ("int8", "tensor cores"),
+    ]
+    assert found["notes"] == ["fp8 was not measured: no fp8 here"]
+    assert found["launch_ns"] == 1000 / products.LAUNCHES
+    assert found["copy_bytes_per_s"] == 2 * (1 << 14) / 1e-6
+    one_round = [False] * 6 + [True] * 2 + [False] * 6  # two timings of each of seven calls
+    assert allowed[: len(one_round)] == one_round
 
 
 def test_the_fastest_call_of_all_counts() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnext.errors import UsageError
+from resnext.errors import BadInput, UsageError
 from resnext.testing import FakeSession
 from resnext.timing import cold
 from resnext.weights.spec import load_weights
-from resnext_bench import benchmark
+from resnext_bench import benchmark, compare_runs
 from resnext_bench.measure import Samples, Subject, visit, with_cache
 from resnext_bench.plan import Case, Plan
 from resnext_bench.record import Row
@@ -58,8 +58,9 @@ def test_a_cold_run_says_so_and_earlier_files_are_hot(flushes: list[int]) -> Non
     run = benchmark("torch", weights=digits, cache="cold", precision_target=None, **options)
     (row,) = run.rows
     assert row.timings[0].cache == "cold"
-    assert row.timings[0].stats.count >= 11
-    assert flushes[0] == row.timings[0].stats.count
+    runs = sum(map(len, row.timings[0].rounds_ns))
+    assert runs >= 11
+    assert flushes[0] == runs
     assert " host cold " in text(run)
     assert "never compared with hot times" in legend(run)
     stored = run.model_dump()
@@ -86,3 +87,17 @@ def test_no_speedup_of_a_hot_row_over_a_cold_one() -> None:
 def test_cold_caches_are_for_one_request_at_a_time() -> None:
     with pytest.raises(UsageError, match="one request at a time; use `streams` 1"):
         Plan((Case("ort-cpu", 1, streams=2),), cache="cold")
+
+
+def test_runs_of_hot_and_of_cold_caches_have_no_row_in_common() -> None:
+    digits = load_weights("digits")
+    made = benchmark(
+        "torch", weights=digits, duration=0.01, rounds=1, warmup=0, precision_target=None
+    )
+    hot, cold_run = (
+        made.model_copy(update={"rows": (row(cache, 1000),)}) for cache in ("hot", "cold")
+    )
+    with pytest.raises(BadInput, match="the runs have no row in common"):
+        compare_runs(hot, cold_run)
+    both = cold_run.model_copy(update={"rows": (row("hot", 1000), row("cold", 1000))})
+    assert compare_runs(hot, both).skipped == ("torch batch 1 host cold: missing in the base run",)

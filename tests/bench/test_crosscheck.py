@@ -36,7 +36,7 @@ from exported import export_onnx  # isort: skip
 
 #: A fixture hides it.
 PYTHON = sys.executable
-QUIET: dict[str, Any] = {"wall_s": 1.0, "processors": 2, "own": 1.0, "others": 0.0}
+QUIET: dict[str, Any] = {"wall_s": 1.0, "processors": 2, "cores": 2, "own": 1.0, "others": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +318,20 @@ def test_a_tool_that_fails_is_one_line_and_an_exit_code(
     assert part in line
 
 
+def test_the_report_of_an_earlier_visit_is_not_read_again(
+    digits: Artifact, fakes: Path, tmp_path: Path
+) -> None:
+    setup = setup_of(digits, tmp_path / "reports", version=openvino_version())
+    setup.folder.mkdir()
+    sound = BENCHMARK_APP.format(fault="", version=openvino_version())
+    plant(fakes, "benchmark_app", sound)
+    run.visit_tool(TOOLS["benchmark_app"], setup)
+    for name in ("other.json", "/dev/null"):  # another file, and none at all
+        plant(fakes, "benchmark_app", sound.replace("benchmark_report.json", name))
+        with pytest.raises(SessionFailed, match=r"its report .* is missing or names no file"):
+            run.visit_tool(TOOLS["benchmark_app"], setup)
+
+
 def test_a_tool_that_hangs_ends_with_all_that_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +436,29 @@ def test_trtexec_gets_everything_and_its_mean_compute_time_is_read(
     assert {fact: setup.facts[fact] for fact in TRTEXEC.told} == visit.facts
     without = TRTEXEC.read(output.replace("Enabled", "Disabled"), setup)
     assert without.facts["CUDA graph"] == "False" != setup.facts["CUDA graph"]
+
+
+def test_trtexec_is_started_and_held_to_the_engine_that_it_was_given(
+    digits: Artifact, fakes: Path, tmp_path: Path
+) -> None:
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    setup = setup_of(digits, reports, cuda_graph=True)
+    sound = TRTEXEC_OUTPUT.format(path="{path}", shape="{shape}")
+    text = (
+        "import sys\n"
+        "flags = dict(flag.partition('=')[::2] for flag in sys.argv[1:])\n"
+        f"text = {sound!r}\n"
+        "print(text.format(path=flags['--loadEngine'], shape=flags['--shapes']))\n"
+    )
+    plant(fakes, "trtexec", text)
+    assert run.visit_tool(TRTEXEC, setup).run_ns == 7.58404e6
+    plant(fakes, "trtexec", text.replace("flags['--loadEngine']", "'/other.engine'"))
+    with pytest.raises(SilentFallback, match=r"file /other\.engine instead of"):
+        run.visit_tool(TRTEXEC, setup)
+    plant(fakes, "trtexec", text.replace("Enabled", "Disabled"))
+    with pytest.raises(SilentFallback, match="CUDA graph False instead of True"):
+        run.visit_tool(TRTEXEC, setup)
 
 
 def test_benchmark_app_gets_no_hint_because_it_then_refuses_threads(

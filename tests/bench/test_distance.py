@@ -31,6 +31,14 @@ from resnext_bench.plan import Case, Plan
 from resnext_bench.result import Run
 from resnext_bench.run import run_benchmark
 
+
+class Busy(QuietMeter):
+    """Reports that others use the processors."""
+
+    def since(self, before: Any) -> Load:  # noqa: ARG002  # as the real one
+        return Load(wall_s=1.0, processors=2, cores=2, own=0.0, others=1.9, waiting=0.5)
+
+
 #: A product that took far too long.
 SLOW = {"precision": "fp32", "instructions": "avx512", "operations_per_s": 1e7}
 
@@ -40,6 +48,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(needed, "Meter", QuietMeter)
+    monkeypatch.setattr(ceilings, "Meter", QuietMeter)
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +142,10 @@ PLAN = Plan((Case("torch", 1), Case("ort-cpu", 1), Case("ort-cpu", 1, threads=3)
 
 def limits(plan: Plan = PLAN, max_seconds: float | None = None) -> tuple[Any, list[str]]:
     said: list[str] = []
-    options, here = SessionOptions(device="cpu"), environment()
-    found = needed_limits(plan, options, 2, here, Deadline(max_seconds), said.append)
+    rows = [(case.backend, case.threads or 2) for case in plan.cases]
+    timed_s = plan.duration_s * len(rows)
+    deadline = Deadline(max_seconds)
+    found = needed_limits(rows, timed_s, "cpu", environment(), deadline, said.append)
     return found, said
 
 
@@ -159,15 +170,31 @@ def test_short_of_time_they_are_not_measured(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_on_a_busy_machine_they_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Busy(QuietMeter):
-        def since(self, before: Any) -> Load:  # noqa: ARG002  # as the real one
-            return Load(wall_s=1.0, processors=2, cores=2, own=0.0, others=1.9, waiting=0.5)
-
     child = plant(monkeypatch)
     monkeypatch.setattr(needed, "Meter", Busy)
     found, said = limits()
     assert (found.ceilings, child.calls) == ({}, [])
     assert said[0].startswith("the ceilings are not measured: other processes (1.9")
+
+
+def test_disturbed_ceilings_are_measured_again_once_the_machine_is_quiet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = Plan((Case("torch", 1),), duration_s=5.0)
+    child = plant(monkeypatch, products=[SLOW])
+    monkeypatch.setattr(ceilings, "Meter", Busy)
+    assert limits(plan)[0].of("cpu", 2).disturbed
+    monkeypatch.setattr(needed, "Meter", Busy)
+    found, _ = limits(plan)
+    assert found.of("cpu", 2).disturbed  # better than none
+    assert len(child.calls) == 1
+    monkeypatch.setattr(ceilings, "Meter", QuietMeter)
+    monkeypatch.setattr(needed, "Meter", QuietMeter)
+    child = plant(monkeypatch)
+    for _ in range(2):
+        known = limits(plan)[0].of("cpu", 2)
+        assert (known.disturbed, known.fastest("fp32").operations_per_s) == ((), 3e11)
+    assert len(child.calls) == 1
 
 
 def test_a_machine_whose_ceilings_cannot_be_measured_has_none(

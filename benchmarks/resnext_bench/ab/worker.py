@@ -7,9 +7,11 @@ descriptor FD (`resnext_bench.ab.protocol`).
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,12 @@ from resnext_bench.measure import as_failure
 from .protocol import Failure, Hello, Job, Logits, Opened, Request, Visit
 
 _WARMUP_RUNS = 3
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Serve the parent until it closes standard input."""
+    _end_with_parent()
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as replies, ExitStack() as stack:
 
         def send(reply: BaseModel) -> None:
@@ -145,6 +149,12 @@ def _images(job: Job, subject: Artifact | Weights) -> NDArray[Any]:
         return subject.preprocessing.normalize(pixels)
     manifest = subject.manifest
     return pixels if manifest.preprocessing_baked else manifest.preprocessing.normalize(pixels)
+
+
+def _end_with_parent() -> None:
+    """On Linux, be killed if the parent is: a visit may last long, and nobody would read it."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _translated(exc: Exception) -> ResnextError:

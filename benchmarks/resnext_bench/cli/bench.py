@@ -58,10 +58,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
     "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
     "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
-    "limits": (
-        "resnext_bench.cli.limits:limits",
-        "What this machine can do at most, and the least times of a network on it.",
-    ),
+    "limits": ("resnext_bench.cli.limits:limits", "Show what this machine can do at most."),
     "crosscheck": (
         "resnext_bench.cli.crosscheck:crosscheck",
         "Compare our times with those of the peers' own tools.",

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from resnext.errors import BadInput, GateFailed, UsageError
 from resnext.timing.change import MARGIN, Change, holm, unpaired
+from resnext.timing.cold import Cache
 from resnext_bench.plan import Case
 from resnext_bench.record import Row
 from resnext_bench.result import Run, read_run
@@ -31,10 +32,11 @@ class _Key(NamedTuple):
     streams: int
     precision: str
     boundary: str
+    cache: Cache
 
     def __str__(self) -> str:
         case = Case(self.backend, self.batch, self.variant, self.threads, self.streams)
-        return f"{case} {self.boundary}"
+        return f"{case} {self.boundary}{' cold' * (self.cache == 'cold')}"
 
 
 _Side: TypeAlias = tuple[Row, Timing | None]
@@ -49,10 +51,10 @@ def compare_runs(
 ) -> Comparison:
     """Compare two runs made at different times, row by row.
 
-    A row is one backend, batch size, candidate, precision and boundary. Each of its undisturbed
-    rounds counts with its median; the ratio has the interval of the rank-sum test, and Holm's
-    correction holds over all rows. The machine may have changed between the runs: `ab` on the
-    command line, which measures both sides in turn, is more reliable.
+    A row is one backend, batch size, candidate, precision, boundary and cache. Each of its
+    undisturbed rounds counts with its median; the ratio has the interval of the rank-sum test, and
+    Holm's correction holds over all rows. The machine may have changed between the runs: `ab` on
+    the command line, which measures both sides in turn, is more reliable.
 
     Args:
         base: a run, or the path of a stored one.
@@ -138,6 +140,7 @@ def _rows(run: Run) -> dict[_Key, _Side]:
                 row.streams,
                 row.precision or run.precision,  # which older files have for all rows
                 "host" if timing is None else timing.boundary,
+                "hot" if timing is None else timing.cache,
             )
             rows[key] = (row, timing)
     return rows

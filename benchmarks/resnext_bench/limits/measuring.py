@@ -82,9 +82,9 @@ def measure_cpu(threads: int, precisions: Sequence[str] = ()) -> dict[str, Any]:
     return _found(made, others, device, notes, launches=1)
 
 
-def measure_cuda() -> dict[str, Any]:
-    """The ceilings of the first GPU."""
-    device, notes = torch.device("cuda"), list[str]()
+def measure_cuda(device: torch.device | None = None) -> dict[str, Any]:
+    """The ceilings of ``device``, by default the first GPU."""
+    device, notes = device or torch.device("cuda"), list[str]()
     stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's
     made: list[tuple[Product, Best, str]] = []
     for precision in products.cuda_precisions(torch.cuda.get_device_capability()):

@@ -59,6 +59,12 @@ def test_every_runtime_has_the_budget_or_the_requested_threads(
         assert session.delivered().notes["threads"] == expected
 
 
+@pytest.mark.usefixtures("budget_of_two")
+def test_onnx_runtime_is_never_left_to_count_cores_itself() -> None:
+    assert provider.session_options(SessionOptions()).intra_op_num_threads == 2
+    assert provider.session_options(SessionOptions(threads=5)).intra_op_num_threads == 5
+
+
 @pytest.mark.parametrize("change", [{"threads": 0}, {"streams": 0}])
 def test_less_than_one_is_refused(change: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="must be at least 1, not 0"):
