@@ -54,7 +54,7 @@ def benchmark(
     rounds: int = 8,
     warmup: float = 0.2,
     samples: int = 11,
-    precision_target: float | None = 1.0,
+    precision_target: float | None = 0.01,
     cache: Cache = "hot",
     seed: int = 0,
     accuracy: str | None = None,
@@ -96,7 +96,7 @@ def benchmark(
         warmup: untimed seconds of each row before the first round.
         samples: minimum number of timed runs of a row (11: median, 64: p90, 662: p99).
         precision_target: measure until half the width of every median's 95 % interval is at most
-            this share of it, in percent, but no longer than three times ``rounds``. The first row
+            this share of it, but no longer than three times ``rounds``. The first row
             is measured twice; above this noise floor no speedup is given. None measures ``rounds``
             rounds, and each row once.
         cache: ``cold`` empties the caches before each timed run, for a network that is used now and
@@ -183,7 +183,7 @@ def benchmark(
             warmup,
             samples,
             seed,
-            None if precision_target is None else precision_target / 100,
+            precision_target,
             cache,
         ),
         options=options,

@@ -97,5 +97,5 @@ class Plan:
             raise UsageError(
                 "cold caches are for one request at a time", hint="use `streams` 1 or `cache` hot"
             )
-        if self.precision is not None and not 0 < self.precision < 1:
-            raise UsageError("`precision_target` must be above 0 and below 100 %")
+        if self.precision is not None and not 0 < self.precision <= 1:
+            raise UsageError("`precision_target` is a share, above 0 and at most 1")

@@ -57,7 +57,7 @@ def measured(weights: Weights, count: int = 0, script: str = SPIN, from_round: i
     try:
         with beside(0 if from_round else count, script):
             return benchmark(
-                BACKENDS, weights=weights, duration=2.0, precision_target=2.0, progress=start
+                BACKENDS, weights=weights, duration=2.0, precision_target=0.02, progress=start
             )
     finally:
         for other in others:

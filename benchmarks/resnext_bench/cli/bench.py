@@ -21,7 +21,7 @@ from resnext.cli.options import (
     trust_options,
     weights_options,
 )
-from resnext.cli.params import CountsType, NameType, SecondsType
+from resnext.cli.params import CountsType, NameType, PercentType, SecondsType
 from resnext.cli.sections import SectionedGroup, option_of, runs_subcommand
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
@@ -161,8 +161,8 @@ _right = option_of("Accuracy and calibration")
 )
 @_measuring(
     "--precision-target",
-    type=click.FloatRange(min=0, max=100, min_open=True, max_open=True),
-    default=1.0,
+    type=PercentType(),
+    default="1%",
     show_default=True,
     metavar="PERCENT",
     help=(

@@ -23,8 +23,8 @@ def margin_option(function: F) -> F:
     option: Callable[[F], F] = _option(
         "--margin",
         type=PercentType(),
-        default="2",
-        show_default="2 %",
+        default="2%",
+        show_default=True,
         metavar="PERCENT",
         help="A change of at most this much, in either direction, counts as none.",
     )
