@@ -4,7 +4,6 @@ backends, no reports.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -159,20 +158,20 @@ def measure(
     """
     deadline, meter = deadline or Deadline(), meter or Meter()
     done = Measured({case: Samples() for case in plan.cases if case in subjects})
-    counts: dict[Case, int] = {}
+    visits: list[_Visited] = []
     for case, samples in done.samples.items():
         if deadline.over():
             return _cut(done, deadline)
         progress(f"warming up {case}")
-        took_ns = _guard(samples, partial(_warm_up, subjects[case], plan, samples))
-        counts[case] = iterations(plan, (took_ns or 1e9) + subjects[case].flush_ns)
+        subject = subjects[case]
+        took_ns = _guard(samples, partial(_warm_up, subject, plan.warmup_s, samples))
+        count = plan.iterations((took_ns or 1e9) + subject.flush_ns)
+        visits.append(_Visited(subject, samples, count))
         if took_ns is not None and done.controlled is None and plan.precision is not None:
             done.controlled, done.control = case, Samples()
-    # A visit is a case, or None for the control.
-    control: list[Case | None] = [None] if done.control is not None else []
-    visits: tuple[Case | None, ...] = (*done.samples, *control)
+            visits.append(_Visited(subject, done.control, count))
     shown = 0
-    for index, visited in turns(visits, plan.most_rounds, shuffled(plan.seed)):
+    for index, one in turns(visits, plan.most_rounds, shuffled(plan.seed)):
         if index == shown:
             missing = "" if index < plan.rounds else unfinished(done, plan)
             if index >= plan.rounds and not missing:
@@ -180,28 +179,27 @@ def measure(
                 return done
             shown += 1
             progress(f"round {shown}/{plan.rounds}" if not missing else f"round {shown}: {missing}")
-        samples, subject_case = _visited(done, visited)
-        if samples.error is None:
+        if one.samples.error is None:
             if deadline.over():
                 return _cut(done, deadline)
-            subject = subjects[subject_case]
-            count = counts[subject_case]
-            _guard(samples, partial(visit, subject, samples, count, gpu_state, meter))
-            if samples.host_ns and samples.host_ns[-1]:
+            arguments = one.subject, one.samples, one.count, gpu_state, meter
+            _guard(one.samples, partial(visit, *arguments))
+            if one.samples.host_ns and one.samples.host_ns[-1]:
                 # of the fastest round: the warm-up may have been disturbed
-                estimate_ns = min(statistics.median(burst) for burst in samples.host_ns)
-                counts[subject_case] = iterations(plan, estimate_ns + subject.flush_ns)
+                estimate_ns = min(statistics.median(burst) for burst in one.samples.host_ns)
+                one.count = plan.iterations(estimate_ns + one.subject.flush_ns)
     if plan.precision is not None and not unfinished(done, plan):
         done.ended = "precise"
     return done
 
 
-def _visited(done: Measured, case: Case | None) -> tuple[Samples, Case]:
-    if case is not None:
-        return done.samples[case], case
-    assert done.control is not None
-    assert done.controlled is not None
-    return done.control, done.controlled
+@dataclass
+class _Visited:
+    """A case or the control, with the number of timed runs of its next visit."""
+
+    subject: Subject
+    samples: Samples
+    count: int
 
 
 def unfinished(done: Measured, plan: Plan) -> str:
@@ -228,15 +226,6 @@ def unfinished(done: Measured, plan: Plan) -> str:
         ratio = ratio_interval(*(one.reported_ns() for one in both))
         worst = max(worst, 1.0 if ratio is None else noise_floor(ratio))
     return f"intervals are within {worst:.1%}" if worst > plan.precision else ""
-
-
-def iterations(plan: Plan, estimate_ns: float) -> int:
-    """Timed runs of one visit to a case whose runs take about ``estimate_ns``: enough for the
-    plan's duration and its number of samples, over all rounds.
-    """
-    by_count = -(-plan.min_samples // plan.rounds)
-    by_time = math.ceil(plan.duration_s * 1e9 / plan.rounds / max(estimate_ns, 1))
-    return max(by_count, by_time)
 
 
 def _cut(done: Measured, deadline: Deadline) -> Measured:
@@ -271,11 +260,11 @@ def _guard(samples: Samples, step: Callable[[], Any]) -> Any:
         return None
 
 
-def _warm_up(subject: Subject, plan: Plan, samples: Samples) -> float:
+def _warm_up(subject: Subject, warmup_s: float, samples: Samples) -> float:
     """Run until warm; returns the nanoseconds of the last run."""
     started = now_ns()
     took = 0
-    while samples.warmup_runs < _WARMUP_RUNS or now_ns() - started < plan.warmup_s * 1e9:
+    while samples.warmup_runs < _WARMUP_RUNS or now_ns() - started < warmup_s * 1e9:
         before = now_ns()
         subject.session.run(subject.inputs)
         took = now_ns() - before

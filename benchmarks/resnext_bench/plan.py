@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from resnext.errors import UsageError
@@ -76,6 +77,14 @@ class Plan:
     def most_rounds(self) -> int:
         """Rounds after which measuring ends, whatever was reached."""
         return self.rounds if self.precision is None else _MOST_TIMES * self.rounds
+
+    def iterations(self, estimate_ns: float) -> int:
+        """Timed runs of one visit to a case whose runs take about ``estimate_ns``: enough for the
+        duration and the number of samples, over all rounds.
+        """
+        by_count = -(-self.min_samples // self.rounds)
+        by_time = math.ceil(self.duration_s * 1e9 / self.rounds / max(estimate_ns, 1))
+        return max(by_count, by_time)
 
     def __post_init__(self) -> None:
         if not self.cases:

@@ -172,7 +172,9 @@ def _gpu(row: Row) -> str:
             low, high = f"{min(reported):.0f}", f"{max(reported):.0f}"
             line += f"; {label} {low if low == high else f'{low} to {high}'} {unit}"
     limits = dict.fromkeys(limit for state in row.gpu for limit in state.limits)
-    return line + (f"; clocks held down by: {', '.join(limits)}" if limits else "")
+    line += f"; clocks held down by: {', '.join(limits)}" if limits else ""
+    others = max((state.other_processes or 0 for state in row.gpu), default=0)
+    return line + (f"; other processes on the GPU: {others}" if others else "")
 
 
 def rounds_done(run: RunRecord) -> str:

@@ -82,7 +82,9 @@ def run_benchmark(
     with ExitStack() as stack:
         nvml = stack.enter_context(open_nvml())
         environment = record_environment(nvml)
-        limits = needed_limits(plan, options, budget.count, environment, deadline, say)
+        rows_of = [(case.backend, case.threads or budget.count) for case in plan.cases]
+        timed_s = plan.duration_s * len(plan.cases)
+        limits = needed_limits(rows_of, timed_s, options.device, environment, deadline, say)
         openings = {
             case: Opening(error=deadline.not_measured())
             if deadline.opening_over()

@@ -318,6 +318,20 @@ def test_a_tool_that_fails_is_one_line_and_an_exit_code(
     assert part in line
 
 
+def test_the_report_of_an_earlier_visit_is_not_read_again(
+    digits: Artifact, fakes: Path, tmp_path: Path
+) -> None:
+    setup = setup_of(digits, tmp_path / "reports", version=openvino_version())
+    setup.folder.mkdir()
+    sound = BENCHMARK_APP.format(fault="", version=openvino_version())
+    plant(fakes, "benchmark_app", sound)
+    run.visit_tool(TOOLS["benchmark_app"], setup)
+    for name in ("other.json", "/dev/null"):  # another file, and none at all
+        plant(fakes, "benchmark_app", sound.replace("benchmark_report.json", name))
+        with pytest.raises(SessionFailed, match=r"its report .* is missing or names no file"):
+            run.visit_tool(TOOLS["benchmark_app"], setup)
+
+
 def test_a_tool_that_hangs_ends_with_all_that_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,8 +142,10 @@ PLAN = Plan((Case("torch", 1), Case("ort-cpu", 1), Case("ort-cpu", 1, threads=3)
 
 def limits(plan: Plan = PLAN, max_seconds: float | None = None) -> tuple[Any, list[str]]:
     said: list[str] = []
-    options, here = SessionOptions(device="cpu"), environment()
-    found = needed_limits(plan, options, 2, here, Deadline(max_seconds), said.append)
+    rows = [(case.backend, case.threads or 2) for case in plan.cases]
+    timed_s = plan.duration_s * len(rows)
+    deadline = Deadline(max_seconds)
+    found = needed_limits(rows, timed_s, "cpu", environment(), deadline, said.append)
     return found, said
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from resnext.errors import UsageError
 from resnext.timing.interleave import shuffled
-from resnext_bench.measure import iterations
 from resnext_bench.plan import Case, Plan
 from resnext_bench.stats import LEAST_SAMPLES, derive, percentile_bound, round_spread
 
@@ -26,9 +25,9 @@ def test_every_round_visits_every_case_once_in_a_new_order() -> None:
 
 def test_visits_share_the_duration_and_never_fall_under_the_least_samples() -> None:
     plan = Plan(CASES, duration_s=2.0, rounds=4, min_samples=11)
-    assert iterations(plan, 1e6) == 500
-    assert iterations(plan, 10e9) == 3  # 4 rounds of 3 make 12
-    assert iterations(Plan(CASES, rounds=1, min_samples=662), 10e9) == 662
+    assert plan.iterations(1e6) == 500
+    assert plan.iterations(10e9) == 3  # 4 rounds of 3 make 12
+    assert Plan(CASES, rounds=1, min_samples=662).iterations(10e9) == 662
 
 
 @pytest.mark.parametrize(

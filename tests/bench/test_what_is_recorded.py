@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from fakes.calm import calm
 from resnext.machine import environment
 from resnext.machine.environment import record_packages
 from resnext.machine.nvml import GpuState, open_nvml
@@ -65,6 +66,7 @@ class FakeNvml(ModuleType):
             ),
             "nvmlDeviceGetPowerUsage": NVMLError(),
             "nvmlDeviceGetTemperature": 61,
+            "nvmlDeviceGetComputeRunningProcesses": ["this process", "another"],
             "nvmlDeviceGetCurrentClocksEventReasons": 0x1 | 0x4 | 0x40,
             "nvmlDeviceGetCurrentClocksThrottleReasons": 0x8,
         }
@@ -117,15 +119,38 @@ def run_on(
     return run_benchmark(digits, plan, options=SessionOptions(device="cpu"))
 
 
+@pytest.mark.parametrize(
+    ("bits", "held_down"),
+    [(0x4, None), (0x1 | 0x2, None), (0x40, "hardware thermal"), (0x8 | 0x4, "hardware slowdown")],
+)
+def test_a_round_under_throttling_is_dropped_and_the_power_cap_is_none(
+    bits: int, held_down: str | None, digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml = FakeNvml()
+    monkeypatch.setattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", lambda _: bits)
+    calm(monkeypatch)
+    row = run_on(nvml, digits, monkeypatch, OnStream).rows[0]
+    causes = {f"GPU clocks held down ({held_down})"} if held_down else set()
+    assert {why for each in row.disturbances.values() for why in each} == causes
+    found = [each for each in row.findings if each.code == "disturbed-machine"]
+    assert [each.severity for each in found] == ["refused"] * bool(held_down)
+    assert all(f"GPU clocks held down ({held_down})" in each.message for each in found)
+
+
 def test_clocks_are_those_of_every_round_and_not_of_the_idle_card(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nvml = FakeNvml()
     run = run_on(nvml, digits, monkeypatch, OnStream)
     state = GpuState(
-        sm_clock_mhz=1980, power_w=None, temperature_c=61, limits=("power cap", "hardware thermal")
+        sm_clock_mhz=1980,
+        power_w=None,
+        temperature_c=61,
+        limits=("power cap", "hardware thermal"),
+        other_processes=1,
     )
     assert run.rows[0].gpu == (state,) * 3
+    assert "other processes on the GPU: 1" in run.markdown()
     assert run.environment.gpus[0].sm_clock_mhz == 345
     assert (nvml.calls.count("nvmlInit"), nvml.calls.count("nvmlShutdown")) == (1, 1)
     assert nvml.calls[-1] == "nvmlShutdown"
@@ -168,7 +193,9 @@ def test_a_question_that_nvml_does_not_answer_leaves_the_others(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(unknown=unknown))
     with open_nvml() as nvml:
-        assert nvml.state() == GpuState(sm_clock_mhz=clock_mhz, temperature_c=61, limits=limits)
+        assert nvml.state() == GpuState(
+            sm_clock_mhz=clock_mhz, temperature_c=61, limits=limits, other_processes=1
+        )
 
 
 def test_among_several_gpus_it_is_cudas_first_that_is_asked(

@@ -34,8 +34,8 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     if not bad:
         return
     left = total - bad
-    which = f"{bad} of {total} rounds were" if left else f"all {total} rounds were"
-    disturbed = f"{which} disturbed by {_causes(samples.disturbed.values())}"
+    which = f"{bad} of {total}" if left else f"all {total}"
+    disturbed = f"{which} rounds were disturbed by {_causes(samples.disturbed.values())}"
     if left >= min(evidence.planned_rounds, ENOUGH_ROUNDS):
         message = f"{disturbed}; they are left out, and the other {left} suffice"
         yield Finding(CODE, message, severity="warning")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from resnext.errors import SessionFailed
 from resnext.machine.environment import Environment
 from resnext.machine.load import Meter
-from resnext.runtimes.registry import RUNTIMES, SessionOptions
+from resnext.runtimes.registry import RUNTIMES
 from resnext_bench.deadline import Deadline
-from resnext_bench.plan import Plan
 
 from .ceilings import Device, MachineCeilings, measured_ceilings, stored_ceilings
 
@@ -34,29 +33,29 @@ class Limits:
 
 
 def needed_limits(
-    plan: Plan,
-    options: SessionOptions,
-    threads: int,
+    rows: Iterable[tuple[str, int]],
+    timed_s: float,
+    requested: str,
     environment: Environment,
     deadline: Deadline,
     say: Callable[[str], None],
 ) -> Limits:
-    """The stored ceilings of every device and number of threads in ``plan``, measured now if there
-    are none or they were disturbed, there is time, and nothing else uses the machine.
+    """The stored ceilings of every device and number of threads of a run, measured now if there are
+    none or they were disturbed, there is time, and nothing else uses the machine.
 
     Args:
-        plan: the rows.
-        options: the device.
-        threads: CPU threads of a case that does not say.
+        rows: backend and CPU threads of each.
+        timed_s: seconds that they will be timed for, all together.
+        requested: device: ``cpu``, ``cuda`` or ``auto``.
         environment: this machine.
         deadline: of the run.
         say: called with one line at every step.
     """
     keys: dict[tuple[Device, int | None], None] = {}
-    for case in plan.cases:
-        on_cpu = "cpu" in (options.device, RUNTIMES[case.backend].device) or not environment.gpus
-        keys["cpu" if on_cpu else "cuda", (case.threads or threads) if on_cpu else None] = None
-    worth = plan.duration_s * len(plan.cases) >= _WORTH_S
+    for backend, threads in rows:
+        on_cpu = "cpu" in (requested, RUNTIMES[backend].device) or not environment.gpus
+        keys["cpu" if on_cpu else "cuda", threads if on_cpu else None] = None
+    worth = timed_s >= _WORTH_S
     found = {}
     for device, count in keys:
         ceilings = stored_ceilings(environment, device, count, say)

@@ -381,7 +381,10 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     (
         ("resnext-bench", "--backend", "torch", "--threads", "0"),
         2,
-        ("'--threads': 0 is not in the range x>=1 (--help shows every option)\n",),
+        (
+            "'--threads': '0' must be a whole number of at least 1, or several separated by commas"
+            " (--help shows every option)\n",
+        ),
     ),
     (("resnext-bench", "--backend", "torch", "--merge-groups", "1"), 2, ("from 2 to 4096",)),
     (("resnext-bench", "--backend", "torch", "--markdown", "file/r.md"), 3, ("cannot write",)),
