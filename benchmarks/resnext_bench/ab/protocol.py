@@ -73,7 +73,7 @@ class Opened(Strict):
     """An open session.
 
     Attributes:
-        estimate_ns: time of one run.
+        estimate_ns: time of the fastest run of the warm-up.
         device: device name.
         delivered: element types of convolutions and matrix products.
         notes: threads, memory format, CUDA graph, ...

@@ -27,7 +27,7 @@ from resnext.machine.environment import record_environment
 from resnext.machine.load import Meter
 from resnext.machine.nvml import open_nvml
 from resnext.runtimes.session import Session
-from resnext.timing.clock import now_ns, time_visit
+from resnext.timing.clock import now_ns, time_host, time_visit
 from resnext.verify.check import batched, whole
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.measure import as_failure
@@ -84,14 +84,12 @@ class _Arm:
 
     def opened(self) -> Opened:
         """Warm up, and describe the session."""
-        started, runs, took = now_ns(), 0, 0
-        while runs < _WARMUP_RUNS or now_ns() - started < self._job.warmup_s * 1e9:
-            before = now_ns()
-            self._run()
-            took, runs = now_ns() - before, runs + 1
+        started, took = now_ns(), list[int]()
+        while len(took) < _WARMUP_RUNS or now_ns() - started < self._job.warmup_s * 1e9:
+            took += time_host(self._run, 1)
         delivered = self._session.delivered()
         return Opened(
-            estimate_ns=took,
+            estimate_ns=min(took),
             device=delivered.device,
             delivered=delivered.summary(),
             notes=dict(delivered.notes),

@@ -208,7 +208,8 @@ def _show(outcome: Duel, *, to_stderr: bool) -> None:
         f"{quiet} of {len(outcome.measured)}",
         styled(change.verdict),
     )
-    console.print(f"[dim]{first.environment.title()}, {outcome.threads} threads[/dim]")
+    threads = f"{outcome.threads} thread{'s' * (outcome.threads > 1)}"
+    console.print(f"[dim]{first.environment.title()}, {threads}[/dim]")
     console.print(table)
     versions = upgrades(first.environment.packages, second.environment.packages)
     if second.other_environment and versions:
