@@ -74,12 +74,15 @@ class Load(BaseModel):
         # Not processors: what runs on the second processor of a core slows the first one down.
         spare = max(0, self.cores - threads)
         crowded = self.own + others >= _CROWDED * self.processors
-        took = others - spare > MOST_TAKEN * threads + wrong
-        if took or (crowded and (self.waiting or 0.0) > MOST_WAITING):
-            waited = (
-                "" if self.waiting is None else f", tasks waited {self.waiting:.0%} of the time"
-            )
-            reasons.append(f"other processes ({max(others, 0.0):.1f} processors{waited})")
+        taken = others - spare > MOST_TAKEN * threads + wrong
+        waited = crowded and (self.waiting or 0.0) > MOST_WAITING
+        facts = [f"{others:.1f} processors"]
+        if self.waiting is not None:
+            facts.append(f"tasks waited {self.waiting:.0%} of the time")
+        if taken or (waited and others > MOST_TAKEN * threads):
+            reasons.append(f"other processes ({', '.join(facts)})")
+        elif waited:  # threads of this process, perhaps of a row that was visited before
+            reasons.append(f"more threads than processors ({facts[-1]})")
         if stolen > MOST_STOLEN * self.processors + wrong:
             reasons.append(f"steal time ({stolen:.1f} processors)")
         if self.throttled > MOST_THROTTLED:

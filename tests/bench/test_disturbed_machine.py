@@ -57,7 +57,12 @@ def measured(weights: Weights, count: int = 0, script: str = SPIN, from_round: i
     try:
         with beside(0 if from_round else count, script):
             return benchmark(
-                BACKENDS, weights=weights, duration=2.0, precision_target=0.02, progress=start
+                BACKENDS,
+                weights=weights,
+                duration=1.0,
+                rounds=6,
+                precision_target=0.02,
+                progress=start,
             )
     finally:
         for other in others:

@@ -26,7 +26,9 @@ QUIET = Load(wall_s=1.0, processors=2, cores=2, own=2.0, others=0.0, stolen=0.0,
         ({"own": 1.0, "others": 1.0, "waiting": 0.99}, 2, "other processes"),
         ({"own": 0.8, "others": 1.2, "waiting": 0.98}, 2, "other processes"),
         # a process that runs now and then, seen by the time that tasks waited alone
-        ({"own": 1.9, "others": 0.1, "waiting": 0.09}, 2, "other processes"),
+        ({"own": 1.9, "others": 0.11, "waiting": 0.09}, 2, "other processes"),
+        # the threads of the row before still spin
+        ({"own": 1.97, "others": 0.02, "waiting": 0.5}, 2, "more threads than processors"),
         # the same without pressure stall information
         ({"own": 1.27, "others": 0.75, "waiting": None}, 2, "other processes"),
         # one thread, and a process on the other processor
