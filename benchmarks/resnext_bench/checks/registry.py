@@ -62,9 +62,9 @@ def registry(*modules: ModuleType) -> Mapping[str, Check]:
 
 #: Every check by its code.
 CHECKS: Mapping[str, Check] = registry(
+    disturbed,
     samples,
     no_time,
-    disturbed,
     steady,
     threads,
     imprecise,
