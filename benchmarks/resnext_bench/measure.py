@@ -33,6 +33,9 @@ _ENQUEUES = 3
 #: The samples may be a little faster than the estimate that their count was made for.
 _NEARLY = 0.9
 
+#: After this many times the planned rounds, all of them disturbed, more are not going to help.
+_HOPELESS_TIMES = 2
+
 #: Why measuring ended: every row is as precise as requested, all rounds were measured, time was up,
 #: or a signal.
 Ended = Literal["precise", "rounds", "time", "interrupted"]
@@ -130,6 +133,10 @@ class Measured:
     controlled: Case | None = None
     ended: Ended = "rounds"
 
+    def some_without_a_quiet_round(self) -> bool:
+        """Whether every round so far of some case was disturbed."""
+        return any(not one.reported_ns() for one in self.all())
+
     def all(self) -> list[Samples]:
         """Of all cases and of the control, those that still run."""
         control = [] if self.control is None else [self.control]
@@ -176,6 +183,8 @@ def measure(
             missing = "" if index < plan.rounds else unfinished(done, plan)
             if index >= plan.rounds and not missing:
                 done.ended = "precise"
+                return done
+            if index >= _HOPELESS_TIMES * plan.rounds and done.some_without_a_quiet_round():
                 return done
             shown += 1
             progress(f"round {shown}/{plan.rounds}" if not missing else f"round {shown}: {missing}")

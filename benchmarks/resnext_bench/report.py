@@ -194,8 +194,8 @@ def measuring(run: RunRecord) -> list[str]:
         lines.append(f"stopped after {rounds}: every median is known to {target:.1%} or better")
     elif run.ended == "rounds" and target is not None:
         lines.append(
-            f"stopped after {rounds}, the most for {run.rounds} planned ones, before every median"
-            f" was known to {target:.1%}"
+            f"stopped after {rounds} for {run.rounds} planned ones, before every median was known"
+            f" to {target:.1%}"
         )
     elif run.ended in ("time", "interrupted"):
         lines.append(f"stopped after {rounds}: {_ENDINGS[run.ended]}")

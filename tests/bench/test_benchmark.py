@@ -186,7 +186,13 @@ def test_weights_of_another_network_are_refused(artifact: Artifact) -> None:
 
 
 def test_the_public_names_resolve() -> None:
-    assert set(resnext_bench.__all__) == {"Run", "benchmark", "read_run"}
+    assert set(resnext_bench.__all__) == {
+        "Comparison",
+        "Run",
+        "benchmark",
+        "compare_runs",
+        "read_run",
+    }
     for name in resnext_bench.__all__:
         assert getattr(resnext_bench, name).__name__ == name
         assert name in dir(resnext_bench)

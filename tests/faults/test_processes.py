@@ -227,5 +227,8 @@ def test_no_code_asks_how_late_it_is_but_to_write_it_down() -> None:
     assert [line.partition(":")[0] for line in asked] == [
         "resnext/verify/verdict.py",
         "export/resnext_export/publish.py",
+        "benchmarks/resnext_bench/ab/duel.py",
+        "benchmarks/resnext_bench/crosscheck/run.py",
+        "benchmarks/resnext_bench/limits/ceilings.py",
         "benchmarks/resnext_bench/run.py",
     ], asked

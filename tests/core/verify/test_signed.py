@@ -449,6 +449,9 @@ READING: dict[str, tuple[click.Command, list[str]]] = {
     "resnext-parity verify": (parity, ["verify", "ARTIFACT"]),
     "resnext-classify": (classify, [str(PICTURE), "--artifact", "ARTIFACT"]),
     "resnext-bench": (bench, ["--backend", "ort-cpu", "--artifact", "ARTIFACT"]),
+    "resnext-bench ab": (bench, ["ab", "ARTIFACT", "ort-cpu"]),
+    "resnext-bench crosscheck": (bench, ["crosscheck", "ARTIFACT"]),
+    "resnext-bench lens": (bench, ["lens", "ARTIFACT"]),
     "resnext-export": (exporter, ["--format", "openvino", "--onnx", "ARTIFACT", "--output", "OUT"]),
     "resnext-export inspect": (exporter, ["inspect", "ARTIFACT"]),
     "resnext-export check-trt": (exporter, ["check-trt", "ARTIFACT"]),
@@ -457,6 +460,8 @@ READING: dict[str, tuple[click.Command, list[str]]] = {
 }
 #: These are about signatures: they say themselves which key counts.
 SIGNING = {"resnext-export sign", "resnext-export verify"}
+#: These read no artifact.
+WITHOUT = {"resnext-bench compare", "resnext-bench limits"}
 
 DOORS: dict[str, Callable[[Path, Path], Any]] = {
     "read_artifact": lambda path, _: read_artifact(path),
@@ -490,7 +495,7 @@ def commands() -> dict[str, click.Command]:
 
 
 def test_every_command_is_covered() -> None:
-    assert {*READING, *SIGNING} == set(commands())
+    assert {*READING, *SIGNING, *WITHOUT} == set(commands())
 
 
 def test_the_documented_commands_have_the_flags() -> None:
@@ -504,6 +509,8 @@ def test_the_documented_commands_have_the_flags() -> None:
         "resnext-parity verify",
         "resnext-classify",
         "resnext-bench",
+        "resnext-bench crosscheck",
+        "resnext-bench lens",
         "resnext-export rebuild",
     }
 
