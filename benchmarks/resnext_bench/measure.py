@@ -16,7 +16,7 @@ from resnext.errors import ResnextError, SessionFailed
 from resnext.machine.load import Load, Meter
 from resnext.machine.nvml import GpuState
 from resnext.runtimes.session import Arrays, Bound, Boundary, Session
-from resnext.timing.clock import now_ns, time_device, time_enqueue, time_host
+from resnext.timing.clock import now_ns, settle, time_device, time_enqueue, time_host
 from resnext.timing.cold import Cache, Flush, flush_for
 from resnext.timing.interleave import shuffled, turns
 from resnext.timing.streams import time_streams
@@ -309,7 +309,7 @@ def visit(
     meter = meter or Meter()
     samples.cache = "hot" if subject.flush is None else "cold"
     for call in calls:
-        call()  # untimed: caches and thread pools are still set for the previous case
+        settle(call)
     before = meter.read()
     if len(calls) == 1:
         samples.host_ns.append(time_host(calls[0], iterations, **_before(subject.flush)))

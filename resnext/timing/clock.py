@@ -15,6 +15,9 @@ from typing import Any, Protocol
 
 now_ns = time.perf_counter_ns
 
+#: Untimed seconds at the start of a visit.
+SETTLE_S = 0.05
+
 
 class Queue(Protocol):
     """A `Bound`, or anything else that queues work on a CUDA stream; timed by `time_device`."""
@@ -66,12 +69,22 @@ def time_visit(call: Callable[[], object], iterations: int, *, warm: bool = True
     Args:
         call: returns only when its work is done.
         iterations: number of timed calls.
-        warm: call once first, untimed: caches and thread pools are still set for the previous
+        warm: call first, untimed (`settle`): caches and thread pools are still set for the previous
             candidate.
     """
     if warm:
-        call()
+        settle(call)
     return time_host(call, iterations)
+
+
+def settle(call: Callable[[], object]) -> None:
+    """Call once, and again until `SETTLE_S` has passed: threads of whatever ran before still look
+    for work for some 30 ms (ONNX Runtime, OpenMP), and take the processors.
+    """
+    ends = now_ns() + SETTLE_S * 1e9
+    call()
+    while now_ns() < ends:
+        call()
 
 
 def iterations_for(

@@ -20,6 +20,7 @@ class QuietMeter(Meter):
 def calm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no row be disturbed, unsteady or imprecise, and no noise floor too high."""
     monkeypatch.setattr("resnext_bench.measure.Meter", QuietMeter)
+    monkeypatch.setattr("resnext.timing.clock.SETTLE_S", 0.0)
     for limit in ("MOST_DRIFT", "MOST_ABOVE_QUIETEST"):
         monkeypatch.setattr(f"resnext_bench.steadiness.{limit}", 1e9)
     monkeypatch.setattr("resnext_bench.checks.imprecise.MOST", 1e9)

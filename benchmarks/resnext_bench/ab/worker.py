@@ -27,7 +27,7 @@ from resnext.machine.environment import record_environment
 from resnext.machine.load import Meter
 from resnext.machine.nvml import open_nvml
 from resnext.runtimes.session import Session
-from resnext.timing.clock import now_ns, time_host, time_visit
+from resnext.timing.clock import now_ns, settle, time_host
 from resnext.verify.check import batched, whole
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.measure import as_failure
@@ -98,8 +98,9 @@ class _Arm:
 
     def visit(self, iterations: int) -> Visit:
         """Time ``iterations`` runs."""
+        settle(self._run)
         before = self._meter.read()
-        times = time_visit(self._run, iterations)
+        times = time_host(self._run, iterations)
         return Visit(times_ns=tuple(times), load=self._meter.since(before))
 
     def logits(self) -> Logits:
