@@ -111,8 +111,10 @@ PLANS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ["12 rounds", "from 8 rounds on, until 1 %"])
 def test_intervals_cover_the_truth(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    median, ratio, control, _ = shares([trial(i, PLANS[name], monkeypatch) for i in range(150)])
-    assert min(median, ratio, control) >= 0.90  # 150 trials of 95 %: 0.90 is three deviations off
+    median, ratio, control, _ = shares([trial(i, PLANS[name], monkeypatch) for i in range(100)])
+    assert (
+        min(median, ratio, control) >= 0.87
+    )  # 100 trials of 95 %: 0.87 is more than three deviations off
 
 
 @pytest.mark.exhaustive

@@ -55,7 +55,27 @@ def test_every_order_visits_every_candidate_in_every_round() -> None:
     assert list(turns("abc", 2)) == [(0, c) for c in "abc"] + [(1, c) for c in "abc"]
 
 
-def test_a_visit_begins_with_an_untimed_call_unless_told_otherwise() -> None:
+def test_a_visit_begins_with_untimed_calls_until_it_has_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0
+
+    def call() -> None:
+        nonlocal now
+        now += 20_000_000
+
+    monkeypatch.setattr(clock, "now_ns", lambda: now)
+    assert len(clock.time_visit(call, 2)) == 2
+    assert now == (3 + 2) * 20_000_000  # 60 ms are the first that are no less than 50
+    monkeypatch.setattr(clock, "SETTLE_S", 0.0)
+    clock.time_visit(call, 1)
+    assert now == (5 + 1 + 1) * 20_000_000  # one call at the least
+
+
+def test_a_visit_begins_with_an_untimed_call_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clock, "SETTLE_S", 0.0)
     calls: list[int] = []
     assert len(clock.time_visit(lambda: calls.append(1), 3)) == 3
     assert len(calls) == 4
