@@ -114,7 +114,7 @@ def test_intervals_cover_the_truth(name: str, monkeypatch: pytest.MonkeyPatch) -
     median, ratio, control, _ = shares([trial(i, PLANS[name], monkeypatch) for i in range(100)])
     assert (
         min(median, ratio, control) >= 0.87
-    )  # 100 trials of 95 %: 0.87 is more than three deviations off
+    )  # of 100 trials of 95 %, three deviations
 
 
 @pytest.mark.exhaustive
