@@ -112,9 +112,7 @@ PLANS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", ["12 rounds", "from 8 rounds on, until 1 %"])
 def test_intervals_cover_the_truth(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     median, ratio, control, _ = shares([trial(i, PLANS[name], monkeypatch) for i in range(100)])
-    assert (
-        min(median, ratio, control) >= 0.87
-    )  # of 100 trials of 95 %, three deviations
+    assert min(median, ratio, control) >= 0.87  # of 100 trials of 95 %, three deviations
 
 
 @pytest.mark.exhaustive
