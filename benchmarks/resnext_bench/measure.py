@@ -34,7 +34,7 @@ _ENQUEUES = 3
 _NEARLY = 0.9
 
 #: After this many times the planned rounds, all of them disturbed, more are not going to help.
-_HOPELESS_TIMES = 2
+_HOPELESS_TIMES = 1.5
 
 #: Why measuring ended: every row is as precise as requested, all rounds were measured, time was up,
 #: or a signal.

@@ -243,7 +243,7 @@ def test_disturbed_rounds_are_left_out_and_measured_again(
     else:
         assert done.ended == "rounds"
         hopeless = len(done.samples[A].disturbed) == len(done.samples[A].host_ns)
-        assert len(done.samples[A].host_ns) == (16 if hopeless else 24)
+        assert len(done.samples[A].host_ns) == (12 if hopeless else 24)
 
 
 def test_a_disturbance_that_no_counter_shows_makes_the_row_unsteady_or_is_outlived(
