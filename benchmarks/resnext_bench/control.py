@@ -15,6 +15,8 @@ class Control(Strict):
         backend: of the row.
         batch: of the row.
         variant: of the row.
+        threads: of the row, if the run has several numbers of them.
+        streams: of the row.
         boundary: of the times.
         rounds_ns: raw nanoseconds of the second measurement, one list for each round.
         disturbed: indices of the rounds in which either of the two was disturbed.
@@ -25,6 +27,8 @@ class Control(Strict):
     backend: str
     batch: int
     variant: str = ""
+    threads: int | None = None
+    streams: int = 1
     boundary: Boundary
     rounds_ns: tuple[tuple[int, ...], ...]
     disturbed: tuple[int, ...] = ()

@@ -32,7 +32,7 @@ def harness_ns(session: FakeSession | None = None, iterations: int = 1000) -> fl
     """Nanoseconds that `visit` adds to a run: the clock, the loop, and keeping the output.
 
     The same runs are timed by `visit` and, between two readings of the clock, in a bare loop, in
-    turns; the median of the differences is taken. Takes a few milliseconds.
+    turns; the median of the differences is taken. Takes half a second, for each visit settles.
 
     Args:
         session: a session without a CUDA stream; by default one that does nothing.

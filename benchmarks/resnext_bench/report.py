@@ -210,7 +210,8 @@ _ENDINGS = {"time": "time was up", "interrupted": "interrupted"}
 
 
 def _noise(control: Control) -> str:
-    name = f"{control.backend} {control.variant}".strip()
+    flight = in_flight(control.threads, control.streams)
+    name = " ".join(filter(None, (control.backend, control.variant, flight)))
     again = f"{name} batch {control.batch}, measured twice under two names"
     if control.ratio is None or control.noise_floor is None:
         return f"noise floor unknown: {again}, has fewer than six undisturbed rounds; no speedups"

@@ -64,8 +64,12 @@ def read_run(path: Path) -> Run:
         raw = parse_json(text)
     except ValueError as exc:
         raise BadInput(f"{not_a_run}: {exc}") from exc
-    if not (isinstance(raw, dict) and is_version(raw.get("format_version", 1), FORMAT_VERSION)):
+    if not isinstance(raw, dict):
         raise BadInput(not_a_run)
+    if not is_version(version := raw.get("format_version", 1), FORMAT_VERSION):
+        newer = type(version) is int and version > FORMAT_VERSION
+        hint = "read it with a newer toolkit" if newer else ""
+        raise BadInput(f"{not_a_run}, its format_version is {version!r}", hint=hint)
     try:
         return Run.model_validate_json(text, strict=True)
     except ValidationError as exc:

@@ -239,6 +239,8 @@ def control_of(measured: Measured, limit: float) -> Control | None:
         backend=case.backend,
         batch=case.batch,
         variant=case.candidate,
+        threads=case.threads,
+        streams=case.streams,
         boundary=again.boundary,
         rounds_ns=again.rounds_ns,
         disturbed=tuple(sorted({*first.disturbed, *again.disturbed})),

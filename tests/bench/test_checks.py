@@ -173,6 +173,12 @@ def test_each_planted_fault_is_found_by_its_check_alone(code: str) -> None:
     assert all("\n" not in str(finding) for finding in findings)
 
 
+def test_flushes_of_cold_caches_are_not_counted_as_threads_of_the_runtime() -> None:
+    hot = with_threads(1, "1", 1.9, 1.9)
+    assert [each.code for each in judge(hot)] == ["thread-budget"]
+    assert judge(replace(hot, samples=replace(hot.samples, cache="cold"))) == ()
+
+
 def with_threads(threads: int, reported: str, *own: float, device: str = "cpu") -> Evidence:
     runtime = replace(delivered("float32"), device=device, notes={"threads": reported})
     return replace(

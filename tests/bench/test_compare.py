@@ -258,7 +258,10 @@ def test_json_and_markdown(tmp_path: Path) -> None:
     [
         (None, "No such file"),
         (b"", "is not a stored run"),
-        (b'{"format_version": 2, "rows": []}', "is not a stored run (format_version 1)"),
+        (
+            b'{"format_version": 2, "rows": []}',
+            "is not a stored run (format_version 1), its format_version is 2; read it with a newer",
+        ),
         (b"\xff\xfe", "is not a stored run"),
         (b'{"rows": []}', "is not a stored run (format_version 1): "),
     ],

@@ -160,6 +160,7 @@ def test_a_planted_delay_is_reported_as_it_is(monkeypatch: pytest.MonkeyPatch) -
     control = control_of(done, 0.01)
     assert control is not None
     assert control.quiet
+    assert (control.backend, control.threads, control.streams) == ("a", None, 1)
     assert codes(done, planned) == {}
 
 

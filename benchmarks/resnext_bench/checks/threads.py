@@ -6,7 +6,8 @@ time than its threads have: in the median round, more than a quarter of a proces
 Such a row would be compared with rows that had less of the machine.
 
 The thread budget is the least of the physical cores, the affinity mask, the CPU quota of the
-control group and `OMP_NUM_THREADS`. Rows on a GPU are not checked.
+control group and `OMP_NUM_THREADS`. Rows on a GPU are not checked,
+and the CPU time of a row with cold caches is not, since emptying them takes every processor.
 
 What to do: find out which library ignores its number of threads (often OpenMP or a BLAS library
 that something else in the process has started), or set `threads` to what it uses.
@@ -44,8 +45,8 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             f"{threads} threads were requested, and the runtime uses {actual}",
             f"use `threads` {actual}",
         )
-    if not evidence.samples.loads:
-        return
+    if not evidence.samples.loads or evidence.samples.cache == "cold":
+        return  # emptying the caches takes every processor
     used = statistics.median(load.own for load in evidence.samples.loads)
     if used > threads + MOST_BEYOND:
         yield Finding(
