@@ -109,7 +109,7 @@ def run_benchmark(
             return Run(
                 created=created,
                 model=variant_name(weights.config),
-                weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
+                weights=WeightsRecord.model_validate(weights.provenance),
                 precision=", ".join(
                     dict.fromkeys(candidate.precision for candidate in candidates.values())
                 ),

@@ -113,7 +113,8 @@ def _facts_of(source: Weights | Artifact) -> dict[str, Any]:
     return {
         "model": variant_name(source.config),
         "config": source.config,
-        "weights": WeightsRecord(source=source.source, sha256=source.sha256),
+        "weights": WeightsRecord.model_validate(source.provenance),
         "preprocessing": source.preprocessing,
+        "preprocessing_source": source.preprocessing_source,
         "class_names": source.class_names,
     }

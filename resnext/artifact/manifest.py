@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from resnext.errors import BadArtifact, ResnextError, UnknownName
-from resnext.images.preprocessing import Preprocessing
+from resnext.images.preprocessing import Preprocessing, PreprocessingSource
 from resnext.network.config import ResNeXtConfig
 from resnext.precision import QUANTIZED, Precision
 from resnext.readers.files import MOST_JSON, exists, read_file
@@ -35,10 +35,22 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class WeightsRecord(Strict):
-    """Where the weights came from, and the digest of their tensors (not of the checkpoint file)."""
+    """Where the weights came from.
+
+    Attributes:
+        source: the SPEC that they were loaded from; a path is absolute.
+        sha256: digest of the tensors (names, dtypes, shapes, bytes), whatever the file's format.
+        file_sha256: digest of the checkpoint file; None for generated weights, and in artifacts
+            from before it was recorded.
+        revision: commit of the model repository that the file came from, or None.
+        key: the state dict in a file of several, or None.
+    """
 
     source: str
     sha256: Sha256
+    file_sha256: Sha256 | None = None
+    revision: str | None = None
+    key: str | None = None
 
     @property
     def seeded(self) -> bool:
@@ -143,6 +155,8 @@ class Manifest(Strict):
         outputs: outputs of the graph.
         batch: batch sizes that the artifact takes.
         preprocessing: what an image goes through before the network.
+        preprocessing_source: who says so: the checkpoint, the publisher's table, the user, or
+            nobody (``assumed``); None in artifacts from before it was recorded.
         preprocessing_baked: the graph takes uint8 N x H x W x C pixels and normalizes them itself.
         class_names: one for each logit, or none.
         opset: ONNX operator set of the graph, or of the graph that the artifact was made from; None
@@ -175,6 +189,7 @@ class Manifest(Strict):
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     batch: BatchRange
     preprocessing: Preprocessing
+    preprocessing_source: PreprocessingSource | None = None
     preprocessing_baked: bool = False
     class_names: tuple[str, ...] = ()
     opset: int | None

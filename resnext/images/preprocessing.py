@@ -9,7 +9,7 @@ can carry itself ("baked").
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -29,6 +29,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+#: Who says how an image becomes the input: the checkpoint itself, the table of published weights,
+#: the user, or nobody.
+PreprocessingSource: TypeAlias = Literal["declared", "published", "requested", "assumed"]
 #: Largest image that a resize may produce, pixels; more means absurd proportions.
 _MOST_PIXELS = 50_000_000
 _Size = Annotated[int, Field(ge=1)]

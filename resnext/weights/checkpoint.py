@@ -21,7 +21,11 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from resnext.errors import BadInput, BadWeights, UsageError, first_line
-from resnext.images.preprocessing import Preprocessing, default_preprocessing
+from resnext.images.preprocessing import (
+    Preprocessing,
+    PreprocessingSource,
+    default_preprocessing,
+)
 from resnext.network.config import ResNeXtConfig, variant_name
 from resnext.readers.archives import read_entries
 from resnext.readers.files import MOST_MODEL, open_file, read_all
@@ -42,6 +46,12 @@ class Weights:
         source: the SPEC that they were loaded from; a path is absolute.
         preprocessing: what an image must go through before this network.
         class_names: one name for each logit, or empty if none are known.
+        preprocessing_source: who says so: the checkpoint, the publisher's table, the user, or
+            nobody (``assumed``).
+        file_sha256: digest of the checkpoint file's bytes; None for generated weights.
+        revision: commit of the model repository that the file came from, or None.
+        key: the state dict in a file of several, or None.
+        notes: one line each for what a user should know about how the file was read.
     """
 
     config: ResNeXtConfig
@@ -49,11 +59,27 @@ class Weights:
     source: str
     preprocessing: Preprocessing
     class_names: tuple[str, ...] = ()
+    preprocessing_source: PreprocessingSource = "declared"
+    file_sha256: str | None = None
+    revision: str | None = None
+    key: str | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
         """Digest of names, dtypes, shapes and bytes, whatever the file format."""
         return state_dict_sha256(self.state_dict)
+
+    @property
+    def provenance(self) -> dict[str, str | None]:
+        """The fields of a manifest's record of the weights."""
+        return {
+            "source": self.source,
+            "sha256": self.sha256,
+            "file_sha256": self.file_sha256,
+            "revision": self.revision,
+            "key": self.key,
+        }
 
 
 def save_weights(weights: Weights, path: Path) -> None:

@@ -153,7 +153,7 @@ def duel(
     return Duel(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         model=variant_name(weights.config),
-        weights=WeightsRecord(source=weights.source, sha256=weights.sha256),
+        weights=WeightsRecord.model_validate(weights.provenance),
         batch=choices.batch,
         threads=threads,
         seed=seed,

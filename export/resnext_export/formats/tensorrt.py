@@ -245,7 +245,7 @@ def refit_engine(
         thin.read(), proto.SerializeToString(), library, record.options
     )
     facts = {
-        "weights": WeightsRecord(source=weights.source, sha256=weights.sha256),
+        "weights": WeightsRecord.model_validate(weights.provenance),
         "engine": record.model_copy(update={"refitted": True}),
     }
 
