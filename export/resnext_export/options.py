@@ -76,8 +76,8 @@ class RequestFields:
     model: Annotated[
         str | None,
         Option(
-            "Variant; `list_models` shows all.  [default: what the weights imply,"
-            " else resnext50_32x4d]",
+            "Variant; `list_models` shows all.  [default: the model that the"
+            " weights are of, else resnext50_32x4d]",
             "Network",
             metavar="NAME",
             choices=tuple(VARIANTS),
@@ -86,10 +86,18 @@ class RequestFields:
     weights: Annotated[
         str | None,
         Option(
-            "seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  [default: the"
-            " shipped weights of a shipped model, else seeded]",
+            "seeded[:N], digits, fashion-mnist, or the path of a checkpoint.  [default: the shipped"
+            " weights of a shipped model, else seeded]",
             "Network",
             metavar="SPEC",
+        ),
+    ] = None
+    weights_key: Annotated[
+        str | None,
+        Option(
+            "State dict in a checkpoint of several, for example state_dict_ema.",
+            "Network",
+            metavar="KEY",
         ),
     ] = None
     num_classes: Annotated[

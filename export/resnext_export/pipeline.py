@@ -59,7 +59,7 @@ def export(
     if isinstance(source, Artifact):
         fields["onnx"] = source.directory
     elif isinstance(source, Weights):
-        fields["weights"] = source.source
+        fields |= {"weights": source.source, "weights_key": source.key}
     elif is_file(Path(source) / "manifest.json"):
         fields["onnx"] = Path(source)
     else:
@@ -116,7 +116,10 @@ def run(
                 request.model,
                 num_classes=request.num_classes,
                 input_size=request.pixels(),
+                key=request.weights_key,
             )
+        for line in weights.notes:
+            say(line)
     if weights_sha256 is not None and weights.sha256 != weights_sha256:
         raise BadWeights(
             f"{weights.source} has other weights than the artifact was made from (sha256"

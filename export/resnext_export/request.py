@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 #: Names of the fields.
 NAMES = tuple(each.name for each in dataclasses.fields(RequestFields))
 _JSON = TypeAdapter(dict[str, Any])
+#: Fields that an ONNX artifact to start from has settled.
+_SETTLED = (
+    *("model", "weights_key", "num_classes", "input_size"),
+    *("batch", "bake_preprocessing"),
+)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -99,7 +104,7 @@ class _Checked(RequestFields):
                 "`onnx` is what to start from: it takes another `format`, a `precision` or"
                 " `merge_groups`"
             )
-        for name in ("model", "num_classes", "input_size", "batch", "bake_preprocessing"):
+        for name in _SETTLED:
             if name == "batch" and FORMATS[self.format].profiles:
                 continue
             if getattr(self, name) not in (None, False):
