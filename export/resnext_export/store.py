@@ -32,6 +32,8 @@ _NAMES = {
     "calibration",
     "precision",
     "runtime",
+    "opset",
+    "runs_on",
 }
 
 
