@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -32,3 +33,12 @@ def _no_outside() -> Iterator[None]:
         patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
         patch.setattr(socket, "getaddrinfo", resolve_here)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Ctrl-C reaches the tests: a shell lets its background jobs ignore it, and a test that waits
+    for an interruption would wait for ever.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

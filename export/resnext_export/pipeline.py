@@ -15,6 +15,7 @@ from resnext.errors import BadArtifact, BadWeights, UsageError
 from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.readers.files import exists, is_file
+from resnext.runtimes.ort.needed import check_taken_here
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.storage import scratch_folder
 from resnext.verify.check import recorded_weights
@@ -59,7 +60,7 @@ def export(
     if isinstance(source, Artifact):
         fields["onnx"] = source.directory
     elif isinstance(source, Weights):
-        fields["weights"] = source.source
+        fields |= {"weights": source.source, "weights_key": source.key}
     elif is_file(Path(source) / "manifest.json"):
         fields["onnx"] = Path(source)
     else:
@@ -95,6 +96,8 @@ def run(
     """
     builder = builder_for(request)
     kind = builder.prepare(request)
+    if request.opset is not None:
+        check_taken_here(request.opset, quantized=request.precision == "int8")
     if output is not None:
         check_destination(output, force=force)
     start = None if request.onnx is None else read_artifact(request.onnx)
@@ -116,7 +119,10 @@ def run(
                 request.model,
                 num_classes=request.num_classes,
                 input_size=request.pixels(),
+                key=request.weights_key,
             )
+        for line in weights.notes:
+            say(line)
     if weights_sha256 is not None and weights.sha256 != weights_sha256:
         raise BadWeights(
             f"{weights.source} has other weights than the artifact was made from (sha256"

@@ -25,6 +25,7 @@ from .request import ExportRequest
 #: Fields whose meaning the key holds: the source and the images by content, the others resolved.
 _NAMES = {
     "weights",
+    "weights_key",
     "model",
     "num_classes",
     "input_size",
@@ -32,6 +33,8 @@ _NAMES = {
     "calibration",
     "precision",
     "runtime",
+    "opset",
+    "runs_on",
 }
 
 

@@ -12,6 +12,7 @@ import click
 from resnext.network.config import VARIANTS
 from resnext.precision import DEFAULT, PRECISIONS, PRESETS
 
+from .app import as_flags
 from .params import MOST_DIGITS, NameType
 from .sections import option_of
 
@@ -132,7 +133,7 @@ def sbom_option() -> Callable[[F], F]:
 
 
 def weights_options(function: F) -> F:
-    """Add ``--model``, ``--weights``, ``--num-classes`` and ``--input-size``."""
+    """Add ``--model``, ``--weights``, ``--weights-key``, ``--num-classes`` and ``--input-size``."""
     option = option_of("Network")
     for add in (
         option(
@@ -147,11 +148,16 @@ def weights_options(function: F) -> F:
             help="Number of classes, if it differs from the model's.",
         ),
         option(
+            "--weights-key",
+            metavar="KEY",
+            help="State dict in a checkpoint of several, for example state_dict_ema.",
+        ),
+        option(
             "--weights",
             "spec",
             metavar="SPEC",
             help=(
-                "seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  "
+                "seeded[:N], digits, fashion-mnist, or the path of a checkpoint.  "
                 "[default: the shipped weights if the model has some, else seeded]"
             ),
         ),
@@ -161,7 +167,7 @@ def weights_options(function: F) -> F:
             metavar="NAME",
             help=(
                 "Variant of the network; resnext-export --list-models shows all.  [default: the"
-                " model that the weights declare, else resnext50_32x4d]"
+                " model that the weights are of, else resnext50_32x4d]"
             ),
         ),
     ):
@@ -170,15 +176,26 @@ def weights_options(function: F) -> F:
 
 
 def chosen_weights(
-    model: str | None, spec: str | None, num_classes: int | None, input_size: str | None
+    model: str | None,
+    spec: str | None,
+    num_classes: int | None,
+    input_size: str | None,
+    weights_key: str | None = None,
 ) -> Weights:
-    """Load the weights that the options of `weights_options` name."""
+    """Load the weights that the options of `weights_options` name, with a note on stderr for each
+    thing that was made of the file.
+    """
     from resnext.progress import working
     from resnext.weights.spec import load_weights
 
     size = None if input_size is None else _size(input_size)
     with working("loading weights"):
-        return load_weights(spec, model, num_classes=num_classes, input_size=size)
+        weights = load_weights(
+            spec, model, num_classes=num_classes, input_size=size, key=weights_key
+        )
+    for line in weights.notes:
+        click.echo(f"note: {as_flags(line)}", err=True)
+    return weights
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -61,7 +61,7 @@ def recorded_weights(artifact: Artifact, spec: str | None = None) -> Weights:
     """
     record = artifact.manifest.weights
     try:
-        weights = load_weights(spec or record.source, artifact.manifest.config)
+        weights = load_weights(spec or record.source, artifact.manifest.config, key=record.key)
     except BadWeights as exc:
         if spec is not None:
             raise

@@ -27,7 +27,7 @@ from .config_from_shapes import config_from_shapes
 from .containers import METADATA_KEY as METADATA_KEY
 from .containers import read_container
 from .fit import check_state_dict, described
-from .state_dicts import chosen_state
+from .state_dicts import chosen_network
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def read_weights(
     *,
     num_classes: int | None = None,
     input_size: tuple[int, int] | None = None,
+    key: str | None = None,
 ) -> Weights:
     """Read a checkpoint file and check that it fits its network.
 
@@ -116,18 +117,20 @@ def read_weights(
             else the one that its tensors have.
         num_classes: number of logits, if it differs from the model's.
         input_size: (height, width) in pixels, if it differs from the model's.
+        key: of the state dict in a file of several: ``state_dict_ema``.
 
     Returns:
         The weights; ``preprocessing_source`` is ``assumed`` if the file declares none.
 
     Raises:
-        UnknownName: no such variant.
-        BadWeights: the file is not readable or not safe to read, declares another model, or does
-            not fit; names the first tensors that do not.
+        UnknownName: no such variant, or no state dict with that key.
+        BadWeights: the file is not readable or not safe to read, holds several state dicts,
+            declares another model, or does not fit; names the first tensors that do not.
         BadInput: it holds no state dict.
     """
     container = read_container(path)
-    state, notes = chosen_state(container.content, path)
+    network = chosen_network(container.content, path, key)
+    state, notes = network.tensors, network.notes
     named = variant(model) if isinstance(model, str) else model
     declared = _declared_config(container.header, path)
     if declared is not None and named is not None:
@@ -167,8 +170,16 @@ def read_weights(
         tuple(map(str, names)),
         "declared" if "preprocessing" in container.header else "assumed",
         container.file_sha256,
-        notes=notes,
+        key=key,
+        notes=notes + _converted(state),
     )
+
+
+def _converted(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note on tensors that are not float32 in the file."""
+    dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
+    others = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes - {torch.float32})
+    return (f"converted tensors of {' and '.join(others)} to float32",) if others else ()
 
 
 def _inferred(state: Mapping[str, Tensor], path: Path) -> ResNeXtConfig:

@@ -47,6 +47,7 @@ def load_weights(
     *,
     num_classes: int | None = None,
     input_size: tuple[int, int] | None = None,
+    key: str | None = None,
 ) -> Weights:
     """Find, read and check the weights that ``spec`` names.
 
@@ -57,10 +58,11 @@ def load_weights(
             declares or its tensors have; resnext50_32x4d for seeded weights.
         num_classes: number of logits, if it differs from the model's.
         input_size: (height, width) in pixels, if it differs from the model's.
+        key: of the state dict in a file of several: ``state_dict_ema``.
 
     Raises:
-        UsageError: ``spec`` is malformed, or names shipped or published weights of another model
-            than ``model``.
+        UsageError: ``spec`` is malformed, has no such key, or names shipped or published weights
+            of another model than ``model``.
         UnknownName: torchvision or timm publish no weights of that name for this family.
         MissingRequirement: published weights cannot be fetched.
         BadWeights: the file is missing, unsafe, declares another model, or does not fit; names the
@@ -70,13 +72,17 @@ def load_weights(
         models = {known: name for name, row in SHIPPED.items() for known in (row.model, row.config)}
         spec = "seeded" if model is None else models.get(model, "seeded")
     if is_named(spec):
-        return load_named(spec, model, num_classes=num_classes, input_size=input_size)
+        return load_named(spec, model, num_classes=num_classes, input_size=input_size, key=key)
     origin = _origin(spec)
     if isinstance(origin, Path):
         if spec in SHIPPED:
             _refuse_other_model(spec, model)
-        weights = read_weights(origin, model, num_classes=num_classes, input_size=input_size)
+        weights = read_weights(
+            origin, model, num_classes=num_classes, input_size=input_size, key=key
+        )
         return replace(weights, source=spec) if spec in SHIPPED else weights
+    if key is not None:
+        raise UsageError("`weights_key` chooses a state dict in a file; drop it")
     from .conditioned import seeded_state_dict
 
     config = variant(model or "resnext50_32x4d") if not isinstance(model, ResNeXtConfig) else model

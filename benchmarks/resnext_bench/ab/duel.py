@@ -182,6 +182,7 @@ def _job(
         artifact_sha256=None if artifact is None else artifact.manifest.file_sha256,
         config=weights.config,
         weights=weights.source,
+        weights_key=weights.key,
         weights_sha256=weights.sha256,
         precision=arm.precision,
         batch=choices.batch,

@@ -126,7 +126,7 @@ def _subject(job: Job) -> Artifact | Weights:
         BadWeights: the SPEC names other weights here.
     """
     if job.artifact is None:
-        weights = load_weights(job.weights, job.config)
+        weights = load_weights(job.weights, job.config, key=job.weights_key)
         if weights.sha256 != job.weights_sha256:
             raise BadWeights(f"weights {job.weights} are others in this environment")
         return weights

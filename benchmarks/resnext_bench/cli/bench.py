@@ -289,6 +289,7 @@ def main(
     spec: str | None,
     num_classes: int | None,
     input_size: str | None,
+    weights_key: str | None,
     duration: float,
     rounds: int,
     precision_target: float,
@@ -323,9 +324,10 @@ def main(
         raise UsageError("`markdown` needs a separate file")
     for target in (json_path, markdown_path):
         check_writable(target)
-    if artifact and (model is not None or num_classes is not None or input_size is not None):
+    if artifact and any(x is not None for x in (model, num_classes, input_size, weights_key)):
         raise UsageError(
-            "an artifact has its own model", hint="drop `model`, `num_classes` and `input_size`"
+            "an artifact has its own model",
+            hint="drop `model`, `num_classes`, `input_size` and `weights_key`",
         )
     from resnext_bench.api import benchmark
 
@@ -334,7 +336,9 @@ def main(
             text = run.model_dump_json(indent=None) + "\n"
             write_text(json_path, text, final=run.complete)
 
-    weights = spec if artifact else chosen_weights(model, spec, num_classes, input_size)
+    weights = (
+        spec if artifact else chosen_weights(model, spec, num_classes, input_size, weights_key)
+    )
     with steps("starting") as say:
         run = benchmark(
             artifact or backend,

@@ -17,6 +17,7 @@ def load_named(
     *,
     num_classes: int | None = None,
     input_size: tuple[int, int] | None = None,
+    key: str | None = None,
 ) -> Weights:
     """Fetch and read the weights that ``spec`` names; arguments and errors are those of
     `resnext.weights.spec.load_weights`.
@@ -31,7 +32,9 @@ def load_named(
         _refuse_other_model(named, named.config, model, num_classes)
         model = named.config
     path, revision = named.fetch()
-    weights = read_weights(path, model, num_classes=num_classes, input_size=input_size)
+    weights = read_weights(
+        path, model, num_classes=num_classes, input_size=input_size, key=key
+    )
     names = weights.class_names or named.class_names
     if names and len(names) != weights.config.num_classes:
         raise BadWeights(
