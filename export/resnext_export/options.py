@@ -88,8 +88,9 @@ class RequestFields:
     weights: Annotated[
         str | None,
         Option(
-            "seeded[:N], digits, fashion-mnist, or the path of a checkpoint.  [default: the shipped"
-            " weights of a shipped model, else seeded]",
+            "seeded[:N], digits, fashion-mnist, the path of a checkpoint, or published weights by"
+            " name: torchvision:NAME, timm:NAME, hf:OWNER/REPO[@REVISION] (see `list_weights`)."
+            "  [default: the shipped weights of a shipped model, else seeded]",
             "Network",
             metavar="SPEC",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.storage import scratch_folder
 from resnext.verify.check import recorded_weights
 from resnext.verify.held.artifact import refuse_other_weights
+from resnext.weights.hub.spelling import pinned
 from resnext.weights.spec import Weights, load_weights
 
 from .formats.base import builder_for
@@ -188,6 +190,9 @@ def rebuild(
         request = ExportRequest(**manifest.request)
     except UsageError as exc:
         raise BadArtifact(f"the request in the manifest of {path} is not valid: {exc}") from exc
+    if request.weights is not None:
+        commit = manifest.weights.revision
+        request = replace(request, weights=pinned(request.weights, commit))
     return run(
         request,
         output or path,

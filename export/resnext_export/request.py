@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from resnext.network.config import variant_name
 from resnext.precision import DEFAULT, HALVES, PRECISIONS, QUANTIZED, Numerics, Precision
 from resnext.runtimes.ort.releases import Release, release_named
 from resnext.runtimes.registry import RUNTIMES
+from resnext.weights.hub.spelling import is_named
 from resnext.weights.shipped import SHIPPED
 
 from .options import FIELDS, OPSET, FormatOptions, RequestFields, Runtime, options_of
@@ -298,6 +300,9 @@ class ExportRequest(_Checked):
         config, source = weights.config, weights.source
         if source in SHIPPED and SHIPPED[source].config == config:
             return Path(f"{source}-{precision}-{kind}")
+        if is_named(source):
+            stem = re.sub(r"[^\w.-]+", "-", source)
+            return Path(f"{stem}-{precision}-{kind}")
         name = (
             variant_name(config)
             or f"custom_{config.input_size[0]}x{config.input_size[1]}_{config.num_classes}"

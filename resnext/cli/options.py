@@ -157,8 +157,10 @@ def weights_options(function: F) -> F:
             "spec",
             metavar="SPEC",
             help=(
-                "seeded[:N], digits, fashion-mnist, or the path of a checkpoint.  "
-                "[default: the shipped weights if the model has some, else seeded]"
+                "seeded[:N], digits, fashion-mnist, the path of a checkpoint, or published weights"
+                " by name: torchvision:NAME, timm:NAME, hf:OWNER/REPO[@REVISION] (resnext-export"
+                " --list-weights).  [default: the shipped weights if the model has some, else"
+                " seeded]"
             ),
         ),
         option(

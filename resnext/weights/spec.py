@@ -30,8 +30,8 @@ from resnext.readers.files import exists
 from .checkpoint import Weights as Weights
 from .checkpoint import read_weights
 from .hub.load import load_named
-from .hub.named import is_named
 from .hub.published import PUBLISHED
+from .hub.spelling import is_named
 from .shipped import SHIPPED
 
 if TYPE_CHECKING:
