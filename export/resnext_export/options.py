@@ -20,6 +20,8 @@ Runtime: TypeAlias = Literal["trt", "ort", "openvino"]
 Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
 #: Number of calibration images by default.
 IMAGES = 128
+#: Opset of an ONNX graph by default.
+OPSET = 20
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,27 @@ class RequestFields:
             "ONNX artifact to start from.  [default: exported once into the cache]",
             "Network",
             metavar="PATH",
+            graph=True,
+        ),
+    ] = None
+    opset: Annotated[
+        int | None,
+        # PyTorch's exporter has no implementation below, and its converter's last is the highest
+        Interval(ge=18, le=25),
+        Option(
+            f"ONNX operator set. bf16 needs 22, fp8 19.  [default: {OPSET}, bf16 22]",
+            "Network",
+            metavar="N",
+            graph=True,
+        ),
+    ] = None
+    runs_on: Annotated[
+        str | None,
+        Option(
+            "Oldest release of ONNX Runtime that the file must run on, onnxruntime-1.17 for"
+            " example: lowers the opset as far as it takes.",
+            "Network",
+            metavar="RELEASE",
             graph=True,
         ),
     ] = None

@@ -15,6 +15,7 @@ from resnext.errors import BadArtifact, BadWeights, UsageError
 from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.readers.files import exists, is_file
+from resnext.runtimes.ort.needed import check_taken_here
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.storage import scratch_folder
 from resnext.verify.check import recorded_weights
@@ -95,6 +96,8 @@ def run(
     """
     builder = builder_for(request)
     kind = builder.prepare(request)
+    if request.opset is not None:
+        check_taken_here(request.opset, quantized=request.precision == "int8")
     if output is not None:
         check_destination(output, force=force)
     start = None if request.onnx is None else read_artifact(request.onnx)

@@ -33,6 +33,8 @@ _NAMES = {
     "calibration",
     "precision",
     "runtime",
+    "opset",
+    "runs_on",
 }
 
 

@@ -24,6 +24,7 @@ from resnext_export.cli.options import request_from
 REQUESTS: list[dict[str, Any]] = [
     {},
     {"weights": "digits", "batch": "4", "bake_preprocessing": True},
+    {"weights": "digits", "opset": 19, "runs_on": "onnxruntime-1.17"},
     {"precision": "int8", "calibration": "digits", "calibration_images": 40, "runtime": "openvino"},
     {"precision": "fp16", "io": "native", "merge_groups": 16},
     {"format": "openvino", "merge_groups": "auto", "onnx": Path("here")},
