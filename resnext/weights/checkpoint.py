@@ -214,9 +214,20 @@ def _preprocessing(header: Mapping[str, Any], config: ResNeXtConfig, path: Path)
         raise BadWeights(
             f"{path} declares a preprocessing that is not valid: {' '.join(str(exc).split())}"
         ) from exc
+    return fitted_preprocessing(declared, config, str(path))
+
+
+def fitted_preprocessing(
+    declared: Preprocessing, config: ResNeXtConfig, source: str
+) -> Preprocessing:
+    """A declared preprocessing at the input size of ``config``.
+
+    Raises:
+        BadWeights: it is for another number of input channels.
+    """
     if len(declared.mean) != config.in_channels:
         raise BadWeights(
-            f"{path} declares a preprocessing of {declared.color} for {config.in_channels} input"
+            f"{source} declares a preprocessing of {declared.color} for {config.in_channels} input"
             " channels"
         )
     if declared.crop == config.input_size:

@@ -9,6 +9,8 @@ A weights SPEC is one of::
     PATH                  a checkpoint file, judged by its bytes: safetensors or torch.save, of
                           this toolkit, torchvision, timm or a trainer (see
                           resnext.weights.checkpoint); or the index of a sharded one
+    torchvision:NAME, timm:NAME, hf:OWNER/REPO[@REVISION]
+                          published weights, fetched once (see resnext.weights.hub.named)
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ from resnext.readers.files import exists
 
 from .checkpoint import Weights as Weights
 from .checkpoint import read_weights
+from .hub.load import load_named
+from .hub.named import is_named
+from .hub.published import PUBLISHED
 from .shipped import SHIPPED
 
 if TYPE_CHECKING:
@@ -56,14 +61,18 @@ def load_weights(
         key: of the state dict in a file of several: ``state_dict_ema``.
 
     Raises:
-        UsageError: ``spec`` is malformed, has no such key, or names shipped weights of another
-            model than ``model``.
+        UsageError: ``spec`` is malformed, has no such key, or names shipped or published weights
+            of another model than ``model``.
+        UnknownName: torchvision or timm publish no weights of that name for this family.
+        MissingRequirement: published weights cannot be fetched.
         BadWeights: the file is missing, unsafe, declares another model, or does not fit; names the
             first tensors that do not.
     """
     if spec is None:
         models = {known: name for name, row in SHIPPED.items() for known in (row.model, row.config)}
         spec = "seeded" if model is None else models.get(model, "seeded")
+    if is_named(spec):
+        return load_named(spec, model, num_classes=num_classes, input_size=input_size, key=key)
     origin = _origin(spec)
     if isinstance(origin, Path):
         if spec in SHIPPED:
@@ -116,12 +125,12 @@ def _origin(spec: str) -> int | Path:
         return path
     if path.suffix in _SUFFIXES or len(path.parts) > 1:
         raise BadWeights(f"no weights file at {path}")
-    known = ("seeded", *SHIPPED)
+    known = ("seeded", *SHIPPED, *PUBLISHED)
     near = difflib.get_close_matches(spec, known, n=1, cutoff=0.51)
     raise UsageError(
         f"weights {spec!r} are not of a known form, and no file has that name; give seeded[:N],"
-        f" {', '.join(SHIPPED)}, or the path of a checkpoint ({', '.join(_SUFFIXES)} or any other"
-        " ending)",
+        f" {', '.join(SHIPPED)}, torchvision:NAME, timm:NAME, hf:OWNER/REPO, or the path of a"
+        f" checkpoint ({', '.join(_SUFFIXES)} or any other ending)",
         hint=f"did you mean {near[0]!r}?" if near else "",
     )
 
