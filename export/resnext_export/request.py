@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError, UnknownName, UsageError
+from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import variant_name
 from resnext.precision import DEFAULT, HALVES, PRECISIONS, QUANTIZED, Numerics, Precision
 from resnext.weights.shipped import SHIPPED
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Names of the fields.
 NAMES = tuple(each.name for each in dataclasses.fields(RequestFields))
+#: Those of them that change the weights' preprocessing.
+PREPROCESSING = tuple(each.name for each in dataclasses.fields(PreprocessingOptions))
 _JSON = TypeAdapter(dict[str, Any])
 
 
@@ -78,6 +81,7 @@ class _Checked(RequestFields):
             self._check_start()
         self._check_batch(row)
         self.pixels()
+        self.preprocessing()
         return self
 
     def _check_runtime(self, row: Format, runtime: Runtime) -> None:
@@ -99,7 +103,8 @@ class _Checked(RequestFields):
                 "`onnx` is what to start from: it takes another `format`, a `precision` or"
                 " `merge_groups`"
             )
-        for name in ("model", "num_classes", "input_size", "batch", "bake_preprocessing"):
+        own = ("model", "num_classes", "input_size", "batch", "bake_preprocessing", *PREPROCESSING)
+        for name in own:
             if name == "batch" and FORMATS[self.format].profiles:
                 continue
             if getattr(self, name) not in (None, False):
@@ -134,6 +139,10 @@ class _Checked(RequestFields):
         if not FORMATS[self.format].profiles:
             return (BatchRange.parse(self.batch or "1:8"),)
         return tuple(BatchRange.parse(part.strip()) for part in (self.batch or "1:8:64").split(","))
+
+    def preprocessing(self) -> PreprocessingOptions:
+        """What to change in the preprocessing that the weights declare, or that is assumed."""
+        return PreprocessingOptions(**{name: getattr(self, name) for name in PREPROCESSING})
 
     def pixels(self) -> tuple[int, int] | None:
         """Input height and width."""

@@ -22,6 +22,7 @@ import torch
 
 from resnext.errors import BadWeights, UsageError
 from resnext.images.preprocessing import default_preprocessing
+from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import ResNeXtConfig, variant
 from resnext.readers.files import exists
 
@@ -42,6 +43,7 @@ def load_weights(
     *,
     num_classes: int | None = None,
     input_size: tuple[int, int] | None = None,
+    preprocessing: PreprocessingOptions | None = None,
 ) -> Weights:
     """Find, read and check the weights that ``spec`` names.
 
@@ -52,9 +54,11 @@ def load_weights(
             declares or its tensors have; resnext50_32x4d for seeded weights.
         num_classes: number of logits, if it differs from the model's.
         input_size: (height, width) in pixels, if it differs from the model's.
+        preprocessing: replaces what the weights declare, or what is assumed.
 
     Raises:
-        UsageError: ``spec`` is malformed, or names shipped weights of another model than ``model``.
+        UsageError: ``spec`` is malformed, or names shipped weights of another model than ``model``;
+            or ``preprocessing`` does not fit the network.
         BadWeights: the file is missing, unsafe, declares another model, or does not fit; names the
             first tensors that do not.
     """
@@ -66,7 +70,8 @@ def load_weights(
         if spec in SHIPPED:
             _refuse_other_model(spec, model)
         weights = read_weights(origin, model, num_classes=num_classes, input_size=input_size)
-        return replace(weights, source=spec) if spec in SHIPPED else weights
+        weights = replace(weights, source=spec) if spec in SHIPPED else weights
+        return preprocessed(weights, preprocessing)
     from .conditioned import seeded_state_dict
 
     config = variant(model or "resnext50_32x4d") if not isinstance(model, ResNeXtConfig) else model
@@ -75,7 +80,25 @@ def load_weights(
         num_classes=num_classes or config.num_classes,
         input_size=input_size or config.input_size,
     )
-    return Weights(config, seeded_state_dict(config, origin), spec, default_preprocessing(config))
+    weights = Weights(
+        config, seeded_state_dict(config, origin), spec, default_preprocessing(config)
+    )
+    return preprocessed(weights, preprocessing)
+
+
+def preprocessed(weights: Weights, requested: PreprocessingOptions | None) -> Weights:
+    """``weights`` with the preprocessing that a user requests.
+
+    Raises:
+        UsageError: it does not fit the network.
+    """
+    if not requested:
+        return weights
+    return replace(
+        weights,
+        preprocessing=requested.applied(weights.preprocessing),
+        preprocessing_source="requested",
+    )
 
 
 def _refuse_other_model(spec: str, model: str | ResNeXtConfig | None) -> None:

@@ -183,6 +183,7 @@ def _job(
         config=weights.config,
         weights=weights.source,
         weights_sha256=weights.sha256,
+        preprocessing=weights.preprocessing,
         precision=arm.precision,
         batch=choices.batch,
         images=images,
