@@ -35,6 +35,7 @@ Examples:
   resnext-export inspect engine/                    loadable here? what did each layer get?
   resnext-export check-trt model.onnx               does TensorRT accept it? no GPU needed
   resnext-export rebuild engine/ --output new/      make an artifact again from its manifest
+  resnext-export doctor                             does everything work on this machine?
   resnext-export --list-models                      variants, parameters, MACs
 """
 
@@ -42,6 +43,10 @@ _COMMANDS = {
     "check-trt": (
         "resnext_export.cli.check_trt:check_trt",
         "Check whether TensorRT accepts an ONNX file.",
+    ),
+    "doctor": (
+        "resnext_export.cli.doctor:doctor",
+        "Show what works on this machine, and what mends the rest.",
     ),
     "inspect": (
         "resnext_export.cli.inspect:inspect",
