@@ -36,6 +36,7 @@ Examples:
   resnext-export inspect engine/                    loadable here? what did each layer get?
   resnext-export check-trt model.onnx               does TensorRT accept it? no GPU needed
   resnext-export rebuild engine/ --output new/      make an artifact again from its manifest
+  resnext-export doctor                             does everything work on this machine?
   resnext-export --list-models                      variants, parameters, MACs
   resnext-export --list-weights                     published weights, top-1, licenses
 """
@@ -44,6 +45,10 @@ _COMMANDS = {
     "check-trt": (
         "resnext_export.cli.check_trt:check_trt",
         "Check whether TensorRT accepts an ONNX file.",
+    ),
+    "doctor": (
+        "resnext_export.cli.doctor:doctor",
+        "Show what works on this machine, and what mends the rest.",
     ),
     "inspect": (
         "resnext_export.cli.inspect:inspect",

@@ -87,6 +87,7 @@ SECTIONS = {
         "Commands",
     ],
     "resnext-export check-trt": ["Engine", "Output", "Options"],
+    "resnext-export doctor": ["Output", "Options"],
     "resnext-export inspect": ["What to run", "Requirements", "Output", "Options"],
     "resnext-export rebuild": ["Spread", "Output", "Trust", "Options"],
     "resnext-export refit": ["Network", "Output", "Options"],
