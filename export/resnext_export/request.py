@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError, UnknownName, UsageError
+from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import variant_name
 from resnext.precision import DEFAULT, HALVES, PRECISIONS, QUANTIZED, Numerics, Precision
 from resnext.runtimes.ort.releases import Release, release_named
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Names of the fields.
 NAMES = tuple(each.name for each in dataclasses.fields(RequestFields))
+#: Those of them that change the weights' preprocessing.
+PREPROCESSING = tuple(each.name for each in dataclasses.fields(PreprocessingOptions))
 _JSON = TypeAdapter(dict[str, Any])
 #: Fields that an ONNX artifact to start from has settled.
 _SETTLED = (
@@ -88,6 +91,7 @@ class _Checked(RequestFields):
         self._check_opset(row)
         self._check_batch(row)
         self.pixels()
+        self.preprocessing()
         return self
 
     def _check_runtime(self, row: Format, runtime: Runtime) -> None:
@@ -109,7 +113,7 @@ class _Checked(RequestFields):
                 "`onnx` is what to start from: it takes another `format`, a `precision` or"
                 " `merge_groups`"
             )
-        for name in _SETTLED:
+        for name in (*_SETTLED, *PREPROCESSING):
             if name == "batch" and FORMATS[self.format].profiles:
                 continue
             if getattr(self, name) not in (None, False):
@@ -186,6 +190,10 @@ class _Checked(RequestFields):
         if not FORMATS[self.format].profiles:
             return (BatchRange.parse(self.batch or "1:8"),)
         return tuple(BatchRange.parse(part.strip()) for part in (self.batch or "1:8:64").split(","))
+
+    def preprocessing(self) -> PreprocessingOptions:
+        """What to change in the preprocessing that the weights declare, or that is assumed."""
+        return PreprocessingOptions(**{name: getattr(self, name) for name in PREPROCESSING})
 
     def pixels(self) -> tuple[int, int] | None:
         """Input height and width."""

@@ -146,6 +146,7 @@ def read_weights(
                 hint="leave `model` and `num_classes` out, or choose other weights",
             )
     config = named or declared
+    inferred = config is None
     if config is None:
         config = _inferred(state, path)
         height, width = input_size or config.input_size
@@ -156,7 +157,7 @@ def read_weights(
         num_classes=num_classes or config.num_classes,
         input_size=input_size or config.input_size,
     )
-    checked = check_state_dict(state, config, str(path))
+    checked = check_state_dict(state, config, str(path), inferred=inferred)
     names = container.header.get("class_names", [])
     if not isinstance(names, list) or (names and len(names) != config.num_classes):
         raise BadWeights(

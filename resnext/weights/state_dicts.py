@@ -16,6 +16,7 @@ from torch import Tensor
 
 from resnext.errors import BadInput, BadWeights, UnknownName, UsageError
 
+from .features import refuse_architecture, refuse_features
 from .fit import listed
 
 #: What PyTorch puts into the names of a module that it wraps: DataParallel, DDP and AveragedModel;
@@ -61,10 +62,12 @@ def chosen_network(content: Any, path: Path, key: str | None = None) -> Network:
 
     Raises:
         BadInput: there is no state dict.
-        BadWeights: there are several, and no key; or two tensors have the same name without their
-            prefixes; or there are tensors beside the network that may change its logits.
+        BadWeights: there are several, and no key; two tensors have the same name without their
+            prefixes; its names show a feature that this toolkit lacks; or there are tensors beside
+            the network that may change its logits.
         UnknownName: no state dict has that key.
     """
+    refuse_architecture(content, path)
     networks: dict[str, Network] = {}
     for place, tensors in _state_dicts(content):
         for prefix, network in _networks(tensors, path).items():
@@ -85,6 +88,7 @@ def chosen_network(content: Any, path: Path, key: str | None = None) -> Network:
             hint=f"set `weights_key` to one of them{also}",
         )
     (network,) = networks.values()
+    refuse_features((*network.tensors, *network.beside), path)
     if network.beside:
         raise BadWeights(
             f"{path} holds {listed('more than one network: also', network.beside)}",

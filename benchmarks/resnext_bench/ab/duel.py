@@ -185,6 +185,7 @@ def _job(
         weights=pinned(weights.source, weights.revision),
         weights_key=weights.key,
         weights_sha256=weights.sha256,
+        preprocessing=weights.preprocessing,
         precision=arm.precision,
         batch=choices.batch,
         images=images,

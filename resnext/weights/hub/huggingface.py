@@ -10,6 +10,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
 from resnext.errors import BadWeights, MissingRequirement, UsageError, first_line
 from resnext.progress import aside
 from resnext.readers.files import MOST_JSON, file_sha256, read_file

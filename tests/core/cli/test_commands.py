@@ -78,6 +78,7 @@ def test_help_has_examples_of_the_command_itself(command: str) -> None:
 SECTIONS = {
     "resnext-export": [
         "Network",
+        "Preprocessing",
         "Precision",
         "Engine (--format trt, trt-rtx)",
         "Package (--format pt2)",
@@ -86,6 +87,7 @@ SECTIONS = {
         "Commands",
     ],
     "resnext-export check-trt": ["Engine", "Output", "Options"],
+    "resnext-export doctor": ["Output", "Options"],
     "resnext-export inspect": ["What to run", "Requirements", "Output", "Options"],
     "resnext-export rebuild": ["Spread", "Output", "Trust", "Options"],
     "resnext-export refit": ["Network", "Output", "Options"],
@@ -94,6 +96,7 @@ SECTIONS = {
     "resnext-bench": [
         "What to run",
         "Network",
+        "Preprocessing",
         "Measuring",
         "Device",
         "Accuracy and calibration",
@@ -124,7 +127,7 @@ SECTIONS = {
         "Commands",
     ],
     "resnext-parity verify": ["Output", "Trust", "Options"],
-    "resnext-classify": ["What to run", "Network", "Output", "Trust", "Options"],
+    "resnext-classify": ["What to run", "Network", "Preprocessing", "Output", "Trust", "Options"],
 }
 
 

@@ -56,7 +56,7 @@ PARTS = (*WRAPPERS, "model", "backbone", "net", "encoder", "resnet", "student", 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=4))
 def test_a_prefix_of_all_names_is_taken_off_and_said(parts: list[str]) -> None:
-    names = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "fc.weight")
+    names = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "fc.weight", "fc.bias")
     state = {name: torch.zeros(1) for name in names}
     prefix = "".join(f"{part}." for part in parts)
     network = chosen_network(prefixed(state, prefix), Path("w"))
