@@ -58,21 +58,6 @@ def fetch_file(repository: str, revision: str | None, name: str) -> tuple[Path, 
     return path, path.parent.name
 
 
-def fetch_json(repository: str, revision: str | None, name: str) -> tuple[object, str]:
-    """A JSON file of a repository, and the commit that it is of.
-
-    Raises:
-        BadWeights: it is no JSON; and as `fetch_file`.
-    """
-    path, commit = fetch_file(repository, revision, name)
-    try:
-        return parse_json(read_file(path, MOST_JSON, BadWeights)), commit
-    except ValueError as exc:
-        if isinstance(exc, BadWeights):
-            raise
-        raise BadWeights(f"{name} of {repository} is not readable: {exc}") from exc
-
-
 def fetch_weights(repository: str, revision: str | None) -> tuple[Path, str]:
     """The weights of a repository, a file or the index of several, and the commit.
 

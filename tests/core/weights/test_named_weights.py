@@ -534,20 +534,20 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        (b"{", "not readable"),
+        (b"{", "config.json of me/net is not usable: Expecting"),
         (b"[]", "no JSON object"),
         (json.dumps({"architectures": ["ResNetForImageClassification"]}).encode(), "transformers"),
         (
             json.dumps(
                 {**CONFIG, "pretrained_cfg": {**CONFIG["pretrained_cfg"], "std": [0, 1, 1]}}
             ).encode(),
-            "std must be positive",
+            "`std` must be positive",
         ),
         (
             json.dumps(
                 {**CONFIG, "pretrained_cfg": {**CONFIG["pretrained_cfg"], "crop_mode": "squash"}}
             ).encode(),
-            "crop_mode 'squash'",
+            "crop_mode is 'squash'",
         ),
         (
             json.dumps({**CONFIG, "label_names": ["one"]}).encode(),
