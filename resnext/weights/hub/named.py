@@ -31,6 +31,8 @@ from .spelling import HF, TIMM, TORCHVISION
 from .timm_config import TimmConfig, read_timm_config
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+#: A branch, tag or commit; no step up in a path.
+_REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def named_weights(spec: str, model: str | ResNeXtConfig | None = None) -> Named:
     if spec.startswith(TORCHVISION):
         return _of_torchvision(spec, model)
     name, at, revision = spec.partition("@")
-    if at and not revision:
-        raise UsageError(f"weights {spec!r} have no revision after the @")
+    if at and not _REVISION.fullmatch(revision):
+        raise UsageError(f"weights {spec!r}: what follows the @ is no branch, tag or commit")
     if spec.startswith(TIMM):
         return _of_timm(name, revision or None)
     return _of_repository(name, revision or None)
