@@ -32,9 +32,7 @@ def load_named(
         _refuse_other_model(named, named.config, model, num_classes)
         model = named.config
     path, revision = named.fetch()
-    weights = read_weights(
-        path, model, num_classes=num_classes, input_size=input_size, key=key
-    )
+    weights = read_weights(path, model, num_classes=num_classes, input_size=input_size, key=key)
     names = weights.class_names or named.class_names
     if names and len(names) != weights.config.num_classes:
         raise BadWeights(
