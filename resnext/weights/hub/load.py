@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from resnext.errors import BadWeights, UsageError
 from resnext.network.config import ResNeXtConfig, variant
-from resnext.weights.checkpoint import Weights, fitted_preprocessing, read_weights
+from resnext.weights.checkpoint import Weights, read_weights
+from resnext.weights.header import fitted_preprocessing
 
 from .named import Named, named_weights
 
