@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,12 @@ from pydantic.dataclasses import dataclass
 
 from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError, UnknownName, UsageError
+from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import variant_name
 from resnext.precision import DEFAULT, HALVES, PRECISIONS, QUANTIZED, Numerics, Precision
 from resnext.runtimes.ort.releases import Release, release_named
 from resnext.runtimes.registry import RUNTIMES
+from resnext.weights.hub.spelling import is_named
 from resnext.weights.shipped import SHIPPED
 
 from .options import FIELDS, OPSET, FormatOptions, RequestFields, Runtime, options_of
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Names of the fields.
 NAMES = tuple(each.name for each in dataclasses.fields(RequestFields))
+#: Those of them that change the weights' preprocessing.
+PREPROCESSING = tuple(each.name for each in dataclasses.fields(PreprocessingOptions))
 _JSON = TypeAdapter(dict[str, Any])
 #: Fields that an ONNX artifact to start from has settled.
 _SETTLED = (
@@ -86,6 +91,7 @@ class _Checked(RequestFields):
         self._check_opset(row)
         self._check_batch(row)
         self.pixels()
+        self.preprocessing()
         return self
 
     def _check_runtime(self, row: Format, runtime: Runtime) -> None:
@@ -107,7 +113,7 @@ class _Checked(RequestFields):
                 "`onnx` is what to start from: it takes another `format`, a `precision` or"
                 " `merge_groups`"
             )
-        for name in _SETTLED:
+        for name in (*_SETTLED, *PREPROCESSING):
             if name == "batch" and FORMATS[self.format].profiles:
                 continue
             if getattr(self, name) not in (None, False):
@@ -184,6 +190,10 @@ class _Checked(RequestFields):
         if not FORMATS[self.format].profiles:
             return (BatchRange.parse(self.batch or "1:8"),)
         return tuple(BatchRange.parse(part.strip()) for part in (self.batch or "1:8:64").split(","))
+
+    def preprocessing(self) -> PreprocessingOptions:
+        """What to change in the preprocessing that the weights declare, or that is assumed."""
+        return PreprocessingOptions(**{name: getattr(self, name) for name in PREPROCESSING})
 
     def pixels(self) -> tuple[int, int] | None:
         """Input height and width."""
@@ -298,6 +308,9 @@ class ExportRequest(_Checked):
         config, source = weights.config, weights.source
         if source in SHIPPED and SHIPPED[source].config == config:
             return Path(f"{source}-{precision}-{kind}")
+        if is_named(source):
+            stem = re.sub(r"[^\w.-]+", "-", source)
+            return Path(f"{stem}-{precision}-{kind}")
         name = (
             variant_name(config)
             or f"custom_{config.input_size[0]}x{config.input_size[1]}_{config.num_classes}"

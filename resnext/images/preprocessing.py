@@ -74,6 +74,18 @@ class Preprocessing(BaseModel):
             raise ValueError("crop must not be larger than resize")
         return self
 
+    def summary(self) -> str:
+        """Human-readable values, without color and layout."""
+        if (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD):
+            scale = "ImageNet's mean and std"
+        else:
+            mean, std = (",".join(f"{value:g}" for value in each) for each in (self.mean, self.std))
+            scale = f"mean {mean}, std {std}"
+        return (
+            f"resize {self.resize}, crop {self.crop[0]}x{self.crop[1]}, {self.interpolation},"
+            f" {scale}"
+        )
+
     def to_pixels(self, image: Image) -> NDArray[np.uint8]:
         """Resize and crop ``image``; returns uint8 pixels, H x W x C.
 

@@ -24,14 +24,15 @@ import torch
 
 from resnext.errors import BadWeights, UsageError
 from resnext.images.preprocessing import default_preprocessing
+from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import ResNeXtConfig, variant
 from resnext.readers.files import exists
 
 from .checkpoint import Weights as Weights
 from .checkpoint import read_weights
 from .hub.load import load_named
-from .hub.named import is_named
 from .hub.published import PUBLISHED
+from .hub.spelling import is_named
 from .shipped import SHIPPED
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def load_weights(
     num_classes: int | None = None,
     input_size: tuple[int, int] | None = None,
     key: str | None = None,
+    preprocessing: PreprocessingOptions | None = None,
 ) -> Weights:
     """Find, read and check the weights that ``spec`` names.
 
@@ -59,10 +61,11 @@ def load_weights(
         num_classes: number of logits, if it differs from the model's.
         input_size: (height, width) in pixels, if it differs from the model's.
         key: of the state dict in a file of several: ``state_dict_ema``.
+        preprocessing: replaces what the weights declare, or what is assumed.
 
     Raises:
         UsageError: ``spec`` is malformed, has no such key, or names shipped or published weights
-            of another model than ``model``.
+            of another model than ``model``; or ``preprocessing`` does not fit the network.
         UnknownName: torchvision or timm publish no weights of that name for this family.
         MissingRequirement: published weights cannot be fetched.
         BadWeights: the file is missing, unsafe, declares another model, or does not fit; names the
@@ -72,7 +75,8 @@ def load_weights(
         models = {known: name for name, row in SHIPPED.items() for known in (row.model, row.config)}
         spec = "seeded" if model is None else models.get(model, "seeded")
     if is_named(spec):
-        return load_named(spec, model, num_classes=num_classes, input_size=input_size, key=key)
+        weights = load_named(spec, model, num_classes=num_classes, input_size=input_size, key=key)
+        return preprocessed(weights, preprocessing)
     origin = _origin(spec)
     if isinstance(origin, Path):
         if spec in SHIPPED:
@@ -80,7 +84,8 @@ def load_weights(
         weights = read_weights(
             origin, model, num_classes=num_classes, input_size=input_size, key=key
         )
-        return replace(weights, source=spec) if spec in SHIPPED else weights
+        weights = replace(weights, source=spec) if spec in SHIPPED else weights
+        return preprocessed(weights, preprocessing)
     if key is not None:
         raise UsageError("`weights_key` chooses a state dict in a file; drop it")
     from .conditioned import seeded_state_dict
@@ -91,7 +96,25 @@ def load_weights(
         num_classes=num_classes or config.num_classes,
         input_size=input_size or config.input_size,
     )
-    return Weights(config, seeded_state_dict(config, origin), spec, default_preprocessing(config))
+    weights = Weights(
+        config, seeded_state_dict(config, origin), spec, default_preprocessing(config)
+    )
+    return preprocessed(weights, preprocessing)
+
+
+def preprocessed(weights: Weights, requested: PreprocessingOptions | None) -> Weights:
+    """``weights`` with the preprocessing that a user requests.
+
+    Raises:
+        UsageError: it does not fit the network.
+    """
+    if not requested:
+        return weights
+    return replace(
+        weights,
+        preprocessing=requested.applied(weights.preprocessing),
+        preprocessing_source="requested",
+    )
 
 
 def _refuse_other_model(spec: str, model: str | ResNeXtConfig | None) -> None:

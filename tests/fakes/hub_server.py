@@ -7,12 +7,17 @@ files are on another host, behind a redirect, with range requests. ``/models/NAM
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 #: Files of this ending are large: stored under their sha256, and served from elsewhere.
 _LARGE = (".safetensors", ".bin")
@@ -62,6 +67,21 @@ class HubServer:
         known.commits[commit] = files
         known.revisions["main"] = commit
         return commit
+
+    def connect(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        """Let the libraries know no other host, and keep their caches in ``folder``."""
+        from huggingface_hub import constants
+
+        patch.setenv("TORCH_HOME", str(folder / "torch"))
+        patch.delenv("HF_TOKEN", raising=False)
+        template = "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr(constants, "ENDPOINT", self.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + template)
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+        patch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(time, "sleep", lambda _: None)  # between two tries
+        patch.setattr(logging.getLogger("huggingface_hub"), "level", logging.ERROR)
 
     def paths(self) -> list[str]:
         """Paths of the requests for content."""

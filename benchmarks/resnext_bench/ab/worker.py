@@ -145,7 +145,7 @@ def _images(job: Job, subject: Artifact | Weights) -> NDArray[Any]:
     """The seeded images as ``subject`` takes them."""
     pixels = seeded_pixels(job.config, job.images, job.seed)
     if isinstance(subject, Weights):
-        return subject.preprocessing.normalize(pixels)
+        return job.preprocessing.normalize(pixels)
     manifest = subject.manifest
     return pixels if manifest.preprocessing_baked else manifest.preprocessing.normalize(pixels)
 

@@ -26,9 +26,9 @@ from .download import file_from_url
 from .huggingface import NoFile, fetch_json, fetch_weights
 from .imagenet import imagenet_class_names
 from .published import ARCHITECTURES, PUBLISHED, Published
+from .spelling import HF, TIMM, TORCHVISION
 from .timm_config import class_names_from_config, preprocessing_from_config
 
-_TORCHVISION, _TIMM, _HF = "torchvision:", "timm:", "hf:"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -37,7 +37,8 @@ class Named:
     """Published weights, before they are fetched.
 
     Attributes:
-        source: the full SPEC; a model, tag or default is spelled out.
+        source: the full SPEC; a model, tag or default is spelled out. A revision is left out, since
+            ``fetch`` gives its commit.
         config: the network; None if only its tensors tell.
         preprocessing: what an image must go through; None if the file has to say it.
         preprocessing_source: who says so.
@@ -55,11 +56,6 @@ class Named:
     notes: tuple[str, ...] = ()
 
 
-def is_named(spec: str) -> bool:
-    """Whether ``spec`` is a name of published weights."""
-    return spec.startswith((_TORCHVISION, _TIMM, _HF))
-
-
 def named_weights(spec: str, model: str | ResNeXtConfig | None = None) -> Named:
     """What ``spec`` names. Only for ``hf:`` something is fetched: config.json.
 
@@ -73,38 +69,31 @@ def named_weights(spec: str, model: str | ResNeXtConfig | None = None) -> Named:
         MissingRequirement: config.json cannot be fetched.
         BadWeights: config.json is not usable.
     """
-    if spec.startswith(_TORCHVISION):
+    if spec.startswith(TORCHVISION):
         return _of_torchvision(spec, model)
     name, at, revision = spec.partition("@")
     if at and not revision:
         raise UsageError(f"weights {spec!r} have no revision after the @")
-    if spec.startswith(_TIMM):
+    if spec.startswith(TIMM):
         return _of_timm(name, revision or None)
     return _of_repository(name, revision or None)
 
 
-def pinned(spec: str, revision: str | None) -> str:
-    """``spec`` at that commit if it names a repository; others as they are."""
-    if revision is None or not spec.startswith((_TIMM, _HF)):
-        return spec
-    return f"{spec.partition('@')[0]}@{revision}"
-
-
 def _of_torchvision(spec: str, model: str | ResNeXtConfig | None) -> Named:
-    name, slash, tag = spec.removeprefix(_TORCHVISION).rpartition("/")
+    name, slash, tag = spec.removeprefix(TORCHVISION).rpartition("/")
     if not slash:
         if isinstance(model, ResNeXtConfig):
             model = _architecture(model)
         name = model or "resnext50_32x4d"
-    specs = [known for known in PUBLISHED if known.startswith(f"{_TORCHVISION}{name}/")]
+    specs = [known for known in PUBLISHED if known.startswith(f"{TORCHVISION}{name}/")]
     if not specs:
-        models = {PUBLISHED[known].model for known in PUBLISHED if known.startswith(_TORCHVISION)}
+        models = {PUBLISHED[known].model for known in PUBLISHED if known.startswith(TORCHVISION)}
         raise UnknownName("model of torchvision's weights", name, sorted(models))
-    full = specs[-1] if tag == "DEFAULT" else f"{_TORCHVISION}{name}/{tag}"
+    full = specs[-1] if tag == "DEFAULT" else f"{TORCHVISION}{name}/{tag}"
     if full not in PUBLISHED:
         raise UnknownName("weights", full, specs)
     row = PUBLISHED[full]
-    return _of_row(row, full, lambda: (file_from_url(row.source, row.sha256), None))
+    return _of_row(row, lambda: (file_from_url(row.source, row.sha256), None))
 
 
 def _of_timm(name: str, revision: str | None) -> Named:
@@ -112,21 +101,18 @@ def _of_timm(name: str, revision: str | None) -> Named:
     specs = [known for known in PUBLISHED if known.startswith(f"{architecture}.")]
     if not specs:
         models = dict.fromkeys(
-            PUBLISHED[known].spec.partition(".")[0]
-            for known in PUBLISHED
-            if known.startswith(_TIMM)
+            PUBLISHED[known].spec.partition(".")[0] for known in PUBLISHED if known.startswith(TIMM)
         )
         raise UnknownName("weights", name, models)
     full = name if dot else specs[0]
     if full not in PUBLISHED:
         raise UnknownName("weights", full, specs)
     row = PUBLISHED[full]
-    source = full if revision is None else f"{full}@{revision}"
-    return _of_row(row, source, lambda: fetch_weights(row.source, revision))
+    return _of_row(row, lambda: fetch_weights(row.source, revision))
 
 
 def _of_repository(spec: str, revision: str | None) -> Named:
-    repository = spec.removeprefix(_HF)
+    repository = spec.removeprefix(HF)
     if not _REPOSITORY.fullmatch(repository):
         raise UsageError(f"weights {spec!r} are not of the form hf:OWNER/REPO[@REVISION]")
     config: object = {}
@@ -141,7 +127,7 @@ def _of_repository(spec: str, revision: str | None) -> Named:
     if row is not None:
         names = names or imagenet_class_names()
     return Named(
-        spec if revision is None else f"{spec}@{revision}",
+        spec,
         None,
         preprocessing,
         "assumed" if preprocessing is None else "declared",
@@ -151,9 +137,9 @@ def _of_repository(spec: str, revision: str | None) -> Named:
     )
 
 
-def _of_row(row: Published, source: str, fetch: Callable[[], tuple[Path, str | None]]) -> Named:
+def _of_row(row: Published, fetch: Callable[[], tuple[Path, str | None]]) -> Named:
     names = imagenet_class_names()
-    return Named(source, row.config, row.preprocessing, "published", names, fetch, _notes(row))
+    return Named(row.spec, row.config, row.preprocessing, "published", names, fetch, _notes(row))
 
 
 def _notes(row: Published) -> tuple[str, ...]:

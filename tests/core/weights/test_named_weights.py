@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import logging
 import os
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +29,9 @@ from resnext.network.model import ResNeXt
 from resnext.weights.checkpoint import save_weights, state_dict_sha256
 from resnext.weights.hub import named, published
 from resnext.weights.hub.imagenet import imagenet_class_names
-from resnext.weights.hub.named import named_weights, pinned
+from resnext.weights.hub.named import named_weights
 from resnext.weights.hub.published import PUBLISHED, Published
+from resnext.weights.hub.spelling import pinned
 from resnext.weights.spec import load_weights
 
 #: A small network in the layout of the large ones.
@@ -65,23 +64,8 @@ THREE = tensors(replace(TINY, num_classes=3))
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A server, and both libraries' caches empty; the hub's library knows no other host."""
-    from huggingface_hub import constants
-
     with serving() as server:
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            server.url + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(time, "sleep", lambda _: None)
-        monkeypatch.setattr(logging.getLogger("huggingface_hub"), "level", logging.ERROR)
+        server.connect(tmp_path, monkeypatch)
         yield server
 
 
@@ -308,11 +292,11 @@ def test_a_source_is_loaded_again_at_its_commit(hub: HubServer) -> None:
     assert pinned("/a/path@home.pth", "abc") == "/a/path@home.pth"
 
 
-def test_a_branch_stays_in_the_source_and_its_commit_in_the_revision(hub: HubServer) -> None:
+def test_a_branch_is_recorded_as_its_commit(hub: HubServer) -> None:
     commit = add(hub)
     hub.repositories["me/net"].revisions["v1"] = commit
     weights = load_weights("hf:me/net@v1")
-    assert (weights.source, weights.revision) == ("hf:me/net@v1", commit)
+    assert (weights.source, weights.revision) == ("hf:me/net", commit)
 
 
 # ---- the caches
