@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import save
 
 from fakes.hub_server import HubServer, serving
+from resnext import progress
 from resnext.errors import (
     BadWeights,
     MissingRequirement,
@@ -29,7 +31,6 @@ from resnext.errors import (
 )
 from resnext.network.config import VARIANTS, ResNeXtConfig
 from resnext.network.model import ResNeXt
-from resnext.progress import working
 from resnext.weights.checkpoint import save_weights, state_dict_sha256
 from resnext.weights.hub import named, published
 from resnext.weights.hub.imagenet import imagenet_class_names
@@ -311,6 +312,13 @@ def test_a_source_is_loaded_again_at_its_commit(hub: HubServer) -> None:
     assert pinned("timm:x.y", None) == "timm:x.y"
     assert pinned("torchvision:DEFAULT", "abc") == "torchvision:DEFAULT"
     assert pinned("/a/path@home.pth", "abc") == "/a/path@home.pth"
+
+
+def test_config_and_weights_are_of_one_commit_though_the_branch_moves(hub: HubServer) -> None:
+    first = add(hub)
+    described = named_weights("hf:me/net")
+    add(hub, changed=True)
+    assert described.fetch()[1] == first
 
 
 def test_a_branch_is_recorded_as_its_commit(hub: HubServer) -> None:
@@ -613,16 +621,33 @@ class Terminal(io.StringIO):
 def test_a_terminal_shows_progress_instead_of_the_spinner(
     monkeypatch: pytest.MonkeyPatch, spec: str
 ) -> None:
-    terminal = Terminal()
+    terminal, spinning = Terminal(), []
+    answer = BaseHTTPRequestHandler.end_headers
+
+    def observed(handler: BaseHTTPRequestHandler) -> None:
+        if handler.command == "GET":
+            spinning.append([each.live.is_started for each in progress._spinning])
+        answer(handler)
+
+    monkeypatch.setattr(BaseHTTPRequestHandler, "end_headers", observed)
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with working("loading weights"):
+    with progress.working("loading weights"):
         load_weights(spec)
-    shown = terminal.getvalue()
-    name = "tiny-" if spec.startswith("torchvision") else "model.safetensors: 100%"
-    before, _, after = shown.partition(name)
-    assert "loading weights" in before
-    assert "loading weights" not in after.partition("\x1b[2K")[0]
+        assert [each.live.is_started for each in progress._spinning] == [True]
+    if spec.startswith("timm"):
+        assert spinning == [[False]]  # the library draws its bar
+    else:  # the bar comes with the answer
+        assert "tiny-" in terminal.getvalue()
+
+
+def test_a_bar_takes_the_spinners_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress.working("loading weights"):
+        [spinner] = progress._spinning
+        with progress.transfer("file", 10, 0):
+            assert not spinner.live.is_started
+        assert spinner.live.is_started
 
 
 @pytest.mark.usefixtures("tiny_release")
