@@ -8,7 +8,8 @@ from resnext.errors import BadWeights, UsageError
 from resnext.images.preprocessing import Preprocessing
 from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import ResNeXtConfig, variant
-from resnext.weights.checkpoint import Weights, fitted_preprocessing, read_weights
+from resnext.weights.checkpoint import Weights, read_weights
+from resnext.weights.header import fitted_preprocessing
 
 from .named import Named, named_weights
 
