@@ -16,6 +16,8 @@ from resnext.progress import aside
 from resnext.readers.files import MOST_JSON, file_sha256, read_file
 from resnext.readers.strict_json import parse_json
 
+from .download import CERTIFICATE, CERTIFICATE_HINT
+
 #: Files that a repository may have its weights in, the preferred first.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _SHA256_DIGITS = 64
@@ -150,7 +152,7 @@ def _translated(repository: str, revision: str | None, name: str) -> Iterator[No
             ) from exc
         raise MissingRequirement(
             f"{name} of {repository} could not be fetched: {first_line(exc)}",
-            hint="try again",
+            hint="try again; behind a proxy, name it in HTTPS_PROXY",
         ) from exc
 
 
@@ -168,8 +170,9 @@ def _unreachable(repository: str, exc: FileNotFoundError) -> MissingRequirement:
 
     reason = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE:
-        cause = exc.__cause__
-        reason = f"{constants.ENDPOINT} cannot be reached ({first_line(cause or exc)})"
+        reason = f"{constants.ENDPOINT} cannot be reached ({first_line(exc.__cause__ or exc)})"
+    if CERTIFICATE in reason:
+        return MissingRequirement(reason, hint=CERTIFICATE_HINT)
     return MissingRequirement(
         f"{repository} is not in the cache and {reason}",
         hint=f"on a connected machine: hf download {repository}, then copy its folder"

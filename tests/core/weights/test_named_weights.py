@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from fakes.hub_server import HubServer, serving
+from fakes.hub_server import HubServer, serving, write_certificate
 from resnext import progress
 from resnext.errors import (
     BadWeights,
@@ -530,6 +530,26 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", _unreachable)
     refused("hf:me/net", MissingRequirement, "cannot be reached", "hf download me/net", "copy")
     refused("torchvision:tiny/IMAGENET1K_V2", MissingRequirement, "not known", "copy the file to")
+
+
+@pytest.mark.usefixtures("tiny_release")
+def test_a_proxy_with_a_certificate_of_its_owner(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = tmp_path / "proxy.pem"
+    write_certificate(certificate)
+    with serving(certificate) as behind:
+        behind.connect(tmp_path, monkeypatch)
+        row = published.PUBLISHED["torchvision:tiny/IMAGENET1K_V2"]
+        behind.files = hub.files
+        url = row.source.replace(hub.url, behind.url)
+        monkeypatch.setattr(named, "PUBLISHED", {row.spec: replace(row, source=url)})
+        add(behind)
+        for spec in (row.spec, "hf:me/net"):
+            refused(spec, MissingRequirement, "CERTIFICATE_VERIFY_FAILED", "SSL_CERT_FILE")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        for spec in (row.spec, "hf:me/net"):
+            load_weights(spec)
 
 
 @pytest.mark.usefixtures("hub")
