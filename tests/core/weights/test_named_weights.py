@@ -16,11 +16,14 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import save
 
 from fakes.hub_server import HubServer, serving, write_certificate
+from fakes.model_zoos import timm
 from resnext import progress
 from resnext.errors import (
     BadWeights,
@@ -37,7 +40,7 @@ from resnext.weights.hub.imagenet import imagenet_class_names
 from resnext.weights.hub.named import named_weights
 from resnext.weights.hub.published import PUBLISHED, Published
 from resnext.weights.hub.spelling import pinned
-from resnext.weights.spec import load_weights
+from resnext.weights.spec import load_model, load_weights
 
 #: A small network in the layout of the large ones.
 TINY = ResNeXtConfig((1, 1), 2, 4, (32, 32), stem_channels=8)
@@ -210,6 +213,28 @@ def test_a_repository_in_timms_layout_says_its_preprocessing_and_classes(hub: Hu
     }
     assert weights.preprocessing_source == "declared"
     assert weights.class_names == ("tench", "goldfish", "n03")
+
+
+def test_what_timm_itself_saves_for_the_hub_gives_timms_logits(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    theirs = timm().create_model(
+        "resnext50_32x4d.a1h_in1k", layers=(1, 1, 1, 1), cardinality=2, num_classes=3
+    )
+    folder = tmp_path / "saved"
+    timm().models.save_for_hf(theirs, folder, model_args={"layers": [1, 1, 1, 1]})
+    hub.add("me/net", {path.name: path.read_bytes() for path in folder.iterdir()})
+    weights = load_weights("hf:me/net")
+    picture = PIL.Image.effect_noise((300, 260), 80).convert("RGB")
+    data = timm().data
+    transform = data.create_transform(**data.resolve_model_data_config(theirs))
+    ours = weights.preprocessing.normalize(weights.preprocessing.to_pixels(picture)[np.newaxis])
+    with torch.no_grad():
+        expected = theirs.eval()(transform(picture)[None])
+        actual = load_model(weights)(torch.from_numpy(ours))
+    error = (actual - expected).abs().max() / expected.square().mean().sqrt()
+    assert error < 1e-5
+    assert weights.config.cardinality == 2
 
 
 def test_an_older_config_has_all_in_one_part(hub: HubServer) -> None:
