@@ -19,10 +19,10 @@ from resnext.errors import BadWeights, MissingRequirement, first_line
 from resnext.progress import transfer
 from resnext.readers.files import exists, file_sha256
 
-#: What OpenSSL says where a proxy opens what is encrypted.
+#: In OpenSSL's message if a proxy decrypts the connection with a certificate unknown here.
 CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 CERTIFICATE_HINT = "if your network's proxy has a certificate, name its file in SSL_CERT_FILE"
-#: Seconds without a byte from the server.
+#: Longest wait for the next byte.
 _TIMEOUT_S = 30.0
 _CHUNK_BYTES = 1 << 20
 

@@ -118,7 +118,7 @@ def _translated(repository: str, revision: str | None, name: str) -> Iterator[No
         yield
     except errors.GatedRepoError as exc:
         raise MissingRequirement(
-            f"{repository} is gated: its owner lets only known users in",
+            f"{repository} is gated: its owner grants access on request",
             hint="accept its terms on its page, and set HF_TOKEN to a token of that account",
         ) from exc
     except errors.RepositoryNotFoundError as exc:
@@ -127,7 +127,9 @@ def _translated(repository: str, revision: str | None, name: str) -> Iterator[No
             hint="check the name; for a private repository set HF_TOKEN",
         ) from exc
     except errors.RevisionNotFoundError as exc:
-        raise UsageError(f"{repository} has no revision {revision}") from exc
+        raise UsageError(
+            f"{repository} has no revision {revision}", hint="name a branch, tag or commit of it"
+        ) from exc
     except errors.LocalEntryNotFoundError as exc:
         response = getattr(exc.__cause__, "response", None)
         if response is not None:
@@ -175,6 +177,6 @@ def _unreachable(repository: str, exc: FileNotFoundError) -> MissingRequirement:
         return MissingRequirement(reason, hint=CERTIFICATE_HINT)
     return MissingRequirement(
         f"{repository} is not in the cache and {reason}",
-        hint=f"on a connected machine: hf download {repository}, then copy its folder"
-        f" {constants.HF_HUB_CACHE} here",
+        hint=f"on a connected machine run hf download {repository}, and copy its cache folder to"
+        f" {constants.HF_HUB_CACHE}",
     )
