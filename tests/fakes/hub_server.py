@@ -70,13 +70,14 @@ class HubServer:
 
     def connect(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         """Let the libraries know no other host, and keep their caches in ``folder``."""
-        from huggingface_hub import constants
+        from huggingface_hub import constants, file_download
 
         patch.setenv("TORCH_HOME", str(folder / "torch"))
         patch.delenv("HF_TOKEN", raising=False)
         template = "/{repo_id}/resolve/{revision}/{filename}"
         patch.setattr(constants, "ENDPOINT", self.url)
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + template)
+        for module in (constants, file_download):  # which has a copy in older releases
+            patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + template, raising=False)
         patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
         patch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
         patch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +29,7 @@ from resnext.errors import (
 )
 from resnext.network.config import VARIANTS, ResNeXtConfig
 from resnext.network.model import ResNeXt
+from resnext.progress import working
 from resnext.weights.checkpoint import save_weights, state_dict_sha256
 from resnext.weights.hub import named, published
 from resnext.weights.hub.imagenet import imagenet_class_names
@@ -166,6 +170,13 @@ def test_a_license_without_commercial_use_is_said() -> None:
 
 
 @pytest.mark.usefixtures("tiny_release")
+def test_what_the_table_knows_of_timms_repositories_holds_by_either_name() -> None:
+    weights = load_weights("hf:timm/tiny.fb_in1k")
+    assert "allows no commercial use" in weights.notes[-1]
+    assert weights.class_names == imagenet_class_names()
+
+
+@pytest.mark.usefixtures("tiny_release")
 def test_another_model_is_refused_before_anything_is_fetched(hub: HubServer) -> None:
     for arguments in ({"model": "resnet50"}, {"num_classes": 7}):
         with pytest.raises(UsageError, match="are of another model"):
@@ -267,7 +278,17 @@ def test_an_unknown_name_lists_the_nearest(spec: str, near: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["hf:net", "hf:me/net/x", "hf:/net", "hf:me/", "hf:me/net@", "hf:a b/c", "timm:x@"]
+    "spec",
+    [
+        "hf:net",
+        "hf:me/net/x",
+        "hf:/net",
+        "hf:me/",
+        "hf:me/net@",
+        "hf:a b/c",
+        "timm:x@",
+        "hf:a/b@../c",
+    ],
 )
 def test_what_is_no_name_of_a_repository_is_a_usage_error(spec: str) -> None:
     with pytest.raises(UsageError):
@@ -434,6 +455,11 @@ def test_a_hub_that_refuses(hub: HubServer, status: int, word: str) -> None:
     refused("hf:me/net", MissingRequirement, f"answered {status}", word)
 
 
+def test_an_endpoint_that_is_no_hub(hub: HubServer) -> None:
+    hub.status = 200
+    refused("hf:me/net", MissingRequirement, hub.url, "X-Repo-Commit")
+
+
 @pytest.mark.usefixtures("tiny_release")
 def test_a_file_that_is_no_longer_there(hub: HubServer) -> None:
     hub.files.clear()
@@ -520,8 +546,6 @@ def test_a_server_that_stops_sending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     refused(
         "timm:resnext50_32x4d.a1h_in1k",
@@ -534,20 +558,20 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        (b"{", "not readable"),
+        (b"{", "config.json of me/net is not usable: Expecting"),
         (b"[]", "no JSON object"),
         (json.dumps({"architectures": ["ResNetForImageClassification"]}).encode(), "transformers"),
         (
             json.dumps(
                 {**CONFIG, "pretrained_cfg": {**CONFIG["pretrained_cfg"], "std": [0, 1, 1]}}
             ).encode(),
-            "std must be positive",
+            "`std` must be positive",
         ),
         (
             json.dumps(
                 {**CONFIG, "pretrained_cfg": {**CONFIG["pretrained_cfg"], "crop_mode": "squash"}}
             ).encode(),
-            "crop_mode 'squash'",
+            "crop_mode is 'squash'",
         ),
         (
             json.dumps({**CONFIG, "label_names": ["one"]}).encode(),
@@ -579,6 +603,28 @@ def test_no_test_reaches_the_outside() -> None:
         load_weights("torchvision:resnext50_32x4d/IMAGENET1K_V2")
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("spec", ["torchvision:tiny/IMAGENET1K_V2", "timm:tiny.a1h_in1k"])
+@pytest.mark.usefixtures("tiny_release")
+def test_a_terminal_shows_progress_instead_of_the_spinner(
+    monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with working("loading weights"):
+        load_weights(spec)
+    shown = terminal.getvalue()
+    name = "tiny-" if spec.startswith("torchvision") else "model.safetensors: 100%"
+    before, _, after = shown.partition(name)
+    assert "loading weights" in before
+    assert "loading weights" not in after.partition("\x1b[2K")[0]
+
+
 @pytest.mark.usefixtures("tiny_release")
 def test_nothing_is_said_where_stderr_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     load_weights("torchvision:tiny/IMAGENET1K_V2")
@@ -587,9 +633,6 @@ def test_nothing_is_said_where_stderr_is_no_terminal(capfd: pytest.CaptureFixtur
 
 
 def test_no_telemetry_is_sent() -> None:
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-c", "import os, resnext; print(os.environ['HF_HUB_DISABLE_TELEMETRY'])"],
         capture_output=True,
