@@ -73,17 +73,17 @@ def main(
     check_writable(json_path)
     session: Session
     if artifact is not None:
-        from resnext.artifact.files import read_artifact
+        from resnext.artifact.foreign import open_artifact
 
         if any(option is not None for option in (model, spec, num_classes, input_size)):
             raise UsageError(
                 "an artifact has its own weights; drop --model, --weights, --num-classes,"
                 " --input-size"
             )
-        opened = read_artifact(artifact)
+        opened = open_artifact(artifact)
         manifest = opened.manifest
         preprocessing, names, baked = (
-            manifest.preprocessing,
+            manifest.prepared,
             manifest.class_names,
             manifest.preprocessing_baked,
         )

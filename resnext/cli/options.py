@@ -176,12 +176,13 @@ def chosen_weights(
     from resnext.progress import working
     from resnext.weights.spec import load_weights
 
-    size = None if input_size is None else _size(input_size)
+    size = None if input_size is None else size_of(input_size)
     with working("loading weights"):
         return load_weights(spec, model, num_classes=num_classes, input_size=size)
 
 
-def _size(text: str) -> tuple[int, int]:
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of ``HxW``, or of one number for both."""
     height, cross, width = text.lower().partition("x")
     digits = (height, width) if cross else (height,)
     if not (text.isascii() and all(part.isdigit() and len(part) <= MOST_DIGITS for part in digits)):
