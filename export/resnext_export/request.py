@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from resnext.artifact.files import Artifact
 from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError, UnknownName, UsageError
 from resnext.network.config import variant_name
@@ -94,12 +96,7 @@ class _Checked(RequestFields):
             )
 
     def _check_start(self) -> None:
-        if FORMATS[self.format].is_source and not self.derives:
-            raise UsageError(
-                "`onnx` is what to start from: it takes another `format`, a `precision` or"
-                " `merge_groups`"
-            )
-        for name in ("model", "num_classes", "input_size", "batch", "bake_preprocessing"):
+        for name in ("model", "num_classes", "batch", "bake_preprocessing"):
             if name == "batch" and FORMATS[self.format].profiles:
                 continue
             if getattr(self, name) not in (None, False):
@@ -229,11 +226,11 @@ class ExportRequest(_Checked):
         options = _JSON.dump_python(_changed(self.options), mode="json")
         return {"format": self.format, **plain, **({"options": options} if options else {})}
 
-    def folder(self, weights: Weights, precision: str, kind: str) -> Path:
+    def folder(self, weights: Weights | Artifact, precision: str, kind: str) -> Path:
         """A folder name that says what is in it.
 
         Args:
-            weights: what was exported.
+            weights: what was exported: weights, or an ONNX file from elsewhere.
             precision: the artifact's.
             kind: the artifact's.
         """
@@ -243,6 +240,9 @@ class ExportRequest(_Checked):
             precision += f"-for-{self.scheme}"
         if self.merge_groups is not None:
             precision += "-merged"
+        if isinstance(weights, Artifact):
+            stem = re.sub(r"[^A-Za-z0-9_.-]", "_", weights.path.stem)
+            return Path(f"{stem}-{precision}-{kind}")
         config, source = weights.config, weights.source
         if source in SHIPPED and SHIPPED[source].config == config:
             return Path(f"{source}-{precision}-{kind}")

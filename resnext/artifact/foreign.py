@@ -35,7 +35,7 @@ from .trust import Trust, check_trust, current_trust
 
 #: What nothing can tell about a file from elsewhere.
 UNKNOWN = (
-    "compared with the file itself: that it is the trained network, and how pictures become its"
+    "the file is its own reference: whether it is the trained network, and how pictures become its"
     " input, cannot be known from it"
 )
 #: Order of the axes of an input: an image, or a row of numbers.
@@ -74,11 +74,16 @@ def open_artifact(
         UsageError: ``input_size`` for what has one.
         BadArtifact: as `read_artifact` and `adopt`.
     """
-    if is_file(path) and not exists(path.parent / MANIFEST_NAME):
+    if is_bare(path):
         return adopt(path, input_size=input_size, trust=trust)
     if input_size is not None:
         raise UsageError("the artifact has its own input size", hint="drop `input_size`")
     return read_artifact(path, trust=trust)
+
+
+def is_bare(path: Path) -> bool:
+    """Whether ``path`` is a file without a manifest beside it."""
+    return is_file(path) and not exists(path.parent / MANIFEST_NAME)
 
 
 def adopt(

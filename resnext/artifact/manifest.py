@@ -59,7 +59,8 @@ class WeightsRecord(Strict):
 
 
 class CheckRecord(Strict):
-    """Parity of the written file with eager PyTorch, checked when the artifact was made.
+    """Parity of the written file with eager PyTorch, or with the ONNX file from elsewhere that it
+    was made from, checked when the artifact was made.
 
     Attributes:
         batches: batch sizes that were compared.

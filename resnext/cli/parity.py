@@ -164,7 +164,7 @@ def main(
         return
     if artifact is None:
         raise click.UsageError("--artifact is needed")
-    from resnext.artifact.foreign import UNKNOWN, open_artifact
+    from resnext.artifact.foreign import open_artifact
     from resnext.errors import GateFailed, UsageError
     from resnext.verify.check import check, chosen_reference, natural_runtime
     from resnext.verify.verdict import check_room, judge, write_verdict
@@ -213,8 +213,8 @@ def main(
         click.echo(f"{word}  {opened.path} on {runtime} against {precise}")
         for line in report(outcome, opened.manifest, requested=images):
             click.echo(f"  {line}".rstrip())
-        if against == "onnx":
-            click.echo(f"  note        {UNKNOWN}")
+        if outcome.unknown:
+            click.echo(f"  note        {outcome.unknown}")
         if judged is not None:
             rows.say(judged.integrity, opened.path)
             for line in measured(judged):

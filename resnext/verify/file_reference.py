@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from resnext.artifact.manifest import Manifest
 
 
+#: What a comparison of one of our own files with itself leaves open.
+_WEIGHTS_UNKNOWN = (
+    "the file is its own reference: whether it has the network's weights is not compared"
+)
+
+
 class FileReference(Comparison):
     """An ONNX file's logits in float64, and the comparison with them.
 
@@ -42,7 +48,6 @@ class FileReference(Comparison):
     """
 
     title = "the file in float64"
-    unknown = UNKNOWN
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class FileReference(Comparison):
         self.config = manifest.config
         self.classes = int(manifest.outputs[0].shape[1] or 0)
         self.quantized = manifest.quantized
+        self.unknown = UNKNOWN if manifest.foreign else _WEIGHTS_UNKNOWN
         self._artifact, self._images = artifact, inputs
         self._evaluate = Float64Evaluator(onnx_graph(artifact))
 

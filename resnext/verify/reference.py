@@ -36,6 +36,7 @@ class Comparison(ABC):
     Attributes:
         config: the network; None if it is not known.
         classes: number of logits.
+        count, kinds, name: as above.
     """
 
     #: What computes the logits, in messages.
@@ -48,7 +49,7 @@ class Comparison(ABC):
     classes: int
 
     def __init__(self, count: int, kinds: Sequence[str], name: str) -> None:
-        self.count, self.name, self._kinds = count, name, kinds
+        self.count, self.name, self.kinds = count, name, kinds
         self._logits: dict[str, dict[int, NDArray[Any]]] = {}
 
     @abstractmethod
@@ -162,7 +163,7 @@ class Comparison(ABC):
         at = range(first, first + len(self.adversarial_inputs(manifest)))
         return outcome.with_inputs(
             *compare_adversarial(
-                self._kinds[: len(at)],
+                self.kinds[: len(at)],
                 self.logits(against, at),
                 adversarial,
                 gate=limits,

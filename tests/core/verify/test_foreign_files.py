@@ -142,7 +142,8 @@ def _external(tmp_path: Path, **entries: str) -> Path:
     tensor = model.graph.initializer[0]
     for key, value in entries.items():
         known = [entry for entry in tensor.external_data if entry.key == key]
-        (known[0] if known else tensor.external_data.add(key=key)).value = value
+        entry = known[0] if known else tensor.external_data.add(key=key)
+        entry.value = value
     return foreign.write(model, path)
 
 
@@ -299,7 +300,8 @@ def _computed(node: onnx.NodeProto, x: NDArray[Any], stored: dict[str, Any], own
         [numpy_helper.from_array(value, name) for name, value in stored.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    return ReferenceEvaluator(model, new_ops=own).run(None, {"x": x})[0]
+    results: Any = ReferenceEvaluator(model, new_ops=own).run(None, {"x": x})
+    return results[0]
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3])
@@ -309,7 +311,8 @@ def test_fast_windows_are_those_of_the_reference_evaluator(
     kernel: int, stride: int, padding: str
 ) -> None:
     random = np.random.default_rng(0)
-    x, pool = random.standard_normal((1, 4, 6, 7)), {"kernel_shape": [kernel] * 2}
+    x = random.standard_normal((1, 4, 6, 7))
+    pool: dict[str, Any] = {"kernel_shape": [kernel] * 2}
     how: dict[str, Any] = {"strides": [stride] * 2}
     if padding in ("upper", "lower"):
         how["auto_pad"] = f"SAME_{padding.upper()}"
