@@ -121,6 +121,12 @@ def cpu_capability() -> str:
     return f"{this_platform()} {widest or 'without known vector extensions'}"
 
 
+def cpu_features() -> frozenset[str]:
+    """Features of the processor in the kernel's names; empty if the system does not list them."""
+    facts, features = _cpu_facts()
+    return frozenset(features or facts.get("Features", "").split())
+
+
 def _cpu() -> str:
     facts, flags = _cpu_facts()
     widest = _widest(flags)

@@ -20,6 +20,7 @@ from .parity import Parity, compare, discriminates, gate_for, gate_of
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
     from resnext.artifact.manifest import Manifest
+    from resnext.images.preprocessing import Preprocessing, PreprocessingSource
     from resnext.network.config import ResNeXtConfig
     from resnext.weights.spec import Weights
 
@@ -36,6 +37,8 @@ class Comparison(ABC):
     Attributes:
         config: the network; None if it is not known.
         classes: number of logits.
+        preprocessing: of the network; None if nobody said.
+        preprocessing_source: who said so.
         count, kinds, name: as above.
     """
 
@@ -47,6 +50,8 @@ class Comparison(ABC):
     unknown = ""
     config: ResNeXtConfig | None
     classes: int
+    preprocessing: Preprocessing | None = None
+    preprocessing_source: PreprocessingSource | None = None
 
     def __init__(self, count: int, kinds: Sequence[str], name: str) -> None:
         self.count, self.name, self.kinds = count, name, kinds
@@ -231,6 +236,8 @@ class Reference(Comparison):
     def __init__(self, weights: Weights, pixels: NDArray[np.uint8], name: str = "seeded") -> None:
         self.weights, self.config = weights, weights.config
         self.classes = weights.config.num_classes
+        self.preprocessing = weights.preprocessing
+        self.preprocessing_source = weights.preprocessing_source
         self.pixels = pixels
         self.images = weights.preprocessing.normalize(pixels)
         self.adversarial = adversarial_inputs(weights.config, weights.preprocessing)

@@ -14,8 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from resnext.errors import MissingRequirement, UsageError
+from resnext.errors import MissingRequirement, UsageError, first_line
 from resnext.machine.cuda_driver import Driver
+from resnext.machine.shared_libraries import load_problem
 
 if TYPE_CHECKING:
     from resnext.artifact.records import EngineOptions
@@ -98,9 +99,10 @@ class Library(ABC):
                 hint=f"pip install {self.package}",
             ) from exc
         except (ImportError, OSError) as exc:
+            known = load_problem(exc)
             raise MissingRequirement(
-                f"{self.title} is installed but does not load: {exc}",
-                hint=f"install the package {self.package} again",
+                f"{self.title} is installed but does not load: {first_line(exc)}",
+                hint=known.hint if known else f"install the package {self.package} again",
             ) from exc
 
     @abstractmethod

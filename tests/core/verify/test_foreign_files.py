@@ -195,10 +195,10 @@ def test_the_screen_and_the_json_say_what_cannot_be_known(tmp_path: Path) -> Non
     done = CliRunner().invoke(main, ["--artifact", str(path), "--json", str(target)])
     assert done.exit_code == 0, done.stderr
     assert f"PASS  {path} on ort against the file itself in float64" in done.stdout
-    assert "that it is the trained network" in done.stdout
+    assert "whether it is the trained network" in done.stdout
     stored = json.loads(target.read_text())
     assert stored["reference"] == "onnx"
-    assert "that it is the trained network" in stored["unknown"]
+    assert "whether it is the trained network" in stored["unknown"]
 
 
 def test_a_foreign_file_has_no_network_to_be_compared_with(tmp_path: Path) -> None:
