@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from resnext.artifact.files import COMPANIONS, Artifact, check_destination
-from resnext.artifact.foreign import is_bare, open_artifact
+from resnext.artifact.foreign import is_bare, layout_of, open_artifact
 from resnext.artifact.manifest import MANIFEST_NAME, Manifest, read_manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.artifact.trust import check_signed, current_trust
 from resnext.errors import BadArtifact, BadWeights, UsageError
+from resnext.images.requested import PreprocessingOptions
 from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.readers.files import exists, is_file
@@ -22,6 +23,7 @@ from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.storage import scratch_folder
 from resnext.verify.check import as_recorded, recorded_weights
 from resnext.verify.held.artifact import refuse_other_weights
+from resnext.verify.inputs import Feed
 from resnext.verify.subject import Network, weights_of
 from resnext.weights.hub.spelling import pinned
 from resnext.weights.spec import Weights, load_weights, preprocessed
@@ -29,7 +31,7 @@ from resnext.weights.spec import Weights, load_weights, preprocessed
 from .formats.base import builder_for
 from .publish import Built, publish
 from .registry import FORMATS
-from .request import ExportRequest
+from .request import PREPROCESSING, ExportRequest
 from .store import build_step
 
 
@@ -180,7 +182,35 @@ def _start(request: ExportRequest) -> Artifact | None:
             "`onnx` is what to start from: it takes another `format`, a `precision` or"
             " `merge_groups`"
         )
-    return open_artifact(request.onnx, input_size=request.pixels())
+    start = open_artifact(request.onnx, input_size=request.pixels())
+    if start.bare:
+        return prepared(start, request.preprocessing())
+    for name in PREPROCESSING:
+        if getattr(request, name) is not None:
+            raise UsageError(f"the ONNX artifact has its own {name.replace('_', '-')}; drop it")
+    return start
+
+
+def prepared(bare: Artifact, requested: PreprocessingOptions | None) -> Artifact:
+    """A bare ONNX file with the preprocessing that a user requests; without, nobody says any.
+
+    Raises:
+        UsageError: mean or standard deviation is missing, or the input is not N x C x H x W of
+            floats, in the colors of a picture.
+    """
+    if not requested:
+        return bare
+    spec = bare.manifest.inputs[0]
+    if requested.mean is None or requested.std is None:
+        raise UsageError(f"nobody says what {bare.path} takes, so it needs both `mean` and `std`")
+    if layout_of(spec.shape) != "nchw" or spec.dtype == "uint8" or spec.shape[1] not in (1, 3):
+        raise UsageError(
+            f"the input of {bare.path} is not N x C x H x W of floats with 1 or 3 channels, which"
+            " `mean` and `std` are for"
+        )
+    preprocessing = requested.applied(Feed.of(spec).assumed())
+    known = {"preprocessing": preprocessing, "preprocessing_source": "requested"}
+    return replace(bare, manifest=bare.manifest.model_copy(update=known))
 
 
 def _check_foreign(request: ExportRequest, start: Artifact) -> None:

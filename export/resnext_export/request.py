@@ -109,7 +109,7 @@ class _Checked(RequestFields):
             )
 
     def _check_start(self) -> None:
-        for name in (*_SETTLED, *PREPROCESSING):
+        for name in _SETTLED:
             if name == "input_size":  # a file from elsewhere may leave it open
                 continue
             if name == "batch" and FORMATS[self.format].profiles:

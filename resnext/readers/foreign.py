@@ -14,7 +14,7 @@ from .files import MOST_ONNX, open_file
 from .graphs import MOST_GRAPH_DEPTH, check_model
 
 #: Operator sets that are read: what today's runtimes take, and what their inference knows.
-OPSETS = range(7, 24)
+OPSETS = range(7, 26)
 _DOMAINS = ("", "ai.onnx")
 #: Operators that draw random numbers.
 _RANDOM = frozenset(
@@ -78,6 +78,7 @@ def check_foreign(model: onnx.ModelProto) -> None:
             " onnx.version_converter"
         )
     nodes = list(_nodes(model.graph))
+    _check_names(model.graph, nodes)
     custom = sorted(
         {f"{node.domain}.{node.op_type}"[:80] for node in nodes if node.domain not in _DOMAINS}
     )
@@ -127,6 +128,16 @@ def _is_false(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type == TensorProto.BOOL and not any(
         tensor.raw_data or tensor.int32_data or (True,)
     )
+
+
+def _check_names(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Check that every name can be printed; protobuf gives bytes for what is no UTF-8."""
+    names: list[object] = [each.name for each in (*graph.input, *graph.output, *graph.initializer)]
+    for node in nodes:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+    for name in names:
+        if not (isinstance(name, str) and name.isprintable()):
+            raise ValueError(f"the name {name!r:.80} cannot be printed")
 
 
 def _refuse_kinds(graph: onnx.GraphProto) -> None:

@@ -183,7 +183,8 @@ class _Reader:
         for tensor, name in zip(graph.initializer, known, strict=True):
             tensor.name = name
         model = helper.make_model(graph, opset_imports=list(self._model.opset_import))
-        (value,) = ReferenceEvaluator(model).run(None, {})
+        with np.errstate(all="ignore"):
+            (value,) = ReferenceEvaluator(model).run(None, {})
         return numpy_helper.from_array(np.asarray(value))
 
     def _patches(self, node: onnx.NodeProto, kind: onnx.TypeProto) -> int:

@@ -95,8 +95,8 @@ class FileReference(Comparison):
             name: what they are.
         """
         manifest = artifact.manifest
-        if not manifest.foreign:
-            made = adversarial_inputs(manifest.network, manifest.prepared)
+        if manifest.preprocessing is not None:
+            made = adversarial_inputs(frame_of(manifest), manifest.prepared)
             if manifest.preprocessing_baked:
                 return cls(artifact, pixels, (made.names, made.pixels), name)
             images = manifest.prepared.normalize(pixels)

@@ -113,8 +113,7 @@ def frame_of(manifest: Manifest) -> Frame:
 
 def seeded_inputs(manifest: Manifest, count: int, seed: int = 0) -> NDArray[Any]:
     """Different images, as the artifact takes them; float32 for any floating-point type."""
-    if manifest.foreign:
-        feed = Feed.of(manifest.inputs[0])
-        return feed.taken(seeded_pixels(feed, count, seed))
-    pixels = seeded_pixels(manifest.network, count, seed)
+    pixels = seeded_pixels(frame_of(manifest), count, seed)
+    if manifest.preprocessing is None:
+        return Feed.of(manifest.inputs[0]).taken(pixels)
     return pixels if manifest.preprocessing_baked else manifest.prepared.normalize(pixels)

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
+from PIL import Image
 
 from fakes import foreign
 from resnext.artifact.files import Artifact
@@ -185,6 +186,36 @@ def test_pictures_are_not_classified_without_preprocessing(adopted: Artifact) ->
     done = CliRunner().invoke(classify, ["--artifact", str(adopted.directory), "photo.png"])
     assert done.exit_code == 2
     assert "nobody said how a picture becomes the input of model.onnx" in done.stderr
+
+
+def test_a_requested_preprocessing_makes_pictures_classifiable(tmp_path: Path) -> None:
+    path = foreign.write(foreign.mobile(), tmp_path / "model.onnx")
+    how = (
+        "--format",
+        "onnx",
+        "--onnx",
+        path,
+        "--output",
+        tmp_path / "out",
+        "--mean",
+        "0.4,0.5,0.6",
+    )
+    done = CliRunner().invoke(main, [*map(str, how)])
+    assert done.exit_code == 2
+    assert "needs both --mean and --std" in done.stderr
+    shown = invoke(*how, "--std", "0.2,0.2,0.2", "--resize", "40")
+    assert "pixels    requested: resize 40, crop 32x32" in shown
+    Image.new("RGB", (50, 60), "red").save(tmp_path / "red.png")
+    done = CliRunner().invoke(
+        classify, ["--artifact", str(tmp_path / "out"), str(tmp_path / "red.png")]
+    )
+    assert done.exit_code == 0, done.stderr
+    assert rebuild(tmp_path / "out").manifest.preprocessing_source == "requested"
+    pixels = foreign.write(foreign.pixels(), tmp_path / "pixels.onnx")
+    more = ["--onnx", str(pixels), "--mean", "0.4,0.5,0.6", "--std", "1,1,1"]
+    done = CliRunner().invoke(main, ["--format", "onnx", *more])
+    assert done.exit_code == 2
+    assert "is not N x C x H x W of floats" in done.stderr
 
 
 def test_an_engine_is_built_without_a_gpu(tmp_path: Path) -> None:

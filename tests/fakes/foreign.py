@@ -323,7 +323,7 @@ REFUSED: Mapping[str, tuple[Callable[[], onnx.ModelProto], str]] = MappingProxyT
         "huge": (huge, r"'constantofshape0' .*1048576x1048576x1x1"),
         "branch": (branch, r"'if\d' is If, which runs a graph of its own"),
         "doubles": (doubles, r"input 'x' is float64, and images are float32"),
-        "opset 6": (lambda: mobile(opset=6), r"opset 6, and 7 to 23 are read"),
+        "opset 6": (lambda: mobile(opset=6), r"opset 6, and 7 to 25 are read"),
     }
 )
 

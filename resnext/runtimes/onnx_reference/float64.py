@@ -23,8 +23,8 @@ from .steps import DequantizeLinear, QuantizeLinear
 from .windows import AveragePool, Conv, MaxPool
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-#: Images at a time, if the batch is open.
-_ROWS = 4
+#: Images at a time, if the batch is open: the evaluator keeps every tensor of a run.
+_ROWS = 1
 _SHOWN = 5
 
 
