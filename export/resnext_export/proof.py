@@ -237,11 +237,9 @@ def _compared(artifact: Artifact, expected: Expected, backend: str) -> CheckReco
                 artifact_sha256=manifest.file_sha256,
             )
             if outcome.failures:
-                raise GateFailed(
-                    f"the exported file does not compute what {expected.title} computes, batch"
-                    f" {size}:"
-                    f" {'; '.join(outcome.failures)}. Nothing was written"
-                )
+                differs = f"the exported file does not compute what PyTorch computes, batch {size}"
+                differs = differs.replace("PyTorch", expected.title)
+                raise GateFailed(f"{differs}: {'; '.join(outcome.failures)}. Nothing was written")
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)
             ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
