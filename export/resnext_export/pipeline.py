@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnext.artifact.files import COMPANIONS, Artifact, check_destination
+from resnext.artifact.files import COMPANIONS, Artifact, check_destination, read_artifact
 from resnext.artifact.foreign import is_bare, layout_of, open_artifact
 from resnext.artifact.manifest import MANIFEST_NAME, Manifest, read_manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
@@ -182,13 +182,13 @@ def _start(request: ExportRequest) -> Artifact | None:
             "`onnx` is what to start from: it takes another `format`, a `precision` or"
             " `merge_groups`"
         )
-    start = open_artifact(request.onnx, input_size=request.pixels())
-    if start.bare:
-        return prepared(start, request.preprocessing())
-    for name in PREPROCESSING:
+    if is_bare(request.onnx):
+        bare = open_artifact(request.onnx, input_size=request.pixels())
+        return prepared(bare, request.preprocessing())
+    for name in ("input_size", *PREPROCESSING):
         if getattr(request, name) is not None:
             raise UsageError(f"the ONNX artifact has its own {name.replace('_', '-')}; drop it")
-    return start
+    return read_artifact(request.onnx)
 
 
 def prepared(bare: Artifact, requested: PreprocessingOptions | None) -> Artifact:
