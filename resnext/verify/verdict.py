@@ -223,7 +223,7 @@ def check_room(artifact: Artifact) -> None:
     if artifact.bare:
         raise UsageError(
             f"{artifact.path} has no folder for a verdict",
-            hint="make an artifact of it first: resnext-export with `format` onnx and `onnx`",
+            hint="make an artifact of it first: `format` onnx with `onnx`",
         )
     signature = artifact.directory / SIGNATURE_NAME
     if signature.exists():
