@@ -100,8 +100,8 @@ _REFERENCES = {
 @_compare(
     "--reference",
     type=click.Choice(["torch", "torch-fp32", "onnx"]),
-    help="Eager PyTorch in float64 or float32, or the ONNX file itself in float64.  [default: torch;"
-    " onnx for an ONNX file from elsewhere]",
+    help="Eager PyTorch in float64 or float32, or the ONNX file itself in float64.  [default:"
+    " torch; onnx for an ONNX file from elsewhere]",
 )
 @_compare(
     "--weights",
