@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -87,9 +88,14 @@ def record_packages() -> dict[str, str]:
     Imports nothing. A folder on the path can hide an installed package, so call it after opening
     sessions.
     """
+    return versions_of(PACKAGES)
+
+
+def versions_of(modules: Iterable[str]) -> dict[str, str]:
+    """As `record_packages`, of these modules: keys of `PACKAGES`."""
     versions: dict[str, str] = {}
-    for module_name, names in PACKAGES.items():
-        installed = {}
+    for module_name in modules:
+        names, installed = PACKAGES[module_name], {}
         for name in names:
             try:
                 installed[name] = version(name)

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor
 
-from resnext.errors import BadWeights, UsageError
+from resnext.errors import BadWeights
 from resnext.images.preprocessing import (
     Preprocessing,
     PreprocessingSource,
@@ -26,8 +24,15 @@ from resnext.network.config import ResNeXtConfig, variant, variant_name
 from .config_from_shapes import config_from_shapes
 from .containers import METADATA_KEY as METADATA_KEY
 from .containers import read_container
-from .fit import check_state_dict, described
+from .fit import check_state_dict, described, refuse_odd_tensors
+from .header import (
+    declared_class_names,
+    declared_config,
+    declared_preprocessing,
+    fitted_preprocessing,
+)
 from .state_dicts import chosen_network
+from .trainer_args import preprocessing_from_args
 
 
 @dataclass(frozen=True)
@@ -130,50 +135,64 @@ def read_weights(
     """
     container = read_container(path)
     network = chosen_network(container.content, path, key)
-    state, notes = network.tensors, network.notes
-    named = variant(model) if isinstance(model, str) else model
-    declared = _declared_config(container.header, path)
-    if declared is not None and named is not None:
-        # A configuration may have another input size than the checkpoint was trained at; a name
-        # may not.
-        expected = (
-            named if isinstance(model, str) else replace(named, input_size=declared.input_size)
-        )
-        if expected != declared:
-            name = variant_name(declared) or "a custom configuration"
-            raise BadWeights(
-                f"the weights in {path} are of model {name}",
-                hint="leave `model` and `num_classes` out, or choose other weights",
-            )
-    config = named or declared
-    inferred = config is None
-    if config is None:
-        config = _inferred(state, path)
-        height, width = input_size or config.input_size
-        assumed = "" if input_size else ", which is assumed: set `input_size` if it is another"
-        notes = (*notes, f"the tensors are of {described(config)}; input {height}x{width}{assumed}")
+    state, notes, header = network.tensors, network.notes, container.header
+    refuse_odd_tensors(state, container.size_bytes, str(path))
+    requested = _requested(model, declared_config(header, path), path)
+    config = requested or _inferred(state, path)
+    declared = declared_preprocessing(header, path) or preprocessing_from_args(
+        container.content, config.in_channels
+    )
+    if requested is None:
+        size = input_size or (declared.crop if declared else config.input_size)
+        config = replace(config, input_size=size)
+        known = declared is not None or input_size is not None
+        assumed = "" if known else ", which is assumed: set `input_size` if it is another"
+        text = f"the tensors are of {described(config)}; input {size[0]}x{size[1]}{assumed}"
+        notes = (*notes, text)
     config = replace(
         config,
         num_classes=num_classes or config.num_classes,
         input_size=input_size or config.input_size,
     )
-    checked = check_state_dict(state, config, str(path), inferred=inferred)
-    names = container.header.get("class_names", [])
-    if not isinstance(names, list) or (names and len(names) != config.num_classes):
-        raise BadWeights(
-            f"the class names in {path} are not a list of {config.num_classes}, one for each logit"
-        )
+    preprocessing = (
+        fitted_preprocessing(declared, config, str(path))
+        if declared
+        else default_preprocessing(config)
+    )
     return Weights(
         config,
-        checked,
+        check_state_dict(state, config, str(path), inferred=requested is None),
         str(path.resolve()),
-        _preprocessing(container.header, config, path),
-        tuple(map(str, names)),
-        "declared" if "preprocessing" in container.header else "assumed",
+        preprocessing,
+        declared_class_names(header, config, path),
+        "declared" if declared else "assumed",
         container.file_sha256,
         key=key,
         notes=notes + _converted(state),
     )
+
+
+def _requested(
+    model: str | ResNeXtConfig | None, declared: ResNeXtConfig | None, path: Path
+) -> ResNeXtConfig | None:
+    """The network that the caller names, or the file.
+
+    A configuration may have another input size than the file declares; a name may not.
+
+    Raises:
+        BadWeights: they name different ones.
+    """
+    named = variant(model) if isinstance(model, str) else model
+    if named is None or declared is None:
+        return named or declared
+    expected = named if isinstance(model, str) else replace(named, input_size=declared.input_size)
+    if expected != declared:
+        name = variant_name(declared) or "a custom configuration"
+        raise BadWeights(
+            f"the weights in {path} are of model {name}",
+            hint="leave `model` and `num_classes` out, or choose other weights",
+        )
+    return named
 
 
 def _converted(state: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -191,49 +210,3 @@ def _inferred(state: Mapping[str, Tensor], path: Path) -> ResNeXtConfig:
             f"the tensors in {path} are of no network of this family: {exc}",
             hint="its names must be torchvision's",
         ) from exc
-
-
-def _declared_config(header: Mapping[str, Any], path: Path) -> ResNeXtConfig | None:
-    """The configuration that `save_weights` wrote."""
-    if "config" not in header:
-        return None
-    try:
-        return TypeAdapter(ResNeXtConfig).validate_python(header["config"])
-    except (ValueError, UsageError) as exc:
-        raise BadWeights(
-            f"{path} declares a configuration that is not valid: {' '.join(str(exc).split())}"
-        ) from exc
-
-
-def _preprocessing(header: Mapping[str, Any], config: ResNeXtConfig, path: Path) -> Preprocessing:
-    if "preprocessing" not in header:
-        return default_preprocessing(config)
-    try:
-        declared = Preprocessing.model_validate(header["preprocessing"])
-    except ValueError as exc:
-        raise BadWeights(
-            f"{path} declares a preprocessing that is not valid: {' '.join(str(exc).split())}"
-        ) from exc
-    return fitted_preprocessing(declared, config, str(path))
-
-
-def fitted_preprocessing(
-    declared: Preprocessing, config: ResNeXtConfig, source: str
-) -> Preprocessing:
-    """A declared preprocessing at the input size of ``config``.
-
-    Raises:
-        BadWeights: it is for another number of input channels.
-    """
-    if len(declared.mean) != config.in_channels:
-        raise BadWeights(
-            f"{source} declares a preprocessing of {declared.color} for {config.in_channels} input"
-            " channels"
-        )
-    if declared.crop == config.input_size:
-        return declared
-    # Another input size was requested: keep the proportion of resize to crop.
-    resize = round(declared.resize * min(config.input_size) / min(declared.crop))
-    return declared.model_copy(
-        update={"crop": config.input_size, "resize": max(resize, min(config.input_size))}
-    )

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from resnext.errors import BadInput, BadWeights
 from resnext.readers.archives import read_entries
-from resnext.readers.files import MIB, MOST_JSON, MOST_MODEL, open_file, read_all
+from resnext.readers.files import MIB, MOST_JSON, MOST_MODEL, is_folder, open_file, read_all
 from resnext.readers.strict_json import parse_json
 from resnext.readers.tensors import read_tensor_header
 
+from .file_kinds import CUT_SHORT, other_file, refuse_folder, refuse_other_archive
 from .pickles import read_pickle
 
 #: Key of the JSON header that `save_weights` writes into a safetensors file.
@@ -38,11 +39,13 @@ class Container:
         file_sha256: digest of the file's bytes. Of a sharded checkpoint, that of the text with one
             line ``<sha256>  <name>`` for the index and for each shard by name, as ``sha256sum``
             prints them.
+        size_bytes: of the file, or of all shards.
         header: the header that `save_weights` wrote; empty for files from elsewhere.
     """
 
     content: Any
     file_sha256: str
+    size_bytes: int
     header: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -52,27 +55,37 @@ def read_container(path: Path) -> Container:
     Raises:
         BadWeights: it cannot be read, is not safe to read, or is none of these.
     """
-    with open_file(path, MOST_MODEL, BadWeights) as file:
+    if is_folder(path):
+        refuse_folder(path)
+    with open_file(path, MOST_MODEL, BadWeights, least=0) as file:
         start = file.read(9)
         file.seek(0)
-        if start[8:] == b"{":
-            return _from_safetensors(file, path)
-        if start.startswith((_ZIP, _PICKLE)):
-            return _from_pickle(file, path)
         if start.lstrip().startswith(b"{") and (index := _shard_index(file)) is not None:
             return _from_shards(file, path, index)
-    raise BadWeights(f"{path} is not a checkpoint: neither safetensors nor from torch.save")
+        return _from_file(file, path, start)
+
+
+def _from_file(file: BinaryIO, path: Path, start: bytes) -> Container:
+    if start[4:] == bytes(4) + b"{":  # a header of less than 4 GiB
+        return _from_safetensors(file, path)
+    if start.startswith((_ZIP, _PICKLE)):
+        return _from_pickle(file, path)
+    raise other_file(file, path)
 
 
 def _from_pickle(file: BinaryIO, path: Path) -> Container:
     digest = _sha256(file)
     if file.read(4) == _ZIP:  # files from before PyTorch 1.6 are bare pickles
+        refuse_other_archive(file, path)
         try:
             read_entries(file)
         except ValueError as exc:
-            raise BadWeights(f"{path} is not a readable PyTorch checkpoint: {exc}") from exc
+            raise BadWeights(
+                f"{path} is not a readable PyTorch checkpoint: {exc}",
+                hint=CUT_SHORT,
+            ) from exc
     file.seek(0)
-    return Container(read_pickle(file, path), digest)
+    return Container(read_pickle(file, path), digest, os.fstat(file.fileno()).st_size)
 
 
 def _from_safetensors(file: BinaryIO, path: Path) -> Container:
@@ -83,7 +96,7 @@ def _from_safetensors(file: BinaryIO, path: Path) -> Container:
         data = read_all(file, path, BadWeights)
         content = load(data)
     digest = hashlib.sha256(data).hexdigest()
-    return Container(content, digest, header if isinstance(header, dict) else {})
+    return Container(content, digest, len(data), header if isinstance(header, dict) else {})
 
 
 @contextmanager
@@ -93,7 +106,10 @@ def _readable(path: Path) -> Iterator[None]:
     except BadWeights:
         raise
     except (SafetensorError, OSError, ValueError) as exc:
-        raise BadWeights(f"{path} is not a readable safetensors file: {exc}") from exc
+        raise BadWeights(
+            f"{path} is not a readable safetensors file: {exc}",
+            hint=CUT_SHORT,
+        ) from exc
 
 
 def _shard_index(file: BinaryIO) -> dict[str, Any] | None:
@@ -116,7 +132,11 @@ def _from_shards(file: BinaryIO, path: Path, index: Mapping[str, Any]) -> Contai
         raise BadWeights(f"{path} names shards that are not files beside it")
     if not 0 < len(names) <= _MOST_SHARDS:
         raise BadWeights(f"{path} names {len(names)} shards, 1 to {_MOST_SHARDS} are accepted")
+    places: dict[str, set[str]] = {name: set() for name in names}
+    for tensor, place in index.items():
+        places[place].add(tensor)
     tensors: dict[str, Tensor] = {}
+    size_bytes = 0
     lines = [f"{_sha256(file)}  {path.name}\n"]
     for name in sorted(names):
         shard = path.parent / name  # beside the index, not beside what a link leads to
@@ -126,22 +146,22 @@ def _from_shards(file: BinaryIO, path: Path, index: Mapping[str, Any]) -> Contai
             raise BadWeights(
                 f"a shard of {path.name}: {exc.message}", hint=exc.hint or "download all shards"
             ) from exc
-        expected = {tensor for tensor, place in index.items() if place == name}
-        if not isinstance(part.content, Mapping) or set(part.content) != expected:
+        if not isinstance(part.content, Mapping) or set(part.content) != places[name]:
             raise BadWeights(
                 f"{shard} does not have the tensors that {path.name} says",
                 hint="download the index and all shards again, from one revision",
             )
         tensors.update(part.content)
+        size_bytes += part.size_bytes
         lines.append(f"{part.file_sha256}  {name}\n")
-    return Container(tensors, hashlib.sha256("".join(lines).encode()).hexdigest())
+    return Container(tensors, hashlib.sha256("".join(lines).encode()).hexdigest(), size_bytes)
 
 
 def _shard(path: Path) -> Container:
-    with open_file(path, MOST_MODEL, BadWeights) as file:
+    with open_file(path, MOST_MODEL, BadWeights, least=0) as file:
         start = file.read(9)
         file.seek(0)
-        return _from_safetensors(file, path) if start[8:] == b"{" else _from_pickle(file, path)
+        return _from_file(file, path, start)
 
 
 def _sha256(file: BinaryIO) -> str:

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from resnext.errors import ResnextError, first_line
+from resnext.machine.faults import environment_fault
+
 from .compilers import check_compiler
 from .facts import Facts
 from .folders import check_cache, check_home, check_shared_memory, check_temporary
 from .gpu import check_cuda_versions, check_driver, check_ort_libraries
 from .network import check_network
-from .observation import Observation
+from .observation import Observation, problem
 from .packages import check_extras, check_imports, check_owners, check_versions
 from .processor import check_features, check_memory, check_threads
 from .python import check_encoding, check_interpreter, check_libc, check_shadowing
@@ -63,4 +66,16 @@ def checkup(facts: Facts | None = None) -> Iterator[tuple[str, Iterator[Observat
     """Every check's name, and its lines as it finds them; nothing runs before it is asked."""
     facts = facts or Facts()
     for name, check in CHECKS.items():
-        yield name, check.run(facts)
+        yield name, _whole(check, facts)
+
+
+def _whole(check: Check, facts: Facts) -> Iterator[Observation]:
+    """The lines of a check; its own failure is one of them, and ends no other."""
+    try:
+        yield from check.run(facts)
+    except Exception as exc:
+        fault = exc if isinstance(exc, ResnextError) else environment_fault(exc)
+        if fault is None:
+            yield problem("check-failed", f"this could not be checked: {first_line(exc)}")
+        else:
+            yield problem("check-failed", f"this could not be checked: {fault.message}", fault.hint)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 from resnext.findings import Finding
 from resnext.machine.environment import PACKAGES
 from resnext.runtimes.registry import RUNTIMES
+from resnext.storage import scratch_folder
 
 from .child import Died, died_hint
 from .facts import Facts
@@ -24,11 +24,11 @@ _BROKEN = frozenset({"broken-package", "old-torch", "broken-cuda-toolkit"})
 def check_runtimes(facts: Facts) -> Iterator[Observation]:
     """Every runtime of the registry, exported for and run; never more than `TIMEOUT_S` each."""
     # Nothing that an earlier process compiled may stand in for what does not work now.
-    with tempfile.TemporaryDirectory(prefix="resnext-doctor-") as cache:
+    with scratch_folder() as cache:
         environ = {
             **facts.environ,
-            "RESNEXT_CACHE_DIR": cache,
-            "TORCHINDUCTOR_CACHE_DIR": cache,
+            "RESNEXT_CACHE_DIR": str(cache / "store"),
+            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         }
         module = f"{__package__}.running"
         for name, answer in facts.examine(

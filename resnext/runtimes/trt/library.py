@@ -6,6 +6,7 @@ test checks each against the lists of TensorRT 10, TensorRT 11 and TensorRT-RTX.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,7 +65,11 @@ class Library(ABC):
 
     @property
     def version(self) -> str | None:
-        """Version of the installed package, or None; read from metadata without an import."""
+        """Version of the imported module, else of the installed package, read from its metadata;
+        None if there is none. Imports nothing.
+        """
+        if own := getattr(sys.modules.get(self.package), "__version__", None):
+            return str(own)
         for name in (self.package, f"{self.package}_cu13", f"{self.package}_cu12"):
             try:
                 return version(name)

@@ -10,15 +10,13 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from resnext.errors import BadWeights, MissingRequirement, UsageError, first_line
 from resnext.progress import aside
 from resnext.readers.files import MOST_JSON, file_sha256, read_file
 from resnext.readers.strict_json import parse_json
 
-if TYPE_CHECKING:
-    from huggingface_hub.errors import HfHubHTTPError
+from .download import CERTIFICATE, CERTIFICATE_HINT
 
 #: Files that a repository may have its weights in, the preferred first.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -60,21 +58,6 @@ def fetch_file(repository: str, revision: str | None, name: str) -> tuple[Path, 
         )
     _check_digest(path)
     return path, path.parent.name
-
-
-def fetch_json(repository: str, revision: str | None, name: str) -> tuple[object, str]:
-    """A JSON file of a repository, and the commit that it is of.
-
-    Raises:
-        BadWeights: it is no JSON; and as `fetch_file`.
-    """
-    path, commit = fetch_file(repository, revision, name)
-    try:
-        return parse_json(read_file(path, MOST_JSON, BadWeights)), commit
-    except ValueError as exc:
-        if isinstance(exc, BadWeights):
-            raise
-        raise BadWeights(f"{name} of {repository} is not readable: {exc}") from exc
 
 
 def fetch_weights(repository: str, revision: str | None) -> tuple[Path, str]:
@@ -135,7 +118,7 @@ def _translated(repository: str, revision: str | None, name: str) -> Iterator[No
         yield
     except errors.GatedRepoError as exc:
         raise MissingRequirement(
-            f"{repository} is gated: its owner lets only known users in",
+            f"{repository} is gated: its owner grants access on request",
             hint="accept its terms on its page, and set HF_TOKEN to a token of that account",
         ) from exc
     except errors.RepositoryNotFoundError as exc:
@@ -144,18 +127,20 @@ def _translated(repository: str, revision: str | None, name: str) -> Iterator[No
             hint="check the name; for a private repository set HF_TOKEN",
         ) from exc
     except errors.RevisionNotFoundError as exc:
-        raise UsageError(f"{repository} has no revision {revision}") from exc
+        raise UsageError(
+            f"{repository} has no revision {revision}", hint="name a branch, tag or commit of it"
+        ) from exc
     except errors.LocalEntryNotFoundError as exc:
-        cause = exc.__cause__
-        if isinstance(cause, errors.HfHubHTTPError):
-            raise _refused(repository, cause) from exc
+        response = getattr(exc.__cause__, "response", None)
+        if response is not None:
+            raise _refused(repository, response.status_code) from exc
         raise NoFile(name) from exc
     except errors.EntryNotFoundError as exc:
         raise NoFile(name) from exc
     except errors.HFValidationError as exc:
         raise UsageError(f"{repository} is no name of a repository: {first_line(exc)}") from exc
     except errors.HfHubHTTPError as exc:
-        raise _refused(repository, exc) from exc
+        raise _refused(repository, exc.response.status_code) from exc
     except Exception as exc:  # its HTTP library, which differs between releases, or the disk
         number, file = getattr(exc, "errno", None), getattr(exc, "filename", None)
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -169,12 +154,11 @@ def _translated(repository: str, revision: str | None, name: str) -> Iterator[No
             ) from exc
         raise MissingRequirement(
             f"{name} of {repository} could not be fetched: {first_line(exc)}",
-            hint="try again: it goes on where it stopped",
+            hint="try again; behind a proxy, name it in HTTPS_PROXY",
         ) from exc
 
 
-def _refused(repository: str, exc: HfHubHTTPError) -> MissingRequirement:
-    status = exc.response.status_code
+def _refused(repository: str, status: int) -> MissingRequirement:
     hint = "try again later"
     if status in (401, 403):
         hint = "set HF_TOKEN to a token that may read it"
@@ -188,10 +172,11 @@ def _unreachable(repository: str, exc: FileNotFoundError) -> MissingRequirement:
 
     reason = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE:
-        cause = exc.__cause__
-        reason = f"{constants.ENDPOINT} cannot be reached ({first_line(cause or exc)})"
+        reason = f"{constants.ENDPOINT} cannot be reached ({first_line(exc.__cause__ or exc)})"
+    if CERTIFICATE in reason:
+        return MissingRequirement(reason, hint=CERTIFICATE_HINT)
     return MissingRequirement(
         f"{repository} is not in the cache and {reason}",
-        hint=f"on a connected machine: hf download {repository}, then copy its folder"
-        f" {constants.HF_HUB_CACHE} here",
+        hint=f"on a connected machine run hf download {repository}, and copy its cache folder to"
+        f" {constants.HF_HUB_CACHE}",
     )

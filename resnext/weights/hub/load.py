@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from resnext.errors import BadWeights, UsageError
+from resnext.images.preprocessing import Preprocessing
+from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import ResNeXtConfig, variant
-from resnext.weights.checkpoint import Weights, fitted_preprocessing, read_weights
+from resnext.weights.checkpoint import Weights, read_weights
+from resnext.weights.header import fitted_preprocessing
 
 from .named import Named, named_weights
 
@@ -24,10 +27,7 @@ def load_named(
     """
     named = named_weights(spec, model)
     if input_size is None:
-        if isinstance(model, ResNeXtConfig):
-            input_size = model.input_size
-        elif named.preprocessing is not None:
-            input_size = named.preprocessing.crop
+        input_size = model.input_size if isinstance(model, ResNeXtConfig) else named.input_size
     if named.config is not None:
         _refuse_other_model(named, named.config, model, num_classes)
         model = named.config
@@ -38,19 +38,31 @@ def load_named(
         raise BadWeights(
             f"{named.source} has {len(names)} class names for {weights.config.num_classes} logits"
         )
-    preprocessing, who = weights.preprocessing, weights.preprocessing_source
-    if named.preprocessing is not None and who == "assumed":
-        preprocessing = fitted_preprocessing(named.preprocessing, weights.config, named.source)
-        who = named.preprocessing_source
+    if named.preprocessing and weights.preprocessing_source == "assumed":
+        weights = replace(
+            weights,
+            preprocessing=_preprocessing(named.preprocessing, weights, named.source),
+            preprocessing_source=named.preprocessing_source,
+        )
     return replace(
         weights,
         source=named.source,
-        preprocessing=preprocessing,
-        preprocessing_source=who,
         class_names=names,
         revision=revision,
         notes=(*weights.notes, *named.notes),
     )
+
+
+def _preprocessing(
+    published: Preprocessing | PreprocessingOptions, weights: Weights, source: str
+) -> Preprocessing:
+    """What the publisher says, at the input size of ``weights``."""
+    if isinstance(published, Preprocessing):
+        return fitted_preprocessing(published, weights.config, source)
+    try:
+        return published.applied(weights.preprocessing)
+    except UsageError as exc:
+        raise BadWeights(f"config.json of {source}: {exc}") from exc
 
 
 def _refuse_other_model(

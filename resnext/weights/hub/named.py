@@ -18,18 +18,21 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resnext.errors import BadWeights, UnknownName, UsageError
+from resnext.errors import UnknownName, UsageError
 from resnext.images.preprocessing import Preprocessing, PreprocessingSource
+from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import ResNeXtConfig
 
 from .download import file_from_url
-from .huggingface import NoFile, fetch_json, fetch_weights
+from .huggingface import NoFile, fetch_file, fetch_weights
 from .imagenet import imagenet_class_names
 from .published import ARCHITECTURES, PUBLISHED, Published
 from .spelling import HF, TIMM, TORCHVISION
-from .timm_config import class_names_from_config, preprocessing_from_config
+from .timm_config import TimmConfig, read_timm_config
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+#: A branch, tag or commit; no step up in a path.
+_REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Named:
         source: the full SPEC; a model, tag or default is spelled out. A revision is left out, since
             ``fetch`` gives its commit.
         config: the network; None if only its tensors tell.
-        preprocessing: what an image must go through; None if the file has to say it.
+        input_size: (height, width) in pixels that they are published for, if anybody says.
+        preprocessing: what an image must go through, or what of it is declared; None if the file
+            has to say it.
         preprocessing_source: who says so.
         class_names: one for each logit, or empty.
         fetch: gets the checkpoint, and the commit if it is of a repository.
@@ -49,7 +54,8 @@ class Named:
 
     source: str
     config: ResNeXtConfig | None
-    preprocessing: Preprocessing | None
+    input_size: tuple[int, int] | None
+    preprocessing: Preprocessing | PreprocessingOptions | None
     preprocessing_source: PreprocessingSource
     class_names: tuple[str, ...]
     fetch: Callable[[], tuple[Path, str | None]]
@@ -65,15 +71,15 @@ def named_weights(spec: str, model: str | ResNeXtConfig | None = None) -> Named:
 
     Raises:
         UnknownName: torchvision or timm publish no weights of that name for this family.
-        UsageError: it is no SPEC.
+        UsageError: ``spec`` is malformed, or torchvision has no weights for ``model``.
         MissingRequirement: config.json cannot be fetched.
         BadWeights: config.json is not usable.
     """
     if spec.startswith(TORCHVISION):
         return _of_torchvision(spec, model)
     name, at, revision = spec.partition("@")
-    if at and not revision:
-        raise UsageError(f"weights {spec!r} have no revision after the @")
+    if at and not _REVISION.fullmatch(revision):
+        raise UsageError(f"weights {spec!r}: what follows the @ is no branch, tag or commit")
     if spec.startswith(TIMM):
         return _of_timm(name, revision or None)
     return _of_repository(name, revision or None)
@@ -115,22 +121,20 @@ def _of_repository(spec: str, revision: str | None) -> Named:
     repository = spec.removeprefix(HF)
     if not _REPOSITORY.fullmatch(repository):
         raise UsageError(f"weights {spec!r} are not of the form hf:OWNER/REPO[@REVISION]")
-    config: object = {}
-    commit = revision
+    config, commit = TimmConfig(), revision
     with suppress(NoFile):  # this toolkit's own files need none
-        config, commit = fetch_json(repository, revision, "config.json")
-    if not isinstance(config, dict):
-        raise BadWeights(f"config.json of {repository} is no JSON object")
-    preprocessing = preprocessing_from_config(config, repository)
-    names = class_names_from_config(config)
+        path, commit = fetch_file(repository, revision, "config.json")
+        config = read_timm_config(path, repository)
+    names = config.class_names
     row = PUBLISHED.get(repository.replace("/", ":", 1))
     if row is not None:
         names = names or imagenet_class_names()
     return Named(
         spec,
         None,
-        preprocessing,
-        "assumed" if preprocessing is None else "declared",
+        config.input_size,
+        config.preprocessing,
+        "declared",
         names,
         lambda: fetch_weights(repository, commit),
         () if row is None else _notes(row),
@@ -139,7 +143,16 @@ def _of_repository(spec: str, revision: str | None) -> Named:
 
 def _of_row(row: Published, fetch: Callable[[], tuple[Path, str | None]]) -> Named:
     names = imagenet_class_names()
-    return Named(row.spec, row.config, row.preprocessing, "published", names, fetch, _notes(row))
+    return Named(
+        row.spec,
+        row.config,
+        row.config.input_size,
+        row.preprocessing,
+        "published",
+        names,
+        fetch,
+        _notes(row),
+    )
 
 
 def _notes(row: Published) -> tuple[str, ...]:

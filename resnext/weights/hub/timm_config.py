@@ -2,74 +2,64 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from resnext.errors import BadWeights
-from resnext.images.preprocessing import Preprocessing
+from resnext.errors import BadInput, BadWeights
+from resnext.images.requested import PreprocessingOptions, read_preprocessing
+from resnext.readers.files import MOST_JSON, read_file
+from resnext.readers.strict_json import parse_json
 
 
-def preprocessing_from_config(config: Mapping[str, Any], repository: str) -> Preprocessing | None:
-    """The preprocessing that config.json declares, at the input size that it declares.
+@dataclass(frozen=True)
+class TimmConfig:
+    """What a config.json says.
 
-    Args:
-        config: the parsed file.
-        repository: for messages.
+    Attributes:
+        preprocessing: None if it says nothing of it.
+        input_size: (height, width) in pixels, if it says that.
+        class_names: human-readable if it has both kinds; or empty.
+    """
 
-    Returns:
-        None if it declares none.
+    preprocessing: PreprocessingOptions | None = None
+    input_size: tuple[int, int] | None = None
+    class_names: tuple[str, ...] = ()
+
+
+def read_timm_config(path: Path, repository: str) -> TimmConfig:
+    """Read the config.json of a repository.
 
     Raises:
-        BadWeights: it is of another layout, or declares what cannot be done here.
+        BadWeights: it is of another layout, no JSON object, or declares what cannot be done here.
     """
-    if "architecture" not in config:
-        if "architectures" in config:
+    try:
+        config = parse_json(read_file(path, MOST_JSON))
+        if not isinstance(config, dict):
+            raise BadInput("it is no JSON object")
+        if "architectures" in config and "architecture" not in config:
             raise BadWeights(
                 f"{repository} is in the layout of the transformers library, whose tensors have"
                 " other names",
                 hint="choose weights in timm's or torchvision's layout",
             )
-        return None
-    declared = _pretrained(config)
-    if "input_size" not in declared:
-        return None
-    if (mode := declared.get("crop_mode") or "center") != "center":
-        raise BadWeights(f"{repository} declares crop_mode {mode!r}; only center can be done here")
-    try:
-        channels, *crop = declared["input_size"]
-        return Preprocessing.model_validate(
-            {
-                "resize": math.floor(min(crop) / declared.get("crop_pct", 1.0)),
-                "crop": crop,
-                "mean": declared["mean"],
-                "std": declared["std"],
-                "color": "L" if channels == 1 else "RGB",
-                "interpolation": declared.get("interpolation", "bilinear"),
-            }
-        )
-    except (KeyError, TypeError, ValueError, ArithmeticError) as exc:
-        raise BadWeights(
-            f"config.json of {repository} declares a preprocessing that is not valid:"
-            f" {' '.join(str(exc).split())}"
-        ) from exc
+        declared = config.get("pretrained_cfg", config)  # older files have no other part
+        if not isinstance(declared, dict) or not declared.keys() & {"input_size", "mean"}:
+            return TimmConfig(class_names=_class_names(config))
+        options, input_size = read_preprocessing(path)
+    except BadWeights:
+        raise
+    except ValueError as exc:
+        raise BadWeights(f"config.json of {repository} is not usable: {exc}") from exc
+    return TimmConfig(options, input_size, _class_names({**declared, **config}))
 
 
-def class_names_from_config(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names that config.json has for the classes, human-readable if it has both kinds; or
-    none.
-    """
-    both = {**_pretrained(config), **config}
-    names = both.get("label_names") or both.get("labels") or []
-    descriptions = both.get("label_descriptions") or {}
+def _class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    names = config.get("label_names") or config.get("labels")
+    descriptions = config.get("label_descriptions")
     if not isinstance(names, list):
         return ()
     if isinstance(descriptions, Mapping):
         names = [descriptions.get(str(name), name) for name in names]
     return tuple(map(str, names))
-
-
-def _pretrained(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part about the weights; older files have no other part."""
-    declared = config.get("pretrained_cfg", config)
-    return declared if isinstance(declared, Mapping) else {}

@@ -137,7 +137,7 @@ def _nowhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.mkfifo("pictures/a.png")
         plant(patch)  # measuring takes ten seconds each time
         # and every runtime a process
-        patch.setattr(checkup, "CHECKS", {"python": checkup.CHECKS["python"]})
+        patch.setattr(checkup, "CHECKS", {"home": checkup.CHECKS["home"]})
         yield
 
 

@@ -21,7 +21,7 @@ from fakes.distributions import distribution, needs
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.runtimes.registry import RUNTIMES
 from resnext_export.doctor import compilers, folders, gpu, packages, processor, python, requirements
-from resnext_export.doctor.checkup import CHECKS
+from resnext_export.doctor.checkup import CHECKS, checkup
 from resnext_export.doctor.child import Died
 from resnext_export.doctor.facts import Facts
 from resnext_export.doctor.observation import Observation
@@ -320,6 +320,23 @@ def runtimes(answer: Any, name: str = "ort-cuda", **known: Any) -> Iterator[Obse
 
 def missing(code: str, message: str = "lacks it", hint: str = "get it") -> dict[str, Any]:
     return {"missing": {"code": code, "message": message, "hint": hint}}
+
+
+def no_place_to_work(name: str) -> Callable[[Path, pytest.MonkeyPatch], Iterator[Observation]]:
+    def plant(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Observation]:
+        (folder / "file").write_text("in the way")
+        patch.setattr("tempfile.tempdir", str(folder / "file"))
+        return dict(checkup(facts()))[name]
+
+    return plant
+
+
+def unforeseen(_: Path, patch: pytest.MonkeyPatch) -> Iterator[Observation]:
+    def fails(*_: Any) -> bool:
+        raise ValueError("nobody thought of this\nand so on")
+
+    patch.setattr(os, "access", fails)
+    return dict(checkup(facts(environ={"HOME": "/"})))["home"]
 
 
 GPU_BUILD = {"onnxruntime": {"version": "1", "providers": ["CUDAExecutionProvider"]}}
@@ -629,6 +646,18 @@ FAULTS = (
         "ORT libraries",
         lambda folder, _: provider(folder, None, H100, ()),
         *("not here", "no-cuda-provider", "has no CUDA provider", "pip install onnxruntime-gpu$"),
+    ),
+    Planted(
+        *("runtimes", no_place_to_work("runtimes"), "problem", "check-failed"),
+        *("could not be checked: cannot make a temporary folder", "^set TMPDIR"),
+    ),
+    Planted(
+        *("compiler", no_place_to_work("compiler"), "problem", "check-failed"),
+        *("could not be checked: cannot make a temporary folder", "^set TMPDIR"),
+    ),
+    Planted(
+        *("home", unforeseen, "problem", "check-failed"),
+        *("could not be checked: nobody thought of this", "^$"),
     ),
     Planted(
         "runtimes",
