@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -14,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .errors import BadInput, MissingRequirement, UsageError
-from .readers.files import exists, read_file
+from .errors import BadInput, MissingRequirement, UsageError, printable
+from .readers.files import check_utf8, exists, read_file
 
 _ELSEWHERE = "choose another path"
 _DIGEST_BYTES = 32
@@ -31,12 +32,18 @@ def cache_folder() -> Path:
     """``$RESNEXT_CACHE_DIR``, or the platform's cache folder.
 
     Everything in it can be made again: artifacts, engines, compiled kernels, reference logits.
+
+    Raises:
+        BadInput: its path is not UTF-8, so that some library could not open what is in it.
     """
     if chosen := os.environ.get("RESNEXT_CACHE_DIR"):
-        return _home_replaced(chosen)
-    from platformdirs import user_cache_path
+        folder = _home_replaced(chosen)
+    else:
+        from platformdirs import user_cache_path
 
-    return user_cache_path("resnext-toolkit")
+        folder = user_cache_path("resnext-toolkit")
+    check_utf8(folder, "the cache folder, RESNEXT_CACHE_DIR,")
+    return folder
 
 
 def _home_replaced(path: str | Path) -> Path:
@@ -204,8 +211,10 @@ def scratch_folder() -> Iterator[Path]:
     """A temporary folder, in ``$TMPDIR`` if that is set; those of killed processes are removed.
 
     Raises:
+        BadInput: its path is not UTF-8.
         MissingRequirement: it cannot be made.
     """
+    check_utf8(tempfile.gettempdir(), "the temporary folder, TMPDIR,")
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(work_folder(Path(tempfile.gettempdir()), _SCRATCH))
@@ -265,6 +274,7 @@ def check_writable(target: str | Path | None) -> None:
 
     Raises:
         UsageError: ``target`` is a file of an artifact.
+        BadInput: its name is too long for a file.
         MissingRequirement: it cannot be written.
     """
     if target is None or str(target) == "-":
@@ -283,7 +293,8 @@ def check_writable(target: str | Path | None) -> None:
                 f"cannot write {target}: it is a folder or not writable", hint=_ELSEWHERE
             )
     except OSError as exc:
-        raise MissingRequirement(f"cannot write {target}: {exc.strerror}", hint=_ELSEWHERE) from exc
+        kind = BadInput if exc.errno == errno.ENAMETOOLONG else MissingRequirement
+        raise kind(f"cannot write {target}: {exc.strerror}", hint=_ELSEWHERE) from exc
 
 
 def write_text(target: str, text: str, *, final: bool = True) -> None:
@@ -316,4 +327,4 @@ def write_text(target: str, text: str, *, final: bool = True) -> None:
     except OSError as exc:
         raise MissingRequirement(f"cannot write {target}: {exc.strerror}", hint=_ELSEWHERE) from exc
     if final:
-        sys.stderr.write(f"wrote {target}\n")
+        sys.stderr.write(printable(f"wrote {target}") + "\n")

@@ -22,7 +22,7 @@ import torch
 from resnext.errors import BadWeights, UsageError
 from resnext.images.preprocessing import default_preprocessing
 from resnext.network.config import ResNeXtConfig, variant, variant_name
-from resnext.readers.files import is_file
+from resnext.readers.files import check_utf8, is_file
 
 from .checkpoint import Weights as Weights
 from .checkpoint import declared_config, read_weights
@@ -108,6 +108,7 @@ def _origin(spec: str) -> int | Path:
         )
     if not is_file(path):
         raise BadWeights(f"no weights file at {path}")
+    check_utf8(path.resolve(), "the path of the weights")  # which manifests hold
     return path
 
 

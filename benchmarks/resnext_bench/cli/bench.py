@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from resnext.cli.app import SETTINGS, as_flags, guarded
+from resnext.cli.app import SETTINGS, as_flags, echo, guarded
 from resnext.cli.options import (
     OUTPUT,
     RUN,
@@ -362,7 +362,7 @@ def main(
             max_seconds=deadline,
             progress=say,
             save=save,
-            note=lambda line: click.echo(f"note: {line}", err=True),
+            note=lambda line: echo(f"note: {line}", err=True),
         )
     # Files first: the terminal may be gone, and what took minutes to measure is not to be lost.
     save(run)
@@ -377,7 +377,7 @@ def main(
 
         bad = [row for row in run.rows if row.status != "valid"]
         first = as_flags(remarks(run)[0])
-        click.echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid; {first}", err=True)
+        echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid; {first}", err=True)
         sys.exit(code)
 
 
