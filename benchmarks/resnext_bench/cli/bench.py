@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from resnext.cli.app import SETTINGS, as_flags, echo, guarded
+from resnext.cli.app import SETTINGS, as_flags, echo, guarded, printable
 from resnext.cli.options import (
     OUTPUT,
     RUN,
@@ -407,7 +407,7 @@ def _show(run: Run, *, to_stderr: bool) -> None:
     console.print(f"[dim]{run.environment.title()}[/dim]")
     console.print(f"[dim]{threads(run)}[/dim]")
     for line in run.reused:
-        console.print(f"[dim]reused {line}[/dim]")
+        console.print(printable(f"reused {line}"), style="dim", markup=False)
     console.print(table(run))
     for line in measuring(run):
         console.print(as_flags(line), markup=False)
