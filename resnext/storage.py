@@ -22,6 +22,9 @@ _ELSEWHERE = "choose another path"
 _DIGEST_BYTES = 32
 #: Largest file that the cache keeps, bytes.
 _MOST_CACHED = 1 << 31
+#: Longest name that the name of a work folder holds, bytes: with a prefix and random digits it has
+#: to stay below what a file system allows, which is 255.
+_MOST_NAMED = 200
 _LOCK_NAME = "lock"
 _SCRATCH = "resnext-scratch-"
 #: Work folders of this process.
@@ -165,8 +168,11 @@ def left_behind(folder: Path) -> Iterator[bool]:
 
 
 def partial_prefix(path: Path) -> str:
-    """Prefix of the work folders beside ``path``."""
-    return f".{path.name}.partial-"
+    """Prefix of the work folders beside ``path``; the digest of a name that leaves no room for it."""
+    name = path.name
+    if len(os.fsencode(name)) > _MOST_NAMED:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}.partial-"
 
 
 def remove_left_behind(parent: Path, pattern: str) -> None:

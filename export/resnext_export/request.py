@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ from pydantic.dataclasses import dataclass
 
 from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError, UnknownName, UsageError
+from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import variant_name
 from resnext.precision import DEFAULT, HALVES, PRECISIONS, QUANTIZED, Numerics, Precision
 from resnext.readers.files import check_utf8
 from resnext.runtimes.ort.releases import Release, release_named
 from resnext.runtimes.registry import RUNTIMES
+from resnext.weights.hub.spelling import is_named
 from resnext.weights.shipped import SHIPPED
 
 from .options import FIELDS, OPSET, FormatOptions, RequestFields, Runtime, options_of
@@ -28,7 +31,14 @@ if TYPE_CHECKING:
 
 #: Names of the fields.
 NAMES = tuple(each.name for each in dataclasses.fields(RequestFields))
+#: Those of them that change the weights' preprocessing.
+PREPROCESSING = tuple(each.name for each in dataclasses.fields(PreprocessingOptions))
 _JSON = TypeAdapter(dict[str, Any])
+#: Fields that an ONNX artifact to start from has settled.
+_SETTLED = (
+    *("model", "weights_key", "num_classes", "input_size"),
+    *("batch", "bake_preprocessing"),
+)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -82,6 +92,7 @@ class _Checked(RequestFields):
         self._check_opset(row)
         self._check_batch(row)
         self.pixels()
+        self.preprocessing()
         return self
 
     def _check_runtime(self, row: Format, runtime: Runtime) -> None:
@@ -103,7 +114,7 @@ class _Checked(RequestFields):
                 "`onnx` is what to start from: it takes another `format`, a `precision` or"
                 " `merge_groups`"
             )
-        for name in ("model", "num_classes", "input_size", "batch", "bake_preprocessing"):
+        for name in (*_SETTLED, *PREPROCESSING):
             if name == "batch" and FORMATS[self.format].profiles:
                 continue
             if getattr(self, name) not in (None, False):
@@ -180,6 +191,10 @@ class _Checked(RequestFields):
         if not FORMATS[self.format].profiles:
             return (BatchRange.parse(self.batch or "1:8"),)
         return tuple(BatchRange.parse(part.strip()) for part in (self.batch or "1:8:64").split(","))
+
+    def preprocessing(self) -> PreprocessingOptions:
+        """What to change in the preprocessing that the weights declare, or that is assumed."""
+        return PreprocessingOptions(**{name: getattr(self, name) for name in PREPROCESSING})
 
     def pixels(self) -> tuple[int, int] | None:
         """Input height and width."""
@@ -298,6 +313,9 @@ class ExportRequest(_Checked):
         config, source = weights.config, weights.source
         if source in SHIPPED and SHIPPED[source].config == config:
             return Path(f"{source}-{precision}-{kind}")
+        if is_named(source):
+            stem = re.sub(r"[^\w.-]+", "-", source)
+            return Path(f"{stem}-{precision}-{kind}")
         name = (
             variant_name(config)
             or f"custom_{config.input_size[0]}x{config.input_size[1]}_{config.num_classes}"

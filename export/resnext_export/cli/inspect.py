@@ -126,6 +126,8 @@ def _say(seen: Inspection) -> None:
         f" {manifest.precision}"
     )
     echo(f"batch      {manifest.batches()}")
+    source = manifest.preprocessing_source or "source not recorded"
+    echo(f"pixels     {source}: {manifest.preprocessing.summary()}")
     parity = "none recorded"
     if manifest.check is not None:
         sizes = ", ".join(map(str, manifest.check.batches))

@@ -14,6 +14,7 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import CheckRecord
 from resnext.artifact.specs import TensorSpec
+from resnext.images.preprocessing import PIXELS_VERSION
 from resnext.network.config import variant_name
 from resnext.precision import DEFAULT
 from resnext.progress import working
@@ -37,7 +38,7 @@ class OnnxBuilder(Builder):
         """Versions, calibration images, and the processor that merged groups are timed on."""
         images = None
         if request.numerics.calibrated:
-            images = calibration_images(request, weights).digest
+            images = f"{calibration_images(request, weights).digest} {PIXELS_VERSION}"
         timed = request.merge_groups == "auto"
         return {
             "opset": request.graph_opset,

@@ -44,7 +44,7 @@ USABLE = {
     "backslash": "a\\n\\",
     "emoji": "\N{FACE WITH TEARS OF JOY}\N{WOMAN}\u200d\N{GIRL}",
     "combining": "e\u0301\u0327\u202ea",
-    "colon and comma": "seeded:a,b;c=d",
+    "colon and comma": "a:b,c;d=e",
     "trailing dot": "a.",
     "trailing space": "a ",
     "markup": "[bold]a[/bold]:smile:[/dim]",
