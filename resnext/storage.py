@@ -168,7 +168,7 @@ def left_behind(folder: Path) -> Iterator[bool]:
 
 
 def partial_prefix(path: Path) -> str:
-    """Prefix of the work folders beside ``path``; the digest of a name that leaves no room for it."""
+    """Prefix of the work folders beside ``path``; it has the digest of a name that is too long."""
     name = path.name
     if len(os.fsencode(name)) > _MOST_NAMED:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()

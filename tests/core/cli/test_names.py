@@ -109,11 +109,17 @@ USES = {
         "artifact": Use("--artifact={} {picture}", "artifact"),
         "spec": Use("--weights={} {picture}", "weights", ".safetensors"),
         "json_path": Use("--weights=digits {picture} --json={}"),
+        "preprocessing": Use("--weights=digits {picture} --preprocessing={}", "manifest"),
         "trust": Use("--artifact={signed} --require-signature --trust={} {picture}", "public"),
     },
     "resnext_export.cli.export": {
         "weights": Use(
             "--format=onnx --no-check --output=made --weights={}", "weights", ".safetensors"
+        ),
+        "preprocessing": Use(
+            "--format=onnx --weights=digits --no-check --output=made --preprocessing={}",
+            "manifest",
+            slow=True,
         ),
         "onnx": Use(
             "--format=onnx --precision=fp16 --no-check --output=made --onnx={}", "artifact"
@@ -129,6 +135,9 @@ USES = {
         "output": Use(HALVE + "--output={}"),
         "json_path": Use(HALVE + "--output=made --json={}"),
         "sbom_path": Use(HALVE + "--output=made --sbom={}"),
+    },
+    "resnext_export.cli.export doctor": {
+        "json_path": Use("--json={}", codes=(0, 1, 3), slow=True),
     },
     "resnext_export.cli.export verify": {
         "path": Use("--key={public} -- {}", "signed"),
@@ -165,6 +174,7 @@ USES = {
     "resnext_bench.cli.bench": {
         "artifact": Use(BENCH + "--artifact={}", "artifact", slow=True),
         "spec": Use(BENCH + "--weights={}", "weights", ".safetensors", slow=True),
+        "preprocessing": Use(BENCH + "--weights=digits --preprocessing={}", "manifest", slow=True),
         "accuracy": Use(BENCH + "--artifact={artifact} --accuracy={}", "labeled", slow=True),
         "calibration": Use(
             BENCH + "--weights=digits --precision=int8 --calibration-images=2 --calibration={}",
@@ -254,6 +264,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     assert signed.exit_code == 0, signed.output
     made["weights"] = SHIPPED["digits"].path
     made["model"] = made["artifact"] / "model.onnx"
+    made["manifest"] = made["artifact"] / "manifest.json"
     made["run"] = sorted(STORED.glob("*.json"))[0]
     made["pictures"], made["labeled"] = folder / "pictures", folder / "labeled"
     made["pictures"].mkdir()
