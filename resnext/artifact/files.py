@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, UsageError
-from resnext.readers.files import MOST_JSON, MOST_MODEL, exists, is_file, open_file, read_file
+from resnext.readers.files import (
+    MOST_JSON,
+    MOST_MODEL,
+    check_utf8,
+    exists,
+    is_file,
+    open_file,
+    read_file,
+)
 from resnext.storage import cache_folder, left_behind, partial_prefix, work_folder
 
 from .manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -198,8 +206,10 @@ def check_destination(directory: Path, *, force: bool) -> None:
     Raises:
         UsageError: the folder is not empty and ``force`` is off, or it is not an artifact, which is
             never replaced.
+        BadInput: its name is too long, or not UTF-8.
         MissingRequirement: the parent folder cannot be created or written to.
     """
+    check_utf8(directory, "the value of `output`")
     _put_back(directory)
     if os.path.lexists(directory):
         if not directory.is_dir() or directory.is_symlink():
@@ -325,6 +335,5 @@ def _disk_errors(directory: Path) -> Iterator[None]:
                 f"the disk has no room for {directory} ({exc.strerror})",
                 hint=f"free some space, or {elsewhere}. Nothing was written",
             ) from exc
-        raise MissingRequirement(
-            f"cannot write to {directory}: {exc.strerror or exc}", hint=elsewhere
-        ) from exc
+        kind = BadInput if exc.errno == errno.ENAMETOOLONG else MissingRequirement
+        raise kind(f"cannot write to {directory}: {exc.strerror or exc}", hint=elsewhere) from exc

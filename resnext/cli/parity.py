@@ -11,7 +11,7 @@ from resnext.runtimes.registry import ARTIFACT_RUNTIMES, REFERENCE
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
-from .app import SETTINGS, guarded
+from .app import SETTINGS, echo, guarded
 from .options import (
     COMPARE,
     OUTPUT,
@@ -196,11 +196,11 @@ def main(
         check_room(opened)
         judged = judge(opened, **how, quick=not batch_integrity)
         outcome, broken = judged.parity, judged.integrity.failures
-        click.echo(f"wrote {write_verdict(opened, judged)}", err=True)
+        echo(f"wrote {write_verdict(opened, judged)}", err=True)
     else:
         outcome, broken = check(opened, **how), ()
     if outcome.rows < images:  # only a source has an end
-        click.echo(
+        echo(
             f"warning: {outcome.inputs[0].name} has {outcome.rows} images, so that no more were"
             f" compared; {images} were requested",
             err=True,
@@ -210,15 +210,15 @@ def main(
 
         precise = _REFERENCES[against]
         word = "PASS" if outcome.passed else "FAIL"
-        click.echo(f"{word}  {opened.path} on {runtime} against {precise}")
+        echo(f"{word}  {opened.path} on {runtime} against {precise}")
         for line in report(outcome, opened.manifest, requested=images):
-            click.echo(f"  {line}".rstrip())
+            echo(f"  {line}".rstrip())
         if outcome.unknown:
-            click.echo(f"  note        {outcome.unknown}")
+            echo(f"  note        {outcome.unknown}")
         if judged is not None:
             rows.say(judged.integrity, opened.path)
             for line in measured(judged):
-                click.echo(f"  {line}")
+                echo(f"  {line}")
     if json_path is not None:
         stored = judged.to_json() if judged else outcome.model_dump_json(indent=2) + "\n"
         write_text(json_path, stored)
