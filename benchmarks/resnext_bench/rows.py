@@ -13,6 +13,7 @@ from resnext.errors import ResnextError
 from resnext.machine.environment import Environment
 from resnext.runtimes.session import Boundary, Delivered, Session
 from resnext.verify.accuracy import Accuracy
+from resnext.verify.assumed import assumed
 from resnext.verify.batches.integrity import timed_batch_integrity
 from resnext.verify.batches.laws import Integrity
 from resnext.verify.check import batched, whole
@@ -95,7 +96,11 @@ class Judge:
         accuracy, accuracy_missing = self._accuracy(case.batch, opening)
         parity = self._parity(case.batch, numerics, opening, samples)
         integrity = _integrity(numerics, opening, samples)
-        caveat = None if manifest is None else untrained(manifest)
+        weights = self.reference.weights
+        caveats = (
+            None if manifest is None else untrained(manifest),
+            assumed(weights.preprocessing, weights.preprocessing_source),
+        )
         timings = timings_of(samples, case.batch, case.streams)
         distance = self._distance(case, numerics, delivered.device, threads, timings[-1])
         findings = judge(
@@ -112,7 +117,7 @@ class Judge:
                 accuracy_missing=accuracy_missing,
                 integrity=integrity,
                 threads=threads,
-                caveats=() if caveat is None else (caveat,),
+                caveats=tuple(filter(None, caveats)),
                 planned_rounds=self.plan.rounds,
                 precision=self.plan.precision,
                 distance=distance,

@@ -20,6 +20,8 @@ Runtime: TypeAlias = Literal["trt", "ort", "openvino"]
 Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
 #: Number of calibration images by default.
 IMAGES = 128
+#: Opset of an ONNX graph by default.
+OPSET = 20
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class RequestFields:
     model: Annotated[
         str | None,
         Option(
-            "Variant; `list_models` shows all.  [default: what the weights imply,"
-            " else resnext50_32x4d]",
+            "Variant; `list_models` shows all.  [default: the model that the"
+            " weights are of, else resnext50_32x4d]",
             "Network",
             metavar="NAME",
             choices=tuple(VARIANTS),
@@ -86,10 +88,19 @@ class RequestFields:
     weights: Annotated[
         str | None,
         Option(
-            "seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  [default: the"
-            " shipped weights of a shipped model, else seeded]",
+            "seeded[:N], digits, fashion-mnist, the path of a checkpoint, or published weights by"
+            " name: torchvision:NAME, timm:NAME, hf:OWNER/REPO[@REVISION] (see `list_weights`)."
+            "  [default: the shipped weights of a shipped model, else seeded]",
             "Network",
             metavar="SPEC",
+        ),
+    ] = None
+    weights_key: Annotated[
+        str | None,
+        Option(
+            "State dict in a checkpoint of several, for example state_dict_ema.",
+            "Network",
+            metavar="KEY",
         ),
     ] = None
     num_classes: Annotated[
@@ -103,6 +114,44 @@ class RequestFields:
             "Input height and width in pixels, if they differ from the model's.",
             "Network",
             metavar="HxW",
+        ),
+    ] = None
+    resize: Annotated[
+        int | None,
+        Ge(1),
+        Option(
+            "Length of the shorter side after resizing, pixels; the center is cropped to the input"
+            " size.  [default: what the weights declare, else ImageNet's usual]",
+            "Preprocessing",
+        ),
+    ] = None
+    crop: Annotated[
+        float | None,
+        Option(
+            "Share of the resized shorter side that is kept (timm's crop_pct), instead of"
+            " `resize`.",
+            "Preprocessing",
+            metavar="FRACTION",
+        ),
+    ] = None
+    interpolation: Annotated[
+        Literal["bilinear", "bicubic"] | None,
+        Option("Interpolation of the resize.  [default: as `resize`]", "Preprocessing"),
+    ] = None
+    mean: Annotated[
+        tuple[float, ...] | None,
+        Option(
+            "Mean of each channel, in units of full scale (0 to 1).  [default: as `resize`]",
+            "Preprocessing",
+            metavar="A,B,C",
+        ),
+    ] = None
+    std: Annotated[
+        tuple[float, ...] | None,
+        Option(
+            "Standard deviation of each channel, in units of full scale.  [default: as `resize`]",
+            "Preprocessing",
+            metavar="A,B,C",
         ),
     ] = None
     bake_preprocessing: Annotated[
@@ -124,6 +173,27 @@ class RequestFields:
             "ONNX artifact to start from.  [default: exported once into the cache]",
             "Network",
             metavar="PATH",
+            graph=True,
+        ),
+    ] = None
+    opset: Annotated[
+        int | None,
+        # PyTorch's exporter has no implementation below, and its converter's last is the highest
+        Interval(ge=18, le=25),
+        Option(
+            f"ONNX operator set. bf16 needs 22, fp8 19.  [default: {OPSET}, bf16 22]",
+            "Network",
+            metavar="N",
+            graph=True,
+        ),
+    ] = None
+    runs_on: Annotated[
+        str | None,
+        Option(
+            "Oldest release of ONNX Runtime that the file must run on, onnxruntime-1.17 for"
+            " example: lowers the opset as far as it takes.",
+            "Network",
+            metavar="RELEASE",
             graph=True,
         ),
     ] = None

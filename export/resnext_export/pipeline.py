@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from resnext.artifact.files import COMPANIONS, Artifact, check_destination, read_artifact
-from resnext.artifact.manifest import MANIFEST_NAME, read_manifest
+from resnext.artifact.manifest import MANIFEST_NAME, Manifest, read_manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.artifact.trust import check_signed, current_trust
 from resnext.errors import BadArtifact, BadWeights, UsageError
 from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.readers.files import exists, is_file
+from resnext.runtimes.ort.needed import check_taken_here
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.storage import scratch_folder
-from resnext.verify.check import recorded_weights
+from resnext.verify.check import as_recorded, recorded_weights
 from resnext.verify.held.artifact import refuse_other_weights
-from resnext.weights.spec import Weights, load_weights
+from resnext.weights.hub.spelling import pinned
+from resnext.weights.spec import Weights, load_weights, preprocessed
 
 from .formats.base import builder_for
 from .publish import Built, publish
@@ -59,7 +62,7 @@ def export(
     if isinstance(source, Artifact):
         fields["onnx"] = source.directory
     elif isinstance(source, Weights):
-        fields["weights"] = source.source
+        fields |= {"weights": source.source, "weights_key": source.key}
     elif is_file(Path(source) / "manifest.json"):
         fields["onnx"] = Path(source)
     else:
@@ -73,7 +76,7 @@ def run(
     output: Path | None = None,
     *,
     weights: Weights | None = None,
-    weights_sha256: str | None = None,
+    recorded: Manifest | None = None,
     check: bool = True,
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
@@ -84,7 +87,8 @@ def run(
         request: what to export.
         output: folder to make; None means one in the current folder that says what is in it.
         weights: what ``request`` names, if they are loaded already.
-        weights_sha256: digest that they must have.
+        recorded: of the artifact that is made again: it names the weights, and says what they do
+            not say themselves.
         check: as `export`.
         force: as `export`.
         say: as `export`.
@@ -95,6 +99,8 @@ def run(
     """
     builder = builder_for(request)
     kind = builder.prepare(request)
+    if request.opset is not None:
+        check_taken_here(request.opset, quantized=request.precision == "int8")
     if output is not None:
         check_destination(output, force=force)
     start = None if request.onnx is None else read_artifact(request.onnx)
@@ -116,13 +122,20 @@ def run(
                 request.model,
                 num_classes=request.num_classes,
                 input_size=request.pixels(),
+                key=request.weights_key,
             )
-    if weights_sha256 is not None and weights.sha256 != weights_sha256:
-        raise BadWeights(
-            f"{weights.source} has other weights than the artifact was made from (sha256"
-            f" {weights.sha256[:12]}, manifest {weights_sha256[:12]})",
-            hint="restore them, or export the new ones",
-        )
+        for line in weights.notes:
+            say(line)
+    if start is None:
+        weights = preprocessed(weights, request.preprocessing())
+    if recorded is not None:
+        if weights.sha256 != (digest := recorded.weights.sha256):
+            raise BadWeights(
+                f"{weights.source} has other weights than the artifact was made from (sha256"
+                f" {weights.sha256[:12]}, manifest {digest[:12]})",
+                hint="restore them, or export the new ones",
+            )
+        weights = as_recorded(weights, recorded)
     if start is None and request.numerics.calibrated:
         request.images(weights)  # refuses now what would fail after the first step
     *before, _ = request.steps(start.manifest.precision if start else None)
@@ -182,10 +195,13 @@ def rebuild(
         request = ExportRequest(**manifest.request)
     except UsageError as exc:
         raise BadArtifact(f"the request in the manifest of {path} is not valid: {exc}") from exc
+    if request.weights is not None:
+        commit = manifest.weights.revision
+        request = replace(request, weights=pinned(request.weights, commit))
     return run(
         request,
         output or path,
-        weights_sha256=manifest.weights.sha256,
+        recorded=manifest,
         check=check,
         force=force or output is None,
         say=say,

@@ -106,6 +106,7 @@ def _model(artifact: Artifact) -> dict[str, Any]:
                 ("batch", manifest.batches()),
                 ("file_size_bytes", str(manifest.file_size_bytes)),
                 ("preprocessing", manifest.preprocessing.model_dump_json()),
+                ("preprocessing_source", manifest.preprocessing_source or "not recorded"),
                 ("request", json.dumps(manifest.request)),
             )
         ],

@@ -20,18 +20,22 @@ from resnext.weights.spec import Weights
 
 from .formats.base import builder_for
 from .publish import publish
-from .request import ExportRequest
+from .request import PREPROCESSING, ExportRequest
 
 #: Fields whose meaning the key holds: the source and the images by content, the others resolved.
 _NAMES = {
     "weights",
+    "weights_key",
     "model",
     "num_classes",
     "input_size",
+    *PREPROCESSING,
     "onnx",
     "calibration",
     "precision",
     "runtime",
+    "opset",
+    "runs_on",
 }
 
 
@@ -187,6 +191,7 @@ def entry_of(
         "config": asdict(source.config),
         "weights": source.sha256,
         "preprocessing": source.preprocessing.model_dump(mode="json"),
+        "preprocessing_source": source.preprocessing_source,
         "classes": source.class_names,
     }
     return folder / request.format / _digest(facts)

@@ -12,10 +12,12 @@ import click
 from resnext.network.config import VARIANTS
 from resnext.precision import DEFAULT, PRECISIONS, PRESETS
 
-from .params import MOST_DIGITS, NameType
+from .app import as_flags
+from .params import MOST_DIGITS, NameType, NumbersType
 from .sections import option_of
 
 if TYPE_CHECKING:
+    from resnext.images.requested import PreprocessingOptions
     from resnext.weights.spec import Weights
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,6 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 RUN = "What to run"
 COMPARE = "What to compare with"
 OUTPUT = "Output"
+PIXELS = "Preprocessing"
 
 
 def artifact_option(text: str, **settings: Any) -> Callable[[F], F]:
@@ -132,7 +135,7 @@ def sbom_option() -> Callable[[F], F]:
 
 
 def weights_options(function: F) -> F:
-    """Add ``--model``, ``--weights``, ``--num-classes`` and ``--input-size``."""
+    """Add ``--model``, ``--weights``, ``--weights-key``, ``--num-classes`` and ``--input-size``."""
     option = option_of("Network")
     for add in (
         option(
@@ -147,12 +150,19 @@ def weights_options(function: F) -> F:
             help="Number of classes, if it differs from the model's.",
         ),
         option(
+            "--weights-key",
+            metavar="KEY",
+            help="State dict in a checkpoint of several, for example state_dict_ema.",
+        ),
+        option(
             "--weights",
             "spec",
             metavar="SPEC",
             help=(
-                "seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  "
-                "[default: the shipped weights if the model has some, else seeded]"
+                "seeded[:N], digits, fashion-mnist, the path of a checkpoint, or published weights"
+                " by name: torchvision:NAME, timm:NAME, hf:OWNER/REPO[@REVISION] (resnext-export"
+                " --list-weights).  [default: the shipped weights if the model has some, else"
+                " seeded]"
             ),
         ),
         option(
@@ -161,7 +171,7 @@ def weights_options(function: F) -> F:
             metavar="NAME",
             help=(
                 "Variant of the network; resnext-export --list-models shows all.  [default: the"
-                " model that the weights declare, else resnext50_32x4d]"
+                " model that the weights are of, else resnext50_32x4d]"
             ),
         ),
     ):
@@ -169,16 +179,133 @@ def weights_options(function: F) -> F:
     return function
 
 
+def preprocessing_options(function: F) -> F:
+    """Add ``--resize``, ``--crop``, ``--interpolation``, ``--mean``, ``--std`` and
+    ``--preprocessing FILE``, which `requested_preprocessing` reads.
+    """
+    option = option_of(PIXELS)
+    for add in (
+        preprocessing_file_option(),
+        option(
+            "--std",
+            type=NumbersType(),
+            help="Standard deviation of each channel, in units of full scale.",
+        ),
+        option(
+            "--mean",
+            type=NumbersType(),
+            help="Mean of each channel, in units of full scale (0 to 1).  [default: as --resize]",
+        ),
+        option(
+            "--interpolation",
+            type=NameType("interpolation", ("bilinear", "bicubic")),
+            metavar="bilinear|bicubic",
+            help="Interpolation of the resize.  [default: as --resize]",
+        ),
+        option(
+            "--crop",
+            type=float,
+            metavar="FRACTION",
+            help="Share of the resized shorter side that is kept (timm's crop_pct), instead of"
+            " --resize.",
+        ),
+        option(
+            "--resize",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Length of the shorter side after resizing, pixels; the center is cropped to the"
+            " input size.  [default: what the weights declare, else ImageNet's usual]",
+        ),
+    ):
+        function = add(function)
+    return function
+
+
+def preprocessing_file_option() -> Callable[[F], F]:
+    """Add ``--preprocessing FILE``, which `with_file` reads."""
+    return option_of(PIXELS)(
+        "--preprocessing",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="JSON with these values: a manifest, timm's config.json, or a torchvision transform's"
+        " arguments. Other options win over it.",
+    )
+
+
+def requested_preprocessing(
+    options: dict[str, Any], input_size: str | None, *, of_artifact: bool
+) -> tuple[PreprocessingOptions | None, str | None]:
+    """What the options of `preprocessing_options` request, and the input size: ``input_size`` if
+    there is one, else that of ``--preprocessing FILE``.
+
+    Args:
+        options: their values; None for those that nobody set.
+        input_size: as on the command line.
+        of_artifact: an artifact is run, which has its own preprocessing.
+
+    Raises:
+        UsageError: values that are out of range, or an artifact.
+        BadInput: the file cannot be used.
+    """
+    if all(value is None for value in options.values()):
+        return None, input_size
+    from resnext.errors import UsageError
+    from resnext.images.requested import PreprocessingOptions
+
+    if of_artifact:
+        names = ", ".join(f"`{name}`" for name in options)
+        raise UsageError("an artifact has its own preprocessing", hint=f"drop {names}")
+    path = options.pop("preprocessing")
+    values = with_file({**options, "input_size": input_size}, path)
+    size = values.pop("input_size")
+    return PreprocessingOptions(**values), size
+
+
+def with_file(requested: dict[str, Any], path: Path | None) -> dict[str, Any]:
+    """``requested`` with the values of ``--preprocessing FILE`` in place of None, the input size
+    included.
+    """
+    if path is None:
+        return requested
+    from dataclasses import asdict
+
+    from resnext.images.requested import read_preprocessing
+
+    options, size = read_preprocessing(path)
+    values = {**asdict(options), "input_size": size and f"{size[0]}x{size[1]}"}
+    for one, other in (("resize", "crop"), ("crop", "resize")):
+        if requested[one] is not None:
+            values[other] = None
+    return {name: values.get(name) if value is None else value for name, value in requested.items()}
+
+
 def chosen_weights(
-    model: str | None, spec: str | None, num_classes: int | None, input_size: str | None
+    model: str | None,
+    spec: str | None,
+    num_classes: int | None,
+    input_size: str | None,
+    weights_key: str | None = None,
+    preprocessing: PreprocessingOptions | None = None,
 ) -> Weights:
-    """Load the weights that the options of `weights_options` name."""
+    """Load the weights that the options of `weights_options` name, with the preprocessing of
+    `preprocessing_options`, and a note on stderr for each thing that was made of the file.
+    """
     from resnext.progress import working
     from resnext.weights.spec import load_weights
 
     size = None if input_size is None else _size(input_size)
     with working("loading weights"):
-        return load_weights(spec, model, num_classes=num_classes, input_size=size)
+        weights = load_weights(
+            spec,
+            model,
+            num_classes=num_classes,
+            input_size=size,
+            key=weights_key,
+            preprocessing=preprocessing,
+        )
+    for line in weights.notes:
+        click.echo(f"note: {as_flags(line)}", err=True)
+    return weights
 
 
 def _size(text: str) -> tuple[int, int]:

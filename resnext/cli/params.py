@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -91,6 +92,28 @@ class NameType(_ParamType):
     ) -> list[Any]:
         """Known names with the typed prefix."""
         return [CompletionItem(name) for name in self._registered if name.startswith(incomplete)]
+
+
+class NumbersType(_ParamType):
+    """Finite numbers, separated by commas, one for each channel."""
+
+    name = "A,B,C"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check and split."""
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = tuple(float(part) for part in value.split(","))
+        except ValueError:
+            numbers = (math.nan,)
+        if not all(map(math.isfinite, numbers)):
+            self.fail(
+                f"{value!r} must be numbers separated by commas, for example 0.485,0.456,0.406",
+                param,
+                ctx,
+            )
+        return numbers
 
 
 class CountsType(_ParamType):

@@ -32,6 +32,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 #: Who says how an image becomes the input: the checkpoint itself, the table of published weights,
 #: the user, or nobody.
 PreprocessingSource: TypeAlias = Literal["declared", "published", "requested", "assumed"]
+#: How pictures become pixels, by number: part of the key of everything stored that depends on it.
+#: 2 rounds sizes and offsets as torchvision does.
+PIXELS_VERSION = 2
 #: Largest image that a resize may produce, pixels; more means absurd proportions.
 _MOST_PIXELS = 50_000_000
 _Size = Annotated[int, Field(ge=1)]
@@ -71,6 +74,18 @@ class Preprocessing(BaseModel):
             raise ValueError("crop must not be larger than resize")
         return self
 
+    def summary(self) -> str:
+        """Human-readable values, without color and layout."""
+        if (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD):
+            scale = "ImageNet's mean and std"
+        else:
+            mean, std = (",".join(f"{value:g}" for value in each) for each in (self.mean, self.std))
+            scale = f"mean {mean}, std {std}"
+        return (
+            f"resize {self.resize}, crop {self.crop[0]}x{self.crop[1]}, {self.interpolation},"
+            f" {scale}"
+        )
+
     def to_pixels(self, image: Image) -> NDArray[np.uint8]:
         """Resize and crop ``image``; returns uint8 pixels, H x W x C.
 
@@ -82,10 +97,7 @@ class Preprocessing(BaseModel):
         """
         image = _eight_bits(image).convert(self.color)
         crop_h, crop_w = self.crop
-        # An oblong crop may need a larger scale than the shorter side; the image is not stretched.
-        scale = max(self.resize / min(image.size), crop_w / image.width, crop_h / image.height)
-        width = max(round(image.width * scale), crop_w)
-        height = max(round(image.height * scale), crop_h)
+        width, height = self._resized(*image.size)
         if width * height > _MOST_PIXELS:
             raise BadInput(
                 f"an image of {image.width}x{image.height} is too oblong to be resized for"
@@ -97,9 +109,23 @@ class Preprocessing(BaseModel):
                 "bicubic": PIL.Image.Resampling.BICUBIC,
             }
             image = image.resize((width, height), filters[self.interpolation])
-        left, top = (width - crop_w) // 2, (height - crop_h) // 2
+        # torchvision's rounding: a half goes to the even number.
+        left, top = round((width - crop_w) / 2), round((height - crop_h) / 2)
         pixels = np.asarray(image.crop((left, top, left + crop_w, top + crop_h)), dtype=np.uint8)
         return pixels.reshape(crop_h, crop_w, len(self.mean))
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height after the resize, as torchvision computes them.
+
+        An oblong crop that would not fit is covered by a larger scale; torchvision pads it.
+        """
+        crop_h, crop_w = self.crop
+        longer = int(self.resize * max(width, height) / min(width, height))
+        resized = (self.resize, longer) if width <= height else (longer, self.resize)
+        if resized[0] >= crop_w and resized[1] >= crop_h:
+            return resized
+        scale = max(crop_w / width, crop_h / height)
+        return max(round(width * scale), crop_w), max(round(height * scale), crop_h)
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map uint8 pixels (N x H x W x C) to contiguous float32 input (N x C x H x W)."""

@@ -15,7 +15,7 @@ from pydantic import Field
 from resnext.artifact.manifest import Sha256
 from resnext.artifact.specs import Strict
 from resnext.errors import BadInput, SessionFailed, UsageError
-from resnext.images.preprocessing import Preprocessing
+from resnext.images.preprocessing import Preprocessing, PreprocessingSource
 from resnext.images.sources import ImageSource
 from resnext.machine.environment import Environment, record_environment
 from resnext.machine.nvml import open_nvml
@@ -69,6 +69,8 @@ class Accuracy(Strict):
         losing_flips: the reference is right and the candidate wrong.
         winning_flips: the candidate is right and the reference wrong.
         nonfinite: images for which the candidate gives NaN or infinity.
+        preprocessing_source: who says how a picture becomes the input (`Manifest`); None in
+            outcomes from before it was recorded.
     """
 
     source: str
@@ -92,6 +94,7 @@ class Accuracy(Strict):
     losing_flips: Count
     winning_flips: Count
     nonfinite: Count
+    preprocessing_source: PreprocessingSource | None = None
 
 
 def measure_accuracy(

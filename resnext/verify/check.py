@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact, read_artifact
+from resnext.artifact.manifest import Manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.errors import BadArtifact, BadInput, BadWeights, UnknownName, UsageError
 from resnext.images.datasets import DATASETS
@@ -23,6 +25,7 @@ from resnext.progress import working
 from resnext.runtimes import registry
 from resnext.runtimes.pt2.package import check_package_bytes
 from resnext.runtimes.registry import REFERENCE, open_session, runtime_named
+from resnext.weights.hub.spelling import pinned
 from resnext.weights.spec import Weights, load_weights
 
 from .held.artifact import check_graph, differences
@@ -50,7 +53,7 @@ def artifact_weights(artifact: Artifact, spec: str | None = None) -> Weights:
 
 def recorded_weights(artifact: Artifact, spec: str | None = None) -> Weights:
     """The weights that an artifact was made from, loaded again and compared with the manifest's
-    digest.
+    digest; what they do not say themselves is the manifest's (`as_recorded`).
 
     Args:
         artifact: its manifest is trusted.
@@ -60,19 +63,44 @@ def recorded_weights(artifact: Artifact, spec: str | None = None) -> Weights:
         BadWeights: they cannot be found, or have another digest.
     """
     record = artifact.manifest.weights
+    source = spec or pinned(record.source, record.revision)
     try:
-        weights = load_weights(spec or record.source, artifact.manifest.config)
+        weights = load_weights(source, artifact.manifest.config, key=record.key)
     except BadWeights as exc:
         if spec is not None:
             raise
         raise BadWeights(str(exc), hint="if the checkpoint moved, name it in `weights`") from exc
     if weights.sha256 != record.sha256:
         raise BadWeights(
-            f"weights {spec or record.source} are not those that {artifact.path} was made from"
+            f"weights {source} are not those that {artifact.path} was made from"
             f" (sha256 {weights.sha256[:12]}, manifest {record.sha256[:12]})",
             hint="name the right ones in `weights`",
         )
-    return weights
+    return as_recorded(weights, artifact.manifest)
+
+
+def as_recorded(weights: Weights, manifest: Manifest) -> Weights:
+    """``weights`` with what ``manifest`` says of them and they do not say themselves: the
+    preprocessing, if it was requested or assumed, and then the class names, if they have none.
+
+    Raises:
+        BadArtifact: that preprocessing is not for this network.
+    """
+    if manifest.preprocessing_source not in ("requested", "assumed"):
+        return weights
+    recorded, config = manifest.preprocessing, weights.config
+    if recorded.crop != config.input_size or len(recorded.mean) != config.in_channels:
+        raise BadArtifact(
+            f"the manifest has a preprocessing to {len(recorded.mean)} x {recorded.crop[0]} x"
+            f" {recorded.crop[1]}, and a network that takes {config.in_channels} x"
+            f" {config.input_size[0]} x {config.input_size[1]}; export the artifact again"
+        )
+    return replace(
+        weights,
+        preprocessing=recorded,
+        preprocessing_source=manifest.preprocessing_source,
+        class_names=weights.class_names or manifest.class_names,
+    )
 
 
 def batched(run: Run, inputs: NDArray[Any], batch: int) -> NDArray[Any]:

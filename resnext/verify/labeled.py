@@ -41,6 +41,7 @@ class Labeled:
     ) -> None:
         self._folder = folder or cache_folder() / "accuracy"
         self._preprocessing = weights.preprocessing
+        self._preprocessing_source = weights.preprocessing_source
         self.source = image_source(
             spec,
             weights.preprocessing,
@@ -75,7 +76,7 @@ class Labeled:
             ResnextError: whatever `measure_accuracy` raises.
         """
         manifest = None if artifact is None else artifact.manifest
-        return measure_accuracy(
+        measured = measure_accuracy(
             session,
             self.source,
             self._reference,
@@ -86,3 +87,4 @@ class Labeled:
             artifact_sha256=None if manifest is None else manifest.file_sha256,
             environment=environment,
         )
+        return measured.model_copy(update={"preprocessing_source": self._preprocessing_source})

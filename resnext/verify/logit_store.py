@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.errors import MissingRequirement
-from resnext.images.preprocessing import Preprocessing
+from resnext.images.preprocessing import PIXELS_VERSION, Preprocessing
 from resnext.images.sources import ImageSource
 from resnext.storage import locked, read_cached, write_cached
 
@@ -37,6 +37,7 @@ def logits_key(facts: dict[str, Any], source: ImageSource, preprocessing: Prepro
         **facts,
         "source": source.digest,
         "preprocessing": preprocessing.model_dump(mode="json"),
+        "pixels": PIXELS_VERSION,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 

@@ -6,13 +6,16 @@ A weights SPEC is one of::
                           the default for ImageNet-size models
     digits                trained on scikit-learn's digits, shipped; implies its model
     fashion-mnist         trained on Fashion-MNIST, shipped; implies its model
-    PATH.safetensors      this toolkit's, torchvision's or timm's parameter names
-    PATH.pth, PATH.pt     the same, read with weights_only=True: a pickle that would
-                          run code is refused
+    PATH                  a checkpoint file, judged by its bytes: safetensors or torch.save, of
+                          this toolkit, torchvision, timm or a trainer (see
+                          resnext.weights.checkpoint); or the index of a sharded one
+    torchvision:NAME, timm:NAME, hf:OWNER/REPO[@REVISION]
+                          published weights, fetched once (see resnext.weights.hub.named)
 """
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,16 +24,21 @@ import torch
 
 from resnext.errors import BadWeights, UsageError
 from resnext.images.preprocessing import default_preprocessing
-from resnext.network.config import ResNeXtConfig, variant, variant_name
-from resnext.readers.files import is_file
+from resnext.images.requested import PreprocessingOptions
+from resnext.network.config import ResNeXtConfig, variant
+from resnext.readers.files import exists
 
 from .checkpoint import Weights as Weights
-from .checkpoint import declared_config, read_weights
+from .checkpoint import read_weights
+from .hub.load import load_named
+from .hub.published import PUBLISHED
+from .hub.spelling import is_named
 from .shipped import SHIPPED
 
 if TYPE_CHECKING:
     from resnext.network.model import ResNeXt
 
+#: Endings in messages, and of names that can only be a path.
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
@@ -40,6 +48,8 @@ def load_weights(
     *,
     num_classes: int | None = None,
     input_size: tuple[int, int] | None = None,
+    key: str | None = None,
+    preprocessing: PreprocessingOptions | None = None,
 ) -> Weights:
     """Find, read and check the weights that ``spec`` names.
 
@@ -47,46 +57,79 @@ def load_weights(
         spec: a weights SPEC as the module describes it; None means the shipped weights if the model
             has some, else ``seeded``.
         model: name of a variant, or a configuration; None means the model that the checkpoint
-            declares, else resnext50_32x4d.
+            declares or its tensors have; resnext50_32x4d for seeded weights.
         num_classes: number of logits, if it differs from the model's.
         input_size: (height, width) in pixels, if it differs from the model's.
+        key: of the state dict in a file of several: ``state_dict_ema``.
+        preprocessing: replaces what the weights declare, or what is assumed.
 
     Raises:
-        UsageError: ``spec`` is malformed, or names shipped weights of another model than ``model``.
+        UsageError: ``spec`` is malformed, has no such key, or names shipped or published weights
+            of another model than ``model``; or ``preprocessing`` does not fit the network.
+        UnknownName: torchvision or timm publish no weights of that name for this family.
+        MissingRequirement: published weights cannot be fetched.
         BadWeights: the file is missing, unsafe, declares another model, or does not fit; names the
             first tensors that do not.
     """
     if spec is None:
         models = {known: name for name, row in SHIPPED.items() for known in (row.model, row.config)}
         spec = "seeded" if model is None else models.get(model, "seeded")
+    if is_named(spec):
+        weights = load_named(spec, model, num_classes=num_classes, input_size=input_size, key=key)
+        return preprocessed(weights, preprocessing)
     origin = _origin(spec)
-    implied = declared_config(origin) if isinstance(origin, Path) else None
-    named = variant(model) if isinstance(model, str) else model
-    if implied is not None and named is not None:
-        # A configuration may have another input size than the checkpoint was trained at; a name
-        # may not.
-        requested = (
-            named if isinstance(model, str) else replace(named, input_size=implied.input_size)
+    if isinstance(origin, Path):
+        if spec in SHIPPED:
+            _refuse_other_model(spec, model)
+        weights = read_weights(
+            origin, model, num_classes=num_classes, input_size=input_size, key=key
         )
-        if requested != implied:
-            name = variant_name(implied) or "a custom configuration"
-            kind = UsageError if spec in SHIPPED else BadWeights
-            raise kind(
-                f"weights {spec!r} are of model {name}",
-                hint="leave `model` and `num_classes` out, or choose other weights",
-            )
-    config = named or implied or variant("resnext50_32x4d")
+        weights = replace(weights, source=spec) if spec in SHIPPED else weights
+        return preprocessed(weights, preprocessing)
+    if key is not None:
+        raise UsageError("`weights_key` chooses a state dict in a file; drop it")
+    from .conditioned import seeded_state_dict
+
+    config = variant(model or "resnext50_32x4d") if not isinstance(model, ResNeXtConfig) else model
     config = replace(
         config,
         num_classes=num_classes or config.num_classes,
         input_size=input_size or config.input_size,
     )
-    if isinstance(origin, Path):
-        weights = read_weights(origin, config)
-        return replace(weights, source=spec) if spec in SHIPPED else weights
-    from .conditioned import seeded_state_dict
+    weights = Weights(
+        config, seeded_state_dict(config, origin), spec, default_preprocessing(config)
+    )
+    return preprocessed(weights, preprocessing)
 
-    return Weights(config, seeded_state_dict(config, origin), spec, default_preprocessing(config))
+
+def preprocessed(weights: Weights, requested: PreprocessingOptions | None) -> Weights:
+    """``weights`` with the preprocessing that a user requests.
+
+    Raises:
+        UsageError: it does not fit the network.
+    """
+    if not requested:
+        return weights
+    return replace(
+        weights,
+        preprocessing=requested.applied(weights.preprocessing),
+        preprocessing_source="requested",
+    )
+
+
+def _refuse_other_model(spec: str, model: str | ResNeXtConfig | None) -> None:
+    """Shipped weights are of one model; a configuration may have another input size."""
+    actual = SHIPPED[spec].config
+    named = variant(model) if isinstance(model, str) else model
+    if named is None:
+        return
+    if not isinstance(model, str):
+        named = replace(named, input_size=actual.input_size)
+    if named != actual:
+        raise UsageError(
+            f"weights {spec!r} are of model {SHIPPED[spec].model}",
+            hint="leave `model` and `num_classes` out, or choose other weights",
+        )
 
 
 def _origin(spec: str) -> int | Path:
@@ -101,14 +144,18 @@ def _origin(spec: str) -> int | Path:
     if spec in SHIPPED:
         return SHIPPED[spec].path
     path = Path(spec)
-    if path.suffix not in _SUFFIXES:
-        raise UsageError(
-            f"weights {spec!r} are not of a known form; give seeded[:N], {', '.join(SHIPPED)}, "
-            f"or a path that ends in {', '.join(_SUFFIXES)}"
-        )
-    if not is_file(path):
+    if spec and exists(path):  # whatever it is: what is no checkpoint is called what it is
+        return path
+    if path.suffix in _SUFFIXES or len(path.parts) > 1:
         raise BadWeights(f"no weights file at {path}")
-    return path
+    known = ("seeded", *SHIPPED, *PUBLISHED)
+    near = difflib.get_close_matches(spec, known, n=1, cutoff=0.51)
+    raise UsageError(
+        f"weights {spec!r} are not of a known form, and no file has that name; give seeded[:N],"
+        f" {', '.join(SHIPPED)}, torchvision:NAME, timm:NAME, hf:OWNER/REPO, or the path of a"
+        f" checkpoint ({', '.join(_SUFFIXES)} or any other ending)",
+        hint=f"did you mean {near[0]!r}?" if near else "",
+    )
 
 
 def load_model(weights: Weights) -> ResNeXt:

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from resnext.errors import BadInput, MissingRequirement, ResnextError, SessionFailed, UsageError
+from resnext.images.preprocessing import default_preprocessing
 from resnext.network.config import ResNeXtConfig
 from resnext_bench.ab import process
 from resnext_bench.ab.process import Worker
 from resnext_bench.ab.protocol import Job, Logits
 
-HELLO = "say('{\"version\":1}')\n"
+HELLO = "say('{\"version\":2}')\n"
 JOB = Job(
     backend="torch",
     artifact=None,
@@ -24,6 +25,7 @@ JOB = Job(
     config=ResNeXtConfig(),
     weights="seeded",
     weights_sha256="0" * 64,
+    preprocessing=default_preprocessing(ResNeXtConfig()),
     precision="fp32",
     batch=1,
     images=1,
@@ -56,7 +58,7 @@ def failure(kind: str) -> str:
         ("sys.exit(\"(No module named 'resnext_bench.ab')\")", MissingRequirement, "too old"),
         ("sys.exit(\"(No module named 'resnext_bench')\")", MissingRequirement, "no toolkit"),
         ("import no_such_package", MissingRequirement, "has no no_such_package"),
-        ("say('{\"version\":2}')", MissingRequirement, "another version of the toolkit"),
+        ("say('{\"version\":3}')", MissingRequirement, "another version of the toolkit"),
         ("print('last words', file=sys.stderr); sys.exit(3)", SessionFailed, "code 3): last words"),
         ("", SessionFailed, "exit code 0): no message"),
         (HELLO + "os.kill(os.getpid(), 9)", SessionFailed, "died (signal SIGKILL)"),
@@ -120,7 +122,7 @@ def test_a_real_environment_without_the_worker(tmp_path: Path, toolkit: str) -> 
 def test_a_worker_and_its_children_are_gone_at_the_end(tmp_path: Path) -> None:
     script = (
         "child = os.fork()\n"
-        "if child: say('{\"version\":1}'); open('pid', 'w').write(str(child))\n"
+        "if child: say('{\"version\":2}'); open('pid', 'w').write(str(child))\n"
         "time.sleep(60)"
     )
     here = Path.cwd()

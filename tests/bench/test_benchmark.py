@@ -98,9 +98,9 @@ def test_weights_are_loaded_once_or_not_at_all(
     loads: list[Path] = []
     real = checkpoint.read_weights
 
-    def counting(path: Path, config: Any) -> Weights:
+    def counting(path: Path, *args: Any, **kwargs: Any) -> Weights:
         loads.append(path)
-        return real(path, config)
+        return real(path, *args, **kwargs)
 
     monkeypatch.setattr(spec, "read_weights", counting)
     benchmark(artifact, weights=digits, **QUICK)

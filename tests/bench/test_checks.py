@@ -158,6 +158,11 @@ FAULTS: dict[str, Evidence] = {
     "untrained-weights": replace(
         FINE, caveats=(Finding("untrained-weights", "planted", severity="warning"),)
     ),
+    "assumed-preprocessing": replace(
+        FINE,
+        accuracy=accuracy(),
+        caveats=(Finding("assumed-preprocessing", "planted", severity="warning"),),
+    ),
 }
 
 

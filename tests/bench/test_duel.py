@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
+from resnext.images.preprocessing import default_preprocessing
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import Environment
 from resnext.machine.load import Load
@@ -338,6 +339,7 @@ def test_a_worker_says_what_is_wrong_with_its_job(digits: Weights) -> None:
         config=digits.config,
         weights="seeded",
         weights_sha256="0" * 64,
+        preprocessing=default_preprocessing(digits.config),
         precision="fp32",
         batch=1,
         images=7,

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.specs import Strict, numpy_dtype
+from resnext.images.preprocessing import Preprocessing
 from resnext.machine.environment import Environment
 from resnext.machine.load import Load
 from resnext.network.config import ResNeXtConfig
@@ -22,7 +23,7 @@ from resnext.precision import Precision
 from resnext.runtimes.registry import Device
 
 #: Version of these messages; worker and parent must have the same.
-VERSION = 1
+VERSION = 2
 
 
 class Hello(Strict):
@@ -44,7 +45,9 @@ class Job(Strict):
         artifact_sha256: digest of the artifact's file.
         config: the network.
         weights: SPEC, for a live network.
+        weights_key: of the state dict in a checkpoint of several.
         weights_sha256: their digest.
+        preprocessing: of the images.
         precision: of a live network.
         batch: images in one run.
         images: number of seeded images whose logits are compared, at least the batch.
@@ -59,7 +62,9 @@ class Job(Strict):
     artifact_sha256: str | None
     config: ResNeXtConfig
     weights: str
+    weights_key: str | None = None
     weights_sha256: str
+    preprocessing: Preprocessing
     precision: Precision
     batch: int
     images: int

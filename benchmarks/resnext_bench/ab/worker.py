@@ -126,7 +126,7 @@ def _subject(job: Job) -> Artifact | Weights:
         BadWeights: the SPEC names other weights here.
     """
     if job.artifact is None:
-        weights = load_weights(job.weights, job.config)
+        weights = load_weights(job.weights, job.config, key=job.weights_key)
         if weights.sha256 != job.weights_sha256:
             raise BadWeights(f"weights {job.weights} are others in this environment")
         return weights
@@ -145,7 +145,7 @@ def _images(job: Job, subject: Artifact | Weights) -> NDArray[Any]:
     """The seeded images as ``subject`` takes them."""
     pixels = seeded_pixels(job.config, job.images, job.seed)
     if isinstance(subject, Weights):
-        return subject.preprocessing.normalize(pixels)
+        return job.preprocessing.normalize(pixels)
     manifest = subject.manifest
     return pixels if manifest.preprocessing_baked else manifest.preprocessing.normalize(pixels)
 

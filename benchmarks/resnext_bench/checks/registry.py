@@ -11,6 +11,7 @@ from resnext.findings import Finding
 
 from . import (
     accuracy,
+    assumed_preprocessing,
     batch_integrity,
     beyond_limit,
     copy_bound,
@@ -78,6 +79,7 @@ CHECKS: Mapping[str, Check] = registry(
     host_bound,
     copy_bound,
     untrained,
+    assumed_preprocessing,
 )
 
 

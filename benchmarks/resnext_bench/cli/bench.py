@@ -17,6 +17,8 @@ from resnext.cli.options import (
     backend_option,
     chosen_weights,
     json_option,
+    preprocessing_options,
+    requested_preprocessing,
     seed_option,
     trust_options,
     weights_options,
@@ -32,6 +34,7 @@ from resnext.version import __version__
 from resnext_bench.deadline import Deadline
 
 if TYPE_CHECKING:
+    from resnext.weights.spec import Weights
     from resnext_bench.cases import Merge
     from resnext_bench.result import Run
 
@@ -140,6 +143,7 @@ _right = option_of("Accuracy and calibration")
     ),
 )
 @weights_options
+@preprocessing_options
 @_measuring(
     "--duration",
     type=SecondsType(0.001),
@@ -280,6 +284,7 @@ _right = option_of("Accuracy and calibration")
 @trust_options
 def main(
     ctx: click.Context,
+    /,
     backend: tuple[str, ...] | None,
     batch: tuple[int, ...],
     artifact: tuple[Path, ...],
@@ -289,6 +294,7 @@ def main(
     spec: str | None,
     num_classes: int | None,
     input_size: str | None,
+    weights_key: str | None,
     duration: float,
     rounds: int,
     precision_target: float,
@@ -308,6 +314,7 @@ def main(
     calibration_images: int | None,
     json_path: str | None,
     markdown_path: Path | None,
+    **pixels: Any,
 ) -> None:
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
 
@@ -323,10 +330,12 @@ def main(
         raise UsageError("`markdown` needs a separate file")
     for target in (json_path, markdown_path):
         check_writable(target)
-    if artifact and (model is not None or num_classes is not None or input_size is not None):
+    if artifact and any(x is not None for x in (model, num_classes, input_size, weights_key)):
         raise UsageError(
-            "an artifact has its own model", hint="drop `model`, `num_classes` and `input_size`"
+            "an artifact has its own model",
+            hint="drop `model`, `num_classes`, `input_size` and `weights_key`",
         )
+    from resnext.verify.assumed import assumed
     from resnext_bench.api import benchmark
 
     def save(run: Run) -> None:
@@ -334,7 +343,13 @@ def main(
             text = run.model_dump_json(indent=None) + "\n"
             write_text(json_path, text, final=run.complete)
 
-    weights = spec if artifact else chosen_weights(model, spec, num_classes, input_size)
+    requested, input_size = requested_preprocessing(pixels, input_size, of_artifact=bool(artifact))
+    weights: Weights | str | None = spec
+    if not artifact:
+        weights = chosen_weights(model, spec, num_classes, input_size, weights_key, requested)
+        unsure = assumed(weights.preprocessing, weights.preprocessing_source)
+        if unsure is not None and (accuracy or calibration):
+            click.echo(f"warning: {as_flags(str(unsure))}", err=True)
     with steps("starting") as say:
         run = benchmark(
             artifact or backend,

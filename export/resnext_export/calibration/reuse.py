@@ -9,6 +9,7 @@ from pathlib import Path
 import onnxruntime
 
 from resnext.errors import BadArtifact, BadInput
+from resnext.images.preprocessing import PIXELS_VERSION
 from resnext.storage import cache_folder, locked
 from resnext_export.passes.graph import float_tensors
 
@@ -41,6 +42,7 @@ def calibrate_or_reuse(
         "onnx": hashlib.sha256(data).hexdigest(),
         "source": source.sha256,
         "images": source.images,
+        "pixels": PIXELS_VERSION,
         "method": [method, PERCENTILE, BINS.get(method), BATCH_VALUES],
         "onnxruntime": str(onnxruntime.__version__),
     }

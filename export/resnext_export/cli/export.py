@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnext.cli.app import SETTINGS, as_flags, guarded
-from resnext.cli.options import json_option, sbom_option
+from resnext.cli.options import json_option, preprocessing_file_option, sbom_option, with_file
 from resnext.cli.sections import runs_subcommand
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
@@ -26,6 +26,7 @@ _EPILOG = """\b
 Examples:
   resnext-export --format onnx                      ResNeXt-50 32x4d, seeded weights
   resnext-export --format onnx --weights digits     shipped, trained network
+  resnext-export --format onnx --weights timm:resnext50_32x4d.a1h_in1k
   resnext-export --format onnx --model resnext101_32x8d --weights checkpoint.pth --output out/
   resnext-export --format openvino
   resnext-export --format pt2 --batch 8             compiled ahead of time by PyTorch
@@ -37,6 +38,7 @@ Examples:
   resnext-export rebuild engine/ --output new/      make an artifact again from its manifest
   resnext-export doctor                             does everything work on this machine?
   resnext-export --list-models                      variants, parameters, MACs
+  resnext-export --list-weights                     published weights, top-1, licenses
 """
 
 _COMMANDS = {
@@ -78,11 +80,17 @@ _COMMANDS = {
     context_settings=SETTINGS,
     epilog=_EPILOG,
 )
+@preprocessing_file_option()
 @output_options("./MODEL-WEIGHTS-PRECISION-FORMAT")
-@json_option("Write the manifest, or the model list, as JSON")
+@json_option("Write the manifest, or a list, as JSON")
 @sbom_option()
 @click.option(
     "--list-models", is_flag=True, help="List every variant with parameters and MACs, and exit."
+)
+@click.option(
+    "--list-weights",
+    is_flag=True,
+    help="List the published weights with preprocessing, top-1 and license, and exit.",
 )
 @click.version_option(__version__, prog_name="resnext-export")
 @click.pass_context
@@ -95,7 +103,9 @@ def main(
     check: bool,
     json_path: str | None,
     sbom_path: str | None,
+    preprocessing: Path | None,
     list_models: bool,
+    list_weights: bool,
     **fields: Any,
 ) -> None:
     """Export a ResNeXt, and prove that the written file computes what PyTorch computes.
@@ -112,10 +122,15 @@ def main(
 
         print_models(json_path)
         return
+    if list_weights:
+        from .weights import print_weights
+
+        print_weights(json_path)
+        return
     if fields["format"] is None:
-        instead = f"--list-models, {', '.join(_COMMANDS)}"
+        instead = f"--list-models, --list-weights, {', '.join(_COMMANDS)}"
         raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or {instead})")
-    request = request_from(fields)
+    request = request_from(with_file(fields, preprocessing))
     from resnext_export.pipeline import run
 
     artifact = run(request, output, check=check, force=force, say=note)
@@ -140,6 +155,7 @@ def note(line: str) -> None:
 
 
 def _say(artifact: Artifact) -> None:
+    from resnext.verify.assumed import assumed
     from resnext.verify.untrained import untrained
 
     manifest = artifact.manifest
@@ -161,6 +177,10 @@ def _say(artifact: Artifact) -> None:
     )
     click.echo(f"output    {spec_out.name} {spec_out.dtype} {_shape(spec_out.shape)}")
     click.echo(f"sha256    {manifest.file_sha256}")
+    if manifest.preprocessing_source in ("requested", "published"):
+        click.echo(f"pixels    {manifest.preprocessing_source}: {manifest.preprocessing.summary()}")
+    if (unsure := assumed(manifest.preprocessing, manifest.preprocessing_source)) is not None:
+        click.echo(f"warning   {as_flags(str(unsure))}")
     for line in derivation(manifest):
         click.echo(line)
     if manifest.engine is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_or
 import click
 
 from resnext.cli.options import OUTPUT
-from resnext.cli.params import NameType
+from resnext.cli.params import NameType, NumbersType
 from resnext.cli.sections import SectionedGroup, SectionOption, option_of
 from resnext_export.options import Option, RequestFields, options_of
 from resnext_export.registry import FORMATS
@@ -132,6 +132,10 @@ def _type(name: str, option: Option, annotation: Any) -> tuple[Any, str | None]:
     if option.choices:
         return NameType(kind, option.choices), None
     parts = _alternatives(annotation.__origin__)
+    if tuple[float, ...] in parts:
+        return NumbersType(), None
+    if float in parts:
+        return float, None
     names = tuple(str(each) for part in parts for each in get_args(part) if _is(part, Literal))
     if listed := [get_args(part)[0] for part in parts if _is(part, tuple)]:
         elements = get_args(listed[0])

@@ -24,7 +24,7 @@ from resnext.readers.shapes import InvalidGraph
 from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import EngineKind, Library, library_for, library_of
-from resnext.verify.check import artifact_weights
+from resnext.verify.check import artifact_weights, as_recorded
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import proof
 from resnext_export.convert import onnx_from_torch
@@ -224,7 +224,10 @@ def refit_engine(
     """
     manifest, record = thin.manifest, thin.manifest.engine
     assert record is not None
-    weights = artifact_weights(thin) if spec is None else load_weights(spec, manifest.config)
+    if spec is None:
+        weights = artifact_weights(thin)
+    else:
+        weights = as_recorded(load_weights(spec, manifest.config), manifest)
     if (
         weights.preprocessing != manifest.preprocessing
         or weights.class_names != manifest.class_names

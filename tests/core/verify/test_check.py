@@ -42,9 +42,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     files: list[str] = []
     real = checkpoint.read_weights
 
-    def counting(path: Path, config: Any) -> Weights:
+    def counting(path: Path, *args: Any, **kwargs: Any) -> Weights:
         files.append(path.name)
-        return real(path, config)
+        return real(path, *args, **kwargs)
 
     monkeypatch.setattr(spec, "read_weights", counting)
     return files
