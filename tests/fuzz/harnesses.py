@@ -19,12 +19,14 @@ from typing import Any, cast
 
 import numpy as np
 
+from resnext.artifact.foreign import graph_facts
 from resnext.artifact.manifest import read_manifest
 from resnext.artifact.sizes import check_sizes
 from resnext.errors import ResnextError
 from resnext.images.preprocessing import default_preprocessing
 from resnext.network.config import variant
 from resnext.readers.archives import read_entries, take
+from resnext.readers.foreign import parse_foreign
 from resnext.readers.graphs import parse_onnx
 from resnext.readers.ir_shapes import IrShapes
 from resnext.readers.libraries import check_library
@@ -159,6 +161,7 @@ HARNESSES: Mapping[str, Callable[[bytes], object]] = {
     "library": check_library,
     "onnx": parse_onnx,
     "foreign-onnx": lambda data: parse_onnx(data, foreign=True),
+    "adopted-onnx": lambda data: graph_facts(parse_foreign(data), Path("model.onnx")),
     "onnx-sizes": _onnx_sizes,
     "ir-sizes": _ir_sizes,
     "tensor-header": lambda data: read_tensor_header(io.BytesIO(data), len(data)),
@@ -173,7 +176,7 @@ HARNESSES: Mapping[str, Callable[[bytes], object]] = {
 #: Readers that others wrap: they refuse with a plain ValueError.
 _PARTS = (
     *("json", "archive", "ovir", "library", "tensor-header"),
-    *("onnx", "foreign-onnx", "onnx-sizes", "ir-sizes"),
+    *("onnx", "foreign-onnx", "adopted-onnx", "onnx-sizes", "ir-sizes"),
 )
 
 
