@@ -228,7 +228,9 @@ def refit_engine(
     if spec is None:
         weights = artifact_weights(thin)
     else:
-        weights = as_recorded(load_weights(spec, manifest.network), manifest)
+        weights = as_recorded(
+            load_weights(spec, manifest.network, key=manifest.weights.key), manifest
+        )
     if (
         weights.preprocessing != manifest.preprocessing
         or weights.class_names != manifest.class_names
