@@ -13,7 +13,9 @@ ROWS = [line for line in PAGE.splitlines() if line.startswith("| [")]
 def test_each_row_names_a_report_and_a_test() -> None:
     assert len(ROWS) > 20
     for row in ROWS:
-        assert re.match(r"\| \[[^]]+#\d+\]\(https://github\.com/[^)]+/(issues|pull)/\d+\)", row), row
+        assert re.match(r"\| \[[^]]+#\d+\]\(https://github\.com/[^)]+/(issues|pull)/\d+\)", row), (
+            row
+        )
         assert re.search(r"\| `test_\w+` \|$", row), row
 
 
