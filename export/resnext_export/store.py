@@ -29,6 +29,7 @@ _NAMES = {
     "num_classes",
     "input_size",
     *PREPROCESSING,
+    "conformance_kit",
     "onnx",
     "calibration",
     "precision",

@@ -11,6 +11,7 @@ import click
 from resnext.cli.app import SETTINGS, as_flags, guarded
 from resnext.cli.options import json_option, preprocessing_file_option, sbom_option, with_file
 from resnext.cli.sections import runs_subcommand
+from resnext.readers.files import exists
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_export.derivation import derivation
@@ -137,6 +138,7 @@ def note(line: str) -> None:
 
 
 def _say(artifact: Artifact) -> None:
+    from resnext.artifact.files import KIT_NAME
     from resnext.verify.assumed import assumed
     from resnext.verify.untrained import untrained
 
@@ -161,6 +163,8 @@ def _say(artifact: Artifact) -> None:
     click.echo(f"sha256    {manifest.file_sha256}")
     if manifest.preprocessing_source in ("requested", "published"):
         click.echo(f"pixels    {manifest.preprocessing_source}: {manifest.preprocessing.summary()}")
+    if exists(artifact.directory / KIT_NAME):
+        click.echo(f"kit       {artifact.directory / KIT_NAME}: resnext-parity --pixels")
     if (unsure := assumed(manifest.preprocessing, manifest.preprocessing_source)) is not None:
         click.echo(f"warning   {as_flags(str(unsure))}")
     for line in derivation(manifest):
