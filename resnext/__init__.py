@@ -14,6 +14,7 @@ from .version import __version__
 
 #: ONNX Runtime's wheels report to their maker as soon as they are imported, from 1.31 on Linux too.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "Artifact": "artifact.files",

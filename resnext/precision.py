@@ -82,6 +82,8 @@ class Numerics:
         only_for: the one runtime that its graphs are laid out for; None if any will do.
         wide_groups: grouped convolutions of few channels cannot be quantized, so groups are merged
             before, not after.
+        least_opset: first ONNX opset with the operators in this type: bfloat16 convolutions and
+            pooling, Q/DQ nodes with float8.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Numerics:
     lowered_to: Literal["fp16", "bf16"] | None = None
     only_for: Literal["trt"] | None = None
     wide_groups: bool = False
+    least_opset: int = 13
 
     @property
     def half(self) -> bool:
@@ -150,6 +153,7 @@ _ROWS = (
         "bfloat16",
         wider=("fp32",),
         lowered_to="bf16",
+        least_opset=22,
     ),
     Numerics("int8", "int8", ("int8", "uint8"), 127.0, _EIGHT_BIT_TYPES, calibrated=True),
     Numerics(
@@ -162,6 +166,7 @@ _ROWS = (
         lowered_to="fp16",
         only_for="trt",
         wide_groups=True,
+        least_opset=19,
     ),
 )
 #: A float32 engine that may round products to TF32: not a separate precision, but a wider gate.

@@ -9,9 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 T = TypeVar("T")
+#: Spinners on the screen, the innermost last.
+_spinning: list[Progress] = []
 
 
 def track(items: Iterable[T], description: str) -> Iterable[T]:
@@ -47,6 +52,47 @@ def steps(first: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
+def aside() -> Iterator[None]:
+    """Clear the screen of spinners while something else draws there."""
+    for spinner in _spinning:
+        spinner.stop()
+    try:
+        yield
+    finally:
+        for spinner in _spinning:
+            spinner.start()
+
+
+@contextmanager
+def transfer(name: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
+    """Show a transfer in a bar on stderr if that is a terminal.
+
+    Args:
+        name: of the file.
+        total: its size, bytes; None if it is not known.
+        done: bytes that are there already.
+
+    Yields:
+        The function that adds a number of bytes.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with aside(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, total=total, completed=done)
+        yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
 def _spinner(description: str) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -57,4 +103,8 @@ def _spinner(description: str) -> Iterator[Callable[[str], None]]:
         *columns, console=Console(stderr=True), transient=True, refresh_per_second=2
     ) as progress:
         task = progress.add_task(description, total=None)
-        yield lambda step: progress.update(task, description=step)
+        _spinning.append(progress)
+        try:
+            yield lambda step: progress.update(task, description=step)
+        finally:
+            _spinning.remove(progress)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import signal
+import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,5 +14,31 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     they find.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RESNEXT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        for variable in ("RESNEXT_CACHE_DIR", "TORCH_HOME", "HF_HOME"):
+            patch.setenv(variable, str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_outside() -> Iterator[None]:
+    """No host but this one: a test that fetches something has to serve it."""
+    resolve = socket.getaddrinfo
+
+    def resolve_here(host: Any, *arguments: Any, **others: Any) -> Any:
+        if host not in ("localhost", "127.0.0.1", "::1", None, ""):
+            raise OSError(f"tests must not reach {host}")
+        return resolve(host, *arguments, **others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+        patch.setattr(socket, "getaddrinfo", resolve_here)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Ctrl-C reaches the tests: a shell lets its background jobs ignore it, and a test that waits
+    for an interruption would wait for ever.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from resnext.errors import ResnextError, SessionFailed
+from resnext.machine.faults import environment_fault
 from resnext.machine.load import Load, Meter
 from resnext.machine.nvml import GpuState
 from resnext.runtimes.session import Arrays, Bound, Boundary, Session
@@ -257,6 +258,8 @@ def as_failure(exc: Exception) -> ResnextError:
     """An error of any library as one of this toolkit's, with its first line."""
     if isinstance(exc, ResnextError):
         return exc
+    if fault := environment_fault(exc):
+        return fault
     first = next((line for line in str(exc).splitlines() if line.strip()), "no message")
     return SessionFailed(f"{type(exc).__name__}: {first}")
 

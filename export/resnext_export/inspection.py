@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnext.artifact.files import Artifact, read_artifact
+from resnext.artifact.graph import onnx_graph
 from resnext.artifact.manifest import Manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.artifact.specs import numpy_dtype
@@ -21,6 +22,7 @@ from resnext.progress import working
 from resnext.runtimes.availability import available, require
 from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.delivered import delivered_from_engine, delivered_from_package
+from resnext.runtimes.ort.needed import Needed, needed_by
 from resnext.runtimes.pt2.package import check_package_bytes
 from resnext.runtimes.registry import (
     REFERENCE,
@@ -52,6 +54,7 @@ class Inspection:
         delivered: the precision that each layer got.
         source: where ``delivered`` comes from.
         share: share (0 to 1) of convolution and product FLOPs in the requested precision.
+        needed: what the bytes of an ONNX file ask of a runtime; None for other formats.
     """
 
     artifact: Artifact
@@ -61,6 +64,7 @@ class Inspection:
     delivered: Delivered
     source: str
     share: float
+    needed: Needed | None
 
     @cached_property
     def backends(self) -> Mapping[str, str | None]:
@@ -107,6 +111,7 @@ def inspect_artifact(path: Path, backend: str | None = None) -> Inspection:
         delivered,
         source,
         share_of(manifest, delivered),
+        needed_by(onnx_graph(artifact, runs=False)) if manifest.kind == "onnx" else None,
     )
 
 

@@ -20,6 +20,8 @@ Runtime: TypeAlias = Literal["trt", "ort", "openvino"]
 Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
 #: Number of calibration images by default.
 IMAGES = 128
+#: Opset of an ONNX graph by default.
+OPSET = 20
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class RequestFields:
     model: Annotated[
         str | None,
         Option(
-            "Variant; `list_models` shows all.  [default: what the weights imply,"
-            " else resnext50_32x4d]",
+            "Variant; `list_models` shows all.  [default: the model that the"
+            " weights are of, else resnext50_32x4d]",
             "Network",
             metavar="NAME",
             choices=tuple(VARIANTS),
@@ -86,10 +88,19 @@ class RequestFields:
     weights: Annotated[
         str | None,
         Option(
-            "seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  [default: the"
-            " shipped weights of a shipped model, else seeded]",
+            "seeded[:N], digits, fashion-mnist, the path of a checkpoint, or published weights by"
+            " name: torchvision:NAME, timm:NAME, hf:OWNER/REPO[@REVISION] (see `list_weights`)."
+            "  [default: the shipped weights of a shipped model, else seeded]",
             "Network",
             metavar="SPEC",
+        ),
+    ] = None
+    weights_key: Annotated[
+        str | None,
+        Option(
+            "State dict in a checkpoint of several, for example state_dict_ema.",
+            "Network",
+            metavar="KEY",
         ),
     ] = None
     num_classes: Annotated[
@@ -170,6 +181,27 @@ class RequestFields:
             "ONNX artifact to start from.  [default: exported once into the cache]",
             "Network",
             metavar="PATH",
+            graph=True,
+        ),
+    ] = None
+    opset: Annotated[
+        int | None,
+        # PyTorch's exporter has no implementation below, and its converter's last is the highest
+        Interval(ge=18, le=25),
+        Option(
+            f"ONNX operator set. bf16 needs 22, fp8 19.  [default: {OPSET}, bf16 22]",
+            "Network",
+            metavar="N",
+            graph=True,
+        ),
+    ] = None
+    runs_on: Annotated[
+        str | None,
+        Option(
+            "Oldest release of ONNX Runtime that the file must run on, onnxruntime-1.17 for"
+            " example: lowers the opset as far as it takes.",
+            "Network",
+            metavar="RELEASE",
             graph=True,
         ),
     ] = None

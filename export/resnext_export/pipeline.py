@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from resnext.errors import BadArtifact, BadWeights, UsageError
 from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.readers.files import exists, is_file
+from resnext.runtimes.ort.needed import check_taken_here
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.storage import scratch_folder
 from resnext.verify.check import as_recorded, recorded_weights
 from resnext.verify.conformance import write_kit
 from resnext.verify.held.artifact import refuse_other_weights
+from resnext.weights.hub.spelling import pinned
 from resnext.weights.spec import Weights, load_weights, preprocessed
 
 from .formats.base import builder_for
@@ -60,7 +63,7 @@ def export(
     if isinstance(source, Artifact):
         fields["onnx"] = source.directory
     elif isinstance(source, Weights):
-        fields["weights"] = source.source
+        fields |= {"weights": source.source, "weights_key": source.key}
     elif is_file(Path(source) / "manifest.json"):
         fields["onnx"] = Path(source)
     else:
@@ -97,6 +100,8 @@ def run(
     """
     builder = builder_for(request)
     kind = builder.prepare(request)
+    if request.opset is not None:
+        check_taken_here(request.opset, quantized=request.precision == "int8")
     if output is not None:
         check_destination(output, force=force)
     start = None if request.onnx is None else read_artifact(request.onnx)
@@ -118,7 +123,10 @@ def run(
                 request.model,
                 num_classes=request.num_classes,
                 input_size=request.pixels(),
+                key=request.weights_key,
             )
+        for line in weights.notes:
+            say(line)
     if start is None:
         weights = preprocessed(weights, request.preprocessing())
     if recorded is not None:
@@ -192,6 +200,9 @@ def rebuild(
         request = ExportRequest(**manifest.request)
     except UsageError as exc:
         raise BadArtifact(f"the request in the manifest of {path} is not valid: {exc}") from exc
+    if request.weights is not None:
+        commit = manifest.weights.revision
+        request = replace(request, weights=pinned(request.weights, commit))
     return run(
         request,
         output or path,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from resnext.artifact.files import Artifact, seal, staging
 from resnext.artifact.kinds import KINDS
 from resnext.artifact.manifest import CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.trust import remember_built
+from resnext.machine.environment import versions_of
 from resnext.network.config import variant_name
 from resnext.progress import working
 from resnext.readers.files import file_sha256
@@ -96,15 +96,17 @@ def publish(
 
 
 def library_versions(*others: str) -> dict[str, str]:
-    """Versions of the toolkit, of the libraries that make an ONNX artifact, and of ``others``."""
-    versions = {"resnext-toolkit": __version__}
-    libraries = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
-    for name in (*libraries, *others):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+    """Versions of the toolkit, of the libraries that make an ONNX artifact, and of ``others``, by
+    distribution. A library that is imported says its own: another one's files, or a folder on the
+    path, may lie over an installed package.
+
+    Args:
+        others: modules of `resnext.machine.environment.PACKAGES`.
+    """
+    modules = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", *others)
+    # OpenVINO adds the number of a build to the version that its metadata have, after a dash.
+    versions = {name: text.partition("-")[0] for name, text in versions_of(modules).items()}
+    return {"resnext-toolkit": __version__, **versions}
 
 
 def _facts_of(source: Weights | Artifact) -> dict[str, Any]:

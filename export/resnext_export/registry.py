@@ -164,7 +164,7 @@ class PackageOptions(FormatOptions):
 FORMATS = Formats(
     Format(
         "onnx",
-        "ONNX, opset 20: one self-contained file, batch norms folded, any batch size",
+        "ONNX: one self-contained file, batch norms folded, any batch size",
         "onnx",
         "resnext_export.formats.onnx:OnnxBuilder",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,12 @@ from resnext.errors import ResnextError, UnknownName, UsageError
 from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import variant_name
 from resnext.precision import DEFAULT, HALVES, PRECISIONS, QUANTIZED, Numerics, Precision
+from resnext.runtimes.ort.releases import Release, release_named
+from resnext.runtimes.registry import RUNTIMES
+from resnext.weights.hub.spelling import is_named
 from resnext.weights.shipped import SHIPPED
 
-from .options import FIELDS, FormatOptions, RequestFields, Runtime, options_of
+from .options import FIELDS, OPSET, FormatOptions, RequestFields, Runtime, options_of
 from .registry import FORMATS, Format
 
 if TYPE_CHECKING:
@@ -29,6 +33,11 @@ NAMES = tuple(each.name for each in dataclasses.fields(RequestFields))
 #: Those of them that change the weights' preprocessing.
 PREPROCESSING = tuple(each.name for each in dataclasses.fields(PreprocessingOptions))
 _JSON = TypeAdapter(dict[str, Any])
+#: Fields that an ONNX artifact to start from has settled.
+_SETTLED = (
+    *("model", "weights_key", "num_classes", "input_size"),
+    *("batch", "bake_preprocessing"),
+)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -79,6 +88,7 @@ class _Checked(RequestFields):
             )
         if self.onnx is not None:
             self._check_start()
+        self._check_opset(row)
         self._check_batch(row)
         self.pixels()
         self.preprocessing()
@@ -103,12 +113,42 @@ class _Checked(RequestFields):
                 "`onnx` is what to start from: it takes another `format`, a `precision` or"
                 " `merge_groups`"
             )
-        own = ("model", "num_classes", "input_size", "batch", "bake_preprocessing", *PREPROCESSING)
-        for name in own:
+        for name in (*_SETTLED, *PREPROCESSING):
             if name == "batch" and FORMATS[self.format].profiles:
                 continue
             if getattr(self, name) not in (None, False):
                 raise UsageError(f"the ONNX artifact has its own {name.replace('_', '-')}; drop it")
+
+    def _check_opset(self, row: Format) -> None:
+        if self.onnx is not None and (self.opset is not None or self.runs_on is not None):
+            name = "runs_on" if self.opset is None else "opset"
+            raise UsageError(f"the ONNX artifact has its own opset; drop `{name}`")
+        least = self.numerics.least_opset
+        if self.opset is not None and self.opset < least:
+            raise UsageError(
+                f"{self.precision} needs opset {least}, not {self.opset}: drop `opset`, or use"
+                f" {least}"
+            )
+        if self.runs_on is None:
+            return
+        release = release_named(self.runs_on)
+        if not row.is_source:
+            raise UsageError(
+                "`runs_on` is about an ONNX file: use `format` onnx, or drop `runs_on`"
+            )
+        if (precision := self.precision or DEFAULT) not in (able := RUNTIMES["ort-cpu"].precisions):
+            raise UsageError(
+                f"no release of ONNX Runtime computes {precision} on a CPU: use `precision`"
+                f" {' or '.join(able)}, or drop `runs_on`"
+            )
+        if self.opset is not None and self.opset > (highest := self._highest(release)):
+            raise UsageError(
+                f"{self.runs_on} takes opset {highest} of {precision} at most, not {self.opset}:"
+                " drop `opset`, or name a newer release"
+            )
+
+    def _highest(self, release: Release) -> int:
+        return release.quantized_opset if self.numerics.calibrated else release.opset
 
     def _check_batch(self, row: Format) -> None:
         for profile in self.profiles():
@@ -133,6 +173,17 @@ class _Checked(RequestFields):
     def scheme(self) -> Runtime:
         """Runtime that a quantized graph is laid out for, and that merged groups are timed on."""
         return self.runtime or self.numerics.only_for or FORMATS[self.format].scheme
+
+    @property
+    def graph_opset(self) -> int:
+        """Opset that the network is exported to ONNX with. Bf16 raises the default afterwards."""
+        if self.opset is not None:
+            return self.opset
+        return (
+            OPSET
+            if self.runs_on is None
+            else min(OPSET, self._highest(release_named(self.runs_on)))
+        )
 
     def profiles(self) -> tuple[BatchRange, ...]:
         """Batch sizes: one range, or an engine's optimization profiles."""
@@ -205,6 +256,8 @@ class ExportRequest(_Checked):
         if row.source == "weights" or (row.is_source and not self.derives):
             return None
         fields: dict[str, Any] = {"format": row.source, "options": FormatOptions(), "onnx": None}
+        if self.runs_on is not None:  # of a float network it may allow more
+            fields |= {"opset": self.graph_opset, "runs_on": None}
         if row.is_source:
             fields |= {name: None for name in FIELDS if FIELDS[name].section == "Precision"}
         else:
@@ -255,6 +308,9 @@ class ExportRequest(_Checked):
         config, source = weights.config, weights.source
         if source in SHIPPED and SHIPPED[source].config == config:
             return Path(f"{source}-{precision}-{kind}")
+        if is_named(source):
+            stem = re.sub(r"[^\w.-]+", "-", source)
+            return Path(f"{stem}-{precision}-{kind}")
         name = (
             variant_name(config)
             or f"custom_{config.input_size[0]}x{config.input_size[1]}_{config.num_classes}"

@@ -25,6 +25,7 @@ from .request import PREPROCESSING, ExportRequest
 #: Fields whose meaning the key holds: the source and the images by content, the others resolved.
 _NAMES = {
     "weights",
+    "weights_key",
     "model",
     "num_classes",
     "input_size",
@@ -34,6 +35,8 @@ _NAMES = {
     "calibration",
     "precision",
     "runtime",
+    "opset",
+    "runs_on",
 }
 
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from resnext.errors import BadInput, MissingRequirement, ResnextError, UsageError
+from resnext.machine.faults import FULL, environment_fault
 from resnext.storage import remove_own
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,16 +69,15 @@ def guarded(function: F) -> F:
             refuse(exc)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except (ModuleNotFoundError, MemoryError) as exc:
-            if debug:
-                raise
-            _report(lacking(exc))
-            sys.exit(MissingRequirement.exit_code)
         except Exception as exc:
             if debug and not isinstance(exc, BrokenPipeError):
                 raise
-            if isinstance(exc, OSError) and exc.errno in _UNWRITABLE:
+            if isinstance(exc, BrokenPipeError):
                 unwritable(exc)
+            if fault := environment_fault(exc):
+                also = f"; {_DOCTOR}" if type(exc) is ImportError else ""  # installed, and broken
+                _report(printable(as_flags(f"{fault}{also}")))
+                sys.exit(fault.exit_code)
             if isinstance(exc, OSError) and isinstance(exc.filename, str | bytes | os.PathLike):
                 _report(f"cannot use {printable(os.fsdecode(exc.filename))}: {exc.strerror}")
                 sys.exit(BadInput.exit_code)
@@ -205,27 +205,14 @@ def unwritable(exc: OSError) -> NoReturn:
 
 
 #: What a full disk, a quota, a limit, a read-only disk and a pipe without a reader answer.
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EPIPE)
+_UNWRITABLE = (*FULL, errno.EPIPE)
+_DOCTOR = "resnext-export doctor shows what else is wrong"
 _interrupted: list[int] = []
 
 
 def _interrupt(number: int, _frame: object) -> None:
     _interrupted.append(number)
     raise KeyboardInterrupt
-
-
-def lacking(exc: ModuleNotFoundError | MemoryError) -> str:
-    """The message for a missing package or too little memory, with the remedy."""
-    if isinstance(exc, MemoryError):
-        return "out of memory; use a smaller --batch or --input-size"
-    package = (exc.name or "").partition(".")[0]
-    package = {
-        "PIL": "pillow",
-        "cpuinfo": "py-cpuinfo",
-        "pynvml": "nvidia-ml-py",
-        "sklearn": "scikit-learn",
-    }.get(package, package)
-    return f"the Python package {package or exc} is not installed: pip install {package or 'it'}"
 
 
 def _report(text: str) -> None:

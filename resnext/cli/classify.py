@@ -63,6 +63,7 @@ def main(
     spec: str | None,
     num_classes: int | None,
     input_size: str | None,
+    weights_key: str | None,
     top: int,
     json_path: str | None,
     **pixels: Any,
@@ -85,10 +86,12 @@ def main(
     if artifact is not None:
         from resnext.artifact.files import read_artifact
 
-        if any(option is not None for option in (model, spec, num_classes, input_size)):
+        if any(
+            option is not None for option in (model, spec, num_classes, input_size, weights_key)
+        ):
             raise UsageError(
-                "an artifact has its own weights; drop --model, --weights, --num-classes,"
-                " --input-size"
+                "an artifact has its own weights; drop --model, --weights, --weights-key,"
+                " --num-classes, --input-size"
             )
         opened = read_artifact(artifact)
         manifest = opened.manifest
@@ -103,7 +106,7 @@ def main(
     else:
         if backend not in (None, "torch"):
             raise UsageError(f"backend {backend!r} runs an exported artifact: give --artifact")
-        weights = chosen_weights(model, spec, num_classes, input_size, requested)
+        weights = chosen_weights(model, spec, num_classes, input_size, weights_key, requested)
         preprocessing, names, baked = weights.preprocessing, weights.class_names, False
         caveat = assumed(preprocessing, weights.preprocessing_source)
         least, source = 1, weights.source

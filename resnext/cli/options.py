@@ -12,6 +12,7 @@ import click
 from resnext.network.config import VARIANTS
 from resnext.precision import DEFAULT, PRECISIONS, PRESETS
 
+from .app import as_flags
 from .params import MOST_DIGITS, NameType, NumbersType
 from .sections import option_of
 
@@ -134,7 +135,7 @@ def sbom_option() -> Callable[[F], F]:
 
 
 def weights_options(function: F) -> F:
-    """Add ``--model``, ``--weights``, ``--num-classes`` and ``--input-size``."""
+    """Add ``--model``, ``--weights``, ``--weights-key``, ``--num-classes`` and ``--input-size``."""
     option = option_of("Network")
     for add in (
         option(
@@ -149,12 +150,19 @@ def weights_options(function: F) -> F:
             help="Number of classes, if it differs from the model's.",
         ),
         option(
+            "--weights-key",
+            metavar="KEY",
+            help="State dict in a checkpoint of several, for example state_dict_ema.",
+        ),
+        option(
             "--weights",
             "spec",
             metavar="SPEC",
             help=(
-                "seeded[:N], digits, fashion-mnist, or a path to .safetensors or .pth.  "
-                "[default: the shipped weights if the model has some, else seeded]"
+                "seeded[:N], digits, fashion-mnist, the path of a checkpoint, or published weights"
+                " by name: torchvision:NAME, timm:NAME, hf:OWNER/REPO[@REVISION] (resnext-export"
+                " --list-weights).  [default: the shipped weights if the model has some, else"
+                " seeded]"
             ),
         ),
         option(
@@ -163,7 +171,7 @@ def weights_options(function: F) -> F:
             metavar="NAME",
             help=(
                 "Variant of the network; resnext-export --list-models shows all.  [default: the"
-                " model that the weights declare, else resnext50_32x4d]"
+                " model that the weights are of, else resnext50_32x4d]"
             ),
         ),
     ):
@@ -276,23 +284,28 @@ def chosen_weights(
     spec: str | None,
     num_classes: int | None,
     input_size: str | None,
+    weights_key: str | None = None,
     preprocessing: PreprocessingOptions | None = None,
 ) -> Weights:
     """Load the weights that the options of `weights_options` name, with the preprocessing of
-    `preprocessing_options`.
+    `preprocessing_options`, and a note on stderr for each thing that was made of the file.
     """
     from resnext.progress import working
     from resnext.weights.spec import load_weights
 
     size = None if input_size is None else _size(input_size)
     with working("loading weights"):
-        return load_weights(
+        weights = load_weights(
             spec,
             model,
             num_classes=num_classes,
             input_size=size,
+            key=weights_key,
             preprocessing=preprocessing,
         )
+    for line in weights.notes:
+        click.echo(f"note: {as_flags(line)}", err=True)
+    return weights
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -87,9 +88,14 @@ def record_packages() -> dict[str, str]:
     Imports nothing. A folder on the path can hide an installed package, so call it after opening
     sessions.
     """
+    return versions_of(PACKAGES)
+
+
+def versions_of(modules: Iterable[str]) -> dict[str, str]:
+    """As `record_packages`, of these modules: keys of `PACKAGES`."""
     versions: dict[str, str] = {}
-    for module_name, names in PACKAGES.items():
-        installed = {}
+    for module_name in modules:
+        names, installed = PACKAGES[module_name], {}
         for name in names:
             try:
                 installed[name] = version(name)
@@ -119,6 +125,12 @@ def cpu_capability() -> str:
     """Platform and widest vector extension, for example ``linux-x86_64 avx512_vnni``."""
     widest = _widest(_cpu_facts()[1])
     return f"{this_platform()} {widest or 'without known vector extensions'}"
+
+
+def cpu_features() -> frozenset[str]:
+    """Features of the processor in the kernel's names; empty if the system does not list them."""
+    facts, features = _cpu_facts()
+    return frozenset(features or facts.get("Features", "").split())
 
 
 def _cpu() -> str:

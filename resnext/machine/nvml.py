@@ -89,6 +89,12 @@ class Nvml:
         """All GPUs that the driver lists."""
         return tuple(self._describe(index) for index in range(self._count))
 
+    def persistence(self) -> bool | None:
+        """Whether every GPU keeps its state between processes; None if NVML does not say."""
+        handles = [self._ask("nvmlDeviceGetHandleByIndex", index) for index in range(self._count)]
+        modes = [self._ask("nvmlDeviceGetPersistenceMode", handle) for handle in handles]
+        return None if not modes or None in modes else all(modes)
+
     def state(self) -> GpuState | None:
         """Current state of the first CUDA device; None if NVML does not know it."""
         if self._measured is None:

@@ -40,7 +40,7 @@ def thread_budget(
     affinity = own_affinity() if affinity is None else affinity
     cores = len(physical_cores(root, affinity))
     budgets = [ThreadBudget(cores, _cores_reason(root, affinity, cores))]
-    if quotas := list(_cpu_quotas(root)):
+    if quotas := list(cpu_quotas(root)):
         quota = min(quotas)
         budgets.append(
             ThreadBudget(max(1, int(quota)), f"cgroup quota of {_counted(quota, 'CPU')}")
@@ -94,7 +94,7 @@ def _core_of(root: Path, cpu: int) -> frozenset[int] | None:
     return None
 
 
-def _cpu_quotas(root: Path) -> Iterator[float]:
+def cpu_quotas(root: Path) -> Iterator[float]:
     """CPU quotas of this process's cgroups and of all that contain them, in CPUs."""
     for folder, unified in control_groups(root):
         if unified:

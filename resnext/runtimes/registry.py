@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from resnext.errors import MissingRequirement, UnknownName, UsageError, first_line
 from resnext.findings import Finding
+from resnext.machine.shared_libraries import load_problem
 from resnext.machine.threads import thread_budget
 from resnext.precision import LIVE, PRECISIONS, Precision
 
@@ -469,7 +470,8 @@ def import_problem(name: str, error: ImportError | OSError) -> Finding:
     if isinstance(error, ModuleNotFoundError):
         return no_package(name, str(error.name))
     message = f"backend {name!r} is installed but does not load: {first_line(error)}"
-    return Finding("broken-package", message, "install its package again")
+    known = load_problem(error)
+    return Finding("broken-package", message, known.hint if known else "install its package again")
 
 
 def require_cuda(driver: Driver | None = None) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from resnext.artifact.specs import BatchRange
 from resnext.errors import MissingRequirement, ResnextError, SessionFailed
+from resnext.machine.faults import environment_fault
 
 from .buffers import DeviceMemory, Replay, cpu_threads, full_float32, full_float32_on_cpu
 from .registry import SessionOptions
@@ -166,7 +167,7 @@ class Translated:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: object
     ) -> None:
-        if isinstance(error, ResnextError):  # some are RuntimeErrors, too
+        if error is None or isinstance(error, ResnextError):  # some are RuntimeErrors, too
             return
         if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
             raise MissingRequirement(
@@ -180,6 +181,8 @@ class Translated:
                     f"{self._backend} needs a C and C++ compiler",
                     hint="apt-get install g++, or use `backend` torch",
                 ) from error
+            if fault := environment_fault(error):
+                raise fault from error
             # The compiler's first line only says that it failed; the reason is in the next.
             lines = [
                 line

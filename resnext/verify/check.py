@@ -25,6 +25,7 @@ from resnext.progress import working
 from resnext.runtimes import registry
 from resnext.runtimes.pt2.package import check_package_bytes
 from resnext.runtimes.registry import REFERENCE, open_session, runtime_named
+from resnext.weights.hub.spelling import pinned
 from resnext.weights.spec import Weights, load_weights
 
 from .held.artifact import check_graph, differences
@@ -62,15 +63,16 @@ def recorded_weights(artifact: Artifact, spec: str | None = None) -> Weights:
         BadWeights: they cannot be found, or have another digest.
     """
     record = artifact.manifest.weights
+    source = spec or pinned(record.source, record.revision)
     try:
-        weights = load_weights(spec or record.source, artifact.manifest.config)
+        weights = load_weights(source, artifact.manifest.config, key=record.key)
     except BadWeights as exc:
         if spec is not None:
             raise
         raise BadWeights(str(exc), hint="if the checkpoint moved, name it in `weights`") from exc
     if weights.sha256 != record.sha256:
         raise BadWeights(
-            f"weights {spec or record.source} are not those that {artifact.path} was made from"
+            f"weights {source} are not those that {artifact.path} was made from"
             f" (sha256 {weights.sha256[:12]}, manifest {record.sha256[:12]})",
             hint="name the right ones in `weights`",
         )

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor
 
-from resnext.errors import BadWeights, UsageError
+from resnext.errors import BadWeights
 from resnext.images.preprocessing import (
     Preprocessing,
     PreprocessingSource,
@@ -27,7 +25,14 @@ from .config_from_shapes import config_from_shapes
 from .containers import METADATA_KEY as METADATA_KEY
 from .containers import read_container
 from .fit import check_state_dict, described
-from .state_dicts import chosen_state
+from .header import (
+    declared_class_names,
+    declared_config,
+    declared_preprocessing,
+    fitted_preprocessing,
+)
+from .state_dicts import chosen_network
+from .trainer_args import preprocessing_from_args
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ def read_weights(
     *,
     num_classes: int | None = None,
     input_size: tuple[int, int] | None = None,
+    key: str | None = None,
 ) -> Weights:
     """Read a checkpoint file and check that it fits its network.
 
@@ -116,59 +122,83 @@ def read_weights(
             else the one that its tensors have.
         num_classes: number of logits, if it differs from the model's.
         input_size: (height, width) in pixels, if it differs from the model's.
+        key: of the state dict in a file of several: ``state_dict_ema``.
 
     Returns:
         The weights; ``preprocessing_source`` is ``assumed`` if the file declares none.
 
     Raises:
-        UnknownName: no such variant.
-        BadWeights: the file is not readable or not safe to read, declares another model, or does
-            not fit; names the first tensors that do not.
+        UnknownName: no such variant, or no state dict with that key.
+        BadWeights: the file is not readable or not safe to read, holds several state dicts,
+            declares another model, or does not fit; names the first tensors that do not.
         BadInput: it holds no state dict.
     """
     container = read_container(path)
-    state, notes = chosen_state(container.content, path)
-    named = variant(model) if isinstance(model, str) else model
-    declared = _declared_config(container.header, path)
-    if declared is not None and named is not None:
-        # A configuration may have another input size than the checkpoint was trained at; a name
-        # may not.
-        expected = (
-            named if isinstance(model, str) else replace(named, input_size=declared.input_size)
-        )
-        if expected != declared:
-            name = variant_name(declared) or "a custom configuration"
-            raise BadWeights(
-                f"the weights in {path} are of model {name}",
-                hint="leave `model` and `num_classes` out, or choose other weights",
-            )
-    config = named or declared
-    if config is None:
-        config = _inferred(state, path)
-        height, width = input_size or config.input_size
-        assumed = "" if input_size else ", which is assumed: set `input_size` if it is another"
-        notes = (*notes, f"the tensors are of {described(config)}; input {height}x{width}{assumed}")
+    network = chosen_network(container.content, path, key)
+    state, notes, header = network.tensors, network.notes, container.header
+    requested = _requested(model, declared_config(header, path), path)
+    config = requested or _inferred(state, path)
+    declared = declared_preprocessing(header, path) or preprocessing_from_args(
+        container.content, config.in_channels
+    )
+    if requested is None:
+        size = input_size or (declared.crop if declared else config.input_size)
+        config = replace(config, input_size=size)
+        known = declared is not None or input_size is not None
+        assumed = "" if known else ", which is assumed: set `input_size` if it is another"
+        text = f"the tensors are of {described(config)}; input {size[0]}x{size[1]}{assumed}"
+        notes = (*notes, text)
     config = replace(
         config,
         num_classes=num_classes or config.num_classes,
         input_size=input_size or config.input_size,
     )
-    checked = check_state_dict(state, config, str(path))
-    names = container.header.get("class_names", [])
-    if not isinstance(names, list) or (names and len(names) != config.num_classes):
-        raise BadWeights(
-            f"the class names in {path} are not a list of {config.num_classes}, one for each logit"
-        )
+    preprocessing = (
+        fitted_preprocessing(declared, config, str(path))
+        if declared
+        else default_preprocessing(config)
+    )
     return Weights(
         config,
-        checked,
+        check_state_dict(state, config, str(path), inferred=requested is None),
         str(path.resolve()),
-        _preprocessing(container.header, config, path),
-        tuple(map(str, names)),
-        "declared" if "preprocessing" in container.header else "assumed",
+        preprocessing,
+        declared_class_names(header, config, path),
+        "declared" if declared else "assumed",
         container.file_sha256,
-        notes=notes,
+        key=key,
+        notes=notes + _converted(state),
     )
+
+
+def _requested(
+    model: str | ResNeXtConfig | None, declared: ResNeXtConfig | None, path: Path
+) -> ResNeXtConfig | None:
+    """The network that the caller names, or the file.
+
+    A configuration may have another input size than the file declares; a name may not.
+
+    Raises:
+        BadWeights: they name different ones.
+    """
+    named = variant(model) if isinstance(model, str) else model
+    if named is None or declared is None:
+        return named or declared
+    expected = named if isinstance(model, str) else replace(named, input_size=declared.input_size)
+    if expected != declared:
+        name = variant_name(declared) or "a custom configuration"
+        raise BadWeights(
+            f"the weights in {path} are of model {name}",
+            hint="leave `model` and `num_classes` out, or choose other weights",
+        )
+    return named
+
+
+def _converted(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note on tensors that are not float32 in the file."""
+    dtypes = {value.dtype for value in state.values() if value.is_floating_point()}
+    others = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes - {torch.float32})
+    return (f"converted tensors of {' and '.join(others)} to float32",) if others else ()
 
 
 def _inferred(state: Mapping[str, Tensor], path: Path) -> ResNeXtConfig:
@@ -179,38 +209,3 @@ def _inferred(state: Mapping[str, Tensor], path: Path) -> ResNeXtConfig:
             f"the tensors in {path} are of no network of this family: {exc}",
             hint="its names must be torchvision's",
         ) from exc
-
-
-def _declared_config(header: Mapping[str, Any], path: Path) -> ResNeXtConfig | None:
-    """The configuration that `save_weights` wrote."""
-    if "config" not in header:
-        return None
-    try:
-        return TypeAdapter(ResNeXtConfig).validate_python(header["config"])
-    except (ValueError, UsageError) as exc:
-        raise BadWeights(
-            f"{path} declares a configuration that is not valid: {' '.join(str(exc).split())}"
-        ) from exc
-
-
-def _preprocessing(header: Mapping[str, Any], config: ResNeXtConfig, path: Path) -> Preprocessing:
-    if "preprocessing" not in header:
-        return default_preprocessing(config)
-    try:
-        declared = Preprocessing.model_validate(header["preprocessing"])
-    except ValueError as exc:
-        raise BadWeights(
-            f"{path} declares a preprocessing that is not valid: {' '.join(str(exc).split())}"
-        ) from exc
-    if len(declared.mean) != config.in_channels:
-        raise BadWeights(
-            f"{path} declares a preprocessing of {declared.color} for {config.in_channels} input"
-            " channels"
-        )
-    if declared.crop == config.input_size:
-        return declared
-    # Another input size was requested: keep the proportion of resize to crop.
-    resize = round(declared.resize * min(config.input_size) / min(declared.crop))
-    return declared.model_copy(
-        update={"crop": config.input_size, "resize": max(resize, min(config.input_size))}
-    )

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from resnext.errors import BadInput, BadWeights
 from resnext.readers.archives import read_entries
-from resnext.readers.files import MIB, MOST_JSON, MOST_MODEL, open_file, read_all
+from resnext.readers.files import MIB, MOST_JSON, MOST_MODEL, is_folder, open_file, read_all
 from resnext.readers.strict_json import parse_json
 from resnext.readers.tensors import read_tensor_header
 
+from .file_kinds import CUT_SHORT, other_file, refuse_folder, refuse_other_archive
 from .pickles import read_pickle
 
 #: Key of the JSON header that `save_weights` writes into a safetensors file.
@@ -52,25 +53,35 @@ def read_container(path: Path) -> Container:
     Raises:
         BadWeights: it cannot be read, is not safe to read, or is none of these.
     """
-    with open_file(path, MOST_MODEL, BadWeights) as file:
+    if is_folder(path):
+        refuse_folder(path)
+    with open_file(path, MOST_MODEL, BadWeights, least=0) as file:
         start = file.read(9)
         file.seek(0)
-        if start[8:] == b"{":
-            return _from_safetensors(file, path)
-        if start.startswith((_ZIP, _PICKLE)):
-            return _from_pickle(file, path)
         if start.lstrip().startswith(b"{") and (index := _shard_index(file)) is not None:
             return _from_shards(file, path, index)
-    raise BadWeights(f"{path} is not a checkpoint: neither safetensors nor from torch.save")
+        return _from_file(file, path, start)
+
+
+def _from_file(file: BinaryIO, path: Path, start: bytes) -> Container:
+    if start[4:] == bytes(4) + b"{":  # a header of less than 4 GiB
+        return _from_safetensors(file, path)
+    if start.startswith((_ZIP, _PICKLE)):
+        return _from_pickle(file, path)
+    raise other_file(file, path)
 
 
 def _from_pickle(file: BinaryIO, path: Path) -> Container:
     digest = _sha256(file)
     if file.read(4) == _ZIP:  # files from before PyTorch 1.6 are bare pickles
+        refuse_other_archive(file, path)
         try:
             read_entries(file)
         except ValueError as exc:
-            raise BadWeights(f"{path} is not a readable PyTorch checkpoint: {exc}") from exc
+            raise BadWeights(
+                f"{path} is not a readable PyTorch checkpoint: {exc}",
+                hint=CUT_SHORT,
+            ) from exc
     file.seek(0)
     return Container(read_pickle(file, path), digest)
 
@@ -93,7 +104,10 @@ def _readable(path: Path) -> Iterator[None]:
     except BadWeights:
         raise
     except (SafetensorError, OSError, ValueError) as exc:
-        raise BadWeights(f"{path} is not a readable safetensors file: {exc}") from exc
+        raise BadWeights(
+            f"{path} is not a readable safetensors file: {exc}",
+            hint=CUT_SHORT,
+        ) from exc
 
 
 def _shard_index(file: BinaryIO) -> dict[str, Any] | None:
@@ -138,10 +152,10 @@ def _from_shards(file: BinaryIO, path: Path, index: Mapping[str, Any]) -> Contai
 
 
 def _shard(path: Path) -> Container:
-    with open_file(path, MOST_MODEL, BadWeights) as file:
+    with open_file(path, MOST_MODEL, BadWeights, least=0) as file:
         start = file.read(9)
         file.seek(0)
-        return _from_safetensors(file, path) if start[8:] == b"{" else _from_pickle(file, path)
+        return _from_file(file, path, start)
 
 
 def _sha256(file: BinaryIO) -> str:

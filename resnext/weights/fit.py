@@ -17,11 +17,17 @@ _SHAPE = ("depths", "cardinality", "bottleneck_width", "stem", "stem_channels")
 
 
 def check_state_dict(
-    state: Mapping[str, Tensor], config: ResNeXtConfig, source: str
+    state: Mapping[str, Tensor], config: ResNeXtConfig, source: str, *, inferred: bool = False
 ) -> dict[str, Tensor]:
     """Return ``state`` as float32 if it fits ``config`` exactly.
 
     Batch counters (``num_batches_tracked``) may be absent, as in old checkpoints.
+
+    Args:
+        state: tensors by torchvision's names.
+        config: the network.
+        source: where they are from, for messages.
+        inferred: ``config`` is what some of these tensors look like, and nobody asked for it.
 
     Raises:
         BadWeights: names the first missing, unexpected, misshapen or non-finite tensors.
@@ -45,6 +51,12 @@ def check_state_dict(
     ]
     if misshapen:
         problems.append(listed("misshapen", misshapen))
+    if problems and inferred:
+        raise BadWeights(
+            f"the tensors in {source} are nearly those of {described(config)}, but not quite:"
+            f" {'; '.join(problems)}",
+            hint="export the network with the library that it comes from",
+        )
     if problems:
         name = variant_name(config) or "this configuration"
         raise BadWeights(

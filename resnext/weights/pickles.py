@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import pickletools
 import re
 import warnings
 from collections.abc import Callable
@@ -18,12 +19,17 @@ import torch
 
 from resnext.errors import BadWeights, first_line
 
+from .file_kinds import CONVERT, CUT_SHORT
+
 #: Element types of the NumPy numbers that are read.
 _NUMBERS = re.compile(r"[<=|]?(b1|[iu][1248]|f[248])")
 #: What torch says of a name that is not allowed.
 _NEEDS = re.compile(
     r"(?:GLOBAL ([\w.<>]+) (?:was not|whose module)|(?:function|allowlisted\S*.*got) <?([^>]+))"
 )
+
+#: What is looked at for a name.
+_FIRST_BYTES = 1 << 16
 
 
 class NumberType:
@@ -92,18 +98,41 @@ def read_pickle(file: BinaryIO, path: object) -> Any:
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
+        name = _needed(exc) or _first_global(file)
+        needs = f" (it needs {name})" if name else ""
+        state = "save only its state_dict(), preferably as .safetensors"
         raise BadWeights(
-            f"{path} contains more than tensors{_needed(exc)} and was refused unread, because a"
-            " pickle can run code when it is loaded",
-            hint="save only its state_dict(), preferably as .safetensors",
+            f"{path} contains more than tensors{needs} and was refused unread, because a pickle can"
+            " run code when it is loaded",
+            hint=CONVERT if name.startswith("torch.distributed.") else state,
         ) from exc
     except Exception as exc:  # a damaged pickle can raise anything
-        raise BadWeights(f"{path} is not a readable PyTorch checkpoint: {first_line(exc)}") from exc
+        raise BadWeights(
+            f"{path} is not a readable PyTorch checkpoint: {first_line(exc)}",
+            hint=CUT_SHORT,
+        ) from exc
 
 
 def _needed(exc: pickle.UnpicklingError) -> str:
-    """`` (it needs NAME)``, if torch says which name was refused."""
+    """The name that was refused, if torch says it."""
     match = _NEEDS.search(str(exc))
-    name = next(filter(None, match.groups()), "") if match else ""
-    name = "".join(c for c in name if c.isprintable() and c != "`")[:80].strip()
-    return f" (it needs {name})" if name else ""
+    return _printable(next(filter(None, match.groups()), "") if match else "")
+
+
+def _first_global(file: BinaryIO) -> str:
+    """The first name in a pickle of protocol 4 or later, which torch does not read at all."""
+    file.seek(0)
+    texts: list[str] = []
+    try:
+        for operation, value, _ in pickletools.genops(file.read(_FIRST_BYTES)):
+            if operation.name == "STACK_GLOBAL":
+                return _printable(".".join(texts[-2:]))
+            if isinstance(value, str):
+                texts.append(value)
+    except Exception:  # a damaged pickle can raise anything
+        return ""
+    return ""
+
+
+def _printable(name: str) -> str:
+    return "".join(c for c in name if c.isprintable() and c != "`")[:80].strip()

@@ -9,6 +9,8 @@ A weights SPEC is one of::
     PATH                  a checkpoint file, judged by its bytes: safetensors or torch.save, of
                           this toolkit, torchvision, timm or a trainer (see
                           resnext.weights.checkpoint); or the index of a sharded one
+    torchvision:NAME, timm:NAME, hf:OWNER/REPO[@REVISION]
+                          published weights, fetched once (see resnext.weights.hub.named)
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ from resnext.readers.files import exists
 
 from .checkpoint import Weights as Weights
 from .checkpoint import read_weights
+from .hub.load import load_named
+from .hub.published import PUBLISHED
+from .hub.spelling import is_named
 from .shipped import SHIPPED
 
 if TYPE_CHECKING:
@@ -43,6 +48,7 @@ def load_weights(
     *,
     num_classes: int | None = None,
     input_size: tuple[int, int] | None = None,
+    key: str | None = None,
     preprocessing: PreprocessingOptions | None = None,
 ) -> Weights:
     """Find, read and check the weights that ``spec`` names.
@@ -54,24 +60,34 @@ def load_weights(
             declares or its tensors have; resnext50_32x4d for seeded weights.
         num_classes: number of logits, if it differs from the model's.
         input_size: (height, width) in pixels, if it differs from the model's.
+        key: of the state dict in a file of several: ``state_dict_ema``.
         preprocessing: replaces what the weights declare, or what is assumed.
 
     Raises:
-        UsageError: ``spec`` is malformed, or names shipped weights of another model than ``model``;
-            or ``preprocessing`` does not fit the network.
+        UsageError: ``spec`` is malformed, has no such key, or names shipped or published weights
+            of another model than ``model``; or ``preprocessing`` does not fit the network.
+        UnknownName: torchvision or timm publish no weights of that name for this family.
+        MissingRequirement: published weights cannot be fetched.
         BadWeights: the file is missing, unsafe, declares another model, or does not fit; names the
             first tensors that do not.
     """
     if spec is None:
         models = {known: name for name, row in SHIPPED.items() for known in (row.model, row.config)}
         spec = "seeded" if model is None else models.get(model, "seeded")
+    if is_named(spec):
+        weights = load_named(spec, model, num_classes=num_classes, input_size=input_size, key=key)
+        return preprocessed(weights, preprocessing)
     origin = _origin(spec)
     if isinstance(origin, Path):
         if spec in SHIPPED:
             _refuse_other_model(spec, model)
-        weights = read_weights(origin, model, num_classes=num_classes, input_size=input_size)
+        weights = read_weights(
+            origin, model, num_classes=num_classes, input_size=input_size, key=key
+        )
         weights = replace(weights, source=spec) if spec in SHIPPED else weights
         return preprocessed(weights, preprocessing)
+    if key is not None:
+        raise UsageError("`weights_key` chooses a state dict in a file; drop it")
     from .conditioned import seeded_state_dict
 
     config = variant(model or "resnext50_32x4d") if not isinstance(model, ResNeXtConfig) else model
@@ -132,12 +148,12 @@ def _origin(spec: str) -> int | Path:
         return path
     if path.suffix in _SUFFIXES or len(path.parts) > 1:
         raise BadWeights(f"no weights file at {path}")
-    known = ("seeded", *SHIPPED)
+    known = ("seeded", *SHIPPED, *PUBLISHED)
     near = difflib.get_close_matches(spec, known, n=1, cutoff=0.51)
     raise UsageError(
         f"weights {spec!r} are not of a known form, and no file has that name; give seeded[:N],"
-        f" {', '.join(SHIPPED)}, or the path of a checkpoint ({', '.join(_SUFFIXES)} or any other"
-        " ending)",
+        f" {', '.join(SHIPPED)}, torchvision:NAME, timm:NAME, hf:OWNER/REPO, or the path of a"
+        f" checkpoint ({', '.join(_SUFFIXES)} or any other ending)",
         hint=f"did you mean {near[0]!r}?" if near else "",
     )
 

@@ -24,6 +24,7 @@ from resnext_export.cli.options import request_from
 REQUESTS: list[dict[str, Any]] = [
     {},
     {"weights": "digits", "batch": "4", "bake_preprocessing": True},
+    {"weights": "digits", "opset": 19, "runs_on": "onnxruntime-1.17"},
     {"precision": "int8", "calibration": "digits", "calibration_images": 40, "runtime": "openvino"},
     {"precision": "fp16", "io": "native", "merge_groups": 16},
     {"format": "openvino", "merge_groups": "auto", "onnx": Path("here")},
@@ -57,7 +58,8 @@ def test_flags_make_the_same_request(fields: dict[str, Any]) -> None:
         elif name != "format":
             words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
     params = main.make_context("resnext-export", words).params
-    own = {"output", "force", "check", "json_path", "sbom_path", "list_models", "debug"}
+    lists = {"list_models", "list_weights"}
+    own = {"output", "force", "check", "json_path", "sbom_path", "debug", *lists}
     assert request_from({n: v for n, v in params.items() if n not in own}) == ExportRequest(
         **fields
     )

@@ -45,6 +45,7 @@ class Job(Strict):
         artifact_sha256: digest of the artifact's file.
         config: the network.
         weights: SPEC, for a live network.
+        weights_key: of the state dict in a checkpoint of several.
         weights_sha256: their digest.
         preprocessing: of the images.
         precision: of a live network.
@@ -61,6 +62,7 @@ class Job(Strict):
     artifact_sha256: str | None
     config: ResNeXtConfig
     weights: str
+    weights_key: str | None = None
     weights_sha256: str
     preprocessing: Preprocessing
     precision: Precision

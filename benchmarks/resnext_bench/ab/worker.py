@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 import resnext
 from resnext.artifact.files import Artifact, read_artifact
-from resnext.errors import BadArtifact, BadInput, BadWeights, MissingRequirement, ResnextError
+from resnext.errors import BadArtifact, BadInput, BadWeights
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import record_environment
 from resnext.machine.load import Meter
@@ -55,7 +55,7 @@ def main() -> None:
                 request = Request.model_validate_json(line)
                 send(arm.visit(request.iterations) if request.what == "visit" else arm.logits())
         except Exception as exc:  # the parent reports it, whatever it is
-            error = _translated(exc)
+            error = as_failure(exc)
             send(Failure(kind=type(error).__name__, message=error.message, hint=error.hint))
             sys.exit(1)
 
@@ -126,7 +126,7 @@ def _subject(job: Job) -> Artifact | Weights:
         BadWeights: the SPEC names other weights here.
     """
     if job.artifact is None:
-        weights = load_weights(job.weights, job.config)
+        weights = load_weights(job.weights, job.config, key=job.weights_key)
         if weights.sha256 != job.weights_sha256:
             raise BadWeights(f"weights {job.weights} are others in this environment")
         return weights
@@ -154,15 +154,6 @@ def _end_with_parent() -> None:
     """On Linux, be killed if the parent is: a visit may last long, and nobody would read it."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _translated(exc: Exception) -> ResnextError:
-    if isinstance(exc, ModuleNotFoundError):
-        package = (exc.name or "").partition(".")[0]
-        return MissingRequirement(
-            f"the Python package {package} is not installed", hint=f"pip install {package}"
-        )
-    return as_failure(exc)
 
 
 if __name__ == "__main__":

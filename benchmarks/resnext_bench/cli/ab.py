@@ -138,6 +138,7 @@ def ab(
     spec: str | None,
     num_classes: int | None,
     input_size: str | None,
+    weights_key: str | None,
     rounds: int,
     duration: float,
     warmup: float,
@@ -159,8 +160,8 @@ def ab(
     from resnext_bench.ab.arms import Choices
     from resnext_bench.ab.duel import Timing, duel
 
-    named = any(value is not None for value in (model, num_classes, input_size))
-    weights = chosen_weights(model, spec, num_classes, input_size) if named else spec
+    named = any(value is not None for value in (model, num_classes, input_size, weights_key))
+    weights = chosen_weights(model, spec, num_classes, input_size, weights_key) if named else spec
     with steps("starting") as say:
         outcome = duel(
             a,

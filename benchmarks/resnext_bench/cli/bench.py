@@ -294,6 +294,7 @@ def main(
     spec: str | None,
     num_classes: int | None,
     input_size: str | None,
+    weights_key: str | None,
     duration: float,
     rounds: int,
     precision_target: float,
@@ -329,9 +330,10 @@ def main(
         raise UsageError("`markdown` needs a separate file")
     for target in (json_path, markdown_path):
         check_writable(target)
-    if artifact and (model is not None or num_classes is not None or input_size is not None):
+    if artifact and any(x is not None for x in (model, num_classes, input_size, weights_key)):
         raise UsageError(
-            "an artifact has its own model", hint="drop `model`, `num_classes` and `input_size`"
+            "an artifact has its own model",
+            hint="drop `model`, `num_classes`, `input_size` and `weights_key`",
         )
     from resnext.verify.assumed import assumed
     from resnext_bench.api import benchmark
@@ -344,7 +346,7 @@ def main(
     requested, input_size = requested_preprocessing(pixels, input_size, of_artifact=bool(artifact))
     weights: Weights | str | None = spec
     if not artifact:
-        weights = chosen_weights(model, spec, num_classes, input_size, requested)
+        weights = chosen_weights(model, spec, num_classes, input_size, weights_key, requested)
         unsure = assumed(weights.preprocessing, weights.preprocessing_source)
         if unsure is not None and (accuracy or calibration):
             click.echo(f"warning: {as_flags(str(unsure))}", err=True)

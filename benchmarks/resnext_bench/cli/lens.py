@@ -113,6 +113,7 @@ def lens(
     spec: str | None,
     num_classes: int | None,
     input_size: str | None,
+    weights_key: str | None,
     threads: int | None,
     every_layer: bool,
     json_path: str | None,
@@ -121,14 +122,18 @@ def lens(
     this machine needs for it.
     """
     check_writable(json_path)
-    if artifact is not None and any((model, spec, num_classes, input_size, calibration)):
+    if artifact is not None and any(
+        (model, spec, num_classes, input_size, weights_key, calibration)
+    ):
         raise UsageError(
             "an artifact has its own model, weights and calibration",
-            hint="drop `model`, `spec`, `num_classes`, `input_size` and `calibration`",
+            hint=(
+                "drop `model`, `spec`, `weights_key`, `num_classes`, `input_size` and `calibration`"
+            ),
         )
     from resnext_bench.lens.look import look
 
-    subject = artifact or chosen_weights(model, spec, num_classes, input_size)
+    subject = artifact or chosen_weights(model, spec, num_classes, input_size, weights_key)
     with steps("starting") as say:
         seen = look(
             subject,

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.errors import BadArtifact, SessionFailed, UsageError, first_line
+from resnext.machine.faults import environment_fault
 from resnext.precision import PRECISIONS
 from resnext_export.passes.graph import WEIGHTED, inferred
 from resnext_export.passes.lower import HalfPrecision
@@ -201,7 +202,9 @@ def _session(proto: onnx.ModelProto, tensors: Sequence[str]) -> Any:
             opened.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as exc:  # its errors have no common base class
-        raise SessionFailed(f"ONNX Runtime refuses the graph: {first_line(exc)}") from exc
+        raise environment_fault(exc) or SessionFailed(
+            f"ONNX Runtime refuses the graph: {first_line(exc)}"
+        ) from exc
 
 
 def _run(
@@ -213,7 +216,9 @@ def _run(
     try:
         values = session.run(list(tensors), {proto.graph.input[0].name: images})
     except Exception as exc:
-        raise SessionFailed(f"ONNX Runtime refuses the images: {first_line(exc)}") from exc
+        raise environment_fault(exc) or SessionFailed(
+            f"ONNX Runtime refuses the images: {first_line(exc)}"
+        ) from exc
     return [value[:count] for value in values]
 
 

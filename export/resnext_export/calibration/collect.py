@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
 from resnext.errors import BadInput, MissingRequirement, UsageError, first_line
+from resnext.machine.faults import environment_fault
 from resnext.progress import track
 from resnext.readers.files import MOST_ONNX, read_file
 from resnext.readers.graphs import parse_onnx
@@ -172,7 +173,9 @@ def _translated(scratch: Path, path: Path) -> Iterator[None]:
     except Exception as exc:  # onnxruntime's errors have no common base class
         if shutil.disk_usage(scratch).free < path.stat().st_size:  # it does not check what it wrote
             raise MissingRequirement(f"no room to work in {scratch}", hint="set TMPDIR") from exc
-        raise BadInput(f"ONNX Runtime does not open {path}: {first_line(exc)}") from exc
+        raise environment_fault(exc) or BadInput(
+            f"ONNX Runtime does not open {path}: {first_line(exc)}"
+        ) from exc
 
 
 class _Once:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from resnext.errors import BadInput, first_line
+from resnext.machine.faults import environment_fault
 from resnext_export.passes.graph import float_tensors
 
 #: A histogram grows by as many bins as its values outgrow those of the first images.
@@ -66,7 +67,7 @@ class WatchedSession:
         try:
             outputs: list[NDArray[Any]] = self._session.run(None, inputs)
         except Exception as exc:
-            raise BadInput(
+            raise environment_fault(exc) or BadInput(
                 f"ONNX Runtime fails on image {self.first} or one soon after: {first_line(exc)}"
             ) from exc
         values = dict(zip(self._names, outputs, strict=True))

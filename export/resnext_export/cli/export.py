@@ -27,6 +27,7 @@ _EPILOG = """\b
 Examples:
   resnext-export --format onnx                      ResNeXt-50 32x4d, seeded weights
   resnext-export --format onnx --weights digits     shipped, trained network
+  resnext-export --format onnx --weights timm:resnext50_32x4d.a1h_in1k
   resnext-export --format onnx --model resnext101_32x8d --weights checkpoint.pth --output out/
   resnext-export --format openvino
   resnext-export --format pt2 --batch 8             compiled ahead of time by PyTorch
@@ -36,13 +37,19 @@ Examples:
   resnext-export inspect engine/                    loadable here? what did each layer get?
   resnext-export check-trt model.onnx               does TensorRT accept it? no GPU needed
   resnext-export rebuild engine/ --output new/      make an artifact again from its manifest
+  resnext-export doctor                             does everything work on this machine?
   resnext-export --list-models                      variants, parameters, MACs
+  resnext-export --list-weights                     published weights, top-1, licenses
 """
 
 _COMMANDS = {
     "check-trt": (
         "resnext_export.cli.check_trt:check_trt",
         "Check whether TensorRT accepts an ONNX file.",
+    ),
+    "doctor": (
+        "resnext_export.cli.doctor:doctor",
+        "Show what works on this machine, and what mends the rest.",
     ),
     "inspect": (
         "resnext_export.cli.inspect:inspect",
@@ -76,10 +83,15 @@ _COMMANDS = {
 )
 @preprocessing_file_option()
 @output_options("./MODEL-WEIGHTS-PRECISION-FORMAT")
-@json_option("Write the manifest, or the model list, as JSON")
+@json_option("Write the manifest, or a list, as JSON")
 @sbom_option()
 @click.option(
     "--list-models", is_flag=True, help="List every variant with parameters and MACs, and exit."
+)
+@click.option(
+    "--list-weights",
+    is_flag=True,
+    help="List the published weights with preprocessing, top-1 and license, and exit.",
 )
 @click.version_option(__version__, prog_name="resnext-export")
 @click.pass_context
@@ -94,6 +106,7 @@ def main(
     sbom_path: str | None,
     preprocessing: Path | None,
     list_models: bool,
+    list_weights: bool,
     **fields: Any,
 ) -> None:
     """Export a ResNeXt, and prove that the written file computes what PyTorch computes.
@@ -110,8 +123,13 @@ def main(
 
         print_models(json_path)
         return
+    if list_weights:
+        from .weights import print_weights
+
+        print_weights(json_path)
+        return
     if fields["format"] is None:
-        instead = f"--list-models, {', '.join(_COMMANDS)}"
+        instead = f"--list-models, --list-weights, {', '.join(_COMMANDS)}"
         raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or {instead})")
     request = request_from(with_file(fields, preprocessing))
     from resnext_export.pipeline import run

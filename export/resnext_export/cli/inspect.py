@@ -161,6 +161,8 @@ def _say(seen: Inspection) -> None:
 def _say_backends(seen: Inspection) -> None:
     if not FORMATS[seen.artifact.manifest.kind].is_source:  # an engine or package has its own line
         return
+    if seen.needed is not None:
+        click.echo(f"needs      {seen.needed}")
     able = [name for name, reason in seen.backends.items() if reason is None]
     click.echo(f"runs on    {', '.join(able) or 'nothing here'}")
     for name, reason in seen.backends.items():
@@ -267,6 +269,7 @@ def _facts(seen: Inspection) -> dict[str, Any]:
             for finding in seen.findings
         ],
         "remarks": list(seen.remarks),
+        "needs": None if seen.needed is None else asdict(seen.needed),
         "rebuild": rebuild_command(seen.artifact, seen.findings, seen.machine),
         "backends": {
             name: None if reason is None else as_flags(reason)

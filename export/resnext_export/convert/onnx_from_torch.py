@@ -16,8 +16,8 @@ from resnext.artifact.manifest import BatchRange
 from resnext.errors import GateFailed
 from resnext.images.preprocessing import Preprocessing
 from resnext.weights.spec import Weights, load_model
+from resnext_export.options import OPSET
 
-OPSET = 20
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
 #: Node metadata of the exporter that is of no use to users: source paths of the exporting machine,
@@ -50,7 +50,7 @@ class PixelInput(nn.Module):
 
 
 def onnx_from_torch(
-    weights: Weights, batch: BatchRange, *, bake_preprocessing: bool = False
+    weights: Weights, batch: BatchRange, *, bake_preprocessing: bool = False, opset: int = OPSET
 ) -> onnx.ModelProto:
     """Trace the network and convert it, with batch norms folded into their convolutions.
 
@@ -58,14 +58,15 @@ def onnx_from_torch(
         weights: the network to export.
         batch: a static range makes the first dimension fixed, any other symbolic.
         bake_preprocessing: take uint8 N x H x W x C pixels instead of float32 N x C x H x W images.
+        opset: of the model.
 
     Returns:
-        A model of opset 20 with input ``input``, output ``logits``, weights inside, and
+        A model with input ``input``, output ``logits``, weights inside, and
         convolutions named after their module (``layer1.0.conv2``).
 
     Raises:
         GateFailed: the exporter's graph is not as requested: batch fixed, batch norms not folded,
-            several outputs.
+            several outputs, another opset.
     """
     config = weights.config
     model: nn.Module = load_model(weights)
@@ -83,22 +84,24 @@ def onnx_from_torch(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        proto = _export(model, example, dynamic)
+        proto = _export(model, example, dynamic, opset)
     finally:
         if collecting:
             gc.enable()
     _tidy(proto)
-    _check_as_requested(proto, None if batch.static else "batch", size)
+    _check_as_requested(proto, None if batch.static else "batch", size, opset)
     return proto
 
 
-def _export(model: nn.Module, example: Tensor, dynamic: object) -> onnx.ModelProto:
+def _export(
+    model: nn.Module, example: Tensor, dynamic: object, opset: int = OPSET
+) -> onnx.ModelProto:
     with _quiet():
         program = torch.onnx.export(
             model,
             (example,),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
             dynamic_shapes=dynamic,  # type: ignore[arg-type]  # a tuple works, and a positional input needs it
@@ -138,8 +141,13 @@ def _tidy(proto: onnx.ModelProto) -> None:
             node.name = node.input[1].removesuffix(".weight").replace("model.", "")
 
 
-def _check_as_requested(proto: onnx.ModelProto, symbol: str | None, size: int) -> None:
+def _check_as_requested(proto: onnx.ModelProto, symbol: str | None, size: int, opset: int) -> None:
     graph = proto.graph
+    # If its converter fails, the exporter writes the opset that it has, and no error.
+    if (written := proto.opset_import[0].version) != opset:
+        raise GateFailed(
+            f"the exporter wrote opset {written}, not {opset}", hint="upgrade torch and onnxscript"
+        )
     if [value.name for value in graph.input] != [INPUT_NAME] or [
         value.name for value in graph.output
     ] != [OUTPUT_NAME]:

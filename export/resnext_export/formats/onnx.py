@@ -12,7 +12,7 @@ import onnx
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.identity import file_facts
-from resnext.artifact.manifest import BatchRange, CheckRecord
+from resnext.artifact.manifest import CheckRecord
 from resnext.artifact.specs import TensorSpec
 from resnext.images.preprocessing import PIXELS_VERSION
 from resnext.network.config import variant_name
@@ -22,7 +22,7 @@ from resnext.runtimes.pt2.record import cpu_flags
 from resnext.weights.spec import Weights
 from resnext_export import proof
 from resnext_export.calibration_images import calibration_images
-from resnext_export.convert.onnx_from_torch import OPSET, onnx_from_torch
+from resnext_export.convert.onnx_from_torch import onnx_from_torch
 from resnext_export.publish import Built, library_versions
 from resnext_export.request import ExportRequest
 
@@ -41,7 +41,8 @@ class OnnxBuilder(Builder):
             images = f"{calibration_images(request, weights).digest} {PIXELS_VERSION}"
         timed = request.merge_groups == "auto"
         return {
-            "opset": OPSET,
+            "opset": request.graph_opset,
+            "ir_version": "least",
             "versions": library_versions(),
             "images": images,
             "machine": [sorted(cpu_flags()), os.cpu_count()] if timed else None,
@@ -61,20 +62,20 @@ class OnnxBuilder(Builder):
         """Export the weights, or change the graph of an ONNX artifact."""
         if isinstance(source, Artifact):
             return build_derived(source, weights, request, folder, check=check, say=say)
-        (batch,) = request.profiles()
-        return _build(weights, batch, folder, baked=request.bake_preprocessing, check=check)
+        return _build(weights, request, folder, check=check)
 
 
 def _build(
     weights: Weights,
-    batch: BatchRange,
+    request: ExportRequest,
     folder: Path,
     *,
-    baked: bool,
     check: bool,
 ) -> Built:
+    (batch,), baked = request.profiles(), request.bake_preprocessing
     with working("exporting to ONNX"):
-        proto = onnx_from_torch(weights, batch, bake_preprocessing=baked)
+        opset = request.graph_opset
+        proto = onnx_from_torch(weights, batch, bake_preprocessing=baked, opset=opset)
     # PyTorch computes the reference on another thread while the file is written, validated and
     # hashed.
     pool = ThreadPoolExecutor(max_workers=1)

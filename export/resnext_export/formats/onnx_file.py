@@ -21,6 +21,10 @@ def write_onnx(proto: onnx.ModelProto, folder: Path) -> Path:
         GateFailed: a tensor has no known shape.
     """
     path = folder / FILE_NAME
+    # The least that the opset needs, so that no runtime refuses the file for its newness. Notes on
+    # nodes are from IR 10; earlier readers skip fields that they do not know.
+    opsets = list(proto.opset_import)
+    proto.ir_version = onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True)
     path.write_bytes(proto.SerializeToString())
     _check_file(path)
     _check_shapes_known(proto)

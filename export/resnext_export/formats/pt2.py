@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import CheckRecord, Manifest
+from resnext.machine.environment import versions_of
 from resnext.machine.machine import this_machine
 from resnext.network.config import variant_name
 from resnext.precision import DEFAULT
@@ -116,7 +116,7 @@ class PackageBuilder(Builder):
         versions = {
             "resnext-toolkit": __version__,
             "torch": record.torch,
-            "numpy": version("numpy"),
+            **versions_of(("numpy",)),
         }
 
         def proven(artifact: Artifact) -> CheckRecord:

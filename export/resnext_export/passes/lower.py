@@ -24,8 +24,6 @@ from .graph import HALF_TYPES, WEIGHTED, inferred
 from .initializers import Constants
 
 HalfPrecision: TypeAlias = Literal["fp16", "bf16"]
-#: The first opset whose Conv, pooling and other operators all take bfloat16.
-BF16_OPSET = 22
 #: Operators that opsets up to 22 redefine only to accept more types; a test compares the
 #: definitions. (MaxPool's text also states what runtimes do anyway with a window that starts in the
 #: padding if ceil_mode is set.)
@@ -99,7 +97,7 @@ class Lower:
         lowered = onnx.ModelProto()
         lowered.CopyFrom(proto)
         if precision == "bf16":
-            _raise_opset(lowered, BF16_OPSET)
+            _raise_opset(lowered, PRECISIONS["bf16"].least_opset)
         floats = _float32_tensors(lowered)
         graph = lowered.graph
         constants = Constants(graph)

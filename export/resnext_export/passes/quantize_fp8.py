@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 #: Largest finite value of E4M3.
 _LARGEST = PRECISIONS["fp8"].largest
-#: First ONNX opset whose Q and DQ take float8.
-_MIN_OPSET = 19
 #: Minimum input channels of a convolution with one group. TensorRT-RTX computes ResNeXt-50's stem
 #: (3 channels) in the surrounding type whatever its Q/DQ say.
 _MIN_CHANNELS = 16
@@ -70,9 +68,9 @@ class QuantizeFp8:
         """
         check_calibrated(proto, self.ranges)
         weights = convolution_weights(proto)
-        if (opset := opset_of(proto)) < _MIN_OPSET:
+        if (opset := opset_of(proto)) < (least := PRECISIONS["fp8"].least_opset):
             raise BadInput(
-                f"the graph has opset {opset}, float8 needs {_MIN_OPSET}", hint="export it again"
+                f"the graph has opset {opset}, float8 needs {least}", hint="export it again"
             )
         skipped = dict(skipped_by_fp8(proto, self.least_width))
         if len(skipped) == len(weights):

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from resnext.errors import BadInput, MissingRequirement, ResnextError, SessionFailed, SilentFallback
+from resnext.machine.faults import environment_fault
 from resnext.runtimes.ort.cpu import CpuProvider
 from resnext.runtimes.ort.provider import session_options
 from resnext.runtimes.registry import SessionOptions, load_door
@@ -153,6 +154,6 @@ def _translated(runtime: Runtime) -> Iterator[None]:
         ) from exc
     except Exception as exc:  # the runtimes' errors have no common base
         lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-        raise SessionFailed(
+        raise environment_fault(exc) or SessionFailed(
             f"{runtime} cannot run the model: {lines[-1] if lines else type(exc).__name__}"
         ) from exc

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_graph
 from resnext.errors import BadArtifact, UsageError, first_line
+from resnext.machine.faults import environment_fault
 from resnext.runtimes.registry import SessionOptions
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ class Evaluator:
         try:
             return ort.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
         except Exception as exc:  # onnxruntime's errors have no common base
-            raise BadArtifact(f"ONNX Runtime cannot load the graph: {first_line(exc)}") from exc
+            raise environment_fault(exc) or BadArtifact(
+                f"ONNX Runtime cannot load the graph: {first_line(exc)}"
+            ) from exc
 
     def __call__(self, inputs: NDArray[Any], rows: int = _ROWS) -> NDArray[np.float32]:
         """The output, N x classes, for any number of inputs; a fixed batch is padded and cut.

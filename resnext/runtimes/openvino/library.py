@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from resnext.errors import BadArtifact, MissingRequirement, SessionFailed
+from resnext.machine.faults import environment_fault
 
 
 def _load_quietly() -> Any:
@@ -87,4 +88,4 @@ def translated(kind: type[BadArtifact] | type[SessionFailed], action: str) -> It
         reason = lines[-1] if lines else type(exc).__name__
         if "bad_alloc" in reason:
             raise out_of_memory from exc
-        raise kind(f"{action}: {reason}") from exc
+        raise environment_fault(exc) or kind(f"{action}: {reason}") from exc

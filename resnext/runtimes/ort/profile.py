@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import SessionFailed, first_line
+from resnext.machine.faults import environment_fault
 from resnext.network.layers import module_of
 from resnext.runtimes.session import Arrays, DeliveredLayer, LayerTime
 from resnext.storage import scratch_folder
@@ -97,7 +98,9 @@ def profiled_runs(
                 session.run([value.name for value in session.get_outputs()], arrays)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         except Exception as exc:  # onnxruntime's errors have no common base
-            raise SessionFailed(f"{backend} failed in a profiled run: {first_line(exc)}") from exc
+            raise environment_fault(exc) or SessionFailed(
+                f"{backend} failed in a profiled run: {first_line(exc)}"
+            ) from exc
     return session, [
         event
         for event in events

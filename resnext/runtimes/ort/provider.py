@@ -17,6 +17,7 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadArtifact, SilentFallback, first_line
+from resnext.machine.faults import environment_fault
 from resnext.machine.threads import physical_cores
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Bound, Delivered, LayerTime
@@ -127,7 +128,9 @@ def load(
             raise SilentFallback(
                 f"{backend}: {name} does not take every node of {path.name} ({text})"
             ) from exc
-        raise BadArtifact(f"ONNX Runtime cannot load {path}: {text}") from exc
+        raise environment_fault(exc) or BadArtifact(
+            f"ONNX Runtime cannot load {path}: {text}"
+        ) from exc
     actual = session.get_providers()[0]
     if actual != name:
         raise SilentFallback(

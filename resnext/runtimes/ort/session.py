@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from resnext.artifact.identity import different_facts, different_tensors, refuse_different
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import ResnextError, SessionFailed, UsageError, first_line
+from resnext.machine.faults import environment_fault
 from resnext.runtimes.session import Arrays, Bound, Delivered, LayerTime, Session
 
 from .provider import Provider
@@ -55,7 +56,9 @@ class OrtSession(Session):
         try:
             results = self._native.run(self._names, inputs)
         except Exception as exc:
-            raise SessionFailed(f"{self.backend} failed: {first_line(exc)}") from exc
+            raise environment_fault(exc) or SessionFailed(
+                f"{self.backend} failed: {first_line(exc)}"
+            ) from exc
         return self._provider.checked(dict(zip(self._names, results, strict=True)))
 
     def _bind(self, inputs: Arrays) -> Bound:
@@ -64,7 +67,9 @@ class OrtSession(Session):
         except ResnextError:
             raise
         except Exception as exc:  # onnxruntime's errors have no common base
-            raise SessionFailed(f"{self.backend} failed: {first_line(exc)}") from exc
+            raise environment_fault(exc) or SessionFailed(
+                f"{self.backend} failed: {first_line(exc)}"
+            ) from exc
 
     def delivered(self) -> Delivered:
         """All nodes of the optimized graph with provider and element type, from a profiled run."""

@@ -19,6 +19,7 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.specs import BatchRange, TensorSpec
 from resnext.errors import MissingRequirement, SessionFailed, SilentFallback, first_line
+from resnext.machine.faults import environment_fault
 from resnext.network.layers import module_of
 from resnext.runtimes.registry import SessionOptions
 from resnext.runtimes.session import Arrays, Boundary, Delivered, DeliveredLayer
@@ -203,7 +204,7 @@ class TensorrtProvider(Provider):
                 raise MissingRequirement(
                     f"{self.backend}: {self.name} does not load: {text}"
                 ) from exc
-            raise SessionFailed(
+            raise environment_fault(exc) or SessionFailed(
                 f"{self.backend}: no engine of {self.artifact.path}: {text}"
             ) from exc
         first = session.get_providers()[0]

@@ -16,6 +16,7 @@ import torch
 from resnext.artifact.files import Artifact
 from resnext.artifact.records import PackageRecord
 from resnext.errors import BadArtifact, first_line
+from resnext.machine.faults import environment_fault
 from resnext.runtimes.buffers import DeviceMemory
 from resnext.runtimes.delivered import delivered_from_package
 from resnext.runtimes.registry import SessionOptions
@@ -65,7 +66,9 @@ class Pt2Session(TensorSession):
                 )
         except RuntimeError as exc:
             self._unpacked.close()
-            raise BadArtifact(
+            # Damaged or built with another PyTorch, it is the package that is at fault.
+            of_package = ("damaged-library", "other-build", "old-glibc")
+            raise environment_fault(exc, excepted=of_package) or BadArtifact(
                 f"PyTorch cannot load {artifact.path}: {first_line(exc)}", hint="export it again"
             ) from exc
 

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -20,15 +19,13 @@ from pathlib import Path
 from typing import Literal
 
 from resnext.findings import Finding
+from resnext.machine.compiler import PROGRAMS, build
 from resnext.runtimes.pytorch.release import too_old
 from resnext.storage import scratch_folder
 
 #: Small programs with the same requirements as Inductor's code for each device.
 _PROGRAMS: Mapping[str, str] = {
-    "cpu": (
-        "#include <cmath>\n#include <vector>\nint main() { return std::vector<double>(1,"
-        " std::sqrt(1)).empty(); }\n"
-    ),
+    "cpu": PROGRAMS["C++"],
     "cuda": "#include <cuda.h>\n#include <cuda_runtime.h>\nint main() { return cuInit(0); }\n",
 }
 _CONVENTIONAL = Path("/usr/local/cuda")
@@ -184,24 +181,4 @@ def driver_library() -> Path | None:
 
 def _build(kind: Literal["cpu", "cuda"], arguments: list[str]) -> str | None:
     """Compile and link a small program with Inductor's compiler; returns the error, or None."""
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    with scratch_folder() as folder:
-        source = folder / "probe.cpp"
-        source.write_text(_PROGRAMS[kind])
-        command = [compiler, str(source), "-o", str(folder / "probe"), *arguments]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=120, check=False
-            )
-        except (OSError, subprocess.SubprocessError) as exc:
-            reason = exc.strerror if isinstance(exc, OSError) else "it took more than two minutes"
-            return f"{compiler or 'CXX is empty'}: {reason}"
-        if done.returncode == 0:
-            return None
-        lines = [
-            line.strip().replace(f"{folder}/", "")
-            for line in done.stderr.splitlines()
-            if line.strip()
-        ]
-        blamed = (line for line in lines if "error:" in line or "cannot find" in line)
-        return next(blamed, lines[0] if lines else f"{compiler} ended with {done.returncode}")[:300]
+    return build(_PROGRAMS[kind], arguments)

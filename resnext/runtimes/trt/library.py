@@ -6,6 +6,7 @@ test checks each against the lists of TensorRT 10, TensorRT 11 and TensorRT-RTX.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from resnext.errors import MissingRequirement, UsageError
+from resnext.errors import MissingRequirement, UsageError, first_line
 from resnext.machine.cuda_driver import Driver
+from resnext.machine.shared_libraries import load_problem
 
 if TYPE_CHECKING:
     from resnext.artifact.records import EngineOptions
@@ -63,7 +65,11 @@ class Library(ABC):
 
     @property
     def version(self) -> str | None:
-        """Version of the installed package, or None; read from metadata without an import."""
+        """Version of the imported module, else of the installed package, read from its metadata;
+        None if there is none. Imports nothing.
+        """
+        if own := getattr(sys.modules.get(self.package), "__version__", None):
+            return str(own)
         for name in (self.package, f"{self.package}_cu13", f"{self.package}_cu12"):
             try:
                 return version(name)
@@ -98,9 +104,10 @@ class Library(ABC):
                 hint=f"pip install {self.package}",
             ) from exc
         except (ImportError, OSError) as exc:
+            known = load_problem(exc)
             raise MissingRequirement(
-                f"{self.title} is installed but does not load: {exc}",
-                hint=f"install the package {self.package} again",
+                f"{self.title} is installed but does not load: {first_line(exc)}",
+                hint=known.hint if known else f"install the package {self.package} again",
             ) from exc
 
     @abstractmethod

@@ -87,6 +87,7 @@ SECTIONS = {
         "Commands",
     ],
     "resnext-export check-trt": ["Engine", "Output", "Options"],
+    "resnext-export doctor": ["Output", "Options"],
     "resnext-export inspect": ["What to run", "Requirements", "Output", "Options"],
     "resnext-export rebuild": ["Spread", "Output", "Trust", "Options"],
     "resnext-export refit": ["Network", "Output", "Options"],
@@ -136,7 +137,7 @@ def test_help_has_sections_and_examples(command: str) -> None:
     text = call(name, *subcommand, "--help").stdout
     assert re.findall(r"^(\S.*):$", text, re.MULTILINE) == SECTIONS[command]
     _, _, rest = text.partition("\nOptions:\n")
-    shared = {"--version", "--debug", "--help", "--list-models"}
+    shared = {"--version", "--debug", "--help", "--list-models", "--list-weights"}
     assert set(re.findall(r"^  (?:-h, )?(--[\w-]+|[A-Z]{2,})", rest, re.MULTILINE)) <= shared
     _, _, examples = text.partition("Examples:\n")
     assert examples.count(f"  {command} ") >= 2
@@ -612,6 +613,23 @@ def test_the_list_of_models_is_json_on_stdout_alone() -> None:
     table = call("resnext-export", "--list-models").stdout
     for name in VARIANTS:
         assert name in table
+
+
+def test_the_list_of_published_weights_is_json_on_stdout_alone() -> None:
+    import json
+
+    from resnext.weights.hub.published import PUBLISHED
+
+    done = call("resnext-export", "--list-weights", "--json", "-")
+    assert (done.exit_code, done.stderr) == (0, "")
+    rows = json.loads(done.stdout)
+    assert [row["weights"] for row in rows] == list(PUBLISHED)
+    assert {row["license"] for row in rows if not row["commercial_use"]} == {"cc-by-nc-4.0"}
+    table = call("resnext-export", "--list-weights").stdout
+    for spec, row in PUBLISHED.items():
+        [line] = [line for line in table.splitlines() if line.startswith(f"{spec} ")]
+        assert line.rstrip().endswith(row.license)
+        assert f"{row.top1:.2f}" in line
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion-mnist"])

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import pathlib
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,15 @@ def test_anything_else_is_refused_by_its_name(
         load_weights(str(tmp_path / "w"))
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_that_is_not_from_torch_is_refused_by_name_too(
+    tmp_path: Path, protocol: int
+) -> None:
+    (tmp_path / "w").write_bytes(pickle.dumps(torch.nn.Linear(1, 1), protocol))
+    with pytest.raises(BadWeights, match=r"it needs torch\.nn\.modules\.linear\.Linear"):
+        load_weights(str(tmp_path / "w"))
 
 
 def test_only_these_names_are_allowed() -> None:

@@ -234,8 +234,10 @@ def test_a_graph_that_fixes_the_batch_is_refused(
 
     real = converter._export
 
-    def specialised(model: object, example: object, _dynamic: object) -> onnx.ModelProto:
-        return real(model, example, None)  # type: ignore[arg-type]  # what older exporters do to a batch of 1
+    def specialised(
+        model: object, example: object, _dynamic: object, opset: int
+    ) -> onnx.ModelProto:
+        return real(model, example, None, opset)  # type: ignore[arg-type]  # what older exporters do to a batch of 1
 
     monkeypatch.setattr(converter, "_export", specialised)
     with pytest.raises(GateFailed, match="fixed the batch"):

@@ -1,0 +1,41 @@
+"""Tested versions of what the toolkit requires: lines of constraints.txt, which wheels lack."""
+
+from __future__ import annotations
+
+#: In the order of constraints.txt; a test compares the two.
+TESTED = (
+    "annotated-types==0.8.0",
+    "click==8.5.1",
+    "cryptography==50.0.2",
+    'filelock==4.2.11; python_version >= "3.11"',
+    'filelock==4.1.0; python_version < "3.11"',
+    "huggingface_hub==2.4.0",
+    "ml_dtypes==0.6.0",
+    "model-signing==1.1.1",
+    'numpy==2.4.6; python_version >= "3.11"',
+    'numpy==2.2.6; python_version < "3.11"',
+    "nvidia-ml-py==13.615.71",
+    "onnx==1.23.2",
+    'onnxruntime-gpu==1.31.1; python_version >= "3.11"',
+    'onnxruntime==1.31.1; python_version >= "3.11"',
+    'onnxruntime-gpu==1.23.2; python_version < "3.11"',
+    "onnxscript==0.7.2",
+    "openvino==2026.4.1",
+    "packaging==26.3",
+    'pillow==13.0.0; python_version >= "3.11"',
+    'pillow==12.3.0; python_version < "3.11"',
+    'platformdirs==4.14.7; python_version >= "3.11"',
+    'platformdirs==4.12.4; python_version < "3.11"',
+    "psutil==7.2.2",
+    "py-cpuinfo==9.0.0",
+    "pydantic==2.14.3",
+    "pyOpenSSL==26.4.0",
+    "rich==15.0.0",
+    "safetensors==0.8.0",
+    'scipy==1.17.1; python_version >= "3.11"',
+    'scipy==1.15.3; python_version < "3.11"',
+    "tensorrt==11.4.0.106",
+    "tensorrt_rtx==1.7.1.116",
+    "torch==2.13.0",
+    "typing_extensions==4.16.0",
+)
