@@ -24,7 +24,7 @@ from resnext.network.config import ResNeXtConfig, variant, variant_name
 from .config_from_shapes import config_from_shapes
 from .containers import METADATA_KEY as METADATA_KEY
 from .containers import read_container
-from .fit import check_state_dict, described
+from .fit import check_state_dict, described, refuse_odd_tensors
 from .header import (
     declared_class_names,
     declared_config,
@@ -136,6 +136,7 @@ def read_weights(
     container = read_container(path)
     network = chosen_network(container.content, path, key)
     state, notes, header = network.tensors, network.notes, container.header
+    refuse_odd_tensors(state, container.size_bytes, str(path))
     requested = _requested(model, declared_config(header, path), path)
     config = requested or _inferred(state, path)
     declared = declared_preprocessing(header, path) or preprocessing_from_args(

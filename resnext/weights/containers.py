@@ -39,11 +39,13 @@ class Container:
         file_sha256: digest of the file's bytes. Of a sharded checkpoint, that of the text with one
             line ``<sha256>  <name>`` for the index and for each shard by name, as ``sha256sum``
             prints them.
+        size_bytes: of the file, or of all shards.
         header: the header that `save_weights` wrote; empty for files from elsewhere.
     """
 
     content: Any
     file_sha256: str
+    size_bytes: int
     header: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -83,7 +85,7 @@ def _from_pickle(file: BinaryIO, path: Path) -> Container:
                 hint=CUT_SHORT,
             ) from exc
     file.seek(0)
-    return Container(read_pickle(file, path), digest)
+    return Container(read_pickle(file, path), digest, os.fstat(file.fileno()).st_size)
 
 
 def _from_safetensors(file: BinaryIO, path: Path) -> Container:
@@ -94,7 +96,7 @@ def _from_safetensors(file: BinaryIO, path: Path) -> Container:
         data = read_all(file, path, BadWeights)
         content = load(data)
     digest = hashlib.sha256(data).hexdigest()
-    return Container(content, digest, header if isinstance(header, dict) else {})
+    return Container(content, digest, len(data), header if isinstance(header, dict) else {})
 
 
 @contextmanager
@@ -130,7 +132,11 @@ def _from_shards(file: BinaryIO, path: Path, index: Mapping[str, Any]) -> Contai
         raise BadWeights(f"{path} names shards that are not files beside it")
     if not 0 < len(names) <= _MOST_SHARDS:
         raise BadWeights(f"{path} names {len(names)} shards, 1 to {_MOST_SHARDS} are accepted")
+    places: dict[str, set[str]] = {name: set() for name in names}
+    for tensor, place in index.items():
+        places[place].add(tensor)
     tensors: dict[str, Tensor] = {}
+    size_bytes = 0
     lines = [f"{_sha256(file)}  {path.name}\n"]
     for name in sorted(names):
         shard = path.parent / name  # beside the index, not beside what a link leads to
@@ -140,15 +146,15 @@ def _from_shards(file: BinaryIO, path: Path, index: Mapping[str, Any]) -> Contai
             raise BadWeights(
                 f"a shard of {path.name}: {exc.message}", hint=exc.hint or "download all shards"
             ) from exc
-        expected = {tensor for tensor, place in index.items() if place == name}
-        if not isinstance(part.content, Mapping) or set(part.content) != expected:
+        if not isinstance(part.content, Mapping) or set(part.content) != places[name]:
             raise BadWeights(
                 f"{shard} does not have the tensors that {path.name} says",
                 hint="download the index and all shards again, from one revision",
             )
         tensors.update(part.content)
+        size_bytes += part.size_bytes
         lines.append(f"{part.file_sha256}  {name}\n")
-    return Container(tensors, hashlib.sha256("".join(lines).encode()).hexdigest())
+    return Container(tensors, hashlib.sha256("".join(lines).encode()).hexdigest(), size_bytes)
 
 
 def _shard(path: Path) -> Container:

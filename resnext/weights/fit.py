@@ -19,7 +19,7 @@ _SHAPE = ("depths", "cardinality", "bottleneck_width", "stem", "stem_channels")
 def check_state_dict(
     state: Mapping[str, Tensor], config: ResNeXtConfig, source: str, *, inferred: bool = False
 ) -> dict[str, Tensor]:
-    """Return ``state`` as float32 if it fits ``config`` exactly.
+    """Return ``state``, which `refuse_odd_tensors` let pass, as float32 if it fits ``config``.
 
     Batch counters (``num_batches_tracked``) may be absent, as in old checkpoints.
 
@@ -37,8 +37,6 @@ def check_state_dict(
     with torch.device("meta"):
         expected = ResNeXt(config).state_dict()
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
-    if odd := [name for name, value in state.items() if not _is_dense(value)]:
-        raise _not_dense(source, odd)
     problems = []
     if missing := [name for name in expected if name not in state and name not in counters]:
         problems.append(listed("missing", missing))
@@ -84,6 +82,29 @@ def check_state_dict(
     ]:
         raise BadWeights(f"{source} holds negative variances: {listed('tensors', bad)}")
     return checked
+
+
+def refuse_odd_tensors(state: Mapping[str, Tensor], size_bytes: int, source: str) -> None:
+    """Refuse tensors that have no values in memory, or more of them than the file has.
+
+    A tensor of a pickle may repeat one value a million times.
+
+    Args:
+        state: tensors by name.
+        size_bytes: of the file that they are from.
+        source: where they are from, for messages.
+
+    Raises:
+        BadWeights: names the first.
+    """
+    if odd := [name for name, value in state.items() if not _is_dense(value)]:
+        raise _not_dense(source, odd)
+    if sum(value.numel() * value.element_size() for value in state.values()) > size_bytes:
+        largest = max(state, key=lambda name: state[name].numel())
+        raise BadWeights(
+            f"{source} has {size_bytes} bytes, and its tensors more: {largest[:80]} repeats values",
+            hint="save a clone() of each tensor",
+        )
 
 
 def described(config: ResNeXtConfig) -> str:

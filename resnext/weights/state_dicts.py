@@ -34,6 +34,8 @@ _BESIDE = re.compile(
 _AVERAGED = ("state_dict_ema", "model_ema")
 #: Deepest mapping that is looked into; Lightning's callbacks have their weights 3 deep.
 _MOST_DEPTH = 4
+#: Most networks in one dictionary.
+_MOST_NETWORKS = 64
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def chosen_network(content: Any, path: Path, key: str | None = None) -> Network:
         if list(networks) == [""]:
             raise UsageError(f"{path} holds one state dict, without a key; drop `weights_key`")
         if key not in networks:
-            raise UnknownName("weights_key", key, networks)
+            raise UnknownName("`weights_key`", key, networks)
         networks = {key: networks[key]}
     if len(networks) > 1:
         averaged = next((name for name in _AVERAGED if name in networks), None)
@@ -128,6 +130,8 @@ def _networks(tensors: Mapping[Any, Tensor], path: Path) -> dict[str, Network]:
     names = _unwrapped(tensors, path)
     prefixes = [name.removesuffix(_ANCHOR) for name in names if _is_anchor(name)]
     prefixes = prefixes or [_common_prefix(list(names))]
+    if len(prefixes) > _MOST_NETWORKS:
+        raise BadWeights(f"{path} holds {len(prefixes)} networks in one state dict")
     own: dict[str, dict[str, Any]] = {prefix: {} for prefix in prefixes}
     beside = []
     for name, original in names.items():

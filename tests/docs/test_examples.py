@@ -6,27 +6,35 @@ A comment directly above a block may say (several are separated by commas):
     exhaustive          it takes long
     exit 4              the exit code that the page is about
     benchmark           it measures, and a busy test machine may be too unsteady for that
+    hub                 it fetches timm's resnext50_32x4d.a1h_in1k: seeded weights, from here
     output              above a ``text`` block: the output of the block before, with ``...`` for the
                         parts that differ from run to run
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import PIL.Image
 import pytest
+import safetensors.torch
+
+from exported import seeded_resnext50
+from fakes.hub_server import serving
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 RUNNERS = {"sh": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
-NOTE = re.compile(r"not run: .{10,}|output||((exhaustive|exit [1-9]\d*|benchmark)(, (?!$)|$))+")
+NOTE = re.compile(r"not run: .{10,}|output||((exhaustive|exit [1-9]\d*|benchmark|hub)(, (?!$)|$))+")
 
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<note>[^>]*) -->\n)?^```(?P<language>.*)\n(?P<text>(?:.*\n)*?)^```$", re.MULTILINE
@@ -139,13 +147,14 @@ def test_blocks_that_do_not_run_are_few() -> None:
 
 
 def run_page(page_blocks: list[Block], folder: Path, *, exhaustive: bool = True) -> None:
-    """Run the blocks in ``folder``, where ``digit.png`` is a picture.
+    """Run the blocks in ``folder``, where ``digit.png`` and ``photo.jpg`` are pictures.
 
     Raises:
         AssertionError: other exit code or output than the page says; names the block's line.
     """
     [picture] = ROOT.glob("resnext/**/shipped/images/digits/3_3.png")
     shutil.copy(picture, folder / "digit.png")
+    PIL.Image.radial_gradient("L").convert("RGB").resize((400, 300)).save(folder / "photo.jpg")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # The checkout's own packages, whatever is installed beside the commands.
     sources = os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "benchmarks")))
@@ -155,6 +164,27 @@ def run_page(page_blocks: list[Block], folder: Path, *, exhaustive: bool = True)
         "COLUMNS": "200",
         "NO_COLOR": "1",
     }
+    with ExitStack() as stack:
+        if exhaustive and any("hub" in block.notes for block in page_blocks):
+            hub = stack.enter_context(serving())
+            hub.add("timm/resnext50_32x4d.a1h_in1k", timm_files())
+            environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hub")}
+        _run_blocks(page_blocks, folder, environment, exhaustive=exhaustive)
+
+
+def timm_files() -> dict[str, bytes]:
+    """What timm's repository of resnext50_32x4d.a1h_in1k has, with seeded weights."""
+    tensors = {name: value.contiguous() for name, value in seeded_resnext50().state_dict.items()}
+    config = {"architecture": "resnext50_32x4d", "num_classes": 1000}
+    return {
+        "config.json": json.dumps(config).encode(),
+        "model.safetensors": safetensors.torch.save(tensors),
+    }
+
+
+def _run_blocks(
+    page_blocks: list[Block], folder: Path, environment: dict[str, str], *, exhaustive: bool
+) -> None:
     printed: str | None = None
     for block in page_blocks:
         if block.note == "output":

@@ -6,8 +6,11 @@ files are on another host, behind a redirect, with range requests. ``/models/NAM
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import ipaddress
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 #: Files of this ending are large: stored under their sha256, and served from elsewhere.
 _LARGE = (".safetensors", ".bin")
@@ -89,15 +96,52 @@ class HubServer:
         return [path for method, path, *_ in self.requests if method == "GET"]
 
 
+def write_certificate(path: Path) -> None:
+    """Write a key and a certificate of this host, signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+
+
 @contextmanager
-def serving() -> Iterator[HubServer]:
-    """A server that runs until the end of the block."""
+def serving(certificate: Path | None = None) -> Iterator[HubServer]:
+    """A server that runs until the end of the block.
+
+    Args:
+        certificate: file with a key and a certificate of this host; None serves without TLS.
+    """
     state = HubServer()
     handler = type("Handler", (_Handler,), {"state": state})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    state.elsewhere = f"http://localhost:{server.server_port}"
+    scheme = "http"
+    if certificate is not None:
+        scheme, context = "https", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    state.url = f"{scheme}://127.0.0.1:{server.server_port}"
+    state.elsewhere = f"{scheme}://localhost:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -19,6 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save
 
 from fakes.package import LIBRARY, facts_of, record_here, write_package
+from resnext.network.config import ResNeXtConfig
+from resnext.network.model import ResNeXt
 from resnext.weights.spec import load_weights
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -153,6 +155,19 @@ def checkpoint(*, legacy: bool) -> bytes:
     return data.getvalue()
 
 
+def networks() -> dict[str, bytes]:
+    """Small networks whose configuration is inferred, and an index of shards that are not there."""
+    config = ResNeXtConfig((1,), 1, 2, (1, 1), 1, 2, "small", 1)
+    state = {name: torch.ones_like(value) for name, value in ResNeXt(config).state_dict().items()}
+    both = {"state_dict": {f"module.{name}": value for name, value in state.items()}, "epoch": 3}
+    files = {"safetensors": save(state), "index": b'{"weight_map": {"fc.bias": "w", "a": "x"}}'}
+    for name, content in (("zip", both), ("legacy", both), ("two", {"a": state, "ema": {**state}})):
+        data = io.BytesIO()
+        torch.save(content, data, _use_new_zipfile_serialization=name != "legacy")
+        files[name] = data.getvalue()
+    return files
+
+
 def write(folder: Path) -> None:
     """Write every file of the corpus into ``folder``."""
     digits = load_weights("digits")
@@ -194,6 +209,7 @@ def write(folder: Path) -> None:
         "array/in-columns": array(np.asfortranarray(np.ones((2, 2), np.uint8))),
         "tensor-header/two": tensors,
         "safetensors/two": tensors,
+        **{f"checkpoint/{name}": data for name, data in networks().items()},
         "pth/zip": checkpoint(legacy=False),
         "pth/legacy": checkpoint(legacy=True),
         **{f"gray-picture/{name}": data for name, data in pictures().items()},

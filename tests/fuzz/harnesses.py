@@ -165,6 +165,7 @@ HARNESSES: Mapping[str, Callable[[bytes], object]] = {
     "array": lambda data: read_array(io.BytesIO(data)),
     "tensor-header": lambda data: read_tensor_header(io.BytesIO(data), len(data)),
     "safetensors": lambda data: load_weights(str(_file("w.safetensors", data)), MODEL),
+    "checkpoint": lambda data: load_weights(str(_file("w", data))),
     "pth": lambda data: load_weights(str(_file("w.pth", data)), MODEL),
     "gray-picture": lambda data: GRAY.load(_file("gray.png", data)),
     "color-picture": lambda data: COLOR.load(_file("color.png", data)),

@@ -19,7 +19,10 @@ from resnext.errors import BadWeights, MissingRequirement, first_line
 from resnext.progress import transfer
 from resnext.readers.files import exists, file_sha256
 
-#: Seconds without a byte from the server.
+#: In OpenSSL's message if a proxy decrypts the connection with a certificate unknown here.
+CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
+CERTIFICATE_HINT = "if your network's proxy has a certificate, name its file in SSL_CERT_FILE"
+#: Longest wait for the next byte.
 _TIMEOUT_S = 30.0
 _CHUNK_BYTES = 1 << 20
 
@@ -115,7 +118,11 @@ def _translated(url: str, path: Path) -> Iterator[None]:
             raise MissingRequirement(
                 f"cannot write {path}: {exc}", hint="set TORCH_HOME to another folder"
             ) from exc
-        reason = getattr(exc, "reason", None) or first_line(exc)
+        reason = str(getattr(exc, "reason", None) or first_line(exc))
+        if CERTIFICATE in reason:
+            raise MissingRequirement(
+                f"{url} could not be fetched: {reason}", hint=CERTIFICATE_HINT
+            ) from exc
         raise MissingRequirement(
             f"{url} could not be fetched: {reason}",
             hint="try again: it goes on where it stopped. Without a network, copy the file to"

@@ -16,6 +16,8 @@ from resnext.progress import aside
 from resnext.readers.files import MOST_JSON, file_sha256, read_file
 from resnext.readers.strict_json import parse_json
 
+from .download import CERTIFICATE, CERTIFICATE_HINT
+
 #: Files that a repository may have its weights in, the preferred first.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _SHA256_DIGITS = 64
@@ -116,7 +118,7 @@ def _translated(repository: str, revision: str | None, name: str) -> Iterator[No
         yield
     except errors.GatedRepoError as exc:
         raise MissingRequirement(
-            f"{repository} is gated: its owner lets only known users in",
+            f"{repository} is gated: its owner grants access on request",
             hint="accept its terms on its page, and set HF_TOKEN to a token of that account",
         ) from exc
     except errors.RepositoryNotFoundError as exc:
@@ -125,7 +127,9 @@ def _translated(repository: str, revision: str | None, name: str) -> Iterator[No
             hint="check the name; for a private repository set HF_TOKEN",
         ) from exc
     except errors.RevisionNotFoundError as exc:
-        raise UsageError(f"{repository} has no revision {revision}") from exc
+        raise UsageError(
+            f"{repository} has no revision {revision}", hint="name a branch, tag or commit of it"
+        ) from exc
     except errors.LocalEntryNotFoundError as exc:
         response = getattr(exc.__cause__, "response", None)
         if response is not None:
@@ -150,7 +154,7 @@ def _translated(repository: str, revision: str | None, name: str) -> Iterator[No
             ) from exc
         raise MissingRequirement(
             f"{name} of {repository} could not be fetched: {first_line(exc)}",
-            hint="try again",
+            hint="try again; behind a proxy, name it in HTTPS_PROXY",
         ) from exc
 
 
@@ -168,10 +172,11 @@ def _unreachable(repository: str, exc: FileNotFoundError) -> MissingRequirement:
 
     reason = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE:
-        cause = exc.__cause__
-        reason = f"{constants.ENDPOINT} cannot be reached ({first_line(cause or exc)})"
+        reason = f"{constants.ENDPOINT} cannot be reached ({first_line(exc.__cause__ or exc)})"
+    if CERTIFICATE in reason:
+        return MissingRequirement(reason, hint=CERTIFICATE_HINT)
     return MissingRequirement(
         f"{repository} is not in the cache and {reason}",
-        hint=f"on a connected machine: hf download {repository}, then copy its folder"
-        f" {constants.HF_HUB_CACHE} here",
+        hint=f"on a connected machine run hf download {repository}, and copy its cache folder to"
+        f" {constants.HF_HUB_CACHE}",
     )

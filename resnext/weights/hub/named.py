@@ -71,7 +71,7 @@ def named_weights(spec: str, model: str | ResNeXtConfig | None = None) -> Named:
 
     Raises:
         UnknownName: torchvision or timm publish no weights of that name for this family.
-        UsageError: it is no SPEC.
+        UsageError: ``spec`` is malformed, or torchvision has no weights for ``model``.
         MissingRequirement: config.json cannot be fetched.
         BadWeights: config.json is not usable.
     """

@@ -63,6 +63,26 @@ def test_a_tensor_that_is_not_plain_is_refused_and_named(
     assert name in message or "contains more than tensors" in message
 
 
+def test_one_value_is_not_repeated_into_gigabytes(tmp_path: Path, state: dict[str, Any]) -> None:
+    # 16 KB would become a classifier of 24 GB: the tensors say how many classes there are.
+    state = {
+        name: torch.zeros((), dtype=value.dtype).expand(value.shape)
+        for name, value in state.items()
+    }
+    state["fc.weight"] = torch.zeros(1).expand(100_000_000, 64)
+    torch.save(state, tmp_path / "w")
+    assert (tmp_path / "w").stat().st_size < 30_000
+    with pytest.raises(BadWeights, match=r"its tensors more: fc\.weight repeats values"):
+        load_weights(str(tmp_path / "w"))
+
+
+def test_thousands_of_networks_in_one_dictionary_are_not_compared(tmp_path: Path) -> None:
+    names = [f"{i}.layer1.0.conv1.weight" for i in range(3000)] + [f"x{i}" for i in range(3000)]
+    torch.save(dict.fromkeys(names, torch.zeros(1)), tmp_path / "w")
+    with pytest.raises(BadWeights, match="holds 3000 networks"):
+        load_weights(str(tmp_path / "w"))
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("prefix", PREFIXED)
 def test_names_that_fall_together_without_their_prefix_are_refused(

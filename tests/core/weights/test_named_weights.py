@@ -12,14 +12,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import save
 
-from fakes.hub_server import HubServer, serving
+from fakes.hub_server import HubServer, serving, write_certificate
+from fakes.model_zoos import timm
+from resnext import progress
 from resnext.errors import (
     BadWeights,
     MissingRequirement,
@@ -29,14 +34,13 @@ from resnext.errors import (
 )
 from resnext.network.config import VARIANTS, ResNeXtConfig
 from resnext.network.model import ResNeXt
-from resnext.progress import working
 from resnext.weights.checkpoint import save_weights, state_dict_sha256
 from resnext.weights.hub import named, published
 from resnext.weights.hub.imagenet import imagenet_class_names
 from resnext.weights.hub.named import named_weights
 from resnext.weights.hub.published import PUBLISHED, Published
 from resnext.weights.hub.spelling import pinned
-from resnext.weights.spec import load_weights
+from resnext.weights.spec import load_model, load_weights
 
 #: A small network in the layout of the large ones.
 TINY = ResNeXtConfig((1, 1), 2, 4, (32, 32), stem_channels=8)
@@ -211,6 +215,28 @@ def test_a_repository_in_timms_layout_says_its_preprocessing_and_classes(hub: Hu
     assert weights.class_names == ("tench", "goldfish", "n03")
 
 
+def test_what_timm_itself_saves_for_the_hub_gives_timms_logits(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    theirs = timm().create_model(
+        "resnext50_32x4d.a1h_in1k", layers=(1, 1, 1, 1), cardinality=2, num_classes=3
+    )
+    folder = tmp_path / "saved"
+    timm().models.save_for_hf(theirs, folder, model_args={"layers": [1, 1, 1, 1]})
+    hub.add("me/net", {path.name: path.read_bytes() for path in folder.iterdir()})
+    weights = load_weights("hf:me/net")
+    picture = PIL.Image.effect_noise((300, 260), 80).convert("RGB")
+    data = timm().data
+    transform = data.create_transform(**data.resolve_model_data_config(theirs))
+    ours = weights.preprocessing.normalize(weights.preprocessing.to_pixels(picture)[np.newaxis])
+    with torch.no_grad():
+        expected = theirs.eval()(transform(picture)[None])
+        actual = load_model(weights)(torch.from_numpy(ours))
+    error = (actual - expected).abs().max() / expected.square().mean().sqrt()
+    assert error < 1e-5
+    assert weights.config.cardinality == 2
+
+
 def test_an_older_config_has_all_in_one_part(hub: HubServer) -> None:
     flat = {"architecture": "resnext50_32x4d", **CONFIG["pretrained_cfg"], "labels": list("abc")}
     del flat["label_names"]
@@ -311,6 +337,13 @@ def test_a_source_is_loaded_again_at_its_commit(hub: HubServer) -> None:
     assert pinned("timm:x.y", None) == "timm:x.y"
     assert pinned("torchvision:DEFAULT", "abc") == "torchvision:DEFAULT"
     assert pinned("/a/path@home.pth", "abc") == "/a/path@home.pth"
+
+
+def test_config_and_weights_are_of_one_commit_though_the_branch_moves(hub: HubServer) -> None:
+    first = add(hub)
+    described = named_weights("hf:me/net")
+    add(hub, changed=True)
+    assert described.fetch()[1] == first
 
 
 def test_a_branch_is_recorded_as_its_commit(hub: HubServer) -> None:
@@ -524,6 +557,26 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     refused("torchvision:tiny/IMAGENET1K_V2", MissingRequirement, "not known", "copy the file to")
 
 
+@pytest.mark.usefixtures("tiny_release")
+def test_a_proxy_with_a_certificate_of_its_owner(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = tmp_path / "proxy.pem"
+    write_certificate(certificate)
+    with serving(certificate) as behind:
+        behind.connect(tmp_path, monkeypatch)
+        row = published.PUBLISHED["torchvision:tiny/IMAGENET1K_V2"]
+        behind.files = hub.files
+        url = row.source.replace(hub.url, behind.url)
+        monkeypatch.setattr(named, "PUBLISHED", {row.spec: replace(row, source=url)})
+        add(behind)
+        for spec in (row.spec, "hf:me/net"):
+            refused(spec, MissingRequirement, "CERTIFICATE_VERIFY_FAILED", "SSL_CERT_FILE")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        for spec in (row.spec, "hf:me/net"):
+            load_weights(spec)
+
+
 @pytest.mark.usefixtures("hub")
 def test_offline_without_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
@@ -613,16 +666,33 @@ class Terminal(io.StringIO):
 def test_a_terminal_shows_progress_instead_of_the_spinner(
     monkeypatch: pytest.MonkeyPatch, spec: str
 ) -> None:
-    terminal = Terminal()
+    terminal, spinning = Terminal(), []
+    answer = BaseHTTPRequestHandler.end_headers
+
+    def observed(handler: BaseHTTPRequestHandler) -> None:
+        if handler.command == "GET":
+            spinning.append([each.live.is_started for each in progress._spinning])
+        answer(handler)
+
+    monkeypatch.setattr(BaseHTTPRequestHandler, "end_headers", observed)
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with working("loading weights"):
+    with progress.working("loading weights"):
         load_weights(spec)
-    shown = terminal.getvalue()
-    name = "tiny-" if spec.startswith("torchvision") else "model.safetensors: 100%"
-    before, _, after = shown.partition(name)
-    assert "loading weights" in before
-    assert "loading weights" not in after.partition("\x1b[2K")[0]
+        assert [each.live.is_started for each in progress._spinning] == [True]
+    if spec.startswith("timm"):
+        assert spinning == [[False]]  # the library draws its bar
+    else:  # the bar comes with the answer
+        assert "tiny-" in terminal.getvalue()
+
+
+def test_a_bar_takes_the_spinners_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress.working("loading weights"):
+        [spinner] = progress._spinning
+        with progress.transfer("file", 10, 0):
+            assert not spinner.live.is_started
+        assert spinner.live.is_started
 
 
 @pytest.mark.usefixtures("tiny_release")

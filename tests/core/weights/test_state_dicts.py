@@ -163,7 +163,7 @@ def test_of_several_networks_none_is_chosen_in_silence(
         weights = load_weights(path, TINY, key=key)
         assert weights.sha256 == expected.sha256
         assert weights.provenance["key"] == weights.key == key
-    with pytest.raises(UnknownName, match="unknown weights_key 'ema2'"):
+    with pytest.raises(UnknownName, match="unknown `weights_key` 'ema2'"):
         load_weights(path, TINY, key="ema2")
 
 
