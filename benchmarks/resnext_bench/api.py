@@ -13,6 +13,7 @@ from resnext.readers.files import exists
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime
 from resnext.timing.cold import Cache
 from resnext.verify.labeled import Labeled
+from resnext.verify.subject import Network
 from resnext.weights.spec import Weights, load_weights
 
 from .cases import (
@@ -40,6 +41,7 @@ def benchmark(
     *,
     batch: int | Sequence[int] = 1,
     weights: Weights | str | None = None,
+    input_size: tuple[int, int] | None = None,
     precision: Precision | Sequence[Precision] | None = None,
     runtimes: Sequence[str] | None = None,
     merge_groups: Merge | Sequence[Merge] = None,
@@ -73,10 +75,12 @@ def benchmark(
         subjects: runtimes and artifacts. The name of a runtime runs the weights: live, or as an
             artifact from the cache, which is built if it is missing; ``"all"`` is every runtime
             that works on this machine. An artifact, or the path of one, runs on its natural
-            runtime. Speedups are relative to the first.
+            runtime; an ONNX file from elsewhere is compared with itself. Speedups are relative to
+            the first.
         batch: batch sizes.
         weights: the network, loaded or by its SPEC (`load_weights`); None means the weights of the
             artifacts, or without artifacts the seeded ResNeXt-50 32x4d.
+        input_size: height and width, of ONNX files from elsewhere that leave them open.
         precision: for everything built from the weights; several are compared. Artifacts must have
             it.
         runtimes: run every artifact on these instead of its natural one.
@@ -146,17 +150,23 @@ def benchmark(
         tuple(dict.fromkeys(_several(streams))),
         options,
     )
+    network: Network
     if not artifacts:
-        weights = weights if isinstance(weights, Weights) else load_weights(weights)
+        network = weights if isinstance(weights, Weights) else load_weights(weights)
         candidates = candidates_of_weights(
             precisions or ("fp32",), calibration, calibration_images, merges
         )
         backends = all_expanded(names, device, candidates)
         cases, notes = supported_cases(backends, axes, candidates)
     else:
-        weights, candidates = candidates_of_artifacts(
-            artifacts, weights, precisions, keep_name=bool(names)
+        network, candidates = candidates_of_artifacts(
+            artifacts, weights, precisions, input_size=input_size, keep_name=bool(names)
         )
+        if names and isinstance(network, Artifact):
+            raise UsageError(
+                f"{names[0]} beside an ONNX file from elsewhere would run another network",
+                hint="name it in `runtimes`",
+            )
         if runtimes is not None:
             backends = all_expanded(runtimes, device, candidates)
             cases, notes = supported_cases(backends, axes, candidates)
@@ -174,8 +184,18 @@ def benchmark(
             (cases, notes), candidates = cases_at(pairs, axes), of_weights | candidates
     for line in notes:
         note(line)
+    labeled = None
+    if accuracy is not None and isinstance(network, Artifact):
+        raise UsageError(
+            f"how pictures become the input of {network.path} is not known, so that its accuracy"
+            " cannot be measured",
+            hint="drop `accuracy`",
+        )
+    if accuracy is not None:
+        assert isinstance(network, Weights)
+        labeled = Labeled(accuracy, network, accuracy_images)
     return run_benchmark(
-        weights,
+        network,
         Plan(
             cases,
             duration,
@@ -188,7 +208,7 @@ def benchmark(
         ),
         options=options,
         candidates=candidates,
-        accuracy=None if accuracy is None else Labeled(accuracy, weights, accuracy_images),
+        accuracy=labeled,
         deadline=max_seconds if isinstance(max_seconds, Deadline) else Deadline(max_seconds),
         say=progress,
         save=save,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal, cast
 from resnext.artifact.files import Artifact
 from resnext.precision import PRECISIONS, QUANTIZED
 from resnext.runtimes.registry import RUNTIMES
-from resnext.verify.held.artifact import refuse_other_weights
+from resnext.verify.held.artifact import check_graph, refuse_other_weights
+from resnext.verify.subject import Network
 from resnext_export import ExportRequest, Stored, build_or_reuse
 
 from .cases import Candidate
@@ -20,31 +21,31 @@ from .plan import Case
 
 if TYPE_CHECKING:
     from resnext.runtimes.trt.library import EngineKind
-    from resnext.weights.spec import Weights
 
 
 class Artifacts:
     """Builds each artifact of a run, or finds it in the cache, once.
 
     Args:
-        weights: what they are made from.
+        network: what they are made from: weights, or an ONNX file from elsewhere.
         cases: of the whole run; an engine gets an optimization profile for each of its batch sizes.
         device: requested.
         say: called with one line before each step.
 
     Attributes:
+        network: as above.
         reused: artifacts that came from the cache, as shown to the user.
     """
 
     def __init__(
         self,
-        weights: Weights,
+        network: Network,
         cases: Sequence[Case],
         device: Literal["auto", "cpu", "cuda"],
         say: Callable[[str], None],
     ) -> None:
         self.reused: list[str] = []
-        self._weights = weights
+        self.network = network
         self._cases = cases
         self._device = device
         self._say = say
@@ -75,7 +76,10 @@ class Artifacts:
             GateFailed: it does not store the network's weights.
         """
         if artifact.manifest.file_sha256 not in self._held:
-            refuse_other_weights(artifact, self._weights)
+            if isinstance(self.network, Artifact):
+                check_graph(artifact)
+            else:
+                refuse_other_weights(artifact, self.network)
             self._held.add(artifact.manifest.file_sha256)
 
     def _package(self, case: Case, candidate: Candidate) -> Artifact:
@@ -92,7 +96,7 @@ class Artifacts:
                 batch=str(case.batch),
                 device="cuda" if cuda else "cpu",
             )
-            return build_or_reuse(request, self._weights)
+            return build_or_reuse(request, self.network)
 
         # One for each batch size, so that a row is the same whatever else is measured beside it.
         return self._once((case.candidate, "pt2", str(case.batch)), compile_package)
@@ -113,10 +117,10 @@ class Artifacts:
                 # The batch that merged groups are timed at; the artifact takes any size.
                 batch=f"1:{case.batch}" if timed else None,
             )
-            plain = build_or_reuse(ExportRequest(), self._weights)
+            plain = build_or_reuse(ExportRequest(), self.network)
             if not request.derives:
                 return plain
-            return build_or_reuse(request, self._weights, plain.artifact)
+            return build_or_reuse(request, self.network, plain.artifact)
 
         return self._once((case.candidate, "onnx", _graph_key(case, candidate)), export_onnx)
 
@@ -132,7 +136,7 @@ class Artifacts:
             )
             self._say("building the engine, or reusing what the cache has")
             request = ExportRequest(format=kind, batch=",".join(map(str, sizes)))
-            return build_or_reuse(request, self._weights, graph)
+            return build_or_reuse(request, self.network, graph)
 
         return self._once((case.candidate, kind, _graph_key(case, candidate)), build)
 

@@ -8,12 +8,15 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from resnext.artifact.files import Artifact, read_artifact
+from resnext.artifact.files import Artifact
+from resnext.artifact.foreign import open_artifact
 from resnext.errors import BadWeights, UsageError
 from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import available_runtimes, require
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, check_streams
-from resnext.verify.check import artifact_weights
+from resnext.verify.check import artifact_weights, recorded_original
+from resnext.verify.held.artifact import check_graph
+from resnext.verify.subject import Network
 
 from .plan import Case
 
@@ -93,20 +96,37 @@ def merge_problem(backend: str, merge: Merge) -> str | None:
     return None
 
 
+def foreign_problem(backend: str, candidate: Candidate) -> str | None:
+    """Why ``backend`` cannot run an ONNX file from elsewhere; None if it can, or there is none."""
+    artifact = candidate.artifact
+    if artifact is None or not artifact.manifest.foreign:
+        return None
+    source = RUNTIMES[backend].formats[0]
+    if RUNTIMES[backend].live or (source == "pt2" and artifact.manifest.kind != "pt2"):
+        return (
+            f"{backend} runs the PyTorch network, and of {artifact.path} only the ONNX graph is"
+            " known"
+        )
+    return None
+
+
 def candidates_of_artifacts(
     subjects: Sequence[Path | Artifact],
     weights: Weights | str | None,
     precisions: Sequence[Precision] | None,
     *,
+    input_size: tuple[int, int] | None = None,
     keep_name: bool = False,
-) -> tuple[Weights, dict[str, Candidate]]:
-    """A candidate for each artifact, named after its folder, and the weights of all of them.
+) -> tuple[Network, dict[str, Candidate]]:
+    """A candidate for each artifact, named after its folder or file, and the weights of all of
+    them; for ONNX files from elsewhere, the file itself.
 
     Args:
         subjects: artifacts or their paths.
         weights: the weights that they were exported from, loaded or by SPEC; None means those that
             the first one names.
         precisions: requested; None means the artifacts' own.
+        input_size: height and width, of ONNX files that leave them open.
         keep_name: name a single artifact's candidate too.
 
     Raises:
@@ -116,7 +136,8 @@ def candidates_of_artifacts(
         BadWeights: the weights cannot be found, or the first was not exported from them.
     """
     artifacts = [
-        subject if isinstance(subject, Artifact) else read_artifact(subject) for subject in subjects
+        subject if isinstance(subject, Artifact) else open_artifact(subject, input_size=input_size)
+        for subject in subjects
     ]
     first = artifacts[0].manifest
     for artifact in artifacts:
@@ -135,17 +156,32 @@ def candidates_of_artifacts(
                 " preprocessing",
                 hint="compare them in two runs",
             )
-    names = [artifact.directory.resolve().name for artifact in artifacts]
+    names = [
+        artifact.path.stem if artifact.bare else artifact.directory.resolve().name
+        for artifact in artifacts
+    ]
     if len(set(names)) < len(names):
-        names = [str(artifact.directory) for artifact in artifacts]
+        names = [str(a.path if a.bare else a.directory) for a in artifacts]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"the artifact {repeated} is given twice", hint="give it once")
-    if weights is None or isinstance(weights, str):
-        weights = artifact_weights(artifacts[0], weights)
+    network: Network
+    if first.foreign:
+        if weights is not None:
+            raise UsageError(
+                f"{artifacts[0].path} is an ONNX file from elsewhere, which has its own weights",
+                hint="drop `weights`",
+            )
+        for artifact in artifacts:
+            check_graph(artifact)
+        network = recorded_original(artifacts[0])
+    elif weights is None or isinstance(weights, str):
+        network = artifact_weights(artifacts[0], weights)
     elif weights.sha256 != first.weights.sha256:
         raise BadWeights(f"`weights` are not those that {artifacts[0].path} was made from")
+    else:
+        network = weights
     candidates = [Candidate(artifact.manifest.precision, artifact) for artifact in artifacts]
-    return weights, dict(
+    return network, dict(
         zip(names if keep_name or len(names) > 1 else [""], candidates, strict=True)
     )
 
@@ -171,6 +207,7 @@ def all_expanded(
         if any(
             candidate.precision in RUNTIMES[name].precisions
             and merge_problem(name, candidate.merge) is None
+            and foreign_problem(name, candidate) is None
             for candidate in candidates.values()
         )
     )
@@ -227,13 +264,17 @@ def supported_cases(
     once for each precision and width of groups, in the first candidate of it.
 
     Raises:
-        UsageError: the groups of the only candidate cannot be merged as requested, or no backend
-            can have as many requests in flight.
+        UsageError: the groups of the only candidate cannot be merged as requested, a backend runs
+            weights and a candidate is an ONNX file from elsewhere, or no backend can have as many
+            requests in flight.
     """
     pairs, notes, of_weights = [], [], set[tuple[str, Precision, Merge]]()
     for name, candidate in candidates.items():
         for backend in backends:
             runtime, reason = RUNTIMES[backend], merge_problem(backend, candidate.merge)
+            unknown = foreign_problem(backend, candidate)
+            if unknown is not None:
+                raise UsageError(unknown, hint=f"drop `backend` {backend}")
             if reason is not None and len(candidates) == 1:
                 raise UsageError(f"`merge_groups`: {reason}")
             if reason is not None:

@@ -19,7 +19,7 @@ from resnext.runtimes.registry import (
     open_session,
 )
 from resnext.timing.clock import now_ns
-from resnext.verify.reference import Reference
+from resnext.verify.reference import Comparison
 
 from .artifacts import Artifacts
 from .cases import Candidate
@@ -55,7 +55,7 @@ def open_case(
     case: Case,
     candidate: Candidate,
     artifacts: Artifacts,
-    reference: Reference,
+    reference: Comparison,
     options: SessionOptions,
     stack: ExitStack,
     say: Callable[[str], None],
@@ -67,7 +67,7 @@ def open_case(
         case: backend, batch size, threads and streams.
         candidate: precision, and the user's artifact if there is one.
         artifacts: builds any other.
-        reference: the weights, and at least as many images as the batch.
+        reference: at least as many images as the batch.
         options: device, threads, memory format, CUDA graphs.
         stack: closes the session.
         say: called with one line before each step.
@@ -98,7 +98,7 @@ def open_case(
                 streams=case.streams,
             )
             session = stack.enter_context(
-                open_session(artifact or reference.weights, case.backend, options=own)
+                open_session(artifact or artifacts.network, case.backend, options=own)
             )
             spec = session.inputs[0]
             images = reference.inputs(manifest)[: case.batch]

@@ -128,4 +128,5 @@ class RunRecord(Strict):
     reused: tuple[str, ...] = ()
     environment: Environment
     harness_ns: float | None = None
+    unknown: str = ""
     rows: tuple[Row, ...]

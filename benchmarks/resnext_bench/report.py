@@ -72,7 +72,11 @@ def legend(run: RunRecord) -> str:
     """Meaning of the columns of ``run``."""
     streams = _STREAMS_LEGEND if any(row.streams > 1 for row in run.rows) else ""
     cold = any(timing.cache == "cold" for row in run.rows for timing in row.timings)
-    return LEGEND + _COLD_LEGEND * cold + streams + (_ACCURACY_LEGEND if _has_accuracy(run) else "")
+    text = LEGEND
+    if run.unknown:
+        text = text.replace("against float64 PyTorch", "against the file itself in float64")
+        text += f" n/a: the network is not known, only its graph; {run.unknown}."
+    return text + _COLD_LEGEND * cold + streams + (_ACCURACY_LEGEND if _has_accuracy(run) else "")
 
 
 def _has_accuracy(run: RunRecord) -> bool:
@@ -126,7 +130,9 @@ def _line(row: Row, run: RunRecord, timing: Timing) -> tuple[str, ...]:
         "n/a" if stats.p90_ns is None else f"{stats.p90_ns / 1e6:.3f}",
         "n/a" if stats.p99_ns is None else f"{stats.p99_ns / 1e6:.3f}",
         f"{stats.images_per_s:,.1f}",
-        "-" if row.distance is None else f"{_share(row.distance, row.batch, timing):.0%}",
+        ("n/a" if run.unknown else "-")
+        if row.distance is None
+        else f"{_share(row.distance, row.batch, timing):.0%}",
         "-" if timing.speedup is None else f"{timing.speedup[0]:.2f}x",
         "-" if memory is None else f"{memory / 1e6:.0f}",
         "-" if row.model_size_bytes is None else f"{row.model_size_bytes / 1e6:.1f}",
@@ -157,7 +163,8 @@ def threads(run: RunRecord) -> str:
 
 def title(run: RunRecord) -> str:
     """One line: model, weights, precision."""
-    return f"{run.model or 'custom model'}, weights {run.weights.source}, {run.precision}"
+    custom = "ONNX file from elsewhere" if run.unknown else "custom model"
+    return f"{run.model or custom}, weights {run.weights.source}, {run.precision}"
 
 
 def _gpu(row: Row) -> str:

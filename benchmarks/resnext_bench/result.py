@@ -40,6 +40,8 @@ class Run(RunRecord):
         environment: machine and software.
         harness_ns: nanoseconds that timing itself added to a run, measured before the first round;
             None in files from before this was measured.
+        unknown: what the comparison with the reference cannot tell, of an ONNX file from elsewhere;
+            "" if it was compared with PyTorch.
         rows: one for each case.
     """
 

@@ -19,7 +19,7 @@ from resnext.verify.batches.laws import Integrity
 from resnext.verify.check import batched, whole
 from resnext.verify.labeled import Labeled
 from resnext.verify.parity import Parity, images_to_compare
-from resnext.verify.reference import Reference
+from resnext.verify.reference import Comparison
 from resnext.verify.untrained import untrained
 
 from .cases import Candidate
@@ -54,7 +54,7 @@ class Judge:
         limits: ceilings of this machine.
     """
 
-    reference: Reference
+    reference: Comparison
     labeled: Labeled | None
     environment: Environment
     deadline: Deadline
@@ -96,10 +96,9 @@ class Judge:
         accuracy, accuracy_missing = self._accuracy(case.batch, opening)
         parity = self._parity(case.batch, numerics, opening, samples)
         integrity = _integrity(numerics, opening, samples)
-        weights = self.reference.weights
         caveats = (
             None if manifest is None else untrained(manifest),
-            assumed(weights.preprocessing, weights.preprocessing_source),
+            assumed(self.reference.preprocessing, self.reference.preprocessing_source),
         )
         timings = timings_of(samples, case.batch, case.streams)
         distance = self._distance(case, numerics, delivered.device, threads, timings[-1])
@@ -109,7 +108,7 @@ class Judge:
                 timings,
                 parity,
                 delivered,
-                self.reference.weights.config,
+                self.reference.config,
                 numerics,
                 skipped=frozenset() if manifest is None else manifest.left,
                 scheme=None if quantization is None else quantization.runtime,
@@ -159,11 +158,11 @@ class Judge:
     def _distance(
         self, case: Case, numerics: str, device: str, threads: int, timing: Timing
     ) -> Distance | None:
-        """From the limit; None if the ceilings of ``device`` are unknown."""
+        """From the limit; None if the ceilings of ``device`` or the network are unknown."""
         ceilings = self.limits.of(device, threads)
-        if ceilings is None:
+        config, speed = self.reference.config, timing.stats.images_per_s
+        if ceilings is None or config is None:
             return None
-        config, speed = self.reference.weights.config, timing.stats.images_per_s
         return distance(config, numerics, case.batch, speed, ceilings)
 
     def _parity(self, batch: int, numerics: str, opening: Opening, samples: Samples) -> Parity:
@@ -175,7 +174,7 @@ class Judge:
         outcomes, adversarial, more = [], None, None
         failure = ""
         if not self.deadline.over():
-            count = images_to_compare(batch, self.reference.weights.config.num_classes)
+            count = images_to_compare(batch, self.reference.classes)
             try:
                 more = _logits(opening, self.reference.inputs(manifest)[batch:count], batch)
                 extreme = self.reference.adversarial_inputs(manifest)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import WeightsRecord
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import record_environment, record_packages
@@ -14,14 +15,16 @@ from resnext.machine.nvml import open_nvml
 from resnext.machine.threads import ThreadBudget, thread_budget
 from resnext.network.config import variant_name
 from resnext.runtimes.registry import SessionOptions
+from resnext.verify.file_reference import FileReference
 from resnext.verify.labeled import Labeled
 from resnext.verify.parity import images_to_compare
-from resnext.verify.reference import Reference
+from resnext.verify.reference import Comparison, Reference
+from resnext.verify.subject import Network
 
 from .artifacts import Artifacts
 from .cases import Candidate
 from .deadline import Deadline
-from .limits.needed import needed_limits
+from .limits.needed import Limits, needed_limits
 from .measure import measure, with_cache
 from .opening import Opening, open_case
 from .overhead import harness_ns
@@ -31,7 +34,7 @@ from .result import Run
 from .rows import Judge, control_of, with_speedups
 
 if TYPE_CHECKING:
-    from resnext.weights.spec import Weights
+    pass
 
 
 #: Reason for a number of threads that the user gave.
@@ -39,7 +42,7 @@ REQUESTED = "requested"
 
 
 def run_benchmark(
-    weights: Weights,
+    network: Network,
     plan: Plan,
     *,
     options: SessionOptions | None = None,
@@ -52,7 +55,7 @@ def run_benchmark(
     """Measure every case of ``plan``.
 
     Args:
-        weights: the network; the reference of every row's parity.
+        network: weights, or an ONNX file from elsewhere; the reference of every row's parity.
         plan: what and how long.
         options: device, threads, memory format, CUDA graphs.
         candidates: artifacts and precisions by their names in ``plan``; None means fp32, built from
@@ -76,15 +79,16 @@ def run_benchmark(
     several = any(case.threads is not None for case in plan.cases)
     candidates = candidates or {"": Candidate()}
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    artifacts = Artifacts(weights, plan.cases, options.device, say)
-    count = images_to_compare(max(case.batch for case in plan.cases), weights.config.num_classes)
-    reference = Reference(weights, seeded_pixels(weights.config, count, plan.seed))
+    artifacts = Artifacts(network, plan.cases, options.device, say)
+    reference = _reference(network, max(case.batch for case in plan.cases), plan.seed)
     with ExitStack() as stack:
         nvml = stack.enter_context(open_nvml())
         environment = record_environment(nvml)
         rows_of = [(case.backend, case.threads or budget.count) for case in plan.cases]
         timed_s = plan.duration_s * len(plan.cases)
-        limits = needed_limits(rows_of, timed_s, options.device, environment, deadline, say)
+        limits = Limits()
+        if reference.config is not None:  # without it, nothing is compared with them
+            limits = needed_limits(rows_of, timed_s, options.device, environment, deadline, say)
         openings = {
             case: Opening(error=deadline.not_measured())
             if deadline.opening_over()
@@ -108,8 +112,11 @@ def run_benchmark(
         def run_of(rows: Sequence[Row], *, complete: bool) -> Run:
             return Run(
                 created=created,
-                model=variant_name(weights.config),
-                weights=WeightsRecord.model_validate(weights.provenance),
+                model=None if reference.config is None else variant_name(reference.config),
+                weights=network.manifest.weights
+                if isinstance(network, Artifact)
+                else WeightsRecord.model_validate(network.provenance),
+                unknown=reference.unknown,
                 precision=", ".join(
                     dict.fromkeys(candidate.precision for candidate in candidates.values())
                 ),
@@ -137,3 +144,12 @@ def run_benchmark(
             if len(rows) < len(plan.cases):
                 save(run_of(rows, complete=False))
         return run_of(rows, complete=True)
+
+
+def _reference(network: Network, batch: int, seed: int) -> Comparison:
+    """Seeded images with the logits of ``network``, enough of them for ``batch``."""
+    if isinstance(network, Artifact):
+        classes = network.manifest.outputs[0].shape[1] or 1
+        return FileReference.seeded(network, images_to_compare(batch, classes), seed)
+    count = images_to_compare(batch, network.config.num_classes)
+    return Reference(network, seeded_pixels(network.config, count, seed))

@@ -18,6 +18,17 @@ def counted(reasons: Iterable[str]) -> list[str]:
     ]
 
 
+def model_line(manifest: Manifest) -> str:
+    """Model, weights and precision."""
+    model = manifest.model or ("not known" if manifest.foreign else "custom")
+    return f"{model}, weights {manifest.weights.source}, {manifest.precision}"
+
+
+def reference_of(manifest: Manifest) -> str:
+    """What an artifact is compared with when it is made."""
+    return "the ONNX file in float64" if manifest.foreign else "eager PyTorch"
+
+
 def derivation(manifest: Manifest) -> list[str]:
     """Lines on ranges, calibration and merged groups; empty for a plain float32 artifact."""
     lines = []

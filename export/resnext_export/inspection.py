@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from resnext.artifact.files import Artifact, read_artifact
+from resnext.artifact.files import Artifact
+from resnext.artifact.foreign import open_artifact
 from resnext.artifact.graph import onnx_graph
 from resnext.artifact.manifest import Manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
@@ -33,7 +34,7 @@ from resnext.runtimes.registry import (
     open_session,
     runtime_named,
 )
-from resnext.runtimes.session import Delivered
+from resnext.runtimes.session import HEAVY, Delivered
 from resnext.runtimes.trt.compatibility import remarks
 from resnext.runtimes.trt.identity import check_engine_bytes
 from resnext.runtimes.trt.library import RTX_DEFAULT_TARGETS
@@ -86,7 +87,7 @@ def inspect_artifact(path: Path, backend: str | None = None) -> Inspection:
     """Read the artifact in ``path``, and find out whether it loads here and what its layers get.
 
     Args:
-        path: folder of the artifact, or the file in it.
+        path: folder of the artifact, the file in it, or an ONNX file from elsewhere.
         backend: open the artifact on this backend and ask the session; None means the manifest of
             an engine or package, else a session on ``ort`` or ``openvino``.
 
@@ -95,7 +96,7 @@ def inspect_artifact(path: Path, backend: str | None = None) -> Inspection:
         UsageError: ``backend`` does not run this format or precision.
         MissingRequirement: ``backend`` is not available here.
     """
-    artifact = read_artifact(path)
+    artifact = open_artifact(path)
     check_engine_bytes(artifact)
     check_onnx_precision(artifact)
     check_package_bytes(artifact)
@@ -133,6 +134,8 @@ def delivered_line(manifest: Manifest) -> str:
 
 def _share_line(manifest: Manifest, delivered: Delivered, share: float) -> str:
     requested = NUMERICS[manifest.numerics].compute_dtypes
+    if manifest.foreign and not any(layer.op in HEAVY for layer in delivered.layers):
+        return "not known: no layer says that it is a convolution or product"
     text = f"{' or '.join(requested)} in {share:.1%} of convolution and product FLOPs"
     missed = undelivered(delivered, manifest.config, requested[0]) if share < 1 else ()
     missed = tuple(entry for entry in missed if entry[1] not in requested)

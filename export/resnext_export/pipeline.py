@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from resnext.artifact.files import COMPANIONS, KIT_NAME, Artifact, check_destination, read_artifact
+from resnext.artifact.foreign import is_bare, layout_of, open_artifact
 from resnext.artifact.manifest import MANIFEST_NAME, Manifest, read_manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.artifact.trust import check_signed, current_trust
 from resnext.errors import BadArtifact, BadWeights, UsageError
+from resnext.images.requested import PreprocessingOptions
 from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.readers.files import exists, is_file
@@ -22,13 +24,15 @@ from resnext.storage import scratch_folder
 from resnext.verify.check import as_recorded, recorded_weights
 from resnext.verify.conformance import write_kit
 from resnext.verify.held.artifact import refuse_other_weights
+from resnext.verify.inputs import Feed
+from resnext.verify.subject import Network, weights_of
 from resnext.weights.hub.spelling import pinned
 from resnext.weights.spec import Weights, load_weights, preprocessed
 
 from .formats.base import builder_for
 from .publish import Built, publish
 from .registry import FORMATS
-from .request import ExportRequest
+from .request import PREPROCESSING, ExportRequest
 from .store import build_step
 
 
@@ -45,7 +49,8 @@ def export(
 
     Args:
         source: weights (``digits``, ``seeded:1``, a checkpoint's path, `Weights`), or an ONNX
-            artifact to start from (`Artifact`, or the path of its folder).
+            artifact to start from (`Artifact`, the path of its folder, or that of an ONNX file from
+            elsewhere).
         output: folder to make, whole or not at all.
         check: compare the written file with PyTorch; if not, the manifest has no check.
         force: replace an artifact that is already there.
@@ -64,7 +69,7 @@ def export(
         fields["onnx"] = source.directory
     elif isinstance(source, Weights):
         fields |= {"weights": source.source, "weights_key": source.key}
-    elif is_file(Path(source) / "manifest.json"):
+    elif is_file(Path(source) / "manifest.json") or Path(source).suffix == ".onnx":
         fields["onnx"] = Path(source)
     else:
         fields["weights"] = str(source)
@@ -104,65 +109,135 @@ def run(
         check_taken_here(request.opset, quantized=request.precision == "int8")
     if output is not None:
         check_destination(output, force=force)
-    start = None if request.onnx is None else read_artifact(request.onnx)
+    start = _start(request)
     if start is not None and start.manifest.kind != FORMATS[request.format].source:
         raise UsageError(
             f"`format` {request.format} is made from an ONNX artifact; {start.directory} is of kind"
             f" {start.manifest.kind}"
         )
     held: Artifact | None = None
-    if weights is None and start is not None:
+    network: Network
+    if start is not None and start.manifest.foreign:
+        _check_foreign(request, start)
+        network = start
+    elif weights is not None:
+        network = weights
+    elif start is not None:
         check_onnx_precision(start)
-        weights = recorded_weights(start, request.weights)
+        network = recorded_weights(start, request.weights)
         held = start if check else None
-    elif weights is None:
+    else:
         refuse_older_torch()
         with working("loading weights"):
-            weights = load_weights(
+            network = load_weights(
                 request.weights,
                 request.model,
                 num_classes=request.num_classes,
                 input_size=request.pixels(),
                 key=request.weights_key,
             )
-        for line in weights.notes:
+        for line in network.notes:
             say(line)
     if start is None:
-        weights = preprocessed(weights, request.preprocessing())
+        network = preprocessed(weights_of(network), request.preprocessing())
     if recorded is not None:
-        if weights.sha256 != (digest := recorded.weights.sha256):
+        source_name, sha256 = _identity(network)
+        if sha256 != (digest := recorded.weights.sha256):
             raise BadWeights(
-                f"{weights.source} has other weights than the artifact was made from (sha256"
-                f" {weights.sha256[:12]}, manifest {digest[:12]})",
+                f"{source_name} has other weights than the artifact was made from (sha256"
+                f" {sha256[:12]}, manifest {digest[:12]})",
                 hint="restore them, or export the new ones",
             )
-        weights = as_recorded(weights, recorded)
+        if isinstance(network, Weights):
+            network = as_recorded(network, recorded)
     if start is None and request.numerics.calibrated:
-        request.images(weights)  # refuses now what would fail after the first step
+        request.images(weights_of(network))  # refuses now what would fail after the first step
     *before, _ = request.steps(start.manifest.precision if start else None)
     precision = request.precision or (start.manifest.precision if start else DEFAULT)
-    directory = output or request.folder(weights, precision, kind)
+    directory = output or request.folder(network, precision, kind)
     proofs = sorted(COMPANIONS - {KIT_NAME})
     if dropped := [name for name in proofs if exists(directory / name)]:
         say(f"replacing {directory} drops its {', '.join(dropped)}: judge and sign it again")
-    source: Weights | Artifact = start or weights
+    source = start or network
     with scratch_folder() as scratch:
         store = None if check else scratch  # what is not checked is not kept
         for step in before:
-            source = build_step(step, weights, source, store, check=check, say=say).artifact
-        make = partial(builder.build, source, weights, request, check=check, say=say, cache=None)
+            source = build_step(step, network, source, store, check=check, say=say).artifact
+        make = partial(builder.build, source, network, request, check=check, say=say, cache=None)
 
         def build(folder: Path) -> Built:
             built = make(folder)
             if held is not None:
                 # Weights cannot be read back from an engine, but they can from its source.
-                refuse_other_weights(held, weights)
+                refuse_other_weights(held, weights_of(network))
             if request.conformance_kit:
                 with working("making the conformance kit"):
-                    write_kit(folder / KIT_NAME, weights)
+                    write_kit(folder / KIT_NAME, weights_of(network))
             return built
 
         return publish(source, directory, build, request=request, check=check, force=force)
+
+
+def _start(request: ExportRequest) -> Artifact | None:
+    """The ONNX artifact that ``request`` names, or the file from elsewhere."""
+    if request.onnx is None:
+        return None
+    if FORMATS[request.format].is_source and not (request.derives or is_bare(request.onnx)):
+        raise UsageError(
+            "`onnx` is what to start from: it takes another `format`, a `precision` or"
+            " `merge_groups`"
+        )
+    if is_bare(request.onnx):
+        bare = open_artifact(request.onnx, input_size=request.pixels())
+        return prepared(bare, request.preprocessing())
+    for name in ("input_size", *PREPROCESSING):
+        if getattr(request, name) is not None:
+            raise UsageError(f"the ONNX artifact has its own {name.replace('_', '-')}; drop it")
+    return read_artifact(request.onnx)
+
+
+def prepared(bare: Artifact, requested: PreprocessingOptions | None) -> Artifact:
+    """A bare ONNX file with the preprocessing that a user requests; without, nobody says any.
+
+    Raises:
+        UsageError: mean or standard deviation is missing, or the input is not N x C x H x W of
+            floats, in the colors of a picture.
+    """
+    if not requested:
+        return bare
+    spec = bare.manifest.inputs[0]
+    if requested.mean is None or requested.std is None:
+        raise UsageError(f"nobody says what {bare.path} takes, so it needs both `mean` and `std`")
+    if layout_of(spec.shape) != "nchw" or spec.dtype == "uint8" or spec.shape[1] not in (1, 3):
+        raise UsageError(
+            f"the input of {bare.path} is not N x C x H x W of floats with 1 or 3 channels, which"
+            " `mean` and `std` are for"
+        )
+    preprocessing = requested.applied(Feed.of(spec).assumed())
+    known = {"preprocessing": preprocessing, "preprocessing_source": "requested"}
+    return replace(bare, manifest=bare.manifest.model_copy(update=known))
+
+
+def _check_foreign(request: ExportRequest, start: Artifact) -> None:
+    """Refuse what can be done only with a network of ours."""
+    if request.weights is not None:
+        raise UsageError(f"{start.path} has its own weights; drop `weights`")
+    if request.precision not in (None, start.manifest.precision):
+        raise UsageError(
+            f"`precision` {request.precision} cannot be made of {start.path}: passes are proven on"
+            " graphs that this toolkit exports; convert it with the tool that it comes from"
+        )
+    if request.merge_groups is not None:
+        raise UsageError(
+            f"`merge_groups` cannot be proven on {start.path}, which is no export of this toolkit"
+        )
+
+
+def _identity(network: Network) -> tuple[str, str]:
+    """Where the weights come from, and their digest."""
+    if isinstance(network, Artifact):
+        return network.manifest.weights.source, network.manifest.weights.sha256
+    return network.source, network.sha256
 
 
 def rebuild(

@@ -1,4 +1,6 @@
-"""Proof that written bytes compute what PyTorch computes: what to expect, and the comparison."""
+"""Proof that written bytes compute what PyTorch computes, or the ONNX file from elsewhere that they
+were made from: what to expect, and the comparison.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,11 @@ from resnext.runtimes.registry import open_session
 from resnext.verify.adversarial import compare_adversarial
 from resnext.verify.batches.integrity import integrity_beside_parity
 from resnext.verify.check import batched, logits_dtype, trusted_runtime, whole
-from resnext.verify.held.artifact import refuse_other_weights
+from resnext.verify.file_reference import FileReference
+from resnext.verify.held.artifact import check_graph, refuse_other_weights
 from resnext.verify.parity import compare, gate_for, images_to_compare
 from resnext.verify.reference import Reference
-from resnext.weights.spec import Weights
+from resnext.verify.subject import Network
 
 #: Batch sizes at which the written bytes must agree with PyTorch; 7 fits no vector width, so
 #: padding faults show.
@@ -37,7 +40,7 @@ class Expected:
     """What PyTorch gives for the images of the check.
 
     Attributes:
-        weights: the network.
+        weights: the network, or the ONNX file from elsewhere that is compared with itself.
         batches: batch sizes to compare at.
         pixels: N x H x W x C, uint8; a larger batch repeats them.
         images: the same, preprocessed, N x C x H x W.
@@ -47,13 +50,18 @@ class Expected:
         adversarial: adversarial inputs, and their logits.
     """
 
-    weights: Weights
+    weights: Network
     batches: tuple[int, ...]
     pixels: NDArray[np.uint8]
-    images: NDArray[np.float32]
+    images: NDArray[Any]
     reference: NDArray[Any]
     baseline: NDArray[Any] | None
     adversarial: ExpectedAdversarial
+
+    @property
+    def title(self) -> str:
+        """What computed the reference, in messages."""
+        return "the ONNX file" if isinstance(self.weights, Artifact) else "PyTorch"
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class ExpectedAdversarial:
 
 
 def expect(
-    weights: Weights,
+    network: Network,
     batch: BatchRange,
     numerics: str,
     batches: tuple[int, ...] | None = None,
@@ -85,7 +93,7 @@ def expect(
     itself loses. ``resnext-parity`` and the benchmark find the logits in the cache.
 
     Args:
-        weights: the network.
+        network: the weights; an ONNX file from elsewhere is computed itself, node by node.
         batch: sizes that the artifact takes.
         numerics: what to compare at, as `Manifest.numerics` has it.
         batches: sizes to compare at; None means both ends of ``batch``, as near to CHECK_BATCHES as
@@ -96,22 +104,17 @@ def expect(
     Raises:
         GateFailed: the logits are not finite, or hardly differ from image to image, so nothing
             could be proven.
+        UsageError: the reference evaluator lacks an operator of an ONNX file.
     """
-    low, high = batch.min, batch.max
-    batches = batches or tuple(
-        sorted(
-            {
-                max(low, size) if high is None else min(max(low, size), high)
-                for size in CHECK_BATCHES
-            }
-        )
-    )
+    batches = batches or _batches(batch)
+    if isinstance(network, Artifact):
+        return _expected_of_file(network, numerics, batches)
     # More images than a small batch, to see whether the network tells images apart.
     if seeded := pixels is None:
         count = min(max(*batches, *CHECK_BATCHES), DIFFERENT)
-        count = images_to_compare(count, weights.config.num_classes)
-        pixels = seeded_pixels(weights.config, count)
-    reference = Reference(weights, pixels)
+        count = images_to_compare(count, network.config.num_classes)
+        pixels = seeded_pixels(network.config, count)
+    reference = Reference(network, pixels)
     reference.refuse_if_useless(
         "float64",
         images="test image" if seeded else "calibration image",
@@ -120,7 +123,7 @@ def expect(
     )
     beyond = range(len(pixels), len(pixels) + len(reference.adversarial.images))
     return Expected(
-        weights,
+        network,
         batches,
         pixels,
         reference.images,
@@ -131,6 +134,46 @@ def expect(
             reference.logits(rows=beyond),
             reference.baseline(numerics, graph=parent, rows=beyond),
         ),
+    )
+
+
+def _expected_of_file(original: Artifact, numerics: str, batches: tuple[int, ...]) -> Expected:
+    """Compute an ONNX file from elsewhere in float64, on seeded and on adversarial inputs."""
+    manifest = original.manifest
+    classes = manifest.outputs[0].shape[1] or 1
+    count = images_to_compare(min(max(*batches, *CHECK_BATCHES), DIFFERENT), classes)
+    reference = FileReference.seeded(original, count)
+    reference.refuse_if_useless(
+        "float64", hint="is the network trained? Turn `check` off to export unproven"
+    )
+    extreme = reference.adversarial_inputs(manifest)
+    beyond = range(count, count + len(extreme))
+    none = np.empty((0, 0, 0, 0), np.uint8)
+    return Expected(
+        original,
+        batches,
+        none,
+        reference.inputs(manifest),
+        reference.logits(),
+        reference.baseline(numerics),
+        ExpectedAdversarial(
+            Adversarial(tuple(reference.kinds), none, extreme),
+            reference.logits(rows=beyond),
+            reference.baseline(numerics, rows=beyond),
+        ),
+    )
+
+
+def _batches(batch: BatchRange) -> tuple[int, ...]:
+    """Both ends of ``batch``, as near to `CHECK_BATCHES` as it allows."""
+    low, high = batch.min, batch.max
+    return tuple(
+        sorted(
+            {
+                max(low, size) if high is None else min(max(low, size), high)
+                for size in CHECK_BATCHES
+            }
+        )
     )
 
 
@@ -157,11 +200,19 @@ def prove(
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         # On another thread while the runtime loads the file, which takes as long.
-        held = pool.submit(refuse_other_weights, artifact, expected.weights) if exported else None
+        held = pool.submit(_hold, artifact, expected.weights) if exported else None
         record = _compared(artifact, expected, backend)
         if held is not None:
             held.result()
     return record
+
+
+def _hold(artifact: Artifact, network: Network) -> None:
+    """Hold graph and stored weights against the network."""
+    if isinstance(network, Artifact):
+        check_graph(artifact)
+    else:
+        refuse_other_weights(artifact, network)
 
 
 def _compared(artifact: Artifact, expected: Expected, backend: str) -> CheckRecord:
@@ -186,10 +237,9 @@ def _compared(artifact: Artifact, expected: Expected, backend: str) -> CheckReco
                 artifact_sha256=manifest.file_sha256,
             )
             if outcome.failures:
-                raise GateFailed(
-                    f"the exported file does not compute what PyTorch computes, batch {size}:"
-                    f" {'; '.join(outcome.failures)}. Nothing was written"
-                )
+                differs = f"the exported file does not compute what PyTorch computes, batch {size}"
+                differs = differs.replace("PyTorch", expected.title)
+                raise GateFailed(f"{differs}: {'; '.join(outcome.failures)}. Nothing was written")
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)
             ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]
@@ -206,12 +256,12 @@ def _compared(artifact: Artifact, expected: Expected, backend: str) -> CheckReco
         gate=gate,
         baseline=None if adversarial.baseline is None else adversarial.baseline[:count],
         loss=outcome.loss,
-        saturates=NUMERICS[manifest.numerics].calibrated,
+        saturates=NUMERICS[manifest.numerics].calibrated and not manifest.foreign,
     )
     if failures:
         raise GateFailed(
-            "the exported file does not compute what PyTorch computes on adversarial inputs:"
-            f" {'; '.join(failures)}. Nothing was written"
+            f"the exported file does not compute what {expected.title} computes on adversarial"
+            f" inputs: {'; '.join(failures)}. Nothing was written"
         )
     return CheckRecord(
         batches=expected.batches,

@@ -58,7 +58,8 @@ def publish(
         build: writes the file into a folder.
         request: stored in the manifest, so that the artifact can be made again; None if no request
             can.
-        check: compare the written file with PyTorch; if not, the manifest has no check.
+        check: compare the written file with PyTorch, or with the ONNX file from elsewhere that it
+            was made from; if not, the manifest has no check.
         force: replace an artifact that is already there.
 
     Raises:
@@ -86,7 +87,7 @@ def publish(
             }
         )
         if check:
-            with working("comparing the written file with PyTorch"):
+            with working("comparing the written file with what it was made from"):
                 record = built.prove(Artifact(folder, manifest))
             manifest = manifest.model_copy(update={"check": record})
         seal(folder, manifest)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from resnext.artifact.files import Artifact
 from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError, UnknownName, UsageError
 from resnext.images.requested import PreprocessingOptions
@@ -108,12 +109,9 @@ class _Checked(RequestFields):
             )
 
     def _check_start(self) -> None:
-        if FORMATS[self.format].is_source and not self.derives:
-            raise UsageError(
-                "`onnx` is what to start from: it takes another `format`, a `precision` or"
-                " `merge_groups`"
-            )
-        for name in (*_SETTLED, *PREPROCESSING):
+        for name in _SETTLED:
+            if name == "input_size":  # a file from elsewhere may leave it open
+                continue
             if name == "batch" and FORMATS[self.format].profiles:
                 continue
             if getattr(self, name) not in (None, False):
@@ -291,11 +289,11 @@ class ExportRequest(_Checked):
         options = _JSON.dump_python(_changed(self.options), mode="json")
         return {"format": self.format, **plain, **({"options": options} if options else {})}
 
-    def folder(self, weights: Weights, precision: str, kind: str) -> Path:
+    def folder(self, weights: Weights | Artifact, precision: str, kind: str) -> Path:
         """A folder name that says what is in it.
 
         Args:
-            weights: what was exported.
+            weights: what was exported: weights, or an ONNX file from elsewhere.
             precision: the artifact's.
             kind: the artifact's.
         """
@@ -305,6 +303,9 @@ class ExportRequest(_Checked):
             precision += f"-for-{self.scheme}"
         if self.merge_groups is not None:
             precision += "-merged"
+        if isinstance(weights, Artifact):
+            stem = re.sub(r"[^A-Za-z0-9_.-]", "_", weights.path.stem)
+            return Path(f"{stem}-{precision}-{kind}")
         config, source = weights.config, weights.source
         if source in SHIPPED and SHIPPED[source].config == config:
             return Path(f"{source}-{precision}-{kind}")

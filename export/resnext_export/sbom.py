@@ -15,6 +15,7 @@ from typing import Any
 from resnext.artifact.files import VERDICT_NAME, Artifact
 from resnext.artifact.manifest import Manifest, manifest_sha256
 from resnext.artifact.specs import TensorSpec
+from resnext.images.preprocessing import Preprocessing
 from resnext.version import __version__
 
 _TOOLKIT = "resnext-toolkit"
@@ -83,7 +84,7 @@ def _model(artifact: Artifact) -> dict[str, Any]:
     return {
         "type": "machine-learning-model",
         "bom-ref": manifest.file_sha256,
-        "name": manifest.model or "custom ResNeXt",
+        "name": manifest.model or ("not known" if manifest.foreign else "custom ResNeXt"),
         "version": manifest.file_sha256[:12],
         "description": f"{manifest.file}: {manifest.kind}, {manifest.precision}",
         "hashes": _hashes(manifest.file_sha256),
@@ -92,8 +93,10 @@ def _model(artifact: Artifact) -> dict[str, Any]:
             "modelParameters": {
                 "approach": {"type": "supervised"},
                 "task": "image classification",
-                "architectureFamily": "residual neural network with grouped convolutions",
-                "modelArchitecture": manifest.model or json.dumps(asdict(manifest.config)),
+                "architectureFamily": "not known"
+                if manifest.foreign
+                else "residual neural network with grouped convolutions",
+                "modelArchitecture": manifest.model or _architecture(manifest),
                 "datasets": _datasets(manifest),
                 "inputs": [{"format": _format(spec)} for spec in manifest.inputs],
                 "outputs": [{"format": _format(spec)} for spec in manifest.outputs],
@@ -105,12 +108,20 @@ def _model(artifact: Artifact) -> dict[str, Any]:
             for name, value in (
                 ("batch", manifest.batches()),
                 ("file_size_bytes", str(manifest.file_size_bytes)),
-                ("preprocessing", manifest.preprocessing.model_dump_json()),
+                ("preprocessing", _json(manifest.preprocessing)),
                 ("preprocessing_source", manifest.preprocessing_source or "not recorded"),
                 ("request", json.dumps(manifest.request)),
             )
         ],
     }
+
+
+def _architecture(manifest: Manifest) -> str:
+    return "not known" if manifest.config is None else json.dumps(asdict(manifest.config))
+
+
+def _json(preprocessing: Preprocessing | None) -> str:
+    return "not known" if preprocessing is None else preprocessing.model_dump_json()
 
 
 def _datasets(manifest: Manifest) -> list[dict[str, Any]]:

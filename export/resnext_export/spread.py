@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
-from resnext.images.synthetic import seeded_pixels
 from resnext.progress import working
 from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.registry import open_session
@@ -23,6 +22,7 @@ from resnext.timing.clock import iterations_for, time_device, time_host, time_vi
 from resnext.timing.interleave import shuffled, turns
 from resnext.timing.paired import Ratio, ratio_by_round
 from resnext.verify.check import batched, natural_runtime
+from resnext.verify.inputs import seeded_inputs
 
 from .pipeline import rebuild
 
@@ -121,10 +121,7 @@ def compared(artifacts: list[Artifact]) -> Spread:
     builds = [Build(each.manifest.file_sha256, each.manifest.file_size_bytes) for each in artifacts]
     if findings := loadable(first, machine_for(first)):
         return Spread(tuple(builds), runtime, batch, reason=str(findings[0]))
-    pixels = seeded_pixels(first.config, -(-_IMAGES // batch) * batch)
-    images: NDArray[Any] = (
-        pixels if first.preprocessing_baked else first.preprocessing.normalize(pixels)
-    )
+    images = seeded_inputs(first, -(-_IMAGES // batch) * batch)
     with ExitStack() as stack:
         sessions = [stack.enter_context(open_session(each, runtime)) for each in artifacts]
         answers = [batched(session, images, batch).argmax(axis=1) for session in sessions]

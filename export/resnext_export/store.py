@@ -16,6 +16,7 @@ from resnext.artifact.trust import Trust
 from resnext.errors import BadArtifact, MissingRequirement
 from resnext.readers.files import file_sha256
 from resnext.storage import cache_folder, locked, read_cached, remove, write_cached
+from resnext.verify.subject import Network
 from resnext.weights.spec import Weights
 
 from .formats.base import builder_for
@@ -55,7 +56,7 @@ class Stored:
 
 def build_or_reuse(
     request: ExportRequest,
-    weights: Weights,
+    weights: Network,
     source: Artifact | None = None,
     folder: Path | None = None,
     *,
@@ -86,7 +87,7 @@ def build_or_reuse(
 
 def build_step(
     request: ExportRequest,
-    weights: Weights,
+    weights: Network,
     source: Weights | Artifact,
     folder: Path | None = None,
     *,

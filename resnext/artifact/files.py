@@ -6,12 +6,13 @@ import ctypes
 import errno
 import glob
 import hashlib
+import io
 import mmap
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,14 +48,24 @@ class Artifact:
     Attributes:
         directory: folder with the file and its manifest.
         manifest: the manifest; its digest matched the file when the artifact was read.
+        content: the file's bytes, of a bare ONNX file (`resnext.artifact.foreign.adopt`): tensors
+            that lie beside it are in them.
     """
 
     directory: Path
     manifest: Manifest
+    content: bytes | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def bare(self) -> bool:
+        """Whether it is a file without a manifest beside it."""
+        return self.content is not None
 
     @property
     def path(self) -> Path:
         """The file, for messages: what a runtime loads comes from `read` or `copy_to`."""
+        if self.bare:  # whose name may be one that no manifest has
+            return Path(self.manifest.weights.source)
         return self.directory / self.manifest.file
 
     def read(self) -> bytes:
@@ -76,7 +87,7 @@ class Artifact:
         """
         with self._opened() as file:
             memory = mmap.mmap(-1, self.manifest.file_size_bytes)
-            size = file.readinto(memory)  # type: ignore[attr-defined]  # buffered
+            size = file.readinto(memory)  # type: ignore[attr-defined]  # buffered, or in memory
         self._check(hashlib.sha256(memory).hexdigest() if size == len(memory) else "")
         return memory
 
@@ -123,6 +134,9 @@ class Artifact:
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
         expected = self.manifest.file_size_bytes
+        if self.content is not None:
+            yield io.BytesIO(self.content)
+            return
         with open_file(self.path, MOST_MODEL, BadArtifact, least=0) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected:

@@ -7,6 +7,7 @@ from functools import partial
 import onnx
 
 from resnext.errors import BadArtifact
+from resnext.readers.foreign import parse_foreign
 from resnext.readers.graphs import parse_onnx
 from resnext.readers.shapes import stored_values, tensor_shapes
 
@@ -19,8 +20,8 @@ def onnx_bytes(artifact: Artifact) -> bytes:
 
     Raises:
         BadArtifact: it was altered, holds what no export of this toolkit does
-            (`readers.graphs.parse_onnx`), or computes tensors far larger than the network's
-            (`sizes.check_sizes`).
+            (`readers.graphs.parse_onnx`; of a file from elsewhere: `readers.foreign`), or computes
+            tensors far larger than the network's (`sizes.check_sizes`).
     """
     data = artifact.read()
     _parsed(artifact, data, runs=True)
@@ -43,7 +44,7 @@ def onnx_graph(artifact: Artifact, *, runs: bool = True) -> onnx.ModelProto:
 
 def _parsed(artifact: Artifact, data: bytes, *, runs: bool) -> onnx.ModelProto:
     try:
-        model = parse_onnx(data)
+        model = (parse_foreign if artifact.manifest.foreign else parse_onnx)(data)
         if runs:
             check_sizes(partial(tensor_shapes, model), stored_values(model), artifact.manifest)
     except ValueError as exc:

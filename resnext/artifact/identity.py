@@ -84,9 +84,11 @@ def different_facts(
         read: looks up one key of the file's metadata; None if it is missing.
         config: the file carries its configuration, too.
     """
+    if manifest.foreign:  # the file says nothing, and the manifest only what the graph says
+        return []
     facts = file_facts(
         weights_sha256=manifest.weights.sha256,
-        preprocessing=manifest.preprocessing,
+        preprocessing=manifest.prepared,
         preprocessing_baked=manifest.preprocessing_baked,
         class_names=manifest.class_names,
         config=manifest.config if config else None,
@@ -110,9 +112,26 @@ def _same_record(name: str, manifest: Manifest, read: Callable[[str], str | None
 def different_tensors(
     manifest: Manifest, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> list[str]:
-    """``inputs`` and ``outputs``, as far as the file's do not agree with the manifest's."""
+    """``inputs`` and ``outputs``, as far as the file's do not agree with the manifest's.
+
+    Of a file from elsewhere, the manifest has sizes that the graph implies, and runtimes may report
+    fewer.
+    """
     pairs = {"inputs": (inputs, manifest.inputs), "outputs": (outputs, manifest.outputs)}
-    return [name for name, (actual, declared) in pairs.items() if actual != declared]
+    alike = _alike if manifest.foreign else tuple.__eq__
+    return [name for name, (actual, declared) in pairs.items() if not alike(actual, declared)]
+
+
+def _alike(actual: tuple[TensorSpec, ...], declared: tuple[TensorSpec, ...]) -> bool:
+    """Whether names, element types and known sizes are the same."""
+    return len(actual) == len(declared) and all(
+        (here.name, here.dtype, len(here.shape)) == (there.name, there.dtype, len(there.shape))
+        and all(
+            size == want or None in (size, want)
+            for size, want in zip(here.shape, there.shape, strict=True)
+        )
+        for here, there in zip(actual, declared, strict=True)
+    )
 
 
 def refuse_different(artifact: Artifact, different: list[str]) -> None:

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from resnext.errors import BadArtifact, ResnextError, UnknownName
+from resnext.errors import BadArtifact, ResnextError, UnknownName, UsageError
 from resnext.images.preprocessing import Preprocessing, PreprocessingSource
 from resnext.network.config import ResNeXtConfig
 from resnext.precision import QUANTIZED, Precision
@@ -59,7 +59,8 @@ class WeightsRecord(Strict):
 
 
 class CheckRecord(Strict):
-    """Parity of the written file with eager PyTorch, checked when the artifact was made.
+    """Parity of the written file with eager PyTorch, or with the ONNX file from elsewhere that it
+    was made from, checked when the artifact was made.
 
     Attributes:
         batches: batch sizes that were compared.
@@ -148,13 +149,13 @@ class Manifest(Strict):
         file_sha256: digest of the file.
         file_size_bytes: size of the file.
         model: name of the variant; None for a custom configuration.
-        config: the network.
+        config: the network; None for an ONNX file from elsewhere, of which only the graph is known.
         weights: the exported weights.
         precision: requested element type of weights and activations.
         inputs: inputs of the graph.
         outputs: outputs of the graph.
         batch: batch sizes that the artifact takes.
-        preprocessing: what an image goes through before the network.
+        preprocessing: what an image goes through before the network; None if nobody said.
         preprocessing_source: who says so: the checkpoint, the publisher's table, the user, or
             nobody (``assumed``); None in artifacts from before it was recorded.
         preprocessing_baked: the graph takes uint8 N x H x W x C pixels and normalizes them itself.
@@ -170,7 +171,8 @@ class Manifest(Strict):
         package: what a package needs to run, its layers and kernels; None for other formats.
         ranges: how close a half-precision network comes to the limit of its type; None for other
             precisions.
-        quantization: how an int8 or fp8 network was calibrated; None for other precisions.
+        quantization: how an int8 or fp8 network was calibrated; None for other precisions, and for
+            a file from elsewhere.
         merged: convolutions whose groups were merged, or None.
         request: what the artifact was exported with, as `resnext_export.ExportRequest` takes it;
             None if it was not made from a request.
@@ -182,13 +184,13 @@ class Manifest(Strict):
     file_sha256: Sha256
     file_size_bytes: int = Field(ge=1)
     model: str | None
-    config: ResNeXtConfig
+    config: ResNeXtConfig | None
     weights: WeightsRecord
     precision: Precision
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     batch: BatchRange
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     preprocessing_source: PreprocessingSource | None = None
     preprocessing_baked: bool = False
     class_names: tuple[str, ...] = ()
@@ -229,11 +231,21 @@ class Manifest(Strict):
 
     @model_validator(mode="after")
     def _quantization_where_precision_says_so(self) -> Manifest:
+        if self.foreign and self.quantization is None:
+            return self
         if (self.precision in QUANTIZED) != (self.quantization is not None):
             needs = "needs a" if self.quantization is None else "has no"
             raise ValueError(
                 f"a manifest of precision {self.precision} {needs} quantization record"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _known_or_foreign(self) -> Manifest:
+        if self.foreign and (self.model is not None or self.preprocessing_baked):
+            raise ValueError("a manifest without a config has no model and no baked preprocessing")
+        if not self.foreign and self.preprocessing is None:
+            raise ValueError("a manifest with a config needs a preprocessing")
         return self
 
     @field_validator("class_names")
@@ -243,6 +255,46 @@ class Manifest(Strict):
         if names and config is not None and len(names) != config.num_classes:
             raise ValueError(f"{len(names)} names for {config.num_classes} logits")
         return names
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it describes an ONNX file from elsewhere, or one made from it: there is no
+        network of ours, and there are no weights but those in the file.
+        """
+        return self.config is None
+
+    @property
+    def network(self) -> ResNeXtConfig:
+        """`config`, where nothing can be done without one.
+
+        Raises:
+            UsageError: it is not known.
+        """
+        if self.config is None:
+            raise UsageError(
+                f"{self.file} is no export of this toolkit, so that its network is not known",
+                hint="export it from its weights",
+            )
+        return self.config
+
+    @property
+    def prepared(self) -> Preprocessing:
+        """`preprocessing`, where nothing can be done without one.
+
+        Raises:
+            UsageError: it is not known.
+        """
+        if self.preprocessing is None:
+            raise UsageError(
+                f"nobody said how a picture becomes the input of {self.file}",
+                hint="an ONNX file from elsewhere has no preprocessing; export it from its weights",
+            )
+        return self.preprocessing
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the precision is one that clips what it was not calibrated for."""
+        return self.precision in QUANTIZED
 
     @property
     def numerics(self) -> str:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from resnext.network.config import ResNeXtConfig
 from resnext.network.layers import layers
-from resnext.readers.shapes import TensorShape
+from resnext.readers.shapes import MOST_READ, TensorShape
 
 from .manifest import Manifest
+from .specs import BatchRange
 
 #: Larger than batches are in practice, and prime: no product of a graph's own sizes is equal to it.
 LARGE_BATCH = 65_537
@@ -24,6 +25,8 @@ LARGE_BATCH = 65_537
 _TENSOR, _TOTAL, _WEIGHTS, _TENSORS = 4, 16, 8, 128
 #: Values that no machine is short of, for small networks.
 _HARMLESS, _HARMLESS_TOTAL = 1 << 24, 1 << 26
+#: Tensors of a network that is not known; the deepest classifiers have some thousands.
+_MOST_TENSORS = 50_000
 #: Of a value in memory, where a layer has at least two tensors: what it reads and what it writes.
 _BYTES = 8
 
@@ -43,7 +46,10 @@ def check_sizes(
         ValueError: one tensor, all together, or their number is more than an export of the network
             can have; names node, shape and limit. Also what ``shapes`` raises.
     """
-    config, batch = manifest.config, manifest.batch
+    if manifest.foreign:
+        check_growth(shapes, manifest.batch)
+        return
+    config, batch = manifest.network, manifest.batch
     sizes = [layer.outputs * layer.out_size[0] * layer.out_size[1] for layer in layers(config)]
     image = config.in_channels * config.input_size[0] * config.input_size[1]
     largest, total, patches = max(image, *sizes), image + sum(sizes), _most_patches(config)
@@ -79,6 +85,43 @@ def check_sizes(
                     f"it computes more than {_TENSORS * len(sizes)} tensors, and this network"
                     " needs fewer"
                 )
+
+
+def check_growth(shapes: Callable[[int], Iterable[TensorShape]], batch: BatchRange) -> None:
+    """Check the tensors of a graph whose network is not known: at its smallest batch they fit into
+    this machine's memory, and each grows with the batch at most as fast as that.
+
+    Args:
+        shapes: the tensors at a batch size.
+        batch: batch sizes that the file takes.
+
+    Raises:
+        ValueError: they do not; names node and shape. Also what ``shapes`` raises.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _BYTES
+    left = memory
+    smallest: dict[str, int] = {}
+    for tensor in shapes(batch.min):
+        shape = "x".join(map(str, tensor.shape))
+        left -= max(tensor.values, tensor.patches)
+        if left < 0:
+            raise ValueError(
+                f"{tensor.title} makes a tensor of {shape}, and all tensors up to it have more than"
+                f" {memory} values, which is what this machine has memory for"
+            )
+        smallest[tensor.name] = tensor.values
+        if len(smallest) > _MOST_TENSORS:
+            raise ValueError(f"it computes more than {_MOST_TENSORS} tensors")
+    if batch.static:
+        return
+    for tensor in shapes(LARGE_BATCH):
+        # What is computed from a few values while the file is read is not listed.
+        values = smallest.get(tensor.name, MOST_READ)
+        if tensor.values * batch.min > values * LARGE_BATCH:
+            raise ValueError(
+                f"{tensor.title} has {values} values at batch {batch.min} and {tensor.values} at"
+                f" batch {LARGE_BATCH}: it grows faster than the batch"
+            )
 
 
 def _most_patches(config: ResNeXtConfig) -> int:

@@ -12,11 +12,12 @@ from resnext.storage import write_text
 from .sections import SectionOption
 
 if TYPE_CHECKING:
+    from resnext.artifact.files import Artifact
     from resnext.verify.batches.laws import Integrity, Law
 
 
 def run(
-    artifact: Path, backend: str | None, batch: int | None, seed: int, json_path: str | None
+    opened: Artifact, backend: str | None, batch: int | None, seed: int, json_path: str | None
 ) -> None:
     """Check batch integrity, print the outcome, and write it as JSON if requested.
 
@@ -24,13 +25,11 @@ def run(
         GateFailed: a law is broken.
         UsageError: an option for the comparison with PyTorch was given, too.
     """
-    from resnext.artifact.files import read_artifact
     from resnext.errors import GateFailed
     from resnext.verify.batches.integrity import batch_integrity
     from resnext.verify.check import natural_runtime
 
     _refuse_reference_options()
-    opened = read_artifact(artifact)
     runtime = backend or natural_runtime(opened)
     outcome = batch_integrity(opened, runtime=runtime, batch=batch, seed=seed)
     if json_path != "-":

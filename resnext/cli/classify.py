@@ -84,7 +84,7 @@ def main(
         pixels, input_size, of_artifact=artifact is not None
     )
     if artifact is not None:
-        from resnext.artifact.files import read_artifact
+        from resnext.artifact.foreign import open_artifact
 
         if any(
             option is not None for option in (model, spec, num_classes, input_size, weights_key)
@@ -93,10 +93,10 @@ def main(
                 "an artifact has its own weights; drop --model, --weights, --weights-key,"
                 " --num-classes, --input-size"
             )
-        opened = read_artifact(artifact)
+        opened = open_artifact(artifact)
         manifest = opened.manifest
         preprocessing, names, baked = (
-            manifest.preprocessing,
+            manifest.prepared,
             manifest.class_names,
             manifest.preprocessing_baked,
         )

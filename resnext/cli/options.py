@@ -293,7 +293,7 @@ def chosen_weights(
     from resnext.progress import working
     from resnext.weights.spec import load_weights
 
-    size = None if input_size is None else _size(input_size)
+    size = None if input_size is None else size_of(input_size)
     with working("loading weights"):
         weights = load_weights(
             spec,
@@ -308,7 +308,8 @@ def chosen_weights(
     return weights
 
 
-def _size(text: str) -> tuple[int, int]:
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of ``HxW``, or of one number for both."""
     height, cross, width = text.lower().partition("x")
     digits = (height, width) if cross else (height,)
     if not (text.isascii() and all(part.isdigit() and len(part) <= MOST_DIGITS for part in digits)):

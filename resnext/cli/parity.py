@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,12 +21,14 @@ from .options import (
     gate_option,
     json_option,
     seed_option,
+    size_of,
     trust_options,
 )
 from .sections import SectionedGroup, option_of, runs_subcommand
 
 if TYPE_CHECKING:
     from resnext.artifact.manifest import Manifest
+    from resnext.verify.check import ReferenceName
     from resnext.verify.parity import Parity
 
 _EPILOG = """\b
@@ -37,6 +39,7 @@ Examples:
   resnext-parity --artifact out/ --weights moved/checkpoint.pth
   resnext-parity --artifact fp8/ --backend onnx-reference    fp8 without a GPU
   resnext-parity --artifact out/ --batch-integrity           are the rows of a batch independent?
+  resnext-parity --artifact model.onnx                       any ONNX classifier, against itself
   resnext-parity --artifact out/ --verdict                   and store the outcome in out/
   resnext-parity --artifact out/ --pixels port.npy           is a C++ port's input right?
   resnext-parity verify out/                                 does it still hold, here?
@@ -54,6 +57,13 @@ _COMMANDS = {
 
 _compare = option_of(COMPARE)
 
+#: References in words.
+_REFERENCES = {
+    "torch": "float64 PyTorch",
+    "torch-fp32": "float32 PyTorch",
+    "onnx": "the file itself in float64",
+}
+
 
 @click.group(
     cls=SectionedGroup,
@@ -62,7 +72,9 @@ _compare = option_of(COMPARE)
     context_settings=SETTINGS,
     epilog=_EPILOG,
 )
-@artifact_option("Folder that resnext-export wrote, or the file in it.")
+@artifact_option(
+    "Folder that resnext-export wrote, the file in it, or an ONNX file from elsewhere."
+)
 @backend_option(
     ARTIFACT_RUNTIMES,
     f"Runtime that runs the artifact: {', '.join(ARTIFACT_RUNTIMES)}. {REFERENCE} computes an ONNX"
@@ -89,12 +101,16 @@ _compare = option_of(COMPARE)
     " kit (resnext-export --conformance-kit) with ours, and say what is wrong: a .npy file, uint8 N"
     " x H x W x C or normalized floats N x C x H x W. Needs no weights.",
 )
+@option_of(RUN)(
+    "--input-size",
+    metavar="HxW",
+    help="Height and width of an ONNX file from elsewhere that leaves them open.",
+)
 @_compare(
-    "--against",
-    type=click.Choice(["torch", "torch-fp32"]),
-    default="torch",
-    show_default=True,
-    help="Reference: eager PyTorch in float64, or in float32.",
+    "--reference",
+    type=click.Choice(["torch", "torch-fp32", "onnx"]),
+    help="Eager PyTorch in float64 or float32, or the ONNX file itself in float64.  [default:"
+    " torch; onnx for an ONNX file from elsewhere]",
 )
 @_compare(
     "--weights",
@@ -138,7 +154,8 @@ def main(
     batch: int | None,
     batch_integrity: bool,
     pixels: Path | None,
-    against: Literal["torch", "torch-fp32"],
+    input_size: str | None,
+    reference: ReferenceName | None,
     spec: str | None,
     images: int,
     images_from: str | None,
@@ -147,7 +164,7 @@ def main(
     json_path: str | None,
     verdict: bool,
 ) -> None:
-    """Check that the bytes on disk compute the same function as PyTorch.
+    """Check that the bytes on disk compute the same function as PyTorch, or as ONNX defines it.
 
     Compares logits on seeded test images and on adversarial inputs: constant, extreme, sparse,
     denormal and huge ones. NaN, infinity, and a wrong shape, dtype or row order always fail. The
@@ -157,9 +174,9 @@ def main(
         return
     if artifact is None:
         raise click.UsageError("--artifact is needed")
-    from resnext.artifact.files import read_artifact
+    from resnext.artifact.foreign import open_artifact
     from resnext.errors import GateFailed, UsageError
-    from resnext.verify.check import check, natural_runtime
+    from resnext.verify.check import check, chosen_reference, natural_runtime
     from resnext.verify.verdict import check_room, judge, write_verdict
 
     from . import batch_integrity as rows
@@ -167,8 +184,6 @@ def main(
     from .verify import measured
 
     check_writable(json_path)
-    if verdict and against != "torch":
-        raise UsageError("a verdict compares with float64; drop `against` or `verdict`")
     if pixels is not None:
         if verdict or batch_integrity:
             raise UsageError(
@@ -176,10 +191,13 @@ def main(
             )
         port.run(artifact, pixels, backend, json_path)
         return
+    if verdict and reference == "torch-fp32":
+        raise UsageError("a verdict compares with float64; drop `reference` or `verdict`")
+    opened = open_artifact(artifact, input_size=None if input_size is None else size_of(input_size))
     if batch_integrity and not verdict:
-        rows.run(artifact, backend, batch, seed, json_path)
+        rows.run(opened, backend, batch, seed, json_path)
         return
-    opened = read_artifact(artifact)
+    against = chosen_reference(opened, reference)
     runtime = backend or natural_runtime(opened)
     how: dict[str, Any] = {
         "weights": spec,
@@ -189,6 +207,7 @@ def main(
         "seed": seed,
         "images_from": images_from,
         "gate": gate,
+        "reference": against,
     }
     judged = None
     if verdict:
@@ -197,7 +216,7 @@ def main(
         outcome, broken = judged.parity, judged.integrity.failures
         click.echo(f"wrote {write_verdict(opened, judged)}", err=True)
     else:
-        outcome, broken = check(opened, **how, reference=against), ()
+        outcome, broken = check(opened, **how), ()
     if outcome.rows < images:  # only a source has an end
         click.echo(
             f"warning: {outcome.inputs[0].name} has {outcome.rows} images, so that no more were"
@@ -207,11 +226,13 @@ def main(
     if json_path != "-":
         from .parity_report import report
 
-        precise = "float64 PyTorch" if against == "torch" else "float32 PyTorch"
+        precise = _REFERENCES[against]
         word = "PASS" if outcome.passed else "FAIL"
         click.echo(f"{word}  {opened.path} on {runtime} against {precise}")
         for line in report(outcome, opened.manifest, requested=images):
             click.echo(f"  {line}".rstrip())
+        if outcome.unknown:
+            click.echo(f"  note        {outcome.unknown}")
         if judged is not None:
             rows.say(judged.integrity, opened.path)
             for line in measured(judged):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from resnext.artifact.files import Artifact
+    from resnext.verify.conformance import Kit
     from resnext.verify.pixels import PixelComparison
 
 
@@ -49,9 +50,9 @@ def run(path: Path, file: Path, backend: str | None, json_path: str | None) -> N
             raise BadInput(f"{file} is not a .npy file: {exc}") from exc
     with working("looking for what differs"):
         outcome = compare_pixels(
-            array, kit.names, kit.pictures, kit.pixels, artifact.manifest.preprocessing
+            array, kit.names, kit.pictures, kit.pixels, kit.record.preprocessing
         )
-    effect = "none" if outcome.same else _effect(artifact, array, kit.pixels, backend)
+    effect = "none" if outcome.same else _effect(artifact, kit, array, backend)
     if json_path != "-":
         _print(outcome, artifact, effect)
     if json_path is not None:
@@ -91,9 +92,7 @@ def _print(outcome: PixelComparison, artifact: Artifact, effect: str) -> None:
         click.echo(f"  logits          {effect}")
 
 
-def _effect(
-    artifact: Artifact, array: NDArray[Any], pixels: NDArray[Any], backend: str | None
-) -> str:
+def _effect(artifact: Artifact, kit: Kit, array: NDArray[Any], backend: str | None) -> str:
     """What the port's pixels change in the artifact's answers, in words."""
     import numpy as np
 
@@ -101,12 +100,12 @@ def _effect(
     from resnext.runtimes.registry import open_session
     from resnext.verify.check import batched, natural_runtime, whole
 
-    manifest = artifact.manifest
-    ours = pixels if manifest.preprocessing_baked else manifest.preprocessing.normalize(pixels)
+    manifest, pixels, preprocessing = artifact.manifest, kit.pixels, kit.record.preprocessing
+    ours: NDArray[Any] = pixels if manifest.preprocessing_baked else preprocessing.normalize(pixels)
     theirs = array
     if array.dtype == np.uint8 and array.shape == pixels.shape:
         baked = manifest.preprocessing_baked
-        theirs = array if baked else manifest.preprocessing.normalize(array)
+        theirs = array if baked else preprocessing.normalize(array)
     if theirs.shape != ours.shape or (theirs.dtype == np.uint8) != (ours.dtype == np.uint8):
         return "not known: the network does not take such an array"
     batch = manifest.batch.min if manifest.batch.static else max(1, manifest.batch.min)

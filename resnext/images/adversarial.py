@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext.network.config import ResNeXtConfig
-
-from .preprocessing import Preprocessing
-from .synthetic import seeded_pixels
+from .synthetic import Frame, seeded_pixels
 
 _Shape = tuple[int, int, int]
 #: Seed of the images below, apart from the seeds that a user names.
@@ -78,7 +75,14 @@ class Adversarial:
         return self.pixels if baked else self.images
 
 
-def adversarial_inputs(config: ResNeXtConfig, preprocessing: Preprocessing) -> Adversarial:
+class Normalizing(Protocol):
+    """What makes inputs of pixels, for example `resnext.images.preprocessing.Preprocessing`."""
+
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map uint8 pixels (N x H x W x C) to float32 input (N x C x H x W)."""
+
+
+def adversarial_inputs(config: Frame, preprocessing: Normalizing) -> Adversarial:
     """The same inputs for every seed, so that their reference logits come from the cache."""
     shape = (*config.input_size, config.in_channels)
     image = seeded_pixels(config, 1, _SEED)

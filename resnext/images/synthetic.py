@@ -8,15 +8,27 @@ cosine may round differently).
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
-
-from resnext.network.config import ResNeXtConfig
 
 _WAVES = 6
 
 
-def seeded_pixels(config: ResNeXtConfig, count: int, seed: int = 0) -> NDArray[np.uint8]:
+class Frame(Protocol):
+    """Size and channels of a network's images, as its configuration has them."""
+
+    @property
+    def in_channels(self) -> int:
+        """Number of channels."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width), pixels."""
+
+
+def seeded_pixels(config: Frame, count: int, seed: int = 0) -> NDArray[np.uint8]:
     """``count`` uint8 images, N x H x W x C; image ``i`` depends only on ``seed`` and ``i``."""
     height, width = config.input_size
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)

@@ -122,7 +122,7 @@ class IrShapes:
                 terms[layer.id, port] = term
                 if layer.kind != "Const":
                     patches = _patches(inputs, term) if layer.kind in _WEIGHTS else 0
-                    yield TensorShape(layer.title, term.shape, patches)
+                    yield TensorShape(layer.title, term.shape, patches, f"{layer.id}:{port}")
 
     def _infer(self, layer: _Layer, inputs: list[_Term], batch: int) -> Sequence[_Term]:
         if layer.kind == "Const":
@@ -414,4 +414,13 @@ _OPERATORS: Mapping[str, Callable[[_Layer, list[_Term]], _Term | list[_Term]]] =
     "Slice": _slice,
     "Range": _range,
     "Result": lambda *_: [],
+    # As large as the first input, which the others scale or shift; networks from elsewhere have
+    # them.
+    **dict.fromkeys(
+        (
+            *("BatchNormInference", "HSigmoid", "LRN", "LogSoftmax", "MVN", "Mish", "NormalizeL2"),
+            *("PReLU", "SoftPlus", "Swish"),
+        ),
+        lambda _, inputs: _Term(inputs[0].shape),
+    ),
 }

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from resnext.errors import first_line
 
@@ -22,6 +23,10 @@ from resnext.errors import first_line
 MOST_RANK = 8
 #: Constants of up to so many values can be shapes, axes or paddings, which inference reads.
 MOST_READ = 64
+#: Operators that exporters compute shapes with.
+_ON_SHAPES = frozenset(
+    ("Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Mod", "Mul")
+) | frozenset(("ReduceProd", "Reshape", "Slice", "Sub", "Transpose", "Unsqueeze", "Where"))
 #: Convolutions, for which a runtime may lay out every patch of the image.
 _CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 
@@ -39,11 +44,15 @@ class TensorShape:
         shape: its dimensions.
         patches: values of all patches of one image, one beside the other, that a convolution
             multiplies with its weights; 0 for other operators.
+        name: its name in the graph.
+        dtype: its element type, as `onnx.TensorProto` numbers it.
     """
 
     title: str
     shape: tuple[int, ...]
     patches: int = 0
+    name: str = ""
+    dtype: int = 0
 
     @property
     def values(self) -> int:
@@ -95,7 +104,7 @@ class _Reader:
             dims = kind.tensor_type.shape.dim
             if dims and not dims[0].HasField("dim_value"):
                 dims[0].dim_value = batch
-        return TensorShape(title, _shape(self._types[info.name], title))
+        return self._tensor(title, info.name)
 
     def read(self, node: onnx.NodeProto) -> Iterator[TensorShape]:
         """What ``node`` computes."""
@@ -121,7 +130,11 @@ class _Reader:
             if kind is None:
                 raise ValueError(f"{title}: its shape is not known before it runs")
             self._types[name] = kind
-            yield TensorShape(title, _shape(kind, title), self._patches(node, kind))
+            yield self._tensor(title, name, self._patches(node, kind))
+
+    def _tensor(self, title: str, name: str, patches: int = 0) -> TensorShape:
+        kind = self._types[name]
+        return TensorShape(title, _shape(kind, title), patches, name, kind.tensor_type.elem_type)
 
     def _store(self, name: str, tensor: onnx.TensorProto) -> None:
         self._types[name] = helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
@@ -139,9 +152,11 @@ class _Reader:
         )
 
     def _known(self, node: onnx.NodeProto) -> onnx.TensorProto | None:
-        """What ``node`` computes, if that is a constant, or the batch size: an export that numbers
-        its rows has that.
+        """What ``node`` computes, if that is a constant, or follows from shapes: exporters compute
+        the shape of a Reshape or Expand from that of another tensor.
         """
+        if node.op_type in _ON_SHAPES and all(name in self._values for name in node.input if name):
+            return self._folded(node)
         if node.op_type not in ("Constant", "Shape", "Squeeze"):
             return None
         attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
@@ -156,6 +171,21 @@ class _Reader:
             along = axes[0] if axes else attributes.get("axes")
             return _tensor(value.squeeze(None if along is None else tuple(along)))
         return None
+
+    def _folded(self, node: onnx.NodeProto) -> onnx.TensorProto | None:
+        """What ``node`` computes from a few known values; None if that is no few values."""
+        kind = self._inferred(node).get(node.output[0])
+        if kind is None or math.prod(_shape(kind, node.op_type)) > MOST_READ:
+            return None
+        known = {name: self._values[name] for name in node.input if name}
+        wanted = onnx.ValueInfoProto(name=node.output[0], type=kind)
+        graph = helper.make_graph([node], "one", [], [wanted], list(known.values()))
+        for tensor, name in zip(graph.initializer, known, strict=True):
+            tensor.name = name
+        model = helper.make_model(graph, opset_imports=list(self._model.opset_import))
+        with np.errstate(all="ignore"):
+            (value,) = ReferenceEvaluator(model).run(None, {})
+        return numpy_helper.from_array(np.asarray(value))
 
     def _patches(self, node: onnx.NodeProto, kind: onnx.TypeProto) -> int:
         weight = _CONVOLUTIONS.get(node.op_type)

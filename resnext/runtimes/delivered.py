@@ -23,7 +23,9 @@ def delivered_from_engine(engine: tuple[EngineLayer, ...], device: str) -> Deliv
         modules = tuple(
             module for module in _modules(layer) if layer.multiplies or module not in products
         )
-        op = ("Gemm" if "fc" in modules else "Conv") if modules else layer.kind
+        op = "Gemm" if layer.multiplies else layer.kind
+        if modules:
+            op = "Gemm" if "fc" in modules else "Conv"
         layers.append(DeliveredLayer(layer.name, op, layer.dtype, device, modules))
     return Delivered(device, tuple(layers))
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext.artifact.files import Artifact, read_artifact
+from resnext.artifact.files import Artifact
+from resnext.artifact.foreign import open_artifact
 from resnext.artifact.trust import Trust
 from resnext.readers.files import is_file, is_folder
 from resnext.weights.spec import Weights, load_weights
@@ -46,7 +47,10 @@ def open_session(
     if isinstance(subject, str | Path):
         path = Path(subject)
         is_artifact = is_folder(path) or is_file(path.parent / "manifest.json")
-        subject = read_artifact(path, trust=trust) if is_artifact else load_weights(str(subject))
+        bare = path.suffix == ".onnx" and is_file(path)
+        subject = (
+            open_artifact(path, trust=trust) if is_artifact or bare else load_weights(str(subject))
+        )
     if runtime is None:
         runtime = "torch" if isinstance(subject, Weights) else natural_runtime(subject)
     options = replace(options or SessionOptions(), **changes)

@@ -24,6 +24,9 @@ from resnext.errors import BadInput, SessionFailed, UsageError
 #: Named arrays, the currency between sessions and their callers.
 Arrays = Mapping[str, NDArray[Any]]
 
+#: Operators of layers that do nearly all the work.
+HEAVY = ("Conv", "Gemm", "MatMul")
+
 #: What a time includes: ``host``, end to end with copies; ``device``, between CUDA events around
 #: plain launches; ``graph``, between CUDA events around a CUDA-graph replay. Times with different
 #: boundaries are never compared.
@@ -66,11 +69,7 @@ class Delivered:
 
     def summary(self) -> str:
         """One line: convolutions and matrix products, counted by element type and device."""
-        heavy = Counter(
-            (layer.dtype, layer.device)
-            for layer in self.layers
-            if layer.op in ("Conv", "Gemm", "MatMul")
-        )
+        heavy = Counter((layer.dtype, layer.device) for layer in self.layers if layer.op in HEAVY)
         return (
             ", ".join(
                 f"{count} {dtype} on {device}" for (dtype, device), count in sorted(heavy.items())

@@ -8,17 +8,19 @@ from resnext.images.preprocessing import Preprocessing, PreprocessingSource
 CODE = "assumed-preprocessing"
 
 
-def assumed(preprocessing: Preprocessing, source: PreprocessingSource | None) -> Finding | None:
+def assumed(
+    preprocessing: Preprocessing | None, source: PreprocessingSource | None
+) -> Finding | None:
     """A warning for a preprocessing that is assumed; None if somebody vouches for it.
 
     A network that was trained with another one loses accuracy on every picture, and no comparison
     of logits shows it: reference and candidate see the same wrong pixels.
 
     Args:
-        preprocessing: of the network.
+        preprocessing: of the network; None if it is not known at all.
         source: who says so.
     """
-    if source != "assumed":
+    if source != "assumed" or preprocessing is None:
         return None
     return Finding(
         CODE,

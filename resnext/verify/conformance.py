@@ -182,6 +182,9 @@ def _entry(file: Any, entries: Mapping[str, Entry], name: str) -> bytes:
 
 def _check(kit: Kit, artifact: Artifact, path: Path) -> None:
     manifest, record = artifact.manifest, kit.record
+    config = manifest.config
+    if manifest.preprocessing is None or config is None:
+        raise BadArtifact(f"{artifact.path} is of a network from elsewhere, and {path} is not")
     count, preprocessing = len(record.pictures), manifest.preprocessing
     shape = (count, *preprocessing.crop, len(preprocessing.mean))
     for what, same in (
@@ -190,7 +193,7 @@ def _check(kit: Kit, artifact: Artifact, path: Path) -> None:
         ("shape of pixels", kit.pixels.shape == shape and kit.pixels.dtype == np.uint8),
         (
             "shape of logits",
-            kit.logits.shape == (count, manifest.config.num_classes)
+            kit.logits.shape == (count, config.num_classes)
             and kit.logits.dtype == np.float64
             and bool(np.isfinite(kit.logits).all()),
         ),

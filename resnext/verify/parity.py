@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from resnext.artifact.specs import Strict
 from resnext.errors import UsageError
@@ -156,6 +156,8 @@ class Parity(BaseModel):
             the precision itself loses; None without a baseline.
         flips: changes of the top-1 class by the reference's margin; None if nothing was compared.
         inputs: the kinds of input, ordinary images first.
+        reference: what it was compared with, as `resnext.verify.check.check` names it.
+        unknown: what the comparison cannot tell; "" if nothing is to be said.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -180,6 +182,22 @@ class Parity(BaseModel):
     loss: float | None = None
     flips: Flips | None = None
     inputs: tuple[InputKind, ...] = ()
+    reference: str = "torch"
+    unknown: str = ""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields; a comparison with PyTorch as it was stored when there was no other, so that
+        earlier verdicts keep their digests.
+        """
+        fields: dict[str, Any] = handler(self)
+        if self.reference == "torch":
+            del fields["reference"], fields["unknown"]
+        return fields
+
+    def of(self, reference: str, unknown: str) -> Parity:
+        """This outcome, of a comparison with ``reference``."""
+        return self.model_copy(update={"reference": reference, "unknown": unknown})
 
     def with_inputs(self, inputs: Sequence[InputKind], failures: Sequence[str]) -> Parity:
         """This outcome with further kinds of input, and what failed on them; if it failed before,

@@ -25,7 +25,6 @@ from resnext.artifact.signature import SIGNATURE_NAME
 from resnext.artifact.specs import Strict
 from resnext.artifact.trust import Trust, check_signed, current_trust
 from resnext.errors import BadArtifact, GateFailed, MissingRequirement, UsageError
-from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import (
     PACKAGES,
     Environment,
@@ -46,8 +45,9 @@ from resnext.weights.spec import Weights
 
 from .batches.integrity import artifact_integrity
 from .batches.laws import Integrity
-from .check import check, natural_runtime
+from .check import ReferenceName, check, natural_runtime
 from .delivered import share_of, undelivered
+from .inputs import seeded_inputs
 from .parity import Parity, gate_of
 
 #: Nanoseconds of the timed runs of a verdict, and their smallest number.
@@ -102,7 +102,7 @@ class Verdict(Strict):
         capability: what code depends on in that device: platform and vector instructions of a CPU,
             or name and compute capability of a GPU.
         libraries: versions of the libraries that computed, by distribution.
-        parity: comparison with float64 PyTorch.
+        parity: comparison with float64 PyTorch, or with the ONNX file itself in float64.
         integrity: whether a row depends on its image alone, not on the batch around it.
         delivered: precision of the layers; None if the runtime reports none.
         timing: time of a run; None for the reference evaluator, whose time means nothing.
@@ -144,6 +144,7 @@ def judge(
     seed: int = 0,
     images_from: str | None = None,
     gate: str = "default",
+    reference: ReferenceName | None = None,
     quick: bool = True,
 ) -> Verdict:
     """Check ``artifact``, and record everything that the outcome holds for.
@@ -157,6 +158,7 @@ def judge(
         seed: as `check`.
         images_from: as `check`.
         gate: as `check`.
+        reference: as `check`; not ``torch-fp32``.
         quick: examine only the cheap half of batch integrity (`batch_integrity`).
 
     Raises:
@@ -172,6 +174,7 @@ def judge(
         seed=seed,
         images_from=images_from,
         gate=gate,
+        reference=reference,
     )
     size = batch or (manifest.batch.opt if manifest.takes(manifest.batch.opt) else None)
     with open_session(artifact, runtime) as session:
@@ -213,9 +216,15 @@ def check_room(artifact: Artifact) -> None:
     """Check before any work that a verdict can be written beside ``artifact``.
 
     Raises:
-        UsageError: the folder is signed, and another file in it would break the signature.
+        UsageError: it is a bare file, or the folder is signed, and another file in it would break
+            the signature.
         MissingRequirement: the folder cannot be written to.
     """
+    if artifact.bare:
+        raise UsageError(
+            f"{artifact.path} has no folder for a verdict",
+            hint="make an artifact of it first: `format` onnx with `onnx`",
+        )
     signature = artifact.directory / SIGNATURE_NAME
     if signature.exists():
         raise UsageError(
@@ -424,10 +433,7 @@ def _elsewhere(manifest: Manifest, verdict: Verdict) -> list[str]:
 def _timed(session: Session, manifest: Manifest, batch: int | None, seed: int) -> TimingRecord:
     spec = session.inputs[0]
     size = batch or manifest.batch.min
-    pixels = seeded_pixels(manifest.config, size, seed)
-    images: Any = (
-        pixels if manifest.preprocessing_baked else manifest.preprocessing.normalize(pixels)
-    )
+    images = seeded_inputs(manifest, size, seed)
     with session.bind({spec.name: np.ascontiguousarray(spec.cast(images))}) as bound:
 
         def run() -> None:

@@ -167,7 +167,7 @@ def test_digits_through_onnx_runtime_are_as_often_right(
                 source,
                 reference,
                 baked=manifest.preprocessing_baked,
-                preprocessing=manifest.preprocessing,
+                preprocessing=manifest.prepared,
                 resume=tmp_path / "resume",
                 artifact_sha256=manifest.file_sha256,
             )

@@ -431,7 +431,7 @@ def test_the_command_prints_stages_the_sum_and_sentences(artifact: Artifact) -> 
 def test_the_command_prints_every_layer(artifact: Artifact) -> None:
     done = lens(str(artifact.directory), "--backend", "openvino", "--threads", "1", "--layers")
     assert done.exit_code == 0, done.output
-    config = artifact.manifest.config
+    config = artifact.manifest.network
     assert [
         name for name in (layer.name for layer in layers(config)) if name not in done.stdout
     ] == []

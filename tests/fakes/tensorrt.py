@@ -117,7 +117,7 @@ def plan_of(manifest: Manifest, *, open_batch: bool = False, **changes: Any) -> 
         "profiles": [
             (profile.min, profile.opt, profile.max) for profile in record.options.profiles
         ],
-        "nodes": [layer.name for layer in layers(manifest.config)],
+        "nodes": [layer.name for layer in layers(manifest.network)],
         "half": manifest.precision == "fp16",
         "host_code": record.options.compatibility == "version",
     }

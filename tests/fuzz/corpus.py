@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save
 
+from fakes import foreign
 from fakes.package import LIBRARY, facts_of, record_here, write_package
 from resnext.network.config import ResNeXtConfig
 from resnext.network.model import ResNeXt
@@ -196,6 +197,9 @@ def write(folder: Path) -> None:
         "onnx/external": external(),
         "foreign-onnx/product": graph(),
         "foreign-onnx/external": external(),
+        "adopted-onnx/rows": foreign.rows().SerializeToString(),
+        "adopted-onnx/old": foreign.old().SerializeToString(),
+        "adopted-onnx/attention": foreign.attention().SerializeToString(),
         "onnx-sizes/network": network(),
         "ir-sizes/pooled": ir(
             'Convolution strides="1,1" dilations="1,1" pads_begin="1,1" pads_end="1,1"',

@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from resnext.artifact.foreign import graph_facts
 from resnext.artifact.manifest import read_manifest
 from resnext.artifact.sizes import check_sizes
 from resnext.errors import ResnextError
@@ -26,6 +27,7 @@ from resnext.images.preprocessing import default_preprocessing
 from resnext.network.config import variant
 from resnext.readers.archives import read_entries, take
 from resnext.readers.arrays import read_array
+from resnext.readers.foreign import parse_foreign
 from resnext.readers.graphs import parse_onnx
 from resnext.readers.ir_shapes import IrShapes
 from resnext.readers.libraries import check_library
@@ -160,6 +162,7 @@ HARNESSES: Mapping[str, Callable[[bytes], object]] = {
     "library": check_library,
     "onnx": parse_onnx,
     "foreign-onnx": lambda data: parse_onnx(data, foreign=True),
+    "adopted-onnx": lambda data: graph_facts(parse_foreign(data), Path("model.onnx")),
     "onnx-sizes": _onnx_sizes,
     "ir-sizes": _ir_sizes,
     "array": lambda data: read_array(io.BytesIO(data)),
@@ -175,7 +178,7 @@ HARNESSES: Mapping[str, Callable[[bytes], object]] = {
 #: Readers that others wrap: they refuse with a plain ValueError.
 _PARTS = (
     *("json", "archive", "ovir", "library", "array", "tensor-header"),
-    *("onnx", "foreign-onnx", "onnx-sizes", "ir-sizes"),
+    *("onnx", "foreign-onnx", "adopted-onnx", "onnx-sizes", "ir-sizes"),
 )
 
 

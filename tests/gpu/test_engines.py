@@ -187,7 +187,7 @@ def test_bound_and_host_runs_are_float64s_at_every_batch(
             assert bound.boundary == "graph", session.delivered().notes
             host = session.run({"input": images[:batch]})["logits"]
             for logits in (logits_bound, host):
-                assert logits.shape == (batch, engine.manifest.config.num_classes)
+                assert logits.shape == (batch, engine.manifest.network.num_classes)
                 outcome = judged(engine, logits, slice(0, batch))
                 assert outcome.passed, (batch, outcome.failures)
 

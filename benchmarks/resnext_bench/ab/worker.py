@@ -29,6 +29,7 @@ from resnext.machine.nvml import open_nvml
 from resnext.runtimes.session import Session
 from resnext.timing.clock import now_ns, settle, time_host
 from resnext.verify.check import batched, whole
+from resnext.verify.inputs import seeded_inputs
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.measure import as_failure
 
@@ -143,11 +144,9 @@ def _subject(job: Job) -> Artifact | Weights:
 
 def _images(job: Job, subject: Artifact | Weights) -> NDArray[Any]:
     """The seeded images as ``subject`` takes them."""
-    pixels = seeded_pixels(job.config, job.images, job.seed)
     if isinstance(subject, Weights):
-        return job.preprocessing.normalize(pixels)
-    manifest = subject.manifest
-    return pixels if manifest.preprocessing_baked else manifest.preprocessing.normalize(pixels)
+        return job.preprocessing.normalize(seeded_pixels(job.config, job.images, job.seed))
+    return seeded_inputs(subject.manifest, job.images, job.seed)
 
 
 def _end_with_parent() -> None:

@@ -5,6 +5,9 @@ their multiply-accumulates: a runtime that silently computes a layer in another 
 another computation. A layer that the runtime does not report counts as not delivered. Layers that
 the artifact itself leaves at a wider type (its manifest lists them with the reasons) do not count.
 
+Of an ONNX file from elsewhere the network is not known: the layers that the runtime reports are
+counted instead, and for a quantized one it is a warning, since nobody wrote down what it leaves.
+
 A runtime that reports no layers at all is believed at fp32 only, and only if the output passes:
 nothing less precise passes the fp32 gate.
 
@@ -52,6 +55,8 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             hint or "the runtime trt does",
         )
         return
+    # What a file from elsewhere leaves at a wider type, nobody wrote down.
+    left = config is None and NUMERICS[precision].calibrated
     share = sum(delivered_share(delivered, config, dtype) for dtype in accepted)
     share_percent = floor(1000 * share) / 10  # never up: 99.95 % is not 100 %
     examples = ", ".join(f"{module} {dtype}" for module, dtype in missing[:_EXAMPLES])
@@ -61,4 +66,5 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         f"{precision} asked for, but only {share_percent} % of convolution and product FLOPs got "
         f"{' or '.join(accepted)}: {examples}{more}",
         hint,
+        severity="warning" if left else "refused",
     )

@@ -24,7 +24,7 @@ class Evidence:
         timings: by boundary, as the row stores them.
         parity: of the outputs of the timed runs; None if they were not compared.
         delivered: element types of the layers.
-        config: the network.
+        config: the network; None if it is not known.
         numerics: requested, as in `Manifest.numerics`.
         skipped: modules that the artifact leaves at a wider type.
         scheme: runtime of a quantized graph's Q/DQ scheme; None for any other graph.
@@ -42,7 +42,7 @@ class Evidence:
     timings: tuple[Timing, ...]
     parity: Parity | None
     delivered: Delivered
-    config: ResNeXtConfig
+    config: ResNeXtConfig | None
     numerics: str
     skipped: frozenset[str] = frozenset()
     scheme: str | None = None

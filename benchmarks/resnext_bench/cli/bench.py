@@ -20,6 +20,7 @@ from resnext.cli.options import (
     preprocessing_options,
     requested_preprocessing,
     seed_option,
+    size_of,
     trust_options,
     weights_options,
 )
@@ -44,6 +45,7 @@ Examples:
   resnext-bench --backend all --weights digits --batch 64  everything that this machine has
   resnext-bench --backend ort-cpu --artifact out/ --samples 662         enough for a p99
   resnext-bench --backend torch,ort --weights digits --accuracy digits  accuracy beside latency
+  resnext-bench --backend ort,openvino --artifact model.onnx            any ONNX classifier
   resnext-bench --backend trt --batch 64 --precision fp16  builds the engine once, then reuses it
   resnext-bench --backend ort,openvino --batch 8 --precision fp32,int8 --calibration photos/
   resnext-bench --backend ort --batch 8 --artifact int8/ --artifact int8-merged/
@@ -123,8 +125,8 @@ _right = option_of("Accuracy and calibration")
     help="Batch sizes, separated by commas.",
 )
 @artifact_option(
-    "Artifact to run; repeat it to compare several of the same weights.  [default: exported once"
-    " into the cache, then reused]",
+    "Artifact to run, or an ONNX file from elsewhere; repeat it to compare several of the same"
+    " weights.  [default: exported once into the cache, then reused]",
     multiple=True,
 )
 @_what(
@@ -330,10 +332,9 @@ def main(
         raise UsageError("`markdown` needs a separate file")
     for target in (json_path, markdown_path):
         check_writable(target)
-    if artifact and any(x is not None for x in (model, num_classes, input_size, weights_key)):
+    if artifact and any(x is not None for x in (model, num_classes, weights_key)):
         raise UsageError(
-            "an artifact has its own model",
-            hint="drop `model`, `num_classes`, `input_size` and `weights_key`",
+            "an artifact has its own model", hint="drop `model`, `num_classes` and `weights_key`"
         )
     from resnext.verify.assumed import assumed
     from resnext_bench.api import benchmark
@@ -356,6 +357,7 @@ def main(
             runtimes=backend if artifact else None,
             batch=batch,
             weights=weights,
+            input_size=size_of(input_size) if artifact and input_size is not None else None,
             precision=precision,
             merge_groups=merge_groups or (None,),
             calibration=calibration,

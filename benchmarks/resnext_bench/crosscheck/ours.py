@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
-from resnext.images.synthetic import seeded_pixels
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.runtimes.session import Bound, Session
 from resnext.timing.clock import iterations_for, time_device, time_visit
 from resnext.timing.streams import time_streams
+from resnext.verify.inputs import seeded_inputs
 
 from .setup import Setup
 from .tool import Tool
@@ -75,9 +75,7 @@ def opened(artifact: Artifact, tool: Tool, setup: Setup) -> Iterator[Ours]:
         streams=setup.streams,
         cuda_graph=setup.cuda_graph,
     )
-    images: NDArray[Any] = seeded_pixels(manifest.config, setup.shape[0])
-    if not manifest.preprocessing_baked:
-        images = manifest.preprocessing.normalize(images)
+    images = seeded_inputs(manifest, setup.shape[0])
     with ExitStack() as stack:
         session = stack.enter_context(open_session(artifact, tool.backend, options=options))
         (spec,) = session.inputs

@@ -23,6 +23,7 @@ from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime,
 from resnext.runtimes.session import LayerTime
 from resnext.timing.clock import time_device, time_host
 from resnext.verify.reference import Reference
+from resnext.verify.subject import weights_of
 from resnext_bench.artifacts import Artifacts
 from resnext_bench.cases import (
     Candidate,
@@ -249,11 +250,11 @@ def _candidate(
     subject: Artifact | Path | Weights, precision: Precision | None, calibration: str | None
 ) -> tuple[Weights, str, Candidate]:
     if isinstance(subject, Artifact | Path):
-        weights, candidates = candidates_of_artifacts(
+        network, candidates = candidates_of_artifacts(
             [subject], None, None if precision is None else [precision]
         )
         ((name, candidate),) = candidates.items()
-        return weights, name, candidate
+        return weights_of(network), name, candidate
     ((name, candidate),) = candidates_of_weights([precision or DEFAULT], calibration, None).items()
     return subject, name, candidate
 

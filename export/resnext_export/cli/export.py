@@ -14,7 +14,7 @@ from resnext.cli.sections import runs_subcommand
 from resnext.readers.files import exists
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
-from resnext_export.derivation import derivation
+from resnext_export.derivation import derivation, model_line, reference_of
 from resnext_export.registry import FORMATS
 
 from .options import ExportGroup, output_options, request_from
@@ -157,6 +157,7 @@ def note(line: str) -> None:
 
 def _say(artifact: Artifact) -> None:
     from resnext.artifact.files import KIT_NAME
+    from resnext.artifact.foreign import UNKNOWN
     from resnext.verify.assumed import assumed
     from resnext.verify.untrained import untrained
 
@@ -169,22 +170,22 @@ def _say(artifact: Artifact) -> None:
     elif manifest.package is not None:
         how = manifest.package.title()
     click.echo(f"wrote     {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {how})")
-    click.echo(
-        f"model     {manifest.model or 'custom'}, weights {manifest.weights.source},"
-        f" {manifest.precision}"
-    )
+    click.echo(f"model     {model_line(manifest)}")
     click.echo(
         f"input     {spec_in.name} {spec_in.dtype} {_shape(spec_in.shape)}, batch"
         f" {manifest.batches()}"
     )
     click.echo(f"output    {spec_out.name} {spec_out.dtype} {_shape(spec_out.shape)}")
     click.echo(f"sha256    {manifest.file_sha256}")
-    if manifest.preprocessing_source in ("requested", "published"):
-        click.echo(f"pixels    {manifest.preprocessing_source}: {manifest.preprocessing.summary()}")
+    pixels = manifest.preprocessing
+    if pixels is not None and manifest.preprocessing_source in ("requested", "published"):
+        click.echo(f"pixels    {manifest.preprocessing_source}: {pixels.summary()}")
     if exists(artifact.directory / KIT_NAME):
         click.echo(f"kit       {artifact.directory / KIT_NAME}: resnext-parity --pixels")
-    if (unsure := assumed(manifest.preprocessing, manifest.preprocessing_source)) is not None:
+    if (unsure := assumed(pixels, manifest.preprocessing_source)) is not None:
         click.echo(f"warning   {as_flags(str(unsure))}")
+    if manifest.foreign:
+        click.echo(f"note      {UNKNOWN}")
     for line in derivation(manifest):
         click.echo(line)
     if manifest.engine is not None:
@@ -202,7 +203,7 @@ def _parity(manifest: Manifest) -> str:
             ratio = f", {done.error_ratio:.2g} times what {manifest.precision} costs by itself"
         return (
             f"ok: max error {done.max_error:.1e} of the logits' RMS (allowed"
-            f" {done.tolerance:.1e}){ratio}, against eager PyTorch, batch"
+            f" {done.tolerance:.1e}){ratio}, against {reference_of(manifest)}, batch"
             f" {' and '.join(map(str, done.batches))}, on {done.backend}"
         )
     later = f"resnext-parity --artifact DIR --backend {manifest.kind}"

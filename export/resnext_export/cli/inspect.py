@@ -18,7 +18,7 @@ from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import GateFailed, MissingRequirement, UsageError
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
-from resnext_export.derivation import derivation
+from resnext_export.derivation import derivation, model_line
 from resnext_export.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -121,13 +121,15 @@ def _say(seen: Inspection) -> None:
         f" {library})"
     )
     click.echo(f"sha256     {manifest.file_sha256}")
-    click.echo(
-        f"model      {manifest.model or 'custom'}, weights {manifest.weights.source},"
-        f" {manifest.precision}"
-    )
+    click.echo(f"model      {model_line(manifest)}")
     click.echo(f"batch      {manifest.batches()}")
-    source = manifest.preprocessing_source or "source not recorded"
-    click.echo(f"pixels     {source}: {manifest.preprocessing.summary()}")
+    if manifest.preprocessing is not None:
+        source = manifest.preprocessing_source or "source not recorded"
+        click.echo(f"pixels     {source}: {manifest.preprocessing.summary()}")
+    if manifest.foreign:
+        from resnext.artifact.foreign import UNKNOWN
+
+        click.echo(f"note       {UNKNOWN}")
     parity = "none recorded"
     if manifest.check is not None:
         sizes = ", ".join(map(str, manifest.check.batches))

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import Manifest
+from resnext.verify.subject import Network
 from resnext.weights.spec import Weights
 from resnext_export.publish import Built
 from resnext_export.registry import FORMATS
@@ -31,7 +32,7 @@ class Builder(ABC):
         """
         return request.format
 
-    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
+    def key(self, request: ExportRequest, weights: Network) -> Mapping[str, Any]:  # noqa: ARG002
         """Facts besides request and source that change the bytes: versions, machine, images."""
         return {}
 
@@ -43,7 +44,7 @@ class Builder(ABC):
     def build(
         self,
         source: Weights | Artifact,
-        weights: Weights,
+        weights: Network,
         request: ExportRequest,
         folder: Path,
         *,
@@ -55,7 +56,7 @@ class Builder(ABC):
 
         Args:
             source: what to build from, of the type that ``Format.source`` names.
-            weights: the weights of ``source``.
+            weights: the weights of ``source``, or the ONNX file from elsewhere that it is.
             request: the validated request.
             folder: where the file goes.
             check: whether `Built.prove` will be called.

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.identity import file_facts
 from resnext.artifact.manifest import CheckRecord
 from resnext.artifact.specs import TensorSpec
@@ -19,6 +20,7 @@ from resnext.network.config import variant_name
 from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.runtimes.pt2.record import cpu_flags
+from resnext.verify.subject import Network, weights_of
 from resnext.weights.spec import Weights
 from resnext_export import proof
 from resnext_export.calibration_images import calibration_images
@@ -34,11 +36,12 @@ from .onnx_file import FILE_NAME, write_onnx
 class OnnxBuilder(Builder):
     """The plain export of weights, or an ONNX artifact with a changed graph."""
 
-    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:
+    def key(self, request: ExportRequest, weights: Network) -> Mapping[str, Any]:
         """Versions, calibration images, and the processor that merged groups are timed on."""
         images = None
         if request.numerics.calibrated:
-            images = f"{calibration_images(request, weights).digest} {PIXELS_VERSION}"
+            digest = calibration_images(request, weights_of(weights)).digest
+            images = f"{digest} {PIXELS_VERSION}"
         timed = request.merge_groups == "auto"
         return {
             "opset": request.graph_opset,
@@ -51,7 +54,7 @@ class OnnxBuilder(Builder):
     def build(
         self,
         source: Weights | Artifact,
-        weights: Weights,
+        weights: Network,
         request: ExportRequest,
         folder: Path,
         *,
@@ -60,9 +63,25 @@ class OnnxBuilder(Builder):
         cache: Path | None,  # noqa: ARG002  # nothing to keep
     ) -> Built:
         """Export the weights, or change the graph of an ONNX artifact."""
+        if isinstance(source, Artifact) and not request.derives:
+            return _adopted(source, folder)
+        known = weights_of(weights)
         if isinstance(source, Artifact):
-            return build_derived(source, weights, request, folder, check=check, say=say)
-        return _build(weights, request, folder, check=check)
+            return build_derived(source, known, request, folder, check=check, say=say)
+        return _build(known, request, folder, check=check)
+
+
+def _adopted(source: Artifact, folder: Path) -> Built:
+    """The bytes of an ONNX file from elsewhere, with its tensors inside."""
+    (folder / FILE_NAME).write_bytes(onnx_bytes(source))
+
+    def proven(artifact: Artifact) -> CheckRecord:
+        return proof.prove(
+            artifact, proof.expect(source, artifact.manifest.batch, artifact.manifest.numerics)
+        )
+
+    facts = {"parent_sha256": None}
+    return Built(FILE_NAME, facts, {**source.manifest.versions, **library_versions()}, proven)
 
 
 def _build(

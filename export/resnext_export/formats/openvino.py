@@ -10,6 +10,7 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.manifest import CheckRecord
 from resnext.progress import working
+from resnext.verify.subject import Network
 from resnext_export import proof
 from resnext_export.convert import openvino_from_onnx as converter
 from resnext_export.publish import Built, library_versions
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 class OpenVinoBuilder(Builder):
     """OpenVINO's IR of an ONNX artifact."""
 
-    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
+    def key(self, request: ExportRequest, weights: Network) -> Mapping[str, Any]:  # noqa: ARG002
         """Versions."""
         return library_versions("openvino")
 
     def build(
         self,
         source: Weights | Artifact,
-        weights: Weights,
+        weights: Network,
         request: ExportRequest,
         folder: Path,
         *,

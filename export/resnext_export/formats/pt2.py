@@ -16,6 +16,7 @@ from resnext.network.config import variant_name
 from resnext.precision import DEFAULT
 from resnext.progress import working
 from resnext.runtimes.pt2.record import loadable, this_host
+from resnext.verify.subject import Network, weights_of
 from resnext.version import __version__
 from resnext_export import proof
 from resnext_export.convert import pt2_from_torch as converter
@@ -41,7 +42,7 @@ class PackageBuilder(Builder):
             converter.refuse_if_not_compilable(request.precision or DEFAULT, _device(request))
         return request.format
 
-    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
+    def key(self, request: ExportRequest, weights: Network) -> Mapping[str, Any]:  # noqa: ARG002
         """PyTorch's version, and the processor or GPU; the ONNX libraries do not matter."""
         host, gpus = this_host(), this_machine().driver.gpus
         return {
@@ -58,7 +59,7 @@ class PackageBuilder(Builder):
     def build(
         self,
         source: Weights | Artifact,
-        weights: Weights,
+        weights: Network,
         request: ExportRequest,
         folder: Path,
         *,
@@ -79,23 +80,24 @@ class PackageBuilder(Builder):
             GateFailed: the traced graph differs from the request.
         """
         assert source is weights
+        known = weights_of(weights)
         (batch,) = request.profiles()
         precision, device = request.precision or DEFAULT, _device(request)
         baked = request.bake_preprocessing
         metadata = {
-            "resnext.model": variant_name(weights.config) or "custom",
-            "resnext.weights": Path(weights.source).name,
+            "resnext.model": variant_name(known.config) or "custom",
+            "resnext.weights": Path(known.source).name,
             **file_facts(
-                config=weights.config,
-                weights_sha256=weights.sha256,
-                preprocessing=weights.preprocessing,
+                config=known.config,
+                weights_sha256=known.sha256,
+                preprocessing=known.preprocessing,
                 preprocessing_baked=baked,
-                class_names=weights.class_names,
+                class_names=known.class_names,
             ),
         }
         with working(f"compiling for {device}, half a minute or more"):
             record = converter.pt2_from_torch(
-                weights,
+                known,
                 batch,
                 folder / FILE_NAME,
                 bake_preprocessing=baked,

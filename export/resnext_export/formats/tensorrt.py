@@ -26,6 +26,7 @@ from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import EngineKind, Library, library_for, library_of
 from resnext.verify.check import artifact_weights, as_recorded
 from resnext.verify.conformance import write_kit
+from resnext.verify.subject import Network
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import proof
 from resnext_export.convert import onnx_from_torch
@@ -62,7 +63,7 @@ class EngineBuilder(Builder):
         check_request(library, options, _choices(request).timing_cache, self.machine)
         return library.kind
 
-    def key(self, request: ExportRequest, weights: Weights) -> Mapping[str, Any]:  # noqa: ARG002
+    def key(self, request: ExportRequest, weights: Network) -> Mapping[str, Any]:  # noqa: ARG002
         """Library, GPU and driver."""
         library = library_for(cast("EngineKind", request.format))
         options = engine_options(request).model_dump(mode="json")
@@ -77,7 +78,7 @@ class EngineBuilder(Builder):
     def build(
         self,
         source: Weights | Artifact,
-        weights: Weights,
+        weights: Network,
         request: ExportRequest,
         folder: Path,
         *,
@@ -103,7 +104,7 @@ class EngineBuilder(Builder):
         if times is None and cache is not None and library.kind == "trt":
             facts = json.dumps(machine_facts(library, self.machine), sort_keys=True).encode()
             times = cache / "trt-timing" / f"{hashlib.sha256(facts).hexdigest()[:24]}.cache"
-        _check_parent(source, options)
+        check_parent(source, options)
         return _build(
             source,
             weights,
@@ -146,7 +147,7 @@ def _choices(request: ExportRequest) -> EngineChoices:
 
 def _build(
     parent: Artifact,
-    weights: Weights,
+    weights: Network,
     library: Library,
     options: EngineOptions,
     folder: Path,
@@ -228,7 +229,7 @@ def refit_engine(
     if spec is None:
         weights = artifact_weights(thin)
     else:
-        weights = as_recorded(load_weights(spec, manifest.config), manifest)
+        weights = as_recorded(load_weights(spec, manifest.network), manifest)
     if (
         weights.preprocessing != manifest.preprocessing
         or weights.class_names != manifest.class_names
@@ -297,11 +298,21 @@ def check_request(
     library.check_can_build(options, machine.driver)
 
 
-def _check_parent(parent: Artifact, options: EngineOptions) -> None:
+def check_parent(parent: Artifact, options: EngineOptions) -> None:
+    """Check that an engine with these options can be made of ``parent``.
+
+    Raises:
+        UsageError: it cannot.
+    """
     manifest = parent.manifest
     if options.tf32 and manifest.precision != DEFAULT:
         raise UsageError(
             f"`tf32` is for float32 engines, and this one is {manifest.precision}; drop it"
+        )
+    if options.strip_weights and manifest.foreign:
+        raise UsageError(
+            f"`strip_weights` leaves an engine to be filled with weights, and those of"
+            f" {parent.path} are in no checkpoint; drop it"
         )
     if options.strip_weights and manifest.merged is not None:
         raise UsageError(
@@ -361,7 +372,7 @@ def _sized(spec: TensorSpec, options: EngineOptions) -> TensorSpec:
 
 
 def _prove_changed(
-    proto: onnx.ModelProto, parent: Artifact, weights: Weights, folder: Path
+    proto: onnx.ModelProto, parent: Artifact, weights: Network, folder: Path
 ) -> None:
     """Compare the changed graph with PyTorch, on ONNX Runtime, which needs no GPU."""
     manifest = parent.manifest
@@ -378,7 +389,7 @@ def _prove_changed(
         )
 
 
-def _proven(weights: Weights, parent: Artifact | None, artifact: Artifact) -> CheckRecord:
+def _proven(weights: Network, parent: Artifact | None, artifact: Artifact) -> CheckRecord:
     manifest = artifact.manifest
     assert manifest.engine is not None
     profiles = manifest.engine.options.profiles

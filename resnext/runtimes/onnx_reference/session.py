@@ -33,7 +33,7 @@ class ReferenceSession(Session):
     def __init__(self, artifact: Artifact, options: SessionOptions, backend: str) -> None:
         manifest = artifact.manifest
         super().__init__(backend, manifest.batch_ranges)
-        if manifest.quantization is not None:
+        if manifest.quantized:
             self._hides_nan = "quantization"
         proto = onnx_graph(artifact)
         metadata = {entry.key: entry.value for entry in proto.metadata_props}

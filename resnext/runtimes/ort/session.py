@@ -42,7 +42,7 @@ class OrtSession(Session):
     def __init__(self, provider: Provider) -> None:
         self._provider, self._artifact = provider, provider.artifact
         super().__init__(provider.backend, self._artifact.manifest.batch_ranges)
-        if self._artifact.manifest.quantization is not None:
+        if self._artifact.manifest.quantized:
             self._hides_nan = "quantization"
         self._native = provider.open()
         self.inputs = tuple(_spec(value) for value in self._native.get_inputs())

@@ -33,9 +33,11 @@ def engine_name(manifest: Manifest, *, refittable: bool, tf32: bool = False) -> 
         tf32: whether the engine may round to TF32, which widens its parity gate.
     """
     facts = {
-        "config": asdict(manifest.config),
+        "config": None if manifest.config is None else asdict(manifest.config),
         "precision": manifest.precision,
-        "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+        "preprocessing": None
+        if manifest.preprocessing is None
+        else manifest.preprocessing.model_dump(mode="json"),
         "preprocessing_baked": manifest.preprocessing_baked,
         "class_names": list(manifest.class_names),
         "weights": None if refittable else manifest.weights.sha256,

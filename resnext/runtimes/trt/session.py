@@ -79,7 +79,7 @@ class TrtSession(Session):
         record = artifact.manifest.engine
         assert record is not None
         super().__init__(name, artifact.manifest.batch_ranges)
-        if artifact.manifest.quantization is not None:
+        if artifact.manifest.quantized:
             self._hides_nan = "quantization"
         self._artifact, self._options, self._memory = artifact, options, memory
         self._library, self._trt = library, trt

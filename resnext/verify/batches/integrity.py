@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext.artifact.files import Artifact, read_artifact
+from resnext.artifact.files import Artifact
+from resnext.artifact.foreign import open_artifact
 from resnext.artifact.manifest import Manifest
 from resnext.artifact.specs import BatchRange
 from resnext.errors import UsageError
-from resnext.images.synthetic import seeded_pixels
 from resnext.progress import track
 from resnext.runtimes.registry import open_session
 from resnext.runtimes.session import Session
 
 from ..check import check_bytes, natural_runtime
 from ..held.artifact import check_graph
+from ..inputs import seeded_inputs
 from .exam import Exam
 from .laws import Integrity, Logits
 
@@ -63,7 +64,7 @@ def batch_integrity(
             network's, so that others may be broken elsewhere.
         MissingRequirement: this machine lacks what the runtime needs.
     """
-    artifact = artifact if isinstance(artifact, Artifact) else read_artifact(Path(artifact))
+    artifact = artifact if isinstance(artifact, Artifact) else open_artifact(Path(artifact))
     manifest = artifact.manifest
     if seed < 0:
         raise UsageError(f"`seed` must be at least 0, not {seed}")
@@ -94,7 +95,7 @@ def artifact_integrity(
     """`session_integrity` for an artifact that is open already, on seeded images."""
     return session_integrity(
         session,
-        _seeded(manifest, _QUICK_DIFFERENT if quick else _DIFFERENT, seed),
+        seeded_inputs(manifest, _QUICK_DIFFERENT if quick else _DIFFERENT, seed),
         ranges=manifest.batch_ranges,
         numerics=manifest.numerics,
         sizes=sizes,
@@ -171,7 +172,7 @@ def integrity_beside_parity(
     smallest = min(covered.min for covered in ranges)
     known = {size: logits.astype(np.float64) for size, logits in compared.items()}
     if len(images) < _QUICK_DIFFERENT:  # a place in the batch would not show
-        images, known = _seeded(manifest, _QUICK_DIFFERENT), {}
+        images, known = seeded_inputs(manifest, _QUICK_DIFFERENT), {}
     exam = Exam(session, images, smallest, manifest.numerics, others)
     if exam.begin(known[smallest][: len(images)] if smallest in known else None):
         for size, logits in known.items():
@@ -236,12 +237,6 @@ def _visit_quickly(
             exam.visit_quickly(size, odd=odd, known=known[size][:size] if size in known else None)
         elif size > 1 and size not in known:
             exam.visit_once(size)
-
-
-def _seeded(manifest: Manifest, count: int, seed: int = 0) -> NDArray[Any]:
-    """Different images, as the artifact takes them."""
-    pixels = seeded_pixels(manifest.config, count, seed)
-    return pixels if manifest.preprocessing_baked else manifest.preprocessing.normalize(pixels)
 
 
 def _step(session: Session) -> str:

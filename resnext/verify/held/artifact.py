@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from resnext.artifact.files import Artifact
+from resnext.artifact.foreign import check_foreign_graph
 from resnext.artifact.identity import different_facts, refuse_different
 from resnext.artifact.manifest import WeightsRecord
 from resnext.artifact.records import PackageRecord
@@ -32,7 +33,8 @@ _SHOWN = 3
 def check_graph(artifact: Artifact) -> None:
     """Check that the file's graph is that of the manifest's network at its precision.
 
-    Of a package, only the layers that its record names can be known; of an engine, nothing.
+    Of a package, only the layers that its record names can be known; of an engine, nothing. Of an
+    ONNX file from elsewhere, what its own graph says is compared with the manifest.
 
     Raises:
         BadArtifact: it is another graph, or file and manifest do not agree; names the node, what is
@@ -85,10 +87,14 @@ def refuse_other_weights(artifact: Artifact, weights: Weights) -> None:
 def _structure(artifact: Artifact) -> Structure | None:
     """The graph with its stored weights; None for a package or an engine."""
     manifest = artifact.manifest
-    if VARIANTS.get(manifest.model or "", manifest.config) != manifest.config:
+    if manifest.foreign:
+        if manifest.kind == "onnx":
+            check_foreign_graph(artifact)
+        return None
+    if VARIANTS.get(manifest.model or "", manifest.network) != manifest.config:
         raise OddGraph(f"the manifest says {manifest.model}, which is another network")
     if manifest.package is not None:
-        _check_layers(manifest.config, manifest.package)
+        _check_layers(manifest.network, manifest.package)
     if manifest.kind not in _READERS:
         return None
     graph = _READERS[manifest.kind](artifact)

@@ -135,7 +135,7 @@ class _Walk:
     """A walk through the network, from its output to its input."""
 
     def __init__(self, graph: Graph, manifest: Manifest) -> None:
-        self.config, self.manifest = manifest.config, manifest
+        self.config, self.manifest = manifest.network, manifest
         (self.input,) = graph.inputs.values()
         self.layers = {layer.name: layer for layer in layers(self.config)}
         self.scheme = scheme_of(manifest)
@@ -382,7 +382,7 @@ class _Walk:
 
     def _preprocessing(self, value: Value) -> Value:
         value = self._op(value, "Transpose", "the pixels", order=[0, 3, 1, 2]).inputs[0]
-        declared = self.manifest.preprocessing
+        declared = self.manifest.prepared
         for op, wanted in (("Divide", declared.std), ("Subtract", declared.mean), ("Divide", 255)):
             self._op(value, op, "the preprocessing")
             (by,) = value.fixed

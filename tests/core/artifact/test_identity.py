@@ -27,7 +27,7 @@ def artifact() -> Artifact:
 def facts(manifest: Manifest) -> dict[str, str]:
     return file_facts(
         weights_sha256=manifest.weights.sha256,
-        preprocessing=manifest.preprocessing,
+        preprocessing=manifest.prepared,
         preprocessing_baked=manifest.preprocessing_baked,
         class_names=manifest.class_names,
         config=manifest.config,

@@ -240,7 +240,7 @@ def test_a_network_that_does_not_fit_into_the_machine_is_refused(
     ):
         dim.dim_value = size
     artifact = resealed(digits, tmp_path / "a", proto.SerializeToString())
-    config = dataclasses.replace(artifact.manifest.config, input_size=(1_000_000, 1_000_000))
+    config = dataclasses.replace(artifact.manifest.network, input_size=(1_000_000, 1_000_000))
     artifact = relabeled(artifact, tmp_path / "b", config=config)
     with pytest.raises(BadArtifact, match=r"1x1x1000000x1000000.* on this machine"):
         open_session(artifact, "ort-cpu")

@@ -129,8 +129,8 @@ def test_a_quantized_file_that_fails_on_seeded_images_names_its_calibration(
     outcome = compare(logits, logits[:, ::-1].astype(np.float32))
     outcome = Parity(**{**dict(outcome), "artifact_sha256": manifest.file_sha256, "inputs": SEEDED})
     monkeypatch.setattr(
-        "resnext.artifact.files.read_artifact",
-        lambda _: dataclasses.replace(int8, manifest=manifest),
+        "resnext.artifact.foreign.open_artifact",
+        lambda *_, **__: dataclasses.replace(int8, manifest=manifest),
     )
     monkeypatch.setattr("resnext.verify.check.check", lambda *_, **__: outcome)
     done = CliRunner().invoke(main, ["--artifact", str(int8.directory), *more])

@@ -73,7 +73,7 @@ def test_a_kit_holds_pictures_their_pixels_and_logits_and_how_to_use_them(
         path = tmp_path / "pictures" / name
         with PIL.Image.open(path) as image:
             modes.add(image.mode)
-        assert np.array_equal(kit.pixels[row], artifact.manifest.preprocessing.load(path)[0])
+        assert np.array_equal(kit.pixels[row], kit.record.preprocessing.load(path)[0])
     assert modes == {"RGB", "L", "CMYK", "RGBA", "P"}
     reference = Reference(recorded_weights(artifact), kit.pixels)
     assert np.allclose(kit.logits, reference.logits(), rtol=1e-12)
@@ -88,8 +88,9 @@ def test_a_kit_is_the_same_bytes_again(exported: tuple[Artifact, Result], tmp_pa
 
 def test_right_pixels_pass(folder: Path) -> None:
     artifact = read_artifact(folder)
-    pixels = read_kit(artifact).pixels
-    for array in (pixels, artifact.manifest.preprocessing.normalize(pixels)):
+    kit = read_kit(artifact)
+    pixels = kit.pixels
+    for array in (pixels, kit.record.preprocessing.normalize(pixels)):
         result = compare(folder, array)
         assert result.exit_code == 0, result.output
         assert "every pixel is the same" in result.stdout

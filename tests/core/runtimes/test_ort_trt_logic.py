@@ -591,7 +591,7 @@ def test_delivered_names_every_node_and_claims_no_element_type(
     assert {layer.device for layer in found.layers} == {where}
     assert {layer.dtype for layer in found.layers} == {"unknown"}
     got = undelivered(found, artifacts["unlimited"].manifest.config, "float32")
-    assert len(got) == len(list(layers(artifacts["unlimited"].manifest.config)))
+    assert len(got) == len(list(layers(artifacts["unlimited"].manifest.network)))
     assert {dtype for _, dtype in got} == {
         "unknown"
     }  # each is there, and none claims an element type

@@ -194,7 +194,7 @@ def test_a_check_computes_reference_and_baseline_once(
 ) -> None:
     assert check(artifact, images=8).passed
     adversarial = len(
-        adversarial_inputs(artifact.manifest.config, artifact.manifest.preprocessing).names
+        adversarial_inputs(artifact.manifest.network, artifact.manifest.prepared).names
     )
     want = [(dtype, count) for count in (14, adversarial) for dtype in ("float64", "float32")]
     assert computed == want

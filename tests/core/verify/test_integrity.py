@@ -751,8 +751,8 @@ def test_a_branch_on_a_batch_size_that_is_not_run_is_refused(
 
 def test_noise_of_a_random_operator_is_named(graphs: dict[str, Artifact], tmp_path: Path) -> None:
     with open_session(graphs["fp32"]) as session:
-        pixels = seeded_pixels(graphs["fp32"].manifest.config, 8)
-        logits = session(graphs["fp32"].manifest.preprocessing.normalize(pixels))
+        pixels = seeded_pixels(graphs["fp32"].manifest.network, 8)
+        logits = session(graphs["fp32"].manifest.prepared.normalize(pixels))
     scale = 1e-5 * float(np.sqrt(np.mean(logits**2)))
     artifact = planted(graphs["fp32"], tmp_path / "noise", NOISE.format(scale))
     assert "repeat" in broken(batch_integrity(artifact))

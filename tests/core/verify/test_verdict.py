@@ -339,10 +339,10 @@ def test_the_command_judges_and_verifies(copy: Artifact) -> None:
 
 
 def test_a_verdict_is_always_about_float64(copy: Artifact) -> None:
-    how = ["--artifact", str(copy.directory), "--against", "torch-fp32", "--verdict"]
+    how = ["--artifact", str(copy.directory), "--reference", "torch-fp32", "--verdict"]
     done = CliRunner().invoke(parity, how)
     assert done.exit_code == 2
-    assert done.stderr == "error: a verdict compares with float64; drop --against or --verdict\n"
+    assert done.stderr == "error: a verdict compares with float64; drop --reference or --verdict\n"
 
 
 def test_a_failed_comparison_is_stored_and_never_believed(

@@ -162,7 +162,7 @@ def test_one_convolution_of_another_precision_is_caught(
     fp16_engine: Artifact, changed: Change
 ) -> None:
     artifact = changed(fp16_engine, one_layer_in_float32)
-    config = artifact.manifest.config
+    config = artifact.manifest.network
     (lost,) = [layer.macs for layer in layers(config) if layer.name == "layer2.0.conv1"]
     share = 1 - lost / macs(config)
     result = inspect(artifact, "--require-delivered", "0.99")
@@ -364,7 +364,7 @@ def test_bytes_that_are_no_engine_are_refused_even_under_their_own_digest(
 def test_a_manifest_of_a_network_beyond_all_bounds_is_refused_at_once(
     engine: Artifact, tmp_path: Path
 ) -> None:
-    depth = engine.manifest.config.depths[0]
+    depth = engine.manifest.network.depths[0]
     path = edited_text(
         engine, tmp_path, (f'"depths": [\n      {depth}', f'"depths": [\n      1{"0" * 30}')
     )
@@ -379,7 +379,7 @@ def test_a_narrow_terminal_shows_the_precision_before_anything_else(engine: Arti
     heading = next(line for line in done.stdout.splitlines() if "computes in" in line)
     assert "tactic" not in heading
     assert sum("float32" in line for line in done.stdout.splitlines()) > len(
-        list(layers(engine.manifest.config))
+        list(layers(engine.manifest.network))
     )
 
 

@@ -87,7 +87,7 @@ def test_an_assumption_is_said_by_the_export_and_all_that_reads_its_artifact(
     assert SAID in result.stdout
     assert "set --resize or --crop, --interpolation, --mean, --std" in result.stdout
     assert artifact.manifest.preprocessing_source == "assumed"
-    assert artifact.manifest.preprocessing == default_preprocessing(CONFIG)
+    assert artifact.manifest.prepared == default_preprocessing(CONFIG)
     shown = CliRunner().invoke(export, ["inspect", str(artifact.directory), "--no-layers"])
     assert "pixels     assumed: resize 37, crop 32x32, bilinear, ImageNet's mean" in shown.stdout
     component = json.loads(sbom(artifact))["metadata"]["component"]
@@ -142,13 +142,13 @@ def test_what_is_requested_is_recorded_and_loaded_again(
     assert "pixels    requested: resize 40, crop 32x32, bicubic, mean 0.4,0.5,0.6" in result.stdout
     manifest = artifact.manifest
     assert manifest.preprocessing_source == "requested"
-    assert (manifest.preprocessing.resize, manifest.preprocessing.mean) == (40, (0.4, 0.5, 0.6))
+    assert (manifest.prepared.resize, manifest.prepared.mean) == (40, (0.4, 0.5, 0.6))
     assert manifest.request is not None
     assert manifest.request["mean"] == [0.4, 0.5, 0.6]
     weights = recorded_weights(artifact)
-    assert weights.preprocessing == manifest.preprocessing
+    assert weights.preprocessing == manifest.prepared
     assert weights.preprocessing_source == "requested"
-    assert load_weights(str(checkpoint), CONFIG).preprocessing != manifest.preprocessing
+    assert load_weights(str(checkpoint), CONFIG).preprocessing != manifest.prepared
 
 
 def test_an_artifact_with_requested_preprocessing_passes_parity_and_is_rebuilt_alike(
@@ -159,14 +159,14 @@ def test_an_artifact_with_requested_preprocessing_passes_parity_and_is_rebuilt_a
         assert result.exit_code == 0, result.output
         again = rebuild(artifact.directory, tmp_path / artifact.manifest.file_sha256[:8])
         assert again.manifest.file_sha256 == artifact.manifest.file_sha256
-        assert again.manifest.preprocessing == artifact.manifest.preprocessing
+        assert again.manifest.prepared == artifact.manifest.prepared
 
 
 def test_what_is_made_from_such_an_artifact_keeps_it(
     plain: tuple[Artifact, Result], tmp_path: Path
 ) -> None:
     made = exported(plain[0], tmp_path / "half", precision="fp16")
-    assert made.manifest.preprocessing == plain[0].manifest.preprocessing
+    assert made.manifest.prepared == plain[0].manifest.prepared
     assert made.manifest.preprocessing_source == "requested"
     assert check(made).passed
 
@@ -178,13 +178,13 @@ def test_weights_that_were_loaded_with_a_request_are_rebuilt_with_it(
     weights = load_weights(str(checkpoint), CONFIG, preprocessing=options)
     made = exported(weights, tmp_path / "one", model=None, input_size="32x32")
     again = rebuild(made.directory, tmp_path / "two")
-    assert again.manifest.preprocessing.std == (0.3, 0.3, 0.3)
+    assert again.manifest.prepared.std == (0.3, 0.3, 0.3)
     assert again.manifest.file_sha256 == made.manifest.file_sha256
 
 
 def wrong_mean(artifact: Artifact, folder: Path, *, in_file: bool) -> Artifact:
     """A copy that declares another mean: in its manifest, and in the file's own metadata, too."""
-    preprocessing = artifact.manifest.preprocessing.model_copy(update={"mean": (0.5, 0.5, 0.5)})
+    preprocessing = artifact.manifest.prepared.model_copy(update={"mean": (0.5, 0.5, 0.5)})
     changed = relabeled(artifact, folder, preprocessing=preprocessing)
     if not in_file:
         return changed
@@ -218,7 +218,7 @@ def test_a_wrong_mean_in_the_manifest_of_a_baked_file_is_caught(
 def test_a_preprocessing_to_another_input_is_refused(plain: tuple[Artifact, Result]) -> None:
     manifest = plain[0].manifest
     for change in ({"crop": (16, 16)}, {"mean": (0.5,), "std": (0.5,), "color": "L"}):
-        odd = manifest.preprocessing.model_copy(update=change)
+        odd = manifest.prepared.model_copy(update=change)
         with pytest.raises(BadArtifact, match="a network that takes 3 x 32 x 32"):
             as_recorded(
                 recorded_weights(plain[0]), manifest.model_copy(update={"preprocessing": odd})
@@ -276,5 +276,5 @@ def test_a_file_gives_what_no_option_does(checkpoint: Path, tmp_path: Path) -> N
     result = CliRunner().invoke(export, [*arguments, *options, "--resize", "60"])
     assert result.exit_code == 0, result.output
     made = read_artifact(tmp_path / "out").manifest
-    assert made.config.input_size == (48, 48)
-    assert (made.preprocessing.resize, made.preprocessing.interpolation) == (60, "bicubic")
+    assert made.network.input_size == (48, 48)
+    assert (made.prepared.resize, made.prepared.interpolation) == (60, "bicubic")

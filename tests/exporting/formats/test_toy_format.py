@@ -51,7 +51,7 @@ class ToyBuilder(Builder):
     def build(
         self,
         source: Weights | Artifact,
-        weights: Weights,
+        weights: Weights | Artifact,
         request: ExportRequest,
         folder: Path,
         **_: Any,
