@@ -35,9 +35,11 @@ from .trust import Trust, check_trust, current_trust
 #: What was proven of the artifact, and the same as a signed statement.
 VERDICT_NAME = "verdict.json"
 STATEMENT_NAME = "verdict.intoto.json"
+#: Odd pictures with their pixels and logits (`resnext.verify.conformance`).
+KIT_NAME = "conformance-kit.zip"
 #: Files that may be in an artifact's folder besides the manifest and what it describes. They go
 #: when the artifact is replaced.
-COMPANIONS = frozenset({VERDICT_NAME, STATEMENT_NAME, SIGNATURE_NAME})
+COMPANIONS = frozenset({VERDICT_NAME, STATEMENT_NAME, SIGNATURE_NAME, KIT_NAME})
 
 _CHUNK_BYTES = 1 << 20
 _ELSEWHERE = "choose another `output`"

@@ -11,6 +11,7 @@ import click
 from resnext.cli.app import SETTINGS, as_flags, echo, guarded
 from resnext.cli.options import json_option, preprocessing_file_option, sbom_option, with_file
 from resnext.cli.sections import runs_subcommand
+from resnext.readers.files import exists
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_export.derivation import derivation, model_line, reference_of
@@ -155,6 +156,7 @@ def note(line: str) -> None:
 
 
 def _say(artifact: Artifact) -> None:
+    from resnext.artifact.files import KIT_NAME
     from resnext.artifact.foreign import UNKNOWN
     from resnext.verify.assumed import assumed
     from resnext.verify.untrained import untrained
@@ -178,6 +180,8 @@ def _say(artifact: Artifact) -> None:
     pixels = manifest.preprocessing
     if pixels is not None and manifest.preprocessing_source in ("requested", "published"):
         echo(f"pixels    {manifest.preprocessing_source}: {pixels.summary()}")
+    if exists(artifact.directory / KIT_NAME):
+        echo(f"kit       {artifact.directory / KIT_NAME}: resnext-parity --pixels")
     if (unsure := assumed(pixels, manifest.preprocessing_source)) is not None:
         echo(f"warning   {as_flags(str(unsure))}")
     if manifest.foreign:
