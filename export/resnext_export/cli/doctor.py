@@ -57,7 +57,10 @@ def doctor(json_path: str | None) -> None:
     if json_path != "-":
         click.echo(f"\n{_summary([each for _, each in lines])}")
     if problems:
-        raise MissingRequirement(f"not everything that is installed works: {problems[0].message}")
+        first = problems[0]
+        raise MissingRequirement(
+            f"not everything that is installed works: {first.message}", hint=first.hint
+        )
 
 
 def _with_spinner(name: str, observations: Iterator[Observation]) -> Iterator[Observation]:

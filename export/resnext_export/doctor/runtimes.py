@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 from resnext.findings import Finding
+from resnext.machine.compiler import compiler
 from resnext.machine.environment import PACKAGES
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import scratch_folder
@@ -60,4 +62,6 @@ def _is_broken(finding: Finding, facts: Facts) -> bool:
     """Whether something that is installed is at fault."""
     if finding.code == "no-ort-cuda":  # a build without CUDA lacks nothing that was installed
         return "CUDAExecutionProvider" in facts.module("onnxruntime").get("providers", ())
+    if finding.code == "no-compiler":  # there is one, and it does not work
+        return shutil.which(compiler()) is not None
     return finding.code in _BROKEN

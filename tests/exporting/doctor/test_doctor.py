@@ -67,7 +67,7 @@ def test_what_cannot_work_is_exit_3_with_the_first_one(run: Callable[..., Result
     assert done.exit_code == 3
     assert "  problem   planted        broken\\x1b[31m\n" in done.stdout
     assert done.stderr.splitlines()[-1] == (
-        "error: not everything that is installed works: broken\\x1b[31m"
+        "error: not everything that is installed works: broken\\x1b[31m; mend it"
     )
 
 

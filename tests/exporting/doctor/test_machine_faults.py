@@ -235,11 +235,16 @@ def little_shared(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Observati
 # ---- compiler
 
 
-def compiler_script(folder: Path, patch: pytest.MonkeyPatch, script: str) -> Iterator[Observation]:
+def script(folder: Path, patch: pytest.MonkeyPatch, text: str) -> None:
+    """A compiler that does what the script ``text`` says."""
     path = folder / "g++"
-    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     patch.setenv("CXX", str(path))
+
+
+def compiler_script(folder: Path, patch: pytest.MonkeyPatch, text: str) -> Iterator[Observation]:
+    script(folder, patch, text)
     return compilers.check_compiler(facts())
 
 
@@ -669,6 +674,21 @@ FAULTS = (
         "runtimes",
         lambda *_: runtimes({"error": "wrong logits: top1", "hint": ""}, "torch"),
         *("problem", "runtime-failed", "torch: wrong logits", "^$"),
+    ),
+    Planted(
+        "runtimes",
+        lambda folder, patch: (script(folder, patch, ""), runtimes(missing("no-compiler"), "pt2"))[
+            1
+        ],
+        *("problem", "no-compiler", "pt2: lacks it", "^get it$"),
+    ),
+    Planted(
+        "runtimes",
+        lambda folder, patch: (
+            patch.setenv("CXX", str(folder / "g++")),
+            runtimes(missing("no-compiler"), "pt2"),
+        )[1],
+        *("not here", "no-compiler", "pt2: lacks it", "^get it$"),
     ),
     Planted(
         "runtimes",
