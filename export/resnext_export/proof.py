@@ -257,6 +257,7 @@ def _compared(artifact: Artifact, expected: Expected, backend: str) -> CheckReco
         baseline=None if adversarial.baseline is None else adversarial.baseline[:count],
         loss=outcome.loss,
         saturates=NUMERICS[manifest.numerics].calibrated and not manifest.foreign,
+        lossy=manifest.foreign,
     )
     if failures:
         raise GateFailed(

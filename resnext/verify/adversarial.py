@@ -22,6 +22,7 @@ def compare_adversarial(
     baseline: NDArray[Any] | None = None,
     loss: float | None = None,
     saturates: bool = False,
+    lossy: bool = False,
 ) -> tuple[tuple[InputKind, ...], tuple[str, ...]]:
     """Compare a candidate's logits for adversarial inputs, one of each kind.
 
@@ -37,6 +38,8 @@ def compare_adversarial(
         baseline: the precision's own logits for the same inputs, or None.
         loss: what the precision loses on ordinary images, or None.
         saturates: the network is quantized.
+        lossy: where the precision itself loses more than ``gate`` allows, only finiteness counts: a
+            network from elsewhere may underflow on inputs that it was never meant for.
 
     Returns:
         The kinds, and a line that names those with values that are not finite, and one for those
@@ -56,9 +59,12 @@ def compare_adversarial(
         errors = np.abs(got - yardstick).max(axis=1) / rms
         losses = np.abs(own - want).max(axis=1) / rms
     worst_loss = loss
+    judged = [not (saturates and baseline is None)] * len(names)
+    if lossy:
+        judged = [bool(lost <= gate.max_error) for lost in losses]
     if baseline is not None and not saturates:
-        worst_loss = float(np.max(losses, initial=loss or 0.0, where=comparable))
-    judged = not (saturates and baseline is None)
+        counted = [*map(all, zip(comparable, judged, strict=True))]
+        worst_loss = float(np.max(losses, initial=loss or 0.0, where=counted))
     kinds, nonfinite, beyond = [], [], []
     for row, name in enumerate(names):
         if not comparable[row]:
@@ -68,7 +74,7 @@ def compare_adversarial(
             continue
         allowed = allowed_error(gate, worst_loss, least_loss(yardstick[row], float(rms[row])))
         finite = bool(np.isfinite(got[row]).all())
-        measured = judged and finite
+        measured = judged[row] and finite
         kinds.append(
             InputKind(
                 name=name,
@@ -81,7 +87,7 @@ def compare_adversarial(
         )
         if not finite:
             nonfinite.append(name)
-        elif judged and not errors[row] <= allowed:
+        elif judged[row] and not errors[row] <= allowed:
             beyond.append(f"{name} {errors[row]:.1e} (allowed {allowed:.1e})")
     failures = [f"NaN or infinite logits on {', '.join(nonfinite)}"] if nonfinite else []
     failures += [f"max error, over the logits' RMS, on {', '.join(beyond)}"] if beyond else []

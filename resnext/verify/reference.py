@@ -175,6 +175,7 @@ class Comparison(ABC):
                 baseline=self.baseline(numerics, against=against, graph=graph, rows=at),
                 loss=outcome.loss,
                 saturates=NUMERICS[numerics].calibrated and not self.quantized,
+                lossy=self.config is None,
             )
         ).of(self.reference(against), self.unknown)
 

@@ -28,7 +28,9 @@ from resnext.errors import BadArtifact, UsageError
 from resnext.runtimes.onnx_reference.float64 import Float64Evaluator
 from resnext.runtimes.onnx_reference.windows import AveragePool, Conv, MaxPool
 from resnext.runtimes.ort.session import OrtSession
+from resnext.verify.adversarial import compare_adversarial
 from resnext.verify.check import check
+from resnext.verify.parity import gate_for
 from resnext.weights.spec import load_weights
 
 #: What the graph of each classifier says.
@@ -344,3 +346,35 @@ def test_quantization_costs_what_its_steps_do() -> None:
 
 def test_a_folder_is_read_as_before(digits: Artifact) -> None:
     assert open_artifact(digits.directory) == read_artifact(digits.directory)
+
+
+def test_where_float32_itself_is_lost_only_finiteness_counts() -> None:
+    gate = gate_for("fp32")
+    want = np.ones((2, 8)) * [[1.0], [1e-46]]
+    lost = want * [[1.0], [0.0]]  # the second underflows
+
+    def compared(*rows: float) -> tuple[str, ...]:
+        got = want * np.array(rows)[:, None]
+        how: dict[str, Any] = {"gate": gate, "baseline": lost, "loss": 1e-6}
+        return compare_adversarial(("sound", "lost"), want, got, **how, lossy=True)[1]
+
+    assert compared(1.0, 0.0) == ()
+    assert "sound" in compared(1.001, 0.0)[0]
+    assert compared(1.0, np.nan) == ("NaN or infinite logits on lost",)
+    kinds, failures = compare_adversarial(
+        ("sound", "lost"), want, lost, gate=gate, baseline=lost, loss=1e-6
+    )
+    assert "lost" in failures[0]
+    assert kinds[0].allowed <= gate.max_error
+
+
+def test_a_network_that_underflows_is_no_fault_of_the_runtime(tmp_path: Path) -> None:
+    graph = foreign.Graph(5)
+    out = graph.add("MatMul", "x", graph.weight(12, 16))
+    out = graph.add("Mul", out, graph.add("Sigmoid", out))
+    out = graph.add("Mul", out, graph.store(np.float32(1e-8)))
+    model = graph.model(("N", 12), [graph.add("MatMul", out, graph.weight(16, foreign.CLASSES))])
+    outcome = check(foreign.write(model, tmp_path / "model.onnx"), images=8)
+    assert outcome.passed, outcome.failures
+    (denormals,) = [each for each in outcome.inputs if each.name == "denormals"]
+    assert (denormals.max_error, denormals.finite) == (None, True)
