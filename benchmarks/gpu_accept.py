@@ -31,7 +31,9 @@ from typing import Any
 import click
 
 from gpu_acceptance.rows import ROOT, Row, append_row, code_digest, read_rows, write_whole
+from resnext.errors import BadInput, printable
 from resnext.machine.cuda_driver import probe_driver
+from resnext.readers.files import check_utf8
 
 #: Seconds that stay free at the end of the budget, for writing results.
 RESERVE_S = 20.0
@@ -648,8 +650,13 @@ def main(out: Path, budget: float, wanted: str | None, resume: bool, rehearse: b
             f"no step {unknown[0]!r}; there are {', '.join(step.name for step in STEPS)}"
         )
     steps = tuple(step for step in STEPS if step.name in names)
-    out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out = out.resolve()
+        check_utf8(out, "the value of --out")
+        out.mkdir(parents=True, exist_ok=True)
+    except (BadInput, OSError) as exc:
+        click.echo(printable(f"error: cannot use the folder: {exc}"), err=True)
+        sys.exit(BadInput.exit_code)
     if not resume:
         for name in RESULTS:
             (out / name).unlink(missing_ok=True)

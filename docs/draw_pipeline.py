@@ -65,6 +65,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "resnext_export": (
         "cli",
+        "doctor",
         "store",
         "formats",
         "tuning tensorrt",

@@ -126,3 +126,8 @@ def first_line(error: BaseException | str) -> str:
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].replace("`", "'")
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters escaped: names may come from untrusted files."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+from resnext.errors import printable
+
 T = TypeVar("T")
 #: Spinners on the screen, the innermost last.
 _spinning: list[Progress] = []
@@ -46,7 +48,7 @@ def steps(first: str) -> Iterator[Callable[[str], None]]:
     started = time.monotonic()
 
     def write(step: str) -> None:
-        sys.stderr.write(f"{time.monotonic() - started:7.1f} s  {step}\n")
+        sys.stderr.write(f"{time.monotonic() - started:7.1f} s  {printable(step)}\n")
 
     yield write
 
@@ -97,7 +99,7 @@ def _spinner(description: str) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     # Seldom, because drawing takes time from what a benchmark measures.
     with Progress(
         *columns, console=Console(stderr=True), transient=True, refresh_per_second=2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -14,13 +15,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .errors import BadInput, MissingRequirement, UsageError
-from .readers.files import exists, read_file
+from .errors import BadInput, MissingRequirement, UsageError, printable
+from .readers.files import check_utf8, exists, read_file
 
 _ELSEWHERE = "choose another path"
 _DIGEST_BYTES = 32
 #: Largest file that the cache keeps, bytes.
 _MOST_CACHED = 1 << 31
+#: Longest name that the name of a work folder holds, bytes: with a prefix and random digits it has
+#: to stay below what a file system allows, which is 255.
+_MOST_NAMED = 200
 _LOCK_NAME = "lock"
 _SCRATCH = "resnext-scratch-"
 #: Work folders of this process.
@@ -31,12 +35,18 @@ def cache_folder() -> Path:
     """``$RESNEXT_CACHE_DIR``, or the platform's cache folder.
 
     Everything in it can be made again: artifacts, engines, compiled kernels, reference logits.
+
+    Raises:
+        BadInput: its path is not UTF-8, so that some library could not open what is in it.
     """
     if chosen := os.environ.get("RESNEXT_CACHE_DIR"):
-        return _home_replaced(chosen)
-    from platformdirs import user_cache_path
+        folder = _home_replaced(chosen)
+    else:
+        from platformdirs import user_cache_path
 
-    return user_cache_path("resnext-toolkit")
+        folder = user_cache_path("resnext-toolkit")
+    check_utf8(folder, "the cache folder, RESNEXT_CACHE_DIR,")
+    return folder
 
 
 def _home_replaced(path: str | Path) -> Path:
@@ -158,8 +168,11 @@ def left_behind(folder: Path) -> Iterator[bool]:
 
 
 def partial_prefix(path: Path) -> str:
-    """Prefix of the work folders beside ``path``."""
-    return f".{path.name}.partial-"
+    """Prefix of the work folders beside ``path``; it has the digest of a name that is too long."""
+    name = path.name
+    if len(os.fsencode(name)) > _MOST_NAMED:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}.partial-"
 
 
 def remove_left_behind(parent: Path, pattern: str) -> None:
@@ -204,8 +217,10 @@ def scratch_folder() -> Iterator[Path]:
     """A temporary folder, in ``$TMPDIR`` if that is set; those of killed processes are removed.
 
     Raises:
+        BadInput: its path is not UTF-8.
         MissingRequirement: it cannot be made.
     """
+    check_utf8(tempfile.gettempdir(), "the temporary folder, TMPDIR,")
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(work_folder(Path(tempfile.gettempdir()), _SCRATCH))
@@ -265,6 +280,7 @@ def check_writable(target: str | Path | None) -> None:
 
     Raises:
         UsageError: ``target`` is a file of an artifact.
+        BadInput: its name is too long for a file.
         MissingRequirement: it cannot be written.
     """
     if target is None or str(target) == "-":
@@ -283,7 +299,8 @@ def check_writable(target: str | Path | None) -> None:
                 f"cannot write {target}: it is a folder or not writable", hint=_ELSEWHERE
             )
     except OSError as exc:
-        raise MissingRequirement(f"cannot write {target}: {exc.strerror}", hint=_ELSEWHERE) from exc
+        kind = BadInput if exc.errno == errno.ENAMETOOLONG else MissingRequirement
+        raise kind(f"cannot write {target}: {exc.strerror}", hint=_ELSEWHERE) from exc
 
 
 def write_text(target: str, text: str, *, final: bool = True) -> None:
@@ -316,4 +333,4 @@ def write_text(target: str, text: str, *, final: bool = True) -> None:
     except OSError as exc:
         raise MissingRequirement(f"cannot write {target}: {exc.strerror}", hint=_ELSEWHERE) from exc
     if final:
-        sys.stderr.write(f"wrote {target}\n")
+        sys.stderr.write(printable(f"wrote {target}") + "\n")

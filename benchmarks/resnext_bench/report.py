@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import StringIO
 from typing import TYPE_CHECKING
 
+from resnext.errors import printable
 from resnext.verify.untrained import CODE as UNTRAINED
 
 from .control import Control
@@ -164,7 +165,7 @@ def threads(run: RunRecord) -> str:
 def title(run: RunRecord) -> str:
     """One line: model, weights, precision."""
     custom = "ONNX file from elsewhere" if run.unknown else "custom model"
-    return f"{run.model or custom}, weights {run.weights.source}, {run.precision}"
+    return printable(f"{run.model or custom}, weights {run.weights.source}, {run.precision}")
 
 
 def _gpu(row: Row) -> str:
@@ -238,7 +239,7 @@ def _noise(control: Control) -> str:
 def remarks(run: RunRecord) -> list[str]:
     """One line for each reason against a row."""
     return [
-        f"{_name(row, run)} batch {row.batch}: {reason}"
+        printable(f"{_name(row, run)} batch {row.batch}: {reason}")
         for row in run.rows
         for reason in row.reasons
     ]
@@ -250,23 +251,30 @@ def warnings(run: RunRecord) -> list[str]:
     for row in run.rows:
         for warning in row.warnings.values():
             rows.setdefault(warning, []).append(f"{_name(row, run)} batch {row.batch}")
-    return [f"{', '.join(names)}: warning: {warning}" for warning, names in rows.items()]
+    return [printable(f"{', '.join(names)}: warning: {warning}") for warning, names in rows.items()]
 
 
 def table(run: RunRecord) -> Table:
     """The terminal's table."""
     from rich.table import Table
+    from rich.text import Text
 
     styles = {"VALID": "green", "INVALID": "yellow", "FAILED": "red"}
     columns = Table(
-        title=title(run), title_justify="left", header_style="bold", box=None, pad_edge=False
+        title=Text(title(run), style="table.title"),  # a name may look like rich's markup
+        title_justify="left",
+        header_style="bold",
+        box=None,
+        pad_edge=False,
     )
     for heading in headings(run):
         left = heading in ("backend", "time", "verdict")
         columns.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for row in run.rows:
         for cells in lines(row, run):
-            columns.add_row(*cells[:-1], f"[{styles[cells[-1]]}]{cells[-1]}[/]")
+            columns.add_row(
+                *map(Text, map(printable, cells[:-1])), f"[{styles[cells[-1]]}]{cells[-1]}[/]"
+            )
     return columns
 
 

@@ -157,6 +157,14 @@ class RequestFields:
     bake_preprocessing: Annotated[
         bool, Option("Take uint8 NHWC pixels and normalize inside the graph.", "Network")
     ] = False
+    conformance_kit: Annotated[
+        bool,
+        Option(
+            "Put eight odd pictures with their exact pixels and logits beside the file, to test a"
+            " port of the preprocessing with.",
+            "Preprocessing",
+        ),
+    ] = False
     batch: Annotated[
         str | None,
         Option(

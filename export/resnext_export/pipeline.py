@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnext.artifact.files import COMPANIONS, Artifact, check_destination, read_artifact
+from resnext.artifact.files import COMPANIONS, KIT_NAME, Artifact, check_destination, read_artifact
 from resnext.artifact.foreign import is_bare, layout_of, open_artifact
 from resnext.artifact.manifest import MANIFEST_NAME, Manifest, read_manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
@@ -22,6 +22,7 @@ from resnext.runtimes.ort.needed import check_taken_here
 from resnext.runtimes.pytorch.release import refuse_older_torch
 from resnext.storage import scratch_folder
 from resnext.verify.check import as_recorded, recorded_weights
+from resnext.verify.conformance import write_kit
 from resnext.verify.held.artifact import refuse_other_weights
 from resnext.verify.inputs import Feed
 from resnext.verify.subject import Network, weights_of
@@ -154,7 +155,8 @@ def run(
     *before, _ = request.steps(start.manifest.precision if start else None)
     precision = request.precision or (start.manifest.precision if start else DEFAULT)
     directory = output or request.folder(network, precision, kind)
-    if dropped := [name for name in sorted(COMPANIONS) if exists(directory / name)]:
+    proofs = sorted(COMPANIONS - {KIT_NAME})
+    if dropped := [name for name in proofs if exists(directory / name)]:
         say(f"replacing {directory} drops its {', '.join(dropped)}: judge and sign it again")
     source = start or network
     with scratch_folder() as scratch:
@@ -168,6 +170,9 @@ def run(
             if held is not None:
                 # Weights cannot be read back from an engine, but they can from its source.
                 refuse_other_weights(held, weights_of(network))
+            if request.conformance_kit:
+                with working("making the conformance kit"):
+                    write_kit(folder / KIT_NAME, weights_of(network))
             return built
 
         return publish(source, directory, build, request=request, check=check, force=force)

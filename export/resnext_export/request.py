@@ -17,6 +17,7 @@ from resnext.errors import ResnextError, UnknownName, UsageError
 from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import variant_name
 from resnext.precision import DEFAULT, HALVES, PRECISIONS, QUANTIZED, Numerics, Precision
+from resnext.readers.files import check_utf8
 from resnext.runtimes.ort.releases import Release, release_named
 from resnext.runtimes.registry import RUNTIMES
 from resnext.weights.hub.spelling import is_named
@@ -214,9 +215,13 @@ class ExportRequest(_Checked):
 
     Raises:
         UsageError: a value that is not allowed, or options that do not go together.
+        BadInput: a path that is not UTF-8.
     """
 
     def __init__(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            if isinstance(value, str | Path):
+                check_utf8(value, f"`{name}`")  # manifests hold requests
         try:
             super().__init__(**fields)
         except ValidationError as exc:

@@ -31,6 +31,7 @@ _NAMES = {
     "num_classes",
     "input_size",
     *PREPROCESSING,
+    "conformance_kit",
     "onnx",
     "calibration",
     "precision",

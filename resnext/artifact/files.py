@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, UsageError
-from resnext.readers.files import MOST_JSON, MOST_MODEL, exists, is_file, open_file, read_file
+from resnext.readers.files import (
+    MOST_JSON,
+    MOST_MODEL,
+    check_utf8,
+    exists,
+    is_file,
+    open_file,
+    read_file,
+)
 from resnext.storage import cache_folder, left_behind, partial_prefix, work_folder
 
 from .manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -27,9 +35,11 @@ from .trust import Trust, check_trust, current_trust
 #: What was proven of the artifact, and the same as a signed statement.
 VERDICT_NAME = "verdict.json"
 STATEMENT_NAME = "verdict.intoto.json"
+#: Odd pictures with their pixels and logits (`resnext.verify.conformance`).
+KIT_NAME = "conformance-kit.zip"
 #: Files that may be in an artifact's folder besides the manifest and what it describes. They go
 #: when the artifact is replaced.
-COMPANIONS = frozenset({VERDICT_NAME, STATEMENT_NAME, SIGNATURE_NAME})
+COMPANIONS = frozenset({VERDICT_NAME, STATEMENT_NAME, SIGNATURE_NAME, KIT_NAME})
 
 _CHUNK_BYTES = 1 << 20
 _ELSEWHERE = "choose another `output`"
@@ -198,8 +208,10 @@ def check_destination(directory: Path, *, force: bool) -> None:
     Raises:
         UsageError: the folder is not empty and ``force`` is off, or it is not an artifact, which is
             never replaced.
+        BadInput: its name is too long, or not UTF-8.
         MissingRequirement: the parent folder cannot be created or written to.
     """
+    check_utf8(directory, "the value of `output`")
     _put_back(directory)
     if os.path.lexists(directory):
         if not directory.is_dir() or directory.is_symlink():
@@ -325,6 +337,5 @@ def _disk_errors(directory: Path) -> Iterator[None]:
                 f"the disk has no room for {directory} ({exc.strerror})",
                 hint=f"free some space, or {elsewhere}. Nothing was written",
             ) from exc
-        raise MissingRequirement(
-            f"cannot write to {directory}: {exc.strerror or exc}", hint=elsewhere
-        ) from exc
+        kind = BadInput if exc.errno == errno.ENAMETOOLONG else MissingRequirement
+        raise kind(f"cannot write to {directory}: {exc.strerror or exc}", hint=elsewhere) from exc

@@ -18,8 +18,10 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from resnext.errors import BadInput, MissingRequirement, ResnextError, UsageError
+from resnext.errors import BadInput, MissingRequirement, ResnextError
+from resnext.errors import printable as printable
 from resnext.machine.faults import FULL, environment_fault
+from resnext.readers.files import check_utf8
 from resnext.storage import remove_own
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -105,18 +107,17 @@ class _Remarks(logging.Handler):
 
 
 def _check_text(arguments: Mapping[str, Any]) -> None:
-    """Refuse texts that no file, report or terminal can hold.
+    """Refuse texts that no manifest or report can hold, and that libraries cannot open.
 
     Raises:
-        UsageError: an argument is not UTF-8; names it.
+        BadInput: an argument or the current folder, which paths are relative to, is not UTF-8.
     """
     for name, value in arguments.items():
         for text in value if isinstance(value, tuple) else (value,):
             if isinstance(text, str | os.PathLike):
-                try:
-                    os.fspath(text).encode()
-                except UnicodeEncodeError as exc:
-                    raise UsageError(f"the value of `{name}` is not UTF-8: {text!s}") from exc
+                check_utf8(text, f"the value of `{name}`")
+    with suppress(OSError):  # it was removed; absolute paths still work
+        check_utf8(Path.cwd(), "the current folder")
 
 
 def as_flags(text: str, command: click.Command | None = None) -> str:
@@ -228,6 +229,6 @@ def _styled(text: str) -> str:
     return text if os.environ.get("NO_COLOR") else click.style(text, fg="red", bold=True)
 
 
-def printable(text: str) -> str:
-    """``text`` with control characters escaped: names may come from untrusted files."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+def echo(line: str, *, err: bool = False) -> None:
+    """Print one line that may hold names, which may hold any character."""
+    click.echo(printable(line), err=err)

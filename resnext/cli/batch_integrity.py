@@ -9,6 +9,7 @@ import click
 
 from resnext.storage import write_text
 
+from .app import echo
 from .sections import SectionOption
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def say(outcome: Integrity, path: Path) -> None:
     """Print the outcome for the file at ``path``."""
     verdict = "PASS" if outcome.passed else "FAIL"
     scope = "batch integrity, the cheap half," if outcome.quick else "batch integrity"
-    click.echo(f"{verdict}  {scope} of {path} on {outcome.backend}")
+    echo(f"{verdict}  {scope} of {path} on {outcome.backend}")
     for line in table(outcome):
-        click.echo(f"  {line}")
+        echo(f"  {line}")
 
 
 def table(outcome: Integrity) -> list[str]:

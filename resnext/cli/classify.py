@@ -11,7 +11,7 @@ from resnext.runtimes.registry import ARTIFACT_RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
-from .app import SETTINGS, as_flags, guarded
+from .app import SETTINGS, as_flags, echo, guarded
 from .options import (
     OUTPUT,
     artifact_option,
@@ -153,7 +153,7 @@ def main(
         text = ", ".join(
             f"{c['name'] or 'class ' + str(c['index'])} {c['probability']:.1%}" for c in classes
         )
-        click.echo(f"{row['image']}: {text}")
+        echo(f"{row['image']}: {text}")
 
 
 if __name__ == "__main__":

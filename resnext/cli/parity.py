@@ -11,7 +11,7 @@ from resnext.runtimes.registry import ARTIFACT_RUNTIMES, REFERENCE
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
-from .app import SETTINGS, guarded
+from .app import SETTINGS, echo, guarded
 from .options import (
     COMPARE,
     OUTPUT,
@@ -41,6 +41,7 @@ Examples:
   resnext-parity --artifact out/ --batch-integrity           are the rows of a batch independent?
   resnext-parity --artifact model.onnx                       any ONNX classifier, against itself
   resnext-parity --artifact out/ --verdict                   and store the outcome in out/
+  resnext-parity --artifact out/ --pixels port.npy           is a C++ port's input right?
   resnext-parity verify out/                                 does it still hold, here?
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
@@ -91,6 +92,14 @@ _REFERENCES = {
     is_flag=True,
     help="Compare the rows of batches with each other instead of with PyTorch: each must depend on"
     " its image alone, at every batch size. Needs no weights; --batch examines one size alone.",
+)
+@option_of(RUN)(
+    "--pixels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Compare the pixels that a port of the preprocessing makes of the artifact's conformance"
+    " kit (resnext-export --conformance-kit) with ours, and say what is wrong: a .npy file, uint8 N"
+    " x H x W x C or normalized floats N x C x H x W. Needs no weights.",
 )
 @option_of(RUN)(
     "--input-size",
@@ -144,6 +153,7 @@ def main(
     backend: str | None,
     batch: int | None,
     batch_integrity: bool,
+    pixels: Path | None,
     input_size: str | None,
     reference: ReferenceName | None,
     spec: str | None,
@@ -170,9 +180,17 @@ def main(
     from resnext.verify.verdict import check_room, judge, write_verdict
 
     from . import batch_integrity as rows
+    from . import pixels as port
     from .verify import measured
 
     check_writable(json_path)
+    if pixels is not None:
+        if verdict or batch_integrity:
+            raise UsageError(
+                "`pixels` compares pixels, not logits; drop `verdict` and `batch_integrity`"
+            )
+        port.run(artifact, pixels, backend, json_path)
+        return
     if verdict and reference == "torch-fp32":
         raise UsageError("a verdict compares with float64; drop `reference` or `verdict`")
     opened = open_artifact(artifact, input_size=None if input_size is None else size_of(input_size))
@@ -196,11 +214,11 @@ def main(
         check_room(opened)
         judged = judge(opened, **how, quick=not batch_integrity)
         outcome, broken = judged.parity, judged.integrity.failures
-        click.echo(f"wrote {write_verdict(opened, judged)}", err=True)
+        echo(f"wrote {write_verdict(opened, judged)}", err=True)
     else:
         outcome, broken = check(opened, **how), ()
     if outcome.rows < images:  # only a source has an end
-        click.echo(
+        echo(
             f"warning: {outcome.inputs[0].name} has {outcome.rows} images, so that no more were"
             f" compared; {images} were requested",
             err=True,
@@ -210,15 +228,15 @@ def main(
 
         precise = _REFERENCES[against]
         word = "PASS" if outcome.passed else "FAIL"
-        click.echo(f"{word}  {opened.path} on {runtime} against {precise}")
+        echo(f"{word}  {opened.path} on {runtime} against {precise}")
         for line in report(outcome, opened.manifest, requested=images):
-            click.echo(f"  {line}".rstrip())
+            echo(f"  {line}".rstrip())
         if outcome.unknown:
-            click.echo(f"  note        {outcome.unknown}")
+            echo(f"  note        {outcome.unknown}")
         if judged is not None:
             rows.say(judged.integrity, opened.path)
             for line in measured(judged):
-                click.echo(f"  {line}")
+                echo(f"  {line}")
     if json_path is not None:
         stored = judged.to_json() if judged else outcome.model_dump_json(indent=2) + "\n"
         write_text(json_path, stored)

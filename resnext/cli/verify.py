@@ -9,7 +9,7 @@ import click
 
 from resnext.storage import check_writable, write_text
 
-from .app import SETTINGS, guarded
+from .app import SETTINGS, echo, guarded
 from .options import json_option, trust_options
 from .sections import SectionedCommand
 
@@ -50,14 +50,14 @@ def verify(path: Path, json_path: str | None) -> None:
 
 def _print(path: Path, verdict: Verdict) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in verdict.libraries.items())
-    click.echo(f"HOLDS  {path} on {verdict.runtime} ({versions})")
-    click.echo(f"  sha256          {verdict.artifact_sha256}")
-    click.echo(f"  judged          {verdict.created} on {verdict.device}: {verdict.capability}")
-    click.echo(f"  parity          {_parity(verdict.parity)}")
+    echo(f"HOLDS  {path} on {verdict.runtime} ({versions})")
+    echo(f"  sha256          {verdict.artifact_sha256}")
+    echo(f"  judged          {verdict.created} on {verdict.device}: {verdict.capability}")
+    echo(f"  parity          {_parity(verdict.parity)}")
     scope = "the cheap half" if verdict.integrity.quick else "in full"
-    click.echo(f"  batch integrity ok, {scope}")
+    echo(f"  batch integrity ok, {scope}")
     for line in measured(verdict):
-        click.echo(f"  {line}")
+        echo(f"  {line}")
 
 
 def _parity(parity: Parity) -> str:

@@ -95,9 +95,9 @@ class Preprocessing(BaseModel):
             BadInput: the image has transparent or floating-point pixels, which are ambiguous, or is
                 far too oblong.
         """
-        image = _eight_bits(image).convert(self.color)
+        image = eight_bits(image).convert(self.color)
         crop_h, crop_w = self.crop
-        width, height = self._resized(*image.size)
+        width, height = self.resized(*image.size)
         if width * height > _MOST_PIXELS:
             raise BadInput(
                 f"an image of {image.width}x{image.height} is too oblong to be resized for"
@@ -114,8 +114,9 @@ class Preprocessing(BaseModel):
         pixels = np.asarray(image.crop((left, top, left + crop_w, top + crop_h)), dtype=np.uint8)
         return pixels.reshape(crop_h, crop_w, len(self.mean))
 
-    def _resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height after the resize, as torchvision computes them.
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of an upright image after the resize, pixels, as torchvision computes
+        them.
 
         An oblong crop that would not fit is covered by a larger scale; torchvision pads it.
         """
@@ -144,7 +145,7 @@ class Preprocessing(BaseModel):
             return self.to_pixels(image)[np.newaxis]
 
 
-def _eight_bits(image: Image) -> Image:
+def eight_bits(image: Image) -> Image:
     """``image`` upright, opaque and with 8 bits per channel; ambiguous pixels are an error."""
     image = PIL.ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

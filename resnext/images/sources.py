@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnext.errors import BadInput, UsageError
-from resnext.readers.files import MOST_PICTURE, is_folder, open_file, read_all
+from resnext.readers.files import MOST_PICTURE, check_utf8, is_folder, open_file, read_all
 
 from .datasets import DATASETS, Dataset
 from .pictures import opened
@@ -202,6 +202,8 @@ def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _C
         raise BadInput(f"no folder at {folder}", hint=hint)
     entries = _entries(folder)
     inner = {entry.name: entry for entry in entries if entry.is_dir()}
+    for name in inner:  # the names of classes, which reports hold
+        check_utf8(name, f"the name of a folder in {folder}")
     if inner.keys() >= {"train", "val"}:
         return _from_folder(
             inner["train" if split == "calibration" else "val"], preprocessing, split
@@ -341,7 +343,7 @@ def _files_sha256(paths: list[Path], root: Path) -> str:
                 content = read_all(file, path)
             else:
                 content = str(os.fstat(file.fileno()).st_size).encode()
-        digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
+        digest.update(os.fsencode(f"{path.relative_to(root).as_posix()}\n"))
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
 

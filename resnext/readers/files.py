@@ -87,6 +87,24 @@ def read_all(file: BinaryIO, path: Path | str, error: type[BadInput] = BadInput)
     return data
 
 
+def check_utf8(text: str | os.PathLike[str], title: str) -> None:
+    """Check a path, or another text from a user, before any work.
+
+    Manifests and reports are UTF-8, and so are the paths that the libraries open.
+
+    Args:
+        text: the path; what is no UTF-8 in it is escaped, as `os.fsdecode` does it.
+        title: what the message calls it.
+
+    Raises:
+        BadInput: it is not UTF-8.
+    """
+    try:
+        os.fspath(text).encode()
+    except UnicodeEncodeError as exc:
+        raise BadInput(f"{title} is not UTF-8: {text!s}", hint="rename it, or copy it") from exc
+
+
 def exists(path: Path | str) -> bool:
     """Whether there is anything at ``path``, also a link to nowhere; false for impossible names."""
     return os.path.lexists(path)

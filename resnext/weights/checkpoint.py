@@ -167,7 +167,7 @@ def read_weights(
         declared_class_names(header, config, path),
         "declared" if declared else "assumed",
         container.file_sha256,
-        key=key,
+        key=network.key,
         notes=notes + _converted(state),
     )
 

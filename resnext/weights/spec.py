@@ -16,6 +16,7 @@ A weights SPEC is one of::
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from resnext.errors import BadWeights, UsageError
 from resnext.images.preprocessing import default_preprocessing
 from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import ResNeXtConfig, variant
-from resnext.readers.files import exists
+from resnext.readers.files import check_utf8, exists
 
 from .checkpoint import Weights as Weights
 from .checkpoint import read_weights
@@ -145,6 +146,7 @@ def _origin(spec: str) -> int | Path:
         return SHIPPED[spec].path
     path = Path(spec)
     if spec and exists(path):  # whatever it is: what is no checkpoint is called what it is
+        check_utf8(os.path.realpath(path), "the path of the weights")  # which manifests hold
         return path
     if path.suffix in _SUFFIXES or len(path.parts) > 1:
         raise BadWeights(f"no weights file at {path}")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from resnext.errors import BadInput, BadWeights, UnknownName, UsageError
+from resnext.errors import BadInput, BadWeights, UnknownName
 
 from .features import refuse_architecture, refuse_features
 from .fit import listed
@@ -45,11 +45,13 @@ class Network:
     Attributes:
         tensors: by torchvision's names.
         notes: one line for each thing that was done to the names.
+        key: the chosen one, or None if there was nothing to choose.
         beside: other tensors in the same state dict, which may change what it computes.
     """
 
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...] = ()
+    key: str | None = None
     beside: tuple[str, ...] = ()
 
 
@@ -76,12 +78,14 @@ def chosen_network(content: Any, path: Path, key: str | None = None) -> Network:
             networks[".".join(filter(None, (place, prefix)))] = network
     if not networks:
         raise BadInput(f"{path} holds no state dict (a mapping of parameter names to tensors)")
-    if key is not None:
-        if list(networks) == [""]:
-            raise UsageError(f"{path} holds one state dict, without a key; drop `weights_key`")
+    if key is not None and list(networks) == [""]:
+        # The key of weights that were saved again, as one state dict, need not be forgotten.
+        note = f"{path.name} holds one state dict, so `weights_key` {key[:80]} chooses nothing"
+        networks = {"": replace(networks[""], notes=(*networks[""].notes, note))}
+    elif key is not None:
         if key not in networks:
             raise UnknownName("`weights_key`", key, networks)
-        networks = {key: networks[key]}
+        networks = {key: replace(networks[key], key=key)}
     if len(networks) > 1:
         averaged = next((name for name in _AVERAGED if name in networks), None)
         also = f"; timm takes the averaged one, {averaged}" if averaged else ""
@@ -145,7 +149,7 @@ def _networks(tensors: Mapping[Any, Tensor], path: Path) -> dict[str, Network]:
         prefix.rstrip(".") if several else "": Network(
             {name: tensors[original] for name, original in found.items()},
             _notes(found, beside),
-            tuple(name for name in beside if not _is_beside(name)),
+            beside=tuple(name for name in beside if not _is_beside(name)),
         )
         for prefix, found in own.items()
     }

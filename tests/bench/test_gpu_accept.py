@@ -67,6 +67,18 @@ def test_the_light_steps_need_no_pydantic(tmp_path: Path) -> None:
     assert "pydantic" in json.loads((tmp_path / "environment.json").read_text())["modules"]
 
 
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "x" * 256])
+def test_a_folder_that_cannot_be_is_refused_in_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(gpu_accept.main, ["--rehearse", "--out", name])
+    assert done.exit_code == 4
+    (line,) = done.stderr.splitlines()
+    assert line.isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_a_gpu_it_says_so() -> None:
     done = CliRunner().invoke(gpu_accept.main, [])
     assert done.exit_code == 1

@@ -8,11 +8,13 @@ import struct
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import PIL.Image
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save
 
@@ -139,6 +141,13 @@ def stored(**entries: bytes) -> bytes:
     return data.getvalue()
 
 
+def array(values: NDArray[Any]) -> bytes:
+    """A .npy file."""
+    data = io.BytesIO()
+    np.save(data, values)
+    return data.getvalue()
+
+
 def checkpoint(*, legacy: bool) -> bytes:
     """A state dict that fits no network, as PyTorch saves it."""
     data = io.BytesIO()
@@ -200,6 +209,8 @@ def write(folder: Path) -> None:
         "ir-sizes/shaped": ir(
             'Add auto_broadcast="numpy"', "ShapeOf", 'Concat axis="0"', "Broadcast", "Squeeze"
         ),
+        "array/two-by-three": array(np.arange(6, dtype=np.float32).reshape(2, 3)),
+        "array/in-columns": array(np.asfortranarray(np.ones((2, 2), np.uint8))),
         "tensor-header/two": tensors,
         "safetensors/two": tensors,
         **{f"checkpoint/{name}": data for name, data in networks().items()},

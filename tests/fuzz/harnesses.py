@@ -26,6 +26,7 @@ from resnext.errors import ResnextError
 from resnext.images.preprocessing import default_preprocessing
 from resnext.network.config import variant
 from resnext.readers.archives import read_entries, take
+from resnext.readers.arrays import read_array
 from resnext.readers.foreign import parse_foreign
 from resnext.readers.graphs import parse_onnx
 from resnext.readers.ir_shapes import IrShapes
@@ -164,6 +165,7 @@ HARNESSES: Mapping[str, Callable[[bytes], object]] = {
     "adopted-onnx": lambda data: graph_facts(parse_foreign(data), Path("model.onnx")),
     "onnx-sizes": _onnx_sizes,
     "ir-sizes": _ir_sizes,
+    "array": lambda data: read_array(io.BytesIO(data)),
     "tensor-header": lambda data: read_tensor_header(io.BytesIO(data), len(data)),
     "safetensors": lambda data: load_weights(str(_file("w.safetensors", data)), MODEL),
     "checkpoint": lambda data: load_weights(str(_file("w", data))),
@@ -175,7 +177,7 @@ HARNESSES: Mapping[str, Callable[[bytes], object]] = {
 
 #: Readers that others wrap: they refuse with a plain ValueError.
 _PARTS = (
-    *("json", "archive", "ovir", "library", "tensor-header"),
+    *("json", "archive", "ovir", "library", "array", "tensor-header"),
     *("onnx", "foreign-onnx", "adopted-onnx", "onnx-sizes", "ir-sizes"),
 )
 

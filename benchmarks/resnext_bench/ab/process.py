@@ -59,6 +59,8 @@ class Worker:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         self._replies, their_end = os.pipe()
         here = [sys.executable, "-I", "-c", _HERE, "\n".join(filter(None, sys.path))]
+        if python is not None and python.exists():
+            python = python.absolute()  # a name without a slash would be looked for in PATH alone
         there = [str(python), "-I", "-m", _MODULE]
         try:
             # A session of its own, so that Ctrl-C reaches the parent alone, which ends it.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from resnext.cli.app import SETTINGS, as_flags, guarded
+from resnext.cli.app import SETTINGS, as_flags, echo, guarded, printable
 from resnext.cli.options import (
     OUTPUT,
     RUN,
@@ -379,7 +379,7 @@ def main(
             max_seconds=deadline,
             progress=say,
             save=save,
-            note=lambda line: click.echo(f"note: {line}", err=True),
+            note=lambda line: echo(f"note: {line}", err=True),
         )
     # Files first: the terminal may be gone, and what took minutes to measure is not to be lost.
     save(run)
@@ -394,7 +394,7 @@ def main(
 
         bad = [row for row in run.rows if row.status != "valid"]
         first = as_flags(remarks(run)[0])
-        click.echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid; {first}", err=True)
+        echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid; {first}", err=True)
         sys.exit(code)
 
 
@@ -424,7 +424,7 @@ def _show(run: Run, *, to_stderr: bool) -> None:
     console.print(f"[dim]{run.environment.title()}[/dim]")
     console.print(f"[dim]{threads(run)}[/dim]")
     for line in run.reused:
-        console.print(f"[dim]reused {line}[/dim]")
+        console.print(printable(f"reused {line}"), style="dim", markup=False)
     console.print(table(run))
     for line in measuring(run):
         console.print(as_flags(line), markup=False)

@@ -190,11 +190,14 @@ def _show(seen: Lens, *, every_layer: bool, to_stderr: bool) -> None:
 
 def _table(seen: Lens, *, every_layer: bool) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
-    model = seen.model or "custom model"
+    title = (
+        f"{seen.model or 'custom model'}, weights {seen.source}, {seen.precision},"
+        f" {seen.backend}, batch {seen.batch}"
+    )
     table = Table(
-        title=f"{model}, weights {seen.source}, {seen.precision}, {seen.backend}, batch"
-        f" {seen.batch}",
+        title=Text(printable(title), style="table.title"),  # a name may look like rich's markup
         title_justify="left",
         header_style="bold",
         box=None,

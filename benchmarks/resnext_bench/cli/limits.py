@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from resnext.cli.app import SETTINGS, guarded
+from resnext.cli.app import SETTINGS, echo, guarded
 from resnext.cli.options import json_option
 from resnext.cli.params import CountsType, NameType
 from resnext.cli.sections import SectionedCommand, option_of
@@ -121,7 +121,7 @@ def _ceilings(
     from resnext_bench.limits.ceilings import measured_ceilings, stored_ceilings
 
     def note(line: str) -> None:
-        click.echo(f"note: {line}", err=True)
+        echo(f"note: {line}", err=True)
 
     kind: Device = "cpu"
     if device != "cpu":

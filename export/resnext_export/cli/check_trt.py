@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resnext.cli.app import SETTINGS, guarded, printable
+from resnext.cli.app import SETTINGS, echo, guarded, printable
 from resnext.cli.options import json_option
 from resnext.cli.params import NameType
 from resnext.cli.sections import SectionedCommand, option_of
@@ -143,11 +143,11 @@ def _print(path: Path, library: str, outcome: Acceptance) -> None:
             ", ".join(f"{count} in {dtype}" for dtype, count in types.most_common()) or "none"
         )
         size_mb = len(built.data) / 1e6
-        click.echo(
+        echo(
             f"accepted  {path}: {outcome.nodes} nodes, engine of {size_mb:.1f} MB in"
             f" {built.build_s:.1f} s by {library}"
         )
-        click.echo(f"products  {products} (convolutions and matrix products, after fusion)")
+        echo(f"products  {products} (convolutions and matrix products, after fusion)")
 
 
 def _facts(path: Path, library: str, version: str | None, outcome: Acceptance) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnext.cli.app import SETTINGS, as_flags, guarded
+from resnext.cli.app import SETTINGS, as_flags, echo, guarded
 from resnext.cli.options import json_option, preprocessing_file_option, sbom_option, with_file
 from resnext.cli.sections import runs_subcommand
+from resnext.readers.files import exists
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_export.derivation import derivation, model_line, reference_of
@@ -151,10 +152,11 @@ def report(artifact: Artifact, json_path: str | None = None) -> None:
 
 def note(line: str) -> None:
     """Print a remark on stderr, apart from the output."""
-    click.echo(f"note: {as_flags(line)}", err=True)
+    echo(f"note: {as_flags(line)}", err=True)
 
 
 def _say(artifact: Artifact) -> None:
+    from resnext.artifact.files import KIT_NAME
     from resnext.artifact.foreign import UNKNOWN
     from resnext.verify.assumed import assumed
     from resnext.verify.untrained import untrained
@@ -167,28 +169,30 @@ def _say(artifact: Artifact) -> None:
         how = f"{record.library} {record.version}, built in {record.build_s:.1f} s"
     elif manifest.package is not None:
         how = manifest.package.title()
-    click.echo(f"wrote     {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {how})")
-    click.echo(f"model     {model_line(manifest)}")
+    echo(f"wrote     {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {how})")
+    echo(f"model     {model_line(manifest)}")
     click.echo(
         f"input     {spec_in.name} {spec_in.dtype} {_shape(spec_in.shape)}, batch"
         f" {manifest.batches()}"
     )
-    click.echo(f"output    {spec_out.name} {spec_out.dtype} {_shape(spec_out.shape)}")
-    click.echo(f"sha256    {manifest.file_sha256}")
+    echo(f"output    {spec_out.name} {spec_out.dtype} {_shape(spec_out.shape)}")
+    echo(f"sha256    {manifest.file_sha256}")
     pixels = manifest.preprocessing
     if pixels is not None and manifest.preprocessing_source in ("requested", "published"):
-        click.echo(f"pixels    {manifest.preprocessing_source}: {pixels.summary()}")
+        echo(f"pixels    {manifest.preprocessing_source}: {pixels.summary()}")
+    if exists(artifact.directory / KIT_NAME):
+        echo(f"kit       {artifact.directory / KIT_NAME}: resnext-parity --pixels")
     if (unsure := assumed(pixels, manifest.preprocessing_source)) is not None:
-        click.echo(f"warning   {as_flags(str(unsure))}")
+        echo(f"warning   {as_flags(str(unsure))}")
     if manifest.foreign:
-        click.echo(f"note      {UNKNOWN}")
+        echo(f"note      {UNKNOWN}")
     for line in derivation(manifest):
-        click.echo(line)
+        echo(line)
     if manifest.engine is not None:
         _say_engine(manifest)
-    click.echo(f"parity    {_parity(manifest)}")
+    echo(f"parity    {_parity(manifest)}")
     if (finding := untrained(manifest)) is not None:
-        click.echo(f"warning   {as_flags(str(finding))}")
+        echo(f"warning   {as_flags(str(finding))}")
 
 
 def _parity(manifest: Manifest) -> str:
@@ -227,10 +231,10 @@ def _say_engine(manifest: Manifest) -> None:
     record = manifest.engine
     assert record is not None
     ahead = record.library == "tensorrt_rtx"
-    click.echo(f"built for {engine_targets(manifest) if ahead else record.gpu}")
+    echo(f"built for {engine_targets(manifest) if ahead else record.gpu}")
     for done in record.done:
-        click.echo(f"fallback  {done}")
-    click.echo(f"delivered {delivered_line(manifest)}")
+        echo(f"fallback  {done}")
+    echo(f"delivered {delivered_line(manifest)}")
 
 
 def _shape(shape: tuple[int | None, ...]) -> str:

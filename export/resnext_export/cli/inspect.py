@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from resnext.cli.app import SETTINGS, as_flags, guarded, printable
+from resnext.cli.app import SETTINGS, as_flags, echo, guarded, printable
 from resnext.cli.options import OUTPUT, backend_option, json_option, sbom_option
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import GateFailed, MissingRequirement, UsageError
@@ -99,7 +99,7 @@ def inspect(
     if json_path != "-":
         _say(seen)
         _say_backends(seen)
-        click.echo(f"delivered  {seen.share_line()} ({seen.source})")
+        echo(f"delivered  {seen.share_line()} ({seen.source})")
         if show_layers:
             _print_layers(manifest, seen.delivered, recorded=backend is None)
     if require_loadable and seen.findings:
@@ -116,20 +116,20 @@ def _say(seen: Inspection) -> None:
     manifest, record = artifact.manifest, artifact.manifest.engine
     library = f"opset {manifest.opset}" if record is None else f"{record.library} {record.version}"
     library = library if manifest.package is None else manifest.package.title()
-    click.echo(
+    echo(
         f"artifact   {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {manifest.kind},"
         f" {library})"
     )
-    click.echo(f"sha256     {manifest.file_sha256}")
-    click.echo(f"model      {model_line(manifest)}")
-    click.echo(f"batch      {manifest.batches()}")
+    echo(f"sha256     {manifest.file_sha256}")
+    echo(f"model      {model_line(manifest)}")
+    echo(f"batch      {manifest.batches()}")
     if manifest.preprocessing is not None:
         source = manifest.preprocessing_source or "source not recorded"
-        click.echo(f"pixels     {source}: {manifest.preprocessing.summary()}")
+        echo(f"pixels     {source}: {manifest.preprocessing.summary()}")
     if manifest.foreign:
         from resnext.artifact.foreign import UNKNOWN
 
-        click.echo(f"note       {UNKNOWN}")
+        echo(f"note       {UNKNOWN}")
     parity = "none recorded"
     if manifest.check is not None:
         sizes = ", ".join(map(str, manifest.check.batches))
@@ -137,9 +137,9 @@ def _say(seen: Inspection) -> None:
             f"ok on {manifest.check.backend} when made, batch {sizes}: max error"
             f" {manifest.check.max_error:.1e}"
         )
-    click.echo(f"parity     {parity}")
+    echo(f"parity     {parity}")
     for line in derivation(manifest):
-        click.echo(f"{line[:10]} {line[10:]}")
+        echo(f"{line[:10]} {line[10:]}")
     if manifest.package is not None:
         _say_package(manifest.created, manifest.package)
         _say_loadable(seen)
@@ -152,11 +152,11 @@ def _say(seen: Inspection) -> None:
         f"built      {manifest.created} on {record.platform}, {gpu}, in {record.build_s:.1f} s"
     )
     if record.library == "tensorrt_rtx":
-        click.echo(f"for        {seen.targets()}")
+        echo(f"for        {seen.targets()}")
     elif record.options.compatibility != "none":
-        click.echo(f"for        --compatibility {record.options.compatibility}")
+        echo(f"for        --compatibility {record.options.compatibility}")
     for done in record.done:
-        click.echo(f"fallback   {done}")
+        echo(f"fallback   {done}")
     _say_loadable(seen)
 
 
@@ -164,12 +164,12 @@ def _say_backends(seen: Inspection) -> None:
     if not FORMATS[seen.artifact.manifest.kind].is_source:  # an engine or package has its own line
         return
     if seen.needed is not None:
-        click.echo(f"needs      {seen.needed}")
+        echo(f"needs      {seen.needed}")
     able = [name for name, reason in seen.backends.items() if reason is None]
-    click.echo(f"runs on    {', '.join(able) or 'nothing here'}")
+    echo(f"runs on    {', '.join(able) or 'nothing here'}")
     for name, reason in seen.backends.items():
         if reason is not None:
-            click.echo(f"not here   {name}: {as_flags(reason)}")
+            echo(f"not here   {name}: {as_flags(reason)}")
 
 
 def _say_package(created: str, package: PackageRecord) -> None:
@@ -186,7 +186,7 @@ def _say_package(created: str, package: PackageRecord) -> None:
         f"for        {needs}{package.cpu_capability} with"
         f" {' '.join(package.cpu_flags) or 'unknown features'}"
     )
-    click.echo(f"kernels    {package.kernels_line()}")
+    echo(f"kernels    {package.kernels_line()}")
 
 
 def _say_loadable(seen: Inspection) -> None:
@@ -194,11 +194,11 @@ def _say_loadable(seen: Inspection) -> None:
         click.echo("here       this machine can load it")
     for finding in seen.findings:
         hint = f" -> {as_flags(finding.hint)}" if finding.hint else ""
-        click.echo(f"here       cannot be loaded: {as_flags(finding.message)}{hint}")
+        echo(f"here       cannot be loaded: {as_flags(finding.message)}{hint}")
     for line in seen.remarks:
-        click.echo(f"note       {line}")
+        echo(f"note       {line}")
     if (command := rebuild_command(seen.artifact, seen.findings, seen.machine)) is not None:
-        click.echo(f"rebuild    {command}")
+        echo(f"rebuild    {command}")
 
 
 def rebuild_command(

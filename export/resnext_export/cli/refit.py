@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from resnext.cli.app import SETTINGS, guarded
+from resnext.cli.app import SETTINGS, echo, guarded
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import UsageError
 from resnext.runtimes.trt.library import library_of
@@ -48,8 +48,8 @@ def refit(path: Path, spec: str | None, output: Path, force: bool, check: bool) 
     check_destination(output, force=force)
     require_driver(library_of(record.library), this_machine().driver)
     made = refit_engine(artifact, spec, output, check=check, force=force)
-    click.echo(f"wrote     {made.path}  ({made.manifest.file_size_bytes / 1e6:.1f} MB)")
-    click.echo(f"weights   {made.manifest.weights.source}, sha256 {made.manifest.weights.sha256}")
+    echo(f"wrote     {made.path}  ({made.manifest.file_size_bytes / 1e6:.1f} MB)")
+    echo(f"weights   {made.manifest.weights.source}, sha256 {made.manifest.weights.sha256}")
     if made.manifest.check is None:
         click.echo("parity    NOT CHECKED (--no-check)")
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnext.cli.app import SETTINGS, F, guarded
+from resnext.cli.app import SETTINGS, F, echo, guarded
 from resnext.cli.options import json_option
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.storage import check_writable, write_text
@@ -90,8 +90,8 @@ def _say(headline: str, artifact: Artifact, verdict: Verdict | None, json_path: 
         write_text(json_path, json.dumps(facts, indent=2) + "\n")
     if json_path == "-":
         return
-    click.echo(headline)
-    click.echo(f"sha256    {artifact.manifest.file_sha256}  {artifact.manifest.file}")
+    echo(headline)
+    echo(f"sha256    {artifact.manifest.file_sha256}  {artifact.manifest.file}")
     if verdict is None:
         click.echo(
             "parity    NOT SIGNED: no verdict; first: resnext-parity --artifact DIR --verdict"

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from resnext.artifact.files import Artifact
+from resnext.artifact.files import KIT_NAME, Artifact
 from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest, WeightsRecord
 from resnext.artifact.records import EngineOptions, EngineRecord
@@ -25,6 +25,7 @@ from resnext.runtimes.compatibility import loadable, machine_for
 from resnext.runtimes.trt.identity import engine_name
 from resnext.runtimes.trt.library import EngineKind, Library, library_for, library_of
 from resnext.verify.check import artifact_weights, as_recorded
+from resnext.verify.conformance import write_kit
 from resnext.verify.subject import Network
 from resnext.weights.spec import Weights, load_weights
 from resnext_export import proof
@@ -228,7 +229,9 @@ def refit_engine(
     if spec is None:
         weights = artifact_weights(thin)
     else:
-        weights = as_recorded(load_weights(spec, manifest.network), manifest)
+        weights = as_recorded(
+            load_weights(spec, manifest.network, key=manifest.weights.key), manifest
+        )
     if (
         weights.preprocessing != manifest.preprocessing
         or weights.class_names != manifest.class_names
@@ -253,11 +256,14 @@ def refit_engine(
         "engine": record.model_copy(update={"refitted": True}),
     }
 
+    request = _in_one_go(manifest, weights)
+
     def build(folder: Path) -> Built:
         (folder / FILE_NAME).write_bytes(data)
+        if request is not None and request.conformance_kit:
+            write_kit(folder / KIT_NAME, weights)
         return Built(FILE_NAME, facts, manifest.versions, partial(_proven, weights, None))
 
-    request = _in_one_go(manifest, weights)
     return publish(thin, directory, build, request=request, check=check, force=force)
 
 

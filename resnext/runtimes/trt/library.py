@@ -65,16 +65,16 @@ class Library(ABC):
 
     @property
     def version(self) -> str | None:
-        """Version of the imported module, else of the installed package, read from its metadata;
-        None if there is none. Imports nothing.
+        """Version of the installed package, or None; read from metadata without an import. If the
+        module is imported, it says its own.
         """
-        if own := getattr(sys.modules.get(self.package), "__version__", None):
-            return str(own)
+        own = getattr(sys.modules.get(self.package), "__version__", None)
         for name in (self.package, f"{self.package}_cu13", f"{self.package}_cu12"):
             try:
-                return version(name)
+                installed = version(name)
             except PackageNotFoundError:
                 continue
+            return str(own or installed)
         return None
 
     @property
@@ -105,9 +105,10 @@ class Library(ABC):
             ) from exc
         except (ImportError, OSError) as exc:
             known = load_problem(exc)
+            also = f"{known.hint}; or " if known else ""
             raise MissingRequirement(
                 f"{self.title} is installed but does not load: {first_line(exc)}",
-                hint=known.hint if known else f"install the package {self.package} again",
+                hint=f"{also}install the package {self.package} again",
             ) from exc
 
     @abstractmethod

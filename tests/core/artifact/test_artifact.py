@@ -486,7 +486,11 @@ def test_an_unknown_format_version_is_refused(artifact: Artifact, version: objec
 
 
 @pytest.mark.parametrize(
-    "name", ["manifest.json", "verdict.json", "verdict.intoto.json", "model.sig"]
+    "name",
+    [
+        *("manifest.json", "verdict.json", "verdict.intoto.json", "model.sig"),
+        "conformance-kit.zip",
+    ],
 )
 def test_a_file_with_the_name_of_another_is_refused(artifact: Artifact, name: str) -> None:
     # A signature or verdict would be written over it, and no signature covers its own file.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,16 +13,11 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from commands import COMMANDS, MODULES
 from fakes.ceilings import plant
 from resnext_export.doctor import checkup
 from resnext_export.doctor.checkup import CHECKS
 
-MODULES = (
-    "resnext.cli.parity",
-    "resnext.cli.classify",
-    "resnext_export.cli.export",
-    "resnext_bench.cli.bench",
-)
 #: What no command can use, so that none begins to work.
 HOSTILE = (
     "nowhere",
@@ -65,25 +59,6 @@ numbers = st.one_of(
         ["1" * 5000, "٣", "1e999", "-0", "0x10", "1,1", "1:2:3", "8x8", "fp16", "int8"]
     ),
 )
-
-
-def commands() -> Iterator[tuple[str, click.Command]]:
-    """Every command, with its words."""
-    for module in MODULES:
-        main: click.Command = importlib.import_module(module).main
-        found = [(module, main)]
-        while found:
-            name, command = found.pop()
-            yield name, command
-            if isinstance(command, click.Group):
-                context = click.Context(command)
-                for word in command.list_commands(context):
-                    inner = command.get_command(context, word)
-                    assert inner is not None
-                    found.append((f"{name} {word}", inner))
-
-
-COMMANDS = dict(commands())
 
 
 def values(parameter: click.Parameter) -> st.SearchStrategy[str]:

@@ -171,5 +171,6 @@ def test_a_name_that_is_no_utf_8_ends_a_process_in_one_line() -> None:
         capture_output=True,
         check=False,
     )
-    assert done.returncode == 2
-    assert done.stderr == b"error: the value of --artifact is not UTF-8: a\\nb\\udcff\n"
+    assert done.returncode == 4
+    said = b"error: the value of --artifact is not UTF-8: a\\nb\\udcff; rename it, or copy it\n"
+    assert done.stderr == said

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from resnext import Trust, check, open_session, verify_artifact
 from resnext.artifact import signature
-from resnext.artifact.files import Artifact, read_artifact, seal, staging
+from resnext.artifact.files import KIT_NAME, Artifact, read_artifact, seal, staging
 from resnext.artifact.trust import built_here, current_trust, remember_built, trusting
 from resnext.cli.classify import main as classify
 from resnext.cli.parity import main as parity
@@ -793,3 +793,17 @@ def test_a_pipe_in_place_of_the_notes_is_neither_read_nor_written(cache: Path) -
     os.mkfifo(noted)
     remember_built("0" * 64)
     assert not built_here("0" * 64)
+
+
+def test_a_conformance_kit_is_signed_along_and_its_damage_is_seen(
+    keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    artifact = export("digits", tmp_path / "out", conformance_kit=True, check=False)
+    sign_artifact(artifact.directory, keys[0])
+    verify_signature(artifact.directory, keys[1])
+    kit = artifact.directory / KIT_NAME
+    kit.write_bytes(kit.read_bytes()[:-1] + b"x")
+    with pytest.raises(BadArtifact, match=r"conformance-kit\.zip was altered after it was signed"):
+        verify_signature(artifact.directory, keys[1])
+    with pytest.raises(BadArtifact, match=r"conformance-kit\.zip is not the file that"):
+        read_artifact(artifact.directory, trust=Trust((keys[1],)))

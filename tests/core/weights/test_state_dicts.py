@@ -173,15 +173,19 @@ def test_one_dictionary_under_two_keys_is_one_network(tmp_path: Path, tiny: Weig
     assert load_weights(path, TINY).sha256 == tiny.sha256
 
 
-def test_a_key_for_a_file_of_one_is_refused_unless_it_is_its_own(
-    tmp_path: Path, tiny: Weights
-) -> None:
+def test_a_key_for_a_file_of_one_chooses_nothing_and_says_so(tmp_path: Path, tiny: Weights) -> None:
     path = saved(tmp_path, {"net": dict(tiny.state_dict)})
     assert load_weights(path, TINY, key="net").key == "net"
+    with pytest.raises(UnknownName):
+        load_weights(path, TINY, key="ema")
     save_file(dict(tiny.state_dict), tmp_path / "w.safetensors")
-    for spec in (str(tmp_path / "w.safetensors"), "digits", "seeded"):
-        with pytest.raises(UsageError, match=r"drop `weights_key`|drop it"):
-            load_weights(spec, key="net")
+    weights = load_weights(str(tmp_path / "w.safetensors"), TINY, key="net")
+    assert weights.key is None
+    assert weights.notes == (
+        "w.safetensors holds one state dict, so `weights_key` net chooses nothing",
+    )
+    with pytest.raises(UsageError, match="`weights_key` chooses a state dict in a file; drop it"):
+        load_weights("seeded", key="net")
 
 
 def test_optimizers_and_losses_are_no_networks(tmp_path: Path, tiny: Weights) -> None:

@@ -13,6 +13,7 @@ from resnext.cli.classify import main as classify
 from resnext.errors import BadWeights
 from resnext.network.config import ResNeXtConfig
 from resnext.verify.check import recorded_weights
+from resnext.weights.checkpoint import save_weights
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.cli.bench import main as bench
@@ -54,6 +55,8 @@ def test_an_artifact_remembers_the_key(
     moved = path.rename(tmp_path / "moved.pth.tar")
     assert recorded_weights(artifact, str(moved)).sha256 == ema.sha256
     moved.rename(path)
+    save_weights(ema, tmp_path / "alone.safetensors")
+    assert recorded_weights(artifact, str(tmp_path / "alone.safetensors")).sha256 == ema.sha256
     loaded = export(load_weights(str(path), key="state_dict_ema"), tmp_path / "loaded", check=False)
     assert rebuild(loaded.directory, check=False).manifest.weights == artifact.manifest.weights
 

@@ -235,12 +235,18 @@ def little_shared(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Observati
 # ---- compiler
 
 
-def script(folder: Path, patch: pytest.MonkeyPatch, text: str) -> None:
+def without_compiler(folder: Path, patch: pytest.MonkeyPatch) -> str:
+    patch.setenv("CXX", str(folder / "g++"))
+    return str(folder / "g++")
+
+
+def script(folder: Path, patch: pytest.MonkeyPatch, text: str) -> str:
     """A compiler that does what the script ``text`` says."""
     path = folder / "g++"
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     patch.setenv("CXX", str(path))
+    return str(path)
 
 
 def compiler_script(folder: Path, patch: pytest.MonkeyPatch, text: str) -> Iterator[Observation]:
@@ -342,6 +348,11 @@ def unforeseen(_: Path, patch: pytest.MonkeyPatch) -> Iterator[Observation]:
 
     patch.setattr(os, "access", fails)
     return dict(checkup(facts(environ={"HOME": "/"})))["home"]
+
+
+def compiled(_: str) -> Iterator[Observation]:
+    """A runtime that cannot compile, with the compiler that was planted."""
+    return runtimes(missing("no-compiler"), "pt2")
 
 
 GPU_BUILD = {"onnxruntime": {"version": "1", "providers": ["CUDAExecutionProvider"]}}
@@ -677,17 +688,12 @@ FAULTS = (
     ),
     Planted(
         "runtimes",
-        lambda folder, patch: (script(folder, patch, ""), runtimes(missing("no-compiler"), "pt2"))[
-            1
-        ],
+        lambda folder, patch: compiled(script(folder, patch, "")),
         *("problem", "no-compiler", "pt2: lacks it", "^get it$"),
     ),
     Planted(
         "runtimes",
-        lambda folder, patch: (
-            patch.setenv("CXX", str(folder / "g++")),
-            runtimes(missing("no-compiler"), "pt2"),
-        )[1],
+        lambda folder, patch: compiled(without_compiler(folder, patch)),
         *("not here", "no-compiler", "pt2: lacks it", "^get it$"),
     ),
     Planted(
