@@ -4,11 +4,14 @@ they hold what no classifier needs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto
+
+from resnext.errors import BadInput
 
 from .files import MOST_ONNX, open_file
 from .graphs import MOST_GRAPH_DEPTH, check_model
@@ -186,13 +189,15 @@ def _take_in(model: onnx.ModelProto, folder: Path) -> None:
             raise ValueError(f"the tensor {name} has an offset or length that is no whole number")
         offset, length = map(int, numbers)
         with open_file(path, 1 << 40) as file:
-            file.seek(0, 2)
-            length = length or max(0, file.tell() - offset)
+            length = length or max(0, os.fstat(file.fileno()).st_size - offset)
             left -= length
             if left < 0:
                 raise ValueError("it has more than 2 GB, the most that an ONNX file can hold")
-            file.seek(offset)
-            tensor.raw_data = file.read(length)
+            try:
+                file.seek(offset)
+                tensor.raw_data = file.read(length)
+            except OSError as exc:
+                raise BadInput(f"cannot read {path}: {exc.strerror or exc}") from exc
         if len(tensor.raw_data) != length:
             raise ValueError(f"{location[:80]!r} ends before the values of tensor {name}")
         del tensor.external_data[:]

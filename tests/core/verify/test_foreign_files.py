@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.foreign import adopt, open_artifact
 from resnext.artifact.trust import Trust
 from resnext.cli.parity import main
-from resnext.errors import BadArtifact, UsageError
+from resnext.errors import BadArtifact, BadInput, UsageError
 from resnext.runtimes.onnx_reference.float64 import Float64Evaluator
 from resnext.runtimes.onnx_reference.windows import AveragePool, Conv, MaxPool
 from resnext.runtimes.ort.session import OrtSession
@@ -175,6 +176,24 @@ def test_tensors_elsewhere_are_refused(
     done = CliRunner().invoke(main, ["--artifact", str(path)])
     assert done.exit_code == 4
     assert re.search(message, done.stderr), done.stderr
+
+
+def test_tensors_that_cannot_be_read_are_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _external(tmp_path, location="mem")
+    (path.parent / "mem").write_bytes(bytes(10))
+
+    class Broken(io.BytesIO):
+        def fileno(self) -> int:
+            return broken.fileno()
+
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(5, f"Input/output error after {size}")
+
+    monkeypatch.setattr("resnext.readers.foreign.open_file", lambda *_: Broken())
+    with path.open("rb") as broken, pytest.raises(BadInput, match=r"mem: Input/output error"):
+        adopt(path)
 
 
 def test_an_open_size_has_to_be_said(tmp_path: Path) -> None:
