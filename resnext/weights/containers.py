@@ -58,11 +58,14 @@ def read_container(path: Path) -> Container:
     if is_folder(path):
         refuse_folder(path)
     with open_file(path, MOST_MODEL, BadWeights, least=0) as file:
-        start = file.read(9)
-        file.seek(0)
-        if start.lstrip().startswith(b"{") and (index := _shard_index(file)) is not None:
-            return _from_shards(file, path, index)
-        return _from_file(file, path, start)
+        try:
+            start = file.read(9)
+            file.seek(0)
+            if start.lstrip().startswith(b"{") and (index := _shard_index(file)) is not None:
+                return _from_shards(file, path, index)
+            return _from_file(file, path, start)
+        except OSError as exc:  # a disk that fails, or a file that is none
+            raise BadWeights(f"cannot read {path}: {exc.strerror or exc}") from exc
 
 
 def _from_file(file: BinaryIO, path: Path, start: bytes) -> Container:
