@@ -225,6 +225,7 @@ def test_no_code_asks_how_late_it_is_but_to_write_it_down() -> None:
         and "perf_counter" not in line
     ]
     assert [line.partition(":")[0] for line in asked] == [
+        "resnext/artifact/foreign.py",
         "resnext/verify/verdict.py",
         "export/resnext_export/publish.py",
         "benchmarks/resnext_bench/ab/duel.py",

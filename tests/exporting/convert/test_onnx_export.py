@@ -315,7 +315,7 @@ def test_an_interrupted_export_leaves_nothing(
     script = (
         "import time, sys\nfrom resnext_export import proof\nfrom"
         " resnext_export.cli.export import main\nreal = proof.prove\ndef slow(*a):\n   "
-        " print('staged', flush=True)\n    time.sleep(30)\nproof.prove ="
+        " print('staged', flush=True)\n    time.sleep(10)\nproof.prove ="
         " slow\nmain(['--format', 'onnx', '--weights', 'digits', '--output',"
         f" {str(tmp_path / 'out')!r}])\n"
     )
