@@ -1,12 +1,14 @@
 """Files of model repositories on the Hugging Face hub, fetched by its own library.
 
 Cache, resuming, mirrors (``HF_ENDPOINT``), tokens (``HF_TOKEN``), proxies and offline mode
-(``HF_HUB_OFFLINE``) are the library's. What it raises becomes one line here.
+(``HF_HUB_OFFLINE``) are the library's. What it raises becomes one line here, and what it logs of
+its tries is left out.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from resnext.progress import aside
 from resnext.readers.files import MOST_JSON, file_sha256, read_file
 from resnext.readers.strict_json import parse_json
 
+from .connection import connection_error
 from .download import CERTIFICATE, CERTIFICATE_HINT
 
 #: Files that a repository may have its weights in, the preferred first.
@@ -24,16 +27,27 @@ _SHA256_DIGITS = 64
 
 
 class NoFile(Exception):
-    """The repository has no such file, or, without a network, the cache has none."""
+    """The repository has no such file, or, without a network, the cache has none.
+
+    Attributes:
+        unreachable: why the hub was not asked; None if it was.
+    """
+
+    def __init__(self, name: str, unreachable: OSError | None = None) -> None:
+        super().__init__(name)
+        self.unreachable = unreachable
 
 
-def fetch_file(repository: str, revision: str | None, name: str) -> tuple[Path, str]:
+def fetch_file(
+    repository: str, revision: str | None, name: str, unreachable: OSError | None = None
+) -> tuple[Path, str]:
     """One file of a repository, from the cache if it is there.
 
     Args:
         repository: ``OWNER/NAME``.
         revision: branch, tag or commit; None means the default branch.
         name: of the file, at the top level.
+        unreachable: of the `NoFile` of another file: only the cache is asked.
 
     Returns:
         The file, a link in the library's cache, and the commit that it is of.
@@ -46,45 +60,70 @@ def fetch_file(repository: str, revision: str | None, name: str) -> tuple[Path, 
         BadWeights: the file does not have the digest that the hub announced.
     """
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     except ImportError as exc:
         raise MissingRequirement(
             f"weights of {repository} are fetched with huggingface_hub, which is not installed",
             hint="pip install 'resnext-toolkit[hub]'",
         ) from exc
-    with _translated(repository, revision, name), aside():
-        path = Path(
-            hf_hub_download(repository, name, revision=revision, library_name="resnext-toolkit")
-        )
+    with _translated(repository, revision, name), aside(), _quiet():
+        cached = isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
+        if not (cached or unreachable or constants.HF_HUB_OFFLINE):
+            unreachable = connection_error(constants.ENDPOINT)
+        if cached or unreachable is None:
+            path = Path(
+                hf_hub_download(
+                    repository,
+                    name,
+                    revision=revision,
+                    library_name="resnext-toolkit",
+                    local_files_only=unreachable is not None,
+                )
+            )
+    if unreachable is not None and not cached:
+        raise NoFile(name, unreachable)
     _check_digest(path)
     return path, path.parent.name
 
 
-def fetch_weights(repository: str, revision: str | None) -> tuple[Path, str]:
+def fetch_weights(
+    repository: str, revision: str | None, unreachable: OSError | None = None
+) -> tuple[Path, str]:
     """The weights of a repository, a file or the index of several, and the commit.
+
+    Arguments are those of `fetch_file`.
 
     Raises:
         BadWeights: it has none; and as `fetch_file`.
     """
-    absent: list[NoFile] = []
     for name in _WEIGHTS:
         try:
-            path, commit = fetch_file(repository, revision, name)
+            path, commit = fetch_file(repository, revision, name, unreachable)
         except NoFile as exc:
-            absent.append(exc)
+            unreachable = unreachable or exc.unreachable
             continue
         if name.endswith(".json"):
-            for shard in _shards(path, repository):
-                fetch_file(repository, commit, shard)
+            _fetch_shards(path, repository, commit)
         return path, commit
-    for missing in absent:
-        cause = missing.__cause__
-        if isinstance(cause, FileNotFoundError):  # from the cache; the hub was not reached
-            raise _unreachable(repository, cause) from missing
+    if unreachable is not None:
+        raise _unreachable(repository, unreachable) from unreachable
     raise BadWeights(
         f"{repository} has none of the files {', '.join(_WEIGHTS)}",
         hint="fetch its weights yourself and name the file in `weights`",
     )
+
+
+def _fetch_shards(index: Path, repository: str, commit: str) -> None:
+    for name in _shards(index, repository):
+        try:
+            fetch_file(repository, commit, name)
+        except NoFile as exc:
+            if exc.unreachable is not None:
+                raise _unreachable(repository, exc.unreachable) from exc
+            raise BadWeights(
+                f"{repository} has no {name}, which its {index.name} names",
+                hint="choose another revision, or other weights",
+            ) from exc
 
 
 def _shards(index: Path, repository: str) -> list[str]:
@@ -111,6 +150,19 @@ def _check_digest(path: Path) -> None:
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's log off the screen, unless the user asks for more of it than usual."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    if logger.getEffectiveLevel() >= logging.WARNING:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
 def _translated(repository: str, revision: str | None, name: str) -> Iterator[None]:
     from huggingface_hub import errors
 
@@ -134,7 +186,7 @@ def _translated(repository: str, revision: str | None, name: str) -> Iterator[No
         response = getattr(exc.__cause__, "response", None)
         if response is not None:
             raise _refused(repository, response.status_code) from exc
-        raise NoFile(name) from exc
+        raise NoFile(name, exc) from exc
     except errors.EntryNotFoundError as exc:
         raise NoFile(name) from exc
     except errors.HFValidationError as exc:
@@ -167,7 +219,7 @@ def _refused(repository: str, status: int) -> MissingRequirement:
     return MissingRequirement(f"the hub answered {status} for {repository}", hint=hint)
 
 
-def _unreachable(repository: str, exc: FileNotFoundError) -> MissingRequirement:
+def _unreachable(repository: str, exc: OSError) -> MissingRequirement:
     from huggingface_hub import constants
 
     reason = "HF_HUB_OFFLINE is set"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,10 +120,12 @@ def _of_repository(spec: str, revision: str | None) -> Named:
     repository = spec.removeprefix(HF)
     if not _REPOSITORY.fullmatch(repository):
         raise UsageError(f"weights {spec!r} are not of the form hf:OWNER/REPO[@REVISION]")
-    config, commit = TimmConfig(), revision
-    with suppress(NoFile):  # this toolkit's own files need none
+    config, commit, unreachable = TimmConfig(), revision, None
+    try:
         path, commit = fetch_file(repository, revision, "config.json")
         config = read_timm_config(path, repository)
+    except NoFile as exc:  # this toolkit's own files need none
+        unreachable = exc.unreachable
     names = config.class_names
     row = PUBLISHED.get(repository.replace("/", ":", 1))
     if row is not None:
@@ -136,7 +137,7 @@ def _of_repository(spec: str, revision: str | None) -> Named:
         config.preprocessing,
         "declared",
         names,
-        lambda: fetch_weights(repository, commit),
+        lambda: fetch_weights(repository, commit, unreachable),
         () if row is None else _notes(row),
     )
 

@@ -6,11 +6,13 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -36,6 +38,7 @@ from resnext.network.config import VARIANTS, ResNeXtConfig
 from resnext.network.model import ResNeXt
 from resnext.weights.checkpoint import save_weights, state_dict_sha256
 from resnext.weights.hub import named, published
+from resnext.weights.hub.connection import connection_error
 from resnext.weights.hub.imagenet import imagenet_class_names
 from resnext.weights.hub.named import named_weights
 from resnext.weights.hub.published import PUBLISHED, Published
@@ -555,6 +558,149 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", _unreachable)
     refused("hf:me/net", MissingRequirement, "cannot be reached", "hf download me/net", "copy")
     refused("torchvision:tiny/IMAGENET1K_V2", MissingRequirement, "not known", "copy the file to")
+
+
+#: Ways in which a host takes no connection, by what the error says of each.
+DISCONNECTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "Connection refused": lambda patch: move_hub(patch, "http://127.0.0.1:9"),
+    "Name or service not known": lambda patch: patch.setattr(socket, "getaddrinfo", _unreachable),
+    "timed out": lambda patch: patch.setattr(socket.socket, "connect", _silent),
+}
+
+
+def move_hub(patch: pytest.MonkeyPatch, url: str) -> None:
+    from huggingface_hub import constants, file_download
+
+    for module in (constants, file_download):
+        template = getattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", "")
+        template = template.replace(constants.ENDPOINT, url)
+        patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    patch.setattr(constants, "ENDPOINT", url)
+
+
+def _silent(*_: Any) -> None:
+    raise TimeoutError("timed out")
+
+
+@pytest.fixture
+def no_wait(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The test fails if anything waits for another try, or takes two seconds."""
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    started = time.monotonic()
+    yield
+    assert (hub.requests, waits) == ([], [])
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.usefixtures("tiny_release", "no_wait")
+@pytest.mark.parametrize("reason", DISCONNECTED)
+@pytest.mark.parametrize("spec", ["timm:tiny.a1h_in1k", "hf:me/net"])
+def test_a_hub_that_takes_no_connection_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spec: str, reason: str
+) -> None:
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "level", logging.WARNING)
+    DISCONNECTED[reason](monkeypatch)
+    asked, resolve = [], socket.getaddrinfo
+
+    def observed(*arguments: Any, **others: Any) -> Any:
+        asked.append(arguments)
+        return resolve(*arguments, **others)
+
+    monkeypatch.setattr(socket, "getaddrinfo", observed)
+    refused(spec, MissingRequirement, "is not in the cache", "cannot be reached", reason)
+    assert len(asked) == 1  # not for each file
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("tiny_release")
+@pytest.mark.parametrize("reason", DISCONNECTED)
+def test_what_is_there_is_used_if_the_hub_takes_no_connection(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    add(hub)
+    hub.add("me/plain", {"model.safetensors": save(tensors(TINY))})
+    specs = ("timm:tiny.a1h_in1k", "hf:me/net", "hf:me/plain")
+    first = [load_weights(spec) for spec in specs]
+    hub.requests.clear()
+    DISCONNECTED[reason](monkeypatch)
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    for spec, before in zip(specs, first, strict=True):
+        again = load_weights(spec)
+        assert (again.sha256, again.revision) == (before.sha256, before.revision)
+    assert (hub.requests, waits) == ([], [])
+
+
+def test_each_kind_of_address_may_be_silent_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def connect(_: socket.socket, address: tuple[str, int]) -> None:
+        tried.append(address[0])
+        if address[0] == "::1":
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        if address[0] != "127.0.0.9":
+            raise TimeoutError("timed out")
+
+    def resolve(*hosts: str) -> None:
+        found = [
+            (
+                socket.AF_INET6 if ":" in host else socket.AF_INET,
+                socket.SOCK_STREAM,
+                0,
+                "",
+                (host, 9),
+            )
+            for host in hosts
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        tried.clear()
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    resolve("::2", "::3", "127.0.0.9")
+    assert connection_error("https://hub") is None
+    assert tried == ["::2", "127.0.0.9"]
+    resolve("127.0.0.1", "127.0.0.2", "::1", "::2")
+    assert isinstance(connection_error("https://hub"), TimeoutError)
+    assert tried == ["127.0.0.1", "::1", "::2"]
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_connects_itself(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    assert isinstance(connection_error("http://127.0.0.1:9"), ConnectionRefusedError)
+    monkeypatch.setenv(variable, "http://proxy:3128")
+    assert connection_error("http://127.0.0.1:9") is None
+
+
+@pytest.mark.parametrize("url", ["huggingface.co", "http://", "http://h:x", "http://["])
+def test_what_names_no_server_is_left_to_the_library(url: str) -> None:
+    assert connection_error(url) is None
+
+
+@pytest.mark.parametrize(("level", "lines"), [(logging.WARNING, False), (logging.INFO, True)])
+def test_the_librarys_log_is_shown_on_request_only(
+    hub: HubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    level: int,
+    lines: bool,
+) -> None:
+    logger = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(logger, "level", level)
+    hub.status = 503
+    refused("hf:me/net", MissingRequirement, "answered 503")
+    assert any("Retrying" in record.message for record in caplog.records) == lines
+    assert logger.level == level
+
+
+def test_an_index_whose_shards_are_not_there(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = json.dumps({"weight_map": {"conv1.weight": "model-1.safetensors"}}).encode()
+    hub.add("me/net", {"model.safetensors.index.json": index, "config.json": b"{}"})
+    refused("hf:me/net", BadWeights, "has no model-1.safetensors", "index.json")
+    move_hub(monkeypatch, "http://127.0.0.1:9")
+    refused("hf:me/net", MissingRequirement, "cannot be reached", "Connection refused")
 
 
 @pytest.mark.usefixtures("tiny_release")
