@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,7 @@ USES = {
         "spec": Use(PARITY + "--weights={}", "weights", ".safetensors"),
         "images_from": Use(PARITY + "--images-from={}", "pictures"),
         "json_path": Use(PARITY + "--json={}"),
+        "pixels": Use("--artifact={kit} --pixels={}", "pixels"),
         "trust": Use("--artifact={signed} --images=2 --require-signature --trust={}", "public"),
     },
     "resnext.cli.parity verify": {
@@ -241,6 +243,9 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {"artifact": export("digits", folder / "artifact").directory}
     halve: dict[str, Any] = {"precision": "fp16", "check": False}
     made["half"] = export(made["artifact"], folder / "half", **halve).directory
+    made["kit"] = export("digits", folder / "kit", conformance_kit=True, check=False).directory
+    with zipfile.ZipFile(made["kit"] / "conformance-kit.zip") as kit:
+        made["pixels"] = Path(kit.extract("pixels.npy", folder))
     made["judged"] = Path(shutil.copytree(made["artifact"], folder / "judged"))
     judge = ["--artifact", str(made["judged"]), "--verdict"]
     assert CliRunner().invoke(COMMANDS["resnext.cli.parity"], judge).exit_code == 0
