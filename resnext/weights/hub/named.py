@@ -50,6 +50,7 @@ class Named:
         class_names: one for each logit, or empty.
         fetch: gets the checkpoint, and the commit if it is of a repository.
         notes: one line each for what a user should know.
+        architecture: timm's name of the network, as the publisher declares it, or None.
     """
 
     source: str
@@ -60,6 +61,7 @@ class Named:
     class_names: tuple[str, ...]
     fetch: Callable[[], tuple[Path, str | None]]
     notes: tuple[str, ...] = ()
+    architecture: str | None = None
 
 
 def named_weights(spec: str, model: str | ResNeXtConfig | None = None) -> Named:
@@ -138,6 +140,7 @@ def _of_repository(spec: str, revision: str | None) -> Named:
         names,
         lambda: fetch_weights(repository, commit),
         () if row is None else _notes(row),
+        config.architecture,
     )
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -630,12 +631,26 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
             json.dumps({**CONFIG, "label_names": ["one"]}).encode(),
             "1 class names for 3 logits",
         ),
+        (json.dumps({**CONFIG, "global_pool": "max"}).encode(), "(global_pool 'max')"),
+        (
+            json.dumps({**CONFIG, "model_args": {"output_stride": 8}}).encode(),
+            "(model_args output_stride='8')",
+        ),
+        (
+            json.dumps({**CONFIG, "architecture": "resnetblur50"}).encode(),
+            "(architecture 'resnetblur50')",
+        ),
     ],
 )
 def test_a_config_that_is_not_usable(hub: HubServer, config: bytes, word: str) -> None:
     add_files(hub, config)
-    with pytest.raises(BadWeights, match=word):
+    with pytest.raises(BadWeights, match=re.escape(word)):
         load_weights("hf:me/net")
+
+
+def test_an_architecture_of_another_family_is_a_note(hub: HubServer) -> None:
+    add_files(hub, json.dumps({**CONFIG, "architecture": "seresnext50_32x4d"}).encode())
+    assert "calls its network 'seresnext50_32x4d'" in load_weights("hf:me/net").notes[-1]
 
 
 def test_shards_outside_the_folder_are_refused(hub: HubServer) -> None:
