@@ -141,6 +141,10 @@ def read_weights(
     refuse_odd_tensors(state, container.size_bytes, str(path))
     requested = _requested(model, declared_config(header, path), path)
     config = requested or _inferred(state, path)
+    if requested is None and num_classes not in (None, config.num_classes):
+        raise BadWeights(
+            f"{path} has {config.num_classes} classes, not {num_classes}", hint="drop `num_classes`"
+        )
     declared = declared_preprocessing(header, path) or preprocessing_from_args(
         container.content, config.in_channels
     )
