@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -111,7 +112,13 @@ def _of_timm(name: str, revision: str | None) -> Named:
         models = dict.fromkeys(
             PUBLISHED[known].spec.partition(".")[0] for known in PUBLISHED if known.startswith(TIMM)
         )
-        raise UnknownName("weights", name, models)
+        if any(architecture.endswith(known.removeprefix(TIMM)) for known in models):
+            raise UsageError(
+                f"weights {name!r} are not among those of this family", hint="see `list_weights`"
+            )
+        near = difflib.get_close_matches(architecture, models, n=1, cutoff=0.51) if dot else []
+        tagged = [known for known in PUBLISHED if near and known.startswith(f"{near[0]}.")]
+        raise UnknownName("weights", name, tagged or models)
     full = name if dot else specs[0]
     if full not in PUBLISHED:
         raise UnknownName("weights", full, specs)

@@ -599,6 +599,19 @@ def test_a_server_that_stops_sending(monkeypatch: pytest.MonkeyPatch) -> None:
         refused(row.spec, MissingRequirement, "timed out", "try again")
 
 
+@pytest.mark.parametrize(
+    ("spec", "word"),
+    [
+        ("timm:resnxt50_32x4d.a1h_in1k", "did you mean 'timm:resnext50_32x4d.a1h_in1k'"),
+        ("timm:resnxt50_32x4d", "did you mean 'timm:resnext50_32x4d'"),
+        ("timm:seresnext50_32x4d.racm_in1k", "not among those of this family; see `list_weights`"),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_from_another_architecture(spec: str, word: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(word)):
+        named_weights(spec)
+
+
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     refused(
