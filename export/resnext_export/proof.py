@@ -21,7 +21,7 @@ from resnext.runtimes.registry import open_session
 from resnext.verify.adversarial import compare_adversarial
 from resnext.verify.batches.integrity import integrity_beside_parity
 from resnext.verify.check import batched, logits_dtype, trusted_runtime, whole
-from resnext.verify.file_reference import FileReference
+from resnext.verify.file_reference import ROWS_HINT, FileReference
 from resnext.verify.held.artifact import check_graph, refuse_other_weights
 from resnext.verify.parity import compare, gate_for, images_to_compare
 from resnext.verify.reference import Reference
@@ -239,7 +239,10 @@ def _compared(artifact: Artifact, expected: Expected, backend: str) -> CheckReco
             if outcome.failures:
                 differs = f"the exported file does not compute what PyTorch computes, batch {size}"
                 differs = differs.replace("PyTorch", expected.title)
-                raise GateFailed(f"{differs}: {'; '.join(outcome.failures)}. Nothing was written")
+                raise GateFailed(
+                    f"{differs}: {'; '.join(outcome.failures)}. Nothing was written",
+                    hint=ROWS_HINT if manifest.foreign and size > 1 else "",
+                )
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)
             ratios += [] if outcome.error_ratio is None else [outcome.error_ratio]

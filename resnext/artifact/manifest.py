@@ -287,7 +287,7 @@ class Manifest(Strict):
         if self.preprocessing is None:
             raise UsageError(
                 f"nobody said how a picture becomes the input of {self.file}",
-                hint="an ONNX file from elsewhere has no preprocessing; export it from its weights",
+                hint="export the ONNX file again with `mean`, `std` and `resize`",
             )
         return self.preprocessing
 

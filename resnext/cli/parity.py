@@ -253,7 +253,13 @@ def main(
 
 
 def _hint(outcome: Parity, manifest: Manifest) -> str:
-    """What to try for a quantized artifact whose logits missed a limit on seeded images."""
+    """What to try for a file from elsewhere, or for a quantized artifact whose logits missed a
+    limit on seeded images.
+    """
+    from resnext.verify.file_reference import ROWS_HINT
+
+    if manifest.foreign:
+        return ROWS_HINT
     record = manifest.quantization
     if record is None or record.source.startswith("random"):
         return ""

@@ -31,7 +31,7 @@ from resnext.runtimes.registry import REFERENCE, open_session, runtime_named
 from resnext.weights.hub.spelling import pinned
 from resnext.weights.spec import Weights, load_weights
 
-from .file_reference import FileReference
+from .file_reference import ROWS_HINT, FileReference
 from .held.artifact import check_graph, differences
 from .inputs import Feed, frame_of
 from .parity import Parity, gate_for
@@ -251,7 +251,7 @@ def check(
             for inputs in (compared.inputs(manifest), compared.adversarial_inputs(manifest))
         )
     with working(step):
-        compared.refuse_if_useless(dtype)
+        compared.refuse_if_useless(dtype, hint=ROWS_HINT if manifest.foreign else "")
         outcome = compared.parity(
             logits,
             manifest.numerics,

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from resnext.artifact.manifest import Manifest
 
 
+#: What else may be wrong with a file from elsewhere that fails.
+ROWS_HINT = (
+    "if the file's rows depend on each other, no reference fits them: check its parity with"
+    " `batch_integrity`; else, is the network trained?"
+)
 #: What a comparison of one of our own files with itself leaves open.
 _WEIGHTS_UNKNOWN = (
     "the file is its own reference: whether it has the network's weights is not compared"

@@ -6,6 +6,7 @@ inherit from each other.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
@@ -127,6 +128,12 @@ def load(
         if "fallback" in text.lower():
             raise SilentFallback(
                 f"{backend}: {name} does not take every node of {path.name} ({text})"
+            ) from exc
+        if newer := re.search(r"IR version: (\d+), max supported IR version: (\d+)", text):
+            raise BadArtifact(
+                f"{path} has IR version {newer[1]}, and ONNX Runtime {ort.__version__} reads"
+                f" {newer[2]} at most",
+                hint="install a newer release, or write the file for an older one",
             ) from exc
         raise environment_fault(exc) or BadArtifact(
             f"ONNX Runtime cannot load {path}: {text}"

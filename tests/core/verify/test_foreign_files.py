@@ -246,15 +246,30 @@ def test_rows_of_a_foreign_file_are_independent(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
 
 
-def test_a_mean_over_the_batch_breaks_independence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [1.0, 0.3])
+def test_a_mean_over_the_batch_breaks_independence(part: float, tmp_path: Path) -> None:
     graph = foreign.Graph()
     out = graph.add("MatMul", "x", graph.weight(12, foreign.CLASSES))
     mean = graph.add("ReduceMean", out, axes=[0], keepdims=1)
+    mean = graph.add("Mul", mean, graph.store(np.float32(part))) if part != 1 else mean
     model = graph.model(("N", 12), [graph.add("Sub", out, mean)])
     path = foreign.write(model, tmp_path / "model.onnx")
     done = CliRunner().invoke(main, ["--artifact", str(path), "--batch-integrity"])
     assert done.exit_code == 1
     assert "not independent" in done.stderr
+    done = CliRunner().invoke(main, ["--artifact", str(path)])
+    assert done.exit_code == 1
+    assert "check its parity with --batch-integrity" in done.stderr
+
+
+def test_a_newer_ir_version_is_said_in_plain_words(tmp_path: Path) -> None:
+    model = foreign.attention()
+    model.ir_version = 99
+    done = CliRunner().invoke(
+        main, ["--artifact", str(foreign.write(model, tmp_path / "model.onnx"))]
+    )
+    assert done.exit_code == 4
+    assert re.search(r"has IR version 99, and ONNX Runtime \S+ reads \d+ at most", done.stderr)
 
 
 def test_an_operator_that_the_reference_lacks_is_named(tmp_path: Path) -> None:
