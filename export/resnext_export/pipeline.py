@@ -233,6 +233,15 @@ def _check_foreign(request: ExportRequest, start: Artifact) -> None:
         )
 
 
+def _refuse_moved(requested: Path, source: Path) -> None:
+    """Refuse to rebuild without the checkpoint, whose path in a request may be relative."""
+    if source.is_absolute() and not exists(requested):
+        raise BadWeights(
+            f"no weights file at {requested.absolute()}; the artifact was made from {source}",
+            hint="put the checkpoint back, or export again with its new path in `weights`",
+        )
+
+
 def _identity(network: Network) -> tuple[str, str]:
     """Where the weights come from, and their digest."""
     if isinstance(network, Artifact):
@@ -260,7 +269,7 @@ def rebuild(
     Raises:
         BadArtifact: there is no manifest, it stores no request, or the environment requires a
             signature that it lacks.
-        BadWeights: the weights that it was made from have changed.
+        BadWeights: the weights that it was made from have moved or changed.
         ResnextError: as `export`.
     """
     manifest = read_manifest(path / MANIFEST_NAME)
@@ -276,8 +285,9 @@ def rebuild(
     except UsageError as exc:
         raise BadArtifact(f"the request in the manifest of {path} is not valid: {exc}") from exc
     if request.weights is not None:
-        commit = manifest.weights.revision
-        request = replace(request, weights=pinned(request.weights, commit))
+        spec = pinned(request.weights, manifest.weights.revision)
+        _refuse_moved(Path(spec), Path(manifest.weights.source))
+        request = replace(request, weights=spec)
     return run(
         request,
         output or path,

@@ -42,6 +42,8 @@ UNKNOWN = (
 Layout: TypeAlias = Literal["nchw", "nhwc", "features"]
 
 _COLORS = (1, 3, 4)
+#: Bytes at the start of a ZIP archive that have the name of its first entry.
+_MOST_NAME = 1024
 #: Element types of inputs and outputs.
 _INPUTS = ("float32", "float16", "bfloat16", "uint8")
 _OUTPUTS = ("float32", "float16", "bfloat16")
@@ -106,6 +108,11 @@ def adopt(
     try:
         model = parse_foreign(data, path.parent)
     except ValueError as exc:
+        if _is_checkpoint(data):
+            raise BadArtifact(
+                f"{path} is a checkpoint, and no artifact",
+                hint="export it first: name it in `weights` there",
+            ) from exc
         raise BadArtifact(
             f"no {MANIFEST_NAME} in {path.parent.absolute()}, and {path.name} cannot be used"
             f" without: {exc}"
@@ -135,6 +142,12 @@ def adopt(
     )
     check_trust(path.parent, manifest, current_trust() if trust is None else trust)
     return Artifact(path.parent, manifest, content)
+
+
+def _is_checkpoint(data: bytes) -> bool:
+    """Whether a file begins as one of safetensors or of `torch.save`, old or new."""
+    new = data.startswith(b"PK\3\4") and b"/data.pkl" in data[:_MOST_NAME]
+    return new or data.startswith(b"\x80\2") or data[4:9] == bytes(4) + b"{"
 
 
 def check_foreign_graph(artifact: Artifact) -> None:

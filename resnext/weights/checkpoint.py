@@ -24,6 +24,7 @@ from resnext.network.config import ResNeXtConfig, variant, variant_name
 from .config_from_shapes import config_from_shapes
 from .containers import METADATA_KEY as METADATA_KEY
 from .containers import read_container
+from .declared_model import architecture_notes, refuse_declared
 from .fit import check_state_dict, described, refuse_odd_tensors
 from .header import (
     declared_class_names,
@@ -134,11 +135,16 @@ def read_weights(
         BadInput: it holds no state dict.
     """
     container = read_container(path)
+    refuse_declared(container.content, path)
     network = chosen_network(container.content, path, key)
     state, notes, header = network.tensors, network.notes, container.header
     refuse_odd_tensors(state, container.size_bytes, str(path))
     requested = _requested(model, declared_config(header, path), path)
     config = requested or _inferred(state, path)
+    if requested is None and num_classes not in (None, config.num_classes):
+        raise BadWeights(
+            f"{path} has {config.num_classes} classes, not {num_classes}", hint="drop `num_classes`"
+        )
     declared = declared_preprocessing(header, path) or preprocessing_from_args(
         container.content, config.in_channels
     )
@@ -168,7 +174,7 @@ def read_weights(
         "declared" if declared else "assumed",
         container.file_sha256,
         key=network.key,
-        notes=notes + _converted(state),
+        notes=(*notes, *architecture_notes(container.content, config), *_converted(state)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,15 @@ from torch import Tensor
 
 from resnext.errors import BadInput, BadWeights
 from resnext.readers.archives import read_entries
-from resnext.readers.files import MIB, MOST_JSON, MOST_MODEL, is_folder, open_file, read_all
+from resnext.readers.files import (
+    MIB,
+    MOST_JSON,
+    MOST_MODEL,
+    is_file,
+    is_folder,
+    open_file,
+    read_all,
+)
 from resnext.readers.strict_json import parse_json
 from resnext.readers.tensors import read_tensor_header
 
@@ -26,6 +35,10 @@ from .pickles import read_pickle
 #: Key of the JSON header that `save_weights` writes into a safetensors file.
 METADATA_KEY = "resnext"
 _ZIP, _PICKLE = b"PK\3\4", b"\x80"
+#: Name of one file of several, as Hugging Face's libraries write it.
+_SHARD = re.compile(
+    r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})(?P<suffix>\.\w+)", re.DOTALL | re.ASCII
+)
 #: Most files of a sharded checkpoint; each has gigabytes usually.
 _MOST_SHARDS = 1000
 
@@ -57,6 +70,7 @@ def read_container(path: Path) -> Container:
     """
     if is_folder(path):
         refuse_folder(path)
+    _refuse_shard(path)
     with open_file(path, MOST_MODEL, BadWeights, least=0) as file:
         try:
             start = file.read(9)
@@ -66,6 +80,17 @@ def read_container(path: Path) -> Container:
             return _from_file(file, path, start)
         except OSError as exc:  # a disk that fails, or a file that is none
             raise BadWeights(f"cannot read {path}: {exc.strerror or exc}") from exc
+
+
+def _refuse_shard(path: Path) -> None:
+    """Refuse a file that an index beside it has as one of several."""
+    match = _SHARD.fullmatch(path.name)
+    index = path.with_name(f"{match['stem']}{match['suffix']}.index.json") if match else path
+    if match and int(match["count"]) > 1 and is_file(index):
+        raise BadWeights(
+            f"{path} is one shard of {int(match['count'])}, and has a part of the tensors",
+            hint=f"name {index}, their index",
+        )
 
 
 def _from_file(file: BinaryIO, path: Path, start: bytes) -> Container:

@@ -7,10 +7,9 @@ feature of the architecture is in the way.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from resnext.errors import BadWeights
 
@@ -137,8 +136,6 @@ FEATURES: tuple[Feature, ...] = (
         remedy="add fc.bias, zeros",
     ),
 )
-#: Names of timm's networks whose pooling is anti-aliased, which no tensor shows.
-_ANTIALIASED = re.compile(r"\w*resne[xt]t?(aa|blur)\w*")
 
 
 def refuse_features(names: Collection[str], path: Path) -> None:
@@ -170,18 +167,3 @@ def refuse_features(names: Collection[str], path: Path) -> None:
         f"{path} is of a network that this toolkit cannot run: it has {has}",
         hint=shown[0][0].remedy or "export it with the library that it comes from",
     )
-
-
-def refuse_architecture(content: Any, path: Path) -> None:
-    """Refuse what a trainer wrote beside the tensors about a feature that no tensor shows.
-
-    Raises:
-        BadWeights: the network has anti-aliased pooling.
-    """
-    name = content.get("arch") if isinstance(content, Mapping) else None
-    if isinstance(name, str) and _ANTIALIASED.fullmatch(name):
-        raise BadWeights(
-            f"{path} is of a network that this toolkit cannot run: it has anti-aliasing filters"
-            f" (arch {name[:80]!r})",
-            hint="export it with the library that it comes from",
-        )

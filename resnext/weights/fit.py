@@ -74,13 +74,19 @@ def check_state_dict(
         else:
             checked[name] = state[name].detach().to(like.dtype).contiguous()
     if bad := [name for name, value in checked.items() if not torch.isfinite(value).all()]:
-        raise BadWeights(f"{source} holds NaN or infinite values: {listed('tensors', bad)}")
+        raise BadWeights(
+            f"{source} holds NaN or infinite values: {listed('tensors', bad)}",
+            hint="take an earlier checkpoint, from before its training diverged or overflowed",
+        )
     if bad := [
         name
         for name, value in checked.items()
         if name.endswith("running_var") and bool((value < 0).any())
     ]:
-        raise BadWeights(f"{source} holds negative variances: {listed('tensors', bad)}")
+        raise BadWeights(
+            f"{source} holds negative variances: {listed('tensors', bad)}",
+            hint="the file is damaged: copy or save it again",
+        )
     return checked
 
 
@@ -149,7 +155,8 @@ def _is_dense(tensor: Tensor) -> bool:
 
 def _not_dense(source: str, names: list[str]) -> BadWeights:
     return BadWeights(
-        f"{source} holds tensors that are not dense floating-point: {listed('tensors', names)}"
+        f"{source} holds tensors that are not dense floating-point: {listed('tensors', names)}",
+        hint="save the state_dict() of the float network, dense and on the CPU",
     )
 
 

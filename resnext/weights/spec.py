@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,8 @@ from .shipped import SHIPPED
 if TYPE_CHECKING:
     from resnext.network.model import ResNeXt
 
+#: Start of a URL.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 #: Endings in messages, and of names that can only be a path.
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -144,12 +147,18 @@ def _origin(spec: str) -> int | Path:
         return int(number or 0)
     if spec in SHIPPED:
         return SHIPPED[spec].path
+    if _URL.match(spec):
+        raise UsageError(
+            f"weights {spec!r} are a URL, and URLs are not fetched",
+            hint="download the file, and name it in `weights`",
+        )
     path = Path(spec)
     if spec and exists(path):  # whatever it is: what is no checkpoint is called what it is
         check_utf8(os.path.realpath(path), "the path of the weights")  # which manifests hold
         return path
     if path.suffix in _SUFFIXES or len(path.parts) > 1:
-        raise BadWeights(f"no weights file at {path}")
+        where = "" if path.is_absolute() else f", which stands for {path.absolute()}"
+        raise BadWeights(f"no weights file at {path}", hint=f"check the path{where}")
     known = ("seeded", *SHIPPED, *PUBLISHED)
     near = difflib.get_close_matches(spec, known, n=1, cutoff=0.51)
     raise UsageError(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resnext.errors import BadInput, BadWeights, UnknownName
 
-from .features import refuse_architecture, refuse_features
+from .features import refuse_features
 from .fit import listed
 
 #: What PyTorch puts into the names of a module that it wraps: DataParallel, DDP and AveragedModel;
@@ -71,7 +71,6 @@ def chosen_network(content: Any, path: Path, key: str | None = None) -> Network:
             the network that may change its logits.
         UnknownName: no state dict has that key.
     """
-    refuse_architecture(content, path)
     networks: dict[str, Network] = {}
     for place, tensors in _state_dicts(content):
         for prefix, network in _networks(tensors, path).items():

@@ -10,6 +10,13 @@ from typing import Any
 from resnext.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 
+def trainer_options(content: Any) -> Mapping[str, Any]:
+    """The options of the trainer's command line, or none."""
+    args = content.get("args") if isinstance(content, Mapping) else None
+    options = vars(args) if isinstance(args, argparse.Namespace) else args
+    return options if isinstance(options, Mapping) else {}
+
+
 def preprocessing_from_args(content: Any, in_channels: int) -> Preprocessing | None:
     """How the trainer prepared images for evaluation, if its options leave nothing open.
 
@@ -25,9 +32,8 @@ def preprocessing_from_args(content: Any, in_channels: int) -> Preprocessing | N
     Returns:
         None if there are no such options, or something is open.
     """
-    args = content.get("args") if isinstance(content, Mapping) else None
-    options = vars(args) if isinstance(args, argparse.Namespace) else args
-    if in_channels != 3 or not isinstance(options, Mapping):
+    options = trainer_options(content)
+    if in_channels != 3:
         return None
     names = ("val_resize_size", "val_crop_size", "interpolation")
     if all(options.get(name) is not None for name in names):

@@ -9,6 +9,7 @@ from resnext.images.preprocessing import Preprocessing
 from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import ResNeXtConfig, variant
 from resnext.weights.checkpoint import Weights, read_weights
+from resnext.weights.declared_model import architecture_note
 from resnext.weights.header import fitted_preprocessing
 
 from .named import Named, named_weights
@@ -44,12 +45,14 @@ def load_named(
             preprocessing=_preprocessing(named.preprocessing, weights, named.source),
             preprocessing_source=named.preprocessing_source,
         )
+    name = named.architecture
+    note = architecture_note(name, weights.config) if name else ""
     return replace(
         weights,
         source=named.source,
         class_names=names,
         revision=revision,
-        notes=(*weights.notes, *named.notes),
+        notes=(*weights.notes, *((note,) if note else ()), *named.notes),
     )
 
 

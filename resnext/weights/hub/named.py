@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -49,6 +50,7 @@ class Named:
         class_names: one for each logit, or empty.
         fetch: gets the checkpoint, and the commit if it is of a repository.
         notes: one line each for what a user should know.
+        architecture: timm's name of the network, as the publisher declares it, or None.
     """
 
     source: str
@@ -59,6 +61,7 @@ class Named:
     class_names: tuple[str, ...]
     fetch: Callable[[], tuple[Path, str | None]]
     notes: tuple[str, ...] = ()
+    architecture: str | None = None
 
 
 def named_weights(spec: str, model: str | ResNeXtConfig | None = None) -> Named:
@@ -108,7 +111,13 @@ def _of_timm(name: str, revision: str | None) -> Named:
         models = dict.fromkeys(
             PUBLISHED[known].spec.partition(".")[0] for known in PUBLISHED if known.startswith(TIMM)
         )
-        raise UnknownName("weights", name, models)
+        if any(architecture.endswith(known.removeprefix(TIMM)) for known in models):
+            raise UsageError(
+                f"weights {name!r} are not among those of this family", hint="see `list_weights`"
+            )
+        near = difflib.get_close_matches(architecture, models, n=1, cutoff=0.51) if dot else []
+        tagged = [known for known in PUBLISHED if near and known.startswith(f"{near[0]}.")]
+        raise UnknownName("weights", name, tagged or models)
     full = name if dot else specs[0]
     if full not in PUBLISHED:
         raise UnknownName("weights", full, specs)
@@ -139,6 +148,7 @@ def _of_repository(spec: str, revision: str | None) -> Named:
         names,
         lambda: fetch_weights(repository, commit, unreachable),
         () if row is None else _notes(row),
+        config.architecture,
     )
 
 

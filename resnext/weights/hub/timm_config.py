@@ -11,6 +11,11 @@ from resnext.errors import BadInput, BadWeights
 from resnext.images.requested import PreprocessingOptions, read_preprocessing
 from resnext.readers.files import MOST_JSON, read_file
 from resnext.readers.strict_json import parse_json
+from resnext.weights.declared_model import (
+    refuse_architecture,
+    refuse_arguments,
+    refuse_pooling,
+)
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,13 @@ class TimmConfig:
         preprocessing: None if it says nothing of it.
         input_size: (height, width) in pixels, if it says that.
         class_names: human-readable if it has both kinds; or empty.
+        architecture: timm's name of the network, if it says that.
     """
 
     preprocessing: PreprocessingOptions | None = None
     input_size: tuple[int, int] | None = None
     class_names: tuple[str, ...] = ()
+    architecture: str | None = None
 
 
 def read_timm_config(path: Path, repository: str) -> TimmConfig:
@@ -44,15 +51,20 @@ def read_timm_config(path: Path, repository: str) -> TimmConfig:
                 " other names",
                 hint="choose weights in timm's or torchvision's layout",
             )
+        architecture, source = config.get("architecture"), f"config.json of {repository}"
+        refuse_architecture(architecture, "architecture", source)
+        refuse_pooling(config.get("global_pool"), "global_pool", source)
+        refuse_arguments(config.get("model_args"), "model_args", source)
+        architecture = architecture if isinstance(architecture, str) else None
         declared = config.get("pretrained_cfg", config)  # older files have no other part
         if not isinstance(declared, dict) or not declared.keys() & {"input_size", "mean"}:
-            return TimmConfig(class_names=_class_names(config))
+            return TimmConfig(class_names=_class_names(config), architecture=architecture)
         options, input_size = read_preprocessing(path)
     except BadWeights:
         raise
     except ValueError as exc:
         raise BadWeights(f"config.json of {repository} is not usable: {exc}") from exc
-    return TimmConfig(options, input_size, _class_names({**declared, **config}))
+    return TimmConfig(options, input_size, _class_names({**declared, **config}), architecture)
 
 
 def _class_names(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from safetensors.torch import save_file
 
 from exported import export_onnx
 from fakes import foreign
@@ -412,3 +414,15 @@ def test_a_network_that_underflows_is_no_fault_of_the_runtime(tmp_path: Path) ->
     assert outcome.passed, outcome.failures
     (denormals,) = [each for each in outcome.inputs if each.name == "denormals"]
     assert (denormals.max_error, denormals.finite) == (None, True)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "pickle"])
+def test_a_checkpoint_is_not_an_artifact(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "w"
+    if kind == "safetensors":
+        save_file({"w": torch.zeros(2)}, path)
+    else:
+        torch.save({"w": torch.zeros(2)}, path, _use_new_zipfile_serialization=kind == "zip")
+    with pytest.raises(BadArtifact, match="is a checkpoint, and no artifact") as caught:
+        open_artifact(path)
+    assert caught.value.hint == "export it first: name it in `weights` there"

@@ -93,6 +93,15 @@ def test_shards_are_read_by_their_index(tmp_path: Path, tiny: Weights, container
     assert weights.file_sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
+@pytest.mark.parametrize("container", ["safetensors", "zip"])
+def test_one_shard_is_not_the_checkpoint(tmp_path: Path, tiny: Weights, container: str) -> None:
+    index = sharded(tmp_path, dict(tiny.state_dict), container)
+    shard = next(tmp_path.glob("*-00001-of-00002.*"))
+    with pytest.raises(BadWeights, match="is one shard of 2") as caught:
+        load_weights(str(shard))
+    assert caught.value.hint == f"name {index}, their index"
+
+
 def lose_a_shard(folder: Path, _: dict[str, Any]) -> str:
     (folder / "model-00002-of-00002.safetensors").unlink()
     return "No such file"

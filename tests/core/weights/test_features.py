@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import warnings
 from collections.abc import Mapping
@@ -17,14 +18,14 @@ from resnext.network.config import VARIANTS, ResNeXtConfig
 from resnext.network.model import ResNeXt
 from resnext.weights.config_from_shapes import config_from_shapes
 from resnext.weights.features import FEATURES, refuse_features
-from resnext.weights.spec import load_weights
+from resnext.weights.spec import Weights, load_weights
 
 #: Files of timm with networks that are called ResNet or ResNeXt, or look like one.
 _FAMILIES = {
     *("resnet", "senet", "resnest", "res2net", "sknet", "resnetv2", "byobnet", "byoanet"),
     *("regnet", "nfnet", "tresnet", "cspnet", "dla"),
 }
-#: Pooling that no tensor shows; `refuse_architecture` knows the names.
+#: Pooling that no tensor shows; `refuse_declared` knows the names.
 _NOT_SHOWN = {"resnetaa50", "resnetblur50"}
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -218,6 +219,48 @@ def test_pooling_that_no_tensor_shows_is_known_by_the_name_of_the_architecture(
         load_weights(str(tmp_path / "w"))
     torch.save({"arch": "resnext50_32x4d", "state_dict": state}, tmp_path / "w")
     load_weights(str(tmp_path / "w"))
+
+
+def digits_with(path: Path, said: dict[str, Any]) -> Weights:
+    torch.save({**said, "state_dict": dict(load_weights("digits").state_dict)}, path)
+    return load_weights(str(path))
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        ({"gp": "max"}, "another pooling than the average (gp 'max')"),
+        ({"gp": "avgmax"}, "another pooling than the average (gp 'avgmax')"),
+        ({"gp": ""}, "another pooling than the average (gp '')"),
+        ({"model_kwargs": {"act_layer": "silu"}}, "(model_kwargs act_layer='silu')"),
+        ({"model_kwargs": {"drop_rate": 0.1, "output_stride": 8}}, "output_stride='8')"),
+        ({"model_kwargs": {"global_pool": "max"}}, "(model_kwargs global_pool='max')"),
+        ({"model_kwargs": {"aa_layer": "blur"}}, "(model_kwargs aa_layer='blur')"),
+        ({"model": "resnetblur50.bt_in1k"}, "anti-aliasing filters (model 'resnetblur50.bt_in1k')"),
+    ],
+)
+def test_options_of_the_trainer_that_no_tensor_shows(
+    tmp_path: Path, args: dict[str, Any], word: str
+) -> None:
+    for stored in (args, argparse.Namespace(**args)):
+        with pytest.raises(BadWeights, match=f"cannot run: .*{re.escape(word)}"):
+            digits_with(tmp_path / "w", {"args": stored})
+
+
+def test_options_of_the_trainer_that_change_no_logits(tmp_path: Path) -> None:
+    for pooling in (None, "avg", "fast", "fastavg", 10.0):  # the last is of a gradient penalty
+        kwargs = {"num_classes": 10, "drop_path_rate": 0.1, "act_layer": "relu", "aa_layer": None}
+        args = {"gp": pooling, "drop": 0.2, "drop_block": 0.1, "model_kwargs": kwargs}
+        digits_with(tmp_path / "w", {"args": args})
+
+
+@pytest.mark.parametrize("name", ["seresnext50_32x4d", "resnext50d_32x4d", "densenet121"])
+@pytest.mark.parametrize("place", ["arch", "args"])
+def test_an_architecture_of_another_family_is_a_note(tmp_path: Path, name: str, place: str) -> None:
+    for said, noted in ((name, True), ("swsl_resnext50_32x4d", False), ("resnet50.a1_in1k", False)):
+        content = {"arch": said} if place == "arch" else {"args": {"model": said}}
+        notes = digits_with(tmp_path / "w", content).notes
+        assert any(f"calls its network {said!r}" in note for note in notes) == noted
 
 
 # ---- shapes

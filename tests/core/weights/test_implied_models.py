@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from resnext.errors import BadWeights, UsageError
 from resnext.network.config import VARIANTS
@@ -82,6 +84,54 @@ def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "odd.pth")
     with pytest.raises(BadWeights, match=r"negative variances: tensors bn1\.running_var"):
         load_weights(str(tmp_path / "odd.pth"), "resnext11_8x4d_digits")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message", "remedy"),
+    [
+        ("fc.bias", lambda t: t * float("nan"), "holds NaN or infinite", "earlier checkpoint"),
+        ("fc.bias", lambda t: t + float("inf"), "holds NaN or infinite", "earlier checkpoint"),
+        ("bn1.running_var", lambda t: -t, "holds negative variances", "copy or save it again"),
+        ("fc.weight", lambda t: t.to_sparse(), "not dense floating-point", "dense and on the CPU"),
+    ],
+)
+def test_values_of_no_network_have_a_remedy(
+    tmp_path: Path, name: str, change: Callable[[Tensor], Tensor], message: str, remedy: str
+) -> None:
+    state = dict(load_weights("digits").state_dict)
+    state[name] = change(state[name])
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(BadWeights, match=message) as caught:
+        load_weights(str(tmp_path / "odd.pth"))
+    assert remedy in caught.value.hint
+
+
+def test_the_number_of_classes_is_checked_against_the_tensors(tmp_path: Path) -> None:
+    torch.save(dict(load_weights("digits").state_dict), tmp_path / "w.pth")
+    with pytest.raises(BadWeights, match="has 10 classes, not 8") as caught:
+        load_weights(str(tmp_path / "w.pth"), num_classes=8)
+    assert caught.value.hint == "drop `num_classes`"
+    assert load_weights(str(tmp_path / "w.pth"), num_classes=10).config.num_classes == 10
+
+
+@pytest.mark.parametrize("spec", ["https://a.b/c.pth", "s3://a/b", "file:///c.pth"])
+def test_a_url_is_not_fetched(spec: str) -> None:
+    with pytest.raises(UsageError, match=f"weights '{spec}' are a URL") as caught:
+        load_weights(spec)
+    assert caught.value.hint.startswith("download the file")
+
+
+def test_a_missing_checkpoint_is_called_by_its_full_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for spec, hint in (
+        ("nope.pth", f"check the path, which stands for {tmp_path / 'nope.pth'}"),
+        (str(tmp_path / "nope.pth"), "check the path"),
+    ):
+        with pytest.raises(BadWeights, match=f"no weights file at {spec}") as caught:
+            load_weights(spec)
+        assert caught.value.hint == hint
 
 
 def test_names_from_a_compiled_model_are_understood(tmp_path: Path) -> None:

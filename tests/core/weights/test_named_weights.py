@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -744,6 +745,19 @@ def test_a_server_that_stops_sending(monkeypatch: pytest.MonkeyPatch) -> None:
         refused(row.spec, MissingRequirement, "timed out", "try again")
 
 
+@pytest.mark.parametrize(
+    ("spec", "word"),
+    [
+        ("timm:resnxt50_32x4d.a1h_in1k", "did you mean 'timm:resnext50_32x4d.a1h_in1k'"),
+        ("timm:resnxt50_32x4d", "did you mean 'timm:resnext50_32x4d'"),
+        ("timm:seresnext50_32x4d.racm_in1k", "not among those of this family; see `list_weights`"),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_from_another_architecture(spec: str, word: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(word)):
+        named_weights(spec)
+
+
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     refused(
@@ -776,12 +790,26 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
             json.dumps({**CONFIG, "label_names": ["one"]}).encode(),
             "1 class names for 3 logits",
         ),
+        (json.dumps({**CONFIG, "global_pool": "max"}).encode(), "(global_pool 'max')"),
+        (
+            json.dumps({**CONFIG, "model_args": {"output_stride": 8}}).encode(),
+            "(model_args output_stride='8')",
+        ),
+        (
+            json.dumps({**CONFIG, "architecture": "resnetblur50"}).encode(),
+            "(architecture 'resnetblur50')",
+        ),
     ],
 )
 def test_a_config_that_is_not_usable(hub: HubServer, config: bytes, word: str) -> None:
     add_files(hub, config)
-    with pytest.raises(BadWeights, match=word):
+    with pytest.raises(BadWeights, match=re.escape(word)):
         load_weights("hf:me/net")
+
+
+def test_an_architecture_of_another_family_is_a_note(hub: HubServer) -> None:
+    add_files(hub, json.dumps({**CONFIG, "architecture": "seresnext50_32x4d"}).encode())
+    assert "calls its network 'seresnext50_32x4d'" in load_weights("hf:me/net").notes[-1]
 
 
 def test_shards_outside_the_folder_are_refused(hub: HubServer) -> None:

@@ -21,7 +21,7 @@ from fakes.calm import calm
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.cli.classify import main as classify
 from resnext.cli.parity import main as parity
-from resnext.errors import BadArtifact
+from resnext.errors import BadArtifact, BadWeights
 from resnext.images.preprocessing import default_preprocessing
 from resnext.images.requested import PreprocessingOptions
 from resnext.network.config import ResNeXtConfig
@@ -180,6 +180,20 @@ def test_weights_that_were_loaded_with_a_request_are_rebuilt_with_it(
     again = rebuild(made.directory, tmp_path / "two")
     assert again.manifest.prepared.std == (0.3, 0.3, 0.3)
     assert again.manifest.file_sha256 == made.manifest.file_sha256
+
+
+def test_a_checkpoint_that_moved_is_called_by_its_full_paths(
+    plain: tuple[Artifact, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    artifact = plain[0]
+    assert artifact.manifest.request is not None
+    request = {**artifact.manifest.request, "weights": "mix.pth"}
+    moved = relabeled(artifact, tmp_path / "moved", request=request)
+    with pytest.raises(BadWeights, match=f"no weights file at {tmp_path / 'mix.pth'}") as caught:
+        rebuild(moved.directory, tmp_path / "again")
+    assert str(artifact.manifest.weights.source) in caught.value.message
+    assert caught.value.hint.startswith("put the checkpoint back")
 
 
 def wrong_mean(artifact: Artifact, folder: Path, *, in_file: bool) -> Artifact:
