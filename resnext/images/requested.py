@@ -28,11 +28,42 @@ _TORCHVISION = {
 #: What a configuration of timm (or its ``config.json`` of one level) says besides, and that changes
 #: no pixel of the center crop.
 _TIMM_BESIDES = frozenset(
-    "architecture classifier crop_mode custom_load description file first_conv fixed_input_size"
-    " global_pool hf_hub_filename hf_hub_id input_size label_descriptions label_names label_offset"
-    " labels license min_input_size model_args notes num_classes num_features origin_url paper_ids"
-    " paper_name pool_size pretrained_cfg source state_dict tag test_crop_pct test_input_size"
-    " test_pool_size url".split()
+    [
+        "architecture",
+        "classifier",
+        "crop_mode",
+        "custom_load",
+        "description",
+        "file",
+        "first_conv",
+        "fixed_input_size",
+        "global_pool",
+        "hf_hub_filename",
+        "hf_hub_id",
+        "input_size",
+        "label_descriptions",
+        "label_names",
+        "label_offset",
+        "labels",
+        "license",
+        "min_input_size",
+        "model_args",
+        "notes",
+        "num_classes",
+        "num_features",
+        "origin_url",
+        "paper_ids",
+        "paper_name",
+        "pool_size",
+        "pretrained_cfg",
+        "source",
+        "state_dict",
+        "tag",
+        "test_crop_pct",
+        "test_input_size",
+        "test_pool_size",
+        "url",
+    ]
 )
 _TORCHVISION_BESIDES = frozenset({"antialias", "crop_size"})
 #: Largest shorter side after resizing, in shorter sides of the network's input.
@@ -170,7 +201,8 @@ def _read(content: Mapping[str, Any]) -> tuple[PreprocessingOptions, tuple[int, 
             )
         size = size[1:] if isinstance(size, list) else size
     else:
-        names, size, besides = _OURS, content.get("crop"), Preprocessing.model_fields.keys()
+        names, size = _OURS, content.get("crop")
+        besides = frozenset(Preprocessing.model_fields)
     if unknown := sorted(content.keys() - names.keys() - besides):
         listed = ", ".join(map(repr, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
         raise BadInput(

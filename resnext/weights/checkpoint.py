@@ -32,7 +32,7 @@ from .header import (
     fitted_preprocessing,
 )
 from .state_dicts import chosen_network
-from .trainer_args import preprocessing_from_args
+from .trainer_args import TrainerArgs, preprocessing_from_args
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,15 @@ def read_weights(
     refuse_odd_tensors(state, container.size_bytes, str(path))
     requested = _requested(model, declared_config(header, path), path)
     config = requested or _inferred(state, path)
-    declared = declared_preprocessing(header, path) or preprocessing_from_args(
-        container.content, config.in_channels
-    )
+    declared, said = declared_preprocessing(header, path), TrainerArgs()
+    if declared is None:
+        said = preprocessing_from_args(container.content, config.in_channels)
+        declared = said.preprocessing
     if requested is None:
-        size = input_size or (declared.crop if declared else config.input_size)
+        stored = declared.crop if declared else said.input_size
+        size = input_size or stored or config.input_size
         config = replace(config, input_size=size)
-        known = declared is not None or input_size is not None
+        known = (input_size or stored) is not None
         assumed = "" if known else ", which is assumed: set `input_size` if it is another"
         text = f"the tensors are of {described(config)}; input {size[0]}x{size[1]}{assumed}"
         notes = (*notes, text)
@@ -157,7 +159,7 @@ def read_weights(
     preprocessing = (
         fitted_preprocessing(declared, config, str(path))
         if declared
-        else default_preprocessing(config)
+        else said.scale.applied(default_preprocessing(config))
     )
     return Weights(
         config,
@@ -168,7 +170,7 @@ def read_weights(
         "declared" if declared else "assumed",
         container.file_sha256,
         key=network.key,
-        notes=notes + _converted(state),
+        notes=notes + said.notes + _converted(state),
     )
 
 
