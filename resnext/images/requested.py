@@ -116,6 +116,13 @@ class PreprocessingOptions:
         """Whether anything is requested."""
         return any(getattr(self, each.name) is not None for each in fields(self))
 
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Names of the values that are not requested; ``crop`` and ``resize`` are one."""
+        names = ("resize", "interpolation", "mean", "std")
+        left = [name for name in names if getattr(self, name) is None]
+        return tuple(name for name in left if name != "resize" or self.crop is None)
+
     def applied(self, declared: Preprocessing) -> Preprocessing:
         """``declared`` with what is requested.
 
