@@ -77,6 +77,9 @@ def preprocessing_from_args(content: Any, in_channels: int) -> TrainerArgs:
     notes = tuple(
         f"the trainer's options in the checkpoint are not possible here: {why}" for why in refused
     )
+    kept = [*(["the input size"] if size else []), *(["mean and std"] if scale else [])]
+    if refused and kept:
+        notes += (f"kept of the trainer's options: {', '.join(kept)}; the rest is assumed",)
     if refused or not (size and resize and interpolation and scale.mean and scale.std):
         return TrainerArgs(None, size, scale, notes)
     declared = Preprocessing(

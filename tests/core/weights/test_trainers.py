@@ -340,6 +340,9 @@ def test_an_option_that_is_not_possible_is_said_and_the_others_are_kept(
     else:
         assert "options in the checkpoint are not possible here" in weights.notes[1]
         assert why in weights.notes[1]
+        scale = ", mean and std" if scaled else ""
+        said = f"kept of the trainer's options: the input size{scale}; the rest is assumed"
+        assert weights.notes[2] == said
 
 
 @pytest.mark.parametrize(
