@@ -25,6 +25,49 @@ _TORCHVISION = {
     "mean": "mean",
     "std": "std",
 }
+#: What a configuration of timm (or its ``config.json`` of one level) says besides, and that changes
+#: no pixel of the center crop.
+_TIMM_BESIDES = frozenset(
+    [
+        "architecture",
+        "classifier",
+        "crop_mode",
+        "custom_load",
+        "description",
+        "file",
+        "first_conv",
+        "fixed_input_size",
+        "global_pool",
+        "hf_hub_filename",
+        "hf_hub_id",
+        "input_size",
+        "label_descriptions",
+        "label_names",
+        "label_offset",
+        "labels",
+        "license",
+        "min_input_size",
+        "model_args",
+        "notes",
+        "num_classes",
+        "num_features",
+        "origin_url",
+        "paper_ids",
+        "paper_name",
+        "pool_size",
+        "pretrained_cfg",
+        "source",
+        "state_dict",
+        "tag",
+        "test_crop_pct",
+        "test_input_size",
+        "test_pool_size",
+        "url",
+    ]
+)
+_TORCHVISION_BESIDES = frozenset({"antialias", "crop_size"})
+#: Largest shorter side after resizing, in shorter sides of the network's input.
+_MOST_RESIZE = 16
 
 
 @dataclass(frozen=True)
@@ -73,6 +116,13 @@ class PreprocessingOptions:
         """Whether anything is requested."""
         return any(getattr(self, each.name) is not None for each in fields(self))
 
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Names of the values that are not requested; ``crop`` and ``resize`` are one."""
+        names = ("resize", "interpolation", "mean", "std")
+        left = [name for name in names if getattr(self, name) is None]
+        return tuple(name for name in left if name != "resize" or self.crop is None)
+
     def applied(self, declared: Preprocessing) -> Preprocessing:
         """``declared`` with what is requested.
 
@@ -88,6 +138,17 @@ class PreprocessingOptions:
                 )
         shorter = min(declared.crop)
         resize = self.resize or declared.resize
+        if self.resize is not None and self.resize > _MOST_RESIZE * shorter:
+            raise UsageError(
+                f"`resize` {self.resize} is too large: more than {_MOST_RESIZE} times the network's"
+                f" input of {declared.crop[0]}x{declared.crop[1]} pixels",
+                hint="request less, or another `input_size`",
+            )
+        if self.crop is not None and self.crop * _MOST_RESIZE < 1:
+            raise UsageError(
+                f"`crop` {self.crop:g} is too small: less than 1/{_MOST_RESIZE}, so that hardly"
+                " anything of a picture is kept"
+            )
         if self.crop is not None:
             resize = math.floor(shorter / self.crop)  # as timm rounds
         if resize < shorter:
@@ -136,11 +197,11 @@ def read_preprocessing(path: Path) -> tuple[PreprocessingOptions, tuple[int, int
 
 def _read(content: Mapping[str, Any]) -> tuple[PreprocessingOptions, tuple[int, int] | None]:
     if content.keys() & {"resize_size", "crop_size"}:
-        names, size = _TORCHVISION, content.get("crop_size")
+        names, size, besides = _TORCHVISION, content.get("crop_size"), _TORCHVISION_BESIDES
         if content.get("antialias") is False:
             raise BadInput("it resizes without antialiasing, which is not possible here")
     elif content.keys() & {"crop_pct", "input_size"}:
-        names, size = _TIMM, content.get("input_size")
+        names, size, besides = _TIMM, content.get("input_size"), _TIMM_BESIDES
         if content.get("crop_mode", "center") != "center":
             raise BadInput(
                 f"its crop_mode is {content['crop_mode']!r}; only center is possible here"
@@ -148,8 +209,13 @@ def _read(content: Mapping[str, Any]) -> tuple[PreprocessingOptions, tuple[int, 
         size = size[1:] if isinstance(size, list) else size
     else:
         names, size = _OURS, content.get("crop")
-        if unknown := sorted(content.keys() - Preprocessing.model_fields.keys()):
-            raise BadInput(f"{unknown[0]!r} is no field of a preprocessing")
+        besides = frozenset(Preprocessing.model_fields)
+    if unknown := sorted(content.keys() - names.keys() - besides):
+        listed = ", ".join(map(repr, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
+        raise BadInput(
+            f"{listed} {'is' if len(unknown) == 1 else 'are'} no field of a preprocessing here",
+            hint="write its values as `mean`, `std`, `interpolation`, and `resize` or `crop`",
+        )
     values = {ours: content[name] for name, ours in names.items() if content.get(name) is not None}
     if not values:
         raise BadInput(f"it holds no preprocessing: none of {', '.join(names)}")

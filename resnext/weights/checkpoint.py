@@ -33,7 +33,7 @@ from .header import (
     fitted_preprocessing,
 )
 from .state_dicts import chosen_network
-from .trainer_args import preprocessing_from_args
+from .trainer_args import TrainerArgs, preprocessing_from_args
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,15 @@ def read_weights(
         raise BadWeights(
             f"{path} has {config.num_classes} classes, not {num_classes}", hint="drop `num_classes`"
         )
-    declared = declared_preprocessing(header, path) or preprocessing_from_args(
-        container.content, config.in_channels
-    )
+    declared, said = declared_preprocessing(header, path), TrainerArgs()
+    if declared is None:
+        said = preprocessing_from_args(container.content, config.in_channels)
+        declared = said.preprocessing
     if requested is None:
-        size = input_size or (declared.crop if declared else config.input_size)
+        stored = declared.crop if declared else said.input_size
+        size = input_size or stored or config.input_size
         config = replace(config, input_size=size)
-        known = declared is not None or input_size is not None
+        known = (input_size or stored) is not None
         assumed = "" if known else ", which is assumed: set `input_size` if it is another"
         text = f"the tensors are of {described(config)}; input {size[0]}x{size[1]}{assumed}"
         notes = (*notes, text)
@@ -163,7 +165,7 @@ def read_weights(
     preprocessing = (
         fitted_preprocessing(declared, config, str(path))
         if declared
-        else default_preprocessing(config)
+        else said.scale.applied(default_preprocessing(config))
     )
     return Weights(
         config,
@@ -174,7 +176,12 @@ def read_weights(
         "declared" if declared else "assumed",
         container.file_sha256,
         key=network.key,
-        notes=(*notes, *architecture_notes(container.content, config), *_converted(state)),
+        notes=(
+            *notes,
+            *architecture_notes(container.content, config),
+            *said.notes,
+            *_converted(state),
+        ),
     )
 
 

@@ -114,10 +114,15 @@ def preprocessed(weights: Weights, requested: PreprocessingOptions | None) -> We
     """
     if not requested:
         return weights
+    preprocessing, notes = requested.applied(weights.preprocessing), weights.notes
+    if weights.preprocessing_source == "assumed" and requested.open:
+        left = ", ".join(f"`{name}`" for name in requested.open)
+        notes += (
+            f"{left} not requested: what the weights do not say of it is assumed, which gives"
+            f" {preprocessing.summary()}",
+        )
     return replace(
-        weights,
-        preprocessing=requested.applied(weights.preprocessing),
-        preprocessing_source="requested",
+        weights, preprocessing=preprocessing, preprocessing_source="requested", notes=notes
     )
 
 

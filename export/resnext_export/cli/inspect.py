@@ -111,6 +111,18 @@ def inspect(
         )
 
 
+def _not_requested(manifest: Manifest) -> str:
+    """The rest of a preprocessing that was requested in part, or nothing."""
+    from resnext_export.request import PREPROCESSING
+
+    requested = {name for name, value in (manifest.request or {}).items() if value is not None}
+    if manifest.preprocessing_source != "requested" or not requested.intersection(PREPROCESSING):
+        return ""
+    if "crop" in requested:
+        requested.add("resize")
+    return ", ".join(n for n in PREPROCESSING if n != "crop" and n not in requested)
+
+
 def _say(seen: Inspection) -> None:
     artifact = seen.artifact
     manifest, record = artifact.manifest, artifact.manifest.engine
@@ -126,6 +138,8 @@ def _say(seen: Inspection) -> None:
     if manifest.preprocessing is not None:
         source = manifest.preprocessing_source or "source not recorded"
         echo(f"pixels     {source}: {manifest.preprocessing.summary()}")
+        if left := _not_requested(manifest):
+            echo(f"note       {left} not requested: assumed, unless the weights declare it")
     if manifest.foreign:
         from resnext.artifact.foreign import UNKNOWN
 

@@ -52,6 +52,10 @@ def test_what_is_requested_replaces_what_is_declared(
         ({"mean": ()}, "must be finite numbers, not nothing"),
         ({"resize": 0}, "at least 1 pixel"),
         ({"resize": 200}, "`resize` 200 is smaller than the network's input of 224x224"),
+        ({"resize": 224 * 16 + 1}, "`resize` 3585 is too large: more than 16 times"),
+        ({"resize": 1_000_000}, "`resize` 1000000 is too large"),
+        ({"crop": 0.05}, "`crop` 0.05 is too small"),
+        ({"crop": 5e-324}, "is too small"),
         ({"crop": 0.0}, "above 0 and at most 1"),
         ({"crop": 87.5}, "above 0 and at most 1"),
         ({"crop": float("nan")}, "above 0 and at most 1"),
@@ -129,6 +133,16 @@ def test_a_file_of_the_libraries_own_values_is_read(tmp_path: Path) -> None:
     assert (options.resize, size, options.interpolation) == (232, (224, 224), "bilinear")
 
 
+#: As the transformers library writes ``preprocessor_config.json``.
+HUGGING_FACE = {
+    "do_resize": True,
+    "size": {"shortest_edge": 64},
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.2, 0.2, 0.2],
+    "resample": 3,
+}
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -136,6 +150,12 @@ def test_a_file_of_the_libraries_own_values_is_read(tmp_path: Path) -> None:
         ("[]", "no JSON object"),
         ({}, "no preprocessing"),
         ({"gamma": 2.2}, "'gamma' is no field of a preprocessing"),
+        (
+            {**HUGGING_FACE, "crop_pct": 0.875},
+            "'do_resize', 'image_mean', 'image_std', 'resample', 'size' are no field",
+        ),
+        ({**HUGGING_FACE, "crop_size": 224}, "'do_resize', 'image_mean'"),
+        ({"resize_size": 232, "gamma": 2.2}, "'gamma' is no field"),
         ({"mean": [123.675, 116.28, 103.53]}, "0.485,0.456,0.406"),
         ({"mean": "0.5"}, "'0' is not a number"),
         ({"mean": {"r": 0.5}}, "'r' is not a number"),

@@ -285,7 +285,6 @@ def test_timms_options_declare_it_if_they_leave_nothing_open(tmp_path: Path, tin
     [
         *({name: None} for name in FULL),
         {"interpolation": "random"},
-        {"input_size": [3, 40, 40]},
         {"crop_mode": "squash"},
         {"crop_pct": 0},
         {"crop_pct": 1.2},
@@ -299,6 +298,69 @@ def test_options_that_leave_something_open_declare_nothing(
 ) -> None:
     weights = load_weights(str(timm_train(tmp_path, tiny, **{**FULL, **change})))
     assert weights.preprocessing_source == "assumed"
+
+
+def test_timms_input_size_counts_more_than_its_image_size(tmp_path: Path, tiny: Weights) -> None:
+    for change in ({}, {"img_size": None}):
+        options = {**FULL, **change, "input_size": [3, 40, 40]}
+        weights = load_weights(str(timm_train(tmp_path, tiny, **options)))
+        assert weights.preprocessing_source == "declared"
+        assert (weights.preprocessing.crop, weights.preprocessing.resize) == ((40, 40), 44)
+
+
+@pytest.mark.parametrize(
+    ("change", "why", "scaled"),
+    [
+        ({"interpolation": "random"}, "interpolation 'random': only bilinear and bicubic", True),
+        ({"interpolation": "lanczos"}, "interpolation 'lanczos'", True),
+        ({"crop_mode": "squash"}, "crop_mode 'squash': only center", True),
+        ({"crop_pct": 1.2}, "crop_pct 1.2", True),
+        ({"input_size": [3, 40, 48]}, "a crop of 40x48", True),
+        ({"mean": [123, 116, 103]}, "that is 0.482353,0.454902,0.403922", False),
+        ({"std": [58, 57, 57]}, "that is 0.227451,0.223529,0.223529", False),
+        ({"mean": [0.5]}, "`mean` [0.5] is not three numbers", False),
+        ({"crop_pct": None}, None, True),
+    ],
+    ids=str,
+)
+def test_an_option_that_is_not_possible_is_said_and_the_others_are_kept(
+    tmp_path: Path, tiny: Weights, change: dict[str, Any], why: str | None, scaled: bool
+) -> None:
+    options = {**FULL, "img_size": 40, **change}
+    weights = load_weights(str(timm_train(tmp_path, tiny, **options)))
+    pixels = weights.preprocessing
+    assert weights.preprocessing_source == "assumed"
+    assert (
+        weights.config.input_size == pixels.crop == tuple(change.get("input_size", (3, 40, 40)))[1:]
+    )
+    kept = ((0.5,) * 3, (0.25,) * 3) if scaled else (IMAGENET_MEAN, IMAGENET_STD)
+    assert (pixels.mean, pixels.std) == kept
+    if why is None:
+        assert len(weights.notes) == 1
+    else:
+        assert "options in the checkpoint are not possible here" in weights.notes[1]
+        assert why in weights.notes[1]
+        scale = ", mean and std" if scaled else ""
+        said = f"kept of the trainer's options: the input size{scale}; the rest is assumed"
+        assert weights.notes[2] == said
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"interpolation": "nearest"}, "interpolation 'nearest'"),
+        ({"val_resize_size": 36}, "val_resize_size 36 for a crop of 40"),
+    ],
+    ids=str,
+)
+def test_torchvisions_options_that_are_not_possible_keep_the_input_size(
+    tmp_path: Path, tiny: Weights, change: dict[str, Any], why: str
+) -> None:
+    args = argparse.Namespace(**{**REFERENCE, "val_resize_size": 44, "val_crop_size": 40, **change})
+    torch.save({"model": dict(tiny.state_dict), "args": args}, tmp_path / "w")
+    weights = load_weights(str(tmp_path / "w"))
+    assert (weights.preprocessing_source, weights.config.input_size) == ("assumed", (40, 40))
+    assert why in weights.notes[1]
 
 
 def test_options_of_color_say_nothing_about_gray(tmp_path: Path) -> None:

@@ -135,6 +135,27 @@ def test_every_accuracy_row_of_a_benchmark_says_what_is_assumed(
         assert ("so this is assumed" in run.table()) == (source == "assumed")
 
 
+def test_a_part_that_is_requested_leaves_the_rest_assumed_and_said(
+    checkpoint: Path, picture: Path, plain: tuple[Artifact, Result], tmp_path: Path
+) -> None:
+    (tmp_path / "part.json").write_text('{"mean": [0.5, 0.5, 0.5]}')
+    part = ["--preprocessing", str(tmp_path / "part.json")]
+    command = [str(picture), "--weights", str(checkpoint), "--input-size", "32x32"]
+    for options, left in (
+        (part, "--resize, --interpolation, --std not requested"),
+        ([*part, "--crop", "0.9", "--std", "0.2,0.2,0.2"], "note: --interpolation not requested"),
+        ([*REQUESTED, "--std", "0.2,0.2,0.2"], None),
+    ):
+        answer = CliRunner().invoke(classify, [*command, *options])
+        assert answer.exit_code == 0, answer.output
+        assert ("not requested" in answer.stderr) == (left is not None)
+        assert (left or "") in answer.stderr
+    artifact, _ = run(checkpoint, tmp_path / "out", *part)
+    for folder, said in ((artifact.directory, True), (plain[0].directory, False)):
+        shown = CliRunner().invoke(export, ["inspect", str(folder), "--no-layers"])
+        assert ("note       resize, interpolation, std not requested" in shown.stdout) == said
+
+
 def test_what_is_requested_is_recorded_and_loaded_again(
     checkpoint: Path, plain: tuple[Artifact, Result]
 ) -> None:
