@@ -114,7 +114,7 @@ def main(
     if source.startswith("seeded"):
         click.echo("warning: seeded weights are not trained; these classes mean nothing", err=True)
     if caveat is not None:
-        click.echo(f"warning: {as_flags(str(caveat))}", err=True)
+        echo(f"warning: {as_flags(str(caveat))}", err=True)
     rows = []
     with session:
         image_spec, logits_spec = session.inputs[0], session.outputs[0]

@@ -12,7 +12,7 @@ import click
 from resnext.network.config import VARIANTS
 from resnext.precision import DEFAULT, PRECISIONS, PRESETS
 
-from .app import as_flags
+from .app import as_flags, echo
 from .params import MOST_DIGITS, NameType, NumbersType
 from .sections import option_of
 
@@ -304,7 +304,7 @@ def chosen_weights(
             preprocessing=preprocessing,
         )
     for line in weights.notes:
-        click.echo(f"note: {as_flags(line)}", err=True)
+        echo(f"note: {as_flags(line)}", err=True)
     return weights
 
 

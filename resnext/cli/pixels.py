@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from resnext.storage import write_text
+
+from .app import echo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,23 +73,23 @@ def _why(outcome: PixelComparison) -> str:
 
 def _print(outcome: PixelComparison, artifact: Artifact, effect: str) -> None:
     word = "PASS" if outcome.same else "FAIL"
-    click.echo(f"{word}  pixels against {artifact.directory}")
+    echo(f"{word}  pixels against {artifact.directory}")
     for each in outcome.pictures:
         verdict = "ok" if each.same else "differs"
-        click.echo(
+        echo(
             f"  {each.name:14}  largest difference {each.largest:7.2f} gray levels (allowed"
             f" {each.allowed:g}), mean {each.mean:6.2f}  {verdict}"
         )
     if outcome.exact:
-        click.echo("  every pixel is the same")
+        echo("  every pixel is the same")
     elif outcome.same:
-        click.echo("  the same within rounding, and within what JPEG decoders may differ")
+        echo("  the same within rounding, and within what JPEG decoders may differ")
     for mistake in outcome.mistakes:
-        click.echo(f"  mistake         {mistake.message}")
+        echo(f"  mistake         {mistake.message}")
     if not outcome.same and not outcome.mistakes:
-        click.echo(f"  mistake         {_why(outcome)}")
+        echo(f"  mistake         {_why(outcome)}")
     if not outcome.same:
-        click.echo(f"  logits          {effect}")
+        echo(f"  logits          {effect}")
 
 
 def _effect(artifact: Artifact, kit: Kit, array: NDArray[Any], backend: str | None) -> str:

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from resnext.errors import BadInput
 
 from .files import MOST_ONNX, open_file
-from .graphs import MOST_GRAPH_DEPTH, check_model
+from .graphs import MOST_GRAPH_DEPTH, check_model, parsed_model
 
 #: Operator sets that are read: what today's runtimes take, and what their inference knows.
 OPSETS = range(7, 26)
@@ -44,13 +44,7 @@ def parse_foreign(data: bytes, folder: Path | None = None) -> onnx.ModelProto:
             short; more than 2 GB in all; or what `check_foreign` refuses. The message is one line.
         BadInput: a file of tensors cannot be read.
     """
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except Exception as exc:  # protobuf raises many types
-        raise ValueError("this is not an ONNX file, or it is cut short") from exc
-    if not model.HasField("graph"):
-        raise ValueError("this is not an ONNX file, or it is cut short")
+    model = parsed_model(data)
     if folder is not None:
         _take_in(model, folder)
     check_foreign(model)

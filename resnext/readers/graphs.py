@@ -45,6 +45,22 @@ _MAKERS = {
 _MOST_PADDING = 64
 
 
+def parsed_model(data: bytes) -> onnx.ModelProto:
+    """The model in a file's bytes, not checked further.
+
+    Raises:
+        ValueError: not ONNX.
+    """
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except Exception as exc:  # protobuf raises many types
+        raise ValueError("this is not an ONNX file, or it is cut short") from exc
+    if not model.HasField("graph"):
+        raise ValueError("this is not an ONNX file, or it is cut short")
+    return model
+
+
 def parse_onnx(data: bytes, *, foreign: bool = False) -> onnx.ModelProto:
     """The model of an ONNX file.
 
@@ -59,13 +75,7 @@ def parse_onnx(data: bytes, *, foreign: bool = False) -> onnx.ModelProto:
             an operator of another domain or one that makes a tensor of any size, a large padding, a
             sparse tensor or training information. The message is one line.
     """
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except Exception as exc:  # protobuf raises many types
-        raise ValueError("this is not an ONNX file, or it is cut short") from exc
-    if not model.HasField("graph"):
-        raise ValueError("this is not an ONNX file, or it is cut short")
+    model = parsed_model(data)
     check_model(model, foreign=foreign)
     return model
 

@@ -24,8 +24,7 @@ def assumed(
         return None
     return Finding(
         CODE,
-        "the weights do not say how a picture becomes their input, so this is assumed:"
-        f" {preprocessing.summary()}",
+        f"how a picture becomes the input of these weights is assumed: {preprocessing.summary()}",
         "if they were trained with another, set `resize` or `crop`, `interpolation`, `mean`, `std`",
         severity="warning",
     )

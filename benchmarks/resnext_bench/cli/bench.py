@@ -350,7 +350,7 @@ def main(
         weights = chosen_weights(model, spec, num_classes, input_size, weights_key, requested)
         unsure = assumed(weights.preprocessing, weights.preprocessing_source)
         if unsure is not None and (accuracy or calibration):
-            click.echo(f"warning: {as_flags(str(unsure))}", err=True)
+            echo(f"warning: {as_flags(str(unsure))}", err=True)
     with steps("starting") as say:
         run = benchmark(
             artifact or backend,

@@ -171,7 +171,7 @@ def _say(artifact: Artifact) -> None:
         how = manifest.package.title()
     echo(f"wrote     {artifact.path}  ({manifest.file_size_bytes / 1e6:.1f} MB, {how})")
     echo(f"model     {model_line(manifest)}")
-    click.echo(
+    echo(
         f"input     {spec_in.name} {spec_in.dtype} {_shape(spec_in.shape)}, batch"
         f" {manifest.batches()}"
     )

@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
+from resnext.cli.classify import main as classify
 from resnext.errors import BadWeights, ResnextError
+from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import load_weights
 
 MODEL = "resnext11_8x4d_digits"
@@ -168,3 +171,18 @@ def test_a_flipped_bit_in_a_tensor_is_found_by_the_archives_checksum(
     (tmp_path / "w.pth").write_bytes(data)
     with pytest.raises(BadWeights, match="does not have its checksum"):
         load_weights(str(tmp_path / "w.pth"), MODEL)
+
+
+def test_names_in_a_checkpoint_are_printed_without_their_control_characters(
+    tmp_path: Path,
+) -> None:
+    digits = load_weights("digits").state_dict
+    path = tmp_path / "a\n\x1b[31mb.pth"
+    torch.save({f"\x1b[31m\n.{name}": value for name, value in digits.items()}, path)
+    picture = SHIPPED["digits"].images / "3_3.png"
+    words = [str(picture), "--weights", str(path), "--input-size", "8x8"]
+    words += ["--weights-key", "a\nb"]  # chooses nothing, which a note says
+    done = CliRunner().invoke(classify, words)
+    assert done.exit_code == 0, done.stderr
+    assert "took the prefix" in done.stderr
+    assert all(line.isprintable() for line in done.stderr.split("\n"))

@@ -38,7 +38,7 @@ from resnext_export.sbom import sbom
 
 CONFIG = ResNeXtConfig((1, 1), 4, 4, (32, 32), 3, 10, stem="imagenet", stem_channels=8)
 REQUESTED = ("--resize", "40", "--interpolation", "bicubic", "--mean", "0.4,0.5,0.6")
-SAID = "do not say how a picture becomes their input, so this is assumed: resize 37, crop 32x32"
+SAID = "how a picture becomes the input of these weights is assumed: resize 37, crop 32x32"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_an_assumption_is_said_by_the_export_and_all_that_reads_its_artifact(
     facts = {each["name"]: each["value"] for each in component["properties"]}
     assert facts["resnext-toolkit:preprocessing_source"] == "assumed"
     answer = CliRunner().invoke(classify, [str(picture), "--artifact", str(artifact.directory)])
-    assert f"warning: the weights {SAID}" in answer.stderr
+    assert f"warning: {SAID}" in answer.stderr
 
 
 def test_an_assumption_is_said_of_weights_and_not_once_it_is_requested(
@@ -132,7 +132,7 @@ def test_every_accuracy_row_of_a_benchmark_says_what_is_assumed(
         assert row.accuracy is not None
         assert row.accuracy.preprocessing_source == source
         assert (CODE in row.warnings) == (source == "assumed")
-        assert ("so this is assumed" in run.table()) == (source == "assumed")
+        assert ("of these weights is assumed" in run.table()) == (source == "assumed")
 
 
 def test_a_part_that_is_requested_leaves_the_rest_assumed_and_said(
