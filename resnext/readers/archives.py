@@ -39,11 +39,13 @@ class Entry:
     size: int
 
 
-def read_entries(file: BinaryIO) -> Mapping[str, Entry]:
+def read_entries(file: BinaryIO, *, any_folder: bool = False) -> Mapping[str, Entry]:
     """Check a whole archive, and return its entries by name.
 
     Args:
         file: the archive; its position is changed.
+        any_folder: the first folder in a name may have any characters: `torch.save` calls it as the
+            user calls the file, "12:30.pth" for example, and nothing is written under it.
 
     Raises:
         ValueError: not an archive; a name that is absolute, climbs, is repeated, or has a
@@ -71,7 +73,7 @@ def read_entries(file: BinaryIO) -> Mapping[str, Entry]:
         raise ValueError("it has bytes before its first entry")
     for entry in entries:
         name = entry.orig_filename
-        _check_entry(entry)
+        _check_entry(entry, any_folder=any_folder)
         if name in found:
             raise ValueError(f"the entry {name!r} is repeated")
         found[name] = _located(file, entry, end, directory)
@@ -85,10 +87,11 @@ def take(file: BinaryIO, entry: Entry) -> bytes:
     return file.read(entry.size)
 
 
-def _check_entry(entry: zipfile.ZipInfo) -> None:
+def _check_entry(entry: zipfile.ZipInfo, *, any_folder: bool) -> None:
     name, mode = entry.orig_filename, entry.external_attr >> 16
     parts = name.split("/")
-    odd = not name.isprintable() or {"\\", ":"} & set(name) or {"", ".", ".."} & set(parts)
+    strict = name.partition("/")[2] if any_folder else name
+    odd = not strict.isprintable() or {"\\", ":"} & set(strict) or {"", ".", ".."} & set(parts)
     if odd or len(name) > _LONGEST_NAME:
         raise ValueError(f"the entry name {name[:80]!r} is not accepted")
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):

@@ -106,7 +106,7 @@ def _from_pickle(file: BinaryIO, path: Path) -> Container:
     if file.read(4) == _ZIP:  # files from before PyTorch 1.6 are bare pickles
         refuse_other_archive(file, path)
         try:
-            read_entries(file)
+            read_entries(file, any_folder=True)
         except ValueError as exc:
             raise BadWeights(
                 f"{path} is not a readable PyTorch checkpoint: {exc}",

@@ -106,7 +106,7 @@ BY_ENTRIES: tuple[Kind, ...] = (
     Kind("a Keras model", _OTHER_FRAMEWORK, rb"model\.weights\.h5"),
 )
 #: What a checkpoint of `torch.save` has.
-_PICKLE_ENTRY = re.compile(r"(.*/)?data\.pkl")
+_PICKLE_ENTRY = re.compile(r"(.*/)?data\.pkl", re.DOTALL)
 #: Files that a folder may have, of which one is meant.
 _IN_FOLDERS = (
     *("model.safetensors", "model.safetensors.index.json"),
@@ -141,7 +141,7 @@ def refuse_other_archive(file: BinaryIO, path: Path) -> None:
         file.seek(0)
     names = [entry.orig_filename for entry in entries]
     for kind in BY_ENTRIES:
-        matches = (re.fullmatch(kind.pattern.decode(), name) for name in names)
+        matches = (re.fullmatch(kind.pattern.decode(), name, re.DOTALL) for name in names)
         if names and (all(matches) if kind.always else any(matches)):
             raise _no_checkpoint(path, kind.name, kind.remedy)
     if not any(map(_PICKLE_ENTRY.fullmatch, names)):

@@ -186,3 +186,12 @@ def test_names_in_a_checkpoint_are_printed_without_their_control_characters(
     assert done.exit_code == 0, done.stderr
     assert "took the prefix" in done.stderr
     assert all(line.isprintable() for line in done.stderr.split("\n"))
+
+
+@pytest.mark.parametrize("name", ["12:30", "a\nb", "\x1b[31m", "a\\b", "caf\u00e9", " "])
+def test_a_checkpoint_may_be_saved_under_any_name(name: str, tmp_path: Path) -> None:
+    """torch.save calls the folder in the archive as the file is called."""
+    network = load_weights("digits")
+    torch.save(dict(network.state_dict), tmp_path / f"{name}.pth")
+    saved = load_weights(str(tmp_path / f"{name}.pth"), input_size=(8, 8))
+    assert saved.sha256 == network.sha256
