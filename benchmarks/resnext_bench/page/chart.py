@@ -1,0 +1,187 @@
+"""A picture with axes, and a title and a description for people who do not see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from . import marks
+from .markup import Markup, join, tag
+from .scales import Scale, tick_texts
+
+#: Pixels below a plot for the ticks and the name of its horizontal axis.
+_AXIS = 40
+#: Pixels between the text above a row and its marks.
+_TEXT = 17
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis.
+
+    Attributes:
+        scale: values and places.
+        name: what it shows, with the unit.
+        form: a tick's value as text; None gives it as many digits as tell ticks apart.
+        ticks: values of the ticks; None lets the scale choose.
+    """
+
+    scale: Scale
+    name: str
+    form: Callable[[float], str] | None = None
+    ticks: Sequence[float] | None = None
+
+    def at(self, count: int) -> list[tuple[float, str]]:
+        """The ticks, at most ``count`` if the scale chooses, and their texts."""
+        ticks = self.scale.ticks(count) if self.ticks is None else self.ticks
+        texts = tick_texts(ticks) if self.form is None else map(self.form, ticks)
+        return list(zip(ticks, texts, strict=True))
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One row of `strips`.
+
+    Attributes:
+        name: text above the marks, on the left.
+        value: text above them, on the right.
+        marks: drawn in a plot of the strips' height.
+        row: its number in the table, or None.
+        hint: what a pointer on it shows.
+    """
+
+    name: str
+    value: str
+    marks: Markup
+    row: int | None = None
+    hint: str = ""
+
+
+def picture(
+    name: str, title: str, description: str, height: float, *parts: Markup, class_: str = "chart"
+) -> Markup:
+    """An SVG as wide as the page.
+
+    Args:
+        name: of this picture, unique in the document, as an HTML id.
+        title: what it shows.
+        description: what can be seen, in a sentence or two, with the numbers that matter.
+        height: pixels.
+        *parts: what is drawn.
+        class_: ``chart gutter`` leaves room for the ticks of a vertical axis.
+    """
+    return tag(
+        "svg",
+        tag("title", title, id=f"{name}-title"),
+        tag("desc", description, id=f"{name}-description"),
+        *parts,
+        class_=class_,
+        role="img",
+        aria_labelledby=f"{name}-title",
+        aria_describedby=f"{name}-description",
+        width="100%",
+        height=height,
+    )
+
+
+def xy(
+    name: str, title: str, description: str, x: Axis, y: Axis, height: float, *parts: Markup
+) -> Markup:
+    """A chart with two axes.
+
+    Args:
+        name: as in `picture`.
+        title: as in `picture`.
+        description: as in `picture`.
+        x: horizontal axis.
+        y: vertical axis; a value is ``(1 - scale.fraction(value)) * height`` pixels from the top.
+        height: of the plot, pixels.
+        *parts: drawn in the plot.
+    """
+    top = 22
+    grid, ticks = [], []
+    for value, text in y.at(6):
+        place = height * (1 - y.scale.fraction(value))
+        grid.append(tag("line", x1="0", x2="100%", y1=place, y2=place, class_="grid"))
+        ticks.append(marks.label(text, "-8", place + 4, "end", "tick"))
+    inside = (*grid, *ticks, _below(x, height, 5), *parts)
+    plot = tag("svg", *inside, width="100%", y=top, height=height)
+    heading = marks.label(y.name, "-8", 11, "start", "axis")
+    size = top + height + _AXIS
+    return picture(name, title, description, size, heading, plot, class_="chart gutter")
+
+
+def strips(
+    name: str,
+    title: str,
+    description: str,
+    x: Axis,
+    rows: Sequence[Strip],
+    height: float,
+    back: Markup | None = None,
+) -> Markup:
+    """Rows above one another that share the horizontal axis.
+
+    Args:
+        name: as in `picture`.
+        title: as in `picture`.
+        description: as in `picture`.
+        x: horizontal axis.
+        rows: from the top.
+        height: of the marks of one row, pixels.
+        back: drawn behind all rows, in a plot that is ``len(rows) * strip_pitch(height)`` high.
+    """
+    pitch = strip_pitch(height)
+    whole = pitch * len(rows)
+    parts = []
+    for index, row in enumerate(rows):
+        above = index * pitch
+        parts.append(
+            marks.group(
+                tag("rect", x="0", y=above, width="100%", height=pitch, class_="hit"),
+                marks.label(row.name, "0", above + 13, "start", "name"),
+                marks.label(row.value, "100%", above + 13, "end", "value"),
+                tag("svg", row.marks, width="100%", y=above + _TEXT, height=height),
+                row=row.row,
+                hint=row.hint,
+            )
+        )
+    behind = tag("svg", _below(x, whole, 5), back, width="100%", height=whole)
+    return picture(name, title, description, whole + _AXIS, behind, *parts)
+
+
+def strip_pitch(height: float) -> float:
+    """Pixels from one row of `strips` to the next, for marks of ``height``."""
+    return height + _TEXT + 11
+
+
+def legend(names: Sequence[str]) -> Markup:
+    """The series of a chart, in the order of their colors and shapes."""
+    items = [
+        tag(
+            "li",
+            tag(
+                "svg",
+                marks.mark(index, "7", 7),
+                class_="key",
+                width=14,
+                height=14,
+                aria_hidden="true",
+            ),
+            name,
+        )
+        for index, name in enumerate(names)
+    ]
+    return tag("ul", *items, class_="legend")
+
+
+def _below(x: Axis, height: float, count: int) -> Markup:
+    """The horizontal axis below a plot of ``height``, with its grid."""
+    parts = []
+    for value, text in x.at(count):
+        share = x.scale.fraction(value)
+        anchor = "start" if share < 0.04 else "end" if share > 0.96 else "middle"
+        parts.append(marks.upright(x.scale, value, height, "grid"))
+        parts.append(marks.label(text, x.scale.percent(value), height + 16, anchor, "tick"))
+    line = tag("line", x1="0", x2="100%", y1=height, y2=height, class_="base")
+    return join(*parts, line, marks.label(x.name, "100%", height + 34, "end", "axis"))
