@@ -53,6 +53,11 @@ def mark(index: int, x: str, y: float, hint: str = "") -> Markup:
     return tag("g", _hint(hint), point, class_=f"mark {series_class(index)}")
 
 
+def point(x: str, y: float, class_: str) -> Markup:
+    """A round point in one color."""
+    return tag("circle", cx=x, cy=y, r=4, class_=f"mark {class_}")
+
+
 def cross(x: str, y: float, class_: str = "bad", hint: str = "") -> Markup:
     """A cross, for what does not count."""
     return tag("g", _hint(hint), tag("use", href="#mx", x=x, y=y), class_=f"mark {class_}")
