@@ -11,8 +11,8 @@ from .scales import Scale, tick_texts
 
 #: Pixels below a plot for the ticks and the name of its horizontal axis.
 _AXIS = 40
-#: Pixels between the text above a row and its marks.
-_TEXT = 17
+#: Pixels above and below the marks of a row.
+GAP = 5
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Strip:
     """One row of `strips`.
 
     Attributes:
-        name: text above the marks, on the left.
-        value: text above them, on the right.
+        name: text on the left; on a narrow page above the marks.
+        value: text on the right.
         marks: drawn in a plot of the strips' height.
         row: its number in the table, or None.
         hint: what a pointer on it shows.
@@ -120,7 +120,7 @@ def strips(
     height: float,
     back: Markup | None = None,
 ) -> Markup:
-    """Rows above one another that share the horizontal axis.
+    """Rows above one another that share the horizontal axis, with their names and values as text.
 
     Args:
         name: as in `picture`.
@@ -129,30 +129,43 @@ def strips(
         x: horizontal axis.
         rows: from the top.
         height: of the marks of one row, pixels.
-        back: drawn behind all rows, in a plot that is ``len(rows) * strip_pitch(height)`` high.
+        back: drawn behind the marks of each row, from -`GAP` to ``height + GAP``.
     """
-    pitch = strip_pitch(height)
-    whole = pitch * len(rows)
-    parts = []
-    for index, row in enumerate(rows):
-        above = index * pitch
-        parts.append(
-            marks.group(
-                tag("rect", x="0", y=above, width="100%", height=pitch, class_="hit"),
-                marks.label(row.name, "0", above + 13, "start", "name"),
-                marks.label(row.value, "100%", above + 13, "end", "value"),
-                tag("svg", row.marks, width="100%", y=above + _TEXT, height=height),
-                row=row.row,
-                hint=row.hint,
-            )
+    ticks = x.at(5)
+    grid = [_upright(x.scale.percent(value), height) for value, _ in ticks]
+    items = [
+        tag(
+            "li",
+            tag("span", row.name, class_="name"),
+            tag(
+                "svg",
+                tag("title", row.hint) if row.hint else None,
+                tag("g", *grid, back, row.marks, transform=f"translate(0 {GAP})"),
+                class_="chart",
+                aria_hidden="true",
+                width="100%",
+                height=height + 2 * GAP,
+            ),
+            tag("span", row.value, class_="value"),
+            data_row=row.row,
         )
-    behind = tag("svg", _below(x, whole, 5), back, width="100%", height=whole)
-    return picture(name, title, description, whole + _AXIS, behind, *parts)
+        for row in rows
+    ]
+    axis = tag(
+        "svg", _below(x, 0, 5), class_="chart below", aria_hidden="true", width="100%", height=_AXIS
+    )
+    return tag(
+        "figure",
+        tag("figcaption", f"{title}. {description}", class_="unseen", id=f"{name}-description"),
+        tag("ul", *items),
+        axis,
+        class_="strips",
+        aria_labelledby=f"{name}-description",
+    )
 
 
-def strip_pitch(height: float) -> float:
-    """Pixels from one row of `strips` to the next, for marks of ``height``."""
-    return height + _TEXT + 11
+def _upright(x: str, height: float) -> Markup:
+    return tag("line", x1=x, x2=x, y1=-GAP, y2=height + GAP, class_="grid")
 
 
 def legend(names: Sequence[str]) -> Markup:

@@ -87,11 +87,13 @@ def interval(scale: Scale, low: float, high: float, y: float, class_: str) -> Ma
     return tag("line", x1=ends[0], x2=ends[1], y1=y, y2=y, class_=f"interval {class_}")
 
 
-def band(scale: Scale, low: float, high: float, height: float, class_: str) -> Markup:
-    """A vertical band over the whole height."""
+def band(
+    scale: Scale, low: float, high: float, height: float, class_: str, top: float = 0
+) -> Markup:
+    """A vertical band from ``top`` to ``height``."""
     start, width = scale.fraction(low), scale.fraction(high) - scale.fraction(low)
     size = {"x": f"{100 * start:.2f}%", "width": f"{100 * width:.2f}%"}
-    return tag("rect", y=0, height=height, class_=class_, **size)
+    return tag("rect", y=top, height=height - top, class_=class_, **size)
 
 
 def bar(share: float, y: float, height: float, class_: str) -> Markup:
@@ -100,10 +102,10 @@ def bar(share: float, y: float, height: float, class_: str) -> Markup:
     return tag("rect", x=0, y=y, width=width, height=height, class_=f"bar {class_}")
 
 
-def upright(scale: Scale, value: float, height: float, class_: str) -> Markup:
-    """A vertical line at ``value``."""
+def upright(scale: Scale, value: float, height: float, class_: str, top: float = 0) -> Markup:
+    """A vertical line at ``value`` from ``top`` to ``height``."""
     x = scale.percent(value)
-    return tag("line", x1=x, x2=x, y1=0, y2=height, class_=class_)
+    return tag("line", x1=x, x2=x, y1=top, y2=height, class_=class_)
 
 
 def label(text: str, x: str, y: float, anchor: str = "start", class_: str = "") -> Markup:

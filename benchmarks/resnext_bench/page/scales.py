@@ -60,15 +60,14 @@ def logarithmic(values: Iterable[float]) -> Scale:
 
 
 def number(value: float) -> str:
-    """A value as people read it: three digits, or all digits of a larger integer."""
+    """A value as people read it: three digits, or all digits before the point."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     size = abs(value)
     if size >= 1e15 or size < 1e-3:
         return f"{value:.1e}"
     digits = max(0, 2 - math.floor(math.log10(size)))
-    text = f"{value:,.{digits}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{value:,.{digits}f}"
 
 
 def tick_texts(ticks: Sequence[float]) -> list[str]:
@@ -78,7 +77,10 @@ def tick_texts(ticks: Sequence[float]) -> list[str]:
         same = zip(texts, ticks, strict=True)
         if all(abs(float(text) - tick) <= 1e-9 * abs(tick) for text, tick in same):
             break
-    return [number(tick) if digits <= 3 else f"{tick:,.{digits}g}" for tick in ticks]
+    texts = [number(tick) if digits <= 3 else f"{tick:,.{digits}g}" for tick in ticks]
+    return [
+        text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text for text in texts
+    ]
 
 
 def _linear_ticks(scale: Scale, count: int) -> list[float]:

@@ -35,7 +35,7 @@
   tip.hidden = true;
   tip.setAttribute("aria-hidden", "true");
   document.body.append(tip);
-  for (const title of all(".chart g > title")) {
+  for (const title of all(".chart g > title, .strips title")) {
     title.parentNode.dataset.tip = title.textContent;
     title.remove();
   }

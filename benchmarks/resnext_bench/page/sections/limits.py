@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from resnext_bench.limits.distance import Distance
 from resnext_bench.page import marks
-from resnext_bench.page.chart import Axis, Strip, legend, strip_pitch, strips, xy
+from resnext_bench.page.chart import GAP, Axis, Strip, legend, strips, xy
 from resnext_bench.page.document import Section
 from resnext_bench.page.entries import Entry, measured, series
 from resnext_bench.page.markup import Markup, join, tag
@@ -35,9 +35,9 @@ def _shares(rows: Sequence[tuple[Entry, Distance]]) -> Markup:
     scale = Scale(0, max(1.0, *(distance.share for _, distance in rows)) * 1.02)
     drawn = []
     for entry, distance in rows:
-        text = f"{distance.share:.0%} of {distance.ceiling}, limited by {distance.limited_by}"
+        text = f"{distance.share:.0%}, limited by {distance.limited_by}"
         least = f"least {number(distance.blocks_ns / 1e6)} ms"
-        hint = f"{entry.name}\n{text}\n{least}, measured {number(entry.ms)} ms"
+        hint = f"{entry.name}\n{text}, {distance.ceiling}\n{least}, measured {number(entry.ms)} ms"
         bar = marks.bar(scale.fraction(distance.share), 1, _HEIGHT - 2, "accent")
         drawn.append(Strip(entry.name, text, bar, entry.number, hint))
     nearest, distance = max(rows, key=lambda row: row[1].share)
@@ -48,12 +48,12 @@ def _shares(rows: Sequence[tuple[Entry, Distance]]) -> Markup:
         Axis(scale, "least time over measured time", lambda value: f"{value:.0%}"),
         drawn,
         _HEIGHT,
-        marks.upright(scale, 1, strip_pitch(_HEIGHT) * len(rows), "limit"),
+        marks.upright(scale, 1, _HEIGHT + GAP, "limit", -GAP),
     )
 
 
 def _roofline(rows: Sequence[tuple[Entry, Distance]]) -> Markup | None:
-    """Operations a second against operations a byte; None for files from before both were stored."""
+    """Operations a second against operations a byte; None for files that lack them."""
     points = [(entry, *_place(entry, distance)) for entry, distance in rows if distance.bytes_per_s]
     if not points:
         return None

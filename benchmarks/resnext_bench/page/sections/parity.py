@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resnext_bench.page import marks
-from resnext_bench.page.chart import Axis, Strip, strip_pitch, strips
+from resnext_bench.page.chart import GAP, Axis, Strip, strips
 from resnext_bench.page.document import Section
 from resnext_bench.page.entries import Entry, measured
 from resnext_bench.page.markup import join
@@ -29,7 +29,7 @@ def section(run: RunRecord) -> Section | None:
         Axis(scale, "largest error over the allowed one"),
         [_strip(entry, scale) for entry in rows],
         _HEIGHT,
-        marks.upright(scale, 1, strip_pitch(_HEIGHT) * len(rows), "limit"),
+        marks.upright(scale, 1, _HEIGHT + GAP, "limit", -GAP),
     )
     against = "the file itself" if run.unknown else "PyTorch"
     note = (

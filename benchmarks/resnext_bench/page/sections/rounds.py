@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from resnext_bench.page import marks
-from resnext_bench.page.chart import Axis, Strip, strips
+from resnext_bench.page.chart import GAP, Axis, Strip, strips
 from resnext_bench.page.document import Section
 from resnext_bench.page.entries import measured
 from resnext_bench.page.markup import Markup, join
@@ -46,12 +46,16 @@ def section(run: RunRecord) -> Section | None:
     scale = _scale(rows)
     most = max(20, min(_MOST_OF_ROW, _MOST // len(rows)))
     drawn = [_strip(one, scale, most) for one in rows]
-    back = marks.upright(scale, 0, len(rows) * 100, "zero")
+    back = marks.upright(scale, 0, _HEIGHT + GAP, "zero", -GAP)
     disturbed = sum(len(one.disturbed) for one in rows)
     widest = max(rows, key=lambda one: one.stats.precision or 0)
     told = f"The least certain median is that of {widest.name}: {_interval(widest.stats)}. "
     told += f"{disturbed} disturbed rounds are left out." if disturbed else "No disturbed rounds."
-    axis = Axis(scale, "time of a run, from the row's median", lambda value: f"{value:+g} %")
+    axis = Axis(
+        scale,
+        "time of a run, from the row's median",
+        lambda value: f"{value:+g} %" if value else "0 %",
+    )
     chart = strips("rounds-chart", "Rounds of each row", told, axis, drawn, _HEIGHT, back)
     note = (
         "Each line of dots is a round, the first on top: pale dots are timed runs, the dark one is"
@@ -111,7 +115,7 @@ def _strip(one: _Rounds, scale: Scale, most: int) -> Strip:
     parts: list[Markup] = []
     if stats.median_low_ns is not None and stats.median_high_ns is not None:
         ends = one.percent(stats.median_low_ns), one.percent(stats.median_high_ns)
-        parts.append(marks.interval(scale, *ends, _HEIGHT / 2, "thick accent"))
+        parts.append(marks.band(scale, *ends, _HEIGHT, "noise"))
     parts += [
         marks.dots(runs, _HEIGHT, "fine muted"),
         marks.dots(medians, _HEIGHT, "accent"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resnext_bench.page import marks
-from resnext_bench.page.chart import Axis, Strip, strip_pitch, strips
+from resnext_bench.page.chart import GAP, Axis, Strip, strips
 from resnext_bench.page.document import Section, paragraphs
 from resnext_bench.page.entries import Entry, measured
 from resnext_bench.page.markup import join
@@ -31,10 +31,9 @@ def section(run: RunRecord) -> Section | None:
     ends = [value for entry in rows for value in entry.timing.speedup or ()]
     noise = (1 - floor, 1 + floor) if floor is not None else ()
     scale = logarithmic([1.0, *noise, *ends])
-    height = strip_pitch(_HEIGHT) * len(rows)
-    back = [marks.upright(scale, 1, height, "zero")]
+    back = [marks.upright(scale, 1, _HEIGHT + GAP, "zero", -GAP)]
     if floor is not None:
-        back.insert(0, marks.band(scale, 1 - floor, 1 + floor, height, "noise"))
+        back.insert(0, marks.band(scale, 1 - floor, 1 + floor, _HEIGHT + GAP, "noise", -GAP))
     best = max(others, key=lambda entry: (entry.timing.speedup or (0.0,))[0])
     worst = min(others, key=lambda entry: (entry.timing.speedup or (0.0,))[0])
     told = f"Largest: {best.name}, {_text(best)}. Smallest: {worst.name}, {_text(worst)}."

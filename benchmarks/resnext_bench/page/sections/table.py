@@ -12,12 +12,13 @@ from resnext_bench.report import headings, legend, lines
 
 def section(run: RunRecord) -> Section | None:
     """The rows; a script sorts them by any column."""
-    columns = headings(run)
+    name, *others, verdict = headings(run)
+    columns = [name, verdict, *others]
     cells: list[list[Markup | str]] = []
     numbers = []
     for entry in entries(run):
         for line in lines(entry.row, run):
-            cells.append([*line[:-1], status(entry.row.status)])
+            cells.append([line[0], status(entry.row.status), *line[1:-1]])
             numbers.append(entry.number)
     left = tuple(columns.index(name) for name in ("backend", "time", "verdict") if name in columns)
     whole = drawn("Rows", columns, cells, left=left, numbers=numbers, sortable=True)

@@ -69,11 +69,18 @@ def _findings(run: RunRecord, rows: list[Entry]) -> Markup:
         for reason in entry.row.reasons
     ]
     caveats = [tag("li", prose(line)) for line in warnings(run)]
-    how = (
-        tag("p", prose(". ".join(measuring(run)) + "."), class_="note") if measuring(run) else None
+    how = [line[:1].upper() + line[1:] for line in measuring(run)]
+    return join(
+        tag("ul", *against, class_="findings") if against else None,
+        tag("p", prose(". ".join(how) + "."), class_="note") if how else None,
+        tag(
+            "details",
+            tag("summary", f"{len(caveats)} warning{'s' * (len(caveats) > 1)}"),
+            tag("ul", *caveats, class_="findings"),
+        )
+        if caveats
+        else None,
     )
-    listed = tag("ul", *against, *caveats, class_="findings") if against or caveats else None
-    return join(listed, how)
 
 
 def _count(rows: list[Entry], status: str) -> int:
