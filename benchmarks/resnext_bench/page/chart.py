@@ -131,8 +131,8 @@ def strips(
         height: of the marks of one row, pixels.
         back: drawn behind the marks of each row, from -`GAP` to ``height + GAP``.
     """
-    ticks = x.at(5)
-    grid = [_upright(x.scale.percent(value), height) for value, _ in ticks]
+    grid = [marks.upright(x.scale, value, height + GAP, "grid", -GAP) for value, _ in x.at(5)]
+    shared = tag("g", *grid, back, id=f"{name}-grid")
     items = [
         tag(
             "li",
@@ -140,7 +140,12 @@ def strips(
             tag(
                 "svg",
                 tag("title", row.hint) if row.hint else None,
-                tag("g", *grid, back, row.marks, transform=f"translate(0 {GAP})"),
+                tag(
+                    "g",
+                    tag("use", href=f"#{name}-grid"),
+                    row.marks,
+                    transform=f"translate(0 {GAP})",
+                ),
                 class_="chart",
                 aria_hidden="true",
                 width="100%",
@@ -152,7 +157,13 @@ def strips(
         for row in rows
     ]
     axis = tag(
-        "svg", _below(x, 0, 5), class_="chart below", aria_hidden="true", width="100%", height=_AXIS
+        "svg",
+        tag("defs", shared),
+        _below(x, 0, 5),
+        class_="chart below",
+        aria_hidden="true",
+        width="100%",
+        height=_AXIS,
     )
     return tag(
         "figure",
@@ -162,10 +173,6 @@ def strips(
         class_="strips",
         aria_labelledby=f"{name}-description",
     )
-
-
-def _upright(x: str, height: float) -> Markup:
-    return tag("line", x1=x, x2=x, y1=-GAP, y2=height + GAP, class_="grid")
 
 
 def legend(names: Sequence[str]) -> Markup:

@@ -20,6 +20,8 @@ class Markup(str):
 Child: TypeAlias = "Markup | str | int | float | None"
 
 _VOID = frozenset({"br", "hr", "meta"})
+#: SVG elements that may close themselves; an HTML element may not.
+_EMPTY = frozenset({"circle", "line", "path", "rect", "use"})
 
 
 def tag(element: str, /, *children: Child, **attributes: str | float | bool | None) -> Markup:
@@ -40,6 +42,8 @@ def tag(element: str, /, *children: Child, **attributes: str | float | bool | No
     opened = f"<{' '.join(parts)}>"
     if element in _VOID:
         return Markup(opened)
+    if element in _EMPTY and not children:
+        return Markup(f"{opened[:-1]}/>")
     return Markup(f"{opened}{join(*children)}</{element}>")
 
 

@@ -86,7 +86,7 @@ def _roofline(rows: Sequence[tuple[Entry, Distance]]) -> Markup | None:
         "Roofline",
         f"Most operations: {best[0].name}, {number(best[2] / 1e12)} Top/s.",
         Axis(x, "operations a byte of fused blocks"),
-        Axis(y, "Top/s", lambda value: number(value / 1e12)),
+        Axis(y, "Top/s", lambda value: f"{value / 1e12:g}"),
         _ROOF_HEIGHT,
         *parts,
     )

@@ -31,7 +31,7 @@ def section(run: RunRecord) -> Section | None:
         text = f"{_mb(size)}, model {_mb(model)}"
         drawn.append(Strip(entry.name, text, bars, entry.number, f"{entry.name}\n{text}"))
     most, size = max(rows, key=lambda row: row[1] or 0)
-    axis = Axis(scale, "MB", lambda value: number(value / 1e6))
+    axis = Axis(scale, "MB", lambda value: f"{value / 1e6:g}")
     told = f"Most: {most.name}, {_mb(size)}."
     chart = strips("memory-chart", "Memory of each row", told, axis, drawn, _HEIGHT)
     note = (
