@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -19,7 +19,7 @@ Browser = Any
 Page = Any
 
 
-def missing(what: str) -> None:
+def missing(what: str) -> NoReturn:
     """There is no browser: skip, or fail if one is required."""
     if os.environ.get("RESNEXT_BROWSER_TESTS") == "required":
         pytest.fail(f"RESNEXT_BROWSER_TESTS=required, and {what}")
@@ -72,10 +72,12 @@ class Opened:
 
 def grave_faults(page: Page, parts: Sequence[str] = ("html",)) -> list[str]:
     """Serious and critical faults that axe finds in ``parts`` of the page."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    found = (
-        axe.Axe().run(page, context={"include": [[part] for part in parts]}).response["violations"]
-    )
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        missing("axe-playwright-python is not installed: pip install axe-playwright-python")
+    context = {"include": [[part] for part in parts]}
+    found = Axe().run(page, context=context).response["violations"]
     return [
         f"{one['id']}: {one['nodes'][0]['html'][:120]}"
         for one in found
@@ -105,6 +107,9 @@ def test_it_renders_with_every_chart_and_asks_for_nothing(
         assert all(box["width"] > 150 and box["height"] > 10 for box in boxes)
         assert all(box["left"] >= 0 and box["right"] <= width for box in boxes)
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        narrow = """[...document.querySelectorAll('dt, dd, p, .name')].filter(
+            one => one.getBoundingClientRect().width < 24 && one.textContent.length > 3)"""
+        assert opened.page.evaluate(f"{narrow}.map(one => one.textContent)") == []
 
 
 def test_a_click_sorts_and_a_second_one_turns_the_order_round(
