@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
+import junit_schema
 from resnext.images.preprocessing import default_preprocessing
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import Environment
@@ -159,6 +161,51 @@ def test_a_wrong_arm_has_no_verdict(workers: FakeWorkers, tmp_path: Path) -> Non
     assert stored.change.verdict == "CANNOT TELL"
     assert stored.arms[0].parity.passed
     assert not stored.arms[1].parity.passed
+
+
+@pytest.mark.parametrize("strict", [(), ("--strict",)])
+@pytest.mark.parametrize(
+    ("center", "wrong", "outcomes"),
+    [
+        (1.2, 0.0, ["passed", "passed", "failure"]),
+        (0.8, 0.0, ["passed", "passed", "passed"]),
+        (1.0195, 0.0, ["passed", "passed", "skipped"]),
+        (1.0, 0.1, ["passed", "failure", "skipped"]),
+    ],
+)
+def test_the_reports_say_what_the_exit_code_says(
+    workers: FakeWorkers,
+    tmp_path: Path,
+    center: float,
+    wrong: float,
+    outcomes: list[str],
+    strict: tuple[str, ...],
+) -> None:
+    workers.times, workers.wrong = noisy(center), wrong
+    report, summary = tmp_path / "ab.xml", tmp_path / "ab.md"
+    files = ("--junit", str(report), "--markdown", str(summary))
+    done = ab("torch", "torch-folded", *strict, *files)
+    assert junit_schema.problems(report.read_text()) == []
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    if strict:
+        outcomes = [each.replace("skipped", "failure") for each in outcomes]
+    assert [case[0].tag if len(case) else "passed" for case in cases] == outcomes
+    assert (done.exit_code == 1) == ("failure" in outcomes)
+    assert float(cases[2].get("time", "")) == pytest.approx(center / 1e3, rel=0.01)
+    document = summary.read_text()
+    verdict = document.partition(":")[0].removeprefix("# ")
+    assert document.splitlines()[0] == f"# {verdict}: B against A, resnext11_8x4d_digits, batch 1"
+    assert "| B | torch-folded (fp32) | " in document
+    assert f"| {verdict} |" in document
+    assert ("the output of B is wrong: max error" in document) == bool(wrong)
+
+
+def test_a_file_that_another_output_needs_is_refused(workers: FakeWorkers) -> None:
+    for option in ("--markdown", "--junit"):
+        for path in ("-", "same"):
+            done = ab("torch", "torch", option, path, "--json", "same")
+            assert (done.exit_code, workers.trace) == (2, [])
+            assert f"error: {option} needs a separate file" in done.stderr
 
 
 def test_disturbed_rounds_are_repeated_and_do_not_count(workers: FakeWorkers) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from resnext.cli.app import SETTINGS, as_flags, echo, guarded, printable
+from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import (
     OUTPUT,
     RUN,
@@ -283,6 +284,7 @@ _right = option_of("Accuracy and calibration")
 @click.version_option(__version__, prog_name="resnext-bench")
 @click.pass_context
 @guarded
+@junit_option("resnext-bench")
 @trust_options
 def main(
     ctx: click.Context,
@@ -316,6 +318,7 @@ def main(
     calibration_images: int | None,
     json_path: str | None,
     markdown_path: Path | None,
+    junit: JUnit,
     **pixels: Any,
 ) -> None:
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
@@ -338,6 +341,8 @@ def main(
         )
     from resnext.verify.assumed import assumed
     from resnext_bench.api import benchmark
+
+    from .junit import cases_of_run
 
     def save(run: Run) -> None:
         if json_path is not None:
@@ -385,6 +390,7 @@ def main(
     save(run)
     if markdown_path is not None:
         write_text(str(markdown_path), run.markdown())
+    junit.add(cases_of_run(run), run.table())
     _show(run, to_stderr=json_path == "-")
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)
