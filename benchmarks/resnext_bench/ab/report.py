@@ -33,10 +33,10 @@ def title(duel: Duel) -> str:
 
 
 def remarks(duel: Duel) -> list[str]:
-    """The packages that differ, and the change in a sentence."""
+    """Other weights, packages that differ, and the change in a sentence."""
     first, second = duel.arms
     versions = upgrades(first.environment.packages, second.environment.packages)
-    lines = []
+    lines = [] if second.weights is None else ["A and B have different weights"]
     if second.other_environment and versions:
         lines.append(f"packages, A -> B: {describe_upgrades(versions)}")
     lines.append(describe(duel.change, unit="pairs of processes" if duel.processes else "rounds"))
