@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from resnext.cli.app import SETTINGS, as_flags, echo, guarded
+from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import (
     OUTPUT,
     RUN,
@@ -294,6 +295,7 @@ _right = option_of("Accuracy and calibration")
 @click.version_option(__version__, prog_name="resnext-bench")
 @click.pass_context
 @guarded
+@junit_option("resnext-bench")
 @trust_options
 def main(
     ctx: click.Context,
@@ -329,6 +331,7 @@ def main(
     markdown_path: Path | None,
     html_path: Path | None,
     explain: bool,
+    junit: JUnit,
     **pixels: Any,
 ) -> None:
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
@@ -357,6 +360,8 @@ def main(
     from resnext_bench.report.terminal import show
 
     typed = ("resnext-bench", *ctx.meta[TYPED])
+
+    from .junit import cases_of_run
 
     def save(run: Run) -> None:
         if json_path is not None:
@@ -408,6 +413,7 @@ def main(
     if html_path is not None:
         write_text(str(html_path), run.html())
     show(run, screen(to_stderr=json_path == "-"), explain=explain, spell=as_flags)
+    junit.add(cases_of_run(run), run.table())
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)
         sys.exit(130)
