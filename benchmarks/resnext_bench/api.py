@@ -31,6 +31,7 @@ from .deadline import Deadline
 from .plan import Plan
 from .result import Run
 from .run import run_benchmark
+from .scenarios.scenario import Scenario
 
 #: A runtime's name, an artifact, or the path of one.
 Subject: TypeAlias = str | Path | Artifact
@@ -61,6 +62,7 @@ def benchmark(
     seed: int = 0,
     accuracy: str | None = None,
     accuracy_images: int | None = None,
+    scenarios: Sequence[Scenario] = (),
     max_seconds: float | Deadline | None = None,
     progress: Callable[[str], None] = lambda _: None,
     save: Callable[[Run], None] = lambda _: None,
@@ -109,6 +111,7 @@ def benchmark(
         accuracy: labeled test images that every row runs as well: ``digits``, ``fashion-mnist`` or
             a folder in ImageNet's layout.
         accuracy_images: size of a seeded sample of them; None means all.
+        scenarios: what every row goes through after the timed rounds and apart from them.
         max_seconds: open no further row after half of this time, and begin no visit after all of
             it; rows measured by then are compared and reported.
         progress: called with one line at every step.
@@ -209,6 +212,7 @@ def benchmark(
         options=options,
         candidates=candidates,
         accuracy=labeled,
+        scenarios=scenarios,
         deadline=max_seconds if isinstance(max_seconds, Deadline) else Deadline(max_seconds),
         say=progress,
         save=save,

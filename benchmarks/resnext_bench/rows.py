@@ -34,6 +34,7 @@ from .measure import Measured, Samples, as_failure
 from .opening import Opening
 from .plan import Case, Plan
 from .record import FindingRecord, Row
+from .scenarios.scenario import Passes
 from .stats import Timing, ratio_interval, timing_of
 
 #: Rows of a batch whose logits are compared, first and last among them.
@@ -63,7 +64,12 @@ class Judge:
     limits: Limits = field(default_factory=Limits)
 
     def row(
-        self, case: Case, candidate: Candidate, opening: Opening, samples: Samples | None
+        self,
+        case: Case,
+        candidate: Candidate,
+        opening: Opening,
+        samples: Samples | None,
+        passes: Passes | None = None,
     ) -> Row:
         """The row of ``case``: failed if it was not measured, else valid or invalid.
 
@@ -72,7 +78,9 @@ class Judge:
             candidate: its precision and artifact.
             opening: its session, or the error of opening it.
             samples: None if it was not measured.
+            passes: outcome of its scenarios; None if there were none.
         """
+        passes = passes or Passes()
         threads = case.threads or self.threads
         key = {
             "backend": case.backend,
@@ -120,6 +128,7 @@ class Judge:
                 planned_rounds=self.plan.rounds,
                 precision=self.plan.precision,
                 distance=distance,
+                passes=passes,
             )
         )
         reasons = [finding for finding in findings if finding.severity == "refused"]
@@ -137,6 +146,7 @@ class Judge:
             ),
             device=delivered.device,
             delivered=delivered.summary(),
+            modules={name: layer.dtype for layer in delivered.layers for name in layer.modules},
             notes=dict(delivered.notes),
             timings=timings,
             warmup_runs=samples.warmup_runs,
@@ -153,6 +163,7 @@ class Judge:
             integrity=integrity,
             accuracy=accuracy,
             distance=distance,
+            **passes.records,
         )
 
     def _distance(

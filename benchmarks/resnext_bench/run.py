@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import WeightsRecord
@@ -28,14 +27,11 @@ from .limits.needed import Limits, needed_limits
 from .measure import measure, with_cache
 from .opening import Opening, open_case
 from .overhead import harness_ns
-from .plan import Plan
+from .plan import Case, Plan
 from .record import Row
 from .result import Run
 from .rows import Judge, control_of, with_speedups
-
-if TYPE_CHECKING:
-    pass
-
+from .scenarios.scenario import Passes, Scenario, Stage, go_through
 
 #: Reason for a number of threads that the user gave.
 REQUESTED = "requested"
@@ -48,6 +44,7 @@ def run_benchmark(
     options: SessionOptions | None = None,
     candidates: Mapping[str, Candidate] | None = None,
     accuracy: Labeled | None = None,
+    scenarios: Sequence[Scenario] = (),
     deadline: Deadline | None = None,
     say: Callable[[str], None] = lambda _: None,
     save: Callable[[Run], None] = lambda _: None,
@@ -61,6 +58,7 @@ def run_benchmark(
         candidates: artifacts and precisions by their names in ``plan``; None means fp32, built from
             the weights.
         accuracy: labeled images for every row to run as well, or None.
+        scenarios: what every measured row goes through after the timed rounds.
         deadline: when to stop opening and measuring; None for no limit. Rows that were measured are
             still compared after it, without their labeled images. While measuring and comparing,
             its signals end the time as well.
@@ -105,6 +103,12 @@ def run_benchmark(
         stack.enter_context(deadline.heeding_signals())
         overhead_ns = harness_ns()
         measured = measure(subjects, plan, say, deadline, nvml.state)
+        passes: dict[Case, Passes] = {}
+        for case, subject in subjects.items():
+            raw, artifact = measured.samples[case], openings[case].artifact
+            if raw.error is None and scenarios:
+                stage = Stage(case, subject, raw, network, artifact, plan.seed, deadline, say)
+                passes[case] = go_through(scenarios, stage)
         # Now that the packages are imported.
         environment = environment.model_copy(update={"packages": record_packages()})
         control = control_of(measured, plan.precision or 0.0)
@@ -140,7 +144,7 @@ def run_benchmark(
         for case in plan.cases:
             say(f"comparing the outputs of {case}")
             candidate, samples = candidates[case.candidate], measured.samples.get(case)
-            rows.append(judge.row(case, candidate, openings[case], samples))
+            rows.append(judge.row(case, candidate, openings[case], samples, passes.get(case)))
             if len(rows) < len(plan.cases):
                 save(run_of(rows, complete=False))
         return run_of(rows, complete=True)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import resnext_bench.checks
+from resnext.errors import GateFailed
 from resnext.findings import Finding
 from resnext.machine.load import Load
 from resnext.network.config import VARIANTS
@@ -28,6 +29,7 @@ from resnext_bench.checks.evidence import Evidence
 from resnext_bench.checks.registry import CHECKS, judge, registry
 from resnext_bench.limits.distance import Distance
 from resnext_bench.measure import Samples
+from resnext_bench.scenarios.scenario import Passes
 from resnext_bench.stats import timing_of
 
 DIGITS = VARIANTS["resnext11_8x4d_digits"]
@@ -107,6 +109,9 @@ FINE = Evidence(
     distance=at_share(1.04),
 )
 FAULTS: dict[str, Evidence] = {
+    "scenario-failed": replace(
+        FINE, passes=Passes(errors={"load": GateFailed("no answer in 60 s")})
+    ),
     "too-few-samples": replace(FINE, **measured(Samples([[1000] * 5]))),
     "no-time": replace(FINE, **measured(Samples([[0, *[1000] * 3], *STEADY[1:]]))),
     "disturbed-machine": replace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from resnext.findings import Finding
 from resnext.network.config import ResNeXtConfig
@@ -12,6 +12,7 @@ from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import Parity
 from resnext_bench.limits.distance import Distance
 from resnext_bench.measure import Samples
+from resnext_bench.scenarios.scenario import Passes
 from resnext_bench.stats import Timing
 
 
@@ -36,6 +37,7 @@ class Evidence:
         precision: requested, as in `Plan.precision`.
         threads: CPU threads that the session was given; None if unknown.
         distance: from the limit; None if the machine's ceilings are unknown.
+        passes: outcome of the scenarios.
     """
 
     samples: Samples
@@ -54,3 +56,4 @@ class Evidence:
     precision: float | None = None
     threads: int | None = None
     distance: Distance | None = None
+    passes: Passes = field(default_factory=Passes)

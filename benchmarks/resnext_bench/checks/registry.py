@@ -23,6 +23,7 @@ from . import (
     no_time,
     output,
     samples,
+    scenario_failed,
     steady,
     threads,
     two_modes,
@@ -78,6 +79,7 @@ CHECKS: Mapping[str, Check] = registry(
     beyond_limit,
     host_bound,
     copy_bound,
+    scenario_failed,
     untrained,
     assumed_preprocessing,
 )

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from resnext.cli.app import SETTINGS, as_flags, guarded, printable
+from resnext.cli.app import SETTINGS, as_flags, guarded
+from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import (
+    OUTPUT,
     RUN,
     backend_option,
     chosen_weights,
@@ -18,7 +20,7 @@ from resnext.cli.options import (
 )
 from resnext.cli.params import NameType, SecondsType
 from resnext.cli.sections import SectionedCommand, option_of
-from resnext.errors import GateFailed
+from resnext.errors import GateFailed, UsageError
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
 from resnext.runtimes.registry import RUNTIMES
@@ -27,7 +29,7 @@ from resnext.storage import check_writable, write_text
 from .verdicts import exit_on, margin_option, strict_option, styled
 
 if TYPE_CHECKING:
-    from resnext_bench.ab.record import ArmRecord, Duel
+    from resnext_bench.ab.record import Duel
 
 _EPILOG = """\b
 Examples:
@@ -126,7 +128,15 @@ _device = option_of("Device")
 @margin_option
 @strict_option
 @json_option("Write rounds, environments and verdict as JSON")
+@option_of(OUTPUT)(
+    "--markdown",
+    "markdown_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PATH",
+    help="Write the comparison as Markdown.",
+)
 @guarded
+@junit_option("resnext-bench ab")
 def ab(
     a: str,
     b: str | None,
@@ -150,15 +160,23 @@ def ab(
     margin: float,
     strict: bool,
     json_path: str | None,
+    markdown_path: Path | None,
+    junit: JUnit,
 ) -> None:
     """Say whether B is faster or slower than A: two backends, two artifacts, or two environments.
 
     Each runs in its own process; the two take turns in short rounds, one at a time. A round in
     which something else took the processors is measured again.
     """
-    check_writable(json_path)
+    if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
+        raise UsageError("`markdown` needs a separate file")
+    for target in (json_path, markdown_path):
+        check_writable(target)
     from resnext_bench.ab.arms import Choices
     from resnext_bench.ab.duel import Timing, duel
+    from resnext_bench.ab.report import markdown
+
+    from .junit import cases_of_duel
 
     named = any(value is not None for value in (model, num_classes, input_size, weights_key))
     weights = chosen_weights(model, spec, num_classes, input_size, weights_key) if named else spec
@@ -177,6 +195,10 @@ def ab(
         )
     if json_path is not None:
         write_text(json_path, outcome.model_dump_json() + "\n")
+    document = markdown(outcome)
+    if markdown_path is not None:
+        write_text(str(markdown_path), document)
+    junit.add(cases_of_duel(outcome, strict=strict), document)
     _show(outcome, to_stderr=json_path == "-")
     for arm in outcome.arms:
         if not arm.parity.passed:
@@ -188,42 +210,16 @@ def _show(outcome: Duel, *, to_stderr: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from resnext.timing.change import describe
-    from resnext_bench.comparison.packages import describe_upgrades, upgrades
+    from resnext_bench.ab.report import HEADINGS, LEFT, cells, remarks, title
 
     console = Console(stderr=to_stderr, highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("arm", "runs", "median ms", "B/A", "95 % interval", "rounds", "verdict"):
-        left = heading in ("arm", "runs", "verdict")
-        table.add_column(heading, justify="left" if left else "right", overflow="fold")
-    change, (first, second) = outcome.change, outcome.arms
-    table.add_row("A", _runs(first), _ms(first.median_ns))
-    quiet = sum(not each.disturbances for each in outcome.measured)
-    ratio = [f"{value:.3f}" for value in change.ratio or ()] or ["-"] * 3
-    table.add_row(
-        "B",
-        _runs(second),
-        _ms(second.median_ns),
-        ratio[0],
-        f"{ratio[1]} to {ratio[2]}" if change.ratio else "-",
-        f"{quiet} of {len(outcome.measured)}",
-        styled(change.verdict),
-    )
-    threads = f"{outcome.threads} thread{'s' * (outcome.threads > 1)}"
-    console.print(f"[dim]{first.environment.title()}, {threads}[/dim]")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading in LEFT else "right", overflow="fold")
+    for *row, verdict in cells(outcome):
+        shown = [cell.replace("[", r"\[") for cell in row]
+        table.add_row(*shown, styled(verdict) if verdict else "")
+    console.print(f"[dim]{title(outcome)}[/dim]")
     console.print(table)
-    versions = upgrades(first.environment.packages, second.environment.packages)
-    if second.other_environment and versions:
-        console.print(f"packages, A -> B: {describe_upgrades(versions)}", markup=False)
-    unit = "pairs of processes" if outcome.processes else "rounds"
-    console.print(as_flags(describe(change, unit=unit)), markup=False)
-
-
-def _runs(arm: ArmRecord) -> str:
-    where = f", Python {arm.environment.python} elsewhere" if arm.other_environment else ""
-    subject = arm.subject if arm.subject == arm.backend else f"{arm.subject} on {arm.backend}"
-    return printable(f"{subject} ({arm.precision}{where})").replace("[", r"\[")
-
-
-def _ms(median_ns: float | None) -> str:
-    return "-" if median_ns is None else f"{median_ns / 1e6:.3f}"
+    for line in remarks(outcome):
+        console.print(as_flags(line), markup=False)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from resnext.cli.app import SETTINGS, as_flags, echo, guarded, printable
+from resnext.cli.app import SETTINGS, as_flags, echo, guarded
+from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import (
     OUTPUT,
     RUN,
@@ -25,7 +26,7 @@ from resnext.cli.options import (
     weights_options,
 )
 from resnext.cli.params import CountsType, NameType, PercentType, SecondsType
-from resnext.cli.sections import SectionedGroup, option_of, runs_subcommand
+from resnext.cli.sections import TYPED, SectionedGroup, option_of, runs_subcommand
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
@@ -33,6 +34,8 @@ from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_bench.deadline import Deadline
+
+from .outputs import check_separate, html_option
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -51,6 +54,7 @@ Examples:
   resnext-bench --backend ort --batch 8 --artifact int8/ --artifact int8-merged/
   resnext-bench --backend torch,torch-folded,ort-cpu --batch 8 --merge-groups off,32
   resnext-bench --backend all --batch 1,8 --max-seconds 300             a report in five minutes
+  resnext-bench --backend all --batch 1,8 --html report.html            tables and charts, one file
   resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
 Exit code 0: every row was measured and is right. 1: an output was wrong, a row is
 invalid, or time ran out. 3, 4: a backend failed; its row says why. 130: interrupted;
@@ -63,6 +67,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
     "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
     "history": ("resnext_bench.cli.history:history", "Show kept runs over time, with steps."),
+    "page": ("resnext_bench.cli.page:page", "Write a stored run as a page of HTML."),
     "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
     "limits": ("resnext_bench.cli.limits:limits", "Show what this machine can do at most."),
     "crosscheck": (
@@ -281,9 +286,17 @@ _right = option_of("Accuracy and calibration")
     metavar="PATH",
     help="Write the report as Markdown.",
 )
+@html_option
+@option_of(OUTPUT)(
+    "--explain",
+    is_flag=True,
+    help="Say below the table what its columns, intervals and verdicts mean; without --backend, say"
+    " it of all that there are, and measure nothing.",
+)
 @click.version_option(__version__, prog_name="resnext-bench")
 @click.pass_context
 @guarded
+@junit_option("resnext-bench")
 @trust_options
 def main(
     ctx: click.Context,
@@ -317,6 +330,9 @@ def main(
     calibration_images: int | None,
     json_path: str | None,
     markdown_path: Path | None,
+    html_path: Path | None,
+    explain: bool,
+    junit: JUnit,
     **pixels: Any,
 ) -> None:
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
@@ -326,12 +342,14 @@ def main(
     """
     if runs_subcommand(ctx):
         return
+    if backend is None and explain:
+        _explain_everything()
+        return
     if backend is None:
         raise click.UsageError("--backend is needed")
     deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
-    if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
-        raise UsageError("`markdown` needs a separate file")
-    for target in (json_path, markdown_path):
+    check_separate(json_path, markdown=markdown_path, html=html_path)
+    for target in (json_path, markdown_path, html_path):
         check_writable(target)
     if artifact and any(x is not None for x in (model, num_classes, weights_key)):
         raise UsageError(
@@ -339,10 +357,16 @@ def main(
         )
     from resnext.verify.assumed import assumed
     from resnext_bench.api import benchmark
+    from resnext_bench.report.grid import screen
+    from resnext_bench.report.terminal import show
+
+    typed = ("resnext-bench", *ctx.meta[TYPED])
+
+    from .junit import cases_of_run
 
     def save(run: Run) -> None:
         if json_path is not None:
-            text = run.model_dump_json(indent=None) + "\n"
+            text = run.model_copy(update={"command": typed}).model_dump_json(indent=None) + "\n"
             write_text(json_path, text, final=run.complete)
 
     requested, input_size = requested_preprocessing(pixels, input_size, of_artifact=bool(artifact))
@@ -382,11 +406,15 @@ def main(
             save=save,
             note=lambda line: echo(f"note: {line}", err=True),
         )
+    run = run.model_copy(update={"command": typed})
     # Files first: the terminal may be gone, and what took minutes to measure is not to be lost.
     save(run)
     if markdown_path is not None:
         write_text(str(markdown_path), run.markdown())
-    _show(run, to_stderr=json_path == "-")
+    if html_path is not None:
+        write_text(str(html_path), run.html())
+    show(run, screen(to_stderr=json_path == "-"), explain=explain, spell=as_flags)
+    junit.add(cases_of_run(run), run.table())
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)
         sys.exit(130)
@@ -394,8 +422,9 @@ def main(
         from resnext_bench.report import remarks
 
         bad = [row for row in run.rows if row.status != "valid"]
-        first = as_flags(remarks(run)[0])
-        echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid; {first}", err=True)
+        # On a terminal it stands in the first line, and under the table.
+        first = "" if sys.stdout.isatty() else f"; {as_flags(remarks(run)[0])}"
+        echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid{first}", err=True)
         sys.exit(code)
 
 
@@ -406,32 +435,12 @@ def exit_code(run: Run) -> int:
     return next((row.exit_code for row in run.rows if row.status == "failed"), 0)
 
 
-def _show(run: Run, *, to_stderr: bool) -> None:
-    from rich.console import Console
+def _explain_everything() -> None:
+    from resnext_bench.report.explanation import explanation
+    from resnext_bench.report.grid import screen
+    from resnext_bench.report.terminal import show_lines
 
-    from resnext_bench.report import (
-        least_width,
-        legend,
-        measuring,
-        remarks,
-        table,
-        threads,
-        warnings,
-    )
-
-    console = Console(stderr=to_stderr, highlight=False)
-    if console.width < least_width(run):
-        console = Console(stderr=to_stderr, highlight=False, width=least_width(run))
-    console.print(f"[dim]{run.environment.title()}[/dim]")
-    console.print(f"[dim]{threads(run)}[/dim]")
-    for line in run.reused:
-        console.print(printable(f"reused {line}"), style="dim", markup=False)
-    console.print(table(run))
-    for line in measuring(run):
-        console.print(as_flags(line), markup=False)
-    console.print(f"[dim]{legend(run)}[/dim]")
-    for line in (*remarks(run), *warnings(run)):
-        console.print(as_flags(line), style="yellow", markup=False)
+    show_lines(explanation(), screen(), spell=as_flags)
 
 
 if __name__ == "__main__":

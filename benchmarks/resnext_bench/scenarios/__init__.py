@@ -1,0 +1,1 @@
+"""What a row goes through after the timed rounds and apart from them."""

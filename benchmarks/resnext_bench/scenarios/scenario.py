@@ -1,0 +1,86 @@
+"""The interface of a scenario, and a row's way through all that were requested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from resnext.artifact.files import Artifact
+from resnext.artifact.specs import Strict
+from resnext.errors import ResnextError
+from resnext.verify.subject import Network
+from resnext_bench.deadline import Deadline
+from resnext_bench.measure import Samples, Subject, as_failure
+from resnext_bench.plan import Case
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A measured row, as a scenario meets it.
+
+    Attributes:
+        case: backend, batch size, candidate.
+        subject: its open session with its input.
+        samples: of the timed rounds.
+        network: what the row is compared with; a live network runs its weights.
+        artifact: the artifact that runs; None for a live network.
+        seed: of the run.
+        deadline: a scenario checks it between steps, and reports what it has once it is over.
+        say: called with one line at every step.
+    """
+
+    case: Case
+    subject: Subject
+    samples: Samples
+    network: Network
+    artifact: Artifact | None
+    seed: int
+    deadline: Deadline
+    say: Callable[[str], None] = lambda _: None
+
+
+class Scenario(Protocol):
+    """Uses a session in another way than the timed rounds do: under load, for hours, for energy."""
+
+    @property
+    def field(self) -> str:
+        """Field of `Row` for the record."""
+
+    def __call__(self, stage: Stage) -> Strict | None:
+        """The record of one row; None if this machine cannot tell.
+
+        Raises:
+            ResnextError: the scenario failed, which makes the row invalid.
+        """
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Outcome of a row's scenarios.
+
+    Attributes:
+        records: by field of `Row`.
+        errors: of scenarios that failed, by field.
+    """
+
+    records: Mapping[str, Strict] = field(default_factory=dict)
+    errors: Mapping[str, ResnextError] = field(default_factory=dict)
+
+
+def go_through(scenarios: Sequence[Scenario], stage: Stage) -> Passes:
+    """Take one row through all ``scenarios``, one after the other. An error ends only its own."""
+    records: dict[str, Strict] = {}
+    errors: dict[str, ResnextError] = {}
+    for scenario in scenarios:
+        if stage.deadline.over():
+            errors[scenario.field] = stage.deadline.not_measured()
+            continue
+        try:
+            record = scenario(stage)
+        except Exception as exc:  # whatever a runtime raises ends only its own scenario
+            errors[scenario.field] = as_failure(exc)
+            continue
+        if record is not None:
+            records[scenario.field] = record
+    return Passes(records, errors)
