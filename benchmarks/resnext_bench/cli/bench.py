@@ -66,8 +66,8 @@ once measuring has begun, what was measured is still compared, shown and written
 _COMMANDS: dict[str, tuple[str, str]] = {
     "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
     "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
-    "page": ("resnext_bench.cli.page:page", "Write a stored run as a page of HTML."),
     "history": ("resnext_bench.cli.history:history", "Show kept runs over time, with steps."),
+    "page": ("resnext_bench.cli.page:page", "Write a stored run as a page of HTML."),
     "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
     "limits": ("resnext_bench.cli.limits:limits", "Show what this machine can do at most."),
     "crosscheck": (

@@ -160,7 +160,7 @@ def _refresh(index: sqlite3.Connection, folder: Path, note: Callable[[str], None
         for name in names:
             mtime_ns, size = _facts(folder / name)
             known = stored.get(name)
-            if known is not None and known[:2] == (mtime_ns, size):
+            if known is not None and mtime_ns >= 0 and known[:2] == (mtime_ns, size):
                 continue
             try:
                 sha256 = sha256_of(folder / name)

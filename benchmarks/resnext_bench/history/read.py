@@ -23,7 +23,7 @@ from .steps import PERMUTATIONS, Step, find_steps
 #: Newest runs in which a step counts for the verdict.
 WINDOW = 20
 #: Only the newest runs of a series are judged: all pairs of them are compared.
-MOST_RUNS = 500
+MOST_RUNS = 250
 #: Permutations for each series, so that Holm's correction leaves a clear step significant.
 _FOR_EACH = 40
 

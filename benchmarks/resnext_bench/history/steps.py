@@ -14,6 +14,8 @@ from resnext.timing.intervals import CONFIDENCE
 
 #: Minimum number of permutations; the smallest p-value is one over one more.
 PERMUTATIONS = 999
+#: Distances that are summed at once.
+_TOGETHER = 1 << 16
 
 
 @dataclass(frozen=True, order=True)
@@ -57,12 +59,13 @@ def find_steps(
         if not segments:
             break
         distances = [_distances(array[low:high]) for low, high in segments]
-        splits = [_split(each, least) for each in distances]
-        best = max(range(len(splits)), key=lambda index: splits[index][0])
-        p_value = _p_value(distances, splits[best][0], least, permutations, random)
+        splits = [_split(each[None], least) for each in distances]
+        best = max(range(len(splits)), key=lambda index: splits[index][0].item())
+        (energy,), (first,) = splits[best]
+        p_value = _p_value(distances, float(energy), least, permutations, random)
         if p_value is None:
             break
-        steps.append(Step(segments[best][0] + splits[best][1], p_value))
+        steps.append(Step(segments[best][0] + int(first), p_value))
     return sorted(steps)
 
 
@@ -70,28 +73,33 @@ def _distances(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.abs(np.subtract.outer(values, values))
 
 
-def _split(distances: NDArray[np.float64], least: int) -> tuple[float, int]:
-    """The largest scaled energy distance between the first values and the rest, and how many
-    values come first.
+def _split(
+    distances: NDArray[np.float64], least: int
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """The largest scaled energy distance between the first values and those that follow, up to any
+    place: behind a step there may be another one. Also how many values come first.
 
     Args:
-        distances: between all values, in order.
+        distances: between all values, in several orders: orders x values x values.
         least: minimum number of values on either side.
+
+    Returns:
+        Both for each order.
     """
-    count = len(distances)
-    first = np.arange(least, count - least + 1)
-    rest = count - first
-    earlier, later = np.tril(distances).sum(axis=1), np.triu(distances).sum(axis=1)
-    within_first = np.cumsum(earlier)[first - 1]
-    within_rest = np.cumsum(later[::-1])[rest - 1]
-    between = earlier.sum() - within_first - within_rest
+    orders, count, _ = distances.shape
+    sums = np.zeros((orders, count + 1, count + 1))
+    distances.cumsum(axis=1).cumsum(axis=2, out=sums[:, 1:, 1:])
+    first, rest = np.triu_indices(count - 2 * least + 1)
+    first, rest = least + first, least + rest - first
+    both = sums[:, first, first + rest]
+    own, whole = sums[:, first, first], sums[:, first + rest, first + rest]
     energy = (
-        2 * between / (first * rest)
-        - 2 * within_first / (first * (first - 1))
-        - 2 * within_rest / (rest * (rest - 1))
-    ) * (first * rest / count)
-    best = int(np.argmax(energy))
-    return float(energy[best]), int(first[best])
+        2 * (both - own) / (first * rest)
+        - own / (first * (first - 1))
+        - (whole - 2 * both + own) / (rest * (rest - 1))
+    ) * (first * rest / (first + rest))
+    best = energy.argmax(axis=1)
+    return energy[np.arange(orders), best], first[best]
 
 
 def _p_value(
@@ -106,16 +114,24 @@ def _p_value(
     Returns:
         None as soon as it is certain to be above 5 %.
     """
-    # Rounding must not make an order with the same splits a smaller one.
-    energy -= 1e-9 * abs(energy)
+    energy -= 1e-9 * abs(energy)  # a sum in another order may differ in its last digits
     at_least, most = 1, (1 - CONFIDENCE) * (permutations + 1) + 1e-9
-    for _ in range(permutations):
-        orders = (random.permutation(len(each)) for each in distances)
-        found = (
-            _split(each[np.ix_(order, order)], least)[0]
-            for each, order in zip(distances, orders, strict=True)
+    together = max(1, _TOGETHER // max(each.size for each in distances))
+    for done in range(0, permutations, together):
+        number = min(together, permutations - done)
+        largest = np.max(
+            [_split(_shuffled(each, number, random), least)[0] for each in distances], 0
         )
-        at_least += max(found) >= energy
+        at_least += int((largest >= energy).sum())
         if at_least > most:
             return None
     return at_least / (permutations + 1)
+
+
+def _shuffled(
+    distances: NDArray[np.float64], number: int, random: np.random.Generator
+) -> NDArray[np.float64]:
+    """The distances between the same values in ``number`` random orders."""
+    orders = random.permuted(np.tile(np.arange(len(distances)), (number, 1)), axis=1)
+    shuffled: NDArray[np.float64] = distances[orders[:, :, None], orders[:, None, :]]
+    return shuffled
