@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from resnext.errors import printable
@@ -13,7 +13,6 @@ from .rounds import BARS, DISTURBED
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
 #: Width, in columns, of what is not a terminal: nothing is cut or wrapped.
@@ -25,7 +24,11 @@ STYLES = {
     "doubtful": "black on yellow",
     "bad": "bright_white on red",
 }
+#: What a cell says that has no value.
+NO_VALUE = ("n/a", "-")
 _GAP = 2
+#: Width down to which the cells of a column are broken.
+_LEAST_FOLDED = 8
 #: What a screen shows that has no Unicode.
 _ASCII = str.maketrans({**dict(zip(BARS, "1234567", strict=True)), DISTURBED: "x", "±": "+-"})
 _MARKS = {
@@ -84,33 +87,76 @@ def wrapped(text: str, console: Console, indent: int = 2) -> list[str]:
     )
 
 
-def fitting(
+def draw(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    console: Console,
+    *,
+    left: Sequence[str],
+    folded: str,
+    dropped_first: Sequence[str] = (),
+) -> tuple[list[str], list[str]]:
+    """Print a table without lines: as many columns as fit, no number cut.
+
+    Args:
+        headings: of all columns.
+        rows: cells; verdicts among them that are not good are colored.
+        console: that shows it.
+        left: headings of the columns that are aligned to the left.
+        folded: heading of the column whose cells are broken if the rest is still too wide.
+        dropped_first: headings in the order of leaving; columns without a value go before them.
+
+    Returns:
+        Headings of the columns that are shown, and of those that left with their values.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    texts = [[shown(cell, console) for cell in row] for row in rows]
+    kept, dropped, widths = _fitting(headings, texts, console.width, dropped_first)
+    if folded in kept:
+        widths[kept.index(folded)] = min(_LEAST_FOLDED, widths[kept.index(folded)])
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    for heading in kept:
+        table.add_column(
+            Text(shown(heading, console)),
+            justify="left" if heading in left else "right",
+            no_wrap=heading != folded,
+            overflow="fold",
+        )
+    for row in texts:
+        cells = dict(zip(headings, row, strict=True))
+        # what is as it should be has no color: the others are seen at once
+        table.add_row(
+            *(
+                marked(cells[heading])
+                if _MARKS.get(cells[heading], "good") != "good"
+                else Text(cells[heading])
+                for heading in kept
+            )
+        )
+    width = console.width
+    console.width = max(width, sum(widths) + _GAP * (len(widths) - 1))
+    console.print(table)
+    console.width = width
+    return kept, dropped
+
+
+def _fitting(
     headings: Sequence[str],
     rows: Sequence[Sequence[str]],
     width: int,
     dropped_first: Sequence[str],
-    keep: Callable[[str], bool] = lambda _: False,
-    no_value: Sequence[str] = ("n/a", "-"),
-) -> tuple[list[int], list[str]]:
-    """Columns of a table that fit.
-
-    Args:
-        headings: of all columns.
-        rows: cells.
-        width: of the screen.
-        dropped_first: headings in the order of leaving; columns without a value go before them.
-        keep: whether a column stays although it is among these.
-        no_value: what a cell without a value says.
-
-    Returns:
-        Indices of the columns to show, and headings of those that left with their values.
+) -> tuple[list[str], list[str], list[int]]:
+    """Headings of the columns that fit, of those that left with their values, and the widths of
+    the former.
     """
     from rich.cells import cell_len
 
     cells = dict(zip(headings, zip(headings, *rows, strict=True), strict=True))
     widths = {heading: max(map(cell_len, column)) for heading, column in cells.items()}
-    candidates = [each for each in dropped_first if each in cells and not keep(each)]
-    empty = [each for each in candidates if all(cell in no_value for cell in cells[each][1:])]
+    candidates = [heading for heading in dropped_first if heading in cells]
+    empty = [each for each in candidates if set(cells[each][1:]) <= set(NO_VALUE)]
     dropped: list[str] = []
     for heading in [*empty, *(each for each in candidates if each not in empty)]:
         if sum(widths.values()) + _GAP * (len(widths) - 1) <= width:
@@ -118,42 +164,4 @@ def fitting(
         del widths[heading]
         if heading not in empty:
             dropped.append(heading)
-    return [index for index, heading in enumerate(headings) if heading in widths], dropped
-
-
-def grid(
-    headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    left: Sequence[str],
-    console: Console,
-    folded: str = "",
-) -> Table:
-    """A table of ``rows`` without lines.
-
-    Args:
-        headings: of its columns.
-        rows: cells; verdicts among them are colored.
-        left: headings of the columns that are aligned to the left.
-        console: that shows it.
-        folded: heading of the column whose cells may break if the table is too wide.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
-    for heading in headings:
-        table.add_column(
-            Text(shown(heading, console)),
-            justify="left" if heading in left else "right",
-            no_wrap=heading != folded,
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(
-            *(
-                # what is as it should be has no color: the others are seen at once
-                marked(cell) if _MARKS.get(cell, "good") != "good" else Text(shown(cell, console))
-                for cell in row
-            )
-        )
-    return table
+    return list(widths), dropped, list(widths.values())

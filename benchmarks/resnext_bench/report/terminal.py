@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from resnext_bench.record import RunRecord
 
-from .columns import DROPPED_FIRST, NO_VALUE, boundary, columns, lines
+from .columns import DROPPED_FIRST, boundary, columns, headings, lines
 from .explanation import explanation
-from .grid import UNLIMITED, fitting, grid, marked, shown, wrapped
-from .remarks import machine, measuring, sections, title
-from .verdict import verdict
+from .first_line import verdict
+from .grid import UNLIMITED, draw, marked, shown, wrapped
+from .sections import machine, measuring, sections, title
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,7 +70,7 @@ def show(
     say(f"{title(run)}{same}")
     say(machine(run))
     console.print()
-    headings, dropped = _table(run, console, several=len(boundaries) > 1)
+    kept, dropped = _table(run, console, several=len(boundaries) > 1)
     console.print()
     for section in sections(run):
         if section.heading not in _PLAIN:
@@ -86,7 +86,7 @@ def show(
         say(f"reused from the cache: {_counted(len(run.reused), 'artifact')}")
     if explain:
         console.print()
-    show_lines(explanation(run) if explain else _short(headings, dropped, console), console, spell)
+    show_lines(explanation(run) if explain else _short(kept, dropped, console), console, spell)
 
 
 def show_lines(lines: Sequence[str], console: Console, spell: Callable[[str], str] = str) -> None:
@@ -110,35 +110,21 @@ def _counted(count: int, noun: str) -> str:
 def _table(run: RunRecord, console: Console, *, several: bool) -> tuple[list[str], list[str]]:
     """Print the table; returns the headings of its columns, and of those that did not fit."""
     most = _MOST_ROUNDS if console.width < _WIDE else 2 * _MOST_ROUNDS
-    every = columns(run)
-    headings = [column.heading for column in every]
-    rows = [cells for row in run.rows for cells in lines(row, run, most)]
-    kept, dropped = fitting(
-        headings,
-        rows,
-        console.width,
-        DROPPED_FIRST,
-        keep=lambda heading: several and heading == "time",
-        no_value=NO_VALUE,
+    return draw(
+        headings(run),
+        [cells for row in run.rows for cells in lines(row, run, most)],
+        console,
+        left=[column.heading for column in columns(run) if column.left],
+        folded="backend",
+        dropped_first=[each for each in DROPPED_FIRST if not (several and each == "time")],
     )
-    shown_headings = [headings[index] for index in kept]
-    console.print(
-        grid(
-            shown_headings,
-            [[cells[index] for index in kept] for cells in rows],
-            [column.heading for column in every if column.left],
-            console,
-            folded="backend",
-        )
-    )
-    return shown_headings, dropped
 
 
-def _short(headings: list[str], dropped: list[str], console: Console) -> list[str]:
+def _short(kept: list[str], dropped: list[str], console: Console) -> list[str]:
     """At most three lines on a screen of 60 columns or more: what is not shown, and what is not
     plain.
     """
-    texts = [text for heading, text in _NOT_PLAIN.items() if heading in headings]
+    texts = [text for heading, text in _NOT_PLAIN.items() if heading in kept]
     command = "resnext-bench " * (console.width >= UNLIMITED)  # in a log or from Python
     legend = " ".join([*texts, f"More: {command}--explain"])
     if not dropped:
