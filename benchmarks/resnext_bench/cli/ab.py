@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from resnext.cli.app import SETTINGS, as_flags, guarded, printable
+from resnext.cli.app import SETTINGS, as_flags, guarded
 from resnext.cli.options import (
     RUN,
     backend_option,
@@ -24,7 +24,7 @@ from resnext.progress import steps
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
 
-from .verdicts import exit_on, margin_option, strict_option, styled
+from .verdicts import exit_on, margin_option, strict_option
 
 if TYPE_CHECKING:
     from resnext_bench.ab.record import ArmRecord, Duel
@@ -185,44 +185,47 @@ def ab(
 
 
 def _show(outcome: Duel, *, to_stderr: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from resnext.timing.change import describe
     from resnext_bench.comparison.packages import describe_upgrades, upgrades
+    from resnext_bench.report.grid import draw, say, screen
 
-    console = Console(stderr=to_stderr, highlight=False)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("arm", "runs", "median ms", "B/A", "95 % interval", "rounds", "verdict"):
-        left = heading in ("arm", "runs", "verdict")
-        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    console = screen(to_stderr=to_stderr)
     change, (first, second) = outcome.change, outcome.arms
-    table.add_row("A", _runs(first), _ms(first.median_ns))
+    unit = "pairs of processes" if outcome.processes else "rounds"
+    say(as_flags(f"{change.verdict}: {describe(change, unit=unit)}"), console)
+    threads = f"{outcome.threads} thread{'s' * (outcome.threads > 1)}"
+    say(f"{first.environment.title()}, {threads}", console)
     quiet = sum(not each.disturbances for each in outcome.measured)
     ratio = [f"{value:.3f}" for value in change.ratio or ()] or ["-"] * 3
-    table.add_row(
-        "B",
-        _runs(second),
-        _ms(second.median_ns),
-        ratio[0],
-        f"{ratio[1]} to {ratio[2]}" if change.ratio else "-",
-        f"{quiet} of {len(outcome.measured)}",
-        styled(change.verdict),
+    interval = f"{ratio[1]} to {ratio[2]}" if change.ratio else "-"
+    draw(
+        ("arm", "runs", "median ms", "B/A", "95 % interval", "rounds", "verdict"),
+        (
+            ("A", _runs(first), _ms(first.median_ns), "", "", "", ""),
+            (
+                "B",
+                _runs(second),
+                _ms(second.median_ns),
+                ratio[0],
+                interval,
+                f"{quiet} of {len(outcome.measured)}",
+                change.verdict,
+            ),
+        ),
+        console,
+        left=("arm", "runs", "verdict"),
+        folded="runs",
+        dropped_first=("rounds",),
     )
-    threads = f"{outcome.threads} thread{'s' * (outcome.threads > 1)}"
-    console.print(f"[dim]{first.environment.title()}, {threads}[/dim]")
-    console.print(table)
     versions = upgrades(first.environment.packages, second.environment.packages)
     if second.other_environment and versions:
-        console.print(f"packages, A -> B: {describe_upgrades(versions)}", markup=False)
-    unit = "pairs of processes" if outcome.processes else "rounds"
-    console.print(as_flags(describe(change, unit=unit)), markup=False)
+        say(f"packages, A -> B: {describe_upgrades(versions)}", console)
 
 
 def _runs(arm: ArmRecord) -> str:
     where = f", Python {arm.environment.python} elsewhere" if arm.other_environment else ""
     subject = arm.subject if arm.subject == arm.backend else f"{arm.subject} on {arm.backend}"
-    return printable(f"{subject} ({arm.precision}{where})").replace("[", r"\[")
+    return f"{subject} ({arm.precision}{where})"
 
 
 def _ms(median_ns: float | None) -> str:

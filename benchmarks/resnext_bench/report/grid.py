@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from resnext.errors import printable
@@ -35,8 +37,10 @@ _MARKS = {
     "VALID": "good",
     "FASTER": "good",
     "SAME": "good",
+    "AGREE": "good",
     "CANNOT TELL": "doubtful",
     "SLOWER": "bad",
+    "DIFFER": "bad",
     "INVALID": "bad",
     "FAILED": "bad",
 }
@@ -57,6 +61,23 @@ def screen(*, to_stderr: bool = False) -> Console:
     return Console(file=stream, highlight=False, emoji=False, markup=False, width=width)
 
 
+def printed(show: Callable[[Console], None], width: int = UNLIMITED) -> str:
+    """What ``show`` prints on a screen of ``width`` columns, without colors."""
+    from rich.console import Console
+
+    out = StringIO()
+    show(Console(file=out, width=width, highlight=False, color_system=None, markup=False))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def say(line: str, console: Console, style: str = "") -> None:
+    """Print ``line``, wrapped; a verdict that it begins with has its color."""
+    for part in wrapped(line, console) or [""]:
+        text = marked(part)
+        text.stylize(style)
+        console.print(text)
+
+
 def shown(text: str, console: Console) -> str:
     """``text`` in the characters that ``console`` can show."""
     text = printable(text)
@@ -72,7 +93,7 @@ def marked(line: str) -> Text:
 
     text = Text(line)
     for word, meaning in _MARKS.items():
-        if line.startswith(word):
+        if re.match(rf"{word}\b", line):
             text.stylize(STYLES[meaning], 0, len(word))
     return text
 
@@ -109,37 +130,37 @@ def draw(
     Returns:
         Headings of the columns that are shown, and of those that left with their values.
     """
-    from rich.table import Table
-    from rich.text import Text
-
-    texts = [[shown(cell, console) for cell in row] for row in rows]
-    kept, dropped, widths = _fitting(headings, texts, console.width, dropped_first)
-    if folded in kept:
-        widths[kept.index(folded)] = min(_LEAST_FOLDED, widths[kept.index(folded)])
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
-    for heading in kept:
-        table.add_column(
-            Text(shown(heading, console)),
-            justify="left" if heading in left else "right",
-            no_wrap=heading != folded,
-            overflow="fold",
-        )
+    texts = [[shown(cell, console) for cell in row] for row in (headings, *rows)]
+    kept, dropped, widths = _fitting(headings, texts[1:], console.width, dropped_first)
+    others = sum(widths.values()) - widths.get(folded, 0) + _GAP * (len(kept) - 1)
+    if folded in widths:
+        widths[folded] = min(widths[folded], max(_LEAST_FOLDED, console.width - others))
     for row in texts:
         cells = dict(zip(headings, row, strict=True))
-        # what is as it should be has no color: the others are seen at once
-        table.add_row(
-            *(
-                marked(cells[heading])
-                if _MARKS.get(cells[heading], "good") != "good"
-                else Text(cells[heading])
-                for heading in kept
-            )
-        )
-    width = console.width
-    console.width = max(width, sum(widths) + _GAP * (len(widths) - 1))
-    console.print(table)
-    console.width = width
+        first, *more = textwrap.wrap(cells[folded], widths[folded]) or [""]
+        for part in ({**cells, folded: first}, *({folded: line} for line in more)):
+            line = _line(part, widths, left)
+            line.stylize("bold" if row is texts[0] else "")
+            console.print(line, soft_wrap=True)
     return kept, dropped
+
+
+def _line(cells: Mapping[str, str], widths: Mapping[str, int], left: Sequence[str]) -> Text:
+    """A line of a table. Verdicts are colored, unless all is as it should be: so that the others
+    are seen at once.
+    """
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    line = Text()
+    for heading, width in widths.items():
+        cell = cells.get(heading, "")
+        padding = " " * (width - cell_len(cell))
+        line.append(padding * (heading not in left))
+        line.append_text(marked(cell) if _MARKS.get(cell, "good") != "good" else Text(cell))
+        line.append(padding * (heading in left) + " " * _GAP)
+    line.rstrip()
+    return line
 
 
 def _fitting(
@@ -147,7 +168,7 @@ def _fitting(
     rows: Sequence[Sequence[str]],
     width: int,
     dropped_first: Sequence[str],
-) -> tuple[list[str], list[str], list[int]]:
+) -> tuple[list[str], list[str], dict[str, int]]:
     """Headings of the columns that fit, of those that left with their values, and the widths of
     the former.
     """
@@ -164,4 +185,4 @@ def _fitting(
         del widths[heading]
         if heading not in empty:
             dropped.append(heading)
-    return list(widths), dropped, list(widths.values())
+    return list(widths), dropped, widths

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from io import StringIO
 from typing import TYPE_CHECKING
 
 from resnext_bench.record import RunRecord
 
+from . import grid
 from .columns import DROPPED_FIRST, boundary, columns, headings, lines
 from .explanation import explanation
 from .first_line import verdict
-from .grid import UNLIMITED, draw, marked, shown, wrapped
+from .grid import UNLIMITED, draw, printed, wrapped
 from .sections import machine, measuring, sections, title
 
 if TYPE_CHECKING:
@@ -32,11 +32,7 @@ def text(run: RunRecord, width: int = UNLIMITED) -> str:
         width: columns of the screen; unlimited by default, then every column of the table is shown
             and every remark is one line.
     """
-    from rich.console import Console
-
-    printed = StringIO()
-    show(run, Console(file=printed, width=width, highlight=False, color_system=None, markup=False))
-    return "\n".join(line.rstrip() for line in printed.getvalue().splitlines())
+    return printed(lambda console: show(run, console), width)
 
 
 def show(
@@ -54,16 +50,11 @@ def show(
         explain: print the meaning of everything below, instead of at most three lines.
         spell: turns fields in backticks into what the reader knows.
     """
-    from rich.text import Text
 
-    def say(line: str) -> None:
-        for part in wrapped(spell(line), console):
-            console.print(Text(part))
+    def say(line: str, style: str = "") -> None:
+        grid.say(spell(line), console, style)
 
-    head, *others = wrapped(spell(str(verdict(run))), console)
-    console.print(marked(head))
-    for line in others:
-        console.print(Text(line))
+    say(str(verdict(run)))
     console.print()
     boundaries = dict.fromkeys(boundary(timing) for row in run.rows for timing in row.timings)
     same = f", {next(iter(boundaries))} times" if len(boundaries) == 1 else ""
@@ -74,10 +65,10 @@ def show(
     console.print()
     for section in sections(run):
         if section.heading not in _PLAIN:
-            console.print(Text(shown(section.heading, console), style="bold"))
+            say(section.heading, "bold")
         for line in section.lines:
             if section.aligned:
-                console.print(Text(shown(line, console)), soft_wrap=True)
+                console.print(grid.shown(line, console), soft_wrap=True)
             else:
                 say(line)
     for line in measuring(run):
@@ -91,12 +82,8 @@ def show(
 
 def show_lines(lines: Sequence[str], console: Console, spell: Callable[[str], str] = str) -> None:
     """Print ``lines``, wrapped; those in capitals are headings."""
-    from rich.text import Text
-
     for line in lines:
-        style = "bold" if line.isupper() else ""
-        for part in wrapped(spell(line), console) or [""]:
-            console.print(Text(part, style=style))
+        grid.say(spell(line), console, "bold" if line.isupper() else "")
 
 
 #: Sections whose lines say by themselves what they are.
