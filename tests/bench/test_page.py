@@ -112,6 +112,24 @@ def test_runs_of_earlier_versions_have_a_page_without_the_sections_that_they_lac
         assert row.backend in page.words
 
 
+def test_the_table_has_every_row_with_its_verdict_and_its_numbers(text: str) -> None:
+    run = full_run()
+    [table] = re.findall(r"<table class=.sortable.*?</table>", text, re.DOTALL)
+    head, *rows = [
+        [re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        for row in re.findall(r"<tr.*?</tr>", table)
+    ]
+    assert head[:2] == ["backend", "verdict"]
+    assert len(rows) == len(run.rows)
+    for row, cells in zip(run.rows, rows, strict=True):
+        shown = dict(zip(head, cells, strict=True))
+        assert shown["backend"] == row.backend
+        assert shown["verdict"].split()[0] == row.status.upper()
+        assert shown["batch"] == str(row.batch)
+        if row.timings:
+            assert shown["median ms"] == f"{row.timings[-1].stats.median_ns / 1e6:.3f}"
+
+
 def test_a_run_of_failures_has_a_page_that_says_so() -> None:
     run = full_run()
     page = Page(run.model_copy(update={"rows": run.rows[-1:], "control": None}).html())
