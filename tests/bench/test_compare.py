@@ -97,7 +97,8 @@ def test_the_verdict_and_its_exit_code(
     paths = write(tmp_path, run(row(1.0)), run(row(center)))
     done = compare(*paths)
     assert done.exit_code == code, done.output
-    assert done.stdout.splitlines()[2].endswith(verdict)
+    assert done.stdout.startswith(f"{verdict}: ")
+    assert done.stdout.splitlines()[3].endswith(verdict)
     assert (done.stderr == "error: the verdict is SLOWER\n") == (code == 1)
     assert compare(*paths, "--strict").exit_code == (verdict in ("SLOWER", "CANNOT TELL"))
     assert compare(*paths, "--margin", "50", "--strict").exit_code == 0

@@ -8,7 +8,7 @@ from resnext_bench.checks.registry import CHECKS
 from resnext_bench.record import RunRecord
 
 from .columns import ACCURACY, COLUMNS, DROPPED_FIRST, columns
-from .remarks import measuring
+from .sections import measuring
 
 _COLD = "the caches are emptied before each run; never compared with hot times"
 _STREAMS = "requests in flight at once; the median is of one request, images/s is streams x batch"

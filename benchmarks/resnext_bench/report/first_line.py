@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from resnext.errors import printable
 from resnext.timing.intervals import Interval
 from resnext_bench.plan import in_flight
-from resnext_bench.record import Row, RunRecord
+from resnext_bench.record import FindingRecord, Row, RunRecord
 from resnext_bench.stats import Timing, ratio_interval
 
 from .columns import name
@@ -17,6 +17,8 @@ from .columns import name
 Word: TypeAlias = Literal["VALID", "INVALID", "FAILED"]
 #: Settings that a sentence names one by one, and clauses that it has.
 _MOST_NAMED = 3
+#: Checks that more or calmer rounds may satisfy. A wrong output or precision is said before them.
+_NOISE = ("disturbed-machine", "too-few-samples", "unsteady-machine", "imprecise-median")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def verdict(run: RunRecord) -> Verdict:
     if not bad:
         return Verdict("VALID", printable(f"{stopped}{_standing(run)}"))
     word: Word = "INVALID" if any(row.status == "invalid" for row in bad) else "FAILED"
-    first = bad[0]
+    first = next((row for row in bad if _serious(row)), bad[0])
     which = f"{name(first, run)} batch {first.batch}: {_reason(first)}"
     count = f"{len(bad)} of {len(run.rows)} rows" if len(run.rows) > 1 else ""
     text = f"{count}, first {which}" if len(bad) > 1 else ", ".join(filter(None, (count, which)))
@@ -54,12 +56,23 @@ def verdict(run: RunRecord) -> Verdict:
     return Verdict(word, printable(f"{stopped}{text}{standing}"))
 
 
+def _refusals(row: Row) -> list[FindingRecord]:
+    return [finding for finding in row.findings if finding.severity == "refused"]
+
+
+def _serious(row: Row) -> bool:
+    """Whether something else than noise is against ``row``."""
+    refusals = _refusals(row)
+    return not refusals or any(finding.code not in _NOISE for finding in refusals)
+
+
 def _reason(row: Row) -> str:
-    """The first reason against ``row``, without its details, and the remedy."""
-    refused = next((each for each in row.findings if each.severity == "refused"), None)
-    if refused is None:
+    """The first reason against ``row``, noise last, without its details, and the remedy."""
+    refusals = sorted(_refusals(row), key=lambda finding: finding.code in _NOISE)
+    if not refusals:
         return row.reasons[0] if row.reasons else "no reason was recorded"
-    return "; ".join(filter(None, (refused.message.partition(": ")[0], refused.hint)))
+    first = refusals[0]
+    return "; ".join(filter(None, (first.message.partition(": ")[0], first.hint)))
 
 
 @dataclass(frozen=True)
