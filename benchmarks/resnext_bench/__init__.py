@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 _PUBLIC = {
     "Comparison": "comparison.result",
     "Run": "result",
+    "Soak": "scenarios.soak",
     "benchmark": "api",
     "compare_runs": "comparison.runs",
     "read_run": "result",
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .comparison.runs import compare_runs as compare_runs
     from .result import Run as Run
     from .result import read_run as read_run
+    from .scenarios.soak import Soak as Soak
 
 
 def __getattr__(name: str) -> Any:
