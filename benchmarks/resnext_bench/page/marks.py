@@ -71,13 +71,13 @@ def dots(points: Iterable[tuple[float, float]], height: float, class_: str) -> M
         height: of the plot, pixels.
         class_: its color.
     """
-    path = "".join(f"M{x * _WIDE:.0f} {y:.4g}h0" for x, y in points)
+    path = "".join(f"M{x * _WIDE:.0f} {y:.1f}h0" for x, y in points)
     return _stretched(tag("path", d=path, class_=f"dots {class_}"), height) if path else join()
 
 
 def line(points: Sequence[tuple[float, float]], height: float, class_: str) -> Markup:
     """A line through points, as in `dots`."""
-    path = "M" + " ".join(f"{x * _WIDE:.1f} {y:.4g}" for x, y in points)
+    path = "M" + " ".join(f"{x * _WIDE:.1f} {y:.1f}" for x, y in points)
     return _stretched(tag("path", d=path, class_=f"line {class_}"), height)
 
 
