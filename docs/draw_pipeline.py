@@ -60,7 +60,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "run report lens crosscheck",
         "checks cases",
         "result",
-        "scenarios limits",
+        "page scenarios limits",
         "plan stats",
     ),
     "resnext_export": (

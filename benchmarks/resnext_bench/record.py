@@ -55,6 +55,9 @@ class Row(Strict):
         exit_code: of the error, for a failed row.
         device: device name.
         delivered: element types in which convolutions and matrix products were computed.
+        modules: element type in which each convolution and the classifier was computed, by its
+            name in the state dict; empty if the runtime does not tell, and in files from before
+            it was stored.
         notes: threads, memory format, CUDA graph, ...
         timings: by boundary; empty for a failed row.
         warmup_runs: untimed runs before the first round.
@@ -90,6 +93,7 @@ class Row(Strict):
     exit_code: int = 0
     device: str | None = None
     delivered: str | None = None
+    modules: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
     notes: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
     timings: tuple[Timing, ...] = ()
     warmup_runs: int = 0
@@ -129,4 +133,5 @@ class RunRecord(Strict):
     environment: Environment
     harness_ns: float | None = None
     unknown: str = ""
+    command: tuple[str, ...] = ()
     rows: tuple[Row, ...]

@@ -26,7 +26,7 @@ from resnext.cli.options import (
     weights_options,
 )
 from resnext.cli.params import CountsType, NameType, PercentType, SecondsType
-from resnext.cli.sections import SectionedGroup, option_of, runs_subcommand
+from resnext.cli.sections import TYPED, SectionedGroup, option_of, runs_subcommand
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
@@ -34,6 +34,8 @@ from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_bench.deadline import Deadline
+
+from .outputs import check_separate, html_option
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -52,6 +54,7 @@ Examples:
   resnext-bench --backend ort --batch 8 --artifact int8/ --artifact int8-merged/
   resnext-bench --backend torch,torch-folded,ort-cpu --batch 8 --merge-groups off,32
   resnext-bench --backend all --batch 1,8 --max-seconds 300             a report in five minutes
+  resnext-bench --backend all --batch 1,8 --html report.html            tables and charts, one file
   resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
 Exit code 0: every row was measured and is right. 1: an output was wrong, a row is
 invalid, or time ran out. 3, 4: a backend failed; its row says why. 130: interrupted;
@@ -63,6 +66,7 @@ once measuring has begun, what was measured is still compared, shown and written
 _COMMANDS: dict[str, tuple[str, str]] = {
     "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
     "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
+    "page": ("resnext_bench.cli.page:page", "Write a stored run as a page of HTML."),
     "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
     "limits": ("resnext_bench.cli.limits:limits", "Show what this machine can do at most."),
     "crosscheck": (
@@ -281,6 +285,7 @@ _right = option_of("Accuracy and calibration")
     metavar="PATH",
     help="Write the report as Markdown.",
 )
+@html_option
 @click.version_option(__version__, prog_name="resnext-bench")
 @click.pass_context
 @guarded
@@ -319,6 +324,7 @@ def main(
     json_path: str | None,
     markdown_path: Path | None,
     junit: JUnit,
+    html_path: Path | None,
     **pixels: Any,
 ) -> None:
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
@@ -331,9 +337,8 @@ def main(
     if backend is None:
         raise click.UsageError("--backend is needed")
     deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
-    if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
-        raise UsageError("`markdown` needs a separate file")
-    for target in (json_path, markdown_path):
+    check_separate(json_path, markdown=markdown_path, html=html_path)
+    for target in (json_path, markdown_path, html_path):
         check_writable(target)
     if artifact and any(x is not None for x in (model, num_classes, weights_key)):
         raise UsageError(
@@ -344,9 +349,11 @@ def main(
 
     from .junit import cases_of_run
 
+    typed = ("resnext-bench", *ctx.meta[TYPED])
+
     def save(run: Run) -> None:
         if json_path is not None:
-            text = run.model_dump_json(indent=None) + "\n"
+            text = run.model_copy(update={"command": typed}).model_dump_json(indent=None) + "\n"
             write_text(json_path, text, final=run.complete)
 
     requested, input_size = requested_preprocessing(pixels, input_size, of_artifact=bool(artifact))
@@ -386,11 +393,14 @@ def main(
             save=save,
             note=lambda line: echo(f"note: {line}", err=True),
         )
+    run = run.model_copy(update={"command": typed})
     # Files first: the terminal may be gone, and what took minutes to measure is not to be lost.
     save(run)
     if markdown_path is not None:
         write_text(str(markdown_path), run.markdown())
     junit.add(cases_of_run(run), run.table())
+    if html_path is not None:
+        write_text(str(html_path), run.html())
     _show(run, to_stderr=json_path == "-")
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)

@@ -106,6 +106,7 @@ SECTIONS = {
         "Commands",
     ],
     "resnext-bench limits": ["Network", "Device", "Output", "Options"],
+    "resnext-bench page": ["Output", "Options"],
     "resnext-bench lens": ["What to run", "Network", "Device", "Output", "Trust", "Options"],
     "resnext-bench ab": [
         "What to run",

@@ -187,6 +187,7 @@ USES = {
         "json_path": Use(BENCH + "--artifact={artifact} --json={}", slow=True),
         "markdown_path": Use(BENCH + "--artifact={artifact} --markdown={}", slow=True),
         "junit_path": Use(BENCH + "--artifact={artifact} --junit={}", slow=True),
+        "html_path": Use(BENCH + "--artifact={artifact} --html={}", slow=True),
         "trust": Use(
             BENCH + "--artifact={signed} --require-signature --trust={}", "public", slow=True
         ),
@@ -207,6 +208,10 @@ USES = {
         "artifact": Use("--duration=1 -- {}", "artifact", slow=True),
         "json_path": Use("--duration=1 {artifact} --json={}", slow=True),
         "trust": Use("--duration=1 {signed} --require-signature --trust={}", "public", slow=True),
+    },
+    "resnext_bench.cli.bench page": {
+        "run": Use("--html=/dev/null -- {}", "run"),
+        "html_path": Use("{run} --html={}"),
     },
     "resnext_bench.cli.bench compare": {
         "base": Use("-- {} {run}", "run"),
