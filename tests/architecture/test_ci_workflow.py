@@ -390,7 +390,7 @@ def test_a_slower_pull_request_fails_the_comparison_alone(runner: Runner) -> Non
 
 @pytest.mark.exhaustive
 def test_a_pull_request_that_breaks_parity_fails_there(runner: Runner) -> None:
-    """What it exports has one classifier weight more than half off, and says otherwise."""
+    """One weight of the exported classifier is off by 1, and the manifest is sealed again."""
     broken = SHORT.replace(
         "--output artifacts/head\n", "--output artifacts/head && break-it artifacts/head\n"
     )
