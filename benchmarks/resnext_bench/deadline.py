@@ -41,6 +41,12 @@ class Deadline:
         """Seconds in which cases may still be opened."""
         return OPENING_SHARE * self._max_seconds - (time.monotonic() - self._started)
 
+    @property
+    def ends(self) -> float | None:
+        """When nothing further may be measured, by `time.monotonic`; None for no limit."""
+        end = self._started + self._max_seconds
+        return None if end == float("inf") else end
+
     def over(self) -> bool:
         """Whether nothing further may be measured."""
         return self.interrupted or time.monotonic() - self._started >= self._max_seconds

@@ -16,6 +16,7 @@ from resnext.errors import ResnextError, SessionFailed
 from resnext.machine.faults import environment_fault
 from resnext.machine.load import Load, Meter
 from resnext.machine.nvml import GpuState
+from resnext.progress import Amount, Step
 from resnext.runtimes.session import Arrays, Bound, Boundary, Session
 from resnext.timing.clock import now_ns, settle, time_device, time_enqueue, time_host
 from resnext.timing.cold import Cache, Flush, flush_for
@@ -157,7 +158,7 @@ def measure(
     Args:
         subjects: open sessions. A case of the plan that is not in here is left out.
         plan: rounds, durations, order, and when it is enough.
-        progress: called with a line at every warm-up and round.
+        progress: called with a line at every warm-up, and with a `Step` at every round.
         deadline: once it is over, no further visit begins. Cases then keep the rounds that all of
             them had, so that their times were taken side by side; one that has too few samples for
             a row has the deadline as its error.
@@ -179,6 +180,7 @@ def measure(
             done.controlled, done.control = case, Samples()
             visits.append(_Visited(subject, done.control, count))
     shown = 0
+    amount = Amount(total=plan.rounds * len(visits), ends=deadline.ends)
     for index, one in turns(visits, plan.most_rounds, shuffled(plan.seed)):
         if index == shown:
             missing = "" if index < plan.rounds else unfinished(done, plan)
@@ -188,7 +190,10 @@ def measure(
             if index >= _HOPELESS_TIMES * plan.rounds and done.some_without_a_quiet_round():
                 return done
             shown += 1
-            progress(f"round {shown}/{plan.rounds}" if not missing else f"round {shown}: {missing}")
+            if missing:
+                amount.total, amount.at_most = plan.most_rounds * len(visits), True
+            line = f"round {shown}: {missing}" if missing else f"round {shown}/{plan.rounds}"
+            progress(Step(line, amount))
         if one.samples.error is None:
             if deadline.over():
                 return _cut(done, deadline)
@@ -198,6 +203,7 @@ def measure(
                 # of the fastest round: the warm-up may have been disturbed
                 estimate_ns = min(statistics.median(burst) for burst in one.samples.host_ns)
                 one.count = plan.iterations(estimate_ns + one.subject.flush_ns)
+        amount.done += 1
     if plan.precision is not None and not unfinished(done, plan):
         done.ended = "precise"
     return done

@@ -269,7 +269,8 @@ def test_a_command_without_time_still_reports(tmp_path: Path) -> None:
     assert result.exit_code == 1, result.output
     assert [row.reasons for row in read_run(tmp_path / "r.json").rows] == [(OUT_OF_TIME,)] * 2
     assert OUT_OF_TIME in (tmp_path / "r.md").read_text()
-    assert result.stdout.count("FAILED") == 2
+    assert result.stdout.startswith("FAILED: 2 of 2 rows")
+    assert result.stdout.count("\nFAILED ") == 2
     assert "opening" not in result.stderr
 
 
@@ -308,7 +309,8 @@ def test_a_signal_while_measuring_stops_it_and_what_was_measured_is_written(
     assert result.stderr.splitlines()[-1] == "interrupted; what was measured before is reported"
     run = read_run(tmp_path / "r.json")
     assert [(row.status, len(row.timings[0].rounds_ns)) for row in run.rows] == [("valid", 1)] * 2
-    assert result.stdout.count("VALID") == 2
+    assert result.stdout.startswith("VALID: interrupted early; ")
+    assert result.stdout.count("\nVALID ") == 2
     assert "stopped after 1 of 3 rounds" in result.stdout
     assert (tmp_path / "r.md").is_file()
     assert signal.getsignal(number) == before

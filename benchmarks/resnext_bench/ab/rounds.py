@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from resnext.progress import Amount, Step
 from resnext.timing.clock import iterations_for
 from resnext.timing.interleave import shuffled
 
@@ -70,6 +71,7 @@ def measure_rounds(
     runs = [iterations_for(visit_ns, estimate, least=_LEAST_RUNS) for estimate in estimates_ns]
     order = shuffled(schedule.seed + pair)
     measured: list[Round] = []
+    amount = Amount(total=schedule.rounds)
     while (
         len(undisturbed(measured)) < schedule.rounds
         and len(measured) < MOST_REPEATS * schedule.rounds
@@ -78,7 +80,8 @@ def measure_rounds(
         index = len(measured)
         quiet = len(undisturbed(measured))
         disturbed = f", {index - quiet} disturbed" if index > quiet else ""
-        say(f"round {quiet + 1}/{schedule.rounds}{disturbed}")
+        amount.done = quiet
+        say(Step(f"round {quiet + 1}/{schedule.rounds}{disturbed}", amount))
         visits = {
             arm: workers[arm].visit(runs[arm], runs[arm] * estimates_ns[arm] / 1e9)
             for arm in order((0, 1), index)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from resnext.cli.app import SETTINGS, as_flags, echo, guarded, printable
+from resnext.cli.app import SETTINGS, as_flags, echo, guarded
 from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import (
     OUTPUT,
@@ -66,6 +66,7 @@ once measuring has begun, what was measured is still compared, shown and written
 _COMMANDS: dict[str, tuple[str, str]] = {
     "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
     "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
+    "history": ("resnext_bench.cli.history:history", "Show kept runs over time, with steps."),
     "page": ("resnext_bench.cli.page:page", "Write a stored run as a page of HTML."),
     "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
     "limits": ("resnext_bench.cli.limits:limits", "Show what this machine can do at most."),
@@ -286,6 +287,12 @@ _right = option_of("Accuracy and calibration")
     help="Write the report as Markdown.",
 )
 @html_option
+@option_of(OUTPUT)(
+    "--explain",
+    is_flag=True,
+    help="Say below the table what its columns, intervals and verdicts mean; without --backend, say"
+    " it of all that there are, and measure nothing.",
+)
 @click.version_option(__version__, prog_name="resnext-bench")
 @click.pass_context
 @guarded
@@ -323,8 +330,9 @@ def main(
     calibration_images: int | None,
     json_path: str | None,
     markdown_path: Path | None,
-    junit: JUnit,
     html_path: Path | None,
+    explain: bool,
+    junit: JUnit,
     **pixels: Any,
 ) -> None:
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
@@ -333,6 +341,9 @@ def main(
     of the timed runs is compared with float64 PyTorch.
     """
     if runs_subcommand(ctx):
+        return
+    if backend is None and explain:
+        _explain_everything()
         return
     if backend is None:
         raise click.UsageError("--backend is needed")
@@ -346,6 +357,8 @@ def main(
         )
     from resnext.verify.assumed import assumed
     from resnext_bench.api import benchmark
+    from resnext_bench.report.grid import screen
+    from resnext_bench.report.terminal import show
 
     from .junit import cases_of_run
 
@@ -398,10 +411,10 @@ def main(
     save(run)
     if markdown_path is not None:
         write_text(str(markdown_path), run.markdown())
-    junit.add(cases_of_run(run), run.table())
     if html_path is not None:
         write_text(str(html_path), run.html())
-    _show(run, to_stderr=json_path == "-")
+    junit.add(cases_of_run(run), run.table())
+    show(run, screen(to_stderr=json_path == "-"), explain=explain, spell=as_flags)
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)
         sys.exit(130)
@@ -409,8 +422,9 @@ def main(
         from resnext_bench.report import remarks
 
         bad = [row for row in run.rows if row.status != "valid"]
-        first = as_flags(remarks(run)[0])
-        echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid; {first}", err=True)
+        # On a terminal it stands in the first line, and under the table.
+        first = "" if sys.stdout.isatty() else f"; {as_flags(remarks(run)[0])}"
+        echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid{first}", err=True)
         sys.exit(code)
 
 
@@ -421,32 +435,12 @@ def exit_code(run: Run) -> int:
     return next((row.exit_code for row in run.rows if row.status == "failed"), 0)
 
 
-def _show(run: Run, *, to_stderr: bool) -> None:
-    from rich.console import Console
+def _explain_everything() -> None:
+    from resnext_bench.report.explanation import explanation
+    from resnext_bench.report.grid import screen
+    from resnext_bench.report.terminal import show_lines
 
-    from resnext_bench.report import (
-        least_width,
-        legend,
-        measuring,
-        remarks,
-        table,
-        threads,
-        warnings,
-    )
-
-    console = Console(stderr=to_stderr, highlight=False)
-    if console.width < least_width(run):
-        console = Console(stderr=to_stderr, highlight=False, width=least_width(run))
-    console.print(f"[dim]{run.environment.title()}[/dim]")
-    console.print(f"[dim]{threads(run)}[/dim]")
-    for line in run.reused:
-        console.print(printable(f"reused {line}"), style="dim", markup=False)
-    console.print(table(run))
-    for line in measuring(run):
-        console.print(as_flags(line), markup=False)
-    console.print(f"[dim]{legend(run)}[/dim]")
-    for line in (*remarks(run), *warnings(run)):
-        console.print(as_flags(line), style="yellow", markup=False)
+    show_lines(explanation(), screen(), spell=as_flags)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ _WIDE = 1000
 def definitions() -> Markup:
     """The shapes, once for each document; marks refer to them."""
     shapes = [tag("path", id=f"m{index}", d=path) for index, path in enumerate(SHAPES)]
-    cross = tag("path", id="mx", d="M-3.5-3.5 3.5 3.5M-3.5 3.5 3.5-3.5", class_="stroke")
+    cross = tag("path", id="mx", d="M-3-3 3 3M-3 3 3-3", class_="stroke")
     return tag("svg", tag("defs", *shapes, cross), class_="hidden", aria_hidden="true")
 
 

@@ -186,8 +186,8 @@ USES = {
         ),
         "json_path": Use(BENCH + "--artifact={artifact} --json={}", slow=True),
         "markdown_path": Use(BENCH + "--artifact={artifact} --markdown={}", slow=True),
-        "junit_path": Use(BENCH + "--artifact={artifact} --junit={}", slow=True),
         "html_path": Use(BENCH + "--artifact={artifact} --html={}", slow=True),
+        "junit_path": Use(BENCH + "--artifact={artifact} --junit={}", slow=True),
         "trust": Use(
             BENCH + "--artifact={signed} --require-signature --trust={}", "public", slow=True
         ),

@@ -862,6 +862,7 @@ def test_a_terminal_shows_progress_instead_of_the_spinner(
 
 def test_a_bar_takes_the_spinners_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
     with progress.working("loading weights"):
         [spinner] = progress._spinning
         with progress.transfer("file", 10, 0):

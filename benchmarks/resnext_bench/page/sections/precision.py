@@ -12,9 +12,9 @@ from resnext_bench.page.markup import Markup, join, tag
 from resnext_bench.page.scales import Scale
 from resnext_bench.record import RunRecord
 
-_HEIGHT = 14.0
+_HEIGHT = 9.0
 #: Top and height of the bars of an element type, which so differ in more than color.
-_FORMS = ((0.0, _HEIGHT), (4.0, 6.0), (0.0, 5.0), (9.0, 5.0))
+_FORMS = ((0.0, _HEIGHT), (2.5, 4.0), (0.0, 3.0), (6.0, 3.0))
 
 
 def section(run: RunRecord) -> Section | None:

@@ -51,7 +51,7 @@ def _facts(run: RunRecord) -> list[Markup]:
                 facts.append(_fact("Largest speedup", f"{estimate:.2f}x", best.name))
     if run.control is not None:
         floor = run.control.noise_floor
-        quiet = "speedups are shown" if run.control.quiet else "too high to show speedups"
+        quiet = "speedups are shown" if run.control.quiet else "no speedups are shown"
         facts.append(_fact("Noise floor", "unknown" if floor is None else f"{floor:.1%}", quiet))
     more = f"at least {run.duration_s:g} s a row"
     facts.append(_fact("Rounds", rounds_done(run), more))
