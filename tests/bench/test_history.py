@@ -119,8 +119,8 @@ def test_a_step_says_when_how_much_and_what_changed(tmp_path: Path) -> None:
         r"  torch 2 threads batch 8 fp32 host  [▁▂]{12}│[▇█]{12}  9\.950 to 11\.055 ms  24 runs",
         line,
     )
-    assert step.startswith("    2026-01-13 00:00 +10.0 % (95 % interval +9.7 to +10.3 %), ")
-    assert step.endswith(" ms, 11.json -> 12.json; onnxruntime 1.30 -> 1.31")
+    assert step.startswith("    +10.0 % (95 % interval +9.7 to +10.3 %), ")
+    assert step.endswith(" ms, 2026-01-13 00:00, 11.json -> 12.json; onnxruntime 1.30 -> 1.31")
 
 
 def test_another_artifact_at_a_step_is_said(tmp_path: Path) -> None:
@@ -692,3 +692,57 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_the_history_is_json_that_others_read(tmp_path: Path) -> None:
     value = json.loads(history(stepped(tmp_path / "runs"), "--json", "-").stdout)
     assert value["series"][0]["steps"][0]["change"]["ratio"][0] == pytest.approx(1.1, abs=0.01)
+
+
+# ---- the page
+
+
+def test_the_page_has_every_series_and_step(tmp_path: Path) -> None:
+    folder = stepped(tmp_path / "runs")
+    (folder / "other.json").write_text("{}")
+    done = history(folder, "--html", tmp_path / "h.html")
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "h.html").read_text()
+    assert page.count('class="chart gutter"') == 1
+    assert page.count('class="limit step"') == 1
+    assert page.count('class="interval s0"') == 24
+    assert "! 1 of 1 rows slower in the newest 20 runs" in page
+    assert '<td class="left">11.json</td><td class="left">12.json</td>' in page
+    assert "1 JSON files that are no runs" in page
+    assert page == read_history(folder).html()
+
+
+def test_the_page_of_the_kept_runs_has_no_step_and_says_so() -> None:
+    page = read_history(STORED).html()
+    assert "✓ no row is slower" in page
+    assert 'id="steps"' not in page
+    assert len(page) < 300_000
+
+
+def test_names_on_the_page_stay_text(tmp_path: Path) -> None:
+    hostile = '"><script>alert(1)</script>'
+    cpu = HERE.model_copy(update={"cpu": hostile, "packages": {hostile: "1"}})
+    folder = keep(
+        tmp_path / "a",
+        [
+            run(
+                day,
+                row(10 + 5 * (day > 7), variant=hostile),
+                environment=cpu if day > 7 else HERE.model_copy(update={"cpu": hostile}),
+            )
+            for day in range(16)
+        ],
+    )
+    outcome = read_history(folder)
+    assert [step.packages[hostile] for step in outcome.series[0].steps] == [(None, "1")]
+    assert "<script>alert" not in outcome.html()
+    assert "&lt;script&gt;alert" in outcome.html()
+
+
+def test_the_page_of_many_runs_stays_small(tmp_path: Path) -> None:
+    (series,) = read_history(stepped(tmp_path / "runs")).series
+    many = series.model_copy(update={"points": series.points * 10})
+    history = read_history(tmp_path / "runs").model_copy(update={"series": (many,) * 100})
+    page = history.html()
+    assert page.count('class="chart gutter"') == 100
+    assert len(page) < 1_000_000

@@ -23,7 +23,7 @@ _MOST_BARS = 24
 def text(history: HistoryRecord) -> str:
     """The series of each machine and network, their steps, and what was left out."""
     lines = []
-    for title, group in groupby(history.series, lambda each: _title(each)):
+    for title, group in groupby(history.series, title_of):
         lines += [title, *_table(list(group))]
     return "\n".join([*lines, *remarks(history)])
 
@@ -34,7 +34,7 @@ def gate_text(history: HistoryRecord) -> str:
     """
     series = history.series
     lines = [
-        f"{each.verdict}: {each}, {_title(each)}: {_finding(each)}"
+        f"{each.verdict}: {each}, {title_of(each)}: {finding(each)}"
         for each in series
         if each.change
     ]
@@ -87,16 +87,15 @@ def sparkline(values: Sequence[float], steps: Iterable[int] = (), most: int = _M
 
 def describe_step(series: SeriesRecord, step: StepRecord) -> str:
     """When, how much, and between which runs and versions."""
+    change, interval = percent_of(step)
+    times = f"{_ms(step.before_ns)} -> {_ms(step.after_ns)} ms"
+    return f"{change} (95 % interval {interval}), {times}, {place_of(series, step)}"
+
+
+def place_of(series: SeriesRecord, step: StepRecord) -> str:
+    """Between which runs and versions a step is."""
     last, first = series.points[step.index - 1], series.points[step.index]
-    ratio = step.change.ratio
-    percent = 100 * (step.after_ns / step.before_ns - 1)
-    if ratio is not None:
-        percent, low, high = (100 * (value - 1) for value in ratio)
-    interval = "" if ratio is None else f" (95 % interval {low:+.1f} to {high:+.1f} %)"
-    parts = [
-        f"{_when(first.created)} {percent:+.1f} %{interval},"
-        f" {_ms(step.before_ns)} -> {_ms(step.after_ns)} ms, {last.file} -> {first.file}"
-    ]
+    parts = [f"{when(first.created)}, {last.file} -> {first.file}"]
     if step.packages:
         parts.append(describe_upgrades(step.packages))
     if step.same_file is False:
@@ -104,7 +103,15 @@ def describe_step(series: SeriesRecord, step: StepRecord) -> str:
     return "; ".join(parts)
 
 
-def _title(series: SeriesRecord) -> str:
+def percent_of(step: StepRecord) -> tuple[str, str]:
+    """How much longer the runs after a step take, and the interval of that."""
+    assert step.change.ratio is not None
+    change, low, high = (100 * (ratio - 1) for ratio in step.change.ratio)
+    return f"{change:+.1f} %", f"{low:+.1f} to {high:+.1f} %"
+
+
+def title_of(series: SeriesRecord) -> str:
+    """What a series shares with those that are shown beside it."""
     return f"{series.machine}: {series.model}, weights {series.weights}"
 
 
@@ -141,15 +148,17 @@ def _too_few(series: Sequence[SeriesRecord]) -> str:
     )
 
 
-def _finding(series: SeriesRecord) -> str:
+def finding(series: SeriesRecord) -> str:
+    """The change of a series that has one, in a sentence, with its newest step."""
     assert series.change is not None
     levels = describe(series.change, "the level before", "the newest level", "runs")
-    return f"{levels} Newest step: {describe_step(series, series.steps[-1])}"
+    return f"{levels} Newest step: {place_of(series, series.steps[-1])}"
 
 
 def _ms(time_ns: float) -> str:
     return f"{time_ns / 1e6:.3f}"
 
 
-def _when(created: str) -> str:
+def when(created: str) -> str:
+    """A moment, to the minute."""
     return created[:16].replace("T", " ")
