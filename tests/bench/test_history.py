@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -746,3 +747,33 @@ def test_the_page_of_many_runs_stays_small(tmp_path: Path) -> None:
     page = history.html()
     assert page.count('class="chart gutter"') == 100
     assert len(page) < 1_000_000
+
+
+# ---- JUnit
+
+
+def outcomes(path: Path) -> dict[str, str]:
+    """The outcome of each test case by its name."""
+    cases = ElementTree.parse(path).iter("testcase")
+    return {case.attrib["name"]: case[0].tag if len(case) else "passed" for case in cases}
+
+
+def test_the_gate_has_a_test_case_for_each_series(tmp_path: Path) -> None:
+    rows = [
+        run(
+            day,
+            row(level(day, 11 if day >= 12 else 10)),
+            row(level(day + 5), variant="same"),
+            *([row(level(day), variant="new")] if day > 20 else []),
+        )
+        for day in range(24)
+    ]
+    folder, report = keep(tmp_path / "runs", rows), tmp_path / "gate.xml"
+    done = gate(folder, "--junit", report)
+    assert done.exit_code == 1
+    named = "torch {}2 threads batch 8 fp32 host"
+    expected = {named.format(""): "failure", named.format("same "): "passed"}
+    assert outcomes(report) == {**expected, named.format("new "): "skipped"}
+    assert "the longest of these has 3: 5 more" in report.read_text()
+    gate(folder, "--strict", "--junit", report)
+    assert outcomes(report) == {**expected, named.format("new "): "failure"}

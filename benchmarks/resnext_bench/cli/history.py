@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from resnext.cli.app import SETTINGS, echo, guarded
+from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import RUN, json_option
 from resnext.cli.sections import SectionedCommand, SectionedGroup, option_of
 from resnext.errors import BadInput
@@ -36,6 +37,7 @@ _GATE_EPILOG = """\b
 Examples:
   resnext-bench history gate runs/                          exit 1 if a row has become slower
   resnext-bench history gate runs/ --margin 5 --window 10   by more than 5 %, in the newest 10 runs
+  resnext-bench history gate runs/ --junit gate.xml         for CI servers
   resnext-bench history gate runs/ --strict                 too few runs fail, too
 Exit code 1: a row is SLOWER; with --strict also CANNOT TELL. 4: no runs, or no two are alike.
 """
@@ -137,8 +139,14 @@ def history(
 @strict_option
 @json_option("Write the history as JSON")
 @guarded
+@junit_option("resnext-bench history gate")
 def gate(
-    folder: Path | None, window: int, margin: float, strict: bool, json_path: str | None
+    folder: Path | None,
+    window: int,
+    margin: float,
+    strict: bool,
+    json_path: str | None,
+    junit: JUnit,
 ) -> None:
     """Say whether a row of the runs in FOLDER has become slower: whether its newest level is above
     the level before the newest runs.
@@ -152,6 +160,9 @@ def gate(
             f"no two of the {outcome.runs} runs are alike: {outcome.unlike}",
             hint="repeat them on one machine, with the same threads",
         )
+    from .junit import cases_of_history
+
+    junit.add(cases_of_history(outcome, strict=strict), outcome.gate_text())
     for line in outcome.gate_text().splitlines():
         echo(line, err=json_path == "-")
     exit_on(outcome.series, strict=strict)

@@ -40,7 +40,7 @@ def gate_text(history: HistoryRecord) -> str:
     ]
     short = [each for each in series if each.more]
     if short:
-        lines.append(f"CANNOT TELL: {len(short)} of {len(series)} series; {_too_few(short)}")
+        lines.append(f"CANNOT TELL: {len(short)} of {len(series)} series; {too_few(short)}")
     if still := [each for each in series if not each.more and each.change is None]:
         lines.append(
             f"SAME: {len(still)} of {len(series)} series; no step in the newest"
@@ -56,8 +56,7 @@ def remarks(history: HistoryRecord) -> list[str]:
         lines.append(f"no two of the {history.runs} runs are alike: {history.unlike}")
     if short := [each for each in history.series if each.more]:
         lines.append(
-            f"no step can be seen in {len(short)} of {len(history.series)} series;"
-            f" {_too_few(short)}"
+            f"no step can be seen in {len(short)} of {len(history.series)} series; {too_few(short)}"
         )
     if history.left_out:
         lines.append(f"left out: {history.left_out} rows that are not valid, or were disturbed")
@@ -139,7 +138,8 @@ def _cells(series: SeriesRecord) -> tuple[str, ...]:
     )
 
 
-def _too_few(series: Sequence[SeriesRecord]) -> str:
+def too_few(series: Sequence[SeriesRecord]) -> str:
+    """How many runs a step takes, and how many are missing, of series that have too few."""
     longest = max(len(each.points) for each in series)
     least = longest + min(each.more for each in series)
     return (

@@ -229,6 +229,7 @@ USES = {
     "resnext_bench.cli.bench history gate": {
         "folder": Use("-- {}", "runs"),
         "json_path": Use("{runs} --json={}"),
+        "junit_path": Use("{runs} --junit={}"),
     },
     "resnext_bench.cli.bench ab": {
         "a": Use("--rounds=1 --duration=0.01 --warmup=0 -- {} {artifact}", "artifact", slow=True),
