@@ -777,3 +777,37 @@ def test_the_gate_has_a_test_case_for_each_series(tmp_path: Path) -> None:
     assert "the longest of these has 3: 5 more" in report.read_text()
     gate(folder, "--strict", "--junit", report)
     assert outcomes(report) == {**expected, named.format("new "): "failure"}
+
+
+# ---- the documents
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="DuckDB 2 needs Python 3.11")
+def test_the_query_of_the_guide_reads_the_runs_as_the_history_does() -> None:
+    import duckdb
+
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "history.md").read_text("utf-8")
+    (query,) = re.findall(r"```sql\n(.*?)```", guide, re.DOTALL)
+    result = duckdb.sql(query.replace("runs/*.json", f"{STORED}/*.json"))
+    assert result is not None
+    assert result.columns[-2:] == ["ms", "percent"]
+    rows = result.fetchall()
+    names = ("backend", "variant", "batch", "precision", "boundary")
+    series = read_history(STORED).series
+    ours = [
+        (*(getattr(each, name) for name in names), point.median_ns / 1e6)
+        for each in series
+        for point in each.points
+    ]
+    theirs = [(*row[2:7], row[-2]) for row in rows]
+    assert sorted(theirs) == sorted(ours)
+    # each but the first of a series has a change: those of the longest one, by hand
+    (longest,) = (
+        [point.median_ns for point in each.points]
+        for each in series
+        if (each.backend, each.batch, len(each.points)) == ("ort-cpu", 1, 3)
+    )
+    changes = [row[-1] for row in rows if row[2] == "ort-cpu" and row[4] == 1 and row[-1]]
+    assert changes == pytest.approx(
+        [100 * (longest[1] / longest[0] - 1), 100 * (longest[2] / longest[1] - 1)]
+    )
