@@ -100,6 +100,7 @@ SECTIONS = {
         "Measuring",
         "Device",
         "Accuracy and calibration",
+        "Serving",
         "Output",
         "Trust",
         "Options",
