@@ -13,6 +13,7 @@ _PUBLIC = {
     "History": "history.result",
     "Load": "scenarios.load",
     "Run": "result",
+    "Soak": "scenarios.soak",
     "benchmark": "api",
     "compare_runs": "comparison.runs",
     "read_history": "history.read",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .result import Run as Run
     from .result import read_run as read_run
     from .scenarios.load import Load as Load
+    from .scenarios.soak import Soak as Soak
 
 
 def __getattr__(name: str) -> Any:

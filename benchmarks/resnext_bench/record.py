@@ -18,6 +18,7 @@ from .control import Control
 from .limits.distance import Distance
 from .measure import Ended
 from .scenarios.load_record import LoadRecord
+from .scenarios.soak_record import SoakRecord
 from .stats import Timing
 
 
@@ -80,6 +81,7 @@ class Row(Strict):
             if it was not requested.
         distance: from the limit of this machine; None if its ceilings were not measured.
         load: answers under load; None if none was requested.
+        soak: memory, latency and outputs over minutes; None if it was not requested.
     """
 
     backend: str
@@ -113,6 +115,7 @@ class Row(Strict):
     accuracy: Accuracy | None = None
     distance: Distance | None = None
     load: LoadRecord | None = None
+    soak: SoakRecord | None = None
 
 
 class RunRecord(Strict):

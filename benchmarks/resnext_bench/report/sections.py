@@ -12,6 +12,7 @@ from resnext_bench.record import Row, RunRecord
 from resnext_bench.scenarios.load_text import load_lines
 
 from .columns import name
+from .endurance import named, soak_lines
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _warnings(run: RunRecord) -> Section:
 
 def _load(run: RunRecord) -> Section:
     lines = [
-        f"{name(row, run)} batch {row.batch}: {line}"
+        f"{named(row, run)}: {line}"
         for row in run.rows
         if row.load is not None
         for line in load_lines(row.load)
@@ -137,5 +138,9 @@ def _load(run: RunRecord) -> Section:
     return Section("Load (latency from the planned arrival)", tuple(map(printable, lines)))
 
 
+def _soak(run: RunRecord) -> Section:
+    return Section("Soak", tuple(soak_lines(run)))
+
+
 #: What stands under a table, in order; a section without lines is left out.
-SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (_not_valid, _warnings, _load)
+SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (_not_valid, _warnings, _load, _soak)
