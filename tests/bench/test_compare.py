@@ -230,6 +230,23 @@ def test_unlike_runs_are_refused_unless_allowed(
     assert f"the runs are unlike: {words}" in allowed.stdout
 
 
+@pytest.mark.parametrize("width", ["60", "80"])
+def test_a_narrow_terminal_has_the_ratio_and_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    rows = [row(1.0, batch=batch, variant="merged-groups") for batch in (1, 8, 64)]
+    slower = row(1.2, batch=8, variant="merged-groups")
+    done = compare(*write(tmp_path, run(*rows), run(rows[0], slower, rows[2])))
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= int(width)
+    assert lines[0].startswith("SLOWER: 1 of 3 rows, 2 SAME; torch merged-groups batch 8")
+    (heading,) = [line.split("  ") for line in lines if line.startswith("backend")]
+    assert {"new/base", "95 % interval", "verdict"} <= {each.strip() for each in heading}
+    said = " ".join(done.stdout.split())
+    assert said.count("batch 8 host: new takes") == 1  # not once more under the table
+
+
 def test_upgraded_packages_are_named_and_no_obstacle() -> None:
     newer = HERE.model_copy(update={"packages": {"onnxruntime": "1.31", "openvino": "2026"}})
     outcome = compare_runs(run(row(1.0)), run(row(1.0), environment=newer))

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from rich.cells import cell_len
 from rich.console import Console
 
+from resnext.cli.app import as_flags
 from resnext_bench.checks.registry import CHECKS
 from resnext_bench.cli.bench import main
 from resnext_bench.control import Control
@@ -176,7 +177,11 @@ def test_at_most_three_lines_explain(name: str, width: int) -> None:
     (last_fact,) = [index for index, line in enumerate(lines) if line.startswith("harness: ")]
     explaining = lines[last_fact + 1 :]
     assert 1 <= len(explaining) <= 3
-    assert explaining[-1].endswith("--explain")
+    assert explaining[-1].endswith("More: `explain`")
+    spelled = StringIO()
+    show(report, Console(file=spelled, width=width), spell=as_flags)
+    assert spelled.getvalue().endswith("More: --explain\n")
+    assert len(spelled.getvalue().splitlines()) == len(lines)
 
 
 def test_what_is_no_terminal_has_every_column_and_whole_lines(
@@ -299,6 +304,18 @@ def test_many_settings_have_one_clause_for_each_winner() -> None:
     )
 
 
+def test_the_fastest_rows_are_bold() -> None:
+    out = StringIO()
+    report = run(
+        row("torch", 20), row("ort-cpu", 10), row("openvino", 10.02), row("pt2", 9, batch=1)
+    )
+    show(report, Console(file=out, width=80, force_terminal=True, color_system="standard"))
+    bold = [line for line in out.getvalue().splitlines() if line.startswith("\x1b[1mVALID ")]
+    assert [line.split()[1] for line in bold] == ["ort-cpu", "openvino"]
+    noisy = report.model_copy(update={"control": control(0.5)})
+    assert first_line.fastest(noisy) == set()
+
+
 def test_a_name_cannot_pretend_to_be_another_line() -> None:
     report = run(row("torch", 20, variant="a\nVALID: all is well\x1b[31m"))
     assert not any(line.startswith("VALID: all") for line in text(report, 80).splitlines())
@@ -416,7 +433,9 @@ def test_explain_names_the_findings_of_the_run_with_their_remedies() -> None:
     said = " ".join(out.getvalue().split())
     assert "no-time: report it" in said
     assert "batch-integrity: " not in said
-    assert "More: --explain" not in said
+    assert "More: " not in said
+    assert " ".join(text(MIXED, 80, explain=True).split()) == said
+    assert "no-time: report it" in MIXED.table(explain=True)
 
 
 def test_the_guide_states_the_order_of_leaving() -> None:

@@ -20,12 +20,13 @@ from resnext.cli.options import (
 )
 from resnext.cli.params import NameType, SecondsType
 from resnext.cli.sections import SectionedCommand, option_of
-from resnext.errors import GateFailed, UsageError
+from resnext.errors import GateFailed
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
 
+from .outputs import check_separate
 from .verdicts import exit_on, margin_option, strict_option
 
 if TYPE_CHECKING:
@@ -168,8 +169,7 @@ def ab(
     Each runs in its own process; the two take turns in short rounds, one at a time. A round in
     which something else took the processors is measured again.
     """
-    if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
-        raise UsageError("`markdown` needs a separate file")
+    check_separate(json_path, markdown=markdown_path)
     for target in (json_path, markdown_path):
         check_writable(target)
     from resnext_bench.ab.arms import Choices

@@ -370,9 +370,9 @@ def main(
     from resnext_bench.report.grid import screen
     from resnext_bench.report.terminal import show
 
-    typed = ("resnext-bench", *ctx.meta[TYPED])
-
     from .junit import cases_of_run
+
+    typed = ("resnext-bench", *ctx.meta[TYPED])
 
     def save(run: Run) -> None:
         if json_path is not None:
@@ -427,10 +427,10 @@ def main(
     save(run)
     if markdown_path is not None:
         write_text(str(markdown_path), run.markdown())
+    junit.add(cases_of_run(run), run.table())
     if html_path is not None:
         write_text(str(html_path), run.html())
     show(run, screen(to_stderr=json_path == "-"), explain=explain, spell=as_flags)
-    junit.add(cases_of_run(run), run.table())
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)
         sys.exit(130)

@@ -11,7 +11,7 @@ from resnext_bench.report.grid import draw, printed, say
 from .packages import describe_upgrades
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from resnext_bench.report.grid import Screen
 
     from .record import ComparisonRecord, RowChange
 
@@ -80,7 +80,7 @@ def verdict(comparison: ComparisonRecord) -> str:
     return f"{worst}: {counts}" + ("" if worst == "SAME" else f"; {reason}")
 
 
-def show(comparison: ComparisonRecord, console: Console) -> None:
+def show(comparison: ComparisonRecord, console: Screen) -> None:
     """Print verdict, title, table and remarks."""
     first = verdict(comparison)
     say(first, console)

@@ -57,7 +57,7 @@ def explanation(run: RunRecord | None = None) -> list[str]:
         " those of Wilcoxon's signed-rank test over the undisturbed rounds, six at least.",
         "A speedup is estimated from the ratios within the rounds that were undisturbed for both"
         " rows. The first line calls rows equally fast if the interval of their ratio is not"
-        " beyond the noise floor.",
+        " beyond the noise floor. The fastest rows are bold.",
         "noise floor: the first row is measured twice under two names; the larger of half the width"
         " of the interval of their ratio and its distance from 1. Above the precision target no"
         " speedup is shown.",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from resnext.errors import printable
 
@@ -16,6 +16,9 @@ from .rounds import BARS, DISTURBED
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
+
+    #: A terminal, or what stands in for one.
+    Screen: TypeAlias = Console
 
 #: Width, in columns, of what is not a terminal: nothing is cut or wrapped.
 UNLIMITED = 10_000
@@ -116,6 +119,7 @@ def draw(
     left: Sequence[str],
     folded: str,
     dropped_first: Sequence[str] = (),
+    bold: Collection[int] = (),
 ) -> tuple[list[str], list[str]]:
     """Print a table without lines: as many columns as fit, no number cut.
 
@@ -126,6 +130,7 @@ def draw(
         left: headings of the columns that are aligned to the left.
         folded: heading of the column whose cells are broken if the rest is still too wide.
         dropped_first: headings in the order of leaving; columns without a value go before them.
+        bold: indices of rows to stress.
 
     Returns:
         Headings of the columns that are shown, and of those that left with their values.
@@ -135,12 +140,12 @@ def draw(
     others = sum(widths.values()) - widths.get(folded, 0) + _GAP * (len(kept) - 1)
     if folded in widths:
         widths[folded] = min(widths[folded], max(_LEAST_FOLDED, console.width - others))
-    for row in texts:
+    for index, row in enumerate(texts, start=-1):
         cells = dict(zip(headings, row, strict=True))
         first, *more = textwrap.wrap(cells[folded], widths[folded]) or [""]
         for part in ({**cells, folded: first}, *({folded: line} for line in more)):
             line = _line(part, widths, left)
-            line.stylize("bold" if row is texts[0] else "")
+            line.stylize("bold" if index in (-1, *bold) else "")
             console.print(line, soft_wrap=True)
     return kept, dropped
 

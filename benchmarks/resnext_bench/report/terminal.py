@@ -10,7 +10,7 @@ from resnext_bench.record import RunRecord
 from . import grid
 from .columns import DROPPED_FIRST, boundary, columns, headings, lines
 from .explanation import explanation
-from .first_line import verdict
+from .first_line import fastest, verdict
 from .grid import UNLIMITED, draw, printed, wrapped
 from .sections import machine, measuring, sections, title
 
@@ -24,15 +24,16 @@ _MOST_ROUNDS = 12
 _MOST_LINES = 3
 
 
-def text(run: RunRecord, width: int = UNLIMITED) -> str:
+def text(run: RunRecord, width: int = UNLIMITED, *, explain: bool = False) -> str:
     """The run as plain text: verdict, table, reasons and caveats.
 
     Args:
         run: with its rows.
         width: columns of the screen; unlimited by default, then every column of the table is shown
             and every remark is one line.
+        explain: add the meaning of everything.
     """
-    return printed(lambda console: show(run, console), width)
+    return printed(lambda console: show(run, console, explain=explain), width)
 
 
 def show(
@@ -97,13 +98,20 @@ def _counted(count: int, noun: str) -> str:
 def _table(run: RunRecord, console: Console, *, several: bool) -> tuple[list[str], list[str]]:
     """Print the table; returns the headings of its columns, and of those that did not fit."""
     most = _MOST_ROUNDS if console.width < _WIDE else 2 * _MOST_ROUNDS
+    first = fastest(run)
+    cells = [
+        (index in first, line)
+        for index, row in enumerate(run.rows)
+        for line in lines(row, run, most)
+    ]
     return draw(
         headings(run),
-        [cells for row in run.rows for cells in lines(row, run, most)],
+        [line for _, line in cells],
         console,
         left=[column.heading for column in columns(run) if column.left],
         folded="backend",
         dropped_first=[each for each in DROPPED_FIRST if not (several and each == "time")],
+        bold=[index for index, (stressed, _) in enumerate(cells) if stressed],
     )
 
 
@@ -112,8 +120,7 @@ def _short(kept: list[str], dropped: list[str], console: Console) -> list[str]:
     plain.
     """
     texts = [text for heading, text in _NOT_PLAIN.items() if heading in kept]
-    command = "resnext-bench " * (console.width >= UNLIMITED)  # in a log or from Python
-    legend = " ".join([*texts, f"More: {command}--explain"])
+    legend = " ".join([*texts, "More: `explain`"])
     if not dropped:
         return [legend]
     names = ", ".join(heading.removesuffix(" ms").removesuffix(" MB") for heading in dropped)
@@ -131,4 +138,4 @@ _NOT_PLAIN = {
     "±": "±: half the 95 % interval.",
     "rounds": "rounds: low is fast, × disturbed.",
 }
-_HOW_TO_SEE = ("wider terminal, --markdown or --json", "--markdown")
+_HOW_TO_SEE = ("wider terminal, `markdown` or `json`", "`markdown`")
