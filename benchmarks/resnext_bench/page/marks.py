@@ -39,7 +39,7 @@ def series_class(index: int) -> str:
     return f"s{index % COLORS}"
 
 
-def mark(index: int, x: str, y: float, hint: str = "") -> Markup:
+def mark(index: int, x: str, y: float, hint: str = "", *, hollow: bool = False) -> Markup:
     """The point of a series: colors and shapes differ, and from the ninth series on their pairs.
 
     Args:
@@ -47,10 +47,11 @@ def mark(index: int, x: str, y: float, hint: str = "") -> Markup:
         x: place, as `Scale.percent` gives it.
         y: pixels from the top of the plot.
         hint: what a pointer on it shows.
+        hollow: outlined, for what did not pass.
     """
     shape = (index + index // COLORS) % COLORS
     point = tag("use", href=f"#m{shape}", x=x, y=y)
-    return tag("g", _hint(hint), point, class_=f"mark {series_class(index)}")
+    return tag("g", _hint(hint), point, class_=f"mark {series_class(index)}{' hollow' * hollow}")
 
 
 def point(x: str, y: float, class_: str) -> Markup:
