@@ -41,7 +41,9 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/demo.sh $(DEMO)
 
-test: lint types pytest
+test: $(VENV)/.installed
+	@$(MAKE) --no-print-directory -j2 lint types
+	@$(MAKE) --no-print-directory pytest
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -56,11 +56,11 @@ FLOWS: tuple[tuple[tuple[int, int], ...], ...] = (
 LAYERS: dict[str, tuple[str, ...]] = {
     "resnext_bench": (
         "cli",
-        "ab comparison",
+        "ab history",
         "run report lens crosscheck",
-        "checks cases",
+        "checks cases comparison",
         "result",
-        "scenarios limits",
+        "page scenarios limits",
         "plan stats",
     ),
     "resnext_export": (

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "Comparison": "comparison.result",
+    "History": "history.result",
     "Run": "result",
+    "Soak": "scenarios.soak",
     "benchmark": "api",
     "compare_runs": "comparison.runs",
+    "read_history": "history.read",
     "read_run": "result",
 }
 
@@ -22,8 +25,11 @@ if TYPE_CHECKING:
     from .api import benchmark as benchmark
     from .comparison.result import Comparison as Comparison
     from .comparison.runs import compare_runs as compare_runs
+    from .history.read import read_history as read_history
+    from .history.result import History as History
     from .result import Run as Run
     from .result import read_run as read_run
+    from .scenarios.soak import Soak as Soak
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from resnext.verify.parity import Parity
 from .control import Control
 from .limits.distance import Distance
 from .measure import Ended
+from .scenarios.soak_record import SoakRecord
 from .stats import Timing
 
 
@@ -55,6 +56,9 @@ class Row(Strict):
         exit_code: of the error, for a failed row.
         device: device name.
         delivered: element types in which convolutions and matrix products were computed.
+        modules: element type in which each convolution and the classifier was computed, by its
+            name in the state dict; empty if the runtime does not tell, and in files from before
+            it was stored.
         notes: threads, memory format, CUDA graph, ...
         timings: by boundary; empty for a failed row.
         warmup_runs: untimed runs before the first round.
@@ -75,6 +79,7 @@ class Row(Strict):
         accuracy: on labeled images, compared with their labels and with float32 PyTorch; None
             if it was not requested.
         distance: from the limit of this machine; None if its ceilings were not measured.
+        soak: memory, latency and outputs over minutes; None if it was not requested.
     """
 
     backend: str
@@ -90,6 +95,7 @@ class Row(Strict):
     exit_code: int = 0
     device: str | None = None
     delivered: str | None = None
+    modules: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
     notes: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
     timings: tuple[Timing, ...] = ()
     warmup_runs: int = 0
@@ -106,6 +112,7 @@ class Row(Strict):
     integrity: Integrity | None = None
     accuracy: Accuracy | None = None
     distance: Distance | None = None
+    soak: SoakRecord | None = None
 
 
 class RunRecord(Strict):
@@ -129,4 +136,5 @@ class RunRecord(Strict):
     environment: Environment
     harness_ns: float | None = None
     unknown: str = ""
+    command: tuple[str, ...] = ()
     rows: tuple[Row, ...]

@@ -10,6 +10,7 @@ from resnext.errors import BadInput
 from resnext.readers.files import MOST_JSON, read_file
 from resnext.readers.strict_json import is_version, parse_json
 
+from .page.run_page import run_page
 from .record import RunRecord
 from .report import markdown, text
 
@@ -42,6 +43,8 @@ class Run(RunRecord):
             None in files from before this was measured.
         unknown: what the comparison with the reference cannot tell, of an ONNX file from elsewhere;
             "" if it was compared with PyTorch.
+        command: name and arguments of the command that made it; empty for a run from Python, and in
+            files from before it was stored.
         rows: one for each case.
     """
 
@@ -56,6 +59,10 @@ class Run(RunRecord):
     def markdown(self) -> str:
         """The run as a Markdown document."""
         return markdown(self)
+
+    def html(self) -> str:
+        """The run as a page: one file of HTML that needs no network and no script."""
+        return run_page(self)
 
 
 def read_run(path: Path) -> Run:

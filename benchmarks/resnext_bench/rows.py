@@ -146,6 +146,7 @@ class Judge:
             ),
             device=delivered.device,
             delivered=delivered.summary(),
+            modules={name: layer.dtype for layer in delivered.layers for name in layer.modules},
             notes=dict(delivered.notes),
             timings=timings,
             warmup_runs=samples.warmup_runs,

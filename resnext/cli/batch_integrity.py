@@ -16,11 +16,19 @@ if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
     from resnext.verify.batches.laws import Integrity, Law
 
+    from .junit import JUnit
+
 
 def run(
-    opened: Artifact, backend: str | None, batch: int | None, seed: int, json_path: str | None
+    opened: Artifact,
+    backend: str | None,
+    batch: int | None,
+    seed: int,
+    json_path: str | None,
+    junit: JUnit,
 ) -> None:
-    """Check batch integrity, print the outcome, and write it as JSON if requested.
+    """Check batch integrity, print the outcome, add it to ``junit``, and write it as JSON if
+    requested.
 
     Raises:
         GateFailed: a law is broken.
@@ -30,9 +38,12 @@ def run(
     from resnext.verify.batches.integrity import batch_integrity
     from resnext.verify.check import natural_runtime
 
+    from .parity_junit import cases_of_integrity, classname
+
     _refuse_reference_options()
     runtime = backend or natural_runtime(opened)
     outcome = batch_integrity(opened, runtime=runtime, batch=batch, seed=seed)
+    junit.add(cases_of_integrity(outcome, classname(opened, runtime)), "\n".join(table(outcome)))
     if json_path != "-":
         say(outcome, opened.path)
     if json_path is not None:

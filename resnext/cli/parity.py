@@ -12,6 +12,7 @@ from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
 from .app import SETTINGS, echo, guarded
+from .junit import JUnit, junit_option
 from .options import (
     COMPARE,
     OUTPUT,
@@ -145,6 +146,7 @@ _REFERENCES = {
 @click.version_option(__version__, prog_name="resnext-parity")
 @click.pass_context
 @guarded
+@junit_option("resnext-parity")
 @trust_options
 def main(
     ctx: click.Context,
@@ -162,6 +164,7 @@ def main(
     gate: str,
     seed: int,
     json_path: str | None,
+    junit: JUnit,
     verdict: bool,
 ) -> None:
     """Check that the bytes on disk compute the same function as PyTorch, or as ONNX defines it.
@@ -181,6 +184,8 @@ def main(
 
     from . import batch_integrity as rows
     from . import pixels as port
+    from .parity_junit import cases_of_integrity, cases_of_parity, classname
+    from .parity_report import report
     from .verify import measured
 
     check_writable(json_path)
@@ -189,13 +194,13 @@ def main(
             raise UsageError(
                 "`pixels` compares pixels, not logits; drop `verdict` and `batch_integrity`"
             )
-        port.run(artifact, pixels, backend, json_path)
+        port.run(artifact, pixels, backend, json_path, junit)
         return
     if verdict and reference == "torch-fp32":
         raise UsageError("a verdict compares with float64; drop `reference` or `verdict`")
     opened = open_artifact(artifact, input_size=None if input_size is None else size_of(input_size))
     if batch_integrity and not verdict:
-        rows.run(opened, backend, batch, seed, json_path)
+        rows.run(opened, backend, batch, seed, json_path, junit)
         return
     against = chosen_reference(opened, reference)
     runtime = backend or natural_runtime(opened)
@@ -223,13 +228,16 @@ def main(
             f" compared; {images} were requested",
             err=True,
         )
+    lines = report(outcome, opened.manifest, requested=images)
+    group = classname(opened, runtime)
+    junit.add(cases_of_parity(outcome, group), "\n".join(lines))
+    if judged is not None:
+        junit.add(cases_of_integrity(judged.integrity, group))
     if json_path != "-":
-        from .parity_report import report
-
         precise = _REFERENCES[against]
         word = "PASS" if outcome.passed else "FAIL"
         echo(f"{word}  {opened.path} on {runtime} against {precise}")
-        for line in report(outcome, opened.manifest, requested=images):
+        for line in lines:
             echo(f"  {line}".rstrip())
         if outcome.unknown:
             echo(f"  note        {outcome.unknown}")

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from resnext.verify.conformance import Kit
     from resnext.verify.pixels import PixelComparison
 
+    from .junit import JUnit
 
-def run(path: Path, file: Path, backend: str | None, json_path: str | None) -> None:
+
+def run(path: Path, file: Path, backend: str | None, json_path: str | None, junit: JUnit) -> None:
     """Compare, print and store.
 
     Args:
@@ -25,6 +27,7 @@ def run(path: Path, file: Path, backend: str | None, json_path: str | None) -> N
         file: .npy with the port's pixels.
         backend: runtime for the effect on the logits; None for the artifact's natural one.
         json_path: where the outcome goes as JSON.
+        junit: gets a case for each picture.
 
     Raises:
         BadArtifact: the artifact or its kit is missing or damaged.
@@ -41,6 +44,8 @@ def run(path: Path, file: Path, backend: str | None, json_path: str | None) -> N
     from resnext.verify.conformance import read_kit
     from resnext.verify.pixels import compare_pixels
 
+    from .parity_junit import cases_of_pixels, classname
+
     artifact = read_artifact(path)
     kit = read_kit(artifact)
     with open_file(file, MOST_PICTURE) as opened:
@@ -52,6 +57,7 @@ def run(path: Path, file: Path, backend: str | None, json_path: str | None) -> N
         outcome = compare_pixels(
             array, kit.names, kit.pictures, kit.pixels, kit.record.preprocessing
         )
+    junit.add(cases_of_pixels(outcome, classname(artifact, "pixels")))
     effect = "none" if outcome.same else _effect(artifact, kit, array, backend)
     if json_path != "-":
         _print(outcome, artifact, effect)

@@ -96,7 +96,10 @@ def test_the_wheel_holds_the_sources_and_their_data_and_nothing_else(
     want = set()
     for name, folder in packages().items():
         for path in folder.iterdir():
-            if path.suffix in (".py", ".safetensors", ".txt") or path.name == "py.typed":
+            if (
+                path.suffix in (".py", ".safetensors", ".txt", ".css", ".js")
+                or path.name == "py.typed"
+            ):
                 want.add("/".join([*name.split("."), path.name]))
     images = ROOT / "resnext" / "weights" / "shipped" / "images"
     want |= {

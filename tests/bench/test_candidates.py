@@ -298,6 +298,8 @@ def test_merged_rows_are_right_and_say_what_they_got(tmp_path: Path) -> None:
     command += [
         "--merge-groups",
         "off,16",
+        "--rounds",
+        "2",
         "--duration",
         "0.05",
         "--warmup",

@@ -7,10 +7,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
 
+import junit_schema
 from resnext.artifact.manifest import WeightsRecord
 from resnext.errors import BadInput, UsageError
 from resnext.machine.environment import Environment
@@ -338,3 +340,36 @@ def test_stored_runs_of_old_formats_can_be_compared() -> None:
     with pytest.raises(BadInput, match="processor"):
         compare_runs(before, STORED / "2026-11-23-epyc-25-17-vnni-2cores-resnext50-fp32.json")
     assert json.loads(outcome.model_dump_json())["format_version"] == 1
+
+
+@pytest.mark.parametrize("strict", [(), ("--strict",)])
+@pytest.mark.parametrize(
+    ("center", "outcome"),
+    [(1.2, "failure"), (0.8, "passed"), (1.0, "passed"), (1.0195, "skipped")],
+)
+def test_a_report_has_a_failure_exactly_if_the_command_fails(
+    tmp_path: Path, center: float, outcome: str, strict: tuple[str, ...]
+) -> None:
+    paths = write(tmp_path, run(row(1.0), row(1.0, batch=1)), run(row(center), row(1.0, batch=2)))
+    done = compare(*paths, *strict, "--junit", str(tmp_path / "junit.xml"))
+    text = (tmp_path / "junit.xml").read_text()
+    assert junit_schema.problems(text) == []
+    compared, *skipped = ElementTree.fromstring(text).iter("testcase")
+    if strict and outcome == "skipped":
+        outcome = "failure"
+    assert [child.tag for child in compared] == ([] if outcome == "passed" else [outcome])
+    assert (done.exit_code == 1) == (outcome == "failure")
+    assert compared.get("name") == "torch batch 8 host"
+    assert float(compared.get("time", "")) == pytest.approx(center / 1e3, rel=0.01)
+    assert [(case.get("name"), case[0].get("message")) for case in skipped] == [
+        ("torch batch 1 host", "missing in the new run"),
+        ("torch batch 2 host", "missing in the base run"),
+    ]
+
+
+def test_runs_that_cannot_be_compared_are_an_error_in_the_report(tmp_path: Path) -> None:
+    paths = write(tmp_path, run(row(1.0)), run(row(1.0), threads=1))
+    assert compare(*paths, "--junit", str(tmp_path / "junit.xml")).exit_code == 4
+    (error,) = ElementTree.parse(tmp_path / "junit.xml").iter("error")
+    assert error.get("type") == "BadInput"
+    assert "threads: 2, then 1" in error.get("message", "")

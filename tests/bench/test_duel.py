@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
+import junit_schema
+from exported import export_onnx
 from resnext.images.preprocessing import default_preprocessing
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import Environment
@@ -54,6 +57,7 @@ class FakeWorkers:
         times: time of B's runs.
         load: of a visit, by its number.
         wrong: added to B's logits.
+        mixed_up: both arms compute with the weights of A.
         trace: arms in the order of their visits.
     """
 
@@ -62,6 +66,7 @@ class FakeWorkers:
         self.times: Plan = lambda _pair, _visit: 1.0
         self.load: Callable[[int], Load] = lambda _visit: QUIET
         self.wrong = 0.0
+        self.mixed_up = False
         self.trace: list[str] = []
         self.pairs = 0
 
@@ -97,7 +102,10 @@ class FakeWorker:
 
     def logits(self, _expected_s: float) -> NDArray[Any]:
         pixels = seeded_pixels(self.job.config, self.job.images, self.job.seed)
-        logits = Reference(self.workers.weights, pixels).logits("float32")
+        weights = self.workers.weights
+        if self.job.weights_sha256 != weights.sha256 and not self.workers.mixed_up:
+            weights = load_weights(self.job.weights, self.job.config)
+        logits = Reference(weights, pixels).logits("float32")
         return logits + np.float32(self.workers.wrong if self.arm == "arm B" else 0)
 
 
@@ -159,6 +167,96 @@ def test_a_wrong_arm_has_no_verdict(workers: FakeWorkers, tmp_path: Path) -> Non
     assert stored.change.verdict == "CANNOT TELL"
     assert stored.arms[0].parity.passed
     assert not stored.arms[1].parity.passed
+
+
+@pytest.mark.parametrize("strict", [(), ("--strict",)])
+@pytest.mark.parametrize(
+    ("center", "wrong", "outcomes"),
+    [
+        (1.2, 0.0, ["passed", "passed", "failure"]),
+        (0.8, 0.0, ["passed", "passed", "passed"]),
+        (1.0195, 0.0, ["passed", "passed", "skipped"]),
+        (1.0, 0.1, ["passed", "failure", "skipped"]),
+    ],
+)
+def test_the_reports_say_what_the_exit_code_says(
+    workers: FakeWorkers,
+    tmp_path: Path,
+    center: float,
+    wrong: float,
+    outcomes: list[str],
+    strict: tuple[str, ...],
+) -> None:
+    workers.times, workers.wrong = noisy(center), wrong
+    report, summary = tmp_path / "ab.xml", tmp_path / "ab.md"
+    files = ("--junit", str(report), "--markdown", str(summary))
+    done = ab("torch", "torch-folded", *strict, *files)
+    assert junit_schema.problems(report.read_text()) == []
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    if strict:
+        outcomes = [each.replace("skipped", "failure") for each in outcomes]
+    assert [case[0].tag if len(case) else "passed" for case in cases] == outcomes
+    assert (done.exit_code == 1) == ("failure" in outcomes)
+    assert float(cases[2].get("time", "")) == pytest.approx(center / 1e3, rel=0.01)
+    document = summary.read_text()
+    verdict = document.partition(":")[0].removeprefix("# ")
+    assert document.splitlines()[0] == f"# {verdict}: B against A, resnext11_8x4d_digits, batch 1"
+    assert "| B | torch-folded (fp32) | " in document
+    assert f"| {verdict} |" in document
+    assert ("the output of B is wrong: max error" in document) == bool(wrong)
+
+
+def test_a_file_that_another_output_needs_is_refused(workers: FakeWorkers) -> None:
+    for option in ("--markdown", "--junit"):
+        for path in ("-", "same"):
+            done = ab("torch", "torch", option, path, "--json", "same")
+            assert (done.exit_code, workers.trace) == (2, [])
+            assert f"error: {option} needs a separate file" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Artifacts of the same network with different weights, as a pull request makes them."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    specs = {"base": "digits", "new": "seeded:1"}
+    for name, spec in specs.items():
+        weights = load_weights(spec, "resnext11_8x4d_digits")
+        export_onnx(weights, folder / name, check=False)
+    return [str(folder / name) for name in specs]
+
+
+def test_two_checkpoints_of_a_network_are_each_judged_by_their_own_weights(
+    workers: FakeWorkers, two_checkpoints: list[str], tmp_path: Path
+) -> None:
+    workers.times = noisy(1.2)
+    files = ("--json", str(tmp_path / "ab.json"))
+    done = CliRunner().invoke(main, ["ab", *two_checkpoints, *files])
+    assert done.exit_code == 1, done.output
+    assert done.stderr.splitlines()[-1] == "error: the verdict is SLOWER"
+    assert "A and B have different weights" in done.stdout
+    stored = Duel.model_validate_json((tmp_path / "ab.json").read_text(), strict=True)
+    assert [arm.parity.passed for arm in stored.arms] == [True, True]
+    assert stored.arms[0].weights is None
+    assert stored.arms[1].weights is not None
+    assert stored.arms[1].weights.sha256 != stored.weights.sha256
+    workers.mixed_up = True
+    wrong = CliRunner().invoke(main, ["ab", *two_checkpoints])
+    assert "error: the output of B is wrong" in wrong.stderr
+
+
+def test_artifacts_of_two_networks_have_no_ratio(
+    workers: FakeWorkers, two_checkpoints: list[str], tmp_path: Path
+) -> None:
+    other = load_weights("seeded", "resnext11_8x4d_digits", num_classes=7)
+    export_onnx(other, tmp_path / "seven", check=False)
+    done = CliRunner().invoke(main, ["ab", two_checkpoints[0], str(tmp_path / "seven")])
+    assert done.exit_code == 2
+    assert "seven is of another network than the other arm" in done.stderr
+    arguments = [*two_checkpoints, "--model", "resnext11_8x4d_digits", "--weights", "digits"]
+    done = CliRunner().invoke(main, ["ab", *arguments])
+    assert done.exit_code == 2
+    assert "new is of other weights or preprocessing than requested" in done.stderr
+    assert workers.trace == []
 
 
 def test_disturbed_rounds_are_repeated_and_do_not_count(workers: FakeWorkers) -> None:

@@ -272,7 +272,7 @@ def steps_of(out: Path) -> str:
     return found.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_that_is_told_to_stop_writes_its_table_and_resume_ends_it(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert killed(out, signal.SIGTERM, 9) == 128 + signal.SIGTERM

@@ -94,6 +94,7 @@ def flipped(data: bytes, bit: int) -> bytes:
     return data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
 
 
+@pytest.mark.exhaustive
 def test_one_bit_flipped_in_any_cached_file_is_made_again(
     found: dict[Any, Any], cache: Path, weights: Weights
 ) -> None:

@@ -41,7 +41,7 @@ def check(found: list[dict[str, Any]]) -> None:
 
 def test_a_run_after_a_kill_succeeds_and_finds_nothing_half_done(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    found = stopped(tmp_path, 5, "SIGKILL", "cache", "build")
+    found = stopped(tmp_path, 3, "SIGKILL", "cache", "build")
     check(found)
     assert -9 in [one["code"] for one in found]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resnext.artifact.files import Artifact, read_artifact
@@ -37,6 +37,7 @@ class Arm:
         precision: of weights and activations.
         artifact: what the backend runs; None for a live network.
         graph: the ONNX artifact that it is or was built from; None if there is none.
+        weights: that its outputs are judged by.
         python: interpreter of another environment; None for this one.
     """
 
@@ -46,6 +47,7 @@ class Arm:
     precision: Precision
     artifact: Artifact | None
     graph: Artifact | None
+    weights: Weights
     python: Path | None = None
 
     def __str__(self) -> str:
@@ -75,49 +77,69 @@ def arms_of(
     weights: Weights | str | None,
     python: Path | None,
     say: Callable[[str], None],
-) -> tuple[Weights, tuple[Arm, Arm]]:
-    """The weights of both arms, and the arms.
+) -> tuple[Arm, Arm]:
+    """Both arms.
 
     Args:
         subjects: a backend, or the folder of an artifact, for each.
         choices: what they have in common.
         weights: loaded or by SPEC; None means those of the first artifact, or without one the
-            seeded ResNeXt-50 32x4d.
+            seeded ResNeXt-50 32x4d. An artifact of other weights of the same network has its own.
         python: interpreter of the second arm's environment.
         say: called with one line before each step.
 
     Raises:
         UnknownName: a subject is neither a backend nor a path.
-        UsageError: a backend cannot run its subject, or the artifacts are of different weights.
+        UsageError: a backend cannot run its subject, or the artifacts are of different networks.
         ResnextError: what reading or building an artifact raises.
     """
     resolved = [_resolved(subject) for subject in subjects]
     artifacts = [one for one in resolved if isinstance(one, Artifact)]
     if choices.backend is not None and not artifacts:
         raise UsageError("`backend` is the runtime for artifacts", hint="drop it")
+    chosen = isinstance(weights, Weights)
     if not isinstance(weights, Weights):
         weights = artifact_weights(artifacts[0], weights) if artifacts else load_weights(weights)
-    for artifact in artifacts:
-        if (artifact.manifest.weights.sha256, artifact.manifest.preprocessing) != (
-            weights.sha256,
-            weights.preprocessing,
-        ):
-            raise UsageError(
-                f"{artifact.directory} is of other weights or preprocessing than the other arm",
-                hint="only the same network can be compared",
-            )
+    own = [_weights_of(one, weights, chosen=chosen) for one in resolved]
     elsewhere = (False, python is not None)
     planned = [
         _planned(one, choices, elsewhere=away)
         for one, away in zip(resolved, elsewhere, strict=True)
     ]
-    store = Artifacts(weights, [case for case, _ in planned], choices.device, say)
-    arms = [
-        _arm(name, subject, case, candidate, store)
-        for name, subject, (case, candidate) in zip("AB", subjects, planned, strict=True)
-    ]
-    first, second = arms
-    return weights, (first, Arm(**{**vars(second), "python": python}))
+    store = Artifacts(own[0], [case for case, _ in planned], choices.device, say)
+    other = store
+    if own[1] is not own[0]:
+        other = Artifacts(own[1], [planned[1][0]], choices.device, say)
+    first, second = (
+        _arm(name, subject, *plan, each)
+        for name, subject, plan, each in zip("AB", subjects, planned, (store, other), strict=True)
+    )
+    return first, replace(second, python=python)
+
+
+def _weights_of(subject: str | Artifact, weights: Weights, *, chosen: bool) -> Weights:
+    """``weights``, or those of an artifact that was made from others.
+
+    Raises:
+        UsageError: it is of another network, so that the times say nothing of either, or the user
+            has ``chosen`` the weights of both.
+    """
+    if isinstance(subject, str):
+        return weights
+    manifest = subject.manifest
+    if (manifest.weights.sha256, manifest.preprocessing) == (
+        weights.sha256,
+        weights.preprocessing,
+    ):
+        return weights
+    if chosen:
+        raise UsageError(f"{subject.directory} is of other weights or preprocessing than requested")
+    if manifest.foreign or manifest.network != weights.config:
+        raise UsageError(
+            f"{subject.directory} is of another network than the other arm",
+            hint="only the same network can be compared",
+        )
+    return artifact_weights(subject)
 
 
 def _resolved(subject: str) -> str | Artifact:
@@ -172,4 +194,6 @@ def _arm(name: str, subject: str, case: Case, candidate: Candidate, store: Artif
     for held in (artifact, graph):
         if held is not None:
             store.hold(held)
-    return Arm(name, subject, case.backend, candidate.precision, artifact, graph)
+    weights = store.network
+    assert isinstance(weights, Weights)
+    return Arm(name, subject, case.backend, candidate.precision, artifact, graph, weights)

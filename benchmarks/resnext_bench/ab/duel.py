@@ -75,7 +75,7 @@ def duel(
         b: the same; None means ``a``, in the environment of ``python``.
         choices: what both have in common.
         weights: loaded or by SPEC; None means those of the first artifact, or without one the
-            seeded ResNeXt-50 32x4d.
+            seeded ResNeXt-50 32x4d. An artifact of other weights of the same network has its own.
         python: interpreter of the environment that B runs in; None means this one.
         timing: how long is measured.
         threads: CPU threads of each; None means the thread budget of this process.
@@ -102,11 +102,15 @@ def duel(
         progress(f"asking {python} for its toolkit")
         with Worker("arm B", python):  # before minutes of building
             pass
-    weights, arms = arms_of((a, b or a), choices, weights, python, progress)
+    arms = arms_of((a, b or a), choices, weights, python, progress)
+    weights = arms[0].weights
     count = images_to_compare(choices.batch, weights.config.num_classes)
-    reference = Reference(weights, seeded_pixels(weights.config, count, seed))
+    pixels = seeded_pixels(weights.config, count, seed)
+    references = [Reference(weights, pixels)] * 2
+    if arms[1].weights is not weights:
+        references[1] = Reference(arms[1].weights, pixels)
     threads = threads or thread_budget().count
-    jobs = [_job(arm, choices, weights, count, seed, threads, timing.warmup_s) for arm in arms]
+    jobs = [_job(arm, choices, count, seed, threads, timing.warmup_s) for arm in arms]
     opened: list[Opened] = []
     outputs: list[NDArray[Any]] = []
     measured: list[Round] = []
@@ -141,14 +145,14 @@ def duel(
     progress("comparing the outputs")
     parities = [
         _parity(reference, arm, logits, choices.batch)
-        for arm, logits in zip(arms, outputs, strict=True)
+        for reference, arm, logits in zip(references, arms, outputs, strict=True)
     ]
     change = _judged(measured, timing.processes, margin)
     if wrong := [str(arm) for arm, each in zip(arms, parities, strict=True) if not each.passed]:
         reason = f"the output of {' and '.join(wrong)} is wrong"
         change = replace(change, verdict="CANNOT TELL", more=None, reason=reason)
     first, second = (
-        _record(index, arm, opened[index], parities[index], measured)
+        _record(index, arm, opened[index], parities[index], measured, weights)
         for index, arm in enumerate(arms)
     )
     return Duel(
@@ -170,13 +174,12 @@ def duel(
 def _job(
     arm: Arm,
     choices: Choices,
-    weights: Weights,
     images: int,
     seed: int,
     threads: int,
     warmup_s: float,
 ) -> Job:
-    artifact = arm.artifact
+    artifact, weights = arm.artifact, arm.weights
     return Job(
         backend=arm.backend,
         artifact=None if artifact is None else str(artifact.directory.resolve()),
@@ -241,7 +244,12 @@ def _too_disturbed(measured: Sequence[Round]) -> bool:
 
 
 def _record(
-    index: int, arm: Arm, opened: Opened, parity: Parity, measured: Sequence[Round]
+    index: int,
+    arm: Arm,
+    opened: Opened,
+    parity: Parity,
+    measured: Sequence[Round],
+    weights: Weights,
 ) -> ArmRecord:
     times = [time for each in undisturbed(measured) for time in each.times_ns[index]]
     return ArmRecord(
@@ -257,4 +265,7 @@ def _record(
         notes=opened.notes,
         median_ns=statistics.median(times) if times else None,
         parity=parity,
+        weights=None
+        if arm.weights is weights
+        else WeightsRecord.model_validate(arm.weights.provenance),
     )

@@ -55,6 +55,7 @@ class ArmRecord(Strict):
         notes: threads, memory format, CUDA graph, ...
         median_ns: over the runs of all rounds that count; None without any.
         parity: of the output of a timed run, against float64 PyTorch.
+        weights: source and digest, if they are others than those of the comparison.
     """
 
     name: Literal["A", "B"]
@@ -69,6 +70,7 @@ class ArmRecord(Strict):
     notes: dict[str, str]
     median_ns: float | None
     parity: Parity
+    weights: WeightsRecord | None = None
 
 
 class Duel(Strict):
@@ -78,7 +80,7 @@ class Duel(Strict):
         format_version: of this file.
         created: UTC time, ISO 8601.
         model: variant, or None for a configuration without a name.
-        weights: source and digest.
+        weights: source and digest, of A.
         batch: images in one run.
         boundary: what the times enclose.
         threads: CPU threads of each arm.

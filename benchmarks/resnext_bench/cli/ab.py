@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from resnext.cli.app import SETTINGS, as_flags, guarded
+from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import (
+    OUTPUT,
     RUN,
     backend_option,
     chosen_weights,
@@ -24,10 +26,11 @@ from resnext.progress import steps
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
 
+from .outputs import check_separate
 from .verdicts import exit_on, margin_option, strict_option
 
 if TYPE_CHECKING:
-    from resnext_bench.ab.record import ArmRecord, Duel
+    from resnext_bench.ab.record import Duel
 
 _EPILOG = """\b
 Examples:
@@ -126,7 +129,15 @@ _device = option_of("Device")
 @margin_option
 @strict_option
 @json_option("Write rounds, environments and verdict as JSON")
+@option_of(OUTPUT)(
+    "--markdown",
+    "markdown_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PATH",
+    help="Write the comparison as Markdown.",
+)
 @guarded
+@junit_option("resnext-bench ab")
 def ab(
     a: str,
     b: str | None,
@@ -150,15 +161,22 @@ def ab(
     margin: float,
     strict: bool,
     json_path: str | None,
+    markdown_path: Path | None,
+    junit: JUnit,
 ) -> None:
     """Say whether B is faster or slower than A: two backends, two artifacts, or two environments.
 
     Each runs in its own process; the two take turns in short rounds, one at a time. A round in
     which something else took the processors is measured again.
     """
-    check_writable(json_path)
+    check_separate(json_path, markdown=markdown_path)
+    for target in (json_path, markdown_path):
+        check_writable(target)
     from resnext_bench.ab.arms import Choices
     from resnext_bench.ab.duel import Timing, duel
+    from resnext_bench.ab.report import markdown
+
+    from .junit import cases_of_duel
 
     named = any(value is not None for value in (model, num_classes, input_size, weights_key))
     weights = chosen_weights(model, spec, num_classes, input_size, weights_key) if named else spec
@@ -177,6 +195,10 @@ def ab(
         )
     if json_path is not None:
         write_text(json_path, outcome.model_dump_json() + "\n")
+    document = markdown(outcome)
+    if markdown_path is not None:
+        write_text(str(markdown_path), document)
+    junit.add(cases_of_duel(outcome, strict=strict), document)
     _show(outcome, to_stderr=json_path == "-")
     for arm in outcome.arms:
         if not arm.parity.passed:
@@ -185,48 +207,20 @@ def ab(
 
 
 def _show(outcome: Duel, *, to_stderr: bool) -> None:
-    from resnext.timing.change import describe
-    from resnext_bench.comparison.packages import describe_upgrades, upgrades
+    from resnext_bench.ab.report import HEADINGS, LEFT, cells, remarks, title
     from resnext_bench.report.grid import draw, say, screen
 
     console = screen(to_stderr=to_stderr)
-    change, (first, second) = outcome.change, outcome.arms
-    unit = "pairs of processes" if outcome.processes else "rounds"
-    say(as_flags(f"{change.verdict}: {describe(change, unit=unit)}"), console)
-    threads = f"{outcome.threads} thread{'s' * (outcome.threads > 1)}"
-    say(f"{first.environment.title()}, {threads}", console)
-    quiet = sum(not each.disturbances for each in outcome.measured)
-    ratio = [f"{value:.3f}" for value in change.ratio or ()] or ["-"] * 3
-    interval = f"{ratio[1]} to {ratio[2]}" if change.ratio else "-"
+    *lines, verdict = remarks(outcome)
+    say(as_flags(f"{outcome.change.verdict}: {verdict}"), console)
+    say(title(outcome), console)
     draw(
-        ("arm", "runs", "median ms", "B/A", "95 % interval", "rounds", "verdict"),
-        (
-            ("A", _runs(first), _ms(first.median_ns), "", "", "", ""),
-            (
-                "B",
-                _runs(second),
-                _ms(second.median_ns),
-                ratio[0],
-                interval,
-                f"{quiet} of {len(outcome.measured)}",
-                change.verdict,
-            ),
-        ),
+        HEADINGS,
+        cells(outcome),
         console,
-        left=("arm", "runs", "verdict"),
+        left=LEFT,
         folded="runs",
         dropped_first=("rounds",),
     )
-    versions = upgrades(first.environment.packages, second.environment.packages)
-    if second.other_environment and versions:
-        say(f"packages, A -> B: {describe_upgrades(versions)}", console)
-
-
-def _runs(arm: ArmRecord) -> str:
-    where = f", Python {arm.environment.python} elsewhere" if arm.other_environment else ""
-    subject = arm.subject if arm.subject == arm.backend else f"{arm.subject} on {arm.backend}"
-    return f"{subject} ({arm.precision}{where})"
-
-
-def _ms(median_ns: float | None) -> str:
-    return "-" if median_ns is None else f"{median_ns / 1e6:.3f}"
+    for line in lines:
+        say(as_flags(line), console)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from resnext.cli.app import SETTINGS, as_flags, echo, guarded
+from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import (
     OUTPUT,
     RUN,
@@ -24,8 +25,8 @@ from resnext.cli.options import (
     trust_options,
     weights_options,
 )
-from resnext.cli.params import CountsType, NameType, PercentType, SecondsType
-from resnext.cli.sections import SectionedGroup, option_of, runs_subcommand
+from resnext.cli.params import CountsType, MinutesType, NameType, PercentType, SecondsType
+from resnext.cli.sections import TYPED, SectionedGroup, option_of, runs_subcommand
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
@@ -34,10 +35,13 @@ from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_bench.deadline import Deadline
 
+from .outputs import check_separate, html_option
+
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
     from resnext_bench.cases import Merge
     from resnext_bench.result import Run
+    from resnext_bench.scenarios.scenario import Scenario
 
 _EPILOG = """\b
 Examples:
@@ -51,6 +55,7 @@ Examples:
   resnext-bench --backend ort --batch 8 --artifact int8/ --artifact int8-merged/
   resnext-bench --backend torch,torch-folded,ort-cpu --batch 8 --merge-groups off,32
   resnext-bench --backend all --batch 1,8 --max-seconds 300             a report in five minutes
+  resnext-bench --backend all --batch 1,8 --html report.html            tables and charts, one file
   resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
 Exit code 0: every row was measured and is right. 1: an output was wrong, a row is
 invalid, or time ran out. 3, 4: a backend failed; its row says why. 130: interrupted;
@@ -62,6 +67,8 @@ once measuring has begun, what was measured is still compared, shown and written
 _COMMANDS: dict[str, tuple[str, str]] = {
     "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
     "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
+    "history": ("resnext_bench.cli.history:history", "Show kept runs over time, with steps."),
+    "page": ("resnext_bench.cli.page:page", "Write a stored run as a page of HTML."),
     "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
     "limits": ("resnext_bench.cli.limits:limits", "Show what this machine can do at most."),
     "crosscheck": (
@@ -102,6 +109,7 @@ _what = option_of(RUN)
 _measuring = option_of("Measuring")
 _device = option_of("Device")
 _right = option_of("Accuracy and calibration")
+_scenario = option_of("Serving")
 
 
 @click.group(
@@ -272,6 +280,13 @@ _right = option_of("Accuracy and calibration")
     metavar="N",
     help="Number of calibration images.  [default: 128]",
 )
+@_scenario(
+    "--soak",
+    type=MinutesType(),
+    metavar="MINUTES",
+    help="After the timed rounds, run every row for as long at mixed batch sizes: does memory or"
+    " latency grow, does an output change? Also 90s, 2h.",
+)
 @json_option("Write the run with its raw samples as JSON")
 @option_of(OUTPUT)(
     "--markdown",
@@ -280,6 +295,7 @@ _right = option_of("Accuracy and calibration")
     metavar="PATH",
     help="Write the report as Markdown.",
 )
+@html_option
 @option_of(OUTPUT)(
     "--explain",
     is_flag=True,
@@ -289,6 +305,7 @@ _right = option_of("Accuracy and calibration")
 @click.version_option(__version__, prog_name="resnext-bench")
 @click.pass_context
 @guarded
+@junit_option("resnext-bench")
 @trust_options
 def main(
     ctx: click.Context,
@@ -320,9 +337,12 @@ def main(
     accuracy_images: int | None,
     calibration: str | None,
     calibration_images: int | None,
+    soak: float | None,
     json_path: str | None,
     markdown_path: Path | None,
+    html_path: Path | None,
     explain: bool,
+    junit: JUnit,
     **pixels: Any,
 ) -> None:
     """Measure latency, throughput, memory and parity of a ResNeXt across backends.
@@ -338,9 +358,8 @@ def main(
     if backend is None:
         raise click.UsageError("--backend is needed")
     deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
-    if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
-        raise UsageError("`markdown` needs a separate file")
-    for target in (json_path, markdown_path):
+    check_separate(json_path, markdown=markdown_path, html=html_path)
+    for target in (json_path, markdown_path, html_path):
         check_writable(target)
     if artifact and any(x is not None for x in (model, num_classes, weights_key)):
         raise UsageError(
@@ -351,9 +370,13 @@ def main(
     from resnext_bench.report.grid import screen
     from resnext_bench.report.terminal import show
 
+    from .junit import cases_of_run
+
+    typed = ("resnext-bench", *ctx.meta[TYPED])
+
     def save(run: Run) -> None:
         if json_path is not None:
-            text = run.model_dump_json(indent=None) + "\n"
+            text = run.model_copy(update={"command": typed}).model_dump_json(indent=None) + "\n"
             write_text(json_path, text, final=run.complete)
 
     requested, input_size = requested_preprocessing(pixels, input_size, of_artifact=bool(artifact))
@@ -363,6 +386,11 @@ def main(
         unsure = assumed(weights.preprocessing, weights.preprocessing_source)
         if unsure is not None and (accuracy or calibration):
             echo(f"warning: {as_flags(str(unsure))}", err=True)
+    scenarios: list[Scenario] = []
+    if soak is not None:
+        from resnext_bench.scenarios.soak import Soak
+
+        scenarios.append(Soak(soak))
     with steps("starting") as say:
         run = benchmark(
             artifact or backend,
@@ -388,15 +416,20 @@ def main(
             seed=seed,
             accuracy=accuracy,
             accuracy_images=accuracy_images,
+            scenarios=scenarios,
             max_seconds=deadline,
             progress=say,
             save=save,
             note=lambda line: echo(f"note: {line}", err=True),
         )
+    run = run.model_copy(update={"command": typed})
     # Files first: the terminal may be gone, and what took minutes to measure is not to be lost.
     save(run)
     if markdown_path is not None:
         write_text(str(markdown_path), run.markdown())
+    junit.add(cases_of_run(run), run.table())
+    if html_path is not None:
+        write_text(str(html_path), run.html())
     show(run, screen(to_stderr=json_path == "-"), explain=explain, spell=as_flags)
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from resnext.cli.app import SETTINGS, guarded
+from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import COMPARE, OUTPUT, json_option
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import UsageError
@@ -43,6 +44,7 @@ Exit code 1: a row is SLOWER; with --strict also CANNOT TELL. 4: the runs cannot
     help="Write the comparison as Markdown.",
 )
 @guarded
+@junit_option("resnext-bench compare")
 def compare(
     base: Path,
     new: Path,
@@ -51,6 +53,7 @@ def compare(
     strict: bool,
     json_path: str | None,
     markdown_path: Path | None,
+    junit: JUnit,
 ) -> None:
     """Say for each row of two stored runs whether NEW is faster or slower than BASE.
 
@@ -65,10 +68,13 @@ def compare(
     from resnext_bench.comparison.runs import compare_runs
     from resnext_bench.report.grid import screen
 
+    from .junit import cases_of_comparison
+
     outcome = compare_runs(base, new, margin=margin, allow_environment=allow_environment)
     if json_path is not None:
         write_text(json_path, outcome.model_dump_json() + "\n")
     if markdown_path is not None:
         write_text(str(markdown_path), outcome.markdown())
+    junit.add(cases_of_comparison(outcome, strict=strict), outcome.text())
     show(outcome, screen(to_stderr=json_path == "-"))
     exit_on([row.change for row in outcome.rows], strict=strict)

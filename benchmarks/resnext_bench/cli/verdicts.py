@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from resnext.cli.params import PercentType
 from resnext.cli.sections import option_of
 from resnext.errors import GateFailed
 
 if TYPE_CHECKING:
-    from resnext.timing.change import Change
+    from resnext.timing.change import Verdict
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,7 +38,15 @@ def strict_option(function: F) -> F:
     return option(function)
 
 
-def exit_on(changes: Sequence[Change], *, strict: bool) -> None:
+class Judged(Protocol):
+    """What has a verdict."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """SLOWER and CANNOT TELL count."""
+
+
+def exit_on(changes: Sequence[Judged], *, strict: bool) -> None:
     """End with exit code 1 if one of ``changes`` is SLOWER, or unknown and that counts.
 
     Raises:

@@ -6,7 +6,7 @@ from resnext.artifact.specs import Strict
 from resnext.network.config import ResNeXtConfig
 
 from .ceilings import MachineCeilings
-from .floors import LimitedBy, floors
+from .floors import LimitedBy, blocks_bytes, floors
 
 
 class Distance(Strict):
@@ -21,6 +21,11 @@ class Distance(Strict):
         share: of the last one, by the row's time: 1 is the limit. Measured ceilings may be lower
             than the machine's, and activations that stay in a cache cost no memory traffic, so it
             can be more.
+        operations: multiplications and additions of the batch; 0 in files from before the last four
+            fields were stored.
+        blocks_bytes: bytes that every residual block reads and writes, with its weights.
+        operations_per_s: the ceiling of the product.
+        bytes_per_s: the ceiling of a copy.
     """
 
     ceiling: str
@@ -29,6 +34,10 @@ class Distance(Strict):
     blocks_ns: float
     limited_by: LimitedBy
     share: float
+    operations: float = 0.0
+    blocks_bytes: int = 0
+    operations_per_s: float = 0.0
+    bytes_per_s: float = 0.0
 
 
 def distance(
@@ -47,7 +56,8 @@ def distance(
         images_per_s: throughput of the row; with several requests in flight, of all of them.
         ceilings: of the device that it ran on, with its number of threads.
     """
-    floor = floors(config, precision, batch, ceilings.ceiling(precision))
+    ceiling = ceilings.ceiling(precision)
+    floor = floors(config, precision, batch, ceiling)
     return Distance(
         ceiling=ceilings.fastest(precision).name,
         compute_ns=floor.compute_s * 1e9,
@@ -55,4 +65,8 @@ def distance(
         blocks_ns=floor.blocks_s * 1e9,
         limited_by=floor.limited_by,
         share=images_per_s / batch * floor.blocks_s,
+        operations=floor.compute_s * ceiling.operations_per_s,
+        blocks_bytes=blocks_bytes(config, precision, batch),
+        operations_per_s=ceiling.operations_per_s,
+        bytes_per_s=ceiling.bytes_per_s,
     )

@@ -137,12 +137,23 @@ def floors(config: ResNeXtConfig, precision: str, batch: int, ceiling: Ceiling) 
     compute_s = sum(one.compute_s for one in each)
     pooled_bytes = width * batch * _pooled(config)
     layers_bytes = pooled_bytes + sum(one.bytes for one in each)
-    blocks_bytes = width * sum(batch * values + weights for values, weights in _blocks(config))
     return Floors(
         compute_s,
         max(compute_s, layers_bytes / ceiling.bytes_per_s),
-        max(compute_s, blocks_bytes / ceiling.bytes_per_s),
+        max(compute_s, blocks_bytes(config, precision, batch) / ceiling.bytes_per_s),
     )
+
+
+def blocks_bytes(config: ResNeXtConfig, precision: str, batch: int) -> int:
+    """Bytes that the fused blocks of a whole network read and write, with their weights.
+
+    Args:
+        config: the network.
+        precision: of weights and activations, a key of `NUMERICS`.
+        batch: images in one run.
+    """
+    width = NUMERICS[precision].width_bytes
+    return width * sum(batch * values + weights for values, weights in _blocks(config))
 
 
 def _pooled(config: ResNeXtConfig) -> int:

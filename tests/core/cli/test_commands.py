@@ -100,12 +100,14 @@ SECTIONS = {
         "Measuring",
         "Device",
         "Accuracy and calibration",
+        "Serving",
         "Output",
         "Trust",
         "Options",
         "Commands",
     ],
     "resnext-bench limits": ["Network", "Device", "Output", "Options"],
+    "resnext-bench page": ["Output", "Options"],
     "resnext-bench lens": ["What to run", "Network", "Device", "Output", "Trust", "Options"],
     "resnext-bench ab": [
         "What to run",
@@ -117,6 +119,8 @@ SECTIONS = {
         "Options",
     ],
     "resnext-bench compare": ["What to compare with", "Verdict", "Output", "Options"],
+    "resnext-bench history": ["What to run", "Output", "Options", "Commands"],
+    "resnext-bench history gate": ["Verdict", "Output", "Options"],
     "resnext-bench crosscheck": ["What to run", "Measuring", "Output", "Trust", "Options"],
     "resnext-parity": [
         "What to run",

@@ -98,6 +98,7 @@ USES = {
         "spec": Use(PARITY + "--weights={}", "weights", ".safetensors"),
         "images_from": Use(PARITY + "--images-from={}", "pictures"),
         "json_path": Use(PARITY + "--json={}"),
+        "junit_path": Use(PARITY + "--junit={}"),
         "pixels": Use("--artifact={kit} --pixels={}", "pixels"),
         "trust": Use("--artifact={signed} --images=2 --require-signature --trust={}", "public"),
     },
@@ -185,6 +186,8 @@ USES = {
         ),
         "json_path": Use(BENCH + "--artifact={artifact} --json={}", slow=True),
         "markdown_path": Use(BENCH + "--artifact={artifact} --markdown={}", slow=True),
+        "html_path": Use(BENCH + "--artifact={artifact} --html={}", slow=True),
+        "junit_path": Use(BENCH + "--artifact={artifact} --junit={}", slow=True),
         "trust": Use(
             BENCH + "--artifact={signed} --require-signature --trust={}", "public", slow=True
         ),
@@ -206,11 +209,27 @@ USES = {
         "json_path": Use("--duration=1 {artifact} --json={}", slow=True),
         "trust": Use("--duration=1 {signed} --require-signature --trust={}", "public", slow=True),
     },
+    "resnext_bench.cli.bench page": {
+        "run": Use("--html=/dev/null -- {}", "run"),
+        "html_path": Use("{run} --html={}"),
+    },
     "resnext_bench.cli.bench compare": {
         "base": Use("-- {} {run}", "run"),
         "new": Use("-- {run} {}", "run"),
         "json_path": Use("{run} {run} --json={}"),
         "markdown_path": Use("{run} {run} --markdown={}"),
+        "junit_path": Use("{run} {run} --junit={}"),
+    },
+    "resnext_bench.cli.bench history": {
+        "folder": Use("-- {}", "runs"),
+        "imported": Use("made --import={}", "run"),
+        "json_path": Use("{runs} --json={}"),
+        "html_path": Use("{runs} --html={}"),
+    },
+    "resnext_bench.cli.bench history gate": {
+        "folder": Use("-- {}", "runs"),
+        "json_path": Use("{runs} --json={}"),
+        "junit_path": Use("{runs} --junit={}"),
     },
     "resnext_bench.cli.bench ab": {
         "a": Use("--rounds=1 --duration=0.01 --warmup=0 -- {} {artifact}", "artifact", slow=True),
@@ -229,6 +248,12 @@ USES = {
         ),
         "json_path": Use(
             "--rounds=1 --duration=0.01 --warmup=0 {artifact} {artifact} --json={}", slow=True
+        ),
+        "markdown_path": Use(
+            "--rounds=1 --duration=0.01 --warmup=0 {artifact} {artifact} --markdown={}", slow=True
+        ),
+        "junit_path": Use(
+            "--rounds=1 --duration=0.01 --warmup=0 {artifact} {artifact} --junit={}", slow=True
         ),
     },
 }
@@ -271,6 +296,9 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made["model"] = made["artifact"] / "model.onnx"
     made["manifest"] = made["artifact"] / "manifest.json"
     made["run"] = sorted(STORED.glob("*.json"))[0]
+    made["runs"] = folder / "runs"
+    made["runs"].mkdir()
+    shutil.copy(made["run"], made["runs"])
     made["pictures"], made["labeled"] = folder / "pictures", folder / "labeled"
     made["pictures"].mkdir()
     for digit in range(10):

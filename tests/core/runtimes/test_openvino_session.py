@@ -154,8 +154,8 @@ def test_it_computes_what_pytorch_and_onnx_runtime_compute(
             assert outcome.max_error < most
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_resnext50_keeps_to_the_float32_gate(kind: str, tmp_path: Path) -> None:
     weights = seeded_resnext50()
     pixels = weights.preprocessing.normalize(seeded_pixels(weights.config, 8))

@@ -260,7 +260,12 @@ def test_every_runtime_here_delivers_all_of_float32(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["torch", "ort-cpu", pytest.param("torch-compile", marks=needs_compiler)]
+    "name",
+    [
+        "ort-cpu",
+        pytest.param("torch", marks=pytest.mark.exhaustive),
+        pytest.param("torch-compile", marks=[needs_compiler, pytest.mark.exhaustive]),
+    ],
 )
 def test_every_runtime_here_delivers_all_of_a_resnext50(name: str, tmp_path: Path) -> None:
     weights = seeded_resnext50()

@@ -461,7 +461,13 @@ READING: dict[str, tuple[click.Command, list[str]]] = {
 #: These are about signatures: they say themselves which key counts.
 SIGNING = {"resnext-export sign", "resnext-export verify"}
 #: These read no artifact.
-WITHOUT = {"resnext-bench compare", "resnext-bench limits", "resnext-export doctor"}
+WITHOUT = {
+    "resnext-bench compare",
+    "resnext-bench history",
+    "resnext-bench limits",
+    "resnext-bench page",
+    "resnext-export doctor",
+}
 
 DOORS: dict[str, Callable[[Path, Path], Any]] = {
     "read_artifact": lambda path, _: read_artifact(path),

@@ -701,7 +701,7 @@ def resnext50() -> tuple[Weights, onnx.ModelProto]:
     return weights, onnx_from_torch(weights, BatchRange.parse("1:8"))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @both
 @each_io
 def test_resnext50_is_lowered_and_built_whole(

@@ -376,7 +376,7 @@ def logits(proto: onnx.ModelProto, runtime: Runtime, images: NDArray[Any]) -> ND
 
 
 @pytest.mark.usefixtures("short_visits")
-@pytest.mark.parametrize("runtime", ["ort", "openvino"])
+@pytest.mark.parametrize("runtime", ["ort", pytest.param("openvino", marks=pytest.mark.exhaustive)])
 def test_a_quantized_network_gives_the_same_logits(
     runtime: Runtime, digits: Weights, digits_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,8 +397,15 @@ def test_a_quantized_network_gives_the_same_logits(
 
 
 @pytest.mark.usefixtures("short_visits")
-@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.FLOAT16])
-@pytest.mark.parametrize("runtime", ["ort", "openvino"])
+@pytest.mark.parametrize(
+    ("runtime", "kind"),
+    [
+        ("ort", TensorProto.FLOAT16),
+        ("openvino", TensorProto.UINT8),
+        pytest.param("ort", TensorProto.UINT8, marks=pytest.mark.exhaustive),
+        pytest.param("openvino", TensorProto.FLOAT16, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_pixels_and_half_precision_are_taken_as_the_graph_takes_them(
     runtime: Runtime, kind: int
 ) -> None:

@@ -1,0 +1,117 @@
+"""The test cases of ``--junit``: of a run, of two arms, of two stored runs, and of a history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from resnext.cli.junit import JUnitCase
+from resnext.timing.change import Change, describe
+from resnext_bench.history.report import finding, too_few
+from resnext_bench.plan import Case
+
+if TYPE_CHECKING:
+    from resnext_bench.ab.record import Duel
+    from resnext_bench.comparison.record import ComparisonRecord
+    from resnext_bench.history.record import HistoryRecord
+    from resnext_bench.record import Row, RunRecord
+
+
+def cases_of_run(run: RunRecord) -> Iterator[JUnitCase]:
+    """A case for each row, with its median; an invalid row is a failure, a failed one an error."""
+    model = run.model or ("ONNX file from elsewhere" if run.unknown else "custom model")
+    for row in run.rows:
+        threads = row.threads if run.threads is None else None
+        name = str(Case(row.backend, row.batch, row.variant, threads, row.streams))
+        yield _case_of_row(row, name, f"{run.environment.title()}.{model}")
+
+
+def _case_of_row(row: Row, name: str, classname: str) -> JUnitCase:
+    time_s = row.timings[-1].stats.median_ns / 1e9 if row.timings else 0.0
+    if row.status == "valid":
+        return JUnitCase(name, classname, time_s=time_s)
+    if row.status == "failed":
+        return JUnitCase(name, classname, "error", f"exit code {row.exit_code}", row.reasons)
+    refused = [each for each in row.findings if each.severity == "refused"]
+    reasons = [
+        f"{each.code}: {'; '.join(filter(None, (each.message, each.hint)))}" for each in refused
+    ]
+    codes = ", ".join(dict.fromkeys(each.code for each in refused))
+    return JUnitCase(name, classname, "failure", codes or "invalid", reasons or row.reasons, time_s)
+
+
+def cases_of_duel(duel: Duel, *, strict: bool) -> Iterator[JUnitCase]:
+    """A case for the output of each arm, and one for the ratio of their times.
+
+    Args:
+        duel: the comparison.
+        strict: CANNOT TELL is a failure.
+    """
+    classname = f"{duel.arms[0].environment.title()}.{duel.model or 'custom model'}"
+    for arm in duel.arms:
+        parity = arm.parity
+        yield JUnitCase(
+            f"output of {arm.name}, {arm.subject} on {arm.backend} batch {duel.batch}",
+            classname,
+            "passed" if parity.passed else "failure",
+            "output",
+            parity.failures,
+            (arm.median_ns or 0.0) / 1e9,
+        )
+    first, second = duel.arms
+    name = f"time of B, {second.subject}, against A, {first.subject}, batch {duel.batch}"
+    unit = "pairs of processes" if duel.processes else "rounds"
+    yield _case_of_change(
+        duel.change,
+        describe(duel.change, unit=unit),
+        JUnitCase(name, classname, time_s=(second.median_ns or 0.0) / 1e9),
+        strict=strict,
+    )
+
+
+def cases_of_comparison(comparison: ComparisonRecord, *, strict: bool) -> Iterator[JUnitCase]:
+    """A case for each row that was compared, with its new median, and a skipped one for each that
+    was not.
+
+    Args:
+        comparison: of two runs.
+        strict: CANNOT TELL is a failure.
+    """
+    classname = f"{comparison.machine}.{comparison.model or 'custom model'}"
+    for row in comparison.rows:
+        case = JUnitCase(str(row), classname, time_s=row.new_ns / 1e9)
+        sentence = describe(row.change, "base", "new")
+        yield _case_of_change(row.change, sentence, case, strict=strict)
+    for line in comparison.skipped:
+        name, _, reason = line.rpartition(": ")
+        yield JUnitCase(name, classname, "skipped", reasons=[reason])
+
+
+def cases_of_history(history: HistoryRecord, *, strict: bool) -> Iterator[JUnitCase]:
+    """A case for each series, with its newest time.
+
+    Args:
+        history: of a folder.
+        strict: CANNOT TELL is a failure.
+    """
+    for series in history.series:
+        classname = f"{series.machine}.{series.model}, weights {series.weights}"
+        case = JUnitCase(str(series), classname, time_s=series.points[-1].median_ns / 1e9)
+        if series.change is not None:
+            yield _case_of_change(series.change, finding(series), case, strict=strict)
+        elif series.verdict == "SAME":
+            yield case
+        else:
+            outcome: Literal["failure", "skipped"] = "failure" if strict else "skipped"
+            reasons = [too_few([series])]
+            yield replace(case, outcome=outcome, code=series.verdict, reasons=reasons)
+
+
+def _case_of_change(change: Change, sentence: str, case: JUnitCase, *, strict: bool) -> JUnitCase:
+    """``case`` with the outcome of ``change``, which is a failure if the exit code is 1 for it."""
+    if change.verdict in ("FASTER", "SAME"):
+        return case
+    fails = change.verdict == "SLOWER" or strict
+    outcome: Literal["failure", "skipped"] = "failure" if fails else "skipped"
+    return replace(case, outcome=outcome, code=change.verdict, reasons=[sentence])

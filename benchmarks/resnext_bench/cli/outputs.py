@@ -1,0 +1,44 @@
+"""Files that a command writes besides JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from resnext.cli.options import OUTPUT
+from resnext.cli.sections import option_of
+from resnext.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def html_option(function: F) -> F:
+    """Add ``--html PATH``."""
+    option: Callable[[F], F] = option_of(OUTPUT)(
+        "--html",
+        "html_path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="PATH",
+        help="Write the report as a page: one file of HTML, charts included, no network needed.",
+    )
+    return option(function)
+
+
+def check_separate(json_path: str | None, **paths: Path | None) -> None:
+    """Check that every output has a file of its own.
+
+    Args:
+        json_path: where JSON goes, or None.
+        **paths: the others, by option.
+
+    Raises:
+        UsageError: one is stdout, or two are the same.
+    """
+    taken = {json_path, "-"}
+    for name, path in paths.items():
+        if path is not None and str(path) in taken:
+            raise UsageError(f"`{name}` needs a separate file")
+        taken.add(None if path is None else str(path))

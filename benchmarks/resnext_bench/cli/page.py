@@ -1,0 +1,36 @@
+"""The command ``resnext-bench page``: a stored run as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from resnext.cli.app import SETTINGS, guarded
+from resnext.cli.sections import SectionedCommand
+from resnext.errors import UsageError
+from resnext.storage import check_writable, write_text
+
+from .outputs import check_separate, html_option
+
+_EPILOG = """\b
+Examples:
+  resnext-bench page run.json --html report.html
+  resnext-bench page old-run.json --html old.html    runs of earlier versions, too
+Sections whose data a run lacks are left out.
+"""
+
+
+@click.command("page", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.argument("run", type=click.Path(path_type=Path))
+@html_option
+@guarded
+def page(run: Path, html_path: Path | None) -> None:
+    """Write a stored run, as --json wrote it, as a page of HTML."""
+    if html_path is None:
+        raise UsageError("`html` is missing: it names the file to write")
+    check_separate(str(run), html=html_path)
+    check_writable(html_path)
+    from resnext_bench.result import read_run
+
+    write_text(str(html_path), read_run(run).html())

@@ -1,0 +1,92 @@
+"""Runs for tests of the page: a stored one, with everything that a row can have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from resnext_bench.record import FindingRecord, Row
+from resnext_bench.result import Run, read_run
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+COMMAND = (
+    *("resnext-bench", "--backend", "torch,torch-folded,torch-compile,ort-cpu,openvino,pt2"),
+    *("--batch", "1,8", "--duration=3", "--precision-target", "3%", "--json", "run.json"),
+)
+#: Would be an element, end an attribute, or run.
+HOSTILE = "\"'><script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'>&lt;"
+
+
+def stored_run() -> Run:
+    """Twelve rows of two batch sizes, some of them with a disturbed round."""
+    return read_run(RESULTS / "2026-11-28-xeon-6-167-amx-2cores-resnext50-fp32.json")
+
+
+def full_run() -> Run:
+    """The stored run with what it lacks: a command, layers, a roofline, a row that is not valid and
+    one that failed.
+    """
+    run = stored_run()
+    rows = [_full(row, index) for index, row in enumerate(run.rows)]
+    reason = "its output is wrong: 0.1 of 0.0001"
+    rows[2] = rows[2].model_copy(
+        update={
+            "status": "invalid",
+            "reasons": (f"{reason}; give a larger `duration`",),
+            "findings": (FindingRecord(code="wrong-output", severity="refused", message=reason),),
+        }
+    )
+    rows.append(Row(backend="trt", batch=8, status="failed", reasons=("no GPU",), exit_code=3))
+    return run.model_copy(update={"rows": tuple(rows), "command": COMMAND})
+
+
+def hostile_run(text: str = HOSTILE) -> Run:
+    """`full_run` with ``text`` in every string that a user or a file can choose."""
+    run = full_run()
+    rows = []
+    for row in run.rows:
+        update: dict[str, Any] = {
+            "backend": row.backend + text,
+            "variant": text,
+            "reasons": tuple(reason + text for reason in row.reasons),
+            "warnings": {code: each + text for code, each in row.warnings.items()},
+            "device": text,
+            "delivered": None if row.delivered is None else row.delivered + text,
+            "modules": {name + text: dtype + text for name, dtype in row.modules.items()},
+            "disturbances": {0: (text,)},
+        }
+        rows.append(row.model_copy(update=update))
+    environment = run.environment.model_copy(
+        update={"cpu": text, "system": text, "python": text, "packages": {text: text}}
+    )
+    weights = run.weights.model_copy(update={"source": text})
+    return run.model_copy(
+        update={
+            "created": text,
+            "model": text,
+            "precision": text,
+            "weights": weights,
+            "thread_reason": text,
+            "reused": (text,),
+            "environment": environment,
+            "command": (text, *COMMAND),
+            "rows": tuple(rows),
+        }
+    )
+
+
+def _full(row: Row, index: int) -> Row:
+    layers = ["conv1", *(f"layer1.{block}.conv{k}" for block in range(3) for k in (1, 2, 3)), "fc"]
+    dtype = ("float32", "int8")[index % 2]
+    modules = dict.fromkeys(layers, dtype) | {"fc": "float32"}
+    distance = row.distance
+    if distance is not None:
+        distance = distance.model_copy(
+            update={
+                "operations": 8.5e9 * row.batch,
+                "blocks_bytes": 70_000_000 + 40_000_000 * row.batch,
+                "operations_per_s": 3.7e11,
+                "bytes_per_s": 2.3e10,
+            }
+        )
+    return row.model_copy(update={"modules": modules, "distance": distance})
