@@ -83,7 +83,7 @@ def track(items: Iterable[T], description: str) -> Iterable[T]:
         return items
     from rich.progress import track as rich_track
 
-    return rich_track(items, description, console=_console(), transient=True)
+    return rich_track(items, description, console=terminal(), transient=True)
 
 
 def working(description: str) -> AbstractContextManager[object]:
@@ -144,7 +144,7 @@ def transfer(name: str, total: int | None, done: int) -> Iterator[Callable[[int]
         DownloadColumn(),
         TransferSpeedColumn(),
     )
-    with aside(), Progress(*columns, console=_console(), transient=True) as progress:
+    with aside(), Progress(*columns, console=terminal(), transient=True) as progress:
         task = progress.add_task(name, total=total, completed=done)
         yield lambda count: progress.advance(task, count)
 
@@ -154,7 +154,8 @@ def _drawn_on() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
-def _console() -> Console:
+def terminal() -> Console:
+    """stderr for bars, in colors that a light and a dark terminal show."""
     from rich.console import Console
     from rich.theme import Theme
 
@@ -165,7 +166,7 @@ def _console() -> Console:
 def _spinner(description: str) -> Iterator[Callable[[str], None]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
-    console = _console()
+    console = terminal()
     unicode = console.encoding.startswith("utf")
     with Progress(
         SpinnerColumn("dots" if unicode else "line"),

@@ -12,6 +12,7 @@ _PUBLIC = {
     "Comparison": "comparison.result",
     "History": "history.result",
     "Run": "result",
+    "Soak": "scenarios.soak",
     "benchmark": "api",
     "compare_runs": "comparison.runs",
     "read_history": "history.read",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .history.result import History as History
     from .result import Run as Run
     from .result import read_run as read_run
+    from .scenarios.soak import Soak as Soak
 
 
 def __getattr__(name: str) -> Any:

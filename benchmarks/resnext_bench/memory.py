@@ -11,12 +11,13 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+_ROLLUP = Path("/proc/self/smaps_rollup")
 
 
 @dataclass
@@ -32,8 +33,7 @@ class Peak:
 @contextmanager
 def peak_memory(*, cuda: bool = False) -> Iterator[Peak]:
     """Measure the memory that the block adds."""
-    gc.collect()
-    _trim()
+    release_free()
     peak = Peak()
     device = _Device.ready() if cuda else None
     before = _resident("VmRSS") if _reset_high_water() else None
@@ -45,8 +45,9 @@ def peak_memory(*, cuda: bool = False) -> Iterator[Peak]:
         peak.device_bytes = device.added()
 
 
-def _trim() -> None:
-    """Return freed memory to the system; the next case would otherwise reuse it unseen."""
+def release_free() -> None:
+    """Return freed memory to the system; what is allocated next would otherwise reuse it unseen."""
+    gc.collect()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):
@@ -59,6 +60,26 @@ def _reset_high_water() -> bool:
     except OSError:
         return False
     return True
+
+
+def resident_bytes() -> int | None:
+    """Resident memory of this process, exact where the kernel sums it over all mappings; None if
+    the system does not tell.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        for line in _ROLLUP.read_text().splitlines():
+            if line.startswith("Rss:"):
+                return int(line.split()[1]) * 1024
+    with suppress(OSError):
+        return _resident("VmRSS")
+    return None
+
+
+def device_used_bytes() -> int | None:
+    """Memory in use on the CUDA device, by every process; None if there is none."""
+    import torch
+
+    return _used() if torch.cuda.is_available() else None
 
 
 def _resident(key: str) -> int | None:

@@ -17,6 +17,7 @@ from resnext.verify.parity import Parity
 from .control import Control
 from .limits.distance import Distance
 from .measure import Ended
+from .scenarios.soak_record import SoakRecord
 from .stats import Timing
 
 
@@ -78,6 +79,7 @@ class Row(Strict):
         accuracy: on labeled images, compared with their labels and with float32 PyTorch; None
             if it was not requested.
         distance: from the limit of this machine; None if its ceilings were not measured.
+        soak: memory, latency and outputs over minutes; None if it was not requested.
     """
 
     backend: str
@@ -110,6 +112,7 @@ class Row(Strict):
     integrity: Integrity | None = None
     accuracy: Accuracy | None = None
     distance: Distance | None = None
+    soak: SoakRecord | None = None
 
 
 class RunRecord(Strict):

@@ -17,6 +17,8 @@ else:  # not generic before click 8.2
 
 #: Digits of the largest accepted size or count; anything longer is a typing error.
 MOST_DIGITS = 6
+#: Longest accepted time in minutes, a week.
+_MOST_MINUTES = 10_080.0
 
 
 class SecondsType(_ParamType):
@@ -40,6 +42,33 @@ class SecondsType(_ParamType):
                 f"{value!r} must be a number of seconds from {self._least:g} to 86400", param, ctx
             )
         return seconds
+
+
+class MinutesType(_ParamType):
+    """A time in minutes, or with the unit s, m or h; its value is in minutes."""
+
+    name = "MINUTES"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Check and convert."""
+        if isinstance(value, float):
+            return value
+        text = str(value).strip().lower()
+        unit = {"s": 1 / 60, "m": 1.0, "h": 60.0}.get(text[-1:])
+        try:
+            minutes = float(text) if unit is None else float(text[:-1]) * unit
+        except ValueError:
+            minutes = float("nan")
+        if not 0 < minutes <= _MOST_MINUTES:  # false for NaN too
+            self.fail(
+                f"{value!r} must be minutes above 0 and at most {_MOST_MINUTES:g}, for example 10,"
+                " 90s or 2h",
+                param,
+                ctx,
+            )
+        return minutes
 
 
 class PercentType(_ParamType):

@@ -29,7 +29,9 @@ from resnext_bench.checks.evidence import Evidence
 from resnext_bench.checks.registry import CHECKS, judge, registry
 from resnext_bench.limits.distance import Distance
 from resnext_bench.measure import Samples
+from resnext_bench.scenarios.growth import Growth
 from resnext_bench.scenarios.scenario import Passes
+from resnext_bench.scenarios.soak_record import SoakRecord
 from resnext_bench.stats import timing_of
 
 DIGITS = VARIANTS["resnext11_8x4d_digits"]
@@ -108,10 +110,40 @@ FINE = Evidence(
     accuracy=accuracy(),
     distance=at_share(1.04),
 )
+
+
+def grows(*per_minute: float) -> Growth:
+    estimate, low, high = per_minute
+    return Growth(per_minute=(estimate, low, high), minutes=2.0)
+
+
+def soaked(**facts: Any) -> Evidence:
+    """A sound row with a soak."""
+    good = {
+        "minutes": 2.0,
+        "lasted_s": 120.0,
+        "batches": (1, 2),
+        "runs": 100,
+        "at_s": (120.0,),
+        "host_bytes": (1 << 30,),
+        "latency": (1.0,),
+        "host_growth": grows(2e6, -1e6, 3e6),
+        "device_growth": grows(2e5, 1e5, 3e5),
+        "latency_growth": grows(0.02, 0.01, 0.03),
+        "output_error": 0.0,
+        "output_limit": 1e-6,
+    }
+    record = SoakRecord(**(good | facts))
+    return replace(FINE, passes=Passes(records={"soak": record}))
+
+
 FAULTS: dict[str, Evidence] = {
     "scenario-failed": replace(
         FINE, passes=Passes(errors={"load": GateFailed("no answer in 60 s")})
     ),
+    "memory-leak": soaked(host_growth=grows(2e6, 1e6, 3e6)),
+    "latency-growth": soaked(latency_growth=grows(0.1, 0.05, 0.15)),
+    "changed-output": soaked(output_error=None, changed_s=61.0),
     "too-few-samples": replace(FINE, **measured(Samples([[1000] * 5]))),
     "no-time": replace(FINE, **measured(Samples([[0, *[1000] * 3], *STEADY[1:]]))),
     "disturbed-machine": replace(
@@ -173,6 +205,7 @@ FAULTS: dict[str, Evidence] = {
 
 def test_a_sound_row_has_no_finding() -> None:
     assert judge(FINE) == ()
+    assert judge(soaked()) == ()
 
 
 @pytest.mark.parametrize("code", CHECKS)

@@ -140,7 +140,7 @@ def test_the_verdict_and_its_exit_code(
     workers.times = noisy(center)
     done = ab("torch", "torch-folded")
     assert done.exit_code == code, done.output
-    assert verdict in done.stdout
+    assert done.stdout.startswith(f"{verdict}: ")
     assert f"{center:.3f}" in done.stdout or verdict == "CANNOT TELL"
     assert "% interval" in done.stdout
     assert (done.stderr.splitlines()[-1] == "error: the verdict is SLOWER") == (code == 1)
@@ -304,6 +304,18 @@ def test_fewer_than_eight_rounds_cannot_tell(workers: FakeWorkers) -> None:
     assert "5 rounds are too few for an interval; about 3 more rounds would tell" in " ".join(
         done.stdout.split()
     )
+
+
+def test_a_terminal_of_60_columns_shows_both_arms(
+    workers: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    workers.times = noisy(1.2)
+    lines = ab("torch", "torch-folded").stdout.splitlines()
+    assert max(map(len, lines)) <= 60
+    (second,) = [line for line in lines if line.startswith("B ")]
+    assert second.endswith(" SLOWER")
+    assert "1.200" in second
 
 
 def test_json_alone_on_stdout(workers: FakeWorkers) -> None:

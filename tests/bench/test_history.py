@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -119,8 +120,8 @@ def test_a_step_says_when_how_much_and_what_changed(tmp_path: Path) -> None:
         r"  torch 2 threads batch 8 fp32 host  [▁▂]{12}│[▇█]{12}  9\.950 to 11\.055 ms  24 runs",
         line,
     )
-    assert step.startswith("    2026-01-13 00:00 +10.0 % (95 % interval +9.7 to +10.3 %), ")
-    assert step.endswith(" ms, 11.json -> 12.json; onnxruntime 1.30 -> 1.31")
+    assert step.startswith("    +10.0 % (95 % interval +9.7 to +10.3 %), ")
+    assert step.endswith(" ms, 2026-01-13 00:00, 11.json -> 12.json; onnxruntime 1.30 -> 1.31")
 
 
 def test_another_artifact_at_a_step_is_said(tmp_path: Path) -> None:
@@ -692,3 +693,121 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_the_history_is_json_that_others_read(tmp_path: Path) -> None:
     value = json.loads(history(stepped(tmp_path / "runs"), "--json", "-").stdout)
     assert value["series"][0]["steps"][0]["change"]["ratio"][0] == pytest.approx(1.1, abs=0.01)
+
+
+# ---- the page
+
+
+def test_the_page_has_every_series_and_step(tmp_path: Path) -> None:
+    folder = stepped(tmp_path / "runs")
+    (folder / "other.json").write_text("{}")
+    done = history(folder, "--html", tmp_path / "h.html")
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "h.html").read_text()
+    assert page.count('class="chart gutter"') == 1
+    assert page.count('class="limit step"') == 1
+    assert page.count('class="interval s0"') == 24
+    assert "! 1 of 1 rows slower in the newest 20 runs" in page
+    assert '<td class="left">11.json</td><td class="left">12.json</td>' in page
+    assert "1 JSON files that are no runs" in page
+    assert page == read_history(folder).html()
+
+
+def test_the_page_of_the_kept_runs_has_no_step_and_says_so() -> None:
+    page = read_history(STORED).html()
+    assert "✓ no row is slower" in page
+    assert 'id="steps"' not in page
+    assert len(page) < 300_000
+
+
+def test_names_on_the_page_stay_text(tmp_path: Path) -> None:
+    hostile = '"><script>alert(1)</script>'
+    cpu = HERE.model_copy(update={"cpu": hostile, "packages": {hostile: "1"}})
+    folder = keep(
+        tmp_path / "a",
+        [
+            run(
+                day,
+                row(10 + 5 * (day > 7), variant=hostile),
+                environment=cpu if day > 7 else HERE.model_copy(update={"cpu": hostile}),
+            )
+            for day in range(16)
+        ],
+    )
+    outcome = read_history(folder)
+    assert [step.packages[hostile] for step in outcome.series[0].steps] == [(None, "1")]
+    assert "<script>alert" not in outcome.html()
+    assert "&lt;script&gt;alert" in outcome.html()
+
+
+def test_the_page_of_many_runs_stays_small(tmp_path: Path) -> None:
+    (series,) = read_history(stepped(tmp_path / "runs")).series
+    many = series.model_copy(update={"points": series.points * 10})
+    history = read_history(tmp_path / "runs").model_copy(update={"series": (many,) * 100})
+    page = history.html()
+    assert page.count('class="chart gutter"') == 100
+    assert len(page) < 1_000_000
+
+
+# ---- JUnit
+
+
+def outcomes(path: Path) -> dict[str, str]:
+    """The outcome of each test case by its name."""
+    cases = ElementTree.parse(path).iter("testcase")
+    return {case.attrib["name"]: case[0].tag if len(case) else "passed" for case in cases}
+
+
+def test_the_gate_has_a_test_case_for_each_series(tmp_path: Path) -> None:
+    rows = [
+        run(
+            day,
+            row(level(day, 11 if day >= 12 else 10)),
+            row(level(day + 5), variant="same"),
+            *([row(level(day), variant="new")] if day > 20 else []),
+        )
+        for day in range(24)
+    ]
+    folder, report = keep(tmp_path / "runs", rows), tmp_path / "gate.xml"
+    done = gate(folder, "--junit", report)
+    assert done.exit_code == 1
+    named = "torch {}2 threads batch 8 fp32 host"
+    expected = {named.format(""): "failure", named.format("same "): "passed"}
+    assert outcomes(report) == {**expected, named.format("new "): "skipped"}
+    assert "the longest of these has 3: 5 more" in report.read_text()
+    gate(folder, "--strict", "--junit", report)
+    assert outcomes(report) == {**expected, named.format("new "): "failure"}
+
+
+# ---- the documents
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="DuckDB 2 needs Python 3.11")
+def test_the_query_of_the_guide_reads_the_runs_as_the_history_does() -> None:
+    import duckdb
+
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "history.md").read_text("utf-8")
+    (query,) = re.findall(r"```sql\n(.*?)```", guide, re.DOTALL)
+    result = duckdb.sql(query.replace("runs/*.json", f"{STORED}/*.json"))
+    assert result is not None
+    assert result.columns[-2:] == ["ms", "percent"]
+    rows = result.fetchall()
+    names = ("backend", "variant", "batch", "precision", "boundary")
+    series = read_history(STORED).series
+    ours = [
+        (*(getattr(each, name) for name in names), point.median_ns / 1e6)
+        for each in series
+        for point in each.points
+    ]
+    theirs = [(*row[2:7], row[-2]) for row in rows]
+    assert sorted(theirs) == sorted(ours)
+    # each but the first of a series has a change: those of the longest one, by hand
+    (longest,) = (
+        [point.median_ns for point in each.points]
+        for each in series
+        if (each.backend, each.batch, len(each.points)) == ("ort-cpu", 1, 3)
+    )
+    changes = [row[-1] for row in rows if row[2] == "ort-cpu" and row[4] == 1 and row[-1]]
+    assert changes == pytest.approx(
+        [100 * (longest[1] / longest[0] - 1), 100 * (longest[2] / longest[1] - 1)]
+    )

@@ -25,7 +25,7 @@ from resnext.cli.options import (
     trust_options,
     weights_options,
 )
-from resnext.cli.params import CountsType, NameType, PercentType, SecondsType
+from resnext.cli.params import CountsType, MinutesType, NameType, PercentType, SecondsType
 from resnext.cli.sections import TYPED, SectionedGroup, option_of, runs_subcommand
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from resnext.weights.spec import Weights
     from resnext_bench.cases import Merge
     from resnext_bench.result import Run
+    from resnext_bench.scenarios.scenario import Scenario
 
 _EPILOG = """\b
 Examples:
@@ -108,6 +109,7 @@ _what = option_of(RUN)
 _measuring = option_of("Measuring")
 _device = option_of("Device")
 _right = option_of("Accuracy and calibration")
+_scenario = option_of("Serving")
 
 
 @click.group(
@@ -278,6 +280,13 @@ _right = option_of("Accuracy and calibration")
     metavar="N",
     help="Number of calibration images.  [default: 128]",
 )
+@_scenario(
+    "--soak",
+    type=MinutesType(),
+    metavar="MINUTES",
+    help="After the timed rounds, run every row for as long at mixed batch sizes: does memory or"
+    " latency grow, does an output change? Also 90s, 2h.",
+)
 @json_option("Write the run with its raw samples as JSON")
 @option_of(OUTPUT)(
     "--markdown",
@@ -328,6 +337,7 @@ def main(
     accuracy_images: int | None,
     calibration: str | None,
     calibration_images: int | None,
+    soak: float | None,
     json_path: str | None,
     markdown_path: Path | None,
     html_path: Path | None,
@@ -376,6 +386,11 @@ def main(
         unsure = assumed(weights.preprocessing, weights.preprocessing_source)
         if unsure is not None and (accuracy or calibration):
             echo(f"warning: {as_flags(str(unsure))}", err=True)
+    scenarios: list[Scenario] = []
+    if soak is not None:
+        from resnext_bench.scenarios.soak import Soak
+
+        scenarios.append(Soak(soak))
     with steps("starting") as say:
         run = benchmark(
             artifact or backend,
@@ -401,6 +416,7 @@ def main(
             seed=seed,
             accuracy=accuracy,
             accuracy_images=accuracy_images,
+            scenarios=scenarios,
             max_seconds=deadline,
             progress=say,
             save=save,
@@ -411,9 +427,9 @@ def main(
     save(run)
     if markdown_path is not None:
         write_text(str(markdown_path), run.markdown())
+    junit.add(cases_of_run(run), run.table())
     if html_path is not None:
         write_text(str(html_path), run.html())
-    junit.add(cases_of_run(run), run.table())
     show(run, screen(to_stderr=json_path == "-"), explain=explain, spell=as_flags)
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)

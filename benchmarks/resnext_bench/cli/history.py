@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from resnext.cli.app import SETTINGS, echo, guarded
+from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import RUN, json_option
 from resnext.cli.sections import SectionedCommand, SectionedGroup, option_of
 from resnext.errors import BadInput
 from resnext.storage import check_writable, write_text
 
+from .outputs import check_separate, html_option
 from .verdicts import exit_on, margin_option, strict_option
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ Examples:
   resnext-bench history runs/                               every row over time, with its steps
   resnext-bench history runs/ --import new.json             copy a run into the folder first
   resnext-bench history --import a.json --import b.json     into the user's own folder
+  resnext-bench history runs/ --html history.html           charts with intervals and steps
   resnext-bench history runs/ --json - | jq '.series[].steps[].change.ratio'
   resnext-bench history gate runs/                          exit 1 if a row has become slower
 Exit code 4: the folder has no runs, or cannot be read.
@@ -34,6 +37,7 @@ _GATE_EPILOG = """\b
 Examples:
   resnext-bench history gate runs/                          exit 1 if a row has become slower
   resnext-bench history gate runs/ --margin 5 --window 10   by more than 5 %, in the newest 10 runs
+  resnext-bench history gate runs/ --junit gate.xml         for CI servers
   resnext-bench history gate runs/ --strict                 too few runs fail, too
 Exit code 1: a row is SLOWER; with --strict also CANNOT TELL. 4: no runs, or no two are alike.
 """
@@ -89,15 +93,23 @@ def _folder_argument(function: F) -> F:
     help="Copy this run into FOLDER first; may be repeated.",
 )
 @json_option("Write the history as JSON")
+@html_option
 @guarded
-def history(folder: Path | None, imported: tuple[Path, ...], json_path: str | None) -> None:
+def history(
+    folder: Path | None,
+    imported: tuple[Path, ...],
+    json_path: str | None,
+    html_path: Path | None,
+) -> None:
     """Show every row of the runs in FOLDER over time, and when it became faster or slower.
 
     FOLDER holds what --json of resnext-bench wrote, also in folders inside it; without it, the
     user's data folder is used. Only runs of one machine, network and number of threads are one
     series.
     """
-    check_writable(json_path)
+    check_separate(json_path, html=html_path)
+    for target in (json_path, html_path):
+        check_writable(target)
     kept = folder or _own_folder()
     if imported:
         from resnext_bench.history.imports import import_runs
@@ -107,6 +119,8 @@ def history(folder: Path | None, imported: tuple[Path, ...], json_path: str | No
     outcome = _read(kept)
     if json_path is not None:
         write_text(json_path, outcome.model_dump_json() + "\n")
+    if html_path is not None:
+        write_text(str(html_path), outcome.html())
     for line in outcome.text().splitlines():
         echo(line, err=json_path == "-")
 
@@ -125,8 +139,14 @@ def history(folder: Path | None, imported: tuple[Path, ...], json_path: str | No
 @strict_option
 @json_option("Write the history as JSON")
 @guarded
+@junit_option("resnext-bench history gate")
 def gate(
-    folder: Path | None, window: int, margin: float, strict: bool, json_path: str | None
+    folder: Path | None,
+    window: int,
+    margin: float,
+    strict: bool,
+    json_path: str | None,
+    junit: JUnit,
 ) -> None:
     """Say whether a row of the runs in FOLDER has become slower: whether its newest level is above
     the level before the newest runs.
@@ -140,6 +160,9 @@ def gate(
             f"no two of the {outcome.runs} runs are alike: {outcome.unlike}",
             hint="repeat them on one machine, with the same threads",
         )
+    from .junit import cases_of_history
+
+    junit.add(cases_of_history(outcome, strict=strict), outcome.gate_text())
     for line in outcome.gate_text().splitlines():
         echo(line, err=json_path == "-")
     exit_on(outcome.series, strict=strict)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_STYLES = {"FASTER": "green", "SAME": "green", "SLOWER": "red", "CANNOT TELL": "yellow"}
 _option = option_of("Verdict")
 
 
@@ -37,11 +36,6 @@ def strict_option(function: F) -> F:
         "--strict", is_flag=True, help="Exit 1 if a verdict is CANNOT TELL, too."
     )
     return option(function)
-
-
-def styled(verdict: str) -> str:
-    """A verdict for the terminal."""
-    return f"[{_STYLES[verdict]}]{verdict}[/]"
 
 
 class Judged(Protocol):

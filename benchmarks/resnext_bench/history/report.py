@@ -23,7 +23,7 @@ _MOST_BARS = 24
 def text(history: HistoryRecord) -> str:
     """The series of each machine and network, their steps, and what was left out."""
     lines = []
-    for title, group in groupby(history.series, lambda each: _title(each)):
+    for title, group in groupby(history.series, title_of):
         lines += [title, *_table(list(group))]
     return "\n".join([*lines, *remarks(history)])
 
@@ -34,13 +34,13 @@ def gate_text(history: HistoryRecord) -> str:
     """
     series = history.series
     lines = [
-        f"{each.verdict}: {each}, {_title(each)}: {_finding(each)}"
+        f"{each.verdict}: {each}, {title_of(each)}: {finding(each)}"
         for each in series
         if each.change
     ]
     short = [each for each in series if each.more]
     if short:
-        lines.append(f"CANNOT TELL: {len(short)} of {len(series)} series; {_too_few(short)}")
+        lines.append(f"CANNOT TELL: {len(short)} of {len(series)} series; {too_few(short)}")
     if still := [each for each in series if not each.more and each.change is None]:
         lines.append(
             f"SAME: {len(still)} of {len(series)} series; no step in the newest"
@@ -56,8 +56,7 @@ def remarks(history: HistoryRecord) -> list[str]:
         lines.append(f"no two of the {history.runs} runs are alike: {history.unlike}")
     if short := [each for each in history.series if each.more]:
         lines.append(
-            f"no step can be seen in {len(short)} of {len(history.series)} series;"
-            f" {_too_few(short)}"
+            f"no step can be seen in {len(short)} of {len(history.series)} series; {too_few(short)}"
         )
     if history.left_out:
         lines.append(f"left out: {history.left_out} rows that are not valid, or were disturbed")
@@ -87,16 +86,15 @@ def sparkline(values: Sequence[float], steps: Iterable[int] = (), most: int = _M
 
 def describe_step(series: SeriesRecord, step: StepRecord) -> str:
     """When, how much, and between which runs and versions."""
+    change, interval = percent_of(step)
+    times = f"{_ms(step.before_ns)} -> {_ms(step.after_ns)} ms"
+    return f"{change} (95 % interval {interval}), {times}, {place_of(series, step)}"
+
+
+def place_of(series: SeriesRecord, step: StepRecord) -> str:
+    """Between which runs and versions a step is."""
     last, first = series.points[step.index - 1], series.points[step.index]
-    ratio = step.change.ratio
-    percent = 100 * (step.after_ns / step.before_ns - 1)
-    if ratio is not None:
-        percent, low, high = (100 * (value - 1) for value in ratio)
-    interval = "" if ratio is None else f" (95 % interval {low:+.1f} to {high:+.1f} %)"
-    parts = [
-        f"{_when(first.created)} {percent:+.1f} %{interval},"
-        f" {_ms(step.before_ns)} -> {_ms(step.after_ns)} ms, {last.file} -> {first.file}"
-    ]
+    parts = [f"{when(first.created)}, {last.file} -> {first.file}"]
     if step.packages:
         parts.append(describe_upgrades(step.packages))
     if step.same_file is False:
@@ -104,7 +102,15 @@ def describe_step(series: SeriesRecord, step: StepRecord) -> str:
     return "; ".join(parts)
 
 
-def _title(series: SeriesRecord) -> str:
+def percent_of(step: StepRecord) -> tuple[str, str]:
+    """How much longer the runs after a step take, and the interval of that."""
+    assert step.change.ratio is not None
+    change, low, high = (100 * (ratio - 1) for ratio in step.change.ratio)
+    return f"{change:+.1f} %", f"{low:+.1f} to {high:+.1f} %"
+
+
+def title_of(series: SeriesRecord) -> str:
+    """What a series shares with those that are shown beside it."""
     return f"{series.machine}: {series.model}, weights {series.weights}"
 
 
@@ -132,7 +138,8 @@ def _cells(series: SeriesRecord) -> tuple[str, ...]:
     )
 
 
-def _too_few(series: Sequence[SeriesRecord]) -> str:
+def too_few(series: Sequence[SeriesRecord]) -> str:
+    """How many runs a step takes, and how many are missing, of series that have too few."""
     longest = max(len(each.points) for each in series)
     least = longest + min(each.more for each in series)
     return (
@@ -141,15 +148,17 @@ def _too_few(series: Sequence[SeriesRecord]) -> str:
     )
 
 
-def _finding(series: SeriesRecord) -> str:
+def finding(series: SeriesRecord) -> str:
+    """The change of a series that has one, in a sentence, with its newest step."""
     assert series.change is not None
     levels = describe(series.change, "the level before", "the newest level", "runs")
-    return f"{levels} Newest step: {describe_step(series, series.steps[-1])}"
+    return f"{levels} Newest step: {place_of(series, series.steps[-1])}"
 
 
 def _ms(time_ns: float) -> str:
     return f"{time_ns / 1e6:.3f}"
 
 
-def _when(created: str) -> str:
+def when(created: str) -> str:
+    """A moment, to the minute."""
     return created[:16].replace("T", " ")

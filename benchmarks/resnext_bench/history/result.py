@@ -28,3 +28,9 @@ class History(HistoryRecord):
     def gate_text(self) -> str:
         """One line for each series with a step in the window, or with too few runs."""
         return gate_text(self)
+
+    def html(self) -> str:
+        """The history as a page: one file of HTML that needs no network."""
+        from .page import history_page
+
+        return history_page(self)

@@ -11,6 +11,7 @@ from resnext_bench.plan import in_flight
 from resnext_bench.record import Row, RunRecord
 
 from .columns import name
+from .endurance import soak_lines
 
 
 @dataclass(frozen=True)
@@ -126,5 +127,9 @@ def _warnings(run: RunRecord) -> Section:
     return Section("Warnings", tuple(warnings(run)))
 
 
+def _soak(run: RunRecord) -> Section:
+    return Section("Soak", tuple(soak_lines(run)))
+
+
 #: What stands under a table, in order; a section without lines is left out.
-SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (_not_valid, _warnings)
+SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (_not_valid, _warnings, _soak)
