@@ -832,3 +832,19 @@ def test_the_query_of_the_guide_reads_the_runs_as_the_history_does() -> None:
     assert changes == pytest.approx(
         [100 * (longest[1] / longest[0] - 1), 100 * (longest[2] / longest[1] - 1)]
     )
+
+
+def test_whatever_bit_of_the_index_flips_the_history_is_the_same(tmp_path: Path) -> None:
+    folder = keep(tmp_path / "runs", [run(day, row(10)) for day in range(2)])
+    before = read_history(folder)
+    path = index_path(folder)
+    sound = path.read_bytes()
+    random, notes = np.random.default_rng(0), 0
+    for place in random.integers(0, 8 * len(sound), 60):
+        changed = bytearray(sound)
+        changed[place // 8] ^= 1 << (place % 8)
+        path.write_bytes(changed)
+        seen: list[str] = []
+        assert read_history(folder, note=seen.append) == before
+        notes += len(seen)
+    assert notes
