@@ -17,6 +17,7 @@ from resnext.verify.parity import Parity
 from .control import Control
 from .limits.distance import Distance
 from .measure import Ended
+from .scenarios.load_record import LoadRecord
 from .scenarios.soak_record import SoakRecord
 from .stats import Timing
 
@@ -79,6 +80,7 @@ class Row(Strict):
         accuracy: on labeled images, compared with their labels and with float32 PyTorch; None
             if it was not requested.
         distance: from the limit of this machine; None if its ceilings were not measured.
+        load: answers under load; None if none was requested.
         soak: memory, latency and outputs over minutes; None if it was not requested.
     """
 
@@ -112,6 +114,7 @@ class Row(Strict):
     integrity: Integrity | None = None
     accuracy: Accuracy | None = None
     distance: Distance | None = None
+    load: LoadRecord | None = None
     soak: SoakRecord | None = None
 
 

@@ -28,8 +28,8 @@ from resnext_bench.stats import timing_of
 MOST_BYTES = 1_000_000
 #: Of the full run, in the order of the page.
 SECTIONS = [
-    *("rows", "speedups", "rounds", "batches", "trade-off", "limits", "memory", "parity"),
-    *("precision", "machine", "commands"),
+    *("rows", "speedups", "rounds", "batches", "trade-off", "limits", "memory", "soak"),
+    *("parity", "precision", "machine", "commands"),
 ]
 #: Elements without an end.
 VOID = {"meta", "br", "hr", "img", "input", "link"}

@@ -7,6 +7,8 @@ from typing import Any
 
 from resnext_bench.record import FindingRecord, Row
 from resnext_bench.result import Run, read_run
+from resnext_bench.scenarios.growth import growth
+from resnext_bench.scenarios.soak_record import SoakRecord
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 COMMAND = (
@@ -89,4 +91,27 @@ def _full(row: Row, index: int) -> Row:
                 "bytes_per_s": 2.3e10,
             }
         )
-    return row.model_copy(update={"modules": modules, "distance": distance})
+    soaked = _soaked(index) if row.batch == 8 else None
+    return row.model_copy(update={"modules": modules, "distance": distance, "soak": soaked})
+
+
+def _soaked(index: int) -> SoakRecord:
+    """Two minutes; every second row leaks a megabyte a minute."""
+    at_s = tuple(range(1, 121))
+    leak = 1e6 * (index % 2)
+    sizes = tuple(int(4e8 + leak * at / 60 + 3e4 * (at * 7 % 5)) for at in at_s)
+    latency = tuple(1 + 0.01 * (at * 3 % 7 - 3) for at in at_s)
+    return SoakRecord(
+        minutes=2,
+        lasted_s=120,
+        batches=(1, 8),
+        runs=4321,
+        at_s=at_s,
+        host_bytes=sizes,
+        latency=latency,
+        host_growth=growth(at_s, sizes),
+        latency_growth=growth(at_s, latency),
+        output_error=1e-7,
+        output_limit=1e-6,
+        changed_s=9.5 if index == 6 else None,
+    )
