@@ -11,7 +11,7 @@ from resnext_bench.plan import in_flight
 from resnext_bench.record import Row, RunRecord
 
 from .columns import name
-from .endurance import soak_lines
+from .endurance import energy_lines, soak_lines
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,13 @@ def _warnings(run: RunRecord) -> Section:
     return Section("Warnings", tuple(warnings(run)))
 
 
+def _energy(run: RunRecord) -> Section:
+    return Section("Energy", tuple(energy_lines(run)))
+
+
 def _soak(run: RunRecord) -> Section:
     return Section("Soak", tuple(soak_lines(run)))
 
 
 #: What stands under a table, in order; a section without lines is left out.
-SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (_not_valid, _warnings, _soak)
+SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (_not_valid, _warnings, _energy, _soak)
