@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 _PUBLIC = {
     "Comparison": "comparison.result",
     "History": "history.result",
+    "Load": "scenarios.load",
     "Run": "result",
     "Soak": "scenarios.soak",
     "benchmark": "api",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .history.result import History as History
     from .result import Run as Run
     from .result import read_run as read_run
+    from .scenarios.load import Load as Load
     from .scenarios.soak import Soak as Soak
 
 

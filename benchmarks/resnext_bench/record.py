@@ -17,6 +17,8 @@ from resnext.verify.parity import Parity
 from .control import Control
 from .limits.distance import Distance
 from .measure import Ended
+from .scenarios.energy_record import EnergyRecord
+from .scenarios.load_record import LoadRecord
 from .scenarios.soak_record import SoakRecord
 from .stats import Timing
 
@@ -65,7 +67,8 @@ class Row(Strict):
         setup_s: seconds to open, bind and first run the session, compilation included.
         bind_s: seconds of the bind and first run alone: kernels are chosen or compiled
             (TensorRT-RTX) and CUDA graphs captured here.
-        peak_host_bytes: peak memory that this session added to the process.
+        peak_host_bytes: peak memory that opening this session and its first runs added to the
+            process, before the timed ones.
         peak_device_bytes: memory that this session added on the device.
         gpu: state of the GPU in each round; empty for a CPU, and without NVML.
         loads: use of the processors in each round.
@@ -79,6 +82,8 @@ class Row(Strict):
         accuracy: on labeled images, compared with their labels and with float32 PyTorch; None
             if it was not requested.
         distance: from the limit of this machine; None if its ceilings were not measured.
+        load: answers under load; None if none was requested.
+        energy: joules an image, in a pass apart; None if the machine has no counter.
         soak: memory, latency and outputs over minutes; None if it was not requested.
     """
 
@@ -112,6 +117,8 @@ class Row(Strict):
     integrity: Integrity | None = None
     accuracy: Accuracy | None = None
     distance: Distance | None = None
+    load: LoadRecord | None = None
+    energy: EnergyRecord | None = None
     soak: SoakRecord | None = None
 
 

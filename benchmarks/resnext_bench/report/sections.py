@@ -9,9 +9,10 @@ from resnext.errors import printable
 from resnext_bench.control import Control
 from resnext_bench.plan import in_flight
 from resnext_bench.record import Row, RunRecord
+from resnext_bench.scenarios.load_text import load_lines
 
 from .columns import name
-from .endurance import soak_lines
+from .endurance import energy_lines, named, soak_lines
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,29 @@ def _warnings(run: RunRecord) -> Section:
     return Section("Warnings", tuple(warnings(run)))
 
 
+def _load(run: RunRecord) -> Section:
+    lines = [
+        f"{named(row, run)}: {line}"
+        for row in run.rows
+        if row.load is not None
+        for line in load_lines(row.load)
+    ]
+    return Section("Load (latency from the planned arrival)", tuple(map(printable, lines)))
+
+
+def _energy(run: RunRecord) -> Section:
+    return Section("Energy", tuple(energy_lines(run)))
+
+
 def _soak(run: RunRecord) -> Section:
     return Section("Soak", tuple(soak_lines(run)))
 
 
 #: What stands under a table, in order; a section without lines is left out.
-SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (_not_valid, _warnings, _soak)
+SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (
+    _not_valid,
+    _warnings,
+    _load,
+    _energy,
+    _soak,
+)
