@@ -60,7 +60,8 @@ def test_two_backends_and_two_batches_give_four_valid_rows_and_reports(tmp_path:
         f"{tmp_path}/r.html",
     )
     assert result.exit_code == 0, result.output
-    assert result.output.count("VALID") == 4
+    assert result.stdout.startswith("VALID: ")
+    assert result.stdout.count("\nVALID ") == 4
     run = read_run(tmp_path / "r.json")
     assert [(row.backend, row.batch) for row in run.rows] == [
         ("torch", 1),
@@ -240,7 +241,7 @@ def test_accuracy_stands_beside_latency_and_is_that_of_the_shipped_network(tmp_p
     assert run.rows[1].accuracy is not None
     assert run.rows[1].accuracy.artifact_sha256 == run.rows[1].artifact_sha256
     text = (tmp_path / "r.md").read_text()
-    assert "| test top-1 | agrees | flips +/- | verdict |" in text
+    assert "| top-1 | test top-1 | agrees | flips +/- |" in text
     assert text.count("98.33%") == 2
 
 
