@@ -18,6 +18,7 @@ from .control import Control
 from .limits.distance import Distance
 from .measure import Ended
 from .scenarios.load_record import LoadRecord
+from .scenarios.loadgen_record import LoadGenRecord
 from .scenarios.soak_record import SoakRecord
 from .stats import Timing
 
@@ -81,6 +82,7 @@ class Row(Strict):
             if it was not requested.
         distance: from the limit of this machine; None if its ceilings were not measured.
         load: answers under load; None if none was requested.
+        loadgen: MLPerf's LoadGen on it; None if it was not requested.
         soak: memory, latency and outputs over minutes; None if it was not requested.
     """
 
@@ -115,6 +117,7 @@ class Row(Strict):
     accuracy: Accuracy | None = None
     distance: Distance | None = None
     load: LoadRecord | None = None
+    loadgen: LoadGenRecord | None = None
     soak: SoakRecord | None = None
 
 
