@@ -24,8 +24,9 @@ T = TypeVar("T")
 _spinning: list[Progress] = []
 #: Characters of a bar.
 _BAR = 16
-#: Characters beside a description: a spinner, gaps, and the time.
-_AROUND = 12
+#: Characters beside a description: a spinner, gaps, and the time; or also a bar.
+_AROUND = len("s  0:00:00")
+_AROUND_BAR = len("s   at most 0:00:00 left") + _BAR
 #: Drawing takes time from what a benchmark measures.
 _DRAWS_PER_SECOND = 2
 #: The terminal's own colors: rich's yellow and grey vanish on a light or on a dark terminal.
@@ -184,7 +185,7 @@ def _spinner(description: str) -> Iterator[Callable[[str], None]]:
         def announce(step: str) -> None:
             amount = step.amount if isinstance(step, Step) else None
             clock.show(amount)
-            room = console.width - _AROUND - (0 if amount is None else _BAR + len("at most  left"))
+            room = console.width - (_AROUND if amount is None else _AROUND_BAR)
             progress.update(task, description=_cut(step, room))
 
         _spinning.append(progress)

@@ -132,6 +132,12 @@ def test_a_planted_risk_is_seen(right: str, wrong: str, risk: str) -> None:
     assert any(risk in each for each in risks(TEXT.replace(right, wrong, 1)))
 
 
+def test_every_check_can_fail_the_pull_request() -> None:
+    tolerated = [step["name"] for step in STEPS if step.get("continue-on-error")]
+    assert tolerated == ["Page"]
+    assert not any("||" in step.get("run", "") for step in STEPS)
+
+
 def test_a_user_changes_three_lines() -> None:
     yours = re.findall(r"^  (\w+): .*# yours", TEXT, re.MULTILINE)
     assert yours == [*WORKFLOW["env"]]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import junit_schema
 from exported import export_onnx
 from fakes.calm import calm
 from resnext.errors import BadInput
@@ -95,7 +96,10 @@ def test_the_artifact_is_exported_once_and_said_to_be_reused(tmp_path: Path) -> 
 def test_an_artifact_that_was_named_is_what_runs(tmp_path: Path) -> None:
     artifact = export_onnx(load_weights("digits"), tmp_path / "a")
     args = ["--backend", "ort-cpu", "--artifact", f"{tmp_path}/a", "--json", f"{tmp_path}/r.json"]
-    assert bench(*args).exit_code == 0
+    assert bench(*args, "--junit", f"{tmp_path}/r.xml").exit_code == 0
+    report = (tmp_path / "r.xml").read_text()
+    assert junit_schema.problems(report) == []
+    assert [report.count(f"<{tag}") for tag in ("testcase", "failure", "error")] == [1, 0, 0]
     assert read_run(tmp_path / "r.json").rows[0].artifact_sha256 == artifact.manifest.file_sha256
 
 

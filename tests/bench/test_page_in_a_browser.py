@@ -193,11 +193,13 @@ def test_without_script_everything_can_be_read(browser: Browser, report: Path) -
 
 
 def test_it_prints_in_light_colors_without_navigation(browser: Browser, report: Path) -> None:
-    with Opened(browser, report, color_scheme="dark") as opened:
+    a4 = {"width": 718, "height": 1000}  # pixels between margins of a centimeter
+    with Opened(browser, report, color_scheme="dark", viewport=a4) as opened:
         opened.page.emulate_media(media="print", color_scheme="dark")
         assert opened.page.get_by_role("navigation").is_hidden()
         color = opened.page.evaluate("getComputedStyle(document.body).color")
         assert color == "rgb(0, 0, 0)"
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= a4["width"]
         assert opened.page.pdf()[:5] == b"%PDF-"
 
 
