@@ -69,10 +69,10 @@ class Served(FakeSession):
 def stage(session: FakeSession, streams: int = 1, timed_ns: int = MS, **others: Any) -> Stage:
     inputs = {"input": np.arange(8, dtype=np.float32).reshape(2, 4)}
     subject = Subject(session, inputs, session.bind(inputs))
-    fields = {"deadline": Deadline(), **others}
+    fields = {"deadline": Deadline(), "seed": 0, **others}
     case = Case("fake", 2, streams=streams)
     samples = Samples(host_ns=[[timed_ns] * 11])
-    return Stage(case, subject, samples, NONE, None, 0, **fields)
+    return Stage(case, subject, samples, NONE, None, **fields)
 
 
 def found(record: LoadRecord) -> dict[str, str]:
