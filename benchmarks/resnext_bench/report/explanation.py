@@ -86,4 +86,4 @@ def _summary(code: str) -> str:
     if code not in CHECKS:
         return "unknown to this version"
     _, paragraph, *_ = CHECKS[code].page.split("\n\n")
-    return re.sub(r"`(\w+)`", r"\1", " ".join(paragraph.split()))
+    return re.sub(r"`([^`]+)`", r"\1", " ".join(paragraph.split()))
