@@ -27,6 +27,8 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         for probe in record.probes:
             if probe.wrong:
                 yield Finding(
-                    CODE, f"wrong output under load, {probe.label}: {probe.wrong}", "use `streams` 1"
+                    CODE,
+                    f"wrong output under load, {probe.label}: {probe.wrong}",
+                    "use `streams` 1",
                 )
                 return

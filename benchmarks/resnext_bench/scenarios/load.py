@@ -183,7 +183,9 @@ class Worker:
                 return f"an output has the shape {output.shape}, alone {self._alone.shape}"
             error = float(np.abs(output.astype(np.float64) - self._alone).max()) / scale
             if not error <= _MOST_DIFFERENCE:  # true for NaN
-                return f"an output differs from that of the same run alone by {error:.1e} of its RMS"
+                return (
+                    f"an output differs from that of the same run alone by {error:.1e} of its RMS"
+                )
         return ""
 
 

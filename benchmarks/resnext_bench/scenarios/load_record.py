@@ -185,4 +185,3 @@ def more_requests(over: int, requests: int) -> int | None:
             return total - requests
         total = int(total * 1.1) + 1
     return None
-

@@ -42,8 +42,7 @@ def _line(probe: Probe, slo_ns: int | None) -> str:
         return "n/a" if ns is None else f"{ns / 1e6:.3g} ms"
 
     parts = [
-        f"{probe.label}: {probe.answered_per_s:.4g}/s answered"
-        f" ({probe.images_per_s:.4g} images/s)",
+        f"{probe.label}: {probe.answered_per_s:.4g}/s answered ({probe.images_per_s:.4g} images/s)",
         f"p50 {ms(probe.p50_ns)}, p90 at most {ms(probe.p90_ns)}, p99 at most {ms(probe.p99_ns)}",
         f"of {probe.requests} requests",
         f"workers {probe.busy:.0%} busy",
