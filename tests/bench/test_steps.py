@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnext_bench.history.steps import Step, find_steps
+from resnext_bench.history.read import judged
+from resnext_bench.history.series import Key, Point
+from resnext_bench.history.steps import PERMUTATIONS, Step, find_steps
 
 #: A step of 4 % in noise of 1.5 %.
 STEP, NOISE = math.log(1.04), 0.015
@@ -115,3 +117,88 @@ def test_noise_has_a_step_in_one_of_twenty_series_at_most() -> None:
 def test_the_p_value_counts_the_order_at_hand() -> None:
     assert find_steps([0.0] * 10 + [1.0] * 10, permutations=19) == [Step(10, 1 / 20)]
     assert find_steps([0.0] * 10 + [1.0] * 10, permutations=18) == []
+
+
+# ---- the rates in docs/concepts/known-answers.md
+
+
+def share(seen: Iterable[bool]) -> float:
+    """Of those that are true."""
+    outcomes = list(seen)
+    return sum(outcomes) / len(outcomes)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("count", "at", "size", "least"),
+    [
+        *((80, 50, 1.04, 0.96), (8, 4, 1.04, 0.7), (20, 16, 1.04, 0.73), (40, 36, 1.04, 0.77)),
+        *((8, 4, 1.1, 0.99), (20, 16, 1.1, 0.99)),
+    ],
+)
+def test_a_step_is_seen_within_three_runs(count: int, at: int, size: float, least: float) -> None:
+    planted = (series(seed, count, at, size=math.log(size)) for seed in range(400))
+    seen = share(
+        any(abs(place - at) <= 3 for place in places(values, permutations=199))
+        for values in planted
+    )
+    print(f"{size} at {at} of {count}: {seen:.1%}")  # noqa: T201  # the documents have it
+    assert seen >= least
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("count", [8, 20, 40, 80])
+def test_noise_has_no_step(count: int) -> None:
+    noise = (series(5000 + seed, count) for seed in range(1000))
+    seen = share(bool(places(values, permutations=199)) for values in noise)
+    print(f"no step in {count}: {seen:.1%}")  # noqa: T201  # the documents have it
+    assert seen <= 0.07
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("rows", "ratio", "at", "least"),
+    [(12, 1.0, 24, 0.0), (1, 1.05, 26, 0.85), (12, 1.05, 26, 0.5), (12, 1.05, 24, 0.7)],
+)
+def test_the_gate_over_thirty_runs(rows: int, ratio: float, at: int, least: float) -> None:
+    """Only the first row has a step."""
+    slower, wrong = [], []
+    for seed in range(200):
+        random = np.random.default_rng(seed + (7 << 20))
+        levels = random.normal(0, NOISE, (rows, 30))
+        levels[0, at:] += math.log(ratio)
+        verdicts = _verdicts(np.exp(levels) * 1e7)
+        slower.append(verdicts[0] == "SLOWER")
+        wrong.append(bool({"SLOWER", "FASTER"} & set(verdicts[ratio > 1 :])))
+    print(f"{rows} rows, {ratio} at {at}: {share(slower):.1%}, wrong {share(wrong):.1%}")  # noqa: T201
+    assert share(slower) >= least
+    assert share(wrong) <= 0.02
+
+
+def _verdicts(times: NDArray[np.float64]) -> list[str]:
+    """Of the gate, for rows x runs in nanoseconds."""
+    keys = [
+        Key(
+            *["cpu", "2", "none", "model", "weights", "torch"],
+            str(at),
+            1,
+            1,
+            "fp32",
+            "host",
+            "hot",
+            2,
+        )
+        for at in range(len(times))
+    ]
+    rows = {
+        key: [Point("", "", float(time), None, None, None, {}) for time in row]
+        for key, row in zip(keys, times, strict=True)
+    }
+    most = max(PERMUTATIONS, 40 * len(rows))
+    steps = {
+        key: find_steps(np.log(row).tolist(), permutations=most)
+        for key, row in zip(keys, times, strict=True)
+    }
+    return [
+        change.verdict if change else "SAME" for change in judged(rows, steps, 0.02, 20).values()
+    ]

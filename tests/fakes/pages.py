@@ -8,6 +8,7 @@ from typing import Any
 from resnext_bench.record import FindingRecord, Row
 from resnext_bench.result import Run, read_run
 from resnext_bench.scenarios.growth import growth
+from resnext_bench.scenarios.load_record import LoadRecord, Probe
 from resnext_bench.scenarios.soak_record import SoakRecord
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -92,7 +93,43 @@ def _full(row: Row, index: int) -> Row:
             }
         )
     soaked = _soaked(index) if row.batch == 8 else None
-    return row.model_copy(update={"modules": modules, "distance": distance, "soak": soaked})
+    return row.model_copy(
+        update={"modules": modules, "distance": distance, "soak": soaked, "load": _load(row)}
+    )
+
+
+def _load(row: Row) -> LoadRecord | None:
+    """A search for two rows, one load for two others."""
+    latencies = [
+        int(2e7 * (1 + 0.001 * (n * 7919 % 1000)) + 1e6 * (n % 97 == 0)) for n in range(2000)
+    ]
+
+    def probe(rate: float, slo_ns: int) -> Probe:
+        slower = [int(one * (1 + (rate / 40) ** 4) + 10**6 * len(row.backend)) for one in latencies]
+        ordered = sorted(slower)
+        return Probe(
+            offered_per_s=rate,
+            workers=1,
+            answered_per_s=rate,
+            images_per_s=rate * row.batch,
+            requests=len(slower),
+            busy=0.5,
+            latency_ns=tuple(slower),
+            p50_ns=ordered[1000],
+            p90_ns=ordered[1820],
+            p99_ns=ordered[1990],
+            max_ns=ordered[-1],
+            over_slo=sum(one > slo_ns for one in slower),
+        )
+
+    if row.batch == 8 or row.backend not in ("ort-cpu", "openvino", "torch", "pt2"):
+        return None
+    if row.backend in ("torch", "pt2"):
+        return LoadRecord(load="poisson:20", probes=(probe(20, 43_000_000),), slo_ns=43_000_000)
+    tried = tuple(probe(rate, 43_000_000) for rate in (10, 40, 20, 26))
+    return LoadRecord(
+        load="poisson", slo_ns=43_000_000, probes=tried, largest_per_s=20, missed_per_s=26
+    )
 
 
 def _soaked(index: int) -> SoakRecord:

@@ -107,6 +107,9 @@ def history(
     user's data folder is used. Only runs of one machine, network and number of threads are one
     series.
     """
+    from resnext_bench.history.report import show
+    from resnext_bench.report.grid import screen
+
     check_separate(json_path, html=html_path)
     for target in (json_path, html_path):
         check_writable(target)
@@ -121,8 +124,7 @@ def history(
         write_text(json_path, outcome.model_dump_json() + "\n")
     if html_path is not None:
         write_text(str(html_path), outcome.html())
-    for line in outcome.text().splitlines():
-        echo(line, err=json_path == "-")
+    show(outcome, screen(to_stderr=json_path == "-"))
 
 
 @click.command("gate", cls=SectionedCommand, context_settings=SETTINGS, epilog=_GATE_EPILOG)
@@ -160,11 +162,14 @@ def gate(
             f"no two of the {outcome.runs} runs are alike: {outcome.unlike}",
             hint="repeat them on one machine, with the same threads",
         )
+    from resnext_bench.history.report import show_gate, verdicts
+    from resnext_bench.report.grid import screen
+
     from .junit import cases_of_history
 
-    junit.add(cases_of_history(outcome, strict=strict), outcome.gate_text())
-    for line in outcome.gate_text().splitlines():
-        echo(line, err=json_path == "-")
+    console = screen(to_stderr=json_path == "-")
+    junit.add(cases_of_history(outcome, strict=strict), "\n".join(verdicts(outcome)))
+    show_gate(outcome, console)
     exit_on(outcome.series, strict=strict)
 
 

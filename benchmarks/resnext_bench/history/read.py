@@ -75,7 +75,7 @@ def read_history(
     steps = {
         key: find_steps(_logs(points), permutations=permutations) for key, points in rows.items()
     }
-    changes = _changes(rows, steps, margin, window)
+    changes = judged(rows, steps, margin, window)
     return History(
         runs=runs,
         window=window,
@@ -111,7 +111,7 @@ def _logs(points: Sequence[Point]) -> list[float]:
     return [math.log(point.median_ns) for point in points]
 
 
-def _changes(
+def judged(
     rows: dict[Key, list[Point]], steps: dict[Key, list[Step]], margin: float, window: int
 ) -> dict[Key, Change | None]:
     """The change of each series with enough runs: of its newest level against the level before the

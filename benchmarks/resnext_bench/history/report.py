@@ -1,34 +1,59 @@
-"""A history as plain text: a sparkline for each series, a line for each step."""
+"""A history on a screen: a sparkline for each series, a line for each step."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from resnext.timing.change import describe
 from resnext_bench.comparison.packages import describe_upgrades
+from resnext_bench.report.grid import draw, say
+from resnext_bench.report.rounds import BARS, FULL_HEIGHT
 
 if TYPE_CHECKING:
+    from resnext_bench.report.grid import Screen
+
     from .record import HistoryRecord, SeriesRecord, StepRecord
 
-_BARS = "▁▂▃▄▅▆▇█"
-_STEP = "│"
+_HEADINGS = ("row", "over time", "least ms", "most ms", "newest ms", "runs")
+#: Columns that a narrow terminal does without, in the order of leaving.
+_DROPPED_FIRST = ("most ms", "least ms", "newest ms")
+_STEP = "|"
 #: Most bars of a sparkline.
 _MOST_BARS = 24
 
 
-def text(history: HistoryRecord) -> str:
-    """The series of each machine and network, their steps, and what was left out."""
-    lines = []
-    for title, group in groupby(history.series, title_of):
-        lines += [title, *_table(list(group))]
-    return "\n".join([*lines, *remarks(history)])
+def show(history: HistoryRecord, console: Screen) -> None:
+    """Print the series of each machine and network, their steps, and what was left out."""
+    for title, each in groupby(history.series, title_of):
+        group = list(each)
+        say(title, console)
+        draw(
+            _HEADINGS,
+            [_cells(series) for series in group],
+            console,
+            left=_HEADINGS[:2],
+            folded="row",
+            dropped_first=_DROPPED_FIRST,
+        )
+        for series in group:
+            for step in series.steps:
+                say(f"step of {series}: {describe_step(series, step)}", console)
+        say("", console)
+    for line in remarks(history):
+        say(line, console)
 
 
-def gate_text(history: HistoryRecord) -> str:
+def show_gate(history: HistoryRecord, console: Screen) -> None:
+    """Print the lines of `verdicts`."""
+    for line in verdicts(history):
+        say(line, console)
+
+
+def verdicts(history: HistoryRecord) -> list[str]:
     """One line for each series with a step in the window, one for those with too few runs, and one
     for the others.
     """
@@ -38,15 +63,14 @@ def gate_text(history: HistoryRecord) -> str:
         for each in series
         if each.change
     ]
-    short = [each for each in series if each.more]
-    if short:
+    if short := [each for each in series if each.more]:
         lines.append(f"CANNOT TELL: {len(short)} of {len(series)} series; {too_few(short)}")
     if still := [each for each in series if not each.more and each.change is None]:
         lines.append(
             f"SAME: {len(still)} of {len(series)} series; no step in the newest"
             f" {history.window} runs"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def remarks(history: HistoryRecord) -> list[str]:
@@ -67,20 +91,22 @@ def remarks(history: HistoryRecord) -> list[str]:
 
 
 def sparkline(values: Sequence[float], steps: Iterable[int] = (), most: int = _MOST_BARS) -> str:
-    """``values`` as bars from the smallest to the largest, a line before each of ``steps``.
+    """``values`` as bars, a line before each of ``steps``. The lowest bar is the smallest value;
+    the full height is 10 % above it, or the largest value if that is larger.
 
     Args:
-        values: in order; neighbors are merged if there are more than ``most``.
+        values: in order, positive; neighbors are joined if there are more than ``most``.
         steps: indices of the first values after a step.
-        most: number of bars.
+        most: about how many bars.
     """
-    low, high = min(values), max(values)
+    low = min(values)
+    height = max(max(values) - low, FULL_HEIGHT * low)
     each = max(1, math.ceil(len(values) / most))
     levels = []
     for start, end in pairwise([0, *steps, len(values)]):
         blocks = [values[at : min(at + each, end)] for at in range(start, end, each)]
-        places = [(statistics.median(block) - low) / (high - low or 1) for block in blocks]
-        levels.append("".join(_BARS[round(place * (len(_BARS) - 1))] for place in places))
+        places = [(statistics.median(block) - low) / height for block in blocks]
+        levels.append("".join(BARS[round(place * (len(BARS) - 1))] for place in places))
     return _STEP.join(levels)
 
 
@@ -114,27 +140,15 @@ def title_of(series: SeriesRecord) -> str:
     return f"{series.machine}: {series.model}, weights {series.weights}"
 
 
-def _table(group: Sequence[SeriesRecord]) -> Iterator[str]:
-    rows = [_cells(each) for each in group]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for series, row in zip(group, rows, strict=True):
-        name, line, *rest = (
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join(["", name, line, *rest]).rstrip()
-        yield from (f"    {describe_step(series, step)}" for step in series.steps)
-
-
 def _cells(series: SeriesRecord) -> tuple[str, ...]:
     times = [point.median_ns for point in series.points]
-    low, high = min(times), max(times)
-    bars = sparkline([math.log(each) for each in times], [step.index for step in series.steps])
     return (
         str(series),
-        bars,
-        f"{_ms(low)} ms" if low == high else f"{_ms(low)} to {_ms(high)} ms",
-        f"{len(times)} run{'s' * (len(times) > 1)}",
+        sparkline(times, [step.index for step in series.steps]),
+        _ms(min(times)),
+        _ms(max(times)),
+        _ms(times[-1]),
+        str(len(times)),
     )
 
 

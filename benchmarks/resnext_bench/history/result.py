@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from resnext_bench.report.grid import printed
+
 from .record import HistoryRecord
-from .report import gate_text, text
+from .report import show
 
 
 class History(HistoryRecord):
@@ -23,11 +25,7 @@ class History(HistoryRecord):
 
     def text(self) -> str:
         """Each series with its course and its steps."""
-        return text(self)
-
-    def gate_text(self) -> str:
-        """One line for each series with a step in the window, or with too few runs."""
-        return gate_text(self)
+        return printed(lambda console: show(self, console))
 
     def html(self) -> str:
         """The history as a page: one file of HTML that needs no network."""

@@ -64,19 +64,24 @@ def show(
     console.print()
     kept, dropped = _table(run, console, several=len(boundaries) > 1)
     console.print()
-    for section in sections(run):
-        if section.heading not in _PLAIN:
-            say(section.heading, "bold")
-        for line in section.lines:
-            if section.aligned:
-                console.print(grid.shown(line, console), soft_wrap=True)
-            else:
-                say(line)
+    every = sections(run)
+    for section in every:
+        if section.heading in _PLAIN:
+            show_lines(section.lines, console, spell)
     for line in measuring(run):
         say(line)
     if run.reused and not explain:
         say(f"reused from the cache: {_counted(len(run.reused), 'artifact')}")
-    if explain:
+    for section in every:
+        if section.heading not in _PLAIN:
+            console.print()
+            say(section.heading, "bold")
+            for line in section.lines:
+                if section.aligned:
+                    console.print(grid.shown(line, console), soft_wrap=True)
+                else:
+                    say(line)
+    if explain or any(section.heading not in _PLAIN for section in every):
         console.print()
     show_lines(explanation(run) if explain else _short(kept, dropped, console), console, spell)
 

@@ -17,7 +17,7 @@ from resnext_bench.stats import Stats, derive, quiet
 
 _HEIGHT = 30.0
 #: Timed runs that are drawn, of all rows and of one, so that a page stays small.
-_MOST, _MOST_OF_ROW = 12_000, 400
+_MOST, _MOST_OF_ROW = 8_000, 400
 #: The axis shows at least this much around the median, and at most `_WIDEST`, percent.
 _LEAST, _WIDEST = 2.0, 40.0
 

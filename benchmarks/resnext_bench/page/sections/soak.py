@@ -16,7 +16,7 @@ from resnext_bench.scenarios.soak_record import SoakRecord
 
 _HEIGHT = 180.0
 #: Points of a line and of all, so that hours take no more room than minutes.
-_MOST_OF_LINE, _MOST = 240, 6000
+_MOST_OF_LINE, _MOST = 240, 3000
 
 
 def section(run: RunRecord) -> Section | None:
