@@ -19,11 +19,12 @@ from resnext.runtimes.registry import (
     open_session,
 )
 from resnext.timing.clock import now_ns
+from resnext.timing.streams import time_streams
 from resnext.verify.reference import Comparison
 
 from .artifacts import Artifacts
 from .cases import Candidate
-from .measure import Subject, as_failure
+from .measure import Call, Subject, as_failure
 from .memory import Peak, peak_memory
 from .plan import Case
 
@@ -37,7 +38,7 @@ class Opening:
         error: why it could not.
         artifact: the artifact that runs; None for a live network.
         graph: the ONNX artifact that it is or was built from; None if there is none.
-        peak: memory that opening and the first run added.
+        peak: memory that opening and the first runs added, of bound inputs and of each stream.
         setup_s: seconds to open, bind and first run.
         bind_s: seconds of the bind and first run alone.
     """
@@ -107,6 +108,9 @@ def open_case(
             bound = session.bind(inputs)
             opening.bind_s = (now_ns() - started) / 1e9
             opening.setup_s = (now_ns() - before) / 1e9
+            # Requests in flight need memory that bound inputs do not.
+            calls = [Call(stream, inputs) for stream in session.streams()]
+            time_streams(calls, 1)
         opening.subject = Subject(session, inputs, bound, own.thread_count)
     except Exception as exc:  # whatever a runtime raises ends only its own case
         opening.error = as_failure(exc)

@@ -17,6 +17,7 @@ from resnext.verify.parity import Parity
 from .control import Control
 from .limits.distance import Distance
 from .measure import Ended
+from .scenarios.energy_record import EnergyRecord
 from .scenarios.load_record import LoadRecord
 from .scenarios.soak_record import SoakRecord
 from .stats import Timing
@@ -66,7 +67,8 @@ class Row(Strict):
         setup_s: seconds to open, bind and first run the session, compilation included.
         bind_s: seconds of the bind and first run alone: kernels are chosen or compiled
             (TensorRT-RTX) and CUDA graphs captured here.
-        peak_host_bytes: peak memory that this session added to the process.
+        peak_host_bytes: peak memory that opening this session and its first runs added to the
+            process, before the timed ones.
         peak_device_bytes: memory that this session added on the device.
         gpu: state of the GPU in each round; empty for a CPU, and without NVML.
         loads: use of the processors in each round.
@@ -81,6 +83,7 @@ class Row(Strict):
             if it was not requested.
         distance: from the limit of this machine; None if its ceilings were not measured.
         load: answers under load; None if none was requested.
+        energy: joules an image, in a pass apart; None if the machine has no counter.
         soak: memory, latency and outputs over minutes; None if it was not requested.
     """
 
@@ -115,6 +118,7 @@ class Row(Strict):
     accuracy: Accuracy | None = None
     distance: Distance | None = None
     load: LoadRecord | None = None
+    energy: EnergyRecord | None = None
     soak: SoakRecord | None = None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import WeightsRecord
@@ -31,6 +31,7 @@ from .plan import Case, Plan
 from .record import Row
 from .result import Run
 from .rows import Judge, control_of, with_speedups
+from .scenarios.energy import Energy
 from .scenarios.scenario import Passes, Scenario, Stage, go_through
 
 #: Reason for a number of threads that the user gave.
@@ -81,6 +82,7 @@ def run_benchmark(
     reference = _reference(network, max(case.batch for case in plan.cases), plan.seed)
     with ExitStack() as stack:
         nvml = stack.enter_context(open_nvml())
+        energy = Energy(lambda: nullcontext(nvml))
         environment = record_environment(nvml)
         rows_of = [(case.backend, case.threads or budget.count) for case in plan.cases]
         timed_s = plan.duration_s * len(plan.cases)
@@ -106,9 +108,9 @@ def run_benchmark(
         passes: dict[Case, Passes] = {}
         for case, subject in subjects.items():
             raw, artifact = measured.samples[case], openings[case].artifact
-            if raw.error is None and scenarios:
+            if raw.error is None:
                 stage = Stage(case, subject, raw, network, artifact, plan.seed, deadline, say)
-                passes[case] = go_through(scenarios, stage)
+                passes[case] = go_through((energy, *scenarios), stage)
         # Now that the packages are imported.
         environment = environment.model_copy(update={"packages": record_packages()})
         control = control_of(measured, plan.precision or 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ def publish(
     """
     facts = {**_facts_of(source), "request": request and request.record()}
     with staging(directory, force=force) as folder:
+        began = time.monotonic()
         built = build(folder)
         path = folder / built.file
         manifest = Manifest(
@@ -83,6 +85,7 @@ def publish(
                 "created": (
                     datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
                 ),
+                "build_s": round(time.monotonic() - began, 3),
                 "check": None,
             }
         )

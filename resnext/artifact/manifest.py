@@ -165,6 +165,8 @@ class Manifest(Strict):
         parent_sha256: digest of the artifact that this one was made from, or None.
         versions: versions of this toolkit and the libraries that made the artifact.
         created: UTC time, ISO 8601.
+        build_s: seconds that it took to make the file from what it was made from, without the
+            check; None in artifacts from before it was recorded.
         check: the parity check that the file passed; None if it was skipped.
         engine: how and where an engine was built, and the precision of its layers; None for other
             formats.
@@ -198,6 +200,7 @@ class Manifest(Strict):
     parent_sha256: Sha256 | None = None
     versions: dict[str, str]
     created: str
+    build_s: float | None = None
     check: CheckRecord | None = None
     engine: EngineRecord | None = None
     package: PackageRecord | None = None

@@ -99,7 +99,6 @@ class Nvml:
         """Current state of the first CUDA device; None if NVML does not know it."""
         if self._measured is None:
             return None
-        power_mw = self._ask("nvmlDeviceGetPowerUsage", self._measured)
         bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons", self._measured)
         if bits is None:  # before driver 535
             bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", self._measured)
@@ -107,13 +106,29 @@ class Nvml:
             sm_clock_mhz=self._ask(
                 "nvmlDeviceGetClockInfo", self._measured, self._library.NVML_CLOCK_SM
             ),
-            power_w=None if power_mw is None else power_mw / 1000,
+            power_w=self.power_w(),
             temperature_c=self._ask(
                 "nvmlDeviceGetTemperature", self._measured, self._library.NVML_TEMPERATURE_GPU
             ),
             limits=tuple(name for bit, name in _LIMITS.items() if (bits or 0) & bit),
             other_processes=self._others(),
         )
+
+    def energy_mj(self) -> int | None:
+        """Millijoules that the first CUDA device has used since its driver was loaded; None before
+        Volta, and if NVML does not say.
+        """
+        if self._measured is None:
+            return None
+        energy = self._ask("nvmlDeviceGetTotalEnergyConsumption", self._measured)
+        return None if energy is None else int(energy)
+
+    def power_w(self) -> float | None:
+        """Power draw of the first CUDA device; None if NVML does not say."""
+        if self._measured is None:
+            return None
+        power_mw = self._ask("nvmlDeviceGetPowerUsage", self._measured)
+        return None if power_mw is None else power_mw / 1000
 
     def _others(self) -> int | None:
         """Compute processes less this one, which has a context by the time that it measures. In a

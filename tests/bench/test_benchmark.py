@@ -190,6 +190,7 @@ def test_the_public_names_resolve() -> None:
     assert set(resnext_bench.__all__) == {
         "Comparison",
         "Run",
+        "Soak",
         "benchmark",
         "compare_runs",
         "read_run",

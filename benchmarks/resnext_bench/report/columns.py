@@ -195,7 +195,7 @@ COLUMNS = (
     ),
     Column(
         "memory MB",
-        "peak added by opening and the first run (on a GPU: memory in use after it, or PyTorch's"
+        "peak added by opening and the first runs (on a GPU: memory in use after it, or PyTorch's"
         " peak if that is higher)",
         lambda row, _, __: _memory(row),
     ),

@@ -1,4 +1,4 @@
-"""What scenarios say under the table of a run: soaks."""
+"""What scenarios say under the table of a run: energy and soaks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,25 @@ from .columns import name
 def named(row: Row, run: RunRecord) -> str:
     """The row as sections call it."""
     return f"{name(row, run)} batch {row.batch}"
+
+
+def energy_lines(run: RunRecord) -> list[str]:
+    """A line for each row and source, then what could not be read, once."""
+    lines, missing = [], dict[str, None]()
+    for row in run.rows:
+        if row.energy is None:
+            continue
+        missing |= dict.fromkeys(row.energy.problems)
+        for use in row.energy.uses:
+            text = f"{named(row, run)}: {use.source}"
+            if use.joules_per_image is None or use.above_idle is None:
+                lines.append(f"{text}: not known, {use.reason}")
+                continue
+            lines.append(
+                f"{text} {use.joules_per_image:.3g} J an image, {use.above_idle:.3g} J above idle"
+                f" ({use.power_w:.1f} W, idle {use.idle_w:.1f} W; {use.method})"
+            )
+    return [*lines, *(f"not measured: {problem}" for problem in missing)]
 
 
 def soak_lines(run: RunRecord) -> list[str]:

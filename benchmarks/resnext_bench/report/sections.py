@@ -12,7 +12,7 @@ from resnext_bench.record import Row, RunRecord
 from resnext_bench.scenarios.load_text import load_lines
 
 from .columns import name
-from .endurance import named, soak_lines
+from .endurance import energy_lines, named, soak_lines
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,19 @@ def _load(run: RunRecord) -> Section:
     return Section("Load (latency from the planned arrival)", tuple(map(printable, lines)))
 
 
+def _energy(run: RunRecord) -> Section:
+    return Section("Energy", tuple(energy_lines(run)))
+
+
 def _soak(run: RunRecord) -> Section:
     return Section("Soak", tuple(soak_lines(run)))
 
 
 #: What stands under a table, in order; a section without lines is left out.
-SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (_not_valid, _warnings, _load, _soak)
+SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (
+    _not_valid,
+    _warnings,
+    _load,
+    _energy,
+    _soak,
+)

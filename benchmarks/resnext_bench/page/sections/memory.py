@@ -35,7 +35,7 @@ def section(run: RunRecord) -> Section | None:
     words = f"Most: {most.name}, {_mb(size)}."
     chart = strips("memory-chart", "Memory of each row", words, axis, drawn, _HEIGHT)
     note = (
-        "Thick: peak added by opening and the first run, on a GPU of its memory. Thin: the model's"
+        "Thick: peak added by opening and the first runs, on a GPU of its memory. Thin: the model's"
         " file, or its tensors."
     )
     return Section("memory", "Memory", chart, note)
