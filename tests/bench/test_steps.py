@@ -179,7 +179,7 @@ def _verdicts(times: NDArray[np.float64]) -> list[str]:
     """Of the gate, for rows x runs in nanoseconds."""
     keys = [
         Key(
-            *["cpu", "2", "none", "model", "weights", "torch"],
+            *("cpu", "2", "none", "model", "weights", "torch"),
             str(at),
             1,
             1,
