@@ -11,8 +11,6 @@ import click
 
 from .app import parsing, refuse
 
-#: Key of a context's ``meta``: the arguments of the group's command as they were typed.
-TYPED = "resnext.typed"
 #: Heading of the options without a section; it comes last.
 _REST = "Options"
 
@@ -60,15 +58,10 @@ class SectionedGroup(click.Group):
         super().__init__(*args, **kwargs)
         self.lazy = dict(lazy or {})
 
-    def make_context(
-        self, info_name: str | None, args: list[str], *rest: Any, **kwargs: Any
-    ) -> click.Context:
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the options; an error is one line, like every other."""
-        typed = tuple(args)
         with parsing():
-            ctx = super().make_context(info_name, args, *rest, **kwargs)
-        ctx.meta[TYPED] = typed
-        return ctx
+            return super().make_context(*args, **kwargs)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the subcommand; an unknown name is one line, too."""

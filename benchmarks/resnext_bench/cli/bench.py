@@ -26,7 +26,7 @@ from resnext.cli.options import (
     weights_options,
 )
 from resnext.cli.params import CountsType, MinutesType, NameType, PercentType, SecondsType
-from resnext.cli.sections import TYPED, SectionedGroup, option_of, runs_subcommand
+from resnext.cli.sections import SectionedGroup, option_of, runs_subcommand
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
@@ -79,6 +79,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     ),
 }
 
+#: Key of a context's ``meta``: the arguments as they were typed.
+_TYPED = "resnext.typed"
 #: Largest accepted group width, channels.
 _WIDEST = 4096
 
@@ -107,6 +109,19 @@ class MergesType(CountsType):
         return tuple(dict.fromkeys(widths))
 
 
+class _Bench(SectionedGroup):
+    """Remembers the command as it was typed, for the run."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], *rest: Any, **kwargs: Any
+    ) -> click.Context:
+        """Parse the options."""
+        typed = tuple(args)
+        ctx = super().make_context(info_name, args, *rest, **kwargs)
+        ctx.meta[_TYPED] = typed
+        return ctx
+
+
 _what = option_of(RUN)
 _measuring = option_of("Measuring")
 _device = option_of("Device")
@@ -115,7 +130,7 @@ _scenario = option_of(SERVING)
 
 
 @click.group(
-    cls=SectionedGroup,
+    cls=_Bench,
     lazy=_COMMANDS,
     invoke_without_command=True,
     context_settings=SETTINGS,
@@ -387,7 +402,7 @@ def main(
 
     from .junit import cases_of_run
 
-    typed = ("resnext-bench", *ctx.meta[TYPED])
+    typed = ("resnext-bench", *ctx.meta[_TYPED])
 
     def save(run: Run) -> None:
         if json_path is not None:
