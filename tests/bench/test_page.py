@@ -29,7 +29,7 @@ from resnext_bench.stats import timing_of
 MOST_BYTES = 1_000_000
 #: Of the full run, in the order of the page.
 SECTIONS = [
-    *("rows", "speedups", "rounds", "batches", "trade-off", "load", "limits"),
+    *("rows", "speedups", "rounds", "batches", "trade-off", "load", "loadgen", "limits"),
     *("energy", "memory", "soak", "parity", "precision", "machine", "commands"),
 ]
 #: Elements without an end.

@@ -10,6 +10,7 @@ from resnext_bench.result import Run, read_run
 from resnext_bench.scenarios.energy_record import EnergyRecord, EnergyUse
 from resnext_bench.scenarios.growth import growth
 from resnext_bench.scenarios.load_record import LoadRecord, Probe
+from resnext_bench.scenarios.loadgen_record import LoadGenRecord
 from resnext_bench.scenarios.soak_record import SoakRecord
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -58,6 +59,7 @@ def hostile_run(text: str = HOSTILE) -> Run:
             "delivered": None if row.delivered is None else row.delivered + text,
             "modules": {name + text: text for name in row.modules},
             "energy": None if row.energy is None else _energy(0, text),
+            "loadgen": None if row.loadgen is None else _loadgen(text),
             "disturbances": {0: (text,)},
         }
         rows.append(row.model_copy(update=update))
@@ -102,7 +104,23 @@ def _full(row: Row, index: int) -> Row:
             "soak": soaked,
             "load": _load(row),
             "energy": _energy(index, "GPU"),
+            "loadgen": _loadgen("") if index in (3, 4) else None,
         }
+    )
+
+
+def _loadgen(text: str) -> LoadGenRecord:
+    """A run that was too short."""
+    return LoadGenRecord(
+        scenario="single-stream",
+        version=f"6.0.17{text}",
+        min_duration_s=1,
+        result="INVALID",
+        recommendations=(f"Need 67 more queries{text}",),
+        images_per_s=28.1,
+        percentiles_ns={"p50": 35_000_000, "p90": 36_000_000},
+        queries=392,
+        summary=f"Result is : INVALID{text}",
     )
 
 
