@@ -12,6 +12,7 @@ _PUBLIC = {
     "Comparison": "comparison.result",
     "History": "history.result",
     "Load": "scenarios.load",
+    "LoadGen": "scenarios.loadgen",
     "Run": "result",
     "Soak": "scenarios.soak",
     "benchmark": "api",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .result import Run as Run
     from .result import read_run as read_run
     from .scenarios.load import Load as Load
+    from .scenarios.loadgen import LoadGen as LoadGen
     from .scenarios.soak import Soak as Soak
 
 

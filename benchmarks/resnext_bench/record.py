@@ -19,6 +19,7 @@ from .limits.distance import Distance
 from .measure import Ended
 from .scenarios.energy_record import EnergyRecord
 from .scenarios.load_record import LoadRecord
+from .scenarios.loadgen_record import LoadGenRecord
 from .scenarios.soak_record import SoakRecord
 from .stats import Timing
 
@@ -83,6 +84,7 @@ class Row(Strict):
             if it was not requested.
         distance: from the limit of this machine; None if its ceilings were not measured.
         load: answers under load; None if none was requested.
+        loadgen: MLPerf's LoadGen on it; None if it was not requested.
         energy: joules an image, in a pass apart; None if the machine has no counter.
         soak: memory, latency and outputs over minutes; None if it was not requested.
     """
@@ -118,6 +120,7 @@ class Row(Strict):
     accuracy: Accuracy | None = None
     distance: Distance | None = None
     load: LoadRecord | None = None
+    loadgen: LoadGenRecord | None = None
     energy: EnergyRecord | None = None
     soak: SoakRecord | None = None
 

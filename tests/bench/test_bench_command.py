@@ -15,6 +15,8 @@ from resnext.errors import BadInput
 from resnext.machine.cuda_driver import probe_driver
 from resnext.machine.environment import record_environment
 from resnext.machine.nvml import open_nvml
+from resnext.network.config import VARIANTS
+from resnext.network.layers import layers
 from resnext.weights.spec import load_weights
 from resnext_bench.cli import bench as cli
 from resnext_bench.report import HEADINGS
@@ -54,6 +56,8 @@ def test_two_backends_and_two_batches_give_four_valid_rows_and_reports(tmp_path:
         f"{tmp_path}/r.json",
         "--markdown",
         f"{tmp_path}/r.md",
+        "--html",
+        f"{tmp_path}/r.html",
     )
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("VALID: ")
@@ -74,6 +78,10 @@ def test_two_backends_and_two_batches_give_four_valid_rows_and_reports(tmp_path:
         assert row.delivered == f"14 float32 on {'cpu' if row.backend == 'torch' else 'CPU'}"
         assert row.model_size_bytes is not None
         assert row.model_size_bytes > 500_000
+        assert set(row.modules) == {layer.name for layer in layers(VARIANTS[str(run.model)])}
+        assert set(row.modules.values()) == {"float32"}
+    assert run.command[:3] == ("resnext-bench", "--weights", "digits")
+    assert (tmp_path / "r.html").read_text() == run.html()
     assert run.rows[1].artifact_sha256 is not None
     text = (tmp_path / "r.md").read_text()
     assert f"| {' | '.join(HEADINGS)} |" in text

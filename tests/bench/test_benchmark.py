@@ -189,10 +189,14 @@ def test_weights_of_another_network_are_refused(artifact: Artifact) -> None:
 def test_the_public_names_resolve() -> None:
     assert set(resnext_bench.__all__) == {
         "Comparison",
+        "History",
+        "Load",
+        "LoadGen",
         "Run",
         "Soak",
         "benchmark",
         "compare_runs",
+        "read_history",
         "read_run",
     }
     for name in resnext_bench.__all__:

@@ -23,13 +23,14 @@ from resnext_bench.page.sections.commands import row_command
 from resnext_bench.page.sections.trade_off import pareto_front
 from resnext_bench.record import Row
 from resnext_bench.result import read_run
+from resnext_bench.scenarios.energy_record import EnergyRecord
 from resnext_bench.stats import timing_of
 
 MOST_BYTES = 1_000_000
 #: Of the full run, in the order of the page.
 SECTIONS = [
     *("rows", "speedups", "rounds", "batches", "trade-off", "load", "limits"),
-    *("memory", "soak", "parity", "precision", "machine", "commands"),
+    *("energy", "memory", "soak", "parity", "precision", "machine", "commands"),
 ]
 #: Elements without an end.
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -180,6 +181,14 @@ def test_above_the_noise_floor_the_page_says_why_there_are_no_speedups() -> None
     noisy = run.control.model_copy(update={"ratio": (1.1, 1.0, 1.2)})
     words = Page(run.model_copy(update={"control": noisy}).html()).words
     assert "None are shown: the noise floor of 10.0% is above 3.0%" in words
+
+
+def test_energy_that_could_not_be_counted_has_its_reason() -> None:
+    run = full_run()
+    record = EnergyRecord(images=1, seconds=1.0, uses=(), problems=("RAPL needs root",))
+    rows = tuple(row.model_copy(update={"energy": record}) for row in run.rows)
+    words = Page(run.model_copy(update={"rows": rows}).html()).words
+    assert "It could not be counted: RAPL needs root." in words
 
 
 def test_names_are_unique_and_references_lead_somewhere(page: Page) -> None:

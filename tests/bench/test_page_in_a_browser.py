@@ -14,7 +14,9 @@ from typing import Any, NoReturn
 import pytest
 
 from fakes.pages import full_run, hostile_run
+from resnext_bench import read_history
 
+STORED = Path(__file__).parents[2] / "benchmarks" / "results"
 Browser = Any
 Page = Any
 
@@ -223,3 +225,16 @@ def test_the_policy_stops_what_would_get_in(browser: Browser, tmp_path: Path) ->
         assert opened.page.evaluate("window.pwned === undefined")
         assert len(opened.complaints) >= 2
         assert opened.page.locator("thead button").count() > 10
+
+
+def test_the_page_of_a_history_renders_without_a_grave_fault(
+    browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "history.html"
+    path.write_text(read_history(STORED).html(), encoding="utf-8")
+    with Opened(browser, path, viewport={"width": 400, "height": 900}) as opened:
+        assert opened.requests == [path.as_uri()]
+        assert opened.complaints == []
+        assert opened.page.locator("svg.gutter .mark").count() > 20
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
+        assert grave_faults(opened.page) == []

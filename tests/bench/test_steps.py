@@ -146,6 +146,36 @@ def test_a_step_is_seen_within_three_runs(count: int, at: int, size: float, leas
     assert seen >= least
 
 
+def with_outliers(seed: int, *steps: int) -> NDArray[np.float64]:
+    values = series(seed, 80, *steps)
+    values[np.random.default_rng(seed + 10**6).choice(80, 3, replace=False)] += 0.3
+    return values
+
+
+@pytest.mark.exhaustive
+def test_rates_with_two_steps_outliers_and_drift() -> None:
+    def near(values: NDArray[np.float64], *steps: int) -> bool:
+        seen = places(values, permutations=199)
+        return len(seen) == len(steps) and all(
+            abs(place - step) <= 3 for place, step in zip(seen, steps, strict=True)
+        )
+
+    two = share(near(series(seed, 80, 30, 55), 30, 55) for seed in range(400))
+    behind = share(
+        any(abs(place - 50) <= 3 for place in places(with_outliers(seed, 50), permutations=199))
+        for seed in range(400)
+    )
+    alarms = share(bool(places(with_outliers(seed), permutations=199)) for seed in range(400))
+    drift = np.linspace(0, 2 * STEP, 80)
+    drifts = [len(places(series(seed) + drift, permutations=199)) for seed in range(200)]
+    print(f"two {two:.1%}, behind outliers {behind:.1%}, outliers alone {alarms:.1%}")  # noqa: T201
+    print("drift", {steps: drifts.count(steps) / 200 for steps in range(6)})  # noqa: T201
+    assert two >= 0.85
+    assert behind >= 0.94
+    assert alarms <= 0.08
+    assert 0 not in drifts
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("count", [8, 20, 40, 80])
 def test_noise_has_no_step(count: int) -> None:
@@ -178,16 +208,7 @@ def test_the_gate_over_thirty_runs(rows: int, ratio: float, at: int, least: floa
 def _verdicts(times: NDArray[np.float64]) -> list[str]:
     """Of the gate, for rows x runs in nanoseconds."""
     keys = [
-        Key(
-            *["cpu", "2", "none", "model", "weights", "torch"],
-            str(at),
-            1,
-            1,
-            "fp32",
-            "host",
-            "hot",
-            2,
-        )
+        Key("cpu", "2", "none", "net", "weights", "ort", str(at), 1, 1, "fp32", "host", "hot", 2)
         for at in range(len(times))
     ]
     rows = {
@@ -199,6 +220,5 @@ def _verdicts(times: NDArray[np.float64]) -> list[str]:
         key: find_steps(np.log(row).tolist(), permutations=most)
         for key, row in zip(keys, times, strict=True)
     }
-    return [
-        change.verdict if change else "SAME" for change in judged(rows, steps, 0.02, 20).values()
-    ]
+    changes = judged(rows, steps, 0.02, 20).values()
+    return [change.verdict if change else "SAME" for change in changes]

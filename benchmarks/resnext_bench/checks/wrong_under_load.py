@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from resnext.findings import Finding
 from resnext_bench.scenarios.load_record import LoadRecord
+from resnext_bench.scenarios.loadgen_record import LoadGenRecord
 
 from .evidence import Evidence
 
@@ -21,7 +22,7 @@ CODE = "wrong-under-load"
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """One for the first load with a wrong output."""
+    """One for the first load with a wrong output, and for such a LoadGen run."""
     record = evidence.passes.records.get("load")
     if isinstance(record, LoadRecord):
         for probe in record.probes:
@@ -31,4 +32,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
                     f"wrong output under load, {probe.label}: {probe.wrong}",
                     "use `streams` 1",
                 )
-                return
+                break
+    run = evidence.passes.records.get("loadgen")
+    if isinstance(run, LoadGenRecord) and run.wrong:
+        yield Finding(CODE, f"wrong output in the LoadGen run: {run.wrong}", "use `streams` 1")

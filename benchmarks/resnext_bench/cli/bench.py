@@ -36,6 +36,7 @@ from resnext.version import __version__
 from resnext_bench.deadline import Deadline
 
 from .outputs import check_separate, html_option
+from .serving import SERVING, load_options, load_scenarios
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -56,6 +57,7 @@ Examples:
   resnext-bench --backend torch,torch-folded,ort-cpu --batch 8 --merge-groups off,32
   resnext-bench --backend all --batch 1,8 --max-seconds 300             a report in five minutes
   resnext-bench --backend all --batch 1,8 --html report.html            tables and charts, one file
+  resnext-bench --backend ort-cpu --load poisson --slo 20ms             the rate it can serve
   resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
 Exit code 0: every row was measured and is right. 1: an output was wrong, a row is
 invalid, or time ran out. 3, 4: a backend failed; its row says why. 130: interrupted;
@@ -109,7 +111,7 @@ _what = option_of(RUN)
 _measuring = option_of("Measuring")
 _device = option_of("Device")
 _right = option_of("Accuracy and calibration")
-_scenario = option_of("Serving")
+_scenario = option_of(SERVING)
 
 
 @click.group(
@@ -280,6 +282,7 @@ _scenario = option_of("Serving")
     metavar="N",
     help="Number of calibration images.  [default: 128]",
 )
+@load_options
 @_scenario(
     "--soak",
     type=MinutesType(),
@@ -337,6 +340,10 @@ def main(
     accuracy_images: int | None,
     calibration: str | None,
     calibration_images: int | None,
+    load: str | None,
+    slo: float | None,
+    loadgen: str | None,
+    loadgen_logs: Path | None,
     soak: float | None,
     json_path: str | None,
     markdown_path: Path | None,
@@ -361,6 +368,14 @@ def main(
     check_separate(json_path, markdown=markdown_path, html=html_path)
     for target in (json_path, markdown_path, html_path):
         check_writable(target)
+    scenarios: list[Scenario] = load_scenarios(
+        load=load,
+        slo=slo,
+        loadgen=loadgen,
+        loadgen_logs=loadgen_logs,
+        duration=duration,
+        streams=streams,
+    )
     if artifact and any(x is not None for x in (model, num_classes, weights_key)):
         raise UsageError(
             "an artifact has its own model", hint="drop `model`, `num_classes` and `weights_key`"
@@ -386,7 +401,6 @@ def main(
         unsure = assumed(weights.preprocessing, weights.preprocessing_source)
         if unsure is not None and (accuracy or calibration):
             echo(f"warning: {as_flags(str(unsure))}", err=True)
-    scenarios: list[Scenario] = []
     if soak is not None:
         from resnext_bench.scenarios.soak import Soak
 

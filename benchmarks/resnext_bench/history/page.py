@@ -76,7 +76,7 @@ def _steps(history: HistoryRecord) -> Section:
         "to run",
         "what changed",
     )
-    body = table("Steps", headings, rows, left=(0, 1, 5, 6, 7), sortable=True)
+    body = table("All steps", headings, rows, left=(0, 1, 5, 6, 7), sortable=True)
     note = (
         "Between these runs the level of a row changed: at most one order of its times in twenty"
         " has a step as large by chance."

@@ -9,6 +9,7 @@ from .document import document
 from .sections import (
     batches,
     commands,
+    energy,
     limits,
     load,
     machine,
@@ -32,6 +33,7 @@ SECTIONS = (
     trade_off,
     load,
     limits,
+    energy,
     memory,
     soak,
     parity,

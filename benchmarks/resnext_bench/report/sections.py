@@ -9,7 +9,7 @@ from resnext.errors import printable
 from resnext_bench.control import Control
 from resnext_bench.plan import in_flight
 from resnext_bench.record import Row, RunRecord
-from resnext_bench.scenarios.load_text import load_lines
+from resnext_bench.scenarios.load_text import load_lines, loadgen_line
 
 from .columns import name
 from .endurance import energy_lines, named, soak_lines
@@ -134,6 +134,11 @@ def _load(run: RunRecord) -> Section:
         for row in run.rows
         if row.load is not None
         for line in load_lines(row.load)
+    ]
+    lines += [
+        f"{named(row, run)}: {loadgen_line(row.loadgen)}"
+        for row in run.rows
+        if row.loadgen is not None
     ]
     return Section("Load (latency from the planned arrival)", tuple(map(printable, lines)))
 

@@ -11,8 +11,9 @@ CLOSE = 1.02
 _FIRST = 0.7
 #: Step up while every rate meets the SLO, and down while none does.
 _UP, _DOWN = 1.25, 0.5
-#: Probes after which it ends, and the smallest rate that is tried, as a share of the service rate.
-_MOST_PROBES, _LEAST = 16, 0.02
+#: Probes after which it ends, how many of them are kept for confirming, and the smallest rate that
+#: is tried, as a share of the service rate.
+_MOST_PROBES, _TO_CONFIRM, _LEAST = 16, 3, 0.02
 
 
 def search(
@@ -33,12 +34,12 @@ def search(
         say: called with a line before each probe.
     """
     met: list[float] = []
-    low: float | None = None
     high: float | None = None
     probes: list[Probe] = []
     confirmed, cut = False, ""
     while not confirmed:
-        rate, confirming = _next(met, high, service_rate)
+        hurry = len(probes) >= _MOST_PROBES - _TO_CONFIRM
+        rate, confirming = _next(met, high, service_rate, hurry=hurry)
         if rate < _LEAST * service_rate:
             break
         if over():
@@ -55,19 +56,24 @@ def search(
         else:
             high = rate if high is None else min(high, rate)
             met = [one for one in met if one < high]
-    low = met[-1] if met and confirmed else None
     return LoadRecord(
         load="poisson",
         slo_ns=slo_ns,
         probes=tuple(probes),
-        largest_per_s=low,
+        largest_per_s=met[-1] if confirmed else None,
         missed_per_s=high,
         cut=cut,
     )
 
 
-def _next(met: list[float], high: float | None, service_rate: float) -> tuple[float, bool]:
-    """The rate to try, and whether it is tried again to confirm it."""
+def _next(
+    met: list[float], high: float | None, service_rate: float, *, hurry: bool
+) -> tuple[float, bool]:
+    """The rate to try, and whether it is tried again to confirm it: in a ``hurry`` also while the
+    interval is wide.
+    """
+    if hurry and met:
+        return met[-1], True
     if high is None:
         return (met[-1] * _UP if met else _FIRST * service_rate), False
     if not met:

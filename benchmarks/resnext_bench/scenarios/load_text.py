@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .load_record import LoadRecord, Probe, more_requests
+from .loadgen_record import LoadGenRecord
 
 
 def load_lines(record: LoadRecord) -> tuple[str, ...]:
@@ -12,6 +13,21 @@ def load_lines(record: LoadRecord) -> tuple[str, ...]:
     lines = [verdict_line(record)]
     lines += [_line(probe, record.slo_ns) for probe in record.probes]
     return tuple(lines)
+
+
+def loadgen_line(record: LoadGenRecord) -> str:
+    """LoadGen's verdict and figures."""
+    parts = [f"LoadGen run, {record.scenario}: {record.result}"]
+    if record.target_per_s is not None:
+        parts.append(
+            f"{record.target_per_s:.4g} queries/s, target {(record.slo_ns or 0) / 1e6:g} ms"
+        )
+    if record.images_per_s is not None:
+        parts.append(f"{record.samples_per_s:.4g} samples/s ({record.images_per_s:.4g} images/s)")
+    for name in ("p50", "p90", "p99"):
+        if (ns := record.percentiles_ns.get(name)) is not None:
+            parts.append(f"{name} {ns / 1e6:.3g} ms")
+    return f"{', '.join(parts)}; {record.queries} queries; not an MLPerf result"
 
 
 def verdict_line(record: LoadRecord) -> str:

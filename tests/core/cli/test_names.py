@@ -186,6 +186,9 @@ USES = {
         ),
         "json_path": Use(BENCH + "--artifact={artifact} --json={}", slow=True),
         "markdown_path": Use(BENCH + "--artifact={artifact} --markdown={}", slow=True),
+        "loadgen_logs": Use(
+            BENCH + "--artifact={artifact} --loadgen=single-stream --loadgen-logs={}", slow=True
+        ),
         "html_path": Use(BENCH + "--artifact={artifact} --html={}", slow=True),
         "junit_path": Use(BENCH + "--artifact={artifact} --junit={}", slow=True),
         "trust": Use(
