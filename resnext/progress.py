@@ -22,11 +22,11 @@ from resnext.errors import printable
 T = TypeVar("T")
 #: Spinners on the screen, the innermost last.
 _spinning: list[Progress] = []
-#: Characters of a bar.
-_BAR = 16
+#: Characters of a bar, and on a terminal below 80 columns.
+_BAR, _SHORT_BAR = 16, 8
 #: Characters beside a description: a spinner, gaps, and the time; or also a bar.
 _AROUND = len("s  0:00:00")
-_AROUND_BAR = len("s   at most 0:00:00 left") + _BAR
+_AROUND_BAR = len("s   at most 0:00:00 left")
 #: Drawing takes time from what a benchmark measures.
 _DRAWS_PER_SECOND = 2
 #: The terminal's own colors: rich's yellow and grey vanish on a light or on a dark terminal.
@@ -177,7 +177,8 @@ def _spinner(description: str) -> Iterator[Callable[[str], None]]:
         transient=True,
         refresh_per_second=_DRAWS_PER_SECOND,
     ) as progress:
-        clock = _Clock(unicode=unicode)
+        bar = _BAR if console.width >= 80 else _SHORT_BAR
+        clock = _Clock(bar, unicode=unicode)
         task = progress.add_task(
             _cut(description, console.width - _AROUND), total=None, clock=clock
         )
@@ -185,7 +186,7 @@ def _spinner(description: str) -> Iterator[Callable[[str], None]]:
         def announce(step: str) -> None:
             amount = step.amount if isinstance(step, Step) else None
             clock.show(amount)
-            room = console.width - (_AROUND if amount is None else _AROUND_BAR)
+            room = console.width - (_AROUND if amount is None else _AROUND_BAR + bar)
             progress.update(task, description=_cut(step, room))
 
         _spinning.append(progress)
@@ -204,10 +205,12 @@ class _Clock:
     """The elapsed time, or a bar with the time left, as it is when it is drawn.
 
     Args:
+        bar: characters of the bar.
         unicode: whether the terminal shows more than ASCII.
     """
 
-    def __init__(self, *, unicode: bool) -> None:
+    def __init__(self, bar: int = _BAR, *, unicode: bool) -> None:
+        self._bar = bar
         self._marks = "━─" if unicode else "#-"
         self._started = self._began = time.monotonic()
         self._amount: Amount | None = None
@@ -223,8 +226,8 @@ class _Clock:
         if amount is None or not amount.total:
             return _minutes(now - self._started)
         share = min(1.0, amount.done / amount.total)
-        full = round(share * _BAR)
-        bar = self._marks[0] * full + self._marks[1] * (_BAR - full)
+        full = round(share * self._bar)
+        bar = self._marks[0] * full + self._marks[1] * (self._bar - full)
         if not amount.done:
             return bar
         left = (now - self._began) * (1 / share - 1)
