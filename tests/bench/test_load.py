@@ -132,6 +132,17 @@ def _with_previous(answers: Answers) -> list[tuple[Answer, int]]:
     return list(zip(answers.answers, ends, strict=False))
 
 
+@pytest.mark.parametrize("rho", [0.3, 0.6, 0.8])
+def test_waiting_for_a_known_service_time_is_that_of_the_formula(rho: float) -> None:
+    """M/D/1: a mean wait of rho / (2 (1 - rho)) service times."""
+    service, free, waits = 5 * MS, 0, []
+    for arrived in poisson_arrivals(rho / 0.005, 200_000, (0, 0)):
+        started = max(arrived, free)
+        free = started + service
+        waits.append(started - arrived)
+    assert statistics.fmean(waits) / service == pytest.approx(rho / (2 * (1 - rho)), rel=0.04)
+
+
 def test_arrivals_follow_a_seeded_poisson_process() -> None:
     arrivals = poisson_arrivals(200, 20_000, (7, 1))
     gaps = np.diff([0, *arrivals]) / 1e9

@@ -14,10 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench.test_load import Served, stage
+from fakes.calm import calm
 from resnext.errors import GateFailed, MissingRequirement, SessionFailed, UnknownName, UsageError
 from resnext.testing import FakeSession
 from resnext.timing.requests import open_loop
-from resnext_bench import Load, LoadGen
+from resnext_bench import Load, LoadGen, benchmark
 from resnext_bench.checks import loadgen_invalid, wrong_under_load
 from resnext_bench.checks.evidence import Evidence
 from resnext_bench.cli.bench import main
@@ -198,6 +199,14 @@ def test_one_client_agrees_with_single_stream() -> None:
     )
 
 
+def throughput(at: Stage, pairs: int, seconds: float) -> float:
+    return median_ratio(
+        pairs,
+        lambda: Load("closed:4", duration=seconds)(at).probes[0].answered_per_s,
+        lambda: LoadGen("offline", seconds)(at).samples_per_s or 0.0,
+    )
+
+
 def replayed(at: Stage, rate: float, seconds: float) -> dict[str, float]:
     """Ours over LoadGen's server, with LoadGen's own arrivals."""
     system: list[System] = []
@@ -225,26 +234,30 @@ def replayed(at: Stage, rate: float, seconds: float) -> dict[str, float]:
 
 @pytest.mark.exhaustive
 def test_a_calibrated_session_agrees_with_loadgen_within_two_percent() -> None:
-    at = stage(calibrated(0.005), timed_ns=5 * MS)
-    assert one_client_and_single_stream(at, 7, 2.0) == pytest.approx(1, rel=0.02)
-    runs = [replayed(at, 100, 7.0) for _ in range(5)]
+    # Asleep, so that other work on a test machine delays a run little; 60 % busy.
+    at = stage(Served(lambda _: 0.02), timed_ns=20 * MS)
+    assert one_client_and_single_stream(at, 5, 2.0) == pytest.approx(1, rel=0.02)
+    runs = [replayed(at, 30, 8.0) for _ in range(3)]
     for name in ("p50", "p90", "p99", "rate"):
         assert statistics.median(run[name] for run in runs) == pytest.approx(1, rel=0.02), name
-    throughput = median_ratio(
-        5,
-        lambda: Load("closed:4", duration=2.0)(at).probes[0].answered_per_s,
-        lambda: LoadGen("offline", 2.0)(at).samples_per_s or 0.0,
-    )
-    assert throughput == pytest.approx(1, rel=0.02)
+    assert throughput(at, 3, 2.0) == pytest.approx(1, rel=0.02)
 
 
 @pytest.mark.exhaustive
-def test_waiting_is_that_of_a_queue_with_known_service_times() -> None:
-    """M/D/1: a mean wait of rho / (2 (1 - rho)) service times."""
-    service, rho = 0.005, 0.6
-    waits = []
-    for seed in range(5):
-        at = stage(calibrated(service), timed_ns=5 * MS, seed=seed)
-        (probe,) = Load(f"poisson:{rho / service}", duration=12)(at).probes
-        waits.append(statistics.fmean(probe.latency_ns) / 1e9 / service - 1)
-    assert statistics.median(waits) == pytest.approx(rho / (2 * (1 - rho)), rel=0.12)
+def test_onnx_runtime_agrees_with_loadgen_within_five_percent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calm(monkeypatch)
+    ratios: dict[str, float] = {}
+
+    class Both:
+        """Both, in turns, on the row's own session."""
+
+        field = "load"
+
+        def __call__(self, at: Stage) -> None:
+            ratios["p50"] = one_client_and_single_stream(at, 9, 1.0)
+            ratios["images/s"] = throughput(at, 9, 1.0)
+
+    benchmark("ort-cpu", weights="digits", batch=64, scenarios=[Both()], duration=0.5)
+    assert ratios == pytest.approx({"p50": 1, "images/s": 1}, rel=0.05)
