@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
+    "ColdStart": "scenarios.cold_start",
     "Comparison": "comparison.result",
     "Run": "result",
     "Soak": "scenarios.soak",
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .comparison.runs import compare_runs as compare_runs
     from .result import Run as Run
     from .result import read_run as read_run
+    from .scenarios.cold_start import ColdStart as ColdStart
     from .scenarios.soak import Soak as Soak
 
 

@@ -17,6 +17,7 @@ from resnext.verify.parity import Parity
 from .control import Control
 from .limits.distance import Distance
 from .measure import Ended
+from .scenarios.cold_record import ColdStartRecord
 from .scenarios.energy_record import EnergyRecord
 from .scenarios.soak_record import SoakRecord
 from .stats import Timing
@@ -82,6 +83,8 @@ class Row(Strict):
             if it was not requested.
         distance: from the limit of this machine; None if its ceilings were not measured.
         energy: joules an image, in a pass apart; None if the machine has no counter.
+        cold_start: from nothing to the first answer, in fresh processes; None if it was not
+            requested.
         soak: memory, latency and outputs over minutes; None if it was not requested.
     """
 
@@ -116,6 +119,7 @@ class Row(Strict):
     accuracy: Accuracy | None = None
     distance: Distance | None = None
     energy: EnergyRecord | None = None
+    cold_start: ColdStartRecord | None = None
     soak: SoakRecord | None = None
 
 

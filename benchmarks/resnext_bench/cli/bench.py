@@ -280,6 +280,12 @@ _scenario = option_of("Serving")
     help="Number of calibration images.  [default: 128]",
 )
 @_scenario(
+    "--cold-start",
+    is_flag=True,
+    help="After the timed rounds, start every row in fresh processes, without and with caches: time"
+    " to import, open and answer, peak memory, and after how many images its build has paid.",
+)
+@_scenario(
     "--soak",
     type=MinutesType(),
     metavar="MINUTES",
@@ -336,6 +342,7 @@ def main(
     accuracy_images: int | None,
     calibration: str | None,
     calibration_images: int | None,
+    cold_start: bool,
     soak: float | None,
     json_path: str | None,
     markdown_path: Path | None,
@@ -386,6 +393,10 @@ def main(
         if unsure is not None and (accuracy or calibration):
             echo(f"warning: {as_flags(str(unsure))}", err=True)
     scenarios: list[Scenario] = []
+    if cold_start:
+        from resnext_bench.scenarios.cold_start import ColdStart
+
+        scenarios.append(ColdStart())
     if soak is not None:
         from resnext_bench.scenarios.soak import Soak
 

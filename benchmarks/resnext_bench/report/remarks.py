@@ -11,7 +11,7 @@ from resnext_bench.plan import in_flight
 from resnext_bench.record import Row, RunRecord
 
 from .columns import name
-from .endurance import energy_lines, soak_lines
+from .endurance import cold_lines, energy_lines, payback_lines, soak_lines
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,14 @@ def _warnings(run: RunRecord) -> Section:
     return Section("Warnings", tuple(warnings(run)))
 
 
+def _cold_start(run: RunRecord) -> Section:
+    return Section("Cold start (medians, seconds)", tuple(cold_lines(run)), aligned=True)
+
+
+def _payback(run: RunRecord) -> Section:
+    return Section("Build and start are paid back", tuple(payback_lines(run)))
+
+
 def _energy(run: RunRecord) -> Section:
     return Section("Energy", tuple(energy_lines(run)))
 
@@ -136,4 +144,11 @@ def _soak(run: RunRecord) -> Section:
 
 
 #: What stands under a table, in order; a section without lines is left out.
-SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (_not_valid, _warnings, _energy, _soak)
+SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (
+    _not_valid,
+    _warnings,
+    _cold_start,
+    _payback,
+    _energy,
+    _soak,
+)
