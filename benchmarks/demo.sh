@@ -20,5 +20,5 @@ resnext-parity --artifact "$out/digits-onnx" --backend ort --verdict > /dev/null
 resnext-parity verify "$out/digits-onnx"
 say "5/5  benchmark every backend that this machine has (about two minutes)"
 resnext-bench --backend all --batch 1,8 --artifact "$out/resnext50-onnx" --duration 3 --precision-target 3% \
-  --json "$out/benchmark.json" --markdown "$out/benchmark.md"
-say "written: two ONNX artifacts, parity and benchmark as JSON, and the report $out/benchmark.md"
+  --json "$out/benchmark.json" --markdown "$out/benchmark.md" --html "$out/report.html"
+say "written: two ONNX artifacts, parity and benchmark as JSON and Markdown, and the page $out/report.html"

@@ -56,9 +56,9 @@ FLOWS: tuple[tuple[tuple[int, int], ...], ...] = (
 LAYERS: dict[str, tuple[str, ...]] = {
     "resnext_bench": (
         "cli",
-        "ab comparison",
+        "ab history",
         "run report lens crosscheck",
-        "checks cases",
+        "checks cases comparison",
         "result",
         "page scenarios limits",
         "plan stats",

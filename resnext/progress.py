@@ -24,8 +24,9 @@ T = TypeVar("T")
 _spinning: list[Progress] = []
 #: Characters of a bar.
 _BAR = 16
-#: Characters beside a description: a spinner, gaps, and the time.
-_AROUND = 12
+#: Characters beside a description: a spinner, gaps, and the time; or also a bar.
+_AROUND = len("s  0:00:00")
+_AROUND_BAR = len("s   at most 0:00:00 left") + _BAR
 #: Drawing takes time from what a benchmark measures.
 _DRAWS_PER_SECOND = 2
 #: The terminal's own colors: rich's yellow and grey vanish on a light or on a dark terminal.
@@ -83,7 +84,7 @@ def track(items: Iterable[T], description: str) -> Iterable[T]:
         return items
     from rich.progress import track as rich_track
 
-    return rich_track(items, description, console=_console(), transient=True)
+    return rich_track(items, description, console=terminal(), transient=True)
 
 
 def working(description: str) -> AbstractContextManager[object]:
@@ -144,7 +145,7 @@ def transfer(name: str, total: int | None, done: int) -> Iterator[Callable[[int]
         DownloadColumn(),
         TransferSpeedColumn(),
     )
-    with aside(), Progress(*columns, console=_console(), transient=True) as progress:
+    with aside(), Progress(*columns, console=terminal(), transient=True) as progress:
         task = progress.add_task(name, total=total, completed=done)
         yield lambda count: progress.advance(task, count)
 
@@ -154,7 +155,8 @@ def _drawn_on() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
-def _console() -> Console:
+def terminal() -> Console:
+    """stderr for bars, in colors that a light and a dark terminal show."""
     from rich.console import Console
     from rich.theme import Theme
 
@@ -165,7 +167,7 @@ def _console() -> Console:
 def _spinner(description: str) -> Iterator[Callable[[str], None]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
-    console = _console()
+    console = terminal()
     unicode = console.encoding.startswith("utf")
     with Progress(
         SpinnerColumn("dots" if unicode else "line"),
@@ -183,7 +185,7 @@ def _spinner(description: str) -> Iterator[Callable[[str], None]]:
         def announce(step: str) -> None:
             amount = step.amount if isinstance(step, Step) else None
             clock.show(amount)
-            room = console.width - _AROUND - (0 if amount is None else _BAR + len("at most  left"))
+            room = console.width - (_AROUND if amount is None else _AROUND_BAR)
             progress.update(task, description=_cut(step, room))
 
         _spinning.append(progress)

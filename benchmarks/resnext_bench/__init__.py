@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 _PUBLIC = {
     "ColdStart": "scenarios.cold_start",
     "Comparison": "comparison.result",
+    "History": "history.result",
+    "Load": "scenarios.load",
+    "LoadGen": "scenarios.loadgen",
     "Run": "result",
     "Soak": "scenarios.soak",
     "benchmark": "api",
     "compare_runs": "comparison.runs",
+    "read_history": "history.read",
     "read_run": "result",
 }
 
@@ -24,9 +28,13 @@ if TYPE_CHECKING:
     from .api import benchmark as benchmark
     from .comparison.result import Comparison as Comparison
     from .comparison.runs import compare_runs as compare_runs
+    from .history.read import read_history as read_history
+    from .history.result import History as History
     from .result import Run as Run
     from .result import read_run as read_run
     from .scenarios.cold_start import ColdStart as ColdStart
+    from .scenarios.load import Load as Load
+    from .scenarios.loadgen import LoadGen as LoadGen
     from .scenarios.soak import Soak as Soak
 
 

@@ -19,6 +19,8 @@ from .limits.distance import Distance
 from .measure import Ended
 from .scenarios.cold_record import ColdStartRecord
 from .scenarios.energy_record import EnergyRecord
+from .scenarios.load_record import LoadRecord
+from .scenarios.loadgen_record import LoadGenRecord
 from .scenarios.soak_record import SoakRecord
 from .stats import Timing
 
@@ -82,6 +84,8 @@ class Row(Strict):
         accuracy: on labeled images, compared with their labels and with float32 PyTorch; None
             if it was not requested.
         distance: from the limit of this machine; None if its ceilings were not measured.
+        load: answers under load; None if none was requested.
+        loadgen: MLPerf's LoadGen on it; None if it was not requested.
         energy: joules an image, in a pass apart; None if the machine has no counter.
         cold_start: from nothing to the first answer, in fresh processes; None if it was not
             requested.
@@ -118,6 +122,8 @@ class Row(Strict):
     integrity: Integrity | None = None
     accuracy: Accuracy | None = None
     distance: Distance | None = None
+    load: LoadRecord | None = None
+    loadgen: LoadGenRecord | None = None
     energy: EnergyRecord | None = None
     cold_start: ColdStartRecord | None = None
     soak: SoakRecord | None = None

@@ -48,9 +48,13 @@ class Run(RunRecord):
         rows: one for each case.
     """
 
-    def table(self) -> str:
-        """The rows as a table, with a legend and the reasons against rows."""
-        return text(self)
+    def table(self, *, explain: bool = False) -> str:
+        """The verdict of the run, the rows as a table, and the reasons against rows.
+
+        Args:
+            explain: add what columns, intervals and verdicts mean.
+        """
+        return text(self, explain=explain)
 
     def markdown(self) -> str:
         """The run as a Markdown document."""

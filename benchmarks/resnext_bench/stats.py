@@ -200,12 +200,15 @@ def percentile_bound(samples: Sequence[int], percent: int) -> int | None:
     binomial of q trials and probability 1 - p is at most t with probability 1 %; drop the t - 1
     slowest, and report the slowest that is left.
     """
-    drop = _droppable(len(samples), percent)
+    drop = droppable(len(samples), percent)
     return None if drop is None else sorted(samples)[len(samples) - 1 - drop]
 
 
 @lru_cache(maxsize=1024)
-def _droppable(count: int, percent: int) -> int | None:
+def droppable(count: int, percent: int) -> int | None:
+    """How many of ``count`` samples may lie above a value that with 99 % confidence is at or above
+    the true percentile; None if there are too few samples.
+    """
     from scipy.stats import binom
 
     over = 1 - percent / 100

@@ -16,12 +16,14 @@ from resnext.artifact.manifest import Manifest
 from resnext.verify.verdict import Verdict
 from resnext_bench.ab.record import Duel
 from resnext_bench.comparison.result import Comparison
+from resnext_bench.history.result import History
 from resnext_bench.result import Run
 
 #: The stored models by the name of their schema; the number is the format_version.
 MODELS: dict[str, type[BaseModel]] = {
     "ab-1.json": Duel,
     "compare-1.json": Comparison,
+    "history-1.json": History,
     "manifest-1.json": Manifest,
     "run-1.json": Run,
     "verdict-1.json": Verdict,

@@ -26,6 +26,8 @@ MARGIN = 0.02
 LEAST_ROUNDS = 8
 #: Minimum number of pairs of processes for a verdict.
 LEAST_PROCESSES = 3
+#: Minimum number of runs on either side of a step.
+LEAST_RUNS = 4
 #: More rounds than this are not worth proposing: the ratio is at the margin.
 _MOST_ROUNDS = 10_000
 
@@ -94,6 +96,27 @@ def between_processes(log_ratios: Sequence[float], margin: float = MARGIN) -> Ch
         lambda bound: student_t_p(log_ratios, bound),
         len(log_ratios),
         LEAST_PROCESSES,
+        margin,
+    )
+
+
+def between_runs(
+    base: Sequence[float], new: Sequence[float], p_value: float, margin: float = MARGIN
+) -> Change:
+    """The change by the rank-sum test, from the logarithm of each run's median.
+
+    Args:
+        base: of the runs before a step.
+        new: of the runs after it.
+        p_value: of "there is no step", from a test that knows how its place was chosen; the
+            change's is at least as large.
+        margin: share that counts as no change.
+    """
+    return _judged(
+        rank_sum(new, base),
+        lambda bound: max(p_value, rank_sum_p(new, base, bound)),
+        min(len(base), len(new)),
+        LEAST_RUNS,
         margin,
     )
 

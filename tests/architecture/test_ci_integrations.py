@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 
+import junit_schema
 from resnext.cli.parity import main
 from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import Parity
@@ -95,6 +96,8 @@ def test_the_steps_of_the_action_check_an_artifact(tmp_path: Path) -> None:
     assert Parity.model_validate_json((tmp_path / "parity" / "parity.json").read_text()).passed
     integrity = (tmp_path / "parity" / "integrity.json").read_text()
     assert Integrity.model_validate_json(integrity).passed
+    for name in ("parity.xml", "integrity.xml"):
+        assert junit_schema.problems((tmp_path / "parity" / name).read_text()) == []
 
 
 def test_a_failed_check_fails_its_step(tmp_path: Path) -> None:

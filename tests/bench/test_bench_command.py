@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import junit_schema
 from exported import export_onnx
 from fakes.calm import calm
 from resnext.errors import BadInput
 from resnext.machine.cuda_driver import probe_driver
 from resnext.machine.environment import record_environment
 from resnext.machine.nvml import open_nvml
+from resnext.network.config import VARIANTS
+from resnext.network.layers import layers
 from resnext.weights.spec import load_weights
 from resnext_bench.cli import bench as cli
 from resnext_bench.report import HEADINGS
@@ -53,9 +56,12 @@ def test_two_backends_and_two_batches_give_four_valid_rows_and_reports(tmp_path:
         f"{tmp_path}/r.json",
         "--markdown",
         f"{tmp_path}/r.md",
+        "--html",
+        f"{tmp_path}/r.html",
     )
     assert result.exit_code == 0, result.output
-    assert result.output.count("VALID") == 4
+    assert result.stdout.startswith("VALID: ")
+    assert result.stdout.count("\nVALID ") == 4
     run = read_run(tmp_path / "r.json")
     assert [(row.backend, row.batch) for row in run.rows] == [
         ("torch", 1),
@@ -72,6 +78,10 @@ def test_two_backends_and_two_batches_give_four_valid_rows_and_reports(tmp_path:
         assert row.delivered == f"14 float32 on {'cpu' if row.backend == 'torch' else 'CPU'}"
         assert row.model_size_bytes is not None
         assert row.model_size_bytes > 500_000
+        assert set(row.modules) == {layer.name for layer in layers(VARIANTS[str(run.model)])}
+        assert set(row.modules.values()) == {"float32"}
+    assert run.command[:3] == ("resnext-bench", "--weights", "digits")
+    assert (tmp_path / "r.html").read_text() == run.html()
     assert run.rows[1].artifact_sha256 is not None
     text = (tmp_path / "r.md").read_text()
     assert f"| {' | '.join(HEADINGS)} |" in text
@@ -95,7 +105,10 @@ def test_the_artifact_is_exported_once_and_said_to_be_reused(tmp_path: Path) -> 
 def test_an_artifact_that_was_named_is_what_runs(tmp_path: Path) -> None:
     artifact = export_onnx(load_weights("digits"), tmp_path / "a")
     args = ["--backend", "ort-cpu", "--artifact", f"{tmp_path}/a", "--json", f"{tmp_path}/r.json"]
-    assert bench(*args).exit_code == 0
+    assert bench(*args, "--junit", f"{tmp_path}/r.xml").exit_code == 0
+    report = (tmp_path / "r.xml").read_text()
+    assert junit_schema.problems(report) == []
+    assert [report.count(f"<{tag}") for tag in ("testcase", "failure", "error")] == [1, 0, 0]
     assert read_run(tmp_path / "r.json").rows[0].artifact_sha256 == artifact.manifest.file_sha256
 
 
@@ -228,7 +241,7 @@ def test_accuracy_stands_beside_latency_and_is_that_of_the_shipped_network(tmp_p
     assert run.rows[1].accuracy is not None
     assert run.rows[1].accuracy.artifact_sha256 == run.rows[1].artifact_sha256
     text = (tmp_path / "r.md").read_text()
-    assert "| test top-1 | agrees | flips +/- | verdict |" in text
+    assert "| top-1 | test top-1 | agrees | flips +/- |" in text
     assert text.count("98.33%") == 2
 
 

@@ -190,10 +190,14 @@ def test_the_public_names_resolve() -> None:
     assert set(resnext_bench.__all__) == {
         "ColdStart",
         "Comparison",
+        "History",
+        "Load",
+        "LoadGen",
         "Run",
         "Soak",
         "benchmark",
         "compare_runs",
+        "read_history",
         "read_run",
     }
     for name in resnext_bench.__all__:

@@ -97,7 +97,8 @@ def test_the_verdict_and_its_exit_code(
     paths = write(tmp_path, run(row(1.0)), run(row(center)))
     done = compare(*paths)
     assert done.exit_code == code, done.output
-    assert done.stdout.splitlines()[2].endswith(verdict)
+    assert done.stdout.startswith(f"{verdict}: ")
+    assert done.stdout.splitlines()[3].endswith(verdict)
     assert (done.stderr == "error: the verdict is SLOWER\n") == (code == 1)
     assert compare(*paths, "--strict").exit_code == (verdict in ("SLOWER", "CANNOT TELL"))
     assert compare(*paths, "--margin", "50", "--strict").exit_code == 0
@@ -227,6 +228,23 @@ def test_unlike_runs_are_refused_unless_allowed(
     allowed = compare(*paths, "--allow-environment")
     assert allowed.exit_code == 0
     assert f"the runs are unlike: {words}" in allowed.stdout
+
+
+@pytest.mark.parametrize("width", ["60", "80"])
+def test_a_narrow_terminal_has_the_ratio_and_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    rows = [row(1.0, batch=batch, variant="merged-groups") for batch in (1, 8, 64)]
+    slower = row(1.2, batch=8, variant="merged-groups")
+    done = compare(*write(tmp_path, run(*rows), run(rows[0], slower, rows[2])))
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= int(width)
+    assert lines[0].startswith("SLOWER: 1 of 3 rows, 2 SAME; torch merged-groups batch 8")
+    (heading,) = [line.split("  ") for line in lines if line.startswith("backend")]
+    assert {"new/base", "95 % interval", "verdict"} <= {each.strip() for each in heading}
+    said = " ".join(done.stdout.split())
+    assert said.count("batch 8 host: new takes") == 1  # not once more under the table
 
 
 def test_upgraded_packages_are_named_and_no_obstacle() -> None:

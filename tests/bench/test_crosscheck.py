@@ -240,11 +240,15 @@ def test_sound_tools_agree_and_the_json_has_every_round(
     assert comparisons[0]["streams"] == 1
 
 
-def test_a_tool_that_is_slower_differs(digits: Artifact, fakes: Path) -> None:
+def test_a_tool_that_is_slower_differs(
+    digits: Artifact, fakes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     plant(fakes, "onnxruntime_perf_test", PERF_TEST.replace("2.002 s", "2.2 s"))
     done = crosscheck(digits, "--tool", "onnxruntime_perf_test", "--rounds", "6")
     assert done.exit_code == 1
     assert "DIFFER" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert "onnxruntime_perf_test (latency) differ by more than 3 %" in done.stderr
 
 

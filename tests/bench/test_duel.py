@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 import junit_schema
 from exported import export_onnx
+from resnext.artifact.files import read_artifact
+from resnext.errors import UsageError
 from resnext.images.preprocessing import default_preprocessing
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import Environment
@@ -26,12 +28,14 @@ from resnext.machine.load import Load
 from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.ab import duel as duel_module
+from resnext_bench.ab.arms import Arm, weights_of
 from resnext_bench.ab.process import Worker
 from resnext_bench.ab.protocol import Job, Opened, Visit
 from resnext_bench.ab.record import Duel
 from resnext_bench.ab.rounds import Schedule, measure_rounds, undisturbed
 from resnext_bench.cli.bench import main
 
+EARLIER = Path(__file__).parents[1] / "core" / "data" / "earlier_artifacts"
 QUIET = Load(wall_s=1.0, processors=2, cores=2, own=1.0, others=0.0, stolen=0.0, waiting=0.0)
 BUSY = Load(wall_s=1.0, processors=2, cores=2, own=1.0, others=1.0, stolen=0.0, waiting=0.5)
 HERE = Environment(
@@ -140,7 +144,7 @@ def test_the_verdict_and_its_exit_code(
     workers.times = noisy(center)
     done = ab("torch", "torch-folded")
     assert done.exit_code == code, done.output
-    assert verdict in done.stdout
+    assert done.stdout.startswith(f"{verdict}: ")
     assert f"{center:.3f}" in done.stdout or verdict == "CANNOT TELL"
     assert "% interval" in done.stdout
     assert (done.stderr.splitlines()[-1] == "error: the verdict is SLOWER") == (code == 1)
@@ -225,6 +229,41 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(folder / name) for name in specs]
 
 
+def test_each_arm_is_judged_by_its_own_weights(
+    workers: FakeWorkers, digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = load_weights("seeded:1", "resnext11_8x4d_digits")
+    a, b = (
+        Arm(name, "torch", "torch", "fp32", None, None, weights)
+        for name, weights in (("A", digits), ("B", other))
+    )
+    monkeypatch.setattr(duel_module, "arms_of", lambda *_: (a, b))
+    outcome = duel_module.duel("torch", "torch")
+    assert [arm.parity.passed for arm in outcome.arms] == [True, True]
+    assert [arm.weights and arm.weights.sha256 for arm in outcome.arms] == [None, other.sha256]
+    workers.mixed_up = True
+    outcome = duel_module.duel("torch", "torch")
+    assert [arm.parity.passed for arm in outcome.arms] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (False, "is of another network than the other arm; only the same network can be compared"),
+        (True, "is of other weights or preprocessing than requested"),
+    ],
+)
+def test_an_artifact_of_another_network_has_no_ratio(
+    digits: Weights, chosen: bool, words: str
+) -> None:
+    artifact = read_artifact(EARLIER / "onnx-fp32")
+    with pytest.raises(UsageError, match=words):
+        weights_of(artifact, digits, chosen=chosen)
+    own = load_weights(str(EARLIER / "tiny.safetensors"), artifact.manifest.network)
+    assert weights_of(artifact, own, chosen=chosen) is own
+
+
+@pytest.mark.exhaustive
 def test_two_checkpoints_of_a_network_are_each_judged_by_their_own_weights(
     workers: FakeWorkers, two_checkpoints: list[str], tmp_path: Path
 ) -> None:
@@ -244,6 +283,7 @@ def test_two_checkpoints_of_a_network_are_each_judged_by_their_own_weights(
     assert "error: the output of B is wrong" in wrong.stderr
 
 
+@pytest.mark.exhaustive
 def test_artifacts_of_two_networks_have_no_ratio(
     workers: FakeWorkers, two_checkpoints: list[str], tmp_path: Path
 ) -> None:
@@ -304,6 +344,18 @@ def test_fewer_than_eight_rounds_cannot_tell(workers: FakeWorkers) -> None:
     assert "5 rounds are too few for an interval; about 3 more rounds would tell" in " ".join(
         done.stdout.split()
     )
+
+
+def test_a_terminal_of_60_columns_shows_both_arms(
+    workers: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    workers.times = noisy(1.2)
+    lines = ab("torch", "torch-folded").stdout.splitlines()
+    assert max(map(len, lines)) <= 60
+    (second,) = [line for line in lines if line.startswith("B ")]
+    assert second.endswith(" SLOWER")
+    assert "1.200" in second
 
 
 def test_json_alone_on_stdout(workers: FakeWorkers) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ from resnext_bench.page.entries import entries, valid
 from resnext_bench.page.scales import Scale, linear, logarithmic, number, tick_texts
 from resnext_bench.page.sections.commands import row_command
 from resnext_bench.page.sections.trade_off import pareto_front
+from resnext_bench.record import Row
 from resnext_bench.result import read_run
+from resnext_bench.scenarios.energy_record import EnergyRecord
+from resnext_bench.stats import timing_of
 
 MOST_BYTES = 1_000_000
 #: Of the full run, in the order of the page.
 SECTIONS = [
-    *("rows", "speedups", "rounds", "batches", "trade-off", "limits", "memory", "parity"),
-    *("precision", "machine", "commands"),
+    *("rows", "speedups", "rounds", "batches", "trade-off", "load", "limits"),
+    *("energy", "memory", "soak", "parity", "precision", "machine", "commands"),
 ]
 #: Elements without an end.
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -112,6 +116,24 @@ def test_runs_of_earlier_versions_have_a_page_without_the_sections_that_they_lac
         assert row.backend in page.words
 
 
+def test_the_table_has_every_row_with_its_verdict_and_its_numbers(text: str) -> None:
+    run = full_run()
+    [table] = re.findall(r"<table class=.sortable.*?</table>", text, re.DOTALL)
+    head, *rows = [
+        [re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        for row in re.findall(r"<tr.*?</tr>", table)
+    ]
+    assert head[:2] == ["backend", "verdict"]
+    assert len(rows) == len(run.rows)
+    for row, cells in zip(run.rows, rows, strict=True):
+        shown = dict(zip(head, cells, strict=True))
+        assert shown["backend"] == row.backend
+        assert shown["verdict"].split()[0] == row.status.upper()
+        assert shown["batch"] == str(row.batch)
+        if row.timings:
+            assert shown["median ms"] == f"{row.timings[-1].stats.median_ns / 1e6:.3f}"
+
+
 def test_a_run_of_failures_has_a_page_that_says_so() -> None:
     run = full_run()
     page = Page(run.model_copy(update={"rows": run.rows[-1:], "control": None}).html())
@@ -120,12 +142,53 @@ def test_a_run_of_failures_has_a_page_that_says_so() -> None:
     assert page.counts()["figure"] == 0
 
 
+def invalid(row: Row) -> Row:
+    """``row``, measured and not valid."""
+    return row.model_copy(update={"status": "invalid", "reasons": ("wrong",)})
+
+
+def timeless(row: Row) -> Row:
+    """``row``, whose runs took no time."""
+    if not row.timings:
+        return row
+    nothing = timing_of("host", [[0, 0], [], [0, 0]], row.batch)
+    return row.model_copy(update={"timings": (nothing,)})
+
+
+def not_finite(row: Row) -> Row:
+    """``row``, whose logits were not finite."""
+    if row.parity is None:
+        return row
+    inputs = tuple(kind.model_copy(update={"max_error": None}) for kind in row.parity.inputs)
+    return row.model_copy(
+        update={"parity": row.parity.model_copy(update={"inputs": inputs, "max_error": None})}
+    )
+
+
+@pytest.mark.parametrize("change", [invalid, timeless, not_finite])
+def test_rows_that_are_all_alike_bad_have_a_page(change: Callable[[Row], Row]) -> None:
+    run = full_run()
+    rows = tuple(map(change, run.rows))
+    for some in (rows, rows[:1]):
+        page = Page(run.model_copy(update={"rows": some, "control": None}).html())
+        assert page.counts()["section"] >= 5
+        assert not re.search(r"\b(nan|None)\b", page.words)
+
+
 def test_above_the_noise_floor_the_page_says_why_there_are_no_speedups() -> None:
     run = stored_run()
     assert run.control is not None
     noisy = run.control.model_copy(update={"ratio": (1.1, 1.0, 1.2)})
     words = Page(run.model_copy(update={"control": noisy}).html()).words
     assert "None are shown: the noise floor of 10.0% is above 3.0%" in words
+
+
+def test_energy_that_could_not_be_counted_has_its_reason() -> None:
+    run = full_run()
+    record = EnergyRecord(images=1, seconds=1.0, uses=(), problems=("RAPL needs root",))
+    rows = tuple(row.model_copy(update={"energy": record}) for row in run.rows)
+    words = Page(run.model_copy(update={"rows": rows}).html()).words
+    assert "It could not be counted: RAPL needs root." in words
 
 
 def test_names_are_unique_and_references_lead_somewhere(page: Page) -> None:
@@ -205,7 +268,7 @@ def test_a_large_run_stays_under_a_megabyte() -> None:
     run = full_run()
     rounds = tuple(tuple(range(10**6, 10**6 + 2000)) for _ in range(24))
     rows = []
-    for index in range(150):
+    for index in range(100):
         row = run.rows[index % 12]
         timing = row.timings[-1].model_copy(update={"rounds_ns": rounds, "disturbed": (3, 7)})
         rows.append(row.model_copy(update={"timings": (timing,), "variant": f"candidate {index}"}))

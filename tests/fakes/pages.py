@@ -7,6 +7,10 @@ from typing import Any
 
 from resnext_bench.record import FindingRecord, Row
 from resnext_bench.result import Run, read_run
+from resnext_bench.scenarios.energy_record import EnergyRecord, EnergyUse
+from resnext_bench.scenarios.growth import growth
+from resnext_bench.scenarios.load_record import LoadRecord, Probe
+from resnext_bench.scenarios.soak_record import SoakRecord
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 COMMAND = (
@@ -52,7 +56,8 @@ def hostile_run(text: str = HOSTILE) -> Run:
             "warnings": {code: each + text for code, each in row.warnings.items()},
             "device": text,
             "delivered": None if row.delivered is None else row.delivered + text,
-            "modules": {name + text: dtype + text for name, dtype in row.modules.items()},
+            "modules": {name + text: text for name in row.modules},
+            "energy": None if row.energy is None else _energy(0, text),
             "disturbances": {0: (text,)},
         }
         rows.append(row.model_copy(update=update))
@@ -89,4 +94,78 @@ def _full(row: Row, index: int) -> Row:
                 "bytes_per_s": 2.3e10,
             }
         )
-    return row.model_copy(update={"modules": modules, "distance": distance})
+    soaked = _soaked(index) if row.batch == 8 else None
+    return row.model_copy(
+        update={
+            "modules": modules,
+            "distance": distance,
+            "soak": soaked,
+            "load": _load(row),
+            "energy": _energy(index, "GPU"),
+        }
+    )
+
+
+def _energy(index: int, source: str) -> EnergyRecord:
+    """Of two sources."""
+    uses = (
+        EnergyUse(source=source, method=f"{source} counter", joules_per_image=0.2 + index),
+        EnergyUse(source="CPU", method="RAPL", joules_per_image=1.5, idle_w=20.0, power_w=60.0),
+    )
+    return EnergyRecord(images=100, seconds=2.0, uses=uses)
+
+
+def _load(row: Row) -> LoadRecord | None:
+    """A search for two rows, one load for two others."""
+    latencies = [
+        int(2e7 * (1 + 0.001 * (n * 7919 % 1000)) + 1e6 * (n % 97 == 0)) for n in range(2000)
+    ]
+
+    def probe(rate: float, slo_ns: int) -> Probe:
+        slower = [int(one * (1 + (rate / 40) ** 4) + 10**6 * len(row.backend)) for one in latencies]
+        ordered = sorted(slower)
+        return Probe(
+            offered_per_s=rate,
+            workers=1,
+            answered_per_s=rate,
+            images_per_s=rate * row.batch,
+            requests=len(slower),
+            busy=0.5,
+            latency_ns=tuple(slower),
+            p50_ns=ordered[1000],
+            p90_ns=ordered[1820],
+            p99_ns=ordered[1990],
+            max_ns=ordered[-1],
+            over_slo=sum(one > slo_ns for one in slower),
+        )
+
+    if row.batch == 8 or row.backend not in ("ort-cpu", "openvino", "torch", "pt2"):
+        return None
+    if row.backend in ("torch", "pt2"):
+        return LoadRecord(load="poisson:20", probes=(probe(20, 60_000_000),), slo_ns=60_000_000)
+    tried = tuple(probe(rate, 60_000_000) for rate in (10, 40, 20, 26))
+    return LoadRecord(
+        load="poisson", slo_ns=60_000_000, probes=tried, largest_per_s=20, missed_per_s=26
+    )
+
+
+def _soaked(index: int) -> SoakRecord:
+    """Two minutes; every second row leaks a megabyte a minute."""
+    at_s = tuple(range(1, 121))
+    leak = 1e6 * (index % 2)
+    sizes = tuple(int(4e8 + leak * at / 60 + 3e4 * (at * 7 % 5)) for at in at_s)
+    latency = tuple(1 + 0.01 * (at * 3 % 7 - 3) for at in at_s)
+    return SoakRecord(
+        minutes=2,
+        lasted_s=120,
+        batches=(1, 8),
+        runs=4321,
+        at_s=at_s,
+        host_bytes=sizes,
+        latency=latency,
+        host_growth=growth(at_s, sizes),
+        latency_growth=growth(at_s, latency),
+        output_error=1e-7,
+        output_limit=1e-6,
+        changed_s=9.5 if index == 6 else None,
+    )

@@ -75,6 +75,7 @@ COMMANDS: Mapping[str, tuple[click.Command, list[str]]] = {
     "resnext-bench limits": (bench, ["limits"]),
     "resnext-bench ab": (bench, ["ab", "ARTIFACT", "ort-cpu"]),
     "resnext-bench compare": (bench, ["compare", RUN, RUN]),
+    "resnext-bench history": (bench, ["history", str(Path(RUN).parent)]),
     "resnext-bench crosscheck": (bench, ["crosscheck", "ARTIFACT"]),
 }
 LOADER = "libcublas.so.12: cannot open shared object file: No such file or directory"

@@ -100,7 +100,7 @@ def arms_of(
     chosen = isinstance(weights, Weights)
     if not isinstance(weights, Weights):
         weights = artifact_weights(artifacts[0], weights) if artifacts else load_weights(weights)
-    own = [_weights_of(one, weights, chosen=chosen) for one in resolved]
+    own = [weights_of(one, weights, chosen=chosen) for one in resolved]
     elsewhere = (False, python is not None)
     planned = [
         _planned(one, choices, elsewhere=away)
@@ -117,7 +117,7 @@ def arms_of(
     return first, replace(second, python=python)
 
 
-def _weights_of(subject: str | Artifact, weights: Weights, *, chosen: bool) -> Weights:
+def weights_of(subject: str | Artifact, weights: Weights, *, chosen: bool) -> Weights:
     """``weights``, or those of an artifact that was made from others.
 
     Raises:

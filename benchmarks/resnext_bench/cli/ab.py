@@ -20,13 +20,14 @@ from resnext.cli.options import (
 )
 from resnext.cli.params import NameType, SecondsType
 from resnext.cli.sections import SectionedCommand, option_of
-from resnext.errors import GateFailed, UsageError
+from resnext.errors import GateFailed
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
 
-from .verdicts import exit_on, margin_option, strict_option, styled
+from .outputs import check_separate
+from .verdicts import exit_on, margin_option, strict_option
 
 if TYPE_CHECKING:
     from resnext_bench.ab.record import Duel
@@ -168,8 +169,7 @@ def ab(
     Each runs in its own process; the two take turns in short rounds, one at a time. A round in
     which something else took the processors is measured again.
     """
-    if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
-        raise UsageError("`markdown` needs a separate file")
+    check_separate(json_path, markdown=markdown_path)
     for target in (json_path, markdown_path):
         check_writable(target)
     from resnext_bench.ab.arms import Choices
@@ -207,19 +207,20 @@ def ab(
 
 
 def _show(outcome: Duel, *, to_stderr: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from resnext_bench.ab.report import HEADINGS, LEFT, cells, remarks, title
+    from resnext_bench.report.grid import draw, say, screen
 
-    console = Console(stderr=to_stderr, highlight=False)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in LEFT else "right", overflow="fold")
-    for *row, verdict in cells(outcome):
-        shown = [cell.replace("[", r"\[") for cell in row]
-        table.add_row(*shown, styled(verdict) if verdict else "")
-    console.print(f"[dim]{title(outcome)}[/dim]")
-    console.print(table)
-    for line in remarks(outcome):
-        console.print(as_flags(line), markup=False)
+    console = screen(to_stderr=to_stderr)
+    *lines, verdict = remarks(outcome)
+    say(as_flags(f"{outcome.change.verdict}: {verdict}"), console)
+    say(title(outcome), console)
+    draw(
+        HEADINGS,
+        cells(outcome),
+        console,
+        left=LEFT,
+        folded="runs",
+        dropped_first=("rounds",),
+    )
+    for line in lines:
+        say(as_flags(line), console)

@@ -36,6 +36,7 @@ from resnext.version import __version__
 from resnext_bench.deadline import Deadline
 
 from .outputs import check_separate, html_option
+from .serving import SERVING, load_options, load_scenarios
 
 if TYPE_CHECKING:
     from resnext.weights.spec import Weights
@@ -56,6 +57,7 @@ Examples:
   resnext-bench --backend torch,torch-folded,ort-cpu --batch 8 --merge-groups off,32
   resnext-bench --backend all --batch 1,8 --max-seconds 300             a report in five minutes
   resnext-bench --backend all --batch 1,8 --html report.html            tables and charts, one file
+  resnext-bench --backend ort-cpu --load poisson --slo 20ms             the rate it can serve
   resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
 Exit code 0: every row was measured and is right. 1: an output was wrong, a row is
 invalid, or time ran out. 3, 4: a backend failed; its row says why. 130: interrupted;
@@ -67,6 +69,7 @@ once measuring has begun, what was measured is still compared, shown and written
 _COMMANDS: dict[str, tuple[str, str]] = {
     "ab": ("resnext_bench.cli.ab:ab", "Say whether B is faster or slower than A."),
     "compare": ("resnext_bench.cli.compare:compare", "Compare two stored runs, row by row."),
+    "history": ("resnext_bench.cli.history:history", "Show kept runs over time, with steps."),
     "page": ("resnext_bench.cli.page:page", "Write a stored run as a page of HTML."),
     "lens": ("resnext_bench.cli.lens:lens", "Show where the time of one run goes, by layer."),
     "limits": ("resnext_bench.cli.limits:limits", "Show what this machine can do at most."),
@@ -108,7 +111,7 @@ _what = option_of(RUN)
 _measuring = option_of("Measuring")
 _device = option_of("Device")
 _right = option_of("Accuracy and calibration")
-_scenario = option_of("Serving")
+_scenario = option_of(SERVING)
 
 
 @click.group(
@@ -279,6 +282,7 @@ _scenario = option_of("Serving")
     metavar="N",
     help="Number of calibration images.  [default: 128]",
 )
+@load_options
 @_scenario(
     "--cold-start",
     is_flag=True,
@@ -343,6 +347,10 @@ def main(
     calibration: str | None,
     calibration_images: int | None,
     cold_start: bool,
+    load: str | None,
+    slo: float | None,
+    loadgen: str | None,
+    loadgen_logs: Path | None,
     soak: float | None,
     json_path: str | None,
     markdown_path: Path | None,
@@ -367,6 +375,14 @@ def main(
     check_separate(json_path, markdown=markdown_path, html=html_path)
     for target in (json_path, markdown_path, html_path):
         check_writable(target)
+    scenarios: list[Scenario] = load_scenarios(
+        load=load,
+        slo=slo,
+        loadgen=loadgen,
+        loadgen_logs=loadgen_logs,
+        duration=duration,
+        streams=streams,
+    )
     if artifact and any(x is not None for x in (model, num_classes, weights_key)):
         raise UsageError(
             "an artifact has its own model", hint="drop `model`, `num_classes` and `weights_key`"
@@ -376,9 +392,9 @@ def main(
     from resnext_bench.report.grid import screen
     from resnext_bench.report.terminal import show
 
-    typed = ("resnext-bench", *ctx.meta[TYPED])
-
     from .junit import cases_of_run
+
+    typed = ("resnext-bench", *ctx.meta[TYPED])
 
     def save(run: Run) -> None:
         if json_path is not None:
@@ -392,7 +408,6 @@ def main(
         unsure = assumed(weights.preprocessing, weights.preprocessing_source)
         if unsure is not None and (accuracy or calibration):
             echo(f"warning: {as_flags(str(unsure))}", err=True)
-    scenarios: list[Scenario] = []
     if cold_start:
         from resnext_bench.scenarios.cold_start import ColdStart
 
@@ -437,10 +452,10 @@ def main(
     save(run)
     if markdown_path is not None:
         write_text(str(markdown_path), run.markdown())
+    junit.add(cases_of_run(run), run.table())
     if html_path is not None:
         write_text(str(html_path), run.html())
     show(run, screen(to_stderr=json_path == "-"), explain=explain, spell=as_flags)
-    junit.add(cases_of_run(run), run.table())
     if deadline.interrupted:
         click.echo("interrupted; what was measured before is reported", err=True)
         sys.exit(130)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from resnext.cli.app import SETTINGS, guarded, printable
+from resnext.cli.app import SETTINGS, guarded
 from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import COMPARE, OUTPUT, json_option
 from resnext.cli.sections import SectionedCommand, option_of
@@ -64,7 +64,9 @@ def compare(
         raise UsageError("`markdown` needs a separate file")
     for target in (json_path, markdown_path):
         check_writable(target)
+    from resnext_bench.comparison.report import show
     from resnext_bench.comparison.runs import compare_runs
+    from resnext_bench.report.grid import screen
 
     from .junit import cases_of_comparison
 
@@ -74,6 +76,5 @@ def compare(
     if markdown_path is not None:
         write_text(str(markdown_path), outcome.markdown())
     junit.add(cases_of_comparison(outcome, strict=strict), outcome.text())
-    for line in outcome.text().splitlines():
-        click.echo(printable(line), err=json_path == "-")
+    show(outcome, screen(to_stderr=json_path == "-"))
     exit_on([row.change for row in outcome.rows], strict=strict)

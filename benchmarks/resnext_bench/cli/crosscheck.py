@@ -32,9 +32,6 @@ Exit code 0: no tool differs. 1: a tool differs by more than 3 %. 3: a tool is m
 or ran with other settings than ours. 4: a tool failed.
 """
 
-#: Terminal width, in columns, below which numbers would be truncated.
-_LEAST_WIDTH = 130
-
 _what = option_of(RUN)
 _measuring = option_of("Measuring")
 
@@ -131,45 +128,50 @@ def crosscheck(
 
 
 def _show(result: Crosscheck, *, to_stderr: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from resnext_bench.crosscheck.comparison import average
     from resnext_bench.crosscheck.tools import TOOLS
+    from resnext_bench.report.grid import draw, say, screen
 
-    console = Console(stderr=to_stderr, highlight=False)
-    console = Console(stderr=to_stderr, highlight=False, width=max(console.width, _LEAST_WIDTH))
-    console.print(f"[dim]{result.environment.title()}[/dim]")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("tool", "hint", "ours", "theirs", "ours/theirs", "95 %", "rounds", "verdict"):
-        table.add_column(heading, no_wrap=True)
+    console = screen(to_stderr=to_stderr)
+    say(result.environment.title(), console)
+    rows = []
     for each in result.comparisons:
         ours, theirs = average(each)
         low_high = "-" if each.ratio is None else f"{each.ratio[1]:.3f} to {each.ratio[2]:.3f}"
-        table.add_row(
-            each.tool,
-            each.hint,
-            _time(each, ours),
-            _time(each, theirs),
-            "-" if each.ratio is None else f"{each.ratio[0]:.3f}",
-            low_high,
-            f"{len(each.quiet)} of {len(each.rounds)}",
-            each.verdict,
+        rows.append(
+            (
+                each.tool,
+                each.hint,
+                _time(each, ours),
+                _time(each, theirs),
+                "-" if each.ratio is None else f"{each.ratio[0]:.3f}",
+                low_high,
+                f"{len(each.quiet)} of {len(each.rounds)}",
+                each.verdict,
+            )
         )
-    console.print(table)
+    draw(
+        ("tool", "hint", "ours", "theirs", "ours/theirs", "95 %", "rounds", "verdict"),
+        rows,
+        console,
+        left=("tool", "hint", "verdict"),
+        folded="tool",
+        dropped_first=("rounds", "ours", "theirs"),
+    )
     for each in result.comparisons:
-        console.print(
-            f"[dim]{each.tool}, {each.hint}: batch {each.batch}, threads {each.threads}, streams"
-            f" {each.streams}; {TOOLS[each.tool].includes}[/dim]"
+        say(
+            f"{each.tool}, {each.hint}: batch {each.batch}, threads {each.threads}, streams"
+            f" {each.streams}; {TOOLS[each.tool].includes}",
+            console,
         )
         reasons = dict.fromkeys(
             reason.partition(" (")[0] for every in each.rounds for reason in every.disturbances
         )
         if reasons:
             count = len(each.rounds) - len(each.quiet)
-            console.print(
+            say(
                 f"{each.tool}, {each.hint}: {count} rounds do not count: {', '.join(reasons)}",
-                style="yellow",
+                console,
             )
 
 

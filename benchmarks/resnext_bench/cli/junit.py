@@ -1,4 +1,4 @@
-"""The test cases of ``--junit``: of a run, of two arms, and of two stored runs."""
+"""The test cases of ``--junit``: of a run, of two arms, of two stored runs, and of a history."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 from resnext.cli.junit import JUnitCase
 from resnext.timing.change import Change, describe
+from resnext_bench.history.report import finding, too_few
 from resnext_bench.plan import Case
 
 if TYPE_CHECKING:
     from resnext_bench.ab.record import Duel
     from resnext_bench.comparison.record import ComparisonRecord
+    from resnext_bench.history.record import HistoryRecord
     from resnext_bench.record import Row, RunRecord
 
 
@@ -84,6 +86,26 @@ def cases_of_comparison(comparison: ComparisonRecord, *, strict: bool) -> Iterat
     for line in comparison.skipped:
         name, _, reason = line.rpartition(": ")
         yield JUnitCase(name, classname, "skipped", reasons=[reason])
+
+
+def cases_of_history(history: HistoryRecord, *, strict: bool) -> Iterator[JUnitCase]:
+    """A case for each series, with its newest time.
+
+    Args:
+        history: of a folder.
+        strict: CANNOT TELL is a failure.
+    """
+    for series in history.series:
+        classname = f"{series.machine}.{series.model}, weights {series.weights}"
+        case = JUnitCase(str(series), classname, time_s=series.points[-1].median_ns / 1e9)
+        if series.change is not None:
+            yield _case_of_change(series.change, finding(series), case, strict=strict)
+        elif series.verdict == "SAME":
+            yield case
+        else:
+            outcome: Literal["failure", "skipped"] = "failure" if strict else "skipped"
+            reasons = [too_few([series])]
+            yield replace(case, outcome=outcome, code=series.verdict, reasons=reasons)
 
 
 def _case_of_change(change: Change, sentence: str, case: JUnitCase, *, strict: bool) -> JUnitCase:

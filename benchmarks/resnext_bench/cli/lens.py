@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnext.cli.app import SETTINGS, as_flags, guarded, printable
+from resnext.cli.app import SETTINGS, as_flags, guarded
 from resnext.cli.options import (
     OUTPUT,
     RUN,
@@ -29,8 +29,6 @@ from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from resnext_bench.lens.look import Lens
     from resnext_bench.lens.parts import Part
 
@@ -44,11 +42,15 @@ Examples:
 The runtime's own profiler times the layers: on a CPU, or an engine's on a GPU. Runs without it
 are timed in turn, and a warning says when the layers do not add up to them.
 """
-_LEGEND = (
-    "ch/group: input channels of a group. MB: inputs, outputs and weights, each once. ms: median of"
-    " the profiled runs. floor: least time for these operations and bytes on this machine. share:"
-    " of the time of all layers."
-)
+_LEGEND = {
+    "ch/group": "input channels of a group",
+    "MB": "inputs, outputs and weights, each once",
+    "ms": "median of the profiled runs",
+    "floor ms": "least time for these operations and bytes on this machine",
+    "share": "of the time of all layers",
+}
+#: Columns that a narrow terminal does without, in the order of leaving.
+_DROPPED_FIRST = ("ch/group", "GMAC", "MB", "requested", "kernel", "floor ms", "actual")
 _HEADINGS = (
     "stage",
     "kind",
@@ -64,7 +66,6 @@ _HEADINGS = (
     "x floor",
 )
 _LEFT = ("stage", "kind", "layer", "requested", "actual", "kernel")
-_WIDTH = 140
 _what = option_of(RUN)
 
 
@@ -167,51 +168,43 @@ _NESTED = ("environment", "ceilings", "layers", "stages", "findings", "sentences
 
 
 def _show(seen: Lens, *, every_layer: bool, to_stderr: bool) -> None:
-    from rich.console import Console
+    from resnext_bench.report.grid import draw, say, screen
 
-    console = Console(stderr=to_stderr, highlight=False, emoji=False)
-    if console.width < _WIDTH:
-        console = Console(stderr=to_stderr, highlight=False, emoji=False, width=_WIDTH)
+    console = screen(to_stderr=to_stderr)
     environment = seen.environment
     threads = f", threads: {seen.notes['threads']}" if "threads" in seen.notes else ""
-    console.print(f"[dim]{environment.title()}, load {environment.load_1min:.1f}{threads}[/dim]")
-    console.print(_table(seen, every_layer=every_layer))
-    console.print(f"[dim]{_LEGEND}[/dim]")
-    console.print(
-        f"layers {seen.layers_ns / 1e6:.2f} ms, run without profiling"
-        f" {statistics.median(seen.run_ns) / 1e6:.2f} ms (median of {len(seen.run_ns)}): layers add"
-        f" up to {seen.sum_share:.0%} of the run"
-    )
-    for finding in seen.findings:
-        console.print(as_flags(f"warning: {finding}"), style="yellow", markup=False)
-    for text in seen.sentences:
-        console.print(as_flags(text), markup=False)
-
-
-def _table(seen: Lens, *, every_layer: bool) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    title = (
+    say(f"{environment.title()}, load {environment.load_1min:.1f}{threads}", console)
+    say(
         f"{seen.model or 'custom model'}, weights {seen.source}, {seen.precision},"
-        f" {seen.backend}, batch {seen.batch}"
-    )
-    table = Table(
-        title=Text(printable(title), style="table.title"),  # a name may look like rich's markup
-        title_justify="left",
-        header_style="bold",
-        box=None,
-        pad_edge=False,
+        f" {seen.backend}, batch {seen.batch}",
+        console,
     )
     headings = ("stage", "layer", *_HEADINGS[2:]) if every_layer else _HEADINGS
-    for heading in headings:
-        table.add_column(
-            heading, justify="left" if heading in _LEFT else "right", no_wrap=heading != "kernel"
-        )
-    for part in seen.layers if every_layer else seen.stages:
-        name = " + ".join(part.names) if every_layer else part.kind
-        table.add_row(*(printable(cell) for cell in _cells(part, name, seen.layers_ns)))
-    return table
+    rows = [
+        _cells(part, " + ".join(part.names) if every_layer else part.kind, seen.layers_ns)
+        for part in (seen.layers if every_layer else seen.stages)
+    ]
+    kept, dropped = draw(
+        headings,
+        rows,
+        console,
+        left=_LEFT,
+        folded=headings[1],
+        dropped_first=_DROPPED_FIRST,
+    )
+    say(". ".join(f"{each}: {text}" for each, text in _LEGEND.items() if each in kept), console)
+    if dropped:
+        say(f"not shown: {', '.join(dropped)} (wider terminal or --json)", console)
+    say(
+        f"layers {seen.layers_ns / 1e6:.2f} ms, run without profiling"
+        f" {statistics.median(seen.run_ns) / 1e6:.2f} ms (median of {len(seen.run_ns)}): layers add"
+        f" up to {seen.sum_share:.0%} of the run",
+        console,
+    )
+    for finding in seen.findings:
+        say(as_flags(f"warning: {finding}"), console)
+    for text in seen.sentences:
+        say(as_flags(text), console)
 
 
 def _cells(part: Part, name: str, total_ns: float) -> tuple[str, ...]:

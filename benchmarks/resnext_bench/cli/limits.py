@@ -142,46 +142,44 @@ def _ceilings(
 
 
 def _show(model: str, known: MachineCeilings, found: Sequence[tuple[str, int, Floors]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from resnext_bench.report.grid import draw, say, screen
 
-    console = Console(highlight=False)
+    console = screen()
     count = known.threads
     threads = "" if count is None else f", {count} thread{'s' * (count > 1)}"
-    console.print(f"[dim]{known.machine}{threads}, measured {known.created}[/dim]", soft_wrap=True)
+    say(f"{known.machine}{threads}, measured {known.created}", console)
     for line in known.disturbed:
-        console.print(
-            f"disturbed meanwhile by {line}; measure --again on a quiet machine",
-            style="yellow",
-            soft_wrap=True,
-        )
+        say(f"disturbed meanwhile by {line}; measure --again on a quiet machine", console)
     for line in known.notes:
-        console.print(line, style="yellow", markup=False, soft_wrap=True)
-    ceilings = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("precision", "computed by", "Top/s"):
-        ceilings.add_column(heading, justify="right" if heading == "Top/s" else "left")
-    for product in known.products:
-        speed = f"{product.operations_per_s / 1e12:.3g}"
-        ceilings.add_row(product.precision, product.instructions, speed)
-    console.print(ceilings)
+        say(line, console)
+    draw(
+        ("precision", "computed by", "Top/s"),
+        [
+            (product.precision, product.instructions, f"{product.operations_per_s / 1e12:.3g}")
+            for product in known.products
+        ],
+        console,
+        left=("precision", "computed by"),
+        folded="computed by",
+    )
     what = "smallest call" if known.threads is not None else "kernel in a CUDA graph"
-    console.print(
+    say(
         f"copy {known.copy_bytes_per_s / 1e9:.3g} GB/s read and written; {what}"
-        f" {known.launch_ns / 1e3:.2g} us"
+        f" {known.launch_ns / 1e3:.2g} us",
+        console,
     )
-    table = Table(
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        title=f"\nfloors of {model}, ms (images/s)",
-        title_justify="left",
-    )
-    headings = ("precision", "batch", "operations", "every layer", "fused blocks", "limited by")
-    for heading in headings:
-        left = heading in ("precision", "limited by")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    say("", console)
+    say(f"floors of {model}, ms (images/s)", console)
+    rows = []
     for name, size, floor in found:
         times = (floor.compute_s, floor.layers_s, floor.blocks_s)
         cells = [f"{time * 1e3:.3g} ({size / time:,.0f})" for time in times]
-        table.add_row(name, str(size), *cells, floor.limited_by)
-    console.print(table)
+        rows.append((name, str(size), *cells, floor.limited_by))
+    draw(
+        ("precision", "batch", "operations", "every layer", "fused blocks", "limited by"),
+        rows,
+        console,
+        left=("precision", "limited by"),
+        folded="precision",
+        dropped_first=("limited by", "every layer"),
+    )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from resnext.cli.params import PercentType
 from resnext.cli.sections import option_of
 from resnext.errors import GateFailed
 
 if TYPE_CHECKING:
-    from resnext.timing.change import Change
+    from resnext.timing.change import Verdict
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_STYLES = {"FASTER": "green", "SAME": "green", "SLOWER": "red", "CANNOT TELL": "yellow"}
 _option = option_of("Verdict")
 
 
@@ -39,12 +38,15 @@ def strict_option(function: F) -> F:
     return option(function)
 
 
-def styled(verdict: str) -> str:
-    """A verdict for the terminal."""
-    return f"[{_STYLES[verdict]}]{verdict}[/]"
+class Judged(Protocol):
+    """What has a verdict."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """SLOWER and CANNOT TELL count."""
 
 
-def exit_on(changes: Sequence[Change], *, strict: bool) -> None:
+def exit_on(changes: Sequence[Judged], *, strict: bool) -> None:
     """End with exit code 1 if one of ``changes`` is SLOWER, or unknown and that counts.
 
     Raises:

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 from resnext.timing.change import describe
 from resnext_bench.plan import in_flight
+from resnext_bench.report.grid import draw, printed, say
 
 from .packages import describe_upgrades
 
 if TYPE_CHECKING:
+    from resnext_bench.report.grid import Screen
+
     from .record import ComparisonRecord, RowChange
 
 HEADINGS = (
@@ -24,6 +27,9 @@ HEADINGS = (
     "verdict",
 )
 _LEFT = ("backend", "time", "verdict")
+#: Columns that a narrow terminal does without, in the order of leaving.
+_DROPPED_FIRST = ("rounds", "time", "base ms", "new ms")
+_WORST_FIRST = ("SLOWER", "CANNOT TELL", "FASTER", "SAME")
 
 
 def cells(row: RowChange) -> tuple[str, ...]:
@@ -57,18 +63,38 @@ def remarks(comparison: ComparisonRecord) -> list[str]:
     return [*lines, *(f"not compared: {reason}" for reason in comparison.skipped)]
 
 
-def text(comparison: ComparisonRecord) -> str:
-    """Title, table and remarks."""
-    rows = [HEADINGS, *map(cells, comparison.rows)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    table = [
-        "  ".join(
-            cell.ljust(width) if name in _LEFT else cell.rjust(width)
-            for cell, width, name in zip(row, widths, HEADINGS, strict=True)
-        ).rstrip()
-        for row in rows
+def verdict(comparison: ComparisonRecord) -> str:
+    """The worst verdict of a row, and how many have it."""
+    verdicts = [row.change.verdict for row in comparison.rows]
+    worst = next(word for word in _WORST_FIRST if word in verdicts)
+    rows = [row for row in comparison.rows if row.change.verdict == worst]
+    reason = f"{rows[0]}: {describe(rows[0].change, 'base', 'new')}"
+    if len(verdicts) == 1:
+        return f"{worst}: {reason}"
+    others = [
+        f"{verdicts.count(word)} {word}"
+        for word in _WORST_FIRST
+        if word != worst and word in verdicts
     ]
-    return "\n".join([_title(comparison), *table, *remarks(comparison)])
+    counts = ", ".join([f"{len(rows)} of {len(verdicts)} rows", *others])
+    return f"{worst}: {counts}" + ("" if worst == "SAME" else f"; {reason}")
+
+
+def show(comparison: ComparisonRecord, console: Screen) -> None:
+    """Print verdict, title, table and remarks."""
+    first = verdict(comparison)
+    say(first, console)
+    say(_title(comparison), console)
+    rows = [cells(row) for row in comparison.rows]
+    draw(HEADINGS, rows, console, left=_LEFT, folded="backend", dropped_first=_DROPPED_FIRST)
+    for line in remarks(comparison):
+        if line not in first:
+            say(line, console)
+
+
+def text(comparison: ComparisonRecord) -> str:
+    """Verdict, title, table and remarks."""
+    return printed(lambda console: show(comparison, console))
 
 
 def markdown(comparison: ComparisonRecord) -> str:
@@ -76,6 +102,8 @@ def markdown(comparison: ComparisonRecord) -> str:
     alignment = (" --- " if name in _LEFT else " ---: " for name in HEADINGS)
     parts = [
         f"# {_title(comparison)}",
+        "",
+        verdict(comparison),
         "",
         f"| {' | '.join(HEADINGS)} |",
         f"|{'|'.join(alignment)}|",

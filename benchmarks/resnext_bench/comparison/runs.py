@@ -111,18 +111,24 @@ def compare_runs(
     )
 
 
+def conditions(run: Run) -> dict[str, str]:
+    """What must be equal for the times of two runs to be comparable: machine, network, weights."""
+    machine = run.environment
+    return {
+        "processor": machine.cpu,
+        "cores": str(machine.physical_cores),
+        "GPUs": ", ".join(gpu.name for gpu in machine.gpus) or "none",
+        "model": run.model or "custom",
+        "weights": f"sha256 {run.weights.sha256[:12]}",
+    }
+
+
 def _differences(base: Run, new: Run) -> Iterator[str]:
     """What makes times of the two incomparable."""
-    machines = base.environment, new.environment
-    for name, first, second in (
-        ("processor", *(machine.cpu for machine in machines)),
-        ("cores", *(str(machine.physical_cores) for machine in machines)),
-        ("GPUs", *(", ".join(gpu.name for gpu in each.gpus) or "none" for each in machines)),
-        ("model", *(run.model or "custom" for run in (base, new))),
-        ("weights", *(f"sha256 {run.weights.sha256[:12]}" for run in (base, new))),
-    ):
-        if first != second:
-            yield f"{name}: {first}, then {second}"
+    others = conditions(new)
+    for name, first in conditions(base).items():
+        if first != others[name]:
+            yield f"{name}: {first}, then {others[name]}"
     if None not in (base.threads, new.threads) and base.threads != new.threads:
         yield f"threads: {base.threads}, then {new.threads}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import marks
@@ -175,8 +175,13 @@ def strips(
     )
 
 
-def legend(names: Sequence[str]) -> Markup:
-    """The series of a chart, in the order of their colors and shapes."""
+def legend(series: Mapping[str, int], drawn: Collection[str]) -> Markup:
+    """The series of a chart with their marks.
+
+    Args:
+        series: the index of each, by name.
+        drawn: those that are in this chart.
+    """
     items = [
         tag(
             "li",
@@ -190,7 +195,8 @@ def legend(names: Sequence[str]) -> Markup:
             ),
             name,
         )
-        for index, name in enumerate(names)
+        for name, index in series.items()
+        if name in drawn
     ]
     return tag("ul", *items, class_="legend")
 

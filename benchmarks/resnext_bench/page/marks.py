@@ -30,7 +30,7 @@ _WIDE = 1000
 def definitions() -> Markup:
     """The shapes, once for each document; marks refer to them."""
     shapes = [tag("path", id=f"m{index}", d=path) for index, path in enumerate(SHAPES)]
-    cross = tag("path", id="mx", d="M-3.5-3.5 3.5 3.5M-3.5 3.5 3.5-3.5", class_="stroke")
+    cross = tag("path", id="mx", d="M-3-3 3 3M-3 3 3-3", class_="stroke")
     return tag("svg", tag("defs", *shapes, cross), class_="hidden", aria_hidden="true")
 
 
@@ -39,7 +39,7 @@ def series_class(index: int) -> str:
     return f"s{index % COLORS}"
 
 
-def mark(index: int, x: str, y: float, hint: str = "") -> Markup:
+def mark(index: int, x: str, y: float, hint: str = "", *, hollow: bool = False) -> Markup:
     """The point of a series: colors and shapes differ, and from the ninth series on their pairs.
 
     Args:
@@ -47,10 +47,11 @@ def mark(index: int, x: str, y: float, hint: str = "") -> Markup:
         x: place, as `Scale.percent` gives it.
         y: pixels from the top of the plot.
         hint: what a pointer on it shows.
+        hollow: outlined, for what did not pass.
     """
     shape = (index + index // COLORS) % COLORS
     point = tag("use", href=f"#m{shape}", x=x, y=y)
-    return tag("g", _hint(hint), point, class_=f"mark {series_class(index)}")
+    return tag("g", _hint(hint), point, class_=f"mark {series_class(index)}{' hollow' * hollow}")
 
 
 def point(x: str, y: float, class_: str) -> Markup:
@@ -71,13 +72,13 @@ def dots(points: Iterable[tuple[float, float]], height: float, class_: str) -> M
         height: of the plot, pixels.
         class_: its color.
     """
-    path = "".join(f"M{x * _WIDE:.0f} {y:.4g}h0" for x, y in points)
+    path = "".join(f"M{x * _WIDE:.0f} {y:.1f}h0" for x, y in points)
     return _stretched(tag("path", d=path, class_=f"dots {class_}"), height) if path else join()
 
 
 def line(points: Sequence[tuple[float, float]], height: float, class_: str) -> Markup:
     """A line through points, as in `dots`."""
-    path = "M" + " ".join(f"{x * _WIDE:.1f} {y:.4g}" for x, y in points)
+    path = "M" + " ".join(f"{x * _WIDE:.1f} {y:.1f}" for x, y in points)
     return _stretched(tag("path", d=path, class_=f"line {class_}"), height)
 
 

@@ -31,8 +31,6 @@ DROPPED_FIRST = (
     "±",
     "test top-1",
 )
-#: What a cell says that has no value.
-NO_VALUE = ("n/a", "-")
 
 
 @dataclass(frozen=True)

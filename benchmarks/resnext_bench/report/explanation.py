@@ -8,7 +8,7 @@ from resnext_bench.checks.registry import CHECKS
 from resnext_bench.record import RunRecord
 
 from .columns import ACCURACY, COLUMNS, DROPPED_FIRST, columns
-from .remarks import measuring
+from .sections import measuring
 
 _COLD = "the caches are emptied before each run; never compared with hot times"
 _STREAMS = "requests in flight at once; the median is of one request, images/s is streams x batch"
@@ -57,7 +57,7 @@ def explanation(run: RunRecord | None = None) -> list[str]:
         " those of Wilcoxon's signed-rank test over the undisturbed rounds, six at least.",
         "A speedup is estimated from the ratios within the rounds that were undisturbed for both"
         " rows. The first line calls rows equally fast if the interval of their ratio is not"
-        " beyond the noise floor.",
+        " beyond the noise floor. The fastest rows are bold.",
         "noise floor: the first row is measured twice under two names; the larger of half the width"
         " of the interval of their ratio and its distance from 1. Above the precision target no"
         " speedup is shown.",
@@ -86,4 +86,4 @@ def _summary(code: str) -> str:
     if code not in CHECKS:
         return "unknown to this version"
     _, paragraph, *_ = CHECKS[code].page.split("\n\n")
-    return re.sub(r"`(\w+)`", r"\1", " ".join(paragraph.split()))
+    return re.sub(r"`([^`]+)`", r"\1", " ".join(paragraph.split()))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping, Sequence
+from io import StringIO
+from typing import TYPE_CHECKING, TypeAlias
 
 from resnext.errors import printable
 
@@ -13,8 +15,10 @@ from .rounds import BARS, DISTURBED
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
+
+    #: A terminal, or what stands in for one.
+    Screen: TypeAlias = Console
 
 #: Width, in columns, of what is not a terminal: nothing is cut or wrapped.
 UNLIMITED = 10_000
@@ -25,15 +29,21 @@ STYLES = {
     "doubtful": "black on yellow",
     "bad": "bright_white on red",
 }
+#: What a cell says that has no value.
+NO_VALUE = ("n/a", "-")
 _GAP = 2
+#: Width down to which the cells of a column are broken.
+_LEAST_FOLDED = 8
 #: What a screen shows that has no Unicode.
 _ASCII = str.maketrans({**dict(zip(BARS, "1234567", strict=True)), DISTURBED: "x", "±": "+-"})
 _MARKS = {
     "VALID": "good",
     "FASTER": "good",
     "SAME": "good",
+    "AGREE": "good",
     "CANNOT TELL": "doubtful",
     "SLOWER": "bad",
+    "DIFFER": "bad",
     "INVALID": "bad",
     "FAILED": "bad",
 }
@@ -54,6 +64,23 @@ def screen(*, to_stderr: bool = False) -> Console:
     return Console(file=stream, highlight=False, emoji=False, markup=False, width=width)
 
 
+def printed(show: Callable[[Console], None], width: int = UNLIMITED) -> str:
+    """What ``show`` prints on a screen of ``width`` columns, without colors."""
+    from rich.console import Console
+
+    out = StringIO()
+    show(Console(file=out, width=width, highlight=False, color_system=None, markup=False))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def say(line: str, console: Console, style: str = "") -> None:
+    """Print ``line``, wrapped; a verdict that it begins with has its color."""
+    for part in wrapped(line, console) or [""]:
+        text = marked(part)
+        text.stylize(style)
+        console.print(text)
+
+
 def shown(text: str, console: Console) -> str:
     """``text`` in the characters that ``console`` can show."""
     text = printable(text)
@@ -69,7 +96,7 @@ def marked(line: str) -> Text:
 
     text = Text(line)
     for word, meaning in _MARKS.items():
-        if line.startswith(word):
+        if re.match(rf"{word}\b", line):
             text.stylize(STYLES[meaning], 0, len(word))
     return text
 
@@ -84,33 +111,78 @@ def wrapped(text: str, console: Console, indent: int = 2) -> list[str]:
     )
 
 
-def fitting(
+def draw(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    console: Console,
+    *,
+    left: Sequence[str],
+    folded: str,
+    dropped_first: Sequence[str] = (),
+    bold: Collection[int] = (),
+) -> tuple[list[str], list[str]]:
+    """Print a table without lines: as many columns as fit, no number cut.
+
+    Args:
+        headings: of all columns.
+        rows: cells; verdicts among them that are not good are colored.
+        console: that shows it.
+        left: headings of the columns that are aligned to the left.
+        folded: heading of the column whose cells are broken if the rest is still too wide.
+        dropped_first: headings in the order of leaving; columns without a value go before them.
+        bold: indices of rows to stress.
+
+    Returns:
+        Headings of the columns that are shown, and of those that left with their values.
+    """
+    texts = [[shown(cell, console) for cell in row] for row in (headings, *rows)]
+    kept, dropped, widths = _fitting(headings, texts[1:], console.width, dropped_first)
+    others = sum(widths.values()) - widths.get(folded, 0) + _GAP * (len(kept) - 1)
+    if folded in widths:
+        widths[folded] = min(widths[folded], max(_LEAST_FOLDED, console.width - others))
+    for index, row in enumerate(texts, start=-1):
+        cells = dict(zip(headings, row, strict=True))
+        first, *more = textwrap.wrap(cells[folded], widths[folded]) or [""]
+        for part in ({**cells, folded: first}, *({folded: line} for line in more)):
+            line = _line(part, widths, left)
+            line.stylize("bold" if index in (-1, *bold) else "")
+            console.print(line, soft_wrap=True)
+    return kept, dropped
+
+
+def _line(cells: Mapping[str, str], widths: Mapping[str, int], left: Sequence[str]) -> Text:
+    """A line of a table. Verdicts are colored, unless all is as it should be: so that the others
+    are seen at once.
+    """
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    line = Text()
+    for heading, width in widths.items():
+        cell = cells.get(heading, "")
+        padding = " " * (width - cell_len(cell))
+        line.append(padding * (heading not in left))
+        line.append_text(marked(cell) if _MARKS.get(cell, "good") != "good" else Text(cell))
+        line.append(padding * (heading in left) + " " * _GAP)
+    line.rstrip()
+    return line
+
+
+def _fitting(
     headings: Sequence[str],
     rows: Sequence[Sequence[str]],
     width: int,
     dropped_first: Sequence[str],
-    keep: Callable[[str], bool] = lambda _: False,
-    no_value: Sequence[str] = ("n/a", "-"),
-) -> tuple[list[int], list[str]]:
-    """Columns of a table that fit.
-
-    Args:
-        headings: of all columns.
-        rows: cells.
-        width: of the screen.
-        dropped_first: headings in the order of leaving; columns without a value go before them.
-        keep: whether a column stays although it is among these.
-        no_value: what a cell without a value says.
-
-    Returns:
-        Indices of the columns to show, and headings of those that left with their values.
+) -> tuple[list[str], list[str], dict[str, int]]:
+    """Headings of the columns that fit, of those that left with their values, and the widths of
+    the former.
     """
     from rich.cells import cell_len
 
     cells = dict(zip(headings, zip(headings, *rows, strict=True), strict=True))
     widths = {heading: max(map(cell_len, column)) for heading, column in cells.items()}
-    candidates = [each for each in dropped_first if each in cells and not keep(each)]
-    empty = [each for each in candidates if all(cell in no_value for cell in cells[each][1:])]
+    candidates = [heading for heading in dropped_first if heading in cells]
+    empty = [each for each in candidates if set(cells[each][1:]) <= set(NO_VALUE)]
     dropped: list[str] = []
     for heading in [*empty, *(each for each in candidates if each not in empty)]:
         if sum(widths.values()) + _GAP * (len(widths) - 1) <= width:
@@ -118,42 +190,4 @@ def fitting(
         del widths[heading]
         if heading not in empty:
             dropped.append(heading)
-    return [index for index, heading in enumerate(headings) if heading in widths], dropped
-
-
-def grid(
-    headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    left: Sequence[str],
-    console: Console,
-    folded: str = "",
-) -> Table:
-    """A table of ``rows`` without lines.
-
-    Args:
-        headings: of its columns.
-        rows: cells; verdicts among them are colored.
-        left: headings of the columns that are aligned to the left.
-        console: that shows it.
-        folded: heading of the column whose cells may break if the table is too wide.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
-    for heading in headings:
-        table.add_column(
-            Text(shown(heading, console)),
-            justify="left" if heading in left else "right",
-            no_wrap=heading != folded,
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(
-            *(
-                # what is as it should be has no color: the others are seen at once
-                marked(cell) if _MARKS.get(cell, "good") != "good" else Text(shown(cell, console))
-                for cell in row
-            )
-        )
-    return table
+    return list(widths), dropped, widths

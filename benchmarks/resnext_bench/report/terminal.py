@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from io import StringIO
 from typing import TYPE_CHECKING
 
 from resnext_bench.record import RunRecord
 
-from .columns import DROPPED_FIRST, NO_VALUE, boundary, columns, lines
+from . import grid
+from .columns import DROPPED_FIRST, boundary, columns, headings, lines
 from .explanation import explanation
-from .grid import UNLIMITED, fitting, grid, marked, shown, wrapped
-from .remarks import machine, measuring, sections, title
-from .verdict import verdict
+from .first_line import fastest, verdict
+from .grid import UNLIMITED, draw, printed, wrapped
+from .sections import machine, measuring, sections, title
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,19 +24,16 @@ _MOST_ROUNDS = 12
 _MOST_LINES = 3
 
 
-def text(run: RunRecord, width: int = UNLIMITED) -> str:
+def text(run: RunRecord, width: int = UNLIMITED, *, explain: bool = False) -> str:
     """The run as plain text: verdict, table, reasons and caveats.
 
     Args:
         run: with its rows.
         width: columns of the screen; unlimited by default, then every column of the table is shown
             and every remark is one line.
+        explain: add the meaning of everything.
     """
-    from rich.console import Console
-
-    printed = StringIO()
-    show(run, Console(file=printed, width=width, highlight=False, color_system=None, markup=False))
-    return "\n".join(line.rstrip() for line in printed.getvalue().splitlines())
+    return printed(lambda console: show(run, console, explain=explain), width)
 
 
 def show(
@@ -54,49 +51,45 @@ def show(
         explain: print the meaning of everything below, instead of at most three lines.
         spell: turns fields in backticks into what the reader knows.
     """
-    from rich.text import Text
 
-    def say(line: str) -> None:
-        for part in wrapped(spell(line), console):
-            console.print(Text(part))
+    def say(line: str, style: str = "") -> None:
+        grid.say(spell(line), console, style)
 
-    head, *others = wrapped(spell(str(verdict(run))), console)
-    console.print(marked(head))
-    for line in others:
-        console.print(Text(line))
+    say(str(verdict(run)))
     console.print()
     boundaries = dict.fromkeys(boundary(timing) for row in run.rows for timing in row.timings)
     same = f", {next(iter(boundaries))} times" if len(boundaries) == 1 else ""
     say(f"{title(run)}{same}")
     say(machine(run))
     console.print()
-    headings, dropped = _table(run, console, several=len(boundaries) > 1)
+    kept, dropped = _table(run, console, several=len(boundaries) > 1)
     console.print()
-    for section in sections(run):
-        if section.heading not in _PLAIN:
-            console.print(Text(shown(section.heading, console), style="bold"))
-        for line in section.lines:
-            if section.aligned:
-                console.print(Text(shown(line, console)), soft_wrap=True)
-            else:
-                say(line)
+    every = sections(run)
+    for section in every:
+        if section.heading in _PLAIN:
+            show_lines(section.lines, console, spell)
     for line in measuring(run):
         say(line)
     if run.reused and not explain:
         say(f"reused from the cache: {_counted(len(run.reused), 'artifact')}")
-    if explain:
+    for section in every:
+        if section.heading not in _PLAIN:
+            console.print()
+            say(section.heading, "bold")
+            for line in section.lines:
+                if section.aligned:
+                    console.print(grid.shown(line, console), soft_wrap=True)
+                else:
+                    say(line)
+    if explain or any(section.heading not in _PLAIN for section in every):
         console.print()
-    show_lines(explanation(run) if explain else _short(headings, dropped, console), console, spell)
+    show_lines(explanation(run) if explain else _short(kept, dropped, console), console, spell)
 
 
 def show_lines(lines: Sequence[str], console: Console, spell: Callable[[str], str] = str) -> None:
     """Print ``lines``, wrapped; those in capitals are headings."""
-    from rich.text import Text
-
     for line in lines:
-        style = "bold" if line.isupper() else ""
-        for part in wrapped(spell(line), console) or [""]:
-            console.print(Text(part, style=style))
+        grid.say(spell(line), console, "bold" if line.isupper() else "")
 
 
 #: Sections whose lines say by themselves what they are.
@@ -110,37 +103,29 @@ def _counted(count: int, noun: str) -> str:
 def _table(run: RunRecord, console: Console, *, several: bool) -> tuple[list[str], list[str]]:
     """Print the table; returns the headings of its columns, and of those that did not fit."""
     most = _MOST_ROUNDS if console.width < _WIDE else 2 * _MOST_ROUNDS
-    every = columns(run)
-    headings = [column.heading for column in every]
-    rows = [cells for row in run.rows for cells in lines(row, run, most)]
-    kept, dropped = fitting(
-        headings,
-        rows,
-        console.width,
-        DROPPED_FIRST,
-        keep=lambda heading: several and heading == "time",
-        no_value=NO_VALUE,
+    first = fastest(run)
+    cells = [
+        (index in first, line)
+        for index, row in enumerate(run.rows)
+        for line in lines(row, run, most)
+    ]
+    return draw(
+        headings(run),
+        [line for _, line in cells],
+        console,
+        left=[column.heading for column in columns(run) if column.left],
+        folded="backend",
+        dropped_first=[each for each in DROPPED_FIRST if not (several and each == "time")],
+        bold=[index for index, (stressed, _) in enumerate(cells) if stressed],
     )
-    shown_headings = [headings[index] for index in kept]
-    console.print(
-        grid(
-            shown_headings,
-            [[cells[index] for index in kept] for cells in rows],
-            [column.heading for column in every if column.left],
-            console,
-            folded="backend",
-        )
-    )
-    return shown_headings, dropped
 
 
-def _short(headings: list[str], dropped: list[str], console: Console) -> list[str]:
+def _short(kept: list[str], dropped: list[str], console: Console) -> list[str]:
     """At most three lines on a screen of 60 columns or more: what is not shown, and what is not
     plain.
     """
-    texts = [text for heading, text in _NOT_PLAIN.items() if heading in headings]
-    command = "resnext-bench " * (console.width >= UNLIMITED)  # in a log or from Python
-    legend = " ".join([*texts, f"More: {command}--explain"])
+    texts = [text for heading, text in _NOT_PLAIN.items() if heading in kept]
+    legend = " ".join([*texts, "More: `explain`"])
     if not dropped:
         return [legend]
     names = ", ".join(heading.removesuffix(" ms").removesuffix(" MB") for heading in dropped)
@@ -158,4 +143,4 @@ _NOT_PLAIN = {
     "±": "±: half the 95 % interval.",
     "rounds": "rounds: low is fast, × disturbed.",
 }
-_HOW_TO_SEE = ("wider terminal, --markdown or --json", "--markdown")
+_HOW_TO_SEE = ("wider terminal, `markdown` or `json`", "`markdown`")

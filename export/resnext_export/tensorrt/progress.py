@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +17,8 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+
+from resnext.progress import terminal
 
 T = TypeVar("T")
 
@@ -128,7 +129,7 @@ def build_bars(watch: Watch | None = None) -> Iterator[BuildWatch]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=terminal(), transient=True) as progress:
         yield BuildWatch(progress, watch)
 
 

@@ -119,6 +119,8 @@ SECTIONS = {
         "Options",
     ],
     "resnext-bench compare": ["What to compare with", "Verdict", "Output", "Options"],
+    "resnext-bench history": ["What to run", "Output", "Options", "Commands"],
+    "resnext-bench history gate": ["Verdict", "Output", "Options"],
     "resnext-bench crosscheck": ["What to run", "Measuring", "Output", "Trust", "Options"],
     "resnext-parity": [
         "What to run",

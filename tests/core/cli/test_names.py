@@ -186,6 +186,9 @@ USES = {
         ),
         "json_path": Use(BENCH + "--artifact={artifact} --json={}", slow=True),
         "markdown_path": Use(BENCH + "--artifact={artifact} --markdown={}", slow=True),
+        "loadgen_logs": Use(
+            BENCH + "--artifact={artifact} --loadgen=single-stream --loadgen-logs={}", slow=True
+        ),
         "html_path": Use(BENCH + "--artifact={artifact} --html={}", slow=True),
         "junit_path": Use(BENCH + "--artifact={artifact} --junit={}", slow=True),
         "trust": Use(
@@ -219,6 +222,17 @@ USES = {
         "json_path": Use("{run} {run} --json={}"),
         "markdown_path": Use("{run} {run} --markdown={}"),
         "junit_path": Use("{run} {run} --junit={}"),
+    },
+    "resnext_bench.cli.bench history": {
+        "folder": Use("-- {}", "runs"),
+        "imported": Use("made --import={}", "run"),
+        "json_path": Use("{runs} --json={}"),
+        "html_path": Use("{runs} --html={}"),
+    },
+    "resnext_bench.cli.bench history gate": {
+        "folder": Use("-- {}", "runs"),
+        "json_path": Use("{runs} --json={}"),
+        "junit_path": Use("{runs} --junit={}"),
     },
     "resnext_bench.cli.bench ab": {
         "a": Use("--rounds=1 --duration=0.01 --warmup=0 -- {} {artifact}", "artifact", slow=True),
@@ -285,6 +299,9 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made["model"] = made["artifact"] / "model.onnx"
     made["manifest"] = made["artifact"] / "manifest.json"
     made["run"] = sorted(STORED.glob("*.json"))[0]
+    made["runs"] = folder / "runs"
+    made["runs"].mkdir()
+    shutil.copy(made["run"], made["runs"])
     made["pictures"], made["labeled"] = folder / "pictures", folder / "labeled"
     made["pictures"].mkdir()
     for digit in range(10):

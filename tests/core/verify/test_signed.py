@@ -463,6 +463,7 @@ SIGNING = {"resnext-export sign", "resnext-export verify"}
 #: These read no artifact.
 WITHOUT = {
     "resnext-bench compare",
+    "resnext-bench history",
     "resnext-bench limits",
     "resnext-bench page",
     "resnext-export doctor",

@@ -7,7 +7,7 @@ from collections import defaultdict
 from resnext_bench.page import marks
 from resnext_bench.page.chart import Axis, legend, xy
 from resnext_bench.page.document import Section
-from resnext_bench.page.entries import Entry, series, valid
+from resnext_bench.page.entries import Entry, entries, series, valid
 from resnext_bench.page.markup import join
 from resnext_bench.page.scales import linear, logarithmic, number
 from resnext_bench.record import RunRecord
@@ -30,7 +30,7 @@ def section(run: RunRecord) -> Section | None:
     x = logarithmic(batches)
     wide = max(speeds) > WIDE_RATIO * min(speeds)
     y = logarithmic(speeds) if wide else linear(speeds, zero=True)
-    index, parts, hints = series(rows), [], []
+    index, parts, hints = series(entries(run)), [], []
     for name, line in lines.items():
         line.sort(key=lambda entry: entry.row.batch)
         places = [
@@ -56,7 +56,7 @@ def section(run: RunRecord) -> Section | None:
     return Section(
         "batches",
         "Throughput by batch",
-        join(legend(list(index)), chart),
+        join(legend(index, lines), chart),
         "Valid rows.",
         wide=False,
     )

@@ -9,11 +9,10 @@ from resnext_bench.page.entries import Entry, entries
 from resnext_bench.page.markup import join, tag
 from resnext_bench.record import RunRecord
 
-#: Options with a value that the command of one row does not need, or that it replaces.
-_REPLACED = (
-    *("--json", "--markdown", "--html", "--junit"),
-    *("--backend", "--batch", "--threads", "--streams", "--precision", "--merge-groups"),
-)
+#: Options with a value that the command of one row does not need.
+_OUTPUTS = ("json", "markdown", "html", "junit")
+#: Those that it replaces.
+_AXES = ("backend", "batch", "threads", "streams", "precision", "merge_groups")
 
 
 def section(run: RunRecord) -> Section | None:
@@ -31,23 +30,30 @@ def section(run: RunRecord) -> Section | None:
 
 
 def row_command(run: RunRecord, entry: Entry) -> str:
-    """The command for one row; "" if it cannot be told, since the run names several artifacts."""
+    """The command for one row; "" if it cannot be words, since the run names several artifacts."""
     row, command, kept = entry.row, iter(run.command), []
-    if row.variant and any(part.split("=")[0] == "--artifact" for part in run.command):
+    if row.variant and any(_field(part) == "artifact" for part in run.command):
         return ""
     for part in command:
-        name, _, value = part.partition("=")
-        if name not in _REPLACED:
+        if _field(part) not in (*_OUTPUTS, *_AXES):
             kept.append(part)
-        elif not value:
+        elif "=" not in part:
             next(command, None)
-    kept += ["--backend", row.backend, "--batch", str(row.batch)]
-    if row.precision is not None:
-        kept += ["--precision", row.precision]
-    if "merged " in row.variant:
-        kept += ["--merge-groups", row.variant.rpartition("merged ")[2]]
-    if run.threads is None and row.threads is not None:
-        kept += ["--threads", str(row.threads)]
-    if row.streams > 1:
-        kept += ["--streams", str(row.streams)]
+    values = {
+        "backend": row.backend,
+        "batch": row.batch,
+        "threads": row.threads if run.threads is None else None,
+        "streams": row.streams if row.streams > 1 else None,
+        "precision": row.precision,
+        "merge_groups": row.variant.rpartition("merged ")[2] if "merged " in row.variant else None,
+    }
+    for name, value in values.items():
+        if value is not None:
+            kept += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(kept)
+
+
+def _field(part: str) -> str:
+    """The field whose flag ``part`` is; "" for another word."""
+    name = part.partition("=")[0]
+    return name[2:].replace("-", "_") if name.startswith("--") else ""

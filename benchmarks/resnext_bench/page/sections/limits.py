@@ -8,7 +8,7 @@ from resnext_bench.limits.distance import Distance
 from resnext_bench.page import marks
 from resnext_bench.page.chart import GAP, Axis, Strip, legend, strips, xy
 from resnext_bench.page.document import Section
-from resnext_bench.page.entries import Entry, measured, series
+from resnext_bench.page.entries import Entry, entries, measured, series
 from resnext_bench.page.markup import Markup, join, tag
 from resnext_bench.page.scales import Scale, logarithmic, number
 from resnext_bench.record import RunRecord
@@ -25,7 +25,7 @@ def section(run: RunRecord) -> Section | None:
     return Section(
         "limits",
         "Distance from the limit",
-        join(_roofline(rows), _shares(rows)),
+        join(_roofline(run, rows), _shares(rows)),
         "The limit is the least time of the network with every residual block fused, from the"
         " ceilings that were measured on this machine.",
     )
@@ -52,7 +52,7 @@ def _shares(rows: Sequence[tuple[Entry, Distance]]) -> Markup:
     )
 
 
-def _roofline(rows: Sequence[tuple[Entry, Distance]]) -> Markup | None:
+def _roofline(run: RunRecord, rows: Sequence[tuple[Entry, Distance]]) -> Markup | None:
     """Operations a second against operations a byte; None for files that lack them."""
     points = [(entry, *_place(entry, distance)) for entry, distance in rows if distance.bytes_per_s]
     if not points:
@@ -66,7 +66,7 @@ def _roofline(rows: Sequence[tuple[Entry, Distance]]) -> Markup | None:
     tops = [top for top, _ in roofs.values()]
     x = logarithmic([*(one[1] for one in points), *(ridge / 3 for ridge in ridges), *ridges])
     y = logarithmic([*(one[2] for one in points), *(top / 3 for top in tops), *tops])
-    index = series([one[0] for one in points])
+    index = series(entries(run))
     parts: list[Markup] = []
     for name, (top, slope) in roofs.items():
         ridge, floor = top / slope, max(x.low, y.low / slope)
@@ -90,7 +90,12 @@ def _roofline(rows: Sequence[tuple[Entry, Distance]]) -> Markup | None:
         _ROOF_HEIGHT,
         *parts,
     )
-    return join(tag("h3", "Roofline"), legend(list(index)), chart, tag("h3", "Share of the limit"))
+    return join(
+        tag("h3", "Roofline"),
+        legend(index, {entry.series for entry, *_ in points}),
+        chart,
+        tag("h3", "Share of the limit"),
+    )
 
 
 def _place(entry: Entry, distance: Distance) -> tuple[float, float]:

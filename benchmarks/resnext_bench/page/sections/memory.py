@@ -32,8 +32,8 @@ def section(run: RunRecord) -> Section | None:
         drawn.append(Strip(entry.name, text, bars, entry.number, f"{entry.name}\n{text}"))
     most, size = max(rows, key=lambda row: row[1] or 0)
     axis = Axis(scale, "MB", lambda value: f"{value / 1e6:g}")
-    told = f"Most: {most.name}, {_mb(size)}."
-    chart = strips("memory-chart", "Memory of each row", told, axis, drawn, _HEIGHT)
+    words = f"Most: {most.name}, {_mb(size)}."
+    chart = strips("memory-chart", "Memory of each row", words, axis, drawn, _HEIGHT)
     note = (
         "Thick: peak added by opening and the first runs, on a GPU of its memory. Thin: the model's"
         " file, or its tensors."

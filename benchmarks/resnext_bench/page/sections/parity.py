@@ -41,8 +41,11 @@ def section(run: RunRecord) -> Section | None:
 
 def _strip(entry: Entry, scale: Scale) -> Strip:
     shares, y = _shares(entry), _HEIGHT / 2
-    parts = [marks.point(scale.percent(share), y, "muted pale") for _, share in shares[1:]]
-    parts.append(marks.point(scale.percent(shares[0][1]), y, "accent"))
+    pale = [(scale.fraction(share), y) for _, share in shares[1:]]
+    parts = [
+        marks.dots(pale, _HEIGHT, "large muted"),
+        marks.point(scale.percent(shares[0][1]), y, "accent"),
+    ]
     parity = entry.row.parity
     error = None if parity is None else parity.max_error
     text = "not finite" if error is None else f"max error {error:.1e}"

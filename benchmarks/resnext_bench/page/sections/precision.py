@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 
 from resnext_bench.page import marks
@@ -12,9 +13,11 @@ from resnext_bench.page.markup import Markup, join, tag
 from resnext_bench.page.scales import Scale
 from resnext_bench.record import RunRecord
 
-_HEIGHT = 14.0
+_HEIGHT = 9.0
+#: Modules that are not in a stage: before and after all others.
+_ENDS = {"conv1": 0, "fc": 2}
 #: Top and height of the bars of an element type, which so differ in more than color.
-_FORMS = ((0.0, _HEIGHT), (4.0, 6.0), (0.0, 5.0), (9.0, 5.0))
+_FORMS = ((0.0, _HEIGHT), (2.5, 4.0), (0.0, 3.0), (6.0, 3.0))
 
 
 def section(run: RunRecord) -> Section | None:
@@ -31,7 +34,7 @@ def section(run: RunRecord) -> Section | None:
         return Section("precision", "Delivered precision", body)
     types = {dtype: index for index, dtype in enumerate(_types(by_layer))}
     most = max(len(entry.row.modules) for entry in by_layer)
-    axis = Axis(Scale(0, most), "convolutions and classifier, in order of execution")
+    axis = Axis(Scale(0, most), "convolutions and classifier, from input to output")
     chart = strips(
         "precision-chart",
         "Element type of each layer",
@@ -47,13 +50,25 @@ def section(run: RunRecord) -> Section | None:
 
 def _strip(entry: Entry, most: int, types: dict[str, int]) -> Strip:
     bars, hints, first = [], [entry.name], 0
-    for dtype, alike in groupby(entry.row.modules.items(), key=lambda item: item[1]):
+    for dtype, alike in groupby(_modules(entry), key=lambda item: item[1]):
         names = [name for name, _ in alike]
         bars.append(_bar(types[dtype], 100 * first / most, 100 * len(names) / most))
         ends = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
         hints.append(f"{ends}: {dtype}")
         first += len(names)
     return Strip(entry.name, _summary(entry), join(*bars), entry.number, "\n".join(hints[:8]))
+
+
+def _modules(entry: Entry) -> list[tuple[str, str]]:
+    """Modules with their element types, the same ones at the same place in every row: runtimes
+    differ in the order in which they compute them.
+    """
+
+    def place(module: tuple[str, str]) -> tuple[int, list[tuple[int, str]]]:
+        parts = [(int(part or 0), word) for word, part in re.findall(r"(\D*)(\d*)", module[0])]
+        return _ENDS.get(module[0], 1), parts
+
+    return sorted(entry.row.modules.items(), key=place)
 
 
 def _bar(index: int, left: float, width: float) -> Markup:

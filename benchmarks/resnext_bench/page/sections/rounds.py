@@ -17,7 +17,7 @@ from resnext_bench.stats import Stats, derive, quiet
 
 _HEIGHT = 30.0
 #: Timed runs that are drawn, of all rows and of one, so that a page stays small.
-_MOST, _MOST_OF_ROW = 12_000, 400
+_MOST, _MOST_OF_ROW = 8_000, 400
 #: The axis shows at least this much around the median, and at most `_WIDEST`, percent.
 _LEAST, _WIDEST = 2.0, 40.0
 
@@ -49,21 +49,22 @@ def section(run: RunRecord) -> Section | None:
     back = marks.upright(scale, 0, _HEIGHT + GAP, "zero", -GAP)
     disturbed = sum(len(one.disturbed) for one in rows)
     widest = max(rows, key=lambda one: one.stats.precision or 0)
-    told = f"The least certain median is that of {widest.name}: {_interval(widest.stats)}. "
-    told += f"{disturbed} disturbed rounds are left out." if disturbed else "No disturbed rounds."
+    words = f"The least certain median is that of {widest.name}: {_interval(widest.stats)}. "
+    words += f"{disturbed} disturbed rounds are left out." if disturbed else "No disturbed rounds."
     axis = Axis(
         scale,
         "time of a run, from the row's median",
         lambda value: f"{value:+g} %" if value else "0 %",
     )
-    chart = strips("rounds-chart", "Rounds of each row", told, axis, drawn, _HEIGHT, back)
+    chart = strips("rounds-chart", "Rounds of each row", words, axis, drawn, _HEIGHT, back)
     note = (
         "Each line of dots is a round, the first on top: pale dots are timed runs, the dark one is"
-        " their median. The bar is the 95 % interval of the row's median. "
+        " their median. "
     )
-    note += "Crosses are rounds that something else disturbed; they do not count. " * bool(
-        disturbed
-    )
+    if any(one.stats.median_low_ns is not None for one in rows):
+        note += "The band is the 95 % interval of the row's median. "
+    if disturbed:
+        note += "Crosses are rounds that something else disturbed; they do not count. "
     return Section("rounds", "Rounds", chart, note + "What lies beyond the axis is at its end.")
 
 

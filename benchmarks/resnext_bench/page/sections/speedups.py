@@ -28,27 +28,29 @@ def section(run: RunRecord) -> Section | None:
     others = [entry for entry in rows if not _reference(entry)]
     if not others:
         return None
-    ends = [value for entry in rows for value in entry.timing.speedup or ()]
+    values = [value for entry in rows for value in entry.timing.speedup or ()]
     noise = (1 - floor, 1 + floor) if floor is not None else ()
-    scale = logarithmic([1.0, *noise, *ends])
+    scale = logarithmic([1.0, *noise, *values])
     back = [marks.upright(scale, 1, _HEIGHT + GAP, "zero", -GAP)]
     if floor is not None:
         back.insert(0, marks.band(scale, 1 - floor, 1 + floor, _HEIGHT + GAP, "noise", -GAP))
     best = max(others, key=lambda entry: (entry.timing.speedup or (0.0,))[0])
     worst = min(others, key=lambda entry: (entry.timing.speedup or (0.0,))[0])
-    told = f"Largest: {best.name}, {_text(best)}. Smallest: {worst.name}, {_text(worst)}."
+    words = f"Largest: {best.name}, {_text(best)}. Smallest: {worst.name}, {_text(worst)}."
     axis = Axis(scale, "times faster than the first row of the same batch", lambda x: f"{x:g}x")
     chart = strips(
         "speedups-chart",
-        "Speedups with 95 % intervals",
-        told,
+        "Speedups with their intervals",
+        words,
         axis,
         [_strip(entry, scale) for entry in rows],
         _HEIGHT,
         join(*back),
     )
     note = "Over interleaved rounds, so that drift of the machine affects both alike. The line"
-    note += " through a point is its 95 % interval."
+    exact = all(entry.timing.stats.median_low_ns is not None for entry in rows)
+    ends = "is its 95 % interval" if exact else "goes from the lowest to the highest round"
+    note += f" through a point {ends}."
     if floor is not None:
         note += f" The band is the noise floor, {floor:.1%}: what the same row differs from itself."
     return Section("speedups", "Speedups", chart, note)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from resnext_bench.page import marks
 from resnext_bench.page.chart import Axis, legend, xy
 from resnext_bench.page.document import Section
-from resnext_bench.page.entries import Entry, series, valid
+from resnext_bench.page.entries import Entry, entries, series, valid
 from resnext_bench.page.markup import join
 from resnext_bench.page.scales import logarithmic, number
 from resnext_bench.record import RunRecord
@@ -22,7 +22,7 @@ def section(run: RunRecord) -> Section | None:
         return None
     x = logarithmic(entry.ms for entry in rows)
     y = logarithmic(entry.images_per_s for entry in rows)
-    index = series(rows)
+    index = series(entries(run))
     front = pareto_front(rows)
     corners: list[tuple[float, float]] = []
     for entry in front:
@@ -58,7 +58,7 @@ def section(run: RunRecord) -> Section | None:
         "Better is up and to the left; the number at a point is its batch size. No valid row beats"
         " one on the dashed front at both."
     )
-    body = join(legend(list(index)), chart)
+    body = join(legend(index, {entry.series for entry in rows}), chart)
     return Section("trade-off", "Latency and throughput", body, note, wide=False)
 
 

@@ -6,7 +6,7 @@ from resnext_bench.page.entries import Entry, entries, prose, valid
 from resnext_bench.page.markup import Markup, join, tag
 from resnext_bench.page.scales import number
 from resnext_bench.record import RunRecord
-from resnext_bench.report import measuring, rounds_done, threads, warnings
+from resnext_bench.report import measuring, rounds_done, threads, verdict, warnings
 
 
 def lead(run: RunRecord) -> Markup:
@@ -19,10 +19,12 @@ def lead(run: RunRecord) -> Markup:
     )
     words = f"{good} of {len(rows)} rows valid" + (f", {rest}" if rest else "")
     sign = "\u2713" if good == len(rows) else "!"
+    sentence = verdict(run).sentence
     machine = ", ".join(filter(None, (run.environment.title(), threads(run))))
     return join(
         tag("p", f"{run.created}, {machine}", class_="sub"),
         tag("p", tag("span", f"{sign} {words}", class_=bad), class_="verdict"),
+        tag("p", prose(f"{sentence[:1].upper()}{sentence[1:]}.")) if bad == "valid" else None,
         None
         if run.complete
         else tag("p", "This run is not finished: rows that are missing had not been judged."),
@@ -43,15 +45,9 @@ def _facts(run: RunRecord) -> list[Markup]:
         most = max(rows, key=lambda one: one.images_per_s)
         speed = f"{number(most.images_per_s)} images/s"
         facts.append(_fact("Highest throughput", speed, most.name))
-        ahead = [one for one in rows if one.timing.speedup is not None]
-        if ahead:
-            best = max(ahead, key=lambda one: (one.timing.speedup or (0.0,))[0])
-            estimate = (best.timing.speedup or (1.0,))[0]
-            if estimate > 1:
-                facts.append(_fact("Largest speedup", f"{estimate:.2f}x", best.name))
     if run.control is not None:
         floor = run.control.noise_floor
-        quiet = "speedups are shown" if run.control.quiet else "too high to show speedups"
+        quiet = "speedups are shown" if run.control.quiet else "no speedups are shown"
         facts.append(_fact("Noise floor", "unknown" if floor is None else f"{floor:.1%}", quiet))
     more = f"at least {run.duration_s:g} s a row"
     facts.append(_fact("Rounds", rounds_done(run), more))

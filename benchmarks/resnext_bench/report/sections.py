@@ -9,9 +9,10 @@ from resnext.errors import printable
 from resnext_bench.control import Control
 from resnext_bench.plan import in_flight
 from resnext_bench.record import Row, RunRecord
+from resnext_bench.scenarios.load_text import load_lines, loadgen_line
 
 from .columns import name
-from .endurance import cold_lines, energy_lines, payback_lines, soak_lines
+from .endurance import cold_lines, energy_lines, named, payback_lines, soak_lines
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,21 @@ def _payback(run: RunRecord) -> Section:
     return Section("Build and start are paid back", tuple(payback_lines(run)))
 
 
+def _load(run: RunRecord) -> Section:
+    lines = [
+        f"{named(row, run)}: {line}"
+        for row in run.rows
+        if row.load is not None
+        for line in load_lines(row.load)
+    ]
+    lines += [
+        f"{named(row, run)}: {loadgen_line(row.loadgen)}"
+        for row in run.rows
+        if row.loadgen is not None
+    ]
+    return Section("Load (latency from the planned arrival)", tuple(map(printable, lines)))
+
+
 def _energy(run: RunRecord) -> Section:
     return Section("Energy", tuple(energy_lines(run)))
 
@@ -149,6 +165,7 @@ SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (
     _warnings,
     _cold_start,
     _payback,
+    _load,
     _energy,
     _soak,
 )

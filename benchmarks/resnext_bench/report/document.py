@@ -6,8 +6,8 @@ from resnext_bench.record import Row, RunRecord
 
 from .columns import columns, headings, lines, name
 from .explanation import legend
-from .remarks import machine, measuring, rounds_done, sections, title
-from .verdict import verdict
+from .first_line import verdict
+from .sections import machine, measuring, rounds_done, sections, title
 
 
 def markdown(run: RunRecord) -> str:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from resnext.errors import printable
 from resnext.timing.intervals import Interval
 from resnext_bench.plan import in_flight
-from resnext_bench.record import Row, RunRecord
+from resnext_bench.record import FindingRecord, Row, RunRecord
 from resnext_bench.stats import Timing, ratio_interval
 
 from .columns import name
@@ -17,6 +17,8 @@ from .columns import name
 Word: TypeAlias = Literal["VALID", "INVALID", "FAILED"]
 #: Settings that a sentence names one by one, and clauses that it has.
 _MOST_NAMED = 3
+#: Checks that more or calmer rounds may satisfy. A wrong output or precision is said before them.
+_NOISE = ("disturbed-machine", "too-few-samples", "unsteady-machine", "imprecise-median")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def verdict(run: RunRecord) -> Verdict:
     if not bad:
         return Verdict("VALID", printable(f"{stopped}{_standing(run)}"))
     word: Word = "INVALID" if any(row.status == "invalid" for row in bad) else "FAILED"
-    first = bad[0]
+    first = next((row for row in bad if _serious(row)), bad[0])
     which = f"{name(first, run)} batch {first.batch}: {_reason(first)}"
     count = f"{len(bad)} of {len(run.rows)} rows" if len(run.rows) > 1 else ""
     text = f"{count}, first {which}" if len(bad) > 1 else ", ".join(filter(None, (count, which)))
@@ -54,12 +56,23 @@ def verdict(run: RunRecord) -> Verdict:
     return Verdict(word, printable(f"{stopped}{text}{standing}"))
 
 
+def _refusals(row: Row) -> list[FindingRecord]:
+    return [finding for finding in row.findings if finding.severity == "refused"]
+
+
+def _serious(row: Row) -> bool:
+    """Whether something else than noise is against ``row``."""
+    refusals = _refusals(row)
+    return not refusals or any(finding.code not in _NOISE for finding in refusals)
+
+
 def _reason(row: Row) -> str:
-    """The first reason against ``row``, without its details, and the remedy."""
-    refused = next((each for each in row.findings if each.severity == "refused"), None)
-    if refused is None:
+    """The first reason against ``row``, noise last, without its details, and the remedy."""
+    refusals = sorted(_refusals(row), key=lambda finding: finding.code in _NOISE)
+    if not refusals:
         return row.reasons[0] if row.reasons else "no reason was recorded"
-    return "; ".join(filter(None, (refused.message.partition(": ")[0], refused.hint)))
+    first = refusals[0]
+    return "; ".join(filter(None, (first.message.partition(": ")[0], first.hint)))
 
 
 @dataclass(frozen=True)
@@ -67,13 +80,15 @@ class _Lead:
     """The fastest rows of one setting.
 
     Attributes:
-        winners: their names; several if measuring cannot tell them apart.
+        rows: the fastest; several if measuring cannot tell them apart.
+        winners: their names.
         setting: batch size, and if the run has several, threads and streams.
         rival: the first row, or if that is among the fastest, the next one; None without one.
         ratio: time of the rival over that of the fastest; None if that is unknown.
         timing: of the fastest.
     """
 
+    rows: tuple[Row, ...]
     winners: tuple[str, ...]
     setting: str
     rival: str | None
@@ -81,23 +96,44 @@ class _Lead:
     timing: Timing
 
 
-def _standing(run: RunRecord) -> str:
-    """Who is the fastest at each setting, and by how much."""
+def fastest(run: RunRecord) -> set[int]:
+    """Indices of the rows that are the fastest of several, as `verdict` names them."""
+    if run.control is not None and not run.control.quiet:
+        return set()
+    return {
+        index
+        for lead in _leads(run)
+        if lead.ratio is not None
+        for index, row in enumerate(run.rows)
+        if row in lead.rows
+    }
+
+
+def _settings(run: RunRecord) -> dict[tuple[int, int | None, int], list[Row]]:
+    """Valid rows by batch size, threads if the run has several, and streams."""
     settings: dict[tuple[int, int | None, int], list[Row]] = {}
     for row in run.rows:
         if row.status == "valid" and row.timings:
             threads = row.threads if run.threads is None else None
             settings.setdefault((row.batch, threads, row.streams), []).append(row)
+    return settings
+
+
+def _leads(run: RunRecord) -> list[_Lead]:
+    floor = 0.0 if run.control is None else run.control.noise_floor or 0.0
+    return [_lead(rows, _setting(*setting), run, floor) for setting, rows in _settings(run).items()]
+
+
+def _standing(run: RunRecord) -> str:
+    """Who is the fastest at each setting, and by how much."""
     floor = None if run.control is None else run.control.noise_floor
-    several = any(len(rows) > 1 for rows in settings.values())
+    leads = _leads(run)
+    several = any(lead.rival is not None for lead in leads)
     if run.control is not None and not run.control.quiet and several:
         known = "unknown" if floor is None else f"{floor:.1%}, above {run.control.limit:.1%}"
         remedy = "a longer `duration` or a larger `precision_target`"
         return f"no speedups, the noise floor is {known}: give {remedy}"
-    leads = [
-        _lead(rows, _setting(*setting), run, floor or 0.0) for setting, rows in settings.items()
-    ]
-    if all(lead.rival is None for lead in leads):
+    if not several:
         shown = [f"{lead.winners[0]} {_time(lead)} at {lead.setting}" for lead in leads]
         more = f" and {len(shown) - _MOST_NAMED} more" if len(shown) > _MOST_NAMED else ""
         return ", ".join(shown[:_MOST_NAMED]) + more
@@ -136,6 +172,7 @@ def _lead(rows: Sequence[Row], setting: str, run: RunRecord, floor: float) -> _L
     rival = first if first in others else next(iter(others or equal), None)
     flight = in_flight(rows[0].threads if run.threads is None else None, rows[0].streams)
     return _Lead(
+        tuple(row for row in rows if name(row, run) in winners),
         tuple(each.removesuffix(flight).rstrip() for each in winners),
         setting,
         None if rival is None else rival.removesuffix(flight).rstrip(),

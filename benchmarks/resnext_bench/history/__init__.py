@@ -1,0 +1,1 @@
+"""Kept runs over time: an index of their files, series of like rows, steps, a gate."""

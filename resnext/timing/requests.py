@@ -1,0 +1,235 @@
+"""Times of requests from their arrival to their answer, by the one clock.
+
+In an open loop the arrivals are planned before the first one and do not wait for answers, as those
+of independent users. A time counts from the planned arrival, so that what a stall does to the
+requests behind it is in the times (no coordinated omission). In a closed loop, each of a number of
+clients sends its next request when it has its answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Event
+from typing import NamedTuple
+
+from . import clock
+
+#: The thread of arrivals sleeps until this long before an arrival, then polls the clock.
+_POLL_NS = 100_000
+#: Share of dropped requests after which the rest is not released.
+_MOST_DROPPED = 0.02
+
+Call = Callable[[], object]
+
+
+class Answer(NamedTuple):
+    """One answered request, nanoseconds of the clock.
+
+    Attributes:
+        arrived: planned arrival, or in a closed loop the client's previous answer.
+        started: when a worker took it.
+        done: when its work was done.
+    """
+
+    arrived: int
+    started: int
+    done: int
+
+
+@dataclass
+class Answers:
+    """What became of the requests.
+
+    Attributes:
+        answers: in the order of arrival.
+        workers: threads that answer.
+        late_ns: by how much each request of an open loop was released late.
+        dropped: requests that met a full queue.
+        waiting: requests in the queue when the last one arrived.
+        began: start of the load.
+        ended: the last arrival; in a closed loop, when the time was up.
+        gave_up: whether requests were held back because too many had been dropped.
+    """
+
+    workers: int
+    answers: list[Answer] = field(default_factory=list)
+    late_ns: list[int] = field(default_factory=list)
+    dropped: int = 0
+    waiting: int = 0
+    began: int = 0
+    ended: int = 0
+    gave_up: bool = False
+
+    @property
+    def latencies_ns(self) -> list[int]:
+        """From arrival to answer, in the order of arrival."""
+        return [one.done - one.arrived for one in self.answers]
+
+    @property
+    def busy(self) -> float:
+        """Share of the workers' time, until the last arrival, in which they worked."""
+        span = (self.ended - self.began) * self.workers
+        worked = sum(
+            max(0, min(one.done, self.ended) - max(one.started, self.began)) for one in self.answers
+        )
+        return worked / span if span > 0 else 0.0
+
+    @property
+    def per_s(self) -> float:
+        """Answers a second, from the start of the load to the last arrival."""
+        span = self.ended - self.began
+        return sum(one.done <= self.ended for one in self.answers) / (span / 1e9 or 1.0)
+
+
+def open_loop(
+    calls: Sequence[Call],
+    arrivals_ns: Sequence[int],
+    room: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> Answers:
+    """Release requests at planned times, whether earlier ones are answered or not.
+
+    Args:
+        calls: one for each worker thread; each returns only when its work is done.
+        arrivals_ns: planned arrivals, from the start of the load, in order.
+        room: length of the queue; a request that finds it full is dropped.
+        stop: asked before each arrival; no more are released once it is true.
+
+    Raises:
+        Exception: whatever a call raises; the load ends then.
+    """
+    answers, failed = Answers(len(calls)), Event()
+    requests: SimpleQueue[int | None] = SimpleQueue()
+
+    def release() -> None:
+        most = max(1, int(_MOST_DROPPED * len(arrivals_ns)))
+        try:
+            for due in arrivals_ns:
+                at = answers.began + due
+                if not _wait_until(at, failed) or stop():
+                    break
+                answers.late_ns.append(clock.now_ns() - at)
+                if requests.qsize() < room:
+                    requests.put(at)
+                    continue
+                answers.dropped += 1
+                if answers.dropped > most:
+                    answers.gave_up = True
+                    break
+            answers.ended = clock.now_ns()
+            answers.waiting = requests.qsize()
+            if answers.gave_up or failed.is_set():
+                _clear(requests)
+        finally:
+            for _ in calls:
+                requests.put(None)
+
+    def work(call: Call) -> None:
+        try:
+            while (arrived := requests.get()) is not None:
+                started = clock.now_ns()
+                call()
+                answers.answers.append(Answer(arrived, started, clock.now_ns()))
+        except BaseException:
+            failed.set()
+            raise
+
+    with clock.no_collection(), ThreadPoolExecutor(len(calls) + 1, "load") as pool:
+        answers.began = clock.now_ns()
+        running = [pool.submit(work, call) for call in calls]
+        _finish([*running, pool.submit(release)], failed)
+    answers.answers.sort()
+    return answers
+
+
+def closed_loop(
+    calls: Sequence[Call],
+    clients: int,
+    duration_ns: float,
+    least: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> Answers:
+    """Keep a number of requests in flight.
+
+    Args:
+        calls: one for each worker thread; each returns only when its work is done.
+        clients: requests in flight; those above the number of workers wait for one.
+        duration_ns: ends after this,
+        least: and at least as many answers,
+        stop: or when this is true, asked after each answer.
+
+    Returns:
+        Answers until the end; what was in flight then is left out.
+
+    Raises:
+        Exception: whatever a call raises; the load ends then.
+    """
+    answers, over = Answers(len(calls)), Event()
+    requests: SimpleQueue[int | None] = SimpleQueue()
+
+    def end() -> None:
+        over.set()
+        for _ in calls:
+            requests.put(None)
+
+    def work(call: Call) -> None:
+        try:
+            while (arrived := requests.get()) is not None:
+                started = clock.now_ns()
+                call()
+                done = clock.now_ns()
+                if over.is_set():
+                    return
+                answers.answers.append(Answer(arrived, started, done))
+                enough = done - answers.began >= duration_ns and len(answers.answers) >= least
+                if enough or stop():
+                    answers.ended = done
+                    end()
+                    return
+                requests.put(done)
+        except BaseException:
+            end()
+            raise
+
+    with clock.no_collection(), ThreadPoolExecutor(len(calls), "load") as pool:
+        answers.began = clock.now_ns()
+        for _ in range(clients):
+            requests.put(answers.began)
+        _finish([pool.submit(work, call) for call in calls], over)
+    answers.answers = sorted(one for one in answers.answers if one.done <= answers.ended)
+    return answers
+
+
+def _wait_until(at: int, failed: Event) -> bool:
+    """Wait for the clock; False if the load failed meanwhile. Polling lets other threads run: one
+    that keeps the interpreter's lock would delay every answer.
+    """
+    while (left := at - clock.now_ns()) > 0:
+        if left <= _POLL_NS:
+            time.sleep(0)
+        elif failed.wait((left - _POLL_NS) / 1e9):
+            return False
+    return not failed.is_set()
+
+
+def _clear(requests: SimpleQueue[int | None]) -> None:
+    while True:
+        try:
+            requests.get_nowait()
+        except Empty:
+            return
+
+
+def _finish(running: Sequence[Future[None]], failed: Event) -> None:
+    try:
+        for one in running:
+            one.exception()
+    except BaseException:
+        failed.set()
+        raise
+    for one in running:
+        one.result()
