@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
+    "ColdStart": "scenarios.cold_start",
     "Comparison": "comparison.result",
     "History": "history.result",
     "Load": "scenarios.load",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .history.result import History as History
     from .result import Run as Run
     from .result import read_run as read_run
+    from .scenarios.cold_start import ColdStart as ColdStart
     from .scenarios.load import Load as Load
     from .scenarios.loadgen import LoadGen as LoadGen
     from .scenarios.soak import Soak as Soak

@@ -75,6 +75,15 @@ def resident_bytes() -> int | None:
     return None
 
 
+def peak_resident_bytes() -> int | None:
+    """Peak resident memory of this process since it was started; None if the system does not
+    tell.
+    """
+    with suppress(OSError):
+        return _resident("VmHWM")
+    return None
+
+
 def device_used_bytes() -> int | None:
     """Memory in use on the CUDA device, by every process; None if there is none."""
     import torch

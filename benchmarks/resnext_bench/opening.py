@@ -37,6 +37,7 @@ class Opening:
         subject: the session and its input; None if the case could not be opened.
         error: why it could not.
         artifact: the artifact that runs; None for a live network.
+        options: what it was opened with; None if it could not be.
         graph: the ONNX artifact that it is or was built from; None if there is none.
         peak: memory that opening and the first runs added, of bound inputs and of each stream.
         setup_s: seconds to open, bind and first run.
@@ -46,6 +47,7 @@ class Opening:
     subject: Subject | None = None
     error: ResnextError | None = None
     artifact: Artifact | None = None
+    options: SessionOptions | None = None
     graph: Artifact | None = None
     peak: Peak = field(default_factory=Peak)
     setup_s: float | None = None
@@ -111,6 +113,7 @@ def open_case(
             # Requests in flight need memory that bound inputs do not.
             calls = [Call(stream, inputs) for stream in session.streams()]
             time_streams(calls, 1)
+        opening.options = own
         opening.subject = Subject(session, inputs, bound, own.thread_count)
     except Exception as exc:  # whatever a runtime raises ends only its own case
         opening.error = as_failure(exc)

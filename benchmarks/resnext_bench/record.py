@@ -17,6 +17,7 @@ from resnext.verify.parity import Parity
 from .control import Control
 from .limits.distance import Distance
 from .measure import Ended
+from .scenarios.cold_record import ColdStartRecord
 from .scenarios.energy_record import EnergyRecord
 from .scenarios.load_record import LoadRecord
 from .scenarios.loadgen_record import LoadGenRecord
@@ -86,6 +87,8 @@ class Row(Strict):
         load: answers under load; None if none was requested.
         loadgen: MLPerf's LoadGen on it; None if it was not requested.
         energy: joules an image, in a pass apart; None if the machine has no counter.
+        cold_start: from nothing to the first answer, in fresh processes; None if it was not
+            requested.
         soak: memory, latency and outputs over minutes; None if it was not requested.
     """
 
@@ -122,6 +125,7 @@ class Row(Strict):
     load: LoadRecord | None = None
     loadgen: LoadGenRecord | None = None
     energy: EnergyRecord | None = None
+    cold_start: ColdStartRecord | None = None
     soak: SoakRecord | None = None
 
 

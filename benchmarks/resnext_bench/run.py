@@ -109,7 +109,17 @@ def run_benchmark(
         for case, subject in subjects.items():
             raw, artifact = measured.samples[case], openings[case].artifact
             if raw.error is None:
-                stage = Stage(case, subject, raw, network, artifact, plan.seed, deadline, say)
+                stage = Stage(
+                    case,
+                    subject,
+                    raw,
+                    network,
+                    artifact,
+                    plan.seed,
+                    deadline,
+                    say,
+                    openings[case].options or options,
+                )
                 passes[case] = go_through((energy, *scenarios), stage)
         # Now that the packages are imported.
         environment = environment.model_copy(update={"packages": record_packages()})

@@ -188,6 +188,7 @@ def test_weights_of_another_network_are_refused(artifact: Artifact) -> None:
 
 def test_the_public_names_resolve() -> None:
     assert set(resnext_bench.__all__) == {
+        "ColdStart",
         "Comparison",
         "History",
         "Load",

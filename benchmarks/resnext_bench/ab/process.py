@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +27,8 @@ from .protocol import VERSION, Failure, Hello, Job, Logits, Opened, Request, Vis
 M = TypeVar("M", bound=BaseModel)
 
 _MODULE = "resnext_bench.ab.worker"
-#: Starts the worker of this environment, with the parent's own module path.
-_HERE = (
-    f"import sys; sys.path[:] = sys.argv.pop(1).splitlines(); from {_MODULE} import main; main()"
-)
+#: Starts a module of this environment, with the parent's own module path.
+_HERE = "import sys; sys.path[:] = sys.argv.pop(1).splitlines(); from {} import main; main()"
 #: How long a worker may take to import the toolkit, and to open and warm up its session, which may
 #: compile, seconds.
 STARTING_S = 120.0
@@ -41,27 +40,38 @@ _ENDING_S = 5.0
 _READ_BYTES = 1 << 16
 
 
-class Worker:
-    """One arm's process. A context manager: at its end the process is gone.
+class Child:
+    """A process that is asked and answers. A context manager: at its end the process is gone.
 
     Args:
-        arm: its name in messages.
+        name: in messages.
+        module: what it runs, which gets the file descriptor for its answers as only argument.
         python: interpreter of another environment; None for this one.
+        environment: variables that it has besides this process's.
+
+    Attributes:
+        started_ns: when it was started, by the monotonic clock of the machine.
 
     Raises:
         BadInput: there is no such interpreter.
-        MissingRequirement: its environment has no toolkit, or one without this worker.
     """
 
-    def __init__(self, arm: str, python: Path | None = None) -> None:
-        self._arm, self._python = arm, python
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        python: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._name, self._python = name, python
         self._buffer = b""
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         self._replies, their_end = os.pipe()
-        here = [sys.executable, "-I", "-c", _HERE, "\n".join(filter(None, sys.path))]
+        here = [sys.executable, "-I", "-c", _HERE.format(module), "\n".join(filter(None, sys.path))]
         if python is not None and python.exists():
             python = python.absolute()  # a name without a slash would be looked for in PATH alone
-        there = [str(python), "-I", "-m", _MODULE]
+        there = [str(python), "-I", "-m", module]
+        self.started_ns = time.monotonic_ns()
         try:
             # A session of its own, so that Ctrl-C reaches the parent alone, which ends it.
             self._process = subprocess.Popen(
@@ -70,6 +80,7 @@ class Worker:
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
                 pass_fds=(their_end,),
+                env=None if environment is None else os.environ | dict(environment),
                 start_new_session=True,
             )
         except OSError as exc:
@@ -80,36 +91,6 @@ class Worker:
             ) from exc
         finally:
             os.close(their_end)
-        try:
-            self._greet()
-        except BaseException:
-            self.close()
-            raise
-
-    def open(self, job: Job) -> Opened:
-        """Open and warm up the session.
-
-        Raises:
-            ResnextError: what the worker raised, or that it died, hung or said something else. So
-                do the other methods.
-        """
-        self._send(job)
-        return self._receive(Opened, OPENING_S)
-
-    def visit(self, iterations: int, expected_s: float) -> Visit:
-        """Time ``iterations`` runs, which take about ``expected_s``."""
-        self._send(Request(what="visit", iterations=iterations))
-        return self._receive(Visit, VISIT_S + _SLOWER * expected_s)
-
-    def logits(self, expected_s: float) -> NDArray[Any]:
-        """Logits of the last timed run, and of the images after it."""
-        self._send(Request(what="logits"))
-        try:
-            return self._receive(Logits, VISIT_S + _SLOWER * expected_s).array()
-        except (ValueError, TypeError) as exc:
-            if isinstance(exc, ResnextError):
-                raise
-            raise self._foreign() from exc
 
     def close(self) -> None:
         """End the process and what it started. May be called twice."""
@@ -135,18 +116,19 @@ class Worker:
     ) -> None:
         self.close()
 
-    def _greet(self) -> None:
-        hello = self._receive(Hello, STARTING_S)
-        if hello.version != VERSION:
-            raise self._other_toolkit("another version of the toolkit")
-
-    def _send(self, message: BaseModel) -> None:
+    def send(self, message: BaseModel) -> None:
+        """Send one line."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended; what it left to read says why
             self._process.stdin.write(message.model_dump_json().encode() + b"\n")
             self._process.stdin.flush()
 
-    def _receive(self, model: type[M], timeout_s: float) -> M:
+    def receive(self, model: type[M], timeout_s: float) -> M:
+        """The next answer.
+
+        Raises:
+            ResnextError: what the process raised, or that it died, hung or said something else.
+        """
         line = self._line(timeout_s)
         try:
             return model.model_validate_json(line)
@@ -161,7 +143,7 @@ class Worker:
             kind = SessionFailed
         if kind is errors.UnknownName:
             kind = UsageError
-        raise kind(f"{self._arm}: {failure.message}", hint=failure.hint)
+        raise kind(f"{self._name}: {failure.message}", hint=failure.hint)
 
     def _line(self, timeout_s: float) -> bytes:
         end = time.monotonic() + timeout_s
@@ -169,7 +151,7 @@ class Worker:
             ready, _, _ = select.select([self._replies], [], [], max(0.0, end - time.monotonic()))
             if not ready:
                 raise SessionFailed(
-                    f"{self._arm}: its process did not answer for {timeout_s:.0f} s",
+                    f"{self._name}: its process did not answer for {timeout_s:.0f} s",
                     hint="run it alone to see where it stops",
                 )
             chunk = os.read(self._replies, _READ_BYTES)
@@ -184,7 +166,7 @@ class Worker:
         try:
             code = self._process.wait(_ENDING_S)
         except subprocess.TimeoutExpired:
-            return SessionFailed(f"{self._arm}: its process closed the connection")
+            return SessionFailed(f"{self._name}: its process closed the connection")
         self._output.seek(0)
         output = self._output.read().decode(errors="replace")
         words = [line.strip() for line in output.splitlines() if line.strip()] or ["no message"]
@@ -195,16 +177,67 @@ class Worker:
                 return self._other_toolkit("a toolkit that is too old for this")
             return self._other_toolkit("no toolkit" if "resnext" in name else f"no {name}")
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return SessionFailed(f"{self._arm}: its process died ({how}): {words[-1][:200]}")
+        return SessionFailed(f"{self._name}: its process died ({how}): {words[-1][:200]}")
 
     def _foreign(self) -> SessionFailed:
         return SessionFailed(
-            f"{self._arm}: its process sent something else than an answer",
+            f"{self._name}: its process sent something else than an answer",
             hint="is the same toolkit installed in both environments?",
         )
 
     def _other_toolkit(self, problem: str) -> MissingRequirement:
         return MissingRequirement(
-            f"{self._arm}: the environment of {self._python} has {problem}",
+            f"{self._name}: the environment of {self._python} has {problem}",
             hint=f"{self._python} -m pip install -U 'resnext-toolkit[bench]'",
         )
+
+
+class Worker(Child):
+    """One arm's process.
+
+    Args:
+        arm: its name in messages.
+        python: interpreter of another environment; None for this one.
+
+    Raises:
+        BadInput: there is no such interpreter.
+        MissingRequirement: its environment has no toolkit, or one without this worker.
+    """
+
+    def __init__(self, arm: str, python: Path | None = None) -> None:
+        super().__init__(arm, _MODULE, python)
+        try:
+            self._greet()
+        except BaseException:
+            self.close()
+            raise
+
+    def open(self, job: Job) -> Opened:
+        """Open and warm up the session.
+
+        Raises:
+            ResnextError: what the worker raised, or that it died, hung or said something else. So
+                do the other methods.
+        """
+        self.send(job)
+        return self.receive(Opened, OPENING_S)
+
+    def visit(self, iterations: int, expected_s: float) -> Visit:
+        """Time ``iterations`` runs, which take about ``expected_s``."""
+        self.send(Request(what="visit", iterations=iterations))
+        return self.receive(Visit, VISIT_S + _SLOWER * expected_s)
+
+    def logits(self, expected_s: float) -> NDArray[Any]:
+        """Logits of the last timed run, and of the images after it."""
+        self.send(Request(what="logits"))
+        try:
+            return self.receive(Logits, VISIT_S + _SLOWER * expected_s).array()
+        except (ValueError, TypeError) as exc:
+            if isinstance(exc, ResnextError):
+                raise
+            raise self._foreign() from exc
+
+    def _greet(self) -> None:
+        hello = self.receive(Hello, STARTING_S)
+        if hello.version != VERSION:
+            raise self._other_toolkit("another version of the toolkit")

@@ -7,11 +7,9 @@ descriptor FD (`resnext_bench.ab.protocol`).
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +31,15 @@ from resnext.verify.inputs import seeded_inputs
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.measure import as_failure
 
+from .parent import end_with_parent
 from .protocol import Failure, Hello, Job, Logits, Opened, Request, Visit
 
 _WARMUP_RUNS = 3
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Serve the parent until it closes standard input."""
-    _end_with_parent()
+    end_with_parent()
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as replies, ExitStack() as stack:
 
         def send(reply: BaseModel) -> None:
@@ -147,12 +145,6 @@ def _images(job: Job, subject: Artifact | Weights) -> NDArray[Any]:
     if isinstance(subject, Weights):
         return job.preprocessing.normalize(seeded_pixels(job.config, job.images, job.seed))
     return seeded_inputs(subject.manifest, job.images, job.seed)
-
-
-def _end_with_parent() -> None:
-    """On Linux, be killed if the parent is: a visit may last long, and nobody would read it."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -299,6 +299,12 @@ _scenario = option_of(SERVING)
 )
 @load_options
 @_scenario(
+    "--cold-start",
+    is_flag=True,
+    help="After the timed rounds, start every row in fresh processes, without and with caches: time"
+    " to import, open and answer, peak memory, and after how many images its build has paid.",
+)
+@_scenario(
     "--soak",
     type=MinutesType(),
     metavar="MINUTES",
@@ -355,6 +361,7 @@ def main(
     accuracy_images: int | None,
     calibration: str | None,
     calibration_images: int | None,
+    cold_start: bool,
     load: str | None,
     slo: float | None,
     loadgen: str | None,
@@ -416,6 +423,10 @@ def main(
         unsure = assumed(weights.preprocessing, weights.preprocessing_source)
         if unsure is not None and (accuracy or calibration):
             echo(f"warning: {as_flags(str(unsure))}", err=True)
+    if cold_start:
+        from resnext_bench.scenarios.cold_start import ColdStart
+
+        scenarios.append(ColdStart())
     if soak is not None:
         from resnext_bench.scenarios.soak import Soak
 

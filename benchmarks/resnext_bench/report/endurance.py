@@ -1,11 +1,14 @@
-"""What scenarios say under the table of a run: energy and soaks."""
+"""What scenarios say under the table of a run: cold starts, energy and soaks."""
 
 from __future__ import annotations
 
 import math
+import statistics
 
 from resnext_bench.record import Row, RunRecord
+from resnext_bench.scenarios.cold_record import Start, median_of
 from resnext_bench.scenarios.growth import Growth
+from resnext_bench.scenarios.payback import payback
 
 from .columns import name
 
@@ -13,6 +16,78 @@ from .columns import name
 def named(row: Row, run: RunRecord) -> str:
     """The row as sections call it."""
     return f"{name(row, run)} batch {row.batch}"
+
+
+#: Columns of the cold starts: medians, seconds; of the first, the range of the repetitions too.
+_HEADINGS = ("row", "caches", "first answer s", "python", "import", "open", "JIT", "peak MB")
+
+
+def cold_lines(run: RunRecord) -> list[str]:
+    """A small table: without and with caches, two lines for each row with cold starts."""
+    table: list[tuple[str, ...]] = [_HEADINGS]
+    for row in run.rows:
+        if row.cold_start is not None:
+            table.append((named(row, run), "none", *_starts(row.cold_start.without_caches)))
+            table.append(("", "kept", *_starts(row.cold_start.with_caches)))
+    if len(table) == 1:
+        return []
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        for cells in table
+    ]
+
+
+def _starts(starts: tuple[Start, ...]) -> tuple[str, ...]:
+    totals = [start.total_s for start in starts]
+    peaks = [start.peak_host_bytes for start in starts if start.peak_host_bytes is not None]
+    return (
+        f"{median_of(starts, lambda one: one.total_s):.2f} ({min(totals):.2f}-{max(totals):.2f})",
+        f"{median_of(starts, lambda one: one.python_s):.2f}",
+        f"{median_of(starts, lambda one: one.import_s):.2f}",
+        f"{median_of(starts, lambda one: one.open_s):.2f}",
+        f"{median_of(starts, lambda one: one.jit_s):.2f}",
+        f"{statistics.median(peaks) / 1e6:.0f}" if peaks else "n/a",
+    )
+
+
+def payback_lines(run: RunRecord) -> list[str]:
+    """After how many images each row has paid for its build, and what was not cold."""
+    lines: list[str] = []
+    bases: dict[tuple[object, ...], Row] = {}
+    floor = 0.0 if run.control is None else run.control.noise_floor or 0.0
+    for row in run.rows:
+        if row.cold_start is None or not row.timings:
+            continue
+        like = (row.batch, row.threads, row.streams, row.timings[-1].boundary)
+        base = bases.setdefault(like, row)
+        if base is not row:
+            lines.append(f"{named(row, run)} against {named(base, run)}: {_paid(row, base, floor)}")
+    kept = [
+        named(row, run)
+        for row in run.rows
+        if row.cold_start is not None and row.cold_start.file_dropped is not True
+    ]
+    if kept:
+        lines.append(f"{', '.join(kept)}: its file may have been in the page cache all the time")
+    return lines
+
+
+def _paid(row: Row, base: Row, floor: float) -> str:
+    paid = payback(row, base, floor)
+    if paid.images is None or paid.low is None or paid.high is None:
+        return paid.reason
+    if paid.images == 0:
+        return "at the first image"
+    return f"after {_count(paid.images)} images ({_count(paid.low)} to {_count(paid.high)})"
+
+
+def _count(images: float) -> str:
+    """Three digits are more than is known."""
+    return f"{float(f'{math.ceil(images):.3g}'):,.0f}"
 
 
 def energy_lines(run: RunRecord) -> list[str]:

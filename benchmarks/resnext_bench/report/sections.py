@@ -12,7 +12,7 @@ from resnext_bench.record import Row, RunRecord
 from resnext_bench.scenarios.load_text import load_lines, loadgen_line
 
 from .columns import name
-from .endurance import energy_lines, named, soak_lines
+from .endurance import cold_lines, energy_lines, named, payback_lines, soak_lines
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,14 @@ def _warnings(run: RunRecord) -> Section:
     return Section("Warnings", tuple(warnings(run)))
 
 
+def _cold_start(run: RunRecord) -> Section:
+    return Section("Cold start (medians, seconds)", tuple(cold_lines(run)), aligned=True)
+
+
+def _payback(run: RunRecord) -> Section:
+    return Section("Build and start are paid back", tuple(payback_lines(run)))
+
+
 def _load(run: RunRecord) -> Section:
     lines = [
         f"{named(row, run)}: {line}"
@@ -155,6 +163,8 @@ def _soak(run: RunRecord) -> Section:
 SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (
     _not_valid,
     _warnings,
+    _cold_start,
+    _payback,
     _load,
     _energy,
     _soak,

@@ -9,6 +9,7 @@ from typing import Protocol
 from resnext.artifact.files import Artifact
 from resnext.artifact.specs import Strict
 from resnext.errors import ResnextError
+from resnext.runtimes.registry import SessionOptions
 from resnext.verify.subject import Network
 from resnext_bench.deadline import Deadline
 from resnext_bench.measure import Samples, Subject, as_failure
@@ -31,6 +32,7 @@ class Stage:
         seed: of the run.
         deadline: a scenario checks it between steps, and reports what it has once it is over.
         say: called with one line at every step.
+        options: what the session was opened with.
     """
 
     case: Case
@@ -41,6 +43,7 @@ class Stage:
     seed: int
     deadline: Deadline
     say: Callable[[str], None] = lambda _: None
+    options: SessionOptions = field(default_factory=SessionOptions)
 
 
 class Scenario(Protocol):
