@@ -30,7 +30,7 @@ MOST_BYTES = 1_000_000
 #: Of the full run, in the order of the page.
 SECTIONS = [
     *("rows", "speedups", "rounds", "batches", "trade-off", "load", "loadgen", "limits"),
-    *("energy", "memory", "soak", "parity", "precision", "machine", "commands"),
+    *("cold-start", "energy", "memory", "soak", "parity", "precision", "machine", "commands"),
 ]
 #: Elements without an end.
 VOID = {"meta", "br", "hr", "img", "input", "link"}

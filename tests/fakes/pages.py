@@ -7,6 +7,7 @@ from typing import Any
 
 from resnext_bench.record import FindingRecord, Row
 from resnext_bench.result import Run, read_run
+from resnext_bench.scenarios.cold_record import ColdStartRecord, Start
 from resnext_bench.scenarios.energy_record import EnergyRecord, EnergyUse
 from resnext_bench.scenarios.growth import growth
 from resnext_bench.scenarios.load_record import LoadRecord, Probe
@@ -104,8 +105,26 @@ def _full(row: Row, index: int) -> Row:
             "soak": soaked,
             "load": _load(row),
             "energy": _energy(index, "GPU"),
+            "cold_start": _cold_start(index) if index < 6 else None,
             "loadgen": _loadgen("") if index in (3, 4) else None,
         }
+    )
+
+
+def _cold_start(index: int) -> ColdStartRecord:
+    """Three starts without caches, three with."""
+    first = Start(
+        python_s=0.02,
+        library_s=0.3 + 0.2 * index,
+        toolkit_s=0.2,
+        open_s=0.1 * index,
+        first_s=2.0,
+        steady_s=0.1,
+        peak_host_bytes=10**9,
+    )
+    later = first.model_copy(update={"first_s": 0.15})
+    return ColdStartRecord(
+        without_caches=(first,) * 3, with_caches=(later,) * 3, file_dropped=True, build_s=12.0
     )
 
 

@@ -8,6 +8,7 @@ from resnext_bench.report import title
 from .document import document
 from .sections import (
     batches,
+    cold_start,
     commands,
     energy,
     limits,
@@ -35,6 +36,7 @@ SECTIONS = (
     load,
     loadgen,
     limits,
+    cold_start,
     energy,
     memory,
     soak,
