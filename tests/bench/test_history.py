@@ -287,7 +287,7 @@ def test_a_slowdown_that_was_mended_passes_and_one_that_was_not_wholly_fails(
         times = [level(day, 10 if day < 8 else 12 if day < 16 else last) for day in range(24)]
         folder = keep(tmp_path / name, [run(day, row(time)) for day, time in enumerate(times)])
         assert len(read_history(folder).series[0].steps) == 2
-        assert gate(folder).exit_code == code, name
+        assert gate(folder, "--strict").exit_code == code, name
 
 
 def test_one_slow_run_is_no_step(tmp_path: Path) -> None:
