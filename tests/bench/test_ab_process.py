@@ -13,6 +13,7 @@ import pytest
 from resnext.errors import BadInput, MissingRequirement, ResnextError, SessionFailed, UsageError
 from resnext.images.preprocessing import default_preprocessing
 from resnext.network.config import ResNeXtConfig
+from resnext_bench import child
 from resnext_bench.ab import process
 from resnext_bench.ab.process import Worker
 from resnext_bench.ab.protocol import Job, Logits
@@ -81,7 +82,7 @@ def test_another_environment_that_does_not_work_is_one_line(
     words: str,
 ) -> None:
     monkeypatch.setattr(process, "OPENING_S", 1.0)
-    monkeypatch.setattr(process, "_ENDING_S", 0.3)
+    monkeypatch.setattr(child, "_ENDING_S", 0.3)
     with pytest.raises(error) as caught, Worker("arm B", interpreter(tmp_path, script)) as worker:
         worker.open(JOB)
     assert words in str(caught.value)

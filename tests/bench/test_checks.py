@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -30,6 +30,8 @@ from resnext_bench.checks.registry import CHECKS, judge, registry
 from resnext_bench.limits.distance import Distance
 from resnext_bench.measure import Samples
 from resnext_bench.scenarios.growth import Growth
+from resnext_bench.scenarios.load_record import LoadRecord, Probe
+from resnext_bench.scenarios.loadgen_record import LoadGenRecord, record_of
 from resnext_bench.scenarios.scenario import Passes
 from resnext_bench.scenarios.soak_record import SoakRecord
 from resnext_bench.stats import timing_of
@@ -137,10 +139,41 @@ def soaked(**facts: Any) -> Evidence:
     return replace(FINE, passes=Passes(records={"soak": record}))
 
 
+def loaded(**facts: Any) -> Evidence:
+    """A sound row under load, with a sound LoadGen run."""
+    good = {
+        "offered_per_s": 100.0,
+        "workers": 1,
+        "answered_per_s": 99.0,
+        "images_per_s": 99.0,
+        "requests": 700,
+        "busy": 0.5,
+        "latency_ns": (1000,) * 700,
+        "p50_ns": 1000.0,
+        "p90_ns": 1000,
+        "p99_ns": 1000,
+        "max_ns": 1000,
+        "over_slo": 0,
+        "late_ns": 10,
+    }
+    load = LoadRecord(load="poisson:100", slo_ns=2000, probes=(Probe(**(good | facts)),))
+    return replace(FINE, passes=Passes(records={"load": load, "loadgen": generated("VALID")}))
+
+
+def generated(result: Literal["VALID", "INVALID"]) -> LoadGenRecord:
+    summary = f"Result is : {result}\nRecommendations:\n * Run for\n longer.\n"
+    return record_of(summary, "offline", "6.0.17", 1, 1, min_duration_s=1.0)
+
+
 FAULTS: dict[str, Evidence] = {
     "scenario-failed": replace(
         FINE, passes=Passes(errors={"load": GateFailed("no answer in 60 s")})
     ),
+    "cannot-serve": loaded(dropped=9),
+    "late-arrivals": loaded(late_ns=1_000_000),
+    "slo-not-met": loaded(over_slo=70),
+    "wrong-under-load": loaded(wrong="planted"),
+    "loadgen-invalid": replace(FINE, passes=Passes(records={"loadgen": generated("INVALID")})),
     "memory-leak": soaked(host_growth=grows(2e6, 1e6, 3e6)),
     "latency-growth": soaked(latency_growth=grows(0.1, 0.05, 0.15)),
     "changed-output": soaked(output_error=None, changed_s=61.0),
@@ -206,6 +239,7 @@ FAULTS: dict[str, Evidence] = {
 def test_a_sound_row_has_no_finding() -> None:
     assert judge(FINE) == ()
     assert judge(soaked()) == ()
+    assert judge(loaded()) == ()
 
 
 @pytest.mark.parametrize("code", CHECKS)

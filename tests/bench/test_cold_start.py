@@ -25,9 +25,9 @@ from resnext_bench.measure import Samples, Subject
 from resnext_bench.plan import Case
 from resnext_bench.record import Row
 from resnext_bench.report import text
+from resnext_bench.report.payback import payback
 from resnext_bench.scenarios.cold_record import ColdStartRecord, Start
 from resnext_bench.scenarios.page_cache import drop_pages
-from resnext_bench.scenarios.payback import payback
 from resnext_bench.scenarios.scenario import Stage, go_through
 from resnext_bench.stats import timing_of
 from resnext_export import ExportRequest, build_or_reuse
@@ -181,7 +181,7 @@ def test_an_interruption_ends_the_process_and_leaves_nothing(
             time.sleep(0.01)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("resnext_bench.ab.process.select.select", interrupted)
+    monkeypatch.setattr("resnext_bench.child.select.select", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scenario(stage)
     with pytest.raises(ProcessLookupError):

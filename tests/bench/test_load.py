@@ -206,6 +206,7 @@ def test_a_queue_that_grows_without_a_drop_cannot_be_served() -> None:
 def test_drops_make_a_row_invalid() -> None:
     probe = probe_of(answered([MS // 2] * 700, dropped=3), 1, offered_per_s=9, slo_ns=MS)
     codes = found(LoadRecord(load="poisson:9", slo_ns=MS, probes=(probe,)))
+    assert set(codes) == {"cannot-serve"}
     assert "3 requests at 9/s were dropped" in codes["cannot-serve"]
     assert probe.verdict == "missed"
 
@@ -275,7 +276,7 @@ def test_the_number_of_missing_requests_is_told() -> None:
         "1 ms at p99: CANNOT TELL, 0 of 100 requests were above it; about 562 more requests would"
         " tell"
     )
-    assert "CANNOT TELL" in found(record)["slo"]
+    assert "CANNOT TELL" in found(record)["slo-not-met"]
     assert more_requests(1, 662) is not None
     assert more_requests(10, 662) is None
 
@@ -328,12 +329,12 @@ def test_a_search_that_does_not_settle_says_the_interval() -> None:
 def test_no_rate_meets_it_and_time_is_up() -> None:
     record = search(fake_probe(lambda *_: False), 500.0, MS)
     assert record.largest_per_s is None
-    assert "no rate from" in found(record)["slo"]
+    assert "no rate from" in found(record)["slo-not-met"]
     left = iter([False] * 3 + [True])
     record = search(fake_probe(lambda rate, _: rate <= 400), 500.0, MS, lambda: next(left))
     assert record.cut == "time was up"
     assert record.largest_per_s is None
-    assert "time was up" in found(record)["slo"]
+    assert "time was up" in found(record)["slo-not-met"]
 
 
 def test_a_search_on_a_session(monkeypatch: pytest.MonkeyPatch) -> None:

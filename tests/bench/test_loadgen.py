@@ -255,9 +255,9 @@ def test_onnx_runtime_agrees_with_loadgen_within_five_percent(
 
         field = "load"
 
-        def __call__(self, at: Stage) -> None:
-            ratios["p50"] = one_client_and_single_stream(at, 9, 1.0)
-            ratios["images/s"] = throughput(at, 9, 1.0)
+        def __call__(self, stage: Stage) -> None:
+            ratios["p50"] = one_client_and_single_stream(stage, 9, 1.0)
+            ratios["images/s"] = throughput(stage, 9, 1.0)
 
     benchmark("ort-cpu", weights="digits", batch=64, scenarios=[Both()], duration=0.5)
     assert ratios == pytest.approx({"p50": 1, "images/s": 1}, rel=0.05)

@@ -143,17 +143,3 @@ class Logits(Strict):
         """
         flat = np.frombuffer(base64.b64decode(self.data), numpy_dtype(self.dtype))
         return flat.reshape(self.shape)
-
-
-class Failure(Strict):
-    """Why a worker ends.
-
-    Attributes:
-        kind: class of the error, of `resnext.errors`.
-        message: its message.
-        hint: what to do.
-    """
-
-    kind: str
-    message: str
-    hint: str = ""

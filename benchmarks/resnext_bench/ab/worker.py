@@ -29,10 +29,11 @@ from resnext.timing.clock import now_ns, settle, time_host
 from resnext.verify.check import batched, whole
 from resnext.verify.inputs import seeded_inputs
 from resnext.weights.spec import Weights, load_weights
+from resnext_bench.child import Failure
 from resnext_bench.measure import as_failure
+from resnext_bench.parent import end_with_parent
 
-from .parent import end_with_parent
-from .protocol import Failure, Hello, Job, Logits, Opened, Request, Visit
+from .protocol import Hello, Job, Logits, Opened, Request, Visit
 
 _WARMUP_RUNS = 3
 

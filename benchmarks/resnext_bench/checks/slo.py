@@ -1,4 +1,4 @@
-"""# slo
+"""# slo-not-met
 
 Under load, more than 1 % of the requests take longer than the SLO (`--slo`); or it cannot be told
 whether they do, at 99 % confidence. A search for the largest rate has this finding if no rate was
@@ -22,7 +22,7 @@ from resnext_bench.scenarios.load_text import verdict_line
 
 from .evidence import Evidence
 
-CODE = "slo"
+CODE = "slo-not-met"
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
@@ -35,6 +35,8 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(CODE, verdict_line(record), "give a longer `slo` or a smaller `batch`")
         return
     probe = record.probes[-1]
+    if probe.dropped or probe.serves_per_s is not None:  # which says more: `cannot-serve`
+        return
     if probe.verdict == "missed":
         share = (probe.over_slo or 0) / probe.requests
         yield Finding(

@@ -8,9 +8,9 @@ import statistics
 from resnext_bench.record import Row, RunRecord
 from resnext_bench.scenarios.cold_record import Start, median_of
 from resnext_bench.scenarios.growth import Growth
-from resnext_bench.scenarios.payback import payback
 
 from .columns import name
+from .payback import payback
 
 
 def named(row: Row, run: RunRecord) -> str:

@@ -12,7 +12,7 @@ from resnext.errors import UsageError
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import remove, scratch_folder
 from resnext.verify.subject import weights_of
-from resnext_bench.ab.process import OPENING_S, Child
+from resnext_bench.child import OPENING_S, Child
 
 from .cold_protocol import ColdJob
 from .cold_record import ColdStartRecord, Start

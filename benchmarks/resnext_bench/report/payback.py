@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from .cold_record import median_of
-
-if TYPE_CHECKING:
-    from resnext_bench.record import Row
+from resnext_bench.record import Row
+from resnext_bench.scenarios.cold_record import median_of
 
 #: More images than this are never reached in practice: the rows are as fast as each other.
 _NEVER = 1e12
