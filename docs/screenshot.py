@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 #: Pixels of the page that the picture shows; it has twice as many, for fine screens.
-WIDTH, HEIGHT = 1280, 1380
+WIDTH, HEIGHT = 1280, 1410
 #: Colors are few; a palette makes the file a third as large.
 _COLORS = 64
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")

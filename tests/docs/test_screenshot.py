@@ -49,5 +49,5 @@ def test_it_takes_the_top_of_a_page(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert picture.stat().st_size <= MOST_BYTES
     with Image.open(picture) as image:
-        assert image.size == (2560, 2760)
+        assert image.size == (2560, 2820)
         assert len(image.convert("RGB").getcolors(1 << 16) or ()) > 20

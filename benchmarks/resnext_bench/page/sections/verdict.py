@@ -24,7 +24,7 @@ def lead(run: RunRecord) -> Markup:
     return join(
         tag("p", f"{run.created}, {machine}", class_="sub"),
         tag("p", tag("span", f"{sign} {words}", class_=bad), class_="verdict"),
-        tag("p", prose(f"{sentence[:1].upper()}{sentence[1:]}.")) if bad == "valid" else None,
+        tag("p", prose(f"{sentence}.")) if bad == "valid" else None,
         None
         if run.complete
         else tag("p", "This run is not finished: rows that are missing had not been judged."),
