@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from bench.test_load import Served, stage
 from fakes.calm import calm
 from resnext.errors import GateFailed, MissingRequirement, SessionFailed, UnknownName, UsageError
+from resnext.machine.load import Meter
 from resnext.testing import FakeSession
 from resnext.timing.requests import open_loop
 from resnext_bench import Load, LoadGen, benchmark
@@ -249,6 +250,7 @@ def test_onnx_runtime_agrees_with_loadgen_within_five_percent(
 ) -> None:
     calm(monkeypatch)
     ratios: dict[str, float] = {}
+    disturbed: list[str] = []
 
     class Both:
         """Both, in turns, on the row's own session."""
@@ -256,8 +258,13 @@ def test_onnx_runtime_agrees_with_loadgen_within_five_percent(
         field = "load"
 
         def __call__(self, stage: Stage) -> None:
+            meter = Meter()
+            before = meter.read()
             ratios["p50"] = one_client_and_single_stream(stage, 9, 1.0)
             ratios["images/s"] = throughput(stage, 9, 1.0)
+            disturbed.extend(meter.since(before).disturbances(stage.subject.threads))
 
     benchmark("ort-cpu", weights="digits", batch=64, scenarios=[Both()], duration=0.5)
+    if disturbed:  # the scheduler then stops a run in ours, and between two in LoadGen
+        pytest.skip(f"{', '.join(disturbed)}: {ratios}")
     assert ratios == pytest.approx({"p50": 1, "images/s": 1}, rel=0.05)
