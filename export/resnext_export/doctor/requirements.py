@@ -20,6 +20,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
     {
         "bench": "facts about the machine in benchmarks",
         "hub": "weights by name from a hub",
+        "loadgen": "MLPerf's LoadGen in benchmarks",
         "openvino": "OpenVINO",
         "sign": "signing and verifying artifacts",
         "trt": "TensorRT",
@@ -29,6 +30,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
 #: Modules whose name is not their distribution's.
 MODULES: Mapping[str, str] = MappingProxyType(
     {
+        "mlcommons-loadgen": "mlperf_loadgen",
         "nvidia-ml-py": "pynvml",
         "onnxruntime-gpu": "onnxruntime",
         "pillow": "PIL",

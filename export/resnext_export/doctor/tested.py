@@ -10,6 +10,7 @@ TESTED = (
     'filelock==4.2.11; python_version >= "3.11"',
     'filelock==4.1.0; python_version < "3.11"',
     "huggingface_hub==2.4.0",
+    'mlcommons-loadgen==6.0.17; python_version < "3.14"',
     "ml_dtypes==0.6.0",
     "model-signing==1.1.1",
     'numpy==2.4.6; python_version >= "3.11"',
