@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import count
 from queue import Empty, SimpleQueue
 from threading import Event
 from typing import NamedTuple
@@ -90,6 +91,7 @@ def open_loop(
     arrivals_ns: Sequence[int],
     room: int,
     stop: Callable[[], bool] = lambda: False,
+    most_over: tuple[int, int] | None = None,
 ) -> Answers:
     """Release requests at planned times, whether earlier ones are answered or not.
 
@@ -98,11 +100,14 @@ def open_loop(
         arrivals_ns: planned arrivals, from the start of the load, in order.
         room: length of the queue; a request that finds it full is dropped.
         stop: asked before each arrival; no more are released once it is true.
+        most_over: a latency in nanoseconds, and the number of requests beyond it after which no
+            more are released; None releases all.
 
     Raises:
         Exception: whatever a call raises; the load ends then.
     """
-    answers, failed = Answers(len(calls)), Event()
+    answers, failed, clear = Answers(len(calls)), Event(), Event()
+    over = count(1)
     requests: SimpleQueue[int | None] = SimpleQueue()
 
     def release() -> None:
@@ -110,7 +115,7 @@ def open_loop(
         try:
             for due in arrivals_ns:
                 at = answers.began + due
-                if not _wait_until(at, failed) or stop():
+                if not _wait_until(at, failed) or clear.is_set() or stop():
                     break
                 answers.late_ns.append(clock.now_ns() - at)
                 if requests.qsize() < room:
@@ -122,7 +127,7 @@ def open_loop(
                     break
             answers.ended = clock.now_ns()
             answers.waiting = requests.qsize()
-            if answers.gave_up or failed.is_set():
+            if answers.gave_up or failed.is_set() or clear.is_set():
                 _clear(requests)
         finally:
             for _ in calls:
@@ -133,7 +138,9 @@ def open_loop(
             while (arrived := requests.get()) is not None:
                 started = clock.now_ns()
                 call()
-                answers.answers.append(Answer(arrived, started, clock.now_ns()))
+                answers.answers.append(Answer(arrived, started, done := clock.now_ns()))
+                if most_over and done - arrived > most_over[0] and next(over) >= most_over[1]:
+                    clear.set()
         except BaseException:
             failed.set()
             raise

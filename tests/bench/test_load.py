@@ -31,6 +31,7 @@ from resnext_bench.scenarios.load import poisson_arrivals
 from resnext_bench.scenarios.load_record import (
     LoadRecord,
     Probe,
+    clear_miss,
     more_requests,
     probe_of,
     slo_verdict,
@@ -189,6 +190,23 @@ def test_a_rate_that_cannot_be_served_ends_early_and_says_what_can() -> None:
     message = found(record)["cannot-serve"]
     assert message.startswith("cannot serve 1000/s: it answers at most ")
     assert "lower rate as `load`" in message
+
+
+def test_a_search_does_not_go_on_with_a_rate_that_clearly_misses() -> None:
+    slow = [lambda: time.sleep(0.004)]
+    arrivals = [i * 5 * MS for i in range(700)]
+    answers = open_loop(slow, arrivals, 1000, most_over=(MS, clear_miss(700)))
+    assert 15 <= len(answers.answers) <= 17
+    assert not answers.gave_up  # the rate could be served
+    over = sum(ns > MS for ns in answers.latencies_ns)
+    assert slo_verdict(over, len(answers.answers)) == "missed"
+    assert len(open_loop(slow, arrivals[:40], 1000).answers) == 40
+
+
+@pytest.mark.parametrize("requests", [662, 1000, 20_000])
+def test_a_clear_miss_is_the_fewest_that_are_one(requests: int) -> None:
+    assert slo_verdict(clear_miss(requests), requests) == "missed"
+    assert slo_verdict(clear_miss(requests) - 1, requests) != "missed"
 
 
 def test_a_queue_that_grows_without_a_drop_cannot_be_served() -> None:

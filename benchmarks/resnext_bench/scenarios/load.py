@@ -19,7 +19,7 @@ from resnext.timing.clock import settle
 from resnext.timing.requests import Answers, closed_loop, open_loop
 from resnext_bench.stats import LEAST_SAMPLES
 
-from .load_record import LoadRecord, Probe, probe_of
+from .load_record import LoadRecord, Probe, clear_miss, probe_of
 from .load_search import search
 from .scenario import Stage
 
@@ -104,7 +104,7 @@ class Load:
             return LoadRecord(load=self.spec, slo_ns=self.slo_ns, probes=(probe,))
         assert self.slo_ns is not None
         return search(
-            lambda rate, index: self._open(stage, workers, rate, index),
+            lambda rate, index: self._open(stage, workers, rate, index, searching=True),
             service_rate(stage),
             self.slo_ns,
             stage.deadline.over,
@@ -120,15 +120,24 @@ class Load:
 
         return self._probe(stage, workers, run, clients=clients)
 
-    def _open(self, stage: Stage, workers: list[Worker], rate: float, index: int) -> Probe:
+    def _open(
+        self,
+        stage: Stage,
+        workers: list[Worker],
+        rate: float,
+        index: int,
+        *,
+        searching: bool = False,
+    ) -> Probe:
         least = LEAST_SAMPLES[99] if self.slo_ms else LEAST_SAMPLES[50]
         count = max(least, math.ceil(rate * self.duration))
         arrivals = poisson_arrivals(rate, count, (stage.seed, index))
         seconds = max(_ROOM_S, 2e-3 * (self.slo_ms or 0.0))
         room = max(_LEAST_ROOM, math.ceil(rate * seconds))
+        most_over = (self.slo_ns, clear_miss(count)) if searching and self.slo_ns else None
 
         def run() -> Answers:
-            return open_loop(workers, arrivals, room, stage.deadline.over)
+            return open_loop(workers, arrivals, room, stage.deadline.over, most_over)
 
         return self._probe(stage, workers, run, offered_per_s=rate)
 

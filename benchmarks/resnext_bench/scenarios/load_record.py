@@ -173,6 +173,13 @@ def slo_verdict(over: int, requests: int) -> SloVerdict:
     return "missed" if binom.sf(over - 1, requests, 0.01) <= 1 - CONFIDENCE else "cannot tell"
 
 
+def clear_miss(requests: int) -> int:
+    """How many of ``requests`` must exceed the SLO for a clear miss."""
+    from scipy.stats import binom
+
+    return int(binom.isf(1 - CONFIDENCE, requests, 0.01)) + 1
+
+
 def more_requests(over: int, requests: int) -> int | None:
     """How many more requests would show that the SLO is met, if as large a share of them exceeds it
     as so far; None if no reasonable number would.
