@@ -29,6 +29,7 @@ from resnext_bench.deadline import Deadline
 from resnext_bench.measure import Samples, Subject
 from resnext_bench.plan import Case
 from resnext_bench.report import text
+from resnext_bench.scenarios.growth import Growth
 from resnext_bench.scenarios.scenario import Passes, Stage
 from resnext_bench.scenarios.soak_record import SoakRecord
 
@@ -142,18 +143,18 @@ class Corrupted(FakeSession):
 
 @pytest.mark.parametrize("wrong", [1.0001, float("nan"), float("inf")])
 def test_an_output_that_changes_is_found(wrong: float) -> None:
-    record = Soak(0.01)(stage(Corrupted(2000, wrong)))
+    record = Soak(0.004)(stage(Corrupted(300, wrong)))
     assert codes(record) == {"changed-output"}
     assert record.changed_s is not None
     assert (record.output_error is None) == (not np.isfinite(wrong))
     assert SoakRecord.model_validate_json(record.model_dump_json()) == record
-    assert codes(Soak(0.01)(stage(Corrupted(10**9, wrong)))) == set()
+    assert codes(Soak(0.004)(stage(Corrupted(10**9, wrong)))) == set()
 
 
 def test_runs_that_always_differ_a_little_set_the_limit() -> None:
     random = np.random.default_rng(0)
     noisy = FakeSession(lambda x: 1 + 1e-4 * random.random((len(x), 2)).astype(np.float32))
-    record = Soak(0.01)(stage(noisy))
+    record = Soak(0.004)(stage(noisy))
     assert record.output_error is not None
     assert 0 < record.output_error < record.output_limit
     assert codes(record) == set()
@@ -209,11 +210,13 @@ def test_a_row_tells_of_its_soak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     run = benchmark("torch", weights="digits", scenarios=[Soak(0.01)], **options)
     assert run.rows[0].soak is not None
     assert run.rows[0].soak.batches == (1, 2)
-    for report in (text(run), run.markdown()):
+    grown = Growth(per_minute=(1e6, 0.5e6, 2e6), minutes=2.0)
+    soak = run.rows[0].soak.model_copy(update={"host_growth": grown, "latency_growth": None})
+    shown = run.model_copy(update={"rows": (run.rows[0].model_copy(update={"soak": soak}),)})
+    for report in (text(shown), shown.markdown()):
         assert "Soak" in report
         assert "runs at batch 1, 2; outputs as at the start" in report
-        assert "too short to tell" not in report
-        assert "MB a minute" in report
+        assert "host memory +1.00 MB a minute (+0.50 to +2.00), latency: too short" in report
     path = tmp_path / "run.json"
     path.write_text(run.model_dump_json())
     assert read_run(path).rows[0].soak == run.rows[0].soak
