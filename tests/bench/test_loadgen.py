@@ -65,6 +65,11 @@ def test_every_scenario_gives_a_verdict(scenario: Any) -> None:
     assert record.result == "VALID" or record.recommendations
 
 
+def test_a_fast_session_gets_enough_queries() -> None:
+    at = stage(Served(lambda _: 0.0), timed_ns=MS // 10)
+    assert LoadGen("single-stream", 0.2)(at).result == "VALID"
+
+
 def test_log_files_are_kept_in_a_folder_of_the_row(tmp_path: Path) -> None:
     LoadGen("offline", 0.01, logs=tmp_path)(stage(Served(lambda _: 0.0)))
     summary, detail = (

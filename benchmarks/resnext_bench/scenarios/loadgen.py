@@ -31,6 +31,8 @@ _NAMES = {
 _LEAST_QUERIES = {"single-stream": 64, "multi-stream": 662, "server": 662, "offline": 1}
 #: Server without a rate: this share of what back-to-back runs reached.
 _SERVER_SHARE = 0.7
+#: The other scenarios: expected latency over that of back-to-back runs.
+_FASTER = 0.3
 #: Offline: expected speed over that of back-to-back runs, so that its only query lasts.
 _OFFLINE_MORE = 1.1
 
@@ -156,6 +158,9 @@ class LoadGen:
         if rate is not None and self.slo_ms is not None:
             settings.server_target_qps = rate
             settings.server_target_latency_ns = round(self.slo_ms * 1e6)
+        # From these LoadGen plans its queries, and with too few its run is too short.
+        settings.single_stream_expected_latency_ns = round(_FASTER * 1e9 / speed)
+        settings.multi_stream_expected_latency_ns = round(_FASTER * 8e9 / speed)
         settings.offline_expected_qps = _OFFLINE_MORE * speed
         return settings
 
