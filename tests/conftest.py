@@ -42,3 +42,12 @@ def _interruptible() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_width() -> Iterator[None]:
+    """What the commands print is as wide as it is: pytest-xdist gives its workers 80 columns."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("COLUMNS", "LINES"):
+            patch.delenv(variable, raising=False)
+        yield
