@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -32,6 +33,7 @@ LEAST_RUNS = 4
 _MOST_ROUNDS = 10_000
 
 Verdict: TypeAlias = Literal["FASTER", "SLOWER", "SAME", "CANNOT TELL"]
+WORST_FIRST: tuple[Verdict, ...] = ("SLOWER", "CANNOT TELL", "FASTER", "SAME")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def holm(changes: Sequence[Change]) -> tuple[Change, ...]:
                 change,
                 verdict="CANNOT TELL",
                 more=_more(change, _wider(rivals)),
-                reason=f"one of {len(tested)} rows is beyond the margin by chance",
+                reason=f"with {len(tested)} rows, one may be beyond the margin by chance",
             )
     return tuple(corrected)
 
@@ -157,7 +159,8 @@ def describe(change: Change, base: str = "A", new: str = "B", unit: str = "round
     """
     margin = f"the margin of {change.margin * 100:g} %"
     if change.ratio is None:
-        text = f"{change.count} {unit} are too few for an interval"
+        are = f"{_counted(change.count, unit)} {'is' if change.count == 1 else 'are'}"
+        text = f"{are} too few for an interval"
     else:
         percent, low, high = (100 * (ratio - 1) for ratio in change.ratio)
         difference = f"{abs(percent):.1f} % {'less' if percent < 0 else 'more'} time than"
@@ -174,8 +177,13 @@ def describe(change: Change, base: str = "A", new: str = "B", unit: str = "round
     elif change.ratio is not None:
         text += f"; the interval crosses the edge of {margin}"
     if change.more is not None:
-        text += f"; about {change.more} more {unit} would tell"
+        text += f"; about {_counted(change.more, f'more {unit}')} would tell"
     return f"{text}."
+
+
+def _counted(number: int, units: str) -> str:
+    """``number`` of ``units``, without the plural's s for a single one."""
+    return f"{number} {re.sub('s( |$)', ' ', units, count=1).rstrip() if number == 1 else units}"
 
 
 def _judged(

@@ -143,6 +143,7 @@ def test_it_fits_a_narrow_terminal_without_unicode(tmp_path: Path) -> None:
     done = subprocess.run(command, env=settings, capture_output=True, check=True)
     lines = done.stdout.decode("latin-1").splitlines()
     assert max(map(len, lines)) <= 60
+    assert "not shown: most, least, newest (wider terminal or --json)" in lines
     assert re.search(r" [12]{12}\|[67]{12} ", lines[2])
 
 
@@ -343,7 +344,7 @@ def test_among_many_rows_a_weak_step_is_chance(tmp_path: Path) -> None:
     )
     done = gate(keep(tmp_path / "many", runs(names[:1])))
     assert done.exit_code == 0, done.output
-    assert "one of 40 rows is beyond the margin by chance" in done.stdout
+    assert "with 40 rows, one may be beyond the margin by chance" in done.stdout
 
 
 def test_a_clear_step_in_one_of_many_rows_is_seen(tmp_path: Path) -> None:
@@ -360,7 +361,9 @@ def test_a_clear_step_in_one_of_many_rows_is_seen(tmp_path: Path) -> None:
     ]
     done = gate(keep(tmp_path, runs))
     assert done.exit_code == 1, done.output
-    assert done.stdout.startswith("SLOWER: torch row7 2 threads batch 8 fp32 host, ")
+    assert done.stdout.startswith(
+        "SLOWER: 1 of 60 series, 59 SAME; torch row7 2 threads batch 8 fp32 host, a CPU, 2 cores: "
+    )
 
 
 def test_noise_does_not_fail_the_gate(tmp_path: Path) -> None:
@@ -376,6 +379,135 @@ def test_noise_does_not_fail_the_gate(tmp_path: Path) -> None:
         for day in range(20)
     ]
     assert gate(keep(tmp_path, runs)).exit_code == 0
+
+
+def cut(folder: Path) -> None:
+    """Break the newest file."""
+    path = folder / "23.json"
+    path.write_text(path.read_text()[:100])
+
+
+def future(folder: Path) -> None:
+    (folder / "24.json").write_text('{"format_version": 99, "rows": []}')
+
+
+def invalid(folder: Path) -> None:
+    bad = row(10, status="invalid", reasons=("wrong output", "and more"))
+    (folder / "24.json").write_text(run(24, bad).model_dump_json())
+
+
+def failed(folder: Path) -> None:
+    bad = row(0, rounds=0, status="failed", reasons=("no device",))
+    (folder / "24.json").write_text(run(24, bad).model_dump_json())
+
+
+def disturbed(folder: Path) -> None:
+    timing = timing_of("host", [[10**7] * 3] * 8, 8, range(8))
+    (folder / "24.json").write_text(run(24, row(10, timings=(timing,))).model_dump_json())
+
+
+def absent(folder: Path) -> None:
+    for day in (24, 25, 26):
+        (folder / f"{day}.json").write_text(run(day, row(10, batch=1)).model_dump_json())
+
+
+def empty(folder: Path) -> None:
+    (folder / "24.json").write_text(run(24, complete=False).model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (cut, "23.json is not a stored run (format_version 1): "),
+        (future, "its format_version is 99; read it with a newer toolkit"),
+        (invalid, "not valid in the newest run: invalid: wrong output"),
+        (failed, "not valid in the newest run: failed: no device"),
+        (disturbed, "not valid in the newest run: disturbed in every round"),
+        (absent, "not measured in the newest 3 runs"),
+        (empty, "not measured in the newest run"),
+    ],
+)
+def test_a_newest_run_that_cannot_be_judged_is_no_pass(
+    tmp_path: Path, spoil: Callable[[Path], None], words: str
+) -> None:
+    folder, report = stepped(tmp_path / "runs", ratio=1.0), tmp_path / "gate.xml"
+    assert gate(folder, "--strict").exit_code == 0
+    spoil(folder)
+    done = gate(folder, "--junit", report)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("CANNOT TELL: ")
+    assert words in done.stdout
+    assert words in report.read_text().partition("<system-out>")[0]
+    assert "failure" not in outcomes(report).values()
+    strict = gate(folder, "--strict", "--junit", report)
+    assert strict.exit_code == 1
+    assert "error: the verdict is CANNOT TELL" in strict.stderr
+    assert "failure" in outcomes(report).values()
+    assert words in history(folder).stdout
+
+
+def test_a_row_that_is_slower_stays_so_if_the_newest_run_has_none(tmp_path: Path) -> None:
+    folder = stepped(tmp_path / "runs")
+    failed(folder)
+    done = gate(folder)
+    assert done.exit_code == 1
+    assert done.stdout.startswith("SLOWER: 1 of 1 series; ")
+    assert "not valid in the newest run: failed: no device" in done.stdout
+
+
+def test_another_machines_newer_run_makes_no_row_absent(tmp_path: Path) -> None:
+    folder = stepped(tmp_path / "runs", ratio=1.0)
+    for day in range(24, 26):
+        there = HERE.model_copy(update={"cpu": "another CPU"})
+        (folder / f"{day}.json").write_text(run(day, row(10), environment=there).model_dump_json())
+    verdicts = [each.verdict for each in read_history(folder).series]
+    assert verdicts == ["SAME", "CANNOT TELL"]
+
+
+def test_a_history_without_a_valid_row_is_no_pass(tmp_path: Path) -> None:
+    folder = keep(tmp_path / "runs", [run(0, row(0, rounds=0, status="failed"))])
+    assert gate(folder).stdout.splitlines()[0] == "CANNOT TELL: no row is valid"
+    assert gate(folder, "--strict", "--junit", tmp_path / "gate.xml").exit_code == 1
+    assert outcomes(tmp_path / "gate.xml") == {"rows": "failure"}
+
+
+def test_the_gate_says_how_many_then_the_worst_first_under_their_machine(tmp_path: Path) -> None:
+    ratios = {"same": 1.0, "faster": 0.8, "slow": 1.1, "unsure": 1.019, "slowest": 1.3}
+    runs = [
+        run(
+            day,
+            *(
+                row(level(day) * (ratio if day >= 12 else 1), variant=name)
+                for name, ratio in ratios.items()
+            ),
+        )
+        for day in range(24)
+    ]
+    done = gate(keep(tmp_path / "runs", runs))
+    first, title, *lines = done.stdout.splitlines()
+    assert first.startswith(
+        "SLOWER: 2 of 5 series, 1 CANNOT TELL, 1 FASTER, 1 SAME; worst: torch slowest 2 threads"
+    )
+    assert title == "a CPU, 2 cores: resnext50_32x4d, weights sha256 aaaaaaaaaaaa"
+    assert [re.match(r"[A-Z ]+: torch \w+", line)[0] for line in lines] == [  # type: ignore[index]
+        "SLOWER: torch slowest",
+        "SLOWER: torch slow",
+        "CANNOT TELL: torch unsure",
+        "FASTER: torch faster",
+    ]
+    assert "a CPU" not in "".join(lines)
+
+
+def test_two_steps_in_the_window_are_each_said_with_what_they_are(tmp_path: Path) -> None:
+    times = [level(day) * (1.05 ** ((day >= 8) + (day >= 16))) for day in range(24)]
+    folder = keep(tmp_path / "runs", [run(day, row(time)) for day, time in enumerate(times)])
+    (line,) = gate(folder).stdout.splitlines()
+    assert re.search(r"takes 10\.\d % more time than the level before these 2 steps \(95", line), (
+        line
+    )
+    assert re.search(r"Newest step: \+[45]\.\d %, 2026-01-17 00:00, 15\.json -> 16\.json$", line), (
+        line
+    )
 
 
 def test_runs_of_which_no_two_are_alike(tmp_path: Path) -> None:
@@ -500,7 +632,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "malformed": truncate,
     "it is damaged": change_a_value,
     "it has other tables": another_schema,
-    "its version is 99, not 1": future_version,
+    "its version is 99, not 2": future_version,
     "toolkit 0.0.1 made it": another_toolkit,
     "not a regular file": make_a_pipe,
 }

@@ -12,7 +12,7 @@ from resnext.cli.app import SETTINGS, echo, guarded
 from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import RUN, json_option
 from resnext.cli.sections import SectionedCommand, SectionedGroup, option_of
-from resnext.errors import BadInput
+from resnext.errors import BadInput, GateFailed
 from resnext.storage import check_writable, write_text
 
 from .outputs import check_separate, html_option
@@ -162,15 +162,19 @@ def gate(
             f"no two of the {outcome.runs} runs are alike: {outcome.unlike}",
             hint="repeat them on one machine, with the same threads",
         )
-    from resnext_bench.history.report import show_gate, verdicts
-    from resnext_bench.report.grid import screen
+    from resnext_bench.history.verdicts import verdicts, worst_verdict
+    from resnext_bench.report.grid import say, screen
 
     from .junit import cases_of_history
 
     console = screen(to_stderr=json_path == "-")
-    junit.add(cases_of_history(outcome, strict=strict), "\n".join(verdicts(outcome)))
-    show_gate(outcome, console)
+    lines = verdicts(outcome)
+    junit.add(cases_of_history(outcome, strict=strict), "\n".join(lines))
+    for line in lines:
+        say(line, console)
     exit_on(outcome.series, strict=strict)
+    if strict and worst_verdict(outcome) == "CANNOT TELL":
+        raise GateFailed("the verdict is CANNOT TELL: what was left out may be the newest run")
 
 
 def _read(folder: Path, **settings: Any) -> History:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from resnext.cli.junit import JUnitCase
-from resnext.timing.change import Change, describe
-from resnext_bench.history.report import finding, too_few
+from resnext.timing.change import Verdict, describe
+from resnext_bench.history.verdicts import sentence
 from resnext_bench.plan import Case
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def cases_of_duel(duel: Duel, *, strict: bool) -> Iterator[JUnitCase]:
     first, second = duel.arms
     name = f"time of B, {second.subject}, against A, {first.subject}, batch {duel.batch}"
     unit = "pairs of processes" if duel.processes else "rounds"
-    yield _case_of_change(
-        duel.change,
+    yield _case_of_verdict(
+        duel.change.verdict,
         describe(duel.change, unit=unit),
         JUnitCase(name, classname, time_s=(second.median_ns or 0.0) / 1e9),
         strict=strict,
@@ -81,15 +81,15 @@ def cases_of_comparison(comparison: ComparisonRecord, *, strict: bool) -> Iterat
     classname = f"{comparison.machine}.{comparison.model or 'custom model'}"
     for row in comparison.rows:
         case = JUnitCase(str(row), classname, time_s=row.new_ns / 1e9)
-        sentence = describe(row.change, "base", "new")
-        yield _case_of_change(row.change, sentence, case, strict=strict)
+        words = describe(row.change, "base", "new")
+        yield _case_of_verdict(row.change.verdict, words, case, strict=strict)
     for line in comparison.skipped:
         name, _, reason = line.rpartition(": ")
         yield JUnitCase(name, classname, "skipped", reasons=[reason])
 
 
 def cases_of_history(history: HistoryRecord, *, strict: bool) -> Iterator[JUnitCase]:
-    """A case for each series, with its newest time.
+    """A case for each series, with its newest time, and one for each broken file.
 
     Args:
         history: of a folder.
@@ -98,20 +98,20 @@ def cases_of_history(history: HistoryRecord, *, strict: bool) -> Iterator[JUnitC
     for series in history.series:
         classname = f"{series.machine}.{series.model}, weights {series.weights}"
         case = JUnitCase(str(series), classname, time_s=series.points[-1].median_ns / 1e9)
-        if series.change is not None:
-            yield _case_of_change(series.change, finding(series), case, strict=strict)
-        elif series.verdict == "SAME":
-            yield case
-        else:
-            outcome: Literal["failure", "skipped"] = "failure" if strict else "skipped"
-            reasons = [too_few([series])]
-            yield replace(case, outcome=outcome, code=series.verdict, reasons=reasons)
+        words = sentence(series, history.window)
+        yield _case_of_verdict(series.verdict, words, case, strict=strict)
+    for number, problem in enumerate(history.broken, 1):
+        case = JUnitCase(f"broken file {number}", "files that are left out")
+        yield _case_of_verdict("CANNOT TELL", problem, case, strict=strict)
+    if not history.series:
+        case = JUnitCase("rows", "rows that are left out")
+        yield _case_of_verdict("CANNOT TELL", "no row is valid", case, strict=strict)
 
 
-def _case_of_change(change: Change, sentence: str, case: JUnitCase, *, strict: bool) -> JUnitCase:
-    """``case`` with the outcome of ``change``, which is a failure if the exit code is 1 for it."""
-    if change.verdict in ("FASTER", "SAME"):
+def _case_of_verdict(verdict: Verdict, words: str, case: JUnitCase, *, strict: bool) -> JUnitCase:
+    """``case`` with the outcome of ``verdict``: a failure if the exit code is 1 for it."""
+    if verdict in ("FASTER", "SAME"):
         return case
-    fails = change.verdict == "SLOWER" or strict
+    fails = verdict == "SLOWER" or strict
     outcome: Literal["failure", "skipped"] = "failure" if fails else "skipped"
-    return replace(case, outcome=outcome, code=change.verdict, reasons=[sentence])
+    return replace(case, outcome=outcome, code=verdict, reasons=[words])

@@ -15,7 +15,7 @@ from resnext.readers.files import MOST_JSON, read_file
 from resnext.readers.strict_json import parse_json
 from resnext_bench.comparison.runs import conditions
 from resnext_bench.record import Row
-from resnext_bench.result import Run, read_run
+from resnext_bench.result import FORMAT_VERSION, Run, read_run
 from resnext_bench.stats import Timing
 
 #: ``other``: JSON, but no run at all; ``broken``: neither.
@@ -66,7 +66,11 @@ def _is_other(path: Path) -> bool:
         value = parse_json(read_file(path, MOST_JSON))
     except (BadInput, ValueError):
         return False
-    return not isinstance(value, dict) or not value.keys() >= _OF_A_RUN
+    if not isinstance(value, dict):
+        return True
+    version = value.get("format_version")
+    newer = type(version) is int and version > FORMAT_VERSION and "rows" in value
+    return not newer and not value.keys() >= _OF_A_RUN
 
 
 def _run(run: Run) -> tuple[Any, ...]:
@@ -113,10 +117,12 @@ def _times(run: Run) -> Iterator[tuple[Any, ...]]:
 
 def _problem(row: Row, timing: Timing | None) -> str:
     """Why a row is left out; empty if it is not."""
-    if row.status != "valid" or timing is None:
-        return row.status
+    if row.status != "valid":
+        return ": ".join((row.status, *row.reasons[:1]))
+    if timing is None:
+        return "without a time"
     if not timing.quiet_ns:
-        return "disturbed"
+        return "disturbed in every round"
     median = timing.stats.median_ns
     return "" if math.isfinite(median) and median > 0 else "without a time"
 

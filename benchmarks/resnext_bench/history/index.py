@@ -23,7 +23,7 @@ from resnext.version import __version__
 from .entries import Entry, read_entry, sha256_of
 
 #: Of the tables; an index of any other is made again.
-VERSION = 1
+VERSION = 2
 TABLES = """
 CREATE TABLE files (name TEXT PRIMARY KEY, mtime_ns INTEGER, size INTEGER, sha256 TEXT, kind TEXT,
     problem TEXT);

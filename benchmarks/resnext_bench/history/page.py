@@ -14,7 +14,8 @@ from resnext_bench.page.document import Section, document, table
 from resnext_bench.page.markup import Markup, join, tag
 from resnext_bench.page.scales import Scale, linear, number
 
-from .report import finding, percent_of, remarks, title_of, when
+from .report import percent_of, remarks, title_of, when
+from .verdicts import sentence
 
 if TYPE_CHECKING:
     from .record import HistoryRecord, PointRecord, SeriesRecord, StepRecord
@@ -45,10 +46,10 @@ def _lead(history: HistoryRecord) -> Markup:
         else f"no row is slower in the newest {history.window} runs"
     )
     findings = [
-        tag("li", f"{each.verdict}: {each}, {title_of(each)}: {finding(each)}", class_=f"is-{kind}")
+        tag("li", f"{each.verdict}: {each}, {title_of(each)}: {words}", class_=f"is-{kind}")
         for each in history.series
         if each.change is not None
-        for kind in (_CLASSES[each.verdict],)
+        for kind, words in ((_CLASSES[each.verdict], sentence(each, history.window)),)
     ]
     rest = [tag("li", line) for line in remarks(history)]
     return join(
@@ -78,8 +79,8 @@ def _steps(history: HistoryRecord) -> Section:
     )
     body = table("All steps", headings, rows, left=(0, 1, 5, 6, 7), sortable=True)
     note = (
-        "Between these runs the level of a row changed: at most one order of its times in twenty"
-        " has a step as large by chance."
+        "Between these runs the level of a row changed. If its runs are shuffled, a step as large"
+        " comes up at most once in twenty times."
     )
     return Section("steps", "Steps", body, note)
 

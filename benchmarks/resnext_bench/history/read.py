@@ -10,14 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from resnext.errors import BadInput, UsageError
-from resnext.timing.change import LEAST_RUNS, MARGIN, Change, between_runs, holm
+from resnext.timing.change import LEAST_RUNS, MARGIN, Change, Verdict, between_runs, holm
 from resnext.timing.intervals import Interval
 from resnext_bench.comparison.packages import upgrades
 
 from .index import indexed
 from .record import PointRecord, SeriesRecord, StepRecord
 from .result import History
-from .series import Key, Point, rows_left_out, runs_in, series_of
+from .series import Key, Point, absences, rows_left_out, runs_in, series_of
 from .steps import PERMUTATIONS, Step, find_steps
 
 #: Newest runs in which a step counts for the verdict.
@@ -41,8 +41,8 @@ def read_history(
     of one network on one machine: what `compare_runs` compares. A step is a change point of
     e-divisive at 5 %, with at least four runs on either side. The verdict of a series compares its
     newest level with the level before the window: SLOWER or FASTER if the interval of the ratio is
-    beyond the margin, after Holm's correction over all series. An index in the cache folder saves
-    reading files again.
+    beyond the margin, after Holm's correction over all series; CANNOT TELL if the newest run of its
+    machine and network has no time of it. An index in the cache folder saves reading files again.
 
     Args:
         folder: of run files, also in folders inside it; other JSON files are skipped.
@@ -61,6 +61,7 @@ def read_history(
         raise UsageError(f"`window` must be at least {LEAST_RUNS}, not {window}")
     with indexed(Path(folder), note or (lambda _: None)) as index:
         rows = {key: points[-MOST_RUNS:] for key, points in series_of(index).items()}
+        missing = {key: str(each) for key, each in absences(index, rows).items()}
         runs = runs_in(index)
         left_out = rows_left_out(index)
         other = tuple(name for name, _ in _of_kind(index, "other"))
@@ -81,7 +82,8 @@ def read_history(
         window=window,
         margin=margin,
         series=tuple(
-            _series(key, points, steps[key], changes, margin) for key, points in rows.items()
+            _series(key, points, steps[key], changes, margin, missing.get(key, ""))
+            for key, points in rows.items()
         ),
         left_out=left_out,
         other=other,
@@ -145,9 +147,12 @@ def _series(
     steps: list[Step],
     changes: dict[Key, Change | None],
     margin: float,
+    absent: str,
 ) -> SeriesRecord:
     change = changes.get(key)
-    without = "SAME" if key in changes else "CANNOT TELL"
+    without: Verdict = "SAME" if key in changes else "CANNOT TELL"
+    if absent and (change is None or change.verdict != "SLOWER"):
+        change, without = None, "CANNOT TELL"
     gpus = "" if key.gpus == "none" else f"{key.gpus}; "
     logs, bounds = _logs(points), [0, *(step.at for step in steps), len(points)]
     levels = [logs[low:high] for low, high in pairwise(bounds)]
@@ -174,6 +179,7 @@ def _series(
         verdict=without if change is None else change.verdict,
         change=change,
         more=max(0, 2 * LEAST_RUNS - len(points)),
+        absent=absent,
         **{name: getattr(key, name) for name in names},
     )
 

@@ -74,6 +74,8 @@ class SeriesRecord(Strict):
         change: of the newest runs against those before the window; None if no step lies in it, or
             if there are too few runs.
         more: number of further runs that it takes to look for a step; 0 if there are enough.
+        absent: why the newest run of this machine and network has no time of the row: the verdict
+            is CANNOT TELL then, unless it is SLOWER; empty if it has one.
     """
 
     machine: str
@@ -92,6 +94,7 @@ class SeriesRecord(Strict):
     verdict: Literal["FASTER", "SLOWER", "SAME", "CANNOT TELL"]
     change: Change | None = None
     more: int = 0
+    absent: str = ""
 
     def __str__(self) -> str:
         case = Case(self.backend, self.batch, self.variant, self.threads, self.streams)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
-from resnext.timing.change import describe
 from resnext_bench.comparison.packages import describe_upgrades
 from resnext_bench.report.grid import draw, say
 from resnext_bench.report.rounds import BARS, FULL_HEIGHT
@@ -28,10 +27,11 @@ _MOST_BARS = 24
 
 def show(history: HistoryRecord, console: Screen) -> None:
     """Print the series of each machine and network, their steps, and what was left out."""
+    gone: dict[str, None] = {}
     for title, each in groupby(history.series, title_of):
         group = list(each)
         say(title, console)
-        draw(
+        _, dropped = draw(
             _HEADINGS,
             [_cells(series) for series in group],
             console,
@@ -39,49 +39,33 @@ def show(history: HistoryRecord, console: Screen) -> None:
             folded="row",
             dropped_first=_DROPPED_FIRST,
         )
+        gone.update(dict.fromkeys(dropped))
         for series in group:
             for step in series.steps:
                 say(f"step of {series}: {describe_step(series, step)}", console)
         say("", console)
+    if gone:
+        names = ", ".join(heading.removesuffix(" ms") for heading in gone)
+        say(f"not shown: {names} (wider terminal or --json)", console)
     for line in remarks(history):
         say(line, console)
 
 
-def show_gate(history: HistoryRecord, console: Screen) -> None:
-    """Print the lines of `verdicts`."""
-    for line in verdicts(history):
-        say(line, console)
-
-
-def verdicts(history: HistoryRecord) -> list[str]:
-    """One line for each series with a step in the window, one for those with too few runs, and one
-    for the others.
-    """
-    series = history.series
-    lines = [
-        f"{each.verdict}: {each}, {title_of(each)}: {finding(each)}"
-        for each in series
-        if each.change
-    ]
-    if short := [each for each in series if each.more]:
-        lines.append(f"CANNOT TELL: {len(short)} of {len(series)} series; {too_few(short)}")
-    if still := [each for each in series if not each.more and each.change is None]:
-        lines.append(
-            f"SAME: {len(still)} of {len(series)} series; no step in the newest"
-            f" {history.window} runs"
-        )
-    return lines
-
-
 def remarks(history: HistoryRecord) -> list[str]:
     """One line for each kind of thing that is in no series, and for each broken file."""
-    lines = []
+    lines = [f"{each}, {title_of(each)}: {each.absent}" for each in history.series if each.absent]
     if history.unlike:
         lines.append(f"no two of the {history.runs} runs are alike: {history.unlike}")
     if short := [each for each in history.series if each.more]:
         lines.append(
             f"no step can be seen in {len(short)} of {len(history.series)} series; {too_few(short)}"
         )
+    return lines + left_out(history)
+
+
+def left_out(history: HistoryRecord) -> list[str]:
+    """One line for the rows, one for the JSON files that are no runs, one for each broken file."""
+    lines = []
     if history.left_out:
         lines.append(f"left out: {history.left_out} rows that are not valid, or were disturbed")
     if history.other:
@@ -160,13 +144,6 @@ def too_few(series: Sequence[SeriesRecord]) -> str:
         f"a step takes {least} runs of a series, the longest of these has {longest}:"
         f" {least - longest} more"
     )
-
-
-def finding(series: SeriesRecord) -> str:
-    """The change of a series that has one, in a sentence, with its newest step."""
-    assert series.change is not None
-    levels = describe(series.change, "the level before", "the newest level", "runs")
-    return f"{levels} Newest step: {place_of(series, series.steps[-1])}"
 
 
 def _ms(time_ns: float) -> str:

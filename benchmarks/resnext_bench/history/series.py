@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,6 +60,17 @@ SELECT processor, cores, gpus, model, weights, backend, variant, batch, streams,
 FROM times JOIN runs USING (name) WHERE problem = '' AND {_ONCE}
 ORDER BY processor, cores, gpus, model, weights, created, times.rowid
 """
+#: What the runs of a machine and network share.
+_NETWORK = Key._fields[:5]
+_RUNS = f"""
+SELECT {", ".join(_NETWORK)}, name FROM runs WHERE {_ONCE} ORDER BY created, name
+"""
+_PROBLEM = """
+SELECT problem FROM times WHERE problem <> '' AND name = :name AND backend = :backend
+    AND variant = :variant AND batch = :batch AND streams = :streams AND precision = :precision
+    AND (threads = :threads OR threads IS NULL OR :threads IS NULL)
+ORDER BY boundary = :boundary DESC, cache = :cache DESC LIMIT 1
+"""
 
 
 def runs_in(index: sqlite3.Connection) -> int:
@@ -86,6 +98,47 @@ def series_of(index: sqlite3.Connection) -> dict[Key, list[Point]]:
     for points in series.values():
         points.sort(key=lambda point: (point.created, point.file))
     return series
+
+
+class Absence(NamedTuple):
+    """Why the newest run has no time of a series.
+
+    Attributes:
+        runs: number of newest runs of its machine and network without one.
+        problem: of its row in the newest run; "" if that has no such row.
+    """
+
+    runs: int
+    problem: str
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"not valid in the newest run: {self.problem}"
+        return f"not measured in the newest {'run' if self.runs == 1 else f'{self.runs} runs'}"
+
+
+def absences(
+    index: sqlite3.Connection, series: Mapping[Key, Sequence[Point]]
+) -> dict[Key, Absence]:
+    """The series of which the newest run of their machine and network has no time."""
+    runs: dict[tuple[str, ...], list[str]] = {}
+    for *network, name in index.execute(_RUNS):
+        runs.setdefault(tuple(network), []).append(name)
+    missing = {}
+    for key, points in series.items():
+        names = runs[key.processor, key.cores, key.gpus, key.model, key.weights]
+        later = len(names) - 1 - names.index(points[-1].file)
+        if later:
+            missing[key] = Absence(later, _problem_of(index, names[-1], key))
+    return missing
+
+
+def _problem_of(index: sqlite3.Connection, name: str, key: Key) -> str:
+    """What is wrong with the row of ``key`` in the run ``name``; "" if it has none. A row that was
+    not measured has no boundary, and its number of threads may be unknown.
+    """
+    row = index.execute(_PROBLEM, {"name": name, **key._asdict()}).fetchone()
+    return str(row[0]) if row else ""
 
 
 def _count(index: sqlite3.Connection, query: str) -> int:

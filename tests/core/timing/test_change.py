@@ -43,7 +43,7 @@ def test_fewer_than_eight_rounds_have_no_verdict() -> None:
     assert (few.verdict, few.p_value, few.more) == ("CANNOT TELL", 1 / 64, 1)
     assert describe(few) == (
         "B takes 50.0 % more time than A (95 % interval +49.4 to +50.5 %); a verdict takes at least"
-        " 8; about 1 more rounds would tell."
+        " 8; about 1 more round would tell."
     )
     none = paired(rounds(1.5, count=5))
     assert (none.verdict, none.ratio, none.more) == ("CANNOT TELL", None, 3)
