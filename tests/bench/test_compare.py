@@ -127,12 +127,66 @@ def test_rows_are_matched_and_the_others_are_listed() -> None:
     assert [str(each) for each in outcome.rows] == ["torch batch 8 host"]
     assert outcome.skipped == (
         "torch batch 1 host: missing in the new run",
-        "ort-cpu batch 8 host: invalid in the new run",
         "openvino batch 8 host: failed in the base run",
         "torch int8 batch 8 host: missing in the new run",
         "torch int8 batch 8 host: missing in the base run",
     )
-    assert "not compared: ort-cpu batch 8 host: invalid in the new run" in outcome.text()
+    assert [str(each) for each in outcome.lost] == [
+        "ort-cpu batch 8 host: invalid in the new run: wrong"
+    ]
+    assert outcome.text().startswith(
+        "INVALID: 1 of 2 rows, 1 SAME; ort-cpu batch 8 host: invalid in the new run: wrong\n"
+    )
+
+
+@pytest.mark.parametrize("boundaries", [("host",), ("graph", "host")])
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"status": "invalid", "reasons": ("wrong output",)}, "INVALID: invalid: wrong output"),
+        ({"status": "failed", "rounds": 0, "reasons": ("died",)}, "FAILED: failed: died"),
+    ],
+)
+def test_a_row_that_is_no_longer_valid_does_not_pass(
+    tmp_path: Path, boundaries: tuple[Boundary, ...], facts: dict[str, Any], words: str
+) -> None:
+    timings = tuple(row(1.0, boundary=each).timings[0] for each in boundaries)
+    default: dict[str, Any] = {} if facts.get("rounds") == 0 else {"timings": timings}
+    rows = [row(1.0, batch=batch) for batch in (1, 2)]
+    base = run(*rows, row(1.0, timings=timings))
+    paths = write(tmp_path, base, run(*rows, row(1.0, **default, **facts)))
+    word, _, reason = words.partition(": ")
+    status, _, cause = reason.partition(": ")
+    for strict in ((), ("--strict",)):
+        done = compare(*paths, *strict, "--junit", str(tmp_path / "junit.xml"))
+        assert done.exit_code == 1
+        number = len(boundaries)
+        assert done.stdout.startswith(
+            f"{word}: {number} of {2 + number} rows, 2 SAME; torch batch 8"
+        )
+        assert f"batch 8 host: {status} in the new run: {cause}" in done.stdout
+        assert "valid in the base run did not pass in the new one" in done.stderr
+        cases = ElementTree.parse(tmp_path / "junit.xml").iter("failure")
+        assert [case.get("type") for case in cases] == [status] * number
+
+
+def test_an_unfinished_run_is_said() -> None:
+    outcome = compare_runs(run(row(1.0)), run(row(1.0), complete=False))
+    assert "the new run is unfinished: rows that it has not measured" in outcome.text()
+
+
+def test_the_lines_have_the_worst_first() -> None:
+    times = {1: 1.0, 2: 0.8, 3: 1.0195, 4: 1.1, 5: 1.3}
+    base, new = (
+        run(*(row(time if side else 1.0, batch=batch) for batch, time in times.items()))
+        for side in (0, 1)
+    )
+    outcome = compare_runs(base, new)
+    lines = outcome.markdown().splitlines()
+    assert [line[:15] for line in lines if line.startswith("- torch batch")] == [
+        f"- torch batch {batch}" for batch in (5, 4, 3, 2)
+    ]
+    assert "; torch batch 5 host: new takes" in outcome.text().splitlines()[0]
 
 
 def test_boundaries_are_never_compared() -> None:

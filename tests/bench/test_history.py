@@ -143,7 +143,7 @@ def test_it_fits_a_narrow_terminal_without_unicode(tmp_path: Path) -> None:
     done = subprocess.run(command, env=settings, capture_output=True, check=True)
     lines = done.stdout.decode("latin-1").splitlines()
     assert max(map(len, lines)) <= 60
-    assert "not shown: most, least, newest (wider terminal or --json)" in lines
+    assert "not shown: most, least, newest (wider terminal or JSON)" in lines
     assert re.search(r" [12]{12}\|[67]{12} ", lines[2])
 
 
@@ -808,6 +808,25 @@ def test_imported_runs_are_copied_once(tmp_path: Path) -> None:
     ]
     assert done.stderr == "".join(f"imported {tmp_path}/kept/{name}\n" for name in names)
     assert history(tmp_path / "kept", *files).stderr == ""
+
+
+def test_a_run_that_is_there_under_another_name_is_not_imported(tmp_path: Path) -> None:
+    folder = keep(tmp_path / "kept" / "inside", [run(0, row(10))]).parent
+    shutil.copy(folder / "inside" / "00.json", tmp_path / "again.json")
+    done = history(folder, "--import", tmp_path / "again.json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert [path.name for path in folder.iterdir()] == ["inside"]
+
+
+@pytest.mark.parametrize("command", [history, gate])
+def test_an_empty_path_is_not_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Result]
+) -> None:
+    monkeypatch.chdir(keep(tmp_path / "runs", [run(0, row(10))]))
+    done = command("")
+    assert done.exit_code == 2
+    assert "FOLDER is empty" in done.stderr
+    assert command(".").exit_code == 0
 
 
 def test_without_a_folder_the_runs_go_to_the_users_own(

@@ -319,7 +319,7 @@ _scenario = option_of(SERVING)
     metavar="PATH",
     help="Write the report as Markdown.",
 )
-@html_option
+@html_option("Write the report as a page: one file of HTML, charts included, no network needed.")
 @option_of(OUTPUT)(
     "--explain",
     is_flag=True,

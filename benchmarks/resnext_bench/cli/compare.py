@@ -10,7 +10,7 @@ from resnext.cli.app import SETTINGS, guarded
 from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import COMPARE, OUTPUT, json_option
 from resnext.cli.sections import SectionedCommand, option_of
-from resnext.errors import UsageError
+from resnext.errors import GateFailed, UsageError
 from resnext.storage import check_writable, write_text
 
 from .verdicts import exit_on, margin_option, strict_option
@@ -21,7 +21,8 @@ Examples:
   resnext-bench compare base.json new.json --margin 5       ignore changes up to 5 %
   resnext-bench compare cpu1.json cpu2.json --allow-environment   two machines
   resnext-bench compare base.json new.json --json - | jq '.rows[].change.verdict'
-Exit code 1: a row is SLOWER; with --strict also CANNOT TELL. 4: the runs cannot be compared.
+Exit code 1: a row is SLOWER or no longer valid; with --strict also CANNOT TELL. 4: the runs cannot
+be compared.
 """
 
 
@@ -77,4 +78,8 @@ def compare(
         write_text(str(markdown_path), outcome.markdown())
     junit.add(cases_of_comparison(outcome, strict=strict), outcome.text())
     show(outcome, screen(to_stderr=json_path == "-"))
+    if outcome.lost:
+        number = len(outcome.lost)
+        rows = "row that is" if number == 1 else "rows that are"
+        raise GateFailed(f"{number} {rows} valid in the base run did not pass in the new one")
     exit_on([row.change for row in outcome.rows], strict=strict)

@@ -64,10 +64,19 @@ class _FolderGroup(SectionedGroup):
         return click.Command.parse_args(self, ctx, args)
 
 
+class _FolderType(click.Path):
+    """A path that is not empty: an unset variable is no name of the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("FOLDER is empty; name a folder, '.' for the current one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def _folder_argument(function: F) -> F:
     """Add the argument FOLDER."""
     add: Callable[[F], F] = click.argument(
-        "folder", type=click.Path(path_type=Path), required=False
+        "folder", type=_FolderType(path_type=Path), required=False
     )
     return add(function)
 
@@ -93,7 +102,7 @@ def _folder_argument(function: F) -> F:
     help="Copy this run into FOLDER first; may be repeated.",
 )
 @json_option("Write the history as JSON")
-@html_option
+@html_option("Write the history as a page: one file of HTML, charts included, no network needed.")
 @guarded
 def history(
     folder: Path | None,

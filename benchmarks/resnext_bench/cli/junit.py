@@ -71,8 +71,8 @@ def cases_of_duel(duel: Duel, *, strict: bool) -> Iterator[JUnitCase]:
 
 
 def cases_of_comparison(comparison: ComparisonRecord, *, strict: bool) -> Iterator[JUnitCase]:
-    """A case for each row that was compared, with its new median, and a skipped one for each that
-    was not.
+    """A case for each row that was compared, with its new median, a failure for each that is no
+    longer valid, and a skipped one for each other that was not compared.
 
     Args:
         comparison: of two runs.
@@ -83,6 +83,9 @@ def cases_of_comparison(comparison: ComparisonRecord, *, strict: bool) -> Iterat
         case = JUnitCase(str(row), classname, time_s=row.new_ns / 1e9)
         words = describe(row.change, "base", "new")
         yield _case_of_verdict(row.change.verdict, words, case, strict=strict)
+    for lost in comparison.lost:
+        words = str(lost).removeprefix(f"{lost.name}: ")
+        yield JUnitCase(lost.name, classname, "failure", lost.status, [words])
     for line in comparison.skipped:
         name, _, reason = line.rpartition(": ")
         yield JUnitCase(name, classname, "skipped", reasons=[reason])

@@ -15,16 +15,16 @@ from resnext.errors import UsageError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def html_option(function: F) -> F:
-    """Add ``--html PATH``."""
+def html_option(text: str) -> Callable[[F], F]:
+    """Add ``--html PATH`` with ``text`` as its help."""
     option: Callable[[F], F] = option_of(OUTPUT)(
         "--html",
         "html_path",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="PATH",
-        help="Write the report as a page: one file of HTML, charts included, no network needed.",
+        help=text,
     )
-    return option(function)
+    return option
 
 
 def check_separate(json_path: str | None, **paths: Path | None) -> None:

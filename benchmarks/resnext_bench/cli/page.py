@@ -23,7 +23,7 @@ Sections whose data a run lacks are left out.
 
 @click.command("page", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("run", type=click.Path(path_type=Path))
-@html_option
+@html_option("Write the report as a page: one file of HTML, charts included, no network needed.")
 @guarded
 def page(run: Path, html_path: Path | None) -> None:
     """Write a stored run, as --json wrote it, as a page of HTML."""

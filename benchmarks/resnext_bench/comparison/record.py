@@ -48,6 +48,25 @@ class RowChange(Strict):
         return f"{case} {self.boundary}"
 
 
+class LostRow(Strict):
+    """A row that is valid in the base run, and not in the new one.
+
+    Attributes:
+        name: of the row, with its boundary.
+        status: in the new run.
+        reason: the first one there; empty if it has none.
+    """
+
+    name: str
+    status: Literal["invalid", "failed"]
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: " + ": ".join(
+            filter(None, (f"{self.status} in the new run", self.reason))
+        )
+
+
 class ComparisonRecord(Strict):
     """The fields of `resnext_bench.comparison.result.Comparison`, which documents them."""
 
@@ -60,4 +79,6 @@ class ComparisonRecord(Strict):
     unlike: tuple[str, ...] = ()
     packages: dict[str, Versions] = {}  # noqa: RUF012  # pydantic copies it
     rows: tuple[RowChange, ...]
+    lost: tuple[LostRow, ...] = ()
     skipped: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()

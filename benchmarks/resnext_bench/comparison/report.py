@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resnext.timing.change import describe
+from resnext.timing.change import WORST_FIRST, describe
 from resnext_bench.plan import in_flight
 from resnext_bench.report.grid import draw, printed, say
 
@@ -29,7 +29,7 @@ HEADINGS = (
 _LEFT = ("backend", "time", "verdict")
 #: Columns that a narrow terminal does without, in the order of leaving.
 _DROPPED_FIRST = ("rounds", "time", "base ms", "new ms")
-_WORST_FIRST = ("SLOWER", "CANNOT TELL", "FASTER", "SAME")
+_WORST_FIRST = ("INVALID", "FAILED", *WORST_FIRST)
 
 
 def cells(row: RowChange) -> tuple[str, ...]:
@@ -49,35 +49,40 @@ def cells(row: RowChange) -> tuple[str, ...]:
 
 
 def remarks(comparison: ComparisonRecord) -> list[str]:
-    """One line for what differs, one for each verdict that is not SAME, and one for each row that
-    was not compared.
+    """One line for what differs and for a run that is not finished, one for each row that is not
+    SAME, the worst first, and one for each row that was not compared.
     """
     lines = [f"the runs are unlike: {'; '.join(comparison.unlike)}"] if comparison.unlike else []
     if comparison.packages:
         lines.append(f"packages, base -> new: {describe_upgrades(comparison.packages)}")
-    lines += [
-        f"{row}: {describe(row.change, 'base', 'new')}"
-        for row in comparison.rows
-        if row.change.verdict != "SAME"
-    ]
+    for name in comparison.unfinished:
+        lines.append(f"the {name} run is unfinished: rows that it has not measured are missing")
+    lines += [line for word, line in _findings(comparison) if word != "SAME"]
     return [*lines, *(f"not compared: {reason}" for reason in comparison.skipped)]
 
 
 def verdict(comparison: ComparisonRecord) -> str:
-    """The worst verdict of a row, and how many have it."""
-    verdicts = [row.change.verdict for row in comparison.rows]
-    worst = next(word for word in _WORST_FIRST if word in verdicts)
-    rows = [row for row in comparison.rows if row.change.verdict == worst]
-    reason = f"{rows[0]}: {describe(rows[0].change, 'base', 'new')}"
-    if len(verdicts) == 1:
+    """The worst outcome of a row, and how many have it."""
+    findings = _findings(comparison)
+    words = [word for word, _ in findings]
+    worst, reason = findings[0]
+    if len(words) == 1:
         return f"{worst}: {reason}"
     others = [
-        f"{verdicts.count(word)} {word}"
-        for word in _WORST_FIRST
-        if word != worst and word in verdicts
+        f"{words.count(word)} {word}" for word in _WORST_FIRST if word != worst and word in words
     ]
-    counts = ", ".join([f"{len(rows)} of {len(verdicts)} rows", *others])
+    counts = ", ".join([f"{words.count(worst)} of {len(words)} rows", *others])
     return f"{worst}: {counts}" + ("" if worst == "SAME" else f"; {reason}")
+
+
+def _findings(comparison: ComparisonRecord) -> list[tuple[str, str]]:
+    """The verdict and the sentence of each row, or how it was lost, the worst first."""
+    rows = sorted(comparison.rows, key=lambda row: -row.new_ns / max(1.0, row.base_ns))
+    findings = [
+        *((row.status.upper(), str(row)) for row in comparison.lost),
+        *((row.change.verdict, f"{row}: {describe(row.change, 'base', 'new')}") for row in rows),
+    ]
+    return sorted(findings, key=lambda finding: _WORST_FIRST.index(finding[0]))
 
 
 def show(comparison: ComparisonRecord, console: Screen) -> None:

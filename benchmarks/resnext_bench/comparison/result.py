@@ -19,7 +19,9 @@ class Comparison(ComparisonRecord):
         unlike: what differs between the runs, and was allowed to.
         packages: versions that differ: of the base run and of the new one; None for absent.
         rows: compared ones; Holm's correction holds over all of them.
-        skipped: rows that were not compared, each with the reason.
+        lost: rows that are valid in the base run, and not in the new one: they do not pass.
+        skipped: other rows that were not compared, each with the reason.
+        unfinished: which of the runs were not finished, or were killed.
     """
 
     def text(self) -> str:

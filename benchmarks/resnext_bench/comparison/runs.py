@@ -18,7 +18,7 @@ from resnext_bench.result import Run, read_run
 from resnext_bench.stats import Timing
 
 from .packages import upgrades
-from .record import RowChange
+from .record import LostRow, RowChange
 from .result import Comparison
 
 
@@ -64,7 +64,8 @@ def compare_runs(
             weights, too.
 
     Returns:
-        A verdict for each row that is valid in both runs.
+        A verdict for each row that is valid in both runs; those that are valid in the base run
+        alone are ``lost``.
 
     Raises:
         UsageError: ``margin`` is not positive.
@@ -83,16 +84,21 @@ def compare_runs(
     rows, others = _rows(base), _rows(new)
     if not rows.keys() & others.keys():
         raise BadInput("the runs have no row in common", hint="measure the same backends and sizes")
-    compared, skipped = [], []
+    compared, lost, skipped = [], [], []
     for key in dict.fromkeys((*rows, *others)):
-        reason = _not_comparable(rows.get(key), others.get(key))
-        if reason:
+        first, second = rows.get(key), others.get(key)
+        row = _unmeasured(new, key) if second is None else second[0]
+        reason = _not_comparable(first, second)
+        if first and not _problem(first) and row is not None and row.status != "valid":
+            lost.append(LostRow(name=str(key), status=row.status, reason="".join(row.reasons[:1])))
+        elif reason:
             skipped.append(f"{key}: {reason}")
         else:
             compared.append(_row(key, rows[key], others[key], margin))
     if not compared:
         raise GateFailed(
-            f"no row is valid in both runs: {skipped[0]}", hint="measure again on a quiet machine"
+            f"no row is valid in both runs: {[*lost, *skipped][0]}",
+            hint="measure again on a quiet machine",
         )
     changes = holm([_believed(row.change, base, new) for row in compared])
     return Comparison(
@@ -107,7 +113,9 @@ def compare_runs(
             row.model_copy(update={"change": change})
             for row, change in zip(compared, changes, strict=True)
         ),
+        lost=tuple(lost),
         skipped=tuple(skipped),
+        unfinished=tuple(name for name, run in (("base", base), ("new", new)) if not run.complete),
     )
 
 
@@ -158,9 +166,21 @@ def _not_comparable(base: _Side | None, new: _Side | None) -> str:
     for name, side in (("base", base), ("new", new)):
         if side is None:
             problems.append(f"missing in the {name} run")
-        elif side[0].status != "valid" or side[1] is None:
-            problems.append(f"{side[0].status} in the {name} run")
+        elif problem := _problem(side):
+            problems.append(f"{problem} in the {name} run")
     return ", ".join(problems)
+
+
+def _problem(side: _Side) -> str:
+    return side[0].status if side[0].status != "valid" else "" if side[1] else "without a time"
+
+
+def _unmeasured(run: Run, key: _Key) -> Row | None:
+    """The row of ``run`` for ``key`` if it has no times, so that its boundary is unknown."""
+    for other, (row, timing) in _rows(run).items():
+        if timing is None and other._replace(boundary=key.boundary, cache=key.cache) == key:
+            return row
+    return None
 
 
 def _row(key: _Key, base: _Side, new: _Side, margin: float) -> RowChange:

@@ -46,7 +46,7 @@ def show(history: HistoryRecord, console: Screen) -> None:
         say("", console)
     if gone:
         names = ", ".join(heading.removesuffix(" ms") for heading in gone)
-        say(f"not shown: {names} (wider terminal or --json)", console)
+        say(f"not shown: {names} (wider terminal or JSON)", console)
     for line in remarks(history):
         say(line, console)
 
