@@ -397,6 +397,7 @@ def main(
         loadgen_logs=loadgen_logs,
         duration=duration,
         streams=streams,
+        cache=cache,
     )
     if artifact and any(x is not None for x in (model, num_classes, weights_key)):
         raise UsageError(

@@ -72,7 +72,10 @@ def _reason(row: Row) -> str:
     if not refusals:
         return row.reasons[0] if row.reasons else "no reason was recorded"
     first = refusals[0]
-    return "; ".join(filter(None, (first.message.partition(": ")[0], first.hint)))
+    # A scenario's error begins with the name of the scenario.
+    whole = first.code == "scenario-failed"
+    message = first.message if whole else first.message.partition(": ")[0]
+    return "; ".join(filter(None, (message, first.hint)))
 
 
 @dataclass(frozen=True)
