@@ -381,7 +381,7 @@ def main(
     """
     if runs_subcommand(ctx):
         return
-    if backend is None and explain:
+    if backend is None and ctx.meta[_TYPED] == ("--explain",):
         _explain_everything()
         return
     if backend is None:
