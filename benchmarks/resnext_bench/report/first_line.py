@@ -18,7 +18,13 @@ Word: TypeAlias = Literal["VALID", "INVALID", "FAILED"]
 #: Settings that a sentence names one by one, and clauses that it has.
 _MOST_NAMED = 3
 #: Checks that more or calmer rounds may satisfy. A wrong output or precision is said before them.
-_NOISE = ("disturbed-machine", "too-few-samples", "unsteady-machine", "imprecise-median")
+_NOISE = (
+    "disturbed-machine",
+    "too-few-samples",
+    "unsteady-machine",
+    "imprecise-median",
+    "late-arrivals",
+)
 
 
 @dataclass(frozen=True)
