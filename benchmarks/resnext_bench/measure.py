@@ -225,6 +225,8 @@ def unfinished(done: Measured, plan: Plan) -> str:
     if plan.precision is None:
         return ""
     worst = 0.0
+    if not done.all():
+        return "nothing could be measured"
     for one in done.all():
         rounds = one.reported_ns()
         count, timed_ns = sum(map(len, rounds.values())), sum(map(sum, rounds.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -121,8 +122,10 @@ def junit_option(suite: str) -> Callable[[F], F]:
             junit = JUnit(suite)
             if junit_path is None:
                 return function(*args, junit=junit, **kwargs)
-            others = [value for name, value in kwargs.items() if name.endswith("_path")]
-            if str(junit_path) in ("-", *map(str, filter(None, others))):
+            others = [value for name, value in kwargs.items() if name.endswith("_path") and value]
+            if str(junit_path) == "-":
+                raise UsageError("`junit` needs a file; only `json` can go to stdout")
+            if os.path.realpath(junit_path) in map(os.path.realpath, others):
                 raise UsageError("`junit` needs a separate file")
             check_writable(junit_path)
             try:

@@ -85,6 +85,12 @@ class Answers:
         span = self.ended - self.began
         return sum(one.done <= self.ended for one in self.answers) / (span / 1e9 or 1.0)
 
+    @property
+    def capacity_per_s(self) -> float:
+        """Answers a second of workers that never wait for a request."""
+        worked = sum(one.done - one.started for one in self.answers)
+        return self.workers * len(self.answers) / (worked / 1e9 or 1.0)
+
 
 def open_loop(
     calls: Sequence[Call],

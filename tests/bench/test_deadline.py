@@ -300,9 +300,9 @@ def test_a_signal_while_measuring_stops_it_and_what_was_measured_is_written(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
 ) -> None:
     before = signal.getsignal(number)
-    # Two warm-ups of three runs each, then four visits of at least 1 + 20 runs.
+    # Opening twice runs once, two warm-ups three times, then four visits run at least 1 + 20 times.
     monkeypatch.setattr(
-        opening, "open_session", real_or_fake(digits, Signalling(number, 6 + 2 * 21 + 5))
+        opening, "open_session", real_or_fake(digits, Signalling(number, 2 + 6 + 2 * 21 + 5))
     )
     result = bench(tmp_path, "--duration", "0.001")
     assert result.exit_code == 130, result.output
@@ -320,7 +320,7 @@ def test_cases_that_a_signal_left_without_samples_say_so(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        opening, "open_session", real_or_fake(digits, Signalling(signal.SIGTERM, 2))
+        opening, "open_session", real_or_fake(digits, Signalling(signal.SIGTERM, 2 + 2))
     )
     assert bench(tmp_path).exit_code == 130
     assert [row.reasons for row in read_run(tmp_path / "r.json").rows] == [
@@ -339,7 +339,7 @@ def test_a_second_signal_stops_at_once(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        opening, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 8, 9))
+        opening, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 2 + 8, 2 + 9))
     )
     result = bench(tmp_path)
     assert result.exit_code == 130
@@ -362,7 +362,9 @@ def test_a_signal_while_opening_stops_at_once(
 def test_signals_of_a_caller_from_python_are_left_alone(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 8)))
+    monkeypatch.setattr(
+        opening, "open_session", real_or_fake(digits, Signalling(signal.SIGINT, 2 + 8))
+    )
     with pytest.raises(KeyboardInterrupt):
         run_with(digits, Deadline())
 

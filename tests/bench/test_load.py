@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from fakes.calm import calm
@@ -24,9 +25,11 @@ from resnext.timing.requests import Answer, Answers, closed_loop, open_loop
 from resnext_bench import Load, benchmark
 from resnext_bench.checks import cannot_serve, late_arrivals, slo, wrong_under_load
 from resnext_bench.checks.evidence import Evidence
+from resnext_bench.cli.bench import main
 from resnext_bench.deadline import Deadline
 from resnext_bench.measure import Samples, Subject
 from resnext_bench.plan import Case
+from resnext_bench.report import text
 from resnext_bench.scenarios.load import poisson_arrivals
 from resnext_bench.scenarios.load_record import (
     LoadRecord,
@@ -209,6 +212,26 @@ def test_a_clear_miss_is_the_fewest_that_are_one(requests: int) -> None:
     assert slo_verdict(clear_miss(requests) - 1, requests) != "missed"
 
 
+def test_the_queue_has_room_for_a_second_of_answers_not_of_arrivals() -> None:
+    record = Load("poisson:20000", duration=1)(stage(Served(lambda _: 0.02), timed_ns=20 * MS))
+    (probe,) = record.probes
+    assert probe.waiting <= 64
+    assert probe.requests < 200  # of 20000
+    message = found(record)["cannot-serve"]
+    assert message.startswith("cannot serve 20000/s: it answers at most ")
+    assert "e+" not in message + load_lines(record)[0]
+
+
+def test_a_slow_session_that_is_swamped_at_once_still_says_what_it_answers() -> None:
+    """Its queue is full long before the first answer."""
+    session = Served(lambda call: 0.3 if call > 2 else 0.0)
+    record = Load("poisson:50000", duration=0.1)(stage(session, timed_ns=300 * MS))
+    (probe,) = record.probes
+    assert 1 <= probe.requests < 11
+    assert probe.serves_per_s is not None
+    assert 0 < probe.serves_per_s <= 1 / 0.3
+
+
 def test_a_queue_that_grows_without_a_drop_cannot_be_served() -> None:
     record = Load("poisson:240", duration=0.8)(stage(Served(lambda _: 0.006)))
     (probe,) = record.probes
@@ -268,6 +291,29 @@ def test_answers_of_another_request_are_found() -> None:
     assert "differs from that of the same run alone" in found(record)["wrong-under-load"]
     record = Load("closed:2", duration=0.05)(stage(Served(lambda _: 0.001, 2), 2))
     assert found(record) == {}
+
+
+def test_outputs_are_compared_with_the_timed_ones_in_a_copy() -> None:
+    class Reused(Served):
+        """Hands out the same buffer again and again, which goes wrong after some runs."""
+
+        buffer = np.zeros((2, 2), np.float32)
+
+        def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+            right = super().run(inputs)["logits"]
+            self.buffer[:] = right if self.calls < self.good else right + 1
+            return {"logits": self.buffer}
+
+        good = 6
+
+    load = Load("closed:1", duration=0.01)
+    assert "wrong-under-load" in found(load(stage(Reused(lambda _: 0.001))))
+    session = Served(lambda _: 0.001)
+    row = stage(session)
+    row.samples.output = session.run(dict(row.subject.inputs))["logits"]
+    assert found(load(row)) == {}
+    row.samples.output = row.samples.output + 1  # it is wrong since the timed runs
+    assert "wrong-under-load" in found(load(row))
 
 
 def test_an_slo_is_judged_by_the_bound_of_its_percentile() -> None:
@@ -355,6 +401,37 @@ def test_no_rate_meets_it_and_time_is_up() -> None:
     assert "time was up" in found(record)["slo-not-met"]
 
 
+def test_a_rate_that_was_cut_short_is_not_one_that_missed() -> None:
+    def probe(rate: float, index: int) -> Probe | None:
+        return None if index == 2 else fake_probe(lambda *_: True)(rate, index)
+
+    record = search(probe, 500.0, MS)
+    assert [one.verdict for one in record.probes] == ["met", "met"]
+    assert (record.largest_per_s, record.missed_per_s) == (None, None)
+    assert verdict_line(record) == (
+        "437.5/s met 1 ms at p99 once, and was not confirmed (ended early: time was up)"
+    )
+
+
+@pytest.mark.parametrize("answers", [0, 700])
+def test_a_search_keeps_what_it_has_when_time_is_up(
+    monkeypatch: pytest.MonkeyPatch, answers: int
+) -> None:
+    deadline, loads = Deadline(), 0
+
+    def loop(*_: Any) -> Answers:
+        nonlocal loads
+        loads += 1
+        deadline.interrupted = loads == 2
+        return answered([MS // 2] * (answers if loads == 2 else 700))
+
+    monkeypatch.setattr("resnext_bench.scenarios.load.open_loop", loop)
+    row = stage(Served(lambda _: 0.0), deadline=deadline)
+    record = Load("poisson", slo_ms=1, duration=0.1)(row)
+    assert record.cut == "time was up"
+    assert [one.verdict for one in record.probes] == ["met"]
+
+
 def test_a_search_on_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnext_bench.scenarios.load_search._MOST_PROBES", 1)
     lines: list[str] = []
@@ -429,3 +506,20 @@ def test_a_row_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.status == "valid", row.reasons
     assert "50/s: " in run.table()
     assert "## Load" in run.markdown()
+
+
+@pytest.mark.parametrize("option", ["--load=closed:2", "--loadgen=offline"])
+def test_cold_caches_are_refused(option: str) -> None:
+    done = CliRunner().invoke(main, ["--backend", "torch", "--cache", "cold", option])
+    assert done.exit_code == 2
+    assert "--load and --loadgen keep the caches hot" in done.stderr
+
+
+def test_the_first_line_says_why_a_load_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    calm(monkeypatch)
+    load = Load("poisson:50", slo_ms=1e-3, duration=0.3)
+    run = benchmark(
+        "torch", weights="digits", scenarios=[load], duration=0.01, rounds=2, warmup=0.0
+    )
+    first = text(run).splitlines()[0]
+    assert "load: an SLO of 0.001 ms is less than the fastest timed run" in first

@@ -22,6 +22,7 @@ from resnext_bench.page.scales import Scale, linear, logarithmic, number, tick_t
 from resnext_bench.page.sections.commands import row_command
 from resnext_bench.page.sections.trade_off import pareto_front
 from resnext_bench.record import Row
+from resnext_bench.report import verdict
 from resnext_bench.result import read_run
 from resnext_bench.scenarios.energy_record import EnergyRecord
 from resnext_bench.stats import timing_of
@@ -350,11 +351,33 @@ def test_the_command_writes_the_page_of_a_stored_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "complete"), [(0, True), (0, False), (2, False)], ids=["none", "no", "cut"]
+)
+def test_a_run_without_rows_or_end_is_not_green(rows: int, complete: bool) -> None:
+    whole = full_run()
+    run = whole.model_copy(update={"rows": whole.rows[:rows], "complete": complete})
+    assert run.rows == () or all(row.status == "valid" for row in run.rows)
+    page = run.html()
+    assert f'<span class="invalid">! {rows} of {rows} rows valid' in page
+    assert ". ." not in page
+    assert "; ." not in page
+
+
+def test_of_invalid_rows_beside_valid_ones_the_page_says_who_is_the_fastest() -> None:
+    whole = full_run()
+    broken = whole.rows[-1].model_copy(update={"status": "invalid", "reasons": ("wrong",)})
+    run = whole.model_copy(update={"rows": (*whole.rows[:-1], broken)})
+    standing = verdict(run).sentence.partition("Of the valid rows, ")[2]
+    assert standing
+    assert f"<p>{standing}.</p>" in run.html()
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["{}"], 2, "--html is missing"),
         (["{}", "--html", "{}"], 2, "needs a separate file"),
-        (["{}", "--html", "-"], 2, "needs a separate file"),
+        (["{}", "--html", "-"], 2, "needs a file; only --json can go to stdout"),
         (["absent.json", "--html", "a.html"], 4, "absent.json"),
     ],
 )

@@ -18,6 +18,8 @@ from resnext.cli.app import as_flags
 from resnext_bench.checks.registry import CHECKS
 from resnext_bench.cli.bench import main
 from resnext_bench.control import Control
+from resnext_bench.measure import measure
+from resnext_bench.plan import Case, Plan
 from resnext_bench.record import FindingRecord, Row, RunRecord
 from resnext_bench.report import columns, first_line, grid, sections, text
 from resnext_bench.report.columns import ACCURACY, DROPPED_FIRST, HEADINGS, headings
@@ -222,7 +224,7 @@ def test_the_golden_report_of_80_columns() -> None:
         (run(row("torch", 20)), "VALID: torch takes 20 ms (± 0.2%) at batch 8"),
         (
             run(row("torch", 20), row("ort-cpu", 20.01)),
-            "VALID: torch and ort-cpu are equally fast at batch 8; noise floor 0.4%",
+            "VALID: torch and ort-cpu cannot be told apart at batch 8; noise floor 0.4%",
         ),
         (
             run(
@@ -232,7 +234,8 @@ def test_the_golden_report_of_80_columns() -> None:
                     for name, ms in (("torch", 20), ("ort", 10))
                 )
             ),
-            "VALID: ort is the fastest at batch 1 and 8: 2.00x and 2.00x torch; noise floor 0.4%",
+            "VALID: ort is the fastest: 2.00x at batch 1, 2.00x at batch 8, over torch; noise floor"
+            " 0.4%",
         ),
         (
             run(row("torch", 10), row("ort-cpu", 30), row("openvino", 20)),
@@ -241,7 +244,7 @@ def test_the_golden_report_of_80_columns() -> None:
         ),
         (
             run(row("torch", 20), row("ort-cpu", 10), row("openvino", 10.02)),
-            "VALID: ort-cpu and openvino are the fastest at batch 8, and equally fast: 2.00x torch"
+            "VALID: ort-cpu and openvino are the fastest at batch 8, not told apart: 2.00x torch"
             " (95 % interval 2.00 to 2.00); noise floor 0.4%",
         ),
         (
@@ -425,6 +428,31 @@ def test_explain_alone_says_everything_and_measures_nothing() -> None:
     assert ", ".join(DROPPED_FIRST) in said
     assert all(f"{code}: " in said for code in CHECKS)
     assert "`" not in said
+
+
+@pytest.mark.parametrize("output", ["--json", "--markdown", "--html", "--junit"])
+def test_explain_alone_writes_no_report(output: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["--explain", output, str(tmp_path / "report")])
+    assert done.exit_code == 2
+    assert "--backend is needed" in done.output
+
+
+@pytest.mark.parametrize("other", ["x.json", "./x.json", "link"])
+@pytest.mark.parametrize("option", ["--markdown", "--html", "--junit"])
+def test_two_outputs_are_not_one_file(option: str, other: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "x.json")
+    arguments = ["--backend", "torch", "--json", str(tmp_path / "x.json"), option]
+    done = CliRunner().invoke(main, [*arguments, f"{tmp_path}/{other}"])
+    assert done.exit_code == 2
+    assert f"{option} needs a separate file" in done.output
+
+
+def test_nothing_measured_is_not_called_precise() -> None:
+    case = Case("torch", 1)
+    assert measure({}, Plan((case,), precision=0.01)).ended != "precise"
+    rows = tuple(row.model_copy(update={"timings": ()}) for row in MIXED.rows)
+    run = MIXED.model_copy(update={"rows": rows, "ended": "precise", "precision_target": 0.01})
+    assert "every median" not in text(run)
 
 
 def test_explain_names_the_findings_of_the_run_with_their_remedies() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from resnext.findings import Finding
-from resnext_bench.scenarios.load_record import LoadRecord
+from resnext_bench.scenarios.load_record import LoadRecord, number
 
 from .evidence import Evidence
 
@@ -29,13 +29,13 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         if probe.serves_per_s is not None:
             yield Finding(
                 CODE,
-                f"cannot serve {probe.label}: it answers at most {probe.serves_per_s:.4g}/s",
+                f"cannot serve {probe.label}: it answers at most {number(probe.serves_per_s)}/s",
                 "give a lower rate as `load`, or more `streams`",
             )
         elif probe.dropped:
             yield Finding(
                 CODE,
                 f"{probe.dropped} requests at {probe.label} were dropped, because the queue was"
-                f" full; the slowest answer took {probe.max_ns / 1e6:.3g} ms",
+                f" full; the slowest answer took {number(probe.max_ns / 1e6, 3)} ms",
                 "give a lower rate as `load`, or stop other work",
             )

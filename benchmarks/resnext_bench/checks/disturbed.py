@@ -9,8 +9,8 @@ A row whose undisturbed rounds suffice stays VALID, with a warning that names th
 rounds are needed for an interval, or as many as were planned if those are fewer. A row with too few
 is INVALID: its median is that of a machine shared with something else.
 
-What to do: stop other work, or give a longer `max_seconds` or more `rounds`. In a container, its
-CPU quota may be too small for the number of `threads`.
+What to do: stop other work, or give more `rounds` (or a longer `max_seconds`, if there is a limit).
+In a container, its CPU quota may be too small for the number of `threads`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(CODE, message, severity="warning")
     else:
         message = f"{disturbed}; the other {left} do not suffice" if left else disturbed
-        yield Finding(CODE, message, "stop other work, or give a longer `max_seconds`")
+        yield Finding(CODE, message, "stop other work, or give more `rounds`")
 
 
 def _causes(disturbances: Iterable[tuple[str, ...]]) -> str:

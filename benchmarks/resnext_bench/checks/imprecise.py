@@ -29,7 +29,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     actual = timing.stats.precision
     if actual is None or actual <= evidence.precision:
         return
-    hint = "give a longer `max_seconds` or more `rounds`"
+    hint = "give a longer `duration` or more `rounds`"
     if actual > MOST:
         yield Finding(
             CODE,

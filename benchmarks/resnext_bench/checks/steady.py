@@ -19,7 +19,7 @@ from resnext_bench import steadiness
 from .evidence import Evidence
 
 CODE = "unsteady-machine"
-_HINT = "stop other work, or give a longer `max_seconds`"
+_HINT = "stop other work, or give a longer `duration`"
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:

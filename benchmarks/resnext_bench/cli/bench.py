@@ -381,7 +381,7 @@ def main(
     """
     if runs_subcommand(ctx):
         return
-    if backend is None and explain:
+    if backend is None and ctx.meta[_TYPED] == ("--explain",):
         _explain_everything()
         return
     if backend is None:
@@ -397,6 +397,7 @@ def main(
         loadgen_logs=loadgen_logs,
         duration=duration,
         streams=streams,
+        cache=cache,
     )
     if artifact and any(x is not None for x in (model, num_classes, weights_key)):
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,8 +38,12 @@ def check_separate(json_path: str | None, **paths: Path | None) -> None:
     Raises:
         UsageError: one is stdout, or two are the same.
     """
-    taken = {json_path, "-"}
+    taken = set() if json_path in (None, "-") else {os.path.realpath(json_path)}
     for name, path in paths.items():
-        if path is not None and str(path) in taken:
+        if path is None:
+            continue
+        if str(path) == "-":
+            raise UsageError(f"`{name}` needs a file; only `json` can go to stdout")
+        if (real := os.path.realpath(path)) in taken:
             raise UsageError(f"`{name}` needs a separate file")
-        taken.add(None if path is None else str(path))
+        taken.add(real)

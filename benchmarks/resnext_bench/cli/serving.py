@@ -99,6 +99,7 @@ def load_scenarios(
     loadgen_logs: Path | None,
     duration: float,
     streams: tuple[int, ...],
+    cache: str,
 ) -> list[Scenario]:
     """The scenarios that the options ask for, checked before anything is measured.
 
@@ -114,6 +115,10 @@ def load_scenarios(
         raise UsageError("`slo` is for `load` and `loadgen` server", hint="give one of them")
     if loadgen_logs is not None and loadgen is None:
         raise UsageError("`loadgen_logs` is for `loadgen`", hint="give that too")
+    if cache == "cold" and (load is not None or loadgen is not None):
+        raise UsageError(
+            "`load` and `loadgen` keep the caches hot", hint="drop them, or use `cache` hot"
+        )
     scenarios: list[Scenario] = []
     rate = None
     if load is not None:

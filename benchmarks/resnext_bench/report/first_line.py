@@ -18,7 +18,13 @@ Word: TypeAlias = Literal["VALID", "INVALID", "FAILED"]
 #: Settings that a sentence names one by one, and clauses that it has.
 _MOST_NAMED = 3
 #: Checks that more or calmer rounds may satisfy. A wrong output or precision is said before them.
-_NOISE = ("disturbed-machine", "too-few-samples", "unsteady-machine", "imprecise-median")
+_NOISE = (
+    "disturbed-machine",
+    "too-few-samples",
+    "unsteady-machine",
+    "imprecise-median",
+    "late-arrivals",
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,10 @@ def _reason(row: Row) -> str:
     if not refusals:
         return row.reasons[0] if row.reasons else "no reason was recorded"
     first = refusals[0]
-    return "; ".join(filter(None, (first.message.partition(": ")[0], first.hint)))
+    # A scenario's error begins with the name of the scenario.
+    whole = first.code == "scenario-failed"
+    message = first.message if whole else first.message.partition(": ")[0]
+    return "; ".join(filter(None, (message, first.hint)))
 
 
 @dataclass(frozen=True)
@@ -197,18 +206,20 @@ def _clause(winners: tuple[str, ...], rival: str | None, leads: Sequence[_Lead])
     if len(settings) <= _MOST_NAMED:
         at = f"at {_joined(settings)}".replace("and batch ", "and ").replace(", batch ", ", ")
     if rival in winners:
-        return f"{_joined(winners)} are equally fast {at}"
+        return f"{_joined(winners)} cannot be told apart {at}"
     fastest = f"{_joined(winners)} is the fastest {at}"
     if len(winners) > 1:
-        fastest = f"{_joined(winners)} are the fastest {at}, and equally fast"
-    ratios = [lead.ratio for lead in leads if lead.ratio is not None]
+        fastest = f"{_joined(winners)} are the fastest {at}, not told apart"
+    known = {lead.setting: lead.ratio for lead in leads if lead.ratio is not None}
+    ratios = [*known.values()]
     if not ratios:
         return fastest
     if len(ratios) == 1:
         (ratio,) = ratios
         times = f"{ratio.estimate:.2f}x {rival} (95 % interval {ratio.low:.2f} to {ratio.high:.2f})"
     elif len(ratios) <= _MOST_NAMED:
-        times = f"{_joined([f'{ratio.estimate:.2f}x' for ratio in ratios])} {rival}"
+        times = ", ".join(f"{ratio.estimate:.2f}x at {at}" for at, ratio in known.items())
+        return f"{fastest.removesuffix(f' {at}').replace(f' {at},', ',')}: {times}, over {rival}"
     else:
         low, high = min(r.estimate for r in ratios), max(r.estimate for r in ratios)
         times = f"{low:.2f}x to {high:.2f}x {rival}"

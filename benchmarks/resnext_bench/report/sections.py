@@ -68,7 +68,9 @@ def measuring(run: RunRecord) -> list[str]:
     lines = []
     rounds = f"{rounds_done(run)} rounds"
     target = run.precision_target
-    if run.ended == "precise" and target is not None:
+    if not any(row.timings for row in run.rows):
+        pass  # no round of any row counts
+    elif run.ended == "precise" and target is not None:
         lines.append(f"stopped after {rounds}: every median is known to {target:.1%} or better")
     elif run.ended == "rounds" and target is not None:
         lines.append(

@@ -81,7 +81,7 @@ class Probe(Strict):
         """The load in words."""
         if self.clients is not None:
             return f"{self.clients} client{'s' * (self.clients > 1)}"
-        return f"{self.offered_per_s or 0:.4g}/s"
+        return f"{number(self.offered_per_s or 0.0)}/s"
 
 
 class LoadRecord(Strict):
@@ -154,10 +154,15 @@ def probe_of(
         max_ns=max(latencies),
         over_slo=None if slo_ns is None else sum(one > slo_ns for one in latencies),
         late_ns=late[int(0.99 * (len(late) - 1))] if late else None,
-        serves_per_s=answers.per_s if cannot else None,
+        serves_per_s=answers.capacity_per_s if cannot else None,
         wrong=wrong,
         disturbed=disturbed,
     )
+
+
+def number(value: float, digits: int = 4) -> str:
+    """``value`` with so many digits, or all those before the point: never with an exponent."""
+    return f"{value:.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def slo_verdict(over: int, requests: int) -> SloVerdict:

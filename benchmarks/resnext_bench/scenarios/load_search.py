@@ -17,7 +17,7 @@ _MOST_PROBES, _TO_CONFIRM, _LEAST = 16, 3, 0.02
 
 
 def search(
-    probe: Callable[[float, int], Probe],
+    probe: Callable[[float, int], Probe | None],
     service_rate: float,
     slo_ns: int,
     over: Callable[[], bool] = lambda: False,
@@ -27,7 +27,8 @@ def search(
     fails then counts as missed, and the search goes on below it.
 
     Args:
-        probe: loads at a rate, requests a second; the second argument is the probe's number.
+        probe: loads at a rate, requests a second; the second argument is the probe's number. None
+            if time was up before its end.
         service_rate: requests a second that back-to-back runs reached; where to begin.
         slo_ns: nanoseconds.
         over: asked before each probe; the search ends with what it has once it is true.
@@ -49,7 +50,11 @@ def search(
             cut = f"{_MOST_PROBES} rates were tried"
             break
         say(f"{'confirming' if confirming else 'trying'} {rate:.4g}/s")
-        probes.append(probe(rate, len(probes)))
+        tried = probe(rate, len(probes))
+        if tried is None:
+            cut = "time was up"
+            break
+        probes.append(tried)
         if probes[-1].verdict == "met":
             confirmed = confirming
             met = sorted({*met, rate})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .load_record import LoadRecord, Probe, more_requests
+import math
+
+from .load_record import LoadRecord, Probe, more_requests, number
 from .loadgen_record import LoadGenRecord
 
 
@@ -47,18 +49,22 @@ def verdict_line(record: LoadRecord) -> str:
         )
     ended = f" (ended early: {record.cut})" if record.cut else ""
     if record.largest_per_s is None:
+        met = [one.offered_per_s or 0.0 for one in record.probes if one.verdict == "met"]
+        if record.cut and met and max(met) < (record.missed_per_s or math.inf):
+            return f"{number(max(met))}/s met {slo} once, and was not confirmed{ended}"
         tried = min((probe.offered_per_s or 0 for probe in record.probes), default=0.0)
-        return f"no rate from {tried:.4g}/s on was shown to meet {slo}{ended}"
-    above = "" if record.missed_per_s is None else f"; {record.missed_per_s:.4g}/s does not"
-    return f"largest rate that meets {slo}: {record.largest_per_s:.4g}/s{above}{ended}"
+        return f"no rate from {number(tried)}/s on was shown to meet {slo}{ended}"
+    above = "" if record.missed_per_s is None else f"; {number(record.missed_per_s)}/s does not"
+    return f"largest rate that meets {slo}: {number(record.largest_per_s)}/s{above}{ended}"
 
 
 def _line(probe: Probe, slo_ns: int | None) -> str:
     def ms(ns: float | None) -> str:
-        return "n/a" if ns is None else f"{ns / 1e6:.3g} ms"
+        return "n/a" if ns is None else f"{number(ns / 1e6, 3)} ms"
 
     parts = [
-        f"{probe.label}: {probe.answered_per_s:.4g}/s answered ({probe.images_per_s:.4g} images/s)",
+        f"{probe.label}: {number(probe.answered_per_s)}/s answered"
+        f" ({number(probe.images_per_s)} images/s)",
         f"p50 {ms(probe.p50_ns)}, p90 at most {ms(probe.p90_ns)}, p99 at most {ms(probe.p99_ns)}",
         f"of {probe.requests} requests",
         f"workers {probe.busy:.0%} busy",

@@ -182,7 +182,7 @@ def test_a_report_of_an_earlier_call_is_replaced_by_an_error(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--junit", "-"), 2, "--junit needs a separate file"),
+        (("--junit", "-"), 2, "--junit needs a file; only --json can go to stdout"),
         (("--junit", "x", "--json", "x"), 2, "--junit needs a separate file"),
         (("--junit", "."), 2, "is a directory"),
         (("--junit", "file/x"), 3, "cannot write file/x"),

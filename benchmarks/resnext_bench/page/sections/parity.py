@@ -33,8 +33,8 @@ def section(run: RunRecord) -> Section | None:
     )
     against = "the file itself" if run.unknown else "PyTorch"
     note = (
-        f"The timed output against {against} in float64. The dark dot is of ordinary images, the"
-        " pale ones are of adversarial inputs; right of the line is too much."
+        f"The timed output against {against} in float64. The strong dot is of ordinary images, the"
+        " faint ones are of adversarial inputs; right of the line is too much."
     )
     return Section("parity", "Parity", chart, note)
 

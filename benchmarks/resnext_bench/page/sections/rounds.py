@@ -58,8 +58,8 @@ def section(run: RunRecord) -> Section | None:
     )
     chart = strips("rounds-chart", "Rounds of each row", words, axis, drawn, _HEIGHT, back)
     note = (
-        "Each line of dots is a round, the first on top: pale dots are timed runs, the dark one is"
-        " their median. "
+        "Each line of dots is a round, the first on top: small dots are timed runs, the large one"
+        " is their median. "
     )
     if any(one.stats.median_low_ns is not None for one in rows):
         note += "The band is the 95 % interval of the row's median. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from resnext_bench.page import marks
@@ -70,14 +71,14 @@ def _chart(name: str, title: str, unit: str, lines: Sequence[_Line]) -> Markup:
 
 
 def _table(rows: Sequence[tuple[Entry, SoakRecord]]) -> Markup:
-    headings = ("row", "runs", "memory MB/min", "device MB/min", "latency %/min", "outputs")
+    headings = ("row", "runs", "memory MB/min", "device MB/min", "latency in all, %", "outputs")
     cells = [
         [
             entry.name,
             f"{soak.runs:,}",
-            _growth(soak.host_growth, 1e-6),
-            _growth(soak.device_growth, 1e-6),
-            _growth(soak.latency_growth, 100),
+            _bytes(soak.host_growth),
+            _bytes(soak.device_growth),
+            _latency(soak.latency_growth),
             "equal" if soak.changed_s is None else f"changed after {number(soak.changed_s)} s",
         ]
         for entry, soak in rows
@@ -86,8 +87,15 @@ def _table(rows: Sequence[tuple[Entry, SoakRecord]]) -> Markup:
     return table("Growth in a soak", headings, cells, left=(0, 5), numbers=numbers)
 
 
-def _growth(growth: Growth | None, unit: float) -> str:
+def _bytes(growth: Growth | None) -> str:
     if growth is None:
         return "n/a"
-    estimate, low, high = (value * unit for value in growth.per_minute)
+    estimate, low, high = (value / 1e6 for value in growth.per_minute)
     return f"{estimate:+.3g} ({low:+.3g} to {high:+.3g})"
+
+
+def _latency(growth: Growth | None) -> str:
+    if growth is None:
+        return "n/a"
+    estimate, low, high = (100 * math.expm1(value) for value in growth.total)
+    return f"{estimate:+.1f} ({low:+.1f} to {high:+.1f})"

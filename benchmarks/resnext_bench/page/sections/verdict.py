@@ -14,20 +14,24 @@ def lead(run: RunRecord) -> Markup:
     rows = entries(run)
     good = sum(entry.row.status == "valid" for entry in rows)
     bad = next((word for word in ("failed", "invalid") if _count(rows, word)), "valid")
+    whole = bad == "valid" and bool(rows) and run.complete
     rest = ", ".join(
         f"{_count(rows, word)} {word}" for word in ("invalid", "failed") if _count(rows, word)
     )
     words = f"{good} of {len(rows)} rows valid" + (f", {rest}" if rest else "")
-    sign = "\u2713" if good == len(rows) else "!"
-    sentence = verdict(run).sentence
+    sign = "\u2713" if whole else "!"
+    color = bad if whole or bad != "valid" else "invalid"
+    # The reasons against rows are listed below.
+    standing = verdict(run).sentence.rpartition("Of the valid rows, ")[2] if good else ""
     machine = ", ".join(filter(None, (run.environment.title(), threads(run))))
+    created = run.created.replace("T", " ").replace("+00:00", " UTC")
     return join(
-        tag("p", f"{run.created}, {machine}", class_="sub"),
-        tag("p", tag("span", f"{sign} {words}", class_=bad), class_="verdict"),
-        tag("p", prose(f"{sentence}.")) if bad == "valid" else None,
+        tag("p", f"{created}, {machine}", class_="sub"),
+        tag("p", tag("span", f"{sign} {words}", class_=color), class_="verdict"),
         None
         if run.complete
         else tag("p", "This run is not finished: rows that are missing had not been judged."),
+        tag("p", prose(f"{standing}.")) if standing else None,
         tag("dl", *_facts(run), class_="facts"),
         _findings(run, rows),
     )
