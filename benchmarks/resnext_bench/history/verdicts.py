@@ -27,7 +27,7 @@ class _Finding(NamedTuple):
     def line(self, title: str = "") -> str:
         """The sentence with the names of the series, and ``title``."""
         if not self.named:
-            return self.sentence
+            return self.sentence if title else f"{len(self.series)} series: {self.sentence}"
         names = [str(each) for each in self.series[:_MOST_NAMES]]
         if more := len(self.series) - len(names):
             names.append(f"{more} more")
