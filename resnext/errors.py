@@ -119,6 +119,17 @@ class SessionFailed(ResnextError, RuntimeError):
     exit_code = 4
 
 
+class NeverReturned(SessionFailed):
+    """A run did not return in time; its session must not run anything again.
+
+    Args:
+        seconds: after which it was given up.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"a run did not return within {seconds:.3g} s")
+
+
 def first_line(error: BaseException | str) -> str:
     """The first line of a foreign error, or its class if it has no message.
 
