@@ -12,6 +12,7 @@
     │   └── EngineRefused           4   a model that an engine builder does not parse or build
     │       └── NoKernel            4   no kernel: another form of the graph may build
     └── SessionFailed               4   a runtime refused or failed on an artifact or input
+        └── NeverReturned           4   a run that did not return in time: its row fails
 
 A message is one line: the actual value and the allowed ones. The hint, if there is one, says what
 to do. Both name fields in backticks (`` `precision` ``), as Python callers spell them; the command
