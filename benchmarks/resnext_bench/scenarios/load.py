@@ -273,7 +273,7 @@ def patience_s(stage: Stage) -> float:
 
 
 def refuse_endless(
-    rate: float, least: int, duration: float, remedy: str = "a higher rate as `load`"
+    rate: float, least: int, duration: float = 0.0, remedy: str = "a higher rate as `load`"
 ) -> None:
     """Refuse a load that would take hours for the fewest requests that say something, or that has
     more requests than memory holds.
@@ -281,7 +281,7 @@ def refuse_endless(
     Args:
         rate: requests a second.
         least: the fewest.
-        duration: requested seconds.
+        duration: requested seconds; 0 if it keeps no list of requests.
         remedy: for a rate that is too low.
 
     Raises:

@@ -102,7 +102,7 @@ class LoadGen:
         speed = service_rate(stage)
         rate = (self.rate or _SERVER_SHARE * speed) if self.scenario == "server" else None
         samples = _LEAST_QUERIES[self.scenario] * (8 if self.scenario == "multi-stream" else 1)
-        refuse_endless(rate or speed, samples, self.duration, "a higher rate or a faster row")
+        refuse_endless(rate or speed, samples, remedy="a higher rate or a faster backend")
         seconds = max(self.duration, samples / (rate or speed))
         stage.say(f"LoadGen {self.scenario} on {stage.case}, about {seconds:.0f} s")
         fastest_ns = min(one for burst in stage.samples.host_ns for one in burst)
