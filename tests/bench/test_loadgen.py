@@ -206,6 +206,8 @@ def test_what_does_not_go_together_is_refused() -> None:
         LoadGen("offline", duration=0)
     with pytest.raises(UsageError, match="one request in flight, not 2"):
         LoadGen("single-stream")(stage(Served(lambda _: 0.0, 2), 2))
+    with pytest.raises(UsageError, match=r"would take 1\.839 hours at 0\.1/s"):
+        LoadGen("server", slo_ms=50, rate=0.1)(stage(Served(lambda _: 0.0)))
     with pytest.raises(GateFailed, match="less than the fastest timed run"):
         LoadGen("server", slo_ms=0.5)(stage(Served(lambda _: 0.0)))
 
