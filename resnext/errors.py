@@ -12,6 +12,7 @@
     │   └── EngineRefused           4   a model that an engine builder does not parse or build
     │       └── NoKernel            4   no kernel: another form of the graph may build
     └── SessionFailed               4   a runtime refused or failed on an artifact or input
+        └── NeverReturned           4   a run that did not return in time: its row fails
 
 A message is one line: the actual value and the allowed ones. The hint, if there is one, says what
 to do. Both name fields in backticks (`` `precision` ``), as Python callers spell them; the command
@@ -117,6 +118,17 @@ class SessionFailed(ResnextError, RuntimeError):
     """A runtime refused an artifact or failed while running it."""
 
     exit_code = 4
+
+
+class NeverReturned(SessionFailed):
+    """A run did not return in time; its session must not run anything again.
+
+    Args:
+        seconds: after which it was given up.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"a run did not return within {seconds:.3g} s")
 
 
 def first_line(error: BaseException | str) -> str:

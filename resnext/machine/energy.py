@@ -9,6 +9,10 @@ from typing import Protocol
 
 from .nvml import Nvml
 
+#: A package takes less than so many watts: more between two reads is a counter that began anew.
+_MOST_W = 2000.0
+#: Readings may be as much nearer to each other than the counter's steps, seconds.
+_STEP_S = 0.1
 #: The kernel's power capping, of Intel and AMD processors.
 POWERCAP = Path("/sys/class/powercap")
 
@@ -92,15 +96,25 @@ class Packages:
     def __init__(self, domains: list[Path]) -> None:
         self._domains = domains
         self._ranges = [_number(domain / "max_energy_range_uj") for domain in domains]
-        self._last = self._readings()
+        self._last, self._at = self._readings(), time.monotonic()
         self._joules = 0.0
 
     def read(self) -> float:
-        """As `EnergySource`. A counter that reached its range began again from zero."""
-        now = self._readings()
-        for before, after, most in zip(self._last, now, self._ranges, strict=True):
-            self._joules += ((after - before) if after >= before else after + most - before) / 1e6
-        self._last = now
+        """As `EnergySource`. A counter that reached its range began again from zero.
+
+        Raises:
+            OSError: also if a counter moved by more than a package can use: it began anew.
+        """
+        now, at = self._readings(), time.monotonic()
+        most_j = _MOST_W * (at - self._at + _STEP_S)
+        used = [
+            ((after - before) if after >= before else after + most - before) / 1e6
+            for before, after, most in zip(self._last, now, self._ranges, strict=True)
+        ]
+        self._last, self._at = now, at
+        if max(used) > most_j:
+            raise OSError(f"it moved by {max(used):.0f} J at once")
+        self._joules += sum(used)
         return self._joules
 
     def _readings(self) -> list[int]:

@@ -295,6 +295,13 @@ def test_a_run_shows_its_cold_starts(
         assert "ort-cpu batch 8  none    1.50 (1.50-1.50)" in report
         assert "against torch batch 8: after 2,000 images (1,910 to 2,110)" in report
         assert "page cache" not in report
+    paid = "ort-cpu batch 8 against torch batch 8: after 2,000 images (1,910 to 2,110)"
+    assert paid in both.html()
+    # Speedups are over the first row: without its start, those of others say nothing.
+    rows = (row(100.0, cold_start=None), faster, faster.model_copy(update={"backend": "openvino"}))
+    without = both.model_copy(update={"rows": rows})
+    for report in (text(without), without.html()):
+        assert " batch 8 against " not in report
     path = tmp_path / "run.json"
     path.write_text(run.model_dump_json())
     assert read_run(path).rows[0].cold_start == run.rows[0].cold_start

@@ -193,6 +193,34 @@ def test_packages_are_added_up_and_wrap_around(powercap: Path) -> None:
     assert packages.read() == pytest.approx(17.0)
 
 
+def test_a_counter_that_began_anew_is_no_wrap(powercap: Path) -> None:
+    planted(powercap, used=5_000_000)
+    packages = Packages([powercap / f"intel-rapl:{index}" for index in range(2)])
+    (powercap / "intel-rapl:1" / "energy_uj").write_text("1000")
+    with pytest.raises(OSError, match="it moved by 262138 J at once"):
+        packages.read()
+    use(powercap, 1, 2.0)
+    assert packages.read() == pytest.approx(2.0)
+
+
+def test_a_reset_in_the_pass_gives_no_number(
+    monkeypatch: pytest.MonkeyPatch, powercap: Path
+) -> None:
+    planted(powercap, packages=1, used=5_000_000)
+    spend = Working.spend
+
+    def spend_and_reset(self: Working, seconds: float, watts: float) -> None:
+        spend(self, seconds, watts)
+        if watts > 50:
+            (powercap / "intel-rapl:0" / "energy_uj").write_text("1000")
+
+    monkeypatch.setattr(Working, "spend", spend_and_reset)
+    record = measured(monkeypatch, Working())
+    assert record is not None
+    assert record.uses[0].joules_per_image is None
+    assert record.uses[0].reason.startswith("the counter cannot be read any more: it moved by")
+
+
 def test_only_packages_count(powercap: Path) -> None:
     planted(powercap)
     (powercap / "intel-rapl-mmio:0").mkdir()

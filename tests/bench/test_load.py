@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from fakes.calm import calm
-from resnext.errors import GateFailed, UsageError
+from resnext.errors import GateFailed, NeverReturned, UsageError
 from resnext.machine.load import Meter
 from resnext.runtimes.session import Arrays
 from resnext.testing import FakeSession
@@ -25,12 +25,13 @@ from resnext.timing.requests import Answer, Answers, closed_loop, open_loop
 from resnext_bench import Load, benchmark
 from resnext_bench.checks import cannot_serve, late_arrivals, slo, wrong_under_load
 from resnext_bench.checks.evidence import Evidence
+from resnext_bench.checks.registry import CHECKS
 from resnext_bench.cli.bench import main
 from resnext_bench.deadline import Deadline
 from resnext_bench.measure import Samples, Subject
 from resnext_bench.plan import Case
 from resnext_bench.report import text
-from resnext_bench.scenarios.load import poisson_arrivals
+from resnext_bench.scenarios.load import Worker, poisson_arrivals
 from resnext_bench.scenarios.load_record import (
     LoadRecord,
     Probe,
@@ -41,7 +42,7 @@ from resnext_bench.scenarios.load_record import (
 )
 from resnext_bench.scenarios.load_search import CLOSE, search
 from resnext_bench.scenarios.load_text import load_lines, verdict_line
-from resnext_bench.scenarios.scenario import Passes, Stage
+from resnext_bench.scenarios.scenario import Passes, Stage, go_through
 
 MS = 1_000_000
 NONE: Any = None
@@ -244,6 +245,24 @@ def test_a_queue_that_grows_without_a_drop_cannot_be_served() -> None:
     assert found(calm_one) == {}
 
 
+def test_a_rate_above_the_capacity_is_not_valid_however_short_the_load() -> None:
+    """A second of it: the queue has hardly grown, and the workers waited at its beginning."""
+    answers, free = Answers(1, ended=1000 * MS), 120 * MS
+    for index in range(42):
+        arrived, service = index * 18 * MS, 20_500_000 + index % 3 * MS // 10
+        started = max(arrived, free)
+        free = started + service
+        answers.answers.append(Answer(arrived, started, free))
+    assert answers.busy < 0.9
+    probe = probe_of(answers, 1, offered_per_s=55)
+    message = found(LoadRecord(load="poisson:55", probes=(probe,)))["cannot-serve"]
+    assert message.startswith("cannot serve 55/s: it answers at most 48.54/s")
+    assert probe_of(answers, 1, offered_per_s=48).serves_per_s is None
+    # A single stall says little about what it can answer.
+    stalled = answered([5 * MS] * 10 + [2000 * MS])
+    assert probe_of(stalled, 1, offered_per_s=9).serves_per_s is None
+
+
 def test_drops_make_a_row_invalid() -> None:
     probe = probe_of(answered([MS // 2] * 700, dropped=3), 1, offered_per_s=9, slo_ns=MS)
     codes = found(LoadRecord(load="poisson:9", slo_ns=MS, probes=(probe,)))
@@ -263,7 +282,7 @@ def test_late_arrivals_are_a_finding() -> None:
 
 
 def test_the_thread_of_arrivals_records_its_lateness(monkeypatch: pytest.MonkeyPatch) -> None:
-    def oversleeps(at: int, failed: threading.Event) -> bool:
+    def oversleeps(at: int, failed: threading.Event, _: Any) -> bool:
         time.sleep(max(0.0, (at - time.perf_counter_ns()) / 1e9) + 0.003)
         return not failed.is_set()
 
@@ -478,6 +497,104 @@ def test_time_that_is_up_ends_a_load() -> None:
     session = Served(lambda _: 0.001)
     with pytest.raises(GateFailed, match="out of time"):
         Load("closed:1")(stage(session, deadline=Deadline(0.0)))
+
+
+def test_time_that_is_up_ends_a_wait_for_the_next_arrival() -> None:
+    began = time.perf_counter()
+    over = lambda: time.perf_counter() - began > 0.1  # noqa: E731
+    answers = open_loop([lambda: None], [0, 5000 * MS], 10, over)
+    assert time.perf_counter() - began < 2
+    assert (len(answers.answers), answers.stopped) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("poisson:0.000000001", {}, "11 requests, .* would take 3055556 hours at 1e-09/s"),
+        ("poisson:0.1", {"slo_ms": 5.0}, "662 requests, .* would take 1.839 hours at 0.1/s"),
+        ("poisson:1000000", {"duration": 600.0}, "are 600000000 requests; a load has at most"),
+    ],
+)
+def test_a_load_without_an_end_is_refused(spec: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Load(spec, **options)
+    Load("poisson:0.002", duration=7200)  # as requested
+
+
+def test_a_session_too_slow_for_an_slo_is_refused() -> None:
+    at = stage(Served(lambda _: 0.0), timed_ns=10_000 * MS)
+    for spec in ("poisson", "closed:1"):
+        with pytest.raises(UsageError, match=r"1\.839 hours at 0\.1/s; give a smaller `batch`"):
+            Load(spec, slo_ms=20_000)(at)
+
+
+def test_a_load_that_was_interrupted_says_so_and_how_long_it_takes() -> None:
+    deadline, lines = Deadline(), list[str]()
+
+    def until(call: int) -> float:
+        deadline.interrupted = call > 100  # some are of the warm-up
+        return 0.001
+
+    for spec in ("closed:1", "poisson:200"):
+        deadline.interrupted = False
+        row = stage(Served(until), deadline=deadline, say=lines.append)
+        record = Load(spec, duration=60)(row)
+        assert load_lines(record)[0].endswith(", ended early: interrupted")
+    assert lines == [
+        "load of 1 client on fake batch 2, about 60 s",
+        "load of 200/s on fake batch 2, about 60 s",
+    ]
+
+
+def test_a_run_that_never_returns_ends_the_load_and_its_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("resnext_bench.scenarios.load.PATIENCE_S", 0.3)
+    monkeypatch.setattr("resnext_bench.scenarios.load.SLOWER", 1)
+    forever = threading.Event()
+
+    def stuck(call: int) -> float:
+        if call > 100:  # some are of the warm-up
+            forever.wait(20)
+        return 0.001
+
+    for spec in ("closed:1", "poisson:500"):
+        session = Served(stuck)
+        row = stage(session)
+        passes = go_through([Load(spec, duration=1), Load("closed:1")], row)
+        assert str(passes.errors["load"]) == "a run did not return within 0.3 s"
+        assert row.samples.error is passes.errors["load"]
+        assert isinstance(row.samples.error, NeverReturned)
+        assert session.calls == 101  # and no more
+    forever.set()
+
+
+def test_an_interrupt_ends_clients_that_are_fewer_than_the_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: Any) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr("resnext.timing.requests.Thread.join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        closed_loop([lambda: time.sleep(0.001)] * 4, 1, 60e9, 11)
+    assert set(threading.enumerate()) <= before
+
+
+def test_wrong_outputs_are_never_within_an_slo() -> None:
+    right, wrong = (
+        probe_of(answered([MS // 2] * 700), 1, offered_per_s=9, slo_ns=MS, wrong=words)
+        for words in ("", "an output is not finite")
+    )
+    assert (right.verdict, wrong.verdict) == ("met", "missed")
+    worker = Worker(lambda _: {"logits": np.full(2, np.nan)}, {}, "logits", np.ones(2))
+    worker()
+    assert worker.wrong() == "an output is not finite"
+    record = LoadRecord(load="poisson:9", slo_ns=MS, probes=(wrong,))
+    assert next(iter(CHECKS)) == "wrong-under-load"
+    assert "wrong outputs" in load_lines(record)[0]
 
 
 def test_of_many_latencies_evenly_spaced_ones_are_stored() -> None:

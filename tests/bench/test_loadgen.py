@@ -5,6 +5,7 @@ toolkit.
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,20 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 
 from bench.test_load import Served, stage
 from fakes.calm import calm
-from resnext.errors import GateFailed, MissingRequirement, SessionFailed, UnknownName, UsageError
+from resnext.errors import (
+    GateFailed,
+    MissingRequirement,
+    NeverReturned,
+    SessionFailed,
+    UnknownName,
+    UsageError,
+)
 from resnext.machine.load import Meter
+from resnext.runtimes.session import Arrays
 from resnext.testing import FakeSession
 from resnext.timing.requests import open_loop
 from resnext_bench import Load, LoadGen, benchmark
@@ -30,7 +40,7 @@ from resnext_bench.scenarios.load import Worker
 from resnext_bench.scenarios.load_text import loadgen_line
 from resnext_bench.scenarios.loadgen_record import LoadGenRecord, record_of
 from resnext_bench.scenarios.loadgen_sut import System
-from resnext_bench.scenarios.scenario import Passes, Stage
+from resnext_bench.scenarios.scenario import Passes, Stage, go_through
 
 pytest.importorskip("mlperf_loadgen")
 MS = 1_000_000
@@ -108,13 +118,71 @@ def test_an_error_in_a_run_is_raised_and_does_not_end_the_process() -> None:
 
 
 def test_a_run_that_does_not_return_ends_loadgen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loadgen_sut, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr("resnext_bench.scenarios.load.PATIENCE_S", 0.3)
     began = time.perf_counter()
-    with pytest.raises(SessionFailed, match="a run did not return within"):
+    with pytest.raises(NeverReturned, match="a run did not return within"):
         LoadGen("server", 0.3, slo_ms=50, rate=2000.0)(
             stage(Served(lambda call: 4.0 if call > 60 else 0.001))
         )
     assert time.perf_counter() - began < 4
+
+
+def test_a_run_that_never_returns_fails_its_row_and_no_other_may_use_loadgen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("resnext_bench.scenarios.load.PATIENCE_S", 0.3)
+    monkeypatch.setattr(loadgen_sut, "_stuck", threading.Event())
+    release = threading.Event()
+
+    def stuck(call: int) -> float:
+        if call > 100:  # some are of the warm-up
+            release.wait(20)
+        return 0.001
+
+    session = Served(stuck)
+    row = stage(session)
+    single = LoadGen("single-stream", 1.0)
+    errors = go_through([single, Load("closed:1")], row).errors
+    assert isinstance(row.samples.error, NeverReturned)  # which makes the row FAILED
+    assert (list(errors), session.calls) == (["loadgen"], 101)
+    with pytest.raises(SessionFailed, match="LoadGen still waits for a run of another row"):
+        single(stage(Served(lambda _: 0.0)))
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name == "loadgen":
+            thread.join(10)
+
+
+@pytest.mark.parametrize("scenario", ["single-stream", "multi-stream", "offline"])
+def test_time_that_is_up_ends_loadgen_at_once(scenario: Any) -> None:
+    began = time.perf_counter()
+    with pytest.raises(GateFailed, match="out of time"):
+        LoadGen(scenario, 20.0)(stage(Served(lambda _: 0.001), deadline=Deadline(0.3)))
+    assert time.perf_counter() - began < 4
+
+
+def test_one_stream_is_answered_on_loadgens_own_thread() -> None:
+    names = set[str]()
+
+    class Named(Served):
+        def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+            names.add(threading.current_thread().name)
+            return super().run(inputs)
+
+    LoadGen("single-stream", 0.05)(stage(Named(lambda _: 0.001)))
+    assert names == {"MainThread", "loadgen"}  # that of the warm-up, and LoadGen's
+
+
+def test_the_remedy_fits_a_run_that_ended_before_its_time() -> None:
+    record = LoadGen("offline", 0.01)(stage(Served(lambda _: 0.0)))
+    for words, remedy in (
+        ("Decrease the expected latency so the loadgen pre-generates more queries.", "calm"),
+        ("Reduce target QPS to improve latency.", "lower rate as `load`"),
+        ("The test exited early, before enough queries were issued.", "longer `duration`"),
+    ):
+        early = record.model_copy(update={"result": "INVALID", "recommendations": (words,)})
+        (message,) = messages(early)
+        assert remedy in message.split(words)[1]
 
 
 def test_time_that_is_up_ends_loadgen() -> None:
@@ -138,6 +206,8 @@ def test_what_does_not_go_together_is_refused() -> None:
         LoadGen("offline", duration=0)
     with pytest.raises(UsageError, match="one request in flight, not 2"):
         LoadGen("single-stream")(stage(Served(lambda _: 0.0, 2), 2))
+    with pytest.raises(UsageError, match=r"would take 1\.839 hours at 0\.1/s"):
+        LoadGen("server", slo_ms=50, rate=0.1)(stage(Served(lambda _: 0.0)))
     with pytest.raises(GateFailed, match="less than the fastest timed run"):
         LoadGen("server", slo_ms=0.5)(stage(Served(lambda _: 0.0)))
 

@@ -1,8 +1,9 @@
 """# cannot-serve
 
-Under load (`--load poisson:RATE`) more requests arrived than the row answers: a request met a full
-queue and was dropped, or the workers were always busy while the queue grew. Latencies then depend
-only on how long the load lasted.
+Under load (`--load poisson:RATE`) more requests arrived than the row answers: its runs take too
+long for the rate (their mean time, at 99 % confidence), a request met a full queue and was dropped,
+or the workers were always busy while the queue grew. Latencies then depend only on how long the
+load lasted.
 
 What to do: give a rate below the one that the message names; or raise the row's throughput with a
 larger batch, more streams or a faster backend. `--load poisson --slo 20ms` searches the rate.

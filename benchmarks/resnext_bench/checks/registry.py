@@ -72,6 +72,7 @@ def registry(*modules: ModuleType) -> Mapping[str, Check]:
 
 #: Every check by its code.
 CHECKS: Mapping[str, Check] = registry(
+    wrong_under_load,
     disturbed,
     samples,
     no_time,
@@ -91,7 +92,6 @@ CHECKS: Mapping[str, Check] = registry(
     cannot_serve,
     late_arrivals,
     slo,
-    wrong_under_load,
     loadgen_invalid,
     leak,
     changed_output,

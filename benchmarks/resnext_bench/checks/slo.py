@@ -35,7 +35,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(CODE, verdict_line(record), "give a longer `slo` or a smaller `batch`")
         return
     probe = record.probes[-1]
-    if probe.dropped or probe.serves_per_s is not None:  # which says more: `cannot-serve`
+    if probe.dropped or probe.serves_per_s is not None or probe.wrong:  # which say more
         return
     if probe.verdict == "missed":
         share = (probe.over_slo or 0) / probe.requests

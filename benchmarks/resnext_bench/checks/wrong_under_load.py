@@ -1,9 +1,10 @@
 """# wrong-under-load
 
 The last outputs of each worker under load are compared with the output of the timed runs, or of
-the same input alone. They differ by more than 0.1 % of the logits' RMS. Each worker has another
-input, so that answers which go to the wrong request are seen as well. Requests in flight at once
-disturb each other: the runtime shares a buffer between streams, or reuses one too early.
+the same input alone. They differ by more than 0.1 % of the logits' RMS, or are not
+finite. Each worker has another input, so that answers which go to the wrong request are seen as
+well. Requests in flight at once disturb each other: the runtime shares a buffer between streams, or
+reuses one too early.
 
 What to do: report it to the runtime's maintainers; until then use `streams` 1.
 """

@@ -56,16 +56,7 @@ def _starts(starts: tuple[Start, ...]) -> tuple[str, ...]:
 
 def payback_lines(run: RunRecord) -> list[str]:
     """After how many images each row has paid for its build, and what was not cold."""
-    lines: list[str] = []
-    bases: dict[tuple[object, ...], Row] = {}
-    floor = 0.0 if run.control is None else run.control.noise_floor or 0.0
-    for row in run.rows:
-        if row.cold_start is None or not row.timings:
-            continue
-        like = (row.batch, row.threads, row.streams, row.timings[-1].boundary)
-        base = bases.setdefault(like, row)
-        if base is not row:
-            lines.append(f"{named(row, run)} against {named(base, run)}: {_paid(row, base, floor)}")
+    lines = paid_lines(run)
     kept = [
         named(row, run)
         for row in run.rows
@@ -73,6 +64,24 @@ def payback_lines(run: RunRecord) -> list[str]:
     ]
     if kept:
         lines.append(f"{', '.join(kept)}: its file may have been in the page cache all the time")
+    return lines
+
+
+def paid_lines(run: RunRecord) -> list[str]:
+    """After how many images each row has paid for its build, against the row that its speedup is
+    over; nothing without cold starts of both.
+    """
+    lines: list[str] = []
+    bases: dict[tuple[object, ...], Row] = {}
+    floor = 0.0 if run.control is None else run.control.noise_floor or 0.0
+    for row in run.rows:
+        if not row.timings:
+            continue
+        timing = row.timings[-1]
+        like = (row.batch, row.threads, row.streams, timing.boundary, timing.cache)
+        base = bases.setdefault(like, row)
+        if base is not row and row.cold_start is not None and base.cold_start is not None:
+            lines.append(f"{named(row, run)} against {named(base, run)}: {_paid(row, base, floor)}")
     return lines
 
 

@@ -19,7 +19,7 @@ from resnext.timing.clock import settle
 from resnext.timing.requests import Answers, closed_loop, open_loop
 from resnext_bench.stats import LEAST_SAMPLES
 
-from .load_record import LoadRecord, Probe, clear_miss, probe_of
+from .load_record import LoadRecord, Probe, clear_miss, number, probe_of
 from .load_search import search
 from .scenario import Stage
 
@@ -32,6 +32,10 @@ _ROOM_S, _LEAST_ROOM = 1.0, 64
 _COMPARED = 32
 #: Largest difference of outputs under load, relative to their RMS.
 _MOST_DIFFERENCE = 1e-3
+#: Seconds that the fewest requests may take, and the most requests of a load.
+_MOST_S, _MOST_REQUESTS = 3600.0, 10_000_000
+#: Seconds that a run may take at least, and times a usual one; longer ones never return.
+PATIENCE_S, SLOWER = 10.0, 50.0
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ class Load:
     duration: float = 5.0
 
     def __post_init__(self) -> None:
-        kind, number = _parsed(self.spec)
-        if kind == "poisson" and number is None and self.slo_ms is None:
+        kind, rate = _parsed(self.spec)
+        if kind == "poisson" and rate is None and self.slo_ms is None:
             raise UsageError(
                 "`load` poisson searches the largest rate that meets an SLO",
                 hint="give `slo`, for example 20ms, or a rate: poisson:100",
@@ -67,6 +71,8 @@ class Load:
             raise UsageError(f"`slo` must be above 0, not {self.slo_ms:g} ms")
         if not 0 < self.duration < math.inf:
             raise UsageError(f"`duration` must be above 0, not {self.duration:g} s")
+        if kind == "poisson" and rate is not None:
+            refuse_endless(rate, self._least, self.duration)
 
     @property
     def field(self) -> str:
@@ -79,10 +85,15 @@ class Load:
         return None if self.slo_ms is None else round(self.slo_ms * 1e6)
 
     @property
+    def _least(self) -> int:
+        """Requests of a load, at least."""
+        return LEAST_SAMPLES[99] if self.slo_ms else LEAST_SAMPLES[50]
+
+    @property
     def rate(self) -> float | None:
         """Requests a second, if they are fixed."""
-        kind, number = _parsed(self.spec)
-        return number if kind == "poisson" else None
+        kind, rate = _parsed(self.spec)
+        return rate if kind == "poisson" else None
 
     def __call__(self, stage: Stage) -> LoadRecord:
         """The row under load.
@@ -92,21 +103,26 @@ class Load:
             ResnextError: the session failed under load.
         """
         refuse_impossible(self.slo_ns, stage)
-        kind, number = _parsed(self.spec)
+        kind, strength = _parsed(self.spec)
+        if kind == "closed" or strength is None:
+            refuse_endless(service_rate(stage), self._least, self.duration, "a smaller `batch`")
         workers = workers_of(stage)
-        if kind == "closed":
-            assert number is not None
-            probe = self._closed(stage, workers, int(number))
-            return LoadRecord(load=self.spec, slo_ns=self.slo_ns, probes=(probe,))
-        if number is not None:
-            stage.say(f"load of {number:g}/s on {stage.case}")
-            probe = self._open(stage, workers, number, 0)
-            return LoadRecord(load=self.spec, slo_ns=self.slo_ns, probes=(probe,))
+        if strength is not None:
+            closed = kind == "closed"
+            seconds = self._least / (service_rate(stage) if closed else strength)
+            load = f"{strength:.0f} client{'s' * (strength > 1)}" if closed else f"{strength:g}/s"
+            stage.say(f"load of {load} on {stage.case}, about {max(seconds, self.duration):.0f} s")
+            if closed:
+                probe, stopped = self._closed(stage, workers, int(strength))
+            else:
+                probe, stopped = self._open(stage, workers, strength, 0)
+            cut = _why(stage) if stopped else ""
+            return LoadRecord(load=self.spec, slo_ns=self.slo_ns, probes=(probe,), cut=cut)
         assert self.slo_ns is not None
 
         def tried(rate: float, index: int) -> Probe | None:
             try:
-                probe = self._open(stage, workers, rate, index, searching=True)
+                probe, _ = self._open(stage, workers, rate, index, searching=True)
             except ResnextError:
                 if index and stage.deadline.over():
                     return None
@@ -121,12 +137,16 @@ class Load:
             lambda line: stage.say(f"{line} on {stage.case}"),
         )
 
-    def _closed(self, stage: Stage, workers: list[Worker], clients: int) -> Probe:
-        stage.say(f"load of {clients} clients on {stage.case}")
-        least = LEAST_SAMPLES[99] if self.slo_ms else LEAST_SAMPLES[50]
-
+    def _closed(self, stage: Stage, workers: list[Worker], clients: int) -> tuple[Probe, bool]:
         def run() -> Answers:
-            return closed_loop(workers, clients, self.duration * 1e9, least, stage.deadline.over)
+            return closed_loop(
+                workers,
+                clients,
+                self.duration * 1e9,
+                self._least,
+                stage.deadline.over,
+                patience_s(stage),
+            )
 
         return self._probe(stage, workers, run, clients=clients)
 
@@ -138,22 +158,24 @@ class Load:
         index: int,
         *,
         searching: bool = False,
-    ) -> Probe:
-        least = LEAST_SAMPLES[99] if self.slo_ms else LEAST_SAMPLES[50]
-        count = max(least, math.ceil(rate * self.duration))
+    ) -> tuple[Probe, bool]:
+        refuse_endless(rate, 0, self.duration)
+        count = max(self._least, math.ceil(rate * self.duration))
         arrivals = poisson_arrivals(rate, count, (stage.seed, index))
         seconds = max(_ROOM_S, 2e-3 * (self.slo_ms or 0.0))
         room = max(_LEAST_ROOM, math.ceil(service_rate(stage) * seconds))
         most_over = (self.slo_ns, clear_miss(count)) if searching and self.slo_ns else None
 
         def run() -> Answers:
-            return open_loop(workers, arrivals, room, stage.deadline.over, most_over)
+            return open_loop(
+                workers, arrivals, room, stage.deadline.over, most_over, patience_s(stage)
+            )
 
         return self._probe(stage, workers, run, offered_per_s=rate)
 
     def _probe(
         self, stage: Stage, workers: list[Worker], run: Callable[[], Answers], **load: Any
-    ) -> Probe:
+    ) -> tuple[Probe, bool]:
         for worker in workers:
             settle(worker)
         meter = Meter()
@@ -165,7 +187,7 @@ class Load:
             raise stage.deadline.not_measured()
         on_device = stage.subject.bound.cuda_stream is not None
         threads = len(workers) if on_device else stage.subject.threads
-        return probe_of(
+        probe = probe_of(
             answers,
             stage.case.batch,
             slo_ns=self.slo_ns,
@@ -173,6 +195,7 @@ class Load:
             disturbed=tuple(used.disturbances(threads)),
             **load,
         )
+        return probe, answers.stopped
 
 
 class Worker:
@@ -208,7 +231,9 @@ class Worker:
             if output.shape != self._alone.shape:
                 return f"an output has the shape {output.shape}, alone {self._alone.shape}"
             error = float(np.abs(output.astype(np.float64) - self._alone).max()) / scale
-            if not error <= _MOST_DIFFERENCE:  # true for NaN
+            if not math.isfinite(error):
+                return "an output is not finite"
+            if error > _MOST_DIFFERENCE:
                 return (
                     f"an output differs from that of the same run alone by {error:.1e} of its RMS"
                 )
@@ -240,6 +265,44 @@ def service_rate(stage: Stage) -> float:
     """Requests a second that the streams answered in the timed rounds."""
     times = [one for burst in stage.samples.host_ns for one in burst]
     return stage.case.streams * 1e9 / max(float(np.median(times)), 1.0)
+
+
+def patience_s(stage: Stage) -> float:
+    """Seconds after which a run never returns."""
+    return max(PATIENCE_S, SLOWER * stage.case.streams / service_rate(stage))
+
+
+def refuse_endless(
+    rate: float, least: int, duration: float = 0.0, remedy: str = "a higher rate as `load`"
+) -> None:
+    """Refuse a load that would take hours for the fewest requests that say something, or that has
+    more requests than memory holds.
+
+    Args:
+        rate: requests a second.
+        least: the fewest.
+        duration: requested seconds; 0 if it keeps no list of requests.
+        remedy: for a rate that is too low.
+
+    Raises:
+        UsageError: the rate is too low, or too high for the duration.
+    """
+    if (seconds := least / rate) > max(_MOST_S, duration):
+        raise UsageError(
+            f"{least} requests, the fewest for a verdict, would take {number(seconds / 3600)} hours"
+            f" at {rate:.3g}/s",
+            hint=f"give {remedy}",
+        )
+    if rate * duration > _MOST_REQUESTS:
+        raise UsageError(
+            f"{rate:g}/s for {duration:g} s are {number(rate * duration)} requests; a load has at"
+            f" most {_MOST_REQUESTS:,}",
+            hint="give a shorter `duration` or a lower rate",
+        )
+
+
+def _why(stage: Stage) -> str:
+    return "interrupted" if stage.deadline.interrupted else "time was up"
 
 
 def refuse_impossible(slo_ns: int | None, stage: Stage) -> None:

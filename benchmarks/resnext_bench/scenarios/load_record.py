@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Literal
 
@@ -14,6 +15,8 @@ MOST_STORED = 10_000
 #: Workers that are busy for more than this share of the time, with a queue longer than this share
 #: of all requests at the end, cannot serve the rate.
 _SATURATED, _GROWN = 0.97, 0.02
+#: Standard errors by which the mean time of a call may be too long: 99 %, one-sided.
+_ERRORS = 2.33
 #: Largest number of further requests worth suggesting.
 _MOST_MORE = 1_000_000
 
@@ -72,7 +75,7 @@ class Probe(Strict):
         """Whether 99 % of requests are within the SLO, at 99 % confidence; None without an SLO."""
         if self.over_slo is None:
             return None
-        if self.serves_per_s is not None or self.dropped:
+        if self.serves_per_s is not None or self.dropped or self.wrong:
             return "missed"
         return slo_verdict(self.over_slo, self.requests)
 
@@ -94,7 +97,7 @@ class LoadRecord(Strict):
         largest_per_s: largest rate that met the SLO twice, of a search; None if none did, or for a
             fixed load.
         missed_per_s: smallest rate above it that did not; None if none was tried.
-        cut: why a search ended early; "" if it did not.
+        cut: why it ended early; "" if it did not.
     """
 
     load: str
@@ -135,7 +138,8 @@ def probe_of(
     step = -(-len(latencies) // MOST_STORED)
     grown = max(2 * answers.workers, _GROWN * len(latencies))
     swamped = answers.busy > _SATURATED and answers.waiting > grown
-    cannot = clients is None and (answers.gave_up or swamped)
+    beyond = offered_per_s is not None and offered_per_s > _most_per_s(answers)
+    cannot = clients is None and (answers.gave_up or swamped or beyond)
     late = sorted(answers.late_ns)
     return Probe(
         offered_per_s=offered_per_s,
@@ -158,6 +162,14 @@ def probe_of(
         wrong=wrong,
         disturbed=disturbed,
     )
+
+
+def _most_per_s(answers: Answers) -> float:
+    """Answers a second of workers that never wait, at most, at 99 % confidence."""
+    times = [one.done - one.started for one in answers.answers]
+    error = statistics.stdev(times) / math.sqrt(len(times)) if len(times) > 1 else math.inf
+    least = statistics.fmean(times) - _ERRORS * error
+    return answers.workers * 1e9 / least if least > 0 else math.inf
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -11,7 +11,8 @@ from .loadgen_record import LoadGenRecord
 def load_lines(record: LoadRecord) -> tuple[str, ...]:
     """One line for each load, and one for the result of a search."""
     if not record.searched:
-        return tuple(_line(probe, record.slo_ns) for probe in record.probes)
+        cut = f", ended early: {record.cut}" if record.cut else ""
+        return tuple(f"{_line(probe, record.slo_ns)}{cut}" for probe in record.probes)
     lines = [verdict_line(record)]
     lines += [_line(probe, record.slo_ns) for probe in record.probes]
     return tuple(lines)
@@ -75,6 +76,8 @@ def _line(probe: Probe, slo_ns: int | None) -> str:
         parts.append("cannot be served")
     if slo_ns is not None and probe.verdict is not None:
         parts.append(f"{slo_ns / 1e6:g} ms {probe.verdict}")
+    if probe.wrong:
+        parts.append("wrong outputs")
     if probe.disturbed:
         parts.append(f"disturbed: {', '.join(probe.disturbed)}")
     return ", ".join(parts)

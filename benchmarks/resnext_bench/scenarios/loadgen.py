@@ -9,13 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-
 from resnext.errors import MissingRequirement, UnknownName, UsageError
 from resnext.storage import scratch_folder
 from resnext.timing.clock import settle
 
-from .load import refuse_impossible, service_rate, workers_of
+from .load import patience_s, refuse_endless, refuse_impossible, service_rate, workers_of
 from .loadgen_record import LoadGenRecord, LoadGenScenario, record_of
 from .loadgen_sut import System
 from .scenario import Stage
@@ -31,7 +29,7 @@ _NAMES = {
 _LEAST_QUERIES = {"single-stream": 64, "multi-stream": 662, "server": 662, "offline": 1}
 #: Server without a rate: this share of what back-to-back runs reached.
 _SERVER_SHARE = 0.7
-#: The other scenarios: expected latency over that of back-to-back runs.
+#: The other scenarios: expected latency over that of the fastest timed run.
 _FASTER = 0.3
 #: Offline: expected speed over that of back-to-back runs, so that its only query lasts.
 _OFFLINE_MORE = 1.1
@@ -103,21 +101,28 @@ class LoadGen:
             settle(worker)
         speed = service_rate(stage)
         rate = (self.rate or _SERVER_SHARE * speed) if self.scenario == "server" else None
-        times = [one for burst in stage.samples.host_ns for one in burst]
-        stage.say(f"LoadGen {self.scenario} on {stage.case}")
+        samples = _LEAST_QUERIES[self.scenario] * (8 if self.scenario == "multi-stream" else 1)
+        refuse_endless(rate or speed, samples, remedy="a higher rate or a faster backend")
+        seconds = max(self.duration, samples / (rate or speed))
+        stage.say(f"LoadGen {self.scenario} on {stage.case}, about {seconds:.0f} s")
+        fastest_ns = min(one for burst in stage.samples.host_ns for one in burst)
         system = System(
             workers,
-            float(np.median(times)) / 1e9,
+            patience_s(stage),
             lambda sample: library.QuerySamplesComplete(
                 [library.QuerySampleResponse(sample, 0, 0)]
             ),
             stage.deadline.over,
+            # A server's queries come while others run.
+            len(workers) == 1 and self.scenario != "server",
         )
         with scratch_folder() as scratch:
             folder = scratch if self.logs is None else self.logs / folder_name(stage)
             folder.mkdir(parents=True, exist_ok=True)
             system.run(
-                partial(_test, library, system, self._settings(library, speed, rate), folder)
+                partial(
+                    _test, library, system, self._settings(library, speed, fastest_ns, rate), folder
+                )
             )
             if system.stopped:
                 raise stage.deadline.not_measured()
@@ -149,7 +154,7 @@ class LoadGen:
                 hint="use `streams` 1, or `loadgen` server or offline",
             )
 
-    def _settings(self, library: Any, speed: float, rate: float | None) -> Any:
+    def _settings(self, library: Any, speed: float, fastest_ns: int, rate: float | None) -> Any:
         settings = library.TestSettings()
         settings.scenario = getattr(library.TestScenario, _NAMES[self.scenario])
         settings.mode = library.TestMode.PerformanceOnly
@@ -159,8 +164,10 @@ class LoadGen:
             settings.server_target_qps = rate
             settings.server_target_latency_ns = round(self.slo_ms * 1e6)
         # From these LoadGen plans its queries, and with too few its run is too short.
-        settings.single_stream_expected_latency_ns = round(_FASTER * 1e9 / speed)
-        settings.multi_stream_expected_latency_ns = round(_FASTER * 8e9 / speed)
+        settings.single_stream_expected_latency_ns = max(1, round(_FASTER * fastest_ns))
+        settings.multi_stream_expected_latency_ns = max(
+            1, round(_FASTER * min(8 * fastest_ns, 8e9 / speed))
+        )
         settings.offline_expected_qps = _OFFLINE_MORE * speed
         return settings
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.specs import Strict
-from resnext.errors import ResnextError
+from resnext.errors import NeverReturned, ResnextError
 from resnext.runtimes.registry import SessionOptions
 from resnext.verify.subject import Network
 from resnext_bench.deadline import Deadline
@@ -75,7 +75,9 @@ class Passes:
 
 
 def go_through(scenarios: Sequence[Scenario], stage: Stage) -> Passes:
-    """Take one row through all ``scenarios``, one after the other. An error ends only its own."""
+    """Take one row through all ``scenarios``, one after the other. An error ends only its own, but
+    a session whose run never returned runs nothing more: its row fails.
+    """
     records: dict[str, Strict] = {}
     errors: dict[str, ResnextError] = {}
     for scenario in scenarios:
@@ -86,6 +88,9 @@ def go_through(scenarios: Sequence[Scenario], stage: Stage) -> Passes:
             continue
         try:
             record = scenario(stage)
+        except NeverReturned as exc:
+            errors[scenario.field] = stage.samples.error = exc
+            break
         except Exception as exc:  # whatever a runtime raises ends only its own scenario
             errors[scenario.field] = as_failure(exc)
             continue

@@ -11,6 +11,7 @@ from resnext_bench.page.entries import Entry, entries
 from resnext_bench.page.markup import Markup, join, tag
 from resnext_bench.page.scales import Scale, linear, number
 from resnext_bench.record import RunRecord
+from resnext_bench.report.endurance import paid_lines
 from resnext_bench.scenarios.cold_record import ColdStartRecord, Start, median_of
 
 _BAR = 9.0
@@ -38,7 +39,8 @@ def section(run: RunRecord) -> Section | None:
     axis = Axis(scale, "seconds from the start of the process to its first answer")
     chart = strips("cold-start-chart", "Cold start of each row", words, axis, drawn, 2 * _BAR)
     note = "The upper bar is without caches, the lower one with those of the start before; medians."
-    return Section("cold-start", "Cold start", join(_key(), chart), note)
+    paid = [tag("p", f"Paid back: {line}.") for line in paid_lines(run)]
+    return Section("cold-start", "Cold start", join(_key(), chart, *paid), note)
 
 
 def _strip(entry: Entry, cold: ColdStartRecord, scale: Scale) -> Strip:
