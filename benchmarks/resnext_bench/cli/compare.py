@@ -10,9 +10,10 @@ from resnext.cli.app import SETTINGS, guarded
 from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import COMPARE, OUTPUT, json_option
 from resnext.cli.sections import SectionedCommand, option_of
-from resnext.errors import GateFailed, UsageError
+from resnext.errors import GateFailed
 from resnext.storage import check_writable, write_text
 
+from .outputs import check_separate
 from .verdicts import exit_on, margin_option, strict_option
 
 _EPILOG = """\b
@@ -61,8 +62,7 @@ def compare(
     The runs were made at different times, and the machine may have changed in between: ab measures
     both sides in turn.
     """
-    if markdown_path is not None and (str(markdown_path) == "-" or str(markdown_path) == json_path):
-        raise UsageError("`markdown` needs a separate file")
+    check_separate(json_path, markdown=markdown_path)
     for target in (json_path, markdown_path):
         check_writable(target)
     from resnext_bench.comparison.report import show
