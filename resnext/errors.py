@@ -121,14 +121,7 @@ class SessionFailed(ResnextError, RuntimeError):
 
 
 class NeverReturned(SessionFailed):
-    """A run did not return in time; its session must not run anything again.
-
-    Args:
-        seconds: after which it was given up.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"a run did not return within {seconds:.3g} s")
+    """A run did not return in time; its session must not run anything again."""
 
 
 def first_line(error: BaseException | str) -> str:

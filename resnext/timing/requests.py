@@ -297,7 +297,7 @@ def _join(
                 thread.join(_ASK_S)
                 began = min(list(running.values()), default=None)
                 if began is not None and clock.now_ns() - began > patience_s * 1e9:
-                    raise NeverReturned(patience_s)
+                    raise NeverReturned(f"a run did not return within {patience_s:.3g} s")
     except NeverReturned:
         end()
         raise

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from bench.test_load import Served, stage
+from bench.test_load_scenario import Served, stage
 from fakes.calm import calm
 from resnext.errors import (
     GateFailed,
@@ -99,7 +99,7 @@ def test_invalid_makes_a_row_invalid_in_loadgens_words() -> None:
 
 
 def test_a_wrong_output_in_the_run_is_found() -> None:
-    from bench.test_load import Confused
+    from bench.test_load_scenario import Confused
 
     session = Confused(lambda _: 0, 2)
     record = LoadGen("offline", 0.05)(stage(session, 2))

@@ -75,6 +75,7 @@ COMMANDS: Mapping[str, tuple[click.Command, list[str]]] = {
     "resnext-bench limits": (bench, ["limits"]),
     "resnext-bench ab": (bench, ["ab", "ARTIFACT", "ort-cpu"]),
     "resnext-bench compare": (bench, ["compare", RUN, RUN]),
+    "resnext-bench page": (bench, ["page", RUN, "--html", os.devnull]),
     "resnext-bench history": (bench, ["history", str(Path(RUN).parent)]),
     "resnext-bench crosscheck": (bench, ["crosscheck", "ARTIFACT"]),
 }
@@ -187,7 +188,7 @@ FAULTS: Mapping[
         nothing,
         "choose another path",
         {
-            name: JSON
+            name: ["--html", *JSON[1:]] if name == "resnext-bench page" else JSON
             for name in COMMANDS
             if name not in ("resnext-export refit", "resnext-export rebuild")
         },

@@ -116,7 +116,7 @@ class System:
         if began is not None and clock.now_ns() - began > self.patience_s * 1e9:
             if self.in_place:
                 _stuck.set()
-            self._fail(NeverReturned(self.patience_s))
+            self._fail(NeverReturned(f"a run did not return within {self.patience_s:.3g} s"))
         elif self.stop():
             self._fail(None)
 
