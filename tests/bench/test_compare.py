@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import junit_schema
+from fakes.here import HERE, NOISE
 from resnext.artifact.manifest import WeightsRecord
 from resnext.errors import BadInput, UsageError
-from resnext.machine.environment import Environment
 from resnext.runtimes.session import Boundary
 from resnext_bench import Comparison, Run, compare_runs
 from resnext_bench.cli.bench import main
@@ -25,19 +25,6 @@ from resnext_bench.record import Row
 from resnext_bench.stats import timing_of
 
 STORED = Path(__file__).parents[2] / "benchmarks" / "results"
-HERE = Environment(
-    cpu="a CPU",
-    physical_cores=2,
-    memory_bytes=1 << 30,
-    load_1min=0.0,
-    governor=None,
-    gpus=(),
-    system="Linux",
-    python="3.11.0",
-    packages={"torch": "2.11", "onnxruntime": "1.30"},
-)
-#: Rounds in an order without drift, no two alike.
-NOISE = (0.0, 0.5, -0.5, 0.3, -0.2, 0.4, -0.4, 0.1, -0.3, 0.2, -0.1, 0.35)
 
 
 def row(

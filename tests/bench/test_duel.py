@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 import junit_schema
 from exported import export_onnx
+from fakes.here import HERE
 from resnext.artifact.files import read_artifact
 from resnext.errors import UsageError
 from resnext.images.preprocessing import default_preprocessing
 from resnext.images.synthetic import seeded_pixels
-from resnext.machine.environment import Environment
 from resnext.machine.load import Load
 from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights, load_weights
@@ -38,17 +38,6 @@ from resnext_bench.cli.bench import main
 EARLIER = Path(__file__).parents[1] / "core" / "data" / "earlier_artifacts"
 QUIET = Load(wall_s=1.0, processors=2, cores=2, own=1.0, others=0.0, stolen=0.0, waiting=0.0)
 BUSY = Load(wall_s=1.0, processors=2, cores=2, own=1.0, others=1.0, stolen=0.0, waiting=0.5)
-HERE = Environment(
-    cpu="a CPU",
-    physical_cores=2,
-    memory_bytes=1 << 30,
-    load_1min=0.0,
-    governor=None,
-    gpus=(),
-    system="Linux",
-    python="3.11.0",
-    packages={"torch": "2.11"},
-)
 
 #: Time of a run of arm B, the base's being 1 ms, by pair of processes and visit.
 Plan = Callable[[int, int], float]

@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from fakes.calm import calm
+from fakes.served import MS, NONE, Confused, Served, stage
 from resnext.errors import GateFailed, NeverReturned, UsageError
 from resnext.machine.load import Meter
 from resnext.runtimes.session import Arrays
-from resnext.testing import FakeSession
 from resnext.timing.requests import Answer, Answers, closed_loop, open_loop
 from resnext_bench import Load, benchmark
 from resnext_bench.checks import cannot_serve, late_arrivals, slo, wrong_under_load
@@ -28,8 +28,7 @@ from resnext_bench.checks.evidence import Evidence
 from resnext_bench.checks.registry import CHECKS
 from resnext_bench.cli.bench import main
 from resnext_bench.deadline import Deadline
-from resnext_bench.measure import Samples, Subject
-from resnext_bench.plan import Case
+from resnext_bench.measure import Samples
 from resnext_bench.report import text
 from resnext_bench.scenarios.load import Worker, poisson_arrivals
 from resnext_bench.scenarios.load_record import (
@@ -42,42 +41,7 @@ from resnext_bench.scenarios.load_record import (
 )
 from resnext_bench.scenarios.load_search import CLOSE, search
 from resnext_bench.scenarios.load_text import load_lines, verdict_line
-from resnext_bench.scenarios.scenario import Passes, Stage, go_through
-
-MS = 1_000_000
-NONE: Any = None
-
-
-class Served(FakeSession):
-    """Takes a known time, on as many streams as requested, and answers with its input's mean.
-
-    Args:
-        seconds: time of a run by its number.
-        streams: requests in flight.
-    """
-
-    def __init__(self, seconds: Callable[[int], float], streams: int = 1) -> None:
-        super().__init__(in_shape=(4,))
-        self._seconds, self._streams = seconds, streams
-
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Sleep."""
-        self.calls += 1
-        time.sleep(self._seconds(self.calls))
-        return {"logits": inputs["input"][:, :2].copy()}
-
-    def streams(self) -> tuple[Callable[[Arrays], dict[str, NDArray[Any]]], ...]:
-        """As many as requested."""
-        return (self.run,) * self._streams
-
-
-def stage(session: FakeSession, streams: int = 1, timed_ns: int = MS, **others: Any) -> Stage:
-    inputs = {"input": np.arange(8, dtype=np.float32).reshape(2, 4)}
-    subject = Subject(session, inputs, session.bind(inputs))
-    fields = {"deadline": Deadline(), "seed": 0, **others}
-    case = Case("fake", 2, streams=streams)
-    samples = Samples(host_ns=[[timed_ns] * 11])
-    return Stage(case, subject, samples, NONE, None, **fields)
+from resnext_bench.scenarios.scenario import Passes, go_through
 
 
 def found(record: LoadRecord) -> dict[str, str]:
@@ -292,16 +256,17 @@ def test_the_thread_of_arrivals_records_its_lateness(monkeypatch: pytest.MonkeyP
     assert min(answers.latencies_ns) >= 3 * MS  # from the planned arrival
 
 
-class Confused(Served):
-    """Gives a request the answer of whatever another stream was last given."""
+def test_one_wrong_answer_among_hundreds_is_found() -> None:
+    class Once(Served):
+        """Is wrong in one run."""
 
-    last: NDArray[Any] | None = None
+        def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+            right = super().run(inputs)["logits"]
+            return {"logits": right + (self.calls == 20)}
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Swap."""
-        mine, self.last = self.last, inputs["input"]
-        time.sleep(0.001)
-        return {"logits": (inputs["input"] if mine is None else self.last)[:, :2].copy()}
+    record = Load("closed:1", duration=0.2)(stage(Once(lambda _: 0.0005)))
+    assert record.probes[0].requests > 100
+    assert "differs from that of the same run alone" in found(record)["wrong-under-load"]
 
 
 def test_answers_of_another_request_are_found() -> None:
@@ -417,7 +382,9 @@ def test_no_rate_meets_it_and_time_is_up() -> None:
     record = search(fake_probe(lambda rate, _: rate <= 400), 500.0, MS, lambda: next(left))
     assert record.cut == "time was up"
     assert record.largest_per_s is None
-    assert "time was up" in found(record)["slo-not-met"]
+    message = found(record)["slo-not-met"]
+    assert "(ended early, time was up); give more time, " in message
+    assert ": " not in message  # the first line of a report ends there
 
 
 def test_a_rate_that_was_cut_short_is_not_one_that_missed() -> None:
@@ -428,7 +395,7 @@ def test_a_rate_that_was_cut_short_is_not_one_that_missed() -> None:
     assert [one.verdict for one in record.probes] == ["met", "met"]
     assert (record.largest_per_s, record.missed_per_s) == (None, None)
     assert verdict_line(record) == (
-        "437.5/s met 1 ms at p99 once, and was not confirmed (ended early: time was up)"
+        "437.5/s met 1 ms at p99 once, and was not confirmed (ended early, time was up)"
     )
 
 
@@ -447,7 +414,7 @@ def test_a_search_keeps_what_it_has_when_time_is_up(
     monkeypatch.setattr("resnext_bench.scenarios.load.open_loop", loop)
     row = stage(Served(lambda _: 0.0), deadline=deadline)
     record = Load("poisson", slo_ms=1, duration=0.1)(row)
-    assert record.cut == "time was up"
+    assert record.cut == "interrupted"
     assert [one.verdict for one in record.probes] == ["met"]
 
 
@@ -458,7 +425,7 @@ def test_a_search_on_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
     record = Load("poisson", slo_ms=200, duration=0.1)(stage(session, say=lines.append))
     assert record.cut == "1 rates were tried"
     assert record.probes[0].requests >= 662
-    assert lines == ["trying 700/s on fake batch 2"]
+    assert lines == ["trying 700/s on fake batch 2, at most 1 s"]
 
 
 def test_an_slo_under_the_fastest_answer_is_refused_before_any_load() -> None:

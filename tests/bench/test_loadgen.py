@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from bench.test_load_scenario import Served, stage
 from fakes.calm import calm
+from fakes.served import MS, Confused, Served, stage
 from resnext.errors import (
     GateFailed,
     MissingRequirement,
@@ -43,7 +43,6 @@ from resnext_bench.scenarios.loadgen_sut import System
 from resnext_bench.scenarios.scenario import Passes, Stage, go_through
 
 pytest.importorskip("mlperf_loadgen")
-MS = 1_000_000
 NONE: Any = None
 
 
@@ -99,8 +98,6 @@ def test_invalid_makes_a_row_invalid_in_loadgens_words() -> None:
 
 
 def test_a_wrong_output_in_the_run_is_found() -> None:
-    from bench.test_load_scenario import Confused
-
     session = Confused(lambda _: 0, 2)
     record = LoadGen("offline", 0.05)(stage(session, 2))
     assert any("wrong output in the LoadGen run" in one for one in messages(record))
@@ -299,8 +296,9 @@ def replayed(at: Stage, rate: float, seconds: float) -> dict[str, float]:
     worker = Worker(at.subject.session.run, at.subject.inputs, "logits")
     ours = open_loop([worker], [ns - issued[0] for ns in issued], 10_000)
     times = sorted(ours.latencies_ns)
+    assert len(times) == theirs.queries
     ratios = {
-        f"p{percent}": times[int(percent / 100 * (len(times) - 1))]
+        f"p{percent}": times[percent * len(times) // 100]  # the one that LoadGen takes
         / theirs.percentiles_ns[f"p{percent}"]
         for percent in (50, 90, 99)
     }

@@ -32,7 +32,9 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         return
     if record.searched:
         if record.largest_per_s is None:
-            yield Finding(CODE, verdict_line(record), "give a longer `slo` or a smaller `batch`")
+            more = "more time, " if record.cut else ""
+            hint = f"give {more}a longer `slo` or a smaller `batch`"
+            yield Finding(CODE, verdict_line(record), hint)
         return
     probe = record.probes[-1]
     if probe.dropped or probe.serves_per_s is not None or probe.wrong:  # which say more

@@ -28,8 +28,8 @@ FORMS = "closed:N (clients), poisson:RATE (requests a second), or poisson (searc
 _MOST_CLIENTS, _MOST_RATE = 10_000, 1e6
 #: The queue has room for what the row answers in so many seconds, at least for so many requests.
 _ROOM_S, _LEAST_ROOM = 1.0, 64
-#: Outputs of each worker that are compared: those of its last requests.
-_COMPARED = 32
+#: Outputs of each worker that are compared, those of its last requests: as many, in as many bytes.
+_COMPARED, _COMPARED_BYTES = 10_000, 64 << 20
 #: Largest difference of outputs under load, relative to their RMS.
 _MOST_DIFFERENCE = 1e-3
 #: Seconds that the fewest requests may take, and the most requests of a load.
@@ -129,13 +129,13 @@ class Load:
                 raise
             return None if index and stage.deadline.over() else probe
 
-        return search(
-            tried,
-            service_rate(stage),
-            self.slo_ns,
-            stage.deadline.over,
-            lambda line: stage.say(f"{line} on {stage.case}"),
-        )
+        def say(line: str, rate: float) -> None:
+            seconds = max(self._least / rate, self.duration)
+            stage.say(f"{line} on {stage.case}, at most {seconds:.0f} s")
+
+        record = search(tried, service_rate(stage), self.slo_ns, stage.deadline.over, say)
+        cut = "interrupted" if record.cut and stage.deadline.interrupted else record.cut
+        return record.model_copy(update={"cut": cut})
 
     def _closed(self, stage: Stage, workers: list[Worker], clients: int) -> tuple[Probe, bool]:
         def run() -> Answers:
@@ -218,7 +218,8 @@ class Worker:
         self._run, self._inputs, self._name = run, inputs, name
         # A copy: a runtime that reuses its buffer would be compared with itself.
         self._alone = np.array(run(inputs)[name] if timed is None else timed)
-        self._last: deque[NDArray[Any]] = deque(maxlen=_COMPARED)
+        most = max(1, min(_COMPARED, _COMPARED_BYTES // max(1, self._alone.nbytes)))
+        self._last: deque[NDArray[Any]] = deque(maxlen=most)
 
     def __call__(self) -> None:
         """Run."""

@@ -21,7 +21,7 @@ def search(
     service_rate: float,
     slo_ns: int,
     over: Callable[[], bool] = lambda: False,
-    say: Callable[[str], None] = lambda _: None,
+    say: Callable[[str, float], None] = lambda _, __: None,
 ) -> LoadRecord:
     """Bisect the rate, and confirm the result with a second probe of other arrivals; a rate that
     fails then counts as missed, and the search goes on below it.
@@ -32,7 +32,7 @@ def search(
         service_rate: requests a second that back-to-back runs reached; where to begin.
         slo_ns: nanoseconds.
         over: asked before each probe; the search ends with what it has once it is true.
-        say: called with a line before each probe.
+        say: called with a line and the rate before each probe.
     """
     met: list[float] = []
     high: float | None = None
@@ -49,7 +49,7 @@ def search(
         if len(probes) == _MOST_PROBES:
             cut = f"{_MOST_PROBES} rates were tried"
             break
-        say(f"{'confirming' if confirming else 'trying'} {rate:.4g}/s")
+        say(f"{'confirming' if confirming else 'trying'} {rate:.4g}/s", rate)
         tried = probe(rate, len(probes))
         if tried is None:
             cut = "time was up"

@@ -48,7 +48,7 @@ def verdict_line(record: LoadRecord) -> str:
             f"{slo}: CANNOT TELL, {probe.over_slo} of {probe.requests} requests were above it"
             f"{needed}"
         )
-    ended = f" (ended early: {record.cut})" if record.cut else ""
+    ended = f" (ended early, {record.cut})" if record.cut else ""
     if record.largest_per_s is None:
         met = [one.offered_per_s or 0.0 for one in record.probes if one.verdict == "met"]
         if record.cut and met and max(met) < (record.missed_per_s or math.inf):
