@@ -439,7 +439,9 @@ def test_the_same_in_two_environments_is_neither_faster_nor_slower(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "sent", [pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGKILL]
+)
 def test_the_workers_end_with_the_command(tmp_path: Path, sent: signal.Signals) -> None:
     """In the middle of a visit that takes a minute."""
     command = [sys.executable, "-m", "resnext_bench.cli.bench", "ab", "torch", "torch"]

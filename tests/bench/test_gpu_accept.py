@@ -176,6 +176,7 @@ def test_what_fails_or_hangs_is_a_line_and_the_rest_goes_on(
     assert "hanging" in (run.out / "steps.log").read_text()
 
 
+@pytest.mark.exhaustive
 def test_what_a_step_started_and_left_behind_ends_with_it(
     accept: Callable[..., gpu_accept.Acceptance],
 ) -> None:

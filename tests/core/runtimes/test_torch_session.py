@@ -156,7 +156,7 @@ def test_only_widths_that_change_the_network_are_tried(model: str, widths: tuple
     assert widths_to_try(VARIANTS[model]) == widths
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(
     shutil.which("c++") is None, reason="torch.compile on a CPU needs a C++ compiler"
 )

@@ -258,14 +258,9 @@ def test_every_runtime_here_delivers_all_of_float32(
     assert delivered_share(delivered, digits.config, "float16") == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
-    "name",
-    [
-        "ort-cpu",
-        pytest.param("torch", marks=pytest.mark.exhaustive),
-        pytest.param("torch-compile", marks=[needs_compiler, pytest.mark.exhaustive]),
-    ],
+    "name", ["ort-cpu", "torch", pytest.param("torch-compile", marks=needs_compiler)]
 )
 def test_every_runtime_here_delivers_all_of_a_resnext50(name: str, tmp_path: Path) -> None:
     weights = seeded_resnext50()

@@ -301,7 +301,7 @@ def test_truncated_bytes_with_a_matching_manifest_are_one_clear_error(
 @pytest.mark.parametrize(
     ("number", "delay_s"),
     [
-        (signal.SIGINT, 0.0),
+        pytest.param(signal.SIGINT, 0.0, marks=pytest.mark.exhaustive),
         (signal.SIGTERM, 0.4),
         pytest.param(signal.SIGINT, 0.4, marks=pytest.mark.exhaustive),
         pytest.param(signal.SIGTERM, 0.0, marks=pytest.mark.exhaustive),

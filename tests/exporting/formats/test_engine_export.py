@@ -222,7 +222,7 @@ def test_a_manifest_that_says_another_precision_is_seen(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("precision", DTYPES)
 def test_resnext50_builds_in_seconds_with_every_layer_as_asked(
     precision: Precision, rtx: Library, tmp_path: Path

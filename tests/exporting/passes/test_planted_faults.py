@@ -80,7 +80,7 @@ def nan_in_last_row(model: ResNeXt, _weights: Weights) -> nn.Module:
 
 #: Every fault that the parity check must catch.
 #: Planted into a large network as well each time; the others are `exhaustive` there.
-_IN_LARGE = ("groups_rotated_by_one", "nan_in_last_row")
+_IN_LARGE = ("nan_in_last_row",)
 FAULTS: dict[str, Plant] = {
     plant.__name__: plant
     for plant in (
@@ -177,7 +177,9 @@ def test_a_correct_export_passes(spec: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("spec", SMALL)
+@pytest.mark.parametrize(
+    "spec", [SMALL[0], *(pytest.param(spec, marks=pytest.mark.exhaustive) for spec in SMALL[1:])]
+)
 def test_a_fault_is_caught_and_nothing_is_written(spec: str, fault: str, tmp_path: Path) -> None:
     with (
         planted(FAULTS[fault]),

@@ -57,7 +57,14 @@ def test_another_library_version_gets_another_entry(
     assert entry() != before
 
 
-@pytest.mark.parametrize("damage", ["cut", "altered", "no manifest"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("cut", marks=pytest.mark.exhaustive),
+        "altered",
+        pytest.param("no manifest", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_damaged_entry_is_built_again(digits: Weights, tmp_path: Path, damage: str) -> None:
     good = build_or_reuse(digits, tmp_path).artifact
     raw = bytearray(good.path.read_bytes())
@@ -74,7 +81,7 @@ def test_a_damaged_entry_is_built_again(digits: Weights, tmp_path: Path, damage:
     assert build_or_reuse(digits, tmp_path).reused
 
 
-@pytest.mark.parametrize("known", [None, b"0" * 64])
+@pytest.mark.parametrize("known", [None, pytest.param(b"0" * 64, marks=pytest.mark.exhaustive)])
 def test_an_entry_without_its_digest_is_not_opened(
     digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bytes | None
 ) -> None:

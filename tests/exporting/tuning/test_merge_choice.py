@@ -376,7 +376,8 @@ def logits(proto: onnx.ModelProto, runtime: Runtime, images: NDArray[Any]) -> ND
 
 
 @pytest.mark.usefixtures("short_visits")
-@pytest.mark.parametrize("runtime", ["ort", pytest.param("openvino", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("runtime", ["ort", "openvino"])
 def test_a_quantized_network_gives_the_same_logits(
     runtime: Runtime, digits: Weights, digits_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
