@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -149,7 +150,10 @@ def open_loop(
             answers.ended = clock.now_ns()
             answers.waiting = requests.qsize()
             if answers.gave_up or failed.is_set() or clear.is_set():
-                _clear(requests)
+                waiting = _cleared(requests)
+                if answers.gave_up:  # each worker answers one more: how long does that take?
+                    for arrived in waiting[: len(calls)]:
+                        requests.put(arrived)
         finally:
             for _ in calls:
                 requests.put(None)
@@ -258,12 +262,12 @@ def _wait_until(at: int, failed: Event, stopped: Callable[[], bool]) -> bool:
     return not failed.is_set()
 
 
-def _clear(requests: SimpleQueue[int | None]) -> None:
-    while True:
-        try:
-            requests.get_nowait()
-        except Empty:
-            return
+def _cleared(requests: SimpleQueue[int | None]) -> list[int | None]:
+    waiting: list[int | None] = []
+    with suppress(Empty):
+        while True:
+            waiting.append(requests.get_nowait())
+    return waiting
 
 
 def _join(

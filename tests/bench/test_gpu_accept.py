@@ -344,6 +344,7 @@ def nothing(logits: torch.Tensor, kept: list[torch.Tensor]) -> torch.Tensor:
     return kept[0]
 
 
+@pytest.mark.exhaustive
 def test_wrong_nan_and_unwritten_outputs_fail_and_right_ones_pass(
     bench: Callable[..., Bench],
 ) -> None:

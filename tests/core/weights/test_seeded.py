@@ -90,7 +90,7 @@ def test_small_seeded_weights_are_the_pinned_bytes(count: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_large_seeded_weights_are_the_pinned_bytes(
     count: int, request: pytest.FixtureRequest
 ) -> None:

@@ -80,7 +80,7 @@ def exported(
     )
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("zoo", ZOOS)
 def test_a_small_network_gives_the_same_logits(zoo: str, kind: str, tmp_path: Path) -> None:
     network = conditioned(zoo, SMALL)

@@ -157,6 +157,7 @@ def test_a_damaged_entry_is_built_again(damage: str, get: Callable[..., Stored])
     assert get().reused
 
 
+@pytest.mark.exhaustive
 def test_two_processes_at_a_time_build_it_once(
     rtx: Library, digits_artifact: Artifact, tmp_path: Path
 ) -> None:
