@@ -64,7 +64,7 @@ FILES: tuple[tuple[str, bytes], ...] = (
     ("a Git LFS pointer", POINTER),
     ("a web page", b"\n <!DOCTYPE html>\n<html><title>Sign in</title></html>"),
     ("XML", b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>'),
-    ("a gzip archive", gzip.compress(b"w")),
+    ("a gzip archive", gzip.compress(b"w", mtime=0)),
     ("a bzip2 archive", bz2.compress(b"w")),
     ("an xz archive", lzma.compress(b"w")),
     ("a Zstandard archive", b"\x28\xb5\x2f\xfd\x04\x00\x09\x00\x00w"),
