@@ -1,0 +1,1 @@
+"""The best artifact for this machine: candidates, gates, a race over interleaved rounds."""

@@ -1,0 +1,192 @@
+"""The stored form of a search: every candidate with what is known of it and why it fell."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from pydantic import Field
+
+from resnext.artifact.manifest import Sha256, WeightsRecord
+from resnext.artifact.specs import Strict
+from resnext.machine.environment import Environment
+from resnext.precision import Precision
+from resnext.timing.change import Verdict
+from resnext.verify.accuracy import Accuracy
+from resnext.verify.parity import Parity
+
+#: What is made as good as it can be.
+Goal: TypeAlias = Literal["latency", "throughput"]
+
+#: What became of a candidate, from first to last: it cannot run here or cannot reach the requested
+#: precision (``refused``), its export or its session failed (``failed``), it missed a gate
+#: (``gate``), the race dropped it (``slower``), it is as fast as the pick within the margin
+#: (``same``), it was chosen (``picked``), or time was up before it was known (``not-measured``).
+#: ``baseline`` is eager PyTorch, which is timed for comparison and never chosen.
+Outcome: TypeAlias = Literal[
+    "picked", "same", "slower", "gate", "refused", "failed", "not-measured", "baseline"
+]
+
+#: Why a search ended: one candidate is left, those left are equally fast, all rounds are measured,
+#: time was up, or a signal.
+Ended: TypeAlias = Literal["one-left", "same", "rounds", "time", "interrupted"]
+
+
+class GateRecord(Strict):
+    """One gate of the user, and what a candidate has.
+
+    Attributes:
+        name: ``agreement``, ``top1-loss``, ``p99``, ``size``, ...: as in ``--gate`` and ``--slo``.
+        actual: the candidate's value, in the unit of the gate; None if it could not be known, which
+            does not pass.
+        allowed: the limit.
+        at_least: the limit is a lower bound.
+        unit: ``share``, ``points``, ``ms`` or ``MB``.
+    """
+
+    name: str
+    actual: float | None
+    allowed: float
+    at_least: bool = False
+    unit: Literal["share", "points", "ms", "MB"]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is met; false for NaN and for what is not known."""
+        if self.actual is None:
+            return False
+        return self.actual >= self.allowed if self.at_least else self.actual <= self.allowed
+
+
+class CandidateRecord(Strict):
+    """One point of the search: an artifact, and how it is run.
+
+    Attributes:
+        name: unique in the search, for people: ``openvino int8 merged auto, 2 streams, batch 8``.
+        backend: registry name.
+        precision: of weights and activations.
+        merge_groups: minimum channels of a group, ``auto``, or None.
+        calibration_method: of a quantized artifact; None for others.
+        batch: images in one run.
+        threads: CPU threads.
+        streams: requests in flight.
+        outcome: what became of it.
+        reason: why it fell, in one sentence; "" for the pick.
+        hint: what to do about it; "" if nothing.
+        export_command: makes the artifact, as words; empty for the baseline.
+        bench_command: measures it, as words.
+        artifact_sha256: digest of its file; None if none was made.
+        size_bytes: of its file, or of the baseline's tensors.
+        build_s: seconds that making its file took; None if it came from the cache of an older
+            toolkit, or was not made.
+        delivered: element types in which convolutions and matrix products were computed.
+        parity: of its outputs against float64 PyTorch; None if it never ran.
+        accuracy: on the labeled images; None if there are none, or it never ran.
+        gates: what was compared, in the order of the request.
+        rounds_ns: nanoseconds of each timed run, by the index of the round; rounds that it was no
+            longer in are missing.
+        p50_ns: median of one run, a batch; None if it was not timed. So are the others.
+        p99_ns: with 99 % confidence, 99 % of runs are no slower; None with too few runs.
+        images_per_s: batch times streams over the median.
+        ratio: its time for an image (goal ``throughput``) or a run (``latency``) over the pick's:
+            estimate and 95 % interval, over the rounds that both were in; None below six of them.
+        on_front: no other candidate that met the gates beats it at everything that counts: p50,
+            p99, images/s, MB and accuracy.
+    """
+
+    name: str
+    backend: str
+    precision: Precision
+    merge_groups: int | Literal["auto"] | None = None
+    calibration_method: Literal["minmax", "entropy", "percentile"] | None = None
+    batch: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    streams: int = Field(default=1, ge=1)
+    outcome: Outcome
+    reason: str = ""
+    hint: str = ""
+    export_command: tuple[str, ...] = ()
+    bench_command: tuple[str, ...] = ()
+    artifact_sha256: Sha256 | None = None
+    size_bytes: int | None = None
+    build_s: float | None = None
+    delivered: str | None = None
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
+    gates: tuple[GateRecord, ...] = ()
+    rounds_ns: dict[int, tuple[int, ...]] = {}  # noqa: RUF012  # pydantic copies it
+    p50_ns: float | None = None
+    p99_ns: int | None = None
+    images_per_s: float | None = None
+    ratio: tuple[float, float, float] | None = None
+    on_front: bool = False
+
+
+class ConfirmationRecord(Strict):
+    """The pick measured again in fresh processes, beside another candidate.
+
+    Attributes:
+        other: name of the other candidate: the runner-up, or the baseline.
+        rounds_ns: nanoseconds of each timed run, of the pick and of the other, by round.
+        ratio: time of the other over that of the pick, for an image (goal ``throughput``) or a run
+            (``latency``): estimate and 95 % interval; None below six rounds.
+        verdict: on the other, against the pick.
+        p99_ns: of the pick, as in `CandidateRecord`.
+    """
+
+    other: str
+    rounds_ns: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    ratio: tuple[float, float, float] | None
+    verdict: Verdict
+    p99_ns: int | None = None
+
+
+class TuneRecord(Strict):
+    """The fields of `resnext_bench.tune.result.Tuned`: everything from one search.
+
+    Attributes:
+        format_version: of this file; readers refuse any other.
+        created: UTC time, ISO 8601.
+        model: variant, or None for a configuration without a name.
+        weights: source and digest.
+        goal: what was made as good as it can be.
+        gates: the requested limits, without actual values (`GateRecord.actual` is None).
+        accuracy_source: labeled images; None without.
+        budget_s: seconds that the search could take; None without a limit.
+        spent_s: seconds that it took, earlier parts of a resumed search included.
+        seed: of the images and of the order of visits.
+        threads: CPU threads of a candidate that does not say.
+        margin: share that counts as no difference.
+        environment: machine and software.
+        complete: False while the search runs, and after it was interrupted: ``--resume`` goes on.
+        ended: why it ended; None while it runs.
+        candidates: every point of the search, the pick first, then as they rank.
+        pick: name of the chosen one; None if none passed.
+        runner_up: name of the next best that passed; None if there is none.
+        confirmed: the pick against the runner-up and against the baseline, in fresh processes.
+        visits: number of visits that the race made.
+        grid_visits: number of visits that measuring every candidate in every round would have made.
+        command: name and arguments of the command that made it; empty for a search from Python.
+    """
+
+    format_version: Literal[1] = 1
+    created: str
+    model: str | None
+    weights: WeightsRecord
+    goal: Goal
+    gates: tuple[GateRecord, ...] = ()
+    accuracy_source: str | None = None
+    budget_s: float | None = None
+    spent_s: float
+    seed: int
+    threads: int
+    margin: float
+    environment: Environment
+    complete: bool
+    ended: Ended | None = None
+    candidates: tuple[CandidateRecord, ...]
+    pick: str | None = None
+    runner_up: str | None = None
+    confirmed: tuple[ConfirmationRecord, ...] = ()
+    visits: int = 0
+    grid_visits: int = 0
+    command: tuple[str, ...] = ()
