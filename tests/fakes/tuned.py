@@ -163,7 +163,7 @@ def search(goal: Goal = "throughput", *, gates: tuple[GateRecord, ...] | None = 
     met: dict[str, Any] = {"gates": wanted, "top1": 0.946, "agreement": 0.993}
     int8: dict[str, Any] = {"calibration_method": "minmax", "size_bytes": 24_000_000} | met
     merged = int8 | {"merge_groups": 32, "size_bytes": 27_500_000}
-    fp32 = {"gates": wanted, "top1": 0.95, "batch": 4}
+    fp32: dict[str, Any] = {"gates": wanted, "top1": 0.95, "batch": 4}
     two: dict[str, Any] = {"batch": 4, "streams": 2}
     openvino = "openvino int8 merged"
     late = "worse than the leader from round"

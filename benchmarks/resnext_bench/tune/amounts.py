@@ -46,14 +46,18 @@ def at_goal(one: CandidateRecord, goal: Goal) -> str:
 
 
 def gate(one: GateRecord) -> str:
-    """``agreement 98.7 % (at least 99 %)``; digits enough to show that a limit was missed."""
-    limit = _at(one, one.allowed, 4)
-    bound = f"{'at least' if one.at_least else 'at most'} {limit}"
+    """``agreement 98.7 % (at least 99 %)``."""
+    bound = limit(one).removeprefix(f"{one.name} ")
+    return f"{one.name} {actual(one)} ({bound})"
+
+
+def actual(one: GateRecord) -> str:
+    """What a candidate has, with digits enough to show that a limit was missed."""
     if one.actual is None or math.isnan(one.actual):
-        return f"{one.name} unknown ({bound})"
+        return "unknown"
+    allowed = _at(one, one.allowed, 4)
     texts = [_at(one, one.actual, digits) for digits in range(4, 16)]
-    shown = next((text for text in texts if one.passed or text != limit), texts[-1])
-    return f"{one.name} {shown} ({bound})"
+    return next((text for text in texts if one.passed or text != allowed), texts[-1])
 
 
 def limit(one: GateRecord) -> str:

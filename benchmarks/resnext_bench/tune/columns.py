@@ -79,6 +79,11 @@ COLUMNS = (
     ),
     Column("agrees", "share of images with PyTorch's first class", _agrees),
     Column(
+        "rounds",
+        "of the race that it was in",
+        lambda one: str(len(one.rounds_ns)) if one.rounds_ns else "-",
+    ),
+    Column(
         "build s",
         "time to make the file",
         lambda one: "-" if one.build_s is None else f"{one.build_s:.1f}",
@@ -91,6 +96,7 @@ OF_GOAL = {"latency": "p50 ms", "throughput": "images/s"}
 #: Columns that a narrow terminal does without, the first to go first.
 _DROPPED_FIRST = (
     "build s",
+    "rounds",
     "agrees",
     "95 % interval",
     "top-1",

@@ -65,16 +65,8 @@ def _key(one: CandidateRecord) -> tuple[str, str]:
 
 
 def _why(group: Sequence[CandidateRecord]) -> str:
-    if group[0].outcome in ("same", "slower") and len(group) > 1:
-        ratios = [one.ratio[0] for one in group if one.ratio is not None]
-        ends = (
-            dict.fromkeys(f"{amounts.times(end)}x" for end in (min(ratios), max(ratios)))
-            if ratios
-            else ()
-        )
-        known = f": {' to '.join(ends)} the pick's time" if ends else ""
-        early = len(group) - len(ratios)
-        return known + (f"; {early} dropped before an interval was known" if early else "")
+    if group[0].outcome == "same" or (group[0].outcome == "slower" and len(group) > 1):
+        return _ratios(group)
     missed = _missed(group[0])
     if group[0].outcome == "gate" and missed:
         if len(group) == 1:
@@ -82,6 +74,14 @@ def _why(group: Sequence[CandidateRecord]) -> str:
         best = min(group, key=_shortfall)
         return f": nearest {', '.join(map(amounts.gate, _missed(best)))}"
     return f": {group[0].reason}" if group[0].reason else ""
+
+
+def _ratios(group: Sequence[CandidateRecord]) -> str:
+    ratios = [one.ratio[0] for one in group if one.ratio is not None]
+    ends = dict.fromkeys(amounts.times(end) for end in (min(ratios), max(ratios))) if ratios else {}
+    known = f": {'x to '.join(ends)}x the pick's time" if ends else ""
+    early = len(group) - len(ratios)
+    return known + (f"; {early} left before an interval was known" if early else "")
 
 
 def _missed(one: CandidateRecord) -> list[GateRecord]:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
 
 from resnext.timing.change import Verdict
 
 from . import amounts
 from .record import CandidateRecord, ConfirmationRecord, TuneRecord
 
-Ratio = tuple[float, float, float]
+#: Estimate and 95 % interval of the other's time over the pick's.
+Ratio: TypeAlias = tuple[float, float, float]
 
 
 def candidate(record: TuneRecord, name: str | None) -> CandidateRecord | None:
     """The one of that name, or None."""
     return next((one for one in record.candidates if one.name == name), None)
-
-
-def confirmation(record: TuneRecord, name: str) -> ConfirmationRecord | None:
-    """What fresh processes say of the pick and ``name``; None if they were not compared."""
-    return next((one for one in record.confirmed if one.other == name), None)
 
 
 def judged(ratio: Ratio, margin: float) -> Verdict:
@@ -34,63 +31,103 @@ def judged(ratio: Ratio, margin: float) -> Verdict:
     return "SAME" if low >= 1 / (1 + margin) and high <= 1 + margin else "CANNOT TELL"
 
 
-def over_baseline(record: TuneRecord) -> str:
-    """How many times as fast as eager PyTorch the pick is, from fresh processes if they were
-    compared; "" without a baseline or an interval.
+class Standing(NamedTuple):
+    """The pick against the baseline.
+
+    Attributes:
+        name: of the baseline.
+        ratio: its time over the pick's; None with too few rounds.
+        verdict: on the baseline.
+        fresh: measured in fresh processes, not in the race.
+    """
+
+    name: str
+    ratio: Ratio | None
+    verdict: Verdict
+    fresh: bool
+
+
+def over_baseline(record: TuneRecord) -> Standing | None:
+    """The pick against eager PyTorch, from fresh processes if they were compared; None without
+    a pick or a baseline.
     """
     baseline = next((one for one in record.candidates if one.outcome == "baseline"), None)
-    if baseline is None:
+    if baseline is None or record.pick is None:
+        return None
+    fresh = next((one for one in record.confirmed if one.other == baseline.name), None)
+    if fresh is not None and fresh.ratio is not None:
+        return Standing(baseline.name, fresh.ratio, fresh.verdict, fresh=True)
+    ratio = baseline.ratio
+    verdict = "CANNOT TELL" if ratio is None else judged(ratio, record.margin)
+    return Standing(baseline.name, ratio, verdict, fresh=False)
+
+
+def times_baseline(record: TuneRecord) -> str:
+    """How many times as fast as eager PyTorch the pick is, if that is known; "" without a
+    baseline.
+    """
+    standing = over_baseline(record)
+    if standing is None:
         return ""
-    fresh = confirmation(record, baseline.name)
-    ratio = baseline.ratio if fresh is None else fresh.ratio
+    name, ratio, verdict, fresh = standing
     if ratio is None:
-        return f"too few rounds to compare it with {baseline.name}"
-    verdict = judged(ratio, record.margin) if fresh is None else fresh.verdict
-    where = "" if fresh is None else ", in fresh processes"
-    known = f"{amounts.interval(ratio)}{where}"
+        return f"not compared with {name}: too few rounds"
+    known = amounts.interval(ratio) + (", in fresh processes" if fresh else "")
     if verdict == "SLOWER":
-        return f"{known.replace('x ', f'x {baseline.name} ', 1)}"
+        return known.replace("x (", f"x {name} (", 1)
     words = {
-        "FASTER": f"slower than {baseline.name}",
-        "SAME": f"as fast as {baseline.name} within {amounts.share(record.margin)}",
-        "CANNOT TELL": f"not told apart from {baseline.name}",
+        "FASTER": f"slower than {name}",
+        "SAME": f"as fast as {name} within {amounts.share(record.margin)}",
+        "CANNOT TELL": f"not told apart from {name}",
     }
     return f"{words[verdict]}: {known}"
 
 
 def confirmed(record: TuneRecord) -> list[str]:
-    """One sentence for each comparison in fresh processes, and for what they contradict."""
-    return [line for one in record.confirmed for line in _sentences(record, one)]
-
-
-def _sentences(record: TuneRecord, fresh: ConfirmationRecord) -> Iterator[str]:
-    raced = candidate(record, fresh.other)
-    race = None if raced is None else raced.ratio
+    """One sentence for each comparison in fresh processes, then what they contradict."""
     words = {
         "SLOWER": "slower than the pick",
         "SAME": f"as fast as the pick within {amounts.share(record.margin)}",
         "FASTER": "faster than the pick",
         "CANNOT TELL": "not told apart from the pick",
-    }[fresh.verdict]
-    takes = "too few rounds" if fresh.ratio is None else f"takes {amounts.interval(fresh.ratio)}"
-    yield f"{fresh.other} is {words}: {takes}"
+    }
+    lines = []
+    for one in record.confirmed:
+        takes = "too few rounds" if one.ratio is None else f"takes {amounts.interval(one.ratio)}"
+        lines.append(f"{one.other} is {words[one.verdict]}: {takes}")
+    return lines + disagreements(record)
+
+
+def disagreements(record: TuneRecord) -> list[str]:
+    """One sentence for each thing in which fresh processes contradict the race."""
+    return [line for one in record.confirmed for line in _against(record, one)] + _late(record)
+
+
+def _against(record: TuneRecord, fresh: ConfirmationRecord) -> Iterator[str]:
+    raced = candidate(record, fresh.other)
+    race = None if raced is None else raced.ratio
     if fresh.verdict == "FASTER" and (raced is None or raced.outcome != "baseline"):
         yield (
-            f"the race and fresh processes disagree: measure {fresh.other} and the pick again"
-            " before you trust this order"
+            f"the race and fresh processes disagree: {fresh.other} is faster than the pick there;"
+            " measure both again before you trust their order"
         )
     elif race is not None and fresh.ratio is not None and _apart(race, fresh.ratio, record.margin):
         yield (
-            f"the race and fresh processes disagree on {fresh.other}: {amounts.interval(race)} in"
-            " the race"
+            f"the race and fresh processes disagree on {fresh.other}: in the race it took"
+            f" {amounts.interval(race)}"
         )
-    for gate in next((one.gates for one in record.candidates if one.name == record.pick), ()):
-        missed = gate.name == "p99" and fresh.p99_ns is not None
-        if missed and fresh.p99_ns is not None and fresh.p99_ns / 1e6 > gate.allowed:
-            yield (
-                f"in fresh processes the pick misses a gate: p99 at most"
-                f" {amounts.milliseconds(fresh.p99_ns)} ms, allowed {gate.allowed:g} ms"
-            )
+
+
+def _late(record: TuneRecord) -> list[str]:
+    """The p99 of fresh processes, if it misses the gate."""
+    pick = candidate(record, record.pick)
+    p99s = [one.p99_ns for one in record.confirmed if one.p99_ns is not None]
+    return [
+        f"in fresh processes the pick misses a gate: p99 {amounts.milliseconds(max(p99s))} ms"
+        f" (at most {gate.allowed:g} ms)"
+        for gate in (() if pick is None else pick.gates)
+        if gate.name == "p99" and p99s and max(p99s) / 1e6 > gate.allowed
+    ]
 
 
 def _apart(one: Ratio, other: Ratio, margin: float) -> bool:

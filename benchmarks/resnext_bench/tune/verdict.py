@@ -9,7 +9,7 @@ from resnext.errors import printable
 
 from . import amounts, fallen
 from .record import TuneRecord
-from .standing import candidate, over_baseline
+from .standing import candidate, times_baseline
 
 Word: TypeAlias = Literal["PICKED", "SO FAR", "NONE"]
 _ENDINGS = {
@@ -43,7 +43,7 @@ def verdict(record: TuneRecord) -> Verdict:
         return Verdict("NONE", printable(_nothing(record)))
     parts = [
         f"{pick.name}: {amounts.at_goal(pick, record.goal)}",
-        over_baseline(record),
+        times_baseline(record),
         ", ".join(map(amounts.gate, pick.gates)),
         ending(record),
     ]
