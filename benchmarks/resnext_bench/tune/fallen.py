@@ -34,6 +34,11 @@ def reasons(record: TuneRecord) -> list[str]:
     return lines
 
 
+def heading(record: TuneRecord) -> str:
+    """What stands above `reasons`."""
+    return "Why they fell" if record.pick is None else "Why the others fell"
+
+
 def label(group: Sequence[CandidateRecord]) -> str:
     """The name of one, or how many there are with what they share."""
     if len(group) == 1:

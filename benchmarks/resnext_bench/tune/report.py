@@ -81,7 +81,7 @@ def show(record: TuneRecord, console: Screen, *, spell: Callable[[str], str] = s
     section("In fresh processes", confirmed(record))
     if record.pick is None:
         section("Nearest misses", fallen.nearest(record))
-    section("Why the others fell", fallen.reasons(record))
+    section(fallen.heading(record), fallen.reasons(record))
     for one in on_front(record):
         known = commands(one)
         if known:

@@ -9,9 +9,9 @@ from resnext.errors import printable
 
 from . import amounts, fallen
 from .record import TuneRecord
-from .standing import candidate, times_baseline
+from .standing import candidate, doubts, times_baseline
 
-Word: TypeAlias = Literal["PICKED", "SO FAR", "NONE"]
+Word: TypeAlias = Literal["PICKED", "IN DOUBT", "SO FAR", "NONE"]
 _ENDINGS = {
     "time": "time was up before all were known",
     "interrupted": "interrupted, and `resume` goes on",
@@ -23,8 +23,8 @@ class Verdict:
     """The first line of a report.
 
     Attributes:
-        word: ``PICKED``; ``SO FAR`` if the search is not finished, or time was up; ``NONE`` if
-            there is no pick.
+        word: ``PICKED``; ``IN DOUBT`` if fresh processes speak against the pick; ``SO FAR`` if the
+            search is not finished, or time was up; ``NONE`` if there is no pick.
         sentence: the pick, its speed, how many times the baseline's it is and its gates; or why
             there is none. Fields are in backticks.
     """
@@ -41,13 +41,15 @@ def verdict(record: TuneRecord) -> Verdict:
     pick = candidate(record, record.pick)
     if pick is None:
         return Verdict("NONE", printable(_nothing(record)))
+    doubt = doubts(record)
     parts = [
         f"{pick.name}: {amounts.at_goal(pick, record.goal)}",
+        *doubt,
         times_baseline(record),
         ", ".join(map(amounts.gate, pick.gates)),
         ending(record),
     ]
-    word: Word = "PICKED" if record.complete and record.ended != "time" else "SO FAR"
+    word: Word = "IN DOUBT" if doubt else "SO FAR" if ending(record) else "PICKED"
     return Verdict(word, printable("; ".join(filter(None, parts))))
 
 
@@ -81,4 +83,6 @@ def _nothing(record: TuneRecord) -> str:
     missed = fallen.nearest(record)
     if missed:
         return f"none of {count} meets every gate ({gates}); nearest {missed[0]}"
+    if not tried:
+        return "there was no candidate"
     return f"none of {count} can be chosen" + (f" ({gates})" if gates else "")
