@@ -298,6 +298,13 @@ def test_an_axis_has_a_few_round_ticks_that_read_as_different_numbers(scale: Sca
         assert float(text.replace(",", "")) == pytest.approx(tick, rel=1e-6)
 
 
+@pytest.mark.parametrize("make", [linear, logarithmic])
+def test_numbers_that_no_machine_has_make_an_axis_too(make: Callable[[list[float]], Scale]) -> None:
+    scale = make([5e-324, 1.7e308, -1.7e308, 0.0, float("inf"), float("nan")])
+    assert scale.ticks()
+    assert 0 <= scale.fraction(1.7e308) <= 1
+
+
 def test_values_beyond_an_axis_are_at_its_end() -> None:
     scale = Scale(1, 100, log=True)
     assert [scale.fraction(value) for value in (0, 1, 10, 100, 1e9)] == [0, 0, 0.5, 1, 1]

@@ -298,6 +298,14 @@ def test_names_with_spaces_and_quotes_stay_one_word_of_a_command() -> None:
         assert words.count("it's here/") == (purpose != "measure it")
 
 
+def test_what_was_stored_without_commands_has_none() -> None:
+    one = search().candidates[0].model_copy(update={"export_command": (), "bench_command": ()})
+    assert commands(one) == []
+    cut = one.model_copy(update={"export_command": ("resnext-export", "--output")})
+    assert [purpose for purpose, _ in commands(cut)] == ["build it again"]
+    assert text(changed(search(), candidates=(one,))).startswith("PICKED")
+
+
 def test_an_interrupted_search_names_no_confirmation_and_one_alone_no_baseline() -> None:
     assert confirmed(interrupted()) == []
     assert "In fresh processes" not in text(interrupted())

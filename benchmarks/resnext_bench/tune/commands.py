@@ -41,9 +41,9 @@ def on_front(record: TuneRecord) -> list[CandidateRecord]:
 
 def _output(command: tuple[str, ...]) -> str:
     """The folder that an export writes; "" if it does not say."""
-    for word, following in zip(command, (*command[1:], ""), strict=True):
+    for index, word in enumerate(command):
         if word == "--output":
-            return following
+            return "".join(command[index + 1 : index + 2])
         if word.startswith("--output="):
             return word.partition("=")[2]
     return ""

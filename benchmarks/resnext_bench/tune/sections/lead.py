@@ -8,7 +8,7 @@ from resnext_bench.page.entries import prose
 from resnext_bench.page.markup import Markup, join, tag
 from resnext_bench.tune import amounts, fallen
 from resnext_bench.tune.record import CandidateRecord, TuneRecord
-from resnext_bench.tune.standing import candidate, disagreements, over_baseline
+from resnext_bench.tune.standing import candidate, disagreements, doubts, over_baseline
 from resnext_bench.tune.verdict import race, verdict
 
 _CLASSES = {
@@ -25,7 +25,12 @@ def lead(record: TuneRecord) -> Markup:
     kind, sign = _CLASSES[first.word]
     created = record.created.replace("T", " ").replace("+00:00", " UTC")
     pick = candidate(record, record.pick)
-    against = [tag("li", prose(line), class_="is-invalid") for line in disagreements(record)]
+    said = doubts(record)  # in the sentence
+    against = [
+        tag("li", prose(line), class_="is-invalid")
+        for line in disagreements(record)
+        if line not in said
+    ]
     if pick is None:
         against += [
             tag("li", f"nearest: {line}", class_="is-invalid") for line in fallen.nearest(record)
