@@ -50,6 +50,11 @@ class Deadline:
         return time.monotonic() - self._started
 
     @property
+    def max_seconds(self) -> float | None:
+        """The limit; None for none."""
+        return None if self._max_seconds == float("inf") else self._max_seconds
+
+    @property
     def ends(self) -> float | None:
         """When nothing further may be measured, by `time.monotonic`; None for no limit."""
         end = self._started + self._max_seconds

@@ -130,7 +130,7 @@ class Board:
         both = self._records[name].rounds_ns.keys() & self._records[pick].rounds_ns.keys()
         ratios = [self.value(name, each) / self.value(pick, each) for each in sorted(both)]
         interval = log_interval(ratios)
-        return None if interval is None else tuple(interval)
+        return None if interval is None else (interval.estimate, interval.low, interval.high)
 
     def records(self) -> Mapping[str, CandidateRecord]:
         """All of them, by name."""

@@ -1,5 +1,5 @@
-"""The pick measured again beside another candidate, each in a fresh process: what won a race of many
-may have won by luck, or by what a process does to the next one.
+"""The pick measured again beside another candidate, each in a fresh process: what won a race may
+have won by luck, or by what a process does to the next one.
 """
 
 from __future__ import annotations

@@ -178,44 +178,6 @@ def limit_text(gate: GateRecord) -> str:
     return f"{gate.name}{'>=' if gate.at_least else '<='}{gate.allowed:g}{unit}"
 
 
-def value_text(gate: GateRecord) -> str:
-    """What a candidate has, in words: ``98.30 %``, ``21.4 ms``, ``not known``."""
-    if gate.actual is None:
-        return "not known"
-    if gate.unit == "share":
-        return f"{100 * gate.actual:.2f} %"
-    if gate.unit == "points":
-        return f"{gate.actual:.2f} points"
-    return f"{gate.actual:.4g} {gate.unit}"
-
-
-def miss_text(gate: GateRecord) -> str:
-    """By how much ``gate`` is missed: ``p99 21.4 ms, p99<=20ms: 7 % too much``."""
-    text = f"{gate.name} {value_text(gate)}, allowed {limit_text(gate)}"
-    if gate.actual is None:
-        return text
-    by = abs(gate.actual - gate.allowed)
-    if gate.unit == "share":
-        return f"{text}: {100 * by:.2g} points short"
-    if gate.unit == "points":
-        return f"{text}: {by:.2g} points too many"
-    return f"{text}: {by / gate.allowed:.0%} too much"
-
-
-def shortfall(gates: Sequence[GateRecord]) -> float:
-    """How far the worst gate is missed, as a share of its limit; infinite if one is not known, 0 if
-    all are met. It ranks the nearest misses, and decides nothing else.
-    """
-    worst = 0.0
-    for gate in gates:
-        if gate.actual is None:
-            return inf
-        if not gate.passed:
-            scale = gate.allowed if gate.unit in ("ms", "MB") else 100.0 * gate.unit.count("points")
-            worst = max(worst, abs(gate.actual - gate.allowed) / (scale or 1.0))
-    return worst
-
-
 def judged(
     gates: Sequence[GateRecord],
     *,

@@ -87,7 +87,10 @@ class Preparation:
             board.fell(name, out_of_time(self._deadline, "it was built"))
             return False
         self._say(Step(f"preparing {name}", amount))
-        fall = self._sessions.opened(name) or self._sessions.proven(name)
+        known = board[name].artifact_sha256 if board[name].parity is not None else None
+        fall = self._sessions.opened(name)
+        if fall is None and (known is None or known != board[name].artifact_sha256):
+            fall = self._sessions.proven(name)
         if self.first is None and not point.live:
             self.first = name, self._deadline.spent_s()
         if fall is not None:

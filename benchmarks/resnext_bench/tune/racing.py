@@ -16,8 +16,9 @@ from resnext.timing.race import Race, Rules
 from resnext_bench.deadline import Deadline
 from resnext_bench.stats import LEAST_SAMPLES
 
+from . import amounts
 from .board import Board
-from .gates import KINDS, limit_text, miss_text, missed
+from .gates import KINDS, limit_text, missed
 from .preparing import out_of_time
 from .record import Ended
 from .sessions import Sessions
@@ -102,7 +103,11 @@ class Racing:
             if (fall := self.proven(leader)) is None:
                 return leader
             self._fell(leader, fall)
-        self.ended = self.ended or ("interrupted" if self._deadline.interrupted else "time")
+        open_ends = any(self._board[name].outcome == "not-measured" for name in self._board)
+        if self._deadline.interrupted:
+            self.ended = "interrupted"
+        elif self.ended is None or open_ends:
+            self.ended = "time" if open_ends else "one-left"
         return None
 
     def proven(self, name: str) -> Fall | None:
@@ -128,7 +133,7 @@ class Racing:
                 reason=f"its {gate.name} is not known: {count} of {needed} runs before time was up",
             )
         if gate is not None:
-            return Fall("gate", miss_text(gate))
+            return Fall("gate", amounts.gate(gate))
         return self._sessions.wrong_now(name)
 
     def _needed(self, name: str) -> int:

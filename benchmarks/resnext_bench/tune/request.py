@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from resnext.errors import UnknownName, UsageError
@@ -103,7 +103,7 @@ def checked_request(
     seed: int,
     budget: float | None,
 ) -> Request:
-    """The request that these arguments of `resnext_bench.tune` make.
+    """The request that these arguments of `resnext_bench.tune_artifact` make.
 
     Raises:
         UsageError: a value out of range, or arguments that do not go together.
@@ -164,6 +164,12 @@ def checked_request(
         seed=seed,
         budget_s=budget,
     )
+
+
+def without_labeled(request: Request) -> Request:
+    """``request`` without labeled images, and without the gates that come with them."""
+    gates = tuple(gate for gate in request.gates if gate not in USUAL)
+    return replace(request, accuracy=None, gates=gates)
 
 
 def default_batches(goal: str, config: ResNeXtConfig) -> tuple[int, ...]:

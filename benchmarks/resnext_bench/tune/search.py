@@ -1,5 +1,5 @@
-"""One search: candidates are prepared and raced, and the fastest that meets every gate is chosen and
-measured again.
+"""One search: candidates are prepared and raced, and the fastest that meets every gate is chosen,
+and measured again.
 
 Knows no files: what opens, proves and measures again comes from outside.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from resnext.artifact.files import Artifact
 from resnext.errors import ResnextError
 from resnext.machine.load import Meter
 from resnext.timing.race import Rules
@@ -119,11 +120,18 @@ class Search:
         finally:
             self._sessions.close_all()
 
+    def artifact(self, name: str) -> Artifact:
+        """The artifact of a candidate that has one."""
+        artifact = self._sessions.artifact(name)
+        assert artifact is not None
+        return artifact
+
     def records(self) -> tuple[CandidateRecord, ...]:
         """Every candidate: the pick, those of the race as they rank, then the others."""
         first = [] if self.pick is None else [self.pick]
         ranking = () if self._racing is None else self._racing.race.ranking()
-        return tuple(self.board[name] for name in dict.fromkeys([*first, *ranking, *self.board]))
+        names = [*first, *ranking, *self._baselines(), *self.board]
+        return tuple(self.board[name] for name in dict.fromkeys(names))
 
     def _choose(self, pick: str) -> None:
         """Settle everybody that is left, against ``pick``."""
@@ -167,12 +175,16 @@ class Search:
                 self._swap(pick, other, done)
                 pick, done = other, self._against(other, pick)
             self.confirmed = (done,) if done is not None else ()
-        base = [name for name in self.board if self.board[name].outcome == "baseline"]
-        timed = [name for name in base if self.board[name].p50_ns is not None]
-        if timed:
-            done = self._against(pick, min(timed, key=self._time))
+        if base := self._baselines():
+            done = self._against(pick, base[0])
             self.confirmed += (done,) if done is not None else ()
         self._save()
+
+    def _baselines(self) -> list[str]:
+        """Those that were timed, the fastest first."""
+        board = self.board
+        base = [name for name in board if board[name].outcome == "baseline"]
+        return sorted((name for name in base if board[name].p50_ns is not None), key=self._time)
 
     def _time(self, name: str) -> float:
         """Nanoseconds of a run, or for throughput of an image."""

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from resnext.errors import MissingRequirement, UsageError
 from resnext.findings import Finding
-from resnext.precision import PRECISIONS, QUANTIZED, Precision
+from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import available, available_runtimes
 from resnext.runtimes.deliverable import not_delivered
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, check_precision, check_streams
@@ -242,7 +242,7 @@ def _below_floor(point: Point, request: Request, threads: int, limits: Limits) -
     )
     if ceilings is None:
         return
-    ceiling = ceilings.ceiling(PRECISIONS[point.precision].name)
+    ceiling = ceilings.ceiling(point.precision)
     least_ms = 1000 * floors(request.weights.config, point.precision, point.batch, ceiling).blocks_s
     for gate in request.gates:
         if KINDS[gate.name].latency and least_ms > gate.allowed:

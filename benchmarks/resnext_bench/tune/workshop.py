@@ -25,7 +25,8 @@ from resnext_bench.measure import Call, Samples
 from resnext_bench.opening import Opening, open_case
 from resnext_bench.rows import delivered_of, timed_integrity, timed_parity
 
-from .gates import KINDS, judged, miss_text, missed
+from . import amounts
+from .gates import KINDS, judged, missed
 from .record import GateRecord, Outcome
 from .request import Request, threads_of
 from .space import BASELINE, Point
@@ -246,4 +247,4 @@ def _fall_by_gate(gates: Sequence[GateRecord], accuracy: Accuracy | None) -> Fal
         return None
     hint = "calibrate on more or other images, or use a wider `precision`"
     labeled = KINDS[gate.name].labeled
-    return Fall("gate", miss_text(gate), hint if labeled else "", always=gate.name != "memory")
+    return Fall("gate", amounts.gate(gate), hint if labeled else "", always=gate.name != "memory")
