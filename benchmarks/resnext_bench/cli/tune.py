@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   resnext-export tune --weights digits --goal latency --budget 2m --output best/
-  resnext-export tune --weights checkpoint.pth --goal throughput --calibration photos/ --output best/
-  resnext-export tune --weights checkpoint.pth --slo 'p99<=20ms' --batch 1,8 --output best/
+  resnext-export tune --weights net.pth --goal throughput --calibration photos/ --output best/
+  resnext-export tune --weights net.pth --slo 'p99<=20ms' --batch 1,8 --output best/
   resnext-export tune --weights fashion-mnist --gate 'agreement>=0.995,size<=1MB' --output best/
   resnext-export tune --weights digits --backend openvino --precision fp32,int8 --output best/
   resnext-export tune --weights digits --budget 10m --output best/ --resume     after Ctrl-C

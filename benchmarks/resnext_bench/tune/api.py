@@ -7,6 +7,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from resnext.artifact.files import check_destination
@@ -25,11 +26,10 @@ from resnext_bench.limits.needed import Limits, needed_limits
 
 from .board import Board
 from .confirm import FreshProcesses
-from .front import with_front
 from .gates import KINDS, USUAL
 from .output import write_output
 from .record import Goal, TuneRecord
-from .request import Request, checked_request, threads_of, without_labeled
+from .request import ACCURACY_IMAGES, Request, checked_request, threads_of, without_labeled
 from .result import Tuned
 from .search import Search
 from .space import BASELINE, backends_of, baselines, points, static_refusals
@@ -152,7 +152,8 @@ def tune_artifact(
         environment = record_environment(nvml)
         base = _base(request, environment, command)
         board = Board(request)
-        for point in (*baselines(request), *points(request, chosen)):
+        refusal = static_refusals(request, _limits(request, environment, deadline, progress))
+        for point in (*baselines(request), *points(request, chosen, refusal)):
             board.add(point)
         spent_s = 0.0
         if earlier is not None:
@@ -161,37 +162,24 @@ def tune_artifact(
             spent_s = earlier.spent_s
         workshop = Bench(request, list(board.points.values()), labeled, environment, progress)
 
-        def recorded(search: Search, *, complete: bool) -> Tuned:
-            return Tuned.model_validate(
-                dict(base)
-                | {
-                    "spent_s": spent_s + deadline.spent_s(),
-                    "complete": complete,
-                    "ended": search.ended,
-                    "candidates": with_front(search.records()),
-                    "pick": search.pick,
-                    "runner_up": search.runner_up,
-                    "confirmed": search.confirmed,
-                    "visits": search.visits,
-                    "grid_visits": search.grid_visits,
-                }
-            )
+        def recorded(*, complete: bool) -> Tuned:
+            took_s = spent_s + deadline.spent_s()
+            return search.recorded(base, spent_s=took_s, complete=complete)
 
         search = Search(
             request,
             board,
             workshop,
             FreshProcesses(request, deadline, progress),
-            refusal=static_refusals(request, _limits(request, environment, deadline, progress)),
+            refusal=refusal,
             deadline=deadline,
             say=progress,
-            save=lambda: keep(recorded(search, complete=False), output),
+            save=lambda: keep(recorded(complete=False), output),
             gpu_state=nvml.state,
         )
         search.run()
-        cut = search.ended in ("time", "interrupted")
-        complete = search.ended != "interrupted" and not (cut and search.pick is None)
-        tuned = recorded(search, complete=complete)
+        unknown = search.ended == "time" and search.pick is None
+        tuned = recorded(complete=not unknown and not deadline.interrupted)
         keep(tuned, output)
         if search.pick is not None:
             artifact = search.artifact(search.pick)
@@ -219,12 +207,25 @@ def _labeled(
     )
     say("labeled images in PyTorch, or reusing what the cache has")
     try:
-        return request, Labeled(request.accuracy, request.weights, request.accuracy_images)
+        labeled = _sample(request.accuracy, request)
     except (MissingRequirement, BadInput) as exc:
         if needed:
             raise
         note(f"accuracy is not measured: {exc}")
         return without_labeled(request), None
+    return replace(request, accuracy_images=len(labeled.source)), labeled
+
+
+def _sample(spec: str, request: Request) -> Labeled:
+    """As many labeled images as were asked for; by default `ACCURACY_IMAGES`, or all if there are
+    fewer.
+    """
+    if request.accuracy_images is not None:
+        return Labeled(spec, request.weights, request.accuracy_images)
+    try:
+        return Labeled(spec, request.weights, ACCURACY_IMAGES)
+    except BadInput:
+        return Labeled(spec, request.weights)
 
 
 def _base(request: Request, environment: Environment, command: Sequence[str]) -> TuneRecord:

@@ -59,6 +59,10 @@ class Board:
         )
         return name
 
+    def put(self, record: CandidateRecord) -> None:
+        """Replace the record of a candidate that was added."""
+        self._records[record.name] = record
+
     def change(self, name: str, **fields: Any) -> None:
         """Replace fields of a record."""
         self._records[name] = self._records[name].model_copy(update=fields)

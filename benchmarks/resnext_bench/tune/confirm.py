@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Protocol
@@ -33,7 +34,12 @@ class Confirmer(Protocol):
     """Measures two candidates against each other."""
 
     def __call__(
-        self, pick: Point, other: Point, artifacts: tuple[Artifact | None, Artifact | None]
+        self,
+        pick: Point,
+        other: Point,
+        artifacts: tuple[Artifact | None, Artifact | None],
+        *,
+        most_s: float,
     ) -> ConfirmationRecord:
         """Measure ``pick`` and ``other``.
 
@@ -41,6 +47,7 @@ class Confirmer(Protocol):
             pick: the candidate that is to be confirmed.
             other: what it is held against.
             artifacts: what they run; None for the baseline.
+            most_s: seconds after which no further round begins.
 
         Raises:
             ResnextError: a process failed, or time ran out before the first round.
@@ -60,10 +67,15 @@ class FreshProcesses:
         self._request, self._deadline, self._say = request, deadline, say
 
     def __call__(
-        self, pick: Point, other: Point, artifacts: tuple[Artifact | None, Artifact | None]
+        self,
+        pick: Point,
+        other: Point,
+        artifacts: tuple[Artifact | None, Artifact | None],
+        *,
+        most_s: float,
     ) -> ConfirmationRecord:
         """As `Confirmer.__call__`."""
-        both = (pick, other)
+        both, ends = (pick, other), time.monotonic() + most_s
         opened: list[Opened] = []
         with ExitStack() as stack:
             self._say(f"starting fresh processes for {pick.name} and {other.name}")
@@ -81,7 +93,7 @@ class FreshProcesses:
                     self._request.seed,
                     threads_of(pick.threads) if on_cpu else 1,
                 ),
-                over=self._deadline.over,
+                over=lambda: self._deadline.interrupted or time.monotonic() >= ends,
                 say=self._say,
             )
         if not rounds:

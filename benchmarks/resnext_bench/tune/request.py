@@ -49,7 +49,8 @@ class Request:
         calibration: images for int8 and fp8; None means the training images of shipped weights.
         calibration_images: their count; None means the exporter's default.
         accuracy: labeled images; None if there are none.
-        accuracy_images: size of a seeded sample of them.
+        accuracy_images: size of a seeded sample of them; None means `ACCURACY_IMAGES`, or all if
+            there are fewer.
         seed: of the images and of the order of visits.
         margin: share that counts as no difference.
         budget_s: seconds that the search may take; None for no limit.
@@ -67,7 +68,7 @@ class Request:
     calibration: str | None = None
     calibration_images: int | None = None
     accuracy: str | None = None
-    accuracy_images: int = ACCURACY_IMAGES
+    accuracy_images: int | None = None
     seed: int = 0
     margin: float = MARGIN
     budget_s: float | None = None
@@ -160,7 +161,7 @@ def checked_request(
         calibration=calibration,
         calibration_images=calibration_images,
         accuracy=accuracy,
-        accuracy_images=accuracy_images or ACCURACY_IMAGES,
+        accuracy_images=accuracy_images,
         seed=seed,
         budget_s=budget,
     )

@@ -16,10 +16,12 @@ from resnext_bench.deadline import Deadline
 
 from .board import Board
 from .confirm import Confirmer
+from .front import with_front
 from .preparing import Preparation
 from .racing import Racing
-from .record import CandidateRecord, ConfirmationRecord, Ended
+from .record import CandidateRecord, ConfirmationRecord, Ended, TuneRecord
 from .request import Request
+from .result import Tuned
 from .sessions import Sessions
 from .space import Point, Refusal
 from .workshop import Fall, GpuState, Workshop
@@ -86,8 +88,10 @@ class Search:
 
     @property
     def ended(self) -> Ended | None:
-        """Why the race ended; None before."""
-        return None if self._racing is None else self._racing.ended
+        """Why the race ended, or that the search was interrupted after it; None before."""
+        if self._racing is None or self._racing.ended is None:
+            return None
+        return "interrupted" if self._deadline.interrupted else self._racing.ended
 
     @property
     def visits(self) -> int:
@@ -133,6 +137,27 @@ class Search:
         names = [*first, *ranking, *self._baselines(), *self.board]
         return tuple(self.board[name] for name in dict.fromkeys(names))
 
+    def recorded(self, base: TuneRecord, *, spent_s: float, complete: bool) -> Tuned:
+        """The search as it is stored.
+
+        Args:
+            base: request and machine.
+            spent_s: seconds that it took so far.
+            complete: there is nothing to go on with.
+        """
+        found = {
+            "spent_s": spent_s,
+            "complete": complete,
+            "ended": self.ended,
+            "candidates": with_front(self.records()),
+            "pick": self.pick,
+            "runner_up": self.runner_up,
+            "confirmed": self.confirmed,
+            "visits": self.visits,
+            "grid_visits": self.grid_visits,
+        }
+        return Tuned.model_construct(**dict(base) | found)
+
     def _choose(self, pick: str) -> None:
         """Settle everybody that is left, against ``pick``."""
         assert self._racing is not None
@@ -170,13 +195,13 @@ class Search:
         is faster there, it is the pick.
         """
         if (other := self.runner_up) is not None:
-            done = self._against(pick, other)
+            done = self._against(pick, other, share=0.4)
             if done is not None and done.verdict == "FASTER" and self._may_win(other):
                 self._swap(pick, other, done)
-                pick, done = other, self._against(other, pick)
+                pick, done = other, self._against(other, pick, share=0.5)
             self.confirmed = (done,) if done is not None else ()
         if base := self._baselines():
-            done = self._against(pick, base[0])
+            done = self._against(pick, base[0], share=1.0)
             self.confirmed += (done,) if done is not None else ()
         self._save()
 
@@ -191,9 +216,9 @@ class Search:
         point = self.board.points[name]
         return (self.board[name].p50_ns or 0.0) / self._request.per(point.batch, point.streams)
 
-    def _against(self, pick: str, other: str) -> ConfirmationRecord | None:
-        """``pick`` against ``other``; None, with the reason in the progress, if a process fails or
-        time is up.
+    def _against(self, pick: str, other: str, *, share: float) -> ConfirmationRecord | None:
+        """``pick`` against ``other`` in ``share`` of the time that is left; None, with the reason
+        in the progress, if a process fails or time is up.
         """
         if self._deadline.over():
             return None
@@ -201,7 +226,8 @@ class Search:
         artifacts = (self._sessions.artifact(pick), self._sessions.artifact(other))
         self._sessions.close_all()  # their threads and memory belong to the processes now
         try:
-            return self._confirmer(points[pick], points[other], artifacts)
+            most_s = share * self._deadline.left_s()
+            return self._confirmer(points[pick], points[other], artifacts, most_s=most_s)
         except ResnextError as exc:
             self._say(f"not measured again beside {other}: {exc.message}")
             return None

@@ -4,13 +4,15 @@ and what is refused before anything is built.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from typing import Literal, TypeAlias
 
-from resnext.errors import MissingRequirement, UsageError
+from resnext.errors import MissingRequirement, ResnextError, UsageError
 from resnext.findings import Finding
+from resnext.images.sources import image_source
 from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import available, available_runtimes
 from resnext.runtimes.deliverable import not_delivered
@@ -156,25 +158,55 @@ def baselines(request: Request) -> tuple[Point, ...]:
     )
 
 
-def points(request: Request, backends: tuple[str, ...]) -> tuple[Point, ...]:
-    """Every point, cheapest build first.
+def points(
+    request: Request,
+    backends: Sequence[str],
+    refusal: Callable[[Point], Refusal | None] = lambda _: None,
+) -> tuple[Point, ...]:
+    """Every point, cheapest first: by `Point.build_cost`, and one more for each batch size, number
+    of threads and of streams after the first, since a further setting takes no build, but time to
+    prove.
 
-    The first batch size, number of threads and streams of every artifact comes before the others:
-    when time is short, many artifacts at one setting say more than one artifact at many.
+    What is refused at the first setting is there once, and not at the others. A number of streams
+    that a runtime cannot have is left out, unless it can have none of them.
+
+    Args:
+        request: precisions and settings.
+        backends: names of runtimes.
+        refusal: what is known against a point.
     """
-    found = []
-    settings = list(product(request.batches, request.threads, request.streams))
-    for place, (batch, threads, streams) in enumerate(settings):
-        at_setting = [
-            Point(backend, precision, merge, method, batch, threads, streams)
-            for backend in backends
-            for precision in request.precisions
-            for merge in merges_of(backend)
-            for method in ((METHODS[0] if precision in QUANTIZED else None),)
-        ]
-        found += [(place, point) for point in at_setting]
-    ordered = sorted(found, key=lambda each: (each[0], each[1].build_cost()))
+    found: list[tuple[int, Point]] = []
+    for backend in backends:
+        streams = [each for each in request.streams if _can_stream(backend, each, request)]
+        settings = list(product(request.batches, request.threads, streams or request.streams))
+        for precision in request.precisions:
+            method = METHODS[0] if precision in QUANTIZED else None
+            for merge in merges_of(backend):
+                variant = [
+                    (place, Point(backend, precision, merge, method, *setting))
+                    for place, setting in enumerate(settings)
+                ]
+                if (refused := refusal(variant[0][1])) is not None and refused.outcome == "refused":
+                    found.append(variant[0])
+                    if merge is None:
+                        break  # what is not run unmerged is not run merged
+                else:
+                    found += variant
+    ordered = sorted(found, key=lambda each: each[0] + each[1].build_cost())
     return tuple(point for _, point in ordered)
+
+
+def _can_stream(backend: str, streams: int, request: Request) -> bool:
+    options = [
+        SessionOptions(device=request.device, threads=threads_of(threads), streams=streams)
+        for threads in request.threads
+    ]
+    try:
+        for each in options:
+            check_streams(backend, each)
+    except UsageError:
+        return False
+    return True
 
 
 def merges_of(backend: str) -> tuple[Merge, ...]:
@@ -194,44 +226,60 @@ def static_refusals(request: Request, limits: Limits) -> Callable[[Point], Refus
         request: gates and images.
         limits: ceilings of this machine; without them, no floor is known.
     """
-    missing: dict[str, Finding | None] = {}
-
-    def refusal(point: Point) -> Refusal | None:
-        if point.backend not in missing:
-            missing[point.backend] = available(point.backend, request.device)
-        return next(_reasons(point, request, missing[point.backend], limits), None)
-
-    return refusal
+    known = _Known(request, limits)
+    return lambda point: next(_reasons(point, known), None)
 
 
-def _reasons(
-    point: Point, request: Request, missing: Finding | None, limits: Limits
-) -> Iterator[Refusal]:
-    if missing is not None:
+@dataclass(frozen=True)
+class _Known:
+    """What is found out once."""
+
+    request: Request
+    limits: Limits
+    _missing: dict[str, Finding | None] = field(default_factory=dict)
+
+    def missing(self, backend: str) -> Finding | None:
+        """Why a runtime does not work here."""
+        if backend not in self._missing:
+            self._missing[backend] = available(backend, self.request.device)
+        return self._missing[backend]
+
+    @cached_property
+    def no_images(self) -> ResnextError | None:
+        """Why there are no images to calibrate on."""
+        request = self.request
+        if request.calibration is None and not request.shipped:
+            return UsageError(
+                "int8 and fp8 need images to calibrate on, and none were named",
+                hint="name a folder with pictures as the network will see them in `calibration`",
+            )
+        spec = request.calibration or request.weights.source
+        count = request.calibration_images or 1
+        try:
+            image_source(spec, request.weights.preprocessing, split="calibration", limit=count)
+        except ResnextError as exc:
+            return exc
+        return None
+
+
+def _reasons(point: Point, known: _Known) -> Iterator[Refusal]:
+    request = known.request
+    if (missing := known.missing(point.backend)) is not None:
         yield Refusal(missing.message, missing.hint)
+    threads = threads_of(point.threads)
+    options = SessionOptions(device=request.device, threads=threads, streams=point.streams)
     try:
         check_precision(point.backend, point.precision)
+        check_streams(point.backend, options)
     except UsageError as exc:
         yield Refusal(exc.message, exc.hint)
     if (problem := merge_problem(point.backend, point.merge)) is not None:
         yield Refusal(problem)
     if (finding := not_delivered(point.backend, point.precision)) is not None:
         yield Refusal(finding.message, finding.hint)
-    quantized = point.precision in QUANTIZED
-    if quantized and request.calibration is None and not request.shipped:
-        yield Refusal(
-            f"{point.precision} needs images to calibrate on, and none were named",
-            "name a folder with pictures as the network will see them in `calibration`",
-        )
-    threads = threads_of(point.threads)
-    try:
-        check_streams(
-            point.backend,
-            SessionOptions(device=request.device, threads=threads, streams=point.streams),
-        )
-    except UsageError as exc:
-        yield Refusal(exc.message, exc.hint)
-    yield from _below_floor(point, request, threads, limits)
+    if point.precision in QUANTIZED and (no_images := known.no_images) is not None:
+        yield Refusal(no_images.message, no_images.hint)
+    yield from _below_floor(point, request, threads, known.limits)
 
 
 def _below_floor(point: Point, request: Request, threads: int, limits: Limits) -> Iterator[Refusal]:

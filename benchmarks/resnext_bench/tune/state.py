@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from resnext.errors import BadInput, MissingRequirement, UsageError
 from resnext.machine.environment import Environment
@@ -95,13 +96,12 @@ def restore(board: Board, earlier: TuneRecord, now: TuneRecord) -> None:
         raise BadInput(f"the search to go on with is another one: {difference}", hint=_ANEW)
     for one in added:
         board.add(_point(one, board))
-    for name, one in known.items():
-        fields = {key: getattr(one, key) for key in CandidateRecord.model_fields}
-        if one.rounds_ns and one.outcome not in ("failed", "baseline"):
-            fields["outcome"] = "not-measured"
-        if fields["outcome"] == "not-measured":
-            fields |= {"reason": "", "hint": ""}
-        board.change(name, **fields | {"ratio": None, "on_front": False})
+    for one in earlier.candidates:
+        fields: dict[str, Any] = {"ratio": None, "on_front": False}
+        raced = bool(one.rounds_ns) and one.outcome not in ("failed", "baseline")
+        if raced or one.outcome == "not-measured":
+            fields |= {"outcome": "not-measured", "reason": "", "hint": ""}
+        board.put(one.model_copy(update=fields))
 
 
 def _differences(earlier: TuneRecord, now: TuneRecord) -> Iterator[str]:

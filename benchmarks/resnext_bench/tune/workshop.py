@@ -184,7 +184,7 @@ class Bench:
             memory_bytes=opening.peak.host_bytes,
         )
         if fall is None and not point.live:
-            fall = _fall_by_gate(gates, accuracy)
+            fall = fall_by_gate(gates, accuracy)
         return Proof(seen.summary(), size, parity, accuracy, gates, fall)
 
     def timed_parity(self, point: Point, opening: Opening, samples: Samples) -> Parity:
@@ -236,7 +236,7 @@ def _falls(evidence: Evidence) -> Iterator[Fall]:
             yield Fall("gate", finding.message, finding.hint)
 
 
-def _fall_by_gate(gates: Sequence[GateRecord], accuracy: Accuracy | None) -> Fall | None:
+def fall_by_gate(gates: Sequence[GateRecord], accuracy: Accuracy | None) -> Fall | None:
     """The first gate that is missed of those that need no times."""
     if accuracy is not None:
         # Whatever the user's limits: NaN, and labels that are not this network's.
