@@ -94,6 +94,29 @@ def test_the_race_is_in_time_for_what_the_goal_counts() -> None:
     assert re.search(r"openvino int8, batch 1\n0\.17\d*x", per_run.body)
 
 
+def test_rounds_that_the_leader_was_measured_in_alone_drop_nobody() -> None:
+    record = search()
+    pick, *others = record.candidates
+    alone = dict.fromkeys(range(12, 40), pick.rounds_ns[0])
+    longer = pick.model_copy(update={"rounds_ns": pick.rounds_ns | alone})
+    section = race.section(changed(record, candidates=(longer, *others)))
+    before = race.section(record)
+    assert section is not None
+    assert before is not None
+    assert section.body == before.body
+
+
+def test_a_baseline_that_is_measured_in_a_few_rounds_was_not_dropped() -> None:
+    record = search()
+    *others, baseline = record.candidates
+    few = {at: baseline.rounds_ns[at] for at in range(8)}
+    short = baseline.model_copy(update={"rounds_ns": few})
+    section = race.section(changed(record, candidates=(*others, short)))
+    assert section is not None
+    assert "in it to round 8\nbaseline" in section.body
+    assert "torch fp32, batch 4 left" not in section.body
+
+
 def test_without_a_pick_the_race_is_against_the_fastest() -> None:
     section = race.section(none_passed())
     assert section is not None

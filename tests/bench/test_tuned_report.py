@@ -46,7 +46,9 @@ def table_of(shown: str) -> tuple[list[str], list[str]]:
 def test_it_fits_the_terminal_but_commands_stay_whole(name: str, width: int) -> None:
     record = SEARCHES[name]()
     shown = text(record, width)
-    pasted = {f"  {printable(one)}" for each in on_front(record) for _, one in commands(each)}
+    pasted = {
+        f"  {printable(one)}" for each in on_front(record) for _, one in commands(record, each)
+    }
     for line in shown.splitlines():
         assert cell_len(line) <= width or line in pasted
     assert pasted <= set(shown.splitlines())
@@ -105,7 +107,15 @@ def test_the_first_line_is_the_verdict(name: str, word: Word, words: str) -> Non
 def test_a_search_that_ran_out_of_time_says_so_whatever_it_picked() -> None:
     found = verdict(changed(search(), ended="time"))
     assert found.word == "SO FAR"
-    assert found.sentence.endswith("time was up before all were known")
+    assert found.sentence.endswith("time was up before all were measured")
+
+
+def test_a_pick_among_the_few_that_were_measured_is_not_the_last_word() -> None:
+    *others, baseline = search().candidates
+    missing = others[-1].model_copy(update={"outcome": "not-measured"})
+    found = verdict(changed(search(), candidates=(*others[:-1], missing, baseline)))
+    assert found.word == "SO FAR"
+    assert found.sentence.endswith("1 of 17 candidates were not measured")
 
 
 def with_baseline(ratio: tuple[float, float, float] | None) -> TuneRecord:
@@ -188,15 +198,19 @@ def test_those_that_fell_for_the_same_reason_share_a_line() -> None:
         "4 fp8: refused: a CPU has no fp8 arithmetic: it would be computed in fp32; take int8"
         in lines
     )
-    assert "pt2 fp32, batch 4: failed: no C++ compiler: g++ is not found; apt-get install g++" in (
-        lines
-    )
+    assert "2 pt2: failed: no C++ compiler: g++ is not found; apt-get install g++" in lines
     assert (
         "5 candidates: slower: 1.134x to 1.380x the pick's time; 2 left before an interval was"
         " known" in lines
     )
     shown = text(search())
     assert all(line in shown for line in lines)
+
+
+def test_those_that_were_not_told_apart_are_not_called_as_fast() -> None:
+    assert "openvino fp32, batch 1: same: not told apart from the pick in 10 rounds" in reasons(
+        for_latency()
+    )
 
 
 def test_every_candidate_is_in_the_pick_or_in_a_reason() -> None:
@@ -284,25 +298,46 @@ def test_the_commands_of_the_pick_come_before_those_of_other_points_of_the_front
     assert {one.name for one in front} == {one.name for one in record.candidates if one.on_front}
     places = []
     for one in front:
-        for words in (one.export_command, one.bench_command):
+        bench = shlex.split(commands(record, one)[1].text)
+        for words in (one.export_command, bench):
             places.append(shown.index(f"  {shlex.join(words)}"))
     assert places == sorted(places)
-    assert any(line.startswith("  resnext-classify photo.jpg --artifact best/") for line in shown)
+
+
+def test_the_pick_runs_from_where_the_search_wrote_it_and_others_from_where_they_are_built() -> (
+    None
+):
+    record = search()
+    pick, other, *_ = on_front(record)
+    built = other.export_command[-1]
+    assert commands(record, pick)[1:] == [
+        ("measure it", "resnext-bench --backend openvino --artifact best/ --batch 4"),
+        ("run it", "resnext-classify photo.jpg --artifact best/ --backend openvino"),
+    ]
+    assert commands(record, other)[1:] == [
+        ("measure it", f"resnext-bench --backend openvino --artifact {built} --batch 4"),
+        ("run it", f"resnext-classify photo.jpg --artifact {built} --backend openvino"),
+    ]
 
 
 def test_names_with_spaces_and_quotes_stay_one_word_of_a_command() -> None:
     one = search().candidates[0]
-    odd = one.model_copy(update={"export_command": ("resnext-export", "--output", "it's here/")})
-    for purpose, command in commands(odd):
-        words = shlex.split(command)
-        assert words.count("it's here/") == (purpose != "measure it")
+    made = {
+        "export_command": ("resnext-export", "--output", "it's here/"),
+        "bench_command": ("resnext-bench", "--artifact", "it's here/"),
+    }
+    odd = one.model_copy(update=made)
+    for _, command in commands(changed(search(), command=()), odd):
+        assert shlex.split(command).count("it's here/") == 1
 
 
 def test_what_was_stored_without_commands_has_none() -> None:
     one = search().candidates[0].model_copy(update={"export_command": (), "bench_command": ()})
-    assert commands(one) == []
+    assert commands(changed(search(), command=()), one) == []
     cut = one.model_copy(update={"export_command": ("resnext-export", "--output")})
-    assert [purpose for purpose, _ in commands(cut)] == ["build it again"]
+    assert [purpose for purpose, _ in commands(changed(search(), command=()), cut)] == [
+        "build it again"
+    ]
     assert text(changed(search(), candidates=(one,))).startswith("PICKED")
 
 

@@ -83,7 +83,7 @@ def show(record: TuneRecord, console: Screen, *, spell: Callable[[str], str] = s
         section("Nearest misses", fallen.nearest(record))
     section(fallen.heading(record), fallen.reasons(record))
     for one in on_front(record):
-        known = commands(one)
+        known = commands(record, one)
         if known:
             console.print()
             also = "" if one.name == record.pick else "also on the front: "

@@ -50,10 +50,11 @@ def over_baseline(record: TuneRecord) -> Standing | None:
     """The pick against eager PyTorch, from fresh processes if they were compared; None without
     a pick or a baseline.
     """
-    baseline = next((one for one in record.candidates if one.outcome == "baseline"), None)
-    if baseline is None or record.pick is None:
+    baselines = {one.name: one for one in record.candidates if one.outcome == "baseline"}
+    if not baselines or record.pick is None:
         return None
-    fresh = next((one for one in record.confirmed if one.other == baseline.name), None)
+    fresh = next((one for one in record.confirmed if one.other in baselines), None)
+    baseline = next(iter(baselines.values())) if fresh is None else baselines[fresh.other]
     if fresh is not None and fresh.ratio is not None:
         return Standing(baseline.name, fresh.ratio, fresh.verdict, fresh=True)
     ratio = baseline.ratio

@@ -13,7 +13,7 @@ from .standing import candidate, doubts, times_baseline
 
 Word: TypeAlias = Literal["PICKED", "IN DOUBT", "SO FAR", "NONE"]
 _ENDINGS = {
-    "time": "time was up before all were known",
+    "time": "time was up before all were measured",
     "interrupted": "interrupted, and `resume` goes on",
 }
 
@@ -57,7 +57,10 @@ def ending(record: TuneRecord) -> str:
     """Why the search is not a whole one; "" if it is."""
     if record.ended in _ENDINGS:
         return _ENDINGS[record.ended]
-    return "" if record.complete else "not finished, and `resume` goes on"
+    if not record.complete:
+        return "not finished, and `resume` goes on"
+    missing = sum(one.outcome == "not-measured" for one in record.candidates)
+    return f"{missing} of {len(record.candidates)} candidates were not measured" if missing else ""
 
 
 def race(record: TuneRecord) -> str:
@@ -65,7 +68,7 @@ def race(record: TuneRecord) -> str:
     took = f"{record.spent_s:.0f} s"
     if record.budget_s is not None:
         took += f" of {record.budget_s:.0f} s"
-    if not record.grid_visits:
+    if not record.visits or not record.grid_visits:
         return took
     share = record.visits / record.grid_visits
     return (
@@ -77,7 +80,7 @@ def race(record: TuneRecord) -> str:
 def _nothing(record: TuneRecord) -> str:
     tried = [one for one in record.candidates if one.outcome != "baseline"]
     count = f"{len(tried)} candidate{'s' * (len(tried) != 1)}"
-    if record.ended in _ENDINGS or not record.complete:
+    if ending(record):
         return f"no pick of {count}; {ending(record)}"
     gates = ", ".join(map(amounts.limit, record.gates))
     missed = fallen.nearest(record)

@@ -48,6 +48,9 @@ def section(record: TuneRecord) -> Section | None:
     if leader is None:
         return None
     base = _medians(leader.candidate, record.goal)
+    shared = {at for row in ran if row is not leader for at in _medians(row.candidate, record.goal)}
+    # The leader's times may have been proven alone, after the race.
+    base = {at: ns for at, ns in base.items() if at in shared}
     lanes = [
         lane
         for index, row in enumerate(ran)
@@ -121,16 +124,21 @@ def _ticks(rounds: int) -> list[int]:
 
 
 def _description(lanes: Sequence[_Lane], last: int) -> str:
-    stayed = sum(lane.rounds[-1] == last for lane in lanes)
+    stayed = sum(not _left(lane, last) for lane in lanes)
     dropped = sorted(
-        (lane for lane in lanes if lane.rounds[-1] < last), key=lambda lane: lane.rounds[-1]
+        (lane for lane in lanes if _left(lane, last)), key=lambda lane: lane.rounds[-1]
     )
     ends = "".join(
         f" {lane.row.name} left after round {lane.rounds[-1] + 1} at"
         f" {amounts.times(lane.so_far[-1])}x."
         for lane in dropped
     )
-    return f"{stayed} of {len(lanes)} candidates were in it to round {last + 1}.{ends}"
+    return f"{stayed} of {len(lanes)} were in it to round {last + 1}.{ends}"
+
+
+def _left(lane: _Lane, last: int) -> bool:
+    """Whether it was dropped; the baseline is measured in a few rounds, and never is."""
+    return lane.rounds[-1] < last and lane.row.candidate.outcome != "baseline"
 
 
 def _drawn(lane: _Lane, x: Scale, y: Scale, last: int) -> Markup:
@@ -143,7 +151,7 @@ def _drawn(lane: _Lane, x: Scale, y: Scale, last: int) -> Markup:
     points, color = places(lane.so_far), marks.series_class(lane.index)
     one, end = lane.row.candidate, lane.rounds[-1]
     ratio = amounts.times(lane.so_far[-1])
-    left = f"left after round {end + 1}" if end < last else f"in it to round {end + 1}"
+    left = f"{'left after' if _left(lane, last) else 'in it to'} round {end + 1}"
     hint = f"{one.name}\n{ratio}x after {len(lane.rounds)} rounds, {left}\n{one.outcome}"
     line = [marks.line(points, _HEIGHT, color)] if points[1:] else []
     rounds = marks.dots(places(lane.ratios), _HEIGHT, f"fine {color}")
