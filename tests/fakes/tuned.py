@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 from fakes.here import HERE
@@ -35,15 +37,16 @@ COMMAND = (
 
 
 def rounds(ms: float, count: int, seed: int = 0) -> Rounds:
-    """Rounds around ``ms``; the drift of the machine is the same for every seed."""
+    """Rounds around ``ms``: a drift that is the same for every seed, the noise of a visit, and that
+    of a run.
+    """
     noise = random.Random(seed)
-    return {
-        index: tuple(
-            round(ms * 1e6 * (1 + 0.01 * (index % 5) + 0.004 * noise.gauss(0, 1)))
-            for _ in range(_RUNS)
-        )
-        for index in range(count)
-    }
+    found = {}
+    for index in range(count):
+        visit = 1 + 0.01 * (index % 5) + 0.006 * noise.gauss(0, 1)
+        runs = (visit + 0.004 * noise.gauss(0, 1) for _ in range(_RUNS))
+        found[index] = tuple(round(ms * 1e6 * run) for run in runs)
+    return found
 
 
 def accuracy(top1: float, agreement: float) -> Accuracy:
@@ -87,9 +90,9 @@ def candidate(name: str, outcome: str, **facts: Any) -> CandidateRecord:
     if outcome not in ("baseline", "refused"):
         format_ = "openvino" if backend == "openvino" else "onnx"
         export = ("resnext-export", "--weights", "digits", "--format", format_)
-        fields["export_command"] = (*export, "--precision", precision, "--output", f"best/{slug}/")
+        fields["export_command"] = (*export, "--precision", precision, "--output", f"{slug}/")
     if outcome != "refused":
-        bench = ("resnext-bench", "--backend", backend, "--artifact", f"best/{slug}/")
+        bench = ("resnext-bench", "--backend", backend, "--artifact", f"{slug}/")
         fields["bench_command"] = (*bench, "--batch", str(facts.get("batch", 1)))
     return CandidateRecord(**(fields | facts))
 
@@ -125,9 +128,14 @@ def timed(
         "gates": tuple(compared),
         "delivered": "52 of 53 int8",
         "build_s": 4.2,
-        "artifact_sha256": "0" * 64,
+        "artifact_sha256": _digest(facts),
     }
     return candidate(name, outcome, **(known | facts))
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    """The same for those that differ in nothing but how they run."""
+    return hashlib.sha256(str(facts.get("size_bytes")).encode()).hexdigest()
 
 
 def ranked(candidates: list[CandidateRecord], goal: Goal) -> tuple[CandidateRecord, ...]:
@@ -219,14 +227,15 @@ def search(goal: Goal = "throughput", *, gates: tuple[GateRecord, ...] | None = 
             for backend in ("ort-cpu", "openvino")
             for batch in (1, 4)
         ),
-        candidate(
-            "pt2 fp32, batch 4",
-            "failed",
-            batch=4,
-            reason="no C++ compiler: g++ is not found",
-            hint="apt-get install g++",
+        *(
+            candidate(
+                *(f"pt2 {precision}, batch 4", "failed"),
+                batch=4,
+                reason="no C++ compiler: g++ is not found",
+                hint="apt-get install g++",
+            )
+            for precision in ("fp32", "bf16")
         ),
-        candidate("pt2 bf16, batch 4", "not-measured", batch=4, reason="its build was not begun"),
         timed("torch fp32, batch 4", "baseline", 60.0, 12, batch=4, size_bytes=99_500_000),
     ]
     confirmed = (
@@ -268,3 +277,171 @@ def _missed(
         for gate in wanted
         if gate.name in actual
     )
+
+
+def changed(record: TuneRecord, **facts: Any) -> TuneRecord:
+    """``record`` with other ``facts``; unchecked, as `search` is not."""
+    return record.model_copy(update=facts)
+
+
+def without_pick(record: TuneRecord, **facts: Any) -> TuneRecord:
+    """``record`` with other ``facts``, and nothing chosen."""
+    return changed(record, pick=None, runner_up=None, confirmed=(), **facts)
+
+
+def for_latency() -> TuneRecord:
+    """Batch 1, without gates; the runner-up cannot be told apart from the pick, nor it from eager
+    PyTorch, which is faster in fresh processes.
+    """
+    candidates = [
+        timed("ort-cpu fp32, batch 1", "picked", 6.00, 10, size_bytes=99 * MB),
+        timed(
+            *("openvino fp32, batch 1", "same", 6.02, 10),
+            size_bytes=99 * MB,
+            reason="not told apart from the pick in 10 rounds",
+        ),
+        timed("torch-folded fp32, batch 1", "slower", 7.0, 7, size_bytes=99 * MB),
+        timed("torch fp32, batch 1", "baseline", 6.01, 10, size_bytes=99 * MB),
+    ]
+    found = ranked(candidates, "latency")
+    confirmed = (
+        fresh(found[1].name, (1.01, 0.97, 1.06), "CANNOT TELL"),
+        fresh(found[3].name, (0.9, 0.88, 0.93), "FASTER"),
+    )
+    facts: dict[str, Any] = {"goal": "latency", "gates": (), "pick": found[0].name}
+    return changed(
+        search(), candidates=found, runner_up=found[1].name, confirmed=confirmed, **facts
+    )
+
+
+def none_passed() -> TuneRecord:
+    """Every candidate that ran misses a gate, some narrowly."""
+    record = search()
+    tight = AGREEMENT.model_copy(update={"allowed": 0.995})
+    candidates = []
+    for index, one in enumerate(record.candidates):
+        missed = tight.model_copy(update={"actual": 0.993 - 0.001 * index})
+        ran = one.outcome in ("picked", "same", "slower", "gate")
+        facts = {"outcome": "gate", "gates": (missed,)} if ran else {}
+        candidates.append(one.model_copy(update=facts))
+    found = ranked(candidates, record.goal)
+    return without_pick(record, gates=(tight,), candidates=found, ended="one-left")
+
+
+def interrupted() -> TuneRecord:
+    """Stopped in the race: there is a leader, and nothing was confirmed."""
+    record = search()
+    stopped = {"outcome": "not-measured", "reason": "interrupted"}
+    candidates = tuple(
+        one.model_copy(update=stopped if one.outcome == "same" else {}) for one in record.candidates
+    )
+    facts: dict[str, Any] = {"complete": False, "ended": "interrupted", "runner_up": None}
+    return changed(record, candidates=candidates, confirmed=(), **facts)
+
+
+def not_begun() -> TuneRecord:
+    """Time was up before anything was timed."""
+    record = search()
+    candidates = tuple(
+        candidate(one.name, "not-measured", batch=one.batch, reason="time was up")
+        for one in record.candidates
+    )
+    return without_pick(record, candidates=candidates, ended="time", visits=0, grid_visits=0)
+
+
+def alone() -> TuneRecord:
+    """One candidate, without gates, labels, baseline and budget."""
+    one = timed("ort-cpu fp32, batch 1", "picked", 10.0, 6, size_bytes=99 * MB)
+    facts: dict[str, Any] = {"gates": (), "accuracy_source": None, "budget_s": None, "command": ()}
+    record = without_pick(search(), candidates=with_front([one]), ended="one-left", **facts)
+    return changed(record, pick=one.name)
+
+
+def contradicted() -> TuneRecord:
+    """In fresh processes the runner-up is faster, the baseline was not so slow, and p99 misses."""
+    record = search()
+    other, baseline = record.candidates[1].name, record.candidates[-1].name
+    return changed(
+        record,
+        confirmed=(
+            fresh(other, (0.93, 0.91, 0.95), "FASTER", p99_ns=21_300_000),
+            fresh(baseline, (4.0, 3.9, 4.1), "SLOWER", p99_ns=21_200_000),
+        ),
+    )
+
+
+def absurd() -> TuneRecord:
+    """Numbers that no machine has: nothing takes time, or for ever."""
+    record = search()
+    wrong: list[dict[str, Any]] = [
+        {"p50_ns": 0.0, "images_per_s": 0.0, "rounds_ns": {0: (0, 0), 7: ()}, "size_bytes": 0},
+        {"p50_ns": float("nan"), "images_per_s": float("nan"), "ratio": (float("nan"),) * 3},
+        {"p50_ns": 9e18, "images_per_s": 1e-12, "rounds_ns": {2**62: (2**62,)}, "p99_ns": 2**62},
+        {"p50_ns": float("inf"), "images_per_s": float("inf"), "ratio": (0.0, 0.0, 0.0)},
+        {"p50_ns": -5.0, "images_per_s": 1e300, "ratio": (1e300, 1e-300, float("inf"))},
+    ]
+    candidates = [
+        one.model_copy(update=wrong[index % len(wrong)])
+        for index, one in enumerate(record.candidates)
+    ]
+    confirmed = (fresh(candidates[1].name, None, "CANNOT TELL", p99_ns=0),)
+    facts = {"visits": 0, "grid_visits": 1, "margin": 0.0, "spent_s": 1e300, "budget_s": 0.0}
+    return changed(record, candidates=with_front(candidates), confirmed=confirmed, **facts)
+
+
+def named(text: str, record: TuneRecord | None = None) -> TuneRecord:
+    """``record``, by default a whole search, with ``text`` in every string that a user, a runtime
+    or a file can choose.
+    """
+    record = search() if record is None else record
+    words = (text, f"--output={text}")
+    candidates = tuple(
+        one.model_copy(
+            update={
+                "name": one.name + text,
+                "backend": one.backend + text,
+                "reason": one.reason + text,
+                "hint": one.hint + text,
+                "export_command": one.export_command and (*one.export_command, *words),
+                "bench_command": one.bench_command and (*one.bench_command, text),
+                "gates": tuple(
+                    gate.model_copy(update={"name": gate.name + text}) for gate in one.gates
+                ),
+            }
+        )
+        for one in record.candidates
+    )
+    environment = record.environment.model_copy(
+        update={"cpu": text, "system": text, "python": text, "packages": {text: text}}
+    )
+    return changed(
+        record,
+        created=text,
+        model=text,
+        weights=record.weights.model_copy(update={"source": text}),
+        accuracy_source=text,
+        environment=environment,
+        candidates=candidates,
+        gates=tuple(gate.model_copy(update={"name": gate.name + text}) for gate in record.gates),
+        pick=record.pick and record.pick + text,
+        confirmed=tuple(
+            one.model_copy(update={"other": one.other + text}) for one in record.confirmed
+        ),
+        command=(*record.command, text),
+    )
+
+
+#: A search of every kind by its name.
+SEARCHES: dict[str, Callable[[], TuneRecord]] = {
+    "whole": search,
+    "latency": for_latency,
+    "none passed": none_passed,
+    "interrupted": interrupted,
+    "not begun": not_begun,
+    "alone": alone,
+    "contradicted": contradicted,
+    "absurd": absurd,
+    "long names": lambda: named("-calibrated-on-the-whole-training-set" * 4),
+    "control characters": lambda: named("\x1b[2J\r\u202e\x00"),
+    "nothing": lambda: without_pick(search(), candidates=()),
+}

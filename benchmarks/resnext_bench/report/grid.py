@@ -42,6 +42,7 @@ _MARKS = {
     "SAME": "good",
     "AGREE": "good",
     "PICKED": "good",
+    "IN DOUBT": "doubtful",
     "SO FAR": "doubtful",
     "NONE": "bad",
     "CANNOT TELL": "doubtful",

@@ -23,8 +23,8 @@ def megabytes(size_bytes: int | None) -> str:
 
 
 def times(ratio: float) -> str:
-    """How many times: two digits after the point, more for what they would show as none."""
-    return _number(ratio, 2) if ratio >= 0.01 else f"{ratio:.2g}"
+    """How many times: three digits after the point below two, where they matter."""
+    return _number(ratio, 3 if ratio < 2 else 2)
 
 
 def interval(ratio: tuple[float, float, float]) -> str:

@@ -61,7 +61,7 @@ COLUMNS = (
     Column(
         "front",
         f"{ON_FRONT}: no other one that met the gates beats it at p50, p99, images/s, MB and top-1",
-        lambda one: ON_FRONT if one.on_front else "",
+        lambda one: ON_FRONT if one.on_front else "-",
         left=True,
     ),
     Column(

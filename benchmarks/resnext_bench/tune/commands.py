@@ -20,15 +20,20 @@ class Command(NamedTuple):
     text: str
 
 
-def commands(one: CandidateRecord) -> list[Command]:
-    """Those that are known, in the order of use."""
+def commands(record: TuneRecord, one: CandidateRecord) -> list[Command]:
+    """Those of ``one`` that are known, in the order of use. The pick is in the folder that the
+    search wrote; others have to be built first.
+    """
+    built = _output(one.export_command)
+    folder = (_output(record.command) if one.name == record.pick else "") or built
     found = []
     if one.export_command:
         found.append(Command("build it again", shlex.join(one.export_command)))
     if one.bench_command:
-        found.append(Command("measure it", shlex.join(one.bench_command)))
-    if folder := _output(one.export_command):
-        words = ("resnext-classify", "photo.jpg", "--artifact", folder, "--backend", one.backend)
+        words = [folder if word == built else word for word in one.bench_command]
+        found.append(Command("measure it", shlex.join(words)))
+    if folder:
+        words = ["resnext-classify", "photo.jpg", "--artifact", folder, "--backend", one.backend]
         found.append(Command("run it", shlex.join(words)))
     return found
 
@@ -41,9 +46,9 @@ def on_front(record: TuneRecord) -> list[CandidateRecord]:
 
 def _output(command: tuple[str, ...]) -> str:
     """The folder that an export writes; "" if it does not say."""
-    for word, following in zip(command, (*command[1:], ""), strict=True):
+    for index, word in enumerate(command):
         if word == "--output":
-            return following
+            return "".join(command[index + 1 : index + 2])
         if word.startswith("--output="):
             return word.partition("=")[2]
     return ""

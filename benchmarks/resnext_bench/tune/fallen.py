@@ -10,7 +10,7 @@ from .record import CandidateRecord, GateRecord, TuneRecord
 
 #: In this order, and called so.
 _WORDS = {
-    "same": "as fast as the pick",
+    "same": "same",
     "slower": "slower",
     "gate": "missed a gate",
     "refused": "refused",
@@ -32,6 +32,11 @@ def reasons(record: TuneRecord) -> list[str]:
         for (_, hint), group in alike.items():
             lines.append("; ".join(filter(None, (f"{label(group)}: {word}{_why(group)}", hint))))
     return lines
+
+
+def heading(record: TuneRecord) -> str:
+    """What stands above `reasons`."""
+    return "Why they fell" if record.pick is None else "Why the others fell"
 
 
 def label(group: Sequence[CandidateRecord]) -> str:
@@ -57,7 +62,7 @@ def nearest(record: TuneRecord) -> list[str]:
 
 def _key(one: CandidateRecord) -> tuple[str, str]:
     """What those of one line share."""
-    if one.outcome in ("same", "slower"):
+    if one.outcome == "slower":
         return "", ""
     if one.outcome == "gate" and _missed(one):
         return ", ".join(gate.name for gate in _missed(one)), one.hint
@@ -65,7 +70,7 @@ def _key(one: CandidateRecord) -> tuple[str, str]:
 
 
 def _why(group: Sequence[CandidateRecord]) -> str:
-    if group[0].outcome == "same" or (group[0].outcome == "slower" and len(group) > 1):
+    if group[0].outcome == "slower" and len(group) > 1:
         return _ratios(group)
     missed = _missed(group[0])
     if group[0].outcome == "gate" and missed:

@@ -81,9 +81,9 @@ def show(record: TuneRecord, console: Screen, *, spell: Callable[[str], str] = s
     section("In fresh processes", confirmed(record))
     if record.pick is None:
         section("Nearest misses", fallen.nearest(record))
-    section("Why the others fell", fallen.reasons(record))
+    section(fallen.heading(record), fallen.reasons(record))
     for one in on_front(record):
-        known = commands(one)
+        known = commands(record, one)
         if known:
             console.print()
             also = "" if one.name == record.pick else "also on the front: "

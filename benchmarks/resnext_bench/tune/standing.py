@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 from resnext.timing.change import Verdict
@@ -51,10 +50,11 @@ def over_baseline(record: TuneRecord) -> Standing | None:
     """The pick against eager PyTorch, from fresh processes if they were compared; None without
     a pick or a baseline.
     """
-    baseline = next((one for one in record.candidates if one.outcome == "baseline"), None)
-    if baseline is None or record.pick is None:
+    baselines = {one.name: one for one in record.candidates if one.outcome == "baseline"}
+    if not baselines or record.pick is None:
         return None
-    fresh = next((one for one in record.confirmed if one.other == baseline.name), None)
+    fresh = next((one for one in record.confirmed if one.other in baselines), None)
+    baseline = next(iter(baselines.values())) if fresh is None else baselines[fresh.other]
     if fresh is not None and fresh.ratio is not None:
         return Standing(baseline.name, fresh.ratio, fresh.verdict, fresh=True)
     ratio = baseline.ratio
@@ -100,22 +100,37 @@ def confirmed(record: TuneRecord) -> list[str]:
 
 def disagreements(record: TuneRecord) -> list[str]:
     """One sentence for each thing in which fresh processes contradict the race."""
-    return [line for one in record.confirmed for line in _against(record, one)] + _late(record)
+    return doubts(record) + [
+        f"the race and fresh processes disagree on {one.other}: in the race it took"
+        f" {amounts.interval(race)}"
+        for one in record.confirmed
+        if not _beaten(record, one)
+        and (race := _raced(record, one)) is not None
+        and one.ratio is not None
+        and _apart(race, one.ratio, record.margin)
+    ]
 
 
-def _against(record: TuneRecord, fresh: ConfirmationRecord) -> Iterator[str]:
+def doubts(record: TuneRecord) -> list[str]:
+    """Those of `disagreements` that speak against the pick."""
+    faster = [
+        f"in fresh processes {one.other} is faster than the pick, and in the race it was not:"
+        " measure both again"
+        for one in record.confirmed
+        if _beaten(record, one)
+    ]
+    return faster + _late(record)
+
+
+def _beaten(record: TuneRecord, fresh: ConfirmationRecord) -> bool:
+    """Whether a candidate that could have been chosen is faster than the pick."""
     raced = candidate(record, fresh.other)
-    race = None if raced is None else raced.ratio
-    if fresh.verdict == "FASTER" and (raced is None or raced.outcome != "baseline"):
-        yield (
-            f"the race and fresh processes disagree: {fresh.other} is faster than the pick there;"
-            " measure both again before you trust their order"
-        )
-    elif race is not None and fresh.ratio is not None and _apart(race, fresh.ratio, record.margin):
-        yield (
-            f"the race and fresh processes disagree on {fresh.other}: in the race it took"
-            f" {amounts.interval(race)}"
-        )
+    return fresh.verdict == "FASTER" and (raced is None or raced.outcome != "baseline")
+
+
+def _raced(record: TuneRecord, fresh: ConfirmationRecord) -> Ratio | None:
+    raced = candidate(record, fresh.other)
+    return None if raced is None else raced.ratio
 
 
 def _late(record: TuneRecord) -> list[str]:

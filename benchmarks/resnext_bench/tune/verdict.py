@@ -9,11 +9,11 @@ from resnext.errors import printable
 
 from . import amounts, fallen
 from .record import TuneRecord
-from .standing import candidate, times_baseline
+from .standing import candidate, doubts, times_baseline
 
-Word: TypeAlias = Literal["PICKED", "SO FAR", "NONE"]
+Word: TypeAlias = Literal["PICKED", "IN DOUBT", "SO FAR", "NONE"]
 _ENDINGS = {
-    "time": "time was up before all were known",
+    "time": "time was up before all were measured",
     "interrupted": "interrupted, and `resume` goes on",
 }
 
@@ -23,8 +23,8 @@ class Verdict:
     """The first line of a report.
 
     Attributes:
-        word: ``PICKED``; ``SO FAR`` if the search is not finished, or time was up; ``NONE`` if
-            there is no pick.
+        word: ``PICKED``; ``IN DOUBT`` if fresh processes speak against the pick; ``SO FAR`` if the
+            search is not finished, or time was up; ``NONE`` if there is no pick.
         sentence: the pick, its speed, how many times the baseline's it is and its gates; or why
             there is none. Fields are in backticks.
     """
@@ -41,13 +41,15 @@ def verdict(record: TuneRecord) -> Verdict:
     pick = candidate(record, record.pick)
     if pick is None:
         return Verdict("NONE", printable(_nothing(record)))
+    doubt = doubts(record)
     parts = [
         f"{pick.name}: {amounts.at_goal(pick, record.goal)}",
+        *doubt,
         times_baseline(record),
         ", ".join(map(amounts.gate, pick.gates)),
         ending(record),
     ]
-    word: Word = "PICKED" if record.complete and record.ended != "time" else "SO FAR"
+    word: Word = "IN DOUBT" if doubt else "SO FAR" if ending(record) else "PICKED"
     return Verdict(word, printable("; ".join(filter(None, parts))))
 
 
@@ -55,7 +57,10 @@ def ending(record: TuneRecord) -> str:
     """Why the search is not a whole one; "" if it is."""
     if record.ended in _ENDINGS:
         return _ENDINGS[record.ended]
-    return "" if record.complete else "not finished, and `resume` goes on"
+    if not record.complete:
+        return "not finished, and `resume` goes on"
+    missing = sum(one.outcome == "not-measured" for one in record.candidates)
+    return f"{missing} of {len(record.candidates)} candidates were not measured" if missing else ""
 
 
 def race(record: TuneRecord) -> str:
@@ -63,7 +68,7 @@ def race(record: TuneRecord) -> str:
     took = f"{record.spent_s:.0f} s"
     if record.budget_s is not None:
         took += f" of {record.budget_s:.0f} s"
-    if not record.grid_visits:
+    if not record.visits or not record.grid_visits:
         return took
     share = record.visits / record.grid_visits
     return (
@@ -75,10 +80,12 @@ def race(record: TuneRecord) -> str:
 def _nothing(record: TuneRecord) -> str:
     tried = [one for one in record.candidates if one.outcome != "baseline"]
     count = f"{len(tried)} candidate{'s' * (len(tried) != 1)}"
-    if record.ended in _ENDINGS or not record.complete:
+    if ending(record):
         return f"no pick of {count}; {ending(record)}"
     gates = ", ".join(map(amounts.limit, record.gates))
     missed = fallen.nearest(record)
     if missed:
         return f"none of {count} meets every gate ({gates}); nearest {missed[0]}"
+    if not tried:
+        return "there was no candidate"
     return f"none of {count} can be chosen" + (f" ({gates})" if gates else "")

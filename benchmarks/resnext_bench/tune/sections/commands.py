@@ -14,7 +14,7 @@ def section(record: TuneRecord) -> Section | None:
     """The commands; None if none is known."""
     parts: list[Markup] = []
     for one in on_front(record):
-        if found := _listed(one):
+        if found := _listed(record, one):
             picked = one.name == record.pick
             heading = tag("h3", one.name)
             parts.append(
@@ -27,10 +27,10 @@ def section(record: TuneRecord) -> Section | None:
     return Section("commands", "Commands", join(*parts)) if parts else None
 
 
-def _listed(one: CandidateRecord) -> Markup | None:
+def _listed(record: TuneRecord, one: CandidateRecord) -> Markup | None:
     items = [
         join(tag("dt", purpose.capitalize()), tag("dd", _shell(text)))
-        for purpose, text in commands(one)
+        for purpose, text in commands(record, one)
     ]
     return tag("dl", *items) if items else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from resnext_bench.page.document import Section
 from resnext_bench.page.entries import prose
 from resnext_bench.page.markup import tag
-from resnext_bench.tune.fallen import reasons
+from resnext_bench.tune.fallen import heading, reasons
 from resnext_bench.tune.record import TuneRecord
 
 
@@ -15,4 +15,4 @@ def section(record: TuneRecord) -> Section | None:
     if not lines:
         return None
     body = tag("ul", *(tag("li", prose(line)) for line in lines), class_="findings")
-    return Section("fallen", "Why the others fell", body)
+    return Section("fallen", heading(record), body)

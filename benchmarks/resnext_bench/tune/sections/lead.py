@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from resnext.errors import printable
 from resnext_bench.page.document import fact
 from resnext_bench.page.entries import prose
 from resnext_bench.page.markup import Markup, join, tag
 from resnext_bench.tune import amounts, fallen
 from resnext_bench.tune.record import CandidateRecord, TuneRecord
-from resnext_bench.tune.standing import candidate, disagreements, over_baseline
+from resnext_bench.tune.standing import candidate, disagreements, doubts, over_baseline
 from resnext_bench.tune.verdict import race, verdict
 
-_CLASSES = {"PICKED": ("valid", "\u2713"), "SO FAR": ("invalid", "!"), "NONE": ("failed", "\u2715")}
+_CLASSES = {
+    "PICKED": ("valid", "\u2713"),
+    "IN DOUBT": ("invalid", "!"),
+    "SO FAR": ("invalid", "!"),
+    "NONE": ("failed", "\u2715"),
+}
 
 
 def lead(record: TuneRecord) -> Markup:
@@ -19,16 +25,22 @@ def lead(record: TuneRecord) -> Markup:
     kind, sign = _CLASSES[first.word]
     created = record.created.replace("T", " ").replace("+00:00", " UTC")
     pick = candidate(record, record.pick)
-    against = [tag("li", prose(line), class_="is-invalid") for line in disagreements(record)]
+    said = doubts(record)  # in the sentence
+    against = [
+        tag("li", prose(line), class_="is-invalid")
+        for line in disagreements(record)
+        if line not in said
+    ]
     if pick is None:
         against += [
             tag("li", f"nearest: {line}", class_="is-invalid") for line in fallen.nearest(record)
         ]
-    words = f"{sign} {first.word}" + (f": {pick.name}" if pick is not None else "")
+    named = "" if pick is None else f"{printable(pick.name)}: "
+    words = f"{sign} {first.word}: {named}".rstrip(": ")
     return join(
         tag("p", f"{created}, {record.environment.title()}", class_="sub"),
         tag("p", tag("span", words, class_=kind), class_="verdict"),
-        tag("p", prose(f"{first.sentence}.")),
+        tag("p", prose(f"{first.sentence.removeprefix(named)}.")),
         tag("dl", *_facts(record, pick), class_="facts") if pick is not None else None,
         tag("ul", *against, class_="findings") if against else None,
         tag("p", f"{race(record)}.", class_="note"),

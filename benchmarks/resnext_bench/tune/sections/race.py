@@ -30,13 +30,15 @@ class _Lane:
         row: the candidate.
         index: its color and shape.
         rounds: indices of the rounds that it and the leader were in, from 0.
-        ratios: its time over the leader's, the median of the rounds so far.
+        ratios: its time over the leader's in each of them.
+        so_far: the median of the ratios up to each.
     """
 
     row: Entry
     index: int
     rounds: Sequence[int]
     ratios: Sequence[float]
+    so_far: Sequence[float]
 
 
 def section(record: TuneRecord) -> Section | None:
@@ -46,6 +48,9 @@ def section(record: TuneRecord) -> Section | None:
     if leader is None:
         return None
     base = _medians(leader.candidate, record.goal)
+    shared = {at for row in ran if row is not leader for at in _medians(row.candidate, record.goal)}
+    # The leader's times may have been proven alone, after the race.
+    base = {at: ns for at, ns in base.items() if at in shared}
     lanes = [
         lane
         for index, row in enumerate(ran)
@@ -53,7 +58,7 @@ def section(record: TuneRecord) -> Section | None:
     ]
     if len(lanes) < 2:
         return None
-    y = _scale([ratio for lane in lanes for ratio in lane.ratios])
+    y = _scale([ratio for lane in lanes for ratio in lane.so_far])
     last = max(lane.rounds[-1] for lane in lanes)
     x = Scale(0.5, last + 1.5)
     unit = "an image" if record.goal == "throughput" else "a run"
@@ -67,9 +72,10 @@ def section(record: TuneRecord) -> Section | None:
         *(_drawn(lane, x, y, last) for lane in lanes),
     )
     note = (
-        f"The leader is {leader.name}, the line at 1x. A line is what the rounds so far tell: the"
-        " median of their ratios. It ends where the race dropped the candidate. What is above"
-        f" {_MOST:g}x is at the edge. {race(record).capitalize()}."
+        f"The leader is {leader.name}, the line at 1x. A dot is a round, and the line what the"
+        " rounds so far tell: the median of their ratios. It ends where the race dropped the"
+        " candidate."
+        f" What is above {_MOST:g}x is at the edge. {race(record).capitalize()}."
     )
     key = legend({lane.row.name: lane.index for lane in lanes}, {lane.row.name for lane in lanes})
     return Section("race", "The race", join(chart, key), note)
@@ -104,7 +110,7 @@ def _lane(row: Entry, index: int, goal: Goal, base: dict[int, float]) -> _Lane:
             rounds.append(at)
             ratios.append(ns / base[at])
             so_far.append(statistics.median(ratios))
-    return _Lane(row, index, rounds, so_far)
+    return _Lane(row, index, rounds, ratios, so_far)
 
 
 def _scale(ratios: Sequence[float]) -> Scale:
@@ -118,31 +124,40 @@ def _ticks(rounds: int) -> list[int]:
 
 
 def _description(lanes: Sequence[_Lane], last: int) -> str:
-    stayed = sum(lane.rounds[-1] == last for lane in lanes)
+    stayed = sum(not _left(lane, last) for lane in lanes)
     dropped = sorted(
-        (lane for lane in lanes if lane.rounds[-1] < last), key=lambda lane: lane.rounds[-1]
+        (lane for lane in lanes if _left(lane, last)), key=lambda lane: lane.rounds[-1]
     )
     ends = "".join(
         f" {lane.row.name} left after round {lane.rounds[-1] + 1} at"
-        f" {amounts.times(lane.ratios[-1])}x."
+        f" {amounts.times(lane.so_far[-1])}x."
         for lane in dropped
     )
-    return f"{stayed} of {len(lanes)} candidates were in it to round {last + 1}.{ends}"
+    return f"{stayed} of {len(lanes)} were in it to round {last + 1}.{ends}"
+
+
+def _left(lane: _Lane, last: int) -> bool:
+    """Whether it was dropped; the baseline is measured in a few rounds, and never is."""
+    return lane.rounds[-1] < last and lane.row.candidate.outcome != "baseline"
 
 
 def _drawn(lane: _Lane, x: Scale, y: Scale, last: int) -> Markup:
-    points = [
-        (x.fraction(at + 1), _HEIGHT * (1 - y.fraction(ratio)))
-        for at, ratio in zip(lane.rounds, lane.ratios, strict=True)
-    ]
+    def places(ratios: Sequence[float]) -> list[tuple[float, float]]:
+        return [
+            (x.fraction(at + 1), _HEIGHT * (1 - y.fraction(ratio)))
+            for at, ratio in zip(lane.rounds, ratios, strict=True)
+        ]
+
+    points, color = places(lane.so_far), marks.series_class(lane.index)
     one, end = lane.row.candidate, lane.rounds[-1]
-    ratio = amounts.times(lane.ratios[-1])
-    left = f"left after round {end + 1}" if end < last else f"in it to round {end + 1}"
+    ratio = amounts.times(lane.so_far[-1])
+    left = f"{'left after' if _left(lane, last) else 'in it to'} round {end + 1}"
     hint = f"{one.name}\n{ratio}x after {len(lane.rounds)} rounds, {left}\n{one.outcome}"
-    line = [marks.line(points, _HEIGHT, marks.series_class(lane.index))] if points[1:] else []
+    line = [marks.line(points, _HEIGHT, color)] if points[1:] else []
+    rounds = marks.dots(places(lane.ratios), _HEIGHT, f"fine {color}")
     place = x.percent(end + 1)
     mark = marks.mark(lane.index, place, points[-1][1], hollow=one.outcome not in _STAYED)
-    return marks.group(*line, mark, row=lane.row.number, hint=hint)
+    return marks.group(rounds, *line, mark, row=lane.row.number, hint=hint)
 
 
 _STAYED = ("picked", "same")
