@@ -274,7 +274,9 @@ def _refuse_too_short(search: Search, request: Request) -> None:
     timed = any(search.board[name].rounds_ns for name in search.board)
     if timed or request.budget_s is None:
         return
-    took = "" if first is None else f": {first[0]} took {first[1]:.1f} s until it was ready"
+    took = ": half of it was over before the first could be built"
+    if first is not None:
+        took = f": {first[0]} took {first[1]:.1f} s until it was ready"
     least_s = max(2 * request.budget_s, 0.0 if first is None else _TIMES_FIRST * first[1])
     raise GateFailed(
         f"the budget of {request.budget_s:g} s is too short for one candidate{took}",

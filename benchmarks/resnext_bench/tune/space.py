@@ -140,13 +140,13 @@ def backends_of(request: Request) -> tuple[str, ...]:
         return names
     problems = {name: available(name, request.device) for name in request.backends}
     if all(problems.values()):
-        texts = [
-            f"{name}: {problem.message}"
-            for name, problem in problems.items()
-            if problem is not None
-        ]
-        hints = dict.fromkeys(problem.hint for problem in problems.values() if problem is not None)
-        raise MissingRequirement("; ".join(texts), hint="; ".join(filter(None, hints)))
+        found = [problem for problem in problems.values() if problem is not None]
+        texts = dict.fromkeys(problem.message for problem in found)
+        hints = dict.fromkeys(problem.hint for problem in found if problem.hint)
+        raise MissingRequirement(
+            f"none of {', '.join(problems)} works here: {'; '.join(texts)}",
+            hint="; ".join(hints),
+        )
     return request.backends
 
 

@@ -18,7 +18,7 @@ from .board import Board
 from .gates import limit_text
 from .record import CandidateRecord, TuneRecord
 from .result import Tuned, read_tuned
-from .space import Point
+from .space import METHODS, Point
 
 _ANEW = "search anew with `force`"
 
@@ -90,7 +90,7 @@ def restore(board: Board, earlier: TuneRecord, now: TuneRecord) -> None:
                 difference = f"it has no candidate {name} as it is now"
                 break
         for one in added:
-            if one.calibration_method in (None, "minmax"):
+            if not _another_method(one, board):
                 difference = difference or f"it has {one.name}, which this request has not"
     if difference is not None:
         raise BadInput(f"the search to go on with is another one: {difference}", hint=_ANEW)
@@ -109,7 +109,8 @@ def _differences(earlier: TuneRecord, now: TuneRecord) -> Iterator[str]:
     for name in ("goal", "gates", "accuracy_source", "seed", "threads", "margin"):
         before, after = getattr(earlier, name), getattr(now, name)
         if before != after:
-            yield f"`{name}` was {_shown(before)}, and is {_shown(after)}"
+            field = {"gates": "gate", "accuracy_source": "accuracy"}.get(name, name)
+            yield f"`{field}` was {_shown(before)}, and is {_shown(after)}"
     if earlier.weights.sha256 != now.weights.sha256:
         yield f"its weights were {earlier.weights.source} of another digest"
     yield from _other_machine(earlier.environment, now.environment)
@@ -143,6 +144,13 @@ def _point(one: CandidateRecord, board: Board) -> Point:
     """
     base = next(point for name, point in board.points.items() if _place(board[name]) == _place(one))
     return replace(base, method=one.calibration_method)
+
+
+def _another_method(one: CandidateRecord, board: Board) -> bool:
+    """Whether the request has ``one`` with the first calibration method."""
+    if one.calibration_method in (None, METHODS[0]):
+        return False
+    return any(_place(board[name]) == _place(one) for name in board)
 
 
 def _place(one: CandidateRecord) -> tuple[object, ...]:

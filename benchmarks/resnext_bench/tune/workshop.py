@@ -150,6 +150,9 @@ class Bench:
         session, manifest = opening.subject.session, None
         if opening.artifact is not None:
             manifest = opening.artifact.manifest
+            if manifest.merged is not None and not manifest.merged.groups:
+                reason = "no merge is faster here: it is the graph with its groups as they are"
+                return Proof(fall=Fall("refused", reason, always=True))
         numerics = point.precision if manifest is None else manifest.numerics
         samples = _run_once(opening)
         seen = delivered_of(session)
