@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -355,6 +356,13 @@ def test_what_the_race_took_is_said() -> None:
         "the race made 98 visits; all candidates in all rounds are 204 (48 %); 212 s of 600 s"
         in text(search())
     )
+
+
+def test_the_example_of_the_guide_is_what_a_terminal_shows() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "tune.md").read_text("utf-8")
+    [example] = re.findall(r"```text\n(PICKED.*?)```", guide, re.DOTALL)
+    shown = text(search(), 130).splitlines()
+    assert [line for line in example.splitlines() if line not in shown] == []
 
 
 def test_gates_without_a_name_that_is_known_are_shown_too() -> None:

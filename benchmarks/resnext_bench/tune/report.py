@@ -112,5 +112,5 @@ def _legend(kept: Sequence[str], dropped: Sequence[str]) -> list[str]:
     lines = [" ".join(meanings)] if meanings else []
     if dropped:
         names = ", ".join(heading.removesuffix(" ms") for heading in dropped)
-        lines.append(f"not shown: {names} (wider terminal, `html` or tune.json)")
+        lines.append(f"not shown: {names} (wider terminal, tune.html or tune.json)")
     return lines
