@@ -138,14 +138,14 @@ def backends_of(request: Request) -> tuple[str, ...]:
                 hint="resnext-export doctor shows what is missing",
             )
         return names
-    problems = {name: available(name, request.device) for name in request.backends}
-    if all(problems.values()):
-        found = [problem for problem in problems.values() if problem is not None]
-        texts = dict.fromkeys(problem.message for problem in found)
-        hints = dict.fromkeys(problem.hint for problem in found if problem.hint)
+    found = [available(name, request.device) for name in request.backends]
+    problems = [problem for problem in found if problem is not None]
+    if len(problems) == len(found):
+        texts = dict.fromkeys(problem.message for problem in problems)
+        hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
+        names = ", ".join(request.backends)
         raise MissingRequirement(
-            f"none of {', '.join(problems)} works here: {'; '.join(texts)}",
-            hint="; ".join(hints),
+            f"none of {names} works here: {'; '.join(texts)}", hint="; ".join(hints)
         )
     return request.backends
 
