@@ -138,14 +138,14 @@ def backends_of(request: Request) -> tuple[str, ...]:
                 hint="resnext-export doctor shows what is missing",
             )
         return names
-    found = [available(name, request.device) for name in request.backends]
-    problems = [problem for problem in found if problem is not None]
-    if len(problems) == len(found):
-        texts = dict.fromkeys(problem.message for problem in problems)
-        hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
-        names = ", ".join(request.backends)
+    answers = [available(name, request.device) for name in request.backends]
+    problems = [each for each in answers if each is not None]
+    if len(problems) == len(answers):
+        texts = dict.fromkeys(each.message for each in problems)
+        hints = dict.fromkeys(each.hint for each in problems if each.hint)
         raise MissingRequirement(
-            f"none of {names} works here: {'; '.join(texts)}", hint="; ".join(hints)
+            f"none of {', '.join(request.backends)} works here: {'; '.join(texts)}",
+            hint="; ".join(hints),
         )
     return request.backends
 
