@@ -239,14 +239,8 @@ class Simulation:
         machine = Machine(self.seed)
         monkeypatch.setattr("resnext.timing.clock.now_ns", machine.read)
         monkeypatch.setattr("resnext.timing.clock.SETTLE_S", 0.0)
-        nothing: dict[str, Any] = dict.fromkeys(
-            (
-                *("slo", "gate", "backends", "precisions", "batch", "threads", "streams"),
-                *("calibration", "calibration_images", "accuracy", "accuracy_images", "budget"),
-            )
-        )
-        given = {"goal": "latency", "device": "auto", "seed": 0} | nothing | self.asked
-        self.request = request = checked_request(self.weights, given.pop("goal"), **given)
+        asked: dict[str, Any] = {"goal": "latency"} | self.asked
+        self.request = request = checked_request(self.weights, **asked)
         board = Board(request)
         for point in (Point("torch"), *self.points):
             board.add(point)
