@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 
 from fakes.tuned import (
     AGREEMENT,
@@ -22,12 +24,13 @@ from fakes.tuned import (
     search,
 )
 from resnext.errors import printable
+from resnext_bench.report import grid
 from resnext_bench.tune import amounts
 from resnext_bench.tune.columns import HEADINGS, OF_GOAL, dropped_first
 from resnext_bench.tune.commands import RUN, commands, on_front
 from resnext_bench.tune.fallen import nearest, reasons
 from resnext_bench.tune.record import CandidateRecord, GateRecord, TuneRecord
-from resnext_bench.tune.report import measured, text
+from resnext_bench.tune.report import measured, show, text
 from resnext_bench.tune.standing import confirmed, disagreements, judged, times_baseline
 from resnext_bench.tune.verdict import Word, verdict
 
@@ -349,6 +352,31 @@ def test_an_interrupted_search_names_no_confirmation_and_one_alone_no_baseline()
     assert confirmed(interrupted()) == []
     assert "In fresh processes" not in text(interrupted())
     assert times_baseline(alone()) == ""
+
+
+def test_a_screen_without_unicode_shows_bounds_in_ascii() -> None:
+    raw = BytesIO()
+    out = TextIOWrapper(raw, encoding="ascii")
+    show(search(), Console(file=out, width=200))
+    out.flush()
+    assert b"<= 19.401" in raw.getvalue()
+    assert b"\\u" not in raw.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "style"),
+    [
+        ("whole", "good"),
+        ("contradicted", "doubtful"),
+        ("interrupted", "doubtful"),
+        ("none passed", "bad"),
+        ("nothing", "bad"),
+    ],
+)
+def test_the_first_word_has_the_color_of_what_it_means(name: str, style: str) -> None:
+    found = verdict(SEARCHES[name]())
+    [span] = grid.marked(str(found)).spans
+    assert (span.start, span.end, span.style) == (0, len(found.word), grid.STYLES[style])
 
 
 def test_what_the_race_took_is_said() -> None:
