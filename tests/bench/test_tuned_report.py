@@ -19,11 +19,13 @@ from fakes.tuned import (
     changed,
     contradicted,
     for_latency,
+    fresh,
     interrupted,
     none_passed,
     search,
 )
 from resnext.errors import printable
+from resnext.timing.change import Verdict
 from resnext_bench.report import grid
 from resnext_bench.tune import amounts
 from resnext_bench.tune.columns import HEADINGS, OF_GOAL, dropped_first
@@ -176,6 +178,17 @@ def test_fresh_processes_that_contradict_the_race_are_said_in_the_first_line_and
     assert "disagree" not in text(search())
 
 
+@pytest.mark.parametrize("word", ["SAME", "CANNOT TELL"])
+def test_a_runner_up_that_only_the_race_found_slower_is_said(word: Verdict) -> None:
+    record = search()
+    other = record.candidates[2].name  # slower in the race
+    again = fresh(other, record.candidates[2].ratio, word)
+    assert disagreements(changed(record, confirmed=(again,))) == [
+        f"fresh processes do not confirm that {other} is slower, as it was in the race"
+    ]
+    assert disagreements(changed(record, confirmed=(fresh(other, None, "SLOWER"),))) == []
+
+
 def test_a_faster_baseline_is_no_contradiction_but_is_said() -> None:
     record = for_latency()
     assert "torch fp32, batch 1 is faster than the pick: takes 0.900x" in text(record)
@@ -207,8 +220,8 @@ def test_those_that_fell_for_the_same_reason_share_a_line() -> None:
     )
     assert "2 pt2: failed: no C++ compiler: g++ is not found; apt-get install g++" in lines
     assert (
-        "5 candidates: slower: 1.134x to 1.380x the pick's time; 2 left before an interval was"
-        " known" in lines
+        "5 candidates: slower: 1.134x to 1.380x the pick's time; 2 before an interval was known,"
+        " the nearest more than 25 % slower than the leader after 2 rounds" in lines
     )
     shown = text(search())
     assert all(line in shown for line in lines)
@@ -283,6 +296,10 @@ def shown_gate(actual: float | None, **facts: Any) -> str:
         (shown_gate(0.98999999), "agreement 98.999999 % (at least 99 %)"),
         (shown_gate(None), "agreement unknown (at least 99 %)"),
         (shown_gate(float("nan")), "agreement unknown (at least 99 %)"),
+        (
+            shown_gate(21.23456, name="p99", allowed=19.9999, at_least=False, unit="ms"),
+            "p99 21.2 ms (at most 19.9999 ms)",
+        ),
         (
             shown_gate(20.00001, name="p99", allowed=20.0, at_least=False, unit="ms"),
             "p99 20.00001 ms (at most 20 ms)",
@@ -394,5 +411,5 @@ def test_the_example_of_the_guide_is_what_a_terminal_shows() -> None:
 
 
 def test_gates_without_a_name_that_is_known_are_shown_too() -> None:
-    gate = GateRecord(name="memory", actual=512.0, allowed=600.0, unit="MB")
-    assert amounts.gate(gate) == "memory 512 MB (at most 600 MB)"
+    gate = GateRecord(name="memory", actual=12345.6, allowed=20000.0, unit="MB")
+    assert amounts.gate(gate) == "memory 12346 MB (at most 20000 MB)"
