@@ -206,6 +206,7 @@ def test_ctrl_c_keeps_the_leader_and_resume_ends_with_the_artifact_that_was_meas
     pick = tuned.candidates[0]
     assert (tuned.pick, pick.outcome) == (pick.name, "picked")
     assert pick.artifact_sha256 == artifact.manifest.file_sha256
+    assert tuned.artifact == artifact
     assert pick.parity is not None
     assert pick.parity.passed
     assert pick.accuracy is not None
