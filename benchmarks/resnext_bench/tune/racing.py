@@ -147,20 +147,37 @@ class Racing:
         )
 
     def _alone(self, name: str, samples: int) -> Fall | None:
-        """One visit to the leader alone; why it is out, if it fails."""
+        """One visit to the leader without the others, but beside a baseline that has too few rounds
+        for an interval; why the leader is out, if it fails.
+        """
         if (fall := self._sessions.opened(name)) is not None:
             return fall
-        count = self._board.count(name)
+        board, index = self._board, self._next
+        count = board.count(name)
         line = f"measuring {name} alone: {count} of {samples} runs" if samples else name
         self._say(Step(f"leader {line}", self._amount))
-        try:
-            times, _ = self._sessions.time(name)
-        except ResnextError as exc:
-            return replace(fall_of_error(exc), outcome="failed")
-        self._board.timed(name, self._next, times)
+        times: dict[str, tuple[int, ...]] = {}
+        base = [each for each in self._baselines() if len(board[each].rounds_ns) < _PICK_ROUNDS]
+        for each in self._order((name, *base), index):
+            try:
+                times[each], _ = self._sessions.time(each)
+            except ResnextError as exc:
+                fall = replace(fall_of_error(exc), outcome="failed")
+                if each == name:
+                    return fall
+                self.fell(each, fall)
+        for each, found in times.items():
+            board.timed(each, index, found)
         self._next += 1
         self._save()
         return None
+
+    def _baselines(self) -> list[str]:
+        """Those that are open."""
+        board = self._board
+        return [
+            name for name in board if board[name].outcome == "baseline" and name in self._sessions
+        ]
 
     # ---- rounds
 
@@ -188,13 +205,7 @@ class Racing:
             if (fall := self._sessions.opened(name)) is not None:  # dropped, and in again
                 self.fell(name, fall)
         racing = self.race.in_race
-        others = [
-            name
-            for name in board
-            if board[name].outcome == "baseline"
-            and name in self._sessions
-            and index < BASELINE_ROUNDS
-        ]
+        others = self._baselines() if index < BASELINE_ROUNDS else []
         leader = "" if self.race.leader is None else f"leader {self.race.leader}, "
         total = len(racing) + len(self.race.dropped)
         self._say(Step(f"round {index + 1}: {leader}{len(racing)} of {total} left", self._amount))
