@@ -16,10 +16,13 @@ _PUBLIC = {
     "LoadGen": "scenarios.loadgen",
     "Run": "result",
     "Soak": "scenarios.soak",
+    "Tuned": "tune.result",
     "benchmark": "api",
     "compare_runs": "comparison.runs",
     "read_history": "history.read",
     "read_run": "result",
+    "read_tuned": "tune.result",
+    "tune_artifact": "tune.api",
 }
 
 __all__ = sorted(_PUBLIC)
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from .scenarios.load import Load as Load
     from .scenarios.loadgen import LoadGen as LoadGen
     from .scenarios.soak import Soak as Soak
+    from .tune.api import tune_artifact as tune_artifact
+    from .tune.result import Tuned as Tuned
+    from .tune.result import read_tuned as read_tuned
 
 
 def __getattr__(name: str) -> Any:

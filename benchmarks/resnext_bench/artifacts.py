@@ -113,6 +113,7 @@ class Artifacts:
                 runtime=PRECISIONS[candidate.precision].only_for or scheme,
                 calibration=spec,
                 calibration_images=count,
+                calibration_method=candidate.method,
                 merge_groups=candidate.merge,
                 # The batch that merged groups are timed at; the artifact takes any size.
                 batch=f"1:{case.batch}" if timed else None,

@@ -42,12 +42,15 @@ class Candidate:
             None for either means the default.
         merge: minimum input channels of a group in an artifact from the cache or a live network,
             or ``auto``; None leaves groups alone.
+        method: how calibration handles outliers in an artifact from the cache; None means the
+            exporter's default.
     """
 
     precision: Precision = "fp32"
     artifact: Artifact | None = None
     calibration: tuple[str | None, int | None] = (None, None)
     merge: Merge = None
+    method: Literal["minmax", "entropy", "percentile"] | None = None
 
 
 def candidates_of_weights(

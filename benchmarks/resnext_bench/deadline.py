@@ -39,7 +39,20 @@ class Deadline:
 
     def opening_left_s(self) -> float:
         """Seconds in which cases may still be opened."""
-        return OPENING_SHARE * self._max_seconds - (time.monotonic() - self._started)
+        return self.left_s(OPENING_SHARE)
+
+    def left_s(self, share: float = 1.0) -> float:
+        """Seconds until ``share`` of the time is over."""
+        return share * self._max_seconds - self.spent_s()
+
+    def spent_s(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._started
+
+    @property
+    def max_seconds(self) -> float | None:
+        """The limit; None for none."""
+        return None if self._max_seconds == float("inf") else self._max_seconds
 
     @property
     def ends(self) -> float | None:
@@ -49,7 +62,7 @@ class Deadline:
 
     def over(self) -> bool:
         """Whether nothing further may be measured."""
-        return self.interrupted or time.monotonic() - self._started >= self._max_seconds
+        return self.interrupted or self.left_s() <= 0
 
     def not_measured(self) -> GateFailed:
         """Why a case was not measured."""

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from resnext.errors import BadInput
-from resnext.readers.files import MOST_JSON, read_file
-from resnext.readers.strict_json import is_version, parse_json
-
 from .page.run_page import run_page
 from .record import RunRecord
 from .report import markdown, text
+from .stored import read_stored
 
 FORMAT_VERSION = 1
 
@@ -71,21 +66,4 @@ def read_run(path: Path) -> Run:
     Raises:
         BadInput: missing, not JSON, or not a run of this format version.
     """
-    text = read_file(path, MOST_JSON)
-    not_a_run = f"{path} is not a stored run (format_version {FORMAT_VERSION})"
-    try:
-        raw = parse_json(text)
-    except ValueError as exc:
-        raise BadInput(f"{not_a_run}: {exc}") from exc
-    if not isinstance(raw, dict):
-        raise BadInput(not_a_run)
-    if not is_version(version := raw.get("format_version", 1), FORMAT_VERSION):
-        newer = type(version) is int and version > FORMAT_VERSION
-        hint = "read it with a newer toolkit" if newer else ""
-        raise BadInput(f"{not_a_run}, its format_version is {version!r}", hint=hint)
-    try:
-        return Run.model_validate_json(text, strict=True)
-    except ValidationError as exc:
-        detail = exc.errors()[0]
-        field = ".".join(map(str, detail["loc"]))
-        raise BadInput(f"{not_a_run}: {field} {detail['msg']}") from exc
+    return read_stored(path, Run, "run", FORMAT_VERSION)

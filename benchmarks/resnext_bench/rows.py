@@ -99,11 +99,14 @@ class Judge:
         manifest = None if artifact is None else artifact.manifest
         quantization = None if manifest is None else manifest.quantization
         numerics = candidate.precision if manifest is None else manifest.numerics
-        delivered = _delivered(subject.session)
+        delivered = delivered_of(subject.session)
         key["threads"] = reported_threads(delivered) or threads
         accuracy, accuracy_missing = self._accuracy(case.batch, opening)
-        parity = self._parity(case.batch, numerics, opening, samples)
-        integrity = _integrity(numerics, opening, samples)
+        further = not self.deadline.over()
+        parity = timed_parity(
+            self.reference, case.batch, numerics, opening, samples, further=further
+        )
+        integrity = timed_integrity(numerics, opening, samples)
         caveats = (
             None if manifest is None else untrained(manifest),
             assumed(self.reference.preprocessing, self.reference.preprocessing_source),
@@ -176,39 +179,6 @@ class Judge:
             return None
         return distance(config, numerics, case.batch, speed, ceilings)
 
-    def _parity(self, batch: int, numerics: str, opening: Opening, samples: Samples) -> Parity:
-        """Parity of the outputs of the timed runs, of host and device runs the worse, and of one
-        further run of adversarial inputs; if few logits were timed, also of more images.
-        """
-        assert opening.subject is not None
-        manifest = None if opening.artifact is None else opening.artifact.manifest
-        outcomes, adversarial, more = [], None, None
-        failure = ""
-        if not self.deadline.over():
-            count = images_to_compare(batch, self.reference.classes)
-            try:
-                more = _logits(opening, self.reference.inputs(manifest)[batch:count], batch)
-                extreme = self.reference.adversarial_inputs(manifest)
-                adversarial = _logits(opening, extreme, batch)
-            except Exception as exc:  # a candidate that cannot take them does not compute the same
-                failure = f"on adversarial inputs: {as_failure(exc)}"
-        for output in (samples.output, samples.bound_output):
-            if output is not None:
-                rows, logits = _compared(output, batch, more)
-                outcomes.append(
-                    self.reference.parity(
-                        logits,
-                        numerics,
-                        opening.artifact,
-                        graph=opening.graph,
-                        dtype=opening.subject.session.outputs[0].dtype,
-                        rows=rows,
-                        adversarial=adversarial,
-                    )
-                )
-        worse = max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
-        return worse.with_inputs((), (failure,) if failure else ())
-
     def _accuracy(self, batch: int, opening: Opening) -> tuple[Accuracy | None, str]:
         """Accuracy, and the reason if it was requested and is missing."""
         assert opening.subject is not None
@@ -221,6 +191,56 @@ class Judge:
             return self.labeled.measure(session, batch, artifact, self.environment), ""
         except ResnextError as exc:
             return None, f"its accuracy could not be measured: {exc}"
+
+
+def timed_parity(
+    reference: Comparison,
+    batch: int,
+    numerics: str,
+    opening: Opening,
+    samples: Samples,
+    *,
+    further: bool = True,
+) -> Parity:
+    """Parity of the outputs of the timed runs, of host and device runs the worse, and of one
+    further run of adversarial inputs; if few logits were timed, also of more images.
+
+    Args:
+        reference: PyTorch's logits.
+        batch: images in one run.
+        numerics: of the artifact, as in `Manifest.numerics`.
+        opening: the open session.
+        samples: its last outputs.
+        further: make further runs; without, only what was timed is compared.
+    """
+    assert opening.subject is not None
+    manifest = None if opening.artifact is None else opening.artifact.manifest
+    outcomes, adversarial, more = [], None, None
+    failure = ""
+    if further:
+        count = images_to_compare(batch, reference.classes)
+        try:
+            more = _logits(opening, reference.inputs(manifest)[batch:count], batch)
+            extreme = reference.adversarial_inputs(manifest)
+            adversarial = _logits(opening, extreme, batch)
+        except Exception as exc:  # a candidate that cannot take them does not compute the same
+            failure = f"on adversarial inputs: {as_failure(exc)}"
+    for output in (samples.output, samples.bound_output):
+        if output is not None:
+            rows, logits = _compared(output, batch, more)
+            outcomes.append(
+                reference.parity(
+                    logits,
+                    numerics,
+                    opening.artifact,
+                    graph=opening.graph,
+                    dtype=opening.subject.session.outputs[0].dtype,
+                    rows=rows,
+                    adversarial=adversarial,
+                )
+            )
+    worse = max(outcomes, key=lambda outcome: (not outcome.passed, outcome.max_error or 0.0))
+    return worse.with_inputs((), (failure,) if failure else ())
 
 
 def timings_of(samples: Samples, batch: int, streams: int = 1) -> tuple[Timing, ...]:
@@ -288,14 +308,15 @@ def with_speedups(rows: Sequence[Row], control: Control | None = None) -> tuple[
     return tuple(faster)
 
 
-def _delivered(session: Session) -> Delivered:
+def delivered_of(session: Session) -> Delivered:
+    """What ``session`` reports of its layers; none, with a note, if it fails to."""
     try:
         return session.delivered()
     except Exception as exc:  # the times are taken; unknown layers make the row invalid
         return Delivered("unknown", (), {"delivered": str(as_failure(exc))})
 
 
-def _integrity(numerics: str, opening: Opening, samples: Samples) -> Integrity:
+def timed_integrity(numerics: str, opening: Opening, samples: Samples) -> Integrity:
     """Integrity of the timed batch, from untimed runs."""
     assert opening.subject is not None
     session, artifact = opening.subject.session, opening.artifact

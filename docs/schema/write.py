@@ -18,6 +18,7 @@ from resnext_bench.ab.record import Duel
 from resnext_bench.comparison.result import Comparison
 from resnext_bench.history.result import History
 from resnext_bench.result import Run
+from resnext_bench.tune.result import Tuned
 
 #: The stored models by the name of their schema; the number is the format_version.
 MODELS: dict[str, type[BaseModel]] = {
@@ -26,6 +27,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "history-1.json": History,
     "manifest-1.json": Manifest,
     "run-1.json": Run,
+    "tune-1.json": Tuned,
     "verdict-1.json": Verdict,
 }
 

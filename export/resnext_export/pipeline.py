@@ -8,7 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnext.artifact.files import COMPANIONS, KIT_NAME, Artifact, check_destination, read_artifact
+from resnext.artifact.files import (
+    COMPANIONS,
+    KIT_NAME,
+    SEARCH_NAMES,
+    Artifact,
+    check_destination,
+    read_artifact,
+)
 from resnext.artifact.foreign import is_bare, layout_of, open_artifact
 from resnext.artifact.manifest import MANIFEST_NAME, Manifest, read_manifest
 from resnext.artifact.onnx_precision import check_onnx_precision
@@ -155,7 +162,7 @@ def run(
     *before, _ = request.steps(start.manifest.precision if start else None)
     precision = request.precision or (start.manifest.precision if start else DEFAULT)
     directory = output or request.folder(network, precision, kind)
-    proofs = sorted(COMPANIONS - {KIT_NAME})
+    proofs = sorted(COMPANIONS - {KIT_NAME, *SEARCH_NAMES})
     if dropped := [name for name in proofs if exists(directory / name)]:
         say(f"replacing {directory} drops its {', '.join(dropped)}: judge and sign it again")
     source = start or network

@@ -37,9 +37,11 @@ VERDICT_NAME = "verdict.json"
 STATEMENT_NAME = "verdict.intoto.json"
 #: Odd pictures with their pixels and logits (`resnext.verify.conformance`).
 KIT_NAME = "conformance-kit.zip"
+#: The search that chose the artifact, and the same as a page.
+SEARCH_NAMES = ("tune.json", "tune.html")
 #: Files that may be in an artifact's folder besides the manifest and what it describes. They go
 #: when the artifact is replaced.
-COMPANIONS = frozenset({VERDICT_NAME, STATEMENT_NAME, SIGNATURE_NAME, KIT_NAME})
+COMPANIONS = frozenset({VERDICT_NAME, STATEMENT_NAME, SIGNATURE_NAME, KIT_NAME, *SEARCH_NAMES})
 
 _CHUNK_BYTES = 1 << 20
 _ELSEWHERE = "choose another `output`"

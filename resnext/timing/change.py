@@ -133,12 +133,12 @@ def holm(changes: Sequence[Change]) -> tuple[Change, ...]:
     """
     corrected = list(changes)
     tested = [index for index, change in enumerate(changes) if change.ratio is not None]
-    least = 0.0
-    for place, index in enumerate(sorted(tested, key=lambda index: changes[index].p_value)):
-        change, rivals = changes[index], len(tested) - place
-        least = max(least, min(1.0, change.p_value * rivals))
-        corrected[index] = change = replace(change, p_value=least)
-        if change.verdict in ("FASTER", "SLOWER") and least > 1 - CONFIDENCE:
+    p_values = holm_p([changes[index].p_value for index in tested])
+    order = sorted(zip(tested, p_values, strict=True), key=lambda pair: changes[pair[0]].p_value)
+    for place, (index, p_value) in enumerate(order):
+        rivals = len(tested) - place
+        corrected[index] = change = replace(changes[index], p_value=p_value)
+        if change.verdict in ("FASTER", "SLOWER") and p_value > 1 - CONFIDENCE:
             corrected[index] = replace(
                 change,
                 verdict="CANNOT TELL",
@@ -146,6 +146,17 @@ def holm(changes: Sequence[Change]) -> tuple[Change, ...]:
                 reason=f"with {len(tested)} rows, one may be beyond the margin by chance",
             )
     return tuple(corrected)
+
+
+def holm_p(p_values: Sequence[float]) -> list[float]:
+    """``p_values`` with Holm's correction, in their order: each is multiplied by the number of
+    those that are at least as large, and none is smaller than one before it.
+    """
+    corrected, least = list(p_values), 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, p_values[index] * (len(p_values) - place)))
+        corrected[index] = least
+    return corrected
 
 
 def describe(change: Change, base: str = "A", new: str = "B", unit: str = "rounds") -> str:

@@ -63,6 +63,20 @@ def signed_rank_p(values: Sequence[float], bound: float) -> float:
     return _p_within(_pair_means(merged), _signed_rank_null(len(merged)), bound)
 
 
+def hodges_lehmann(values: Sequence[float]) -> float:
+    """The estimate of `signed_rank`, for any number of values from one on: the median of the means
+    of all pairs, each value with itself included.
+    """
+    return float(np.median(_pair_means(_merged(values))))
+
+
+def signed_rank_above_p(values: Sequence[float], bound: float = 0.0) -> float:
+    """One-sided p-value of "the center of ``values`` is at most ``bound``"."""
+    merged = _merged(values)
+    above = int((_pair_means(merged) > bound).sum())
+    return _signed_rank_null(len(merged)).at_least(above)
+
+
 def rank_sum(
     values: Sequence[float], others: Sequence[float], confidence: float = CONFIDENCE
 ) -> Interval | None:

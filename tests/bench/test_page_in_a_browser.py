@@ -13,8 +13,10 @@ from typing import Any, NoReturn
 
 import pytest
 
-from fakes.pages import full_run, hostile_run
+from fakes.pages import HOSTILE, full_run, hostile_run
+from fakes.tuned import named, search
 from resnext_bench import read_history
+from resnext_bench.tune.page import tune_page
 
 STORED = Path(__file__).parents[2] / "benchmarks" / "results"
 Browser = Any
@@ -238,3 +240,36 @@ def test_the_page_of_a_history_renders_without_a_grave_fault(
         assert opened.page.locator("svg.gutter .mark").count() > 20
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
         assert grave_faults(opened.page) == []
+
+
+def test_the_page_of_a_search_renders_sorts_and_has_no_grave_fault(
+    browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "tune.html"
+    path.write_text(tune_page(search()), encoding="utf-8")
+    with Opened(browser, path, viewport={"width": 1600, "height": 900}) as opened:
+        assert opened.requests == [path.as_uri()]
+        assert opened.complaints == []
+        assert grave_faults(opened.page) == []
+        table = opened.page.locator("#candidates")
+        table.get_by_role("columnheader", name="p99 ms").get_by_role("button").click()
+        column = 6
+        bounds = first_cells(opened.page, column)[:4]
+        assert bounds == sorted(bounds, key=float)
+        table.locator("tr[data-row='2'] th").hover()
+        assert opened.page.locator("#race [data-row='2'].on .line").evaluate(
+            "one => getComputedStyle(one).strokeWidth"
+        ) == ("3.5px")
+        opened.page.set_viewport_size({"width": 400, "height": 900})
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
+        name = opened.page.locator("#candidates tbody th").first.bounding_box()
+        assert name["width"] < 200  # it stays where it is while the others scroll
+
+
+def test_names_in_a_search_run_nothing(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.html"
+    path.write_text(tune_page(named(HOSTILE)), encoding="utf-8")
+    with Opened(browser, path) as opened:
+        assert opened.page.evaluate("window.pwned === undefined")
+        assert opened.requests == [path.as_uri()]
+        assert opened.complaints == []

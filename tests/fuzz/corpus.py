@@ -20,6 +20,7 @@ from safetensors.torch import save
 
 from fakes import foreign
 from fakes.package import LIBRARY, facts_of, record_here, write_package
+from fakes.tuned import for_latency
 from resnext.network.config import ResNeXtConfig
 from resnext.network.model import ResNeXt
 from resnext.weights.spec import load_weights
@@ -186,6 +187,7 @@ def write(folder: Path) -> None:
         "json/deep": b"[" * 70 + b"]" * 70,
         "manifest/onnx": (earlier / "onnx-fp32" / "manifest.json").read_bytes(),
         "run/cut": json.dumps(run).encode(),
+        "search/latency": for_latency().model_dump_json(exclude_defaults=True).encode(),
         "ranges/cut": json.dumps(ranges).encode(),
         "archive/two": stored(**small),
         "ovir/two": stored(**{"model.bin": bytes(20), "model.xml": b"<net/>"}),

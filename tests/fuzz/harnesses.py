@@ -37,6 +37,7 @@ from resnext.readers.tensors import read_tensor_header
 from resnext.runtimes.pt2.package import read_package
 from resnext.weights.spec import load_weights
 from resnext_bench.result import read_run
+from resnext_bench.tune.result import read_tuned
 from resnext_export.calibration.ranges import read_ranges
 
 MODEL = "resnext11_8x4d_digits"
@@ -151,11 +152,18 @@ def _ir_sizes(data: bytes) -> None:
     check_sizes(shapes.shapes, shapes.stored, MANIFEST)
 
 
+def _search(data: bytes) -> None:
+    search = read_tuned(_file("tune.json", data))
+    search.table()
+    search.html()
+
+
 HARNESSES: Mapping[str, Callable[[bytes], object]] = {
     "json": parse_json,
     "manifest": lambda data: read_manifest(_file("manifest.json", data)),
     "ranges": lambda data: read_ranges(_file("ranges.json", data)),
     "run": lambda data: read_run(_file("run.json", data)),
+    "search": _search,
     "archive": _archive,
     "ovir": _archive_in_memory,
     "package": lambda data: read_package(_file("model.pt2", data)),

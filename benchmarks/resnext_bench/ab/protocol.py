@@ -23,7 +23,7 @@ from resnext.precision import Precision
 from resnext.runtimes.registry import Device
 
 #: Version of these messages; worker and parent must have the same.
-VERSION = 2
+VERSION = 3
 
 
 class Hello(Strict):
@@ -55,6 +55,8 @@ class Job(Strict):
         device: to run on.
         threads: CPU threads.
         warmup_s: untimed seconds.
+        streams: requests in flight at once.
+        memory_format: of a live network.
     """
 
     backend: str
@@ -72,6 +74,8 @@ class Job(Strict):
     device: Device
     threads: int
     warmup_s: float
+    streams: int = 1
+    memory_format: Literal["auto", "nchw", "channels-last"] = "auto"
 
 
 class Opened(Strict):
@@ -108,7 +112,7 @@ class Visit(Strict):
     """The answer to a visit.
 
     Attributes:
-        times_ns: of each run.
+        times_ns: of each run; of all streams, in the order in which they ended.
         load: of the processors during the visit.
     """
 

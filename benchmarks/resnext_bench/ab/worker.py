@@ -26,11 +26,12 @@ from resnext.machine.load import Meter
 from resnext.machine.nvml import open_nvml
 from resnext.runtimes.session import Session
 from resnext.timing.clock import now_ns, settle, time_host
+from resnext.timing.streams import time_streams
 from resnext.verify.check import batched, whole
 from resnext.verify.inputs import seeded_inputs
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.child import Failure
-from resnext_bench.measure import as_failure
+from resnext_bench.measure import Call, as_failure
 from resnext_bench.parent import end_with_parent
 
 from .protocol import Hello, Job, Logits, Opened, Request, Visit
@@ -73,20 +74,22 @@ class _Arm:
                 device=job.device,
                 threads=job.threads,
                 precision=job.precision,
+                streams=job.streams,
+                memory_format=job.memory_format,
             )
         )
         (spec,), (result,) = self._session.inputs, self._session.outputs
         self._images = spec.cast(_images(job, subject))
         self._inputs = {spec.name: np.ascontiguousarray(self._images[: job.batch])}
         self._output = result.name
-        self._last: dict[str, NDArray[Any]] = {}
+        self._calls = [Call(stream, self._inputs) for stream in self._session.streams()]
         self._meter = Meter()
 
     def opened(self) -> Opened:
         """Warm up, and describe the session."""
         started, took = now_ns(), list[int]()
         while len(took) < _WARMUP_RUNS or now_ns() - started < self._job.warmup_s * 1e9:
-            took += time_host(self._run, 1)
+            took += self._time(1)
         delivered = self._session.delivered()
         return Opened(
             estimate_ns=min(took),
@@ -98,14 +101,15 @@ class _Arm:
 
     def visit(self, iterations: int) -> Visit:
         """Time ``iterations`` runs."""
-        settle(self._run)
+        for call in self._calls:
+            settle(call)
         before = self._meter.read()
-        times = time_host(self._run, iterations)
+        times = self._time(iterations)
         return Visit(times_ns=tuple(times), load=self._meter.since(before))
 
     def logits(self) -> Logits:
         """Logits of the batch as the last timed run gave them, and of the images after it."""
-        timed, batch = self._last[self._output], self._job.batch
+        timed, batch = self._calls[0].last[self._output], self._job.batch
         more = self._images[batch:]
         if len(more) and timed.shape[:1] == (batch,):
             rows = whole(len(more), batch)
@@ -113,8 +117,10 @@ class _Arm:
             timed = np.concatenate([timed, rest])
         return Logits.of(timed)
 
-    def _run(self) -> None:
-        self._last = self._session.run(self._inputs)
+    def _time(self, iterations: int) -> list[int]:
+        if len(self._calls) == 1:
+            return time_host(self._calls[0], iterations)
+        return time_streams(self._calls, iterations)
 
 
 def _subject(job: Job) -> Artifact | Weights:

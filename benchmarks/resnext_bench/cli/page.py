@@ -1,4 +1,4 @@
-"""The command ``resnext-bench page``: a stored run as a page."""
+"""The command ``resnext-bench page``: a stored run or search as a page."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _EPILOG = """\b
 Examples:
   resnext-bench page run.json --html report.html
   resnext-bench page old-run.json --html old.html    runs of earlier versions, too
+  resnext-bench page best/tune.json --html tune.html a search of resnext-export tune
 Sections whose data a run lacks are left out.
 """
 
@@ -26,11 +27,13 @@ Sections whose data a run lacks are left out.
 @html_option("Write the report as a page: one file of HTML, charts included, no network needed.")
 @guarded
 def page(run: Path, html_path: Path | None) -> None:
-    """Write a stored run, as --json wrote it, as a page of HTML."""
+    """Write a stored run, as --json wrote it, or a stored search, as a page of HTML."""
     if html_path is None:
         raise UsageError("`html` is missing: it names the file to write")
     check_separate(str(run), html=html_path)
     check_writable(html_path)
     from resnext_bench.result import read_run
+    from resnext_bench.tune.result import is_tuned, read_tuned
 
-    write_text(str(html_path), read_run(run).html())
+    stored = read_tuned(run) if is_tuned(run) else read_run(run)
+    write_text(str(html_path), stored.html())

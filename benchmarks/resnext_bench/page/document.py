@@ -125,6 +125,11 @@ def table(
     return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=name)
 
 
+def fact(name: str, value: str, more: str) -> Markup:
+    """A number that matters, with its name above and a remark below; for ``dl.facts``."""
+    return tag("div", tag("dt", name), tag("dd", value, tag("small", more)))
+
+
 def _section(section: Section) -> Markup:
     return tag(
         "section",

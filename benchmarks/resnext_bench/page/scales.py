@@ -10,6 +10,8 @@ from dataclasses import dataclass
 _STEPS = (1.0, 2.0, 5.0, 10.0)
 #: Marks at the ends of an axis keep this share of it free.
 _MARGIN = 0.06
+#: No value of a file makes an axis longer: its ends would overflow.
+_MOST = 1e150
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Scale:
 
 def linear(values: Iterable[float], *, zero: bool = False) -> Scale:
     """A linear axis that shows all finite ``values``, with a margin; from zero, if ``zero``."""
-    found = [value for value in values if math.isfinite(value)] or [0.0]
+    found = [min(_MOST, max(-_MOST, value)) for value in values if math.isfinite(value)] or [0.0]
     low, high = (min([0.0, *found]) if zero else min(found)), max(found)
     room = (high - low) * _MARGIN or abs(high) * _MARGIN or 1.0
     return Scale(low if zero else low - room, high + room)
@@ -54,6 +56,7 @@ def linear(values: Iterable[float], *, zero: bool = False) -> Scale:
 def logarithmic(values: Iterable[float]) -> Scale:
     """A logarithmic axis that shows all positive, finite ``values``, with a margin."""
     found = [value for value in values if math.isfinite(value) and value > 0] or [1.0]
+    found = [min(_MOST, max(1 / _MOST, value)) for value in found]
     low, high = min(found), max(found)
     room = max((high / low) ** _MARGIN, 1.05)
     return Scale(low / room, high * room, log=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -13,6 +13,11 @@ from resnext.precision import Precision
 from resnext.timing.change import Verdict
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.parity import Parity
+
+#: Nanoseconds, bytes and counts, as far as machines have them.
+Whole: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 63)]
+#: How many at once.
+Several: TypeAlias = Annotated[int, Field(ge=1, lt=1 << 31)]
 
 #: What is made as good as it can be.
 Goal: TypeAlias = Literal["latency", "throughput"]
@@ -98,24 +103,24 @@ class CandidateRecord(Strict):
     precision: Precision
     merge_groups: int | Literal["auto"] | None = None
     calibration_method: Literal["minmax", "entropy", "percentile"] | None = None
-    batch: int = Field(ge=1)
-    threads: int = Field(ge=1)
-    streams: int = Field(default=1, ge=1)
+    batch: Several
+    threads: Several
+    streams: Several = 1
     outcome: Outcome
     reason: str = ""
     hint: str = ""
     export_command: tuple[str, ...] = ()
     bench_command: tuple[str, ...] = ()
     artifact_sha256: Sha256 | None = None
-    size_bytes: int | None = None
+    size_bytes: Whole | None = None
     build_s: float | None = None
     delivered: str | None = None
     parity: Parity | None = None
     accuracy: Accuracy | None = None
     gates: tuple[GateRecord, ...] = ()
-    rounds_ns: dict[int, tuple[int, ...]] = {}  # noqa: RUF012  # pydantic copies it
+    rounds_ns: dict[Whole, tuple[Whole, ...]] = {}  # noqa: RUF012  # pydantic copies it
     p50_ns: float | None = None
-    p99_ns: int | None = None
+    p99_ns: Whole | None = None
     images_per_s: float | None = None
     ratio: tuple[float, float, float] | None = None
     on_front: bool = False
@@ -134,10 +139,10 @@ class ConfirmationRecord(Strict):
     """
 
     other: str
-    rounds_ns: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    rounds_ns: tuple[tuple[tuple[Whole, ...], tuple[Whole, ...]], ...]
     ratio: tuple[float, float, float] | None
     verdict: Verdict
-    p99_ns: int | None = None
+    p99_ns: Whole | None = None
 
 
 class TuneRecord(Strict):
@@ -178,8 +183,8 @@ class TuneRecord(Strict):
     budget_s: float | None = None
     spent_s: float
     seed: int
-    threads: int
-    margin: float
+    threads: Several
+    margin: float = Field(ge=0)
     environment: Environment
     complete: bool
     ended: Ended | None = None
@@ -187,6 +192,6 @@ class TuneRecord(Strict):
     pick: str | None = None
     runner_up: str | None = None
     confirmed: tuple[ConfirmationRecord, ...] = ()
-    visits: int = 0
-    grid_visits: int = 0
+    visits: Whole = 0
+    grid_visits: Whole = 0
     command: tuple[str, ...] = ()

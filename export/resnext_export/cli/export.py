@@ -37,6 +37,7 @@ Examples:
   resnext-export inspect engine/                    loadable here? what did each layer get?
   resnext-export check-trt model.onnx               does TensorRT accept it? no GPU needed
   resnext-export rebuild engine/ --output new/      make an artifact again from its manifest
+  resnext-export tune --weights digits --goal throughput --budget 5m --output best/
   resnext-export doctor                             does everything work on this machine?
   resnext-export --list-models                      variants, parameters, MACs
   resnext-export --list-weights                     published weights, top-1, licenses
@@ -66,6 +67,11 @@ _COMMANDS = {
     "sign": (
         "resnext_export.cli.sign:sign",
         "Sign an artifact and its verdict.",
+    ),
+    # Named, not imported: the benchmark, which measures, is above the exporter.
+    "tune": (
+        "resnext_bench.cli.tune:tune",
+        "Find the artifact that runs best on this machine, under your limits.",
     ),
     "verify": (
         "resnext_export.cli.sign:verify",

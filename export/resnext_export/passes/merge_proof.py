@@ -195,7 +195,8 @@ def _merged_convolutions(
     differing, pairs = set(changed), []
     rest, ahead = iter(before.node), {name for node in after.node for name in node.output}
     for node in after.node:
-        was = node if copies.intersection(node.output) else next(rest, None)
+        copied = not copies.isdisjoint(node.output)  # not by identity: both may be one model
+        was = node if copied else next(rest, None)
         if was is None or _bare(was) != _bare(node):
             _fail(f"node {_name(was or node)} is missing, altered or moved")
         free = _FREE_SLOT.get(node.op_type)
@@ -205,8 +206,8 @@ def _merged_convolutions(
         if not ahead.isdisjoint(node.input):
             _fail(f"node {_name(node)} runs before its input is written")
         ahead.difference_update(node.output)
-        if reads or was is node or _bytes(was) != _bytes(node):
-            if node.op_type == "Conv" and was is not node:
+        if reads or copied or _bytes(was) != _bytes(node):
+            if node.op_type == "Conv" and not copied:
                 pairs.append((was, node))
             elif node.op_type != "Constant":
                 differing.update(node.output)

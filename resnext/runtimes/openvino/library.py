@@ -59,6 +59,11 @@ def shared_core() -> Any:
     return ov.Core()
 
 
+def fast_types() -> frozenset[str]:
+    """Element types that OpenVINO has kernels for on this processor, as it calls them: ``BF16``."""
+    return frozenset(shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
 def dtype_name(name: str) -> str:
     """NumPy's name of the element type that OpenVINO calls ``name``; others unchanged."""
     return _DTYPES.get(name, name)

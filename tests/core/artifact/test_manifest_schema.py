@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from fakes.package import fake_package
+from fakes.tuned import search
 from resnext.artifact.manifest import (
     BatchRange,
     CheckRecord,
@@ -30,11 +31,13 @@ from resnext.weights.spec import load_weights
 from resnext_bench.record import Row
 from resnext_bench.result import Run, read_run
 from resnext_bench.stats import Timing, derive
+from resnext_bench.tune.result import Tuned
 
 SCHEMAS = Path(__file__).parents[3] / "docs" / "schema"
 MODELS: dict[str, type[BaseModel]] = {
     "manifest-1.json": Manifest,
     "run-1.json": Run,
+    "tune-1.json": Tuned,
     "verdict-1.json": Verdict,
 }
 
@@ -208,6 +211,7 @@ def test_the_schema_refuses_what_the_reader_refuses(name: str) -> None:
     examples = {
         "manifest-1.json": manifest(),
         "run-1.json": stored_run(),
+        "tune-1.json": Tuned.model_validate(search().model_dump()),
         "verdict-1.json": stored_verdict(),
     }
     stored: BaseModel = examples[name]

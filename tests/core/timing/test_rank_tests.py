@@ -13,10 +13,12 @@ from scipy import stats
 
 from resnext.timing.intervals import (
     drifted,
+    hodges_lehmann,
     log_interval,
     rank_sum,
     rank_sum_p,
     signed_rank,
+    signed_rank_above_p,
     signed_rank_p,
     student_t,
     student_t_p,
@@ -132,3 +134,16 @@ def test_very_many_values_take_no_time_and_lose_little() -> None:
     shift = rank_sum(sample, values(5, 20_000))
     assert shift is not None
     assert shift.high - shift.low == pytest.approx(2 * 1.96 / math.sqrt(10_000), rel=0.1)
+
+
+@pytest.mark.parametrize("count", [6, 7, 12, 20])
+def test_the_one_sided_p_value_and_the_estimate_are_scipys(count: int) -> None:
+    for seed in range(5):
+        sample = values(seed, count, 0.7)
+        shifted = np.array(sample) - 0.3
+        expected = stats.wilcoxon(shifted, alternative="greater", method="exact").pvalue
+        assert signed_rank_above_p(sample, 0.3) == pytest.approx(expected)
+        interval = signed_rank(sample)
+        assert interval is not None
+        assert hodges_lehmann(sample) == interval.estimate
+    assert hodges_lehmann([1.0, 4.0]) == 2.5

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from resnext_bench.page import marks
-from resnext_bench.page.chart import Axis, legend, xy
+from resnext_bench.page.chart import Axis, legend
 from resnext_bench.page.document import Section
 from resnext_bench.page.entries import Entry, entries, series, valid
 from resnext_bench.page.markup import join
 from resnext_bench.page.scales import logarithmic, number
+from resnext_bench.page.scatter import Point, scatter
+from resnext_bench.pareto import pareto_front
 from resnext_bench.record import RunRecord
-
-_HEIGHT = 260.0
 
 
 def section(run: RunRecord) -> Section | None:
@@ -20,39 +17,18 @@ def section(run: RunRecord) -> Section | None:
     rows = valid(run)
     if len(rows) < 2:
         return None
-    x = logarithmic(entry.ms for entry in rows)
-    y = logarithmic(entry.images_per_s for entry in rows)
     index = series(entries(run))
-    front = pareto_front(rows)
-    corners: list[tuple[float, float]] = []
-    for entry in front:
-        place = (x.fraction(entry.ms), _HEIGHT * (1 - y.fraction(entry.images_per_s)))
-        if corners:
-            corners.append((place[0], corners[-1][1]))
-        corners.append(place)
-    corners.append((1.0, corners[-1][1]))
-    points = []
-    for entry in rows:
-        at, down = x.percent(entry.ms), _HEIGHT * (1 - y.fraction(entry.images_per_s))
-        hint = f"{entry.name}\n{number(entry.ms)} ms, {number(entry.images_per_s)} images/s"
-        if entry in front:
-            hint += "\non the front"
-        points.append(
-            marks.group(
-                marks.mark(index[entry.series], at, down, hint),
-                marks.label(str(entry.row.batch), at, down - 8, "middle", "small"),
-                row=entry.number,
-            )
-        )
-    chart = xy(
+    costs = [(entry.ms, -entry.images_per_s) for entry in rows]
+    on_front = dict(zip((entry.number for entry in rows), pareto_front(costs), strict=True))
+    points = [_point(entry, index[entry.series], on_front[entry.number]) for entry in rows]
+    named = sorted((entry for entry in rows if on_front[entry.number]), key=lambda one: one.ms)
+    chart = scatter(
         "trade-off-chart",
         "Latency against throughput",
-        "On the front: " + ", ".join(entry.name for entry in front) + ".",
-        Axis(x, "latency, ms"),
-        Axis(y, "images/s"),
-        _HEIGHT,
-        marks.line(corners, _HEIGHT, "muted dashed"),
-        *points,
+        "On the front: " + ", ".join(entry.name for entry in named) + ".",
+        Axis(logarithmic(entry.ms for entry in rows), "latency, ms"),
+        Axis(logarithmic(entry.images_per_s for entry in rows), "images/s"),
+        points,
     )
     note = (
         "Better is up and to the left; the number at a point is its batch size. No valid row beats"
@@ -62,10 +38,8 @@ def section(run: RunRecord) -> Section | None:
     return Section("trade-off", "Latency and throughput", body, note, wide=False)
 
 
-def pareto_front(rows: Sequence[Entry]) -> list[Entry]:
-    """The rows that no other one beats at both latency and throughput, the quickest first."""
-    front: list[Entry] = []
-    for entry in sorted(rows, key=lambda one: (one.ms, -one.images_per_s)):
-        if not front or entry.images_per_s > front[-1].images_per_s:
-            front.append(entry)
-    return front
+def _point(entry: Entry, series: int, on_front: bool) -> Point:
+    hint = f"{entry.name}\n{number(entry.ms)} ms, {number(entry.images_per_s)} images/s"
+    if on_front:
+        hint += "\non the front"
+    return Point(entry.ms, entry.images_per_s, series, str(entry.row.batch), hint, entry.number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from resnext_bench.page.document import fact
 from resnext_bench.page.entries import Entry, entries, prose, valid
 from resnext_bench.page.markup import Markup, join, tag
 from resnext_bench.page.scales import number
@@ -43,23 +44,17 @@ def _facts(run: RunRecord) -> list[Markup]:
     if rows:
         least = min(entry.row.batch for entry in rows)
         quick = min((one for one in rows if one.row.batch == least), key=lambda one: one.ms)
-        facts.append(
-            _fact(f"Lowest latency, batch {least}", f"{number(quick.ms)} ms", quick.series)
-        )
+        facts.append(fact(f"Lowest latency, batch {least}", f"{number(quick.ms)} ms", quick.series))
         most = max(rows, key=lambda one: one.images_per_s)
         speed = f"{number(most.images_per_s)} images/s"
-        facts.append(_fact("Highest throughput", speed, most.name))
+        facts.append(fact("Highest throughput", speed, most.name))
     if run.control is not None:
         floor = run.control.noise_floor
         quiet = "speedups are shown" if run.control.quiet else "no speedups are shown"
-        facts.append(_fact("Noise floor", "unknown" if floor is None else f"{floor:.1%}", quiet))
+        facts.append(fact("Noise floor", "unknown" if floor is None else f"{floor:.1%}", quiet))
     more = f"at least {run.duration_s:g} s a row"
-    facts.append(_fact("Rounds", rounds_done(run), more))
+    facts.append(fact("Rounds", rounds_done(run), more))
     return facts
-
-
-def _fact(name: str, value: str, more: str) -> Markup:
-    return tag("div", tag("dt", name), tag("dd", value, tag("small", more)))
 
 
 def _findings(run: RunRecord, rows: list[Entry]) -> Markup:

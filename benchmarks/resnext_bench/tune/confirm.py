@@ -1,0 +1,146 @@
+"""The pick measured again beside another candidate, each in a fresh process: what won a race may
+have won by luck, or by what a process does to the next one.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Protocol
+
+from resnext.artifact.files import Artifact
+from resnext.timing.change import LEAST_ROUNDS, paired
+from resnext.weights.hub.spelling import pinned
+from resnext_bench.ab.process import Worker
+from resnext_bench.ab.protocol import Job, Opened
+from resnext_bench.ab.record import Round
+from resnext_bench.ab.rounds import Schedule, measure_rounds, undisturbed
+from resnext_bench.deadline import Deadline
+
+from .board import proven_ns
+from .record import ConfirmationRecord
+from .request import Request, threads_of
+from .space import BASELINE, Point
+
+#: Undisturbed rounds of each pair, and timed seconds of each of the two over them.
+ROUNDS, DURATION_S = LEAST_ROUNDS + 2, 2.5
+_WARMUP_S = 0.3
+
+
+class Confirmer(Protocol):
+    """Measures two candidates against each other."""
+
+    def __call__(
+        self,
+        pick: Point,
+        other: Point,
+        artifacts: tuple[Artifact | None, Artifact | None],
+        *,
+        most_s: float,
+    ) -> ConfirmationRecord:
+        """Measure ``pick`` and ``other``.
+
+        Args:
+            pick: the candidate that is to be confirmed.
+            other: what it is held against.
+            artifacts: what they run; None for the baseline.
+            most_s: seconds after which no further round begins.
+
+        Raises:
+            ResnextError: a process failed, or time ran out before the first round.
+        """
+
+
+class FreshProcesses:
+    """The `Confirmer` that starts a process for each candidate; the two take turns in rounds.
+
+    Args:
+        request: weights, device, goal.
+        deadline: no round begins after it.
+        say: called with one line at every step.
+    """
+
+    def __init__(self, request: Request, deadline: Deadline, say: Callable[[str], None]) -> None:
+        self._request, self._deadline, self._say = request, deadline, say
+
+    def __call__(
+        self,
+        pick: Point,
+        other: Point,
+        artifacts: tuple[Artifact | None, Artifact | None],
+        *,
+        most_s: float,
+    ) -> ConfirmationRecord:
+        """As `Confirmer.__call__`."""
+        both, ends = (pick, other), time.monotonic() + most_s
+        opened: list[Opened] = []
+        with ExitStack() as stack:
+            self._say(f"starting fresh processes for {pick.name} and {other.name}")
+            first, second = (stack.enter_context(Worker(point.name)) for point in both)
+            for worker, point, artifact in zip((first, second), both, artifacts, strict=True):
+                self._say(f"opening {point.name} in a fresh process")
+                opened.append(worker.open(self._job(point, artifact)))
+            on_cpu = any(not each.device.startswith("cuda") for each in opened)
+            rounds = measure_rounds(
+                (first, second),
+                (opened[0].estimate_ns, opened[1].estimate_ns),
+                Schedule(
+                    ROUNDS,
+                    DURATION_S,
+                    self._request.seed,
+                    threads_of(pick.threads) if on_cpu else 1,
+                ),
+                over=lambda: self._deadline.interrupted or time.monotonic() >= ends,
+                say=self._say,
+            )
+        if not rounds:
+            raise self._deadline.not_measured()
+        return confirmation(pick, other, rounds, self._request)
+
+    def _job(self, point: Point, artifact: Artifact | None) -> Job:
+        weights = self._request.weights
+        return Job(
+            backend=point.backend,
+            artifact=None if artifact is None else str(artifact.directory.resolve()),
+            artifact_sha256=None if artifact is None else artifact.manifest.file_sha256,
+            config=weights.config,
+            weights=pinned(weights.source, weights.revision),
+            weights_key=weights.key,
+            weights_sha256=weights.sha256,
+            preprocessing=weights.preprocessing,
+            precision=point.precision,
+            batch=point.batch,
+            images=point.batch,
+            seed=self._request.seed,
+            device=self._request.device,
+            threads=threads_of(point.threads),
+            warmup_s=_WARMUP_S,
+            streams=point.streams,
+            memory_format="channels-last" if point.backend == BASELINE else "auto",
+        )
+
+
+def confirmation(
+    pick: Point, other: Point, rounds: Sequence[Round], request: Request
+) -> ConfirmationRecord:
+    """What ``rounds`` of both say: the undisturbed ones, or all if none was."""
+    kept = undisturbed(rounds) or list(rounds)
+    per = [request.per(point.batch, point.streams) for point in (pick, other)]
+    logs = []
+    for each in kept:
+        mine, its = (
+            max(1.0, statistics.median(times)) / share
+            for times, share in zip(each.times_ns, per, strict=True)
+        )
+        logs.append(math.log(its / mine))
+    change = paired(logs, request.margin)
+    return ConfirmationRecord(
+        other=other.name,
+        rounds_ns=tuple(each.times_ns for each in kept),
+        ratio=None if change.ratio is None else tuple(change.ratio),
+        verdict=change.verdict,
+        p99_ns=proven_ns([time for each in kept for time in each.times_ns[0]], 99),
+    )

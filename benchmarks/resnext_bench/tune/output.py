@@ -1,0 +1,42 @@
+"""The folder that a search leaves: the artifact that was measured, the search, and its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from resnext.artifact.files import SEARCH_NAMES, Artifact, seal, staging
+
+from .recipes import export_record
+from .request import Request
+from .result import Tuned
+from .space import Point
+from .state import state_path
+
+
+def write_output(
+    tuned: Tuned, artifact: Artifact, point: Point, request: Request, output: Path, *, force: bool
+) -> None:
+    """Write the folder, whole or not at all: exactly the bytes that were measured.
+
+    Args:
+        tuned: the search.
+        artifact: what was measured, in the cache.
+        point: of the pick.
+        request: of the search; the manifest stores what makes the artifact again.
+        output: the folder.
+        force: replace an artifact that is already there.
+
+    Raises:
+        BadArtifact: the artifact in the cache is no longer the one that was measured.
+        UsageError: the folder is taken.
+        MissingRequirement: it cannot be written.
+    """
+    manifest = artifact.manifest.model_copy(update={"request": export_record(point, request)})
+    search, page = SEARCH_NAMES
+    with staging(output, force=force) as folder:
+        artifact.copy_to(folder)
+        seal(folder, manifest)
+        (folder / search).write_text(tuned.model_dump_json() + "\n", encoding="utf-8")
+        (folder / page).write_text(tuned.html(), encoding="utf-8")
+    if tuned.complete:
+        state_path(output).unlink(missing_ok=True)

@@ -1,0 +1,120 @@
+"""Candidates from names to open sessions, cheapest first, until half of the time is over."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from resnext.precision import QUANTIZED
+from resnext.progress import Amount, Step
+from resnext_bench.deadline import Deadline
+
+from .board import Board
+from .gates import KINDS, missed
+from .sessions import Sessions
+from .space import METHODS, Point, Refusal, with_method
+from .workshop import Fall, artifact_key
+
+#: What holds for an artifact at all settings.
+_OF_ARTIFACT = ("outcome", "reason", "hint", "gates", "accuracy", "artifact_sha256")
+_COPIED = (*_OF_ARTIFACT, "size_bytes", "build_s", "delivered")
+
+
+class Preparation:
+    """Opens and proves every candidate of a board that is not settled.
+
+    Args:
+        board: the candidates, cheapest build first.
+        sessions: where they are opened.
+        refusal: what is known against a point before it is built.
+        deadline: nothing is begun after half of it.
+        say: called with a line at every step.
+        save: called after every step.
+
+    Attributes:
+        first: the first candidate that was ready, or that nothing came after, and the seconds from
+            the start of the search until then; None before.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        sessions: Sessions,
+        *,
+        refusal: Callable[[Point], Refusal | None],
+        deadline: Deadline,
+        say: Callable[[str], None],
+        save: Callable[[], None],
+    ) -> None:
+        self._board, self._sessions = board, sessions
+        self._refusal, self._deadline = refusal, deadline
+        self._say, self._save = say, save
+        self._fallen: dict[tuple[str, ...], str] = {}
+        self.first: tuple[str, float] | None = None
+
+    def run(self) -> None:
+        """Prepare them. Those that are out are settled on the board."""
+        board = self._board
+        queue = deque(
+            name
+            for name in board
+            if board[name].outcome in ("not-measured", "baseline")
+            and (not board[name].rounds_ns or board[name].outcome == "baseline")
+        )
+        amount = Amount(total=len(queue), ends=self._deadline.ends)
+        while queue:
+            name = queue.popleft()
+            if self._prepare(name, amount):
+                self._save()
+            amount.done += 1
+            for point in self._other_methods(name):
+                if point.name not in board:
+                    queue.appendleft(board.add(point))
+                    amount.total += 1
+
+    def _prepare(self, name: str, amount: Amount) -> bool:
+        """Prepare a candidate; whether that took a step worth keeping."""
+        board, point = self._board, self._board.points[name]
+        if (refusal := self._refusal(point)) is not None:
+            board.fell(name, Fall(refusal.outcome, refusal.reason, refusal.hint))
+            board.change(name, gates=refusal.gates)
+            return False
+        if (other := self._fallen.get(artifact_key(point))) is not None:
+            fallen = board[other]
+            board.change(name, **{key: getattr(fallen, key) for key in _COPIED})
+            return False
+        if self._deadline.interrupted or self._deadline.opening_over():
+            board.fell(name, out_of_time(self._deadline, "it was built"))
+            return False
+        self._say(Step(f"preparing {name}", amount))
+        known = board[name].artifact_sha256 if board[name].parity is not None else None
+        fall = self._sessions.opened(name)
+        if fall is None and (known is None or known != board[name].artifact_sha256):
+            fall = self._sessions.proven(name)
+        if self.first is None and not point.live:
+            self.first = name, self._deadline.spent_s()
+        if fall is not None:
+            board.fell(name, fall)
+            if fall.always:
+                self._fallen[artifact_key(point)] = name
+            self._sessions.close(name)
+        return True
+
+    def _other_methods(self, name: str) -> tuple[Point, ...]:
+        """The same point with the next calibration method, if its ranges may be to blame."""
+        record, point = self._board[name], self._board.points[name]
+        proven = record.parity is not None or record.accuracy is not None
+        if record.outcome != "gate" or point.precision not in QUANTIZED or not proven:
+            return ()
+        gate = missed(record.gates, latency=False)
+        if gate is not None and not KINDS[gate.name].labeled and gate.actual is not None:
+            return ()  # no method makes it smaller
+        place = METHODS.index(point.method or METHODS[0]) + 1
+        return tuple(with_method(point, method) for method in METHODS[place : place + 1])
+
+
+def out_of_time(deadline: Deadline, what: str) -> Fall:
+    """Why a candidate was not measured, if time was up before ``what``."""
+    if deadline.interrupted:
+        return Fall("not-measured", f"interrupted before {what}")
+    return Fall("not-measured", f"out of time before {what}", "give a longer `budget`")

@@ -1,0 +1,115 @@
+"""A search on a terminal, or as plain text: the pick first, then the table, then why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from resnext.errors import printable
+from resnext_bench.report import grid
+from resnext_bench.report.grid import UNLIMITED, draw, printed
+
+from . import fallen
+from .columns import HEADINGS, LEFT, ON_FRONT, cells, dropped_first
+from .commands import commands, on_front
+from .record import CandidateRecord, TuneRecord
+from .standing import confirmed
+from .verdict import race, verdict
+
+if TYPE_CHECKING:
+    from resnext_bench.report.grid import Screen
+
+#: Columns whose heading does not say enough.
+_NOT_PLAIN = {
+    "front": f"{ON_FRONT}: no other one that met the gates beats it at everything.",
+    "p99 ms": "p99: a bound, at 99 % confidence.",
+    "time/pick": "time/pick: over the rounds that both were in.",
+}
+
+
+def text(record: TuneRecord, width: int = UNLIMITED) -> str:
+    """The search as plain text.
+
+    Args:
+        record: with its candidates.
+        width: columns of the screen; unlimited by default.
+    """
+    return printed(lambda console: show(record, console), width)
+
+
+def show(record: TuneRecord, console: Screen, *, spell: Callable[[str], str] = str) -> None:
+    """Print ``record``: verdict, measured candidates, why the others fell, and commands.
+
+    Args:
+        record: with its candidates.
+        console: the screen; its width decides which columns are shown.
+        spell: turns fields in backticks into what the reader knows.
+    """
+
+    def say(line: str, style: str = "") -> None:
+        grid.say(spell(line), console, style)
+
+    def section(heading: str, lines: Sequence[str]) -> None:
+        if lines:
+            console.print()
+            say(heading, "bold")
+            for line in lines:
+                say(line)
+
+    say(str(verdict(record)))
+    console.print()
+    say(title(record))
+    say(record.environment.title())
+    console.print()
+    timed = measured(record)
+    if timed:
+        kept, dropped = draw(
+            HEADINGS,
+            [cells(one) for one in timed],
+            console,
+            left=LEFT,
+            folded="candidate",
+            dropped_first=dropped_first(record.goal),
+            bold=[index for index, one in enumerate(timed) if one.name == record.pick],
+        )
+        console.print()
+        for line in _legend(kept, dropped):
+            say(line)
+    else:
+        say("no candidate was timed")
+    say(race(record))
+    section("In fresh processes", confirmed(record))
+    if record.pick is None:
+        section("Nearest misses", fallen.nearest(record))
+    section(fallen.heading(record), fallen.reasons(record))
+    for one in on_front(record):
+        known = commands(record, one)
+        if known:
+            console.print()
+            also = "" if one.name == record.pick else "also on the front: "
+            say(f"{also}{one.name}", "bold")
+        for purpose, command in known:
+            say(f"{purpose}:")
+            # Whole, whatever the width: a command that is cut into lines cannot be pasted.
+            console.print(f"  {grid.shown(command, console)}", soft_wrap=True)
+
+
+def title(record: TuneRecord) -> str:
+    """One line: model, weights, goal."""
+    model = record.model or "custom model"
+    return printable(f"{model}, weights {record.weights.source}, for {record.goal}")
+
+
+def measured(record: TuneRecord) -> list[CandidateRecord]:
+    """The candidates that have times, the pick first."""
+    timed = [one for one in record.candidates if one.p50_ns is not None]
+    return sorted(timed, key=lambda one: one.name != record.pick)
+
+
+def _legend(kept: Sequence[str], dropped: Sequence[str]) -> list[str]:
+    meanings = [text for heading, text in _NOT_PLAIN.items() if heading in kept]
+    lines = [" ".join(meanings)] if meanings else []
+    if dropped:
+        names = ", ".join(heading.removesuffix(" ms") for heading in dropped)
+        lines.append(f"not shown: {names} (wider terminal, `html` or tune.json)")
+    return lines

@@ -1,0 +1,68 @@
+"""The result of a search, in Python and as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from resnext_bench.stored import has_field, read_stored
+
+from .page import tune_page
+from .record import TuneRecord
+from .report import text
+
+FORMAT_VERSION = 1
+
+
+class Tuned(TuneRecord):
+    """Everything from one call of ``resnext-export tune``.
+
+    Attributes:
+        format_version: of this file; readers refuse any other.
+        created: UTC time, ISO 8601.
+        model: variant, or None for a configuration without a name.
+        weights: source and digest.
+        goal: what was made as good as it can be.
+        gates: the requested limits, without actual values (`GateRecord.actual` is None).
+        accuracy_source: labeled images; None without.
+        budget_s: seconds that the search could take; None without a limit.
+        spent_s: seconds that it took, earlier parts of a resumed search included.
+        seed: of the images and of the order of visits.
+        threads: CPU threads of a candidate that does not say.
+        margin: share that counts as no difference.
+        environment: machine and software.
+        complete: False while the search runs, and after it was interrupted: ``--resume`` goes on.
+        ended: why it ended; None while it runs.
+        candidates: every point of the search, the pick first, then as they rank.
+        pick: name of the chosen one; None if none passed.
+        runner_up: name of the next best that passed; None if there is none.
+        confirmed: the pick against the runner-up and against the baseline, in fresh processes.
+        visits: number of visits that the race made.
+        grid_visits: number of visits that measuring every candidate in every round would have made.
+        command: name and arguments of the command that made it; empty for a search from Python.
+    """
+
+    def table(self) -> str:
+        """The verdict, the candidates that were measured, why the others fell, and commands."""
+        return text(self)
+
+    def html(self) -> str:
+        """The search as a page: one file of HTML that needs no network and no script."""
+        return tune_page(self)
+
+
+def read_tuned(path: Path) -> Tuned:
+    """Read a stored search.
+
+    Raises:
+        BadInput: missing, not JSON, or not a search of this format version.
+    """
+    return read_stored(path, Tuned, "search", FORMAT_VERSION)
+
+
+def is_tuned(path: Path) -> bool:
+    """Whether a file is meant to be a stored search.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    return has_field(path, "candidates")

@@ -1,0 +1,157 @@
+"""A search that is not finished, in a file beside its output: kept after every step, and gone on
+with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from resnext.errors import BadInput, MissingRequirement, UsageError
+from resnext.machine.environment import Environment
+from resnext.readers.files import exists
+from resnext.storage import write_whole
+
+from .board import Board
+from .gates import limit_text
+from .record import CandidateRecord, TuneRecord
+from .result import Tuned, read_tuned
+from .space import METHODS, Point
+
+_ANEW = "search anew with `force`"
+
+
+def state_path(output: Path) -> Path:
+    """The file for the search whose artifact goes to the folder ``output``: ``best.tune.json`` for
+    ``best/``.
+    """
+    output = output.absolute()
+    return output.with_name(f"{output.name}.tune.json")
+
+
+def earlier_search(output: Path, *, resume: bool, force: bool) -> Tuned | None:
+    """The search to go on with; None to begin a new one.
+
+    Raises:
+        UsageError: there is none to go on with, or one that is neither gone on with nor dropped.
+        BadInput: its file is damaged.
+    """
+    path = state_path(output)
+    if resume and force:
+        raise UsageError("`resume` goes on with a search, and `force` begins anew", hint="give one")
+    if not exists(path):
+        if resume:
+            raise UsageError(f"there is no search to go on with: no {path}", hint="drop `resume`")
+        return None
+    if not resume and not force:
+        raise UsageError(
+            f"{path} is of a search that has no result yet",
+            hint="go on with it with `resume`, or begin anew with `force`",
+        )
+    return read_tuned(path) if resume else None
+
+
+def keep(record: TuneRecord, output: Path) -> None:
+    """Keep ``record`` as the state of the search for ``output``.
+
+    Raises:
+        MissingRequirement: the file cannot be written.
+    """
+    path = state_path(output)
+    try:
+        write_whole(path, record.model_dump_json().encode() + b"\n")
+    except OSError as exc:
+        raise MissingRequirement(
+            f"cannot write {path}: {exc.strerror or exc}", hint="choose another `output`"
+        ) from exc
+
+
+def restore(board: Board, earlier: TuneRecord, now: TuneRecord) -> None:
+    """Put what ``earlier`` knows onto ``board``.
+
+    What depends on the race is left to the race, which goes through its rounds again.
+
+    Args:
+        board: the candidates of the same request, fresh.
+        earlier: the search to go on with.
+        now: request and machine of this one, without candidates.
+
+    Raises:
+        BadInput: it was of another request, machine, software or weights.
+    """
+    known = {one.name: one for one in earlier.candidates}
+    added = [one for one in earlier.candidates if one.name not in board]
+    difference = next(_differences(earlier, now), None)
+    if difference is None:
+        for name in board:
+            if name not in known or _commands(known[name]) != _commands(board[name]):
+                difference = f"it has no candidate {name} as it is now"
+                break
+        for one in added:
+            if not _another_method(one, board):
+                difference = difference or f"it has {one.name}, which this request has not"
+    if difference is not None:
+        raise BadInput(f"the search to go on with is another one: {difference}", hint=_ANEW)
+    for one in added:
+        board.add(_point(one, board))
+    for one in earlier.candidates:
+        fields: dict[str, Any] = {"ratio": None, "on_front": False}
+        raced = bool(one.rounds_ns) and one.outcome not in ("failed", "baseline")
+        if raced or one.outcome == "not-measured":
+            fields |= {"outcome": "not-measured", "reason": "", "hint": ""}
+        board.put(one.model_copy(update=fields))
+
+
+def _differences(earlier: TuneRecord, now: TuneRecord) -> Iterator[str]:
+    """In what two searches differ."""
+    for name in ("goal", "gates", "accuracy_source", "seed", "threads", "margin"):
+        before, after = getattr(earlier, name), getattr(now, name)
+        if before != after:
+            field = {"gates": "gate", "accuracy_source": "accuracy"}.get(name, name)
+            yield f"`{field}` was {_shown(before)}, and is {_shown(after)}"
+    if earlier.weights.sha256 != now.weights.sha256:
+        yield f"its weights were {earlier.weights.source} of another digest"
+    yield from _other_machine(earlier.environment, now.environment)
+
+
+def _other_machine(before: Environment, after: Environment) -> Iterator[str]:
+    for name in ("cpu", "physical_cores", "system", "python"):
+        if getattr(before, name) != getattr(after, name):
+            yield f"the {name.replace('_', ' ')} was {getattr(before, name)}"
+    if [gpu.name for gpu in before.gpus] != [gpu.name for gpu in after.gpus]:
+        yield "the GPUs were others"
+    for package in before.packages.keys() | after.packages.keys():
+        versions = before.packages.get(package), after.packages.get(package)
+        if versions[0] != versions[1]:
+            yield f"{package} was {versions[0] or 'missing'}, and is {versions[1] or 'missing'}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(limit_text(gate) for gate in value) or "none"
+    return str(value)
+
+
+def _commands(one: CandidateRecord) -> tuple[tuple[str, ...], ...]:
+    return one.export_command, one.bench_command
+
+
+def _point(one: CandidateRecord, board: Board) -> Point:
+    """The point of a candidate that the request does not have by itself: another calibration
+    method of one that it has.
+    """
+    base = next(point for name, point in board.points.items() if _place(board[name]) == _place(one))
+    return replace(base, method=one.calibration_method)
+
+
+def _another_method(one: CandidateRecord, board: Board) -> bool:
+    """Whether the request has ``one`` with the first calibration method."""
+    if one.calibration_method in (None, METHODS[0]):
+        return False
+    return any(_place(board[name]) == _place(one) for name in board)
+
+
+def _place(one: CandidateRecord) -> tuple[object, ...]:
+    return one.backend, one.precision, one.merge_groups, one.batch, one.threads, one.streams

@@ -1,0 +1,381 @@
+"""A search over planted candidates, on a simulated machine: who must not win does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fakes.simulated import QUIET, SPINNING
+from fakes.workshop import Cut, FakeConfirmer, Plan, Simulation
+from resnext.errors import SessionFailed, SilentFallback
+from resnext.timing.race import Rules
+from resnext.weights.spec import Weights, load_weights
+from resnext_bench.deadline import Deadline
+from resnext_bench.tune.record import CandidateRecord
+from resnext_bench.tune.result import Tuned
+from resnext_bench.tune.space import Point, Refusal
+from resnext_bench.tune.workshop import Fall
+
+ORT, OPENVINO, MERGED = Point("ort-cpu"), Point("openvino"), Point("openvino", merge="auto")
+INT8 = Point("openvino", "int8", method="minmax")
+FIELD = (ORT, OPENVINO, MERGED, INT8)
+RULES = Rules(rounds=8)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Weights:
+    return load_weights("digits")
+
+
+def simulation(digits: Weights, plans: dict[Point, Plan], **fields: Any) -> Simulation:
+    """A search over the points of ``plans`` in their order."""
+    named = {point.name: plan for point, plan in plans.items()}
+    points = fields.pop("points", tuple(point for point in plans if not point.live))
+    return Simulation(digits, points, named, **{"rules": RULES} | fields)
+
+
+def found(tuned: Tuned, point: Point) -> CandidateRecord:
+    return next(one for one in tuned.candidates if one.name == point.name)
+
+
+FALLEN: dict[str, tuple[Plan, dict[str, Any], str, str, bool]] = {
+    # what is planted in the fastest, the request, its outcome and reason, whether it is timed
+    "misses accuracy": (
+        Plan(1.0, agreement=0.985),
+        {"gate": "agreement>=0.99"},
+        "gate",
+        "agreement",
+        False,
+    ),
+    "misses the usual gates": (Plan(1.0, agreement=0.97), {}, "gate", "agreement", False),
+    "is too large": (Plan(1.0, size=2_000_000), {"gate": "size<=1.5MB"}, "gate", "size", False),
+    "has an unknown memory": (Plan(1.0), {"gate": "memory<=10GB"}, "gate", "memory", False),
+    "delivers fp32": (
+        Plan(1.0, fall=Fall("refused", "int8 asked for, but only 0.0 % got int8", always=True)),
+        {},
+        "refused",
+        "only 0.0 %",
+        False,
+    ),
+    "falls back": (
+        Plan(1.0, error=SilentFallback("planted: computes in float32")),
+        {},
+        "refused",
+        "computes in float32",
+        False,
+    ),
+    "computes something else": (Plan(1.0, right=False), {}, "gate", "wrong output", False),
+    "cannot be built": (
+        Plan(1.0, error=SessionFailed("planted: no compiler")),
+        {},
+        "failed",
+        "no compiler",
+        False,
+    ),
+    "dies in round 3": (Plan(1.0, dies=3), {}, "failed", "the session died", True),
+}
+
+
+@pytest.mark.parametrize("case", FALLEN)
+def test_who_is_fastest_and_fails_a_test_does_not_win(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    plan, asked, outcome, reason, timed = FALLEN[case]
+    search = simulation(digits, {OPENVINO: plan, ORT: Plan(2.0), MERGED: Plan(3.0)}, asked=asked)
+    if case == "has an unknown memory":  # of everybody
+        tuned = search.run(monkeypatch)
+        assert tuned.pick is None
+    else:
+        tuned = search.run(monkeypatch)
+        assert tuned.pick == ORT.name
+    fallen = found(tuned, OPENVINO)
+    assert (fallen.outcome, bool(fallen.rounds_ns)) == (outcome, timed)
+    assert reason in fallen.reason
+    clean = simulation(digits, {OPENVINO: Plan(1.0), ORT: Plan(2.0), MERGED: Plan(3.0)})
+    assert clean.run(monkeypatch).pick == OPENVINO.name
+
+
+def test_the_fastest_wins_and_the_others_say_why_they_fell(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = simulation(
+        digits, {ORT: Plan(2.0), OPENVINO: Plan(1.0), MERGED: Plan(1.06), INT8: Plan(1.0)}
+    )
+    tuned = search.run(monkeypatch)
+    assert tuned.pick in (OPENVINO.name, INT8.name)
+    assert [one.outcome for one in tuned.candidates[:2]] == ["picked", "same"]
+    assert found(tuned, ORT).outcome == found(tuned, MERGED).outcome == "slower"
+    assert "after 2 rounds" in found(tuned, ORT).reason
+    assert len(found(tuned, ORT).rounds_ns) == 2
+    baseline = found(tuned, Point("torch"))
+    assert baseline.outcome == "baseline"
+    assert baseline.ratio is not None
+    assert baseline.ratio[0] == pytest.approx(40.0, rel=0.05)
+    assert search.confirmer.asked == [
+        (tuned.pick, tuned.runner_up),
+        (tuned.pick, Point("torch").name),
+    ]
+    assert tuned.visits < 0.8 * tuned.grid_visits
+    assert tuned.candidates[0].on_front
+
+
+def test_throughput_is_compared_per_image_and_latency_per_run(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eight = replace(ORT, batch=8, streams=2)
+    plans = {ORT: Plan(1.0), eight: Plan(12.0)}
+    assert simulation(digits, plans).run(monkeypatch).pick == ORT.name
+    tuned = simulation(digits, plans, asked={"goal": "throughput"}).run(monkeypatch)
+    assert tuned.pick == eight.name
+    assert tuned.candidates[0].images_per_s == pytest.approx(16 / 0.012, rel=0.05)
+
+
+def test_who_is_dropped_is_closed_at_once(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = simulation(digits, {ORT: Plan(2.0), OPENVINO: Plan(1.0), MERGED: Plan(1.02)})
+    still_open: list[set[str]] = []
+
+    def look() -> None:
+        sessions = search.workshop.sessions
+        still_open.append({name for name, each in sessions.items() if not each.closed})
+
+    search.at_save = look
+    search.run(monkeypatch)
+    rest = {Point("torch").name, OPENVINO.name, MERGED.name}
+    assert rest | {ORT.name} in still_open
+    assert still_open[still_open.index(rest | {ORT.name}) + 2] == rest
+    assert all(each.closed for each in search.workshop.sessions.values())
+
+
+# ---- limits on time
+
+
+def test_a_median_above_the_limit_leaves_early_and_whom_it_had_dropped_is_back(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = replace(ORT, batch=64)
+    search = simulation(
+        digits,
+        {large: Plan(64.0), ORT: Plan(2.0), OPENVINO: Plan(2.5)},
+        asked={"goal": "throughput", "slo": "p99<=20ms"},
+    )
+    tuned = search.run(monkeypatch)
+    assert tuned.pick == ORT.name
+    assert found(tuned, large).outcome == "gate"
+    assert len(found(tuned, large).rounds_ns) == 2
+    (gate,) = [each for each in found(tuned, large).gates if each.name == "p99"]
+    assert gate.actual == pytest.approx(64, rel=0.05)
+    assert not gate.passed
+    (proven,) = [each for each in tuned.candidates[0].gates if each.name == "p99"]
+    assert proven.passed
+    assert tuned.candidates[0].p99_ns is not None
+    assert sum(map(len, tuned.candidates[0].rounds_ns.values())) >= 662
+
+
+def test_a_tail_above_the_limit_gives_the_next_in_ranking(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = {ORT: Plan(1.0, tail=20), OPENVINO: Plan(3.0)}
+    assert simulation(digits, plans).run(monkeypatch).pick == ORT.name
+    tuned = simulation(digits, plans, asked={"slo": "p99<=5ms"}).run(monkeypatch)
+    assert tuned.pick == OPENVINO.name
+    assert found(tuned, ORT).outcome == "gate"
+    assert "p99" in found(tuned, ORT).reason
+
+
+def test_a_percentile_that_is_not_known_does_not_pass(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = {ORT: Plan(1.0), OPENVINO: Plan(1.1)}
+    search = simulation(digits, plans, asked={"slo": "p99<=20ms"})
+    tuned = search.run(monkeypatch, deadline=Cut(6))
+    assert tuned.ended == "interrupted"
+    assert tuned.pick is None
+    assert found(tuned, ORT).outcome == "not-measured"
+    assert "runs before time was up" in found(tuned, ORT).reason
+
+
+def test_when_nobody_passes_there_is_no_pick(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = {ORT: Plan(1.0, agreement=0.95), OPENVINO: Plan(1.1, agreement=0.97)}
+    tuned = simulation(digits, plans, asked={"gate": "agreement>=0.99"}).run(monkeypatch)
+    assert (tuned.pick, tuned.ended, tuned.complete) == (None, "one-left", True)
+    assert "97" in tuned.table().splitlines()[0]
+
+
+# ---- preparing
+
+
+def test_what_is_refused_is_never_built(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = simulation(
+        digits,
+        {ORT: Plan(2.0), OPENVINO: Plan(1.0)},
+        refusal=lambda point: Refusal("planted", "buy another") if point == OPENVINO else None,
+    )
+    tuned = search.run(monkeypatch)
+    assert tuned.pick == ORT.name
+    assert OPENVINO.name not in search.workshop.opened
+    assert (found(tuned, OPENVINO).outcome, found(tuned, OPENVINO).hint) == (
+        "refused",
+        "buy another",
+    )
+
+
+def test_an_artifact_that_falls_is_not_tried_at_other_settings(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eight = replace(OPENVINO, batch=8)
+    search = simulation(
+        digits, {OPENVINO: Plan(1.0, agreement=0.9), eight: Plan(1.0), ORT: Plan(2.0)}
+    )
+    tuned = search.run(monkeypatch)
+    assert eight.name not in search.workshop.opened
+    assert found(tuned, eight).outcome == "gate"
+    assert found(tuned, eight).gates == found(tuned, OPENVINO).gates
+
+
+def test_another_calibration_method_is_tried_only_where_the_first_does_not_do(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    percentile = replace(INT8, method="percentile")
+    entropy = replace(INT8, method="entropy")
+    bad, good = Plan(1.0, agreement=0.9), Plan(1.0)
+    for plans, tried, pick in (
+        ({INT8: good}, [], INT8),
+        ({INT8: bad, percentile: good}, [percentile], percentile),
+        ({INT8: bad, percentile: bad, entropy: good}, [percentile, entropy], entropy),
+        ({INT8: Plan(1.0, right=False), percentile: good}, [percentile], percentile),
+        ({INT8: Plan(1.0, error=SessionFailed("planted"))}, [], ORT),
+        ({INT8: Plan(1.0, size=10**9)}, [], ORT),
+        ({ORT: bad, INT8: Plan(3.0)}, [], INT8),
+    ):
+        search = simulation(
+            digits,
+            {ORT: Plan(2.0)} | plans,
+            points=(ORT, INT8),
+            asked={"gate": "agreement>=0.95,size<=10MB"},
+        )
+        tuned = search.run(monkeypatch)
+        assert tuned.pick == pick.name
+        methods = [
+            each for each in search.workshop.opened if " percentile" in each or " entropy" in each
+        ]
+        assert list(dict.fromkeys(methods)) == [each.name for each in tried]
+
+
+class Spent(Deadline):
+    """Half of the time is over after so many questions."""
+
+    def __init__(self, questions: int) -> None:
+        super().__init__()
+        self.questions = questions
+
+    def opening_over(self) -> bool:
+        self.questions -= 1
+        return self.questions < 0
+
+
+def test_after_half_of_the_time_nothing_more_is_built(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = simulation(digits, {ORT: Plan(2.0), OPENVINO: Plan(1.0), MERGED: Plan(1.0)})
+    tuned = search.run(monkeypatch, deadline=Spent(2))
+    assert tuned.pick == ORT.name
+    assert set(search.workshop.opened) == {Point("torch").name, ORT.name}
+    assert [found(tuned, each).outcome for each in (OPENVINO, MERGED)] == ["not-measured"] * 2
+    assert "out of time" in found(tuned, MERGED).reason
+
+
+# ---- fresh processes
+
+
+def test_a_lucky_leader_gives_way_to_the_runner_up(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = {ORT: Plan(1.0), OPENVINO: Plan(1.02), MERGED: Plan(3.0)}
+    ratios = {(ORT.name, OPENVINO.name): 0.9}
+    search = simulation(digits, plans, confirmer=FakeConfirmer(ratios))
+    tuned = search.run(monkeypatch)
+    assert (tuned.pick, tuned.runner_up) == (OPENVINO.name, ORT.name)
+    assert [one.outcome for one in tuned.candidates[:2]] == ["picked", "slower"]
+    assert "it led the race" in found(tuned, ORT).reason
+    assert [one.other for one in tuned.confirmed] == [ORT.name, Point("torch").name]
+    # one that is faster by less than the margin does not take its place
+    search = simulation(digits, plans, confirmer=FakeConfirmer({(ORT.name, OPENVINO.name): 0.995}))
+    assert search.run(monkeypatch).pick == ORT.name
+
+
+def test_a_runner_up_whose_tail_misses_the_limit_does_not_take_the_place(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = {ORT: Plan(1.0), OPENVINO: Plan(1.02, tail=20)}
+    confirmer = FakeConfirmer({(ORT.name, OPENVINO.name): 0.9})
+    search = simulation(digits, plans, confirmer=confirmer, asked={"slo": "p99<=5ms"})
+    tuned = search.run(monkeypatch)
+    assert tuned.pick == ORT.name
+    assert found(tuned, OPENVINO).outcome == "gate"
+
+
+# ---- disturbed visits
+
+
+def test_a_disturbed_visit_is_repeated_and_a_machine_that_is_never_quiet_ends_too(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = {ORT: Plan(1.0), OPENVINO: Plan(1.1)}
+    calm = simulation(digits, plans)
+    once = simulation(digits, plans, load=lambda visit: SPINNING if visit == 3 else QUIET)
+    never = simulation(digits, plans, load=lambda _: SPINNING)
+    tuned = [each.run(monkeypatch) for each in (calm, once, never)]
+    assert [one.pick for one in tuned] == [ORT.name] * 3
+    assert tuned[1].visits <= tuned[0].visits + 2
+    assert tuned[2].visits <= 3 * tuned[0].visits
+
+
+# ---- cut short, and gone on with
+
+
+def test_a_search_that_is_cut_anywhere_goes_on_to_the_same_pick(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    percentile = replace(INT8, method="percentile")
+    large = replace(ORT, batch=64)
+    plans = {
+        ORT: Plan(2.0),
+        OPENVINO: Plan(1.5),
+        MERGED: Plan(0.9, dies=2),
+        INT8: Plan(1.0, agreement=0.9),
+        percentile: Plan(1.04),
+        large: Plan(40.0),
+    }
+    points = (ORT, OPENVINO, MERGED, INT8, large)
+    asked = {"gate": "agreement>=0.95", "slo": "p99<=20ms"}
+
+    def search() -> Simulation:
+        return simulation(digits, plans, points=points, asked=asked)
+
+    whole = search()
+    expected = whole.run(monkeypatch)
+    assert expected.pick == percentile.name
+    settled = ("gate", "failed", "refused")
+    for steps in range(1, whole.saved, 2):
+        first, second = search(), search()
+        part = first.run(monkeypatch, deadline=Cut(steps))
+        assert (part.complete, part.ended) == (False, "interrupted")
+        tuned = second.run(monkeypatch, earlier=part)
+        assert tuned.pick == expected.pick, steps
+        assert tuned.complete
+        for one in part.candidates:
+            if one.outcome in settled and not one.rounds_ns:
+                assert one.name not in second.workshop.opened
+            after = next(each for each in tuned.candidates if each.name == one.name)
+            for index, times in one.rounds_ns.items():
+                assert after.rounds_ns[index] == times
+
+
+def test_progress_names_the_leader(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = simulation(digits, {ORT: Plan(2.0), OPENVINO: Plan(1.0), MERGED: Plan(1.04)})
+    search.run(monkeypatch)
+    assert f"round 3: leader {OPENVINO.name}, 2 of 3 left" in search.said

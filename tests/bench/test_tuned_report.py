@@ -1,0 +1,359 @@
+"""A search on a terminal: the verdict first, what was measured, why the others fell, commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+
+from fakes.tuned import (
+    AGREEMENT,
+    SEARCHES,
+    alone,
+    changed,
+    contradicted,
+    for_latency,
+    interrupted,
+    none_passed,
+    search,
+)
+from resnext.errors import printable
+from resnext_bench.tune import amounts
+from resnext_bench.tune.columns import HEADINGS, OF_GOAL, dropped_first
+from resnext_bench.tune.commands import commands, on_front
+from resnext_bench.tune.fallen import nearest, reasons
+from resnext_bench.tune.record import CandidateRecord, GateRecord, TuneRecord
+from resnext_bench.tune.report import measured, text
+from resnext_bench.tune.standing import confirmed, disagreements, judged, times_baseline
+from resnext_bench.tune.verdict import Word, verdict
+
+WIDTHS = (20, 40, 80, 120, 200)
+
+
+def table_of(shown: str) -> tuple[list[str], list[str]]:
+    """The headings of the table, and its lines."""
+    lines = shown.splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("candidate "))
+    end = lines.index("", start)
+    return re.split(r"\s{2,}", lines[start].strip()), lines[start + 1 : end]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", SEARCHES)
+def test_it_fits_the_terminal_but_commands_stay_whole(name: str, width: int) -> None:
+    record = SEARCHES[name]()
+    shown = text(record, width)
+    pasted = {
+        f"  {printable(one)}" for each in on_front(record) for _, one in commands(record, each)
+    }
+    for line in shown.splitlines():
+        assert cell_len(line) <= width or line in pasted
+    assert pasted <= set(shown.splitlines())
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+
+
+def test_a_narrow_terminal_drops_columns_in_order_and_keeps_the_goal() -> None:
+    before: list[str] = []
+    for width in range(20, 201, 12):
+        record = search()
+        headings, lines = table_of(text(record, width))
+        order = dropped_first("throughput")
+        kept = [heading for heading in order if heading in headings]
+        assert kept == order[len(order) - len(kept) :]
+        assert {"candidate", "images/s"} <= set(headings)
+        assert set(before) <= set(headings)
+        assert len(lines) >= len(measured(record))
+        before = headings
+    assert before == list(HEADINGS)
+
+
+@pytest.mark.parametrize("name", ["whole", "latency"])
+def test_every_column_but_two_has_its_place_in_the_order_of_leaving(name: str) -> None:
+    goal = SEARCHES[name]().goal
+    assert sorted([*dropped_first(goal), "candidate", OF_GOAL[goal]]) == sorted(HEADINGS)
+
+
+VERDICTS: list[tuple[str, Word, str]] = [
+    (
+        "whole",
+        "PICKED",
+        "openvino int8 merged 32, 2 streams, batch 4: 437.1 images/s; 6.66x torch fp32, batch 4 (95"
+        " % interval 6.58 to 6.74), in fresh processes; agreement 99.3 % (at least 99 %), top1-loss"
+        " 0.4 points (at most 1 point), p99 19.4 ms (at most 20 ms)",
+    ),
+    ("latency", "PICKED", "slower than torch fp32, batch 1: 0.900x"),
+    ("none passed", "NONE", "none of 16 candidates meets every gate (agreement at least 99.5 %)"),
+    ("interrupted", "SO FAR", "interrupted, and `resume` goes on"),
+    ("not begun", "NONE", "time was up"),
+    ("alone", "PICKED", "ort-cpu fp32, batch 1: 98.2 images/s"),
+    ("contradicted", "IN DOUBT", "in fresh processes openvino int8 merged auto"),
+    ("nothing", "NONE", "there was no candidate"),
+]
+
+
+@pytest.mark.parametrize(("name", "word", "words"), VERDICTS)
+def test_the_first_line_is_the_verdict(name: str, word: Word, words: str) -> None:
+    record = SEARCHES[name]()
+    found = verdict(record)
+    assert found.word == word
+    assert words in found.sentence
+    assert text(record).splitlines()[0] == str(found)
+
+
+def test_a_search_that_ran_out_of_time_says_so_whatever_it_picked() -> None:
+    found = verdict(changed(search(), ended="time"))
+    assert found.word == "SO FAR"
+    assert found.sentence.endswith("time was up before all were measured")
+
+
+def test_a_pick_among_the_few_that_were_measured_is_not_the_last_word() -> None:
+    *others, baseline = search().candidates
+    missing = others[-1].model_copy(update={"outcome": "not-measured"})
+    found = verdict(changed(search(), candidates=(*others[:-1], missing, baseline)))
+    assert found.word == "SO FAR"
+    assert found.sentence.endswith("1 of 17 candidates were not measured")
+
+
+def with_baseline(ratio: tuple[float, float, float] | None) -> TuneRecord:
+    """A search whose baseline was only in the race."""
+    record = search()
+    *others, baseline = record.candidates
+    baseline = baseline.model_copy(update={"ratio": ratio})
+    return changed(record, candidates=(*others, baseline), confirmed=())
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        ((6.5, 6.4, 6.6), "6.50x torch fp32, batch 4 (95 % interval 6.40 to 6.60)"),
+        ((1.04, 1.01, 1.07), "not told apart from torch fp32, batch 4: 1.040x"),
+        ((1.03, 0.9, 1.2), "not told apart from torch fp32, batch 4: 1.030x"),
+        ((1.001, 0.99, 1.01), "as fast as torch fp32, batch 4 within 2 %: 1.001x"),
+        ((0.9, 0.85, 0.95), "slower than torch fp32, batch 4: 0.900x"),
+        (None, "not compared with torch fp32, batch 4: too few rounds"),
+    ],
+)
+def test_it_says_how_many_times_the_baseline_only_if_the_interval_shows_it(
+    ratio: tuple[float, float, float] | None, words: str
+) -> None:
+    record = with_baseline(ratio)
+    assert times_baseline(record).startswith(words)
+    assert words in text(record).splitlines()[0]
+    assert "faster" not in text(record)
+
+
+@pytest.mark.parametrize("ratio", [(1.5, 1.4, 1.6), (1.021, 1.0201, 1.03), (0.7, 0.6, 0.9)])
+def test_verdicts_are_mirrored_if_the_sides_are_swapped(ratio: tuple[float, float, float]) -> None:
+    mirrored = (1 / ratio[0], 1 / ratio[2], 1 / ratio[1])
+    swapped = {"SLOWER": "FASTER", "FASTER": "SLOWER"}
+    assert judged(mirrored, 0.02) == swapped[judged(ratio, 0.02)]
+
+
+def test_fresh_processes_that_contradict_the_race_are_said_in_the_first_line_and_below() -> None:
+    record = contradicted()
+    against = disagreements(record)
+    assert [line.partition(" (")[0] for line in against] == [
+        "in fresh processes openvino int8 merged auto, 2 streams, batch 4 is faster than the pick,"
+        " and in the race it was not: measure both again",
+        "in fresh processes the pick misses a gate: p99 21.300 ms",
+        "the race and fresh processes disagree on torch fp32, batch 4: in the race it took 6.67x",
+    ]
+    shown = text(record)
+    assert all(line in shown for line in against)
+    assert against[0] in shown.splitlines()[0]
+    assert disagreements(search()) == []
+    assert "disagree" not in text(search())
+
+
+def test_a_faster_baseline_is_no_contradiction_but_is_said() -> None:
+    record = for_latency()
+    assert "torch fp32, batch 1 is faster than the pick: takes 0.900x" in text(record)
+    assert verdict(record).word == "PICKED"
+
+
+def test_the_pick_comes_first_and_p99_is_a_bound_or_unknown() -> None:
+    record = search()
+    turned = changed(record, candidates=record.candidates[::-1])
+    headings, lines = table_of(text(turned))
+    assert lines[0].startswith(str(record.pick))
+    cells = [dict(zip(headings, re.split(r"\s{2,}", line), strict=True)) for line in lines]
+    by_name = {one.name: one for one in record.candidates}
+    for row in cells:
+        one = by_name[row["candidate"]]
+        assert row["outcome"] == one.outcome
+        assert row["front"] == ("*" if one.on_front else "-")
+        assert row["images/s"] == f"{one.images_per_s:,.1f}"
+        bound = one.p99_ns and f"\u2264 {one.p99_ns / 1e6:.3f}"
+        assert row["p99 ms"] == (bound or "-")
+    assert {row["p99 ms"] == "-" for row in cells} == {True, False}
+
+
+def test_those_that_fell_for_the_same_reason_share_a_line() -> None:
+    lines = reasons(search())
+    assert (
+        "4 fp8: refused: a CPU has no fp8 arithmetic: it would be computed in fp32; take int8"
+        in lines
+    )
+    assert "2 pt2: failed: no C++ compiler: g++ is not found; apt-get install g++" in lines
+    assert (
+        "5 candidates: slower: 1.134x to 1.380x the pick's time; 2 left before an interval was"
+        " known" in lines
+    )
+    shown = text(search())
+    assert all(line in shown for line in lines)
+
+
+def test_those_that_were_not_told_apart_are_not_called_as_fast() -> None:
+    assert "openvino fp32, batch 1: same: not told apart from the pick in 10 rounds" in reasons(
+        for_latency()
+    )
+
+
+def test_every_candidate_is_in_the_pick_or_in_a_reason() -> None:
+    for name in ("whole", "latency", "none passed", "interrupted", "not begun", "alone"):
+        record = SEARCHES[name]()
+        fell = 0
+        for line in reasons(record):
+            count = re.match(r"(\d+) ", line)
+            fell += int(count[1]) if count else 1
+        others = [one for one in record.candidates if one.outcome not in ("picked", "baseline")]
+        assert fell == len(others), name
+
+
+def test_the_nearest_misses_are_listed_if_nothing_passed() -> None:
+    record = none_passed()
+    assert nearest(record) == [
+        "openvino int8 merged 32, 2 streams, batch 4: agreement 99.3 % (at least 99.5 %)",
+        "openvino int8 merged auto, 2 streams, batch 4: agreement 99.2 % (at least 99.5 %)",
+        "openvino int8, batch 4: agreement 99.1 % (at least 99.5 %)",
+    ]
+    shown = text(record)
+    assert shown.index("Nearest misses") < shown.index("Why they fell")
+    assert "Nearest misses" not in text(search())
+
+
+def missing(name: str, **actual: float | None) -> CandidateRecord:
+    """A candidate with these values of the usual gates."""
+    found: CandidateRecord = (
+        search()
+        .candidates[0]
+        .model_copy(
+            update={
+                "name": name,
+                "outcome": "gate",
+                "gates": tuple(
+                    gate.model_copy(update={"actual": actual[gate.name.replace("-", "_")]})
+                    for gate in search().gates
+                ),
+            }
+        )
+    )
+    return found
+
+
+def test_fewer_and_smaller_misses_are_nearer_and_the_unknown_is_farthest() -> None:
+    unknown = missing("unknown", agreement=0.995, top1_loss=0.1, p99=None)
+    two = missing("two", agreement=0.989, top1_loss=1.1, p99=10.0)
+    far = missing("far", agreement=0.995, top1_loss=0.5, p99=40.0)
+    near = missing("near", agreement=0.9899, top1_loss=0.5, p99=10.0)
+    record = changed(none_passed(), candidates=(two, unknown, far, near))
+    assert [line.partition(":")[0] for line in nearest(record)] == ["near", "far", "unknown"]
+
+
+def shown_gate(actual: float | None, **facts: Any) -> str:
+    return amounts.gate(AGREEMENT.model_copy(update={"actual": actual, **facts}))
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        (shown_gate(0.993), "agreement 99.3 % (at least 99 %)"),
+        (shown_gate(0.99), "agreement 99 % (at least 99 %)"),
+        (shown_gate(0.98999999), "agreement 98.999999 % (at least 99 %)"),
+        (shown_gate(None), "agreement unknown (at least 99 %)"),
+        (shown_gate(float("nan")), "agreement unknown (at least 99 %)"),
+        (
+            shown_gate(20.00001, name="p99", allowed=20.0, at_least=False, unit="ms"),
+            "p99 20.00001 ms (at most 20 ms)",
+        ),
+        (
+            shown_gate(1.0, name="top1-loss", allowed=1.0, at_least=False, unit="points"),
+            "top1-loss 1 point (at most 1 point)",
+        ),
+    ],
+)
+def test_a_missed_gate_never_reads_as_a_kept_one(gate: str, words: str) -> None:
+    assert gate == words
+
+
+def test_the_commands_of_the_pick_come_before_those_of_other_points_of_the_front() -> None:
+    record = search()
+    shown = text(record).splitlines()
+    front = on_front(record)
+    assert front[0].name == record.pick
+    assert {one.name for one in front} == {one.name for one in record.candidates if one.on_front}
+    places = []
+    for one in front:
+        bench = shlex.split(commands(record, one)[1].text)
+        for words in (one.export_command, bench):
+            places.append(shown.index(f"  {shlex.join(words)}"))
+    assert places == sorted(places)
+
+
+def test_the_pick_runs_from_where_the_search_wrote_it_and_others_from_where_they_are_built() -> (
+    None
+):
+    record = search()
+    pick, other, *_ = on_front(record)
+    built = other.export_command[-1]
+    assert commands(record, pick)[1:] == [
+        ("measure it", "resnext-bench --backend openvino --artifact best/ --batch 4"),
+        ("run it", "resnext-classify photo.jpg --artifact best/ --backend openvino"),
+    ]
+    assert commands(record, other)[1:] == [
+        ("measure it", f"resnext-bench --backend openvino --artifact {built} --batch 4"),
+        ("run it", f"resnext-classify photo.jpg --artifact {built} --backend openvino"),
+    ]
+
+
+def test_names_with_spaces_and_quotes_stay_one_word_of_a_command() -> None:
+    one = search().candidates[0]
+    made = {
+        "export_command": ("resnext-export", "--output", "it's here/"),
+        "bench_command": ("resnext-bench", "--artifact", "it's here/"),
+    }
+    odd = one.model_copy(update=made)
+    for _, command in commands(changed(search(), command=()), odd):
+        assert shlex.split(command).count("it's here/") == 1
+
+
+def test_what_was_stored_without_commands_has_none() -> None:
+    one = search().candidates[0].model_copy(update={"export_command": (), "bench_command": ()})
+    assert commands(changed(search(), command=()), one) == []
+    cut = one.model_copy(update={"export_command": ("resnext-export", "--output")})
+    assert [purpose for purpose, _ in commands(changed(search(), command=()), cut)] == [
+        "build it again"
+    ]
+    assert text(changed(search(), candidates=(one,))).startswith("PICKED")
+
+
+def test_an_interrupted_search_names_no_confirmation_and_one_alone_no_baseline() -> None:
+    assert confirmed(interrupted()) == []
+    assert "In fresh processes" not in text(interrupted())
+    assert times_baseline(alone()) == ""
+
+
+def test_what_the_race_took_is_said() -> None:
+    assert (
+        "the race made 98 visits; all candidates in all rounds are 204 (48 %); 212 s of 600 s"
+        in text(search())
+    )
+
+
+def test_gates_without_a_name_that_is_known_are_shown_too() -> None:
+    gate = GateRecord(name="memory", actual=512.0, allowed=600.0, unit="MB")
+    assert amounts.gate(gate) == "memory 512 MB (at most 600 MB)"
