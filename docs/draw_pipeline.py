@@ -56,6 +56,7 @@ FLOWS: tuple[tuple[tuple[int, int], ...], ...] = (
 LAYERS: dict[str, tuple[str, ...]] = {
     "resnext_bench": (
         "cli",
+        "tune",
         "ab history",
         "run report lens crosscheck",
         "checks cases comparison",

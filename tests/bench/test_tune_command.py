@@ -18,7 +18,7 @@ from resnext.findings import Finding
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import read_tuned, tune_artifact
 from resnext_bench.tune import api, space
-from resnext_bench.tune.state import state_path
+from resnext_bench.tune.state import keep, state_path
 from resnext_export.cli.export import main
 
 DIGITS = ("--weights", "digits")
@@ -166,7 +166,6 @@ def test_when_no_candidate_passes_the_nearest_misses_are_named(
 def test_ctrl_c_keeps_the_leader_and_resume_ends_with_the_artifact_that_was_measured(
     folder: Path, quick: FakeConfirmer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep = api.keep
 
     def interrupted(record: Any, output: Path) -> None:
         keep(record, output)
@@ -207,6 +206,7 @@ def test_ctrl_c_keeps_the_leader_and_resume_ends_with_the_artifact_that_was_meas
     pick = tuned.candidates[0]
     assert (tuned.pick, pick.outcome) == (pick.name, "picked")
     assert pick.artifact_sha256 == artifact.manifest.file_sha256
+    assert tuned.artifact == artifact
     assert pick.parity is not None
     assert pick.parity.passed
     assert pick.accuracy is not None

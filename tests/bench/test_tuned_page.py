@@ -71,6 +71,11 @@ def test_the_table_has_every_candidate_with_why_it_fell() -> None:
         assert cells["p99 ms, at most"] == (f"{one.p99_ns / 1e6:.3f}" if one.p99_ns else "-")
 
 
+def test_a_column_without_a_value_is_left_out_of_the_table() -> None:
+    assert "95 % interval" in tune_page(search()).partition("<tbody>")[0]
+    assert "95 % interval" not in tune_page(SEARCHES["alone"]()).partition("<tbody>")[0]
+
+
 def test_the_race_has_a_line_for_each_that_ran_and_says_where_it_left() -> None:
     record = search()
     section = race.section(record)

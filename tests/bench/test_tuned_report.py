@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 
 from fakes.tuned import (
     AGREEMENT,
@@ -16,17 +19,20 @@ from fakes.tuned import (
     changed,
     contradicted,
     for_latency,
+    fresh,
     interrupted,
     none_passed,
     search,
 )
 from resnext.errors import printable
+from resnext.timing.change import Verdict
+from resnext_bench.report import grid
 from resnext_bench.tune import amounts
 from resnext_bench.tune.columns import HEADINGS, OF_GOAL, dropped_first
-from resnext_bench.tune.commands import commands, on_front
+from resnext_bench.tune.commands import RUN, commands, on_front
 from resnext_bench.tune.fallen import nearest, reasons
 from resnext_bench.tune.record import CandidateRecord, GateRecord, TuneRecord
-from resnext_bench.tune.report import measured, text
+from resnext_bench.tune.report import measured, show, text
 from resnext_bench.tune.standing import confirmed, disagreements, judged, times_baseline
 from resnext_bench.tune.verdict import Word, verdict
 
@@ -47,7 +53,10 @@ def test_it_fits_the_terminal_but_commands_stay_whole(name: str, width: int) -> 
     record = SEARCHES[name]()
     shown = text(record, width)
     pasted = {
-        f"  {printable(one)}" for each in on_front(record) for _, one in commands(record, each)
+        f"  {printable(command)}"
+        for one in on_front(record)
+        for purpose, command in commands(record, one)
+        if one.name == record.pick or purpose != RUN
     }
     for line in shown.splitlines():
         assert cell_len(line) <= width or line in pasted
@@ -169,6 +178,17 @@ def test_fresh_processes_that_contradict_the_race_are_said_in_the_first_line_and
     assert "disagree" not in text(search())
 
 
+@pytest.mark.parametrize("word", ["SAME", "CANNOT TELL"])
+def test_a_runner_up_that_only_the_race_found_slower_is_said(word: Verdict) -> None:
+    record = search()
+    other = record.candidates[2].name  # slower in the race
+    again = fresh(other, record.candidates[2].ratio, word)
+    assert disagreements(changed(record, confirmed=(again,))) == [
+        f"fresh processes do not confirm that {other} is slower, as it was in the race"
+    ]
+    assert disagreements(changed(record, confirmed=(fresh(other, None, "SLOWER"),))) == []
+
+
 def test_a_faster_baseline_is_no_contradiction_but_is_said() -> None:
     record = for_latency()
     assert "torch fp32, batch 1 is faster than the pick: takes 0.900x" in text(record)
@@ -200,8 +220,8 @@ def test_those_that_fell_for_the_same_reason_share_a_line() -> None:
     )
     assert "2 pt2: failed: no C++ compiler: g++ is not found; apt-get install g++" in lines
     assert (
-        "5 candidates: slower: 1.134x to 1.380x the pick's time; 2 left before an interval was"
-        " known" in lines
+        "5 candidates: slower: 1.134x to 1.380x the pick's time; 2 before an interval was known,"
+        " the nearest more than 25 % slower than the leader after 2 rounds" in lines
     )
     shown = text(search())
     assert all(line in shown for line in lines)
@@ -277,6 +297,10 @@ def shown_gate(actual: float | None, **facts: Any) -> str:
         (shown_gate(None), "agreement unknown (at least 99 %)"),
         (shown_gate(float("nan")), "agreement unknown (at least 99 %)"),
         (
+            shown_gate(21.23456, name="p99", allowed=19.9999, at_least=False, unit="ms"),
+            "p99 21.2 ms (at most 19.9999 ms)",
+        ),
+        (
             shown_gate(20.00001, name="p99", allowed=20.0, at_least=False, unit="ms"),
             "p99 20.00001 ms (at most 20 ms)",
         ),
@@ -347,6 +371,31 @@ def test_an_interrupted_search_names_no_confirmation_and_one_alone_no_baseline()
     assert times_baseline(alone()) == ""
 
 
+def test_a_screen_without_unicode_shows_bounds_in_ascii() -> None:
+    raw = BytesIO()
+    out = TextIOWrapper(raw, encoding="ascii")
+    show(search(), Console(file=out, width=200))
+    out.flush()
+    assert b"<= 19.401" in raw.getvalue()
+    assert b"\\u" not in raw.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "style"),
+    [
+        ("whole", "good"),
+        ("contradicted", "doubtful"),
+        ("interrupted", "doubtful"),
+        ("none passed", "bad"),
+        ("nothing", "bad"),
+    ],
+)
+def test_the_first_word_has_the_color_of_what_it_means(name: str, style: str) -> None:
+    found = verdict(SEARCHES[name]())
+    [span] = grid.marked(str(found)).spans
+    assert (span.start, span.end, span.style) == (0, len(found.word), grid.STYLES[style])
+
+
 def test_what_the_race_took_is_said() -> None:
     assert (
         "the race made 98 visits; all candidates in all rounds are 204 (48 %); 212 s of 600 s"
@@ -354,6 +403,13 @@ def test_what_the_race_took_is_said() -> None:
     )
 
 
+def test_the_example_of_the_guide_is_what_a_terminal_shows() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "tune.md").read_text("utf-8")
+    [example] = re.findall(r"```text\n(PICKED.*?)```", guide, re.DOTALL)
+    shown = text(search(), 130).splitlines()
+    assert [line for line in example.splitlines() if line not in shown] == []
+
+
 def test_gates_without_a_name_that_is_known_are_shown_too() -> None:
-    gate = GateRecord(name="memory", actual=512.0, allowed=600.0, unit="MB")
-    assert amounts.gate(gate) == "memory 512 MB (at most 600 MB)"
+    gate = GateRecord(name="memory", actual=12345.6, allowed=20000.0, unit="MB")
+    assert amounts.gate(gate) == "memory 12346 MB (at most 20000 MB)"

@@ -28,6 +28,7 @@ from resnext_bench.deadline import Deadline
 from resnext_bench.measure import Samples, Subject
 from resnext_bench.opening import Opening
 from resnext_bench.tune.board import Board
+from resnext_bench.tune.confirm import WrongOutput
 from resnext_bench.tune.gates import judged
 from resnext_bench.tune.record import ConfirmationRecord, TuneRecord
 from resnext_bench.tune.request import Request, checked_request
@@ -165,10 +166,12 @@ class FakeConfirmer:
     Attributes:
         ratios: of the time of the second over that of the first, by both names; 1.5 without.
         asked: pairs of names, in order.
+        wrong: the candidate that computes something else in a fresh process.
     """
 
     ratios: dict[tuple[str, str], float] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    wrong: str = ""
 
     def __call__(
         self,
@@ -181,6 +184,8 @@ class FakeConfirmer:
         """As `Confirmer.__call__`."""
         del artifacts, most_s
         self.asked.append((pick.name, other.name))
+        if pick.name == self.wrong:
+            raise WrongOutput("planted: wrong output in a fresh process")
         ratio = self.ratios.get((pick.name, other.name), 1.5)
         verdict = "SLOWER" if ratio > 1.01 else "FASTER" if ratio < 0.99 else "SAME"
         return ConfirmationRecord(
@@ -239,14 +244,8 @@ class Simulation:
         machine = Machine(self.seed)
         monkeypatch.setattr("resnext.timing.clock.now_ns", machine.read)
         monkeypatch.setattr("resnext.timing.clock.SETTLE_S", 0.0)
-        nothing: dict[str, Any] = dict.fromkeys(
-            (
-                *("slo", "gate", "backends", "precisions", "batch", "threads", "streams"),
-                *("calibration", "calibration_images", "accuracy", "accuracy_images", "budget"),
-            )
-        )
-        given = {"goal": "latency", "device": "auto", "seed": 0} | nothing | self.asked
-        self.request = request = checked_request(self.weights, given.pop("goal"), **given)
+        asked: dict[str, Any] = {"goal": "latency"} | self.asked
+        self.request = request = checked_request(self.weights, **asked)
         board = Board(request)
         for point in (Point("torch"), *self.points):
             board.add(point)

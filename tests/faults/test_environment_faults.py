@@ -55,6 +55,10 @@ COMMANDS: Mapping[str, tuple[click.Command, list[str]]] = {
     "resnext-export doctor": (export, ["doctor"]),
     "resnext-export sign": (export, ["sign", "ARTIFACT", "--key", "k.pem"]),
     "resnext-export verify": (export, ["verify", "ARTIFACT", "--key", "k.pub"]),
+    "resnext-export tune": (
+        export,
+        ["tune", "--weights", "digits", "--backend", "ort-cpu", "--output", "OUT"],
+    ),
     "resnext-parity": (parity, ["--artifact", "ARTIFACT", "--backend", "ort-cpu"]),
     "resnext-parity reference": (
         parity,
@@ -196,7 +200,10 @@ FAULTS: Mapping[
     "no output": (
         nothing,
         "choose another --output",
-        {name: ["--output", "FILE/out"] for name in ("resnext-export", "resnext-export rebuild")},
+        {
+            name: ["--output", "FILE/out"]
+            for name in ("resnext-export", "resnext-export rebuild", "resnext-export tune")
+        },
     ),
 }
 

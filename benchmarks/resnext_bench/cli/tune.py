@@ -75,8 +75,6 @@ _right = option_of("Accuracy and calibration")
     " agreement>=0.99,top1-loss<=1%,size<=50MB.  [default with labeled images: agreement>=0.98,"
     "top1-loss<=1%]",
 )
-@weights_options
-@preprocessing_options
 @backend_option(
     ARTIFACT_RUNTIMES,
     "Runtimes to try.  [default: all that this machine has and that run artifacts]",
@@ -93,6 +91,16 @@ _right = option_of("Accuracy and calibration")
     type=CountsType(),
     help="Batch sizes to try.  [default: 1; for throughput also 8, and 64 for a small network]",
 )
+@weights_options
+@preprocessing_options
+@_measuring(
+    "--budget",
+    type=MinutesType(),
+    metavar="TIME",
+    help="Minutes that the search may take, or 90s, 2h: nothing is built after half of them."
+    "  [default: no limit]",
+)
+@seed_option("Seed for the test images and for the order of visits.", "Measuring")
 @_device(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -134,14 +142,6 @@ _right = option_of("Accuracy and calibration")
     metavar="N",
     help="Number of calibration images.  [default: 128]",
 )
-@_measuring(
-    "--budget",
-    type=MinutesType(),
-    metavar="TIME",
-    help="Minutes that the search may take, or 90s, 2h: nothing is built after half of them."
-    "  [default: no limit]",
-)
-@seed_option("Seed for the test images and for the order of visits.", "Measuring")
 @option_of(OUTPUT)(
     "--output",
     type=click.Path(path_type=Path),

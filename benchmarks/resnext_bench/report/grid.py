@@ -35,7 +35,9 @@ _GAP = 2
 #: Width down to which the cells of a column are broken.
 _LEAST_FOLDED = 8
 #: What a screen shows that has no Unicode.
-_ASCII = str.maketrans({**dict(zip(BARS, "1234567", strict=True)), DISTURBED: "x", "±": "+-"})
+_ASCII = str.maketrans(
+    {**dict(zip(BARS, "1234567", strict=True)), DISTURBED: "x", "±": "+-", "≤": "<="}
+)
 _MARKS = {
     "VALID": "good",
     "FASTER": "good",

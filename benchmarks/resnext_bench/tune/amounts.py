@@ -6,6 +6,9 @@ import math
 
 from .record import CandidateRecord, GateRecord, Goal
 
+#: Digits that show a limit as it was given.
+_EXACT = 12
+
 
 def milliseconds(ns: float | None) -> str:
     """A time without its unit; ``-`` if it is unknown."""
@@ -24,7 +27,7 @@ def megabytes(size_bytes: int | None) -> str:
 
 def times(ratio: float) -> str:
     """How many times: three digits after the point below two, where they matter."""
-    return _number(ratio, 3 if ratio < 2 else 2)
+    return _number(ratio, 3 if ratio < 2 else 2 if ratio < 100 else 0)
 
 
 def interval(ratio: tuple[float, float, float]) -> str:
@@ -55,20 +58,24 @@ def actual(one: GateRecord) -> str:
     """What a candidate has, with digits enough to show that a limit was missed."""
     if one.actual is None or math.isnan(one.actual):
         return "unknown"
-    allowed = _at(one, one.allowed, 4)
-    texts = [_at(one, one.actual, digits) for digits in range(4, 16)]
+    allowed = _at(one, one.allowed, _EXACT)
+    few = 4 if one.unit == "share" else 3
+    texts = [_at(one, one.actual, digits) for digits in range(few, 16)]
     return next((text for text in texts if one.passed or text != allowed), texts[-1])
 
 
 def limit(one: GateRecord) -> str:
     """The gate itself: ``agreement at least 99 %``."""
     bound = "at least" if one.at_least else "at most"
-    return f"{one.name} {bound} {_at(one, one.allowed, 4)}"
+    return f"{one.name} {bound} {_at(one, one.allowed, _EXACT)}"
 
 
 def _at(one: GateRecord, value: float, digits: int) -> str:
     scale, unit = (100, "%") if one.unit == "share" else (1, one.unit)
-    text = f"{scale * value:.{digits}g}"
+    value *= scale
+    if 1 <= abs(value) < 10**_EXACT:
+        digits = max(digits, len(str(int(abs(value)))))  # no exponent
+    text = f"{value:.{digits}g}"
     return f"{text} {'point' if (text, unit) == ('1', 'points') else unit}"
 
 

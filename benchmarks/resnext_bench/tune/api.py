@@ -170,7 +170,7 @@ def tune_artifact(
             request,
             board,
             workshop,
-            FreshProcesses(request, deadline, progress),
+            FreshProcesses(request, workshop.parity_of, workshop.images, deadline, progress),
             refusal=refusal,
             deadline=deadline,
             say=progress,
@@ -187,7 +187,7 @@ def tune_artifact(
             write_output(tuned, artifact, board.points[search.pick], request, output, force=again)
     if search.ended == "time":
         _refuse_too_short(search, request)
-    return tuned
+    return tuned.placed(output)
 
 
 def _labeled(

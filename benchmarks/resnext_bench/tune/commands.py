@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from .record import CandidateRecord, TuneRecord
 
+#: The purpose of the last command.
+RUN = "run it"
+
 
 class Command(NamedTuple):
     """One command.
@@ -34,7 +37,7 @@ def commands(record: TuneRecord, one: CandidateRecord) -> list[Command]:
         found.append(Command("measure it", shlex.join(words)))
     if folder:
         words = ["resnext-classify", "photo.jpg", "--artifact", folder, "--backend", one.backend]
-        found.append(Command("run it", shlex.join(words)))
+        found.append(Command(RUN, shlex.join(words)))
     return found
 
 

@@ -9,10 +9,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
+
+from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
+from resnext.errors import GateFailed
 from resnext.timing.change import LEAST_ROUNDS, paired
+from resnext.verify.parity import Parity
 from resnext.weights.hub.spelling import pinned
 from resnext_bench.ab.process import Worker
 from resnext_bench.ab.protocol import Job, Opened
@@ -25,9 +29,16 @@ from .record import ConfirmationRecord
 from .request import Request, threads_of
 from .space import BASELINE, Point
 
+#: Parity of a candidate's logits for all seeded images.
+Judge: TypeAlias = Callable[[Point, Artifact | None, "NDArray[Any]"], Parity]
+
 #: Undisturbed rounds of each pair, and timed seconds of each of the two over them.
 ROUNDS, DURATION_S = LEAST_ROUNDS + 2, 2.5
 _WARMUP_S = 0.3
+
+
+class WrongOutput(GateFailed):
+    """The pick computes something else in a fresh process."""
 
 
 class Confirmer(Protocol):
@@ -50,6 +61,7 @@ class Confirmer(Protocol):
             most_s: seconds after which no further round begins.
 
         Raises:
+            WrongOutput: the output of the pick's last timed run is wrong.
             ResnextError: a process failed, or time ran out before the first round.
         """
 
@@ -59,12 +71,22 @@ class FreshProcesses:
 
     Args:
         request: weights, device, goal.
+        judge: parity of a candidate's logits for the seeded images.
+        images: number of these.
         deadline: no round begins after it.
         say: called with one line at every step.
     """
 
-    def __init__(self, request: Request, deadline: Deadline, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        judge: Judge,
+        images: int,
+        deadline: Deadline,
+        say: Callable[[str], None],
+    ) -> None:
         self._request, self._deadline, self._say = request, deadline, say
+        self._judge, self._images = judge, images
 
     def __call__(
         self,
@@ -96,8 +118,13 @@ class FreshProcesses:
                 over=lambda: self._deadline.interrupted or time.monotonic() >= ends,
                 say=self._say,
             )
-        if not rounds:
-            raise self._deadline.not_measured()
+            if not rounds:
+                raise self._deadline.not_measured()
+            runs = -(-self._images // pick.batch)
+            logits = first.logits(runs * opened[0].estimate_ns / 1e9)
+        parity = self._judge(pick, artifacts[0], logits)
+        if not parity.passed:
+            raise WrongOutput(f"wrong output in a fresh process: {'; '.join(parity.failures)}")
         return confirmation(pick, other, rounds, self._request)
 
     def _job(self, point: Point, artifact: Artifact | None) -> Job:
@@ -113,7 +140,7 @@ class FreshProcesses:
             preprocessing=weights.preprocessing,
             precision=point.precision,
             batch=point.batch,
-            images=point.batch,
+            images=self._images,
             seed=self._request.seed,
             device=self._request.device,
             threads=threads_of(point.threads),
@@ -126,8 +153,10 @@ class FreshProcesses:
 def confirmation(
     pick: Point, other: Point, rounds: Sequence[Round], request: Request
 ) -> ConfirmationRecord:
-    """What ``rounds`` of both say: the undisturbed ones, or all if none was."""
-    kept = undisturbed(rounds) or list(rounds)
+    """What ``rounds`` of both say: the undisturbed ones, or all if too few are for an interval."""
+    kept = undisturbed(rounds)
+    if len(kept) < LEAST_ROUNDS:
+        kept = list(rounds)
     per = [request.per(point.batch, point.streams) for point in (pick, other)]
     logs = []
     for each in kept:

@@ -82,11 +82,15 @@ def _why(group: Sequence[CandidateRecord]) -> str:
 
 
 def _ratios(group: Sequence[CandidateRecord]) -> str:
+    """How much slower those are that the race dropped, as far as that is known."""
     ratios = [one.ratio[0] for one in group if one.ratio is not None]
     ends = dict.fromkeys(amounts.times(end) for end in (min(ratios), max(ratios))) if ratios else {}
-    known = f": {'x to '.join(ends)}x the pick's time" if ends else ""
-    early = len(group) - len(ratios)
-    return known + (f"; {early} left before an interval was known" if early else "")
+    parts = [f"{'x to '.join(ends)}x the pick's time"] if ends else []
+    early = [one for one in group if one.ratio is None]
+    if early:
+        nearest = f", the nearest {early[0].reason}" if early[0].reason else ""
+        parts.append(f"{len(early)} before an interval was known{nearest}")
+    return f": {'; '.join(parts)}"
 
 
 def _missed(one: CandidateRecord) -> list[GateRecord]:

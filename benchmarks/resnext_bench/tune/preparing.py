@@ -50,6 +50,8 @@ class Preparation:
         self._refusal, self._deadline = refusal, deadline
         self._say, self._save = say, save
         self._fallen: dict[tuple[str, ...], str] = {}
+        self._built: set[tuple[str, ...]] = set()
+        self._took_s: dict[int, float] = {}
         self.first: tuple[str, float] | None = None
 
     def run(self) -> None:
@@ -86,13 +88,23 @@ class Preparation:
         if self._deadline.interrupted or self._deadline.opening_over():
             board.fell(name, out_of_time(self._deadline, "it was built"))
             return False
+        began_s, cost = self._deadline.spent_s(), point.build_cost()
+        built = artifact_key(point) in self._built
+        if not built and self._took_s.get(cost, 0.0) > self._deadline.opening_left_s():
+            took = f"it was built, and builds like it took {self._took_s[cost]:.0f} s here"
+            board.fell(name, out_of_time(self._deadline, took))
+            return False
         self._say(Step(f"preparing {name}", amount))
         known = board[name].artifact_sha256 if board[name].parity is not None else None
         fall = self._sessions.opened(name)
         if fall is None and (known is None or known != board[name].artifact_sha256):
             fall = self._sessions.proven(name)
+        now_s = self._deadline.spent_s()
+        if not built:
+            self._built.add(artifact_key(point))
+            self._took_s[cost] = max(self._took_s.get(cost, 0.0), now_s - began_s)
         if self.first is None and not point.live:
-            self.first = name, self._deadline.spent_s()
+            self.first = name, now_s
         if fall is not None:
             board.fell(name, fall)
             if fall.always:

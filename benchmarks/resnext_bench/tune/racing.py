@@ -102,7 +102,7 @@ class Racing:
             leader = self.race.leader or self.race.in_race[0]
             if (fall := self.proven(leader)) is None:
                 return leader
-            self._fell(leader, fall)
+            self.fell(leader, fall)
         open_ends = any(self._board[name].outcome == "not-measured" for name in self._board)
         if self._deadline.interrupted:
             self.ended = "interrupted"
@@ -186,7 +186,7 @@ class Racing:
         index, board = self._next, self._board
         for name in self.race.in_race:
             if (fall := self._sessions.opened(name)) is not None:  # dropped, and in again
-                self._fell(name, fall)
+                self.fell(name, fall)
         racing = self.race.in_race
         others = [
             name
@@ -225,7 +225,7 @@ class Racing:
             times[name], disturbed = self._sessions.time(name)
         except ResnextError as exc:
             times.pop(name, None)
-            self._fell(name, replace(fall_of_error(exc), outcome="failed"))
+            self.fell(name, replace(fall_of_error(exc), outcome="failed"))
             return False
         self.visits += not live
         self._amount.done = self.visits
@@ -236,7 +236,7 @@ class Racing:
         board = self._board
         for name in self.race.in_race:
             if (fall := self._too_slow(name, index)) is not None:
-                self._fell(name, fall)
+                self.fell(name, fall)
         racing = [name for name in self.race.in_race if index in board[name].rounds_ns]
         if racing:
             self.race.add({name: board.value(name, index) for name in racing})
@@ -259,7 +259,7 @@ class Racing:
                 )
         return None
 
-    def _fell(self, name: str, fall: Fall) -> None:
+    def fell(self, name: str, fall: Fall) -> None:
         """Settle a candidate that leaves the race, or a baseline that fails."""
         self._board.fell(name, fall)
         self._sessions.close(name)

@@ -11,7 +11,7 @@ from resnext_bench.report.grid import UNLIMITED, draw, printed
 
 from . import fallen
 from .columns import HEADINGS, LEFT, ON_FRONT, cells, dropped_first
-from .commands import commands, on_front
+from .commands import RUN, commands, on_front
 from .record import CandidateRecord, TuneRecord
 from .standing import confirmed
 from .verdict import race, verdict
@@ -83,15 +83,16 @@ def show(record: TuneRecord, console: Screen, *, spell: Callable[[str], str] = s
         section("Nearest misses", fallen.nearest(record))
     section(fallen.heading(record), fallen.reasons(record))
     for one in on_front(record):
-        known = commands(record, one)
+        known, picked = commands(record, one), one.name == record.pick
         if known:
             console.print()
-            also = "" if one.name == record.pick else "also on the front: "
-            say(f"{also}{one.name}", "bold")
+            say(one.name if picked else f"also on the front: {one.name}", "bold")
         for purpose, command in known:
-            say(f"{purpose}:")
+            if picked:
+                say(f"{purpose}:")
             # Whole, whatever the width: a command that is cut into lines cannot be pasted.
-            console.print(f"  {grid.shown(command, console)}", soft_wrap=True)
+            if picked or purpose != RUN:
+                console.print(f"  {grid.shown(command, console)}", soft_wrap=True)
 
 
 def title(record: TuneRecord) -> str:
@@ -111,5 +112,5 @@ def _legend(kept: Sequence[str], dropped: Sequence[str]) -> list[str]:
     lines = [" ".join(meanings)] if meanings else []
     if dropped:
         names = ", ".join(heading.removesuffix(" ms") for heading in dropped)
-        lines.append(f"not shown: {names} (wider terminal, `html` or tune.json)")
+        lines.append(f"not shown: {names} (wider terminal, tune.html or tune.json)")
     return lines

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import PrivateAttr
+
+from resnext.artifact.files import Artifact, read_artifact
+from resnext.errors import BadArtifact
 from resnext_bench.stored import has_field, read_stored
 
 from .page import tune_page
@@ -41,6 +45,29 @@ class Tuned(TuneRecord):
         command: name and arguments of the command that made it; empty for a search from Python.
     """
 
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def artifact(self) -> Artifact:
+        """The chosen artifact, read from the folder of the search.
+
+        Raises:
+            BadArtifact: there is none, or it is another by now.
+        """
+        if self._folder is None or self.pick is None:
+            raise BadArtifact("the search has no artifact", hint="see its `table`")
+        artifact = read_artifact(self._folder)
+        sha256 = next(one.artifact_sha256 for one in self.candidates if one.name == self.pick)
+        if artifact.manifest.file_sha256 != sha256:
+            raise BadArtifact(f"{artifact.path} is not the file that was measured")
+        return artifact
+
+    def placed(self, folder: Path) -> Tuned:
+        """The same search, its artifact in ``folder``."""
+        copy = self.model_copy()
+        copy._folder = folder
+        return copy
+
     def table(self) -> str:
         """The verdict, the candidates that were measured, why the others fell, and commands."""
         return text(self)
@@ -56,7 +83,7 @@ def read_tuned(path: Path) -> Tuned:
     Raises:
         BadInput: missing, not JSON, or not a search of this format version.
     """
-    return read_stored(path, Tuned, "search", FORMAT_VERSION)
+    return read_stored(path, Tuned, "search", FORMAT_VERSION).placed(path.parent)
 
 
 def is_tuned(path: Path) -> bool:

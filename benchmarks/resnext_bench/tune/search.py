@@ -15,7 +15,7 @@ from resnext.timing.race import Rules
 from resnext_bench.deadline import Deadline
 
 from .board import Board
-from .confirm import Confirmer
+from .confirm import Confirmer, WrongOutput
 from .front import with_front
 from .preparing import Preparation
 from .racing import Racing
@@ -116,11 +116,10 @@ class Search:
                 say=self._say,
                 save=self._save,
             )
-            pick = self._racing.winner()
-            if pick is not None:
+            while (pick := self._racing.winner()) is not None:
                 self._choose(pick)
-                if not self._deadline.interrupted:
-                    self._confirm(pick)
+                if self._confirmed(pick):
+                    break
         finally:
             self._sessions.close_all()
 
@@ -168,20 +167,37 @@ class Search:
         for name in race.in_race:
             if name == pick:
                 continue
-            rounds, ratio = len(board[name].rounds_ns), board.ratio(name, pick)
+            count, ratio = len(board[name].rounds_ns), board.ratio(name, pick)
+            rounds = f"{count} round{'s' * (count != 1)}"
             slower = 0.0 if ratio is None else ratio[0] - 1
             if name in same:
                 fall = Fall("same", f"as fast as the pick within {margin:.0%}")
             elif ratio is None:
-                fall = Fall("not-measured", f"time was up after {rounds} rounds")
+                fall = Fall("not-measured", f"time was up after {rounds}")
             elif slower <= margin:
-                fall = Fall("same", f"not told apart from the pick in {rounds} rounds")
+                fall = Fall("same", f"not told apart from the pick in {rounds}")
             else:
                 fall = Fall("slower", f"{100 * slower:.2g} % slower than the pick")
             board.fell(name, fall)
         self._relate(pick)
-        placed = [name for name in race.ranking() if board[name].outcome in ("same", "slower")]
+        passed = ("same", "slower", "not-measured")
+        placed = [name for name in race.ranking() if board[name].outcome in passed]
         self.runner_up = placed[0] if placed else None
+
+    def _confirmed(self, pick: str) -> bool:
+        """Measure the pick again; False if it computes something else in a fresh process, and is
+        out.
+        """
+        assert self._racing is not None
+        try:
+            self._confirm(pick)
+        except WrongOutput as exc:
+            wrong, self.pick, self.runner_up, self.confirmed = self.pick or pick, None, None, ()
+            self._racing.fell(wrong, Fall("gate", exc.message))
+            for name in self._racing.race.in_race:
+                self.board.change(name, outcome="not-measured", reason="", hint="")
+            return False
+        return True
 
     def _relate(self, pick: str) -> None:
         """The ratio of everybody that was timed to ``pick``."""
@@ -228,6 +244,8 @@ class Search:
         try:
             most_s = share * self._deadline.left_s()
             return self._confirmer(points[pick], points[other], artifacts, most_s=most_s)
+        except WrongOutput:
+            raise
         except ResnextError as exc:
             self._say(f"not measured again beside {other}: {exc.message}")
             return None

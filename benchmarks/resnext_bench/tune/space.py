@@ -138,13 +138,13 @@ def backends_of(request: Request) -> tuple[str, ...]:
                 hint="resnext-export doctor shows what is missing",
             )
         return names
-    problems = {name: available(name, request.device) for name in request.backends}
-    if all(problems.values()):
-        found = [problem for problem in problems.values() if problem is not None]
-        texts = dict.fromkeys(problem.message for problem in found)
-        hints = dict.fromkeys(problem.hint for problem in found if problem.hint)
+    answers = [available(name, request.device) for name in request.backends]
+    problems = [each for each in answers if each is not None]
+    if len(problems) == len(answers):
+        texts = dict.fromkeys(each.message for each in problems)
+        hints = dict.fromkeys(each.hint for each in problems if each.hint)
         raise MissingRequirement(
-            f"none of {', '.join(problems)} works here: {'; '.join(texts)}",
+            f"none of {', '.join(request.backends)} works here: {'; '.join(texts)}",
             hint="; ".join(hints),
         )
     return request.backends

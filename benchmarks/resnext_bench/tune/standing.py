@@ -99,16 +99,27 @@ def confirmed(record: TuneRecord) -> list[str]:
 
 
 def disagreements(record: TuneRecord) -> list[str]:
-    """One sentence for each thing in which fresh processes contradict the race."""
-    return doubts(record) + [
-        f"the race and fresh processes disagree on {one.other}: in the race it took"
-        f" {amounts.interval(race)}"
+    """One sentence for each thing in which fresh processes contradict the race, or do not confirm
+    it.
+    """
+    unconfirmed = [
+        f"fresh processes do not confirm that {one.other} is slower, as it was in the race"
         for one in record.confirmed
-        if not _beaten(record, one)
-        and (race := _raced(record, one)) is not None
-        and one.ratio is not None
-        and _apart(race, one.ratio, record.margin)
+        if one.verdict in ("SAME", "CANNOT TELL") and _was_slower(record, one)
     ]
+    return (
+        doubts(record)
+        + unconfirmed
+        + [
+            f"the race and fresh processes disagree on {one.other}: in the race it took"
+            f" {amounts.interval(race)}"
+            for one in record.confirmed
+            if not _beaten(record, one)
+            and (race := _raced(record, one)) is not None
+            and one.ratio is not None
+            and _apart(race, one.ratio, record.margin)
+        ]
+    )
 
 
 def doubts(record: TuneRecord) -> list[str]:
@@ -126,6 +137,11 @@ def _beaten(record: TuneRecord, fresh: ConfirmationRecord) -> bool:
     """Whether a candidate that could have been chosen is faster than the pick."""
     raced = candidate(record, fresh.other)
     return fresh.verdict == "FASTER" and (raced is None or raced.outcome != "baseline")
+
+
+def _was_slower(record: TuneRecord, fresh: ConfirmationRecord) -> bool:
+    raced = candidate(record, fresh.other)
+    return raced is not None and raced.outcome == "slower"
 
 
 def _raced(record: TuneRecord, fresh: ConfirmationRecord) -> Ratio | None:

@@ -4,6 +4,8 @@ with.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +22,20 @@ from .record import CandidateRecord, TuneRecord
 from .result import Tuned, read_tuned
 from .space import METHODS, Point
 
+#: Longest name of an output that its state is called after, bytes.
+_MOST_NAMED = 200
 _ANEW = "search anew with `force`"
 
 
 def state_path(output: Path) -> Path:
     """The file for the search whose artifact goes to the folder ``output``: ``best.tune.json`` for
-    ``best/``.
+    ``best/``; a digest stands for a name that is too long.
     """
     output = output.absolute()
-    return output.with_name(f"{output.name}.tune.json")
+    name = output.name
+    if len(os.fsencode(name)) > _MOST_NAMED:  # no room for the ending
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return output.with_name(f"{name}.tune.json")
 
 
 def earlier_search(output: Path, *, resume: bool, force: bool) -> Tuned | None:

@@ -7,9 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from resnext.errors import ResnextError, SilentFallback
+import numpy as np
+from numpy.typing import NDArray
+
+from resnext.artifact.files import Artifact
+from resnext.errors import MissingRequirement, ResnextError, SilentFallback
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine import nvml
 from resnext.machine.environment import Environment
@@ -31,6 +35,10 @@ from .record import GateRecord, Outcome
 from .request import Request, threads_of
 from .space import BASELINE, Point
 
+#: Rows of a batch whose logits are compared, first and last among them.
+_COMPARED_ROWS = 16
+#: Share of the memory that has to be free before a session is opened.
+_LEAST_FREE = 0.1
 #: Reads the GPU after a visit.
 GpuState: TypeAlias = Callable[[], "nvml.GpuState | None"]
 
@@ -121,12 +129,15 @@ class Bench:
         count = images_to_compare(max(request.batches), weights.config.num_classes)
         self._reference = Reference(weights, seeded_pixels(weights.config, count, request.seed))
         self._failed: dict[tuple[str, ...], ResnextError] = {}
+        self._graphs: dict[str, Artifact | None] = {}
 
     def open(self, point: Point, stack: ExitStack) -> Opening:
         """As `Workshop.open`. What could not be built once is not tried again."""
         key = artifact_key(point)
         if key in self._failed:
             return Opening(error=self._failed[key])
+        if (short := short_of_memory()) is not None:
+            return Opening(error=short)
         options = SessionOptions(
             device=self._request.device,
             memory_format="channels-last" if point.backend == BASELINE else "auto",
@@ -142,6 +153,7 @@ class Bench:
         )
         if opening.error is not None and opening.artifact is None:
             self._failed[key] = opening.error
+        self._graphs[point.name] = opening.graph
         return opening
 
     def prove(self, point: Point, opening: Opening, known: Accuracy | None) -> Proof:
@@ -195,6 +207,49 @@ class Bench:
         manifest = None if opening.artifact is None else opening.artifact.manifest
         numerics = point.precision if manifest is None else manifest.numerics
         return timed_parity(self._reference, point.batch, numerics, opening, samples)
+
+    def parity_of(self, point: Point, artifact: Artifact | None, logits: NDArray[Any]) -> Parity:
+        """Parity of ``logits`` for all `images`, the batch first.
+
+        Args:
+            point: whose they are.
+            artifact: what it ran; None for the baseline.
+            logits: N x classes.
+        """
+        reference = self._reference
+        manifest = None if artifact is None else artifact.manifest
+        complete = logits.shape[:1] == (reference.count,)
+        spread = np.unique(np.linspace(0, point.batch - 1, _COMPARED_ROWS).astype(int)).tolist()
+        rows = [*spread, *range(point.batch, reference.count)]
+        return reference.parity(
+            logits[rows] if complete else logits,
+            point.precision if manifest is None else manifest.numerics,
+            artifact,
+            graph=self._graphs.get(point.name),
+            dtype="float32" if manifest is None else manifest.outputs[0].dtype,
+            rows=rows,
+        )
+
+    @property
+    def images(self) -> int:
+        """Number of seeded images."""
+        return self._reference.count
+
+
+def short_of_memory() -> MissingRequirement | None:
+    """Why no further session is opened beside those that wait for the race; None if there is
+    room: a machine that runs out of memory kills the search.
+    """
+    import psutil
+
+    memory = psutil.virtual_memory()
+    if memory.available >= _LEAST_FREE * memory.total:
+        return None
+    return MissingRequirement(
+        f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB of memory are left beside the"
+        " sessions that wait for the race",
+        hint="try fewer `batch` sizes, `streams` or `backend`s at once",
+    )
 
 
 def artifact_key(point: Point) -> tuple[str, ...]:

@@ -92,6 +92,17 @@ SECTIONS = {
     "resnext-export rebuild": ["Spread", "Output", "Trust", "Options"],
     "resnext-export refit": ["Network", "Output", "Options"],
     "resnext-export sign": ["Key", "Output", "Options"],
+    "resnext-export tune": [
+        "Goal",
+        "What to run",
+        "Network",
+        "Preprocessing",
+        "Measuring",
+        "Device",
+        "Accuracy and calibration",
+        "Output",
+        "Options",
+    ],
     "resnext-export verify": ["Key", "Output", "Options"],
     "resnext-bench": [
         "What to run",

@@ -91,6 +91,7 @@ PARITY = "--artifact={artifact} --images=2 "
 BENCH = "--backend=ort-cpu --duration=0.01 --warmup=0 --rounds=1 --samples=1 "
 HALVE = "--format=onnx --onnx={artifact} --precision=fp16 --no-check "
 LENS = "--backend=ort-cpu "
+TUNE = "--backend=ort-cpu --precision=fp32 --budget=1m --accuracy-images=10 "
 #: Every path of every command.
 USES = {
     "resnext.cli.parity": {
@@ -194,6 +195,31 @@ USES = {
         "trust": Use(
             BENCH + "--artifact={signed} --require-signature --trust={}", "public", slow=True
         ),
+    },
+    "resnext_export.cli.export tune": {
+        "spec": Use(
+            TUNE + "--accuracy=digits --output=made --weights={}",
+            "weights",
+            ".safetensors",
+            slow=True,
+        ),
+        "preprocessing": Use(
+            TUNE + "--weights=digits --output=made --preprocessing={}", "manifest", slow=True
+        ),
+        "accuracy": Use(
+            TUNE + "--weights=digits --output=made --accuracy={}",
+            "labeled",
+            codes=(0, 1),  # the pictures are none
+            slow=True,
+        ),
+        "calibration": Use(
+            TUNE + "--weights=digits --output=made --precision=int8 --calibration={}",
+            "many pictures",
+            codes=(0, 1),
+            slow=True,
+        ),
+        "output": Use(TUNE + "--weights=digits --output={}", slow=True),
+        "json_path": Use(TUNE + "--weights=digits --output=made --json={}", slow=True),
     },
     "resnext_bench.cli.bench limits": {"json_path": Use("--json={}", slow=True)},
     "resnext_bench.cli.bench lens": {
@@ -353,7 +379,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def expect_success(command: str, parameter: str, name: str, things: dict[str, Path]) -> None:
     use = USES[command][parameter]
     # a folder or file that the command leaves besides the path
-    kept = {"made"} if "made" in use.words else set()
+    kept = {"made", "made.tune.json"} if "made" in use.words else set()
     name = name.encode()[: 255 - len(use.suffix)].decode(errors="ignore") + use.suffix
     Path(name).parent.mkdir(parents=True, exist_ok=True)
     if use.there:

@@ -467,6 +467,7 @@ WITHOUT = {
     "resnext-bench limits",
     "resnext-bench page",
     "resnext-export doctor",
+    "resnext-export tune",
 }
 
 DOORS: dict[str, Callable[[Path, Path], Any]] = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from resnext_bench.page.document import Section, table
 from resnext_bench.page.entries import prose
 from resnext_bench.page.markup import Markup, join, tag
+from resnext_bench.report.grid import NO_VALUE
 from resnext_bench.tune.columns import COLUMNS, HEADINGS, LEFT, cells
 from resnext_bench.tune.record import CandidateRecord, TuneRecord
 
-from .points import entries, outcome
+from .points import Entry, entries, outcome
 
 #: As headings of cells that begin with their numbers, so that they sort.
 _PAGE = {"p99 ms": "p99 ms, at most"}
@@ -16,17 +17,26 @@ _WHY = "why"
 
 
 def section(record: TuneRecord) -> Section | None:
-    """The table; a script sorts it by any column. None without candidates."""
+    """The table without empty columns; a script sorts it by any. None without candidates."""
     rows = entries(record)
     if not rows:
         return None
-    headings = [*(_PAGE.get(heading, heading) for heading in HEADINGS), _WHY]
-    left = [headings.index(heading) for heading in (*LEFT, _WHY)]
+    texts = [cells(row.candidate) for row in rows]
+    shown = [
+        place
+        for place, column in enumerate(zip(*texts, strict=True))
+        if not set(column) <= set(NO_VALUE)
+    ]
+    headings = [*(_PAGE.get(HEADINGS[place], HEADINGS[place]) for place in shown), _WHY]
+    body = [
+        [*(_cell(row.candidate, HEADINGS[place], text[place]) for place in shown), _why(row)]
+        for row, text in zip(rows, texts, strict=True)
+    ]
     whole = table(
         "Candidates",
         headings,
-        [[*_cells(row.candidate), _why(row.candidate)] for row in rows],
-        left=left,
+        body,
+        left=[place for place, heading in enumerate(headings) if heading in (*LEFT, _WHY)],
         numbers=[row.number for row in rows],
         sortable=True,
     )
@@ -35,12 +45,9 @@ def section(record: TuneRecord) -> Section | None:
     return Section("candidates", "Candidates", join(whole, meaning))
 
 
-def _cells(one: CandidateRecord) -> list[Markup | str]:
-    found: list[Markup | str] = []
-    for heading, cell in zip(HEADINGS, cells(one), strict=True):
-        found.append(outcome(one) if heading == "outcome" else cell.removeprefix("\u2264 "))
-    return found
+def _cell(one: CandidateRecord, heading: str, text: str) -> Markup | str:
+    return outcome(one) if heading == "outcome" else text.removeprefix("\u2264 ")
 
 
-def _why(one: CandidateRecord) -> Markup:
-    return prose("; ".join(filter(None, (one.reason, one.hint))))
+def _why(row: Entry) -> Markup:
+    return prose("; ".join(filter(None, (row.candidate.reason, row.candidate.hint))))

@@ -1,0 +1,151 @@
+"""The pick in fresh processes: planted workers, and a real one with several requests in flight."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fakes.here import HERE
+from fakes.workshop import QUIET, parity
+from resnext.artifact.files import Artifact
+from resnext.errors import GateFailed
+from resnext.images.synthetic import seeded_pixels
+from resnext.verify.parity import Parity
+from resnext.verify.reference import Reference
+from resnext.weights.spec import Weights, load_weights
+from resnext_bench.ab import worker as worker_module
+from resnext_bench.ab.protocol import Job, Opened, Visit
+from resnext_bench.deadline import Deadline
+from resnext_bench.tune import confirm
+from resnext_bench.tune.confirm import FreshProcesses, WrongOutput
+from resnext_bench.tune.request import checked_request
+from resnext_bench.tune.space import Point
+from resnext_export import export
+
+PICK = Point("ort-cpu", batch=8, streams=2)
+BASE = Point("torch", batch=8)
+MS = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def digits() -> Weights:
+    return load_weights("digits")
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return export("digits", tmp_path_factory.mktemp("confirm") / "onnx", check=False)
+
+
+@dataclass
+class Workers:
+    """In the place of `Worker`: each takes a planted time.
+
+    Attributes:
+        ms: of a run, by the name of the candidate.
+        jobs: what they opened.
+    """
+
+    ms: dict[str, float]
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    def __call__(self, name: str) -> FakeWorker:
+        return FakeWorker(self, name)
+
+
+class FakeWorker:
+    def __init__(self, workers: Workers, name: str) -> None:
+        self.workers, self.name = workers, name
+
+    def __enter__(self) -> FakeWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def open(self, job: Job) -> Opened:
+        self.workers.jobs[self.name] = job
+        return Opened(estimate_ns=MS, device="cpu", delivered="", notes={}, environment=HERE)
+
+    def visit(self, iterations: int, _expected_s: float) -> Visit:
+        took = round(self.workers.ms[self.name] * MS)
+        return Visit(times_ns=(took,) * iterations, load=QUIET)
+
+    def logits(self, _expected_s: float) -> NDArray[Any]:
+        return np.zeros((8, 10), np.float32)
+
+
+def confirmed(
+    digits: Weights,
+    artifact: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    goal: str = "throughput",
+    judged: Parity | None = None,
+    most_s: float = 60.0,
+) -> tuple[Any, Workers]:
+    workers = Workers({PICK.name: 4.0, BASE.name: 3.0})
+    monkeypatch.setattr(confirm, "Worker", workers)
+    outcome = judged or parity()
+    request = checked_request(digits, goal)
+    both = FreshProcesses(request, lambda *_: outcome, 8, Deadline(), lambda _: None)
+    return both(PICK, BASE, (artifact, None), most_s=most_s), workers
+
+
+def test_times_are_compared_by_the_goal(
+    digits: Weights, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, workers = confirmed(digits, artifact, monkeypatch)
+    assert found.ratio[0] == pytest.approx(3.0 / 8 * 16 / 4.0)  # two requests in flight
+    assert found.verdict == "SLOWER"
+    slower, _ = confirmed(digits, artifact, monkeypatch, goal="latency")
+    assert slower.ratio[0] == pytest.approx(3.0 / 4.0)
+    assert slower.verdict == "FASTER"
+    job, base = workers.jobs[PICK.name], workers.jobs[BASE.name]
+    assert (job.streams, job.batch, job.artifact_sha256) == (
+        2,
+        8,
+        artifact.manifest.file_sha256,
+    )
+    assert (base.streams, base.memory_format, base.artifact) == (1, "channels-last", None)
+
+
+def test_a_wrong_output_and_no_time_are_no_confirmation(
+    digits: Weights, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(WrongOutput, match="wrong output in a fresh process"):
+        confirmed(digits, artifact, monkeypatch, judged=parity(passed=False))
+    with pytest.raises(GateFailed, match="out of time"):
+        confirmed(digits, artifact, monkeypatch, most_s=0.0)
+
+
+def test_a_worker_keeps_several_requests_in_flight(digits: Weights, artifact: Artifact) -> None:
+    job = Job(
+        backend="ort-cpu",
+        artifact=str(artifact.directory),
+        artifact_sha256=artifact.manifest.file_sha256,
+        config=digits.config,
+        weights="digits",
+        weights_sha256=digits.sha256,
+        preprocessing=digits.preprocessing,
+        precision="fp32",
+        batch=2,
+        images=7,
+        seed=0,
+        device="cpu",
+        threads=2,
+        warmup_s=0.0,
+        streams=2,
+    )
+    with ExitStack() as stack:
+        arm = worker_module._Arm(job, stack)
+        assert arm.opened().estimate_ns > 0
+        assert len(arm.visit(20).times_ns) > 20  # of both streams
+        logits = arm.logits().array()
+    reference = Reference(digits, seeded_pixels(digits.config, 7, 0))
+    assert np.abs(logits - reference.logits()).max() < 1e-3

@@ -1,0 +1,165 @@
+"""The points of a search: what there is, in which order, and what is refused before it is built."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from resnext.errors import MissingRequirement
+from resnext.runtimes import deliverable
+from resnext.weights.spec import Weights, load_weights
+from resnext_bench.limits.ceilings import MachineCeilings, ProductCeiling
+from resnext_bench.limits.needed import Limits
+from resnext_bench.tune import space, workshop
+from resnext_bench.tune.recipes import bench_words, export_record, export_words
+from resnext_bench.tune.request import Request, checked_request
+from resnext_bench.tune.space import Point, baselines, points, static_refusals
+from resnext_export import ExportRequest
+from resnext_export.cli.options import request_from
+
+HERE = ("ort-cpu", "openvino", "pt2")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Weights:
+    return load_weights("digits")
+
+
+@pytest.fixture(autouse=True)
+def _this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cores, with bf16 and without fp16 instructions; everything is installed."""
+    monkeypatch.setattr(space, "available", lambda *_: None)
+    monkeypatch.setattr(space, "threads_of", lambda count: count or 2)
+    monkeypatch.setattr(deliverable.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(
+        "resnext.runtimes.openvino.library.fast_types", lambda: frozenset({"FP32", "BF16", "INT8"})
+    )
+
+
+def ceilings(operations_per_s: float) -> Limits:
+    """A machine of two threads."""
+    product = ProductCeiling(
+        precision="fp32", instructions="avx512", operations_per_s=operations_per_s
+    )
+    machine = MachineCeilings(
+        created="2026-11-28T12:00:00+00:00",
+        machine="a machine",
+        torch="2.11",
+        device="cpu",
+        threads=2,
+        products=(product,),
+        copy_bytes_per_s=1e11,
+        launch_ns=1000.0,
+    )
+    return Limits({("cpu", 2): machine})
+
+
+def request_of(weights: Weights, **asked: Any) -> Request:
+    return checked_request(weights, **{"goal": "latency"} | asked)
+
+
+def test_cheap_builds_come_first_and_a_further_setting_counts_like_a_step(digits: Weights) -> None:
+    request = request_of(digits, goal="throughput", precisions=("fp32", "bf16", "int8"))
+    found = points(request, HERE)
+    assert len({point.name for point in found}) == len(found)
+    names = [point.name for point in found]
+    costs = [point.build_cost() for point in found]
+    assert names[:2] == ["ort-cpu fp32, batch 1", "openvino fp32, batch 1"]
+    place = {name: index for index, name in enumerate(names)}
+    assert place["ort-cpu fp32, 2 streams, batch 1"] < place["ort-cpu int8, batch 1"]
+    assert place["ort-cpu int8, batch 1"] < place["ort-cpu fp32 merged auto, batch 1"]
+    assert place["ort-cpu fp32 merged auto, batch 1"] < place["pt2 fp32, batch 1"]
+    assert costs[0] == 0
+    assert costs[-1] == max(costs)
+    assert "pt2 fp32, 2 streams, batch 1" not in names  # it runs one at a time
+
+
+def test_the_defaults_follow_the_goal_and_the_size_of_the_network(digits: Weights) -> None:
+    latency, throughput = request_of(digits), request_of(digits, goal="throughput")
+    assert (latency.batches, latency.streams) == ((1,), (1,))
+    assert (throughput.batches, throughput.streams) == ((1, 8, 64), (1, 2))
+    assert [point.name for point in baselines(latency)] == ["torch fp32, batch 1"]
+    assert latency.accuracy == "digits"
+    assert [gate.name for gate in latency.gates] == ["agreement", "top1-loss"]
+    own = request_of(digits, gate="agreement>=0.9,size<=1MB")
+    assert [gate.name for gate in own.gates] == ["agreement", "size"]
+
+
+def test_what_is_known_against_a_point_is_said_before_it_is_built(digits: Weights) -> None:
+    request = request_of(digits, calibration="random", slo="p99<=20ms")
+    refusal = static_refusals(request, ceilings(1e6))
+    told = {
+        point.name: found
+        for point in points(request, HERE, refusal)
+        if (found := refusal(point)) is not None
+    }
+    for name, outcome, reason in (
+        ("ort-cpu bf16, batch 1", "refused", "does not run bf16"),
+        ("ort-cpu fp16, batch 1", "refused", "in float32 on an x86 processor"),
+        ("openvino fp16, batch 1", "refused", "no fp16 instructions"),
+        ("pt2 fp32 merged 32, batch 1", "refused", "pt2 packages keep the groups"),
+        ("pt2 int8, batch 1", "refused", "does not run int8"),
+        ("ort-cpu fp32, batch 1", "gate", "even at this machine's limit"),
+    ):
+        assert told[name].outcome == outcome
+        assert reason in told[name].reason
+    assert "openvino fp8 merged auto, batch 1" not in told  # what is not run is there once
+    (gate,) = [each for each in told["ort-cpu fp32, batch 1"].gates if each.name == "p99"]
+    assert gate.actual is not None
+    assert not gate.passed
+    assert static_refusals(request, ceilings(1e13))(Point("ort-cpu")) is None
+    assert static_refusals(request, Limits())(Point("openvino", "int8", method="minmax")) is None
+
+
+def test_without_calibration_images_a_quantized_point_is_refused_with_what_to_do(
+    digits: Weights,
+) -> None:
+    own = replace(digits, source="/somewhere/net.safetensors")
+    int8 = Point("openvino", "int8", method="minmax")
+    found = static_refusals(request_of(own), Limits())(int8)
+    assert found is not None
+    assert found.outcome == "refused"
+    assert "`calibration`" in found.hint
+    missing = static_refusals(request_of(own, calibration="/nowhere"), Limits())(int8)
+    assert missing is not None
+    assert "/nowhere" in missing.reason
+
+
+POINTS = (
+    Point("ort-cpu"),
+    Point("ort-cpu", "fp16", merge=32),
+    Point("openvino", "int8", "auto", "percentile", batch=8, streams=2),
+    Point("pt2", "fp16", batch=8, threads=1),
+    Point("trt", "fp8", 32, "minmax", batch=8),
+)
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
+def test_the_commands_of_a_point_are_those_of_its_artifact(digits: Weights, point: Point) -> None:
+    from resnext_bench.cli.bench import main as bench
+    from resnext_export.cli.export import main as export
+
+    request = request_of(digits, batch=(1, 8), calibration="random", calibration_images=16)
+    _, *words = export_words(point, request)
+    with export.make_context("resnext-export", list(words)) as context:
+        given = dict(context.params)
+    for name in ("output", "check", "force", "json_path", "sbom_path", "preprocessing"):
+        given.pop(name)
+    typed = request_from({k: v for k, v in given.items() if not k.startswith("list_")})
+    assert typed.record() == export_record(point, request)
+    assert ExportRequest(**export_record(point, request)) == typed
+    _, *words = bench_words(point, request)
+    with bench.make_context("resnext-bench", list(words)) as context:
+        assert context.params["backend"] == (point.backend,)
+        assert context.params["batch"] == (point.batch,)
+        assert context.params["streams"] == (point.streams,)
+
+
+def test_no_session_is_opened_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert workshop.short_of_memory() is None
+    monkeypatch.setattr(workshop, "_LEAST_FREE", 1.1)
+    found = workshop.short_of_memory()
+    assert isinstance(found, MissingRequirement)
+    assert "GB of memory are left" in found.message
