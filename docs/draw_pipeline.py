@@ -56,7 +56,7 @@ FLOWS: tuple[tuple[tuple[int, int], ...], ...] = (
 LAYERS: dict[str, tuple[str, ...]] = {
     "resnext_bench": (
         "cli",
-        "ab history",
+        "ab history explain",
         "run report lens crosscheck",
         "checks cases comparison",
         "result",

@@ -1,0 +1,253 @@
+"""The command ``resnext-export explain``: what to expect from each precision, before a build."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from resnext.cli.app import SETTINGS, as_flags, guarded
+from resnext.cli.options import RUN, backend_option, json_option, network_options, trust_options
+from resnext.cli.sections import SectionedCommand, option_of
+from resnext.errors import UsageError
+from resnext.network.config import VARIANTS, ResNeXtConfig, variant
+from resnext.precision import PRECISIONS
+from resnext.progress import steps
+from resnext.readers.files import exists, is_folder
+from resnext.runtimes.registry import RUNTIMES
+from resnext.storage import check_writable, write_text
+
+if TYPE_CHECKING:
+    from resnext_bench.explain.explanation import Subject
+    from resnext_bench.explain.record import ExplanationRecord
+    from resnext_bench.explain.sentence import Sentence
+    from resnext_bench.report.grid import Screen
+
+_EPILOG = """\b
+Examples:
+  resnext-export explain checkpoint.pth             what to expect from it on this machine
+  resnext-export explain resnext50_32x4d --batch 1  a network, whatever its weights
+  resnext-export explain out/                       an artifact, with what is proven of it
+  resnext-export explain digits --backend openvino
+  resnext-export explain checkpoint.pth --target sm_89    an engine for another machine's GPU
+  resnext-export explain out/ --json - | jq '.topics[] | [.topic, .outlook]'
+Nothing is built or timed. Each sentence says where it is from: computed from the network, this
+machine and the weights; a known limit, with the release; or measured on this machine before.
+"""
+_WORDS = {
+    "baseline": "the baseline",
+    "cannot": "cannot",
+    "faster": "faster here",
+    "slower": "slower here",
+    "same": "as fast as fp32 here",
+    "no use": "no use",
+    "try": "worth a try",
+}
+_DROPPED_FIRST = ("layers", "weights", "limit", "bf16 us", "fp16 us")
+_what = option_of(RUN)
+
+
+@click.command("explain", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
+@click.argument("subject", metavar="PATH|SPEC")
+@backend_option(
+    [name for name in RUNTIMES if name != "onnx-reference"],
+    "Runtimes to explain.  [default: all that this machine has; trt and trt-rtx for a --target]",
+    many=True,
+)
+@_what(
+    "--target",
+    metavar="sm_XY",
+    help="Compute capability of a GPU that is not here, for example sm_89.",
+)
+@_what(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Images in one run, for the floors.",
+)
+@_what(
+    "--history",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Stored runs.  [default: every folder that resnext-bench history has read]",
+)
+@network_options
+@json_option("Write stages, outlooks and sentences as JSON")
+@guarded
+@trust_options
+def explain(
+    subject: str,
+    backend: tuple[str, ...] | None,
+    target: str | None,
+    batch: int,
+    history: Path | None,
+    model: str | None,
+    num_classes: int | None,
+    input_size: str | None,
+    weights_key: str | None,
+    json_path: str | None,
+) -> None:
+    """Say what to expect from fp16, bf16, int8, fp8 and merged groups, before anything is built.
+
+    PATH|SPEC is an artifact, a folder of one, a checkpoint, published weights by name, shipped
+    weights, or a variant of the network.
+    """
+    check_writable(json_path)
+    capability = None if target is None else _capability(target)
+    notes: list[str] = []
+    from resnext_bench.explain.explanation import explain as explained
+
+    with steps("reading the network and its weights") as say:
+        chosen = _subject(subject, model, num_classes, input_size, weights_key, notes)
+        say("asking this machine and its runtimes")
+        record = explained(
+            chosen,
+            batch=batch,
+            backends=backend,
+            target=capability,
+            history=history,
+        )
+    record = record.model_copy(update={"notes": (*notes, *record.notes)})
+    if json_path is not None:
+        write_text(json_path, record.model_dump_json(indent=2) + "\n")
+    if json_path != "-":
+        _show(record)
+
+
+def _capability(target: str) -> tuple[int, int]:
+    match = re.fullmatch(r"sm_(\d{1,2})(\d)", target)
+    if match is None:
+        raise UsageError(
+            f"`target` {target!r} is no compute capability", hint="write sm_89 for 8.9"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _subject(
+    name: str,
+    model: str | None,
+    num_classes: int | None,
+    input_size: str | None,
+    weights_key: str | None,
+    notes: list[str],
+) -> Subject:
+    """What ``name`` stands for: an artifact, a network, or weights."""
+    from resnext.artifact.files import Artifact
+    from resnext.artifact.foreign import open_artifact
+    from resnext.artifact.manifest import MANIFEST_NAME
+    from resnext_bench.explain.explanation import Subject, subject_of_artifact
+
+    path = Path(name)
+    options = (model, num_classes, input_size, weights_key)
+    of_artifact = is_folder(path) or path.suffix == ".onnx" or path.name == MANIFEST_NAME
+    if exists(path) and (of_artifact or exists(path.parent / MANIFEST_NAME)):
+        if any(option is not None for option in options):
+            raise UsageError(
+                "an artifact has its own model and weights",
+                hint="drop `model`, `weights_key`, `num_classes` and `input_size`",
+            )
+        artifact: Artifact = open_artifact(path)
+        return subject_of_artifact(artifact, notes.append)
+    if name in VARIANTS and not exists(path):
+        if any(option is not None for option in options[:1] + options[3:]):
+            raise UsageError(
+                f"{name} is a network without weights", hint="drop `model` and `weights_key`"
+            )
+        return Subject(_sized(name, num_classes, input_size))
+    if name.partition(":")[0] == "seeded":
+        return Subject(_sized(model or "resnext50_32x4d", num_classes, input_size))
+    from resnext.cli.options import chosen_weights
+
+    weights = chosen_weights(model, name, num_classes, input_size, weights_key)
+    return Subject(weights.config, weights)
+
+
+def _sized(model: str, num_classes: int | None, input_size: str | None) -> ResNeXtConfig:
+    from resnext.cli.options import size_of
+
+    config = variant(model)
+    return replace(
+        config,
+        num_classes=num_classes or config.num_classes,
+        input_size=config.input_size if input_size is None else size_of(input_size),
+    )
+
+
+def _show(record: ExplanationRecord) -> None:
+    from resnext_bench.report.grid import say, screen
+
+    console = screen()
+    exporter = click.get_current_context().find_root().command  # whose options sentences name
+    model = record.model or "custom model"
+    weights = f", weights {record.weights}" if record.weights else ""
+    say(f"{model}{weights}, batch {record.batch}", console)
+    about = (
+        record.machine if record.target is None else f"a GPU of {record.target}, not this machine"
+    )
+    say(f"{about}; {', '.join(record.backends) or 'no runtime'}", console)
+    if record.ceilings is not None:
+        say(f"floors of {record.ceilings}", console)
+    say("", console)
+    _table(record, console)
+    for topic in record.topics:
+        say("", console)
+        say(f"{topic.topic}: {_WORDS[topic.outlook]}", console, "bold")
+        for sentence in topic.sentences:
+            say(f"- {as_flags(_line(sentence), exporter)}", console)
+    if record.notes:
+        say("", console)
+    for line in record.notes:
+        say(as_flags(f"note: {line}"), console)
+
+
+def _line(sentence: Sentence) -> str:
+    source = sentence.source + (f" ({sentence.where})" if sentence.where else "")
+    return f"{source}: {sentence.text}"
+
+
+def _table(record: ExplanationRecord, console: Screen) -> None:
+    from resnext_bench.report.grid import draw
+
+    shown = [name for name in PRECISIONS if any(name in each.floors_ns for each in record.stages)]
+    headings = [
+        *("stage", "kind", "layers", "ch/group", "MACs", "weights"),
+        *(f"{name} us" for name in shown),
+        *(["limit"] if shown else []),
+    ]
+    rows = [
+        [
+            each.stage,
+            each.kind,
+            str(each.layers),
+            " to ".join(map(str, dict.fromkeys(each.channels))),
+            f"{each.macs / record.macs:.1%}",
+            f"{each.weights / record.parameters:.1%}",
+            *(f"{each.floors_ns[name] / 1e3:,.0f}" for name in shown),
+            *([_limits(each.limited_by)] if shown else []),
+        ]
+        for each in record.stages
+    ]
+    draw(
+        headings,
+        rows,
+        console,
+        left=("stage", "kind", "limit"),
+        folded="kind",
+        dropped_first=_DROPPED_FIRST,
+    )
+
+
+def _limits(limited_by: Mapping[str, str]) -> str:
+    """What limits most precisions, and those that something else limits."""
+    by: dict[str, list[str]] = {}
+    for precision, limit in limited_by.items():
+        by.setdefault(limit, []).append(precision)
+    if len(by) == 1:
+        return next(iter(by))
+    return "; ".join(f"{limit}: {' '.join(names)}" for limit, names in by.items())
