@@ -55,7 +55,8 @@ _what = option_of(RUN)
 @click.argument("subject", metavar="PATH|SPEC")
 @backend_option(
     [name for name in RUNTIMES if name != "onnx-reference"],
-    "Runtimes to explain.  [default: all that this machine has; trt and trt-rtx for a --target]",
+    "Runtimes to explain.  [default: all that this machine has; trt and trt-rtx for another"
+    " machine's GPU]",
     many=True,
 )
 @_what(
@@ -114,6 +115,12 @@ def explain(
             history=history,
         )
     record = record.model_copy(update={"notes": (*notes, *record.notes)})
+    if record.ceilings is None and target is None:
+        line = (
+            "there are no floors, since what this machine can do at most was never measured:"
+            " resnext-bench limits does so in ten seconds"
+        )
+        record = record.model_copy(update={"notes": (*record.notes, line)})
     if json_path is not None:
         write_text(json_path, record.model_dump_json(indent=2) + "\n")
     if json_path != "-":

@@ -7,7 +7,7 @@ from resnext_bench.limits.ceilings import MachineCeilings
 
 from .backends import instructions
 from .facts import Facts
-from .sentence import Sentence, computed, known
+from .sentence import Sentence, computed, known, listed
 from .stages import Merge, floor_s, merges_of, stage_widths
 
 #: Groups of fewer channels are narrow: kernels of matrix units take at least so many.
@@ -59,7 +59,7 @@ def cost(facts: Facts) -> Sentence | None:
 
 
 def floors(facts: Facts) -> Sentence | None:
-    """What the zeros add to the floor of the grouped convolutions."""
+    """What the zeros add to the floor of the network."""
     merges = merges_of(facts.config, facts.groups)
     if facts.ceilings is None or not merges:
         return None
@@ -70,8 +70,31 @@ def floors(facts: Facts) -> Sentence | None:
         for precision in precisions
     ]
     return computed(
-        f"Merged to {merge.width} channels, the floor of the grouped convolutions grows by"
+        f"Merged to {merge.width} channels, the network's floor, layer by layer, grows by"
         f" {' and '.join(parts)}, batch {facts.batch}."
+    )
+
+
+def bound(facts: Facts) -> Sentence | None:
+    """What sets the floors of the grouped convolutions."""
+    stages = [each for each in facts.stages if each.kind == "grouped 3x3" and each.floors]
+    if not stages:
+        return None
+    total = facts.layers_ns()
+    assert total is not None
+    share = sum(each.floors[DEFAULT].seconds for each in stages) * 1e9 / total
+    by = {
+        limit: [each.stage for each in stages if each.floors[DEFAULT].limited_by == limit]
+        for limit in ("memory", "compute")
+    }
+    parts = [
+        f"{word} in {listed(by[limit])}"
+        for limit, word in (("memory", "memory"), ("compute", "arithmetic"))
+        if by[limit]
+    ]
+    return computed(
+        f"The grouped convolutions have {share:.0%} of the floor at fp32, which"
+        f" {' and '.join(parts)} sets; what they take beyond it is up to the kernels."
     )
 
 
@@ -103,10 +126,8 @@ def for_tensorrt(facts: Facts) -> Sentence | None:
 
 
 def _growth(facts: Facts, merge: Merge, precision: str, ceilings: MachineCeilings) -> str:
-    names = {layer.name for layer in facts.grouped}
-    wide = [layer for layer in merge.layers if layer.name in names]
-    before = floor_s(facts.grouped, precision, facts.batch, ceilings)
-    return f"{floor_s(wide, precision, facts.batch, ceilings) / before - 1:.1%}"
+    before = floor_s(facts.layers, precision, facts.batch, ceilings)
+    return f"{floor_s(merge.layers, precision, facts.batch, ceilings) / before - 1:.1%}"
 
 
 def _scaled(count: int) -> str:

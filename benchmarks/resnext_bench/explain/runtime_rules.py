@@ -142,16 +142,17 @@ def floor(facts: Facts, precision: str) -> Sentence | None:
         return None
     if precision == DEFAULT:
         return computed(
-            f"The floor of its layers is {_ms(own)} at batch {facts.batch}: no run can take less."
+            f"Its floor, layer by layer, is {_ms(own)} at batch {facts.batch}: a limit, and no"
+            " promise."
         )
     line = (
-        f"The floor of its layers is {_ms(own)} at batch {facts.batch}, {base / own:.2g} times"
+        f"Its floor, layer by layer, is {_ms(own)} at batch {facts.batch}, {base / own:.2g} times"
         f" lower than fp32's {_ms(base)}: a limit, and no promise."
     )
     if base < _WORTH * own:
         line = (
-            f"The floor of its layers, {_ms(own)} at batch {facts.batch}, is not below fp32's"
-            f" {_ms(base)}: its products are no faster on this device."
+            f"Its floor, layer by layer, is {_ms(own)} at batch {facts.batch}, hardly below or even"
+            f" above fp32's {_ms(base)}: its products are too slow on this device."
         )
     return computed(line, "no use" if base < _WORTH * own else "try")
 

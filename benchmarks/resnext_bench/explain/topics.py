@@ -86,6 +86,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
             merge_rules.nothing_to_merge,
             merge_rules.narrow,
             merge_rules.cost,
+            merge_rules.bound,
             merge_rules.floors,
             merge_rules.on_vnni,
             merge_rules.for_tensorrt,
