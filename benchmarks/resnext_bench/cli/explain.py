@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import click
 
 from resnext.cli.app import SETTINGS, as_flags, guarded
-from resnext.cli.options import RUN, backend_option, json_option, network_options, trust_options
+from resnext.cli.options import (
+    RUN,
+    backend_option,
+    chosen_weights,
+    json_option,
+    network_options,
+    size_of,
+    trust_options,
+)
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import UsageError
 from resnext.network.config import VARIANTS, ResNeXtConfig, variant
@@ -38,6 +46,8 @@ Examples:
 Nothing is built or timed. Each sentence says where it is from: computed from the network, this
 machine and the weights; a known limit, with the release; or measured on this machine before.
 """
+#: Endings of checkpoints, which may lie beside an artifact.
+_CHECKPOINTS = (".pt", ".pth", ".safetensors", ".tar")
 _WORDS = {
     "baseline": "the baseline",
     "cannot": "cannot",
@@ -78,6 +88,12 @@ _what = option_of(RUN)
     metavar="FOLDER",
     help="Stored runs.  [default: every folder that resnext-bench history has read]",
 )
+@_what(
+    "--weights",
+    "spec",
+    metavar="SPEC",
+    help="Where the weights of an artifact are now, if they have moved.",
+)
 @network_options
 @json_option("Write stages, outlooks and sentences as JSON")
 @guarded
@@ -88,6 +104,7 @@ def explain(
     target: str | None,
     batch: int,
     history: Path | None,
+    spec: str | None,
     model: str | None,
     num_classes: int | None,
     input_size: str | None,
@@ -102,10 +119,22 @@ def explain(
     check_writable(json_path)
     capability = None if target is None else _capability(target)
     notes: list[str] = []
+    from resnext.artifact.foreign import open_artifact
     from resnext_bench.explain.explanation import explain as explained
+    from resnext_bench.explain.explanation import subject_of_artifact
 
     with steps("reading the network and its weights") as say:
-        chosen = _subject(subject, model, num_classes, input_size, weights_key, notes)
+        if _is_artifact(Path(subject)):
+            if any(each is not None for each in (model, num_classes, input_size, weights_key)):
+                raise UsageError(
+                    "an artifact has its own model",
+                    hint="drop `model`, `num_classes`, `input_size` and `weights_key`",
+                )
+            chosen = subject_of_artifact(open_artifact(Path(subject)), spec, notes.append)
+        elif spec is not None:
+            raise UsageError(f"{subject} says what the weights are", hint="drop `spec`")
+        else:
+            chosen = _network(subject, model, num_classes, input_size, weights_key)
         say("asking this machine and its runtimes")
         record = explained(
             chosen,
@@ -136,49 +165,38 @@ def _capability(target: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _subject(
+def _is_artifact(path: Path) -> bool:
+    """Whether ``path`` can only be an artifact, or an ONNX file from elsewhere."""
+    from resnext.artifact.manifest import MANIFEST_NAME
+
+    beside = exists(path.parent / MANIFEST_NAME) and path.suffix not in _CHECKPOINTS
+    return exists(path) and (is_folder(path) or path.suffix == ".onnx" or beside)
+
+
+def _network(
     name: str,
     model: str | None,
     num_classes: int | None,
     input_size: str | None,
     weights_key: str | None,
-    notes: list[str],
 ) -> Subject:
-    """What ``name`` stands for: an artifact, a network, or weights."""
-    from resnext.artifact.files import Artifact
-    from resnext.artifact.foreign import open_artifact
-    from resnext.artifact.manifest import MANIFEST_NAME
-    from resnext_bench.explain.explanation import Subject, subject_of_artifact
+    """What ``name`` stands for: a variant, generated weights, or trained ones."""
+    from resnext_bench.explain.explanation import Subject
 
-    path = Path(name)
-    options = (model, num_classes, input_size, weights_key)
-    of_artifact = is_folder(path) or path.suffix == ".onnx" or path.name == MANIFEST_NAME
-    if exists(path) and (of_artifact or exists(path.parent / MANIFEST_NAME)):
-        if any(option is not None for option in options):
-            raise UsageError(
-                "an artifact has its own model and weights",
-                hint="drop `model`, `weights_key`, `num_classes` and `input_size`",
-            )
-        artifact: Artifact = open_artifact(path)
-        return subject_of_artifact(artifact, notes.append)
-    if name in VARIANTS and not exists(path):
-        if any(option is not None for option in options[:1] + options[3:]):
-            raise UsageError(
-                f"{name} is a network without weights", hint="drop `model` and `weights_key`"
-            )
-        return Subject(_sized(name, num_classes, input_size))
-    if name.partition(":")[0] == "seeded":
-        return Subject(_sized(model or "resnext50_32x4d", num_classes, input_size))
-    from resnext.cli.options import chosen_weights
-
+    is_variant = name in VARIANTS and not exists(Path(name))
+    if is_variant and (model, weights_key) != (None, None):
+        raise UsageError(
+            f"{name} is a network without weights", hint="drop `model` and `weights_key`"
+        )
+    if is_variant or name.partition(":")[0] == "seeded":
+        # Generated weights say nothing of trained ones.
+        return Subject(_sized(name if is_variant else model, num_classes, input_size))
     weights = chosen_weights(model, name, num_classes, input_size, weights_key)
     return Subject(weights.config, weights)
 
 
-def _sized(model: str, num_classes: int | None, input_size: str | None) -> ResNeXtConfig:
-    from resnext.cli.options import size_of
-
-    config = variant(model)
+def _sized(model: str | None, num_classes: int | None, input_size: str | None) -> ResNeXtConfig:
+    config = variant(model or "resnext50_32x4d")
     return replace(
         config,
         num_classes=num_classes or config.num_classes,

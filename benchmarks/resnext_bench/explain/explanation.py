@@ -43,22 +43,28 @@ class Subject:
     search: Path | None = None
 
 
-def subject_of_artifact(artifact: Artifact, note: Callable[[str], None]) -> Subject:
+def subject_of_artifact(
+    artifact: Artifact, spec: str | None, note: Callable[[str], None]
+) -> Subject:
     """An artifact, with its weights if they can be found.
 
     Args:
         artifact: of a network of ours.
+        spec: where they are now; None means where the manifest says.
         note: called with one line if they cannot.
 
     Raises:
         UsageError: it is an ONNX file from elsewhere, whose network is not known.
+        BadWeights: ``spec`` are others.
     """
     config = artifact.manifest.network
     weights = None
-    if not artifact.manifest.weights.seeded:
+    if spec is not None or not artifact.manifest.weights.seeded:
         try:
-            weights = recorded_weights(artifact)
+            weights = recorded_weights(artifact, spec)
         except (BadInput, MissingRequirement) as exc:
+            if spec is not None:
+                raise
             note(f"nothing is said of the values of the weights: {exc}")
     return Subject(config, weights, artifact, artifact.directory)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -13,6 +15,7 @@ from torch import nn
 
 from resnext.images.synthetic import seeded_pixels
 from resnext.network.forms import fold_batch_norms
+from resnext.network.model import Bottleneck
 from resnext.precision import PRECISIONS
 from resnext.weights.spec import Weights, load_model
 from resnext_export import refused_by_half
@@ -21,6 +24,9 @@ from .facts import Values
 
 #: Seeded images that go through the network.
 IMAGES = 2
+#: Calls of a block's only ReLU; the last one gets the sum with the shortcut.
+_RELUS = 3
+_Note: TypeAlias = Callable[[str, torch.Tensor], None]
 
 
 def values_of(weights: Weights) -> Values:
@@ -37,7 +43,7 @@ def values_of(weights: Weights) -> Values:
     return Values(
         refused={name: str(each) for name, each in refusals.items() if each is not None},
         vanishing=vanishing(tensors),
-        largest=largest_activation(model, weights),
+        largest=telling(activations(model, weights)),
         images=IMAGES,
     )
 
@@ -63,32 +69,32 @@ def vanishing(tensors: Mapping[str, NDArray[np.float32]]) -> dict[str, tuple[str
     return found
 
 
-def largest_activation(model: nn.Module, weights: Weights) -> tuple[str, float]:
-    """Name of the layer or block with the largest activation, and its size; NaN counts as largest.
+def activations(model: nn.Module, weights: Weights) -> dict[str, float]:
+    """Sizes of the largest activations of a few seeded images, by layer or addition, in order of
+    execution; before the ReLU that follows.
 
     Args:
         model: with folded batch norms, in eval mode.
         weights: of it, for configuration and preprocessing.
     """
     seen: dict[str, float] = {}
+    calls: Counter[str] = Counter()
 
     def note(name: str, value: torch.Tensor) -> None:
-        size = float(value.abs().max())
-        before = seen.get(name, 0.0)
-        seen[name] = before if before >= size or math.isnan(before) else size
+        seen[name] = float(value.abs().max())
 
-    handles = [
-        module.register_forward_hook(lambda _m, _i, out, name=name: note(name, out))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    handles += [
-        module.register_forward_pre_hook(
-            lambda _m, inputs, name=name: note(f"the sum of {name.rpartition('.')[0]}", inputs[0])
-        )
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ReLU) and name.startswith("layer")
-    ]
+    def note_sum(block: str, value: torch.Tensor) -> None:
+        calls[block] += 1
+        if calls[block] == _RELUS:
+            note(f"the sum of {block}", value)
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            hook = partial(_after, note, name)
+            handles.append(module.register_forward_hook(hook))
+        elif isinstance(module, Bottleneck):
+            handles.append(module.relu.register_forward_pre_hook(partial(_before, note_sum, name)))
     pixels = weights.preprocessing.normalize(seeded_pixels(weights.config, IMAGES))
     try:
         with torch.inference_mode():
@@ -96,13 +102,22 @@ def largest_activation(model: nn.Module, weights: Weights) -> tuple[str, float]:
     finally:
         for handle in handles:
             handle.remove()
-    return _largest(seen)
+    return seen
 
 
-def _largest(seen: Mapping[str, float]) -> tuple[str, float]:
-    # A layer comes before the sum that its output goes into, and is to blame for NaN.
-    broken = [(name, size) for name, size in seen.items() if not np.isfinite(size)]
-    return broken[0] if broken else max(seen.items(), key=lambda each: each[1])
+def _after(note: _Note, name: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+    note(name, output)
+
+
+def _before(note: _Note, name: str, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    note(name, inputs[0])
+
+
+def telling(seen: Mapping[str, float]) -> tuple[str, float]:
+    """The first activation beyond fp16, which is to blame for those behind it; else the largest."""
+    limit = PRECISIONS["fp16"].largest
+    beyond = [(name, size) for name, size in seen.items() if not size <= limit]
+    return beyond[0] if beyond else max(seen.items(), key=lambda each: each[1])
 
 
 def _rounded(weight: NDArray[np.float32], grid: str) -> NDArray[np.float32]:

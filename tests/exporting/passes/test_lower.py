@@ -519,7 +519,7 @@ def test_a_converter_that_skips_a_constant_is_caught(
     ) -> NDArray[Any]:
         return array if layer == "layer2.0.conv2" else real(array, precision, layer, *args, **more)
 
-    monkeypatch.setattr(module, "_rounded", skips)
+    monkeypatch.setattr(module, "rounded", skips)
     with pytest.raises(
         GateFailed, match=r"^layer2\.0\.conv2: 'layer2\.0\.conv2\.weight' is float32 "
     ):
