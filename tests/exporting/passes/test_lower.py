@@ -512,7 +512,7 @@ def test_a_constant_left_in_float32_is_refused_and_named(
 def test_a_converter_that_skips_a_constant_is_caught(
     plain: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module._rounded
+    real = module.rounded
 
     def skips(
         array: NDArray[np.float32], precision: HalfPrecision, layer: str, *args: Any, **more: Any
