@@ -80,6 +80,10 @@ def said(facts: Facts, topic: str) -> str:
 
 
 SLOW_BF16 = ceilings(fp32=3.3e11, bf16=1.8e11, int8=8.8e11)
+H100 = ceilings(fp32=5e13, fp16=7e14).model_copy(
+    update={"device": "cuda", "threads": None, "launch_ns": 2000.0, "copy_bytes_per_s": 3e12}
+)
+DISTURBED = SLOW_BF16.model_copy(update={"disturbed": ("other processes",)})
 REFUSED = Values(refused={"fp16": "conv1: the largest value of 'conv1.weight', 7e+04, is beyond"})
 LARGE = Values(largest=("layer3.4.conv2", 7e4), images=2)
 NEAR = Values(largest=("layer3.4.conv2", 2e4), images=2)
@@ -178,8 +182,20 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "bf16 without AMX": (
         "bf16",
         cpu(VNNI | {"avx512_bf16"}),
-        "Without AMX, products in bf16 were slower than in fp32",
+        "Without AMX it depends on the processor: there, products in bf16 were slower",
         cpu(AMX),
+    ),
+    "nothing depends where the ceilings are known": (
+        "bf16",
+        cpu(VNNI | {"avx512_bf16"}, ceilings=DISTURBED),
+        "Without AMX it depends on the processor",
+        cpu(VNNI | {"avx512_bf16"}, ceilings=SLOW_BF16),
+    ),
+    "disturbed ceilings": (
+        "int8",
+        cpu(ceilings=DISTURBED),
+        "a limit, and no promise. The ceilings behind it were disturbed.",
+        cpu(ceilings=SLOW_BF16),
     ),
     "bf16 without AMX, and its ceiling is known": (
         "bf16",
@@ -208,7 +224,8 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "nobody runs fp8 on a CPU": (
         "fp8",
         cpu(),
-        "torch, ort-cpu and openvino cannot run it; of all runtimes, onnx-reference, trt and",
+        "torch, ort-cpu and openvino cannot run it; of all runtimes, trt and trt-rtx can, on a GPU:"
+        " name one of another machine in `target`.",
         gpu((8, 9)),
     ),
     "a runtime is missing": (
@@ -241,6 +258,18 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
         cpu(ceilings=SLOW_BF16),
         "times lower than fp32's",
         cpu(ceilings=ceilings(fp32=3.3e11, int8=1e11)),
+    ),
+    "launches count": (
+        "fp32",
+        gpu((9, 0), ceilings=H100, batch=1),
+        "Starting 54 kernels takes 0.108 ms in a CUDA graph, ",
+        gpu((9, 0), ceilings=H100, batch=64),
+    ),
+    "launches do not count on a CPU": (
+        "fp32",
+        gpu((9, 0), ceilings=H100, batch=1),
+        "Starting 54 kernels",
+        cpu(ceilings=SLOW_BF16, batch=1),
     ),
     "the classifier of int8": (
         "int8",
@@ -378,7 +407,12 @@ OUTLOOKS: dict[str, tuple[Facts, str, Outlook]] = {
     "VNNI and int8": (cpu(), "int8", "try"),
     "AMX and bf16": (cpu(AMX, openvino=("bf16", "fp16")), "bf16", "try"),
     "no VNNI": (cpu(AVX2), "int8", "no use"),
-    "bf16 without AMX": (cpu(VNNI | {"avx512_bf16"}), "bf16", "no use"),
+    "bf16 without AMX": (cpu(VNNI | {"avx512_bf16"}), "bf16", "try"),
+    "a slow product on a busy machine": (
+        cpu(VNNI | {"avx512_bf16"}, ceilings=DISTURBED),
+        "bf16",
+        "try",
+    ),
     "a slow product": (cpu(VNNI | {"avx512_bf16"}, ceilings=SLOW_BF16), "bf16", "no use"),
     "a fast product": (cpu(ceilings=SLOW_BF16), "int8", "try"),
     "fp16 in float32 only": (cpu(names=("ort-cpu",)), "fp16", "no use"),

@@ -214,5 +214,6 @@ def _source(subject: Subject) -> str | None:
 
 
 def _ceilings(ceilings: MachineCeilings) -> str:
-    threads = "" if ceilings.threads is None else f", {ceilings.threads} threads"
+    count = ceilings.threads
+    threads = "" if count is None else f", {count} thread{'s' * (count > 1)}"
     return f"{ceilings.machine}{threads}, measured {ceilings.created[:10]}"

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from resnext.network.config import ResNeXtConfig
 from resnext.network.layers import Layer
-from resnext.precision import DEFAULT, Precision
+from resnext.precision import DEFAULT, PRECISIONS
 from resnext_bench.limits.ceilings import MachineCeilings
 
 from .stages import Stage, layers_of, stages_of
@@ -157,7 +157,8 @@ class Facts:
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The layers by stage and kind, with their floors."""
-        return stages_of(self.layers, self.batch, self.ceilings)
+        native = [name for name in PRECISIONS if name == DEFAULT or self.on("native", name)]
+        return stages_of(self.layers, self.batch, self.ceilings, native)
 
     @property
     def usable(self) -> tuple[Backend, ...]:
@@ -168,7 +169,7 @@ class Facts:
         """Usable runtimes that get to ``precision`` in this way."""
         return tuple(each for each in self.usable if each.ways.get(precision) == way)
 
-    def layers_ns(self, precision: Precision | str = DEFAULT) -> float | None:
+    def layers_ns(self, precision: str = DEFAULT) -> float | None:
         """Floor of all layers, one after another; None if there are no ceilings."""
         floors = [stage.floors.get(precision) for stage in self.stages]
         known = [floor.seconds for floor in floors if floor is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resnext.precision import DEFAULT, PRECISIONS
-from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.registry import REFERENCE, RUNTIMES
 
 from .backends import instructions
 from .facts import Facts
@@ -11,6 +11,8 @@ from .sentence import Sentence, computed, known, listed, named
 
 #: A floor must be lower by this factor to be worth a file of its own.
 _WORTH = 1.1
+#: Share of the floor above which the time to launch kernels is worth a sentence.
+_LAUNCHES = 0.25
 
 
 def baseline(facts: Facts) -> Sentence | None:
@@ -27,10 +29,14 @@ def nobody(facts: Facts, precision: str) -> Sentence | None:
         return None
     if able:
         return computed(f"{able[0].name} cannot run: {able[0].problem}.", "cannot")
-    names = [name for name, row in RUNTIMES.items() if precision in row.precisions]
-    asked = named(facts.backends) if facts.backends else "nothing"
+    asked = named(facts.backends) if facts.backends else "nothing here"
+    others = [name for name, row in RUNTIMES.items() if precision in row.precisions]
+    hint = ""
+    if set(others) == {REFERENCE, "trt", "trt-rtx"}:
+        hint = ", on a GPU: name one of another machine in `target`"
     return computed(
-        f"{asked} cannot run it; of all runtimes, {listed(names)} can.",
+        f"{asked} cannot run it; of all runtimes,"
+        f" {listed([name for name in others if name != REFERENCE])} can{hint}.",
         "cannot",
     )
 
@@ -78,16 +84,14 @@ def seven_bits(facts: Facts, precision: str) -> Sentence | None:
 
 def without_amx(facts: Facts, precision: str) -> Sentence | None:
     """bf16 on a vector unit."""
-    if facts.ceilings is not None or not any(
-        each.device == "cpu" for each in facts.on("native", precision)
-    ):
-        return None
-    if instructions(precision, facts.features) != "AVX-512 BF16":
+    measured = facts.ceilings is not None and not facts.ceilings.disturbed
+    on_cpu = any(each.device == "cpu" for each in facts.on("native", precision))
+    if measured or not on_cpu or instructions(precision, facts.features) != "AVX-512 BF16":
         return None
     return known(
-        "Without AMX, products in bf16 were slower than in fp32: 0.21 against 0.33 Top/s.",
+        "Without AMX it depends on the processor: there, products in bf16 were slower than in fp32,"
+        " 0.21 against 0.33 Top/s.",
         "a 2-core Xeon, oneDNN kept from AMX, 2026-11-27",
-        "no use",
     )
 
 
@@ -138,7 +142,8 @@ def refused(facts: Facts, precision: str) -> Sentence | None:
 def floor(facts: Facts, precision: str) -> Sentence | None:
     """The floor against that of fp32: a limit, not a promise."""
     own, base = facts.layers_ns(precision), facts.layers_ns(DEFAULT)
-    if own is None or base is None or not facts.on("native", precision):
+    ceilings = facts.ceilings
+    if own is None or base is None or ceilings is None or not facts.on("native", precision):
         return None
     if precision == DEFAULT:
         return computed(
@@ -154,7 +159,24 @@ def floor(facts: Facts, precision: str) -> Sentence | None:
             f"Its floor, layer by layer, is {_ms(own)} at batch {facts.batch}, hardly below or even"
             f" above fp32's {_ms(base)}: its products are too slow on this device."
         )
+    if ceilings.disturbed:  # one precision may have been, and another not
+        return computed(f"{line} The ceilings behind it were disturbed.")
     return computed(line, "no use" if base < _WORTH * own else "try")
+
+
+def launches(facts: Facts) -> Sentence | None:
+    """What starting the kernels of a GPU takes, against the floor."""
+    ceilings, floor_ns = facts.ceilings, facts.layers_ns()
+    if ceilings is None or floor_ns is None or ceilings.device != "cuda":
+        return None
+    ns = ceilings.launch_ns * len(facts.layers)
+    if ns < _LAUNCHES * floor_ns:
+        return None
+    return computed(
+        f"Starting {len(facts.layers)} kernels takes {_ms(ns)} in a CUDA graph, {ns / floor_ns:.0%}"
+        f" of the floor at batch {facts.batch}: a lower precision gains less here than at larger"
+        " batches."
+    )
 
 
 def classifier(facts: Facts, precision: str) -> Sentence | None:

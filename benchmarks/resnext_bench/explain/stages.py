@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from resnext.network.config import ResNeXtConfig
 from resnext.network.forms import merged_layers
 from resnext.network.layers import Layer, layers
-from resnext.precision import PRECISIONS
 from resnext_bench.lens.parts import kind_of, stage_of
 from resnext_bench.limits.ceilings import MachineCeilings
 from resnext_bench.limits.floors import LimitedBy, layer_floor
@@ -85,7 +84,10 @@ def layers_of(config: ResNeXtConfig, groups: Mapping[str, int]) -> tuple[Layer, 
 
 
 def stages_of(
-    every: Iterable[Layer], batch: int, ceilings: MachineCeilings | None
+    every: Iterable[Layer],
+    batch: int,
+    ceilings: MachineCeilings | None,
+    precisions: Sequence[str],
 ) -> tuple[Stage, ...]:
     """The layers by stage and kind, in order of execution.
 
@@ -93,12 +95,14 @@ def stages_of(
         every: the layers.
         batch: images in one run, for the floors.
         ceilings: the most that the device can do; None: there are no floors.
+        precisions: that the device computes in.
     """
     found: dict[tuple[str, str], list[Layer]] = {}
     for layer in every:
         found.setdefault((stage_of(layer.name), kind_of(layer)), []).append(layer)
     return tuple(
-        _stage(stage, kind, members, batch, ceilings) for (stage, kind), members in found.items()
+        _stage(stage, kind, members, _floors(members, batch, ceilings, precisions))
+        for (stage, kind), members in found.items()
     )
 
 
@@ -124,18 +128,22 @@ def floor_s(every: Iterable[Layer], precision: str, batch: int, ceilings: Machin
     return sum(layer_floor(layer, precision, batch, ceiling).seconds for layer in every)
 
 
+def stage_widths(grouped: Iterable[Layer], below: int) -> str:
+    """The stages whose groups are narrower than ``below`` channels, with their width: ``layer1 (4)
+    and layer2 (8)``; "" if none is.
+    """
+    widths: dict[str, int] = {}
+    for layer in grouped:
+        if layer.groups > 1 and layer.inputs // layer.groups < below:
+            widths[stage_of(layer.name)] = layer.inputs // layer.groups
+    *first, last = [f"{stage} ({width})" for stage, width in widths.items()] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _stage(
-    stage: str, kind: str, members: list[Layer], batch: int, ceilings: MachineCeilings | None
+    stage: str, kind: str, members: Sequence[Layer], floors: Mapping[str, StageFloor]
 ) -> Stage:
     widths = [layer.inputs // layer.groups for layer in members]
-    floors: dict[str, StageFloor] = {}
-    for precision in PRECISIONS if ceilings is not None else ():
-        assert ceilings is not None
-        ceiling = ceilings.ceiling(precision)
-        each = [layer_floor(layer, precision, batch, ceiling) for layer in members]
-        memory = sum(one.seconds for one in each if one.limited_by == "memory")
-        seconds = sum(one.seconds for one in each)
-        floors[precision] = StageFloor(seconds, "memory" if memory > seconds / 2 else "compute")
     return Stage(
         stage,
         kind,
@@ -147,13 +155,19 @@ def _stage(
     )
 
 
-def stage_widths(grouped: Iterable[Layer], below: int) -> str:
-    """The stages whose groups are narrower than ``below`` channels, with their width: ``layer1 (4)
-    and layer2 (8)``; "" if none is.
-    """
-    widths: dict[str, int] = {}
-    for layer in grouped:
-        if layer.groups > 1 and layer.inputs // layer.groups < below:
-            widths[stage_of(layer.name)] = layer.inputs // layer.groups
-    *first, last = [f"{stage} ({width})" for stage, width in widths.items()] or [""]
-    return f"{', '.join(first)} and {last}" if first else last
+def _floors(
+    members: Sequence[Layer],
+    batch: int,
+    ceilings: MachineCeilings | None,
+    precisions: Sequence[str],
+) -> dict[str, StageFloor]:
+    if ceilings is None:
+        return {}
+    floors: dict[str, StageFloor] = {}
+    for precision in precisions:
+        ceiling = ceilings.ceiling(precision)
+        each = [layer_floor(layer, precision, batch, ceiling) for layer in members]
+        memory = sum(one.seconds for one in each if one.limited_by == "memory")
+        seconds = sum(one.seconds for one in each)
+        floors[precision] = StageFloor(seconds, "memory" if memory > seconds / 2 else "compute")
+    return floors

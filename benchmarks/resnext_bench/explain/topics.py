@@ -63,6 +63,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
             runtime_rules.baseline,
             tensorrt_rules.typed,
             *_of("fp32", runtime_rules.floor),
+            runtime_rules.launches,
         ),
         "fp16": _half("fp16"),
         "bf16": _half("bf16"),
