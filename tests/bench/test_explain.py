@@ -284,7 +284,7 @@ def test_what_a_search_timed_and_what_fell_in_it_is_found(tmp_path: Path) -> Non
         Timed("tune.json", "2026-11-25", "openvino", "fp32", False, 8, 4e7),
     )
     text = "In a search no candidate passed; c: agreement 0.90, at least 0.98 was asked for."
-    assert fallen == (Seen("bf16", text, "2026-11-25", "tune.json", fell=True),)
+    assert fallen == (Seen("bf16", text, "2026-11-25", "tune.json", "no use"),)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def manifest(name: str, **changes: Any) -> Manifest:
 
 def test_a_manifest_tells_what_its_export_found() -> None:
     (said,) = told(manifest("onnx-fp16"))
-    assert (said.topic, said.where) == ("fp16", "an export to onnx")
+    assert (said.topic, said.where) == ("fp16", "the manifest of an export to onnx")
     assert "max error 1.9e-03 of the logits' RMS on ort-cpu, 0.62 times what" in said.text
     assert "largest activation 4.74 (fc)" in said.text
     assert list(told(manifest("onnx-fp32"))) == []
@@ -317,9 +317,11 @@ def test_a_manifest_tells_what_its_export_found() -> None:
     (said,) = told(manifest("onnx-fp32", merged=merged))
     assert said.topic == "merged groups"
     assert said.text == "Merging, timed on ort at fp32, batch 8: 1.44 times as fast."
+    assert said.outlook == "faster"
     none = merged.model_copy(update={"groups": {}, "speedup": None})
     (said,) = told(manifest("onnx-fp32", merged=none))
     assert said.text.endswith("no width was faster.")
+    assert said.outlook == "no use"
 
 
 def test_exports_of_these_weights_in_the_cache_are_found_unless_they_were_altered(
@@ -348,7 +350,7 @@ def test_the_verdict_beside_an_artifact_is_told_if_it_is_about_it(
     (artifact.directory / "verdict.json").write_text("{}")
     (said,) = proven(artifact)
     assert said.text.startswith("The verdict is not to be used: ")
-    assert not said.fell
+    assert said.outlook is None
     verdict = SimpleNamespace(
         runtime="ort-cpu",
         capability="linux avx512_vnni",
@@ -369,7 +371,7 @@ def test_the_verdict_beside_an_artifact_is_told_if_it_is_about_it(
 
     monkeypatch.setattr(past, "check_binding", refuse)
     (said,) = proven(artifact)
-    assert (said.fell, said.text) == (True, "The verdict did not pass: it did not.")
+    assert (said.outlook, said.text) == ("no use", "The verdict did not pass: it did not.")
 
 
 # ---- the command

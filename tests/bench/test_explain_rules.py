@@ -338,9 +338,8 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "what merging costs": (
         MERGED,
         cpu(),
-        "from 4.23 G multiply-accumulates and 24.96 M weights to 16 channels 4.42 G (+4.4%) and"
-        " 25.07 M (+0.5%); to 32 channels 4.79 G (+13.3%) and 25.72 M (+3.0%); to 64 channels"
-        " 5.59 G",
+        "4.23 G multiply-accumulates and 24.96 M weights become 4.42 G (+4.4%) and 25.07 M (+0.5%)"
+        " at 16 channels a group; 4.79 G (+13.3%) and 25.72 M (+3.0%) at 32 channels a group; 5.59",
         cpu(config=PLAIN),
     ),
     "what sets the floor of grouped convolutions": (
@@ -442,7 +441,7 @@ OUTLOOKS: dict[str, tuple[Facts, str, Outlook]] = {
         "same",
     ),
     "fell in a search": (
-        cpu(seen=(Seen("int8", "It fell.", "2026-11-23", "tune.json", fell=True),)),
+        cpu(seen=(Seen("int8", "It fell.", "2026-11-23", "tune.json", outlook="no use"),)),
         "int8",
         "no use",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from resnext.cli.options import (
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import UsageError
 from resnext.network.config import VARIANTS, ResNeXtConfig, variant
-from resnext.precision import PRECISIONS
+from resnext.precision import DEFAULT, PRECISIONS, QUANTIZED
 from resnext.progress import steps
 from resnext.readers.files import exists, is_folder
 from resnext.runtimes.registry import RUNTIMES
@@ -51,9 +52,9 @@ _CHECKPOINTS = (".pt", ".pth", ".safetensors", ".tar")
 _WORDS = {
     "baseline": "the baseline",
     "cannot": "cannot",
-    "faster": "faster here",
-    "slower": "slower here",
-    "same": "as fast as fp32 here",
+    "faster": "was faster",
+    "slower": "was slower",
+    "same": "was as fast",
     "no use": "no use",
     "try": "worth a try",
 }
@@ -229,6 +230,25 @@ def _show(record: ExplanationRecord) -> None:
         say("", console)
     for line in record.notes:
         say(as_flags(f"note: {line}"), console)
+    if command := _measuring(record):
+        say("", console)
+        say(f"to measure it: {command}", console)
+
+
+def _measuring(record: ExplanationRecord) -> str:
+    """The command that measures what is worth a try on this machine; "" if nothing is."""
+    worth = [each.topic for each in record.topics if each.outlook == "try"]
+    precisions = [name for name in PRECISIONS if name in worth]
+    if record.target is not None or not worth:
+        return ""
+    words = ["resnext-bench", "--backend", ",".join(record.backends), "--batch", str(record.batch)]
+    if record.weights is not None:
+        words += ["--weights", record.weights]
+    elif record.model is not None:
+        words += ["--model", record.model]
+    words += ["--precision", ",".join([DEFAULT, *precisions])] if precisions else []
+    words += ["--merge-groups", "off,32"] if len(worth) > len(precisions) else []
+    return shlex.join(words) + (" --calibration FOLDER" if set(precisions) & set(QUANTIZED) else "")
 
 
 def _line(sentence: Sentence) -> str:

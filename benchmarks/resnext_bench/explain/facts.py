@@ -104,14 +104,14 @@ class Seen:
         text: one sentence.
         created: day.
         where: what says so.
-        fell: it did not pass.
+        outlook: what it means; None if it is only good to know.
     """
 
     topic: str
     text: str
     created: str
     where: str
-    fell: bool = False
+    outlook: Literal["faster", "no use"] | None = None
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ def nothing_to_merge(facts: Facts) -> Sentence | None:
         return None
     if facts.config.cardinality == 1:
         return computed("There is nothing to merge: every convolution has one group.", "no use")
+    more = " more" if facts.groups else ""
     return computed(
-        "There is nothing to merge: every group has 64 channels or more, or all there are.",
-        "no use",
+        f"There is nothing{more} to merge: every group has 64 channels or more, or all there are.",
+        None if more else "no use",
     )
 
 
@@ -48,13 +49,13 @@ def cost(facts: Facts) -> Sentence | None:
     macs = sum(layer.macs for layer in facts.layers)
     weights = sum(layer.weights for layer in facts.layers)
     lines = [
-        f"to {merge.width} channels {_scaled(merge.macs)} ({merge.macs / macs - 1:+.1%}) and"
-        f" {_scaled(merge.weights)} ({merge.weights / weights - 1:+.1%})"
+        f"{_scaled(merge.macs)} ({merge.macs / macs - 1:+.1%}) and {_scaled(merge.weights)}"
+        f" ({merge.weights / weights - 1:+.1%}) at {merge.width} channels a group"
         for merge in merges
     ]
     return computed(
-        f"It is exact, and costs zeros: from {_scaled(macs)} multiply-accumulates and"
-        f" {_scaled(weights)} weights {'; '.join(lines)}."
+        f"It is exact, and costs zeros: {_scaled(macs)} multiply-accumulates and"
+        f" {_scaled(weights)} weights become {'; '.join(lines)}."
     )
 
 
@@ -100,7 +101,8 @@ def bound(facts: Facts) -> Sentence | None:
 
 def on_vnni(facts: Facts) -> Sentence | None:
     """Where it paid with VNNI, and where not."""
-    if not facts.grouped or instructions("int8", facts.features) != "AVX-512 VNNI":
+    possible = bool(merges_of(facts.config, facts.groups))
+    if not possible or instructions("int8", facts.features) != "AVX-512 VNNI":
         return None
     if not any(each.name in ("ort", "ort-cpu", "openvino") for each in facts.usable):
         return None

@@ -14,6 +14,7 @@ from resnext.errors import BadArtifact, BadInput, GateFailed
 from resnext.machine.environment import Environment
 from resnext.readers.files import MOST_JSON, exists, read_file
 from resnext.readers.strict_json import parse_json
+from resnext.timing.change import MARGIN
 from resnext.verify.verdict import check_binding, read_verdict
 from resnext_bench.history.index import indexed, kept_indexes
 from resnext_bench.history.series import series_of
@@ -98,7 +99,7 @@ def proven(artifact: Artifact) -> Iterator[Seen]:
         verdict = read_verdict(artifact.directory)
         check_binding(artifact, verdict)
     except GateFailed as exc:
-        yield Seen(topic, f"The verdict did not pass: {exc.message}.", "", VERDICT_NAME, fell=True)
+        yield Seen(topic, f"The verdict did not pass: {exc.message}.", "", VERDICT_NAME, "no use")
         return
     except BadArtifact as exc:
         yield Seen(topic, f"The verdict is not to be used: {exc.message}.", "", VERDICT_NAME)
@@ -126,16 +127,14 @@ def made(sha256: str | None, folder: Path | None = None) -> Iterator[Seen]:
 
 
 def told(manifest: Manifest) -> Iterator[Seen]:
-    """What a manifest tells of its precision and merge."""
-    day, where = manifest.created[:10], f"an export to {manifest.kind}"
+    """What a manifest tells of its precision and merge; it does not say on which machine."""
+    day, where = manifest.created[:10], f"the manifest of an export to {manifest.kind}"
     parts = []
     if (check := manifest.check) is not None:
-        ratio = (
-            "" if check.error_ratio is None else f", {check.error_ratio:.2g} times what it costs"
-        )
-        parts.append(
-            f"max error {check.max_error:.1e} of the logits' RMS on {check.backend}{ratio}"
-        )
+        parts.append(f"max error {check.max_error:.1e} of the logits' RMS on {check.backend}")
+        if check.error_ratio is not None:
+            costs = f"{manifest.precision} costs by itself"
+            parts.append(f"{check.error_ratio:.2g} times what {costs}")
     if (widest := manifest.ranges) is not None:
         parts.append(f"largest activation {widest.largest:.3g} ({widest.layer})")
     if manifest.engine is not None and manifest.engine.done:
@@ -146,13 +145,10 @@ def told(manifest: Manifest) -> Iterator[Seen]:
         )
     merged = manifest.merged
     if merged is not None and merged.runtime is not None:
-        gain = (
-            "no width was faster"
-            if not merged.groups or merged.speedup is None
-            else f"{merged.speedup:.2f} times as fast"
-        )
+        faster = merged.groups and merged.speedup is not None and merged.speedup > 1 + MARGIN
+        gain = f"{merged.speedup:.2f} times as fast" if faster else "no width was faster"
         text = f"Merging, timed on {merged.runtime} at {manifest.precision}, batch {merged.batch}:"
-        yield Seen(MERGED, f"{text} {gain}.", day, where)
+        yield Seen(MERGED, f"{text} {gain}.", day, where, "faster" if faster else "no use")
 
 
 def _rows(index: sqlite3.Connection, environment: Environment, model: str) -> Iterator[Timed]:
@@ -186,4 +182,4 @@ def _fallen(candidates: tuple[CandidateRecord, ...], day: str) -> Iterator[Seen]
     for precision, every in by_precision.items():
         if all(each.outcome in _FELL for each in every):
             text = f"In a search no candidate passed; {every[0].name}: {every[0].reason}"
-            yield Seen(precision, text.rstrip(".") + ".", day, TUNE_NAME, fell=True)
+            yield Seen(precision, text.rstrip(".") + ".", day, TUNE_NAME, "no use")

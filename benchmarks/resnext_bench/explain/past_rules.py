@@ -49,7 +49,7 @@ def seen(facts: Facts, topic: str) -> tuple[Sentence, ...]:
             text=each.text,
             source="measured",
             where=f"{each.created}, {each.where}",
-            outlook="no use" if each.fell else None,
+            outlook=each.outlook,
         )
         for each in sorted(about, key=lambda each: each.created, reverse=True)[:_MOST_SEEN]
     )
