@@ -22,11 +22,12 @@ from resnext.artifact.files import read_artifact
 from resnext.artifact.manifest import Manifest, MergeRecord, WeightsRecord
 from resnext.errors import GateFailed
 from resnext.images.synthetic import seeded_pixels
+from resnext.machine.machine import this_machine
 from resnext.network.forms import fold_batch_norms
 from resnext.network.layers import layers
 from resnext.weights.checkpoint import save_weights
 from resnext.weights.spec import Weights, load_model, load_weights
-from resnext_bench.explain import past, values
+from resnext_bench.explain import explanation, past, values
 from resnext_bench.explain.facts import Seen, Timed
 from resnext_bench.explain.past import made, proven, searched, timed_here, told
 from resnext_bench.explain.values import activations, telling, values_of, vanishing
@@ -418,6 +419,39 @@ def test_a_variant_is_explained_for_another_machines_gpu() -> None:
     assert [line for line in found["record"]["notes"] if "no target sm_90" in line]
     assert found["fp8"]["outlook"] == "try"
     assert topics("resnext50_32x4d", "--target", "sm_80")["fp8"]["outlook"] == "cannot"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (
+            ("digits", "--backend", "openvino,trt"),
+            "resnext-bench --backend openvino --batch 8 --weights digits --precision fp32,",
+        ),
+        (
+            ("resnet50", "--batch", "1", "--backend", "openvino"),
+            "resnext-bench --backend openvino --batch 1 --model resnet50 --precision fp32,",
+        ),
+        (("resnet50", "--backend", "openvino"), "int8 --calibration FOLDER"),
+        (("resnext50_32x4d", "--backend", "ort-cpu"), "--merge-groups off,32"),
+    ],
+)
+def test_the_last_line_measures_what_is_worth_a_try(
+    arguments: tuple[str, ...], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explanation, "cpu_features", lambda: frozenset({"avx2", "avx512_vnni"}))
+    *_, last = explain(*arguments).stdout.split("to measure it: ")
+    assert command in " ".join(last.split())
+    assert ("--calibration" in last) == ("digits" not in arguments)
+
+
+def test_nothing_is_to_be_measured_where_nothing_runs() -> None:
+    done = explain("digits", "--target", "sm_89")
+    assert "to measure it" not in done.stdout
+    if this_machine().driver.problem is not None:
+        done = explain("digits", "--backend", "trt-rtx")
+        assert "to measure it" not in done.stdout
+        assert "name another machine's GPU in --target" in " ".join(done.stdout.split())
 
 
 def test_a_narrow_screen_cuts_no_sentence() -> None:

@@ -498,6 +498,16 @@ def test_a_newer_run_counts_and_one_of_the_same_batch_before_it() -> None:
     )
 
 
+def test_the_same_is_said_once_and_the_newest_three_at_most() -> None:
+    seen = [Seen("int8", f"Text {day % 5}.", f"2026-11-{day:02}", "a") for day in range(1, 11)]
+    found = expectation(cpu(seen=tuple(seen)), "int8").sentences
+    assert [each.text for each in found if each.where.endswith(", a")] == [
+        "Text 0.",
+        "Text 4.",
+        "Text 3.",
+    ]
+
+
 def test_what_merging_costs_are_the_published_numbers_of_resnext_50() -> None:
     found = {merge.width: (merge.macs, merge.weights) for merge in merges_of(FIFTY, {})}
     rounded = {width: (round(m / 1e9, 2), round(w / 1e6, 2)) for width, (m, w) in found.items()}

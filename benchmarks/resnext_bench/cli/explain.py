@@ -47,6 +47,8 @@ Examples:
 Nothing is built or timed. Each sentence says where it is from: computed from the network, this
 machine and the weights; a known limit, with the release; or measured on this machine before.
 """
+#: Every runtime that this machine has, as resnext-bench takes it.
+ALL = "all"
 #: Endings of checkpoints, which may lie beside an artifact.
 _CHECKPOINTS = (".pt", ".pth", ".safetensors", ".tar")
 _WORDS = {
@@ -154,7 +156,8 @@ def explain(
     if json_path is not None:
         write_text(json_path, record.model_dump_json(indent=2) + "\n")
     if json_path != "-":
-        _show(record)
+        usable = [name for name, problem in record.backends.items() if not problem]
+        _show(record, ",".join(usable) if backend is not None else ALL)
 
 
 def _capability(target: str) -> tuple[int, int]:
@@ -205,7 +208,7 @@ def _sized(model: str | None, num_classes: int | None, input_size: str | None) -
     )
 
 
-def _show(record: ExplanationRecord) -> None:
+def _show(record: ExplanationRecord, backends: str) -> None:
     from resnext_bench.report.grid import say, screen
 
     console = screen()
@@ -230,25 +233,27 @@ def _show(record: ExplanationRecord) -> None:
         say("", console)
     for line in record.notes:
         say(as_flags(f"note: {line}"), console)
-    if command := _measuring(record):
+    if command := _measuring(record, backends):
         say("", console)
         say(f"to measure it: {command}", console)
 
 
-def _measuring(record: ExplanationRecord) -> str:
+def _measuring(record: ExplanationRecord, backends: str) -> str:
     """The command that measures what is worth a try on this machine; "" if nothing is."""
     worth = [each.topic for each in record.topics if each.outlook == "try"]
     precisions = [name for name in PRECISIONS if name in worth]
-    if record.target is not None or not worth:
+    if record.target is not None or not worth or not backends:
         return ""
-    words = ["resnext-bench", "--backend", ",".join(record.backends), "--batch", str(record.batch)]
+    words = ["resnext-bench", "--backend", backends, "--batch", str(record.batch)]
     if record.weights is not None:
         words += ["--weights", record.weights]
     elif record.model is not None:
         words += ["--model", record.model]
     words += ["--precision", ",".join([DEFAULT, *precisions])] if precisions else []
     words += ["--merge-groups", "off,32"] if len(worth) > len(precisions) else []
-    return shlex.join(words) + (" --calibration FOLDER" if set(precisions) & set(QUANTIZED) else "")
+    texts = [each.text for topic in record.topics for each in topic.sentences]
+    images = any("`calibration`" in text for text in texts) and set(precisions) & set(QUANTIZED)
+    return shlex.join(words) + " --calibration FOLDER" * bool(images)
 
 
 def _line(sentence: Sentence) -> str:

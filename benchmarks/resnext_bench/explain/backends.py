@@ -131,7 +131,7 @@ def _here(
             "cpu" not in runtime.devices
             or (bool(gpus) and available(name, "cuda", machine=machine) is None)
         )
-        problem = "" if finding is None else str(finding)
+        problem = "" if finding is None else finding.message
         if on_gpu and not gpus:  # why, it says itself
             yield Backend(name, "cuda", dict.fromkeys(runtime.precisions, "native"), problem)
         elif on_gpu:

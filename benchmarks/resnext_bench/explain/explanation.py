@@ -105,7 +105,8 @@ def explain(
     facts = _with_machine(Facts(subject.config, batch), environment, backends, target, remark)
     for each in facts.backends:
         if each.problem:
-            remark(f"{each.name} is left out: {each.problem}")
+            hint = "; name another machine's GPU in `target`" * (target is None)
+            remark(f"{each.name} is left out: {each.problem}{hint * (each.device == 'cuda')}")
     facts = _with_artifact(facts, subject, remark)
     if target is None:
         facts = _with_past(facts, subject, environment, history, remark)

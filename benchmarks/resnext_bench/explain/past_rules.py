@@ -42,8 +42,9 @@ def merged_measured(facts: Facts) -> Sentence | None:
 
 
 def seen(facts: Facts, topic: str) -> tuple[Sentence, ...]:
-    """What exports, checks and searches found, the newest first."""
-    about = [each for each in facts.seen if each.topic == topic]
+    """What exports, checks and searches found, the newest first; the same is said once."""
+    about = {each.text: each for each in facts.seen if each.topic == topic}
+    newest = sorted(about.values(), key=lambda each: each.created, reverse=True)[:_MOST_SEEN]
     return tuple(
         Sentence(
             text=each.text,
@@ -51,7 +52,7 @@ def seen(facts: Facts, topic: str) -> tuple[Sentence, ...]:
             where=f"{each.created}, {each.where}",
             outlook=each.outlook,
         )
-        for each in sorted(about, key=lambda each: each.created, reverse=True)[:_MOST_SEEN]
+        for each in newest
     )
 
 
