@@ -29,7 +29,7 @@ from resnext.weights.checkpoint import save_weights
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_bench.explain import explanation, past, values
 from resnext_bench.explain.facts import Seen, Timed
-from resnext_bench.explain.past import made, proven, searched, timed_here, told
+from resnext_bench.explain.past import made, merged_in, proven, searched, timed_here, told
 from resnext_bench.explain.values import activations, telling, values_of, vanishing
 from resnext_bench.record import Row
 from resnext_bench.result import Run
@@ -242,6 +242,23 @@ def test_a_folder_whose_history_was_read_is_remembered(
     notes: list[str] = []
     assert timed_here(HERE, "resnext50_32x4d", None, notes.append) == ()
     assert "is made again from the files" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ("", False),
+        ("int8", False),
+        ("merged 32", True),
+        ("int8 merged auto", True),
+        ("my-merged-net", None),
+        ("int8-ort", None),
+    ],
+)
+def test_a_name_that_a_benchmark_gave_says_whether_groups_are_merged(
+    variant: str, expected: bool | None
+) -> None:
+    assert merged_in(variant) is expected
 
 
 def candidate(name: str, precision: str, outcome: str, **facts: Any) -> CandidateRecord:

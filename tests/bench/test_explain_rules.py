@@ -5,12 +5,14 @@ networks that are made up.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resnext.network.config import VARIANTS, ResNeXtConfig
 from resnext.runtimes.registry import RUNTIMES
+from resnext_bench import read_run
 from resnext_bench.explain.backends import (
     FOR_TARGET,
     backends_for,
@@ -101,7 +103,7 @@ PLAIN = VARIANTS["resnet50"]
 WIDE = VARIANTS["resnext29_8x64d"]
 
 
-def timed(precision: str, ms: float, *, merged: bool = False, **changes: Any) -> Timed:
+def timed(precision: str, ms: float, *, merged: bool | None = False, **changes: Any) -> Timed:
     row = Timed("run.json", "2026-11-23", "openvino", precision, merged, 8, ms * 1e6)
     return replace(row, low_ns=ms * 0.98e6, high_ns=ms * 1.02e6, **changes)
 
@@ -177,8 +179,13 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
         "The processor has no instructions for products of bytes (VNNI, AMX, or Arm's)",
         cpu(),
     ),
-    "seven bits are needed": ("int8", cpu(AVX2), "that is needed.", cpu()),
-    "seven bits are not needed": ("int8", cpu(), "that is not needed here.", gpu((8, 9))),
+    "seven bits are needed": ("int8", cpu(AVX2), "without VNNI need that, and this is one.", cpu()),
+    "seven bits are not needed": (
+        "int8",
+        cpu(),
+        "without VNNI need that, and this one does not.",
+        gpu((8, 9)),
+    ),
     "bf16 without AMX": (
         "bf16",
         cpu(VNNI | {"avx512_bf16"}),
@@ -374,6 +381,12 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
         "openvino took 100 ms at batch 8, unmerged int8 (openvino) 93.7 ms: 0.93 times as fast.",
         cpu(timed=(timed("int8", 100.4, merged=True), timed("fp32", 93.7))),
     ),
+    "whether a user's artifact is merged is not known": (
+        MERGED,
+        cpu(timed=(timed("int8", 100.4, merged=True), timed("int8", 93.7))),
+        "unmerged int8",
+        cpu(timed=(timed("int8", 100.4, merged=True), timed("int8", 93.7, merged=None))),
+    ),
     "something was found": (
         "fp16",
         cpu(seen=(Seen("fp16", "An export found it.", "2026-11-23", "an export"),)),
@@ -512,6 +525,24 @@ def test_what_merging_costs_are_the_published_numbers_of_resnext_50() -> None:
     found = {merge.width: (merge.macs, merge.weights) for merge in merges_of(FIFTY, {})}
     rounded = {width: (round(m / 1e9, 2), round(w / 1e6, 2)) for width, (m, w) in found.items()}
     assert rounded == {16: (4.42, 25.07), 32: (4.79, 25.72), 64: (5.59, 27.89)}
+
+
+def test_what_is_known_of_other_machines_is_what_their_runs_say() -> None:
+    root = Path(__file__).parents[2]
+    stored = "2026-11-23-epyc-25-17-vnni-2cores-resnext50-int8.json"
+    rows = {
+        (row.backend, row.variant): row.timings[0].stats.median_ns
+        for row in read_run(root / "benchmarks" / "results" / stored).rows
+    }
+    gains = {
+        backend: rows[backend, "rn-int8-ort"] / rows[backend, "rn-int8-ort-merged32"]
+        for backend in ("ort-cpu", "openvino")
+    }
+    assert round(gains["ort-cpu"], 1) == 1.4
+    assert gains["openvino"] < 1
+    known = (root / "docs" / "concepts" / "limits.md").read_text()
+    assert "| bf16 | AVX-512 BF16 | 0.212 |" in known
+    assert "| fp32 | AVX-512 | 0.334 |" in known
 
 
 def test_widths_that_an_artifact_has_already_are_left_out() -> None:

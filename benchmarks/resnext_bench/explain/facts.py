@@ -77,7 +77,7 @@ class Timed:
         created: day.
         backend: registry name.
         precision: requested.
-        merged: whether groups were merged.
+        merged: whether groups were merged; None if it is a user's artifact, which may be either.
         batch: images in one run.
         median_ns: median time of a run.
         low_ns: lower end of the median's interval; None if it is not known.
@@ -88,7 +88,7 @@ class Timed:
     created: str
     backend: str
     precision: str
-    merged: bool
+    merged: bool | None
     batch: int
     median_ns: float
     low_ns: float | None = None

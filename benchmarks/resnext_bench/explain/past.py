@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from resnext.artifact.files import VERDICT_NAME, Artifact
 from resnext.artifact.manifest import Manifest
 from resnext.errors import BadArtifact, BadInput, GateFailed
 from resnext.machine.environment import Environment
+from resnext.precision import PRECISIONS
 from resnext.readers.files import MOST_JSON, exists, read_file
 from resnext.readers.strict_json import parse_json
 from resnext.timing.change import MARGIN
@@ -26,6 +28,8 @@ from .topics import MERGED
 
 #: What a search leaves beside its artifact.
 TUNE_NAME = "tune.json"
+#: Names that a benchmark gives to candidates from weights.
+_VARIANT = re.compile(rf"(?:{'|'.join(PRECISIONS)})? ?(merged (?:auto|\d+))?")
 #: How a search says that a candidate did not pass.
 _FELL = ("refused", "failed", "gate")
 
@@ -151,6 +155,12 @@ def told(manifest: Manifest) -> Iterator[Seen]:
         yield Seen(MERGED, f"{text} {gain}.", day, where, "faster" if faster else "no use")
 
 
+def merged_in(variant: str) -> bool | None:
+    """Whether a candidate has merged groups, by its name; None if a user named it."""
+    match = _VARIANT.fullmatch(variant)
+    return None if match is None else match[1] is not None
+
+
 def _rows(index: sqlite3.Connection, environment: Environment, model: str) -> Iterator[Timed]:
     gpus = ", ".join(gpu.name for gpu in environment.gpus) or "none"
     here = (environment.cpu, str(environment.physical_cores), gpus, model)
@@ -165,7 +175,7 @@ def _rows(index: sqlite3.Connection, environment: Environment, model: str) -> It
                 point.created[:10],
                 key.backend,
                 key.precision,
-                "merged" in key.variant,
+                merged_in(key.variant),
                 key.batch,
                 point.median_ns,
                 point.low_ns,

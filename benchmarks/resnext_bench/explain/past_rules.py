@@ -32,7 +32,7 @@ def merged_measured(facts: Facts) -> Sentence | None:
         rows = [row for row in facts.timed if (row.precision, row.backend) == kind]
         found = _compared(
             [row for row in rows if row.merged],
-            [row for row in rows if not row.merged],
+            [row for row in rows if row.merged is False],
             f"unmerged {kind[0]}",
             facts.batch,
         )

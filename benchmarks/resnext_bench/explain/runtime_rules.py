@@ -74,10 +74,10 @@ def seven_bits(facts: Facts, precision: str) -> Sentence | None:
     """Why weights lose a bit in files for CPUs."""
     if not any(each.device == "cpu" for each in facts.on("native", precision)):
         return None
-    needed = "is needed" if not instructions(precision, facts.features) else "is not needed here"
+    this = "this one does not" if instructions(precision, facts.features) else "this is one"
     return known(
-        "Files for CPUs keep weights within seven bits, so that they are right without VNNI, too;"
-        f" that {needed}.",
+        "Files for CPUs keep weights within seven bits: processors without VNNI need that, and"
+        f" {this}.",
         "this toolkit",
     )
 
