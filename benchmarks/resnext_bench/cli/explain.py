@@ -121,6 +121,10 @@ def explain(
     """
     check_writable(json_path)
     capability = None if target is None else _capability(target)
+    if capability is not None:
+        from resnext_bench.explain.backends import backends_for
+
+        backends_for(backend, capability)  # refuses those that do not run there, before the work
     notes: list[str] = []
     from resnext.artifact.foreign import open_artifact
     from resnext_bench.explain.explanation import explain as explained

@@ -168,6 +168,7 @@ USES = {
     "resnext_export.cli.export explain": {
         "subject": Use("-- {}", "artifact"),
         "history": Use("{artifact} --history={}", "runs"),
+        "spec": Use("{artifact} --weights={}", "weights", ".safetensors"),
         "json_path": Use("digits --json={}"),
         "trust": Use("{signed} --require-signature --trust={}", "public"),
     },
