@@ -10,12 +10,17 @@ from typing import Any
 
 import pytest
 
+from resnext.findings import Finding
+from resnext.machine.cuda_driver import Driver, Gpu
+from resnext.machine.machine import Machine
 from resnext.network.config import VARIANTS, ResNeXtConfig
 from resnext.runtimes.registry import RUNTIMES
 from resnext_bench import read_run
+from resnext_bench.explain import backends
 from resnext_bench.explain.backends import (
     FOR_TARGET,
     backends_for,
+    backends_here,
     cpu_ways,
     cuda_ways,
 )
@@ -575,6 +580,46 @@ def test_a_gpu_computes_in_what_its_capability_has(
 ) -> None:
     ways = cuda_ways(RUNTIMES["trt"], capability)
     assert {name for name, way in ways.items() if way == "refused"} == refused
+
+
+ADA = Machine(Driver(None, 1, "13.0", (Gpu("a GPU", "8.9"),)), "linux-x86_64")
+NO_GPU = Machine(Driver("no driver"), "linux-x86_64")
+MISSING = Finding("not-installed", "no such package", "install it")
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "lacking", "expected"),
+    [
+        ("torch", ADA, (), ("cuda", {"fp32": "native", "fp16": "native", "bf16": "native"}, "")),
+        ("torch", ADA, ("cuda",), ("cpu", {"fp32": "native", "fp16": "emulated"}, "")),
+        ("torch", NO_GPU, (), ("cpu", {"fp32": "native", "bf16": "emulated"}, "")),
+        ("ort", ADA, (), ("cuda", {"fp32": "native", "fp16": "native"}, "")),
+        ("ort", NO_GPU, (), ("cpu", {"fp16": "float32", "int8": "native"}, "")),
+        ("ort-cpu", ADA, (), ("cpu", {"fp16": "float32", "int8": "native"}, "")),
+        ("ort-cpu", NO_GPU, ("auto",), ("cpu", {"int8": "native"}, "no such package")),
+        ("trt", ADA, (), ("cuda", {"fp8": "native", "int8": "native"}, "")),
+        ("trt", NO_GPU, ("auto",), ("cuda", {}, "no such package")),
+        ("openvino", ADA, (), ("cpu", {"fp16": "refused", "bf16": "emulated"}, "")),
+    ],
+)
+def test_a_runtime_of_this_machine_is_on_the_device_that_it_has(
+    name: str,
+    machine: Machine,
+    lacking: tuple[str, ...],
+    expected: tuple[str, dict[str, str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def asked(_: str, device: str = "auto", **__: Any) -> Finding | None:
+        return MISSING if device in lacking else None
+
+    monkeypatch.setattr(backends, "available", asked)
+    monkeypatch.setattr(backends, "_openvino", lambda: frozenset({"bf16"}))
+    (found,) = backends_here([name], VNNI, machine)
+    device, ways, problem = expected
+    assert (found.device, found.problem) == (device, problem)
+    assert {precision: found.ways.get(precision) for precision in ways} == ways
+    if name == "ort":
+        assert ("int8" in found.ways) == (device == "cpu")
 
 
 def test_tensorrt_rtx_has_no_target_for_hopper() -> None:
