@@ -57,7 +57,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "resnext_bench": (
         "cli",
         "tune",
-        "ab history",
+        "ab history explain",
         "run report lens crosscheck",
         "checks cases comparison",
         "result",

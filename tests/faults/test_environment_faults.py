@@ -53,6 +53,7 @@ COMMANDS: Mapping[str, tuple[click.Command, list[str]]] = {
     "resnext-export inspect": (export, ["inspect", "ARTIFACT", "--backend", "ort-cpu"]),
     "resnext-export check-trt": (export, ["check-trt", "ARTIFACT/model.onnx"]),
     "resnext-export doctor": (export, ["doctor"]),
+    "resnext-export explain": (export, ["explain", "ARTIFACT", "--backend", "ort-cpu"]),
     "resnext-export sign": (export, ["sign", "ARTIFACT", "--key", "k.pem"]),
     "resnext-export verify": (export, ["verify", "ARTIFACT", "--key", "k.pub"]),
     "resnext-export tune": (

@@ -226,7 +226,7 @@ def _lower_constants(
                 continue
             if name not in new:
                 weight = node.op_type in WEIGHTED and slot == 1
-                array = _rounded(
+                array = rounded(
                     numpy_helper.to_array(constants[name]),
                     precision,
                     node.name or name,
@@ -239,9 +239,21 @@ def _lower_constants(
             constants.redirect(node, slot, new[name])
 
 
-def _rounded(
+def rounded(
     array: NDArray[np.float32], precision: HalfPrecision, layer: str, name: str, *, weight: bool
 ) -> NDArray[Any]:
+    """A constant in half precision.
+
+    Args:
+        array: the float32 constant.
+        precision: the type.
+        layer: its node, for the message.
+        name: its own, for the message.
+        weight: whether it is a weight, which must keep what small values it has; not a bias.
+
+    Raises:
+        GateFailed: ``precision`` cannot hold it.
+    """
     largest = float(np.abs(array).max(initial=0))
     limit = PRECISIONS[precision]
     with np.errstate(over="ignore", under="ignore"):

@@ -145,15 +145,25 @@ def skipped_by_fp8(proto: onnx.ModelProto, least_width: int = 32) -> tuple[tuple
     return tuple((name, reason) for name, reason in reasons if reason)
 
 
-def _reason(conv: onnx.NodeProto, weight: NDArray[Any], least_width: int) -> str:
-    """Why ``conv`` is skipped, or ""."""
-    width = weight.shape[1]
-    groups = next((attribute.i for attribute in conv.attribute if attribute.name == "group"), 1)
+def too_narrow(groups: int, width: int, least_width: int = 32) -> str:
+    """Why `QuantizeFp8` skips a convolution, or "".
+
+    Args:
+        groups: of the convolution.
+        width: input channels of a group.
+        least_width: as in `QuantizeFp8`.
+    """
     if groups > 1 and width < least_width:
         return f"{width} channels a group, fewer than {least_width}"
     if groups == 1 and width < _MIN_CHANNELS:
         return f"{width} input channels, fewer than {_MIN_CHANNELS}"
     return ""
+
+
+def _reason(conv: onnx.NodeProto, weight: NDArray[Any], least_width: int) -> str:
+    """Why ``conv`` is skipped, or ""."""
+    groups = next((attribute.i for attribute in conv.attribute if attribute.name == "group"), 1)
+    return too_narrow(groups, weight.shape[1], least_width)
 
 
 def _scale(largest: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -166,6 +166,13 @@ USES = {
             "{signed} --no-check --output=made --require-signature --trust={}", "public", slow=True
         ),
     },
+    "resnext_export.cli.export explain": {
+        "subject": Use("-- {}", "artifact"),
+        "history": Use("{artifact} --history={}", "runs"),
+        "spec": Use("{artifact} --weights={}", "weights", ".safetensors"),
+        "json_path": Use("digits --json={}"),
+        "trust": Use("{signed} --require-signature --trust={}", "public"),
+    },
     "resnext_export.cli.export inspect": {
         "path": Use("-- {}", "artifact"),
         "json_path": Use("{artifact} --json={}"),

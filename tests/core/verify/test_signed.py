@@ -453,6 +453,7 @@ READING: dict[str, tuple[click.Command, list[str]]] = {
     "resnext-bench crosscheck": (bench, ["crosscheck", "ARTIFACT"]),
     "resnext-bench lens": (bench, ["lens", "ARTIFACT"]),
     "resnext-export": (exporter, ["--format", "openvino", "--onnx", "ARTIFACT", "--output", "OUT"]),
+    "resnext-export explain": (exporter, ["explain", "ARTIFACT"]),
     "resnext-export inspect": (exporter, ["inspect", "ARTIFACT"]),
     "resnext-export check-trt": (exporter, ["check-trt", "ARTIFACT"]),
     "resnext-export rebuild": (exporter, ["rebuild", "ARTIFACT", "--output", "OUT"]),
