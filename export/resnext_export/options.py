@@ -258,6 +258,15 @@ class RequestFields:
             graph=True,
         ),
     ] = None
+    equalize: Annotated[
+        bool,
+        Option(
+            "Even out the channels' ranges between two convolutions before int8 or fp8: the same"
+            " function, and it mends channels that are much wider than the others.",
+            "Precision",
+            graph=True,
+        ),
+    ] = False
     merge_groups: Annotated[
         Annotated[int, Interval(ge=2, le=4096)] | Literal["auto"] | None,
         Option(

@@ -137,6 +137,19 @@ class MergeRecord(Strict):
     speedup: float | None = None
 
 
+class EqualizationRecord(Strict):
+    """Channels whose range was moved between two convolutions before quantization: the same
+    function.
+
+    Attributes:
+        exponents: by the name of the convolution that writes the channels, one for each: its
+            weights and bias are divided by two to that power, and those of the convolution that
+            reads the channel multiplied. Convolutions that are not named are as in the network.
+    """
+
+    exponents: dict[str, tuple[Annotated[int, Field(ge=-16, le=16)], ...]]
+
+
 class Manifest(Strict):
     """Everything that later stages need to know about an artifact without opening its file.
 
@@ -176,6 +189,7 @@ class Manifest(Strict):
         quantization: how an int8 or fp8 network was calibrated; None for other precisions, and for
             a file from elsewhere.
         merged: convolutions whose groups were merged, or None.
+        equalized: channels whose range was moved before quantization, or None.
         request: what the artifact was exported with, as `resnext_export.ExportRequest` takes it;
             None if it was not made from a request.
     """
@@ -207,6 +221,7 @@ class Manifest(Strict):
     ranges: RangeRecord | None = None
     quantization: QuantizationRecord | None = None
     merged: MergeRecord | None = None
+    equalized: EqualizationRecord | None = None
     request: dict[str, JsonValue] | None = None
 
     @field_validator("kind")
@@ -241,6 +256,12 @@ class Manifest(Strict):
             raise ValueError(
                 f"a manifest of precision {self.precision} {needs} quantization record"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _equalized_for_quantization(self) -> Manifest:
+        if self.equalized is not None and self.quantization is None:
+            raise ValueError("a manifest without a quantization record has no moved ranges")
         return self
 
     @model_validator(mode="after")

@@ -92,6 +92,8 @@ def _layer_differences(
 ) -> Iterator[str]:
     raw = state[f"{name}.weight"]
     factor, bias = _folded_norm(name, state)
+    if structure.exponents:
+        raw, factor, bias = _moved(name, structure.exponents, raw, factor, bias)
     blocks, rest = _blocks(stored)
     if rest:
         yield f"{name}: {rest} weights between the merged groups are not zero"
@@ -249,6 +251,35 @@ def _folded_norm(name: str, state: Mapping[str, NDArray[Any]]) -> tuple[_Factor 
     error = (abs(mean * exact) + abs(beta)) * _BIAS_ERROR
     single = (parts[0] / np.sqrt(parts[3] + np.float32(_EPSILON))).astype(np.float32)
     return _Factor(exact, single), _Span.around(beta - mean * exact, error)
+
+
+def _moved(
+    name: str,
+    exponents: Mapping[str, tuple[int, ...]],
+    raw: NDArray[Any],
+    factor: _Factor | None,
+    bias: _Span,
+) -> tuple[NDArray[Any], _Factor | None, _Span]:
+    """A layer with the channels that it writes and reads moved as the manifest says.
+
+    A layer is divided by exactly what the next is multiplied by, so a file that equals both is the
+    network's function.
+    """
+    block, _, layer = name.rpartition(".")
+    written = exponents.get(name)
+    if written is not None and factor is not None:
+        down = -np.array(written)
+        factor = _Factor(np.ldexp(factor.exact, down), np.ldexp(factor.single, down))
+        bias = _Span(np.ldexp(bias.low, down), np.ldexp(bias.high, down))
+    before = {"conv2": "conv1", "conv3": "conv2"}.get(layer)
+    read = exponents.get(f"{block}.{before}") if before else None
+    if read is not None:
+        # An output channel reads the input channels of its group.
+        groups = len(read) // raw.shape[1]
+        of_group = np.arange(len(raw)) // (len(raw) // groups)
+        up = np.array(read).reshape(groups, -1)[of_group]
+        raw = np.ldexp(raw, up.reshape(*up.shape, *[1] * (raw.ndim - 2)))
+    return raw, factor, bias
 
 
 def _blocks(stored: StoredLayer) -> tuple[NDArray[Any], int]:
