@@ -17,7 +17,7 @@ from resnext.precision import Precision
 #: Runtimes that a quantized graph can be laid out for.
 Runtime: TypeAlias = Literal["trt", "ort", "openvino"]
 #: How calibration judges outliers.
-Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
+Method: TypeAlias = Literal["minmax", "percentile"]
 #: Number of calibration images by default.
 IMAGES = 128
 #: Opset of an ONNX graph by default.
@@ -251,8 +251,8 @@ class RequestFields:
     calibration_method: Annotated[
         Method | None,
         Option(
-            "How activation outliers are handled: kept, clipped where the histogram loses least, or"
-            " the rarest 0.01 % clipped.  [default: minmax]",
+            "How activation outliers are handled: kept, or the rarest 0.001 % clipped."
+            "  [default: minmax]",
             "Precision",
             kind="method",
             graph=True,

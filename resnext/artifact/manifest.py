@@ -100,7 +100,7 @@ class QuantizationRecord(Strict):
 
     Attributes:
         runtime: runtime whose Q/DQ scheme the graph has.
-        method: how calibration treats outliers.
+        method: how calibration treats outliers; no export has ``entropy`` any more.
         source: name of the calibration images; ``random`` is noise.
         source_sha256: digest of these images.
         images: number of images.
