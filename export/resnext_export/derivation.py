@@ -46,6 +46,8 @@ def derivation(manifest: Manifest) -> list[str]:
         lines.append(
             f"skipped   {', '.join([*skipped, 'the classifier'])}: not {manifest.precision}"
         )
+        if quantized.means is not None:
+            lines.append(f"corrected the biases of {len(quantized.means)} convolutions")
     if (equalized := manifest.equalized) is not None:
         moved = [each for exponents in equalized.exponents.values() for each in exponents if each]
         lines.append(

@@ -267,6 +267,14 @@ class RequestFields:
             graph=True,
         ),
     ] = False
+    correct_bias: Annotated[
+        bool,
+        Option(
+            "Take the mean error of rounded weights out of the biases of int8 and fp8.",
+            "Precision",
+            graph=True,
+        ),
+    ] = False
     merge_groups: Annotated[
         Annotated[int, Interval(ge=2, le=4096)] | Literal["auto"] | None,
         Option(

@@ -73,7 +73,10 @@ class _Checked(RequestFields):
                 f"a .{row.name} package is made from the weights, not from an ONNX artifact; drop"
                 f" `{graph_only[0]}`"
             )
-        for name in ("calibration", "calibration_images", "calibration_method", "equalize"):
+        for name in (
+            *("calibration", "calibration_images", "calibration_method"),
+            *("equalize", "correct_bias"),
+        ):
             if getattr(self, name) not in (None, False) and self.precision not in QUANTIZED:
                 raise UsageError(
                     f"`{name}` is for int8 and fp8: use `precision` int8, or drop `{name}`"
@@ -314,6 +317,8 @@ class ExportRequest(_Checked):
             precision += f"-for-{self.scheme}"
         if self.equalize:
             precision += "-equalized"
+        if self.correct_bias:
+            precision += "-corrected"
         if self.merge_groups is not None:
             precision += "-merged"
         if isinstance(weights, Artifact):

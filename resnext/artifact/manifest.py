@@ -107,6 +107,8 @@ class QuantizationRecord(Strict):
         left: layers that were not quantized, each with the reason.
         ranges: the calibrated (low, high) of each quantized tensor, as applied, by its name in the
             graph; None in artifacts from before they were recorded.
+        means: biases were corrected for the rounding of weights, on an input that is this
+            everywhere, by the name of the layer: the mean of what it reads. None if they were not.
     """
 
     runtime: Literal["trt", "ort", "openvino"]
@@ -116,6 +118,7 @@ class QuantizationRecord(Strict):
     images: int = Field(ge=1)
     left: tuple[tuple[str, str], ...] = ()
     ranges: dict[str, tuple[float, float]] | None = None
+    means: dict[str, float] | None = None
 
 
 class MergeRecord(Strict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -34,7 +34,7 @@ from resnext.runtimes.onnx_reference.evaluator import node_by_node
 from resnext.storage import scratch_folder
 from resnext_export import proof
 from resnext_export.calibration.activations import activation_ranges, overflows
-from resnext_export.calibration.channels import channel_maxima
+from resnext_export.calibration.channels import channel_maxima, tensor_means
 from resnext_export.calibration.collect import calibrate
 from resnext_export.calibration.images import Source
 from resnext_export.calibration.reuse import calibrate_or_reuse
@@ -42,6 +42,7 @@ from resnext_export.calibration_images import calibration_images
 from resnext_export.derivation import counted
 from resnext_export.passes.base import run_pass
 from resnext_export.passes.chains import chains
+from resnext_export.passes.correct_bias import CorrectBias
 from resnext_export.passes.equalize import Equalize, chosen_exponents
 from resnext_export.passes.lower import Lower
 from resnext_export.passes.merge_groups import MergeGroups
@@ -131,8 +132,14 @@ def _build(
         # Compare on calibration images. Noise does not do: the network hardly tells two samples
         # apart.
         pixels = None if images.name.startswith("random") else _some(images)
+    means = _means(parent, images) if ranges is not None and request.correct_bias else {}
     convert = partial(
-        _converted, proto, numerics, scheme=request.scheme, native_io=request.io == "native"
+        _converted,
+        proto,
+        numerics,
+        scheme=request.scheme,
+        native_io=request.io == "native",
+        means=means,
     )
     # Meanwhile PyTorch computes the reference on another thread.
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -150,7 +157,11 @@ def _build(
                 derived, left = convert(ranges)
                 if record is not None and ranges is not None:
                     facts["quantization"] = record.model_copy(
-                        update={"left": left, "ranges": applied_ranges(derived, ranges)}
+                        update={
+                            "left": left,
+                            "ranges": applied_ranges(derived, ranges),
+                            "means": _quantized(means, left) or None,
+                        }
                     )
         if not merges_first:
             derived, merged = _merged(derived, of, request)
@@ -199,15 +210,36 @@ def _converted(
     *,
     scheme: Runtime,
     native_io: bool,
+    means: Mapping[str, float],
 ) -> tuple[onnx.ModelProto, tuple[tuple[str, str], ...]]:
     """``proto`` in another precision, and the layers that were not quantized, with reasons."""
+    original = proto
     if numerics.lowered_to is not None:
         proto = run_pass(Lower(numerics.lowered_to, native_io=native_io), proto).proto
     if ranges is None:
         return proto, ()
     wide = numerics.wide_groups
     result = run_pass(QuantizeFp8(ranges) if wide else QuantizeInt8(ranges, scheme), proto)
-    return result.proto, (*result.skipped, ("fc", _CLASSIFIER))
+    left = (*result.skipped, ("fc", _CLASSIFIER))
+    if not means:
+        return result.proto, left
+    corrected = run_pass(CorrectBias(original, _quantized(means, left)), result.proto)
+    return corrected.proto, left
+
+
+def _quantized(means: Mapping[str, float], left: tuple[tuple[str, str], ...]) -> dict[str, float]:
+    """``means`` of the layers that are not ``left``."""
+    return {name: mean for name, mean in means.items() if name not in dict(left)}
+
+
+def _means(parent: Artifact, images: ImageSource) -> dict[str, float]:
+    """The mean of what each convolution reads, by its name."""
+    source = Source.of_images(images, baked=parent.manifest.preprocessing_baked)
+    read = {
+        node.name: node.input[0] for node in onnx_graph(parent).graph.node if node.op_type == "Conv"
+    }
+    means = tensor_means(parent.path, source.batches(), list(dict.fromkeys(read.values())))
+    return {name: means[tensor] for name, tensor in read.items()}
 
 
 def _some(images: ImageSource) -> NDArray[np.uint8]:

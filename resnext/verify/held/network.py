@@ -86,6 +86,8 @@ class Structure:
         pooled: the quantized tensors that must have the scale of the tensor that they are pooled
             from.
         exponents: powers of two that moved channels were divided by, by the layer that writes them.
+        means: what corrected biases take for the input of each quantized layer; None if they are as
+            in the network.
     """
 
     stored: dict[str, StoredLayer]
@@ -94,6 +96,7 @@ class Structure:
     scheme: Scheme | None
     pooled: tuple[tuple[Value, Value], ...]
     exponents: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    means: Mapping[str, float] | None = None
 
 
 def scheme_of(manifest: Manifest) -> Scheme | None:
@@ -170,6 +173,7 @@ class _Walk:
             self.scheme,
             tuple(self.pooled),
             self.exponents,
+            None if self.manifest.quantization is None else self.manifest.quantization.means,
         )
 
     @property
@@ -201,6 +205,13 @@ class _Walk:
                 raise OddGraph(
                     f"the manifest says that {min(odd)} is {'' if min(odd) in left else 'not '}"
                     "quantized, and an export has it otherwise"
+                )
+            record = self.manifest.quantization
+            means = None if record is None else record.means
+            if means is not None and (odd := set(means) ^ (self.layers.keys() - left)):
+                raise OddGraph(
+                    f"the manifest has {'a' if min(odd) in means else 'no'} mean for {min(odd)},"
+                    " and an export one for each quantized layer"
                 )
 
     def _is_quantized(self, name: str) -> bool:

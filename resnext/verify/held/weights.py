@@ -55,6 +55,9 @@ class _Span:
         low, high = self.low / scale, self.high / scale
         return _Span(low - abs(low) * _QUOTIENT_ERROR, high + abs(high) * _QUOTIENT_ERROR)
 
+    def plus(self, other: _Span) -> _Span:
+        return _Span(self.low + other.low, self.high + other.high)
+
     def clipped(self, least: float, most: float) -> _Span:
         return _Span(np.clip(self.low, least, most), np.clip(self.high, least, most))
 
@@ -84,7 +87,7 @@ def weight_differences(
     lines: list[str] = []
     for name, stored in structure.stored.items():
         lines += _layer_differences(name, stored, structure, state)
-    return (*lines, *_scale_differences(structure, ranges))
+    return (*lines, *_scale_differences(structure, ranges), *_odd_means(structure, ranges))
 
 
 def _layer_differences(
@@ -98,8 +101,11 @@ def _layer_differences(
     if rest:
         yield f"{name}: {rest} weights between the merged groups are not zero"
     yield from _weight_differences(name, stored, blocks, raw, factor, bias, structure)
+    lost = _lost(name, stored, blocks, raw, factor, structure)
     if not isinstance(stored.bias, Dequantized):
         allowed = bias.rounded(structure.dtype)
+        if lost is not None:
+            allowed = allowed.plus(lost).rounded(structure.dtype)
         yield from _outside(name, "biases", _plain(stored.bias), allowed, structure.dtype)
         return
     assert isinstance(stored.weight, Dequantized)  # the graph was checked
@@ -110,6 +116,10 @@ def _layer_differences(
     yield from _outside(name, "scales of biases (input times weight)", scales, wanted, "float32")
     units = bias.over(scales).clipped(-_BIAS_STEPS - 1, _BIAS_STEPS)
     allowed = _Span(np.rint(units.low), np.rint(units.high))
+    if lost is not None:
+        more = lost.over(scales)
+        allowed = allowed.plus(_Span(np.rint(more.low), np.rint(more.high)))
+        allowed = allowed.clipped(-_BIAS_STEPS - 1, _BIAS_STEPS)
     yield from _outside(name, "biases", _plain(stored.bias), allowed, "steps of int32")
 
 
@@ -209,6 +219,21 @@ def _scale_differences(
             yield from _activation_difference(value, scale, zero, structure.dtype, ranges)
 
 
+def _odd_means(
+    structure: Structure, ranges: Mapping[str, tuple[float, float]] | None
+) -> Iterator[str]:
+    """A mean outside of the calibrated range is none, and would move a bias anywhere."""
+    for name, mean in (structure.means or {}).items():
+        source = structure.stored[name].source
+        assert source is not None  # the graph was checked
+        low, high = (ranges or {}).get(source.facts["tensor"], (0.0, 0.0))
+        if not min(low, 0.0) <= mean <= max(high, 0.0):
+            yield (
+                f"{name}: the manifest's mean of its input is {mean:g}, outside of the calibrated"
+                f" range {low:g} to {high:g}"
+            )
+
+
 def _activation_difference(
     value: Value,
     scale: float,
@@ -280,6 +305,28 @@ def _moved(
         up = np.array(read).reshape(groups, -1)[of_group]
         raw = np.ldexp(raw, up.reshape(*up.shape, *[1] * (raw.ndim - 2)))
     return raw, factor, bias
+
+
+def _lost(
+    name: str,
+    stored: StoredLayer,
+    blocks: NDArray[Any],
+    raw: NDArray[Any],
+    factor: _Factor | None,
+    structure: Structure,
+) -> _Span | None:
+    """What rounding took from each output on an input that is the recorded mean everywhere; None
+    for a layer whose bias is the network's.
+    """
+    mean = (structure.means or {}).get(name)
+    if mean is None or factor is None or not isinstance(stored.weight, Dequantized):
+        return None
+    exact = raw.reshape(len(raw), -1).astype(np.float64) * factor.exact.reshape(-1, 1)
+    scale = stored.weight.scale.astype(np.float64).reshape(-1, 1)
+    rounded = blocks.reshape(len(raw), -1).astype(np.float64) * scale
+    center = (exact - rounded).sum(axis=1) * mean
+    error = abs(exact).sum(axis=1) * abs(mean) * _WEIGHT_ERROR
+    return _Span.around(center, error)
 
 
 def _blocks(stored: StoredLayer) -> tuple[NDArray[Any], int]:
