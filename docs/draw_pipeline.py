@@ -56,8 +56,9 @@ FLOWS: tuple[tuple[tuple[int, int], ...], ...] = (
 LAYERS: dict[str, tuple[str, ...]] = {
     "resnext_bench": (
         "cli",
+        "explain",
         "tune",
-        "ab history explain",
+        "ab history",
         "run report lens crosscheck",
         "checks cases comparison",
         "result",

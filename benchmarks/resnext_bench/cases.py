@@ -17,6 +17,7 @@ from resnext.runtimes.registry import RUNTIMES, SessionOptions, check_streams
 from resnext.verify.check import artifact_weights, recorded_original
 from resnext.verify.held.artifact import check_graph
 from resnext.verify.subject import Network
+from resnext_export.options import Method
 
 from .plan import Case
 
@@ -50,7 +51,7 @@ class Candidate:
     artifact: Artifact | None = None
     calibration: tuple[str | None, int | None] = (None, None)
     merge: Merge = None
-    method: Literal["minmax", "entropy", "percentile"] | None = None
+    method: Method | None = None
 
 
 def candidates_of_weights(

@@ -102,7 +102,7 @@ class CandidateRecord(Strict):
     backend: str
     precision: Precision
     merge_groups: int | Literal["auto"] | None = None
-    calibration_method: Literal["minmax", "entropy", "percentile"] | None = None
+    calibration_method: Literal["minmax", "percentile"] | None = None
     batch: Several
     threads: Several
     streams: Several = 1

@@ -37,6 +37,11 @@ def convolutions(graph: onnx.GraphProto, names: Collection[str] | None) -> list[
     return [conv for conv in convs if names is None or conv.name in names]
 
 
+def groups_of(conv: onnx.NodeProto) -> int:
+    """Number of groups of a Conv."""
+    return next((attribute.i for attribute in conv.attribute if attribute.name == "group"), 1)
+
+
 def opset_of(proto: onnx.ModelProto) -> int:
     """Version of the ONNX operator set; 0 if the file names none."""
     versions = (entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
