@@ -216,15 +216,24 @@ def test_help_and_wrong_options_load_no_framework(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_option_of_an_example_exists(command: str) -> None:
-    options = {
-        text
-        for parameter in COMMANDS[command].get_params(click.Context(COMMANDS[command]))
-        for text in parameter.opts + parameter.secondary_opts
-    }
-    epilog = COMMANDS[command].epilog or ""
-    used = {word for word in epilog.split() if word.startswith("--")}
+    group = COMMANDS[command]
+    lines = (group.epilog or "").splitlines()
+    used = 0
+    for line in lines:
+        words = line.split("|")[0].split()
+        called: click.Command | None = group
+        if isinstance(group, click.Group) and len(words) > 1:
+            called = group.get_command(click.Context(group), words[1]) or group
+        assert called is not None
+        options = {
+            text
+            for parameter in called.get_params(click.Context(called))
+            for text in parameter.opts + parameter.secondary_opts
+        }
+        asked = {word.strip("[],") for word in words if word.startswith("--")}
+        assert asked <= options, line
+        used += len(asked)
     assert used
-    assert used <= options
 
 
 @pytest.mark.parametrize("command", COMMANDS)
