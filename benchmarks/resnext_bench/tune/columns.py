@@ -60,8 +60,8 @@ COLUMNS = (
     ),
     Column(
         "front",
-        f"{ON_FRONT}: no other one that met the gates is as good at p50, p99, images/s, MB and top-1,"
-        " and better at one of them",
+        f"{ON_FRONT}: no other one that met the gates is as good at p50, p99, images/s, MB and"
+        " top-1, and better at one of them",
         lambda one: ON_FRONT if one.on_front else "-",
         left=True,
     ),
