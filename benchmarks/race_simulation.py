@@ -1,6 +1,6 @@
 """Races candidates with known times, again and again, against timing all of them to the end.
 
-    PYTHONPATH=.:benchmarks python benchmarks/race_simulation.py [--trials 150] [--seed 0] [--json PATH]
+    python benchmarks/race_simulation.py [--trials 150] [--seed 0] [--json PATH]
 
 1. In every trial, the choice of a race takes at most 1 % longer than that of the full grid, which
    has seen every candidate in every round; of planted candidates at most 1 % longer than the best.

@@ -91,8 +91,8 @@ class Dropped(Generic[K]):
 class Race(Generic[K]):
     """A race between ``candidates``: the caller times those `in_race` and calls `add`.
 
-    It depends on nothing but its rounds and who left when: adding stored rounds to a new race
-    restores it.
+    It depends on nothing but its rounds, and on who joined and left when: adding stored rounds to a
+    new race restores it.
 
     Args:
         candidates: any number, in an order that decides ties.
@@ -157,6 +157,16 @@ class Race(Generic[K]):
         self.rounds += 1
         self._judge()
 
+    def join(self, candidate: K) -> None:
+        """Let ``candidate`` in, which takes part from the next round on.
+
+        Raises:
+            ValueError: it takes part already.
+        """
+        if candidate in self._logs:
+            raise ValueError(f"{candidate!r} is in the race already")
+        self._logs[candidate] = {}
+
     def leave(self, candidate: K) -> None:
         """Take out ``candidate``, which failed or may not win, as if it had never taken part.
 
@@ -178,19 +188,26 @@ class Race(Generic[K]):
         self._missed = max([self._missed, *(self.rounds - 1 - last for last in timed)])
 
     def ranking(self) -> tuple[K, ...]:
-        """Everybody: the leader, the others in the race by their time, then those that were
-        dropped by theirs. Time is relative to the leader's, in the rounds that both were in.
+        """Everybody: the leader, the others in the race by their `ratio`, then those that were
+        dropped by theirs.
         """
 
         def place(candidate: K) -> tuple[bool, bool, float]:
-            verdict = self._dropped.get(candidate)
-            if ratios := self._ratios(candidate, self.leader):
-                slower = hodges_lehmann(ratios)
-            else:
-                slower = math.log(verdict.ratio) if verdict else math.inf
-            return verdict is not None, candidate != self.leader, slower
+            ratio = self.ratio(candidate)
+            slower = math.inf if ratio is None else ratio
+            return candidate in self._dropped, candidate != self.leader, slower
 
         return tuple(sorted(self._logs, key=place))
+
+    def ratio(self, candidate: K) -> float | None:
+        """The time of ``candidate`` over the leader's, in the rounds that both were in; of who was
+        dropped before there was one, by way of whom it was slower than. None if there is neither.
+        """
+        if ratios := self._ratios(candidate, self.leader):
+            return math.exp(self._center(ratios))
+        verdict = self._dropped.get(candidate)
+        by_way = None if verdict is None else self.ratio(verdict.leader)
+        return None if verdict is None or by_way is None else verdict.ratio * by_way
 
     def same(self) -> tuple[K, ...]:
         """Those in the race, without the leader, that are as fast as the leader: the interval of

@@ -12,9 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Flags, and commands of this toolkit.
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*|\bresnext-(?:export|bench|parity|classify)\b")
-#: Scripts with a command line of their own, the options of pytest, and modules that call other
-#: programs with flags.
+#: Scripts with a command line of their own, the options of pytest, modules that call other programs
+#: with flags, and modules whose output is commands.
 NO_LIBRARY = {
+    "benchmarks/resnext_bench/tune/commands.py",
+    "benchmarks/resnext_bench/tune/recipes.py",
     "benchmarks/resnext_bench/crosscheck/trtexec.py",
     "resnext/weights/shipped/train.py",
     "resnext/runtimes/pt2/toolchain.py",

@@ -195,10 +195,13 @@ def test_the_public_names_resolve() -> None:
         "LoadGen",
         "Run",
         "Soak",
+        "Tuned",
         "benchmark",
         "compare_runs",
         "read_history",
         "read_run",
+        "read_tuned",
+        "tune_artifact",
     }
     for name in resnext_bench.__all__:
         assert getattr(resnext_bench, name).__name__ == name

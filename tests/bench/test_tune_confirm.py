@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from fakes.here import HERE
-from fakes.workshop import QUIET, parity
+from fakes.simulated import QUIET
+from fakes.workshop import parity
 from resnext.artifact.files import Artifact
 from resnext.errors import GateFailed
 from resnext.images.synthetic import seeded_pixels

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from resnext.errors import MissingRequirement
-from resnext.runtimes import deliverable
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.limits.ceilings import MachineCeilings, ProductCeiling
 from resnext_bench.limits.needed import Limits
@@ -32,7 +31,7 @@ def _this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cores, with bf16 and without fp16 instructions; everything is installed."""
     monkeypatch.setattr(space, "available", lambda *_: None)
     monkeypatch.setattr(space, "threads_of", lambda count: count or 2)
-    monkeypatch.setattr(deliverable.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(
         "resnext.runtimes.openvino.library.fast_types", lambda: frozenset({"FP32", "BF16", "INT8"})
     )

@@ -135,7 +135,7 @@ def backends_of(request: Request) -> tuple[str, ...]:
         if not names:
             raise MissingRequirement(
                 "no runtime here runs an artifact",
-                hint="resnext-export doctor shows what is missing",
+                hint="install onnxruntime or openvino",
             )
         return names
     answers = [available(name, request.device) for name in request.backends]

@@ -2,16 +2,16 @@
 each stage.
 
 Whole networks are timed, since the cost of a width depends on what the runtime fuses and reorders
-around it. A stage's candidates take turns, there and back in every round, and are compared within
-rounds: a machine that slows down or speeds up meanwhile hits all of them alike.
+around it. A stage's widths run a race (`resnext.timing.race`), there and back in every round: a
+machine that slows down or speeds up meanwhile hits all of them alike.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, median
 from typing import TypeAlias
@@ -21,7 +21,7 @@ import onnx
 from resnext.errors import BadInput, UsageError
 from resnext.progress import working
 from resnext.timing.interleave import there_and_back, turns
-from resnext.timing.paired import ratio
+from resnext.timing.race import Race, Rules
 from resnext_export.passes.graph import convolutions
 from resnext_export.passes.initializers import Constants
 from resnext_export.passes.merge_groups import MergeGroups
@@ -32,17 +32,16 @@ from .model_timer import RUNNERS, Runtime, Timer, model_timer
 #: Opens a model for timing.
 Opener: TypeAlias = Callable[[onnx.ModelProto], Timer]
 
-#: A wider choice must be faster than a narrower one by this factor: 2 %.
-_WINS = 1.02
-#: Widths within this factor of the best are compared with each other in the end.
-_CLOSE = 1.1
-#: A width that is slower than the best by this factor is out; two in a row end the widening.
+#: A wider choice must be faster than a narrower one by this share, and the result faster than the
+#: original, measured again.
+_WINS, _PAYS = 0.02, 0.01
+#: A width leaves if it is a tenth slower than the fastest in two rounds: far more than visits vary
+#: by, there and back.
+_RULES = Rules(early_factor=1.1, margin=_WINS)
+#: Two widths in a row that are slower than the fastest by this factor end the widening.
 _LOST = 1.3
-#: The result must be faster than the original by this factor, measured again.
-_PAYS = 1.01
-#: Rounds of each width against the unmerged stage, of those that are close together, and of the
-#: final measurement.
-_ROUNDS, _LAST_ROUNDS, _FINAL_ROUNDS = 3, 4, 7
+#: Rounds of those that are left in the end, and of the final measurement.
+_LAST_ROUNDS, _FINAL_ROUNDS = 4, 7
 
 #: Widths that are tried for all stages alike in the end.
 _UNIFORM = (16, 32, 64)
@@ -99,8 +98,8 @@ def fastest_merge(
     A stage is what shares ``layer1`` in names such as ``layer1.0.conv2``; convolutions of other
     names are taken by groups and width (``32x4d``). Stages are decided one after the other, each on
     top of the earlier choices: as it is, or any width that doubles from there, up to one group.
-    Every merge that is accepted is proven by `prove_merge`. Each width takes some fifteen runs of
-    the whole model, and a stage of ResNeXt-50 has five.
+    Every merge that is accepted is proven by `prove_merge`. Each width takes 8 to 20 runs of the
+    whole model, and a stage of ResNeXt-50 has five.
 
     Args:
         proto: the model, weights inside, float or Q/DQ, its first dimension the batch; left as it
@@ -161,39 +160,19 @@ def _final(
             models.append(merged)
     if not models:
         return proto, 1.0
-    base, rivals = (
-        _Candidate(1, 1, opened(proto)),
-        [(model, _Candidate(1, 1, opened(model))) for model in models],
-    )
-    _take_turns(base, [one for _, one in rivals], _FINAL_ROUNDS)
+    race = Race(range(1 + len(models)), _RULES)
+    timers = dict(enumerate([opened(proto), *(opened(model) for model in models)]))
+    for _ in range(_FINAL_ROUNDS):
+        # The speedup over the original is wanted even if the original is out.
+        race.add(_there_and_back(timers, {0: None, **dict.fromkeys(race.in_race)}))
     best, speedup = proto, 1.0
-    for merged, one in rivals:
-        faster = ratio(base.times, one.times).median
-        if faster > (_PAYS if merged is chosen else speedup * _WINS):
+    for place, merged in enumerate(models, 1):
+        faster = _ratio(race, 0) / _ratio(race, place)
+        if faster > (1 + _PAYS if merged is chosen else speedup * (1 + _WINS)):
             best, speedup = merged, faster
     if best is not proto and best is not chosen:
         prove_merge(proto, best)
     return best, speedup
-
-
-@dataclass
-class _Candidate:
-    """A width of a stage, and the milliseconds that it and the unmerged stage took in the same
-    rounds.
-    """
-
-    least_width: int
-    width: int
-    timer: Timer
-    times: list[float] = field(default_factory=list)
-    base_times: list[float] = field(default_factory=list)
-
-    def ratio(self) -> float:
-        """To the time of the unmerged stage."""
-        return ratio(self.times, self.base_times).median
-
-    def timing(self, stage: str) -> StageTiming:
-        return StageTiming(stage, self.width, median(self.times), self.ratio())
 
 
 def _fastest(
@@ -202,52 +181,63 @@ def _fastest(
     """``proto``, or its fastest merge of the convolutions of ``stage`` if one is faster; its timer;
     what was timed.
     """
-    base = _Candidate(1, _width(proto, convs), timer)
-    held: list[_Candidate] = []
-    lost: list[StageTiming] = []
+    unmerged = _width(proto, convs)
+    race, timers, least_widths = Race([unmerged], _RULES), {unmerged: timer}, {unmerged: 1}
+    taken: dict[int, list[float]] = {}
+
+    def run(widths: Iterable[int]) -> None:
+        times = _there_and_back(timers, widths)
+        for width, ms in times.items():
+            taken.setdefault(width, []).append(ms)
+        race.add(times)
+        for width, verdict in race.dropped.items():
+            if verdict.ratio > 1 + _WINS:  # its session is freed
+                timers.pop(width, None)
+
     slow_in_a_row = 0
     for least_width, merged in _wider(proto, convs):
-        held.append(_Candidate(least_width, _width(merged, convs), opened(merged)))
+        width, fastest = _width(merged, convs), race.leader or unmerged
+        timers[width], least_widths[width] = opened(merged), least_width
         del merged  # the best is made again in no time, and candidates are many
-        _take_turns(base, held[-1:], _ROUNDS)
-        limit = _LOST * min([1.0, *(one.ratio() for one in held)])
-        slow_in_a_row = slow_in_a_row + 1 if held[-1].ratio() > limit else 0
-        lost += [one.timing(stage) for one in held if one.ratio() > limit]
-        held = [one for one in held if one.ratio() <= limit]  # sessions of the others are freed
+        race.join(width)
+        for _ in range(_RULES.early_rounds):
+            run((fastest, width))
+        verdict = race.dropped.get(width)
+        slow_in_a_row = slow_in_a_row + 1 if verdict and verdict.ratio > _LOST else 0
         if slow_in_a_row == 2:
             break
-    limit = _CLOSE * min([1.0, *(one.ratio() for one in held)])
-    lost += [one.timing(stage) for one in held if one.ratio() > limit]
-    held = [one for one in held if one.ratio() <= limit]
-    if held:
-        for one in (base, *held):
-            one.times, one.base_times = [], []
-        _take_turns(base, held, _LAST_ROUNDS)
-    winner = base
-    for one in held:
-        if ratio(winner.times, one.times).median > _WINS:
-            winner = one
-    timings = sorted(
-        [*lost, *(one.timing(stage) for one in (base, *held))], key=lambda timing: timing.width
-    )
-    if winner is base:
+    # The fewer are left, the more rounds they get: two runs more for each width that was tried.
+    for _ in range(_LAST_ROUNDS + 2 * (len(least_widths) - 1) // len(race.in_race)):
+        if race.ended is not None:
+            break
+        run(race.in_race)
+    winner = min(width for width in timers if _ratio(race, width) <= 1 + _WINS)
+    ratios = {width: _ratio(race, width) / _ratio(race, unmerged) for width in taken}
+    timings = [
+        StageTiming(stage, width, median(taken[width]), ratios[width]) for width in sorted(taken)
+    ]
+    if winner == unmerged:
         return proto, timer, timings
-    merged = MergeGroups(winner.least_width, convs).apply(proto).proto
+    merged = MergeGroups(least_widths[winner], convs).apply(proto).proto
     prove_merge(proto, merged)
-    return merged, winner.timer, timings
+    return merged, timers[winner], timings
 
 
-def _take_turns(base: _Candidate, others: Sequence[_Candidate], rounds: int) -> None:
-    """Time ``base`` and ``others`` for ``rounds``, each there and back: a steady drift falls out of
+def _there_and_back(timers: Mapping[int, Timer], names: Iterable[int]) -> dict[int, float]:
+    """Milliseconds of each of ``names`` in one round, there and back: a steady drift falls out of
     the sums.
     """
-    everyone = (base, *others)
-    visits: list[list[float]] = [[] for _ in everyone]
-    for _, place in turns(range(len(everyone)), rounds, there_and_back):
-        visits[place].append(everyone[place].timer())
-    for one, taken in zip(everyone, visits, strict=True):
-        one.times += [fmean(pair) for pair in zip(taken[::2], taken[1::2], strict=True)]
-        one.base_times += base.times[-rounds:]
+    visits: dict[int, list[float]] = {name: [] for name in names}
+    for _, name in turns(list(visits), 1, there_and_back):
+        visits[name].append(timers[name]())
+    return {name: fmean(taken) for name, taken in visits.items()}
+
+
+def _ratio(race: Race[int], name: int) -> float:
+    """The time of ``name``, which ran in ``race``, over the fastest's."""
+    ratio = race.ratio(name)
+    assert ratio is not None
+    return ratio
 
 
 def _shapes(proto: onnx.ModelProto, convs: Collection[str]) -> dict[str, tuple[int, int]]:

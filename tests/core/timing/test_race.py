@@ -188,6 +188,20 @@ def test_who_is_back_gets_the_rounds_that_it_missed() -> None:
     assert raced(wide, race=race).rounds == 24 + 22
 
 
+def test_who_joins_is_compared_in_its_own_rounds() -> None:
+    race = raced([{"a": 140.0, "b": 100.0}] * 2)
+    race.join("c")
+    with pytest.raises(ValueError, match="'c' is in the race already"):
+        race.join("c")
+    assert race.ratio("c") is None
+    assert race.ranking() == ("b", "c", "a")
+    raced([{"b": 200.0, "c": 100.0}] * 2, race=race)  # a slower machine by now
+    assert race.leader == "c"
+    assert race.ratio("b") == pytest.approx(2.0)
+    assert race.ratio("a") == pytest.approx(2.8)  # which never ran beside c
+    assert race.ranking() == ("c", "b", "a")
+
+
 def test_a_race_without_anybody_has_no_leader() -> None:
     race: Race[str] = Race(["a"])
     assert (race.leader, race.ended, race.same()) == (None, "one-left", ())

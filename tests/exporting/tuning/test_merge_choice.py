@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -232,12 +232,18 @@ def test_a_machine_that_slows_down_or_speeds_up_does_not_choose(drift: float) ->
 def test_candidates_timed_one_after_the_other_would_be_fooled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def blocks(base: Any, others: Any, rounds: int) -> None:
-        for one in (base, *others):
-            one.times += [one.timer() for _ in range(2 * rounds)]
-            one.base_times += base.times[-2 * rounds :]
+    ahead: dict[Timer, list[float]] = {}
 
-    monkeypatch.setattr(merge_width, "_take_turns", blocks)
+    def blocks(timers: Mapping[int, Timer], names: Iterable[int]) -> dict[int, float]:
+        """Times of several rounds are taken at once."""
+        times = {}
+        for name in names:
+            queue = ahead.setdefault(timers[name], [])
+            queue += [] if queue else [timers[name]() for _ in range(10)]
+            times[name] = queue.pop()
+        return times
+
+    monkeypatch.setattr(merge_width, "_there_and_back", blocks)
     equal = {"layer1": dict.fromkeys((4, 8, 16, 32), 10.0), **FLAT}
     assert any(chosen(Clock(equal, drift)).widths != UNMERGED for drift in DRIFTS)
 
@@ -270,18 +276,35 @@ def test_models_that_lost_are_closed() -> None:
     assert not steep.open
 
 
+@pytest.mark.parametrize(
+    ("costs", "runs"),
+    [
+        ((10, 10, 10, 10), 3 * 8 + 4 * 4 * 2),  # the interval of six rounds says: the same
+        ((10, 12, 12, 12), 3 * 8),  # out after two rounds
+        ((10, 15, 15, 1), 2 * 8),  # and the wider ones are not tried
+        ((10, 12, 10.6, 13), 3 * 8 + 5 * 2 * 2),  # the test of seven rounds says: slower
+        ((10, 5, 9, 9), 3 * 8),
+    ],
+)
+def test_a_stage_takes_few_runs(costs: tuple[float, ...], runs: int) -> None:
+    clock = Clock({"layer1": dict(zip((4, 8, 16, 32), costs, strict=True))})
+    found = fastest_merge(small({"layer1.0.conv2": (8, 4)}), "ort", 8, open_timer=clock)
+    close = [timing for timing in found.timings if timing.median_ms < 11]
+    final = 0 if found.speedup == 1 else 2 * 2 * 7
+    assert clock.runs - final == runs <= 12 * (len(found.timings) - 1) + 8 * len(close)
+
+
 def changing(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, after: dict[str, dict[int, float]]
 ) -> None:
     """Let other costs hold for the last measurement."""
-    real = merge_width._take_turns
+    real = merge_width._final
 
-    def take_turns(base: Any, others: Any, rounds: int) -> None:
-        if rounds == merge_width._FINAL_ROUNDS:
-            clock.costs = after
-        real(base, others, rounds)
+    def final(*models: Any) -> Any:
+        clock.costs = after
+        return real(*models)
 
-    monkeypatch.setattr(merge_width, "_take_turns", take_turns)
+    monkeypatch.setattr(merge_width, "_final", final)
 
 
 @pytest.mark.parametrize("last", [11.0, 10.0, 9.9])
@@ -353,11 +376,13 @@ def short_visits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accept whatever is not much slower, so that something is merged whatever the machine says."""
-    monkeypatch.setattr(merge_width, "_WINS", 0.0)
-    monkeypatch.setattr(merge_width, "_CLOSE", 100.0)
-    monkeypatch.setattr(merge_width, "_LOST", 100.0)
-    monkeypatch.setattr(merge_width, "_PAYS", 0.0)
+    """Run every model, and let the widest one win whatever the machine says."""
+    real = merge_width._there_and_back
+
+    def wide_wins(timers: Mapping[int, Timer], names: Iterable[int]) -> dict[int, float]:
+        return {name: ms / 10.0**name for name, ms in real(timers, names).items()}
+
+    monkeypatch.setattr(merge_width, "_there_and_back", wide_wins)
 
 
 def logits(proto: onnx.ModelProto, runtime: Runtime, images: NDArray[Any]) -> NDArray[Any]:
