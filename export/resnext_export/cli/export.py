@@ -38,7 +38,7 @@ Examples:
   resnext-export explain checkpoint.pth             what would fp16, int8, merged groups bring?
   resnext-export check-trt model.onnx               does TensorRT accept it? no GPU needed
   resnext-export rebuild engine/ --output new/      make an artifact again from its manifest
-  resnext-export tune --weights digits --goal throughput --budget 5m --output best/
+  resnext-export tune --weights digits --output best/  the artifact that runs best on this machine
   resnext-export doctor                             does everything work on this machine?
   resnext-export --list-models                      variants, parameters, MACs
   resnext-export --list-weights                     published weights, top-1, licenses
