@@ -17,7 +17,6 @@ from resnext.runtimes.registry import RUNTIMES, SessionOptions, check_streams
 from resnext.verify.check import artifact_weights, recorded_original
 from resnext.verify.held.artifact import check_graph
 from resnext.verify.subject import Network
-from resnext_export.options import Method
 
 from .plan import Case
 
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
 #: Minimum width of groups in channels; ``auto`` is the fastest in a trial, None leaves the groups
 #: alone.
 Merge: TypeAlias = int | Literal["auto"] | None
+
+#: How calibration handles outliers, as an export takes it.
+Method: TypeAlias = Literal["minmax", "percentile"]
 
 #: Every runtime that this machine has, among names of runtimes.
 ALL = "all"

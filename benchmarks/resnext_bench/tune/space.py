@@ -17,11 +17,10 @@ from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import available, available_runtimes
 from resnext.runtimes.deliverable import not_delivered
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, check_precision, check_streams
-from resnext_bench.cases import Candidate, Merge, merge_problem
+from resnext_bench.cases import Candidate, Merge, Method, merge_problem
 from resnext_bench.limits.floors import floors
 from resnext_bench.limits.needed import Limits
 from resnext_bench.plan import Case, in_flight
-from resnext_export.options import Method as Method
 
 from .gates import KINDS, with_actual
 from .record import GateRecord, Outcome
