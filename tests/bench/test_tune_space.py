@@ -76,7 +76,7 @@ def test_cheap_builds_come_first_and_a_further_setting_counts_like_a_step(digits
 
 
 def test_the_calibration_methods_are_those_of_an_export() -> None:
-    assert space.METHODS == get_args(options.Method)
+    assert get_args(options.Method) == space.METHODS
 
 
 def test_the_defaults_follow_the_goal_and_the_size_of_the_network(digits: Weights) -> None:
