@@ -200,6 +200,11 @@ def _precision(parent: Artifact, request: ExportRequest) -> Precision:
         raise BadInput(
             f"{parent.directory} {already} ({of.precision}); start from the float32 export"
         )
+    if of.quantization is not None and request.quantizing:
+        raise UsageError(
+            f"{parent.directory} is quantized already, and `{request.quantizing[0]}` says how to:"
+            " start from the float32 export, or drop it"
+        )
     return precision
 
 
