@@ -18,10 +18,12 @@ from resnext_bench.ab.record import Duel
 from resnext_bench.comparison.result import Comparison
 from resnext_bench.history.result import History
 from resnext_bench.result import Run
+from resnext_export.bisect.record import Bisection
 
 #: The stored models by the name of their schema; the number is the format_version.
 MODELS: dict[str, type[BaseModel]] = {
     "ab-1.json": Duel,
+    "bisect-1.json": Bisection,
     "compare-1.json": Comparison,
     "history-1.json": History,
     "manifest-1.json": Manifest,

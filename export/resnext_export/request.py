@@ -287,13 +287,14 @@ class ExportRequest(_Checked):
 
         Raises:
             UnknownName: the network has nothing of a name.
-            UsageError: they are all of its convolutions.
+            UsageError: they are all that could be in low precision.
         """
         names = layers_of(config, self.keep_fp32 or ())
-        if {layer.name for layer in layers(config)} - {*names} <= {"fc"}:
+        low = {layer.name for layer in layers(config)} - {*names}
+        if not low or (low == {"fc"} and self.numerics.calibrated):
             raise UsageError(
-                f"`keep_fp32` names every convolution, so that nothing is left in {self.precision}:"
-                " name fewer layers, or use a wider `precision`"
+                f"`keep_fp32` names every layer, so that nothing is left in {self.precision}: name"
+                " fewer, or use a wider `precision`"
             )
         return names
 

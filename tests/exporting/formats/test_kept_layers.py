@@ -238,7 +238,7 @@ def test_a_network_that_is_kept_as_a_whole_is_refused(
     precision: Any, digits: Weights, digits_artifact: Artifact, tmp_path: Path
 ) -> None:
     names = ("conv1", "layer1", "layer2", "layer3", "fc")
-    with pytest.raises(UsageError, match=r"names every convolution"):
+    with pytest.raises(UsageError, match="names every layer"):
         made(digits_artifact, digits, tmp_path, precision=precision, keep_fp32=names)
 
 
