@@ -32,7 +32,7 @@ def run(
         opened: the artifact.
         json_path: where the outcome goes as JSON.
         junit: gets a case for the whole.
-        output: folder for the mended artifact, or None.
+        output: folder for an artifact that meets the gate, or None.
         **how: as `resnext_export.bisect.mend.bisect` takes it.
 
     Raises:
@@ -52,13 +52,14 @@ def run(
     found = search.bisect(opened, output=output, say=say, **how)
     lines = [words.headline(found), *(f"  {line}".rstrip() for line in words.report(found))]
     where = classname(opened, found.runtime)
-    failures = () if found.passed else (found.reason,)
-    state = "passed" if found.passed else "failure"
-    junit.add([JUnitCase("bisect", where, state, "bisect", failures)], "\n".join(lines))
+    case = JUnitCase("bisect", where)
+    if not found.passed:
+        case = JUnitCase("bisect", where, "failure", "bisect", [found.reason])
+    junit.add([case], "\n".join(lines))
     if json_path != "-":
         for line in lines:
             echo(line)
-    if found.mended_sha256 is not None and output is not None:
+    if found.passed and output is not None:
         echo(f"wrote {output}", err=True)
     if json_path is not None:
         write_text(json_path, found.to_json())

@@ -162,7 +162,8 @@ _REFERENCES = {
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="With --bisect: folder to create for the mended artifact.  [default: it is not kept]",
+    help="With --bisect: folder to create for an artifact that meets the gate, the mended one or a"
+    " copy if there is nothing to mend.  [default: none is kept]",
 )
 @click.version_option(__version__, prog_name="resnext-parity")
 @click.pass_context

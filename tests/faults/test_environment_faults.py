@@ -60,6 +60,7 @@ COMMANDS: Mapping[str, tuple[click.Command, list[str]]] = {
         parity,
         ["--artifact", "ARTIFACT", "--backend", "onnx-reference"],
     ),
+    "resnext-parity bisect": (parity, ["--artifact", "ARTIFACT", "--bisect"]),
     "resnext-parity verify": (parity, ["verify", "ARTIFACT"]),
     "resnext-classify": (classify, [PICTURE, "--artifact", "ARTIFACT"]),
     "resnext-bench": (
@@ -196,7 +197,10 @@ FAULTS: Mapping[
     "no output": (
         nothing,
         "choose another --output",
-        {name: ["--output", "FILE/out"] for name in ("resnext-export", "resnext-export rebuild")},
+        {
+            name: ["--output", "FILE/out"]
+            for name in ("resnext-export", "resnext-export rebuild", "resnext-parity bisect")
+        },
     ),
 }
 

@@ -64,7 +64,8 @@ def bisect(
         images_from: likewise.
         gate: likewise.
         agreement: also ask that this share of the images has the reference's first class.
-        output: folder for the mended artifact; None means that it is not written.
+        output: folder for an artifact that meets the gate: the mended one, or a copy if there is
+            nothing to mend; None means that none is written.
         say: called with one line for each build.
 
     Returns:
@@ -86,13 +87,15 @@ def bisect(
         ended, reason = search.run()
         compared = search.first
         facts: dict[str, Any] = {}
+        if ended == "passes" and output is not None:
+            _write(artifact, output, workshop.weights, artifact.manifest.request)
         if search.mended is not None:
             size = batch or artifact.manifest.batch.opt
             with working("timing the mended artifact against the original"):
                 facts["price"] = measured_price(artifact, search.mended, runtime, size)
             request = workshop.changed(search.keep, **dict.fromkeys(search.changes, True))
             if output is not None:
-                _write(search.mended, output, request, workshop.weights)
+                _write(search.mended, output, workshop.weights, request.record())
             facts |= {
                 "mended_sha256": search.mended.manifest.file_sha256,
                 "command": export_command(request, output or "mended"),
@@ -269,10 +272,12 @@ class _Search:
         return attempt
 
 
-def _write(artifact: Artifact, output: Path, request: ExportRequest, weights: Weights) -> None:
-    """Copy an artifact of the store, with the request that makes it again."""
+def _write(
+    artifact: Artifact, output: Path, weights: Weights, request: dict[str, Any] | None
+) -> None:
+    """Copy an artifact, with the request that makes it again; what was judged is what is there."""
     with staging(output) as folder:
         shutil.copy(artifact.path, folder)
-        if request.conformance_kit:
+        if request and request.get("conformance_kit"):
             write_kit(folder / KIT_NAME, weights)
-        seal(folder, artifact.manifest.model_copy(update={"request": request.record()}))
+        seal(folder, artifact.manifest.model_copy(update={"request": request}))
