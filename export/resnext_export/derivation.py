@@ -48,6 +48,16 @@ def derivation(manifest: Manifest) -> list[str]:
         lines.append(
             f"skipped   {', '.join([*skipped, 'the classifier'])}: not {manifest.precision}"
         )
+        if quantized.means is not None:
+            lines.append(f"corrected the biases of {len(quantized.means)} convolutions")
+    if (equalized := manifest.equalized) is not None:
+        moved = [each for exponents in equalized.exponents.values() for each in exponents if each]
+        lines.append(
+            f"equalized {len(moved)} channels behind {len(equalized.exponents)} convolutions, by"
+            f" factors up to {2 ** max(map(abs, moved))}"
+            if moved
+            else "equalized no channel: the ranges are even"
+        )
     if (merged := manifest.merged) is not None:
         if not merged.groups:
             return [

@@ -65,15 +65,20 @@ class _Checked(RequestFields):
     def _go_together(self) -> _Checked:
         row = FORMATS[self.format]
         graph_only = [
-            name for name in FIELDS if FIELDS[name].graph and getattr(self, name) is not None
+            name
+            for name in FIELDS
+            if FIELDS[name].graph and getattr(self, name) not in (None, False)
         ]
         if row.source == "weights" and graph_only:
             raise UsageError(
                 f"a .{row.name} package is made from the weights, not from an ONNX artifact; drop"
                 f" `{graph_only[0]}`"
             )
-        for name in ("calibration", "calibration_images", "calibration_method"):
-            if getattr(self, name) is not None and self.precision not in QUANTIZED:
+        for name in (
+            *("calibration", "calibration_images", "calibration_method"),
+            *("equalize", "correct_bias"),
+        ):
+            if getattr(self, name) not in (None, False) and self.precision not in QUANTIZED:
                 raise UsageError(
                     f"`{name}` is for int8 and fp8: use `precision` int8, or drop `{name}`"
                 )
@@ -275,7 +280,11 @@ class ExportRequest(_Checked):
         if self.runs_on is not None:  # of a float network it may allow more
             fields |= {"opset": self.graph_opset, "runs_on": None}
         if row.is_source:
-            fields |= {name: None for name in FIELDS if FIELDS[name].section == "Precision"}
+            fields |= {
+                each.name: each.default
+                for each in dataclasses.fields(RequestFields)
+                if each.name in FIELDS and FIELDS[each.name].section == "Precision"
+            }
         else:
             auto = self.merge_groups == "auto"
             fields["runtime"] = self.scheme if self.numerics.calibrated or auto else None
@@ -335,6 +344,10 @@ class ExportRequest(_Checked):
         laid_out = self.numerics.calibrated and self.numerics.only_for is None
         if row.is_source and laid_out and self.scheme != row.scheme:
             precision += f"-for-{self.scheme}"
+        if self.equalize:
+            precision += "-equalized"
+        if self.correct_bias:
+            precision += "-corrected"
         if self.merge_groups is not None:
             precision += "-merged"
         if self.keep_fp32 is not None:

@@ -103,13 +103,15 @@ class QuantizationRecord(Strict):
 
     Attributes:
         runtime: runtime whose Q/DQ scheme the graph has.
-        method: how calibration treats outliers.
+        method: how calibration treats outliers; no export has ``entropy`` any more.
         source: name of the calibration images; ``random`` is noise.
         source_sha256: digest of these images.
         images: number of images.
         left: layers that were not quantized, each with the reason; `REQUESTED` if it was asked for.
         ranges: the calibrated (low, high) of each quantized tensor, as applied, by its name in the
             graph; None in artifacts from before they were recorded.
+        means: biases were corrected for the rounding of weights, on an input that is this
+            everywhere, by the name of the layer: the mean of what it reads. None if they were not.
     """
 
     runtime: Literal["trt", "ort", "openvino"]
@@ -119,6 +121,7 @@ class QuantizationRecord(Strict):
     images: int = Field(ge=1)
     left: tuple[tuple[str, str], ...] = ()
     ranges: dict[str, tuple[float, float]] | None = None
+    means: dict[str, float] | None = None
 
 
 class MergeRecord(Strict):
@@ -149,6 +152,19 @@ class KeptRecord(Strict):
     """
 
     layers: tuple[str, ...] = Field(min_length=1)
+
+
+class EqualizationRecord(Strict):
+    """Channels whose range was moved between two convolutions before quantization: the same
+    function.
+
+    Attributes:
+        exponents: by the name of the convolution that writes the channels, one for each: its
+            weights and bias are divided by two to that power, and those of the convolution that
+            reads the channel multiplied. Convolutions that are not named are as in the network.
+    """
+
+    exponents: dict[str, tuple[Annotated[int, Field(ge=-16, le=16)], ...]]
 
 
 class Manifest(Strict):
@@ -192,6 +208,7 @@ class Manifest(Strict):
         merged: convolutions whose groups were merged, or None.
         kept: layers of an fp16 or bf16 network that compute in float32; None if all compute in its
             precision, and for other precisions: what is not quantized is in ``quantization``.
+        equalized: channels whose range was moved before quantization, or None.
         request: what the artifact was exported with, as `resnext_export.ExportRequest` takes it;
             None if it was not made from a request.
     """
@@ -224,6 +241,7 @@ class Manifest(Strict):
     quantization: QuantizationRecord | None = None
     merged: MergeRecord | None = None
     kept: KeptRecord | None = None
+    equalized: EqualizationRecord | None = None
     request: dict[str, JsonValue] | None = None
 
     @field_validator("kind")
@@ -266,6 +284,12 @@ class Manifest(Strict):
             raise ValueError(
                 f"a manifest of precision {self.precision} has no record of kept layers"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _equalized_for_quantization(self) -> Manifest:
+        if self.equalized is not None and self.quantization is None:
+            raise ValueError("a manifest without a quantization record has no moved ranges")
         return self
 
     @model_validator(mode="after")

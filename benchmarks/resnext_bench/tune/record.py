@@ -97,7 +97,7 @@ class CandidateRecord(Strict):
     backend: str
     precision: Precision
     merge_groups: int | Literal["auto"] | None = None
-    calibration_method: Literal["minmax", "entropy", "percentile"] | None = None
+    calibration_method: Literal["minmax", "percentile"] | None = None
     batch: int = Field(ge=1)
     threads: int = Field(ge=1)
     streams: int = Field(default=1, ge=1)

@@ -68,6 +68,11 @@ def kept_nodes(graph: onnx.GraphProto, keep: Collection[str]) -> set[tuple[str, 
     return kept
 
 
+def groups_of(conv: onnx.NodeProto) -> int:
+    """Number of groups of a Conv."""
+    return next((attribute.i for attribute in conv.attribute if attribute.name == "group"), 1)
+
+
 def opset_of(proto: onnx.ModelProto) -> int:
     """Version of the ONNX operator set; 0 if the file names none."""
     versions = (entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))

@@ -6,8 +6,8 @@ each precision changes is stated here again, and shares no code with the passes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,9 @@ class Structure:
         scheme: how it is quantized, or None.
         pooled: the quantized tensors that must have the scale of the tensor that they are pooled
             from.
+        exponents: powers of two that moved channels were divided by, by the layer that writes them.
+        means: what corrected biases take for the input of each quantized layer; None if they are as
+            in the network.
     """
 
     stored: dict[str, StoredLayer]
@@ -94,6 +97,8 @@ class Structure:
     dtype: str
     scheme: Scheme | None
     pooled: tuple[tuple[Value, Value], ...]
+    exponents: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    means: Mapping[str, float] | None = None
 
 
 def scheme_of(manifest: Manifest) -> Scheme | None:
@@ -145,6 +150,8 @@ class _Walk:
         self.dtype = PRECISIONS[half or "fp32"].weight_dtype
         self.groups = {} if manifest.merged is None else dict(manifest.merged.groups)
         self.kept = _kept(manifest)
+        equalized = manifest.equalized
+        self.exponents = {} if equalized is None else dict(equalized.exponents)
         self.stored: dict[str, StoredLayer] = {}
         self.quantized: dict[Value, None] = {}
         self.pooled: list[tuple[Value, Value]] = []
@@ -170,7 +177,13 @@ class _Walk:
             value = self._block(value, name, writer, strided)
         self._stem(value)
         return Structure(
-            self.stored, tuple(self.quantized), self.dtype, self.scheme, tuple(self.pooled)
+            self.stored,
+            tuple(self.quantized),
+            self.dtype,
+            self.scheme,
+            tuple(self.pooled),
+            self.exponents,
+            None if self.manifest.quantization is None else self.manifest.quantization.means,
         )
 
     @property
@@ -178,7 +191,18 @@ class _Walk:
         return self.scheme is not None and self.scheme.everywhere
 
     def _check_record(self) -> None:
-        """The manifest's own words on merged groups and layers that are not quantized."""
+        """The manifest's own words on merged groups, moved channels and layers that are not
+        quantized.
+        """
+        for name, exponents in self.exponents.items():
+            layer = self.layers.get(name)
+            # Only these two write channels that nothing but the next convolution reads.
+            inside = name.endswith((".conv1", ".conv2"))
+            if layer is None or not inside or layer.outputs != len(exponents):
+                raise OddGraph(
+                    f"the manifest moves {len(exponents)} channels behind {name}, which no export"
+                    " does"
+                )
         for name, groups in self.groups.items():
             layer = self.layers.get(name)
             if layer is None or not 0 < groups < layer.groups or layer.groups % groups:
@@ -193,6 +217,13 @@ class _Walk:
                 raise OddGraph(
                     f"the manifest says that {min(odd)} is {'' if min(odd) in left else 'not '}"
                     "quantized, and an export has it otherwise"
+                )
+            record = self.manifest.quantization
+            means = None if record is None else record.means
+            if means is not None and (odd := set(means) ^ (self.layers.keys() - left)):
+                raise OddGraph(
+                    f"the manifest has {'a' if min(odd) in means else 'no'} mean for {min(odd)},"
+                    " and an export one for each quantized layer"
                 )
 
     def _is_quantized(self, name: str) -> bool:

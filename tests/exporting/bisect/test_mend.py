@@ -157,6 +157,27 @@ def test_a_planted_fault_is_named_and_mended(
     assert mended.manifest.request == ExportRequest(**mended.manifest.request or {}).record()
 
 
+@pytest.mark.parametrize(
+    ("plant", "form"),
+    [
+        pytest.param(tiny, TRT),
+        pytest.param(tiny, ORT, marks=pytest.mark.exhaustive),
+        pytest.param(tiny, OPENVINO, marks=pytest.mark.exhaustive),
+    ],
+    ids=names,
+)
+@pytest.mark.usefixtures("untimed")
+def test_channels_that_equalizing_evens_out_are_mended_without_a_price(
+    plant: Callable[[Weights], Weights], form: dict[str, Any], digits: Weights, tmp_path: Path
+) -> None:
+    artifact = planted(plant(digits), tmp_path, **form)
+    runtime = "onnx-reference" if form is TRT else None
+    found = bisect(artifact, agreement=0.98, images=56, images_from="digits", runtime=runtime)
+    assert (found.outcome, found.keep, found.changes) == ("mended", (), ("equalize",))
+    assert "--equalize" in found.command
+    assert found.damage == ()
+
+
 # ---- the steps, with an artifact and builds that are fakes
 
 

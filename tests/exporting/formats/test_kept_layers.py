@@ -43,6 +43,7 @@ WEIGHTS = {
 FORMS: dict[str, dict[str, Any]] = {
     "int8 for ort": {"precision": "int8"},
     "int8 for trt": {"precision": "int8", "runtime": "trt"},
+    "int8, mended": {"precision": "int8", "equalize": True, "correct_bias": True},
     "fp8": {"precision": "fp8", "merge_groups": 32},
     "fp16": {"precision": "fp16"},
     "fp16, native": {"precision": "fp16", "io": "native"},
