@@ -91,7 +91,14 @@ def resealed(artifact: Artifact, folder: Path, proto: onnx.ModelProto, **changes
     return read_artifact(folder)
 
 
-@pytest.mark.parametrize("chosen", CHOSEN)
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        *("both ends", "single layers"),
+        pytest.param("a block", marks=pytest.mark.exhaustive),
+        pytest.param("a shortcut", marks=pytest.mark.exhaustive),
+    ],
+)
 @pytest.mark.parametrize("form", FORMS)
 def test_chosen_layers_are_float_and_all_others_are_not(
     form: str, chosen: str, digits: Weights, digits_artifact: Artifact, tmp_path: Path
@@ -109,7 +116,7 @@ def test_chosen_layers_are_float_and_all_others_are_not(
     assert differences(artifact, digits) == []
 
 
-@pytest.mark.parametrize("form", ["int8 for ort", "int8 for trt", "fp8", "fp16", "bf16"])
+@pytest.mark.parametrize("form", ["int8 for ort", "int8 for trt", "fp8", "fp16"])
 def test_nothing_is_rounded_within_a_block_that_is_kept(
     form: str, digits: Weights, digits_artifact: Artifact, tmp_path: Path
 ) -> None:
@@ -123,6 +130,7 @@ def test_nothing_is_rounded_within_a_block_that_is_kept(
     assert sorted(following) == ["Conv", "Conv", "Relu", "Relu"]
 
 
+@pytest.mark.exhaustive
 def test_a_kept_block_loses_less(
     digits: Weights, digits_artifact: Artifact, tmp_path: Path
 ) -> None:
