@@ -37,6 +37,8 @@ def derivation(manifest: Manifest) -> list[str]:
             f"ranges    at most {ranges.largest:.3g} ({ranges.layer}), {manifest.precision} holds"
             f" {ranges.limit:.3g} ({ranges.images} images)"
         )
+    if (kept := manifest.kept) is not None:
+        lines.append(f"float32   {', '.join(kept.layers)}: kept by request")
     if (quantized := manifest.quantization) is not None:
         lines.append(
             f"images    {quantized.images} of {quantized.source}, {quantized.method}; scheme for"

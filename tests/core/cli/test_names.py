@@ -101,6 +101,7 @@ USES = {
         "json_path": Use(PARITY + "--json={}"),
         "junit_path": Use(PARITY + "--junit={}"),
         "pixels": Use("--artifact={kit} --pixels={}", "pixels"),
+        "output": Use("--artifact={half} --images=2 --bisect --output={}"),
         "trust": Use("--artifact={signed} --images=2 --require-signature --trust={}", "public"),
     },
     "resnext.cli.parity verify": {
