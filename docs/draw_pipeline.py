@@ -56,6 +56,7 @@ FLOWS: tuple[tuple[tuple[int, int], ...], ...] = (
 LAYERS: dict[str, tuple[str, ...]] = {
     "resnext_bench": (
         "cli",
+        "explain",
         "tune",
         "ab history",
         "run report lens crosscheck",
@@ -66,7 +67,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "resnext_export": (
         "cli",
-        "doctor",
+        "doctor bisect",
         "store",
         "formats",
         "tuning tensorrt",

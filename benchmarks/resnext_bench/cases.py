@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: alone.
 Merge: TypeAlias = int | Literal["auto"] | None
 
+#: How calibration handles outliers, as an export takes it.
+Method: TypeAlias = Literal["minmax", "percentile"]
+
 #: Every runtime that this machine has, among names of runtimes.
 ALL = "all"
 
@@ -50,7 +53,7 @@ class Candidate:
     artifact: Artifact | None = None
     calibration: tuple[str | None, int | None] = (None, None)
     merge: Merge = None
-    method: Literal["minmax", "entropy", "percentile"] | None = None
+    method: Method | None = None
 
 
 def candidates_of_weights(

@@ -14,16 +14,22 @@ _PUBLIC = {
     "Stored": "store",
     "build_or_reuse": "store",
     "export": "pipeline",
+    "left_by_fp8": "foresight",
+    "refused_by_half": "foresight",
+    "stored_manifests": "store",
 }
 
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
+    from .foresight import left_by_fp8 as left_by_fp8
+    from .foresight import refused_by_half as refused_by_half
     from .pipeline import export as export
     from .registry import FORMATS as FORMATS
     from .request import ExportRequest as ExportRequest
     from .store import Stored as Stored
     from .store import build_or_reuse as build_or_reuse
+    from .store import stored_manifests as stored_manifests
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from resnext.precision import Precision
 #: Runtimes that a quantized graph can be laid out for.
 Runtime: TypeAlias = Literal["trt", "ort", "openvino"]
 #: How calibration judges outliers.
-Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
+Method: TypeAlias = Literal["minmax", "percentile"]
 #: Number of calibration images by default.
 IMAGES = 128
 #: Opset of an ONNX graph by default.
@@ -251,13 +251,40 @@ class RequestFields:
     calibration_method: Annotated[
         Method | None,
         Option(
-            "How activation outliers are handled: kept, clipped where the histogram loses least, or"
-            " the rarest 0.01 % clipped.  [default: minmax]",
+            "How activation outliers are handled: kept, or the rarest 0.001 % clipped."
+            "  [default: minmax]",
             "Precision",
             kind="method",
             graph=True,
         ),
     ] = None
+    keep_fp32: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            "Layers (layer1.0.conv2), blocks (layer1.0) or stages (layer1) that stay float: fp32 in"
+            " an fp16, bf16 or int8 network, fp16 in an fp8 one.",
+            "Precision",
+            metavar="NAME[,...]",
+            graph=True,
+        ),
+    ] = None
+    equalize: Annotated[
+        bool,
+        Option(
+            "Even out the channels' ranges between two convolutions before int8 or fp8: the same"
+            " function, and it mends channels that are much wider than the others.",
+            "Precision",
+            graph=True,
+        ),
+    ] = False
+    correct_bias: Annotated[
+        bool,
+        Option(
+            "Take the mean error of rounded weights out of the biases of int8 and fp8.",
+            "Precision",
+            graph=True,
+        ),
+    ] = False
     merge_groups: Annotated[
         Annotated[int, Interval(ge=2, le=4096)] | Literal["auto"] | None,
         Option(

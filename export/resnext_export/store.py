@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from resnext.artifact.files import Artifact, read_artifact
-from resnext.artifact.manifest import FORMAT_VERSION, MANIFEST_NAME
+from resnext.artifact.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, read_manifest
 from resnext.artifact.trust import Trust
-from resnext.errors import BadArtifact, MissingRequirement
+from resnext.errors import BadArtifact, BadInput, MissingRequirement
 from resnext.readers.files import file_sha256
 from resnext.storage import cache_folder, locked, read_cached, remove, write_cached
 from resnext.verify.subject import Network
@@ -21,6 +21,7 @@ from resnext.weights.spec import Weights
 
 from .formats.base import builder_for
 from .publish import publish
+from .registry import FORMATS
 from .request import PREPROCESSING, ExportRequest
 
 #: Fields whose meaning the key holds: the source and the images by content, the others resolved.
@@ -127,6 +128,24 @@ def build_step(
         artifact = publish(source, entry, build, request=request, check=check, force=force)
         _write_digest(entry, artifact)
         return Stored(artifact, reused=False)
+
+
+def stored_manifests(folder: Path | None = None) -> Iterator[Manifest]:
+    """The manifest of every artifact in the store that nobody has altered since; the artifacts'
+    files are not read.
+
+    Args:
+        folder: of the store; None means `cache_folder`.
+    """
+    root = folder or cache_folder()
+    for kind in FORMATS:
+        for digest in sorted((root / kind).glob("*.sha256")):
+            entry = digest.with_suffix("")
+            try:
+                if read_cached(digest) == _manifest_digest(entry):
+                    yield read_manifest(entry / MANIFEST_NAME)
+            except (BadArtifact, BadInput):
+                continue
 
 
 def _read_entry(entry: Path) -> Artifact | None:

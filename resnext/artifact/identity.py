@@ -19,13 +19,26 @@ from resnext.images.preprocessing import Preprocessing
 from resnext.network.config import ResNeXtConfig
 
 from .files import Artifact
-from .manifest import Manifest, MergeRecord, QuantizationRecord, RangeRecord
+from .manifest import (
+    EqualizationRecord,
+    KeptRecord,
+    Manifest,
+    MergeRecord,
+    QuantizationRecord,
+    RangeRecord,
+)
 from .specs import TensorSpec
 
 _PREFIX = "resnext."
 #: Records of the manifest that the file carries, too: how it was made from another file.
 _RECORDS: Mapping[str, type[BaseModel]] = MappingProxyType(
-    {"quantization": QuantizationRecord, "merged": MergeRecord, "ranges": RangeRecord}
+    {
+        "quantization": QuantizationRecord,
+        "merged": MergeRecord,
+        "ranges": RangeRecord,
+        "kept": KeptRecord,
+        "equalized": EqualizationRecord,
+    }
 )
 
 
@@ -64,9 +77,17 @@ def record_facts(
     quantization: QuantizationRecord | None,
     merged: MergeRecord | None,
     ranges: RangeRecord | None,
+    equalized: EqualizationRecord | None = None,
+    kept: KeptRecord | None = None,
 ) -> dict[str, str]:
     """Records of a manifest to write into a file's metadata: texts by key; None writes nothing."""
-    records = {"quantization": quantization, "merged": merged, "ranges": ranges}
+    records = {
+        "quantization": quantization,
+        "merged": merged,
+        "ranges": ranges,
+        "equalized": equalized,
+        "kept": kept,
+    }
     return {
         _PREFIX + name: record.model_dump_json()
         for name, record in records.items()
@@ -101,6 +122,8 @@ def _same_record(name: str, manifest: Manifest, read: Callable[[str], str | None
     """Whether the file says the same of ``name``. Earlier files say nothing."""
     text, record = read(_PREFIX + name), getattr(manifest, name)
     if text is None:
+        if name in ("equalized", "kept"):  # from the beginning in the file, too
+            return record is None
         # Ranges came into the manifest together with the records in the file.
         return name != "quantization" or record is None or record.ranges is None
     try:

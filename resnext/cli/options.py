@@ -136,6 +136,16 @@ def sbom_option() -> Callable[[F], F]:
 
 def weights_options(function: F) -> F:
     """Add ``--model``, ``--weights``, ``--weights-key``, ``--num-classes`` and ``--input-size``."""
+    return network_options(function, of=_weights_option)
+
+
+def network_options(function: F, *, of: Callable[[F], F] | None = None) -> F:
+    """Add ``--model``, ``--weights-key``, ``--num-classes`` and ``--input-size``.
+
+    Args:
+        function: the command.
+        of: adds what these options are about, after the first; None if an argument names it.
+    """
     option = option_of("Network")
     for add in (
         option(
@@ -154,17 +164,7 @@ def weights_options(function: F) -> F:
             metavar="KEY",
             help="State dict in a checkpoint of several, for example state_dict_ema.",
         ),
-        option(
-            "--weights",
-            "spec",
-            metavar="SPEC",
-            help=(
-                "seeded[:N], digits, fashion-mnist, the path of a checkpoint, or published weights"
-                " by name: torchvision:NAME, timm:NAME, hf:OWNER/REPO[@REVISION] (resnext-export"
-                " --list-weights).  [default: the shipped weights if the model has some, else"
-                " seeded]"
-            ),
-        ),
+        of or (lambda function: function),
         option(
             "--model",
             type=NameType("model", tuple(VARIANTS)),
@@ -177,6 +177,18 @@ def weights_options(function: F) -> F:
     ):
         function = add(function)
     return function
+
+
+_weights_option = option_of("Network")(
+    "--weights",
+    "spec",
+    metavar="SPEC",
+    help=(
+        "seeded[:N], digits, fashion-mnist, the path of a checkpoint, or published weights by name:"
+        " torchvision:NAME, timm:NAME, hf:OWNER/REPO[@REVISION] (resnext-export --list-weights)."
+        "  [default: the shipped weights if the model has some, else seeded]"
+    ),
+)
 
 
 def preprocessing_options(function: F) -> F:

@@ -47,7 +47,7 @@ def measured(path: Path, *runtimes: str, batch: int = 3) -> Run:
 )
 def test_rows_of_a_classifier_are_compared_with_the_file(name: str, tmp_path: Path) -> None:
     path = foreign.write(foreign.CLASSIFIERS[name](), tmp_path / "model.onnx")
-    runtimes = ("ort-cpu", "openvino", "onnx-reference")
+    runtimes = foreign.runtimes_for("fp16" if name == "half" else "fp32")
     run = measured(path, *runtimes, batch=4)
     assert [row.backend for row in run.rows] == list(runtimes)
     for row in run.rows:

@@ -252,12 +252,11 @@ def test_another_calibration_method_is_tried_only_where_the_first_does_not_do(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     percentile = replace(INT8, method="percentile")
-    entropy = replace(INT8, method="entropy")
     bad, good = Plan(1.0, agreement=0.9), Plan(1.0)
     for plans, tried, pick in (
         ({INT8: good}, [], INT8),
         ({INT8: bad, percentile: good}, [percentile], percentile),
-        ({INT8: bad, percentile: bad, entropy: good}, [percentile, entropy], entropy),
+        ({INT8: bad, percentile: bad}, [percentile], ORT),
         ({INT8: Plan(1.0, right=False), percentile: good}, [percentile], percentile),
         ({INT8: Plan(1.0, error=SessionFailed("planted"))}, [], ORT),
         ({INT8: Plan(1.0, size=10**9)}, [], ORT),
@@ -271,9 +270,7 @@ def test_another_calibration_method_is_tried_only_where_the_first_does_not_do(
         )
         tuned = search.run(monkeypatch)
         assert tuned.pick == pick.name
-        methods = [
-            each for each in search.workshop.opened if " percentile" in each or " entropy" in each
-        ]
+        methods = [each for each in search.workshop.opened if " percentile" in each]
         assert list(dict.fromkeys(methods)) == [each.name for each in tried]
 
 

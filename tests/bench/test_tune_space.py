@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -15,7 +15,7 @@ from resnext_bench.tune import space, workshop
 from resnext_bench.tune.recipes import bench_words, export_record, export_words
 from resnext_bench.tune.request import Request, checked_request
 from resnext_bench.tune.space import Point, baselines, points, static_refusals
-from resnext_export import ExportRequest
+from resnext_export import ExportRequest, options
 from resnext_export.cli.options import request_from
 
 HERE = ("ort-cpu", "openvino", "pt2")
@@ -73,6 +73,10 @@ def test_cheap_builds_come_first_and_a_further_setting_counts_like_a_step(digits
     assert costs[0] == 0
     assert costs[-1] == max(costs)
     assert "pt2 fp32, 2 streams, batch 1" not in names  # it runs one at a time
+
+
+def test_the_calibration_methods_are_those_of_an_export() -> None:
+    assert get_args(options.Method) == space.METHODS
 
 
 def test_the_defaults_follow_the_goal_and_the_size_of_the_network(digits: Weights) -> None:

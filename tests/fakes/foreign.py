@@ -328,6 +328,17 @@ REFUSED: Mapping[str, tuple[Callable[[], onnx.ModelProto], str]] = MappingProxyT
 )
 
 
+def runtimes_for(precision: str) -> tuple[str, ...]:
+    """Runtimes that compute a file of ``precision`` on this processor; OpenVINO refuses float16
+    where there are no instructions for it.
+    """
+    from resnext.runtimes.openvino.library import shared_core
+
+    able = shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    refused = precision == "fp16" and "FP16" not in able
+    return ("ort-cpu", *(() if refused else ("openvino",)), "onnx-reference")
+
+
 def write(model: onnx.ModelProto, path: Path) -> Path:
     """Write ``model`` to ``path``."""
     path.write_bytes(model.SerializeToString())

@@ -198,10 +198,10 @@ def search(goal: Goal = "throughput", *, gates: tuple[GateRecord, ...] | None = 
             **(merged | two | {"batch": 8, "reason": "p99 36.8 ms, allowed 20 ms"}),
         ),
         candidate(
-            "ort-cpu int8 entropy, batch 4",
+            "ort-cpu int8 percentile, batch 4",
             "gate",
             batch=4,
-            calibration_method="entropy",
+            calibration_method="percentile",
             size_bytes=24_100_000,
             gates=_missed(wanted, agreement=0.97, loss=1.5),
             reason="agreement 97 %, top1-loss 1.5 points",

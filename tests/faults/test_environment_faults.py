@@ -53,6 +53,7 @@ COMMANDS: Mapping[str, tuple[click.Command, list[str]]] = {
     "resnext-export inspect": (export, ["inspect", "ARTIFACT", "--backend", "ort-cpu"]),
     "resnext-export check-trt": (export, ["check-trt", "ARTIFACT/model.onnx"]),
     "resnext-export doctor": (export, ["doctor"]),
+    "resnext-export explain": (export, ["explain", "ARTIFACT", "--backend", "ort-cpu"]),
     "resnext-export sign": (export, ["sign", "ARTIFACT", "--key", "k.pem"]),
     "resnext-export verify": (export, ["verify", "ARTIFACT", "--key", "k.pub"]),
     "resnext-export tune": (
@@ -64,6 +65,7 @@ COMMANDS: Mapping[str, tuple[click.Command, list[str]]] = {
         parity,
         ["--artifact", "ARTIFACT", "--backend", "onnx-reference"],
     ),
+    "resnext-parity bisect": (parity, ["--artifact", "ARTIFACT", "--bisect"]),
     "resnext-parity verify": (parity, ["verify", "ARTIFACT"]),
     "resnext-classify": (classify, [PICTURE, "--artifact", "ARTIFACT"]),
     "resnext-bench": (
@@ -202,7 +204,12 @@ FAULTS: Mapping[
         "choose another --output",
         {
             name: ["--output", "FILE/out"]
-            for name in ("resnext-export", "resnext-export rebuild", "resnext-export tune")
+            for name in (
+                "resnext-export",
+                "resnext-export rebuild",
+                "resnext-export tune",
+                "resnext-parity bisect",
+            )
         },
     ),
 }

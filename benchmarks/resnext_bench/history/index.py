@@ -69,6 +69,21 @@ def indexed(folder: Path, note: Callable[[str], None]) -> Iterator[sqlite3.Conne
         yield index
 
 
+def kept_indexes(note: Callable[[str], None]) -> Iterator[sqlite3.Connection]:
+    """Every index in the cache, as it was when its folder was last read; each is closed when the
+    next one is asked for.
+
+    Args:
+        note: called with one line for each that cannot be used.
+
+    Raises:
+        BadInput: as `resnext.storage.cache_folder`.
+    """
+    for path in sorted((cache_folder() / "history").glob("*.sqlite")):
+        with closing(_opened(path, note)) as index:
+            yield index
+
+
 def _opened(path: Path, note: Callable[[str], None]) -> sqlite3.Connection:
     """A copy of the index at ``path`` in memory; an empty one if it cannot be used."""
     if not exists(path):

@@ -88,7 +88,7 @@ def parts_of(
         if not modules:
             again = time.layer.modules[:1] or (time.layer.name,)
             yield Part(
-                _stage(again[0]),
+                stage_of(again[0]),
                 REST,
                 again,
                 channels=None,
@@ -108,8 +108,8 @@ def parts_of(
         widths = [_channels(layer, merged) for layer in layers]
         precision = requested[modules[0]]
         yield Part(
-            _stage(modules[0]),
-            _kind(layers[0]),
+            stage_of(modules[0]),
+            kind_of(layers[0]),
             tuple(modules),
             (min(widths), max(widths)),
             sum(one.macs for one in each),
@@ -162,13 +162,15 @@ def merged_part(parts: Sequence[Part]) -> Part:
     )
 
 
-def _stage(name: str) -> str:
+def stage_of(name: str) -> str:
+    """Stage of a layer, by its name; `OTHER` if that does not tell."""
     if match := _STAGE.search(name):
         return match[0]
     return next((stage for pattern, stage in _ENDS if pattern.search(name)), OTHER)
 
 
-def _kind(layer: Layer) -> str:
+def kind_of(layer: Layer) -> str:
+    """Kind of a layer with weights, as `Part` has it."""
     if layer.name in ("conv1", "fc"):
         return {"conv1": "stem", "fc": "fc"}[layer.name]
     return f"{'grouped ' if layer.groups > 1 else ''}{layer.kernel}x{layer.kernel}"

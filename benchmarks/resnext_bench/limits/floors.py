@@ -109,18 +109,29 @@ def layer_floors(
         batch: images in one run.
         ceiling: of this precision.
     """
-    width = NUMERICS[precision].width_bytes
     for layer in layers(config):
-        strided = layer.kernel == 1 and layer.in_size != layer.out_size
-        pixels = math.prod(layer.out_size if strided else layer.in_size)
-        values = layer.inputs * pixels + layer.output_values
-        if layer.name.endswith(".conv3"):
-            values += layer.output_values  # the shortcut
-        size = width * (batch * values + layer.weights)
-        macs = batch * layer.macs
-        yield LayerFloor(
-            layer, macs, size, 2 * macs / ceiling.operations_per_s, size / ceiling.bytes_per_s
-        )
+        yield layer_floor(layer, precision, batch, ceiling)
+
+
+def layer_floor(layer: Layer, precision: str, batch: int, ceiling: Ceiling) -> LayerFloor:
+    """The floor of one layer.
+
+    Args:
+        layer: with the groups that it runs with.
+        precision: of weights and activations, a key of `NUMERICS`.
+        batch: images in one run.
+        ceiling: of this precision.
+    """
+    strided = layer.kernel == 1 and layer.in_size != layer.out_size
+    pixels = math.prod(layer.out_size if strided else layer.in_size)
+    values = layer.inputs * pixels + layer.output_values
+    if layer.name.endswith(".conv3"):
+        values += layer.output_values  # the shortcut
+    size = NUMERICS[precision].width_bytes * (batch * values + layer.weights)
+    macs = batch * layer.macs
+    return LayerFloor(
+        layer, macs, size, 2 * macs / ceiling.operations_per_s, size / ceiling.bytes_per_s
+    )
 
 
 def floors(config: ResNeXtConfig, precision: str, batch: int, ceiling: Ceiling) -> Floors:

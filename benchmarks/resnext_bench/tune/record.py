@@ -94,15 +94,15 @@ class CandidateRecord(Strict):
         images_per_s: batch times streams over the median.
         ratio: its time for an image (goal ``throughput``) or a run (``latency``) over the pick's:
             estimate and 95 % interval, over the rounds that both were in; None below six of them.
-        on_front: no other candidate that met the gates beats it at everything that counts: p50,
-            p99, images/s, MB and accuracy.
+        on_front: no other candidate that met the gates is as good at all that counts (p50, p99,
+            images/s, MB and accuracy) and better at some of it.
     """
 
     name: str
     backend: str
     precision: Precision
     merge_groups: int | Literal["auto"] | None = None
-    calibration_method: Literal["minmax", "entropy", "percentile"] | None = None
+    calibration_method: Literal["minmax", "percentile"] | None = None
     batch: Several
     threads: Several
     streams: Several = 1

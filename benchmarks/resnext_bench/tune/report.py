@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Columns whose heading does not say enough.
 _NOT_PLAIN = {
-    "front": f"{ON_FRONT}: no other one that met the gates beats it at everything.",
+    "front": f"{ON_FRONT}: on the Pareto front of those that met the gates.",
     "p99 ms": "p99: a bound, at 99 % confidence.",
     "time/pick": "time/pick: over the rounds that both were in.",
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
-from typing import Literal, TypeAlias
+from typing import get_args
 
 from resnext.errors import MissingRequirement, ResnextError, UsageError
 from resnext.findings import Finding
@@ -17,7 +17,7 @@ from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import available, available_runtimes
 from resnext.runtimes.deliverable import not_delivered
 from resnext.runtimes.registry import RUNTIMES, SessionOptions, check_precision, check_streams
-from resnext_bench.cases import Candidate, Merge, merge_problem
+from resnext_bench.cases import Candidate, Merge, Method, merge_problem
 from resnext_bench.limits.floors import floors
 from resnext_bench.limits.needed import Limits
 from resnext_bench.plan import Case, in_flight
@@ -26,13 +26,11 @@ from .gates import KINDS, with_actual
 from .record import GateRecord, Outcome
 from .request import Request, threads_of
 
-Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
-
 #: Eager PyTorch in channels-last, beside which everything is timed.
 BASELINE = "torch"
 #: How activation outliers are handled: the first is tried at once, the others only if it does not
 #: do: they change accuracy, and not speed.
-METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
+METHODS: tuple[Method, ...] = get_args(Method)
 #: Minimum width of groups where nothing times it: what fills the registers of every processor and
 #: GPU that the toolkit was measured on.
 WIDTH = 32

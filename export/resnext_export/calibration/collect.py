@@ -11,7 +11,7 @@ import hashlib
 import io
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, get_args
@@ -35,10 +35,13 @@ from .ranges import Method, Ranges
 from .watch import WatchedSession, with_sums
 
 #: Percentage of a tensor's values that ``percentile`` keeps.
-PERCENTILE = 99.99
-#: Initial number of bins; it grows with the values, and entropy's search is quadratic in it. With
-#: ONNX Runtime's default for entropy, 128, the only candidate is the whole range.
-BINS = {"entropy": 512, "percentile": 4096}
+PERCENTILE = 99.999
+#: Its initial number of bins, which grows with the values.
+BINS = 4096
+_METHODS: Mapping[Method, CalibrationMethod] = {
+    "minmax": CalibrationMethod.MinMax,
+    "percentile": CalibrationMethod.Percentile,
+}
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -59,16 +62,15 @@ def calibrate(
         model_path: an ONNX file with weights inside and one input.
         images: batches as the input takes them: float32, N x C x H x W, for an export without
             preprocessing.
-        method: ``minmax`` keeps every value; ``percentile`` drops the rarest 0.01 %, half at each
-            end; ``entropy`` cuts where the histogram loses least (Kullback-Leibler divergence;
-            Migacz, GTC 2017).
+        method: ``minmax`` keeps every value; ``percentile`` drops the rarest 0.001 %, half at each
+            end.
         source: name of the images, stored in the outcome.
         source_sha256: digest of the images, stored in the outcome.
 
     Raises:
         BadInput: no images, or of another shape or dtype than the input; a graph that is unreadable
-            or already quantized; NaN or infinity in images or activations; activations more than 16
-            times those of the first images, if ``method`` makes histograms.
+            or already quantized; NaN or infinity in images or activations; for ``percentile``,
+            activations more than 16 times those of the first images.
         UsageError: an unknown method, or ``source_sha256`` is not a digest.
         MissingRequirement: the temporary folder, which takes two copies of the model, is not
             writable.
@@ -148,16 +150,11 @@ def _calibrator(
             file,
             sorted({node.op_type for node in proto.graph.node} - {"Cast", "ReduceL1"}),
             augmented_model_path=str(scratch / "augmented.onnx"),
-            calibrate_method=CalibrationMethod[
-                {"minmax": "MinMax"}.get(method, method.capitalize())
-            ],
-            extra_options={
-                "symmetric": False,
-                "num_bins": BINS.get(method),
-                "percentile": PERCENTILE,
-            },
+            calibrate_method=_METHODS[method],
+            extra_options={"symmetric": False, "num_bins": BINS, "percentile": PERCENTILE},
         )
-    session = WatchedSession(calibrator.infer_session, proto, histograms=method in BINS)
+    histograms = method == "percentile"
+    session = WatchedSession(calibrator.infer_session, proto, histograms=histograms)
     calibrator.infer_session = session
     return calibrator, session
 

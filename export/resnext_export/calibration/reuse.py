@@ -43,7 +43,7 @@ def calibrate_or_reuse(
         "source": source.sha256,
         "images": source.images,
         "pixels": PIXELS_VERSION,
-        "method": [method, PERCENTILE, BINS.get(method), BATCH_VALUES],
+        "method": [method, PERCENTILE, BINS, BATCH_VALUES],
         "onnxruntime": str(onnxruntime.__version__),
     }
     folder = (folder or cache_folder()) / "calibration"

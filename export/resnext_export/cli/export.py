@@ -35,9 +35,10 @@ Examples:
   resnext-export --format trt --batch 1,64:64:256   two optimization profiles
   resnext-export --format trt-rtx --target sm_89    ahead of time, for other machines' GPUs
   resnext-export inspect engine/                    loadable here? what did each layer get?
+  resnext-export explain checkpoint.pth             what would fp16, int8, merged groups bring?
   resnext-export check-trt model.onnx               does TensorRT accept it? no GPU needed
   resnext-export rebuild engine/ --output new/      make an artifact again from its manifest
-  resnext-export tune --weights digits --goal throughput --budget 5m --output best/
+  resnext-export tune --weights digits --output best/  the artifact that runs best on this machine
   resnext-export doctor                             does everything work on this machine?
   resnext-export --list-models                      variants, parameters, MACs
   resnext-export --list-weights                     published weights, top-1, licenses
@@ -51,6 +52,10 @@ _COMMANDS = {
     "doctor": (
         "resnext_export.cli.doctor:doctor",
         "Show what works on this machine, and what mends the rest.",
+    ),
+    "explain": (
+        "resnext_bench.cli.explain:explain",
+        "Say what to expect from each precision here, before a build.",
     ),
     "inspect": (
         "resnext_export.cli.inspect:inspect",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,10 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_graph
 from resnext.artifact.identity import record_facts
 from resnext.artifact.manifest import (
+    REQUESTED,
     CheckRecord,
+    EqualizationRecord,
+    KeptRecord,
     Manifest,
     MergeRecord,
     QuantizationRecord,
@@ -29,14 +33,20 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.precision import DEFAULT, PRECISIONS, Numerics, Precision
 from resnext.progress import working
 from resnext.runtimes.onnx_reference.evaluator import node_by_node
+from resnext.storage import scratch_folder
 from resnext_export import proof
 from resnext_export.calibration.activations import activation_ranges, overflows
+from resnext_export.calibration.channels import channel_maxima, tensor_means
 from resnext_export.calibration.collect import calibrate
 from resnext_export.calibration.images import Source
 from resnext_export.calibration.reuse import calibrate_or_reuse
 from resnext_export.calibration_images import calibration_images
 from resnext_export.derivation import counted
 from resnext_export.passes.base import run_pass
+from resnext_export.passes.chains import chains
+from resnext_export.passes.correct_bias import CorrectBias
+from resnext_export.passes.equalize import Equalize, chosen_exponents
+from resnext_export.passes.graph import kept_nodes
 from resnext_export.passes.lower import Lower
 from resnext_export.passes.merge_groups import MergeGroups
 from resnext_export.passes.merge_proof import prove_merge
@@ -86,12 +96,34 @@ def build_derived(
         GateFailed: a layer's values exceed the precision's range.
         MissingRequirement: the image library is not installed, or the disk is full.
     """
+    _precision(parent, request)  # refuses before work begins
+    if not request.equalize:
+        return _build(parent, weights, request, folder, {}, check=check, say=say)
+    with scratch_folder() as scratch:
+        moved, record = _equalized(parent, calibration_images(request, weights), scratch)
+        if not record.exponents:
+            say("equalizing moved no channel: the ranges are even already")
+        facts = {"equalized": record}
+        return _build(moved, weights, request, folder, facts, check=check, say=say)
+
+
+def _build(
+    parent: Artifact,
+    weights: Weights,
+    request: ExportRequest,
+    folder: Path,
+    facts: dict[str, Any],
+    *,
+    check: bool,
+    say: Callable[[str], None],
+) -> Built:
     of, precision = parent.manifest, _precision(parent, request)
     numerics = PRECISIONS[precision]
     proto = onnx_graph(parent)
-    facts: dict[str, Any] = {}
+    keep = request.kept(weights.config)
     if merges_first := precision != of.precision and numerics.wide_groups:
-        proto, facts = _merged(proto, of, request)
+        proto, merged = _merged(proto, of, request)
+        facts |= merged
     ranges = record = pixels = None
     if precision != of.precision and numerics.calibrated:
         images = calibration_images(request, weights)
@@ -104,8 +136,15 @@ def build_derived(
         # Compare on calibration images. Noise does not do: the network hardly tells two samples
         # apart.
         pixels = None if images.name.startswith("random") else _some(images)
+    means = _means(parent, images) if ranges is not None and request.correct_bias else {}
     convert = partial(
-        _converted, proto, numerics, scheme=request.scheme, native_io=request.io == "native"
+        _converted,
+        proto,
+        numerics,
+        scheme=request.scheme,
+        native_io=request.io == "native",
+        keep=keep,
+        means=means,
     )
     # Meanwhile PyTorch computes the reference on another thread.
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -118,12 +157,19 @@ def build_derived(
         if precision != of.precision:
             with working(f"converting to {precision}"):
                 if numerics.lowered_to is not None:
-                    largest = _checked_ranges(parent, numerics.lowered_to, _probes(of, weights))
+                    half = keep if numerics.half else ()
+                    probes = _probes(of, weights)
+                    largest = _checked_ranges(parent, numerics.lowered_to, probes, half)
                     facts |= {"ranges": largest} if numerics.half else {}
+                    facts |= {"kept": KeptRecord(layers=half)} if half else {}
                 derived, left = convert(ranges)
                 if record is not None and ranges is not None:
                     facts["quantization"] = record.model_copy(
-                        update={"left": left, "ranges": applied_ranges(derived, ranges)}
+                        update={
+                            "left": left,
+                            "ranges": applied_ranges(derived, ranges),
+                            "means": _quantized(means, left) or None,
+                        }
                     )
         if not merges_first:
             derived, merged = _merged(derived, of, request)
@@ -135,7 +181,8 @@ def build_derived(
             expected = replace(expected, baseline=best)
     facts |= _facts(derived, of, precision, request)
     written = {entry.key: entry.value for entry in derived.metadata_props}
-    records = {name: facts.get(name) for name in ("quantization", "merged", "ranges")}
+    names = ("quantization", "merged", "ranges", "equalized", "kept")
+    records = {name: facts.get(name) for name in names}
     onnx.helper.set_model_props(derived, written | record_facts(**records))
     write_onnx(derived, folder)
 
@@ -162,6 +209,11 @@ def _precision(parent: Artifact, request: ExportRequest) -> Precision:
         raise BadInput(
             f"{parent.directory} {already} ({of.precision}); start from the float32 export"
         )
+    if of.quantization is not None and request.quantizing:
+        raise UsageError(
+            f"{parent.directory} is quantized already, and `{request.quantizing[0]}` says how to:"
+            " start from the float32 export, or drop it"
+        )
     return precision
 
 
@@ -172,15 +224,44 @@ def _converted(
     *,
     scheme: Runtime,
     native_io: bool,
+    keep: Collection[str],
+    means: Mapping[str, float],
 ) -> tuple[onnx.ModelProto, tuple[tuple[str, str], ...]]:
     """``proto`` in another precision, and the layers that were not quantized, with reasons."""
+    original = proto
     if numerics.lowered_to is not None:
-        proto = run_pass(Lower(numerics.lowered_to, native_io=native_io), proto).proto
+        half = keep if numerics.half else ()
+        lower = Lower(numerics.lowered_to, native_io=native_io, keep=half)
+        proto = run_pass(lower, proto).proto
     if ranges is None:
         return proto, ()
-    wide = numerics.wide_groups
-    result = run_pass(QuantizeFp8(ranges) if wide else QuantizeInt8(ranges, scheme), proto)
-    return result.proto, (*result.skipped, ("fc", _CLASSIFIER))
+    result = run_pass(
+        QuantizeFp8(ranges, keep=keep)
+        if numerics.wide_groups
+        else QuantizeInt8(ranges, scheme, keep),
+        proto,
+    )
+    requested = ((name, REQUESTED) for name in keep if name != "fc")
+    left = (*result.skipped, *requested, ("fc", _CLASSIFIER))
+    if not means:
+        return result.proto, left
+    corrected = run_pass(CorrectBias(original, _quantized(means, left)), result.proto)
+    return corrected.proto, left
+
+
+def _quantized(means: Mapping[str, float], left: tuple[tuple[str, str], ...]) -> dict[str, float]:
+    """``means`` of the layers that are not ``left``."""
+    return {name: mean for name, mean in means.items() if name not in dict(left)}
+
+
+def _means(parent: Artifact, images: ImageSource) -> dict[str, float]:
+    """The mean of what each convolution reads, by its name."""
+    source = Source.of_images(images, baked=parent.manifest.preprocessing_baked)
+    read = {
+        node.name: node.input[0] for node in onnx_graph(parent).graph.node if node.op_type == "Conv"
+    }
+    means = tensor_means(parent.path, source.batches(), list(dict.fromkeys(read.values())))
+    return {name: means[tensor] for name, tensor in read.items()}
 
 
 def _some(images: ImageSource) -> NDArray[np.uint8]:
@@ -204,9 +285,34 @@ def _calibrated(
     return ranges, record
 
 
-def _checked_ranges(parent: Artifact, half: HalfPrecision, images: NDArray[Any]) -> RangeRecord:
+def _equalized(
+    parent: Artifact, images: ImageSource, scratch: Path
+) -> tuple[Artifact, EqualizationRecord]:
+    """``parent`` with even ranges, in ``scratch``, and what was moved."""
+    proto = onnx_graph(parent)
+    source = Source.of_images(images, baked=parent.manifest.preprocessing_baked)
+    tensors = [chain.tensor for chain in chains(proto.graph)]
+    exponents = chosen_exponents(proto, channel_maxima(parent.path, source.batches(), tensors))
+    data = run_pass(Equalize(exponents), proto).proto.SerializeToString()
+    (scratch / parent.manifest.file).write_bytes(data)
+    facts = {"file_sha256": hashlib.sha256(data).hexdigest(), "file_size_bytes": len(data)}
+    moved = Artifact(scratch, parent.manifest.model_copy(update=facts))
+    recorded = {
+        name: {channel: each for channel, each in enumerate(whole) if each}
+        for name, whole in exponents.items()
+    }
+    return moved, EqualizationRecord(exponents=recorded)
+
+
+def _checked_ranges(
+    parent: Artifact, half: HalfPrecision, images: NDArray[Any], keep: Collection[str]
+) -> RangeRecord:
     """The largest activation; raises GateFailed if the type cannot hold it."""
-    ranges = activation_ranges(parent.path, images)
+    # What an island computes in float32 need not fit; what leaves it again, the check will see.
+    graph = onnx_graph(parent).graph
+    outputs = kept_nodes(graph, keep)
+    kept = {node.name for node in graph.node if tuple(node.output) in outputs}
+    ranges = [each for each in activation_ranges(parent.path, images) if each.node not in kept]
     if beyond := [each for each in overflows(ranges, half, headroom=1.0) if each.beyond]:
         more = f" ({len(beyond)} layers are)" if len(beyond) > 1 else ""
         raise GateFailed(f"{beyond[0]}{more}. Nothing was written")

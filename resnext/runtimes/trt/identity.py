@@ -45,7 +45,9 @@ def engine_name(manifest: Manifest, *, refittable: bool, tf32: bool = False) -> 
     }
     quantization = manifest.quantization
     if quantization is not None and quantization.ranges is not None:  # earlier engines lack it
-        facts["quantization"] = quantization.model_dump(mode="json")
+        facts["quantization"] = quantization.model_dump(mode="json", exclude_none=True)
+    if manifest.equalized is not None:
+        facts["equalized"] = manifest.equalized.model_dump(mode="json")
     return _PREFIX + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -55,6 +55,9 @@ class _Span:
         low, high = self.low / scale, self.high / scale
         return _Span(low - abs(low) * _QUOTIENT_ERROR, high + abs(high) * _QUOTIENT_ERROR)
 
+    def plus(self, other: _Span) -> _Span:
+        return _Span(self.low + other.low, self.high + other.high)
+
     def clipped(self, least: float, most: float) -> _Span:
         return _Span(np.clip(self.low, least, most), np.clip(self.high, least, most))
 
@@ -84,7 +87,7 @@ def weight_differences(
     lines: list[str] = []
     for name, stored in structure.stored.items():
         lines += _layer_differences(name, stored, structure, state)
-    return (*lines, *_scale_differences(structure, ranges))
+    return (*lines, *_scale_differences(structure, ranges), *_odd_means(structure, ranges))
 
 
 def _layer_differences(
@@ -92,13 +95,18 @@ def _layer_differences(
 ) -> Iterator[str]:
     raw = state[f"{name}.weight"]
     factor, bias = _folded_norm(name, state)
+    if structure.exponents:
+        raw, factor, bias = _moved(name, structure.exponents, raw, factor, bias)
     blocks, rest = _blocks(stored)
     if rest:
         yield f"{name}: {rest} weights between the merged groups are not zero"
     yield from _weight_differences(name, stored, blocks, raw, factor, bias, structure)
+    lost = _lost(name, stored, blocks, raw, factor, structure)
     if not isinstance(stored.bias, Dequantized):
-        allowed = bias.rounded(structure.dtype)
-        yield from _outside(name, "biases", _plain(stored.bias), allowed, structure.dtype)
+        allowed = bias.rounded(stored.dtype)
+        if lost is not None:
+            allowed = allowed.plus(lost).rounded(stored.dtype)
+        yield from _outside(name, "biases", _plain(stored.bias), allowed, stored.dtype)
         return
     assert isinstance(stored.weight, Dequantized)  # the graph was checked
     assert stored.source is not None
@@ -108,6 +116,10 @@ def _layer_differences(
     yield from _outside(name, "scales of biases (input times weight)", scales, wanted, "float32")
     units = bias.over(scales).clipped(-_BIAS_STEPS - 1, _BIAS_STEPS)
     allowed = _Span(np.rint(units.low), np.rint(units.high))
+    if lost is not None:
+        more = lost.over(scales)
+        allowed = allowed.plus(_Span(np.rint(more.low), np.rint(more.high)))
+        allowed = allowed.clipped(-_BIAS_STEPS - 1, _BIAS_STEPS)
     yield from _outside(name, "biases", _plain(stored.bias), allowed, "steps of int32")
 
 
@@ -127,10 +139,10 @@ def _weight_differences(
         scale = stored.weight.scale.astype(np.float64)
         assert factor is not None
         largest = abs(raw).reshape(len(raw), -1).max(axis=1) * abs(factor.exact)
-        span = _Span.around(largest, largest * _WEIGHT_ERROR).rounded(structure.dtype)
+        span = _Span.around(largest, largest * _WEIGHT_ERROR).rounded(stored.dtype)
         wanted = _weight_scales(span, stored, bias, structure)
-        yield from _outside(name, "weight scales", scale, wanted, structure.dtype)
-        folded = folded.astype(numpy_dtype(structure.dtype)).astype(np.float32)
+        yield from _outside(name, "weight scales", scale, wanted, stored.dtype)
+        folded = folded.astype(numpy_dtype(stored.dtype)).astype(np.float32)
         folded /= scale.astype(np.float32).reshape(shape)
         folded = folded.round() if blocks.dtype == np.int8 else folded
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -142,8 +154,8 @@ def _weight_differences(
     values = raw.ravel()[odd].astype(np.float64)
     exact = values if factor is None else values * factor.exact[odd // raw[0].size]
     error = abs(exact) * (0 if factor is None else _WEIGHT_ERROR)
-    span = _Span.around(exact, error).rounded(structure.dtype)
-    unit = structure.dtype
+    span = _Span.around(exact, error).rounded(stored.dtype)
+    unit = stored.dtype
     if scale is not None:
         assert structure.scheme is not None
         unit = f"steps of {structure.scheme.weight.name}"
@@ -207,6 +219,21 @@ def _scale_differences(
             yield from _activation_difference(value, scale, zero, structure.dtype, ranges)
 
 
+def _odd_means(
+    structure: Structure, ranges: Mapping[str, tuple[float, float]] | None
+) -> Iterator[str]:
+    """A mean outside of the calibrated range is none, and would move a bias anywhere."""
+    for name, mean in (structure.means or {}).items():
+        source = structure.stored[name].source
+        assert source is not None  # the graph was checked
+        low, high = (ranges or {}).get(source.facts["tensor"], (0.0, 0.0))
+        if not min(low, 0.0) <= mean <= max(high, 0.0):
+            yield (
+                f"{name}: the manifest's mean of its input is {mean:g}, outside of the calibrated"
+                f" range {low:g} to {high:g}"
+            )
+
+
 def _activation_difference(
     value: Value,
     scale: float,
@@ -249,6 +276,57 @@ def _folded_norm(name: str, state: Mapping[str, NDArray[Any]]) -> tuple[_Factor 
     error = (abs(mean * exact) + abs(beta)) * _BIAS_ERROR
     single = (parts[0] / np.sqrt(parts[3] + np.float32(_EPSILON))).astype(np.float32)
     return _Factor(exact, single), _Span.around(beta - mean * exact, error)
+
+
+def _moved(
+    name: str,
+    exponents: Mapping[str, tuple[int, ...]],
+    raw: NDArray[Any],
+    factor: _Factor | None,
+    bias: _Span,
+) -> tuple[NDArray[Any], _Factor | None, _Span]:
+    """A layer with the channels that it writes and reads moved as the manifest says.
+
+    A layer is divided by exactly what the next is multiplied by, so a file that equals both is the
+    network's function.
+    """
+    block, _, layer = name.rpartition(".")
+    written = exponents.get(name)
+    if written is not None and factor is not None:
+        down = -np.array(written)
+        factor = _Factor(np.ldexp(factor.exact, down), np.ldexp(factor.single, down))
+        bias = _Span(np.ldexp(bias.low, down), np.ldexp(bias.high, down))
+    before = {"conv2": "conv1", "conv3": "conv2"}.get(layer)
+    read = exponents.get(f"{block}.{before}") if before else None
+    if read is not None:
+        # An output channel reads the input channels of its group.
+        groups = len(read) // raw.shape[1]
+        of_group = np.arange(len(raw)) // (len(raw) // groups)
+        up = np.array(read).reshape(groups, -1)[of_group]
+        raw = np.ldexp(raw, up.reshape(*up.shape, *[1] * (raw.ndim - 2)))
+    return raw, factor, bias
+
+
+def _lost(
+    name: str,
+    stored: StoredLayer,
+    blocks: NDArray[Any],
+    raw: NDArray[Any],
+    factor: _Factor | None,
+    structure: Structure,
+) -> _Span | None:
+    """What rounding took from each output on an input that is the recorded mean everywhere; None
+    for a layer whose bias is the network's.
+    """
+    mean = (structure.means or {}).get(name)
+    if mean is None or factor is None or not isinstance(stored.weight, Dequantized):
+        return None
+    exact = raw.reshape(len(raw), -1).astype(np.float64) * factor.exact.reshape(-1, 1)
+    scale = stored.weight.scale.astype(np.float64).reshape(-1, 1)
+    rounded = blocks.reshape(len(raw), -1).astype(np.float64) * scale
+    center = (exact - rounded).sum(axis=1) * mean
+    error = abs(exact).sum(axis=1) * abs(mean) * _WEIGHT_ERROR
+    return _Span.around(center, error)
 
 
 def _blocks(stored: StoredLayer) -> tuple[NDArray[Any], int]:

@@ -88,6 +88,7 @@ SECTIONS = {
     ],
     "resnext-export check-trt": ["Engine", "Output", "Options"],
     "resnext-export doctor": ["Output", "Options"],
+    "resnext-export explain": ["What to run", "Network", "Output", "Trust", "Options"],
     "resnext-export inspect": ["What to run", "Requirements", "Output", "Options"],
     "resnext-export rebuild": ["Spread", "Output", "Trust", "Options"],
     "resnext-export refit": ["Network", "Output", "Options"],
@@ -215,15 +216,24 @@ def test_help_and_wrong_options_load_no_framework(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_option_of_an_example_exists(command: str) -> None:
-    options = {
-        text
-        for parameter in COMMANDS[command].get_params(click.Context(COMMANDS[command]))
-        for text in parameter.opts + parameter.secondary_opts
-    }
-    epilog = COMMANDS[command].epilog or ""
-    used = {word for word in epilog.split() if word.startswith("--")}
+    group = COMMANDS[command]
+    lines = (group.epilog or "").splitlines()
+    used = 0
+    for line in lines:
+        words = line.split("|")[0].split()
+        called: click.Command | None = group
+        if isinstance(group, click.Group) and len(words) > 1:
+            called = group.get_command(click.Context(group), words[1]) or group
+        assert called is not None
+        options = {
+            text
+            for parameter in called.get_params(click.Context(called))
+            for text in parameter.opts + parameter.secondary_opts
+        }
+        asked = {word.strip("[],") for word in words if word.startswith("--")}
+        assert asked <= options, line
+        used += len(asked)
     assert used
-    assert used <= options
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -412,6 +422,30 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     (("resnext-export", "rebuild", "none"), 4, ("error: no manifest.json in /", "/none; ")),
     (("resnext-export", "refit", "none", "--output", "o"), 4, ("error: no artifact at none; ",)),
     (("resnext-export", "check-trt", "none.onnx"), 4, ("error: no ONNX file at none.onnx\n",)),
+    (("resnext-export", "explain"), 2, ("PATH|SPEC",)),
+    (("resnext-export", "explain", "none.pth"), 4, ("no weights file at none.pth",)),
+    (("resnext-export", "explain", "digit"), 2, ("weights 'digit'", "did you mean 'digits'?")),
+    (("resnext-export", "explain", "full"), 4, ("no manifest.json in /", "/full; an artifact is")),
+    (
+        ("resnext-export", "explain", "digits", "--target", "h100"),
+        2,
+        ("error: --target 'h100' is no compute capability; write sm_89 for 8.9\n",),
+    ),
+    (
+        ("resnext-export", "explain", "resnet50", "--target", "sm_89", "--backend", "openvino"),
+        2,
+        ("'openvino' does not run on GPUs, or not on them alone; drop --target, or use --backend",),
+    ),
+    (
+        ("resnext-export", "explain", "digits", "--backend", "openvno"),
+        2,
+        ("did you mean 'openvino'?",),
+    ),
+    (
+        ("resnext-export", "explain", "resnet50", "--weights-key", "ema"),
+        2,
+        ("resnet50 is a network without weights; drop --model and --weights-key",),
+    ),
     (("resnext-export", "inpsect", "none"), 2, ("No such command 'inpsect'",)),
 ]
 

@@ -101,6 +101,7 @@ USES = {
         "json_path": Use(PARITY + "--json={}"),
         "junit_path": Use(PARITY + "--junit={}"),
         "pixels": Use("--artifact={kit} --pixels={}", "pixels"),
+        "output": Use("--artifact={half} --images=2 --bisect --output={}"),
         "trust": Use("--artifact={signed} --images=2 --require-signature --trust={}", "public"),
     },
     "resnext.cli.parity verify": {
@@ -165,6 +166,13 @@ USES = {
         "trust": Use(
             "{signed} --no-check --output=made --require-signature --trust={}", "public", slow=True
         ),
+    },
+    "resnext_export.cli.export explain": {
+        "subject": Use("-- {}", "artifact"),
+        "history": Use("{artifact} --history={}", "runs"),
+        "spec": Use("{artifact} --weights={}", "weights", ".safetensors"),
+        "json_path": Use("digits --json={}"),
+        "trust": Use("{signed} --require-signature --trust={}", "public"),
     },
     "resnext_export.cli.export inspect": {
         "path": Use("-- {}", "artifact"),

@@ -170,7 +170,7 @@ def test_every_convolution_and_product_is_reported_delivered(
     assert layer_share(delivered, "float16") == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_compiler
 def test_torch_compile_gets_the_whole_network_as_one_graph(weights: Weights, images: Any) -> None:
     with open_session(weights, "torch-compile", options=ONE_LAYOUT) as session:
@@ -202,7 +202,7 @@ def test_a_network_that_pytorch_ran_eagerly_is_not_passed_off_as_compiled(
     torch.compiler.reset()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_compiler
 def test_more_compiled_sessions_than_pytorchs_own_limit_are_all_compiled(
     weights: Weights, images: Any

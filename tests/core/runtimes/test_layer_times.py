@@ -80,7 +80,9 @@ def test_a_wrong_input_is_refused_as_in_a_run(
             session.layer_times({"input": images}, 1)
 
 
-@pytest.mark.parametrize("backend", ["torch-compile", "onnx-reference"])
+@pytest.mark.parametrize(
+    "backend", [pytest.param("torch-compile", marks=pytest.mark.exhaustive), "onnx-reference"]
+)
 def test_a_runtime_that_does_not_report_times_says_so(
     backend: str, weights: Weights, artifact: Artifact, images: NDArray[np.float32]
 ) -> None:

@@ -572,7 +572,7 @@ def test_threads_hold_while_it_runs(
     assert set(seen) == {wanted}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(
     shutil.which("c++") is None, reason="torch.compile on a CPU needs a C++ compiler"
 )

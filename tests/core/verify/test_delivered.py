@@ -243,7 +243,11 @@ def test_an_island_of_fp16_in_a_float32_engine_is_found(
 
 @pytest.mark.parametrize(
     "name",
-    ["torch", "ort-cpu", pytest.param("torch-compile", marks=[pytest.mark.slow, needs_compiler])],
+    [
+        "torch",
+        "ort-cpu",
+        pytest.param("torch-compile", marks=[pytest.mark.exhaustive, needs_compiler]),
+    ],
 )
 def test_every_runtime_here_delivers_all_of_float32(
     name: str, digits: Weights, artifacts: dict[str, Artifact]

@@ -62,7 +62,7 @@ def test_a_classifier_is_compared_with_itself(name: str, tmp_path: Path) -> None
     assert (manifest.precision, manifest.batches(), manifest.inputs[0].shape) == FACTS[name]
     assert (manifest.config, manifest.preprocessing, manifest.class_names) == (None, None, ())
     assert artifact.read() == path.read_bytes()
-    for runtime in ("ort", "openvino", "onnx-reference"):
+    for runtime in foreign.runtimes_for(manifest.precision):
         outcome = check(artifact, runtime=runtime, images=8)
         assert outcome.passed, outcome.failures
         assert outcome.reference == "onnx"

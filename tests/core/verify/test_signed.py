@@ -446,6 +446,7 @@ def test_the_commands_sign_and_verify(
 #: Every command that reads an artifact, with arguments that are otherwise in order.
 READING: dict[str, tuple[click.Command, list[str]]] = {
     "resnext-parity": (parity, ["--artifact", "ARTIFACT"]),
+    "resnext-parity bisect": (parity, ["--artifact", "ARTIFACT", "--bisect"]),
     "resnext-parity verify": (parity, ["verify", "ARTIFACT"]),
     "resnext-classify": (classify, [str(PICTURE), "--artifact", "ARTIFACT"]),
     "resnext-bench": (bench, ["--backend", "ort-cpu", "--artifact", "ARTIFACT"]),
@@ -453,6 +454,7 @@ READING: dict[str, tuple[click.Command, list[str]]] = {
     "resnext-bench crosscheck": (bench, ["crosscheck", "ARTIFACT"]),
     "resnext-bench lens": (bench, ["lens", "ARTIFACT"]),
     "resnext-export": (exporter, ["--format", "openvino", "--onnx", "ARTIFACT", "--output", "OUT"]),
+    "resnext-export explain": (exporter, ["explain", "ARTIFACT"]),
     "resnext-export inspect": (exporter, ["inspect", "ARTIFACT"]),
     "resnext-export check-trt": (exporter, ["check-trt", "ARTIFACT"]),
     "resnext-export rebuild": (exporter, ["rebuild", "ARTIFACT", "--output", "OUT"]),

@@ -217,7 +217,8 @@ def test_tf32_counts_where_it_was_allowed(
 
 
 @pytest.mark.parametrize(
-    "backend", ["ort", "ort-cpu", "torch", pytest.param("torch-compile", marks=pytest.mark.slow)]
+    "backend",
+    ["ort", "ort-cpu", "torch", pytest.param("torch-compile", marks=pytest.mark.exhaustive)],
 )
 def test_an_onnx_file_is_asked_of_a_backend(backend: str, digits_artifact: Artifact) -> None:
     gate = (

@@ -301,7 +301,7 @@ def test_a_wrong_half_precision_file_is_caught(
     )
 
 
-def test_entropy_and_percentile_are_calibrated_with(derive: Derive) -> None:
+def test_another_method_is_calibrated_with(derive: Derive) -> None:
     record = derive(
         ExportRequest(precision="int8", calibration_images=64, calibration_method="percentile")
     ).manifest.quantization

@@ -1030,7 +1030,7 @@ def test_the_manifest_of_another_scheme_is_refused(forms: Forms, tmp_path: Path)
 @pytest.mark.parametrize(
     ("form", "record", "changes", "says"),
     [
-        ("int8", "quantization", {"method": "entropy"}, "on quantization"),
+        ("int8", "quantization", {"method": "percentile"}, "on quantization"),
         ("int8", "quantization", {"source": "mine"}, "on quantization"),
         ("int8", "quantization", {"images": 7}, "on quantization"),
         ("int8", "quantization", {"left": []}, "on quantization"),
@@ -1349,7 +1349,7 @@ def test_the_name_of_an_engine_covers_how_it_was_quantized(forms: Forms) -> None
             manifest.model_copy(update={"quantization": record.model_copy(update=change)}),
             refittable=False,
         )
-        for change in ({}, {"method": "entropy"}, {"ranges": moved}, {"source_sha256": "0" * 64})
+        for change in ({}, {"method": "percentile"}, {"ranges": moved}, {"source_sha256": "0" * 64})
     }
     assert len(names) == 4
 

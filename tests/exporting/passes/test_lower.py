@@ -512,14 +512,14 @@ def test_a_constant_left_in_float32_is_refused_and_named(
 def test_a_converter_that_skips_a_constant_is_caught(
     plain: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module._rounded
+    real = module.rounded
 
     def skips(
         array: NDArray[np.float32], precision: HalfPrecision, layer: str, *args: Any, **more: Any
     ) -> NDArray[Any]:
         return array if layer == "layer2.0.conv2" else real(array, precision, layer, *args, **more)
 
-    monkeypatch.setattr(module, "_rounded", skips)
+    monkeypatch.setattr(module, "rounded", skips)
     with pytest.raises(
         GateFailed, match=r"^layer2\.0\.conv2: 'layer2\.0\.conv2\.weight' is float32 "
     ):

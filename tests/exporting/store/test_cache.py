@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,25 +22,43 @@ def build_or_reuse(weights: Weights, folder: Path) -> Stored:
     return store.build_or_reuse(ExportRequest(), weights, folder=folder)
 
 
-def test_the_second_call_reuses_what_the_first_built(digits: Weights, tmp_path: Path) -> None:
-    first, second = build_or_reuse(digits, tmp_path), build_or_reuse(digits, tmp_path)
+@pytest.fixture(scope="module")
+def built(digits: Weights, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stored]:
+    """A store with one entry, which no test changes, and what building it gave."""
+    folder = tmp_path_factory.mktemp("store")
+    return folder, build_or_reuse(digits, folder)
+
+
+@pytest.fixture
+def full(built: tuple[Path, Stored], tmp_path: Path) -> Path:
+    """A copy of that store."""
+    return shutil.copytree(built[0], tmp_path / "store")
+
+
+def test_the_second_call_reuses_what_the_first_built(
+    digits: Weights, built: tuple[Path, Stored]
+) -> None:
+    folder, first = built
+    second = build_or_reuse(digits, folder)
     assert (first.reused, second.reused) == (False, True)
     assert first.artifact.manifest == second.artifact.manifest
 
 
 def test_the_store_is_ones_own_and_needs_no_signature(
-    digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Weights, full: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESNEXT_REQUIRE_SIGNATURE", "1")
-    assert [build_or_reuse(digits, tmp_path).reused for _ in range(2)] == [False, True]
+    assert build_or_reuse(digits, full).reused
 
 
 def test_other_weights_get_another_entry(digits: Weights, tmp_path: Path) -> None:
-    seeded = load_weights("seeded:1", digits.config)
-    assert (
-        build_or_reuse(digits, tmp_path).artifact.path
-        != build_or_reuse(seeded, tmp_path).artifact.path
-    )
+    def entry(weights: Weights) -> Path:
+        request = ExportRequest()
+        return store.entry_of(
+            request, builder_for(request).key(request, weights), weights, tmp_path
+        )
+
+    assert entry(digits) != entry(load_weights("seeded:1", digits.config))
 
 
 def test_another_library_version_gets_another_entry(
@@ -65,8 +84,11 @@ def test_another_library_version_gets_another_entry(
         pytest.param("no manifest", marks=pytest.mark.exhaustive),
     ],
 )
-def test_a_damaged_entry_is_built_again(digits: Weights, tmp_path: Path, damage: str) -> None:
-    good = build_or_reuse(digits, tmp_path).artifact
+def test_a_damaged_entry_is_built_again_unsigned_as_before(
+    digits: Weights, full: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNEXT_REQUIRE_SIGNATURE", "1")  # which is for artifacts of others
+    good = build_or_reuse(digits, full).artifact
     raw = bytearray(good.path.read_bytes())
     if damage == "cut":
         good.path.write_bytes(raw[:-10])
@@ -75,23 +97,23 @@ def test_a_damaged_entry_is_built_again(digits: Weights, tmp_path: Path, damage:
         good.path.write_bytes(raw)
     else:
         (good.directory / "manifest.json").unlink()
-    again = build_or_reuse(digits, tmp_path)
+    again = build_or_reuse(digits, full)
     assert not again.reused
     assert again.artifact.manifest.file_sha256 == good.manifest.file_sha256
-    assert build_or_reuse(digits, tmp_path).reused
+    assert build_or_reuse(digits, full).reused
 
 
 @pytest.mark.parametrize("known", [None, pytest.param(b"0" * 64, marks=pytest.mark.exhaustive)])
 def test_an_entry_without_its_digest_is_not_opened(
-    digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bytes | None
+    digits: Weights, full: Path, monkeypatch: pytest.MonkeyPatch, known: bytes | None
 ) -> None:
     """As an engine of an earlier release: it would be called a stranger's, and then built again."""
-    good = build_or_reuse(digits, tmp_path).artifact
+    good = build_or_reuse(digits, full).artifact
     digest = good.directory.with_suffix(".sha256")
     digest.unlink() if known is None else write_cached(digest, known)
     opened = []
     monkeypatch.setattr(store, "read_artifact", lambda path, **_: opened.append(path))
-    assert not build_or_reuse(digits, tmp_path).reused
+    assert not build_or_reuse(digits, full).reused
     assert opened == []
 
 

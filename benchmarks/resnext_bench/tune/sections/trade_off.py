@@ -31,9 +31,9 @@ def section(record: TuneRecord) -> Section | None:
     )
     note = (
         "Better is up and to the left; the number at a point is its batch size. Filled points are"
-        " on the front: no other candidate that met the gates beats them at p50, p99, images/s,"
-        " size and accuracy together. The dashed line is the front of the two that are drawn."
-        " Crosses cannot be chosen: they missed a gate, or are the baseline."
+        " on the front: no other candidate that met the gates is as good at p50, p99, images/s,"
+        " size and accuracy, and better at one of them. The dashed line is the front of the two"
+        " that are drawn. Crosses cannot be chosen: they missed a gate, or are the baseline."
     )
     body = join(legend(index, {row.series for row in rows}), chart)
     return Section("trade-off", "Latency and throughput", body, note, wide=False)

@@ -1,0 +1,1 @@
+"""What to expect from each precision and from merged groups, in sentences, before anyone builds."""

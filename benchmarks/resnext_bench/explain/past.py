@@ -1,0 +1,195 @@
+"""What was measured on this machine before: kept runs, searches, verdicts, cached artifacts."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from resnext.artifact.files import VERDICT_NAME, Artifact
+from resnext.artifact.manifest import Manifest
+from resnext.errors import BadArtifact, BadInput, GateFailed
+from resnext.machine.environment import Environment
+from resnext.precision import PRECISIONS
+from resnext.readers.files import MOST_JSON, exists, read_file
+from resnext.readers.strict_json import parse_json
+from resnext.timing.change import MARGIN
+from resnext.verify.verdict import check_binding, read_verdict
+from resnext_bench.history.index import indexed, kept_indexes
+from resnext_bench.history.series import series_of
+from resnext_bench.tune.record import CandidateRecord, TuneRecord
+from resnext_export import stored_manifests
+
+from .facts import Seen, Timed
+from .topics import MERGED
+
+#: What a search leaves beside its artifact.
+TUNE_NAME = "tune.json"
+#: Names that a benchmark gives to candidates from weights.
+_VARIANT = re.compile(rf"(?:{'|'.join(PRECISIONS)})? ?(merged (?:auto|\d+))?")
+#: How a search says that a candidate did not pass.
+_FELL = ("refused", "failed", "gate")
+
+
+def timed_here(
+    environment: Environment,
+    model: str | None,
+    folder: Path | None,
+    note: Callable[[str], None],
+) -> tuple[Timed, ...]:
+    """Rows of kept runs of this network on this machine.
+
+    Args:
+        environment: this machine.
+        model: variant; None: custom networks are not told apart, so there are none.
+        folder: of run files; None means every folder whose history was read before.
+        note: called with one line if an index or a file cannot be used.
+
+    Raises:
+        BadInput: ``folder`` cannot be read.
+    """
+    if model is None:
+        return ()
+    if folder is not None:
+        with indexed(folder, note) as index:
+            return tuple(_rows(index, environment, model))
+    found = (row for index in kept_indexes(note) for row in _rows(index, environment, model))
+    return tuple(dict.fromkeys(found))
+
+
+def searched(
+    directory: Path, environment: Environment, note: Callable[[str], None]
+) -> tuple[tuple[Timed, ...], tuple[Seen, ...]]:
+    """What a search in ``directory`` timed on this machine, and what fell in it."""
+    path = directory / TUNE_NAME
+    if not exists(path):
+        return (), ()
+    try:
+        data = read_file(path, MOST_JSON)
+        parse_json(data)
+        record = TuneRecord.model_validate_json(data, strict=True)
+    except (BadInput, ValidationError, ValueError) as exc:
+        note(f"{path} cannot be used: {str(exc).splitlines()[0]}")
+        return (), ()
+    if record.environment.title() != environment.title():
+        note(f"{path} is of another machine: {record.environment.title()}")
+        return (), ()
+    day = record.created[:10]
+    times = tuple(
+        Timed(
+            TUNE_NAME,
+            day,
+            each.backend,
+            each.precision,
+            each.merge_groups is not None,
+            each.batch,
+            each.p50_ns / each.streams,
+        )
+        for each in record.candidates
+        if each.p50_ns is not None
+    )
+    return times, tuple(_fallen(record.candidates, day))
+
+
+def proven(artifact: Artifact) -> Iterator[Seen]:
+    """What the verdict beside ``artifact`` says, if it is about these bytes and passed."""
+    if artifact.bare or not exists(artifact.directory / VERDICT_NAME):
+        return
+    topic = artifact.manifest.precision
+    try:
+        verdict = read_verdict(artifact.directory)
+        check_binding(artifact, verdict)
+    except GateFailed as exc:
+        yield Seen(topic, f"The verdict did not pass: {exc.message}.", "", VERDICT_NAME, "no use")
+        return
+    except BadArtifact as exc:
+        yield Seen(topic, f"The verdict is not to be used: {exc.message}.", "", VERDICT_NAME)
+        return
+    said = f"This artifact passed on {verdict.runtime} ({verdict.capability})"
+    if (error := verdict.parity.max_error) is not None:
+        said += f", max error {error:.1e} of the logits' RMS"
+    if (timing := verdict.timing) is not None:
+        said += f", {timing.median_ns / 1e6:.3g} ms at batch {timing.batch}"
+    yield Seen(topic, f"{said}.", verdict.created[:10], VERDICT_NAME)
+
+
+def made(sha256: str | None, folder: Path | None = None) -> Iterator[Seen]:
+    """What earlier exports of these weights into the cache found.
+
+    Args:
+        sha256: digest of the weights; None: nothing is known of them.
+        folder: of the store; None means the cache.
+    """
+    if sha256 is None:
+        return
+    for manifest in stored_manifests(folder):
+        if manifest.weights.sha256 == sha256:
+            yield from told(manifest)
+
+
+def told(manifest: Manifest) -> Iterator[Seen]:
+    """What a manifest tells of its precision and merge; it does not say on which machine."""
+    day, where = manifest.created[:10], f"the manifest of an export to {manifest.kind}"
+    parts = []
+    if (check := manifest.check) is not None:
+        parts.append(f"max error {check.max_error:.1e} of the logits' RMS on {check.backend}")
+        if check.error_ratio is not None:
+            costs = f"{manifest.precision} costs by itself"
+            parts.append(f"{check.error_ratio:.2g} times what {costs}")
+    if (widest := manifest.ranges) is not None:
+        parts.append(f"largest activation {widest.largest:.3g} ({widest.layer})")
+    if manifest.engine is not None and manifest.engine.done:
+        parts.append("; ".join(manifest.engine.done))
+    if parts and manifest.precision != "fp32":
+        yield Seen(
+            manifest.precision, f"An export of these weights: {', '.join(parts)}.", day, where
+        )
+    merged = manifest.merged
+    if merged is not None and merged.runtime is not None:
+        faster = merged.groups and merged.speedup is not None and merged.speedup > 1 + MARGIN
+        gain = f"{merged.speedup:.2f} times as fast" if faster else "no width was faster"
+        text = f"Merging, timed on {merged.runtime} at {manifest.precision}, batch {merged.batch}:"
+        yield Seen(MERGED, f"{text} {gain}.", day, where, "faster" if faster else "no use")
+
+
+def merged_in(variant: str) -> bool | None:
+    """Whether a candidate has merged groups, by its name; None if a user named it."""
+    match = _VARIANT.fullmatch(variant)
+    return None if match is None else match[1] is not None
+
+
+def _rows(index: sqlite3.Connection, environment: Environment, model: str) -> Iterator[Timed]:
+    gpus = ", ".join(gpu.name for gpu in environment.gpus) or "none"
+    here = (environment.cpu, str(environment.physical_cores), gpus, model)
+    for key, points in series_of(index).items():
+        if (key.processor, key.cores, key.gpus, key.model) != here:
+            continue
+        if key.cache != "hot" or key.streams != 1 or key.boundary not in ("host", "graph"):
+            continue
+        for point in points:
+            yield Timed(
+                point.file,
+                point.created[:10],
+                key.backend,
+                key.precision,
+                merged_in(key.variant),
+                key.batch,
+                point.median_ns,
+                point.low_ns,
+                point.high_ns,
+            )
+
+
+def _fallen(candidates: tuple[CandidateRecord, ...], day: str) -> Iterator[Seen]:
+    """The precisions of which no candidate passed."""
+    by_precision: dict[str, list[CandidateRecord]] = {}
+    for each in candidates:
+        if each.outcome != "baseline":
+            by_precision.setdefault(each.precision, []).append(each)
+    for precision, every in by_precision.items():
+        if all(each.outcome in _FELL for each in every):
+            text = f"In a search no candidate passed; {every[0].name}: {every[0].reason}"
+            yield Seen(precision, text.rstrip(".") + ".", day, TUNE_NAME, "no use")
