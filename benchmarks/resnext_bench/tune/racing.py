@@ -5,7 +5,7 @@ that meet every gate.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from resnext.errors import ResnextError
@@ -72,7 +72,7 @@ class Racing:
     ) -> None:
         self._board, self._sessions = board, sessions
         self._deadline, self._say, self._save = deadline, say, save
-        self._order: Callable[..., tuple[str, ...]] = shuffled(seed)  # type: ignore[assignment]
+        self._order: Callable[[Sequence[str], int], Sequence[str]] = shuffled(seed)
         self._repeats = 0
         names = [
             name
