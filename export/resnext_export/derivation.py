@@ -51,7 +51,7 @@ def derivation(manifest: Manifest) -> list[str]:
         if quantized.means is not None:
             lines.append(f"corrected the biases of {len(quantized.means)} convolutions")
     if (equalized := manifest.equalized) is not None:
-        moved = [each for exponents in equalized.exponents.values() for each in exponents if each]
+        moved = [each for exponents in equalized.exponents.values() for each in exponents.values()]
         lines.append(
             f"equalized {len(moved)} channels behind {len(equalized.exponents)} convolutions, by"
             f" factors up to {2 ** max(map(abs, moved))}"

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 NAMES = tuple(each.name for each in dataclasses.fields(RequestFields))
 #: Those of them that change the weights' preprocessing.
 PREPROCESSING = tuple(each.name for each in dataclasses.fields(PreprocessingOptions))
+_QUANTIZING = (
+    *("calibration", "calibration_images", "calibration_method"),
+    *("equalize", "correct_bias"),
+)
 _JSON = TypeAdapter(dict[str, Any])
 #: Fields that an ONNX artifact to start from has settled.
 _SETTLED = (
@@ -74,11 +78,8 @@ class _Checked(RequestFields):
                 f"a .{row.name} package is made from the weights, not from an ONNX artifact; drop"
                 f" `{graph_only[0]}`"
             )
-        for name in (
-            *("calibration", "calibration_images", "calibration_method"),
-            *("equalize", "correct_bias"),
-        ):
-            if getattr(self, name) not in (None, False) and self.precision not in QUANTIZED:
+        if self.precision not in QUANTIZED:
+            for name in self.quantizing:
                 raise UsageError(
                     f"`{name}` is for int8 and fp8: use `precision` int8, or drop `{name}`"
                 )
@@ -180,6 +181,11 @@ class _Checked(RequestFields):
     def numerics(self) -> Numerics:
         """Everything about the precision."""
         return PRECISIONS[self.precision or DEFAULT]
+
+    @property
+    def quantizing(self) -> tuple[str, ...]:
+        """The requested fields that say how to quantize."""
+        return tuple(name for name in _QUANTIZING if getattr(self, name) not in (None, False))
 
     @property
     def derives(self) -> bool:

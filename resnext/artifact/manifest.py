@@ -159,12 +159,12 @@ class EqualizationRecord(Strict):
     function.
 
     Attributes:
-        exponents: by the name of the convolution that writes the channels, one for each: its
-            weights and bias are divided by two to that power, and those of the convolution that
-            reads the channel multiplied. Convolutions that are not named are as in the network.
+        exponents: by the name of the convolution that writes them, the index of each moved channel
+            and its exponent: its weights and bias are divided by two to that power, and those of
+            the convolution that reads the channel multiplied.
     """
 
-    exponents: dict[str, tuple[Annotated[int, Field(ge=-16, le=16)], ...]]
+    exponents: dict[str, dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=-16, le=16)]]]
 
 
 class Manifest(Strict):

@@ -209,6 +209,16 @@ def _precision(parent: Artifact, request: ExportRequest) -> Precision:
         raise BadInput(
             f"{parent.directory} {already} ({of.precision}); start from the float32 export"
         )
+    if of.precision != DEFAULT and request.keep_fp32 is not None:
+        raise UsageError(
+            f"{parent.directory} is {of.precision} already, and `keep_fp32` says what is not to be:"
+            " start from the float32 export, or drop it"
+        )
+    if of.quantization is not None and request.quantizing:
+        raise UsageError(
+            f"{parent.directory} is quantized already, and `{request.quantizing[0]}` says how to:"
+            " start from the float32 export, or drop it"
+        )
     return precision
 
 
@@ -292,7 +302,11 @@ def _equalized(
     (scratch / parent.manifest.file).write_bytes(data)
     facts = {"file_sha256": hashlib.sha256(data).hexdigest(), "file_size_bytes": len(data)}
     moved = Artifact(scratch, parent.manifest.model_copy(update=facts))
-    return moved, EqualizationRecord(exponents=exponents)
+    recorded = {
+        name: {channel: each for channel, each in enumerate(whole) if each}
+        for name, whole in exponents.items()
+    }
+    return moved, EqualizationRecord(exponents=recorded)
 
 
 def _checked_ranges(

@@ -150,8 +150,7 @@ class _Walk:
         self.dtype = PRECISIONS[half or "fp32"].weight_dtype
         self.groups = {} if manifest.merged is None else dict(manifest.merged.groups)
         self.kept = _kept(manifest)
-        equalized = manifest.equalized
-        self.exponents = {} if equalized is None else dict(equalized.exponents)
+        self.exponents: dict[str, tuple[int, ...]] = {}
         self.stored: dict[str, StoredLayer] = {}
         self.quantized: dict[Value, None] = {}
         self.pooled: list[tuple[Value, Value]] = []
@@ -194,15 +193,17 @@ class _Walk:
         """The manifest's own words on merged groups, moved channels and layers that are not
         quantized.
         """
-        for name, exponents in self.exponents.items():
+        equalized = self.manifest.equalized
+        for name, moved in ({} if equalized is None else equalized.exponents).items():
             layer = self.layers.get(name)
             # Only these two write channels that nothing but the next convolution reads.
             inside = name.endswith((".conv1", ".conv2"))
-            if layer is None or not inside or layer.outputs != len(exponents):
+            if layer is None or not inside or not moved or max(moved) >= layer.outputs:
                 raise OddGraph(
-                    f"the manifest moves {len(exponents)} channels behind {name}, which no export"
+                    f"the manifest moves channels {sorted(moved)} behind {name}, which no export"
                     " does"
                 )
+            self.exponents[name] = tuple(moved.get(each, 0) for each in range(layer.outputs))
         for name, groups in self.groups.items():
             layer = self.layers.get(name)
             if layer is None or not 0 < groups < layer.groups or layer.groups % groups:

@@ -251,6 +251,18 @@ def test_a_network_that_is_kept_as_a_whole_is_refused(
         made(digits_artifact, digits, tmp_path, precision=precision, keep_fp32=names)
 
 
+def test_what_is_in_low_precision_already_cannot_be_kept(
+    digits: Weights, fp16_artifact: Artifact, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="is fp16 already, and `keep_fp32`"):
+        made(
+            *(fp16_artifact, digits, tmp_path),
+            precision="fp16",
+            merge_groups=16,
+            keep_fp32=("layer1",),
+        )
+
+
 def test_an_fp16_artifact_with_islands_is_not_for_openvino(
     digits: Weights, digits_artifact: Artifact, tmp_path: Path
 ) -> None:
