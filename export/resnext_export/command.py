@@ -12,7 +12,7 @@ from .request import ExportRequest
 
 
 def export_command(request: ExportRequest, output: Path | str) -> str:
-    """``resnext-export`` with what ``request`` says and is not the default.
+    """``resnext-export`` with the format and whatever else is not the default.
 
     Args:
         request: what to make.
@@ -21,9 +21,7 @@ def export_command(request: ExportRequest, output: Path | str) -> str:
     values: dict[str, Any] = request.record()
     values |= values.pop("options", {})
     options = options_of(RequestFields) | options_of(FORMATS[request.format].options)
-    words = ["resnext-export"]
-    if values.pop("format") != "onnx":
-        words += ["--format", request.format]
+    words = ["resnext-export", "--format", values.pop("format")]
     for name, value in values.items():
         flag = "--" + (options[name][0].flag or name).replace("_", "-")
         if isinstance(value, bool):

@@ -18,6 +18,7 @@ from resnext.artifact.onnx_precision import check_onnx_precision
 from resnext.artifact.specs import numpy_dtype
 from resnext.findings import Finding
 from resnext.machine.machine import Machine
+from resnext.network.layers import layers, macs
 from resnext.precision import NUMERICS
 from resnext.progress import working
 from resnext.runtimes.availability import available, require
@@ -77,6 +78,14 @@ class Inspection:
     def share_line(self) -> str:
         """`share` in words, with the first layers that got another precision."""
         return _share_line(self.artifact.manifest, self.delivered, self.share)
+
+    @property
+    def kept_share(self) -> float:
+        """Share of the same FLOPs in layers that are kept in a wider type by request."""
+        config, kept = self.artifact.manifest.config, self.artifact.manifest.kept_by_request
+        if config is None or not kept:
+            return 0.0
+        return sum(each.macs for each in layers(config) if each.name in kept) / macs(config)
 
     def targets(self) -> str:
         """The GPUs that a TensorRT-RTX engine was built for."""

@@ -363,6 +363,13 @@ class Manifest(Strict):
         return frozenset((*names, *(name for name, _ in left)))
 
     @property
+    def kept_by_request(self) -> frozenset[str]:
+        """Those of `left` that were requested: an export's ``keep_fp32``."""
+        names = () if self.kept is None else self.kept.layers
+        left = () if self.quantization is None else self.quantization.left
+        return frozenset((*names, *(name for name, reason in left if reason == REQUESTED)))
+
+    @property
     def batch_ranges(self) -> tuple[BatchRange, ...]:
         """Batch sizes that the artifact takes; of an engine, one range for each profile."""
         return (self.batch,) if self.engine is None else self.engine.options.profiles

@@ -104,10 +104,11 @@ def inspect(
             _print_layers(manifest, seen.delivered, recorded=backend is None)
     if require_loadable and seen.findings:
         raise MissingRequirement(f"{artifact.path} does not load here: {seen.findings[0].message}")
-    if require_delivered is not None and seen.share < require_delivered:
+    if require_delivered is not None and seen.share + seen.kept_share < require_delivered:
+        kept = f" ({seen.kept_share:.2%} are kept by request)" * bool(seen.kept_share)
         raise GateFailed(
             f"{artifact.path} delivers {manifest.precision} to {seen.share:.2%} of its convolution"
-            f" and product FLOPs, {require_delivered:.2%} were required"
+            f" and product FLOPs{kept}, {require_delivered:.2%} were required"
         )
 
 

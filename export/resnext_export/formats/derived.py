@@ -209,6 +209,11 @@ def _precision(parent: Artifact, request: ExportRequest) -> Precision:
         raise BadInput(
             f"{parent.directory} {already} ({of.precision}); start from the float32 export"
         )
+    if of.precision != DEFAULT and request.keep_fp32 is not None:
+        raise UsageError(
+            f"{parent.directory} is {of.precision} already, and `keep_fp32` says what is not to be:"
+            " start from the float32 export, or drop it"
+        )
     if of.quantization is not None and request.quantizing:
         raise UsageError(
             f"{parent.directory} is quantized already, and `{request.quantizing[0]}` says how to:"

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto
 
 from exported import derive_onnx, export_openvino
@@ -25,6 +26,7 @@ from resnext.verify.delivered import undelivered
 from resnext.verify.held.artifact import check_graph, differences
 from resnext.weights.spec import Weights
 from resnext_export import export
+from resnext_export.cli.export import main
 from resnext_export.passes.base import run_pass
 from resnext_export.passes.insert_fp32_islands import InsertFp32Islands
 from resnext_export.passes.lower import Lower
@@ -163,6 +165,21 @@ def test_an_export_records_them_and_is_rebuilt(digits: Weights, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("kept", "required", "code"),
+    [(("layer2.0",), "0.99", 0), (("layer2.0",), "1", 1), (None, "0.99", 0)],
+)
+def test_a_layer_that_is_kept_by_request_is_delivered_and_no_other(
+    kept: Any, required: str, code: int, digits: Weights, digits_artifact: Artifact, tmp_path: Path
+) -> None:
+    """The classifier, which nobody asked for, is still not int8."""
+    artifact = made(digits_artifact, digits, tmp_path, precision="int8", keep_fp32=kept)
+    words = ["inspect", str(artifact.directory), "--require-delivered", required]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == code, done.output
+    assert ("39.58% are kept by request" in done.stderr) == bool(code)
+
+
+@pytest.mark.parametrize(
     ("kept", "says"),
     [
         (None, "is a Cast, and an export has"),
@@ -249,6 +266,18 @@ def test_a_network_that_is_kept_as_a_whole_is_refused(
     names = ("conv1", "layer1", "layer2", "layer3", "fc")
     with pytest.raises(UsageError, match="names every layer"):
         made(digits_artifact, digits, tmp_path, precision=precision, keep_fp32=names)
+
+
+def test_what_is_in_low_precision_already_cannot_be_kept(
+    digits: Weights, fp16_artifact: Artifact, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="is fp16 already, and `keep_fp32`"):
+        made(
+            *(fp16_artifact, digits, tmp_path),
+            precision="fp16",
+            merge_groups=16,
+            keep_fp32=("layer1",),
+        )
 
 
 def test_an_fp16_artifact_with_islands_is_not_for_openvino(
