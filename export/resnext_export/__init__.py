@@ -15,6 +15,7 @@ _PUBLIC = {
     "build_or_reuse": "store",
     "export": "pipeline",
     "left_by_fp8": "foresight",
+    "recorded_widths": "command",
     "refused_by_half": "foresight",
     "stored_manifests": "store",
 }
@@ -22,6 +23,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
+    from .command import recorded_widths as recorded_widths
     from .foresight import left_by_fp8 as left_by_fp8
     from .foresight import refused_by_half as refused_by_half
     from .pipeline import export as export

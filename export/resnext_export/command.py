@@ -1,10 +1,13 @@
-"""The command that makes an artifact, from its request."""
+"""The command that makes an artifact, and the group widths that a timed choice found."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 from typing import Any
+
+from resnext.artifact.manifest import Manifest
+from resnext.network.layers import layers
 
 from .options import RequestFields, options_of
 from .registry import FORMATS
@@ -30,3 +33,17 @@ def export_command(request: ExportRequest, output: Path | str) -> str:
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             words += [flag, text]
     return shlex.join([*words, "--output", str(output)])
+
+
+def recorded_widths(manifest: Manifest) -> str | None:
+    """The merged groups of an artifact as ``merge_groups`` spells them, ``layer1=16,layer3=32``, so
+    that what ``auto`` chose by timing is made again without; None if nothing was merged.
+    """
+    if manifest.merged is None or not manifest.merged.groups:
+        return None
+    inputs = {layer.name: layer.inputs for layer in layers(manifest.network)}
+    widths: dict[str, int] = {}
+    for name, groups in manifest.merged.groups.items():
+        stage, width = name.partition(".")[0], inputs[name] // groups
+        widths[stage] = min(width, widths.get(stage, width))
+    return ",".join(f"{stage}={width}" for stage, width in widths.items())

@@ -286,13 +286,13 @@ class RequestFields:
         ),
     ] = False
     merge_groups: Annotated[
-        Annotated[int, Interval(ge=2, le=4096)] | Literal["auto"] | None,
+        Annotated[int, Interval(ge=2, le=4096)] | Literal["auto"] | str | None,
         Option(
             "Merge convolution groups until each has N input channels: exact, and faster on"
             " runtimes that are slow on narrow groups; auto times each stage's choices here and"
-            " keeps the fastest.",
+            " keeps the fastest. layer1=16,layer3=32 merges these stages.",
             "Precision",
-            metavar="auto|N",
+            metavar="auto|N|STAGE=N,...",
             graph=True,
         ),
     ] = None

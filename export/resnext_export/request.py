@@ -40,6 +40,7 @@ _QUANTIZING = (
     *("equalize", "correct_bias"),
 )
 _JSON = TypeAdapter(dict[str, Any])
+_STAGE_WIDTH = re.compile(r"([A-Za-z0-9_.]{1,64})=([0-9]{1,4})")
 #: Fields that an ONNX artifact to start from has settled.
 _SETTLED = (
     *("model", "weights_key", "num_classes", "input_size"),
@@ -102,6 +103,7 @@ class _Checked(RequestFields):
             )
         if self.runtime is not None:
             self._check_runtime(row, self.runtime)
+        self.stage_widths()
         if self.merge_groups == "auto" and self.scheme == "trt":
             raise UsageError(
                 "`merge_groups` auto times on a CPU: use `runtime` ort or openvino, or a number of"
@@ -217,6 +219,25 @@ class _Checked(RequestFields):
     def preprocessing(self) -> PreprocessingOptions:
         """What to change in the preprocessing that the weights declare, or that is assumed."""
         return PreprocessingOptions(**{name: getattr(self, name) for name in PREPROCESSING})
+
+    def stage_widths(self) -> dict[str, int]:
+        """Minimum input channels of a group by stage, if ``merge_groups`` names stages.
+
+        Raises:
+            UsageError: it is not written as ``layer1=16,layer3=32``.
+        """
+        if not isinstance(self.merge_groups, str) or self.merge_groups == "auto":
+            return {}
+        widths: dict[str, int] = {}
+        for part in self.merge_groups.split(","):
+            match = _STAGE_WIDTH.fullmatch(part.strip())
+            if match is None or not 2 <= int(match[2]) <= 4096 or match[1] in widths:
+                raise UsageError(
+                    f"`merge_groups` {self.merge_groups!r} must be auto, a number of channels from"
+                    " 2 to 4096, or one for each of some stages: layer1=16,layer3=32"
+                )
+            widths[match[1]] = int(match[2])
+        return widths
 
     def pixels(self) -> tuple[int, int] | None:
         """Input height and width."""

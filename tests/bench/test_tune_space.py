@@ -139,20 +139,26 @@ POINTS = (
 )
 
 
+@pytest.mark.parametrize("widths", [None, "layer1=16,layer3=32"])
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
-def test_the_commands_of_a_point_are_those_of_its_artifact(digits: Weights, point: Point) -> None:
+def test_the_commands_of_a_point_are_those_of_its_artifact(
+    digits: Weights, point: Point, widths: str | None
+) -> None:
+    if widths is not None and point.merge != "auto":
+        return
     from resnext_bench.cli.bench import main as bench
     from resnext_export.cli.export import main as export
 
     request = request_of(digits, batch=(1, 8), calibration="random", calibration_images=16)
-    _, *words = export_words(point, request)
+    _, *words = export_words(point, request, widths)
+    assert ("auto" in words) == (point.merge == "auto" and widths is None)
     with export.make_context("resnext-export", list(words)) as context:
         given = dict(context.params)
     for name in ("output", "check", "force", "json_path", "sbom_path", "preprocessing"):
         given.pop(name)
     typed = request_from({k: v for k, v in given.items() if not k.startswith("list_")})
-    assert typed.record() == export_record(point, request)
-    assert ExportRequest(**export_record(point, request)) == typed
+    assert typed.record() == export_record(point, request, widths)
+    assert ExportRequest(**export_record(point, request, widths)) == typed
     _, *words = bench_words(point, request)
     with bench.make_context("resnext-bench", list(words)) as context:
         assert context.params["backend"] == (point.backend,)

@@ -28,6 +28,7 @@ REQUESTS: list[dict[str, Any]] = [
     {"precision": "int8", "calibration": "digits", "calibration_images": 40, "runtime": "openvino"},
     {"precision": "fp16", "io": "native", "merge_groups": 16},
     {"format": "openvino", "merge_groups": "auto", "onnx": Path("here")},
+    {"merge_groups": "layer1=16,layer3=32"},
     {"format": "trt", "batch": "1,4:8:16", "tf32": True, "timing_cache": Path("times")},
     {"format": "trt-rtx", "targets": ("sm_89", "sm_120"), "fallbacks": "fail"},
     {"format": "trt", "optimization_level": 0, "fallbacks": ("fp32-islands",)},

@@ -6,8 +6,10 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from resnext.artifact.manifest import Manifest
 from resnext.timing.intervals import log_interval
 from resnext_bench.stats import LEAST_SAMPLES, percentile_bound
+from resnext_export import recorded_widths
 
 from .gates import KINDS, with_actual
 from .recipes import bench_words, export_words
@@ -58,6 +60,17 @@ class Board:
             bench_command=bench_words(point, self._request),
         )
         return name
+
+    def built(self, name: str, manifest: Manifest) -> None:
+        """Keep what the artifact of a candidate says of itself."""
+        point = self.points[name]
+        widths = recorded_widths(manifest) if point.merge == "auto" else None
+        self.change(
+            name,
+            artifact_sha256=manifest.file_sha256,
+            build_s=manifest.build_s,
+            export_command=export_words(point, self._request, widths),
+        )
 
     def put(self, record: CandidateRecord) -> None:
         """Replace the record of a candidate that was added."""

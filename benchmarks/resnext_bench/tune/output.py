@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from resnext.artifact.files import SEARCH_NAMES, Artifact, seal, staging
+from resnext_export import recorded_widths
 
 from .recipes import export_record
 from .request import Request
@@ -31,7 +32,9 @@ def write_output(
         UsageError: the folder is taken.
         MissingRequirement: it cannot be written.
     """
-    manifest = artifact.manifest.model_copy(update={"request": export_record(point, request)})
+    widths = recorded_widths(artifact.manifest) if point.merge == "auto" else None
+    record = export_record(point, request, widths)
+    manifest = artifact.manifest.model_copy(update={"request": record})
     search, page = SEARCH_NAMES
     with staging(output, force=force) as folder:
         artifact.copy_to(folder)

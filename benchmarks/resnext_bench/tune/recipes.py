@@ -27,9 +27,14 @@ def folder_of(point: Point) -> str:
     return "-".join([point.backend, *point.variant.split(), *settings])
 
 
-def export_fields(point: Point, request: Request) -> dict[str, Any]:
+def export_fields(point: Point, request: Request, widths: str | None = None) -> dict[str, Any]:
     """The fields of the `resnext_export.ExportRequest` that makes the artifact of ``point`` from
     the weights.
+
+    Args:
+        point: of the search.
+        request: of the search.
+        widths: what ``auto`` chose for ``point``, if it is known (`recorded_widths`).
     """
     runtime, kind = RUNTIMES[point.backend], RUNTIMES[point.backend].formats[0]
     fields: dict[str, Any] = {"format": kind, **weights_fields(request.weights)}
@@ -39,28 +44,29 @@ def export_fields(point: Point, request: Request) -> dict[str, Any]:
         fields["calibration"] = request.calibration
         fields["calibration_images"] = request.calibration_images
         fields["calibration_method"] = point.method
-    if kind == "onnx" and (point.precision in QUANTIZED or point.merge == "auto"):
+    timed = point.merge == "auto" and widths is None
+    if kind == "onnx" and (point.precision in QUANTIZED or timed):
         fields["runtime"] = PRECISIONS[point.precision].only_for or runtime.scheme
-    fields["merge_groups"] = point.merge
+    fields["merge_groups"] = point.merge if widths is None else widths
     if kind == "pt2":
         fields["batch"] = str(point.batch)
     elif kind != "onnx":
         fields["batch"] = ",".join(map(str, request.batches))
-    elif point.merge == "auto":
+    elif timed:
         fields["batch"] = f"1:{point.batch}"
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def export_record(point: Point, request: Request) -> dict[str, Any]:
+def export_record(point: Point, request: Request, widths: str | None = None) -> dict[str, Any]:
     """What the manifest of the artifact stores, so that `rebuild` makes it again."""
-    return ExportRequest(**export_fields(point, request)).record()
+    return ExportRequest(**export_fields(point, request, widths)).record()
 
 
-def export_words(point: Point, request: Request) -> tuple[str, ...]:
+def export_words(point: Point, request: Request, widths: str | None = None) -> tuple[str, ...]:
     """The command that makes the artifact; empty for the baseline."""
     if point.live:
         return ()
-    words = _words(export_fields(point, request))
+    words = _words(export_fields(point, request, widths))
     return ("resnext-export", *words, "--output", f"{folder_of(point)}/")
 
 

@@ -73,11 +73,7 @@ class Sessions:
             fall = fall_of_error(opening.error)
         elif artifact is not None:
             fall = self._another(name, artifact.manifest.file_sha256)
-            self._board.change(
-                name,
-                artifact_sha256=artifact.manifest.file_sha256,
-                build_s=artifact.manifest.build_s,
-            )
+            self._board.built(name, artifact.manifest)
         if fall is not None:
             stack.close()
         else:

@@ -190,11 +190,11 @@ class _ListType(_ParamType):
 
 
 class _WidthType(NameType):
-    """A name, or a number of channels."""
+    """A name, a number of channels, or one for each of some stages."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Check and convert."""
-        if not isinstance(value, str) or value in self._registered:
+        if not isinstance(value, str) or value in self._registered or "=" in value:
             return value
         if not (value.isascii() and value.isdigit() and 2 <= int(value) <= 4096):
             names = ", ".join(self._registered)

@@ -28,7 +28,7 @@ from resnext.artifact.manifest import (
     RangeRecord,
 )
 from resnext.artifact.specs import TensorSpec
-from resnext.errors import BadInput, GateFailed, UsageError
+from resnext.errors import BadInput, GateFailed, UnknownName, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.precision import DEFAULT, PRECISIONS, Numerics, Precision
 from resnext.progress import working
@@ -56,7 +56,7 @@ from resnext_export.passes.quantized import applied_ranges
 from resnext_export.proof import CHECK_BATCHES, DIFFERENT, Expected
 from resnext_export.publish import Built, library_versions
 from resnext_export.request import ExportRequest
-from resnext_export.tuning.merge_width import fastest_merge
+from resnext_export.tuning.merge_width import fastest_merge, stages_of
 
 from .onnx_file import FILE_NAME, write_onnx
 
@@ -375,18 +375,41 @@ def _merged(
             "speedup": round(choice.speedup, 3),
         }
     else:
-        merged, changed, _, max_error = run_pass(MergeGroups(request.merge_groups), proto)
-        if not changed:
-            raise UsageError(
-                f"no convolution has groups of fewer than {request.merge_groups} channels: nothing"
-                " to merge"
-            )
+        merged, changed, max_error = _widened(proto, request)
     groups = {
         node.name: next(attribute.i for attribute in node.attribute if attribute.name == "group")
         for node in merged.graph.node
         if node.op_type == "Conv" and node.name in changed
     }
     return merged, {"merged": MergeRecord(groups=groups, max_error=max_error, **facts)}
+
+
+def _widened(
+    proto: onnx.ModelProto, request: ExportRequest
+) -> tuple[onnx.ModelProto, tuple[str, ...], float]:
+    """``proto`` with groups of at least the requested widths, the changed convolutions, and the
+    largest error of the proof.
+    """
+    if isinstance(request.merge_groups, int):
+        merged, changed, _, max_error = run_pass(MergeGroups(request.merge_groups), proto)
+        if changed:
+            return merged, changed, max_error
+        raise UsageError(
+            f"no convolution has groups of fewer than {request.merge_groups} channels: nothing to"
+            " merge"
+        )
+    stages, merged = stages_of(proto), proto
+    for stage, width in request.stage_widths().items():
+        if stage not in stages:
+            raise UnknownName("stage with groups", stage, stages)
+        merged, changed, *_ = MergeGroups(width, stages[stage]).apply(merged)
+        if not changed:
+            raise UsageError(
+                f"no convolution of {stage} has groups of fewer than {width} channels: nothing to"
+                " merge"
+            )
+    same = prove_merge(proto, merged)
+    return merged, same.convs, same.max_error
 
 
 def _say_skipped(proto: onnx.ModelProto, say: Callable[[str], None]) -> None:

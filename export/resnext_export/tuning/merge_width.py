@@ -128,7 +128,7 @@ def fastest_merge(
     if batch < 1 or (threads is not None and threads < 1):
         raise UsageError(f"batch and threads must be at least 1, got {batch} and {threads}")
     opened = open_timer or partial(model_timer, runtime=runtime, batch=batch, threads=threads)
-    stages = _stages(proto)
+    stages = stages_of(proto)
     timings: list[StageTiming] = []
     if not stages:
         return MergeChoice({}, (), 1.0, proto)
@@ -258,8 +258,14 @@ def _width(proto: onnx.ModelProto, convs: Sequence[str]) -> int:
     return min(width for _, width in _shapes(proto, convs).values())
 
 
-def _stages(proto: onnx.ModelProto) -> dict[str, list[str]]:
-    """Names of the grouped convolutions by stage, in graph order."""
+def stages_of(proto: onnx.ModelProto) -> dict[str, list[str]]:
+    """Names of the grouped convolutions by stage, in graph order: ``layer1`` of
+    ``layer1.0.conv2``; of other names, groups and width (``32x4d``).
+
+    Raises:
+        BadInput: a grouped convolution has no name, or not a unique one.
+        BadArtifact: a weight is no constant of the file.
+    """
     MergeGroups(1).requires(proto)
     convs = convolutions(proto.graph, None)
     uses, grouped = (

@@ -22,6 +22,7 @@ from resnext.errors import BadArtifact, BadInput, GateFailed, ResnextError, Usag
 from resnext.readers.files import file_sha256
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.cli.export import main
+from resnext_export.command import recorded_widths
 from resnext_export.formats import derived
 from resnext_export.passes.base import PassResult
 from resnext_export.passes.lower import Lower
@@ -153,6 +154,13 @@ def test_what_float8_leaves_is_said_before_the_work_and_noted(
         "layer3.0.conv2",
         "fc",
     ]
+
+
+def test_stages_are_merged_to_their_own_widths_and_spelled_as_they_were(derive: Derive) -> None:
+    manifest = derive(ExportRequest(merge_groups="layer3=32,layer1=16")).manifest
+    assert manifest.merged is not None
+    assert manifest.merged.groups == {"layer1.0.conv2": 2, "layer3.0.conv2": 4}
+    assert recorded_widths(manifest) == "layer1=16,layer3=32"
 
 
 def test_merged_groups_let_float8_take_every_convolution_but_the_stem(derive: Derive) -> None:
@@ -338,7 +346,12 @@ def test_only_a_float32_onnx_file_gets_another_precision(
     ir = export_openvino(digits_artifact, digits, tmp_path / "ir", check=False)
     refused(derive, tmp_path, UsageError, "of kind openvino", ExportRequest(precision="int8"), ir)
     refused(derive, tmp_path, UsageError, "takes another", ExportRequest(precision="fp32"))
-    refused(derive, tmp_path, UsageError, "nothing to merge", ExportRequest(merge_groups=2))
+    for widths, match in (
+        (2, "nothing to merge"),
+        ("layer1=2", "of layer1 has groups of fewer than 2 channels: nothing to merge"),
+        ("layer9=32", "unknown stage with groups 'layer9'.* Known: layer1, layer2, layer3"),
+    ):
+        refused(derive, tmp_path, UsageError, match, ExportRequest(merge_groups=widths))
 
 
 def test_weights_without_images_of_their_own_need_some(
@@ -398,6 +411,9 @@ def test_noise_must_be_asked_for_and_is_said(derive: Derive) -> None:
         ({"precision": "fp16", "calibration": "digits"}, "`calibration` is for"),
         ({"precision": "fp8", "runtime": "ort"}, "TensorRT"),
         ({"merge_groups": "auto", "runtime": "trt"}, "on a CPU"),
+        ({"merge_groups": "layer1"}, "layer1=16,layer3=32"),
+        ({"merge_groups": "layer1=1"}, "from 2 to 4096"),
+        ({"merge_groups": "layer1=16,layer1=32"}, "'layer1=16,layer1=32' must be"),
     ],
 )
 def test_recipes_that_cannot_be(options: dict[str, Any], match: str) -> None:
