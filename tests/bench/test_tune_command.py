@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from fakes.workshop import FakeConfirmer
+from fakes.simulated import Machine
+from fakes.workshop import FakeConfirmer, FakeWorkshop, Plan
 from resnext.artifact.files import read_artifact
 from resnext.errors import MissingRequirement
 from resnext.findings import Finding
@@ -151,9 +152,11 @@ def test_a_budget_that_is_too_short_for_one_candidate_says_so(
 
 
 def test_when_no_candidate_passes_the_nearest_misses_are_named(
-    folder: Path, quick: FakeConfirmer
+    folder: Path, quick: FakeConfirmer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del quick
+    plans = {"ort-cpu fp32, batch 1": Plan(1.0, size=250_000), "ort-cpu fp32, batch 2": Plan(1.0)}
+    monkeypatch.setattr(api, "Bench", lambda request, *_: FakeWorkshop(Machine(0), plans, request))
     done = tune(*FEW, "--output", "best", "--gate", "size<=100kB")
     assert done.exit_code == 1
     assert not (folder / "best").exists()
@@ -218,6 +221,7 @@ def test_ctrl_c_keeps_the_leader_and_resume_ends_with_the_artifact_that_was_meas
     assert artifact.manifest.request is not None
     assert artifact.manifest.request["weights"] == "digits"
     assert json.loads((folder / "search.json").read_text()) == json.loads(tuned.model_dump_json())
+    assert tuned.command[:4] == ("resnext-export", "tune", *DIGITS)
     assert done.stdout.startswith("PICKED: ")
     assert "leader ort-cpu fp32, batch" in done.stderr
     assert quick.asked[-1] == (pick.name, tuned.confirmed[-1].other)

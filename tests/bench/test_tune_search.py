@@ -311,8 +311,9 @@ def test_a_runner_up_whose_tail_misses_the_limit_does_not_take_the_place(
     confirmer = FakeConfirmer({(ORT.name, OPENVINO.name): 0.9})
     search = simulation(digits, plans, confirmer=confirmer, asked={"slo": "p99<=5ms"})
     tuned = search.run(monkeypatch)
-    assert tuned.pick == ORT.name
+    assert (tuned.pick, tuned.runner_up) == (ORT.name, None)
     assert found(tuned, OPENVINO).outcome == "gate"
+    assert [one.other for one in tuned.confirmed] == [Point("torch").name]
 
 
 def test_a_leader_that_computes_something_else_in_a_fresh_process_is_out(

@@ -121,6 +121,11 @@ class FakeWorkshop:
     proven: list[str] = field(default_factory=list)
     sessions: dict[str, PlantedSession] = field(default_factory=dict)
     visits: dict[str, list[int]] = field(default_factory=dict)
+    images: int = 2
+
+    def parity_of(self, *_: object) -> Parity:
+        """As `Bench.parity_of`."""
+        return parity()
 
     def plan(self, point: Point) -> Plan:
         """Of ``point``."""

@@ -47,13 +47,27 @@ Exit code 1: no candidate meets every gate, or the budget is too short for one. 
 what was measured is kept, and the leader written if it has passed.
 """
 
+_TYPED = "resnext-export tune, as it was typed"
 _goal = option_of("Goal")
 _measuring = option_of("Measuring")
 _device = option_of("Device")
 _right = option_of("Accuracy and calibration")
 
 
-@click.command("tune", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
+class _Tune(SectionedCommand):
+    """Remembers the command as it was typed, for the search."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], *rest: Any, **kwargs: Any
+    ) -> click.Context:
+        """Parse the options."""
+        typed = tuple(args)
+        ctx = super().make_context(info_name, args, *rest, **kwargs)
+        ctx.meta[_TYPED] = typed
+        return ctx
+
+
+@click.command("tune", cls=_Tune, context_settings=SETTINGS, epilog=_EPILOG)
 @_goal(
     "--goal",
     type=NameType("goal", ("latency", "throughput")),
@@ -160,8 +174,11 @@ _right = option_of("Accuracy and calibration")
     help="Replace an artifact that is already in DIR, and forget a search that was cut short.",
 )
 @json_option("Write the search as JSON, too")
+@click.pass_context
 @guarded
 def tune(
+    ctx: click.Context,
+    /,
     goal: Goal,
     slo: str | None,
     gate: str | None,
@@ -223,7 +240,7 @@ def tune(
             budget=deadline,
             resume=resume,
             force=force,
-            command=_typed(),
+            command=("resnext-export", "tune", *ctx.meta[_TYPED]),
             progress=say,
             note=lambda line: echo(f"note: {as_flags(line)}", err=True),
         )
@@ -239,11 +256,6 @@ def tune(
         raise GateFailed(_nothing(tuned))
 
 
-def _typed() -> tuple[str, ...]:
-    """The command as it was typed."""
-    return ("resnext-export", *sys.argv[1:])
-
-
 def _show(tuned: Tuned, *, to_stderr: bool) -> None:
     from resnext_bench.report.grid import screen
     from resnext_bench.tune.report import show
@@ -256,5 +268,9 @@ def _nothing(tuned: Tuned) -> str:
     from resnext_bench.tune.fallen import nearest
 
     missed = nearest(tuned)
+    if tuned.ended == "time":
+        return (
+            "time was up before a candidate was known to pass; give a longer `budget`, and `resume`"
+        )
     text = f"no candidate of {len(tuned.candidates)} passed"
     return f"{text}; the nearest: {'; '.join(missed)}" if missed else text

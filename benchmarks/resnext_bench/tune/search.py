@@ -212,9 +212,12 @@ class Search:
         """
         if (other := self.runner_up) is not None:
             done = self._against(pick, other, share=0.4)
-            if done is not None and done.verdict == "FASTER" and self._may_win(other):
-                self._swap(pick, other, done)
-                pick, done = other, self._against(other, pick, share=0.5)
+            if done is not None and done.verdict == "FASTER":
+                if self._may_win(other):
+                    self._swap(pick, other, done)
+                    pick, done = other, self._against(other, pick, share=0.5)
+                else:  # what may not win casts no doubt on the pick
+                    self.runner_up = done = None
             self.confirmed = (done,) if done is not None else ()
         if base := self._baselines():
             done = self._against(pick, base[0], share=1.0)
