@@ -121,6 +121,19 @@ def test_the_fastest_wins_and_the_others_say_why_they_fell(
     assert tuned.candidates[0].on_front
 
 
+def test_a_single_candidate_is_compared_with_pytorch_too(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = simulation(digits, {ORT: Plan(2.0)})
+    tuned = search.run(monkeypatch)
+    baseline = found(tuned, Point("torch"))
+    assert (tuned.pick, tuned.ended) == (ORT.name, "one-left")
+    assert baseline.p50_ns is not None
+    assert baseline.ratio is not None
+    assert baseline.ratio[0] == pytest.approx(20.0, rel=0.05)
+    assert search.confirmer.asked == [(ORT.name, Point("torch").name)]
+
+
 def test_throughput_is_compared_per_image_and_latency_per_run(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:

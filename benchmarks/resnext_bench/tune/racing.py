@@ -153,11 +153,16 @@ class Racing:
         count = self._board.count(name)
         line = f"measuring {name} alone: {count} of {samples} runs" if samples else name
         self._say(Step(f"leader {line}", self._amount))
+        times: dict[str, tuple[int, ...]] = {}
         try:
-            times, _ = self._sessions.time(name)
+            times[name], _ = self._sessions.time(name)
         except ResnextError as exc:
             return replace(fall_of_error(exc), outcome="failed")
-        self._board.timed(name, self._next, times)
+        for other in self._baselines():  # the race may have had no round
+            if not self._over():
+                self._visit(other, times)
+        for visited, found in times.items():
+            self._board.timed(visited, self._next, found)
         self._next += 1
         self._save()
         return None
@@ -188,13 +193,7 @@ class Racing:
             if (fall := self._sessions.opened(name)) is not None:  # dropped, and in again
                 self.fell(name, fall)
         racing = self.race.in_race
-        others = [
-            name
-            for name in board
-            if board[name].outcome == "baseline"
-            and name in self._sessions
-            and index < BASELINE_ROUNDS
-        ]
+        others = self._baselines()
         leader = "" if self.race.leader is None else f"leader {self.race.leader}, "
         total = len(racing) + len(self.race.dropped)
         self._say(Step(f"round {index + 1}: {leader}{len(racing)} of {total} left", self._amount))
@@ -217,6 +216,15 @@ class Racing:
         self._next += 1
         self._judge(index)
         self._save()
+
+    def _baselines(self) -> list[str]:
+        """Those that are visited in the next round."""
+        if self._next >= BASELINE_ROUNDS:
+            return []
+        board = self._board
+        return [
+            name for name in board if board[name].outcome == "baseline" and name in self._sessions
+        ]
 
     def _visit(self, name: str, times: dict[str, tuple[int, ...]]) -> bool:
         """Visit a candidate; whether something disturbed that. A session that fails leaves."""

@@ -185,7 +185,8 @@ class Bench:
         size = session.model_size_bytes if manifest is None else manifest.file_size_bytes
         fall = next(_falls(evidence), None)
         accuracy = None
-        if fall is None and self._labeled is not None:
+        # A live network is what the answers are compared with.
+        if fall is None and self._labeled is not None and not point.live:
             accuracy = known
             if accuracy is None:
                 self._say(f"labeled images of {point.name}")
