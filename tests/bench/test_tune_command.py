@@ -70,6 +70,8 @@ REFUSED: dict[str, tuple[int, str]] = {
     "full --force": (2, "holds other files besides an artifact"),
     "file": (2, "file is not a folder"),
     "best --accuracy nowhere/": (4, "nowhere"),
+    "best --calibration nowhere/": (4, "nowhere"),
+    "best --calibration digits --calibration-images 90000": (4, "90000"),
 }
 
 
@@ -106,14 +108,15 @@ def test_a_machine_without_any_of_the_runtimes_says_what_is_missing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = {
-        "trt": Finding("x", "no GPU", "use another machine"),
+        "trt": Finding("x", "no GPU", "use another machine; to run, use `backend` torch"),
         "openvino": Finding("x", "openvino is not installed", "pip install openvino"),
     }
     monkeypatch.setattr(space, "available", lambda name, _device: missing.get(name))
     done = tune(*DIGITS, "--output", "best", "--backend", "trt,openvino")
     assert done.exit_code == 3
     assert "none of trt, openvino works here: no GPU; openvino is not installed" in done.stderr
-    assert "use another machine; pip install openvino" in done.stderr
+    assert "; use another machine; pip install openvino; here, --backend can be ort" in done.stderr
+    assert "torch" not in done.stderr  # which runs no artifact
     monkeypatch.setattr(space, "available_runtimes", lambda _device: ("torch",))
     with pytest.raises(MissingRequirement, match="no runtime here runs an artifact"):
         tune_artifact("digits", folder / "best")
@@ -147,7 +150,7 @@ def test_a_budget_that_is_too_short_for_one_candidate_says_so(
     done = tune(*FEW, "--output", "best", "--budget", "0.001s")
     assert done.exit_code == 1
     assert "the budget of 0.001 s is too short for one candidate" in done.stderr
-    assert "give a --budget of at least" in done.stderr
+    assert "give a --budget of at least 60 s, and --resume" in done.stderr
     assert not (folder / "best").exists()
 
 
@@ -161,7 +164,7 @@ def test_when_no_candidate_passes_the_nearest_misses_are_named(
     assert done.exit_code == 1
     assert not (folder / "best").exists()
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "no candidate" in line
+    assert "no candidate of 2 passed" in line  # the baseline is none
     assert "the nearest: ort-cpu fp32, batch 1: size" in line
     assert read_tuned(state_path(folder / "best")).complete
 

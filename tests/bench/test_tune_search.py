@@ -206,7 +206,7 @@ def test_a_percentile_that_is_not_known_does_not_pass(
     assert tuned.ended == "interrupted"
     assert tuned.pick is None
     assert found(tuned, ORT).outcome == "not-measured"
-    assert "runs before time was up" in found(tuned, ORT).reason
+    assert "runs before the interruption" in found(tuned, ORT).reason
 
 
 def test_when_nobody_passes_there_is_no_pick(
@@ -391,6 +391,7 @@ def test_a_search_that_is_cut_anywhere_goes_on_to_the_same_pick(
         first, second = search(), search()
         part = first.run(monkeypatch, deadline=Cut(steps))
         assert (part.complete, part.ended) == (False, "interrupted")
+        assert not [one.reason for one in part.candidates if "time was up" in one.reason], steps
         tuned = second.run(monkeypatch, earlier=part)
         assert tuned.pick == expected.pick, steps
         assert tuned.complete

@@ -130,7 +130,8 @@ class Racing:
             count = board.count(name)
             return replace(
                 out_of_time(self._deadline, f"its {gate.name} was known"),
-                reason=f"its {gate.name} is not known: {count} of {needed} runs before time was up",
+                reason=f"its {gate.name} is not known: {count} of {needed} runs before"
+                f" {'the interruption' if self._deadline.interrupted else 'time was up'}",
             )
         if gate is not None:
             return Fall("gate", amounts.gate(gate))

@@ -173,7 +173,8 @@ class Search:
             if name in same:
                 fall = Fall("same", f"as fast as the pick within {margin:.0%}")
             elif ratio is None:
-                fall = Fall("not-measured", f"time was up after {rounds}")
+                cut = "interrupted" if self._deadline.interrupted else "time was up"
+                fall = Fall("not-measured", f"{cut} after {rounds}")
             elif slower <= margin:
                 fall = Fall("same", f"not told apart from the pick in {rounds}")
             else:

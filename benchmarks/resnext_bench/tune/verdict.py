@@ -66,8 +66,8 @@ def ending(record: TuneRecord) -> str:
 def race(record: TuneRecord) -> str:
     """What the race took."""
     took = f"{record.spent_s:.0f} s"
-    if record.budget_s is not None:
-        took += f" of {record.budget_s:.0f} s"
+    if record.budget_s is not None:  # `resume` has all of it again
+        took += f", with a budget of {record.budget_s:.0f} s for each start"
     if not record.visits or not record.grid_visits:
         return took
     share = record.visits / record.grid_visits
