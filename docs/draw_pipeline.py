@@ -67,7 +67,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "resnext_export": (
         "cli",
-        "doctor",
+        "doctor bisect",
         "store",
         "formats",
         "tuning tensorrt",

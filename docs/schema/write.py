@@ -20,10 +20,12 @@ from resnext_bench.explain.record import ExplanationRecord
 from resnext_bench.history.result import History
 from resnext_bench.result import Run
 from resnext_bench.tune.result import Tuned
+from resnext_export.bisect.record import Bisection
 
 #: The stored models by the name of their schema; the number is the format_version.
 MODELS: dict[str, type[BaseModel]] = {
     "ab-1.json": Duel,
+    "bisect-1.json": Bisection,
     "compare-1.json": Comparison,
     "explain-1.json": ExplanationRecord,
     "history-1.json": History,

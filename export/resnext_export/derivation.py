@@ -37,6 +37,8 @@ def derivation(manifest: Manifest) -> list[str]:
             f"ranges    at most {ranges.largest:.3g} ({ranges.layer}), {manifest.precision} holds"
             f" {ranges.limit:.3g} ({ranges.images} images)"
         )
+    if (kept := manifest.kept) is not None:
+        lines.append(f"float32   {', '.join(kept.layers)}: kept by request")
     if (quantized := manifest.quantization) is not None:
         lines.append(
             f"images    {quantized.images} of {quantized.source}, {quantized.method}; scheme for"
@@ -49,7 +51,7 @@ def derivation(manifest: Manifest) -> list[str]:
         if quantized.means is not None:
             lines.append(f"corrected the biases of {len(quantized.means)} convolutions")
     if (equalized := manifest.equalized) is not None:
-        moved = [each for exponents in equalized.exponents.values() for each in exponents if each]
+        moved = [each for exponents in equalized.exponents.values() for each in exponents.values()]
         lines.append(
             f"equalized {len(moved)} channels behind {len(equalized.exponents)} convolutions, by"
             f" factors up to {2 ** max(map(abs, moved))}"

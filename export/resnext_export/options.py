@@ -258,6 +258,16 @@ class RequestFields:
             graph=True,
         ),
     ] = None
+    keep_fp32: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            "Layers (layer1.0.conv2), blocks (layer1.0) or stages (layer1) that stay float: fp32 in"
+            " an fp16, bf16 or int8 network, fp16 in an fp8 one.",
+            "Precision",
+            metavar="NAME[,...]",
+            graph=True,
+        ),
+    ] = None
     equalize: Annotated[
         bool,
         Option(

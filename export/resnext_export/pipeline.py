@@ -159,6 +159,8 @@ def run(
             network = as_recorded(network, recorded)
     if start is None and request.numerics.calibrated:
         request.images(weights_of(network))  # refuses now what would fail after the first step
+    if request.keep_fp32 is not None:
+        request.kept(weights_of(network).config)
     *before, _ = request.steps(start.manifest.precision if start else None)
     precision = request.precision or (start.manifest.precision if start else DEFAULT)
     directory = output or request.folder(network, precision, kind)

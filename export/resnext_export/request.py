@@ -15,7 +15,8 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.specs import BatchRange
 from resnext.errors import ResnextError, UnknownName, UsageError
 from resnext.images.requested import PreprocessingOptions
-from resnext.network.config import variant_name
+from resnext.network.config import ResNeXtConfig, variant_name
+from resnext.network.layers import layers, layers_of
 from resnext.precision import DEFAULT, HALVES, PRECISIONS, QUANTIZED, Numerics, Precision
 from resnext.readers.files import check_utf8
 from resnext.runtimes.ort.releases import Release, release_named
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 NAMES = tuple(each.name for each in dataclasses.fields(RequestFields))
 #: Those of them that change the weights' preprocessing.
 PREPROCESSING = tuple(each.name for each in dataclasses.fields(PreprocessingOptions))
+_QUANTIZING = (
+    *("calibration", "calibration_images", "calibration_method"),
+    *("equalize", "correct_bias"),
+)
 _JSON = TypeAdapter(dict[str, Any])
 #: Fields that an ONNX artifact to start from has settled.
 _SETTLED = (
@@ -73,14 +78,23 @@ class _Checked(RequestFields):
                 f"a .{row.name} package is made from the weights, not from an ONNX artifact; drop"
                 f" `{graph_only[0]}`"
             )
-        for name in (
-            *("calibration", "calibration_images", "calibration_method"),
-            *("equalize", "correct_bias"),
-        ):
-            if getattr(self, name) not in (None, False) and self.precision not in QUANTIZED:
+        if self.precision not in QUANTIZED:
+            for name in self.quantizing:
                 raise UsageError(
                     f"`{name}` is for int8 and fp8: use `precision` int8, or drop `{name}`"
                 )
+        if self.keep_fp32 is not None and self.precision not in (*HALVES, *QUANTIZED):
+            raise UsageError(
+                "`keep_fp32` is for fp16, bf16, int8 and fp8, which the other layers are in: use"
+                " `precision` int8, or drop `keep_fp32`"
+            )
+        if self.keep_fp32 is not None and self.precision in HALVES and row.scheme == "openvino":
+            raise UsageError(
+                f"OpenVINO computes all of an {self.precision} network in {self.precision},"
+                " whatever the file says: use `precision` int8, or drop `keep_fp32`"
+            )
+        if self.keep_fp32 == ():
+            raise UsageError("`keep_fp32` names no layer; drop it")
         if self.io is not None and self.precision not in HALVES:
             raise UsageError(
                 "`io` is for fp16 and bf16, which can have native inputs and outputs: use"
@@ -167,6 +181,11 @@ class _Checked(RequestFields):
     def numerics(self) -> Numerics:
         """Everything about the precision."""
         return PRECISIONS[self.precision or DEFAULT]
+
+    @property
+    def quantizing(self) -> tuple[str, ...]:
+        """The requested fields that say how to quantize."""
+        return tuple(name for name in _QUANTIZING if getattr(self, name) not in (None, False))
 
     @property
     def derives(self) -> bool:
@@ -278,6 +297,22 @@ class ExportRequest(_Checked):
             fields["batch"] = None if row.profiles else self.batch
         return replace(self, **fields)
 
+    def kept(self, config: ResNeXtConfig) -> tuple[str, ...]:
+        """The layers that `keep_fp32` stands for, in the network ``config``.
+
+        Raises:
+            UnknownName: the network has nothing of a name.
+            UsageError: they are all that could be in low precision.
+        """
+        names = layers_of(config, self.keep_fp32 or ())
+        low = {layer.name for layer in layers(config)} - {*names}
+        if not low or (low == {"fc"} and self.numerics.calibrated):
+            raise UsageError(
+                f"`keep_fp32` names every layer, so that nothing is left in {self.precision}: name"
+                " fewer, or use a wider `precision`"
+            )
+        return names
+
     def images(self, weights: Weights) -> str:
         """Name of the images to calibrate on; none are read.
 
@@ -321,6 +356,8 @@ class ExportRequest(_Checked):
             precision += "-corrected"
         if self.merge_groups is not None:
             precision += "-merged"
+        if self.keep_fp32 is not None:
+            precision += "-mixed"
         if isinstance(weights, Artifact):
             stem = re.sub(r"[^A-Za-z0-9_.-]", "_", weights.path.stem)
             return Path(f"{stem}-{precision}-{kind}")

@@ -19,7 +19,14 @@ from resnext.images.preprocessing import Preprocessing
 from resnext.network.config import ResNeXtConfig
 
 from .files import Artifact
-from .manifest import EqualizationRecord, Manifest, MergeRecord, QuantizationRecord, RangeRecord
+from .manifest import (
+    EqualizationRecord,
+    KeptRecord,
+    Manifest,
+    MergeRecord,
+    QuantizationRecord,
+    RangeRecord,
+)
 from .specs import TensorSpec
 
 _PREFIX = "resnext."
@@ -29,6 +36,7 @@ _RECORDS: Mapping[str, type[BaseModel]] = MappingProxyType(
         "quantization": QuantizationRecord,
         "merged": MergeRecord,
         "ranges": RangeRecord,
+        "kept": KeptRecord,
         "equalized": EqualizationRecord,
     }
 )
@@ -70,6 +78,7 @@ def record_facts(
     merged: MergeRecord | None,
     ranges: RangeRecord | None,
     equalized: EqualizationRecord | None = None,
+    kept: KeptRecord | None = None,
 ) -> dict[str, str]:
     """Records of a manifest to write into a file's metadata: texts by key; None writes nothing."""
     records = {
@@ -77,6 +86,7 @@ def record_facts(
         "merged": merged,
         "ranges": ranges,
         "equalized": equalized,
+        "kept": kept,
     }
     return {
         _PREFIX + name: record.model_dump_json()
@@ -112,7 +122,7 @@ def _same_record(name: str, manifest: Manifest, read: Callable[[str], str | None
     """Whether the file says the same of ``name``. Earlier files say nothing."""
     text, record = read(_PREFIX + name), getattr(manifest, name)
     if text is None:
-        if name == "equalized":  # from the beginning in the file, too
+        if name in ("equalized", "kept"):  # from the beginning in the file, too
             return record is None
         # Ranges came into the manifest together with the records in the file.
         return name != "quantization" or record is None or record.ranges is None

@@ -18,7 +18,7 @@ from pydantic import (
 from resnext.errors import BadArtifact, ResnextError, UnknownName, UsageError
 from resnext.images.preprocessing import Preprocessing, PreprocessingSource
 from resnext.network.config import ResNeXtConfig
-from resnext.precision import QUANTIZED, Precision
+from resnext.precision import HALVES, QUANTIZED, Precision
 from resnext.readers.files import MOST_JSON, exists, read_file
 from resnext.readers.strict_json import is_version, parse_json
 from resnext.version import __version__
@@ -30,6 +30,9 @@ from .specs import Strict, TensorSpec
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
+
+#: Why a layer of `QuantizationRecord.left` is not quantized if that was requested.
+REQUESTED = "kept by request"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -104,7 +107,7 @@ class QuantizationRecord(Strict):
         source: name of the calibration images; ``random`` is noise.
         source_sha256: digest of these images.
         images: number of images.
-        left: layers that were not quantized, each with the reason.
+        left: layers that were not quantized, each with the reason; `REQUESTED` if it was asked for.
         ranges: the calibrated (low, high) of each quantized tensor, as applied, by its name in the
             graph; None in artifacts from before they were recorded.
         means: biases were corrected for the rounding of weights, on an input that is this
@@ -140,17 +143,28 @@ class MergeRecord(Strict):
     speedup: float | None = None
 
 
+class KeptRecord(Strict):
+    """Layers of a half-precision network that compute in float32 by request.
+
+    Attributes:
+        layers: convolutions and classifier, by their names in the network. A Relu or pooling behind
+            one, and the addition behind the last of a block, compute as it does.
+    """
+
+    layers: tuple[str, ...] = Field(min_length=1)
+
+
 class EqualizationRecord(Strict):
     """Channels whose range was moved between two convolutions before quantization: the same
     function.
 
     Attributes:
-        exponents: by the name of the convolution that writes the channels, one for each: its
-            weights and bias are divided by two to that power, and those of the convolution that
-            reads the channel multiplied. Convolutions that are not named are as in the network.
+        exponents: by the name of the convolution that writes them, the index of each moved channel
+            and its exponent: its weights and bias are divided by two to that power, and those of
+            the convolution that reads the channel multiplied.
     """
 
-    exponents: dict[str, tuple[Annotated[int, Field(ge=-16, le=16)], ...]]
+    exponents: dict[str, dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=-16, le=16)]]]
 
 
 class Manifest(Strict):
@@ -192,6 +206,8 @@ class Manifest(Strict):
         quantization: how an int8 or fp8 network was calibrated; None for other precisions, and for
             a file from elsewhere.
         merged: convolutions whose groups were merged, or None.
+        kept: layers of an fp16 or bf16 network that compute in float32; None if all compute in its
+            precision, and for other precisions: what is not quantized is in ``quantization``.
         equalized: channels whose range was moved before quantization, or None.
         request: what the artifact was exported with, as `resnext_export.ExportRequest` takes it;
             None if it was not made from a request.
@@ -224,6 +240,7 @@ class Manifest(Strict):
     ranges: RangeRecord | None = None
     quantization: QuantizationRecord | None = None
     merged: MergeRecord | None = None
+    kept: KeptRecord | None = None
     equalized: EqualizationRecord | None = None
     request: dict[str, JsonValue] | None = None
 
@@ -258,6 +275,14 @@ class Manifest(Strict):
             needs = "needs a" if self.quantization is None else "has no"
             raise ValueError(
                 f"a manifest of precision {self.precision} {needs} quantization record"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kept_from_half(self) -> Manifest:
+        if self.kept is not None and self.precision not in HALVES:
+            raise ValueError(
+                f"a manifest of precision {self.precision} has no record of kept layers"
             )
         return self
 
@@ -333,11 +358,9 @@ class Manifest(Strict):
     @property
     def left(self) -> frozenset[str]:
         """Convolutions and classifier that are not of ``precision``, and were never meant to be."""
-        return (
-            frozenset()
-            if self.quantization is None
-            else frozenset(name for name, _ in self.quantization.left)
-        )
+        names = () if self.kept is None else self.kept.layers
+        left = () if self.quantization is None else self.quantization.left
+        return frozenset((*names, *(name for name, _ in left)))
 
     @property
     def batch_ranges(self) -> tuple[BatchRange, ...]:

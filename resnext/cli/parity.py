@@ -43,6 +43,7 @@ Examples:
   resnext-parity --artifact model.onnx                       any ONNX classifier, against itself
   resnext-parity --artifact out/ --verdict                   and store the outcome in out/
   resnext-parity --artifact out/ --pixels port.npy           is a C++ port's input right?
+  resnext-parity --artifact int8/ --bisect --output mended/  which blocks must stay float?
   resnext-parity verify out/                                 does it still hold, here?
 Exit code 0: the same function. 1: outside the gate. 4: the artifact is broken.
 """
@@ -103,6 +104,13 @@ _REFERENCES = {
     " x H x W x C or normalized floats N x C x H x W. Needs no weights.",
 )
 @option_of(RUN)(
+    "--bisect",
+    is_flag=True,
+    help="If an int8, fp8, bf16 or fp16 artifact misses its gate, find the cheapest set of blocks"
+    " that must stay float for it to meet it: what each block loses, real builds judged on"
+    " --backend, what the mended artifact costs in time. Needs the exporter.",
+)
+@option_of(RUN)(
     "--input-size",
     metavar="HxW",
     help="Height and width of an ONNX file from elsewhere that leaves them open.",
@@ -134,6 +142,13 @@ _REFERENCES = {
     " come on top.  [default: seeded ones]",
 )
 @gate_option()
+@_compare(
+    "--agreement",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    metavar="SHARE",
+    help="With --bisect: least share of the images whose first class must be PyTorch's, 0.99 for"
+    " example. --images 500 or more make it mean something.",
+)
 @seed_option("Seed for the test images.", COMPARE)
 @json_option("Write the result, or the whole verdict with --verdict, as JSON")
 @option_of(OUTPUT)(
@@ -142,6 +157,13 @@ _REFERENCES = {
     help="Also check the cheap half of batch integrity (all of it with --batch-integrity), measure"
     " delivered precision and a time, and store it all as verdict.json beside the artifact, bound"
     " to its bytes.",
+)
+@option_of(OUTPUT)(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With --bisect: folder to create for an artifact that meets the gate, the mended one or a"
+    " copy if there is nothing to mend.  [default: none is kept]",
 )
 @click.version_option(__version__, prog_name="resnext-parity")
 @click.pass_context
@@ -155,6 +177,7 @@ def main(
     backend: str | None,
     batch: int | None,
     batch_integrity: bool,
+    bisect: bool,
     pixels: Path | None,
     input_size: str | None,
     reference: ReferenceName | None,
@@ -162,10 +185,12 @@ def main(
     images: int,
     images_from: str | None,
     gate: str,
+    agreement: float | None,
     seed: int,
     json_path: str | None,
     junit: JUnit,
     verdict: bool,
+    output: Path | None,
 ) -> None:
     """Check that the bytes on disk compute the same function as PyTorch, or as ONNX defines it.
 
@@ -183,12 +208,20 @@ def main(
     from resnext.verify.verdict import check_room, judge, write_verdict
 
     from . import batch_integrity as rows
+    from . import bisect as search
     from . import pixels as port
     from .parity_junit import cases_of_integrity, cases_of_parity, classname
     from .parity_report import report
     from .verify import measured
 
     check_writable(json_path)
+    if bisect and (verdict or batch_integrity or pixels is not None or reference is not None):
+        raise UsageError(
+            "`bisect` judges each artifact that it builds by PyTorch; drop `verdict`,"
+            " `batch_integrity`, `pixels` and `reference`"
+        )
+    if not bisect and (output is not None or agreement is not None):
+        raise UsageError("`output` and `agreement` are for `bisect`")
     if pixels is not None:
         if verdict or batch_integrity:
             raise UsageError(
@@ -201,6 +234,22 @@ def main(
     opened = open_artifact(artifact, input_size=None if input_size is None else size_of(input_size))
     if batch_integrity and not verdict:
         rows.run(opened, backend, batch, seed, json_path, junit)
+        return
+    if bisect:
+        search.run(
+            opened,
+            json_path,
+            junit,
+            output,
+            weights=spec,
+            runtime=backend,
+            batch=batch,
+            images=images,
+            seed=seed,
+            images_from=images_from,
+            gate=gate,
+            agreement=agreement,
+        )
         return
     against = chosen_reference(opened, reference)
     runtime = backend or natural_runtime(opened)

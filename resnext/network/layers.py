@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from resnext.errors import UnknownName
 
 from .config import ResNeXtConfig
 
@@ -93,6 +95,36 @@ def layers(config: ResNeXtConfig) -> Iterator[Layer]:
                 yield Layer(f"{name}.downsample.0", 1, channels, outer, 1, before, size)
             channels = outer
     yield Layer("fc", 1, channels, config.num_classes, 1, (1, 1), (1, 1), has_bias=True)
+
+
+def layers_of(config: ResNeXtConfig, names: Iterable[str]) -> tuple[str, ...]:
+    """The layers that ``names`` stand for, in execution order, each once.
+
+    Args:
+        config: the network.
+        names: of layers (``layer1.0.conv2``), blocks (``layer1.0``) or stages (``layer1``).
+
+    Raises:
+        UnknownName: the network has nothing of that name.
+    """
+    every = [layer.name for layer in layers(config)]
+    parts = [part for name in every for part in (_stage_of(name), block_of(name), name)]
+    groups = {part: [name for name in every if f"{name}.".startswith(f"{part}.")] for part in parts}
+    chosen: set[str] = set()
+    for name in names:
+        if name not in groups:
+            raise UnknownName("layer, block or stage", name, groups)
+        chosen.update(groups[name])
+    return tuple(name for name in every if name in chosen)
+
+
+def block_of(layer: str) -> str:
+    """The block that a layer is in: ``layer1.0``; the stem and the classifier stand alone."""
+    return ".".join(layer.split(".")[:2])
+
+
+def _stage_of(layer: str) -> str:
+    return layer.partition(".")[0]
 
 
 def parameters(config: ResNeXtConfig) -> int:

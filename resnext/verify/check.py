@@ -243,7 +243,7 @@ def check(
             " than its weights; export the artifact again"
         )
     batch = _batch(artifact, batch)
-    compared = _compared(graph, loaded, images, batch, seed, images_from)
+    compared = comparison_for(graph, loaded, images, batch, seed, images_from)
     step = f"comparing {artifact.path.name} on {runtime} with {compared.title}"
     with working(step), open_session(artifact, runtime) as run:
         logits, adversarial = (
@@ -290,7 +290,7 @@ def chosen_reference(artifact: Artifact, reference: ReferenceName | None) -> Ref
     return reference or ("onnx" if foreign else "torch")
 
 
-def _compared(
+def comparison_for(
     artifact: Artifact,
     weights: Weights | None,
     count: int,
@@ -298,7 +298,19 @@ def _compared(
     seed: int,
     images_from: str | None,
 ) -> Comparison:
-    """The images, and what they are compared with: ``weights``, or the file itself if None."""
+    """The images, and what they are compared with: ``weights``, or the file itself if None.
+
+    Args:
+        artifact: what is compared.
+        weights: the network, or None.
+        count: number of images.
+        batch: images in one run; ``count`` is rounded up to whole ones.
+        seed: of the images.
+        images_from: as `check`.
+
+    Raises:
+        BadInput: there are no such images.
+    """
     manifest = artifact.manifest
     if images_from is None:
         count = -(-max(count, batch) // batch) * batch

@@ -111,6 +111,7 @@ class FakeWorkshop:
         plans: by the name of a point; one that is missing is far behind.
         request: whose gates are judged.
         opened, proven: names, in order.
+        artifacts: stand-ins by name; None for those that are missing.
         sessions: by name, the last that was opened.
     """
 
@@ -122,6 +123,7 @@ class FakeWorkshop:
     sessions: dict[str, PlantedSession] = field(default_factory=dict)
     visits: dict[str, list[int]] = field(default_factory=dict)
     images: int = 2
+    artifacts: dict[str, Any] = field(default_factory=dict)
 
     def parity_of(self, *_: object) -> Parity:
         """As `Bench.parity_of`."""
@@ -141,7 +143,8 @@ class FakeWorkshop:
         session = self.sessions[point.name] = PlantedSession(self.machine, plan, visits)
         stack.callback(session.close)
         inputs = {"input": np.zeros((1, 1), np.float32)}
-        return Opening(subject=Subject(session, inputs, session.bind(inputs), 1))
+        subject = Subject(session, inputs, session.bind(inputs), 1)
+        return Opening(subject=subject, artifact=self.artifacts.get(point.name))
 
     def prove(self, point: Point, opening: Opening, known: Accuracy | None) -> Proof:
         """As `Workshop.prove`."""
@@ -237,6 +240,8 @@ class Simulation:
     rules: Rules = field(default_factory=Rules)
     said: list[str] = field(default_factory=list)
     at_save: Callable[[], None] = lambda: None
+    at_say: Callable[[str], None] = lambda _: None
+    artifacts: dict[str, Any] = field(default_factory=dict)
 
     def run(
         self,
@@ -270,7 +275,7 @@ class Simulation:
         )
         if earlier is not None:
             restore(board, earlier, base)
-        self.workshop = FakeWorkshop(machine, self.plans, request)
+        self.workshop = FakeWorkshop(machine, self.plans, request, artifacts=self.artifacts)
         self.saved = 0
 
         def save() -> None:
@@ -279,6 +284,10 @@ class Simulation:
             if isinstance(deadline, Cut):
                 deadline.step()
 
+        def say(line: str) -> None:
+            self.said.append(line)
+            self.at_say(line)
+
         self.search = Search(
             request,
             board,
@@ -286,7 +295,7 @@ class Simulation:
             self.confirmer,
             refusal=self.refusal,
             deadline=deadline,
-            say=self.said.append,
+            say=say,
             save=save,
             rules=self.rules,
             meter=SimulatedMeter(machine, self.load),

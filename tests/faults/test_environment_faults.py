@@ -65,6 +65,7 @@ COMMANDS: Mapping[str, tuple[click.Command, list[str]]] = {
         parity,
         ["--artifact", "ARTIFACT", "--backend", "onnx-reference"],
     ),
+    "resnext-parity bisect": (parity, ["--artifact", "ARTIFACT", "--bisect"]),
     "resnext-parity verify": (parity, ["verify", "ARTIFACT"]),
     "resnext-classify": (classify, [PICTURE, "--artifact", "ARTIFACT"]),
     "resnext-bench": (
@@ -203,7 +204,12 @@ FAULTS: Mapping[
         "choose another --output",
         {
             name: ["--output", "FILE/out"]
-            for name in ("resnext-export", "resnext-export rebuild", "resnext-export tune")
+            for name in (
+                "resnext-export",
+                "resnext-export rebuild",
+                "resnext-export tune",
+                "resnext-parity bisect",
+            )
         },
     ),
 }

@@ -5,7 +5,7 @@ that meet every gate.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from resnext.errors import ResnextError
@@ -72,7 +72,7 @@ class Racing:
     ) -> None:
         self._board, self._sessions = board, sessions
         self._deadline, self._say, self._save = deadline, say, save
-        self._order: Callable[..., tuple[str, ...]] = shuffled(seed)  # type: ignore[assignment]
+        self._order: Callable[[Sequence[str], int], Sequence[str]] = shuffled(seed)
         self._repeats = 0
         names = [
             name
@@ -148,25 +148,37 @@ class Racing:
         )
 
     def _alone(self, name: str, samples: int) -> Fall | None:
-        """One visit to the leader alone; why it is out, if it fails."""
+        """One visit to the leader without the others, but beside a baseline that has too few rounds
+        for an interval; why the leader is out, if it fails.
+        """
         if (fall := self._sessions.opened(name)) is not None:
             return fall
-        count = self._board.count(name)
+        board, index = self._board, self._next
+        count = board.count(name)
         line = f"measuring {name} alone: {count} of {samples} runs" if samples else name
         self._say(Step(f"leader {line}", self._amount))
         times: dict[str, tuple[int, ...]] = {}
-        try:
-            times[name], _ = self._sessions.time(name)
-        except ResnextError as exc:
-            return replace(fall_of_error(exc), outcome="failed")
-        for other in self._baselines():  # the race may have had no round
-            if not self._over():
-                self._visit(other, times)
-        for visited, found in times.items():
-            self._board.timed(visited, self._next, found)
+        base = [each for each in self._baselines() if len(board[each].rounds_ns) < _PICK_ROUNDS]
+        for each in self._order((name, *base), index):
+            try:
+                times[each], _ = self._sessions.time(each)
+            except ResnextError as exc:
+                fall = replace(fall_of_error(exc), outcome="failed")
+                if each == name:
+                    return fall
+                self.fell(each, fall)
+        for each, found in times.items():
+            board.timed(each, index, found)
         self._next += 1
         self._save()
         return None
+
+    def _baselines(self) -> list[str]:
+        """Those that are open."""
+        board = self._board
+        return [
+            name for name in board if board[name].outcome == "baseline" and name in self._sessions
+        ]
 
     # ---- rounds
 
@@ -194,7 +206,7 @@ class Racing:
             if (fall := self._sessions.opened(name)) is not None:  # dropped, and in again
                 self.fell(name, fall)
         racing = self.race.in_race
-        others = self._baselines()
+        others = self._baselines() if index < BASELINE_ROUNDS else []
         leader = "" if self.race.leader is None else f"leader {self.race.leader}, "
         total = len(racing) + len(self.race.dropped)
         self._say(Step(f"round {index + 1}: {leader}{len(racing)} of {total} left", self._amount))
@@ -217,15 +229,6 @@ class Racing:
         self._next += 1
         self._judge(index)
         self._save()
-
-    def _baselines(self) -> list[str]:
-        """Those that are visited in the next round."""
-        if self._next >= BASELINE_ROUNDS:
-            return []
-        board = self._board
-        return [
-            name for name in board if board[name].outcome == "baseline" and name in self._sessions
-        ]
 
     def _visit(self, name: str, times: dict[str, tuple[int, ...]]) -> bool:
         """Visit a candidate; whether something disturbed that. A session that fails leaves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -18,8 +18,10 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_graph
 from resnext.artifact.identity import record_facts
 from resnext.artifact.manifest import (
+    REQUESTED,
     CheckRecord,
     EqualizationRecord,
+    KeptRecord,
     Manifest,
     MergeRecord,
     QuantizationRecord,
@@ -44,6 +46,7 @@ from resnext_export.passes.base import run_pass
 from resnext_export.passes.chains import chains
 from resnext_export.passes.correct_bias import CorrectBias
 from resnext_export.passes.equalize import Equalize, chosen_exponents
+from resnext_export.passes.graph import kept_nodes
 from resnext_export.passes.lower import Lower
 from resnext_export.passes.merge_groups import MergeGroups
 from resnext_export.passes.merge_proof import prove_merge
@@ -117,6 +120,7 @@ def _build(
     of, precision = parent.manifest, _precision(parent, request)
     numerics = PRECISIONS[precision]
     proto = onnx_graph(parent)
+    keep = request.kept(weights.config)
     if merges_first := precision != of.precision and numerics.wide_groups:
         proto, merged = _merged(proto, of, request)
         facts |= merged
@@ -139,6 +143,7 @@ def _build(
         numerics,
         scheme=request.scheme,
         native_io=request.io == "native",
+        keep=keep,
         means=means,
     )
     # Meanwhile PyTorch computes the reference on another thread.
@@ -152,8 +157,11 @@ def _build(
         if precision != of.precision:
             with working(f"converting to {precision}"):
                 if numerics.lowered_to is not None:
-                    largest = _checked_ranges(parent, numerics.lowered_to, _probes(of, weights))
+                    half = keep if numerics.half else ()
+                    probes = _probes(of, weights)
+                    largest = _checked_ranges(parent, numerics.lowered_to, probes, half)
                     facts |= {"ranges": largest} if numerics.half else {}
+                    facts |= {"kept": KeptRecord(layers=half)} if half else {}
                 derived, left = convert(ranges)
                 if record is not None and ranges is not None:
                     facts["quantization"] = record.model_copy(
@@ -173,7 +181,8 @@ def _build(
             expected = replace(expected, baseline=best)
     facts |= _facts(derived, of, precision, request)
     written = {entry.key: entry.value for entry in derived.metadata_props}
-    records = {name: facts.get(name) for name in ("quantization", "merged", "ranges", "equalized")}
+    names = ("quantization", "merged", "ranges", "equalized", "kept")
+    records = {name: facts.get(name) for name in names}
     onnx.helper.set_model_props(derived, written | record_facts(**records))
     write_onnx(derived, folder)
 
@@ -200,6 +209,11 @@ def _precision(parent: Artifact, request: ExportRequest) -> Precision:
         raise BadInput(
             f"{parent.directory} {already} ({of.precision}); start from the float32 export"
         )
+    if of.quantization is not None and request.quantizing:
+        raise UsageError(
+            f"{parent.directory} is quantized already, and `{request.quantizing[0]}` says how to:"
+            " start from the float32 export, or drop it"
+        )
     return precision
 
 
@@ -210,17 +224,25 @@ def _converted(
     *,
     scheme: Runtime,
     native_io: bool,
+    keep: Collection[str],
     means: Mapping[str, float],
 ) -> tuple[onnx.ModelProto, tuple[tuple[str, str], ...]]:
     """``proto`` in another precision, and the layers that were not quantized, with reasons."""
     original = proto
     if numerics.lowered_to is not None:
-        proto = run_pass(Lower(numerics.lowered_to, native_io=native_io), proto).proto
+        half = keep if numerics.half else ()
+        lower = Lower(numerics.lowered_to, native_io=native_io, keep=half)
+        proto = run_pass(lower, proto).proto
     if ranges is None:
         return proto, ()
-    wide = numerics.wide_groups
-    result = run_pass(QuantizeFp8(ranges) if wide else QuantizeInt8(ranges, scheme), proto)
-    left = (*result.skipped, ("fc", _CLASSIFIER))
+    result = run_pass(
+        QuantizeFp8(ranges, keep=keep)
+        if numerics.wide_groups
+        else QuantizeInt8(ranges, scheme, keep),
+        proto,
+    )
+    requested = ((name, REQUESTED) for name in keep if name != "fc")
+    left = (*result.skipped, *requested, ("fc", _CLASSIFIER))
     if not means:
         return result.proto, left
     corrected = run_pass(CorrectBias(original, _quantized(means, left)), result.proto)
@@ -275,12 +297,22 @@ def _equalized(
     (scratch / parent.manifest.file).write_bytes(data)
     facts = {"file_sha256": hashlib.sha256(data).hexdigest(), "file_size_bytes": len(data)}
     moved = Artifact(scratch, parent.manifest.model_copy(update=facts))
-    return moved, EqualizationRecord(exponents=exponents)
+    recorded = {
+        name: {channel: each for channel, each in enumerate(whole) if each}
+        for name, whole in exponents.items()
+    }
+    return moved, EqualizationRecord(exponents=recorded)
 
 
-def _checked_ranges(parent: Artifact, half: HalfPrecision, images: NDArray[Any]) -> RangeRecord:
+def _checked_ranges(
+    parent: Artifact, half: HalfPrecision, images: NDArray[Any], keep: Collection[str]
+) -> RangeRecord:
     """The largest activation; raises GateFailed if the type cannot hold it."""
-    ranges = activation_ranges(parent.path, images)
+    # What an island computes in float32 need not fit; what leaves it again, the check will see.
+    graph = onnx_graph(parent).graph
+    outputs = kept_nodes(graph, keep)
+    kept = {node.name for node in graph.node if tuple(node.output) in outputs}
+    ranges = [each for each in activation_ranges(parent.path, images) if each.node not in kept]
     if beyond := [each for each in overflows(ranges, half, headroom=1.0) if each.beyond]:
         more = f" ({len(beyond)} layers are)" if len(beyond) > 1 else ""
         raise GateFailed(f"{beyond[0]}{more}. Nothing was written")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resnext.artifact.files import Artifact
 from resnext.artifact.graph import onnx_bytes
 from resnext.artifact.manifest import CheckRecord
+from resnext.errors import UsageError
 from resnext.progress import working
 from resnext.verify.subject import Network
 from resnext_export import proof
@@ -45,9 +46,15 @@ class OpenVinoBuilder(Builder):
         Raises:
             BadArtifact: OpenVINO cannot read the model.
             SilentFallback: OpenVINO computes in another precision on this processor.
+            UsageError: layers of a half-precision network are kept in float32.
         """
         assert isinstance(source, Artifact)
         of = source.manifest
+        if of.kept is not None:
+            raise UsageError(
+                f"{source.path} keeps {of.kept.layers[0]} in float32, and OpenVINO computes all of"
+                f" an {of.precision} network in {of.precision}"
+            )
         with working("converting to OpenVINO's IR"):
             ir = converter.openvino_from_onnx(onnx_bytes(source), {})
             (folder / converter.FILE_NAME).write_bytes(ir)

@@ -246,7 +246,8 @@ def refit_engine(
     )
     if (half := PRECISIONS[manifest.precision].lowered_to) is not None:
         native_io = manifest.outputs[0].dtype != "float32"
-        proto = run_pass(Lower(half, native_io=native_io), proto).proto
+        keep = () if manifest.kept is None else manifest.kept.layers
+        proto = run_pass(Lower(half, native_io=native_io, keep=keep), proto).proto
     library = library_of(record.library)
     data = refit.refitted_from_engine(
         thin.read(), proto.SerializeToString(), library, record.options

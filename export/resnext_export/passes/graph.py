@@ -37,6 +37,37 @@ def convolutions(graph: onnx.GraphProto, names: Collection[str] | None) -> list[
     return [conv for conv in convs if names is None or conv.name in names]
 
 
+def kept_nodes(graph: onnx.GraphProto, keep: Collection[str]) -> set[tuple[str, ...]]:
+    """Outputs of the weighted nodes named ``keep``, and of the nodes that compute as they do.
+
+    A node without weights computes as what it reads does: a Relu or pooling as the convolution
+    before it, an addition as the convolution that was written last, which is the last one of a
+    block and not its shortcut.
+
+    Raises:
+        UnknownName: no weighted node has one of the names.
+    """
+    known = [node.name for node in graph.node if node.op_type in WEIGHTED]
+    if unknown := sorted(set(keep) - set(known)):
+        raise UnknownName("layer", unknown[0], known)
+    kept: set[tuple[str, ...]] = set()
+    writers: dict[str, tuple[int, bool, onnx.NodeProto]] = {}
+    for index, node in enumerate(graph.node):
+        # Preprocessing, and counting rows, come from no weighted node.
+        read = [writers[name] for name in node.input if name in writers]
+        if node.op_type in WEIGHTED:
+            follows = node.name in keep
+        elif read:
+            convs = [each for each in read if each[2].op_type == "Conv"]
+            follows = max(convs or read, key=lambda each: each[0])[1]
+        else:
+            continue
+        if follows:
+            kept.add(tuple(node.output))
+        writers |= dict.fromkeys(node.output, (index, follows, node))
+    return kept
+
+
 def groups_of(conv: onnx.NodeProto) -> int:
     """Number of groups of a Conv."""
     return next((attribute.i for attribute in conv.attribute if attribute.name == "group"), 1)

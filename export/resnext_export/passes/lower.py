@@ -7,7 +7,7 @@ traced in float16, it folds in float16 and rounds twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -20,7 +20,7 @@ from resnext.errors import BadArtifact, GateFailed, UsageError
 from resnext.precision import PRECISIONS
 
 from .base import PassResult
-from .graph import HALF_TYPES, WEIGHTED, inferred
+from .graph import HALF_TYPES, WEIGHTED, inferred, kept_nodes
 from .initializers import Constants
 
 HalfPrecision: TypeAlias = Literal["fp16", "bf16"]
@@ -56,25 +56,33 @@ class Lower:
     graph that takes pixels) and ``logits.to_fp32``. Weights are rounded to nearest, ties to even.
     Node names, metadata and the symbolic batch are kept; shapes and types are inferred again.
 
+    Layers in ``keep`` stay as they are, weights included, and so do the nodes that follow them
+    (`kept_nodes`). A Cast leads into each such island (``relu.to_fp32``) and out of it
+    (``relu_1.to_fp16``); within it nothing is rounded.
+
     Attributes:
         precision: the type to compute in. bf16 raises the opset to 22.
         native_io: make float32 inputs and outputs half precision, too, without a Cast.
+        keep: names of weighted nodes that compute in float32.
     """
 
     precision: HalfPrecision
     native_io: bool = False
+    keep: Collection[str] = ()
 
     def requires(self, proto: onnx.ModelProto) -> None:
         """Refuse a graph with parts that cannot be lowered.
 
         Raises:
-            UsageError: a subgraph, a quantized node, or one of another operator domain.
+            UsageError: a subgraph, a quantized node, or one of another operator domain; or ``keep``
+                names an unknown node.
             BadArtifact: the weights are in another file.
         """
         if any(tensor.data_location == TensorProto.EXTERNAL for tensor in proto.graph.initializer):
             raise BadArtifact(
                 "the weights are in another file", hint="read them in first (onnx.load does)"
             )
+        kept_nodes(proto.graph, self.keep)  # refuses unknown names
         for node in proto.graph.node:
             nested = any(a.HasField("g") or a.graphs for a in node.attribute)
             quantized = node.op_type.endswith("QuantizeLinear")
@@ -103,7 +111,7 @@ class Lower:
         constants = Constants(graph)
         native = {value.name for value in graph.input if self.native_io and value.name in floats}
         inside = set(native)
-        network = _network(graph, inside, floats)
+        network = _network(graph, inside, floats, kept_nodes(graph, self.keep))
         _lower_constants(graph, network, floats, constants, precision)
         nodes = _with_casts(graph, network, floats, inside, constants, precision)
         for value in graph.input:
@@ -111,47 +119,57 @@ class Lower:
                 value.type.tensor_type.elem_type = half
         value_info = {value.name: value for value in proto.graph.value_info}
         for value in graph.output:
-            if value.name in inside and self.native_io:
+            if self.native_io and value.name in floats:
                 value.type.tensor_type.elem_type = half
-            elif value.name in inside:
-                inner = constants.fresh(f"{value.name}_{precision}")
+            if (value.name in inside) != self.native_io and value.name in floats:
+                # Of a kept classifier the output is float32, and may have to become half.
+                kind = "fp32" if self.native_io else precision
+                inner = constants.fresh(f"{value.name}_{kind}")
                 value_info[inner] = value
                 for node in nodes:
                     _rename(node, value.name, inner)
-                nodes.append(_cast(inner, value.name, f"{value.name}.to_fp32", TensorProto.FLOAT))
+                to, data_type = (precision, half) if self.native_io else ("fp32", TensorProto.FLOAT)
+                nodes.append(_cast(inner, value.name, f"{value.name}.to_{to}", data_type))
         del graph.node[:], graph.value_info[:]
         graph.node.extend(nodes)
-        check_lowered(lowered, precision)  # names the layer, which inference would not
+        check_lowered(lowered, precision, self.keep)  # names the layer, which inference would not
         for value in inferred(lowered).graph.value_info:
             _keep_symbols(value, value_info.get(value.name, value))
             graph.value_info.append(value)
-        changed = (node.name for node in graph.node if node.op_type in WEIGHTED)
+        changed = (
+            node.name
+            for node in graph.node
+            if node.op_type in WEIGHTED and node.name not in self.keep
+        )
         return PassResult(lowered, tuple(changed))
 
     def ensures(self, before: onnx.ModelProto, after: onnx.ModelProto) -> float:  # noqa: ARG002  # the outcome alone tells
         """See `check_lowered`."""
-        check_lowered(after, self.precision)
+        check_lowered(after, self.precision, self.keep)
         return 0.0
 
 
-def check_lowered(proto: onnx.ModelProto, precision: HalfPrecision) -> None:
+def check_lowered(
+    proto: onnx.ModelProto, precision: HalfPrecision, keep: Collection[str] = ()
+) -> None:
     """Check that every constant used in arithmetic, from the first weighted node on, is of
-    ``precision``.
+    ``precision``, and float32 in the nodes ``keep``.
 
     Raises:
         GateFailed: one is not; names node and constant.
     """
-    constants, half = Constants(proto.graph), HALF_TYPES[precision]
+    constants = Constants(proto.graph)
     inside: set[str] = set()
     for node in proto.graph.node:
         if node.op_type not in WEIGHTED and inside.isdisjoint(node.input):
             continue
         inside.update(node.output)
+        wanted = TensorProto.FLOAT if node.name in keep else HALF_TYPES[precision]
         for name in node.input:
-            if name in constants and (dtype := constants[name].data_type) in _FLOATS - {half}:
+            if name in constants and (dtype := constants[name].data_type) in _FLOATS - {wanted}:
                 raise GateFailed(
                     f"{node.name}: {name!r} is {helper.tensor_dtype_to_np_dtype(dtype)} in a"
-                    f" {precision} graph",
+                    f" {precision} graph{', where it is kept in float32' * (node.name in keep)}",
                     hint="lower the whole float32 graph again",
                 )
 
@@ -170,13 +188,17 @@ def _float32_tensors(proto: onnx.ModelProto) -> set[str]:
     return {name for name, dtype in types.items() if dtype == TensorProto.FLOAT}
 
 
-def _network(graph: onnx.GraphProto, inside: set[str], floats: set[str]) -> set[tuple[str, ...]]:
+def _network(
+    graph: onnx.GraphProto, inside: set[str], floats: set[str], kept: set[tuple[str, ...]]
+) -> set[tuple[str, ...]]:
     """Outputs of each node to lower; adds the tensors that become half precision to ``inside``."""
-    network = set()
+    network, reached = set(), set(inside)
     for node in graph.node:
-        if node.op_type in WEIGHTED or not inside.isdisjoint(node.input):
-            network.add(tuple(node.output))
-            inside |= floats & set(node.output)
+        if node.op_type in WEIGHTED or not reached.isdisjoint(node.input):
+            reached |= floats & set(node.output)
+            if tuple(node.output) not in kept:
+                network.add(tuple(node.output))
+                inside |= floats & set(node.output)
     return network
 
 
@@ -188,22 +210,24 @@ def _with_casts(
     constants: Constants,
     precision: HalfPrecision,
 ) -> list[onnx.NodeProto]:
-    """The nodes, with a Cast before the first reader of each float32 tensor that enters the
-    network.
+    """The nodes, with a Cast before the first reader of each tensor that enters the network, or an
+    island in it, in the other type.
     """
-    half = HALF_TYPES[precision]
     nodes: list[onnx.NodeProto] = []
     casts: dict[str, str] = {}
     for node in graph.node:
-        for slot, name in enumerate(node.input if tuple(node.output) in network else ()):
-            if name in floats and name not in inside and name not in constants:
+        low = tuple(node.output) in network
+        to = precision if low else "fp32"
+        for slot, name in enumerate(node.input):
+            if name in floats and (name in inside) != low and name not in constants:
                 if name not in casts:
-                    casts[name] = constants.fresh(f"{name}_{precision}")
-                    nodes.append(_cast(name, casts[name], f"{name}.to_{precision}", half))
+                    casts[name] = constants.fresh(f"{name}_{to}")
+                    data_type = HALF_TYPES[precision] if low else TensorProto.FLOAT
+                    nodes.append(_cast(name, casts[name], f"{name}.to_{to}", data_type))
                 constants.redirect(node, slot, casts[name])
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and node.output[0] in inside:
-                attribute.i = half
+                attribute.i = HALF_TYPES[precision]
         nodes.append(node)
     return nodes
 

@@ -6,6 +6,7 @@ deviations; here a tensor's largest value maps to E4M3's largest, as in TensorRT
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from .graph import convolutions, opset_of
 from .initializers import Constants
 from .quantized import (
     check_calibrated,
+    check_kept,
     check_quantized,
     convolution_weights,
     finished,
@@ -53,10 +55,13 @@ class QuantizeFp8:
         least_width: minimum channels per group of a grouped convolution. TensorRT has no fast
             float8 kernels for narrower groups, and ModelOpt skips them, too; `MergeGroups` widens
             groups.
+        keep: names of convolutions that keep their type, which is no reason to list them as
+            skipped.
     """
 
     ranges: Ranges
     least_width: int = 32
+    keep: Collection[str] = ()
 
     def requires(self, proto: onnx.ModelProto) -> None:
         """Refuse a graph that these ranges cannot quantize.
@@ -73,13 +78,17 @@ class QuantizeFp8:
                 f"the graph has opset {opset}, float8 needs {least}", hint="export it again"
             )
         skipped = dict(skipped_by_fp8(proto, self.least_width))
-        if len(skipped) == len(weights):
+        if {*skipped, *self.keep} >= set(weights):
             name, reason = next(iter(skipped.items()))
             raise BadInput(
                 f"no convolution can be float8: {name} has {reason}, for one",
                 hint="merge groups first",
             )
-        dtypes = {weight.dtype for name, weight in weights.items() if name not in skipped}
+        dtypes = {
+            weight.dtype
+            for name, weight in weights.items()
+            if name not in skipped and name not in self.keep
+        }
         if len(dtypes) > 1 or not dtypes <= {np.dtype(np.float32), np.dtype(np.float16)}:
             raise BadInput(
                 f"the convolutions are {' and '.join(sorted(map(str, dtypes)))}; all must be"
@@ -96,17 +105,24 @@ class QuantizeFp8:
         lowered.CopyFrom(proto)
         graph = lowered.graph
         constants = Constants(graph)
-        skipped = skipped_by_fp8(proto, self.least_width)
+        skipped = tuple(
+            (name, reason)
+            for name, reason in skipped_by_fp8(proto, self.least_width)
+            if name not in self.keep
+        )
         weights = convolution_weights(proto)
-        names = [name for name in weights if name not in dict(skipped)]
-        tensors = {conv.input[0] for conv in convolutions(graph, names)} | set(shortcuts(proto))
+        names = [name for name in weights if name not in {*dict(skipped), *self.keep}]
+        tensors = {conv.input[0] for conv in convolutions(graph, names)}
+        tensors |= set(shortcuts(proto, self.keep))
         dtype = weights[names[0]].dtype
         added: dict[str, list[onnx.NodeProto]] = {}
         nodes: list[onnx.NodeProto] = []
         for node in graph.node:
             chosen = node.op_type == "Conv" and node.name in names
             for slot, name in enumerate(node.input):
-                if (chosen and slot == 0) or (node.op_type == "Add" and name in tensors):
+                if name in tensors and (
+                    (node.op_type == "Conv" and slot == 0) or node.op_type == "Add"
+                ):
                     if name not in added:
                         low, high = range_of(name, proto, self.ranges)
                         added[name] = _pair(
@@ -128,8 +144,13 @@ class QuantizeFp8:
     def ensures(self, before: onnx.ModelProto, after: onnx.ModelProto) -> float:
         """See `check_quantized`."""
         skipped = dict(skipped_by_fp8(before, self.least_width))
-        names = [name for name in convolution_weights(before) if name not in skipped]
+        names = [
+            name
+            for name in convolution_weights(before)
+            if name not in skipped and name not in self.keep
+        ]
         check_quantized(after, names, TensorProto.FLOAT8E4M3FN)
+        check_kept(after, self.keep)
         return 0.0
 
 

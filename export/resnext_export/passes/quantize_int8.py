@@ -5,7 +5,7 @@ ONNX Runtime's quantizer does the rewriting; `FORMS` says what layout each runti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -22,9 +22,10 @@ from resnext.storage import others_scratch_folder
 from resnext_export.options import Runtime as Runtime
 
 from .base import PassResult
-from .graph import float_tensors
+from .graph import float_tensors, kept_nodes
 from .quantized import (
     check_calibrated,
+    check_kept,
     check_quantized,
     convolution_weights,
     finished,
@@ -97,21 +98,26 @@ class QuantizeInt8:
     Attributes:
         ranges: calibrated on the model, or on the same weights before their groups were merged.
         runtime: the runtime that the graph is for.
+        keep: names of weighted nodes that stay float32, together with the nodes that follow them
+            (`kept_nodes`). Only a tensor that something quantized reads or, for CPUs, writes has
+            Q/DQ, so that nothing is rounded between neighbors that are kept.
     """
 
     ranges: Ranges
     runtime: Runtime
+    keep: Collection[str] = ()
 
     def requires(self, proto: onnx.ModelProto) -> None:
         """Refuse a graph that these ranges cannot quantize.
 
         Raises:
-            UsageError: an unknown runtime.
+            UsageError: an unknown runtime, or ``keep`` names an unknown node.
             BadInput: ``proto`` is already quantized, not float32, has other weights than
                 ``ranges``, or a convolution whose weight is not a finite constant of the file.
         """
         if self.runtime not in FORMS:
             raise UsageError(f"unknown runtime {self.runtime!r}; known: {', '.join(FORMS)}")
+        kept_nodes(proto.graph, self.keep)  # refuses unknown names
         check_calibrated(proto, self.ranges)
         for name, weight in convolution_weights(proto).items():
             if weight.dtype != np.float32:
@@ -132,8 +138,13 @@ class QuantizeInt8:
         floats = {*float_tensors(proto), *(tensor.name for tensor in proto.graph.initializer), ""}
         named = [node for node in proto.graph.node if node.op_type in form.operators]
         # With a dynamic batch, baked preprocessing adds up shapes, in integers.
-        nodes = [node for node in named if floats.issuperset(node.input)]
-        extra = [] if form.outputs else shortcuts(proto)
+        kept = kept_nodes(proto.graph, self.keep)
+        nodes = [
+            node
+            for node in named
+            if floats.issuperset(node.input) and tuple(node.output) not in kept
+        ]
+        extra = [] if form.outputs else shortcuts(proto, self.keep)
         constants = {tensor.name for tensor in proto.graph.initializer}
         tensors = (
             name for node in nodes for name in (*node.input, *(node.output if form.outputs else ()))
@@ -161,7 +172,9 @@ class QuantizeInt8:
 
     def ensures(self, before: onnx.ModelProto, after: onnx.ModelProto) -> float:
         """See `check_quantized`."""
-        check_quantized(after, convolution_weights(before), TensorProto.INT8)
+        names = [name for name in convolution_weights(before) if name not in self.keep]
+        check_quantized(after, names, TensorProto.INT8)
+        check_kept(after, self.keep)
         return 0.0
 
 

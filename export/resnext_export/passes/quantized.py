@@ -62,6 +62,20 @@ def check_quantized(proto: onnx.ModelProto, names: Collection[str], data_type: i
             raise GateFailed(f"the input of convolution {conv.name!r} is not quantized")
 
 
+def check_kept(proto: onnx.ModelProto, names: Collection[str]) -> None:
+    """Check that the weights of convolutions are floating-point constants.
+
+    Raises:
+        GateFailed: names the first convolution that was quantized although it was to be kept.
+    """
+    tensors = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Conv" and node.name in names:
+            kind = tensors.get(node.input[1])
+            if kind not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+                raise GateFailed(f"convolution {node.name!r} was to be kept, and is quantized")
+
+
 def convolution_weights(proto: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     """The weight (O x I/groups x kernel) of each Conv by name, in graph order.
 
@@ -116,23 +130,23 @@ def applied_ranges(proto: onnx.ModelProto, ranges: Ranges) -> dict[str, tuple[fl
     }
 
 
-def shortcuts(proto: onnx.ModelProto) -> list[str]:
-    """Convolution outputs that are the shortcut of an addition.
+def shortcuts(proto: onnx.ModelProto, keep: Collection[str] = ()) -> list[str]:
+    """Convolution outputs that are the shortcut of an addition, without those of the convolutions
+    ``keep``.
 
     If both inputs of the addition are convolution outputs, the shortcut is the one written first.
     """
-    order = {
-        name: index
-        for index, node in enumerate(proto.graph.node)
-        if node.op_type == "Conv"
-        for name in node.output
+    convs = {
+        name: node for node in proto.graph.node if node.op_type == "Conv" for name in node.output
     }
+    order = {name: index for index, name in enumerate(convs)}
     sums = (
         [name for name in node.input if name in order]
         for node in proto.graph.node
         if node.op_type == "Add"
     )
-    return [name for inputs in sums for name in sorted(inputs, key=lambda name: order[name])[:-1]]
+    first = [name for inputs in sums for name in sorted(inputs, key=lambda name: order[name])[:-1]]
+    return [name for name in first if convs[name].name not in keep]
 
 
 def finished(quantized: onnx.ModelProto, proto: onnx.ModelProto) -> onnx.ModelProto:

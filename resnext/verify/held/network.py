@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from resnext.artifact.manifest import Manifest
+from resnext.artifact.manifest import REQUESTED, Manifest
 from resnext.artifact.specs import TensorSpec, numpy_dtype
 from resnext.network.layers import Layer, layers
 from resnext.precision import PRECISIONS
@@ -65,6 +65,7 @@ class StoredLayer:
         weight: its weight, outputs x inputs of a group x kernel.
         bias: its bias.
         source: the quantized tensor that it reads; None if that is not quantized.
+        dtype: element type of what is not quantized in it.
     """
 
     layer: Layer
@@ -72,6 +73,7 @@ class StoredLayer:
     weight: Fixed
     bias: Fixed
     source: Value | None
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Structure:
     Attributes:
         stored: the layers by name, the classifier first.
         quantized: every quantized tensor.
-        dtype: element type of what is not quantized.
+        dtype: element type of what is not quantized, but for layers that are kept in float32.
         scheme: how it is quantized, or None.
         pooled: the quantized tensors that must have the scale of the tensor that they are pooled
             from.
@@ -147,8 +149,8 @@ class _Walk:
         half = PRECISIONS[manifest.precision].lowered_to
         self.dtype = PRECISIONS[half or "fp32"].weight_dtype
         self.groups = {} if manifest.merged is None else dict(manifest.merged.groups)
-        equalized = manifest.equalized
-        self.exponents = {} if equalized is None else dict(equalized.exponents)
+        self.exponents: dict[str, tuple[int, ...]] = {}
+        self.kept = _kept(manifest)
         self.stored: dict[str, StoredLayer] = {}
         self.quantized: dict[Value, None] = {}
         self.pooled: list[tuple[Value, Value]] = []
@@ -156,15 +158,22 @@ class _Walk:
 
     def walk(self, output: Value) -> Structure:
         """Check everything that ``output`` is computed from."""
-        value = output
-        if self.manifest.outputs[0].dtype != self.dtype:
-            value = self._op(value, "Cast", "behind the classifier", to="float32").inputs[0]
-        value = self._means(self._weighted("fc", value))
+        given = self.manifest.outputs[0].dtype
+        value = self._cast(output, self._dtype("fc"), given, "behind the classifier")
+        value = self._weighted("fc", value)
+        blocks = [
+            (f"layer{stage + 1}.{block}", stage > 0 and block == 0)
+            for stage, depth in enumerate(self.config.depths)
+            for block in range(depth)
+        ]
+        # What computes the input of each block, and of the classifier.
+        writers = ["conv1", *(f"{name}.conv3" for name, _ in blocks)]
+        value = self._cast(value, self._dtype(writers[-1]), self._dtype("fc"), "the means")
+        value = self._means(value)
         # Its means are of every row: in a scheme for processors, of quantized ones.
-        value = self._activation(value, "the last block", quantized=self._everywhere)
-        for stage, depth in reversed(list(enumerate(self.config.depths))):
-            for block in reversed(range(depth)):
-                value = self._block(value, f"layer{stage + 1}.{block}", stage > 0 and block == 0)
+        value = self._activation(value, "the last block", writers[-1], ["fc"])
+        for (name, strided), writer in reversed([*zip(blocks, writers, strict=False)]):
+            value = self._block(value, name, writer, strided)
         self._stem(value)
         return Structure(
             self.stored,
@@ -184,21 +193,25 @@ class _Walk:
         """The manifest's own words on merged groups, moved channels and layers that are not
         quantized.
         """
-        for name, exponents in self.exponents.items():
+        equalized = self.manifest.equalized
+        for name, moved in ({} if equalized is None else equalized.exponents).items():
             layer = self.layers.get(name)
             # Only these two write channels that nothing but the next convolution reads.
             inside = name.endswith((".conv1", ".conv2"))
-            if layer is None or not inside or layer.outputs != len(exponents):
+            if layer is None or not inside or not moved or max(moved) >= layer.outputs:
                 raise OddGraph(
-                    f"the manifest moves {len(exponents)} channels behind {name}, which no export"
+                    f"the manifest moves channels {sorted(moved)} behind {name}, which no export"
                     " does"
                 )
+            self.exponents[name] = tuple(moved.get(each, 0) for each in range(layer.outputs))
         for name, groups in self.groups.items():
             layer = self.layers.get(name)
             if layer is None or not 0 < groups < layer.groups or layer.groups % groups:
                 raise OddGraph(
                     f"the manifest merges groups of {name} to {groups}, which is no merge"
                 )
+        if unknown := self.kept - self.layers.keys():
+            raise OddGraph(f"the manifest keeps {min(unknown)} in float, which is no layer")
         if self.scheme is not None:
             left = {name for name in self.layers if not self._is_quantized(name)}
             if odd := left ^ self.manifest.left:
@@ -215,34 +228,56 @@ class _Walk:
                 )
 
     def _is_quantized(self, name: str) -> bool:
-        if self.scheme is None or name == "fc":
+        if self.scheme is None or name == "fc" or name in self.kept:
             return False
         layer, groups = self.layers[name], self.groups.get(name, self.layers[name].groups)
         least = _FP8_GROUP if groups > 1 else _FP8_CHANNELS
         return self.manifest.precision != "fp8" or layer.inputs // groups >= least
 
-    def _block(self, raw: Value, name: str, strided: bool) -> Value:
-        """The raw input of the block whose sum, before any rounding, is ``raw``."""
+    def _dtype(self, name: str) -> str:
+        """Element type that layer ``name`` and what follows it compute in, if not quantized."""
+        return "float32" if self.scheme is None and name in self.kept else self.dtype
+
+    def _block(self, raw: Value, name: str, writer: str, strided: bool) -> Value:
+        """The raw input of the block whose sum, before any rounding, is ``raw``.
+
+        The sum, and the Relu behind it, compute as the block's last convolution does.
+
+        Args:
+            raw: the sum.
+            name: of the block.
+            writer: the layer whose result, through what follows it, is the input.
+            strided: it halves height and width.
+        """
+        first, second, third = (f"{name}.conv{number}" for number in (1, 2, 3))
         total = self._op(raw, "Add", f"the sum of {name}")
         last, shortcut = total.inputs
-        last = self._activation(last, f"{name}.conv3", quantized=self._everywhere, relu=False)
-        value = self._weighted(f"{name}.conv3", last)
-        value = self._source(f"{name}.conv3", value)
-        value = self._weighted(f"{name}.conv2", value, stride=2 if strided else 1)
-        value = self._source(f"{name}.conv2", value)
-        source = self._weighted(f"{name}.conv1", value)
+        last = self._activation(last, third, third, [], sums=[third], relu=False)
+        value = self._weighted(third, last)
+        value = self._source(value, second, third)
+        value = self._weighted(second, value, stride=2 if strided else 1)
+        value = self._source(value, first, second)
+        source = self._weighted(first, value)
         projection = f"{name}.downsample.0"
+        readers, sums = [first], [third]
+        reads = third
         if projection in self.layers:
+            shortcut = self._cast(shortcut, self._dtype(projection), self._dtype(third), projection)
             shortcut = self._activation(
-                shortcut, projection, quantized=self.scheme is not None, relu=False
+                shortcut, projection, projection, [projection], sums=sums, relu=False
             )
             shortcut = self._weighted(projection, shortcut, stride=2 if strided else 1)
+            readers, sums, reads = [first, projection], [], projection
+        shortcut, source = (
+            self._cast(value, self._dtype(writer), self._dtype(reader), f"the input of {reader}")
+            for value, reader in ((shortcut, reads), (source, first))
+        )
         if shortcut is not source:
             raise OddGraph(
                 f"the shortcut of {name} comes from {shortcut.node}, and its first convolution"
                 f" reads {source.node}: they must read the same"
             )
-        return self._source(f"{name}.conv1", source)
+        return self._activation(source, f"the input of {first}", writer, readers, sums=sums)
 
     def _stem(self, raw: Value) -> None:
         if self.config.stem == "imagenet":
@@ -259,30 +294,66 @@ class _Walk:
             # What is pooled is rounded already: once more changes nothing.
             pooled = [value for value in self.quantized if value.inputs[0] is raw]
             (source,) = raw.inputs
-            if self._everywhere:
+            if self._rounded("conv1", []):
                 self.pooled += [(value, source) for value in pooled]
-            raw = self._activation(source, "conv1", quantized=self._everywhere)
+            raw = self._activation(source, "conv1", "conv1", [])
         value = self._weighted("conv1", raw, stride=2 if self.config.stem == "imagenet" else 1)
         if self._is_quantized("conv1"):
             value = self._quantized(value, "the input")
-        if self.manifest.inputs[0].dtype != self.dtype and self.dtype != "float32":
-            value = self._op(value, "Cast", "before the stem", to=self.dtype).inputs[0]
-        if self.manifest.preprocessing_baked:
+        baked = self.manifest.preprocessing_baked
+        given = "float32" if baked else self.manifest.inputs[0].dtype
+        value = self._cast(value, given, self._dtype("conv1"), "before the stem")
+        if baked:
             value = self._preprocessing(value)
         if value is not self.input:
             raise OddGraph(f"the network begins at node {value.node}, and not at its input")
 
-    def _source(self, name: str, value: Value) -> Value:
-        """What layer ``name``, which reads ``value``, reads before rounding and Relu."""
-        return self._activation(value, f"the input of {name}", quantized=self._is_quantized(name))
+    def _source(self, value: Value, writer: str, name: str) -> Value:
+        """What layer ``name``, which reads ``value``, reads before rounding and Relu: the result of
+        layer ``writer``.
+        """
+        what = f"the input of {name}"
+        value = self._cast(value, self._dtype(writer), self._dtype(name), what)
+        return self._activation(value, what, writer, [name])
 
-    def _activation(self, value: Value, what: str, *, quantized: bool, relu: bool = True) -> Value:
-        """What ``value`` is computed from by a Relu and by rounding."""
-        if quantized:
+    def _cast(self, value: Value, have: str, want: str, what: str) -> Value:
+        """What ``value``, of element type ``want``, is cast from: only an island has a border."""
+        if have == want:
+            return value
+        return self._op(value, "Cast", what, to=want).inputs[0]
+
+    def _rounded(self, writer: str, readers: Sequence[str], sums: Sequence[str] = ()) -> bool:
+        """Whether a tensor is quantized: because a layer that is quantized reads it, or in a scheme
+        for processors, because what writes it or any other that reads it computes in integers.
+
+        Args:
+            writer: the layer that it follows.
+            readers: the layers that read it.
+            sums: the last layer of each block whose sum reads it.
+        """
+        both = (writer, *sums) if self._everywhere else ()
+        return any(self._is_quantized(name) for name in (*readers, *both))
+
+    def _activation(
+        self,
+        value: Value,
+        what: str,
+        writer: str,
+        readers: Sequence[str],
+        *,
+        sums: Sequence[str] = (),
+        relu: bool = True,
+    ) -> Value:
+        """What ``value`` is computed from by a Relu and by rounding; the other arguments are as in
+        `_rounded`.
+        """
+        rounded = self._rounded(writer, readers, sums)
+        if rounded:
             value = self._quantized(value, what, relu=relu)
         if value.op == "MaxPool":  # of the stem: the Relu is before it
             return value
-        if relu and not (quantized and self._everywhere):
+        # Integers: the Relu is part of the rounding.
+        if relu and not (self._everywhere and self._is_quantized(writer)):
             value = self._op(value, "Relu", what).inputs[0]
         return value
 
@@ -323,14 +394,15 @@ class _Walk:
         quantized = self._is_quantized(name)
         scheme = self.scheme if quantized else None
         few_bits = None if scheme is None else scheme.weight
-        self._stored(weight, f"the weight of {name}", shape, few_bits)
+        dtype = self._dtype(name)
+        self._stored(weight, f"the weight of {name}", shape, few_bits, dtype)
         int32 = np.dtype(np.int32) if scheme is not None and scheme.bias else None
-        self._stored(bias, f"the bias of {name}", (layer.outputs,), int32)
+        self._stored(bias, f"the bias of {name}", (layer.outputs,), int32, dtype)
         assert weight is not None
         assert bias is not None
         (source,) = value.inputs
         reads = source if source.op == "Quantized" else None
-        self.stored[name] = StoredLayer(layer, groups, weight, bias, reads)
+        self.stored[name] = StoredLayer(layer, groups, weight, bias, reads, dtype)
         return source
 
     def _stored(
@@ -339,16 +411,16 @@ class _Walk:
         what: str,
         shape: tuple[int, ...],
         quantized: np.dtype[Any] | None,
+        dtype: str,
     ) -> None:
         if isinstance(tensor, Dequantized):
             found, scale = tensor.stored, tensor.scale
             if found.dtype != quantized:
                 raise OddGraph(
-                    f"{what} is {found.dtype} with a scale, and {quantized or self.dtype} in an"
-                    " export"
+                    f"{what} is {found.dtype} with a scale, and {quantized or dtype} in an export"
                 )
-            if scale.dtype != numpy_dtype(self.dtype):
-                raise OddGraph(f"the scales of {what} are {scale.dtype}, not {self.dtype}")
+            if scale.dtype != numpy_dtype(dtype):
+                raise OddGraph(f"the scales of {what} are {scale.dtype}, not {dtype}")
             if scale.shape != shape[:1] or not np.isfinite(scale).all() or not (scale > 0).all():
                 raise OddGraph(
                     f"{what} has {scale.size} scales, and in an export a positive one for each of"
@@ -358,10 +430,8 @@ class _Walk:
                 raise OddGraph(f"{what} has zero points other than 0")
         elif isinstance(tensor, Constant):
             found = tensor.array
-            if quantized is not None or tensor.widened or found.dtype != numpy_dtype(self.dtype):
-                raise OddGraph(
-                    f"{what} is {found.dtype}, and {quantized or self.dtype} in an export"
-                )
+            if quantized is not None or tensor.widened or found.dtype != numpy_dtype(dtype):
+                raise OddGraph(f"{what} is {found.dtype}, and {quantized or dtype} in an export")
         else:
             raise OddGraph(f"{what} is missing")
         if found.shape != shape:
@@ -442,6 +512,14 @@ class _Walk:
                     " an export"
                 )
         return value
+
+
+def _kept(manifest: Manifest) -> frozenset[str]:
+    """The layers that the manifest says are kept in a wider type by request."""
+    if manifest.quantization is not None:
+        left = manifest.quantization.left
+        return frozenset(name for name, reason in left if reason == REQUESTED)
+    return frozenset() if manifest.kept is None else frozenset(manifest.kept.layers)
 
 
 def _spec(name: str, dtype: str, shape: tuple[int | None, ...]) -> TensorSpec:

@@ -103,10 +103,10 @@ def _layer_differences(
     yield from _weight_differences(name, stored, blocks, raw, factor, bias, structure)
     lost = _lost(name, stored, blocks, raw, factor, structure)
     if not isinstance(stored.bias, Dequantized):
-        allowed = bias.rounded(structure.dtype)
+        allowed = bias.rounded(stored.dtype)
         if lost is not None:
-            allowed = allowed.plus(lost).rounded(structure.dtype)
-        yield from _outside(name, "biases", _plain(stored.bias), allowed, structure.dtype)
+            allowed = allowed.plus(lost).rounded(stored.dtype)
+        yield from _outside(name, "biases", _plain(stored.bias), allowed, stored.dtype)
         return
     assert isinstance(stored.weight, Dequantized)  # the graph was checked
     assert stored.source is not None
@@ -139,10 +139,10 @@ def _weight_differences(
         scale = stored.weight.scale.astype(np.float64)
         assert factor is not None
         largest = abs(raw).reshape(len(raw), -1).max(axis=1) * abs(factor.exact)
-        span = _Span.around(largest, largest * _WEIGHT_ERROR).rounded(structure.dtype)
+        span = _Span.around(largest, largest * _WEIGHT_ERROR).rounded(stored.dtype)
         wanted = _weight_scales(span, stored, bias, structure)
-        yield from _outside(name, "weight scales", scale, wanted, structure.dtype)
-        folded = folded.astype(numpy_dtype(structure.dtype)).astype(np.float32)
+        yield from _outside(name, "weight scales", scale, wanted, stored.dtype)
+        folded = folded.astype(numpy_dtype(stored.dtype)).astype(np.float32)
         folded /= scale.astype(np.float32).reshape(shape)
         folded = folded.round() if blocks.dtype == np.int8 else folded
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -154,8 +154,8 @@ def _weight_differences(
     values = raw.ravel()[odd].astype(np.float64)
     exact = values if factor is None else values * factor.exact[odd // raw[0].size]
     error = abs(exact) * (0 if factor is None else _WEIGHT_ERROR)
-    span = _Span.around(exact, error).rounded(structure.dtype)
-    unit = structure.dtype
+    span = _Span.around(exact, error).rounded(stored.dtype)
+    unit = stored.dtype
     if scale is not None:
         assert structure.scheme is not None
         unit = f"steps of {structure.scheme.weight.name}"

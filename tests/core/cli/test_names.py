@@ -24,6 +24,7 @@ from PIL import Image
 
 from commands import COMMANDS
 from fakes.ceilings import plant
+from fakes.workshop import FakeConfirmer
 from resnext.artifact.manifest import read_manifest
 from resnext.errors import BadInput
 from resnext.images.preprocessing import default_preprocessing
@@ -91,7 +92,7 @@ PARITY = "--artifact={artifact} --images=2 "
 BENCH = "--backend=ort-cpu --duration=0.01 --warmup=0 --rounds=1 --samples=1 "
 HALVE = "--format=onnx --onnx={artifact} --precision=fp16 --no-check "
 LENS = "--backend=ort-cpu "
-TUNE = "--backend=ort-cpu --precision=fp32 --budget=1m --accuracy-images=10 "
+TUNE = "--backend=ort-cpu --precision=fp32 --accuracy-images=50 "
 #: Every path of every command.
 USES = {
     "resnext.cli.parity": {
@@ -101,6 +102,7 @@ USES = {
         "json_path": Use(PARITY + "--json={}"),
         "junit_path": Use(PARITY + "--junit={}"),
         "pixels": Use("--artifact={kit} --pixels={}", "pixels"),
+        "output": Use("--artifact={half} --images=2 --bisect --output={}"),
         "trust": Use("--artifact={signed} --images=2 --require-signature --trust={}", "public"),
     },
     "resnext.cli.parity verify": {
@@ -214,13 +216,13 @@ USES = {
             TUNE + "--weights=digits --output=made --preprocessing={}", "manifest", slow=True
         ),
         "accuracy": Use(
-            TUNE + "--weights=digits --output=made --accuracy={}",
+            TUNE + "--weights=digits --output=made --accuracy-images=10 --accuracy={}",
             "labeled",
             codes=(0, 1),  # the pictures are none
             slow=True,
         ),
         "calibration": Use(
-            TUNE + "--weights=digits --output=made --precision=int8 --calibration={}",
+            TUNE + "--weights=digits --output=made --precision=fp32,int8 --calibration={}",
             "many pictures",
             codes=(0, 1),
             slow=True,
@@ -376,7 +378,12 @@ def arguments(use: Use, path: str, things: dict[str, Path]) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if "cli.export tune" in request.node.name:  # few candidates, and no further processes
+        monkeypatch.setattr("resnext_bench.tune.space.merges_of", lambda _: (None,))
+        monkeypatch.setattr("resnext_bench.tune.api.FreshProcesses", lambda *_: FakeConfirmer())
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))

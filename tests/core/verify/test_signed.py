@@ -446,6 +446,7 @@ def test_the_commands_sign_and_verify(
 #: Every command that reads an artifact, with arguments that are otherwise in order.
 READING: dict[str, tuple[click.Command, list[str]]] = {
     "resnext-parity": (parity, ["--artifact", "ARTIFACT"]),
+    "resnext-parity bisect": (parity, ["--artifact", "ARTIFACT", "--bisect"]),
     "resnext-parity verify": (parity, ["verify", "ARTIFACT"]),
     "resnext-classify": (classify, [str(PICTURE), "--artifact", "ARTIFACT"]),
     "resnext-bench": (bench, ["--backend", "ort-cpu", "--artifact", "ARTIFACT"]),

@@ -264,6 +264,18 @@ def test_only_quantized_convolutions_of_both_graphs_are_corrected(
         run_pass(CorrectBias(original, {"conv1": 1.0}), original)
 
 
+@pytest.mark.parametrize(
+    "field", [{"equalize": True}, {"correct_bias": True}, {"calibration_method": "percentile"}]
+)
+def test_what_is_quantized_already_is_not_mended_in_silence(
+    field: dict[str, Any], plain: Artifact, coarse: Weights, tmp_path: Path
+) -> None:
+    (name,) = field
+    request = ExportRequest(precision="int8", onnx=plain.directory, merge_groups=16, **field)
+    with pytest.raises(UsageError, match=rf"is quantized already, and `{name}` says how to"):
+        run(request, tmp_path / "again", weights=coarse, check=False)
+
+
 def test_what_is_not_quantized_is_not_corrected() -> None:
     with pytest.raises(UsageError, match="`correct_bias` is for int8 and fp8"):
         ExportRequest(correct_bias=True, precision="fp16")

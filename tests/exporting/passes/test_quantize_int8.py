@@ -378,7 +378,7 @@ def test_tensorrt_gets_symmetric_activations_and_no_integer_bias(
 
 def test_a_shortcut_left_in_floating_point_is_caught(fp32: onnx.ModelProto, ranges: Ranges) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resnext_export.passes.quantize_int8.shortcuts", lambda _: [])
+        patch.setattr("resnext_export.passes.quantize_int8.shortcuts", lambda *_: [])
         quantized = run_pass(QuantizeInt8(ranges, "trt"), fp32).proto
     made = makers(quantized)
     sums = [node for node in quantized.graph.node if node.op_type == "Add"]

@@ -1,0 +1,86 @@
+"""``resnext-parity --bisect``: the blocks that a low-precision artifact loses by.
+
+The search builds artifacts, which is the exporter's work. The exporter stands above this package,
+so it is loaded by name when the option is used, as subcommands are (`SectionedGroup`).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnext.storage import write_text
+
+from .app import echo
+from .junit import JUnitCase
+
+if TYPE_CHECKING:
+    from resnext.artifact.files import Artifact
+
+    from .junit import JUnit
+
+_EXPORTER = "resnext_export"
+
+
+def run(
+    opened: Artifact, json_path: str | None, junit: JUnit, output: Path | None, **how: Any
+) -> None:
+    """Search, print the outcome, add it to ``junit``, and write it as JSON if requested.
+
+    Args:
+        opened: the artifact.
+        json_path: where the outcome goes as JSON.
+        junit: gets a case for the whole.
+        output: folder for an artifact that meets the gate, or None.
+        **how: as `resnext_export.bisect.mend.bisect` takes it.
+
+    Raises:
+        MissingRequirement: the exporter is not installed.
+        GateFailed: nothing mends it.
+        ResnextError: as the search.
+    """
+    from resnext.errors import GateFailed
+
+    from .parity_junit import classname
+
+    search, words = _loaded("bisect.mend"), _loaded("bisect.report")
+
+    def say(line: str) -> None:
+        echo(line, err=True)
+
+    found = search.bisect(opened, output=output, say=say, **how)
+    lines = [words.headline(found), *(f"  {line}".rstrip() for line in words.report(found))]
+    where = classname(opened, found.runtime)
+    case = JUnitCase("bisect", where)
+    if not found.passed:
+        case = JUnitCase("bisect", where, "failure", "bisect", [found.reason])
+    junit.add([case], "\n".join(lines))
+    if json_path != "-":
+        for line in lines:
+            echo(line)
+    if found.passed and output is not None:
+        echo(f"wrote {output}", err=True)
+    if json_path is not None:
+        write_text(json_path, found.to_json())
+    if not found.passed:
+        raise GateFailed(f"{opened.path} on {found.runtime} is not mended: {found.reason}")
+
+
+def _loaded(module: str) -> Any:
+    """A module of the exporter.
+
+    Raises:
+        MissingRequirement: there is none.
+    """
+    from resnext.errors import MissingRequirement
+
+    try:
+        return import_module(f"{_EXPORTER}.{module}")
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] != _EXPORTER:
+            raise
+        raise MissingRequirement(
+            "`bisect` builds artifacts, and the exporter is not installed here",
+            hint="install the whole toolkit, or run it where the artifact was exported",
+        ) from exc
