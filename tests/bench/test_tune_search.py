@@ -17,6 +17,7 @@ from resnext_bench.deadline import Deadline
 from resnext_bench.tune.record import CandidateRecord
 from resnext_bench.tune.result import Tuned
 from resnext_bench.tune.space import Point, Refusal
+from resnext_bench.tune.verdict import verdict
 from resnext_bench.tune.workshop import Fall
 
 ORT, OPENVINO, MERGED = Point("ort-cpu"), Point("openvino"), Point("openvino", merge="auto")
@@ -409,6 +410,10 @@ def test_a_disturbed_visit_is_repeated_and_a_machine_that_is_never_quiet_ends_to
     assert [one.pick for one in tuned] == [ORT.name] * 3
     assert tuned[1].visits <= tuned[0].visits + 2
     assert tuned[2].visits <= 3 * tuned[0].visits
+    assert [one.disturbed for one in tuned] == [0, 1, tuned[2].visits]
+    words = [str(verdict(one)) for one in tuned]
+    assert [text.split(":")[0] for text in words] == ["PICKED", "PICKED", "IN DOUBT"]
+    assert f"other work disturbed {tuned[2].visits} of {tuned[2].visits} visits" in words[2]
 
 
 # ---- cut short, and gone on with

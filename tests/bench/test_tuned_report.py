@@ -399,8 +399,7 @@ def test_the_first_word_has_the_color_of_what_it_means(name: str, style: str) ->
 def test_what_the_race_took_is_said() -> None:
     assert (
         "the race made 98 visits; all candidates in all rounds are 204 (48 %); 212 s, with a"
-        " budget of 600 s for each start"
-        in text(search())
+        " budget of 600 s for each start" in text(search())
     )
 
 

@@ -161,7 +161,8 @@ def tune_artifact(
         spent_s = 0.0
         if earlier is not None:
             restore(board, earlier, base)
-            base = base.model_copy(update={"created": earlier.created})
+            kept = {"created": earlier.created, "disturbed": earlier.disturbed}
+            base = base.model_copy(update=kept)
             spent_s = earlier.spent_s
         workshop = Bench(request, list(board.points.values()), labeled, environment, progress)
 

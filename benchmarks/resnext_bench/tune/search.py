@@ -153,6 +153,7 @@ class Search:
             "runner_up": self.runner_up,
             "confirmed": self.confirmed,
             "visits": self.visits,
+            "disturbed": base.disturbed + (0 if self._racing is None else self._racing.disturbed),
             "grid_visits": self.grid_visits,
         }
         return Tuned.model_construct(**dict(base) | found)

@@ -130,7 +130,7 @@ def doubts(record: TuneRecord) -> list[str]:
         for one in record.confirmed
         if _beaten(record, one)
     ]
-    return faster + _late(record)
+    return faster + _late(record) + _busy(record)
 
 
 def _beaten(record: TuneRecord, fresh: ConfirmationRecord) -> bool:
@@ -158,6 +158,16 @@ def _late(record: TuneRecord) -> list[str]:
         f" (at most {gate.allowed:g} ms)"
         for gate in (() if pick is None else pick.gates)
         if gate.name == "p99" and p99s and min(p99s) / 1e6 > gate.allowed
+    ]
+
+
+def _busy(record: TuneRecord) -> list[str]:
+    """Other work that disturbed more of the race than not."""
+    if record.disturbed <= record.visits / 2:
+        return []
+    return [
+        f"other work disturbed {record.disturbed:,} of {record.visits:,} visits: stop it and search"
+        " again with `force`"
     ]
 
 
