@@ -108,7 +108,7 @@ def disagreements(record: TuneRecord) -> list[str]:
         if one.verdict in ("SAME", "CANNOT TELL") and _was_slower(record, one)
     ]
     return (
-        doubts(record)
+        _contradicted(record)
         + unconfirmed
         + [
             f"the race and fresh processes disagree on {one.other}: in the race it took"
@@ -123,14 +123,18 @@ def disagreements(record: TuneRecord) -> list[str]:
 
 
 def doubts(record: TuneRecord) -> list[str]:
-    """Those of `disagreements` that speak against the pick."""
+    """What speaks against the pick: those of `disagreements` that do, and other work."""
+    return _contradicted(record) + _busy(record)
+
+
+def _contradicted(record: TuneRecord) -> list[str]:
     faster = [
         f"in fresh processes {one.other} is faster than the pick, and in the race it was not:"
         " measure both again"
         for one in record.confirmed
         if _beaten(record, one)
     ]
-    return faster + _late(record) + _busy(record)
+    return faster + _late(record)
 
 
 def _beaten(record: TuneRecord, fresh: ConfirmationRecord) -> bool:
