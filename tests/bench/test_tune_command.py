@@ -122,6 +122,19 @@ def test_a_machine_without_any_of_the_runtimes_says_what_is_missing(
         tune_artifact("digits", folder / "best")
 
 
+def test_what_is_left_out_for_want_of_images_is_said_at_once(folder: Path) -> None:
+    said = {}
+    for precision in ("int8", "fp32"):
+        done = tune(
+            *(*SEEDED, "--output", str(folder / "new"), "--backend", "ort-cpu"),
+            *("--precision", precision, "--budget", "0.001s", "--force"),
+        )
+        said[precision] = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    left = "note: int8 and fp8 are left out: name images to calibrate them on in --calibration"
+    accuracy = "note: accuracy is not measured: name labeled images in --accuracy"
+    assert said == {"int8": [left, accuracy], "fp32": [accuracy]}
+
+
 # ---- real sessions, planted confirmations
 
 

@@ -149,7 +149,8 @@ def tune_artifact(
     check_destination(output, force=force or resume)
     earlier = earlier_search(output, resume=resume, force=force)
     chosen = backends_of(request)
-    check_calibration(request)
+    if not check_calibration(request):
+        note("int8 and fp8 are left out: name images to calibrate them on in `calibration`")
     request, labeled = _labeled(request, requested=accuracy is not None, say=progress, note=note)
     with open_nvml() as nvml, deadline.heeding_signals():
         environment = record_environment(nvml)
@@ -205,6 +206,7 @@ def _labeled(
     there.
     """
     if request.accuracy is None:
+        note("accuracy is not measured: name labeled images in `accuracy`")
         return request, None
     needed = requested or any(
         KINDS[gate.name].labeled and gate not in USUAL for gate in request.gates

@@ -167,8 +167,9 @@ def _hints(problems: Sequence[Finding], working: Sequence[str]) -> Iterator[str]
         yield f"here, `backend` can be {', '.join(working)}"
 
 
-def check_calibration(request: Request) -> None:
-    """Refuse calibration images that were named and cannot be used.
+def check_calibration(request: Request) -> bool:
+    """Refuse calibration images that were named and cannot be used; False if some are needed, and
+    there are none.
 
     Raises:
         ResnextError: there are none, or not as many as were asked for.
@@ -176,6 +177,7 @@ def check_calibration(request: Request) -> None:
     quantized = any(precision in QUANTIZED for precision in request.precisions)
     if request.calibration is not None and quantized:
         _calibration_images(request.calibration, request)
+    return not quantized or request.shipped or request.calibration is not None
 
 
 def _calibration_images(spec: str, request: Request) -> None:
