@@ -182,11 +182,14 @@ def test_the_baseline_is_the_reference_and_runs_no_labeled_images(digits: Weight
             return accuracy(0.9, 1.0)
 
     labels, request = Labels(), request_of(digits)
+    said: list[str] = []
     baseline = Point(space.BASELINE)
-    bench = workshop.Bench(request, [baseline], cast(Labeled, labels), here.HERE, lambda _: None)
+    bench = workshop.Bench(request, [baseline], cast(Labeled, labels), here.HERE, said.append)
     with ExitStack() as stack:
         opening = bench.open(baseline, stack)
         proof = bench.prove(baseline, opening, None)
         assert (proof.fall, proof.accuracy, labels.ran) == (None, None, 0)
         bench.prove(Point("ort-cpu"), replace(opening), None)  # another one does
     assert labels.ran == 1
+    # the answers of a large network take long: the step is named
+    assert "comparing torch fp32, batch 1 with PyTorch in float64" in said

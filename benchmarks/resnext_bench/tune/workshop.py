@@ -166,6 +166,7 @@ class Bench:
                 reason = "no merge is faster here: it is the graph with its groups as they are"
                 return Proof(fall=Fall("refused", reason, always=True))
         numerics = point.precision if manifest is None else manifest.numerics
+        self._say(f"comparing {point.name} with PyTorch in float64")
         samples = _run_once(opening)
         seen = delivered_of(session)
         parity = self.timed_parity(point, opening, samples)
