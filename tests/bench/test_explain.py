@@ -288,11 +288,16 @@ def search(folder: Path, *candidates: CandidateRecord, **facts: Any) -> Path:
     return folder
 
 
+SIX = dict.fromkeys(range(6), (1,))
+
+
 def test_what_a_search_timed_and_what_fell_in_it_is_found(tmp_path: Path) -> None:
     folder = search(
         tmp_path / "best",
-        candidate("a", "int8", "picked", p50_ns=1e7, merge_groups=32),
-        candidate("b", "fp32", "slower", p50_ns=4e7),
+        candidate("a", "int8", "picked", p50_ns=1e7, merge_groups=32, rounds_ns=SIX),
+        candidate("b", "fp32", "slower", p50_ns=4e7, rounds_ns=SIX),
+        candidate("e", "int8", "slower", p50_ns=9e7, rounds_ns={0: (9,), 1: (9,)}),  # no interval
+        candidate("f", "fp8", "refused", reason="no images were named"),
         candidate("c", "bf16", "gate", reason="agreement 0.90, at least 0.98 was asked for"),
         candidate("d", "int8", "failed", reason="no"),
     )
@@ -302,7 +307,11 @@ def test_what_a_search_timed_and_what_fell_in_it_is_found(tmp_path: Path) -> Non
         Timed("tune.json", "2026-11-25", "openvino", "fp32", False, 8, 4e7),
     )
     text = "In a search no candidate passed; c: agreement 0.90, at least 0.98 was asked for."
-    assert fallen == (Seen("bf16", text, "2026-11-25", "tune.json", "no use"),)
+    refused = "In a search no candidate passed; f: no images were named."
+    assert fallen == (
+        Seen("fp8", refused, "2026-11-25", "tune.json"),  # nothing is known of it
+        Seen("bf16", text, "2026-11-25", "tune.json", "no use"),
+    )
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ REFUSED: dict[str, tuple[int, str]] = {
     "full --force": (2, "holds other files besides an artifact"),
     "file": (2, "file is not a folder"),
     "best --accuracy nowhere/": (4, "nowhere"),
+    "best --calibration nowhere/": (4, "nowhere"),
+    "best --calibration digits --calibration-images 90000": (4, "90000"),
 }
 
 
@@ -106,17 +108,31 @@ def test_a_machine_without_any_of_the_runtimes_says_what_is_missing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = {
-        "trt": Finding("x", "no GPU", "use another machine"),
+        "trt": Finding("x", "no GPU", "use another machine; to run, use `backend` torch"),
         "openvino": Finding("x", "openvino is not installed", "pip install openvino"),
     }
     monkeypatch.setattr(space, "available", lambda name, _device: missing.get(name))
     done = tune(*DIGITS, "--output", "best", "--backend", "trt,openvino")
     assert done.exit_code == 3
     assert "none of trt, openvino works here: no GPU; openvino is not installed" in done.stderr
-    assert "use another machine; pip install openvino" in done.stderr
+    assert "; use another machine; pip install openvino; here, --backend can be ort" in done.stderr
+    assert "torch" not in done.stderr  # which runs no artifact
     monkeypatch.setattr(space, "available_runtimes", lambda _device: ("torch",))
     with pytest.raises(MissingRequirement, match="no runtime here runs an artifact"):
         tune_artifact("digits", folder / "best")
+
+
+def test_what_is_left_out_for_want_of_images_is_said_at_once(folder: Path) -> None:
+    said = {}
+    for precision in ("int8", "fp32"):
+        done = tune(
+            *(*SEEDED, "--output", str(folder / "new"), "--backend", "ort-cpu"),
+            *("--precision", precision, "--budget", "0.001s", "--force"),
+        )
+        said[precision] = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    left = "note: int8 and fp8 are left out: name images to calibrate them on in --calibration"
+    accuracy = "note: accuracy is not measured: name labeled images in --accuracy"
+    assert said == {"int8": [left, accuracy], "fp32": [accuracy]}
 
 
 # ---- real sessions, planted confirmations
@@ -147,7 +163,7 @@ def test_a_budget_that_is_too_short_for_one_candidate_says_so(
     done = tune(*FEW, "--output", "best", "--budget", "0.001s")
     assert done.exit_code == 1
     assert "the budget of 0.001 s is too short for one candidate" in done.stderr
-    assert "give a --budget of at least" in done.stderr
+    assert "give a --budget of at least 60 s, and --resume" in done.stderr
     assert not (folder / "best").exists()
 
 
@@ -161,7 +177,7 @@ def test_when_no_candidate_passes_the_nearest_misses_are_named(
     assert done.exit_code == 1
     assert not (folder / "best").exists()
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "no candidate" in line
+    assert "no candidate of 2 passed" in line  # the baseline is none
     assert "the nearest: ort-cpu fp32, batch 1: size" in line
     assert read_tuned(state_path(folder / "best")).complete
 

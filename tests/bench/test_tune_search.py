@@ -17,6 +17,7 @@ from resnext_bench.deadline import Deadline
 from resnext_bench.tune.record import CandidateRecord
 from resnext_bench.tune.result import Tuned
 from resnext_bench.tune.space import Point, Refusal
+from resnext_bench.tune.verdict import verdict
 from resnext_bench.tune.workshop import Fall
 
 ORT, OPENVINO, MERGED = Point("ort-cpu"), Point("openvino"), Point("openvino", merge="auto")
@@ -206,7 +207,7 @@ def test_a_percentile_that_is_not_known_does_not_pass(
     assert tuned.ended == "interrupted"
     assert tuned.pick is None
     assert found(tuned, ORT).outcome == "not-measured"
-    assert "runs before time was up" in found(tuned, ORT).reason
+    assert "runs before the interruption" in found(tuned, ORT).reason
 
 
 def test_when_nobody_passes_there_is_no_pick(
@@ -409,6 +410,10 @@ def test_a_disturbed_visit_is_repeated_and_a_machine_that_is_never_quiet_ends_to
     assert [one.pick for one in tuned] == [ORT.name] * 3
     assert tuned[1].visits <= tuned[0].visits + 2
     assert tuned[2].visits <= 3 * tuned[0].visits
+    assert [one.disturbed for one in tuned] == [0, 1, tuned[2].visits]
+    words = [str(verdict(one)) for one in tuned]
+    assert [text.split(":")[0] for text in words] == ["PICKED", "PICKED", "IN DOUBT"]
+    assert f"other work disturbed {tuned[2].visits} of {tuned[2].visits} visits" in words[2]
 
 
 # ---- cut short, and gone on with
@@ -441,6 +446,7 @@ def test_a_search_that_is_cut_anywhere_goes_on_to_the_same_pick(
         first, second = search(), search()
         part = first.run(monkeypatch, deadline=Cut(steps))
         assert (part.complete, part.ended) == (False, "interrupted")
+        assert not [one.reason for one in part.candidates if "time was up" in one.reason], steps
         tuned = second.run(monkeypatch, earlier=part)
         assert tuned.pick == expected.pick, steps
         assert tuned.complete

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 
+from fakes import here
+from fakes.tuned import accuracy
 from resnext.errors import MissingRequirement
+from resnext.verify.accuracy import Accuracy
+from resnext.verify.labeled import Labeled
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.limits.ceilings import MachineCeilings, ProductCeiling
 from resnext_bench.limits.needed import Limits
@@ -172,3 +177,25 @@ def test_no_session_is_opened_when_memory_is_short(monkeypatch: pytest.MonkeyPat
     found = workshop.short_of_memory()
     assert isinstance(found, MissingRequirement)
     assert "GB of memory are left" in found.message
+
+
+def test_the_baseline_is_the_reference_and_runs_no_labeled_images(digits: Weights) -> None:
+    class Labels:
+        ran = 0
+
+        def measure(self, *_: object) -> Accuracy:
+            self.ran += 1
+            return accuracy(0.9, 1.0)
+
+    labels, request = Labels(), request_of(digits)
+    said: list[str] = []
+    baseline = Point(space.BASELINE)
+    bench = workshop.Bench(request, [baseline], cast(Labeled, labels), here.HERE, said.append)
+    with ExitStack() as stack:
+        opening = bench.open(baseline, stack)
+        proof = bench.prove(baseline, opening, None)
+        assert (proof.fall, proof.accuracy, labels.ran) == (None, None, 0)
+        bench.prove(Point("ort-cpu"), replace(opening), None)  # another one does
+    assert labels.ran == 1
+    # the answers of a large network take long: the step is named
+    assert "comparing torch fp32, batch 1 with PyTorch in float64" in said

@@ -114,9 +114,13 @@ def test_the_first_line_is_the_verdict(name: str, word: Word, words: str) -> Non
 
 
 def test_a_search_that_ran_out_of_time_says_so_whatever_it_picked() -> None:
-    found = verdict(changed(search(), ended="time"))
-    assert found.word == "SO FAR"
-    assert found.sentence.endswith("time was up before all were measured")
+    late = changed(search(), ended="time")
+    assert verdict(late).word == "SO FAR"
+    assert verdict(late).sentence.endswith("time was up before the race was over")
+    last = late.candidates[-1].model_copy(update={"outcome": "not-measured"})
+    late = changed(late, candidates=(*late.candidates[:-1], last))
+    assert verdict(late).word == "SO FAR"
+    assert verdict(late).sentence.endswith("time was up before all were measured")
 
 
 def test_a_pick_among_the_few_that_were_measured_is_not_the_last_word() -> None:
@@ -398,9 +402,20 @@ def test_the_first_word_has_the_color_of_what_it_means(name: str, style: str) ->
 
 def test_what_the_race_took_is_said() -> None:
     assert (
-        "the race made 98 visits; all candidates in all rounds are 204 (48 %); 212 s of 600 s"
-        in text(search())
+        "the race made 98 visits; all candidates in all rounds are 204 (48 %); 212 s, with a"
+        " budget of 600 s for each start" in text(search())
     )
+
+
+def test_a_race_with_repeated_visits_has_no_share_of_the_grid_above_all_of_it() -> None:
+    busy = changed(search(), visits=300, disturbed=290)
+    said = text(busy)
+    assert "300 visits, 290 of them disturbed; all candidates in all rounds are 204; 212" in said
+    assert verdict(busy).word == "IN DOUBT"
+    assert "other work disturbed 290 of 300 visits" in verdict(busy).sentence
+    fresh_processes = said.split("In fresh processes")[1]  # they did not say so
+    assert "other work" not in fresh_processes
+    assert verdict(changed(search(), disturbed=49)).word == "PICKED"
 
 
 def test_the_example_of_the_guide_is_what_a_terminal_shows() -> None:

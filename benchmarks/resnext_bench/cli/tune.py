@@ -272,5 +272,6 @@ def _nothing(tuned: Tuned) -> str:
         return (
             "time was up before a candidate was known to pass; give a longer `budget`, and `resume`"
         )
-    text = f"no candidate of {len(tuned.candidates)} passed"
+    tried = sum(one.outcome != "baseline" for one in tuned.candidates)
+    text = f"no candidate of {tried} passed"
     return f"{text}; the nearest: {'; '.join(missed)}" if missed else text

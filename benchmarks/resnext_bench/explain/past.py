@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -32,6 +33,8 @@ TUNE_NAME = "tune.json"
 _VARIANT = re.compile(rf"(?:{'|'.join(PRECISIONS)})? ?(merged (?:auto|\d+))?")
 #: How a search says that a candidate did not pass.
 _FELL = ("refused", "failed", "gate")
+#: Rounds with fewer of which a time of a search tells nothing of another: no interval is known.
+_LEAST_ROUNDS = 6
 
 
 def timed_here(
@@ -89,7 +92,7 @@ def searched(
             each.p50_ns / each.streams,
         )
         for each in record.candidates
-        if each.p50_ns is not None
+        if each.p50_ns is not None and len(each.rounds_ns) >= _LEAST_ROUNDS
     )
     return times, tuple(_fallen(record.candidates, day))
 
@@ -192,4 +195,7 @@ def _fallen(candidates: tuple[CandidateRecord, ...], day: str) -> Iterator[Seen]
     for precision, every in by_precision.items():
         if all(each.outcome in _FELL for each in every):
             text = f"In a search no candidate passed; {every[0].name}: {every[0].reason}"
-            yield Seen(precision, text.rstrip(".") + ".", day, TUNE_NAME, "no use")
+            # A refusal may be for want of images or of a runtime, and tells nothing of it.
+            tried = all(each.outcome != "refused" for each in every)
+            outlook: Literal["no use"] | None = "no use" if tried else None
+            yield Seen(precision, text.rstrip(".") + ".", day, TUNE_NAME, outlook)

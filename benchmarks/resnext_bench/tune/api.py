@@ -32,12 +32,14 @@ from .record import Goal, TuneRecord
 from .request import ACCURACY_IMAGES, Request, checked_request, threads_of, without_labeled
 from .result import Tuned
 from .search import Search
-from .space import BASELINE, backends_of, baselines, points, static_refusals
+from .space import BASELINE, backends_of, baselines, check_calibration, points, static_refusals
 from .state import earlier_search, keep, restore
 from .workshop import Bench
 
 #: A budget for a race takes as many times what its first candidate took.
 _TIMES_FIRST = 4
+#: Seconds that are advised if not even the first candidate was ready.
+_LEAST_S = 60.0
 
 
 def tune_artifact(
@@ -147,6 +149,8 @@ def tune_artifact(
     check_destination(output, force=force or resume)
     earlier = earlier_search(output, resume=resume, force=force)
     chosen = backends_of(request)
+    if not check_calibration(request):
+        note("int8 and fp8 are left out: name images to calibrate them on in `calibration`")
     request, labeled = _labeled(request, requested=accuracy is not None, say=progress, note=note)
     with open_nvml() as nvml, deadline.heeding_signals():
         environment = record_environment(nvml)
@@ -158,7 +162,8 @@ def tune_artifact(
         spent_s = 0.0
         if earlier is not None:
             restore(board, earlier, base)
-            base = base.model_copy(update={"created": earlier.created})
+            kept = {"created": earlier.created, "disturbed": earlier.disturbed}
+            base = base.model_copy(update=kept)
             spent_s = earlier.spent_s
         workshop = Bench(request, list(board.points.values()), labeled, environment, progress)
 
@@ -201,6 +206,7 @@ def _labeled(
     there.
     """
     if request.accuracy is None:
+        note("accuracy is not measured: name labeled images in `accuracy`")
         return request, None
     needed = requested or any(
         KINDS[gate.name].labeled and gate not in USUAL for gate in request.gates
@@ -277,7 +283,7 @@ def _refuse_too_short(search: Search, request: Request) -> None:
     took = ": half of it was over before the first could be built"
     if first is not None:
         took = f": {first[0]} took {first[1]:.1f} s until it was ready"
-    least_s = max(2 * request.budget_s, 0.0 if first is None else _TIMES_FIRST * first[1])
+    least_s = max(2 * request.budget_s, _LEAST_S if first is None else _TIMES_FIRST * first[1])
     raise GateFailed(
         f"the budget of {request.budget_s:g} s is too short for one candidate{took}",
         hint=f"give a `budget` of at least {math.ceil(least_s)} s, and `resume`",

@@ -54,7 +54,8 @@ COLUMNS = (
     Column(
         "outcome",
         "picked; same: as fast as the pick within the margin; slower: the race dropped it; gate:"
-        " it missed one; baseline: eager PyTorch, never chosen",
+        " it missed one; refused: it cannot run so here; failed: with an error; not-measured: time"
+        " was up; baseline: eager PyTorch, never chosen",
         lambda one: one.outcome,
         left=True,
     ),

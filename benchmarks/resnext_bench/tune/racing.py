@@ -56,6 +56,7 @@ class Racing:
         race: by names of candidates.
         ended: why it ended; None while it runs.
         visits: that it made so far.
+        disturbed: those of this start that something else disturbed.
         grid_visits: of measuring everybody in every round.
     """
 
@@ -86,6 +87,7 @@ class Racing:
         self.race = Race(names, rules)
         self.ended: Ended | None = None
         self.visits = sum(len(board[name].rounds_ns) for name in names)
+        self.disturbed = 0
         self.grid_visits = len(names) * rules.rounds
         self._amount = Amount(self.visits, max(1, self.grid_visits), True, deadline.ends)
         self._replay()
@@ -130,7 +132,8 @@ class Racing:
             count = board.count(name)
             return replace(
                 out_of_time(self._deadline, f"its {gate.name} was known"),
-                reason=f"its {gate.name} is not known: {count} of {needed} runs before time was up",
+                reason=f"its {gate.name} is not known: {count} of {needed} runs before"
+                f" {'the interruption' if self._deadline.interrupted else 'time was up'}",
             )
         if gate is not None:
             return Fall("gate", amounts.gate(gate))
@@ -239,6 +242,7 @@ class Racing:
             self.fell(name, replace(fall_of_error(exc), outcome="failed"))
             return False
         self.visits += not live
+        self.disturbed += disturbed and not live
         self._amount.done = self.visits
         return disturbed
 

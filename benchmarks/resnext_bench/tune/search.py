@@ -153,6 +153,7 @@ class Search:
             "runner_up": self.runner_up,
             "confirmed": self.confirmed,
             "visits": self.visits,
+            "disturbed": base.disturbed + (0 if self._racing is None else self._racing.disturbed),
             "grid_visits": self.grid_visits,
         }
         return Tuned.model_construct(**dict(base) | found)
@@ -173,7 +174,8 @@ class Search:
             if name in same:
                 fall = Fall("same", f"as fast as the pick within {margin:.0%}")
             elif ratio is None:
-                fall = Fall("not-measured", f"time was up after {rounds}")
+                cut = "interrupted" if self._deadline.interrupted else "time was up"
+                fall = Fall("not-measured", f"{cut} after {rounds}")
             elif slower <= margin:
                 fall = Fall("same", f"not told apart from the pick in {rounds}")
             else:

@@ -16,7 +16,13 @@ from resnext.images.sources import image_source
 from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import available, available_runtimes
 from resnext.runtimes.deliverable import not_delivered
-from resnext.runtimes.registry import RUNTIMES, SessionOptions, check_precision, check_streams
+from resnext.runtimes.registry import (
+    RUNTIMES,
+    Device,
+    SessionOptions,
+    check_precision,
+    check_streams,
+)
 from resnext_bench.cases import Candidate, Merge, Method, merge_problem
 from resnext_bench.limits.floors import floors
 from resnext_bench.limits.needed import Limits
@@ -128,8 +134,7 @@ def backends_of(request: Request) -> tuple[str, ...]:
         MissingRequirement: none of those that were asked for works here, or there is none at all.
     """
     if request.backends is None:
-        found = available_runtimes(request.device)
-        names = tuple(name for name in found if not RUNTIMES[name].live)
+        names = _artifact_runtimes(request.device)
         if not names:
             raise MissingRequirement(
                 "no runtime here runs an artifact",
@@ -140,12 +145,44 @@ def backends_of(request: Request) -> tuple[str, ...]:
     problems = [each for each in answers if each is not None]
     if len(problems) == len(answers):
         texts = dict.fromkeys(each.message for each in problems)
-        hints = dict.fromkeys(each.hint for each in problems if each.hint)
+        hints = dict.fromkeys(_hints(problems, _artifact_runtimes(request.device)))
         raise MissingRequirement(
             f"none of {', '.join(request.backends)} works here: {'; '.join(texts)}",
             hint="; ".join(hints),
         )
     return request.backends
+
+
+def _artifact_runtimes(device: Device) -> tuple[str, ...]:
+    return tuple(name for name in available_runtimes(device) if not RUNTIMES[name].live)
+
+
+def _hints(problems: Sequence[Finding], working: Sequence[str]) -> Iterator[str]:
+    """What to do about ``problems``. The runtimes that they name may run no artifacts."""
+    for each in problems:
+        for part in filter(None, each.hint.split("; ")):
+            if not (working and "`backend`" in part):
+                yield part
+    if working:
+        yield f"here, `backend` can be {', '.join(working)}"
+
+
+def check_calibration(request: Request) -> bool:
+    """Refuse calibration images that were named and cannot be used; False if some are needed, and
+    there are none.
+
+    Raises:
+        ResnextError: there are none, or not as many as were asked for.
+    """
+    quantized = any(precision in QUANTIZED for precision in request.precisions)
+    if request.calibration is not None and quantized:
+        _calibration_images(request.calibration, request)
+    return not quantized or request.shipped or request.calibration is not None
+
+
+def _calibration_images(spec: str, request: Request) -> None:
+    count = request.calibration_images or 1
+    image_source(spec, request.weights.preprocessing, split="calibration", limit=count)
 
 
 def baselines(request: Request) -> tuple[Point, ...]:
@@ -251,10 +288,8 @@ class _Known:
                 "int8 and fp8 need images to calibrate on, and none were named",
                 hint="name a folder with pictures as the network will see them in `calibration`",
             )
-        spec = request.calibration or request.weights.source
-        count = request.calibration_images or 1
         try:
-            image_source(spec, request.weights.preprocessing, split="calibration", limit=count)
+            _calibration_images(request.calibration or request.weights.source, request)
         except ResnextError as exc:
             return exc
         return None

@@ -108,7 +108,7 @@ def disagreements(record: TuneRecord) -> list[str]:
         if one.verdict in ("SAME", "CANNOT TELL") and _was_slower(record, one)
     ]
     return (
-        doubts(record)
+        _contradicted(record)
         + unconfirmed
         + [
             f"the race and fresh processes disagree on {one.other}: in the race it took"
@@ -123,7 +123,11 @@ def disagreements(record: TuneRecord) -> list[str]:
 
 
 def doubts(record: TuneRecord) -> list[str]:
-    """Those of `disagreements` that speak against the pick."""
+    """What speaks against the pick: those of `disagreements` that do, and other work."""
+    return _contradicted(record) + _busy(record)
+
+
+def _contradicted(record: TuneRecord) -> list[str]:
     faster = [
         f"in fresh processes {one.other} is faster than the pick, and in the race it was not:"
         " measure both again"
@@ -158,6 +162,16 @@ def _late(record: TuneRecord) -> list[str]:
         f" (at most {gate.allowed:g} ms)"
         for gate in (() if pick is None else pick.gates)
         if gate.name == "p99" and p99s and min(p99s) / 1e6 > gate.allowed
+    ]
+
+
+def _busy(record: TuneRecord) -> list[str]:
+    """Other work that disturbed more of the race than not."""
+    if record.disturbed <= record.visits / 2:
+        return []
+    return [
+        f"other work disturbed {record.disturbed:,} of {record.visits:,} visits: stop it and search"
+        " again with `force`"
     ]
 
 

@@ -23,8 +23,9 @@ class Verdict:
     """The first line of a report.
 
     Attributes:
-        word: ``PICKED``; ``IN DOUBT`` if fresh processes speak against the pick; ``SO FAR`` if the
-            search is not finished, or time was up; ``NONE`` if there is no pick.
+        word: ``PICKED``; ``IN DOUBT`` if fresh processes speak against the pick, or other work
+            disturbed most of the race; ``SO FAR`` if the search is not finished, or time was up;
+            ``NONE`` if there is no pick.
         sentence: the pick, its speed, how many times the baseline's it is and its gates; or why
             there is none. Fields are in backticks.
     """
@@ -55,25 +56,29 @@ def verdict(record: TuneRecord) -> Verdict:
 
 def ending(record: TuneRecord) -> str:
     """Why the search is not a whole one; "" if it is."""
+    missing = sum(one.outcome == "not-measured" for one in record.candidates)
+    if record.ended == "time" and not missing and record.pick is not None:
+        return "time was up before the race was over"
     if record.ended in _ENDINGS:
         return _ENDINGS[record.ended]
     if not record.complete:
         return "not finished, and `resume` goes on"
-    missing = sum(one.outcome == "not-measured" for one in record.candidates)
     return f"{missing} of {len(record.candidates)} candidates were not measured" if missing else ""
 
 
 def race(record: TuneRecord) -> str:
     """What the race took."""
     took = f"{record.spent_s:.0f} s"
-    if record.budget_s is not None:
-        took += f" of {record.budget_s:.0f} s"
+    if record.budget_s is not None:  # `resume` has all of it again
+        took += f", with a budget of {record.budget_s:.0f} s for each start"
     if not record.visits or not record.grid_visits:
         return took
     share = record.visits / record.grid_visits
+    of_grid = f" ({amounts.share(share)})" if share <= 1 else ""  # above it with repeated ones
+    disturbed = f", {record.disturbed:,} of them disturbed" if record.disturbed else ""
     return (
-        f"the race made {record.visits:,} visits; all candidates in all rounds are"
-        f" {record.grid_visits:,} ({amounts.share(share)}); {took}"
+        f"the race made {record.visits:,} visits{disturbed}; all candidates in all rounds are"
+        f" {record.grid_visits:,}{of_grid}; {took}"
     )
 
 

@@ -166,6 +166,7 @@ class Bench:
                 reason = "no merge is faster here: it is the graph with its groups as they are"
                 return Proof(fall=Fall("refused", reason, always=True))
         numerics = point.precision if manifest is None else manifest.numerics
+        self._say(f"comparing {point.name} with PyTorch in float64")
         samples = _run_once(opening)
         seen = delivered_of(session)
         parity = self.timed_parity(point, opening, samples)
@@ -185,7 +186,8 @@ class Bench:
         size = session.model_size_bytes if manifest is None else manifest.file_size_bytes
         fall = next(_falls(evidence), None)
         accuracy = None
-        if fall is None and self._labeled is not None:
+        # A live network is what the answers are compared with.
+        if fall is None and self._labeled is not None and not point.live:
             accuracy = known
             if accuracy is None:
                 self._say(f"labeled images of {point.name}")
