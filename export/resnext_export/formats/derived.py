@@ -120,7 +120,7 @@ def _build(
     of, precision = parent.manifest, _precision(parent, request)
     numerics = PRECISIONS[precision]
     proto = onnx_graph(parent)
-    keep = request.kept(weights.config)
+    keep = () if request.keep_fp32 is None else request.kept(weights.config)
     if merges_first := precision != of.precision and numerics.wide_groups:
         proto, merged = _merged(proto, of, request)
         facts |= merged
