@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from fakes.here import HERE
 from fakes.simulated import QUIET
 from fakes.workshop import parity
-from resnext.artifact.files import Artifact
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.errors import GateFailed
 from resnext.images.synthetic import seeded_pixels
 from resnext.verify.parity import Parity
@@ -26,11 +27,11 @@ from resnext_bench.tune import confirm
 from resnext_bench.tune.confirm import FreshProcesses, WrongOutput
 from resnext_bench.tune.request import checked_request
 from resnext_bench.tune.space import Point
-from resnext_export import export
 
 PICK = Point("ort-cpu", batch=8, streams=2)
 BASE = Point("torch", batch=8)
 MS = 1_000_000
+EARLIER = Path(__file__).parents[1] / "core" / "data" / "earlier_artifacts"
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,8 @@ def digits() -> Weights:
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return export("digits", tmp_path_factory.mktemp("confirm") / "onnx", check=False)
+def artifact() -> Artifact:
+    return read_artifact(EARLIER / "onnx-fp32")
 
 
 @dataclass
@@ -125,15 +126,17 @@ def test_a_wrong_output_and_no_time_are_no_confirmation(
         confirmed(digits, artifact, monkeypatch, most_s=0.0)
 
 
-def test_a_worker_keeps_several_requests_in_flight(digits: Weights, artifact: Artifact) -> None:
+def test_a_worker_keeps_several_requests_in_flight(artifact: Artifact) -> None:
+    spec = str(EARLIER / "tiny.safetensors")
+    weights = load_weights(spec, artifact.manifest.network)
     job = Job(
         backend="ort-cpu",
         artifact=str(artifact.directory),
         artifact_sha256=artifact.manifest.file_sha256,
-        config=digits.config,
-        weights="digits",
-        weights_sha256=digits.sha256,
-        preprocessing=digits.preprocessing,
+        config=weights.config,
+        weights=spec,
+        weights_sha256=weights.sha256,
+        preprocessing=weights.preprocessing,
         precision="fp32",
         batch=2,
         images=7,
@@ -146,7 +149,8 @@ def test_a_worker_keeps_several_requests_in_flight(digits: Weights, artifact: Ar
     with ExitStack() as stack:
         arm = worker_module._Arm(job, stack)
         assert arm.opened().estimate_ns > 0
-        assert len(arm.visit(20).times_ns) > 20  # of both streams
+        # Long enough that the second begins before the first has ended.
+        assert len(arm.visit(2000).times_ns) > 2000  # of both streams
         logits = arm.logits().array()
-    reference = Reference(digits, seeded_pixels(digits.config, 7, 0))
+    reference = Reference(weights, seeded_pixels(weights.config, 7, 0))
     assert np.abs(logits - reference.logits()).max() < 1e-3

@@ -1,4 +1,4 @@
-"""The command ``resnext-bench page``: a stored run or search as a page."""
+"""The command ``resnext-bench page``: a stored run, search or bisection as a page."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ Examples:
   resnext-bench page run.json --html report.html
   resnext-bench page old-run.json --html old.html    runs of earlier versions, too
   resnext-bench page best/tune.json --html tune.html a search of resnext-export tune
+  resnext-bench page bisect.json --html blocks.html  of resnext-parity --bisect --json
 Sections whose data a run lacks are left out.
 """
 
@@ -27,13 +28,18 @@ Sections whose data a run lacks are left out.
 @html_option("Write the report as a page: one file of HTML, charts included, no network needed.")
 @guarded
 def page(run: Path, html_path: Path | None) -> None:
-    """Write a stored run, as --json wrote it, or a stored search, as a page of HTML."""
+    """Write a stored run, as --json wrote it, a search or a bisection as a page of HTML."""
     if html_path is None:
         raise UsageError("`html` is missing: it names the file to write")
     check_separate(str(run), html=html_path)
     check_writable(html_path)
+    from resnext_bench.page.bisection import bisection_page, is_bisection
     from resnext_bench.result import read_run
     from resnext_bench.tune.result import is_tuned, read_tuned
+    from resnext_export.bisect.record import read_bisection
 
-    stored = read_tuned(run) if is_tuned(run) else read_run(run)
-    write_text(str(html_path), stored.html())
+    if is_bisection(run):
+        text = bisection_page(read_bisection(run))
+    else:
+        text = (read_tuned(run) if is_tuned(run) else read_run(run)).html()
+    write_text(str(html_path), text)

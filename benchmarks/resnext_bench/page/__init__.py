@@ -6,4 +6,5 @@
 - `chart`: a picture with axes, a title and a description.
 - `document`: sections as a whole file.
 - `run_page`: the page of a run, from the sections in `sections`.
+- `bisection`: the page of a search for bad blocks.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .record import Bisection, Damage, Price
+from .record import Attempt, Bisection, Damage, Price
 
 _BAR = 24
 _WORDS = {
@@ -17,7 +17,12 @@ _WORDS = {
 
 def headline(found: Bisection) -> str:
     """How it ended, of which file on what."""
-    return f"{_WORDS[found.outcome]}  {found.artifact} on {found.runtime}: {found.reason}"
+    return f"{word(found)}  {found.artifact} on {found.runtime}: {found.reason}"
+
+
+def word(found: Bisection) -> str:
+    """How it ended, in capitals."""
+    return _WORDS[found.outcome]
 
 
 def report(found: Bisection) -> Iterator[str]:
@@ -30,16 +35,21 @@ def report(found: Bisection) -> Iterator[str]:
         yield from _table(found.damage)
         yield ""
     for attempt in found.attempts[1:]:
-        what = ", ".join((*attempt.changes, *(f"{name} float" for name in attempt.keep)))
         top1 = "" if attempt.top1 is None else f", top-1 agrees on {attempt.top1:.2%}"
-        word = "meets it" if attempt.passed else "misses it"
-        yield f"build      {what or 'the same again'}: {word}{top1}"
+        ended = "meets it" if attempt.passed else "misses it"
+        yield f"build      {built(attempt)}: {ended}{top1}"
     if found.price is not None:
         yield f"price      {priced(found.price)}"
     elif found.outcome == "mended":
         yield f"price      not measured: the time of {found.runtime} means nothing"
     if found.command:
         yield f"command    {found.command}"
+
+
+def built(attempt: Attempt) -> str:
+    """What was changed for a build."""
+    changes = (*attempt.changes, *(f"{name} float" for name in attempt.keep))
+    return ", ".join(changes) or "the same again"
 
 
 def priced(price: Price) -> str:

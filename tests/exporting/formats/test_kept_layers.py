@@ -58,6 +58,9 @@ CHOSEN = {
     "a shortcut": ("layer3.0.downsample.0",),
 }
 
+#: Both ends of a network, with and without Q/DQ; the default suite has no more of them.
+EDGES = (("int8 for ort", "both ends"), ("fp16", "both ends"))
+
 
 def made(parent: Artifact, weights: Weights, folder: Path, **fields: Any) -> Artifact:
     return derive_onnx(parent, weights, folder / "made", ExportRequest(**fields), check=False)
@@ -94,14 +97,14 @@ def resealed(artifact: Artifact, folder: Path, proto: onnx.ModelProto, **changes
 
 
 @pytest.mark.parametrize(
-    "chosen",
+    ("form", "chosen"),
     [
-        *("both ends", "single layers"),
-        pytest.param("a block", marks=pytest.mark.exhaustive),
-        pytest.param("a shortcut", marks=pytest.mark.exhaustive),
+        pytest.param(form, chosen, marks=[] if often else pytest.mark.exhaustive)
+        for form in FORMS
+        for chosen in CHOSEN
+        for often in [chosen == "single layers" or (form, chosen) in EDGES]
     ],
 )
-@pytest.mark.parametrize("form", FORMS)
 def test_chosen_layers_are_float_and_all_others_are_not(
     form: str, chosen: str, digits: Weights, digits_artifact: Artifact, tmp_path: Path
 ) -> None:
@@ -146,10 +149,12 @@ def test_a_kept_block_loses_less(
     assert error("most", keep_fp32=("conv1", "layer1", "layer2")) < 0.5 * error("none")
 
 
-def test_an_export_records_them_and_is_rebuilt(digits: Weights, tmp_path: Path) -> None:
+def test_an_export_records_them_and_is_rebuilt(
+    digits: Weights, digits_artifact: Artifact, tmp_path: Path
+) -> None:
     kept = ("layer2.0", "layer1.0.conv2")
-    fields: dict[str, Any] = {"precision": "int8", "format": "openvino", "keep_fp32": kept}
-    artifact = export(digits, tmp_path / "first", check=False, **fields)
+    request = ExportRequest(precision="int8", format="openvino", keep_fp32=kept)
+    artifact = derive_onnx(digits_artifact, digits, tmp_path / "first", request, check=False)
     record = artifact.manifest.quantization
     assert record is not None
     layers = layers_of(digits.config, kept)

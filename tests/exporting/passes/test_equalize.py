@@ -21,7 +21,7 @@ from onnx import numpy_helper
 from exported import export_onnx
 from fakes.outliers import with_outliers
 from resnext.artifact.files import Artifact, read_artifact
-from resnext.artifact.manifest import BatchRange, Manifest
+from resnext.artifact.manifest import Manifest
 from resnext.errors import BadArtifact, BadInput, GateFailed, UsageError
 from resnext.images.sources import image_source
 from resnext.images.synthetic import seeded_pixels
@@ -30,7 +30,6 @@ from resnext.runtimes.trt.identity import engine_name
 from resnext.verify.held.artifact import check_graph, differences
 from resnext.weights.spec import Weights
 from resnext_export.calibration.channels import channel_maxima
-from resnext_export.convert.onnx_from_torch import onnx_from_torch
 from resnext_export.derivation import derivation
 from resnext_export.passes.base import run_pass
 from resnext_export.passes.chains import chains
@@ -47,8 +46,8 @@ OUTLIERS = {"layer1.0.conv1": {3: 256.0}, "layer2.0.conv2": {5: 64.0}}
 
 
 @pytest.fixture(scope="module")
-def proto(digits: Weights) -> onnx.ModelProto:
-    return onnx_from_torch(digits, BatchRange.parse("1:8"))
+def proto(digits_artifact: Artifact) -> onnx.ModelProto:
+    return onnx.load(digits_artifact.path)
 
 
 @pytest.fixture(scope="module")
