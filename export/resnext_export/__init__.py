@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
+    "Bisection": "bisect.record",
     "ExportRequest": "request",
     "FORMATS": "registry",
     "Stored": "store",
     "build_or_reuse": "store",
     "export": "pipeline",
     "left_by_fp8": "foresight",
+    "read_bisection": "bisect.record",
     "recorded_widths": "command",
     "refused_by_half": "foresight",
     "stored_manifests": "store",
@@ -23,6 +25,8 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
+    from .bisect.record import Bisection as Bisection
+    from .bisect.record import read_bisection as read_bisection
     from .command import recorded_widths as recorded_widths
     from .foresight import left_by_fp8 as left_by_fp8
     from .foresight import refused_by_half as refused_by_half

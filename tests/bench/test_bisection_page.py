@@ -12,7 +12,6 @@ from fakes.bisected import BISECTIONS, mended
 from parsed_page import Page
 from resnext_bench.cli.bench import main
 from resnext_bench.page.bisection import bisection_page
-from resnext_export.bisect.report import word
 
 SECTIONS = {
     "mended": ["blocks", "builds", "commands"],
@@ -31,7 +30,7 @@ def test_a_page_begins_with_the_verdict_and_leaves_out_what_was_not_searched(nam
     page = Page(bisection_page(found))
     assert page.sections() == SECTIONS[name]
     first = page.words.partition("What was built")[0]
-    assert word(found) in first
+    assert found.word in first
     assert found.reason in first
     assert not re.search(r"\b(nan|None|inf)\b", page.words)
     assert len(page.ids()) == len(set(page.ids()))

@@ -36,7 +36,7 @@ def page(run: Path, html_path: Path | None) -> None:
     from resnext_bench.page.bisection import bisection_page, is_bisection
     from resnext_bench.result import read_run
     from resnext_bench.tune.result import is_tuned, read_tuned
-    from resnext_export.bisect.record import read_bisection
+    from resnext_export import read_bisection
 
     if is_bisection(run):
         text = bisection_page(read_bisection(run))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from resnext_bench.stored import has_field
-from resnext_export.bisect.record import Attempt, Bisection, Damage
-from resnext_export.bisect.report import built, priced, word
+from resnext_export import Bisection
 
 from . import marks
 from .chart import Axis, Strip, strips
@@ -54,12 +53,12 @@ def _lead(found: Bisection) -> Markup:
         facts.append(fact("Times the original's time", f"{found.price.ratio:.2f}x", ends))
     price = None
     if found.price is not None:
-        price = f"{priced(found.price)}."
+        price = f"{found.price}."
     elif found.outcome == "mended":
         price = f"The price was not measured: the time of {found.runtime} means nothing."
     return join(
         tag("p", f"{created}, {found.precision}, sha256 {found.artifact_sha256}", class_="sub"),
-        tag("p", tag("span", f"{sign} {word(found)}", class_=kind), class_="verdict"),
+        tag("p", tag("span", f"{sign} {found.word}", class_=kind), class_="verdict"),
         tag("p", prose(f"{found.reason}.")),
         tag("dl", *facts, class_="facts"),
         tag("p", price, class_="note") if price else None,
@@ -71,12 +70,12 @@ def _blocks(found: Bisection) -> Section | None:
     if not found.damage:
         return None
     scale = logarithmic(each.error for each in found.damage if each.error is not None)
-    rows = [_strip(number, each, scale) for number, each in enumerate(found.damage)]
+    rows = [_strip(found, number, scale) for number in range(len(found.damage))]
     first = found.damage[0]
     chart = strips(
         "blocks-chart",
         "What each block loses alone",
-        f"{first.block} loses most: {_error(first)}. {len(found.damage)} blocks.",
+        f"{first.block} loses most: {_error(first.error)}. {len(found.damage)} blocks.",
         Axis(scale, "error of the logits with this block alone in low precision"),
         rows,
         _HEIGHT,
@@ -85,7 +84,7 @@ def _blocks(found: Bisection) -> Section | None:
         "Blocks",
         ("block", "error alone", "share of work", "in the mended artifact"),
         [
-            [each.block, _error(each), f"{each.macs_share:.1%}", _fate(found, each)]
+            [each.block, _error(each.error), f"{each.macs_share:.1%}", _fate(found, each.kept)]
             for each in found.damage
         ],
         left=(0, 3),
@@ -100,28 +99,29 @@ def _blocks(found: Bisection) -> Section | None:
     return Section("blocks", "What each block loses", join(chart, numbers), note)
 
 
-def _strip(number: int, each: Damage, scale: Scale) -> Strip:
+def _strip(found: Bisection, number: int, scale: Scale) -> Strip:
+    each = found.damage[number]
     share = 1.0 if each.error is None else scale.fraction(each.error)
     bar = marks.bar(share, 0, _HEIGHT, "accent" if each.kept else "muted")
-    text = f"{_error(each)}{', stays float' * each.kept}"
+    text = f"{_error(each.error)}{', stays float' * each.kept}"
     hint = f"{each.block}\n{text}\n{each.macs_share:.1%} of the multiply-accumulates"
     return Strip(each.block, text, bar, number, hint)
 
 
-def _error(each: Damage) -> str:
-    return "not finite" if each.error is None else f"{each.error:.2e}"
+def _error(error: float | None) -> str:
+    return "not finite" if error is None else f"{error:.2e}"
 
 
-def _fate(found: Bisection, each: Damage) -> str:
+def _fate(found: Bisection, kept: bool) -> str:
     if found.outcome != "mended":
         return "-"
-    return "stays float" if each.kept else found.precision
+    return "stays float" if kept else found.precision
 
 
 def _builds(found: Bisection) -> Section:
     """Everything that was judged, in order."""
     rows = [
-        [str(number), built(each) if number else "the artifact", *_judged(each)]
+        [str(number), each.what if number else "the artifact", *_judged(found, number)]
         for number, each in enumerate(found.attempts)
     ]
     body = table(
@@ -134,7 +134,8 @@ def _builds(found: Bisection) -> Section:
     return Section("builds", "What was built", body, note)
 
 
-def _judged(each: Attempt) -> list[Markup | str]:
+def _judged(found: Bisection, number: int) -> list[Markup | str]:
+    each = found.attempts[number]
     kind, text = ("valid", "meets it \u2713") if each.passed else ("invalid", "misses it !")
     return [
         tag("span", text, class_=f"status {kind}"),

@@ -15,6 +15,12 @@ from resnext.readers.files import MOST_JSON, read_file
 Positive = Annotated[float, Field(gt=0)]
 #: How a search ends: nothing to mend; mended; mended only by a float network; not by precision.
 Outcome = Literal["passes", "mended", "float-only", "elsewhere"]
+_WORDS = {
+    "passes": "PASS",
+    "mended": "MENDED",
+    "float-only": "NOT MENDED",
+    "elsewhere": "NOT MENDED",
+}
 
 
 class Damage(Strict):
@@ -57,6 +63,12 @@ class Attempt(Strict):
     top1: float | None = None
     artifact_sha256: Sha256 | None = None
 
+    @property
+    def what(self) -> str:
+        """What was changed for it."""
+        changes = (*self.changes, *(f"{name} float" for name in self.keep))
+        return ", ".join(changes) or "the same again"
+
 
 class Price(Strict):
     """What the mended artifact costs, measured against the original in turns.
@@ -78,6 +90,13 @@ class Price(Strict):
     ratio: Positive
     low: Positive
     high: Positive
+
+    def __str__(self) -> str:
+        """The mended artifact's time relative to the original's, with its interval."""
+        return (
+            f"{self.ratio:.2f} times the original's time (95 %: {self.low:.2f} to {self.high:.2f}):"
+            f" {self.original_ms:.3f} ms became {self.mended_ms:.3f} ms at batch {self.batch}"
+        )
 
 
 class Bisection(Strict):
@@ -126,6 +145,11 @@ class Bisection(Strict):
     mended_sha256: Sha256 | None = None
     price: Price | None = None
     command: str = ""
+
+    @property
+    def word(self) -> str:
+        """How it ended, in capitals."""
+        return _WORDS[self.outcome]
 
     @property
     def passed(self) -> bool:

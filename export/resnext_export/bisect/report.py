@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .record import Attempt, Bisection, Damage, Price
+from .record import Bisection, Damage
 
 _BAR = 24
-_WORDS = {
-    "passes": "PASS",
-    "mended": "MENDED",
-    "float-only": "NOT MENDED",
-    "elsewhere": "NOT MENDED",
-}
 
 
 def headline(found: Bisection) -> str:
     """How it ended, of which file on what."""
-    return f"{word(found)}  {found.artifact} on {found.runtime}: {found.reason}"
-
-
-def word(found: Bisection) -> str:
-    """How it ended, in capitals."""
-    return _WORDS[found.outcome]
+    return f"{found.word}  {found.artifact} on {found.runtime}: {found.reason}"
 
 
 def report(found: Bisection) -> Iterator[str]:
@@ -37,27 +26,13 @@ def report(found: Bisection) -> Iterator[str]:
     for attempt in found.attempts[1:]:
         top1 = "" if attempt.top1 is None else f", top-1 agrees on {attempt.top1:.2%}"
         ended = "meets it" if attempt.passed else "misses it"
-        yield f"build      {built(attempt)}: {ended}{top1}"
+        yield f"build      {attempt.what}: {ended}{top1}"
     if found.price is not None:
-        yield f"price      {priced(found.price)}"
+        yield f"price      {found.price}"
     elif found.outcome == "mended":
         yield f"price      not measured: the time of {found.runtime} means nothing"
     if found.command:
         yield f"command    {found.command}"
-
-
-def built(attempt: Attempt) -> str:
-    """What was changed for a build."""
-    changes = (*attempt.changes, *(f"{name} float" for name in attempt.keep))
-    return ", ".join(changes) or "the same again"
-
-
-def priced(price: Price) -> str:
-    """The mended artifact's time relative to the original's, with its interval."""
-    return (
-        f"{price.ratio:.2f} times the original's time (95 %: {price.low:.2f} to {price.high:.2f}):"
-        f" {price.original_ms:.3f} ms became {price.mended_ms:.3f} ms at batch {price.batch}"
-    )
 
 
 def _table(damage: tuple[Damage, ...]) -> Iterator[str]:
