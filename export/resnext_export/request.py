@@ -61,6 +61,9 @@ class _Checked(RequestFields):
         if isinstance(options, FormatOptions):
             options = _changed(options)
         others = {name: data.pop(name) for name in list(data) if name not in NAMES}
+        width = data.get("merge_groups")
+        if isinstance(width, str) and width.isascii() and width.isdigit():
+            data["merge_groups"] = int(width)
         for name in (options := {**options, **others}):
             if name not in options_of(row.options):
                 _refuse_option(name)

@@ -84,6 +84,7 @@ def run_step(step: dict[str, Any], folder: Path, **inputs: str) -> subprocess.Co
     )
 
 
+@pytest.mark.exhaustive
 def test_the_steps_of_the_action_check_an_artifact(tmp_path: Path) -> None:
     inputs = {
         "artifact": str(EARLIER / "onnx-fp32"),

@@ -18,7 +18,7 @@ from resnext_bench.ab import process
 from resnext_bench.ab.process import Worker
 from resnext_bench.ab.protocol import Job, Logits
 
-HELLO = "say('{\"version\":2}')\n"
+HELLO = "say('{\"version\":3}')\n"
 JOB = Job(
     backend="torch",
     artifact=None,
@@ -59,7 +59,7 @@ def failure(kind: str) -> str:
         ("sys.exit(\"(No module named 'resnext_bench.ab')\")", MissingRequirement, "too old"),
         ("sys.exit(\"(No module named 'resnext_bench')\")", MissingRequirement, "no toolkit"),
         ("import no_such_package", MissingRequirement, "has no no_such_package"),
-        ("say('{\"version\":3}')", MissingRequirement, "another version of the toolkit"),
+        ("say('{\"version\":4}')", MissingRequirement, "another version of the toolkit"),
         ("print('last words', file=sys.stderr); sys.exit(3)", SessionFailed, "code 3): last words"),
         ("", SessionFailed, "exit code 0): no message"),
         (HELLO + "os.kill(os.getpid(), 9)", SessionFailed, "died (signal SIGKILL)"),
@@ -123,7 +123,7 @@ def test_a_real_environment_without_the_worker(tmp_path: Path, toolkit: str) -> 
 def test_a_worker_and_its_children_are_gone_at_the_end(tmp_path: Path) -> None:
     script = (
         "child = os.fork()\n"
-        "if child: say('{\"version\":2}'); open('pid', 'w').write(str(child))\n"
+        "if child: say('{\"version\":3}'); open('pid', 'w').write(str(child))\n"
         "time.sleep(60)"
     )
     here = Path.cwd()

@@ -381,7 +381,7 @@ def three_bits(weights: Weights) -> Weights:
     return replace(weights, state_dict=state)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_fashion
 def test_weights_of_three_bits_are_caught(tmp_path: Path) -> None:
     weights = load_weights("fashion-mnist")
@@ -715,7 +715,7 @@ def test_progress_is_shown_by_chunk(digits: Weights, few: ImageSource, tmp_path:
     assert shown == [("reference logits in PyTorch", [0, 16, 32, 48, 64, 80])]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_processes_that_share_a_folder_share_the_work(reference: Logits, tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\nimport numpy as np\nimport resnext.verify.accuracy"

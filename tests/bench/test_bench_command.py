@@ -95,6 +95,7 @@ def test_json_to_stdout_is_json_alone() -> None:
     assert "VALID" in result.stderr
 
 
+@pytest.mark.exhaustive
 def test_the_artifact_is_exported_once_and_said_to_be_reused(tmp_path: Path) -> None:
     bench("--backend", "ort-cpu", "--json", f"{tmp_path}/first.json")
     result = bench("--backend", "ort-cpu", "--json", f"{tmp_path}/second.json")
@@ -102,6 +103,7 @@ def test_the_artifact_is_exported_once_and_said_to_be_reused(tmp_path: Path) -> 
     assert "reused" in result.output
 
 
+@pytest.mark.exhaustive
 def test_an_artifact_that_was_named_is_what_runs(tmp_path: Path) -> None:
     artifact = export_onnx(load_weights("digits"), tmp_path / "a")
     args = ["--backend", "ort-cpu", "--artifact", f"{tmp_path}/a", "--json", f"{tmp_path}/r.json"]

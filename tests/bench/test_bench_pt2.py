@@ -89,6 +89,7 @@ def test_a_precision_that_a_package_does_not_take_is_refused_or_left_out(
     assert asked == [("3", "fp32", "cpu")]
 
 
+@pytest.mark.exhaustive
 def test_of_several_onnx_artifacts_of_one_precision_it_runs_once(
     tmp_path: Path, asked: list[tuple[str, str, str]]
 ) -> None:

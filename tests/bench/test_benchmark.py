@@ -41,6 +41,7 @@ def measured(run: Run) -> list[tuple[str, str, int]]:
     return [(row.backend, row.variant, row.batch) for row in run.rows]
 
 
+@pytest.mark.exhaustive
 def test_a_live_model_beside_an_artifact_of_its_weights(artifact: Artifact) -> None:
     run = benchmark(["torch", artifact], batch=[1, 8], **QUICK)
     assert measured(run) == [

@@ -107,6 +107,7 @@ def test_what_was_asked_for_alone_is_not_left_out() -> None:
     assert (len(cases), notes) == (1, [])
 
 
+@pytest.mark.exhaustive
 def test_a_live_model_is_measured_once_for_each_precision(artifacts: dict[str, Artifact]) -> None:
     paths = tuple(artifacts[name].directory for name in ("int8", "merged", "plain"))
     _, candidates = candidates_of_artifacts(paths, None, None)
@@ -162,6 +163,7 @@ def told(row: Any) -> str:
     return "; ".join(reason for reason in row.reasons if "steady" not in reason)
 
 
+@pytest.mark.exhaustive
 def test_precisions_are_measured_side_by_side(bench: Callable[..., Result]) -> None:
     result = bench(
         "--backend", "torch,ort-cpu,openvino", "--weights", "digits", "--precision", "fp32,int8"

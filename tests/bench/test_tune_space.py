@@ -73,7 +73,8 @@ def test_cheap_builds_come_first_and_a_further_setting_counts_like_a_step(digits
     assert names[:2] == ["ort-cpu fp32, batch 1", "openvino fp32, batch 1"]
     place = {name: index for index, name in enumerate(names)}
     assert place["ort-cpu fp32, 2 streams, batch 1"] < place["ort-cpu int8, batch 1"]
-    assert place["ort-cpu int8, batch 1"] < place["ort-cpu fp32 merged auto, batch 1"]
+    assert place["ort-cpu int8, batch 1"] < place["ort-cpu int8 merged auto, batch 1"]
+    assert place["ort-cpu int8 merged auto, batch 1"] < place["ort-cpu fp32 merged auto, batch 1"]
     assert place["ort-cpu fp32 merged auto, batch 1"] < place["pt2 fp32, batch 1"]
     assert costs[0] == 0
     assert costs[-1] == max(costs)

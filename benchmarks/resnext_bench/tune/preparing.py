@@ -90,8 +90,9 @@ class Preparation:
             return False
         began_s, cost = self._deadline.spent_s(), point.build_cost()
         built = artifact_key(point) in self._built
-        if not built and self._took_s.get(cost, 0.0) > self._deadline.opening_left_s():
-            took = f"it was built, and builds like it took {self._took_s[cost]:.0f} s here"
+        least_s = max((took for rank, took in self._took_s.items() if rank <= cost), default=0.0)
+        if not built and least_s > self._deadline.opening_left_s():
+            took = f"it was built, and builds like it took {least_s:.0f} s here"
             board.fell(name, out_of_time(self._deadline, took))
             return False
         self._say(Step(f"preparing {name}", amount))

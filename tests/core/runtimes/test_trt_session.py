@@ -1059,7 +1059,7 @@ no_driver = pytest.mark.skipif(
 
 
 @no_driver
-@pytest.mark.parametrize("kind", ["trt", "trt-rtx"])
+@pytest.mark.parametrize("kind", [pytest.param("trt", marks=pytest.mark.exhaustive), "trt-rtx"])
 def test_without_a_driver_a_command_ends_with_3_and_one_line(make: Make, kind: EngineKind) -> None:
     artifact = make(kind).artifact
     remember_built(artifact.manifest.file_sha256)
@@ -1091,7 +1091,7 @@ def real(
     return {profiles: build(profiles) for profiles in REAL}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @no_driver
 def test_without_a_driver_a_real_engine_ends_with_3_too(
     real: dict[tuple[str, ...], Artifact],

@@ -104,6 +104,7 @@ def test_an_error_is_one_line_with_options_of_pytest(pytester: pytest.Pytester) 
     assert "Traceback" not in result.stdout.str()
 
 
+@pytest.mark.exhaustive
 def test_gate_and_images_are_options_too(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """

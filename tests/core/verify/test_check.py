@@ -139,6 +139,7 @@ def test_weights_are_loaded_once_or_not_at_all(
     assert loads == ["digits.safetensors"]
 
 
+@pytest.mark.exhaustive
 def test_an_int8_export_loads_the_weights_once(
     weights: Weights, loads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

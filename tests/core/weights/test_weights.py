@@ -513,7 +513,7 @@ def test_shipped_digits_are_right_on_98_percent_of_their_test_split(shipped: Wei
     assert accuracy(shipped, data.test_images, data.test_labels) >= 0.98
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(
     not FASHION_DATA.is_dir(), reason="needs the Debian package dataset-fashion-mnist"
 )

@@ -123,7 +123,7 @@ def process_state() -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.exhaustive)])
 def test_an_export_leaves_the_process_as_it_was(
     digits: Weights, tmp_path: Path, precision: Precision
 ) -> None:
@@ -216,6 +216,7 @@ def test_an_artifact_is_not_replaced_without_force(digits: Weights, tmp_path: Pa
     assert read_artifact(tmp_path / "a").manifest.check is not None
 
 
+@pytest.mark.exhaustive
 def test_the_old_artifact_stays_when_its_replacement_fails(
     digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ from resnext.errors import GateFailed, UsageError
 from resnext_export import passes as package
 from resnext_export.calibration.collect import calibrate
 from resnext_export.passes.base import Pass, PassResult, run_pass
+from resnext_export.passes.correct_bias import CorrectBias
+from resnext_export.passes.equalize import Equalize
 from resnext_export.passes.insert_fp32_islands import InsertFp32Islands
 from resnext_export.passes.lower import Lower
 from resnext_export.passes.merge_groups import MergeGroups
@@ -34,10 +36,14 @@ def passes(digits_artifact: Artifact) -> dict[str, tuple[Pass, onnx.ModelProto]]
     images = np.random.default_rng(0).standard_normal((4, 1, 8, 8), np.float32)
     ranges = calibrate(digits_artifact.path, [images], source="noise", source_sha256="a" * 64)
     fp16 = run_pass(Lower("fp16"), fp32).proto
+    int8 = run_pass(QuantizeInt8(ranges, "ort"), fp32).proto
+    channels = weight_of(fp32, "layer1.0.conv1").dims[0]
     return {
         "Lower": (Lower("fp16"), fp32),
         "InsertFp32Islands": (InsertFp32Islands(["layer1.0.conv2"]), fp16),
         "MergeGroups": (MergeGroups(32), fp32),
+        "Equalize": (Equalize({"layer1.0.conv1": (1, *[0] * (channels - 1))}), fp32),
+        "CorrectBias": (CorrectBias(fp32, {"layer2.0.conv2": 0.5}), int8),
         "QuantizeInt8": (QuantizeInt8(ranges, "ort"), fp32),
         "QuantizeFp8": (QuantizeFp8(ranges, 8), fp32),
     }
@@ -93,6 +99,8 @@ FAULTS: tuple[tuple[str, Fault, str], ...] = (
     ("InsertFp32Islands", without_casts, "layer1.0.conv2 does not compute in float32"),
     ("InsertFp32Islands", other_node, "islands changed other nodes"),
     ("MergeGroups", other_weight, "layer1.0.conv2 has different weights"),
+    ("Equalize", other_weight, "equalizing layer1.0.conv1 to .* changed what they compute"),
+    ("CorrectBias", in_float32, "correcting biases changed something else"),
     ("QuantizeInt8", in_float32, "weight of convolution 'layer2.0.conv2' is not stored as INT8"),
     ("QuantizeInt8", input_in_floating_point, "input of convolution 'layer2.0.conv2' is not"),
     ("QuantizeFp8", in_float32, "weight of convolution 'layer2.0.conv2' is not stored as FLOAT8"),
