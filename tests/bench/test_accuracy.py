@@ -176,7 +176,7 @@ def test_digits_through_onnx_runtime_are_as_often_right(
         assert accuracy_failures(found) == ()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_fashion
 def test_fashion_mnist_is_right_on_91_4_percent_of_ten_thousand(tmp_path: Path) -> None:
     weights = load_weights("fashion-mnist")

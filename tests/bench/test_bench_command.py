@@ -168,6 +168,7 @@ def test_a_bad_call_is_one_clear_line(args: list[str], code: int, message: str) 
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.exhaustive
 def test_another_batch_than_a_fixed_artifacts_fails_its_row(tmp_path: Path) -> None:
     from resnext.artifact.manifest import BatchRange
 

@@ -70,6 +70,7 @@ def test_each_batch_size_has_a_package_of_its_own_compiled_once(
     assert asked == [("1", "fp32", "cpu"), ("3", "fp32", "cpu")]
 
 
+@pytest.mark.exhaustive
 def test_an_onnx_artifact_beside_it_is_of_the_same_weights(
     tmp_path: Path, asked: list[tuple[str, str, str]]
 ) -> None:

@@ -379,6 +379,7 @@ def test_a_cell_that_raises_is_a_row_with_the_first_line(bench: Callable[..., Be
     assert rows["right"]["status"] == "ok"
 
 
+@pytest.mark.exhaustive
 def test_a_cell_that_cannot_be_compared_takes_no_other_with_it(bench: Callable[..., Bench]) -> None:
     where = bench()
     cells = {

@@ -672,6 +672,7 @@ def test_a_cache_folder_that_cannot_be_written_is_done_without(
     assert re.fullmatch(r"note: the index .* cannot be kept: Not a directory\n", done.stderr)
 
 
+@pytest.mark.exhaustive
 def test_processes_at_once_see_the_same(tmp_path: Path) -> None:
     folder = stepped(tmp_path / "runs")
     code = (

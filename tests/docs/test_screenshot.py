@@ -38,6 +38,7 @@ def test_without_a_browser_it_says_so_in_one_line(tmp_path: Path) -> None:
     assert done.stderr == "error: no browser: install chromium\n"
 
 
+@pytest.mark.exhaustive
 def test_it_takes_the_top_of_a_page(tmp_path: Path) -> None:
     if shutil.which("chromium") is None:
         if os.environ.get("RESNEXT_BROWSER_TESTS") == "required":

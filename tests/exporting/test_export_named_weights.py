@@ -30,6 +30,7 @@ def add(hub: HubServer, folder: Path, spec: str) -> str:
     return hub.add("me/digits", {"model.safetensors": (folder / "model.safetensors").read_bytes()})
 
 
+@pytest.mark.exhaustive
 def test_an_artifact_knows_the_commit_of_its_weights_and_is_checked_and_rebuilt_with_it(
     hub: HubServer, tmp_path: Path
 ) -> None:

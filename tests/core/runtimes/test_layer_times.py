@@ -16,6 +16,7 @@ from resnext.artifact.files import Artifact
 from resnext.errors import BadInput, SessionFailed, UsageError
 from resnext.images.synthetic import seeded_pixels
 from resnext.network.layers import layers
+from resnext.runtimes.openvino import layers as openvino_layers
 from resnext.runtimes.openvino.layers import median_run
 from resnext.runtimes.ort.profile import layer_times
 from resnext.runtimes.pytorch import module_times
@@ -107,6 +108,21 @@ def test_a_provider_whose_profile_has_launches_only_says_so(
         pytest.raises(UsageError, match="'ort-cpu' does not report times of layers"),
     ):
         session.layer_times({"input": images}, 1)
+
+
+def test_a_layer_whose_mean_rounds_to_nothing_in_a_run_has_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OpenVINO calls a layer not run while the mean of its runs is below a microsecond."""
+    named = ("conv1", "input_QuantizeLinear", "constant")
+    delivered = tuple(DeliveredLayer(name, "Conv", "int8", "cpu") for name in named)
+    monkeypatch.setattr(openvino_layers, "delivered_layers", lambda *_: delivered)
+    facts = [{"name": name, "primitiveType": "kernel"} for name in named]
+    monkeypatch.setattr(openvino_layers, "layer_facts", lambda _: facts)
+    for odd in ([3, 0, 0], [0, 3, 3]):
+        means = [{"conv1": 9} | ({"input_QuantizeLinear": mean} if mean else {}) for mean in odd]
+        times = openvino_layers.layer_times(None, {}, means)
+        assert [time.layer.name for time in times] == ["conv1", "input_QuantizeLinear"]
 
 
 def test_a_fake_reports_what_is_planted() -> None:

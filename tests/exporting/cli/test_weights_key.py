@@ -40,6 +40,7 @@ def path(tmp_path: Path, networks: dict[str, Weights]) -> Path:
     return path
 
 
+@pytest.mark.exhaustive
 def test_an_artifact_remembers_the_key(
     tmp_path: Path, path: Path, networks: dict[str, Weights]
 ) -> None:

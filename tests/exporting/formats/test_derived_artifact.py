@@ -632,7 +632,16 @@ def test_a_quantized_file_that_lost_accuracy_since_is_caught(derive: Derive) -> 
     assert "max error" in result.output
 
 
-@pytest.mark.parametrize("name", ["int8", "int8 for openvino", "fp8", "bf16"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "int8",
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in ("int8 for openvino", "fp8", "bf16")
+        ),
+    ],
+)
 def test_pixels_and_an_open_batch_go_with_every_precision(
     name: str, digits: Weights, derive: Derive, tmp_path: Path
 ) -> None:

@@ -192,6 +192,7 @@ def test_what_is_made_from_such_an_artifact_keeps_it(
     assert check(made).passed
 
 
+@pytest.mark.exhaustive
 def test_weights_that_were_loaded_with_a_request_are_rebuilt_with_it(
     checkpoint: Path, tmp_path: Path
 ) -> None:
