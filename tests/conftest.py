@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from traced import traced_once
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -50,4 +52,11 @@ def _no_width() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("COLUMNS", "LINES"):
             patch.delenv(variable, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once() -> Iterator[None]:
+    """The same network is traced to ONNX once (`traced`)."""
+    with traced_once():
         yield

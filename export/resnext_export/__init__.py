@@ -15,6 +15,7 @@ _PUBLIC = {
     "Stored": "store",
     "build_or_reuse": "store",
     "export": "pipeline",
+    "export_command": "command",
     "left_by_fp8": "foresight",
     "read_bisection": "bisect.record",
     "recorded_widths": "command",
@@ -27,6 +28,7 @@ __all__ = sorted(_PUBLIC)
 if TYPE_CHECKING:
     from .bisect.record import Bisection as Bisection
     from .bisect.record import read_bisection as read_bisection
+    from .command import export_command as export_command
     from .command import recorded_widths as recorded_widths
     from .foresight import left_by_fp8 as left_by_fp8
     from .foresight import refused_by_half as refused_by_half

@@ -92,6 +92,17 @@ def seed_option(text: str, section: str) -> Callable[[F], F]:
     )
 
 
+def device_option() -> Callable[[F], F]:
+    """Add ``--device auto|cpu|cuda``."""
+    return option_of("Device")(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Device, for runtimes that support both.",
+    )
+
+
 def gate_option() -> Callable[[F], F]:
     """Add ``--gate NAME``."""
     return option_of(COMPARE)(

@@ -13,6 +13,8 @@ from .app import parsing, refuse
 
 #: Heading of the options without a section; it comes last.
 _REST = "Options"
+#: Key of a context's ``meta``: the arguments as they were typed.
+_TYPED = "resnext.typed"
 
 
 class SectionOption(click.Option):
@@ -30,6 +32,25 @@ class SectionOption(click.Option):
 def option_of(section: str) -> Callable[..., Callable[[Any], Any]]:
     """`click.option`, for the options under one heading."""
     return partial(click.option, cls=SectionOption, section=section)
+
+
+class Remembering(click.Command):
+    """A command that knows how it was typed (`typed`)."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], *rest: Any, **kwargs: Any
+    ) -> click.Context:
+        """Parse the options, which takes them out of ``args``."""
+        words = tuple(args)
+        ctx = super().make_context(info_name, args, *rest, **kwargs)
+        ctx.meta[_TYPED] = words
+        return ctx
+
+
+def typed(ctx: click.Context) -> tuple[str, ...]:
+    """The arguments of a `Remembering` command."""
+    words: tuple[str, ...] = ctx.meta[_TYPED]
+    return words
 
 
 class SectionedCommand(click.Command):

@@ -22,7 +22,6 @@ from resnext.network.config import variant_name
 from resnext.timing.change import LEAST_ROUNDS, MARGIN, Change, between_processes, paired
 from resnext.verify.parity import Parity, images_to_compare
 from resnext.verify.reference import Reference
-from resnext.weights.hub.spelling import pinned
 from resnext.weights.spec import Weights
 from resnext_bench.deadline import Deadline
 
@@ -179,16 +178,10 @@ def _job(
     threads: int,
     warmup_s: float,
 ) -> Job:
-    artifact, weights = arm.artifact, arm.weights
-    return Job(
+    return Job.of(
+        arm.weights,
+        arm.artifact,
         backend=arm.backend,
-        artifact=None if artifact is None else str(artifact.directory.resolve()),
-        artifact_sha256=None if artifact is None else artifact.manifest.file_sha256,
-        config=weights.config,
-        weights=pinned(weights.source, weights.revision),
-        weights_key=weights.key,
-        weights_sha256=weights.sha256,
-        preprocessing=weights.preprocessing,
         precision=arm.precision,
         batch=choices.batch,
         images=images,

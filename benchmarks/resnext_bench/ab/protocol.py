@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from resnext.artifact.files import Artifact
 from resnext.artifact.specs import Strict, numpy_dtype
 from resnext.images.preprocessing import Preprocessing
 from resnext.machine.environment import Environment
@@ -21,6 +22,8 @@ from resnext.machine.load import Load
 from resnext.network.config import ResNeXtConfig
 from resnext.precision import Precision
 from resnext.runtimes.registry import Device
+from resnext.weights.hub.spelling import pinned
+from resnext.weights.spec import Weights
 
 #: Version of these messages; worker and parent must have the same.
 VERSION = 3
@@ -76,6 +79,26 @@ class Job(Strict):
     warmup_s: float
     streams: int = 1
     memory_format: Literal["auto", "nchw", "channels-last"] = "auto"
+
+    @classmethod
+    def of(cls, weights: Weights, artifact: Artifact | None, **how: Any) -> Job:
+        """A job with ``weights``, and ``artifact`` if there is one.
+
+        Args:
+            weights: of the network.
+            artifact: made from them; None for the live network.
+            **how: the fields that neither of them decides.
+        """
+        return cls(
+            artifact=None if artifact is None else str(artifact.directory.resolve()),
+            artifact_sha256=None if artifact is None else artifact.manifest.file_sha256,
+            config=weights.config,
+            weights=pinned(weights.source, weights.revision),
+            weights_key=weights.key,
+            weights_sha256=weights.sha256,
+            preprocessing=weights.preprocessing,
+            **how,
+        )
 
 
 class Opened(Strict):

@@ -14,6 +14,7 @@ from resnext.cli.options import (
     RUN,
     backend_option,
     chosen_weights,
+    device_option,
     json_option,
     seed_option,
     weights_options,
@@ -110,13 +111,7 @@ _device = option_of("Device")
     help="Begin no further round after this time.  [default: no limit]",
 )
 @seed_option("Seed for the test images and for the order of visits.", "Measuring")
-@_device(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Device, for runtimes that support both.",
-)
+@device_option()
 @_device(
     "--threads",
     type=click.IntRange(min=1, max=4096),

@@ -17,6 +17,7 @@ from resnext.cli.options import (
     artifact_option,
     backend_option,
     chosen_weights,
+    device_option,
     json_option,
     preprocessing_options,
     requested_preprocessing,
@@ -26,7 +27,7 @@ from resnext.cli.options import (
     weights_options,
 )
 from resnext.cli.params import CountsType, MinutesType, NameType, PercentType, SecondsType
-from resnext.cli.sections import SectionedGroup, option_of, runs_subcommand
+from resnext.cli.sections import Remembering, SectionedGroup, option_of, runs_subcommand, typed
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
@@ -79,8 +80,6 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     ),
 }
 
-#: Key of a context's ``meta``: the arguments as they were typed.
-_TYPED = "resnext.typed"
 #: Largest accepted group width, channels.
 _WIDEST = 4096
 
@@ -109,17 +108,8 @@ class MergesType(CountsType):
         return tuple(dict.fromkeys(widths))
 
 
-class _Bench(SectionedGroup):
-    """Remembers the command as it was typed, for the run."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], *rest: Any, **kwargs: Any
-    ) -> click.Context:
-        """Parse the options."""
-        typed = tuple(args)
-        ctx = super().make_context(info_name, args, *rest, **kwargs)
-        ctx.meta[_TYPED] = typed
-        return ctx
+class _Bench(Remembering, SectionedGroup):
+    """Stored runs say how the command was typed."""
 
 
 _what = option_of(RUN)
@@ -235,13 +225,7 @@ _scenario = option_of(SERVING)
     ),
 )
 @seed_option("Seed for the test images and for the order of visits.", "Measuring")
-@_device(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Device, for runtimes that support both.",
-)
+@device_option()
 @_device(
     "--threads",
     type=CountsType(),
@@ -381,7 +365,7 @@ def main(
     """
     if runs_subcommand(ctx):
         return
-    if backend is None and ctx.meta[_TYPED] == ("--explain",):
+    if backend is None and typed(ctx) == ("--explain",):
         _explain_everything()
         return
     if backend is None:
@@ -410,11 +394,11 @@ def main(
 
     from .junit import cases_of_run
 
-    typed = ("resnext-bench", *ctx.meta[_TYPED])
+    command = ("resnext-bench", *typed(ctx))
 
     def save(run: Run) -> None:
         if json_path is not None:
-            text = run.model_copy(update={"command": typed}).model_dump_json(indent=None) + "\n"
+            text = run.model_copy(update={"command": command}).model_dump_json(indent=None) + "\n"
             write_text(json_path, text, final=run.complete)
 
     requested, input_size = requested_preprocessing(pixels, input_size, of_artifact=bool(artifact))
@@ -463,7 +447,7 @@ def main(
             save=save,
             note=lambda line: echo(f"note: {line}", err=True),
         )
-    run = run.model_copy(update={"command": typed})
+    run = run.model_copy(update={"command": command})
     # Files first: the terminal may be gone, and what took minutes to measure is not to be lost.
     save(run)
     if markdown_path is not None:

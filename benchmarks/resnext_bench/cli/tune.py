@@ -15,6 +15,7 @@ from resnext.cli.options import (
     RUN,
     backend_option,
     chosen_weights,
+    device_option,
     json_option,
     preprocessing_options,
     requested_preprocessing,
@@ -22,7 +23,7 @@ from resnext.cli.options import (
     weights_options,
 )
 from resnext.cli.params import CountsType, MinutesType, NameType
-from resnext.cli.sections import SectionedCommand, option_of
+from resnext.cli.sections import Remembering, SectionedCommand, option_of, typed
 from resnext.errors import GateFailed
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
@@ -47,24 +48,14 @@ Exit code 1: no candidate meets every gate, or the budget is too short for one. 
 what was measured is kept, and the leader written if it has passed.
 """
 
-_TYPED = "resnext-export tune, as it was typed"
 _goal = option_of("Goal")
 _measuring = option_of("Measuring")
 _device = option_of("Device")
 _right = option_of("Accuracy and calibration")
 
 
-class _Tune(SectionedCommand):
-    """Remembers the command as it was typed, for the search."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], *rest: Any, **kwargs: Any
-    ) -> click.Context:
-        """Parse the options."""
-        typed = tuple(args)
-        ctx = super().make_context(info_name, args, *rest, **kwargs)
-        ctx.meta[_TYPED] = typed
-        return ctx
+class _Tune(Remembering, SectionedCommand):
+    """Stored searches say how the command was typed."""
 
 
 @click.command("tune", cls=_Tune, context_settings=SETTINGS, epilog=_EPILOG)
@@ -115,13 +106,7 @@ class _Tune(SectionedCommand):
     "  [default: no limit]",
 )
 @seed_option("Seed for the test images and for the order of visits.", "Measuring")
-@_device(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Device, for runtimes that support both.",
-)
+@device_option()
 @_device(
     "--threads",
     type=CountsType(),
@@ -240,7 +225,7 @@ def tune(
             budget=deadline,
             resume=resume,
             force=force,
-            command=("resnext-export", "tune", *ctx.meta[_TYPED]),
+            command=("resnext-export", "tune", *typed(ctx)),
             progress=say,
             note=lambda line: echo(f"note: {as_flags(line)}", err=True),
         )

@@ -8,27 +8,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
-from resnext.artifact.files import VERDICT_NAME, Artifact
+from resnext.artifact.files import SEARCH_NAMES, VERDICT_NAME, Artifact
 from resnext.artifact.manifest import Manifest
 from resnext.errors import BadArtifact, BadInput, GateFailed
 from resnext.machine.environment import Environment
 from resnext.precision import PRECISIONS
-from resnext.readers.files import MOST_JSON, exists, read_file
-from resnext.readers.strict_json import parse_json
+from resnext.readers.files import exists
 from resnext.timing.change import MARGIN
 from resnext.verify.verdict import check_binding, read_verdict
 from resnext_bench.history.index import indexed, kept_indexes
 from resnext_bench.history.series import series_of
-from resnext_bench.tune.record import CandidateRecord, TuneRecord
+from resnext_bench.tune.record import CandidateRecord
+from resnext_bench.tune.result import read_tuned
 from resnext_export import stored_manifests
 
 from .facts import Seen, Timed
 from .topics import MERGED
 
 #: What a search leaves beside its artifact.
-TUNE_NAME = "tune.json"
+TUNE_NAME = SEARCH_NAMES[0]
 #: Names that a benchmark gives to candidates from weights.
 _VARIANT = re.compile(rf"(?:{'|'.join(PRECISIONS)})? ?(merged (?:auto|\d+))?")
 #: How a search says that a candidate did not pass.
@@ -71,10 +69,8 @@ def searched(
     if not exists(path):
         return (), ()
     try:
-        data = read_file(path, MOST_JSON)
-        parse_json(data)
-        record = TuneRecord.model_validate_json(data, strict=True)
-    except (BadInput, ValidationError, ValueError) as exc:
+        record = read_tuned(path)
+    except BadInput as exc:
         note(f"{path} cannot be used: {str(exc).splitlines()[0]}")
         return (), ()
     if record.environment.title() != environment.title():

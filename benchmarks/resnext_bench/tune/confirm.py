@@ -17,7 +17,6 @@ from resnext.artifact.files import Artifact
 from resnext.errors import GateFailed
 from resnext.timing.change import LEAST_ROUNDS, paired
 from resnext.verify.parity import Parity
-from resnext.weights.hub.spelling import pinned
 from resnext_bench.ab.process import Worker
 from resnext_bench.ab.protocol import Job, Opened
 from resnext_bench.ab.record import Round
@@ -128,16 +127,10 @@ class FreshProcesses:
         return confirmation(pick, other, rounds, self._request)
 
     def _job(self, point: Point, artifact: Artifact | None) -> Job:
-        weights = self._request.weights
-        return Job(
+        return Job.of(
+            self._request.weights,
+            artifact,
             backend=point.backend,
-            artifact=None if artifact is None else str(artifact.directory.resolve()),
-            artifact_sha256=None if artifact is None else artifact.manifest.file_sha256,
-            config=weights.config,
-            weights=pinned(weights.source, weights.revision),
-            weights_key=weights.key,
-            weights_sha256=weights.sha256,
-            preprocessing=weights.preprocessing,
             precision=point.precision,
             batch=point.batch,
             images=self._images,

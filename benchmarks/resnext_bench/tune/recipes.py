@@ -4,6 +4,7 @@ manifest stores.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +13,10 @@ from resnext.precision import PRECISIONS, QUANTIZED
 from resnext.runtimes.registry import RUNTIMES
 from resnext.weights.hub.spelling import pinned
 from resnext.weights.spec import Weights
-from resnext_export import ExportRequest
+from resnext_export import ExportRequest, export_command
 
 from .request import Request
 from .space import Point
-
-#: How the command line spells fields that it does not call by their own name.
-_FLAGS = {"runtime": "--for"}
 
 
 def folder_of(point: Point) -> str:
@@ -66,8 +64,8 @@ def export_words(point: Point, request: Request, widths: str | None = None) -> t
     """The command that makes the artifact; empty for the baseline."""
     if point.live:
         return ()
-    words = _words(export_fields(point, request, widths))
-    return ("resnext-export", *words, "--output", f"{folder_of(point)}/")
+    made = ExportRequest(**export_fields(point, request, widths))
+    return tuple(shlex.split(export_command(made, f"{folder_of(point)}/")))
 
 
 def bench_words(point: Point, request: Request) -> tuple[str, ...]:
@@ -126,5 +124,5 @@ def _words(fields: dict[str, Any]) -> list[str]:
         if value is None:
             continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        words += [_FLAGS.get(name, "--" + name.replace("_", "-")), text]
+        words += ["--" + name.replace("_", "-"), text]
     return words

@@ -146,33 +146,7 @@ class ConfirmationRecord(Strict):
 
 
 class TuneRecord(Strict):
-    """The fields of `resnext_bench.tune.result.Tuned`: everything from one search.
-
-    Attributes:
-        format_version: of this file; readers refuse any other.
-        created: UTC time, ISO 8601.
-        model: variant, or None for a configuration without a name.
-        weights: source and digest.
-        goal: what was made as good as it can be.
-        gates: the requested limits, without actual values (`GateRecord.actual` is None).
-        accuracy_source: labeled images; None without.
-        budget_s: seconds that the search could take; None without a limit.
-        spent_s: seconds that it took, earlier parts of a resumed search included.
-        seed: of the images and of the order of visits.
-        threads: CPU threads of a candidate that does not say.
-        margin: share that counts as no difference.
-        environment: machine and software.
-        complete: False while the search runs, and after it was interrupted: ``--resume`` goes on.
-        ended: why it ended; None while it runs.
-        candidates: every point of the search, the pick first, then as they rank.
-        pick: name of the chosen one; None if none passed.
-        runner_up: name of the next best that passed; None if there is none.
-        confirmed: the pick against the runner-up and against the baseline, in fresh processes.
-        visits: number of visits that the race made.
-        disturbed: number of these that something else on the machine disturbed.
-        grid_visits: number of visits that measuring every candidate in every round would have made.
-        command: name and arguments of the command that made it; empty for a search from Python.
-    """
+    """The fields of `resnext_bench.tune.result.Tuned`, which documents them."""
 
     format_version: Literal[1] = 1
     created: str

@@ -41,6 +41,7 @@ class Tuned(TuneRecord):
         runner_up: name of the next best that passed; None if there is none.
         confirmed: the pick against the runner-up and against the baseline, in fresh processes.
         visits: number of visits that the race made.
+        disturbed: number of these that something else on the machine disturbed.
         grid_visits: number of visits that measuring every candidate in every round would have made.
         command: name and arguments of the command that made it; empty for a search from Python.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,6 @@ from resnext.verify.parity import Parity
 from resnext.version import __version__
 from resnext.weights.spec import Weights
 from resnext_export.command import export_command
-from resnext_export.options import FIELDS
 from resnext_export.request import ExportRequest
 
 from .damage import IMAGES, damages
@@ -31,7 +29,7 @@ from .search import by_worth, most_builds, shortest_prefix, without_spares
 from .workshop import Workshop
 
 #: Changes that cost no time when the artifact runs, in the order in which they are added.
-FREE = tuple(name for name in ("equalize", "correct_bias") if name in FIELDS)
+FREE = ("equalize", "correct_bias")
 
 
 def bisect(
@@ -277,7 +275,7 @@ def _write(
 ) -> None:
     """Copy an artifact, with the request that makes it again; what was judged is what is there."""
     with staging(output) as folder:
-        shutil.copy(artifact.path, folder)
+        artifact.copy_to(folder)
         if request and request.get("conformance_kit"):
             write_kit(folder / KIT_NAME, weights)
         seal(folder, artifact.manifest.model_copy(update={"request": request}))

@@ -1,0 +1,39 @@
+"""The tests' own shortcut: what was not changed is traced once, and what was is traced anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from resnext.artifact.manifest import BatchRange
+from resnext.weights.spec import Weights, load_model
+from resnext_export.convert import onnx_from_torch as converter
+from traced import traced_once
+
+BATCH = BatchRange.parse("1:8")
+
+
+def test_what_differs_is_traced_anew(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    with traced_once() as kept:
+        first, again = (converter.onnx_from_torch(digits, BATCH) for _ in range(2))
+        assert first == again
+        assert first is not again
+        assert len(kept) == 1
+        state = dict(digits.state_dict)
+        state["fc.bias"] = state["fc.bias"] + 1
+        other = converter.onnx_from_torch(replace(digits, state_dict=state), BATCH)
+        assert other != first
+        converter.onnx_from_torch(digits, BatchRange.parse("1"))
+        assert len(kept) == 3
+        monkeypatch.setattr(converter, "load_model", lambda weights: _clipped(weights).eval())
+        assert converter.onnx_from_torch(digits, BATCH) != first
+        assert len(kept) == 3
+
+
+def _clipped(weights: Weights) -> torch.nn.Module:
+    model = load_model(weights)
+    with torch.no_grad():
+        model.fc.bias.zero_()
+    return model
