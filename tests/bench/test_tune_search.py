@@ -69,6 +69,13 @@ FALLEN: dict[str, tuple[Plan, dict[str, Any], str, str, bool]] = {
         False,
     ),
     "computes something else": (Plan(1.0, right=False), {}, "gate", "wrong output", False),
+    "computes something else while it is timed": (
+        Plan(1.0, late=True),
+        {},
+        "gate",
+        "wrong output of a timed run",
+        True,
+    ),
     "cannot be built": (
         Plan(1.0, error=SessionFailed("planted: no compiler")),
         {},
@@ -328,6 +335,36 @@ def test_a_build_that_will_not_end_in_time_is_not_begun(
     assert {two.name, other.name}.isdisjoint(search.workshop.opened)
     assert eight.name in search.workshop.opened  # it takes no build
     assert "builds like it took 20 s here" in found(tuned, other).reason
+
+
+@pytest.mark.parametrize(("slow", "begun"), [(ORT, False), (MERGED, True)])
+def test_how_long_a_build_took_says_nothing_of_cheaper_ones(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, slow: Point, begun: bool
+) -> None:
+    assert ORT.build_cost() < INT8.build_cost() < MERGED.build_cost()
+    search = simulation(digits, {slow: Plan(1.0), INT8: Plan(1.0)})
+    deadline = Slow()
+
+    def took(line: str) -> None:
+        deadline.now += 20.0 if line == f"preparing {slow.name}" else 1.0
+
+    search.at_say = took
+    search.run(monkeypatch, deadline=deadline)
+    assert (INT8.name in search.workshop.opened) == begun
+
+
+def test_widths_that_a_timed_choice_found_are_in_the_command_of_its_candidate(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = simulation(digits, {ORT: Plan(2.0), MERGED: Plan(1.0)})
+    merged = SimpleNamespace(groups={"layer1.0.conv2": 2, "layer3.0.conv2": 4})
+    manifest = SimpleNamespace(
+        file_sha256="a" * 64, build_s=1.0, merged=merged, network=digits.config
+    )
+    search.artifacts[MERGED.name] = SimpleNamespace(manifest=manifest)
+    tuned = search.run(monkeypatch)
+    words = found(tuned, MERGED).export_command
+    assert words[words.index("--merge-groups") + 1] == "layer1=16,layer3=32"
 
 
 def test_an_artifact_that_is_another_than_the_one_that_was_timed_is_out(

@@ -56,6 +56,7 @@ class Plan:
         ms: of a run.
         agreement: on labeled images.
         right: parity passes.
+        late: it is the outputs of timed runs that are wrong.
         fall: what its proof finds besides.
         error: of opening it.
         dies: number of the visit, counted from 0, in which its session fails.
@@ -67,6 +68,7 @@ class Plan:
     ms: float
     agreement: float = 1.0
     right: bool = True
+    late: bool = False
     fall: Fall | None = None
     error: ResnextError | None = None
     dies: int | None = None
@@ -163,8 +165,8 @@ class FakeWorkshop:
 
     def timed_parity(self, point: Point, opening: Opening, samples: Samples) -> Parity:
         """As `Workshop.timed_parity`."""
-        del point, opening, samples
-        return parity()
+        del opening, samples
+        return parity(passed=not self.plan(point).late)
 
 
 @dataclass
