@@ -6,17 +6,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fakes.here import HERE
 from resnext.findings import Finding
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.machine.machine import Machine
 from resnext.network.config import VARIANTS, ResNeXtConfig
+from resnext.network.layers import layers
 from resnext.runtimes.registry import RUNTIMES
 from resnext_bench import read_run
-from resnext_bench.explain import backends
+from resnext_bench.explain import backends, explanation
 from resnext_bench.explain.backends import (
     FOR_TARGET,
     backends_for,
@@ -104,6 +107,7 @@ GONE = Values(
     }
 )
 ORT = Backend("ort-cpu", "cpu", {"fp32": "native", "int8": "native"})
+ALL_MERGED = {layer.name: 1 for layer in layers(FIFTY) if layer.groups > 1}
 PLAIN = VARIANTS["resnet50"]
 WIDE = VARIANTS["resnext29_8x64d"]
 
@@ -340,6 +344,12 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
         cpu(config=WIDE),
         "There is nothing to merge: every group has 64 channels or more",
         cpu(config=VARIANTS["resnext101_32x8d"]),
+    ),
+    "groups that were merged into one": (
+        MERGED,
+        cpu(groups=ALL_MERGED),
+        "There is nothing more to merge: every group has 64 channels or more, or all there are.",
+        cpu(),
     ),
     "narrow groups": (
         MERGED,
@@ -620,6 +630,29 @@ def test_a_runtime_of_this_machine_is_on_the_device_that_it_has(
     assert {precision: found.ways.get(precision) for precision in ways} == ways
     if name == "ort":
         assert ("int8" in found.ways) == (device == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (Backend("trt", "cuda", {}), ("cuda", None)),
+        (Backend("trt", "cuda", {}, problem="no such package"), ("cpu", 2)),
+        (Backend("ort-cpu", "cpu", {}), ("cpu", 2)),
+    ],
+)
+def test_the_ceilings_are_those_of_the_device_that_is_used(
+    found: Backend, expected: tuple[str, int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def stored(_: Any, device: str, threads: int | None, *__: Any) -> None:
+        asked.append((device, threads))
+
+    monkeypatch.setattr(explanation, "backends_here", lambda *_: (found,))
+    monkeypatch.setattr(explanation, "stored_ceilings", stored)
+    monkeypatch.setattr(explanation, "thread_budget", lambda: SimpleNamespace(count=2))
+    explanation._with_machine(Facts(FIFTY), HERE, None, None, lambda _: None)
+    assert asked == [expected]
 
 
 def test_tensorrt_rtx_has_no_target_for_hopper() -> None:

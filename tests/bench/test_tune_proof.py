@@ -80,6 +80,20 @@ def test_a_candidate_is_proven_on_its_own_session(
     assert (proof.accuracy is not None) == ran
 
 
+@pytest.mark.parametrize(
+    ("point", "layout"), [(Point("torch"), "channels-last"), (Point("ort-cpu"), "auto")]
+)
+def test_the_baseline_is_pytorch_in_its_fastest_layout(
+    digits: Weights, point: Point, layout: str
+) -> None:
+    request = checked_request(digits, "latency")
+    bench = Bench(request, [point], None, HERE, lambda _: None)
+    with ExitStack() as stack:
+        opening = bench.open(point, stack)
+        assert opening.options is not None
+        assert opening.options.memory_format == layout
+
+
 def test_the_output_says_how_the_pick_is_made_again_without_timing(
     digits: Weights, tmp_path: Path
 ) -> None:

@@ -445,7 +445,11 @@ def test_a_disturbed_visit_is_repeated_and_a_machine_that_is_never_quiet_ends_to
     never = simulation(digits, plans, load=lambda _: SPINNING)
     tuned = [each.run(monkeypatch) for each in (calm, once, never)]
     assert [one.pick for one in tuned] == [ORT.name] * 3
-    assert tuned[1].visits <= tuned[0].visits + 2
+    counted = [
+        sum(len(one.rounds_ns) for one in each.candidates if one.outcome != "baseline")
+        for each in tuned
+    ]
+    assert [one.visits for one in tuned[:2]] == [counted[0], counted[1] + 1]
     assert tuned[2].visits <= 3 * tuned[0].visits
     assert [one.disturbed for one in tuned] == [0, 1, tuned[2].visits]
     words = [str(verdict(one)) for one in tuned]
@@ -454,6 +458,14 @@ def test_a_disturbed_visit_is_repeated_and_a_machine_that_is_never_quiet_ends_to
 
 
 # ---- cut short, and gone on with
+
+
+def test_who_was_left_when_it_was_cut_says_so(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = simulation(digits, {ORT: Plan(1.0), OPENVINO: Plan(1.01)})
+    left = found(search.run(monkeypatch, deadline=Cut(5)), OPENVINO)
+    assert (left.outcome, left.reason) == ("not-measured", "interrupted after 2 rounds")
 
 
 def test_a_search_that_is_cut_anywhere_goes_on_to_the_same_pick(
