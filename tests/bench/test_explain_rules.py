@@ -632,6 +632,14 @@ def test_a_runtime_of_this_machine_is_on_the_device_that_it_has(
         assert ("int8" in found.ways) == (device == "cpu")
 
 
+def test_every_runtime_that_somebody_deploys_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "available", lambda *_, **__: None)
+    found = [each.name for each in backends_here(None, VNNI, NO_GPU)]
+    assert found == [name for name in RUNTIMES if name in found]
+    assert {"torch", "ort-cpu", "openvino", "pt2"} <= set(found)
+    assert "onnx-reference" not in found  # node by node in NumPy
+
+
 @pytest.mark.parametrize(
     ("found", "expected"),
     [

@@ -22,6 +22,7 @@ from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.ab import worker as worker_module
 from resnext_bench.ab.protocol import Job, Opened, Visit
+from resnext_bench.ab.rounds import measure_rounds
 from resnext_bench.deadline import Deadline
 from resnext_bench.tune import confirm
 from resnext_bench.tune.confirm import FreshProcesses, WrongOutput
@@ -115,6 +116,30 @@ def test_times_are_compared_by_the_goal(
         artifact.manifest.file_sha256,
     )
     assert (base.streams, base.memory_format, base.artifact) == (1, "channels-last", None)
+
+
+@pytest.mark.parametrize(("device", "threads"), [("cpu", 3), ("cuda:0", 1)])
+def test_other_work_is_judged_by_the_threads_that_are_in_use(
+    digits: Weights,
+    artifact: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    threads: int,
+) -> None:
+    schedules = []
+
+    def measured(*arguments: Any, **options: Any) -> Any:
+        schedules.append(arguments[2])
+        return measure_rounds(*arguments, **options)
+
+    def opened(*_: object) -> Opened:
+        return Opened(estimate_ns=MS, device=device, delivered="", notes={}, environment=HERE)
+
+    monkeypatch.setattr(FakeWorker, "open", opened)
+    monkeypatch.setattr(confirm, "measure_rounds", measured)
+    monkeypatch.setattr(confirm, "threads_of", lambda _: 3)
+    confirmed(digits, artifact, monkeypatch)
+    assert [each.threads for each in schedules] == [threads]
 
 
 def test_a_wrong_output_and_no_time_are_no_confirmation(

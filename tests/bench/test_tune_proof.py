@@ -39,9 +39,17 @@ def swapped(_pixels: Any, logits: Any) -> Any:
     return logits[::-1]
 
 
-def wrong_on_scans(pixels: Any, logits: Any) -> Any:
+def _are_scans(pixels: Any) -> bool:
     """The digits have 17 gray levels; the images of parity have one or two, or hundreds."""
-    return np.roll(logits, 1, axis=1) if 9 < len(np.unique(pixels)) < 18 else logits
+    return 9 < len(np.unique(pixels)) < 18
+
+
+def wrong_on_scans(pixels: Any, logits: Any) -> Any:
+    return np.roll(logits, 1, axis=1) if _are_scans(pixels) else logits
+
+
+def no_numbers_on_scans(pixels: Any, logits: Any) -> Any:
+    return logits * np.float32("nan") if _are_scans(pixels) else logits
 
 
 #: What is planted, the gates, why it is out ("" if it is not), whether labeled images were run.
@@ -49,6 +57,7 @@ PROVEN: dict[str, tuple[Plant, str, str, bool]] = {
     "right": (as_it_is, "agreement>=0.99,size<=1MB", "", True),
     "too large": (as_it_is, "size<=1kB", "size", True),
     "wrong on labeled images alone": (wrong_on_scans, "agreement>=0.5", "agreement 0", True),
+    "no numbers, and no gate on answers": (no_numbers_on_scans, "size<=1MB", "give NaN", True),
     "wrong": (swapped, "agreement>=0.99", "rows are swapped", False),
 }
 

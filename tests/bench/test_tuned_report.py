@@ -286,6 +286,9 @@ def test_fewer_and_smaller_misses_are_nearer_and_the_unknown_is_farthest() -> No
     near = missing("near", agreement=0.9899, top1_loss=0.5, p99=10.0)
     record = changed(none_passed(), candidates=(two, unknown, far, near))
     assert [line.partition(":")[0] for line in nearest(record)] == ["near", "far", "unknown"]
+    wrong = record.candidates[0].model_copy(update={"name": "wrong output", "gates": ()})
+    with_it = changed(record, candidates=(wrong, *record.candidates))
+    assert nearest(with_it) == nearest(record)
 
 
 def shown_gate(actual: float | None, **facts: Any) -> str:
