@@ -54,7 +54,8 @@ class Gate:
         return replace(
             self,
             max_error=self.max_error * factor,
-            min_cosine=1 - (1 - self.min_cosine) * factor**2,  # 1 - cosine grows with the square
+            # 1 - cosine grows with the square; what is orthogonal is another function
+            min_cosine=max(0.5, 1 - (1 - self.min_cosine) * factor**2),
             max_error_ratio=self.max_error_ratio * factor,
             max_mean_ratio=self.max_mean_ratio * factor,
             name=preset,

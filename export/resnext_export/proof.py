@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.artifact.files import Artifact
-from resnext.artifact.manifest import BatchRange, CheckRecord
+from resnext.artifact.manifest import BatchRange, CheckRecord, Manifest
 from resnext.errors import GateFailed
 from resnext.images.adversarial import Adversarial
 from resnext.images.synthetic import seeded_pixels
-from resnext.precision import NUMERICS
+from resnext.precision import DEFAULT, NUMERICS
 from resnext.runtimes.registry import open_session
 from resnext.verify.adversarial import compare_adversarial
 from resnext.verify.batches.integrity import integrity_beside_parity
@@ -215,6 +215,18 @@ def _hold(artifact: Artifact, network: Network) -> None:
         refuse_other_weights(artifact, network)
 
 
+def _hint(manifest: Manifest, size: int) -> str:
+    """What to do about a file that computes something else in batches of ``size``."""
+    if manifest.foreign:
+        return ROWS_HINT if size > 1 else ""
+    if manifest.precision == DEFAULT:
+        return ""
+    return (
+        "if it is the precision's own loss, turn `check` off to export it all the same, and"
+        " `bisect` in resnext-parity finds the blocks that it loses by and mends it"
+    )
+
+
 def _compared(artifact: Artifact, expected: Expected, backend: str) -> CheckRecord:
     """What the file computes, compared with what eager PyTorch gives; rows, with each other."""
     manifest, adversarial = artifact.manifest, expected.adversarial
@@ -241,7 +253,7 @@ def _compared(artifact: Artifact, expected: Expected, backend: str) -> CheckReco
                 differs = differs.replace("PyTorch", expected.title)
                 raise GateFailed(
                     f"{differs}: {'; '.join(outcome.failures)}. Nothing was written",
-                    hint=ROWS_HINT if manifest.foreign and size > 1 else "",
+                    hint=_hint(manifest, size),
                 )
             assert outcome.max_error is not None
             worst = max(worst, outcome.max_error)

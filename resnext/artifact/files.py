@@ -204,8 +204,12 @@ def read_artifact(path: Path, *, trust: Trust | None = None) -> Artifact:
     return artifact
 
 
-def check_destination(directory: Path, *, force: bool) -> None:
+def check_destination(directory: Path, *, force: bool | None) -> None:
     """Check before any work that an artifact may be written to ``directory``.
+
+    Args:
+        directory: the folder.
+        force: replace an artifact that is there; None if who asks has no such option.
 
     Raises:
         UsageError: the folder is not empty and ``force`` is off, or it is not an artifact, which is
@@ -220,9 +224,8 @@ def check_destination(directory: Path, *, force: bool) -> None:
             raise UsageError(f"{directory} is not a folder", hint=_ELSEWHERE)
         names = sorted(entry.name for entry in directory.iterdir())
         if names and not force:
-            raise UsageError(
-                f"{directory} is not empty", hint=f"set `force` to replace it, or {_ELSEWHERE}"
-            )
+            replace = "set `force` to replace it, or " if force is False else ""
+            raise UsageError(f"{directory} is not empty", hint=replace + _ELSEWHERE)
         if names and not _is_artifact_folder(directory, names):
             raise UsageError(f"{directory} holds other files besides an artifact", hint=_ELSEWHERE)
     with _disk_errors(directory), _partial(directory):

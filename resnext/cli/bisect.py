@@ -6,6 +6,8 @@ so it is loaded by name when the option is used, as subcommands are (`SectionedG
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,13 @@ _EXPORTER = "resnext_export"
 
 
 def run(
-    opened: Artifact, json_path: str | None, junit: JUnit, output: Path | None, **how: Any
+    opened: Artifact,
+    json_path: str | None,
+    junit: JUnit,
+    output: Path | None,
+    *,
+    images: int,
+    **how: Any,
 ) -> None:
     """Search, print the outcome, add it to ``junit``, and write it as JSON if requested.
 
@@ -33,6 +41,7 @@ def run(
         json_path: where the outcome goes as JSON.
         junit: gets a case for the whole.
         output: folder for an artifact that meets the gate, or None.
+        images: number of images that are requested.
         **how: as `resnext_export.bisect.mend.bisect` takes it.
 
     Raises:
@@ -43,18 +52,23 @@ def run(
     from resnext.errors import GateFailed
 
     from .parity_junit import classname
+    from .parity_report import fewer_images
 
     search, words = _loaded("bisect.mend"), _loaded("bisect.report")
 
     def say(line: str) -> None:
         echo(line, err=True)
 
-    found = search.bisect(opened, output=output, say=say, **how)
+    began = time.monotonic()
+    found = search.bisect(opened, output=output, say=say, images=images, **how)
+    took_s = time.monotonic() - began
+    if (fewer := fewer_images(found.source, found.images, images)) is not None:
+        say(fewer)
     lines = [words.headline(found), *(f"  {line}".rstrip() for line in words.report(found))]
     where = classname(opened, found.runtime)
-    case = JUnitCase("bisect", where)
+    case = JUnitCase("bisect", where, time_s=took_s)
     if not found.passed:
-        case = JUnitCase("bisect", where, "failure", "bisect", [found.reason])
+        case = replace(case, outcome="failure", code="bisect", reasons=[found.reason])
     junit.add([case], "\n".join(lines))
     if json_path != "-":
         for line in lines:

@@ -106,7 +106,7 @@ _REFERENCES = {
 @option_of(RUN)(
     "--bisect",
     is_flag=True,
-    help="If an int8, fp8, bf16 or fp16 artifact misses its gate, find the cheapest set of blocks"
+    help="If an int8, fp8, bf16 or fp16 artifact misses its gate, find a cheap set of blocks"
     " that must stay float for it to meet it: what each block loses, real builds judged on"
     " --backend, what the mended artifact costs in time. Needs the exporter.",
 )
@@ -211,7 +211,7 @@ def main(
     from . import bisect as search
     from . import pixels as port
     from .parity_junit import cases_of_integrity, cases_of_parity, classname
-    from .parity_report import report
+    from .parity_report import fewer_images, report
     from .verify import measured
 
     check_writable(json_path)
@@ -271,12 +271,8 @@ def main(
         echo(f"wrote {write_verdict(opened, judged)}", err=True)
     else:
         outcome, broken = check(opened, **how), ()
-    if outcome.rows < images:  # only a source has an end
-        echo(
-            f"warning: {outcome.inputs[0].name} has {outcome.rows} images, so that no more were"
-            f" compared; {images} were requested",
-            err=True,
-        )
+    if (fewer := fewer_images(outcome.inputs[0].name, outcome.rows, images)) is not None:
+        echo(fewer, err=True)
     lines = report(outcome, opened.manifest, requested=images)
     group = classname(opened, runtime)
     junit.add(cases_of_parity(outcome, group), "\n".join(lines))
@@ -300,7 +296,7 @@ def main(
     if not outcome.passed:
         raise GateFailed(
             f"{opened.path} on {runtime} is outside the parity gate: {'; '.join(outcome.failures)}",
-            hint=_hint(outcome, opened.manifest) if images_from is None else "",
+            hint=_hint(outcome, opened.manifest, images_from),
         )
     if broken:
         raise GateFailed(
@@ -309,22 +305,25 @@ def main(
         )
 
 
-def _hint(outcome: Parity, manifest: Manifest) -> str:
-    """What to try for a file from elsewhere, or for a quantized artifact whose logits missed a
-    limit on seeded images.
+def _hint(outcome: Parity, manifest: Manifest, images_from: str | None) -> str:
+    """What to try for a file from elsewhere, for a quantized artifact whose logits missed a limit
+    on seeded images, or for one of low precision.
     """
+    from resnext.precision import DEFAULT
     from resnext.verify.file_reference import ROWS_HINT
 
     if manifest.foreign:
-        return ROWS_HINT
+        return ROWS_HINT if images_from is None else ""
+    seldom = all(limit.passed for limit in outcome.limits)  # rows, shape, type: no precision's loss
+    if manifest.precision == DEFAULT or (seldom and outcome.max_error is not None):
+        return ""
+    blame = "`bisect` finds the blocks that it loses by"
     record = manifest.quantization
-    if record is None or record.source.startswith("random"):
-        return ""
-    if all(limit.passed for limit in outcome.limits):
-        return ""
+    if images_from is not None or record is None or record.source.startswith("random"):
+        return blame
     return (
         "seeded images may lie outside the calibrated ranges; set `images_from` to images like"
-        f" those of the calibration ({record.source})"
+        f" those of the calibration ({record.source}); if it misses these, too, {blame}"
     )
 
 

@@ -73,6 +73,16 @@ def report(outcome: Parity, manifest: Manifest, requested: int = 0) -> list[str]
     return lines
 
 
+def fewer_images(source: str, compared: int, requested: int) -> str | None:
+    """A warning if fewer images were compared than requested: only a source has an end."""
+    if compared >= requested:
+        return None
+    return (
+        f"warning: {source} has {compared} images, so that no more were compared; {requested} were"
+        " requested"
+    )
+
+
 def _images(outcome: Parity, requested: int) -> str:
     ordinary, *extreme = outcome.inputs
     text = f"{outcome.rows} {ordinary.name}"

@@ -192,12 +192,15 @@ class Parity(BaseModel):
         """
         fields: dict[str, Any] = handler(self)
         if self.reference == "torch":
-            del fields["reference"], fields["unknown"]
+            del fields["reference"]
+            if not self.unknown:
+                del fields["unknown"]
         return fields
 
     def of(self, reference: str, unknown: str) -> Parity:
-        """This outcome, of a comparison with ``reference``."""
-        return self.model_copy(update={"reference": reference, "unknown": unknown})
+        """This outcome of a comparison with ``reference``, which cannot tell ``unknown``."""
+        both = "; ".join(filter(None, (self.unknown, unknown)))
+        return self.model_copy(update={"reference": reference, "unknown": both})
 
     def with_inputs(self, inputs: Sequence[InputKind], failures: Sequence[str]) -> Parity:
         """This outcome with further kinds of input, and what failed on them; if it failed before,
@@ -272,7 +275,8 @@ def compare(
         precision: of the candidate; chooses the limits of a preset.
         baseline: logits that show the cost of the candidate's precision on the same inputs, for
             ``error_ratio``: eager PyTorch at that precision, or a quantized graph computed as
-            ONNX defines it.
+            ONNX defines it. Rows that are not finite show none; without any other, there is no
+            ratio, and the remaining limits judge.
         dtype: element type that the candidate must have.
         artifact_sha256: digest of the file that gave ``candidate``; the verdict holds for it alone.
         images: what the rows are, for `Parity.inputs`.
@@ -291,10 +295,10 @@ def compare(
     rms = float(np.sqrt(np.mean(want**2)))
     if not np.isfinite(want).all() or rms == 0:
         raise UsageError("the reference itself is NaN, infinite or all zero; it can prove nothing")
-    if baseline is not None and (baseline.shape != want.shape or not np.isfinite(baseline).all()):
-        raise UsageError(
-            f"the baseline must be finite and of shape {want.shape}, got shape {baseline.shape}"
-        )
+    if baseline is not None and baseline.shape != want.shape:
+        raise UsageError(f"the baseline must be of shape {want.shape}, not {baseline.shape}")
+    # Rows for which the precision itself overflows show no cost of it.
+    shown = None if baseline is None else np.isfinite(baseline).all(axis=1)
 
     failures = []
     if candidate.dtype.name != dtype:
@@ -310,6 +314,10 @@ def compare(
             f"{int(np.isnan(got).sum())} NaN and {int(np.isinf(got).sum())} infinite values, first"
             f" in row {rows[0]}"
         )
+        if shown is not None and not shown[rows].any():
+            failures.append(
+                "so has the precision itself on these rows: values in between are beyond its range"
+            )
         return _incomparable(failures, len(want), artifact_sha256, gate, images)
 
     difference = np.abs(got - want)
@@ -319,8 +327,8 @@ def compare(
     agreed = got.argmax(axis=1) == want.argmax(axis=1)
     ratio = mean_ratio = loss = None
     least = least_loss(want, rms)
-    if baseline is not None:
-        lost = np.abs(baseline.astype(np.float64) - want) / rms
+    if baseline is not None and shown is not None and shown.any():
+        lost = np.abs(baseline.astype(np.float64) - want)[shown] / rms
         loss = float(lost.max())
         ratio = max_error / max(loss, least)
         mean_ratio = mean_error / max(float(lost.mean()), _ROUNDING)
@@ -339,7 +347,7 @@ def compare(
         "mean_ratio": f"mean error is {mean_ratio or 0:.1f} times what its precision costs, allowed"
         f" {gate.max_mean_ratio:g}",
         "min_cosine": f"cosine {float(cosine.min()):.6f} in row {int(cosine.argmin())}, allowed"
-        f" {gate.min_cosine}",
+        f" {gate.min_cosine:.6g}",
         "top1": f"top-1 agrees in {int(agreed.sum())} of {len(agreed)} rows, allowed"
         f" {gate.min_top1:.0%}",
     }
@@ -368,6 +376,7 @@ def compare(
         gate=gate.name,
         limits=tuple(kept),
         loss=loss,
+        unknown=_without_loss(shown),
         flips=_flips(want / rms, ~agreed, 2 * max(loss or 0.0, least)),
         inputs=(
             InputKind(
@@ -378,6 +387,16 @@ def compare(
                 worst=int(difference.max(axis=1).argmax()),
             ),
         ),
+    )
+
+
+def _without_loss(shown: NDArray[np.bool_] | None) -> str:
+    """What is not known where the precision itself overflows."""
+    if shown is None or shown.all():
+        return ""
+    return (
+        f"what the precision itself loses is not known on {int((~shown).sum())} of {len(shown)}"
+        " images: eager PyTorch overflows in it there"
     )
 
 
@@ -486,14 +505,21 @@ def _top_set_agreement(got: NDArray[Any], want: NDArray[Any], k: int) -> float:
 
 
 def _diagnosis(got: NDArray[Any], want: NDArray[Any], close: float) -> str | None:
-    """Name a fault that the numbers reveal, or None."""
+    """Name a fault that the numbers reveal, or None.
+
+    Args:
+        got: the candidate's logits, N x classes.
+        want: the reference's, likewise.
+        close: difference within which two logits are the same.
+    """
     if len(want) > 1:
-        # Distance of every candidate row to every reference row.
-        nearest = np.array([int(np.abs(want - row).max(axis=1).argmin()) for row in got])
-        exact = all(
-            float(np.abs(got[i] - want[nearest[i]]).max()) <= close for i in range(len(got))
-        )
-        if exact and not np.array_equal(nearest, np.arange(len(got))):
+        nearest, sure = [], True
+        for row in got:
+            distance = np.abs(want - row).max(axis=1)
+            nearest.append(int(distance.argmin()))
+            # One that is close to several different rows is nobody's: the limit is wide.
+            sure = sure and len(np.unique(want[distance <= close], axis=0)) == 1
+        if sure and nearest != list(range(len(got))):
             return "every row equals another row of the reference: rows are swapped or repeated"
         if float(got.std(axis=0).max()) == 0:
             return "every row is the same: the output does not depend on the input"

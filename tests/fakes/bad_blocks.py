@@ -54,6 +54,17 @@ def tiny_channels(weights: Weights, block: str, factor: float = 1e-4) -> Weights
     return _with(weights, state)
 
 
+def scaled_channel(
+    weights: Weights, norm: str, reader: str, factor: float, channel: int = 3
+) -> Weights:
+    """A channel of ``norm`` is ``factor`` times as large, which ``reader`` undoes."""
+    state = _copied(weights)
+    for part in ("weight", "bias"):
+        state[f"{norm}.{part}"][channel] *= factor
+    state[f"{reader}.weight"][:, channel] /= factor
+    return _with(weights, state)
+
+
 def cancelling_classifier(weights: Weights, block: str, size: float = 300.0) -> Weights:
     """Two features of the classifier are the same, with large weights that cancel.
 

@@ -79,7 +79,7 @@ def lossless() -> Bisection:
 BISECTIONS: dict[str, Callable[[], Bisection]] = {
     "mended": mended,
     "for free": lambda: mended(
-        damage=(), keep=(), changes=("equalize",), reason="equalize alone mend it"
+        damage=(), keep=(), changes=("equalize",), reason="equalize alone mends it"
     ),
     "one block": one_block,
     "lossless": lossless,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from resnext.storage import scratch_folder
 from resnext.verify.check import comparison_for, natural_runtime
 from resnext.verify.conformance import write_kit
 from resnext.verify.parity import Parity
+from resnext.verify.untrained import untrained
 from resnext.version import __version__
 from resnext.weights.spec import Weights
 from resnext_export.command import export_command
@@ -46,7 +48,7 @@ def bisect(
     output: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Bisection:
-    """Search by block for the cheapest set that must stay float for ``artifact`` to meet its gate.
+    """Search by block for a cheap set that must stay float for ``artifact`` to meet its gate.
 
     First it is judged as it is; then its float32 sibling, since what float misses no block mends.
     Mends that cost no time come next (`FREE`), and then blocks, in the order of what they mend for
@@ -75,8 +77,10 @@ def bisect(
     """
     if agreement is not None and not 0 < agreement <= 1:
         raise UsageError(f"`agreement` is a share above 0 and at most 1, not {agreement:g}")
+    if agreement is not None and (finding := untrained(artifact.manifest)) is not None:
+        raise UsageError(f"{finding.message}; `agreement` cannot be asked of it", hint=finding.hint)
     if output is not None:
-        check_destination(output, force=False)
+        check_destination(output, force=None)
     runtime = runtime or natural_runtime(artifact)
     with scratch_folder() as scratch:
         workshop = Workshop(artifact, weights, scratch, say)
@@ -92,11 +96,15 @@ def bisect(
             with working("timing the mended artifact against the original"):
                 facts["price"] = measured_price(artifact, search.mended, runtime, size)
             request = workshop.changed(search.keep, **dict.fromkeys(search.changes, True))
+            with working("the export's own check of the mended artifact"):
+                checked = workshop.checked(search.mended, request)
             if output is not None:
-                _write(search.mended, output, workshop.weights, request.record())
+                mended = checked or search.mended
+                _write(mended, output, workshop.weights, request.record())
+            command = export_command(request, output or "mended")
             facts |= {
                 "mended_sha256": search.mended.manifest.file_sha256,
-                "command": export_command(request, output or "mended"),
+                "command": command if checked is not None else f"{command} --no-check",
                 "keep": search.keep,
                 "changes": search.changes,
             }
@@ -132,6 +140,7 @@ class _Search:
         damage: of each block.
         keep, changes, mended: of the best candidate that passed.
         base: free changes that the search for blocks builds on: they lose less, but too much.
+        free: all that can be made.
         first: the comparison of ``artifact`` itself.
     """
 
@@ -145,8 +154,10 @@ class _Search:
     changes: tuple[str, ...] = ()
     mended: Artifact | None = None
     base: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
     first: Parity = field(init=False)
     _last: Artifact = field(init=False)
+    _took_s: float = 0.0
 
     def run(self) -> tuple[Outcome, str]:
         """How it ends, and why in a sentence."""
@@ -156,7 +167,9 @@ class _Search:
             return "passes", "it meets the gate: there is nothing to mend"
         self.say(f"misses its gate: {'; '.join(attempt.failures)}")
         if self._rebuilt_passes():
-            return "elsewhere", "the same export, made again, meets the gate: this file is damaged"
+            return "elsewhere", (
+                "the same export, made again, meets the gate: this file is damaged; export it again"
+            )
         whole = self._judged(self.workshop.float_request(), "fp32", changes=("fp32",))
         if not whole.passed:
             return "elsewhere", (
@@ -164,18 +177,27 @@ class _Search:
                 " not in the precision of a block"
             )
         if self._mended_for_free():
-            return "mended", f"{' and '.join(self.changes)} alone mend it, which costs no time"
+            verb = "mends" if len(self.changes) == 1 else "mend"
+            return "mended", f"{' and '.join(self.changes)} alone {verb} it, which costs no time"
         self._measure()
         price = self.workshop.macs_share
         order = by_worth(self.damage, price)
-        self.say(f"searching {len(order)} blocks: {most_builds(len(order))} builds at most")
+        most = most_builds(len(order))
+        took = most * self._took_s / max(1, len(self.attempts) - 1)
+        self.say(
+            f"searching {len(order)} blocks: {most} builds at most, about {took:.0f} s, and a few"
+            " that try to do with less"
+        )
         found = shortest_prefix(order, self._meets)
         if found is None:
             return "float-only", (
                 f"only with all of its {len(order)} blocks in float does it meet the gate: that is"
                 " an artifact of a wider precision"
             )
-        kept = without_spares(found, price, self._meets)
+        kept = without_spares(found, price, self._meets, needed=1)  # the prefix missed without it
+        if self.free and self.free != self.base:
+            # Free changes that mend one of several faults may show in no error of the whole.
+            kept = without_spares(kept, price, lambda fewer: self._meets(fewer, self.free))
         share = sum(price[name] for name in kept)
         return "mended", (
             f"{', '.join(kept)} must stay float: {share:.1%} of the multiply-accumulates"
@@ -199,8 +221,9 @@ class _Search:
         if self.artifact.manifest.engine is not None:  # no two builds of one give the same bytes
             return False
         try:
-            again = self.workshop.build(self.workshop.request)
-        except GateFailed:  # this file was exported unchecked
+            with working("the same export again"):
+                again = self.workshop.build(self.workshop.request)
+        except GateFailed:  # today's export refuses it
             return False
         if again.manifest.file_sha256 == self.artifact.manifest.file_sha256:
             return False
@@ -219,6 +242,8 @@ class _Search:
             tried = (*tried, name)
             if self._meets((), tried):
                 return True
+            if self.attempts[-1].artifact_sha256 is not None:  # it can be made
+                self.free = tried
             error = self.attempts[-1].mean_error
             if error is not None and (least is None or error < least):
                 self.base, least = tried, error
@@ -258,6 +283,7 @@ class _Search:
         changes: tuple[str, ...] = (),
     ) -> Attempt:
         number = len(self.attempts)
+        began = time.monotonic()
         with working(f"build {number}: {what}"):
             try:
                 self._last = self.workshop.build(request)
@@ -265,8 +291,10 @@ class _Search:
             except GateFailed as exc:  # while it was made
                 attempt = Attempt(keep=keep, changes=changes, passed=False, failures=(exc.message,))
         self.attempts.append(attempt)
+        took_s = time.monotonic() - began
+        self._took_s += took_s
         ended = "meets the gate" if attempt.passed else f"misses: {attempt.failures[0]}"
-        self.say(f"build {number} ({what}) {ended}")
+        self.say(f"build {number} ({what}, {took_s:.0f} s) {ended}")
         return attempt
 
 

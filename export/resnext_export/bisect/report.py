@@ -25,7 +25,7 @@ def report(found: Bisection) -> Iterator[str]:
         yield ""
     for attempt in found.attempts[1:]:
         top1 = "" if attempt.top1 is None else f", top-1 agrees on {attempt.top1:.2%}"
-        ended = "meets it" if attempt.passed else "misses it"
+        ended = "meets it" if attempt.passed else f"misses it: {attempt.failures[0]}"
         yield f"build      {attempt.what}: {ended}{top1}"
     if found.price is not None:
         yield f"price      {found.price}"

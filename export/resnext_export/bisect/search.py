@@ -1,4 +1,4 @@
-"""The cheapest set of blocks that must stay float, in few builds. Builds nothing itself."""
+"""A cheap set of blocks that must stay float, in few builds. Builds nothing itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeAlias
 #: Builds an artifact that keeps these blocks float, and says whether it meets its gate.
 Meets: TypeAlias = Callable[[tuple[str, ...]], bool]
 #: Members that `without_spares` tries to drop, at most.
-_MOST_SPARES = 4
+MOST_SPARES = 4
 
 
 def by_worth(damage: Mapping[str, float], price: Mapping[str, float]) -> tuple[str, ...]:
@@ -49,13 +49,18 @@ def most_builds(blocks: int) -> int:
 
 
 def without_spares(
-    kept: tuple[str, ...], price: Mapping[str, float], meets: Meets
+    kept: tuple[str, ...], price: Mapping[str, float], meets: Meets, needed: int = 0
 ) -> tuple[str, ...]:
-    """``kept`` without members that are not needed, the dearest tried first.
+    """``kept`` without members that are not needed, the dearest tried first; a few builds at most.
 
-    The last member is needed: without it, the prefix missed. A few builds at most.
+    Args:
+        kept: meets the gate.
+        price: of each.
+        meets: builds an artifact, and says whether it does.
+        needed: number of last members that are known to be needed.
     """
-    for spare in sorted(kept[:-1], key=lambda name: -price[name])[:_MOST_SPARES]:
+    spares = kept[: len(kept) - needed]
+    for spare in sorted(spares, key=lambda name: -price[name])[:MOST_SPARES]:
         fewer = tuple(name for name in kept if name != spare)
         if meets(fewer):
             kept = fewer

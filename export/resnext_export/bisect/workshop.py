@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import MANIFEST_NAME, Manifest, read_manifest
-from resnext.errors import BadArtifact, UsageError
+from resnext.errors import BadArtifact, GateFailed, UsageError
 from resnext.network.layers import block_of, layers
 from resnext.precision import DEFAULT
 from resnext.verify.check import recorded_weights
@@ -26,7 +27,8 @@ class Workshop:
         artifact: fp16, bf16, int8 or fp8, made by an export.
         weights: SPEC of what it was made from, if that moved.
         scratch: folder for what is not kept.
-        say: called with one line for what a user should know before the work is done.
+        say: called with one line for what a user should know before the work is done, once for
+            each.
 
     Attributes:
         weights: the network.
@@ -63,7 +65,7 @@ class Workshop:
         self.weights = recorded_weights(artifact, weights)
         if weights is not None:
             self.request = replace(self.request, weights=weights)
-        self._scratch, self._say = scratch, say
+        self._scratch, self._say = scratch, functools.cache(say)
         every = [layer for layer in layers(manifest.network) if layer.name not in manifest.left]
         self.blocks: dict[str, list[str]] = {}
         for layer in every:
@@ -80,13 +82,37 @@ class Workshop:
         return replace(self.request, keep_fp32=names or None, **changes)
 
     def build(self, request: ExportRequest) -> Artifact:
-        """The checked artifact of ``request``, built now unless an earlier run left it.
+        """The artifact of ``request``, in the work folder. It is not held against the export's own
+        gate: the search has another, on other images.
 
         Raises:
-            GateFailed: it does not compute what PyTorch computes.
+            GateFailed: a value is beyond the precision, or the float32 export is wrong.
             ResnextError: whatever the build raises.
         """
-        return build_or_reuse(request, self.weights, say=self._say).artifact
+        *before, last = request.steps()
+        source: Any = self.weights
+        for step in before:  # what is float is checked once, for all
+            low = step.precision not in (None, DEFAULT)
+            folder = self._scratch if low else None
+            source = build_step(
+                step, self.weights, source, folder, check=not low, say=self._say
+            ).artifact
+        return build_step(
+            last, self.weights, source, self._scratch, check=False, say=self._say
+        ).artifact
+
+    def checked(self, artifact: Artifact, request: ExportRequest) -> Artifact | None:
+        """``artifact``, which ``request`` made, with the record of the export's own check; itself
+        if it is an engine, of which no two builds are the same; None if that check refuses it.
+        """
+        if artifact.manifest.engine is not None:
+            return artifact
+        try:
+            again = build_or_reuse(request, self.weights, say=self._say).artifact
+        except GateFailed:
+            return None
+        same = again.manifest.file_sha256 == artifact.manifest.file_sha256
+        return again if same else artifact
 
     def float_request(self) -> ExportRequest:
         """The float32 artifact of the same format."""
@@ -98,20 +124,14 @@ class Workshop:
         return replace(self.request, **plain)
 
     def alone(self, block: str, **changes: Any) -> Artifact:
-        """An unchecked ONNX artifact in which only ``block`` is in low precision."""
+        """The ONNX artifact in which only ``block`` is in low precision."""
         others = [name for names in self.blocks.values() for name in names]
         request = self.changed(
             [name for name in others if name not in self.blocks[block]], **changes
         )
         if not FORMATS[request.format].is_source:
             request = request.steps()[-2]
-        *before, last = request.steps()
-        source: Any = self.weights
-        for step in before:  # checked once, for all
-            source = build_step(step, self.weights, source, say=self._say).artifact
-        return build_step(
-            last, self.weights, source, self._scratch, check=False, say=lambda _: None
-        ).artifact
+        return self.build(request)
 
 
 def _from_weights(artifact: Artifact) -> ExportRequest:

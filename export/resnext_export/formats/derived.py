@@ -30,6 +30,7 @@ from resnext.artifact.manifest import (
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import BadInput, GateFailed, UnknownName, UsageError
 from resnext.images.synthetic import seeded_pixels
+from resnext.network.layers import block_of
 from resnext.precision import DEFAULT, PRECISIONS, Numerics, Precision
 from resnext.progress import working
 from resnext.runtimes.onnx_reference.evaluator import node_by_node
@@ -320,7 +321,11 @@ def _checked_ranges(
     ranges = [each for each in activation_ranges(parent.path, images) if each.node not in kept]
     if beyond := [each for each in overflows(ranges, half, headroom=1.0) if each.beyond]:
         more = f" ({len(beyond)} layers are)" if len(beyond) > 1 else ""
-        raise GateFailed(f"{beyond[0]}{more}. Nothing was written")
+        blocks = ",".join(dict.fromkeys(block_of(each.node) for each in beyond))
+        hint = f"or keep what exceeds it in float32 with `keep_fp32` {blocks}"
+        raise GateFailed(
+            f"{beyond[0]}{more}. Nothing was written", hint="" if parent.manifest.foreign else hint
+        )
     widest = max(ranges, key=lambda each: each.largest)
     return RangeRecord(
         layer=widest.node,

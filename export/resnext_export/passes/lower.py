@@ -286,7 +286,7 @@ def rounded(
         raise GateFailed(
             f"{layer}: the largest value of {name!r}, {largest:.6g}, is beyond {precision}'s"
             f" {limit.largest:.6g}",
-            hint=f"use {' or '.join(limit.wider)}",
+            hint=f"use {' or '.join(limit.wider)}, or `keep_fp32` {layer}",
         )
     # A few tiny weights beside large ones do no harm (a channel that training gave up). It is too
     # much if fp16, with three more bits of mantissa, keeps less of the layer than bf16 would.
@@ -298,7 +298,7 @@ def rounded(
             raise GateFailed(
                 f"{layer}: {share:.0%} of {name!r} turns to zero or subnormal in fp16 (its largest"
                 f" value is {largest:.3g})",
-                hint="use bf16 or fp32",
+                hint=f"use bf16 or fp32, or `keep_fp32` {layer}",
             )
     return lowered
 

@@ -131,6 +131,16 @@ def test_a_repeated_row_fails_and_is_named_as_such(reference: Logits) -> None:
     assert "rows are swapped or repeated" in reasons(compare(reference, candidate))
 
 
+def test_rows_within_a_wide_limit_of_each_other_are_not_called_swapped(reference: Logits) -> None:
+    wide = Gate(5.0, 0.9, 0.0, np.inf)
+    assert np.ptp(reference, axis=0).max() < 5.0 * rms(reference)
+    candidate = reference.astype(np.float32)
+    candidate[0] -= 0.9 * candidate[0] - 0.9 * candidate[1]  # nearer to another
+    found = reasons(compare(reference, candidate, gate=wide))
+    assert "cosine" in found
+    assert "swapped" not in found
+
+
 def test_constant_rows_fail_and_are_named_as_such(reference: Logits) -> None:
     candidate = np.tile(reference.mean(axis=0).astype(np.float32), (12, 1))
     assert "the output does not depend on the input" in reasons(compare(reference, candidate))
@@ -228,6 +238,26 @@ def test_the_error_ratio_is_over_what_the_baseline_loses(reference: Logits) -> N
     assert compare(reference, candidate, gate=loose).error_ratio is None
 
 
+def test_rows_that_the_precision_itself_overflows_on_show_no_cost(reference: Logits) -> None:
+    candidate = (reference + 1e-3).astype(np.float32)
+    baseline = candidate.copy()
+    gate = Gate(0.1, 0.9, 0.9, max_error_ratio=2.0)
+    whole = compare(reference, candidate, gate=gate, baseline=baseline)
+    baseline[1:] = np.inf
+    some = compare(reference, candidate, gate=gate, baseline=baseline)
+    assert some.passed
+    assert some.loss == pytest.approx(whole.loss, rel=0.01)
+    baseline[0, 0] = np.nan
+    none = compare(reference, candidate, gate=gate, baseline=baseline)
+    assert (none.passed, none.loss, none.error_ratio) == (True, None, None)
+    far = (reference * 1.5).astype(np.float32)
+    assert "max error" in reasons(compare(reference, far, gate=gate, baseline=baseline))
+    overflows = reasons(compare(reference, baseline, gate=gate, baseline=baseline))
+    assert "so has the precision itself on these rows" in overflows
+    with pytest.raises(UsageError, match="baseline must be of shape"):
+        compare(reference, candidate, gate=gate, baseline=baseline[1:])
+
+
 def test_a_perfect_baseline_does_not_fail_one_rounding(reference: Logits) -> None:
     exact = reference.astype(np.float32)
     candidate = np.nextafter(exact, np.float32(100))
@@ -243,8 +273,9 @@ def test_a_baseline_that_is_not_finite_never_passes_in_silence(
 ) -> None:
     baseline = reference.astype(np.float32)
     baseline[0, 0] = value
-    with pytest.raises(UsageError, match="baseline"):
-        compare(reference, reference.astype(np.float32), baseline=baseline)
+    outcome = compare(reference, reference.astype(np.float32), baseline=baseline)
+    assert "not known on 1 of 12 images" in outcome.of("torch", "").unknown
+    assert Parity.model_validate_json(outcome.model_dump_json()) == outcome
 
 
 @pytest.mark.parametrize("shape", [(1, 10), (12, 1), (11, 10)])
@@ -362,6 +393,7 @@ def test_presets_of_every_precision_are_ordered_and_an_unknown_one_is_refused() 
         assert strict.max_error < default.max_error < loose.max_error
         assert strict.min_cosine > default.min_cosine > loose.min_cosine
         assert strict.min_top1 == default.min_top1 == loose.min_top1
+        assert loose.min_cosine >= 0.5  # what is orthogonal is another function
     with pytest.raises(UnknownName, match="unknown gate 'lose'; did you mean 'loose'"):
         gate_for("fp32", "lose")
     with pytest.raises(UnknownName, match="gate"):

@@ -53,9 +53,10 @@ def test_members_that_are_not_needed_are_dropped_dearest_first() -> None:
     kept = ("a", "b", "c", "d", "last")
     price = {"a": 1.0, "b": 4.0, "c": 2.0, "d": 3.0, "last": 9.0}
     builds = Builds(["c", "last"])
-    assert without_spares(kept, price, builds) == ("c", "last")
+    assert without_spares(kept, price, builds, needed=1) == ("c", "last")
     assert set(kept) - set(builds.built[0]) == {"b"}
     assert "last" in set.intersection(*map(set, builds.built))
+    assert without_spares(kept, price, Builds(["c"])) == ("a", "c")  # four tries at most
 
 
 def test_few_builds_go_into_dropping() -> None:
