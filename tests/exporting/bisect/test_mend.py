@@ -77,10 +77,6 @@ def classifier(weights: Weights) -> Weights:
     return cancelling_classifier(weights, "layer3.0")
 
 
-def beyond_fp16(weights: Weights) -> Weights:
-    return scaled_channel(weights, "layer2.0.bn2", "layer2.0.conv3", 1e6)
-
-
 #: Each plant, the form of the artifact, and the blocks that must be found. A tensor between two
 #: blocks is quantized for either, in a scheme for processors.
 PLANTS: list[tuple[Callable[[Weights], Weights], dict[str, Any], set[str]]] = [
@@ -100,7 +96,6 @@ PLANTS: list[tuple[Callable[[Weights], Weights], dict[str, Any], set[str]]] = [
     (outlier_between, OPENVINO, {"layer1.0", "layer2.0"}),
     (tiny, OPENVINO, {"layer2.0"}),
     (classifier, {"precision": "fp16"}, {"fc"}),
-    (beyond_fp16, {"precision": "fp16"}, {"layer2.0"}),
 ]
 
 
@@ -356,6 +351,21 @@ def test_the_exports_own_gate_is_not_that_of_the_search(digits: Weights, tmp_pat
     assert checked is not None
     assert checked.manifest.file_sha256 == mended.manifest.file_sha256
     assert (mended.manifest.check, checked.manifest.check is None) == (None, False)
+
+
+def test_what_float16_overflows_on_is_exported_and_judged_with_its_block_in_float(
+    digits: Weights, tmp_path: Path
+) -> None:
+    file = tmp_path / "wide.safetensors"
+    save_weights(scaled_channel(digits, "layer2.0.bn2", "layer2.0.conv3", 1e6), file)
+    with pytest.raises(GateFailed, match="beyond fp16's 65504") as refused:
+        export(str(file), tmp_path / "fp16", precision="fp16")
+    assert refused.value.hint.endswith("with `keep_fp32` layer2.0")
+    artifact = export(str(file), tmp_path / "fp16", precision="fp16", keep_fp32=("layer2.0",))
+    assert artifact.manifest.check is not None
+    outcome = check(artifact)
+    assert outcome.passed
+    assert "eager PyTorch overflows in it there" in outcome.unknown
 
 
 # ---- what is refused
