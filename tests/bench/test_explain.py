@@ -18,10 +18,11 @@ from click.testing import CliRunner, Result
 
 from exported import export_onnx
 from fakes.here import HERE
-from resnext.artifact.files import read_artifact
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import Manifest, MergeRecord, WeightsRecord
 from resnext.errors import GateFailed
 from resnext.images.synthetic import seeded_pixels
+from resnext.machine.environment import Environment
 from resnext.machine.machine import this_machine
 from resnext.network.forms import fold_batch_norms
 from resnext.network.layers import layers
@@ -262,8 +263,16 @@ def test_a_name_that_a_benchmark_gave_says_whether_groups_are_merged(
 
 
 def candidate(name: str, precision: str, outcome: str, **facts: Any) -> CandidateRecord:
-    fields = {"name": name, "backend": "openvino", "precision": precision, "batch": 8, "threads": 2}
-    return CandidateRecord(**{**fields, "outcome": outcome, **facts})
+    fields = {
+        "name": name,
+        "backend": "openvino",
+        "precision": precision,
+        "batch": 8,
+        "threads": 2,
+        "outcome": outcome,
+        "artifact_sha256": None if outcome == "refused" else "c" * 64,
+    }
+    return CandidateRecord(**{**fields, **facts})
 
 
 def search(folder: Path, *candidates: CandidateRecord, **facts: Any) -> Path:
@@ -291,42 +300,61 @@ def search(folder: Path, *candidates: CandidateRecord, **facts: Any) -> Path:
 SIX = dict.fromkeys(range(6), (1,))
 
 
+def chosen(folder: Path, sha256: str = "c" * 64) -> Artifact:
+    """An artifact in ``folder``."""
+    return Artifact(folder, manifest("onnx-fp32", file_sha256=sha256))
+
+
 def test_what_a_search_timed_and_what_fell_in_it_is_found(tmp_path: Path) -> None:
     folder = search(
         tmp_path / "best",
-        candidate("a", "int8", "picked", p50_ns=1e7, merge_groups=32, rounds_ns=SIX),
+        candidate("a", "int8", "picked", p50_ns=1e7, merge_groups=32, rounds_ns=SIX, streams=2),
         candidate("b", "fp32", "slower", p50_ns=4e7, rounds_ns=SIX),
         candidate("e", "int8", "slower", p50_ns=9e7, rounds_ns={0: (9,), 1: (9,)}),  # no interval
         candidate("f", "fp8", "refused", reason="no images were named"),
         candidate("c", "bf16", "gate", reason="agreement 0.90, at least 0.98 was asked for"),
         candidate("d", "int8", "failed", reason="no"),
     )
-    times, fallen = searched(folder, HERE, pytest.fail)
+    times, fallen = searched(chosen(folder), HERE, None, pytest.fail)
     assert times == (
-        Timed("tune.json", "2026-11-25", "openvino", "int8", True, 8, 1e7),
+        Timed("tune.json", "2026-11-25", "openvino", "int8", True, 8, 1e7, streams=2),
         Timed("tune.json", "2026-11-25", "openvino", "fp32", False, 8, 4e7),
     )
     text = "In a search no candidate passed; c: agreement 0.90, at least 0.98 was asked for."
-    refused = "In a search no candidate passed; f: no images were named."
+    refused = "In a search every candidate was refused; f: no images were named."
     assert fallen == (
-        Seen("fp8", refused, "2026-11-25", "tune.json"),  # nothing is known of it
+        Seen("fp8", refused, "2026-11-25", "tune.json", source="known"),  # nothing was measured
         Seen("bf16", text, "2026-11-25", "tune.json", "no use"),
     )
+    assert searched(chosen(folder), HERE, {"ort-cpu"}, pytest.fail) == ((), ())
+    search(
+        folder, candidate("a", "int8", "picked", rounds_ns=SIX, p50_ns=1e7), visits=8, disturbed=7
+    )
+    ((row,), _) = searched(chosen(folder), HERE, None, pytest.fail)
+    assert "7 of 8 visits" in row.doubt
+
+
+ELSEWHERE = HERE.model_copy(update={"cpu": "another CPU"})
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"),
-    [("{}", "cannot be used"), ("nonsense", "cannot be used"), (None, "is of another machine")],
+    ("content", "sha256", "problem"),
+    [
+        ("{}", "c" * 64, "cannot be used"),
+        ("nonsense", "c" * 64, "cannot be used"),
+        (None, "c" * 64, "is of another machine"),
+        (HERE, "d" * 64, "is of another artifact"),
+    ],
 )
 def test_a_search_that_cannot_be_used_is_a_remark(
-    tmp_path: Path, content: str | None, problem: str
+    tmp_path: Path, content: str | Environment | None, sha256: str, problem: str
 ) -> None:
-    elsewhere = HERE.model_copy(update={"cpu": "another CPU"})
-    folder = search(tmp_path, candidate("b", "fp32", "slower", p50_ns=4e7), environment=elsewhere)
-    if content is not None:
+    machine = content if isinstance(content, Environment) else ELSEWHERE
+    folder = search(tmp_path, candidate("b", "fp32", "slower", p50_ns=4e7), environment=machine)
+    if isinstance(content, str):
         (folder / "tune.json").write_text(content)
     notes: list[str] = []
-    assert searched(folder, HERE, notes.append) == ((), ())
+    assert searched(chosen(folder, sha256), HERE, None, notes.append) == ((), ())
     assert problem in notes[0]
 
 
@@ -343,12 +371,16 @@ def test_a_manifest_tells_what_its_export_found() -> None:
     merged = MergeRecord(groups={"a": 2}, max_error=0.0, runtime="ort", batch=8, speedup=1.44)
     (said,) = told(manifest("onnx-fp32", merged=merged))
     assert said.topic == "merged groups"
-    assert said.text == "Merging, timed on ort at fp32, batch 8: 1.44 times as fast."
-    assert said.outlook == "faster"
+    assert said.text == (
+        "On the machine that made it, merging, timed on ort at fp32, batch 8: 1.44 times as fast."
+    )
+    assert (said.source, said.outlook, said.batch) == ("known", None, 8)
+    assert list(told(manifest("onnx-fp32", merged=merged), {"openvino"})) == []
+    assert list(told(manifest("onnx-fp32", merged=merged), {"ort-cpu"})) == [said]
     none = merged.model_copy(update={"groups": {}, "speedup": None})
     (said,) = told(manifest("onnx-fp32", merged=none))
     assert said.text.endswith("no width was faster.")
-    assert said.outlook == "no use"
+    assert said.outlook is None
 
 
 def test_exports_of_these_weights_in_the_cache_are_found_unless_they_were_altered(
@@ -358,47 +390,56 @@ def test_exports_of_these_weights_in_the_cache_are_found_unless_they_were_altere
 
     entry = Path(shutil.copytree(EARLIER / "onnx-fp16", tmp_path / "onnx" / "a1"))
     artifact = read_artifact(entry)
-    sha256 = artifact.manifest.weights.sha256
-    assert list(made(sha256, tmp_path)) == []  # nobody says that it is the store's
+    sha256, config = artifact.manifest.weights.sha256, artifact.manifest.network
+    assert list(made(sha256, config, None, tmp_path)) == []  # nobody says that it is the store's
     _write_digest(entry, artifact)
-    assert [each.topic for each in made(sha256, tmp_path)] == ["fp16"]
-    assert list(made("0" * 64, tmp_path)) == []
-    assert list(made(None, tmp_path)) == []
+    assert [each.topic for each in made(sha256, config, None, tmp_path)] == ["fp16"]
+    assert list(made("0" * 64, config, None, tmp_path)) == []
+    assert list(made(None, config, None, tmp_path)) == []
+    assert list(made(sha256, replace(config, input_size=(224, 224)), None, tmp_path)) == []
     text = (entry / "manifest.json").read_text()
     (entry / "manifest.json").write_text(text.replace("4.743", "1.743"))
-    assert list(made(sha256, tmp_path)) == []
+    assert list(made(sha256, config, None, tmp_path)) == []
 
 
 def test_the_verdict_beside_an_artifact_is_told_if_it_is_about_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = read_artifact(Path(shutil.copytree(EARLIER / "onnx-fp16", tmp_path / "a")))
-    assert list(proven(artifact)) == []
+    assert list(proven(artifact, HERE)) == []
     (artifact.directory / "verdict.json").write_text("{}")
-    (said,) = proven(artifact)
+    (said,) = proven(artifact, HERE)
     assert said.text.startswith("The verdict is not to be used: ")
-    assert said.outlook is None
+    assert (said.outlook, said.source) == (None, "known")
     verdict = SimpleNamespace(
         runtime="ort-cpu",
         capability="linux avx512_vnni",
         parity=SimpleNamespace(max_error=1e-3),
         timing=SimpleNamespace(median_ns=2_500_000, batch=8),
         created="2026-11-26T00:00:00+00:00",
+        environment=HERE,
     )
     monkeypatch.setattr(past, "read_verdict", lambda _: verdict)
     monkeypatch.setattr(past, "check_binding", lambda *_: None)
-    (said,) = proven(artifact)
-    assert said.text == (
+    (said,) = proven(artifact, HERE)
+    passed = (
         "This artifact passed on ort-cpu (linux avx512_vnni), max error 1.0e-03 of the logits'"
-        " RMS, 2.5 ms at batch 8."
+        " RMS, 2.5 ms at batch 8"
     )
+    assert (said.text, said.source) == (f"{passed}.", "measured")
+    (said,) = proven(artifact, ELSEWHERE)
+    assert said.text == f"{passed}, on another machine: {HERE.title()}."
+    assert said.source == "known"
+    assert list(proven(artifact, HERE, {"openvino"})) == []
 
     def refuse(*_: Any) -> None:
         raise GateFailed("it did not")
 
     monkeypatch.setattr(past, "check_binding", refuse)
-    (said,) = proven(artifact)
+    (said,) = proven(artifact, HERE)
     assert (said.outlook, said.text) == ("no use", "The verdict did not pass: it did not.")
+    (said,) = proven(artifact, ELSEWHERE)
+    assert (said.outlook, said.source) == (None, "known")
 
 
 # ---- the command
@@ -433,7 +474,7 @@ def test_a_checkpoint_is_explained_with_what_its_weights_predict(
 
 def test_an_artifact_is_explained_with_what_is_proven_of_it() -> None:
     found = topics(EARLIER / "onnx-fp16", "--backend", "ort-cpu")
-    assert found["fp16"]["sentences"][-1]["source"] == "measured"
+    assert found["fp16"]["sentences"][-1]["text"].startswith("An export of these weights: ")
     assert any("/checkpoints/tiny.safetensors" in line for line in found["record"]["notes"])
     known = topics(EARLIER / "onnx-fp16" / "model.onnx", "--backend", "ort-cpu", "--weights", TINY)
     assert not any("tiny.safetensors" in line for line in known["record"]["notes"])

@@ -117,6 +117,15 @@ def timed(precision: str, ms: float, *, merged: bool | None = False, **changes: 
     return replace(row, low_ns=ms * 0.98e6, high_ns=ms * 1.02e6, **changes)
 
 
+BOTH = (
+    timed("int8", 32),
+    timed("int8", 31, merged=True),
+    timed("int8", 43, backend="ort-cpu"),
+    timed("int8", 25, backend="ort-cpu", merged=True),
+    timed("fp32", 90),
+    timed("fp32", 60, merged=True),
+)
+
 #: Topic; facts in which a sentence is said; what it says; like facts in which it is not.
 SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "fp32 is the baseline": (
@@ -393,8 +402,28 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "merging was measured": (
         MERGED,
         cpu(timed=(timed("int8", 100.4, merged=True), timed("int8", 93.7))),
-        "openvino took 100 ms at batch 8, unmerged int8 (openvino) 93.7 ms: 0.93 times as fast.",
+        "openvino took 100 ms at batch 8, unmerged int8 (openvino) 93.7 ms: 1.07 times as long.",
         cpu(timed=(timed("int8", 100.4, merged=True), timed("fp32", 93.7))),
+    ),
+    "merging was measured on several runtimes": (
+        MERGED,
+        cpu(timed=(*BOTH, *(replace(row, batch=1, created="2026-12-01") for row in BOTH))),
+        "openvino took 31 ms at batch 8, unmerged int8 (openvino) 32 ms: no clear difference;"
+        " ort-cpu took 25 ms at batch 8, unmerged int8 (ort-cpu) 43 ms: 1.72 times as fast.",
+        cpu(timed=BOTH[:2]),
+    ),
+    "several requests in flight": (
+        "int8",
+        cpu(timed=(timed("int8", 10, streams=2), timed("fp32", 60))),
+        "openvino took 10 ms in 2 streams at batch 8, the fastest of fp32 (openvino) 60 ms: 12"
+        " times the throughput.",
+        cpu(timed=(timed("int8", 10), timed("fp32", 60))),
+    ),
+    "a search in doubt": (
+        "int8",
+        cpu(timed=(timed("int8", 10, doubt="7 of 8 visits"), timed("fp32", 60))),
+        "6 times as fast. The search is in doubt: 7 of 8 visits.",
+        cpu(timed=(timed("int8", 10), timed("fp32", 60))),
     ),
     "whether a user's artifact is merged is not known": (
         MERGED,
@@ -466,6 +495,17 @@ OUTLOOKS: dict[str, tuple[Facts, str, Outlook]] = {
     "measured, and not told apart": (
         cpu(timed=(timed("int8", 355), timed("fp32", 362.7))),
         "int8",
+        "same",
+    ),
+    "measured to be faster in a search that is in doubt": (
+        cpu(timed=(timed("int8", 10, doubt="7 of 8 visits"), timed("fp32", 60))),
+        "int8",
+        "try",
+    ),
+    "merged groups were faster on one of two runtimes": (cpu(timed=BOTH), MERGED, "faster"),
+    "merged groups were not faster at the batch that was asked for": (
+        cpu(timed=(*BOTH[:2], *(replace(row, batch=1) for row in BOTH))),
+        MERGED,
         "same",
     ),
     "fell in a search": (

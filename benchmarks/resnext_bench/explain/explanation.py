@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,13 +34,11 @@ class Subject:
         config: the network.
         weights: of it; None if only the network is known.
         artifact: that was made of it, or None.
-        search: folder of a search, or None.
     """
 
     config: ResNeXtConfig
     weights: Weights | None = None
     artifact: Artifact | None = None
-    search: Path | None = None
 
 
 def subject_of_artifact(
@@ -66,7 +64,7 @@ def subject_of_artifact(
             if spec is not None:
                 raise
             note(f"nothing is said of the values of the weights: {exc}")
-    return Subject(config, weights, artifact, artifact.directory)
+    return Subject(config, weights, artifact)
 
 
 def explain(
@@ -109,7 +107,8 @@ def explain(
             remark(f"{each.name} is left out: {each.problem}{hint * (each.device == 'cuda')}")
     facts = _with_artifact(facts, subject, remark)
     if target is None:
-        facts = _with_past(facts, subject, environment, history, remark)
+        asked = None if backends is None else {each.name for each in facts.backends}
+        facts = _with_past(facts, subject, environment, asked, history, remark)
     return ExplanationRecord(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         model=variant_name(subject.config),
@@ -192,6 +191,7 @@ def _with_past(
     facts: Facts,
     subject: Subject,
     environment: Environment,
+    asked: Collection[str] | None,
     history: Path | None,
     note: Callable[[str], None],
 ) -> Facts:
@@ -199,11 +199,11 @@ def _with_past(
     if subject.artifact is not None:
         sha256 = subject.artifact.manifest.weights.sha256
     timed = past.timed_here(environment, variant_name(facts.config), history, note)
-    seen = tuple(past.made(sha256))
-    if subject.artifact is not None:
-        seen += (*past.told(subject.artifact.manifest), *past.proven(subject.artifact))
-    if subject.search is not None:
-        rows, fallen = past.searched(subject.search, environment, note)
+    timed = tuple(row for row in timed if asked is None or row.backend in asked)
+    seen = tuple(past.made(sha256, facts.config, asked))
+    if (artifact := subject.artifact) is not None:
+        rows, fallen = past.searched(artifact, environment, asked, note)
+        seen += (*past.told(artifact.manifest, asked), *past.proven(artifact, environment, asked))
         timed, seen = (*rows, *timed), (*seen, *fallen)
     return replace(facts, timed=timed, seen=seen)
 
