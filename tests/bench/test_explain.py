@@ -485,7 +485,9 @@ def test_a_variant_is_explained_for_another_machines_gpu() -> None:
     assert found["record"]["target"] == "sm_90"
     assert [line for line in found["record"]["notes"] if "no target sm_90" in line]
     assert found["fp8"]["outlook"] == "try"
-    assert topics("resnext50_32x4d", "--target", "sm_80")["fp8"]["outlook"] == "cannot"
+    older = topics("resnext50_32x4d", "--target", "sm_80")
+    assert older["fp8"]["outlook"] == "cannot"
+    assert "a GPU of sm_80 does not compute in it" in older["fp8"]["sentences"][0]["text"]
 
 
 @pytest.mark.parametrize(
@@ -538,6 +540,7 @@ def test_a_narrow_screen_cuts_no_sentence() -> None:
         ((EARLIER / "onnx-fp32", "--model", "resnet50"), 2, "an artifact has its own model; drop"),
         ((EARLIER / "onnx-fp32", "--weights", "seeded:7"), 4, "are not those that"),
         (("digits", "--backend", "torch", "--history", "none"), 4, "cannot read none"),
+        (("digits", "--target", "sm_70"), 2, "--target sm_70 is no GPU that TensorRT 10 or 11"),
     ],
 )
 def test_what_does_not_go_together_is_an_error(

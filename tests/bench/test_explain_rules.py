@@ -12,16 +12,19 @@ from typing import Any
 import pytest
 
 from fakes.here import HERE
+from resnext.errors import UsageError
 from resnext.findings import Finding
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.machine.machine import Machine
 from resnext.network.config import VARIANTS, ResNeXtConfig
 from resnext.network.layers import layers
 from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.trt.library import RTX_TARGETS
 from resnext_bench import read_run
 from resnext_bench.explain import backends, explanation
 from resnext_bench.explain.backends import (
     FOR_TARGET,
+    TARGETS,
     backends_for,
     backends_here,
     cpu_ways,
@@ -390,8 +393,14 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "merging for TensorRT": (
         MERGED,
         gpu((8, 9)),
-        "grouped convolutions have fp8 kernels and fill int8 tensor cores",
+        "grouped convolutions have fp8 kernels, fill int8 tensor cores and have half-precision",
         gpu((8, 9), WIDE),
+    ),
+    "merging brings no fp8 kernels where there is no fp8": (
+        MERGED,
+        gpu((7, 5)),
+        "Merged to 32 channels, grouped convolutions fill int8 tensor cores and have",
+        gpu((8, 9)),
     ),
     "measured": (
         "int8",
@@ -616,6 +625,16 @@ def test_the_stages_add_up_to_the_network() -> None:
     assert limits == ["memory", "compute", "compute", "compute"]
 
 
+def test_the_floor_of_a_layer_that_stays_wider_is_that_of_the_wider_precision() -> None:
+    *_, head = cpu(ceilings=SLOW_BF16, batch=1).stages
+    assert head.floors["int8"] == head.floors["fp32"]
+    ada = gpu((8, 9), ceilings=ceilings(fp32=5e13, fp16=7e14, fp8=1.4e15), batch=1)
+    floors = {stage.stage + stage.kind: stage.floors for stage in ada.stages}
+    assert floors["headfc"]["fp8"] == floors["headfc"]["fp16"]
+    assert floors["layer1grouped 3x3"]["fp8"] == floors["layer1grouped 3x3"]["fp16"]
+    assert floors["layer4grouped 3x3"]["fp8"].seconds < floors["layer4grouped 3x3"]["fp16"].seconds
+
+
 @pytest.mark.parametrize(
     ("capability", "refused"),
     [
@@ -701,6 +720,13 @@ def test_the_ceilings_are_those_of_the_device_that_is_used(
     monkeypatch.setattr(explanation, "thread_budget", lambda: SimpleNamespace(count=2))
     explanation._with_machine(Facts(FIFTY), HERE, None, None, lambda _: None)
     assert asked == [expected]
+
+
+@pytest.mark.parametrize("gpu", [(0, 0), (3, 5), (7, 0), (8, 8), (99, 9)])
+def test_a_gpu_that_tensorrt_does_not_build_for_is_refused(gpu: tuple[int, int]) -> None:
+    assert set(RTX_TARGETS) <= set(TARGETS)
+    with pytest.raises(UsageError, match=rf"sm_{gpu[0]}{gpu[1]} is no GPU .*sm_75, .*, sm_121"):
+        backends_for(None, gpu)
 
 
 def test_tensorrt_rtx_has_no_target_for_hopper() -> None:

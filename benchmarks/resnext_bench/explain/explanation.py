@@ -89,7 +89,7 @@ def explain(
 
     Raises:
         UnknownName: no such backend.
-        UsageError: a backend does not run on ``target``.
+        UsageError: a backend does not run on ``target``, or TensorRT does not build for it.
         BadInput: ``history`` cannot be read.
     """
     notes: list[str] = []
@@ -149,7 +149,7 @@ def _with_machine(
     note: Callable[[str], None],
 ) -> Facts:
     if target is not None:
-        gpu = "a GPU", target
+        gpu = f"a GPU of {target_name(target)}", target
         return replace(facts, gpu=gpu, backends=backends_for(names, target))
     features, machine = cpu_features(), this_machine()
     found = backends_here(names, features, machine)
