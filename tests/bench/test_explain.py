@@ -227,7 +227,30 @@ def test_rows_of_other_networks_and_machines_are_not(
     tmp_path: Path, model: str | None, changes: dict[str, Any]
 ) -> None:
     folder = kept(tmp_path / "runs", *ROWS)
-    assert timed_here(HERE.model_copy(update=changes), model, folder, pytest.fail) == ()
+    notes: list[str] = []
+    assert timed_here(HERE.model_copy(update=changes), model, folder, notes.append) == ()
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "broken", "contents"),
+    [
+        (None, 0, "stored runs: 0, rows that are not valid: 0, broken files: 0"),
+        (None, 2, "stored runs: 0, rows that are not valid: 0, broken files: 2"),
+        (row("bf16", 1.0, status="invalid"), 0, "stored runs: 1, rows that are not valid: 1, "),
+    ],
+)
+def test_a_folder_without_a_time_is_said_to_be_so(
+    tmp_path: Path, rows: Row | None, broken: int, contents: str
+) -> None:
+    for index in range(broken):
+        (tmp_path / f"{index}.json").write_text("no JSON")
+    if rows is not None:
+        kept(tmp_path, rows)
+    notes: list[str] = []
+    assert timed_here(HERE, "resnext50_32x4d", tmp_path, notes.append) == ()
+    (line,) = notes
+    assert f"has no time of resnext50_32x4d on this machine: {contents}" in line
 
 
 def test_a_folder_whose_history_was_read_is_remembered(
@@ -365,7 +388,7 @@ def manifest(name: str, **changes: Any) -> Manifest:
 def test_a_manifest_tells_what_its_export_found() -> None:
     (said,) = told(manifest("onnx-fp16"))
     assert (said.topic, said.where) == ("fp16", "the manifest of an export to onnx")
-    assert "max error 1.9e-03 of the logits' RMS on ort-cpu, 0.62 times what" in said.text
+    assert "max error 1.9e-03 of the logits' RMS on ort-cpu, 0.62 times the error" in said.text
     assert "largest activation 4.74 (fc)" in said.text
     assert list(told(manifest("onnx-fp32"))) == []
     merged = MergeRecord(groups={"a": 2}, max_error=0.0, runtime="ort", batch=8, speedup=1.44)
@@ -485,7 +508,8 @@ def test_a_variant_is_explained_for_another_machines_gpu() -> None:
     assert found["record"]["target"] == "sm_90"
     assert [line for line in found["record"]["notes"] if "no target sm_90" in line]
     assert found["fp8"]["outlook"] == "try"
-    older = topics("resnext50_32x4d", "--target", "sm_80")
+    older = topics("resnext50_32x4d", "--target", "sm_80", "--history", "none")
+    assert any("`history` is not used" in line for line in older["record"]["notes"])
     assert older["fp8"]["outlook"] == "cannot"
     assert "a GPU of sm_80 does not compute in it" in older["fp8"]["sentences"][0]["text"]
 
@@ -540,6 +564,8 @@ def test_a_narrow_screen_cuts_no_sentence() -> None:
         ((EARLIER / "onnx-fp32", "--model", "resnet50"), 2, "an artifact has its own model; drop"),
         ((EARLIER / "onnx-fp32", "--weights", "seeded:7"), 4, "are not those that"),
         (("digits", "--backend", "torch", "--history", "none"), 4, "cannot read none"),
+        (("./nope/",), 4, "no weights file at nope; check the path, which stands for"),
+        (("resnext50_32x4",), 2, "did you mean 'resnext50_32x4d'? Known: resnet50, "),
         (("digits", "--target", "sm_70"), 2, "--target sm_70 is no GPU that TensorRT 10 or 11"),
     ],
 )
@@ -556,7 +582,25 @@ def test_an_onnx_file_from_elsewhere_has_no_network_that_is_known(tmp_path: Path
     shutil.copy(EARLIER / "onnx-fp32" / "model.onnx", path)
     done = explain(path)
     assert done.exit_code == 2
-    assert "net.onnx is no export of this toolkit, so that its network is not known" in done.stderr
+    assert "nothing says which network net.onnx is: it has no manifest, or that of" in done.stderr
+
+
+def test_a_checkpoint_beside_an_artifact_is_no_artifact(digits: Weights, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(EARLIER / "onnx-fp16", tmp_path / "a"))
+    save_weights(digits, tmp_path / "checkpoint.safetensors")
+    shutil.copy(tmp_path / "checkpoint.safetensors", folder / "checkpoint.bin")
+    found = topics(folder / "checkpoint.bin", "--backend", "torch")
+    assert found["record"]["model"] == "resnext11_8x4d_digits"
+
+
+@pytest.mark.parametrize("name", ["digits", "resnet50"])
+def test_a_known_name_is_that_whatever_lies_there(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    found = topics(name, "--backend", "torch")
+    assert any(line.endswith(f"write ./{name}") for line in found["record"]["notes"])
 
 
 def test_the_weights_are_left_as_they_are(digits: Weights) -> None:

@@ -160,13 +160,13 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "an activation near fp16's largest": (
         "fp16",
         cpu(values=NEAR),
-        "only 3.3 times below fp16's 65504: another image may overflow.",
+        "fp16's largest number, 65504, is only 3.3 times that: another image may overflow.",
         cpu(values=SMALL),
     ),
     "an activation far below": (
         "fp16",
         cpu(AMX, values=SMALL),
-        "6,550 times below fp16's 65504.",
+        "fp16's largest number, 65504, is 6,550 times that.",
         cpu(AVX2, values=SMALL),
     ),
     "weights that vanish in seven bits": (
@@ -222,7 +222,7 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "disturbed ceilings": (
         "int8",
         cpu(ceilings=DISTURBED),
-        "a limit, and no promise. The ceilings behind it were disturbed.",
+        "limits, and no promise. The ceilings behind it were disturbed.",
         cpu(ceilings=SLOW_BF16),
     ),
     "bf16 without AMX, and its ceiling is known": (
@@ -284,7 +284,7 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "a lower floor": (
         "int8",
         cpu(ceilings=SLOW_BF16),
-        "times lower than fp32's",
+        "times as long: limits, and no promise.",
         cpu(ceilings=ceilings(fp32=3.3e11, int8=1e11)),
     ),
     "launches count": (

@@ -109,6 +109,8 @@ def explain(
     if target is None:
         asked = None if backends is None else {each.name for each in facts.backends}
         facts = _with_past(facts, subject, environment, asked, history, remark)
+    elif history is not None:
+        remark("`history` is not used: it is of this machine, and `target` is not")
     return ExplanationRecord(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         model=variant_name(subject.config),

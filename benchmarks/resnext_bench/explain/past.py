@@ -19,7 +19,7 @@ from resnext.runtimes.registry import RUNTIMES
 from resnext.timing.change import MARGIN
 from resnext.verify.verdict import check_binding, read_verdict
 from resnext_bench.history.index import indexed, kept_indexes
-from resnext_bench.history.series import series_of
+from resnext_bench.history.series import rows_left_out, runs_in, series_of
 from resnext_bench.tune.record import CandidateRecord
 from resnext_bench.tune.result import read_tuned
 from resnext_bench.tune.standing import doubts
@@ -50,16 +50,21 @@ def timed_here(
         environment: this machine.
         model: variant; None: custom networks are not told apart, so there are none.
         folder: of run files; None means every folder whose history was read before.
-        note: called with one line if an index or a file cannot be used.
+        note: called with one line if an index or a file cannot be used, or ``folder`` has no row.
 
     Raises:
         BadInput: ``folder`` cannot be read.
     """
     if model is None:
+        if folder is not None:
+            note("`history` is not used: stored runs of networks without a name are not told apart")
         return ()
     if folder is not None:
         with indexed(folder, note) as index:
-            return tuple(_rows(index, environment, model))
+            rows = tuple(_rows(index, environment, model))
+            if not rows:
+                note(f"{folder} has no time of {model} on this machine: {_contents(index)}")
+        return rows
     found = (row for index in kept_indexes(note) for row in _rows(index, environment, model))
     return tuple(dict.fromkeys(found))
 
@@ -179,8 +184,8 @@ def told(manifest: Manifest, asked: Collection[str] | None = None) -> Iterator[S
     if (check := manifest.check) is not None:
         parts.append(f"max error {check.max_error:.1e} of the logits' RMS on {check.backend}")
         if check.error_ratio is not None:
-            costs = f"{manifest.precision} costs by itself"
-            parts.append(f"{check.error_ratio:.2g} times what {costs}")
+            causes = f"{manifest.precision} causes by itself"
+            parts.append(f"{check.error_ratio:.2g} times the error that {causes}")
     if (widest := manifest.ranges) is not None:
         parts.append(f"largest activation {widest.largest:.3g} ({widest.layer})")
     if manifest.engine is not None and manifest.engine.done:
@@ -205,6 +210,17 @@ def merged_in(variant: str) -> bool | None:
     """Whether a candidate has merged groups, by its name; None if a user named it."""
     match = _VARIANT.fullmatch(variant)
     return None if match is None else match[1] is not None
+
+
+def _contents(index: sqlite3.Connection) -> str:
+    """What there is in a folder of stored runs."""
+    ((broken,),) = index.execute("SELECT count(*) FROM files WHERE kind = 'broken'")
+    counts = (
+        (runs_in(index), "stored runs"),
+        (rows_left_out(index), "rows that are not valid"),
+        (broken, "broken files"),
+    )
+    return ", ".join(f"{what}: {count}" for count, what in counts)
 
 
 def _rows(index: sqlite3.Connection, environment: Environment, model: str) -> Iterator[Timed]:

@@ -152,8 +152,8 @@ def floor(facts: Facts, precision: str) -> Sentence | None:
             " promise."
         )
     line = (
-        f"Its floor, layer by layer, is {_ms(own)} at batch {facts.batch}, {base / own:.2g} times"
-        f" lower than fp32's {_ms(base)}: a limit, and no promise."
+        f"Its floor, layer by layer, is {_ms(own)} at batch {facts.batch}; that of fp32 is"
+        f" {_ms(base)}, {base / own:.2g} times as long: limits, and no promise."
     )
     if base < _WORTH * own:
         line = (
