@@ -24,12 +24,13 @@ from resnext.errors import GateFailed
 from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import Environment
 from resnext.machine.machine import this_machine
+from resnext.network.config import VARIANTS
 from resnext.network.forms import fold_batch_norms
 from resnext.network.layers import layers
 from resnext.weights.checkpoint import save_weights
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_bench.explain import explanation, past, values
-from resnext_bench.explain.facts import Seen, Timed
+from resnext_bench.explain.facts import Facts, Seen, Timed
 from resnext_bench.explain.past import made, merged_in, proven, searched, timed_here, told
 from resnext_bench.explain.values import activations, telling, values_of, vanishing
 from resnext_bench.record import Row
@@ -251,6 +252,20 @@ def test_a_folder_without_a_time_is_said_to_be_so(
     assert timed_here(HERE, "resnext50_32x4d", tmp_path, notes.append) == ()
     (line,) = notes
     assert f"has no time of resnext50_32x4d on this machine: {contents}" in line
+
+
+@pytest.mark.parametrize(
+    ("asked", "backends"), [(None, ["openvino", "ort-cpu"]), ({"ort-cpu"}, ["ort-cpu"])]
+)
+def test_rows_of_runtimes_that_were_not_asked_about_do_not_count(
+    tmp_path: Path, asked: set[str] | None, backends: list[str]
+) -> None:
+    folder = kept(tmp_path, row("int8", 10.0), row("int8", 20.0, backend="ort-cpu"))
+    config = VARIANTS["resnext50_32x4d"]
+    facts = explanation._with_past(
+        Facts(config), explanation.Subject(config), HERE, asked, folder, pytest.fail
+    )
+    assert [each.backend for each in facts.timed] == backends
 
 
 def test_a_folder_whose_history_was_read_is_remembered(

@@ -396,6 +396,12 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
         "grouped convolutions have fp8 kernels, fill int8 tensor cores and have half-precision",
         gpu((8, 9), WIDE),
     ),
+    "merging brings no kernels that were there": (
+        MERGED,
+        gpu((8, 9), names=("trt-rtx",)),
+        "grouped convolutions have fp8 kernels and fill int8 tensor cores.",
+        gpu((8, 9)),
+    ),
     "merging brings no fp8 kernels where there is no fp8": (
         MERGED,
         gpu((7, 5)),
@@ -420,6 +426,12 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
         "openvino took 31 ms at batch 8, unmerged int8 (openvino) 32 ms: no clear difference;"
         " ort-cpu took 25 ms at batch 8, unmerged int8 (ort-cpu) 43 ms: 1.72 times as fast.",
         cpu(timed=BOTH[:2]),
+    ),
+    "merging was measured at this batch, and int8 at another": (
+        MERGED,
+        cpu(timed=(*BOTH[4:], *(replace(row, batch=1) for row in BOTH[:4]))),
+        "openvino took 60 ms at batch 8, unmerged fp32 (openvino) 90 ms: 1.50 times as fast.",
+        cpu(timed=BOTH),
     ),
     "several requests in flight": (
         "int8",
@@ -573,6 +585,13 @@ def test_a_newer_run_counts_and_one_of_the_same_batch_before_it() -> None:
         where="2026-02-01, 2026-02-01",
         outlook="faster",
     )
+
+
+def test_what_was_seen_at_another_batch_comes_last() -> None:
+    seen = [Seen("int8", f"Text {day}.", f"2026-11-{day:02}", "a", batch=day) for day in (8, 20)]
+    seen += [Seen("int8", f"Text {day}.", f"2026-11-{day:02}", "a") for day in (1, 2)]
+    found = expectation(cpu(seen=tuple(seen)), "int8").sentences[-3:]
+    assert [each.text for each in found] == ["Text 8.", "Text 2.", "Text 1."]
 
 
 def test_the_same_is_said_once_and_the_newest_three_at_most() -> None:

@@ -125,7 +125,10 @@ def for_tensorrt(facts: Facts) -> Sentence | None:
     found = {
         gain: where
         for gain, (precision, where) in gains.items()
-        if any(each.tensorrt for each in facts.on("native", precision))
+        if any(
+            each.tensorrt11 if precision == "fp16" else each.tensorrt
+            for each in facts.on("native", precision)
+        )
     }
     if not found:
         return None
