@@ -200,8 +200,10 @@ def _with_past(
     sha256 = None if subject.weights is None else subject.weights.sha256
     if subject.artifact is not None:
         sha256 = subject.artifact.manifest.weights.sha256
-    timed = past.timed_here(environment, variant_name(facts.config), history, note)
-    timed = tuple(row for row in timed if asked is None or row.backend in asked)
+    found = past.timed_here(environment, variant_name(facts.config), history, note)
+    timed = tuple(row for row in found if asked is None or row.backend in asked)
+    if history is not None and found and not timed:
+        note(f"{history} has times of other runtimes only")
     seen = tuple(past.made(sha256, facts.config, asked))
     if (artifact := subject.artifact) is not None:
         rows, fallen = past.searched(artifact, environment, asked, note)
