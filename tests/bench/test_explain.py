@@ -31,7 +31,8 @@ from resnext.weights.checkpoint import save_weights
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_bench.explain import explanation, past, values
 from resnext_bench.explain.facts import Facts, Seen, Timed
-from resnext_bench.explain.past import made, merged_in, proven, searched, timed_here, told
+from resnext_bench.explain.past import made, merged_in, proven, timed_here, told
+from resnext_bench.explain.search import searched
 from resnext_bench.explain.values import activations, telling, values_of, vanishing
 from resnext_bench.record import Row
 from resnext_bench.result import Run

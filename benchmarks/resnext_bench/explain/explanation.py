@@ -23,6 +23,7 @@ from . import past
 from .backends import backends_for, backends_here, capability_of, target_name
 from .facts import Facts
 from .record import ExpectationRecord, ExplanationRecord, StageRecord
+from .search import searched
 from .topics import RULES, expectation
 
 
@@ -206,7 +207,7 @@ def _with_past(
         note(f"{history} has times of other runtimes only")
     seen = tuple(past.made(sha256, facts.config, asked))
     if (artifact := subject.artifact) is not None:
-        rows, fallen = past.searched(artifact, environment, asked, note)
+        rows, fallen = searched(artifact, environment, asked, note)
         seen += (*past.told(artifact.manifest, asked), *past.proven(artifact, environment, asked))
         timed, seen = (*rows, *timed), (*seen, *fallen)
     return replace(facts, timed=timed, seen=seen)

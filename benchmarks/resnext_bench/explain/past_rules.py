@@ -107,10 +107,11 @@ def _gain(row: Timed, base: Timed, outlook: Outlook) -> str:
     if outlook == "same":
         return "no clear difference"
     ratio = _each_ns(base) / _each_ns(row)
+    if row.streams > 1 or base.streams > 1:
+        return f"{ratio:.2g} times the throughput"
     if ratio < 1:
         return f"{1 / ratio:.2f} times as long"
-    what = "as fast" if row.streams == base.streams == 1 else "the throughput"
-    return f"{ratio:.2f} times {what}" if ratio < 2 else f"{ratio:.2g} times {what}"
+    return f"{ratio:.2f} times as fast" if ratio < 2 else f"{ratio:.2g} times as fast"
 
 
 def _outlook(row: Timed, base: Timed) -> Outlook:
