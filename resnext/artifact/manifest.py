@@ -324,8 +324,9 @@ class Manifest(Strict):
         """
         if self.config is None:
             raise UsageError(
-                f"{self.file} is no export of this toolkit, so that its network is not known",
-                hint="export it from its weights",
+                f"nothing says which network {self.file} is: it has no manifest, or that of an ONNX"
+                " file from elsewhere",
+                hint="name the folder that it was exported to, or export it from its weights",
             )
         return self.config
 

@@ -161,7 +161,7 @@ def _origin(spec: str) -> int | Path:
     if spec and exists(path):  # whatever it is: what is no checkpoint is called what it is
         check_utf8(os.path.realpath(path), "the path of the weights")  # which manifests hold
         return path
-    if path.suffix in _SUFFIXES or len(path.parts) > 1:
+    if path.suffix in _SUFFIXES or "/" in spec or os.sep in spec:
         where = "" if path.is_absolute() else f", which stands for {path.absolute()}"
         raise BadWeights(f"no weights file at {path}", hint=f"check the path{where}")
     known = ("seeded", *SHIPPED, *PUBLISHED)

@@ -18,18 +18,21 @@ from click.testing import CliRunner, Result
 
 from exported import export_onnx
 from fakes.here import HERE
-from resnext.artifact.files import read_artifact
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import Manifest, MergeRecord, WeightsRecord
 from resnext.errors import GateFailed
 from resnext.images.synthetic import seeded_pixels
+from resnext.machine.environment import Environment
 from resnext.machine.machine import this_machine
+from resnext.network.config import VARIANTS
 from resnext.network.forms import fold_batch_norms
 from resnext.network.layers import layers
 from resnext.weights.checkpoint import save_weights
 from resnext.weights.spec import Weights, load_model, load_weights
 from resnext_bench.explain import explanation, past, values
-from resnext_bench.explain.facts import Seen, Timed
-from resnext_bench.explain.past import made, merged_in, proven, searched, timed_here, told
+from resnext_bench.explain.facts import Facts, Seen, Timed
+from resnext_bench.explain.past import made, merged_in, proven, timed_here, told
+from resnext_bench.explain.search import searched
 from resnext_bench.explain.values import activations, telling, values_of, vanishing
 from resnext_bench.record import Row
 from resnext_bench.result import Run
@@ -226,7 +229,47 @@ def test_rows_of_other_networks_and_machines_are_not(
     tmp_path: Path, model: str | None, changes: dict[str, Any]
 ) -> None:
     folder = kept(tmp_path / "runs", *ROWS)
-    assert timed_here(HERE.model_copy(update=changes), model, folder, pytest.fail) == ()
+    notes: list[str] = []
+    assert timed_here(HERE.model_copy(update=changes), model, folder, notes.append) == ()
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "broken", "contents"),
+    [
+        (None, 0, "stored runs: 0, rows that are not valid: 0, broken files: 0"),
+        (None, 2, "stored runs: 0, rows that are not valid: 0, broken files: 2"),
+        (row("bf16", 1.0, status="invalid"), 0, "stored runs: 1, rows that are not valid: 1, "),
+    ],
+)
+def test_a_folder_without_a_time_is_said_to_be_so(
+    tmp_path: Path, rows: Row | None, broken: int, contents: str
+) -> None:
+    for index in range(broken):
+        (tmp_path / f"{index}.json").write_text("no JSON")
+    if rows is not None:
+        kept(tmp_path, rows)
+    notes: list[str] = []
+    assert timed_here(HERE, "resnext50_32x4d", tmp_path, notes.append) == ()
+    (line,) = notes
+    assert f"has no time of resnext50_32x4d on this machine: {contents}" in line
+
+
+@pytest.mark.parametrize(
+    ("asked", "backends"),
+    [(None, ["openvino", "ort-cpu"]), ({"ort-cpu"}, ["ort-cpu"]), ({"torch"}, [])],
+)
+def test_rows_of_runtimes_that_were_not_asked_about_do_not_count(
+    tmp_path: Path, asked: set[str] | None, backends: list[str]
+) -> None:
+    folder = kept(tmp_path, row("int8", 10.0), row("int8", 20.0, backend="ort-cpu"))
+    notes: list[str] = []
+    config = VARIANTS["resnext50_32x4d"]
+    facts = explanation._with_past(
+        Facts(config), explanation.Subject(config), HERE, asked, folder, notes.append
+    )
+    assert [each.backend for each in facts.timed] == backends
+    assert notes == ([] if backends else [f"{folder} has times of other runtimes only"])
 
 
 def test_a_folder_whose_history_was_read_is_remembered(
@@ -262,8 +305,16 @@ def test_a_name_that_a_benchmark_gave_says_whether_groups_are_merged(
 
 
 def candidate(name: str, precision: str, outcome: str, **facts: Any) -> CandidateRecord:
-    fields = {"name": name, "backend": "openvino", "precision": precision, "batch": 8, "threads": 2}
-    return CandidateRecord(**{**fields, "outcome": outcome, **facts})
+    fields = {
+        "name": name,
+        "backend": "openvino",
+        "precision": precision,
+        "batch": 8,
+        "threads": 2,
+        "outcome": outcome,
+        "artifact_sha256": None if outcome == "refused" else "c" * 64,
+    }
+    return CandidateRecord(**{**fields, **facts})
 
 
 def search(folder: Path, *candidates: CandidateRecord, **facts: Any) -> Path:
@@ -291,42 +342,61 @@ def search(folder: Path, *candidates: CandidateRecord, **facts: Any) -> Path:
 SIX = dict.fromkeys(range(6), (1,))
 
 
+def chosen(folder: Path, sha256: str = "c" * 64) -> Artifact:
+    """An artifact in ``folder``."""
+    return Artifact(folder, manifest("onnx-fp32", file_sha256=sha256))
+
+
 def test_what_a_search_timed_and_what_fell_in_it_is_found(tmp_path: Path) -> None:
     folder = search(
         tmp_path / "best",
-        candidate("a", "int8", "picked", p50_ns=1e7, merge_groups=32, rounds_ns=SIX),
+        candidate("a", "int8", "picked", p50_ns=1e7, merge_groups=32, rounds_ns=SIX, streams=2),
         candidate("b", "fp32", "slower", p50_ns=4e7, rounds_ns=SIX),
         candidate("e", "int8", "slower", p50_ns=9e7, rounds_ns={0: (9,), 1: (9,)}),  # no interval
         candidate("f", "fp8", "refused", reason="no images were named"),
         candidate("c", "bf16", "gate", reason="agreement 0.90, at least 0.98 was asked for"),
         candidate("d", "int8", "failed", reason="no"),
     )
-    times, fallen = searched(folder, HERE, pytest.fail)
+    times, fallen = searched(chosen(folder), HERE, None, pytest.fail)
     assert times == (
-        Timed("tune.json", "2026-11-25", "openvino", "int8", True, 8, 1e7),
+        Timed("tune.json", "2026-11-25", "openvino", "int8", True, 8, 1e7, streams=2),
         Timed("tune.json", "2026-11-25", "openvino", "fp32", False, 8, 4e7),
     )
     text = "In a search no candidate passed; c: agreement 0.90, at least 0.98 was asked for."
-    refused = "In a search no candidate passed; f: no images were named."
+    refused = "In a search every candidate was refused; f: no images were named."
     assert fallen == (
-        Seen("fp8", refused, "2026-11-25", "tune.json"),  # nothing is known of it
+        Seen("fp8", refused, "2026-11-25", "tune.json", source="known"),  # nothing was measured
         Seen("bf16", text, "2026-11-25", "tune.json", "no use"),
     )
+    assert searched(chosen(folder), HERE, {"ort-cpu"}, pytest.fail) == ((), ())
+    search(
+        folder, candidate("a", "int8", "picked", rounds_ns=SIX, p50_ns=1e7), visits=8, disturbed=7
+    )
+    ((row,), _) = searched(chosen(folder), HERE, None, pytest.fail)
+    assert "7 of 8 visits" in row.doubt
+
+
+ELSEWHERE = HERE.model_copy(update={"cpu": "another CPU"})
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"),
-    [("{}", "cannot be used"), ("nonsense", "cannot be used"), (None, "is of another machine")],
+    ("content", "sha256", "problem"),
+    [
+        ("{}", "c" * 64, "cannot be used"),
+        ("nonsense", "c" * 64, "cannot be used"),
+        (None, "c" * 64, "is of another machine"),
+        (HERE, "d" * 64, "is of another artifact"),
+    ],
 )
 def test_a_search_that_cannot_be_used_is_a_remark(
-    tmp_path: Path, content: str | None, problem: str
+    tmp_path: Path, content: str | Environment | None, sha256: str, problem: str
 ) -> None:
-    elsewhere = HERE.model_copy(update={"cpu": "another CPU"})
-    folder = search(tmp_path, candidate("b", "fp32", "slower", p50_ns=4e7), environment=elsewhere)
-    if content is not None:
+    machine = content if isinstance(content, Environment) else ELSEWHERE
+    folder = search(tmp_path, candidate("b", "fp32", "slower", p50_ns=4e7), environment=machine)
+    if isinstance(content, str):
         (folder / "tune.json").write_text(content)
     notes: list[str] = []
-    assert searched(folder, HERE, notes.append) == ((), ())
+    assert searched(chosen(folder, sha256), HERE, None, notes.append) == ((), ())
     assert problem in notes[0]
 
 
@@ -337,18 +407,22 @@ def manifest(name: str, **changes: Any) -> Manifest:
 def test_a_manifest_tells_what_its_export_found() -> None:
     (said,) = told(manifest("onnx-fp16"))
     assert (said.topic, said.where) == ("fp16", "the manifest of an export to onnx")
-    assert "max error 1.9e-03 of the logits' RMS on ort-cpu, 0.62 times what" in said.text
+    assert "max error 1.9e-03 of the logits' RMS on ort-cpu, 0.62 times the error" in said.text
     assert "largest activation 4.74 (fc)" in said.text
     assert list(told(manifest("onnx-fp32"))) == []
     merged = MergeRecord(groups={"a": 2}, max_error=0.0, runtime="ort", batch=8, speedup=1.44)
     (said,) = told(manifest("onnx-fp32", merged=merged))
     assert said.topic == "merged groups"
-    assert said.text == "Merging, timed on ort at fp32, batch 8: 1.44 times as fast."
-    assert said.outlook == "faster"
+    assert said.text == (
+        "On the machine that made it, merging, timed on ort at fp32, batch 8: 1.44 times as fast."
+    )
+    assert (said.source, said.outlook, said.batch) == ("known", None, 8)
+    assert list(told(manifest("onnx-fp32", merged=merged), {"openvino"})) == []
+    assert list(told(manifest("onnx-fp32", merged=merged), {"ort-cpu"})) == [said]
     none = merged.model_copy(update={"groups": {}, "speedup": None})
     (said,) = told(manifest("onnx-fp32", merged=none))
     assert said.text.endswith("no width was faster.")
-    assert said.outlook == "no use"
+    assert said.outlook is None
 
 
 def test_exports_of_these_weights_in_the_cache_are_found_unless_they_were_altered(
@@ -358,47 +432,56 @@ def test_exports_of_these_weights_in_the_cache_are_found_unless_they_were_altere
 
     entry = Path(shutil.copytree(EARLIER / "onnx-fp16", tmp_path / "onnx" / "a1"))
     artifact = read_artifact(entry)
-    sha256 = artifact.manifest.weights.sha256
-    assert list(made(sha256, tmp_path)) == []  # nobody says that it is the store's
+    sha256, config = artifact.manifest.weights.sha256, artifact.manifest.network
+    assert list(made(sha256, config, None, tmp_path)) == []  # nobody says that it is the store's
     _write_digest(entry, artifact)
-    assert [each.topic for each in made(sha256, tmp_path)] == ["fp16"]
-    assert list(made("0" * 64, tmp_path)) == []
-    assert list(made(None, tmp_path)) == []
+    assert [each.topic for each in made(sha256, config, None, tmp_path)] == ["fp16"]
+    assert list(made("0" * 64, config, None, tmp_path)) == []
+    assert list(made(None, config, None, tmp_path)) == []
+    assert list(made(sha256, replace(config, input_size=(224, 224)), None, tmp_path)) == []
     text = (entry / "manifest.json").read_text()
     (entry / "manifest.json").write_text(text.replace("4.743", "1.743"))
-    assert list(made(sha256, tmp_path)) == []
+    assert list(made(sha256, config, None, tmp_path)) == []
 
 
 def test_the_verdict_beside_an_artifact_is_told_if_it_is_about_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = read_artifact(Path(shutil.copytree(EARLIER / "onnx-fp16", tmp_path / "a")))
-    assert list(proven(artifact)) == []
+    assert list(proven(artifact, HERE)) == []
     (artifact.directory / "verdict.json").write_text("{}")
-    (said,) = proven(artifact)
+    (said,) = proven(artifact, HERE)
     assert said.text.startswith("The verdict is not to be used: ")
-    assert said.outlook is None
+    assert (said.outlook, said.source) == (None, "known")
     verdict = SimpleNamespace(
         runtime="ort-cpu",
         capability="linux avx512_vnni",
         parity=SimpleNamespace(max_error=1e-3),
         timing=SimpleNamespace(median_ns=2_500_000, batch=8),
         created="2026-11-26T00:00:00+00:00",
+        environment=HERE,
     )
     monkeypatch.setattr(past, "read_verdict", lambda _: verdict)
     monkeypatch.setattr(past, "check_binding", lambda *_: None)
-    (said,) = proven(artifact)
-    assert said.text == (
+    (said,) = proven(artifact, HERE)
+    passed = (
         "This artifact passed on ort-cpu (linux avx512_vnni), max error 1.0e-03 of the logits'"
-        " RMS, 2.5 ms at batch 8."
+        " RMS, 2.5 ms at batch 8"
     )
+    assert (said.text, said.source) == (f"{passed}.", "measured")
+    (said,) = proven(artifact, ELSEWHERE)
+    assert said.text == f"{passed}, on another machine: {HERE.title()}."
+    assert said.source == "known"
+    assert list(proven(artifact, HERE, {"openvino"})) == []
 
     def refuse(*_: Any) -> None:
         raise GateFailed("it did not")
 
     monkeypatch.setattr(past, "check_binding", refuse)
-    (said,) = proven(artifact)
+    (said,) = proven(artifact, HERE)
     assert (said.outlook, said.text) == ("no use", "The verdict did not pass: it did not.")
+    (said,) = proven(artifact, ELSEWHERE)
+    assert (said.outlook, said.source) == (None, "known")
 
 
 # ---- the command
@@ -433,7 +516,7 @@ def test_a_checkpoint_is_explained_with_what_its_weights_predict(
 
 def test_an_artifact_is_explained_with_what_is_proven_of_it() -> None:
     found = topics(EARLIER / "onnx-fp16", "--backend", "ort-cpu")
-    assert found["fp16"]["sentences"][-1]["source"] == "measured"
+    assert found["fp16"]["sentences"][-1]["text"].startswith("An export of these weights: ")
     assert any("/checkpoints/tiny.safetensors" in line for line in found["record"]["notes"])
     known = topics(EARLIER / "onnx-fp16" / "model.onnx", "--backend", "ort-cpu", "--weights", TINY)
     assert not any("tiny.safetensors" in line for line in known["record"]["notes"])
@@ -444,7 +527,10 @@ def test_a_variant_is_explained_for_another_machines_gpu() -> None:
     assert found["record"]["target"] == "sm_90"
     assert [line for line in found["record"]["notes"] if "no target sm_90" in line]
     assert found["fp8"]["outlook"] == "try"
-    assert topics("resnext50_32x4d", "--target", "sm_80")["fp8"]["outlook"] == "cannot"
+    older = topics("resnext50_32x4d", "--target", "sm_80", "--history", "none")
+    assert any("`history` is not used" in line for line in older["record"]["notes"])
+    assert older["fp8"]["outlook"] == "cannot"
+    assert "a GPU of sm_80 does not compute in it" in older["fp8"]["sentences"][0]["text"]
 
 
 @pytest.mark.parametrize(
@@ -497,6 +583,9 @@ def test_a_narrow_screen_cuts_no_sentence() -> None:
         ((EARLIER / "onnx-fp32", "--model", "resnet50"), 2, "an artifact has its own model; drop"),
         ((EARLIER / "onnx-fp32", "--weights", "seeded:7"), 4, "are not those that"),
         (("digits", "--backend", "torch", "--history", "none"), 4, "cannot read none"),
+        (("./nope/",), 4, "no weights file at nope; check the path, which stands for"),
+        (("resnext50_32x4",), 2, "did you mean 'resnext50_32x4d'? Known: resnet50, "),
+        (("digits", "--target", "sm_70"), 2, "--target sm_70 is no GPU that TensorRT 10 or 11"),
     ],
 )
 def test_what_does_not_go_together_is_an_error(
@@ -512,7 +601,25 @@ def test_an_onnx_file_from_elsewhere_has_no_network_that_is_known(tmp_path: Path
     shutil.copy(EARLIER / "onnx-fp32" / "model.onnx", path)
     done = explain(path)
     assert done.exit_code == 2
-    assert "net.onnx is no export of this toolkit, so that its network is not known" in done.stderr
+    assert "nothing says which network net.onnx is: it has no manifest, or that of" in done.stderr
+
+
+def test_a_checkpoint_beside_an_artifact_is_no_artifact(digits: Weights, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(EARLIER / "onnx-fp16", tmp_path / "a"))
+    save_weights(digits, tmp_path / "checkpoint.safetensors")
+    shutil.copy(tmp_path / "checkpoint.safetensors", folder / "checkpoint.bin")
+    found = topics(folder / "checkpoint.bin", "--backend", "torch")
+    assert found["record"]["model"] == "resnext11_8x4d_digits"
+
+
+@pytest.mark.parametrize("name", ["digits", "resnet50"])
+def test_a_known_name_is_that_whatever_lies_there(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    found = topics(name, "--backend", "torch")
+    assert any(line.endswith(f"write ./{name}") for line in found["record"]["notes"])
 
 
 def test_the_weights_are_left_as_they_are(digits: Weights) -> None:

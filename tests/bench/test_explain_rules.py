@@ -12,16 +12,19 @@ from typing import Any
 import pytest
 
 from fakes.here import HERE
+from resnext.errors import UsageError
 from resnext.findings import Finding
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.machine.machine import Machine
 from resnext.network.config import VARIANTS, ResNeXtConfig
 from resnext.network.layers import layers
 from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.trt.library import RTX_TARGETS
 from resnext_bench import read_run
 from resnext_bench.explain import backends, explanation
 from resnext_bench.explain.backends import (
     FOR_TARGET,
+    TARGETS,
     backends_for,
     backends_here,
     cpu_ways,
@@ -117,6 +120,15 @@ def timed(precision: str, ms: float, *, merged: bool | None = False, **changes: 
     return replace(row, low_ns=ms * 0.98e6, high_ns=ms * 1.02e6, **changes)
 
 
+BOTH = (
+    timed("int8", 32),
+    timed("int8", 31, merged=True),
+    timed("int8", 43, backend="ort-cpu"),
+    timed("int8", 25, backend="ort-cpu", merged=True),
+    timed("fp32", 90),
+    timed("fp32", 60, merged=True),
+)
+
 #: Topic; facts in which a sentence is said; what it says; like facts in which it is not.
 SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "fp32 is the baseline": (
@@ -148,13 +160,13 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "an activation near fp16's largest": (
         "fp16",
         cpu(values=NEAR),
-        "only 3.3 times below fp16's 65504: another image may overflow.",
+        "fp16's largest number, 65504, is only 3.3 times that: another image may overflow.",
         cpu(values=SMALL),
     ),
     "an activation far below": (
         "fp16",
         cpu(AMX, values=SMALL),
-        "6,550 times below fp16's 65504.",
+        "fp16's largest number, 65504, is 6,550 times that.",
         cpu(AVX2, values=SMALL),
     ),
     "weights that vanish in seven bits": (
@@ -210,7 +222,7 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "disturbed ceilings": (
         "int8",
         cpu(ceilings=DISTURBED),
-        "a limit, and no promise. The ceilings behind it were disturbed.",
+        "limits, and no promise. The ceilings behind it were disturbed.",
         cpu(ceilings=SLOW_BF16),
     ),
     "bf16 without AMX, and its ceiling is known": (
@@ -272,7 +284,7 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "a lower floor": (
         "int8",
         cpu(ceilings=SLOW_BF16),
-        "times lower than fp32's",
+        "times as long: limits, and no promise.",
         cpu(ceilings=ceilings(fp32=3.3e11, int8=1e11)),
     ),
     "launches count": (
@@ -381,8 +393,20 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "merging for TensorRT": (
         MERGED,
         gpu((8, 9)),
-        "grouped convolutions have fp8 kernels and fill int8 tensor cores",
+        "grouped convolutions have fp8 kernels, fill int8 tensor cores and have half-precision",
         gpu((8, 9), WIDE),
+    ),
+    "merging brings no kernels that were there": (
+        MERGED,
+        gpu((8, 9), names=("trt-rtx",)),
+        "grouped convolutions have fp8 kernels and fill int8 tensor cores.",
+        gpu((8, 9)),
+    ),
+    "merging brings no fp8 kernels where there is no fp8": (
+        MERGED,
+        gpu((7, 5)),
+        "Merged to 32 channels, grouped convolutions fill int8 tensor cores and have",
+        gpu((8, 9)),
     ),
     "measured": (
         "int8",
@@ -393,8 +417,34 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
     "merging was measured": (
         MERGED,
         cpu(timed=(timed("int8", 100.4, merged=True), timed("int8", 93.7))),
-        "openvino took 100 ms at batch 8, unmerged int8 (openvino) 93.7 ms: 0.93 times as fast.",
+        "openvino took 100 ms at batch 8, unmerged int8 (openvino) 93.7 ms: 1.07 times as long.",
         cpu(timed=(timed("int8", 100.4, merged=True), timed("fp32", 93.7))),
+    ),
+    "merging was measured on several runtimes": (
+        MERGED,
+        cpu(timed=(*BOTH, *(replace(row, batch=1, created="2026-12-01") for row in BOTH))),
+        "openvino took 31 ms at batch 8, unmerged int8 (openvino) 32 ms: no clear difference;"
+        " ort-cpu took 25 ms at batch 8, unmerged int8 (ort-cpu) 43 ms: 1.72 times as fast.",
+        cpu(timed=BOTH[:2]),
+    ),
+    "merging was measured at this batch, and int8 at another": (
+        MERGED,
+        cpu(timed=(*BOTH[4:], *(replace(row, batch=1) for row in BOTH[:4]))),
+        "openvino took 60 ms at batch 8, unmerged fp32 (openvino) 90 ms: 1.50 times as fast.",
+        cpu(timed=BOTH),
+    ),
+    "several requests in flight": (
+        "int8",
+        cpu(timed=(timed("int8", 10, streams=2), timed("fp32", 60))),
+        "openvino took 10 ms in 2 streams at batch 8, the fastest of fp32 (openvino) 60 ms: 12"
+        " times the throughput.",
+        cpu(timed=(timed("int8", 10), timed("fp32", 60))),
+    ),
+    "a search in doubt": (
+        "int8",
+        cpu(timed=(timed("int8", 10, doubt="7 of 8 visits"), timed("fp32", 60))),
+        "6 times as fast. The search is in doubt: 7 of 8 visits.",
+        cpu(timed=(timed("int8", 10), timed("fp32", 60))),
     ),
     "whether a user's artifact is merged is not known": (
         MERGED,
@@ -468,6 +518,17 @@ OUTLOOKS: dict[str, tuple[Facts, str, Outlook]] = {
         "int8",
         "same",
     ),
+    "measured to be faster in a search that is in doubt": (
+        cpu(timed=(timed("int8", 10, doubt="7 of 8 visits"), timed("fp32", 60))),
+        "int8",
+        "try",
+    ),
+    "merged groups were faster on one of two runtimes": (cpu(timed=BOTH), MERGED, "faster"),
+    "merged groups were not faster at the batch that was asked for": (
+        cpu(timed=(*BOTH[:2], *(replace(row, batch=1) for row in BOTH))),
+        MERGED,
+        "same",
+    ),
     "fell in a search": (
         cpu(seen=(Seen("int8", "It fell.", "2026-11-23", "tune.json", outlook="no use"),)),
         "int8",
@@ -526,6 +587,13 @@ def test_a_newer_run_counts_and_one_of_the_same_batch_before_it() -> None:
     )
 
 
+def test_what_was_seen_at_another_batch_comes_last() -> None:
+    seen = [Seen("int8", f"Text {day}.", f"2026-11-{day:02}", "a", batch=day) for day in (8, 20)]
+    seen += [Seen("int8", f"Text {day}.", f"2026-11-{day:02}", "a") for day in (1, 2)]
+    found = expectation(cpu(seen=tuple(seen)), "int8").sentences[-3:]
+    assert [each.text for each in found] == ["Text 8.", "Text 2.", "Text 1."]
+
+
 def test_the_same_is_said_once_and_the_newest_three_at_most() -> None:
     seen = [Seen("int8", f"Text {day % 5}.", f"2026-11-{day:02}", "a") for day in range(1, 11)]
     found = expectation(cpu(seen=tuple(seen)), "int8").sentences
@@ -574,6 +642,16 @@ def test_the_stages_add_up_to_the_network() -> None:
     assert [stage.channels for stage in grouped] == [(4, 4), (8, 8), (16, 16), (32, 32)]
     limits = [stage.floors["fp32"].limited_by for stage in grouped]
     assert limits == ["memory", "compute", "compute", "compute"]
+
+
+def test_the_floor_of_a_layer_that_stays_wider_is_that_of_the_wider_precision() -> None:
+    *_, head = cpu(ceilings=SLOW_BF16, batch=1).stages
+    assert head.floors["int8"] == head.floors["fp32"]
+    ada = gpu((8, 9), ceilings=ceilings(fp32=5e13, fp16=7e14, fp8=1.4e15), batch=1)
+    floors = {stage.stage + stage.kind: stage.floors for stage in ada.stages}
+    assert floors["headfc"]["fp8"] == floors["headfc"]["fp16"]
+    assert floors["layer1grouped 3x3"]["fp8"] == floors["layer1grouped 3x3"]["fp16"]
+    assert floors["layer4grouped 3x3"]["fp8"].seconds < floors["layer4grouped 3x3"]["fp16"].seconds
 
 
 @pytest.mark.parametrize(
@@ -661,6 +739,13 @@ def test_the_ceilings_are_those_of_the_device_that_is_used(
     monkeypatch.setattr(explanation, "thread_budget", lambda: SimpleNamespace(count=2))
     explanation._with_machine(Facts(FIFTY), HERE, None, None, lambda _: None)
     assert asked == [expected]
+
+
+@pytest.mark.parametrize("gpu", [(0, 0), (3, 5), (7, 0), (8, 8), (99, 9)])
+def test_a_gpu_that_tensorrt_does_not_build_for_is_refused(gpu: tuple[int, int]) -> None:
+    assert set(RTX_TARGETS) <= set(TARGETS)
+    with pytest.raises(UsageError, match=rf"sm_{gpu[0]}{gpu[1]} is no GPU .*sm_75, .*, sm_121"):
+        backends_for(None, gpu)
 
 
 def test_tensorrt_rtx_has_no_target_for_hopper() -> None:

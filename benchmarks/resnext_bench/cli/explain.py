@@ -22,13 +22,14 @@ from resnext.cli.options import (
     trust_options,
 )
 from resnext.cli.sections import SectionedCommand, option_of
-from resnext.errors import UsageError
+from resnext.errors import BadInput, UnknownName, UsageError
 from resnext.network.config import VARIANTS, ResNeXtConfig, variant
 from resnext.precision import DEFAULT, PRECISIONS, QUANTIZED
 from resnext.progress import steps
 from resnext.readers.files import exists, is_folder
 from resnext.runtimes.registry import RUNTIMES
 from resnext.storage import check_writable, write_text
+from resnext.weights.shipped import SHIPPED
 
 if TYPE_CHECKING:
     from resnext_bench.explain.explanation import Subject
@@ -49,14 +50,12 @@ machine and the weights; a known limit, with the release; or measured on this ma
 """
 #: Every runtime that this machine has, as resnext-bench takes it.
 ALL = "all"
-#: Endings of checkpoints, which may lie beside an artifact.
-_CHECKPOINTS = (".pt", ".pth", ".safetensors", ".tar")
 _WORDS = {
     "baseline": "the baseline",
     "cannot": "cannot",
     "faster": "was faster",
     "slower": "was slower",
-    "same": "was as fast",
+    "same": "no clear difference",
     "no use": "no use",
     "try": "worth a try",
 }
@@ -131,7 +130,10 @@ def explain(
     from resnext_bench.explain.explanation import subject_of_artifact
 
     with steps("reading the network and its weights") as say:
-        if _is_artifact(Path(subject)):
+        known = subject in VARIANTS or subject in SHIPPED
+        if known and exists(Path(subject)):
+            notes.append(f"{subject} is taken as a name: for the file or folder write ./{subject}")
+        if not known and _is_artifact(Path(subject)):
             if any(each is not None for each in (model, num_classes, input_size, weights_key)):
                 raise UsageError(
                     "an artifact has its own model",
@@ -174,11 +176,19 @@ def _capability(target: str) -> tuple[int, int]:
 
 
 def _is_artifact(path: Path) -> bool:
-    """Whether ``path`` can only be an artifact, or an ONNX file from elsewhere."""
-    from resnext.artifact.manifest import MANIFEST_NAME
+    """Whether ``path`` can only be an artifact, or an ONNX file from elsewhere; a checkpoint may
+    lie beside one.
+    """
+    from resnext.artifact.manifest import MANIFEST_NAME, read_manifest
 
-    beside = exists(path.parent / MANIFEST_NAME) and path.suffix not in _CHECKPOINTS
-    return exists(path) and (is_folder(path) or path.suffix == ".onnx" or beside)
+    if not exists(path):
+        return False
+    if is_folder(path) or path.suffix == ".onnx" or path.name == MANIFEST_NAME:
+        return True
+    try:
+        return read_manifest(path.parent / MANIFEST_NAME).file == path.name
+    except BadInput:
+        return False
 
 
 def _network(
@@ -191,7 +201,10 @@ def _network(
     """What ``name`` stands for: a variant, generated weights, or trained ones."""
     from resnext_bench.explain.explanation import Subject
 
-    is_variant = name in VARIANTS and not exists(Path(name))
+    is_variant = name in VARIANTS
+    plain = re.fullmatch(r"[\w-]+", name) and name not in (*SHIPPED, "seeded")
+    if plain and not is_variant and not exists(Path(name)):
+        raise UnknownName("network or weights", name, (*VARIANTS, *SHIPPED))
     if is_variant and (model, weights_key) != (None, None):
         raise UsageError(
             f"{name} is a network without weights", hint="drop `model` and `weights_key`"

@@ -18,6 +18,12 @@ from .facts import Backend, Way
 
 #: Backends for another machine's GPU: what an engine is built for.
 FOR_TARGET = ("trt", "trt-rtx")
+#: GPUs that TensorRT 10 or 11 builds for, by its support matrix and the resource libraries that its
+#: packages have; that of sm_86 also serves sm_87.
+TARGETS = (
+    *("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90"),
+    *("sm_100", "sm_103", "sm_110", "sm_120", "sm_121"),
+)
 #: Instructions that a processor has for a precision, by its feature, the fastest first.
 INSTRUCTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -64,8 +70,14 @@ def backends_for(names: Iterable[str] | None, gpu: tuple[int, int]) -> tuple[Bac
         gpu: its compute capability.
 
     Raises:
-        UsageError: one runs on CPUs only, or is chosen by what the machine has.
+        UsageError: one runs on CPUs only, or is chosen by what the machine has; or ``gpu`` is not
+            among `TARGETS`.
     """
+    if (target := target_name(gpu)) not in TARGETS:
+        raise UsageError(
+            f"`target` {target} is no GPU that TensorRT 10 or 11 builds for",
+            hint=f"name one of {', '.join(TARGETS)}",
+        )
     found = []
     for name in names or FOR_TARGET:
         runtime = runtime_named(name)
@@ -75,7 +87,7 @@ def backends_for(names: Iterable[str] | None, gpu: tuple[int, int]) -> tuple[Bac
                 hint="drop `target`, or use `backend` ort-cuda, ort-trt, trt or trt-rtx",
             )
         problem = ""
-        if name.endswith("trt-rtx") and (target := target_name(gpu)) not in RTX_TARGETS:
+        if name.endswith("trt-rtx") and target not in RTX_TARGETS:
             problem = f"TensorRT-RTX has no target {target}; it has {', '.join(RTX_TARGETS)}"
         found.append(Backend(name, "cuda", cuda_ways(runtime, gpu), problem, _version(name)))
     return tuple(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from . import past
 from .backends import backends_for, backends_here, capability_of, target_name
 from .facts import Facts
 from .record import ExpectationRecord, ExplanationRecord, StageRecord
+from .search import searched
 from .topics import RULES, expectation
 
 
@@ -34,13 +35,11 @@ class Subject:
         config: the network.
         weights: of it; None if only the network is known.
         artifact: that was made of it, or None.
-        search: folder of a search, or None.
     """
 
     config: ResNeXtConfig
     weights: Weights | None = None
     artifact: Artifact | None = None
-    search: Path | None = None
 
 
 def subject_of_artifact(
@@ -66,7 +65,7 @@ def subject_of_artifact(
             if spec is not None:
                 raise
             note(f"nothing is said of the values of the weights: {exc}")
-    return Subject(config, weights, artifact, artifact.directory)
+    return Subject(config, weights, artifact)
 
 
 def explain(
@@ -91,7 +90,7 @@ def explain(
 
     Raises:
         UnknownName: no such backend.
-        UsageError: a backend does not run on ``target``.
+        UsageError: a backend does not run on ``target``, or TensorRT does not build for it.
         BadInput: ``history`` cannot be read.
     """
     notes: list[str] = []
@@ -109,7 +108,10 @@ def explain(
             remark(f"{each.name} is left out: {each.problem}{hint * (each.device == 'cuda')}")
     facts = _with_artifact(facts, subject, remark)
     if target is None:
-        facts = _with_past(facts, subject, environment, history, remark)
+        asked = None if backends is None else {each.name for each in facts.backends}
+        facts = _with_past(facts, subject, environment, asked, history, remark)
+    elif history is not None:
+        remark("`history` is not used: it is of this machine, and `target` is not")
     return ExplanationRecord(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         model=variant_name(subject.config),
@@ -150,7 +152,7 @@ def _with_machine(
     note: Callable[[str], None],
 ) -> Facts:
     if target is not None:
-        gpu = "a GPU", target
+        gpu = f"a GPU of {target_name(target)}", target
         return replace(facts, gpu=gpu, backends=backends_for(names, target))
     features, machine = cpu_features(), this_machine()
     found = backends_here(names, features, machine)
@@ -192,18 +194,21 @@ def _with_past(
     facts: Facts,
     subject: Subject,
     environment: Environment,
+    asked: Collection[str] | None,
     history: Path | None,
     note: Callable[[str], None],
 ) -> Facts:
     sha256 = None if subject.weights is None else subject.weights.sha256
     if subject.artifact is not None:
         sha256 = subject.artifact.manifest.weights.sha256
-    timed = past.timed_here(environment, variant_name(facts.config), history, note)
-    seen = tuple(past.made(sha256))
-    if subject.artifact is not None:
-        seen += (*past.told(subject.artifact.manifest), *past.proven(subject.artifact))
-    if subject.search is not None:
-        rows, fallen = past.searched(subject.search, environment, note)
+    found = past.timed_here(environment, variant_name(facts.config), history, note)
+    timed = tuple(row for row in found if asked is None or row.backend in asked)
+    if history is not None and found and not timed:
+        note(f"{history} has times of other runtimes only")
+    seen = tuple(past.made(sha256, facts.config, asked))
+    if (artifact := subject.artifact) is not None:
+        rows, fallen = searched(artifact, environment, asked, note)
+        seen += (*past.told(artifact.manifest, asked), *past.proven(artifact, environment, asked))
         timed, seen = (*rows, *timed), (*seen, *fallen)
     return replace(facts, timed=timed, seen=seen)
 

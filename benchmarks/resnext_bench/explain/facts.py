@@ -82,6 +82,8 @@ class Timed:
         median_ns: median time of a run.
         low_ns: lower end of the median's interval; None if it is not known.
         high_ns: upper end.
+        streams: requests in flight; the median is that of one.
+        doubt: why the search that timed it is in doubt; "" if it is not.
     """
 
     run: str
@@ -93,6 +95,8 @@ class Timed:
     median_ns: float
     low_ns: float | None = None
     high_ns: float | None = None
+    streams: int = 1
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,17 @@ class Seen:
         created: day.
         where: what says so.
         outlook: what it means; None if it is only good to know.
+        source: ``measured`` on this machine, or only ``known``: a manifest names no machine.
+        batch: images in one run of what was timed; None if nothing was.
     """
 
     topic: str
     text: str
     created: str
     where: str
-    outlook: Literal["faster", "no use"] | None = None
+    outlook: Literal["no use"] | None = None
+    source: Literal["known", "measured"] = "measured"
+    batch: int | None = None
 
 
 @dataclass(frozen=True)

@@ -117,12 +117,24 @@ def for_tensorrt(facts: Facts) -> Sentence | None:
     """Why TensorRT may need it."""
     if not stage_widths(facts.grouped, below=_WIDE):
         return None
-    if not any(each.tensorrt for each in facts.usable):
+    gains = {
+        "have fp8 kernels": ("fp8", "TensorRT's release notes, 10.12"),
+        "fill int8 tensor cores": ("int8", "NVIDIA/TensorRT#4529"),
+        "have half-precision kernels where there were none": ("fp16", "NVIDIA/TensorRT#4838"),
+    }
+    found = {
+        gain: where
+        for gain, (precision, where) in gains.items()
+        if any(
+            each.tensorrt11 if precision == "fp16" else each.tensorrt
+            for each in facts.on("native", precision)
+        )
+    }
+    if not found:
         return None
     return known(
-        f"Merged to {_WIDE} channels, grouped convolutions have fp8 kernels and fill int8 tensor"
-        " cores, and half-precision ones for which there was no kernel can be built.",
-        "TensorRT's release notes, 10.12; NVIDIA/TensorRT#4838",
+        f"Merged to {_WIDE} channels, grouped convolutions {listed(list(found))}.",
+        "; ".join(found.values()),
         "try",
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from resnext.precision import DEFAULT, PRECISIONS
+from resnext.precision import DEFAULT
 from resnext.runtimes.registry import REFERENCE, RUNTIMES
 
 from .backends import instructions
 from .facts import Facts
 from .sentence import Sentence, computed, known, listed, named
+from .stages import wider
 
 #: A floor must be lower by this factor to be worth a file of its own.
 _WORTH = 1.1
@@ -151,8 +152,8 @@ def floor(facts: Facts, precision: str) -> Sentence | None:
             " promise."
         )
     line = (
-        f"Its floor, layer by layer, is {_ms(own)} at batch {facts.batch}, {base / own:.2g} times"
-        f" lower than fp32's {_ms(base)}: a limit, and no promise."
+        f"Its floor, layer by layer, is {_ms(own)} at batch {facts.batch}; that of fp32 is"
+        f" {_ms(base)}, {base / own:.2g} times as long: limits, and no promise."
     )
     if base < _WORTH * own:
         line = (
@@ -184,10 +185,9 @@ def classifier(facts: Facts, precision: str) -> Sentence | None:
     if not facts.on("native", precision):
         return None
     macs = {layer.name: layer.macs for layer in facts.layers}
-    wider = PRECISIONS["fp8"].lowered_to if precision == "fp8" else DEFAULT
     return known(
-        f"The classifier stays {wider}, with {macs['fc'] / sum(macs.values()):.2%} of the"
-        " multiply-accumulates.",
+        f"The classifier stays {wider(facts.layers, precision)['fc']}, with"
+        f" {macs['fc'] / sum(macs.values()):.2%} of the multiply-accumulates.",
         "this toolkit",
     )
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from resnext.network.config import ResNeXtConfig
 from resnext.network.forms import merged_layers
 from resnext.network.layers import Layer, layers
+from resnext.precision import DEFAULT, PRECISIONS
 from resnext_bench.lens.parts import kind_of, stage_of
 from resnext_bench.limits.ceilings import MachineCeilings
-from resnext_bench.limits.floors import LimitedBy, layer_floor
+from resnext_bench.limits.floors import LayerFloor, LimitedBy, layer_floor
+from resnext_export import left_by_fp8
 
 #: Widths of groups, in channels, that are worth a line.
 WIDTHS = (16, 32, 64)
@@ -98,12 +100,14 @@ def stages_of(
         precisions: that the device computes in.
     """
     found: dict[tuple[str, str], list[Layer]] = {}
-    for layer in every:
+    for layer in (every := tuple(every)):
         found.setdefault((stage_of(layer.name), kind_of(layer)), []).append(layer)
-    return tuple(
-        _stage(stage, kind, members, _floors(members, batch, ceilings, precisions))
-        for (stage, kind), members in found.items()
-    )
+    floors: dict[str, dict[str, LayerFloor]] = {}
+    if ceilings is not None:
+        for precision in precisions:
+            each = _layer_floors(every, precision, batch, ceilings)
+            floors[precision] = {one.layer.name: one for one in each}
+    return tuple(_stage(stage, kind, members, floors) for (stage, kind), members in found.items())
 
 
 def merges_of(config: ResNeXtConfig, groups: Mapping[str, int]) -> tuple[Merge, ...]:
@@ -124,8 +128,17 @@ def merges_of(config: ResNeXtConfig, groups: Mapping[str, int]) -> tuple[Merge, 
 
 def floor_s(every: Iterable[Layer], precision: str, batch: int, ceilings: MachineCeilings) -> float:
     """Least seconds of ``every`` layer, one after another."""
-    ceiling = ceilings.ceiling(precision)
-    return sum(layer_floor(layer, precision, batch, ceiling).seconds for layer in every)
+    return sum(one.seconds for one in _layer_floors(tuple(every), precision, batch, ceilings))
+
+
+def wider(every: Iterable[Layer], precision: str) -> dict[str, str]:
+    """The layers of a quantized file that stay in a wider precision, and in which."""
+    if precision == "int8":
+        return {"fc": DEFAULT}
+    if precision == "fp8":
+        half = PRECISIONS["fp8"].lowered_to or DEFAULT
+        return dict.fromkeys(("fc", *(name for name, _ in left_by_fp8(every))), half)
+    return {}
 
 
 def stage_widths(grouped: Iterable[Layer], below: int) -> str:
@@ -141,7 +154,10 @@ def stage_widths(grouped: Iterable[Layer], below: int) -> str:
 
 
 def _stage(
-    stage: str, kind: str, members: Sequence[Layer], floors: Mapping[str, StageFloor]
+    stage: str,
+    kind: str,
+    members: Sequence[Layer],
+    floors: Mapping[str, Mapping[str, LayerFloor]],
 ) -> Stage:
     widths = [layer.inputs // layer.groups for layer in members]
     return Stage(
@@ -151,23 +167,24 @@ def _stage(
         (min(widths), max(widths)),
         sum(layer.macs for layer in members),
         sum(layer.weights for layer in members),
-        floors,
+        {
+            precision: _stage_floor([by_name[layer.name] for layer in members])
+            for precision, by_name in floors.items()
+        },
     )
 
 
-def _floors(
-    members: Sequence[Layer],
-    batch: int,
-    ceilings: MachineCeilings | None,
-    precisions: Sequence[str],
-) -> dict[str, StageFloor]:
-    if ceilings is None:
-        return {}
-    floors: dict[str, StageFloor] = {}
-    for precision in precisions:
-        ceiling = ceilings.ceiling(precision)
-        each = [layer_floor(layer, precision, batch, ceiling) for layer in members]
-        memory = sum(one.seconds for one in each if one.limited_by == "memory")
-        seconds = sum(one.seconds for one in each)
-        floors[precision] = StageFloor(seconds, "memory" if memory > seconds / 2 else "compute")
-    return floors
+def _layer_floors(
+    every: Sequence[Layer], precision: str, batch: int, ceilings: MachineCeilings
+) -> Iterator[LayerFloor]:
+    """Each layer's own floor, in the precision that a file of ``precision`` has it in."""
+    others = wider(every, precision)
+    for layer in every:
+        own = others.get(layer.name, precision)
+        yield layer_floor(layer, own, batch, ceilings.ceiling(own))
+
+
+def _stage_floor(floors: Sequence[LayerFloor]) -> StageFloor:
+    memory = sum(one.seconds for one in floors if one.limited_by == "memory")
+    seconds = sum(one.seconds for one in floors)
+    return StageFloor(seconds, "memory" if memory > seconds / 2 else "compute")

@@ -35,12 +35,14 @@ def activations(facts: Facts, precision: str) -> Sentence | None:
         return computed(f"{seen}, beyond {half}'s {limit:.6g}: the export would refuse.", "cannot")
     if size * _HEADROOM > limit:
         return computed(
-            f"{seen}, only {limit / size:.2g} times below {half}'s {limit:.6g}: another image may"
-            " overflow."
+            f"{seen}; {half}'s largest number, {limit:.6g}, is only {limit / size:.2g} times that:"
+            " another image may overflow."
         )
     if half == "bf16" or not facts.on("native", precision):  # bf16 is as wide as float32
         return None
-    return computed(f"{seen}, {limit / size:,.0f} times below {half}'s {limit:.6g}.")
+    return computed(
+        f"{seen}; {half}'s largest number, {limit:.6g}, is {limit / size:,.0f} times that."
+    )
 
 
 def vanishing(facts: Facts, precision: str) -> Sentence | None:
