@@ -16,9 +16,11 @@ from fakes.workshop import FakeConfirmer, FakeWorkshop, Plan
 from resnext.artifact.files import read_artifact
 from resnext.errors import MissingRequirement
 from resnext.findings import Finding
+from resnext.runtimes.registry import ARTIFACT_RUNTIMES, RUNTIMES
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import read_tuned, tune_artifact
 from resnext_bench.tune import api, space
+from resnext_bench.tune.space import Point
 from resnext_bench.tune.state import keep, state_path
 from resnext_export.cli.export import main
 
@@ -180,6 +182,23 @@ def test_when_no_candidate_passes_the_nearest_misses_are_named(
     assert "no candidate of 2 passed" in line  # the baseline is none
     assert "the nearest: ort-cpu fp32, batch 1: size" in line
     assert read_tuned(state_path(folder / "best")).complete
+
+
+def test_a_search_without_options_goes_through_every_runtime(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Missing(FakeWorkshop):
+        def plan(self, point: Point) -> Plan:
+            return Plan(1.0, agreement=0.5)
+
+    monkeypatch.setattr(space, "available", lambda *_: None)
+    monkeypatch.setattr(space, "available_runtimes", lambda _device: tuple(RUNTIMES))
+    monkeypatch.setattr(api, "Bench", lambda request, *_: Missing(Machine(0), {}, request))
+    done = tune(*DIGITS, "--output", "best", "--accuracy-images", "20")
+    assert done.exit_code == 1, done.output
+    assert " passed; the nearest: " in done.stderr
+    candidates = read_tuned(state_path(folder / "best")).candidates
+    assert {one.backend for one in candidates} == {"torch", *ARTIFACT_RUNTIMES}
 
 
 def test_ctrl_c_keeps_the_leader_and_resume_ends_with_the_artifact_that_was_measured(

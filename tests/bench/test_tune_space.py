@@ -11,14 +11,16 @@ import pytest
 from fakes import here
 from fakes.tuned import accuracy
 from resnext.errors import MissingRequirement
+from resnext.runtimes.registry import ARTIFACT_RUNTIMES
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.labeled import Labeled
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.limits.ceilings import MachineCeilings, ProductCeiling
 from resnext_bench.limits.needed import Limits
 from resnext_bench.tune import space, workshop
+from resnext_bench.tune.board import Board
 from resnext_bench.tune.recipes import bench_words, export_record, export_words
-from resnext_bench.tune.request import Request, checked_request
+from resnext_bench.tune.request import GOALS, Request, checked_request
 from resnext_bench.tune.space import Point, baselines, points, static_refusals
 from resnext_export import ExportRequest, options
 from resnext_export.cli.options import request_from
@@ -134,6 +136,25 @@ def test_without_calibration_images_a_quantized_point_is_refused_with_what_to_do
     missing = static_refusals(request_of(own, calibration="/nowhere"), Limits())(int8)
     assert missing is not None
     assert "/nowhere" in missing.reason
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_every_point_of_every_runtime_has_commands_or_is_refused(
+    digits: Weights, goal: str
+) -> None:
+    request = request_of(digits, goal=goal)
+    refusal = static_refusals(request, Limits())
+    board = Board(request, refusal)
+    for point in points(request, ARTIFACT_RUNTIMES, refusal):
+        board.add(point)
+    records = board.records().values()
+    assert {one.backend for one in records} == set(ARTIFACT_RUNTIMES)
+    for one in records:
+        refused = refusal(board.points[one.name]) is not None
+        assert (bool(one.export_command), bool(one.bench_command)) == (not refused,) * 2, one.name
+    # what a package cannot have would be refused by the exporter, too
+    assert not board["pt2 fp32 merged 32, batch 1"].export_command
+    assert board["pt2 fp32, batch 1"].export_command
 
 
 POINTS = (

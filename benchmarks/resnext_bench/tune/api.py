@@ -155,8 +155,8 @@ def tune_artifact(
     with open_nvml() as nvml, deadline.heeding_signals():
         environment = record_environment(nvml)
         base = _base(request, environment, command)
-        board = Board(request)
         refusal = static_refusals(request, _limits(request, environment, deadline, progress))
+        board = Board(request, refusal)
         for point in (*baselines(request), *points(request, chosen, refusal)):
             board.add(point)
         spent_s = 0.0
