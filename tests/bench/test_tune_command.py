@@ -188,7 +188,7 @@ def test_a_search_without_options_goes_through_every_runtime(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Missing(FakeWorkshop):
-        def plan(self, point: Point) -> Plan:
+        def plan(self, _point: Point) -> Plan:
             return Plan(1.0, agreement=0.5)
 
     monkeypatch.setattr(space, "available", lambda *_: None)

@@ -10,7 +10,7 @@ import pytest
 
 from fakes.simulated import QUIET, SPINNING
 from fakes.workshop import Cut, FakeConfirmer, Plan, Simulation
-from resnext.errors import SessionFailed, SilentFallback
+from resnext.errors import BadInput, SessionFailed, SilentFallback
 from resnext.timing.race import Rules
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.deadline import Deadline
@@ -40,6 +40,15 @@ def simulation(digits: Weights, plans: dict[Point, Plan], **fields: Any) -> Simu
 
 def found(tuned: Tuned, point: Point) -> CandidateRecord:
     return next(one for one in tuned.candidates if one.name == point.name)
+
+
+def timed_choice(digits: Weights) -> Any:
+    """An artifact for which the widths of groups were timed."""
+    merged = SimpleNamespace(groups={"layer1.0.conv2": 2, "layer3.0.conv2": 4})
+    manifest = SimpleNamespace(
+        file_sha256="a" * 64, build_s=1.0, merged=merged, network=digits.config
+    )
+    return SimpleNamespace(manifest=manifest)
 
 
 FALLEN: dict[str, tuple[Plan, dict[str, Any], str, str, bool]] = {
@@ -357,11 +366,7 @@ def test_widths_that_a_timed_choice_found_are_in_the_command_of_its_candidate(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = simulation(digits, {ORT: Plan(2.0), MERGED: Plan(1.0)})
-    merged = SimpleNamespace(groups={"layer1.0.conv2": 2, "layer3.0.conv2": 4})
-    manifest = SimpleNamespace(
-        file_sha256="a" * 64, build_s=1.0, merged=merged, network=digits.config
-    )
-    search.artifacts[MERGED.name] = SimpleNamespace(manifest=manifest)
+    search.artifacts[MERGED.name] = timed_choice(digits)
     tuned = search.run(monkeypatch)
     words = found(tuned, MERGED).export_command
     assert words[words.index("--merge-groups") + 1] == "layer1=16,layer3=32"
@@ -485,7 +490,8 @@ def test_a_search_that_is_cut_anywhere_goes_on_to_the_same_pick(
     asked = {"gate": "agreement>=0.95", "slo": "p99<=20ms"}
 
     def search() -> Simulation:
-        return simulation(digits, plans, points=points, asked=asked)
+        artifacts = {MERGED.name: timed_choice(digits)}
+        return simulation(digits, plans, points=points, asked=asked, artifacts=artifacts)
 
     whole = search()
     expected = whole.run(monkeypatch)
@@ -505,6 +511,30 @@ def test_a_search_that_is_cut_anywhere_goes_on_to_the_same_pick(
             after = next(each for each in tuned.candidates if each.name == one.name)
             for index, times in one.rounds_ns.items():
                 assert after.rounds_ns[index] == times
+
+
+def test_a_timed_choice_of_other_images_is_not_gone_on_with(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged = replace(INT8, merge="auto")
+
+    def search(images: int) -> Simulation:
+        asked = {"calibration": "random", "calibration_images": images}
+        artifacts = {merged.name: timed_choice(digits)}
+        return simulation(digits, {merged: Plan(1.0)}, asked=asked, artifacts=artifacts)
+
+    part = search(16).run(monkeypatch, deadline=Cut(3))
+    command = part.candidates[0].export_command
+    assert "layer1=16,layer3=32" in command
+    assert search(16).run(monkeypatch, earlier=part).pick == merged.name
+    with pytest.raises(BadInput, match="it has no candidate"):
+        search(17).run(monkeypatch, earlier=part)
+    for planted in ("layer1=", ""):
+        words = tuple(planted if word.startswith("layer1") else word for word in command)
+        other = part.candidates[0].model_copy(update={"export_command": words})
+        wrong = part.model_copy(update={"candidates": (other, *part.candidates[1:])})
+        with pytest.raises(BadInput, match="it has no candidate"):
+            search(16).run(monkeypatch, earlier=wrong)
 
 
 def test_progress_names_the_leader(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from resnext.artifact.manifest import Manifest
+from resnext.errors import UsageError
 from resnext.timing.intervals import log_interval
 from resnext_bench.stats import LEAST_SAMPLES, percentile_bound
 from resnext_export import recorded_widths
@@ -76,6 +78,19 @@ class Board:
             build_s=manifest.build_s,
             export_command=export_words(point, self._request, widths),
         )
+
+    def makes(self, name: str, words: Sequence[str]) -> bool:
+        """Whether ``words`` make the artifact of a candidate: its command, or for a timed choice
+        the one with the widths that were chosen.
+        """
+        point, words = self.points[name], tuple(words)
+        if words == self[name].export_command:
+            return True
+        if point.merge == "auto" and "--merge-groups" in words[:-1]:
+            widths = words[words.index("--merge-groups") + 1]
+            with suppress(UsageError):  # no widths
+                return words == export_words(point, self._request, widths)
+        return False
 
     def put(self, record: CandidateRecord) -> None:
         """Replace the record of a candidate that was added."""

@@ -93,7 +93,7 @@ def restore(board: Board, earlier: TuneRecord, now: TuneRecord) -> None:
     difference = next(_differences(earlier, now), None)
     if difference is None:
         for name in board:
-            if name not in known or _commands(known[name]) != _commands(board[name]):
+            if name not in known or not _alike(known[name], board):
                 difference = f"it has no candidate {name} as it is now"
                 break
         for one in added:
@@ -141,8 +141,11 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def _commands(one: CandidateRecord) -> tuple[tuple[str, ...], ...]:
-    return one.export_command, one.bench_command
+def _alike(one: CandidateRecord, board: Board) -> bool:
+    """Whether a candidate is made and measured as the one of that name on ``board``."""
+    return board.makes(one.name, one.export_command) and (
+        one.bench_command == board[one.name].bench_command
+    )
 
 
 def _point(one: CandidateRecord, board: Board) -> Point:
