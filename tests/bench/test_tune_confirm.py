@@ -22,10 +22,11 @@ from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.ab import worker as worker_module
 from resnext_bench.ab.protocol import Job, Opened, Visit
+from resnext_bench.ab.record import Round
 from resnext_bench.ab.rounds import measure_rounds
 from resnext_bench.deadline import Deadline
 from resnext_bench.tune import confirm
-from resnext_bench.tune.confirm import FreshProcesses, WrongOutput
+from resnext_bench.tune.confirm import FreshProcesses, WrongOutput, confirmation
 from resnext_bench.tune.request import checked_request
 from resnext_bench.tune.space import Point
 
@@ -140,6 +141,21 @@ def test_other_work_is_judged_by_the_threads_that_are_in_use(
     monkeypatch.setattr(confirm, "threads_of", lambda _: 3)
     confirmed(digits, artifact, monkeypatch)
     assert [each.threads for each in schedules] == [threads]
+
+
+@pytest.mark.parametrize(("count", "verdict"), [(5, "CANNOT TELL"), (6, "SLOWER"), (9, "SLOWER")])
+def test_a_verdict_never_contradicts_its_interval(
+    digits: Weights, count: int, verdict: str
+) -> None:
+    took = [
+        ((MS,), (round(each * MS),)) for each in (13.0, 7.5, 20.0, 14.0, 90.0, 12.0, 13, 14, 15)
+    ]
+    rounds = [
+        Round(pair=0, first="A", times_ns=times, loads=(QUIET, QUIET)) for times in took[:count]
+    ]
+    found = confirmation(PICK, BASE, rounds, checked_request(digits, "latency"))
+    assert found.verdict == verdict
+    assert (found.ratio is None) == (count < 6)
 
 
 def test_a_wrong_output_and_no_time_are_no_confirmation(

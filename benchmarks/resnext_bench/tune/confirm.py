@@ -27,6 +27,7 @@ from .board import proven_ns
 from .record import ConfirmationRecord
 from .request import Request, threads_of
 from .space import BASELINE, Point
+from .standing import judged
 
 #: Parity of a candidate's logits for all seeded images.
 Judge: TypeAlias = Callable[[Point, Artifact | None, "NDArray[Any]"], Parity]
@@ -159,10 +160,12 @@ def confirmation(
         )
         logs.append(math.log(its / mine))
     change = paired(logs, request.margin)
+    # As in a race, an interval is enough; `paired` asks for more rounds.
+    verdict = "CANNOT TELL" if change.ratio is None else judged(change.ratio, request.margin)
     return ConfirmationRecord(
         other=other.name,
         rounds_ns=tuple(each.times_ns for each in kept),
         ratio=None if change.ratio is None else tuple(change.ratio),
-        verdict=change.verdict,
+        verdict=verdict,
         p99_ns=proven_ns([time for each in kept for time in each.times_ns[0]], 99),
     )
