@@ -10,10 +10,11 @@ import pytest
 
 from fakes.simulated import QUIET, SPINNING
 from fakes.workshop import Cut, FakeConfirmer, Plan, Simulation
-from resnext.errors import BadInput, SessionFailed, SilentFallback
+from resnext.errors import BadInput, GateFailed, SessionFailed, SilentFallback
 from resnext.timing.race import Rules
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.deadline import Deadline
+from resnext_bench.tune import api
 from resnext_bench.tune.record import CandidateRecord
 from resnext_bench.tune.result import Tuned
 from resnext_bench.tune.space import Point, Refusal
@@ -344,6 +345,63 @@ def test_a_build_that_will_not_end_in_time_is_not_begun(
     assert {two.name, other.name}.isdisjoint(search.workshop.opened)
     assert eight.name in search.workshop.opened  # it takes no build
     assert "builds like it took 20 s here" in found(tuned, other).reason
+
+
+@pytest.mark.parametrize(("before_s", "begun"), [(5.0, True), (15.0, False)])
+def test_a_timed_choice_of_which_nothing_is_known_yet_is_held_against_the_time_left(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, before_s: float, begun: bool
+) -> None:
+    search, deadline = simulation(digits, {ORT: Plan(2.0), MERGED: Plan(1.0)}), Slow()
+    monkeypatch.setattr("resnext_bench.tune.preparing._VISIT_S", 0.09)  # for 9 widths
+
+    def took(line: str) -> None:
+        deadline.now += before_s if line == f"preparing {ORT.name}" else 0.1
+
+    search.at_say = took
+    tuned = search.run(monkeypatch, deadline=deadline)
+    assert (MERGED.name in search.workshop.opened) == begun
+    if not begun:
+        assert "timing its widths takes about 20 s" in found(tuned, MERGED).reason
+
+
+class Late(Deadline):
+    """100 seconds by a clock that the search moves."""
+
+    now = 0.0
+
+    def __init__(self) -> None:
+        super().__init__(100)
+
+    def spent_s(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("prepared_s", [30.0, 85.0, 99.0, 130.0])
+def test_who_is_ready_is_raced_in_the_time_that_is_left(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, prepared_s: float
+) -> None:
+    search, deadline = simulation(digits, {ORT: Plan(1.0), INT8: Plan(1.1)}), Late()
+
+    def took(line: str) -> None:
+        if line == f"preparing {INT8.name}":
+            deadline.now = prepared_s
+        elif line.startswith("round"):
+            deadline.now += 0.5
+
+    search.at_say = took
+    search.asked["budget"] = 100
+    tuned = search.run(monkeypatch, deadline=deadline)
+    if prepared_s < 100:
+        assert tuned.pick == ORT.name
+        api._refuse_too_short(search.search, search.request)
+        return
+    assert (tuned.pick, tuned.ended) == (None, "time")
+    with pytest.raises(GateFailed) as refused:
+        api._refuse_too_short(search.search, search.request)
+    assert refused.value.message == (
+        "the budget of 100 s was over before a candidate was timed: 2 of them were ready, and"
+        f" preparing {INT8.name} took 130.0 s"
+    )
 
 
 @pytest.mark.parametrize(("slow", "begun"), [(ORT, False), (MERGED, True)])

@@ -20,7 +20,7 @@ from resnext_bench.limits.needed import Limits
 from resnext_bench.tune import space, workshop
 from resnext_bench.tune.board import Board
 from resnext_bench.tune.recipes import bench_words, export_record, export_words
-from resnext_bench.tune.request import GOALS, Request, checked_request
+from resnext_bench.tune.request import Request, checked_request
 from resnext_bench.tune.space import Point, baselines, points, static_refusals
 from resnext_export import ExportRequest, options
 from resnext_export.cli.options import request_from
@@ -138,11 +138,8 @@ def test_without_calibration_images_a_quantized_point_is_refused_with_what_to_do
     assert "/nowhere" in missing.reason
 
 
-@pytest.mark.parametrize("goal", GOALS)
-def test_every_point_of_every_runtime_has_commands_or_is_refused(
-    digits: Weights, goal: str
-) -> None:
-    request = request_of(digits, goal=goal)
+def test_every_point_of_every_runtime_has_commands_or_is_refused(digits: Weights) -> None:
+    request = request_of(digits, goal="throughput")  # those for latency are among them
     refusal = static_refusals(request, Limits())
     board = Board(request, refusal)
     for point in points(request, ARTIFACT_RUNTIMES, refusal):
@@ -191,6 +188,27 @@ def test_the_commands_of_a_point_are_those_of_its_artifact(
         assert context.params["backend"] == (point.backend,)
         assert context.params["batch"] == (point.batch,)
         assert context.params["streams"] == (point.streams,)
+
+
+@pytest.mark.parametrize(
+    ("hint", "kept"),
+    [
+        ("use `backend` torch, torch-folded", ""),
+        ("use `streams` 1, or `backend` ort-cpu, openvino", "use `streams` 1"),
+        ("apt-get install g++ (or set CXX), or use `backend` torch", None),
+        ("use another machine; to run, use `backend` torch", "use another machine"),
+        ("try fewer `batch` sizes, `streams` or `backend`s at once", "all of it"),
+        ("take int8", "all of it"),
+    ],
+)
+def test_no_hint_names_another_runtime_since_all_are_tried(
+    digits: Weights, hint: str, kept: str | None
+) -> None:
+    expected = {"all of it": hint, None: "apt-get install g++ (or set CXX)"}.get(kept, kept)
+    board = Board(request_of(digits))
+    name = board.add(Point("ort-cpu"))
+    board.fell(name, workshop.Fall("refused", "planted", hint))
+    assert board[name].hint == expected
 
 
 def test_no_session_is_opened_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from .gates import KINDS, with_actual
 from .recipes import bench_words, export_words
 from .record import CandidateRecord, GateRecord
 from .request import Request, threads_of
-from .space import Point, Refusal
+from .space import Point, Refusal, without_backend
 from .workshop import Fall, Proof
 
 _NS_PER_MS = 1e6
@@ -103,7 +103,7 @@ class Board:
     def fell(self, name: str, fall: Fall) -> None:
         """Settle a candidate. A baseline stays one, with the reason."""
         outcome = "baseline" if self.points[name].live else fall.outcome
-        self.change(name, outcome=outcome, reason=fall.reason, hint=fall.hint)
+        self.change(name, outcome=outcome, reason=fall.reason, hint=without_backend(fall.hint))
 
     def proven(self, name: str, proof: Proof) -> None:
         """Keep what was proven of a candidate."""
