@@ -347,21 +347,32 @@ def test_a_build_that_will_not_end_in_time_is_not_begun(
     assert "builds like it took 20 s here" in found(tuned, other).reason
 
 
+PT2 = Point("pt2")
+
+
+@pytest.mark.parametrize("point", [MERGED, PT2], ids=lambda point: point.name)
 @pytest.mark.parametrize(("before_s", "begun"), [(5.0, True), (15.0, False)])
-def test_a_timed_choice_of_which_nothing_is_known_yet_is_held_against_the_time_left(
-    digits: Weights, monkeypatch: pytest.MonkeyPatch, before_s: float, begun: bool
+def test_a_long_build_of_which_nothing_is_known_yet_is_held_against_the_time_left(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, point: Point, before_s: float, begun: bool
 ) -> None:
-    search, deadline = simulation(digits, {ORT: Plan(2.0), MERGED: Plan(1.0)}), Slow()
-    monkeypatch.setattr("resnext_bench.tune.preparing._VISIT_S", 0.09)  # for 9 widths
+    search, deadline = simulation(digits, {ORT: Plan(2.0), point: Plan(1.0)}), Slow()
+    monkeypatch.setattr("resnext_bench.tune.preparing._VISIT_S", 0.09)  # 9 widths: 20 s
 
     def took(line: str) -> None:
         deadline.now += before_s if line == f"preparing {ORT.name}" else 0.1
 
     search.at_say = took
     tuned = search.run(monkeypatch, deadline=deadline)
-    assert (MERGED.name in search.workshop.opened) == begun
+    assert (point.name in search.workshop.opened) == begun
     if not begun:
-        assert "timing its widths takes about 20 s" in found(tuned, MERGED).reason
+        assert "that takes about 20 s" in found(tuned, point).reason
+        # what a search has built before is in the cache
+        known = found(tuned, point).model_copy(update={"artifact_sha256": "a" * 64})
+        part = tuned.model_copy(update={"candidates": (*tuned.candidates[:-1], known)})
+        assert tuned.candidates[-1].name == point.name
+        deadline.now = 12.0
+        search.run(monkeypatch, deadline=deadline, earlier=part)
+        assert point.name in search.workshop.opened
 
 
 class Late(Deadline):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from resnext.network.config import ResNeXtConfig
 from resnext.precision import QUANTIZED
 from resnext.progress import Amount, Step
+from resnext.runtimes.registry import RUNTIMES
 from resnext.timing import clock
 from resnext_bench.deadline import Deadline
 
@@ -23,6 +24,8 @@ _COPIED = (*_OF_ARTIFACT, "size_bytes", "build_s", "delivered")
 #: Visits that a timed choice of widths makes for each width, about, and the least timed seconds of
 #: one.
 _VISITS, _VISIT_S = 25, 0.03
+#: Seconds that a compiler takes for a package or engine, at the least.
+_COMPILE_S = 20.0
 
 
 class Preparation:
@@ -104,8 +107,8 @@ class Preparation:
         built = artifact_key(point) in self._built
         least_s = max((took for rank, took in self._took_s.items() if rank <= cost), default=0.0)
         takes = f"builds like it took {least_s:.0f} s here"
-        if board[name].artifact_sha256 is None and (about_s := self._timing_s(point)) > least_s:
-            least_s, takes = about_s, f"timing its widths takes about {about_s:.0f} s"
+        if board[name].artifact_sha256 is None and (about_s := self._about_s(point)) > least_s:
+            least_s, takes = about_s, f"that takes about {about_s:.0f} s"
         if not built and least_s > self._deadline.opening_left_s():
             board.fell(name, out_of_time(self._deadline, f"it was built, and {takes}"))
             return False
@@ -119,7 +122,7 @@ class Preparation:
             self._built.add(artifact_key(point))
             self._took_s[cost] = max(self._took_s.get(cost, 0.0), now_s - began_s)
         if point.merge is None:
-            self._run_s[_setting(point)] = self._sessions.first_run_s(name)
+            self._run_s[_setting(point)] = self._sessions.run_s(name)
         if not point.live:
             self.first = self.first or (name, now_s)
             self.ready += fall is None
@@ -132,8 +135,12 @@ class Preparation:
             self._sessions.close(name)
         return True
 
-    def _timing_s(self, point: Point) -> float:
-        """About how long it takes to time the widths of groups for ``point``: 0 if they are not."""
+    def _about_s(self, point: Point) -> float:
+        """About how long a compiler, or timing the widths of groups, takes for ``point``; 0 for
+        builds without either.
+        """
+        if not point.live and RUNTIMES[point.backend].formats[0] != "onnx":
+            return _COMPILE_S
         if point.merge != "auto":
             return 0.0
         widths = len(self._config.depths) * (self._config.cardinality.bit_length() - 1)
