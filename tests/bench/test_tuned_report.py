@@ -402,6 +402,13 @@ def test_what_was_stored_without_commands_has_none() -> None:
     assert text(changed(search(), candidates=(one,))).startswith("PICKED")
 
 
+def test_what_fresh_processes_had_too_few_rounds_for_was_not_compared() -> None:
+    record = search()
+    few = fresh(record.candidates[-1].name, None, "CANNOT TELL")
+    told = confirmed(changed(record, confirmed=(few,)))
+    assert told[0] == "torch fp32, batch 4 is not compared with the pick: too few rounds"
+
+
 def test_an_interrupted_search_names_no_confirmation_and_one_alone_no_baseline() -> None:
     assert confirmed(interrupted()) == []
     assert "In fresh processes" not in text(interrupted())

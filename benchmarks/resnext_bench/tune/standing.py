@@ -131,8 +131,11 @@ def confirmed(record: TuneRecord) -> list[str]:
     }
     lines = []
     for one in record.confirmed:
-        takes = "too few rounds" if one.ratio is None else f"takes {amounts.interval(one.ratio)}"
-        lines.append(f"{one.other} is {words[one.verdict]}: {takes}")
+        if one.ratio is None:
+            lines.append(f"{one.other} is not compared with the pick: too few rounds")
+        else:
+            takes = amounts.interval(one.ratio)
+            lines.append(f"{one.other} is {words[one.verdict]}: takes {takes}")
     return lines + disagreements(record)
 
 
