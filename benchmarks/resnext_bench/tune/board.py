@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from resnext.artifact.manifest import Manifest
-from resnext.errors import UsageError
 from resnext.timing.intervals import log_interval
 from resnext_bench.stats import LEAST_SAMPLES, percentile_bound
 from resnext_export import recorded_widths
 
 from .gates import KINDS, with_actual
-from .recipes import bench_words, export_words
+from .recipes import bench_words, export_words, makes_choice
 from .record import CandidateRecord, GateRecord
 from .request import Request, threads_of
 from .space import Point, Refusal, without_backend
@@ -83,14 +81,8 @@ class Board:
         """Whether ``words`` make the artifact of a candidate: its command, or for a timed choice
         the one with the widths that were chosen.
         """
-        point, words = self.points[name], tuple(words)
-        if words == self[name].export_command:
-            return True
-        if point.merge == "auto" and "--merge-groups" in words[:-1]:
-            widths = words[words.index("--merge-groups") + 1]
-            with suppress(UsageError):  # no widths
-                return words == export_words(point, self._request, widths)
-        return False
+        by_widths = makes_choice(words, self.points[name], self._request)
+        return by_widths or tuple(words) == self[name].export_command
 
     def put(self, record: CandidateRecord) -> None:
         """Replace the record of a candidate that was added."""

@@ -76,7 +76,8 @@ def section(record: TuneRecord) -> Section | None:
     note = (
         f"The {who} is {leader.name}, the line at 1x. A dot is a round, and the line what the"
         " rounds so far tell: the median of their ratios. It ends where the race dropped the"
-        " candidate, which was slower than the leader of that time, as its reason says."
+        " candidate; its reason compares it with the leader of that time, and after few rounds"
+        " tells by how much it was slower at least."
         f" What is above {_MOST:g}x is at the edge. {race(record).capitalize()}."
     )
     key = legend({lane.row.name: lane.index for lane in lanes}, {lane.row.name for lane in lanes})
