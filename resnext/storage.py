@@ -275,6 +275,30 @@ def locked(lock: Path) -> Iterator[None]:
         file_lock.release()
 
 
+@contextmanager
+def held(lock: Path) -> Iterator[bool]:
+    """Whether the block holds the lock file ``lock``, which no other process does then; removed in
+    the end. That of a process that died is nobody's.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    file_lock = FileLock(lock)
+    with suppress(Timeout):
+        file_lock.acquire(blocking=False)
+        while not lock.exists():  # removed by its holder after it was opened here
+            file_lock.release()
+            file_lock.acquire(blocking=False)
+    try:
+        yield file_lock.is_locked
+    finally:
+        if file_lock.is_locked:
+            lock.unlink(missing_ok=True)
+        file_lock.release()
+
+
 def check_writable(target: str | Path | None) -> None:
     """Check before long work that ``target`` can be written; None and ``-`` always can.
 

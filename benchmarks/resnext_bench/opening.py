@@ -42,6 +42,7 @@ class Opening:
         peak: memory that opening and the first runs added, of bound inputs and of each stream.
         setup_s: seconds to open, bind and first run.
         bind_s: seconds of the bind and first run alone.
+        run_s: seconds of a run after that, of all streams at once.
     """
 
     subject: Subject | None = None
@@ -52,6 +53,7 @@ class Opening:
     peak: Peak = field(default_factory=Peak)
     setup_s: float | None = None
     bind_s: float | None = None
+    run_s: float | None = None
 
 
 def open_case(
@@ -112,7 +114,7 @@ def open_case(
             opening.setup_s = (now_ns() - before) / 1e9
             # Requests in flight need memory that bound inputs do not.
             calls = [Call(stream, inputs) for stream in session.streams()]
-            time_streams(calls, 1)
+            opening.run_s = max(time_streams(calls, 1)) / 1e9
         opening.options = own
         opening.subject = Subject(session, inputs, bound, own.thread_count)
     except Exception as exc:  # whatever a runtime raises ends only its own case

@@ -106,21 +106,30 @@ class Artifact:
         `read`.
 
         Args:
-            folder: a folder that no other user can write to.
+            folder: a temporary one that no other user can write to.
 
         Raises:
             BadArtifact: the file was replaced or altered after `read_artifact`.
             MissingRequirement: the copy cannot be written.
         """
-        copy = folder / self.manifest.file
         try:
-            with copy.open("xb") as file:
-                self._check(self._digest(file.write))
+            return self.write_to(folder)
         except OSError as exc:
             raise MissingRequirement(
                 f"cannot copy {self.path} to {folder}: {exc.strerror or exc}",
                 hint="set TMPDIR to a folder with room",
             ) from exc
+
+    def write_to(self, folder: Path) -> Path:
+        """As `copy_to`, into a folder of `staging`, which says what to do if that fails.
+
+        Raises:
+            BadArtifact: the file was replaced or altered after `read_artifact`.
+            OSError: the copy cannot be written.
+        """
+        copy = folder / self.manifest.file
+        with copy.open("xb") as file:
+            self._check(self._digest(file.write))
         return copy
 
     def check_file(self) -> None:
@@ -223,11 +232,14 @@ def check_destination(directory: Path, *, force: bool | None) -> None:
         if not directory.is_dir() or directory.is_symlink():
             raise UsageError(f"{directory} is not a folder", hint=_ELSEWHERE)
         names = sorted(entry.name for entry in directory.iterdir())
+        if names and not _is_artifact_folder(directory, names):
+            raise UsageError(
+                f"{directory} is not empty: it holds other files besides an artifact",
+                hint=_ELSEWHERE,
+            )
         if names and not force:
             replace = "set `force` to replace it, or " if force is False else ""
             raise UsageError(f"{directory} is not empty", hint=replace + _ELSEWHERE)
-        if names and not _is_artifact_folder(directory, names):
-            raise UsageError(f"{directory} holds other files besides an artifact", hint=_ELSEWHERE)
     with _disk_errors(directory), _partial(directory):
         pass
 

@@ -66,7 +66,8 @@ class Dropped(Generic[K]):
     Attributes:
         round: index of the last round before.
         leader: the fastest at that time.
-        ratio: its time over the leader's.
+        ratio: its time over the leader's; if it was dropped early, the lower median, which is the
+            better of two rounds.
         p_value: of "it is not slower", corrected for the number of rivals and for being asked
             every round; None if it was dropped early.
         rounds: number of rounds that both were in.
@@ -80,11 +81,13 @@ class Dropped(Generic[K]):
 
     @property
     def reason(self) -> str:
-        """In a sentence without an end: ``6.1 % slower than X (p = 0.003, 8 rounds)``."""
+        """In a sentence without an end: ``6.1 % slower than X (p = 0.003, 8 rounds)``, or ``at
+        least 29 % slower than X after 2 rounds``.
+        """
         percent = 100 * (self.ratio - 1)
         slower = f"{percent:.{0 if percent >= 10 else 1}f} % slower than {self.leader}"
         if self.p_value is None:
-            return f"{slower} after {self.rounds} rounds"
+            return f"at least {slower} after {self.rounds} rounds"
         return f"{slower} (p = {self.p_value:.1g}, {self.rounds} rounds)"
 
 

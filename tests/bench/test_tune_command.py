@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shlex
 import signal
 from pathlib import Path
@@ -13,13 +15,15 @@ from click.testing import CliRunner, Result
 
 from fakes.simulated import Machine
 from fakes.workshop import FakeConfirmer, FakeWorkshop, Plan
-from resnext.artifact.files import read_artifact
+from resnext.artifact.files import Artifact, read_artifact
 from resnext.errors import MissingRequirement
 from resnext.findings import Finding
+from resnext.runtimes.registry import ARTIFACT_RUNTIMES, RUNTIMES
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench import read_tuned, tune_artifact
 from resnext_bench.tune import api, space
-from resnext_bench.tune.state import keep, state_path
+from resnext_bench.tune.space import Point
+from resnext_bench.tune.state import keep, only_search, state_path
 from resnext_export.cli.export import main
 
 DIGITS = ("--weights", "digits")
@@ -66,8 +70,8 @@ REFUSED: dict[str, tuple[int, str]] = {
     "cut": (2, "go on with it with --resume"),
     "cut --resume": (4, "is not a stored search"),
     "damaged --resume": (4, "is not a stored search"),
-    "full": (2, "full is not empty"),
-    "full --force": (2, "holds other files besides an artifact"),
+    "full": (2, "other files besides an artifact; choose another --output"),
+    "full --force": (2, "other files besides an artifact; choose another --output"),
     "file": (2, "file is not a folder"),
     "best --accuracy nowhere/": (4, "nowhere"),
     "best --calibration nowhere/": (4, "nowhere"),
@@ -180,6 +184,64 @@ def test_when_no_candidate_passes_the_nearest_misses_are_named(
     assert "no candidate of 2 passed" in line  # the baseline is none
     assert "the nearest: ort-cpu fp32, batch 1: size" in line
     assert read_tuned(state_path(folder / "best")).complete
+
+
+def test_a_search_without_options_goes_through_every_runtime(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Missing(FakeWorkshop):
+        def plan(self, _point: Point) -> Plan:
+            return Plan(1.0, agreement=0.5)
+
+    monkeypatch.setattr(space, "available", lambda *_: None)
+    monkeypatch.setattr(space, "available_runtimes", lambda _device: tuple(RUNTIMES))
+    monkeypatch.setattr(api, "Bench", lambda request, *_: Missing(Machine(0), {}, request))
+    done = tune(*DIGITS, "--output", "best", "--accuracy-images", "20")
+    assert done.exit_code == 1, done.output
+    assert " passed; the nearest: " in done.stderr
+    candidates = read_tuned(state_path(folder / "best")).candidates
+    assert {one.backend for one in candidates} == {"torch", *ARTIFACT_RUNTIMES}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--force",), ("--resume",)])
+def test_two_searches_for_one_output_do_not_run_at_once(
+    folder: Path, arguments: tuple[str, ...]
+) -> None:
+    before = sorted(folder.rglob("*"))
+    with only_search(Path("cut")):
+        done = tune(*DIGITS, "--output", "cut", *arguments)
+    assert done.exit_code == 2
+    assert "another search for cut runs; wait for it, or choose another --output" in done.stderr
+    assert sorted(folder.rglob("*")) == before
+    (folder / ".cut.tune.json.lock").touch()  # of a process that was killed
+    assert "another search" not in tune(*DIGITS, "--output", "cut").stderr
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_search_whose_artifact_did_not_fit_on_the_disk_is_written_by_resume(
+    folder: Path, quick: FakeConfirmer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    few = (*FEW, "--batch", "1", "--output", "best")
+    with monkeypatch.context() as patched:
+        patched.setattr(Artifact, "write_to", full)
+        done = tune(*few)
+    assert done.exit_code == 3, done.output
+    assert "the disk has no room for best" in done.stderr
+    assert "free some space, or choose another --output" in done.stderr
+    found, asked = read_tuned(state_path(folder / "best")), list(quick.asked)
+    assert found.complete
+    done = tune(*few, "--resume")
+    assert done.exit_code == 0, done.output
+    written = read_tuned(folder / "best" / "tune.json")
+    assert written.model_dump_json() == found.model_dump_json()
+    assert (
+        read_artifact(folder / "best").manifest.file_sha256 == found.candidates[0].artifact_sha256
+    )
+    assert quick.asked == asked
+    assert not state_path(folder / "best").exists()
 
 
 def test_ctrl_c_keeps_the_leader_and_resume_ends_with_the_artifact_that_was_measured(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from resnext.verify.reference import Reference
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.ab import worker as worker_module
 from resnext_bench.ab.protocol import Job, Opened, Visit
+from resnext_bench.ab.record import Round
 from resnext_bench.ab.rounds import measure_rounds
 from resnext_bench.deadline import Deadline
 from resnext_bench.tune import confirm
-from resnext_bench.tune.confirm import FreshProcesses, WrongOutput
+from resnext_bench.tune.confirm import FreshProcesses, WrongOutput, confirmation
 from resnext_bench.tune.request import checked_request
 from resnext_bench.tune.space import Point
 
@@ -142,6 +143,21 @@ def test_other_work_is_judged_by_the_threads_that_are_in_use(
     assert [each.threads for each in schedules] == [threads]
 
 
+@pytest.mark.parametrize(("count", "verdict"), [(5, "CANNOT TELL"), (6, "SLOWER"), (9, "SLOWER")])
+def test_a_verdict_never_contradicts_its_interval(
+    digits: Weights, count: int, verdict: str
+) -> None:
+    took = [
+        ((MS,), (round(each * MS),)) for each in (13.0, 7.5, 20.0, 14.0, 90.0, 12.0, 13, 14, 15)
+    ]
+    rounds = [
+        Round(pair=0, first="A", times_ns=times, loads=(QUIET, QUIET)) for times in took[:count]
+    ]
+    found = confirmation(PICK, BASE, rounds, checked_request(digits, "latency"))
+    assert found.verdict == verdict
+    assert (found.ratio is None) == (count < 6)
+
+
 def test_a_wrong_output_and_no_time_are_no_confirmation(
     digits: Weights, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +165,45 @@ def test_a_wrong_output_and_no_time_are_no_confirmation(
         confirmed(digits, artifact, monkeypatch, judged=parity(passed=False))
     with pytest.raises(GateFailed, match="out of time"):
         confirmed(digits, artifact, monkeypatch, most_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "starts", "opened"),
+    [
+        (100.0, 2, [PICK.name, BASE.name] * 2),
+        (25.0, 1, [PICK.name, BASE.name]),  # 13 s are gone, and a start takes 12
+        (5.0, 0, [PICK.name]),
+    ],
+)
+def test_no_process_is_started_that_would_not_be_ready_in_time(
+    digits: Weights,
+    artifact: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+    budget_s: float,
+    starts: int,
+    opened: list[str],
+) -> None:
+    now = [0.0]
+    names: list[str] = []
+    real = FakeWorker.open
+
+    def slow(self: FakeWorker, job: Job) -> Opened:
+        names.append(self.name)
+        now[0] += 6.0
+        return real(self, job)
+
+    monkeypatch.setattr(FakeWorker, "open", slow)
+    monkeypatch.setattr(confirm, "Worker", Workers({PICK.name: 4.0, BASE.name: 3.0}))
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    request, deadline = checked_request(digits, "latency"), Deadline(budget_s)
+    both = FreshProcesses(request, lambda *_: parity(), 8, deadline, lambda _: None)
+    done = 0
+    for _ in range(2):
+        with suppress(GateFailed):
+            both(PICK, BASE, (artifact, None), most_s=deadline.left_s())
+            done += 1
+            now[0] += 1.0
+    assert (done, names) == (starts, opened)
 
 
 def test_a_worker_keeps_several_requests_in_flight(artifact: Artifact) -> None:

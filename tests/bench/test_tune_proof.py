@@ -13,6 +13,7 @@ import pytest
 from fakes.here import HERE
 from fakes.tuned import search
 from resnext.artifact.files import read_artifact
+from resnext.errors import BadArtifact
 from resnext.runtimes.ort.session import OrtSession
 from resnext.verify.labeled import Labeled
 from resnext.weights.spec import Weights, load_weights
@@ -109,8 +110,16 @@ def test_the_output_says_how_the_pick_is_made_again_without_timing(
     widths = "layer1=16,layer3=32"
     artifact = export(digits, tmp_path / "built", check=False, merge_groups=widths)
     point = Point("ort-cpu", merge="auto")
+    found = Tuned.model_validate(search().model_dump())
+    with pytest.raises(BadArtifact, match="is not the artifact that was measured"):
+        write_output(
+            *(found, artifact, point, checked_request(digits, "latency"), tmp_path / "best"),
+            force=False,
+        )
+    sha256 = artifact.manifest.file_sha256
+    picked = found.candidates[0].model_copy(update={"artifact_sha256": sha256})
     write_output(
-        Tuned.model_validate(search().model_dump()),
+        found.model_copy(update={"candidates": (picked, *found.candidates[1:])}),
         *(artifact, point, checked_request(digits, "latency"), tmp_path / "best"),
         force=False,
     )

@@ -10,10 +10,11 @@ import pytest
 
 from fakes.simulated import QUIET, SPINNING
 from fakes.workshop import Cut, FakeConfirmer, Plan, Simulation
-from resnext.errors import SessionFailed, SilentFallback
+from resnext.errors import BadInput, GateFailed, SessionFailed, SilentFallback
 from resnext.timing.race import Rules
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.deadline import Deadline
+from resnext_bench.tune import api
 from resnext_bench.tune.record import CandidateRecord
 from resnext_bench.tune.result import Tuned
 from resnext_bench.tune.space import Point, Refusal
@@ -40,6 +41,15 @@ def simulation(digits: Weights, plans: dict[Point, Plan], **fields: Any) -> Simu
 
 def found(tuned: Tuned, point: Point) -> CandidateRecord:
     return next(one for one in tuned.candidates if one.name == point.name)
+
+
+def timed_choice(digits: Weights) -> Any:
+    """An artifact for which the widths of groups were timed."""
+    merged = SimpleNamespace(groups={"layer1.0.conv2": 2, "layer3.0.conv2": 4})
+    manifest = SimpleNamespace(
+        file_sha256="a" * 64, build_s=1.0, merged=merged, network=digits.config
+    )
+    return SimpleNamespace(manifest=manifest)
 
 
 FALLEN: dict[str, tuple[Plan, dict[str, Any], str, str, bool]] = {
@@ -337,6 +347,74 @@ def test_a_build_that_will_not_end_in_time_is_not_begun(
     assert "builds like it took 20 s here" in found(tuned, other).reason
 
 
+PT2 = Point("pt2")
+
+
+@pytest.mark.parametrize("point", [MERGED, PT2], ids=lambda point: point.name)
+@pytest.mark.parametrize(("before_s", "begun"), [(5.0, True), (15.0, False)])
+def test_a_long_build_of_which_nothing_is_known_yet_is_held_against_the_time_left(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, point: Point, before_s: float, begun: bool
+) -> None:
+    search, deadline = simulation(digits, {ORT: Plan(2.0), point: Plan(1.0)}), Slow()
+    monkeypatch.setattr("resnext_bench.tune.preparing._VISIT_S", 0.09)  # 9 widths: 20 s
+
+    def took(line: str) -> None:
+        deadline.now += before_s if line == f"preparing {ORT.name}" else 0.1
+
+    search.at_say = took
+    tuned = search.run(monkeypatch, deadline=deadline)
+    assert (point.name in search.workshop.opened) == begun
+    if not begun:
+        assert "that takes about 20 s" in found(tuned, point).reason
+        # what a search has built before is in the cache
+        known = found(tuned, point).model_copy(update={"artifact_sha256": "a" * 64})
+        part = tuned.model_copy(update={"candidates": (*tuned.candidates[:-1], known)})
+        assert tuned.candidates[-1].name == point.name
+        deadline.now = 12.0
+        search.run(monkeypatch, deadline=deadline, earlier=part)
+        assert point.name in search.workshop.opened
+
+
+class Late(Deadline):
+    """100 seconds by a clock that the search moves."""
+
+    now = 0.0
+
+    def __init__(self) -> None:
+        super().__init__(100)
+
+    def spent_s(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("prepared_s", [30.0, 85.0, 99.0, 130.0])
+def test_who_is_ready_is_raced_in_the_time_that_is_left(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch, prepared_s: float
+) -> None:
+    search, deadline = simulation(digits, {ORT: Plan(1.0), INT8: Plan(1.1)}), Late()
+
+    def took(line: str) -> None:
+        if line == f"preparing {INT8.name}":
+            deadline.now = prepared_s
+        elif line.startswith("round"):
+            deadline.now += 0.5
+
+    search.at_say = took
+    search.asked["budget"] = 100
+    tuned = search.run(monkeypatch, deadline=deadline)
+    if prepared_s < 100:
+        assert tuned.pick == ORT.name
+        api._refuse_too_short(search.search, search.request)
+        return
+    assert (tuned.pick, tuned.ended) == (None, "time")
+    with pytest.raises(GateFailed) as refused:
+        api._refuse_too_short(search.search, search.request)
+    assert refused.value.message == (
+        "the budget of 100 s was over before a candidate was timed: 2 of them were ready, and"
+        f" preparing {INT8.name} took 130.0 s"
+    )
+
+
 @pytest.mark.parametrize(("slow", "begun"), [(ORT, False), (MERGED, True)])
 def test_how_long_a_build_took_says_nothing_of_cheaper_ones(
     digits: Weights, monkeypatch: pytest.MonkeyPatch, slow: Point, begun: bool
@@ -357,11 +435,7 @@ def test_widths_that_a_timed_choice_found_are_in_the_command_of_its_candidate(
     digits: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = simulation(digits, {ORT: Plan(2.0), MERGED: Plan(1.0)})
-    merged = SimpleNamespace(groups={"layer1.0.conv2": 2, "layer3.0.conv2": 4})
-    manifest = SimpleNamespace(
-        file_sha256="a" * 64, build_s=1.0, merged=merged, network=digits.config
-    )
-    search.artifacts[MERGED.name] = SimpleNamespace(manifest=manifest)
+    search.artifacts[MERGED.name] = timed_choice(digits)
     tuned = search.run(monkeypatch)
     words = found(tuned, MERGED).export_command
     assert words[words.index("--merge-groups") + 1] == "layer1=16,layer3=32"
@@ -485,7 +559,8 @@ def test_a_search_that_is_cut_anywhere_goes_on_to_the_same_pick(
     asked = {"gate": "agreement>=0.95", "slo": "p99<=20ms"}
 
     def search() -> Simulation:
-        return simulation(digits, plans, points=points, asked=asked)
+        artifacts = {MERGED.name: timed_choice(digits)}
+        return simulation(digits, plans, points=points, asked=asked, artifacts=artifacts)
 
     whole = search()
     expected = whole.run(monkeypatch)
@@ -505,6 +580,30 @@ def test_a_search_that_is_cut_anywhere_goes_on_to_the_same_pick(
             after = next(each for each in tuned.candidates if each.name == one.name)
             for index, times in one.rounds_ns.items():
                 assert after.rounds_ns[index] == times
+
+
+def test_a_timed_choice_of_other_images_is_not_gone_on_with(
+    digits: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged = replace(INT8, merge="auto")
+
+    def search(images: int) -> Simulation:
+        asked = {"calibration": "random", "calibration_images": images}
+        artifacts = {merged.name: timed_choice(digits)}
+        return simulation(digits, {merged: Plan(1.0)}, asked=asked, artifacts=artifacts)
+
+    part = search(16).run(monkeypatch, deadline=Cut(3))
+    command = part.candidates[0].export_command
+    assert "layer1=16,layer3=32" in command
+    assert search(16).run(monkeypatch, earlier=part).pick == merged.name
+    with pytest.raises(BadInput, match="it has no candidate"):
+        search(17).run(monkeypatch, earlier=part)
+    for planted in ("layer1=", ""):
+        words = tuple(planted if word.startswith("layer1") else word for word in command)
+        other = part.candidates[0].model_copy(update={"export_command": words})
+        wrong = part.model_copy(update={"candidates": (other, *part.candidates[1:])})
+        with pytest.raises(BadInput, match="it has no candidate"):
+            search(16).run(monkeypatch, earlier=wrong)
 
 
 def test_progress_names_the_leader(digits: Weights, monkeypatch: pytest.MonkeyPatch) -> None:

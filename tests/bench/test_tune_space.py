@@ -11,12 +11,14 @@ import pytest
 from fakes import here
 from fakes.tuned import accuracy
 from resnext.errors import MissingRequirement
+from resnext.runtimes.registry import ARTIFACT_RUNTIMES
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.labeled import Labeled
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.limits.ceilings import MachineCeilings, ProductCeiling
 from resnext_bench.limits.needed import Limits
 from resnext_bench.tune import space, workshop
+from resnext_bench.tune.board import Board
 from resnext_bench.tune.recipes import bench_words, export_record, export_words
 from resnext_bench.tune.request import Request, checked_request
 from resnext_bench.tune.space import Point, baselines, points, static_refusals
@@ -136,6 +138,22 @@ def test_without_calibration_images_a_quantized_point_is_refused_with_what_to_do
     assert "/nowhere" in missing.reason
 
 
+def test_every_point_of_every_runtime_has_commands_or_is_refused(digits: Weights) -> None:
+    request = request_of(digits, goal="throughput")  # those for latency are among them
+    refusal = static_refusals(request, Limits())
+    board = Board(request, refusal)
+    for point in points(request, ARTIFACT_RUNTIMES, refusal):
+        board.add(point)
+    records = board.records().values()
+    assert {one.backend for one in records} == set(ARTIFACT_RUNTIMES)
+    for one in records:
+        refused = refusal(board.points[one.name]) is not None
+        assert (bool(one.export_command), bool(one.bench_command)) == (not refused,) * 2, one.name
+    # what a package cannot have would be refused by the exporter, too
+    assert not board["pt2 fp32 merged 32, batch 1"].export_command
+    assert board["pt2 fp32, batch 1"].export_command
+
+
 POINTS = (
     Point("ort-cpu"),
     Point("ort-cpu", "fp16", merge=32),
@@ -170,6 +188,27 @@ def test_the_commands_of_a_point_are_those_of_its_artifact(
         assert context.params["backend"] == (point.backend,)
         assert context.params["batch"] == (point.batch,)
         assert context.params["streams"] == (point.streams,)
+
+
+@pytest.mark.parametrize(
+    ("hint", "kept"),
+    [
+        ("use `backend` torch, torch-folded", ""),
+        ("use `streams` 1, or `backend` ort-cpu, openvino", "use `streams` 1"),
+        ("apt-get install g++ (or set CXX), or use `backend` torch", None),
+        ("use another machine; to run, use `backend` torch", "use another machine"),
+        ("try fewer `batch` sizes, `streams` or `backend`s at once", "all of it"),
+        ("take int8", "all of it"),
+    ],
+)
+def test_no_hint_names_another_runtime_since_all_are_tried(
+    digits: Weights, hint: str, kept: str | None
+) -> None:
+    expected = {"all of it": hint, None: "apt-get install g++ (or set CXX)"}.get(kept, kept)
+    board = Board(request_of(digits))
+    name = board.add(Point("ort-cpu"))
+    board.fell(name, workshop.Fall("refused", "planted", hint))
+    assert board[name].hint == expected
 
 
 def test_no_session_is_opened_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:

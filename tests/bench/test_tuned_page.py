@@ -125,7 +125,7 @@ def test_a_baseline_that_is_measured_in_a_few_rounds_was_not_dropped() -> None:
 def test_without_a_pick_the_race_is_against_the_fastest() -> None:
     section = race.section(none_passed())
     assert section is not None
-    assert "The leader is openvino int8 merged 32, 2 streams, batch 8" in section.note
+    assert "The fastest is openvino int8 merged 32, 2 streams, batch 8" in section.note
 
 
 def test_a_leader_that_came_late_is_compared_in_the_rounds_that_it_was_in() -> None:

@@ -29,10 +29,12 @@ from resnext.timing.change import Verdict
 from resnext_bench.report import grid
 from resnext_bench.tune import amounts
 from resnext_bench.tune.columns import HEADINGS, OF_GOAL, dropped_first
-from resnext_bench.tune.commands import RUN, commands, on_front
+from resnext_bench.tune.commands import BUILD_TIMED, RUN, commands, on_front
 from resnext_bench.tune.fallen import nearest, reasons
+from resnext_bench.tune.page import tune_page
 from resnext_bench.tune.record import CandidateRecord, GateRecord, TuneRecord
 from resnext_bench.tune.report import measured, show, text
+from resnext_bench.tune.sections.lead import lead
 from resnext_bench.tune.standing import confirmed, disagreements, judged, times_baseline
 from resnext_bench.tune.verdict import Word, verdict
 
@@ -128,7 +130,7 @@ def test_a_pick_among_the_few_that_were_measured_is_not_the_last_word() -> None:
     missing = others[-1].model_copy(update={"outcome": "not-measured"})
     found = verdict(changed(search(), candidates=(*others[:-1], missing, baseline)))
     assert found.word == "SO FAR"
-    assert found.sentence.endswith("1 of 17 candidates were not measured")
+    assert found.sentence.endswith("1 of 17 candidates was not measured")
 
 
 def with_baseline(ratio: tuple[float, float, float] | None) -> TuneRecord:
@@ -157,6 +159,20 @@ def test_it_says_how_many_times_the_baseline_only_if_the_interval_shows_it(
     assert times_baseline(record).startswith(words)
     assert words in text(record).splitlines()[0]
     assert "faster" not in text(record)
+
+
+def test_an_interval_that_disturbed_rounds_made_wide_is_no_headline() -> None:
+    record = with_baseline((168.0, 8.39, 2351.0))
+    first = text(record).splitlines()[0]
+    assert "at least 8.39x torch fp32, batch 4" in first
+    assert "168" not in first
+    assert "168x" not in record_facts(record)
+    assert "at least" not in times_baseline(with_baseline((6.6, 5.0, 9.0)))
+
+
+def record_facts(record: TuneRecord) -> str:
+    """The numbers at the head of the page."""
+    return str(lead(record)).partition("<dl")[2].partition("</dl>")[0]
 
 
 @pytest.mark.parametrize("ratio", [(1.5, 1.4, 1.6), (1.021, 1.0201, 1.03), (0.7, 0.6, 0.9)])
@@ -225,8 +241,11 @@ def test_those_that_fell_for_the_same_reason_share_a_line() -> None:
     assert "2 pt2: failed: no C++ compiler: g++ is not found; apt-get install g++" in lines
     assert (
         "5 candidates: slower: 1.134x to 1.380x the pick's time; 2 before an interval was known,"
-        " the nearest more than 25 % slower than the leader after 2 rounds" in lines
+        " at 2.34x to 2.55x the pick's time" in lines
     )
+    record = search()
+    turned = changed(record, candidates=record.candidates[::-1])
+    assert any(" at 2.34x to 2.55x the pick's time" in line for line in reasons(turned))
     shown = text(search())
     assert all(line in shown for line in lines)
 
@@ -351,6 +370,17 @@ def test_the_pick_runs_from_where_the_search_wrote_it_and_others_from_where_they
     ]
 
 
+def test_a_timed_choice_says_what_making_it_again_does_not_give() -> None:
+    record = search()
+    lines = text(record).splitlines()
+    timed = record.candidates[1]
+    assert timed.merge_groups == "auto"
+    told = f"{BUILD_TIMED}:"
+    assert lines[lines.index(f"also on the front: {timed.name}") + 1] == told
+    assert lines.count(told) == 1
+    assert tune_page(record).count(BUILD_TIMED.capitalize()) == 1
+
+
 def test_names_with_spaces_and_quotes_stay_one_word_of_a_command() -> None:
     one = search().candidates[0]
     made = {
@@ -370,6 +400,13 @@ def test_what_was_stored_without_commands_has_none() -> None:
         "build it again"
     ]
     assert text(changed(search(), candidates=(one,))).startswith("PICKED")
+
+
+def test_what_fresh_processes_had_too_few_rounds_for_was_not_compared() -> None:
+    record = search()
+    few = fresh(record.candidates[-1].name, None, "CANNOT TELL")
+    told = confirmed(changed(record, confirmed=(few,)))
+    assert told[0] == "torch fp32, batch 4 is not compared with the pick: too few rounds"
 
 
 def test_an_interrupted_search_names_no_confirmation_and_one_alone_no_baseline() -> None:

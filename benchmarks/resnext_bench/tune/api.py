@@ -7,6 +7,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from .request import ACCURACY_IMAGES, Request, checked_request, threads_of, with
 from .result import Tuned
 from .search import Search
 from .space import BASELINE, backends_of, baselines, check_calibration, points, static_refusals
-from .state import earlier_search, keep, restore
+from .state import earlier_search, keep, only_search, restore
 from .workshop import Bench
 
 #: A budget for a race takes as many times what its first candidate took.
@@ -117,8 +118,8 @@ def tune_artifact(
         candidate passed: nothing is written to ``output`` then.
 
     Raises:
-        UsageError: values out of range, limits that contradict each other, ``output`` is taken,
-            or arguments that do not go together.
+        UsageError: values out of range, limits that contradict each other, ``output`` is taken, or
+            another search for it runs, or arguments that do not go together.
         UnknownName: an unknown gate, runtime or precision.
         BadInput: images that do not fit this network, or ``resume`` with another request.
         BadWeights: the weights cannot be used.
@@ -147,16 +148,19 @@ def tune_artifact(
         budget=deadline.max_seconds,
     )
     check_destination(output, force=force or resume)
-    earlier = earlier_search(output, resume=resume, force=force)
-    chosen = backends_of(request)
-    if not check_calibration(request):
-        note("int8 and fp8 are left out: name images to calibrate them on in `calibration`")
-    request, labeled = _labeled(request, requested=accuracy is not None, say=progress, note=note)
-    with open_nvml() as nvml, deadline.heeding_signals():
+    with only_search(output), open_nvml() as nvml, ExitStack() as heeding:
+        earlier = earlier_search(output, resume=resume, force=force)
+        chosen = backends_of(request)
+        if not check_calibration(request):
+            note("int8 and fp8 are left out: name images to calibrate them on in `calibration`")
+        request, labeled = _labeled(
+            request, requested=accuracy is not None, say=progress, note=note
+        )
+        heeding.enter_context(deadline.heeding_signals())
         environment = record_environment(nvml)
         base = _base(request, environment, command)
-        board = Board(request)
         refusal = static_refusals(request, _limits(request, environment, deadline, progress))
+        board = Board(request, refusal)
         for point in (*baselines(request), *points(request, chosen, refusal)):
             board.add(point)
         spent_s = 0.0
@@ -182,14 +186,16 @@ def tune_artifact(
             save=lambda: keep(recorded(complete=False), output),
             gpu_state=nvml.state,
         )
-        search.run()
-        unknown = search.ended == "time" and search.pick is None
-        tuned = recorded(complete=not unknown and not deadline.interrupted)
-        keep(tuned, output)
-        if search.pick is not None:
-            artifact = search.artifact(search.pick)
-            again = force or resume
-            write_output(tuned, artifact, board.points[search.pick], request, output, force=again)
+        if earlier is not None and earlier.complete and earlier.pick is not None:
+            tuned = earlier  # which could not be written
+        else:
+            search.run()
+            unknown = search.ended == "time" and search.pick is None
+            tuned = recorded(complete=not unknown and not deadline.interrupted)
+            keep(tuned, output)
+        if tuned.pick is not None:
+            artifact, point = search.artifact(tuned.pick), board.points[tuned.pick]
+            write_output(tuned, artifact, point, request, output, force=force or resume)
     if search.ended == "time":
         _refuse_too_short(search, request)
     return tuned.placed(output)
@@ -276,15 +282,20 @@ def _refuse_too_short(search: Search, request: Request) -> None:
     Raises:
         GateFailed: it was too short.
     """
-    first = search.preparation.first
+    preparation = search.preparation
+    first, ready, longest = preparation.first, preparation.ready, preparation.longest
     timed = any(search.board[name].rounds_ns for name in search.board)
     if timed or request.budget_s is None:
         return
-    took = ": half of it was over before the first could be built"
-    if first is not None:
-        took = f": {first[0]} took {first[1]:.1f} s until it was ready"
+    if first is None:
+        why = "is too short for one candidate: half of it was over before the first could be built"
+    elif longest is None or ready < 2:
+        why = f"is too short for one candidate: {first[0]} took {first[1]:.1f} s to prepare"
+    else:
+        why = f"was over before a candidate was timed: {ready} of them were ready, and preparing"
+        why += f" {longest[0]} took {longest[1]:.1f} s"
     least_s = max(2 * request.budget_s, _LEAST_S if first is None else _TIMES_FIRST * first[1])
     raise GateFailed(
-        f"the budget of {request.budget_s:g} s is too short for one candidate{took}",
+        f"the budget of {request.budget_s:g} s {why}",
         hint=f"give a `budget` of at least {math.ceil(least_s)} s, and `resume`",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from resnext.artifact.manifest import Manifest
@@ -12,10 +12,10 @@ from resnext_bench.stats import LEAST_SAMPLES, percentile_bound
 from resnext_export import recorded_widths
 
 from .gates import KINDS, with_actual
-from .recipes import bench_words, export_words
+from .recipes import bench_words, export_words, makes_choice
 from .record import CandidateRecord, GateRecord
 from .request import Request, threads_of
-from .space import Point
+from .space import Point, Refusal, without_backend
 from .workshop import Fall, Proof
 
 _NS_PER_MS = 1e6
@@ -26,10 +26,14 @@ class Board:
 
     Args:
         request: what was asked for.
+        refusal: what is known against a point before it is built: what cannot be made has no
+            commands.
     """
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
+    def __init__(
+        self, request: Request, refusal: Callable[[Point], Refusal | None] = lambda _: None
+    ) -> None:
+        self._request, self._refusal = request, refusal
         self.points: dict[str, Point] = {}
         self._records: dict[str, CandidateRecord] = {}
 
@@ -46,6 +50,7 @@ class Board:
         """Add ``point`` as not measured, and return its name."""
         name = point.name
         self.points[name] = point
+        refused = (known := self._refusal(point)) is not None and known.outcome == "refused"
         self._records[name] = CandidateRecord(
             name=name,
             backend=point.backend,
@@ -56,8 +61,8 @@ class Board:
             threads=threads_of(point.threads),
             streams=point.streams,
             outcome="baseline" if point.live else "not-measured",
-            export_command=export_words(point, self._request),
-            bench_command=bench_words(point, self._request),
+            export_command=() if refused else export_words(point, self._request),
+            bench_command=() if refused else bench_words(point, self._request),
         )
         return name
 
@@ -72,6 +77,13 @@ class Board:
             export_command=export_words(point, self._request, widths),
         )
 
+    def makes(self, name: str, words: Sequence[str]) -> bool:
+        """Whether ``words`` make the artifact of a candidate: its command, or for a timed choice
+        the one with the widths that were chosen.
+        """
+        by_widths = makes_choice(words, self.points[name], self._request)
+        return by_widths or tuple(words) == self[name].export_command
+
     def put(self, record: CandidateRecord) -> None:
         """Replace the record of a candidate that was added."""
         self._records[record.name] = record
@@ -83,7 +95,7 @@ class Board:
     def fell(self, name: str, fall: Fall) -> None:
         """Settle a candidate. A baseline stays one, with the reason."""
         outcome = "baseline" if self.points[name].live else fall.outcome
-        self.change(name, outcome=outcome, reason=fall.reason, hint=fall.hint)
+        self.change(name, outcome=outcome, reason=fall.reason, hint=without_backend(fall.hint))
 
     def proven(self, name: str, proof: Proof) -> None:
         """Keep what was proven of a candidate."""

@@ -9,6 +9,8 @@ from .record import CandidateRecord, TuneRecord
 
 #: The purpose of the last command.
 RUN = "run it"
+#: That of the first, for widths that a search timed and a command only names.
+BUILD_TIMED = "build it again, with the same graph and weights; its metadata omit the timing"
 
 
 class Command(NamedTuple):
@@ -31,7 +33,9 @@ def commands(record: TuneRecord, one: CandidateRecord) -> list[Command]:
     folder = (_output(record.command) if one.name == record.pick else "") or built
     found = []
     if one.export_command:
-        found.append(Command("build it again", shlex.join(one.export_command)))
+        timed = one.merge_groups == "auto"
+        purpose = BUILD_TIMED if timed else "build it again"
+        found.append(Command(purpose, shlex.join(one.export_command)))
     if one.bench_command:
         words = [folder if word == built else word for word in one.bench_command]
         found.append(Command("measure it", shlex.join(words)))

@@ -27,6 +27,7 @@ from .board import proven_ns
 from .record import ConfirmationRecord
 from .request import Request, threads_of
 from .space import BASELINE, Point
+from .standing import judged
 
 #: Parity of a candidate's logits for all seeded images.
 Judge: TypeAlias = Callable[[Point, Artifact | None, "NDArray[Any]"], Parity]
@@ -68,6 +69,8 @@ class Confirmer(Protocol):
 class FreshProcesses:
     """The `Confirmer` that starts a process for each candidate; the two take turns in rounds.
 
+    Where time is left for no more than earlier processes took to start, none is started.
+
     Args:
         request: weights, device, goal.
         judge: parity of a candidate's logits for the seeded images.
@@ -86,6 +89,7 @@ class FreshProcesses:
     ) -> None:
         self._request, self._deadline, self._say = request, deadline, say
         self._judge, self._images = judge, images
+        self._start_s = 0.0
 
     def __call__(
         self,
@@ -96,14 +100,19 @@ class FreshProcesses:
         most_s: float,
     ) -> ConfirmationRecord:
         """As `Confirmer.__call__`."""
-        both, ends = (pick, other), time.monotonic() + most_s
+        both, began_s = (pick, other), time.monotonic()
+        if self._deadline.left_s() <= self._start_s:
+            raise self._deadline.not_measured()
         opened: list[Opened] = []
         with ExitStack() as stack:
             self._say(f"starting fresh processes for {pick.name} and {other.name}")
             first, second = (stack.enter_context(Worker(point.name)) for point in both)
             for worker, point, artifact in zip((first, second), both, artifacts, strict=True):
+                if self._deadline.over():
+                    raise self._deadline.not_measured()
                 self._say(f"opening {point.name} in a fresh process")
                 opened.append(worker.open(self._job(point, artifact)))
+            self._start_s = max(self._start_s, time.monotonic() - began_s)
             on_cpu = any(not each.device.startswith("cuda") for each in opened)
             rounds = measure_rounds(
                 (first, second),
@@ -114,7 +123,7 @@ class FreshProcesses:
                     self._request.seed,
                     threads_of(pick.threads) if on_cpu else 1,
                 ),
-                over=lambda: self._deadline.interrupted or time.monotonic() >= ends,
+                over=lambda: self._deadline.interrupted or time.monotonic() >= began_s + most_s,
                 say=self._say,
             )
             if not rounds:
@@ -159,10 +168,12 @@ def confirmation(
         )
         logs.append(math.log(its / mine))
     change = paired(logs, request.margin)
+    # As in a race, an interval is enough; `paired` asks for more rounds.
+    verdict = "CANNOT TELL" if change.ratio is None else judged(change.ratio, request.margin)
     return ConfirmationRecord(
         other=other.name,
         rounds_ns=tuple(each.times_ns for each in kept),
         ratio=None if change.ratio is None else tuple(change.ratio),
-        verdict=change.verdict,
+        verdict=verdict,
         p99_ns=proven_ns([time for each in kept for time in each.times_ns[0]], 99),
     )

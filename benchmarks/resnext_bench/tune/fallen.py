@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from . import amounts
 from .record import CandidateRecord, GateRecord, TuneRecord
+from .standing import early_ratio
 
 #: In this order, and called so.
 _WORDS = {
@@ -30,7 +31,8 @@ def reasons(record: TuneRecord) -> list[str]:
             if one.outcome == outcome:
                 alike.setdefault(_key(one), []).append(one)
         for (_, hint), group in alike.items():
-            lines.append("; ".join(filter(None, (f"{label(group)}: {word}{_why(group)}", hint))))
+            why = f"{label(group)}: {word}{_why(record, group)}"
+            lines.append("; ".join(filter(None, (why, hint))))
     return lines
 
 
@@ -69,9 +71,9 @@ def _key(one: CandidateRecord) -> tuple[str, str]:
     return one.reason, one.hint
 
 
-def _why(group: Sequence[CandidateRecord]) -> str:
+def _why(record: TuneRecord, group: Sequence[CandidateRecord]) -> str:
     if group[0].outcome == "slower" and len(group) > 1:
-        return _ratios(group)
+        return _ratios(record, group)
     missed = _missed(group[0])
     if group[0].outcome == "gate" and missed:
         if len(group) == 1:
@@ -81,16 +83,22 @@ def _why(group: Sequence[CandidateRecord]) -> str:
     return f": {group[0].reason}" if group[0].reason else ""
 
 
-def _ratios(group: Sequence[CandidateRecord]) -> str:
+def _ratios(record: TuneRecord, group: Sequence[CandidateRecord]) -> str:
     """How much slower those are that the race dropped, as far as that is known."""
     ratios = [one.ratio[0] for one in group if one.ratio is not None]
-    ends = dict.fromkeys(amounts.times(end) for end in (min(ratios), max(ratios))) if ratios else {}
-    parts = [f"{'x to '.join(ends)}x the pick's time"] if ends else []
+    parts = [_range(ratios)] if ratios else []
     early = [one for one in group if one.ratio is None]
     if early:
-        nearest = f", the nearest {early[0].reason}" if early[0].reason else ""
-        parts.append(f"{len(early)} before an interval was known{nearest}")
+        known = [ratio for one in early if (ratio := early_ratio(record, one)) is not None]
+        parts.append(f"{len(early)} before an interval was known")
+        parts[-1] += f", at {_range(known)}" if known else ""
     return f": {'; '.join(parts)}"
+
+
+def _range(ratios: Sequence[float]) -> str:
+    """``1.13x to 1.38x the pick's time``."""
+    ends = dict.fromkeys(amounts.times(end) for end in (min(ratios), max(ratios)))
+    return f"{'x to '.join(ends)}x the pick's time"
 
 
 def _missed(one: CandidateRecord) -> list[GateRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from resnext.artifact.files import SEARCH_NAMES, Artifact, seal, staging
+from resnext.errors import BadArtifact
 from resnext_export import recorded_widths
 
 from .recipes import export_record
@@ -32,12 +33,18 @@ def write_output(
         UsageError: the folder is taken.
         MissingRequirement: it cannot be written.
     """
+    (picked,) = (one for one in tuned.candidates if one.name == tuned.pick)
+    if artifact.manifest.file_sha256 != picked.artifact_sha256:
+        raise BadArtifact(
+            f"{artifact.path} is not the artifact that was measured",
+            hint="search anew with `force`",
+        )
     widths = recorded_widths(artifact.manifest) if point.merge == "auto" else None
     record = export_record(point, request, widths)
     manifest = artifact.manifest.model_copy(update={"request": record})
     search, page = SEARCH_NAMES
     with staging(output, force=force) as folder:
-        artifact.copy_to(folder)
+        artifact.write_to(folder)
         seal(folder, manifest)
         (folder / search).write_text(tuned.model_dump_json() + "\n", encoding="utf-8")
         (folder / page).write_text(tuned.html(), encoding="utf-8")

@@ -26,6 +26,9 @@ from .workshop import Fall, fall_of_error
 
 #: Share of the time after which the race ends, so that the rest is left to measure the pick again.
 RACE_SHARE = 0.8
+#: Share of what is left then for a race that begins late, since a build took longer than expected:
+#: what one has of the rest that begins in time.
+_SHARE_OF_REST = 0.6
 #: Rounds in which the baseline is visited: enough for an interval, and it is the slowest of all.
 BASELINE_ROUNDS = 8
 #: Timed seconds of a visit: at least and at most.
@@ -73,6 +76,8 @@ class Racing:
     ) -> None:
         self._board, self._sessions = board, sessions
         self._deadline, self._say, self._save = deadline, say, save
+        left_s = max(deadline.left_s(RACE_SHARE), _SHARE_OF_REST * deadline.left_s())
+        self._ends_s = deadline.spent_s() + left_s
         self._order: Callable[[Sequence[str], int], Sequence[str]] = shuffled(seed)
         self._repeats = 0
         names = [
@@ -292,11 +297,14 @@ class Racing:
                 self._board.change(name, outcome="not-measured", reason="", hint="")
 
     def _over(self) -> bool:
-        return self._deadline.interrupted or self._deadline.left_s(RACE_SHARE) <= 0
+        return self._deadline.interrupted or self._left_s() <= 0
+
+    def _left_s(self) -> float:
+        return self._ends_s - self._deadline.spent_s()
 
     def _fitting_ns(self, count: int) -> float:
         """Timed nanoseconds of a visit, so that a race of ``count`` fits into the time."""
-        left_s = min(self._deadline.left_s(RACE_SHARE), 1e9)
+        left_s = min(self._left_s(), 1e9)
         visits = max(1.0, _RACED_SHARE * count * self.race.rules.rounds)
         fitting = left_s / visits - clock.SETTLE_S
         return 1e9 * min(max(fitting, _LEAST_VISIT_S), _MOST_VISIT_S)

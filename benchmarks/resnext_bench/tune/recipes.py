@@ -5,9 +5,12 @@ manifest stores.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from resnext.errors import UsageError
 from resnext.network.config import VARIANTS, variant_name
 from resnext.precision import PRECISIONS, QUANTIZED
 from resnext.runtimes.registry import RUNTIMES
@@ -66,6 +69,15 @@ def export_words(point: Point, request: Request, widths: str | None = None) -> t
         return ()
     made = ExportRequest(**export_fields(point, request, widths))
     return tuple(shlex.split(export_command(made, f"{folder_of(point)}/")))
+
+
+def makes_choice(words: Sequence[str], point: Point, request: Request) -> bool:
+    """Whether ``words`` make, by its widths, what was chosen for ``point`` by timing."""
+    if point.merge == "auto" and "--merge-groups" in words[:-1]:
+        widths = words[words.index("--merge-groups") + 1]
+        with suppress(UsageError):  # no widths
+            return tuple(words) == export_words(point, request, widths)
+    return False
 
 
 def bench_words(point: Point, request: Request) -> tuple[str, ...]:

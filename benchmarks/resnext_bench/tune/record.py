@@ -77,8 +77,9 @@ class CandidateRecord(Strict):
         outcome: what became of it.
         reason: why it fell, in one sentence; "" for the pick.
         hint: what to do about it; "" if nothing.
-        export_command: makes the artifact, as words; empty for the baseline.
-        bench_command: measures it, as words.
+        export_command: makes the artifact, as words; empty for the baseline, and for what was
+            refused before it was made.
+        bench_command: measures it, as words; empty for what was refused before it was made.
         artifact_sha256: digest of its file; None if none was made.
         size_bytes: of its file, or of the baseline's tensors.
         build_s: seconds that making its file took; None if it came from the cache of an older

@@ -11,7 +11,7 @@ from resnext_bench.report.grid import UNLIMITED, draw, printed
 
 from . import fallen
 from .columns import HEADINGS, LEFT, ON_FRONT, cells, dropped_first
-from .commands import RUN, commands, on_front
+from .commands import BUILD_TIMED, RUN, commands, on_front
 from .record import CandidateRecord, TuneRecord
 from .standing import confirmed
 from .verdict import race, verdict
@@ -88,7 +88,7 @@ def show(record: TuneRecord, console: Screen, *, spell: Callable[[str], str] = s
             console.print()
             say(one.name if picked else f"also on the front: {one.name}", "bold")
         for purpose, command in known:
-            if picked:
+            if picked or purpose == BUILD_TIMED:
                 say(f"{purpose}:")
             # Whole, whatever the width: a command that is cut into lines cannot be pasted.
             if picked or purpose != RUN:

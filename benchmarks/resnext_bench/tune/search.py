@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from resnext.artifact.files import Artifact
-from resnext.errors import ResnextError
+from resnext.errors import BadArtifact, ResnextError
 from resnext.machine.load import Meter
 from resnext.timing.race import Rules
 from resnext_bench.deadline import Deadline
@@ -76,6 +76,7 @@ class Search:
         self.preparation = Preparation(
             board,
             self._sessions,
+            request.weights.config,
             refusal=refusal,
             deadline=self._deadline,
             say=say,
@@ -124,9 +125,14 @@ class Search:
             self._sessions.close_all()
 
     def artifact(self, name: str) -> Artifact:
-        """The artifact of a candidate that has one."""
+        """The artifact of a candidate that has one.
+
+        Raises:
+            BadArtifact: it is gone, and could not be built again.
+        """
         artifact = self._sessions.artifact(name)
-        assert artifact is not None
+        if artifact is None:
+            raise BadArtifact(f"the artifact of {name} is gone", hint="search anew with `force`")
         return artifact
 
     def records(self) -> tuple[CandidateRecord, ...]:

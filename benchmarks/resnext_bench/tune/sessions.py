@@ -80,6 +80,11 @@ class Sessions:
             self._open[name] = _Open(opening, stack)
         return fall
 
+    def run_s(self, name: str) -> float:
+        """Seconds of a run of an open candidate; 0 if they are unknown."""
+        one = self._open.get(name)
+        return 0.0 if one is None else one.opening.run_s or 0.0
+
     def proven(self, name: str) -> Fall | None:
         """Prove an open candidate; why it is out."""
         record = self._board[name]

@@ -4,6 +4,7 @@ and what is refused before anything is built.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -37,6 +38,8 @@ BASELINE = "torch"
 #: How activation outliers are handled: the first is tried at once, the others only if it does not
 #: do: they change accuracy, and not speed.
 METHODS: tuple[Method, ...] = get_args(Method)
+#: Advice to use another runtime, alone or as the last of several.
+_OTHER_BACKEND = re.compile(r"(?:^|,? or |; )(?:to run, )?(?:use )?`backend` [^;]*")
 #: Minimum width of groups where nothing times it: what fills the registers of every processor and
 #: GPU that the toolkit was measured on.
 WIDTH = 32
@@ -152,6 +155,11 @@ def backends_of(request: Request) -> tuple[str, ...]:
             hint="; ".join(hints),
         )
     return request.backends
+
+
+def without_backend(hint: str) -> str:
+    """``hint`` without the advice to use another runtime: a search tries them all."""
+    return _OTHER_BACKEND.sub("", hint)
 
 
 def _artifact_runtimes(device: Device) -> tuple[str, ...]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import NamedTuple, TypeAlias
 
 from resnext.timing.change import Verdict
 
 from . import amounts
-from .record import CandidateRecord, ConfirmationRecord, TuneRecord
+from .record import CandidateRecord, ConfirmationRecord, Goal, TuneRecord
 
 #: Estimate and 95 % interval of the other's time over the pick's.
 Ratio: TypeAlias = tuple[float, float, float]
+#: An interval whose ends are farther apart than this factor makes no headline.
+_WIDE = 2.0
 
 
 def candidate(record: TuneRecord, name: str | None) -> CandidateRecord | None:
@@ -45,6 +48,18 @@ class Standing(NamedTuple):
     verdict: Verdict
     fresh: bool
 
+    @property
+    def speedup(self) -> str:
+        """How many times as fast as the baseline the pick is: ``6.66x``; with a wide interval no
+        more than its lower end: ``at least 8.39x``.
+        """
+        if self.ratio is None:
+            return "-"
+        estimate, low, high = self.ratio
+        if self.verdict == "SLOWER" and high > _WIDE * low:
+            return f"at least {amounts.times(low)}x"
+        return f"{amounts.times(estimate)}x"
+
 
 def over_baseline(record: TuneRecord) -> Standing | None:
     """The pick against eager PyTorch, from fresh processes if they were compared; None without
@@ -62,6 +77,26 @@ def over_baseline(record: TuneRecord) -> Standing | None:
     return Standing(baseline.name, ratio, verdict, fresh=False)
 
 
+def medians(one: CandidateRecord, goal: Goal) -> dict[int, float]:
+    """By round: nanoseconds for an image (goal ``throughput``) or a run (``latency``)."""
+    images = one.batch * one.streams if goal == "throughput" else 1
+    return {
+        index: (statistics.median(burst) or 1) / images
+        for index, burst in sorted(one.rounds_ns.items())
+        if burst
+    }
+
+
+def early_ratio(record: TuneRecord, one: CandidateRecord) -> float | None:
+    """The time of a candidate over the pick's, the median of the rounds that both were in, however
+    few; None if there are none.
+    """
+    pick = candidate(record, record.pick)
+    base = {} if pick is None else medians(pick, record.goal)
+    ratios = [ns / base[at] for at, ns in medians(one, record.goal).items() if at in base]
+    return statistics.median(ratios) if ratios else None
+
+
 def times_baseline(record: TuneRecord) -> str:
     """How many times as fast as eager PyTorch the pick is, if that is known; "" without a
     baseline.
@@ -72,7 +107,10 @@ def times_baseline(record: TuneRecord) -> str:
     name, ratio, verdict, fresh = standing
     if ratio is None:
         return f"not compared with {name}: too few rounds"
-    known = amounts.interval(ratio) + (", in fresh processes" if fresh else "")
+    where = ", in fresh processes" if fresh else ""
+    known = f"{amounts.interval(ratio)}{where}"
+    if standing.speedup.startswith("at least"):
+        return f"{standing.speedup} {name}{where}: its rounds differ too much for a closer number"
     if verdict == "SLOWER":
         return known.replace("x (", f"x {name} (", 1)
     words = {
@@ -93,8 +131,11 @@ def confirmed(record: TuneRecord) -> list[str]:
     }
     lines = []
     for one in record.confirmed:
-        takes = "too few rounds" if one.ratio is None else f"takes {amounts.interval(one.ratio)}"
-        lines.append(f"{one.other} is {words[one.verdict]}: {takes}")
+        if one.ratio is None:
+            lines.append(f"{one.other} is not compared with the pick: too few rounds")
+        else:
+            takes = amounts.interval(one.ratio)
+            lines.append(f"{one.other} is {words[one.verdict]}: takes {takes}")
     return lines + disagreements(record)
 
 

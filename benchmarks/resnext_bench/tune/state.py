@@ -4,9 +4,11 @@ with.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from resnext.errors import BadInput, MissingRequirement, UsageError
 from resnext.machine.environment import Environment
 from resnext.readers.files import exists
-from resnext.storage import write_whole
+from resnext.storage import held, write_whole
 
 from .board import Board
 from .gates import limit_text
@@ -36,6 +38,27 @@ def state_path(output: Path) -> Path:
     if len(os.fsencode(name)) > _MOST_NAMED:  # no room for the ending
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return output.with_name(f"{name}.tune.json")
+
+
+@contextmanager
+def only_search(output: Path) -> Iterator[None]:
+    """Keep other searches for the same ``output`` out while the block runs.
+
+    Raises:
+        UsageError: another one runs.
+        MissingRequirement: the file for that cannot be made.
+    """
+    path = state_path(output)
+    with ExitStack() as stack:
+        try:
+            alone = stack.enter_context(held(path.with_name(f".{path.name}.lock")))
+        except OSError as exc:
+            raise _cannot_write(path, exc) from exc
+        if not alone:
+            raise UsageError(
+                f"another search for {output} runs", hint="wait for it, or choose another `output`"
+            )
+        yield
 
 
 def earlier_search(output: Path, *, resume: bool, force: bool) -> Tuned | None:
@@ -70,9 +93,17 @@ def keep(record: TuneRecord, output: Path) -> None:
     try:
         write_whole(path, record.model_dump_json().encode() + b"\n")
     except OSError as exc:
-        raise MissingRequirement(
-            f"cannot write {path}: {exc.strerror or exc}", hint="choose another `output`"
-        ) from exc
+        raise _cannot_write(path, exc) from exc
+
+
+def _cannot_write(path: Path, exc: OSError) -> MissingRequirement:
+    full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    return MissingRequirement(
+        f"cannot write {path}: {exc.strerror or exc}",
+        hint="free some space there, or choose another `output`"
+        if full
+        else "choose another `output`",
+    )
 
 
 def restore(board: Board, earlier: TuneRecord, now: TuneRecord) -> None:
@@ -93,7 +124,7 @@ def restore(board: Board, earlier: TuneRecord, now: TuneRecord) -> None:
     difference = next(_differences(earlier, now), None)
     if difference is None:
         for name in board:
-            if name not in known or _commands(known[name]) != _commands(board[name]):
+            if name not in known or not _alike(known[name], board):
                 difference = f"it has no candidate {name} as it is now"
                 break
         for one in added:
@@ -141,8 +172,11 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def _commands(one: CandidateRecord) -> tuple[tuple[str, ...], ...]:
-    return one.export_command, one.bench_command
+def _alike(one: CandidateRecord, board: Board) -> bool:
+    """Whether a candidate is made and measured as the one of that name on ``board``."""
+    return board.makes(one.name, one.export_command) and (
+        one.bench_command == board[one.name].bench_command
+    )
 
 
 def _point(one: CandidateRecord, board: Board) -> Point:

@@ -63,7 +63,10 @@ def ending(record: TuneRecord) -> str:
         return _ENDINGS[record.ended]
     if not record.complete:
         return "not finished, and `resume` goes on"
-    return f"{missing} of {len(record.candidates)} candidates were not measured" if missing else ""
+    were = "was" if missing == 1 else "were"
+    return (
+        f"{missing} of {len(record.candidates)} candidates {were} not measured" if missing else ""
+    )
 
 
 def race(record: TuneRecord) -> str:

@@ -303,7 +303,7 @@ def _write(
 ) -> None:
     """Copy an artifact, with the request that makes it again; what was judged is what is there."""
     with staging(output) as folder:
-        artifact.copy_to(folder)
+        artifact.write_to(folder)
         if request and request.get("conformance_kit"):
             write_kit(folder / KIT_NAME, weights)
         seal(folder, artifact.manifest.model_copy(update={"request": request}))

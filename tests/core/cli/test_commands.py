@@ -294,7 +294,7 @@ ERRORS: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
         3,
         ("cannot write", "--output"),
     ),
-    (("resnext-export", "--format", "onnx", "--output", "full"), 2, ("not empty", "--force")),
+    (("resnext-export", "--format", "onnx", "--output", "full"), 2, ("not empty", "another --out")),
     (("resnext-export", "--format", "onnx", "--output", "full", "--force"), 2, ("other files",)),
     (("resnext-export", "--formt", "onnx"), 2, ("--formt",)),
     (("resnext-bench",), 2, ("--backend",)),

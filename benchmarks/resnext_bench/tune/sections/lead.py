@@ -54,10 +54,8 @@ def _facts(record: TuneRecord, pick: CandidateRecord) -> list[Markup]:
     ]
     standing = over_baseline(record)
     if standing is not None and standing.ratio is not None:
-        estimate, low, high = map(amounts.times, standing.ratio)
-        facts.append(
-            fact("Times the baseline", f"{estimate}x", f"{low} to {high}, {standing.name}")
-        )
+        ends = " to ".join(map(amounts.times, standing.ratio[1:]))
+        facts.append(fact("Times the baseline", standing.speedup, f"{ends}, {standing.name}"))
     if pick.size_bytes is not None:
         facts.append(fact("Size", f"{amounts.megabytes(pick.size_bytes)} MB", pick.precision))
     if pick.accuracy is not None:

@@ -1,4 +1,4 @@
-"""The race: how each candidate stood to the leader after each round, until it was dropped."""
+"""The race: how each candidate stood to the pick after each round, until it was dropped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from resnext_bench.page.document import Section
 from resnext_bench.page.markup import Markup, join
 from resnext_bench.page.scales import Scale
 from resnext_bench.tune import amounts
-from resnext_bench.tune.record import CandidateRecord, Goal, TuneRecord
+from resnext_bench.tune.record import Goal, TuneRecord
+from resnext_bench.tune.standing import medians
 from resnext_bench.tune.verdict import race
 
 from .points import Entry, entries
@@ -29,8 +30,8 @@ class _Lane:
     Attributes:
         row: the candidate.
         index: its color and shape.
-        rounds: indices of the rounds that it and the leader were in, from 0.
-        ratios: its time over the leader's in each of them.
+        rounds: indices of the rounds that it and the pick were in, from 0.
+        ratios: its time over the pick's, or without one the fastest's, in each of them.
         so_far: the median of the ratios up to each.
     """
 
@@ -43,12 +44,13 @@ class _Lane:
 
 def section(record: TuneRecord) -> Section | None:
     """The chart; None if no two candidates were in a round together."""
-    ran = [row for row in entries(record) if _medians(row.candidate, record.goal)]
+    ran = [row for row in entries(record) if medians(row.candidate, record.goal)]
     leader = _leader(record, ran)
     if leader is None:
         return None
-    base = _medians(leader.candidate, record.goal)
-    shared = {at for row in ran if row is not leader for at in _medians(row.candidate, record.goal)}
+    who = "fastest" if record.pick is None else "pick"
+    base = medians(leader.candidate, record.goal)
+    shared = {at for row in ran if row is not leader for at in medians(row.candidate, record.goal)}
     # The leader's times may have been proven alone, after the race.
     base = {at: ns for at, ns in base.items() if at in shared}
     lanes = [
@@ -64,17 +66,18 @@ def section(record: TuneRecord) -> Section | None:
     unit = "an image" if record.goal == "throughput" else "a run"
     chart = xy(
         "race-chart",
-        "Each candidate against the leader, round by round",
+        f"Each candidate against the {who}, round by round",
         _description(lanes, last),
         Axis(x, "round", lambda value: f"{value:g}", _ticks(last + 1)),
-        Axis(y, f"time of {unit}, over the leader's", lambda value: f"{value:g}x"),
+        Axis(y, f"time of {unit}, over the {who}'s", lambda value: f"{value:g}x"),
         _HEIGHT,
-        *(_drawn(lane, x, y, last) for lane in lanes),
+        *(_drawn(lane, x, y, last, who) for lane in lanes),
     )
     note = (
-        f"The leader is {leader.name}, the line at 1x. A dot is a round, and the line what the"
+        f"The {who} is {leader.name}, the line at 1x. A dot is a round, and the line what the"
         " rounds so far tell: the median of their ratios. It ends where the race dropped the"
-        " candidate."
+        " candidate; its reason compares it with the leader of that time, and after few rounds"
+        " tells by how much it was slower at least."
         f" What is above {_MOST:g}x is at the edge. {race(record).capitalize()}."
     )
     key = legend({lane.row.name: lane.index for lane in lanes}, {lane.row.name for lane in lanes})
@@ -88,24 +91,14 @@ def _leader(record: TuneRecord, ran: Sequence[Entry]) -> Entry | None:
             return row
 
     def median(row: Entry) -> float:
-        return statistics.median(_medians(row.candidate, record.goal).values())
+        return statistics.median(medians(row.candidate, record.goal).values())
 
     return min(ran, key=median, default=None)
 
 
-def _medians(one: CandidateRecord, goal: Goal) -> dict[int, float]:
-    """By round: nanoseconds for an image or a run, whichever is the goal."""
-    images = one.batch * one.streams if goal == "throughput" else 1
-    return {
-        index: (statistics.median(burst) or 1) / images
-        for index, burst in sorted(one.rounds_ns.items())
-        if burst
-    }
-
-
 def _lane(row: Entry, index: int, goal: Goal, base: dict[int, float]) -> _Lane:
     rounds, ratios, so_far = [], [], []
-    for at, ns in _medians(row.candidate, goal).items():
+    for at, ns in medians(row.candidate, goal).items():
         if at in base:
             rounds.append(at)
             ratios.append(ns / base[at])
@@ -141,7 +134,7 @@ def _left(lane: _Lane, last: int) -> bool:
     return lane.rounds[-1] < last and lane.row.candidate.outcome != "baseline"
 
 
-def _drawn(lane: _Lane, x: Scale, y: Scale, last: int) -> Markup:
+def _drawn(lane: _Lane, x: Scale, y: Scale, last: int, who: str) -> Markup:
     def places(ratios: Sequence[float]) -> list[tuple[float, float]]:
         return [
             (x.fraction(at + 1), _HEIGHT * (1 - y.fraction(ratio)))
@@ -152,7 +145,8 @@ def _drawn(lane: _Lane, x: Scale, y: Scale, last: int) -> Markup:
     one, end = lane.row.candidate, lane.rounds[-1]
     ratio = amounts.times(lane.so_far[-1])
     left = f"{'left after' if _left(lane, last) else 'in it to'} round {end + 1}"
-    hint = f"{one.name}\n{ratio}x after {len(lane.rounds)} rounds, {left}\n{one.outcome}"
+    known = f"{ratio}x the {who}'s time after {len(lane.rounds)} rounds"
+    hint = f"{one.name}\n{known}, {left}\n{one.outcome}"
     line = [marks.line(points, _HEIGHT, color)] if points[1:] else []
     rounds = marks.dots(places(lane.ratios), _HEIGHT, f"fine {color}")
     place = x.percent(end + 1)
