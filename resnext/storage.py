@@ -133,7 +133,7 @@ def work_folder(parent: Path, prefix: str) -> Iterator[Path]:
             lock.acquire(blocking=False)
             if (folder / _LOCK_NAME).exists():
                 break
-        except (Timeout, FileNotFoundError):
+        except (Timeout, FileNotFoundError, FileExistsError):
             continue  # another process removed it before it was locked
         except BaseException:
             _remove(folder)

@@ -14,12 +14,13 @@ from .registry import FORMATS
 from .request import ExportRequest
 
 
-def export_command(request: ExportRequest, output: Path | str) -> str:
+def export_command(request: ExportRequest, output: Path | str, *, check: bool = True) -> str:
     """``resnext-export`` with the format and whatever else is not the default.
 
     Args:
         request: what to make.
         output: folder to make.
+        check: compare the file with PyTorch, as an export does.
     """
     values: dict[str, Any] = request.record()
     values |= values.pop("options", {})
@@ -32,7 +33,8 @@ def export_command(request: ExportRequest, output: Path | str) -> str:
         else:
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             words += [flag, text]
-    return shlex.join([*words, "--output", str(output)])
+    words += ["--output", str(output)]
+    return shlex.join(words if check else [*words, "--no-check"])
 
 
 def recorded_widths(manifest: Manifest) -> str | None:

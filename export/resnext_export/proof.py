@@ -222,8 +222,8 @@ def _hint(manifest: Manifest, size: int) -> str:
     if manifest.precision == DEFAULT:
         return ""
     return (
-        "if it is the precision's own loss, turn `check` off to export it all the same, and"
-        " `bisect` in resnext-parity finds the blocks that it loses by and mends it"
+        "if it is the precision's own loss, turn `check` off to export it all the same; `bisect` of"
+        " the parity command finds the blocks that it loses by, and mends it"
     )
 
 

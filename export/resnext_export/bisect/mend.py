@@ -101,10 +101,10 @@ def bisect(
             if output is not None:
                 mended = checked or search.mended
                 _write(mended, output, workshop.weights, request.record())
-            command = export_command(request, output or "mended")
+            command = export_command(request, output or "mended", check=checked is not None)
             facts |= {
                 "mended_sha256": search.mended.manifest.file_sha256,
-                "command": command if checked is not None else f"{command} --no-check",
+                "command": command,
                 "keep": search.keep,
                 "changes": search.changes,
             }

@@ -7,8 +7,10 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from resnext.errors import MissingRequirement, UsageError
 from resnext.storage import check_writable, locked, write_text, write_whole
@@ -91,6 +93,31 @@ def test_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
         writer.join()
     assert path.read_bytes() in texts
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_work_folder_that_another_process_removes_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """It looks like one that a killed process left. A lock file makes its folder; that may find it,
+    and not find it a moment later.
+    """
+    made: list[Path] = []
+    real = FileLock.acquire
+
+    def acquire(lock: FileLock, *arguments: Any, **options: Any) -> Any:
+        folder = Path(lock.lock_file).parent
+        made.append(folder)
+        if len(made) == 1:
+            folder.rmdir()
+            raise FileNotFoundError(folder) if before else FileExistsError(folder)
+        return real(lock, *arguments, **options)
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    write_whole(tmp_path / "file", b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    assert len(set(made)) == 2
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_a_lock_makes_others_wait(tmp_path: Path) -> None:
