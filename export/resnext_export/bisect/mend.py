@@ -199,8 +199,9 @@ class _Search:
             # Free changes that mend one of several faults may show in no error of the whole.
             kept = without_spares(kept, price, lambda fewer: self._meets(fewer, self.free))
         share = sum(price[name] for name in kept)
+        beside = f"with {' and '.join(self.changes)}, " if self.changes else ""
         return "mended", (
-            f"{', '.join(kept)} must stay float: {share:.1%} of the multiply-accumulates"
+            f"{beside}{', '.join(kept)} must stay float: {share:.1%} of the multiply-accumulates"
         )
 
     def table(self) -> tuple[Damage, ...]:
