@@ -314,8 +314,9 @@ def _hint(outcome: Parity, manifest: Manifest, images_from: str | None) -> str:
 
     if manifest.foreign:
         return ROWS_HINT if images_from is None else ""
-    seldom = all(limit.passed for limit in outcome.limits)  # rows, shape, type: no precision's loss
-    if manifest.precision == DEFAULT or (seldom and outcome.max_error is not None):
+    within = all(limit.passed for limit in outcome.limits)
+    # Within all limits it is the type or an adversarial input: no block loses by its precision.
+    if manifest.precision == DEFAULT or (within and outcome.max_error is not None):
         return ""
     blame = "`bisect` finds the blocks that it loses by"
     record = manifest.quantization

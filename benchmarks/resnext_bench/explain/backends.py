@@ -18,8 +18,9 @@ from .facts import Backend, Way
 
 #: Backends for another machine's GPU: what an engine is built for.
 FOR_TARGET = ("trt", "trt-rtx")
-#: GPUs that TensorRT 10 or 11 builds for, by its support matrix and the resource libraries that its
-#: packages have; that of sm_86 also serves sm_87.
+#: GPUs that TensorRT builds for from 10.13 on, the oldest release that the toolkit takes: by its
+#: release notes (Volta left in 10.5) and the names of its resource libraries, of which sm_86's also
+#: serves sm_87. For sm_121 only TensorRT-RTX's list was found.
 TARGETS = (
     *("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90"),
     *("sm_100", "sm_103", "sm_110", "sm_120", "sm_121"),

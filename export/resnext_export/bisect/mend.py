@@ -195,7 +195,7 @@ class _Search:
                 " an artifact of a wider precision"
             )
         kept = without_spares(found, price, self._meets, needed=1)  # the prefix missed without it
-        if self.free and self.free != self.base:
+        if self.free != self.base and len(kept) > 1:  # without any block they missed
             # Free changes that mend one of several faults may show in no error of the whole.
             kept = without_spares(kept, price, lambda fewer: self._meets(fewer, self.free))
         share = sum(price[name] for name in kept)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 #: Builds an artifact that keeps these blocks float, and says whether it meets its gate.
 Meets: TypeAlias = Callable[[tuple[str, ...]], bool]
 #: Members that `without_spares` tries to drop, at most.
-MOST_SPARES = 4
+_MOST_SPARES = 4
 
 
 def by_worth(damage: Mapping[str, float], price: Mapping[str, float]) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def without_spares(
         needed: number of last members that are known to be needed.
     """
     spares = kept[: len(kept) - needed]
-    for spare in sorted(spares, key=lambda name: -price[name])[:MOST_SPARES]:
+    for spare in sorted(spares, key=lambda name: -price[name])[:_MOST_SPARES]:
         fewer = tuple(name for name in kept if name != spare)
         if meets(fewer):
             kept = fewer

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -458,6 +459,27 @@ def test_the_command_searches_prints_and_stores(digits: Weights, tmp_path: Path)
         *("--precision", "int8", "--for", "trt", "--calibration", "digits"),
         *("--calibration-images", "64", "--keep-fp32", "layer2.0", "--output", str(output)),
     ]
+
+
+def test_fewer_images_than_requested_and_the_time_of_a_search_are_told(
+    fp16_artifact: Artifact, tmp_path: Path
+) -> None:
+    words = f"--artifact {fp16_artifact.directory} --bisect --images-from digits --images 400"
+    done = CliRunner().invoke(parity, [*words.split(), "--junit", str(tmp_path / "j.xml")])
+    assert done.exit_code == 0, done.stderr
+    assert "warning: digits test has 359 images" in done.stderr
+    (case,) = ElementTree.parse(tmp_path / "j.xml").iter("testcase")
+    assert float(case.attrib["time"]) > 0
+
+
+def test_an_artifact_of_low_precision_that_misses_is_sent_to_the_search(
+    digits: Weights, tmp_path: Path
+) -> None:
+    artifact = planted(huge(digits), tmp_path, **TRT)
+    words = f"--artifact {artifact.directory} --backend onnx-reference --images-from digits"
+    done = CliRunner().invoke(parity, words.split())
+    assert done.exit_code == 1
+    assert "--bisect finds the blocks that it loses by" in done.stderr
 
 
 @pytest.mark.usefixtures("untimed", "islands_only")
