@@ -22,7 +22,10 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "hub": "weights by name from a hub",
         "loadgen": "MLPerf's LoadGen in benchmarks",
         "openvino": "OpenVINO",
+        "parquet": "pictures from Parquet files, and results in them",
+        "ray": "many machines",
         "sign": "signing and verifying artifacts",
+        "triton": "Triton repositories and served models",
         "trt": "TensorRT",
         "trt-rtx": "TensorRT-RTX",
     }
