@@ -291,7 +291,7 @@ def cases() -> dict[str, list[Case]]:
         "1.28 million, shards of 256": (planned(IMAGENET, 256), 1000),
         "one billion, shards of 2,048": (planned(BILLION), 10_000),
     }
-    large = planned(BILLION, 32 * SHARD)
+    large, ten = planned(BILLION, 32 * SHARD), 10**7
     lives = {"none": math.inf, "24 h": 24 * HOUR, "4 h": 4 * HOUR, "1 h": HOUR, "15 min": HOUR / 4}
     thousand = replace(CREW, workers=1000)
     most = replace(CREW, workers=10_000)
@@ -307,16 +307,27 @@ def cases() -> dict[str, list[Case]]:
             for kind, job in (("2,048 images", planned(BILLION)), ("65,536 images", large))
             for life, seconds in lives.items()
         ],
+        "stragglers": [
+            Case(f"{shard:,} images, {name}", replace(planned(ten, shard), spread=spread), crew)
+            for shard in (2048, 256)
+            for name, spread, crew in (
+                ("all alike", 0.0, replace(CREW, slow=0)),
+                ("shards vary by half", 0.5, replace(CREW, slow=0)),
+                ("2 % at half the speed", SPREAD, CREW),
+                ("10 % at half the speed", SPREAD, replace(CREW, slow=0.1)),
+                ("2 % at a tenth", SPREAD, replace(CREW, slowdown=10)),
+            )
+        ],
         "shards": [
-            Case(f"{shard:,} images", planned(IMAGENET, shard))
-            for shard in (16, 64, 256, 1024, 2048, 16_384)
+            Case(f"{shard:,} images", planned(ten, shard))
+            for shard in (16, 64, 256, 1024, 2048, 16_384, 65_536)
         ],
         "in flight": [
-            Case(f"{name}, {count} in flight", job, crew, replace(DRIVER, in_flight=count))
-            for name, job, crew in (
-                ("1.28 million, 256", planned(IMAGENET, 256), CREW),
-                ("1.28 million, 2,048", planned(IMAGENET), CREW),
-                ("one billion, 2,048", planned(BILLION), thousand),
+            Case(f"{name}, {count} in flight", job, CREW, replace(DRIVER, in_flight=count))
+            for name, job in (
+                ("ten million, 256", planned(ten, 256)),
+                ("ten million, 2,048", planned(ten)),
+                ("1.28 million, 2,048", planned(IMAGENET)),
             )
             for count in (1, 2)
         ],

@@ -160,7 +160,9 @@ def settled_by(time_s: float) -> int:
 
 def test_the_tables_start_from_the_stated_assumptions() -> None:
     found = cases()
-    assert [*found] == ["workers", "losses", "shards", "in flight", "driver", "store"]
+    assert [*found] == [
+        *("workers", "losses", "stragglers", "shards", "in flight", "driver", "store")
+    ]
     assert found["workers"][0].job == planned(IMAGENET)
     assert planned(IMAGENET).shards == 626
     assert planned(IMAGENET).shard_s == pytest.approx(24, abs=0.05)
