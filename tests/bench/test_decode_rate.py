@@ -21,8 +21,8 @@ def slope(image: PIL.Image.Image) -> float:
     amplitudes = abs(np.fft.rfft2((square - square.mean()) * window * window[:, None]))
     frequency = np.hypot(np.fft.fftfreq(375)[:, None] * 375, np.fft.rfftfreq(375) * 375)
     bands = [(frequency >= low) & (frequency < 1.4 * low) for low in (6, 12, 24, 48)]
-    logs = [np.log([each[band].mean() for band in bands]) for each in (frequency, amplitudes)]
-    return float(np.polyfit(*logs, 1)[0])
+    x, y = (np.log([each[band].mean() for band in bands]) for each in (frequency, amplitudes))
+    return float(np.polyfit(x, y, 1)[0])
 
 
 def test_the_amplitudes_of_a_picture_fall_as_one_over_the_frequency() -> None:
