@@ -355,24 +355,29 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: list[tuple[Case, Outcome]]) -> str:
-    """``rows`` in Markdown."""
-    lines = [
-        "| | workers | shards | of | makespan | ideal | efficiency | busy | repeated | workers lost"
-        " | shards LOST | driver | store |",
-        "| --- |" + " ---: |" * 12,
-    ]
+    """``rows`` in Markdown, without columns that are zero throughout."""
+    columns: dict[str, list[str]] = {}
     for case, outcome in rows:
-        cells = [
-            case.name,
-            f"{case.crew.workers:,}",
-            f"{case.job.shards:,}",
-            *map(duration, (case.job.shard_s, outcome.makespan_s, outcome.ideal_s)),
-            *(f"{share:.1%}" for share in (outcome.efficiency, outcome.busy, outcome.repeated)),
-            *(f"{count:,}" for count in (outcome.losses, outcome.lost)),
-            *(f"{share:.0%}" for share in (outcome.driver, outcome.store)),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cells = {
+            "": case.name,
+            "workers": f"{case.crew.workers:,}",
+            "shards": f"{case.job.shards:,}",
+            "each": duration(case.job.shard_s),
+            "ideal": duration(outcome.ideal_s),
+            "makespan": duration(outcome.makespan_s),
+            "efficiency": f"{outcome.efficiency:.1%}",
+            "busy": f"{outcome.busy:.1%}",
+            "repeated": f"{outcome.repeated:.1%}",
+            "workers lost": f"{outcome.losses:,}",
+            "shards LOST": f"{outcome.lost:,}",
+            "driver": f"{outcome.driver:.0%}",
+            "store": f"{outcome.store:.0%}",
+        }
+        for name, cell in cells.items():
+            columns.setdefault(name, []).append(cell)
+    kept = {name: each for name, each in columns.items() if set(each) - {"0", "0%", "0.0%"}}
+    lines = [[*kept], ["---", *["---:"] * (len(kept) - 1)], *zip(*kept.values(), strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)

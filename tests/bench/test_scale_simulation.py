@@ -180,6 +180,7 @@ def test_it_prints_tables_and_writes_json(tmp_path: Path, monkeypatch: pytest.Mo
     assert (row["table"], row["done"], row["crew"]["workers"]) == ("one", 50, 5)
     mine = CliRunner().invoke(main, ["--images", "1e5", "--workers", "7", "--life", "inf"])
     assert mine.output.splitlines()[2].startswith("| 100,000 images | 7 | 49 | ")
+    assert "| shards LOST |" not in mine.output
 
 
 @pytest.mark.exhaustive
