@@ -62,6 +62,7 @@ class Crew:
         workers: their number. One that is lost is replaced.
         start_s: mean time until a worker or its replacement is ready, from half to one and a half.
         life_s: mean life of a worker, exponential.
+        fill_s: of each shard besides the session: first batch read and decoded, last rows written.
         slow: share of workers that take ``slowdown`` times as long.
         slowdown: see ``slow``.
     """
@@ -69,6 +70,7 @@ class Crew:
     workers: int
     start_s: float = 0.0
     life_s: float = math.inf
+    fill_s: float = 0.0
     slow: float = 0.0
     slowdown: float = 2.0
 
@@ -79,8 +81,8 @@ class Driver:
 
     Attributes:
         dispatch_s: what a shard takes of the driver: receipt, bookkeeping, next descriptor.
-        handover_s: from the driver's hand to the session: the message, the first read, the first
-            batch decoded. A shard that waits at its worker has this behind it.
+        handover_s: from the driver's hand to the worker. A shard that waits at its worker has this
+            behind it.
         in_flight: most shards at a worker.
         tries: losses after which a shard is LOST.
     """
@@ -221,7 +223,8 @@ class _Run:
         worker.works = self.times[shard][self.failed[shard]] * worker.slowdown
         self.store_free = max(worker.began, self.store_free) + self.job.store_s
         self.store_busy += self.job.store_s
-        self.after(max(worker.began + worker.works, self.store_free) - self.now, "finish", place)
+        ended = worker.began + self.crew.fill_s + worker.works
+        self.after(max(ended, self.store_free) - self.now, "finish", place)
 
     def finish(self, place: int) -> None:
         worker = self.workers[place]
@@ -237,7 +240,8 @@ class _Run:
         worker.life += 1
         worker.asking = 0
         if worker.held:
-            wasted = min(max(self.now - worker.began, 0.0), worker.works)
+            into = self.now - worker.began - self.crew.fill_s
+            wasted = min(max(into, 0.0), worker.works)
             self.busy += wasted
             self.repeated += wasted
         for index, (shard, _) in reversed([*enumerate(worker.held)]):
@@ -259,8 +263,8 @@ def simulate(job: Job, crew: Crew, driver: Driver | None = None, seed: int = 0) 
 
 
 #: Assumptions of the tables, where a row says nothing else; no machine was asked for these.
-CREW = Crew(workers=100, start_s=60, life_s=24 * HOUR, slow=0.02, slowdown=2)
-DRIVER = Driver(dispatch_s=0.005, handover_s=1)
+CREW = Crew(workers=100, start_s=60, life_s=24 * HOUR, fill_s=0.5, slow=0.02, slowdown=2)
+DRIVER = Driver(dispatch_s=0.005, handover_s=0.1)
 SPREAD = 0.1
 
 
@@ -387,6 +391,7 @@ def table(rows: list[tuple[Case, Outcome]]) -> str:
 @click.option("--workers", type=click.IntRange(min=1), default=CREW.workers, show_default=True)
 @click.option("--life", default=CREW.life_s, show_default=True, help="Mean of a worker, s.")
 @click.option("--start", default=CREW.start_s, show_default=True, help="Of a worker, s.")
+@click.option("--fill", default=CREW.fill_s, show_default=True, help="Of each shard, s.")
 @click.option("--slow", default=CREW.slow, show_default=True, help="Share, at half the speed.")
 @click.option("--dispatch", default=DRIVER.dispatch_s, show_default=True, help="Of a shard, s.")
 @click.option("--handover", default=DRIVER.handover_s, show_default=True, help="Of a shard, s.")
@@ -401,6 +406,7 @@ def main(
     workers: int,
     life: float,
     start: float,
+    fill: float,
     slow: float,
     dispatch: float,
     handover: float,
@@ -412,7 +418,7 @@ def main(
     """Simulate one job or all tables, and print them."""
     found = cases()
     if images is not None:
-        crew = Crew(workers, start, life, slow)
+        crew = Crew(workers, start, life, fill, slow)
         job, driver = planned(images, shard, rate, bandwidth), Driver(dispatch, handover, in_flight)
         found = {"yours": [Case(f"{images:,.0f} images", job, crew, driver)]}
     stored = []
