@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
@@ -26,6 +29,7 @@ from scale_simulation import (
     simulate,
 )
 
+ROOT = Path(__file__).parents[2]
 ROUGH = Job(shards=400, shard_s=20, spread=0.5, store_s=0.3)
 LOSSY = Crew(workers=20, start_s=5, life_s=60, fill_s=0.2, slow=0.1)
 
@@ -190,6 +194,35 @@ def test_it_prints_tables_and_writes_json(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_tables_of_the_page_are_what_the_command_prints() -> None:
     result = CliRunner().invoke(main)
     assert result.exit_code == 0, result.output
-    page = (Path(__file__).parents[2] / "docs/guides/scale.md").read_text()
+    page = (ROOT / "docs/guides/scale.md").read_text()
     for part in result.output.strip().split("\n\n")[1::2]:
         assert part in page
+
+
+def picture() -> ModuleType:
+    """The script that draws, which is in no package."""
+    spec = importlib.util.spec_from_file_location("draw_scale", ROOT / "docs/draw_scale.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_has_a_point_for_each_row_of_the_first_table() -> None:
+    counts: dict[str, int] = {}
+    for case in cases()["workers"]:
+        counts[case.name] = counts.get(case.name, 0) + 1
+    committed = (ROOT / "docs/guides/scale.svg").read_text()
+    lines = re.findall(r'<polyline points="([^"]+)"', committed)
+    assert [len(line.split()) for line in lines] == [*counts.values()]
+    assert all(f">{name}</text>" in committed for name in counts)
+    whole = picture().drawn({name: [(10, 1.0), (10_000, 0.0)] for name in counts})
+    assert whole.count('points="62.0,20.0 622.0,270.0"') == len(counts)
+
+
+@pytest.mark.exhaustive
+def test_the_picture_is_what_the_script_draws() -> None:
+    script = picture()
+    committed = (ROOT / "docs/guides/scale.svg").read_text()
+    assert script.drawn(script.simulated()) == committed
