@@ -15,7 +15,7 @@ from resnext.findings import Finding
 
 from .served import Served
 
-#: Values by field, for example ``instance_group[0].count`` and ``parameters[threads].string_value``.
+#: Values by field: ``instance_group[0].count``, ``parameters[threads].string_value``.
 Fields: TypeAlias = Mapping[str, Any]
 
 #: What the server may add to a field that the file leaves out, by the field's name without numbers;
