@@ -17,7 +17,7 @@ VARIABLE = "RESNEXT_TRITON_ENV"
 FOLDER = ".venv-triton"
 #: What to do where there is no server.
 HOW = (
-    f"`make triton-env` makes {FOLDER}, {VARIABLE} names another one, and in NVIDIA's container"
+    f"make triton-env makes {FOLDER}, {VARIABLE} names another one, and in NVIDIA's container"
     " tritonserver is on PATH"
 )
 
