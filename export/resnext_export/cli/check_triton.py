@@ -49,8 +49,9 @@ def check_triton(repository: Path, json_path: str | None) -> None:
         _print(repository, checked)
     if checked.refused:
         first = checked.refused[0]
+        count = len(checked.refused)
         raise GateFailed(
-            f"{repository} has {len(checked.refused)} faults; {first.where}: {first.message}",
+            f"{repository} has {count} fault{'s' * (count > 1)}; {first.where}: {first.message}",
             hint=first.hint,
         )
 
