@@ -144,7 +144,7 @@ def device(model: Served) -> Iterator[Finding]:
             yield Finding(
                 "gpu-for-cpu",
                 f"instances are KIND_GPU, and the artifact was checked on {min(proven)} alone",
-                "use KIND_CPU, or check it on a GPU: resnext-parity --backend ort-cuda",
+                "use KIND_CPU, or check the artifact on a GPU first",
                 "warning",
                 where,
             )
