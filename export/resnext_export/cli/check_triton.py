@@ -82,9 +82,10 @@ def check_triton(repository: Path, server: str, url: str | None, json_path: str 
         _print(repository, checked, seen)
     if checked.refused:
         first = checked.refused[0]
+        count = len(checked.refused)
         where = f"{first.where}: " if first.where else ""
         raise GateFailed(
-            f"{repository} has {len(checked.refused)} faults; {where}{first.message}",
+            f"{repository} has {count} fault{'s' * (count > 1)}; {where}{first.message}",
             hint=first.hint,
         )
 

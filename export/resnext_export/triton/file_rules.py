@@ -144,7 +144,7 @@ def device(model: Served) -> Iterator[Finding]:
             yield Finding(
                 "gpu-for-cpu",
                 f"instances are KIND_GPU, and the artifact was checked on {min(proven)} alone",
-                "use KIND_CPU, or check it on a GPU: resnext-parity --backend ort-cuda",
+                "use KIND_CPU, or check the artifact on a GPU first",
                 "warning",
                 where,
             )
@@ -157,19 +157,21 @@ def _on_gpu(runtime: str) -> bool:
 def digests(model: Served) -> Iterator[Finding]:
     """What the parameters say about the files is true."""
     for number in model.loaded:
-        folder = model.folder / str(number)
+        folder, tensors = model.folder / str(number), model.tensors.get(number)
+        artifact = None if tensors is None else tensors.artifact
+        if artifact is None and exists(folder / MANIFEST_NAME):
+            continue  # damaged, which was said
         for key, file in (("file_sha256", model.file), ("manifest_sha256", MANIFEST_NAME)):
             recorded = model.parameter(PREFIX + key)
-            tensors = model.tensors.get(number)
-            if key == "file_sha256" and tensors is not None and tensors.artifact is not None:
-                file = tensors.artifact.manifest.file
+            if key == "file_sha256" and artifact is not None:
+                file = artifact.manifest.file
             if recorded and is_file(folder / file) and file_sha256(folder / file) != recorded:
                 yield Finding(
                     "digest-differs",
                     f"{file} of version {number} is not the file that the configuration was"
                     f" written for (sha256 {recorded[:12]})",
                     "write the repository again",
-                    where=model.at("parameters"),
+                    where=model.at_key("parameters", PREFIX + key),
                 )
         yield from _unpacked(model, number)
 

@@ -103,10 +103,10 @@ def write_repository(
     cpus = options.cpus or thread_budget().count
     names = (name, *((name + PREPROCESS, name + CLASSIFY) if options.with_preprocessing else ()))
     check_root(root)
-    for each in names:
-        check_destination(root / each, force=force, kind=_MODEL)
     made = not exists(root)
     try:
+        for each in names:
+            check_destination(root / each, force=force, kind=_MODEL)
         with ExitStack() as stack, working("writing the model repository"):
             # Published in the opposite order: an ensemble never comes before its steps.
             network, *others = reversed(
@@ -161,11 +161,11 @@ def check_root(root: Path) -> None:
 
     Raises:
         UsageError: it is something else.
+        MissingRequirement: it cannot be made.
     """
-    if not exists(root):
+    if not exists(root) or not root.is_dir():
+        check_destination(root, force=None)
         return
-    if not root.is_dir():
-        raise UsageError(f"{root} is not a folder", hint="choose another `output`")
     if exists(root / MANIFEST_NAME) or exists(root / CONFIG_NAME):
         kind = "an artifact" if exists(root / MANIFEST_NAME) else "a model of a repository"
         raise UsageError(
