@@ -15,6 +15,7 @@ from resnext.cli.params import NameType, NumbersType
 from resnext.cli.sections import SectionedGroup, SectionOption, option_of
 from resnext_export.options import Option, RequestFields, options_of
 from resnext_export.registry import FORMATS
+from resnext_export.triton.options import REPOSITORIES, RepositoryOptions
 
 if TYPE_CHECKING:
     from resnext_export.request import ExportRequest
@@ -78,6 +79,9 @@ def request_options() -> list[click.Parameter]:
         heading = f"{model.section} (--format {', '.join(names)})"
         for name, (option, annotation) in options_of(model).items():
             options.append(_option(name, option, annotation, heading))
+    heading = f"{RepositoryOptions.section} (--format {', '.join(REPOSITORIES)})"
+    for name, (option, annotation) in options_of(RepositoryOptions).items():
+        options.append(_option(name, option, annotation, heading))
     return options
 
 
@@ -99,11 +103,12 @@ def request_from(params: dict[str, Any]) -> ExportRequest:
 
 
 def _format_option() -> click.Parameter:
-    about = "; ".join(f"{row.name}: {row.about}" for row in FORMATS.values())
+    rows = {row.name: row.about for row in FORMATS.values()} | REPOSITORIES
+    about = "; ".join(f"{name}: {text}" for name, text in rows.items())
     return SectionOption(
         ["--format"],
-        type=NameType("format", tuple(FORMATS)),
-        metavar="|".join(FORMATS),
+        type=NameType("format", tuple(rows)),
+        metavar="|".join(rows),
         help=f"What to export to.  {about}.",
         section="Network",
     )

@@ -1,0 +1,166 @@
+"""A repository examined on a real server: ours for the occasion, or the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from resnext.artifact.files import Artifact
+from resnext.errors import GateFailed, ResnextError, UsageError
+from resnext.findings import Finding
+
+from .environment import Installation
+from .network_exam import Examined, examine_network
+from .picture_exam import examine_pictures, network_of
+from .resolved import silent_changes
+from .served import Served, read_model
+from .server import RepositoryRefused, Server, served
+from .wire import Wire, config_over_http
+
+
+def examine_here(
+    root: Path, installation: Installation, say: Callable[[str], None] = lambda _: None
+) -> Examined:
+    """Load a repository into a server on this machine, and examine every model.
+
+    Args:
+        root: the repository.
+        installation: the server.
+        say: called with one line before each step.
+
+    Raises:
+        MissingRequirement, NeverReturned: the server cannot be started.
+    """
+    models, found = _models(root), Examined()
+    say("starting the Triton server, and loading the repository")
+    try:
+        with served(root.resolve(), _backends(models), installation) as server:
+            runners = {runner.name: runner for runner in server.backends}
+            found.lines.append(f"core: {server.title}")
+            found.lines += [runner.title for runner in server.backends]
+            for model in models.values():
+                found.findings += _not_warmed(model, server)
+            computing = {
+                name
+                for name, model in models.items()
+                if model.backend not in runners or runners[model.backend].computes
+            }
+            try:
+                found.add(_examine(models, server.grpc, computing, say))
+            except ResnextError as exc:
+                if not (ended := server.ended()):
+                    raise
+                found.findings.append(Finding("server-ended", ended, str(exc)))
+    except RepositoryRefused as exc:
+        found.findings += exc.findings
+    return found
+
+
+def examine_there(root: Path, url: str, say: Callable[[str], None] = lambda _: None) -> Examined:
+    """Examine a repository on a server that has loaded it.
+
+    Args:
+        root: the repository as it was written.
+        url: of the server: ``http://HOST:PORT``, or ``grpc://HOST:PORT``, which shows more.
+        say: called with one line before each step.
+
+    Raises:
+        UsageError: no such URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https", "grpc") or not parts.netloc or parts.path.strip("/"):
+        raise UsageError(f"`url` {url[:100]!r} is not http://HOST:PORT or grpc://HOST:PORT")
+    models = _models(root)
+    found = _examine(models, url.rstrip("/"), set(models), say)
+    found.unchecked.append("whether warm-up samples ran, which only the server's log says")
+    return found
+
+
+def _models(root: Path) -> dict[str, Served]:
+    """The models whose configuration can be read; the rules speak of the others."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    read = {folder.name: read_model(folder) for folder in folders}
+    return {name: model for name, model in read.items() if not isinstance(model, Finding)}
+
+
+def _backends(models: Mapping[str, Served]) -> Sequence[str]:
+    names = {model.backend for model in models.values()}
+    return sorted(names - {"", "ensemble"})
+
+
+def _not_warmed(model: Served, server: Server) -> Iterator[Finding]:
+    """Warm-up samples of a configuration that the server did not run."""
+    ran = server.warmed.get(model.name, ())
+    for index, sample in enumerate(model.config.model_warmup):
+        if sample.name not in ran:
+            yield Finding(
+                "warmup-not-run",
+                f"the server did not run the warm-up sample {sample.name!r}",
+                "give each sample a batch_size, and a name that no other has",
+                where=model.at("model_warmup", index),
+            )
+
+
+def _examine(
+    models: Mapping[str, Served], server: str, computing: set[str], say: Callable[[str], None]
+) -> Examined:
+    found = Examined()
+    with _wired(server) as wire:
+        for model in models.values():
+            say(f"examining {model.name} on the server")
+            try:
+                told = (
+                    wire.config(model.name)
+                    if wire is not None
+                    else config_over_http(server, model.name)
+                )
+                found.findings += silent_changes(model, told)
+                found.add(_examine_model(model, models, server, wire, computing))
+            except GateFailed as exc:  # nothing could be proven with these weights
+                found.unchecked.append(f"{model.name}: {exc}")
+    return found
+
+
+def _examine_model(
+    model: Served,
+    models: Mapping[str, Served],
+    server: str,
+    wire: Wire | None,
+    computing: set[str],
+) -> Examined:
+    if (behind := network_of(model, models)) is not None:
+        if wire is None:
+            return Examined(unchecked=[f"{model.name}: pictures: give a grpc:// URL"])
+        return examine_pictures(model, behind, wire)
+    artifact = _artifact(model)
+    if artifact is None and any(
+        step.model_name == model.name and network_of(other, models) is not None
+        for other in models.values()
+        for step in other.config.ensemble_scheduling.step
+    ):
+        return Examined()  # with the ensemble
+    if artifact is None:
+        return Examined(unchecked=[f"{model.name}: nothing beside it says what it should compute"])
+    return examine_network(
+        model, artifact, f"{server}/{model.name}", wire=wire, computes=model.name in computing
+    )
+
+
+def _artifact(model: Served) -> Artifact | None:
+    """The artifact of the newest version, which a server chooses."""
+    numbers = sorted(number for number, it in model.tensors.items() if it.artifact is not None)
+    return model.tensors[numbers[-1]].artifact if numbers else None
+
+
+@contextmanager
+def _wired(server: str) -> Iterator[Wire | None]:
+    if not server.startswith("grpc://"):
+        yield None
+        return
+    wire = Wire(server)
+    try:
+        yield wire
+    finally:
+        wire.close()

@@ -1,0 +1,77 @@
+"""The backends that a server gets: its own, and Python models of ours for those that it lacks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from .environment import Installation
+
+#: For each backend that we can stand in for, the package that computes its models there. The third
+#: computes nothing: an engine needs its GPU.
+_COMPUTED_BY: Mapping[str, str | None] = MappingProxyType(
+    {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": None}
+)
+_TITLES: Mapping[str, str] = MappingProxyType(
+    {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+)
+_MODEL = Path(__file__).with_name("stand_in_model.py")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What runs the models of one backend.
+
+    Attributes:
+        name: as a model's config spells it.
+        ours: it is a stand-in of ours.
+        computes: it computes logits; a stand-in for TensorRT does not.
+        title: for reports.
+    """
+
+    name: str
+    ours: bool
+    computes: bool
+    title: str
+
+
+def backends_for(names: Iterable[str], installation: Installation, folder: Path) -> list[Runner]:
+    """Fill ``folder``, which is empty, with the backends ``names`` as far as there are any; the
+    server itself says which it lacks.
+
+    A server with all of its files in place keeps its own folder, and ``folder`` stays empty.
+    """
+    present = {path.name for path in installation.backends.iterdir() if path.is_dir()}
+    wanted = sorted({*names})
+    found = [
+        Runner(name, False, True, f"backend {name}: the server's own")
+        for name in wanted
+        if name in present
+    ]
+    if installation.stub is None:
+        return found
+    shutil.copytree(installation.backends, folder, dirs_exist_ok=True)
+    shutil.copy2(installation.stub, folder / "python")
+    for name in wanted:
+        if name not in present and (backend := _stand_in(name, installation)) is not None:
+            (folder / name).mkdir()
+            shutil.copyfile(_MODEL, folder / name / "model.py")
+            found.append(backend)
+    return sorted(found, key=lambda backend: backend.name)
+
+
+def _stand_in(name: str, installation: Installation) -> Runner | None:
+    if name not in _COMPUTED_BY:
+        return None
+    package = _COMPUTED_BY[name]
+    if package is None:
+        title = f"backend {name}: our stand-in, which computes no logits"
+        return Runner(name, True, False, title)
+    version = installation.versions.get(package)
+    if version is None:
+        return None
+    title = f"backend {name}: our stand-in on {_TITLES[package]} {version}"
+    return Runner(name, True, True, title)
