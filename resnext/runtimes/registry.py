@@ -306,9 +306,13 @@ RUNTIMES: Mapping[str, Runtime] = table(
 ARTIFACT_RUNTIMES: tuple[str, ...] = tuple(
     name for name, runtime in RUNTIMES.items() if not runtime.live
 )
-#: Names of the runtimes that run in this process: they can be built for, searched and examined.
+#: Names of the runtimes that run in this process: they can be built for and examined.
 LOCAL_RUNTIMES: tuple[str, ...] = tuple(
     name for name, runtime in RUNTIMES.items() if not runtime.served
+)
+#: Names of those of them that run artifacts.
+LOCAL_ARTIFACT_RUNTIMES: tuple[str, ...] = tuple(
+    name for name in LOCAL_RUNTIMES if not RUNTIMES[name].live
 )
 
 

@@ -196,6 +196,8 @@ class Session(ABC):
     #: Where another process runs the network: on this machine, whose processors it takes, or not;
     #: "" if this process runs it.
     served: Literal["", "here", "elsewhere"] = ""
+    #: Whether what runs is known to be the artifact's file: a server may not say.
+    confirms_artifact = True
 
     def __init__(self, backend: str, batch_ranges: tuple[BatchRange, ...] = ()) -> None:
         self.backend, self.batch_ranges = backend, batch_ranges

@@ -34,6 +34,7 @@ from resnext_bench.scenarios.load_record import LoadRecord, Probe
 from resnext_bench.scenarios.loadgen_record import LoadGenRecord, record_of
 from resnext_bench.scenarios.scenario import Passes
 from resnext_bench.scenarios.soak_record import SoakRecord
+from resnext_bench.served import ServedRecord, ServerTimes
 from resnext_bench.stats import timing_of
 
 DIGITS = VARIANTS["resnext11_8x4d_digits"]
@@ -46,6 +47,14 @@ def delivered(dtype: str) -> Delivered:
     return Delivered(
         "cpu", tuple(DeliveredLayer(name, "Conv", dtype, "cpu", (name,)) for name in names)
     )
+
+
+def served(**facts: Any) -> ServedRecord:
+    """Of a model whose server counted; 40 requests, nobody else's."""
+    counts = {"sent": 40, "requests": 40, "executions": 40, "batch": 1.0}
+    times = ("client_ns", "server_ns", "queue_ns", "input_ns", "infer_ns", "output_ns")
+    fine = ServerTimes(**(counts | dict.fromkeys(times, 1e6) | facts))
+    return ServedRecord(server="triton", confirmed=True, times=fine)
 
 
 def accuracy(**facts: Any) -> Accuracy:
@@ -225,6 +234,8 @@ FAULTS: dict[str, Evidence] = {
             )
         ),
     ),
+    "answered-from-cache": replace(FINE, served=served(cached=1)),
+    "shared-server": replace(FINE, served=served(requests=41)),
     "untrained-weights": replace(
         FINE, caveats=(Finding("untrained-weights", "planted", severity="warning"),)
     ),
@@ -239,6 +250,7 @@ FAULTS: dict[str, Evidence] = {
 def test_a_sound_row_has_no_finding() -> None:
     assert judge(FINE) == ()
     assert judge(soaked()) == ()
+    assert judge(replace(FINE, served=served())) == ()
     assert judge(loaded()) == ()
 
 

@@ -67,6 +67,7 @@ class V2Session(Session):
         super().__init__(backend, ranges)
         if artifact.manifest.quantized:
             self._hides_nan = "quantization"
+        self.confirms_artifact = bool(self.model.digest)
         self.served = "here" if address.here else "elsewhere"
         self.inputs, self.outputs = artifact.manifest.inputs, artifact.manifest.outputs
         self._names = tuple(spec.name for spec in self.outputs)
