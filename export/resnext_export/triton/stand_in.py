@@ -38,29 +38,39 @@ class Runner:
     title: str
 
 
+def stand_ins(names: Iterable[str], installation: Installation) -> dict[str, Runner]:
+    """Those of the backends ``names`` that the server lacks and we have a stand-in for."""
+    if installation.stub is None:
+        return {}
+    lacking = {*names} - _present(installation)
+    runners = {name: _stand_in(name, installation) for name in sorted(lacking)}
+    return {name: runner for name, runner in runners.items() if runner is not None}
+
+
 def backends_for(names: Iterable[str], installation: Installation, folder: Path) -> list[Runner]:
     """Fill ``folder``, which is empty, with the backends ``names`` as far as there are any; the
     server itself says which it lacks.
 
     A server with all of its files in place keeps its own folder, and ``folder`` stays empty.
     """
-    present = {path.name for path in installation.backends.iterdir() if path.is_dir()}
-    wanted = sorted({*names})
-    found = [
+    wanted = {*names}
+    own = [
         Runner(name, False, True, f"backend {name}: the server's own")
-        for name in wanted
-        if name in present
+        for name in wanted & _present(installation)
     ]
     if installation.stub is None:
-        return found
+        return own
     shutil.copytree(installation.backends, folder, dirs_exist_ok=True)
     shutil.copy2(installation.stub, folder / "python")
-    for name in wanted:
-        if name not in present and (backend := _stand_in(name, installation)) is not None:
-            (folder / name).mkdir()
-            shutil.copyfile(_MODEL, folder / name / "model.py")
-            found.append(backend)
-    return sorted(found, key=lambda backend: backend.name)
+    ours = stand_ins(wanted, installation)
+    for name in ours:
+        (folder / name).mkdir()
+        shutil.copyfile(_MODEL, folder / name / "model.py")
+    return sorted([*own, *ours.values()], key=lambda runner: runner.name)
+
+
+def _present(installation: Installation) -> set[str]:
+    return {path.name for path in installation.backends.iterdir() if path.is_dir()}
 
 
 def _stand_in(name: str, installation: Installation) -> Runner | None:

@@ -43,7 +43,11 @@ class TritonPythonModel:
         file = config["default_model_filename"]
         path = Path(args["model_repository"]) / args["model_version"] / file
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-        open_file = {"onnxruntime": Onnx, "openvino": OpenVino, "tensorrt": Nothing}
+        open_file: dict[str, Any] = {
+            "onnxruntime": Onnx,
+            "openvino": OpenVino,
+            "tensorrt": Nothing,
+        }
         self._input, self._output = config["input"][0], config["output"][0]
         self._run = open_file[Path(__file__).parent.name](path, parameters, config)
         batched = config["max_batch_size"] > 0

@@ -107,7 +107,7 @@ BACKEND_FAULTS = {
     ),
     "the largest batch is another": (
         "        return config\n",
-        '        config._model_config["max_batch_size"] = 4\n        return config\n',
+        '        config._model_config["max_batch_size"] = 16\n        return config\n',
         ("config-changed", FLOAT),
     ),
     "a row leaks into the next": (
@@ -131,7 +131,7 @@ BACKEND_FAULTS = {
         "            for it in requests\n"
         "        ):\n"
         '            raise RuntimeError("planted")\n',
-        ("server-fails", FLOAT),
+        ("served-logits", FLOAT),
     ),
 }
 
@@ -193,6 +193,16 @@ def _other_mean(folder: Path) -> None:
     assert path.read_text() != text
 
 
+def _smaller(folder: Path) -> None:
+    for path in folder.parent.glob("*/config.pbtxt"):
+        path.write_text(path.read_text().replace("batch_size: 8", "batch_size: 4"))
+
+
+def _removed(folder: Path) -> None:
+    for each in folder.parent.glob(f"{FLOAT}*"):
+        shutil.rmtree(each)
+
+
 #: What is changed behind the back of whoever wrote the repository, and what the exam calls it.
 SERVED_FAULTS: dict[str, tuple[Callable[[Path], None], tuple[str, str]]] = {
     "another network of the same name": (_other_network, ("served-logits", FLOAT)),
@@ -202,14 +212,8 @@ SERVED_FAULTS: dict[str, tuple[Callable[[Path], None], tuple[str, str]]] = {
         _config(lambda text: text.replace('string_value: "1"', 'string_value: "2"')),
         ("config-changed", FLOAT),
     ),
-    "a smaller largest batch": (
-        _config(
-            lambda text: text.replace("max_batch_size: 8", "max_batch_size: 4").replace(
-                "batch_size: 8", "batch_size: 4"
-            )
-        ),
-        ("config-changed", FLOAT),
-    ),
+    "a smaller largest batch": (_smaller, ("config-changed", FLOAT)),
+    "no such model": (_removed, ("exam-failed", FLOAT)),
 }
 
 
@@ -227,7 +231,7 @@ def test_a_server_that_serves_something_else_is_found(
 
 
 #: What the server itself refuses, and its reason.
-REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a field of another name": (
         _config(lambda text: text.replace("max_batch_size", "max_batchsize")),
         'has no field named "max_batchsize"',
@@ -295,15 +299,21 @@ def test_what_the_server_refuses_is_one_line(
 def test_a_server_that_dies_in_the_exam_is_said(
     installation: Installation, repository: Path
 ) -> None:
+    shared = ""
+
     def kill(step: str) -> None:
+        nonlocal shared
         if step.startswith(f"examining {INT8}"):
             (process,) = _servers()
+            words = Path(f"/proc/{process}/cmdline").read_text()
+            shared = words.partition("shm-region-prefix-name=")[2].partition("\0")[0]
             os.kill(process, signal.SIGKILL)
 
     found = examine_here(repository, installation, kill)
     assert ("server-ended", "") in codes(found)
     assert "SIGKILL" in found.findings[-1].message
-    assert not list(Path("/dev/shm").glob("resnext-scratch-*"))
+    assert shared
+    assert not list(Path("/dev/shm").glob(f"{shared}*"))
 
 
 def _servers() -> list[int]:

@@ -37,6 +37,12 @@ LINES = {
         ' instance group digits_0 of model digits has kind KIND_GPU but no GPUs are available"',
         "instance group digits_0 of model digits has kind KIND_GPU but no GPUs are available",
     ),
+    "an ensemble": (
+        f'{_AT} model_repository_manager.cc:703] "Invalid argument: ensemble digits allows maximum'
+        ' batch size 8, but it contains model other which only allows maximum batch size to be 4"',
+        "ensemble digits allows maximum batch size 8, but it contains model other which only allows"
+        " maximum batch size to be 4",
+    ),
     "a Python traceback": (
         f"{_AT} model_lifecycle.cc:642] \"failed to load 'digits' version 1: Internal:"
         " TritonModelException: the file has no input 'x', only input\\n\\nAt:\\n "
@@ -70,8 +76,9 @@ def test_each_model_has_one_line(case: str) -> None:
 
 
 def test_every_model_that_fails_is_named() -> None:
-    log = "\n".join(text.replace("'digits'", f"'{name}'") for name, (text, _) in LINES.items())
-    assert [finding.where for finding in failures(log, "")] == list(LINES)
+    names = [name for name in LINES if name != "an ensemble"]
+    log = "\n".join(LINES[name][0].replace("'digits'", f"'{name}'") for name in names)
+    assert [finding.where for finding in failures(log, "")] == names
 
 
 def test_what_concerns_the_server_is_said_of_the_whole() -> None:
