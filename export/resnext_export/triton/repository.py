@@ -45,6 +45,11 @@ from .preprocess import (
 )
 from .warmup import write_warmup
 
+#: Our session refuses this; Triton's backend has no option against it.
+_LOWERED = (
+    "OpenVINO may compute float32 in bfloat16 on processors with AMX or AVX-512 BF16, and Triton's"
+    " backend does not prevent it: compare the server's logits there"
+)
 #: Largest file of an artifact that describes it, bytes.
 _MOST_COMPANION = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -102,6 +107,8 @@ def write_repository(
         check_prepared(manifest)
     cpus = options.cpus or thread_budget().count
     names = (name, *((name + PREPROCESS, name + CLASSIFY) if options.with_preprocessing else ()))
+    if manifest.kind == "openvino" and manifest.precision == "fp32":
+        say(_LOWERED)
     check_root(root)
     made = not exists(root)
     try:

@@ -126,7 +126,10 @@ def test_a_fixed_batch_is_one_request_in_a_model_that_is_not_batched(
 
 def test_openvino_gets_both_files_and_any_batch(tmp_path: Path) -> None:
     artifact = read_artifact(EARLIER / "openvino-fp32")
-    write_repository(artifact, tmp_path / "models", RepositoryOptions(name="m", cpus=3))
+    said: list[str] = []
+    options = RepositoryOptions(name="m", cpus=3)
+    write_repository(artifact, tmp_path / "models", options, say=said.append)
+    assert ["may compute float32 in bfloat16" in line for line in said] == [True]
     config = config_of(tmp_path / "models" / "m")
     assert (config.backend, config.default_model_filename) == ("openvino", "model.xml")
     # with max_batch_size, this backend refuses all other batches

@@ -298,6 +298,8 @@ def test_everything_that_a_rule_finds_was_planted() -> None:
     seen = {code for _, _, expected in FAULTS for code in expected}
     assert codes - seen == {"full-batches", "model-file"}  # of other repositories, below
     assert seen <= codes
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "triton.md").read_text()
+    assert [code for code in sorted(codes) if f"`{code}`" not in guide] == []
 
 
 # ---- engines and OpenVINO
