@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resnext.cli.app import SETTINGS, echo, guarded, printable
+from resnext.cli.app import SETTINGS, as_flags, echo, guarded, printable
 from resnext.cli.options import json_option
 from resnext.cli.params import NameType
 from resnext.cli.sections import SectionedCommand, option_of
@@ -130,7 +130,7 @@ def _print(repository: Path, checked: Checked, seen: Sequence[str]) -> None:
     for line in seen:
         echo(f"seen      {line}")
     for line in checked.unchecked:
-        echo(f"unchecked {line}")
+        echo(f"unchecked {as_flags(line)}")
     if not checked.refused:
         echo(f"accepted  {repository}: {', '.join(checked.models)}")
 

@@ -48,6 +48,7 @@ def examine_here(
             runners = {runner.name: runner for runner in server.backends}
             found.lines.append(f"core: {server.title}")
             found.lines += [runner.title for runner in server.backends]
+            found.unchecked += [runner.caveat for runner in server.backends if runner.caveat]
             found.lines += [
                 f"{name}: KIND_CPU for KIND_GPU, as our stand-in runs" for name in moved
             ]

@@ -131,8 +131,10 @@ def examine_network(
             )
         if not refused:
             found.lines.append(f"{model.name}: wrong requests refused")
-        if wire is not None:
+        if wire is not None and least == 1:
             found.findings += _labels(wire, model, artifact, sample)
+        elif wire is not None and manifest.class_names:
+            found.unchecked.append(f"{model.name}: labels, which the server gives for one image")
         elif manifest.class_names:
             found.unchecked.append(f"{model.name}: labels, which gRPC tells: give a grpc:// URL")
     return found
@@ -238,7 +240,7 @@ def _labels(
     if not names or not any(output.label_filename for output in model.config.output):
         return
     spec, output = artifact.manifest.inputs[0], artifact.manifest.outputs[0]
-    served = dict(wire.labels(model.name, {spec.name: sample}, output.name, len(names))[0])
+    served = dict(wire.labels(model.name, {spec.name: sample}, output.name, len(names)))
     for index, name in enumerate(names):
         want = " ".join(name.split())
         if served.get(index) != want:

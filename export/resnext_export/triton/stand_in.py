@@ -18,6 +18,12 @@ _COMPUTED_BY: Mapping[str, str | None] = MappingProxyType(
 _TITLES: Mapping[str, str] = MappingProxyType(
     {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 )
+_CAVEATS: Mapping[str, str] = MappingProxyType(
+    {
+        "openvino": "backend openvino: the stand-in keeps the file's precision, and the real one"
+        " may let OpenVINO compute in bfloat16 on a processor that can: check it with `url` there"
+    }
+)
 _MODEL = Path(__file__).with_name("stand_in_model.py")
 
 
@@ -30,12 +36,14 @@ class Runner:
         ours: it is a stand-in of ours.
         computes: it computes logits; a stand-in for TensorRT does not.
         title: for reports.
+        caveat: what the real backend may do otherwise; "" if nothing is known.
     """
 
     name: str
     ours: bool
     computes: bool
     title: str
+    caveat: str = ""
 
 
 def stand_ins(names: Iterable[str], installation: Installation) -> dict[str, Runner]:
@@ -84,4 +92,4 @@ def _stand_in(name: str, installation: Installation) -> Runner | None:
     if version is None:
         return None
     title = f"backend {name}: our stand-in on {_TITLES[package]} {version}"
-    return Runner(name, True, True, title)
+    return Runner(name, True, True, title, _CAVEATS.get(name, ""))

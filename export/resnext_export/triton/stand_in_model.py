@@ -125,9 +125,12 @@ class OpenVino:
         import openvino as ov
 
         threads = int(parameters.get("INFERENCE_NUM_THREADS", 0))
-        settings = {"PERFORMANCE_HINT": "LATENCY"} | (
-            {"INFERENCE_NUM_THREADS": threads} if threads else {}
-        )
+        # By default it computes in bfloat16 on a processor that can.
+        settings = {"PERFORMANCE_HINT": "LATENCY", "EXECUTION_MODE_HINT": "ACCURACY"}
+        if parameters.get("HINT_BF16", "").upper() == "YES":
+            settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
         self._model = ov.Core().compile_model(str(path), "CPU", settings)
         self._input = config["input"][0]["name"]
 

@@ -88,7 +88,7 @@ SECTIONS = {
         "Commands",
     ],
     "resnext-export check-trt": ["Engine", "Output", "Options"],
-    "resnext-export check-triton": ["Output", "Options"],
+    "resnext-export check-triton": ["Server", "Output", "Options"],
     "resnext-export doctor": ["Output", "Options"],
     "resnext-export explain": ["What to run", "Network", "Output", "Trust", "Options"],
     "resnext-export inspect": ["What to run", "Requirements", "Output", "Options"],

@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from exported import derive_onnx
+from exported import derive_onnx, export_openvino
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.verify.inputs import seeded_inputs
@@ -339,3 +339,47 @@ def test_the_stand_in_computes_what_a_session_here_computes(
                 assert "as here" in there.delivered().notes["artifact"]  # the digest is told
             with open_session(artifact, "ort-cpu", options=SessionOptions(threads=1)) as here:
                 np.testing.assert_allclose(logits, here(images), rtol=1e-5, atol=1e-5)
+
+
+# ---- other kinds of artifacts
+
+
+@pytest.mark.exhaustive
+def test_openvino_is_examined_on_a_stand_in(
+    installation: Installation, digits: Weights, digits_artifact: Artifact, tmp_path: Path
+) -> None:
+    artifact = export_openvino(digits_artifact, digits, tmp_path / "ir")
+    options = RepositoryOptions(name="ir", cpus=1, with_preprocessing=True)
+    write_repository(artifact, tmp_path / "models", options)
+    examined = examine_here(tmp_path / "models", installation)
+    assert [str(finding) for finding in examined.findings] == []
+    seen = "\n".join(examined.lines)
+    assert "backend openvino: our stand-in on OpenVINO 20" in seen
+    assert any("bfloat16" in line for line in examined.unchecked)
+    assert "ir: logits of batch 1-16,33 as PyTorch gives them" in seen
+
+
+@pytest.mark.exhaustive
+def test_an_engines_repository_is_examined_but_for_its_logits(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """An engine as far as its manifest says: nothing can be computed here."""
+    earlier = Path(__file__).parents[2] / "core" / "data" / "earlier_artifacts" / "trt-rtx-fp32"
+    folder = tmp_path / "engine"
+    shutil.copytree(earlier, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    profiles = [{"min": 1, "opt": 1, "max": 1}, {"min": 2, "opt": 4, "max": 8}]
+    record = manifest["engine"] | {"library": "tensorrt"}
+    record["options"] |= {"profiles": profiles}
+    check = {"batches": [1], "backend": "trt", "max_error": 0.0, "tolerance": 1e-4}
+    manifest |= {"kind": "trt", "engine": record, "check": check}
+    manifest["batch"] = {"min": 1, "opt": 1, "max": 8}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    root = tmp_path / "models"
+    write_repository(read_artifact(folder), root, RepositoryOptions(name="engine"))
+    examined = examine_here(root, installation)
+    assert [str(finding) for finding in examined.findings] == []
+    assert "backend tensorrt: our stand-in, which computes no logits" in examined.lines
+    assert "engine: KIND_CPU for KIND_GPU, as our stand-in runs" in examined.lines
+    assert "engine: logits, because the stand-in computes none" in examined.unchecked
+    assert any("mixed requests" in line for line in examined.lines)
