@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import select
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -299,3 +301,31 @@ def test_a_whole_server_keeps_its_own_backends(fake: Installation, tmp_path: Pat
         "backend python: the server's own"
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.exhaustive
+def test_a_server_ends_with_a_process_that_is_killed(fake: Installation, tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from resnext_export.triton.environment import Installation\n"
+        "from resnext_export.triton.server import served\n"
+        f"it = Installation(Path({str(fake.binary)!r}), Path({str(fake.backends)!r}),"
+        f" Path({str(fake.stub)!r}), None, (), {{}})\n"
+        "with served(Path('/repository'), [], it) as running:\n"
+        "    print(running._process.pid, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)},
+    ) as parent:
+        assert parent.stdout is not None
+        ending = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+    ready, _, _ = select.select([ending], [], [], 10)
+    os.close(ending)
+    assert ready
+    for path in shared():
+        path.unlink()

@@ -127,7 +127,12 @@ def test_a_single_request_is_not_copied(opened: Callable[..., Any], tiny: Artifa
     model = opened("onnxruntime", tiny)
     (request,) = requests(2)
     taken: list[Any] = []
-    model._run = lambda images: taken.append(images) or np.zeros((2, 4), np.float32)
+
+    def run(images: Any) -> Any:
+        taken.append(images)
+        return np.zeros((2, 4), np.float32)
+
+    model._run = run
     model.execute([request])
     assert taken[0] is request["input"].array
 
@@ -138,7 +143,12 @@ def test_threads_are_those_of_the_config(
 ) -> None:
     made: list[Any] = []
     options = ort.SessionOptions
-    monkeypatch.setattr(ort, "SessionOptions", lambda: made.append(options()) or made[-1])
+
+    def noted() -> Any:
+        made.append(options())
+        return made[-1]
+
+    monkeypatch.setattr(ort, "SessionOptions", noted)
     opened("onnxruntime", tiny, parameters={"intra_op_thread_count": {"string_value": count}})
     assert made[0].intra_op_num_threads == int(count)
 
