@@ -85,6 +85,15 @@ def labels(model: Served) -> Iterator[Finding]:
                 where=where,
             )
             continue
+        if not model.config.max_batch_size and len(output.dims) > 1 and output.dims[0] > 1:
+            yield Finding(
+                "label-batch",
+                f"a request has {output.dims[0]} images, and with max_batch_size 0 the server"
+                " classifies all of them as one: names of the first, and none of the others",
+                "drop label_filename, or export a range of batches",
+                where=where,
+            )
+            continue
         count = len(read_file(path, _MOST_LABELS).decode("utf-8", "replace").splitlines())
         classes = prod(output.dims) if model.config.max_batch_size else prod(output.dims[1:])
         if classes > 0 and count != classes:

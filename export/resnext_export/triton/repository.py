@@ -50,6 +50,10 @@ _LOWERED = (
     "OpenVINO may compute float32 in bfloat16 on processors with AMX or AVX-512 BF16, and Triton's"
     " backend does not prevent it: compare the server's logits there"
 )
+_UNNAMED = (
+    "no class names: Triton classifies all images of a request as one if it does not batch; export"
+    " a range in `batch` for them"
+)
 #: Largest file of an artifact that describes it, bytes.
 _MOST_COMPANION = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -123,8 +127,10 @@ def write_repository(
                 ]
             )
             copy = _copy_artifact(artifact, network / str(VERSION))
-            if manifest.class_names:
+            if "label_filename" in config["output"][0]:
                 write_labels(network, manifest)
+            elif manifest.class_names:
+                say(_UNNAMED)
             config["model_warmup"], missing = write_warmup(copy, config, network)
             if missing:
                 say(missing)

@@ -111,7 +111,10 @@ def test_a_fixed_batch_is_one_request_in_a_model_that_is_not_batched(
     fixed: Artifact, tmp_path: Path
 ) -> None:
     options = RepositoryOptions(name="m", with_preprocessing=True)
-    write_repository(fixed, tmp_path / "models", options)
+    said: list[str] = []
+    write_repository(fixed, tmp_path / "models", options, say=said.append)
+    assert ["classifies all images of a request as one" in line for line in said] == [True]
+    assert not (tmp_path / "models" / "m" / "labels.txt").exists()
     config = config_of(tmp_path / "models" / "m")
     assert (config.max_batch_size, list(config.input[0].dims)) == (0, [2, 1, 8, 8])
     assert not config.HasField("dynamic_batching")

@@ -293,10 +293,15 @@ def planted(name: str) -> Callable[[Path], object]:
 def test_everything_that_a_rule_finds_was_planted() -> None:
     """A code that no fault above or below shows is a check that nobody saw fail."""
     folder = Path(served.__file__).parent
-    sources = "".join(path.read_text() for path in folder.glob("*.py"))
+    files = [*folder.glob("*_rules.py"), folder / "served.py"]
+    sources = "".join(path.read_text() for path in files)
     codes = set(re.findall(r"Finding\(\s*\"([a-z-]+)\"", sources))
     seen = {code for _, _, expected in FAULTS for code in expected}
-    assert codes - seen == {"full-batches", "model-file"}  # of other repositories, below
+    assert codes - seen == {
+        "full-batches",
+        "label-batch",
+        "model-file",
+    }  # of other repositories, below
     assert seen <= codes
     guide = (Path(__file__).parents[3] / "docs" / "guides" / "triton.md").read_text()
     assert [code for code in sorted(codes) if f"`{code}`" not in guide] == []
@@ -363,6 +368,14 @@ def test_openvino_takes_full_batches_alone(openvino: Path) -> None:
     padding = 'parameters { key: "ENABLE_BATCH_PADDING" value { string_value: "YES" } }'
     replaced("parameters {", padding + "parameters {")(openvino)
     assert {each.code for each in check_repository(openvino).findings} == {"gpu-for-cpu"}
+
+
+def test_labels_of_several_images_in_one_request_are_found(fixed: Artifact, tmp_path: Path) -> None:
+    root = write_repository(fixed, tmp_path / "models", RepositoryOptions(name="tiny")).root
+    (root / "tiny" / "labels.txt").write_text("a\nb\nc\nd\n")
+    replaced("dims: [ 2, 4 ]", 'dims: [ 2, 4 ] label_filename: "labels.txt"')(root)
+    (finding,) = check_repository(root).findings
+    assert (finding.code, finding.where) == ("label-batch", "tiny/config.pbtxt:8")
 
 
 # ---- repositories that others wrote
