@@ -15,7 +15,7 @@ from .tensors import DTYPES, described
 from .transport import Transport
 
 #: Parameter of a served model's configuration that holds the sha256 of the artifact's file.
-DIGEST = "resnext_sha256"
+DIGEST = "resnext.file_sha256"
 
 
 @dataclass(frozen=True)
