@@ -116,9 +116,8 @@ class Judge:
         distance = self._distance(case, numerics, delivered.device, threads, timings[-1])
         served = None
         if subject.session.served:
-            served = served_record(
-                samples, delivered.notes, confirmed=subject.session.confirms_artifact
-            )
+            confirmed = subject.session.confirms_artifact
+            served = served_record(samples, case.streams, delivered.notes, confirmed=confirmed)
         findings = judge(
             Evidence(
                 samples,

@@ -17,6 +17,8 @@ class ServerTimes(Strict):
         sent: requests of this row.
         requests: requests that the server answered meanwhile, those of others among them.
         executions: runs of the network for them.
+        late: requests of the row before that may be among them, because a server counts a request
+            a little after its answer: one for each stream and round.
         cached: requests that a cache answered.
         batch: images in a run of the network, mean; None without runs.
         client_ns: from sending to the answer, by the one clock.
@@ -30,6 +32,7 @@ class ServerTimes(Strict):
     sent: int
     requests: int
     executions: int
+    late: int = 0
     cached: int = 0
     batch: float | None = None
     client_ns: float
@@ -46,8 +49,8 @@ class ServerTimes(Strict):
 
     @property
     def others(self) -> int:
-        """Requests of other clients."""
-        return self.requests - self.sent
+        """Requests that can only be other clients'."""
+        return max(0, self.requests - self.sent - self.late)
 
 
 class ServedRecord(Strict):
@@ -65,20 +68,23 @@ class ServedRecord(Strict):
     times: ServerTimes | None = None
 
 
-def served_record(samples: Samples, notes: Mapping[str, str], *, confirmed: bool) -> ServedRecord:
+def served_record(
+    samples: Samples, streams: int, notes: Mapping[str, str], *, confirmed: bool
+) -> ServedRecord:
     """The record of a row.
 
     Args:
         samples: with the server's counters, if it has some.
+        streams: requests in flight.
         notes: of the session.
         confirmed: as in the record.
     """
-    return ServedRecord(
-        server=notes.get("server", "unknown"), confirmed=confirmed, times=server_times(samples)
-    )
+    times = server_times(samples, streams)
+    server = notes.get("server", "unknown")
+    return ServedRecord(server=server, confirmed=confirmed, times=times)
 
 
-def server_times(samples: Samples) -> ServerTimes | None:
+def server_times(samples: Samples, streams: int = 1) -> ServerTimes | None:
     """The server's times over the undisturbed rounds, or over all if there are none; None if it
     counted nothing.
     """
@@ -100,6 +106,7 @@ def server_times(samples: Samples) -> ServerTimes | None:
         sent=total.sent,
         requests=total.requests,
         executions=total.executions,
+        late=len(chosen) * streams,
         cached=total.cached,
         batch=total.images / total.executions if total.executions > 0 else None,
         client_ns=sum(times) / len(times),

@@ -164,23 +164,6 @@ def test_requests_in_flight_get_their_own_rows_or_it_is_found(
     assert ("wrong-under-load" in found) == bool(code)
 
 
-def test_a_precision_that_nobody_can_see_is_a_warning() -> None:
-    from dataclasses import replace
-
-    from test_checks import FINE
-
-    from resnext.runtimes.session import Delivered
-    from resnext_bench.checks import delivered
-
-    seen = replace(FINE, delivered=Delivered(SERVED, ()))
-    assert list(delivered.findings(seen)) == []
-    (finding,) = delivered.findings(replace(seen, numerics="fp16"))
-    assert finding.severity == "warning"
-    assert "a server does not tell" in finding.message
-    (finding,) = delivered.findings(replace(seen, parity=None))
-    assert finding.severity == "warning"
-
-
 def test_the_processors_that_a_server_here_takes_do_not_disturb_its_row() -> None:
     busy = Load(wall_s=1.0, processors=2, cores=2, own=0.5, others=1.5, stolen=0.0, waiting=0.5)
     assert busy.disturbances(1)
@@ -198,7 +181,7 @@ def test_a_server_has_no_limit_of_this_machine() -> None:
 
 
 def test_the_servers_times_are_those_of_the_quiet_rounds() -> None:
-    counted = [Counters(2, 2, 4, 1, 0, 20, 2, 1, 10, 1), Counters(2, 3, 6, 2, 0, 900, 9, 9, 9, 9)]
+    counted = [Counters(2, 2, 4, 1, 0, 20, 2, 1, 10, 1), Counters(2, 5, 9, 2, 0, 900, 9, 9, 9, 9)]
     samples = Samples(host_ns=[[30, 50], [1000, 1000]], counted=counted)
     samples.disturbed = {1: ("other processes",)}
     times = server_times(samples)
@@ -208,7 +191,7 @@ def test_the_servers_times_are_those_of_the_quiet_rounds() -> None:
     samples.disturbed = {}
     every = server_times(samples)
     assert every is not None
-    assert every.others == 1
+    assert (every.requests, every.sent, every.others) == (7, 4, 1)  # two may only be late
     assert server_times(Samples(host_ns=[[30]])) is None
 
 

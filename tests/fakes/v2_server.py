@@ -34,7 +34,8 @@ class V2Server:
         max_batch: of a request.
         digest: in the configuration; None leaves it out.
         fault: planted: ``dtype``, ``short``, ``garbage``, ``not-ready``, ``slow``, ``dies``,
-            ``swapped`` (rows, when two requests are batched), ``cached``, ``layout``, ``list``.
+            ``swapped`` (rows, when two requests are batched), ``cached``, ``layout``,
+            ``counts-late``.
         after: answers before the fault.
         requests, images, executions: answered.
         url: of the model.
@@ -54,6 +55,7 @@ class V2Server:
     url: str = ""
     paths: list[str] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
+    _counted: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pair: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=0.05))
     _waiting: dict[int, NDArray[Any]] = field(default_factory=dict)
@@ -94,6 +96,8 @@ class V2Server:
     def statistics(self) -> dict[str, Any]:
         """Triton's counters: of a request 100 us, 10 of them queued, 5 in, 80 infer, 5 out."""
         n = self.requests
+        if self.fault == "counts-late":  # what was answered since it was asked last is missing
+            n, self._counted = self._counted, n
         times = {"success": 100, "queue": 10, "compute_input": 5, "compute_infer": 80}
         stats = {key: {"count": n, "ns": n * us * 1000} for key, us in times.items()}
         stats["compute_output"] = {"count": n, "ns": n * 5000}
@@ -207,7 +211,7 @@ def _handler(server: V2Server) -> type[BaseHTTPRequestHandler]:
             """An inference, or the list of models."""
             body = self.rfile.read(int(self.headers["Content-Length"]))
             server.paths.append(self.path)
-            if self.path == "/v2/repository/index" and server.fault != "list":
+            if self.path == "/v2/repository/index":
                 self._json([{"name": server.name, "state": "READY"}, {"name": "other"}])
                 return
             if self.path != f"/v2/models/{server.name}/infer":

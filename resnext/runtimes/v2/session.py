@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +22,9 @@ from .answers import Statistics
 from .http_transport import HttpTransport
 from .model import ServedModel, hold
 from .transport import INFER_S, Transport
+
+#: Seconds in which a server must have counted what it answered.
+_COUNTED_S = 0.2
 
 
 class V2Session(Session):
@@ -72,6 +76,12 @@ class V2Session(Session):
         self.inputs, self.outputs = artifact.manifest.inputs, artifact.manifest.outputs
         self._names = tuple(spec.name for spec in self.outputs)
         self._sent = [0] * options.streams
+        self._of_others = 0
+        try:
+            self.counters()  # what others have asked for so far
+        except BaseException:
+            self._close_all()
+            raise
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Send one request, and wait for its answer."""
@@ -82,12 +92,21 @@ class V2Session(Session):
         return tuple(partial(self._request, index) for index in range(len(self._transports)))
 
     def counters(self) -> Counters | None:
-        """The server's counters, if it has some."""
+        """The server's counters, if it has some. Triton counts a request a little after its answer;
+        those of this session are waited for.
+        """
         self._refuse_closed()
-        statistics = self._transports[0].statistics()
-        if statistics is None or not statistics.model_stats:
-            return None
-        return _counters(statistics, sum(self._sent))
+        ends = time.monotonic() + _COUNTED_S
+        while True:
+            statistics = self._transports[0].statistics()
+            if statistics is None or not statistics.model_stats:
+                return None
+            counters = _counters(statistics, sum(self._sent))
+            # Requests of others are never taken back, so fewer means that some of ours are missing.
+            others = counters.requests - counters.sent
+            if others >= self._of_others or time.monotonic() > ends:  # or the model was reloaded
+                self._of_others = others
+                return counters
 
     def delivered(self) -> Delivered:
         """What the server says: of its layers it says nothing."""

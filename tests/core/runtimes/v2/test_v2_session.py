@@ -112,6 +112,35 @@ def test_a_connection_is_kept_for_all_requests_of_a_stream(
     assert len(opened) == len({*map(id, opened)}) == 3
 
 
+def test_what_a_server_counts_late_is_waited_for(
+    artifact: Artifact, run: Run, images: NDArray[Any]
+) -> None:
+    with (
+        serving(V2Server(artifact.manifest, run, fault="counts-late")) as server,
+        open_session(artifact, f"v2:{server.url}") as session,
+    ):
+        for _ in range(3):
+            session.run({"input": images})
+            counters = session.counters()
+            assert counters is not None
+            assert counters.requests == counters.sent
+
+
+def test_a_model_that_is_loaded_again_does_not_hang_its_counters(
+    artifact: Artifact, run: Run, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(v2_session, "_COUNTED_S", 0.01)
+    with (
+        serving(V2Server(artifact.manifest, run)) as server,
+        open_session(artifact, f"v2:{server.url}") as session,
+    ):
+        session.run({"input": images})
+        server.requests = 0
+        counters = session.counters()
+        assert counters is not None
+        assert (counters.sent, counters.requests) == (1, 0)
+
+
 def test_streams_answer_each_its_own_request_at_once(
     artifact: Artifact, run: Run, images: NDArray[Any]
 ) -> None:
