@@ -128,7 +128,7 @@ def from_environment(folder: Path) -> Installation:
         stub: f"nvidia-pytriton has no program for models in Python {version}; make it with another"
         " Python",
         libpython: f"Python models need the shared library {libpython.name}: install"
-        f" libpython{version}, or a Python that was built with --enable-shared",
+        f" libpython{version}, or a Python that was built with it",
     }
     for path, what in lacking.items():
         if not path.exists():
