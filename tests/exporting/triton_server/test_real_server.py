@@ -245,7 +245,6 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         "the version directory is not present",
     ),
     "no labels": (lambda folder: (folder / "labels.txt").unlink(), "labels.txt"),
-    "a GPU": (_config(lambda text: text.replace("KIND_CPU", "KIND_GPU")), "no GPUs are available"),
     "no such backend": (
         _config(lambda text: text.replace('"onnxruntime"', '"nonesuch"')),
         "unable to find backend library for backend 'nonesuch'",
