@@ -101,7 +101,7 @@ _COMMANDS = {
     epilog=_EPILOG,
 )
 @preprocessing_file_option()
-@output_options("./MODEL-WEIGHTS-PRECISION-FORMAT")
+@output_options("./MODEL-WEIGHTS-PRECISION-FORMAT, ./model_repository for a repository")
 @json_option("Write the manifest, or a list, as JSON")
 @sbom_option()
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,10 +53,12 @@ def export_repository(
     from resnext.artifact.foreign import open_artifact
     from resnext.storage import scratch_folder
     from resnext_export.pipeline import run
-    from resnext_export.triton.repository import check_root, write_repository
+    from resnext_export.triton.repository import check_names, check_root, write_repository
 
     root, service = output or Path(OUTPUT), fields["format"] == "kserve"
     check_root(root)
+    if options.name is not None and root.exists():
+        check_names(root, (options.name,), force=force)  # now, not after the export
     with scratch_folder() as scratch:
         if options.artifact is not None:
             artifact = open_artifact(options.artifact)
@@ -84,5 +87,7 @@ def _report(written: Repository, service: bool) -> None:
     echo(f"batch     {f'up to {largest}' if largest else f'{manifest.batches()}, not batched'}")
     if service:
         echo(f"service   {written.root / name / SERVICE_NAME}")
-    echo(f"check     resnext-export check-triton {written.root}")
-    echo(f"serve     tritonserver --model-repository={written.root.absolute()}")
+    check = shlex.join(["resnext-export", "check-triton", str(written.root)])
+    serve = shlex.join(["tritonserver", f"--model-repository={written.root.absolute()}"])
+    echo(f"check     {check}")
+    echo(f"serve     {serve}")

@@ -13,7 +13,7 @@ from resnext.runtimes.openvino.ir import GRAPH_NAME, WEIGHTS_NAME, unpack_ovir
 
 from .backends import BACKENDS
 from .config import PREFIX
-from .served import Served
+from .served import Served, enum_name
 
 _MOST_LABELS = 16 * MIB
 
@@ -129,10 +129,8 @@ def device(model: Served) -> Iterator[Finding]:
     known = model.known_backend
     if known is None:
         return
-    kinds = type(model.config).DESCRIPTOR.fields_by_name["instance_group"].message_type
-    names = kinds.enum_types_by_name["Kind"].values_by_number
     for index, group in enumerate(model.config.instance_group):
-        kind, where = names[group.kind].name, model.at("instance_group", index, "kind")
+        kind, where = enum_name(group, "kind"), model.at("instance_group", index, "kind")
         if known.gpu is False and kind == "KIND_GPU":
             yield Finding(
                 "gpu-for-cpu",

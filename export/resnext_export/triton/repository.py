@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,8 +116,7 @@ def write_repository(
     check_root(root)
     made = not exists(root)
     try:
-        for each in names:
-            check_destination(root / each, force=force, kind=_MODEL)
+        check_names(root, names, force=force)
         with ExitStack() as stack, working("writing the model repository"):
             # Published in the opposite order: an ensemble never comes before its steps.
             network, *others = reversed(
@@ -190,6 +189,22 @@ def check_root(root: Path) -> None:
             raise UsageError(
                 f"{root} is no model repository: {path.name} in it has no {CONFIG_NAME}",
                 hint="choose another `output`",
+            )
+
+
+def check_names(root: Path, names: Sequence[str], *, force: bool) -> None:
+    """Check that models of these names may be written.
+
+    Raises:
+        UsageError: one is there and ``force`` is off, or this toolkit did not write it.
+        MissingRequirement: the folder cannot be written to.
+    """
+    for folder in (root / name for name in names):
+        check_destination(folder, force=True, kind=_MODEL)
+        if not force and exists(folder) and any(folder.iterdir()):
+            raise UsageError(
+                f"there is a model {folder.name} in {root} already",
+                hint="set `force` to replace it, or choose another `name`",
             )
 
 

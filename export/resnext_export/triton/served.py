@@ -127,6 +127,12 @@ class Served:
         return self.known_backend.file if self.known_backend is not None else ""
 
 
+def enum_name(message: Any, field: str) -> str:
+    """The name of an enumeration's value; its number if it has none, which protobuf lets pass."""
+    kind, number = message.DESCRIPTOR.fields_by_name[field].enum_type, getattr(message, field)
+    return str(kind.values_by_number[number].name if number in kind.values_by_number else number)
+
+
 def model_config_class() -> tuple[Any, Any]:
     """``inference.ModelConfig`` and protobuf's ``text_format``.
 
@@ -162,6 +168,8 @@ def read_model(folder: Path) -> Served | Finding:
         config = text_format.Parse(text, model_config())
     except (BadInput, UnicodeDecodeError) as exc:
         return Finding("config-syntax", str(exc), "write it again, as UTF-8", where=where)
+    except ValueError as exc:  # a number that no enumeration can have: protobuf says no line
+        return Finding("config-syntax", str(exc), "use a name that Triton knows", where=where)
     except text_format.ParseError as exc:
         line, column = exc.GetLine(), exc.GetColumn()
         message = str(exc).removeprefix(f"{line}:{column} : ").rpartition("': ")[2]

@@ -9,7 +9,7 @@ from resnext.artifact.specs import TensorSpec
 from resnext.findings import Finding
 
 from .backends import TYPES
-from .served import Served
+from .served import Served, enum_name
 
 
 def tensors(model: Served) -> Iterator[Finding]:
@@ -46,8 +46,8 @@ def tensors(model: Served) -> Iterator[Finding]:
 def _compared(
     model: Served, field: str, index: int, entry: Any, spec: TensorSpec
 ) -> Iterator[Finding]:
-    types = type(entry).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
-    configured, actual = types[entry.data_type].name, TYPES.get(spec.dtype, "TYPE_STRING")
+    configured = enum_name(entry, "data_type")
+    actual = TYPES.get(spec.dtype, "TYPE_STRING")
     if configured != actual:
         yield Finding(
             "tensor-dtype",

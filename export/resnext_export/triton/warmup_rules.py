@@ -10,7 +10,7 @@ from resnext.findings import Finding
 from resnext.readers.files import is_file
 
 from .config import WARMUP_NAME
-from .served import Served
+from .served import Served, enum_name
 
 #: Bytes of one element, by Triton's name.
 SIZES = {
@@ -74,13 +74,12 @@ def _inputs(model: Served, index: int, sample: Any) -> Iterator[Finding]:
                 )
             continue
         at = [model.at("model_warmup", index, *inside, field) for field in ("data_type", "dims")]
-        names = type(source).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
-        kind = names[source.data_type].name
+        kind, wanted = enum_name(source, "data_type"), enum_name(entry, "data_type")
         if source.data_type != entry.data_type:
             yield Finding(
                 "warmup-dtype",
-                f"{name} is {kind} in the sample, and {names[entry.data_type].name} in the model",
-                f"use {names[entry.data_type].name}",
+                f"{name} is {kind} in the sample, and {wanted} in the model",
+                f"use {wanted}",
                 where=at[0],
             )
             continue

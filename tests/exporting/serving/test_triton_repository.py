@@ -212,7 +212,9 @@ def test_models_are_added_and_replaced_only_by_request(tiny: Artifact, tmp_path:
     assert {name: after[name] for name in before} == before
     assert {path.name for path in root.iterdir()} == {"one", "two"}
     half = read_artifact(EARLIER / "onnx-fp16")
-    with pytest.raises(UsageError, match="is not empty; set `force`"):
+    with pytest.raises(
+        UsageError, match=r"a model two in .* already; set `force` to replace it, or"
+    ):
         write_repository(half, root, RepositoryOptions(name="two"))
     assert files(root) == after
     write_repository(half, root, RepositoryOptions(name="two"), force=True)
@@ -352,6 +354,18 @@ def test_the_command_builds_checks_and_says_what_is_next(tmp_path: Path) -> None
     assert "gs://b/models" in text
     checked = call("check-triton", str(root))
     assert (checked.exit_code, checked.stdout.count("\n")) == (0, 1), checked.output
+
+
+def test_a_name_that_is_taken_is_refused_before_the_export(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(*_: object, **__: object) -> None:
+        pytest.fail("something was exported")
+
+    monkeypatch.setattr("resnext_export.pipeline.run", export)
+    done = call("--format", "triton", "--name", "tiny", "--output", str(repository))
+    assert done.exit_code == 2
+    assert "choose another --name" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,16 @@ FAULTS: list[tuple[str, Callable[[Path], object], dict[str, str]]] = [
         {"config-syntax": "tiny/config.pbtxt:5:17"},
     ),
     (
+        "an enumeration's number that is none",
+        replaced("data_type: TYPE_FP32", "data_type: 99"),
+        {"tensor-dtype": "tiny/config.pbtxt:7", "warmup-dtype": "", "ensemble-tensor": ""},
+    ),
+    (
+        "an enumeration's number that cannot be one",
+        replaced("data_type: TYPE_FP32", "data_type: 99999999999999999999"),
+        {"config-syntax": "tiny/config.pbtxt"},
+    ),
+    (
         "not UTF-8",
         lambda root: (root / "tiny" / "config.pbtxt").write_bytes(b'name: "\xff"'),
         {"config-syntax": "tiny/config.pbtxt"},
