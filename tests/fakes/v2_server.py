@@ -57,7 +57,7 @@ class V2Server:
     released: threading.Event = field(default_factory=threading.Event)
     _counted: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _pair: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=0.05))
+    _pair: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=0.02))
     _waiting: dict[int, NDArray[Any]] = field(default_factory=dict)
 
     @property
