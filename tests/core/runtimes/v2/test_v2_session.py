@@ -111,6 +111,18 @@ def test_a_connection_is_kept_for_all_requests_of_a_stream(
     assert len(opened) == len({*map(id, opened)}) == 3
 
 
+def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(
+    artifact: Artifact, run: Run, images: NDArray[Any]
+) -> None:
+    with (
+        serving(V2Server(artifact.manifest, run, fault="hangs-up")) as server,
+        open_session(artifact, f"v2:{server.url}") as session,
+    ):
+        for _ in range(3):
+            np.testing.assert_array_equal(session.run({"input": images})["logits"], run(images))
+        assert server.requests == 3
+
+
 def test_what_a_server_counts_late_is_waited_for(
     artifact: Artifact, run: Run, images: NDArray[Any]
 ) -> None:
