@@ -16,9 +16,9 @@ from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_export.derivation import derivation, model_line, reference_of
 from resnext_export.registry import FORMATS
-from resnext_export.triton.options import REPOSITORIES, take_options
+from resnext_export.triton.options import REPOSITORIES
 
-from .options import ExportGroup, output_options, request_from
+from .options import ExportGroup, output_options, request_from, take_repository_options
 from .repository import export_repository
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def main(
         instead = f"--list-models, --list-weights, {', '.join(_COMMANDS)}"
         known = ", ".join((*FORMATS, *REPOSITORIES))
         raise click.UsageError(f"--format is needed: {known} (or {instead})")
-    repository = take_options(fields := with_file(fields, preprocessing))
+    repository = take_repository_options(fields := with_file(fields, preprocessing))
     if fields["format"] in REPOSITORIES:
         artifact = export_repository(fields, repository, output, check, force, json_path, note)
     else:

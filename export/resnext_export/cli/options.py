@@ -13,6 +13,7 @@ import click
 from resnext.cli.options import OUTPUT
 from resnext.cli.params import NameType, NumbersType
 from resnext.cli.sections import SectionedGroup, SectionOption, option_of
+from resnext.errors import UsageError
 from resnext_export.options import Option, RequestFields, options_of
 from resnext_export.registry import FORMATS
 from resnext_export.triton.options import REPOSITORIES, RepositoryOptions
@@ -100,6 +101,32 @@ def request_from(params: dict[str, Any]) -> ExportRequest:
             if value is not None and value is not False
         }
     )
+
+
+#: What a repository of a finished artifact may be told.
+_OF_FINISHED = options_of(RepositoryOptions).keys() - {"kind"} | {"format"}
+
+
+def take_repository_options(fields: dict[str, Any]) -> RepositoryOptions:
+    """Take the options of a repository out of ``fields``, which are all that were parsed.
+
+    Raises:
+        UsageError: some are set, and ``format`` is no repository; or they do not go together.
+    """
+    values = {name: fields.pop(name) for name in options_of(RepositoryOptions)}
+    given = {name: value for name, value in values.items() if value not in (None, False)}
+    kind = fields["format"]
+    if given and kind not in REPOSITORIES:
+        raise UsageError(f"`{next(iter(given))}` is for `format` {' or '.join(REPOSITORIES)}")
+    if "storage_uri" in given and kind != "kserve":
+        raise UsageError("`storage_uri` is for `format` kserve")
+    if "artifact" in given:
+        given |= {name: value for name, value in fields.items() if value not in (None, False)}
+        for name in given:
+            if name not in _OF_FINISHED:
+                raise UsageError(f"the artifact is finished; drop `{name}`")
+        given = {name: value for name, value in given.items() if name in values}
+    return RepositoryOptions(**given)
 
 
 def _format_option() -> click.Parameter:

@@ -98,7 +98,8 @@ def network_config(artifact: Artifact, name: str, options: RepositoryOptions) ->
     backend = backend_of(manifest)
     largest = largest_batch(manifest, options.max_batch)
     output = tensor(manifest.outputs[0], largest)
-    if manifest.class_names:
+    # Of a request that it does not batch, the server classifies all images as one.
+    if manifest.class_names and (largest or output["dims"][0] in (-1, 1)):
         output["label_filename"] = LABELS_NAME
     config: dict[str, Any] = {
         "name": name,

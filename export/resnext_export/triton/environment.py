@@ -17,7 +17,7 @@ VARIABLE = "RESNEXT_TRITON_ENV"
 FOLDER = ".venv-triton"
 #: What to do where there is no server.
 HOW = (
-    f"`make triton-env` makes {FOLDER}, {VARIABLE} names another one, and in NVIDIA's container"
+    f"make triton-env makes {FOLDER}, {VARIABLE} names another one, and in NVIDIA's container"
     " tritonserver is on PATH"
 )
 
@@ -128,7 +128,7 @@ def from_environment(folder: Path) -> Installation:
         stub: f"nvidia-pytriton has no program for models in Python {version}; make it with another"
         " Python",
         libpython: f"Python models need the shared library {libpython.name}: install"
-        f" libpython{version}, or a Python that was built with --enable-shared",
+        f" libpython{version}, or a Python that was built with it",
     }
     for path, what in lacking.items():
         if not path.exists():

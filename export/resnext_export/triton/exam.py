@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from resnext.artifact.files import Artifact
-from resnext.errors import GateFailed, ResnextError, UsageError
+from resnext.errors import BadInput, SessionFailed, UsageError
 from resnext.findings import Finding
 
 from .environment import Installation
-from .network_exam import Examined, examine_network
+from .network_exam import Examined, examine_network, transport_to
 from .picture_exam import examine_pictures, network_of
 from .resolved import silent_changes
 from .served import Served, read_model
 from .server import RepositoryRefused, Server, served
+from .staging import on_cpus
+from .stand_in import stand_ins
 from .wire import Wire, config_over_http
 
 
@@ -34,12 +37,21 @@ def examine_here(
         MissingRequirement, NeverReturned: the server cannot be started.
     """
     models, found = _models(root), Examined()
+    stood_in = stand_ins(_backends(models), installation)
     say("starting the Triton server, and loading the repository")
     try:
-        with served(root.resolve(), _backends(models), installation) as server:
+        with (
+            on_cpus(root, models, stood_in) as (folder, moved),
+            served(folder, _backends(models), installation) as server,
+        ):
+            models |= {name: model for name, model in _models(folder).items() if name in moved}
             runners = {runner.name: runner for runner in server.backends}
             found.lines.append(f"core: {server.title}")
             found.lines += [runner.title for runner in server.backends]
+            found.unchecked += [runner.caveat for runner in server.backends if runner.caveat]
+            found.lines += [
+                f"{name}: KIND_CPU for KIND_GPU, as our stand-in runs" for name in moved
+            ]
             for model in models.values():
                 found.findings += _not_warmed(model, server)
             computing = {
@@ -47,12 +59,7 @@ def examine_here(
                 for name, model in models.items()
                 if model.backend not in runners or runners[model.backend].computes
             }
-            try:
-                found.add(_examine(models, server.grpc, computing, say))
-            except ResnextError as exc:
-                if not (ended := server.ended()):
-                    raise
-                found.findings.append(Finding("server-ended", ended, str(exc)))
+            found.add(_examine(models, server.grpc, computing, say, server.ended))
     except RepositoryRefused as exc:
         found.findings += exc.findings
     return found
@@ -68,12 +75,16 @@ def examine_there(root: Path, url: str, say: Callable[[str], None] = lambda _: N
 
     Raises:
         UsageError: no such URL.
+        SessionFailed: nothing answers there.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https", "grpc") or not parts.netloc or parts.path.strip("/"):
         raise UsageError(f"`url` {url[:100]!r} is not http://HOST:PORT or grpc://HOST:PORT")
-    models = _models(root)
-    found = _examine(models, url.rstrip("/"), set(models), say)
+    url, models, found = url.rstrip("/"), _models(root), Examined()
+    with closing(transport_to(f"{url}/server")) as transport:
+        told = transport.server()  # an error if nothing answers
+    found.lines.append(f"core: {told.name} {told.version} at {url}".replace("  ", " "))
+    found.add(_examine(models, url, set(models), say))
     found.unchecked.append("whether warm-up samples ran, which only the server's log says")
     return found
 
@@ -104,22 +115,27 @@ def _not_warmed(model: Served, server: Server) -> Iterator[Finding]:
 
 
 def _examine(
-    models: Mapping[str, Served], server: str, computing: set[str], say: Callable[[str], None]
+    models: Mapping[str, Served],
+    server: str,
+    computing: set[str],
+    say: Callable[[str], None],
+    ended: Callable[[], str] = lambda: "",
 ) -> Examined:
+    """Every model in turn, as long as the server runs."""
     found = Examined()
     with _wired(server) as wire:
+        ask = partial(config_over_http, server) if wire is None else wire.config
         for model in models.values():
             say(f"examining {model.name} on the server")
             try:
-                told = (
-                    wire.config(model.name)
-                    if wire is not None
-                    else config_over_http(server, model.name)
-                )
+                told = ask(model.name)
                 found.findings += silent_changes(model, told)
                 found.add(_examine_model(model, models, server, wire, computing))
-            except GateFailed as exc:  # nothing could be proven with these weights
-                found.unchecked.append(f"{model.name}: {exc}")
+            except (SessionFailed, BadInput) as exc:
+                if why := ended():
+                    found.findings.append(Finding("server-ended", f"{why}; {exc}"))
+                    break
+                found.findings.append(Finding("exam-failed", str(exc), where=model.name))
     return found
 
 

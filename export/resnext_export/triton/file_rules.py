@@ -85,6 +85,15 @@ def labels(model: Served) -> Iterator[Finding]:
                 where=where,
             )
             continue
+        if not model.config.max_batch_size and len(output.dims) > 1 and output.dims[0] > 1:
+            yield Finding(
+                "label-batch",
+                f"a request has {output.dims[0]} images, and with max_batch_size 0 the server"
+                " classifies all of them as one: names of the first, and none of the others",
+                "drop label_filename, or export a range of batches",
+                where=where,
+            )
+            continue
         count = len(read_file(path, _MOST_LABELS).decode("utf-8", "replace").splitlines())
         classes = prod(output.dims) if model.config.max_batch_size else prod(output.dims[1:])
         if classes > 0 and count != classes:
@@ -144,7 +153,7 @@ def device(model: Served) -> Iterator[Finding]:
             yield Finding(
                 "gpu-for-cpu",
                 f"instances are KIND_GPU, and the artifact was checked on {min(proven)} alone",
-                "use KIND_CPU, or check it on a GPU: resnext-parity --backend ort-cuda",
+                "use KIND_CPU, or check the artifact on a GPU first",
                 "warning",
                 where,
             )
@@ -157,19 +166,21 @@ def _on_gpu(runtime: str) -> bool:
 def digests(model: Served) -> Iterator[Finding]:
     """What the parameters say about the files is true."""
     for number in model.loaded:
-        folder = model.folder / str(number)
+        folder, tensors = model.folder / str(number), model.tensors.get(number)
+        artifact = None if tensors is None else tensors.artifact
+        if artifact is None and exists(folder / MANIFEST_NAME):
+            continue  # damaged, which was said
         for key, file in (("file_sha256", model.file), ("manifest_sha256", MANIFEST_NAME)):
             recorded = model.parameter(PREFIX + key)
-            tensors = model.tensors.get(number)
-            if key == "file_sha256" and tensors is not None and tensors.artifact is not None:
-                file = tensors.artifact.manifest.file
+            if key == "file_sha256" and artifact is not None:
+                file = artifact.manifest.file
             if recorded and is_file(folder / file) and file_sha256(folder / file) != recorded:
                 yield Finding(
                     "digest-differs",
                     f"{file} of version {number} is not the file that the configuration was"
                     f" written for (sha256 {recorded[:12]})",
                     "write the repository again",
-                    where=model.at("parameters"),
+                    where=model.at_key("parameters", PREFIX + key),
                 )
         yield from _unpacked(model, number)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Interval
 
-from resnext.errors import UsageError
 from resnext_export.options import FormatOptions, Option
 
 #: Formats that are no kind of artifact: a checked artifact, laid out for a server.
@@ -81,24 +79,3 @@ class RepositoryOptions(FormatOptions):
             metavar="URI",
         ),
     ] = None
-
-
-def take_options(fields: dict[str, Any]) -> RepositoryOptions:
-    """Take the options of a repository out of ``fields``, which are all that a command got.
-
-    Raises:
-        UsageError: some are set, and ``format`` is no repository; or they do not go together.
-    """
-    names = [each.name for each in dataclasses.fields(RepositoryOptions)]
-    values = {name: fields.pop(name) for name in names if name in fields}
-    given = {name: value for name, value in values.items() if value not in (None, False)}
-    kind = fields.get("format")
-    if given and kind not in REPOSITORIES:
-        raise UsageError(f"`{next(iter(given))}` is for `format` {' or '.join(REPOSITORIES)}")
-    if "storage_uri" in given and kind != "kserve":
-        raise UsageError("`storage_uri` is for `format` kserve")
-    if "artifact" in given:
-        others = {n: v for n, v in fields.items() if n != "format" and v not in (None, False)}
-        for name in (*(("kind",) if "kind" in given else ()), *others):
-            raise UsageError(f"the artifact is finished; drop `{name}`")
-    return RepositoryOptions(**given)

@@ -60,13 +60,15 @@ def examine_pictures(model: Served, artifact: Artifact, wire: Wire) -> Examined:
             weights, np.concatenate([manifest.prepared.load(path) for path in paths]), "pictures"
         )
         source, output = model.config.input[0].name, manifest.outputs[0].name
+        # Without batches the server's dimensions are the whole request's.
+        batched, count = model.config.max_batch_size > 0, max(1, model.config.input[0].dims[0])
         logits, labels = [], []
         for path in paths:
-            data = {source: np.array([[path.read_bytes()]], dtype=object)}
-            if not model.config.max_batch_size:
-                data = {source: np.repeat(data[source][0], model.config.input[0].dims[0])}
+            picture = np.array([path.read_bytes()] * (1 if batched else count), dtype=object)
+            data = {source: picture[np.newaxis] if batched else picture}
             logits.append(wire.infer(model.name, data, output)[:1])
-            labels.append(wire.labels(model.name, data, output, 1)[0][0][1])
+            if len(picture) == 1:
+                labels.append(wire.labels(model.name, data, output, 1)[0][1])
     outcome = reference.parity(
         np.concatenate(logits),
         manifest.numerics,
@@ -78,7 +80,7 @@ def examine_pictures(model: Served, artifact: Artifact, wire: Wire) -> Examined:
         message = f"pictures: {'; '.join(outcome.failures)}"
         hint = "is its preprocessing that of the artifact, with the same release of Pillow?"
         found.findings.append(Finding("served-pictures", message, hint, where=model.name))
-    if manifest.class_names:
+    if manifest.class_names and labels:
         best = np.concatenate(logits).argmax(axis=1)
         want = [" ".join(manifest.class_names[index].split()) for index in best]
         if labels != want:

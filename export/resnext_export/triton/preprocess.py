@@ -108,7 +108,7 @@ def write_ensemble(folder: Path, manifest: Manifest, network: dict[str, Any]) ->
     # Folders without files do not travel through object stores.
     (folder / str(VERSION) / "README").write_text("An ensemble has no model file.\n")
     write_config(folder, config)
-    if manifest.class_names:
+    if "label_filename" in result:
         write_labels(folder, manifest)
 
 

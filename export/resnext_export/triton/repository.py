@@ -45,6 +45,15 @@ from .preprocess import (
 )
 from .warmup import write_warmup
 
+#: Our session refuses this; Triton's backend has no option against it.
+_LOWERED = (
+    "OpenVINO may compute float32 in bfloat16 on processors with AMX or AVX-512 BF16, and Triton's"
+    " backend does not prevent it: compare the server's logits there"
+)
+_UNNAMED = (
+    "no class names: Triton classifies all images of a request as one if it does not batch; export"
+    " a range in `batch` for them"
+)
 #: Largest file of an artifact that describes it, bytes.
 _MOST_COMPANION = 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -102,11 +111,13 @@ def write_repository(
         check_prepared(manifest)
     cpus = options.cpus or thread_budget().count
     names = (name, *((name + PREPROCESS, name + CLASSIFY) if options.with_preprocessing else ()))
+    if manifest.kind == "openvino" and manifest.precision == "fp32":
+        say(_LOWERED)
     check_root(root)
-    for each in names:
-        check_destination(root / each, force=force, kind=_MODEL)
     made = not exists(root)
     try:
+        for each in names:
+            check_destination(root / each, force=force, kind=_MODEL)
         with ExitStack() as stack, working("writing the model repository"):
             # Published in the opposite order: an ensemble never comes before its steps.
             network, *others = reversed(
@@ -116,8 +127,10 @@ def write_repository(
                 ]
             )
             copy = _copy_artifact(artifact, network / str(VERSION))
-            if manifest.class_names:
+            if "label_filename" in config["output"][0]:
                 write_labels(network, manifest)
+            elif manifest.class_names:
+                say(_UNNAMED)
             config["model_warmup"], missing = write_warmup(copy, config, network)
             if missing:
                 say(missing)
@@ -161,11 +174,11 @@ def check_root(root: Path) -> None:
 
     Raises:
         UsageError: it is something else.
+        MissingRequirement: it cannot be made.
     """
-    if not exists(root):
+    if not exists(root) or not root.is_dir():
+        check_destination(root, force=None)
         return
-    if not root.is_dir():
-        raise UsageError(f"{root} is not a folder", hint="choose another `output`")
     if exists(root / MANIFEST_NAME) or exists(root / CONFIG_NAME):
         kind = "an artifact" if exists(root / MANIFEST_NAME) else "a model of a repository"
         raise UsageError(

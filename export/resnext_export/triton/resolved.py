@@ -105,7 +105,7 @@ def silent_changes(model: Served, resolved: Any) -> Iterator[Finding]:
         yield Finding(
             "config-changed",
             f"{path} is {_text(before)} in the file, and the server made it {_text(now)}",
-            "write what you mean; --disable-auto-complete-config has the server keep to it",
+            "write what you mean, or start the server with disable-auto-complete-config",
             where=model.at(*_steps(path)),
         )
 

@@ -70,10 +70,9 @@ def check_repository(root: Path) -> Checked:
             hint=f"name {root.absolute().parent}",
         )
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not folders:
-        raise BadInput(
-            f"there is no model in {root}", hint="a model is a folder with a config.pbtxt"
-        )
+    if not any(exists(folder / CONFIG_NAME) for folder in folders):
+        hint = f"a model is a folder with a {CONFIG_NAME}"
+        raise BadInput(f"there is no model in {root}", hint=hint)
     findings: list[Finding] = []
     models: dict[str, Served] = {}
     for folder in folders:

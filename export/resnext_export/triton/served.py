@@ -75,6 +75,14 @@ class Served:
         line = f":{self.lines[path]}" if path else ""
         return f"{self.name}/{CONFIG_NAME}{line}"
 
+    def at_key(self, field: str, key: str) -> str:
+        """Where the entry of a map is."""
+        texts = self.text.splitlines()
+        for path, line in self.lines.items():
+            if path[0] == field and path[2:] == ("key", 0) and key in texts[line - 1]:
+                return self.at(*path)
+        return self.at(field)
+
     @property
     def backend(self) -> str:
         """What runs it: the name of a backend, ``ensemble``, or "" if the server finds out."""
@@ -178,7 +186,8 @@ def _read_tensors(model: Served, version: int) -> None:
         try:
             artifact = read_artifact(folder)
         except BadArtifact as exc:
-            model.damaged.append(Finding("artifact", str(exc), "", where=where))
+            hint = exc.hint or "export the artifact again"
+            model.damaged.append(Finding("artifact", exc.message, hint, where=where))
             return
         manifest = artifact.manifest
         model.tensors[version] = Tensors(

@@ -11,6 +11,7 @@ _OF_MODELS = (
     re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.+?)\"?$"),
     re.compile(r"failed to load '(?P<model>[^']+)' version \d+: [A-Z][a-z ]+: (?P<reason>.+?)\"?$"),
     re.compile(r"\"(?P<reason>version \d+ is specified for model '(?P<model>[^']+)', but .+?)\"?$"),
+    re.compile(r"[A-Z][a-z ]+: (?P<reason>ensemble '?(?P<model>[\w.-]+)'? .+?)\"?$"),
     re.compile(r"failed to load model '(?P<model>[^']+)': (?P<reason>.+?)\"?$"),
 )
 #: Of the line before a model's, which alone says where the config is wrong.

@@ -18,6 +18,12 @@ _COMPUTED_BY: Mapping[str, str | None] = MappingProxyType(
 _TITLES: Mapping[str, str] = MappingProxyType(
     {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 )
+_CAVEATS: Mapping[str, str] = MappingProxyType(
+    {
+        "openvino": "backend openvino: the stand-in keeps the file's precision, and the real one"
+        " may let OpenVINO compute in bfloat16 on a processor that can: check it with `url` there"
+    }
+)
 _MODEL = Path(__file__).with_name("stand_in_model.py")
 
 
@@ -30,12 +36,23 @@ class Runner:
         ours: it is a stand-in of ours.
         computes: it computes logits; a stand-in for TensorRT does not.
         title: for reports.
+        caveat: what the real backend may do otherwise; "" if nothing is known.
     """
 
     name: str
     ours: bool
     computes: bool
     title: str
+    caveat: str = ""
+
+
+def stand_ins(names: Iterable[str], installation: Installation) -> dict[str, Runner]:
+    """Those of the backends ``names`` that the server lacks and we have a stand-in for."""
+    if installation.stub is None:
+        return {}
+    lacking = {*names} - _present(installation)
+    runners = {name: _stand_in(name, installation) for name in sorted(lacking)}
+    return {name: runner for name, runner in runners.items() if runner is not None}
 
 
 def backends_for(names: Iterable[str], installation: Installation, folder: Path) -> list[Runner]:
@@ -44,23 +61,24 @@ def backends_for(names: Iterable[str], installation: Installation, folder: Path)
 
     A server with all of its files in place keeps its own folder, and ``folder`` stays empty.
     """
-    present = {path.name for path in installation.backends.iterdir() if path.is_dir()}
-    wanted = sorted({*names})
-    found = [
+    wanted = {*names}
+    own = [
         Runner(name, False, True, f"backend {name}: the server's own")
-        for name in wanted
-        if name in present
+        for name in wanted & _present(installation)
     ]
     if installation.stub is None:
-        return found
+        return own
     shutil.copytree(installation.backends, folder, dirs_exist_ok=True)
     shutil.copy2(installation.stub, folder / "python")
-    for name in wanted:
-        if name not in present and (backend := _stand_in(name, installation)) is not None:
-            (folder / name).mkdir()
-            shutil.copyfile(_MODEL, folder / name / "model.py")
-            found.append(backend)
-    return sorted(found, key=lambda backend: backend.name)
+    ours = stand_ins(wanted, installation)
+    for name in ours:
+        (folder / name).mkdir()
+        shutil.copyfile(_MODEL, folder / name / "model.py")
+    return sorted([*own, *ours.values()], key=lambda runner: runner.name)
+
+
+def _present(installation: Installation) -> set[str]:
+    return {path.name for path in installation.backends.iterdir() if path.is_dir()}
 
 
 def _stand_in(name: str, installation: Installation) -> Runner | None:
@@ -74,4 +92,4 @@ def _stand_in(name: str, installation: Installation) -> Runner | None:
     if version is None:
         return None
     title = f"backend {name}: our stand-in on {_TITLES[package]} {version}"
-    return Runner(name, True, True, title)
+    return Runner(name, True, True, title, _CAVEATS.get(name, ""))

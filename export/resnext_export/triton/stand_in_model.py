@@ -43,7 +43,11 @@ class TritonPythonModel:
         file = config["default_model_filename"]
         path = Path(args["model_repository"]) / args["model_version"] / file
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-        open_file = {"onnxruntime": Onnx, "openvino": OpenVino, "tensorrt": Nothing}
+        open_file: dict[str, Any] = {
+            "onnxruntime": Onnx,
+            "openvino": OpenVino,
+            "tensorrt": Nothing,
+        }
         self._input, self._output = config["input"][0], config["output"][0]
         self._run = open_file[Path(__file__).parent.name](path, parameters, config)
         batched = config["max_batch_size"] > 0
@@ -121,9 +125,12 @@ class OpenVino:
         import openvino as ov
 
         threads = int(parameters.get("INFERENCE_NUM_THREADS", 0))
-        settings = {"PERFORMANCE_HINT": "LATENCY"} | (
-            {"INFERENCE_NUM_THREADS": threads} if threads else {}
-        )
+        # By default it computes in bfloat16 on a processor that can.
+        settings = {"PERFORMANCE_HINT": "LATENCY", "EXECUTION_MODE_HINT": "ACCURACY"}
+        if parameters.get("HINT_BF16", "").upper() == "YES":
+            settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
         self._model = ov.Core().compile_model(str(path), "CPU", settings)
         self._input = config["input"][0]["name"]
 

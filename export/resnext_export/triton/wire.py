@@ -32,16 +32,15 @@ class Wire:
 
     def labels(
         self, model: str, inputs: dict[str, NDArray[Any]], output: str, count: int
-    ) -> list[list[tuple[int, str]]]:
-        """For each row of an inference its ``count`` best classes, index and label."""
+    ) -> list[tuple[int, str]]:
+        """The ``count`` best classes of one image, index and label."""
         from tritonclient.grpc import InferRequestedOutput
 
         wanted = InferRequestedOutput(output, class_count=count)
-        rows = self._infer(model, inputs, wanted).as_numpy(output)
         found = []
-        for row in rows.reshape(len(rows), -1):
-            parts = [entry.decode(errors="replace").split(":", 2) for entry in row]
-            found.append([(int(part[1]), part[2] if len(part) > 2 else "") for part in parts])
+        for entry in self._infer(model, inputs, wanted).as_numpy(output).ravel():
+            index, _, label = entry.decode(errors="replace").partition(":")[2].partition(":")
+            found.append((int(index), label))
         return found
 
     def infer(self, model: str, inputs: dict[str, NDArray[Any]], output: str) -> NDArray[Any]:

@@ -43,7 +43,9 @@ class Mixed:
     @property
     def batched(self) -> bool | None:
         """Whether some requests shared a run of the network; None if nobody knows."""
-        return self.counted and self.counted.executions < self.counted.requests
+        if self.counted is None:
+            return None
+        return self.counted.executions < self.counted.requests
 
 
 def mixed_requests(
