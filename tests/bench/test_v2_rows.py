@@ -27,12 +27,26 @@ from resnext_bench.record import Row
 from resnext_bench.result import Run, read_run
 from resnext_bench.served import server_times
 
-QUICK = ("--duration", "0.01", "--rounds", "2", "--warmup", "0", "--threads", "1")
+QUICK = (
+    "--duration",
+    "0.01",
+    "--rounds",
+    "2",
+    "--warmup",
+    "0",
+    "--threads",
+    "1",
+    "--precision-target",
+    "90%",
+)
 
 
 @pytest.fixture(autouse=True)
 def _calm(monkeypatch: pytest.MonkeyPatch) -> None:
     calm(monkeypatch)
+    monkeypatch.setattr(
+        "resnext_bench.memory.release_free", lambda: None
+    )  # slow, and not in question
 
 
 @pytest.fixture(scope="module")

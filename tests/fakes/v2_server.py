@@ -35,7 +35,7 @@ class V2Server:
         digest: in the configuration; None leaves it out.
         fault: planted: ``dtype``, ``short``, ``garbage``, ``not-ready``, ``slow``, ``dies``,
             ``swapped`` (rows, when two requests are batched), ``cached``, ``layout``,
-            ``counts-late``.
+            ``counts-late``, ``hangs-up`` (after each answer, without a word).
         after: answers before the fault.
         requests, images, executions: answered.
         url: of the model.
@@ -57,7 +57,7 @@ class V2Server:
     released: threading.Event = field(default_factory=threading.Event)
     _counted: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _pair: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=0.05))
+    _pair: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=0.02))
     _waiting: dict[int, NDArray[Any]] = field(default_factory=dict)
 
     @property
@@ -274,5 +274,7 @@ def _handler(server: V2Server) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             with suppress(OSError):  # the client gave up
                 self.wfile.write(body)
+            if server.fault == "hangs-up":
+                self.close_connection = True
 
     return Handler

@@ -54,9 +54,8 @@ def run(artifact: Artifact) -> Iterator[Run]:
 
 
 @pytest.fixture(scope="module")
-def images(artifact: Artifact) -> NDArray[np.float32]:
-    shape = artifact.manifest.inputs[0].shape[1:]
-    return np.random.default_rng(0).standard_normal((8, *shape), np.float32)  # type: ignore[arg-type]
+def images() -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((8, 1, 8, 8), np.float32)
 
 
 @pytest.mark.parametrize("triton", [True, False], ids=["triton", "bare"])
@@ -110,6 +109,18 @@ def test_a_connection_is_kept_for_all_requests_of_a_stream(
                 for stream in streams:
                     stream({"input": images})
     assert len(opened) == len({*map(id, opened)}) == 3
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(
+    artifact: Artifact, run: Run, images: NDArray[Any]
+) -> None:
+    with (
+        serving(V2Server(artifact.manifest, run, fault="hangs-up")) as server,
+        open_session(artifact, f"v2:{server.url}") as session,
+    ):
+        for _ in range(3):
+            np.testing.assert_array_equal(session.run({"input": images})["logits"], run(images))
+        assert server.requests == 3
 
 
 def test_what_a_server_counts_late_is_waited_for(
