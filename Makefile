@@ -1,6 +1,7 @@
 # make demo        set everything up and run the main job: export, parity, benchmark, report
 # make test        set everything up and pass lint, types and tests
 # make test-oldest packages, sessions and the exporter on the oldest releases that setup.cfg allows (gigabytes, minutes)
+# make triton-env  a real Triton server in .venv-triton, for resnext-export check-triton; needs Python 3.11 or 3.12
 # make docs        build the documents as a site into build/site; a broken link or anchor fails
 # make speed       measure the speed claims that docs/results makes of the toolkit itself
 # make faults      kill each phase 200 times, fill disks, share a cache: the next run must succeed (a quarter of an hour)
@@ -21,6 +22,8 @@ WORKERS ?= auto
 RUNS ?= 8000
 OLDEST_PYTHON ?= python3.12
 OLDEST_VENV   := .venv-oldest
+TRITON_PYTHON ?= $(PYTHON)
+TRITON_VENV   := .venv-triton
 OLDEST_TESTS  := tests/core/readers tests/core/images tests/core/weights tests/core/artifact/test_artifact.py \
 	tests/core/artifact/test_what_is_loaded.py tests/core/runtimes/test_backends.py tests/core/artifact/test_package_record.py tests/core/runtimes/test_package_toolchain.py \
 	tests/core/runtimes/test_pt2_session.py tests/core/runtimes/test_session.py tests/core/runtimes/test_torch_release.py \
@@ -28,7 +31,7 @@ OLDEST_TESTS  := tests/core/readers tests/core/images tests/core/weights tests/c
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test lint types pytest docs test-oldest speed faults fuzz gpu-accept clean
+.PHONY: demo test lint types pytest docs test-oldest speed faults fuzz gpu-accept triton-env clean
 .DEFAULT_GOAL := demo
 
 # The stamp is newer than what it was installed from, so that a second make installs nothing.
@@ -67,6 +70,14 @@ $(OLDEST_VENV)/.installed: setup.cfg pyproject.toml oldest.txt
 test-oldest: $(OLDEST_VENV)/.installed
 	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -q -m "exhaustive or not exhaustive" $(PYTEST_ARGS) $(OLDEST_TESTS)
 
+triton-env: $(TRITON_VENV)/.installed
+
+$(TRITON_VENV)/.installed: triton-env.txt
+	@$(TRITON_PYTHON) -c 'import platform, sys; sys.exit("make triton-env needs Python 3.11 or 3.12 on Linux x86-64, this is " + platform.python_version() + " on " + platform.system() + " " + platform.machine() + "; try make triton-env TRITON_PYTHON=python3.11" if sys.version_info[:2] not in ((3, 11), (3, 12)) or (platform.system(), platform.machine()) != ("Linux", "x86_64") else 0)'
+	$(TRITON_PYTHON) -m venv $(TRITON_VENV)
+	$(TRITON_VENV)/bin/python -m pip install --quiet --no-deps -r triton-env.txt
+	@touch $@
+
 speed: $(VENV)/.installed
 	$(BIN)/python benchmarks/check_speed.py
 
@@ -82,4 +93,4 @@ gpu-accept:
 	PYTHONPATH=.:export:benchmarks$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu_accept.py --out $(OUT) --budget $(BUDGET)
 
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) $(DEMO) fuzz-findings build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) $(TRITON_VENV) $(DEMO) fuzz-findings build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

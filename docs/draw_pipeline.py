@@ -66,7 +66,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "plan stats",
     ),
     "resnext_export": (
-        "cli",
+        "cli triton",
         "doctor bisect",
         "store",
         "formats",

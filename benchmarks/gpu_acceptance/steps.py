@@ -620,9 +620,9 @@ def backend_obstacles() -> Row:
     """What keeps each backend from running here."""
     try:
         from resnext.runtimes.availability import available
-        from resnext.runtimes.registry import RUNTIMES
+        from resnext.runtimes.registry import LOCAL_RUNTIMES
 
-        return {name: str(available(name) or "can run") for name in RUNTIMES}
+        return {name: str(available(name) or "can run") for name in LOCAL_RUNTIMES}
     except Exception as exc:  # the light part of the environment stands without it
         return {"unknown": first_line(exc)}
 

@@ -10,7 +10,7 @@ from resnext.artifact.files import Artifact
 from resnext.errors import UnknownName, UsageError
 from resnext.precision import PRECISIONS, QUANTIZED, Precision
 from resnext.readers.files import exists
-from resnext.runtimes.registry import RUNTIMES, SessionOptions, natural_runtime
+from resnext.runtimes.registry import RUNTIMES, SessionOptions, known, natural_runtime
 from resnext.timing.cold import Cache
 from resnext.verify.labeled import Labeled
 from resnext.verify.subject import Network
@@ -232,7 +232,7 @@ def _resolved(subject: Subject) -> str | Path | Artifact:
     Raises:
         UnknownName: neither a runtime's name nor a path.
     """
-    if not isinstance(subject, str) or subject == ALL or subject in RUNTIMES:
+    if not isinstance(subject, str) or subject == ALL or known(subject):
         return subject
     path = Path(subject)
     if exists(path) or path.name != subject:
@@ -260,7 +260,7 @@ def _check_arguments(
         ("runtime", runtimes, (ALL, *RUNTIMES)),
     ):
         for name in names_of_kind or ():
-            if name not in valid:
+            if name not in valid and not known(name, valid):
                 raise UnknownName(kind, name, valid)
     if min(batches, default=0) < 1:
         raise UsageError(

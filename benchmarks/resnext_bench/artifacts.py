@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from resnext.artifact.files import Artifact
 from resnext.precision import PRECISIONS, QUANTIZED
-from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.registry import runtime_named
 from resnext.verify.held.artifact import check_graph, refuse_other_weights
 from resnext.verify.subject import Network
 from resnext_export import ExportRequest, Stored, build_or_reuse
@@ -62,7 +62,7 @@ class Artifacts:
         Raises:
             ResnextError: whatever an export raises.
         """
-        kind = RUNTIMES[case.backend].formats[0]
+        kind = runtime_named(case.backend).formats[0]
         if kind == "pt2":
             return self._package(case, candidate), None
         graph = candidate.artifact or self._graph(case, candidate)
@@ -103,7 +103,7 @@ class Artifacts:
 
     def _graph(self, case: Case, candidate: Candidate) -> Artifact:
         quantized, timed = candidate.precision in QUANTIZED, candidate.merge == "auto"
-        scheme = RUNTIMES[case.backend].scheme if quantized or timed else None
+        scheme = runtime_named(case.backend).scheme if quantized or timed else None
 
         def export_onnx() -> Stored:
             self._say("exporting to ONNX, or reusing what the cache has")
@@ -126,14 +126,15 @@ class Artifacts:
         return self._once((case.candidate, "onnx", _graph_key(case, candidate)), export_onnx)
 
     def _engine(self, case: Case, candidate: Candidate, graph: Artifact) -> Artifact:
-        kind = cast("EngineKind", RUNTIMES[case.backend].formats[0])
+        kind = cast("EngineKind", runtime_named(case.backend).formats[0])
 
         def build() -> Stored:
             # Kernels are chosen for exactly these sizes.
             sizes = dict.fromkeys(
                 other.batch
                 for other in self._cases
-                if other.candidate == case.candidate and RUNTIMES[other.backend].formats[0] == kind
+                if other.candidate == case.candidate
+                and runtime_named(other.backend).formats[0] == kind
             )
             self._say("building the engine, or reusing what the cache has")
             request = ExportRequest(format=kind, batch=",".join(map(str, sizes)))
@@ -154,7 +155,7 @@ def _graph_key(case: Case, candidate: Candidate) -> str:
     """Which graph of its candidate a case needs: only quantized graphs have a scheme for each
     runtime, and only a timed choice of groups depends on runtime and batch.
     """
-    scheme = RUNTIMES[case.backend].scheme
+    scheme = runtime_named(case.backend).scheme
     if candidate.merge == "auto":
         return f"{scheme} {case.batch}"
     return scheme if candidate.precision in QUANTIZED else ""

@@ -13,7 +13,7 @@ from resnext.artifact.foreign import open_artifact
 from resnext.errors import BadWeights, UsageError
 from resnext.precision import QUANTIZED, Precision
 from resnext.runtimes.availability import available_runtimes, require
-from resnext.runtimes.registry import RUNTIMES, SessionOptions, check_streams
+from resnext.runtimes.registry import SessionOptions, check_streams, runtime_named
 from resnext.verify.check import artifact_weights, recorded_original
 from resnext.verify.held.artifact import check_graph
 from resnext.verify.subject import Network
@@ -90,9 +90,9 @@ def merge_problem(backend: str, merge: Merge) -> str | None:
 
     ``auto`` is timed on the runtime itself: by the live model, or for an ONNX file, on a CPU.
     """
-    if merge is None or RUNTIMES[backend].live:
+    if merge is None or runtime_named(backend).live:
         return None
-    if RUNTIMES[backend].formats[0] == "pt2":
+    if runtime_named(backend).formats[0] == "pt2":
         return "pt2 packages keep the groups as they are"
     if merge == "auto" and backend not in ("ort-cpu", "openvino"):
         return (
@@ -107,8 +107,8 @@ def foreign_problem(backend: str, candidate: Candidate) -> str | None:
     artifact = candidate.artifact
     if artifact is None or not artifact.manifest.foreign:
         return None
-    source = RUNTIMES[backend].formats[0]
-    if RUNTIMES[backend].live or (source == "pt2" and artifact.manifest.kind != "pt2"):
+    source = runtime_named(backend).formats[0]
+    if runtime_named(backend).live or (source == "pt2" and artifact.manifest.kind != "pt2"):
         return (
             f"{backend} runs the PyTorch network, and of {artifact.path} only the ONNX graph is"
             " known"
@@ -211,7 +211,7 @@ def all_expanded(
         name
         for name in available
         if any(
-            candidate.precision in RUNTIMES[name].precisions
+            candidate.precision in runtime_named(name).precisions
             and merge_problem(name, candidate.merge) is None
             and foreign_problem(name, candidate) is None
             for candidate in candidates.values()
@@ -277,7 +277,7 @@ def supported_cases(
     pairs, notes, of_weights = [], [], set[tuple[str, Precision, Merge]]()
     for name, candidate in candidates.items():
         for backend in backends:
-            runtime, reason = RUNTIMES[backend], merge_problem(backend, candidate.merge)
+            runtime, reason = runtime_named(backend), merge_problem(backend, candidate.merge)
             unknown = foreign_problem(backend, candidate)
             if unknown is not None:
                 raise UsageError(unknown, hint=f"drop `backend` {backend}")

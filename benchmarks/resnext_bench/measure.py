@@ -17,7 +17,7 @@ from resnext.machine.faults import environment_fault
 from resnext.machine.load import Load, Meter
 from resnext.machine.nvml import GpuState
 from resnext.progress import Amount, Step
-from resnext.runtimes.session import Arrays, Bound, Boundary, Session
+from resnext.runtimes.session import Arrays, Bound, Boundary, Counters, Session
 from resnext.timing.clock import now_ns, settle, time_device, time_enqueue, time_host
 from resnext.timing.cold import Cache, Flush, flush_for
 from resnext.timing.interleave import shuffled, turns
@@ -58,6 +58,8 @@ class Samples:
         warmup_runs: untimed runs before the first round.
         gpu: state of the GPU in each round, if NVML reports it and the session has a CUDA stream.
         loads: use of the processors in each round.
+        counted: what the server that computes counted in each round; empty without one, or if it
+            does not tell.
         disturbed: what disturbed a round, in words, by its index; undisturbed rounds are not in it.
         output: output of the last timed run, so that parity is judged on a run that was timed; with
             several requests in flight, of the first stream.
@@ -74,6 +76,7 @@ class Samples:
     enqueue_ns: list[int] = field(default_factory=list)
     gpu: list[GpuState] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
+    counted: list[Counters] = field(default_factory=list)
     disturbed: dict[int, tuple[str, ...]] = field(default_factory=dict)
     warmup_runs: int = 0
     output: NDArray[Any] | None = None
@@ -96,14 +99,15 @@ class Subject:
         session: runs the network.
         inputs: its input.
         bound: the same input in dedicated buffers.
-        threads: CPU threads that the session was given, which need that many processors.
+        threads: CPU threads that the session was given, which need that many processors; None if
+            a server on this machine takes processors as well, and nobody can tell how many.
         flush: empties the caches before each timed run; None leaves them hot.
     """
 
     session: Session
     inputs: dict[str, NDArray[Any]]
     bound: Bound
-    threads: int = 1
+    threads: int | None = 1
     flush: Flush | None = None
 
     @property
@@ -253,7 +257,8 @@ def _cut(done: Measured, deadline: Deadline) -> Measured:
     going = done.all()
     shared = max(1, min((len(one.host_ns) for one in going), default=0))
     for one in going:
-        for rounds in (one.host_ns, one.device_ns, one.device_wall_ns, one.gpu, one.loads):
+        every = one.host_ns, one.device_ns, one.device_wall_ns, one.gpu, one.loads, one.counted
+        for rounds in every:
             del rounds[shared:]
         one.disturbed = {index: why for index, why in one.disturbed.items() if index < shared}
         if sum(map(len, one.host_ns)) < LEAST_SAMPLES[50]:
@@ -321,6 +326,7 @@ def visit(
     samples.cache = "hot" if subject.flush is None else "cold"
     for call in calls:
         settle(call)
+    counted = session.counters()
     before = meter.read()
     if len(calls) == 1:
         samples.host_ns.append(time_host(calls[0], iterations, **_before(subject.flush)))
@@ -345,6 +351,8 @@ def visit(
         samples.enqueue_ns += time_enqueue(bound, _ENQUEUES)
         samples.bound_output = bound.fetch()[name]
     load = meter.since(before)
+    if counted is not None and (now := session.counters()) is not None:
+        samples.counted.append(now - counted)
     samples.loads.append(load)
     # A device works without the processors; one thread for each request feeds it.
     why += load.disturbances(len(calls) if on_device else subject.threads)

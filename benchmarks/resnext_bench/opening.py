@@ -12,12 +12,13 @@ from resnext.artifact.files import Artifact
 from resnext.errors import BadInput, ResnextError
 from resnext.runtimes.availability import require
 from resnext.runtimes.registry import (
-    RUNTIMES,
     Device,
     SessionOptions,
     check_precision,
     open_session,
+    runtime_named,
 )
+from resnext.runtimes.session import Session
 from resnext.timing.clock import now_ns
 from resnext.timing.streams import time_streams
 from resnext.verify.reference import Comparison
@@ -39,8 +40,9 @@ class Opening:
         artifact: the artifact that runs; None for a live network.
         options: what it was opened with; None if it could not be.
         graph: the ONNX artifact that it is or was built from; None if there is none.
-        peak: memory that opening and the first runs added, of bound inputs and of each stream.
-        setup_s: seconds to open, bind and first run.
+        peak: memory that opening and the first runs added, of bound inputs and of each stream;
+            unknown of a server.
+        setup_s: seconds to open, bind and first run; None for a server, which is open already.
         bind_s: seconds of the bind and first run alone.
         run_s: seconds of a run after that, of all streams at once.
     """
@@ -78,7 +80,7 @@ def open_case(
         say: called with one line before each step.
     """
     opening = Opening()
-    fixed = RUNTIMES[case.backend].device
+    fixed = runtime_named(case.backend).device
     device = fixed if options.device == "auto" else options.device
     try:
         artifact, opening.graph = _artifacts_of(case, candidate, artifacts, options.device)
@@ -116,10 +118,20 @@ def open_case(
             calls = [Call(stream, inputs) for stream in session.streams()]
             opening.run_s = max(time_streams(calls, 1)) / 1e9
         opening.options = own
-        opening.subject = Subject(session, inputs, bound, own.thread_count)
+        opening.subject = Subject(session, inputs, bound, _threads(session, own))
+        if session.served:  # what was measured is the client's
+            opening.peak, opening.setup_s, opening.bind_s = Peak(), None, None
     except Exception as exc:  # whatever a runtime raises ends only its own case
         opening.error = as_failure(exc)
     return opening
+
+
+def _threads(session: Session, options: SessionOptions) -> int | None:
+    """Processors that the runs of ``session`` need here; None if nobody can tell: a server on this
+    machine takes what it likes.
+    """
+    needed = {"": options.thread_count, "here": None, "elsewhere": options.streams}
+    return needed[session.served]
 
 
 def _artifacts_of(
@@ -128,7 +140,7 @@ def _artifacts_of(
     """The artifact that ``case`` runs, or None for the live network; and the ONNX artifact that it
     is or was built from, if there is one.
     """
-    runtime, own = RUNTIMES[case.backend], candidate.artifact
+    runtime, own = runtime_named(case.backend), candidate.artifact
     graph = own if own is not None and own.manifest.kind == "onnx" else None
     runs_own = own is not None and (graph is None or runtime.formats[0] == "onnx")
     # Before anything is built. Imports the runtime, which then does not count as a case's memory.

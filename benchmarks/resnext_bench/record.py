@@ -22,6 +22,7 @@ from .scenarios.energy_record import EnergyRecord
 from .scenarios.load_record import LoadRecord
 from .scenarios.loadgen_record import LoadGenRecord
 from .scenarios.soak_record import SoakRecord
+from .served import ServedRecord
 from .stats import Timing
 
 
@@ -45,7 +46,7 @@ class Row(Strict):
     """The outcome of one case.
 
     Attributes:
-        backend: registry name.
+        backend: registry name; of a served model with its URL.
         batch: images in one run.
         variant: name of the candidate; empty if the run has only one.
         threads: CPU threads that the runtime reports, or that it was given if it does not tell;
@@ -75,8 +76,10 @@ class Row(Strict):
         gpu: state of the GPU in each round; empty for a CPU, and without NVML.
         loads: use of the processors in each round.
         disturbances: what disturbed a round, in words, by its index.
-        model_size_bytes: size of the artifact's file, or of the tensors for a live model.
-        artifact_sha256: digest of the file that ran, or None for a live model.
+        model_size_bytes: size of the artifact's file, or of the tensors for a live model; None for
+            a server.
+        artifact_sha256: digest of the file that ran; None for a live model, and for a server that
+            does not say which file it runs.
         parity: of the outputs of the timed runs themselves, and if they have few logits, of more
             images, against float64 PyTorch.
         integrity: whether the rows of the timed batch depend on their own images alone; None for a
@@ -84,6 +87,8 @@ class Row(Strict):
         accuracy: on labeled images, compared with their labels and with float32 PyTorch; None
             if it was not requested.
         distance: from the limit of this machine; None if its ceilings were not measured.
+        served: of a model that a server ran: what the server counted; None if this process ran
+            it, and in files from before servers were measured.
         load: answers under load; None if none was requested.
         loadgen: MLPerf's LoadGen on it; None if it was not requested.
         energy: joules an image, in a pass apart; None if the machine has no counter.
@@ -122,6 +127,7 @@ class Row(Strict):
     integrity: Integrity | None = None
     accuracy: Accuracy | None = None
     distance: Distance | None = None
+    served: ServedRecord | None = None
     load: LoadRecord | None = None
     loadgen: LoadGenRecord | None = None
     energy: EnergyRecord | None = None

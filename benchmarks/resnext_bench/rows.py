@@ -35,6 +35,7 @@ from .opening import Opening
 from .plan import Case, Plan
 from .record import FindingRecord, Row
 from .scenarios.scenario import Passes
+from .served import served_record
 from .stats import Timing, ratio_interval, timing_of
 
 #: Rows of a batch whose logits are compared, first and last among them.
@@ -113,6 +114,10 @@ class Judge:
         )
         timings = timings_of(samples, case.batch, case.streams)
         distance = self._distance(case, numerics, delivered.device, threads, timings[-1])
+        served = None
+        if subject.session.served:
+            confirmed = subject.session.confirms_artifact
+            served = served_record(samples, case.streams, delivered.notes, confirmed=confirmed)
         findings = judge(
             Evidence(
                 samples,
@@ -132,9 +137,11 @@ class Judge:
                 precision=self.plan.precision,
                 distance=distance,
                 passes=passes,
+                served=served,
             )
         )
         reasons = [finding for finding in findings if finding.severity == "refused"]
+        ran = manifest if served is None or served.confirmed else None  # as far as anybody knows
         size = subject.session.model_size_bytes if manifest is None else manifest.file_size_bytes
         return Row(
             **key,
@@ -160,12 +167,13 @@ class Judge:
             gpu=tuple(samples.gpu),
             loads=tuple(samples.loads),
             disturbances=samples.disturbed,
-            model_size_bytes=size,
-            artifact_sha256=None if manifest is None else manifest.file_sha256,
+            model_size_bytes=size if served is None else None,
+            artifact_sha256=None if ran is None else ran.file_sha256,
             parity=parity,
             integrity=integrity,
             accuracy=accuracy,
             distance=distance,
+            served=served,
             **passes.records,
         )
 

@@ -27,6 +27,7 @@ from resnext.runtimes.delivered import delivered_from_engine, delivered_from_pac
 from resnext.runtimes.ort.needed import Needed, needed_by
 from resnext.runtimes.pt2.package import check_package_bytes
 from resnext.runtimes.registry import (
+    LOCAL_RUNTIMES,
     REFERENCE,
     RUNTIMES,
     SessionOptions,
@@ -157,7 +158,7 @@ def _share_line(manifest: Manifest, delivered: Delivered, share: float) -> str:
 def _backends(manifest: Manifest, findings: tuple[Finding, ...]) -> dict[str, str | None]:
     able = [
         name
-        for name, known in RUNTIMES.items()
+        for name, known in ((name, RUNTIMES[name]) for name in LOCAL_RUNTIMES)
         if manifest.kind in (known.formats[0], name)
         and name not in ("ort", REFERENCE)  # an alias, and one that runs everything
         and manifest.precision in known.precisions

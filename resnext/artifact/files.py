@@ -213,35 +213,17 @@ def read_artifact(path: Path, *, trust: Trust | None = None) -> Artifact:
     return artifact
 
 
-def check_destination(directory: Path, *, force: bool | None) -> None:
-    """Check before any work that an artifact may be written to ``directory``.
+@dataclass(frozen=True)
+class Replaceable:
+    """What `staging` writes and, by request, replaces; anything else stays.
 
-    Args:
-        directory: the folder.
-        force: replace an artifact that is there; None if who asks has no such option.
-
-    Raises:
-        UsageError: the folder is not empty and ``force`` is off, or it is not an artifact, which is
-            never replaced.
-        BadInput: its name is too long, or not UTF-8.
-        MissingRequirement: the parent folder cannot be created or written to.
+    Attributes:
+        title: what to call it in messages.
+        fits: whether a folder, with the names of all that is in it, is one.
     """
-    check_utf8(directory, "the value of `output`")
-    _put_back(directory)
-    if os.path.lexists(directory):
-        if not directory.is_dir() or directory.is_symlink():
-            raise UsageError(f"{directory} is not a folder", hint=_ELSEWHERE)
-        names = sorted(entry.name for entry in directory.iterdir())
-        if names and not _is_artifact_folder(directory, names):
-            raise UsageError(
-                f"{directory} is not empty: it holds other files besides an artifact",
-                hint=_ELSEWHERE,
-            )
-        if names and not force:
-            replace = "set `force` to replace it, or " if force is False else ""
-            raise UsageError(f"{directory} is not empty", hint=replace + _ELSEWHERE)
-    with _disk_errors(directory), _partial(directory):
-        pass
+
+    title: str
+    fits: Callable[[Path, list[str]], bool]
 
 
 def _is_artifact_folder(directory: Path, names: list[str]) -> bool:
@@ -256,8 +238,47 @@ def _is_artifact_folder(directory: Path, names: list[str]) -> bool:
     return ours and set(names) <= {MANIFEST_NAME, *COMPANIONS, *(match.groups() if match else ())}
 
 
+_ARTIFACT = Replaceable("an artifact", _is_artifact_folder)
+
+
+def check_destination(
+    directory: Path, *, force: bool | None, kind: Replaceable = _ARTIFACT
+) -> None:
+    """Check before any work that an artifact may be written to ``directory``.
+
+    Args:
+        directory: the folder.
+        force: replace an artifact that is there; None if who asks has no such option.
+        kind: what is written, if it is no artifact.
+
+    Raises:
+        UsageError: the folder is not empty and ``force`` is off, or it is not an artifact, which is
+            never replaced.
+        BadInput: its name is too long, or not UTF-8.
+        MissingRequirement: the parent folder cannot be created or written to.
+    """
+    check_utf8(directory, "the value of `output`")
+    _put_back(directory)
+    if os.path.lexists(directory):
+        if not directory.is_dir() or directory.is_symlink():
+            raise UsageError(f"{directory} is not a folder", hint=_ELSEWHERE)
+        names = sorted(entry.name for entry in directory.iterdir())
+        if names and not kind.fits(directory, names):
+            raise UsageError(
+                f"{directory} is not empty: it holds other files besides {kind.title}",
+                hint=_ELSEWHERE,
+            )
+        if names and not force:
+            replace = "set `force` to replace it, or " if force is False else ""
+            raise UsageError(f"{directory} is not empty", hint=replace + _ELSEWHERE)
+    with _disk_errors(directory), _partial(directory):
+        pass
+
+
 @contextmanager
-def staging(directory: Path, *, force: bool = False) -> Iterator[Path]:
+def staging(
+    directory: Path, *, force: bool = False, kind: Replaceable = _ARTIFACT
+) -> Iterator[Path]:
     """A new folder beside ``directory`` that replaces it in one step when the block succeeds.
 
     After an error or interruption the new folder is removed and ``directory`` is unchanged.
@@ -266,13 +287,13 @@ def staging(directory: Path, *, force: bool = False) -> Iterator[Path]:
         UsageError: see `check_destination`.
         MissingRequirement: the disk is full, or the folder cannot be written to.
     """
-    check_destination(directory, force=force)
+    check_destination(directory, force=force, kind=kind)
     with _disk_errors(directory), _partial(directory) as work:
         new = work / _NEW
         new.mkdir()
         yield new
-        for file in new.iterdir():
-            _fsync(file)
+        for path in new.rglob("*"):
+            _fsync(path)
         _fsync(new)
         _publish(new, directory, force=force)
 

@@ -13,7 +13,7 @@ from resnext.network.config import VARIANTS
 from resnext.precision import DEFAULT, PRECISIONS, PRESETS
 
 from .app import as_flags, echo
-from .params import MOST_DIGITS, NameType, NumbersType
+from .params import MOST_DIGITS, BackendType, NameType, NumbersType
 from .sections import option_of
 
 if TYPE_CHECKING:
@@ -37,11 +37,13 @@ def artifact_option(text: str, **settings: Any) -> Callable[[F], F]:
 
 
 def backend_option(names: Iterable[str], text: str, **settings: Any) -> Callable[[F], F]:
-    """Add ``--backend NAME``; an unknown name is refused with the nearest one."""
+    """Add ``--backend NAME``; an unknown name is refused with the nearest one. If
+    ``v2`` is among the names, so is every ``v2:URL``.
+    """
     many = settings.pop("many", False)
     return option_of(RUN)(
         "--backend",
-        type=NameType("backend", tuple(names), many=many),
+        type=BackendType("backend", tuple(names), many=many),
         metavar="NAME[,NAME...]" if many else "NAME",
         help=text,
         **settings,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from resnext.errors import UnknownName
+from resnext.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -109,9 +109,17 @@ class NameType(_ParamType):
             else (value,)
         )
         for name in names:
-            if name not in self._registered:
+            if not self._known(name, param, ctx):
                 self.fail(str(UnknownName(self.name, name, self._registered)), param, ctx)
         return names if self._many else value
+
+    def _known(
+        self,
+        name: str,
+        param: click.Parameter | None,  # noqa: ARG002
+        ctx: click.Context | None,  # noqa: ARG002
+    ) -> bool:
+        return name in self._registered
 
     def shell_complete(
         self,
@@ -121,6 +129,18 @@ class NameType(_ParamType):
     ) -> list[Any]:
         """Known names with the typed prefix."""
         return [CompletionItem(name) for name in self._registered if name.startswith(incomplete)]
+
+
+class BackendType(NameType):
+    """A name of a runtime, or of a served one with its URL, which is checked."""
+
+    def _known(self, name: str, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        from resnext.runtimes.registry import known
+
+        try:
+            return known(name, self._registered)
+        except UsageError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 class NumbersType(_ParamType):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnext.runtimes.registry import ARTIFACT_RUNTIMES, REFERENCE
+from resnext.runtimes.registry import ARTIFACT_RUNTIMES, LOCAL_ARTIFACT_RUNTIMES, REFERENCE
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 
@@ -79,8 +79,9 @@ _REFERENCES = {
 )
 @backend_option(
     ARTIFACT_RUNTIMES,
-    f"Runtime that runs the artifact: {', '.join(ARTIFACT_RUNTIMES)}. {REFERENCE} computes an ONNX"
-    " file of any precision as ONNX defines it, without a GPU.  [default: ort, or the artifact's"
+    f"Runtime that runs the artifact: {', '.join(LOCAL_ARTIFACT_RUNTIMES)}; v2:URL asks a server"
+    f" (http|https|grpc://HOST:PORT/MODEL). {REFERENCE} computes an ONNX file of any precision as"
+    " ONNX defines it, without a GPU.  [default: ort, or the artifact's"
     f" own; for bf16 and fp8 {REFERENCE}]",
 )
 @option_of(RUN)(

@@ -64,22 +64,25 @@ class Load(BaseModel):
     runnable: int | None = None
     mhz: float | None = None
 
-    def disturbances(self, threads: int) -> tuple[str, ...]:
+    def disturbances(self, threads: int | None) -> tuple[str, ...]:
         """What disturbed a stretch that was meant to have ``threads`` processors to itself, in
-        words; empty if nothing did.
+        words; empty if nothing did. None if other processes do the work: then only what the machine
+        itself lacked.
         """
         reasons = []
         wrong = _WRONG_TICKS / os.sysconf("SC_CLK_TCK") / max(self.wall_s, 1e-9)
         others, stolen = self.others or 0.0, self.stolen or 0.0
         # Not processors: what runs on the second processor of a core slows the first one down.
-        spare = max(0, self.cores - threads)
+        spare = max(0, self.cores - (threads or 0))
         crowded = self.own + others >= _CROWDED * self.processors
-        taken = others - spare > MOST_TAKEN * threads + wrong
+        taken = others - spare > MOST_TAKEN * (threads or 0) + wrong
         waited = crowded and (self.waiting or 0.0) > MOST_WAITING
         facts = [f"{others:.1f} processors"]
         if self.waiting is not None:
             facts.append(f"tasks waited {self.waiting:.0%} of the time")
-        if taken or (waited and others > MOST_TAKEN * threads):
+        if threads is None:
+            pass
+        elif taken or (waited and others > MOST_TAKEN * threads):
             reasons.append(f"other processes ({', '.join(facts)})")
         elif waited:  # threads of this process, perhaps of a row that was visited before
             reasons.append(f"more threads than processors ({facts[-1]})")

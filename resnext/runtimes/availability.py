@@ -10,7 +10,7 @@ from resnext.machine.machine import Machine, this_machine
 from resnext.runtimes.trt.library import library_for
 
 from .registry import (
-    RUNTIMES,
+    LOCAL_RUNTIMES,
     Device,
     check_device,
     import_problem,
@@ -69,12 +69,13 @@ def require(
 def available_runtimes(device: Device = "auto") -> tuple[str, ...]:
     """Every runtime that can run here on ``device``, each library and device once.
 
-    Aliases are skipped, and so is the reference evaluator, which is not meant to be fast.
+    Aliases are skipped, and so are the reference evaluator, which is not meant to be fast, and
+    servers.
     """
     machine = this_machine()
     return tuple(
         name
-        for name in RUNTIMES
+        for name in LOCAL_RUNTIMES
         if not _skipped(name) and available(name, device, machine=machine) is None
     )
 

@@ -7,7 +7,7 @@ open a session (`open_session`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -47,6 +47,7 @@ class SessionOptions:
         merge_groups: minimum input channels per group in a live model's convolutions; ``auto`` is
             the fastest in a short trial, None leaves the groups unchanged.
         streams: requests that may be in flight at once (`Session.streams`); they share the threads.
+        url: the model to use, of a runtime that is ``served``.
 
     Raises:
         UsageError: less than one thread or stream.
@@ -59,6 +60,7 @@ class SessionOptions:
     precision: Precision = "fp32"
     merge_groups: int | Literal["auto"] | None = None
     streams: int = 1
+    url: str | None = None
 
     def __post_init__(self) -> None:
         for name, count in (("threads", self.threads), ("streams", self.streams)):
@@ -106,6 +108,7 @@ class Runtime:
             network; ``sessions``, in parallel sessions; None, not at all.
         times_layers: whether its sessions report the time of each layer; on a CPU, if they run on
             one.
+        served: a server runs the network, perhaps on another machine; ``NAME:URL`` says where.
     """
 
     name: str
@@ -118,6 +121,7 @@ class Runtime:
     scheme: Literal["trt", "ort", "openvino"] = "ort"
     streams: Literal["network", "sessions"] | None = None
     times_layers: bool = False
+    served: bool = False
 
     @property
     def live(self) -> bool:
@@ -288,23 +292,62 @@ RUNTIMES: Mapping[str, Runtime] = table(
         _BOTH,
         ("fp32", "fp16"),
     ),
+    Runtime(
+        "v2",
+        "a model on a server that speaks the V2 protocol (Triton, KServe, MLServer), at v2:URL",
+        "v2",
+        "numpy",
+        ("onnx", "openvino", "trt", "trt-rtx", "pt2"),
+        streams="network",
+        served=True,
+    ),
 )
 #: Names of the runtimes that run artifacts.
 ARTIFACT_RUNTIMES: tuple[str, ...] = tuple(
     name for name, runtime in RUNTIMES.items() if not runtime.live
 )
+#: Names of the runtimes that run in this process: they can be built for and examined.
+LOCAL_RUNTIMES: tuple[str, ...] = tuple(
+    name for name, runtime in RUNTIMES.items() if not runtime.served
+)
+#: Names of those of them that run artifacts.
+LOCAL_ARTIFACT_RUNTIMES: tuple[str, ...] = tuple(
+    name for name in LOCAL_RUNTIMES if not RUNTIMES[name].live
+)
 
 
 def runtime_named(name: str) -> Runtime:
-    """The runtime called ``name``.
+    """The runtime called ``name``, which may be ``NAME:URL`` if it is served.
 
     Raises:
         UnknownName: there is none; the message lists all and suggests the nearest.
     """
-    try:
+    if name in RUNTIMES:
         return RUNTIMES[name]
-    except KeyError:
-        raise UnknownName("backend", name, RUNTIMES) from None
+    runtime = RUNTIMES.get(name.partition(":")[0]) if url_in(name) else None
+    if runtime is None or not runtime.served:
+        raise UnknownName("backend", name, RUNTIMES)
+    return runtime
+
+
+def url_in(name: str) -> str:
+    """The URL in ``NAME:URL``; "" if there is none."""
+    return name.partition(":")[2]
+
+
+def known(name: str, names: Iterable[str] = RUNTIMES) -> bool:
+    """Whether ``name`` is one of ``names``, or a URL on a served runtime among them.
+
+    Raises:
+        UsageError: it is, but that is no URL of a model.
+    """
+    runtime = RUNTIMES.get(name.partition(":")[0])
+    if runtime is None or not runtime.served or runtime.name not in tuple(names):
+        return name in tuple(names)
+    from .address import Address
+
+    Address.parse(url_in(name))
+    return True
 
 
 def open_session(
@@ -315,7 +358,7 @@ def open_session(
 
     Args:
         subject: weights for a live runtime, else an artifact.
-        runtime: a key of `RUNTIMES`.
+        runtime: a key of `RUNTIMES`; a served one may have its URL: ``v2:http://HOST:PORT/MODEL``.
         options: device, threads, memory format, CUDA graphs, precision of a live network.
 
     Raises:
@@ -327,6 +370,10 @@ def open_session(
 
     options = options or SessionOptions()
     entry = runtime_named(runtime)
+    if url := url_in(runtime):
+        options = replace(options, url=url)
+    elif entry.served and options.url:
+        runtime = f"{runtime}:{options.url}"
     if entry.live == isinstance(subject, Artifact):
         runs = {"weights": "weights", "onnx": "an ONNX artifact", "pt2": "a .pt2 package"}.get(
             entry.formats[0], "an engine"
@@ -389,6 +436,8 @@ def check_streams(name: str, options: SessionOptions) -> None:
     if options.streams == 1:
         return
     runtime = runtime_named(name)
+    if runtime.served:  # its threads are the server's
+        return
     if runtime.streams is None:
         able = [other for other, runtime in RUNTIMES.items() if runtime.streams]
         why = " (PyTorch's settings belong to the whole process)" * (runtime.package == "torch")

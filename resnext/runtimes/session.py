@@ -21,11 +21,17 @@ from typing_extensions import Self
 from resnext.artifact.specs import BatchRange, TensorSpec
 from resnext.errors import BadInput, SessionFailed, UsageError
 
+from .counters import Counters as Counters
+
 #: Named arrays, the currency between sessions and their callers.
 Arrays = Mapping[str, NDArray[Any]]
 
 #: Operators of layers that do nearly all the work.
 HEAVY = ("Conv", "Gemm", "MatMul")
+
+#: Device of a session whose network another process runs, of which its runtime knows only what it
+#: is told.
+SERVED = "server"
 
 #: What a time includes: ``host``, end to end with copies; ``device``, between CUDA events around
 #: plain launches; ``graph``, between CUDA events around a CUDA-graph replay. Times with different
@@ -69,6 +75,8 @@ class Delivered:
 
     def summary(self) -> str:
         """One line: convolutions and matrix products, counted by element type and device."""
+        if self.device == SERVED:
+            return "unknown"
         heavy = Counter((layer.dtype, layer.device) for layer in self.layers if layer.op in HEAVY)
         return (
             ", ".join(
@@ -185,6 +193,11 @@ class Session(ABC):
     #: What makes a number of NaN and infinity in an input, so that logits would look valid; such
     #: inputs are refused. "" if nothing does.
     _hides_nan = ""
+    #: Where another process runs the network: on this machine, whose processors it takes, or not;
+    #: "" if this process runs it.
+    served: Literal["", "here", "elsewhere"] = ""
+    #: Whether what runs is known to be the artifact's file: a server may not say.
+    confirms_artifact = True
 
     def __init__(self, backend: str, batch_ranges: tuple[BatchRange, ...] = ()) -> None:
         self.backend, self.batch_ranges = backend, batch_ranges
@@ -274,6 +287,15 @@ class Session(ABC):
         """
         del inputs, runs, before_each
         raise UsageError(f"backend {self.backend!r} does not report times of layers")
+
+    def counters(self) -> Counters | None:
+        """What the server that runs the network has counted; None without one, or if it does not
+        tell.
+
+        Raises:
+            SessionFailed: it does not answer, or the session is closed.
+        """
+        return None
 
     def takes(self, batch: int) -> bool:
         """Whether ``batch`` is in the artifact's range, or in that of one profile of an engine."""

@@ -162,9 +162,14 @@ def judge(
         quick: examine only the cheap half of batch integrity (`batch_integrity`).
 
     Raises:
-        ResnextError: as `check`.
+        ResnextError: as `check`; a `UsageError` for a served model, of which nobody sees the bytes.
     """
     manifest, runtime = artifact.manifest, runtime or natural_runtime(artifact)
+    if runtime_named(runtime).served:
+        raise UsageError(
+            "a verdict is about the bytes of the artifact's file, and a server may run others",
+            hint="drop `verdict`, or judge it on a runtime of this machine",
+        )
     parity = check(
         artifact,
         weights=weights,

@@ -21,6 +21,7 @@ NO_LIBRARY = {
     "resnext/weights/shipped/train.py",
     "resnext/runtimes/pt2/toolchain.py",
     "resnext/testing/pytest_plugin.py",
+    "export/resnext_export/triton/server.py",
     # spells a request as the command that makes it
     "export/resnext_export/command.py",
 }

@@ -19,12 +19,13 @@ from resnext.findings import Finding
 from resnext.machine.load import Load
 from resnext.network.config import VARIANTS
 from resnext.network.layers import layers
-from resnext.runtimes.session import Delivered, DeliveredLayer
+from resnext.runtimes.session import SERVED, Delivered, DeliveredLayer
 from resnext.testing import FakeSession
 from resnext.verify.accuracy import Accuracy
 from resnext.verify.batches.integrity import timed_batch_integrity
 from resnext.verify.batches.laws import Integrity
 from resnext.verify.parity import compare
+from resnext_bench.checks import delivered as checks_delivered
 from resnext_bench.checks.evidence import Evidence
 from resnext_bench.checks.registry import CHECKS, judge, registry
 from resnext_bench.limits.distance import Distance
@@ -34,6 +35,7 @@ from resnext_bench.scenarios.load_record import LoadRecord, Probe
 from resnext_bench.scenarios.loadgen_record import LoadGenRecord, record_of
 from resnext_bench.scenarios.scenario import Passes
 from resnext_bench.scenarios.soak_record import SoakRecord
+from resnext_bench.served import ServedRecord, ServerTimes
 from resnext_bench.stats import timing_of
 
 DIGITS = VARIANTS["resnext11_8x4d_digits"]
@@ -46,6 +48,14 @@ def delivered(dtype: str) -> Delivered:
     return Delivered(
         "cpu", tuple(DeliveredLayer(name, "Conv", dtype, "cpu", (name,)) for name in names)
     )
+
+
+def served(**facts: Any) -> ServedRecord:
+    """Of a model whose server counted; 40 requests, nobody else's."""
+    counts = {"sent": 40, "requests": 40, "executions": 40, "batch": 1.0, "late": 4}
+    times = ("client_ns", "server_ns", "queue_ns", "input_ns", "infer_ns", "output_ns")
+    fine = ServerTimes(**(counts | dict.fromkeys(times, 1e6) | facts))
+    return ServedRecord(server="triton", confirmed=True, times=fine)
 
 
 def accuracy(**facts: Any) -> Accuracy:
@@ -225,6 +235,8 @@ FAULTS: dict[str, Evidence] = {
             )
         ),
     ),
+    "answered-from-cache": replace(FINE, served=served(cached=1)),
+    "shared-server": replace(FINE, served=served(requests=45)),
     "untrained-weights": replace(
         FINE, caveats=(Finding("untrained-weights", "planted", severity="warning"),)
     ),
@@ -236,9 +248,20 @@ FAULTS: dict[str, Evidence] = {
 }
 
 
+@pytest.mark.parametrize("unsure", [{"numerics": "fp16"}, {"parity": None}])
+def test_a_precision_that_a_server_does_not_tell_is_a_warning(unsure: dict[str, Any]) -> None:
+    seen = replace(FINE, delivered=Delivered(SERVED, ()))
+    assert judge(seen) == ()  # fp32 that passes its gate
+    (finding,) = checks_delivered.findings(replace(seen, **unsure))
+    assert (finding.code, finding.severity) == ("precision-not-delivered", "warning")
+    assert "a server does not tell" in finding.message
+
+
 def test_a_sound_row_has_no_finding() -> None:
     assert judge(FINE) == ()
     assert judge(soaked()) == ()
+    assert judge(replace(FINE, served=served())) == ()
+    assert judge(replace(FINE, served=served(requests=44))) == ()  # they may only be late
     assert judge(loaded()) == ()
 
 

@@ -31,8 +31,9 @@ from resnext_bench.tune.page import tune_page
 MOST_BYTES = 1_000_000
 #: Of the full run, in the order of the page.
 SECTIONS = [
-    *("rows", "speedups", "rounds", "batches", "trade-off", "load", "loadgen", "limits"),
-    *("cold-start", "energy", "memory", "soak", "parity", "precision", "machine", "commands"),
+    *("rows", "speedups", "rounds", "batches", "trade-off", "served", "load"),
+    *("loadgen", "limits", "cold-start", "energy", "memory", "soak", "parity", "precision"),
+    *("machine", "commands"),
 ]
 URL_ATTRIBUTES = {"src", "href", "action", "data", "poster", "srcset", "xlink:href", "style"}
 

@@ -13,6 +13,7 @@ from resnext_bench.scenarios.growth import growth
 from resnext_bench.scenarios.load_record import LoadRecord, Probe
 from resnext_bench.scenarios.loadgen_record import LoadGenRecord
 from resnext_bench.scenarios.soak_record import SoakRecord
+from resnext_bench.served import ServedRecord, ServerTimes
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 COMMAND = (
@@ -59,6 +60,7 @@ def hostile_run(text: str = HOSTILE) -> Run:
             "device": text,
             "delivered": None if row.delivered is None else row.delivered + text,
             "modules": {name + text: text for name in row.modules},
+            "served": None if row.served is None else _served(text),
             "energy": None if row.energy is None else _energy(0, text),
             "loadgen": None if row.loadgen is None else _loadgen(text),
             "disturbances": {0: (text,)},
@@ -104,6 +106,7 @@ def _full(row: Row, index: int) -> Row:
             "distance": distance,
             "soak": soaked,
             "load": _load(row),
+            "served": _served("triton 2.51.0") if index % 2 else None,
             "energy": _energy(index, "GPU"),
             "cold_start": _cold_start(index) if index < 6 else None,
             "loadgen": _loadgen("") if index in (3, 4) else None,
@@ -141,6 +144,22 @@ def _loadgen(text: str) -> LoadGenRecord:
         queries=392,
         summary=f"Result is : INVALID{text}",
     )
+
+
+def _served(server: str) -> ServedRecord:
+    times = ServerTimes(
+        sent=40,
+        requests=40,
+        executions=20,
+        batch=2.0,
+        client_ns=3e6,
+        server_ns=2e6,
+        queue_ns=2e5,
+        input_ns=1e5,
+        infer_ns=16e5,
+        output_ns=1e5,
+    )
+    return ServedRecord(server=server, confirmed=True, times=times)
 
 
 def _energy(index: int, source: str) -> EnergyRecord:

@@ -52,6 +52,11 @@ COMMANDS: Mapping[str, tuple[click.Command, list[str]]] = {
     "resnext-export refit": (export, ["refit", "ARTIFACT", "--output", "OUT"]),
     "resnext-export inspect": (export, ["inspect", "ARTIFACT", "--backend", "ort-cpu"]),
     "resnext-export check-trt": (export, ["check-trt", "ARTIFACT/model.onnx"]),
+    "resnext-export check-triton": (export, ["check-triton", "ARTIFACT"]),
+    "resnext-export triton": (
+        export,
+        ["--format", "triton", "--weights", "digits", "--output", "OUT"],
+    ),
     "resnext-export doctor": (export, ["doctor"]),
     "resnext-export explain": (export, ["explain", "ARTIFACT", "--backend", "ort-cpu"]),
     "resnext-export sign": (export, ["sign", "ARTIFACT", "--key", "k.pem"]),
@@ -178,6 +183,7 @@ FAULTS: Mapping[
         "No space left on device",
         {
             "resnext-export openvino": [],
+            "resnext-export triton": [],
             "resnext-export inspect": WRITTEN,
             "resnext-parity": WRITTEN,
             "resnext-classify": WRITTEN,
@@ -207,6 +213,7 @@ FAULTS: Mapping[
             for name in (
                 "resnext-export",
                 "resnext-export rebuild",
+                "resnext-export triton",
                 "resnext-export tune",
                 "resnext-parity bisect",
             )

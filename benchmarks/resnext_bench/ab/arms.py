@@ -12,6 +12,7 @@ from resnext.precision import Precision
 from resnext.readers.files import exists
 from resnext.runtimes.availability import require
 from resnext.runtimes.registry import (
+    LOCAL_RUNTIMES,
     RUNTIMES,
     Device,
     check_device,
@@ -143,12 +144,12 @@ def weights_of(subject: str | Artifact, weights: Weights, *, chosen: bool) -> We
 
 
 def _resolved(subject: str) -> str | Artifact:
-    if subject in RUNTIMES:
+    if subject in LOCAL_RUNTIMES:
         return subject
     path = Path(subject)
     if exists(path) or path.name != subject:
         return read_artifact(path)
-    raise UnknownName("backend or folder", subject, RUNTIMES)
+    raise UnknownName("backend or folder", subject, LOCAL_RUNTIMES)
 
 
 def _planned(

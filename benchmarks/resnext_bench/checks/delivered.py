@@ -9,7 +9,8 @@ Of an ONNX file from elsewhere the network is not known: the layers that the run
 counted instead, and for a quantized one it is a warning, since nobody wrote down what it leaves.
 
 A runtime that reports no layers at all is believed at fp32 only, and only if the output passes:
-nothing less precise passes the fp32 gate.
+nothing less precise passes the fp32 gate. Of a served model, whose server never tells, any other
+precision is a warning.
 
 What to do: use a runtime that supports the precision; for a quantized file, export it with the Q/DQ
 scheme of the runtime that it is to run on.
@@ -22,6 +23,7 @@ from math import floor
 
 from resnext.findings import Finding
 from resnext.precision import NUMERICS
+from resnext.runtimes.session import SERVED
 from resnext.verify.delivered import delivered_share, undelivered
 
 from .evidence import Evidence
@@ -41,6 +43,15 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         if dtype not in accepted and module not in evidence.skipped
     ]
     if not missing:
+        return
+    if delivered.device == SERVED:
+        if precision != "fp32" or evidence.parity is None or not evidence.parity.passed:
+            yield Finding(
+                CODE,
+                f"{precision} asked for, and a server does not tell what its layers got",
+                "measure the artifact on a runtime of this machine as well",
+                severity="warning",
+            )
         return
     hint = ""
     if evidence.scheme is not None:

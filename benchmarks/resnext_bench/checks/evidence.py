@@ -13,6 +13,7 @@ from resnext.verify.parity import Parity
 from resnext_bench.limits.distance import Distance
 from resnext_bench.measure import Samples
 from resnext_bench.scenarios.scenario import Passes
+from resnext_bench.served import ServedRecord
 from resnext_bench.stats import Timing
 
 
@@ -38,6 +39,7 @@ class Evidence:
         threads: CPU threads that the session was given; None if unknown.
         distance: from the limit; None if the machine's ceilings are unknown.
         passes: outcome of the scenarios.
+        served: of a served model, what its server says and counted; else None.
     """
 
     samples: Samples
@@ -57,3 +59,4 @@ class Evidence:
     threads: int | None = None
     distance: Distance | None = None
     passes: Passes = field(default_factory=Passes)
+    served: ServedRecord | None = None

@@ -11,6 +11,7 @@ from resnext.findings import Finding
 
 from . import (
     accuracy,
+    answered_from_cache,
     assumed_preprocessing,
     batch_integrity,
     beyond_limit,
@@ -30,6 +31,7 @@ from . import (
     output,
     samples,
     scenario_failed,
+    shared_server,
     slo,
     steady,
     threads,
@@ -84,6 +86,8 @@ CHECKS: Mapping[str, Check] = registry(
     output,
     batch_integrity,
     delivered,
+    answered_from_cache,
+    shared_server,
     accuracy,
     beyond_limit,
     host_bound,

@@ -24,7 +24,7 @@ from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import GateFailed
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
-from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.registry import LOCAL_RUNTIMES
 from resnext.storage import check_writable, write_text
 
 from .outputs import check_separate
@@ -64,7 +64,7 @@ _device = option_of("Device")
     metavar="N",
     help="Batch size.",
 )
-@backend_option(RUNTIMES, "Runtime for artifacts.  [default: the natural one of each]")
+@backend_option(LOCAL_RUNTIMES, "Runtime for artifacts.  [default: the natural one of each]")
 @option_of(RUN)(
     "--precision",
     type=NameType("precision", tuple(PRECISIONS)),

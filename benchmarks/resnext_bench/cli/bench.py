@@ -31,7 +31,7 @@ from resnext.cli.sections import Remembering, SectionedGroup, option_of, runs_su
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
-from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.registry import LOCAL_RUNTIMES, RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_bench.deadline import Deadline
@@ -59,6 +59,7 @@ Examples:
   resnext-bench --backend all --batch 1,8 --max-seconds 300             a report in five minutes
   resnext-bench --backend all --batch 1,8 --html report.html            tables and charts, one file
   resnext-bench --backend ort-cpu --load poisson --slo 20ms             the rate it can serve
+  resnext-bench --backend ort-cpu,v2:http://127.0.0.1:8000/digits --artifact out/ --streams 2
   resnext-bench --backend ort --batch 8 --json - | jq '.rows[].timings[].stats.median_ns'
 Exit code 0: every row was measured and is right. 1: an output was wrong, a row is
 invalid, or time ran out. 3, 4: a backend failed; its row says why. 130: interrupted;
@@ -128,8 +129,9 @@ _scenario = option_of(SERVING)
 )
 @backend_option(
     ("all", *RUNTIMES),
-    f"Runtimes to measure: {', '.join(RUNTIMES)}, or all that this machine has. Speedups are"
-    " relative to the first.",
+    f"Runtimes to measure: {', '.join(LOCAL_RUNTIMES)}, all that this machine has, or a model on a"
+    " server (Triton, KServe, MLServer): v2:http://HOST:PORT/MODEL, also https and grpc. Speedups"
+    " are relative to the first.",
     many=True,
 )
 @_what(

@@ -27,7 +27,7 @@ from resnext.network.config import VARIANTS, ResNeXtConfig, variant
 from resnext.precision import DEFAULT, PRECISIONS, QUANTIZED
 from resnext.progress import steps
 from resnext.readers.files import exists, is_folder
-from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.registry import LOCAL_RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext.weights.shipped import SHIPPED
 
@@ -66,7 +66,7 @@ _what = option_of(RUN)
 @click.command("explain", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("subject", metavar="PATH|SPEC")
 @backend_option(
-    [name for name in RUNTIMES if name != "onnx-reference"],
+    [name for name in LOCAL_RUNTIMES if name != "onnx-reference"],
     "Runtimes to explain.  [default: all that this machine has; trt and trt-rtx for another"
     " machine's GPU]",
     many=True,

@@ -25,7 +25,7 @@ from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import UsageError
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
-from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.registry import LOCAL_RUNTIMES, RUNTIMES
 from resnext.storage import check_writable, write_text
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ _what = option_of(RUN)
 @click.command("lens", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("artifact", required=False, type=click.Path(path_type=Path))
 @backend_option(
-    RUNTIMES,
+    LOCAL_RUNTIMES,
     f"Runtime; these report times of layers: {', '.join(_TIMED)}.  [default: the artifact's"
     " natural one, torch for weights]",
 )

@@ -27,7 +27,7 @@ from resnext.cli.sections import Remembering, SectionedCommand, option_of, typed
 from resnext.errors import GateFailed
 from resnext.precision import PRECISIONS, Precision
 from resnext.progress import steps
-from resnext.runtimes.registry import ARTIFACT_RUNTIMES
+from resnext.runtimes.registry import LOCAL_ARTIFACT_RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext_bench.deadline import Deadline
 
@@ -81,7 +81,7 @@ class _Tune(Remembering, SectionedCommand):
     "top1-loss<=1%]",
 )
 @backend_option(
-    ARTIFACT_RUNTIMES,
+    LOCAL_ARTIFACT_RUNTIMES,
     "Runtimes to try.  [default: all that this machine has and that run artifacts]",
     many=True,
 )

@@ -10,7 +10,7 @@ from resnext.machine.environment import versions_of
 from resnext.machine.machine import Machine
 from resnext.precision import HALVES
 from resnext.runtimes.availability import available, available_runtimes
-from resnext.runtimes.registry import RUNTIMES, Runtime, runtime_named
+from resnext.runtimes.registry import LOCAL_RUNTIMES, RUNTIMES, Runtime, runtime_named
 from resnext.runtimes.trt.library import RTX_TARGETS
 from resnext_bench.limits.products import cpu_precisions, cuda_precisions
 
@@ -176,4 +176,4 @@ def _version(name: str) -> str:
 
 
 #: Runtimes that an explanation can be about.
-NAMES = tuple(name for name in RUNTIMES if name != "onnx-reference")
+NAMES = tuple(name for name in LOCAL_RUNTIMES if name != "onnx-reference")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from resnext.errors import SessionFailed
 from resnext.machine.environment import Environment
 from resnext.machine.load import Meter
-from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.registry import runtime_named
+from resnext.runtimes.session import SERVED
 from resnext_bench.deadline import Deadline
 
 from .ceilings import Device, MachineCeilings, measured_ceilings, stored_ceilings
@@ -28,7 +29,11 @@ class Limits:
     ceilings: Mapping[tuple[Device, int | None], MachineCeilings] = field(default_factory=dict)
 
     def of(self, device: str, threads: int) -> MachineCeilings | None:
-        """Those of a session on ``device``; None if they were not measured."""
+        """Those of a session on ``device``; None if they were not measured, or another machine may
+        compute.
+        """
+        if device == SERVED:
+            return None
         return self.ceilings.get(("cpu", threads) if device == "cpu" else ("cuda", None))
 
 
@@ -53,7 +58,10 @@ def needed_limits(
     """
     keys: dict[tuple[Device, int | None], None] = {}
     for backend, threads in rows:
-        on_cpu = "cpu" in (requested, RUNTIMES[backend].device) or not environment.gpus
+        runtime = runtime_named(backend)
+        if runtime.served:
+            continue
+        on_cpu = "cpu" in (requested, runtime.device) or not environment.gpus
         keys["cpu" if on_cpu else "cuda", threads if on_cpu else None] = None
     worth = timed_s >= _WORTH_S
     found = {}

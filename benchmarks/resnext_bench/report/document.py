@@ -50,12 +50,12 @@ def markdown(run: RunRecord) -> str:
             parts += [*(f"- {line}" for line in section.lines), ""]
     delivered = [
         f"- {name(row, run)} batch {row.batch}: {row.delivered};"
-        f" {', '.join(f'{note} {value}' for note, value in row.notes.items())}; set-up"
-        f" {row.setup_s:.1f} s"
+        f" {', '.join(f'{note} {value}' for note, value in row.notes.items())}"
+        + ("" if row.setup_s is None else f"; set-up {row.setup_s:.1f} s")
         + ("" if row.bind_s is None else f", of which compiling and first run {row.bind_s:.1f} s")
         + _gpu(row)
         for row in run.rows
-        if row.delivered is not None and row.setup_s is not None
+        if row.delivered is not None
     ]
     parts += ["## What each row really got", "", *delivered, ""]
     if run.reused:

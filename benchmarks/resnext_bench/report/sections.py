@@ -13,6 +13,7 @@ from resnext_bench.scenarios.load_text import load_lines, loadgen_line
 
 from .columns import name
 from .endurance import cold_lines, energy_lines, named, payback_lines, soak_lines
+from .served import served_lines
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,10 @@ def _load(run: RunRecord) -> Section:
     return Section("Load (latency from the planned arrival)", tuple(map(printable, lines)))
 
 
+def _served(run: RunRecord) -> Section:
+    return Section("Served models (means of a request)", tuple(map(printable, served_lines(run))))
+
+
 def _energy(run: RunRecord) -> Section:
     return Section("Energy", tuple(energy_lines(run)))
 
@@ -165,6 +170,7 @@ def _soak(run: RunRecord) -> Section:
 SECTIONS: tuple[Callable[[RunRecord], Section], ...] = (
     _not_valid,
     _warnings,
+    _served,
     _cold_start,
     _payback,
     _load,

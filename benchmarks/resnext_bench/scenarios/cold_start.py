@@ -9,7 +9,7 @@ import numpy as np
 
 from resnext.artifact.files import Artifact
 from resnext.errors import UsageError
-from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.registry import runtime_named
 from resnext.storage import remove, scratch_folder
 from resnext.verify.subject import weights_of
 from resnext_bench.child import OPENING_S, Child
@@ -99,7 +99,7 @@ def _job(stage: Stage, folder: Path) -> tuple[ColdJob, list[Path]]:
     backend = stage.case.backend
     job = ColdJob(
         started_ns=0,
-        library=RUNTIMES[backend].package,
+        library=runtime_named(backend).package,
         backend=backend,
         options=asdict(stage.options),
         artifact=None,

@@ -17,6 +17,9 @@ from resnext_bench.plan import Case
 
 #: Fields that every run fills if it can: out of time they stay empty, and nobody misses them.
 UNREQUESTED = ("energy",)
+#: Fields that are about the process, or the machine, which runs the network: nobody knows them of a
+#: server.
+OF_THE_PROCESS = ("energy", "cold_start")
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,14 @@ class Passes:
 
 def go_through(scenarios: Sequence[Scenario], stage: Stage) -> Passes:
     """Take one row through all ``scenarios``, one after the other. An error ends only its own, but
-    a session whose run never returned runs nothing more: its row fails.
+    a session whose run never returned runs nothing more: its row fails. A served model has no
+    `OF_THE_PROCESS`.
     """
     records: dict[str, Strict] = {}
     errors: dict[str, ResnextError] = {}
     for scenario in scenarios:
+        if stage.subject.session.served and scenario.field in OF_THE_PROCESS:
+            continue
         if stage.deadline.over():
             if scenario.field in UNREQUESTED:
                 continue

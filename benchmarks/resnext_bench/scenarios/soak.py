@@ -81,7 +81,8 @@ class Soak:
         turn_s = min(_TURN_S, window_s / len(batches))
         watched = {batch: _Watched(session, _rows(inputs, batch), turn_s) for batch in batches}
         on_device = stage.subject.bound.cuda_stream is not None
-        log = _Log(on_device, self.host_bytes, self.device_bytes)
+        host_bytes = _unseen if session.served else self.host_bytes
+        log = _Log(on_device, host_bytes, self.device_bytes)
         order = np.random.default_rng(stage.seed)
         release_free()  # or a leak would fill what earlier rows and exports have freed, unseen
         amount = Amount(total=math.ceil(wanted_s))
@@ -197,6 +198,10 @@ class _Log:
             usual = statistics.median(times)
             own.append([math.log(median / usual) for median in times])
         return [statistics.fmean(window) for window in zip(*own, strict=True)]
+
+
+def _unseen() -> None:
+    """The memory of a server: this process's says nothing of it."""
 
 
 def _batches(session: Session, batch: int) -> list[int]:

@@ -11,7 +11,7 @@ from resnext.machine.threads import thread_budget
 from resnext.network.config import ResNeXtConfig
 from resnext.network.layers import layers
 from resnext.precision import PRECISIONS, Precision
-from resnext.runtimes.registry import ARTIFACT_RUNTIMES, RUNTIMES, Device, check_device
+from resnext.runtimes.registry import LOCAL_ARTIFACT_RUNTIMES, RUNTIMES, Device, check_device
 from resnext.weights.shipped import SHIPPED
 from resnext.weights.spec import Weights
 
@@ -113,14 +113,14 @@ def checked_request(
     if goal not in GOALS:
         raise UnknownName("goal", goal, GOALS)
     for kind, names, known in (
-        ("backend", backends, ARTIFACT_RUNTIMES),
+        ("backend", backends, LOCAL_ARTIFACT_RUNTIMES),
         ("precision", precisions, tuple(PRECISIONS)),
     ):
         for name in names or ():
             if kind == "backend" and name in RUNTIMES and RUNTIMES[name].live:
                 raise UsageError(
                     f"backend {name!r} runs the live network, of which there is no artifact",
-                    hint=f"use `backend` {', '.join(ARTIFACT_RUNTIMES)}",
+                    hint=f"use `backend` {', '.join(LOCAL_ARTIFACT_RUNTIMES)}",
                 )
             if name not in known:
                 raise UnknownName(kind, name, known)

@@ -16,8 +16,10 @@ from resnext.storage import check_writable, write_text
 from resnext.version import __version__
 from resnext_export.derivation import derivation, model_line, reference_of
 from resnext_export.registry import FORMATS
+from resnext_export.triton.options import REPOSITORIES
 
-from .options import ExportGroup, output_options, request_from
+from .options import ExportGroup, output_options, request_from, take_repository_options
+from .repository import export_repository
 
 if TYPE_CHECKING:
     from resnext.artifact.files import Artifact
@@ -34,6 +36,8 @@ Examples:
   resnext-export --format trt --precision fp16 --batch 1:8:64
   resnext-export --format trt --batch 1,64:64:256   two optimization profiles
   resnext-export --format trt-rtx --target sm_89    ahead of time, for other machines' GPUs
+  resnext-export --format triton --weights digits --output models/
+  resnext-export check-triton models/               would Triton serve it, and rightly?
   resnext-export inspect engine/                    loadable here? what did each layer get?
   resnext-export explain checkpoint.pth             what would fp16, int8, merged groups bring?
   resnext-export check-trt model.onnx               does TensorRT accept it? no GPU needed
@@ -48,6 +52,10 @@ _COMMANDS = {
     "check-trt": (
         "resnext_export.cli.check_trt:check_trt",
         "Check whether TensorRT accepts an ONNX file.",
+    ),
+    "check-triton": (
+        "resnext_export.cli.check_triton:check_triton",
+        "Check a model repository of Triton's, before a server sees it.",
     ),
     "doctor": (
         "resnext_export.cli.doctor:doctor",
@@ -93,7 +101,7 @@ _COMMANDS = {
     epilog=_EPILOG,
 )
 @preprocessing_file_option()
-@output_options("./MODEL-WEIGHTS-PRECISION-FORMAT")
+@output_options("./MODEL-WEIGHTS-PRECISION-FORMAT, ./model_repository for a repository")
 @json_option("Write the manifest, or a list, as JSON")
 @sbom_option()
 @click.option(
@@ -123,7 +131,8 @@ def main(
     """Export a ResNeXt, and prove that the written file computes what PyTorch computes.
 
     The output folder holds the model and manifest.json: configuration, weights, preprocessing,
-    sha256, versions, and the result of the check. It appears whole or not at all.
+    sha256, versions, and the result of the check. It appears whole or not at all. For triton and
+    kserve it is a model repository, in which the model's version folder is that artifact.
     """
     if runs_subcommand(ctx):
         return
@@ -141,12 +150,16 @@ def main(
         return
     if fields["format"] is None:
         instead = f"--list-models, --list-weights, {', '.join(_COMMANDS)}"
-        raise click.UsageError(f"--format is needed: {', '.join(FORMATS)} (or {instead})")
-    request = request_from(with_file(fields, preprocessing))
-    from resnext_export.pipeline import run
+        known = ", ".join((*FORMATS, *REPOSITORIES))
+        raise click.UsageError(f"--format is needed: {known} (or {instead})")
+    repository = take_repository_options(fields := with_file(fields, preprocessing))
+    if fields["format"] in REPOSITORIES:
+        artifact = export_repository(fields, repository, output, check, force, json_path, note)
+    else:
+        from resnext_export.pipeline import run
 
-    artifact = run(request, output, check=check, force=force, say=note)
-    report(artifact, json_path)
+        artifact = run(request_from(fields), output, check=check, force=force, say=note)
+        report(artifact, json_path)
     if sbom_path is not None:
         from resnext_export.sbom import sbom
 

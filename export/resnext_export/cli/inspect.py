@@ -16,7 +16,7 @@ from resnext.cli.app import SETTINGS, as_flags, echo, guarded, printable
 from resnext.cli.options import OUTPUT, backend_option, json_option, sbom_option
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import GateFailed, MissingRequirement, UsageError
-from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.registry import LOCAL_RUNTIMES, RUNTIMES
 from resnext.storage import check_writable, write_text
 from resnext_export.derivation import derivation, model_line
 from resnext_export.registry import FORMATS
@@ -47,7 +47,7 @@ _require = option_of("Requirements")
 @click.command("inspect", cls=SectionedCommand, context_settings=SETTINGS, epilog=_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path))
 @backend_option(
-    RUNTIMES,
+    LOCAL_RUNTIMES,
     "Runtime to open the artifact on.  [default: none for an engine or package, whose manifest"
     " answers; else ort or openvino]",
 )

@@ -13,8 +13,10 @@ import click
 from resnext.cli.options import OUTPUT
 from resnext.cli.params import NameType, NumbersType
 from resnext.cli.sections import SectionedGroup, SectionOption, option_of
+from resnext.errors import UsageError
 from resnext_export.options import Option, RequestFields, options_of
 from resnext_export.registry import FORMATS
+from resnext_export.triton.options import REPOSITORIES, RepositoryOptions
 
 if TYPE_CHECKING:
     from resnext_export.request import ExportRequest
@@ -78,6 +80,9 @@ def request_options() -> list[click.Parameter]:
         heading = f"{model.section} (--format {', '.join(names)})"
         for name, (option, annotation) in options_of(model).items():
             options.append(_option(name, option, annotation, heading))
+    heading = f"{RepositoryOptions.section} (--format {', '.join(REPOSITORIES)})"
+    for name, (option, annotation) in options_of(RepositoryOptions).items():
+        options.append(_option(name, option, annotation, heading))
     return options
 
 
@@ -98,12 +103,39 @@ def request_from(params: dict[str, Any]) -> ExportRequest:
     )
 
 
+#: What a repository of a finished artifact may be told.
+_OF_FINISHED = options_of(RepositoryOptions).keys() - {"kind"} | {"format"}
+
+
+def take_repository_options(fields: dict[str, Any]) -> RepositoryOptions:
+    """Take the options of a repository out of ``fields``, which are all that were parsed.
+
+    Raises:
+        UsageError: some are set, and ``format`` is no repository; or they do not go together.
+    """
+    values = {name: fields.pop(name) for name in options_of(RepositoryOptions)}
+    given = {name: value for name, value in values.items() if value not in (None, False)}
+    kind = fields["format"]
+    if given and kind not in REPOSITORIES:
+        raise UsageError(f"`{next(iter(given))}` is for `format` {' or '.join(REPOSITORIES)}")
+    if "storage_uri" in given and kind != "kserve":
+        raise UsageError("`storage_uri` is for `format` kserve")
+    if "artifact" in given:
+        given |= {name: value for name, value in fields.items() if value not in (None, False)}
+        for name in given:
+            if name not in _OF_FINISHED:
+                raise UsageError(f"the artifact is finished; drop `{name}`")
+        given = {name: value for name, value in given.items() if name in values}
+    return RepositoryOptions(**given)
+
+
 def _format_option() -> click.Parameter:
-    about = "; ".join(f"{row.name}: {row.about}" for row in FORMATS.values())
+    rows = {row.name: row.about for row in FORMATS.values()} | REPOSITORIES
+    about = "; ".join(f"{name}: {text}" for name, text in rows.items())
     return SectionOption(
         ["--format"],
-        type=NameType("format", tuple(FORMATS)),
-        metavar="|".join(FORMATS),
+        type=NameType("format", tuple(rows)),
+        metavar="|".join(rows),
         help=f"What to export to.  {about}.",
         section="Network",
     )

@@ -9,7 +9,7 @@ from typing import Any
 from resnext.findings import Finding
 from resnext.machine.compiler import compiler
 from resnext.machine.environment import PACKAGES
-from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.registry import LOCAL_RUNTIMES, RUNTIMES
 from resnext.storage import scratch_folder
 
 from .child import Died, died_hint
@@ -34,7 +34,7 @@ def check_runtimes(facts: Facts) -> Iterator[Observation]:
         }
         module = f"{__package__}.running"
         for name, answer in facts.examine(
-            module, list(RUNTIMES), timeout_s=TIMEOUT_S, environ=environ
+            module, list(LOCAL_RUNTIMES), timeout_s=TIMEOUT_S, environ=environ
         ):
             yield _observed(name, answer, facts)
 

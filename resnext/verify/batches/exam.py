@@ -205,7 +205,7 @@ class Exam:
                     self.ledger.compare("bound", now, before, exact=True)
                 earlier = logits
         except Exception as exc:  # whatever a runtime raises
-            self.ledger.fail("bound", largest, f"batch {largest}: {_described(exc)}")
+            self.ledger.fail("bound", largest, f"batch {largest}: {described(exc)}")
         finally:
             for bound in bounds:
                 bound.close()
@@ -225,7 +225,7 @@ class Exam:
                 self.ledger.refused(size)
                 continue
             except Exception as exc:  # whatever a runtime raises
-                past = f"fails instead of being refused: {_described(exc)}"
+                past = f"fails instead of being refused: {described(exc)}"
             else:
                 past = "is not refused"
             self.ledger.fail("range", size, f"batch {size} is past the range, and {past}")
@@ -258,7 +258,7 @@ class Exam:
         try:
             logits: Logits = self._session(images).astype(np.float64)
         except Exception as exc:  # whatever a runtime raises
-            failure = f"batch {size} is in the range, and fails: {_described(exc)}"
+            failure = f"batch {size} is in the range, and fails: {described(exc)}"
             self.ledger.fail("range", size, failure)
             return None
         return self._checked(logits, size, rows)
@@ -327,5 +327,6 @@ def _rounding_unit(dtype: str) -> float:
     return float(ml_dtypes.finfo(kind).eps) / 2  # type: ignore[no-untyped-call]
 
 
-def _described(exc: Exception) -> str:
+def described(exc: Exception) -> str:
+    """A foreign error in one line."""
     return f"{type(exc).__name__}: {first_line(exc)}"

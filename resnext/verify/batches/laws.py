@@ -26,6 +26,7 @@ LAWS: Mapping[str, str] = MappingProxyType(
         "padding": "filling up a batch with zeros changes nothing",
         "stale": "a batch gives the same logits after other batches",
         "bound": "bound inputs give what a run gives, whatever else runs or is bound",
+        "mixed": "a row has the logits that its image has alone, whatever other clients send",
         "timed": "the timed runs gave the logits of an untimed run",
     }
 )

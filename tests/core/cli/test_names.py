@@ -25,12 +25,14 @@ from PIL import Image
 from commands import COMMANDS
 from fakes.ceilings import plant
 from fakes.workshop import FakeConfirmer
+from resnext.artifact.files import read_artifact
 from resnext.artifact.manifest import read_manifest
 from resnext.errors import BadInput
 from resnext.images.preprocessing import default_preprocessing
 from resnext.images.sources import image_source
 from resnext.weights.shipped import SHIPPED
 from resnext_export import export
+from resnext_export.triton.repository import write_repository
 
 STORED = Path(__file__).parents[3] / "benchmarks" / "results"
 #: Names that a file can have, and that work wherever a path is accepted.
@@ -138,9 +140,14 @@ USES = {
         "timing_cache": Use(
             "--format=trt --onnx={artifact} --output=made --timing-cache={}", codes=(2, 3)
         ),
+        "artifact": Use("--format=triton --output=made --artifact={}", "artifact"),
         "output": Use(HALVE + "--output={}"),
         "json_path": Use(HALVE + "--output=made --json={}"),
         "sbom_path": Use(HALVE + "--output=made --sbom={}"),
+    },
+    "resnext_export.cli.export check-triton": {
+        "repository": Use("-- {}", "repository"),
+        "json_path": Use("{repository} --json={}"),
     },
     "resnext_export.cli.export doctor": {
         "json_path": Use("--json={}", codes=(0, 1, 3), slow=True),
@@ -330,6 +337,9 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     words = [str(made["signed"]), "--key", str(made["private"])]
     signed = CliRunner().invoke(COMMANDS["resnext_export.cli.export sign"], words)
     assert signed.exit_code == 0, signed.output
+    made["repository"] = write_repository(
+        read_artifact(made["artifact"]), folder / "repository"
+    ).root
     made["weights"] = SHIPPED["digits"].path
     made["model"] = made["artifact"] / "model.onnx"
     made["manifest"] = made["artifact"] / "manifest.json"

@@ -144,6 +144,7 @@ def test_every_file_that_a_user_names_comes_through_the_door(make: object) -> No
         ("resnext_export.cli.export", "--weights", "{}.pth", "--output", "{}"),
         ("resnext_export.cli.export", "inspect", "{}"),
         ("resnext_export.cli.export", "check-trt", "{}"),
+        ("resnext_export.cli.export", "check-triton", "{}"),
         ("resnext_export.cli.export", "rebuild", "{}", "--output", "{}"),
         ("resnext_bench.cli.bench", "--artifact", "{}"),
         ("resnext_bench.cli.bench", "--backend", "torch", "--json", "{}"),

@@ -301,6 +301,9 @@ def test_registry_entries_open_or_say_what_is_missing(weights: Weights, artifact
         elif backend.formats[0] == "pt2":
             with pytest.raises(UsageError, match="exported from the weights, with `format` pt2"):
                 open_here(name, weights, artifact, SessionOptions())
+        elif backend.served:
+            with pytest.raises(UsageError, match="needs the URL of a model"):
+                open_here(name, weights, artifact, SessionOptions())
         elif backend.device == "cuda" and cuda_driver.probe_driver().problem is not None:
             with pytest.raises(MissingRequirement, match="no CUDA device"):
                 open_here(name, weights, artifact, SessionOptions())

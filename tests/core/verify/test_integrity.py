@@ -213,14 +213,14 @@ def test_the_quick_check_finds_it_too(name: str) -> None:
 
 
 def test_every_law_has_a_planted_fault() -> None:
-    # The last two have tests below.
-    assert {law for _, _, law in FAULTS.values()} | {"bound", "timed"} == set(LAWS)
+    # "mixed" has its tests in test_mixed_requests.py, and the other two have theirs below.
+    assert {law for _, _, law in FAULTS.values()} | {"bound", "mixed", "timed"} == set(LAWS)
 
 
 def test_a_sound_session_passes_every_law() -> None:
     result = examine(network)
     assert result.passed, result.failures
-    assert {law.law for law in result.laws} == set(LAWS) - {"timed"}
+    assert {law.law for law in result.laws} == set(LAWS) - {"mixed", "timed"}
     for law in result.laws:
         assert (law.worst is None) == (law.limit is None)
         assert law.worst is None or law.limit is None or law.worst <= law.limit
@@ -873,7 +873,7 @@ def test_the_command_needs_no_weights_and_prints_each_law(
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("PASS  batch integrity of ")
     table = {line.split()[0]: line.split() for line in result.stdout.splitlines()[2:]}
-    assert set(LAWS) - {"timed"} <= set(table)
+    assert set(LAWS) - {"mixed", "timed"} <= set(table)
     assert table["neighbor"][1:] == ["2,3,7-9,16,17,33,65", "0.0e+00", "4.8e-07", "PASS"]
     assert Integrity.model_validate_json(report.read_text()).passed
 

@@ -457,11 +457,17 @@ READING: dict[str, tuple[click.Command, list[str]]] = {
     "resnext-export explain": (exporter, ["explain", "ARTIFACT"]),
     "resnext-export inspect": (exporter, ["inspect", "ARTIFACT"]),
     "resnext-export check-trt": (exporter, ["check-trt", "ARTIFACT"]),
+    "resnext-export triton": (
+        exporter,
+        ["--format", "triton", "--artifact", "ARTIFACT", "--output", "OUT"],
+    ),
     "resnext-export rebuild": (exporter, ["rebuild", "ARTIFACT", "--output", "OUT"]),
     "resnext-export refit": (exporter, ["refit", "ARTIFACT", "--output", "OUT"]),
 }
 #: These are about signatures: they say themselves which key counts.
 SIGNING = {"resnext-export sign", "resnext-export verify"}
+#: This one reads those in a repository, and a refusal is one of its findings.
+FINDING = {"resnext-export check-triton"}
 #: These read no artifact.
 WITHOUT = {
     "resnext-bench compare",
@@ -504,8 +510,9 @@ def commands() -> dict[str, click.Command]:
 
 
 def test_every_command_is_covered() -> None:
-    # a search for bad blocks reads an artifact, too, and is an option
-    assert {*READING, *SIGNING, *WITHOUT} == {*commands(), "resnext-parity bisect"}
+    # a search for bad blocks and a repository read an artifact, too, and are options
+    options = {"resnext-parity bisect", "resnext-export triton"}
+    assert {*READING, *SIGNING, *FINDING, *WITHOUT} == {*commands(), *options}
 
 
 def test_the_documented_commands_have_the_flags() -> None:

@@ -1,0 +1,1 @@
+"""Model repositories for Triton and KServe: written of checked artifacts, and checked."""
