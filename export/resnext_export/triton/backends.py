@@ -38,7 +38,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
 #: Why there is no repository of the other kinds.
 WITHOUT: Mapping[str, str] = MappingProxyType(
     {
-        "pt2": "Triton has no backend that loads AOTInductor packages for a CPU like this one",
+        "pt2": "a package runs with the PyTorch that compiled it, and a server has its own",
         "trt-rtx": "Triton's backend loads engines of TensorRT, not of TensorRT-RTX",
     }
 )

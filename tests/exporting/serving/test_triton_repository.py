@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from resnext.readers.files import file_sha256
 from resnext.runtimes.front import open_session
 from resnext.weights.shipped import SHIPPED
 from resnext_export.cli.export import main
+from resnext_export.request import ExportRequest
 from resnext_export.triton import warmup
 from resnext_export.triton.kserve import PLACEHOLDER, service_name, service_yaml
 from resnext_export.triton.options import RepositoryOptions
@@ -186,7 +188,11 @@ def test_what_a_server_must_not_get_is_refused(
         (fixed, RepositoryOptions(max_batch=2), "takes batch 2 only; drop `max_batch`"),
         (changed(batch=up_to_4), RepositoryOptions(max_batch=8), "`max_batch` 8 is more"),
         (tiny, RepositoryOptions(name=".m"), "`name`"),
-        (read_artifact(EARLIER / "pt2-fp32"), RepositoryOptions(), "no backend that loads AOTInd"),
+        (
+            read_artifact(EARLIER / "pt2-fp32"),
+            RepositoryOptions(),
+            "PyTorch that compiled",
+        ),
         (changed("trt-rtx-fp32", check=None), RepositoryOptions(), "never checked"),
         (changed("onnx-int8", batch={"min": 2, "opt": 2, "max": 4}), RepositoryOptions(), "from 1"),
     ]
@@ -336,15 +342,26 @@ def call(*words: str) -> Any:
     return CliRunner().invoke(main, words, prog_name="resnext-export")
 
 
-def test_the_command_builds_checks_and_says_what_is_next(tmp_path: Path) -> None:
+def test_the_command_exports_and_says_what_is_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[ExportRequest] = []
+
+    def export(request: ExportRequest, output: Path, **_: Any) -> Artifact:
+        requests.append(request)  # what that takes has tests of its own; the guide runs it whole
+        return read_artifact(Path(shutil.copytree(EARLIER / "onnx-fp32", output)))
+
+    monkeypatch.setattr("resnext_export.pipeline.run", export)
     root = tmp_path / "models"
-    words = ("--format", "kserve", "--weights", "digits", "--output", str(root))
+    weights = str(EARLIER / "tiny.safetensors")
+    words = ("--format", "kserve", "--weights", weights, "--output", str(root))
     done = call(*words, "--with-preprocessing", "--cpus", "2", "--storage-uri", "gs://b/models")
     assert done.exit_code == 0, done.output
+    assert [request.record() for request in requests] == [{"format": "onnx", "weights": weights}]
     assert {path.name for path in root.iterdir()} == {
-        *("digits-fp32", "digits-fp32-preprocess", "digits-fp32-classify")
+        *("tiny-fp32", "tiny-fp32-preprocess", "tiny-fp32-classify")
     }
-    artifact = read_artifact(root / "digits-fp32" / "1")
+    artifact = read_artifact(root / "tiny-fp32" / "1")
     assert artifact.manifest.check is not None
     lines = dict(line.split(None, 1) for line in done.stdout.splitlines() if "wrote" not in line)
     assert lines["sha256"] == artifact.manifest.file_sha256
