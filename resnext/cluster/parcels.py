@@ -1,10 +1,8 @@
-"""A file or folder that workers elsewhere need: named by its digest, and checked where it arrives.
-"""
+"""A file or folder that workers elsewhere need: named by its digest, and checked where it arrives."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -62,9 +60,7 @@ class Parcel:
         """Its files by name, to be sent; None if they are too large."""
         if self.size > MOST_SENT:
             return None
-        return {
-            name: read_file(file, MOST_MODEL) for name, file in _files(Path(self.path)).items()
-        }
+        return {name: read_file(file, MOST_MODEL) for name, file in _files(Path(self.path)).items()}
 
     def arrive(self, contents: Mapping[str, bytes] | None) -> Path:
         """Where it is on this machine, checked; written into the cache once, if it was sent.
@@ -81,8 +77,8 @@ class Parcel:
                 if isinstance(exc, BadArtifact):
                     raise
                 raise BadInput(
-                    f"{self.path} is too large to be sent and is not on this machine",
-                    hint="put it on a disk that all machines share",
+                    f"cannot read {self.path}, which is not sent",
+                    hint="put what is larger than 256 MiB on a disk that all machines share",
                 ) from exc
             return Path(self.path)
         kept = cache_folder() / "parcels" / self.digest
@@ -112,7 +108,7 @@ class Parcel:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
             self.check(whole / name)
-            os.replace(whole, kept)
+            whole.replace(kept)
 
 
 def _files(path: Path) -> dict[str, Path]:
