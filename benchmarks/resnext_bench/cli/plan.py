@@ -35,11 +35,9 @@ _LEFT_OUT = {
     "html_path",
     "loadgen_logs",
     "explain",
-    "junit",
     "junit_path",
     "version",
     "debug",
-    "help",
 }
 #: Options whose files and artifacts travel.
 _SENT = ("artifact", "spec", "trust", "preprocessing")
@@ -70,7 +68,8 @@ def options_of_bench() -> list[click.Option]:
     metavar="KEY=VALUE|each",
     help=(
         "What a machine must have: isa, cpu, gpu, cores or kind, for example gpu=H100; each"
-        " measures once on every kind of machine. May be repeated; all must hold.  [default: any machine]"
+        " measures once on every kind of machine. May be repeated; all must hold."
+        "  [default: any machine]"
     ),
 )
 @option_of(_PLACING)(
