@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from resnext_bench.cli.bench import main
 from resnext_bench.cli.plan import options_of_bench
 from resnext_bench.fleet.plan_file import PlanFile, read_plan
 
+EARLIER = Path(__file__).parents[2] / "core" / "data" / "earlier_artifacts"
 OPTIONS = ("--backend", "torch,ort-cpu", "--batch", "1,8", "--weights", "digits")
 
 
@@ -53,17 +55,15 @@ def test_artifacts_travel_and_change_the_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("int8").mkdir()
-    Path("int8", "manifest.json").write_text("{}")
-    Path("int8", "model.onnx").write_text("a")
-    words = ("--backend", "ort-cpu", "--artifact", "int8/model.onnx", "--accuracy", "photos")
+    shutil.copytree(EARLIER / "onnx-fp32", "int8")
     Path("photos").mkdir()
+    words = ("--backend", "ort-cpu", "--artifact", "int8/model.onnx", "--accuracy", "photos")
     first = planned(tmp_path, *words)
     folder = str(tmp_path / "int8")
-    assert [(record.path, record.size_bytes) for record in first.parcels] == [(folder, 3)]
+    assert [record.path for record in first.parcels] == [folder]
     assert folder in first.groups[0].arguments
     assert str(tmp_path / "photos") in first.groups[0].arguments
-    Path("int8", "model.onnx").write_text("b")
+    Path("int8", "verdict.json").write_text("other bytes")
     assert planned(tmp_path, *words).groups[0].id != first.groups[0].id
 
 
@@ -77,6 +77,8 @@ def test_artifacts_travel_and_change_the_id(
         ((*OPTIONS, "--on", "gpus=H100"), 2, "unknown label 'gpus'; did you mean 'gpu'"),
         ((*OPTIONS, "--on", "H100"), 2, "not KEY=VALUE"),
         ((*OPTIONS, "--json", "x"), 2, "--json"),
+        ((*OPTIONS, "--accuracy", "photos"), 4, "cannot read photos"),
+        (("--backend", "ort", "--artifact", "x"), 4, "no artifact at x"),
     ],
 )
 def test_what_no_machine_could_measure_is_refused(

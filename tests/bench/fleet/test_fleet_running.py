@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,28 @@ def test_a_hung_machine_loses_its_group_to_another(
     monkeypatch.setattr(running, "dispatch", partial(dispatch, clock=workers.clock))
     assert run(tmp_path, plan(), workers, patience_s=20) == []
     assert workers.stopped[0] == "a 0"
+
+
+def test_a_full_disk_is_one_error_and_what_was_written_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, sync, calls = plan(), os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 2:  # the plan and one run
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(MissingRequirement, match="No space left"):
+            run(tmp_path, made, crew())
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    assert not list(tmp_path.glob(".*"))
+    again = crew()
+    assert run(tmp_path, made, again) == []
+    assert len(again.given) == 2
 
 
 def test_results_of_another_plan_are_not_mixed(tmp_path: Path) -> None:
