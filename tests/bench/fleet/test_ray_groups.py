@@ -66,8 +66,9 @@ class Cluster:
 
     def close(self) -> None:
         for command in self.commands:
-            command.kill()
-            command.communicate()
+            if command.poll() is None:
+                command.kill()
+                command.communicate()
         for node in reversed(self.nodes):
             with suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGTERM)
