@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,5 +113,21 @@ def dying_once(folder: str) -> Callable[[int], int]:
         if number == 5:
             return UsageError  # type: ignore[return-value]
         return number
+
+    return work
+
+
+def waiting(folder: str, go: str, parcel: Path) -> Callable[[int], tuple[int, bytes]]:
+    """A worker that waits for the file ``go``, leaves a mark for each unit that it did, and returns
+    what its parcel holds.
+    """
+
+    def work(number: int) -> tuple[int, bytes]:
+        while not Path(go).exists():
+            beat(f"waiting with {number}")
+            time.sleep(0.05)
+        with Path(folder, str(number)).open("a") as file:
+            file.write("x")
+        return number, (parcel / "model.onnx").read_bytes()
 
     return work
