@@ -140,7 +140,7 @@ def measure_accuracy(
     _check_pixels(source, preprocessing)
     labels = _labels(source, reference)
     images_spec, logits_name = session.inputs[0], session.outputs[0].name
-    batch = _batch(session, batch)
+    batch = fitting_batch(session, batch)
     folder = None
     if resume is not None:
         if artifact_sha256 is None:
@@ -362,7 +362,12 @@ def _labels(source: ImageSource, reference: NDArray[Any]) -> NDArray[np.int64]:
     return source.labels
 
 
-def _batch(session: Session, batch: int | None) -> int:
+def fitting_batch(session: Session, batch: int | None) -> int:
+    """``batch``, or for None 32 or the nearest size that ``session`` takes.
+
+    Raises:
+        UsageError: the session does not take ``batch``.
+    """
     fixed, usual = session.inputs[0].shape[0], _DEFAULT_BATCH
     if batch is None:
         nearest = (max(it.min, min(usual, it.max or usual)) for it in session.batch_ranges)
