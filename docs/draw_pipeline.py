@@ -80,7 +80,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "runtimes",
         "weights artifact",
         "images",
-        "network machine",
+        "network cluster machine",
         "errors progress storage readers",
     ),
 }

@@ -32,7 +32,7 @@ from resnext.verify.inputs import seeded_inputs
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.child import Failure
 from resnext_bench.measure import Call, as_failure
-from resnext_bench.parent import end_with_parent
+from resnext.machine.parent import end_with_parent
 
 from .protocol import Hello, Job, Logits, Opened, Request, Visit
 

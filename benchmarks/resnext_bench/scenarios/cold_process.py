@@ -11,7 +11,7 @@ import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from resnext_bench.parent import end_with_parent
+from resnext.machine.parent import end_with_parent
 
 if TYPE_CHECKING:
     from resnext.runtimes.session import Session
