@@ -114,5 +114,3 @@ def check_format(format: Format) -> None:
             raise environment_fault(exc) or MissingRequirement(
                 "Parquet needs the Python package pyarrow", hint="pip install pyarrow"
             ) from exc
-
-

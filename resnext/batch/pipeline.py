@@ -12,8 +12,8 @@ import queue
 import socket
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,7 @@ from resnext.timing.clock import now_ns
 
 from .parts import FORMATS
 from .plan import Planned
-from .receipt import Failure, Receipt, Times, part_name, write_receipt
+from .receipt import Failure, Receipt, Times, cannot_write, part_name, write_receipt
 from .request import Request
 from .rows import Row, rows_of
 
@@ -106,6 +106,7 @@ class Pipeline:
         output: folder of parts and receipts.
         class_names: of the network, or none.
         baked: the session takes uint8 pixels and normalizes them itself.
+        threads: CPU threads of the session, for receipts.
         decode_threads: threads that read and decode.
         patience_s: silence after which it is given up, seconds.
     """
@@ -118,6 +119,7 @@ class Pipeline:
         *,
         class_names: Sequence[str] = (),
         baked: bool = False,
+        threads: int = 1,
         decode_threads: int = 1,
         patience_s: float = PATIENCE_S,
     ) -> None:
@@ -125,7 +127,8 @@ class Pipeline:
         self.hung = False
         self._session, self._request, self._output = session, request, output
         self._class_names, self._baked = class_names, baked
-        self._threads, self._patience_s = decode_threads, patience_s
+        self._threads, self._decode_threads = threads, decode_threads
+        self._patience_s = patience_s
         preprocessing = request.preprocessing
         shape = (request.batch, *preprocessing.crop, len(preprocessing.mean))
         pixels = np.zeros(shape, np.uint8)
@@ -145,7 +148,7 @@ class Pipeline:
         shards: Iterable[Planned],
         look: Callable[[Progress], object] = lambda _: None,
         look_s: float = 1.0,
-    ) -> Iterator[Receipt | Failed]:
+    ) -> Generator[Receipt | Failed]:
         """Do ``shards``, one after the other without a gap, and yield the receipt of each when it
         is written. Closing the iterator abandons what is not.
 
@@ -158,7 +161,7 @@ class Pipeline:
             SessionFailed: the session failed.
             NeverReturned: nothing happened for ``patience_s``; says what was waited for. The
                 session must not be used again.
-            OSError: a part or receipt cannot be written.
+            MissingRequirement: a part or receipt cannot be written.
         """
         flow = _Flow(self, shards)
         with warnings.catch_warnings():
@@ -205,8 +208,7 @@ class Pipeline:
         return "rows are still being written"
 
     def _decoded(self, picture: Picture) -> Decoded:
-        """Pixels or normalized image, the problem if there is none, and ns of reading and decoding.
-        """
+        """The network's image, the problem if there is none, and ns of reading and decoding."""
         began = read = now_ns()
         preprocessing = self._request.preprocessing
         image: NDArray[Any] | None = None
@@ -262,7 +264,7 @@ class _Flow:
         self._batches: _Pipe[_Batch | None] = _Pipe(self._stop, _QUEUED)
         self._answers: _Pipe[_Batch | None] = _Pipe(self._stop, _QUEUED)
         loops = [self._assemble, self._infer, self._write]
-        loops += [self._decode] * pipeline._threads
+        loops += [self._decode] * pipeline._decode_threads
         # Daemons: a run that never returns must not keep the process from ending.
         self._threads = [Thread(target=self._guarded, args=(it,), daemon=True) for it in loops]
         for thread in self._threads:
@@ -345,13 +347,11 @@ class _Flow:
 
     def _result(self, picture: Picture, future: Future[Decoded]) -> Decoded:
         self._pipeline.progress.decoding = picture.key
-        while True:
-            with suppress(TimeoutError):
-                result = future.result(_ASK_S)
-                self._pipeline.progress.decoding = ""
-                return result
+        while not future.done() and not wait((future,), _ASK_S).done:
             if self._stop.is_set():
                 raise _Stopped
+        self._pipeline.progress.decoding = ""
+        return future.result()
 
     def _infer(self) -> None:
         progress, idle = self._pipeline.progress, now_ns()
@@ -371,7 +371,10 @@ class _Flow:
 
     def _write(self) -> None:
         while (batch := self._answers.take()) is not None:
-            self.events.give(self._written(batch))
+            try:
+                self.events.give(self._written(batch))
+            except OSError as exc:
+                raise cannot_write(self._pipeline._output, exc) from exc
         self.events.give(_End())
 
     def _written(self, batch: _Batch) -> Receipt | Failed:
@@ -386,7 +389,8 @@ class _Flow:
                 while True:
                     rows = pipeline.rows(batch)
                     part.append(rows)
-                    found = [Failure(key=it["key"], reason=it["error"]) for it in rows if it["error"]]
+                    bad = [it for it in rows if it["error"] is not None]
+                    found = [Failure(key=it["key"], reason=it["error"]) for it in bad]
                     failures += found
                     count += len(rows)
                     pipeline.progress.pictures += len(rows)
@@ -414,6 +418,8 @@ class _Flow:
             failures=tuple(failures),
             times=Times(**times, wall=now_ns() - batch.began),
             worker=f"{socket.gethostname()} {os.getpid()}",
+            threads=pipeline._threads,
+            decode_threads=pipeline._decode_threads,
             artifact_sha256=request.artifact_sha256,
         )
         write_receipt(receipt, output)

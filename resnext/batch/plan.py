@@ -8,6 +8,7 @@ from pathlib import Path
 
 from resnext.errors import BadInput
 from resnext.images.shards.shard import Shard, shard_id
+from resnext.progress import Amount, Step
 
 from .receipt import RECEIPTS, Receipt, finished
 from .request import Request
@@ -66,8 +67,10 @@ def plan_for(
     if len(ids) < len(planned):
         raise BadInput("two shards are the same")
     done = {}
-    for number, it in enumerate(planned, 1):
-        say(f"looking for finished shards: {number} of {len(planned)}")
+    amount = Amount(total=len(planned))
+    say(Step("looking for finished shards", amount))
+    for it in planned:
+        amount.done += 1
         receipt = finished(it.id, output, request.format)
         if receipt is not None:
             done[it.id] = receipt

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from resnext.artifact.manifest import Sha256
 from resnext.artifact.specs import Strict
-from resnext.errors import BadArtifact, BadInput
+from resnext.errors import BadArtifact, BadInput, MissingRequirement
 from resnext.readers.files import MOST_JSON, file_sha256, read_file
 from resnext.readers.strict_json import parse_json
 from resnext.storage import write_whole
@@ -65,6 +65,8 @@ class Receipt(Strict):
         failures: pictures without a result.
         times: where the time went.
         worker: who did it: host and process.
+        threads: CPU threads of its session.
+        decode_threads: its threads that read and decode.
         artifact_sha256: digest of the model file.
         version: of the toolkit.
     """
@@ -78,8 +80,18 @@ class Receipt(Strict):
     failures: tuple[Failure, ...]
     times: Times
     worker: str
+    threads: Annotated[int, Field(ge=1)]
+    decode_threads: Annotated[int, Field(ge=1)]
     artifact_sha256: Sha256
     version: str = __version__
+
+
+def cannot_write(output: Path, error: OSError) -> MissingRequirement:
+    """The error of an output folder that cannot be written."""
+    return MissingRequirement(
+        f"cannot write {error.filename or output}: {error.strerror or error}",
+        hint="finished shards are kept: make room, and the same command goes on",
+    )
 
 
 def part_name(shard: str, format: str) -> str:

@@ -38,7 +38,7 @@ def rows_of(
     """
     problems = dict(problems)
     values = np.zeros((0, 0)) if logits is None else logits[: len(pictures)].astype(np.float64)
-    finite = np.isfinite(values).all(axis=1)
+    finite = np.asarray(np.isfinite(values).all(axis=1))
     for place in np.flatnonzero(~finite).tolist():
         problems.setdefault(place, _NOT_FINITE)
     usable = np.where(finite[:, np.newaxis], values, 0)

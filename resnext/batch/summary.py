@@ -68,6 +68,7 @@ class Summary(Strict):
         shards: every shard, in the order of the input.
         rows: pictures of all shards that have a part.
         failures: those without a result.
+        rows_now: pictures of the shards that this run did.
         earlier: shards that an earlier run had finished.
         superseded: files of shards that are not in the input any more, moved away by this run.
         workers: workers of this run.
@@ -83,6 +84,7 @@ class Summary(Strict):
     shards: tuple[ShardLine, ...]
     rows: Count
     failures: Count
+    rows_now: Count
     earlier: Count
     superseded: Count
     workers: Annotated[int, Field(ge=1)]
@@ -90,6 +92,11 @@ class Summary(Strict):
     times: Times
     busy_share: float | None
     bound: Bound | None
+
+    @property
+    def images_per_s(self) -> float:
+        """Pictures of this run over its time; 0 if nothing ran."""
+        return self.rows_now / self.times.wall * 1e9 if self.times.wall else 0.0
 
     @property
     def verdict(self) -> str:

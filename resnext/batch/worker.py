@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -11,9 +13,11 @@ from typing_extensions import Self
 
 from resnext.artifact.foreign import open_artifact
 from resnext.artifact.trust import Trust
+from resnext.cluster.worker import beat
 from resnext.errors import BadArtifact, MissingRequirement
-from resnext.runtimes.registry import SessionOptions, open_session
-from resnext.storage import exists
+from resnext.machine.threads import thread_budget
+from resnext.readers.files import exists
+from resnext.runtimes.registry import SessionOptions, open_session, runs_on_cpu
 
 from .pipeline import Failed, Pipeline, Progress
 from .plan import Planned
@@ -31,8 +35,9 @@ class Job:
         trust: whose artifacts may be opened.
         output: folder of parts and receipts.
         probe: name of a file in ``output`` that a worker must see.
-        threads: CPU threads of the session; None for the budget of the process.
-        decode_threads: threads that read and decode.
+        threads: CPU threads of the session; None for what `shared_threads` gives it.
+        decode_threads: threads that read and decode; None as well.
+        neighbors: workers that share the machine, this one included.
         patience_s: silence after which a worker gives up, seconds.
     """
 
@@ -42,7 +47,8 @@ class Job:
     output: Path
     probe: str
     threads: int | None
-    decode_threads: int
+    decode_threads: int | None
+    neighbors: int
     patience_s: float
 
 
@@ -69,15 +75,22 @@ class Worker:
         manifest = artifact.manifest
         if manifest.file_sha256 != job.request.artifact_sha256:
             raise BadArtifact(f"{artifact.path} is another file than when this began")
-        options = SessionOptions(threads=job.threads)
-        self._session = open_session(artifact, job.request.backend, options=options)
+        backend = job.request.backend
+        threads, decode_threads = shared_threads(
+            thread_budget().count // job.neighbors,
+            on_cpu=runs_on_cpu(backend),
+            threads=job.threads,
+            decode_threads=job.decode_threads,
+        )
+        self._session = open_session(artifact, backend, options=SessionOptions(threads=threads))
         self.pipeline = Pipeline(
             self._session,
             job.request,
             job.output,
             class_names=manifest.class_names,
             baked=manifest.preprocessing_baked,
-            decode_threads=job.decode_threads,
+            threads=threads,
+            decode_threads=decode_threads,
             patience_s=job.patience_s,
         )
         try:
@@ -99,21 +112,54 @@ class Worker:
             self._session.close()
 
 
-def work_in_crew(job: Job) -> Callable[[Planned], Receipt]:
+def shared_threads(
+    budget: int, *, on_cpu: bool, threads: int | None, decode_threads: int | None
+) -> tuple[int, int]:
+    """CPU threads of the session, and threads that read and decode.
+
+    A picture takes far less to decode than a large network takes to classify it on a CPU, so there
+    a quarter of the budget decodes; beside a GPU, all of it. Below four threads, both share.
+
+    Args:
+        budget: CPU threads of this worker.
+        on_cpu: the session runs there.
+        threads: requested for the session, or None.
+        decode_threads: requested for decoding, or None.
+    """
+    budget = max(1, budget)
+    if decode_threads is None:
+        decode_threads = max(1, budget // 4) if on_cpu else budget
+    if threads is None:
+        threads = max(1, budget - decode_threads) if on_cpu and budget >= 4 else budget
+    return threads, decode_threads
+
+
+def work_in_crew(job: Job, artifact: Path | None = None) -> Callable[[Planned], Receipt]:
     """A worker for a crew: a function that does one shard.
+
+    It gives a sign of life only if there is progress, so that the dispatcher ends one that hangs,
+    and another gets its shard.
+
+    Args:
+        job: what to do.
+        artifact: where the artifact is on this machine, if not where the job says.
 
     Raises:
         ResnextError: as `Worker`.
     """
-    from resnext.cluster.worker import beat
-
+    if artifact is not None:
+        job = replace(job, artifact=artifact)
     pipeline = Worker(job).pipeline  # open until the process ends
+    told = -1
 
     def tell(progress: Progress) -> None:
-        beat(f"{progress.pictures} pictures")
+        nonlocal told
+        if progress.pictures != told:
+            told = progress.pictures
+            beat(f"{told} pictures by {socket.gethostname()} {os.getpid()}")
 
     def work(planned: Planned) -> Receipt:
-        (outcome,) = pipeline.run([planned], tell)
+        (outcome,) = pipeline.run((planned,), tell)
         if isinstance(outcome, Failed):
             raise outcome.error
         return outcome

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from resnext.artifact.manifest import Sha256
+from resnext.artifact.manifest import Manifest, Sha256
 from resnext.artifact.specs import Strict
 from resnext.errors import BadInput, SessionFailed, UsageError
 from resnext.images.preprocessing import Preprocessing, PreprocessingSource
@@ -362,11 +362,11 @@ def _labels(source: ImageSource, reference: NDArray[Any]) -> NDArray[np.int64]:
     return source.labels
 
 
-def fitting_batch(session: Session, batch: int | None) -> int:
-    """``batch``, or for None 32 or the nearest size that ``session`` takes.
+def fitting_batch(session: Session | Manifest, batch: int | None) -> int:
+    """``batch``, or for None 32 or the nearest size that a session or an artifact takes.
 
     Raises:
-        UsageError: the session does not take ``batch``.
+        UsageError: it does not take ``batch``.
     """
     fixed, usual = session.inputs[0].shape[0], _DEFAULT_BATCH
     if batch is None:

@@ -80,7 +80,7 @@ def _files(root: Path) -> Iterator[str]:
     for folder, inner, files in os.walk(root, onerror=refuse, followlinks=True):
         kept = []
         for name in sorted(inner):
-            real = os.path.realpath(os.path.join(folder, name))
+            real = os.path.realpath(Path(folder, name))
             if not name.startswith(".") and real not in seen:
                 seen.add(real)
                 kept.append(name)

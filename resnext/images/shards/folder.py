@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -75,8 +74,8 @@ def folder_shards(root: Path, names: Sequence[str]) -> Iterator[FolderShard]:
 
 def _status(path: Path) -> tuple[int, int]:
     try:
-        status = os.stat(path)
-    except OSError:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return -1, -1
     return status.st_size, status.st_mtime_ns
 

@@ -123,7 +123,8 @@ def parquet_shards(path: Path, name: str) -> Iterator[ParquetShard]:
     status = file_status(path)
     with _file(path) as file:
         schema, metadata = file.schema_arrow, file.metadata
-        image, label, names = _image(path, schema), "", ()
+        image, label = _image(path, schema), ""
+        names: tuple[str, ...] = ()
         for column in _LABELS:
             if not label and column in schema.names:
                 label, names = column, _class_names(schema, column)
@@ -188,7 +189,10 @@ def _image(path: Path, schema: Any) -> tuple[str, bool]:
         if binary(column.type):
             found[column.name] = False
         elif types.is_struct(column.type):
-            fields = {column.type.field(i).name: column.type.field(i).type for i in range(column.type.num_fields)}
+            fields = {
+                column.type.field(i).name: column.type.field(i).type
+                for i in range(column.type.num_fields)
+            }
             if binary(fields.get("bytes")) and "path" in fields:
                 found[column.name] = True
     named = [name for name in _NAMED if name in found] or list(found)

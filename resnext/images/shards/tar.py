@@ -75,11 +75,11 @@ class TarShard(Shard):
                 yield self._broken(f"{self.name} is cut short or damaged: {first_line(exc)}")
 
     def _in(self, file: BinaryIO) -> Iterator[Picture]:
-        key, some, label = "", [], None
-        found: Label
+        key, some = "", list[tarfile.TarInfo]()
+        label: Label = None
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as archive:
             for member in archive:
-                archive.members = []  # it would keep all
+                archive.members = []  # type: ignore[attr-defined]  # it would keep all
                 stem, suffix = _split(member.name)
                 if stem != key:
                     yield from self._labeled(some, label)
