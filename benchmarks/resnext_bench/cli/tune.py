@@ -121,7 +121,7 @@ class _Tune(Remembering, SectionedCommand):
 @_right(
     "--accuracy",
     metavar="digits|fashion-mnist|FOLDER",
-    help="Labeled images (a folder in ImageNet's layout).  [default: the test images of shipped"
+    help="Labeled images (a folder in ImageNet's layout, or tar or Parquet files).  [default: the test images of shipped"
     " weights]",
 )
 @_right(

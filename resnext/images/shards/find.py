@@ -59,13 +59,11 @@ def find_shards(path: Path) -> tuple[Shard, ...]:
 
 def holds_shards(path: Path) -> bool:
     """Whether ``path`` is a tar or Parquet file, or a folder that has one directly in it."""
-    if not is_folder(path):
-        return path.suffix.lower() in CONTAINERS
-    with os.scandir(path) as entries:
-        return any(
-            Path(entry.name).suffix.lower() in CONTAINERS and not entry.name.startswith(".")
-            for entry in entries
-        )
+    try:
+        files = list(path.iterdir()) if is_folder(path) else [path] if exists(path) else []
+    except OSError:  # said where the folder is read
+        return False
+    return any(it.suffix.lower() in CONTAINERS and it.name[:1] != "." for it in files)
 
 
 def _files(root: Path) -> Iterator[str]:

@@ -83,7 +83,10 @@ class ParquetShard(Shard):
         for row, (path, label) in enumerate(zip(paths, labels, strict=True)):
             key = f"{stem}#{self.first + row}"
             yield Picture(
-                key if not path else f"{key}/{path}", _label(label), 0, partial(self._load, row)
+                plain(f"{key}/{path}" if path else key),
+                _label(label),
+                None,
+                partial(self._load, row),
             )
 
     def _load(self, row: int) -> bytes:

@@ -19,14 +19,14 @@ class Picture:
     Attributes:
         key: its name, unique in its shard; what is no Unicode in a name is escaped.
         label: its class, or None.
-        size: of its file, bytes.
+        size: of its file, bytes; None if only reading it tells.
         load: reads its file, on any thread, and raises `BadInput` if there is none that can be read
             or it changed since the shards were listed.
     """
 
     key: str
     label: Label
-    size: int
+    size: int | None
     load: Callable[[], bytes] = field(compare=False, repr=False)
 
 
