@@ -23,8 +23,9 @@ from resnext.storage import held, remove, remove_left_behind
 from resnext.timing.clock import now_ns
 from resnext.verify.accuracy import fitting_batch
 
+from .flow import Failed, Progress
 from .parts import check_format
-from .pipeline import PATIENCE_S, Failed, Progress
+from .pipeline import PATIENCE_S
 from .plan import Plan, Planned, plan_for
 from .receipt import RECEIPTS, Receipt, cannot_write
 from .request import Format, hold_to, request_for

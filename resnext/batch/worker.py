@@ -19,7 +19,8 @@ from resnext.machine.threads import thread_budget
 from resnext.readers.files import exists
 from resnext.runtimes.registry import SessionOptions, open_session, runs_on_cpu
 
-from .pipeline import Failed, Pipeline, Progress
+from .flow import Failed, Progress
+from .pipeline import Pipeline
 from .plan import Planned
 from .receipt import Receipt
 from .request import Request
