@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -111,6 +112,20 @@ def dying_once(folder: str) -> Callable[[int], int]:
             raise ZeroDivisionError
         if number == 5:
             return UsageError  # type: ignore[return-value]
+        return number
+
+    return work
+
+
+def sleeping(folder: str) -> Callable[[int], int]:
+    """A worker that takes 0.3 s, and leaves a mark for each unit that it did."""
+
+    def work(number: int) -> int:
+        for part in range(3):
+            time.sleep(0.1)
+            beat(f"part {part} of {number}")
+        with Path(folder, str(number)).open("a") as file:
+            file.write("x")
         return number
 
     return work

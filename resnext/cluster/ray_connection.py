@@ -1,0 +1,158 @@
+"""The connection to a Ray cluster: versions, authentication, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from resnext.errors import MissingRequirement, UsageError, first_line
+
+#: Set before Ray is imported: no usage statistics, no log lines of other machines here, and
+#: devices left alone where none is asked for, which Ray otherwise warns about.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_CONNECTING_S = 5.0
+_LOG = logging.getLogger("resnext.cluster")
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """The module ``ray``, connected to the cluster at ``address``, and left in the end; a
+    connection that is there already is used and left alone.
+
+    Args:
+        address: HOST:PORT of the cluster's head, or ``auto`` for that of this machine.
+
+    Raises:
+        UsageError: it is no such address.
+        MissingRequirement: Ray is not installed, there is no cluster, or it has another version of
+            Ray or Python, or refuses the token.
+    """
+    host = _host(address)
+    os.environ.update(_ENVIRONMENT)
+    ray = import_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    if host is not None:
+        _check_port(*(_host(_as_ray_reads(ray, address)) or host))
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with warnings.catch_warnings():
+            # Ray's settings of its log files are left open.
+            warnings.simplefilter("ignore", ResourceWarning)
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (RuntimeError, ConnectionError, OSError, ValueError) as exc:
+        raise connection_problem(address, str(exc)) from exc
+    except ray.exceptions.RayError as exc:
+        raise connection_problem(address, str(exc)) from exc
+    finally:
+        if _is_main_thread():
+            signal.signal(signal.SIGTERM, handler)
+    # Ray prints what happens to machines on stdout, a hundred lines for each that is lost.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        if warning := open_cluster(ray.get_runtime_context().gcs_address, os.environ):
+            _LOG.warning(warning)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def import_ray() -> Any:
+    """The module ``ray``.
+
+    Raises:
+        MissingRequirement: it is not installed.
+    """
+    try:
+        import ray
+    except ImportError as exc:
+        raise MissingRequirement(
+            "ray is not installed", hint="pip install 'resnext-toolkit[ray]'"
+        ) from exc
+    return ray
+
+
+def open_cluster(address: str, environment: Any) -> str:
+    """A warning about a cluster that anybody who reaches its port can run code on; "" if it has
+    authentication or is on the loopback address.
+    """
+    host = address.rpartition(":")[0].strip("[]")
+    if environment.get("RAY_AUTH_MODE", "").lower() == "token":
+        return ""
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return ""
+    return (
+        f"the Ray cluster at {address} has no authentication: whoever reaches its ports can run"
+        " code on it; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH on all machines"
+    )
+
+
+def connection_problem(address: str, words: str) -> MissingRequirement:
+    """Ray's words about a connection as one line, with what to do."""
+    versions = re.findall(r"^\s+(Ray|Python): (\S+)", words, re.MULTILINE)
+    if "Version mismatch" in words and len(versions) == 4:
+        (_, ray), (_, python), (_, our_ray), (_, our_python) = versions
+        fixes = [f"pip install ray=={ray}"] if ray != our_ray else []
+        fixes += [f"use Python {python}"] if python != our_python else []
+        return MissingRequirement(
+            f"the cluster at {address} has Ray {ray} and Python {python}, here are Ray {our_ray}"
+            f" and Python {our_python}",
+            hint=" and ".join(fixes),
+        )
+    if re.search(r"[Aa]uthenticat|token", words):
+        return MissingRequirement(
+            f"the cluster at {address} refuses this connection: {first_line(words)[:200]}",
+            hint="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as on the cluster",
+        )
+    return MissingRequirement(
+        f"cannot connect to the Ray cluster at {address}: {first_line(words)[:300]}",
+        hint="run this on one of its machines: ray status",
+    )
+
+
+def _host(address: str) -> tuple[str, int] | None:
+    if address == "auto":
+        return None
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not (port.isascii() and port.isdigit()):
+        raise UsageError(
+            f"{address!r} is not the address of a Ray cluster: HOST:PORT of its head, or auto",
+            hint="run this on a machine of the cluster; ray:// is for those outside of it",
+        )
+    return host.strip("[]"), int(port)
+
+
+def _as_ray_reads(ray: Any, address: str) -> str:
+    """The address that Ray makes of ``address``: it takes this machine's for 127.0.0.1."""
+    try:
+        return str(ray._private.services.canonicalize_bootstrap_address(address))
+    except Exception:  # not part of Ray's public interface
+        return address
+
+
+def _check_port(host: str, port: int) -> None:
+    """Ray itself tries for a minute, and then ends the process."""
+    try:
+        socket.create_connection((host, port), _CONNECTING_S).close()
+    except (OSError, OverflowError) as exc:
+        raise MissingRequirement(
+            f"there is no Ray cluster at {host}:{port}: {first_line(exc)}",
+            hint="start one: ray start --head --port 6379",
+        ) from exc
+
+
+def _is_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()

@@ -1,0 +1,76 @@
+"""A worker of `RayCrew`, in its actor. Ray makes an actor of this class."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+from resnext.errors import MissingRequirement
+from resnext.version import __version__
+
+from .parcels import Parcel
+from .worker import Failure, Work, failure_of, heard_by, make
+
+
+class RayWorker:
+    """Makes its worker when it is told to, and does units in order."""
+
+    def __init__(self) -> None:
+        self._work: Work | None = None
+        self._beats, self._line = 0, ""
+        heard_by(self._heard)
+
+    def hello(
+        self, version: str, factory: str, pickled_args: bytes, *contents: Mapping[str, bytes] | None
+    ) -> Failure | None:
+        """Make the worker.
+
+        Args:
+            version: of the toolkit that asks.
+            factory: as in `RayCrew`.
+            pickled_args: of the factory; parcels among them have arrived when it is called.
+            *contents: of each parcel, in order.
+
+        Returns:
+            Why there is none, or None.
+        """
+        try:
+            check_version(version)
+            parcels = iter(contents)
+            args = tuple(
+                arg.arrive(next(parcels)) if isinstance(arg, Parcel) else arg
+                for arg in pickle.loads(pickled_args)
+            )
+            self._work = make(factory, args)
+        except Exception as exc:
+            return failure_of(exc)
+        return None
+
+    def do(self, payload: Any) -> tuple[Any, Failure | None]:
+        """Do a unit."""
+        assert self._work is not None
+        try:
+            return self._work(payload), None
+        except Exception as exc:
+            return None, failure_of(exc)
+
+    def pulse(self) -> tuple[int, str]:
+        """How often the work said that it goes on, and its last line; asked beside the work."""
+        return self._beats, self._line
+
+    def _heard(self, line: str) -> None:
+        self._beats, self._line = self._beats + 1, line
+
+
+def check_version(version: str) -> None:
+    """Check that this machine has the toolkit that asks.
+
+    Raises:
+        MissingRequirement: it has another version.
+    """
+    if version != __version__:
+        raise MissingRequirement(
+            f"resnext-toolkit {__version__} is installed there, {version} here",
+            hint=f"pip install resnext-toolkit=={version} on that machine",
+        )
