@@ -1,5 +1,4 @@
-"""A file or folder that workers elsewhere need: named by its digest, and checked where it arrives.
-"""
+"""A file or folder that workers elsewhere need: named by its digest, and checked where it arrives."""
 
 from __future__ import annotations
 
@@ -62,9 +61,7 @@ class Parcel:
         """Its files by name, to be sent; None if they are too large."""
         if self.size > MOST_SENT:
             return None
-        return {
-            name: read_file(file, MOST_MODEL) for name, file in _files(Path(self.path)).items()
-        }
+        return {name: read_file(file, MOST_MODEL) for name, file in _files(Path(self.path)).items()}
 
     def arrive(self, contents: Mapping[str, bytes] | None) -> Path:
         """Where it is on this machine, checked; written into the cache once, if it was sent.

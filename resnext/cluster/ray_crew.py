@@ -235,7 +235,9 @@ class RayCrew:
 def ray_reason(error: BaseException) -> str:
     """Why an actor is lost, in one line: Ray's words without its ids and advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("class_name:", "actor_id:", "namespace:"))]
+    told = [
+        line for line in lines if not line.startswith(("class_name:", "actor_id:", "namespace:"))
+    ]
     for line in reversed(told):
         if "died" in line.lower() or "node" in line.lower():
             return f"{type(error).__name__}: {line[:300]}".replace("`", "'")
