@@ -58,7 +58,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "cli",
         "explain",
         "tune",
-        "ab history",
+        "ab history fleet",
         "run report lens crosscheck",
         "checks cases comparison",
         "result",

@@ -11,14 +11,16 @@ from threading import TIMEOUT_MAX
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.trust import current_trust
+from resnext.cluster.crew import Crew
 from resnext.cluster.dispatch import dispatch
 from resnext.cluster.local import LocalCrew
+from resnext.cluster.parcels import Parcel
 from resnext.cluster.units import Unit
 from resnext.errors import BadInput, MissingRequirement, SessionFailed, UsageError
 from resnext.images.shards.find import find_shards
 from resnext.images.shards.shard import plain
 from resnext.progress import Amount, Step
-from resnext.runtimes.registry import check_subject, natural_runtime
+from resnext.runtimes.registry import check_subject, natural_runtime, runtime_named
 from resnext.storage import held, remove, remove_left_behind
 from resnext.timing.clock import now_ns
 from resnext.verify.accuracy import fitting_batch
@@ -34,6 +36,7 @@ from .worker import Job, Worker
 
 #: Least time between two lines of progress, seconds.
 _LINE_S = 10.0
+_FACTORY = "resnext.batch.worker:work_in_crew"
 Outcomes = Generator[tuple[Planned, Receipt | str]]
 
 
@@ -49,7 +52,8 @@ def classify_shards(
     format: Format = "jsonl",
     threads: int | None = None,
     decode_threads: int | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    ray: str | None = None,
     patience_s: float = PATIENCE_S,
     progress: Callable[[str], object] = lambda _: None,
 ) -> Summary:
@@ -68,7 +72,10 @@ def classify_shards(
         format: of the parts.
         threads: CPU threads of each session; None for what `shared_threads` says.
         decode_threads: threads of each worker that read and decode; None as well.
-        workers: sessions; more than one run in processes of their own.
+        workers: sessions; more than one run in processes of their own. None for one, or with
+            ``ray`` for one on each node, or on each of its GPUs for a runtime that needs one.
+        ray: address of a Ray cluster that does the work, or None. Its nodes see ``source`` and
+            ``output`` under the same paths; the artifact is sent to them.
         patience_s: silence after which a worker is given up, seconds.
         progress: called with a line now and then.
 
@@ -110,10 +117,13 @@ def classify_shards(
                     probe,
                     threads,
                     decode_threads,
-                    workers,
+                    1 if ray else workers or 1,
                     patience_s,
                 )
-                summary = _run(plan, job, workers, progress)
+                settled = _in_process(plan, job, progress)
+                if ray or job.neighbors > 1:
+                    settled = _in_crew(plan, job, _crew(artifact, job, ray, workers), progress)
+                summary = _run(plan, job, settled, None if ray else job.neighbors)
             write_summary(summary, output)
     except OSError as exc:
         raise cannot_write(output, exc) from exc
@@ -121,13 +131,12 @@ def classify_shards(
     return summary
 
 
-def _run(plan: Plan, job: Job, workers: int, progress: Callable[[str], object]) -> Summary:
+def _run(plan: Plan, job: Job, outcomes: Outcomes, workers: int | None) -> Summary:
     receipts = dict(plan.done)
     errors: dict[str, str] = {}
     spans: list[tuple[int, int]] = []
     if plan.left:
-        outcomes = _in_process if workers == 1 else _in_crew
-        with closing(outcomes(plan, job, progress)) as settled:
+        with closing(outcomes) as settled:
             for planned, outcome in settled:
                 if isinstance(outcome, Receipt):
                     receipts[planned.id] = outcome
@@ -135,15 +144,17 @@ def _run(plan: Plan, job: Job, workers: int, progress: Callable[[str], object]) 
                     spans.append((now_ns() - outcome.times.wall, now_ns()))
                 else:
                     errors[planned.id] = outcome
+    new = {id: it for id, it in receipts.items() if id not in plan.done}
+    workers = workers or len({it.worker for it in new.values()}) or 1
     wall = max(end for _, end in spans) - min(start for start, _ in spans) if spans else 0
-    times = total((it for id, it in receipts.items() if id not in plan.done), wall)
+    times = total(new.values(), wall)
     share, bound = bound_of(times, workers) if spans else (None, None)
     return Summary(
         request=job.request,
         shards=tuple(_line(it, receipts.get(it.id), errors.get(it.id)) for it in plan.shards),
         rows=sum(it.rows for it in receipts.values()),
         failures=sum(len(it.failures) for it in receipts.values()),
-        rows_now=sum(it.rows for id, it in receipts.items() if id not in plan.done),
+        rows_now=sum(it.rows for it in new.values()),
         earlier=len(plan.done),
         superseded=plan.superseded,
         workers=workers,
@@ -166,17 +177,27 @@ def _in_process(plan: Plan, job: Job, progress: Callable[[str], object]) -> Outc
                 yield planned, say.settled(planned, outcome)
 
 
-def _in_crew(plan: Plan, job: Job, progress: Callable[[str], object]) -> Outcomes:
+def _crew(artifact: Artifact, job: Job, ray: str | None, workers: int | None) -> Crew:
+    # The dispatcher ends what hangs; it sees less, but it can.
+    job = replace(job, patience_s=min(2 * job.patience_s + 60, TIMEOUT_MAX))
+    if ray is None:
+        return LocalCrew(job.neighbors, _FACTORY, (job,))
+    from resnext.cluster.ray_crew import RayCrew
+
+    parcel = Parcel.of(artifact.path if artifact.bare else artifact.directory)
+    needs_gpu = runtime_named(job.request.backend).device == "cuda"
+    cpus = 1.0 if needs_gpu else None  # None: the whole node
+    return RayCrew(ray, _FACTORY, (job, parcel), cpus=cpus, gpus=float(needs_gpu), count=workers)
+
+
+def _in_crew(plan: Plan, job: Job, members: Crew, progress: Callable[[str], object]) -> Outcomes:
     """Shards by workers in processes of their own. One that hangs or dies is replaced, and its
     shard is tried again, three times in all.
     """
     say = _Say(plan, progress)
-    patience_s = job.patience_s
-    # The dispatcher ends what hangs; it sees less, but it can.
-    job = replace(job, patience_s=min(2 * patience_s + 60, TIMEOUT_MAX))
     units = [Unit(it.id, it) for it in plan.left]
-    with LocalCrew(job.neighbors, "resnext.batch.worker:work_in_crew", (job,)) as crew:
-        settled = dispatch(units, crew, doing="shards", patience_s=patience_s, say=say.line)
+    with members as crew:
+        settled = dispatch(units, crew, doing="shards", patience_s=job.patience_s, say=say.line)
         for it in settled:
             planned: Planned = it.unit.payload
             if it.error is not None and not isinstance(it.error, BadInput):

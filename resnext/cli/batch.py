@@ -20,6 +20,7 @@ Examples:
   resnext-batch photos/ --artifact engine/ --output rows/
   resnext-batch shards/ --artifact engine/ --output rows/ --workers 4     tar files
   resnext-batch train.parquet --artifact engine/ --output rows/ --format parquet
+  resnext-batch /data/shards --artifact engine/ --output /data/rows --ray auto
   resnext-batch photos/ --artifact engine/ --output rows/                 again: goes on
 
 \b
@@ -78,10 +79,14 @@ _SPEED = "Speed"
 @option_of(_SPEED)(
     "--workers",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
     metavar="N",
-    help="Sessions, each in a process with its share of the threads.",
+    help="Sessions, each in a process with its share of the threads.  [default: 1; with --ray, one"
+    " a node, or a GPU]",
+)
+@option_of(_SPEED)(
+    "--ray",
+    metavar="ADDRESS",
+    help="Work on the nodes of a Ray cluster, which see INPUT and DIR under the same paths.",
 )
 @option_of(_SPEED)(
     "--patience",
@@ -105,7 +110,8 @@ def main(
     batch: int | None,
     threads: int | None,
     decode_threads: int | None,
-    workers: int,
+    workers: int | None,
+    ray: str | None,
     patience: float,
 ) -> None:
     """Classify the pictures of INPUT: a folder, tar files, or Parquet.
@@ -137,6 +143,7 @@ def main(
                 threads=threads,
                 decode_threads=decode_threads,
                 workers=workers,
+                ray=ray,
                 patience_s=patience,
                 progress=say,
             )

@@ -36,7 +36,8 @@ class LocalCrew:
         count: processes.
         factory: ``module:function`` of the function that makes a worker in its process: a callable
             that takes a unit's payload and returns its receipt.
-        args: of the factory; can be pickled.
+        args: of the factory; can be pickled. A `Parcel` among them is checked, and given to the
+            factory as its path.
         environment: variables that the processes have besides this one's.
         depth: units that a worker holds at once, so that it need not wait for the next.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -78,8 +77,8 @@ class Parcel:
                 if isinstance(exc, BadArtifact):
                     raise
                 raise BadInput(
-                    f"{self.path} is too large to be sent and is not on this machine",
-                    hint="put it on a disk that all machines share",
+                    f"cannot read {self.path}, which is not sent",
+                    hint="put what is larger than 256 MiB on a disk that all machines share",
                 ) from exc
             return Path(self.path)
         kept = cache_folder() / "parcels" / self.digest
@@ -109,7 +108,7 @@ class Parcel:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
             self.check(whole / name)
-            os.replace(whole, kept)
+            whole.replace(kept)
 
 
 def _files(path: Path) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -233,15 +234,13 @@ class RayCrew:
 
 
 def ray_reason(error: BaseException) -> str:
-    """Why an actor is lost, in one line: Ray's words without its ids and advice."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [
-        line for line in lines if not line.startswith(("class_name:", "actor_id:", "namespace:"))
-    ]
-    for line in reversed(told):
-        if "died" in line.lower() or "node" in line.lower():
-            return f"{type(error).__name__}: {line[:300]}".replace("`", "'")
-    return f"{type(error).__name__}: {first_line(chr(10).join(told))[:300]}"
+    """Why an actor is lost, in one line: Ray's words without its ids."""
+    words = re.sub(r"The actor [0-9a-f]+ is unavailable: ", "", str(error))
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    told = [line for line in lines if not re.match(r"(class_name|actor_id|namespace|pid):", line)]
+    # The first line says that the actor died, a later one why.
+    why = [line for line in told[1:] if re.search(r"died|dead|killed|lost|crash", line)]
+    return f"{type(error).__name__}: {first_line((why or told or [''])[0])[:300]}"
 
 
 def _resources(node: Mapping[str, Any]) -> tuple[float, float]:

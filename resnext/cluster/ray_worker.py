@@ -9,7 +9,6 @@ from typing import Any
 from resnext.errors import MissingRequirement
 from resnext.version import __version__
 
-from .parcels import Parcel
 from .worker import Failure, Work, failure_of, heard_by, make
 
 
@@ -37,12 +36,7 @@ class RayWorker:
         """
         try:
             check_version(version)
-            parcels = iter(contents)
-            args = tuple(
-                arg.arrive(next(parcels)) if isinstance(arg, Parcel) else arg
-                for arg in pickle.loads(pickled_args)
-            )
-            self._work = make(factory, args)
+            self._work = make(factory, pickle.loads(pickled_args), contents)
         except Exception as exc:
             return failure_of(exc)
         return None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from itertools import chain, repeat
 from typing import Any
 
 from resnext import errors
 from resnext.errors import ResnextError, SessionFailed, UsageError, first_line
+
+from .parcels import Parcel
 
 #: Class, message and hint of an error.
 Failure = tuple[str, str, str]
@@ -27,18 +30,28 @@ def heard_by(function: Callable[[str], None]) -> None:
     _beat = function
 
 
-def make(factory: str, args: tuple[Any, ...]) -> Work:
+def make(
+    factory: str, args: tuple[Any, ...], sent: Iterable[Mapping[str, bytes] | None] = ()
+) -> Work:
     """Call ``factory``, which is named ``module:function``.
+
+    Args:
+        factory: its name.
+        args: its arguments; a `Parcel` arrives first, and the factory gets its path.
+        sent: contents of the parcels, in order, as far as they were sent.
 
     Raises:
         UsageError: there is none of this name.
+        ResnextError: as `Parcel.arrive`, and what the factory raises.
     """
     module, _, name = factory.partition(":")
     try:
         function = getattr(import_module(module), name)
     except (ImportError, AttributeError) as exc:
         raise UsageError(f"there is no factory {factory}: {first_line(exc)}") from exc
-    work: Work = function(*args)
+    contents = chain(sent, repeat(None))
+    here = [arg.arrive(next(contents)) if isinstance(arg, Parcel) else arg for arg in args]
+    work: Work = function(*here)
     return work
 
 

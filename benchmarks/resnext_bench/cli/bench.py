@@ -78,6 +78,12 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "resnext_bench.cli.crosscheck:crosscheck",
         "Compare our times with those of the peers' own tools.",
     ),
+    "plan": ("resnext_bench.cli.plan:plan", "Write a benchmark as groups for many machines."),
+    "run-cells": (
+        "resnext_bench.cli.run_cells:run_cells",
+        "Measure groups of a plan, here or on a Ray cluster.",
+    ),
+    "merge": ("resnext_bench.cli.merge:merge", "Show the runs of a plan, by kind of machine."),
 }
 
 #: Largest accepted group width, channels.
@@ -368,8 +374,8 @@ def main(
     if backend is None and typed(ctx) == ("--explain",):
         _explain_everything()
         return
-    if backend is None:
-        raise click.UsageError("--backend is needed")
+    refuse_contradictions(backend, artifact, model, num_classes, weights_key)
+    assert backend is not None
     deadline = Deadline(max_seconds, (signal.SIGINT, signal.SIGTERM))
     check_separate(json_path, markdown=markdown_path, html=html_path)
     for target in (json_path, markdown_path, html_path):
@@ -383,10 +389,6 @@ def main(
         streams=streams,
         cache=cache,
     )
-    if artifact and any(x is not None for x in (model, num_classes, weights_key)):
-        raise UsageError(
-            "an artifact has its own model", hint="drop `model`, `num_classes` and `weights_key`"
-        )
     from resnext.verify.assumed import assumed
     from resnext_bench.api import benchmark
     from resnext_bench.report.grid import screen
@@ -467,6 +469,28 @@ def main(
         first = "" if sys.stdout.isatty() else f"; {as_flags(remarks(run)[0])}"
         echo(f"error: {len(bad)} of {len(run.rows)} rows are not valid{first}", err=True)
         sys.exit(code)
+
+
+def refuse_contradictions(
+    backend: tuple[str, ...] | None,
+    artifact: tuple[Path, ...],
+    model: str | None = None,
+    num_classes: int | None = None,
+    weights_key: str | None = None,
+    **_: Any,
+) -> None:
+    """Refuse options that no measurement can follow.
+
+    Raises:
+        click.UsageError: no backend.
+        UsageError: an artifact, and the model of other weights.
+    """
+    if backend is None:
+        raise click.UsageError("--backend is needed")
+    if artifact and any(x is not None for x in (model, num_classes, weights_key)):
+        raise UsageError(
+            "an artifact has its own model", hint="drop `model`, `num_classes` and `weights_key`"
+        )
 
 
 def exit_code(run: Run) -> int:
