@@ -68,31 +68,33 @@ class TarShard(Shard):
     def pictures(self) -> Iterator[Picture]:
         """In the order of the archive; a last one that cannot be loaded if the archive is cut."""
         with self._open() as file:
+            key, some, broken = "", list[tarfile.TarInfo](), ""
+            label: Label = None
             try:
-                yield from self._in(file)
-            except (tarfile.TarError, BadInput, OSError, ValueError, OverflowError) as exc:
-                # What follows is lost, and how much that is nobody knows.
-                yield self._broken(f"{self.name} is cut short or damaged: {first_line(exc)}")
+                for member in self._members(file):
+                    stem, suffix = _split(member.name)
+                    if stem != key:
+                        yield from self._labeled(some, label)
+                        key, some, label = stem, [], None
+                    if suffix in SUFFIXES:
+                        some.append(member)
+                    elif suffix in (".cls", ".json") and member.isreg() and label is None:
+                        label = self._label(member, suffix)
+            except (tarfile.TarError, OSError, ValueError, OverflowError) as exc:
+                broken = first_line(exc)
+            yield from self._labeled(some, label)
+            if broken:  # what follows is lost, and how much that is nobody knows
+                yield self._broken(f"{self.name} is cut short or damaged: {broken}")
 
-    def _in(self, file: BinaryIO) -> Iterator[Picture]:
-        key, some = "", list[tarfile.TarInfo]()
-        label: Label = None
+    def _members(self, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep all
-                stem, suffix = _split(member.name)
-                if stem != key:
-                    yield from self._labeled(some, label)
-                    key, some, label = stem, [], None
-                if suffix in SUFFIXES:
-                    some.append(member)
-                elif suffix in (".cls", ".json") and member.isreg() and label is None:
-                    found = self._label(member, suffix)
-                    label = label if found is None else found
-            yield from self._labeled(some, label)
+                yield member
+            # `tarfile` takes half a header, and one that is none, for the end.
             file.seek(archive.offset)
-            if not file.read(1):
-                raise BadInput("it has no end")
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no header and no end at byte {archive.offset}")
 
     def _labeled(self, members: list[tarfile.TarInfo], label: Label) -> Iterator[Picture]:
         for member in members:
