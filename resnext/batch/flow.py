@@ -8,7 +8,6 @@ every wait ends when the flow is told to stop.
 from __future__ import annotations
 
 import os
-import queue
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Thread
+from threading import Condition, Event, Thread
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -39,10 +38,10 @@ T = TypeVar("T")
 _QUEUED = 3
 #: Batches that are being decoded beyond those.
 _AHEAD = 2
-#: How often waiting threads ask whether to stop, seconds.
+#: How often a thread that waits for a picture asks whether to stop, seconds.
 _ASK_S = 0.1
 #: How long to wait for a thread that was told to stop, seconds.
-_STOP_S = 5.0
+STOP_S = 5.0
 #: An image or None, the problem if there is none, and ns of reading and of decoding.
 Decoded = tuple["NDArray[Any] | None", str, int, int]
 
@@ -110,10 +109,10 @@ class Flow:
         self._stages, self._shards = stages, shards
         self._stop = Event()
         most = (_AHEAD + 1) * len(stages.black)
-        self.events: _Pipe[Receipt | Failed | BaseException | End] = _Pipe(self._stop, 0)
-        self._jobs: _Pipe[tuple[Picture, Future[Decoded]]] = _Pipe(self._stop, most)
-        self._batches: _Pipe[_Batch | None] = _Pipe(self._stop, _QUEUED)
-        self._answers: _Pipe[_Batch | None] = _Pipe(self._stop, _QUEUED)
+        self.events: _Pipe[Receipt | Failed | BaseException | End] = _Pipe()
+        self._jobs: _Pipe[tuple[Picture, Future[Decoded]]] = _Pipe(most)
+        self._batches: _Pipe[_Batch | None] = _Pipe(_QUEUED)
+        self._answers: _Pipe[_Batch | None] = _Pipe(_QUEUED)
         loops = [self._assemble, self._infer, self._write]
         loops += [self._decode] * stages.decode_threads
         # Daemons: a run that never returns must not keep the process from ending.
@@ -124,8 +123,10 @@ class Flow:
     def end(self) -> bool:
         """Stop all threads; whether one still runs."""
         self._stop.set()
+        for pipe in (self._jobs, self._batches, self._answers, self.events):
+            pipe.stop()
         for thread in self._threads:
-            thread.join(_STOP_S)
+            thread.join(STOP_S)
         return any(thread.is_alive() for thread in self._threads)
 
     def _guarded(self, loop: Callable[[], None]) -> None:
@@ -205,10 +206,10 @@ class Flow:
         return future.result()
 
     def _infer(self) -> None:
-        progress, idle = self._stages.progress, now_ns()
+        progress, idle, blocked = self._stages.progress, now_ns(), 0
         while (batch := self._batches.take()) is not None:
             began = now_ns()
-            batch.starved = began - idle
+            batch.starved, batch.blocked = began - idle, blocked
             if batch.images is not None:
                 progress.running = began
                 batch.logits = self._stages.infer(batch.images)
@@ -217,7 +218,7 @@ class Flow:
             batch.session, batch.images = done - began, None
             self._answers.give(batch)
             idle = now_ns()
-            batch.blocked = idle - done
+            blocked = idle - done
         self._answers.give(None)
 
     def _write(self) -> None:
@@ -228,36 +229,40 @@ class Flow:
                 raise cannot_write(self._stages.output, exc) from exc
         self.events.give(End())
 
-    def _written(self, batch: _Batch) -> Receipt | Failed:
-        """Write the shard that begins with ``batch``."""
-        stages, shard = self._stages, batch.shard
+    def _batches_of(self, first: _Batch) -> Iterator[_Batch]:
+        """The batches of the shard that begins with ``first``.
+
+        Raises:
+            ResnextError: the shard cannot be read to its end.
+        """
+        batch: _Batch | None = first
+        while batch is not None:
+            yield batch
+            if batch.error is not None:
+                raise batch.error
+            batch = None if batch.last else self._answers.take()
+
+    def _written(self, first: _Batch) -> Receipt | Failed:
+        """Write the shard that begins with ``first``."""
+        stages, shard = self._stages, first.shard
         request, output = stages.request, stages.output
         name = part_name(shard.id, request.format)
         times, failures, count = Counter[str](), list[Failure](), 0
         try:
-            with written_whole(output / name) as file:
-                part = FORMATS[request.format](file, logits=request.logits)
-                while True:
+            with (
+                written_whole(output / name) as file,
+                FORMATS[request.format](file, logits=request.logits) as part,
+            ):
+                for batch in self._batches_of(first):
                     rows = stages.rows(batch.pictures, batch.problems, batch.logits)
                     part.append(rows)
                     bad = [it for it in rows if it["error"] is not None]
-                    found = [Failure(key=it["key"], reason=it["error"]) for it in bad]
-                    failures += found
+                    failures += [Failure(key=it["key"], reason=it["error"]) for it in bad]
                     count += len(rows)
                     stages.progress.pictures += len(rows)
-                    stages.progress.failures += len(found)
-                    for kind in ("session", "read", "decode", "starved"):
+                    stages.progress.failures += len(bad)
+                    for kind in ("session", "read", "decode", "starved", "blocked"):
                         times[kind] += getattr(batch, kind)
-                    blocked = batch
-                    if batch.last:
-                        break
-                    following = self._answers.take()
-                    assert following is not None  # only a last batch ends a shard
-                    batch = following
-                    times["blocked"] += blocked.blocked
-                if batch.error is not None:
-                    raise batch.error
-                part.finish()
         except ResnextError as exc:
             return Failed(shard, exc)
         receipt = Receipt(
@@ -267,7 +272,7 @@ class Flow:
             part_sha256=file_sha256(output / name),
             rows=count,
             failures=tuple(failures),
-            times=Times(**times, wall=now_ns() - batch.began),
+            times=Times(**times, wall=now_ns() - first.began),
             worker=f"{socket.gethostname()} {os.getpid()}",
             threads=stages.threads,
             decode_threads=stages.decode_threads,
@@ -302,29 +307,40 @@ class _Stopped(Exception):
 
 
 class _Pipe(Generic[T]):
-    """A bounded queue between threads that can be told to stop."""
+    """A queue between threads, of at most ``most`` items, that can be told to stop."""
 
-    def __init__(self, stop: Event, most: int) -> None:
-        self._stop = stop
-        self._queue: queue.Queue[T] = queue.Queue(most)
+    def __init__(self, most: int | None = None) -> None:
+        self._most, self._stopped = most, False
+        self._items: deque[T] = deque()
+        self._changed = Condition()
 
     def give(self, item: T) -> None:
         """Put ``item``, when there is room."""
-        while not self._stop.is_set():
-            with suppress(queue.Full):
-                return self._queue.put(item, timeout=_ASK_S)
-        raise _Stopped
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or len(self._items) != self._most)
+            if self._stopped:
+                raise _Stopped
+            self._items.append(item)
+            self._changed.notify_all()
 
     def take(self) -> T:
         """The next item, when there is one."""
-        while not self._stop.is_set():
-            with suppress(queue.Empty):
-                return self._queue.get(timeout=_ASK_S)
-        raise _Stopped
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._items)
+            if self._stopped:
+                raise _Stopped
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
 
     def look(self, timeout_s: float) -> T | None:
         """The next item, or None after a time."""
-        try:
-            return self._queue.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
+        with self._changed:
+            self._changed.wait_for(lambda: self._items, timeout_s)
+            return self._items.popleft() if self._items else None
+
+    def stop(self) -> None:
+        """Let every thread that waits here, or will, end."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import BinaryIO
+
+from typing_extensions import Self
 
 from resnext.errors import MissingRequirement
 from resnext.machine.faults import environment_fault
@@ -19,7 +21,7 @@ _GROUP_ROWS = 2048
 
 
 class Part(ABC):
-    """Rows on their way into a file.
+    """Rows on their way into a file: a context manager that is whole if its block is.
 
     Args:
         file: open for writing; the caller closes it.
@@ -33,9 +35,25 @@ class Part(ABC):
     def append(self, rows: Sequence[Row]) -> None:
         """Write ``rows``."""
 
-    @abstractmethod
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027  # not abstract: nothing may be left
         """Write what is left."""
+
+    def abandon(self) -> None:  # noqa: B027  # not abstract: nothing may be open
+        """Write no more."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.abandon()
 
 
 class JsonLinesPart(Part):
@@ -45,9 +63,6 @@ class JsonLinesPart(Part):
         """Write ``rows``."""
         for row in rows:
             self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-
-    def finish(self) -> None:
-        """Nothing is left."""
 
 
 class ParquetPart(Part):
@@ -83,6 +98,10 @@ class ParquetPart(Part):
         if self._rows:
             self._flush()
         self._writer.close()
+
+    def abandon(self) -> None:
+        """Let the writer forget the file, which it would end when it is collected."""
+        self._writer.is_open = False
 
     def _flush(self) -> None:
         import pyarrow as pa
