@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from resnext.artifact.manifest import Sha256
 from resnext.artifact.specs import Strict
-from resnext.errors import BadArtifact, BadInput, MissingRequirement
+from resnext.errors import BadArtifact, BadInput, MissingRequirement, ResnextError
 from resnext.readers.files import MOST_JSON, file_sha256, read_file
 from resnext.readers.strict_json import parse_json
 from resnext.storage import write_whole
@@ -86,11 +87,13 @@ class Receipt(Strict):
     version: str = __version__
 
 
-def cannot_write(output: Path, error: OSError) -> MissingRequirement:
+def cannot_write(output: Path, error: OSError) -> ResnextError:
     """The error of an output folder that cannot be written."""
+    message = f"cannot write {error.filename or output}: {error.strerror or error}"
+    if error.errno == errno.ENAMETOOLONG:
+        return BadInput(message, hint="choose another `output`")
     return MissingRequirement(
-        f"cannot write {error.filename or output}: {error.strerror or error}",
-        hint="finished shards are kept: make room, and the same command goes on",
+        message, hint="finished shards are kept: make room, and the same command goes on"
     )
 
 

@@ -21,7 +21,7 @@ from resnext.images.shards.find import find_shards
 from resnext.images.shards.shard import plain
 from resnext.progress import Amount, Step
 from resnext.runtimes.registry import check_subject, natural_runtime, runtime_named
-from resnext.storage import held, remove, remove_left_behind
+from resnext.storage import held, remove, remove_left_behind, write_whole
 from resnext.timing.clock import now_ns
 from resnext.verify.accuracy import fitting_batch
 
@@ -32,7 +32,7 @@ from .plan import Plan, Planned, plan_for
 from .receipt import RECEIPTS, Receipt, cannot_write
 from .request import Format, hold_to, request_for
 from .summary import ShardLine, Summary, bound_of, total, write_summary
-from .worker import Job, Worker
+from .worker import PROBE, Job, Worker
 
 #: Least time between two lines of progress, seconds.
 _LINE_S = 10.0
@@ -307,10 +307,10 @@ def _alone(output: Path) -> Iterator[None]:
 
 @contextmanager
 def _probe(output: Path) -> Iterator[str]:
-    """The name of a file in ``output`` that every worker must see."""
-    path = output / f".probe-{secrets.token_hex(4)}"
-    path.touch()
+    """Words in a file of ``output`` that every worker must see."""
+    words = secrets.token_hex()
+    write_whole(output / PROBE, words.encode())
     try:
-        yield path.name
+        yield words
     finally:
-        remove(path)
+        remove(output / PROBE)

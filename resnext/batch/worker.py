@@ -14,9 +14,9 @@ from typing_extensions import Self
 from resnext.artifact.foreign import open_artifact
 from resnext.artifact.trust import Trust
 from resnext.cluster.worker import beat
-from resnext.errors import BadArtifact, MissingRequirement
+from resnext.errors import BadArtifact, BadInput, MissingRequirement
 from resnext.machine.threads import thread_budget
-from resnext.readers.files import exists
+from resnext.readers.files import exists, read_file
 from resnext.runtimes.registry import SessionOptions, open_session, runs_on_cpu
 
 from .flow import Failed, Progress
@@ -24,6 +24,9 @@ from .pipeline import Pipeline
 from .plan import Planned
 from .receipt import Receipt
 from .request import Request
+
+#: Name of a file in an output folder whose words are new in every run.
+PROBE = ".probe"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Job:
         artifact: path of the artifact.
         trust: whose artifacts may be opened.
         output: folder of parts and receipts.
-        probe: name of a file in ``output`` that a worker must see.
+        probe: what a worker must find in the file `PROBE` of ``output``.
         threads: CPU threads of the session; None for what `shared_threads` gives it.
         decode_threads: threads that read and decode; None as well.
         neighbors: workers that share the machine, this one included.
@@ -66,8 +69,11 @@ class Worker:
     """
 
     def __init__(self, job: Job) -> None:
-        for path in (Path(job.request.input), job.output / job.probe):
-            if not exists(path):
+        for path, seen in (
+            (Path(job.request.input), exists(job.request.input)),
+            (job.output, _probed(job.output) == job.probe),
+        ):
+            if not seen:
                 raise MissingRequirement(
                     f"a worker does not see {path}",
                     hint="put input and output where every machine sees them under the same path",
@@ -111,6 +117,13 @@ class Worker:
     ) -> None:
         if not self.pipeline.hung:  # a session that is still running cannot be closed
             self._session.close()
+
+
+def _probed(output: Path) -> str:
+    try:
+        return read_file(output / PROBE, 1000).decode(errors="replace")
+    except BadInput:
+        return ""
 
 
 def shared_threads(

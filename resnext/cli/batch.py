@@ -94,7 +94,7 @@ _SPEED = "Speed"
     default=1800,
     show_default=True,
     metavar="SECONDS",
-    help="Silence after which a worker is given up.",
+    help="Silence after which a worker counts as hung.",
 )
 @click.version_option(__version__, prog_name="resnext-batch")
 @guarded

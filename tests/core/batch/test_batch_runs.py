@@ -22,6 +22,7 @@ from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
 from resnext.batch import run, worker
 from resnext.batch.pipeline import Pipeline
+from resnext.batch.plan import plan_for
 from resnext.batch.receipt import Times
 from resnext.batch.run import classify_shards
 from resnext.batch.summary import bound_of
@@ -246,10 +247,10 @@ def test_an_artifact_that_is_replaced_while_workers_start_is_refused(
 def test_a_worker_that_does_not_see_the_files_says_so(
     artifact: Artifact, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
-    exists = worker.exists
-    monkeypatch.setattr(
-        worker, "exists", lambda path: exists(path) and not path.is_relative_to(tmp_path / gone)
-    )
+    if gone == "in":
+        monkeypatch.setattr(worker, "exists", lambda _: False)
+    else:
+        monkeypatch.setattr(worker, "_probed", lambda _: "of an earlier run")
     with pytest.raises(MissingRequirement, match="a worker does not see"):
         classify_shards(artifact, tars, tmp_path / "out")
 
@@ -257,8 +258,6 @@ def test_a_worker_that_does_not_see_the_files_says_so(
 def test_a_shard_that_cannot_be_read_ends_the_run_when_all_others_are_done(
     artifact: Artifact, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan_for = run.plan_for
-
     def planned(*arguments: Any) -> Any:
         plan = plan_for(*arguments)
         (tars / "1.tar").unlink()
@@ -331,7 +330,9 @@ def test_threads_are_shared_by_session_and_decoders(
 def test_what_bounded_a_run_is_what_the_session_waited_for(
     spent: dict[str, int], workers: int, share: float, bound: str
 ) -> None:
-    assert bound_of(Times(**spent, wall=1000), workers) == (pytest.approx(share), bound)
+    found, by = bound_of(Times(**spent, wall=1000), workers)
+    assert found == pytest.approx(share)
+    assert by == bound
 
 
 # ---- the command
