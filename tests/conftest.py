@@ -27,7 +27,7 @@ def _no_outside() -> Iterator[None]:
     resolve = socket.getaddrinfo
 
     def resolve_here(host: Any, *arguments: Any, **others: Any) -> Any:
-        if host not in ("localhost", "127.0.0.1", "::1", None, ""):
+        if host not in ("localhost", "::1", None, "") and not str(host).startswith("127."):
             raise OSError(f"tests must not reach {host}")
         return resolve(host, *arguments, **others)
 

@@ -17,6 +17,8 @@ from resnext.verify.verdict import Verdict
 from resnext_bench.ab.record import Duel
 from resnext_bench.comparison.result import Comparison
 from resnext_bench.explain.record import ExplanationRecord
+from resnext_bench.fleet.plan_file import PlanFile
+from resnext_bench.fleet.results import Loss
 from resnext_bench.history.result import History
 from resnext_bench.result import Run
 from resnext_bench.tune.result import Tuned
@@ -29,7 +31,9 @@ MODELS: dict[str, type[BaseModel]] = {
     "compare-1.json": Comparison,
     "explain-1.json": ExplanationRecord,
     "history-1.json": History,
+    "loss-1.json": Loss,
     "manifest-1.json": Manifest,
+    "plan-1.json": PlanFile,
     "run-1.json": Run,
     "tune-1.json": Tuned,
     "verdict-1.json": Verdict,

@@ -1,4 +1,4 @@
-"""A file or folder that workers elsewhere need: named by its digest, and checked where it arrives."""
+"""A file or folder that workers elsewhere need, named by its digest and checked on arrival."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Parcel:
             whole = folder / "whole"
             for part, data in contents.items():
                 target = whole / name if part == _SINGLE else whole / name / part
-                if not target.resolve().is_relative_to(whole.resolve()):
+                if not target.resolve().is_relative_to((whole / name).resolve()):
                     raise BadArtifact(f"a parcel has a file outside of it: {part!r}")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from typing_extensions import Self
@@ -191,9 +192,8 @@ class RayCrew:
 
     def _free(self) -> Mapping[str, Mapping[str, float]]:
         try:
-            from ray._private.state import available_resources_per_node
-
-            free: Mapping[str, Mapping[str, float]] = available_resources_per_node()
+            state: Any = import_module("ray._private.state")
+            free: Mapping[str, Mapping[str, float]] = state.available_resources_per_node()
         except Exception:  # not part of Ray's public interface
             return {}
         return free

@@ -117,15 +117,17 @@ def dying_once(folder: str) -> Callable[[int], int]:
     return work
 
 
-def sleeping(folder: str) -> Callable[[int], int]:
-    """A worker that takes 0.3 s, and leaves a mark for each unit that it did."""
+def waiting(folder: str, go: str, parcel: Path) -> Callable[[int], tuple[int, bytes]]:
+    """A worker that waits for the file ``go``, leaves a mark for each unit that it did, and returns
+    what its parcel holds.
+    """
 
-    def work(number: int) -> int:
-        for part in range(3):
-            time.sleep(0.1)
-            beat(f"part {part} of {number}")
+    def work(number: int) -> tuple[int, bytes]:
+        while not Path(go).exists():
+            beat(f"waiting with {number}")
+            time.sleep(0.05)
         with Path(folder, str(number)).open("a") as file:
             file.write("x")
-        return number
+        return number, (parcel / "model.onnx").read_bytes()
 
     return work

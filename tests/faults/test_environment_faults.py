@@ -89,6 +89,9 @@ COMMANDS: Mapping[str, tuple[click.Command, list[str]]] = {
     "resnext-bench page": (bench, ["page", RUN, "--html", os.devnull]),
     "resnext-bench history": (bench, ["history", str(Path(RUN).parent)]),
     "resnext-bench crosscheck": (bench, ["crosscheck", "ARTIFACT"]),
+    "resnext-bench plan": (bench, ["plan", "--backend", "ort-cpu", "--weights", "digits"]),
+    "resnext-bench run-cells": (bench, ["run-cells", RUN]),
+    "resnext-bench merge": (bench, ["merge", str(Path(RUN).parent)]),
 }
 LOADER = "libcublas.so.12: cannot open shared object file: No such file or directory"
 
@@ -144,6 +147,12 @@ def nothing(_: pytest.MonkeyPatch, __: Path) -> None:
 
 
 JSON = ["--json", "FILE/report.json"]
+#: What names the output of commands without ``--json``.
+REPORTS = {
+    "resnext-bench page": "--html",
+    "resnext-bench plan": "--output",
+    "resnext-bench run-cells": "--into",
+}
 WRITTEN = ["--json", "OUT.json"]
 #: Commands that open the artifact on ONNX Runtime.
 OPENING = (
@@ -199,7 +208,7 @@ FAULTS: Mapping[
         nothing,
         "choose another path",
         {
-            name: ["--html", *JSON[1:]] if name == "resnext-bench page" else JSON
+            name: [REPORTS.get(name, "--json"), *JSON[1:]]
             for name in COMMANDS
             if name not in ("resnext-export refit", "resnext-export rebuild", "resnext-batch")
         },

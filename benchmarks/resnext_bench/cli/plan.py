@@ -11,7 +11,8 @@ import click
 from resnext.cli.app import SETTINGS, echo, guarded
 from resnext.cli.options import OUTPUT
 from resnext.cli.sections import Remembering, SectionedCommand, option_of, typed
-from resnext.errors import UsageError
+from resnext.errors import BadInput, UsageError
+from resnext.readers.files import exists
 from resnext.storage import check_writable, write_text
 
 from .bench import main as bench
@@ -35,14 +36,15 @@ _LEFT_OUT = {
     "html_path",
     "loadgen_logs",
     "explain",
-    "junit",
     "junit_path",
     "version",
     "debug",
-    "help",
 }
 #: Options whose files and artifacts travel.
 _SENT = ("artifact", "spec", "trust", "preprocessing")
+#: Options whose value is a name or a path, and the names.
+_OR_PATH = ("spec", "accuracy", "calibration")
+_NAMES = ("digits", "fashion-mnist", "random", "seeded")
 _PLACING = "Placing"
 
 
@@ -70,7 +72,8 @@ def options_of_bench() -> list[click.Option]:
     metavar="KEY=VALUE|each",
     help=(
         "What a machine must have: isa, cpu, gpu, cores or kind, for example gpu=H100; each"
-        " measures once on every kind of machine. May be repeated; all must hold.  [default: any machine]"
+        " measures once on every kind of machine. May be repeated; all must hold."
+        "  [default: any machine]"
     ),
 )
 @option_of(_PLACING)(
@@ -99,6 +102,7 @@ def plan(
         raise UsageError("`output` is missing: it names the plan")
     refuse_contradictions(**options)
     check_writable(output)
+    _check_artifacts(options["artifact"], options["trust"], options["require_signature"])
     from resnext_bench.fleet.placement import check_wanted
     from resnext_bench.fleet.plan_file import make_plan
 
@@ -114,6 +118,26 @@ def plan(
     write_text(str(output), made.model_dump_json(indent=1) + "\n")
     for index, group in enumerate(made.groups):
         echo(f"{index}  {group.id}  {group.title}")
+
+
+def _check_artifacts(
+    paths: tuple[Path, ...], keys: tuple[Path, ...], require_signature: bool
+) -> None:
+    """Read the artifacts as the benchmark will, before they travel.
+
+    Raises:
+        BadArtifact: one is broken, or refused by whoever is trusted.
+        UsageError: a signature is asked for, and there is no artifact.
+    """
+    from resnext.artifact.files import read_artifact
+    from resnext.artifact.trust import Trust, trusting
+
+    if (keys or require_signature) and not paths:
+        raise UsageError("weights are not signed, only artifacts; name one in `artifact`")
+    with trusting(Trust(keys, require_signature)):
+        for path in paths:
+            if path.is_dir() or exists(path.parent / "manifest.json") or not exists(path):
+                read_artifact(path)
 
 
 def _words(ctx: click.Context) -> tuple[list[str], list[Path]]:
@@ -135,18 +159,25 @@ def _spelled(option: click.Option, given: Mapping[str, Any], sent: list[Path]) -
         yield option.opts[-1] if value else option.secondary_opts[-1]
         return
     for one in value if option.multiple else [value]:
-        path = Path(one)
-        known = path.exists() and (isinstance(option.type, click.Path) or _is_path(str(one)))
-        if known:
-            path = path.absolute()
-            if option.name in _SENT:
-                if option.name == "artifact" and (path.parent / "manifest.json").exists():
-                    path = path.parent
-                sent.append(path)
+        path = _path(option, str(one))
+        if path is not None and option.name in _SENT:
+            if option.name == "artifact" and exists(path.parent / "manifest.json"):
+                path = path.parent
+            sent.append(path)
         yield option.opts[-1]
-        yield str(path) if known else str(one)
+        yield str(one if path is None else path)
 
 
-def _is_path(text: str) -> bool:
-    """Whether an existing name is meant as a path, and not as shipped images or weights."""
-    return text not in ("digits", "fashion-mnist", "random", "seeded")
+def _path(option: click.Option, text: str) -> Path | None:
+    """The absolute path that a value is; None for any other value.
+
+    Raises:
+        BadInput: it is to be a path, and there is nothing.
+    """
+    if not (isinstance(option.type, click.Path) or option.name in _OR_PATH) or text in _NAMES:
+        return None
+    if exists(text):
+        return Path(text).absolute()
+    if option.name == "spec" and ":" in text:
+        return None
+    raise BadInput(f"cannot read {text}: there is no such file or folder")

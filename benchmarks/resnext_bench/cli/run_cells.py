@@ -13,6 +13,7 @@ from resnext.cli.params import MinutesType
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import SessionFailed, UsageError
 from resnext.progress import steps
+from resnext.storage import check_writable
 
 _EPILOG = """\b
 Examples:
@@ -75,6 +76,8 @@ def run_cells(
         raise UsageError("`into` is missing: it names the folder of the runs")
     if only and index is not None:
         raise UsageError("`only` and `index` both say which group", hint="give one of them")
+    if not into.is_dir():
+        check_writable(into)
     from resnext_bench.fleet.plan_file import read_plan
     from resnext_bench.fleet.results import Results
     from resnext_bench.fleet.running import crew_here, crew_of_ray, run_groups

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnext.errors import printable
 from resnext_bench.page.document import Section, document, paragraphs
@@ -13,9 +13,12 @@ from resnext_bench.page.sections.table import section as rows_of
 from resnext_bench.report import markdown as run_markdown
 from resnext_bench.report import show as show_run
 from resnext_bench.report import title, verdict
-from resnext_bench.report.grid import Screen, draw, say
+from resnext_bench.report.grid import draw, say
 
 from .merged import Merged
+
+if TYPE_CHECKING:
+    from resnext_bench.report.grid import Screen
 
 _HEADINGS = ("group", "what", "status", "machine or reason")
 

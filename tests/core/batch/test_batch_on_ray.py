@@ -1,4 +1,4 @@
-"""Batch inference on a real cluster of two nodes on the loopback address, one of which is killed."""
+"""Batch inference on a real cluster of two nodes on the loopback address; one is killed."""
 
 from __future__ import annotations
 

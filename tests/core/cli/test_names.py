@@ -30,6 +30,8 @@ from resnext.errors import BadInput
 from resnext.images.preprocessing import default_preprocessing
 from resnext.images.sources import image_source
 from resnext.weights.shipped import SHIPPED
+from resnext_bench.fleet.plan_file import make_plan
+from resnext_bench.fleet.results import Results
 from resnext_export import export
 
 STORED = Path(__file__).parents[3] / "benchmarks" / "results"
@@ -91,6 +93,7 @@ class Use:
 PARITY = "--artifact={artifact} --images=2 "
 BENCH = "--backend=ort-cpu --duration=0.01 --warmup=0 --rounds=1 --samples=1 "
 HALVE = "--format=onnx --onnx={artifact} --precision=fp16 --no-check "
+PLAN = "--backend=ort-cpu --output=made "
 LENS = "--backend=ort-cpu "
 TUNE = "--backend=ort-cpu --precision=fp32 --accuracy-images=50 "
 #: Every path of every command.
@@ -255,6 +258,25 @@ USES = {
         "json_path": Use("--duration=1 {artifact} --json={}", slow=True),
         "trust": Use("--duration=1 {signed} --require-signature --trust={}", "public", slow=True),
     },
+    "resnext_bench.cli.bench plan": {
+        "artifact": Use(PLAN + "--artifact={}", "artifact"),
+        "spec": Use(PLAN + "--weights={}", "weights", ".safetensors"),
+        "preprocessing": Use(PLAN + "--weights=digits --preprocessing={}", "manifest"),
+        "accuracy": Use(PLAN + "--weights=digits --accuracy={}", "labeled"),
+        "calibration": Use(PLAN + "--weights=digits --calibration={}", "pictures"),
+        "trust": Use(PLAN + "--artifact={signed} --require-signature --trust={}", "public"),
+        "output": Use("--backend=ort-cpu --weights=digits --output={}"),
+    },
+    "resnext_bench.cli.bench run-cells": {
+        "plan": Use("--into=made -- {}", "plan"),
+        "into": Use("{plan} --into={}"),
+    },
+    "resnext_bench.cli.bench merge": {
+        "results": Use("-- {}", "results"),
+        "json_path": Use("{results} --json={}"),
+        "markdown_path": Use("{results} --markdown={}"),
+        "html_path": Use("{results} --html={}"),
+    },
     "resnext_bench.cli.bench page": {
         "run": Use("--html=/dev/null -- {}", "run"),
         "html_path": Use("{run} --html={}"),
@@ -345,6 +367,9 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made["runs"] = folder / "runs"
     made["runs"].mkdir()
     shutil.copy(made["run"], made["runs"])
+    made["results"] = folder / "results"  # of a plan of nothing
+    Results.begin(made["results"], make_plan([], [], [], each=False))
+    made["plan"] = made["results"] / "plan.json"
     made["pictures"], made["labeled"] = folder / "pictures", folder / "labeled"
     made["pictures"].mkdir()
     for digit in range(10):

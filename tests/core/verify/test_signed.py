@@ -457,6 +457,10 @@ READING: dict[str, tuple[click.Command, list[str]]] = {
     "resnext-bench": (bench, ["--backend", "ort-cpu", "--artifact", "ARTIFACT"]),
     "resnext-bench ab": (bench, ["ab", "ARTIFACT", "ort-cpu"]),
     "resnext-bench crosscheck": (bench, ["crosscheck", "ARTIFACT"]),
+    "resnext-bench plan": (
+        bench,
+        ["plan", "--backend", "ort-cpu", "--artifact", "ARTIFACT", "--output", "OUT"],
+    ),
     "resnext-bench lens": (bench, ["lens", "ARTIFACT"]),
     "resnext-export": (exporter, ["--format", "openvino", "--onnx", "ARTIFACT", "--output", "OUT"]),
     "resnext-export explain": (exporter, ["explain", "ARTIFACT"]),
@@ -472,7 +476,9 @@ WITHOUT = {
     "resnext-bench compare",
     "resnext-bench history",
     "resnext-bench limits",
+    "resnext-bench merge",
     "resnext-bench page",
+    "resnext-bench run-cells",  # the processes that it starts do
     "resnext-export doctor",
     "resnext-export tune",
 }

@@ -1,0 +1,104 @@
+"""A plan has a group for each batch size, whose id is what is measured."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from resnext_bench.cli.bench import main
+from resnext_bench.cli.plan import options_of_bench
+from resnext_bench.fleet.plan_file import PlanFile, read_plan
+
+EARLIER = Path(__file__).parents[2] / "core" / "data" / "earlier_artifacts"
+OPTIONS = ("--backend", "torch,ort-cpu", "--batch", "1,8", "--weights", "digits")
+
+
+def planned(folder: Path, *words: str) -> PlanFile:
+    done = CliRunner().invoke(main, ["plan", *words, "--output", str(folder / "plan.json")])
+    assert done.exit_code == 0, done.output
+    return read_plan(folder / "plan.json")
+
+
+def refusal(folder: Path, *words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["plan", *words, "--output", str(folder / "plan.json")])
+    assert not (folder / "plan.json").exists()
+    return done.exit_code, done.output
+
+
+def test_a_group_is_all_rows_of_one_batch(tmp_path: Path) -> None:
+    plan = planned(tmp_path, *OPTIONS, "--seed=3", "--no-cuda-graph", "--cold-start")
+    assert [group.title for group in plan.groups] == ["batch 1", "batch 8"]
+    assert plan.groups[1].arguments == (
+        *("--backend", "torch,ort-cpu", "--weights", "digits", "--seed", "3"),
+        *("--no-cuda-graph", "--cold-start", "--batch", "8"),
+    )
+    assert plan.at(1) == plan.groups[1] == plan.group(plan.groups[1].id[:5])
+
+
+def test_the_id_is_what_is_measured_however_it_was_typed(tmp_path: Path) -> None:
+    ids = {group.id for group in planned(tmp_path, *OPTIONS, "--seed", "3").groups}
+    again = planned(tmp_path, "--seed=3", *OPTIONS)
+    assert {group.id for group in again.groups} == ids
+    for other in (["--seed=4"], ["--seed=3", "--on=gpu=H100"], ["--seed=3", "--on=each"]):
+        assert ids.isdisjoint(group.id for group in planned(tmp_path, *OPTIONS, *other).groups)
+
+
+def test_together_is_one_group(tmp_path: Path) -> None:
+    (group,) = planned(tmp_path, *OPTIONS, "--together").groups
+    assert group.arguments[-2:] == ("--batch", "1,8")
+
+
+def test_artifacts_travel_and_change_the_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EARLIER / "onnx-fp32", "int8")
+    Path("photos").mkdir()
+    words = ("--backend", "ort-cpu", "--artifact", "int8/model.onnx", "--accuracy", "photos")
+    first = planned(tmp_path, *words)
+    folder = str(tmp_path / "int8")
+    assert [record.path for record in first.parcels] == [folder]
+    assert folder in first.groups[0].arguments
+    assert str(tmp_path / "photos") in first.groups[0].arguments
+    Path("int8", "verdict.json").write_text("other bytes")
+    assert planned(tmp_path, *words).groups[0].id != first.groups[0].id
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--batch", "1"), 2, "--backend is needed"),
+        (("--backend", "ort-cup"), 2, "did you mean 'ort-cpu'"),
+        (("--backend", "ort", "--artifact", "x", "--model", "resnext50_32x4d"), 2, "own model"),
+        (("--backend", "ort", "--artifact", "x", "--batch", "0"), 2, "--batch"),
+        ((*OPTIONS, "--on", "gpus=H100"), 2, "unknown label 'gpus'; did you mean 'gpu'"),
+        ((*OPTIONS, "--on", "H100"), 2, "not KEY=VALUE"),
+        ((*OPTIONS, "--json", "x"), 2, "--json"),
+        ((*OPTIONS, "--accuracy", "photos"), 4, "cannot read photos"),
+        (("--backend", "ort", "--artifact", "x"), 4, "no artifact at x"),
+    ],
+)
+def test_what_no_machine_could_measure_is_refused(
+    tmp_path: Path, words: tuple[str, ...], code: int, says: str
+) -> None:
+    found, output = refusal(tmp_path, *words)
+    assert (found, says in output) == (code, True), output
+
+
+def test_every_option_of_the_benchmark_is_planned_or_names_an_output() -> None:
+    left = {param.name for param in main.params} - {each.name for each in options_of_bench()}
+    assert left == {
+        *("json_path", "markdown_path", "html_path", "junit_path", "loadgen_logs", "explain"),
+        *("version", "debug"),
+    }
+
+
+def test_a_plan_of_another_toolkit_is_refused(tmp_path: Path) -> None:
+    planned(tmp_path, *OPTIONS)
+    plan = tmp_path / "plan.json"
+    plan.write_text(plan.read_text().replace('"toolkit": "0', '"toolkit": "9'))
+    done = CliRunner().invoke(main, ["run-cells", str(plan), "--into", str(tmp_path / "r")])
+    assert (done.exit_code, "was made by resnext-toolkit 9" in done.output) == (4, True)
