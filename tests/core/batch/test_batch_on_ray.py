@@ -58,7 +58,7 @@ def test_a_killed_node_loses_no_shard_and_changes_no_byte(
     classify_shards(artifact, source, tmp_path / "one", logits=True, batch=8)
     node = cluster.add_node(num_cpus=1, node_ip_address=OTHER)
     receipts = tmp_path / "ray" / "receipts"
-    killed = []
+    killed: list[Any] = []
 
     def workers() -> set[str]:
         return {json.loads(path.read_text())["worker"] for path in receipts.glob("*.json")}
