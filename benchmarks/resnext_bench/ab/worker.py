@@ -24,6 +24,7 @@ from resnext.images.synthetic import seeded_pixels
 from resnext.machine.environment import record_environment
 from resnext.machine.load import Meter
 from resnext.machine.nvml import open_nvml
+from resnext.machine.parent import end_with_parent
 from resnext.runtimes.session import Session
 from resnext.timing.clock import now_ns, settle, time_host
 from resnext.timing.streams import time_streams
@@ -32,7 +33,6 @@ from resnext.verify.inputs import seeded_inputs
 from resnext.weights.spec import Weights, load_weights
 from resnext_bench.child import Failure
 from resnext_bench.measure import Call, as_failure
-from resnext.machine.parent import end_with_parent
 
 from .protocol import Hello, Job, Logits, Opened, Request, Visit
 

@@ -90,7 +90,9 @@ def run_cells(
     with steps("starting") as say:
         crew = crew_here(planned) if ray is None else crew_of_ray(planned, ray, say)
         with crew as (workers, machines):
-            losses = run_groups(results, groups, workers, machines, patience_s=patience, say=say)
+            losses = run_groups(
+                results, groups, workers, machines, patience_s=60 * patience, say=say
+            )
     for loss in losses:
         echo(f"{loss.status} {loss.name}: {as_flags(loss.reason)}", err=True)
     without = f", {len(losses)} of them without a run" if losses else ""
