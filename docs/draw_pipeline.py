@@ -76,6 +76,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "resnext": (
         "cli testing",
+        "batch",
         "verify timing",
         "runtimes",
         "weights artifact",

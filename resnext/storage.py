@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import BadInput, MissingRequirement, UsageError, printable
 from .readers.files import check_utf8, exists, read_file
@@ -65,10 +66,22 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; nothing has changed.
     """
+    with written_whole(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """`write_whole` for what is written piece by piece: the file that the block writes to takes the
+    place of ``path`` if the block ends without an error.
+
+    Raises:
+        OSError: it cannot be written; nothing has changed.
+    """
     with work_folder(path.parent, partial_prefix(path)) as folder:
         partial = folder / path.name
         with partial.open("xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if path.exists():

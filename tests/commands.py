@@ -9,6 +9,7 @@ import click
 
 MODULES = (
     "resnext.cli.parity",
+    "resnext.cli.batch",
     "resnext.cli.classify",
     "resnext_export.cli.export",
     "resnext_bench.cli.bench",

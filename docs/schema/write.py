@@ -13,6 +13,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from resnext.artifact.manifest import Manifest
+from resnext.batch.receipt import Receipt
+from resnext.batch.summary import Summary
 from resnext.verify.verdict import Verdict
 from resnext_bench.ab.record import Duel
 from resnext_bench.comparison.result import Comparison
@@ -27,6 +29,8 @@ from resnext_export.bisect.record import Bisection
 #: The stored models by the name of their schema; the number is the format_version.
 MODELS: dict[str, type[BaseModel]] = {
     "ab-1.json": Duel,
+    "batch-1.json": Summary,
+    "batch-receipt-1.json": Receipt,
     "bisect-1.json": Bisection,
     "compare-1.json": Comparison,
     "explain-1.json": ExplanationRecord,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import PIL.Image
 from PIL.Image import Image
 
 from resnext.errors import BadInput
-from resnext.readers.files import MIB, MOST_PICTURE, exists, open_file, read_all
+from resnext.readers.files import MIB, MOST_PICTURE, exists, open_file
 
 #: Formats that are opened; some of PIL's others start programs or are rarely tested.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
@@ -36,7 +37,34 @@ def opened(path: Path) -> Iterator[Image]:
     """
     if not exists(path):
         raise BadInput(f"no image at {path}")
-    with open_file(path, MOST_PICTURE) as file, warnings.catch_warnings():
+    with open_file(path, MOST_PICTURE) as file, _opened(file, str(path)) as image:
+        yield image
+
+
+@contextmanager
+def opened_bytes(data: bytes, name: str) -> Iterator[Image]:
+    """As `opened`, for the bytes of a picture that is not a file of its own.
+
+    Args:
+        data: the picture.
+        name: what messages call it.
+
+    Raises:
+        BadInput: as `opened`.
+    """
+    if not data:
+        raise BadInput(f"cannot read {name}: it is empty")
+    if len(data) > MOST_PICTURE:
+        raise BadInput(
+            f"cannot read {name}: it has {len(data)} bytes, at most {MOST_PICTURE} are accepted"
+        )
+    with io.BytesIO(data) as file, _opened(file, name) as image:
+        yield image
+
+
+@contextmanager
+def _opened(file: BinaryIO, name: str) -> Iterator[Image]:
+    with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         # Of metadata that do not matter here: damaged EXIF, odd TIFF tags.
         warnings.simplefilter("ignore", UserWarning)
@@ -46,14 +74,14 @@ def opened(path: Path) -> Iterator[Image]:
                 _check_work(file, image)
                 yield image
         except BadInput as exc:
-            raise BadInput(f"{path}: {exc}") from exc
+            raise BadInput(f"{name}: {exc}") from exc
         except PIL.UnidentifiedImageError as exc:
             raise BadInput(
-                f"{path} is not an image of a format that is read here ({', '.join(FORMATS)})"
+                f"{name} is not an image of a format that is read here ({', '.join(FORMATS)})"
             ) from exc
         except Exception as exc:  # damaged pictures make PIL raise many types
             reason = " ".join(str(exc).split()) or type(exc).__name__
-            raise BadInput(f"cannot read the image {path}: {reason[:200]}") from exc
+            raise BadInput(f"cannot read the image {name}: {reason[:200]}") from exc
 
 
 def _check_header(image: Image) -> None:
@@ -72,12 +100,12 @@ def _check_work(file: BinaryIO, image: Image) -> None:
     position = file.tell()
     file.seek(0)
     text = file.read(2) in (b"P1", b"P2", b"P3")
-    if text and os.fstat(file.fileno()).st_size > _MOST_TEXT:
+    if text and file.seek(0, os.SEEK_END) > _MOST_TEXT:
         raise BadInput("its numbers are text, and it is large; save it as binary PPM")
     if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":
         file.seek(0)
         # In compressed data, a zero follows each 0xff that does not begin a marker.
-        scans = read_all(file, image.format or "it").count(b"\xff\xda")
+        scans = file.read().count(b"\xff\xda")
         if scans > _MOST_SCANS:
             raise BadInput(
                 f"it has {scans} scans, at most {_MOST_SCANS} are accepted; save it anew"

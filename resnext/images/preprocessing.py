@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 from numpy.typing import NDArray
@@ -95,7 +96,9 @@ class Preprocessing(BaseModel):
             BadInput: the image has transparent or floating-point pixels, which are ambiguous, or is
                 far too oblong.
         """
-        image = eight_bits(image).convert(self.color)
+        image = eight_bits(image)
+        if image.mode != self.color:  # Pillow would copy it
+            image = image.convert(self.color)
         crop_h, crop_w = self.crop
         width, height = self.resized(*image.size)
         if width * height > _MOST_PIXELS:
@@ -147,7 +150,8 @@ class Preprocessing(BaseModel):
 
 def eight_bits(image: Image) -> Image:
     """``image`` upright, opaque and with 8 bits per channel; ambiguous pixels are an error."""
-    image = PIL.ImageOps.exif_transpose(image)
+    if image.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1:  # Pillow would copy it
+        image = PIL.ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:

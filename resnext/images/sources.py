@@ -8,6 +8,8 @@ A SPEC is one of::
     random           seeded noise, without labels
     FOLDER           one folder for each class, as ImageNet has them, or such folders under
                      train/ and val/; or pictures alone, without labels, for calibration
+    SHARDS           tar or Parquet files with labels (`resnext.images.shards`): one file, or a
+                     folder of them
 """
 
 from __future__ import annotations
@@ -31,12 +33,15 @@ from resnext.errors import BadInput, UsageError
 from resnext.readers.files import MOST_PICTURE, check_utf8, is_folder, open_file, read_all
 
 from .datasets import DATASETS, Dataset
-from .pictures import opened
+from .pictures import opened, opened_bytes
 from .preprocessing import Preprocessing
+from .shards.find import find_shards, holds_shards
+from .shards.folder import SUFFIXES
+from .shards.labels import classes_of
+from .shards.shard import Picture, Shard
 
 Split = Literal["calibration", "test"]
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 #: Number of ``random`` images without a limit.
 _RANDOM_IMAGES = 512
 #: Up to this many files are digested by their bytes; more by names and sizes.
@@ -193,12 +198,20 @@ def _from_dataset(data: Dataset, preprocessing: Preprocessing, split: Split) -> 
 
 
 def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _Candidates:
+    if holds_shards(folder):
+        return _from_shards(folder, preprocessing, split)
     if not is_folder(folder):
         known = ", ".join(DATASETS)
         if split == "test":
-            hint = f"set `accuracy` to {known}, or a folder with one subfolder for each class"
+            hint = (
+                f"set `accuracy` to {known}, or a folder with one subfolder for each class, or with"
+                " tar or Parquet files"
+            )
         else:
-            hint = f"set `calibration` to {known}, random, or a folder of pictures"
+            hint = (
+                f"set `calibration` to {known}, random, or a folder of pictures or of tar or"
+                " Parquet files"
+            )
         raise BadInput(f"no folder at {folder}", hint=hint)
     entries = _entries(folder)
     inner = {entry.name: entry for entry in entries if entry.is_dir()}
@@ -231,19 +244,50 @@ def _from_folder(folder: Path, preprocessing: Preprocessing, split: Split) -> _C
 
     def read(index: int) -> NDArray[np.uint8]:
         with opened(paths[index]) as image:
-            pixels = preprocessing.to_pixels(image)
-            colored = preprocessing.color == "L" and _is_colored(image)
-        if colored:  # converted to gray, it is unlike the training images
-            raise BadInput(
-                f"{paths[index]} is colored, and the network takes one gray channel; convert the"
-                " pictures to gray"
-            )
-        return pixels[np.newaxis]
+            return _pixels(image, preprocessing)
 
     def digest(chosen: NDArray[np.int64]) -> str:
         return _files_sha256([paths[index] for index in chosen.tolist()], folder)
 
     return _Candidates(len(paths), labels if inner else None, tuple(inner), read, digest)
+
+
+def _from_shards(path: Path, preprocessing: Preprocessing, split: Split) -> _Candidates:
+    shards = find_shards(path)
+    pictures = [picture for shard in shards for picture in shard.pictures()]
+    if not pictures:
+        raise BadInput(f"there is no picture in {path}")
+    labels, names = classes_of(path, shards, pictures)
+    if labels is None and split == "test":
+        raise BadInput(
+            f"{path} holds pictures without labels, which can calibrate but not test; "
+            "give each a label"
+        )
+
+    def read(index: int) -> NDArray[np.uint8]:
+        picture = pictures[index]
+        with opened_bytes(picture.load(), f"{picture.key} in {path}") as image:
+            return _pixels(image, preprocessing)
+
+    def digest(chosen: NDArray[np.int64]) -> str:
+        return _pictures_sha256([pictures[index] for index in chosen.tolist()], shards)
+
+    return _Candidates(len(pictures), labels, names, read, digest)
+
+
+def _pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Pixels of a picture, 1 x H x W x C.
+
+    Raises:
+        BadInput: it is colored, and the network takes gray: converted, it would be unlike the
+            training images.
+    """
+    pixels = preprocessing.to_pixels(image)
+    if preprocessing.color == "L" and _is_colored(image):
+        raise BadInput(
+            "it is colored, and the network takes one gray channel; convert the pictures to gray"
+        )
+    return pixels[np.newaxis]
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -255,20 +299,20 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _pictures(entries: list[Path]) -> list[Path]:
-    return [path for path in entries if path.suffix.lower() in _SUFFIXES and not path.is_dir()]
+    return [path for path in entries if path.suffix.lower() in SUFFIXES and not path.is_dir()]
 
 
 def _no_picture(folder: Path, split: Split) -> str:
     entries = _entries(folder)
     if not entries:
-        return f"the folder {folder} is empty; put pictures into it ({' '.join(_SUFFIXES)})"
+        return f"the folder {folder} is empty; put pictures into it ({' '.join(SUFFIXES)})"
     if folder.name in ("train", "val", "test") and entries[0].is_dir():
         return (
             f"there is no train/ beside a val/ in {folder.parent}; for {split} give {folder} itself"
         )
     return (
         f"no readable picture in {folder}: its first file, {entries[0].name}, is none of"
-        f" {' '.join(_SUFFIXES)}"
+        f" {' '.join(SUFFIXES)}"
     )
 
 
@@ -305,6 +349,11 @@ def _in_network_order(
     network_names: tuple[str, ...],
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels and class names in the network's order, matched by name if it names its classes."""
+    if not names:  # numbers alone are the network's own
+        most = len(network_names) or classes or 0
+        if labels.max() >= most:
+            raise BadInput(f"{spec} has a label {labels.max()}, and the network {most} classes")
+        return labels, network_names
     if not network_names:
         if len(names) != classes:
             raise BadInput(
@@ -344,6 +393,19 @@ def _files_sha256(paths: list[Path], root: Path) -> str:
             else:
                 content = str(os.fstat(file.fileno()).st_size).encode()
         digest.update(os.fsencode(f"{path.relative_to(root).as_posix()}\n"))
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def _pictures_sha256(pictures: list[Picture], shards: tuple[Shard, ...]) -> str:
+    digest = hashlib.sha256()
+    whole = len(pictures) <= _MOST_HASHED
+    if not whole and pictures[0].size is None:  # what is known of them is what their files say
+        for shard in shards:
+            digest.update("\n".join(shard.listing()).encode())
+    for picture in pictures:
+        content = picture.load() if whole else str(picture.size).encode()
+        digest.update(f"{picture.key}\n".encode())
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
 

@@ -445,8 +445,7 @@ def check_streams(name: str, options: SessionOptions) -> None:
             f"backend {name!r} runs one request at a time{why}",
             hint=f"use `streams` 1, or `backend` {', '.join(able)}",
         )
-    device = options.device if runtime.device == "auto" else runtime.device
-    if _on_cpu(device) and options.streams > options.thread_count:
+    if runs_on_cpu(name, options.device) and options.streams > options.thread_count:
         raise UsageError(
             f"{options.streams} streams need {options.streams} CPU threads, and there are"
             f" {options.thread_count}",
@@ -454,9 +453,12 @@ def check_streams(name: str, options: SessionOptions) -> None:
         )
 
 
-def _on_cpu(device: Device) -> bool:
+def runs_on_cpu(name: str, device: Device = "auto") -> bool:
+    """Whether runtime ``name`` runs on the CPU here if ``device`` is requested."""
     from resnext.machine.machine import this_machine
 
+    runtime = runtime_named(name)
+    device = device if runtime.device == "auto" else runtime.device
     return device == "cpu" or (device == "auto" and this_machine().driver.problem is not None)
 
 

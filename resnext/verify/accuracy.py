@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from resnext.artifact.manifest import Sha256
+from resnext.artifact.manifest import Manifest, Sha256
 from resnext.artifact.specs import Strict
 from resnext.errors import BadInput, SessionFailed, UsageError
 from resnext.images.preprocessing import Preprocessing, PreprocessingSource
@@ -140,7 +140,7 @@ def measure_accuracy(
     _check_pixels(source, preprocessing)
     labels = _labels(source, reference)
     images_spec, logits_name = session.inputs[0], session.outputs[0].name
-    batch = _batch(session, batch)
+    batch = fitting_batch(session, batch)
     folder = None
     if resume is not None:
         if artifact_sha256 is None:
@@ -362,7 +362,12 @@ def _labels(source: ImageSource, reference: NDArray[Any]) -> NDArray[np.int64]:
     return source.labels
 
 
-def _batch(session: Session, batch: int | None) -> int:
+def fitting_batch(session: Session | Manifest, batch: int | None) -> int:
+    """``batch``, or for None 32 or the nearest size that a session or an artifact takes.
+
+    Raises:
+        UsageError: it does not take ``batch``.
+    """
     fixed, usual = session.inputs[0].shape[0], _DEFAULT_BATCH
     if batch is None:
         nearest = (max(it.min, min(usual, it.max or usual)) for it in session.batch_ranges)

@@ -12,6 +12,7 @@ import pytest
 import resnext
 import resnext_bench
 import resnext_export
+from resnext.cli.batch import main as batch
 from resnext.cli.classify import main as classify
 from resnext.cli.parity import main as parity
 from resnext_bench.cli.bench import main as bench
@@ -23,6 +24,7 @@ COMMANDS: Mapping[str, click.Command] = {
     "resnext-bench": bench,
     "resnext-parity": parity,
     "resnext-classify": classify,
+    "resnext-batch": batch,
 }
 #: Words that the glossary replaces in one sense and that are right in another.
 OTHER_SENSES = {

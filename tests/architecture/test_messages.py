@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 #: Flags, and commands of this toolkit.
-FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*|\bresnext-(?:export|bench|parity|classify)\b")
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*|\bresnext-(?:export|bench|parity|classify|batch)\b")
 #: Scripts with a command line of their own, the options of pytest, modules that call other programs
 #: with flags, and modules whose output is commands.
 NO_LIBRARY = {

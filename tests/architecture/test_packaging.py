@@ -130,7 +130,13 @@ def test_the_wheel_carries_license_version_and_commands(wheel: zipfile.ZipFile) 
     assert "licenses/LICENSE" in info
     assert f"\nVersion: {__version__}\n" in wheel.read(info["METADATA"]).decode()
     commands = wheel.read(info["entry_points.txt"]).decode()
-    for command in ("resnext-export", "resnext-bench", "resnext-parity", "resnext-classify"):
+    for command in (
+        "resnext-export",
+        "resnext-bench",
+        "resnext-parity",
+        "resnext-classify",
+        "resnext-batch",
+    ):
         assert f"{command} = " in commands
 
 
@@ -150,7 +156,13 @@ def test_entry_points_resolve_to_commands(setup: configparser.ConfigParser) -> N
     for line in lines(setup["options.entry_points"]["console_scripts"]):
         name, _, value = (part.strip() for part in line.partition("="))
         found[name] = EntryPoint(name, value, "console_scripts").load()
-    assert set(found) == {"resnext-export", "resnext-bench", "resnext-parity", "resnext-classify"}
+    assert set(found) == {
+        "resnext-export",
+        "resnext-bench",
+        "resnext-parity",
+        "resnext-classify",
+        "resnext-batch",
+    }
     for command in found.values():
         assert isinstance(command, click.Command)
 

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from resnext.artifact.files import Artifact
+from resnext.cli.batch import main as batch
 from resnext.cli.classify import main as classify
 from resnext.cli.parity import main as parity
 from resnext.runtimes.pt2 import toolchain
@@ -73,6 +74,10 @@ COMMANDS: Mapping[str, tuple[click.Command, list[str]]] = {
     "resnext-parity bisect": (parity, ["--artifact", "ARTIFACT", "--bisect"]),
     "resnext-parity verify": (parity, ["verify", "ARTIFACT"]),
     "resnext-classify": (classify, [PICTURE, "--artifact", "ARTIFACT"]),
+    "resnext-batch": (
+        batch,
+        [str(Path(PICTURE).parent), "--artifact", "ARTIFACT", "--output", "OUT"],
+    ),
     "resnext-bench": (
         bench,
         ["--backend", "ort-cpu", "--artifact", "ARTIFACT", *QUICK],
@@ -211,7 +216,7 @@ FAULTS: Mapping[
         {
             name: [REPORTS.get(name, "--json"), *JSON[1:]]
             for name in COMMANDS
-            if name not in ("resnext-export refit", "resnext-export rebuild")
+            if name not in ("resnext-export refit", "resnext-export rebuild", "resnext-batch")
         },
     ),
     "no output": (

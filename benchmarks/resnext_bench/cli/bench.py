@@ -265,8 +265,8 @@ _scenario = option_of(SERVING)
     "--accuracy",
     metavar="digits|fashion-mnist|FOLDER",
     help=(
-        "Also run labeled test images (a folder in ImageNet's layout), and require every row to"
-        " be as accurate as PyTorch."
+        "Also run labeled test images (a folder in ImageNet's layout, or tar or Parquet files),"
+        " and require every row to be as accurate as PyTorch."
     ),
 )
 @_right(

@@ -121,8 +121,8 @@ class _Tune(Remembering, SectionedCommand):
 @_right(
     "--accuracy",
     metavar="digits|fashion-mnist|FOLDER",
-    help="Labeled images (a folder in ImageNet's layout).  [default: the test images of shipped"
-    " weights]",
+    help="Labeled images (a folder in ImageNet's layout, or tar or Parquet files).  [default:"
+    " the test images of shipped weights]",
 )
 @_right(
     "--accuracy-images",

@@ -15,6 +15,7 @@ from PIL import Image
 
 from resnext import errors
 from resnext.cli.app import as_flags, guarded
+from resnext.cli.batch import main as batch
 from resnext.cli.classify import main as classify
 from resnext.cli.options import chosen_weights
 from resnext.cli.parity import main as parity
@@ -30,12 +31,14 @@ MODULES = {
     "resnext-bench": "resnext_bench.cli.bench",
     "resnext-parity": "resnext.cli.parity",
     "resnext-classify": "resnext.cli.classify",
+    "resnext-batch": "resnext.cli.batch",
 }
 COMMANDS: dict[str, click.Command] = {
     "resnext-export": export,
     "resnext-bench": bench,
     "resnext-parity": parity,
     "resnext-classify": classify,
+    "resnext-batch": batch,
 }
 
 
@@ -161,6 +164,7 @@ SECTIONS = {
     ],
     "resnext-parity verify": ["Output", "Trust", "Options"],
     "resnext-classify": ["What to run", "Network", "Preprocessing", "Output", "Trust", "Options"],
+    "resnext-batch": ["What to run", "Output", "Speed", "Trust", "Options"],
 }
 
 
@@ -492,6 +496,7 @@ def test_a_process_ends_with_the_same_one_line(command: str) -> None:
         "resnext-bench": ["--backend", "ort", "--artifact", "none"],
         "resnext-parity": ["--artifact", "none"],
         "resnext-classify": ["none.png", "--artifact", "none"],
+        "resnext-batch": ["none", "--artifact", "none", "--output", "made"],
     }[command]
     done = process(command, *arguments)
     assert done.returncode == 4

@@ -115,6 +115,14 @@ USES = {
         "json_path": Use("{judged} --json={}"),
         "trust": Use("{signed} --require-signature --trust={}", "public"),
     },
+    "resnext.cli.batch": {
+        "source": Use("--artifact={artifact} --output=made -- {}", "pictures"),
+        "artifact": Use("{pictures} --output=made --artifact={}", "artifact"),
+        "output": Use("{pictures} --artifact={artifact} --output={}"),
+        "trust": Use(
+            "{pictures} --artifact={signed} --output=made --require-signature --trust={}", "public"
+        ),
+    },
     "resnext.cli.classify": {
         "images": Use("--weights=digits -- {}", "picture", ".png"),
         "artifact": Use("--artifact={} {picture}", "artifact"),

@@ -224,7 +224,7 @@ def test_a_colored_picture_is_refused_where_the_network_takes_gray(tmp_path: Pat
         3,
     )
     with pytest.raises(
-        BadInput, match=r"a\.png is colored, and the network takes one gray channel"
+        BadInput, match=r"a\.png: it is colored, and the network takes one gray channel"
     ):
         image_source(str(tmp_path), GRAY, split="calibration")
 

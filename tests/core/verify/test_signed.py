@@ -25,6 +25,7 @@ from resnext import Trust, check, open_session, verify_artifact
 from resnext.artifact import signature
 from resnext.artifact.files import KIT_NAME, Artifact, read_artifact, seal, staging
 from resnext.artifact.trust import built_here, current_trust, remember_built, trusting
+from resnext.cli.batch import main as batch
 from resnext.cli.classify import main as classify
 from resnext.cli.parity import main as parity
 from resnext.errors import BadArtifact, BadInput, GateFailed, MissingRequirement, UsageError
@@ -449,6 +450,10 @@ READING: dict[str, tuple[click.Command, list[str]]] = {
     "resnext-parity bisect": (parity, ["--artifact", "ARTIFACT", "--bisect"]),
     "resnext-parity verify": (parity, ["verify", "ARTIFACT"]),
     "resnext-classify": (classify, [str(PICTURE), "--artifact", "ARTIFACT"]),
+    "resnext-batch": (
+        batch,
+        [str(PICTURE.parent), "--artifact", "ARTIFACT", "--output", "OUT"],
+    ),
     "resnext-bench": (bench, ["--backend", "ort-cpu", "--artifact", "ARTIFACT"]),
     "resnext-bench ab": (bench, ["ab", "ARTIFACT", "ort-cpu"]),
     "resnext-bench crosscheck": (bench, ["crosscheck", "ARTIFACT"]),
@@ -501,6 +506,7 @@ def commands() -> dict[str, click.Command]:
     mains = {
         "resnext-parity": parity,
         "resnext-classify": classify,
+        "resnext-batch": batch,
         "resnext-bench": bench,
         "resnext-export": exporter,
     }
@@ -531,6 +537,7 @@ def test_the_documented_commands_have_the_flags() -> None:
         "resnext-parity",
         "resnext-parity verify",
         "resnext-classify",
+        "resnext-batch",
         "resnext-bench",
         "resnext-bench crosscheck",
         "resnext-bench lens",

@@ -1,0 +1,1 @@
+"""Batch inference: shards of pictures in, parts with rows and receipts out."""

@@ -1,0 +1,130 @@
+"""The receipt of a finished shard."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from resnext.artifact.manifest import Sha256
+from resnext.artifact.specs import Strict
+from resnext.errors import BadArtifact, BadInput, MissingRequirement, ResnextError
+from resnext.readers.files import MOST_JSON, file_sha256, read_file
+from resnext.readers.strict_json import parse_json
+from resnext.storage import write_whole
+from resnext.version import __version__
+
+Count = Annotated[int, Field(ge=0)]
+#: Folder of the receipts in an output folder.
+RECEIPTS = "receipts"
+
+
+class Failure(Strict):
+    """A picture without a result.
+
+    Attributes:
+        key: of its row.
+        reason: why, in one line.
+    """
+
+    key: str
+    reason: str
+
+
+class Times(Strict):
+    """Where the time of a shard went, ns; those of threads add up and may exceed ``wall``.
+
+    Attributes:
+        session: the session ran.
+        read: pictures were read from storage, on all threads.
+        decode: pictures were decoded and resized, on all threads.
+        starved: the session waited for pictures.
+        blocked: the session waited for rows to be written.
+        wall: from the first picture to the receipt. Shards of one worker overlap a little.
+    """
+
+    session: Count = 0
+    read: Count = 0
+    decode: Count = 0
+    starved: Count = 0
+    blocked: Count = 0
+    wall: Count = 0
+
+
+class Receipt(Strict):
+    """What became of a shard. Written after its part, so a part without one is not finished.
+
+    Attributes:
+        format_version: version of this record.
+        shard: id of the shard.
+        name: name of the shard in its input.
+        part: name of the file with its rows.
+        part_sha256: digest of that file.
+        rows: pictures.
+        failures: pictures without a result.
+        times: where the time went.
+        worker: who did it: host and process.
+        threads: CPU threads of its session.
+        decode_threads: its threads that read and decode.
+        artifact_sha256: digest of the model file.
+        version: of the toolkit.
+    """
+
+    format_version: Literal[1] = 1
+    shard: Sha256
+    name: str
+    part: str
+    part_sha256: Sha256
+    rows: Count
+    failures: tuple[Failure, ...]
+    times: Times
+    worker: str
+    threads: Annotated[int, Field(ge=1)]
+    decode_threads: Annotated[int, Field(ge=1)]
+    artifact_sha256: Sha256
+    version: str = __version__
+
+
+def cannot_write(output: Path, error: OSError) -> ResnextError:
+    """The error of an output folder that cannot be written."""
+    message = f"cannot write {error.filename or output}: {error.strerror or error}"
+    if error.errno == errno.ENAMETOOLONG:
+        return BadInput(message, hint="choose another `output`")
+    return MissingRequirement(
+        message, hint="finished shards are kept: make room, and the same command goes on"
+    )
+
+
+def part_name(shard: str, format: str) -> str:
+    """Name of the file with the rows of the shard with id ``shard``."""
+    return f"part-{shard[:16]}.{format}"
+
+
+def write_receipt(receipt: Receipt, output: Path) -> None:
+    """Write ``receipt`` into ``output``.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = output / RECEIPTS / f"{receipt.shard}.json"
+    write_whole(path, receipt.model_dump_json(indent=2).encode() + b"\n")
+
+
+def finished(shard: str, output: Path, format: str) -> Receipt | None:
+    """The receipt of a shard whose part is whole.
+
+    Returns:
+        None if the shard is to be done (again): it has no receipt, or the receipt or the part is
+        damaged or of something else.
+    """
+    try:
+        text = read_file(output / RECEIPTS / f"{shard}.json", MOST_JSON)
+        parse_json(text)
+        receipt = Receipt.model_validate_json(text)
+        whole = file_sha256(output / part_name(shard, format)) == receipt.part_sha256
+    except (BadArtifact, BadInput, ValueError, ValidationError):
+        return None
+    named = (receipt.shard, receipt.part) == (shard, part_name(shard, format))
+    return receipt if whole and named else None
