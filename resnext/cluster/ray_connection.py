@@ -148,7 +148,7 @@ def _check_port(host: str, port: int) -> None:
     except (OSError, OverflowError) as exc:
         raise MissingRequirement(
             f"there is no Ray cluster at {host}:{port}: {first_line(exc)}",
-            hint="start one: ray start --head --port 6379",
+            hint="start its head there, or correct the address",
         ) from exc
 
 

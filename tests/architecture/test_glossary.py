@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, click.Command] = {
 #: Words that the glossary replaces in one sense and that are right in another.
 OTHER_SENSES = {
     "export": "the verb, and the name of a command",
+    "kind": "of a machine",
     "images": "the images themselves; their number is a count",
     "dtype": "the element type of one tensor",
 }

@@ -44,7 +44,7 @@ Exit code 0: every group was measured, every row is valid. 1: a row is invalid. 
 def merge(
     results: Path, json_path: str | None, markdown_path: Path | None, html_path: Path | None
 ) -> None:
-    """Show the runs in RESULTS, which run-cells wrote: a table for each kind of machine, and every
+    """Show the runs of a plan in the folder RESULTS: a table for each kind of machine, and every
     group that failed, was lost, or is missing.
     """
     check_separate(json_path, markdown=markdown_path, html=html_path)

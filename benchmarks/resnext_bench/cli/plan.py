@@ -97,7 +97,7 @@ def plan(
     output: Path | None,
     **options: Any,
 ) -> None:
-    """Write a benchmark as a plan of groups, which run-cells measures on any number of machines."""
+    """Write a benchmark as a plan of groups, which any number of machines can measure."""
     if output is None:
         raise UsageError("`output` is missing: it names the plan")
     refuse_contradictions(**options)
