@@ -12,7 +12,7 @@ from resnext.version import __version__
 
 from .app import SETTINGS, as_flags, echo, guarded
 from .options import OUTPUT, artifact_option, backend_option, trust_options
-from .params import SecondsType
+from .params import MinutesType
 from .sections import SectionedCommand, option_of
 
 _EPILOG = """\b
@@ -90,10 +90,10 @@ _SPEED = "Speed"
 )
 @option_of(_SPEED)(
     "--patience",
-    type=SecondsType(1),
-    default=1800,
+    type=MinutesType(),
+    default="30",
     show_default=True,
-    metavar="SECONDS",
+    metavar="MINUTES",
     help="Silence after which a worker counts as hung.",
 )
 @click.version_option(__version__, prog_name="resnext-batch")
@@ -144,7 +144,7 @@ def main(
                 decode_threads=decode_threads,
                 workers=workers,
                 ray=ray,
-                patience_s=patience,
+                patience_s=60 * patience,
                 progress=say,
             )
         except KeyboardInterrupt:
