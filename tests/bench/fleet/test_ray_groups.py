@@ -105,6 +105,15 @@ class Cluster:
             *("run-cells", "plan.json", "--into", "results", "--ray", self.address, *words)
         )
 
+    def measuring(self) -> list[int]:
+        """Processes of this cluster that run a group."""
+        found = []
+        for pid in processes("resnext_bench.cli.bench import main", "--json run.json"):
+            with suppress(OSError):
+                if str(self.folder).encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                    found.append(pid)
+        return found
+
     def merged(self) -> Merged:
         return merge(Results.read(self.folder / "results"))
 
@@ -139,11 +148,6 @@ def until(true: Callable[[], object], seconds: float = 90) -> None:
         time.sleep(0.1)
 
 
-def measuring() -> list[int]:
-    """Processes that run a group."""
-    return processes("resnext_bench.cli.bench import main", "--json run.json")
-
-
 def test_every_group_is_measured_and_placed_by_what_machines_have(cluster: Cluster) -> None:
     cluster.plan("--on", "each", "--on", "gpu=none")
     done = cluster.run()
@@ -168,7 +172,7 @@ def test_a_killed_driver_goes_on_where_it_was(cluster: Cluster) -> None:
     until(lambda: [path for path in results.glob("*.json") if path.name != "plan.json"])
     driver.kill()
     driver.communicate()
-    until(lambda: not measuring())
+    until(lambda: not cluster.measuring())
     written = {path.name: path.stat().st_mtime_ns for path in results.glob("*.json")}
     again = cluster.run()
     _, said = again.communicate(timeout=300)
@@ -181,8 +185,8 @@ def test_a_killed_driver_goes_on_where_it_was(cluster: Cluster) -> None:
 def test_a_hung_group_is_ended_and_measured_again(cluster: Cluster) -> None:
     cluster.plan()
     driver = cluster.run("--patience", "15s")
-    until(measuring)
-    hung = measuring()[0]
+    until(cluster.measuring)
+    hung = cluster.measuring()[0]
     os.kill(hung, signal.SIGSTOP)
     _, said = driver.communicate(timeout=400)
     assert driver.returncode == 0, said
@@ -194,7 +198,7 @@ def test_a_hung_group_is_ended_and_measured_again(cluster: Cluster) -> None:
 def test_a_killed_node_loses_no_group(cluster: Cluster) -> None:
     cluster.plan()
     driver = cluster.run()
-    until(lambda: len(measuring()) == 2)
+    until(lambda: len(cluster.measuring()) == 2)
     for pid in processes("raylet/raylet", f"--node_ip_address={OTHER}"):
         os.kill(pid, signal.SIGKILL)
     _, said = driver.communicate(timeout=300)
@@ -206,8 +210,8 @@ def test_a_killed_node_loses_no_group(cluster: Cluster) -> None:
 def test_an_interruption_ends_every_worker(cluster: Cluster) -> None:
     cluster.plan()
     driver = cluster.run()
-    until(measuring)
+    until(cluster.measuring)
     driver.send_signal(signal.SIGINT)
     _, said = driver.communicate(timeout=60)
     assert driver.returncode == 130, said
-    until(lambda: not measuring(), 20)
+    until(lambda: not cluster.measuring(), 20)
