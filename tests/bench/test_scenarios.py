@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,8 +41,9 @@ def broken(_: Stage) -> Strict:
 
 
 def stage(deadline: Deadline | None = None) -> Stage:
-    none = None
-    return Stage(none, none, Samples(), none, None, 0, deadline or Deadline())  # type: ignore[arg-type]
+    nothing: Any = None
+    subject: Any = SimpleNamespace(session=SimpleNamespace(served=""))
+    return Stage(nothing, subject, Samples(), nothing, None, 0, deadline or Deadline())
 
 
 def test_an_error_ends_only_its_own_scenario_and_nothing_known_is_no_record() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resnext.precision import DEFAULT
-from resnext.runtimes.registry import REFERENCE, RUNTIMES
+from resnext.runtimes.registry import LOCAL_RUNTIMES, REFERENCE, RUNTIMES
 
 from .backends import instructions
 from .facts import Facts
@@ -31,7 +31,7 @@ def nobody(facts: Facts, precision: str) -> Sentence | None:
     if able:
         return computed(f"{able[0].name} cannot run: {able[0].problem}.", "cannot")
     asked = named(facts.backends) if facts.backends else "nothing here"
-    others = [name for name, row in RUNTIMES.items() if precision in row.precisions]
+    others = [name for name in LOCAL_RUNTIMES if precision in RUNTIMES[name].precisions]
     hint = ""
     if set(others) == {REFERENCE, "trt", "trt-rtx"}:
         hint = ", on a GPU: name one of another machine in `target`"

@@ -85,11 +85,12 @@ def go_through(scenarios: Sequence[Scenario], stage: Stage) -> Passes:
     records: dict[str, Strict] = {}
     errors: dict[str, ResnextError] = {}
     for scenario in scenarios:
-        if stage.subject.session.served and scenario.field in OF_THE_PROCESS:
+        late = stage.deadline.over()
+        if late and scenario.field in UNREQUESTED:
             continue
-        if stage.deadline.over():
-            if scenario.field in UNREQUESTED:
-                continue
+        if scenario.field in OF_THE_PROCESS and stage.subject.session.served:
+            continue
+        if late:
             errors[scenario.field] = stage.deadline.not_measured()
             continue
         try:

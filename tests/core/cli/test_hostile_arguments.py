@@ -147,6 +147,6 @@ def test_whatever_the_arguments_a_command_ends_in_one_line(name: str) -> None:
 def test_every_command_is_there() -> None:
     wanted: Any = {
         *MODULES,
-        *(f"{MODULES[2]} {word}" for word in ("inspect", "check-trt", "refit")),
+        *(f"resnext_export.cli.export {word}" for word in ("inspect", "check-trt", "refit")),
     }
     assert wanted <= COMMANDS.keys()
