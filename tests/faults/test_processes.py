@@ -227,8 +227,9 @@ def test_no_code_asks_how_late_it_is_but_to_write_it_down() -> None:
     assert [line.partition(":")[0] for line in asked] == [
         "resnext/artifact/foreign.py",
         "resnext/cli/junit.py",
-        # whether a picture is another one than it was
+        # whether pictures are others than they were
         "resnext/images/shards/folder.py",
+        "resnext/images/shards/tar.py",
         "resnext/verify/verdict.py",
         "export/resnext_export/bisect/mend.py",
         "export/resnext_export/publish.py",

@@ -157,8 +157,8 @@ USES = {
         "sbom_path": Use(HALVE + "--output=made --sbom={}"),
     },
     "resnext_export.cli.export check-triton": {
-        "repository": Use("-- {}", "repository"),
-        "json_path": Use("{repository} --json={}"),
+        "repository": Use("--server=off -- {}", "repository"),
+        "json_path": Use("{repository} --server=off --json={}"),
     },
     "resnext_export.cli.export doctor": {
         "json_path": Use("--json={}", codes=(0, 1, 3), slow=True),
