@@ -22,6 +22,7 @@ Fields: TypeAlias = Mapping[str, Any]
 #: of the written configuration. Documented in Triton's model configuration.
 DEFAULTS: Mapping[str, Callable[[Served], tuple[Any, ...]]] = MappingProxyType(
     {
+        "name": lambda model: (model.name,),
         "backend": lambda model: (model.backend,),
         "platform": lambda model: (
             model.known_backend.platform if model.known_backend is not None else "",

@@ -20,7 +20,9 @@ def network(inputs: list[Tensor], outputs: list[Tensor]) -> bytes:
         for side in (inputs, outputs)
     ]
     nodes = [helper.make_node("Identity", [inputs[0][0]], [name]) for name, _ in outputs]
-    return bytes(helper.make_model(helper.make_graph(nodes, "net", *made)).SerializeToString())
+    return bytes(
+        helper.make_model(helper.make_graph(nodes, "net", made[0], made[1])).SerializeToString()
+    )
 
 
 def names(count: int) -> bytes:
