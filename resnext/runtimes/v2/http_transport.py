@@ -185,12 +185,10 @@ class HttpTransport:
             raise too_late(self._address.server, timeout_s) from exc
         except BadStatusLine as exc:
             self.close()
-            if exc.line:
-                raise SessionFailed(
-                    f"{self._address.server} answers with something else than HTTP",
-                    hint="name the server's HTTP port with http, its gRPC port with grpc",
-                ) from exc
-            raise went_away(self._address.server, exc) from exc
+            raise SessionFailed(
+                f"{self._address.server} answers with something else than HTTP",
+                hint="name the server's HTTP port with http, its gRPC port with grpc",
+            ) from exc
         except (OSError, HTTPException) as exc:
             self.close()
             raise went_away(self._address.server, exc) from exc
