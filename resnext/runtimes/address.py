@@ -99,4 +99,5 @@ class Address:
 
 
 def _refused(url: str, why: str) -> UsageError:
-    return UsageError(f"the URL {url[:200]!r} is not {FORM}: {why}")
+    shown = re.sub(r"//[^/]*@", "//***@", url)[:200]  # not the password
+    return UsageError(f"the URL {shown!r} is not {FORM}: {why}")

@@ -25,7 +25,7 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
 
     def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC names it
         """Whether it is the model's name, and its time has come."""
-        if request.name != self._server.name:
+        if request.name != self._server.name or request.version not in ("", "1"):
             context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model '{request.name}'")
         return service_pb2.ModelReadyResponse(ready=self._server.faulty != "not-ready")
 
@@ -50,7 +50,7 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
 
     def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802  # gRPC names it
         """The list of models."""
-        models = [{"name": self._server.name, "state": "READY"}, {"name": "other"}]
+        models = [{"name": self._server.name, "version": "1", "state": "READY"}, {"name": "other"}]
         return ParseDict({"models": models}, service_pb2.RepositoryIndexResponse())
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC names it

@@ -212,7 +212,9 @@ def _handler(server: V2Server) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             server.paths.append(self.path)
             if self.path == "/v2/repository/index":
-                self._json([{"name": server.name, "state": "READY"}, {"name": "other"}])
+                self._json(
+                    [{"name": server.name, "version": "1", "state": "READY"}, {"name": "other"}]
+                )
                 return
             if self.path != f"/v2/models/{server.name}/infer":
                 self._answer(404, b'{"error": "Not Found"}')

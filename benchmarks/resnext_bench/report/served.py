@@ -25,7 +25,8 @@ def split(served: ServedRecord) -> str:
     times = served.times
     if times is None:
         return "the server does not count its time, so the client's overhead is not known"
-    batch = "" if times.batch is None else f"; {times.batch:.3g} images in a run"
+    images = "" if times.batch is None else f"{times.batch:.3g}"
+    batch = images and f"; {images} image{'s' * (images != '1')} in a run"
     return (
         f"{_ms(times.client_ns)} ms at the client = {_ms(times.server_ns)} ms in the server"
         f" ({parts(times)}) + {_ms(times.overhead_ns)} ms overhead of the client and the way"

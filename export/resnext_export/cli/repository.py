@@ -53,9 +53,16 @@ def export_repository(
     from resnext.artifact.foreign import open_artifact
     from resnext.storage import scratch_folder
     from resnext_export.pipeline import run
-    from resnext_export.triton.repository import check_names, check_root, write_repository
+    from resnext_export.triton.repository import (
+        check_name,
+        check_names,
+        check_root,
+        write_repository,
+    )
 
     root, service = output or Path(OUTPUT), fields["format"] == "kserve"
+    if options.name is not None:
+        check_name(options.name)
     check_root(root)
     if options.name is not None and root.exists():
         check_names(root, (options.name,), force=force)  # now, not after the export

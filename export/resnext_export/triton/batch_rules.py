@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from resnext.findings import Finding
 
 from .config import covered_from_one
-from .served import Served, Tensors
+from .served import Served, Tensors, model_dims
 
 
 def largest(model: Served) -> Iterator[Finding]:
@@ -46,10 +46,11 @@ def in_dims(model: Served) -> Iterator[Finding]:
         spec.name: spec.shape
         for tensors in model.tensors.values()
         for spec in (*tensors.inputs, *tensors.outputs)
+        if spec.name not in tensors.unranked
     }
     for field in ("input", "output"):
         for index, tensor in enumerate(getattr(model.config, field)):
-            dims, shape = tuple(tensor.dims), shapes.get(tensor.name)
+            dims, shape = model_dims(tensor), shapes.get(tensor.name)
             # Without a model file that says it: images have three dimensions, not four.
             suspected = shape is None and len(dims) == 4 and dims[0] == -1
             if suspected or (shape is not None and len(dims) == len(shape)):

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from resnext.findings import Finding
 
 from .served import Served
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """What a step gives or takes: dimensions without and with the batch that the server adds."""
+
+    data_type: int
+    dims: tuple[int, ...]
+    all_dims: tuple[int, ...]
 
 
 def check_ensemble(
@@ -22,7 +32,9 @@ def check_ensemble(
     """
     config = ensemble.config
     steps = config.ensemble_scheduling.step
-    tensors = {each.name: each for each in config.input}
+    tensors: dict[str, _Tensor | None] = {
+        each.name: _tensor(ensemble, each) for each in config.input
+    }
     known: dict[int, Served] = {}
     for index, step in enumerate(steps):
         at = ("ensemble_scheduling", 0, "step", index)
@@ -48,7 +60,9 @@ def check_ensemble(
                 "use -1, the latest",
                 where=ensemble.at(*at, "model_version"),
             )
-        if config.max_batch_size > model.config.max_batch_size:
+        outputs = {each.name: each for each in model.config.output}
+        # What a configuration leaves out, the server finds out.
+        if outputs and config.max_batch_size > model.config.max_batch_size:
             yield Finding(
                 "ensemble-batch",
                 f"max_batch_size is {config.max_batch_size}, and that of {model.name} is"
@@ -56,10 +70,9 @@ def check_ensemble(
                 "use the smallest of the steps'",
                 where=ensemble.at("max_batch_size"),
             )
-        outputs = {each.name: each for each in model.config.output}
         for key, value in step.output_map.items():
-            if key in outputs:
-                tensors[value] = outputs[key]
+            if key in outputs or not outputs:
+                tensors[value] = _tensor(model, outputs[key]) if outputs else None
             else:
                 yield _unknown(ensemble, at, "output_map", model, key, outputs)
     for index, model in known.items():
@@ -75,7 +88,7 @@ def check_ensemble(
                 f"use {', '.join(sorted(tensors))}",
                 where=ensemble.at("output", index, "name"),
             )
-        elif not _alike(output, tensors[output.name]):
+        elif not _alike(_tensor(ensemble, output), tensors[output.name]):
             yield _differs(ensemble.at("output", index), output.name)
 
 
@@ -84,13 +97,13 @@ def _inputs(
     at: tuple[str | int, ...],
     step: Any,
     model: Served,
-    tensors: Mapping[str, Any],
+    tensors: Mapping[str, _Tensor | None],
     complete: bool,
 ) -> Iterator[Finding]:
     inputs = {each.name: each for each in model.config.input}
     for key, value in sorted(step.input_map.items()):
         where = ensemble.at(*at, "input_map")
-        if key not in inputs:
+        if key not in inputs and inputs:
             yield _unknown(ensemble, at, "input_map", model, key, inputs)
         elif value not in tensors:
             if complete:
@@ -100,7 +113,7 @@ def _inputs(
                     f"use {', '.join(sorted(tensors))}",
                     where=where,
                 )
-        elif not _alike(inputs[key], tensors[value]):
+        elif inputs and not _alike(_tensor(model, inputs[key]), tensors[value]):
             yield _differs(where, value)
     for name in sorted(inputs.keys() - step.input_map.keys()):
         if not inputs[name].optional:
@@ -137,10 +150,19 @@ def _differs(where: str, name: str) -> Finding:
     )
 
 
-def _alike(one: Any, other: Any) -> bool:
-    dims = list(zip(one.dims, other.dims, strict=False))
-    return (
-        one.data_type == other.data_type
-        and len(one.dims) == len(other.dims)
-        and all(a == b or -1 in (a, b) for a, b in dims)
+def _tensor(model: Served, entry: Any) -> _Tensor:
+    dims = tuple(entry.dims)
+    return _Tensor(entry.data_type, dims, (-1, *dims) if model.config.max_batch_size else dims)
+
+
+def _alike(one: _Tensor, other: _Tensor | None) -> bool:
+    """Whether what is made can be what is read; a model that the server does not batch may have the
+    batch in its dims.
+    """
+    if other is None:
+        return True
+    return one.data_type == other.data_type and any(
+        len(mine) == len(theirs)
+        and all(a == b or -1 in (a, b) for a, b in zip(mine, theirs, strict=True))
+        for mine, theirs in ((one.dims, other.dims), (one.all_dims, other.all_dims))
     )

@@ -11,15 +11,17 @@ from urllib.parse import urlsplit
 from resnext.artifact.files import Artifact
 from resnext.errors import BadInput, SessionFailed, UsageError
 from resnext.findings import Finding
+from resnext.runtimes.address import Address
 
 from .environment import Installation
+from .left_out import left_out
 from .network_exam import Examined, examine_network, transport_to
 from .picture_exam import examine_pictures, network_of
 from .resolved import silent_changes
 from .served import Served, read_model
 from .server import RepositoryRefused, Server, served
 from .staging import on_cpus
-from .stand_in import stand_ins
+from .stand_in import own_backends, stand_ins
 from .wire import Wire, config_over_http
 
 
@@ -38,11 +40,20 @@ def examine_here(
     """
     models, found = _models(root), Examined()
     stood_in = stand_ins(_backends(models), installation)
+    chosen: tuple[str, ...] | None = None
+    if installation.stub is not None:  # a whole server has what its users need
+        without = left_out(root, models, own_backends(installation), stood_in)
+        found.unchecked += [f"{name}: not loaded here: {why}" for name, why in without.items()]
+        models = {name: model for name, model in models.items() if name not in without}
+        if without:
+            chosen = tuple(it.name for it in _folders(root) if it.name not in without)
+    if chosen == ():
+        return found
     say("starting the Triton server, and loading the repository")
     try:
         with (
             on_cpus(root, models, stood_in) as (folder, moved),
-            served(folder, _backends(models), installation) as server,
+            served(folder, _backends(models), installation, models=chosen) as server,
         ):
             models |= {name: model for name, model in _models(folder).items() if name in moved}
             runners = {runner.name: runner for runner in server.backends}
@@ -81,6 +92,7 @@ def examine_there(root: Path, url: str, say: Callable[[str], None] = lambda _: N
     if parts.scheme not in ("http", "https", "grpc") or not parts.netloc or parts.path.strip("/"):
         raise UsageError(f"`url` {url[:100]!r} is not http://HOST:PORT or grpc://HOST:PORT")
     url, models, found = url.rstrip("/"), _models(root), Examined()
+    Address.parse(f"{url}/{next(iter(models), 'model')}")
     with closing(transport_to(f"{url}/server")) as transport:
         told = transport.server()  # an error if nothing answers
     found.lines.append(f"core: {told.name} {told.version} at {url}".replace("  ", " "))
@@ -91,9 +103,12 @@ def examine_there(root: Path, url: str, say: Callable[[str], None] = lambda _: N
 
 def _models(root: Path) -> dict[str, Served]:
     """The models whose configuration can be read; the rules speak of the others."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
-    read = {folder.name: read_model(folder) for folder in folders}
+    read = {folder.name: read_model(folder) for folder in _folders(root)}
     return {name: model for name, model in read.items() if not isinstance(model, Finding)}
+
+
+def _folders(root: Path) -> Sequence[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def _backends(models: Mapping[str, Served]) -> Sequence[str]:

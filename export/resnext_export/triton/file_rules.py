@@ -57,17 +57,20 @@ def model_file(model: Served) -> Iterator[Finding]:
     if not model.file:
         model.unchecked.append(f"{model.name}: the model file of backend {model.backend or '?'}")
         return
+    engines = sorted(set(model.config.cc_model_filenames.values()))  # by kind of GPU
+    field = "cc_model_filenames" if engines else "default_model_filename"
     for number in model.loaded:
         folder = model.folder / str(number)
-        if not exists(folder / model.file):
-            files = sorted(path.name for path in folder.iterdir())
-            yield Finding(
-                "model-file-missing",
-                f"there is no {model.file} in version {number}, which has"
-                f" {', '.join(files[:6]) or 'nothing'}",
-                "name the model file in default_model_filename",
-                where=model.at("default_model_filename"),
-            )
+        for file in engines or [model.file]:
+            if not exists(folder / file):
+                files = sorted(path.name for path in folder.iterdir())
+                yield Finding(
+                    "model-file-missing",
+                    f"there is no {file} in version {number}, which has"
+                    f" {', '.join(files[:6]) or 'nothing'}",
+                    f"name the model file in {field}",
+                    where=model.at(field),
+                )
 
 
 def labels(model: Served) -> Iterator[Finding]:
@@ -85,18 +88,22 @@ def labels(model: Served) -> Iterator[Finding]:
                 where=where,
             )
             continue
-        if not model.config.max_batch_size and len(output.dims) > 1 and output.dims[0] > 1:
+        names = read_file(path, _MOST_LABELS)
+        count = names.count(b"\n") + (names[-1:] not in (b"", b"\n"))
+        dims, batched = tuple(output.dims), model.config.max_batch_size > 0
+        if not batched and len(dims) > 1 and dims[0] > 1 and count == prod(dims[1:]):
             yield Finding(
                 "label-batch",
-                f"a request has {output.dims[0]} images, and with max_batch_size 0 the server"
+                f"a request has {dims[0]} images, and with max_batch_size 0 the server"
                 " classifies all of them as one: names of the first, and none of the others",
                 "drop label_filename, or export a range of batches",
                 where=where,
             )
             continue
-        count = len(read_file(path, _MOST_LABELS).decode("utf-8", "replace").splitlines())
-        classes = prod(output.dims) if model.config.max_batch_size else prod(output.dims[1:])
-        if classes > 0 and count != classes:
+        # The server classifies all that it does not batch as one.
+        sizes = dims[1:] if not batched and dims[:1] == (-1,) else dims
+        classes = prod(sizes)
+        if sizes and min(sizes) > 0 and count != classes:
             yield Finding(
                 "label-count",
                 f"{output.label_filename} has {count} names, and {output.name} has {classes}"
@@ -109,9 +116,10 @@ def labels(model: Served) -> Iterator[Finding]:
 def backend(model: Served) -> Iterator[Finding]:
     """The backend loads files of this kind."""
     for number, tensors in model.tensors.items():
-        if tensors.artifact is None or not model.backend:
+        if not model.backend:
             continue
-        kind = tensors.artifact.manifest.kind
+        # Without a manifest only ONNX says what it takes.
+        kind = "onnx" if tensors.artifact is None else tensors.artifact.manifest.kind
         able = {row.name for name, row in BACKENDS.items() if name == kind}
         if kind == "onnx":
             able.add("openvino")  # which reads ONNX files, too

@@ -154,7 +154,8 @@ def _compare_logits(session: Session, model: Served, artifact: Artifact, found: 
         return
     inputs, graph = compared.inputs(manifest), artifact if manifest.kind == "onnx" else None
     extreme = compared.adversarial_inputs(manifest)
-    worst, wrong = 0.0, 0
+    worst = 0.0
+    wrong: dict[int, str] = {}
     for size in sizes:
         rows = whole(len(inputs), size)
         adversarial = None
@@ -164,9 +165,7 @@ def _compare_logits(session: Session, model: Served, artifact: Artifact, found: 
                 odd = whole(len(extreme), size)
                 adversarial = batched(session, extreme[odd], size)[: len(extreme)]
         except SessionFailed as exc:
-            wrong += 1
-            message = f"batch {size} fails: {exc}"
-            found.findings.append(Finding("served-logits", message, where=model.name))
+            wrong[size] = f"fails: {exc}"
             continue
         outcome = compared.parity(
             logits,
@@ -178,13 +177,17 @@ def _compare_logits(session: Session, model: Served, artifact: Artifact, found: 
             adversarial=adversarial,
         )
         if outcome.failures:
-            wrong += 1
-            message = f"batch {size}: {'; '.join(outcome.failures)}"
-            found.findings.append(Finding("served-logits", message, where=model.name))
+            wrong[size] = "; ".join(outcome.failures)
         if outcome.max_error is not None:
             allowed = outcome.inputs[0].allowed
             worst = max(worst, outcome.max_error / allowed if allowed else 0.0)
-    if not wrong:
+    if wrong:
+        first = next(iter(wrong))
+        others = f"; and so at batch {spans([*wrong][1:])}, with other numbers" * (len(wrong) > 1)
+        message = f"batch {first}: {wrong[first]}{others}"
+        hint = "its weights or its precision are others, or its backend computes wrongly"
+        found.findings.append(Finding("served-logits", message, hint, where=model.name))
+    else:
         found.lines.append(
             f"{model.name}: logits of batch {spans(sizes)} as {compared.title} gives them, at most"
             f" {worst:.2g} of the gate"
@@ -199,7 +202,7 @@ def _reference(model: Served, artifact: Artifact, found: Examined) -> Comparison
         try:
             weights = recorded_weights(artifact)
         except BadWeights as exc:
-            found.unchecked.append(f"{model.name}: comparison with PyTorch: {exc}")
+            found.unchecked.append(f"{model.name}: comparison with PyTorch: {exc.message}")
     if weights is None and manifest.kind != "onnx":
         found.unchecked.append(f"{model.name}: logits, because there is nothing to compare with")
         return None

@@ -52,7 +52,7 @@ def examine_pictures(model: Served, artifact: Artifact, wire: Wire) -> Examined:
     try:
         weights = recorded_weights(artifact)
     except BadWeights as exc:
-        found.unchecked.append(f"{model.name}: comparison with PyTorch: {exc}")
+        found.unchecked.append(f"{model.name}: comparison with PyTorch: {exc.message}")
         return found
     with scratch_folder() as folder, working(f"sending pictures to {model.name}"):
         paths = _pictures(artifact, folder)

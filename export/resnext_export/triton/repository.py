@@ -43,6 +43,7 @@ from .preprocess import (
     write_labels,
     write_preprocess,
 )
+from .served import version_numbers
 from .warmup import write_warmup
 
 #: Our session refuses this; Triton's backend has no option against it.
@@ -185,9 +186,11 @@ def check_root(root: Path) -> None:
             hint="choose another `output`",
         )
     for path in sorted(root.iterdir()):
-        if path.is_dir() and not path.name.startswith(".") and not exists(path / CONFIG_NAME):
+        is_model = not path.is_dir() or exists(path / CONFIG_NAME) or version_numbers(path)
+        if not is_model and not path.name.startswith("."):
             raise UsageError(
-                f"{root} is no model repository: {path.name} in it has no {CONFIG_NAME}",
+                f"{root} is no model repository: {path.name} in it has no {CONFIG_NAME}, and no"
+                " version folder",
                 hint="choose another `output`",
             )
 
@@ -196,10 +199,11 @@ def check_names(root: Path, names: Sequence[str], *, force: bool) -> None:
     """Check that models of these names may be written.
 
     Raises:
-        UsageError: one is there and ``force`` is off, or this toolkit did not write it.
+        UsageError: a folder should not have the name, or one is there and ``force`` is off, or this
+            toolkit did not write it.
         MissingRequirement: the folder cannot be written to.
     """
-    for folder in (root / name for name in names):
+    for folder in (root / check_name(name) for name in names):
         check_destination(folder, force=True, kind=_MODEL)
         if not force and exists(folder) and any(folder.iterdir()):
             raise UsageError(
@@ -221,12 +225,21 @@ def model_name(artifact: Artifact, requested: str | None = None) -> str:
         words = [stem if source in SHIPPED else f"{manifest.model or ''}-{stem}"]
         requested = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join([*words, manifest.precision]))
         requested = requested.strip("-.")[:80]
-    if not _NAME.fullmatch(requested):
+    return check_name(requested)
+
+
+def check_name(name: str) -> str:
+    """``name``, if a model's folder may have it.
+
+    Raises:
+        UsageError: it may not.
+    """
+    if not _NAME.fullmatch(name):
         raise UsageError(
-            f"`name` {requested[:40]!r} must be letters, digits, _ . and -, beginning with a letter"
-            " or digit"
+            f"`name` {name[:40]!r} must be letters, digits, _ . and -, beginning with a letter or"
+            " digit"
         )
-    return requested
+    return name
 
 
 def _copy_artifact(artifact: Artifact, folder: Path) -> Artifact:

@@ -22,6 +22,7 @@ Fields: TypeAlias = Mapping[str, Any]
 #: of the written configuration. Documented in Triton's model configuration.
 DEFAULTS: Mapping[str, Callable[[Served], tuple[Any, ...]]] = MappingProxyType(
     {
+        "name": lambda model: (model.name,),
         "backend": lambda model: (model.backend,),
         "platform": lambda model: (
             model.known_backend.platform if model.known_backend is not None else "",
@@ -41,7 +42,8 @@ DEFAULTS: Mapping[str, Callable[[Served], tuple[Any, ...]]] = MappingProxyType(
             model.name,
             *(f"{model.name}_{index}" for index in range(len(model.config.instance_group) or 1)),
         ),
-        "instance_group[].count": lambda _: (1,),
+        # of ONNX Runtime two on the CPU, where the file has a group without a count
+        "instance_group[].count": lambda model: (1, 2) if model.backend == "onnxruntime" else (1,),
         "model_warmup[].count": lambda _: (1,),
     }
 )

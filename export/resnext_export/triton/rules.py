@@ -17,7 +17,7 @@ from resnext.readers.files import exists, is_folder
 
 from . import batch_rules, ensemble_rules, file_rules, tensor_rules, warmup_rules
 from .config import CONFIG_NAME
-from .served import Served, model_config_class, read_model
+from .served import Served, model_config_class, read_model, version_numbers
 
 Rule: TypeAlias = Callable[[Served], Iterator[Finding]]
 
@@ -70,8 +70,8 @@ def check_repository(root: Path) -> Checked:
             hint=f"name {root.absolute().parent}",
         )
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not any(exists(folder / CONFIG_NAME) for folder in folders):
-        hint = f"a model is a folder with a {CONFIG_NAME}"
+    if not any(exists(folder / CONFIG_NAME) or version_numbers(folder) for folder in folders):
+        hint = f"a model is a folder with a {CONFIG_NAME}, or with a version folder, such as 1"
         raise BadInput(f"there is no model in {root}", hint=hint)
     findings: list[Finding] = []
     models: dict[str, Served] = {}

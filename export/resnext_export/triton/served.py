@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,12 +31,14 @@ class Tensors:
         outputs: each output, likewise.
         ranges: batch sizes that it takes; of an engine, one for each profile.
         artifact: the artifact that the version is; None if it has no manifest.
+        unranked: names of those of which the file does not say how many dimensions they have.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     ranges: tuple[BatchRange, ...]
     artifact: Artifact | None = None
+    unranked: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -104,8 +107,21 @@ class Served:
     @cached_property
     def versions(self) -> tuple[int, ...]:
         """Numbers of the version folders."""
-        names = (path.name for path in self.folder.iterdir() if path.is_dir())
-        return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and n[0] != "0"))
+        return version_numbers(self.folder)
+
+    @property
+    def unlisted(self) -> Mapping[str, frozenset[str]]:
+        """Tensors that the server itself sends and takes, by field: ``input`` and ``output`` of the
+        configuration do not list those of sequences and of ragged batches.
+        """
+        sequence = self.config.sequence_batching
+        sent = {each.name for each in sequence.control_input}
+        sent |= {each.input_name for each in sequence.state}
+        sent |= {name for each in self.config.batch_input for name in each.target_name}
+        return {
+            "input": frozenset(sent),
+            "output": frozenset(each.output_name for each in sequence.state),
+        }
 
     @property
     def loaded(self) -> tuple[int, ...]:
@@ -125,6 +141,17 @@ class Served:
         if self.backend == "python":
             return "model.py"
         return self.known_backend.file if self.known_backend is not None else ""
+
+
+def version_numbers(folder: Path) -> tuple[int, ...]:
+    """Numbers of a model's version folders."""
+    names = (path.name for path in folder.iterdir() if path.is_dir())
+    return tuple(sorted(int(n) for n in names if n.isascii() and n.isdigit() and n[0] != "0"))
+
+
+def model_dims(tensor: Any) -> tuple[int, ...]:
+    """The dimensions that the model itself sees of an input or output of a configuration."""
+    return tuple(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
 
 
 def enum_name(message: Any, field: str) -> str:
@@ -203,6 +230,9 @@ def _read_tensors(model: Served, version: int) -> None:
         )
         return
     path = folder / model.file
+    if model.config.cc_model_filenames:
+        model.unchecked.append(f"{where}: batches and tensors of an engine for each kind of GPU")
+        return
     if model.backend in ("python", "ensemble") or not model.file or not is_file(path):
         return
     if path.suffix != ".onnx":
@@ -236,7 +266,13 @@ def _onnx_tensors(path: Path) -> Tensors:
     outputs = tuple(_spec(value) for value in graph.graph.output)
     first = inputs[0].shape[:1] if inputs else ()
     size = first[0] if first else None
-    return Tensors(inputs, outputs, (BatchRange(min=size or 1, opt=size or 1, max=size),))
+    unranked = frozenset(
+        value.name
+        for value in (*graph.graph.input, *graph.graph.output)
+        if not value.type.tensor_type.HasField("shape")
+    )
+    ranges = (BatchRange(min=size or 1, opt=size or 1, max=size),)
+    return Tensors(inputs, outputs, ranges, unranked=unranked)
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -97,6 +97,7 @@ def served(
     backends: Sequence[str],
     installation: Installation,
     *,
+    models: Sequence[str] | None = None,
     ready_s: float = _READY_S,
     stop_s: float = _STOP_S,
 ) -> Iterator[Server]:
@@ -108,6 +109,7 @@ def served(
         repository: a model repository.
         backends: names of the backends that its models need.
         installation: the server.
+        models: names of those to load; all by default.
         ready_s: seconds until it must be ready.
         stop_s: seconds from SIGTERM until it must have ended; then it is killed.
 
@@ -116,12 +118,14 @@ def served(
         NeverReturned: it is not ready in time.
     """
     with scratch_folder() as folder:
-        log, shelf = folder / "server.log", folder / "backends"
+        log, shelf, models = folder / "server.log", folder / "backends", folder / "models"
         shelf.mkdir()
+        # The Python backend hands paths to a shell, unquoted.
+        models.symlink_to(repository.resolve())
         found = tuple(backends_for(backends, installation, shelf))
         command = [
             str(installation.binary),
-            f"--model-repository={repository}",
+            f"--model-repository={models}",
             *([f"--backend-directory={shelf}"] if installation.stub is not None else []),
             "--exit-on-error=true",
             "--allow-metrics=false",
@@ -129,6 +133,8 @@ def served(
             "--log-verbose=1",
             # so that its files can be told from those of other servers
             f"--backend-config=python,shm-region-prefix-name={folder.name}-",
+            *([] if models is None else ["--model-control-mode=explicit"]),
+            *(f"--load-model={name}" for name in models or ()),
         ]
         try:
             for attempt in range(_TRIES):

@@ -12,6 +12,10 @@ from resnext.storage import scratch_folder
 from .config import CONFIG_NAME
 from .served import Served
 
+#: Which GPUs an instance is on.
+_GPUS = re.compile(r"\bgpus\s*:\s*(\[[^\]]*\]|\d+)")
+_ON_GPU = re.compile(rf"\bKIND_GPU\b|{_GPUS.pattern}")
+
 
 @contextmanager
 def on_cpus(
@@ -31,7 +35,7 @@ def on_cpus(
     moved = tuple(
         name
         for name, model in models.items()
-        if model.backend in backends and re.search(r"\bKIND_GPU\b", model.text)
+        if model.backend in backends and _ON_GPU.search(model.text)
     )
     if not moved:
         yield root.resolve(), ()
@@ -46,6 +50,6 @@ def on_cpus(
                 (folder / source.name / path.name).symlink_to(path)
             config = folder / source.name / CONFIG_NAME
             config.unlink()
-            text = re.sub(r"\bKIND_GPU\b", "KIND_CPU", models[source.name].text)
+            text = _GPUS.sub("", models[source.name].text.replace("KIND_GPU", "KIND_CPU"))
             config.write_text(text, encoding="utf-8")
         yield folder, moved

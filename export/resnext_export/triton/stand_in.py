@@ -50,7 +50,7 @@ def stand_ins(names: Iterable[str], installation: Installation) -> dict[str, Run
     """Those of the backends ``names`` that the server lacks and we have a stand-in for."""
     if installation.stub is None:
         return {}
-    lacking = {*names} - _present(installation)
+    lacking = {*names} - own_backends(installation)
     runners = {name: _stand_in(name, installation) for name in sorted(lacking)}
     return {name: runner for name, runner in runners.items() if runner is not None}
 
@@ -64,7 +64,7 @@ def backends_for(names: Iterable[str], installation: Installation, folder: Path)
     wanted = {*names}
     own = [
         Runner(name, False, True, f"backend {name}: the server's own")
-        for name in wanted & _present(installation)
+        for name in wanted & own_backends(installation)
     ]
     if installation.stub is None:
         return own
@@ -77,7 +77,8 @@ def backends_for(names: Iterable[str], installation: Installation, folder: Path)
     return sorted([*own, *ours.values()], key=lambda runner: runner.name)
 
 
-def _present(installation: Installation) -> set[str]:
+def own_backends(installation: Installation) -> set[str]:
+    """Names of the backends that the server itself has."""
     return {path.name for path in installation.backends.iterdir() if path.is_dir()}
 
 

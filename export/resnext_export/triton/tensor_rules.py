@@ -9,7 +9,7 @@ from resnext.artifact.specs import TensorSpec
 from resnext.findings import Finding
 
 from .backends import TYPES
-from .served import Served, enum_name
+from .served import Served, enum_name, model_dims
 
 
 def tensors(model: Served) -> Iterator[Finding]:
@@ -23,7 +23,8 @@ def tensors(model: Served) -> Iterator[Finding]:
             names = {spec.name: spec for spec in specs}
             for index, entry in enumerate(entries):
                 if entry.name in names:
-                    yield from _compared(model, field, index, entry, names[entry.name])
+                    ranked = entry.name not in known.unranked
+                    yield from _compared(model, field, index, entry, names[entry.name], ranked)
                     continue
                 yield Finding(
                     "tensor-name",
@@ -32,7 +33,7 @@ def tensors(model: Served) -> Iterator[Finding]:
                     "use the model's name",
                     where=model.at(field, index, "name"),
                 )
-            missing = names.keys() - {entry.name for entry in entries}
+            missing = names.keys() - {entry.name for entry in entries} - model.unlisted[field]
             # A model may have inputs that nobody sends only if they have defaults.
             if field == "input" and missing and len(entries) < len(names):
                 yield Finding(
@@ -44,7 +45,7 @@ def tensors(model: Served) -> Iterator[Finding]:
 
 
 def _compared(
-    model: Served, field: str, index: int, entry: Any, spec: TensorSpec
+    model: Served, field: str, index: int, entry: Any, spec: TensorSpec, ranked: bool
 ) -> Iterator[Finding]:
     configured = enum_name(entry, "data_type")
     actual = TYPES.get(spec.dtype, "TYPE_STRING")
@@ -55,7 +56,9 @@ def _compared(
             f"use {actual}",
             where=model.at(field, index, "data_type"),
         )
-    dims = tuple(entry.reshape.shape if entry.HasField("reshape") else entry.dims)
+    if not ranked:
+        return
+    dims = model_dims(entry)
     shape = spec.shape[1:] if model.config.max_batch_size else spec.shape
     if model.config.max_batch_size and len(dims) == len(spec.shape):
         return  # batch-in-dims says so

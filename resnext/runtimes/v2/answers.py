@@ -112,6 +112,7 @@ class Indexed(Answer):
     """A model that a server has, or could load."""
 
     name: str
+    version: str | int = ""
     state: str = ""
     reason: str = ""
 

@@ -70,7 +70,8 @@ class GrpcTransport:
         if answer is None:
             return None
         return tuple(
-            Indexed(name=each.name, state=each.state, reason=each.reason) for each in answer.models
+            Indexed(name=each.name, version=each.version, state=each.state, reason=each.reason)
+            for each in answer.models
         )
 
     def metadata(self) -> Metadata:

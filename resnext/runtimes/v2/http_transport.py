@@ -10,7 +10,13 @@ import json
 import ssl
 import time
 from contextlib import suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    BadStatusLine,
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+)
 from typing import Any
 from urllib.parse import quote
 
@@ -177,6 +183,12 @@ class HttpTransport:
         except TimeoutError as exc:
             self.close()
             raise too_late(self._address.server, timeout_s) from exc
+        except BadStatusLine as exc:
+            self.close()
+            raise SessionFailed(
+                f"{self._address.server} answers with something else than HTTP",
+                hint="name the server's HTTP port with http, its gRPC port with grpc",
+            ) from exc
         except (OSError, HTTPException) as exc:
             self.close()
             raise went_away(self._address.server, exc) from exc

@@ -186,6 +186,13 @@ def _not_ready(address: Address, problem: str, transport: Transport) -> SessionF
             f"{address.server} has no model {address.model!r}; it has {printable(names)[:500]}",
             hint="name one of them as the path of the URL",
         )
+    if entry is not None and address.version and entry.state == "READY":
+        has = ", ".join(str(each.version) for each in index or () if each.name == entry.name)
+        return SessionFailed(
+            f"{address.server} has no version {address.version} of {address.model} that is ready;"
+            f" it has {printable(has)[:200] or 'another'}",
+            hint="name one of them, or none for the version that the server chooses",
+        )
     reason = ": ".join(filter(None, (entry.state, entry.reason))) if entry else ""
     return SessionFailed(
         f"{address.model} is not ready on {address.server}: {printable(reason or problem)[:500]}",

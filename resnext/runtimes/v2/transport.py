@@ -57,7 +57,7 @@ def not_there(server: str, exc: BaseException | str) -> SessionFailed:
     """Nothing answers at ``server``."""
     return SessionFailed(
         f"no server at {server}: {first_line(exc)}",
-        hint="start it, or mend host and port of the URL",
+        hint="start it, or mend host and port of the URL; HTTP and gRPC have a port each",
     )
 
 

@@ -253,6 +253,11 @@ def test_other_folders_are_not_made_repositories(
         write_repository(tiny, root)
 
 
+def test_a_model_without_a_configuration_is_left_beside(tiny: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "models" / "completed-by-the-server" / "1").mkdir(parents=True)
+    write_repository(tiny, tmp_path / "models", RepositoryOptions(name="tiny"))
+
+
 def write_artifact(root: Path, name: str = "manifest.json") -> None:
     root.mkdir()
     (root / name).write_text("{}")
@@ -380,9 +385,12 @@ def test_a_name_that_is_taken_is_refused_before_the_export(
         pytest.fail("something was exported")
 
     monkeypatch.setattr("resnext_export.pipeline.run", export)
-    done = call("--format", "triton", "--name", "tiny", "--output", str(repository))
-    assert done.exit_code == 2
-    assert "choose another --name" in done.stderr
+    before = sorted(repository.iterdir())
+    for name, message in (("tiny", "choose another --name"), ("a/b", "--name 'a/b' must be")):
+        done = call("--format", "triton", "--name", name, "--output", str(repository))
+        assert done.exit_code == 2
+        assert message in done.stderr
+    assert sorted(repository.iterdir()) == before
 
 
 @pytest.mark.parametrize(

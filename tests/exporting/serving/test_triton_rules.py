@@ -152,7 +152,7 @@ FAULTS: list[tuple[str, Callable[[Path], object], dict[str, str]]] = [
         "dynamic batching without batches",
         replaced("max_batch_size: 8", "max_batch_size: 0"),
         {"batching-off": "tiny/config.pbtxt:10", "tensor-dims": "", "warmup-batch": ""}
-        | {"ensemble-batch": "", "label-count": ""},
+        | {"ensemble-batch": ""},
     ),
     (
         "more than the artifact takes",
@@ -435,7 +435,7 @@ _PLATFORM = 'platform: "onnxruntime_onnx"\nmax_batch_size: 4\n'
         (
             'backend: "tensorrt" max_batch_size: 4 default_model_filename: "model.onnx"'
             " input { name: 'x' data_type: TYPE_FP32 dims: [ -1, 3, 4, 4 ] }",
-            {"batch-in-dims", "tensor-name"},
+            {"batch-in-dims", "tensor-name", "backend-differs"},
             ("other: outputs",),
         ),
         ('backend: "dali" max_batch_size: 4', set(), ("other: the model file of backend dali",)),

@@ -59,13 +59,15 @@ def test_what_a_server_always_fills_in_is_no_change() -> None:
     assert list(silent_changes(model(), resolved())) == []
 
 
-def test_a_file_that_says_little_gets_defaults() -> None:
-    little = 'name: "digits"\nbackend: "onnxruntime"\nmax_batch_size: 4\n'
+@pytest.mark.parametrize("instances", [1, 2])
+def test_a_file_that_says_little_gets_defaults(instances: int) -> None:
+    little = 'backend: "onnxruntime"\nmax_batch_size: 4\n'
     told = parsed(little + ADDED)
+    told.name = "digits"
     told.version_policy.latest.num_versions = 1
     told.default_model_filename = "model.onnx"
     group = told.instance_group.add()
-    group.name, group.kind, group.count = "digits", 2, 1
+    group.name, group.kind, group.count = "digits", 2, instances
     told.model_transaction_policy.SetInParent()
     assert list(silent_changes(model(little), told)) == []
 

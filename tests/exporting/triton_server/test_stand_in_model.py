@@ -206,7 +206,7 @@ def for_gpus(tiny: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one", "two"):
         write_repository(tiny, root, RepositoryOptions(name=name, cpus=1, max_batch=8))
     path = root / "one" / "config.pbtxt"
-    path.write_text(path.read_text().replace("KIND_CPU", "KIND_GPU"))
+    path.write_text(path.read_text().replace("KIND_CPU", "KIND_GPU gpus: [ 0, 1 ]"))
     return root
 
 
@@ -223,7 +223,8 @@ def test_a_stand_in_gets_its_models_on_cpus_and_the_repository_stays_as_it_is(
     with on_cpus(for_gpus, models, ["onnxruntime"]) as (folder, moved):
         assert moved == ("one",)
         staged = models_of(folder)
-        assert staged["one"].text == before.replace("KIND_GPU", "KIND_CPU")
+        assert "gpus" in before
+        assert staged["one"].text == before.replace("KIND_GPU gpus: [ 0, 1 ]", "KIND_CPU ")
         assert staged["two"].text == models["two"].text
         names = {path.name for path in (folder / "one").iterdir()}
         assert names == {path.name for path in (for_gpus / "one").iterdir()}
